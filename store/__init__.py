@@ -7,6 +7,6 @@ Read in this order:
 3. `lua` is engine A: Redis and Valkey, one Lua script a command.
 4. `kv` is engine B: the same commands over a transactional key-value store. `memory` and `etcd` are its drivers.
 
-Both engines use `retry` (calls while the server is away), `timeouts`, `layout` (which releases may write a namespace)
-and `fire_rules` (limits and texts of schedules). `paging` is for callers.
+Both engines use `calls` (limits of time, and retries while the server is away) and `rules` (which releases may write a
+namespace; limits and texts of fires). `paging` is for callers.
 """

@@ -10,9 +10,9 @@ from typing import Any
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Capabilities, StoreLimits
+from peerjob.store.calls import answer_within
 from peerjob.store.kv.base import Applied, Compare, Entry, Found, LeaseEndedError, Range, Step
 from peerjob.store.kv.store import KVStore
-from peerjob.store.timeouts import answer_within
 
 from . import transaction
 from .address import EtcdAddress, parse_address

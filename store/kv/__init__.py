@@ -6,20 +6,20 @@ on etcd. The memory driver can also enforce the limits of etcd, and count what e
 To follow a job from enqueue to its end, read in this order:
 
 1. `base` (transactions), `keys` (the layout), `rows` and `schedule_rows` (the records)
-2. `commands` and `store`: `KVStore` inherits one group of verbs per file
+2. `context` and `store`: what all verbs share; `KVStore` inherits one group of verbs per file
 3. `step_plan`: how an instance enters and leaves indexes, queues, keys and slots; `enqueue` is its simplest user
 4. `writer`: many steps in one request; with `counts` (counters) and `answers` (repeated requests)
-5. `queues` and `scan`: queues whose first entries are cheap to read; `delayed` moves due instances between them
-6. `claim_queues`, `selection`, `claim`: which instances a node gets
+5. `queues` and `scan`: queues whose first entries are cheap to read
+6. `claim_queues` (which moves due instances), `selection`, `claim`: which instances a node gets
 7. `commit`, `cancel`, `logs`, `retention`: how instances end and are removed
 
 Then by topic:
 
 * nodes: `liveness` (the lease), `nodes`, `recovery`, `clock_skew`; leader: `elections`
-* schedules: `schedules`, `schedule_writes`; fires: `firing`, `fire_reads`, `fire_plan`, `ledger`, `slots`
+* schedules: `schedules`, `schedule_writes`; fires: `firing`, `fire_reads`, `fire_plan`, `ledger`
 * readers: `reading`, `watching`, `recount`; hints: `hints`
 * many kinds on one node: `kind_sets`, `kind_groups`, `index_feed`, `kind_cleanup`
-* damage and other releases: `set_aside`, `layout_guard`
+* damage: `set_aside`; other releases: `store`
 
 The layout, in short (`keys` has all keys): `state/<id>` is the record of an instance; `args/`, `out/`, `progress/` and
 `log/` are its large parts. Due instances are in `ready/<kind>/…`, later ones in `due/…`, claims in

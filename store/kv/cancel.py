@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.record import check_batch
 from peerjob.model.state import State
 
 from .base import Compare, Put, mod_of
-from .commands import KVCommands, check_batch, retried
-from .context import KVContext
+from .context import KVCommands, KVContext, retried
 from .hints import Wakeups
 from .keys import timed
 from .rows import Owned, Row, encode, extended

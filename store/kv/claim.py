@@ -8,14 +8,13 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from peerjob.model.errors import DecodeError
-from peerjob.model.record import Claim, Claimed, Want
+from peerjob.model.record import Claim, Claimed, Want, check_batch
 from peerjob.model.state import State
-from peerjob.store.retry import CallRetry
+from peerjob.store.calls import CallRetry
 
 from .base import Compare, Delete, Entry, Op, Put, Step
 from .claim_queues import ClaimCall, ClaimQueues
-from .commands import KVCommands, check_batch, retried
-from .context import KVContext
+from .context import KVCommands, KVContext, retried
 from .counts import PROCESSING, READY, SCHEDULED
 from .hints import Wakeups
 from .keys import time_text

@@ -10,7 +10,7 @@ from peerjob.model.query import Filter
 from peerjob.model.state import State
 
 from .base import Compare, Delete, Op, Put, Range, mod_of
-from .commands import retried
+from .context import retried
 from .counts import SET_ASIDE
 from .keys import below, prefix_end, timed
 from .reading import ReadCommands

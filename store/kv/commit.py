@@ -8,13 +8,12 @@ import msgspec
 from msgspec.structs import replace
 
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.model.record import FINAL_STATE, Ack, Action, LogLine, Outcome
+from peerjob.model.record import FINAL_STATE, Ack, Action, LogLine, Outcome, check_batch
 from peerjob.model.state import State
 
 from .answers import AnswerLog
 from .base import MAX_ALONE_BYTES, Compare, Delete, Put
-from .commands import check_batch, retried
-from .context import KVContext
+from .context import KVContext, retried
 from .hints import Wakeups
 from .logs import LogCommands
 from .retention import RetentionCommands

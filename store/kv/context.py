@@ -1,14 +1,15 @@
-"""The parts of the engine that all verbs share: connection, settings, cached records and names of nodes."""
+"""The parts of the engine that all verbs share, and the base of the groups of verbs that make up the store."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+import functools
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar, cast
 
 from peerjob.model.clock import Clock
 from peerjob.model.errors import DecodeError
 from peerjob.model.record import REPEAT_US, StoreLimits
+from peerjob.store.calls import LOGGER, CallRetry
 
 from .answers import AnswerLogs
 from .base import Entry, KeyValue
@@ -20,18 +21,18 @@ from .kind_sets import KindSets
 from .queues import Queues
 from .rows import GONE, Row, decode_row, node_of
 from .set_aside import SetAside
-from .slots import Slots
+from .step_plan import Slots
 from .writer import Writer
 
 T = TypeVar("T")
+V = TypeVar("V", bound=Callable[..., Coroutine[Any, Any, Any]])
 
-LOGGER = logging.getLogger("peerjob.store")
 _MAX_CACHED = 8192
 _MAX_NAMES = 10_000
 
 
 class KVContext:
-    """What the verbs of one store share."""
+    """What the verbs of one store share: connection, settings, cached records and names of nodes."""
 
     def __init__(self, kv: KeyValue, *, url: str, namespace: str, clock: Clock, limits: StoreLimits) -> None:
         self.kv = kv
@@ -157,3 +158,26 @@ class KVContext:
         """When retention removes an instance that becomes final now."""
         kept_us = self.limits.retention_us if row.retention_us is None else row.retention_us
         return now_us + kept_us
+
+
+class KVCommands:
+    """A group of the store's verbs. `KVStore` inherits all groups, so their names must differ."""
+
+    def __init__(self, context: KVContext, retry: CallRetry) -> None:
+        self._context = context
+        self._kv = context.kv
+        self._keys = context.keys
+        self._clock = context.clock
+        self._writer = context.writer
+        self._retry = retry
+
+
+def retried(verb: V) -> V:
+    """A verb that is repeated while the server is away."""
+
+    @functools.wraps(verb)
+    async def call(self: KVCommands, /, *args: Any, **kwargs: Any) -> Any:
+        # `retried` decorates only methods of KVCommands, so the use of a private attribute is safe
+        return await self._retry(lambda: verb(self, *args, **kwargs))  # pyright: ignore[reportPrivateUsage]
+
+    return cast("V", call)

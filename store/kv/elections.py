@@ -5,7 +5,7 @@ from __future__ import annotations
 from peerjob.model.clock import Clock
 from peerjob.model.errors import DecodeError, StoreUnavailableError
 from peerjob.model.firing import Candidate, Leader, Term
-from peerjob.store.timeouts import answer_within
+from peerjob.store.calls import answer_within
 
 from .base import Compare, Entry, KeyValue, Put, Step, Watch
 from .keys import Keys

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peerjob.model.errors import StoreFullError, StoreUnavailableError
-from peerjob.model.record import Enqueued, NewInstance, Transition
+from peerjob.model.record import Enqueued, NewInstance, Transition, check_batch
 from peerjob.model.state import State
 
 from .base import Compare, Put
-from .commands import KVCommands, check_batch, retried
+from .context import KVCommands, retried
 from .hints import Wakeups
 from .rows import SMALL, Row, encode, is_gone
 from .step_plan import Change, StepPlan

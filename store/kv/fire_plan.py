@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from peerjob.model.firing import Fire, FireAnswer, FireOutcome, FireRecord, FireStatus, Overlap, Term
 from peerjob.model.record import MAX_BATCH, NewInstance
 from peerjob.model.state import State
-from peerjob.store.fire_rules import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS
+from peerjob.store.rules import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS
 
 from .base import MAX_REQUEST_BYTES, Compare, bytes_of
 from .cancel import plan_cancel

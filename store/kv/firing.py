@@ -10,13 +10,12 @@ from collections.abc import Sequence
 
 from peerjob.model.errors import StoreFullError, StoreUnavailableError
 from peerjob.model.firing import Fire, FireAnswer, FirePage, Term
-from peerjob.store.fire_rules import REPLACED, check_fires
-from peerjob.store.retry import CallRetry
+from peerjob.store.calls import CallRetry
+from peerjob.store.rules import REPLACED, check_fires
 
 from .base import Compare, Put, Range
 from .cancel import CancelCommands
-from .commands import retried
-from .context import KVContext
+from .context import KVContext, retried
 from .fire_plan import FirePlanner
 from .fire_reads import FireReads, ScheduleFires, read_for_fires
 from .hints import Wakeups

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from peerjob.model.clock import Clock
 from peerjob.model.record import Held, Renewed, digest
-from peerjob.store.layout import check_layout
-from peerjob.store.timeouts import answer_within
+from peerjob.store.calls import answer_within
+from peerjob.store.rules import check_layout
 
 from .base import Compare, Found, KeyValue, Op, Put, Range, Step
 from .clock_skew import ClockSkew, PeerClocks

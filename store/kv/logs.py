@@ -8,10 +8,10 @@ from msgspec.structs import replace
 
 from peerjob.model.errors import DecodeError
 from peerjob.model.record import LogLine, LogPage
-from peerjob.store.retry import LOGGER
+from peerjob.store.calls import LOGGER
 
 from .base import Delete, Op, Put, Range
-from .commands import KVCommands, retried
+from .context import KVCommands, retried
 from .keys import prefix_end
 from .rows import Row, decode_lines, encode
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from peerjob.model.record import NodeInfo, NodeView
+from peerjob.model.record import NodeInfo, NodeView, check_batch
 
 from .base import Compare, Delete, Op, Put, Step, apply_steps, mod_of
-from .commands import KVCommands, check_batch, retried
+from .context import KVCommands, retried
 from .keys import below
 from .rows import Live, Row, encode, live_of, node_of, number_of
 from .step_plan import Change

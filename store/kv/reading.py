@@ -9,13 +9,12 @@ from collections.abc import Iterator, Sequence
 from peerjob.model.errors import DecodeError, LayoutError
 from peerjob.model.ids import id_time_us
 from peerjob.model.query import Query
-from peerjob.model.record import Health, Page, Record
+from peerjob.model.record import Health, Page, Record, check_batch
 from peerjob.model.state import State
-from peerjob.store.retry import CallRetry
+from peerjob.store.calls import CallRetry
 
 from .base import Compare, Delete, Entry, Range, Step, apply_steps
-from .commands import KVCommands, check_batch, retried
-from .context import KVContext
+from .context import KVCommands, KVContext, retried
 from .counts import DELAYED, READY, SET_ASIDE, SLOT, SLOTS, add_up, totals
 from .keys import below, prefix_end, time_text
 from .recount import Recount

@@ -17,7 +17,7 @@ from .context import KVContext
 from .counts import DELAYED, PROCESSING, READY, SCHEDULED, SET_ASIDE, SLOT, SLOTS, kind_of, totals
 from .keys import below
 from .rows import number_of, owned_of
-from .slots import slot_of
+from .step_plan import slot_of
 
 _STATES = [state for state in SLOT if state is not State.PROCESSING]
 _PERIOD_US = 3_600_000_000

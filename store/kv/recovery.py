@@ -10,7 +10,7 @@ from peerjob.model.record import Reaped
 from peerjob.model.state import State
 
 from .base import Compare, Delete, Entry, Op, Put, Step
-from .commands import retried
+from .context import retried
 from .hints import Wakeups
 from .keys import below, prefix_end
 from .retention import RetentionCommands

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from peerjob.store.retry import CallRetry
+from peerjob.store.calls import CallRetry
 
 from .base import Compare, Delete, Found
-from .commands import KVCommands, retried
-from .context import KVContext
+from .context import KVCommands, KVContext, retried
 from .counts import FINAL_SLOTS, SLOT, totals
 from .keys import LATEST_US, below, time_text
 from .kind_cleanup import UnusedKinds

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from peerjob.model.errors import DecodeError, PeerjobError, StoreRefusedError, StoreUnavailableError
 from peerjob.model.firing import SchedulePut, ScheduleRow
-from peerjob.store.fire_rules import MAX_REMOVALS
+from peerjob.store.rules import MAX_REMOVALS
 
 from .base import MAX_REQUEST_BYTES, Compare, Delete, Entry, Op, Put, Step, mod_of
 from .context import KVContext

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peerjob.model.firing import MAX_SCHEDULES, SchedulePage, SchedulePut, ScheduleRow
-from peerjob.store.fire_rules import check_count
-from peerjob.store.retry import CallRetry
+from peerjob.store.calls import CallRetry
+from peerjob.store.rules import check_count
 
-from .commands import KVCommands, retried
-from .context import KVContext
+from .context import KVCommands, KVContext, retried
 from .schedule_rows import to_schedule_row
 from .schedule_writes import PutEdit, RemoveEdit, ScheduleWriter, read_pair, read_slot, revision_scan, revisions_of
 from .writer import ROUNDS

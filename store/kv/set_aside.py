@@ -11,8 +11,7 @@ from .base import Compare, Delete, Entry, KeyValue, Op, Put
 from .counts import PROCESSING, SET_ASIDE, SLOT, Counts, Shift
 from .keys import Keys, below
 from .rows import owned_of
-from .slots import Slots
-from .step_plan import Change, StepPlan
+from .step_plan import Change, Slots, StepPlan
 from .writer import Writer
 
 logger = logging.getLogger("peerjob.store")

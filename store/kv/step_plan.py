@@ -7,18 +7,19 @@ slot: the second one is repeated in the next round.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
+from peerjob.model.errors import DecodeError
 from peerjob.model.state import State
 
-from .base import Compare, Delete, Op, Put
+from .base import Compare, Delete, Entry, KeyValue, Op, Put, mod_of
 from .counts import DELAYED, READY, SCHEDULED, SLOT, Shift
-from .keys import Keys, prefix_end, timed
+from .keys import Keys, below, prefix_end, timed
 from .rows import GONE, NOTHING_EXTRA, Delayed, Row, encode
-from .schedule_rows import Parked, SlotRow
+from .schedule_rows import Parked, SlotRow, decode_slot
 
 
 class Change(msgspec.Struct, gc=False):
@@ -47,6 +48,41 @@ class HeldSlot(msgspec.Struct):
     def parks(self, id: str) -> bool:
         """Whether an instance waits for the slot."""
         return any(parked.id == id for parked in self.slot.parked)
+
+
+class Slots:
+    """Reads the slots that instances hold or wait for."""
+
+    def __init__(self, kv: KeyValue, keys: Keys) -> None:
+        self._kv = kv
+        self._keys = keys
+
+    async def held_by(self, rows: Iterable[Row]) -> dict[str, HeldSlot]:
+        """The slots of these instances, by name of the schedule."""
+        names = list(dict.fromkeys(row.slot for row in rows if row.slot and row.keeps))
+        if not names:
+            return {}
+        entries = await self._kv.get([self._keys.slot(name) for name in names])
+        return {name: HeldSlot(mod_of(entry), slot_of(entry)) for name, entry in zip(names, entries, strict=True)}
+
+    async def find(self, id: str) -> dict[str, HeldSlot]:
+        """The slot of an instance whose record cannot be read."""
+        (found,) = await self._kv.read([below(self._keys.slots)])
+        for key, entry in found.items:
+            held = HeldSlot(entry.mod, slot_of(entry))
+            if id == held.slot.holder or held.parks(id):
+                return {self._keys.unescaped(key[len(self._keys.slots) :]): held}
+        return {}
+
+
+def slot_of(entry: Entry | None) -> SlotRow:
+    """A slot; an empty one if the entry cannot be read, since the next fire then writes the slot again."""
+    if entry is None:
+        return SlotRow()
+    try:
+        return decode_slot(entry.value)
+    except DecodeError:
+        return SlotRow()
 
 
 class StepPlan(msgspec.Struct, gc=False):

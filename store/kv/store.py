@@ -1,17 +1,17 @@
-"""The store on a key-value store: the groups of verbs, and what opens and closes them."""
+"""The store on a key-value store: the groups of verbs, what opens and closes them, and the check of the layout."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from peerjob.model.clock import Clock
 from peerjob.model.record import Ack, Capabilities, Claimed, Outcome, StoreLimits, Want
-from peerjob.store.retry import CallRetry
-from peerjob.store.timeouts import both
+from peerjob.store.calls import CallRetry, both
+from peerjob.store.rules import LAYOUT, check_layout
 from peerjob.store.url import redact
 
-from .base import Compare, KeyValue, Put, Step
+from .base import Applied, Compare, Delete, KeyValue, LeaseEndedError, Put, Step
 from .claim import ClaimCommands
 from .clearing import ClearCommands
 from .commit import CommitCommands
@@ -19,12 +19,83 @@ from .context import KVContext
 from .elections import KVElections
 from .enqueue import EnqueueCommands
 from .firing import FireCommands
-from .keys import Keys
-from .layout_guard import GuardedKeyValue
+from .keys import Keys, below
 from .liveness import KVLiveness
 from .nodes import NodeCommands
 from .recovery import RecoveryCommands
 from .schedules import ScheduleCommands
+
+_WIPED_AT_ONCE = 1_000
+
+
+class GuardedKeyValue:
+    """A `KeyValue` that raises LayoutError instead of changing a namespace with another layout.
+
+    This costs a transaction one compare, of the revision of the layout key. If the transaction is refused, the layout
+    may have changed, so the key is read again.
+    """
+
+    def __init__(self, kv: KeyValue, *, key: str, namespace: str, url: str) -> None:
+        self._kv = kv
+        self._key = key
+        self._namespace = namespace
+        self._url = url
+        self._guard: Compare | None = None
+        self.open, self.close = kv.open, kv.close
+        self.get, self.read, self.watch = kv.get, kv.read, kv.watch
+        self.grant, self.keepalive, self.revoke, self.remaining = kv.grant, kv.keepalive, kv.revoke, kv.remaining
+        self.on_lease_ended: Callable[[], None] = lambda: None
+        """Called when the server does not know the lease of a put, for example after the
+        server was wiped or restored."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._kv.capabilities
+
+    @property
+    def identity(self) -> str:
+        return self._kv.identity
+
+    @property
+    def full(self) -> bool:
+        return self._kv.full
+
+    def separate(self) -> GuardedKeyValue:
+        return GuardedKeyValue(self._kv.separate(), key=self._key, namespace=self._namespace, url=self._url)
+
+    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+        guard = self._guard or await self.read_layout()
+        while True:
+            try:
+                applied = await self._kv.txn(steps, also, (guard, *guards))
+            except LeaseEndedError:
+                self.on_lease_ended()
+                raise
+            if not applied.refused or guard == (now := await self.read_layout()):
+                return applied
+            guard = now
+
+    async def read_layout(self) -> Compare:
+        """A compare that holds while the namespace has this version's layout. A new namespace gets that layout."""
+        while True:
+            (entry,) = await self._kv.get([self._key])
+            if entry is not None:
+                check_layout(entry.value.decode(errors="replace"), namespace=self._namespace, url=self._url)
+                self._guard = Compare(self._key, mod=entry.mod)
+                return self._guard
+            await self._kv.txn([Step([Compare(self._key)], [Put(self._key, str(LAYOUT).encode())])])
+
+    async def wipe(self, root: str) -> int:
+        """Delete every key of the namespace, with any layout; the answer is their number."""
+        await self._kv.open()
+        removed = 0
+        while True:
+            (found,) = await self._kv.read([below(root, _WIPED_AT_ONCE, keys_only=True)])
+            if not found.items:
+                return removed
+            last = found.items[-1][0]
+            await self._kv.txn([Step([], [Delete(found.items[0][0], f"{last}\0")])])
+            removed += len(found.items)
 
 
 class KVStore(

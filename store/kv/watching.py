@@ -6,13 +6,12 @@ import asyncio
 from collections.abc import Sequence
 
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.model.record import Hint, Record
+from peerjob.model.record import Hint, Record, check_batch
 from peerjob.model.state import State
-from peerjob.store.retry import CallRetry
+from peerjob.store.calls import CallRetry
 
 from .base import Delete, Put, Range, Step, Watch
-from .commands import check_batch, retried
-from .context import KVContext
+from .context import KVContext, retried
 from .keys import below
 from .reading import FIRST_RECORDS, ReadCommands
 

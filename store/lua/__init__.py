@@ -7,12 +7,12 @@ Read in this order:
 1. `scripts/lib/keys.lua` lists all keys; `scripts/lib/record.lua` has the format of a record; `scripts/lib/base.lua`
    collects writes. Then read `enqueue.lua`, `claim.lua`, `commit.lua`, `reap.lua` and `fire.lua` in `scripts/`.
 2. `script` builds each script from its file and the definitions that it names.
-3. `store` is the whole: it inherits the groups of commands `queue_commands`, `kind_commands`, `node_commands`,
-   `schedule_commands`, `read_commands` and `retention_commands`. Their base is `commands`; `codec` converts values.
-4. `driver` is a client of a server. `redis_driver` (with `redis_cluster`) uses redis-py, and `glide_driver` (with
-   `glide_client`) valkey-glide. `address` and `durability` read the URL; `keys` builds the keys that Python needs.
-5. `liveness` and `elections` run beside the store, each on a `separate_client`. `capabilities` reads the properties of
-   the server, and `diagnosis` its health.
+3. `store` is the whole: it inherits the groups of commands `queue_commands`, `node_commands`, `schedule_commands`,
+   `read_commands` and `retention_commands`. Their base is in `driver`; `codec` converts values.
+4. `driver` is a client of a server. `redis_driver` uses redis-py, and `glide_driver` (with `glide_client`)
+   valkey-glide. `address` and `durability` read the URL.
+5. `separate_clients`: the lease and the leadership. `capabilities` reads the properties of the server, and `diagnosis`
+   its health.
 
 Rules of the scripts
 --------------------

@@ -10,7 +10,6 @@ from peerjob.model.findings import Finding, Severity
 from .address import parse_address
 from .capabilities import capabilities_of, durability_of, eviction_risk, missing_replicas, persistence_settings
 from .durability import Durability, obstacle, online_replicas
-from .keys import prefix
 from .redis_driver import RedisDriver
 
 _WARN_SHARE, _FAIL_SHARE = 0.8, 0.95
@@ -20,7 +19,7 @@ _WARN_SHARE, _FAIL_SHARE = 0.8, 0.95
 async def diagnose_lua(url: str, namespace: str) -> list[Finding]:
     """See `peerjob.store.drivers.diagnose`."""
     address = parse_address(url)
-    driver = RedisDriver(address, prefix=prefix(namespace))
+    driver = RedisDriver(address, namespace=namespace)
     try:
         await driver.open()
         info, settings = await driver.info(), await persistence_settings(driver)

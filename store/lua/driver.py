@@ -1,4 +1,4 @@
-"""A client of a server or cluster: it runs scripts, pops hints and asks the server about itself.
+"""How scripts run on a server or cluster: `Driver` sends them, and `LuaCommands` sends again while the server is away.
 
 This module has what both client libraries share; `redis_driver` and `glide_driver` send commands and classify errors.
 A driver sends a script again only if the server has run nothing: it does not know the script, or is the wrong server.
@@ -15,13 +15,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from peerjob.model.errors import StoreError, StoreFullError, StoreRefusedError, StoreUnavailableError
-from peerjob.store.layout import check_layout
+from peerjob.model.clock import Clock
+from peerjob.model.errors import (
+    OptionError,
+    StoreError,
+    StoreFullError,
+    StoreRefusedError,
+    StoreUnavailableError,
+    StoreUnconfirmedError,
+)
+from peerjob.model.record import StoreLimits
+from peerjob.store.calls import LOGGER, CallRetry
+from peerjob.store.rules import check_layout
 
 from .address import Address
-from .keys import declared, namespace_of
 from .script import Argument, Call, Reply, load_scripts
 
+MAX_REPLY_BYTES = 1 << 20
+"""A script ends its reply after this many bytes, so that one call occupies the server only briefly."""
+MAX_LOOKUPS = 1600
+"""One script reads at most this many counters and indexes. Each takes about 1 µs, during which the server runs no other
+call."""
 CONNECT_TIMEOUT = 4.0
 CALL_TIMEOUT = 5.0
 PASSING_CODES = (
@@ -47,6 +61,14 @@ _LAYOUT = re.compile(r"\bLAYOUT:? (\S+)")
 _DEMOTED = re.compile(r"\b(READONLY|ReadOnly|UNBLOCKED)\b|read only replica")
 
 
+def prefix(namespace: str) -> str:
+    """The prefix of every key of a namespace; its hash tag puts all of them into one slot of a cluster.
+
+    `scripts/lib/keys.lua` builds the keys from it.
+    """
+    return f"{{peerjob:{namespace}}}:"
+
+
 class Cause(enum.Enum):
     """Why a server refused a command."""
 
@@ -65,10 +87,16 @@ class Driver(ABC):
     """At most this many calls wait for a disk or for replicas at the same time. Each call has a connection of its
     own."""
 
-    def __init__(self, address: Address, *, prefix: str, call_timeout: float = CALL_TIMEOUT) -> None:
+    def __init__(self, address: Address, *, namespace: str, call_timeout: float = CALL_TIMEOUT) -> None:
         self._address = address
-        self._prefix = prefix
-        self._declared = declared(prefix)
+        self.namespace = namespace
+        self._prefix = prefix(namespace)
+        self._declared = (self._prefix, f"{self._prefix}layout")
+        """The keys that every script declares: a key that never exists, and a key that always exists.
+
+        While a slot moves between servers of a cluster, both servers refuse a command with two such keys with TRYAGAIN
+        or ASK. So a script never sees a namespace that has moved in part.
+        """
         self._call_timeout = call_timeout
         self._scripts = load_scripts()
         self._durable_room = asyncio.Semaphore(self.MAX_DURABLE_CALLS)
@@ -175,7 +203,7 @@ class Driver(ABC):
         if cause in (Cause.MOVED, Cause.PASSING) or code in PASSING_CODES or NOT_LOCAL in text:
             return StoreUnavailableError(url, text)
         if (layout := _LAYOUT.search(text)) is not None:
-            check_layout(layout[1], namespace=namespace_of(self._prefix), url=url)
+            check_layout(layout[1], namespace=self.namespace, url=url)
         # These causes get a StoreError: an administrator can give the missing right, and the next call loads the
         # missing script.
         kind = StoreError if cause in (Cause.FORBIDDEN, Cause.NO_SCRIPT) else StoreRefusedError
@@ -193,3 +221,43 @@ def is_demoted(error: Exception) -> bool:
 def _pairs(reply: list[Any] | dict[bytes, Any]) -> dict[bytes, Any]:
     """Return a map reply of the server as a dict: redis-py gives a list of names and values, GLIDE gives a dict."""
     return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+class LuaCommands:
+    """A group of the store's commands over one driver."""
+
+    def __init__(self, driver: Driver, *, clock: Clock, limits: StoreLimits, retry_for: float) -> None:
+        self._driver = driver
+        self._limits = limits
+        self._clock = clock
+        self._retry = CallRetry(clock=clock, retry_for=retry_for)
+
+    async def _run(self, script: str, *arguments: Argument) -> Reply:
+        """Run one script, with retries while the server is away."""
+        (reply,) = await self._retry(lambda: self._driver.run((script, arguments)))
+        return reply
+
+    async def _run_durably(self, *calls: Call) -> list[Reply]:
+        """Run scripts whose loss would break a guarantee, until the writes are as durable as the URL demands."""
+
+        async def attempt() -> list[Reply]:
+            replies, missing = await self._driver.run_durably(*calls)
+            if missing:
+                raise StoreUnconfirmedError(self._driver.url, missing)
+            return replies
+
+        return await self._retry(attempt)
+
+
+def log_set_aside(fields: Sequence[bytes]) -> None:
+    """Log what a script set aside: id, kind, reason, one after the other."""
+    texts = [item.decode(errors="backslashreplace") for item in fields]
+    for name, kind, reason in zip(texts[::3], texts[1::3], texts[2::3], strict=True):
+        LOGGER.error("set aside instance %s of kind %r: %s", name, kind or "?", reason)
+
+
+def check_cursor(cursor: str, form: str) -> str:
+    """The cursor, if it has our form; otherwise raises OptionError, as a script would fail on it."""
+    if re.fullmatch(form, cursor, re.ASCII) is None:
+        raise OptionError("cursor", cursor, "one that came with a page")
+    return cursor

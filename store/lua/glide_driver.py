@@ -39,8 +39,8 @@ class GlideDriver(Driver):
     MAX_DURABLE_CALLS = 8
     """Each call needs a GLIDE client of its own, and a client costs more than a connection, so the limit is low."""
 
-    def __init__(self, address: Address, *, prefix: str, call_timeout: float = CALL_TIMEOUT) -> None:
-        super().__init__(address, prefix=prefix, call_timeout=call_timeout)
+    def __init__(self, address: Address, *, namespace: str, call_timeout: float = CALL_TIMEOUT) -> None:
+        super().__init__(address, namespace=namespace, call_timeout=call_timeout)
         self._client: GlideConnection | None = None
         self._waiters: list[GlideConnection] = []
         """Idle clients, kept for calls that wait: a waiting call needs a client that no other call shares."""

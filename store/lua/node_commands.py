@@ -1,4 +1,4 @@
-"""Commands of nodes: join, leave, reap, the list of nodes, published kinds, and hints."""
+"""Commands of nodes: join, leave, reap, the list of nodes, published kinds, and the watch of changes."""
 
 from __future__ import annotations
 
@@ -7,26 +7,22 @@ from collections.abc import Sequence
 import msgspec
 
 from peerjob.model.clock import Clock
-from peerjob.model.record import MAX_BATCH, Hint, NodeInfo, NodeView, Reaped, StoreLimits
+from peerjob.model.record import MAX_BATCH, NodeInfo, NodeView, Reaped, StoreLimits, check_batch
 from peerjob.model.spec import reader
 from peerjob.model.state import State
-from peerjob.store.retry import LOGGER
+from peerjob.store.calls import LOGGER
 
-from .commands import MAX_REPLY_BYTES, LuaCommands, check_batch, log_set_aside
-from .driver import Driver
-from .keys import wake_list
+from .driver import MAX_REPLY_BYTES, Driver, LuaCommands, log_set_aside
 
-MAX_HINTS = 500
 MAX_HANDED_BACK = 250
 _decode = reader(NodeInfo, "node")
-_HINTS = {"w": "work", "c": "cancel", "f": "final", "g": "change", "s": "schedule", "l": "leader"}
 
 
 class LuaNodeCommands(LuaCommands):
     """Commands of incarnations about themselves and each other."""
 
-    def __init__(self, driver: Driver, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float) -> None:
-        super().__init__(driver, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
+    def __init__(self, driver: Driver, *, clock: Clock, limits: StoreLimits, retry_for: float) -> None:
+        super().__init__(driver, clock=clock, limits=limits, retry_for=retry_for)
         self._shown: dict[bytes, tuple[bytes, NodeInfo]] = {}
         """Per incarnation, the latest NodeInfo that was read, and the time at which the node wrote the NodeInfo."""
 
@@ -97,17 +93,12 @@ class LuaNodeCommands(LuaCommands):
             del new[: len(found) // 2]
 
     async def publish_kinds(self, kinds: Sequence[str]) -> None:
-        check_batch(kinds)
+        check_batch(len(kinds))
         await self._run("publish_kinds", self._limits.kinds_kept_us, *kinds)
 
     async def published_kinds(self, kinds: Sequence[str]) -> list[bool]:
-        check_batch(kinds)
+        check_batch(len(kinds))
         return [bool(known) for known in await self._run("published_kinds", self._limits.kinds_kept_us, *kinds)]
-
-    async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
-        key = wake_list(self._namespace, incarnation)
-        found = await self._retry(lambda: self._driver.pop(key, MAX_HINTS, timeout))
-        return [Hint(_HINTS[text[0]], text[1:]) for text in map(bytes.decode, found)]
 
     async def watch_changes(self, incarnation: str, ttl: float) -> None:
         await self._run("watch_changes", incarnation, round(ttl * 1_000_000))

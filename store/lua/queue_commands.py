@@ -1,34 +1,61 @@
-"""Commands of the queue: enqueue, claim, commit, commit with claim, cancel, and added log lines."""
+"""Commands of the queue: enqueue, claim, commit, commit with claim, cancel, added log lines, and hints."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import cast
 
-from peerjob.model.record import Ack, Action, Claimed, Enqueued, LogLine, NewInstance, Outcome, Want
+from peerjob.model.clock import Clock
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.record import (
+    Ack,
+    Action,
+    Caps,
+    Claimed,
+    Enqueued,
+    Hint,
+    LogLine,
+    NewInstance,
+    Outcome,
+    StoreLimits,
+    Want,
+    check_batch,
+)
 from peerjob.model.state import State
 
 from .codec import acks, check_id, claimed, enqueue_arguments, outcome_arguments, pack_line, plain_arguments
-from .commands import check_batch, log_set_aside
-from .kind_commands import LuaKindCommands, claim_arguments
+from .driver import Driver, LuaCommands, log_set_aside, prefix
 from .script import Argument, Call, Reply
 
 MAX_KINDS = 200
 """The maximum number of kinds in one script call that enqueues."""
+MAX_HINTS = 500
 _UNCONFIRMED = frozenset({Action.REPORT, Action.HAND_BACK})
 """Outcomes that need no confirmation, because a loss is repaired: the store takes back a claim that the node does not
 know, and nodes report again."""
+_MAX_PART = 500
+"""The maximum number of kinds in one call that registers a part of a set."""
+_MAX_ATTEMPTS = 3
+"""The maximum number of times that a set is sent, if the server loses parts of the set."""
+_SMALL = "s"
+"""The first letter of the name of a small set. A claim names the kinds of a small set itself."""
+_HINTS = {"w": "work", "c": "cancel", "f": "final", "g": "change", "s": "schedule", "l": "leader"}
 
 
-class LuaQueueCommands(LuaKindCommands):
+class LuaQueueCommands(LuaCommands):
     """Commands that move instances from state to state."""
 
-    _use_cheap_script = True
-    """Whether the last enqueue found no idle node and no watcher. If so, the next single enqueue tries the cheap script
-    `enqueue_one`."""
+    def __init__(self, driver: Driver, *, clock: Clock, limits: StoreLimits, retry_for: float) -> None:
+        super().__init__(driver, clock=clock, limits=limits, retry_for=retry_for)
+        self._sets: dict[str, tuple[tuple[str, ...], str]] = {}
+        """Per incarnation, the kinds of the latest registration and the name of the set of the kinds."""
+        self._use_cheap_script = True
+        """Whether the last enqueue found no idle node and no watcher. If so, the next single enqueue tries the cheap
+        script `enqueue_one`."""
 
     async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
-        check_batch(instances)
+        check_batch(len(instances))
         if not instances:
             return []
         for one in instances:
@@ -44,11 +71,11 @@ class LuaQueueCommands(LuaKindCommands):
         return answers
 
     async def claim(self, incarnation: str, want: Want, *, request: str) -> Claimed:
-        check_limit(want)
+        check_batch(want.limit)
         return await self._claim(incarnation, "claim", request, want)
 
     async def commit(self, incarnation: str, outcomes: Sequence[Outcome], *, request: str) -> list[Ack]:
-        check_batch(outcomes)
+        check_batch(len(outcomes))
         if not outcomes:
             return []
         (committed,) = await self._commit(outcomes, self._commit_arguments(incarnation, "commit", request, outcomes))
@@ -57,14 +84,14 @@ class LuaQueueCommands(LuaKindCommands):
     async def turn(
         self, incarnation: str, outcomes: Sequence[Outcome], want: Want | None, *, request: str
     ) -> tuple[list[Ack], Claimed]:
-        check_batch(outcomes)
+        check_batch(len(outcomes))
         commit = self._commit_arguments(incarnation, "turn-commit", request, outcomes)
         if want is None:
             if not outcomes:
                 return [], Claimed()
             (committed,) = await self._commit(outcomes, commit)
             return _acks(committed), Claimed()
-        check_limit(want)
+        check_batch(want.limit)
         if not outcomes:
             return [], await self._claim(incarnation, "turn-claim", request, want)
         set_name = await self._set_for(incarnation, want)
@@ -75,7 +102,7 @@ class LuaQueueCommands(LuaKindCommands):
         return _acks(committed), await self._claim(incarnation, "turn-claim", request, want)
 
     async def cancel(self, ids: Sequence[str], *, node: str = "", request: str) -> list[State | None]:
-        check_batch(ids)
+        check_batch(len(ids))
         if not ids:
             return []
         ((set_aside, *states),) = await self._run_durably(("cancel", (node, request, self._limits.retention_us, *ids)))
@@ -83,7 +110,7 @@ class LuaQueueCommands(LuaKindCommands):
         return [State(state) if state else None for state in states]
 
     async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:
-        check_batch(lines)
+        check_batch(len(lines))
         limits = self._limits
         arguments: tuple[Argument, ...] = (
             id,
@@ -93,6 +120,11 @@ class LuaQueueCommands(LuaKindCommands):
         )
         (added,) = await self._driver.run(("add_lines", arguments))
         return bool(added)
+
+    async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
+        key = wake_list(self._driver.namespace, incarnation)
+        found = await self._retry(lambda: self._driver.pop(key, MAX_HINTS, timeout))
+        return [Hint(_HINTS[text[0]], text[1:]) for text in map(bytes.decode, found)]
 
     async def _claim(self, incarnation: str, command: str, request: str, want: Want) -> Claimed:
         while True:
@@ -123,6 +155,78 @@ class LuaQueueCommands(LuaKindCommands):
             *outcome_arguments(outcomes),
         ]
 
+    # -- the kinds of claims: each set is registered under the hash of its kinds -------------------------------------
+
+    async def _set_for(self, incarnation: str, want: Want) -> str:
+        """Return the name of the set of kinds of a claim, and register the set if necessary.
+
+        Return "" for a dead incarnation.
+        """
+        registered = self._sets.get(incarnation)
+        if registered is None or not _are_same(registered[0], want.kinds):
+            kinds = want.kinds.kinds if isinstance(want.kinds, Caps) else tuple(want.kinds)
+            name = await self._register(incarnation, sorted(kinds))
+            if not name:
+                return ""
+            registered = self._sets[incarnation] = (kinds, name)
+        return registered[1]
+
+    def _knows_set(self, incarnation: str, reply: Reply) -> bool:
+        """Return whether the store knew the set of a claim. If the store did not, the next claim registers the set."""
+        if reply[0] == b"ok":
+            return True
+        self._sets.pop(incarnation, None)
+        return bool(reply[0] != b"set")
+
+    async def _register(self, incarnation: str, kinds: Sequence[str]) -> str:
+        digest = hashlib.sha256(b"".join(len(kind).to_bytes(4, "big") + kind for kind in map(str.encode, kinds)))
+        starts = range(0, max(1, len(kinds)), _MAX_PART)
+        for start in [*starts] * _MAX_ATTEMPTS:
+            part = kinds[start : start + _MAX_PART]
+            is_last = start + _MAX_PART >= len(kinds)
+            name, is_done = await self._run(
+                "register", incarnation, digest.hexdigest()[:16], len(kinds), int(is_last), *part
+            )
+            if is_done or not name:
+                return str(name, "ascii")
+        raise StoreUnavailableError(self._driver.url, f"it lost parts of a set of kinds {_MAX_ATTEMPTS} times")
+
+
+def wake_list(namespace: str, incarnation: str) -> str:
+    """The list from which an incarnation pops its hints."""
+    return f"{prefix(namespace)}wake:{incarnation}"
+
+
+def claim_arguments(incarnation: str, command: str, request: str, set_name: str, want: Want) -> list[Argument]:
+    """Arguments of claim.lua."""
+    caps = want.kinds
+    if set_name.startswith(_SMALL):
+        default, others = 0, caps
+    elif isinstance(caps, Caps):
+        default, others = caps.default, caps.others
+    else:
+        default = next(iter(caps.values()), 0)
+        others = {kind: cap for kind, cap in caps.items() if cap != default}
+    arguments: list[Argument] = [
+        incarnation,
+        command,
+        request,
+        want.limit,
+        int(want.suspects),
+        int(want.idle),
+        set_name,
+        default,
+    ]
+    for kind in others:
+        arguments += (kind, others[kind])
+    return arguments
+
+
+def _are_same(kinds: tuple[str, ...], caps: Mapping[str, int]) -> bool:
+    if isinstance(caps, Caps):
+        return caps.kinds is kinds or caps.kinds == kinds
+    return tuple(caps) == kinds
+
 
 def _by_kinds(instances: Sequence[NewInstance]) -> list[Sequence[NewInstance]]:
     """Return the batch, in halves if it has very many kinds: each kind has its own queue and indexes."""
@@ -130,11 +234,6 @@ def _by_kinds(instances: Sequence[NewInstance]) -> list[Sequence[NewInstance]]:
         return [instances]
     half = len(instances) // 2
     return [*_by_kinds(instances[:half]), *_by_kinds(instances[half:])]
-
-
-def check_limit(want: Want) -> None:
-    """Raise ValueError for a claim of more instances than one call may hold."""
-    check_batch(range(want.limit))
 
 
 def _enqueued(instances: Sequence[NewInstance], reply: Reply) -> list[Enqueued]:

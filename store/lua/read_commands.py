@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from peerjob.model.errors import DecodeError, LayoutError
 from peerjob.model.query import Query
-from peerjob.model.record import MAX_BATCH, Health, LogLine, LogPage, Page, Record
+from peerjob.model.record import MAX_BATCH, Health, LogLine, LogPage, Page, Record, check_batch
 from peerjob.model.state import State
-from peerjob.store.retry import LOGGER
+from peerjob.store.calls import LOGGER
 
 from .codec import unpack_line, unpack_record
-from .commands import MAX_LOOKUPS, MAX_REPLY_BYTES, LuaCommands, check_batch, check_cursor, log_set_aside
+from .driver import MAX_LOOKUPS, MAX_REPLY_BYTES, LuaCommands, check_cursor, log_set_aside
 from .script import Argument
 
 MAX_PAGE_BYTES = 4 << 20
@@ -28,11 +28,11 @@ class LuaReadCommands(LuaCommands):
     """Commands that change nothing, except that they set unreadable records aside."""
 
     async def get(self, ids: Sequence[str]) -> list[Record | None]:
-        check_batch(ids)
+        check_batch(len(ids))
         return await self._records(ids, await self._read(ids))
 
     async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | State | None]:
-        check_batch(ids)
+        check_batch(len(ids))
         if not ids:
             return []
         states, *pairs = await self._run("watch_final", incarnation, MAX_REPLY_BYTES, *ids)

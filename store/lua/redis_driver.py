@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import hiredis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -18,19 +19,20 @@ from redis.exceptions import (
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisClusterException,
     RedisError,
     ResponseError,
     TryAgainError,
 )
 
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.store.timeouts import no_answer
+from peerjob.store.calls import no_answer
 
 from .address import Address
 from .driver import CALL_TIMEOUT, CONNECT_TIMEOUT, Cause, Driver, is_demoted
-from .redis_cluster import locate
 from .script import Argument
 
+_Place = tuple[str, int]
 KEPT_CONNECTIONS = 16
 """The driver keeps at most this many idle connections open. For more concurrent calls, the driver opens more
 connections."""
@@ -51,8 +53,8 @@ class RedisDriver(Driver):
 
     MAX_DURABLE_CALLS = 32
 
-    def __init__(self, address: Address, *, prefix: str, call_timeout: float = CALL_TIMEOUT) -> None:
-        super().__init__(address, prefix=prefix, call_timeout=call_timeout)
+    def __init__(self, address: Address, *, namespace: str, call_timeout: float = CALL_TIMEOUT) -> None:
+        super().__init__(address, namespace=namespace, call_timeout=call_timeout)
         self._free: list[Connection] = []
         self._closed = False
         self._room = asyncio.Semaphore(MAX_CALLS)
@@ -106,7 +108,7 @@ class RedisDriver(Driver):
         The connection is opened when the first command is sent.
         """
         if self._server is None:
-            self._server, self._cluster_nodes = await locate(
+            self._server, self._cluster_nodes = await _locate(
                 self._prefix, self._cluster_nodes, self._address, self._options
             )
         host, port = self._server
@@ -160,3 +162,27 @@ def _connection_options(address: Address, connect_timeout: float) -> dict[str, A
         files = {"ssl_ca_certs": address.ca_certs, "ssl_certfile": address.cert_file, "ssl_keyfile": address.key_file}
         options |= {name: str(path) for name, path in files.items() if path is not None}
     return options
+
+
+async def _locate(
+    prefix: str, known: Sequence[_Place], address: Address, options: Mapping[str, Any]
+) -> tuple[_Place, list[_Place]]:
+    """Ask a cluster for the host and port that serve keys with this prefix, and all servers, for the next search."""
+    shared = {name: value for name, value in options.items() if name not in ("db", "retry")}
+    cluster = RedisCluster(
+        startup_nodes=[ClusterNode(host, port) for host, port in known],
+        ssl=address.tls,
+        require_full_coverage=False,
+        **{**shared, "socket_timeout": options["socket_connect_timeout"]},
+    )
+    try:
+        await cluster.initialize()
+        node = cluster.get_node_from_key(prefix)
+        everyone = [(one.host, int(one.port)) for one in cluster.get_nodes()]
+    except RedisClusterException as error:
+        raise StoreUnavailableError(address.url, str(error)) from error
+    finally:
+        await cluster.aclose()
+    if node is None:
+        raise StoreUnavailableError(address.url, "no server of the cluster has the slot of this namespace")
+    return (node.host, int(node.port)), everyone or list(known)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from peerjob.model.query import Filter
 from peerjob.model.record import MAX_BATCH
 
-from .commands import MAX_LOOKUPS, LuaCommands, check_cursor, log_set_aside
+from .driver import MAX_LOOKUPS, LuaCommands, check_cursor, log_set_aside
 from .read_commands import id_bounds
 from .script import Argument
 

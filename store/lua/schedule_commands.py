@@ -20,11 +20,11 @@ from peerjob.model.firing import (
     Term,
 )
 from peerjob.model.spec import reader
-from peerjob.store.fire_rules import MAX_REMOVALS, check_count, check_fires
-from peerjob.store.retry import LOGGER
+from peerjob.store.calls import LOGGER
+from peerjob.store.rules import MAX_REMOVALS, check_count, check_fires
 
 from .codec import check_id, template_arguments
-from .commands import MAX_REPLY_BYTES, LuaCommands, check_cursor
+from .driver import MAX_REPLY_BYTES, LuaCommands, check_cursor
 from .script import Argument, Reply
 
 MAX_FIRES = 1_000

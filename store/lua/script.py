@@ -11,8 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from peerjob.model.record import MAX_HISTORY, REPEAT_US, SUSPECT_AFTER
-from peerjob.store.fire_rules import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS
-from peerjob.store.layout import LAYOUT
+from peerjob.store.rules import KEY_TAKEN, LAYOUT, QUEUE_FULL, REPLACED, STILL_RUNS
 
 _PARTS = (
     *("base", "keys", "kinds", "heap", "record", "claims", "lease", "queue", "hints", "slot", "aside", "outcome"),

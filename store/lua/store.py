@@ -8,22 +8,20 @@ from typing import Any
 from peerjob.model.clock import Clock
 from peerjob.model.extras import needs_extra
 from peerjob.model.record import Capabilities, StoreLimits
-from peerjob.store.layout import check_layout
-from peerjob.store.timeouts import answer_within
+from peerjob.store.calls import answer_within
+from peerjob.store.rules import check_layout
 from peerjob.store.url import redact
 
 from .address import Address, parse_address
 from .capabilities import capabilities_of
 from .driver import Driver
-from .elections import LuaElections
-from .keys import prefix
-from .liveness import LuaLiveness
 from .node_commands import LuaNodeCommands
 from .queue_commands import LuaQueueCommands
 from .read_commands import LuaReadCommands
 from .redis_driver import RedisDriver
 from .retention_commands import LuaRetentionCommands
 from .schedule_commands import LuaScheduleCommands
+from .separate_clients import LuaElections, LuaLiveness
 
 OPEN_TIMEOUT = 4.5
 _MAX_WIPED = 1_000
@@ -38,12 +36,11 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
         driver: Driver,
         make_separate_driver: Callable[[], Driver],
         *,
-        namespace: str,
         clock: Clock,
         limits: StoreLimits,
         retry_for: float,
     ) -> None:
-        super().__init__(driver, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
+        super().__init__(driver, clock=clock, limits=limits, retry_for=retry_for)
         self._address = address
         self._make_separate_driver = make_separate_driver
         self._capabilities = Capabilities(engine=address.scheme, durability="none")
@@ -66,7 +63,7 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
                 await self._driver.open()
                 self._capabilities = await capabilities_of(self._driver, self._address)
                 (layout,) = await self._driver.run(("open", ()))
-                check_layout(layout.decode(), namespace=self._namespace, url=self.url)
+                check_layout(layout.decode(), namespace=self._driver.namespace, url=self.url)
         except BaseException:
             await self._driver.close()
             raise
@@ -99,20 +96,12 @@ def lua_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, re
             with needs_extra("valkey", redact(url)):
                 from .glide_driver import GlideDriver
 
-            return GlideDriver(address, prefix=prefix(namespace))
+            return GlideDriver(address, namespace=namespace)
         return make_separate_driver()
 
     def make_separate_driver() -> Driver:
         # Do not use GLIDE for the lease and the leadership: all GLIDE clients of a process stop with the event loop of
         # the first client.
-        return RedisDriver(address, prefix=prefix(namespace))
+        return RedisDriver(address, namespace=namespace)
 
-    return LuaStore(
-        address,
-        make_driver(),
-        make_separate_driver,
-        namespace=namespace,
-        clock=clock,
-        limits=limits,
-        retry_for=retry_for,
-    )
+    return LuaStore(address, make_driver(), make_separate_driver, clock=clock, limits=limits, retry_for=retry_for)

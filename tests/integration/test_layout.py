@@ -19,7 +19,7 @@ from peerjob.store.drivers import open_store
 from peerjob.store.etcd.address import parse_address
 from peerjob.store.etcd.driver import EtcdKeyValue
 from peerjob.store.kv.base import Delete, Put, Step
-from peerjob.store.layout import LAYOUT
+from peerjob.store.rules import LAYOUT
 from peerjob.testing.factories import Factory, Peer, outcome
 from support.etcd import EtcdServer
 from support.jobd import Jobd

@@ -12,7 +12,7 @@ from peerjob.model.firing import Candidate
 from peerjob.model.record import Action, StoreLimits
 from peerjob.model.state import State
 from peerjob.store.base import Store
-from peerjob.store.lua.keys import prefix
+from peerjob.store.lua.driver import prefix
 from peerjob.store.lua.store import lua_store
 from peerjob.testing.factories import Factory, Peer, outcome
 from peerjob.testing.store_conformance.cancel import CancelRules

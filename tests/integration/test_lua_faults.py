@@ -15,7 +15,7 @@ from peerjob.model.record import Ack, Action, Capabilities, StoreLimits
 from peerjob.model.state import State
 from peerjob.store.lua.address import parse_address
 from peerjob.store.lua.glide_driver import GlideDriver
-from peerjob.store.lua.keys import prefix, wake_list
+from peerjob.store.lua.queue_commands import wake_list
 from peerjob.testing.factories import LONG_TTL_US, Peer, outcome
 from support.lua_site import MakeSite, with_each_driver
 from support.records import told
@@ -419,7 +419,7 @@ def test_glide_outlives_the_loop_that_read_its_answers(valkey_url: str) -> None:
     """The event loop of the first GLIDE client serves all clients of a process; ours must survive its end."""
 
     def new_driver() -> GlideDriver:
-        return GlideDriver(parse_address(valkey_url), prefix=prefix(f"loops-{uuid.uuid4().hex[:8]}"), call_timeout=0.3)
+        return GlideDriver(parse_address(valkey_url), namespace=f"loops-{uuid.uuid4().hex[:8]}", call_timeout=0.3)
 
     async def use(driver: GlideDriver) -> None:
         for _ in range(100):

@@ -9,7 +9,7 @@ from peerjob.store.base import Store
 from peerjob.store.kv.base import Range
 from peerjob.store.kv.keys import prefix_end
 from peerjob.store.kv.store import KVStore
-from peerjob.store.lua.keys import prefix
+from peerjob.store.lua.driver import prefix
 from peerjob.store.lua.store import LuaStore
 
 _OF_NAMESPACE = {"layout", "catalogue", "terms", "revisions", "removed", "schedules", "aside", "asides"}

@@ -452,3 +452,9 @@ class StoreLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Most kinds that have instances. At the limit, the store refuses a kind that no node has published."""
     kinds_kept_us: int = 30 * 86_400_000_000
     """Time for which the store remembers a kind after the last node with that kind has left: 30 days."""
+
+
+def check_batch(size: int) -> None:
+    """Raise ValueError if one store call has too many instances."""
+    if size > MAX_BATCH:
+        raise ValueError(f"a call holds at most {MAX_BATCH} instances, got {size:,}")

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from peerjob import Job, Node, StoreUnavailableError
-from peerjob.store.timeouts import answer_within
+from peerjob.store.calls import answer_within
 
 
 class Until(logging.Handler):
@@ -50,7 +50,7 @@ async def test_the_body_that_blocks_the_loop_is_named(monkeypatch: pytest.Monkey
 async def test_an_answer_that_a_blocked_loop_did_not_read_is_not_taken_for_one_that_did_not_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("peerjob.store.timeouts.LATE", 0.1)
+    monkeypatch.setattr("peerjob.store.calls.LATE", 0.1)
 
     async def ask() -> None:
         async with answer_within(0.01, url="redis://host"):
@@ -59,6 +59,6 @@ async def test_an_answer_that_a_blocked_loop_did_not_read_is_not_taken_for_one_t
     asyncio.get_running_loop().call_soon(threading.Event().wait, 0.2)  # as a body on the loop does
     with pytest.raises(StoreUnavailableError, match="event loop of this process was blocked"):
         await ask()
-    monkeypatch.setattr("peerjob.store.timeouts.LATE", 60.0)
+    monkeypatch.setattr("peerjob.store.calls.LATE", 60.0)
     with pytest.raises(StoreUnavailableError, match=r"no answer within 0\.01 s"):
         await ask()

@@ -27,7 +27,7 @@ from peerjob.store.kv.base import (
     Step,
     bytes_of,
 )
-from peerjob.store.kv.commands import KVCommands
+from peerjob.store.kv.context import KVCommands
 from peerjob.store.kv.keys import Keys
 from peerjob.store.kv.rows import SMALL
 from peerjob.store.kv.step_plan import Change

@@ -10,11 +10,11 @@ import peerjob.store.lua
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import OptionError, StoreUnavailableError
 from peerjob.model.state import State
+from peerjob.store.calls import CallRetry
 from peerjob.store.lua.address import parse_address
 from peerjob.store.lua.capabilities import durability_of
 from peerjob.store.lua.codec import unpack_record
 from peerjob.store.lua.script import load_scripts
-from peerjob.store.retry import CallRetry
 from peerjob.testing.factories import Factory
 from support.lua_site import first_layout_record
 

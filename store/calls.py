@@ -1,22 +1,27 @@
-"""Retries of calls while the server is away: the only place that repeats a call."""
+"""Calls of a server: their limits of time, and retries while the server is away. Only this module repeats a call."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreUnavailableError
 
+A = TypeVar("A")
+B = TypeVar("B")
 T = TypeVar("T")
 
 LOGGER = logging.getLogger("peerjob.store")
 FIRST_WAIT = 0.02
 MAX_WAIT = 1.0
+LATE = 1.0
+"""If the event loop notices a timeout this many seconds late, other code blocked the event loop."""
 
 
 class CallRetry:
@@ -53,3 +58,33 @@ class CallRetry:
     def _wait(self, state: RetryCallState) -> float:
         longest: float = min(MAX_WAIT, FIRST_WAIT * 2**state.attempt_number)
         return longest * (0.5 + self._clock.random.random() / 2)
+
+
+@contextlib.asynccontextmanager
+async def answer_within(seconds: float, *, url: str) -> AsyncGenerator[None]:
+    """Raise StoreUnavailableError if the server at `url` does not answer in time."""
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            yield
+    except TimeoutError as error:
+        raise StoreUnavailableError(url, no_answer(limit, seconds)) from error
+
+
+def no_answer(limit: asyncio.Timeout, seconds: float) -> str:
+    """Why no answer was read in time: the server gave none, or the event loop of this process was blocked."""
+    due = limit.when()
+    late = 0.0 if due is None or not limit.expired() else asyncio.get_running_loop().time() - due
+    if late < LATE:
+        return f"no answer within {seconds:g} s"
+    return f"the event loop of this process was blocked: it saw the timeout of {seconds:g} s {late:.1f} s late"
+
+
+async def both(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
+    """Await two coroutines at the same time, each to its end, even if the other fails; then raise the first error."""
+    one, other = await asyncio.gather(first, second, return_exceptions=True)
+    if isinstance(one, BaseException):
+        raise one
+    if isinstance(other, BaseException):
+        raise other
+    return one, other

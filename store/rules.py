@@ -1,11 +1,18 @@
-"""Limits, texts and checks of schedules and fires, the same in each engine."""
+"""Rules that are the same in each engine: the layout of a namespace, and limits, texts and checks of fires.
+
+The layout of a namespace decides which releases may write it. A release with incompatible transitions raises the
+number. Every step that writes compares it, so a node of another release changes nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from peerjob.model.errors import LayoutError
 from peerjob.model.firing import MAX_SCHEDULES, Fire, FireOutcome
 
+LAYOUT = 2
+"""The layout that the running version of peerjob writes. Layout 1 was written before version 0.1 and cannot be read."""
 MAX_REMOVALS = 1_000
 """The store remembers this many removals of schedules; a reader that missed more removals loads all schedules again."""
 STILL_RUNS = "an earlier instance is not over"
@@ -16,6 +23,22 @@ REPLACED = "replaced by a later fire"
 """The note of an instance that a later fire cancelled, because the schedule has the overlap policy REPLACE."""
 
 _MAKES_INSTANCE = (FireOutcome.FIRED, FireOutcome.BACKFILLED, FireOutcome.TRIGGERED)
+
+
+def check_layout(found: str, *, namespace: str, url: str) -> None:
+    """Raise LayoutError unless a namespace has the layout of this release."""
+    if found == str(LAYOUT):
+        return
+    number = int(found) if found.isascii() and found.isdigit() else None
+    if number is not None and number < LAYOUT:
+        cure = f"it was written before release 0.1: remove it with `jobd clear --namespace {namespace}`"
+    else:
+        cure = "a newer release writes it: upgrade this node"
+    raise LayoutError(
+        f"namespace {namespace!r} at {url} has layout {found}, this release has layout {LAYOUT}; {cure}",
+        found=number,
+        known=LAYOUT,
+    )
 
 
 def check_fires(fires: Sequence[Fire]) -> None:

@@ -1,0 +1,127 @@
+"""The lease of a node and the leadership of a namespace, each over a client that shares nothing with the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from peerjob.model.clock import Clock
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.firing import Candidate, Leader, Term
+from peerjob.model.record import Held, Renewed
+from peerjob.store.calls import answer_within
+
+from .driver import Driver
+from .script import Argument, Reply
+
+IDENTITY = "store"
+FIRST_TIMEOUT = 2.0
+
+
+class SeparateClient:
+    """Runs scripts without retries, over a driver of its own; for one event loop."""
+
+    def __init__(self, url: str, make_driver: Callable[[], Driver], *, clock: Clock) -> None:
+        self._url = url
+        self._clock = clock
+        self._make_driver = make_driver
+        self._driver: Driver | None = None
+
+    async def open(self) -> None:
+        driver = self._make_driver()
+        try:
+            await driver.open()
+        except BaseException:
+            await driver.close()
+            raise
+        self._driver = driver
+
+    async def close(self) -> None:
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            await driver.close()
+
+    async def _run(self, script: str, *arguments: Argument, timeout: float) -> Reply:
+        """Run a script. If no reply comes within `timeout` seconds, raise StoreUnavailableError."""
+        if self._driver is None:
+            raise StoreUnavailableError(self._url, "the client is not open")
+        async with answer_within(timeout, url=self._url):
+            (reply,) = await self._driver.run((script, arguments))
+        return reply
+
+
+class LuaLiveness(SeparateClient):
+    """Renews a lease, and compares this node's clock with that of the server."""
+
+    _ahead_us: int | None = None
+
+    async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
+        sent = self._clock.elapsed()
+        reply = await self._run("renew", incarnation, ttl_us, running, count, fences_digest, timeout=ttl_us / 5_000_000)
+        if not reply:
+            return Renewed(dead=True)
+        now, held, cancelled = reply
+        # The round trip is measured in monotonic time, because the wall clock can be changed during the request.
+        answered_us, round_trip_us = self._clock.time_us(), round((self._clock.elapsed() - sent) * 1_000_000)
+        max_us = answered_us - int(now)
+        return Renewed(
+            now_us=int(now),
+            held=tuple(map(_held, held[::2], held[1::2])) if held != b"" else None,
+            cancelled=tuple(map(bytes.decode, cancelled)),
+            ahead_us=self._compare(max_us - round_trip_us, max_us),
+        )
+
+    def _compare(self, min_us: int, max_us: int) -> int:
+        """Return how far the clock of the node is ahead of the server's clock, between two bounds.
+
+        The value of an earlier, quicker answer is kept while it is within the bounds of a slower answer.
+        """
+        if self._ahead_us is None:
+            self._ahead_us = (min_us + max_us) // 2
+        self._ahead_us = min(max(self._ahead_us, min_us), max_us)
+        return self._ahead_us
+
+
+def _held(id: bytes, fence: bytes) -> Held:
+    return Held(id.decode(), int(fence))
+
+
+class LuaElections(SeparateClient):
+    """Campaigns and resigns; the server's clock ends a term.
+
+    The store hints a resignation to every node, so `changed` only waits.
+    """
+
+    _timeout = FIRST_TIMEOUT
+
+    async def campaign(self, candidate: Candidate, *, ttl_us: int) -> Leader:
+        self._timeout = ttl_us / 5_000_000
+        reply = await self._run(
+            "campaign",
+            candidate.incarnation,
+            candidate.name,
+            ttl_us,
+            self._clock.time_us(),
+            timeout=self._timeout,
+        )
+        return _leader(reply)
+
+    async def resign(self, incarnation: str, *, refused: Term | None = None) -> None:
+        # `refused` is ignored: the server grants only terms above every term that the server has seen, also above the
+        # refused one.
+        await self._run("resign", incarnation, timeout=self._timeout)
+
+    async def leader(self) -> Leader | None:
+        reply = await self._run("leader", timeout=self._timeout)
+        return _leader(reply) if reply else None
+
+    async def changed(self, timeout: float) -> bool:
+        await asyncio.sleep(timeout)
+        return False
+
+
+def _leader(reply: Reply) -> Leader:
+    incarnation, name, term, since = reply
+    return Leader(
+        incarnation=incarnation.decode(), name=name.decode(), term=Term(IDENTITY, int(term)), since_us=int(since)
+    )
