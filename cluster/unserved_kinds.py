@@ -1,4 +1,4 @@
-"""Finds kinds that no live node can run."""
+"""Finds kinds that no live node claims: a node that drains claims none."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class UnservedKinds:
         self._asked_at: float | None = None
 
     async def without(self, kinds: Set[str]) -> Set[str]:
-        """The kinds that no live node runs and that already have an instance waiting.
+        """The kinds that no live node claims and that already have an instance waiting.
 
         One instance may wait, so that a node of the kind finds it when the node returns.
         """
@@ -33,7 +33,7 @@ class UnservedKinds:
         now = self._clock.elapsed()
         if self._asked_at is None or now - self._asked_at >= fresh:
             nodes = await self._store.nodes()
-            self._kinds = frozenset(kind for node in nodes for kind in node.info.kinds)
+            self._kinds = frozenset(kind for node in nodes for kind in node.info.open_kinds)
             self._stuck = frozenset()
             if not kinds <= self._kinds:
                 counts = (await self._store.health()).counts

@@ -26,6 +26,7 @@ from .body.registry import Registry
 from .exit import AtExit, stop_signals, wait_on
 from .manager.blocking import StartableManager
 from .manager.call_encoder import CallEncoder
+from .manager.cluster import NodeClusterManager
 from .manager.instances import NodeInstanceManager
 from .manager.jobs import JobSource
 from .manager.schedules import NodeScheduleManager
@@ -54,7 +55,7 @@ EXIT_MARGIN = 7.0
 """Seconds, added to the grace, that an exiting process waits for a node whose event loop runs in another thread."""
 
 
-class Node(NodeInstanceManager, NodeScheduleManager, StartableManager):
+class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, StartableManager):
     """One of equal peers that share a store: schedules jobs, runs them, and takes over from peers that die.
 
     Use a node as an async context manager, or call `start()` and `stop()`. `run()` starts, waits for SIGTERM and stops.
@@ -286,15 +287,6 @@ class Node(NodeInstanceManager, NodeScheduleManager, StartableManager):
             await store.leave(incarnation)
         finally:
             await store.close()
-
-    async def drain(self, timeout: Duration | None = None) -> None:
-        """Stop claiming, hand back claims that have not started, and wait until running bodies have ended.
-
-        The node stays in the cluster. Raises TimeoutError.
-        """
-        seconds = None if timeout is None else to_seconds(timeout, "timeout")
-        async with self._passing(seconds):
-            await self._need_runtime().drain(seconds)
 
     async def run(self, grace: Duration = GRACE) -> None:
         """Start, run until SIGTERM or SIGINT, then stop. A second signal ends the grace.

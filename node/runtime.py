@@ -46,6 +46,7 @@ from .work.claim_loop import ClaimLoop
 from .work.context_backend import NodeContextBackend
 from .work.failure_log import FailureLog
 from .work.hint_router import HintRouter
+from .work.intake import LAST_COMMIT, Intake
 from .work.outbox import Outbox
 from .work.outcome_builder import OutcomeBuilder
 from .work.pool import Pool, Prefetch
@@ -63,8 +64,6 @@ MIN_WAIT, MAX_WAIT = 2.0, 5.0
 """Least and most seconds that a stopping node gives cancelled bodies to end; bodies in processes get one second."""
 MAX_AHEAD_US = 1_000_000
 """If the store has no clock of its own, a node whose clock is off by more microseconds does not lead."""
-LAST_COMMIT = 5.0
-"""Most seconds that a stopping or drained node waits for each of its last commits."""
 
 
 class NodeRuntime:
@@ -99,6 +98,9 @@ class NodeRuntime:
         self._hurried = asyncio.Event()
         self._opened = False
         self.joined = False
+        self._is_shown = True
+        """Whether the list of nodes has the latest NodeInfo of this node."""
+        self._showing = asyncio.Lock()
         self._clock_known = False
         self.ids = IdSource(clock)
         self._context_vars = ContextVars()
@@ -167,6 +169,7 @@ class NodeRuntime:
             on_dead=self._incarnation_dead,
             observers=observers,
         )
+        self.intake = Intake(node=name, pool=self.pool, claim_loop=self.claim_loop, outbox=self.outbox, show=self._show)
         self._reconciler = Reconciler(
             held_claims=self.held_claims,
             outbox=self.outbox,
@@ -278,8 +281,11 @@ class NodeRuntime:
         """Stop in this order: claims and fires, bodies, commits, roles, the lease."""
         # resign first, so that a peer fires the schedules while this node waits for its bodies
         resigning = asyncio.get_running_loop().create_task(self._resign())
+        self.intake.close()
         self.pool.accepting = False
         self.pool.empty_backlog("node stopped")
+        if self.joined and self.pool.running:
+            self._spawn(self._show())
         if not await self.pool.quiet_unless(self._hurried, grace if grace > 0 else 0.001):
             self.pool.cancel("drain")
             if not await self.pool.quiet_unless(self._hurried, min(grace, MAX_WAIT), MIN_WAIT):
@@ -321,12 +327,14 @@ class NodeRuntime:
         self._hurried.set()
         self.pool.cancel("drain")
 
-    async def drain(self, timeout: float | None) -> None:
-        self.pool.accepting = False
-        self.pool.empty_backlog("node drained")
-        if not await self.pool.quiet(timeout):
-            raise TimeoutError(f"node {self._name!r}: {self.pool.running} body(ies) still run after {timeout} s")
-        await self.claim_loop.flush(LAST_COMMIT)
+    async def drain(self, timeout: float | None, *, is_begun: bool = False) -> None:
+        if not is_begun:
+            self.intake.drain()
+        await self.intake.drained(timeout)
+
+    async def undrain(self) -> None:
+        if self.intake.undrain():
+            await self._show()
 
     async def resize(self, workers: int) -> None:
         self._executor.resize(workers)
@@ -346,8 +354,11 @@ class NodeRuntime:
         self.lease.begin(self.incarnation, asked_at)
 
     async def _show(self) -> None:
-        with contextlib.suppress(StoreError):  # after an error, the next change or join publishes the node info
-            await self._store.join(self._info(), ttl_us=self._ttl_us)
+        self._is_shown = False
+        async with self._showing:  # one at a time, so that the store gets the latest node info last
+            with contextlib.suppress(StoreError):  # after an error, the next renewal of the lease tries again
+                await self._store.join(self._info(), ttl_us=self._ttl_us)
+                self._is_shown = True
 
     def _info(self) -> NodeInfo:
         return node_info(
@@ -357,6 +368,7 @@ class NodeRuntime:
             registry=self._registry,
             workers=self.pool.size,
             started_us=self._started_us,
+            intake=self.intake.state,
         )
 
     def _may_lead(self) -> bool:
@@ -385,6 +397,8 @@ class NodeRuntime:
         for id in reply.cancelled:
             self.changes.end_body(id)
         self._reconciler.compare(reply.held)
+        if self.intake.follow(reply.instruction) or not (self._is_shown or self._showing.locked()):
+            self._spawn(self._show())
         if self.pool.waiting:
             self.pool.dispatch()
 
@@ -407,6 +421,7 @@ class NodeRuntime:
         if not self.joined:
             return
         logger.error("node %r: %s. The node stops and cancels running bodies; peers run them again", self._name, error)
+        self.intake.close()
         self.joined = self.pool.accepting = False
         self._forget_claims()
         self._spawn(self._retire())

@@ -16,8 +16,8 @@ TARGET = HANDLES / "blocking.py"
 
 ASYNC_ONLY = {"detached_value", "iter_logs", "keep_line", "outcome", "read_result", "wait_final"}
 """Methods of the asynchronous classes for which no blocking method is generated."""
-LONG = {"result", "wait"}
-"""Verbs that wait for other jobs; a cancellation of the calling job ends the wait."""
+LONG = {"drain", "result", "wait"}
+"""Verbs that wait for jobs; a cancellation of the calling job ends the wait."""
 ON_LOOP = {"register", "unregister"}
 """Synchronous functions that must run on the event loop of the manager."""
 WITHOUT = {"watch": {"on_begin"}}

@@ -52,6 +52,7 @@ from peerjob.model.record import (
     Enqueued,
     Health,
     Hint,
+    Instruction,
     LogLine,
     LogPage,
     NewInstance,
@@ -275,6 +276,13 @@ class Store(Protocol):
 
     async def nodes(self) -> list[NodeView]:
         """Live incarnations, by name."""
+        ...
+
+    async def instruct(self, incarnation: str, instruction: Instruction) -> bool:
+        """Replace the instruction of a live incarnation, and hint "cancel" to it; False if it is not alive.
+
+        The incarnation gets the instruction with each renewal, until another one replaces it.
+        """
         ...
 
     async def publish_kinds(self, kinds: Sequence[str]) -> None:

@@ -131,7 +131,7 @@ class NodeInstanceManager(NodeJobManager):
     async def stats(self) -> Stats:
         store = self._open_store()
         health, nodes = await store.health(), await store.nodes()
-        served = {kind for node in nodes for kind in node.info.kinds}
+        served = {kind for node in nodes for kind in node.info.open_kinds}
         waiting = {kind: states.get(State.SCHEDULED, 0) for kind, states in health.counts.items()}
         return Stats(
             unserved={kind: count for kind, count in waiting.items() if count and kind not in served},

@@ -11,7 +11,14 @@ from peerjob.version import __version__
 
 
 def node_info(
-    *, name: str, incarnation: str, kinds: tuple[str, ...], registry: Registry, workers: int, started_us: int
+    *,
+    name: str,
+    incarnation: str,
+    kinds: tuple[str, ...],
+    registry: Registry,
+    workers: int,
+    started_us: int,
+    intake: str,
 ) -> NodeInfo:
     """The row of a node. A node without workers runs nothing, so its row has no kinds."""
     return NodeInfo(
@@ -24,4 +31,5 @@ def node_info(
         pid=os.getpid(),
         version=__version__,
         started_us=started_us,
+        intake=intake,
     )

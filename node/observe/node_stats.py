@@ -17,6 +17,8 @@ class NodeStats:
     """Workers that run an instance."""
     stuck: int
     """Workers that a body still occupies 5 s after it was told to end, or that processors occupy for over 5 s."""
+    intake: str
+    """Whether the node takes work: "active", "draining" or "drained"."""
     held: int
     """Claims of this node that wait for a free worker."""
     lease_age: float
@@ -39,6 +41,7 @@ def node_stats_of(runtime: NodeRuntime) -> NodeStats:
         workers=pool.size,
         busy=pool.running,
         stuck=pool.stuck,
+        intake=runtime.intake.state,
         held=pool.waiting,
         lease_age=runtime.lease.age,
         trusted=runtime.lease.trusted,

@@ -204,14 +204,14 @@ class InstanceRunner:
     async def _misfit(self, run: Run, binding: Binding, error: ArgumentError) -> Outcome:
         """The arguments do not fit the job, so no body ran. Offer the instance to peers with another signature."""
         kind, own = run.claim.kind, binding.signature_hash
-        others = [node.info for node in await self._manager.nodes()]
+        others = [node.info for node in await self._manager.nodes() if kind in node.info.open_kinds]
         names = [info.name for info in others if info.signatures.get(kind, own) != own]
         return self._offered(run, names) or self._outcome_builder.terminated(run, error)
 
     async def _untrusted(self, run: Run, error: StoredReferenceError) -> Outcome:
         """An option names a function that this node must not use, so no body ran. Offer the instance to peers."""
         claim = run.claim
-        others = [one.info for one in await self._manager.nodes() if claim.kind in one.info.kinds]
+        others = [one.info for one in await self._manager.nodes() if claim.kind in one.info.open_kinds]
         names = sorted(one.name for one in others if one.incarnation != run.incarnation)
         offered = self._offered(run, names)
         if offered is not None:

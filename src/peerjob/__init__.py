@@ -46,6 +46,7 @@ from .model.errors import (
     UnauthenticatedError,
     UnknownInstanceError,
     UnknownKindError,
+    UnknownNodeError,
     UnknownScheduleError,
 )
 from .model.explain import Explanation, explain
@@ -171,6 +172,7 @@ __all__ = [
     "UnauthenticatedError",
     "UnknownInstanceError",
     "UnknownKindError",
+    "UnknownNodeError",
     "UnknownScheduleError",
     "Worker",
     "__version__",

@@ -81,6 +81,10 @@ class Hints:
         if wakes:
             await self._wake(wakeups, written.idle, lease)
 
+    async def renew(self, incarnation: str) -> None:
+        """Tell an incarnation to renew its lease now, because it has a new instruction."""
+        await self._writer.plain([Put(self._keys.hint(incarnation) + "cancel/", b"", await self._writer.short_lease())])
+
     async def _watchers(self, written: Written) -> list[tuple[str, str]]:
         """Pairs of an instance that ended and an incarnation that waits for the end of the instance."""
         if not any(found.count for found in written.watched):

@@ -15,7 +15,7 @@ from peerjob.store.rules import check_layout
 from .base import Compare, Found, KeyValue, Op, Put, Range, Step
 from .clock_skew import ClockSkew, PeerClocks
 from .keys import Keys, below
-from .rows import Live, encode, live_of, node_of, owned_of
+from .rows import Live, NodeRow, encode, live_of, node_of, owned_of
 from .writer import ROUNDS
 
 
@@ -44,9 +44,10 @@ class KVLiveness:
             found = await self._extend(incarnation, ttl_us, running)
             if found is None:
                 return Renewed(dead=True, now_us=now_us)
+            row, owned = found
             judgement = await self._peer_clocks.judge()
         self._clock_skew.set(judgement)
-        claims = [(key[len(prefix) :], owned_of(entry.value)) for key, entry in found.items]
+        claims = [(key[len(prefix) :], owned_of(entry.value)) for key, entry in owned.items]
         fences = [owned.fence for _, owned in claims]
         same = len(fences) == count and digest(fences) == fences_digest
         return Renewed(
@@ -55,10 +56,11 @@ class KVLiveness:
             cancelled=tuple(id for id, owned in claims if owned.releasing),
             ahead_us=judgement.ahead_us,
             clock_known=judgement.known,
+            instruction=row.instruction,
         )
 
-    async def _extend(self, incarnation: str, ttl_us: int, running: int) -> Found | None:
-        """Extend or replace an incarnation's lease; the answer is its claims, or None if the incarnation has ended."""
+    async def _extend(self, incarnation: str, ttl_us: int, running: int) -> tuple[NodeRow, Found] | None:
+        """Extend or replace an incarnation's lease; the answer is its row and claims, None if the incarnation ended."""
         kv, keys = self._kv, self._keys
         self._peer_clocks.report_as(incarnation)
         singles = [Range(keys.node + incarnation), Range(keys.live + incarnation), Range(keys.layout)]
@@ -77,7 +79,7 @@ class KVLiveness:
             if old is not None and old.ttl_us == ttl_us and await kv.keepalive(old.lease):
                 lease = old.lease
                 if running == old.running and not self._peer_clocks.must_report:
-                    return owned
+                    return row, owned
             fresh = lease or await kv.grant(ttl_us)
             alive = Compare(keys.node + incarnation, mod=node.mod)
             ops: list[Op] = [Put(keys.live + incarnation, encode(Live(fresh, ttl_us, running, row.claims)), fresh)]
@@ -91,7 +93,7 @@ class KVLiveness:
                     on_written()
                 if old is not None and old.lease != fresh:
                     await kv.revoke(old.lease)
-                return owned
+                return row, owned
             if not lease:
                 await kv.revoke(fresh)
         return None

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from peerjob.model.record import NodeInfo, NodeView, check_batch
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.record import Instruction, NodeInfo, NodeView, check_batch
 
 from .base import Compare, Delete, Op, Put, Step, apply_steps, mod_of
 from .context import KVCommands, retried
@@ -30,12 +31,15 @@ class NodeCommands(KVCommands):
         ended_key = keys.ended + node.incarnation
         for _ in range(ROUNDS):
             entry, live, ended = await kv.get([node_key, live_key, ended_key])
-            if ended is not None or (entry is not None and node_of(entry.value).ended):
+            before = None if entry is None else node_of(entry.value)
+            if ended is not None or (before is not None and before.ended):
                 return self._clock.time_us()
             old = None if live is None else live_of(live.value)
             lease = await kv.grant(ttl_us)
-            new = Live(lease, ttl_us, 0 if old is None else old.running, claims=bool(node.kinds))
             row, stored = await self._context.kind_sets.stored(node)
+            if before is not None:
+                row = replace(row, extra=before.extra)
+            new = Live(lease, ttl_us, 0 if old is None else old.running, claims=row.claims)
             # one step writes record and lease, because a reaper treats a node that has a record without a lease as dead
             ops = [Put(node_key, encode(row)), Put(live_key, encode(new), lease)]
             same = Compare(node_key, mod=mod_of(entry))
@@ -49,6 +53,20 @@ class NodeCommands(KVCommands):
         if previous is not None and previous != node.incarnation:
             await self._forgive(previous)
         return self._clock.time_us()
+
+    @retried
+    async def instruct(self, incarnation: str, instruction: Instruction) -> bool:
+        kv, keys = self._kv, self._keys
+        node_key, live_key = keys.node + incarnation, keys.live + incarnation
+        for _ in range(ROUNDS):
+            entry, live = await kv.get([node_key, live_key])
+            if entry is None or live is None or (row := node_of(entry.value)).ended:
+                return False
+            step = Step([Compare(node_key, mod=entry.mod)], [Put(node_key, encode(row.instructed(instruction)))])
+            if (await kv.txn([step])).steps[0] is not None:
+                await self._context.hints.renew(incarnation)
+                return True
+        raise StoreUnavailableError(keys.root[:-1], "the row of a node changes again and again")
 
     async def _forgive(self, previous: str) -> None:
         """Turn crashes that a reaper charged because of `previous` into losses: the process did not crash."""

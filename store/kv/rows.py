@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from peerjob.model.errors import DecodeError
+from peerjob.model.instruction import encode_instruction, instruction_of
 from peerjob.model.record import (
     MAX_CRASHES,
     MAX_HISTORY,
@@ -15,6 +16,7 @@ from peerjob.model.record import (
     MIN_PRIORITY,
     Claim,
     Count,
+    Instruction,
     LogLine,
     Moment,
     NodeInfo,
@@ -35,6 +37,8 @@ NOTE_LIMIT = 200
 HISTORY_BYTES = 3000
 """About the largest number of bytes of a stored history: in a longer one, the oldest entries become one entry."""
 _SMALL_HISTORY = 10
+_INSTRUCTION = "instruction"
+"""The key of the instruction in `NodeRow.extra`."""
 GONE = b""
 """The record of a removed instance, kept while a client can repeat the enqueue. All other
 verbs treat the record as absent."""
@@ -153,8 +157,18 @@ class NodeRow(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def claims(self) -> bool:
-        """Whether the node has kinds, so that the node claims a share of the due instances."""
-        return bool(self.kinds or self.info.kinds)
+        """Whether the node has kinds and does not drain, so that the node claims a share of the due instances."""
+        return bool((self.kinds or self.info.kinds) and self.info.intake in ("", "active"))
+
+    @property
+    def instruction(self) -> Instruction | None:
+        """The latest instruction to the node."""
+        return None if self.extra == NOTHING_EXTRA else instruction_of(_extra_of(self).get(_INSTRUCTION))
+
+    def instructed(self, instruction: Instruction) -> NodeRow:
+        """The row with a new instruction."""
+        extra = _extra_of(self) | {_INSTRUCTION: encode_instruction(instruction)}
+        return msgspec.structs.replace(self, extra=msgspec.Raw(encode(extra)))
 
 
 class Live(msgspec.Struct, frozen=True, array_like=True):
@@ -230,6 +244,12 @@ def _or_default(decode: Callable[[bytes], T], default: D) -> Callable[[bytes], T
     return decoded
 
 
+def _extra_of(row: NodeRow) -> dict[str, Any]:
+    """The map with the later fields of a node's row; empty if it is unreadable."""
+    return _decode_extra(row.extra)
+
+
+_decode_extra = _or_default(reader(dict[str, Any], "later fields of a node"), dict[str, Any]())
 node_of = _or_default(decode_node, UNREADABLE_NODE)
 live_of = _or_default(decode_live, Live(lease=0, ttl_us=0))
 clock_report_of = _or_default(decode_clock_report, None)

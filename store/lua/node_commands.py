@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import msgspec
 
 from peerjob.model.clock import Clock
-from peerjob.model.record import MAX_BATCH, NodeInfo, NodeView, Reaped, StoreLimits, check_batch
+from peerjob.model.instruction import encode_instruction
+from peerjob.model.record import MAX_BATCH, Instruction, NodeInfo, NodeView, Reaped, StoreLimits, check_batch
 from peerjob.model.spec import reader
 from peerjob.model.state import State
 from peerjob.store.calls import LOGGER
@@ -91,6 +92,9 @@ class LuaNodeCommands(LuaCommands):
                 except ValueError as error:
                     LOGGER.error("a node cannot be read and is left out: %s", error)
             del new[: len(found) // 2]
+
+    async def instruct(self, incarnation: str, instruction: Instruction) -> bool:
+        return bool(await self._run("instruct", incarnation, encode_instruction(instruction)))
 
     async def publish_kinds(self, kinds: Sequence[str]) -> None:
         check_batch(len(kinds))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.firing import Candidate, Leader, Term
+from peerjob.model.instruction import instruction_of
 from peerjob.model.record import Held, Renewed
 from peerjob.store.calls import answer_within
 
@@ -60,7 +61,7 @@ class LuaLiveness(SeparateClient):
         reply = await self._run("renew", incarnation, ttl_us, running, count, fences_digest, timeout=ttl_us / 5_000_000)
         if not reply:
             return Renewed(dead=True)
-        now, held, cancelled = reply
+        now, held, cancelled, instruction = reply
         # The round trip is measured in monotonic time, because the wall clock can be changed during the request.
         answered_us, round_trip_us = self._clock.time_us(), round((self._clock.elapsed() - sent) * 1_000_000)
         max_us = answered_us - int(now)
@@ -69,6 +70,7 @@ class LuaLiveness(SeparateClient):
             held=tuple(map(_held, held[::2], held[1::2])) if held != b"" else None,
             cancelled=tuple(map(bytes.decode, cancelled)),
             ahead_us=self._compare(max_us - round_trip_us, max_us),
+            instruction=instruction_of(instruction),
         )
 
     def _compare(self, min_us: int, max_us: int) -> int:

@@ -495,6 +495,12 @@ def test_a_node_is_drained(redis_server: Server, tmp_path: Path) -> None:
         jobctl("cancel", "instances", uuid)
         assert jobctl("drain", "--within", "60").status == 0
         assert jobctl("schedule", "add", "1", "1", "--wait", "--within", "0.3").status == 6
+        (node,) = jobctl("list", "nodes", "-o", "json").json
+        assert node["intake"] == "drained"
+        unknown = jobctl("undrain", "elsewhere")
+        assert (unknown.status, f"'elsewhere' (live: {node['name']})" in unknown.err) == (3, True)
+        assert jobctl("undrain", node["name"]).status == 0
+        assert jobctl("schedule", "add", "1", "1", "--wait", "--within", "60").status == 0
 
 
 # -- why -------------------------------------------------------------------------------------------------------------

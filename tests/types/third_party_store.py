@@ -13,6 +13,7 @@ from peerjob.model.record import (
     Enqueued,
     Health,
     Hint,
+    Instruction,
     LogLine,
     LogPage,
     NewInstance,
@@ -119,6 +120,9 @@ class CountingStore:
 
     async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:
         return await self._inner.add_lines(id, lines)
+
+    async def instruct(self, incarnation: str, instruction: Instruction) -> bool:
+        return await self._inner.instruct(incarnation, instruction)
 
     async def publish_kinds(self, kinds: Sequence[str]) -> None:
         await self._inner.publish_kinds(kinds)

@@ -81,6 +81,11 @@ STUCK = _gauge(
     "peerjob_workers_stuck",
     "Workers that a body still occupies 5 s after it was told to end, or that processors occupy for over 5 s.",
 )
+INTAKE = _gauge(
+    "peerjob_node_intake",
+    "1 for the present state of the node: active, draining or drained; 0 for the others.",
+    "state",
+)
 HELD = _gauge("peerjob_claims_held", "Claims that wait here for a worker.")
 LEASE_AGE = _gauge("peerjob_lease_age_seconds", "Time since the store last answered a renewal.")
 TRUSTED = _gauge("peerjob_lease_trusted", "Whether the node trusts its lease (1) and so may start work.")

@@ -143,6 +143,7 @@ class Metrics(Collector):
         yield catalogue.WORKERS, [(NO_LABELS, stats.workers)]
         yield catalogue.BUSY, [(NO_LABELS, stats.busy)]
         yield catalogue.STUCK, [(NO_LABELS, stats.stuck)]
+        yield catalogue.INTAKE, [((state,), int(state == stats.intake)) for state in ("active", "draining", "drained")]
         yield catalogue.HELD, [(NO_LABELS, stats.held)]
         yield catalogue.LEASE_AGE, [(NO_LABELS, stats.lease_age)]
         yield catalogue.TRUSTED, [(NO_LABELS, int(stats.trusted))]

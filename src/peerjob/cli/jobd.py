@@ -205,8 +205,9 @@ def probe(
 
 @app.command(
     help="Let a daemon of this machine claim nothing more, and wait until nothing runs on it.\n\n"
-    "The daemon is then not ready, stays in the cluster, and waits for SIGTERM. You cannot cancel a drain, but you may "
-    "run this command again. The exit status: 0 if nothing runs, or the daemon has ended; 1 if the time is over."
+    "The daemon is then not ready, stays in the cluster, and waits for SIGTERM. jobctl undrain lets it take work "
+    "again. You may run this command again. The exit status: 0 if nothing runs, or the daemon has ended; 1 if the time "
+    "is over."
 )
 def drain(
     pid: Annotated[int, typer.Option(min=1, metavar="N", help="The daemon's process id: 1 in a container.")] = 1,

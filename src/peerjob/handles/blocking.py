@@ -367,6 +367,20 @@ class BlockingVerbs(BlockingCalls):
         """Return the node that fires the schedules, as far as known here, or None."""
         return self.call(self.manager.leader())
 
+    def drain(self, timeout: Duration | None = None, *, node: str | None = None) -> None:
+        """Let a node claim nothing more and hand back claims that have not started; wait until its bodies have ended.
+
+        `node` is the name or incarnation of a live node. By default, it is this node, or the one that answers. The node
+        stays in the cluster, and takes work again after `undrain`. Raises TimeoutError after `timeout`: the node still
+        drains. Raises UnknownNodeError, also if the node leaves or dies meanwhile, OptionError for a name of several
+        nodes, and NodeStateError if the node takes work again meanwhile.
+        """
+        self.call_long(self.manager.drain(timeout, node=node))
+
+    def undrain(self, *, node: str | None = None) -> None:
+        """Let a node take work again that drains or is drained; `node` and errors as in `drain`."""
+        self.call(self.manager.undrain(node=node))
+
     def wait(self, query: Query | None = None, timeout: Duration | None = None) -> None:
         """Wait until no instance that matches is queued or running; raises TimeoutError."""
         self.call_long(self.manager.wait(query, timeout))

@@ -292,6 +292,20 @@ class Manager(Injectable, ABC):
     async def leader(self) -> Leader | None:
         """Return the node that fires the schedules, as far as known here, or None."""
 
+    @abstractmethod
+    async def drain(self, timeout: Duration | None = None, *, node: str | None = None) -> None:
+        """Let a node claim nothing more and hand back claims that have not started; wait until its bodies have ended.
+
+        `node` is the name or incarnation of a live node. By default, it is this node, or the one that answers. The node
+        stays in the cluster, and takes work again after `undrain`. Raises TimeoutError after `timeout`: the node still
+        drains. Raises UnknownNodeError, also if the node leaves or dies meanwhile, OptionError for a name of several
+        nodes, and NodeStateError if the node takes work again meanwhile.
+        """
+
+    @abstractmethod
+    async def undrain(self, *, node: str | None = None) -> None:
+        """Let a node take work again that drains or is drained; `node` and errors as in `drain`."""
+
     # -- waiting -----------------------------------------------------------------------------------------------------
 
     @abstractmethod

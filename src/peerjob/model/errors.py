@@ -9,6 +9,7 @@ PeerjobError
 ├── JobConflictError (ValueError)        another function is registered under that kind
 ├── UnknownInstanceError (LookupError)   no instance has that id
 ├── UnknownScheduleError (LookupError)   no schedule has that name
+├── UnknownNodeError (LookupError)       no live node has that name or incarnation
 ├── PayloadTooLargeError (ValueError)    arguments or a result over the limit
 ├── EncodeError (TypeError)              a value of a type that cannot be stored
 ├── DecodeError (ValueError)             a stored record that cannot be read
@@ -128,6 +129,20 @@ class UnknownScheduleError(PeerjobError, LookupError):
     def __init__(self, name: str) -> None:
         self.name = name
         super().__init__(f"no schedule {name!r} in this namespace (never added, or removed)")
+
+
+class UnknownNodeError(PeerjobError, LookupError):
+    """No live node has this name or incarnation; `live` has the names of the live nodes."""
+
+    def __init__(self, node: str, live: Sequence[str] = ()) -> None:
+        self.node = node
+        self.live = tuple(live)
+        more = f" and {len(self.live) - 10} more" if len(self.live) > 10 else ""
+        listed = ", ".join(sorted(self.live)[:10]) or "none"
+        super().__init__(f"no live node has the name or incarnation {node!r} (live: {listed}{more})")
+
+    def __reduce__(self) -> tuple[type[UnknownNodeError], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.node, self.live)
 
 
 class PayloadTooLargeError(PeerjobError, ValueError):

@@ -283,6 +283,16 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
     pid: int = 0
     version: str = ""
     started_us: int = 0
+    intake: str = ""
+    """Whether the node takes work: "active", "draining" or "drained".
+
+    "": the node's release is older than this field, so the node can drain without a sign here.
+    """
+
+    @property
+    def open_kinds(self) -> tuple[str, ...]:
+        """The kinds that the node claims now: none during and after a drain."""
+        return self.kinds if self.intake in ("", "active") else ()
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):
@@ -299,6 +309,11 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         return self.info.name
+
+    @property
+    def intake(self) -> str:
+        """See `NodeInfo.intake`."""
+        return self.info.intake
 
     @property
     def load(self) -> float:
@@ -323,6 +338,15 @@ class Held(msgspec.Struct, frozen=True):
     fence: int
 
 
+class Instruction(msgspec.Struct, frozen=True, array_like=True):
+    """What a peer or a client tells a node: to drain, or to take work again. The node follows the latest one, once."""
+
+    request: str
+    """The id of the call that gave the instruction."""
+    drain: bool
+    """Whether the node drains; False: it takes work again."""
+
+
 class Renewed(msgspec.Struct, frozen=True, kw_only=True):
     """Answer to a renewal."""
 
@@ -344,6 +368,8 @@ class Renewed(msgspec.Struct, frozen=True, kw_only=True):
 
     Always True if the store's clock decides about due times.
     """
+    instruction: Instruction | None = None
+    """The latest instruction to this incarnation; None if there was none."""
 
 
 DIGEST_SIZE = 2_147_483_647
@@ -376,9 +402,9 @@ class Hint(msgspec.Struct, frozen=True):
     what: str
     """The reason of the wake-up.
 
-    "work": claim now. "cancel": renew now, to get the cancelled instances. "final": the instance `id` is final.
-    "change": the instance `id` has changed. "schedule": the schedule `id` was written or removed. "leader": the
-    leadership may be free.
+    "work": claim now. "cancel": renew now, to get the cancelled instances and the instruction. "final": the instance
+    `id` is final. "change": the instance `id` has changed. "schedule": the schedule `id` was written or removed.
+    "leader": the leadership may be free.
     """
     id: str = ""
 

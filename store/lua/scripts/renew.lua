@@ -4,7 +4,7 @@
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     incarnation, ttl, running, number of claims, digest of their fences
 -- Reply    {} if dead; else {now, all claims as id, fence, id, ... or "" if number and digest match, cancelled ids
---          whose claim has not ended}
+--          whose claim has not ended, the instruction or ""}
 local incarnation = ARGV[1]
 local key = node_key(incarnation)
 local ends = call('ZSCORE', LEASES, incarnation)
@@ -28,4 +28,4 @@ if tonumber(ends) > now + tonumber(ARGV[2]) then
 end
 call('ZADD', LEASES, digits(now + tonumber(ARGV[2])), incarnation)
 call('HSET', key, 'running', ARGV[3], 'renewed', digits(now), 'steady', steady, 'ttl', ARGV[2])
-return {digits(now), same and '' or held, cancelled}
+return {digits(now), same and '' or held, cancelled, call('HGET', key, 'instruction') or ''}

@@ -52,6 +52,7 @@ def test_the_verbs_are_those_that_are_documented() -> None:
         "schedules trigger",
         "stats",
         "top",
+        "undrain",
         "wait",
         "watch",
         "why",

@@ -19,8 +19,8 @@ MINUTE = 60_000_000
 LEADER = Leader(incarnation="i", name="one", term=Term("store", 1))
 
 
-def a_node(name: str = "one", *kinds: str, workers: int = 2) -> NodeView:
-    return NodeView(info=NodeInfo(name=name, incarnation=name, kinds=kinds, workers=workers))
+def a_node(name: str = "one", *kinds: str, workers: int = 2, intake: str = "active") -> NodeView:
+    return NodeView(info=NodeInfo(name=name, incarnation=name, kinds=kinds, workers=workers, intake=intake))
 
 
 def told(instance: Instance[Any], *nodes: NodeView, **facts: Any) -> list[str]:
@@ -40,6 +40,18 @@ def told(instance: Instance[Any], *nodes: NodeView, **facts: Any) -> list[str]:
 def test_an_instance_that_is_due_waits_for_a_worker(nodes: Sequence[NodeView], busy: int, reason: str) -> None:
     (first,) = told(an_instance(State.SCHEDULED), *nodes, busy={"one": busy})
     assert first.startswith(reason)
+
+
+def test_workers_of_a_node_that_drains_do_not_count() -> None:
+    drained, active = a_node("a", "work", intake="drained"), a_node("b", "work")
+    assert told(an_instance(State.SCHEDULED), drained, active, busy={"b": 2}) == [
+        "it is the next in the queue: 2 of the 2 workers that run its kind are busy (on b; a is drained)"
+    ]
+    assert told(an_instance(State.SCHEDULED), drained, a_node("c", "work", intake="draining")) == [
+        "no node claims jobs of kind 'work' now: a is drained, c is draining; jobctl undrain lets a node claim again"
+    ]
+    old = a_node("old", "work", intake="")
+    assert told(an_instance(State.SCHEDULED), old)[0].startswith("it is due, and 2 of 2 workers are free (on old)")
 
 
 def test_those_before_it_are_counted_and_told_when_there_may_be_more() -> None:

@@ -294,6 +294,7 @@ ERRORS: list[Exception] = [
     errors.JobConflictError("k", "app.jobs:one", "app.jobs:two"),
     errors.UnknownInstanceError(ID),
     errors.UnknownScheduleError("s"),
+    errors.UnknownNodeError("n", ("a", "b")),
     errors.PayloadTooLargeError("arguments", 5, 4),
     errors.EncodeError(("x", 0), "no"),
     errors.DecodeError("torn"),

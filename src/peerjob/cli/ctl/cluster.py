@@ -1,4 +1,4 @@
-"""`jobctl workers …`, `drain`, `leader`, `stats`, `top`: the cluster and its nodes."""
+"""`jobctl workers …`, `drain`, `undrain`, `leader`, `stats`, `top`: the cluster and its nodes."""
 
 from __future__ import annotations
 
@@ -84,6 +84,7 @@ def add_to(app: typer.Typer) -> None:
     verb(verbs, "list")(list_workers)
     verb(verbs, "resize")(resize_workers)
     verb(app, "drain")(drain)
+    verb(app, "undrain")(undrain)
     verb(app, "leader")(leader)
     verb(app, "stats")(stats)
     verb(app, "top")(top)
@@ -105,19 +106,40 @@ async def resize_workers(
     note(f"the node has {counted(count, 'worker')} now")
 
 
+NodeName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[NODE]", help="The name or incarnation of a live node.", show_default="the node that answers"
+    ),
+]
+
+
 async def drain(
     session: ClientSession,
+    node: NodeName = None,
     within: Annotated[
         str | None, typer.Option(metavar="DURATION", show_default="no limit", help="The time limit.")
     ] = None,
 ) -> None:
-    """Let the node that answers claim nothing more, and wait until nothing runs there.
+    """Let a node claim nothing more, and wait until nothing runs there.
 
-    The node continues to answer. The exit status is 6 if jobs still run when the time is over.
+    The node stays in the cluster and continues to answer, until undrain lets it take work again. If jobs still run when
+    the time is over, the exit status is 6, and the node still drains.
     """
     async with session.client() as client:
-        await client.drain(within)
-    note("the node is drained")
+        await client.drain(within, node=node)
+    note(f"{_subject(node)} is drained")
+
+
+async def undrain(session: ClientSession, node: NodeName = None) -> None:
+    """Let a node take work again that drains or is drained."""
+    async with session.client() as client:
+        await client.undrain(node=node)
+    note(f"{_subject(node)} takes work")
+
+
+def _subject(node: str | None) -> str:
+    return "the node" if node is None else f"node {node}"
 
 
 async def leader(session: ClientSession) -> None:
@@ -191,8 +213,10 @@ async def _overview(session: ClientSession, client: Client) -> Group:
         "no leader" if lead is None else f"{lead.name} leads (term {lead.term.number}, {age(lead.since, session.now)})"
     )
     delayed = f" ({found.delayed:,} of them delayed)" if found.delayed else ""
+    closed = sum(one.intake in ("draining", "drained") for one in nodes)
+    drains = f" ({closed} of them draining or drained)" if closed else ""
     head = (
-        f"{counted(len(nodes), 'node')}, {counted(sum(one.info.workers for one in nodes), 'worker')}, "
+        f"{counted(len(nodes), 'node')}{drains}, {counted(sum(one.info.workers for one in nodes), 'worker')}, "
         f"{found.total(State.PROCESSING):,} running, {found.total(State.SCHEDULED):,} queued{delayed}, {who}"
     )
     parts: list[Any] = [Text(head), Text(), session.out.table(nodes, tables.NODES)]

@@ -24,6 +24,7 @@ _STATUSES: tuple[tuple[type[Exception], ExitStatus], ...] = (
     (errors.UnknownKindError, ExitStatus.NOT_FOUND),
     (errors.UnknownInstanceError, ExitStatus.NOT_FOUND),
     (errors.UnknownScheduleError, ExitStatus.NOT_FOUND),
+    (errors.UnknownNodeError, ExitStatus.NOT_FOUND),
     (errors.NodeUnavailableError, ExitStatus.UNREACHABLE),
     (errors.NodeStoppedError, ExitStatus.UNREACHABLE),
     (errors.StoreUnavailableError, ExitStatus.UNREACHABLE),

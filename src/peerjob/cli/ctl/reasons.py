@@ -34,13 +34,19 @@ class Observations:
 
     @property
     def able(self) -> list[NodeView]:
-        """The live nodes that run the kind."""
+        """The live nodes that claim the kind."""
         return able(self.instance.kind, self.nodes)
 
 
 def able(kind: str, nodes: Iterable[NodeView]) -> list[NodeView]:
-    """The nodes that run a kind."""
-    return [node for node in nodes if kind in node.info.kinds and node.info.workers]
+    """The nodes that claim a kind: those that run it, without those that drain or are drained."""
+    return [node for node in nodes if kind in node.info.open_kinds and node.info.workers]
+
+
+def _closed(kind: str, nodes: Iterable[NodeView]) -> str:
+    """Name the nodes that would run a kind, and are draining or drained; "" if there are none."""
+    closed = [node for node in nodes if kind in node.info.kinds and kind not in node.info.open_kinds]
+    return ", ".join(f"{node.name} is {node.intake}" for node in closed)
 
 
 def rank(record: Record) -> tuple[int, int, str]:
@@ -96,6 +102,8 @@ def _why_waiting(observations: Observations) -> Iterator[str]:
         yield f"it is parked: schedule {slot.name} runs one at a time, and {slot.running} is not final{others}"
     if not observations.nodes:
         yield "no node is live"
+    elif not observations.able and (closed := _closed(instance.kind, observations.nodes)):
+        yield f"no node claims jobs of kind {instance.kind!r} now: {closed}; jobctl undrain lets a node claim again"
     elif not observations.able:
         names = ", ".join(f"{node.name} runs {', '.join(node.info.kinds) or 'nothing'}" for node in observations.nodes)
         yield f"no live node runs jobs of kind {instance.kind!r} ({names})"
@@ -107,6 +115,8 @@ def _why_queued(observations: Observations) -> Iterator[str]:
     workers = sum(node.info.workers for node in observations.able)
     free = sum(max(0, node.info.workers - observations.busy.get(node.name, 0)) for node in observations.able)
     names = ", ".join(node.name for node in observations.able)
+    if closed := _closed(observations.instance.kind, observations.nodes):
+        names += f"; {closed}"
     least = "" if observations.counted_all else "at least "
     place = f"queued behind {least}{_others(observations.before)}" if observations.before else "the next in the queue"
     if not free or observations.before:
@@ -116,8 +126,8 @@ def _why_queued(observations: Observations) -> Iterator[str]:
         yield f"nodes died {deaths} times while they ran it, so only a node that runs nothing else claims it"
     else:
         yield (
-            f"it is due, and {free} of {workers} workers are free (on {names}): it should start at once, unless these "
-            "nodes drain or their clocks are wrong"
+            f"it is due, and {free} of {workers} workers are free (on {names}): it should start at once, unless the "
+            "clocks of these nodes are wrong"
         )
 
 
@@ -143,7 +153,9 @@ def why_schedule(
         found.append(f"it is paused{': ' + schedule.note if schedule.note else ''}")
     if leader is None:
         found.append("no leader is known: schedules do not fire until there is one")
-    if not able(schedule.kind, nodes):
+    if not able(schedule.kind, nodes) and (closed := _closed(schedule.kind, nodes)):
+        found.append(f"no node claims jobs of kind {schedule.kind!r} now: {closed}")
+    elif not able(schedule.kind, nodes):
         found.append(f"no live node runs jobs of kind {schedule.kind!r}: its times are recorded as skipped")
     if schedule.running is not None:
         found.append(f"its instance {schedule.running} is not final")

@@ -93,6 +93,7 @@ def recurrence_text(cron: str | None, every: timedelta | None, timezone: str | N
 NODES: TableView[NodeView] = TableView(
     columns=(
         Column(title="NODE", text=lambda one: one.name),
+        Column(title="INTAKE", text=lambda one: one.intake or "-"),
         Column(title="RUNNING", text=lambda one: str(one.running), right=True),
         Column(title="WORKERS", text=lambda one: str(one.info.workers), right=True),
         Column(title="HEARD", text=lambda one: f"{one.heartbeat_age:.1f}s ago"),
@@ -107,6 +108,7 @@ NODES: TableView[NodeView] = TableView(
     plain=lambda one: {
         "name": one.name,
         "incarnation": one.info.incarnation,
+        "intake": one.intake or None,
         "running": one.running,
         "workers": one.info.workers,
         "heartbeat_age": one.heartbeat_age,

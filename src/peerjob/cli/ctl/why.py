@@ -89,7 +89,7 @@ async def _before(
     session: ClientSession, client: Client, instance: Instance[object], nodes: list[NodeView]
 ) -> tuple[int, bool]:
     """The number of due instances that are claimed before this one, and whether all queued instances were read."""
-    kinds = {kind for node in able(instance.kind, nodes) for kind in node.info.kinds}
+    kinds = {kind for node in able(instance.kind, nodes) for kind in node.info.open_kinds}
     query, seen, found = Query(state=State.SCHEDULED, limit=PAGE), 0, 0
     mine, now = rank(instance.record), session.now
     while True:

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Generator
 
-from peerjob import Node, OptionError, PeerjobError, SystemClock
+from peerjob import Node, NodeStateError, OptionError, PeerjobError, SystemClock
 from peerjob.cli.event_loop import loop_factory
 
 from .config_checks import exposed_files
@@ -87,14 +87,18 @@ class Daemon:
         while (number := await signals.get()) not in STOPPING:
             if number is signal.SIGHUP:
                 self._reload()
-            elif self._draining is None:
+            elif self._draining is None or self._draining.done():
                 self._draining = asyncio.get_running_loop().create_task(self._drain())
         return number
 
     async def _drain(self) -> None:
         logger.info("SIGUSR1: the node claims nothing more; running jobs continue to their end")
-        await self.node.drain()
-        logger.info("drained: nothing runs on this node")
+        try:
+            await self.node.drain()
+        except NodeStateError as error:
+            logger.info("%s", error)
+        else:
+            logger.info("drained: nothing runs on this node")
 
     def _reload(self) -> None:
         # modules and tokens are reloaded separately, so that a bad module does not keep a withdrawn token valid

@@ -262,16 +262,22 @@ class Client(RemoteManager, StartableManager):
         request = pb.ResizeWorkersRequest(workers=given_count("resize_workers", n, MAX_WORKERS))
         await self._connection.call(rpcs.RESIZE_WORKERS, request)
 
-    async def drain(self, timeout: Duration | None = None) -> None:
-        """Stop claims on the node that answers, and wait until its jobs have ended; raises TimeoutError."""
+    async def drain(self, timeout: Duration | None = None, *, node: str | None = None) -> None:
         seconds = None if timeout is None else to_seconds(timeout, "timeout")
+        begun = False
 
         async def wait(left: float) -> bool | None:
-            request = pb.DrainRequest(timeout=span(round(left * 1_000_000)))
+            nonlocal begun
+            request = pb.DrainRequest(timeout=span(round(left * 1_000_000)), node=node, begun=begun)
+            begun = True
             return (await self._connection.call(rpcs.DRAIN, request, timeout=left + ANSWER)).drained or None
 
         if await wait_in_turns(wait, seconds) is None:
-            raise TimeoutError(f"the node is not drained after {seconds:g} s")
+            who = "the node" if node is None else f"node {node!r}"
+            raise TimeoutError(f"{who} is not drained after {seconds:g} s; it still drains")
+
+    async def undrain(self, *, node: str | None = None) -> None:
+        await self._connection.call(rpcs.UNDRAIN, pb.UndrainRequest(node=node))
 
 
 def _job_of(target: object) -> Any:

@@ -1,10 +1,12 @@
-"""Handlers about the node that answers."""
+"""Handlers about nodes: mostly the node that answers."""
 
 from __future__ import annotations
 
+from peerjob.model.errors import NodeStateError, NodeStoppedError
 from peerjob.node.node import Node
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire.cluster import MAX_WORKERS, worker_message
+from peerjob.remote.wire.errors import status_of
 from peerjob.remote.wire.values import given_count
 
 from .instances import wait_seconds
@@ -12,7 +14,7 @@ from .rpc_service import Context
 
 
 class ClusterRpcs:
-    """Lists and resizes the workers of this node, and drains it."""
+    """Lists and resizes the workers of this node, and drains it or another node."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -26,7 +28,21 @@ class ClusterRpcs:
 
     async def drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
         try:
-            await self._node.drain(wait_seconds(request))
+            await self._node.wait_drained(wait_seconds(request), node=_named(request), is_begun=request.begun)
         except TimeoutError:
             return pb.DrainResponse(drained=False)
+        except NodeStateError as error:
+            if not self._node.running or isinstance(error, NodeStoppedError):
+                raise
+            # RpcService reads a NodeStateError of a wait as the end of this node, so that the client asks another node
+            status = status_of(error)
+            await context.abort(status.code, status.text, status.metadata)
         return pb.DrainResponse(drained=True)
+
+    async def undrain(self, request: pb.UndrainRequest, context: Context) -> pb.UndrainResponse:
+        await self._node.undrain(node=_named(request))
+        return pb.UndrainResponse()
+
+
+def _named(request: pb.DrainRequest | pb.UndrainRequest) -> str | None:
+    return request.node if request.HasField("node") else None

@@ -32,6 +32,7 @@ def node_message(view: NodeView) -> pb.Node:
         renewed_at=optional_stamp(view.renewed_us),
         expires_at=optional_stamp(view.expires_us),
         age=span(view.age_us),
+        intake=info.intake,
     )
 
 
@@ -48,6 +49,7 @@ def node_of(message: pb.Node) -> NodeView:
             pid=message.pid,
             version=message.version,
             started_us=stamp_us(message.started_at),
+            intake=message.intake,
         ),
         running=message.running,
         renewed_us=stamp_us(message.renewed_at),

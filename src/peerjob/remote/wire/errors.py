@@ -42,6 +42,7 @@ _KNOWN: dict[type[Exception], _Known] = {
     errors.JobConflictError: _Known(Code.INVALID_ARGUMENT, ("kind", "registered", "given")),
     errors.UnknownInstanceError: _Known(Code.NOT_FOUND, ("uuid",)),
     errors.UnknownScheduleError: _Known(Code.NOT_FOUND, ("name",)),
+    errors.UnknownNodeError: _Known(Code.NOT_FOUND, ("node", "live")),
     # not RESOURCE_EXHAUSTED, since clients retry that status, and the payload would be too large again
     errors.PayloadTooLargeError: _Known(Code.INVALID_ARGUMENT, ("what", "size", "limit")),
     errors.EncodeError: _Known(Code.INVALID_ARGUMENT, ("path", "reason")),

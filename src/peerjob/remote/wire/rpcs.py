@@ -248,5 +248,7 @@ LIST_WORKERS = Rpc("ListWorkers", pb.ListWorkersRequest, pb.ListWorkersResponse,
 RESIZE_WORKERS = Rpc("ResizeWorkers", pb.ResizeWorkersRequest, pb.ResizeWorkersResponse, _ADMIN, _NEVER)
 DRAIN = Rpc("Drain", pb.DrainRequest, pb.DrainResponse, _ADMIN, _NEVER, waits=True)
 
+UNDRAIN = Rpc("Undrain", pb.UndrainRequest, pb.UndrainResponse, _ADMIN, _NEVER)
+
 RPCS: dict[str, Rpc[Any, Any]] = {row.name: row for row in list(globals().values()) if isinstance(row, Rpc)}
 """All rows above, by name."""

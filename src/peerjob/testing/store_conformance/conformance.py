@@ -10,6 +10,7 @@ from .fires import FiringRules, TermRules
 from .hints import HintRules
 from .history import HistoryRules
 from .idempotency import IdempotencyRules
+from .instructions import InstructionRules
 from .isolation import IsolationRules
 from .kinds import KindRules
 from .ledger import LedgerRules
@@ -39,6 +40,7 @@ class StoreConformance(
     OwnershipRules,
     IdempotencyRules,
     LivenessRules,
+    InstructionRules,
     SuspectRules,
     CancelRules,
     HintRules,

@@ -107,7 +107,7 @@ local function heads_key(set, suspect) return PREFIX .. (suspect and 'shead:' or
 -- hash, the claims of an incarnation: id -> fence, s (started), q (suspect), r (releasing), padding; see claims.lua
 local function owned_key(incarnation) return PREFIX .. 'own:' .. incarnation end
 -- hash, a live incarnation: name, info, shown (when info was written), running, renewed, ttl, steady (see lease.lua),
--- set (of kinds)
+-- set (of kinds), instruction
 local function node_key(incarnation) return PREFIX .. 'node:' .. incarnation end
 -- hash, the requests of an incarnation: command -> last request and its answer. When the incarnation has ended, the
 -- hash has the field `ended` with the entry of DEAD, and expires.

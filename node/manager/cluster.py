@@ -1,0 +1,92 @@
+"""The verbs that act on any node of the cluster: drain it, let it take work again."""
+
+from __future__ import annotations
+
+import asyncio
+
+from peerjob.model.durations import Duration, to_seconds
+from peerjob.model.errors import NodeStateError, OptionError, UnknownNodeError
+from peerjob.model.limits import MAX_NODE_NAME, checked_text
+from peerjob.model.record import Instruction, NodeView
+
+from .jobs import NodeJobManager
+
+POLL = 0.25
+"""Seconds between two reads of the nodes, while a call waits for another node to follow an instruction."""
+MAX_FOLLOW = 30.0
+"""Most seconds until another node follows an instruction. A live node gets the instruction with each renewal."""
+
+
+class NodeClusterManager(NodeJobManager):
+    """The verbs of a node for the nodes of its cluster."""
+
+    async def drain(self, timeout: Duration | None = None, *, node: str | None = None) -> None:
+        seconds = None if timeout is None else to_seconds(timeout, "timeout")
+        await self.wait_drained(seconds, node=node, is_begun=False)
+
+    async def wait_drained(self, seconds: float | None, *, node: str | None, is_begun: bool) -> None:
+        """Like `drain`. With `is_begun`, an earlier call has begun the drain, and this call only waits."""
+        runtime = self._need_runtime()
+        async with self._passing(seconds):
+            other = None if node is None else await self._other_node(node)
+            if other is None:
+                await runtime.drain(seconds, is_begun=is_begun)
+                return
+            if not is_begun:
+                await self._instruct(other, drain=True)
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._until_intake(other, "drained", has_begun=is_begun)
+            except TimeoutError:
+                raise TimeoutError(f"node {other.name!r} is not drained after {seconds:g} s; it still drains") from None
+
+    async def undrain(self, *, node: str | None = None) -> None:
+        runtime = self._need_runtime()
+        async with self._passing(None):
+            other = None if node is None else await self._other_node(node)
+            if other is None:
+                await runtime.undrain()
+                return
+            await self._instruct(other, drain=False)
+            await self._until_intake(other, "active")
+
+    async def _other_node(self, node: str) -> NodeView | None:
+        """The live node with this name or incarnation; None for this node itself."""
+        checked_text("node", node, MAX_NODE_NAME)
+        live = await self._open_store().nodes()
+        found = [view for view in live if node in (view.name, view.info.incarnation)]
+        if not found:
+            raise UnknownNodeError(node, [view.name for view in live])
+        if len(found) > 1:
+            incarnations = ", ".join(view.info.incarnation for view in found[:10])
+            raise OptionError("node", node, f"the name of one node: {len(found)} nodes have it (use {incarnations})")
+        return None if found[0].info.incarnation == self._need_runtime().incarnation else found[0]
+
+    async def _instruct(self, view: NodeView, *, drain: bool) -> None:
+        if not view.intake:
+            raise NodeStateError(
+                f"node {view.name!r} runs release {view.info.version}, which takes no instructions from other nodes; "
+                "call it through its own address"
+            )
+        instruction = Instruction(request=self._need_runtime().ids.one(), drain=drain)
+        if not await self._open_store().instruct(view.info.incarnation, instruction):
+            raise UnknownNodeError(view.name)
+
+    async def _until_intake(self, view: NodeView, intake: str, *, has_begun: bool = False) -> None:
+        """Wait until the list of nodes shows that another node has followed an instruction."""
+        loop = asyncio.get_running_loop()
+        began, store = loop.time(), self._open_store()
+        while True:
+            live = await store.nodes()
+            now = next((one.intake for one in live if one.info.incarnation == view.info.incarnation), None)
+            if now is None:
+                raise UnknownNodeError(view.name, [one.name for one in live])
+            if now == intake:
+                return
+            if intake == "drained" and now == "draining":
+                has_begun = True
+            elif has_begun:
+                raise NodeStateError(f"node {view.name!r} takes work again: its drain has ended")
+            elif loop.time() - began > MAX_FOLLOW:
+                raise NodeStateError(f"node {view.name!r} has not followed the call within {MAX_FOLLOW:g} s; repeat it")
+            await asyncio.sleep(POLL)
