@@ -18,13 +18,16 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint proto blocking unit unit-others integration test-soak soak test-compose mutants bench bench-remote bench-durability format lock dist manifests servers clean
+.PHONY: help demo quick test lint proto blocking unit unit-others integration test-soak soak test-compose mutants bench bench-remote bench-durability format lock dist manifests servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## three nodes at work on a Valkey of their own; one of them is killed
 	$(BIN)/jobd demo $(ARGS)
+
+quick: $(VENV)/.installed ## check what differs from main, in seconds
+	$(BIN)/python scripts/quick.py -n 2 $(ARGS)
 
 test: lint servers unit unit-others integration ## all that CI runs
 

