@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
-def loop_factory() -> type[asyncio.AbstractEventLoop] | None:
-    """The event loop of uvloop if it is installed, else asyncio's own."""
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, on the event loop of uvloop if it is installed, else on asyncio's own."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(main)
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
     except ImportError:

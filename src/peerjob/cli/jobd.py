@@ -98,26 +98,31 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print only the result, as one JSON object.")] = False,
 ) -> int:
     """Run the demo."""
-    from .demo.course import DemoSettings
+    from rich.console import Console
+
+    from .demo.course import Demo
     from .demo.course import run as run_demo
+    from .demo.view import DemoView
 
     clock = SystemClock()
     in_process = store is not None and store.startswith("memory://")
     if in_process and nodes is not None and nodes > 1:
         raise OptionError("--nodes", nodes, "1 with memory://, which no other process can see")
     nodes = nodes or (1 if in_process else 3)
-    settings = DemoSettings(
+    course = Demo(
         store=store,
+        in_process=in_process,
         nodes=nodes,
         kill=nodes > 1 and not no_kill,
         workers=workers,
         namespace=f"demo-{clock.random.getrandbits(32):08x}" if namespace is None else namespace,
         files=files,
         clock=clock,
+        view=DemoView(Console(quiet=as_json, highlight=False, markup=False), clock),
     )
-    # the observer is created only to refuse options that no node accepts, before the demo starts
-    settings.observer("memory://" if store is None else store)
-    return run_demo(settings, as_json=as_json)
+    # this node is created only to refuse options that no node accepts, before the demo starts
+    course.own_node("memory://" if store is None else store)
+    return run_demo(course, as_json=as_json)
 
 
 @app.command(

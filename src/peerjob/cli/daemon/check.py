@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import logging
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from peerjob import Clock, PeerjobError, SystemClock
-from peerjob.cli.event_loop import loop_factory
+from peerjob.cli import event_loop
 from peerjob.model.findings import Finding, Severity
 from peerjob.model.record import StoreLimits
 from peerjob.store.drivers import diagnose, open_elections, open_store
@@ -31,8 +30,7 @@ def check(settings: DaemonSettings, *, as_json: bool, strict: bool) -> int:
     sys.path.insert(0, str(settings.app_dir.resolve()))
     # log lines are dropped, since the command prints the same facts as findings
     logging.basicConfig(handlers=[logging.NullHandler()])
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        findings = runner.run(examine(settings, SystemClock()))
+    findings = event_loop.run(examine(settings, SystemClock()))
     if as_json:
         print(json.dumps([finding._asdict() for finding in findings]))
     else:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import typer
 
 from peerjob import SystemClock
-from peerjob.cli.event_loop import loop_factory
+from peerjob.cli import event_loop
 from peerjob.store.drivers import wipe_namespace
 from peerjob.store.url import redact
 
@@ -19,7 +17,6 @@ def clear(settings: DaemonSettings, *, yes: bool) -> int:
     where = f"namespace {settings.namespace} at {redact(settings.store)}"
     if not yes and not typer.confirm(f"Remove everything in {where}? Stop its nodes before.", err=True):
         return 1
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        removed = runner.run(wipe_namespace(settings.store, namespace=settings.namespace, clock=SystemClock()))
+    removed = event_loop.run(wipe_namespace(settings.store, namespace=settings.namespace, clock=SystemClock()))
     print(f"{where}: {removed} keys removed")
     return 0

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Generator
 
 from peerjob import Node, NodeStateError, OptionError, PeerjobError, SystemClock
-from peerjob.cli.event_loop import loop_factory
+from peerjob.cli import event_loop
 
 from .config_checks import exposed_files
 from .logs import configure
@@ -31,8 +31,7 @@ def run(settings: DaemonSettings) -> int:
     sys.path.insert(0, str(settings.app_dir.resolve()))
     daemon = Daemon(settings)
     configure(settings.log_format, settings.log_level.value, daemon.node.name)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(daemon.run())
+    return event_loop.run(daemon.run())
 
 
 class Daemon:

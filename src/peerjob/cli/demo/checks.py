@@ -1,15 +1,13 @@
 """The result of a run, from the histories of all instances, and the checks on it."""
 
-from __future__ import annotations
-
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from peerjob import Instance, State
 
-from .workload import Count
+from .workload import COUNTED, Count
 
 
 class Kill(NamedTuple):
@@ -33,7 +31,7 @@ def evaluate(
     """The result as `--json` prints it, with times in seconds, and the checks."""
     done = [one for one in instances if one.state is State.COMPLETED]
     receipts: list[dict[str, Any]] = [one.outcome() for one in done]
-    count = sum((Count(**one["count"]) for one in receipts), Count())
+    count = sum((Count(one["count"]) for one in receipts), Count())
     entries = [entry for one in instances for entry in one.record.history]
     ended = [one.record.history[-1].at_us for one in instances if one.state.is_final]
     seconds = (max(ended, default=0) - min((entry.at_us for entry in entries), default=0)) / 1_000_000
@@ -41,13 +39,13 @@ def evaluate(
     completed = [one.id for one in instances for entry in one.record.history if entry.state is State.COMPLETED]
     twice = stale + len(completed) - len(set(completed))
     failed, lost = len(ended) - len(done), len(scheduled - {one.id for one in instances if one.state.is_final})
-    claimed_again = [] if kill is None else _takeovers(instances, kill.node)
-    recovery = None
-    if kill is not None and claimed_again and None not in claimed_again:
-        recovery = round((max(at_us or 0 for at_us in claimed_again) - kill.at_us) / 1_000_000, 3)
+    claimed_again = _takeovers(instances, kill.node) if kill else []
+    last_us = max(claimed_again, default=math.inf)
+    recovery = round((last_us - kill.at_us) / 1_000_000, 3) if kill and last_us < math.inf else None
     found = f"{len(done):,} of {len(scheduled):,}, {failed:,} failed"
+    tokens = f"{count['tokens']:,} and {single['tokens']:,} tokens"
     checks = [
-        Check("totals equal those of one process", count == single, f"{count.tokens:,} and {single.tokens:,} tokens"),
+        Check("totals equal those of one process", count == single, tokens),
         Check("all that was scheduled completed", len(done) == len(scheduled), found),
         Check("nothing lost", not lost, f"{lost:,}"),
         Check("nothing completed twice", not twice, f"{twice:,}"),
@@ -71,18 +69,18 @@ def evaluate(
         "claims": sum(entry.state is State.PROCESSING for entry in entries),
         "killed_node": kill and kill.node,
         "held_by_killed_node": len(claimed_again),
-        "count": asdict(count),
+        "count": {name: count[name] for name in COUNTED},
         "failed_checks": [f"{check.promise}: {check.detail}" for check in checks if not check.kept],
     }
     return result, checks
 
 
-def _takeovers(instances: Sequence[Instance[Any]], dead: str) -> list[int | None]:
-    """For each claim that the killed node lost, the time of the next claim of that instance; None if there is none."""
-    found: list[int | None] = []
+def _takeovers(instances: Sequence[Instance[Any]], dead: str) -> list[float]:
+    """For each claim that the killed node lost, the time of the next claim of that instance; inf if there is none."""
+    found: list[float] = []
     for history in (one.record.history for one in instances):
         for at, entry in enumerate(history):
             after = history[at + 1 :]
             if entry.state is State.PROCESSING and entry.node == dead and not (after and after[0].node == dead):
-                found.append(next((later.at_us for later in after if later.state is State.PROCESSING), None))
+                found.append(next((later.at_us for later in after if later.state is State.PROCESSING), math.inf))
     return found

@@ -1,7 +1,5 @@
 """The course of the demo: start the processes, schedule, kill a node, wait for the end, check, and clean up."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging
@@ -10,13 +8,11 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import AsyncExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
-
 from peerjob import Call, Node, PeerjobError, Query, State, Stats, StoreError, StoreUnavailableError, SystemClock
-from peerjob.cli.event_loop import loop_factory
+from peerjob.cli import event_loop
 from peerjob.cli.printable import counted
 from peerjob.model.clock import to_us
 from peerjob.store.drivers import wipe_namespace
@@ -25,7 +21,6 @@ from . import workload
 from .checks import Kill, evaluate
 from .processes import Child, DemoError, find_server
 from .view import DemoView
-from .workload import Count
 
 TICK = 0.25
 STALL = 60.0
@@ -33,77 +28,56 @@ STALL = 60.0
 CLEANUP_TIMEOUT = 5.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class DemoSettings:
-    """The options of the demo. A `store` of None is an embedded server, and `files` of None is all files."""
+@dataclass(kw_only=True)
+class Demo:
+    """One run of the demo. A `store` of None is an embedded server, and `files` of None is all files."""
 
     store: str | None
+    in_process: bool
+    """The only node runs in the demo's own process, since no other process can see a store in memory."""
     nodes: int
     kill: bool
     workers: int
     namespace: str
     files: int | None
     clock: SystemClock
+    view: DemoView
+    _children: dict[str, Child] = field(default_factory=dict[str, Child])
+    _ids: set[str] = field(default_factory=set[str])
+    _killed: Kill | None = None
+    _observer: Node = field(init=False)
 
-    @property
-    def in_process(self) -> bool:
-        """The only node runs in the demo's own process, since no other process can see the store."""
-        return self.store is not None and self.store.startswith("memory://")
-
-    def observer(self, url: str) -> Node:
+    def own_node(self, url: str) -> Node:
         """The demo's own node, not started: it schedules and reads, and runs jobs only on memory://."""
         name, workers = ("node-1", self.workers) if self.in_process else ("jobd-demo", 0)
         return Node(url, jobs=workload.JOBS, workers=workers, namespace=self.namespace, name=name, clock=self.clock)
 
-
-class Demo(logging.Handler):
-    """One run of the demo. As a log handler, it shows warnings, and keeps them for the result."""
-
-    _observer: Node
-
-    def __init__(self, settings: DemoSettings, view: DemoView) -> None:
-        super().__init__(logging.WARNING)
-        self._settings = settings
-        self._view = view
-        self._children: dict[str, Child] = {}
-        self._ids: set[str] = set()
-        self._warnings: list[str] = []
-        self._kill: Kill | None = None
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._warnings.append(record.getMessage())
-        self._view.event(f"warning: {record.getMessage()}")
-
     async def run(self) -> dict[str, Any]:
         """Run from start to end, and remove all that the run made; the result. Raises DemoError or StoreError."""
-        settings, url = self._settings, self._settings.store
-        files = workload.source_files(settings.files)
+        url, files = self.store, workload.source_files(self.files)
         if not files:
             raise DemoError("this Python has no source files of its standard library: there is nothing to count")
         async with AsyncExitStack() as stack:
-            stack.enter_context(self._view.live or nullcontext())
+            stack.enter_context(self.view.live or nullcontext())
             if url is None:
-                binary = find_server()
-                server = self._start(stack, "the embedded server", "server", binary)
-                scheme = "redis" if "redis-server" in binary else "valkey"
-                url = f"{scheme}://127.0.0.1:{await server.line()}"
-            self._observer = settings.observer(url)
+                url = await self._start(stack, "the embedded server", "server", find_server()).line()
+            self._observer = self.own_node(url)
             await self._observer.start()
             stack.push_async_callback(self._observer.stop, 0)
             await self._require_empty_namespace()
             stack.push_async_callback(self._clear_namespace)
-            counter = stack.enter_context(Child("the count in one process", "count", str(settings.files or "")))
-            for name in [f"node-{number + 1}" for number in range(0 if settings.in_process else settings.nodes)]:
-                self._start(stack, name, "node", name, url, settings.namespace, str(settings.workers))
+            counter = stack.enter_context(Child("the count in one process", "count", str(self.files or "")))
+            for name in [f"node-{number + 1}" for number in range(0 if self.in_process else self.nodes)]:
+                self._start(stack, name, "node", name, url, self.namespace, str(self.workers))
             watching = asyncio.create_task(self._show_events())
             stack.callback(watching.cancel)
             stats = await self._course(len(files), [workload.count.call(path) for path in files])
-            self._view.event("waiting for the same count in one process")
-            single = Count(**json.loads(await counter.line()))
+            self.view.event("waiting for the same count in one process")
+            single = workload.Count(json.loads(await counter.line()))
             instances = [one async for one in self._observer.iter_instances(Query(limit=500))]
-        result, checks = evaluate(instances, self._ids, single, self._kill, kill_wanted=settings.kill)
-        result |= {"nodes": settings.nodes, "warnings": self._warnings}
-        self._view.result(result, checks, stats, single)
+        result, checks = evaluate(instances, self._ids, single, self._killed, kill_wanted=self.kill)
+        result |= {"nodes": self.nodes, "warnings": self.view.warnings}
+        self.view.result(result, checks, stats, single)
         return result
 
     def _start(self, stack: AsyncExitStack, name: str, *arguments: str) -> Child:
@@ -112,17 +86,17 @@ class Demo(logging.Handler):
 
     async def _course(self, files: int, calls: Iterable[Call[workload.Receipt]]) -> Stats:
         """Schedule jobs; half way, add slow jobs and kill a node that runs some of them. Return the last numbers."""
-        clock, half_way, final = self._settings.clock, False, 0
-        while (await self._look()).nodes < self._settings.nodes + (not self._settings.in_process):
+        clock, half_way, final = self.clock, False, 0
+        while (await self._look()).nodes < self.nodes + (not self.in_process):
             pass  # if a node cannot join, its process ends, and _look() raises DemoError
         await self._schedule(calls, "job")
         changed = clock.elapsed()
         while (stats := await self._look()).total(State.ACTIVE) or not half_way:
             if not half_way and stats.total(State.COMPLETED) * 2 >= files:
                 half_way = True
-                slow = [workload.slow.call(f"slow {number + 1}") for number in range(2 * self._settings.nodes)]
+                slow = [workload.slow.call(f"slow {number + 1}") for number in range(2 * self.nodes)]
                 await self._schedule(slow, "slow job")
-            elif half_way and self._settings.kill and self._kill is None:
+            elif half_way and self.kill and self._killed is None:
                 await self._kill_one()
             if stats.total(State.FINAL) != final:
                 final, changed = stats.total(State.FINAL), clock.elapsed()
@@ -133,17 +107,16 @@ class Demo(logging.Handler):
     async def _look(self) -> Stats:
         """Show the cluster after one tick; raises DemoError if a child ended that the demo did not kill."""
         await asyncio.sleep(TICK)
-        for name, child in self._children.items():
-            if self._kill is None or name != self._kill.node:
-                child.check()
+        for child in self._children.values():
+            child.check()
         stats = await self._observer.stats()
-        self._view.show(stats, [one for one in await self._observer.nodes() if one.info.workers])
+        self.view.show(stats, [one for one in await self._observer.nodes() if one.info.workers])
         return stats
 
     async def _schedule(self, calls: Iterable[Call[workload.Receipt]], noun: str) -> None:
         instances = await self._observer.schedule_many(calls)
         self._ids.update(instance.id for instance in instances)
-        self._view.event(f"scheduled {counted(len(instances), noun)}")
+        self.view.event(f"scheduled {counted(len(instances), noun)}")
 
     async def _kill_one(self) -> None:
         """Kill the node that runs the most slow jobs; kill none if no slow job runs."""
@@ -152,15 +125,15 @@ class Demo(logging.Handler):
         for victim, held in slow.most_common(1):
             marker = await self._observer.schedule(workload.urgent, f"the kill of {victim}")
             self._ids.add(marker.id)
-            self._kill = Kill(node=str(victim), at_us=to_us(marker.created_at))
-            self._children[self._kill.node].kill()
-            self._view.event(f"kill -9 of {victim}, which runs {counted(held, 'slow job')}")
+            self._killed = Kill(node=str(victim), at_us=to_us(marker.created_at))
+            self._children.pop(self._killed.node).kill()
+            self.view.event(f"kill -9 of {victim}, which runs {counted(held, 'slow job')}")
 
     async def _show_events(self) -> None:
         async for event in self._observer.watch(Query(tag=workload.WATCHED)):
             if (entry := event.entry) is not None and (entry.note or entry.state is not State.SCHEDULED):
                 note = f": {entry.note}" if entry.note else ""
-                self._view.event(f"{event.instance.args[0]} is {str(entry.state).lower()} on {entry.node}{note}")
+                self.view.event(f"{event.instance.args[0]} is {str(entry.state).lower()} on {entry.node}{note}")
 
     async def _require_empty_namespace(self) -> None:
         """Raise DemoError for a namespace in use: the demo removes its namespace at the end."""
@@ -168,29 +141,27 @@ class Demo(logging.Handler):
         if instances or others:
             used = f"is in use ({counted(instances, 'instance')}, {counted(others, 'node')})"
             advice = "and the demo clears its own at the end: name another one, or leave --namespace out"
-            raise DemoError(f"namespace {self._settings.namespace!r} {used}, {advice}")
+            raise DemoError(f"namespace {self.namespace!r} {used}, {advice}")
 
     async def _clear_namespace(self) -> None:
         """Remove the demo's namespace from a store that the user named."""
-        if (url := self._settings.store) is not None and not self._settings.in_process:
+        if (url := self.store) is not None and not self.in_process:
             try:
                 async with asyncio.timeout(CLEANUP_TIMEOUT):
                     await self._observer.stop(0)
-                    await wipe_namespace(url, namespace=self._settings.namespace, clock=self._settings.clock)
+                    await wipe_namespace(url, namespace=self.namespace, clock=self.clock)
             except (StoreError, TimeoutError) as error:
-                self._warnings.append(f"namespace {self._settings.namespace} was not cleared: {error}")
+                self.view.warnings.append(f"namespace {self.namespace} was not cleared: {error}")
 
 
 # -- the command -----------------------------------------------------------------------------------------------------
 
 
-def run(settings: DemoSettings, *, as_json: bool) -> int:
+def run(demo: Demo, *, as_json: bool) -> int:
     """Run the demo; the exit status: 0, 1 for an error or a failed check, 128 + a signal."""
-    demo = Demo(settings, DemoView(None if as_json else Console(highlight=False, markup=False), settings.clock))
-    logging.getLogger().addHandler(demo)
+    logging.getLogger().addHandler(demo.view)
     try:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            result = runner.run(_run(demo))
+        result = event_loop.run(_run(demo))
     except asyncio.CancelledError as interrupted:
         return 128 + int(interrupted.args[0])
     except (DemoError, PeerjobError) as error:
@@ -204,10 +175,9 @@ def run(settings: DemoSettings, *, as_json: bool) -> int:
 
 async def _run(demo: Demo) -> dict[str, Any]:
     """Run the demo to its end. A signal cancels the demo with a CancelledError that holds the number of the signal."""
-    loop = asyncio.get_running_loop()
-    running = loop.create_task(demo.run())
+    running = asyncio.create_task(demo.run())
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # a signal that the process ignores stays ignored, such as SIGHUP under nohup
         if signal.getsignal(number) is not signal.SIG_IGN:
-            loop.add_signal_handler(number, running.cancel, number)
+            asyncio.get_running_loop().add_signal_handler(number, running.cancel, number)
     return await running

