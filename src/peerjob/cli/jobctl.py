@@ -9,7 +9,7 @@ import typer
 from . import silent_grpc as _before_grpc  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from .console import run
 from .ctl import clear, cluster, events, instances, lookups, schedule, schedules, why
-from .ctl.commands import shared_options
+from .ctl.commands import VerbGroup, shared_options
 from .ctl.errors import error_report
 
 STATUSES = (
@@ -25,6 +25,7 @@ app = typer.Typer(
     "dashes.",
     epilog=STATUSES,
     no_args_is_help=True,
+    cls=VerbGroup,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -97,3 +97,9 @@ class Level(IntEnum):
     ERROR = 2
     WARN = 4
     DEBUG = 8
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __format__(self, spec: str) -> str:
+        return format(self.name if not spec or spec[-1] not in "bcdoxX" else int(self), spec)

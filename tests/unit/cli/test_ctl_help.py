@@ -17,7 +17,6 @@ def plain(text: str) -> str:
 
 def test_the_verbs_are_those_that_are_documented() -> None:
     assert [" ".join(path) for path in VERBS] == [
-        "cancel instance",
         "cancel instances",
         "clear all",
         "clear history",
@@ -31,14 +30,12 @@ def test_the_verbs_are_those_that_are_documented() -> None:
         "history",
         "leader",
         "list history",
-        "list instance",
         "list instances",
         "list jobs",
         "list logs",
         "list nodes",
         "list schedules",
         "logs",
-        "retry instance",
         "retry instances",
         "schedule",
         "schedules backfill",
@@ -117,3 +114,19 @@ def test_without_a_verb_the_help_is_shown() -> None:
     answer = jobctl()
     assert answer.status == 2
     assert "Usage: jobctl" in answer.out + answer.err
+
+
+@pytest.mark.parametrize(
+    "words", ["list node", "get instances", "cancel instance", "clear log", "worker list", "schedule --help"]
+)
+def test_singular_and_plural_name_the_same(words: str) -> None:
+    answer = jobctl(*words.split(), "--help")
+
+    assert answer.status == 0, answer.err
+
+
+def test_an_unknown_object_is_refused() -> None:
+    answer = jobctl("list", "nothings")
+
+    assert answer.status == 2
+    assert "nothings" in answer.err

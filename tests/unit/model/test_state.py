@@ -19,6 +19,11 @@ def test_wire_numbers_stay_as_they_are() -> None:
     assert {level.name: int(level) for level in Level} == {"INFO": 1, "ERROR": 2, "WARN": 4, "DEBUG": 8}
 
 
+def test_a_level_is_shown_by_its_name() -> None:
+    assert (str(Level.INFO), f"{Level.WARN:<5}|", "%s" % Level.ERROR) == ("INFO", "WARN |", "ERROR")  # noqa: UP031
+    assert (f"{Level.WARN:d}", Level.INFO | Level.WARN) == ("4", 5)
+
+
 @given(any_state)
 def test_a_state_is_the_sum_of_its_parts(state: State) -> None:
     combined = State.UNSET

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 from peerjob.cli.settings import arguments_of, declare, options_of, parameters_of
 from peerjob.model.clock import SystemClock, to_datetime
@@ -73,8 +74,16 @@ def verb(app: typer.Typer, name: str, **settings: Any) -> Callable[[Verb], Verb]
     return make
 
 
+class VerbGroup(TyperGroup):
+    """Finds a verb by the singular and by the plural of its object: `list node` is `list nodes`."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        other = cmd_name.removesuffix("s") if cmd_name.endswith("s") else f"{cmd_name}s"
+        return super().get_command(ctx, cmd_name) or super().get_command(ctx, other)
+
+
 def group(parent: typer.Typer, name: str, help: str) -> typer.Typer:
     """A command that has verbs below it."""
-    made = typer.Typer(help=help, no_args_is_help=True)
+    made = typer.Typer(help=help, no_args_is_help=True, cls=VerbGroup)
     parent.add_typer(made, name=name)
     return made

@@ -51,7 +51,6 @@ def add_to(app: typer.Typer) -> None:
     for name, function in (("cancel", cancel_instances), ("retry", retry_instances)):
         verbs = group(app, name, (function.__doc__ or "").partition("\n")[0])
         verb(verbs, "instances")(function)
-        verb(verbs, "instance", hidden=True)(function)
     verb(app, "wait")(wait)
 
 

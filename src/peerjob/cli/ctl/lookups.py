@@ -35,8 +35,6 @@ def add_to(app: typer.Typer) -> None:
     listing = group(app, "list", "List objects.")
     verb(listing, "jobs")(list_jobs)
     verb(listing, "instances")(list_instances)
-    # the jobctl of go-job accepts the singular, so its users can keep their scripts
-    verb(listing, "instance", hidden=True)(list_instances)
     verb(listing, "schedules")(list_schedules)
     verb(listing, "nodes")(list_nodes)
     verb(listing, "logs")(list_logs)
