@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import socket
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,7 @@ from peerjob.model.firing import Candidate
 from peerjob.model.ids import IdSource
 from peerjob.model.record import NodeInfo, Renewed
 from peerjob.store.base import Elections, Store
+from peerjob.version import __version__
 
 from .body.context_vars import ContextVars
 from .body.executor import Executor
@@ -38,17 +41,14 @@ from .manager.log_lines import LogLineWriter
 from .manager.waiters import Waiters
 from .manager.watchers import Watchers
 from .observe.loop_stalls import LoopWatch
-from .observe.node_info import node_info
 from .observe.observer import Observer
 from .observe.tracing import TracedRunner
-from .work.change_listener import ChangeListener
+from .work.changes import ChangeListener, HintRouter
 from .work.claim_loop import ClaimLoop
 from .work.context_backend import NodeContextBackend
 from .work.failure_log import FailureLog
-from .work.hint_router import HintRouter
 from .work.intake import LAST_COMMIT, Intake
-from .work.outbox import Outbox
-from .work.outcome_builder import OutcomeBuilder
+from .work.outcomes import Outbox, OutcomeBuilder
 from .work.pool import Pool, Prefetch
 from .work.processors import Processors
 from .work.reconciler import Reconciler
@@ -361,12 +361,18 @@ class NodeRuntime:
                 self._is_shown = True
 
     def _info(self) -> NodeInfo:
-        return node_info(
+        """The row by which its peers know this node."""
+        workers = self.pool.size
+        return NodeInfo(
             name=self._name,
             incarnation=self.incarnation,
-            kinds=self._registry.kinds(),
-            registry=self._registry,
-            workers=self.pool.size,
+            # a node without workers runs nothing, so its row has no kinds
+            kinds=self._registry.kinds() if workers else (),
+            signatures=self._registry.signatures() if workers else {},
+            workers=workers,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=__version__,
             started_us=self._started_us,
             intake=self.intake.state,
         )

@@ -23,7 +23,7 @@ from peerjob.model.firing import Leader
 from peerjob.model.ids import checked_id
 from peerjob.model.job import Job
 from peerjob.model.query import Filter, Query, ResultPage
-from peerjob.model.record import LogLine, LogPage, NodeView, Record
+from peerjob.model.record import LogLine, LogPage, NodeView
 from peerjob.model.state import State
 
 from .jobs import NodeJobManager
@@ -106,9 +106,6 @@ class NodeInstanceManager(NodeJobManager):
         if self._runtime is not None:
             self._runtime.log_lines.keep(id, level, message, fields=fields)
 
-    def read_result(self, record: Record, job: Job[..., Any, Any] | None = None) -> Any:
-        return self._call_encoder.read_result(record, job)
-
     async def count(self, query: Query | None = None) -> int:
         store, query = self._open_store(), query or Query()
         if query.id is None and query.tag is None and query.before is None and query.after is None:
@@ -142,17 +139,6 @@ class NodeInstanceManager(NodeJobManager):
         )
 
     # -- waiting -----------------------------------------------------------------------------------------------------
-
-    async def wait_final(self, uuid: str | UUID, timeout: Duration | None = None) -> Record:
-        runtime = self._need_runtime()
-        seconds = None if timeout is None else to_seconds(timeout)
-        id = checked_id(uuid)
-        async with self._passing(seconds):
-            try:
-                async with asyncio.timeout(seconds):
-                    return await runtime.waiters.final(id)
-            except TimeoutError:
-                raise TimeoutError(f"instance {id} is not final after {seconds:g} s") from None
 
     async def wait(self, query: Query | None = None, timeout: Duration | None = None) -> None:
         """Wait for the oldest matching instances to end, page by page, until a lookup finds none."""

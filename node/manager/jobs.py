@@ -1,7 +1,8 @@
-"""The base of a node's verbs, and the verbs for jobs: register a job, and schedule runs of it."""
+"""The base of a node's verbs, and the verbs for jobs: register a job, schedule runs of it, and wait for a result."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable, Sequence
@@ -12,10 +13,13 @@ from msgspec import structs
 
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
+from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError, UnknownKindError
+from peerjob.model.ids import checked_id
 from peerjob.model.injected import current_run
 from peerjob.model.job import Call, Job, JobGroup, collect_jobs
 from peerjob.model.query import Query
+from peerjob.model.record import Record
 from peerjob.node.body.registry import Registry
 from peerjob.node.runtime import NodeRuntime
 from peerjob.store.base import Store
@@ -226,3 +230,19 @@ class NodeJobManager(Manager):
         new = self._call_encoder.again(old)
         await runtime.enqueuer.add(new)
         return runtime.changes.scheduled(self.find_job(new.kind), fresh_record(new, self.clock.time_us()))
+
+    # -- results -----------------------------------------------------------------------------------------------------
+
+    async def wait_final(self, uuid: str | UUID, timeout: Duration | None = None) -> Record:
+        runtime = self._need_runtime()
+        seconds = None if timeout is None else to_seconds(timeout)
+        id = checked_id(uuid)
+        async with self._passing(seconds):
+            try:
+                async with asyncio.timeout(seconds):
+                    return await runtime.waiters.final(id)
+            except TimeoutError:
+                raise TimeoutError(f"instance {id} is not final after {seconds:g} s") from None
+
+    def read_result(self, record: Record, job: Job[..., Any, Any] | None = None) -> Any:
+        return self._call_encoder.read_result(record, job)

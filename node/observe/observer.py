@@ -1,12 +1,18 @@
-"""The interface by which metrics and traces learn of the work of a node."""
+"""The interface by which metrics and traces learn of the work of a node, and the calls of it and other listeners."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from typing import ParamSpec
 
 from peerjob.model.firing import Fire, FireRecord
 from peerjob.model.record import Ack, Claim, Reaped
-from peerjob.node.work.outbox import Entry
+from peerjob.node.work.outcomes import Entry
+
+P = ParamSpec("P")
+
+logger = logging.getLogger("peerjob.node")
 
 
 class Observer:
@@ -28,3 +34,20 @@ class Observer:
 
     def fired(self, fire: Fire, record: FireRecord) -> None:
         """This node, as the leader, recorded nominal times."""
+
+
+def call_listener(about: str, listener: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Call a listener; log an exception that it raises, with `about`.
+
+    The claim loop, the reaper and the lease call listeners between two steps of their own. An exception that left a
+    listener would skip the second step: a claim without a worker, an outcome without its answer.
+    """
+    try:
+        listener(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001  # the error is logged, and the caller goes on
+        log_listener_failure(about, error)
+
+
+def log_listener_failure(about: str, error: Exception) -> None:
+    """Log what a listener raised, for a caller that calls too often to use `call_listener`."""
+    logger.error("%s: a listener failed; the node goes on", about, exc_info=error)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from peerjob.model.clock import Clock
 from peerjob.model.extras import needs_extra
 from peerjob.model.record import Ack, Action, Claim
-from peerjob.node.work.outbox import Entry
+from peerjob.node.work.outcomes import Entry
 from peerjob.node.work.pool import Runner
 from peerjob.node.work.run import Run
 

@@ -6,10 +6,10 @@ Read in this order:
 2. `run`: one claim and its run; `HeldClaims`, all claims of this node
 3. `pool`: starts a run when a worker is free; decides how many instances the next round claims
 4. `runner`: runs the body, and decides the outcome
-5. `outcome_builder`: makes the `Outcome`; `backoff` and `failure_log` help
-6. `outbox`: holds outcomes and reports until the next round
+5. `outcomes`: makes the `Outcome`, and holds outcomes and reports in the outbox until the next round; `backoff` and
+   `failure_log` help
 
-Then the edges: `change_listener` and `processors` (waiters, observers, and callbacks of users), `context_backend` (what
-a body asks of its node), `hint_router` (hints from the store), `reconciler` (claims whose answer was lost),
-`refused_records` (requests that the store refuses for good).
+Then the edges: `changes` and `processors` (waiters, observers, hints from the store, and callbacks of users),
+`context_backend` (what a body asks of its node), `reconciler` (claims whose answer was lost), `refused_records`
+(requests that the store refuses for good).
 """

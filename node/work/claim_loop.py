@@ -12,12 +12,11 @@ from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreError, StoreRefusedError
 from peerjob.model.record import FINAL_STATE, Ack, Action, Claimed, Want
 from peerjob.model.state import State
-from peerjob.node.observe.listeners import call_listener, log_listener_failure
-from peerjob.node.observe.observer import Observer
+from peerjob.node.observe.observer import Observer, call_listener, log_listener_failure
 from peerjob.store.base import Store
 
-from .change_listener import ChangeListener
-from .outbox import Entry, Outbox, StoreRequest
+from .changes import ChangeListener
+from .outcomes import Entry, Outbox, StoreRequest
 from .pool import Pool
 from .refused_records import parts_of
 from .run import HeldClaims, Run

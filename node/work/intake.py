@@ -11,7 +11,7 @@ from peerjob.model.errors import NodeStateError, NodeStoppedError
 from peerjob.model.record import Instruction
 
 from .claim_loop import ClaimLoop
-from .outbox import Outbox
+from .outcomes import Outbox
 from .pool import Pool
 
 logger = logging.getLogger("peerjob.node")

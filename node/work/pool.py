@@ -17,7 +17,7 @@ from peerjob.model.worker import Worker
 from peerjob.node.body.context_vars import ContextVars
 from peerjob.node.exit import abandon
 
-from .outbox import Outbox
+from .outcomes import Outbox
 from .run import PROBATION, Run
 
 logger = logging.getLogger("peerjob.node")

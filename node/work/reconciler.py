@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from peerjob.model.record import Claim, Held
 
 from .claim_loop import ClaimLoop
-from .outbox import Outbox
-from .outcome_builder import OutcomeBuilder
+from .outcomes import Outbox, OutcomeBuilder
 from .run import HeldClaims, Run
 
 logger = logging.getLogger("peerjob.node")

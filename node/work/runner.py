@@ -24,8 +24,7 @@ from peerjob.node.body.injection import clear_cancellations
 from peerjob.node.body.registry import Registry
 
 from .context_backend import NodeContextBackend
-from .outbox import Outbox
-from .outcome_builder import OutcomeBuilder
+from .outcomes import Outbox, OutcomeBuilder
 from .pool import Prefetch
 from .processors import Processors
 from .run import Run

@@ -11,7 +11,7 @@ from peerjob.model.firing import Fire, FireOutcome, FireRecord
 from peerjob.model.record import Ack, Action, Claim, Reaped
 from peerjob.model.state import State
 from peerjob.node.observe.observer import Observer
-from peerjob.node.work.outbox import Entry
+from peerjob.node.work.outcomes import Entry
 
 T = TypeVar("T")
 

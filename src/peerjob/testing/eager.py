@@ -34,7 +34,7 @@ from peerjob.node.body.registry import Registry
 from peerjob.node.manager.call_encoder import CallEncoder
 from peerjob.node.node import MAX_PAYLOAD
 from peerjob.node.work.failure_log import FailureLog
-from peerjob.node.work.outcome_builder import OutcomeBuilder
+from peerjob.node.work.outcomes import OutcomeBuilder
 from peerjob.node.work.pool import Prefetch
 from peerjob.node.work.processors import Processors
 from peerjob.node.work.run import HeldClaims, Run, ended_record, record_of

@@ -17,7 +17,7 @@ from peerjob.node.body.executor import Executor
 from peerjob.node.body.threads import ThreadPool
 from peerjob.node.manager.call_encoder import CallEncoder
 from peerjob.node.work.context_backend import NodeContextBackend
-from peerjob.node.work.outbox import Outbox
+from peerjob.node.work.outcomes import Outbox
 
 NAME = "eager"
 """Name of the node that a job sees when it runs eagerly."""

@@ -7,8 +7,7 @@ import pytest
 from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, Action, Claim, Held, Outcome
 from peerjob.node.work.claim_loop import ClaimLoop
 from peerjob.node.work.failure_log import FailureLog
-from peerjob.node.work.outbox import MAX_PENDING, MAX_PENDING_BYTES, Outbox
-from peerjob.node.work.outcome_builder import OutcomeBuilder
+from peerjob.node.work.outcomes import MAX_PENDING, MAX_PENDING_BYTES, Outbox, OutcomeBuilder
 from peerjob.node.work.reconciler import Reconciler
 from peerjob.node.work.run import HeldClaims, Run
 from peerjob.testing.clock import VirtualClock

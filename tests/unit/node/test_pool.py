@@ -8,8 +8,7 @@ import pytest
 from peerjob.model.record import Claim
 from peerjob.node.body.context_vars import ContextVars
 from peerjob.node.work.failure_log import FailureLog
-from peerjob.node.work.outbox import Outbox
-from peerjob.node.work.outcome_builder import OutcomeBuilder
+from peerjob.node.work.outcomes import Outbox, OutcomeBuilder
 from peerjob.node.work.pool import HOLD, Pool, Prefetch
 from peerjob.node.work.run import HeldClaims, Run
 from peerjob.testing.clock import VirtualClock

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-from peerjob.node.work.outbox import Outbox
+from peerjob.node.work.outcomes import Outbox
 from peerjob.store.kv.keys import Keys
 
 from .clocks import ClusterClock

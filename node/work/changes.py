@@ -1,6 +1,7 @@
-"""Tells waiters, processors and observers when this node makes, or hears of, a change of the state of an instance.
+"""Changes of instances: those that this node makes, and those of which the store's hints tell.
 
-The node that makes a change calls the processors, after the store has committed the change.
+Each part of the node that waits for a change is told. The node that makes a change calls the processors, after the
+store has committed the change.
 """
 
 from __future__ import annotations
@@ -9,6 +10,10 @@ import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from peerjob.cluster.cron import CronRole
+from peerjob.cluster.election import Election
+from peerjob.cluster.lease import Lease
+from peerjob.cluster.role import BackgroundRole
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
 from peerjob.model.clock import Clock
@@ -22,16 +27,19 @@ from peerjob.node.body.registry import Registry
 from peerjob.node.manager.call_encoder import fresh_record
 from peerjob.node.manager.log_lines import LogLineWriter
 from peerjob.node.manager.waiters import Waiters
-from peerjob.node.observe.listeners import call_listener
-from peerjob.node.observe.observer import Observer
+from peerjob.node.manager.watchers import Watchers
+from peerjob.node.observe.observer import Observer, call_listener
+from peerjob.store.base import Store
 
 from .context_backend import NodeContextBackend
-from .outbox import Outbox
-from .outcome_builder import OutcomeBuilder
+from .outcomes import Outbox, OutcomeBuilder
 from .pool import Pool
 from .processors import Processors
 from .run import HeldClaims, Run, ended_record
 from .runner import InstanceRunner
+
+HINTS_WAIT = 5.0
+"""Most seconds that one call waits for hints. After a change of incarnation, the next call uses the new incarnation."""
 
 
 class ChangeListener:
@@ -202,3 +210,52 @@ class ChangeListener:
                 call_listener(f"instance {id}", listener, await self._manager.lookup_instance(id), *more)
 
         self._spawn(read())
+
+
+class HintRouter(BackgroundRole):
+    """Passes each hint to the part that it is for. A hint only wakes that part, which reads the store again."""
+
+    name = "hints"
+    restart_delay = 0.2
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        store: Store,
+        held_claims: HeldClaims,
+        outbox: Outbox,
+        lease: Lease,
+        waiters: Waiters,
+        watchers: Watchers,
+        election: Election,
+        cron: CronRole,
+    ) -> None:
+        super().__init__(clock)
+        self._store = store
+        self._held_claims = held_claims
+        self._outbox = outbox
+        self._lease = lease
+        self._waiters = waiters
+        self._watchers = watchers
+        self._election = election
+        self._cron = cron
+
+    async def run(self) -> None:
+        while True:
+            for hint in await self._store.next_hints(self._held_claims.incarnation, HINTS_WAIT):
+                match hint.what:
+                    case "work":
+                        self._outbox.hint()
+                    case "cancel":
+                        self._lease.renew_soon()
+                    case "final":
+                        self._waiters.ended(hint.id)
+                    case "change":
+                        self._watchers.changed(hint.id)
+                    case "schedule":
+                        self._cron.changed()
+                    case "leader":
+                        self._election.soon()
+                    case _:
+                        pass  # a later version of peerjob can send hints that this version does not know
