@@ -1,30 +1,21 @@
-"""`jobctl workers …`, `drain`, `undrain`, `leader`, `stats`, `top`: the cluster and its nodes."""
+"""`jobctl workers …`, `drain`, `undrain`, `leader`, `stats`: the cluster and its nodes."""
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.console import Group
-from rich.live import Live
-from rich.text import Text
 
 from peerjob.cli.printable import counted
 from peerjob.handles.manager import Stats
-from peerjob.model.durations import to_seconds
 from peerjob.model.firing import Leader
 from peerjob.model.state import SINGLE, State
 from peerjob.model.worker import Worker
-from peerjob.remote.client.client import Client
 
-from . import tables
 from .commands import ClientSession, group, verb
 from .errors import CommandError
-from .output import Column, TableView, age, moment, note
+from .output import Column, TableView, moment, note
 
 LEADERS: TableView[Leader] = TableView(
     columns=(
@@ -87,7 +78,6 @@ def add_to(app: typer.Typer) -> None:
     verb(app, "undrain")(undrain)
     verb(app, "leader")(leader)
     verb(app, "stats")(stats)
-    verb(app, "top")(top)
 
 
 async def list_workers(session: ClientSession) -> None:
@@ -177,49 +167,3 @@ def _plain(found: Stats) -> dict[str, Any]:
             kind: {str(state): count for state, count in counts.items()} for kind, counts in found.counts.items()
         },
     }
-
-
-async def top(
-    session: ClientSession,
-    interval: Annotated[
-        str, typer.Option("--interval", "-d", metavar="DURATION", help="The time between two updates.")
-    ] = "1s",
-    count: Annotated[
-        int | None,
-        typer.Option(
-            "--count", "-n", min=1, show_default="until Ctrl-C; 1 without a terminal", help="The number of updates."
-        ),
-    ] = None,
-) -> None:
-    """Show the nodes, the queues and the leader, live."""
-    seconds = to_seconds(interval, "--interval")
-    console = session.out.console
-    rounds = range(count or 1) if count or not console.is_terminal else itertools.count()
-    async with session.client() as client:
-        with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
-            for number in rounds:
-                if number:
-                    await asyncio.sleep(seconds)
-                overview = await _overview(session, client)
-                if live is None:
-                    console.print(overview)
-                else:
-                    live.update(overview, refresh=True)
-
-
-async def _overview(session: ClientSession, client: Client) -> Group:
-    found, nodes, lead = await client.stats(), await client.nodes(), await client.leader()
-    who = (
-        "no leader" if lead is None else f"{lead.name} leads (term {lead.term.number}, {age(lead.since, session.now)})"
-    )
-    delayed = f" ({found.delayed:,} of them delayed)" if found.delayed else ""
-    closed = sum(one.intake in ("draining", "drained") for one in nodes)
-    drains = f" ({closed} of them draining or drained)" if closed else ""
-    head = (
-        f"{counted(len(nodes), 'node')}{drains}, {counted(sum(one.info.workers for one in nodes), 'worker')}, "
-        f"{found.total(State.PROCESSING):,} running, {found.total(State.SCHEDULED):,} queued{delayed}, {who}"
-    )
-    parts: list[Any] = [Text(head), Text(), session.out.table(nodes, tables.NODES)]
-    if rows := tallies(found):
-        parts += [Text(), session.out.table(rows, KINDS)]
-    return Group(*parts)

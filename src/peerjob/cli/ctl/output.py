@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -61,6 +61,8 @@ class TableView(Generic[T]):
     plain: Callable[[T], Any]
     """Returns the object as values for JSON and YAML."""
     nothing: str = "nothing found"
+    alert: Callable[[T], bool] | None = None
+    """Returns whether the row is shown in red."""
 
 
 class Printer:
@@ -138,17 +140,17 @@ class Printer:
             case _:
                 print(text, flush=True)
 
-    def table(self, things: Iterable[T], view: TableView[T]) -> Table:
+    def table(self, things: Sequence[T], view: TableView[T]) -> Table:
         """The table that `many` prints."""
         columns = [one for one in view.columns if self.format is Format.WIDE or not one.wide]
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         rows = [[Text(printable(one.text(thing))) for one in columns] for thing in things]
         for number, one in enumerate(columns):
             width = max((row[number].cell_len for row in rows), default=0)
-            least = width if one.whole else min(width, MIN_WIDTH)
+            least = max(width, len(one.title)) if one.whole else min(width, MIN_WIDTH)
             table.add_column(one.title, no_wrap=True, min_width=least, justify="right" if one.right else "left")
-        for row in rows:
-            table.add_row(*row)
+        for thing, row in zip(things, rows, strict=True):
+            table.add_row(*row, style="red" if view.alert is not None and view.alert(thing) else None)
         return table
 
     def _plain(self, value: Any) -> None:

@@ -1,0 +1,243 @@
+"""`jobctl top`: the nodes, the queues, the rates and the leader, live."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from peerjob.cli.printable import counted
+from peerjob.handles.manager import Stats
+from peerjob.model.clock import to_us
+from peerjob.model.durations import to_seconds
+from peerjob.model.firing import Leader
+from peerjob.model.query import Query
+from peerjob.model.record import NodeView
+from peerjob.model.state import SINGLE, State
+from peerjob.remote.client.client import Client
+
+from . import tables
+from .commands import ClientSession, verb
+from .output import Column, Printer, TableView, age, span
+
+MINUTE = 60.0
+"""Seconds that the sparkline shows."""
+MIN_BARS = 20
+"""With room for fewer bars beside the rates, the bars have a line of their own."""
+BARS = " ▁▂▃▄▅▆▇█"
+MAX_AGES = 20
+"""The most kinds for which one update reads the age of the queue."""
+MAX_OLDEST = 10
+"""How many of the oldest queued instances of a kind are read for this; delayed ones do not count."""
+STARTED = State.PROCESSING | State.FINAL
+FAILED = State.TERMINATED | State.TIMED_OUT
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindRow:
+    """One kind, its instances by state, its instances that no live node can run, and the wait of the oldest."""
+
+    kind: str
+    counts: Mapping[State, int]
+    unserved: int
+    oldest: timedelta | None
+
+
+def _counted(state: State, title: str) -> Column[KindRow]:
+    return Column(title=title, text=lambda row: str(row.counts.get(state, 0)), right=True)
+
+
+KIND = Column[KindRow](title="KIND", text=lambda row: row.kind, whole=True)
+UNSERVED = Column[KindRow](title="UNSERVED", text=lambda row: str(row.unserved), right=True, whole=True)
+OLDEST = Column[KindRow](title="OLDEST", text=lambda row: "-" if row.oldest is None else span(row.oldest), right=True)
+KINDS: TableView[KindRow] = TableView(
+    columns=(
+        KIND,
+        UNSERVED,
+        _counted(State.SCHEDULED, "QUEUED"),
+        OLDEST,
+        _counted(State.PROCESSING, "RUNNING"),
+        _counted(State.COMPLETED, "COMPLETED"),
+        _counted(State.TERMINATED, "TERMINATED"),
+        _counted(State.TIMED_OUT, "TIMEDOUT"),
+        _counted(State.CANCELLED, "CANCELLED"),
+    ),
+    name=lambda row: row.kind,
+    plain=lambda row: row.kind,
+    alert=lambda row: row.unserved > 0,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Instances per second, from the difference between two updates. Instances that a cleaner removes lower it."""
+
+    started: float
+    completed: float
+    failed: float
+
+    def text(self) -> str:
+        """The rates in one line."""
+        return f"{self.started:,.1f} started, {self.completed:,.1f} completed, {self.failed:,.1f} failed per second"
+
+
+class RateHistory:
+    """The rates of the last minute."""
+
+    def __init__(self) -> None:
+        self._last: tuple[float, Stats] | None = None
+        self._kept: deque[tuple[float, Rates]] = deque()
+
+    def add(self, at: float, stats: Stats) -> None:
+        """Add the numbers of one update; `at` is in seconds of a clock that never goes back."""
+        if self._last is not None and (passed := at - self._last[0]) > 0:
+            before = self._last[1]
+
+            def rate(state: State) -> float:
+                return max(0, stats.total(state) - before.total(state)) / passed
+
+            rates = Rates(started=rate(STARTED), completed=rate(State.COMPLETED), failed=rate(FAILED))
+            self._kept.append((at, rates))
+        self._last = at, stats
+        while self._kept and self._kept[0][0] <= at - MINUTE:
+            self._kept.popleft()
+
+    @property
+    def now(self) -> Rates | None:
+        """The latest rates; None before the second update."""
+        return self._kept[-1][1] if self._kept else None
+
+    def sparkline(self, width: int) -> str:
+        """The completed instances per second of the last minute, one bar for each part of it, the latest last."""
+        if self._last is None:
+            return ""
+        parts: list[list[float]] = [[] for _ in range(width)]
+        for at, rates in self._kept:
+            passed = (self._last[0] - at) / MINUTE
+            parts[min(width - 1, int((1 - passed) * width))].append(rates.completed)
+        values: list[float] = []
+        for part in parts:
+            # updates may be further apart than the bars
+            values.append(sum(part) / len(part) if part else values[-1] if values else 0.0)
+        highest = max(values)
+        steps = len(BARS) - 1
+        return "".join(BARS[-(-value * steps // highest).__trunc__() if highest else 0] for value in values)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this verb."""
+    verb(app, "top")(top)
+
+
+async def top(
+    session: ClientSession,
+    interval: Annotated[
+        str, typer.Option("--interval", "-d", metavar="DURATION", help="The time between two updates.")
+    ] = "1s",
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "--count", "-n", min=1, show_default="until Ctrl-C; 1 without a terminal", help="The number of updates."
+        ),
+    ] = None,
+) -> None:
+    """Show the nodes, the queues, the rates and the leader, live.
+
+    The rates are those between two updates, and the bars show the completed instances of the last minute. Kinds that no
+    live node runs come first. OLDEST is how long the oldest queued instance of a kind has waited since it was due.
+    """
+    seconds = to_seconds(interval, "--interval")
+    console = session.out.console
+    rounds = range(count or 1) if count or not console.is_terminal else itertools.count()
+    history = RateHistory()
+    async with session.client() as client:
+        with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+            for number in rounds:
+                if number:
+                    await asyncio.sleep(seconds)
+                stats, nodes, leader = await client.stats(), await client.nodes(), await client.leader()
+                history.add(session.clock.elapsed(), stats)
+                rows = kind_rows(stats, await _oldest(client, stats, session.now))
+                shown = overview(session.out, session.now, stats, nodes, leader, rows, history)
+                if live is None:
+                    console.print(shown)
+                else:
+                    live.update(shown, refresh=True)
+
+
+def overview(
+    out: Printer,
+    now: datetime,
+    stats: Stats,
+    nodes: Sequence[NodeView],
+    leader: Leader | None,
+    rows: Sequence[KindRow],
+    history: RateHistory,
+) -> Group:
+    """The whole screen."""
+    term = "" if leader is None else f"(term {leader.term.number}, {age(leader.since, now)})"
+    led = "no leader" if leader is None else f"{leader.name} leads {term}"
+    delayed = f" ({stats.delayed:,} of them delayed)" if stats.delayed else ""
+    closed = sum(one.intake in ("draining", "drained") for one in nodes)
+    drains = f" ({closed} of them draining or drained)" if closed else ""
+    head = (
+        f"{counted(len(nodes), 'node')}{drains}, {counted(sum(one.info.workers for one in nodes), 'worker')}, "
+        f"{stats.total(State.PROCESSING):,} running, {stats.total(State.SCHEDULED):,} queued{delayed}, {led}"
+    )
+    parts: list[Any] = [Text(head)]
+    if history.now is not None:
+        line = history.now.text()
+        width = min(60, out.console.width - len(line) - 2)
+        beside = width >= MIN_BARS
+        bars = Text(history.sparkline(width if beside else min(60, out.console.width)), style="green")
+        parts += [Text.assemble(line, "  ", bars)] if beside else [Text(line), bars]
+    parts += [Text(), out.table(nodes, tables.NODES)]
+    if rows:
+        parts += [Text(), out.table(rows, _fitting(rows, out.console.width))]
+    return Group(*parts)
+
+
+def kind_rows(stats: Stats, oldest: Mapping[str, timedelta]) -> list[KindRow]:
+    """A row for each kind with instances: unserved kinds first, and a row for all kinds if there are several."""
+    kinds = [kind for kind in stats.counts if stats.total(kind=kind)]
+    rows = [
+        KindRow(kind=kind, counts=stats.counts[kind], unserved=stats.unserved.get(kind, 0), oldest=oldest.get(kind))
+        for kind in sorted(kinds, key=lambda kind: (not stats.unserved.get(kind), kind))
+    ]
+    if len(rows) > 1:
+        counts = {state: stats.total(state) for state in SINGLE}
+        whole = KindRow(kind="(all)", counts=counts, unserved=0, oldest=max(oldest.values(), default=None))
+        rows.append(replace(whole, unserved=sum(stats.unserved.values())))
+    return rows
+
+
+async def _oldest(client: Client, stats: Stats, now: datetime) -> dict[str, timedelta]:
+    """How long the oldest queued instance of each kind has waited since it was due."""
+    queued = {kind: stats.total(State.SCHEDULED, kind) for kind in stats.counts}
+    longest = sorted((kind for kind in queued if queued[kind]), key=lambda kind: -queued[kind])[:MAX_AGES]
+    queries = [Query(kind=kind, state=State.SCHEDULED, limit=MAX_OLDEST) for kind in longest]
+    found: dict[str, timedelta] = {}
+    for kind, page in zip(longest, await asyncio.gather(*map(client.lookup_instances, queries)), strict=True):
+        if due := [one.due_at for one in page if to_us(one.due_at) <= to_us(now)]:
+            found[kind] = now - min(due)
+    return found
+
+
+def _fitting(rows: Sequence[KindRow], width: int) -> TableView[KindRow]:
+    """The columns of a terminal: without those that are empty, if all columns have no room."""
+    columns = KINDS.columns
+    needed = sum(2 + max(len(one.title), *(len(one.text(row)) for row in rows)) for one in columns)
+    if needed <= width:
+        return KINDS
+    kept = [one for one in columns if one in (KIND, UNSERVED) or any(one.text(row) not in ("0", "-") for row in rows)]
+    return replace(KINDS, columns=kept)
