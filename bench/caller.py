@@ -46,7 +46,7 @@ MIXES = {"mixed": mixed, "calls": calls}
 
 
 async def one_call(client: RawClient, name: str) -> Callable[[], Awaitable[object]]:
-    """What makes one such call; nothing but the call itself is left to do for it."""
+    """A function that makes one call of this RPC; the request is built before, so that only the call is measured."""
     request: Message = pb.VersionRequest()
     if name == "ScheduleJob":
         request = noop()

@@ -162,9 +162,9 @@ async def latency(target: Target, *, count: int = 500) -> dict[str, float]:
 
 
 async def claim_rate(target: Target, *, queued: int) -> float:
-    """Claims per second in batches of 100, by the store alone, with so many queued.
+    """Claims per second in batches of 100, by the store alone, while `queued` instances wait.
 
-    On etcd it is the median batch that counts, since it still syncs what was just enqueued.
+    On etcd, the rate is that of the median batch: during the first batches, etcd still writes the new instances to disk.
     """
     store = open_store(target.url, namespace=fresh_namespace(), clock=SystemClock(), limits=StoreLimits())
     client = Node(store, workers=0)
@@ -200,7 +200,7 @@ async def memory_per_job(target: Target, *, count: int = 20_000) -> float:
 
 
 async def database_per_job(*, count: int = 20_000) -> dict[str, float]:
-    """Bytes of a new etcd's database per finished small job: as it is then, and once compacted and defragmented."""
+    """Bytes of a new etcd's database per finished small job: before and after a compaction and a defragmentation."""
     namespace = fresh_namespace()
     with EtcdServer(config=("--experimental-compaction-batch-limit", "100000")) as etcd:
         before = _size(etcd)
@@ -219,7 +219,7 @@ def _size(etcd: EtcdServer) -> int:
 
 
 async def conflicts(target: Target, *, nodes: int, count: int = 10_000) -> dict[str, float]:
-    """Refused per claim, while so many nodes drain one queue: changes of instances, and counters."""
+    """Writes that etcd refuses per claim while `nodes` nodes empty one queue: of instances, and of counters."""
     namespace = fresh_namespace()
     async with Node(target.url, namespace=namespace, workers=0) as client:
         await client.schedule_many([jobs.NOOP.call(n) for n in range(count)])

@@ -2,8 +2,8 @@
 
 A thousand streams that watch, calls per second beside a bare grpc.aio server that does nothing, and the node's memory
 while it is called. Every line is a JSON object; a table with the targets stands at the end. The node is one process
-with one event loop, so that what a call costs it in CPU says how many it could answer with a core of its own, whatever
-else runs on this machine.
+with one event loop. So its CPU time per call shows how many calls it can answer a second with a whole core, even if
+other programs use the machine too.
 """
 
 import argparse

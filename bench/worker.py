@@ -16,7 +16,7 @@ from peerjob.store.base import Store
 def peak_memory() -> int:
     """The most bytes that this process used, from /proc: getrusage also counts memory of the parent before the exec."""
     status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024  # type: ignore[index]  # Linux always has VmHWM
+    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024  # type: ignore[index]  # every Linux reports VmHWM
 
 
 async def main(url: str, namespace: str, workers: int) -> None:

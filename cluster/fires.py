@@ -40,7 +40,7 @@ def new_instance(
 
 
 def fire_of(step: MisfireStep, definition: Definition, *, schedule: str, revision: int, id: str, clock: Clock) -> Fire:
-    """The fire for a step, with a unique `id`; raises DecodeError."""
+    """The fire that does what the misfire policy decided (`step`). `id` is new and unique; raises DecodeError."""
     instance = None
     if step.outcome is FireOutcome.FIRED:
         instance = new_instance(

@@ -2,7 +2,7 @@
 
 A nominal time is *on time* for one second, or for half of the time until the next nominal time if that is longer, but
 for a minute at most. After that it is *late*. Example: the leader dies on the hour. An hourly job then runs a few
-seconds later, whatever its `misfire` policy is. But a job of every second misses most times of a minute without leader.
+seconds later, with any `misfire` policy. But a job of every second misses most times of a minute without leader.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_TOLERANCE_US = 60_000_000
 
 
 class MisfireStep(msgspec.Struct, frozen=True, kw_only=True):
-    """What to record for the first nominal times without a record, and the first time after them."""
+    """The outcome of the first nominal times that have no record, and the next nominal time after them."""
 
     outcome: FireOutcome
     nominal_us: int

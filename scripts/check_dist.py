@@ -67,7 +67,7 @@ for name, use in features.items():
         told[name] = f"{type(error).__name__}: {error}"
 print(json.dumps([peerjob.__version__, peerjob.__file__, told]))
 """
-"""Runs in each environment: what each feature does there."""
+"""The program that runs in each environment. It uses each feature, and prints the outcome or the error as JSON."""
 
 
 def main() -> int:

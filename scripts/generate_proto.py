@@ -12,7 +12,7 @@ PROTOS = [path.relative_to(ROOT) for path in sorted((ROOT / "proto").rglob("*.pr
 
 
 def generate(home: Path) -> list[Path]:
-    """Generate in a copy with the layout of the Python packages; the generated files."""
+    """Generate in a copy that has the layout of the Python packages; returns the generated files."""
     for proto in PROTOS:
         (home / "peerjob" / proto).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / proto, home / "peerjob" / proto)

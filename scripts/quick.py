@@ -43,7 +43,7 @@ def tests_of(files: Iterable[str]) -> list[str]:
 
 def main() -> int:
     files = changed_files()
-    # the links in src/peerjob are for package files what pyright and mypy know
+    # pyright and mypy know the files of the package only by the links in src/peerjob
     python = [
         f"src/peerjob/{name}" if (ROOT / "src" / "peerjob" / name.partition("/")[0]).is_symlink() else name
         for name in files

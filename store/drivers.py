@@ -26,10 +26,10 @@ SCHEMES = ("memory", *_LUA, *_ETCD)
 
 
 class Engine(Store, Protocol):
-    """A store of this package."""
+    """A store that this package implements, which can also wipe its namespace."""
 
     async def wipe(self) -> int:
-        """Connect without `open`, and remove every key of the namespace, whatever its layout; returns the number."""
+        """Connect without `open`, and remove every key of the namespace, in any layout; returns the number."""
         ...
 
 
@@ -61,7 +61,7 @@ def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, r
 
 
 async def wipe_namespace(url: str, *, namespace: str, clock: Clock) -> int:
-    """Remove every key of a namespace, whatever its layout; returns how many there were.
+    """Remove every key of a namespace, in any layout; returns how many there were.
 
     No node may run on it.
     """

@@ -39,7 +39,7 @@ _PR_SET_PDEATHSIG = 1
 def main(fd: int, parent: int) -> NoReturn:
     """Serve a node over a socket until the node closes it or dies."""
     _die_with(parent)
-    # The node decides when this process ends, so both signals have no effect. A handler is used instead of SIG_IGN,
+    # The node alone decides when this process ends, so SIGINT and SIGTERM have no effect. A handler replaces SIG_IGN,
     # because programs that a body starts would inherit SIG_IGN.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: None)

@@ -81,7 +81,7 @@ class EtcdClient:
 
     @property
     def metadata(self) -> Metadata:
-        """Sent with every call."""
+        """The gRPC metadata of every call: the token of the user, if there is one."""
         return self._metadata
 
     def leave(self, endpoint: EtcdEndpoint) -> None:

@@ -146,7 +146,7 @@ class KVContext:
     # -- retention ------------------------------------------------------------------------------------------------
 
     async def removal_lease(self, row: Row, now_us: int) -> int:
-        """The lease for the empty record of a removed instance; 0 if the record is not needed.
+        """The lease of the empty record that replaces a removed instance; 0 if no empty record is needed.
 
         The record is needed while the enqueue may be repeated. A full store accepts no enqueue and no such record.
         """

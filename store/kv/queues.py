@@ -1,6 +1,6 @@
 """Queues in key order, whose first entries can be read without the cost of the rest.
 
-etcd counts every key in a range, and every key deleted there since the last compaction, whatever the limit. So each
+etcd counts every key in a range, and every key deleted there since the last compaction, even beyond the limit. So each
 queue has a *head*: a key whose value is a lower bound of the places in the queue. A step that adds an entry compares
 the head with its place; if the head is above, the head is lowered first. A read that finds no entries after the head
 moves the head forward, and compares that this part is still empty. A read begins at the head (`scan`).

@@ -61,7 +61,7 @@ class Out(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def size(self) -> int:
-        """Bytes of both."""
+        """The number of bytes of result and error together."""
         return len(self.result or b"") + len(self.error or b"")
 
 

@@ -242,7 +242,7 @@ class RemoveEdit(ScheduleEdit):
 def read_pair(
     context: KVContext, name: str, schedule_entry: Entry | None, next_entry: Entry | None
 ) -> tuple[ScheduleState, NextFire] | tuple[None, None]:
-    """Both records of a schedule, if they are readable and have the same revision."""
+    """The definition and the next fire of a schedule, if both are readable and have the same revision."""
     schedule = context.decoded(schedule_entry, context.keys.schedule(name), decode_schedule)
     next_fire = context.decoded(next_entry, context.keys.next_fire(name), decode_next_fire)
     if schedule is None or next_fire is None or schedule.revision != next_fire.revision:

@@ -199,7 +199,7 @@ def probe(
     metrics_listen: MetricsListen = peerjob_probe.LISTEN,
     timeout: Annotated[str, typer.Option(metavar="DURATION", help="The time limit for an answer.")] = "2s",
 ) -> int:
-    """Ask a daemon a probe."""
+    """Ask a daemon whether it is live, ready, started or drained."""
     from .daemon.drain import probed_address
 
     host, port = probed_address(metrics_listen)

@@ -190,7 +190,7 @@ class Context(Injectable):
             self._interrupts.discard(interrupt)
 
     def serves(self, backend: ContextBackend) -> bool:
-        """Whether this is the backend of the node that runs it; a process may hold several nodes."""
+        """Whether this run belongs to the node with this backend: one process can have several nodes."""
         return self._backend is backend
 
     # -- ownership -----------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ class _InstanceLogger(logging.Logger):
         self._keep = keep
         self._process_log = logging.getLogger("peerjob.job")
 
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # logging defines this name
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # overrides a method of logging.Logger
         return True
 
     def handle(self, record: logging.LogRecord) -> None:

@@ -104,7 +104,7 @@ class FinishedResult:
     result: Any
 
 
-def Finished(result: R) -> R:  # noqa: N802  # named like a class, as Recovered is
+def Finished(result: R) -> R:  # noqa: N802  # jobs return it like the class Recovered
     """Mark the result of a job as complete, even if the run was cancelled meanwhile.
 
     The instance becomes Completed. Without `Finished`, a body that was told to end, because its node stops or has lost

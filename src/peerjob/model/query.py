@@ -79,7 +79,7 @@ class Query:
     @property
     def id(self) -> str | None:
         """The id of the single instance that `uuid` or `instance` names, or None."""
-        return self.uuid or self.instance  # type: ignore[return-value]  # __post_init__ converts both to text
+        return self.uuid or self.instance  # type: ignore[return-value]  # __post_init__ made text of both
 
     @property
     def states(self) -> State:

@@ -76,7 +76,7 @@ class Factory:
     def instance(self, **options: Unpack[InstanceOptions]) -> NewInstance:
         """Make an instance, by default of kind "work" and due now."""
         given: InstanceOptions = {"id": self._ids.one(), "kind": "work", "spec": b"spec", **options}
-        return NewInstance(**given)  # pyright: ignore[reportArgumentType]  # both dicts have id, kind and spec
+        return NewInstance(**given)  # pyright: ignore[reportArgumentType]  # `given` has id, kind and spec
 
     def instances(self, count: int, **options: Unpack[InstanceOptions]) -> list[NewInstance]:
         """Make several equal instances with ascending ids."""

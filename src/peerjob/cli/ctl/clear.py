@@ -46,7 +46,7 @@ class Ages:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add these verbs."""
+    """Add these verbs to jobctl."""
     verbs = group(app, "clear", "Remove data of final instances, or all instances.")
     verb(verbs, "instances")(clear_instances)
     verb(verbs, "history")(clear_history)

@@ -70,7 +70,7 @@ KINDS: TableView[Tallies] = TableView(
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add these verbs."""
+    """Add these verbs to jobctl."""
     verbs = group(app, "workers", "Show and resize the workers of the node that answers.")
     verb(verbs, "list")(list_workers)
     verb(verbs, "resize")(resize_workers)

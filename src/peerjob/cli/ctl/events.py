@@ -53,7 +53,7 @@ Levels = Annotated[
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add these verbs."""
+    """Add these verbs to jobctl."""
     verb(app, "logs")(logs)
     verb(app, "history")(history)
     verb(app, "watch")(watch)

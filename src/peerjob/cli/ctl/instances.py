@@ -47,7 +47,7 @@ class Targets(InstanceSelection):
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add these verbs."""
+    """Add these verbs to jobctl."""
     for name, function in (("cancel", cancel_instances), ("retry", retry_instances)):
         verbs = group(app, name, (function.__doc__ or "").partition("\n")[0])
         verb(verbs, "instances")(function)

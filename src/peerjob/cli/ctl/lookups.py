@@ -27,7 +27,7 @@ VERSIONS: TableView[dict[str, str]] = TableView(
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add these verbs."""
+    """Add these verbs to jobctl."""
     get = group(app, "get", "Show one object.")
     verb(get, "version")(get_version)
     verb(get, "instance")(get_instance)

@@ -32,7 +32,7 @@ def _option(help: str, *names: str, panel: str = HOW, default: str = DEFINED, me
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add this verb."""
+    """Add this verb to jobctl."""
     verb(app, "schedule")(schedule)
 
 

@@ -32,7 +32,7 @@ BACKFILLS: TableView[Backfill] = TableView(
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add these verbs."""
+    """Add these verbs to jobctl."""
     verbs = group(app, "schedules", "Show and change schedules.")
     verb(verbs, "list")(list_schedules)
     verb(verbs, "get")(get_schedule)

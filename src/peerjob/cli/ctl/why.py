@@ -25,7 +25,7 @@ MAX_SEARCHED = 10_000
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add this verb."""
+    """Add this verb to jobctl."""
     verb(app, "why")(why)
 
 

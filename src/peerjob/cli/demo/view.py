@@ -71,7 +71,7 @@ class DemoView(logging.Handler):
 
 
 def kind_table(stats: Stats) -> Table:
-    """How many instances of each kind are in which states."""
+    """A table with the number of instances of each kind, by state."""
     states = (State.SCHEDULED, State.PROCESSING, State.COMPLETED, State.ERROR)
     rows = [(job.kind, *(stats.total(state, job.kind) for state in states)) for job in workload.JOBS]
     return _table("job,waiting,running,completed,failed", rows)

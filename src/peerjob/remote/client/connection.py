@@ -116,7 +116,8 @@ class Connection:
             except grpc.aio.AioRpcError as error:
                 failure = self._failure(error, late)
                 if isinstance(failure, TimeoutError):
-                    self._leave(node, hangs=True)  # so that the next call does not wait for this node too
+                    # prefer other nodes, so that the next call does not wait for this node too
+                    self._leave(node, hangs=True)
                 if not _elsewhere(failure, rpc) or loop.time() >= deadline:
                     raise failure from None
                 self._leave(node)

@@ -58,7 +58,7 @@ class GrpcServer(ABC):
     def _interceptors(self) -> Sequence[grpc.aio.ServerInterceptor]:
         return ()
 
-    async def _prepare(self, server: grpc.aio.Server) -> None:  # noqa: B027  # optional: most servers add none
+    async def _prepare(self, server: grpc.aio.Server) -> None:  # noqa: B027  # most servers need no other service
         """Add other services, before the server listens."""
 
     async def start(self) -> None:

@@ -26,7 +26,7 @@ _ROLE: ContextVar[str] = ContextVar("peerjob-role", default="")
 _MAX_AWAITS = 100
 """Most awaits that the `finally` blocks of a coroutine can do while the coroutine is closed."""
 _ROLES_WITH_HELPERS = ("lease", "election")
-"""Roles whose helper tasks count as the role itself."""
+"""Roles that start further tasks: the timers of these tasks count as timers of the role, too."""
 
 
 class NodeTasks:

@@ -44,4 +44,4 @@ _PARTS = (
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
-from .conformance import StoreConformance as StoreConformance  # noqa: E402  # after register_assert_rewrite
+from .conformance import StoreConformance as StoreConformance  # noqa: E402  # pytest must rewrite its asserts

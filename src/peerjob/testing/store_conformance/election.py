@@ -170,7 +170,7 @@ class ElectionRules(StoreSuite):
         assert await (await self.election(store)).campaign(one, ttl_us=TTL_US) == leader
 
     async def test_a_resignation_is_heard(self, store: Store, elections: Elections) -> None:
-        """Through `changed`, or through a hint to every node."""
+        """Candidates learn of a resignation from `changed`, or from a hint that the store sends to every node."""
         one, other = self.candidate(), await self.election(store)
         await self.elected(elections, one)
         peer = await self.join(store)

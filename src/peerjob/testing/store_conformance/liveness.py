@@ -138,7 +138,7 @@ class LivenessRules(StoreSuite):
         assert await peer.end(claim) is Ack.DONE
 
     async def test_a_reaper_with_an_expired_lease_takes_nothing_back(self, store: Store) -> None:
-        """The same outage may have kept the others from renewing."""
+        """The outage that let the reaper's lease expire may also have kept live peers from renewing theirs."""
         await store.enqueue(self.make.instances(1))
         dead, reaper = await self.join_briefly(store, "dead"), await self.join_briefly(store, "reaper")
         claim = await dead.take_one()

@@ -48,7 +48,7 @@ class ReadingRules(StoreSuite):
         assert await store.get([]) == []
 
     async def test_large_records_come_whole_from_each_command(self, store: Store) -> None:
-        """More than the bounded reply of a store can hold."""
+        """The records together exceed the size limit of a store's reply, so each command must split them."""
         peer, waiter = await self.join(store, "peer"), await self.join(store, "waiter")
         batch = self.make.instances(40, spec=LARGE)
         for new in batch:

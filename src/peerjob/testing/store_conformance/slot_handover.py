@@ -215,7 +215,7 @@ class PassingRules(ScheduleSuite):
                 assert claim.id == holder
 
     async def test_nothing_is_left_of_what_took_a_slot_and_expired(self, store: Store) -> None:
-        """Its tags, its key and its place in the slot are removed with it."""
+        """Retention removes an instance together with its tags, its key and its place in the slot."""
         await self.schedule(store)
         peer = await self.join(store)
         new = self.make.instance(tags=("a", "b"), key="key", retention_us=0)

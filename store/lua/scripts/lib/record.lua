@@ -39,7 +39,7 @@ local function decode_options(record, raw, flags, from)
 end
 
 local function is_time(us)
-  -- Both comparisons are false for a NaN.
+  -- A NaN is no time: comparisons with a NaN are false.
   return us >= 0 and us <= 2 ^ 53
 end
 
