@@ -164,7 +164,7 @@ async def latency(target: Target, *, count: int = 500) -> dict[str, float]:
 async def claim_rate(target: Target, *, queued: int) -> float:
     """Claims per second in batches of 100, by the store alone, while `queued` instances wait.
 
-    On etcd, the rate is that of the median batch: during the first batches, etcd still writes the new instances to disk.
+    On etcd, the rate is that of the median batch: during the first batches, etcd still writes new instances to disk.
     """
     store = open_store(target.url, namespace=fresh_namespace(), clock=SystemClock(), limits=StoreLimits())
     client = Node(store, workers=0)

@@ -101,7 +101,7 @@ class Lease:
 
     @property
     def may_reap(self) -> bool:
-        """Whether the store answered all renewals of a full TTL. The wait protects live peers after an outage."""
+        """Whether the store answered all renewals of a full TTL. Only then this node may declare peers dead."""
         since = self._steady_since
         return since is not None and self.trusted and self._clock.elapsed() - since >= self._ttl
 

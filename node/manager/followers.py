@@ -83,7 +83,7 @@ class Followers:
                 del self._wakes[id]
 
     async def _news(self, record: Record, position: Position | None) -> AsyncGenerator[Update]:
-        """The changes of an instance since the last read. Log lines come in pages, before the states that they belong to."""
+        """The changes of an instance since the last read. Log lines come in pages, before the states of their runs."""
         count = sum(entry.count for entry in record.history)
         if position is None:
             position = Position(entries=count, progress=record.progress)

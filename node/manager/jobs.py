@@ -138,7 +138,7 @@ class NodeJobManager(Manager):
             )
 
     async def _admit(self, kinds: Iterable[str]) -> None:
-        """Raise StoreFullError if one of these kinds is new, and the namespace already has as many kinds as it may have."""
+        """Raise StoreFullError if one of these kinds is new, and the namespace has reached its limit of kinds."""
         for kind in kinds:
             if self._registry.find(kind) is None:
                 await self._need_runtime().catalogue.admit(kind)

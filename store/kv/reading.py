@@ -122,7 +122,7 @@ class ReadCommands(KVCommands):
         return Page(tuple(found), last if more else None)
 
     async def _untag(self, query: Query, ids: Sequence[str]) -> None:
-        """Remove ids without a record from the index of a tag: a record that was set aside did not show its tags."""
+        """Remove ids without a record from the index of a tag. They are left when an unreadable record is set aside."""
         if query.tag is None or not ids:
             return
         keys = self._keys

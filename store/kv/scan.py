@@ -1,8 +1,8 @@
 """Reads one queue from its head on, in windows.
 
-etcd counts every key of a range, even beyond the limit. So a scan reads windows that are as wide as earlier windows of the
-queue had to be. A place is `<time>/<id>`, or `<id>` in an index. Windows are measured in numbers that sort like places,
-so a window can cut even between a thousand entries of one microsecond.
+etcd counts every key of a range, even beyond the limit. So a scan reads windows that are as wide as earlier windows of
+the queue had to be. A place is `<time>/<id>`, or `<id>` in an index. Windows are measured in numbers that sort like
+places, so a window can cut even between a thousand entries of one microsecond.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ class BatchWalk:
         assert list(self.twins[0].held) == list(self.twins[1].held)
 
     async def end(self) -> None:
-        """End held claims in the order of ids, so that retried instances become due in the same order in both namespaces."""
+        """End held claims in the order of ids, so that retried instances become due in one order in both namespaces."""
         ids = sorted(id for id in self.twins[0].held if self.chance.random() < 0.7)
         actions = {id: self.chance.choice(ACTIONS) for id in ids}
         answers: list[list[Ack]] = []

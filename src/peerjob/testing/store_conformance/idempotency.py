@@ -29,7 +29,7 @@ class IdempotencyRules(StoreSuite):
         assert len(await peer.take()) == 3
 
     async def test_one_instance_sent_again_alone_is_there_once(self, store: Store) -> None:
-        """While no node is idle, a store may use a cheaper command for one instance. It must recognize repeated requests too."""
+        """A store may add one instance by a cheaper command, which must recognize a repeated request, too."""
         new = self.make.instance()
         peer = await self.join(store)
 
