@@ -433,7 +433,7 @@ class NodeRuntime:
         self._spawn(self._retire())
 
     def _forget_claims(self) -> None:
-        """Cancel running bodies and forget all claims: peers own the claims, or take them over once the lease has expired."""
+        """Cancel running bodies and forget all claims: peers own them, or will after the end of the lease."""
         self.pool.forget_backlog()
         for run in self.held_claims.clear():
             run.lost = True

@@ -146,7 +146,7 @@ def test_on_memory_one_node_does_it_all() -> None:
     assert result["matches_single_process"] is True
 
 
-def test_nobody_is_killed_unasked_and_the_report_is_for_people(valkey_url: str) -> None:
+def test_no_kill_kills_no_node_and_the_report_is_readable(valkey_url: str) -> None:
     done = demo("--store", valkey_url, "--nodes", "2", "--no-kill", "--workers", "2")
 
     assert (done.returncode, done.stderr) == (0, "")
@@ -211,7 +211,7 @@ def test_a_node_that_dies_unasked_ends_the_demo_with_its_last_words(
     assert nothing_is_left(mark)
 
 
-def test_a_store_that_cannot_be_reached_is_told_in_one_line() -> None:
+def test_an_unreachable_store_is_reported_in_one_line() -> None:
     began = time.monotonic()
     done = demo("--store", "redis://127.0.0.1:1", "--json")
 

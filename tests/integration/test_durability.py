@@ -153,7 +153,7 @@ async def test_a_server_that_cannot_confirm_is_refused(
 
 @pytest.mark.parametrize("way", ["turned off", "suspended"])
 @pytest.mark.parametrize("kind", ["redis", "valkey"])
-async def test_a_disk_that_no_longer_confirms_is_told(
+async def test_a_disk_that_no_longer_confirms_is_reported(
     kind: ServerKind, way: str, start_server: StartServer, cleanup: AsyncExitStack
 ) -> None:
     here = Site(start_server(kind, appendonly=True, config=ALWAYS), cleanup)
@@ -174,7 +174,7 @@ async def test_a_disk_that_no_longer_confirms_is_told(
 # -- replicas
 
 
-async def test_a_replica_that_hangs_is_told_in_time_and_what_was_done_is_not_repeated(pair: Pair) -> None:
+async def test_a_hanging_replica_is_reported_in_time_and_no_write_is_repeated(pair: Pair) -> None:
     here = pair.site
     store = await here.open(url=pair.hasty, retry_for=0)
     other = await here.open(url=pair.hasty, retry_for=0)

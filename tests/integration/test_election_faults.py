@@ -104,7 +104,7 @@ def coordinator_url(request: pytest.FixtureRequest, coordinator: str | None) -> 
 
 @pytest.mark.timeout(300)
 @on([("redis", None), ("redis", "etcd")])
-async def test_never_two_act_and_somebody_soon_does(
+async def test_at_most_one_node_acts_and_one_soon_does(
     store_url: str, coordinator_url: str | None, namespace: str, tmp_path: Path
 ) -> None:
     await hunt(store_url, coordinator_url, namespace, tmp_path, CANDIDATES, faults=6)

@@ -57,7 +57,7 @@ async def leader_of(standers: list[Stander]) -> tuple[Stander, Term]:
     return leader
 
 
-async def nobody_leads(standers: list[Stander]) -> None:
+async def no_leader(standers: list[Stander]) -> None:
     """Wait until nobody acts, nor thinks that another does."""
 
     async def left() -> bool:
@@ -90,7 +90,7 @@ async def test_a_coordinator_that_restarts_costs_fires_that_the_policy_makes_up_
             await put(store, policy, wanted, now_us=began_us)
         await fired_since(store, began_us, *POLICIES)
         etcd.kill()
-        await nobody_leads(standers)
+        await no_leader(standers)
         await asyncio.sleep(3)  # so much more is missed
         etcd.restart()
         _, after = await leader_of(standers)
@@ -121,7 +121,7 @@ async def test_a_store_that_stands_still_is_caught_up_on(
         await put(store, "s", wanted, now_us=began_us)
         await fired_since(store, began_us + SECOND, "s")
         server.pause()
-        await nobody_leads(standers)
+        await no_leader(standers)
         await asyncio.sleep(2)  # the server's lease ends, too
         server.resume()
         _, second = await leader_of(standers)

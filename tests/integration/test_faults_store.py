@@ -33,7 +33,7 @@ async def test_the_backlog_is_drained_after_the_server_was_killed_and_restarted(
         assert all(node.running for node in nodes)
 
 
-async def test_an_outage_longer_than_the_lease_reaps_nobody(
+async def test_an_outage_longer_than_the_lease_reaps_no_node(
     durable_server: ServerProcess, namespace: str, tmp_path: Path
 ) -> None:
     server = durable_server

@@ -81,7 +81,7 @@ async def test_a_pair_that_is_renewed_is_shown_from_the_next_connection_on(
     assert child.terminate() == 0
 
 
-async def test_a_pair_that_cannot_be_used_is_told_once_and_the_one_before_stays(jobd: Jobd, tmp_path: Path) -> None:
+async def test_an_invalid_pair_is_logged_once_and_the_last_valid_pair_stays(jobd: Jobd, tmp_path: Path) -> None:
     old, new = certificates(tmp_path / "old"), certificates(tmp_path / "new")
     rubbish = tmp_path / "rubbish.pem"
     rubbish.write_text("-----BEGIN CERTIFICATE-----\nnothing\n-----END CERTIFICATE-----\n")

@@ -142,7 +142,7 @@ async def test_a_request_that_is_sent_again_to_another_node_is_the_same_instance
     assert [str(entry.state) for entry in await site.nodes[1].lookup_history()].count("Created") == 1
 
 
-async def test_cursors_that_nobody_gave_are_no_trouble(site: Site) -> None:
+async def test_invented_cursors_do_no_harm(site: Site) -> None:
     node = site.nodes[0]
     made = await node.schedule("slow", 3, "0s")
     await made.wait(PATIENCE)

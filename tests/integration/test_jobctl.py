@@ -79,7 +79,7 @@ def test_no_instance_is_an_empty_answer_with_a_note(jobctl: Jobctl) -> None:
     assert jobctl("list", "instances", "--tag", "nobody-has-it", "-o", "json").json == []
 
 
-def test_an_unknown_instance_and_what_is_no_id_are_told_apart(jobctl: Jobctl) -> None:
+def test_an_unknown_instance_and_an_invalid_id_have_different_errors(jobctl: Jobctl) -> None:
     assert jobctl("get", "instance", str(uuid4())).status == 3
     assert jobctl("get", "instance", "twelve").status == 2
 
@@ -177,7 +177,7 @@ def test_a_recurrence_makes_a_schedule(jobctl: Jobctl) -> None:
         (["add", "1", "2", "--run-in", "space"], 2, "space"),
     ],
 )
-def test_what_cannot_be_scheduled_is_told_in_one_line(
+def test_a_call_that_cannot_be_scheduled_is_reported_in_one_line(
     jobctl: Jobctl, arguments: list[str], status: int, told: str
 ) -> None:
     answer = jobctl("schedule", *arguments)
@@ -227,7 +227,7 @@ def test_instances_are_counted(jobctl: Jobctl) -> None:
     assert jobctl("count", "--tag", "counted", "--state", "terminated", "-o", "json").json == {"count": 0}
 
 
-def test_whoever_waits_for_instances_learns_when_they_are_over(jobctl: Jobctl) -> None:
+def test_wait_ends_when_the_instances_are_final(jobctl: Jobctl) -> None:
     brief, failing = (
         jobctl("schedule", *what, "--tag", "waited", "-o", "name").out.strip()
         for what in (("slow", "1", "0.3"), ("fail", "why not"))
@@ -272,7 +272,7 @@ def test_what_is_over_is_cleared_by_when_it_was_made(jobctl: Jobctl) -> None:
 
 
 @pytest.mark.parametrize("what", ["instances", "history", "logs", "all"])
-def test_nothing_is_cleared_where_nobody_can_say_yes(jobctl: Jobctl, what: str) -> None:
+def test_nothing_is_cleared_without_a_terminal_to_confirm(jobctl: Jobctl, what: str) -> None:
     uuid = jobctl("schedule", "slow", "1", "0", "--wait", "-o", "name").out.strip()
     unasked = jobctl("clear", what)
     assert (unasked.status, unasked.out) == (2, "")
@@ -281,7 +281,7 @@ def test_nothing_is_cleared_where_nobody_can_say_yes(jobctl: Jobctl, what: str) 
     assert jobctl("logs", uuid).lines
 
 
-def test_nothing_is_cleared_unless_somebody_says_yes(jobctl: Jobctl, target: str) -> None:
+def test_nothing_is_cleared_without_a_confirmation(jobctl: Jobctl, target: str) -> None:
     uuid = jobctl("schedule", "add", "1", "1", "--wait", "-o", "name").out.strip()
     clear = ("clear", "instances", "--after", "2026-01-01T00:00Z", "--address", target)
 
@@ -455,7 +455,7 @@ def test_the_leader_is_shown(jobctl: Jobctl) -> None:
     assert jobctl("leader").lines[1].split()[0] == "one"
 
 
-def test_stats_are_told_by_kind_and_state(jobctl: Jobctl) -> None:
+def test_stats_are_shown_by_kind_and_state(jobctl: Jobctl) -> None:
     assert jobctl("schedule", "add", "1", "1", "--wait").status == 0
     plain = jobctl("stats", "-o", "json").json
     assert plain["nodes"] == 1

@@ -17,9 +17,7 @@ from support.waiting import PATIENCE
 TOKENS = {"reads": Role.READER, "acts": Role.OPERATOR}
 
 
-def test_whom_a_daemon_with_tls_and_tokens_refuses_is_told_why(
-    jobd: Jobd, signed: Certificates, tmp_path: Path
-) -> None:
+def test_a_refused_client_learns_the_reason(jobd: Jobd, signed: Certificates, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text("".join(f"{role.name.lower()} {hash_token(token)}\n" for token, role in TOKENS.items()))
     secured = ("--tls-cert", str(signed.server_cert), "--tls-key", str(signed.server_key), "--tokens-file", str(tokens))
@@ -42,7 +40,7 @@ def test_whom_a_daemon_with_tls_and_tokens_refuses_is_told_why(
         assert (refused.out, len(refused.err.splitlines())) == ("", 1)
 
 
-def test_a_context_of_the_file_says_where_and_as_whom(jobd: Jobd, signed: Certificates, tmp_path: Path) -> None:
+def test_a_context_of_the_file_sets_address_and_credentials(jobd: Jobd, signed: Certificates, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text(f"reader {hash_token('reads')}\n")
     secured = ("--tls-cert", str(signed.server_cert), "--tls-key", str(signed.server_key), "--tokens-file", str(tokens))

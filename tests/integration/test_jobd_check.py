@@ -77,7 +77,7 @@ async def test_it_leaves_nothing_behind(
     assert [one.name for one in await node.nodes()] == ["one"]
 
 
-async def test_a_redis_that_may_lose_jobs_is_told(jobd: Jobd, start_server: StartServer) -> None:
+async def test_a_redis_that_may_lose_jobs_is_reported(jobd: Jobd, start_server: StartServer) -> None:
     server = start_server("redis", policy="allkeys-lru", maxmemory="64mb")
 
     found = await check(jobd, "--store", server.url, status=1)
@@ -104,7 +104,7 @@ async def test_a_replica_is_no_store(jobd: Jobd, start_server: StartServer) -> N
     assert any(verdict == "fail" and "is a replica" in text for verdict, text in found["server"])
 
 
-async def test_what_a_server_confirms_is_told(jobd: Jobd, start_server: StartServer) -> None:
+async def test_the_confirmation_of_a_server_is_reported(jobd: Jobd, start_server: StartServer) -> None:
     disk = start_server("redis", appendonly=True, config=("--appendfsync", "always"))
     memory = start_server("valkey")
 
@@ -121,7 +121,7 @@ async def test_what_a_server_confirms_is_told(jobd: Jobd, start_server: StartSer
     assert text.startswith("1 replica must confirm each step, and 0 of them are connected")
 
 
-async def test_an_etcd_with_little_room_is_told(jobd: Jobd, start_etcd: StartEtcd) -> None:
+async def test_an_etcd_with_little_space_is_reported(jobd: Jobd, start_etcd: StartEtcd) -> None:
     server = start_etcd(quota=1 << 20)
     used = 0
     while used < 0.8 * (1 << 20):  # how much of its file a put takes depends on how many puts share a page
@@ -136,7 +136,7 @@ async def test_an_etcd_with_little_room_is_told(jobd: Jobd, start_etcd: StartEtc
     assert "new instances are refused" in text
 
 
-async def test_an_etcd_that_forgets_nothing_is_told(start_etcd: StartEtcd, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_etcd_without_compaction_is_reported(start_etcd: StartEtcd, monkeypatch: pytest.MonkeyPatch) -> None:
     server = start_etcd()
     for _ in range(3):
         await asyncio.to_thread(server.call, "kv/put", key="a2V5", value="MQ==")
@@ -153,7 +153,7 @@ async def test_an_etcd_that_forgets_nothing_is_told(start_etcd: StartEtcd, monke
     assert await compaction() is Severity.OK
 
 
-async def test_a_member_that_is_down_is_told(jobd: Jobd, start_etcd: StartEtcd) -> None:
+async def test_a_member_that_is_down_is_reported(jobd: Jobd, start_etcd: StartEtcd) -> None:
     server = start_etcd()
 
     found = await check(jobd, "--store", f"{server.url},127.0.0.1:1", status=1)
@@ -161,7 +161,7 @@ async def test_a_member_that_is_down_is_told(jobd: Jobd, start_etcd: StartEtcd) 
     assert [verdict for verdict, _ in found["server"]] == ["ok", "fail"]
 
 
-async def test_kinds_and_schedules_that_no_node_serves_are_told(
+async def test_kinds_and_schedules_without_a_node_are_reported(
     jobd: Jobd, redis_url: str, namespace: str, running: Callable[..., Any]
 ) -> None:
     node: Node = await running(redis_url, namespace, workers=0, allow_unknown=True)
@@ -181,7 +181,7 @@ async def test_kinds_and_schedules_that_no_node_serves_are_told(
     assert text.startswith("yearly-lost: no node runs its kind lost")
 
 
-async def test_another_signature_of_a_kind_is_told(
+async def test_another_signature_of_a_kind_is_reported(
     jobd: Jobd, redis_url: str, namespace: str, running: Callable[..., Any]
 ) -> None:
     def double(x: int, y: int) -> int:
@@ -195,7 +195,7 @@ async def test_another_signature_of_a_kind_is_told(
     assert "double" in found["signatures"][0][1]
 
 
-async def test_a_clock_that_is_off_is_told(redis_url: str, namespace: str) -> None:
+async def test_a_clock_that_is_off_is_reported(redis_url: str, namespace: str) -> None:
     settings = DaemonSettings(store=redis_url, namespace=namespace)
 
     findings = await examine(settings, ShiftedClock(-5.0))
@@ -218,7 +218,7 @@ async def test_a_clock_that_is_off_beside_its_peers_fails(
     assert re.fullmatch(r"(4\.9|5\.\d) s ahead of the nodes'; synchronise it \(NTP\)", clock.text)
 
 
-async def test_a_coordinator_that_is_not_the_nodes_is_told(
+async def test_a_coordinator_that_the_nodes_do_not_use_is_reported(
     jobd: Jobd, redis_url: str, etcd_url: str, namespace: str, running: Callable[..., Any]
 ) -> None:
     await running(redis_url, namespace)

@@ -113,7 +113,7 @@ async def test_a_hangup_with_a_broken_module_changes_nothing(jobd: Jobd, redis_u
     assert child.terminate() == 0
 
 
-def test_prometheus_is_told_how_it_is(jobd: Jobd) -> None:
+def test_prometheus_can_scrape_the_state_of_the_node(jobd: Jobd) -> None:
     child = jobd.run("--metrics-compat", "--workers", "3")
 
     with urllib.request.urlopen(child.wait_for(r"metrics are at (\S+)")[1], timeout=PATIENCE) as answer:
@@ -147,7 +147,7 @@ def test_the_log_is_json_when_asked(jobd: Jobd) -> None:
         (["shop.jobs", "--listen", "off", "--store", "redis://u:hidden@127.0.0.1:1"], 4, "u:***@127.0.0.1:1"),
     ],
 )
-def test_what_it_cannot_run_is_told_in_one_line(jobd: Jobd, arguments: list[str], status: int, told: str) -> None:
+def test_a_start_that_fails_is_reported_in_one_line(jobd: Jobd, arguments: list[str], status: int, told: str) -> None:
     child = jobd.launch("run", *arguments, env={"PEERJOB_METRICS_LISTEN": "off"})
 
     assert child.wait() == status
@@ -158,7 +158,7 @@ def test_what_it_cannot_run_is_told_in_one_line(jobd: Jobd, arguments: list[str]
 
 
 @pytest.mark.parametrize("option", ["--listen", "--metrics-listen"])
-def test_a_port_in_use_is_told_in_one_line(jobd: Jobd, option: str) -> None:
+def test_a_port_in_use_is_reported_in_one_line(jobd: Jobd, option: str) -> None:
     others = {"--listen": "127.0.0.1:0", "--metrics-listen": "127.0.0.1:0"}
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -194,7 +194,7 @@ def test_options_come_from_flags_then_the_environment_then_a_file(jobd: Jobd, re
     assert redis_server.command("KEYS", f"{{peerjob:{namespaces[1]}}}:*") != []
 
 
-def test_a_wrong_value_in_a_file_is_told_with_its_place(jobd: Jobd) -> None:
+def test_a_wrong_value_in_a_file_is_reported_with_its_place(jobd: Jobd) -> None:
     (jobd.folder / "jobd.toml").write_text('workers = "many"\n')
     child = jobd.launch("run", "shop.jobs", "--config", "jobd.toml")
 

@@ -21,7 +21,7 @@ def server(request: pytest.FixtureRequest) -> ServerProcess:
     return found
 
 
-async def test_what_waits_and_runs_in_the_cluster_is_told_by_a_node_that_runs_nothing(
+async def test_a_node_without_workers_reports_the_demand_of_the_cluster(
     jobd: Jobd, server: ServerProcess, namespace: str, tmp_path: Path
 ) -> None:
     store = ("--store", server.url, "--namespace", namespace)
@@ -49,9 +49,7 @@ async def test_what_waits_and_runs_in_the_cluster_is_told_by_a_node_that_runs_no
     assert worker.terminate() == scaler.terminate() == 0
 
 
-async def test_a_job_that_falls_due_where_nobody_claims_wakes_a_target_at_zero(
-    jobd: Jobd, redis_url: str, namespace: str
-) -> None:
+async def test_a_due_job_without_a_node_wakes_a_target_at_zero(jobd: Jobd, redis_url: str, namespace: str) -> None:
     scaler = jobd.run(
         *("--store", redis_url, "--namespace", namespace, "--workers", "0", "--scaler-listen", "127.0.0.1:0")
     )

@@ -361,7 +361,7 @@ async def test_a_renewal_tells_how_far_the_node_s_clock_is_ahead(site: MakeSite)
     assert abs([await early.renew() for _ in range(LOOKS)][-1].ahead_us - HOUR * 1_000_000) < 500_000
 
 
-async def test_a_slow_answer_does_not_blur_what_quick_ones_told(site: MakeSite) -> None:
+async def test_a_slow_answer_does_not_blur_earlier_measurements(site: MakeSite) -> None:
     here = site()
     peer = await here.join(await here.open())
     known_us = [await peer.renew() for _ in range(LOOKS)][-1].ahead_us

@@ -14,7 +14,7 @@ import pytest
 from support.etcd import StartEtcd, StartEtcdCluster
 from support.processes import ChildProcess
 from support.servers import ServerCluster, ServerKind, StartServer
-from support.stalls import told_in
+from support.stalls import stalls_in
 from support.waiting import PATIENCE
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, pidfd and prctl")
@@ -173,7 +173,7 @@ def test_a_process_tells_when_it_stood_still(tmp_path: Path) -> None:
         assert child.wait() == 0
 
     assert counted >= 0.3
-    assert any(begin_us <= began_us and end_us >= over_us for begin_us, end_us in told_in(child.lines))
+    assert any(begin_us <= began_us and end_us >= over_us for begin_us, end_us in stalls_in(child.lines))
 
 
 def wait_for_end(pid: int) -> None:

@@ -249,7 +249,7 @@ def ends(way: str) -> str:
     return Finished("all of it") if way == "finished" else "part of it"
 
 
-def ends_when_told(started: str, way: str, ctx: Context) -> str:
+def ends_when_cancelled(started: str, way: str, ctx: Context) -> str:
     tell_pid(started)
     ctx.wait(600)
     return ends(way)

@@ -13,7 +13,7 @@ from peerjob.model.state import ARROWS
 from peerjob.store.drivers import open_elections
 from support.onlooker import onlooking
 from support.processes import ChildProcess
-from support.stalls import Span, Stalls, told_in
+from support.stalls import Span, Stalls, stalls_in
 from support.waiting import until
 
 TTL = 5.0
@@ -72,10 +72,10 @@ class Peers:
 
     def stood_still(self, pid: int) -> Sequence[Span]:
         """When the process of a node stood still, for any reason."""
-        return told_in(line for child in self.children if child.pid == pid for line in child.lines)
+        return stalls_in(line for child in self.children if child.pid == pid for line in child.lines)
 
     def _stalls_of_nodes(self) -> list[Span]:
-        return [span for child in self.children if not child.was_paused for span in told_in(child.lines)]
+        return [span for child in self.children if not child.was_paused for span in stalls_in(child.lines)]
 
     async def leading(self, *, after: int = 0) -> tuple[ChildProcess, Leader]:
         """Wait until a node leads in a term later than this one, and return it."""

@@ -91,12 +91,12 @@ def lost(spans: Iterable[Span], first_us: int, last_us: int) -> float:
 
 
 def tell(span: Span) -> None:
-    """Print a stall, for `told_in`; in one piece, since the process prints other lines at the same time."""
+    """Print a stall, for `stalls_in`; in one piece, since the process prints other lines at the same time."""
     sys.stdout.write(f"{_TOLD_AS} {span[0]} {span[1]}\n")
     sys.stdout.flush()
 
 
-def told_in(lines: Iterable[str]) -> Sequence[Span]:
+def stalls_in(lines: Iterable[str]) -> Sequence[Span]:
     """The stalls that a process told of."""
     told = (line.removeprefix(_TOLD_AS).split() for line in lines if line.startswith(_TOLD_AS))
     return [(int(begin_us), int(end_us)) for begin_us, end_us in told]

@@ -101,7 +101,7 @@ def test_the_extras_of_errors_are_those_of_the_project() -> None:
     assert parts == {"cli", "etcd", "grpc", "metrics", "uvloop", "valkey"}
 
 
-def test_a_defect_of_peerjob_is_not_told_as_a_missing_extra() -> None:
+def test_a_defect_of_peerjob_is_not_reported_as_a_missing_extra() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"peerjob\.nothing"), needs_extra("grpc", "it"):
         import peerjob.nothing  # type: ignore[import-not-found]  # pyright: ignore[reportMissingImports]  # noqa: F401
 

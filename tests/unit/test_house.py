@@ -29,7 +29,7 @@ def test_no_root_folder_is_importable_by_its_bare_name(name: str) -> None:
     assert spec is None or ROOT not in Path(spec.origin or "/").parents
 
 
-def test_pyright_is_told_of_every_link() -> None:
+def test_pyright_includes_every_link() -> None:
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())
     links = {str(path.relative_to(ROOT)) for path in PACKAGE.iterdir() if path.is_symlink()}
 

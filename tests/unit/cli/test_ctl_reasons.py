@@ -54,13 +54,13 @@ def test_workers_of_a_node_that_drains_do_not_count() -> None:
     assert told(an_instance(State.SCHEDULED), old)[0].startswith("it is due, and 2 of 2 workers are free (on old)")
 
 
-def test_those_before_it_are_counted_and_told_when_there_may_be_more() -> None:
+def test_instances_ahead_are_counted_up_to_a_limit() -> None:
     node = a_node("one", "work")
     assert told(an_instance(State.SCHEDULED), node, before=7)[0].startswith("it is queued behind 7 others: ")
     assert "at least 9 others" in told(an_instance(State.SCHEDULED), node, before=9, counted_all=False)[0]
 
 
-def test_all_reasons_of_a_delayed_instance_are_told() -> None:
+def test_all_reasons_of_a_delayed_instance_are_shown() -> None:
     error = encode(ErrorInfo(type="OSError", message="no route"))
     retried = an_instance(
         State.SCHEDULED, due_us=CLOCK.time_us() + 5 * MINUTE, note="retry 1 in 5m", error=error, kind="rare"
@@ -87,7 +87,7 @@ def test_what_may_have_killed_nodes_is_taken_alone() -> None:
     assert told(an_instance(State.SCHEDULED, crashes=2), a_node("one", "work"))[0].startswith("nodes died 2")
 
 
-def test_a_running_instance_is_told_with_its_progress_and_whether_its_node_lives() -> None:
+def test_a_running_instance_is_shown_with_its_progress_and_its_node() -> None:
     running = an_instance(State.PROCESSING, progress=Progress(0.25, "half of half"))
     assert told(running, a_node("one", "work")) == [
         "it runs: on node one, for 0s, try 1",
@@ -116,7 +116,7 @@ def test_a_schedule_that_fires_tells_when() -> None:
     assert found[1].endswith("was skipped (no node)")
 
 
-def test_all_that_keeps_a_schedule_from_firing_is_told() -> None:
+def test_all_reasons_of_a_schedule_that_does_not_fire_are_shown() -> None:
     found = why_schedule(a_schedule(paused=True, holder="x"), now=NOW, nodes=[], leader=None, last=None)
     assert [one.partition(":")[0] for one in found] == [
         "it is paused",

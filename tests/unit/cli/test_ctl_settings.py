@@ -93,7 +93,7 @@ def test_tls_is_spoken_when_asked_for_or_when_something_of_it_is_given() -> None
         ({"token_file": Path("/nonexistent/file")}, "a file with a token"),
     ],
 )
-def test_what_cannot_be_is_told(file: Path, given: dict[str, Any], told: str) -> None:
+def test_invalid_settings_are_reported(file: Path, given: dict[str, Any], told: str) -> None:
     with pytest.raises(OptionError, match=told):
         resolved(file, **given)
 

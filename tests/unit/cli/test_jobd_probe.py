@@ -106,7 +106,7 @@ def test_door_and_server_speak_of_the_same_paths() -> None:
         (None, False, "did not answer within 0.2 s"),
     ],
 )
-def test_an_answer_is_told_in_one_line(answer: bytes | None, ok: bool, why: str) -> None:
+def test_an_answer_is_printed_in_one_line(answer: bytes | None, ok: bool, why: str) -> None:
     with answering(answer) as port:
         heard = ask("live", "0.0.0.0", port, 10 if answer is not None else 0.2)
     assert heard.ok is ok
@@ -150,7 +150,7 @@ def test_a_host_is_found_however_it_is_written(listens: str, host: str, where: s
         ("drain --pid 4194305", 2, "4194305 (no process)"),
     ],
 )
-def test_what_cannot_be_asked_is_told_in_one_line(
+def test_an_invalid_probe_is_reported_in_one_line(
     capsys: pytest.CaptureFixture[str], words: str, status: int, told: str
 ) -> None:
     assert run(jobd.app, "jobd", words.split(), error_report) == status

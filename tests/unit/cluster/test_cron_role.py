@@ -101,7 +101,7 @@ async def test_a_schedule_fires_when_it_is_due(clock: VirtualClock, bench: Bench
     assert (first.kind, first.priority, first.tags, first.due_us) == ("k", 3, ("t",), records[0].nominal_us)
 
 
-async def test_nothing_fires_while_nobody_leads(clock: VirtualClock, bench: Bench) -> None:
+async def test_nothing_fires_without_a_leader(clock: VirtualClock, bench: Bench) -> None:
     node = await bench.stand("a")
     await clock.advance(1)
     await bench.put()
@@ -137,9 +137,7 @@ async def test_a_lost_hint_costs_a_second(clock: VirtualClock, bench: Bench) -> 
     assert await bench.outcomes() == {"fired": pytest.approx(110, abs=2)}
 
 
-async def test_a_leader_that_was_not_told_of_a_change_reads_the_schedule_again(
-    clock: VirtualClock, bench: Bench
-) -> None:
+async def test_a_leader_that_missed_a_change_reads_the_schedule_again(clock: VirtualClock, bench: Bench) -> None:
     node = await bench.stand("a")
     row = await bench.put()
     await clock.advance(2.5)
@@ -452,7 +450,7 @@ async def test_fires_go_together_again_after_a_call_that_was_refused(clock: Virt
 # -- what is in the way --------------------------------------------------------------------------------------------
 
 
-async def test_a_kind_that_nobody_runs_gets_one_instance_that_waits(clock: VirtualClock, bench: Bench) -> None:
+async def test_a_kind_without_a_node_gets_one_waiting_instance(clock: VirtualClock, bench: Bench) -> None:
     await bench.stand("a", kinds=("other",))
     await clock.advance(1)
     await bench.put()

@@ -237,7 +237,7 @@ async def test_a_leader_of_the_past_leaves_the_origin_alone(clock: VirtualClock,
     await elections.close()
 
 
-async def test_terms_that_the_store_goes_on_refusing_are_told_once_and_asked_for_less_and_less(
+async def test_refused_terms_are_logged_once_and_requested_less_often(
     clock: VirtualClock, stand: Stand, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = await stand("node")
@@ -258,7 +258,7 @@ async def test_terms_that_the_store_goes_on_refusing_are_told_once_and_asked_for
     assert len([one for one in told(caplog) if one.levelno == logging.WARNING]) == 2
 
 
-async def test_stopping_takes_a_bounded_time_when_nobody_answers(clock: VirtualClock, stand: Stand) -> None:
+async def test_stopping_takes_a_bounded_time_without_an_answer(clock: VirtualClock, stand: Stand) -> None:
     node = await stand("node")
     await clock.advance(1)
     node.flaky.stall("resign", "campaign")

@@ -114,9 +114,7 @@ def test_policies_say_how_much_is_made_up_for(definition: Definition, outage_us:
 
 
 @given(definition=DEFINITIONS, odd_us=st.integers(0, HOUR), outage_us=st.integers(0, 2 * HOUR))
-def test_whatever_time_is_stored_each_step_goes_on_from_there(
-    definition: Definition, odd_us: int, outage_us: int
-) -> None:
+def test_each_step_continues_from_the_stored_time(definition: Definition, odd_us: int, outage_us: int) -> None:
     """As after an update of the time zones: the stored next time need be no nominal time here."""
     recurrence = recurrence_of(definition)
     at, now_us = START + odd_us, START + odd_us + outage_us

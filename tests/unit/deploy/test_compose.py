@@ -37,7 +37,7 @@ def hosts(file: Path) -> Iterator[str]:
         yield from (one.partition(":")[0] for one in address.split(",") if one)
 
 
-def test_there_are_the_three_that_are_told_of() -> None:
+def test_the_three_documented_files_exist() -> None:
     assert [file.name for file in COMPOSE_FILES] == [
         "docker-compose.etcd.yml",
         "docker-compose.redis.yml",
@@ -135,7 +135,7 @@ def test_no_volume_is_shared(file: Path) -> None:
 
 
 @by_file
-def test_nodes_wait_for_all_that_they_are_told_of(file: Path) -> None:
+def test_nodes_wait_for_the_services_that_they_use(file: Path) -> None:
     waits = service(file, "node")["depends_on"]
     assert set(hosts(file)) == waits.keys()
     assert all(one == {"condition": "service_healthy"} for one in waits.values())

@@ -56,7 +56,7 @@ def locked(lock: Path) -> dict[str, Requirement]:
     return {canonicalize_name(one.name): one for one in map(Requirement, lines)}
 
 
-def test_it_runs_jobd_as_nobody_in_particular() -> None:
+def test_it_runs_jobd_as_an_unprivileged_user() -> None:
     assert re.fullmatch(r"[1-9]\d+:[1-9]\d+", said("USER")), "a number, so that Kubernetes can see that it is not root"
     assert said("ENTRYPOINT") == '["jobd"]'
     assert said("CMD") == '["run"]'

@@ -184,7 +184,7 @@ def test_work_that_has_peers_is_not_evicted_at_once(folder: Path) -> None:
 
 
 @by_folder
-def test_nobody_reaches_a_pod_unasked(folder: Path) -> None:
+def test_a_pod_accepts_only_the_listed_traffic(folder: Path) -> None:
     built = build(folder)
     covered: set[str] = set()
     for policy in built.of("NetworkPolicy").values():
@@ -199,7 +199,7 @@ def test_nobody_reaches_a_pod_unasked(folder: Path) -> None:
 
 
 @by_folder
-def test_every_port_is_let_through_to_somebody(folder: Path) -> None:
+def test_every_port_is_open_to_a_peer(folder: Path) -> None:
     built = build(folder)
     for pods in built.pods:
         open_to = {

@@ -45,7 +45,7 @@ def node(folder: Path) -> tuple[Manifests, Pods, Tree]:
 
 
 @every_pod
-def test_it_is_nobody_in_particular(folder: Path, name: str) -> None:
+def test_it_runs_as_an_unprivileged_user(folder: Path, name: str) -> None:
     """The rules of the pod security standard "restricted", and a file system that cannot be written to."""
     pods = pods_of(folder, name)
     context = pods.spec["securityContext"]
@@ -66,7 +66,7 @@ def test_it_is_nobody_in_particular(folder: Path, name: str) -> None:
 
 
 @every_pod
-def test_it_is_not_told_about_the_cluster(folder: Path, name: str) -> None:
+def test_it_gets_no_credentials_of_the_cluster(folder: Path, name: str) -> None:
     spec = pods_of(folder, name).spec
     assert spec["automountServiceAccountToken"] is False
     assert spec["enableServiceLinks"] is False, "a Service named peerjob would set options of jobctl"
@@ -138,7 +138,7 @@ def test_it_has_the_time_that_it_was_promised(folder: Path, name: str) -> None:
 
 
 @every_node
-def test_a_node_drains_before_it_is_told_to_end(folder: Path) -> None:
+def test_a_node_drains_before_it_gets_sigterm(folder: Path) -> None:
     _, _, container = node(folder)
     program, verb, *arguments = container["lifecycle"]["preStop"]["exec"]["command"]
     assert program == "jobd"
@@ -147,7 +147,7 @@ def test_a_node_drains_before_it_is_told_to_end(folder: Path) -> None:
 
 
 @every_node
-def test_a_node_takes_what_it_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobd_accepts_the_options_of_the_pod(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The very parser of jobd is given the pod's variables."""
     built, pods, container = node(folder)
     environment = built.environment(container)
@@ -207,7 +207,7 @@ def test_the_image_is_the_one_that_is_built() -> None:
     assert container["image"] == f"peerjob:{__version__}"
 
 
-def test_the_application_reads_what_it_is_told() -> None:
+def test_the_application_reads_its_environment() -> None:
     (container,) = pods_of(ROOT / "k8s" / "overlays" / "embedded", "words").containers
     program = (ROOT / "examples" / "fastapi_app.py").read_text()
     for one in container["env"]:

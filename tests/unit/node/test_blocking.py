@@ -174,7 +174,7 @@ async def test_it_refuses_to_stop_a_running_loop() -> None:
     await asyncio.to_thread(manager.close)
 
 
-def test_a_start_that_fails_is_told_and_may_be_tried_again() -> None:
+def test_a_failed_start_raises_and_can_be_repeated() -> None:
     manager = Node("redis://127.0.0.1:1").blocking()
     for _ in range(2):
         with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:1"):
@@ -396,7 +396,7 @@ async def test_a_verb_that_is_refused_in_an_event_loop_leaves_nothing_open(recwa
     assert [str(one.message) for one in recwarn if "never awaited" in str(one.message)] == []
 
 
-async def test_a_body_that_waits_for_another_one_is_told_to_end_when_its_node_stops() -> None:
+async def test_a_stop_ends_a_body_that_waits_for_another_job() -> None:
     """What interrupts the wait is the cancellation itself: the run is handed back, uncounted."""
     began = threading.Event()
 

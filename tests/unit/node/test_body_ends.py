@@ -95,7 +95,7 @@ def counted(end: str) -> int:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("reason", ["drain", "lost", "timeout"])
-async def test_an_async_body_that_was_told(bench: Bench, reason: Reason, way: str) -> None:
+async def test_an_async_body_that_must_end(bench: Bench, reason: Reason, way: str) -> None:
     begun = asyncio.Event()
 
     async def body() -> Any:
@@ -208,11 +208,11 @@ async def begun_in(path: Path) -> None:
     await until(lambda: asyncio.to_thread(path.exists))
 
 
-async def test_a_body_in_a_process_that_was_told(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_a_body_in_a_process_that_must_end(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """However slow the machine is, a body that heeds its notice ends before it is killed."""
     monkeypatch.setattr("peerjob.node.body.processes.NOTICE", 600.0)
     for way in WAYS:
-        instance = await bench.start(bodies.ends_when_told, str(tmp_path / way), way, run_in="process")
+        instance = await bench.start(bodies.ends_when_cancelled, str(tmp_path / way), way, run_in="process")
         await begun_in(tmp_path / way)
         bench.ask("drain")
         assert (way, await bench.end_of(instance)) == (way, expected(way, "drain", told=True))
@@ -221,7 +221,7 @@ async def test_a_body_in_a_process_that_was_told(bench: Bench, monkeypatch: pyte
 
 @pytest.mark.parametrize("reason", ["lost", "timeout"])
 async def test_a_body_in_a_process_that_is_killed(bench: Bench, reason: Reason, tmp_path: Path) -> None:
-    instance = await bench.start(bodies.ends_when_told, str(tmp_path / "begun"), "return", run_in="process")
+    instance = await bench.start(bodies.ends_when_cancelled, str(tmp_path / "begun"), "return", run_in="process")
     await begun_in(tmp_path / "begun")
     bench.ask(reason)
     assert await bench.end_of(instance) == expected("return", reason, told=True)

@@ -57,7 +57,7 @@ async def test_a_queued_instance_never_runs(clock: VirtualClock) -> None:
         assert instance.cancelled_at is not None
 
 
-async def test_a_running_one_is_told_and_its_worker_is_free_at_once(clock: VirtualClock) -> None:
+async def test_a_running_body_is_cancelled_and_its_worker_is_free(clock: VirtualClock) -> None:
     sleeper = Sleeper()
     job = Job("sleep", sleeper)
     async with running_node(job, clock=clock, workers=1) as node:
@@ -89,7 +89,7 @@ async def test_a_waiting_retry_is_cancelled(clock: VirtualClock) -> None:
         assert (await instance.refresh()).state is State.CANCELLED
 
 
-async def test_it_is_cancelled_on_whatever_node_it_runs_within_a_second(clock: VirtualClock) -> None:
+async def test_an_instance_on_another_node_is_cancelled_within_a_second(clock: VirtualClock) -> None:
     sleeper, url = Sleeper(), shared_url()
     job, flaky = Job("sleep", sleeper), flaky_store(clock, url)
     async with (

@@ -615,7 +615,7 @@ async def test_tracebacks_begin_with_the_body(executor: Executor) -> None:
         assert lines[1].endswith(f", in {one.__name__}")
 
 
-def test_causes_and_groups_are_told() -> None:
+def test_causes_and_groups_are_in_the_traceback() -> None:
     try:
         try:
             raise KeyError("first")

@@ -52,7 +52,9 @@ async def test_each_failed_attempt_is_logged_once_with_its_traceback(
         ]
 
 
-async def test_what_a_job_asks_for_is_told_at_info(clock: VirtualClock, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_retry_that_the_job_asks_for_is_logged_at_info(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
     def wander(context: Context = INJECTED) -> str:
         if context.attempt == 1:
             raise Retry(after="2s", reason="not yet")
@@ -112,7 +114,7 @@ async def test_many_failures_of_a_kind_are_counted_in_one_line(
         assert [level for level, _ in told(caplog)] == ["ERROR"]
 
 
-async def test_what_is_counted_is_told_when_the_node_stops(caplog: pytest.LogCaptureFixture) -> None:
+async def test_counted_failures_are_logged_when_the_node_stops(caplog: pytest.LogCaptureFixture) -> None:
     async with Node("memory://", jobs=[Job("charge", broken)]) as node:
         instances = await node.schedule_many(Job("charge").call() for _ in range(MAX_PER_SECOND + 5))
         for instance in instances:

@@ -134,7 +134,7 @@ async def test_a_reader_of_a_final_instance_gets_its_state_and_its_lines(clock: 
         assert len([event async for event in _timed(clock, made.watch())]) == 1
 
 
-async def test_a_reader_of_nothing_or_of_something_removed_is_told(clock: VirtualClock) -> None:
+async def test_a_reader_of_a_missing_or_removed_instance_gets_an_error(clock: VirtualClock) -> None:
     async with running_node(TALK, clock=clock) as node:
         with pytest.raises(UnknownInstanceError):
             await clock.run(anext(node.watch_instance(NOBODY)))

@@ -87,7 +87,7 @@ async def test_one_that_dies_fails_its_instance_alone(node: Node, how: str) -> N
     assert await (await node.schedule(PID)).result(timeout=60)
 
 
-async def test_a_timeout_ends_it_whatever_it_does(monkeypatch: pytest.MonkeyPatch, node: Node, tmp_path: Path) -> None:
+async def test_a_timeout_ends_any_body(monkeypatch: pytest.MonkeyPatch, node: Node, tmp_path: Path) -> None:
     instance = await node.schedule(node.job("sleeps").with_options(timeout="1h"), str(tmp_path / "started"))
     pid = await begun(tmp_path / "started")
     loop = asyncio.get_running_loop()
@@ -98,7 +98,7 @@ async def test_a_timeout_ends_it_whatever_it_does(monkeypatch: pytest.MonkeyPatc
     assert [worker.instance for worker in node.workers()] == [None, None]
 
 
-async def test_a_cancel_ends_it_whatever_it_does(node: Node, tmp_path: Path) -> None:
+async def test_a_cancel_ends_any_body(node: Node, tmp_path: Path) -> None:
     instance = await node.schedule("sleeps", str(tmp_path / "started"))
     pid = await begun(tmp_path / "started")
     assert await instance.cancel()

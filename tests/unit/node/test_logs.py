@@ -193,7 +193,7 @@ class Spoiled:
     ],
     ids=lambda value: ascii(value)[:20] if isinstance(value, str) else None,
 )
-async def test_no_line_whatever_it_holds_stops_the_queue(
+async def test_no_log_line_stops_the_queue(
     clock: VirtualClock,
     message: Any,
     arguments: tuple[Any, ...],
@@ -224,7 +224,7 @@ async def test_no_line_whatever_it_holds_stops_the_queue(
 @pytest.mark.parametrize(
     "text", ["half a character: \ud800", "x" * 3_000_000, "null \x00"], ids=["half", "long", "null"]
 )
-async def test_no_progress_whatever_it_says_stops_the_queue(clock: VirtualClock, text: str) -> None:
+async def test_no_progress_text_stops_the_queue(clock: VirtualClock, text: str) -> None:
     async def work(ctx: Context) -> str:
         ctx.progress(0.5, text)
         await asyncio.sleep(1)

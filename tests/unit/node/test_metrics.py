@@ -73,7 +73,7 @@ async def test_cancelling_counts_once_whether_it_waits_or_runs(clock: VirtualClo
     assert told["peerjob_executed_total"] == {("sleep",): 1}
 
 
-async def test_how_long_bodies_ran_and_waited_is_told(clock: VirtualClock) -> None:
+async def test_histograms_have_run_and_wait_times(clock: VirtualClock) -> None:
     async with running_node(SLEEP, clock=clock, workers=1) as node:
         metrics = Metrics(node)
         await node.schedule_many([SLEEP.call(2), SLEEP.call(3)])
@@ -111,7 +111,7 @@ async def test_a_slow_store_shows_in_the_round_trips(clock: VirtualClock) -> Non
         assert least > 0
 
 
-async def test_the_queue_of_each_kind_is_told_with_its_age(clock: VirtualClock) -> None:
+async def test_the_queue_of_each_kind_has_its_age(clock: VirtualClock) -> None:
     async with running_node(SLEEP, clock=clock, workers=1, allow_unknown=True) as node:
         metrics = Metrics(node)
         await node.schedule_many(SLEEP.call(100) for _ in range(3))
@@ -186,7 +186,7 @@ async def test_a_node_tells_how_it_is(clock: VirtualClock) -> None:
     assert (engine, namespace, name) == ("memory", "default", "one")
 
 
-async def test_a_store_that_is_away_is_told_and_its_errors_are_counted(clock: VirtualClock) -> None:
+async def test_an_unreachable_store_is_shown_and_its_errors_are_counted(clock: VirtualClock) -> None:
     flaky = flaky_store(clock)
     async with running_node(SLEEP, clock=clock, store=flaky.store) as node:
         metrics = Metrics(node)
@@ -328,7 +328,7 @@ async def test_names_that_users_choose_do_not_grow_the_metrics_without_end() -> 
     assert counts.fires[OTHERS] == {FireOutcome.MISSED: 100}
 
 
-async def test_every_metric_of_the_catalogue_is_told_and_no_other(clock: VirtualClock) -> None:
+async def test_a_scrape_has_exactly_the_metrics_of_the_catalogue(clock: VirtualClock) -> None:
     async with running_node(SLEEP, clock=clock, allow_unknown=True) as node:
         metrics = Metrics(node, compat=True)
         await node.add_schedule(SLEEP.with_options(every="10s", name="often"), 1)

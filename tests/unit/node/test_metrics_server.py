@@ -49,7 +49,7 @@ async def test_a_scrape_reads_the_metrics(server: MetricsServer) -> None:
     assert "process_resident_memory_bytes" in answer.text
 
 
-async def test_it_speaks_openmetrics_to_whoever_asks_for_it(server: MetricsServer) -> None:
+async def test_openmetrics_is_served_on_request(server: MetricsServer) -> None:
     async with http_client() as http:
         answer = await http.get(server.url, headers={"Accept": "application/openmetrics-text; version=1.0.0"})
 
@@ -76,9 +76,7 @@ async def test_many_scrapes_at_a_time_are_answered(server: MetricsServer) -> Non
     ("method", "path", "status"),
     [("HEAD", "/metrics", 200), ("GET", "/metrics?x=1", 200), ("GET", "/", 404), ("POST", "/metrics", 405)],
 )
-async def test_other_requests_are_told_what_is_wrong(
-    server: MetricsServer, method: str, path: str, status: int
-) -> None:
+async def test_other_requests_get_the_reason(server: MetricsServer, method: str, path: str, status: int) -> None:
     async with http_client() as http:
         answer = await http.request(method, server.url.removesuffix("/metrics") + path)
 

@@ -82,7 +82,7 @@ async def test_a_renewal_that_waited_in_vain_is_repeated_at_once(clock: VirtualC
         assert node.is_healthy
 
 
-async def test_an_outage_is_told_once_for_each_role(clock: VirtualClock, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_outage_is_logged_once_for_each_role(clock: VirtualClock, caplog: pytest.LogCaptureFixture) -> None:
     flaky = flaky_store(clock)
     async with running_node(SLEEP, clock=clock, store=flaky.store) as node:
         await node.schedule(SLEEP, 1)

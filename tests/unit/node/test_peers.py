@@ -195,7 +195,7 @@ async def test_a_stale_holder_changes_nothing(clock: VirtualClock, caplog: pytes
             assert sorted(owners) == [("peer", "owner"), ("stale", "lost")]
 
 
-async def test_after_an_outage_for_all_nobody_takes_the_living_for_dead(clock: VirtualClock) -> None:
+async def test_after_an_outage_for_all_no_live_node_is_reaped(clock: VirtualClock) -> None:
     url, long = shared_url(), Long()
     patient = Job("long", long, on_store_loss="continue")
     async with running_nodes(clock, "looker", store=url, workers=0) as (looker,):

@@ -221,7 +221,7 @@ async def stubborn() -> None:
             await asyncio.sleep(left)
 
 
-async def test_a_body_is_stuck_from_when_it_was_told_to_end(clock: VirtualClock) -> None:
+async def test_the_time_until_stuck_begins_when_the_body_must_end(clock: VirtualClock) -> None:
     """A probe that is asked once must not find everything well because nobody asked before."""
     async with running_node(Job("stubborn", stubborn, timeout=1), clock=clock, workers=1) as node:
         await node.schedule("stubborn")

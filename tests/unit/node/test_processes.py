@@ -575,7 +575,7 @@ async def test_a_question_for_the_owner_ends_with_the_error_of_the_store(
         await run(executor, bodies.asks_owner, context=Context(id="run", backend=recorder))
 
 
-async def test_a_thread_that_a_body_leaves_behind_speaks_for_nobody(
+async def test_a_thread_that_a_body_leaves_behind_reports_for_no_other_body(
     executor: Executor, recorder: Recorder, tmp_path: Path
 ) -> None:
     go, said = tmp_path / "go", tmp_path / "said"

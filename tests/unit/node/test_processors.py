@@ -17,7 +17,7 @@ def broken() -> object:
     raise ValueError("broken")
 
 
-async def test_on_complete_is_told_the_result_after_it_is_stored(clock: VirtualClock) -> None:
+async def test_on_complete_gets_the_result_after_it_is_stored(clock: VirtualClock) -> None:
     seen: list[Any] = []
 
     async def on_complete(instance: Instance[int], result: int) -> None:
@@ -177,7 +177,7 @@ async def test_on_state_change_sees_every_state_in_order(clock: VirtualClock) ->
         assert seen == ["Created", "Scheduled", "Processing", "Scheduled", "Processing", "Completed"]
 
 
-async def test_on_state_change_of_a_cancel_is_told_where_it_was_cancelled(clock: VirtualClock) -> None:
+async def test_on_state_change_of_a_cancel_is_called_on_the_cancelling_node(clock: VirtualClock) -> None:
     seen: list[tuple[str, str]] = []
 
     def on_state_change(instance: Instance[Any], state: State) -> None:
@@ -224,7 +224,7 @@ async def test_one_that_raises_is_logged_on_the_instance_and_changes_nothing(clo
 
 
 @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), asyncio.CancelledError()], ids=repr)
-async def test_whatever_a_processor_raises_the_node_lives(clock: VirtualClock, error: BaseException) -> None:
+async def test_the_node_survives_any_error_of_a_processor(clock: VirtualClock, error: BaseException) -> None:
     async def fail(instance: Instance[Any], _: object) -> None:
         raise error
 
@@ -352,10 +352,10 @@ async def test_threads_that_hang_do_not_keep_other_processors_waiting(monkeypatc
                 await (await node.schedule(job, number)).result(timeout=60)
             await (await node.schedule(job, 7)).result(timeout=60)
 
-            async def last_is_told() -> bool:
+            async def last_is_called() -> bool:
                 return told == [7]
 
-            await until(last_is_told)
+            await until(last_is_called)
         finally:
             leave.set()
 
@@ -433,7 +433,7 @@ async def test_a_handle_keeps_lines_from_outside_the_run(clock: VirtualClock) ->
         assert (line.message, line.level, line.fields) == ("looked at by hand", Level.WARN, {"ticket": 7})
 
 
-async def test_on_terminate_comes_after_what_is_told_of_the_start(clock: VirtualClock) -> None:
+async def test_on_terminate_is_called_after_the_callbacks_for_the_start(clock: VirtualClock) -> None:
     seen: list[str] = []
 
     async def on_state_change(instance: Instance[Any], state: State) -> None:

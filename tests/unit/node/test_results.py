@@ -170,7 +170,7 @@ ERRORS: list[tuple[BaseException, str]] = [
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize(("error", "name"), ERRORS, ids=[f"{number}-{name}" for number, (_, name) in enumerate(ERRORS)])
-async def test_whatever_a_body_raises_ends_the_instance_and_not_the_node(
+async def test_any_error_of_a_body_ends_the_instance_and_not_the_node(
     clock: VirtualClock, error: BaseException, name: str, asynchronous: bool
 ) -> None:
     async def fail() -> None:

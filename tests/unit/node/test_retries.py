@@ -274,7 +274,7 @@ async def test_an_async_body_ends_at_its_timeout(clock: VirtualClock) -> None:
         assert await states_of(instance) == ["Created", "Scheduled", "Processing", "TimedOut"]
 
 
-async def test_a_sync_body_is_told_and_keeps_its_worker_until_it_ends() -> None:
+async def test_a_timed_out_sync_body_keeps_its_worker_until_it_ends() -> None:
     told, leave = threading.Event(), threading.Event()
 
     def stay(ctx: Context = INJECTED) -> str:

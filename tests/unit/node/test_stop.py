@@ -134,7 +134,7 @@ async def test_what_does_not_end_in_time_is_handed_back_and_runs_elsewhere_at_on
             assert "Scheduled: node stopped" in await notes_of(found)
 
 
-async def test_a_body_may_clean_up_when_it_is_told_to_drain(clock: VirtualClock) -> None:
+async def test_a_body_may_clean_up_when_its_node_drains(clock: VirtualClock) -> None:
     saved: list[str | None] = []
 
     async def tidy(ctx: Context = INJECTED) -> None:
@@ -172,7 +172,7 @@ async def test_a_thread_that_ignores_it_does_not_keep_the_node(caplog: pytest.Lo
     leave.set()
 
 
-async def test_a_thread_that_ignores_it_keeps_nobody_who_is_in_a_hurry() -> None:
+async def test_a_thread_that_ignores_the_stop_does_not_delay_a_hurried_stop() -> None:
     leave, started = threading.Event(), threading.Event()
 
     def stay() -> None:

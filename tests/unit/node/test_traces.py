@@ -132,7 +132,7 @@ async def test_it_leads_to_another_node(clock: VirtualClock) -> None:
     assert run.attributes["peerjob.node"] == "worker"
 
 
-async def test_each_attempt_is_a_span_and_its_error_is_told(clock: VirtualClock) -> None:
+async def test_each_attempt_is_a_span_with_its_error(clock: VirtualClock) -> None:
     async with traced(clock) as node:
         await node.schedule(FAIL)
         await drain(node)
@@ -217,7 +217,7 @@ async def test_a_repeated_instance_is_in_the_trace_of_who_repeats_it(clock: Virt
     assert parent_of(second) == again.get_span_context().span_id
 
 
-async def test_a_refused_call_is_told_on_its_span(clock: VirtualClock) -> None:
+async def test_a_refused_call_has_its_error_on_its_span(clock: VirtualClock) -> None:
     async with traced(clock) as node:
         with pytest.raises(ArgumentError):
             await node.schedule("work", "no number")

@@ -222,7 +222,7 @@ APART: list[tuple[Any, list[Any]]] = [
 
 
 @pytest.mark.parametrize(("annotation", "values"), APART, ids=lambda one: str(one)[:40])
-def test_what_is_told_apart_keeps_its_class(annotation: Any, values: list[Any]) -> None:
+def test_members_with_different_forms_keep_their_class(annotation: Any, values: list[Any]) -> None:
     def takes(value: Any) -> Any: ...
 
     takes.__annotations__ = {"value": annotation}

@@ -29,7 +29,7 @@ async def sleep(seconds: float) -> float:
 SLEEP = Job("sleep", sleep)
 
 
-async def test_a_result_comes_at_once_on_whatever_node_is_asked(clock: VirtualClock) -> None:
+async def test_every_node_returns_a_result_without_delay(clock: VirtualClock) -> None:
     async with running_nodes(clock, "worker", "web", jobs=SLEEP) as (worker, web):
         web.unregister("sleep")
         instance = await web.schedule(SLEEP, 2)
@@ -111,7 +111,7 @@ async def test_waiting_for_what_is_unknown_or_removed(clock: VirtualClock) -> No
             await clock.run(waiting)
 
 
-async def test_whoever_waits_when_the_node_stops_is_told(clock: VirtualClock) -> None:
+async def test_a_waiter_gets_an_error_when_the_node_stops(clock: VirtualClock) -> None:
     async with running_node(SLEEP, clock=clock) as node:
         instance = await node.schedule(SLEEP.with_options(after=60), 1)
         waiting = [asyncio.ensure_future(work) for work in (instance.result(), node.wait(), collect(node.watch()))]
@@ -221,7 +221,7 @@ async def test_a_stream_goes_on_for_long_and_through_lost_hints(clock: VirtualCl
         assert instance.id == events[0].instance.id
 
 
-async def test_short_instances_are_told_whole(clock: VirtualClock) -> None:
+async def test_a_watch_has_every_event_of_a_short_instance(clock: VirtualClock) -> None:
     async def nothing() -> None:
         return
 

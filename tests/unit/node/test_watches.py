@@ -110,7 +110,7 @@ async def test_what_is_final_is_not_read_again(clock: VirtualClock) -> None:
         assert flaky.calls["lookup"] > 5
 
 
-async def test_nothing_is_read_when_nobody_watches_any_more(clock: VirtualClock) -> None:
+async def test_nothing_is_read_after_the_last_watch_ended(clock: VirtualClock) -> None:
     flaky = flaky_store(clock)
     async with running_node(NOTHING, clock=clock, store=flaky.store) as node:
         async with watching(clock, node) as streams:
@@ -152,7 +152,7 @@ async def test_many_instances_that_are_watched_singly_are_read_together(clock: V
             assert {event.instance.id for event in one} == {instance.id}
 
 
-async def test_what_ended_long_ago_is_told_to_nobody_when_it_is_looked_at(clock: VirtualClock) -> None:
+async def test_a_late_line_of_an_old_instance_reaches_no_watch(clock: VirtualClock) -> None:
     async with running_node(SLEEP, clock=clock) as node, watching(clock, node) as streams:
         instance = await node.schedule(SLEEP, 1)
         await drain(node)
@@ -188,7 +188,7 @@ async def test_a_stream_that_begins_as_the_last_one_ends_tells_nothing_from_befo
             assert told(events) == ["Completed"]
 
 
-async def test_whoever_begins_when_the_node_stops_is_told(clock: VirtualClock) -> None:
+async def test_a_watch_that_begins_during_a_stop_gets_an_error(clock: VirtualClock) -> None:
     flaky = flaky_store(clock)
     async with running_node(clock=clock, store=flaky.store) as node:
         stall = flaky.stall("watch_changes")
@@ -199,7 +199,7 @@ async def test_whoever_begins_when_the_node_stops_is_told(clock: VirtualClock) -
             await clock.run(beginning)
 
 
-async def test_whoever_is_too_far_behind_is_told_and_holds_up_nobody(clock: VirtualClock) -> None:
+async def test_a_slow_reader_gets_an_error_and_delays_no_other(clock: VirtualClock) -> None:
     count = MAX_WAITING // 4 + 1
     async with running_node(NOTHING, clock=clock, workers=100) as node, watching(clock, node) as streams:
         (events,) = await streams.open(Query(state=State.FINAL))
@@ -217,7 +217,7 @@ async def test_whoever_is_too_far_behind_is_told_and_holds_up_nobody(clock: Virt
                 pass
 
 
-async def test_a_stream_outlives_an_outage_and_a_new_one_is_told_of_it(clock: VirtualClock) -> None:
+async def test_a_stream_survives_an_outage_and_a_new_one_gets_an_error(clock: VirtualClock) -> None:
     flaky = flaky_store(clock)
     async with running_node(SLEEP, clock=clock, store=flaky.store) as node, watching(clock, node) as streams:
         (events,) = await streams.open(Query())

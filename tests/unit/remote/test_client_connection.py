@@ -153,7 +153,7 @@ def test_a_target_that_is_none_is_refused(target: str) -> None:
 
 
 @pytest.mark.parametrize("token", ["", " x", "x\n", "ü"])
-def test_a_token_that_cannot_be_sent_is_refused_and_not_told(token: str) -> None:
+def test_an_invalid_token_is_refused_and_not_shown(token: str) -> None:
     with pytest.raises(OptionError) as caught:
         Client(token=token)
     assert "ü" not in str(caught.value)
@@ -162,7 +162,7 @@ def test_a_token_that_cannot_be_sent_is_refused_and_not_told(token: str) -> None
 # -- starting ----------------------------------------------------------------------------------------------------------
 
 
-async def test_nobody_listens() -> None:
+async def test_no_server_listens() -> None:
     with pytest.raises(NodeUnavailableError, match=r"127\.0\.0\.1:1, localhost:2") as caught:
         await asyncio.wait_for(Client("127.0.0.1:1,localhost:2", connect_timeout=0.5).start(), 30)
 
@@ -220,7 +220,7 @@ async def test_a_client_goes_on_with_another_node() -> None:
         assert await client.count(Query(state=State.COMPLETED)) == 2
 
 
-async def test_whoever_waits_goes_on_waiting_elsewhere() -> None:
+async def test_a_wait_continues_on_another_node() -> None:
     async with two_nodes() as ((_, one), (node, other)), Client(both(one, other)) as client:
         made = await client.schedule(HANG)
         waiting = asyncio.ensure_future(made.wait())

@@ -241,7 +241,7 @@ async def test_before_its_node_starts_it_is_unavailable() -> None:
         assert code is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_however_often_somebody_asks_the_store_is_read_once_a_second(clock: VirtualClock) -> None:
+async def test_the_store_is_read_at_most_once_a_second(clock: VirtualClock) -> None:
     flaky = flaky_store(clock)
     async with running_node(clock=clock, store=flaky.store) as node:
         reader = DemandReader(node)

@@ -544,7 +544,7 @@ async def test_reflection_tells_the_service(site: tuple[Node, Server]) -> None:
     assert methods == len(SERVICE.methods)
 
 
-async def test_a_stop_tells_whoever_waits_and_lets_others_end(site: tuple[Node, Server], client: RawClient) -> None:
+async def test_a_stop_ends_waits_and_lets_other_calls_end(site: tuple[Node, Server], client: RawClient) -> None:
     node, server = site
     one: Instance[None] = await node.schedule("hang")
     waiting = asyncio.ensure_future(client.code("WaitInstance", pb.WaitInstanceRequest(uuid=one.id)))
@@ -599,7 +599,7 @@ async def test_rubbish_on_every_rpc_gets_an_answer_and_the_server_lives(client: 
     assert not (await node.schedule("sum", 1, 2)).state.is_final
 
 
-async def test_a_watch_that_nobody_reads_any_more_is_let_go(site: tuple[Node, Server], client: RawClient) -> None:
+async def test_a_watch_whose_reader_is_gone_ends(site: tuple[Node, Server], client: RawClient) -> None:
     calls = [client.stream("Watch", pb.WatchRequest()) for _ in range(20)]
     for call in calls:
         await call.initial_metadata()
@@ -626,7 +626,7 @@ async def test_a_connection_has_so_many_calls_at_a_time(monkeypatch: pytest.Monk
             call.cancel()
 
 
-async def test_what_was_done_is_told_in_an_answer_that_fits() -> None:
+async def test_changed_instances_are_listed_in_an_answer_that_fits() -> None:
     """Nobody can ask for it again, so the last ones are bare."""
 
     def whole(number: int) -> pb.JobInstance:

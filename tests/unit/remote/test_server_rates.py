@@ -63,7 +63,7 @@ def test_the_port_does_not_count(peer: str, host: str) -> None:
     assert host_of(peer) == host
 
 
-async def test_whoever_calls_too_often_is_told() -> None:
+async def test_a_client_that_calls_too_often_gets_an_error() -> None:
     async with served(Job("work", lambda: None), rate=0.01) as (_, server), raw_client(server.target) as client:
         codes = [await client.code("GetVersion", pb.VersionRequest()) for _ in range(3)]
 
@@ -73,7 +73,7 @@ async def test_whoever_calls_too_often_is_told() -> None:
             await Client(server.target).start()  # from the same address
 
 
-async def test_whoever_guesses_tokens_is_told_to_wait_and_locks_nobody_else_out() -> None:
+async def test_a_client_that_guesses_tokens_is_slowed_and_no_other() -> None:
     tokens = Tokens([Token.of("read", Role.READER)])
     version = pb.VersionRequest()
     async with (

@@ -73,7 +73,7 @@ def test_a_record_survives(record: Record) -> None:
 
 
 @given(records)
-def test_whatever_is_stored_can_be_shown_as_text(record: Record) -> None:
+def test_every_stored_record_can_be_shown_as_text(record: Record) -> None:
     message = instances.instance_message(record, encoded=False)
 
     assert (message.uuid, message.state) == (record.id, int(record.state))

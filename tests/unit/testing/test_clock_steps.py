@@ -45,7 +45,7 @@ async def test_no_fire_is_recorded_before_its_time_when_the_clock_of_the_leader_
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_delayed_instance_waits_whatever_the_clock_of_a_node_is_set_to(step: str, seed: int) -> None:
+async def test_a_delayed_instance_waits_if_a_clock_is_set(step: str, seed: int) -> None:
     job = Job("delayed", work, after="1h")
     async with TestCluster(jobs=[job], nodes=3, seed=seed) as cluster:
         instance = await cluster.schedule(job)

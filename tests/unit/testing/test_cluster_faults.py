@@ -197,7 +197,7 @@ async def test_a_schedule_whose_answer_is_lost_was_done_and_one_that_fails_was_n
 
 
 @pytest.mark.parametrize("how", ["lost answer", "repeated", "late", "error"])
-async def test_a_run_is_committed_once_whatever_becomes_of_the_answers(how: str) -> None:
+async def test_a_run_is_committed_once_if_answers_are_lost(how: str) -> None:
     job = Job("once", Bodies())
     async with TestCluster(nodes=2, jobs=[job]) as cluster:
         for verb in ("claim", "commit"):

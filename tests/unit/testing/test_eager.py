@@ -266,7 +266,7 @@ def test_a_job_of_a_process_runs_here() -> None:
     assert eager(_IDENT.with_options(run_in="process")).result == threading.get_ident()
 
 
-def test_a_job_that_needs_a_node_is_told_where_it_can_run() -> None:
+def test_a_job_that_needs_a_node_gets_an_error_with_advice() -> None:
     @job(kind="parent")
     async def parent(node: Node = INJECTED) -> None:
         await node.schedule(CHARGE, Charge(1, date(2026, 1, 2)))

@@ -163,7 +163,7 @@ def check(walk: Walk, ended: dict[str, Instance[Any]]) -> None:
 
 
 @pytest.mark.parametrize("seed", [*range(12), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(12, 400))])
-async def test_whatever_happens_nothing_is_lost_doubled_or_undone(seed: int) -> None:
+async def test_nothing_is_lost_doubled_or_undone(seed: int) -> None:
     with VirtualClock(seed=seed) as clock:
         walk = Walk(clock)
         for number in range(3):

@@ -348,7 +348,7 @@ async def test_a_loop_has_one_clock(clock: VirtualClock) -> None:
         VirtualClock().install()
 
 
-async def test_a_test_that_awaits_what_time_alone_brings_is_told_of(
+async def test_a_test_that_waits_without_moving_time_gets_a_warning(
     clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("peerjob.testing.loop.MAX_STANDSTILL", 0.01)
