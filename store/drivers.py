@@ -22,7 +22,7 @@ from .url import redact, scheme_of
 NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LUA = ("redis", "rediss", "valkey", "valkeys")
 _ETCD = ("etcd", "etcds")
-SCHEMES = ("memory", *_LUA, *_ETCD)
+SCHEMES = ("memory", "sqlite", *_LUA, *_ETCD)
 
 
 class Engine(Store, Protocol):
@@ -36,7 +36,8 @@ class Engine(Store, Protocol):
 def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> Engine:
     """The store that a URL names, not opened yet; raises OptionError for a URL that names none.
 
-    `memory://` is private to its caller, `memory://name` is shared in the process. `redis://` and `valkey://` take
+    `memory://` is private to its caller, `memory://name` is shared in the process. `sqlite:///path/file.db` is a file
+    that the processes of this machine share; it takes `?sync=full|normal`. `redis://` and `valkey://` take
     `?cluster=true`, credentials and a database number in the usual places; `rediss://` and `valkeys://` use TLS.
     `etcd://` and, with TLS, `etcds://` take the hosts of all members, with commas between them.
     The store retries a call for `retry_for` seconds while the server is away.
@@ -48,6 +49,10 @@ def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, r
         from .memory.driver import memory_store
 
         return memory_store(url, namespace=namespace, clock=clock, limits=limits)
+    if scheme == "sqlite":
+        from .sqlite.driver import sqlite_store
+
+        return sqlite_store(url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
     if scheme in _LUA:
         from .lua.store import lua_store
 

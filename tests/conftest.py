@@ -6,8 +6,10 @@ namespace. A test that breaks its server starts one of its own with `start_serve
 
 import contextlib
 import os
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from pathlib import Path
 from typing import TypeVar, Unpack
 
 import pytest
@@ -41,6 +43,7 @@ for name in [*os.environ]:
 # gRPC asks a proxy even for this machine; pip, which some tests run, may need theirs
 os.environ["no_grpc_proxy"] = "localhost,127.0.0.1,[::1]"  # noqa: SIM112  # gRPC reads no other
 
+MEMORY = Path("/dev/shm")
 Started = TypeVar("Started", Server, ServerCluster, EtcdServer, EtcdCluster)
 
 
@@ -63,6 +66,18 @@ def etcd_server() -> Iterator[EtcdServer]:
     """A shared etcd, which grants leases of one second; not to be stopped, filled up or configured."""
     with _running(lambda: EtcdServer(config=SHORT_LEASES)) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def sqlite_file() -> Iterator[Path]:
+    """A shared file, in memory where that can be; not to be filled up, replaced or damaged."""
+    with tempfile.TemporaryDirectory(prefix="peerjob-", dir=MEMORY if MEMORY.is_dir() else None) as folder:
+        yield Path(folder, "peerjob.db")
+
+
+@pytest.fixture
+def sqlite_url(sqlite_file: Path) -> str:
+    return f"sqlite://{sqlite_file}?sync=normal"
 
 
 @pytest.fixture

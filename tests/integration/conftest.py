@@ -42,7 +42,7 @@ async def site(request: pytest.FixtureRequest, start_server: StartServer) -> Asy
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store may take its time to open, on a machine that is busy: nothing is tried again there."""
-    for module in ("lua.store", "etcd.driver"):
+    for module in ("lua.store", "etcd.driver", "sqlite.driver"):
         monkeypatch.setattr(f"peerjob.store.{module}.OPEN_TIMEOUT", PATIENCE)
     drivers: tuple[Any, ...] = (RedisDriver, GlideDriver)
     for driver in drivers:

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,6 +61,22 @@ class TestMemory(OnUrl, HintRules, LivenessRules):
     @pytest.fixture(autouse=True)
     def _url(self) -> None:
         self.url = f"memory://{uuid.uuid4().hex}"
+
+
+class TestSqlite(Conformance):
+    """A file, without waits for the disk."""
+
+    @pytest.fixture(autouse=True)
+    def _url(self, sqlite_url: str) -> None:
+        self.url = sqlite_url
+
+
+class TestSyncedSqlite(OnUrl, OwnershipRules, IdempotencyRules, ElectionRules):
+    """A file that waits for the disk, with the rules that several processes may break."""
+
+    @pytest.fixture(autouse=True)
+    def _url(self, sqlite_file: Path) -> None:
+        self.url = f"sqlite://{sqlite_file}"
 
 
 class TestRedis(Conformance):

@@ -440,9 +440,12 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """Guarantees and limits of a store."""
 
     engine: str
-    """The kind of store: "memory", "redis", "valkey" or "etcd"."""
+    """The kind of store: "memory", "sqlite", "redis", "valkey" or "etcd"."""
     durability: str
-    """The protection of stored data against a crash of the store: "fsync", "everysec", "replicated" or "none"."""
+    """The protection of stored data against a crash of the store: "fsync", "everysec", "replicated", "os" or "none".
+
+    "os": the data survives each process, and is lost only if the operating system ends before it has written the data.
+    """
     confirmed_by: str = ""
     """The confirmation that each step waits for: "aof" or "replicas:<n>".
 

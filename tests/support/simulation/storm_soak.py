@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tempfile
 import uuid
 from collections.abc import Callable, Generator, Sequence
 
@@ -25,7 +26,7 @@ SERVERS: dict[str, Callable[[], ServerProcess]] = {
     "valkey": ValkeyServer,
     "etcd": lambda: EtcdServer(config=SHORT_LEASES),
 }
-ENGINES = ("memory", *SERVERS)
+ENGINES = ("memory", "sqlite", *SERVERS)
 
 
 def storm_soak(engine: str, seeds: Sequence[int]) -> tuple[list[int], Pairs]:
@@ -63,6 +64,10 @@ async def judged(url: str, seed: int) -> tuple[list[Violation], Pairs]:
 def _url(engine: str) -> Generator[str]:
     if engine == "memory":
         yield "memory://"
+        return
+    if engine == "sqlite":
+        with tempfile.TemporaryDirectory() as folder:
+            yield f"sqlite://{folder}/storm.db?sync=normal"
         return
     server = SERVERS[engine]()
     try:

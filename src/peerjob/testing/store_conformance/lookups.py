@@ -258,7 +258,7 @@ class ReadingRules(StoreSuite):
     async def test_a_store_tells_what_it_promises(self, store: Store) -> None:
         promised = store.capabilities
         assert promised.engine
-        assert promised.durability in ("fsync", "everysec", "replicated", "none")
+        assert promised.durability in ("fsync", "everysec", "replicated", "os", "none")
         assert promised.order in ("strict", "windowed")
         assert promised.clock in ("server", "nodes")
         assert promised.max_payload >= 1 << 20

@@ -1,0 +1,135 @@
+"""The driver: `KeyValue` over a file of SQLite, for the processes of one machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from peerjob.model.clock import Clock
+from peerjob.model.errors import StoreError
+from peerjob.model.record import Capabilities, StoreLimits
+from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
+from peerjob.store.kv.store import KVStore
+from peerjob.store.timeouts import answer_within
+
+from .address import SqliteAddress, parse_address
+from .registry import FILES
+from .requests import Work, request_of
+from .thread import FileThread
+from .transaction import needs_disk
+from .watch import SqliteWatch
+
+T = TypeVar("T")
+
+MAX_PAYLOAD = 64 << 20
+OPEN_TIMEOUT = 4.5
+CALL_TIMEOUT = 15.0
+"""Seconds that a call waits for the disk."""
+_NORMAL = "A power cut can lose the last writes: the store's URL has sync=normal."
+
+
+def sqlite_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> KVStore:
+    """The store that a SQLite URL names, not opened yet."""
+    address = parse_address(url)
+    kv = SqliteKeyValue(address, clock)
+    return KVStore(kv, url=address.url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
+
+
+class SqliteKeyValue:
+    """One user of a file. All users in a process share the file's thread."""
+
+    def __init__(self, address: SqliteAddress, clock: Clock) -> None:
+        self._address = address
+        self._clock = clock
+        self._thread: FileThread | None = None
+        self._identity = ""
+        durable = address.sync == "full"
+        self._capabilities = Capabilities(
+            engine="sqlite",
+            durability="fsync" if durable else "os",
+            order="windowed",
+            clock="nodes",
+            max_payload=MAX_PAYLOAD,
+            warnings=() if durable else (_NORMAL,),
+        )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    @property
+    def identity(self) -> str:
+        return self._identity
+
+    @property
+    def full(self) -> bool:
+        return self._thread is not None and self._thread.full
+
+    async def open(self) -> None:
+        address = self._address
+        self._thread = FILES.acquire(address.path, address.url, self._clock)
+        try:
+            async with answer_within(OPEN_TIMEOUT, url=address.url):
+                await self._read(lambda transaction, leases: None)
+        except BaseException:
+            await self.close()
+            raise
+        self._identity = f"sqlite:{self._thread.identity}"
+
+    async def close(self) -> None:
+        thread, self._thread = self._thread, None
+        if thread is not None and FILES.release(thread):
+            request = request_of(lambda transaction, leases: None, writes=False, durable=False)
+            thread.end(request)
+            await request.future
+
+    def separate(self) -> SqliteKeyValue:
+        return SqliteKeyValue(self._address, self._clock)
+
+    async def get(self, keys: Sequence[str]) -> list[Entry | None]:
+        return await self._read(lambda transaction, leases: transaction.entries(keys))
+
+    async def read(self, ranges: Sequence[Range]) -> list[Found]:
+        return await self._read(lambda transaction, leases: [transaction.read(wanted) for wanted in ranges])
+
+    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+        every = [*steps, also] if also is not None else steps
+        return await self._write(
+            lambda transaction, leases: transaction.apply(steps, also, guards), durable=needs_disk(every)
+        )
+
+    def watch(self, *prefixes: str) -> SqliteWatch:
+        return self._open_thread().watch(prefixes)
+
+    async def grant(self, ttl_us: int) -> int:
+        return await self._write(lambda transaction, leases: transaction.grant(ttl_us))
+
+    async def keepalive(self, lease: int) -> bool:
+        return await self._write(lambda transaction, leases: leases.keepalive(lease))
+
+    async def revoke(self, lease: int) -> None:
+        await self._write(lambda transaction, leases: transaction.revoke(lease))
+
+    async def remaining(self, leases: Sequence[int]) -> list[int]:
+        return await self._read(lambda transaction, known: [known.remaining_us(lease) for lease in leases])
+
+    async def _read(self, work: Work[T]) -> T:
+        return await self._do(work, writes=False, durable=False)
+
+    async def _write(self, work: Work[T], *, durable: bool = False) -> T:
+        return await self._do(work, writes=True, durable=durable and self._address.sync == "full")
+
+    async def _do(self, work: Work[T], *, writes: bool, durable: bool) -> T:
+        request = request_of(work, writes=writes, durable=durable)
+        self._open_thread().submit(request)
+        async with answer_within(CALL_TIMEOUT, url=self._address.url):
+            done: T = await request.future
+        return done
+
+    def _open_thread(self) -> FileThread:
+        thread = self._thread
+        if thread is None:
+            raise StoreError(f"the store at {self._address.url} is not open")
+        if thread.is_inherited:
+            raise StoreError(f"the store at {self._address.url} was opened before a fork: open another one here")
+        return thread

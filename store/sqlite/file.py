@@ -1,0 +1,170 @@
+"""One connection to the file: how it is opened, created and checked, and when its log is copied into it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from urllib.parse import quote
+
+from peerjob.model.errors import LayoutError, OptionError, PeerjobError, StoreError, StoreUnavailableError
+
+from .errors import is_busy, translated
+from .place import check_place
+
+APPLICATION = 0x706A6F62
+"""SQLite's application id of our files: "pjob"."""
+TABLES = 1
+"""The version of the tables that this release writes, as SQLite's user version."""
+BUSY_MS = 100
+"""How long SQLite itself waits for a lock; between our processes, the turn to write comes first."""
+_SCHEMA = (
+    """CREATE TABLE kv (key TEXT PRIMARY KEY, value BLOB NOT NULL, mod INTEGER NOT NULL, lease INTEGER NOT NULL)
+    WITHOUT ROWID""",
+    "CREATE INDEX kv_lease ON kv (lease) WHERE lease != 0",
+    "CREATE TABLE lease (id INTEGER PRIMARY KEY, boot TEXT NOT NULL, ends INTEGER NOT NULL, ttl INTEGER NOT NULL)",
+    "CREATE TABLE watch (socket TEXT, prefix TEXT, PRIMARY KEY (socket, prefix)) WITHOUT ROWID",
+    """CREATE TABLE store (one INTEGER PRIMARY KEY CHECK (one = 1), identity TEXT NOT NULL, revision INTEGER NOT NULL,
+    watches INTEGER NOT NULL, changes INTEGER NOT NULL, copied INTEGER NOT NULL)""",
+)
+_SETTINGS = (
+    "PRAGMA wal_autocheckpoint = 0",
+    "PRAGMA cache_size = -16000",
+    "PRAGMA temp_store = MEMORY",
+    "PRAGMA secure_delete = OFF",
+)
+
+
+class StoreFile:
+    """An open file of ours. Raises OptionError, LayoutError or StoreError for any other file."""
+
+    def __init__(self, path: Path, url: str, *, identity: str) -> None:
+        self.path = path
+        self._url = url
+        check_place(path)
+        self._wal = f"{path}-wal"
+        self.connection = _connect(path, url, create=not path.exists())
+        try:
+            self._check_owner()
+            self._prepare(identity)
+            found = path.stat()
+        except BaseException as error:
+            self.connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise translated(error, url) from error
+            raise
+        self._file = (found.st_dev, found.st_ino)
+
+    @property
+    def identity(self) -> str:
+        """The id that the file got when it was created."""
+        return str(self.connection.execute("SELECT identity FROM store").fetchone()[0])
+
+    def check_same(self) -> None:
+        """Raise StoreError if the path no longer names this file: what is written now would be lost."""
+        try:
+            found = os.stat(self.path)  # noqa: PTH116  # once for each write, and cheaper than Path.stat
+        except FileNotFoundError:
+            raise StoreError(f"the file of the store at {self._url} was removed: restart its processes") from None
+        except OSError as error:
+            raise StoreUnavailableError(self._url, error.strerror or str(error)) from error
+        if (found.st_dev, found.st_ino) != self._file:
+            raise StoreError(f"the file of the store at {self._url} was replaced: restart its processes")
+
+    def wal_bytes(self) -> int:
+        """The size of the log of changes that are not in the file yet."""
+        try:
+            return os.stat(self._wal).st_size  # noqa: PTH116  # as above
+        except OSError:
+            return 0
+
+    def free_bytes(self) -> tuple[int, int]:
+        """The free bytes of the file system, and its size."""
+        found = os.statvfs(self.path.parent)
+        return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
+    def checkpoint(self) -> bool:
+        """Copy the log into the file, so that the log starts again; False if readers still need the log."""
+        busy, frames, copied = self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return not busy and frames == copied
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def _check_owner(self) -> None:
+        """Raise OptionError for a file of another application, and LayoutError for one of a newer release.
+
+        This reads only: another application's file stays as it is.
+        """
+        try:
+            (application,) = self.connection.execute("PRAGMA application_id").fetchone()
+            (version,) = self.connection.execute("PRAGMA user_version").fetchone()
+            (tables,) = self.connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_NOTADB:
+                raise
+            raise OptionError("store", str(self.path), "a file of peerjob; this one is no SQLite file") from error
+        if application != APPLICATION and (application or version or tables):
+            raise OptionError("store", str(self.path), "a file of peerjob; this SQLite file is another application's")
+        if version > TABLES:
+            raise LayoutError(
+                f"the file of the store at {self._url} has tables of version {version}, this release has version "
+                f"{TABLES}; a newer release writes it: upgrade this node",
+                found=version,
+                known=TABLES,
+            )
+
+    def _prepare(self, identity: str) -> None:
+        """Set up the connection, and create the tables in a new file."""
+        run = self.connection.execute
+        (version,) = run("PRAGMA user_version").fetchone()
+        if not version:
+            (mode,) = run("PRAGMA journal_mode = WAL").fetchone()
+            if mode != "wal":
+                raise StoreError(f"the file system of the store at {self._url} shares no memory between processes")
+            self._create(identity)
+        for setting in _SETTINGS:
+            run(setting)
+
+    def _create(self, identity: str) -> None:
+        run = self.connection.execute
+        run("BEGIN IMMEDIATE")
+        try:
+            # another process may have been faster
+            if not run("PRAGMA user_version").fetchone()[0]:
+                for statement in _SCHEMA:
+                    run(statement)
+                run("INSERT INTO store VALUES (1, ?, 0, 0, 0, 0)", (identity,))
+                run(f"PRAGMA application_id = {APPLICATION}")
+                run(f"PRAGMA user_version = {TABLES}")
+            run("COMMIT")
+        except BaseException:
+            run("ROLLBACK")
+            raise
+
+
+def _connect(path: Path, url: str, *, create: bool) -> sqlite3.Connection:
+    mode = "rwc" if create else "rw"
+    try:
+        return sqlite3.connect(
+            f"file:{quote(str(path))}?mode={mode}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+            timeout=BUSY_MS / 1000,
+        )
+    except sqlite3.Error as error:
+        raise translated(error, url) from error
+
+
+def opened(path: Path, url: str, *, identity: str, until_free: float) -> StoreFile:
+    """The open file. Another process may be creating it, so a busy file is tried again for a while."""
+    for left in reversed(range(max(1, round(until_free * 1000 / BUSY_MS)))):
+        try:
+            return StoreFile(path, url, identity=identity)
+        except PeerjobError as error:
+            cause = error.__cause__
+            if not (left and isinstance(cause, sqlite3.Error) and is_busy(cause)):
+                raise
+    raise AssertionError("at least one try")

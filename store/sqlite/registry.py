@@ -1,0 +1,62 @@
+"""The files that this process has open, each once: a second open would drop the locks of the first when it closes.
+
+A fork closes all files before, and opens them again in the parent. A child opens its own: SQLite's copies of the
+parent's files would believe that they hold locks.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from peerjob.model.clock import Clock
+
+from .place import check_mount
+from .thread import FileThread
+
+
+class FileRegistry:
+    """The threads of this process's files, by path."""
+
+    def __init__(self) -> None:
+        self._threads: dict[Path, FileThread] = {}
+        self._lock = threading.Lock()
+        os.register_at_fork(before=self._park, after_in_parent=self._resume, after_in_child=self._forget)
+
+    def acquire(self, path: Path, url: str, clock: Clock) -> FileThread:
+        """The thread of a file, for one more user; raises OptionError for a file on a network file system."""
+        check_mount(path)
+        path = path.resolve()
+        with self._lock:
+            self._threads = {at: one for at, one in self._threads.items() if one.users or one.is_alive}
+            known = self._threads.get(path)
+            if known is None or not known.users:
+                known = self._threads[path] = FileThread(path, url, clock, known)
+            known.users += 1
+            return known
+
+    def release(self, thread: FileThread) -> bool:
+        """One user less; True if that was the last one, who then ends the thread."""
+        with self._lock:
+            thread.users -= 1
+            return thread.users == 0
+
+    def _park(self) -> None:
+        self._lock.acquire()
+        for thread in self._threads.values():
+            thread.park()
+
+    def _resume(self) -> None:
+        for thread in self._threads.values():
+            thread.resume()
+        self._lock.release()
+
+    def _forget(self) -> None:
+        for thread in self._threads.values():
+            thread.is_inherited = True
+        self._threads = {}
+        self._lock = threading.Lock()
+
+
+FILES = FileRegistry()

@@ -1,0 +1,293 @@
+"""The thread that owns a file: it answers the requests that came together with one transaction of SQLite.
+
+Reads need no turn to write, so they are answered first, and also while the thread waits for its turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import socket
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from peerjob.model.clock import Clock
+from peerjob.model.errors import PeerjobError, StoreError, StoreUnavailableError
+
+from .errors import translated
+from .requests import Request, deliver, fail
+from .session import Session
+from .watch import SqliteWatch
+from .write_lock import described
+
+_LOGGER = logging.getLogger("peerjob.store")
+_TICK = 1.0
+_MOST = 32
+"""Most requests in one transaction of SQLite, so that peers wait for some milliseconds only."""
+_FIRST_PAUSE, _MAX_PAUSE = 0.0001, 0.002
+"""Seconds between two looks whether the turn to write is free."""
+
+
+class FileThread:
+    """The thread of one file in this process. It opens the file for its first request."""
+
+    def __init__(self, path: Path, url: str, clock: Clock, previous: FileThread | None) -> None:
+        self.users = 0
+        """How many drivers use the file; the registry counts them."""
+        self.identity = ""
+        self.full = False
+        """Whether new instances must be refused, to leave space for the end of those that exist."""
+        self.is_inherited = False
+        """Whether this is a child's copy of the parent's thread, which does not run."""
+        self._path = path
+        self._url = url
+        self._clock = clock
+        self._previous = previous
+        self._session: Session | None = None
+        self._reads: deque[Request] = deque()
+        self._writes: deque[Request] = deque()
+        self._ends: list[Request] = []
+        self._watches: tuple[SqliteWatch, ...] = ()
+        self._watches_lock = threading.Lock()
+        self._must_register = self._must_park = self._is_asleep = False
+        self._parked, self._resumed = threading.Event(), threading.Event()
+        self._next_tick = 0.0
+        self._alarm, self._wake_up = socket.socketpair()
+        self._alarm.setblocking(False)
+        self._wake_up.setblocking(False)
+        self._poll = select.poll()
+        self._poll.register(self._alarm, select.POLLIN)
+        self._thread = threading.Thread(target=self._main, name=f"peerjob {path.name}", daemon=True)
+        self._thread.start()
+
+    # -- for other threads ----------------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> None:
+        """Let the thread do the work of a request."""
+        (self._writes if request.writes else self._reads).append(request)
+        self._wake()
+
+    def end(self, request: Request) -> None:
+        """Let the thread end after all other requests, and then answer this one."""
+        self._ends.append(request)
+        self._wake(always=True)
+
+    def join(self) -> None:
+        """Wait for the end of the thread."""
+        self._thread.join()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def watch(self, prefixes: tuple[str, ...]) -> SqliteWatch:
+        """Watch keys with one of these prefixes, from now on."""
+        seen = 0 if self._session is None else self._session.revision
+        watch = SqliteWatch(prefixes, seen, self._remove_watch)
+        with self._watches_lock:
+            self._set_watches((*self._watches, watch))
+        return watch
+
+    def park(self) -> None:
+        """Close the file until `resume`, so that this process can fork: a copy of an open file loses its locks."""
+        self._must_park = True
+        self._wake(always=True)
+        while self._thread.is_alive() and not self._parked.wait(0.05):
+            pass
+
+    def resume(self) -> None:
+        """Go on after `park`."""
+        self._must_park = False
+        self._parked.clear()
+        self._resumed.set()
+
+    def _remove_watch(self, watch: SqliteWatch) -> None:
+        with self._watches_lock:
+            self._set_watches(tuple(one for one in self._watches if one is not watch))
+
+    def _set_watches(self, watches: tuple[SqliteWatch, ...]) -> None:
+        self._watches = watches
+        self._must_register = True
+        self._wake()
+
+    def _wake(self, *, always: bool = False) -> None:
+        if self._is_asleep or always:
+            self._is_asleep = False
+            # a full buffer already wakes the thread
+            with contextlib.suppress(OSError):
+                self._wake_up.send(b"\0")
+
+    # -- the thread -----------------------------------------------------------------------------------------------
+
+    def _main(self) -> None:
+        if self._previous is not None:
+            self._previous.join()
+            self._previous = None
+        while self._reads or self._writes or not self._ends:
+            if self._must_park:
+                self._park()
+            self._sleep()
+            session = self._opened()
+            if session is not None:
+                self._serve(session)
+        self._close()
+        self._alarm.close()
+        self._wake_up.close()
+        deliver(self._ends)
+
+    def _opened(self) -> Session | None:
+        """The open file; if it cannot be opened, all requests fail."""
+        if self._session is None and (self._reads or self._writes):
+            try:
+                self._session = Session(self._path, self._url, self._clock)
+            except PeerjobError as error:
+                self._fail_all(error)
+            except (sqlite3.Error, OSError) as error:
+                self._fail_all(
+                    translated(error, self._url)
+                    if isinstance(error, sqlite3.Error)
+                    else StoreError(f"cannot open the store at {self._url}: {error.strerror}")
+                )
+            else:
+                self.identity = self._session.identity
+                if self._session.socket is not None:
+                    self._poll.register(self._session.socket, select.POLLIN)
+                self._must_register = bool(self._watches)
+        return self._session
+
+    def _close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            if session.socket is not None:
+                self._poll.unregister(session.socket)
+            session.close()
+
+    def _park(self) -> None:
+        self._close()
+        self._resumed.clear()
+        self._parked.set()
+        while self._must_park:
+            self._resumed.wait(0.05)
+
+    def _sleep(self) -> None:
+        """Wait for a request, a message of a peer, the end of a lease, or the next second."""
+        self._is_asleep = True
+        session = self._session
+        wait = _TICK
+        if self._reads or self._writes or self._ends or self._must_park:
+            wait = 0.0
+        elif session is not None:
+            lease_ends = (session.first_end_us - session.now_us()) / 1e6
+            wait = max(0.0, min(self._next_tick - time.monotonic(), lease_ends))
+        if wait or session is not None:
+            self._poll.poll(wait * 1000)
+        self._is_asleep = False
+        with contextlib.suppress(OSError):
+            self._alarm.recv(4096)
+
+    def _serve(self, session: Session) -> None:
+        try:
+            if session.heard():
+                session.look(self._watches)
+            if time.monotonic() >= self._next_tick:
+                self._next_tick = time.monotonic() + _TICK
+                session.tick(self._watches)
+        except (sqlite3.Error, OSError) as error:
+            _LOGGER.warning("cannot look for changes at %s: %s", self._url, error)
+        if self._must_register:
+            # what is put from now on must ring, before a read tells what was put until now
+            self._write(session)
+        self._answer(session)
+        if self._writes or session.now_us() >= session.first_end_us:
+            self._write(session)
+        self.full = session.full
+
+    def _answer(self, session: Session) -> None:
+        """Answer the reads that wait."""
+        reads = _taken(self._reads)
+        if not reads:
+            return
+        try:
+            session.read(reads)
+        except sqlite3.Error as error:
+            fail(reads, translated(error, self._url))
+        except Exception as error:  # noqa: BLE001  # a defect of one request must not end the thread
+            fail(reads, error)
+        else:
+            deliver(reads)
+
+    def _write(self, session: Session) -> None:
+        """Apply the writes that wait, as far as this process gets its turn."""
+        if not self._take_turn(session):
+            return
+        writes = _taken(self._writes)
+        try:
+            if self._must_register:
+                self._must_register = False
+                session.register(self._watches)
+            failed = self._commit(session, writes)
+            if failed is not None and len(writes) > 1:
+                # each request alone, so that the fault of one does not fail the others
+                for request in writes:
+                    request.error = self._commit(session, [request]) or request.error
+            elif failed is not None:
+                for request in writes:
+                    request.error = failed
+        except (sqlite3.Error, OSError) as error:
+            _LOGGER.warning("cannot note the watches of %s: %s", self._url, error)
+            self._must_register = True
+            fail(writes, StoreUnavailableError(self._url, str(error)))
+            writes = []
+        finally:
+            session.lock.give()
+        deliver(writes)
+        if not self._writes:
+            session.checkpoint()
+
+    def _commit(self, session: Session, writes: Sequence[Request]) -> Exception | None:
+        """Apply writes; the error if none of them was applied."""
+        try:
+            session.write(writes, self._watches)
+        except sqlite3.Error as error:
+            return translated(error, self._url)
+        except Exception as error:  # noqa: BLE001  # a defect of one request must not end the thread
+            return error
+        return None
+
+    def _take_turn(self, session: Session) -> bool:
+        """Wait for the turn to write; False if nothing is left that needs it, or if the thread must park."""
+        pause = _FIRST_PAUSE
+        while not session.lock.take():
+            now = time.monotonic()
+            if late := [request for request in self._writes if request.until < now]:
+                for request in late:
+                    self._writes.remove(request)
+                fail(late, StoreUnavailableError(self._url, described(session.lock.holder())))
+            if not self._writes or self._must_park:
+                time.sleep(pause)
+                return False
+            time.sleep(pause)
+            pause = min(2 * pause, _MAX_PAUSE)
+            self._answer(session)
+        return True
+
+    def _fail_all(self, error: PeerjobError) -> None:
+        requests = [*self._reads, *self._writes]
+        self._reads.clear()
+        self._writes.clear()
+        fail(requests, error)
+
+
+def _taken(queue: deque[Request]) -> list[Request]:
+    """The first requests of a queue, without those that their callers gave up."""
+    taken: list[Request] = []
+    while queue and len(taken) < _MOST:
+        request = queue.popleft()
+        if not request.future.cancelled():
+            taken.append(request)
+    return taken

@@ -1,0 +1,79 @@
+"""The turn to write: a lock beside the file, which processes take before SQLite's own lock.
+
+SQLite answers "busy" while another process writes, and does not say which. The kernel knows the holder of this lock,
+and frees the lock when the holder dies. A second lock marks the process that writes checkpoints.
+
+The locks belong to the process. Any close of the lock file in the process drops them, so only this class opens it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import sys
+from pathlib import Path
+
+_FLOCK = struct.Struct("hhqqi4x")
+"""`struct flock` of Linux on machines with 64 bits: type, whence, start, length, process id."""
+_TURN, _CHECKPOINTS = 0, 1
+
+
+class WriteLock:
+    """The locks of one process on one file."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+
+    def take(self) -> bool:
+        """Take the turn to write; False if another process has it."""
+        return self._lock(_TURN)
+
+    def give(self) -> None:
+        """Give the turn to write back."""
+        fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, _TURN)
+
+    def lead(self) -> bool:
+        """Whether this process writes checkpoints; once it does, it does until it ends."""
+        return self._lock(_CHECKPOINTS)
+
+    def holder(self) -> int | None:
+        """The process that has the turn to write; None if there is none, or if this process cannot see it."""
+        if sys.platform != "linux":
+            return None
+        wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _TURN, 1, 0)
+        kind, *_, pid = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_GETLK, wanted))
+        return pid if kind != fcntl.F_UNLCK and pid > 0 else None
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _lock(self, byte: int) -> bool:
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+
+def lock_path(path: Path) -> Path:
+    """The lock file of a store's file."""
+    return path.with_name(f"{path.name}-lock")
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped, by SIGSTOP or a debugger."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[:1] in (["T"], ["t"])
+
+
+def described(pid: int | None) -> str:
+    """A sentence about the process that has the turn to write."""
+    if pid is None:
+        return "another process is inside a write"
+    if is_stopped(pid):
+        return f"process {pid} is stopped inside a write: let it go on (kill -CONT {pid}) or kill it"
+    return f"process {pid} is inside a write"
