@@ -8,9 +8,9 @@ from typing import TypeVar
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreError
 from peerjob.model.record import Capabilities, StoreLimits
+from peerjob.store.calls import answer_within
 from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
 from peerjob.store.kv.store import KVStore
-from peerjob.store.timeouts import answer_within
 
 from .address import SqliteAddress, parse_address
 from .registry import FILES
