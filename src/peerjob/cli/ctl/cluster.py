@@ -13,6 +13,7 @@ from peerjob.model.firing import Leader
 from peerjob.model.state import SINGLE, State
 from peerjob.model.worker import Worker
 
+from . import completion
 from .commands import ClientSession, group, verb
 from .errors import CommandError
 from .output import Column, TableView, moment, note
@@ -99,7 +100,10 @@ async def resize_workers(
 NodeName = Annotated[
     str | None,
     typer.Argument(
-        metavar="[NODE]", help="The name or incarnation of a live node.", show_default="the node that answers"
+        metavar="[NODE]",
+        help="The name or incarnation of a live node.",
+        show_default="the node that answers",
+        autocompletion=completion.nodes,
     ),
 ]
 

@@ -8,13 +8,18 @@ import typer
 
 from peerjob.version import __version__
 
-from . import tables
+from . import completion, tables
 from .commands import ClientSession, group, verb
 from .events import list_history, list_logs
 from .output import Column, Format, TableView, note
 from .query_options import InstanceSelection, Limit, Uuid
 
-ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="The name of the schedule.", show_default=False)]
+ScheduleName = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="The name of the schedule.", show_default=False, autocompletion=completion.schedules
+    ),
+]
 
 VERSIONS: TableView[dict[str, str]] = TableView(
     columns=(

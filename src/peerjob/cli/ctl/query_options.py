@@ -13,13 +13,19 @@ from peerjob.model.errors import OptionError
 from peerjob.model.query import Query
 from peerjob.model.state import Level
 
-Kind = Annotated[str | None, typer.Option("--kind", "-k", show_default="any", help="Only this kind.")]
+from . import completion
+
+Kind = Annotated[
+    str | None,
+    typer.Option("--kind", "-k", show_default="any", help="Only this kind.", autocompletion=completion.kinds),
+]
 States = Annotated[
     list[str] | None,
     typer.Option(
         "--state",
         "-s",
         show_default="any",
+        autocompletion=completion.states,
         help="Only this state; may be repeated: created, scheduled, processing, cancelled, timedout, completed, "
         "terminated; active, error, final.",
     ),

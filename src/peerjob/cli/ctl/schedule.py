@@ -17,7 +17,7 @@ from peerjob.model.job import Job
 from peerjob.model.policy import Backoff
 from peerjob.model.state import State
 
-from . import tables
+from . import completion, tables
 from .commands import ClientSession, verb
 from .errors import CommandError
 from .output import note
@@ -38,7 +38,12 @@ def add_to(app: typer.Typer) -> None:
 
 async def schedule(
     session: ClientSession,
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="The kind of the job.", show_default=False)],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND", help="The kind of the job.", show_default=False, autocompletion=completion.kinds
+        ),
+    ],
     arguments: Annotated[
         list[str] | None,
         typer.Argument(

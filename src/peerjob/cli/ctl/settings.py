@@ -5,12 +5,14 @@ An option overrides the environment, and the environment overrides a context of 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+import typer
 
 from peerjob.cli.settings import merged, read_setting, setting, variable_of
 from peerjob.model.errors import OptionError
@@ -25,6 +27,26 @@ HOST = "127.0.0.1"
 TIMEOUT = "30s"
 EXCLUSIVE = (({"address"}, {"host", "port"}), ({"token"}, {"token_file"}))
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+def complete_context(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The contexts of the file that begin with a text; none if the file cannot be read."""
+    path, _ = _config_file(given_options(ctx).get("config"), os.environ)
+    try:
+        names = msgspec.toml.decode(path.read_bytes(), type=_File).contexts
+    except (OSError, msgspec.MsgspecError, ValueError):
+        return []
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+def given_options(ctx: typer.Context) -> dict[str, Any]:
+    """The options of a command line that is being completed; those after the verb win over those before it."""
+    levels: list[Any] = []
+    level: Any = ctx
+    while level is not None:
+        levels.insert(0, level.params)
+        level = level.parent
+    return {name: one[name] for one in levels for name in OPTIONS if one.get(name) is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +98,12 @@ class CtlOptions:
     ] = None
     context: Annotated[
         str | None,
-        setting("The context of the file to use.", panel=CONNECTION, default="`context` in the file, else none"),
+        setting(
+            "The context of the file to use.",
+            panel=CONNECTION,
+            default="`context` in the file, else none",
+            autocompletion=complete_context,
+        ),
     ] = None
     config: Annotated[
         Path | None, setting("The file of contexts.", panel=CONNECTION, default="~/.config/peerjob/config.toml")
