@@ -20,7 +20,11 @@ from .base import Elections, Store
 from .url import redact, scheme_of
 
 NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_LUA = ("redis", "rediss", "valkey", "valkeys")
+_LUA = (
+    *("redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+unix"),
+    *("valkey", "valkeys", "valkey+sentinel", "valkeys+sentinel", "valkey+unix"),
+    "unix",
+)
 _ETCD = ("etcd", "etcds")
 SCHEMES = ("memory", "sqlite", *_LUA, *_ETCD)
 
@@ -39,6 +43,7 @@ def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, r
     `memory://` is private to its caller, `memory://name` is shared in the process. `sqlite:///path/file.db` is a file
     that the processes of this machine share; it takes `?sync=full|normal`. `redis://` and `valkey://` take
     `?cluster=true`, credentials and a database number in the usual places; `rediss://` and `valkeys://` use TLS.
+    `redis+sentinel://` takes the hosts of sentinels and the name of the primary, `redis+unix://` the path of a socket.
     `etcd://` and, with TLS, `etcds://` take the hosts of all members, with commas between them.
     The store retries a call for `retry_for` seconds while the server is away.
     """

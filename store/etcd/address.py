@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from peerjob.model.errors import OptionError
-from peerjob.store.url import file_options, query_options, redact, split_url
+from peerjob.store.url import credentials_of, file_options, hosts_of, query_options, redact, split_url
 
 DEFAULT_PORT = 2379
 DEFAULT_QUOTA = 2 << 30
@@ -43,24 +42,13 @@ def parse_address(url: str) -> EtcdAddress:
         raise OptionError("store option 'quota'", options["quota"], "a number of bytes above 0")
     if parts.path.strip("/"):
         raise OptionError("store", redact(url), "nothing but options after the hosts")
-    credentials, _, hosts = parts.netloc.rpartition("@")
-    username, _, password = credentials.partition(":")
+    username, password = credentials_of(url)
     return EtcdAddress(
         url=redact(url),
-        endpoints=tuple(_endpoint(host, url) for host in (hosts or "localhost").split(",")),
-        username=unquote(username),
-        password=unquote(password),
+        endpoints=tuple(map(str, hosts_of(url, DEFAULT_PORT))),
+        username=username,
+        password=password,
         tls=tls,
         quota=options.get("quota"),
         **file_options(url, options, _FILES),
     )
-
-
-def _endpoint(text: str, url: str) -> str:
-    try:
-        host, port = urlsplit(f"//{text}").hostname, urlsplit(f"//{text}").port
-    except ValueError:
-        raise OptionError("store", redact(url), "ports from 1 to 65535") from None
-    if not host:
-        raise OptionError("store", redact(url), "a host before and after each comma")
-    return f"[{host}]:{port or DEFAULT_PORT}" if ":" in host else f"{host}:{port or DEFAULT_PORT}"

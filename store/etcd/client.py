@@ -127,7 +127,7 @@ class EtcdClient:
         return failure
 
     async def renew_token(self, old: Metadata) -> None:
-        """Get a new token, unless another call has replaced `old`; raises AuthError for a wrong password."""
+        """Get a new token, unless another call has replaced `old`; raises StoreCredentialsError."""
         async with self._authenticating:
             if self._metadata is not old:
                 return

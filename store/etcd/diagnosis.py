@@ -7,13 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from peerjob.model.clock import Clock
-from peerjob.model.errors import StoreError, StoreUnavailableError
+from peerjob.model.errors import StoreCredentialsError, StoreError, StorePermissionError, StoreUnavailableError
 from peerjob.model.findings import Finding, Severity
 
 from .address import DEFAULT_QUOTA, EtcdAddress, parse_address
 from .api import etcd
 from .client import EtcdClient
-from .errors import RefusedError
 from .space import FULL_FROM
 
 _MIN_VERSION = (3, 5)
@@ -39,7 +38,7 @@ async def diagnose_etcd(url: str, clock: Clock) -> list[Finding]:
             if not statuses:
                 findings.append(await _compaction(client, status))
             statuses.append(status)
-        except RefusedError as error:
+        except (StoreCredentialsError, StorePermissionError) as error:
             findings.append(Finding("server", Severity.WARN, f"{target} does not tell its status: {error}"))
         except StoreUnavailableError as error:
             failed = error

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from peerjob.model.errors import AuthError, PeerjobError, StoreError, StoreRefusedError, StoreUnavailableError
+from peerjob.model.errors import (
+    PeerjobError,
+    StoreCredentialsError,
+    StoreError,
+    StorePermissionError,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
 from peerjob.store.kv.base import LeaseEndedError
 
 from .api import codes
@@ -21,14 +28,9 @@ _PASSING = (
 )
 """Codes of errors that pass: no leader, a stopping member, too many requests. A later call, or a call to another
 member, can succeed."""
-_REFUSED = (codes.UNAUTHENTICATED, codes.PERMISSION_DENIED)
 _NEVER_SENT = ("failed to connect to all addresses", "DNS resolution failed", "Name resolution")
 _BAD_TOKEN = ("invalid auth token", "user name is empty", "revision of auth store is old")
 _TOO_LARGE = ("request is too large", "larger than max")
-
-
-class RefusedError(StoreError, AuthError):
-    """Wrong credentials, or missing rights; a StoreError, so that a running node waits until they are corrected."""
 
 
 def never_sent(error: Any) -> bool:
@@ -53,8 +55,10 @@ def translated(error: Any, url: str) -> PeerjobError:
         return StoreUnavailableError(url, f"etcd is out of space, and takes no writes until it has some: {details}")
     if any(text in details for text in _TOO_LARGE):
         return StoreRefusedError(f"the store at {url} refused a request: {details}")
-    if code in _REFUSED or "authentication failed" in details or bad_token(error):
-        return RefusedError(f"the store at {url} refused the credentials: {details}")
+    if code is codes.PERMISSION_DENIED or "permission denied" in details:
+        return StorePermissionError(f"the user of the store at {url} lacks a right on a key: {details}")
+    if code is codes.UNAUTHENTICATED or "authentication failed" in details or bad_token(error):
+        return StoreCredentialsError(f"the store at {url} refused the credentials: {details}")
     if "lease not found" in details:
         return LeaseEndedError(url, details)
     if code in _PASSING:

@@ -8,12 +8,11 @@ import logging
 from typing import Any
 
 from peerjob.model.clock import Clock
-from peerjob.model.errors import StoreError
+from peerjob.model.errors import StoreCredentialsError, StoreError, StorePermissionError
 
 from .address import DEFAULT_QUOTA
 from .api import etcd
 from .client import EtcdClient
-from .errors import RefusedError
 
 _LOGGER = logging.getLogger("peerjob.store")
 FULL_FROM = 0.8
@@ -41,7 +40,7 @@ class FreeSpace:
     async def check(self) -> None:
         """Ask the member in use how much of its quota is used."""
         # A user without the right to read the status learns that etcd is full from a refused write.
-        with contextlib.suppress(RefusedError):
+        with contextlib.suppress(StoreCredentialsError, StorePermissionError):
             self._note(await self._client.call("status", etcd.StatusRequest()))
         self._checked = self._clock.elapsed()
 

@@ -2,82 +2,178 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import Any, Literal
+from urllib.parse import unquote
 
 from peerjob.model.errors import OptionError
-from peerjob.store.url import file_options, query_options, redact
+from peerjob.store.url import Host, credentials_of, file_options, hosts_of, query_options, redact, split_url
 
 from .durability import Durability, parse_durability
 
 DEFAULT_PORT = 6379
-_OPTIONS = {
-    "cluster": bool,
-    "ca_certs": str,
-    "cert_file": str,
-    "key_file": str,
-    "durability": str,
-    "durability_timeout": str,
+SENTINEL_PORT = 26379
+_TLS = ("rediss", "valkeys")
+_FILES = ("ca_certs", "cert_file", "key_file")
+_REDIS_PY_NAMES = {"ssl_ca_certs": "ca_certs", "ssl_certfile": "cert_file", "ssl_keyfile": "key_file"}
+"""redis-py's names of options, which URLs of other programs have."""
+_OPTIONS: Mapping[str, type[Any]] = {"db": int, "durability": str, "durability_timeout": str}
+_TLS_OPTIONS: Mapping[str, type[Any]] = {
+    **dict.fromkeys((*_FILES, *_REDIS_PY_NAMES), str),
+    "ssl_cert_reqs": str,
+    "ssl_check_hostname": bool,
 }
+_SENTINEL_OPTIONS: Mapping[str, type[Any]] = {"sentinel_username": str, "sentinel_password": str}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Address:
-    """The parts of a URL; `url` is the URL without its password."""
+class Tls:
+    """How connections use TLS."""
 
-    url: str
-    scheme: str
-    host: str
-    port: int
-    db: int = 0
-    username: str | None = None
-    password: str | None = None
-    tls: bool = False
-    cluster: bool = False
-    """`?cluster=true`: the host belongs to a cluster, which tells the client which server has the namespace."""
     ca_certs: Path | None = None
     """`?ca_certs=file`: the authorities that sign the certificate of the server. None: the authorities that the machine
     trusts."""
     cert_file: Path | None = None
     """`?cert_file=file&key_file=file`: the certificate of the client, and the private key of that certificate."""
     key_file: Path | None = None
+    verify: bool = True
+    """`?ssl_cert_reqs=none`: accept any certificate."""
+    check_hostname: bool = True
+    """`?ssl_check_hostname=false`: accept a certificate for another host."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentinelSettings:
+    """How to ask the sentinels for the primary."""
+
+    primary: str
+    """The name under which the sentinels monitor the primary."""
+    username: str = ""
+    """`?sentinel_username=&sentinel_password=`: the credentials for the sentinels, not for the server."""
+    password: str = ""
+    tls: bool = False
+    """Whether the sentinels use TLS, as the server does. `?sentinel_tls=false`: they do not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """The parts of a URL; `url` is the URL without its passwords."""
+
+    url: str
+    scheme: Literal["redis", "valkey"]
+    hosts: tuple[Host, ...]
+    """One server; with `cluster`, some members of the cluster; with `sentinel`, the sentinels."""
+    socket: str = ""
+    """The path of the server's Unix socket; then `hosts` is empty."""
+    db: int = 0
+    username: str = ""
+    password: str = ""
+    tls: Tls | None = None
+    cluster: bool = False
+    """`?cluster=true`: the hosts belong to a cluster, which tells the client which server has the namespace."""
+    sentinel: SentinelSettings | None = None
     durability: Durability | None = None
     """`?durability=aof` or `replicas:<n>`, and `&durability_timeout=`: the confirmation that each step waits for. None:
     no wait."""
 
+    @property
+    def library(self) -> Literal["redis-py", "glide"]:
+        """The client library: that of the scheme, or redis-py for what valkey-glide cannot do."""
+        renamed = self.tls is not None and self.tls.verify and not self.tls.check_hostname
+        return "glide" if self.scheme == "valkey" and not self.socket and not renamed else "redis-py"
+
 
 def parse_address(url: str) -> Address:
-    """Read `redis[s]://[user:password@]host[:port][/db][?options]` or the same with valkey; raises OptionError."""
-    parts = urlsplit(url)
-    options = query_options(url, _OPTIONS)
-    address = Address(
-        url=redact(url),
-        scheme="valkey" if parts.scheme.startswith("valkey") else "redis",
-        host=parts.hostname or "localhost",
-        port=_port(url),
-        db=_db(url),
-        username=unquote(parts.username) if parts.username else None,
-        password=unquote(parts.password) if parts.password else None,
-        tls=parts.scheme in ("rediss", "valkeys"),
-        cluster=options.get("cluster", False),
+    """Read the URL of a Redis or Valkey; raises OptionError.
+
+    `redis[s]://[user:password@]host[:port][/db][?options]`, several hosts with `?cluster=true`;
+    `redis[s]+sentinel://[user:password@]sentinel[:port],…/primary[?options]`; `redis+unix://[user:password@]/path`.
+    The same with valkey; `unix:///path` too.
+    """
+    parts, shown = split_url(url), redact(url)
+    transport, _, kind = parts.scheme.partition("+")
+    has_tls = transport in _TLS
+    unix, sentinel = kind == "unix" or transport == "unix", kind == "sentinel"
+    options = _options(url, unix=unix, sentinel=sentinel, tls=has_tls)
+    username, password = credentials_of(url)
+    socket = _socket(url) if unix else ""
+    hosts = () if unix else hosts_of(url, SENTINEL_PORT if sentinel else DEFAULT_PORT)
+    cluster = options.get("cluster", False)
+    if len(hosts) > 1 and not cluster and not sentinel:
+        known = f"{transport}+sentinel:// for sentinels"
+        raise OptionError("store", shown, f"one host, or several with ?cluster=true for a cluster, or {known}")
+    db = _db("" if unix or sentinel else parts.path.strip("/"), options.get("db"), shown)
+    if cluster and db:
+        raise OptionError("store", shown, "database 0, the only one that a cluster has")
+    return Address(
+        url=shown,
+        scheme="valkey" if transport.startswith("valkey") else "redis",
+        hosts=hosts,
+        socket=socket,
+        db=db,
+        username=username,
+        password=password,
+        tls=_tls(url, options) if has_tls else None,
+        cluster=cluster,
+        sentinel=_sentinel(url, options, tls=has_tls) if sentinel else None,
         durability=parse_durability(options.get("durability"), options.get("durability_timeout")),
-        **file_options(url, options, ("ca_certs", "cert_file", "key_file")),
     )
-    if address.cluster and address.db:
-        raise OptionError("store", address.url, "database 0, the only one that a cluster has")
-    return address
 
 
-def _port(url: str) -> int:
-    try:
-        return urlsplit(url).port or DEFAULT_PORT
-    except ValueError:
-        raise OptionError("store", redact(url), "a port from 1 to 65535") from None
+def _options(url: str, *, unix: bool, sentinel: bool, tls: bool) -> dict[str, Any]:
+    known = {**_OPTIONS, **(_TLS_OPTIONS if tls else {}), **(_SENTINEL_OPTIONS if sentinel else {})}
+    if sentinel and tls:
+        known["sentinel_tls"] = bool
+    elif not unix and not sentinel:
+        known["cluster"] = bool
+    options = query_options(url, known)
+    for alias, name in _REDIS_PY_NAMES.items():
+        if alias in options and options.setdefault(name, options[alias]) != options[alias]:
+            raise OptionError("store", redact(url), f"{name} or {alias}, not both")
+    return options
 
 
-def _db(url: str) -> int:
-    text = urlsplit(url).path.strip("/")
-    if not text.isdecimal() and text:
-        raise OptionError("store", redact(url), "the number of a database after the host")
-    return int(text or 0)
+def _socket(url: str) -> str:
+    parts = split_url(url)
+    path = unquote(parts.path)
+    if parts.netloc.rpartition("@")[2] or path in ("", "/"):
+        raise OptionError(
+            "store", redact(url), f"the absolute path of a socket, as in {parts.scheme}:///run/redis.sock"
+        )
+    return path
+
+
+def _db(in_path: str, in_query: int | None, shown: str) -> int:
+    if in_path and not in_path.isdecimal():
+        raise OptionError("store", shown, "the number of a database after the host")
+    if in_query is not None and (in_query < 0 or (in_path and int(in_path) != in_query)):
+        raise OptionError("store", shown, "one database, with a number from 0, after the host or as ?db=")
+    return int(in_path or in_query or 0)
+
+
+def _tls(url: str, options: Mapping[str, Any]) -> Tls:
+    required = options.get("ssl_cert_reqs", "required")
+    if required not in ("required", "optional", "none"):
+        raise OptionError("store option 'ssl_cert_reqs'", required, "required or none")
+    return Tls(
+        # For a client, `optional` means the same as `required`: a server always sends a certificate.
+        verify=required != "none",
+        check_hostname=options.get("ssl_check_hostname", True),
+        **file_options(url, options, _FILES),
+    )
+
+
+def _sentinel(url: str, options: Mapping[str, Any], *, tls: bool) -> SentinelSettings:
+    parts = split_url(url)
+    primary = unquote(parts.path.strip("/"))
+    if not primary or "/" in primary:
+        example = f"{parts.scheme}://sentinel:{SENTINEL_PORT}/mymaster?db=0"
+        raise OptionError("store", redact(url), f"the name of the primary after the sentinels, as in {example}")
+    return SentinelSettings(
+        primary=primary,
+        username=options.get("sentinel_username", ""),
+        password=options.get("sentinel_password", ""),
+        tls=tls and options.get("sentinel_tls", True),
+    )

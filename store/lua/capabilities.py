@@ -68,9 +68,12 @@ async def persistence_settings(driver: Driver) -> Mapping[str, str]:
 
 
 def eviction_risk(info: Mapping[str, str]) -> str | None:
-    """The warning if the server may remove jobs when its memory is full."""
+    """The warning if the server may remove jobs when its memory is full.
+
+    The policies volatile-* are no risk: they remove only keys that expire, and no key of a job does.
+    """
     policy = info.get("maxmemory_policy", "noeviction")
-    if policy == "noeviction":
+    if policy == "noeviction" or policy.startswith("volatile-"):
         return None
     return f"with maxmemory-policy {policy}, the server may remove jobs when its memory is full; set noeviction"
 

@@ -81,7 +81,9 @@ def _durability(wanted: Durability | None, info: Mapping[str, str], settings: Ma
 def _eviction(info: Mapping[str, str]) -> Finding:
     risk = eviction_risk(info)
     if risk is None:
-        return Finding("eviction", Severity.OK, "noeviction")
+        policy = info.get("maxmemory_policy", "noeviction")
+        spared = "" if policy == "noeviction" else ", which removes only keys that expire; no key of a job does"
+        return Finding("eviction", Severity.OK, f"{policy}{spared}")
     limited = int(info.get("maxmemory", "0")) > 0
     return Finding("eviction", Severity.FAIL if limited else Severity.WARN, risk)
 

@@ -4,6 +4,7 @@ This module has what both client libraries share; `redis_driver` and `glide_driv
 A driver sends a script again only if the server has run nothing: it does not know the script, or is the wrong server.
 An error that a later call may not meet (no connection, no answer in time, a server that loads, fails over or moves
 slots) becomes StoreUnavailableError, which `CallRetry` retries. A server that is out of memory is StoreFullError.
+Refused credentials, a missing right and a missing command have their own errors, which nothing retries.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from typing import Any, ClassVar
 from peerjob.model.clock import Clock
 from peerjob.model.errors import (
     OptionError,
+    StoreCommandError,
+    StoreCredentialsError,
     StoreError,
     StoreFullError,
+    StorePermissionError,
     StoreRefusedError,
     StoreUnavailableError,
     StoreUnconfirmedError,
@@ -27,9 +31,11 @@ from peerjob.model.errors import (
 from peerjob.model.record import StoreLimits
 from peerjob.store.calls import LOGGER, CallRetry
 from peerjob.store.rules import check_layout
+from peerjob.store.url import Host
 
 from .address import Address
 from .script import Argument, Call, Reply, load_scripts
+from .sentinel import Sentinels
 
 MAX_REPLY_BYTES = 1 << 20
 """A script ends its reply after this many bytes, so that one call occupies the server only briefly."""
@@ -75,9 +81,21 @@ class Cause(enum.Enum):
     FULL = "out of memory"
     MOVED = "another server of the cluster has the slot"
     PASSING = "a later call may succeed"
+    CREDENTIALS = "the server refuses the user name or the password"
     FORBIDDEN = "the user lacks a right"
+    NO_COMMAND = "the server does not have the command"
     NO_SCRIPT = "the server does not know the script"
     OTHER = "anything else"
+
+
+_CAUSES = (
+    (re.compile(r"ACL failure in script|\bNOPERM\b|o permissions to "), Cause.FORBIDDEN),
+    (re.compile(r"\bunknown (?:sub)?command\b|\bUnknown \w+ command called from"), Cause.NO_COMMAND),
+    (re.compile(r"\b(?:NOAUTH|WRONGPASS)\b|called without any password|Authentication required"), Cause.CREDENTIALS),
+)
+"""Texts of the servers that both client libraries pass on without a class of their own."""
+_GLIDE_PREFIX = re.compile(r"^An error was signalled by the server: - (?:ResponseError: |PermissionDenied: )?")
+_ARGUMENTS = re.compile(r",? with args beginning with: .*", re.DOTALL)
 
 
 class Driver(ABC):
@@ -89,6 +107,13 @@ class Driver(ABC):
 
     def __init__(self, address: Address, *, namespace: str, call_timeout: float = CALL_TIMEOUT) -> None:
         self._address = address
+        self._connect_timeout = min(CONNECT_TIMEOUT, call_timeout)
+        self._fixed = not address.cluster and address.sentinel is None
+        self._server = address.hosts[0] if self._fixed and address.hosts else None
+        """The server that has the namespace. None: the driver must ask the cluster or the sentinels."""
+        self._search = asyncio.Lock()
+        self._sentinels = None if address.sentinel is None else Sentinels(address, self._connect_timeout)
+        self._following: asyncio.Task[None] | None = None
         self.namespace = namespace
         self._prefix = prefix(namespace)
         self._declared = (self._prefix, f"{self._prefix}layout")
@@ -109,6 +134,16 @@ class Driver(ABC):
     async def open(self) -> None:
         """Connect, so that a wrong address shows at once."""
         self._checked(await self._send([("PING",)], self._call_timeout))
+        if self._sentinels is not None and self._following is None:
+            self._following = asyncio.create_task(self._sentinels.follow(self._moved), name="peerjob-sentinel")
+
+    async def close(self) -> None:
+        """Release every connection; idempotent."""
+        following, self._following = self._following, None
+        if following is not None:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+        await self._release()
 
     async def run(self, *calls: Call) -> list[Reply]:
         """Run scripts in this order, sent in one write if the library can."""
@@ -137,7 +172,7 @@ class Driver(ABC):
     async def info(self) -> Mapping[str, str]:
         """The fields of INFO; empty if the user may not ask."""
         (reply,) = await self._send([("INFO",)], self._call_timeout)
-        if isinstance(reply, Exception) and self._cause(reply) is Cause.FORBIDDEN:
+        if isinstance(reply, Exception) and self.cause_of(reply) in (Cause.FORBIDDEN, Cause.NO_COMMAND):
             return {}
         (reply,) = self._checked([reply])
         pairs = (line.partition(":") for line in reply.decode().splitlines() if ":" in line)
@@ -151,8 +186,12 @@ class Driver(ABC):
         return {name.decode(): value.decode() for name, value in _pairs(reply).items()}
 
     @abstractmethod
-    async def close(self) -> None:
-        """Release every connection; idempotent."""
+    async def _release(self) -> None:
+        """Close every connection, for good."""
+
+    @abstractmethod
+    async def _leave(self) -> None:
+        """Close every connection, and end the calls under way: another server has the namespace now."""
 
     @abstractmethod
     def _send(
@@ -165,15 +204,48 @@ class Driver(ABC):
 
     @abstractmethod
     def _cause(self, error: Exception) -> Cause:
-        """Return the cause of an error that the server sent as a reply."""
+        """Return the cause of an error by what this client library tells of it."""
+
+    def cause_of(self, error: Exception) -> Cause:
+        """Return the cause of an error of the client library or the server."""
+        cause = self._cause(error)
+        if cause is not Cause.OTHER:
+            return cause
+        return next((found for pattern, found in _CAUSES if pattern.search(str(error))), Cause.OTHER)
+
+    async def _located(self) -> Host:
+        """Return the server that has the namespace; concurrent calls share one search."""
+        async with self._search:
+            return self._server or self._noted(await self._locate())
+
+    def _noted(self, found: Host) -> Host:
+        # A failover that `_moved` reported during the search is newer than the answer.
+        if self._server is None:
+            self._server = found
+        return self._server
+
+    async def _locate(self) -> Host:
+        """Ask for the server that has the namespace."""
+        assert self._sentinels is not None, "a server that is not fixed, and no sentinels"
+        return await self._sentinels.primary()
+
+    def _forget_server(self) -> None:
+        """Ask again before the next connection: the last one failed."""
+        if not self._fixed:
+            self._server = None
+
+    async def _moved(self, primary: Host) -> None:
+        if primary != self._server:
+            self._server = primary
+            await self._leave()
 
     async def _evaluate(
         self, commands: Sequence[tuple[Argument, ...]], timeout: float, *, alone: bool = False
     ) -> list[Any]:
         replies = await self._send(commands, timeout, alone=alone)
-        if self._address.cluster and isinstance(replies[0], Exception) and self._cause(replies[0]) is Cause.MOVED:
+        if self._address.cluster and isinstance(replies[0], Exception) and self.cause_of(replies[0]) is Cause.MOVED:
             replies = await self._send(commands, timeout, alone=alone)
-        if any(isinstance(reply, Exception) and self._cause(reply) is Cause.NO_SCRIPT for reply in replies):
+        if any(isinstance(reply, Exception) and self.cause_of(reply) is Cause.NO_SCRIPT for reply in replies):
             # Send all commands again, so that no script runs before the script in front of it. A script that has run
             # repeats its answer.
             loads = [("SCRIPT", "LOAD", script.source) for script in self._scripts.values()]
@@ -192,21 +264,33 @@ class Driver(ABC):
                 raise self._refusal(reply) from reply
         return replies
 
-    def _refusal(self, error: Exception) -> StoreError:
-        """The error to raise for an error of the server."""
-        url, text, cause = self._address.url, str(error), self._cause(error)
-        if cause is Cause.FULL:
-            return StoreFullError(f"the store at {url} is out of memory: {text}")
+    def _refusal(self, error: Exception, *, connecting: bool = False) -> StoreError:
+        """The error to raise for an error of the server: its answer to a command, or to a new connection."""
+        url, cause = self._address.url, self.cause_of(error)
+        text = _ARGUMENTS.sub("", _GLIDE_PREFIX.sub("", str(error).strip()))
+        code = text.split(" ", 1)[0].split(":", 1)[0]
         if cause is Cause.MOVED and not self._address.cluster:
             return StoreError(f"the server at {url} is one of a cluster: add ?cluster=true to the URL")
-        code = text.split(" ", 1)[0].split(":", 1)[0]
         if cause in (Cause.MOVED, Cause.PASSING) or code in PASSING_CODES or NOT_LOCAL in text:
             return StoreUnavailableError(url, text)
         if (layout := _LAYOUT.search(text)) is not None:
             check_layout(layout[1], namespace=self.namespace, url=url)
-        # These causes get a StoreError: an administrator can give the missing right, and the next call loads the
-        # missing script.
-        kind = StoreError if cause in (Cause.FORBIDDEN, Cause.NO_SCRIPT) else StoreRefusedError
+        user = repr(self._address.username or "default")
+        if cause is Cause.FULL:
+            return StoreFullError(f"the store at {url} is out of memory: {text}")
+        if cause is Cause.CREDENTIALS:
+            with_or_without = "with" if self._address.password else "without"
+            return StoreCredentialsError(f"the store at {url} refused user {user} {with_or_without} a password: {text}")
+        if cause is Cause.FORBIDDEN:
+            return StorePermissionError(
+                f"user {user} of the store at {url} lacks a right on keys {self._prefix}*: {text}"
+            )
+        if cause is Cause.NO_COMMAND:
+            return StoreCommandError(f"the store at {url} lacks a command that peerjob needs: {text}")
+        if connecting:
+            return StoreError(f"the store at {url} refused the connection: {text}")
+        # The next call loads the missing script, so its error is not that of the request.
+        kind = StoreError if cause is Cause.NO_SCRIPT else StoreRefusedError
         return kind(f"the store at {url} refused a command: {text}")
 
 

@@ -30,7 +30,9 @@ from glide import (
     TlsAdvancedConfiguration,
 )
 
-from .address import Address
+from peerjob.store.url import Host
+
+from .address import Address, Tls
 from .script import Argument
 
 RECONNECT = BackoffStrategy(num_of_retries=5, factor=20, exponent_base=2)
@@ -86,31 +88,38 @@ def _milliseconds(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
 
 
-async def connect(address: Address, *, key: str, call_timeout: float, connect_timeout: float) -> GlideConnection:
+async def connect(
+    address: Address, hosts: Sequence[Host], *, key: str, call_timeout: float, connect_timeout: float
+) -> GlideConnection:
     """A client that connects with its first command, so that its creation never blocks the event loop.
 
     In a cluster, its commands go to the primary that serves `key`.
     """
-    tls = TlsAdvancedConfiguration(
-        root_pem_cacerts=address.ca_certs.read_bytes() if address.ca_certs else None,
-        client_cert_pem=address.cert_file.read_bytes() if address.cert_file else None,
-        client_key_pem=address.key_file.read_bytes() if address.key_file else None,
-    )
-    credentials = None if address.password is None else ServerCredentials(address.password, address.username)
     common: dict[str, Any] = {
-        "addresses": [NodeAddress(address.host, address.port)],
-        "use_tls": address.tls,
-        "credentials": credentials,
+        "addresses": [NodeAddress(host.name, host.port) for host in hosts],
+        "use_tls": address.tls is not None,
+        "credentials": ServerCredentials(address.password, address.username or None) if address.password else None,
         "request_timeout": round(call_timeout * 1000),
         "reconnect_strategy": RECONNECT,
         "client_name": "peerjob",
         "protocol": ProtocolVersion.RESP2,
         "lazy_connect": True,
     }
-    advanced: dict[str, Any] = {"connection_timeout": round(connect_timeout * 1000), "tls_config": tls}
+    advanced: dict[str, Any] = {"connection_timeout": round(connect_timeout * 1000)}
+    if address.tls is not None:
+        advanced["tls_config"] = _tls_config(address.tls)
     if address.cluster:
         common["advanced_config"] = AdvancedGlideClusterClientConfiguration(**advanced)
         clustered = await GlideClusterClient.create(GlideClusterClientConfiguration(**common))
         return GlideConnection(clustered, route=SlotKeyRoute(SlotType.PRIMARY, key))
     common |= {"database_id": address.db, "advanced_config": AdvancedGlideClientConfiguration(**advanced)}
     return GlideConnection(await GlideClient.create(GlideClientConfiguration(**common)), route=None)
+
+
+def _tls_config(tls: Tls) -> TlsAdvancedConfiguration:
+    return TlsAdvancedConfiguration(
+        use_insecure_tls=not tls.verify,
+        root_pem_cacerts=tls.ca_certs.read_bytes() if tls.ca_certs else None,
+        client_cert_pem=tls.cert_file.read_bytes() if tls.cert_file else None,
+        client_key_pem=tls.key_file.read_bytes() if tls.key_file else None,
+    )

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import hiredis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.connection import Connection, SSLConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import (
     AskError,
+    AuthenticationError,
     ClusterDownError,
     MovedError,
     NoPermissionError,
@@ -25,14 +25,16 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.errors import StoreError, StoreUnavailableError
 from peerjob.store.calls import no_answer
+from peerjob.store.url import Host
 
 from .address import Address
-from .driver import CALL_TIMEOUT, CONNECT_TIMEOUT, Cause, Driver, is_demoted
+from .driver import CALL_TIMEOUT, Cause, Driver, is_demoted
+from .redis_options import connection_options, end
 from .script import Argument
 
-_Place = tuple[str, int]
+_LEFT = "the sentinels chose another primary"
 KEPT_CONNECTIONS = 16
 """The driver keeps at most this many idle connections open. For more concurrent calls, the driver opens more
 connections."""
@@ -42,6 +44,7 @@ _CAUSES = (
     (OutOfMemoryError, Cause.FULL),
     (MovedError, Cause.MOVED),
     ((AskError, ClusterDownError, ReadOnlyError, TryAgainError), Cause.PASSING),
+    (AuthenticationError, Cause.CREDENTIALS),
     (NoPermissionError, Cause.FORBIDDEN),
     (NoScriptError, Cause.NO_SCRIPT),
 )
@@ -55,16 +58,29 @@ class RedisDriver(Driver):
 
     def __init__(self, address: Address, *, namespace: str, call_timeout: float = CALL_TIMEOUT) -> None:
         super().__init__(address, namespace=namespace, call_timeout=call_timeout)
-        self._free: list[Connection] = []
+        self._free: list[AbstractConnection] = []
+        self._under_way: set[asyncio.Timeout] = set()
+        """The time limits of the calls that wait for a connection or for an answer."""
         self._closed = False
         self._room = asyncio.Semaphore(MAX_CALLS)
-        self._options = _connection_options(address, min(CONNECT_TIMEOUT, call_timeout))
-        self._cluster_nodes = [(address.host, address.port)]
-        self._server = None if address.cluster else (address.host, address.port)
-        """Host and port of the server that has the namespace. None: the driver must ask the cluster."""
+        self._options = connection_options(address, self._connect_timeout)
+        self._members = address.hosts
+        """The known members of the cluster."""
 
-    async def close(self) -> None:
+    async def open(self) -> None:
+        self._closed = False
+        await super().open()
+
+    async def _release(self) -> None:
         self._closed = True
+        await self._drop_free()
+
+    async def _leave(self) -> None:
+        now = asyncio.get_running_loop().time()
+        under_way, self._under_way = self._under_way, set()
+        for limit in under_way:
+            with contextlib.suppress(RuntimeError):  # the call ends already
+                limit.reschedule(now)
         await self._drop_free()
 
     async def _send(
@@ -73,28 +89,36 @@ class RedisDriver(Driver):
         if not alone:
             await self._room.acquire()
         packed = [_pack(command) for command in commands]
-        connection: Connection | None = None
+        connection: AbstractConnection | None = None
         limit = asyncio.timeout(timeout)
         try:
             async with limit:
+                self._under_way.add(limit)
                 connection = self._free.pop() if self._free else await self._connection()
                 await connection.send_packed_command(packed, check_health=False)
                 replies = [await _answer(connection) for _ in commands]
         except (RedisError, OSError, TimeoutError) as error:
+            left = limit not in self._under_way
             await self._lost(connection)
+            if isinstance(error, StoreError):
+                raise
+            if isinstance(error, ResponseError | AuthenticationError):
+                # `_answer` returns errors of the commands, so the server refused the connection itself.
+                raise self._refusal(error, connecting=True) from error
             reason = no_answer(limit, timeout) if isinstance(error, TimeoutError) else str(error)
-            raise StoreUnavailableError(self._address.url, reason) from error
+            raise StoreUnavailableError(self._address.url, _LEFT if left else reason) from error
         except BaseException:
             if connection is not None:
-                await connection.disconnect(nowait=True)
+                await end(connection)
             raise
         finally:
+            self._under_way.discard(limit)
             if not alone:
                 self._room.release()
         if any(map(_leads_elsewhere, replies)):
             await self._lost(connection)
         elif self._closed or len(self._free) >= KEPT_CONNECTIONS:
-            await connection.disconnect()
+            await end(connection)
         else:
             self._free.append(connection)
         return replies
@@ -102,33 +126,36 @@ class RedisDriver(Driver):
     def _cause(self, error: Exception) -> Cause:
         return next((cause for kinds, cause in _CAUSES if isinstance(error, kinds)), Cause.OTHER)
 
-    async def _connection(self) -> Connection:
+    async def _connection(self) -> AbstractConnection:
         """Return a new connection to the server of the namespace.
 
         The connection is opened when the first command is sent.
         """
-        if self._server is None:
-            self._server, self._cluster_nodes = await _locate(
-                self._prefix, self._cluster_nodes, self._address, self._options
-            )
-        host, port = self._server
+        if self._address.socket:
+            return UnixDomainSocketConnection(path=self._address.socket, **self._options)
+        host, port = self._server or await self._located()
         kind = SSLConnection if self._address.tls else Connection
         return kind(host=host, port=port, **self._options)
 
-    async def _lost(self, connection: Connection | None) -> None:
+    async def _locate(self) -> Host:
+        if not self._address.cluster:
+            return await super()._locate()
+        found, self._members = await _locate(self._prefix, self._members, self._address, self._options)
+        return found
+
+    async def _lost(self, connection: AbstractConnection | None) -> None:
         """Close a failed connection and all idle ones.
 
         All lead to the same server, so the idle ones would fail one after the other.
         """
         if connection is not None:
-            await connection.disconnect(nowait=True)
+            await end(connection)
         await self._drop_free()
-        if self._address.cluster:
-            self._server = None
+        self._forget_server()
 
     async def _drop_free(self) -> None:
         while self._free:
-            await self._free.pop().disconnect(nowait=True)
+            await end(self._free.pop())
 
 
 # Cast, because the type stub of hiredis allows only commands of one word.
@@ -140,49 +167,37 @@ def _leads_elsewhere(reply: Any) -> bool:
     return isinstance(reply, RedisError) and (isinstance(reply, MovedError | ReadOnlyError) or is_demoted(reply))
 
 
-async def _answer(connection: Connection) -> Any:
+async def _answer(connection: AbstractConnection) -> Any:
     try:
         return cast("Any", await connection.read_response(disable_decoding=True))  # pyright: ignore[reportUnknownMemberType]
     except ResponseError as error:
         return error
 
 
-def _connection_options(address: Address, connect_timeout: float) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "db": address.db,
-        "username": address.username,
-        "password": address.password,
-        "protocol": 2,
-        "socket_timeout": None,
-        "socket_connect_timeout": connect_timeout,
-        "retry": Retry(NoBackoff(), 0),
-        "client_name": "peerjob",
-    }
-    if address.tls:
-        files = {"ssl_ca_certs": address.ca_certs, "ssl_certfile": address.cert_file, "ssl_keyfile": address.key_file}
-        options |= {name: str(path) for name, path in files.items() if path is not None}
-    return options
-
-
 async def _locate(
-    prefix: str, known: Sequence[_Place], address: Address, options: Mapping[str, Any]
-) -> tuple[_Place, list[_Place]]:
-    """Ask a cluster for the host and port that serve keys with this prefix, and all servers, for the next search."""
+    prefix: str, known: Sequence[Host], address: Address, options: Mapping[str, Any]
+) -> tuple[Host, tuple[Host, ...]]:
+    """Ask a cluster for the server that serves keys with this prefix, and all servers, for the next search.
+
+    Raises an error of redis-py if every known server refuses the connection.
+    """
     shared = {name: value for name, value in options.items() if name not in ("db", "retry")}
     cluster = RedisCluster(
         startup_nodes=[ClusterNode(host, port) for host, port in known],
-        ssl=address.tls,
+        ssl=address.tls is not None,
         require_full_coverage=False,
         **{**shared, "socket_timeout": options["socket_connect_timeout"]},
     )
     try:
         await cluster.initialize()
         node = cluster.get_node_from_key(prefix)
-        everyone = [(one.host, int(one.port)) for one in cluster.get_nodes()]
+        everyone = tuple(Host(str(one.host), int(one.port)) for one in cluster.get_nodes())
     except RedisClusterException as error:
+        if isinstance(error.__cause__, AuthenticationError | ResponseError):
+            raise error.__cause__ from error
         raise StoreUnavailableError(address.url, str(error)) from error
     finally:
         await cluster.aclose()
     if node is None:
         raise StoreUnavailableError(address.url, "no server of the cluster has the slot of this namespace")
-    return (node.host, int(node.port)), everyone or list(known)
+    return Host(str(node.host), int(node.port)), everyone or tuple(known)

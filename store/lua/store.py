@@ -14,12 +14,13 @@ from peerjob.store.url import redact
 
 from .address import Address, parse_address
 from .capabilities import capabilities_of
-from .driver import Driver
+from .driver import Driver, prefix
 from .node_commands import LuaNodeCommands
 from .queue_commands import LuaQueueCommands
 from .read_commands import LuaReadCommands
 from .redis_driver import RedisDriver
 from .retention_commands import LuaRetentionCommands
+from .rights import check_rights, checked_commands
 from .schedule_commands import LuaScheduleCommands
 from .separate_clients import LuaElections, LuaLiveness
 
@@ -62,7 +63,10 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
             async with answer_within(OPEN_TIMEOUT, url=self.url):
                 await self._driver.open()
                 self._capabilities = await capabilities_of(self._driver, self._address)
-                (layout,) = await self._driver.run(("open", ()))
+                keys = prefix(self._driver.namespace)
+                ((layout, denied, missing),) = await self._driver.run(("open", (checked_commands(keys),)))
+                user = self._address.username or "default"
+                check_rights(denied, missing, url=self.url, user=user, prefix=keys)
                 check_layout(layout.decode(), namespace=self._driver.namespace, url=self.url)
         except BaseException:
             await self._driver.close()
@@ -92,7 +96,7 @@ def lua_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, re
     address = parse_address(url)
 
     def make_driver() -> Driver:
-        if address.scheme == "valkey":
+        if address.library == "glide":
             with needs_extra("valkey", redact(url)):
                 from .glide_driver import GlideDriver
 

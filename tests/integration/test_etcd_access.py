@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from peerjob.model.errors import AuthError, OptionError, StoreError, StoreUnavailableError
+from peerjob.model.errors import OptionError, StoreCredentialsError, StorePermissionError, StoreUnavailableError
 from peerjob.store.base import Store
 from peerjob.store.etcd.address import EtcdAddress, parse_address
 from peerjob.store.kv.base import Put, Step
@@ -80,12 +80,12 @@ def guarded(start_etcd: StartEtcd) -> EtcdServer:
 async def test_a_password_opens_and_a_wrong_one_does_not(guarded: EtcdServer, etcd_site: EtcdSite) -> None:
     store = await works(etcd_site, with_user(guarded.url, "root", ROOT_PASSWORD))
     assert store.url == guarded.url.replace("://", "://root:***@")
-    with pytest.raises(AuthError, match="refused the credentials") as refused:
+    with pytest.raises(StoreCredentialsError, match="refused the credentials") as refused:
         await etcd_site.open(with_user(guarded.url, "root", "guess!"))
     assert "guess!" not in str(refused.value)
-    with pytest.raises(AuthError):
+    with pytest.raises(StoreCredentialsError):
         await etcd_site.open(with_user(guarded.url, "nobody", ROOT_PASSWORD))
-    with pytest.raises(AuthError):
+    with pytest.raises(StoreCredentialsError):
         await etcd_site.open(guarded.url)
 
 
@@ -144,7 +144,7 @@ async def test_rights_on_the_namespace_are_enough(guarded: EtcdServer, etcd_site
 
     guarded.call("auth/role/revoke", role="jobs", key=start, range_end=end)
     # a running node treats this as a fault of the store, and waits until it is corrected
-    with pytest.raises(StoreError, match="permission denied"):
+    with pytest.raises(StorePermissionError, match="permission denied"):
         await store.health()
 
 

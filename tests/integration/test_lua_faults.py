@@ -315,22 +315,6 @@ async def test_promises_follow_the_server(site: MakeSite) -> None:
 
 
 @with_each_driver
-async def test_a_user_with_few_rights_is_enough(site: MakeSite) -> None:
-    here = site()
-    rights = ("~{peerjob:*", "-@all", "+@read", "+@write", "+@connection", "+@blocking", "+@scripting", "+time")
-    here.server.command("ACL", "SETUSER", "jobs", "on", ">secret", *rights)
-    if here.server.kind == "valkey":
-        here.server.command("ACL", "SETUSER", "jobs", "+info")  # GLIDE asks for it
-    store = await here.open(url=here.server.url.replace("//", "//jobs:secret@"))
-    assert (store.capabilities.engine, store.capabilities.durability) == (here.server.kind, "none")
-    assert ("INFO" in store.capabilities.warnings[0]) == (here.server.kind == "redis")
-    peer = await here.join(store)
-    await store.enqueue(here.make.instances(3))
-    assert set(await peer.commit(*map(outcome, await peer.take()))) == {Ack.DONE}
-    assert await store.next_hints(peer.incarnation, 0.01) == []
-
-
-@with_each_driver
 async def test_a_newer_layout_is_refused(site: MakeSite) -> None:
     here = site()
     await here.open()

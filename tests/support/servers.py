@@ -184,6 +184,8 @@ class Server(ServerProcess):
     def __init__(self, **settings: Unpack[Settings]) -> None:
         """Take the settings, for `start`. Raises MissingServerError when the machine has no such server."""
         super().__init__()
+        self.tls_port = 0
+        """The port with TLS, if the settings open one."""
         self._cluster = settings.get("cluster", False)
         self._trace = Path(self._home.name, "trace")
         if settings.get("traced"):

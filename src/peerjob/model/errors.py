@@ -19,6 +19,9 @@ PeerjobError
 │   │   └── StoreUnconfirmedError        written, but without the confirmation that `durability` requires
 │   ├── StoreRefusedError                the store refuses this request, and a retry would fail too
 │   ├── StoreFullError                   the store refuses to grow
+│   ├── StoreCredentialsError (UnauthenticatedError)   the store refuses the user name or the password
+│   ├── StorePermissionError (AuthError)  the user of the store lacks a right
+│   ├── StoreCommandError                 the server does not have a command that peerjob needs
 │   └── LayoutError                      the namespace has the layout of another release
 ├── NodeStateError (RuntimeError)        the node is not running, or runs already
 │   └── NodeStoppedError                 the called node is stopping, or has stopped
@@ -345,6 +348,21 @@ class AuthError(PeerjobError, PermissionError):
 
 class UnauthenticatedError(AuthError):
     """The credentials are missing or wrong."""
+
+
+class StoreCredentialsError(StoreError, UnauthenticatedError):
+    """The store refuses the user name or the password of its URL. It is raised at once, without retries."""
+
+
+class StorePermissionError(StoreError, AuthError):
+    """The user of the store lacks a right, such as an ACL rule. It is raised at once, without retries."""
+
+
+class StoreCommandError(StoreError):
+    """The server lacks a command that peerjob needs: an administrator renamed or disabled the command.
+
+    It is raised at once, without retries.
+    """
 
 
 class Retry(Exception):

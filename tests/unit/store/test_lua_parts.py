@@ -8,12 +8,13 @@ import pytest
 
 import peerjob.store.lua
 from peerjob.model.clock import SystemClock
-from peerjob.model.errors import OptionError, StoreUnavailableError
+from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.state import State
 from peerjob.store.calls import CallRetry
 from peerjob.store.lua.address import parse_address
 from peerjob.store.lua.capabilities import durability_of
 from peerjob.store.lua.codec import unpack_record
+from peerjob.store.lua.rights import IN_HANDSHAKE, RIGHTS
 from peerjob.store.lua.script import load_scripts
 from peerjob.testing.factories import Factory
 from support.lua_site import first_layout_record
@@ -21,42 +22,7 @@ from support.lua_site import first_layout_record
 make = Factory(SystemClock())
 
 
-# -- addresses
-
-
-def test_a_url_is_taken_apart() -> None:
-    address = parse_address("rediss://bob:s%3Ac%2Ft@db.example:7000/3")
-    assert (address.scheme, address.host, address.port, address.db) == ("redis", "db.example", 7000, 3)
-    assert (address.username, address.password, address.tls) == ("bob", "s:c/t", True)
-    assert "s%3Ac" not in address.url
-    plain = parse_address("valkey://localhost")
-    assert (plain.scheme, plain.port, plain.db, plain.tls, plain.cluster) == ("valkey", 6379, 0, False, False)
-    assert parse_address("valkeys://h?cluster=true").cluster
-    assert parse_address("redis://[::1]:7000").host == "::1"
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis://h:port",
-        "redis://h:70000",
-        "redis://h/first",
-        "redis://h/1?cluster=true",
-        "redis://h?clutser=true",
-        "rediss://h?ca_certs=/no/such/file",
-        "redis://h?durability=always",
-        "redis://h?durability=replicas",
-        "redis://h?durability=replicas:0",
-        "valkey://h?durability=replicas:-1",
-        "redis://h?durability=aof&durability_timeout=0",
-        "redis://h?durability=aof&durability_timeout=soon",
-        "redis://h?durability=aof&durability_timeout=2h",
-        "redis://h?durability_timeout=1s",
-    ],
-)
-def test_a_url_that_cannot_be_used_is_refused(url: str) -> None:
-    with pytest.raises(OptionError):
-        parse_address(url)
+# -- what a URL asks a server to confirm
 
 
 def test_what_a_step_waits_for_is_read() -> None:
@@ -99,12 +65,6 @@ def test_what_a_server_promises_is_read_from_all_that_it_tells(
     assert [warned in warning for warning in warnings] == [True] * bool(warned)
 
 
-def test_a_certificate_needs_its_key(tmp_path: Path) -> None:
-    (tmp_path / "cert").write_text("")
-    with pytest.raises(OptionError, match="together"):
-        parse_address(f"rediss://h?cert_file={tmp_path}/cert")
-
-
 # -- scripts
 
 
@@ -117,6 +77,18 @@ def test_a_script_gets_what_it_names_and_nothing_else() -> None:
         shebang = script.source.splitlines()[0]
         grows = script.name in ("enqueue", "enqueue_one", "fire", "put_schedule")
         assert shebang == "#!lua" if grows else shebang in ("#!lua flags=allow-oom", "#!lua flags=no-writes")
+
+
+def test_the_checked_rights_are_the_commands_of_the_scripts() -> None:
+    """A quoted word in capitals is a command, or a word of a command."""
+    quoted = {
+        word.lower()
+        for script in load_scripts().values()
+        if script.name != "wipe"
+        for word in re.findall(r"'([A-Z]{3,})'", script.source)
+    }
+    options = {"byscore", "bylex", "count", "layout", "limit", "match", "pxat", "rev", "withscores", "withvalues"}
+    assert quoted - options == set(RIGHTS) - {*IN_HANDSHAKE, "blmpop", "evalsha", "script|load"}
 
 
 def test_every_script_is_run_and_every_run_script_exists() -> None:

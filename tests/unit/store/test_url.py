@@ -24,6 +24,12 @@ async def test_what_is_said_about_a_url_holds_nothing_of_its_password(url: str) 
         assert not any(part in told for part in ("se/", "se#", "se?", "se[", "cret", "ret@"))
 
 
+async def test_an_unknown_option_is_not_shown_beside_a_password() -> None:
+    with pytest.raises(OptionError) as caught:
+        Node("redis+sentinel://h/m?sentinel_password=begin&end=1")
+    assert "end" not in str(caught.value)
+
+
 async def test_a_url_that_cannot_be_read_is_no_surprise_to_a_diagnosis() -> None:
     with pytest.raises(OptionError, match="%5B"):
         await diagnose("redis://:se[cret@h", namespace="x", clock=SystemClock())
@@ -37,6 +43,9 @@ async def test_a_url_that_cannot_be_read_is_no_surprise_to_a_diagnosis() -> None
         ("redis://u:p@h:1/2", "redis://u:***@h:1/2"),
         ("etcd://u:p@a:1,b:2?quota=1", "etcd://u:***@a:1,b:2?quota=1"),
         ("redis://:a@b@h", "redis://:***@h"),
+        ("redis+sentinel://u:p@s:1,t/m?sentinel_password=x&y", "redis+sentinel://u:***@s:1,t/m?sentinel_password=***"),
+        ("redis+sentinel://u:p@s/m?sentinel_password=x@y", "redis+sentinel://***"),
+        ("redis://u:p?password=x@h", "redis://***"),
         ("memory://", "memory://"),
         ("nothing", "nothing"),
     ],

@@ -19,6 +19,9 @@ _STATUSES: tuple[tuple[type[Exception], ExitStatus], ...] = (
     (errors.JobFailed, ExitStatus.FAILED),
     (errors.JobCancelled, ExitStatus.FAILED),
     (errors.JobTimedOut, ExitStatus.FAILED),
+    # the rights of the node in its store, which the caller cannot change
+    (errors.StoreCredentialsError, ExitStatus.FAILED),
+    (errors.StorePermissionError, ExitStatus.FAILED),
     (errors.UnauthenticatedError, ExitStatus.REFUSED),
     (errors.AuthError, ExitStatus.REFUSED),
     (errors.UnknownKindError, ExitStatus.NOT_FOUND),
@@ -38,6 +41,7 @@ _STATUSES: tuple[tuple[type[Exception], ExitStatus], ...] = (
 )
 
 _HINTS: tuple[tuple[type[Exception], str], ...] = (
+    (errors.StoreError, ""),
     (errors.UnauthenticatedError, "set one with --token-file, or PEERJOB_TOKEN"),
     (errors.AuthError, "you need a token with that role"),
     (errors.TlsMismatchError, ""),

@@ -52,6 +52,10 @@ _KNOWN: dict[type[Exception], _Known] = {
     errors.StoreFullError: _Known(Code.RESOURCE_EXHAUSTED),
     errors.StoreRefusedError: _Known(Code.INTERNAL),
     errors.LayoutError: _Known(Code.FAILED_PRECONDITION),
+    # not UNAUTHENTICATED or PERMISSION_DENIED, since the caller's own credentials are in order
+    errors.StoreCredentialsError: _Known(Code.INTERNAL),
+    errors.StorePermissionError: _Known(Code.INTERNAL),
+    errors.StoreCommandError: _Known(Code.INTERNAL),
     errors.StoreError: _Known(Code.INTERNAL),
     errors.NodeStateError: _Known(Code.FAILED_PRECONDITION),
     errors.NodeStoppedError: _Known(Code.UNAVAILABLE),

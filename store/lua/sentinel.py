@@ -1,0 +1,208 @@
+"""Finds the primary through sentinels, and hears of failovers.
+
+Each question goes to all sentinels at the same time. As soon as a majority has answered, the newest configuration among
+the answers counts. So one sentinel that is down, or behind, delays and misleads nobody. The found server itself must
+also say that it is a primary: a sentinel can name the old primary for some seconds after a failover.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from redis.asyncio.connection import Connection, SSLConnection
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+
+from peerjob.model.errors import StoreCredentialsError, StoreError, StorePermissionError, StoreUnavailableError
+from peerjob.store.url import Host
+
+from .address import Address
+from .redis_options import connection_options, end, sentinel_options
+
+LOGGER = logging.getLogger("peerjob.store")
+ASK_TIMEOUT = 1.0
+"""Seconds that one sentinel, or the found server, has to answer."""
+CHECK_EVERY = 5.0
+"""After this many seconds without a message, `follow` asks the sentinels, because a message can be lost."""
+LISTEN_AGAIN = 0.5
+"""Seconds until `follow` listens to the next sentinel after a sentinel was lost."""
+_SWITCH = "+switch-master"
+_DOWN = {"s_down", "o_down", "disconnected"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Primary:
+    """The primary, as one sentinel knows it."""
+
+    host: Host
+    epoch: int
+    """The number of the configuration; each failover has a higher one."""
+    down: bool
+    """Whether the sentinel regards the primary as down."""
+    quorum: int
+    replicas: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """The answers of the sentinels to one question."""
+
+    known: tuple[Primary, ...]
+    """One element for each sentinel that monitors the primary."""
+    problems: tuple[str, ...]
+    """Why the other sentinels gave no answer."""
+
+    @property
+    def newest(self) -> Primary | None:
+        """The newest configuration, if possible of a sentinel that can reach the primary."""
+        return max(self.known, key=lambda one: (one.epoch, not one.down), default=None)
+
+
+class Sentinels:
+    """The sentinels of an address."""
+
+    def __init__(self, address: Address, connect_timeout: float) -> None:
+        assert address.sentinel is not None, "the address has sentinels"
+        self._address = address
+        self._name = address.sentinel.primary
+        self._kind = SSLConnection if address.sentinel.tls else Connection
+        self._options = sentinel_options(address, min(ASK_TIMEOUT, connect_timeout))
+        self._server_kind = SSLConnection if address.tls is not None else Connection
+        self._server_options = connection_options(address, connect_timeout)
+
+    async def primary(self) -> Host:
+        """The server that is the primary now.
+
+        Raises StoreUnavailableError if there is none at the moment, and StoreError if the sentinels monitor no primary
+        of this name. Refused credentials raise StoreCredentialsError.
+        """
+        answers = await self.ask(enough=len(self._address.hosts) // 2 + 1)
+        newest = answers.newest
+        if newest is None:
+            raise StoreUnavailableError(self._address.url, f"no sentinel answers: {'; '.join(answers.problems)}")
+        if newest.down:
+            raise StoreUnavailableError(self._address.url, f"the sentinels wait for a failover of {newest.host}")
+        await self._check_role(newest.host)
+        return newest.host
+
+    async def ask(self, *, enough: int) -> Answers:
+        """Ask all sentinels, and wait for `enough` answers. Raises as `primary` does for all wrong settings."""
+        known: list[Primary] = []
+        problems: list[str] = []
+        unknown = 0
+        questions = [asyncio.create_task(self._ask(host), name="peerjob-sentinel") for host in self._address.hosts]
+        try:
+            for question in asyncio.as_completed(questions):
+                try:
+                    answer = await question
+                except StoreUnavailableError as error:
+                    problems.append(error.reason)
+                    continue
+                if answer is None:
+                    unknown += 1
+                    problems.append(f"a sentinel does not monitor {self._name!r}")
+                else:
+                    known.append(answer)
+                if len(known) >= enough:
+                    break
+        finally:
+            for question in questions:
+                question.cancel()
+            await asyncio.gather(*questions, return_exceptions=True)
+        if unknown and not known:
+            raise StoreError(
+                f"no sentinel of {self._address.url} monitors a primary with the name {self._name!r}; "
+                "`SENTINEL MASTERS` lists the names"
+            )
+        return Answers(known=tuple(known), problems=tuple(problems))
+
+    async def follow(self, moved: Callable[[Host], Awaitable[None]]) -> None:
+        """Call `moved` with the primary after each failover, and now and then without one; runs until cancelled."""
+        for host in itertools.cycle(self._address.hosts):
+            try:
+                await self._listen(host, moved)
+            except (RedisError, OSError, TimeoutError, StoreError) as error:
+                LOGGER.debug("listening to the sentinel %s failed: %s", host, error)
+            await asyncio.sleep(LISTEN_AGAIN)
+
+    async def _listen(self, host: Host, moved: Callable[[Host], Awaitable[None]]) -> None:
+        connection = self._connection(host)
+        try:
+            async with asyncio.timeout(ASK_TIMEOUT):
+                await connection.send_command("SUBSCRIBE", _SWITCH)
+                await _answer(connection)
+            while True:
+                # Ask also after each connection: the failover may be over already.
+                await moved(await self.primary())
+                while (switched := await self._switch(connection)) is not None:
+                    LOGGER.info("the sentinel %s says that %s is the primary of %s now", host, switched, self._name)
+                    await moved(switched)
+        finally:
+            await end(connection)
+
+    async def _switch(self, connection: Connection) -> Host | None:
+        """Return the new primary, when a failover is over; None if none came for a while."""
+        try:
+            async with asyncio.timeout(CHECK_EVERY):
+                while True:
+                    _, _, data = await _answer(connection)
+                    name, _, _, host, port = data.decode().split(" ")
+                    if name == self._name:
+                        return Host(host, int(port))
+        except TimeoutError:
+            return None
+
+    async def _ask(self, host: Host) -> Primary | None:
+        """Return what a sentinel knows; None if it monitors no primary of this name."""
+        url, connection = self._address.url, self._connection(host)
+        try:
+            async with asyncio.timeout(ASK_TIMEOUT):
+                await connection.send_command("SENTINEL", "MASTER", self._name)
+                flat: list[bytes] = await _answer(connection)
+        except AuthenticationError as error:
+            raise StoreCredentialsError(f"the sentinel {host} of {url} refused the credentials: {error}") from error
+        except NoPermissionError as error:
+            raise StorePermissionError(f"the user lacks a right on the sentinel {host} of {url}: {error}") from error
+        except ResponseError as error:
+            if "No such master" in str(error):
+                return None
+            raise StoreUnavailableError(self._address.url, f"{host}: {error}") from error
+        except (RedisError, OSError, TimeoutError) as error:
+            reason = f"no answer within {ASK_TIMEOUT:g} s" if isinstance(error, TimeoutError) else str(error)
+            raise StoreUnavailableError(self._address.url, f"{host}: {reason}") from error
+        finally:
+            await end(connection)
+        fields = dict(zip(map(bytes.decode, flat[::2]), map(bytes.decode, flat[1::2]), strict=True))
+        return Primary(
+            host=Host(fields["ip"], int(fields["port"])),
+            epoch=int(fields["config-epoch"]),
+            down=not _DOWN.isdisjoint(fields["flags"].split(",")),
+            quorum=int(fields["quorum"]),
+            replicas=int(fields["num-slaves"]),
+        )
+
+    async def _check_role(self, host: Host) -> None:
+        """Raise StoreUnavailableError if a server is not a primary. Other errors appear at the first call."""
+        connection = self._server_kind(host=host.name, port=host.port, **self._server_options)
+        try:
+            async with asyncio.timeout(ASK_TIMEOUT):
+                await connection.send_command("ROLE")
+                role = (await _answer(connection))[0]
+        except (RedisError, OSError, TimeoutError):
+            return
+        finally:
+            await end(connection)
+        if role != b"master":
+            raise StoreUnavailableError(self._address.url, f"{host} is not the primary any more, or not yet")
+
+    def _connection(self, host: Host) -> Connection:
+        return self._kind(host=host.name, port=host.port, **self._options)
+
+
+async def _answer(connection: Connection) -> Any:
+    # Without `disconnect_on_error=False`, a timeout of the caller would end the connection.
+    return cast("Any", await connection.read_response(disable_decoding=True, disconnect_on_error=False))  # pyright: ignore[reportUnknownMemberType]

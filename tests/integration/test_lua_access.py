@@ -1,0 +1,147 @@
+"""Users, rights and commands of Redis and Valkey: each refusal has its own error, at once."""
+
+import asyncio
+import re
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from peerjob.model.errors import OptionError, StoreCommandError, StoreCredentialsError, StoreError, StorePermissionError
+from peerjob.model.record import Ack
+from peerjob.store.lua.glide_driver import GlideDriver
+from peerjob.store.lua.rights import RIGHTS
+from peerjob.testing.factories import outcome
+from support.lua_site import MakeSite, Site, with_each_driver
+from support.servers import ServerCluster, ServerKind, StartServer
+from support.waiting import IN_TIME
+
+DOCUMENT = (Path(__file__).parents[2] / "docs/stores.md").read_text()
+
+
+def documented_rights(*more: str) -> list[str]:
+    """The words of the documented ACL command after the keys, and the rights of some rows of the table below it."""
+    blocks: list[str] = re.findall(r"```\nACL SETUSER ([^`]*)```", DOCUMENT)
+    (words,) = [block.replace("\\\n", " ").split() for block in blocks]
+    assert words[:6] == ["peerjob", "on", ">password", "resetchannels", "-@all", "~{peerjob:shop}:*"]
+    assert words[6:] == [f"+{right}" for right in RIGHTS]
+    rows = [rights.replace("\\|", "|") for rights in re.findall(r"^\| `(\+[^`]*)`", DOCUMENT, re.MULTILINE)]
+    return words[4:5] + words[6:] + [right for row in rows if row.split()[0] in more for right in row.split()]
+
+
+async def works(here: Site, url: str) -> None:
+    """Run instances from enqueue to commit, with a hint, a renewal and a lookup."""
+    store = await here.open(url=url)
+    peer = await here.join(store)
+    assert (await peer.claim()).claims == ()
+    hints = asyncio.create_task(store.next_hints(peer.incarnation, IN_TIME))
+    await store.enqueue(here.make.instances(3, tags=("t",)))
+    assert [hint.what for hint in await hints] == ["work"]
+    assert set(await peer.commit(*map(outcome, await peer.take()))) == {Ack.DONE}
+    assert not (await peer.renew()).dead
+    await store.clear()
+
+
+@with_each_driver
+async def test_the_documented_rights_are_enough(site: MakeSite) -> None:
+    here = site()
+    keys = f"~{here.key('*')}"
+    for user, rights in {
+        "fewest": documented_rights(),
+        "more": documented_rights("+config|get", "+waitaof"),
+    }.items():
+        here.server.command("ACL", "SETUSER", user, "on", ">secret", "resetchannels", keys, *rights)
+        await works(here, here.server.url.replace("//", f"//{user}:secret@"))
+
+
+async def test_the_documented_rights_are_enough_in_a_cluster(server_cluster: ServerCluster) -> None:
+    async with AsyncExitStack() as cleanup:
+        here = Site(server_cluster.nodes[0], cleanup)
+        rights = documented_rights("+cluster|slots")
+        for node in server_cluster.nodes:
+            node.command("ACL", "SETUSER", here.namespace, "on", ">secret", f"~{here.key('*')}", *rights)
+        await works(here, server_cluster.url.replace("//", f"//{here.namespace}:secret@"))
+        wrong = server_cluster.url.replace("//", f"//{here.namespace}:guess@")
+        with pytest.raises(StoreCredentialsError):
+            await here.open(url=wrong)
+
+
+@with_each_driver
+async def test_missing_rights_are_told_before_anything_is_written(site: MakeSite) -> None:
+    here = site()
+    few = [right for right in documented_rights() if right not in ("+zadd", "+blmpop")]
+    here.server.command("ACL", "SETUSER", "jobs", "on", ">secret", f"~{here.key('*')}", *few)
+    url = here.server.url.replace("//", "//jobs:secret@")
+    with pytest.raises(StorePermissionError, match=r"'jobs'.*\+zadd.*\+blmpop") as denied:
+        await here.open(url=url)
+    assert here.namespace in str(denied.value)
+    assert here.all_keys() == set()
+
+    here.server.command("ACL", "SETUSER", "jobs", "+zadd", "+blmpop", "-client|setname")
+    with pytest.raises(StorePermissionError, match="setname"):
+        await here.open(url=url)
+    here.server.command("ACL", "SETUSER", "jobs", "+client|setname", "resetkeys", "~{peerjob:other}:*")
+    with pytest.raises(StorePermissionError):
+        await here.open(url=url)
+
+
+@with_each_driver
+async def test_a_refused_user_is_told_at_once(site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = site()
+    # when GLIDE connects again and is refused, its calls only time out
+    monkeypatch.setitem(cast("Any", GlideDriver.__init__).__kwdefaults__, "call_timeout", 1.0)
+    here.server.command("ACL", "SETUSER", "jobs", "on", ">secret", "~*", "+@all")
+    async with asyncio.timeout(IN_TIME):  # much less than the 30 s for which an outage is retried
+        for user, given in (("jobs:guess@", "with"), ("nobody:secret@", "with"), (":guess@", "with")):
+            with pytest.raises(StoreCredentialsError, match=f"{given} a password") as refused:
+                await here.open(url=here.server.url.replace("//", f"//{user}"))
+            assert "guess" not in str(refused.value)
+            assert not isinstance(refused.value, OptionError)
+
+        store = await here.open(url=here.server.url.replace("//", "//jobs:secret@"))
+        await store.enqueue(here.make.instances(1))
+        here.server.command("ACL", "SETUSER", "jobs", "off")
+        here.server.command("CLIENT", "KILL", "USER", "jobs")
+        with pytest.raises(StoreCredentialsError):
+            await store.health()
+
+        here.server.command("CONFIG", "SET", "requirepass", "secret")
+        with pytest.raises(StoreCredentialsError, match="without a password"):
+            await here.open()
+
+
+@with_each_driver
+async def test_a_right_that_is_taken_from_a_running_store_is_told_at_once(site: MakeSite) -> None:
+    here = site()
+    here.server.command("ACL", "SETUSER", "jobs", "on", ">secret", "~*", "+@all")
+    store = await here.open(url=here.server.url.replace("//", "//jobs:secret@"))
+    await store.enqueue(here.make.instances(1))
+    for taken in ("-evalsha", "-time"):
+        here.server.command("ACL", "SETUSER", "jobs", taken)
+        with pytest.raises(StorePermissionError, match=taken[1:]):
+            await store.enqueue(here.make.instances(1))
+        here.server.command("ACL", "SETUSER", "jobs", taken.replace("-", "+"))
+    assert (await store.health()).counts
+
+
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+async def test_a_command_that_is_missing_is_told_at_once(kind: ServerKind, start_server: StartServer) -> None:
+    async with AsyncExitStack() as cleanup, asyncio.timeout(IN_TIME):
+        here = Site(
+            start_server(kind, config=("--rename-command", "ZADD", "", "--rename-command", "LTRIM", "x")), cleanup
+        )
+        with pytest.raises(StoreCommandError, match="ltrim, zadd"):
+            await here.open()
+        assert here.all_keys() == set()
+        without_scripts = Site(start_server(kind, config=("--rename-command", "EVALSHA", "")), cleanup)
+        with pytest.raises(StoreCommandError, match=r"unknown command 'EVALSHA'$"):
+            await without_scripts.open()
+
+
+@with_each_driver
+async def test_a_database_that_the_server_does_not_have_is_no_outage(site: MakeSite) -> None:
+    here = site()
+    with pytest.raises(StoreError, match="refused the connection: DB index is out of range") as refused:
+        await here.open(url=f"{here.server.url}?db=99")
+    assert type(refused.value) is StoreError

@@ -1,0 +1,119 @@
+"""URLs of Redis and Valkey: what is read from them, and what is refused, with what was given and expected."""
+
+from pathlib import Path
+
+import pytest
+
+from peerjob.model.errors import OptionError
+from peerjob.store.drivers import SCHEMES
+from peerjob.store.lua.address import Address, SentinelSettings, Tls, parse_address
+from peerjob.store.url import Host
+
+
+def test_a_url_is_taken_apart() -> None:
+    assert parse_address("rediss://bob:s%3Ac%2Ft@db.example:7000/3") == Address(
+        url="rediss://bob:***@db.example:7000/3",
+        scheme="redis",
+        hosts=(Host("db.example", 7000),),
+        db=3,
+        username="bob",
+        password="s:c/t",
+        tls=Tls(),
+    )
+    assert parse_address("valkey://") == Address(url="valkey://", scheme="valkey", hosts=(Host("localhost", 6379),))
+    assert parse_address("redis://[::1]:7000").hosts == (Host("::1", 7000),)
+    assert parse_address("redis://h?db=4").db == parse_address("redis://h/4?db=4").db == 4
+
+
+def test_a_cluster_has_several_members() -> None:
+    several = parse_address("valkeys://a,b:7000,[::1]:3,[::2]?cluster=true")
+    assert several.cluster
+    assert several.hosts == (Host("a", 6379), Host("b", 7000), Host("::1", 3), Host("::2", 6379))
+
+
+def test_a_socket_has_a_path() -> None:
+    for url in ("redis+unix:///run/my%20redis.sock?db=2", "valkey+unix:///run/my%20redis.sock?db=2"):
+        address = parse_address(url)
+        assert (address.socket, address.hosts, address.db) == ("/run/my redis.sock", (), 2)
+        assert address.library == "redis-py"
+    assert parse_address("unix://me:pw@/s").password == "pw"
+
+
+def test_sentinels_have_a_primary_and_credentials_of_their_own() -> None:
+    url = "valkeys+sentinel://u:p@s1,s2:1/mymaster?db=2&sentinel_username=watch&sentinel_password=a%26b%40c"
+    address = parse_address(url)
+    assert (address.scheme, address.username, address.password, address.db) == ("valkey", "u", "p", 2)
+    assert address.hosts == (Host("s1", 26379), Host("s2", 1))
+    assert address.sentinel == SentinelSettings(primary="mymaster", username="watch", password="a&b@c", tls=True)
+    assert address.url == url.replace("u:p@", "u:***@").replace("a%26b%40c", "***")
+    plain = parse_address("rediss+sentinel://s/mymaster?sentinel_tls=false")
+    assert plain.tls
+    assert plain.sentinel
+    assert not plain.sentinel.tls
+
+
+def test_tls_has_options_and_those_of_redis_py(tmp_path: Path) -> None:
+    for name in ("ca", "cert", "key"):
+        (tmp_path / name).touch()
+    files = (tmp_path / "ca", tmp_path / "cert", tmp_path / "key")
+    ours = "rediss://h?ca_certs={}&cert_file={}&key_file={}&ssl_cert_reqs=none".format(*files)
+    theirs = "rediss://h?ssl_ca_certs={}&ssl_certfile={}&ssl_keyfile={}&ssl_cert_reqs=none".format(*files)
+    expected = Tls(ca_certs=files[0], cert_file=files[1], key_file=files[2], verify=False)
+    assert parse_address(ours).tls == parse_address(theirs).tls == expected
+    renamed = parse_address("valkeys://h?ssl_check_hostname=false")
+    assert renamed.tls == Tls(check_hostname=False)
+    # valkey-glide checks everything or nothing
+    assert (renamed.library, parse_address("valkeys://h?ssl_cert_reqs=none").library) == ("redis-py", "glide")
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("redis://h:port", "ports from 1"),
+        ("redis://h:70000", "ports from 1"),
+        ("redis://a,,b?cluster=true", "before and after each comma"),
+        ("redis://h/first", "number of a database"),
+        ("redis://h/1?db=2", "one database"),
+        ("redis://h?db=-1", "number from 0"),
+        ("redis://h?db=first", "a int"),
+        ("redis://h/1?cluster=true", "database 0"),
+        ("redis://h?cluster=perhaps", "true or false"),
+        ("redis://h?clutser=true", "one of cluster, db"),
+        ("redis://a,b", r"cluster=true for a cluster, or redis\+sentinel://"),
+        ("rediss://a,b", r"rediss\+sentinel://"),
+        ("redis://h?ca_certs=/etc/hosts", "one of"),
+        ("rediss://h?ca_certs=/no/such/file", "a file at /no/such/file"),
+        ("rediss://h?cert_file=/etc/hosts", "cert_file and key_file together"),
+        ("rediss://h?ca_certs=/etc/hosts&ssl_ca_certs=/etc/passwd", "not both"),
+        ("rediss://h?ssl_cert_reqs=maybe", "required or none"),
+        ("redis+unix://h/run/redis.sock", r"redis\+unix:///run/redis.sock"),
+        ("unix://", "the absolute path"),
+        ("redis+unix:///s?cluster=true", "one of"),
+        ("redis+sentinel://s", r"the name of the primary .* redis\+sentinel://sentinel:26379/mymaster"),
+        ("redis+sentinel://s/mymaster/2", "the name of the primary"),
+        ("redis+sentinel://s/mymaster?cluster=true", "one of"),
+        ("redis+sentinel://s/mymaster?sentinel_tls=true", "one of"),
+        ("redis://h?sentinel_username=me", "one of"),
+        ("redis://h?durability=always", "aof or replicas"),
+        ("redis://h?durability=replicas", "aof or replicas"),
+        ("redis://h?durability=replicas:0", "aof or replicas"),
+        ("valkey://h?durability=replicas:-1", "aof or replicas"),
+        ("redis://h?durability=aof&durability_timeout=0", "more than 0"),
+        ("redis://h?durability=aof&durability_timeout=soon", "durability_timeout"),
+        ("redis://h?durability=aof&durability_timeout=2h", "at most 60"),
+        ("redis://h?durability_timeout=1s", "durability too"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused(url: str, wanted: str) -> None:
+    with pytest.raises(OptionError, match=wanted) as caught:
+        parse_address(url)
+    assert repr(caught.value.given) in str(caught.value)
+
+
+def test_each_scheme_can_be_read() -> None:
+    for scheme in SCHEMES:
+        if scheme.startswith(("redis", "valkey", "unix")):
+            rest = "/s" if "unix" in scheme else "h/mymaster" if "sentinel" in scheme else "h"
+            address = parse_address(f"{scheme}://{rest}")
+            assert (address.scheme == "valkey") == scheme.startswith("valkey")
+            assert (address.tls is not None) == scheme.partition("+")[0].endswith(("rediss", "valkeys"))
