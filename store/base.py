@@ -170,10 +170,11 @@ class Store(Protocol):
     async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
         """Add instances as Created → Scheduled (two history entries at one time), in one answer each.
 
-        Idempotent by instance id: the same call again gives the first answer. If an instance that is not final has
-        the kind and key, nothing is added and the answer is the id of that instance (within a batch, the first
-        instance gets the key). Wakes min(instances due, idle nodes) idle nodes that can run them; a new earliest
-        delayed instance wakes one node. Raises StoreFullError with nothing half written.
+        An instance from another store brings its counts of attempts, crashes and losses. Idempotent by instance id: the
+        same call again gives the first answer. If an instance that is not final has the kind and key, nothing is added
+        and the answer is the id of that instance (within a batch, the first instance gets the key). Wakes min(instances
+        due, idle nodes) idle nodes that can run them; a new earliest delayed instance wakes one node. Raises
+        StoreFullError with nothing half written.
         """
         ...
 

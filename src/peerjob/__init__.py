@@ -4,6 +4,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from .cluster.exporting import export_namespace
+from .cluster.importing import Imported, import_namespace
 from .handles.blocking import BlockingInstance, BlockingSchedule
 from .handles.context import Context
 from .handles.entries import HistoryEntry, LogEntry
@@ -111,6 +113,7 @@ __all__ = [
     "FireEntry",
     "FireOutcome",
     "HistoryEntry",
+    "Imported",
     "Instance",
     "Jitter",
     "Job",
@@ -183,7 +186,9 @@ __all__ = [
     "Worker",
     "__version__",
     "explain",
+    "export_namespace",
     "history_cleaner",
+    "import_namespace",
     "instance_cleaner",
     "job",
     "log_cleaner",

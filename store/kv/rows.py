@@ -329,6 +329,8 @@ def to_record(id: str, row: Row, spec: bytes, out: Out | None, progress: bytes |
         key=row.key,
         tags=row.tags,
         slot=row.slot if row.keeps else "",
+        retention_us=row.retention_us,
+        max_crashes=row.max_crashes,
     )
 
 

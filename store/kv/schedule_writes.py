@@ -190,7 +190,9 @@ class PutEdit(ScheduleEdit):
             Put(keys.schedule(put.name), encode(schedule)),
             Put(place_at(context, keys.changed, revision, put.name), b""),
         ]
-        after = next_fire or NextFire(revision, schedule.epoch, None, paused=False)
+        after = next_fire or NextFire(
+            revision, schedule.epoch, None, paused=False, last_us=put.trimmed_us, trimmed_us=put.trimmed_us
+        )
         after = replace(after, revision=revision, next_us=put.next_us, paused=put.paused, stretch=None)
         if put.account is not None:
             record = replace(put.account, at_us=now_us)

@@ -50,7 +50,19 @@ def enqueue_arguments(instances: Sequence[NewInstance], node: str) -> list[Argum
     numbers: dict[tuple[object, ...], int] = {}
     members: list[Argument] = []
     for one in instances:
-        shape = (one.kind, one.priority, one.due_us, one.delay_us, one.key, one.tags, one.retention_us, one.max_crashes)
+        shape = (
+            one.kind,
+            one.priority,
+            one.due_us,
+            one.delay_us,
+            one.key,
+            one.tags,
+            one.retention_us,
+            one.max_crashes,
+            one.attempts,
+            one.crashes,
+            one.losses,
+        )
         number = numbers.get(shape)
         if number is None:
             number = numbers[shape] = len(numbers) + 1
@@ -61,7 +73,7 @@ def enqueue_arguments(instances: Sequence[NewInstance], node: str) -> list[Argum
 
 def plain_arguments(one: NewInstance, node: str) -> tuple[Argument, ...] | None:
     """Arguments of enqueue_one.lua; None if the instance is not simple enough for it."""
-    if one.due_us is not None or one.delay_us or one.key is not None or one.tags:
+    if one.due_us is not None or one.delay_us or one.key is not None or one.tags or _counts(one):
         return None
     retention = -1 if one.retention_us is None else one.retention_us
     return (node, one.kind, one.priority, retention, one.max_crashes, one.id, one.spec)
@@ -87,7 +99,13 @@ def template_arguments(one: NewInstance) -> tuple[Argument, ...]:
         b"".join(_sized(tag.encode()) for tag in dict.fromkeys(one.tags)),
         -1 if one.retention_us is None else one.retention_us,
         one.max_crashes,
+        _counts(one),
     )
+
+
+def _counts(one: NewInstance) -> str:
+    """The counts of an instance that comes from another store; "" for any other."""
+    return f"{one.attempts} {one.crashes} {one.losses}" if one.attempts or one.crashes or one.losses else ""
 
 
 def claimed(reply: Reply) -> Claimed:
@@ -172,7 +190,22 @@ def unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
 
 def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
     numbers = _NUMBERS.unpack_from(raw)
-    record_format, state, flags, _entries, priority, due, fence, _at, attempts, crashes, losses, *_ = numbers
+    (
+        record_format,
+        state,
+        flags,
+        _entries,
+        priority,
+        due,
+        fence,
+        _at,
+        attempts,
+        crashes,
+        losses,
+        max_crashes,
+        kept,
+        *_,
+    ) = numbers
     if record_format != FORMAT:
         raise DecodeError(f"record of {id}: format {record_format}, {FORMAT} expected")
     (kind, owner, history), end = _texts(raw, _NUMBERS.size, 3)
@@ -206,6 +239,8 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
         key=key.decode() if flags & _HAS_KEY else None,
         tags=_tags(tags),
         slot=slot.decode(),
+        retention_us=None if kept < 0 else int(kept),
+        max_crashes=max_crashes,
     )
 
 

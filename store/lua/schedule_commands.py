@@ -61,6 +61,7 @@ class LuaScheduleCommands(LuaCommands):
             self._limits.max_fires,
             self._limits.fires_kept_us,
             b"" if put.account is None else _encode(put.account),
+            put.trimmed_us,
         )
         (reply,) = await self._run_durably(("put_schedule", arguments))
         return _row(reply)

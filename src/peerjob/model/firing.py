@@ -145,6 +145,8 @@ class SchedulePut(msgspec.Struct, frozen=True, kw_only=True):
     """The revision that the schedule must have now; 0: no schedule may exist. Otherwise the put is refused."""
     expected_next_us: int | None = None
     """The `next_us` that the schedule must have now. The store compares `next_us` only if `expected` is not 0."""
+    trimmed_us: int = 0
+    """For a new schedule, the latest nominal time that had an instance elsewhere: no backfill makes one again."""
     account: FireRecord | None = None
     """A ledger record for the nominal times that this put passes over, such as those of a pause."""
 

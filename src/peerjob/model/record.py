@@ -56,6 +56,10 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     retention_us: int | None = None
     """Time for which the store keeps the final instance; None: the store's default."""
     max_crashes: int = MAX_CRASHES
+    attempts: int = 0
+    """Counted runs in another store, from which the instance comes; so also `crashes` and `losses`."""
+    crashes: int = 0
+    losses: int = 0
 
 
 class Enqueued(msgspec.Struct, frozen=True, gc=False):
@@ -107,6 +111,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tags: tuple[str, ...] = ()
     slot: str = ""
     """Name of the schedule whose slot the instance holds or waits for; see `firing.Overlap`."""
+    retention_us: int | None = None
+    """Time for which the store keeps the final instance; None: the store's default. Unknown to a `Client`, too."""
+    max_crashes: int = MAX_CRASHES
+    """Unknown to a `Client`, which shows the default."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -41,6 +41,9 @@ class InstanceOptions(TypedDict, total=False):
     tags: tuple[str, ...]
     retention_us: int | None
     max_crashes: int
+    attempts: int
+    crashes: int
+    losses: int
 
 
 class OutcomeOptions(TypedDict, total=False):

@@ -5,7 +5,8 @@
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     name, kind, definition, next nominal time ("" for none), "1" if paused, note, expected revision ("0": no
 --          schedule), expected next nominal time, limit of records in a ledger, how long a record is kept, record of
---          skipped nominal times as MessagePack, or ""
+--          skipped nominal times as MessagePack, or "", and for a new schedule the latest nominal time that had an
+--          instance elsewhere, or "0"
 -- Reply    the schedule as in lib/schedule.lua, or nil
 local name = ARGV[1]
 local key = schedule_key(name)
@@ -21,7 +22,7 @@ call('ZCARD', slot_key(name))
 
 local new, now_text = digits(next_revision()), digits(now)
 local stretch, account = '', ARGV[11] ~= '' and cmsgpack.unpack(ARGV[11])
-last = last or '0'
+last = last or ARGV[12]
 if account then
   account.at_us = now
   last = digits(max(tonumber(last), ends_at(account)))
@@ -33,11 +34,11 @@ hint_all('s' .. name)
 call('HSET', key, 'kind', ARGV[2], 'definition', ARGV[3], 'revision', new, 'next', ARGV[4], 'paused', ARGV[5],
   'note', ARGV[6], 'updated', now_text, 'last', last, 'stretch', stretch)
 if not revision then
-  call('HSET', key, 'created', now_text, 'trimmed', '0')
+  call('HSET', key, 'created', now_text, 'trimmed', ARGV[12])
 end
 call('HSET', REVISIONS, 'latest', new)
 call('ZADD', SCHEDULES, new, name)
 call('ZREM', REMOVED, name)
 write_all()
-trim_ledger(name, tonumber(ARGV[9]), tonumber(ARGV[10]), trimmed or '0')
+trim_ledger(name, tonumber(ARGV[9]), tonumber(ARGV[10]), trimmed or ARGV[12])
 return schedule_row(name)

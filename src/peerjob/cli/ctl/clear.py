@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -17,7 +15,7 @@ from peerjob.model.durations import to_seconds
 from peerjob.model.query import Filter
 from peerjob.remote.client.client import Client
 
-from .commands import ClientSession, group, verb
+from .commands import ClientSession, group, interruptible, verb
 from .errors import CommandError
 from .output import moment, note
 from .query_options import After, Before, time_of
@@ -107,17 +105,7 @@ def _ask(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise CommandError("there is no terminal for a confirmation: use --yes", ExitStatus.USAGE)
-    with _interruptible():
+    with interruptible():
         agreed = typer.confirm(question, err=True)
     if not agreed:
         raise CommandError("nothing was removed")
-
-
-@contextmanager
-def _interruptible() -> Generator[None]:
-    """Let Ctrl-C end a blocking call: the handler of the event loop takes effect only after such a call."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+import signal
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -87,3 +89,13 @@ def group(parent: typer.Typer, name: str, help: str) -> typer.Typer:
     made = typer.Typer(help=help, no_args_is_help=True, cls=VerbGroup)
     parent.add_typer(made, name=name)
     return made
+
+
+@contextmanager
+def interruptible() -> Generator[None]:
+    """Let Ctrl-C end a blocking call: the handler of the event loop takes effect only after such a call."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

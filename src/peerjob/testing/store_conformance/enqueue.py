@@ -34,6 +34,31 @@ class EnqueueRules(StoreSuite):
         assert (record.result, record.error, record.progress) == (None, None, None)
         assert before <= record.due_us <= after
 
+    async def test_an_instance_brings_its_counts_from_another_store(self, store: Store) -> None:
+        tried, plain = (
+            self.make.instance(attempts=3, losses=1, retention_us=7_000_000, max_crashes=9),
+            self.make.instance(),
+        )
+        lone = self.make.instance(kind="lone", attempts=2)
+        await store.enqueue([tried, plain])
+        await store.enqueue([lone])
+        record = await self.read(store, tried.id)
+        assert (record.attempts, record.crashes, record.losses) == (3, 0, 1)
+        assert (record.retention_us, record.max_crashes) == (7_000_000, 9)
+        other = await self.read(store, plain.id)
+        assert (other.attempts, other.losses, other.retention_us, other.max_crashes) == (0, 0, None, 3)
+        peer = await self.join(store, kinds=("work", "lone"))
+        claims = {claim.id: claim for claim in await peer.take()}
+        assert [claims[one.id].attempts for one in (tried, plain, lone)] == [4, 1, 3]
+
+    async def test_a_suspect_of_another_store_is_claimed_alone(self, store: Store) -> None:
+        suspect, plain = self.make.instance(crashes=1, losses=1), self.make.instance()
+        await store.enqueue([suspect, plain])
+        peer = await self.join(store)
+        first, second = (await peer.claim(peer.want())).claims, (await peer.claim(peer.want())).claims
+        assert [[claim.id for claim in claims] for claims in (first, second)] == [[suspect.id], [plain.id]]
+        assert first[0].suspect
+
     async def test_an_empty_batch_has_an_empty_answer(self, store: Store) -> None:
         assert await store.enqueue([]) == []
 

@@ -193,6 +193,16 @@ class LedgerRules(ScheduleSuite):
         assert (row.trimmed_us, row.last_us) == (nth(2), nth(4))
         assert await self.refused(brief, self.a_fire(row, 1, BACKFILLED)) is FireStatus.TRIMMED
 
+    async def test_a_schedule_from_elsewhere_makes_no_instance_of_its_earlier_times(self, store: Store) -> None:
+        row = await self.schedule(store, next_us=nth(5), trimmed_us=nth(4))
+        assert (row.trimmed_us, row.last_us) == (nth(4), nth(4))
+        assert await self.row(store) == row
+        assert await self.refused(store, self.a_fire(row, 4, BACKFILLED)) is FireStatus.TRIMMED
+        await self.fired(store, 5)
+        changed = await self.put(store, await self.row(store), definition=b"another", trimmed_us=nth(9))
+        assert changed is not None
+        assert (changed.trimmed_us, changed.last_us) == (nth(4), nth(5))
+
     async def test_triggers_are_trimmed_without_a_trace(self, store: Store) -> None:
         small = await self.open(StoreLimits(max_fires=2))
         await self.schedule(small)

@@ -39,6 +39,7 @@ class PutOptions(TypedDict, total=False):
     paused: bool
     note: str
     account: FireRecord | None
+    trimmed_us: int
 
 
 class FireOptions(TypedDict, total=False):

@@ -1,9 +1,9 @@
 -- New instances: their templates, their unique keys, and the writes that add them.
-local TEMPLATE_SIZE = 7
+local TEMPLATE_SIZE = 8
 
 -- Return the record and the indexes that equal instances share. The arguments are in ARGV, from `at` on:
 -- kind, priority, due ("" now, "=us" at, "+us" after now), "" or "k" and the unique key, tags, retention (-1 default),
--- max_crashes. `slot` is the schedule whose slot the instances take or wait for, or nil.
+-- max_crashes, "" or attempts, crashes and losses in another store. `slot` is the schedule whose slot the instances take or wait for, or nil.
 local function template(at, node, slot)
   local kind, priority, due_text, key, tags = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   local due = now
@@ -20,9 +20,12 @@ local function template(at, node, slot)
       check_zset(tag_key(tag))
     end)
   end
+  local attempts, crashes, losses = string.match(ARGV[at + 7], '(%d+) (%d+) (%d+)')
+  attempts, crashes, losses = tonumber(attempts or 0), tonumber(crashes or 0), tonumber(losses or 0)
   return {
     kind = kind, priority = priority, due = due, key = key, tag_keys = tag_keys,
-    record = new_record(kind, priority, due, key, tags, ARGV[at + 5], ARGV[at + 6], node, slot),
+    record = new_record(kind, priority, due, key, tags, ARGV[at + 5], ARGV[at + 6], node, slot, attempts, crashes, losses),
+    suspect = is_suspect({crashes = crashes, losses = losses}),
   }
 end
 
@@ -55,7 +58,7 @@ local function add_instance(shape, id, key, spec, waits)
   put_string(key, shape.record)
   put_string(spec_key(id), spec)
   if not waits then
-    add_to_queue(id, kind, shape.priority, shape.due, false)
+    add_to_queue(id, kind, shape.priority, shape.due, shape.suspect)
   end
   add_pair('ZADD', index_key(SCHEDULED, kind), 0, id)
   for _, tagged in ipairs(shape.tag_keys) do

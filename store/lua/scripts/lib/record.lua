@@ -88,11 +88,11 @@ end
 
 -- Return the record of a new instance; its history has Created and Scheduled with the same time. `slot` is the schedule
 -- whose slot the instance takes or waits for, or nil.
-local function new_record(kind, priority, due, key, tags, retention, max_crashes, node, slot)
+local function new_record(kind, priority, due, key, tags, retention, max_crashes, node, slot, attempts, crashes, losses)
   local past = pack(TWO_ENTRIES, CREATED, now, 1, #node, node, 0, '', SCHEDULED, now, 1, #node, node, 0, '')
   local flags = (key and HAS_KEY or 0) + (tags ~= '' and HAS_TAGS or 0) + (slot and HAS_SLOT or 0)
   local text = pack(RECORD, FORMAT, SCHEDULED, flags, 2, priority, due,
-    0, now, 0, 0, 0, max_crashes, retention, 0, 0, #kind, kind, 0, '', #past, past)
+    0, now, attempts or 0, crashes or 0, losses or 0, max_crashes, retention, 0, 0, #kind, kind, 0, '', #past, past)
   if flags == 0 then
     return text
   end

@@ -1,0 +1,117 @@
+"""Exports a namespace: its schedules and its unfinished instances, a page at a time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from peerjob.model.clock import Clock
+from peerjob.model.errors import NodeStateError
+from peerjob.model.firing import ScheduleRow
+from peerjob.model.query import Query
+from peerjob.model.record import MAX_BATCH, Record
+from peerjob.model.state import State
+from peerjob.store.base import Store
+from peerjob.version import __version__
+
+from .moved import FORMAT, End, Header, MovedInstance, MovedSchedule, line_of, opened
+
+
+async def export_namespace(
+    store: str, *, namespace: str = "default", clock: Clock | None = None
+) -> AsyncGenerator[bytes]:
+    """Yield the lines of an export of the namespace at a store's URL. The source is not changed.
+
+    Raises NodeStateError if a node of the namespace is alive at the beginning or at the end: it claims jobs, fires
+    schedules or takes new jobs. An instance that ran on a dead node is exported as queued, with one more loss.
+    """
+    async with opened(store, namespace, clock) as source:
+        await _check_no_node(source, namespace)
+        rows = [row async for row in _schedules(source)]
+        health = await source.health()
+        yield line_of(
+            Header(
+                format=FORMAT,
+                release=__version__,
+                namespace=namespace,
+                schedules=len(rows),
+                instances=sum(
+                    count
+                    for states in health.counts.values()
+                    for state, count in states.items()
+                    if state & State.ACTIVE
+                ),
+                undecodable=health.undecodable,
+            )
+        )
+        for row in rows:
+            yield line_of(_moved_schedule(row))
+        count = 0
+        async for record in _unfinished(source):
+            count += 1
+            yield line_of(_moved_instance(record))
+        # a node that was alive in between can have changed what was read before
+        await _check_no_node(source, namespace)
+        yield line_of(End(schedules=len(rows), instances=count))
+
+
+async def _check_no_node(store: Store, namespace: str) -> None:
+    alive = [view.name for view in await store.nodes()]
+    if alive:
+        more = f" and {len(alive) - 5} more" if len(alive) > 5 else ""
+        raise NodeStateError(
+            f"namespace {namespace!r} at {store.url} is in use by {', '.join(alive[:5])}{more}: stop all its nodes, "
+            "and after a kill wait for the end of the lease (5 s by default)"
+        )
+
+
+async def _schedules(store: Store) -> AsyncIterator[ScheduleRow]:
+    revision, more = 0, True
+    while more:
+        page = await store.changed_schedules(revision)
+        for row in page.rows:
+            if not row.removed:
+                yield row
+        revision, more = page.revision, page.more
+
+
+async def _unfinished(store: Store) -> AsyncIterator[Record]:
+    query = Query(state=State.ACTIVE, limit=MAX_BATCH)
+    while True:
+        page = await store.lookup(query)
+        for record in page.records:
+            yield record
+        if page.cursor is None:
+            return
+        query = query.at(page.cursor)
+
+
+def _moved_schedule(row: ScheduleRow) -> MovedSchedule:
+    return MovedSchedule(
+        name=row.name,
+        kind=row.kind,
+        definition=row.definition,
+        next_us=row.next_us,
+        paused=row.paused,
+        note=row.note,
+        last_us=max(row.last_us, row.trimmed_us),
+    )
+
+
+def _moved_instance(record: Record) -> MovedInstance:
+    # the claim counted the run as an attempt, which the loss of its node takes back
+    lost = int(record.state is State.PROCESSING)
+    return MovedInstance(
+        id=record.id,
+        kind=record.kind,
+        spec=record.spec,
+        priority=record.priority,
+        due_us=record.due_us,
+        attempts=record.attempts - lost,
+        crashes=record.crashes,
+        losses=record.losses + lost,
+        key=record.key,
+        tags=record.tags,
+        retention_us=record.retention_us,
+        max_crashes=record.max_crashes,
+        slot=record.slot,
+    )

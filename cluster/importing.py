@@ -1,0 +1,214 @@
+"""Imports a namespace, a batch at a time; what the target has is skipped, so an import can be repeated."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from msgspec import structs
+
+from peerjob.model.clock import Clock
+from peerjob.model.errors import DecodeError, StoreUnavailableError
+from peerjob.model.firing import Fire, FireOutcome, FireStatus, Overlap, SchedulePut
+from peerjob.model.ids import id_time_us
+from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, NewInstance
+from peerjob.store.base import Store
+
+from .moved import End, Header, MovedInstance, MovedSchedule, opened, read_line
+
+NODE = "import"
+"""The name that the history and the ledger show as the node."""
+_TRIES = 10
+_NO_LIMIT = 2**31 - 1
+MAX_REFUSED = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """The result of an import."""
+
+    schedules: int = 0
+    """Number of schedules that the import added."""
+    instances: int = 0
+    known_schedules: int = 0
+    """Number of schedules that were skipped, since the target has one of that name."""
+    known_instances: int = 0
+    """Number of instances that were skipped, since the target has them by their ids."""
+    refused: tuple[tuple[str, str], ...] = ()
+    """Instances that were not added, since an unfinished one has their key: pairs of both ids; the first 1,000."""
+    refusals: int = 0
+    """Number of these instances."""
+
+    @property
+    def seen(self) -> int:
+        """Number of schedules and instances that were read."""
+        return self.schedules + self.instances + self.known_schedules + self.known_instances + self.refusals
+
+
+async def import_namespace(
+    store: str,
+    lines: Iterable[bytes],
+    *,
+    namespace: str = "default",
+    clock: Clock | None = None,
+    on_progress: Callable[[Imported, Header], object] | None = None,
+) -> Imported:
+    """Add the schedules and instances of an export to the namespace at a store's URL.
+
+    Skips instances that the target has, in any state, and schedules whose name it has. So an import that broke off can
+    be repeated, until retention removes instances that have ended meanwhile. Raises DecodeError for a line that cannot
+    be read, and, after it has imported all lines, for an export that is not whole.
+    """
+    async with opened(store, namespace, clock) as target:
+        return await _Import(target, on_progress).run(lines)
+
+
+class _Import:
+    """One import: reads lines, and writes them in batches."""
+
+    def __init__(self, store: Store, on_progress: Callable[[Imported, Header], object] | None) -> None:
+        self._store = store
+        self._on_progress = on_progress
+        self._header: Header | None = None
+        self._schedules: list[MovedSchedule] = []
+        self._instances: list[MovedInstance] = []
+        self._bytes = 0
+        self._done = Imported()
+
+    async def run(self, lines: Iterable[bytes]) -> Imported:
+        number, ended = 0, False
+        for number, line in enumerate(lines, 1):
+            if ended:
+                raise DecodeError(f"line {number} of the export comes after its end")
+            ended = await self._take(number, line)
+        await self._flush()
+        if not ended:
+            raise DecodeError(
+                f"the export is not whole: it ends after line {number}, without its last line. Its {self._done.seen} "
+                "schedules and instances were imported. Export again, and import that: what is there is skipped"
+            )
+        return self._done
+
+    async def _take(self, number: int, line: bytes) -> bool:
+        """Take one line; the result says whether it is the last one of a whole export."""
+        value = read_line(number, line)
+        if isinstance(value, Header):
+            self._header = value
+            return False
+        if self._header is None:
+            raise DecodeError("the export does not begin with its header; jobctl export writes one")
+        match value:
+            case End():
+                await self._flush()
+                read, told = self._done.seen, value.schedules + value.instances
+                if read != told:
+                    raise DecodeError(f"the export has {read} schedules and instances, but its last line says {told}")
+                return True
+            case MovedSchedule():
+                self._schedules.append(value)
+            case MovedInstance():
+                self._instances.append(value)
+        self._bytes += len(line)
+        if len(self._schedules) + len(self._instances) >= MAX_BATCH or self._bytes >= MAX_BATCH_BYTES:
+            await self._flush()
+        return False
+
+    async def _flush(self) -> None:
+        """Write what was read. Schedules come first, since instances take their slots."""
+        schedules, instances = self._schedules, self._instances
+        self._schedules, self._instances, self._bytes = [], [], 0
+        if schedules:
+            await self._add_schedules(schedules)
+        if instances:
+            await self._add_instances(instances)
+        if self._on_progress is not None and self._header is not None:
+            self._on_progress(self._done, self._header)
+
+    async def _add_schedules(self, schedules: Sequence[MovedSchedule]) -> None:
+        puts = [
+            SchedulePut(
+                name=one.name,
+                kind=one.kind,
+                definition=one.definition,
+                next_us=one.next_us,
+                paused=one.paused,
+                note=one.note,
+                trimmed_us=one.last_us,
+            )
+            for one in schedules
+        ]
+        there = await self._store.get_schedules([put.name for put in puts])
+        new = [put for put, row in zip(puts, there, strict=True) if row is None]
+        rows = await asyncio.gather(*map(self._store.put_schedule, new))
+        added = sum(row is not None for row in rows)
+        done = self._done
+        self._done = replace(
+            done,
+            schedules=done.schedules + added,
+            known_schedules=done.known_schedules + len(schedules) - added,
+        )
+
+    async def _add_instances(self, instances: Sequence[MovedInstance]) -> None:
+        there = await self._store.get([one.id for one in instances])
+        missing = [one for one, record in zip(instances, there, strict=True) if record is None]
+        holders = {one.slot: None for one in missing if one.slot}
+        slots = dict(zip(holders, await self._store.get_schedules(list(holders)), strict=True)) if holders else {}
+        # without its schedule, an instance needs no slot
+        plain = [one for one in missing if slots.get(one.slot) is None]
+        answers = await self._store.enqueue([_new(one) for one in plain], node=NODE)
+        refused = [(one.id, answer.id) for one, answer in zip(plain, answers, strict=True) if answer.id != one.id]
+        for one in missing:
+            if slots.get(one.slot) is not None:
+                refused += await self._add_with_slot(one)
+        done = self._done
+        self._done = replace(
+            done,
+            instances=done.instances + len(missing) - len(refused),
+            known_instances=done.known_instances + len(instances) - len(missing),
+            refused=(*done.refused, *refused)[:MAX_REFUSED],
+            refusals=done.refusals + len(refused),
+        )
+
+    async def _add_with_slot(self, one: MovedInstance) -> list[tuple[str, str]]:
+        """Let an instance take the slot of its schedule, or wait for it, as a trigger does."""
+        # an instance that waits for a slot has never run, so it brings no crashes and no losses
+        new = structs.replace(_new(one), crashes=0, losses=0)
+        for _ in range(_TRIES):
+            (row,) = await self._store.get_schedules([one.slot])
+            if row is None:
+                await self._store.enqueue([_new(one)], node=NODE)
+                return []
+            fire = Fire(
+                schedule=one.slot,
+                revision=row.revision,
+                nominal_us=id_time_us(one.id),
+                outcome=FireOutcome.TRIGGERED,
+                request=one.id,
+                instance=new,
+                overlap=Overlap.QUEUE,
+                queue_limit=_NO_LIMIT,
+                reason="imported",
+            )
+            (answer,) = await self._store.fire([fire], term=None, node=NODE)
+            if answer.status is FireStatus.DONE:
+                refused = answer.record is not None and answer.record.outcome is FireOutcome.SKIPPED
+                return [(one.id, "")] if refused else []
+        raise StoreUnavailableError(self._store.url, f"schedule {one.slot!r} changes all the time")
+
+
+def _new(one: MovedInstance) -> NewInstance:
+    return NewInstance(
+        id=one.id,
+        kind=one.kind,
+        spec=one.spec,
+        priority=one.priority,
+        due_us=one.due_us,
+        attempts=one.attempts,
+        crashes=one.crashes,
+        losses=one.losses,
+        key=one.key,
+        tags=one.tags,
+        retention_us=one.retention_us,
+        max_crashes=one.max_crashes,
+    )

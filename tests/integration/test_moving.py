@@ -1,0 +1,271 @@
+"""A namespace moves to another store by `jobctl export` and `jobctl import`."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from peerjob import (
+    Imported,
+    Job,
+    Node,
+    NodeStateError,
+    Query,
+    State,
+    StoreLimits,
+    SystemClock,
+    export_namespace,
+    import_namespace,
+)
+from peerjob.model.errors import DecodeError
+from peerjob.model.firing import ScheduleRow
+from peerjob.model.record import Record
+from peerjob.store.base import Store
+from peerjob.store.drivers import open_store
+from peerjob.testing.factories import Factory, Peer
+from support.jobctl import Jobctl
+from support.waiting import until
+
+ran: Counter[str] = Counter()
+
+
+async def mark(number: int) -> int:
+    ran[str(number)] += 1
+    return number
+
+
+async def fail(number: int) -> None:
+    raise ValueError(number)
+
+
+MARK = Job("mark", mark)
+LATER = MARK.with_options(after="1h", priority=-3, tags=["late"], retention="3h", max_crashes=7)
+FAIL = Job("fail", fail, max_retries=5, backoff="1h")
+JOBS = (MARK, FAIL)
+LATE = 6
+"""How many jobs are due in an hour."""
+
+
+@asynccontextmanager
+async def opened(url: str, namespace: str) -> AsyncGenerator[Store]:
+    store = open_store(url, namespace=namespace, clock=SystemClock(), limits=StoreLimits())
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+def source(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(request.param))
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(request.param))
+
+
+async def fill(url: str, namespace: str, count: int, schedules: int) -> None:
+    """Jobs and schedules of all sorts, and no node at the end."""
+    async with Node(url, namespace=namespace, jobs=JOBS, workers=1) as node:
+        failed = await node.schedule(FAIL, 0)
+        async with asyncio.timeout(30):
+            async for event in failed.watch():
+                if event.state is State.SCHEDULED and event.instance.attempts == 1:
+                    break
+    async with Node(url, namespace=namespace, jobs=JOBS, workers=0) as node:
+        await node.schedule_many(MARK.with_options(key=f"k{number}").call(number) for number in range(count - 10))
+        await node.schedule_many(LATER.call(number) for number in range(count, count + LATE))
+        for number in range(schedules - 2):
+            recurring = MARK.with_options(cron="0 0 1 1 *", name=f"s{number}")
+            added = await node.add_schedule(recurring, 10_000_000 + number)
+            if number % 5 == 0:
+                await added.pause("moving")
+        one_by_one = MARK.with_options(cron="0 0 1 1 *", overlap="queue", queue_limit=3, name="one by one")
+        added = await node.add_schedule(one_by_one, 20_000_000)
+        for _ in range(3):
+            assert await added.trigger() is not None
+        await node.add_schedule(MARK.with_options(every="1h", name="hourly"), 30_000_000)
+    async with opened(url, namespace) as store:
+        make = Factory(SystemClock())
+        peer = await Peer(store=store, info=make.node("dead", kinds=("mark",)), make=make).join(1_000_000)
+        (claim,) = (await peer.claim(peer.want(1))).claims
+        assert claim.id
+
+        async def gone() -> bool:
+            return not await store.nodes()
+
+        await until(gone)
+
+
+async def fill_a_little(url: str, namespace: str, count: int) -> None:
+    async with Node(url, namespace=namespace, jobs=JOBS, workers=0) as node:
+        await node.schedule_many(MARK.call(number) for number in range(count))
+
+
+async def unfinished(store: Store) -> dict[str, Record]:
+    found: dict[str, Record] = {}
+    query = Query(state=State.ACTIVE, limit=500)
+    while True:
+        page = await store.lookup(query)
+        found |= {record.id: record for record in page.records}
+        if page.cursor is None:
+            return found
+        query = query.at(page.cursor)
+
+
+async def schedules_of(store: Store) -> dict[str, ScheduleRow]:
+    return {row.name: row for row in (await store.changed_schedules(0)).rows if not row.removed}
+
+
+async def compare(source: str, target: str, namespace: str) -> tuple[int, int]:
+    async with opened(source, namespace) as old, opened(target, namespace) as new:
+        before, after = await unfinished(old), await unfinished(new)
+        assert before.keys() == after.keys()
+        for id, one in before.items():
+            other, lost = after[id], int(one.state is State.PROCESSING)
+            for name in ("kind", "spec", "priority", "due_us", "key", "retention_us", "max_crashes", "slot", "crashes"):
+                assert getattr(other, name) == getattr(one, name), name
+            assert sorted(other.tags) == sorted(one.tags)
+            assert (other.attempts, other.losses) == (one.attempts - lost, one.losses + lost)
+        rows, moved = await schedules_of(old), await schedules_of(new)
+        assert rows.keys() == moved.keys()
+        for name, row in rows.items():
+            other_row = moved[name]
+            for part in ("kind", "definition", "next_us", "paused", "note", "holder", "parked"):
+                assert getattr(other_row, part) == getattr(row, part), (name, part)
+        return len(before), len(rows)
+
+
+async def run_all(url: str, namespace: str) -> None:
+    async with Node(url, namespace=namespace, jobs=JOBS, workers=50) as node:
+
+        async def idle() -> bool:
+            return (await node.stats()).total(State.ACTIVE, "mark") == LATE
+
+        await until(idle, 120)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("source", "target", "count", "schedules"),
+    [
+        ("redis_url", "etcd_url", 400, 12),
+        pytest.param("etcd_url", "valkey_url", 120, 6),
+        pytest.param("redis_url", "etcd_url", 10_000, 50, marks=pytest.mark.soak),
+    ],
+    indirect=["source", "target"],
+)
+def test_a_namespace_moves_and_nothing_runs_twice(
+    source: str, target: str, count: int, schedules: int, namespace: str, tmp_path: Path
+) -> None:
+    jobctl, file = Jobctl({}), tmp_path / "jobs.jsonl"
+    asyncio.run(fill(source, namespace, count, schedules))
+    to = ("--store", target, "--namespace", namespace)
+
+    began = time.perf_counter()
+    written = jobctl("export", str(file), "--store", source, "--namespace", namespace)
+    exported = time.perf_counter() - began
+    assert written.status == 0, written.err
+    assert f"exported {schedules:,} schedules and {count:,} instances" in written.err
+    assert file.stat().st_mode & 0o077 == 0
+    lines = file.read_text().splitlines()
+    assert json.loads(lines[0]).items() >= {"type": "header", "format": 1, "instances": count}.items()
+
+    part = tmp_path / "part.jsonl"
+    part.write_text("".join(f"{line}\n" for line in lines[: len(lines) // 2]))
+    broken = jobctl("import", str(part), *to)
+    assert broken.status == 1
+    assert "not whole" in broken.err
+
+    began = time.perf_counter()
+    added = jobctl("import", str(file), *to, "-o", "json").json
+    imported = time.perf_counter() - began
+    half = len(lines) // 2 - 1
+    assert added["instances"] + added["schedules"] == count + schedules - half
+    assert added["known_instances"] + added["known_schedules"] == half
+    print(f"{count:,} jobs, {schedules} schedules: exported in {exported:.2f} s, imported in {imported:.2f} s")
+    assert asyncio.run(compare(source, target, namespace)) == (count, schedules)
+
+    again = jobctl("import", str(file), *to, "-o", "json").json
+    assert (again["instances"], again["schedules"], again["refused"]) == (0, 0, 0)
+    ran.clear()
+    asyncio.run(run_all(target, namespace))
+    once = {str(number) for number in range(count - 10)}
+    assert {name for name, times in ran.items() if times == 1} >= once
+    assert ran["20000000"] == 3
+    assert set(ran) == once | {"20000000"}
+    late = jobctl("import", str(file), *to, "-o", "json").json
+    assert (late["instances"], late["schedules"]) == (0, 0)
+
+
+def test_a_pipe_moves_between_namespaces(redis_url: str, namespace: str) -> None:
+    asyncio.run(fill_a_little(redis_url, namespace, 40))
+    program = Path(sys.executable).with_name("jobctl")
+    pipe = f"{program} export - --namespace {namespace} | {program} import - --namespace {namespace}-new"
+    environment = {"PEERJOB_STORE": redis_url, "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(pipe, shell=True, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert "imported 0 schedules and 40 instances" in done.stdout
+    assert "exported 0 schedules and 40 instances" in done.stderr
+
+
+def test_what_cannot_be_moved_is_said(redis_url: str, namespace: str, tmp_path: Path) -> None:
+    jobctl, file = Jobctl({}), tmp_path / "jobs.jsonl"
+    place = ("--store", redis_url, "--namespace", namespace)
+    with Node(redis_url, namespace=namespace, name="busy", jobs=JOBS, workers=0).blocking() as manager:
+        manager.schedule(MARK.with_options(key="k"), 1)
+        refused = jobctl("export", str(file), *place)
+        assert refused.status == 1
+        assert "in use by busy" in refused.err
+        assert b"end" not in file.read_bytes()
+    assert jobctl("export", str(file), *place).status == 0
+    lines = file.read_bytes().splitlines(keepends=True)
+    other = ("--store", redis_url, "--namespace", f"{namespace}-taken")
+    with Node(redis_url, namespace=f"{namespace}-taken", jobs=JOBS, workers=0).blocking() as manager:
+        holder = manager.schedule(MARK.with_options(key="k"), 2)
+        taken = jobctl("import", str(file), *other)
+        assert taken.status == 1
+        assert f"instance {holder.id} has its key" in taken.err
+        assert "1 instance refused" in taken.out
+    for text, said in (
+        (b"", "not whole"),
+        (b"nonsense\n", "line 1 of the export, 'nonsense'"),
+        (b"".join(lines[1:]), "does not begin with its header"),
+        (lines[0].replace(b'"format":1', b'"format":2'), "has format 2"),
+        (b"".join([*lines, lines[1]]), "after its end"),
+        (lines[0] + lines[-1], "its last line says 1"),
+        (lines[0] + lines[1].replace(b'"id":"0', b'"id":"x'), "line 2 of the export"),
+    ):
+        file.write_bytes(text)
+        wrong = jobctl("import", str(file), *other)
+        assert wrong.status == 1
+        assert said in wrong.err, (text, wrong.err)
+    assert jobctl("import", str(tmp_path / "none"), *other).status == 2
+    assert jobctl("import", str(file)).status == 2
+    assert jobctl("export", "-", "--store", "memory://").status == 2
+    assert jobctl("export", str(file), "--store", "redis://127.0.0.1:1").status == 4
+
+
+async def test_a_node_that_joins_meanwhile_is_noticed(redis_url: str, namespace: str) -> None:
+    await fill_a_little(redis_url, namespace, 30)
+    lines = export_namespace(redis_url, namespace=namespace)
+    seen = [await anext(lines)]
+    async with Node(redis_url, namespace=namespace):
+        with pytest.raises(NodeStateError, match="in use"):  # noqa: PT012  # the lines before the error count
+            async for line in lines:
+                seen.append(line)  # noqa: PERF401
+    assert not any(b'"end"' in line[:20] for line in seen)
+    told: list[Imported] = []
+    with pytest.raises(DecodeError, match="not whole"):
+        await import_namespace(
+            redis_url, seen, namespace=f"{namespace}-new", on_progress=lambda done, _: told.append(done)
+        )
+    assert told[-1].instances == 30
