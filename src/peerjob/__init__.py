@@ -78,8 +78,8 @@ if TYPE_CHECKING:
     from .remote.client.client import Client
     from .remote.client.registered_job import RegisteredJob
     from .remote.scaler.server import ScalerServer
-    from .remote.server.roles import Token, Tokens
     from .remote.server.server import Server
+    from .remote.server.tokens import Token, Tokens
     from .remote.wire.rpcs import Role
     from .remote.wire.tls import ClientTls, ServerTls
 
@@ -207,8 +207,8 @@ _LATER: dict[str, tuple[str, Extra]] = {
     "ScalerServer": ("remote.scaler.server", "grpc"),
     "Server": ("remote.server.server", "grpc"),
     "ServerTls": ("remote.wire.tls", "grpc"),
-    "Token": ("remote.server.roles", "grpc"),
-    "Tokens": ("remote.server.roles", "grpc"),
+    "Token": ("remote.server.tokens", "grpc"),
+    "Tokens": ("remote.server.tokens", "grpc"),
     "serve_metrics": ("node.observe.metrics", "metrics"),
 }
 _REQUIRED: dict[Extra, str] = {"grpc": "grpc", "metrics": "prometheus_client"}

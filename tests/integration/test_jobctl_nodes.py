@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 from peerjob import Role
-from peerjob.remote.server.roles import hash_token
+from peerjob.remote.server.tokens import hash_token
 from support.etcd import Certificates
 from support.jobctl import Answer, Jobctl, begun, serving
 from support.jobd import Jobd, target

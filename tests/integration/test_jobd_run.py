@@ -12,6 +12,7 @@ import pytest
 
 from peerjob import Client, Instance, Node, Role, State, UnauthenticatedError
 from peerjob.cli.daemon.tokens import create
+from peerjob.remote.server.principals import Rights
 from support.etcd import EtcdServer
 from support.jobd import READY, Jobd, target
 from support.servers import Server, ServerProcess
@@ -212,7 +213,7 @@ def test_etcd_elects_beside_another_store(jobd: Jobd, redis_url: str, etcd_serve
 
 
 async def test_a_hangup_takes_the_tokens_as_they_are_now(jobd: Jobd) -> None:
-    first = create(jobd.folder / "tokens", Role.READER, "")
+    first = create(jobd.folder / "tokens", Rights(role=Role.READER), "")
     child = jobd.run("--tokens-file", "tokens")
     async with Client(target(child), token=first) as client:
         assert len(await client.nodes()) == 1

@@ -37,7 +37,7 @@ class RawClient:
     async def send(self, name: str, data: bytes, *, timeout: float = PATIENCE, token: str | None = None) -> bytes:
         """The bytes of the response, or of the first of a stream, to bytes that need not be a message."""
         path = f"/{SERVICE.full_name}/{name}"
-        metadata = (("authorization", f"Bearer {token}"),) if token is not None else None
+        metadata = _metadata(token)
         if not SERVICE.methods_by_name[name].server_streaming:
             return bytes(await self._channel.unary_unary(path)(data, timeout=timeout, metadata=metadata))
         call = self._channel.unary_stream(path)(data, timeout=timeout, metadata=metadata)
@@ -46,9 +46,15 @@ class RawClient:
             return bytes(first)
         return b""
 
-    def stream(self, name: str, request: Message) -> Any:
+    def stream(self, name: str, request: Message, *, token: str | None = None) -> Any:
         """The call of a stream, whose responses are bytes."""
-        return self._channel.unary_stream(f"/{SERVICE.full_name}/{name}")(request.SerializeToString())
+        method = self._channel.unary_stream(f"/{SERVICE.full_name}/{name}")
+        return method(request.SerializeToString(), metadata=_metadata(token))
+
+    def start(self, name: str, request: Message, *, token: str | None = None) -> Any:
+        """A call that is not awaited."""
+        method = self._channel.unary_unary(f"/{SERVICE.full_name}/{name}")
+        return method(request.SerializeToString(), metadata=_metadata(token))
 
     async def code(self, name: str, request: Message | bytes, **options: Any) -> grpc.StatusCode:
         """The status of a call, OK included."""
@@ -58,6 +64,10 @@ class RawClient:
         except grpc.aio.AioRpcError as error:
             return error.code()
         return grpc.StatusCode.OK
+
+
+def _metadata(token: str | None) -> tuple[tuple[str, str], ...] | None:
+    return None if token is None else (("authorization", f"Bearer {token}"),)
 
 
 def open_calls(server: Server) -> int:

@@ -17,7 +17,7 @@ logger = logging.getLogger("peerjob.metrics")
 MAX_HEAD = 16_384
 """Most bytes of a request; a longer request is refused."""
 MAX_CONNECTIONS = 32
-"""Most requests at a time; a further connection is closed without an answer."""
+"""Most connections at a time. A further one closes the oldest, so that slow clients cannot keep a probe out."""
 IO_TIMEOUT = 5.0
 """Seconds to receive a request, and again to send its answer."""
 
@@ -58,7 +58,8 @@ class HttpListener:
         self.host, self._asked_port = parse_listen(option, listen, example=example)
         self._server: asyncio.Server | None = None
         self._stopping = False
-        self._answering: set[asyncio.Task[None]] = set()
+        self._answering: dict[asyncio.Task[None], None] = {}
+        """The open requests, the oldest first."""
 
     async def start(self) -> bool:
         """Listen; return False if it listens already. Raises OptionError if it cannot listen on the address."""
@@ -82,9 +83,10 @@ class HttpListener:
             return
         self._stopping = True
         server.close()
-        for task in self._answering:
+        answering = list(self._answering)
+        for task in answering:
             task.cancel()
-        await asyncio.gather(*self._answering, return_exceptions=True)
+        await asyncio.gather(*answering, return_exceptions=True)
         await server.wait_closed()
 
     @property
@@ -93,12 +95,16 @@ class HttpListener:
         return 0 if self._server is None else int(self._server.sockets[0].getsockname()[1])
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._stopping or len(self._answering) >= MAX_CONNECTIONS:
+        if self._stopping:
             writer.close()
             return
+        if len(self._answering) >= MAX_CONNECTIONS:
+            oldest = next(iter(self._answering))
+            del self._answering[oldest]
+            oldest.cancel()
         task = asyncio.get_running_loop().create_task(self._answer(reader, writer), name="peerjob-http")
-        self._answering.add(task)
-        task.add_done_callback(self._answering.discard)
+        self._answering[task] = None
+        task.add_done_callback(lambda ended: self._answering.pop(ended, None))
         # close the connection in a callback: a task that is cancelled before its first step runs no code
         task.add_done_callback(lambda _: writer.close())
 

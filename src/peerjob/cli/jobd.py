@@ -251,14 +251,29 @@ def create_token(
         ),
     ],
     role: Annotated[RoleName, typer.Option(help="The role of the token.")] = RoleName.READER,
-    name: Annotated[str, typer.Option(metavar="NAME", help="The owner, for people.", show_default="none")] = "",
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="The owner, for people and for the audit log.", show_default="none")
+    ] = "",
+    kinds: Annotated[
+        str | None,
+        typer.Option(metavar="KIND,…", help="Limit it to kinds, or to prefixes: mail.*,report.", show_default="all"),
+    ] = None,
+    namespaces: Annotated[
+        str | None, typer.Option(metavar="NAME,…", help="Limit it to namespaces.", show_default="all")
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Its end, such as 2027-01-31T00:00:00Z.", show_default="never"),
+    ] = None,
 ) -> None:
     """Create a token."""
-    from peerjob import Role
+    from peerjob.remote.server.principals import Rights
 
     from .daemon.tokens import create
 
-    print(create(tokens_file, Role[role.name], name))
+    fields = {"kinds": kinds, "namespaces": namespaces, "until": until}
+    words = [f"{field}={value}" for field, value in fields.items() if value is not None]
+    print(create(tokens_file, Rights.parse("jobd token create", [role.value, *words]), name))
 
 
 def main() -> None:

@@ -10,7 +10,8 @@ from grpc_health.v1 import health_pb2
 from peerjob import AuthError, Job, instance_cleaner
 from peerjob.model.errors import OptionError, UnauthenticatedError
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.remote.server.roles import NEEDED_ROLES, Token, Tokens, role_in
+from peerjob.remote.server.access import NEEDED_ROLES, check_call, token_in
+from peerjob.remote.server.tokens import Token, Tokens
 from peerjob.remote.wire.errors import error_in
 from peerjob.remote.wire.rpcs import SERVICE, Role
 from support.rpc import RawClient, health_client, raw_client, served
@@ -73,10 +74,16 @@ async def test_a_token_opens_what_its_role_may(token: str | None, codes: list[Co
     ],
 )
 def test_the_last_token_of_a_call_counts(given: list[str], role: Role | None) -> None:
-    path = next(path for path, needed in NEEDED_ROLES.items() if needed is Role.READER)
     metadata = [("other", "Bearer all"), *(("authorization", value) for value in given), ("last", "Bearer all")]
-    found = role_in(TOKENS, path, metadata)
-    assert found is role if role is not None else isinstance(found, UnauthenticatedError)
+    assert role_in(metadata) is role
+
+
+def role_in(metadata: list[tuple[str, str]]) -> Role | None:
+    try:
+        found = TOKENS.find(token_in(metadata))
+    except UnauthenticatedError:
+        return None
+    return None if found is None else found.rights.role
 
 
 async def test_nothing_but_the_health_is_open_without_a_token() -> None:
@@ -127,7 +134,9 @@ def test_a_file_of_tokens(tmp_path: Path) -> None:
     tokens = Tokens.load(file)
 
     assert len(tokens) == 2
-    assert (tokens.role_of("s3cret"), tokens.role_of("ü"), tokens.role_of("x")) == (Role.OPERATOR, Role.READER, None)
+    found = [tokens.find(one) for one in ("s3cret", "ü", "x")]
+    assert [None if one is None else one.rights.role for one in found] == [Role.OPERATOR, Role.READER, None]
+    assert [None if one is None else one.name for one in found[:1]] == ["the night shift"]
     assert "s3cret" not in file.read_text()
 
 
@@ -148,9 +157,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/job.v1.JobService/NewInThisRelease", "/some.other.Service/Look", ""])
-def test_a_path_that_is_not_listed_needs_an_admin(path: str) -> None:
-    assert isinstance(role_in(TOKENS, path, [("authorization", "Bearer act")]), AuthError)
-    assert role_in(TOKENS, path, [("authorization", "Bearer all")]) is Role.ADMIN
+@pytest.mark.parametrize("token", ["read", "act", "all"])
+def test_a_path_that_is_not_listed_is_closed_to_all(path: str, token: str) -> None:
+    principal = TOKENS.find(token)
+    assert principal is not None
+    with pytest.raises(AuthError, match="no token"):
+        check_call(path, principal, "default")
 
 
 async def test_kinds_of_the_system_need_an_admin() -> None:

@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 from collections.abc import Generator
+from dataclasses import replace
 
 from peerjob import Node, NodeStateError, OptionError, PeerjobError, SystemClock
 from peerjob.cli import event_loop
@@ -15,6 +16,7 @@ from peerjob.cli import event_loop
 from .config_checks import exposed_files
 from .logs import configure
 from .modules import JobModules
+from .open_files import connections_within, raise_limit
 from .settings import DaemonSettings
 from .tokens import TokensFile
 
@@ -29,6 +31,8 @@ logger = logging.getLogger("peerjob.daemon")
 def run(settings: DaemonSettings) -> int:
     """Run a daemon until a signal stops it; the exit status. Raises PeerjobError if it cannot run."""
     sys.path.insert(0, str(settings.app_dir.resolve()))
+    limit = raise_limit()
+    settings = replace(settings, max_connections=connections_within(limit, settings.max_connections))
     daemon = Daemon(settings)
     configure(settings.log_format, settings.log_level.value, daemon.node.name)
     return event_loop.run(daemon.run())

@@ -149,6 +149,12 @@ class DaemonSettings:
             panel=SERVICE,
         ),
     ] = None
+    max_connections: Annotated[
+        int,
+        setting(
+            "The maximum of gRPC connections. jobd closes further ones at once.", min=1, metavar="N", panel=SERVICE
+        ),
+    ] = 1_000
     metrics_listen: Annotated[
         str,
         setting(
@@ -217,7 +223,15 @@ class DaemonSettings:
 
         if self.listen == OFF:
             return None
-        return Server(node, self.listen, tls=self.tls, tokens=tokens, insecure=self.insecure, rate=self.rate)
+        return Server(
+            node,
+            self.listen,
+            tls=self.tls,
+            tokens=tokens,
+            insecure=self.insecure,
+            rate=self.rate,
+            max_connections=self.max_connections,
+        )
 
     def metrics(self, node: Node) -> MetricsServer | None:
         """The server of a node's metrics, not started; None if it is off."""

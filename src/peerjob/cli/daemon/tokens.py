@@ -7,7 +7,9 @@ import secrets
 from pathlib import Path
 from typing import Self
 
-from peerjob import OptionError, Role, Token, Tokens
+from peerjob import OptionError, Token, Tokens
+from peerjob.remote.server.principals import Principal, Rights, is_field
+from peerjob.remote.server.tokens import hash_token
 
 TOKEN_BYTES = 32
 
@@ -28,22 +30,25 @@ class TokensFile(Tokens):
         """Read the file again; raises OptionError, and then keeps the tokens of the last read."""
         self._current = Tokens.load(self._path)
 
-    def role_of(self, token: str) -> Role | None:
-        return self._current.role_of(token)
+    def find(self, token: str) -> Principal | None:
+        return self._current.find(token)
+
+    def knows(self, principal: Principal) -> bool:
+        return self._current.knows(principal)
 
     def __len__(self) -> int:
         return len(self._current)
 
 
-def create(path: Path, role: Role, name: str) -> str:
+def create(path: Path, rights: Rights, name: str) -> str:
     """Add a new token to a file and return it. A new file is readable by its owner only."""
-    if len(name.split()) > 1 or not name.isprintable():
-        raise OptionError("--name", name, "a word")
+    if len(name.split()) > 1 or not name.isprintable() or is_field(name):
+        raise OptionError("--name", name, "a word without =")
     if path.exists():
         # an existing file that is not a tokens file raises an error before the command changes the file
         Tokens.load(path)
     token = f"pj_{secrets.token_urlsafe(TOKEN_BYTES)}"
-    line = Token.of(token, role, name).line()
+    line = Token(digest=hash_token(token), rights=rights, name=name).line()
     try:
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         try:

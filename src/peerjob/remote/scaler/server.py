@@ -16,6 +16,8 @@ from .handlers import ScalerRpcs
 SERVICE = pb.DESCRIPTOR.services_by_name["ExternalScaler"]
 PORT = 9091
 MAX_MESSAGE = 1 << 16
+MAX_CONNECTIONS = 100
+"""The most connections: KEDA needs few."""
 
 
 class ScalerServer(GrpcServer):
@@ -32,7 +34,7 @@ class ScalerServer(GrpcServer):
     logger = logging.getLogger("peerjob.scaler")
 
     def __init__(self, node: Node, listen: str = f"127.0.0.1:{PORT}", *, tls: ServerTls | None = None) -> None:
-        super().__init__(node, listen, tls=tls, max_message=MAX_MESSAGE)
+        super().__init__(node, listen, tls=tls, max_message=MAX_MESSAGE, max_connections=MAX_CONNECTIONS)
 
     def _make_service(self) -> RpcService:
         handlers = handlers_of(SERVICE, [ScalerRpcs(self._node)])

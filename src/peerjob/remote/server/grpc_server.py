@@ -15,6 +15,7 @@ from peerjob.model.errors import NodeStateError, OptionError
 from peerjob.node.node import Node
 from peerjob.node.observe.listen_address import parse_listen
 from peerjob.remote.wire.tls import ServerTls
+from peerjob.remote.wire.values import given_count
 
 from .certificates import Certificates
 from .rpc_service import RpcService
@@ -23,6 +24,12 @@ MAX_STREAMS = 2_000
 """The most open calls on one connection. The client queues further calls."""
 MAX_PENDING = 20_000
 """The most calls that wait for the server to start them. The server refuses further calls."""
+MAX_CONNECTIONS = 1_000
+"""The most connections. The server closes further ones at once."""
+HANDSHAKE_SECONDS = 10
+"""The seconds in which a client must finish TLS and begin HTTP/2."""
+IDLE_SECONDS = 300
+"""The seconds after which the server closes a connection without calls. The client then connects for its next call."""
 FLUSH_SECONDS = 0.2
 """Seconds in which a stopping server sends the last answers, before it closes connections that still have calls."""
 
@@ -31,7 +38,7 @@ class GrpcServer(ABC):
     """Serves gRPC for a node, as an async context manager, or with `start()` and `stop()`.
 
     `listen` is "host:port"; port 0 picks a free one (see `port`). `max_message` limits a request and a response, in
-    bytes. The server neither starts nor stops the node.
+    bytes, and `max_connections` the connections. The server neither starts nor stops the node.
     """
 
     option: ClassVar[str]
@@ -41,11 +48,14 @@ class GrpcServer(ABC):
     """The log line of the start: "node 'a' <purpose> on host:port"."""
     logger: ClassVar[logging.Logger]
 
-    def __init__(self, node: Node, listen: str, *, tls: ServerTls | None, max_message: int) -> None:
+    def __init__(
+        self, node: Node, listen: str, *, tls: ServerTls | None, max_message: int, max_connections: int
+    ) -> None:
         self.host, self._asked_port = parse_listen(self.option, listen, example=self.default_port)
         self._node = node
         self._tls = tls
         self._max_message = max_message
+        self._max_connections = given_count("max_connections", max_connections, 1_000_000)
         self._certificates: Certificates | None = None
         self._server: grpc.aio.Server | None = None
         self._service: RpcService | None = None
@@ -66,7 +76,9 @@ class GrpcServer(ABC):
         if self._server is not None:
             raise NodeStateError(f"this server listens on port {self.port} already")
         service = self._make_service()
-        server = grpc.aio.server(interceptors=self._interceptors(), options=server_options(self._max_message))
+        server = grpc.aio.server(
+            interceptors=self._interceptors(), options=server_options(self._max_message, self._max_connections)
+        )
         server.add_generic_rpc_handlers((service.generic_handler(),))
         address = f"{self.host}:{self._asked_port}"
         try:
@@ -118,13 +130,18 @@ class GrpcServer(ABC):
         return f"{self.host}:{self.port}"
 
 
-def server_options(max_message: int) -> list[tuple[str, Any]]:
+def server_options(max_message: int, max_connections: int = MAX_CONNECTIONS) -> list[tuple[str, Any]]:
     """The gRPC options of a server; `max_message` limits a request, in bytes."""
     return [
         ("grpc.max_receive_message_length", max_message),
         # no limit by gRPC: RpcService limits responses, with an error that names the sizes
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", MAX_STREAMS),
+        ("grpc.max_allowed_incoming_connections", max_connections),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
+        ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),
+        # with probes, gRPC takes up to 16 MiB of each message that no handler reads yet
+        ("grpc.http2.bdp_probe", 0),
         # with these limits, a burst of calls waits; with the default limits, gRPC cancels random calls of the burst
         ("grpc.server.max_pending_requests", MAX_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),

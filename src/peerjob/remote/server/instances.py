@@ -23,8 +23,9 @@ from peerjob.remote.wire.requests import FOREVER, MAX_BULK, call_of, ids_of
 from peerjob.remote.wire.values import given_span, optional_stamp, span
 from peerjob.version import __version__
 
+from .access import check_kind, may_use_system
 from .pages import messages_that_fit, page_of
-from .roles import SYSTEM, check_kind, may_use_system
+from .principals import SYSTEM
 from .rpc_service import Context
 
 API_VERSION = "v1"

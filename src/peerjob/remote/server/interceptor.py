@@ -1,88 +1,150 @@
-"""The access check of a server: every call passes it before any handler."""
+"""The access check of a server: every call passes it before its message is read, and before any handler."""
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from typing import Any, cast
 
 import grpc
 
-from peerjob.model.errors import AuthError
-from peerjob.remote.wire.errors import status_of
+from peerjob.model.clock import Clock
+from peerjob.model.errors import AuthError, UnauthenticatedError
+from peerjob.remote.wire.errors import ErrorStatus, status_of
+from peerjob.remote.wire.rpcs import RPCS
 
+from .access import check_call, token_in
+from .calls import TOO_MANY, OpenCalls, abort
+from .principals import ANYBODY, Principal, set_caller
 from .rate_limiter import RateLimiter, host_of
-from .roles import Tokens, role_in, set_caller_role
 from .rpc_service import Context
+from .tokens import Authenticator
 
 OPEN_PREFIX = "/grpc.health."
 """The path prefix of health checks, which need no token and do not count for the rate limit."""
+TOO_OFTEN = ErrorStatus(code=grpc.StatusCode.RESOURCE_EXHAUSTED, text="too many calls; try again a little later")
+_WAITS = {rpc.path for rpc in RPCS.values() if rpc.waits}
 
 
 class AccessInterceptor(grpc.aio.ServerInterceptor):
-    """Refuses calls above the rate, and then calls without a token whose role suffices.
+    """Refuses calls above the rate, then calls without a token whose rights suffice, then calls above other limits.
 
     The rate is checked first. So it also limits attempts to guess a token, and only for the address that guesses.
+    Without `authenticators`, each caller is an admin.
     """
 
-    def __init__(self, *, tokens: Tokens | None, limiter: RateLimiter | None) -> None:
-        self._tokens = tokens
+    def __init__(
+        self, authenticators: Sequence[Authenticator], *, namespace: str, limiter: RateLimiter | None, clock: Clock
+    ) -> None:
+        self._authenticators = authenticators
+        self._namespace = namespace
         self._limiter = limiter
+        self._clock = clock
+        self.calls = OpenCalls(clock, self._is_valid)
         self._guarded: dict[str, tuple[Any, Any]] = {}
-        """RPC path → (the original handler, the handler that first checks token and rate)."""
+        """RPC path → (the original handler, the handler that first checks the call)."""
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: grpc.HandlerCallDetails
     ) -> Any:
-        """The handler, with the check before it."""
+        """The handler, with the checks before it."""
         handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
         method = cast(Any, handler_call_details.method)
         path = method.decode() if isinstance(method, bytes) else str(method)
-        if handler is None or path.startswith(OPEN_PREFIX):
-            return handler
         known = self._guarded.get(path)
         if known is None or known[0] is not handler:
-            known = self._guarded[path] = handler, self._checked(path, handler)
+            made = self._probe(handler) if path.startswith(OPEN_PREFIX) else self._checked(path, handler)
+            known = self._guarded[path] = handler, made
         return known[1]
 
-    async def _check(self, path: str, context: Context) -> None:
-        """Check the rate and the token of a call; abort the call if a check fails."""
+    def _is_valid(self, caller: Principal) -> bool:
+        return not caller.rights.expired(self._clock.time_us()) and (
+            caller is ANYBODY or any(one.knows(caller) for one in self._authenticators)
+        )
+
+    async def _admit(self, path: str, context: Context) -> Principal:
+        """The caller; aborts the call if a check fails."""
         if self._limiter is not None and not self._limiter.allows(host_of(context.peer())):
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls; try again a little later")
-        if self._tokens is None:
-            return
-        role = role_in(self._tokens, path, context.invocation_metadata())
-        if isinstance(role, AuthError):
-            status = status_of(role)
-            await context.abort(status.code, status.text, status.metadata)
-        else:
-            set_caller_role(role)
+            await abort(context, TOO_OFTEN)
+        if not self._authenticators:
+            return ANYBODY
+        try:
+            caller = await self._authenticate(token_in(context.invocation_metadata()))
+            check_call(path, caller, self._namespace)
+        except (AuthError, UnauthenticatedError) as error:
+            await abort(context, status_of(error))
+        set_caller(caller)
+        return caller
+
+    async def _authenticate(self, token: str) -> Principal:
+        for one in self._authenticators:
+            caller = await one.principal_of(token)
+            if caller is not None:
+                if caller.rights.expired(self._clock.time_us()):
+                    raise UnauthenticatedError("the token has expired")
+                return caller
+        raise UnauthenticatedError("the token is not known here")
+
+    # A handler that takes a stream of requests gets the call before its message is received. So all handlers become
+    # such handlers: a refused call sends no message.
 
     def _checked(self, path: str, handler: Any) -> Any:
-        forms: tuple[Any, ...] = (
-            handler.unary_unary,
-            handler.unary_stream,
-            handler.stream_unary,
-            handler.stream_stream,
-        )
+        long = handler.response_streaming or path in _WAITS
+
+        @asynccontextmanager
+        async def accepted(requests: Any, context: Context) -> AsyncGenerator[Any]:
+            with self.calls.counted() as counted:
+                if not counted:
+                    await abort(context, TOO_MANY)
+                caller = await self._admit(path, context)
+                given = requests if handler.request_streaming else await self.calls.receive(caller, context)
+                with self.calls.long(caller) if long else nullcontext():
+                    yield given
+
+        return self._with(accepted, handler)
+
+    def _probe(self, handler: Any) -> Any:
+        @asynccontextmanager
+        async def accepted(requests: Any, context: Context) -> AsyncGenerator[Any]:
+            given = await self.calls.receive_probe(context)
+            with self.calls.watching_probe() if handler.response_streaming else nullcontext():
+                yield given
+
+        return self._with(accepted, handler)
+
+    def _with(self, accepted: Callable[[Any, Context], AbstractAsyncContextManager[Any]], handler: Any) -> Any:
+        forms = (handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream)
         serve: Any = next(form for form in forms if form is not None)
 
-        async def one(request: Any, context: Context) -> Any:
-            await self._check(path, context)
-            return await serve(request, context)
+        async def one(requests: Any, context: Context) -> Any:
+            try:
+                async with accepted(requests, context) as given:
+                    return await serve(given, context)
+            except asyncio.CancelledError:
+                await self.calls.explain(context)
+                raise
 
-        async def many(request: Any, context: Context) -> AsyncIterator[Any]:
-            await self._check(path, context)
-            async with aclosing(cast("AsyncGenerator[Any]", serve(request, context))) as messages:
-                async for message in messages:
-                    yield message
+        async def many(requests: Any, context: Context) -> AsyncIterator[Any]:
+            try:
+                async with (
+                    accepted(requests, context) as given,
+                    aclosing(cast("AsyncGenerator[Any]", serve(given, context))) as messages,
+                ):
+                    async for message in messages:
+                        yield message
+            except asyncio.CancelledError:
+                await self.calls.explain(context)
+                raise
 
-        makers: Any = (
-            (grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler),
-            (grpc.stream_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler),
+        make: Any = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.stream_unary_rpc_method_handler
         )
-        make = makers[handler.request_streaming][handler.response_streaming]
         # a streaming handler is either an async generator, or a coroutine that writes the messages itself
         guarded = many if inspect.isasyncgenfunction(serve) else one
         return make(guarded, handler.request_deserializer, handler.response_serializer)

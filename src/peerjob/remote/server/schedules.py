@@ -15,9 +15,9 @@ from peerjob.remote.wire.requests import call_of
 from peerjob.remote.wire.schedules import fire_message, schedule_message
 from peerjob.remote.wire.values import given_moment, stamp
 
+from .access import check_schedule
 from .instances import check_kinds
 from .pages import MAX_BYTES
-from .roles import check_schedule
 from .rpc_service import Context
 
 

@@ -18,15 +18,16 @@ from peerjob.remote.wire.rpcs import RPCS, SERVICE
 from peerjob.remote.wire.tls import ServerTls
 
 from .cluster import ClusterRpcs
-from .grpc_server import GrpcServer
+from .grpc_server import MAX_CONNECTIONS, GrpcServer
 from .health import HealthReporter
 from .instances import InstanceRpcs
 from .interceptor import AccessInterceptor
 from .rate_limiter import RateLimiter
-from .roles import Tokens
 from .rpc_service import RpcService, handlers_of
 from .schedules import ScheduleRpcs
+from .scopes import scoped
 from .streams import StreamRpcs
+from .tokens import Tokens
 from .verb_handlers import verb_handlers
 
 MAX_MESSAGE = 16 << 20
@@ -38,8 +39,8 @@ class Server(GrpcServer):
 
     `listen` is "host:port"; port 0 picks a free one (see `port`). Off loopback, the server needs `tokens` over TLS or
     client certificates; otherwise it raises OptionError, unless `insecure` is set. `max_message` limits a message, in
-    bytes, and `rate` the calls per second from one address (default: no limit). The server neither starts nor stops
-    the node.
+    bytes, `rate` the calls per second from one address (default: no limit), and `max_connections` the connections. The
+    server neither starts nor stops the node.
     """
 
     option = "listen"
@@ -57,10 +58,15 @@ class Server(GrpcServer):
         insecure: bool = False,
         max_message: int = MAX_MESSAGE,
         rate: float | None = None,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
-        super().__init__(node, listen, tls=tls, max_message=max_message)
-        self._tokens = tokens
-        self._limiter = None if rate is None else RateLimiter(rate, node.clock)
+        super().__init__(node, listen, tls=tls, max_message=max_message, max_connections=max_connections)
+        self._access = AccessInterceptor(
+            [] if tokens is None else [tokens],
+            namespace=node.namespace,
+            limiter=None if rate is None else RateLimiter(rate, node.clock),
+            clock=node.clock,
+        )
         if not insecure:
             _refuse_open_access(listen, self.host, tls, tokens)
         self._health: HealthReporter | None = None
@@ -68,13 +74,12 @@ class Server(GrpcServer):
     def _make_service(self) -> RpcService:
         node = self._node
         parts = (InstanceRpcs(node), StreamRpcs(node), ScheduleRpcs(node), ClusterRpcs(node))
-        handlers = verb_handlers(node) | handlers_of(SERVICE, parts)
+        handlers = scoped(node, verb_handlers(node) | handlers_of(SERVICE, parts))
         waits = {rpc.name for rpc in RPCS.values() if rpc.waits}
         return RpcService(node, SERVICE, handlers, waits=waits, max_message=self._max_message)
 
     def _interceptors(self) -> Sequence[grpc.aio.ServerInterceptor]:
-        guarded = self._tokens is not None or self._limiter is not None
-        return (AccessInterceptor(tokens=self._tokens, limiter=self._limiter),) if guarded else ()
+        return (self._access,)
 
     async def _prepare(self, server: grpc.aio.Server) -> None:
         health = HealthReporter(self._node)
@@ -86,6 +91,7 @@ class Server(GrpcServer):
     async def start(self) -> None:
         """Listen; raises OptionError for an address that is not free, NodeStateError if the server listens already."""
         await super().start()
+        self._access.calls.start()
         if self._health is not None:
             self._health.start()
 
@@ -96,6 +102,7 @@ class Server(GrpcServer):
         if health is not None:
             await health.stop()
         await super().stop(grace)
+        await self._access.calls.stop()
 
 
 def _refuse_open_access(listen: str, host: str, tls: ServerTls | None, tokens: Tokens | None) -> None:

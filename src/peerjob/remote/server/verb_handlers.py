@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from peerjob.node.node import Node
 from peerjob.remote.wire.rpcs import RPCS, VerbRpc
 
-from .roles import check_schedule
+from .access import check_schedule
 from .rpc_service import Context, Unary
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, IntEnum
 from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from google.protobuf.message import Message
 from msgspec import structs
@@ -61,6 +61,25 @@ class Resend(Enum):
     """Resend only if the connection broke: a hanging node can run the first request late, and undo newer changes."""
     NEVER = "never"
     """Do not resend: a second request would have a second effect."""
+
+
+class Scope(Enum):
+    """The effect on an RPC if the token of its caller is limited to some kinds."""
+
+    OPEN = "open"
+    """None: the RPC is about no kind."""
+    INSTANCE = "instance"
+    """An instance of another kind is unknown."""
+    SCHEDULE = "schedule"
+    """A schedule of another kind is unknown."""
+    KIND = "kind"
+    """The RPC is refused for another kind."""
+    QUERY = "query"
+    """The query must name one of the kinds, or an instance; otherwise the RPC is refused."""
+    FILTERED = "filtered"
+    """The answer leaves out other kinds. A query for another kind is refused."""
+    WHOLE = "whole"
+    """The RPC is refused, since it concerns all kinds."""
 
 
 @dataclass(frozen=True)
@@ -252,3 +271,38 @@ UNDRAIN = Rpc("Undrain", pb.UndrainRequest, pb.UndrainResponse, _ADMIN, _NEVER)
 
 RPCS: dict[str, Rpc[Any, Any]] = {row.name: row for row in list(globals().values()) if isinstance(row, Rpc)}
 """All rows above, by name."""
+
+SCOPES: dict[str, Scope] = {
+    rpc.name: scope
+    for scope, rpcs in {
+        Scope.OPEN: (GET_VERSION, EXPLAIN_CRON, GET_LEADER),
+        Scope.INSTANCE: (GET_INSTANCE, READ_LOGS, WAIT_INSTANCE, WATCH_INSTANCE, CANCEL_INSTANCE, RETRY_INSTANCE),
+        Scope.SCHEDULE: (
+            GET_SCHEDULE,
+            LIST_FIRES,
+            NEXT_FIRES,
+            PAUSE_SCHEDULE,
+            RESUME_SCHEDULE,
+            TRIGGER_SCHEDULE,
+            REMOVE_SCHEDULE,
+            BACKFILL,
+        ),
+        Scope.KIND: (SCHEDULE_JOB, SCHEDULE_JOBS, PUT_SCHEDULE),
+        Scope.QUERY: (WAIT_INSTANCES, CANCEL_INSTANCES, RETRY_INSTANCES),
+        Scope.FILTERED: (
+            LIST_REGISTERED_JOBS,
+            LOOKUP_INSTANCES,
+            LOOKUP_HISTORY,
+            LOOKUP_LOGS,
+            COUNT_INSTANCES,
+            GET_STATS,
+            WATCH,
+            LIST_SCHEDULES,
+            LIST_NODES,
+            LIST_WORKERS,
+        ),
+        Scope.WHOLE: (CLEAR_INSTANCES, CLEAR_HISTORY, CLEAR_LOGS, CLEAR, RESIZE_WORKERS, DRAIN, UNDRAIN),
+    }.items()
+    for rpc in cast("tuple[Rpc[Any, Any], ...]", rpcs)
+}
+"""By the name of the RPC. A server does not start if an RPC is missing here."""

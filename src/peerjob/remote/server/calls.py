@@ -1,0 +1,207 @@
+"""The open calls of a server: how many there are, how much they have sent, and whether their callers still have rights.
+
+gRPC buffers a message until it is complete, up to the largest size. So only a few calls may receive their messages at a
+time; of the messages of further calls, gRPC takes only the first bytes from the network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Generator
+from typing import Any, NoReturn, cast
+
+import grpc
+
+from peerjob.cluster.role import BackgroundRole
+from peerjob.model.clock import Clock
+from peerjob.model.errors import UnauthenticatedError
+from peerjob.remote.wire.errors import ErrorStatus, status_of
+
+from .principals import Principal
+from .rpc_service import Context
+
+MAX_CALLS = 10_000
+"""The most open calls. Health checks do not count."""
+MAX_RECEIVING = 16
+"""The most messages that the server receives from one caller at a time."""
+MAX_RECEIVING_CONNECTION = 3
+"""The most messages that the server receives on one connection at a time."""
+RECEIVE_SECONDS = 30.0
+"""The seconds in which a caller must send a message."""
+MAX_PROBES = 2
+"""The most health checks whose message is not complete. A further one ends the oldest of them."""
+MAX_PROBE_WATCHES = 64
+"""The most open watches of the health. A further one ends the oldest of them."""
+INTERVAL = 0.25
+"""The seconds between two checks of the open calls."""
+
+Task = asyncio.Task[Any]
+
+NO_RIGHTS = status_of(UnauthenticatedError("the token has expired, or was withdrawn"))
+TOO_MANY = ErrorStatus(code=grpc.StatusCode.RESOURCE_EXHAUSTED, text="too many open calls; try again a little later")
+TOO_LATE = ErrorStatus(
+    code=grpc.StatusCode.DEADLINE_EXCEEDED, text=f"the message did not arrive within {RECEIVE_SECONDS:g} s"
+)
+NO_MESSAGE = ErrorStatus(code=grpc.StatusCode.INVALID_ARGUMENT, text="the call has no message")
+REPLACED = ErrorStatus(code=grpc.StatusCode.RESOURCE_EXHAUSTED, text="too many health checks; later ones came")
+
+
+class OpenCalls(BackgroundRole):
+    """Keeps the limits of open calls, and ends long calls whose caller has lost its rights.
+
+    `valid` says whether a caller still has its rights.
+    """
+
+    name = "calls"
+
+    def __init__(self, clock: Clock, valid: Callable[[Principal], bool]) -> None:
+        super().__init__(clock)
+        self._valid = valid
+        self._open = 0
+        self._long: dict[Task, Principal] = {}
+        self._receiving: dict[Task, float] = {}
+        """Since when each call receives its message, the oldest first."""
+        self._by_caller = _Turns(MAX_RECEIVING)
+        self._by_connection = _Turns(MAX_RECEIVING_CONNECTION)
+        self._probes: dict[Task, None] = {}
+        self._probe_watches: dict[Task, None] = {}
+        self._ended: dict[Task, ErrorStatus] = {}
+        """The status for each call that this class has ended."""
+
+    @contextlib.contextmanager
+    def counted(self) -> Generator[bool]:
+        """Count the call of this task until the `with` block ends; False if there are too many."""
+        if self._open >= MAX_CALLS:
+            yield False
+            return
+        self._open += 1
+        try:
+            yield True
+        finally:
+            self._open -= 1
+
+    async def receive(self, caller: Principal, context: Context) -> Any:
+        """The message of a call, when it is the caller's turn to send it."""
+        task, peer = _current(), context.peer()
+        await self._by_connection.take(peer)
+        try:
+            await self._by_caller.take(caller.credential)
+            try:
+                self._receiving[task] = self.clock.elapsed()
+                return await _message(context)
+            finally:
+                self._receiving.pop(task, None)
+                self._by_caller.give_back(caller.credential)
+        finally:
+            self._by_connection.give_back(peer)
+
+    async def receive_probe(self, context: Context) -> Any:
+        """The message of a health check. Its place is never taken for long, so that probes always get one."""
+        with self._replacing(self._probes, MAX_PROBES):
+            return await _message(context)
+
+    def watching_probe(self) -> contextlib.AbstractContextManager[None]:
+        """Keep a place for a watch of the health."""
+        return self._replacing(self._probe_watches, MAX_PROBE_WATCHES)
+
+    @contextlib.contextmanager
+    def long(self, caller: Principal) -> Generator[None]:
+        """End the call of this task when its caller loses its rights."""
+        task = _current()
+        self._long[task] = caller
+        try:
+            yield
+        finally:
+            del self._long[task]
+
+    async def explain(self, context: Context) -> None:
+        """Abort the cancelled call of this task with a status, if this class ended the call."""
+        task = _current()
+        status = self._ended.pop(task, None)
+        if status is not None:
+            task.uncancel()
+            await abort(context, status)
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL)
+            self.check()
+
+    def check(self) -> None:
+        """End the calls whose message takes too long, and the long calls of callers without rights."""
+        late = self.clock.elapsed() - RECEIVE_SECONDS
+        for task, since in list(self._receiving.items()):
+            if since > late:
+                break
+            self._end(task, TOO_LATE)
+        callers = {id(caller): caller for caller in self._long.values()}
+        lost = {key for key, caller in callers.items() if not self._valid(caller)}
+        for task, caller in self._long.items():
+            if id(caller) in lost:
+                self._end(task, NO_RIGHTS)
+
+    @contextlib.contextmanager
+    def _replacing(self, places: dict[Task, None], most: int) -> Generator[None]:
+        task = _current()
+        if len(places) >= most:
+            oldest = next(iter(places))
+            del places[oldest]
+            self._end(oldest, REPLACED)
+        places[task] = None
+        try:
+            yield
+        finally:
+            places.pop(task, None)
+
+    def _end(self, task: Task, status: ErrorStatus) -> None:
+        if task not in self._ended:
+            self._ended[task] = status
+            task.add_done_callback(lambda ended: self._ended.pop(ended, None))
+            task.cancel()
+
+
+class _Turns:
+    """Lets each key have `most` turns at a time; further ones wait."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._free: dict[str, asyncio.Semaphore] = {}
+        self._users: dict[str, int] = {}
+
+    async def take(self, key: str) -> None:
+        free = self._free.get(key)
+        if free is None:
+            free = self._free[key] = asyncio.Semaphore(self._most)
+        self._users[key] = self._users.get(key, 0) + 1
+        try:
+            await free.acquire()
+        except BaseException:
+            self._leave(key)
+            raise
+
+    def give_back(self, key: str) -> None:
+        self._free[key].release()
+        self._leave(key)
+
+    def _leave(self, key: str) -> None:
+        self._users[key] -= 1
+        if not self._users[key]:
+            del self._users[key], self._free[key]
+
+
+async def abort(context: Context, status: ErrorStatus) -> NoReturn:
+    """End the call with a status."""
+    await context.abort(status.code, status.text, status.metadata)
+    raise AssertionError("abort raises")
+
+
+async def _message(context: Context) -> Any:
+    message = await context.read()
+    if message is grpc.aio.EOF:
+        await abort(context, NO_MESSAGE)
+    return message
+
+
+def _current() -> Task:
+    return cast(Task, asyncio.current_task())

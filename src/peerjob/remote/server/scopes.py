@@ -1,0 +1,152 @@
+"""Limits the RPCs of a caller to the kinds of its token, as the table `SCOPES` says."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from inspect import isasyncgenfunction
+from typing import Any, cast
+
+from google.protobuf.message import Message
+
+from peerjob.model.errors import AuthError, UnknownInstanceError, UnknownScheduleError
+from peerjob.model.query import Query
+from peerjob.node.node import Node
+from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.remote.wire.queries import query_of
+from peerjob.remote.wire.rpcs import SCOPES, Scope
+
+from .principals import Rights, caller
+from .rpc_service import Context
+
+
+def scoped(node: Node, handlers: Mapping[str, Any]) -> dict[str, Any]:
+    """The handlers, limited to the kinds of each caller. Raises KeyError for an RPC without a scope."""
+    return {name: _scoped(node, name, SCOPES[name], serve) for name, serve in handlers.items()}
+
+
+def _scoped(node: Node, name: str, scope: Scope, serve: Any) -> Any:
+    async def answer(request: Any, context: Context) -> Message:
+        rights = caller().rights
+        if not rights.kinds:
+            response: Message = await serve(request, context)
+            return response
+        await _check(node, name, scope, request, rights)
+        if name == "CountInstances":
+            return pb.CountInstancesResponse(count=await _count(node, query_of(request.query), rights))
+        return _filtered(await serve(request, context), rights)
+
+    async def stream(request: Any, context: Context) -> AsyncIterator[Message]:
+        rights = caller().rights
+        if rights.kinds:
+            await _check(node, name, scope, request, rights)
+        messages: AsyncGenerator[Any, None] = serve(request, context)
+        async with aclosing(messages):
+            async for message in messages:
+                if scope is not Scope.FILTERED or rights.include(message.instance.kind):
+                    yield message
+
+    return stream if isasyncgenfunction(serve) else answer
+
+
+async def _check(node: Node, name: str, scope: Scope, request: Any, rights: Rights) -> None:
+    """Raise the error of a call that is about another kind."""
+    match scope:
+        case Scope.WHOLE:
+            raise AuthError(f"{name} concerns all kinds, and this token is limited to {_listed(rights)}")
+        case Scope.INSTANCE:
+            await _check_instance(node, request.uuid, rights)
+        case Scope.SCHEDULE:
+            if not rights.include((await node.lookup_schedule(request.name)).kind):
+                raise UnknownScheduleError(request.name)
+        case Scope.QUERY | Scope.FILTERED if "query" in request.DESCRIPTOR.fields_by_name:
+            query = query_of(request.query)
+            if query.kind is not None:
+                check_included(query.kind, rights)
+            elif query.id is not None:
+                await _check_instance(node, query.id, rights)
+            elif scope is Scope.QUERY:
+                raise AuthError(f"{name} needs a kind in its query, since this token is limited to {_listed(rights)}")
+        case _:
+            pass  # the handler checks the kinds of calls, for it knows their aliases
+
+
+def check_included(kind: str, rights: Rights) -> None:
+    """Raise AuthError for a kind that the rights are not about."""
+    if not rights.include(kind):
+        raise AuthError(f"kind {kind!r} is not one of {_listed(rights)}, to which this token is limited")
+
+
+async def _check_instance(node: Node, uuid: str, rights: Rights) -> None:
+    if not rights.include((await node.lookup_instance(uuid)).kind):
+        raise UnknownInstanceError(uuid)
+
+
+async def _count(node: Node, query: Query, rights: Rights) -> int:
+    if query.kind is not None or query.id is not None:
+        return await node.count(query)
+    kinds = [kind for kind in (await node.stats()).counts if rights.include(kind)]
+    return sum([await node.count(replace(query, kind=kind)) for kind in kinds])
+
+
+def _listed(rights: Rights) -> str:
+    return ", ".join(rights.kinds)
+
+
+# -- answers ---------------------------------------------------------------------------------------------------------
+
+
+def _filtered(response: Any, rights: Rights) -> Message:
+    """The response without what belongs to other kinds."""
+    kind = cast("type[Message]", type(response))
+    change = _FILTERS.get(kind)
+    if change is not None:
+        change(response, rights)
+    found: Message = response
+    return found
+
+
+def _keep(field: str) -> Callable[[Any, Rights], None]:
+    """Keep the items of a repeated field whose kind is included."""
+
+    def change(response: Any, rights: Rights) -> None:
+        kept = [one for one in getattr(response, field) if rights.include(one.kind)]
+        response.ClearField(field)
+        getattr(response, field).extend(kept)
+
+    return change
+
+
+def _stats(response: pb.GetStatsResponse, rights: Rights) -> None:
+    _keep("counts")(response, rights)
+    for kind in [kind for kind in response.unserved if not rights.include(kind)]:
+        del response.unserved[kind]
+
+
+def _nodes(response: pb.ListNodesResponse, rights: Rights) -> None:
+    for node in response.nodes:
+        kept = [kind for kind in node.kinds if rights.include(kind)]
+        del node.kinds[:]
+        node.kinds.extend(kept)
+        for kind in [kind for kind in node.signatures if not rights.include(kind)]:
+            del node.signatures[kind]
+
+
+def _workers(response: pb.ListWorkersResponse, rights: Rights) -> None:
+    for worker in response.workers:
+        if worker.HasField("kind") and not rights.include(worker.kind):
+            worker.ClearField("kind")
+            worker.ClearField("instance")
+
+
+_FILTERS: dict[type[Message], Callable[[Any, Rights], None]] = {
+    pb.ListRegisteredJobsResponse: _keep("jobs"),
+    pb.LookupInstancesResponse: _keep("instances"),
+    pb.LookupHistoryResponse: _keep("entries"),
+    pb.LookupLogsResponse: _keep("lines"),
+    pb.ListSchedulesResponse: _keep("schedules"),
+    pb.GetStatsResponse: _stats,
+    pb.ListNodesResponse: _nodes,
+    pb.ListWorkersResponse: _workers,
+}

@@ -1,0 +1,155 @@
+"""Callers without a token, and callers that send no message, hold no memory and keep nobody out."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+
+from peerjob import Job, OptionError, Role, Server, Token, Tokens
+from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.remote.server import calls
+from peerjob.remote.wire.rpcs import SERVICE
+from support.rpc import health_client, raw_client, served
+from support.waiting import PATIENCE, until
+
+Code = grpc.StatusCode
+WORK = Job("work", lambda: None)
+TOKENS = Tokens([Token.of("read", Role.READER)])
+VERSION = f"/{SERVICE.full_name}/GetVersion"
+CHECK = "/grpc.health.v1.Health/Check"
+OWN: list[tuple[str, Any]] = [("grpc.use_local_subchannel_pool", 1)]
+
+
+class Silent:
+    """A call that sends no message until it is let go on."""
+
+    def __init__(self, channel: grpc.aio.Channel, path: str, token: str | None = None) -> None:
+        self._go_on = asyncio.Event()
+        metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        method: Any = channel.stream_unary(path)
+        self.call: Any = method(self._messages(), metadata=metadata, timeout=PATIENCE)
+
+    async def _messages(self) -> AsyncIterator[bytes]:
+        await self._go_on.wait()
+        yield b""
+
+    def go_on(self) -> None:
+        self._go_on.set()
+
+    async def code(self) -> grpc.StatusCode:
+        code: grpc.StatusCode = await self.call.code()
+        return code
+
+
+def receiving(server: Server) -> int:
+    """How many messages a server receives."""
+    return len(server._access.calls._receiving)  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_a_call_without_a_token_is_refused_before_its_message() -> None:
+    async with served(WORK, tokens=TOKENS) as (_, server), grpc.aio.insecure_channel(server.target) as channel:
+        paths = [f"/{SERVICE.full_name}/{method.name}" for method in SERVICE.methods]
+        silent = [Silent(channel, path, token) for path in paths for token in (None, "wrong")]
+        assert {await one.code() for one in silent} == {Code.UNAUTHENTICATED}
+
+
+async def test_few_messages_are_received_on_a_connection_at_a_time() -> None:
+    most = calls.MAX_RECEIVING_CONNECTION
+    async with (
+        served(WORK, tokens=TOKENS) as (_, server),
+        grpc.aio.insecure_channel(server.target, options=OWN) as channel,
+        raw_client(server.target, OWN) as other,
+    ):
+        silent = [Silent(channel, VERSION, "read") for _ in range(most + 2)]
+        await until(lambda: _is(receiving(server), most))
+
+        assert await other.code("GetVersion", pb.VersionRequest(), token="read") is Code.OK
+        assert receiving(server) == most
+        for one in silent:
+            one.go_on()
+        assert {await one.code() for one in silent} == {Code.OK}
+        assert receiving(server) == 0
+
+
+async def test_a_message_that_does_not_arrive_ends_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "RECEIVE_SECONDS", 0.0)
+    async with served(WORK) as (_, server), grpc.aio.insecure_channel(server.target) as channel:
+        silent = Silent(channel, VERSION)
+        assert await silent.code() is Code.DEADLINE_EXCEEDED
+        assert "did not arrive" in await silent.call.details()
+        async with raw_client(server.target) as client:
+            assert await client.code("GetVersion", pb.VersionRequest()) is Code.OK
+
+
+async def test_silent_health_checks_keep_no_probe_out() -> None:
+    async with served(WORK, tokens=TOKENS) as (_, server), grpc.aio.insecure_channel(server.target) as channel:
+        silent = [Silent(channel, CHECK) for _ in range(10)]
+        await until(lambda: _is(sum(one.call.done() for one in silent), len(silent) - calls.MAX_PROBES))
+        assert {await one.code() for one in silent if one.call.done()} == {Code.RESOURCE_EXHAUSTED}
+        async with health_client(server.target) as health:
+            answer = await health.Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        for one in silent:
+            one.call.cancel()
+
+
+async def test_the_watches_of_the_health_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "MAX_PROBE_WATCHES", 2)
+    async with served(WORK, tokens=TOKENS) as (_, server), health_client(server.target) as health:
+        watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(3)]
+        reading = [asyncio.ensure_future(_end_of(one)) for one in watches]
+        ended, open_ = await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE)
+        assert {one.result() for one in ended} == {Code.RESOURCE_EXHAUSTED}
+        assert len(open_) == 2
+        for one in open_:
+            one.cancel()
+        await asyncio.wait(open_)
+
+
+async def test_calls_above_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "MAX_CALLS", 2)
+    async with served(WORK) as (_, server), raw_client(server.target) as client:
+        watching = [client.stream("Watch", pb.WatchRequest()) for _ in range(2)]
+        for one in watching:
+            await one.initial_metadata()
+        assert await client.code("GetVersion", pb.VersionRequest()) is Code.RESOURCE_EXHAUSTED
+        async with health_client(server.target) as health:
+            await health.Check(health_pb2.HealthCheckRequest())
+        for one in watching:
+            one.cancel()
+        await until(lambda: _is(len(server._access.calls._long), 0))  # pyright: ignore[reportPrivateUsage]
+        assert await client.code("GetVersion", pb.VersionRequest()) is Code.OK
+
+
+async def test_connections_above_the_limit_are_closed() -> None:
+    async with served(WORK, max_connections=2) as (_, server):
+        opened = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(3)]
+        async with asyncio.timeout(PATIENCE):
+            assert all([await reader.read(1) for reader, _ in opened[:2]]), "the server begins HTTP/2"
+            assert await opened[2][0].read(1) == b""
+        for _, writer in opened:
+            writer.close()
+
+
+@pytest.mark.parametrize("most", [0, -1, 10_000_000])
+def test_a_limit_of_connections_that_is_none_is_refused(most: int) -> None:
+    from peerjob import Node
+
+    with pytest.raises(OptionError, match="max_connections"):
+        Server(Node(), max_connections=most)
+
+
+async def _end_of(call: Any) -> grpc.StatusCode:
+    try:
+        async for _ in call:
+            pass
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return Code.OK
+
+
+async def _is(found: int, expected: int) -> bool:
+    return found == expected

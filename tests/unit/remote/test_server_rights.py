@@ -1,0 +1,251 @@
+"""Every caller, every RPC, every kind: what a token opens, and what it shows."""
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from peerjob import INJECTED, Instance, Job, Node, OptionError, Role, Token, Tokens
+from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.remote.server.principals import Rights
+from peerjob.remote.wire.rpcs import RPCS, SCOPES, SERVICE
+from support.rpc import RawClient, raw_client, served
+
+Code = grpc.StatusCode
+OK, DENIED, UNKNOWN = Code.OK, Code.PERMISSION_DENIED, Code.NOT_FOUND
+SECRETS = {"mail.send": "hidden-in-mail", "report": "hidden-in-report"}
+LIMITED: dict[str, tuple[grpc.StatusCode, grpc.StatusCode]] = {
+    # the answers to a token for mail.*, to a call about mail.send and to the same call about report
+    **dict.fromkeys(["GetVersion", "ExplainCron", "GetLeader", "ListNodes", "ListWorkers"], (OK, OK)),
+    **dict.fromkeys(["ListRegisteredJobs", "GetStats", "ListSchedules"], (OK, OK)),
+    **dict.fromkeys(["LookupInstances", "LookupHistory", "LookupLogs", "CountInstances", "Watch"], (OK, DENIED)),
+    **dict.fromkeys(["WaitInstances", "CancelInstances", "RetryInstances"], (OK, DENIED)),
+    **dict.fromkeys(["GetInstance", "ReadLogs", "WaitInstance", "WatchInstance"], (OK, UNKNOWN)),
+    **dict.fromkeys(["CancelInstance", "RetryInstance"], (OK, UNKNOWN)),
+    **dict.fromkeys(["GetSchedule", "ListFires", "NextFires", "PauseSchedule", "ResumeSchedule"], (OK, UNKNOWN)),
+    **dict.fromkeys(["TriggerSchedule", "RemoveSchedule", "Backfill"], (OK, UNKNOWN)),
+    **dict.fromkeys(["ScheduleJob", "ScheduleJobs", "PutSchedule"], (OK, DENIED)),
+    **dict.fromkeys(["Clear", "ClearInstances", "ClearHistory", "ClearLogs"], (DENIED, DENIED)),
+    **dict.fromkeys(["ResizeWorkers", "Drain", "Undrain"], (DENIED, DENIED)),
+}
+CALLERS = [(role, kinds) for role in Role for kinds in ((), ("mail.*",))]
+TOKENS = Tokens([Token.of(f"{role.name}{len(kinds)}", role, role.name, kinds=kinds) for role, kinds in CALLERS])
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+async def say(secret: str, instance: Instance[str] = INJECTED) -> str:
+    instance.log.info("%s", secret)
+    return secret
+
+
+JOBS = [Job(kind, say) for kind in SECRETS]
+
+
+def request_of(name: str, kind: str, uuid: str) -> Any:
+    """A request for an RPC about a kind and an instance of it."""
+    request = RPCS[name].request()
+    fields = request.DESCRIPTOR.fields_by_name
+    given: dict[str, Any] = {"uuid": uuid, "name": kind, "timeout": Duration(), "cron": "0 0 * * *", "workers": 1}
+    for field, value in given.items():
+        if field in fields and hasattr(value, "CopyFrom"):
+            getattr(request, field).CopyFrom(value)
+        elif field in fields:
+            setattr(request, field, value)
+    if "query" in fields:
+        request.query.kind = kind
+    if "filter" in fields:
+        request.filter.all = True
+    if name == "Backfill":
+        request.start.CopyFrom(_stamp(START))
+        request.end.CopyFrom(_stamp(START + timedelta(hours=1)))
+    call = pb.ScheduleJobRequest(kind=kind, arguments=[SECRETS[kind]])
+    if name == "ScheduleJob":
+        request.CopyFrom(call)
+    elif name == "ScheduleJobs":
+        request.jobs.append(call)
+    elif name == "PutSchedule":
+        request.job.CopyFrom(call)
+        request.job.options.CopyFrom(pb.JobOptions(name=kind, cron="0 0 * * *"))
+    return request
+
+
+def _stamp(moment: datetime) -> Timestamp:
+    made = Timestamp()
+    made.FromDatetime(moment)
+    return made
+
+
+async def _prepared(node: Node, kind: str) -> str:
+    """Store a schedule of a kind, and an instance that is final and has a log line; the id of the instance."""
+    job = node.job(kind)
+    await node.add_schedule(job.with_options(name=kind, cron="0 0 * * *").call(SECRETS[kind]))
+    instance = await node.schedule(job, SECRETS[kind])
+    await instance.result(10)
+    return instance.id
+
+
+async def _answer(client: RawClient, name: str, request: Any, token: str) -> tuple[grpc.StatusCode, bytes]:
+    try:
+        if name != "Watch":
+            return OK, await client.send(name, request.SerializeToString(), token=token)
+        call: Any = client.stream(name, request, token=token)
+        if not await call.initial_metadata():
+            return await call.code(), b""
+        call.cancel()
+    except grpc.aio.AioRpcError as error:
+        return error.code(), (error.details() or "").encode()
+    return OK, b""
+
+
+def test_every_rpc_has_a_scope() -> None:
+    assert SCOPES.keys() == RPCS.keys() == LIMITED.keys() == {method.name for method in SERVICE.methods}
+
+
+async def test_every_caller_every_rpc_and_every_kind(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "peerjob")
+    cells = 0
+    async with served(*JOBS, tokens=TOKENS) as (node, server), raw_client(server.target) as client:
+        ids = {kind: await _prepared(node, kind) for kind in SECRETS}
+        for role, kinds in CALLERS:
+            for name, rpc in RPCS.items():
+                for number, kind in enumerate(SECRETS):
+                    expected = DENIED if role < rpc.role else LIMITED[name][number] if kinds else OK
+                    request = request_of(name, kind, ids[kind])
+                    found, data = await _answer(client, name, request, f"{role.name}{len(kinds)}")
+                    assert found is expected, (role, kinds, name, kind, data)
+                    if kinds:
+                        assert SECRETS["report"].encode() not in data, (role, name, kind)
+                    cells += 1
+                    await node.undrain()
+                    if (expected is OK and role < rpc.role) or name in ("Clear", "ClearInstances", "RemoveSchedule"):
+                        ids = {kind: await _prepared(node, kind) for kind in SECRETS}
+    assert cells == len(CALLERS) * len(RPCS) * len(SECRETS)
+    for secret in (*SECRETS.values(), *(f"{role.name}{len(kinds)}" for role, kinds in CALLERS)):
+        shown = [one for one in caplog.records if one.name != "peerjob.job" and secret in one.getMessage()]
+        assert not shown, secret
+
+
+async def test_lists_leave_out_other_kinds() -> None:
+    async with served(*JOBS, tokens=TOKENS) as (node, server), raw_client(server.target) as client:
+        for kind in SECRETS:
+            await _prepared(node, kind)
+        for name, rpc in RPCS.items():
+            if not name.startswith(("List", "Lookup", "GetStats")) or "name" in rpc.request.DESCRIPTOR.fields_by_name:
+                continue
+            limited, full = [await client.send(name, b"", token=token) for token in ("READER1", "READER0")]
+            assert (b"report" in full) is (b"mail.send" in limited) is (name != "ListWorkers"), name
+            assert b"report" not in limited, name
+        counted = [
+            (await client.call("CountInstances", pb.CountInstancesRequest(), token=token)).count
+            for token in ("READER0", "READER1")
+        ]
+        assert counted == [2, 1]
+        for name in ("WaitInstances", "CancelInstances", "RetryInstances"):
+            request = RPCS[name].request(query=pb.Query(all=True))
+            assert await client.code(name, request, token="OPERATOR1") is DENIED
+            assert await client.code(name, request, token="OPERATOR0") is OK
+
+
+async def test_a_stream_of_events_leaves_out_other_kinds() -> None:
+    async with served(*JOBS, tokens=TOKENS) as (node, server), raw_client(server.target) as client:
+        call = client.stream("Watch", pb.WatchRequest(), token="READER1")
+        await call.initial_metadata()
+        for kind in ("report", "mail.send"):
+            await (await node.schedule(kind, SECRETS[kind])).result(10)
+        seen = pb.WatchResponse.FromString(await call.read())
+        assert seen.instance.kind == "mail.send"
+        call.cancel()
+
+
+async def test_the_id_of_another_kind_shows_nothing() -> None:
+    async with served(*JOBS, tokens=TOKENS) as (node, server), raw_client(server.target) as client:
+        other = await _prepared(node, "report")
+        request = pb.ScheduleJobRequest(kind="mail.send", arguments=["x"], uuid=other)
+        _, data = await _answer(client, "ScheduleJob", request, "OPERATOR1")
+        assert SECRETS["report"].encode() not in data
+
+
+class _Changing(Tokens):
+    """Tokens that a test replaces."""
+
+    def __init__(self, *tokens: Token) -> None:
+        super().__init__(tokens)
+
+    def replace(self, *tokens: Token) -> None:
+        self._principals = Tokens(tokens)._principals
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda: (),
+        lambda: (Token.of("t", Role.READER, kinds=["mail.*"]),),
+        lambda: (Token.of("t", Role.READER, until=datetime(2020, 1, 1, tzinfo=UTC)),),
+    ],
+    ids=["withdrawn", "limited", "expired"],
+)
+async def test_open_streams_and_waits_end_with_the_token(changed: Callable[[], tuple[Token, ...]]) -> None:
+    tokens = _Changing(Token.of("t", Role.READER), Token.of("kept", Role.READER))
+    async with served(*JOBS, tokens=tokens) as (node, server), raw_client(server.target) as client:
+        later = await node.schedule(node.job("report").with_options(after=600), "x")
+        watch, kept = (client.stream("Watch", pb.WatchRequest(), token=one) for one in ("t", "kept"))
+        wait = client.start("WaitInstance", pb.WaitInstanceRequest(uuid=later.id), token="t")
+        for one in (watch, kept):
+            await one.initial_metadata()
+        tokens.replace(*changed(), Token.of("kept", Role.READER))
+        assert [await one.code() for one in (watch, wait)] == [Code.UNAUTHENTICATED] * 2
+        assert "withdrawn" in await watch.details()
+        assert not kept.done()
+        kept.cancel()
+
+
+async def test_a_token_that_has_expired_and_one_of_another_namespace() -> None:
+    now = datetime.now(UTC)
+    tokens = Tokens(
+        [
+            Token.of("old", Role.ADMIN, until=now - timedelta(seconds=1)),
+            Token.of("new", Role.ADMIN, until=now + timedelta(hours=1)),
+            Token.of("far", Role.ADMIN, namespaces=["elsewhere"]),
+            Token.of("here", Role.ADMIN, namespaces=["elsewhere", "default"]),
+        ]
+    )
+    async with served(*JOBS, tokens=tokens) as (_, server), raw_client(server.target) as client:
+        codes = [
+            await client.code("GetVersion", pb.VersionRequest(), token=one) for one in ("old", "new", "far", "here")
+        ]
+    assert codes == [Code.UNAUTHENTICATED, OK, DENIED, OK]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "included"),
+    [
+        ((), ["mail", "mail.send", "x"]),
+        (("mail.*",), ["mail.send"]),
+        (("mail", "x"), ["mail", "x"]),
+        (("*",), ["mail", "mail.send", "x"]),
+        (("mail*",), ["mail", "mail.send"]),
+    ],
+)
+def test_the_kinds_of_rights(kinds: tuple[str, ...], included: list[str]) -> None:
+    rights = Rights(role=Role.READER, kinds=kinds)
+    assert [kind for kind in ("mail", "mail.send", "x") if rights.include(kind)] == included
+
+
+def test_a_line_of_rights_is_read_back() -> None:
+    token = Token.of("t", Role.OPERATOR, "ci", kinds=["mail.*", "x"], namespaces=["a"], until=START)
+    assert token.line().partition(token.digest)[2] == " ci kinds=mail.*,x namespaces=a until=2026-01-01T00:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    "field", ["kind=mail.*", "kinds=", "kinds=a,,b", "kinds=a*b", "until=tomorrow", "until=2026-01-01", "x=y"]
+)
+def test_a_field_that_cannot_be_read_opens_nothing(tmp_path: Any, field: str) -> None:
+    path = tmp_path / "tokens"
+    path.write_text(f"{Token.of('t', Role.ADMIN, 'me').line()} {field}\n")
+    with pytest.raises(OptionError, match="line 1"):
+        Tokens.load(path)
