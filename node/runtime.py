@@ -112,7 +112,7 @@ class NodeRuntime:
         self.held_claims = HeldClaims(self.ids.one())
         self._failure_log = FailureLog(name)
         self._outcome_builder = OutcomeBuilder(clock, max_payload, node=name, failures=self._failure_log)
-        self.outbox = Outbox(self.held_claims, self._outcome_builder)
+        self.outbox = Outbox(self.held_claims)
         self.processors = Processors(clock, name, self._context_vars)
         self.context_backend = NodeContextBackend(clock=clock, name=name, store=store, manager=manager)
         self._resources = Resources(overrides, self._context_vars)
@@ -151,7 +151,6 @@ class NodeRuntime:
             pool=self.pool,
             context_backend=self.context_backend,
             outbox=self.outbox,
-            outcome_builder=self._outcome_builder,
             log_lines=self.log_lines,
             processors=self.processors,
             waiters=self.waiters,
@@ -174,7 +173,6 @@ class NodeRuntime:
             held_claims=self.held_claims,
             outbox=self.outbox,
             claim_loop=self.claim_loop,
-            outcome_builder=self._outcome_builder,
         )
 
         # the parts below do the work of the public methods of the manager

@@ -38,8 +38,6 @@ class TracedRunner:
         self._runner = runner
         self._tracing = tracing
         self._node = node
-        self.hand_back = runner.hand_back
-        self.put_off = runner.put_off
 
     async def run(self, run: Run) -> None:
         with self._tracing.running(run.claim, self._node) as span:

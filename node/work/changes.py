@@ -32,7 +32,7 @@ from peerjob.node.observe.observer import Observer, call_listener
 from peerjob.store.base import Store
 
 from .context_backend import NodeContextBackend
-from .outcomes import Outbox, OutcomeBuilder
+from .outcomes import Outbox, outcome_of, report
 from .pool import Pool
 from .processors import Processors
 from .run import HeldClaims, Run, ended_record
@@ -57,7 +57,6 @@ class ChangeListener:
         pool: Pool,
         context_backend: NodeContextBackend,
         outbox: Outbox,
-        outcome_builder: OutcomeBuilder,
         log_lines: LogLineWriter,
         processors: Processors,
         waiters: Waiters,
@@ -73,7 +72,6 @@ class ChangeListener:
         self._pool = pool
         self._context_backend = context_backend
         self._outbox = outbox
-        self._outcome_builder = outcome_builder
         self._log_lines = log_lines
         self._processors = processors
         self._waiters = waiters
@@ -130,7 +128,7 @@ class ChangeListener:
         if run.context is not None:
             self._context_backend.runs.pop(run.context, None)
         if run.logs and ended:
-            self._outbox.add(run, self._outcome_builder.report(run))
+            self._outbox.add(run, report(run))
         elif run.logs:
             # the instance is in the queue again, so the store refuses log lines that are sent with the old claim
             self._log_lines.keep_all(run.claim.id, run.take_logs())
@@ -159,8 +157,7 @@ class ChangeListener:
         if run is None or run.ended:
             return
         if run.context is None and self._pool.drop(run):
-            run.ended = True
-            self._outbox.add(run, self._outcome_builder.released(run))
+            self._outbox.give_back(run, outcome_of(run, Action.RELEASE))
         else:
             run.cancel("user")
 

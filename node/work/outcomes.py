@@ -58,7 +58,7 @@ class OutcomeBuilder:
                 raise PayloadTooLargeError(f"result of {run.claim.kind!r}", len(encoded), self.max_payload)
         except (PeerjobError, TypeError, ValueError, RecursionError) as error:
             return self.terminated(run, error)
-        return self._outcome(run, Action.COMPLETE, result=encoded)
+        return outcome_of(run, Action.COMPLETE, result=encoded)
 
     def failed(self, run: Run, policy: Policy, error: BaseException, instance: Instance[Any]) -> Outcome:
         """The body raised an error: retry if the policy allows it."""
@@ -74,65 +74,19 @@ class OutcomeBuilder:
             return self._retry(run, policy, error, instance, None)
         info = describe_error(error)
         self._failures.failed(run, info, "it ends as TimedOut", level=logging.ERROR)
-        return self._outcome(run, Action.TIME_OUT, error=encode(info), note=str(error))
+        return outcome_of(run, Action.TIME_OUT, error=encode(info), note=str(error))
 
     def terminated(self, run: Run, error: BaseException) -> Outcome:
         """A failure without a retry."""
         info = describe_error(error)
         self._failures.failed(run, info, "it ends as Terminated", level=logging.ERROR)
-        return self._outcome(run, Action.TERMINATE, error=encode(info), note=error_note(info))
+        return outcome_of(run, Action.TERMINATE, error=encode(info), note=error_note(info))
 
     def snoozed(self, run: Run, signal: Snooze) -> Outcome:
         """The body delayed its own instance."""
         note = f"snoozed for {format_seconds(signal.seconds)}"
         self._failures.snoozed(run, note)
-        return self.put_off(run, signal.seconds, note)
-
-    def put_off(self, run: Run, seconds: float, note: str) -> Outcome:
-        """Give the claim back for later, without a counted attempt."""
-        return self._outcome(run, Action.SNOOZE, delay_us=round(seconds * 1_000_000), note=note)
-
-    def handed_back(self, run: Run, note: str) -> Outcome:
-        return self._outcome(run, Action.HAND_BACK, note=note)
-
-    def released(self, run: Run) -> Outcome:
-        """The body of a cancelled instance ended."""
-        return self._outcome(run, Action.RELEASE)
-
-    def report(self, run: Run) -> Outcome:
-        """Start, progress and log lines of a body that still runs."""
-        run.reported = run.started_at is not None
-        return Outcome(
-            id=run.claim.id,
-            fence=run.claim.fence,
-            action=Action.REPORT,
-            # after the end of a run, the store accepts its log lines only: a report that also says `started` is refused
-            started=run.reported and not run.ended,
-            progress=run.take_progress(),
-            logs=run.take_logs(),
-        )
-
-    def _outcome(
-        self,
-        run: Run,
-        action: Action,
-        *,
-        result: bytes | None = None,
-        error: bytes | None = None,
-        delay_us: int = 0,
-        note: str = "",
-    ) -> Outcome:
-        return Outcome(
-            id=run.claim.id,
-            fence=run.claim.fence,
-            action=action,
-            result=result,
-            error=error,
-            delay_us=delay_us,
-            note=note,
-            progress=run.take_progress() if run.progress is not None else None,
-            logs=run.take_logs() if run.logs else (),
-        )
+        return put_off(run, signal.seconds, note)
 
     def _may_retry(self, run: Run, policy: Policy, error: BaseException, signal: Signal | None = None) -> bool:
         if policy.max_retries is not None and run.claim.attempts > policy.max_retries:
@@ -158,13 +112,60 @@ class OutcomeBuilder:
             logger.warning("instance %s: %s", run.claim.id, text)
         then = f"retry {attempts} in {format_seconds(wait)}" if wait else f"retry {attempts}"
         self._failures.failed(run, info, then, level=logging.WARNING if asked is None else logging.INFO)
-        return self._outcome(
+        return outcome_of(
             run,
             Action.RETRY,
             error=encode(info),
             delay_us=round(wait * 1_000_000),
             note=f"timed out; {then}" if isinstance(error, JobTimedOut) else f"{then}: {error_note(info)}",
         )
+
+
+def outcome_of(
+    run: Run,
+    action: Action,
+    *,
+    result: bytes | None = None,
+    error: bytes | None = None,
+    delay_us: int = 0,
+    note: str = "",
+) -> Outcome:
+    """An outcome of a run, with the log lines and the progress that no commit has taken yet."""
+    return Outcome(
+        id=run.claim.id,
+        fence=run.claim.fence,
+        action=action,
+        result=result,
+        error=error,
+        delay_us=delay_us,
+        note=note,
+        progress=run.take_progress() if run.progress is not None else None,
+        logs=run.take_logs() if run.logs else (),
+    )
+
+
+def handed_back(run: Run, note: str) -> Outcome:
+    """Give the claim back, so that any node can run the instance at once."""
+    return outcome_of(run, Action.HAND_BACK, note=note)
+
+
+def put_off(run: Run, seconds: float, note: str) -> Outcome:
+    """Give the claim back for later, without a counted attempt."""
+    return outcome_of(run, Action.SNOOZE, delay_us=round(seconds * 1_000_000), note=note)
+
+
+def report(run: Run) -> Outcome:
+    """Start, progress and log lines of a body that still runs."""
+    run.reported = run.started_at is not None
+    return Outcome(
+        id=run.claim.id,
+        fence=run.claim.fence,
+        action=Action.REPORT,
+        # after the end of a run, the store accepts its log lines only: a report that also says `started` is refused
+        started=run.reported and not run.ended,
+        progress=run.take_progress(),
+        logs=run.take_logs(),
+    )
 
 
 class StoreRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,9 +189,8 @@ class StoreRequest(msgspec.Struct, frozen=True, kw_only=True):
 class Outbox:
     """A bounded buffer of outcomes and reports. It drops no outcome; at the bound the node starts no body."""
 
-    def __init__(self, held_claims: HeldClaims, outcome_builder: OutcomeBuilder) -> None:
+    def __init__(self, held_claims: HeldClaims) -> None:
         self._held_claims = held_claims
-        self._outcome_builder = outcome_builder
         self._entries: deque[Entry] = deque()
         self._bytes = 0
         self._starts: list[Run] = []
@@ -233,6 +233,11 @@ class Outbox:
         self._entries.append((run, outcome))
         self._bytes += size_of(outcome)
         self.woken.set()
+
+    def give_back(self, run: Run, outcome: Outcome) -> None:
+        """Add the outcome of a claim that did not run."""
+        run.ended = True
+        self.add(run, outcome)
 
     async def commit_start(self, run: Run) -> bool:
         """Store the start of this run before its body begins; False if the claim is lost."""
@@ -299,9 +304,9 @@ class Outbox:
             elif len(reports) < room and size < MAX_BATCH_BYTES:
                 if awaited:
                     run.started_at = now
-                report = self._outcome_builder.report(run)
-                size += size_of(report)
-                reports.append((run, report))
+                started = report(run)
+                size += size_of(started)
+                reports.append((run, started))
             elif awaited:
                 self._starts.append(run)
             else:

@@ -17,7 +17,7 @@ from peerjob.model.worker import Worker
 from peerjob.node.body.context_vars import ContextVars
 from peerjob.node.exit import abandon
 
-from .outcomes import Outbox
+from .outcomes import Outbox, handed_back, put_off
 from .run import PROBATION, Run
 
 logger = logging.getLogger("peerjob.node")
@@ -28,6 +28,9 @@ WORTH = 0.020
 """For kinds with short runs, the node claims ahead about this many seconds of work per worker."""
 HOLD = 0.100
 """Seconds after which the pool hands back a claim that no worker started, so that a peer can run the instance."""
+
+FAILURE_WAIT = 1.0
+"""Seconds before an instance that this node failed to run is due again: an immediate try would fail again."""
 
 
 class Trust(Protocol):
@@ -41,8 +44,6 @@ class Runner(Protocol):
     """Runs one claimed instance to its end, and puts the outcome into the outbox."""
 
     async def run(self, run: Run) -> None: ...
-    def hand_back(self, run: Run, note: str) -> None: ...
-    def put_off(self, run: Run, note: str) -> None: ...
 
 
 class Prefetch:
@@ -226,10 +227,10 @@ class Pool:
             # the event loop is being closed, before the body began or after the body ended: the executor absorbs all
             # other cancellations
             if run.outcome is None:
-                self._runner.hand_back(run, "node stopped")
+                self._hand_back(run, "node stopped")
         except Exception:
             logger.exception("instance %s: the node failed to run it", run.claim.id)
-            self._runner.put_off(run, "the node failed to run it")
+            self._outbox.give_back(run, put_off(run, FAILURE_WAIT, "the node failed to run it"))
         finally:
             self._finished(run)
 
@@ -247,13 +248,16 @@ class Pool:
         elif len(self._running) < self._size:
             self._outbox.wake()
 
+    def _hand_back(self, run: Run, note: str) -> None:
+        self._outbox.give_back(run, handed_back(run, note))
+
     def _hand_back_stale(self) -> None:
         self._sweep = None
         now = self._loop.time() + 0.001  # a timer can fire early, by up to the resolution of the clock
         while self._backlog and now - self._backlog[0].claimed_at >= HOLD:
             run = self._backlog.popleft()
             self._prefetch.stalled(run.claim.kind)
-            self._runner.hand_back(run, "not started in time")
+            self._hand_back(run, "not started in time")
         self._watch_backlog()
 
     # -- changing and ending -----------------------------------------------------------------------------------
@@ -269,7 +273,7 @@ class Pool:
     def empty_backlog(self, note: str) -> None:
         """Hand back every claim that has not started."""
         while self._backlog:
-            self._runner.hand_back(self._backlog.popleft(), note)
+            self._hand_back(self._backlog.popleft(), note)
 
     def drop(self, run: Run) -> bool:
         """Remove a claim from the backlog; False if the claim has started."""

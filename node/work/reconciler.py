@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from peerjob.model.record import Claim, Held
 
 from .claim_loop import ClaimLoop
-from .outcomes import Outbox, OutcomeBuilder
+from .outcomes import Outbox, handed_back
 from .run import HeldClaims, Run
 
 logger = logging.getLogger("peerjob.node")
@@ -21,13 +21,10 @@ logger = logging.getLogger("peerjob.node")
 class Reconciler:
     """Hands back claims whose answer was lost, and cancels runs whose claim is gone."""
 
-    def __init__(
-        self, *, held_claims: HeldClaims, outbox: Outbox, claim_loop: ClaimLoop, outcome_builder: OutcomeBuilder
-    ) -> None:
+    def __init__(self, *, held_claims: HeldClaims, outbox: Outbox, claim_loop: ClaimLoop) -> None:
         self._held_claims = held_claims
         self._outbox = outbox
         self._claim_loop = claim_loop
-        self._outcome_builder = outcome_builder
         self._suspected: dict[tuple[str, int], int] = {}
         """Id and fence of each claim that only one side holds → `ClaimLoop.rounds` at the first comparison."""
 
@@ -58,4 +55,4 @@ class Reconciler:
             id=id, kind="", fence=fence, spec=b"", priority=0, due_us=0, attempts=0, crashes=0, losses=0, at_us=0
         )
         run = Run(claim, self._held_claims.incarnation, 0.0)
-        self._outbox.add(run, self._outcome_builder.handed_back(run, "the answer to the claim was lost"))
+        self._outbox.add(run, handed_back(run, "the answer to the claim was lost"))

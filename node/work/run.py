@@ -27,77 +27,46 @@ STUCK_AFTER = 5.0
 """Seconds until a run counts as stuck, counted from the moment when the body was told to end, or ended."""
 
 
-class Run:
+class Run(msgspec.Struct, eq=False):
     """A claim and the state of its run. Only the event loop uses a Run; threads add to `logs` and set `progress`."""
 
-    __slots__ = (
-        "acked",
-        "arguments",
-        "binding",
-        "claim",
-        "claimed_at",
-        "context",
-        "context_vars",
-        "ended",
-        "ended_at",
-        "incarnation",
-        "job",
-        "logs",
-        "lost",
-        "nominal_us",
-        "outcome",
-        "policy",
-        "progress",
-        "reported",
-        "schedule",
-        "seconds",
-        "slot",
-        "started_at",
-        "task",
-        "timer",
-        "told_at",
-        "trace",
-        "variables",
-    )
-
-    def __init__(self, claim: Claim, incarnation: str, claimed_at: float) -> None:
-        self.claim = claim
-        self.incarnation = incarnation
-        self.claimed_at = claimed_at
-        """Time of the event loop when the claim arrived."""
-        self.started_at: float | None = None
-        """Time of the event loop when the body began; None before."""
-        self.seconds: float | None = None
-        """Seconds that the body ran; None until the body has ended."""
-        self.ended = False
-        self.ended_at: float | None = None
-        """Time of the event loop when the body and its resources had ended; processors may still be running."""
-        self.variables: contextvars.Context | None = None
-        """The context variables with which the body begins. Other code of the user runs in copies of them."""
-        self.reported = False
-        """Whether a report with the start of the body was made for the store."""
-        self.outcome: Outcome | None = None
-        """The outcome; None until the runner has decided on the outcome."""
-        self.trace: SpanContext | None = None
-        """The span of the run, if the node traces."""
-        self.lost = False
-        """Whether the store said that this node no longer owns the claim."""
-        self.slot = -1
-        self.arguments = b""
-        self.schedule: str | None = None
-        self.nominal_us = 0
-        self.binding: Binding | None = None
-        self.job: Job[..., Any, Any] | None = None
-        self.policy: Policy | None = None
-        self.context: Context | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.told_at: float | None = None
-        """Time of the event loop when the body was told to end; None before."""
-        self.logs: list[LogLine] = []
-        self.progress: bytes | None = None
-        self.acked: asyncio.Future[Any] | None = None
-        """The answer to the report of the start; None unless the body waits for that answer."""
+    claim: Claim
+    incarnation: str
+    claimed_at: float
+    """Time of the event loop when the claim arrived."""
+    started_at: float | None = None
+    """Time of the event loop when the body began; None before."""
+    seconds: float | None = None
+    """Seconds that the body ran; None until the body has ended."""
+    ended: bool = False
+    ended_at: float | None = None
+    """Time of the event loop when the body and its resources had ended; processors may still be running."""
+    variables: contextvars.Context | None = None
+    """The context variables with which the body begins. Other code of the user runs in copies of them."""
+    reported: bool = False
+    """Whether a report with the start of the body was made for the store."""
+    outcome: Outcome | None = None
+    """The outcome; None until the runner has decided on the outcome."""
+    trace: SpanContext | None = None
+    """The span of the run, if the node traces."""
+    lost: bool = False
+    """Whether the store said that this node no longer owns the claim."""
+    slot: int = -1
+    arguments: bytes = b""
+    schedule: str | None = None
+    nominal_us: int = 0
+    binding: Binding | None = None
+    job: Job[..., Any, Any] | None = None
+    policy: Policy | None = None
+    context: Context | None = None
+    task: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+    told_at: float | None = None
+    """Time of the event loop when the body was told to end; None before."""
+    logs: list[LogLine] = []
+    progress: bytes | None = None
+    acked: asyncio.Future[Any] | None = None
+    """The answer to the report of the start; None unless the body waits for that answer."""
 
     def cancel(self, reason: Reason) -> None:
         """Ask the body to end; the first reason stays. After its end, a drain cancels the close of its resources."""

@@ -14,7 +14,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.durations import format_seconds
 from peerjob.model.errors import ArgumentError, DecodeError, JobCancelled, JobTimedOut, Snooze
 from peerjob.model.policy import Backoff, FinishedResult, Policy, Recovered, load_overrides, make_policy
-from peerjob.model.record import Outcome
+from peerjob.model.record import Action, Outcome
 from peerjob.model.references import StoredReferenceError
 from peerjob.model.spec import Spec, decode_spec
 from peerjob.node.body.binding import Binding, StoredArgumentError
@@ -24,7 +24,7 @@ from peerjob.node.body.injection import clear_cancellations
 from peerjob.node.body.registry import Registry
 
 from .context_backend import NodeContextBackend
-from .outcomes import Outbox, OutcomeBuilder
+from .outcomes import Outbox, OutcomeBuilder, handed_back, outcome_of, put_off
 from .pool import Prefetch
 from .processors import Processors
 from .run import Run
@@ -79,16 +79,6 @@ class InstanceRunner:
             self._context_backend.runs.pop(run.context, None)
         self._outbox.add(run, outcome)
 
-    def hand_back(self, run: Run, note: str) -> None:
-        """Give back a claim that did not run."""
-        run.ended = True
-        self._outbox.add(run, self._outcome_builder.handed_back(run, note))
-
-    def put_off(self, run: Run, note: str) -> None:
-        """Give back a claim that this node cannot run, with a delay, because an immediate retry would fail again."""
-        run.ended = True
-        self._outbox.add(run, self._outcome_builder.put_off(run, MISFIT_WAIT.initial, note))
-
     def prepare(self, run: Run) -> None:
         """Find the job, the policy and the arguments; raises DecodeError for an unreadable record."""
         claim = run.claim
@@ -113,7 +103,7 @@ class InstanceRunner:
         # the crash must count for this instance
         if claim.suspect and not await self._outbox.commit_start(run):
             run.lost = True
-            return self._outcome_builder.handed_back(run, "lost before it began")
+            return handed_back(run, "lost before it began")
         try:
             if run.policy is None:
                 self.prepare(run)
@@ -124,7 +114,7 @@ class InstanceRunner:
             return self._outcome_builder.terminated(run, error)
         binding, policy = run.binding, run.policy
         if binding is None or policy is None:
-            return self._outcome_builder.handed_back(run, "kind is no longer registered here")
+            return handed_back(run, "kind is no longer registered here")
         timeout = policy.timeout
         deadline = None if timeout is None else self._clock.time_us() + round(timeout * 1_000_000)
         context = run.context = Context(
@@ -178,7 +168,7 @@ class InstanceRunner:
                 run.claim.kind,
                 reason,
             )
-            return self._outcome_builder.handed_back(run, HANDED_BACK[reason])
+            return handed_back(run, HANDED_BACK[reason])
         return self._outcome_builder.completed(run, result.result if finished else result)
 
     async def _raised(
@@ -197,7 +187,7 @@ class InstanceRunner:
         elif signal is not None or not context.told:
             reason = None
         if reason is not None:
-            return self._outcome_builder.handed_back(run, HANDED_BACK[reason])
+            return handed_back(run, HANDED_BACK[reason])
         return await self._failed(run, policy, error)
 
     async def _misfit(self, run: Run, binding: Binding, error: ArgumentError) -> Outcome:
@@ -227,7 +217,7 @@ class InstanceRunner:
             del self._misfits[next(iter(self._misfits))]
         self._misfits[run.claim.id] = tries
         wait = MISFIT_WAIT.seconds(tries, self._clock)
-        return self._outcome_builder.put_off(run, wait, f"does not fit here; {names[0]} may run it")
+        return put_off(run, wait, f"does not fit here; {names[0]} may run it")
 
     async def _failed(self, run: Run, policy: Policy, error: BaseException, *, timed_out: bool = False) -> Outcome:
         """The outcome of a failed attempt. `on_terminate` can turn the failure into a success or into another error."""
@@ -249,4 +239,4 @@ class InstanceRunner:
         if policy.on_terminate is not None:
             error = JobCancelled(run.claim.id)
             await self._processors.terminate(run, policy.on_terminate, self._context_backend.instance_of(run), error)
-        return self._outcome_builder.released(run)
+        return outcome_of(run, Action.RELEASE)

@@ -6,10 +6,10 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any, Generic, Protocol, Self, cast, overload
 
+import msgspec
 from typing_extensions import ParamSpec, TypeVar, Unpack
 
 from .callables import ExecutorHolder, mark_coroutine_function
@@ -213,8 +213,7 @@ def _fill(
     object.__setattr__(job, "_frozen", True)
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[R_co]):
+class Call(msgspec.Struct, Generic[R_co], frozen=True):
     """A job with its arguments, ready to schedule."""
 
     job: Job[..., R_co, Any]

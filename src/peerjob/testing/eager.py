@@ -263,7 +263,7 @@ class _Attempts:
             registry=registry,
             executor=self._executor,
             context_backend=context_backend,
-            outbox=EagerOutbox(HeldClaims(NAME), outcome_builder),
+            outbox=EagerOutbox(HeldClaims(NAME)),
             outcome_builder=outcome_builder,
             processors=self._processors,
             prefetch=Prefetch(),

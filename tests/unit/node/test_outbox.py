@@ -6,11 +6,9 @@ import pytest
 
 from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, Action, Claim, Held, Outcome
 from peerjob.node.work.claim_loop import ClaimLoop
-from peerjob.node.work.failure_log import FailureLog
-from peerjob.node.work.outcomes import MAX_PENDING, MAX_PENDING_BYTES, Outbox, OutcomeBuilder
+from peerjob.node.work.outcomes import MAX_PENDING, MAX_PENDING_BYTES, Outbox
 from peerjob.node.work.reconciler import Reconciler
 from peerjob.node.work.run import HeldClaims, Run
-from peerjob.testing.clock import VirtualClock
 
 
 def a_run(id: str, incarnation: str = "first", fence: int = 1) -> Run:
@@ -25,7 +23,7 @@ def an_end(run: Run, size: int = 0) -> Outcome:
 
 
 def an_outbox(held_claims: HeldClaims) -> Outbox:
-    return Outbox(held_claims, cast(OutcomeBuilder, None))  # which makes reports only
+    return Outbox(held_claims)
 
 
 def filled(*sizes: int, incarnations: str = "") -> Outbox:
@@ -92,7 +90,6 @@ def a_reconciler(held_claims: HeldClaims, claim_loop: Answered, outbox: Outbox) 
         held_claims=held_claims,
         outbox=outbox,
         claim_loop=cast(ClaimLoop, claim_loop),
-        outcome_builder=OutcomeBuilder(VirtualClock(), 1_000, node="node", failures=FailureLog("node")),
     )
 
 

@@ -5,13 +5,25 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from peerjob.model.record import Claim
+from peerjob.model.record import Action, Claim, Outcome
 from peerjob.node.body.context_vars import ContextVars
-from peerjob.node.work.failure_log import FailureLog
-from peerjob.node.work.outcomes import Outbox, OutcomeBuilder
+from peerjob.node.work.outcomes import Outbox
 from peerjob.node.work.pool import HOLD, Pool, Prefetch
 from peerjob.node.work.run import HeldClaims, Run
 from peerjob.testing.clock import VirtualClock
+
+
+class ClockedOutbox(Outbox):
+    """An outbox that notes when each claim was handed back."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__(HeldClaims("incarnation"))
+        self._clock = clock
+        self.handed_back: list[tuple[str, float]] = []
+
+    def add(self, run: Run, outcome: Outcome) -> None:
+        assert outcome.action is Action.HAND_BACK, outcome.note
+        self.handed_back.append((run.claim.id, round(self._clock.elapsed(), 2)))
 
 
 class Bench:
@@ -21,15 +33,14 @@ class Bench:
         self.clock = clock
         self.trusted = True
         self.started: list[str] = []
-        self.handed_back: list[tuple[str, float]] = []
         self._ends: dict[str, asyncio.Event] = {}
-        failures = FailureLog("node")
+        self._outbox = ClockedOutbox(clock)
         self.pool = Pool(
             size=1,
             node="node",
             runner=self,
             lease=self,
-            outbox=Outbox(HeldClaims("incarnation"), OutcomeBuilder(clock, 1_000, node="node", failures=failures)),
+            outbox=self._outbox,
             prefetch=Prefetch(),
             context_vars=ContextVars(),
         )
@@ -50,11 +61,9 @@ class Bench:
         self.started.append(run.claim.id)
         await self._ends.setdefault(run.claim.id, asyncio.Event()).wait()
 
-    def hand_back(self, run: Run, note: str) -> None:
-        self.handed_back.append((run.claim.id, round(self.clock.elapsed(), 2)))
-
-    def put_off(self, run: Run, note: str) -> None:
-        raise AssertionError(note)
+    @property
+    def handed_back(self) -> list[tuple[str, float]]:
+        return self._outbox.handed_back
 
 
 def _claim(id: str) -> Claim:
