@@ -34,7 +34,7 @@ from support.servers import (
 hypothesis_settings.register_profile("peerjob", deadline=None, derandomize="CI" in os.environ)
 hypothesis_settings.load_profile("peerjob")
 
-# what the commands say is neither for the terminal of whoever runs the tests, nor by their settings
+# the output of the commands must not depend on the terminal and the settings of the person who runs the tests
 TERMINAL = {"COLUMNS", "LINES", "TERMINAL_WIDTH", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
 COLOURS = {"FORCE_COLOR", "NO_COLOR", "PY_COLORS", "GITHUB_ACTIONS"}
 for name in [*os.environ]:
@@ -122,7 +122,7 @@ def start_server() -> Iterator[StartServer]:
 
 @pytest.fixture(params=["redis", "valkey", "etcd"])
 def durable_server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
-    """A server of the test's own, of each kind in turn, that has on disk whatever it has answered."""
+    """A server of the test's own, of each kind in turn, that answers a write only when the write is on disk."""
     if request.param == "etcd":
         with _running(EtcdServer) as server:
             yield server

@@ -149,7 +149,7 @@ async def test_one_store_alone_will_do(stack: MakeStack, file: str) -> None:
 async def check_ended(
     ended: Sequence[Instance[Any]], scheduled: Sequence[Instance[Any]], runs: dict[str, list[Run]]
 ) -> None:
-    """NO-LOSS, and ONE-OWNER of what was accepted: that of the latest claim, whose body did run to its end."""
+    """NO-LOSS, and ONE-OWNER: the accepted outcome is that of the latest claim, and its body ran to its end."""
     assert {one.id for one in ended} == {one.id for one in scheduled}
     assert {one.state for one in ended} == {State.COMPLETED}
     check_histories(ended)
@@ -208,7 +208,7 @@ async def holds(client: Client, node: Container, instances: Sequence[Instance[An
 
 
 async def begun_elsewhere(up: Stack, node: Container, held: set[str]) -> bool:
-    """Whether the body of one that a node held began on another, as the bodies tell."""
+    """Whether an instance that the node held began on another node, according to the journal."""
     runs = read_journal(up.journal)
     return any(run.host != node.host for id in held for run in runs[id])
 

@@ -61,5 +61,5 @@ def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     server: ServerProcess = request.getfixturevalue(f"{request.param}_server")
     with closing(Jobd(tmp_path_factory.mktemp("jobd"))) as jobd:
         child = serving(jobd, server.url, f"ctl-{uuid4().hex[:8]}")
-        child.wait_for("leads in term")  # some tests ask who does
+        child.wait_for("leads in term")  # some tests ask for the leader
         yield daemon.target(child)

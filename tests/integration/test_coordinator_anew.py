@@ -142,9 +142,9 @@ async def test_schedules_go_on_after_the_coordinator_was_restored(
             pytest.skip(str(error))
         await asyncio.to_thread(etcd.start)
         after = await here.another(before)
-    told = [one for one in caplog.records if "later term" in one.getMessage()]
+    warnings = [one for one in caplog.records if "later term" in one.getMessage()]
     # the backup has the leader of its moment, in a term of the past
-    assert [one.levelno for one in told] == [logging.WARNING]
+    assert [one.levelno for one in warnings] == [logging.WARNING]
     assert after.coordinator != before.coordinator
     assert (after.number > before.number) == bool(bump)
 
@@ -177,5 +177,5 @@ async def test_schedules_go_on_when_the_store_has_seen_a_term_far_ahead(
             here.leader.election.start()
         after = await here.another(before)
     assert after.coordinator != before.coordinator
-    told = [one for one in caplog.records if "later term" in one.getMessage()]
-    assert [one.levelno for one in told] == [logging.WARNING]
+    warnings = [one for one in caplog.records if "later term" in one.getMessage()]
+    assert [one.levelno for one in warnings] == [logging.WARNING]

@@ -1,4 +1,4 @@
-"""One damaged key on a Redis or Valkey server hides nothing else, whatever is wrong with it."""
+"""One damaged key on a Redis or Valkey server hides no other data, for any damage."""
 
 from __future__ import annotations
 

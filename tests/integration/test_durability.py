@@ -131,7 +131,7 @@ async def test_a_power_cut_loses_nothing_that_the_disk_confirmed(
 
 
 @pytest.mark.parametrize(
-    ("kind", "appendonly", "sync", "told"),
+    ("kind", "appendonly", "sync", "message"),
     [
         ("redis", False, EVERYSEC, "set appendonly yes"),
         ("redis", True, ("--appendfsync", "no"), "appendfsync no"),
@@ -142,12 +142,12 @@ async def test_a_server_that_cannot_confirm_is_refused(
     kind: ServerKind,
     appendonly: bool,
     sync: tuple[str, str],
-    told: str,
+    message: str,
     start_server: StartServer,
     cleanup: AsyncExitStack,
 ) -> None:
     here = Site(start_server(kind, appendonly=appendonly, config=sync), cleanup)
-    with pytest.raises(StoreError, match=told):
+    with pytest.raises(StoreError, match=message):
         await here.open(url=f"{here.server.url}?durability=aof")
 
 

@@ -61,7 +61,7 @@ class Candidates:
         return child
 
     def acts(self) -> Iterator[tuple[int, int, int, ChildProcess]]:
-        """When who acted, in which term: the moments before and after, the term, the process."""
+        """Observed leadership: the moments before and after the observation, the term, the process."""
         for child in self.all:
             for line in child.lines:
                 if line.startswith("act "):
@@ -69,7 +69,7 @@ class Candidates:
                     yield int(before), int(after), int(term), child
 
     async def act_after(self, moment: int, term: int) -> tuple[int, int, ChildProcess]:
-        """When somebody first acts after a moment, in a later term; that term, and who it is."""
+        """The first observation of a later term after a moment: its time, the term, and the process that acts."""
         async with asyncio.timeout(PATIENCE):
             while True:
                 later = [act for act in self.acts() if act[0] > moment and act[2] > term]
@@ -79,7 +79,7 @@ class Candidates:
                 await asyncio.sleep(0.05)
 
     def check(self) -> None:
-        """Each term has one leader, and nobody acts in a term after somebody has acted in a later one."""
+        """Each term has one leader, and no process acts in a term after another process acted in a later term."""
         acts = list(self.acts())
         began: dict[int, int] = {}
         holders: dict[int, set[int]] = {}
@@ -137,7 +137,7 @@ async def strike_leaders(store: Store, candidates: Candidates, number: int, faul
             candidates.start()
         for child in candidates.all:
             await child.line("ready")
-        # not before: what nobody fires for ten seconds, while so many start, is missed
+        # not before: while so many processes start, no leader fires for ten seconds, and these times would be missed
         anchor_us = clock.time_us()
         wanted = definition(every_us=EVERY_US, anchor_us=anchor_us, misfire="run_all")
         await put(store, "s", wanted, now_us=anchor_us)

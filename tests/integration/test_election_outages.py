@@ -45,7 +45,7 @@ async def standing(
 
 
 async def leader_of(standers: list[Stander]) -> tuple[Stander, Term]:
-    """Who acts, once somebody does, and in which term."""
+    """Wait until a node acts as leader; return the node and its term."""
     found: list[tuple[Stander, Term]] = []
 
     async def acts() -> bool:
@@ -58,7 +58,7 @@ async def leader_of(standers: list[Stander]) -> tuple[Stander, Term]:
 
 
 async def no_leader(standers: list[Stander]) -> None:
-    """Wait until nobody acts, nor thinks that another does."""
+    """Wait until no node acts as leader, and no node knows a leader."""
 
     async def left() -> bool:
         return not [one for one in standers if one.election.is_leader or one.election.leader]

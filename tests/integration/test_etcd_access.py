@@ -101,9 +101,9 @@ async def test_tokens_that_ended_are_renewed_unseen(guarded: EtcdServer, etcd_si
             # many calls at once, one of which renews the token
             await asyncio.gather(*(kv.txn([Step([], [Put(f"in/{turn}/{number}", b"")])]) for number in range(20)))
     assert len(guarded.keys("in/")) == 40
-    told = set[str]()
-    while len(told) < 40:
-        told.update(await watch.changed(PATIENCE) or pytest.fail("the watch was interrupted"))
+    reported = set[str]()
+    while len(reported) < 40:
+        reported.update(await watch.changed(PATIENCE) or pytest.fail("the watch was interrupted"))
     watch.close()
 
 

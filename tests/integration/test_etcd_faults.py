@@ -338,12 +338,12 @@ async def test_members_that_are_gone_are_passed_over(start_etcd_cluster: StartEt
     assert all([await kv.get(["in/0"]) for kv in late])
     await late[0].txn([Step([], [Put("in/last", b"")])])
     for watch in watches:
-        told: set[str] = set()
-        while "in/last" not in told:
+        reported: set[str] = set()
+        while "in/last" not in reported:
             keys = await watch.changed(PATIENCE)
             assert keys != {}
             # missed puts are read again
-            told.update(["in/last"] if keys is None else keys)
+            reported.update(["in/last"] if keys is None else keys)
         watch.close()
 
 

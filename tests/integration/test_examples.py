@@ -64,7 +64,7 @@ fired by: this node
 
 @pytest.fixture
 def own_redis(start_server: StartServer) -> str:
-    """Where nobody else is: all examples have the same namespace."""
+    """A store of the test's own: all examples use the same namespace."""
     return start_server("redis").url
 
 

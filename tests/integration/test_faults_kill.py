@@ -56,7 +56,7 @@ async def test_a_poison_job_is_parked_and_its_neighbours_complete(
     async with peers(store_url, namespace, tmp_path) as group:
         bad = await group.client.schedule(poison)
         neighbours = await group.client.schedule_many(work.call(number, 0.3) for number in range(20))
-        for _ in range(7):  # two kills may be too quick to be told from accidents, four are counted, and one node lives
+        for _ in range(7):  # two kills can count as losses, four count as crashes, and one node lives
             child = group.start(ttl=1.0)
 
             async def died_or_done(node: Any = child) -> bool:
@@ -103,7 +103,7 @@ async def test_a_job_that_ends_its_process_from_a_thread_is_parked(
 ) -> None:
     async with peers(store_url, namespace, tmp_path) as group:
         bad = await group.client.schedule(fatal.with_options(max_crashes=1), 3)
-        for _ in range(6):  # two kills may be too quick to be told from an accident
+        for _ in range(6):  # two kills can count as losses instead of crashes
             child = group.start(ttl=1.0)
 
             async def died_or_parked(node: Any = child) -> bool:

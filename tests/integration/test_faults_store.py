@@ -1,4 +1,4 @@
-"""A store that goes away and comes back: the same nodes go on, and nobody is taken for dead."""
+"""A store that goes away and comes back: the same nodes continue, and no node is declared dead."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""TLS on the way to a node: who is let in, and what the others are told."""
+"""TLS between client and node: which clients are accepted, and the errors of the others."""
 
 import contextlib
 from collections.abc import AsyncGenerator
@@ -85,9 +85,9 @@ async def test_a_server_takes_its_certificate_from_memory(signed: Certificates) 
 
 async def test_a_server_that_an_unknown_ca_signed_is_not_trusted(signed: Certificates, tmp_path: Path) -> None:
     async with served(WORK, tls=server_tls(signed)) as (_, server):
-        told = await refused(server, ClientTls(ca=other_ca(tmp_path)))
-        assert "certificate" in told.casefold()
-        assert server.target in told
+        reason = await refused(server, ClientTls(ca=other_ca(tmp_path)))
+        assert "certificate" in reason.casefold()
+        assert server.target in reason
 
 
 async def test_a_name_that_is_not_in_the_certificate_is_not_trusted(signed: Certificates) -> None:
@@ -99,15 +99,15 @@ async def test_a_name_that_is_not_in_the_certificate_is_not_trusted(signed: Cert
 
 async def test_plaintext_to_a_port_with_tls_and_the_reverse(signed: Certificates) -> None:
     async with served(WORK, tls=server_tls(signed)) as (_, server):
-        told = await mismatched(server, None, "tls")
-        assert "tls=ClientTls(ca=…)" in told
-        assert server.target in told
+        reason = await mismatched(server, None, "tls")
+        assert "tls=ClientTls(ca=…)" in reason
+        assert server.target in reason
     async with served(WORK, tls=server_tls(signed, mutual=True)) as (_, server):
         assert server.target in await mismatched(server, None, "tls")
     async with served(WORK) as (_, server):
-        told = await mismatched(server, ClientTls(ca=signed.ca), "plaintext")
-        assert "leave the client's tls= out" in told
-        assert server.target in told
+        reason = await mismatched(server, ClientTls(ca=signed.ca), "plaintext")
+        assert "leave the client's tls= out" in reason
+        assert server.target in reason
 
 
 async def test_mutual_tls_lets_in_who_shows_a_certificate(signed: Certificates, tmp_path: Path) -> None:
@@ -124,9 +124,9 @@ async def test_mutual_tls_lets_in_who_shows_a_certificate(signed: Certificates, 
 async def test_certificates_that_have_expired_are_not_trusted(signed: Certificates) -> None:
     cert, key = signed.expired()
     async with served(WORK, tls=ServerTls(certificate=cert, key=key)) as (_, server):
-        told = await refused(server, ClientTls(ca=signed.ca))
-        assert "certificate has expired" in told
-        assert server.target in told
+        reason = await refused(server, ClientTls(ca=signed.ca))
+        assert "certificate has expired" in reason
+        assert server.target in reason
     async with served(WORK, tls=server_tls(signed, mutual=True)) as (node, server):
         assert server.target in await refused(server, ClientTls(ca=signed.ca, certificate=cert, key=key))
         assert await node.count() == 0

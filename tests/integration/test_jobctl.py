@@ -159,7 +159,7 @@ def test_a_recurrence_makes_a_schedule(jobctl: Jobctl) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "told"),
+    ("arguments", "status", "message"),
     [
         (["nope"], 3, "known: add, fail, nightly, slow"),
         (["add", "1"], 2, "y"),
@@ -178,11 +178,11 @@ def test_a_recurrence_makes_a_schedule(jobctl: Jobctl) -> None:
     ],
 )
 def test_a_call_that_cannot_be_scheduled_is_reported_in_one_line(
-    jobctl: Jobctl, arguments: list[str], status: int, told: str
+    jobctl: Jobctl, arguments: list[str], status: int, message: str
 ) -> None:
     answer = jobctl("schedule", *arguments)
     assert (answer.status, answer.out, len(answer.err.splitlines())) == (status, "", 1), answer.err
-    assert told in answer.err
+    assert message in answer.err
 
 
 # -- cancel, retry ---------------------------------------------------------------------------------------------------
@@ -390,7 +390,7 @@ def at_terminal(*arguments: str, typed: bytes = b"") -> tuple[str, int]:
 
 @pytest.fixture
 def hourly(jobctl: Jobctl) -> str:
-    """A schedule that is not due while the test runs, at whatever time of day that is."""
+    """A schedule that is not due during the test, at any time of the day."""
     name, minute = f"hourly-{uuid4().hex[:6]}", int(time.time() // 60 + 30) % 60
     assert jobctl("schedule", "add", "1", "2", "--cron", f"{minute} * * * *", "--name", name).status == 0
     return name
@@ -541,8 +541,8 @@ def test_why_tells_which_instance_is_in_the_way(jobctl: Jobctl) -> None:
     jobctl("schedule", "slow", "1", "30", "--cron", "0 3 * * *", "--name", name, "--overlap", "queue")
     first, second = (jobctl("schedules", "trigger", name, "-o", "name").out.strip() for _ in range(2))
     try:
-        told = f"it is parked: schedule {name} runs one at a time, and {first} is not final"
-        assert told in jobctl("why", second).out
+        message = f"it is parked: schedule {name} runs one at a time, and {first} is not final"
+        assert message in jobctl("why", second).out
         assert f"its instance {first} is not final" in jobctl("why", name).out
     finally:
         jobctl("cancel", "instances", second, first)

@@ -1,4 +1,4 @@
-"""`jobd check` as its users see it: what is good is told, and what is not, with what to do about it."""
+"""`jobd check` as its users see it: its findings, good and bad, with advice for the bad ones."""
 
 import asyncio
 import json
@@ -229,7 +229,7 @@ async def test_a_coordinator_that_the_nodes_do_not_use_is_reported(
 
 
 @pytest.mark.parametrize(
-    ("options", "subject", "told"),
+    ("options", "subject", "message"),
     [
         (["shop.nope"], "configuration", "there is no shop.nope"),
         (["shop.jobs", "--timezone", "Mars/Base"], "configuration", "Mars/Base"),
@@ -242,12 +242,12 @@ async def test_a_coordinator_that_the_nodes_do_not_use_is_reported(
         (["--coordinator", "etcd://127.0.0.1:1"], "leader", "127.0.0.1:1"),
     ],
 )
-async def test_what_would_not_run_fails(jobd: Jobd, options: list[str], subject: str, told: str) -> None:
+async def test_what_would_not_run_fails(jobd: Jobd, options: list[str], subject: str, message: str) -> None:
     found = await check(jobd, *options, status=1)
 
     ((verdict, text),) = found[subject]
     assert verdict == "fail"
-    assert told in text
+    assert message in text
     assert "hidden" not in text
 
 

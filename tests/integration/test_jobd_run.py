@@ -134,7 +134,7 @@ def test_the_log_is_json_when_asked(jobd: Jobd) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "told"),
+    ("arguments", "status", "message"),
     [
         (["shop.nope"], 2, "there is no shop.nope in"),
         (["shop"], 2, "a module with jobs"),
@@ -148,13 +148,13 @@ def test_the_log_is_json_when_asked(jobd: Jobd) -> None:
         (["shop.jobs", "--listen", "off", "--store", "redis://u:hidden@127.0.0.1:1"], 4, "u:***@127.0.0.1:1"),
     ],
 )
-def test_a_start_that_fails_is_reported_in_one_line(jobd: Jobd, arguments: list[str], status: int, told: str) -> None:
+def test_a_failed_start_is_reported_in_one_line(jobd: Jobd, arguments: list[str], status: int, message: str) -> None:
     child = jobd.launch("run", *arguments, env={"PEERJOB_METRICS_LISTEN": "off"})
 
     assert child.wait() == status
     (line,) = child.lines
     assert line.startswith("jobd: ")
-    assert told in line
+    assert message in line
     assert "hidden" not in line
 
 

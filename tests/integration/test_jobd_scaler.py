@@ -35,17 +35,17 @@ async def test_a_node_without_workers_reports_the_demand_of_the_cluster(
         assert not await keda.active(jobsPerReplica="2")
         held = [await client.schedule("held", str(tmp_path / "go")) for _ in range(5)]
 
-        async def told(jobs: int) -> bool:
+        async def demand_is(jobs: int) -> bool:
             return await keda.jobs(jobsPerReplica="2", kinds="held") == jobs
 
-        await until(lambda: told(5))
+        await until(lambda: demand_is(5))
         assert await keda.active(jobsPerReplica="2")
         assert await keda.jobs(jobsPerReplica="2", kinds="double") == 0
 
         (tmp_path / "go").touch()
         for one in held:
             await one.result(timeout=PATIENCE)
-        await until(lambda: told(0))
+        await until(lambda: demand_is(0))
     assert worker.terminate() == scaler.terminate() == 0
 
 
@@ -58,9 +58,9 @@ async def test_a_due_job_without_a_node_wakes_a_target_at_zero(jobd: Jobd, redis
         grpc.aio.insecure_channel(scaler.wait_for(ANSWERS)[1]) as channel,
     ):
         stream = Keda(channel).stream(jobsPerReplica="1")
-        assert not await Keda.told(stream)
+        assert not await Keda.is_active(stream)
         await client.schedule(Job[[int], int]("double").with_options(after=0.5), 1)
-        assert await Keda.told(stream)
+        assert await Keda.is_active(stream)
 
 
 @pytest.mark.parametrize("mutual", [False, True])

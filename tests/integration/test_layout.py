@@ -169,9 +169,9 @@ async def test_a_node_of_an_older_release_drains_and_says_so_once(
             return not any(role.started for role in (runtime.claim_loop, *runtime.roles, runtime.lease))
 
         await until(is_retired)
-    told = [record for record in caplog.records if f"layout {NEWER}" in record.getMessage()]
-    assert len(told) == 1, [record.getMessage() for record in told]
-    assert told[0].levelno == logging.ERROR
+    logged = [record for record in caplog.records if f"layout {NEWER}" in record.getMessage()]
+    assert len(logged) == 1, [record.getMessage() for record in logged]
+    assert logged[0].levelno == logging.ERROR
     (record,) = await store.get([instance.id])
     assert record is not None
     assert record.attempts == 1

@@ -18,7 +18,7 @@ from peerjob.store.lua.glide_driver import GlideDriver
 from peerjob.store.lua.queue_commands import wake_list
 from peerjob.testing.factories import LONG_TTL_US, Peer, outcome
 from support.lua_site import MakeSite, with_each_driver
-from support.records import told
+from support.records import logged
 from support.waiting import IN_TIME, PATIENCE
 
 # -- a server that goes away
@@ -222,7 +222,7 @@ async def test_what_cannot_be_read_is_set_aside(site: MakeSite, harm: str, caplo
         assert [record.id for record in page.records] == [batch[5].id]
         assert await store.get([batch[4].id]) == [None]
         assert [claim.id for claim in await peer.take()] == [batch[5].id]
-    reported = [record.getMessage() for record in told(caplog, logging.ERROR)]
+    reported = [record.getMessage() for record in logged(caplog, logging.ERROR)]
     health = await store.health()
     assert len(reported) == health.undecodable
     assert len(set(reported)) == len(reported)

@@ -8,7 +8,7 @@ from support.waiting import until
 
 
 async def test_a_lookup_takes_what_was_set_aside_out_of_the_index_of_its_tag(site: MakeSite) -> None:
-    """A record that cannot be read does not tell its tags."""
+    """An unreadable record shows no tags, so its entries in tag indexes stay until a lookup finds them."""
     here = site()
     store = await here.open()
     peer = await here.join(store)

@@ -14,7 +14,7 @@ from peerjob.store.base import Store
 from peerjob.testing.factories import LONG_TTL_US, Peer, outcome
 from peerjob.testing.store_conformance.timetable import ScheduleSuite, nth
 from support.lua_site import MakeSite, Site, first_layout_record, with_each_driver
-from support.records import told
+from support.records import logged
 from support.shifted import ShiftedClock
 from support.waiting import PATIENCE
 
@@ -187,7 +187,7 @@ async def test_what_cannot_be_read_in_a_ledger_is_passed_over(site: MakeSite, ca
     await rules.done(store, rules.stretch(row, 4, 5), rules.a_fire(row, 6))
     with caplog.at_level(logging.ERROR, "peerjob.store"):
         assert [record.nominal_us for record in await rules.ledger(store)] == [nth(6), nth(4)]
-    assert len(told(caplog, logging.ERROR)) == 12
+    assert len(logged(caplog, logging.ERROR)) == 12
 
 
 # -- the format of a record

@@ -44,12 +44,12 @@ async def test_the_counts_of_all_nodes_sum_up_to_what_there_was(durable_server: 
     one = Node(durable_server.url, jobs=job, namespace=namespace, name="one", workers=4)
     two = Node(durable_server.url, jobs=job, namespace=namespace, name="two", workers=4)
 
-    async def told() -> list[Samples]:
+    async def scrape_both() -> list[Samples]:
         return [await scraped(first), await scraped(second)]
 
     async def all_counted() -> bool:
         """A node counts what it ended when it hears that this was accepted, which others may know before it."""
-        return sum(samples["peerjob_completed_total"]["sleep",] for samples in await told()) >= 300
+        return sum(samples["peerjob_completed_total"]["sleep",] for samples in await scrape_both()) >= 300
 
     async with (
         await serve_metrics(one, "127.0.0.1:0") as first,
@@ -60,10 +60,10 @@ async def test_the_counts_of_all_nodes_sum_up_to_what_there_was(durable_server: 
         await one.schedule_many(job.call() for _ in range(300))
         await one.wait(Query.all(), timeout=PATIENCE)
         await until(all_counted)
-        samples_of_both = await told()
+        samples_of_both = await scrape_both()
         leaders = [node.is_leader for node in (one, two)]
 
-    # each node told of both what is shared, and of itself what is its own
+    # both nodes show the same shared values, and each its own
     assert [samples["peerjob_nodes"] for samples in samples_of_both] == [{(): 2}] * 2
     assert [samples["peerjob_leader"][()] for samples in samples_of_both] == leaders
     assert min(samples["peerjob_completed_total"]["sleep",] for samples in samples_of_both) > 0
@@ -78,17 +78,17 @@ async def test_a_deep_queue_costs_a_scrape_little(durable_server: ServerProcess,
     async with await serve_metrics(node, "127.0.0.1:0") as server, node:
         seconds: list[float] = []
         """Seconds of the processor that a scrape costs. Other work on the machine does not count."""
-        told: Samples = {}
+        scrape_both: Samples = {}
         for count in (100, 9_900):
             await node.schedule_many(SLEEP.call(0) for _ in range(count))
             await asyncio.sleep(1.1)  # until the namespace is read again
             before = sum(map(cpu_seconds, (os.getpid(), durable_server.child.pid)))
-            told = await scraped(server)
+            scrape_both = await scraped(server)
             seconds.append(sum(map(cpu_seconds, (os.getpid(), durable_server.child.pid))) - before)
 
-    assert told["peerjob_queued"] == {("sleep",): 10_000}
-    assert told["peerjob_unserved"] == {("sleep",): 10_000}
-    assert told["peerjob_queue_age_seconds"]["sleep",] > 1
+    assert scrape_both["peerjob_queued"] == {("sleep",): 10_000}
+    assert scrape_both["peerjob_unserved"] == {("sleep",): 10_000}
+    assert scrape_both["peerjob_queue_age_seconds"]["sleep",] > 1
     assert seconds[1] < 10 * seconds[0] + 0.1
 
 

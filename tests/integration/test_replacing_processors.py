@@ -1,4 +1,4 @@
-"""An instance that has to make room for a later fire is told of as any other that is cancelled, on each engine."""
+"""Processors are called for an instance that a later fire replaces, as for any cancelled one, on each engine."""
 
 import asyncio
 from collections import defaultdict
@@ -18,11 +18,11 @@ async def sleep() -> None:
 @pytest.mark.parametrize("by", ["fire", "trigger"])
 async def test_processors_hear_once_that_an_instance_was_replaced(store_url: str, namespace: str, by: str) -> None:
     loop = asyncio.get_running_loop()
-    told: dict[str, list[State]] = defaultdict(list)
+    states: dict[str, list[State]] = defaultdict(list)
     replaced: asyncio.Future[str] = loop.create_future()
 
     async def on_state_change(instance: Instance[Any], state: State) -> None:
-        told[instance.id].append(state)
+        states[instance.id].append(state)
         if state is State.CANCELLED and not replaced.done():
             replaced.set_result(instance.id)
 
@@ -38,4 +38,4 @@ async def test_processors_hear_once_that_an_instance_was_replaced(store_url: str
         await schedule.remove()
 
         assert (await node.lookup_instance(first)).state is State.CANCELLED
-    assert told[first].count(State.CANCELLED) == 1
+    assert states[first].count(State.CANCELLED) == 1

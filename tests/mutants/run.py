@@ -1,4 +1,4 @@
-"""Plants the listed defects one by one in a copy of the tree, and tells which test or seed sees each first."""
+"""Plants the listed defects one by one in a copy of the tree, and shows which test or seed detects each first."""
 
 from __future__ import annotations
 

@@ -143,14 +143,14 @@ def large(size: int) -> bytes:
 
 
 def sleeps(started: str, ctx: Context) -> None:
-    """Tell its pid, and ignore everything."""
+    """Report the pid, then sleep without a look at the context."""
     tell_pid(started)
     while True:
         time.sleep(60)
 
 
 def holds_the_interpreter(started: str) -> None:
-    """Tell its pid, and call into C without letting another thread run from then on."""
+    """Report the pid, then call a C function that never releases the GIL."""
     c, pid, file = ctypes.PyDLL(None), str(os.getpid()).encode(), os.open(started, os.O_CREAT | os.O_WRONLY)
     sys.setswitchinterval(1_000)
     c.write(file, pid, len(pid))

@@ -71,7 +71,7 @@ NIGHTLY = st.tuples(
 
 
 def cronsim_times(spec: str, zone: str, start: datetime, until: datetime, most: int) -> list[int]:
-    """The first of cronsim's times within (start, until], several at one instant told once."""
+    """The first of cronsim's times within (start, until], several at one instant counted once."""
     found: list[int] = []
     for moment in islice(CronSim(spec, start.astimezone(ZoneInfo(zone))), most):
         instant = moment.astimezone(UTC)

@@ -23,7 +23,7 @@ ROOT_PASSWORD = "secret:/@"  # has what a URL must escape
 
 
 class EtcdSettings(TypedDict, total=False):
-    """What an etcd can be told: a quota in bytes, TLS, and any other option, given as on the command line.
+    """Options of an etcd: a quota in bytes, TLS, and any other option, given as on the command line.
 
     By default it has etcd's own quota of 2 GiB, and speaks in the clear.
     """

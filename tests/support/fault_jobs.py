@@ -21,7 +21,7 @@ async def work(number: int, seconds: float, context: Context = INJECTED) -> list
 
 @group.job(kind="stubborn")
 def stubborn(path: str, context: Context = INJECTED, instance: Instance = INJECTED) -> int:
-    """Go on in a thread, whatever happens, until a file exists, and say a lot about it."""
+    """Run in a thread until a file exists, in spite of cancellations, and report progress all the time."""
     while True:
         context.progress(0.5, f"from {os.getpid()}")
         if Path(path).exists():
@@ -53,7 +53,7 @@ async def gated(path: str, context: Context = INJECTED) -> list[object]:
 
 @group.job(kind="held")
 def held(path: str, context: Context = INJECTED) -> int:
-    """Go on in a thread, whatever happens, until a file exists."""
+    """Run in a thread until a file exists, in spite of cancellations."""
     while not Path(path).exists():
         time.sleep(0.02)
     return os.getpid()
@@ -72,7 +72,7 @@ async def poison() -> None:
 
 
 async def _opened(path: str, context: Context) -> None:
-    """Wait for a file; that there is any progress tells that the store knows of the start."""
+    """Wait for a file. A progress in the store shows that the store has recorded the start."""
     context.progress(0.0)
     while not Path(path).exists():  # noqa: ASYNC110, ASYNC240  # what the test says has no signal, and is a look
         await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""What must hold of the fires of schedules, whatever happened to who fired them."""
+"""Invariants of fires, also after faults of the leaders that fired them."""
 
 from collections import Counter
 from collections.abc import Mapping, Set
@@ -84,12 +84,12 @@ def check_one_fire(entries: list[FireEntry], instances: Mapping[str, Instance[An
 
 
 def neglected(entries: list[FireEntry], stalls: Stalls) -> list[FireEntry]:
-    """Times that nobody fired while it was time, though the machine would have let them."""
+    """Nominal times without a fire in time, except those during a stall of the machine."""
     return [entry for entry in entries if entry.outcome is not FireOutcome.FIRED and late(entry, stalls) > ON_TIME]
 
 
 def late(entry: FireEntry, stalls: Stalls) -> float:
-    """Seconds by which a time was accounted for late, without those in which the machine ran nobody."""
+    """Seconds from a nominal time to its record, without the seconds in which the machine stalled."""
     record = entry.record
     return (record.at_us - record.nominal_us) / SECOND - stalls.between(record.nominal_us, record.at_us)
 

@@ -1,4 +1,4 @@
-"""A store between a node and the real one that fails, stalls, answers twice or loses answers when told to."""
+"""A store between a node and the real one that fails, stalls, answers twice or loses answers on request."""
 
 import asyncio
 import inspect
@@ -64,7 +64,7 @@ class FlakyStore:
         return self._add(verbs, "repeat", times)
 
     def stall(self, *verbs: str, times: int | None = None) -> Fault:
-        """Calls wait before they reach the server, until the fault's `release`; `met` tells that one does."""
+        """Calls wait before they reach the server, until the fault's `release`; `met` is set when a call waits."""
         return self._add(verbs, "stall", times)
 
     def stall_answers(self, *verbs: str, times: int | None = None) -> Fault:

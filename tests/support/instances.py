@@ -16,7 +16,7 @@ IDS = IdSource(CLOCK)
 def an_instance(
     state: State, *, progress: Progress | None = None, node: str = "one", note: str = "", **record: Any
 ) -> Instance[None]:
-    """One that has just come into a state; `record` is whatever else its record says."""
+    """An instance that has just entered a state; `record` has further fields of its record."""
     fields: dict[str, Any] = {
         "id": IDS.one(),
         "kind": "work",

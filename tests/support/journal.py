@@ -53,7 +53,7 @@ def check_one_owner(
 ) -> None:
     """ONE-OWNER, from the bodies' side: fences grow, and no run begins before the one before it has ended.
 
-    `ended_us` tells when the process of a run was killed or frozen, if it was, and `stood_still` when a process did.
+    `ended_us` gives the time at which the process of a run was killed or frozen; `stood_still`, pauses of a process.
     """
     for id, each in runs.items():
         for before, after in itertools.pairwise(each):

@@ -37,8 +37,8 @@ class Keda:
         return call(ref(metadata).SerializeToString())
 
     @staticmethod
-    async def told(stream: Any) -> bool:
-        """What a stream tells next."""
+    async def is_active(stream: Any) -> bool:
+        """The next state on a stream: whether the target is active."""
         return bool(pb.IsActiveResponse.FromString(await stream.read()).result)
 
     async def refusal(self, name: str, request: Any) -> tuple[grpc.StatusCode, str]:

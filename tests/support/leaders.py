@@ -43,7 +43,7 @@ class Stander:
         self.flaky = FlakyStore(store)
         self.info = Factory(clock).node(name, kinds)
         self.heard: list[str | None] = []
-        """Names of the leaders that it was told of."""
+        """Names of the leaders that the election reported."""
         self.may_lead = True
         self.ahead_us = 0
         self.election = Election(
@@ -70,7 +70,7 @@ class Stander:
 
     @property
     def leader(self) -> str | None:
-        """Name of who leads, as far as it knows."""
+        """Name of the leader, as far as this node knows."""
         leader = self.election.leader
         return None if leader is None else leader.name
 
@@ -111,7 +111,7 @@ class Stander:
 
 
 class Reigns:
-    """Watches who acts as leader, and in which terms."""
+    """Records which nodes act as leader, and in which terms."""
 
     def __init__(self, standers: Sequence[Stander]) -> None:
         self.standers = standers
@@ -120,7 +120,7 @@ class Reigns:
         self.order: list[Term] = []
 
     def acting(self) -> list[Stander]:
-        """Who acts now; there must not be two."""
+        """The node that acts as leader now; two at a time fail the test."""
         acting = [one for one in self.standers if one.election.is_leader]
         assert len(acting) <= 1, [one.name for one in acting]
         for one in acting:
@@ -158,7 +158,7 @@ class Fields(TypedDict, total=False):
 
 
 def definition(**fields: Unpack[Fields]) -> Definition:
-    """A definition of kind "k" that recurs every second and lets runs overlap, unless it is told otherwise."""
+    """A definition of kind "k" that recurs every second and lets runs overlap, unless the options say otherwise."""
     every: Fields = {} if "cron" in fields else {"every_us": SECOND}
     given: Fields = {"kind": "k", "overlap": Overlap.ALLOW, **every, **fields}
     return msgspec.structs.replace(Definition(kind="k", spec=encode(Spec(args=encode_arguments((), {})))), **given)

@@ -1,4 +1,4 @@
-"""A web application whose node nobody stops, for servers that fork: URL and NAMESPACE are in the environment."""
+"""A web application that never stops its node, for servers that fork. URL and NAMESPACE are in the environment."""
 
 import os
 

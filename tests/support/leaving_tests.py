@@ -1,4 +1,4 @@
-"""Tests of a user who forgets to stop his nodes; run by a pytest of their own."""
+"""Tests that do not stop their nodes; a separate pytest runs them."""
 
 import os
 from typing import Any

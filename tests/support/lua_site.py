@@ -91,7 +91,7 @@ with_each_driver = pytest.mark.parametrize("site", ["redis", "valkey"], indirect
 
 
 class CuttingProxy:
-    """Passes bytes on to a server, and drops the connection instead of the next answers when told to.
+    """Passes bytes on to a server, and on request drops the connection instead of the next answers.
 
     Its clients end first (see `Site.behind_proxy`): asyncio forgets the socket of who connects while a server closes.
     """

@@ -24,7 +24,7 @@ EXPECTED_SECRETS = {
     "production": {"peerjob-store", "peerjob-tls", "peerjob-tokens"},
     "embedded": {"words-store"},
 }
-"""What whoever applies an overlay has to make first, by the overlay's name."""
+"""Objects that a user must create before an overlay, by the overlay's name."""
 
 
 class Pods(NamedTuple):
@@ -78,7 +78,7 @@ class Manifests:
         return [one for one in self.pods if one.selected_by(selector)]
 
     def environment(self, container: Tree) -> dict[str, str]:
-        """What a container is told by name; what only the cluster knows is told as ""."""
+        """The environment of a container; a value that only the cluster knows is ""."""
         found: dict[str, str] = {}
         for source in container.get("envFrom", []):
             found |= self.of("ConfigMap")[source["configMapRef"]["name"]]["data"]

@@ -8,7 +8,7 @@ from peerjob.store.base import Elections
 
 
 class Onlooker:
-    """Stands for leader as one who always comes too late: it hears who leads, and never does itself."""
+    """A candidate that never wins: it learns the leader, and never leads itself."""
 
     def __init__(self, elections: Elections) -> None:
         self._elections = elections
@@ -19,7 +19,7 @@ class Onlooker:
     async def campaign(self, candidate: Candidate, *, ttl_us: int) -> Leader:
         leader = await self._elections.leader()
         if leader is None:
-            raise StoreUnavailableError("the coordinator", "nobody leads")
+            raise StoreUnavailableError("the coordinator", "no node leads")
         return leader
 
     async def resign(self, incarnation: str, *, refused: Term | None = None) -> None:

@@ -22,7 +22,7 @@ READY = r"runs \d+ worker"
 
 
 class NodeOptions(TypedDict, total=False):
-    """What a node process can be told; see support/node_process.py."""
+    """Options of a node process; see support/node_process.py."""
 
     name: str
     workers: int
@@ -93,7 +93,7 @@ class Peers:
     async def running(self, count: int, *, on: str | None = None, begun: bool = False) -> list[Instance[Any]]:
         """Wait until so many instances run (on one node), and return them.
 
-        With `begun`, only those count of which the store knows that they have, since they told of some progress.
+        With `begun`, only runs count whose start the store has recorded: those that reported progress.
         """
         found: list[Instance[Any]] = []
 

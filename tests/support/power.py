@@ -1,7 +1,7 @@
 """A server whose power can be cut: what it has written, but not yet synced to disk, is then gone.
 
 Killing a process is no power cut: what it has written is the kernel's, and survives. So the server runs under strace,
-which tells what it had written each time it had the disk confirm.
+which logs each write and each fsync: the size of the file at the last fsync is on disk for sure.
 """
 
 import re
@@ -17,15 +17,15 @@ _RESULT = re.compile(r"= (\d+)$")
 
 
 def tracing(strace: str, trace: Path) -> list[str]:
-    """What goes before a server's command line, so that `synced_size` can tell."""
+    """The words before a server's command line that `synced_size` needs."""
     return [strace, "-DDD", "-f", "-q", "-y", "-s", "0", "-e", "trace=write,fdatasync,fsync", "-o", str(trace), "--"]
 
 
 def wait_for_end(trace: Path, pid: int) -> None:
-    """Wait until strace has told of the end of a process, and so of all before it."""
+    """Wait until strace has logged the end of a process, and so everything before it."""
     deadline = time.monotonic() + PATIENCE
     while not re.search(rf"^{pid} +\+\+\+ ", trace.read_text(errors="replace"), re.MULTILINE):
-        assert time.monotonic() < deadline, f"strace told of no end of {pid}"
+        assert time.monotonic() < deadline, f"strace logged no end of {pid}"
         time.sleep(0.01)
 
 
@@ -45,7 +45,7 @@ def synced_size(trace: Path, file: Path) -> int:
 
 
 def _calls(trace: Path, file: Path) -> Iterator[tuple[str, str, bool, int | None]]:
-    """Thread, system call, whether this line tells of its begin, and its result if it tells of its end."""
+    """Thread, system call, whether this line logs its begin, and its result if the line logs its end."""
     ours: set[tuple[str, str]] = set()
     for line in trace.read_text(errors="replace").splitlines():
         if match := _CALL.match(line):

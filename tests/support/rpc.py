@@ -115,7 +115,7 @@ async def forwarding(server: Server, *, host: str = "127.0.0.1", delay: float = 
 
 @contextlib.contextmanager
 def kept_port() -> Generator[int]:
-    """A port of loopback that nobody else is given, for a server that stops and comes back there."""
+    """A loopback port that no other test gets, for a server that stops and starts again on the same port."""
     with socket.socket() as keeper:
         keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that says so too may listen on it
         keeper.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""Messages that nobody would send: of random fields, cut short, with bytes changed, or no messages at all."""
+"""Invalid messages: with random fields, cut short, with changed bytes, or random bytes."""
 
 from __future__ import annotations
 

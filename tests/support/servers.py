@@ -34,11 +34,11 @@ _CLUSTER_SETTINGS = (
 
 
 class MissingServerError(RuntimeError):
-    """The machine has no such server; its text tells what to install."""
+    """The machine has no such server; its text names the package to install."""
 
 
 class Settings(TypedDict, total=False):
-    """What a server can be told: `appendonly` makes data survive a restart, `config` is any other option.
+    """Options of a server: `appendonly` makes data survive a restart, `config` is any other option.
 
     A `traced` server can lose its power. `config` is given as on the command line: `("--maxclients", "50")`.
     By default nothing is written to disk, memory is unlimited and nothing is evicted.
@@ -312,10 +312,10 @@ def _tracing(trace: Path) -> list[str]:
 
 
 def free_port() -> int:
-    """A loopback port that nobody uses, and that no test process is given again while this one runs.
+    """A free loopback port, which no test process gets again while this process runs.
 
     A server takes its port some time after this look. Until this process ends, a UDP socket of the same number,
-    which no server wants, tells every other test process, and a later call here, that the number is taken.
+    which no server uses, shows other test processes and later calls that the number is taken.
     """
     for port in random.sample(PORTS, 200):
         claim = socket.socket(type=socket.SOCK_DGRAM)

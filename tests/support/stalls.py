@@ -1,4 +1,4 @@
-"""How long the machine ran nobody: what came too late is a fault of ours only as far as it is more than that."""
+"""Stalls of the machine: a delay is a fault of peerjob only as far as it is longer than the stalls."""
 
 import sys
 import threading
@@ -14,14 +14,14 @@ STEP = 0.02
 SHORT = 0.03
 """Seconds by which a machine that runs us is late now and then."""
 TOLD = 0.1
-"""Seconds from which on a process tells of its own stalls."""
+"""Seconds from which on a process reports its own stalls."""
 _TOLD_AS = "stood still from and to:"
 
 
 class Stalls:
     """Notes, in a thread of its own, whenever it is scheduled later than it asked for.
 
-    `tell` hears of each stall, and `others` answers those of other processes, which count too.
+    `tell` is called with each stall, and `others` returns the stalls of other processes, which count too.
     """
 
     def __init__(
@@ -97,6 +97,6 @@ def tell(span: Span) -> None:
 
 
 def stalls_in(lines: Iterable[str]) -> Sequence[Span]:
-    """The stalls that a process told of."""
-    told = (line.removeprefix(_TOLD_AS).split() for line in lines if line.startswith(_TOLD_AS))
-    return [(int(begin_us), int(end_us)) for begin_us, end_us in told]
+    """The stalls that a process reported."""
+    parts = (line.removeprefix(_TOLD_AS).split() for line in lines if line.startswith(_TOLD_AS))
+    return [(int(begin_us), int(end_us)) for begin_us, end_us in parts]

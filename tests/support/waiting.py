@@ -1,4 +1,4 @@
-"""How tests wait for what tells nobody of its coming."""
+"""How tests wait for a condition that sends no signal."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

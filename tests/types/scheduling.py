@@ -85,7 +85,7 @@ async def results_of_ones_own_classes(node: Node, instance: Instance[Report]) ->
 
 
 async def loose(node: Node) -> None:
-    # by kind, and through a handle, everything is text or whatever the wire can carry; checked at run time
+    # by kind, and through a handle, everything is text or a value that the wire can carry; checked at run time
     assert_type(await node.schedule("sum", "42"), Instance[Any])
     assert_type(await node.schedule("sum", "?", 42, x=3), Instance[Any])
     assert_type(await node.schedule("elsewhere", 1, allow_unknown=True), Instance[Any])

@@ -16,9 +16,9 @@ TEXT = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
 
 def test_every_rpc_stands_with_its_role() -> None:
     rows = dict(re.findall(r"^\| (reader|operator|admin) \| ([A-Z].*) \|$", TEXT, re.MULTILINE))
-    told = {name: Role[role.upper()] for role, names in rows.items() for name in names.split(", ")}
+    documented = {name: Role[role.upper()] for role, names in rows.items() for name in names.split(", ")}
     paths = {method.name: f"/{SERVICE.full_name}/{method.name}" for method in SERVICE.methods}
-    assert told == {name: NEEDED_ROLES[path] for name, path in paths.items()}
+    assert documented == {name: NEEDED_ROLES[path] for name, path in paths.items()}
 
 
 def test_the_limits_are_those_of_the_code() -> None:

@@ -77,11 +77,11 @@ def test_the_core_works_and_each_feature_names_its_extra() -> None:
         timeout=120,
     )
     assert ran.returncode == 0, ran.stderr
-    result, told, names = json.loads(ran.stdout)
+    result, errors, names = json.loads(ran.stdout)
 
     assert result == 3
     for code, (feature, extra) in NEEDS.items():
-        found, text = told[code]
+        found, text = errors[code]
         assert f"{feature} needs peerjob[{extra}]: pip install 'peerjob[{extra}]' (" in text, code
         assert found == extra or "command" in code
     assert not set(LATER) & set(names), "help(peerjob) reads each name that dir() lists"

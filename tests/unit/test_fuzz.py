@@ -66,7 +66,7 @@ def test_random_values(seconds: float) -> None:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("seconds", TIMES)
 async def test_random_requests(seconds: float) -> None:
-    """Each ends in a status that tells what was wrong with it, and the node serves on."""
+    """Each request ends in a status that names its error, and the node continues to serve."""
     chance = random.Random(20261125)  # the same for each run of the short one
     parts, until, count = corpus(), time.monotonic() + seconds, 0
     async with served(WORK, ANY) as (_, server), raw_client(server.target) as client:

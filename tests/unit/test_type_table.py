@@ -215,12 +215,12 @@ async def test_a_stored_result_of_another_shape_leaves_the_instance_completed() 
     def new() -> Point:
         return Point(1)
 
-    told: list[Any] = []
+    results: list[Any] = []
     kind = "shape"
     async with running_node(Job(kind, old), store=url) as node:
         made = await node.schedule(kind)
         await made.wait()
-    job = Job(kind, new, on_complete=lambda _instance, result: told.append(result))
+    job = Job(kind, new, on_complete=lambda _instance, result: results.append(result))
     async with running_node(job, store=url) as node:
         found = await node.lookup_instance(made.id)
         assert found.state is State.COMPLETED

@@ -26,7 +26,7 @@ class SimulatedError(Exception):
 
 
 class Bodies:
-    """The jobs of one program, the journal of their runs, and the instances that callers were told of."""
+    """The jobs of one program, the journal of their runs, and the instances in answers to callers."""
 
     def __init__(self, now_us: Callable[[], int]) -> None:
         self.runs: list[Run] = []
@@ -39,7 +39,7 @@ class Bodies:
         return Job(f"k{number}", self.body, max_retries=2, backoff=0.2)
 
     def ordered(self, instance: Instance[Any], token: str, options: dict[str, Any] | None = None) -> None:
-        """Note an instance that a caller was told of; one that was found by its key is known already."""
+        """Record an instance from an answer to a caller. An instance that was found by its key is known already."""
         if not instance.is_new:
             return
         given: dict[str, Any] = {"max_retries": 2} | (options or {})

@@ -19,7 +19,7 @@ from .program import Op
 
 
 class Calls:
-    """Makes the calls of a program, and notes what callers were told."""
+    """Makes the calls of a program, and records the answers."""
 
     def __init__(self, bodies: Bodies, jobs: Mapping[int, Job[..., Any, Any]], now_us: Callable[[], int]) -> None:
         self._bodies = bodies
@@ -35,8 +35,8 @@ class Calls:
     async def make(self, number: int, op: Op, node: Node) -> str:
         """Make one call; answers what came of it in a few words."""
         verb: Callable[[int, Node, dict[str, Any]], Awaitable[object]] = getattr(self, f"_{op.verb}")
-        told = await verb(number, node, op.given)
-        return "" if told is None else str(told)
+        answer = await verb(number, node, op.given)
+        return "" if answer is None else str(answer)
 
     # -- instances
 
@@ -61,12 +61,12 @@ class Calls:
         return sum(instance.is_new for instance in instances)
 
     async def _cancel(self, _: int, node: Node, given: dict[str, Any]) -> list[bool]:
-        told: list[bool] = []
+        answer: list[bool] = []
         for id in self._those(given):
-            told.append(await node.cancel_instance(id))
-            if told[-1]:
+            answer.append(await node.cancel_instance(id))
+            if answer[-1]:
                 self._cancelled(id)
-        return told
+        return answer
 
     async def _cancel_kind(self, _: int, node: Node, given: dict[str, Any]) -> int:
         cancelled = await node.cancel_instances(Query(kind=f"k{given['kind']}", state=State.ACTIVE))

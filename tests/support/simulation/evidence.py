@@ -1,4 +1,4 @@
-"""What a checker is given: what callers were told, what bodies wrote down, and what the store shows at the end."""
+"""The input of a checker: the answers to callers, the journal of the bodies, and the final state of the store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peerjob.model.firing import FireRecord, ScheduleRow
 from peerjob.model.record import MAX_CRASHES, LogLine, Record, Transition
 
 Ending = Literal["", "returned", "raised", "snoozed", "cancelled"]
-"""How a body ended by its own account; empty for one that never told."""
+"""The end of a body, as the body reported it; "" without a report."""
 
 
 @dataclass(kw_only=True)
@@ -43,7 +43,7 @@ class Run:
 
 @dataclass(kw_only=True)
 class Order:
-    """One instance that a caller was told of."""
+    """One instance from an answer to a caller."""
 
     id: str
     kind: str
@@ -52,17 +52,17 @@ class Order:
     priority: int = 5
     delayed: bool = False
     told_us: int = 0
-    """When the caller was told of it: the store had it by then."""
+    """The time of the answer: the store had the instance by then."""
     max_retries: int | None = 0
     max_crashes: int = MAX_CRASHES
     key: str | None = None
     cancelled_us: int | None = None
-    """When a caller was told that it is cancelled now."""
+    """The time of the answer that the instance is cancelled."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Absence:
-    """A stretch of time in which a node could not be told anything."""
+    """A period in which a node could not receive anything."""
 
     node: str
     why: Literal["killed", "paused", "cut off"]

@@ -11,7 +11,7 @@ from peerjob.model.recurrence import recurrence_of
 from peerjob.model.spec import decode_spec
 
 from .evidence import Evidence, Ledger, Run, Violation
-from .owners import lost_touch, told
+from .owners import described, lost_touch
 
 MADE = (FireOutcome.FIRED, FireOutcome.BACKFILLED)
 CLOCK_ERROR_US = 2_000_000
@@ -124,7 +124,7 @@ def _side_by_side(evidence: Evidence, ledger: Ledger) -> Iterator[str]:
     latest: Run | None = None
     for run in runs:
         if latest is not None and latest.id != run.id and _overlap(evidence, latest, run):
-            yield f"two bodies run at once: {latest.id} {told(latest)} and {run.id} {told(run)}"
+            yield f"two bodies run at once: {latest.id} {described(latest)} and {run.id} {described(run)}"
         if latest is None or (evidence.over_us(latest) or evidence.ended_us) <= (
             evidence.over_us(run) or evidence.ended_us
         ):

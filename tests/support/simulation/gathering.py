@@ -143,7 +143,7 @@ class Definitions(MemoryWatch):
         super().__init__(cluster._data, (self._prefix,))
 
     def tell(self, key: str, value: bytes) -> None:
-        """Note what was put; the store tells of keys that any watch wants."""
+        """Record a key that was put; the store reports keys that any watch needs."""
         if not key.startswith(self._prefix):
             return
         schedule, name = decode_schedule(value), unquote(key[len(self._prefix) :])

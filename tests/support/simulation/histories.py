@@ -58,7 +58,7 @@ def _problems(record: Record) -> Iterator[str]:
 def retries(evidence: Evidence) -> Iterator[Violation]:
     """RETRIES: at most `max_retries` retries after the first run, and nothing but a run that ended counts.
 
-    * `attempts` is the number of claims less those that were handed back, snoozed or lost, as the history tells.
+    * `attempts` is the number of claims less those that were handed back, snoozed or lost, according to the history.
     * No run has an attempt number above `max_retries` + 1, nor has the record.
     * A Terminated instance is poisoned exactly when it has more than `max_crashes` crashes.
     """

@@ -19,7 +19,7 @@ LATE_US = 5_000_000
 
 
 def no_loss(evidence: Evidence) -> Iterator[Violation]:
-    """NO-LOSS: an instance that a caller was told of is final at the end, and leaves the store only by retention.
+    """NO-LOSS: an instance from an answer to a caller is final at the end, and only retention removes it.
 
     * Each id that `schedule`, a retry, a trigger or the ledger named is in the store, unless it was cleared.
     * At rest each instance is final: none waits, and none is claimed.
@@ -50,7 +50,7 @@ def one_owner(evidence: Evidence) -> Iterator[Violation]:
     * A run begins only when the run before it is over. The exceptions are those of docs/guarantees.md: the earlier
       body was on a node that was paused, until a second after the node came back; the body ignores cancellation, and
       its node had lost touch; its job goes on when the store is lost.
-    * A caller that was told "cancelled" finds the instance Cancelled, and no body begins much later than a lease after
+    * If a caller got the answer "cancelled", the instance stays Cancelled. No body begins much later than a lease after
       that, since a claim from before may have been answered late.
     """
     for id, runs in evidence.runs_of().items():
@@ -58,7 +58,7 @@ def one_owner(evidence: Evidence) -> Iterator[Violation]:
             if after.fence <= before.fence:
                 yield Violation("ONE-OWNER", id, f"fence {after.fence} on {after.node} follows fence {before.fence}")
             elif overlap(evidence, before, after):
-                yield Violation("ONE-OWNER", id, f"two bodies run at once: {told(before)} and {told(after)}")
+                yield Violation("ONE-OWNER", id, f"two bodies run at once: {described(before)} and {described(after)}")
         record = evidence.records.get(id)
         if record is None:
             continue
@@ -85,7 +85,7 @@ def _stays_cancelled(evidence: Evidence) -> Iterator[Violation]:
             if run.begin_us > order.cancelled_us + evidence.ttl_us + LATE_US and not evidence.away(
                 run, "paused", "cut off"
             ):
-                yield Violation("ONE-OWNER", order.id, f"a body began long after the cancellation: {told(run)}")
+                yield Violation("ONE-OWNER", order.id, f"a body began long after the cancellation: {described(run)}")
 
 
 def overlap(evidence: Evidence, before: Run, after: Run) -> bool:
@@ -113,6 +113,6 @@ def lost_touch(evidence: Evidence, run: Run) -> bool:
     return run.asked == "lost" or bool(evidence.away(run, "paused", "cut off"))
 
 
-def told(run: Run) -> str:
+def described(run: Run) -> str:
     """A run in a few words."""
     return f"fence {run.fence} on {run.node} from {run.begin_us} to {run.end_us} ({run.ending or 'no end'})"

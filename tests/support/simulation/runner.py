@@ -110,10 +110,10 @@ class Runner:
         if op.verb in ("kill", "stop", "restart"):  # before it is done: a node can be drained while it starts
             self._drained.discard(f"node-{op.given['node'] + 1}")
         try:
-            told = await self._faults.do(op)
+            outcome = await self._faults.do(op)
         except PeerjobError as error:
-            told = f"{type(error).__name__}: {error}"
-        self._say(number, op, told)
+            outcome = f"{type(error).__name__}: {error}"
+        self._say(number, op, outcome)
 
     async def _call(self, number: int, op: Op) -> None:
         node = self._node(op.given["node"])
@@ -125,14 +125,14 @@ class Runner:
         if op.verb == "drain":
             self._drained.add(node.name)
         try:
-            told = await within(self._cluster, node, self._calls.make(number, op, node))
+            outcome = await within(self._cluster, node, self._calls.make(number, op, node))
         except (PeerjobError, TimeoutError) as error:
-            told = type(error).__name__
+            outcome = type(error).__name__
         except Exception as error:
             logging.getLogger("simulation").exception("operation %d failed", number)
-            told = f"{type(error).__name__}: {error}"
-            self.unexpected.append(Violation("UNEXPECTED", f"operation {number} {op.verb}", told))
-        self._say(number, op, told)
+            outcome = f"{type(error).__name__}: {error}"
+            self.unexpected.append(Violation("UNEXPECTED", f"operation {number} {op.verb}", outcome))
+        self._say(number, op, outcome)
 
     def _node(self, wanted: int) -> Node | None:
         """The node of a number if its process is there, else the next one that is."""
@@ -175,8 +175,8 @@ class Runner:
     def _now_us(self) -> int:
         return self._cluster.clock.time_us()
 
-    def _say(self, number: int, op: Op, told: str) -> None:
-        self._trace.append(f"{self._cluster.clock.elapsed():.6f} {number} {op.verb}: {told}")
+    def _say(self, number: int, op: Op, outcome: str) -> None:
+        self._trace.append(f"{self._cluster.clock.elapsed():.6f} {number} {op.verb}: {outcome}")
 
     def _hear(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         message, error = context.get("message", ""), context.get("exception")

@@ -1,4 +1,4 @@
-"""Runs many seeds in several processes, and tells of those that fail."""
+"""Runs many seeds in several processes, and reports those that fail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .generator import generate
 from .runner import Verdict, run
 
 CHUNK = 5
-"""Seeds that a process runs before it tells of them."""
+"""Seeds that a process runs before it reports them."""
 CHUNKS = 10
 """After so many a process is replaced, since the frames of killed nodes stay in memory until it ends."""
 

@@ -1,4 +1,4 @@
-"""What jobctl tells about itself, without a node."""
+"""The help of jobctl, which needs no node."""
 
 import re
 from typing import Any
@@ -69,8 +69,10 @@ def test_each_verb_has_a_help_that_tells_every_option_with_its_default(path: tup
     assert "see jobctl --help" in text
     for option in own_options(path):
         assert f"{option.opts[0]} " in text
-        told = option.required or option.is_flag or option.default is not None or isinstance(option.show_default, str)
-        assert told, f"{option.opts[0]} tells no default"
+        default = (
+            option.required or option.is_flag or option.default is not None or isinstance(option.show_default, str)
+        )
+        assert default, f"{option.opts[0]} shows no default"
 
 
 def own_options(path: tuple[str, ...]) -> list[Any]:
@@ -89,7 +91,7 @@ def test_the_help_tells_the_connection_and_the_exit_statuses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("nope",), "nope"),
         (("list", "nope"), "see jobctl list --help"),
@@ -105,11 +107,11 @@ def test_the_help_tells_the_connection_and_the_exit_statuses() -> None:
         (("schedules", "backfill", "x"), "--from"),
     ],
 )
-def test_wrong_usage_is_one_line_and_status_2(arguments: tuple[str, ...], told: str) -> None:
+def test_wrong_usage_is_one_line_and_status_2(arguments: tuple[str, ...], message: str) -> None:
     answer = jobctl(*arguments)
     assert (answer.status, answer.out, len(answer.err.splitlines())) == (2, "", 1), answer.err
     assert answer.err.startswith("jobctl: ")
-    assert told in answer.err
+    assert message in answer.err
 
 
 def test_without_a_verb_the_help_is_shown() -> None:

@@ -43,7 +43,7 @@ class Asked(Exception):  # it ends the command where the first call is made
 
 
 class Client:
-    """A client that asks nobody."""
+    """A client that sends no request."""
 
     async def __aenter__(self) -> "Client":
         return self

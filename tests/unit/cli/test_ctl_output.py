@@ -112,7 +112,7 @@ def test_in_a_narrow_terminal_the_last_columns_go_and_the_first_stay_legible() -
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "told"),
+    ("error", "status", "expected"),
     [
         (OptionError("x", 1, "2"), ExitStatus.USAGE, "expected 2"),
         (UnknownKindError("add", ["sub"]), ExitStatus.NOT_FOUND, "--allow-unknown"),
@@ -124,11 +124,11 @@ def test_in_a_narrow_terminal_the_last_columns_go_and_the_first_stay_legible() -
         (StoreFullError("full"), ExitStatus.FAILED, "full"),
     ],
 )
-def test_an_error_has_a_status_and_says_what_to_do(error: Exception, status: ExitStatus, told: str) -> None:
+def test_an_error_has_a_status_and_says_what_to_do(error: Exception, status: ExitStatus, expected: str) -> None:
     refusal = error_report(error)
     assert refusal is not None
     assert refusal.status == status
-    assert told in refusal.message
+    assert expected in refusal.message
 
 
 def test_a_defect_is_not_hidden() -> None:

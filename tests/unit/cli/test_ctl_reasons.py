@@ -1,4 +1,4 @@
-"""Why something does not run, as jobctl tells it."""
+"""The reasons that `jobctl why` gives."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def a_node(name: str = "one", *kinds: str, workers: int = 2, intake: str = "acti
     return NodeView(info=NodeInfo(name=name, incarnation=name, kinds=kinds, workers=workers, intake=intake))
 
 
-def told(instance: Instance[Any], *nodes: NodeView, **facts: Any) -> list[str]:
+def sentences(instance: Instance[Any], *nodes: NodeView, **facts: Any) -> list[str]:
     return why_instance(Observations(now=NOW, instance=instance, nodes=nodes, **facts))
 
 
@@ -38,26 +38,26 @@ def told(instance: Instance[Any], *nodes: NodeView, **facts: Any) -> list[str]:
     ],
 )
 def test_an_instance_that_is_due_waits_for_a_worker(nodes: Sequence[NodeView], busy: int, reason: str) -> None:
-    (first,) = told(an_instance(State.SCHEDULED), *nodes, busy={"one": busy})
+    (first,) = sentences(an_instance(State.SCHEDULED), *nodes, busy={"one": busy})
     assert first.startswith(reason)
 
 
 def test_workers_of_a_node_that_drains_do_not_count() -> None:
     drained, active = a_node("a", "work", intake="drained"), a_node("b", "work")
-    assert told(an_instance(State.SCHEDULED), drained, active, busy={"b": 2}) == [
+    assert sentences(an_instance(State.SCHEDULED), drained, active, busy={"b": 2}) == [
         "it is the next in the queue: 2 of the 2 workers that run its kind are busy (on b; a is drained)"
     ]
-    assert told(an_instance(State.SCHEDULED), drained, a_node("c", "work", intake="draining")) == [
+    assert sentences(an_instance(State.SCHEDULED), drained, a_node("c", "work", intake="draining")) == [
         "no node claims jobs of kind 'work' now: a is drained, c is draining; jobctl undrain lets a node claim again"
     ]
     old = a_node("old", "work", intake="")
-    assert told(an_instance(State.SCHEDULED), old)[0].startswith("it is due, and 2 of 2 workers are free (on old)")
+    assert sentences(an_instance(State.SCHEDULED), old)[0].startswith("it is due, and 2 of 2 workers are free (on old)")
 
 
 def test_instances_ahead_are_counted_up_to_a_limit() -> None:
     node = a_node("one", "work")
-    assert told(an_instance(State.SCHEDULED), node, before=7)[0].startswith("it is queued behind 7 others: ")
-    assert "at least 9 others" in told(an_instance(State.SCHEDULED), node, before=9, counted_all=False)[0]
+    assert sentences(an_instance(State.SCHEDULED), node, before=7)[0].startswith("it is queued behind 7 others: ")
+    assert "at least 9 others" in sentences(an_instance(State.SCHEDULED), node, before=9, counted_all=False)[0]
 
 
 def test_all_reasons_of_a_delayed_instance_are_shown() -> None:
@@ -65,7 +65,7 @@ def test_all_reasons_of_a_delayed_instance_are_shown() -> None:
     retried = an_instance(
         State.SCHEDULED, due_us=CLOCK.time_us() + 5 * MINUTE, note="retry 1 in 5m", error=error, kind="rare"
     )
-    assert told(retried, a_node("one", "work")) == [
+    assert sentences(retried, a_node("one", "work")) == [
         "it is delayed: due in 5m, at " + f"{to_datetime(CLOCK.time_us() + 5 * MINUTE):%Y-%m-%d %H:%M:%SZ}",
         "no live node runs jobs of kind 'rare' (one runs work)",
         "one returned it to the queue: retry 1 in 5m",
@@ -77,24 +77,24 @@ def test_a_parked_instance_names_what_it_waits_for() -> None:
     first, second, third = (an_instance(State.SCHEDULED, slot="nightly") for _ in range(3))
     slot = a_schedule(holder=first.id, parked=(second.id, third.id))
     node = a_node("one", "work")
-    assert told(third, node, slot_of=slot) == [
+    assert sentences(third, node, slot_of=slot) == [
         f"it is parked: schedule nightly runs one at a time, and {first.id} is not final, nor is one before it"
     ]
-    assert told(first, node, slot_of=slot)[0].startswith("it is due")
+    assert sentences(first, node, slot_of=slot)[0].startswith("it is due")
 
 
 def test_what_may_have_killed_nodes_is_taken_alone() -> None:
-    assert told(an_instance(State.SCHEDULED, crashes=2), a_node("one", "work"))[0].startswith("nodes died 2")
+    assert sentences(an_instance(State.SCHEDULED, crashes=2), a_node("one", "work"))[0].startswith("nodes died 2")
 
 
 def test_a_running_instance_is_shown_with_its_progress_and_its_node() -> None:
     running = an_instance(State.PROCESSING, progress=Progress(0.25, "half of half"))
-    assert told(running, a_node("one", "work")) == [
+    assert sentences(running, a_node("one", "work")) == [
         "it runs: on node one, for 0s, try 1",
         "it reports 25% half of half",
     ]
-    assert told(running)[-1].startswith("node one does not renew its lease")
-    ahead = told(an_instance(State.PROCESSING), a_node("one", "work"), busy={"one": 3})
+    assert sentences(running)[-1].startswith("node one does not renew its lease")
+    ahead = sentences(an_instance(State.PROCESSING), a_node("one", "work"), busy={"one": 3})
     assert ahead[-1].startswith("node one has claimed 3 instances for 2 workers: it may still wait")
 
 

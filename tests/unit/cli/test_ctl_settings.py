@@ -84,7 +84,7 @@ def test_tls_is_spoken_when_asked_for_or_when_something_of_it_is_given() -> None
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"context": "nope"}, "far, near"),
         ({"address": "a", "host": "b"}, "one of them"),
@@ -93,8 +93,8 @@ def test_tls_is_spoken_when_asked_for_or_when_something_of_it_is_given() -> None
         ({"token_file": Path("/nonexistent/file")}, "a file with a token"),
     ],
 )
-def test_invalid_settings_are_reported(file: Path, given: dict[str, Any], told: str) -> None:
-    with pytest.raises(OptionError, match=told):
+def test_invalid_settings_are_reported(file: Path, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
         resolved(file, **given)
 
 

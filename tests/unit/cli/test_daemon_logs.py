@@ -91,8 +91,8 @@ def test_no_message_looks_like_a_line_or_commands_a_terminal() -> None:
     try:
         raise ValueError(text)
     except ValueError:
-        told = sys.exc_info()
-    record = logging.LogRecord("shop\n", logging.ERROR, __file__, 1, "%s", (text,), told)
+        error = sys.exc_info()
+    record = logging.LogRecord("shop\n", logging.ERROR, __file__, 1, "%s", (text,), error)
     first, *more = HumanFormatter().format(record).split("\n")
     assert first.isprintable()
     assert more

@@ -1,4 +1,4 @@
-"""Options of the daemon: where they come from, and that help and document tell all of them."""
+"""Options of the daemon: where they come from, and that help and document list all of them."""
 
 import re
 from collections.abc import Callable
@@ -91,7 +91,7 @@ def test_the_url_of_the_stronger_place_counts(given: Given, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("arguments", "toml", "told"),
+    ("arguments", "toml", "message"),
     [
         (["--store", "redis://a:hidden@b", "--store-file", "secret"], "", "one of them"),
         (["--store-file", "none"], "", "none"),
@@ -108,7 +108,7 @@ def test_the_url_of_the_stronger_place_counts(given: Given, monkeypatch: pytest.
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(
-    given: Given, capsys: pytest.CaptureFixture[str], arguments: list[str], toml: str, told: str
+    given: Given, capsys: pytest.CaptureFixture[str], arguments: list[str], toml: str, message: str
 ) -> None:
     Path("secret").write_text("redis://x")
     Path("jobd.toml").write_text(toml)
@@ -117,7 +117,7 @@ def test_what_cannot_be_is_refused_in_one_line(
 
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert told in err
+    assert message in err
     assert "hidden" not in err
 
 
@@ -170,8 +170,8 @@ def test_files_that_others_can_write_or_read_are_named(tmp_path: Path) -> None:
     for name, exposing in (("tokens", 0o022), ("key", 0o026), ("ca", 0o022), ("cert", 0)):
         for right in (0o020, 0o040, 0o002, 0o004):
             files[name].chmod(0o600 | right)
-            told = exposed_files(settings)
-            assert [str(files[name]) in one for one in told] == [True] * bool(right & exposing), (name, oct(right))
+            message = exposed_files(settings)
+            assert [str(files[name]) in one for one in message] == [True] * bool(right & exposing), (name, oct(right))
         files[name].chmod(0o400)
     files["tokens"].unlink()
     assert exposed_files(settings) == []

@@ -42,7 +42,7 @@ def test_the_help_tells_every_option_and_its_default(jobd: Jobd) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["demo", "--nope"], "--nope"),
         (["demo", "extra"], "extra"),
@@ -62,13 +62,13 @@ def test_the_help_tells_every_option_and_its_default(jobd: Jobd) -> None:
         (["demo", "--store", "memory://", "--nodes", "2"], "memory://"),
     ],
 )
-def test_a_usage_error_is_one_line_and_status_2(jobd: Jobd, arguments: list[str], told: str) -> None:
+def test_a_usage_error_is_one_line_and_status_2(jobd: Jobd, arguments: list[str], message: str) -> None:
     status, out, err = jobd(*arguments)
 
     assert (status, out) == (2, "")
     assert err.startswith("jobd: ")
     assert err.count("\n") == 1
-    assert told in err
+    assert message in err
     assert "hidden" not in err
 
 

@@ -137,7 +137,7 @@ def test_a_host_is_found_however_it_is_written(listens: str, host: str, where: s
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "told"),
+    ("words", "status", "message"),
     [
         ("probe nope", 2, "'live', 'ready', 'started', 'drained'"),
         ("probe live --metrics-listen off", 2, "--metrics-listen"),
@@ -151,13 +151,13 @@ def test_a_host_is_found_however_it_is_written(listens: str, host: str, where: s
     ],
 )
 def test_an_invalid_probe_is_reported_in_one_line(
-    capsys: pytest.CaptureFixture[str], words: str, status: int, told: str
+    capsys: pytest.CaptureFixture[str], words: str, status: int, message: str
 ) -> None:
     assert run(jobd.app, "jobd", words.split(), error_report) == status
 
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert told in err
+    assert message in err
 
 
 def test_no_other_program_is_sent_the_signal_that_would_end_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Making up for nominal times of the past, because somebody asks for it."""
+"""Backfills: instances for past nominal times, on request."""
 
 from collections.abc import AsyncIterator
 

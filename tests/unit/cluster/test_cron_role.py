@@ -1,4 +1,4 @@
-"""What the leader makes of schedules: every nominal time is accounted for once, whoever leads."""
+"""The cron role: every nominal time is recorded once, also after a change of the leader."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer
 from support.factories import memory_store, shared_url
 from support.leaders import SECOND, TTL, Fields, Misfire, Stander, accounted, definition, put, read_ledger
-from support.records import told
+from support.records import logged
 
 MINUTE = 60 * SECOND
 
@@ -232,10 +232,10 @@ async def test_a_node_that_hands_over_loses_no_fire(clock: VirtualClock, bench: 
     assert {record.node for record in await bench.ledger()} == {"a", "b"}
 
 
-def won_by(stander: Stander, coordinator: str, told: Leader) -> Leader:
+def won_by(stander: Stander, coordinator: str, logged: Leader) -> Leader:
     """What a campaign answers where another coordinator lets this one lead."""
-    term = Term(coordinator, told.term.number)
-    return msgspec.structs.replace(told, incarnation=stander.info.incarnation, term=term)
+    term = Term(coordinator, logged.term.number)
+    return msgspec.structs.replace(logged, incarnation=stander.info.incarnation, term=term)
 
 
 async def test_two_that_believe_to_lead_fire_once(clock: VirtualClock, bench: Bench) -> None:
@@ -402,7 +402,7 @@ async def test_fires_wait_while_the_store_is_full(
     assert node.election.is_leader
     times = accounted(await bench.ledger(), definition(anchor_us=(await bench.row()).last_us - 100 * SECOND))
     assert len(times) == full + 6
-    assert len([one for one in told(caplog) if "wait" in one.getMessage()]) == 1
+    assert len([one for one in logged(caplog) if "wait" in one.getMessage()]) == 1
 
 
 async def test_one_that_cannot_be_read_or_fired_leaves_the_others_alone(
@@ -414,7 +414,7 @@ async def test_one_that_cannot_be_read_or_fired_leaves_the_others_alone(
         assert await bench.store.put_schedule(SchedulePut(name=name, kind="k", definition=stored, next_us=row.next_us))
     await clock.advance(10.5)
     assert await bench.outcomes("good") == {"fired": 10}
-    errors = [one.getMessage() for one in told(caplog, logging.ERROR)]
+    errors = [one.getMessage() for one in logged(caplog, logging.ERROR)]
     assert len(errors) == 2
     assert all("'bytes'" in error or "'cron'" in error for error in errors)
 
@@ -432,7 +432,7 @@ async def test_a_fire_that_spoils_its_call_is_found_out(
     for name in ("a", "c"):
         assert await bench.outcomes(name) == {"fired": 20}
     assert await bench.ledger("bad") == []
-    assert 1 <= len([one for one in told(caplog, logging.ERROR) if "'bad'" in one.getMessage()]) <= 4
+    assert 1 <= len([one for one in logged(caplog, logging.ERROR) if "'bad'" in one.getMessage()]) <= 4
 
 
 async def test_fires_go_together_again_after_a_call_that_was_refused(clock: VirtualClock, bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""Who leads, who knows it, and when somebody may act as leader."""
+"""Elections: which node leads, which nodes know it, and when a node may act as leader."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from peerjob.testing.clock import VirtualClock
 from support.factories import memory_store, shared_url
 from support.flaky import FlakyElections, FlakyStore
 from support.leaders import TTL, Reigns, Stander
-from support.records import told
+from support.records import logged
 
 Stand = Callable[[str], Awaitable[Stander]]
 
@@ -134,8 +134,8 @@ async def test_a_coordinator_that_is_away_costs_the_leadership_until_it_is_back(
     assert node.election.leader is None
     assert node.heard == ["node", None]
     await clock.advance(60)
-    assert len(told(caplog)) <= 3
-    assert not [one for one in told(caplog) if one.exc_info]
+    assert len(logged(caplog)) <= 3
+    assert not [one for one in logged(caplog) if one.exc_info]
     node.flaky.heal()
     outage.release()
     await clock.advance(TTL + 2)
@@ -248,14 +248,14 @@ async def test_refused_terms_are_logged_once_and_requested_less_often(
             taken.append(node.election.term)
             node.election.depose(node.election.term)
     assert 6 <= len(taken) <= 12
-    (warning,) = [one for one in told(caplog) if one.levelno == logging.WARNING]
+    (warning,) = [one for one in logged(caplog) if one.levelno == logging.WARNING]
     assert taken[0].coordinator in warning.getMessage()
     await clock.advance(120)
     assert node.election.term is not None
     node.election.depose(node.election.term)
     await clock.advance(0.1)
     assert node.election.is_leader
-    assert len([one for one in told(caplog) if one.levelno == logging.WARNING]) == 2
+    assert len([one for one in logged(caplog) if one.levelno == logging.WARNING]) == 2
 
 
 async def test_stopping_takes_a_bounded_time_without_an_answer(clock: VirtualClock, stand: Stand) -> None:
@@ -369,7 +369,7 @@ async def test_of_twenty_candidates_that_pause_and_die_never_two_act(seed: int) 
             await clock.advance(0.1)
             acting = reigns.acting()
             alone = 0.0 if acting else alone + 0.1
-            # until the lease ends and somebody looks, and once more where that answer is lost
+            # until the lease ends and a candidate campaigns, and once more where that answer is lost
             assert alone < TTL + 2
             for one in acting:
                 match random.randrange(60):

@@ -17,7 +17,7 @@ TTL = 10.0
 MARGIN = 1.0
 """Seconds before its end from which on a lease is not trusted."""
 LATE = 0.01
-"""Seconds by which the end of trust may be told late."""
+"""Seconds by which the end of trust may be reported late."""
 
 
 class Suspended:
@@ -37,7 +37,7 @@ class Suspended:
 
 @dataclass
 class Heard:
-    """What a lease has told its node."""
+    """The events that a lease reported to its node."""
 
     clock: Suspended
     asked_at: float = 0.0
@@ -93,7 +93,7 @@ async def renewing(clock: VirtualClock) -> AsyncIterator[Renewing]:
 async def test_trust_counts_from_before_the_last_request_that_was_answered(
     renewing: Renewing, how: str, slow: float
 ) -> None:
-    """Whatever its answer took, and whether the store refuses later ones or is silent."""
+    """For an answer after any delay, and for a store that then refuses renewals or does not answer."""
     clock, heard = renewing.clock, renewing.heard
     renewing.store.slow(slow, "renew")
     await clock.advance(20.3)

@@ -1,4 +1,4 @@
-"""What becomes of nominal times that nobody fired in time."""
+"""The outcome of nominal times that no leader fired in time."""
 
 import pytest
 from hypothesis import given
@@ -59,7 +59,7 @@ def steps_of(definition: Definition, next_us: int, now_us: int, slow_us: int = 0
     return steps
 
 
-def told(steps: list[MisfireStep]) -> list[str]:
+def summary(steps: list[MisfireStep]) -> list[str]:
     """Steps as text: seconds since the start, and what became of them."""
     stretches = [((step.nominal_us - START) // SECOND, (step.until_us - START) // SECOND) for step in steps]
     return [
@@ -164,25 +164,25 @@ def test_nothing_is_done_before_its_time(definition: Definition, early_us: int) 
 )
 def test_an_outage_by_policy(definition: Definition, now: float, expected: list[str]) -> None:
     steps = steps_of(definition, START + 10 * SECOND, START + round(now * SECOND))
-    assert told(steps) == expected
+    assert summary(steps) == expected
 
 
 @pytest.mark.parametrize("late", [6, 59])
 def test_an_hourly_job_is_on_time_for_as_long_as_a_failover_takes(late: int) -> None:
     steps = steps_of(every(3600, "skip"), START + HOUR, START + HOUR + late * SECOND)
-    assert told(steps) == ["3600-3600 fired"]
+    assert summary(steps) == ["3600-3600 fired"]
 
 
 def test_an_hourly_job_is_late_after_a_minute() -> None:
     steps = steps_of(every(3600, "skip"), START + HOUR, START + HOUR + MINUTE + 1)
-    assert told(steps) == ["3600-3600 missed misfire skip"]
+    assert summary(steps) == ["3600-3600 missed misfire skip"]
 
 
 def test_a_time_that_the_recurrence_no_longer_knows_is_accounted_for() -> None:
     """As after an update of the time zones: the stored next time is no nominal time here."""
     odd_us = START + 13 * SECOND
-    assert told(steps_of(every(10), odd_us, odd_us)) == ["13-13 fired"]
-    assert told(steps_of(every(10), odd_us, START + 41 * SECOND)) == ["13-30 coalesced", "40-40 fired"]
-    assert told(steps_of(every(10), odd_us, START + 18 * SECOND)) == ["13-13 fired"]
+    assert summary(steps_of(every(10), odd_us, odd_us)) == ["13-13 fired"]
+    assert summary(steps_of(every(10), odd_us, START + 41 * SECOND)) == ["13-30 coalesced", "40-40 fired"]
+    assert summary(steps_of(every(10), odd_us, START + 18 * SECOND)) == ["13-13 fired"]
     (step,) = steps_of(every(10, "skip"), odd_us, START + 37 * SECOND)
     assert (step.count, step.until_us) == (3, START + 30 * SECOND)

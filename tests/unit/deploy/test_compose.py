@@ -1,4 +1,4 @@
-"""The compose files: who waits for whom, what is kept, who may do what, and that jobd has the options they set."""
+"""The compose files: start order, volumes, rights, and that jobd has the options that they set."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def service(file: Path, name: str) -> Tree:
 
 
 def hosts(file: Path) -> Iterator[str]:
-    """Every host that a node is told of."""
+    """Every host in the options of a node."""
     node = service(file, "node")["environment"]
     for variable in ("PEERJOB_STORE", "PEERJOB_COORDINATOR"):
         address = node.get(variable, "").rpartition("@")[2].rpartition("//")[2]
@@ -191,11 +191,11 @@ def test_a_password_may_be_set_in_one_place(file: Path) -> None:
 
 def test_members_of_the_etcd_know_each_other() -> None:
     for name in MEMBERS:
-        told = service(ROOT / "docker-compose.etcd.yml", name)["environment"]
-        assert told["ETCD_NAME"] == name
-        assert f"{name}={told['ETCD_INITIAL_ADVERTISE_PEER_URLS']}" in told["ETCD_INITIAL_CLUSTER"].split(",")
-        assert told["ETCD_ADVERTISE_CLIENT_URLS"] == f"http://{name}:2379"
-        assert told["ETCD_DATA_DIR"] == STORES[name]
+        variables = service(ROOT / "docker-compose.etcd.yml", name)["environment"]
+        assert variables["ETCD_NAME"] == name
+        assert f"{name}={variables['ETCD_INITIAL_ADVERTISE_PEER_URLS']}" in variables["ETCD_INITIAL_CLUSTER"].split(",")
+        assert variables["ETCD_ADVERTISE_CLIENT_URLS"] == f"http://{name}:2379"
+        assert variables["ETCD_DATA_DIR"] == STORES[name]
 
 
 def test_prometheus_looks_where_nodes_tell() -> None:

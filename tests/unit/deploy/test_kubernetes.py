@@ -35,7 +35,7 @@ CUSTOM: dict[str, Tree] = {
         "scaleTargetRef",
         "triggers",
         scaleTargetRef=closed("name", apiVersion=TEXT, kind=TEXT, name=TEXT),
-        minReplicaCount={"type": "integer", "minimum": 1},  # somebody has to be there to be asked
+        minReplicaCount={"type": "integer", "minimum": 1},  # KEDA needs a running node to ask
         maxReplicaCount=NUMBER,
         pollingInterval=NUMBER,
         cooldownPeriod=NUMBER,

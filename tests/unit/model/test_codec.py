@@ -385,7 +385,7 @@ def test_what_is_encoded_can_be_read(value: Any) -> None:
 
 
 def shapeless(value: Any) -> int:
-    """How many values there are in containers: what becomes of their classes is told elsewhere."""
+    """How many values there are in containers: other tests check their classes."""
     if isinstance(value, Pair | FrozenPoint | FrozenAccount | FrozenModel | FrozenStruct | Point | Enum):
         return shapeless(decode_value(encode_value(value)))
     if isinstance(value, Mapping):

@@ -109,7 +109,7 @@ class Once(tzinfo):
 def agrees_with_a_walk(spec: str, zone: tzinfo, change: datetime) -> None:
     text = read_cron(spec)
     assert isinstance(text, CronText)
-    # a zone in which clocks never change tells whether a wall time matches
+    # in a zone without clock changes, a wall time matches exactly if its instant does
     plain = cron_recurrence(spec, "UTC")
 
     def matches(wall: datetime) -> bool:

@@ -1,4 +1,4 @@
-"""Cron texts, told to people."""
+"""Cron texts, explained in words."""
 
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -13,9 +13,9 @@ NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def test_a_nightly_job() -> None:
-    told = explain("30 2 * * *", "Europe/Berlin", start=NEW_YEAR, count=2)
+    explained = explain("30 2 * * *", "Europe/Berlin", start=NEW_YEAR, count=2)
 
-    assert str(told).splitlines() == [
+    assert str(explained).splitlines() == [
         "30 2 * * *  (Europe/Berlin)",
         "  at 02:30, every day",
         "",
@@ -27,8 +27,8 @@ def test_a_nightly_job() -> None:
         "  2026-03-29  02:00 → 03:00  02:30 does not exist: runs once, at 03:00",
         "  2026-10-25  03:00 → 02:00  02:30 happens twice: runs at the first only",
     ]
-    assert told.fires[0] == datetime(2026, 1, 1, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"))
-    assert [(change.shift, change.at.astimezone(UTC)) for change in told.changes] == [
+    assert explained.fires[0] == datetime(2026, 1, 1, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"))
+    assert [(change.shift, change.at.astimezone(UTC)) for change in explained.changes] == [
         (timedelta(hours=1), datetime(2026, 3, 29, 1, tzinfo=UTC)),
         (timedelta(hours=-1), datetime(2026, 10, 25, 1, tzinfo=UTC)),
     ]
@@ -64,9 +64,9 @@ def test_a_nightly_job() -> None:
     ],
 )
 def test_days_on_which_clocks_change(spec: str, spring: str, autumn: str) -> None:
-    told = explain(spec, "Europe/Berlin", start=NEW_YEAR)
+    explained = explain(spec, "Europe/Berlin", start=NEW_YEAR)
 
-    assert [change.effect for change in told.changes] == [spring, autumn]
+    assert [change.effect for change in explained.changes] == [spring, autumn]
 
 
 @pytest.mark.parametrize(
@@ -99,27 +99,27 @@ def test_words(spec: str, words: str) -> None:
 
 
 def test_an_interval_goes_on_from_its_start() -> None:
-    told = explain("@every 90m", "Europe/Berlin", start=NEW_YEAR, count=2)
+    explained = explain("@every 90m", "Europe/Berlin", start=NEW_YEAR, count=2)
 
-    assert [fire.isoformat() for fire in told.fires] == ["2026-01-01T02:30:00+01:00", "2026-01-01T04:00:00+01:00"]
-    assert told.changes == ()
-    assert "clock changes" not in str(told)
+    assert [fire.isoformat() for fire in explained.fires] == ["2026-01-01T02:30:00+01:00", "2026-01-01T04:00:00+01:00"]
+    assert explained.changes == ()
+    assert "clock changes" not in str(explained)
 
 
 def test_a_zone_in_the_text_counts() -> None:
-    told = explain("TZ=Asia/Tokyo 30 2 * * *", "Europe/Berlin", start=NEW_YEAR)
+    explained = explain("TZ=Asia/Tokyo 30 2 * * *", "Europe/Berlin", start=NEW_YEAR)
 
-    assert told.timezone == "Asia/Tokyo"
-    assert told.fires[0].isoformat() == "2026-01-02T02:30:00+09:00"
-    assert told.changes == ()
+    assert explained.timezone == "Asia/Tokyo"
+    assert explained.fires[0].isoformat() == "2026-01-02T02:30:00+09:00"
+    assert explained.changes == ()
 
 
 def test_it_begins_now_by_default() -> None:
     before = datetime.now(UTC)
 
-    told = explain("* * * * *", count=1)
+    explained = explain("* * * * *", count=1)
 
-    assert before < told.fires[0] <= datetime.now(UTC) + timedelta(minutes=1)
+    assert before < explained.fires[0] <= datetime.now(UTC) + timedelta(minutes=1)
     assert len(explain("* * * * *").fires) == 5
     assert explain("* * * * *", count=0).fires == ()
 
@@ -132,14 +132,14 @@ def test_at_the_end_of_time_there_is_nothing_more() -> None:
 @settings(max_examples=200)
 def test_any_text_fits_the_page(spec: str) -> None:
     try:
-        told = explain(spec, "America/New_York", start=NEW_YEAR)
+        explained = explain(spec, "America/New_York", start=NEW_YEAR)
     except ScheduleError:
         return
 
-    assert isinstance(told, Explanation)
-    assert max(map(len, str(told).splitlines())) <= 80
-    assert len(told.changes) == 2
-    assert list(told.fires) == sorted(told.fires)
+    assert isinstance(explained, Explanation)
+    assert max(map(len, str(explained).splitlines())) <= 80
+    assert len(explained.changes) == 2
+    assert list(explained.fires) == sorted(explained.fires)
 
 
 def test_what_cannot_be_explained_is_refused() -> None:

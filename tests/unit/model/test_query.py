@@ -1,4 +1,4 @@
-"""What may be asked for, and how it is told."""
+"""Queries: valid criteria, and their text."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from types import SimpleNamespace

@@ -25,12 +25,12 @@ def work() -> int:
     return 7
 
 
-def told(instance: object, result: object) -> None: ...
+def callback(instance: object, result: object) -> None: ...
 
 
 class Callbacks:
     @staticmethod
-    def told(instance: object, result: object) -> None: ...
+    def callback(instance: object, result: object) -> None: ...
 
 
 class OwnError(Exception): ...
@@ -47,7 +47,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (tmp_path / name).mkdir()
     (tmp_path / name / "__init__.py").write_text("import os, subprocess\n")
     (tmp_path / name / "inner.py").write_text(
-        "import os\ndef told(instance, result): ...\nclass Lazy(Exception): ...\n"
+        "import os\ndef callback(instance, result): ...\nclass Lazy(Exception): ...\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     yield name
@@ -58,11 +58,11 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.parametrize(
     "options",
     [
-        {"on_complete": told},
-        {"on_terminate": Callbacks.told},
-        {"on_state_change": told},
-        {"backoff": told},
-        {"retry_on": (ValueError, OwnError, OptionError, told)},
+        {"on_complete": callback},
+        {"on_terminate": Callbacks.callback},
+        {"on_state_change": callback},
+        {"backoff": callback},
+        {"retry_on": (ValueError, OwnError, OptionError, callback)},
         {"no_retry_on": (KeyError,)},
     ],
 )
@@ -97,7 +97,7 @@ def test_functions_of_other_modules_are_refused_when_they_are_scheduled(options:
         ("on_complete", f"{__name__}:sys.exit"),
         ("on_complete", f"{__name__}:pydoc.locate"),
         ("on_complete", f"{__name__}:running_nodes"),
-        ("on_complete", f"{__name__}:told.__globals__"),
+        ("on_complete", f"{__name__}:callback.__globals__"),
         ("on_complete", f"{__name__}:nothing"),
         ("on_complete", f"{__name__}:"),
         ("on_complete", ""),
@@ -114,7 +114,7 @@ def test_what_is_not_of_a_job_module_is_not_resolved(option: str, reference: str
 def test_nothing_else_is_imported(package: str) -> None:
     for option in ("on_complete", "on_terminate", "on_state_change", "backoff"):
         with pytest.raises(StoredReferenceError):
-            load_overrides({option: f"{package}.inner:told"}, None, HERE)
+            load_overrides({option: f"{package}.inner:callback"}, None, HERE)
     with pytest.raises(StoredReferenceError):
         load_overrides({"retry_on": [f"{package}.inner:Lazy"]}, None, HERE)
     assert package not in sys.modules
@@ -122,13 +122,13 @@ def test_nothing_else_is_imported(package: str) -> None:
 
 def test_allowed_packages_are_imported(package: str) -> None:
     trusted = Trusted(prefixes=(package,))
-    found = load_overrides({"on_complete": f"{package}.inner:told"}, None, trusted)["on_complete"]
+    found = load_overrides({"on_complete": f"{package}.inner:callback"}, None, trusted)["on_complete"]
     assert found.__module__ == f"{package}.inner"
-    for reference in (f"{package}.inner:os.system", f"{package}:subprocess.run", f"{package}.missing:told"):
+    for reference in (f"{package}.inner:os.system", f"{package}:subprocess.run", f"{package}.missing:callback"):
         with pytest.raises(StoredReferenceError):
             load_overrides({"on_complete": reference}, None, trusted)
     with pytest.raises(StoredReferenceError):
-        load_overrides({"on_complete": f"{package}_other:told"}, None, trusted)
+        load_overrides({"on_complete": f"{package}_other:callback"}, None, trusted)
     assert load_overrides({"retry_on": [f"{package}.inner:Lazy"]}, None, HERE)["retry_on"][0].__name__ == "Lazy"
 
 

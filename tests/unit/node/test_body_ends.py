@@ -1,4 +1,4 @@
-"""How a body ends after it was asked to: told or not, by whatever reason, in whatever way, wherever it runs."""
+"""How a body ends after a cancellation: for each reason, each way to end, each place to run, informed or not."""
 
 import asyncio
 import logging
@@ -35,13 +35,13 @@ PLAIN = {
 }
 
 
-def expected(way: str, reason: Reason, *, told: bool) -> str:
+def expected(way: str, reason: Reason, *, informed: bool) -> str:
     """The last entry of the history."""
     if reason == "user":
         return "Cancelled: cancelled by user"
     if reason == "timeout":
         return PLAIN["snooze"] if way == "snooze" else "Scheduled: timed out; retry 1 in 1m"
-    if told and way in ("return", "exception", "group", "cancelled"):
+    if informed and way in ("return", "exception", "group", "cancelled"):
         return f"Scheduled: {NOTES[reason]}"
     return PLAIN[way]
 
@@ -110,7 +110,7 @@ async def test_an_async_body_that_must_end(bench: Bench, reason: Reason, way: st
     await begun.wait()
     bench.ask(reason)
     end = await bench.end_of(instance)
-    assert end == expected(way, reason, told=True)
+    assert end == expected(way, reason, informed=True)
     assert await attempts_of(instance) == counted(end)
 
 
@@ -127,7 +127,7 @@ async def test_an_async_body_to_which_the_cancellation_is_still_to_come(bench: B
     instance = await bench.start(body)
     go_on.set()
     end = await bench.end_of(instance)
-    assert end == expected(way, reason, told=False)
+    assert end == expected(way, reason, informed=False)
     assert await attempts_of(instance) == counted(end)
 
 
@@ -153,7 +153,7 @@ class Threaded:
         self._way, self._read = way, read
 
     def __call__(self, context: Context = INJECTED) -> Any:
-        assert not context.cancelled  # before it was asked, which tells nothing
+        assert not context.cancelled  # too early, so the body is not informed
         self.begun.set()
         self.go_on.wait(60)
         if self._read is not None:
@@ -175,10 +175,10 @@ class Threaded:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("reason", ["drain", "lost", "user", "timeout"])
-@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
-async def test_a_body_in_a_thread(bench: Bench, told: bool, reason: Reason, way: str) -> None:
-    end = await Threaded(way, "cancelled" if told else None).asked_to_end(bench, reason)
-    assert end == expected(way, reason, told=told)
+@pytest.mark.parametrize("informed", [True, False], ids=["informed", "not informed"])
+async def test_a_body_in_a_thread(bench: Bench, informed: bool, reason: Reason, way: str) -> None:
+    end = await Threaded(way, "cancelled" if informed else None).asked_to_end(bench, reason)
+    assert end == expected(way, reason, informed=informed)
 
 
 @pytest.mark.parametrize("read", list(READS))
@@ -215,7 +215,7 @@ async def test_a_body_in_a_process_that_must_end(bench: Bench, monkeypatch: pyte
         instance = await bench.start(bodies.ends_when_cancelled, str(tmp_path / way), way, run_in="process")
         await begun_in(tmp_path / way)
         bench.ask("drain")
-        assert (way, await bench.end_of(instance)) == (way, expected(way, "drain", told=True))
+        assert (way, await bench.end_of(instance)) == (way, expected(way, "drain", informed=True))
         await instance.cancel()
 
 
@@ -224,7 +224,7 @@ async def test_a_body_in_a_process_that_is_killed(bench: Bench, reason: Reason, 
     instance = await bench.start(bodies.ends_when_cancelled, str(tmp_path / "begun"), "return", run_in="process")
     await begun_in(tmp_path / "begun")
     bench.ask(reason)
-    assert await bench.end_of(instance) == expected("return", reason, told=True)
+    assert await bench.end_of(instance) == expected("return", reason, informed=True)
 
 
 async def test_a_body_in_a_process_whose_result_came_first(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

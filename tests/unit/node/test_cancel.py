@@ -135,13 +135,13 @@ async def test_an_instance_that_was_claimed_ahead_is_cancelled_before_it_runs(cl
 
 
 async def test_a_body_that_ignores_it_changes_nothing_any_more() -> None:
-    began, told, leave = threading.Event(), threading.Event(), threading.Event()
+    began, asked_to_end, leave = threading.Event(), threading.Event(), threading.Event()
 
     def stay(ctx: Context = INJECTED) -> str:
         began.set()
         while not ctx.cancelled:
             leave.wait(0.001)
-        told.set()
+        asked_to_end.set()
         leave.wait(60)
         ctx.progress(0.9, "too late")
         return "done after all"
@@ -151,7 +151,7 @@ async def test_a_body_that_ignores_it_changes_nothing_any_more() -> None:
         instance = await node.schedule("stay")
         assert await asyncio.to_thread(began.wait, 60)
         assert await instance.cancel()
-        assert await asyncio.to_thread(told.wait, 60)
+        assert await asyncio.to_thread(asked_to_end.wait, 60)
         assert (await instance.refresh()).state is State.CANCELLED
         assert instance.id in [worker.instance for worker in node.workers()]
         with pytest.raises(JobCancelled):
@@ -247,7 +247,7 @@ async def test_a_sync_body_that_waits_for_another_job_hears_it() -> None:
             manager.schedule("child").result()
         except asyncio.CancelledError:
             ended.append(str(context.reason))
-            manager.schedule("after").result()  # a body that was told may still wait
+            manager.schedule("after").result()  # a body that was told to end can still be in its wait
             ended.append("cleaned up")
             raise
 

@@ -1,4 +1,4 @@
-"""What a node asks for in a claim, whatever the number of its kinds."""
+"""The size of a claim does not depend on the number of kinds."""
 
 from peerjob.model.record import Caps
 from peerjob.node.work.pool import Prefetch

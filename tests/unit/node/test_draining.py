@@ -1,4 +1,4 @@
-"""A node that drains is seen, and takes work again when it is told to."""
+"""A node that drains is shown so, and takes work again after `undrain`."""
 
 import asyncio
 from typing import Any

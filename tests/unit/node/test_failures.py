@@ -17,7 +17,7 @@ def every_level(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "peerjob.job")
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+def entries(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     """Level and first line of what the job logger was given."""
     return [
         (record.levelname, record.getMessage().partition("\n")[0])
@@ -37,7 +37,7 @@ async def test_each_failed_attempt_is_logged_once_with_its_traceback(
         instance = await node.schedule("charge")
         await drain(node)
         head = f"instance {instance.id} of 'charge' failed in attempt"
-        assert told(caplog) == [
+        assert entries(caplog) == [
             ("WARNING", f"{head} 1 on node 'one': ValueError: no such customer; retry 1 in 5s"),
             ("ERROR", f"{head} 2 on node 'one': ValueError: no such customer; it ends as Terminated"),
         ]
@@ -66,7 +66,7 @@ async def test_a_retry_that_the_job_asks_for_is_logged_at_info(
     snoozed: list[bool] = []
     async with running_node(Job("wander", wander, max_retries=3), clock=clock) as node:
         assert await clock.run((await node.schedule("wander")).result()) == "done"
-        assert [(level, message.rpartition("; ")[2].rpartition(": ")[2]) for level, message in told(caplog)] == [
+        assert [(level, message.rpartition("; ")[2].rpartition(": ")[2]) for level, message in entries(caplog)] == [
             ("INFO", "retry 1 in 2s"),
             ("INFO", "snoozed for 3s"),
         ]
@@ -83,14 +83,14 @@ async def test_a_timeout_and_a_result_that_cannot_be_stored_are_failures(
         for kind in ("hang", "odd"):
             await node.schedule(kind)
         await drain(node)
-        assert [level for level, _ in told(caplog)] == ["ERROR", "ERROR"]
+        assert [level for level, _ in entries(caplog)] == ["ERROR", "ERROR"]
 
 
 async def test_a_recovered_attempt_is_no_failure(clock: VirtualClock, caplog: pytest.LogCaptureFixture) -> None:
     job = Job("charge", broken, on_terminate=lambda instance, error: Recovered(5))
     async with running_node(job, clock=clock) as node:
         assert await clock.run((await node.schedule("charge")).result()) == 5
-        assert told(caplog) == []
+        assert entries(caplog) == []
 
 
 async def test_many_failures_of_a_kind_are_counted_in_one_line(
@@ -104,14 +104,14 @@ async def test_many_failures_of_a_kind_are_counted_in_one_line(
         await node.schedule("other")
         await drain(node)
         await clock.advance(2)
-        levels = [level for level, _ in told(caplog)]
+        levels = [level for level, _ in entries(caplog)]
         assert levels.count("ERROR") == MAX_PER_SECOND + 1
-        (counted,) = [message for level, message in told(caplog) if level == "WARNING"]
+        (counted,) = [message for level, message in entries(caplog) if level == "WARNING"]
         assert counted.startswith("80 more attempts of 'fail' failed within a second on node 'one'")
         caplog.clear()
         await node.schedule("fail", 1)
         await drain(node)
-        assert [level for level, _ in told(caplog)] == ["ERROR"]
+        assert [level for level, _ in entries(caplog)] == ["ERROR"]
 
 
 async def test_counted_failures_are_logged_when_the_node_stops(caplog: pytest.LogCaptureFixture) -> None:
@@ -119,8 +119,8 @@ async def test_counted_failures_are_logged_when_the_node_stops(caplog: pytest.Lo
         instances = await node.schedule_many(Job("charge").call() for _ in range(MAX_PER_SECOND + 5))
         for instance in instances:
             await instance.wait()
-    logged = [level for level, _ in told(caplog)].count("ERROR")
-    counted = sum(int(message.split()[0]) for level, message in told(caplog) if level == "WARNING")
+    logged = [level for level, _ in entries(caplog)].count("ERROR")
+    counted = sum(int(message.split()[0]) for level, message in entries(caplog) if level == "WARNING")
     assert logged + counted == MAX_PER_SECOND + 5
 
 

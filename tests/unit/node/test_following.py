@@ -185,7 +185,7 @@ def test_a_blocking_reader_gets_the_same() -> None:
 
 
 class Held:
-    """A job that logs a line whenever it is told to."""
+    """A job that logs a line on each request of the test."""
 
     def __init__(self) -> None:
         self.steps = asyncio.Semaphore(0)

@@ -115,11 +115,11 @@ async def test_processors_and_backoffs_see_no_variable_of_any_body(clock: Virtua
         return 1
 
     def processor(who: str) -> Any:
-        async def told(instance: Instance[Any], _: object) -> None:
+        async def callback(instance: Instance[Any], _: object) -> None:
             note(who)
             assert Context.current().id in ("", instance.id)
 
-        return told if is_async else lambda instance, _: note(who)
+        return callback if is_async else lambda instance, _: note(who)
 
     async def fails() -> None:
         tenant.set("another job's")

@@ -34,15 +34,15 @@ async def node() -> AsyncIterator[Node]:
 
 
 async def begun(path: Path) -> int:
-    """Wait until a body has told its pid."""
+    """Wait until a body has reported its pid."""
 
     def read() -> str:
         return path.read_text() if path.exists() else ""
 
-    async def told() -> bool:
+    async def has_pid() -> bool:
         return read() != ""
 
-    await until(told)
+    await until(has_pid)
     return int(read())
 
 

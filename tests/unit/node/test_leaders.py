@@ -1,4 +1,4 @@
-"""A node as leader: who fires, who takes over when, and what a coordinator of its own changes."""
+"""A node as leader: which node fires, when another takes over, and the effect of a separate coordinator."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ async def fates(node: Node) -> list[tuple[str, int]]:
     return [(str(entry.outcome), entry.count) for entry in reversed(await node.fires("tick", limit=1000))]
 
 
-# -- who leads
+# -- the leader
 
 
 async def test_one_node_leads_and_all_know_it(clock: VirtualClock) -> None:

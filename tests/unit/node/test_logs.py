@@ -1,4 +1,4 @@
-"""Log lines and progress of running jobs: whose they are, how they travel, and where they are bounded."""
+"""Log lines and progress of running jobs: their instance, their way to the store, and their limits."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""What a node counts, and what it tells of itself and of the namespace."""
+"""The metrics of a node: its counts, its state, and the state of the namespace."""
 
 import asyncio
 import re
@@ -41,9 +41,9 @@ async def test_each_end_is_counted_as_what_it_was(clock: VirtualClock) -> None:
         metrics = Metrics(node)
         await node.schedule_many([SLEEP.call(1), SLEEP.call(2), FAIL.call(), RETRY.call(), SLOW.call(5)])
         await drain(node)
-        told = await scrape(metrics)
+        scraped = await scrape(metrics)
 
-    assert told["peerjob_executed_total"] == {("sleep",): 2, ("fail",): 1, ("retry",): 3, ("slow",): 1}
+    assert scraped["peerjob_executed_total"] == {("sleep",): 2, ("fail",): 1, ("retry",): 3, ("slow",): 1}
     for name, count in {
         "completed": {"sleep": 2},
         "terminated": {"fail": 1, "retry": 1},
@@ -54,7 +54,7 @@ async def test_each_end_is_counted_as_what_it_was(clock: VirtualClock) -> None:
         "lost": {},
         "reaped": {},
     }.items():
-        found = {kind: value for (kind,), value in told[f"peerjob_{name}_total"].items() if value}
+        found = {kind: value for (kind,), value in scraped[f"peerjob_{name}_total"].items() if value}
         assert (name, found) == (name, count)
 
 
@@ -67,10 +67,10 @@ async def test_cancelling_counts_once_whether_it_waits_or_runs(clock: VirtualClo
         assert await waiting.cancel()
         assert await running.cancel()
         await drain(node)
-        told = await scrape(metrics)
+        scraped = await scrape(metrics)
 
-    assert told["peerjob_canceled_total"] == {("sleep",): 2}
-    assert told["peerjob_executed_total"] == {("sleep",): 1}
+    assert scraped["peerjob_canceled_total"] == {("sleep",): 2}
+    assert scraped["peerjob_executed_total"] == {("sleep",): 1}
 
 
 async def test_histograms_have_run_and_wait_times(clock: VirtualClock) -> None:
@@ -78,13 +78,13 @@ async def test_histograms_have_run_and_wait_times(clock: VirtualClock) -> None:
         metrics = Metrics(node)
         await node.schedule_many([SLEEP.call(2), SLEEP.call(3)])
         await drain(node)
-        told = await scrape(metrics)
+        scraped = await scrape(metrics)
 
-    assert told["peerjob_duration_seconds_sum"]["sleep",] == pytest.approx(5, abs=0.01)
-    assert told["peerjob_duration_seconds_count"]["sleep",] == 2
-    buckets = told["peerjob_duration_seconds_bucket"]
+    assert scraped["peerjob_duration_seconds_sum"]["sleep",] == pytest.approx(5, abs=0.01)
+    assert scraped["peerjob_duration_seconds_count"]["sleep",] == 2
+    buckets = scraped["peerjob_duration_seconds_bucket"]
     assert (buckets["sleep", "1.0"], buckets["sleep", "5.0"], buckets["sleep", "+Inf"]) == (0, 2, 2)
-    assert told["peerjob_wait_seconds_sum"]["sleep",] == pytest.approx(2, abs=0.2)
+    assert scraped["peerjob_wait_seconds_sum"]["sleep",] == pytest.approx(2, abs=0.2)
 
 
 async def test_a_value_on_a_bound_falls_under_it() -> None:
@@ -103,11 +103,11 @@ async def test_a_slow_store_shows_in_the_round_trips(clock: VirtualClock) -> Non
         flaky.slow(0.3, "turn")
         await node.schedule(SLEEP, 1)
         await drain(node)
-        told = await scrape(metrics)
+        scraped = await scrape(metrics)
 
     for verb in ("claim", "commit"):
-        least = 0.3 * told[f"peerjob_{verb}_seconds_count"][()]
-        assert told[f"peerjob_{verb}_seconds_sum"][()] == pytest.approx(least, rel=0.01)
+        least = 0.3 * scraped[f"peerjob_{verb}_seconds_count"][()]
+        assert scraped[f"peerjob_{verb}_seconds_sum"][()] == pytest.approx(least, rel=0.01)
         assert least > 0
 
 
@@ -118,15 +118,15 @@ async def test_the_queue_of_each_kind_has_its_age(clock: VirtualClock) -> None:
         await node.schedule("nobody knows")
         await advance(node, 10)
         await node.schedule(SLEEP.with_options(after=60), 1)
-        told = await scrape(metrics)
+        scraped = await scrape(metrics)
         await node.cancel_instances(Query.all())
 
-    assert told["peerjob_queued"] == {("sleep",): 3, ("nobody knows",): 1}
-    assert told["peerjob_processing"] == {("sleep",): 1, ("nobody knows",): 0}
-    assert told["peerjob_unserved"] == {("nobody knows",): 1}
-    assert told["peerjob_delayed"] == {(): 1}
-    assert told["peerjob_queue_age_seconds"]["sleep",] == pytest.approx(10, abs=0.1)
-    assert told["peerjob_queue_age_seconds"]["nobody knows",] == pytest.approx(10, abs=0.1)
+    assert scraped["peerjob_queued"] == {("sleep",): 3, ("nobody knows",): 1}
+    assert scraped["peerjob_processing"] == {("sleep",): 1, ("nobody knows",): 0}
+    assert scraped["peerjob_unserved"] == {("nobody knows",): 1}
+    assert scraped["peerjob_delayed"] == {(): 1}
+    assert scraped["peerjob_queue_age_seconds"]["sleep",] == pytest.approx(10, abs=0.1)
+    assert scraped["peerjob_queue_age_seconds"]["nobody knows",] == pytest.approx(10, abs=0.1)
 
 
 async def test_what_is_not_due_yet_has_no_age(clock: VirtualClock) -> None:
@@ -134,9 +134,9 @@ async def test_what_is_not_due_yet_has_no_age(clock: VirtualClock) -> None:
         metrics = Metrics(node)
         await node.schedule(SLEEP.with_options(after=60), 1)
         await advance(node, 10)
-        told = await scrape(metrics)
+        scraped = await scrape(metrics)
 
-    assert told["peerjob_queue_age_seconds"] == {("sleep",): 0}
+    assert scraped["peerjob_queue_age_seconds"] == {("sleep",): 0}
 
 
 async def test_many_kinds_are_not_all_asked_for_their_age(clock: VirtualClock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,10 +144,10 @@ async def test_many_kinds_are_not_all_asked_for_their_age(clock: VirtualClock, m
     async with running_node(clock=clock, allow_unknown=True) as node:
         for kind in ("c", "a", "b"):
             await node.schedule(kind)
-        told = await scrape(Metrics(node))
+        scraped = await scrape(Metrics(node))
 
-    assert told["peerjob_queued"].keys() == {("a",), ("b",), ("c",)}
-    assert told["peerjob_queue_age_seconds"].keys() == {("a",), ("b",)}
+    assert scraped["peerjob_queued"].keys() == {("a",), ("b",), ("c",)}
+    assert scraped["peerjob_queue_age_seconds"].keys() == {("a",), ("b",)}
 
 
 async def test_a_gauge_tells_so_many_kinds_apart_and_sums_the_others(
@@ -169,20 +169,20 @@ async def test_a_node_tells_how_it_is(clock: VirtualClock) -> None:
         metrics = Metrics(node)
         await node.schedule(SLEEP, 100)
         await advance(node, 5)
-        told = await scrape(metrics)
+        scraped = await scrape(metrics)
         await node.cancel_instances(Query.all())
 
-    assert told["peerjob_registered"] == {(): 2}
-    assert told["peerjob_workers"] == {(): 3}
-    assert told["peerjob_workers_busy"] == {(): 1}
-    assert told["peerjob_workers_stuck"] == {(): 0}
-    assert told["peerjob_leader"] == {(): 1}
-    assert told["peerjob_term"][()] >= 1
-    assert told["peerjob_nodes"] == {(): 1}
-    assert told["peerjob_lease_trusted"] == {(): 1}
-    assert told["peerjob_lease_age_seconds"][()] <= 1.1
-    assert told["peerjob_node_up"] == {(): 1}
-    ((engine, namespace, name, _),) = told["peerjob_node_info"]
+    assert scraped["peerjob_registered"] == {(): 2}
+    assert scraped["peerjob_workers"] == {(): 3}
+    assert scraped["peerjob_workers_busy"] == {(): 1}
+    assert scraped["peerjob_workers_stuck"] == {(): 0}
+    assert scraped["peerjob_leader"] == {(): 1}
+    assert scraped["peerjob_term"][()] >= 1
+    assert scraped["peerjob_nodes"] == {(): 1}
+    assert scraped["peerjob_lease_trusted"] == {(): 1}
+    assert scraped["peerjob_lease_age_seconds"][()] <= 1.1
+    assert scraped["peerjob_node_up"] == {(): 1}
+    ((engine, namespace, name, _),) = scraped["peerjob_node_info"]
     assert (engine, namespace, name) == ("memory", "default", "one")
 
 
@@ -214,11 +214,11 @@ async def test_a_store_that_stalls_holds_a_scrape_up_for_seconds_at_most(clock: 
     async with running_node(SLEEP, clock=clock, store=flaky.store) as node:
         metrics = Metrics(node)
         flaky.stall("health")
-        told = await clock.run(scrape(metrics), 4)
+        scraped = await clock.run(scrape(metrics), 4)
         flaky.heal()
 
-    assert told["peerjob_store_up"] == {(): 0}
-    assert told["peerjob_workers"] == {(): 10}
+    assert scraped["peerjob_store_up"] == {(): 0}
+    assert scraped["peerjob_workers"] == {(): 10}
 
 
 async def test_many_scrapes_read_the_store_once_a_second(clock: VirtualClock) -> None:
@@ -239,12 +239,12 @@ async def test_fires_are_counted_by_what_became_of_them(clock: VirtualClock) -> 
         metrics = Metrics(node)
         await node.add_schedule(SLEEP.with_options(every="10s", overlap="skip", name="often"), 15)
         await advance(node, 61)
-        told = await scrape(metrics)
+        scraped = await scrape(metrics)
 
-    fired = told["peerjob_fires_total"]["fired", "often"]
-    skipped = told["peerjob_fires_total"]["skipped", "often"]
+    fired = scraped["peerjob_fires_total"]["fired", "often"]
+    skipped = scraped["peerjob_fires_total"]["skipped", "often"]
     assert (fired, skipped) == (3, 3)
-    assert told["peerjob_fire_delay_seconds_count"] == {(): fired}
+    assert scraped["peerjob_fire_delay_seconds_count"] == {(): fired}
 
 
 async def test_what_is_taken_back_from_a_dead_peer_is_counted(clock: VirtualClock) -> None:
@@ -257,10 +257,10 @@ async def test_what_is_taken_back_from_a_dead_peer_is_counted(clock: VirtualCloc
             await advance(lost, 1)
             flaky.fail()
             await advance(lost, 15)
-            told = await scrape(metrics)
+            scraped = await scrape(metrics)
             flaky.heal()
 
-    assert told["peerjob_reaped_total"] == {("sleep",): 2}
+    assert scraped["peerjob_reaped_total"] == {("sleep",): 2}
 
 
 async def test_old_names_are_added_when_they_are_asked_for(clock: VirtualClock) -> None:
@@ -268,10 +268,10 @@ async def test_old_names_are_added_when_they_are_asked_for(clock: VirtualClock) 
         plain, both = Metrics(node), Metrics(node, compat=True)
         await node.schedule(SLEEP, 2)
         await drain(node)
-        without, told = await scrape(plain), await scrape(both)
+        without, scraped = await scrape(plain), await scrape(both)
 
     assert not [name for name in without if name.startswith("go_job_")]
-    old = {name: values for name, values in told.items() if name.startswith("go_job_")}
+    old = {name: values for name, values in scraped.items() if name.startswith("go_job_")}
     assert set(old) == {
         "go_job_registered",
         "go_job_workers",
@@ -286,7 +286,7 @@ async def test_old_names_are_added_when_they_are_asked_for(clock: VirtualClock) 
         "go_job_duration_seconds_count",
     }
     for name, values in old.items():
-        assert told[name.replace("go_job_", "peerjob_")] == values
+        assert scraped[name.replace("go_job_", "peerjob_")] == values
 
 
 async def test_nodes_of_one_process_do_not_mix(clock: VirtualClock) -> None:
@@ -307,11 +307,11 @@ async def test_a_stopped_node_still_tells_what_it_counted(clock: VirtualClock) -
         metrics = Metrics(node)
         await node.schedule(SLEEP, 1)
         await drain(node)
-    told = await scrape(metrics)
+    scraped = await scrape(metrics)
 
-    assert told["peerjob_completed_total"] == {("sleep",): 1}
-    assert told["peerjob_node_up"] == {(): 0}
-    assert "peerjob_workers" not in told
+    assert scraped["peerjob_completed_total"] == {("sleep",): 1}
+    assert scraped["peerjob_node_up"] == {(): 0}
+    assert "peerjob_workers" not in scraped
 
 
 async def test_names_that_users_choose_do_not_grow_the_metrics_without_end() -> None:
@@ -334,11 +334,11 @@ async def test_a_scrape_has_exactly_the_metrics_of_the_catalogue(clock: VirtualC
         await node.add_schedule(SLEEP.with_options(every="10s", name="often"), 1)
         await node.schedule("nobody knows")
         await advance(node, 15)
-        told = await scrape(metrics)
+        scraped = await scrape(metrics)
         await node.cancel_instances(Query.all())
 
     expected = {name for metric in catalogue.ALL for name in metric.series}
-    assert {name for name in told if not name.startswith("process_")} == expected
+    assert {name for name in scraped if not name.startswith("process_")} == expected
 
 
 def test_the_document_tells_every_metric() -> None:

@@ -13,7 +13,7 @@ from peerjob.node.observe.metrics.http import MAX_CONNECTIONS
 from support.scrapes import samples_of
 from support.waiting import until
 
-# a busy machine is no error, and whatever proxies it goes through are not on the way to itself
+# a busy machine is no error, and a proxy of the environment must not get requests to this machine
 http_client = functools.partial(httpx.AsyncClient, timeout=60, trust_env=False)
 
 

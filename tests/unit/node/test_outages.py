@@ -20,7 +20,7 @@ from peerjob import (
 )
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import flaky_store, lines_of, running_nodes, shared_url, states_of
-from support.records import told
+from support.records import logged
 
 VERBS = ["turn", "enqueue", "next_hints", "renew", "reap", "watch_final", "watch_changes", "get", "lookup", "health"]
 
@@ -90,8 +90,8 @@ async def test_an_outage_is_logged_once_for_each_role(clock: VirtualClock, caplo
         caplog.clear()
         flaky.fail()
         await clock.advance(60)
-        assert 1 <= len([one for one in told(caplog) if "cannot reach" in one.message]) <= 6
-        assert not [one for one in told(caplog) if one.exc_info]
+        assert 1 <= len([one for one in logged(caplog) if "cannot reach" in one.message]) <= 6
+        assert not [one for one in logged(caplog) if one.exc_info]
 
 
 async def test_what_ended_during_an_outage_is_committed_after_it_and_runs_once(clock: VirtualClock) -> None:

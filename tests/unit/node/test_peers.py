@@ -13,11 +13,11 @@ from peerjob import INJECTED, Context, Instance, Job, Node, OwnershipLost, Query
 from peerjob.model.record import Claimed
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import flaky_store, lines_of, notes_of, running_nodes, shared_url, states_of
-from support.records import told
+from support.records import logged
 
 
 class Long:
-    """Runs for as long as it is told, and notes where it began and how it ended."""
+    """Runs until the test ends it, and records where it began and how it ended."""
 
     def __init__(self) -> None:
         self.began: Counter[str] = Counter()
@@ -153,7 +153,7 @@ async def test_a_job_may_go_on_through_the_loss_of_the_store(clock: VirtualClock
         await clock.advance(1)
         assert await clock.run(instance.result()) == node.name
         assert instance.attempts == 1
-        # nobody was there to reap, so the claim held and the result counts
+        # no peer could reap, so the claim held and the result counts
         assert await states_of(instance) == ["Created", "Scheduled", "Processing", "Completed"]
         await clock.run(other.wait())
 
@@ -389,7 +389,7 @@ async def test_logging_of_a_healthy_node_is_quiet(clock: VirtualClock, caplog: p
             await node.schedule("long", 5)
             await drain(node)
             await clock.advance(300)
-            assert told(caplog, logging.INFO) == []
+            assert logged(caplog, logging.INFO) == []
 
 
 async def test_every_answer_twice_changes_nothing(clock: VirtualClock) -> None:

@@ -214,7 +214,7 @@ async def test_all_workers_stuck_need_a_restart_and_one_of_them_does_not(monkeyp
 
 
 async def stubborn() -> None:
-    """Go on for a minute, whoever says what."""
+    """Continue for a minute, in spite of cancellations."""
     end = asyncio.get_running_loop().time() + 60
     while (left := end - asyncio.get_running_loop().time()) > 0:
         with contextlib.suppress(asyncio.CancelledError):
@@ -222,7 +222,7 @@ async def stubborn() -> None:
 
 
 async def test_the_time_until_stuck_begins_when_the_body_must_end(clock: VirtualClock) -> None:
-    """A probe that is asked once must not find everything well because nobody asked before."""
+    """The time counts from the timeout of the attempt, not from the first probe that finds the body busy."""
     async with running_node(Job("stubborn", stubborn, timeout=1), clock=clock, workers=1) as node:
         await node.schedule("stubborn")
         await clock.advance(5.5)
@@ -233,7 +233,7 @@ async def test_the_time_until_stuck_begins_when_the_body_must_end(clock: Virtual
 
 
 async def test_workers_that_are_stuck_as_the_store_is_away_need_no_restart(clock: VirtualClock) -> None:
-    """They were told to end when trust did; while the store is away, a node begun anew could do no more than they."""
+    """The bodies were told to end with the trust. While the store is away, a restarted node could do no more."""
     flaky = flaky_store(clock)
     async with running_node(Job("stubborn", stubborn), clock=clock, store=flaky.store, workers=1) as node:
         await node.schedule("stubborn")
@@ -259,7 +259,7 @@ class Breaking:
 
 
 class Broken:
-    """A lease's connection that works until it is told how to break."""
+    """A lease's connection that works until the test sets its failure."""
 
     def __init__(self, inner: Liveness, breaking: Breaking) -> None:
         self._inner = inner

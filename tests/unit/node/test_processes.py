@@ -157,7 +157,7 @@ async def test_as_many_processes_as_bodies_at_a_time(executor: Executor, tmp_pat
     assert await asyncio.gather(*tasks) == ["ended by drain"] * 2
     executor.resize(1)
     async with asyncio.timeout(60):
-        while sum(map(is_running, pids)) > 1:  # noqa: ASYNC110  # its end is awaited by nobody
+        while sum(map(is_running, pids)) > 1:  # noqa: ASYNC110  # its end sends no signal
             await asyncio.sleep(0.005)
     assert await run(executor, bodies.pid) in pids
 

@@ -253,14 +253,14 @@ async def test_they_may_log_and_use_the_instance(clock: VirtualClock) -> None:
 
 
 async def test_a_node_that_stops_tells_the_processors_of_its_last_jobs(clock: VirtualClock) -> None:
-    told: list[int] = []
+    results: list[int] = []
 
     async def work(number: int) -> int:
         await asyncio.sleep(2)
         return number
 
     def on_complete(instance: Instance[Any], result: int) -> None:
-        told.append(result)
+        results.append(result)
         instance.log.info("told")
 
     job = Job("work", work, on_complete=on_complete)
@@ -270,7 +270,7 @@ async def test_a_node_that_stops_tells_the_processors_of_its_last_jobs(clock: Vi
         await clock.advance(1)
         await clock.run(a.stop(grace=5))
 
-        assert sorted(told) == [0, 1, 2, 3, 4]
+        assert sorted(results) == [0, 1, 2, 3, 4]
         for instance in instances:
             found = await b.lookup_instance(instance.id)
             assert found.state is State.COMPLETED
@@ -338,12 +338,12 @@ async def test_one_that_hangs_shows_as_stuck_and_is_given_up(monkeypatch: pytest
 async def test_threads_that_hang_do_not_keep_other_processors_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peerjob.node.work.processors.LIMIT", 0.1)
     leave = threading.Event()
-    told: list[int] = []
+    results: list[int] = []
 
     def on_complete(instance: Instance[Any], result: int) -> None:
         if result < 6:
             leave.wait(60)
-        told.append(result)
+        results.append(result)
 
     job = Job("work", lambda number: number, on_complete=on_complete)
     async with running_node(job, clock=SystemClock(), workers=1) as node:
@@ -353,7 +353,7 @@ async def test_threads_that_hang_do_not_keep_other_processors_waiting(monkeypatc
             await (await node.schedule(job, 7)).result(timeout=60)
 
             async def last_is_called() -> bool:
-                return told == [7]
+                return results == [7]
 
             await until(last_is_called)
         finally:
@@ -386,19 +386,19 @@ async def test_lines_of_every_state_change_are_kept(clock: VirtualClock) -> None
 
 
 async def test_a_line_about_the_start_is_kept_when_the_body_has_ended(clock: VirtualClock) -> None:
-    told, flaky = asyncio.Event(), flaky_store(clock)
+    results, flaky = asyncio.Event(), flaky_store(clock)
 
     async def on_state_change(instance: Instance[Any], state: State) -> None:
         await asyncio.sleep(1)
         if state is State.PROCESSING:
-            told.set()
+            results.set()
             await asyncio.sleep(1)
         instance.log.info("%s", state)
 
     async def work() -> None:
         flaky.slow(5, "turn")
         async with asyncio.timeout(30):
-            await told.wait()
+            await results.wait()
 
     async with running_node(Job("work", work, on_state_change=on_state_change), clock=clock, store=flaky.store) as node:
         instance = await node.schedule("work")

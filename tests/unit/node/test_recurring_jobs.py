@@ -28,7 +28,7 @@ from peerjob.store.drivers import wipe_namespace
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, running_node
 from support.factories import flaky_store, memory_store, running_nodes, shared_url
-from support.records import told
+from support.records import logged
 
 EVERY_MINUTE = "* * * * *"
 
@@ -306,10 +306,10 @@ async def test_equal_versions_differ_and_the_last_start_wins_with_a_warning(
 ) -> None:
     url = shared_url()
     async with running_node(tick("0 1 * * *"), clock=clock, store=url, name="old"):
-        assert not told(caplog)
+        assert not logged(caplog)
         async with running_node(tick("0 2 * * *"), clock=clock, store=url, name="new") as new:
             assert (await the_schedule(new)).cron == "0 2 * * *"
-    (warning,) = [one.getMessage() for one in told(caplog)]
+    (warning,) = [one.getMessage() for one in logged(caplog)]
     assert "'tick' has a new definition" in warning
     assert "raise version=" in warning
 
@@ -328,7 +328,7 @@ async def test_an_older_replica_never_reverts_a_newer_definition(
     async with running_node(old, clock=clock, store=url) as node:
         schedule = await the_schedule(node)
         assert (schedule.cron, schedule.version) == ("0 9 * * *", 2)
-    assert not told(caplog)
+    assert not logged(caplog)
 
 
 async def test_an_interval_keeps_its_anchor_while_its_length_is_the_same(clock: VirtualClock) -> None:

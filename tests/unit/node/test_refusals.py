@@ -62,7 +62,7 @@ async def test_a_result_that_cannot_be_read_back_costs_no_other_job_its_claim(cl
 
 
 class Broken(Observer):
-    """Fails whatever it hears of."""
+    """Raises from every callback."""
 
     def __init__(self) -> None:
         self.heard: Counter[str] = Counter()
@@ -126,8 +126,8 @@ async def test_an_outcome_that_the_store_did_before_it_refused_the_claim_counts_
 ) -> None:
     """On etcd a turn is several transactions, of which the first may be done."""
     flaky = flaky_store(clock)
-    told: list[int] = []
-    job = Job("told", count, on_complete=lambda instance, result: told.append(result))
+    results: list[int] = []
+    job = Job("told", count, on_complete=lambda instance, result: results.append(result))
     async with running_node(job, clock=clock, store=flaky.store, workers=3) as node:
         inner: Any = flaky.inner
 
@@ -141,7 +141,7 @@ async def test_an_outcome_that_the_store_did_before_it_refused_the_claim_counts_
         await node.schedule_many(job.call(k) for k in range(20))
         await drain(node)
         await clock.settle()
-        assert sorted(told) == list(range(20))
+        assert sorted(results) == list(range(20))
         assert "came too late" not in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""What bodies return and raise, and what becomes of it; the node goes on whatever they do."""
+"""What bodies return and raise, and the state of the instance; the node survives all of it."""
 
 import asyncio
 import dataclasses

@@ -275,19 +275,19 @@ async def test_an_async_body_ends_at_its_timeout(clock: VirtualClock) -> None:
 
 
 async def test_a_timed_out_sync_body_keeps_its_worker_until_it_ends() -> None:
-    told, leave = threading.Event(), threading.Event()
+    timed_out, leave = threading.Event(), threading.Event()
 
     def stay(ctx: Context = INJECTED) -> str:
         while not ctx.cancelled:
             leave.wait(0.001)
-        told.set()
+        timed_out.set()
         leave.wait(60)
         return "too late"
 
     # in real time: virtual time stands still while a thread works
     async with running_node(Job("stay", stay, timeout=0.2), clock=SystemClock()) as node:
         instance = await node.schedule("stay")
-        assert await asyncio.to_thread(told.wait, 60)
+        assert await asyncio.to_thread(timed_out.wait, 60)
         assert (await instance.refresh()).state is State.PROCESSING
         assert instance.id in [worker.instance for worker in node.workers()]
         leave.set()

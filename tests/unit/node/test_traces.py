@@ -1,4 +1,4 @@
-"""Traces of OpenTelemetry, from whoever schedules to the body that runs."""
+"""Traces of OpenTelemetry, from the scheduling call to the body."""
 
 import asyncio
 import subprocess
@@ -175,7 +175,7 @@ async def test_claims_and_commits_are_linked_to_what_they_were_about(clock: Virt
 
 
 async def test_what_was_scheduled_without_a_trace_begins_one_of_its_own(clock: VirtualClock) -> None:
-    """Not one of whatever the node happened to be started in."""
+    """The trace in which the node was started is not continued."""
     url = shared_url()
     plain = Node(url, jobs=JOBS, clock=clock, workers=0)
     node = traced(clock, store=url)

@@ -149,7 +149,7 @@ async def collect(stream: Any, into: list[Event] | None = None) -> None:
             into.append(event)
 
 
-def told(events: list[Event]) -> list[str]:
+def summary(events: list[Event]) -> list[str]:
     return [one.log.message if one.log else str(one.state) if one.entry else one.what for one in events]
 
 
@@ -169,7 +169,7 @@ async def test_a_stream_tells_states_lines_and_progress_as_they_come(clock: Virt
         await clock.advance(0.01)
         watching.cancel()
 
-        assert told(events) == ["Created", "Scheduled", "Processing", "begins", "progress", "Completed"]
+        assert summary(events) == ["Created", "Scheduled", "Processing", "begins", "progress", "Completed"]
         assert {one.instance.id for one in events} == {instance.id}
 
 
@@ -190,8 +190,8 @@ async def test_a_stream_tells_of_what_matches_and_of_nothing_from_before(clock: 
             one.cancel()
 
         assert old.id not in {one.instance.id for one in events + ends}
-        assert told([one for one in events if one.instance == running]) == ["Completed"]
-        assert told([one for one in events if one.instance == new]) == [
+        assert summary([one for one in events if one.instance == running]) == ["Completed"]
+        assert summary([one for one in events if one.instance == new]) == [
             "Created",
             "Scheduled",
             "Processing",
@@ -210,7 +210,7 @@ async def test_a_stream_goes_on_for_long_and_through_lost_hints(clock: VirtualCl
         flaky.change_answers(lambda _: [], "next_hints", times=None)
         instance = await node.schedule(SLEEP, 3)
         await clock.advance(6)
-        assert told(events) == ["Created", "Scheduled", "Processing", "Completed"]
+        assert summary(events) == ["Created", "Scheduled", "Processing", "Completed"]
         flaky.heal()
         await clock.advance(60)
         await node.schedule(SLEEP, 3)
@@ -234,7 +234,7 @@ async def test_a_watch_has_every_event_of_a_short_instance(clock: VirtualClock) 
         await clock.advance(3)
         watching.cancel()
         for instance in instances:
-            assert told([one for one in events if one.instance == instance]) == [
+            assert summary([one for one in events if one.instance == instance]) == [
                 "Created",
                 "Scheduled",
                 "Processing",

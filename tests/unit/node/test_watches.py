@@ -27,7 +27,7 @@ SLEEP, NOTHING = Job("sleep", sleep), Job("nothing", nothing)
 
 
 class Watching:
-    """Streams that are read as fast as they tell."""
+    """Streams whose events are read as soon as they come."""
 
     def __init__(self, clock: VirtualClock, manager: Any) -> None:
         self._clock = clock
@@ -35,7 +35,7 @@ class Watching:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self, *queries: Query) -> list[list[Event]]:
-        """What each of new streams tells, once all have begun."""
+        """The events of new streams, after all of them have begun."""
         into = [list[Event]() for _ in queries]
         begun = asyncio.Semaphore(0)
 
@@ -66,7 +66,7 @@ async def watching(clock: VirtualClock, manager: Any) -> AsyncGenerator[Watching
         await made.close()
 
 
-def told(events: list[Event], *, of: str | None = None) -> list[str]:
+def summary(events: list[Event], *, of: str | None = None) -> list[str]:
     return [str(one.state) for one in events if one.entry is not None and of in (None, one.instance.id)]
 
 
@@ -82,7 +82,7 @@ async def test_many_streams_read_as_much_as_one(clock: VirtualClock) -> None:
             await clock.advance(0.1)
             reads.append(sum(flaky.calls[verb] for verb in READS))
             for one in events:
-                assert told(one) == ["Created", "Scheduled", "Processing", "Completed"]
+                assert summary(one) == ["Created", "Scheduled", "Processing", "Completed"]
     assert reads[1] <= reads[0] + 3  # a poll may come in between
 
 
@@ -102,7 +102,7 @@ async def test_what_is_final_is_not_read_again(clock: VirtualClock) -> None:
         instances = await node.schedule_many(NOTHING.call() for _ in range(50))
         await drain(node)
         await clock.advance(2)
-        assert told(events).count("Completed") == 50
+        assert summary(events).count("Completed") == 50
         await streams.open(Query(uuid=instances[0].id))
         flaky.calls.clear()
         await clock.advance(10)
@@ -131,9 +131,9 @@ async def test_each_stream_begins_at_its_own_time(clock: VirtualClock) -> None:
         late, of_another = await streams.open(Query(uuid=instance.id), Query(kind="other"))
         await drain(node)
         await clock.advance(1)
-        assert told(early) == ["Created", "Scheduled", "Processing", "Completed"]
-        assert told(late) == ["Completed"]
-        assert told(of_another) == []
+        assert summary(early) == ["Created", "Scheduled", "Processing", "Completed"]
+        assert summary(late) == ["Completed"]
+        assert summary(of_another) == []
 
 
 async def test_many_instances_that_are_watched_singly_are_read_together(clock: VirtualClock) -> None:
@@ -148,7 +148,7 @@ async def test_many_instances_that_are_watched_singly_are_read_together(clock: V
         await drain(node)
         await clock.advance(2)
         for instance, one in zip(instances, events, strict=True):
-            assert told(one, of=instance.id)[-1] == "Completed"
+            assert summary(one, of=instance.id)[-1] == "Completed"
             assert {event.instance.id for event in one} == {instance.id}
 
 
@@ -172,7 +172,7 @@ async def test_a_stream_that_another_left_behind_tells_on(clock: VirtualClock) -
             await clock.advance(1)
         await drain(node)
         await clock.advance(1)
-        assert told(events, of=instance.id) == ["Created", "Scheduled", "Processing", "Completed"]
+        assert summary(events, of=instance.id) == ["Created", "Scheduled", "Processing", "Completed"]
 
 
 async def test_a_stream_that_begins_as_the_last_one_ends_tells_nothing_from_before(clock: VirtualClock) -> None:
@@ -185,7 +185,7 @@ async def test_a_stream_that_begins_as_the_last_one_ends_tells_nothing_from_befo
             (events,) = await streams.open(Query())
             await drain(node)
             await clock.advance(1)
-            assert told(events) == ["Completed"]
+            assert summary(events) == ["Completed"]
 
 
 async def test_a_watch_that_begins_during_a_stop_gets_an_error(clock: VirtualClock) -> None:
@@ -229,4 +229,4 @@ async def test_a_stream_survives_an_outage_and_a_new_one_gets_an_error(clock: Vi
         await clock.advance(10)
         flaky.heal()
         await clock.advance(3)
-        assert told(events, of=instance.id) == ["Created", "Scheduled", "Processing", "Completed"]
+        assert summary(events, of=instance.id) == ["Created", "Scheduled", "Processing", "Completed"]

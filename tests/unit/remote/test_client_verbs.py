@@ -157,7 +157,7 @@ async def test_arguments_are_converted_where_they_run(client: Client) -> None:
 
 
 async def test_arguments_of_a_known_job_are_checked_here(site: tuple[Node, Server], client: Client) -> None:
-    await site[1].stop(grace=0)  # nobody else is asked
+    await site[1].stop(grace=0)  # no other node is asked
 
     with pytest.raises(ArgumentError) as caught:
         await client.schedule(cast(Any, ADD), "one", 2, 3)

@@ -87,7 +87,7 @@ def test_a_trigger_may_say_everything_and_brings_what_is_for_keda() -> None:
 
 
 @pytest.mark.parametrize(
-    ("metadata", "told"),
+    ("metadata", "expected"),
     [
         ({"kinds": ""}, "kinds: expected names of kinds"),
         ({"kinds": "a,,b"}, "kinds: expected names of kinds"),
@@ -100,10 +100,10 @@ def test_a_trigger_may_say_everything_and_brings_what_is_for_keda() -> None:
         ({"kind": "mail"}, "metadata: expected kinds, jobsPerReplica, activationJobs or includeDelayed, got 'kind'"),
     ],
 )
-def test_what_a_trigger_cannot_say_is_named(metadata: dict[str, str], told: str) -> None:
+def test_what_a_trigger_cannot_say_is_named(metadata: dict[str, str], expected: str) -> None:
     with pytest.raises(OptionError) as caught:
         read_trigger(metadata, 10)
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
 
 
 def test_a_node_without_workers_has_no_default_for_a_replica() -> None:
@@ -198,11 +198,11 @@ async def test_a_stream_tells_at_once_and_then_each_change(monkeypatch: pytest.M
     go = threading.Event()
     async with running_node(Job("held", lambda: go.wait(60)), clock=SystemClock()) as node, asked(node) as keda:
         stream = keda.stream()
-        assert not await Keda.told(stream)
+        assert not await Keda.is_active(stream)
         await node.schedule("held")
-        assert await Keda.told(stream)
+        assert await Keda.is_active(stream)
         go.set()
-        assert not await Keda.told(stream)
+        assert not await Keda.is_active(stream)
 
 
 async def test_a_scaler_that_stops_ends_its_streams() -> None:

@@ -314,7 +314,7 @@ async def test_pages_go_on_where_they_stopped_and_fit_into_a_message(node: Node,
 
 
 async def test_a_page_of_large_instances_reads_little_more_than_it_tells(node: Node) -> None:
-    """Before, it read 83 instances here to tell 6."""
+    """An earlier version read 83 instances to return 6."""
     for _ in range(40):
         await node.schedule(Job("elsewhere"), "x" * 400_000)
     read: list[int] = []
@@ -627,11 +627,11 @@ async def test_a_connection_has_so_many_calls_at_a_time(monkeypatch: pytest.Monk
 
 
 async def test_changed_instances_are_listed_in_an_answer_that_fits() -> None:
-    """Nobody can ask for it again, so the last ones are bare."""
+    """The caller cannot repeat the request, so the last instances are ids without details."""
 
     def whole(number: int) -> pb.JobInstance:
         return pb.JobInstance(uuid=str(number), kind="k" * 400_000)
 
-    told = await messages_that_fit(range(20), whole, lambda number: pb.JobInstance(uuid=str(number)))
-    assert [one.uuid for one in told] == [str(number) for number in range(20)]
-    assert MAX_BYTES - 400_000 < sum(one.ByteSize() for one in told) < MAX_BYTES + 500_000
+    fitting = await messages_that_fit(range(20), whole, lambda number: pb.JobInstance(uuid=str(number)))
+    assert [one.uuid for one in fitting] == [str(number) for number in range(20)]
+    assert MAX_BYTES - 400_000 < sum(one.ByteSize() for one in fitting) < MAX_BYTES + 500_000

@@ -1,4 +1,4 @@
-"""Who may call what, by token and by certificate."""
+"""The rights of callers, by token and by certificate."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""One damaged key of a key-value store hides nothing else, whatever is wrong with it."""
+"""One damaged key of a key-value store hides no other data, for any damage."""
 
 from __future__ import annotations
 

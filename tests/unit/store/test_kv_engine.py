@@ -37,7 +37,7 @@ from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer, outcome
-from support.records import told
+from support.records import logged
 
 Result = TypeVar("Result")
 
@@ -377,7 +377,7 @@ async def test_an_unreadable_record_is_set_aside(bench: Bench, caplog: pytest.Lo
         assert [one.id for one in await peer.take()] == [good.id]
         assert await bench.store.get([bad.id, running.id]) == [None, None]
         assert await peer.end(claim) is Ack.LOST
-    assert len(told(caplog)) == 3
+    assert len(logged(caplog)) == 3
     health = await bench.store.health()
     assert (health.undecodable, health.counts) == (3, {"work": {State.PROCESSING: 1}})
     assert (await peer.renew()).held != ()

@@ -305,7 +305,7 @@ async def test_requests_for_many_kinds_count_though_counters_are_forgotten(
 
 
 async def test_the_parts_of_kinds_that_a_dead_node_has_stored_leave_no_keys(clock: VirtualClock) -> None:
-    """The node died before it wrote the stamp that tells of the parts."""
+    """The node died before it wrote the stamp of the parts."""
     data, make = MemoryData(costs=Costs()), Factory(clock)
     kv = MemoryKeyValue(data, clock)
     store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())

@@ -19,7 +19,7 @@ from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer, outcome
-from support.records import told
+from support.records import logged
 
 Result = TypeVar("Result")
 FIRED, MISSED = FireOutcome.FIRED, FireOutcome.MISSED
@@ -312,7 +312,7 @@ async def test_an_unreadable_schedule_is_logged_once_and_can_be_put_again(
         for _ in range(3):
             await bench.store.get_schedules(["a", "b"])
             await bench.store.changed_schedules(0)
-    assert len(told(caplog)) == 1
+    assert len(logged(caplog)) == 1
     peer = await Peer(store=bench.store, info=bench.make.node(), make=bench.make).join()
     for claim in await peer.take():
         assert await peer.end(claim) is Ack.DONE

@@ -14,7 +14,7 @@ from peerjob.store.memory.data import MemoryData, MemoryWatch
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer
-from support.records import told
+from support.records import logged
 
 
 class Shifted(VirtualClock):
@@ -40,11 +40,11 @@ class LateWatch(MemoryWatch):
         self._times = times
 
     async def changed(self, timeout: float) -> dict[str, bytes] | None:
-        told = await super().changed(timeout)
+        logged = await super().changed(timeout)
         if self._times:
             self._times -= 1
             await asyncio.sleep(2.5)
-        return told
+        return logged
 
 
 class LateKeyValue(MemoryKeyValue):
@@ -121,7 +121,7 @@ async def test_of_two_clocks_the_slower_one_counts_and_both_nodes_warn(
     nodes = await bench.join(*offs)
     ahead = [300.0 * (off == max(offs)) for off in offs]
     assert await bench.renew(5) == ahead
-    assert ["300.0 s" in record.message for record in told(caplog)] == [True, True]
+    assert ["300.0 s" in record.message for record in logged(caplog)] == [True, True]
     fast = ahead.index(300)
     await nodes[1 - fast].store.enqueue(bench.make.instances(1, delay_us=10_000_000))
     await bench.clock.advance(9)
@@ -132,13 +132,13 @@ async def test_of_two_clocks_the_slower_one_counts_and_both_nodes_warn(
 
     bench.clocks[fast].off = min(offs)
     assert await bench.renew(3) == [0, 0]
-    assert len(told(caplog)) == 2
+    assert len(logged(caplog)) == 2
 
 
 async def test_the_slower_half_of_the_nodes_counts(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     await bench.join(0, 30, 0, 30)
     assert await bench.renew(6) == [0, 30, 0, 30]
-    assert [record.levelno for record in told(caplog)] == [logging.WARNING] * 4
+    assert [record.levelno for record in logged(caplog)] == [logging.WARNING] * 4
 
 
 async def test_a_node_that_joins_goes_by_no_clock_before_it_heard_its_peers(bench: Bench) -> None:
@@ -214,10 +214,10 @@ async def test_a_clock_at_the_limit_is_logged_once(bench: Bench, caplog: pytest.
     for off in (0.95, 1.05) * 5:
         bench.clocks[2].off = off
         await bench.renew(2)
-    assert [record.levelno for record in told(caplog, logging.INFO)] == [logging.WARNING]
+    assert [record.levelno for record in logged(caplog, logging.INFO)] == [logging.WARNING]
     bench.clocks[2].off = 0.1
     await bench.renew(4)
-    assert [record.levelno for record in told(caplog, logging.INFO)] == [logging.WARNING, logging.INFO]
+    assert [record.levelno for record in logged(caplog, logging.INFO)] == [logging.WARNING, logging.INFO]
 
 
 async def test_a_node_that_left_does_not_count(bench: Bench) -> None:
@@ -273,7 +273,7 @@ async def test_a_clock_that_is_put_right_counts_at_once(bench: Bench) -> None:
 async def test_clocks_that_are_set_and_set_back_count_as_they_are(
     bench: Bench, clock: VirtualClock, step: float, renewals: int
 ) -> None:
-    """At whatever moment they are set back: each node hears of each renewal before the next one."""
+    """Clocks are set back after any number of renewals. Each node gets each renewal before the next one."""
     await bench.join(0, 0, 0)
     await bench.renew(6)
     for off, count in ((step, renewals), (0, 24)):
@@ -325,7 +325,7 @@ async def test_a_node_whose_clock_is_off_leaves_due_instances_to_others_and_logs
     right, _, off = await bench.join(0, 0, 30)
     with caplog.at_level(logging.WARNING, logger="peerjob.store"):
         await bench.renew(5)
-    (record,) = told(caplog)
+    (record,) = logged(caplog)
     assert "30.0 s ahead" in record.message
 
     await right.store.enqueue(bench.make.instances(1, delay_us=10_000_000))

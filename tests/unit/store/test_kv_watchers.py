@@ -32,18 +32,18 @@ async def test_of_many_awaited_instances_those_that_end_are_reported(
     claims = await worker.take(count)
     assert len(claims) == count
 
-    async def told() -> list[str]:
+    async def hinted() -> list[str]:
         return sorted(hint.id for hint in await store.next_hints(waiter.incarnation, 0) if hint.what == "final")
 
     async def end(ending: Sequence[int]) -> list[str]:
         await worker.commit(*(outcome(claims[at]) for at in ending))
         return sorted(claims[at].id for at in ending)
 
-    assert await told() == []
+    assert await hinted() == []
     first = await end([0, count // 2, count - 1])
-    assert await told() == first
+    assert await hinted() == first
     rest = await end([at for at in range(count) if claims[at].id not in first])
-    assert await told() == rest
+    assert await hinted() == rest
     assert data.range(Range("n/watch/", "n/watch0")).count == 0
 
 

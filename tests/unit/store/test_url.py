@@ -1,4 +1,4 @@
-"""URLs of stores: no message about one tells its password."""
+"""URLs of stores: no message shows the password."""
 
 import pytest
 
@@ -19,9 +19,9 @@ async def test_what_is_said_about_a_url_holds_nothing_of_its_password(url: str) 
     for where in ("store", "coordinator"):
         with pytest.raises(OptionError) as caught:
             Node(url) if where == "store" else Node(coordinator=url)
-        told = str(caught.value)
-        assert "***@h" in told
-        assert not any(part in told for part in ("se/", "se#", "se?", "se[", "cret", "ret@"))
+        message = str(caught.value)
+        assert "***@h" in message
+        assert not any(part in message for part in ("se/", "se#", "se?", "se[", "cret", "ret@"))
 
 
 async def test_an_unknown_option_is_not_shown_beside_a_password() -> None:

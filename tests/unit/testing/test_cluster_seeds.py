@@ -10,7 +10,7 @@ from peerjob.testing import TestCluster, VirtualClock
 
 
 async def eventful(seed: int) -> list[str]:
-    """A night of failures, of which the whole trace is told."""
+    """A night of failures; the result is the whole trace."""
     chance = random.Random(0)
 
     async def unsteady(seconds: float = 0, context: Context = INJECTED) -> None:

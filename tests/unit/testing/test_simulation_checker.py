@@ -63,7 +63,7 @@ def an_order(id: str = ID, **fields: Any) -> Order:
 
 
 def evidence(record: Record | None = None, *runs: Run, orders: Sequence[Order] = (), **fields: Any) -> Evidence:
-    """What one instance left behind that ran once and is Completed, unless it is told otherwise."""
+    """The evidence of an instance that ran once and is Completed, unless the options say otherwise."""
     record = record or a_record()
     given: dict[str, Any] = {"records": {record.id: record}, "runs": runs or [a_run()], **fields}
     return Evidence(ended_us=100 * SECOND, orders={one.id: one for one in orders or [an_order()]}, **given)

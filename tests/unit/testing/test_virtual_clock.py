@@ -352,17 +352,17 @@ async def test_a_test_that_waits_without_moving_time_gets_a_warning(
     clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("peerjob.testing.loop.MAX_STANDSTILL", 0.01)
-    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    warning: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     sleep = asyncio.create_task(asyncio.sleep(1))
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            told.set_result(record.getMessage())
+            warning.set_result(record.getMessage())
 
     logger, listener = logging.getLogger("peerjob.testing"), Listener()
     logger.addHandler(listener)
     try:
-        assert "await clock.run(...)" in await told
+        assert "await clock.run(...)" in await warning
     finally:
         logger.removeHandler(listener)
     await clock.run(sleep)
