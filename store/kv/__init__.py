@@ -9,7 +9,7 @@ To follow a job from enqueue to its end, read in this order:
 2. `context` and `store`: what all verbs share; `KVStore` inherits one group of verbs per file
 3. `step_plan`: how an instance enters and leaves indexes, queues, keys and slots; `enqueue` is its simplest user
 4. `writer`: many steps in one request; with `counts` (counters) and `answers` (repeated requests)
-5. `queues` and `scan`: queues whose first entries are cheap to read
+5. `queues`: queues whose first entries are cheap to read
 6. `claim_queues` (which moves due instances), `selection`, `claim`: which instances a node gets
 7. `commit`, `cancel`, `logs`, `retention`: how instances end and are removed
 

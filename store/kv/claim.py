@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
+import msgspec
 from msgspec.structs import replace
 
 from peerjob.model.errors import DecodeError
 from peerjob.model.record import Claim, Claimed, Want, check_batch
 from peerjob.model.state import State
-from peerjob.store.calls import CallRetry
 
 from .base import Compare, Delete, Entry, Op, Put, Step
 from .claim_queues import ClaimCall, ClaimQueues
@@ -18,8 +17,8 @@ from .context import KVCommands, KVContext, retried
 from .counts import PROCESSING, READY, SCHEDULED
 from .hints import Wakeups
 from .keys import time_text
+from .queues import Head
 from .rows import Idle, Owned, Row, encode, extended, to_claim
-from .scan import Head
 from .selection import Pick, Room, Selection, share_of
 from .step_plan import Change
 from .writer import ROUNDS
@@ -39,7 +38,7 @@ _LAG_US = 5_000_000
 slow clock can add entries without lowering the head."""
 
 
-class _IdleEntry(NamedTuple):
+class _IdleEntry(msgspec.Struct, frozen=True):
     """The last registration of an idle incarnation."""
 
     kinds: tuple[str, ...]
@@ -50,8 +49,8 @@ class _IdleEntry(NamedTuple):
 class ClaimCommands(KVCommands):
     """The verb `claim`."""
 
-    def __init__(self, context: KVContext, retry: CallRetry) -> None:
-        super().__init__(context, retry)
+    def __init__(self, context: KVContext) -> None:
+        super().__init__(context)
         self._claim_queues = ClaimQueues(context)
         self._passed_over: dict[str, dict[str, int]] = {}
         """Incarnation → instance → number of claims in which the incarnation left that instance and took later ones."""
@@ -248,7 +247,7 @@ class ClaimCommands(KVCommands):
             if known is not None:
                 # the transaction failed, so this node may or may not be registered as idle: remember that, so that the
                 # next claim deletes or rewrites the registration
-                self._idle_entries[call.incarnation] = known._replace(revision=-1, kinds=(), groups=())
+                self._idle_entries[call.incarnation] = replace(known, revision=-1, kinds=(), groups=())
             return False
         call.waited = True
         if ops:

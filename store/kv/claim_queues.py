@@ -7,7 +7,7 @@ was due by the median of the clocks: that node may be the only one with free wor
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 
 from peerjob.model.errors import DecodeError, StoreUnavailableError
@@ -22,8 +22,8 @@ from .hints import Wakeups
 from .index_feed import IndexFeed
 from .keys import below, prefix_end, time_text
 from .kind_groups import Grouping, Groups
+from .queues import AFTER_ALL, Head
 from .rows import Delayed, decode_delayed, live_of
-from .scan import AFTER_ALL, Head
 from .selection import Selection
 from .step_plan import Change, StepPlan
 from .writer import ROUNDS, Written
@@ -52,7 +52,7 @@ class ClaimCall:
         # case
         few = len(want.kinds) <= FEW_KINDS
         self.limit = min(want.limit, sum(want.kinds.values())) if few else want.limit
-        self.taken = Counter[str]()
+        self.taken: dict[str, int] = {}
         self.groups: Groups | None = None
         """The groups of the node's kinds; None while the claim reads the heads of all queues directly."""
         self.feed: IndexFeed | None = None
@@ -72,7 +72,7 @@ class ClaimCall:
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of which more instances may be claimed."""
-        return tuple(kind for kind, limit in self.want.kinds.items() if limit > self.taken[kind])
+        return tuple(kind for kind, limit in self.want.kinds.items() if limit > self.taken.get(kind, 0))
 
     @property
     def answered(self) -> bool:
@@ -83,7 +83,7 @@ class ClaimCall:
     def add(self, claim: Claim) -> None:
         """Add a claim to the answer."""
         self.claims.append(claim)
-        self.taken[claim.kind] += 1
+        self.taken[claim.kind] = self.taken.get(claim.kind, 0) + 1
         self.limit = 0 if claim.suspect else self.limit - 1
 
 

@@ -34,11 +34,14 @@ _MAX_NAMES = 10_000
 class KVContext:
     """What the verbs of one store share: connection, settings, cached records and names of nodes."""
 
-    def __init__(self, kv: KeyValue, *, url: str, namespace: str, clock: Clock, limits: StoreLimits) -> None:
+    def __init__(
+        self, kv: KeyValue, *, url: str, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 0
+    ) -> None:
         self.kv = kv
         self.url = url
         self.clock = clock
         self.limits = limits
+        self.retry = CallRetry(clock=clock, retry_for=retry_for)
         self.keys = Keys(namespace)
         self.queues = Queues(kv, self.keys)
         self.counts = Counts(kv, self.keys, clock)
@@ -163,13 +166,13 @@ class KVContext:
 class KVCommands:
     """A group of the store's verbs. `KVStore` inherits all groups, so their names must differ."""
 
-    def __init__(self, context: KVContext, retry: CallRetry) -> None:
+    def __init__(self, context: KVContext) -> None:
         self._context = context
         self._kv = context.kv
         self._keys = context.keys
         self._clock = context.clock
         self._writer = context.writer
-        self._retry = retry
+        self._retry = context.retry
 
 
 def retried(verb: V) -> V:

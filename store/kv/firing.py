@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from peerjob.model.errors import StoreFullError, StoreUnavailableError
 from peerjob.model.firing import Fire, FireAnswer, FirePage, Term
-from peerjob.store.calls import CallRetry
 from peerjob.store.rules import REPLACED, check_fires
 
 from .base import Compare, Put, Range
@@ -32,8 +31,8 @@ _MAX_PAGE = 500
 class FireCommands(CancelCommands):
     """The verbs `fire` and `fires`."""
 
-    def __init__(self, context: KVContext, retry: CallRetry) -> None:
-        super().__init__(context, retry)
+    def __init__(self, context: KVContext) -> None:
+        super().__init__(context)
         self._term_compares: dict[Term, Compare] = {}
         """Last term → compare that holds while the term is the latest one. A conflict empties the dict, so that the
         next round reads the term again."""

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from .base import Found, Range
 from .keys import Keys, prefix_end
-from .queues import Queues
-from .scan import Head, Scan
+from .queues import Head, Queues, Scan
 
 _MAX_READ = 50
 """One request reads at most this number of indexes; the feed reads further indexes with further requests."""

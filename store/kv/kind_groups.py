@@ -25,8 +25,8 @@ from peerjob.model.errors import StoreUnavailableError
 from .base import Compare, Delete, Entry, Found, Op, Put, Range, Step, mod_of
 from .context import KVContext
 from .keys import below, prefix_end
+from .queues import Head
 from .rows import count_of, encode, node_of
-from .scan import Head
 from .writer import ROUNDS
 
 _MAX_MOVED = 100

@@ -15,8 +15,8 @@ from peerjob.model.firing import FireOutcome, FireRecord
 from .base import Delete, Entry, Op, Put
 from .context import KVContext
 from .keys import time_text
+from .queues import Head
 from .rows import encode
-from .scan import Head
 from .schedule_rows import NextFire, decode_fire
 
 INSTANCE, GAP, TRIGGER = "f", "g", "t"

@@ -11,7 +11,6 @@ from peerjob.model.ids import id_time_us
 from peerjob.model.query import Query
 from peerjob.model.record import Health, Page, Record, check_batch
 from peerjob.model.state import State
-from peerjob.store.calls import CallRetry
 
 from .base import Compare, Delete, Entry, Range, Step, apply_steps
 from .context import KVCommands, KVContext, retried
@@ -38,8 +37,8 @@ _WINDOW_FACTOR = 8
 class ReadCommands(KVCommands):
     """The verbs that read instances and counts."""
 
-    def __init__(self, context: KVContext, retry: CallRetry) -> None:
-        super().__init__(context, retry)
+    def __init__(self, context: KVContext) -> None:
+        super().__init__(context)
         self._recount = Recount(context)
 
     @retried

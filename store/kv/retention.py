@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from peerjob.store.calls import CallRetry
-
 from .base import Compare, Delete, Found
 from .context import KVCommands, KVContext, retried
 from .counts import FINAL_SLOTS, SLOT, totals
 from .keys import LATEST_US, below, time_text
 from .kind_cleanup import UnusedKinds
+from .queues import Head, Scan
 from .rows import start_of
-from .scan import Head, Scan
 from .step_plan import Change, StepPlan
 
 _EMPTY_AHEAD_US = 3_600_000_000
@@ -23,8 +21,8 @@ _FINAL_STATES = [int(state) for state, slot in SLOT.items() if slot in FINAL_SLO
 class RetentionCommands(KVCommands):
     """The verb `expire`, and how instances are removed."""
 
-    def __init__(self, context: KVContext, retry: CallRetry) -> None:
-        super().__init__(context, retry)
+    def __init__(self, context: KVContext) -> None:
+        super().__init__(context)
         self._unused_kinds = UnusedKinds(context)
         self._expiry_heads = below(f"{context.keys.root}head/expiry/")
 

@@ -16,8 +16,8 @@ from .base import MAX_REQUEST_BYTES, Compare, Delete, Entry, Op, Put, Step, mod_
 from .context import KVContext
 from .keys import prefix_end, time_text
 from .ledger import FireLedger
+from .queues import Head, Scan
 from .rows import NOTHING_EXTRA, encode
-from .scan import Head, Scan
 from .schedule_rows import (
     NextFire,
     Revisions,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peerjob.model.firing import MAX_SCHEDULES, SchedulePage, SchedulePut, ScheduleRow
-from peerjob.store.calls import CallRetry
 from peerjob.store.rules import check_count
 
 from .context import KVCommands, KVContext, retried
@@ -22,8 +21,8 @@ times this constant, plus the last loaded revision."""
 class ScheduleCommands(KVCommands):
     """The verbs about schedules, besides those about fires."""
 
-    def __init__(self, context: KVContext, retry: CallRetry) -> None:
-        super().__init__(context, retry)
+    def __init__(self, context: KVContext) -> None:
+        super().__init__(context)
         self._schedule_writer = ScheduleWriter(context)
 
     @retried

@@ -16,8 +16,7 @@ from peerjob.model.clock import Clock
 
 from .base import Step
 from .index_feed import IndexFeed
-from .queues import Queues
-from .scan import Head, Scan
+from .queues import Head, Queues, Scan
 
 _MAX_SCANS = 100
 """One request reads at most this number of queues; a claim reads further queues with further requests."""

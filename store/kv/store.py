@@ -7,7 +7,7 @@ from typing import Any
 
 from peerjob.model.clock import Clock
 from peerjob.model.record import Ack, Capabilities, Claimed, Outcome, StoreLimits, Want
-from peerjob.store.calls import CallRetry, both
+from peerjob.store.calls import both
 from peerjob.store.rules import LAYOUT, check_layout
 from peerjob.store.url import redact
 
@@ -122,9 +122,11 @@ class KVStore(
         retry_for: float = 0,
     ) -> None:
         guarded = GuardedKeyValue(kv, key=Keys(namespace).layout, namespace=namespace, url=redact(url))
-        context = KVContext(guarded, url=redact(url), namespace=namespace, clock=clock, limits=limits)
+        context = KVContext(
+            guarded, url=redact(url), namespace=namespace, clock=clock, limits=limits, retry_for=retry_for
+        )
         guarded.on_lease_ended = context.writer.forget_leases
-        super().__init__(context, CallRetry(clock=clock, retry_for=retry_for))
+        super().__init__(context)
         self._guarded = guarded
         self._local = local
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Hint, Record, check_batch
 from peerjob.model.state import State
-from peerjob.store.calls import CallRetry
 
 from .base import Delete, Put, Range, Step, Watch
 from .context import KVContext, retried
@@ -22,8 +21,8 @@ _WATCHED_AT_ONCE = 20
 class WatchCommands(ReadCommands):
     """The verbs `next_hints`, `watch_final` and `watch_changes`."""
 
-    def __init__(self, context: KVContext, retry: CallRetry) -> None:
-        super().__init__(context, retry)
+    def __init__(self, context: KVContext) -> None:
+        super().__init__(context)
         self._watches: dict[str, Watch] = {}
 
     @retried
