@@ -45,7 +45,7 @@ lint: $(VENV)/.installed ## style, types, the direction of imports, and whether 
 	$(BIN)/python scripts/generate_manifests.py --check
 
 unit: $(VENV)/.installed ## tests that need no service
-	$(BIN)/pytest tests/unit -n $(WORKERS) $(ARGS)
+	$(BIN)/pytest tests/unit -n $(WORKERS) --dist worksteal $(ARGS)
 
 unit-others: $(VENV)/.installed ## the unit tests on every other Python that is found
 	$(BIN)/python scripts/unit_on_other_pythons.py -n $(WORKERS) $(ARGS)
@@ -105,10 +105,10 @@ clean: ## remove all that the other targets made
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
+# --group needs pip 25.1
 $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "peerjob needs Python 3.11 or later" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	# --group needs pip 25.1
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --editable '.[all]' --group dev
 	@touch $@

@@ -1,7 +1,7 @@
 """Check what differs from main: lint of the changed files, and the unit tests of their folders.
 
-A folder of tests/unit has the tests of the folder of the package with the same name. Tests with the marker `one_python`
-are left out, because they search for a long time. Arguments go to pytest.
+A folder of tests/unit has the tests of the folder of the package with the same name. The tests that
+tests/unit/slow.txt names are left out. Arguments go to pytest.
 """
 
 import subprocess
@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 UNIT = Path("tests", "unit")
-MARKED = ("-m", "not soak and not compose and not one_python")
+MARKED = ("-m", "not soak and not compose and not slow")
 
 
 def changed_files() -> list[str]:

@@ -56,7 +56,8 @@ class KindSets:
         self._remember(
             digest, node.kinds, {kind: node.signatures[kind] for kind in node.kinds if kind in node.signatures}
         )
-        others = {kind: hash for kind, hash in node.signatures.items() if kind not in set(node.kinds)}
+        own = set(node.kinds)
+        others = {kind: hash for kind, hash in node.signatures.items() if kind not in own}
         short = replace(node, kinds=(), signatures=others)
         return NodeRow(short, kinds=digest), [Compare(stamp, mod=applied.revision)]
 

@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from support.etcd import EtcdServer
-from support.servers import SERVERS, MissingServerError, Server, ServerCluster, ServerKind
+from support.servers import SERVERS, MissingServerError, ServerCluster, ServerKind
 from support.stack import require_engine
 
 pytestmark = pytest.mark.compose
@@ -57,4 +57,4 @@ def test_etcd_in_a_container_keeps_what_was_written() -> None:
 
 def test_a_container_cannot_lose_its_power() -> None:
     with pytest.raises(MissingServerError, match="power"):
-        Server.__init__(SERVERS["redis"].__new__(SERVERS["redis"]), traced=True)
+        SERVERS["redis"](traced=True)
