@@ -47,3 +47,11 @@ class TestEtcd(OnServer):
     @pytest.fixture(autouse=True)
     def _url(self, etcd_url: str) -> None:
         self.url = etcd_url
+
+
+class TestSQLite(OnServer):
+    """SQLite."""
+
+    @pytest.fixture(autouse=True)
+    def _url(self, sqlite_url: str) -> None:
+        self.url = sqlite_url

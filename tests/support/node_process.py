@@ -8,7 +8,8 @@ import logging
 
 import uvloop
 
-from peerjob import Node
+from peerjob import Node, StoreLimits
+from support.builds import newer_store
 from support.shifted import ShiftedClock
 from support.stalls import Stalls, tell
 
@@ -24,17 +25,21 @@ async def main() -> None:
     parser.add_argument("--jobs", default="support.fault_jobs")
     parser.add_argument("--coordinator")
     parser.add_argument("--ahead", type=float, default=0.0, help="seconds that its clock is ahead")
+    parser.add_argument("--adds", action="store_true", help="write records as a later release")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    clock = ShiftedClock(given.ahead)
     node = Node(
-        given.url,
+        newer_store(given.url, namespace=given.namespace, clock=clock, limits=StoreLimits())
+        if given.adds
+        else given.url,
         jobs=given.jobs,
         coordinator=given.coordinator,
         namespace=given.namespace,
         name=given.name,
         workers=given.workers,
         lease_ttl=given.ttl,
-        clock=ShiftedClock(given.ahead),
+        clock=clock,
     )
     with Stalls(tell=tell):
         await node.run(grace=given.grace)

@@ -13,6 +13,7 @@ from peerjob.model.state import ARROWS
 from peerjob.store.drivers import open_elections
 from support.onlooker import onlooking
 from support.processes import ChildProcess
+from support.releases import Release
 from support.stalls import Span, Stalls, stalls_in
 from support.waiting import until
 
@@ -48,14 +49,14 @@ class Peers:
         self.children: list[ChildProcess] = []
         self._names: dict[str, ChildProcess] = {}
 
-    def start(self, **options: Unpack[NodeOptions]) -> ChildProcess:
+    def start(self, release: Release | None = None, **options: Unpack[NodeOptions]) -> ChildProcess:
         """Start a node, and wait until it is at work."""
-        child = self.launch(**options)
+        child = self.launch(release, **options)
         child.wait_for(READY)
         return child
 
-    def launch(self, **options: Unpack[NodeOptions]) -> ChildProcess:
-        """Start a node without waiting for it; by default it is called `node-<n>`."""
+    def launch(self, release: Release | None = None, **options: Unpack[NodeOptions]) -> ChildProcess:
+        """Start a node without waiting for it, by default of this tree; by default it is called `node-<n>`."""
         serial = next(self._serial)
         settings: NodeOptions = {"name": f"node-{serial}", "ttl": TTL, **options}
         if self._coordinator is not None:
@@ -64,7 +65,9 @@ class Peers:
             "support.node_process",
             *(self._url, self._namespace),
             *(f"--{option}={value}" for option, value in settings.items()),
+            *(["--adds"] if release is not None and release.adds else []),
             output=self._folder / f"node-{serial}.log",
+            env=None if release is None else {"PYTHONPATH": release.path},
         )
         self.children.append(child)
         self._names[settings["name"]] = child

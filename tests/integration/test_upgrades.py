@@ -1,0 +1,152 @@
+"""An upgrade under load: nodes of two releases share a namespace, forwards and back, and nodes of both die."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+
+from peerjob import Node, Query, State, StoreLimits, SystemClock
+from support.builds import kept, newer_store, written
+from support.fault_jobs import work
+from support.fires import fired_until, settled
+from support.peers import READY, Peers, everything, peers
+from support.processes import ChildProcess
+from support.releases import Release, two_releases
+from support.waiting import PATIENCE, until
+
+CALLERS = 2
+PAUSE = 0.02
+"""Seconds between two calls of one caller, so that the audit at the end has some thousands to read at most."""
+TTL = 2.0
+KILLED = 10
+"""Jobs of a second each that wait for two nodes with 4 workers each when one of them is killed."""
+TICKING = work.with_options(cron="* * * * * *", overlap="allow", name="tick")
+
+
+STEPS = [(True, 0, False), (True, 1, True), (False, 0, True), (False, 1, False)]
+"""Whether to the later release, the node to replace, and whether by a kill."""
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+class Load:
+    """Schedules and awaits jobs all the time, through a node of each release, and notes which processes ran them."""
+
+    def __init__(self, *managers: Node) -> None:
+        self._managers = managers
+        self._over = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+        self.done = 0
+        self.seen: set[tuple[int, int]] = set()
+        """Pairs: the number of the manager that scheduled, and the process that ran."""
+
+    def start(self) -> None:
+        self._running = asyncio.ensure_future(self._run())
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for place in range(len(self._managers)):
+                for number in range(CALLERS):
+                    group.create_task(self._call(place, number))
+
+    async def _call(self, place: int, number: int) -> None:
+        while not self._over.is_set():
+            number += CALLERS
+            made = await self._managers[place].schedule("work", number, 0.02, allow_unknown=True)
+            got, _, pid = await made.result(timeout=PATIENCE)
+            assert got == number
+            self.seen.add((place, pid))
+            self.done += 1
+            await asyncio.sleep(PAUSE)
+
+    async def reached(self, nodes: list[tuple[str, ChildProcess]]) -> None:
+        """Wait until each of these nodes has run jobs of each release from now on, and only these run."""
+        self.seen.clear()
+        wanted = {(place, node.pid) for place in range(len(self._managers)) for _, node in nodes}
+
+        async def look() -> bool:
+            assert self._running is not None
+            assert not self._running.done(), self._running.exception()
+            return self.seen >= wanted
+
+        await until(look)
+
+    async def end(self) -> None:
+        self._over.set()
+        assert self._running is not None
+        await self._running
+
+
+Named = tuple[str, ChildProcess]
+
+
+async def start(group: Peers, release: Release) -> Named:
+    """Start a node of a release; its name, and its process."""
+    name = f"{release.name} {len(group.children)}"
+    node = group.launch(release, name=name, ttl=TTL, grace=10, workers=4)
+    await node.line(READY)
+    return name, node
+
+
+async def replace(group: Peers, old: Named, release: Release, *, kill: bool) -> Named:
+    """Start a node of a release, and end another one: in order, or while its jobs run."""
+    made, (name, node) = await start(group, release), old
+    if kill:
+        for _ in range(KILLED):
+            await group.client.schedule("work", 0, 1.0)
+        await group.running(3, on=name)
+        node.kill()
+    else:
+        node.signal(signal.SIGTERM)
+        assert await node.exit() == 0
+    return made
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("url", "steps"),
+    [
+        ("redis", [STEPS[0], STEPS[2]]),
+        *(pytest.param(name, STEPS, marks=pytest.mark.soak) for name in ("redis", "valkey", "etcd", "sqlite")),
+    ],
+    indirect=["url"],
+)
+async def test_an_upgrade_and_a_return_lose_nothing(
+    url: str, steps: list[tuple[bool, int, bool]], namespace: str, tmp_path: Path
+) -> None:
+    before, after = two_releases(tmp_path)
+    limits, clock = StoreLimits(), SystemClock()
+    later = newer_store(url, namespace=namespace, clock=clock, limits=limits)
+    async with (
+        peers(url, namespace, tmp_path) as group,
+        Node(later, namespace=namespace, name="later client", workers=0, allow_unknown=True) as later_client,
+    ):
+        client = group.client
+        nodes = [await start(group, before) for _ in range(2)]
+        await client.add_schedule(TICKING, 1, 0.0)
+        load = Load(client, later_client)
+        load.start()
+        await load.reached(nodes)
+        for forward, place, kill in steps:
+            nodes[place] = await replace(group, nodes[place], after if forward else before, kill=kill)
+            await load.reached(nodes)
+            await fired_until(client, "tick", client.clock.time_us())
+        await load.end()
+        ledger = (await settled(client))["tick"]
+        instances = await everything(client)
+        taken_back = sum(one.losses + one.crashes for one in instances)
+        print(f"{load.done} calls, {len(ledger)} fires, {taken_back} taken back")
+        assert taken_back
+        assert {one.attempts for one in instances} == {1}
+        assert await client.count(Query(state=State.COMPLETED)) == len(instances)
+        fired = sum(entry.instance_id is not None for entry in ledger)
+        kills = sum(kill for _, _, kill in steps)
+        assert len(instances) == load.done + fired + kills * KILLED
+        born_later = [one for one in instances if one.record.history[0].node == "later client"]
+        assert born_later
+        for one in born_later[:: max(1, len(born_later) // 50)]:
+            assert await kept(later, one.id) == written(later)

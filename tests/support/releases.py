@@ -1,0 +1,54 @@
+"""Two releases for a test of upgrades: the previous one, and this tree.
+
+Until there is a release, both are made of this tree: nodes of the later one add to each record that they write what a
+later release could add (`support.builds`). From the first release tag on, the earlier nodes run the tagged tree.
+"""
+
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Release:
+    """A tree that node processes run."""
+
+    name: str
+    root: Path = ROOT
+    adds: bool = False
+    """Whether its nodes add to records what this tree does not know."""
+
+    @property
+    def path(self) -> str:
+        """Where Python looks for the package and for the test helpers of this release."""
+        return f"{self.root / 'src'}:{self.root / 'tests'}"
+
+
+def two_releases(folder: Path) -> tuple[Release, Release]:
+    """The earlier and the later release; a tagged tree is unpacked into the folder."""
+    tag = latest_tag()
+    if tag is None:
+        return Release("this tree"), Release("a later one", adds=True)
+    return unpacked(tag, folder), Release("this tree")
+
+
+def latest_tag() -> str | None:
+    """The latest release before this commit; None if there is none, or no git."""
+    command = ["git", "describe", "--tags", "--abbrev=0", "--match", "v[0-9]*", "HEAD^"]
+    try:
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return found.stdout.strip() or None
+
+
+def unpacked(commit: str, folder: Path) -> Release:
+    """The tree of a commit."""
+    archive, root = folder / "release.tar", folder / "release"
+    subprocess.run(["git", "archive", f"--output={archive}", commit], cwd=ROOT, check=True)
+    with tarfile.open(archive) as packed:
+        packed.extractall(root, filter="tar")
+    return Release(commit, root)
