@@ -18,7 +18,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo quick test lint proto blocking unit unit-others integration test-soak soak test-compose mutants bench bench-remote bench-durability format lock dist manifests servers clean
+.PHONY: help demo quick test lint proto blocking unit unit-others integration test-soak soak test-compose mutants bench bench-remote bench-durability format lock dist manifests sbom servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +96,9 @@ lock: $(VENV)/.installed ## renew the releases that the image is made of
 dist: $(VENV)/.installed ## build the sdist and the wheel, check them and each extra in clean environments, run the demo
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/python scripts/check_dist.py
+
+sbom: $(VENV)/.installed ## write build/sbom: the packages of the image as CycloneDX
+	$(BIN)/python scripts/sbom.py $(ARGS)
 
 servers: ## install what tests want of the system, where that is ours to do (root on Debian)
 	@sh scripts/install_servers.sh

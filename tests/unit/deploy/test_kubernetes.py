@@ -95,6 +95,8 @@ CUSTOM: dict[str, Tree] = {
 """What we use of the kinds that operators bring, as their documentation has it."""
 
 NOT_IN_A_NAMESPACE = {"Namespace"}
+STORES = {"etcd", "valkey"}
+"""The pods that open no connection of their own."""
 
 by_folder = pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 
@@ -190,12 +192,43 @@ def test_a_pod_accepts_only_the_listed_traffic(folder: Path) -> None:
     for policy in built.of("NetworkPolicy").values():
         (pods,) = built.selected(policy["spec"]["podSelector"]["matchLabels"])
         covered.add(pods.name)
-        assert policy["spec"]["policyTypes"] == ["Ingress"]
+        assert "Ingress" in policy["spec"]["policyTypes"]
         for rule in policy["spec"]["ingress"]:
             assert {port["port"] for port in rule["ports"]} <= pods.ports.keys()
             if "from" not in rule:
                 assert {port["port"] for port in rule["ports"]} == {"http"}, "open to all is what the web serves"
     assert covered == {pods.name for pods in built.pods}
+
+
+@by_folder
+def test_a_pod_reaches_only_names_and_the_store(folder: Path) -> None:
+    built = build(folder)
+    stores = {pods.ports["client" if pods.name == "etcd" else pods.name] for pods in built.pods if pods.name in STORES}
+    closed: set[str] = set()
+    for policy in built.of("NetworkPolicy").values():
+        if "Egress" not in policy["spec"]["policyTypes"]:
+            continue
+        (pods,) = built.selected(policy["spec"]["podSelector"]["matchLabels"])
+        closed.add(pods.name)
+        rules = policy["spec"].get("egress", [])
+        assert all(rule.get("ports") for rule in rules), "a rule without ports opens all of them"
+        reached = {(port["protocol"], port["port"]) for rule in rules for port in rule["ports"]}
+        if pods.name not in STORES:
+            usual = {("TCP", port) for port in (6379, 6380, 26379, 2379)}
+            assert reached == {("UDP", 53), ("TCP", 53)} | usual
+            assert stores <= {port for _, port in usual}
+        else:
+            assert not reached
+    assert closed == {pods.name for pods in built.pods}
+
+
+def test_the_document_shows_how_jobs_reach_more() -> None:
+    document = (ROOT / "docs" / "kubernetes.md").read_text()
+    (example,) = re.findall(r"```yaml\n(apiVersion: networking.*?)```", document, re.DOTALL)
+    policy = yaml.safe_load(example)
+    (pods,) = build(ROOT / "k8s" / "overlays" / "production").selected(policy["spec"]["podSelector"]["matchLabels"])
+    assert pods.name == "peerjob"
+    assert policy["spec"]["policyTypes"] == ["Egress"]
 
 
 @by_folder
@@ -328,7 +361,7 @@ def test_names_and_namespace_may_be_others(tmp_path: Path) -> None:
 
 def test_the_overlay_of_the_document_does_what_it_says(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "kubernetes.md").read_text()
-    overlay, patches = re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    overlay, _, patches = re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     built = own_overlay(tmp_path / "shop", overlay + patches)
     (pods,) = built.pods
     (container,) = pods.containers

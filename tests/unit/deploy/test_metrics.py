@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 
 from peerjob import Job, Metrics, Node
+from peerjob.cli.jobd import app as jobd
 from peerjob.node.observe.metrics import catalogue
+from support.jobctl import VERBS, verbs
 
 pytestmark = pytest.mark.one_python
 
@@ -126,11 +129,30 @@ def test_each_alert_is_seen_to_come() -> None:
     assert came == alerts
 
 
-def test_each_alert_says_what_to_do() -> None:
-    runbook = (DEPLOY.parent / "docs" / "operations.md").read_text().partition("## Alerts")[2]
-    assert set(re.findall(r"^### (\w+)$", runbook, re.MULTILINE)) == set(
-        re.findall(r"- alert: (\w+)", ALERTS.read_text())
-    )
+def runbook() -> dict[str, dict[str, str]]:
+    """Alert → symptom, command, meaning and action."""
+    text = (DEPLOY.parent / "docs" / "operations.md").read_text().partition("## Alerts")[2]
+    entries = re.split(r"^### (\w+)$", text, flags=re.MULTILINE)[1:]
+    rows = (dict(re.findall(r"^\| (\w+) \| (.+) \|$", body, re.MULTILINE)) for body in entries[1::2])
+    return dict(zip(entries[::2], rows, strict=True))
+
+
+def test_each_alert_has_its_symptom_command_meaning_and_action() -> None:
+    entries = runbook()
+    assert entries.keys() == set(re.findall(r"- alert: (\w+)", ALERTS.read_text()))
+    for alert, rows in entries.items():
+        assert list(rows) == ["symptom", "command", "meaning", "action"], alert
+
+
+def test_the_commands_of_the_runbook_exist() -> None:
+    daemon = verbs(typer.main.get_command(jobd))
+    known = {("jobctl", *path) for path in VERBS} | {("jobd", *path) for path in daemon}
+    for alert, rows in runbook().items():
+        named = re.findall(r"`(job(?:ctl|d) [^`]+)`", f"{rows['command']} {rows['action']}")
+        assert named, alert
+        commands = [text.split() for text in named]
+        for words in commands:
+            assert {tuple(words[:2]), tuple(words[:3])} & known, (alert, words)
 
 
 def test_the_document_names_only_existing_metrics() -> None:
