@@ -33,6 +33,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from peerjob.model.audit import MAX_AUDIT, AuditRecord
 from peerjob.model.firing import (
     Candidate,
     Fire,
@@ -296,6 +297,17 @@ class Store(Protocol):
 
     async def published_kinds(self, kinds: Sequence[str]) -> list[bool]:
         """Whether the catalogue has each of these kinds; at most MAX_BATCH."""
+        ...
+
+    async def add_audit(self, records: Sequence[AuditRecord]) -> None:
+        """Append records to the audit log, which keeps the last MAX_AUDIT of them; at most MAX_BATCH.
+
+        If an answer is lost, the driver may append the same records twice. `clear` keeps the log.
+        """
+        ...
+
+    async def audit(self, limit: int = MAX_AUDIT) -> list[AuditRecord]:
+        """The latest records of the audit log, the latest first. Records that cannot be decoded are left out."""
         ...
 
     # -- schedules ------------------------------------------------------------------------------------------------

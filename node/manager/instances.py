@@ -16,6 +16,7 @@ from peerjob.handles.entries import HistoryEntry, LogEntry
 from peerjob.handles.instance import Event, Instance
 from peerjob.handles.manager import Stats
 from peerjob.handles.update import Position, Update
+from peerjob.model.audit import AuditRecord, given_audit_limit
 from peerjob.model.clock import Clock, to_datetime
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError, UnknownInstanceError
@@ -231,6 +232,15 @@ class NodeInstanceManager(NodeJobManager):
 
     async def leader(self) -> Leader | None:
         return self._need_runtime().election.leader
+
+    async def audit(self, limit: int = 100) -> list[AuditRecord]:
+        given_audit_limit(limit)
+        # a lost answer of the store can repeat records
+        return list({one.id: one for one in await self._open_store().audit(limit)}.values())
+
+    async def add_audit(self, records: Sequence[AuditRecord]) -> None:
+        """Append records to the audit log. Only the gRPC server calls it."""
+        await self._open_store().add_audit(records)
 
 
 async def _clear_pages(clear: Callable[..., Awaitable[tuple[int, str | None]]], filter: Filter) -> int:

@@ -13,6 +13,7 @@ from .handles.instance import Event, Instance
 from .handles.manager import Manager, Stats
 from .handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
 from .handles.system_jobs import history_cleaner, instance_cleaner, log_cleaner
+from .model.audit import AuditRecord
 from .model.clock import Clock, SystemClock
 from .model.durations import Duration
 from .model.errors import (
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from .remote.client.client import Client
     from .remote.client.registered_job import RegisteredJob
     from .remote.scaler.server import ScalerServer
+    from .remote.server.principals import Rights
     from .remote.server.server import Server
     from .remote.server.tokens import Token, Tokens
     from .remote.wire.rpcs import Role
@@ -87,6 +89,7 @@ __all__ = [
     "INJECTED",
     "PLACEHOLDER",
     "ArgumentError",
+    "AuditRecord",
     "AuthError",
     "Backfill",
     "Backoff",
@@ -153,6 +156,7 @@ __all__ = [
     "ResultPage",
     "ResultTypeError",
     "Retry",
+    "Rights",
     "Role",
     "ScalerServer",
     "Schedule",
@@ -203,6 +207,7 @@ _LATER: dict[str, tuple[str, Extra]] = {
     "Metrics": ("node.observe.metrics", "metrics"),
     "MetricsServer": ("node.observe.metrics", "metrics"),
     "RegisteredJob": ("remote.client.registered_job", "grpc"),
+    "Rights": ("remote.server.principals", "grpc"),
     "Role": ("remote.wire.rpcs", "grpc"),
     "ScalerServer": ("remote.scaler.server", "grpc"),
     "Server": ("remote.server.server", "grpc"),

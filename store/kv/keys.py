@@ -18,6 +18,7 @@
 | `order/<group>/<priority>/<place>/<kind>/<n or s>` | ready queues of a group, by their lower bounds |
 | `own/<incarnation>/<id>` | `Owned`: a claim, without a lease |
 | `catalogue/<kind>` | when a node published the kind; with a lease |
+| `audit/next`, `audit/<n>` | how many records the audit log ever had; the record with this number modulo MAX_AUDIT |
 | `node/<incarnation>` | `NodeRow`, without a lease: the node is alive until the row marks it as ended |
 | `kinds/<digest>`, `kinds/<digest>/<n>` | stamp and parts of the kinds of nodes with many kinds, see `kind_sets` |
 | `ended/<incarnation>` | the incarnation was deleted and never joins again; with a lease of minutes |
@@ -95,6 +96,7 @@ class Keys:
         self.due = f"{root}due/"
         self.expiry = f"{root}expiry/"
         self.own = f"{root}own/"
+        self.audit = f"{root}audit/"
         self.watched = f"{root}watch/"
         self.node = f"{root}node/"
         self.group = f"{root}group/"

@@ -11,6 +11,7 @@ from peerjob.store.calls import both
 from peerjob.store.rules import LAYOUT, check_layout
 from peerjob.store.url import redact
 
+from .audit import AuditCommands
 from .base import Applied, Compare, Delete, KeyValue, LeaseEndedError, Put, Step
 from .claim import ClaimCommands
 from .clearing import ClearCommands
@@ -102,6 +103,7 @@ class KVStore(
     EnqueueCommands,
     ClaimCommands,
     CommitCommands,
+    AuditCommands,
     NodeCommands,
     RecoveryCommands,
     ScheduleCommands,

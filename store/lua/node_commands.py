@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import msgspec
 
+from peerjob.model.audit import MAX_AUDIT, AuditRecord
 from peerjob.model.clock import Clock
 from peerjob.model.instruction import encode_instruction
 from peerjob.model.record import MAX_BATCH, Instruction, NodeInfo, NodeView, Reaped, StoreLimits, check_batch
 from peerjob.model.spec import reader
 from peerjob.model.state import State
+from peerjob.store.audit import audit_records
 from peerjob.store.calls import LOGGER
 
 from .driver import MAX_REPLY_BYTES, Driver, LuaCommands, log_set_aside
@@ -103,6 +105,14 @@ class LuaNodeCommands(LuaCommands):
     async def published_kinds(self, kinds: Sequence[str]) -> list[bool]:
         check_batch(len(kinds))
         return [bool(known) for known in await self._run("published_kinds", self._limits.kinds_kept_us, *kinds)]
+
+    async def add_audit(self, records: Sequence[AuditRecord]) -> None:
+        check_batch(len(records))
+        if records:
+            await self._run("add_audit", MAX_AUDIT, *map(msgspec.msgpack.encode, records))
+
+    async def audit(self, limit: int = MAX_AUDIT) -> list[AuditRecord]:
+        return audit_records(reversed(await self._run("audit", limit)))
 
     async def watch_changes(self, incarnation: str, ttl: float) -> None:
         await self._run("watch_changes", incarnation, round(ttl * 1_000_000))

@@ -46,6 +46,25 @@ def test_a_node_is_named_by_host_and_port_before_the_verb_or_after_it(target: st
     assert jobctl("--address", NOWHERE, "get", "version", "--address", target).status == 0
 
 
+def test_the_audit_log_shows_which_caller_did_what(jobctl: Jobctl) -> None:
+    kind = f"gone-{uuid4().hex}"
+    assert jobctl("schedule", kind, "hidden-word", "--allow-unknown").status == 0
+    assert jobctl("cancel", "instances", "--kind", kind).status == 0
+    begin = time.monotonic()
+    while not (found := [one for one in jobctl("audit", "-o", "json").json if kind in one["criteria"]])[1:]:
+        assert time.monotonic() < begin + PATIENCE
+
+    assert [(one["verb"], one["count"], one["result"]) for one in found] == [
+        ("CancelInstances", 1, "ok"),
+        ("ScheduleJob", 1, "ok"),
+    ]
+    table = jobctl("audit", "--limit", "1000")
+    assert table.lines[0].split() == ["TIME", "PRINCIPAL", "VERB", "CRITERIA", "COUNT", "RESULT"]
+    assert any(kind in line and "anonymous" in line for line in table.lines)
+    assert "hidden-word" not in "\n".join(table.lines)
+    assert jobctl("audit", "--limit", "0").status == 2
+
+
 def test_the_jobs_of_a_node_are_listed(jobctl: Jobctl) -> None:
     assert jobctl("list", "jobs", "-o", "name").lines == ["add", "fail", "nightly", "slow"]
     header, *rows = jobctl("list", "jobs").lines

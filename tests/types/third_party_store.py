@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from peerjob import Filter, Node, Query, State, Store
+from peerjob.model.audit import AuditRecord
 from peerjob.model.firing import Fire, FireAnswer, FirePage, SchedulePage, SchedulePut, ScheduleRow, Term
 from peerjob.model.record import (
     Ack,
@@ -126,6 +127,12 @@ class CountingStore:
 
     async def publish_kinds(self, kinds: Sequence[str]) -> None:
         await self._inner.publish_kinds(kinds)
+
+    async def add_audit(self, records: Sequence[AuditRecord]) -> None:
+        await self._inner.add_audit(records)
+
+    async def audit(self, limit: int = 1000) -> list[AuditRecord]:
+        return await self._inner.audit(limit)
 
     async def published_kinds(self, kinds: Sequence[str]) -> list[bool]:
         return await self._inner.published_kinds(kinds)

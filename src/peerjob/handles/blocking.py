@@ -12,6 +12,7 @@ from uuid import UUID
 
 from typing_extensions import TypeVar
 
+from peerjob.model.audit import AuditRecord
 from peerjob.model.durations import Duration
 from peerjob.model.firing import Leader
 from peerjob.model.injected import Injectable, Injection
@@ -366,6 +367,13 @@ class BlockingVerbs(BlockingCalls):
     def leader(self) -> Leader | None:
         """Return the node that fires the schedules, as far as known here, or None."""
         return self.call(self.manager.leader())
+
+    def audit(self, limit: int = 100) -> list[AuditRecord]:
+        """Return the latest acting calls over gRPC, the latest first; `limit` is at most 1,000.
+
+        A call appears about a second after its end. Calls in process are not recorded.
+        """
+        return self.call(self.manager.audit(limit))
 
     def drain(self, timeout: Duration | None = None, *, node: str | None = None) -> None:
         """Let a node claim nothing more and hand back claims that have not started; wait until its bodies have ended.

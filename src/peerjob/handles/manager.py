@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, ClassVar, ParamSpec, TypeVar, overload
 from uuid import UUID
 
+from peerjob.model.audit import AuditRecord
 from peerjob.model.clock import Clock
 from peerjob.model.codec import decode_value
 from peerjob.model.durations import Duration
@@ -291,6 +292,13 @@ class Manager(Injectable, ABC):
     @abstractmethod
     async def leader(self) -> Leader | None:
         """Return the node that fires the schedules, as far as known here, or None."""
+
+    @abstractmethod
+    async def audit(self, limit: int = 100) -> list[AuditRecord]:
+        """Return the latest acting calls over gRPC, the latest first; `limit` is at most 1,000.
+
+        A call appears about a second after its end. Calls in process are not recorded.
+        """
 
     @abstractmethod
     async def drain(self, timeout: Duration | None = None, *, node: str | None = None) -> None:

@@ -17,6 +17,7 @@ def plain(text: str) -> str:
 
 def test_the_verbs_are_those_that_are_documented() -> None:
     assert [" ".join(path) for path in VERBS] == [
+        "audit",
         "cancel instances",
         "clear all",
         "clear history",

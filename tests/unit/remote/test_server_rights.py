@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from peerjob import INJECTED, Instance, Job, Node, OptionError, Role, Token, Tokens
+from peerjob import INJECTED, Client, Instance, Job, Node, OptionError, Role, StoreUnavailableError, Token, Tokens
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.server.principals import Rights
 from peerjob.remote.wire.rpcs import RPCS, SCOPES, SERVICE
@@ -31,7 +31,7 @@ LIMITED: dict[str, tuple[grpc.StatusCode, grpc.StatusCode]] = {
     **dict.fromkeys(["TriggerSchedule", "RemoveSchedule", "Backfill"], (OK, UNKNOWN)),
     **dict.fromkeys(["ScheduleJob", "ScheduleJobs", "PutSchedule"], (OK, DENIED)),
     **dict.fromkeys(["Clear", "ClearInstances", "ClearHistory", "ClearLogs"], (DENIED, DENIED)),
-    **dict.fromkeys(["ResizeWorkers", "Drain", "Undrain"], (DENIED, DENIED)),
+    **dict.fromkeys(["ResizeWorkers", "Drain", "Undrain", "ListAudit"], (DENIED, DENIED)),
 }
 CALLERS = [(role, kinds) for role in Role for kinds in ((), ("mail.*",))]
 TOKENS = Tokens([Token.of(f"{role.name}{len(kinds)}", role, role.name, kinds=kinds) for role, kinds in CALLERS])
@@ -130,12 +130,95 @@ async def test_every_caller_every_rpc_and_every_kind(caplog: pytest.LogCaptureFi
         assert not shown, secret
 
 
+async def test_every_acting_call_is_recorded_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "peerjob.audit")
+    async with served(*JOBS, tokens=TOKENS) as (node, server), raw_client(server.target) as client:
+        ids = {kind: await _prepared(node, kind) for kind in SECRETS}
+        for name in RPCS:
+            for kind in SECRETS:
+                for role, limit in ((Role.ADMIN, 0), (Role.READER, 0), (Role.OPERATOR, 1)):
+                    await _answer(client, name, request_of(name, kind, ids[kind]), f"{role.name}{limit}")
+                await node.undrain()
+                if name in ("Clear", "ClearInstances", "RemoveSchedule"):
+                    ids = {kind: await _prepared(node, kind) for kind in SECRETS}
+        await server._trail.flush()  # pyright: ignore[reportPrivateUsage]
+        stored = await node.audit(1000)
+    logged: list[dict[str, Any]] = [vars(record)["audit"] for record in caplog.records]
+    acting = {name for name, rpc in RPCS.items() if rpc.role is not Role.READER} - {"ListAudit"}
+    assert {one["verb"] for one in logged} == acting == {one.verb for one in stored}
+    assert len(logged) == len(acting) * len(SECRETS) * 3
+    # an operator for mail.* may act on mail.send by nine RPCs and the like; all refused calls are only in the logger
+    assert sum(one.calls for one in stored) == sum(one["result"] != "denied" for one in logged)
+    assert {one.principal for one in stored} <= {"ADMIN", "OPERATOR"}
+    assert {one["principal"] for one in logged if one["result"] == "denied"} == {"READER", "OPERATOR"}
+    texts = [*(record.getMessage() for record in caplog.records), *map(repr, stored), *map(repr, logged)]
+    for secret in SECRETS.values():
+        assert not [text for text in texts if secret in text]
+    (made,) = [
+        one for one in stored if one.verb == "ScheduleJob" and one.principal == "OPERATOR" and one.result == "ok"
+    ]
+    assert (made.criteria, made.count, made.calls, made.address) == ("kind=mail.send", 1, 1, "127.0.0.1")
+
+
+async def test_many_calls_that_schedule_share_a_record() -> None:
+    async with served(*JOBS) as (node, server), raw_client(server.target) as client:
+        for _ in range(5):
+            await client.call("ScheduleJob", request_of("ScheduleJob", "report", ""))
+        await client.code("CancelInstance", pb.CancelInstanceRequest(uuid="x"))
+        await server._trail.flush()  # pyright: ignore[reportPrivateUsage]
+        cancel, made = await node.audit()
+    assert (made.principal, made.count, made.calls, made.result) == ("anonymous", 5, 5, "ok")
+    assert (cancel.verb, cancel.criteria, cancel.count, cancel.result) == (
+        "CancelInstance",
+        "uuid=x",
+        None,
+        "OptionError",
+    )
+
+
+async def test_records_wait_for_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served(*JOBS) as (node, server), raw_client(server.target) as client:
+        await client.call("ScheduleJob", request_of("ScheduleJob", "report", ""))
+
+        async def away(records: Any) -> None:
+            raise StoreUnavailableError("memory://", "away")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(node, "add_audit", away)
+            with pytest.raises(StoreUnavailableError):
+                await server._trail.flush()  # pyright: ignore[reportPrivateUsage]
+            assert await node.audit() == []
+        await server.stop()
+        assert [one.verb for one in await node.audit()] == ["ScheduleJob"]
+
+
+@pytest.mark.parametrize("limit", [0, 1001, True, "x"])
+async def test_a_limit_of_the_audit_log_that_is_none_is_refused(limit: Any) -> None:
+    async with served(*JOBS) as (node, server), Client(server.target) as client:
+        for manager in (node, client):
+            with pytest.raises(OptionError, match="limit: expected a number from 1 to 1,000"):
+                await manager.audit(limit)
+
+
+async def test_a_client_reads_the_audit_log() -> None:
+    async with served(*JOBS) as (node, server), Client(server.target) as client:
+        made = await client.schedule("report", SECRETS["report"])
+        await made.result(10)
+        await server._trail.flush()  # pyright: ignore[reportPrivateUsage]
+        assert await client.audit(5) == await node.audit(5)
+        assert [one.verb for one in await client.audit()] == ["ScheduleJob"]
+
+
 async def test_lists_leave_out_other_kinds() -> None:
     async with served(*JOBS, tokens=TOKENS) as (node, server), raw_client(server.target) as client:
         for kind in SECRETS:
             await _prepared(node, kind)
         for name, rpc in RPCS.items():
-            if not name.startswith(("List", "Lookup", "GetStats")) or "name" in rpc.request.DESCRIPTOR.fields_by_name:
+            if (
+                rpc.role > Role.READER
+                or not name.startswith(("List", "Lookup", "GetStats"))
+                or "name" in rpc.request.DESCRIPTOR.fields_by_name
+            ):
                 continue
             limited, full = [await client.send(name, b"", token=token) for token in ("READER1", "READER0")]
             assert (b"report" in full) is (b"mail.send" in limited) is (name != "ListWorkers"), name

@@ -28,7 +28,16 @@ def test_every_rpc_has_a_role_and_what_only_looks_needs_the_least() -> None:
     by_role = {role: {path.rpartition("/")[2] for path, one in NEEDED_ROLES.items() if one is role} for role in Role}
 
     unlisted = {method.name for method in SERVICE.methods} - by_role[Role.READER] - by_role[Role.OPERATOR]
-    assert unlisted == {"Clear", "ClearInstances", "ClearHistory", "ClearLogs", "ResizeWorkers", "Drain", "Undrain"}
+    assert unlisted == {
+        "Clear",
+        "ClearInstances",
+        "ClearHistory",
+        "ClearLogs",
+        "ListAudit",
+        "ResizeWorkers",
+        "Drain",
+        "Undrain",
+    }
     looking = ("Get", "List", "Lookup", "Read", "Count", "Wait", "Watch", "Next", "Explain")
     assert all(name.startswith(looking) for name in by_role[Role.READER] - {"ServerReflectionInfo"})
     assert not any(name.startswith(looking) for name in by_role[Role.OPERATOR])

@@ -14,6 +14,7 @@ from peerjob.handles.entries import HistoryEntry, LogEntry
 from peerjob.handles.instance import Event, Instance
 from peerjob.handles.manager import Manager, Stats
 from peerjob.handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
+from peerjob.model.audit import AuditRecord, given_audit_limit
 from peerjob.model.clock import aware_us
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError, UnknownInstanceError
@@ -114,6 +115,10 @@ class RemoteManager(Manager):
 
     async def leader(self) -> Leader | None:
         return await self._run(rpcs.GET_LEADER, None)
+
+    async def audit(self, limit: int = 100) -> list[AuditRecord]:
+        given_audit_limit(limit)
+        return await self._run(rpcs.LIST_AUDIT, limit)
 
     # -- schedules ---------------------------------------------------------------------------------------------------
 

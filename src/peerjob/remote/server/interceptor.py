@@ -32,16 +32,23 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
     """Refuses calls above the rate, then calls without a token whose rights suffice, then calls above other limits.
 
     The rate is checked first. So it also limits attempts to guess a token, and only for the address that guesses.
-    Without `authenticators`, each caller is an admin.
+    Without `authenticators`, each caller is an admin. `on_refused` is called for a known caller without the rights.
     """
 
     def __init__(
-        self, authenticators: Sequence[Authenticator], *, namespace: str, limiter: RateLimiter | None, clock: Clock
+        self,
+        authenticators: Sequence[Authenticator],
+        *,
+        namespace: str,
+        limiter: RateLimiter | None,
+        clock: Clock,
+        on_refused: Callable[[str, Principal, Context], None],
     ) -> None:
         self._authenticators = authenticators
         self._namespace = namespace
         self._limiter = limiter
         self._clock = clock
+        self._on_refused = on_refused
         self.calls = OpenCalls(clock, self._is_valid)
         self._guarded: dict[str, tuple[Any, Any]] = {}
         """RPC path → (the original handler, the handler that first checks the call)."""
@@ -74,8 +81,12 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             return ANYBODY
         try:
             caller = await self._authenticate(token_in(context.invocation_metadata()))
+        except UnauthenticatedError as error:
+            await abort(context, status_of(error))
+        try:
             check_call(path, caller, self._namespace)
-        except (AuthError, UnauthenticatedError) as error:
+        except AuthError as error:
+            self._on_refused(path, caller, context)
             await abort(context, status_of(error))
         set_caller(caller)
         return caller

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any, cast
@@ -11,19 +12,21 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from peerjob.model.durations import Duration, to_seconds
-from peerjob.model.errors import OptionError
+from peerjob.model.errors import NodeStateError, OptionError, StoreError
 from peerjob.node.node import Node
 from peerjob.node.observe.listen_address import GRPC_PORT, is_loopback
 from peerjob.remote.wire.rpcs import RPCS, SERVICE
 from peerjob.remote.wire.tls import ServerTls
 
+from .audit import DENIED, AuditTrail, audited
 from .cluster import ClusterRpcs
 from .grpc_server import MAX_CONNECTIONS, GrpcServer
 from .health import HealthReporter
 from .instances import InstanceRpcs
 from .interceptor import AccessInterceptor
-from .rate_limiter import RateLimiter
-from .rpc_service import RpcService, handlers_of
+from .principals import Principal
+from .rate_limiter import RateLimiter, host_of
+from .rpc_service import Context, RpcService, handlers_of
 from .schedules import ScheduleRpcs
 from .scopes import scoped
 from .streams import StreamRpcs
@@ -61,11 +64,13 @@ class Server(GrpcServer):
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         super().__init__(node, listen, tls=tls, max_message=max_message, max_connections=max_connections)
+        self._trail = AuditTrail(node)
         self._access = AccessInterceptor(
             [] if tokens is None else [tokens],
             namespace=node.namespace,
             limiter=None if rate is None else RateLimiter(rate, node.clock),
             clock=node.clock,
+            on_refused=self._refused,
         )
         if not insecure:
             _refuse_open_access(listen, self.host, tls, tokens)
@@ -74,7 +79,7 @@ class Server(GrpcServer):
     def _make_service(self) -> RpcService:
         node = self._node
         parts = (InstanceRpcs(node), StreamRpcs(node), ScheduleRpcs(node), ClusterRpcs(node))
-        handlers = scoped(node, verb_handlers(node) | handlers_of(SERVICE, parts))
+        handlers = audited(self._trail, scoped(node, verb_handlers(node) | handlers_of(SERVICE, parts)))
         waits = {rpc.name for rpc in RPCS.values() if rpc.waits}
         return RpcService(node, SERVICE, handlers, waits=waits, max_message=self._max_message)
 
@@ -92,17 +97,27 @@ class Server(GrpcServer):
         """Listen; raises OptionError for an address that is not free, NodeStateError if the server listens already."""
         await super().start()
         self._access.calls.start()
+        self._trail.start()
         if self._health is not None:
             self._health.start()
 
     async def stop(self, grace: Duration = 5.0) -> None:
         """Refuse new calls, end streams and waits, give other calls `grace` to end; idempotent."""
         to_seconds(grace, "grace")
+        # the store can be closed before the last calls have ended
+        with contextlib.suppress(StoreError, NodeStateError):
+            await self._trail.flush()
         health, self._health = self._health, None
         if health is not None:
             await health.stop()
         await super().stop(grace)
         await self._access.calls.stop()
+        await self._trail.stop()
+
+    def _refused(self, path: str, principal: Principal, context: Context) -> None:
+        rpc = RPCS.get(path.rpartition("/")[2])
+        if rpc is not None and rpc.acts:
+            self._trail.add(rpc.name, principal.name, host_of(context.peer()), "", None, DENIED)
 
 
 def _refuse_open_access(listen: str, host: str, tls: ServerTls | None, tokens: Tokens | None) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from peerjob.handles.manager import Stats
+from peerjob.model.audit import AuditRecord
 from peerjob.model.firing import Leader, Term
 from peerjob.model.record import NodeInfo, NodeView
 from peerjob.model.state import State
 from peerjob.model.worker import Worker
 from peerjob.proto.job.v1 import service_pb2 as pb
 
-from .values import optional_stamp, span, span_us, stamp_us, state_number
+from .values import optional_stamp, span, span_us, stamp, stamp_us, state_number
 
 MAX_WORKERS = 10_000
 """The most workers that a client can request: the node creates every requested worker, and each takes memory."""
@@ -76,6 +77,38 @@ def leader_of(message: pb.Leader) -> Leader:
         name=message.name,
         term=Term(message.coordinator, message.term),
         since_us=stamp_us(message.since),
+    )
+
+
+def audit_message(record: AuditRecord) -> pb.AuditRecord:
+    """The message of a record of the audit log."""
+    return pb.AuditRecord(
+        id=record.id,
+        at=stamp(record.at_us),
+        principal=record.principal,
+        address=record.address,
+        verb=record.verb,
+        criteria=record.criteria,
+        count=record.count,
+        calls=record.calls,
+        result=record.result,
+        node=record.node,
+    )
+
+
+def audit_of(message: pb.AuditRecord) -> AuditRecord:
+    """The inverse of `audit_message`."""
+    return AuditRecord(
+        id=message.id,
+        at_us=stamp_us(message.at),
+        principal=message.principal,
+        address=message.address,
+        verb=message.verb,
+        criteria=message.criteria,
+        count=message.count if message.HasField("count") else None,
+        calls=message.calls,
+        result=message.result,
+        node=message.node,
     )
 
 

@@ -19,6 +19,7 @@ from msgspec import structs
 
 from peerjob.handles.manager import Manager
 from peerjob.handles.schedule import Backfill, ScheduleView
+from peerjob.model.audit import AuditRecord
 from peerjob.model.clock import aware_us, to_datetime, to_us
 from peerjob.model.errors import OptionError
 from peerjob.model.firing import Leader, ScheduleRow
@@ -26,7 +27,7 @@ from peerjob.model.query import Filter, Query
 from peerjob.model.record import NodeView
 from peerjob.proto.job.v1 import service_pb2 as pb
 
-from .cluster import leader_message, leader_of, node_message, node_of
+from .cluster import audit_message, audit_of, leader_message, leader_of, node_message, node_of
 from .queries import filter_message, filter_of, query_message, query_of
 from .schedules import backfill_of, row_of, schedule_message
 from .values import given_moment, stamp, stamp_us
@@ -97,6 +98,11 @@ class Rpc(Generic[Q, A]):
     @property
     def path(self) -> str:
         return f"/{SERVICE.full_name}/{self.name}"
+
+    @property
+    def acts(self) -> bool:
+        """Whether a call of the RPC is recorded in the audit log."""
+        return self.role > Role.READER and not self.name.startswith("List")
 
 
 @dataclass(frozen=True)
@@ -174,6 +180,10 @@ _NODES = Fields[list[NodeView], list[NodeView]](
 _LEADER = Fields[Leader | None, Leader | None](
     lambda leader: {"leader": None if leader is None else leader_message(leader)},
     lambda one: leader_of(one.leader) if one.HasField("leader") else None,
+)
+_LIMIT = Fields[int, int](lambda limit: {"limit": limit}, lambda one: one.limit if one.HasField("limit") else 100)
+_AUDIT = Fields[list[AuditRecord], list[AuditRecord]](
+    lambda records: {"records": map(audit_message, records)}, lambda one: [audit_of(each) for each in one.records]
 )
 _SCHEDULE = Fields[ScheduleView, ScheduleRow](
     lambda view: {"schedule": schedule_message(view)}, lambda one: row_of(one.schedule)
@@ -263,6 +273,7 @@ EXPLAIN_CRON = Rpc("ExplainCron", pb.ExplainCronRequest, pb.ExplainCronResponse,
 
 LIST_NODES = _by_verb("ListNodes", _READER, _ALWAYS, _NOTHING, lambda to, _: to.nodes(), _NODES)
 GET_LEADER = _by_verb("GetLeader", _READER, _ALWAYS, _NOTHING, lambda to, _: to.leader(), _LEADER)
+LIST_AUDIT = _by_verb("ListAudit", _ADMIN, _ALWAYS, _LIMIT, lambda to, limit: to.audit(limit), _AUDIT)
 LIST_WORKERS = Rpc("ListWorkers", pb.ListWorkersRequest, pb.ListWorkersResponse, _READER, _ALWAYS)
 RESIZE_WORKERS = Rpc("ResizeWorkers", pb.ResizeWorkersRequest, pb.ResizeWorkersResponse, _ADMIN, _NEVER)
 DRAIN = Rpc("Drain", pb.DrainRequest, pb.DrainResponse, _ADMIN, _NEVER, waits=True)
@@ -301,7 +312,7 @@ SCOPES: dict[str, Scope] = {
             LIST_NODES,
             LIST_WORKERS,
         ),
-        Scope.WHOLE: (CLEAR_INSTANCES, CLEAR_HISTORY, CLEAR_LOGS, CLEAR, RESIZE_WORKERS, DRAIN, UNDRAIN),
+        Scope.WHOLE: (LIST_AUDIT, CLEAR_INSTANCES, CLEAR_HISTORY, CLEAR_LOGS, CLEAR, RESIZE_WORKERS, DRAIN, UNDRAIN),
     }.items()
     for rpc in cast("tuple[Rpc[Any, Any], ...]", rpcs)
 }

@@ -1,5 +1,6 @@
 """All parts of the suite in one class."""
 
+from .audit import AuditRules
 from .batches import BatchRules
 from .cancel import CancelRules
 from .catalogue import CatalogueRules
@@ -48,6 +49,7 @@ class StoreConformance(
     LogRules,
     RetentionRules,
     IsolationRules,
+    AuditRules,
     CatalogueRules,
     ScheduleRules,
     ChangeRules,

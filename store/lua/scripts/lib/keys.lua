@@ -16,6 +16,8 @@ local UNUSED = PREFIX .. 'unused'
 local INDEXED = PREFIX .. 'indexed'
 -- sorted set of published kinds: time of the last publication -> kind
 local CATALOGUE = PREFIX .. 'catalogue'
+-- list of the last records of the audit log, the oldest first
+local AUDIT = PREFIX .. 'audit'
 -- sorted set of live incarnations: expiry -> incarnation
 local LEASES = PREFIX .. 'leases'
 -- hash of dead incarnations with claims to take back: incarnation -> how the incarnation ended, name; see takeback.lua

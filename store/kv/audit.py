@@ -1,0 +1,54 @@
+"""The verbs of the audit log: a ring of keys, and a counter that says which key is the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from peerjob.model.audit import MAX_AUDIT, AuditRecord
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.record import check_batch
+from peerjob.store.audit import audit_records
+
+from .base import MAX_STEP_OPS, Compare, Put, Range, Step, mod_of
+from .context import KVCommands, retried
+from .rows import number_of
+from .writer import ROUNDS
+
+_AT_ONCE = MAX_STEP_OPS - 1
+
+
+class AuditCommands(KVCommands):
+    """The verbs `add_audit` and `audit`."""
+
+    async def add_audit(self, records: Sequence[AuditRecord]) -> None:
+        check_batch(len(records))
+        for first in range(0, len(records), _AT_ONCE):
+            await self._append(records[first : first + _AT_ONCE])
+
+    @retried
+    async def _append(self, records: Sequence[AuditRecord]) -> None:
+        counter = f"{self._keys.audit}next"
+        for _ in range(ROUNDS):
+            (entry,) = await self._kv.get([counter])
+            before = 0 if entry is None else number_of(entry.value)
+            ops = [Put(counter, str(before + len(records)).encode())]
+            ops += [Put(self._slot(before + at), msgspec.msgpack.encode(one)) for at, one in enumerate(records)]
+            if (await self._kv.txn([Step([Compare(counter, mod=mod_of(entry))], ops)])).steps[0] is not None:
+                return
+        raise StoreUnavailableError(self._keys.root[:-1], "the audit log changes again and again")
+
+    @retried
+    async def audit(self, limit: int = MAX_AUDIT) -> list[AuditRecord]:
+        (entry,) = await self._kv.get([f"{self._keys.audit}next"])
+        after = 0 if entry is None else number_of(entry.value)
+        first = max(0, after - min(limit, MAX_AUDIT))
+        ring = Range(self._slot(0), f"{self._keys.audit}n")
+        (found,) = await self._kv.read([ring])
+        stored = {key: one.value for key, one in found.items}
+        slots = [self._slot(number) for number in range(after - 1, first - 1, -1)]
+        return audit_records(stored[slot] for slot in slots if slot in stored)
+
+    def _slot(self, number: int) -> str:
+        return f"{self._keys.audit}{number % MAX_AUDIT:03d}"
