@@ -49,7 +49,7 @@ def daemon(store: str, folder: Path, *, workers: int) -> ChildProcess:
 
 
 class Caller:
-    """One `caller.py`."""
+    """A process that runs `caller.py`."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process

@@ -15,7 +15,7 @@ from peerjob.model.clock import SystemClock
 from peerjob.model.firing import Fire, FireOutcome, FireStatus, ScheduleRow, Term
 from peerjob.store.drivers import open_elections, open_store
 from support.etcd import SHORT_LEASES, EtcdServer, StartEtcd
-from support.leaders import SECOND, Stander, definition, put
+from support.leaders import SECOND, ElectionNode, definition, put
 from support.servers import MissingServerError
 from support.waiting import until
 
@@ -39,7 +39,7 @@ def etcd(start_etcd: StartEtcd) -> EtcdServer:
 class Here:
     """A leader with a schedule that fires ten times a second."""
 
-    def __init__(self, store: Store, leader: Stander) -> None:
+    def __init__(self, store: Store, leader: ElectionNode) -> None:
         self.store = store
         self.leader = leader
 
@@ -80,7 +80,7 @@ async def leading(url: str, namespace: str, etcd: EtcdServer) -> AsyncGenerator[
         store = open_store(url, namespace=namespace, clock=clock, limits=StoreLimits())
         cleanup.push_async_callback(store.close)
         elections = open_elections(etcd.url, namespace=namespace, clock=clock)
-        leader = await Stander(clock, store, "leader", ttl=2.0, elections=elections).start()
+        leader = await ElectionNode(clock, store, "leader", ttl=2.0, elections=elections).start()
         cleanup.push_async_callback(leader.stop)
         every = definition(every_us=SECOND // 10)
         await put(store, "tick", every, now_us=clock.time_us())

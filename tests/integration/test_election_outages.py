@@ -11,7 +11,7 @@ from peerjob.model.clock import SystemClock
 from peerjob.model.firing import FireOutcome, Term
 from peerjob.store.drivers import open_elections, open_store
 from support.etcd import StartEtcd
-from support.leaders import SECOND, Misfire, Stander, accounted, definition, put, read_ledger
+from support.leaders import SECOND, ElectionNode, Misfire, accounted, definition, put, read_ledger
 from support.servers import ServerKind, StartServer
 from support.waiting import until
 
@@ -23,33 +23,33 @@ CLOCK = SystemClock()
 @contextlib.asynccontextmanager
 async def standing(
     url: str, namespace: str, coordinator: str | None = None
-) -> AsyncGenerator[tuple[Store, list[Stander]]]:
+) -> AsyncGenerator[tuple[Store, list[ElectionNode]]]:
     """Three that stand for leader, and a store of the test's own."""
     elections = None if coordinator is None else open_elections(coordinator, namespace=namespace, clock=CLOCK)
 
     def store() -> Store:
         return open_store(url, namespace=namespace, clock=CLOCK, limits=StoreLimits(), retry_for=1)
 
-    standers = [Stander(CLOCK, store(), name, ttl=TTL, elections=elections) for name in "abc"]
+    nodes = [ElectionNode(CLOCK, store(), name, ttl=TTL, elections=elections) for name in "abc"]
     own = store()
     await own.open()
     try:
-        for one in standers:
+        for one in nodes:
             await one.start()
-        yield own, standers
+        yield own, nodes
     finally:
-        for one in standers:
+        for one in nodes:
             await one.stop()
             await one.flaky.inner.close()
         await own.close()
 
 
-async def leader_of(standers: list[Stander]) -> tuple[Stander, Term]:
+async def leader_of(nodes: list[ElectionNode]) -> tuple[ElectionNode, Term]:
     """Wait until a node acts as leader; return the node and its term."""
-    found: list[tuple[Stander, Term]] = []
+    found: list[tuple[ElectionNode, Term]] = []
 
     async def acts() -> bool:
-        found[:] = [(one, term) for one in standers if (term := one.election.term) is not None]
+        found[:] = [(one, term) for one in nodes if (term := one.election.term) is not None]
         return bool(found)
 
     await until(acts)
@@ -57,11 +57,11 @@ async def leader_of(standers: list[Stander]) -> tuple[Stander, Term]:
     return leader
 
 
-async def no_leader(standers: list[Stander]) -> None:
+async def no_leader(nodes: list[ElectionNode]) -> None:
     """Wait until no node acts as leader, and no node knows a leader."""
 
     async def left() -> bool:
-        return not [one for one in standers if one.election.is_leader or one.election.leader]
+        return not [one for one in nodes if one.election.is_leader or one.election.leader]
 
     await until(left)
 
@@ -81,8 +81,8 @@ async def test_a_coordinator_that_restarts_costs_fires_that_the_policy_makes_up_
     redis_url: str, namespace: str, start_etcd: StartEtcd
 ) -> None:
     etcd = start_etcd()
-    async with standing(redis_url, namespace, etcd.url) as (store, standers):
-        _, before = await leader_of(standers)
+    async with standing(redis_url, namespace, etcd.url) as (store, nodes):
+        _, before = await leader_of(nodes)
         assert before.coordinator.startswith("etcd:")
         began_us = CLOCK.time_us()
         for policy in POLICIES:
@@ -90,10 +90,10 @@ async def test_a_coordinator_that_restarts_costs_fires_that_the_policy_makes_up_
             await put(store, policy, wanted, now_us=began_us)
         await fired_since(store, began_us, *POLICIES)
         etcd.kill()
-        await no_leader(standers)
+        await no_leader(nodes)
         await asyncio.sleep(3)  # so much more is missed
         etcd.restart()
-        _, after = await leader_of(standers)
+        _, after = await leader_of(nodes)
         assert after.coordinator == before.coordinator
         await fired_since(store, CLOCK.time_us() + 2 * SECOND, *POLICIES)
         outcomes: dict[str, set[FireOutcome]] = {}
@@ -114,17 +114,17 @@ async def test_a_store_that_stands_still_is_caught_up_on(
     kind: ServerKind, namespace: str, start_server: StartServer
 ) -> None:
     server = start_server(kind)
-    async with standing(server.url, namespace) as (store, standers):
-        _, first = await leader_of(standers)
+    async with standing(server.url, namespace) as (store, nodes):
+        _, first = await leader_of(nodes)
         began_us = CLOCK.time_us()
         wanted = definition(every_us=SECOND // 5, anchor_us=began_us, misfire="run_all")
         await put(store, "s", wanted, now_us=began_us)
         await fired_since(store, began_us + SECOND, "s")
         server.pause()
-        await no_leader(standers)
+        await no_leader(nodes)
         await asyncio.sleep(2)  # the server's lease ends, too
         server.resume()
-        _, second = await leader_of(standers)
+        _, second = await leader_of(nodes)
         assert second.number > first.number
         await fired_since(store, CLOCK.time_us() + 2 * SECOND, "s")
         times = accounted(await read_ledger(store, "s"), wanted)

@@ -38,7 +38,7 @@ def newer_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits) 
 def extend(store: KVStore, namespace: str) -> None:
     """Let a store on a key-value store write records as a later release."""
     private: Any = store
-    private._kv._kv = _Extending(private._kv._kv, Keys(namespace).state)
+    private._kv._kv = _ExtendedKeyValue(private._kv._kv, Keys(namespace).state)
 
 
 async def kept(store: Store, id: str) -> bytes | None:
@@ -86,7 +86,7 @@ end
     return f"{head}local function new_record_plainly({body}{end}{born}{after}"
 
 
-class _Extending:
+class _ExtendedKeyValue:
     """A key-value store that writes records with an `extra` map."""
 
     def __init__(self, kv: KeyValue, prefix: str) -> None:

@@ -16,15 +16,15 @@ import uvloop
 from peerjob import StoreLimits
 from peerjob.model.clock import SystemClock
 from peerjob.store.drivers import open_elections, open_store
-from support.leaders import Stander
+from support.leaders import ElectionNode
 
 LOOK = 0.01
 
 
-async def watch(stander: Stander) -> None:
+async def watch(node: ElectionNode) -> None:
     while True:
         before = time.monotonic_ns()
-        term = stander.election.term
+        term = node.election.term
         if term is not None:
             print(f"act {before} {time.monotonic_ns()} {term.number}", flush=True)
         await asyncio.sleep(LOOK)
@@ -44,13 +44,13 @@ async def main() -> None:
     elections = None
     if given.coordinator:
         elections = open_elections(given.coordinator, namespace=given.namespace, clock=clock)
-    stander = await Stander(clock, store, given.name, ttl=given.ttl, elections=elections).start()
+    node = await ElectionNode(clock, store, given.name, ttl=given.ttl, elections=elections).start()
     print("ready", flush=True)
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    watching = asyncio.create_task(watch(stander))
+    watching = asyncio.create_task(watch(node))
     await stopped.wait()
-    await stander.stop()
+    await node.stop()
     watching.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await watching

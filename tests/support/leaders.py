@@ -26,7 +26,7 @@ TTL = 5.0
 SECOND = 1_000_000
 
 
-class Stander:
+class ElectionNode:
     """A node that stands for leader, behind faults that a test asks for."""
 
     def __init__(
@@ -74,7 +74,7 @@ class Stander:
         leader = self.election.leader
         return None if leader is None else leader.name
 
-    async def start(self, *, cron: bool = True) -> "Stander":
+    async def start(self, *, cron: bool = True) -> "ElectionNode":
         """Join and stand for leader."""
         await self.flaky.inner.open()
         await self.flaky.inner.join(self.info, ttl_us=LONG_TTL_US)
@@ -113,15 +113,15 @@ class Stander:
 class Reigns:
     """Records which nodes act as leader, and in which terms."""
 
-    def __init__(self, standers: Sequence[Stander]) -> None:
-        self.standers = standers
+    def __init__(self, nodes: Sequence[ElectionNode]) -> None:
+        self.nodes = nodes
         self.holders: dict[Term, set[str]] = {}
         """Incarnations that acted in each term."""
         self.order: list[Term] = []
 
-    def acting(self) -> list[Stander]:
+    def acting(self) -> list[ElectionNode]:
         """The node that acts as leader now; two at a time fail the test."""
-        acting = [one for one in self.standers if one.election.is_leader]
+        acting = [one for one in self.nodes if one.election.is_leader]
         assert len(acting) <= 1, [one.name for one in acting]
         for one in acting:
             term = one.election.term

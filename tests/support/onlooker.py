@@ -7,7 +7,7 @@ from peerjob.model.firing import Candidate, Leader, Term
 from peerjob.store.base import Elections
 
 
-class Onlooker:
+class NonLeader:
     """A candidate that never wins: it learns the leader, and never leads itself."""
 
     def __init__(self, elections: Elections) -> None:
@@ -35,6 +35,6 @@ class Onlooker:
         await self._elections.close()
 
 
-def onlooking(make: Callable[[], Elections]) -> Callable[[], Onlooker]:
+def never_leading(make: Callable[[], Elections]) -> Callable[[], NonLeader]:
     """What a node takes as its coordinator so that it never leads."""
-    return lambda: Onlooker(make())
+    return lambda: NonLeader(make())

@@ -11,7 +11,7 @@ from peerjob.model.clock import SystemClock
 from peerjob.model.firing import Leader
 from peerjob.model.state import ARROWS
 from peerjob.store.drivers import open_elections
-from support.onlooker import onlooking
+from support.onlooker import never_leading
 from support.processes import ChildProcess
 from support.releases import Release
 from support.stalls import Span, Stalls, stalls_in
@@ -117,7 +117,7 @@ class Peers:
 @asynccontextmanager
 async def peers(url: str, namespace: str, folder: Path, coordinator: str | None = None) -> AsyncGenerator[Peers]:
     """A client, and node processes that end with the test; by default the store is their coordinator."""
-    elections = onlooking(open_elections(coordinator or url, namespace=namespace, clock=SystemClock()))
+    elections = never_leading(open_elections(coordinator or url, namespace=namespace, clock=SystemClock()))
     async with Node(
         url,
         coordinator=elections,

@@ -58,7 +58,7 @@ class Caller:
                 storm.ended.setdefault(id, (State.CANCELLED, 0))
 
 
-class Firing:
+class FiringLeader:
     """One of two leaders that both believe that they lead, and fire the same nominal times."""
 
     def __init__(self, storm: Storm, number: int) -> None:

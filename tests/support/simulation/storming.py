@@ -16,7 +16,7 @@ from support.leftovers import leftovers_of
 from .checker import check
 from .evidence import Evidence, Ledger, Violation
 from .storm import Holder, Storm
-from .storm_parts import SCHEDULES, Caller, Firing
+from .storm_parts import SCHEDULES, Caller, FiringLeader
 
 PEERS = 3
 ROUNDS = 40
@@ -31,7 +31,7 @@ async def storm(
     """Run the program of a seed on an open store whose namespace is empty; the violations, and the faults it met."""
     part = Storm(store, clock, seed, short_ttl_us=short_ttl_us)
     holders = [Holder(part, number) for number in range(PEERS)]
-    leaders = [Firing(part, number) for number in range(2)]
+    leaders = [FiringLeader(part, number) for number in range(2)]
     await leaders[0].make()
     async with asyncio.TaskGroup() as group:
         for work in (*(holder.work for holder in holders), Caller(part).work, *(leader.work for leader in leaders)):

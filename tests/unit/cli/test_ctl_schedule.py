@@ -17,10 +17,10 @@ class Made(Exception):  # it ends the command where the call is made
     """What would be sent."""
 
 
-class Sending:
+class SilentClient:
     """A client that sends nothing."""
 
-    async def __aenter__(self) -> "Sending":
+    async def __aenter__(self) -> "SilentClient":
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -37,7 +37,7 @@ class Offline(ClientSession):
     """A session without a node."""
 
     def client(self) -> Any:
-        return Sending()
+        return SilentClient()
 
 
 async def made(**given: Any) -> tuple[str, Call[Any]]:

@@ -13,7 +13,7 @@ from peerjob.model.spec import decode_spec
 from peerjob.testing.clock import VirtualClock
 from support.factories import memory_store, shared_url
 from support.flaky import FlakyStore
-from support.leaders import SECOND, Stander, definition, put, read_ledger
+from support.leaders import SECOND, ElectionNode, definition, put, read_ledger
 
 HOUR = 3600 * SECOND
 
@@ -96,7 +96,7 @@ async def test_times_that_have_an_instance_get_no_second_one(bench: Bench) -> No
 
 
 async def test_what_is_still_to_come_is_left_to_the_leader(clock: VirtualClock, bench: Bench) -> None:
-    node = await Stander(clock, memory_store(clock, bench.url), "leader").start()
+    node = await ElectionNode(clock, memory_store(clock, bench.url), "leader").start()
     row = await bench.put(overlap=Overlap.ALLOW)
     counts, _ = await bench.backfill(row, -3, 10)
     assert counts == Backfill(times=4, made=4)
@@ -110,7 +110,7 @@ async def test_a_leader_that_is_late_and_a_backfill_do_not_make_two(clock: Virtu
     await clock.advance(10)
     counts, _ = await bench.backfill(row, -3, 10)
     assert counts.made == 4
-    node = await Stander(clock, memory_store(clock, bench.url), "leader").start()
+    node = await ElectionNode(clock, memory_store(clock, bench.url), "leader").start()
     await clock.advance(2)
     nominals = await bench.nominals()
     assert len(nominals) == len(set(nominals))

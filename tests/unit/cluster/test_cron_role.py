@@ -18,7 +18,7 @@ from peerjob.model.spec import decode_spec
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer
 from support.factories import memory_store, shared_url
-from support.leaders import SECOND, TTL, Fields, Misfire, Stander, accounted, definition, put, read_ledger
+from support.leaders import SECOND, TTL, ElectionNode, Fields, Misfire, accounted, definition, put, read_ledger
 from support.records import logged
 
 MINUTE = 60 * SECOND
@@ -31,12 +31,12 @@ class Bench:
         self.clock = clock
         self.url = shared_url()
         self.store = memory_store(clock, self.url)
-        self.started: list[Stander] = []
+        self.started: list[ElectionNode] = []
 
-    async def stand(self, name: str, kinds: tuple[str, ...] = ("k",)) -> Stander:
-        stander = Stander(self.clock, memory_store(self.clock, self.url), name, kinds=kinds)
-        self.started.append(stander)
-        return await stander.start()
+    async def stand(self, name: str, kinds: tuple[str, ...] = ("k",)) -> ElectionNode:
+        node = ElectionNode(self.clock, memory_store(self.clock, self.url), name, kinds=kinds)
+        self.started.append(node)
+        return await node.start()
 
     async def put(self, name: str = "s", *, old: ScheduleRow | None = None, **fields: Unpack[Fields]) -> ScheduleRow:
         given: Fields = {"anchor_us": self.clock.time_us(), **fields}
@@ -65,7 +65,7 @@ class Bench:
         make = Factory(self.clock)
         return await Peer(store=self.store, info=make.node(name, kinds), make=make).join()
 
-    def leader(self) -> Stander:
+    def leader(self) -> ElectionNode:
         (leader,) = [one for one in self.started if one.election.is_leader]
         return leader
 
@@ -232,10 +232,10 @@ async def test_a_node_that_hands_over_loses_no_fire(clock: VirtualClock, bench: 
     assert {record.node for record in await bench.ledger()} == {"a", "b"}
 
 
-def won_by(stander: Stander, coordinator: str, logged: Leader) -> Leader:
+def won_by(node: ElectionNode, coordinator: str, leader: Leader) -> Leader:
     """What a campaign answers where another coordinator lets this one lead."""
-    term = Term(coordinator, logged.term.number)
-    return msgspec.structs.replace(logged, incarnation=stander.info.incarnation, term=term)
+    term = Term(coordinator, leader.term.number)
+    return msgspec.structs.replace(leader, incarnation=node.info.incarnation, term=term)
 
 
 async def test_two_that_believe_to_lead_fire_once(clock: VirtualClock, bench: Bench) -> None:

@@ -14,22 +14,22 @@ from peerjob.store.base import Elections
 from peerjob.testing.clock import VirtualClock
 from support.factories import memory_store, shared_url
 from support.flaky import FlakyElections, FlakyStore
-from support.leaders import TTL, Reigns, Stander
+from support.leaders import TTL, ElectionNode, Reigns
 from support.records import logged
 
-Stand = Callable[[str], Awaitable[Stander]]
+Stand = Callable[[str], Awaitable[ElectionNode]]
 
 
 @pytest.fixture
 async def stand(clock: VirtualClock) -> AsyncIterator[Stand]:
     """Starts nodes, by name, that stand for the same leadership."""
     url = shared_url()
-    started: list[Stander] = []
+    started: list[ElectionNode] = []
 
-    async def start(name: str) -> Stander:
-        stander = Stander(clock, memory_store(clock, url), name)
-        started.append(stander)
-        return await stander.start(cron=False)
+    async def start(name: str) -> ElectionNode:
+        node = ElectionNode(clock, memory_store(clock, url), name)
+        started.append(node)
+        return await node.start(cron=False)
 
     yield start
     for one in started:
@@ -341,7 +341,7 @@ class Restless(FlakyElections):
 
 async def test_a_leadership_that_comes_and_goes_is_no_reason_to_hurry(clock: VirtualClock) -> None:
     flaky = FlakyStore(memory_store(clock))
-    node = await Stander(clock, flaky.store, "node", elections=lambda: cast(Elections, Restless(flaky))).start()
+    node = await ElectionNode(clock, flaky.store, "node", elections=lambda: cast(Elections, Restless(flaky))).start()
     await clock.advance(10)
     assert 10 <= flaky.calls["campaign"] <= 10 / 0.02 + 1
     await clock.run(node.stop())
@@ -361,7 +361,7 @@ async def test_a_sign_that_fails_is_no_reason_to_hurry(clock: VirtualClock, stan
 async def test_of_twenty_candidates_that_pause_and_die_never_two_act(seed: int) -> None:
     with VirtualClock(seed=seed) as clock:
         url = shared_url()
-        nodes = [await Stander(clock, memory_store(clock, url), f"n{at}").start(cron=False) for at in range(20)]
+        nodes = [await ElectionNode(clock, memory_store(clock, url), f"n{at}").start(cron=False) for at in range(20)]
         reigns = Reigns(nodes)
         random = clock.random
         alone = 0.0
@@ -387,7 +387,7 @@ async def test_of_twenty_candidates_that_pause_and_die_never_two_act(seed: int) 
                     case 5:
                         await one.kill()
                         at = nodes.index(one)
-                        nodes[at] = await Stander(clock, memory_store(clock, url), one.name).start(cron=False)
+                        nodes[at] = await ElectionNode(clock, memory_store(clock, url), one.name).start(cron=False)
                     case _:
                         pass
             for one in random.sample(nodes, 3):

@@ -63,7 +63,7 @@ class Heard:
 
 
 @dataclass
-class Renewing:
+class RenewedLease:
     """A lease that is renewed, at a store with faults."""
 
     clock: VirtualClock
@@ -74,7 +74,7 @@ class Renewing:
 
 
 @pytest.fixture
-async def renewing(clock: VirtualClock) -> AsyncIterator[Renewing]:
+async def renewing(clock: VirtualClock) -> AsyncIterator[RenewedLease]:
     machine = Suspended(clock)
     store, heard = flaky_store(clock), Heard(machine)
     await store.inner.open()
@@ -83,7 +83,7 @@ async def renewing(clock: VirtualClock) -> AsyncIterator[Renewing]:
     lease = Lease(clock=machine, ttl=TTL, liveness=store.store.liveness, listener=heard)
     lease.begin(node.incarnation, clock.elapsed())
     lease.start()
-    yield Renewing(clock, machine, store, heard, lease)
+    yield RenewedLease(clock, machine, store, heard, lease)
     await clock.run(lease.stop())
     await store.inner.close()
 
@@ -91,7 +91,7 @@ async def renewing(clock: VirtualClock) -> AsyncIterator[Renewing]:
 @pytest.mark.parametrize("how", ["fail", "stall"])
 @pytest.mark.parametrize("slow", [0.0, 1.5])
 async def test_trust_counts_from_before_the_last_request_that_was_answered(
-    renewing: Renewing, how: str, slow: float
+    renewing: RenewedLease, how: str, slow: float
 ) -> None:
     """For an answer after any delay, and for a store that then refuses renewals or does not answer."""
     clock, heard = renewing.clock, renewing.heard
@@ -123,7 +123,7 @@ async def test_a_connection_that_does_not_open_is_given_up_and_tried_again(clock
     await store.inner.close()
 
 
-async def test_a_gap_between_renewals_is_no_steady_time(renewing: Renewing) -> None:
+async def test_a_gap_between_renewals_is_no_steady_time(renewing: RenewedLease) -> None:
     """The node may have missed an outage in which its peers could not renew either."""
     clock, lease = renewing.clock, renewing.lease
     await clock.advance(2 * TTL)
@@ -139,7 +139,7 @@ async def test_a_gap_between_renewals_is_no_steady_time(renewing: Renewing) -> N
     assert lease.may_reap
 
 
-async def test_a_renewal_that_failed_is_no_steady_time(renewing: Renewing) -> None:
+async def test_a_renewal_that_failed_is_no_steady_time(renewing: RenewedLease) -> None:
     clock, lease = renewing.clock, renewing.lease
     await clock.advance(2 * TTL)
     renewing.store.fail("renew", times=1)

@@ -251,7 +251,7 @@ async def test_workers_that_are_stuck_as_the_store_is_away_need_no_restart(clock
 
 
 @dataclass
-class Breaking:
+class LeaseFaults:
     """How the connections of a lease break, from when the test says so; a slow machine may come to make several."""
 
     hold: threading.Event | None = None
@@ -261,7 +261,7 @@ class Breaking:
 class Broken:
     """A lease's connection that works until the test sets its failure."""
 
-    def __init__(self, inner: Liveness, breaking: Breaking) -> None:
+    def __init__(self, inner: Liveness, breaking: LeaseFaults) -> None:
         self._inner = inner
         self.open, self.close = inner.open, inner.close
         self._breaking = breaking
@@ -275,10 +275,10 @@ class Broken:
         return await self._inner.renew(*args, **options)
 
 
-async def in_real_time(monkeypatch: pytest.MonkeyPatch) -> tuple[Node, Breaking]:
+async def in_real_time(monkeypatch: pytest.MonkeyPatch) -> tuple[Node, LeaseFaults]:
     clock = SystemClock()
     flaky = flaky_store(clock)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    breaking = Breaking()
+    breaking = LeaseFaults()
     monkeypatch.setattr(flaky, "liveness", lambda: Broken(flaky.inner.liveness(), breaking))
     node = Node(flaky.store, jobs=SLEEP, clock=clock, lease_ttl=1)
     await node.start()

@@ -29,7 +29,7 @@ from peerjob.testing.helpers import drain, running_node
 from support.factories import notes_of, running_nodes, states_of
 
 
-class Failing:
+class FailingBody:
     """Fails the first runs, and notes when each began."""
 
     def __init__(self, clock: VirtualClock, times: int = 1_000_000, error: Callable[[], BaseException] = ValueError):
@@ -80,7 +80,7 @@ class Failing:
     ],
 )
 async def test_a_retry_waits_for_its_backoff(clock: VirtualClock, backoff: Any, waits: list[float]) -> None:
-    failing = Failing(clock)
+    failing = FailingBody(clock)
     async with running_node(Job("fail", failing, max_retries=4, backoff=backoff), clock=clock) as node:
         instance = await node.schedule("fail")
         await drain(node)
@@ -110,7 +110,7 @@ def test_jitter_stays_within_its_share() -> None:
     ids=["raises", "negative", "no duration", "infinite", "beyond all time", "nothing", "no arguments"],
 )
 async def test_a_backoff_that_fails_gives_way_to_the_default(clock: VirtualClock, backoff: Any) -> None:
-    failing = Failing(clock, error=lambda: KeyError("first"))
+    failing = FailingBody(clock, error=lambda: KeyError("first"))
     async with running_node(Job("fail", failing, max_retries=2, backoff=backoff), clock=clock) as node:
         instance = await node.schedule("fail")
         with pytest.raises(JobFailed, match="KeyError: 'first'") as caught:
@@ -123,7 +123,7 @@ async def test_a_backoff_that_fails_gives_way_to_the_default(clock: VirtualClock
 
 
 async def test_a_backoff_may_take_the_instance_alone(clock: VirtualClock) -> None:
-    failing = Failing(clock)
+    failing = FailingBody(clock)
 
     def backoff(instance: Instance[Any]) -> int:
         return 10 * instance.attempts
@@ -137,7 +137,7 @@ async def test_a_backoff_may_take_the_instance_alone(clock: VirtualClock) -> Non
 
 async def test_a_tenacity_wait_without_bounds_is_bounded(clock: VirtualClock) -> None:
     backoff = tenacity.wait_exponential(multiplier=1e18)
-    async with running_node(Job("fail", Failing(clock), max_retries=4, backoff=backoff), clock=clock) as node:
+    async with running_node(Job("fail", FailingBody(clock), max_retries=4, backoff=backoff), clock=clock) as node:
         instance = await node.schedule("fail")
         await clock.advance(5)
         assert (await instance.refresh()).state is State.SCHEDULED
@@ -168,7 +168,7 @@ async def test_a_tenacity_wait_without_bounds_is_bounded(clock: VirtualClock) ->
 async def test_which_errors_are_retried(
     clock: VirtualClock, options: Any, error: Callable[[], BaseException], runs: int
 ) -> None:
-    failing = Failing(clock, error=error)
+    failing = FailingBody(clock, error=error)
     async with running_node(Job("fail", failing, max_retries=2, **options), clock=clock) as node:
         instance = await node.schedule("fail")
         await drain(node)
@@ -178,7 +178,7 @@ async def test_which_errors_are_retried(
 
 
 async def test_a_retry_that_succeeds_completes(clock: VirtualClock) -> None:
-    failing = Failing(clock, times=2)
+    failing = FailingBody(clock, times=2)
     async with running_node(Job("fail", failing, max_retries=5, backoff=1), clock=clock) as node:
         instance = await node.schedule("fail")
 
@@ -197,7 +197,7 @@ async def test_a_retry_that_succeeds_completes(clock: VirtualClock) -> None:
 
 
 async def test_a_job_may_say_when_it_is_to_be_retried(clock: VirtualClock) -> None:
-    failing = Failing(clock, times=1, error=lambda: Retry(after="30s"))
+    failing = FailingBody(clock, times=1, error=lambda: Retry(after="30s"))
     async with running_node(Job("fail", failing, max_retries=1, backoff=1), clock=clock) as node:
         assert await clock.run((await node.schedule("fail")).result()) == 2
         assert failing.waits == [pytest.approx(30, abs=0.5)]

@@ -26,7 +26,7 @@ async def nothing() -> None:
 SLEEP, NOTHING = Job("sleep", sleep), Job("nothing", nothing)
 
 
-class Watching:
+class EventStreams:
     """Streams whose events are read as soon as they come."""
 
     def __init__(self, clock: VirtualClock, manager: Any) -> None:
@@ -58,8 +58,8 @@ class Watching:
 
 
 @contextlib.asynccontextmanager
-async def watching(clock: VirtualClock, manager: Any) -> AsyncGenerator[Watching]:
-    made = Watching(clock, manager)
+async def watching(clock: VirtualClock, manager: Any) -> AsyncGenerator[EventStreams]:
+    made = EventStreams(clock, manager)
     try:
         yield made
     finally:

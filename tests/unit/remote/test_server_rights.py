@@ -253,7 +253,7 @@ async def test_the_id_of_another_kind_shows_nothing() -> None:
         assert SECRETS["report"].encode() not in data
 
 
-class _Changing(Tokens):
+class _ReplaceableTokens(Tokens):
     """Tokens that a test replaces."""
 
     def __init__(self, *tokens: Token) -> None:
@@ -273,7 +273,7 @@ class _Changing(Tokens):
     ids=["withdrawn", "limited", "expired"],
 )
 async def test_open_streams_and_waits_end_with_the_token(changed: Callable[[], tuple[Token, ...]]) -> None:
-    tokens = _Changing(Token.of("t", Role.READER), Token.of("kept", Role.READER))
+    tokens = _ReplaceableTokens(Token.of("t", Role.READER), Token.of("kept", Role.READER))
     async with served(*JOBS, tokens=tokens) as (node, server), raw_client(server.target) as client:
         later = await node.schedule(node.job("report").with_options(after=600), "x")
         watch, kept = (client.stream("Watch", pb.WatchRequest(), token=one) for one in ("t", "kept"))

@@ -40,7 +40,7 @@ class Watched(MemoryKeyValue):
         return applied
 
 
-class Turning:
+class TurningNode:
     """A node that holds two of four instances, and calls `turn`."""
 
     def __init__(self, clock: VirtualClock) -> None:
@@ -70,39 +70,39 @@ class Turning:
 
 
 @pytest.fixture
-async def turning(clock: VirtualClock) -> AsyncIterator[Turning]:
-    turning = Turning(clock)
-    await turning.begin()
-    yield turning
-    await turning.store.close()
+async def node(clock: VirtualClock) -> AsyncIterator[TurningNode]:
+    node = TurningNode(clock)
+    await node.begin()
+    yield node
+    await node.store.close()
 
 
 @pytest.mark.parametrize(("held", "other"), [(COMMIT, CLAIM), (CLAIM, COMMIT)])
-async def test_neither_the_commit_nor_the_claim_waits_for_the_other(turning: Turning, held: str, other: str) -> None:
-    turning.kv.held = held
-    turn = asyncio.create_task(turning.turn(*map(outcome, turning.claims)))
-    assert await turning.kv.written.get() == other
-    turning.kv.free.set()
-    assert await turn == ([Ack.DONE] * 2, turning.left)
+async def test_neither_the_commit_nor_the_claim_waits_for_the_other(node: TurningNode, held: str, other: str) -> None:
+    node.kv.held = held
+    turn = asyncio.create_task(node.turn(*map(outcome, node.claims)))
+    assert await node.kv.written.get() == other
+    node.kv.free.set()
+    assert await turn == ([Ack.DONE] * 2, node.left)
 
 
-async def test_an_instance_that_a_commit_adds_to_a_queue_can_be_claimed_in_the_same_turn(turning: Turning) -> None:
-    ended, again = turning.claims
-    acks, ids = await turning.turn(outcome(ended), outcome(again, Action.RETRY))
+async def test_an_instance_that_a_commit_adds_to_a_queue_can_be_claimed_in_the_same_turn(node: TurningNode) -> None:
+    ended, again = node.claims
+    acks, ids = await node.turn(outcome(ended), outcome(again, Action.RETRY))
     assert acks == [Ack.DONE] * 2
-    assert set(ids) == {again.id, *turning.left}
+    assert set(ids) == {again.id, *node.left}
 
 
-async def test_a_store_that_does_not_know_the_records_commits_first(turning: Turning) -> None:
-    await turning.turn(*map(outcome, turning.claims), store=turning.another())
-    assert [turning.kv.written.get_nowait() for _ in range(2)] == [COMMIT, CLAIM]
+async def test_a_store_that_does_not_know_the_records_commits_first(node: TurningNode) -> None:
+    await node.turn(*map(outcome, node.claims), store=node.another())
+    assert [node.kv.written.get_nowait() for _ in range(2)] == [COMMIT, CLAIM]
 
 
 @pytest.mark.parametrize("lost", [COMMIT, CLAIM])
-async def test_a_repeated_turn_gets_the_same_answers_if_one_was_lost(turning: Turning, lost: str) -> None:
-    turning.kv.lost = lost
-    said = [*map(outcome, turning.claims)]
+async def test_a_repeated_turn_gets_the_same_answers_if_one_was_lost(node: TurningNode, lost: str) -> None:
+    node.kv.lost = lost
+    said = [*map(outcome, node.claims)]
     with pytest.raises(StoreUnavailableError):
-        await turning.turn(*said)
-    assert sorted(turning.kv.written.get_nowait() for _ in range(2)) == sorted([COMMIT, CLAIM])
-    assert await turning.turn(*said) == ([Ack.DONE] * 2, turning.left)
+        await node.turn(*said)
+    assert sorted(node.kv.written.get_nowait() for _ in range(2)) == sorted([COMMIT, CLAIM])
+    assert await node.turn(*said) == ([Ack.DONE] * 2, node.left)

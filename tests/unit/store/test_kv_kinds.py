@@ -249,7 +249,7 @@ async def test_kinds_stay_that_a_node_has_or_that_wait(clock: VirtualClock) -> N
         assert len([key for key in before if key.startswith("n/group/")]) == 40
 
 
-class Racing(Tally):
+class RacingTally(Tally):
     """Lets another node write between two reads."""
 
     between: Callable[[], Awaitable[object]] | None = None
@@ -266,8 +266,8 @@ async def test_a_kind_that_leaves_its_group_before_the_marker_is_read_is_found(c
     """The marker already shows the change, so no later read would find the change."""
     data = MemoryData(costs=Costs())
 
-    def grouping() -> tuple[Racing, Grouping]:
-        kv = Racing(data, clock)
+    def grouping() -> tuple[RacingTally, Grouping]:
+        kv = RacingTally(data, clock)
         context = KVContext(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
         return kv, Grouping(context)
 
