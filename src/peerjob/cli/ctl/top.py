@@ -234,7 +234,7 @@ async def _oldest(client: Client, stats: Stats, now: datetime) -> dict[str, time
 
 
 def _fitting(rows: Sequence[KindRow], width: int) -> TableView[KindRow]:
-    """The columns of a terminal: without those that are empty, if all columns have no room."""
+    """The table for a terminal. If the terminal is too narrow for all columns, empty ones are left out."""
     columns = KINDS.columns
     needed = sum(2 + max(len(one.title), *(len(one.text(row)) for row in rows)) for one in columns)
     if needed <= width:
