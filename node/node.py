@@ -178,6 +178,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         self._runtime = runtime
         pending = self._pending_start = _PendingStart(self.name)
         runtime.job_schedules.add(defined)
+        self._call_encoder.rule_of = runtime.catalogue.rule_of
         try:
             await pending.unless_stopped(runtime.open())
             self._call_encoder.max_payload = min(self._max_payload, self._store.capabilities.max_payload)

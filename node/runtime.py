@@ -179,7 +179,7 @@ class NodeRuntime:
         self.enqueuer = Enqueuer(store, name)
         self.records = RecordReader(store)
         self.catalogue = KindCatalogue(
-            clock=clock, store=store, node=name, kinds=self._published_kinds, max_kinds=max_kinds
+            clock=clock, store=store, node=name, kinds=self._published_kinds, registry=registry, max_kinds=max_kinds
         )
         self.job_schedules = JobSchedules(clock=clock, store=store, node=name, now_us=now_us)
         self.watchers = Watchers(
@@ -367,6 +367,7 @@ class NodeRuntime:
             # a node without workers runs nothing, so its row has no kinds
             kinds=self._registry.kinds() if workers else (),
             signatures=self._registry.signatures() if workers else {},
+            descriptors=self._registry.digests() if workers else b"",
             workers=workers,
             host=socket.gethostname(),
             pid=os.getpid(),

@@ -45,6 +45,7 @@ from peerjob.model.firing import (
     ScheduleRow,
     Term,
 )
+from peerjob.model.published import KindDescriptor
 from peerjob.model.query import Filter, Query
 from peerjob.model.record import (
     Ack,
@@ -308,6 +309,18 @@ class Store(Protocol):
 
     async def audit(self, limit: int = MAX_AUDIT) -> list[AuditRecord]:
         """The latest records of the audit log, the latest first. Records that cannot be decoded are left out."""
+        ...
+
+    async def publish_descriptors(self, descriptors: Sequence[KindDescriptor]) -> list[bool]:
+        """Publish kinds with their descriptors, each kind once; at most MAX_BATCH.
+
+        The answer: for each, whether its schema is missing. A descriptor without a schema leaves the stored schema.
+        The MAX_DESCRIPTORS of a kind that were published last stay for as long as the kind is known.
+        """
+        ...
+
+    async def descriptors(self, kinds: Sequence[str]) -> list[tuple[KindDescriptor, ...]]:
+        """The descriptors of each kind, the latest published first; at most MAX_BATCH kinds."""
         ...
 
     # -- schedules ------------------------------------------------------------------------------------------------

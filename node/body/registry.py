@@ -10,6 +10,7 @@ from typing import Any
 from peerjob.model.errors import JobConflictError, OptionError, ScheduleError, UnknownKindError
 from peerjob.model.job import Job, collect_jobs
 from peerjob.model.limits import MAX_NODE_KINDS
+from peerjob.model.published import DIGEST_BYTES, KindDescriptor
 from peerjob.model.references import Trusted, module_name
 
 from .binding import Binding
@@ -116,6 +117,22 @@ class Registry:
     def signatures(self) -> dict[str, str]:
         """Kind → hash of the signature, for kinds that run here."""
         return {kind: binding.signature_hash for kind, binding in self._bindings.items()}
+
+    def descriptors(self) -> dict[str, KindDescriptor]:
+        """What this node publishes about its kinds and aliases, without schemas; kinds with too much to say are out."""
+        found: dict[str, KindDescriptor] = {}
+        for kind in self.kinds():
+            binding = self.binding(kind)
+            described = None if binding is None else binding.descriptor
+            if described is not None:
+                found[kind] = KindDescriptor(kind=kind, digest=described[0], body=described[1])
+        return found
+
+    def digests(self) -> bytes:
+        """The digests of the descriptors, as in `NodeInfo.descriptors`."""
+        bindings = [self.binding(kind) for kind in self.kinds()]
+        described = [None if binding is None else binding.descriptor for binding in bindings]
+        return b"".join(bytes(DIGEST_BYTES) if one is None else one[0] for one in described)
 
     def _check_names(self, added: Iterable[Job[..., Any, Any]]) -> None:
         """Refuse two jobs that define the same schedule: each would overwrite the other."""

@@ -35,7 +35,7 @@ class TypedPlace:
         self.supplied = supplied
         self.exact = _exact(annotation)
         """The type whose values need no conversion; ANYTHING for all values, _NOTHING for none."""
-        self.secret = is_secret(annotation)
+        self.secret = self.exact is _NOTHING and is_secret(annotation)
 
     def takes(self, value: Any) -> bool:
         """Whether a value fits the annotation without conversion."""

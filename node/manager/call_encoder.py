@@ -13,18 +13,26 @@ from peerjob.model.clock import Clock
 from peerjob.model.codec import decode_value
 from peerjob.model.definition import Definition
 from peerjob.model.durations import to_micros
-from peerjob.model.errors import PayloadTooLargeError, ScheduleError
+from peerjob.model.errors import OptionError, PayloadTooLargeError, ScheduleError
 from peerjob.model.ids import IdSource
 from peerjob.model.job import Call, Job
 from peerjob.model.limits import MAX_KEY, checked_text
 from peerjob.model.policy import Policy, make_policy, store_overrides
 from peerjob.model.record import NewInstance, Record, Transition
 from peerjob.model.recurrence import drawn_us
+from peerjob.model.signature import analyse
 from peerjob.model.spec import Spec, decode_spec, encode, encode_arguments
 from peerjob.model.state import State
-from peerjob.node.body.binding import Binding, check_count
+from peerjob.node.body.binding import Binding
+from peerjob.node.body.call_parameters import CallParameters, check_count
 from peerjob.node.body.registry import Registry
 
+from .kind_rules import DescribedKind, KindRule
+
+_KEY_ELSEWHERE = (
+    "a key of this call (key=), or a template such as 'user/{user}' in the job's definition: only nodes with the code "
+    "of the job can call the function"
+)
 MAX_UNREGISTERED = 1_000
 """Most bindings that are cached for jobs that are not registered; the oldest is dropped first."""
 
@@ -82,6 +90,8 @@ class CallEncoder:
         self._ids = IdSource(clock)
         self.carrier: Callable[[], dict[str, str]] = dict
         """Returns the trace context to store with a new instance; empty on a node that makes no traces."""
+        self.rule_of: Callable[[str], KindRule | None] = lambda kind: None
+        """Returns what is known of a kind whose code is elsewhere; None on a client, whose node knows."""
         self._unregistered: dict[tuple[str, int], Binding] = {}
 
     def resolve(self, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[Any]:
@@ -181,10 +191,13 @@ class CallEncoder:
         """Make an instance like an old one, due now, without its idempotency key."""
         old = decode_spec(record.spec)
         spec = structs.replace(old, retry_of=record.id, created_us=self._clock.time_us(), trace=self.carrier())
-        definition = self._registry.find(record.kind)
+        definition, rule = self._registry.find(record.kind), self.rule_of(record.kind)
+        options = dict(rule.described[0].options) if rule is not None and rule.described else {}
+        if definition is not None:
+            options |= definition.options
         # a store needs only these two options; the node that runs the instance reads the other options from the spec
         kept = {name: old.overrides[name] for name in old.overrides.keys() & {"retention", "max_crashes"}}
-        policy = make_policy(kept if definition is None else definition.options | kept)
+        policy = make_policy(options | kept)
         return NewInstance(
             id=self._ids.one(),
             kind=record.kind,
@@ -225,26 +238,48 @@ class CallEncoder:
         """Make the policy, the encoded spec and the idempotency key of a call."""
         job = call.job
         binding = self._binding(job)
-        if binding is None:
-            check_count(job.kind, call.args, call.kwargs)
-            arguments = encode_arguments(call.args, call.kwargs)
-        else:
+        described: DescribedKind | None = None
+        if binding is not None:
             binding.mode(job.policy.run_in)  # raises OptionError for a job that cannot run as `run_in` says
             arguments = binding.encode(call.args, call.kwargs)
+        elif (rule := self.rule_of(job.kind)) is not None:
+            arguments, described = rule.encode(call.args, call.kwargs)
+        else:
+            check_count(job.kind, call.args, call.kwargs)
+            arguments = encode_arguments(call.args, call.kwargs)
         registered = self._registry.find(job.kind)
         policy, executor = job.policy, job.executor
-        if job.executor is None and registered is not None and registered is not job:
+        if described is not None:
+            # a kind whose code is elsewhere takes the options that are not set here from the nodes with the code
+            here = job.options if registered is None or registered is job else registered.options | job.options
+            policy = make_policy(described.options | here) if here else described.policy
+        elif job.executor is None and registered is not None and registered is not job:
             # a handle, or a kind as text, takes the options that it does not set from the registered job
             policy, executor = make_policy(registered.options | job.options), registered.executor
         stored = store_overrides(overrides, self._local_objects(), self._registry.trusted(job)) if overrides else {}
         spec = encode(Spec(args=arguments, overrides=stored, created_us=created_us, version=job.version, trace=trace))
         if len(spec) > self.max_payload:
             raise PayloadTooLargeError(f"arguments of {job.kind!r}", len(spec), self.max_payload)
-        return policy, spec, _key(policy.key, executor, call)
+        key = policy.key
+        if key is None:
+            if described is not None and described.has_key_function and "key" not in job.options:
+                raise OptionError("key", f"a function of job {job.kind!r}", _KEY_ELSEWHERE)
+        elif isinstance(key, str) and ("{" in key or "}" in key) and "key" not in job.overrides:
+            key = self._from_template(key, call, binding if described is None else described.parameters)
+        return policy, spec, _key(key, executor, call)
+
+    def _from_template(self, template: str, call: Call[Any], parameters: CallParameters | None) -> str:
+        if parameters is None:  # the parameters are not known here, so only arguments by name have a name
+            parameters = CallParameters(call.job.kind, analyse(_anything))
+        return checked_text(f"key (from {template!r})", parameters.key(template, call.args, call.kwargs), MAX_KEY)
 
 
 def _is_call(target: object) -> TypeIs[Call[Any]]:
     return isinstance(target, Call)
+
+
+def _anything(*args: Any, **kwargs: Any) -> None:
+    """Stand for a callable whose parameters are not known here."""
 
 
 def _key(key: Any, executor: Callable[..., Any] | None, call: Call[Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""The verbs that act on any node of the cluster: drain it, let it take work again."""
+"""The verbs about the other nodes: list their kinds, drain a node, let it take work again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from peerjob.model.limits import MAX_NODE_NAME, checked_text
 from peerjob.model.record import Instruction, NodeView
 
 from .jobs import NodeJobManager
+from .kind_rules import ListedKind
 
 POLL = 0.25
 """Seconds between two reads of the nodes, while a call waits for another node to follow an instruction."""
@@ -19,6 +20,10 @@ MAX_FOLLOW = 30.0
 
 class NodeClusterManager(NodeJobManager):
     """The verbs of a node for the nodes of its cluster."""
+
+    async def cluster_kinds(self) -> list[ListedKind]:
+        """The kinds that live nodes run, with what these nodes publish about them."""
+        return await self._need_runtime().catalogue.listed()
 
     async def drain(self, timeout: Duration | None = None, *, node: str | None = None) -> None:
         seconds = None if timeout is None else to_seconds(timeout, "timeout")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
@@ -14,12 +14,12 @@ from msgspec import structs
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
 from peerjob.model.durations import Duration, to_seconds
-from peerjob.model.errors import NodeStateError, UnknownKindError
+from peerjob.model.errors import ArgumentError, NodeStateError, OptionError, UnknownKindError
 from peerjob.model.ids import checked_id
 from peerjob.model.injected import current_run
 from peerjob.model.job import Call, Job, JobGroup, collect_jobs
 from peerjob.model.query import Query
-from peerjob.model.record import Record
+from peerjob.model.record import NewInstance, Record
 from peerjob.node.body.registry import Registry
 from peerjob.node.runtime import NodeRuntime
 from peerjob.store.base import Store
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from peerjob.node.observe.spans import Tracing
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 logger = logging.getLogger("peerjob.node")
 
@@ -147,6 +148,28 @@ class NodeJobManager(Manager):
         """Whether this node runs the job or, without workers, has looked up the kind in the last few seconds."""
         return self._registry.runs(job) if runtime.pool.size else runtime.catalogue.needs_no_look(job.kind)
 
+    # -- kinds whose code is elsewhere -------------------------------------------------------------------------------
+
+    def _is_elsewhere(self, job: Job[..., Any, Any]) -> bool:
+        """Whether neither the job nor this node has the code of the kind, so that other nodes say how to call it."""
+        return job.executor is None and self._registry.binding(job.kind) is None
+
+    async def _prepare(self, kinds: Iterable[str], *, again: bool = False) -> None:
+        """Read how to call the kinds whose code is elsewhere; with `again`, read it anew."""
+        elsewhere = [kind for kind in kinds if self._registry.binding(kind) is None]
+        if elsewhere:
+            await self._need_runtime().catalogue.prepare(elsewhere, again=again)
+
+    async def _made(self, calls: Sequence[Call[Any]], make: Callable[[Call[Any]], T]) -> list[T]:
+        """Make something of each call. Before a call is refused, its kind is read anew: a new build may accept it."""
+        kinds = {call.job.kind for call in calls if self._is_elsewhere(call.job)}
+        if kinds:
+            await self._prepare(kinds)
+            with contextlib.suppress(ArgumentError, OptionError):
+                return await map_with_pauses(calls, make)
+            await self._prepare(kinds, again=True)
+        return await map_with_pauses(calls, make)
+
     # -- scheduling --------------------------------------------------------------------------------------------------
 
     async def _schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
@@ -168,7 +191,14 @@ class NodeJobManager(Manager):
 
     async def _add(self, call: Call[R], id: str) -> Instance[R]:
         runtime = self._need_runtime()
-        new = self._call_encoder.new(call)
+        new: NewInstance | None = None
+        if not self._is_elsewhere(call.job):
+            new = self._call_encoder.new(call)
+        elif runtime.catalogue.is_prepared(call.job.kind):
+            with contextlib.suppress(ArgumentError, OptionError):  # `_made` reads the kind anew, then raises
+                new = self._call_encoder.new(call)
+        if new is None:
+            (new,) = await self._made([call], self._call_encoder.new)
         checked = self._needs_no_check(runtime, call.job)
         if not checked:
             self._adopt([call.job])
@@ -197,7 +227,7 @@ class NodeJobManager(Manager):
 
     async def _add_many(self, calls: Sequence[Call[R]], ids: Sequence[str]) -> list[Instance[R]]:
         runtime = self._need_runtime()
-        new = await map_with_pauses(calls, self._call_encoder.new)
+        new = await self._made(calls, self._call_encoder.new)
         self._adopt({id(call.job): call.job for call in calls}.values())
         await self._admit({one.kind for one in new})
         if ids:
@@ -217,6 +247,7 @@ class NodeJobManager(Manager):
     async def retry_instances(self, query: Query) -> list[Instance[Any]]:
         runtime = self._need_runtime()
         old = [instance async for instance in self.iter_instances(query) if instance.state.is_final]
+        await self._prepare({instance.kind for instance in old})
         new = [self._call_encoder.again(instance.record) for instance in old]
         await runtime.enqueuer.add_many(new)
         now = self.clock.time_us()
@@ -227,6 +258,7 @@ class NodeJobManager(Manager):
         old = await runtime.records.record(uuid)
         if not old.state.is_final:
             raise NodeStateError(f"instance {old.id} is {old.state!s}; only a final one can be repeated")
+        await self._prepare([old.kind])
         new = self._call_encoder.again(old)
         await runtime.enqueuer.add(new)
         return runtime.changes.scheduled(self.find_job(new.kind), fresh_record(new, self.clock.time_us()))

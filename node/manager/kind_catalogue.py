@@ -1,17 +1,26 @@
-"""Publishes the kinds that this node runs, and knows which kinds are published and which a live node runs."""
+"""Publishes the kinds that this node runs, and knows what other nodes publish and which kinds a live node runs."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
+
+from msgspec import structs
 
 from peerjob.cluster.role import BackgroundRole
 from peerjob.model.clock import Clock
+from peerjob.model.descriptor import MAX_BODY, Descriptor, descriptor_of
 from peerjob.model.errors import StoreError, StoreFullError
+from peerjob.model.published import KindDescriptor, digests_of
 from peerjob.model.record import MAX_BATCH
+from peerjob.node.body.registry import Registry
+from peerjob.node.body.schema import schema_of
 from peerjob.store.base import Store
+
+from .kind_rules import DescribedKind, KindRule, ListedKind
+from .loop_pauses import map_with_pauses
 
 logger = logging.getLogger("peerjob.node")
 
@@ -21,17 +30,35 @@ MAX_SERVED_AGE = 5.0
 """Seconds for which one read of the kinds of live nodes is used."""
 MAX_COUNT_AGE = 60.0
 """Seconds for which one count of the kinds of the namespace is used."""
+MAX_PUBLISHED = 100
+"""Most descriptors in one call of the store."""
+MAX_READ = 50
+"""Most kinds whose descriptors one call of the store reads."""
+MAX_NAMES = 20
+"""Most names of nodes that a listed kind has."""
+MAX_DESCRIBED = 10_000
+"""Most descriptors of other nodes that are kept compiled; the oldest is dropped first."""
 MAX_REMEMBERED = 20_000
 """Most kinds that are remembered as known, and most that are remembered as warned about; a full set is emptied."""
 
 
 class KindCatalogue(BackgroundRole):
-    """The kinds of the namespace, as far as this node has read them."""
+    """The kinds of the namespace, as far as this node has read them.
+
+    The latest published of several builds with one version comes first, because the store lists it first.
+    """
 
     name = "catalogue"
 
     def __init__(
-        self, *, clock: Clock, store: Store, node: str, kinds: Callable[[], Sequence[str]], max_kinds: int
+        self,
+        *,
+        clock: Clock,
+        store: Store,
+        node: str,
+        kinds: Callable[[], Sequence[str]],
+        registry: Registry,
+        max_kinds: int,
     ) -> None:
         super().__init__(clock)
         self._max_kinds = max_kinds
@@ -42,9 +69,23 @@ class KindCatalogue(BackgroundRole):
         self._node = node
         self._kinds = kinds
         self._changed = asyncio.Event()
+        self._undocumented: list[KindDescriptor] = []
+        """Own descriptors without a stored schema."""
         self._known: set[str] = set()
         self._warned: set[str] = set()
-        self._served: frozenset[str] = frozenset()
+        self._registry = registry
+        self._live: dict[str, frozenset[bytes]] = {}
+        """Kind → the digests of its descriptors on live nodes; b"" for a node that does not describe the kind."""
+        self._rows: list[tuple[tuple[str, ...], bytes]] = []
+        """The kinds and digests of each live node, from which `_live` was made."""
+        self._looking = asyncio.Lock()
+        self._rules: dict[str, KindRule] = {}
+        self._current: set[str] = set()
+        """The kinds whose rule is that of the present `_live`. Calls under way still use the rules of before."""
+        self._described: dict[tuple[str, bytes], DescribedKind | None] = {}
+        """Descriptors by kind and digest; None for one that this release cannot read."""
+        self._partial: set[str] = set()
+        """Kinds of which the store lacked a live descriptor: a joining node publishes after it joins."""
         self._looked_at: float | None = None
 
     def changed(self) -> None:
@@ -57,13 +98,45 @@ class KindCatalogue(BackgroundRole):
             await self.publish()
 
     async def publish(self) -> None:
-        """Publish every kind that this node runs; raises StoreError."""
+        """Publish every kind that this node runs, with its descriptor; raises StoreError."""
         kinds = self._kinds()
-        for at in range(0, len(kinds), MAX_BATCH):
-            await self._store.publish_kinds(kinds[at : at + MAX_BATCH])
+        descriptors = self._registry.descriptors() if kinds else {}
+        self._undocumented = await self._publish(list(descriptors.values()))
+        bare = [kind for kind in kinds if kind not in descriptors]
+        for at in range(0, len(bare), MAX_BATCH):
+            await self._store.publish_kinds(bare[at : at + MAX_BATCH])
+        for kind in bare:
+            logger.warning(
+                "kind %r: its parameters and options have over %d bytes, so other nodes neither check its calls nor "
+                "apply its options",
+                kind,
+                MAX_BODY,
+            )
+
+    async def _publish(self, descriptors: Sequence[KindDescriptor]) -> list[KindDescriptor]:
+        """Publish descriptors in parts; returns those without a stored schema."""
+        missing: list[KindDescriptor] = []
+        for at in range(0, len(descriptors), MAX_PUBLISHED):
+            part = descriptors[at : at + MAX_PUBLISHED]
+            answers = await self._store.publish_descriptors(part)
+            missing += [one for one, lacks in zip(part, answers, strict=True) if lacks]
+        return missing
+
+    async def _document(self) -> None:
+        """Make the schemas that no node has made yet; raises StoreError."""
+        while self._undocumented:
+            part = self._undocumented[:MAX_PUBLISHED]
+            made = await map_with_pauses(part, self._documented)
+            await self._publish(made)
+            del self._undocumented[: len(part)]
+
+    def _documented(self, descriptor: KindDescriptor) -> KindDescriptor:
+        binding = self._registry.binding(descriptor.kind)
+        return descriptor if binding is None else structs.replace(descriptor, schema=schema_of(binding.signature))
 
     async def run(self) -> None:
         while True:
+            await self._document()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PUBLISH_INTERVAL):
                     await self._changed.wait()
@@ -126,16 +199,115 @@ class KindCatalogue(BackgroundRole):
 
     def needs_no_look(self, kind: str) -> bool:
         """Whether the last few seconds showed that a kind is served, or that it is admitted and warned about."""
-        checked = kind in self._served or (kind in self._warned and (kind in self._known or kind in self._admitted))
+        checked = kind in self._live or (kind in self._warned and (kind in self._known or kind in self._admitted))
         return checked and self._is_fresh()
 
-    async def served(self) -> frozenset[str]:
+    async def served(self) -> Set[str]:
         """The kinds that live nodes run, as of the last few seconds; raises StoreError."""
         if not self._is_fresh():
-            nodes = await self._store.nodes()
-            self._served = frozenset(kind for node in nodes for kind in node.info.kinds)
-            self._looked_at = asyncio.get_running_loop().time()
-        return self._served
+            await self._look()
+        return self._live.keys()
+
+    async def _look(self) -> None:
+        """Read the live nodes, and forget the rules if their kinds have changed."""
+        rows = [(node.info.kinds, node.info.descriptors) for node in await self._store.nodes()]
+        self._looked_at = asyncio.get_running_loop().time()
+        self._current -= self._partial
+        self._partial.clear()
+        if rows == self._rows:
+            return
+        live: dict[str, set[bytes]] = {}
+        for kinds, digests in dict.fromkeys(rows):  # most nodes have the same kinds, and count once
+            for kind, digest in digests_of(kinds, digests):
+                live.setdefault(kind, set()).add(digest)
+        self._rows = rows
+        self._live = {kind: frozenset(found) for kind, found in live.items()}
+        self._current.clear()
+
+    # -- kinds whose code is elsewhere -------------------------------------------------------------------------------
+
+    def rule_of(self, kind: str) -> KindRule | None:
+        """What other nodes say about a kind, as of the last `prepare`."""
+        return self._rules.get(kind)
+
+    def is_prepared(self, kind: str) -> bool:
+        """Whether `rule_of` has the kind, as of the last few seconds."""
+        return kind in self._current and self._is_fresh()
+
+    async def prepare(self, kinds: Iterable[str], *, again: bool = False) -> None:
+        """Read what other nodes say about kinds, unless it is known; `again` reads it anew. Raises StoreError."""
+        async with self._looking:  # calls that come together look once
+            if again or not self._is_fresh():
+                await self._look()
+        known, unread = self._described, list[str]()
+        for kind in dict.fromkeys(kinds):
+            if kind in self._current and not again:
+                continue
+            digests = self._live.get(kind)
+            # the store knows which one of several builds was published last
+            if again or digests is None or len(digests) > 1 or any((kind, one) not in known for one in digests if one):
+                unread.append(kind)
+            else:
+                self._set(self._rule(kind, [known.get((kind, digest)) for digest in digests]))
+        for at in range(0, len(unread), MAX_READ):
+            part = unread[at : at + MAX_READ]
+            for kind, stored in zip(part, await self._store.descriptors(part), strict=True):
+                self._set(self._read(kind, stored))
+
+    async def listed(self) -> list[ListedKind]:
+        """The kinds that live nodes run, by name; raises StoreError."""
+        names: dict[str, list[str]] = {}
+        digests: dict[str, set[bytes]] = {}
+        for view in await self._store.nodes():
+            for kind, digest in digests_of(view.info.kinds, view.info.descriptors):
+                names.setdefault(kind, []).append(view.name)
+                digests.setdefault(kind, set()).add(digest)
+        kinds, listed = sorted(names), list[ListedKind]()
+        for at in range(0, len(kinds), MAX_READ):
+            part = kinds[at : at + MAX_READ]
+            for kind, stored in zip(part, await self._store.descriptors(part), strict=True):
+                live = [(one, descriptor_of(one.body)) for one in stored if one.digest in digests[kind]]
+                found = [(one, descriptor) for one, descriptor in live if descriptor is not None]
+                latest, schema = Descriptor(), b""
+                if found:
+                    one, latest = max(found, key=lambda pair: pair[1].version)
+                    schema = one.schema
+                nodes = tuple(names[kind][:MAX_NAMES])
+                listed.append(
+                    ListedKind(kind=kind, descriptor=latest, schema=schema, nodes=nodes, node_count=len(names[kind]))
+                )
+        return listed
+
+    def _set(self, rule: KindRule) -> None:
+        self._rules.pop(rule.kind, None)
+        if len(self._rules) >= MAX_DESCRIBED:
+            oldest = next(iter(self._rules))
+            del self._rules[oldest]
+            self._current.discard(oldest)
+        self._rules[rule.kind] = rule
+        self._current.add(rule.kind)
+
+    def _read(self, kind: str, stored: Sequence[KindDescriptor]) -> KindRule:
+        live = self._live.get(kind, frozenset(one.digest for one in stored[:1]))
+        found = {one.digest: self._compiled(one) for one in stored if one.digest in live}
+        missing = live - found.keys()
+        if missing - {b""}:
+            self._partial.add(kind)
+        return self._rule(kind, [*found.values(), *(None for _ in missing)])
+
+    def _rule(self, kind: str, described: Sequence[DescribedKind | None]) -> KindRule:
+        found = [one for one in described if one is not None]
+        found.sort(key=lambda one: -one.version)
+        return KindRule(kind=kind, described=tuple(found), is_complete=bool(found) and len(found) == len(described))
+
+    def _compiled(self, stored: KindDescriptor) -> DescribedKind | None:
+        known_by = stored.kind, stored.digest
+        if known_by not in self._described:
+            if len(self._described) >= MAX_DESCRIBED:
+                del self._described[next(iter(self._described))]
+            descriptor = descriptor_of(stored.body)
+            self._described[known_by] = None if descriptor is None else DescribedKind(stored.kind, descriptor)
+        return self._described[known_by]
 
     def _is_fresh(self) -> bool:
         looked_at = self._looked_at

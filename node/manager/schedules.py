@@ -89,7 +89,7 @@ class NodeScheduleManager(NodeJobManager):
 
     async def _add_schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Schedule:
         call = await self._resolve(target, args, kwargs)
-        name, definition = self._call_encoder.definition(call)
+        ((name, definition),) = await self._made([call], self._call_encoder.definition)
         self._adopt([call.job])
         await self._admit([definition.kind])
 

@@ -19,6 +19,7 @@
 | `own/<incarnation>/<id>` | `Owned`: a claim, without a lease |
 | `catalogue/<kind>` | when a node published the kind; with a lease |
 | `audit/next`, `audit/<n>` | how many records the audit log ever had; the record with this number modulo MAX_AUDIT |
+| `descriptor/<kind>` | the descriptors of a published kind, see `descriptors`; with a lease |
 | `node/<incarnation>` | `NodeRow`, without a lease: the node is alive until the row marks it as ended |
 | `kinds/<digest>`, `kinds/<digest>/<n>` | stamp and parts of the kinds of nodes with many kinds, see `kind_sets` |
 | `ended/<incarnation>` | the incarnation was deleted and never joins again; with a lease of minutes |
@@ -200,6 +201,9 @@ class Keys:
 
     def catalogued(self, kind: str) -> str:
         return f"{self.root}catalogue/{self.kind(kind)}"
+
+    def descriptor(self, kind: str) -> str:
+        return f"{self.root}descriptor/{self.kind(kind)}"
 
     def tag(self, tag: str) -> str:
         return f"{self.root}tag/{escaped(tag)}/"

@@ -18,14 +18,16 @@ from peerjob.model.record import NodeInfo
 
 from .base import MAX_REQUEST_BYTES, Compare, Delete, KeyValue, Put, Step
 from .keys import Keys, below, prefix_end
-from .rows import NodeRow, encode, kinds_of, node_of
+from .rows import NodeRow, digests_of, encode, kinds_of, node_of
 from .writer import ROUNDS
 
 _MAX_KINDS_IN_ROW = 16
 _MAX_KNOWN = 100
 _PART_BYTES = MAX_REQUEST_BYTES // 2
-_KindSet = tuple[tuple[str, ...], dict[str, str]]
-"""The kinds of a set, and the signatures of those kinds that have a signature."""
+_DIGESTS = "digests"
+"""The last part of the key with the digests of the descriptors; an older release reads it as a part without kinds."""
+_KindSet = tuple[tuple[str, ...], dict[str, str], bytes]
+"""The kinds of a set, the signatures of those kinds that have a signature, and the digests of their descriptors."""
 
 
 class KindSets:
@@ -41,9 +43,13 @@ class KindSets:
         if len(node.kinds) <= _MAX_KINDS_IN_ROW:
             return NodeRow(node), []
         parts = [encode(part) for part in _parts(node)]
+        numbers = [f"{number:04d}" for number in range(len(parts))]
+        if node.descriptors:
+            parts.append(encode(node.descriptors))
+            numbers.append(_DIGESTS)
         digest = hashlib.sha256(b"".join(parts)).hexdigest()[:32]
         stamp, prefix = self._keys.kinds + digest, f"{self._keys.kinds}{digest}/"
-        compares, names = [_is_there(stamp)], [f"{prefix}{number:04d}" for number in range(len(parts))]
+        compares, names = [_is_there(stamp)], [prefix + number for number in numbers]
         for _ in range(ROUNDS):
             applied = await self._kv.txn([Step(compares, [Put(stamp, str(len(parts)).encode())])])
             if applied.steps[0] is not None:
@@ -53,12 +59,11 @@ class KindSets:
             compares = [_is_there(name) for name in names]
         else:
             raise StoreUnavailableError(self._keys.root[:-1], "the kinds of a joining node are removed again and again")
-        self._remember(
-            digest, node.kinds, {kind: node.signatures[kind] for kind in node.kinds if kind in node.signatures}
-        )
+        signatures = {kind: node.signatures[kind] for kind in node.kinds if kind in node.signatures}
+        self._remember(digest, (node.kinds, signatures, node.descriptors))
         own = set(node.kinds)
         others = {kind: hash for kind, hash in node.signatures.items() if kind not in own}
-        short = replace(node, kinds=(), signatures=others)
+        short = replace(node, kinds=(), signatures=others, descriptors=b"")
         return NodeRow(short, kinds=digest), [Compare(stamp, mod=applied.revision)]
 
     async def whole(self, rows: Iterable[NodeRow]) -> list[NodeInfo]:
@@ -70,16 +75,17 @@ class KindSets:
         return [_whole(row, *sets[row.kinds]) if row.kinds else row.info for row in rows]
 
     async def _read_set(self, digest: str) -> _KindSet:
-        """The kinds of a set and their signatures; empty if the set was deleted."""
+        """The kinds of a set; empty if the set was deleted."""
         known = self._known.get(digest)
         if known is not None:
             return known
         (found,) = await self._kv.read([below(f"{self._keys.kinds}{digest}/")])
         kinds = [pair for _, entry in found.items for pair in kinds_of(entry.value)]
+        digests = next((entry.value for key, entry in found.items if key.endswith(f"/{_DIGESTS}")), None)
         signatures = {kind: signature for kind, signature in kinds if signature is not None}
-        read = tuple(kind for kind, _ in kinds), signatures
+        read = tuple(kind for kind, _ in kinds), signatures, b"" if digests is None else digests_of(digests)
         if kinds:
-            self._remember(digest, *read)
+            self._remember(digest, read)
         return read
 
     async def remove_unused(self) -> None:
@@ -100,10 +106,10 @@ class KindSets:
                 parts = f"{stamp}/"
                 await kv.txn([Step([Compare(stamp, mod=mod)], [Delete(stamp), Delete(parts, prefix_end(parts))])])
 
-    def _remember(self, digest: str, kinds: tuple[str, ...], signatures: dict[str, str]) -> None:
+    def _remember(self, digest: str, kinds: _KindSet) -> None:
         if len(self._known) >= _MAX_KNOWN:
             del self._known[next(iter(self._known))]
-        self._known[digest] = (kinds, signatures)
+        self._known[digest] = kinds
 
 
 def _is_there(key: str) -> Compare:
@@ -111,8 +117,8 @@ def _is_there(key: str) -> Compare:
     return Compare(key, below="\U0010ffff")
 
 
-def _whole(row: NodeRow, kinds: tuple[str, ...], signatures: dict[str, str]) -> NodeInfo:
-    return replace(row.info, kinds=kinds, signatures=row.info.signatures | signatures)
+def _whole(row: NodeRow, kinds: tuple[str, ...], signatures: dict[str, str], descriptors: bytes) -> NodeInfo:
+    return replace(row.info, kinds=kinds, signatures=row.info.signatures | signatures, descriptors=descriptors)
 
 
 def _parts(node: NodeInfo) -> Iterable[list[tuple[str, str | None]]]:

@@ -1,24 +1,20 @@
-"""The verbs `join`, `nodes`, `publish_kinds` and `published_kinds`."""
+"""The verbs `join`, `instruct` and `nodes`."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from msgspec.structs import replace
 
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.model.record import Instruction, NodeInfo, NodeView, check_batch
+from peerjob.model.record import Instruction, NodeInfo, NodeView
 
-from .base import Compare, Delete, Op, Put, Step, apply_steps, mod_of
+from .base import Compare, Delete, Op, Put, Step, mod_of
 from .context import KVCommands, retried
 from .keys import below
-from .rows import Live, Row, encode, live_of, node_of, number_of
+from .rows import Live, Row, encode, live_of, node_of
 from .step_plan import Change
 from .writer import ROUNDS
 
 _MAX_CHARGES = 500
-_PUBLISHED_PARTS = 4
-"""A kind is published again when its lease time, `kinds_kept_us`, divided by this number has passed."""
 
 
 class NodeCommands(KVCommands):
@@ -105,28 +101,6 @@ class NodeCommands(KVCommands):
             for incarnation, info in zip(shown, infos, strict=True)
         ]
         return sorted(views, key=lambda view: (view.info.name, view.info.incarnation))
-
-    # -- published kinds: each is a key that ends with its lease --------------------------------------------------
-
-    @retried
-    async def publish_kinds(self, kinds: Sequence[str]) -> None:
-        check_batch(len(kinds))
-        kept_us, now_us = self._context.limits.kinds_kept_us, self._clock.time_us()
-        keys = [self._keys.catalogued(kind) for kind in kinds]
-        stale = [
-            key
-            for key, entry in zip(keys, await self._kv.get(keys), strict=True)
-            if entry is None or number_of(entry.value) < now_us - kept_us // _PUBLISHED_PARTS
-        ]
-        if stale:
-            lease = await self._kv.grant(kept_us)
-            await apply_steps(self._kv, [Step([], [Put(key, str(now_us).encode(), lease)]) for key in stale])
-
-    @retried
-    async def published_kinds(self, kinds: Sequence[str]) -> list[bool]:
-        check_batch(len(kinds))
-        entries = await self._kv.get([self._keys.catalogued(kind) for kind in kinds])
-        return [entry is not None for entry in entries]
 
 
 def _forgiven(state_key: str, stored: tuple[int, Row] | None, charge: Compare) -> Change:

@@ -232,7 +232,7 @@ decode_count = reader(int, "counter")
 decode_counts: Callable[[bytes], list[int]] = reader(list[int], "counter")
 
 
-def _or_default(decode: Callable[[bytes], T], default: D) -> Callable[[bytes], T | D]:
+def or_default(decode: Callable[[bytes], T], default: D) -> Callable[[bytes], T | D]:
     """A decoder that returns a default for unreadable data."""
 
     def decoded(data: bytes) -> T | D:
@@ -249,16 +249,17 @@ def _extra_of(row: NodeRow) -> dict[str, Any]:
     return _decode_extra(row.extra)
 
 
-_decode_extra = _or_default(reader(dict[str, Any], "later fields of a node"), dict[str, Any]())
-node_of = _or_default(decode_node, UNREADABLE_NODE)
-live_of = _or_default(decode_live, Live(lease=0, ttl_us=0))
-clock_report_of = _or_default(decode_clock_report, None)
-owned_of = _or_default(decode_owned, Owned(fence=0))
+_decode_extra = or_default(reader(dict[str, Any], "later fields of a node"), dict[str, Any]())
+node_of = or_default(decode_node, UNREADABLE_NODE)
+live_of = or_default(decode_live, Live(lease=0, ttl_us=0))
+clock_report_of = or_default(decode_clock_report, None)
+owned_of = or_default(decode_owned, Owned(fence=0))
 """Decodes the index entry of a claim; if the entry is unreadable, the record of the instance decides."""
-delayed_of = _or_default(decode_delayed, None)
-kinds_of = _or_default(decode_kinds, list[tuple[str, str | None]]())
+delayed_of = or_default(decode_delayed, None)
+kinds_of = or_default(decode_kinds, list[tuple[str, str | None]]())
 """Decodes one part of a set of kinds: pairs of kind and signature; no pairs if the part is unreadable."""
-count_of = _or_default(decode_count, 0)
+digests_of = or_default(reader(bytes, "digests of descriptors"), b"")
+count_of = or_default(decode_count, 0)
 
 
 def number_of(data: bytes) -> int:

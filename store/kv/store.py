@@ -17,6 +17,7 @@ from .claim import ClaimCommands
 from .clearing import ClearCommands
 from .commit import CommitCommands
 from .context import KVContext
+from .descriptors import DescriptorCommands
 from .elections import KVElections
 from .enqueue import EnqueueCommands
 from .firing import FireCommands
@@ -105,6 +106,7 @@ class KVStore(
     CommitCommands,
     AuditCommands,
     NodeCommands,
+    DescriptorCommands,
     RecoveryCommands,
     ScheduleCommands,
     FireCommands,

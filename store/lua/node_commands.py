@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from peerjob.model.audit import MAX_AUDIT, AuditRecord
 from peerjob.model.clock import Clock
 from peerjob.model.instruction import encode_instruction
+from peerjob.model.published import DIGEST_BYTES, MAX_DESCRIPTORS, KindDescriptor
 from peerjob.model.record import MAX_BATCH, Instruction, NodeInfo, NodeView, Reaped, StoreLimits, check_batch
 from peerjob.model.spec import reader
 from peerjob.model.state import State
@@ -19,6 +21,8 @@ from .driver import MAX_REPLY_BYTES, Driver, LuaCommands, log_set_aside
 
 MAX_HANDED_BACK = 250
 _decode = reader(NodeInfo, "node")
+_DESCRIPTOR = struct.Struct(f">d{DIGEST_BYTES}sII")
+"""The head of a stored descriptor: the time of its publication, its digest, and the sizes of body and schema."""
 
 
 class LuaNodeCommands(LuaCommands):
@@ -102,6 +106,17 @@ class LuaNodeCommands(LuaCommands):
         check_batch(len(kinds))
         await self._run("publish_kinds", self._limits.kinds_kept_us, *kinds)
 
+    async def publish_descriptors(self, descriptors: Sequence[KindDescriptor]) -> list[bool]:
+        check_batch(len(descriptors))
+        fields = [field for one in descriptors for field in (one.kind, one.digest, one.body, one.schema)]
+        reply = await self._run("publish_descriptors", self._limits.kinds_kept_us, MAX_DESCRIPTORS, *fields)
+        return [bool(missing) for missing in reply]
+
+    async def descriptors(self, kinds: Sequence[str]) -> list[tuple[KindDescriptor, ...]]:
+        check_batch(len(kinds))
+        found = await self._run("descriptors", self._limits.kinds_kept_us, *kinds)
+        return [tuple(_descriptors_in(kind, data)) for kind, data in zip(kinds, found, strict=True)]
+
     async def published_kinds(self, kinds: Sequence[str]) -> list[bool]:
         check_batch(len(kinds))
         return [bool(known) for known in await self._run("published_kinds", self._limits.kinds_kept_us, *kinds)]
@@ -116,3 +131,13 @@ class LuaNodeCommands(LuaCommands):
 
     async def watch_changes(self, incarnation: str, ttl: float) -> None:
         await self._run("watch_changes", incarnation, round(ttl * 1_000_000))
+
+
+def _descriptors_in(kind: str, data: bytes) -> Iterator[KindDescriptor]:
+    at = 0
+    while at < len(data):
+        _, digest, body_size, schema_size = _DESCRIPTOR.unpack_from(data, at)
+        at += _DESCRIPTOR.size
+        body, schema = data[at : at + body_size], data[at + body_size : at + body_size + schema_size]
+        yield KindDescriptor(kind=kind, digest=digest, body=body, schema=schema)
+        at += body_size + schema_size

@@ -93,7 +93,7 @@ def instances_in(server: Server) -> list[str]:
     keys = server.command("KEYS", "{peerjob:demo-*")
     assert isinstance(keys, list)
     # what is kept of kinds stays until retention removes it
-    of_kinds = ("catalogue", "kinds", "sets", "set", "unused", "watching")
+    of_kinds = ("catalogue", "descriptors", "kinds", "sets", "set", "unused", "watching")
     # "gone" remembers for two minutes what was removed
     bookkeeping = ("layout", "req", "charged", "changes", "cancel", "terms", "gone", *of_kinds)
     return [key for key in keys if key.partition("}:")[2].partition(":")[0] not in bookkeeping]
@@ -112,6 +112,7 @@ def left_in(server: EtcdServer, namespace: str) -> list[str]:
         "term",
         "leader",
         "catalogue",
+        "descriptor",
     )
     # "state" remembers for two minutes what was removed, "ended" which nodes: a live instance is in an index, too
     bookkeeping += ("state", "ended")

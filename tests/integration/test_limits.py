@@ -190,10 +190,12 @@ async def test_kinds_of_a_node_are_bounded(namespace: str) -> None:
 
 def test_each_documented_number_is_that_of_the_code() -> None:
     from peerjob.handles.job_log import MAX_MESSAGE
-    from peerjob.model import bounds, limits, query
+    from peerjob.model import bounds, descriptor, limits, query
+    from peerjob.model.published import MAX_DESCRIPTORS
     from peerjob.model.record import MAX_HISTORY
     from peerjob.node import node
-    from peerjob.node.body import errors
+    from peerjob.node.body import errors, schema
+    from peerjob.node.manager import kind_catalogue
     from peerjob.node.work import context_backend, failure_log
     from peerjob.remote.server import server
     from peerjob.remote.wire import requests
@@ -231,6 +233,10 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "keys of a map or set with the same hash": bounds.MAX_EQUAL_HASHES,
         "time zones in a value": bounds.MAX_ZONES,
         "gRPC message": server.MAX_MESSAGE,
+        "published parameters and options of a kind": descriptor.MAX_BODY,
+        "published JSON schema of a kind": schema.MAX_SCHEMA,
+        "published builds of a kind": MAX_DESCRIPTORS,
+        "builds of other nodes' kinds that a node keeps in memory, about 5 KB each": kind_catalogue.MAX_DESCRIBED,
     }
     assert {name: number(ROWS[name][0]) for name in code} == code
     days = {

@@ -12,7 +12,7 @@ from peerjob.store.kv.store import KVStore
 from peerjob.store.lua.driver import prefix
 from peerjob.store.lua.store import LuaStore
 
-_OF_NAMESPACE = {"layout", "catalogue", "terms", "revisions", "removed", "schedules", "aside", "asides"}
+_OF_NAMESPACE = {"layout", "catalogue", "descriptors", "terms", "revisions", "removed", "schedules", "aside", "asides"}
 """Keys on Redis and Valkey that belong to the namespace itself, or to its schedules."""
 _OF_SCHEDULES = {"schedule", "fired", "gaps"}
 _OF_STORE = {

@@ -7,6 +7,7 @@ from typing import Any
 from peerjob import Filter, Node, Query, State, Store
 from peerjob.model.audit import AuditRecord
 from peerjob.model.firing import Fire, FireAnswer, FirePage, SchedulePage, SchedulePut, ScheduleRow, Term
+from peerjob.model.published import KindDescriptor
 from peerjob.model.record import (
     Ack,
     Capabilities,
@@ -133,6 +134,12 @@ class CountingStore:
 
     async def audit(self, limit: int = 1000) -> list[AuditRecord]:
         return await self._inner.audit(limit)
+
+    async def publish_descriptors(self, descriptors: Sequence[KindDescriptor]) -> list[bool]:
+        return await self._inner.publish_descriptors(descriptors)
+
+    async def descriptors(self, kinds: Sequence[str]) -> list[tuple[KindDescriptor, ...]]:
+        return await self._inner.descriptors(kinds)
 
     async def published_kinds(self, kinds: Sequence[str]) -> list[bool]:
         return await self._inner.published_kinds(kinds)

@@ -131,6 +131,10 @@ class Job(_message.Message):
     EVERY_FIELD_NUMBER: _builtins.int
     TIMEZONE_FIELD_NUMBER: _builtins.int
     RUNS_HERE_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    NODE_COUNT_FIELD_NUMBER: _builtins.int
+    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     description: _builtins.str
     cron_spec: _builtins.str
@@ -143,6 +147,11 @@ class Job(_message.Message):
     timezone: _builtins.str
     runs_here: _builtins.bool
     """Whether the node that answers can run the job."""
+    signature: _builtins.str
+    """The parameters of the caller and the result, for people."""
+    node_count: _builtins.int
+    json_schema: _builtins.str
+    """Of an object with all arguments by name; for forms and documents."""
     @_builtins.property
     def registered_at(self) -> _timestamp_pb2.Timestamp:
         """When the node that answers registered the job."""
@@ -157,6 +166,10 @@ class Job(_message.Message):
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def every(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of up to 20 live nodes that run the job, and the number of all."""
+
     def __init__(
         self,
         *,
@@ -174,19 +187,27 @@ class Job(_message.Message):
         every: _duration_pb2.Duration | None = ...,
         timezone: _builtins.str | None = ...,
         runs_here: _builtins.bool = ...,
+        signature: _builtins.str = ...,
+        nodes: _abc.Iterable[_builtins.str] | None = ...,
+        node_count: _builtins.int = ...,
+        json_schema: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cron_spec", b"_cron_spec", "_schedule_at", b"_schedule_at", "_timezone", b"_timezone", "cron_spec", b"cron_spec", "every", b"every", "registered_at", b"registered_at", "schedule_at", b"schedule_at", "timeout", b"timeout", "timezone", b"timezone"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cron_spec", b"_cron_spec", "_json_schema", b"_json_schema", "_schedule_at", b"_schedule_at", "_timezone", b"_timezone", "cron_spec", b"cron_spec", "every", b"every", "json_schema", b"json_schema", "registered_at", b"registered_at", "schedule_at", b"schedule_at", "timeout", b"timeout", "timezone", b"timezone"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cron_spec", b"_cron_spec", "_schedule_at", b"_schedule_at", "_timezone", b"_timezone", "aliases", b"aliases", "cron_spec", b"cron_spec", "description", b"description", "every", b"every", "kind", b"kind", "max_retries", b"max_retries", "priority", b"priority", "registered_at", b"registered_at", "runs_here", b"runs_here", "schedule_at", b"schedule_at", "tags", b"tags", "timeout", b"timeout", "timezone", b"timezone", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cron_spec", b"_cron_spec", "_json_schema", b"_json_schema", "_schedule_at", b"_schedule_at", "_timezone", b"_timezone", "aliases", b"aliases", "cron_spec", b"cron_spec", "description", b"description", "every", b"every", "json_schema", b"json_schema", "kind", b"kind", "max_retries", b"max_retries", "node_count", b"node_count", "nodes", b"nodes", "priority", b"priority", "registered_at", b"registered_at", "runs_here", b"runs_here", "schedule_at", b"schedule_at", "signature", b"signature", "tags", b"tags", "timeout", b"timeout", "timezone", b"timezone", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cron_spec: _TypeAlias = _typing.Literal["cron_spec"]  # noqa: Y015
     _WhichOneofArgType__cron_spec: _TypeAlias = _typing.Literal["_cron_spec", b"_cron_spec"]  # noqa: Y015
+    _WhichOneofReturnType__json_schema: _TypeAlias = _typing.Literal["json_schema"]  # noqa: Y015
+    _WhichOneofArgType__json_schema: _TypeAlias = _typing.Literal["_json_schema", b"_json_schema"]  # noqa: Y015
     _WhichOneofReturnType__schedule_at: _TypeAlias = _typing.Literal["schedule_at"]  # noqa: Y015
     _WhichOneofArgType__schedule_at: _TypeAlias = _typing.Literal["_schedule_at", b"_schedule_at"]  # noqa: Y015
     _WhichOneofReturnType__timezone: _TypeAlias = _typing.Literal["timezone"]  # noqa: Y015
     _WhichOneofArgType__timezone: _TypeAlias = _typing.Literal["_timezone", b"_timezone"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cron_spec) -> _WhichOneofReturnType__cron_spec | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__json_schema) -> _WhichOneofReturnType__json_schema | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__schedule_at) -> _WhichOneofReturnType__schedule_at | None: ...
     @_typing.overload
@@ -909,12 +930,17 @@ Global___ScheduleJobsResponse: _TypeAlias = ScheduleJobsResponse  # noqa: Y015
 class ListRegisteredJobsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    SCHEMAS_FIELD_NUMBER: _builtins.int
+    schemas: _builtins.bool
+    """Also the JSON schemas."""
     def __init__(
         self,
+        *,
+        schemas: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schemas", b"schemas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2793,6 +2819,7 @@ class Node(_message.Message):
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     AGE_FIELD_NUMBER: _builtins.int
     INTAKE_FIELD_NUMBER: _builtins.int
+    DESCRIPTORS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     incarnation: _builtins.str
     """A new id for each start."""
@@ -2804,6 +2831,8 @@ class Node(_message.Message):
     """The claims that the node holds."""
     intake: _builtins.str
     """"active", "draining" or "drained"; "" for a node of a release before this field."""
+    descriptors: _builtins.bytes
+    """Eight bytes for each kind: the digest of what the node publishes about it."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The kinds of the node, and a hash of the signature of each."""
@@ -2837,10 +2866,11 @@ class Node(_message.Message):
         expires_at: _timestamp_pb2.Timestamp | None = ...,
         age: _duration_pb2.Duration | None = ...,
         intake: _builtins.str = ...,
+        descriptors: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "expires_at", b"expires_at", "renewed_at", b"renewed_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "expires_at", b"expires_at", "host", b"host", "incarnation", b"incarnation", "intake", b"intake", "kinds", b"kinds", "name", b"name", "pid", b"pid", "renewed_at", b"renewed_at", "running", b"running", "signatures", b"signatures", "started_at", b"started_at", "version", b"version", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "descriptors", b"descriptors", "expires_at", b"expires_at", "host", b"host", "incarnation", b"incarnation", "intake", b"intake", "kinds", b"kinds", "name", b"name", "pid", b"pid", "renewed_at", b"renewed_at", "running", b"running", "signatures", b"signatures", "started_at", b"started_at", "version", b"version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -16,6 +16,7 @@ from .callables import ExecutorHolder, mark_coroutine_function
 from .errors import OptionError
 from .in_place import call_in_place
 from .json_text import to_json
+from .key_template import names_in
 from .limits import MAX_KIND, checked_text
 from .policy import Options, Policy, checked, make_policy
 from .references import found_by_name, import_path, module_name, resolve
@@ -75,6 +76,8 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
         checked_text("kind", kind, MAX_KIND)
         if executor is not None and not callable(executor):
             raise OptionError("executor", executor, "a callable")
+        if isinstance(key := options.get("key"), str):
+            names_in(key)  # raises OptionError for a text that is no template
         _fill(self, kind, executor, checked(cast(dict[str, Any], options)), {}, None)
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -286,16 +286,15 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Kinds that the node can run; empty for a node without workers."""
     signatures: dict[str, str] = {}
     """Hash of each kind's signature, so that a peer can check whether arguments fit the jobs of this node."""
+    descriptors: bytes = b""
+    """The digest of each kind's descriptor, in the order of `kinds`: zeros for none; empty in older releases."""
     workers: int = 0
     host: str = ""
     pid: int = 0
     version: str = ""
     started_us: int = 0
     intake: str = ""
-    """Whether the node takes work: "active", "draining" or "drained".
-
-    "": the node's release is older than this field, so the node can drain without a sign here.
-    """
+    """Whether the node takes work: "active", "draining" or "drained"; "" for an older release, which does not tell."""
 
     @property
     def open_kinds(self) -> tuple[str, ...]:

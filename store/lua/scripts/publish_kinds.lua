@@ -7,6 +7,7 @@
 local stale = call('ZRANGE', CATALOGUE, '-inf', digits(now - tonumber(ARGV[1])), 'BYSCORE', 'LIMIT', 0, 500)
 if #stale > 0 then
   call('ZREM', CATALOGUE, unpack(stale))
+  call('HDEL', DESCRIPTORS, unpack(stale))
 end
 for n = 2, #ARGV do
   add_pair('ZADD', CATALOGUE, digits(now), ARGV[n])

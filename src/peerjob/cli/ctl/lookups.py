@@ -66,9 +66,10 @@ async def get_schedule(session: ClientSession, name: ScheduleName) -> None:
 
 
 async def list_jobs(session: ClientSession) -> None:
-    """List the jobs of the node that answers."""
+    """List the jobs of the live nodes."""
     async with session.client() as client:
-        session.out.many(await client.registered_jobs(), tables.JOBS)
+        schemas = session.out.format in (Format.JSON, Format.YAML)
+        session.out.many(await client.registered_jobs(schemas=schemas), tables.JOBS)
 
 
 async def list_instances(

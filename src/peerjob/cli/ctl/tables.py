@@ -46,10 +46,17 @@ def _arguments(one: Instance[Any]) -> str:
         return "(unreadable)"
 
 
+def _nodes_of(job: RegisteredJob) -> str:
+    more = job.node_count - 3
+    return (",".join(job.nodes[:3]) + (f" and {more} more" if more > 0 else "")) or "none"
+
+
 JOBS: TableView[RegisteredJob] = TableView(
     columns=(
         Column(title="KIND", text=lambda one: one.kind),
         Column(title="RECURS", text=lambda one: recurrence_text(one.cron, one.every, one.timezone)),
+        Column(title="SIGNATURE", text=lambda one: one.signature or "-"),
+        Column(title="NODES", text=_nodes_of),
         Column(title="DESCRIPTION", text=lambda one: one.description or "-"),
         Column(title="PRIORITY", text=lambda one: str(one.priority), wide=True, right=True),
         Column(
@@ -61,12 +68,16 @@ JOBS: TableView[RegisteredJob] = TableView(
         Column(title="TIMEOUT", text=lambda one: "-" if one.timeout is None else span(one.timeout), wide=True),
         Column(title="RUNS", text=lambda one: "here" if one.runs_here else "elsewhere", wide=True),
         Column(title="REGISTERED", text=lambda one: moment(one.registered_at), wide=True),
+        Column(title="VERSION", text=lambda one: str(one.version), wide=True, right=True),
     ),
     name=lambda one: one.kind,
     plain=lambda one: {
         "kind": one.kind,
         "description": one.description,
-        "registered_at": one.registered_at.isoformat(),
+        "signature": one.signature or None,
+        "nodes": list(one.nodes),
+        "node_count": one.node_count,
+        "registered_at": None if one.registered_at is None else one.registered_at.isoformat(),
         "priority": one.priority,
         "max_retries": one.max_retries,
         "timeout": None if one.timeout is None else one.timeout.total_seconds(),
@@ -78,8 +89,9 @@ JOBS: TableView[RegisteredJob] = TableView(
         "aliases": list(one.aliases),
         "version": one.version,
         "runs_here": one.runs_here,
+        "json_schema": None if one.json_schema is None else json.loads(one.json_schema),
     },
-    nothing="the node that answers has no jobs",
+    nothing="no live node has jobs",
 )
 
 

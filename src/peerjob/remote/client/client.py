@@ -164,9 +164,9 @@ class Client(RemoteManager, StartableManager):
     def job(self, kind: str) -> Job[..., Any, Any]:
         return self._registry.job(kind)
 
-    async def registered_jobs(self) -> list[RegisteredJob]:
-        """The jobs of the node that answers, by kind."""
-        request = pb.ListRegisteredJobsRequest()
+    async def registered_jobs(self, *, schemas: bool = False) -> list[RegisteredJob]:
+        """The jobs of all live nodes and of the node that answers, by kind; with `schemas`, their JSON schemas too."""
+        request = pb.ListRegisteredJobsRequest(schemas=schemas)
         answer = await self._connection.call(rpcs.LIST_REGISTERED_JOBS, request)
         return [job_of(one) for one in answer.jobs]
 

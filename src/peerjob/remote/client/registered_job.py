@@ -1,4 +1,4 @@
-"""A job as the node that answers lists it."""
+"""A job as a node lists it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from peerjob.remote.wire.values import span_us, stamp_us
 
 @dataclass(frozen=True, kw_only=True)
 class RegisteredJob:
-    """A job that a node has registered."""
+    """A job that live nodes run, or that the node that answers has registered."""
 
     kind: str
     description: str
-    registered_at: datetime
-    """The time of the registration, by the clock of the node."""
+    registered_at: datetime | None
+    """The time of the registration, by the clock of the node that answers; None for a job of other nodes."""
     priority: int
     max_retries: int | None
     """None means no limit."""
@@ -31,7 +31,15 @@ class RegisteredJob:
     aliases: tuple[str, ...]
     version: int
     runs_here: bool
-    """Whether the node can run the job; False if the node registered only a handle, without a function."""
+    """Whether the node that answers can run the job; False for a job of other nodes, and for a handle."""
+    signature: str = ""
+    """The parameters of the caller and the result, as text; "" if no live node describes the job."""
+    nodes: tuple[str, ...] = ()
+    """The names of up to 20 live nodes that run the job."""
+    node_count: int = 0
+    """The number of live nodes that run the job."""
+    json_schema: str | None = None
+    """The JSON schema of all arguments by name, if it was asked for."""
 
 
 def job_of(message: pb.Job) -> RegisteredJob:
@@ -39,7 +47,7 @@ def job_of(message: pb.Job) -> RegisteredJob:
     return RegisteredJob(
         kind=message.kind,
         description=message.description,
-        registered_at=to_datetime(stamp_us(message.registered_at)),
+        registered_at=to_datetime(stamp_us(message.registered_at)) if message.HasField("registered_at") else None,
         priority=message.priority,
         max_retries=None if message.max_retries == FOREVER else message.max_retries,
         timeout=timedelta(microseconds=span_us(message.timeout)) if message.HasField("timeout") else None,
@@ -51,4 +59,8 @@ def job_of(message: pb.Job) -> RegisteredJob:
         aliases=tuple(message.aliases),
         version=message.version,
         runs_here=message.runs_here,
+        signature=message.signature,
+        nodes=tuple(message.nodes),
+        node_count=message.node_count,
+        json_schema=message.json_schema if message.HasField("json_schema") else None,
     )

@@ -12,7 +12,9 @@ from peerjob.model.clock import to_datetime
 from peerjob.model.durations import to_micros, to_seconds
 from peerjob.model.errors import OptionError
 from peerjob.model.job import Job
+from peerjob.model.policy import Policy
 from peerjob.model.query import Query
+from peerjob.node.manager.kind_rules import ListedKind
 from peerjob.node.manager.loop_pauses import map_with_pauses, pause_after
 from peerjob.node.node import Node
 from peerjob.proto.job.v1 import service_pb2 as pb
@@ -50,8 +52,17 @@ class InstanceRpcs:
         self, request: pb.ListRegisteredJobsRequest, context: Context
     ) -> pb.ListRegisteredJobsResponse:
         self._note_jobs()
-        jobs = self._node.jobs()
-        return pb.ListRegisteredJobsResponse(jobs=[_job_message(job, self._registered[job.kind]) for job in jobs])
+        listed = {one.kind: one for one in await self._node.cluster_kinds()}
+        own = [_job_message(job, self._registered[job.kind]) for job in self._node.jobs()]
+        others = [_kind_message(one) for one in listed.values() if self._node.find_job(one.kind) is None]
+        jobs = sorted((*own, *others), key=lambda job: job.kind)
+        for job in jobs:
+            if (found := listed.get(job.kind)) is not None:
+                job.signature, job.node_count = found.descriptor.signature, found.node_count
+                job.nodes.extend(found.nodes)
+                if request.schemas and found.schema:
+                    job.json_schema = found.schema.decode(errors="replace")
+        return pb.ListRegisteredJobsResponse(jobs=jobs)
 
     def _note_jobs(self) -> None:
         now_us = self._node.clock.time_us()
@@ -194,6 +205,20 @@ def _scheduled(instance: Instance[Any], view: int, *, unserved: bool) -> pb.Sche
 
 def _scheduled_bare(instance: Instance[Any], *, unserved: bool) -> pb.ScheduleJobResponse:
     return pb.ScheduleJobResponse(instance=_bare(instance), existed=not instance.is_new, unserved=unserved)
+
+
+def _kind_message(listed: ListedKind) -> pb.Job:
+    """The message of a kind whose code is on other nodes."""
+    one = listed.descriptor
+    return pb.Job(
+        kind=listed.kind,
+        description=one.description,
+        priority=Policy.priority if one.priority is None else one.priority,
+        max_retries=FOREVER if one.max_retries is None else one.max_retries,
+        timeout=None if one.timeout is None else span(to_micros(one.timeout)),
+        tags=one.tags,
+        version=one.version,
+    )
 
 
 def _job_message(job: Job[..., Any, Any], registered_us: int) -> pb.Job:

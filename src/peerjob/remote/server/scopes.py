@@ -129,6 +129,7 @@ def _nodes(response: pb.ListNodesResponse, rights: Rights) -> None:
         kept = [kind for kind in node.kinds if rights.include(kind)]
         del node.kinds[:]
         node.kinds.extend(kept)
+        node.ClearField("descriptors")  # one for each kind, also for those that are left out
         for kind in [kind for kind in node.signatures if not rights.include(kind)]:
             del node.signatures[kind]
 

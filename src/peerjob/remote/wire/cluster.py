@@ -34,6 +34,7 @@ def node_message(view: NodeView) -> pb.Node:
         expires_at=optional_stamp(view.expires_us),
         age=span(view.age_us),
         intake=info.intake,
+        descriptors=info.descriptors,
     )
 
 
@@ -51,6 +52,7 @@ def node_of(message: pb.Node) -> NodeView:
             version=message.version,
             started_us=stamp_us(message.started_at),
             intake=message.intake,
+            descriptors=message.descriptors,
         ),
         running=message.running,
         renewed_us=stamp_us(message.renewed_at),

@@ -5,6 +5,7 @@ from .batches import BatchRules
 from .cancel import CancelRules
 from .catalogue import CatalogueRules
 from .changes import ChangeRules
+from .descriptors import DescriptorRules
 from .election import ElectionRules
 from .enqueue import EnqueueRules
 from .fires import FiringRules, TermRules
@@ -51,6 +52,7 @@ class StoreConformance(
     IsolationRules,
     AuditRules,
     CatalogueRules,
+    DescriptorRules,
     ScheduleRules,
     ChangeRules,
     FiringRules,

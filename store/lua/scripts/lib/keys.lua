@@ -18,6 +18,8 @@ local INDEXED = PREFIX .. 'indexed'
 local CATALOGUE = PREFIX .. 'catalogue'
 -- list of the last records of the audit log, the oldest first
 local AUDIT = PREFIX .. 'audit'
+-- hash of published kinds: kind -> its descriptors; see publish_descriptors.lua
+local DESCRIPTORS = PREFIX .. 'descriptors'
 -- sorted set of live incarnations: expiry -> incarnation
 local LEASES = PREFIX .. 'leases'
 -- hash of dead incarnations with claims to take back: incarnation -> how the incarnation ended, name; see takeback.lua

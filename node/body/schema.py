@@ -1,0 +1,89 @@
+"""JSON schemas of the arguments of jobs, for forms and documents. They check nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import warnings
+from typing import Any
+
+import msgspec
+
+from peerjob.model.descriptor import scalar_of
+from peerjob.model.secret import is_secret
+from peerjob.model.signature import EMPTY, Parameter, Signature
+
+MAX_SCHEMA = 16 << 10
+"""Most bytes of a schema; a larger one is replaced by that of any object."""
+_SCALAR_SCHEMAS: dict[str, dict[str, Any]] = {
+    "int": {"type": "integer"},
+    "float": {"type": "number"},
+    "bool": {"type": "boolean"},
+    "str": {"type": "string"},
+    "bytes": {"type": "string", "format": "binary"},
+    "datetime": {"type": "string", "format": "date-time"},
+    "date": {"type": "string", "format": "date"},
+    "time": {"type": "string", "format": "time"},
+    "timedelta": {"type": "string", "format": "duration"},
+    "UUID": {"type": "string", "format": "uuid"},
+    "Decimal": {"anyOf": [{"type": "number"}, {"type": "string"}]},
+}
+_PLAIN = (str, int, float, bool, type(None))
+_ANY_OBJECT = b'{"type":"object"}'
+
+
+def schema_of(signature: Signature) -> bytes:
+    """The schema of an object with all arguments by name, as JSON; a default of a secret is not in it."""
+    fields = [one for one in signature.parameters if not one.supplied and one.kind not in _VARIADIC]
+    complex_ones = {one.name: one.annotation for one in fields if one.annotation is not EMPTY and not _scalar(one)}
+    parts, definitions = _made(complex_ones) if complex_ones else ({}, {})
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {one.name: _property(one, parts.get(one.name, {})) for one in fields},
+        "required": [one.name for one in fields if one.required],
+        "additionalProperties": signature.var_keyword is not None,
+    }
+    if definitions:
+        schema["$defs"] = definitions
+    try:
+        data = msgspec.json.encode(schema)
+    except (TypeError, ValueError, msgspec.MsgspecError):  # a schema by code of the user can contain any object
+        return _ANY_OBJECT
+    return data if len(data) <= MAX_SCHEMA else _ANY_OBJECT
+
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _scalar(one: Parameter) -> dict[str, Any] | None:
+    name, optional = scalar_of(one.annotation)
+    if not name:
+        return None
+    schema = _SCALAR_SCHEMAS[name]
+    return {"anyOf": [schema, {"type": "null"}]} if optional else schema
+
+
+def _property(one: Parameter, part: dict[str, Any]) -> dict[str, Any]:
+    schema = {**(_scalar(one) or part)}
+    if is_secret(one.annotation):
+        schema.pop("default", None)
+        return schema | {"writeOnly": True}
+    if one.default is not EMPTY and type(one.default) in _PLAIN:
+        schema["default"] = one.default
+    return schema
+
+
+def _made(annotations: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The schemas of annotations by name, and the definitions that they refer to; without those that have no schema."""
+    import pydantic  # imported only for annotations that need it, because the import takes long
+
+    parts: dict[str, dict[str, Any]] = {}
+    definitions: dict[str, Any] = {}
+    for name, annotation in annotations.items():
+        # pydantic can raise anything and warn for an annotation, which can be any object with code of the user
+        with contextlib.suppress(Exception), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            schema = pydantic.TypeAdapter(annotation).json_schema(ref_template=f"#/$defs/{name}.{{model}}")
+            definitions |= {f"{name}.{key}": value for key, value in schema.pop("$defs", {}).items()}
+            parts[name] = schema
+    return parts, definitions
