@@ -17,7 +17,7 @@ Then by topic:
 
 * nodes: `liveness` (the lease), `nodes`, `recovery`, `clock_skew`; leader: `elections`
 * schedules: `schedules`, `schedule_writes`; fires: `firing`, `fire_reads`, `fire_plan`, `ledger`
-* readers: `reading`, `watching`, `recount`; hints: `hints`
+* readers: `reading`, `watching`, `recount`; hints: `hints`; drivers without a server: `local_watch`
 * many kinds on one node: `kind_sets`, `kind_groups`, `index_feed`, `kind_cleanup`
 * damage: `set_aside`; other releases: `store`
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import heapq
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +14,7 @@ import sortedcontainers  # type: ignore[import-untyped]  # pyright: ignore[repor
 
 from peerjob.store.etcd.limits import check
 from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Found, LeaseEndedError, Op, Put, Range, Step
+from peerjob.store.kv.local_watch import LocalWatch
 
 _NOTHING = Found((), 0)
 _NO_READS: tuple[Found, ...] = ()
@@ -331,62 +330,15 @@ class MemoryData:
             self._leases[new][2].add(key)
 
 
-class MemoryWatch:
-    """Keys that were put below some prefixes, kept until the event loop of the watch asks."""
+class MemoryWatch(LocalWatch):
+    """A watch that the data tells of each key."""
 
     def __init__(self, data: MemoryData, prefixes: tuple[str, ...]) -> None:
-        self.prefixes = prefixes
+        super().__init__(prefixes)
         self._data = data
-        self._put: dict[str, bytes] = {}
-        self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
         with data.lock:
             data.add_watch(self)
-
-    def tell(self, key: str, value: bytes) -> None:
-        """Note a key that was put; called under the lock of the data, from any thread."""
-        if not key.startswith(self.prefixes):
-            return
-        self._put[key] = value
-        if self._waiting is None:
-            return
-        loop, future = self._waiting
-        self._waiting = None
-        if loop is _running_loop():
-            _finish(future)
-        else:
-            # If the event loop of the waiting task is closed, the task is gone, so the error is ignored.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(_finish, future)
-
-    async def changed(self, timeout: float) -> dict[str, bytes] | None:
-        if not self._put and timeout > 0:
-            loop = asyncio.get_running_loop()
-            future = loop.create_future()
-            with self._data.lock:
-                if not self._put:
-                    self._waiting = (loop, future)
-                else:
-                    _finish(future)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await future
-        with self._data.lock:
-            self._waiting = None
-            put, self._put = self._put, {}
-        return put
 
     def close(self) -> None:
         with self._data.lock:
             self._data.remove_watch(self)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
-def _finish(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
