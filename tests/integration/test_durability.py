@@ -19,7 +19,7 @@ from support.fires import fired_until, read_fires, settled
 from support.lua_site import Site
 from support.peers import everything, peers
 from support.servers import Server, ServerCluster, ServerKind, StartServer
-from support.waiting import IN_TIME
+from support.waiting import IN_TIME, until
 
 EVERYSEC = ("--appendfsync", "everysec")
 ALWAYS = ("--appendfsync", "always")
@@ -238,8 +238,11 @@ async def test_a_removal_that_was_not_confirmed_is_one_when_it_is(pair: Pair) ->
     direct = await here.open()
     pair.replica.pause()
     removing = asyncio.create_task(store.remove_schedule("daily", request="r1"))
-    while await direct.get_schedules(["daily"]) != [None]:  # noqa: ASYNC110  # the server has no signal for that
-        await asyncio.sleep(0.01)
+
+    async def removed() -> bool:
+        return await direct.get_schedules(["daily"]) == [None]
+
+    await until(removed)
 
     def waits() -> int:
         stats = here.server.command("INFO", "commandstats")
@@ -247,8 +250,7 @@ async def test_a_removal_that_was_not_confirmed_is_one_when_it_is(pair: Pair) ->
         return int(stats["cmdstat_wait"]["calls"])
 
     before = waits()
-    while waits() < before + 2:  # noqa: ASYNC110  # nor for this
-        await asyncio.sleep(0.01)
+    await until(lambda: waits() >= before + 2)
     pair.replica.resume()
     assert await removing is True
     assert await store.remove_schedule("daily", request="r2") is False
@@ -299,8 +301,7 @@ async def test_a_failover_keeps_what_the_replica_confirmed(pair: Pair, durable: 
     if not durable:
         seen = len(acknowledged)
         # the write of a running call may precede the break, and its answer follow it
-        while len(acknowledged) < seen + 60:  # noqa: ASYNC110  # the list has no signal
-            await asyncio.sleep(0.001)
+        await until(lambda: len(acknowledged) >= seen + 60)
     pair.fail_over()
     await stop(tasks)
 

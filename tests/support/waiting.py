@@ -1,7 +1,8 @@
 """How tests wait for a condition that sends no signal."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import inspect
+from collections.abc import Callable
 
 PATIENCE = 60.0
 """Seconds after which something hangs. It says nothing about how fast anything is, on a machine that is busy."""
@@ -10,8 +11,11 @@ IN_TIME = 25.0
 LOOK = 0.01
 
 
-async def until(condition: Callable[[], Awaitable[object]], timeout: float = PATIENCE) -> None:
-    """Ask again and again, in real time, until the condition holds."""
+async def until(condition: Callable[[], object], timeout: float = PATIENCE) -> None:
+    """Call the condition again and again, in real time, until its value is true; a coroutine is awaited."""
     async with asyncio.timeout(timeout):
-        while not await condition():  # noqa: ASYNC110  # that is the point
+        while True:
+            value = condition()
+            if await value if inspect.isawaitable(value) else value:
+                return
             await asyncio.sleep(LOOK)

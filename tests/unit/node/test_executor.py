@@ -25,6 +25,7 @@ from peerjob.node.body.executor import Executor
 from peerjob.node.body.injection import Resources
 from peerjob.node.body.threads import ThreadPool
 from peerjob.testing.clock import VirtualClock
+from support.waiting import until
 
 
 @pytest.fixture
@@ -460,12 +461,6 @@ async def test_growing_and_shrinking_with_work_under_way() -> None:
 def threads_of(pool: str) -> int:
     """How many there are of the pool so named: those of an earlier test may still be on their way out."""
     return sum(one.name.startswith(f"{pool}-") for one in threading.enumerate())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110  # a thread's end sends no event
-            await asyncio.sleep(0.001)
 
 
 async def test_results_and_errors_are_not_kept() -> None:

@@ -41,6 +41,7 @@ from peerjob.node.body.typed_places import Encoded
 from peerjob.testing.clock import VirtualClock
 from support import bodies
 from support.processes import ChildProcess
+from support.waiting import until
 
 
 @pytest.fixture
@@ -97,10 +98,8 @@ async def run(executor: Executor, body: Any, *args: Any, context: Context | None
 
 async def written(path: Path) -> list[int]:
     """The numbers of processes that a body has written into a file."""
-    async with asyncio.timeout(60):
-        while not (text := read(path)):  # noqa: ASYNC110  # another process sends no event
-            await asyncio.sleep(0.005)
-    return [int(one) for one in text.split()]
+    await until(lambda: read(path))
+    return [int(one) for one in read(path).split()]
 
 
 def read(path: Path) -> str:
@@ -108,9 +107,7 @@ def read(path: Path) -> str:
 
 
 async def gone(pid: int) -> None:
-    async with asyncio.timeout(60):
-        while is_running(pid):  # noqa: ASYNC110  # not a child of ours
-            await asyncio.sleep(0.005)
+    await until(lambda: not is_running(pid))
 
 
 def is_running(pid: int) -> bool:
@@ -156,9 +153,7 @@ async def test_as_many_processes_as_bodies_at_a_time(executor: Executor, tmp_pat
         task.cancel()
     assert await asyncio.gather(*tasks) == ["ended by drain"] * 2
     executor.resize(1)
-    async with asyncio.timeout(60):
-        while sum(map(is_running, pids)) > 1:  # noqa: ASYNC110  # its end sends no signal
-            await asyncio.sleep(0.005)
+    await until(lambda: sum(map(is_running, pids)) <= 1)
     assert await run(executor, bodies.pid) in pids
 
 
@@ -582,9 +577,7 @@ async def test_a_thread_that_a_body_leaves_behind_reports_for_no_other_body(
     context = Context(id="run", backend=recorder)
     process = await run(executor, bodies.leaves_a_thread, str(go), str(said), context=context)
     go.touch()
-    async with asyncio.timeout(60):
-        while not read(said):  # noqa: ASYNC110  # another process sends no event
-            await asyncio.sleep(0.005)
+    await until(lambda: read(said))
     assert said.read_text() == "lost"
     assert await run(executor, bodies.pid) == process
     assert (recorder.lines, recorder.progress) == ([], [])
