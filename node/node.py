@@ -21,6 +21,7 @@ from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.model.worker import Worker
 from peerjob.store.base import Elections, Store
 from peerjob.store.drivers import open_elections, open_store
+from peerjob.store.timed import timed
 
 from .body.registry import Registry
 from .exit import AtExit, stop_signals, wait_on
@@ -31,7 +32,7 @@ from .manager.instances import NodeInstanceManager
 from .manager.jobs import JobSource
 from .manager.schedules import NodeScheduleManager
 from .observe.node_stats import NodeStats, node_stats_of
-from .observe.observer import Observer
+from .observe.observer import Observer, log_listener_failure
 from .observe.probes import Probe, ProbeAnswer, answer_probe
 from .observe.tracing import ClaimLoopSpans, make_tracing
 from .runtime import NodeRuntime
@@ -120,11 +121,11 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         self._lifespan = lifespan
         self._limits = limits or StoreLimits()
         self._allow_unknown = allow_unknown
-        self._store: Store
         if isinstance(store, str):
-            self._store = open_store(store, namespace=namespace, clock=self.clock, limits=self._limits)
+            opened: Store = open_store(store, namespace=namespace, clock=self.clock, limits=self._limits)
         else:
-            self._store = store
+            opened = store
+        self._store = timed(opened, self.clock, self._store_called)
         self._elections = _elections_of(coordinator, self._store, namespace=namespace, clock=self.clock)
         self._registry = Registry(_checked_modules(allow_references))
         self._call_encoder = CallEncoder(
@@ -146,6 +147,13 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         self.register(jobs)
 
     # -- start and stop -----------------------------------------------------------------------------------------------
+
+    def _store_called(self, verb: str, seconds: float) -> None:
+        for observer in self._observers:
+            try:
+                observer.store_called(verb, seconds)
+            except Exception as error:  # noqa: BLE001  # it is logged, and the call keeps its answer
+                log_listener_failure(f"a call of {verb}", error)
 
     async def start(self) -> None:
         """Connect, join the cluster and begin to claim; raises StoreUnavailableError within 5 s, or NodeStateError.

@@ -35,6 +35,12 @@ class Observer:
     def fired(self, fire: Fire, record: FireRecord) -> None:
         """This node, as the leader, recorded nominal times."""
 
+    def store_called(self, verb: str, seconds: float) -> None:
+        """A call of a verb of the store ended after `seconds`, also with an error.
+
+        The verb `renew` is told in the thread of the lease.
+        """
+
 
 def call_listener(about: str, listener: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
     """Call a listener; log an exception that it raises, with `about`.

@@ -1,19 +1,26 @@
-"""The health of a Redis or Valkey server as a store of jobs, from its INFO and its settings."""
+"""The health of a Redis or Valkey server as a store of jobs, from its INFO, its settings and its SLOWLOG."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from peerjob.model.findings import Finding, Severity
 
 from .address import parse_address
 from .capabilities import capabilities_of, durability_of, eviction_risk, missing_replicas, persistence_settings
+from .driver import SlowCall
 from .durability import Durability, obstacle, online_replicas
 from .redis_driver import RedisDriver
+from .sentinel import Sentinels
 
 _WARN_SHARE, _FAIL_SHARE = 0.8, 0.95
 """If at least these shares of the memory or of the connections are in use, the diagnosis warns or fails."""
+
+_SLOW, _RECENT = 0.1, 3600
+"""A call that took at least this many seconds on the server, in so many seconds until now, is slow."""
+_SHOWN = 5
+"""Most names of slow calls in a finding."""
 
 
 async def diagnose_lua(url: str, namespace: str) -> list[Finding]:
@@ -23,20 +30,66 @@ async def diagnose_lua(url: str, namespace: str) -> list[Finding]:
     try:
         await driver.open()
         info, settings = await driver.info(), await persistence_settings(driver)
+        slow = await driver.slow_calls()
+        watched = await _sentinels(driver.sentinels, address.durability, await driver.config("min-replicas-to-write"))
         capabilities = await capabilities_of(driver, replace(address, durability=None))
     finally:
         await driver.close()
     if not info:
         found = [Finding("server", Severity.WARN, warning) for warning in capabilities.warnings]
-        return [*found, *_durability(address.durability, info, settings)]
+        return [*found, *watched, *_durability(address.durability, info, settings)]
     return [
         Finding("server", Severity.OK, _version(info)),
+        *watched,
         *_role(info),
         *_persistence(info, settings),
         *_durability(address.durability, info, settings),
         _eviction(info),
         *_shares(info),
+        *_slow_calls(slow, round(int(info.get("server_time_usec", "0")) / 1_000_000)),
     ]
+
+
+async def _sentinels(
+    sentinels: Sentinels | None, durability: Durability | None, settings: Mapping[str, str]
+) -> list[Finding]:
+    """Return whether the sentinels can replace the primary, and what a failover would lose."""
+    if sentinels is None:
+        return []
+    total = len(sentinels.hosts)
+    answers = await sentinels.ask(enough=total)
+    newest = answers.newest
+    assert newest is not None, "the driver is connected to this primary"
+    known = f"{len(answers.known)} of {total} answer; the primary is {newest.host}, with {newest.replicas} replica(s)"
+    missing = f": {'; '.join(answers.problems)}" if answers.problems else ""
+    able = len(answers.known) >= newest.quorum and 2 * len(answers.known) > total and newest.replicas > 0
+    verdict = Severity.FAIL if not able else Severity.WARN if missing else Severity.OK
+    needed = "" if able else f"; a failover needs a replica, a majority of the sentinels and {newest.quorum} of them"
+    found = [Finding("sentinels", verdict, f"{known}{missing}{needed}")]
+    if (durability is None or not durability.replicas) and settings.get("min-replicas-to-write") == "0":
+        text = (
+            "a failover loses the latest acknowledged writes: set durability=replicas:1 in the URL, or limit the loss "
+            "with min-replicas-to-write on the servers"
+        )
+        found.append(Finding("failover", Severity.WARN, text))
+    return found
+
+
+def _slow_calls(calls: Sequence[SlowCall] | None, now: int) -> Iterator[Finding]:
+    """Yield the slow calls of the last hour, by name. Calls of other programs count: the server runs one at a time."""
+    if calls is None:
+        return
+    worst: dict[str, list[float]] = {}
+    for call in calls:
+        if call.seconds >= _SLOW and call.at >= now - _RECENT:
+            worst.setdefault(call.name, []).append(call.seconds)
+    limit = f"{_SLOW * 1000:g} ms in the last hour"
+    if not worst:
+        yield Finding("slow calls", Severity.OK, f"none over {limit}")
+        return
+    shown = sorted(worst.items(), key=lambda item: -max(item[1]))[:_SHOWN]
+    listed = ", ".join(f"{name} {len(times)}x (up to {max(times) * 1000:.0f} ms)" for name, times in shown)
+    yield Finding("slow calls", Severity.WARN, f"over {limit}: {listed}; capitals are commands of other programs")
 
 
 def _version(info: Mapping[str, str]) -> str:

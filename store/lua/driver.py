@@ -14,6 +14,7 @@ import enum
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from peerjob.model.clock import Clock
@@ -88,6 +89,17 @@ class Cause(enum.Enum):
     OTHER = "anything else"
 
 
+@dataclass(frozen=True, kw_only=True)
+class SlowCall:
+    """An entry of the server's SLOWLOG."""
+
+    at: int
+    """When it ran, in seconds of the server's clock."""
+    seconds: float
+    name: str
+    """The name of our script, or in capitals a command of another program."""
+
+
 _CAUSES = (
     (re.compile(r"ACL failure in script|\bNOPERM\b|o permissions to "), Cause.FORBIDDEN),
     (re.compile(r"\bunknown (?:sub)?command\b|\bUnknown \w+ command called from"), Cause.NO_COMMAND),
@@ -112,7 +124,7 @@ class Driver(ABC):
         self._server = address.hosts[0] if self._fixed and address.hosts else None
         """The server that has the namespace. None: the driver must ask the cluster or the sentinels."""
         self._search = asyncio.Lock()
-        self._sentinels = None if address.sentinel is None else Sentinels(address, self._connect_timeout)
+        self.sentinels = None if address.sentinel is None else Sentinels(address, self._connect_timeout)
         self._following: asyncio.Task[None] | None = None
         self.namespace = namespace
         self._prefix = prefix(namespace)
@@ -134,8 +146,8 @@ class Driver(ABC):
     async def open(self) -> None:
         """Connect, so that a wrong address shows at once."""
         self._checked(await self._send([("PING",)], self._call_timeout))
-        if self._sentinels is not None and self._following is None:
-            self._following = asyncio.create_task(self._sentinels.follow(self._moved), name="peerjob-sentinel")
+        if self.sentinels is not None and self._following is None:
+            self._following = asyncio.create_task(self.sentinels.follow(self._moved), name="peerjob-sentinel")
 
     async def close(self) -> None:
         """Release every connection; idempotent."""
@@ -177,6 +189,20 @@ class Driver(ABC):
         (reply,) = self._checked([reply])
         pairs = (line.partition(":") for line in reply.decode().splitlines() if ":" in line)
         return {name: value for name, _, value in pairs}
+
+    async def slow_calls(self) -> list[SlowCall] | None:
+        """The latest calls that the server found slow, of all its users; None if the user may not ask."""
+        (reply,) = await self._send([("SLOWLOG", "GET", 128)], self._call_timeout)
+        if isinstance(reply, Exception):
+            return None
+        return [SlowCall(at=entry[1], seconds=entry[2] / 1_000_000, name=self._name_of(entry[3])) for entry in reply]
+
+    def _name_of(self, words: Sequence[bytes]) -> str:
+        """Return the name of our script for this namespace, or a command of another program in capitals."""
+        if words[0].upper() == b"EVALSHA" and self._prefix.encode() in words:
+            sha = words[1].decode()
+            return next((script.name for script in self._scripts.values() if script.sha == sha), "an older script")
+        return words[0].decode(errors="replace").upper()
 
     async def config(self, pattern: str) -> Mapping[str, str]:
         """The settings that match a pattern; empty if the user may not ask."""
@@ -226,8 +252,8 @@ class Driver(ABC):
 
     async def _locate(self) -> Host:
         """Ask for the server that has the namespace."""
-        assert self._sentinels is not None, "a server that is not fixed, and no sentinels"
-        return await self._sentinels.primary()
+        assert self.sentinels is not None, "a server that is not fixed, and no sentinels"
+        return await self.sentinels.primary()
 
     def _forget_server(self) -> None:
         """Ask again before the next connection: the last one failed."""

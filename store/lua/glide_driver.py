@@ -148,7 +148,7 @@ class GlideDriver(Driver):
             reason = await self._refusal_of_connection()
             if reason is not None:
                 return reason
-        if self._sentinels is not None:
+        if self.sentinels is not None:
             # a client of GLIDE would connect to the same server again, without end
             self._forget_server()
             await self._release()

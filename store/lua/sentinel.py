@@ -74,6 +74,11 @@ class Sentinels:
         self._server_kind = SSLConnection if address.tls is not None else Connection
         self._server_options = connection_options(address, connect_timeout)
 
+    @property
+    def hosts(self) -> tuple[Host, ...]:
+        """The addresses of the sentinels."""
+        return self._address.hosts
+
     async def primary(self) -> Host:
         """The server that is the primary now.
 

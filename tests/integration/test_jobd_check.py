@@ -16,7 +16,7 @@ from peerjob.model.findings import Severity
 from peerjob.store.drivers import diagnose
 from support.etcd import StartEtcd
 from support.jobd import Jobd
-from support.servers import ServerProcess, StartServer
+from support.servers import ServerKind, ServerProcess, StartServer
 from support.shifted import ShiftedClock
 from support.waiting import until
 
@@ -267,3 +267,45 @@ async def test_people_are_shown_a_table(jobd: Jobd) -> None:
     assert await child.exit() == 0
     assert any(line.startswith("ok    jobs") for line in child.lines)
     assert any(line.startswith("warn  store") for line in child.lines)
+
+
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+async def test_slow_calls_are_told_with_their_verbs(
+    kind: ServerKind,
+    start_server: StartServer,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+    running: Callable[..., Any],
+) -> None:
+    server = start_server(kind, config=("--slowlog-log-slower-than", "0"))
+
+    async def slow_calls() -> tuple[Severity, str]:
+        findings = await diagnose(server.url, namespace=namespace, clock=SystemClock())
+        ((verdict, text),) = [(one.verdict, one.text) for one in findings if one.subject == "slow calls"]
+        return verdict, text
+
+    assert await slow_calls() == (Severity.OK, "none over 100 ms in the last hour")
+    server.command("DEBUG", "SLEEP", "0.12")
+    verdict, text = await slow_calls()
+    assert verdict is Severity.WARN
+    assert re.match(r"over 100 ms in the last hour: DEBUG 1x \(up to 1\d\d ms\)", text)
+
+    await running(server.url, namespace, name="one")
+    monkeypatch.setattr("peerjob.store.lua.diagnosis._SLOW", 0.0)
+    monkeypatch.setattr("peerjob.store.lua.diagnosis._SHOWN", 100)
+    _, text = await slow_calls()
+    assert {"open", "join", "DEBUG"} <= set(re.findall(r"([\w|]+) \d+x", text))
+
+
+@pytest.mark.parametrize(
+    ("policy", "verdict"),
+    [("noeviction", Severity.OK), ("volatile-lru", Severity.OK), ("allkeys-lfu", Severity.FAIL)],
+)
+async def test_a_policy_that_removes_no_job_is_well(start_server: StartServer, policy: str, verdict: Severity) -> None:
+    server = start_server("valkey", policy=policy, maxmemory="64mb")
+
+    findings = await diagnose(server.url, namespace="x", clock=SystemClock())
+
+    (found,) = [finding for finding in findings if finding.subject == "eviction"]
+    assert found.verdict is verdict
+    assert policy in found.text

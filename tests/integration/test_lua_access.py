@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from peerjob import Job, Node
 from peerjob.model.errors import OptionError, StoreCommandError, StoreCredentialsError, StoreError, StorePermissionError
 from peerjob.model.record import Ack
 from peerjob.store.lua.glide_driver import GlideDriver
@@ -15,7 +16,7 @@ from peerjob.store.lua.rights import RIGHTS
 from peerjob.testing.factories import outcome
 from support.lua_site import MakeSite, Site, with_each_driver
 from support.servers import ServerCluster, ServerKind, StartServer
-from support.waiting import IN_TIME
+from support.waiting import IN_TIME, until
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/stores.md").read_text()
 
@@ -123,6 +124,27 @@ async def test_a_right_that_is_taken_from_a_running_store_is_told_at_once(site: 
             await store.enqueue(here.make.instances(1))
         here.server.command("ACL", "SETUSER", "jobs", taken.replace("-", "+"))
     assert (await store.health()).counts
+
+
+@with_each_driver
+async def test_a_node_goes_on_when_its_user_has_its_rights_again(site: MakeSite) -> None:
+    here = site()
+    here.server.command("ACL", "SETUSER", "jobs", "on", ">secret", "~*", "+@all")
+
+    async def double(n: int) -> int:
+        return 2 * n
+
+    job = Job("double", double)
+    url = here.server.url.replace("//", "//jobs:secret@")
+    async with Node(url, jobs=[job], namespace=here.namespace) as node, asyncio.timeout(IN_TIME):
+        waiting = await node.schedule(job.with_options(after=1), 1)
+        here.server.command("ACL", "SETUSER", "jobs", "-evalsha", "-blmpop")
+        with pytest.raises(StorePermissionError):
+            await node.schedule(job, 2)
+        await until(lambda: asyncio.to_thread(lambda: node.vitals().failures["claim loop"] > 0))
+        here.server.command("ACL", "SETUSER", "jobs", "+evalsha", "+blmpop")
+        assert await (await node.schedule(job, 3)).result() == 6
+        assert await waiting.result() == 2
 
 
 @pytest.mark.parametrize("kind", ["redis", "valkey"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -10,7 +11,10 @@ from typing import Any
 import pytest
 
 from peerjob import Instance, Job, Node
+from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreCredentialsError, StoreError, StoreUnavailableError
+from peerjob.model.findings import Severity
+from peerjob.store.drivers import diagnose
 from peerjob.store.lua.glide_driver import GlideDriver
 from peerjob.store.lua.redis_driver import RedisDriver
 from support.etcd import Certificates
@@ -50,6 +54,10 @@ async def test_each_accepted_job_completes_after_the_primary_is_killed(watched: 
             goal = len(accepted) + count
             while len(accepted) < goal:
                 accepted.append(await client.schedule(DOUBLE, len(accepted)))
+
+        findings = await diagnose(url, namespace=namespace, clock=SystemClock())
+        told = [finding for finding in findings if finding.subject in ("sentinels", "failover")]
+        assert [finding.verdict for finding in told] == [Severity.OK], told
 
         await accept(before)
         killed = watched.primary()
@@ -92,6 +100,13 @@ async def test_what_is_wrong_with_sentinels_is_told_at_once(signed: Certificates
             # two of the three sentinels do not exist
             url = watched.url.replace(f"/{NAME}", f",127.0.0.1:{free_port()},127.0.0.1:{free_port()}/{NAME}")
             await (await here.open(url=url)).enqueue(here.make.instances(1))
+            findings = await diagnose(url, namespace=here.namespace, clock=SystemClock())
+            told = {finding.subject: (finding.verdict, finding.text) for finding in findings}
+            assert told["sentinels"][0] is Severity.FAIL
+            assert re.match(
+                r"1 of 3 answer; the primary is 127\.0\.0\.1:\d+, with 0 replica\(s\): ", told["sentinels"][1]
+            )
+            assert told["failover"][0] is Severity.WARN
             with pytest.raises(StoreError, match="monitors a primary with the name 'other'"):
                 await here.open(url=watched.url.replace(f"/{NAME}", "/other"))
             with pytest.raises(StoreCredentialsError, match=r"the sentinel 127\.0\.0\.1:\d+ of .* refused") as refused:

@@ -71,6 +71,8 @@ async def test_the_counts_of_all_nodes_sum_up_to_what_there_was(durable_server: 
         assert sum(samples[name]["sleep",] for samples in samples_of_both) == 300
     assert sum(samples["peerjob_duration_seconds_sum"]["sleep",] for samples in samples_of_both) > 2.9
     assert all(samples["peerjob_commit_seconds_sum"][()] > 0 for samples in samples_of_both)
+    for verb in ("join", "renew", "turn"):
+        assert all(samples["peerjob_store_seconds_sum"][verb,] > 0 for samples in samples_of_both)
 
 
 async def test_a_deep_queue_costs_a_scrape_little(durable_server: ServerProcess, namespace: str) -> None:

@@ -63,6 +63,7 @@ DURATION = _histogram("peerjob_duration_seconds", "Run time of bodies.", "kind",
 WAIT = _histogram("peerjob_wait_seconds", "Time from due to claimed.", "kind")
 CLAIM = _histogram("peerjob_claim_seconds", "Time of round trips to the store that claimed.")
 COMMIT = _histogram("peerjob_commit_seconds", "Time of round trips to the store that committed.")
+STORE = _histogram("peerjob_store_seconds", "Time of calls to the store, with retries.", "verb")
 FIRES = _counter("peerjob_fires_total", "Nominal times that this node recorded as leader.", "schedule", "outcome")
 FIRE_DELAY = _histogram("peerjob_fire_delay_seconds", "Time from the nominal time to its record, for times that fired.")
 ERRORS = _counter(

@@ -122,6 +122,7 @@ class Metrics(Collector):
         yield catalogue.WAIT, [((kind,), counts.wait) for kind, counts in kinds]
         yield catalogue.CLAIM, [(NO_LABELS, events.claim)]
         yield catalogue.COMMIT, [(NO_LABELS, events.commit)]
+        yield catalogue.STORE, [((verb,), times) for verb, times in events.store.items() if not times.empty]
         yield (
             catalogue.FIRES,
             [

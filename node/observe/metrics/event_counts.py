@@ -12,6 +12,7 @@ from peerjob.model.record import Ack, Action, Claim, Reaped
 from peerjob.model.state import State
 from peerjob.node.observe.observer import Observer
 from peerjob.node.work.outcomes import Entry
+from peerjob.store.timed import VERBS
 
 T = TypeVar("T")
 
@@ -33,6 +34,11 @@ class Histogram:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
+
+    @property
+    def empty(self) -> bool:
+        """Whether no value was counted."""
+        return not any(self._counts)
 
     def observe(self, value: float) -> None:
         self._counts[bisect_left(self._bounds, value)] += 1
@@ -89,6 +95,8 @@ class EventCounts(Observer):
         self.kinds: Labelled[KindCounts] = Labelled(KindCounts)
         self.claim = Histogram(ROUND_TRIP_BOUNDS)
         self.commit = Histogram(ROUND_TRIP_BOUNDS)
+        # all verbs are here from the start, because the thread of the lease counts, too
+        self.store = {verb: Histogram(ROUND_TRIP_BOUNDS) for verb in VERBS}
         self.fires: Labelled[dict[FireOutcome, int]] = Labelled(dict[FireOutcome, int])
         self.fire_delay = Histogram(ROUND_TRIP_BOUNDS)
 
@@ -126,6 +134,9 @@ class EventCounts(Observer):
             counts.retried += 1
         elif action is not Action.RELEASE:
             counts.returned += 1
+
+    def store_called(self, verb: str, seconds: float) -> None:
+        self.store[verb].observe(seconds)
 
     def cancelled(self, kind: str) -> None:
         self.kinds[kind].canceled += 1

@@ -105,6 +105,10 @@ async def test_a_slow_store_shows_in_the_round_trips(clock: VirtualClock) -> Non
         await drain(node)
         scraped = await scrape(metrics)
 
+    turns = scraped["peerjob_store_seconds_count"]["turn",]
+    assert scraped["peerjob_store_seconds_sum"]["turn",] == pytest.approx(0.3 * turns, rel=0.01)
+    assert scraped["peerjob_store_seconds_sum"]["enqueue",] == 0
+    assert {"renew", "enqueue", "turn"} <= {verb for (verb,) in scraped["peerjob_store_seconds_count"]}
     for verb in ("claim", "commit"):
         least = 0.3 * scraped[f"peerjob_{verb}_seconds_count"][()]
         assert scraped[f"peerjob_{verb}_seconds_sum"][()] == pytest.approx(least, rel=0.01)

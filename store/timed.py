@@ -1,0 +1,61 @@
+"""Measures the calls of a store, of any engine, by verb."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from peerjob.model.clock import Clock
+
+from .base import Liveness, Store
+
+_UNTIMED = ("open", "close", "next_hints")
+"""`next_hints` waits for hints, so its time says nothing about the server."""
+RENEW = "renew"
+VERBS = (
+    *(name for name, verb in vars(Store).items() if inspect.iscoroutinefunction(verb) and name not in _UNTIMED),
+    RENEW,
+)
+"""The measured calls: the verbs of a store, and the renewal of the lease."""
+Report = Callable[[str, float], None]
+"""Gets a verb and the seconds of a call. Renewals are reported in the thread of the lease."""
+
+
+def timed(store: Store, clock: Clock, report: Report) -> Store:
+    """The same store; each call reports its time, with its retries, whether it succeeds or not."""
+    return cast("Store", _TimedStore(store, clock, report))
+
+
+class _Timed:
+    """Has the attributes of an object, some of whose methods are measured."""
+
+    def __init__(self, target: Store | Liveness, verbs: Sequence[str], clock: Clock, report: Report) -> None:
+        self._target = target
+        for verb in verbs:
+            setattr(self, verb, _measured(target, verb, clock, report))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
+
+
+class _TimedStore(_Timed):
+    def __init__(self, store: Store, clock: Clock, report: Report) -> None:
+        super().__init__(store, [verb for verb in VERBS if verb != RENEW], clock, report)
+        self._store, self._clock, self._report = store, clock, report
+
+    def liveness(self) -> Liveness:
+        return cast("Liveness", _Timed(self._store.liveness(), [RENEW], self._clock, self._report))
+
+
+def _measured(target: Store | Liveness, verb: str, clock: Clock, report: Report) -> Callable[..., Any]:
+    elapsed = clock.elapsed
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        began = elapsed()
+        try:
+            return await getattr(target, verb)(*args, **kwargs)
+        finally:
+            report(verb, elapsed() - began)
+
+    return call
