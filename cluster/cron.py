@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Sequence, Set
 
@@ -19,7 +18,7 @@ from peerjob.store.base import Store
 from .election import Election
 from .fires import fire_of
 from .misfire import next_step
-from .role import BackgroundRole
+from .role import BackgroundRole, wait_set
 from .timetable import Timetable, TimetableEntry
 from .unserved_kinds import UnservedKinds
 
@@ -156,9 +155,7 @@ class CronRole(BackgroundRole):
         next_us = self._timetable.next_due_us()
         if next_us is not None:
             seconds = min(seconds, (next_us - self._now_us()) / 1_000_000)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(MIN_WAIT, seconds)):
-                await self._wake.wait()
+        await wait_set(self._wake, max(MIN_WAIT, seconds))
 
     # -- one call --------------------------------------------------------------------------------------------------
 

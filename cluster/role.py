@@ -99,8 +99,12 @@ class BackgroundRole:
             self.start(self._on_layout_change)
 
     async def pause(self, seconds: float, jitter: float = 0.1) -> None:
-        """Sleep for `seconds`, plus or minus a random part, so that peers do not act in step."""
-        await asyncio.sleep(seconds * (1 + self.clock.random.uniform(-jitter, jitter)))
+        """Sleep for `seconds`, plus or minus a random part."""
+        await asyncio.sleep(self.spread(seconds, jitter))
+
+    def spread(self, seconds: float, jitter: float = 0.1) -> float:
+        """The seconds, plus or minus a random part, so that peers do not act in step."""
+        return seconds * (1 + self.clock.random.uniform(-jitter, jitter))
 
     async def _supervise(self) -> None:
         while True:
@@ -125,3 +129,10 @@ class BackgroundRole:
                 self.last_error = error
                 logger.exception("%s: unexpected error; the role starts again", self.name)
             await self.pause(self.restart_delay)
+
+
+async def wait_set(event: asyncio.Event, seconds: float) -> None:
+    """Wait until an event is set, for so many seconds at most."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
+from peerjob.cluster.role import wait_set
 from peerjob.handles.update import Position, Update
 from peerjob.model.clock import Clock
 from peerjob.model.errors import NodeStateError, StoreError
@@ -70,9 +70,7 @@ class Followers:
                     yield update
                 final = record.state.is_final
                 if not final:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(POLL * (1 + self._clock.random.uniform(-0.1, 0.1))):
-                            await wake.wait()
+                    await wait_set(wake, POLL * (1 + self._clock.random.uniform(-0.1, 0.1)))
         except StoreError as error:
             if self._stopped:
                 raise NodeStateError(STOPPED) from error

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 
 from msgspec import structs
 
-from peerjob.cluster.role import BackgroundRole
+from peerjob.cluster.role import BackgroundRole, wait_set
 from peerjob.model.clock import Clock
 from peerjob.model.descriptor import MAX_BODY, Descriptor, descriptor_of
 from peerjob.model.errors import StoreError, StoreFullError
@@ -137,9 +137,7 @@ class KindCatalogue(BackgroundRole):
     async def run(self) -> None:
         while True:
             await self._document()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PUBLISH_INTERVAL):
-                    await self._changed.wait()
+            await wait_set(self._changed, PUBLISH_INTERVAL)
             self._changed.clear()
             try:
                 await self.publish()

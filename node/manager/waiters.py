@@ -73,7 +73,7 @@ class Waiters(BackgroundRole):
                 await self._read(list(new), register=True)
             if loop.time() >= poll_at:
                 await self._read(list(self._waiting), register=True)
-                poll_at = loop.time() + POLL * (1 + self.clock.random.uniform(-0.1, 0.1))
+                poll_at = loop.time() + self.spread(POLL)
             ended, self._final = self._final, set()
             if ended:
                 await self._read(list(ended), register=False)

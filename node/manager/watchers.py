@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable
 from typing import Any
 
-from peerjob.cluster.role import BackgroundRole
+from peerjob.cluster.role import BackgroundRole, wait_set
 from peerjob.handles.entries import HistoryEntry, LogEntry
 from peerjob.handles.instance import Event, Instance
 from peerjob.handles.manager import Manager
@@ -168,10 +167,8 @@ class Watchers(BackgroundRole):
             poll = bool(self._joining) or self.clock.elapsed() >= due
             await self._read(poll=poll)
             if poll:
-                due = self.clock.elapsed() + POLL * (1 + self.clock.random.uniform(-0.1, 0.1))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(due - self.clock.elapsed()):
-                    await self._wake.wait()
+                due = self.clock.elapsed() + self.spread(POLL)
+            await wait_set(self._wake, due - self.clock.elapsed())
 
     async def _read(self, *, poll: bool) -> None:
         """Read the changed instances, and on a poll also the active ones; let the joining streams begin after that."""

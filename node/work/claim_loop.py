@@ -266,7 +266,7 @@ class ClaimLoop(BackgroundRole):
             # the node joined under a new incarnation during the request, so a peer reaps claims of the old incarnation
             return
         if not claimed.claims:
-            wait = POLL * (1 + self.clock.random.uniform(-0.1, 0.1))
+            wait = self.spread(POLL)
             if claimed.next_due_us is not None:
                 spread = 1 + self.clock.random.uniform(0, 0.01)
                 wait = min(wait, max(0.001, (claimed.next_due_us - claimed.now_us) / 1_000_000 * spread))
