@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ MARK = Job("mark", mark)
 LATER = MARK.with_options(after="1h", priority=-3, tags=["late"], retention="3h", max_crashes=7)
 FAIL = Job("fail", fail, max_retries=5, backoff="1h")
 JOBS = (MARK, FAIL)
+HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=3)
 LATE = 6
 """How many jobs are due in an hour."""
 
@@ -82,7 +84,7 @@ async def fill(url: str, namespace: str, count: int, schedules: int) -> None:
                 if event.state is State.SCHEDULED and event.instance.attempts == 1:
                     break
     async with Node(url, namespace=namespace, jobs=JOBS, workers=0) as node:
-        await node.schedule_many(MARK.with_options(key=f"k{number}").call(number) for number in range(count - 10))
+        await node.schedule_many(MARK.with_options(key=f"k{number}").call(number) for number in range(count - 11))
         await node.schedule_many(LATER.call(number) for number in range(count, count + LATE))
         for number in range(schedules - 2):
             recurring = MARK.with_options(cron="0 0 1 1 *", name=f"s{number}")
@@ -93,7 +95,8 @@ async def fill(url: str, namespace: str, count: int, schedules: int) -> None:
         added = await node.add_schedule(one_by_one, 20_000_000)
         for _ in range(3):
             assert await added.trigger() is not None
-        await node.add_schedule(MARK.with_options(every="1h", name="hourly"), 30_000_000)
+        hourly = await node.add_schedule(MARK.with_options(cron="0 * * * *", name="hourly"), 30_000_000)
+        assert (await hourly.backfill(HOUR, HOUR + timedelta(hours=1))).made == 1
     async with opened(url, namespace) as store:
         make = Factory(SystemClock())
         peer = await Peer(store=store, info=make.node("dead", kinds=("mark",)), make=make).join(1_000_000)
@@ -142,11 +145,14 @@ async def compare(source: str, target: str, namespace: str) -> tuple[int, int]:
             other_row = moved[name]
             for part in ("kind", "definition", "next_us", "paused", "note", "holder", "parked"):
                 assert getattr(other_row, part) == getattr(row, part), (name, part)
+            assert other_row.trimmed_us == row.last_us
         return len(before), len(rows)
 
 
 async def run_all(url: str, namespace: str) -> None:
     async with Node(url, namespace=namespace, jobs=JOBS, workers=50) as node:
+        again = await node.backfill("hourly", HOUR, HOUR + timedelta(hours=1))
+        assert (again.made, again.trimmed) == (0, 1)
 
         async def idle() -> bool:
             return (await node.stats()).total(State.ACTIVE, "mark") == LATE
@@ -199,10 +205,11 @@ def test_a_namespace_moves_and_nothing_runs_twice(
     assert (again["instances"], again["schedules"], again["refused"]) == (0, 0, 0)
     ran.clear()
     asyncio.run(run_all(target, namespace))
-    once = {str(number) for number in range(count - 10)}
+    once = {str(number) for number in range(count - 11)}
     assert {name for name, times in ran.items() if times == 1} >= once
     assert ran["20000000"] == 3
-    assert set(ran) == once | {"20000000"}
+    assert ran["30000000"] == 1
+    assert set(ran) == once | {"20000000", "30000000"}
     late = jobctl("import", str(file), *to, "-o", "json").json
     assert (late["instances"], late["schedules"]) == (0, 0)
 

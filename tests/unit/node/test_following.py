@@ -104,6 +104,28 @@ async def test_a_reader_polls_when_hints_are_lost_and_reads_nothing_after_its_en
         assert flaky.calls["get"] == flaky.calls["logs"] == flaky.calls["watch_changes"] == 0
 
 
+async def test_a_reader_hears_of_a_change_before_it_would_look_again(clock: VirtualClock) -> None:
+    async with running_node(TALK, clock=clock) as node:
+        for after in (1.5, 2.5):  # a reader without hints looks at about each whole second
+            reader = Reader(await node.schedule(TALK.with_options(after=after, max_retries=0), 1, 0))
+            await clock.advance(after + 0.05)
+            assert reader.task.done()
+            assert reader.states[-1] == "Terminated"
+
+
+async def test_a_reader_whose_history_was_cleared_meanwhile_still_gets_the_end(clock: VirtualClock) -> None:
+    flaky = flaky_store(clock)
+    flaky.change_answers(lambda _: [], "next_hints", times=None)
+    async with running_node(TALK, clock=clock, store=flaky.store) as node:
+        reader = Reader(await node.schedule(TALK.with_options(after=0.3, max_retries=0), 1, 0))
+        await clock.advance(0.1)
+        await drain(node)
+        await node.clear_history(Filter())
+        await clock.advance(2)
+        assert reader.states == ["Scheduled", "Terminated"]
+        assert reader.task.done()
+
+
 async def test_a_slow_reader_delays_only_itself_and_misses_no_line(clock: VirtualClock) -> None:
     async with running_node(TALK, clock=clock) as node:
         made = await node.schedule(TALK, 50, 0.01)
