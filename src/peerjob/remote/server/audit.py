@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, SerializeToJsonError
 from google.protobuf.message import Message
 from msgspec import structs
 
@@ -148,7 +148,10 @@ def _criteria(name: str, request: Any) -> str:
         return f"kind={','.join(kinds[:MAX_KINDS])}{',…' if len(kinds) > MAX_KINDS else ''}"
     if name == "PutSchedule":
         return f"name={request.job.options.name or request.job.kind} kind={request.job.kind}"
-    given: dict[str, Any] = MessageToDict(request, preserving_proto_field_name=True)
+    try:
+        given: dict[str, Any] = MessageToDict(request, preserving_proto_field_name=True)
+    except SerializeToJsonError:  # the request has a time or a duration out of range
+        return "(invalid)"
     for inner in (given, given.get("query", {})):
         for field in _HIDDEN:
             inner.pop(field, None)
