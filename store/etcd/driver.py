@@ -92,7 +92,7 @@ class EtcdKeyValue:
             whole = transaction.AtomicRequest(steps, also, guards)
             if whole.fits and (done := whole.applied(await self._client.call("txn", whole.data))):
                 return done
-        request = transaction.Request(steps, also, guards)
+        request = transaction.StepwiseRequest(steps, also, guards)
         applied = request.applied(await self._client.call("txn", request.data))
         if many:
             self._conflict_free = 0 if applied.also is None else self._conflict_free + 1

@@ -1,6 +1,6 @@
 """The size of a transaction that etcd accepts; in tests, the memory driver checks it too.
 
-The guards are compares of the whole request. `transaction.Request` sends a transaction in one of two ways:
+The guards are compares of the whole request. `transaction.StepwiseRequest` sends a transaction in one of two ways:
 
 * Nested: each step is a nested transaction, and so is `also`, which then needs the compares of all steps.
 * Outside: all compares are outside. The success branch has the operations of all steps; the failure branch has the

@@ -66,7 +66,7 @@ def _grouped(branches: Sequence[Sequence[bytes]], room: int) -> list[tuple[int, 
     return [*groups, (start, len(branches))]
 
 
-class Request:
+class StepwiseRequest:
     """A transaction whose steps succeed or fail one by one."""
 
     def __init__(self, steps: Sequence[Step], also: Step | None, guards: Sequence[Compare] = ()) -> None:

@@ -1,7 +1,7 @@
 """Finds the primary through sentinels, and hears of failovers.
 
 Each question goes to all sentinels at the same time. As soon as a majority has answered, the newest configuration among
-the answers counts. So one sentinel that is down, or behind, delays and misleads nobody. The found server itself must
+the answers counts. So one sentinel that is down or behind does no harm. The found server itself must
 also say that it is a primary: a sentinel can name the old primary for some seconds after a failover.
 """
 
@@ -48,7 +48,7 @@ class Primary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
+class SentinelAnswers:
     """The answers of the sentinels to one question."""
 
     known: tuple[Primary, ...]
@@ -94,7 +94,7 @@ class Sentinels:
         await self._check_role(newest.host)
         return newest.host
 
-    async def ask(self, *, enough: int) -> Answers:
+    async def ask(self, *, enough: int) -> SentinelAnswers:
         """Ask all sentinels, and wait for `enough` answers. Raises as `primary` does for all wrong settings."""
         known: list[Primary] = []
         problems: list[str] = []
@@ -123,7 +123,7 @@ class Sentinels:
                 f"no sentinel of {self._address.url} monitors a primary with the name {self._name!r}; "
                 "`SENTINEL MASTERS` lists the names"
             )
-        return Answers(known=tuple(known), problems=tuple(problems))
+        return SentinelAnswers(known=tuple(known), problems=tuple(problems))
 
     async def follow(self, moved: Callable[[Host], Awaitable[None]]) -> None:
         """Call `moved` with the primary after each failover, and now and then without one; runs until cancelled."""

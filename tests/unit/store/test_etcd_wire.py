@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from peerjob.store.etcd.api import etcd
 from peerjob.store.etcd.limits import MAX_OPERATIONS
-from peerjob.store.etcd.transaction import AtomicRequest, Request, reading
+from peerjob.store.etcd.transaction import AtomicRequest, StepwiseRequest, reading
 from peerjob.store.kv.base import Compare, Delete, Op, Put, Range, Step
 
 KEYS = st.text(st.characters(codec="ascii"), min_size=1, max_size=200)
@@ -67,7 +67,7 @@ def test_steps_are_nested_behind_the_guards_and_what_goes_along_needs_all_of_the
         compare=[*map(compare, guards)],
         success=[*(nested(step, step.compares) for step in steps), nested(also, every)],
     )
-    assert etcd.TxnRequest.FromString(Request(steps, also, guards).data) == expected
+    assert etcd.TxnRequest.FromString(StepwiseRequest(steps, also, guards).data) == expected
 
 
 def test_too_many_compares_stand_outside_and_the_steps_by_themselves_in_the_other_branch() -> None:
@@ -80,7 +80,7 @@ def test_too_many_compares_stand_outside_and_the_steps_by_themselves_in_the_othe
         success=[*(nested(step, []) for step in steps), *branch(also)],
         failure=[nested(step, [*guards, *step.compares]) for step in steps],
     )
-    assert etcd.TxnRequest.FromString(Request(steps, also, guards).data) == expected
+    assert etcd.TxnRequest.FromString(StepwiseRequest(steps, also, guards).data) == expected
 
 
 @given(st.lists(RANGES, max_size=5))
