@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from .remote.client.client import Client
     from .remote.client.registered_job import RegisteredJob
     from .remote.scaler.server import ScalerServer
+    from .remote.server.jwt import Jwt
     from .remote.server.principals import Rights
     from .remote.server.server import Server
     from .remote.server.tokens import Token, Tokens
@@ -126,6 +127,7 @@ __all__ = [
     "JobGroup",
     "JobProcessDied",
     "JobTimedOut",
+    "Jwt",
     "LayoutError",
     "Leader",
     "Level",
@@ -204,6 +206,7 @@ __all__ = [
 _LATER: dict[str, tuple[str, Extra]] = {
     "Client": ("remote.client.client", "grpc"),
     "ClientTls": ("remote.wire.tls", "grpc"),
+    "Jwt": ("remote.server.jwt", "grpc"),
     "Metrics": ("node.observe.metrics", "metrics"),
     "MetricsServer": ("node.observe.metrics", "metrics"),
     "RegisteredJob": ("remote.client.registered_job", "grpc"),

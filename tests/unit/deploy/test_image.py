@@ -124,7 +124,7 @@ def test_the_lock_is_what_the_project_asks_for() -> None:
     project = PROJECT["project"]
     extras = project["optional-dependencies"]
     parts = {name for text in extras["cluster"] for name in Requirement(text).extras}
-    texts = [*project["dependencies"], *(text for name in (*parts, "otel") for text in extras[name])]
+    texts = [*project["dependencies"], *(text for name in (*parts, "jwt", "otel") for text in extras[name])]
     asked = [one for one in map(Requirement, texts) if one.name != project["name"]]
     found = locked(LOCK)
     for one in asked:

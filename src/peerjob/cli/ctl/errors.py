@@ -43,7 +43,7 @@ _STATUSES: tuple[tuple[type[Exception], ExitStatus], ...] = (
 _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (errors.StoreError, ""),
     (errors.UnauthenticatedError, "set one with --token-file, or PEERJOB_TOKEN"),
-    (errors.AuthError, "you need a token with that role"),
+    (errors.AuthError, "you need a token with this right"),
     (errors.TlsMismatchError, ""),
     (errors.NodeUnavailableError, "check --address, and whether the node listens there and needs --tls-ca"),
     (errors.NodeStoppedError, "ask another node with --address"),

@@ -58,7 +58,9 @@ def _service(settings: DaemonSettings, clock: Clock) -> list[Finding]:
     if settings.listen == OFF:
         return [Finding("service", Severity.OK, "no gRPC service"), *exposed]
     callers = "everybody who reaches it" if tokens is None else f"{len(tokens)} token(s)"
-    if tokens is None and settings.tls_client_ca is not None:
+    if settings.jwt_issuer is not None:
+        callers = f"JWTs of {settings.jwt_issuer}{'' if tokens is None else f' and {callers}'}"
+    elif tokens is None and settings.tls_client_ca is not None:
         callers = "clients with a certificate"
     verdict = Severity.WARN if settings.insecure else Severity.OK
     secured = "TLS" if settings.tls is not None else "no TLS"

@@ -25,7 +25,7 @@ from peerjob.cli.settings import (
 from peerjob.model.durations import to_seconds
 
 if TYPE_CHECKING:  # these imports load gRPC, so at run time only the functions that need gRPC import them
-    from peerjob import ScalerServer, Server, ServerTls, Tokens
+    from peerjob import Jwt, ScalerServer, Server, ServerTls, Tokens
     from peerjob.node.observe.metrics import MetricsServer
 
 OFF = "off"
@@ -139,6 +139,27 @@ class DaemonSettings:
     tokens_file: Annotated[
         Path | None, setting("Accept only callers with a token of this file; see `jobd token create`.", panel=SERVICE)
     ] = None
+    jwt_issuer: Annotated[
+        str | None,
+        setting("Accept callers with a JWT of this issuer (OIDC).", metavar="URL", default="no JWT", panel=SERVICE),
+    ] = None
+    jwt_audience: Annotated[str | None, setting("The audience of a JWT.", metavar="NAME", panel=SERVICE)] = None
+    jwt_keys: Annotated[
+        str | None, setting("The issuer's keys (JWKS): a file, or an https URL.", metavar="FILE|URL", panel=SERVICE)
+    ] = None
+    jwt_claim: Annotated[
+        str,
+        setting("The claim with the roles; may be a path, such as realm_access.roles.", metavar="CLAIM", panel=SERVICE),
+    ] = "roles"
+    jwt_rights: Annotated[
+        list[str] | None,
+        setting(
+            "A value of the claim, and its rights: ops=admin, or mail-team=operator;kinds=mail.*. May be repeated; the "
+            "first match counts.",
+            metavar="VALUE=RIGHTS",
+            panel=SERVICE,
+        ),
+    ] = None
     rate: Annotated[
         float | None,
         setting(
@@ -185,6 +206,10 @@ class DaemonSettings:
             raise OptionError("--tls-cert", "one of --tls-cert and --tls-key", "both, or none of them")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise OptionError("--tls-client-ca", str(self.tls_client_ca), "--tls-cert and --tls-key with it")
+        jwt = {name: getattr(self, name) for name in ("jwt_issuer", "jwt_audience", "jwt_keys", "jwt_rights")}
+        if any(jwt.values()) and not all(jwt.values()):
+            missing = ", ".join(f"--{name.replace('_', '-')}" for name, value in jwt.items() if not value)
+            raise OptionError("--jwt-issuer", "an incomplete set of options", f"also {missing}")
         for option, value in (("--grace", self.grace), ("--lease-ttl", self.lease_ttl)):
             to_seconds(value, option)
 
@@ -200,6 +225,21 @@ class DaemonSettings:
         if self.tls_cert is None or self.tls_key is None:
             return None
         return ServerTls(certificate=self.tls_cert, key=self.tls_key, client_ca=self.tls_client_ca)
+
+    def jwt(self, clock: Clock) -> Jwt | None:
+        """The JWTs that the gRPC service accepts; None if it accepts none."""
+        from peerjob.remote.server.jwt import Jwt, parse_rights
+
+        if self.jwt_issuer is None or self.jwt_audience is None or self.jwt_keys is None:
+            return None
+        return Jwt(
+            issuer=self.jwt_issuer,
+            audience=self.jwt_audience,
+            keys=self.jwt_keys,
+            rights=parse_rights("--jwt-rights", self.jwt_rights or []),
+            claim=self.jwt_claim,
+            clock=clock,
+        )
 
     def node(self, jobs: Sequence[Any], clock: Clock) -> Node:
         """The node of these settings, not started."""
@@ -228,6 +268,7 @@ class DaemonSettings:
             self.listen,
             tls=self.tls,
             tokens=tokens,
+            jwt=self.jwt(node.clock),
             insecure=self.insecure,
             rate=self.rate,
             max_connections=self.max_connections,

@@ -6,6 +6,7 @@ Calls that schedule and differ in nothing that the record shows share one record
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Mapping
@@ -33,8 +34,8 @@ FLUSH_SECONDS = 1.0
 MAX_KINDS = 10
 """The most kinds that the record of one call names."""
 DENIED = "denied"
-_HIDDEN = ("view", "note", "timeout", "begun")
-"""Fields of requests that a record leaves out: they select nothing, or hold text of users."""
+_HIDDEN = ("view", "note", "timeout", "begun", "limit", "order")
+"""Fields of requests that a record leaves out: they do not select, or hold text of users."""
 
 
 class AuditTrail(BackgroundRole):
@@ -99,13 +100,18 @@ class AuditTrail(BackgroundRole):
             logger.warning("%d record(s) did not get into the store, which was away; this log has them", self._dropped)
             self._dropped = 0
 
-    async def stop(self) -> None:
-        """Stop, and write the last records, unless the node or the store has ended."""
-        await super().stop()
+    async def settle(self) -> None:
+        """Write the records now, unless the node has ended or the store does not answer."""
         try:
-            await self.flush()
-        except (StoreError, NodeStateError) as error:
-            logger.warning("%d record(s) did not get into the store: %s", len(self._waiting), error)
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await self.flush()
+        except (StoreError, NodeStateError, TimeoutError) as error:
+            logger.warning("%d record(s) are not in the store: %r", len(self._waiting), error)
+
+    async def stop(self) -> None:
+        """Stop, and write the last records."""
+        await super().stop()
+        await self.settle()
 
 
 def audited(trail: AuditTrail, handlers: Mapping[str, Any]) -> dict[str, Any]:

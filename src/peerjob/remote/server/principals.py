@@ -77,7 +77,9 @@ class Principal:
     name: str
     rights: Rights
     credential: str = field(default="", repr=False)
-    """Identifies the token of the caller: its hash."""
+    """Identifies the caller: the hash of its token, or the subject of its JWT."""
+    key: str = field(default="", repr=False)
+    """The name of the key that signed its JWT."""
 
 
 ANYBODY = Principal(name="anonymous", rights=Rights(role=Role.ADMIN))

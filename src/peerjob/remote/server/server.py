@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any, cast
@@ -12,7 +11,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from peerjob.model.durations import Duration, to_seconds
-from peerjob.model.errors import NodeStateError, OptionError, StoreError
+from peerjob.model.errors import OptionError
 from peerjob.node.node import Node
 from peerjob.node.observe.listen_address import GRPC_PORT, is_loopback
 from peerjob.remote.wire.rpcs import RPCS, SERVICE
@@ -24,6 +23,7 @@ from .grpc_server import MAX_CONNECTIONS, GrpcServer
 from .health import HealthReporter
 from .instances import InstanceRpcs
 from .interceptor import AccessInterceptor
+from .jwt import Jwt
 from .principals import Principal
 from .rate_limiter import RateLimiter, host_of
 from .rpc_service import Context, RpcService, handlers_of
@@ -41,7 +41,8 @@ class Server(GrpcServer):
     """The gRPC service of a node, as an async context manager, or with `start()` and `stop()`.
 
     `listen` is "host:port"; port 0 picks a free one (see `port`). Off loopback, the server needs `tokens` over TLS or
-    client certificates; otherwise it raises OptionError, unless `insecure` is set. `max_message` limits a message, in
+    client certificates; otherwise it raises OptionError, unless `insecure` is set. `jwt` accepts
+    tokens of an identity provider, beside `tokens` or instead of them. `max_message` limits a message, in
     bytes, `rate` the calls per second from one address (default: no limit), and `max_connections` the connections. The
     server neither starts nor stops the node.
     """
@@ -58,6 +59,7 @@ class Server(GrpcServer):
         *,
         tls: ServerTls | None = None,
         tokens: Tokens | None = None,
+        jwt: Jwt | None = None,
         insecure: bool = False,
         max_message: int = MAX_MESSAGE,
         rate: float | None = None,
@@ -66,14 +68,14 @@ class Server(GrpcServer):
         super().__init__(node, listen, tls=tls, max_message=max_message, max_connections=max_connections)
         self._trail = AuditTrail(node)
         self._access = AccessInterceptor(
-            [] if tokens is None else [tokens],
+            [one for one in (tokens, jwt) if one is not None],
             namespace=node.namespace,
             limiter=None if rate is None else RateLimiter(rate, node.clock),
             clock=node.clock,
             on_refused=self._refused,
         )
         if not insecure:
-            _refuse_open_access(listen, self.host, tls, tokens)
+            _refuse_open_access(listen, self.host, tls, has_tokens=tokens is not None or jwt is not None)
         self._health: HealthReporter | None = None
 
     def _make_service(self) -> RpcService:
@@ -105,8 +107,7 @@ class Server(GrpcServer):
         """Refuse new calls, end streams and waits, give other calls `grace` to end; idempotent."""
         to_seconds(grace, "grace")
         # the store can be closed before the last calls have ended
-        with contextlib.suppress(StoreError, NodeStateError):
-            await self._trail.flush()
+        await self._trail.settle()
         health, self._health = self._health, None
         if health is not None:
             await health.stop()
@@ -120,12 +121,12 @@ class Server(GrpcServer):
             self._trail.add(rpc.name, principal.name, host_of(context.peer()), "", None, DENIED)
 
 
-def _refuse_open_access(listen: str, host: str, tls: ServerTls | None, tokens: Tokens | None) -> None:
-    if is_loopback(host) or (tls is not None and (tokens is not None or tls.client_ca is not None)):
+def _refuse_open_access(listen: str, host: str, tls: ServerTls | None, *, has_tokens: bool) -> None:
+    if is_loopback(host) or (tls is not None and (has_tokens or tls.client_ca is not None)):
         return
     missing = (
         "tls=, so that tokens are encrypted on the way,"
-        if tokens is not None
+        if has_tokens
         else "tls= with tokens= or with a client_ca, so that not everybody may call,"
     )
     raise OptionError("listen", listen, f"an address of loopback, or {missing} or insecure=True")

@@ -1,0 +1,291 @@
+"""Callers with a JSON Web Token of an identity provider (OpenID Connect)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+
+from peerjob.model.clock import Clock, SystemClock, to_datetime
+from peerjob.model.durations import Duration, to_seconds
+from peerjob.model.errors import OptionError, UnauthenticatedError
+from peerjob.model.extras import needs_extra
+from peerjob.node.observe.listen_address import is_loopback
+
+from .principals import Principal, Rights
+from .tokens import Authenticator
+
+if TYPE_CHECKING:
+    from jwt import PyJWK
+
+logger = logging.getLogger("peerjob.server")
+
+ALGORITHMS = {
+    "RSA": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    "EC": ("ES256", "ES384", "ES512"),
+    "OKP": ("EdDSA",),
+}
+"""The type of a key → the algorithms that the server accepts with it. Shared secrets and "none" are never accepted."""
+MAX_KEYS_BYTES = 256 << 10
+FETCH_SECONDS = 5.0
+MAX_AGE = 300.0
+"""Seconds after which the keys are read again."""
+MIN_AGE = 10.0
+"""The fewest seconds between two reads of the keys, if tokens name keys that are not known."""
+MAX_KNOWN = 1_000
+"""The most tokens whose signature need not be checked again."""
+MAX_NAME = 200
+
+
+class Jwt(Authenticator):
+    """Accepts JSON Web Tokens that an issuer signed for an audience. Needs the extra `jwt`. Raises OptionError.
+
+    - `keys`: the issuer's keys (JWKS), as a file or as an https URL, which is read every five minutes, and for an
+      unknown key. Only RSA, EC and Ed25519 signatures are accepted.
+    - `rights`: value of the claim → rights. The first entry counts whose value the claim has. `claim` may have a path,
+      such as realm_access.roles.
+    - A token is valid until its `exp`; `leeway` allows for clocks that disagree.
+    """
+
+    def __init__(
+        self,
+        *,
+        issuer: str,
+        audience: str,
+        keys: str | Path,
+        rights: Mapping[str, Rights],
+        claim: str = "roles",
+        leeway: Duration = 30.0,
+        clock: Clock | None = None,
+    ) -> None:
+        for name, value in (("issuer", issuer), ("audience", audience), ("claim", claim), ("rights", rights)):
+            if not value:
+                raise OptionError(name, value, "a value")
+        _library()
+        self._issuer = issuer
+        self._audience = audience
+        self._rights = dict(rights)
+        self._claim = claim
+        self._leeway = to_seconds(leeway, "leeway")
+        self._clock = SystemClock() if clock is None else clock
+        self._keys = _Keys(keys, self._clock)
+        self._known: OrderedDict[str, Principal] = OrderedDict()
+
+    async def principal_of(self, token: str) -> Principal | None:
+        if token.count(".") != 2:
+            return None
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+        known = self._known.get(digest)
+        if known is not None and self.knows(known):
+            return known
+        found = await self._checked(token)
+        self._known[digest] = found
+        if len(self._known) > MAX_KNOWN:
+            self._known.popitem(last=False)
+        return found
+
+    def knows(self, principal: Principal) -> bool:
+        return bool(principal.key) and self._keys.has(principal.key)
+
+    async def _checked(self, token: str) -> Principal:
+        jwt = _library()
+        try:
+            name = str(jwt.get_unverified_header(token).get("kid", ""))
+            kid, key = await self._keys.key(name)
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key=key,
+                algorithms=list(ALGORITHMS[str(key.key_type)]),
+                audience=self._audience,
+                issuer=self._issuer,
+                # the times are checked below, by the clock of the node
+                options={
+                    "require": ["exp", "iss", "aud", "sub"],
+                    "verify_exp": False,
+                    "verify_nbf": False,
+                    "verify_iat": False,
+                },
+            )
+        except jwt.InvalidTokenError as error:
+            raise UnauthenticatedError(f"the token is not valid here: {type(error).__name__}") from None
+        until = self._until(claims)
+        values = _values(claims, self._claim)
+        rights = next((given for value, given in self._rights.items() if value in values), None)
+        if rights is None:
+            raise UnauthenticatedError(f"the claim {self._claim!r} of the token gives no rights here")
+        subject = str(claims["sub"])
+        until = until if rights.until is None else min(until, rights.until)
+        return Principal(
+            name=subject[:MAX_NAME], rights=replace(rights, until=until), credential=f"jwt {subject}", key=kid
+        )
+
+    def _until(self, claims: dict[str, Any]) -> datetime:
+        now = self._clock.time_us() / 1_000_000
+        ends, begins = claims["exp"], claims.get("nbf", 0)
+        if not all(isinstance(one, int | float) and abs(one) < 1e11 for one in (ends, begins)):
+            raise UnauthenticatedError("the token is not valid here: exp or nbf is no time")
+        if begins > now + self._leeway:
+            raise UnauthenticatedError("the token is not valid yet")
+        try:
+            return to_datetime(round((ends + self._leeway) * 1_000_000))
+        except (OverflowError, ValueError):
+            raise UnauthenticatedError("the token is not valid here: exp is no time") from None
+
+
+class _Keys:
+    """The keys of an issuer, read again when they are old or when a token names an unknown key."""
+
+    def __init__(self, source: str | Path, clock: Clock) -> None:
+        self._source = source
+        self._url = _checked_url(source)
+        self._clock = clock
+        self._keys: dict[str, PyJWK] = {}
+        self._read_at: float | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._complaint = ""
+        if self._url is None:
+            self._set(_parsed(_file(Path(source))))
+
+    def has(self, name: str) -> bool:
+        return name in self._keys
+
+    async def key(self, name: str) -> tuple[str, PyJWK]:
+        """The key of a name; without a name, the only key. Raises UnauthenticatedError."""
+        age = None if self._read_at is None else self._clock.elapsed() - self._read_at
+        found = self._find(name)
+        if age is None or age > MAX_AGE or (found is None and age > MIN_AGE):
+            if self._reading is None:
+                self._reading = asyncio.get_running_loop().create_task(self._refresh(), name="peerjob-jwt-keys")
+            # old keys are used until the new ones are there
+            if found is None:
+                await asyncio.shield(self._reading)
+                found = self._find(name)
+        if found is None:
+            raise UnauthenticatedError("the token is signed with a key that is not known here")
+        return found
+
+    def _find(self, name: str) -> tuple[str, PyJWK] | None:
+        if not name and len(self._keys) == 1:
+            return next(iter(self._keys.items()))
+        return (name, self._keys[name]) if name in self._keys else None
+
+    async def _refresh(self) -> None:
+        try:
+            read = _file if self._url is None else _fetched
+            source: Any = self._url or Path(self._source)
+            executor = ThreadPoolExecutor(1, "peerjob-jwt-keys")
+            try:
+                data = await asyncio.get_running_loop().run_in_executor(executor, cast(Any, read), source)
+            finally:
+                executor.shutdown(wait=False)
+            self._set(_parsed(data))
+            self._complaint = ""
+        except OptionError as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                # without a traceback, since the error names the source
+                logger.error("the keys of the token issuer stay as they were: %s", error)  # noqa: TRY400
+        finally:
+            self._read_at = self._clock.elapsed()
+            self._reading = None
+
+    def _set(self, keys: dict[str, PyJWK]) -> None:
+        self._keys, self._read_at = keys, self._clock.elapsed()
+
+
+def _library() -> ModuleType:
+    """PyJWT; raises MissingExtraError."""
+    with needs_extra("jwt", "Jwt"):
+        import cryptography as _needed_by_jwt  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        import jwt
+    return jwt
+
+
+def _checked_url(source: str | Path) -> str | None:
+    """The URL, or None for a file."""
+    if isinstance(source, Path) or "://" not in source:
+        return None
+    parts = urllib.parse.urlsplit(source)
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
+        raise OptionError("keys", source, "a file, or a URL with https://")
+    return source
+
+
+def _file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_KEYS_BYTES + 1)
+    except OSError as error:
+        raise OptionError("keys", str(path), f"a file that can be read ({error.strerror})") from None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+def _fetched(url: str) -> bytes:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())
+    try:
+        with opener.open(url, timeout=FETCH_SECONDS) as answer:
+            return cast(bytes, answer.read(MAX_KEYS_BYTES + 1))
+    except (OSError, ValueError, urllib.error.URLError) as error:
+        raise OptionError("keys", url, f"a URL that can be read ({error})") from None
+
+
+def _parsed(data: bytes) -> dict[str, PyJWK]:
+    """The keys of a JWKS that verify signatures, by name."""
+    jwt = _library()
+    if len(data) > MAX_KEYS_BYTES:
+        raise OptionError("keys", f"more than {MAX_KEYS_BYTES:,} bytes", "a JWKS")
+    found: dict[str, PyJWK] = {}
+    try:
+        for one in json.loads(data)["keys"]:
+            if one.get("kty") in ALGORITHMS and one.get("use", "sig") == "sig":
+                try:
+                    found[str(one.get("kid", ""))] = jwt.PyJWK(one)
+                except jwt.PyJWTError as error:
+                    logger.warning("a key of the token issuer is left out: %s", error)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise OptionError("keys", f"{len(data):,} bytes", 'a JWKS: {"keys": […]}') from None
+    return found
+
+
+def _values(claims: Mapping[str, Any], path: str) -> set[str]:
+    """The values of a claim: a text with words, or a list of texts."""
+    found: Any = claims.get(path)
+    if found is None:
+        found = claims
+        for part in path.split("."):
+            found = cast("dict[str, Any]", found).get(part) if isinstance(found, dict) else None
+    if isinstance(found, str):
+        return {found, *found.split()}
+    try:
+        return set(msgspec.convert(found, list[str]))
+    except msgspec.ValidationError:
+        return set()
+
+
+def parse_rights(option: str, texts: list[str]) -> dict[str, Rights]:
+    """Read VALUE=ROLE;kinds=…;namespaces=… for each value of a claim; raises OptionError."""
+    found: dict[str, Rights] = {}
+    for text in texts:
+        value, equals, rights = text.partition("=")
+        if not equals or not value:
+            raise OptionError(option, text, "VALUE=ROLE, such as ops=admin or mail-team=operator;kinds=mail.*")
+        found[value] = Rights.parse(option, rights.split(";"))
+    return found
