@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,14 +30,17 @@ class Target:
 
     engine: str
     url: str
-    pid: int
+    pid: int | None
+    """The process of the server; None for a file."""
     etcd: EtcdServer | None = None
     """The etcd server, for figures that other servers do not have; None for Redis and Valkey."""
+    file: Path | None = None
+    """The file of SQLite."""
 
     @property
     def pause(self) -> float:
         """Seconds between two counts of completed jobs. Each count takes time of the measured server, etcd's most."""
-        return 0.005 if self.etcd is None else 0.02
+        return 0.005 if self.etcd is None and self.file is None else 0.02
 
 
 def fresh_namespace() -> str:
@@ -59,7 +63,7 @@ async def drain(target: Target, *, processes: int, count: int = 20_000) -> dict[
     async with Node(target.url, namespace=namespace, workers=0, allow_unknown=True) as client:
         await client.schedule_many(jobs.NOOP.call(n) for n in range(count))
         async with worker_processes(target.url, namespace, count=processes, workers=10) as workers:
-            pids = [target.pid, *(worker.pid for worker in workers)]
+            pids = [*([] if target.pid is None else [target.pid]), *(worker.pid for worker in workers)]
             cpu = sum(map(cpu_seconds, pids))
             begin = time.perf_counter()
             for worker in workers:
@@ -126,7 +130,7 @@ async def enqueue(target: Target) -> dict[str, float]:
             await client.schedule_many([jobs.NOOP.call(n) for n in range(count)])
 
         await one_by_one(200)
-        rates = {} if target.etcd else {"lpush": await bare_lpush(target)}
+        rates = {} if target.etcd or target.file else {"lpush": await bare_lpush(target)}
         rates["one"] = await _rate(one_by_one, 3_000 if "lpush" in rates else 1_000)
         await client.clear()
         rates["concurrent"] = await _rate(concurrent, 20_000)
@@ -158,6 +162,20 @@ async def latency(target: Target, *, count: int = 500) -> dict[str, float]:
             await asyncio.sleep(0.002)
         waits = sorted(waits[20:])
         await client.clear()
+    return {"p50": statistics.median(waits), "p99": waits[int(len(waits) * 0.99)]}
+
+
+async def latency_inside(target: Target, *, count: int = 500) -> dict[str, float]:
+    """Milliseconds from before schedule() to the start of the body in the same, idle node."""
+    async with Node(target.url, jobs=jobs, namespace=fresh_namespace(), workers=10) as node:
+        waits: list[float] = []
+        for n in range(count + 20):
+            begin = time.monotonic()
+            instance = await node.schedule(jobs.STAMP, n)
+            waits.append((await instance.result(timeout=10) - begin) * 1000)
+            await asyncio.sleep(0.002)
+        waits = sorted(waits[20:])
+        await node.clear()
     return {"p50": statistics.median(waits), "p99": waits[int(len(waits) * 0.99)]}
 
 
@@ -212,6 +230,19 @@ async def database_per_job(*, count: int = 20_000) -> dict[str, float]:
         used = _size(etcd)
         etcd.make_room()
         return {"used": (used - before) / count, "compacted": (_size(etcd) - before) / count}
+
+
+async def file_per_job(target: Target, *, count: int = 20_000) -> float:
+    """Bytes of the file per finished small job, with the log of changes that the close copies into the file."""
+    assert target.file is not None
+    namespace = fresh_namespace()
+    before = target.file.stat().st_size if target.file.exists() else 0
+    async with Node(target.url, namespace=namespace, workers=0) as client:
+        await client.schedule_many([jobs.NOOP.call(n) for n in range(count)])
+        async with worker_processes(target.url, namespace, count=1, workers=10) as workers:
+            await workers[0].go()
+            await until_completed(client, count, pause=target.pause)
+    return (target.file.stat().st_size - before) / count
 
 
 def _size(etcd: EtcdServer) -> int:

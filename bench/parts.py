@@ -40,6 +40,7 @@ class Goals:
     concurrent: float | None = None
     bulk: float | None = None
     latency_p50: float | None = None
+    latency_inside_p50: float | None = None
     latency_p99: float | None = None
     ten_ms: float | None = None
     queued: int = 100_000
@@ -62,6 +63,8 @@ GOALS = {
     "valkey": IN_MEMORY,
     # an etcd with one member, which calls fsync for each commit
     "etcd": Goals(drain=5_000, bulk=15_000, latency_p50=10, queued=50_000),
+    "sqlite": Goals(drain=1_000, bulk=15_000),
+    "sqlite-normal": Goals(drain=4_000, bulk=15_000, latency_p50=8, latency_inside_p50=2),
 }
 
 
@@ -102,7 +105,10 @@ async def enqueue(target: Target, rounds: int) -> list[Row]:
 async def latency(target: Target, rounds: int) -> list[Row]:
     engine, goals = target.engine, GOALS[target.engine]
     waits = await medians(lambda: measures.latency(target), rounds)
+    inside = await medians(lambda: measures.latency_inside(target), rounds)
     return [
+        Row("idle latency within a process p50", engine, inside["p50"], "ms", goals.latency_inside_p50, "low"),
+        Row("idle latency within a process p99", engine, inside["p99"], "ms"),
         Row("idle latency p50", engine, waits["p50"], "ms", goals.latency_p50, "low"),
         Row("idle latency p99", engine, waits["p99"], "ms", goals.latency_p99, "low"),
     ]
@@ -132,6 +138,9 @@ async def claim(target: Target, rounds: int) -> list[Row]:
 
 
 async def memory(target: Target, rounds: int) -> list[Row]:
+    if target.file is not None:
+        size = await measures.file_per_job(target)
+        return [Row("file per finished job", target.engine, size, "bytes", 2000, "low")]
     if target.etcd is not None:
         return []
     bytes_each = await measures.memory_per_job(target)

@@ -16,12 +16,19 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import measures
+from files import SqliteFile
 from measures import Target
 from parts import PARTS, Row, medians
 from support.etcd import EtcdServer
 from support.servers import MissingServerError, RedisServer, ServerProcess, ValkeyServer
 
-SERVERS: dict[str, Callable[[], ServerProcess]] = {"redis": RedisServer, "valkey": ValkeyServer, "etcd": EtcdServer}
+SERVERS: dict[str, Callable[[], ServerProcess | SqliteFile]] = {
+    "redis": RedisServer,
+    "valkey": ValkeyServer,
+    "etcd": EtcdServer,
+    "sqlite": lambda: SqliteFile("full"),
+    "sqlite-normal": lambda: SqliteFile("normal"),
+}
 
 
 async def main(engines: list[str], rounds: int, chosen: list[str]) -> None:
@@ -41,7 +48,9 @@ async def main(engines: list[str], rounds: int, chosen: list[str]) -> None:
         server.start()
         try:
             etcd = server if isinstance(server, EtcdServer) else None
-            target = Target(engine=engine, url=server.url, pid=server.child.pid, etcd=etcd)
+            file = server.path if isinstance(server, SqliteFile) else None
+            pid = None if isinstance(server, SqliteFile) else server.child.pid
+            target = Target(engine=engine, url=server.url, pid=pid, etcd=etcd, file=file)
             for part in chosen:
                 found = await PARTS[part](target, rounds)
                 tell(found)
@@ -74,7 +83,9 @@ def _number(value: float) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engines", default="memory,redis,valkey,etcd", help="which, with commas (default: all)")
+    parser.add_argument(
+        "--engines", default="memory,redis,valkey,etcd,sqlite,sqlite-normal", help="which, with commas (default: all)"
+    )
     parser.add_argument("--only", default=",".join(PARTS), help=f"which of {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=3, help="rounds per figure (default: 3)")
     given = parser.parse_args()

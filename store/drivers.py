@@ -107,6 +107,10 @@ async def diagnose(url: str, *, namespace: str, clock: Clock) -> Sequence[Findin
         from .lua.diagnosis import diagnose_lua
 
         return await diagnose_lua(url, namespace)
+    if scheme == "sqlite":
+        from .sqlite.diagnosis import diagnose_sqlite
+
+        return diagnose_sqlite(url)
     if scheme != "memory":
         raise _unknown(url)
     return ()

@@ -66,13 +66,16 @@ class Bells:
 
     def close(self) -> None:
         if self.socket is not None:
-            self.socket.close()
-            self.socket = None
             self._remove(self.name)
-            self.name = ""
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close the copy of a child; the parent keeps the socket."""
+        if self.socket is not None:
+            self.socket.close()
         if self._fd >= 0:
             os.close(self._fd)
-            self._fd = -1
+        self.socket, self._fd, self.name = None, -1, ""
 
     def _address(self, name: str) -> str:
         # the kernel accepts about 100 bytes of path, so a long path goes over the open folder

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from peerjob.model.clock import Clock
-from peerjob.model.errors import StoreError
+from peerjob.model.errors import StoreError, StoreUnavailableError
 from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.store.calls import answer_within
 from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
@@ -14,7 +14,7 @@ from peerjob.store.kv.store import KVStore
 
 from .address import SqliteAddress, parse_address
 from .registry import FILES
-from .requests import Work, request_of
+from .requests import Request, Work, request_of
 from .thread import FileThread
 from .transaction import needs_disk
 from .watch import SqliteWatch
@@ -120,11 +120,19 @@ class SqliteKeyValue:
         return await self._do(work, writes=True, durable=durable and self._address.sync == "full")
 
     async def _do(self, work: Work[T], *, writes: bool, durable: bool) -> T:
-        request = request_of(work, writes=writes, durable=durable)
-        self._open_thread().submit(request)
-        async with answer_within(CALL_TIMEOUT, url=self._address.url):
+        thread, request = self._open_thread(), request_of(work, writes=writes, durable=durable)
+        thread.submit(request)
+        late = request.future.get_loop().call_later(CALL_TIMEOUT, self._give_up, request)
+        try:
             done: T = await request.future
+        finally:
+            late.cancel()
         return done
+
+    def _give_up(self, request: Request) -> None:
+        if not request.future.done():
+            reason = f"the disk has not answered within {CALL_TIMEOUT:g} s"
+            request.future.set_exception(StoreUnavailableError(self._address.url, reason))
 
     def _open_thread(self) -> FileThread:
         thread = self._thread

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from pathlib import Path
 from urllib.parse import quote
 
 from peerjob.model.errors import LayoutError, OptionError, PeerjobError, StoreError, StoreUnavailableError
 
-from .errors import is_busy, translated
+from .errors import code_of, is_busy, translated
 from .place import check_place
 
 APPLICATION = 0x706A6F62
 """SQLite's application id of our files: "pjob"."""
 TABLES = 1
 """The version of the tables that this release writes, as SQLite's user version."""
-BUSY_MS = 100
-"""How long SQLite itself waits for a lock; between our processes, the turn to write comes first."""
+BUSY = 2.0
+"""Seconds for which SQLite itself waits for a lock. Our processes take turns, so they wait here only while one opens or
+closes the file."""
+_PAUSE = 0.02
 _SCHEMA = (
     """CREATE TABLE kv (key TEXT PRIMARY KEY, value BLOB NOT NULL, mod INTEGER NOT NULL, lease INTEGER NOT NULL)
     WITHOUT ROWID""",
@@ -42,7 +45,6 @@ class StoreFile:
         self.path = path
         self._url = url
         check_place(path)
-        self._wal = f"{path}-wal"
         self.connection = _connect(path, url, create=not path.exists())
         try:
             self._check_owner()
@@ -71,13 +73,6 @@ class StoreFile:
         if (found.st_dev, found.st_ino) != self._file:
             raise StoreError(f"the file of the store at {self._url} was replaced: restart its processes")
 
-    def wal_bytes(self) -> int:
-        """The size of the log of changes that are not in the file yet."""
-        try:
-            return os.stat(self._wal).st_size  # noqa: PTH116  # as above
-        except OSError:
-            return 0
-
     def free_bytes(self) -> tuple[int, int]:
         """The free bytes of the file system, and its size."""
         found = os.statvfs(self.path.parent)
@@ -101,7 +96,7 @@ class StoreFile:
             (version,) = self.connection.execute("PRAGMA user_version").fetchone()
             (tables,) = self.connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except sqlite3.DatabaseError as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_NOTADB:
+            if code_of(error) & 0xFF != sqlite3.SQLITE_NOTADB:
                 raise
             raise OptionError("store", str(self.path), "a file of peerjob; this one is no SQLite file") from error
         if application != APPLICATION and (application or version or tables):
@@ -152,19 +147,22 @@ def _connect(path: Path, url: str, *, create: bool) -> sqlite3.Connection:
             isolation_level=None,
             check_same_thread=False,
             cached_statements=256,
-            timeout=BUSY_MS / 1000,
+            timeout=BUSY,
         )
     except sqlite3.Error as error:
+        if code_of(error) & 0xFF == sqlite3.SQLITE_CANTOPEN:
+            raise OptionError("store", str(path), f"a file that this user may create in {path.parent}") from error
         raise translated(error, url) from error
 
 
-def opened(path: Path, url: str, *, identity: str, until_free: float) -> StoreFile:
-    """The open file. Another process may be creating it, so a busy file is tried again for a while."""
-    for left in reversed(range(max(1, round(until_free * 1000 / BUSY_MS)))):
+def opened(path: Path, url: str, *, identity: str, seconds: float) -> StoreFile:
+    """The open file. Another process may be creating it, so a busy file is tried again for some seconds."""
+    until = time.monotonic() + seconds
+    while True:
         try:
             return StoreFile(path, url, identity=identity)
         except PeerjobError as error:
             cause = error.__cause__
-            if not (left and isinstance(cause, sqlite3.Error) and is_busy(cause)):
+            if time.monotonic() > until or not (isinstance(cause, sqlite3.Error) and is_busy(cause)):
                 raise
-    raise AssertionError("at least one try")
+        time.sleep(_PAUSE)

@@ -1,7 +1,7 @@
-"""The files that this process has open, each once: a second open would drop the locks of the first when it closes.
+"""The files that this process has open, each once.
 
-A fork closes all files before, and opens them again in the parent. A child opens its own: SQLite's copies of the
-parent's files would believe that they hold locks.
+A fork waits until no thread is inside a call of SQLite. The child then closes its copies, because they would believe
+that they hold the locks of the parent, and opens the files itself.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class FileRegistry:
 
     def _forget(self) -> None:
         for thread in self._threads.values():
-            thread.is_inherited = True
+            thread.abandon()
         self._threads = {}
         self._lock = threading.Lock()
 

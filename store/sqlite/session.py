@@ -21,9 +21,9 @@ from .watch import SqliteWatch
 from .write_lock import WriteLock
 
 CHECKPOINT_FROM = 2_000
-"""The process that writes checkpoints writes one after this many changed keys."""
+"""The process that writes checkpoints writes one after about this many written pages."""
 _OVERDUE = 16
-"""Any process writes a checkpoint after this many times as many changes: the other process may be stopped."""
+"""Any process writes a checkpoint after this many times as many pages: the other process may be stopped."""
 _RESERVE, _RESERVED_SHARE = 32 << 20, 5
 """New instances are refused below this many free bytes, or below this part of a small file system."""
 _OPEN_FOR = 2.0
@@ -36,7 +36,7 @@ class Session:
         random = clock.random
         self._url = url
         self._clock = clock
-        self._file = opened(path, url, identity=f"{random.getrandbits(64):016x}", until_free=_OPEN_FOR)
+        self._file = opened(path, url, identity=f"{random.getrandbits(64):016x}", seconds=_OPEN_FOR)
         self.lock = WriteLock(path)
         self._bells = Bells(path, f"{random.getrandbits(64):016x}")
         self.socket = self._bells.socket
@@ -53,7 +53,7 @@ class Session:
         self._durable: bool | None = None
         self._data_version = 0
         self._changes = self._copied = 0
-        """How many keys were changed since the file exists, and before the last checkpoint that is known here."""
+        """Pages that were written since the file exists, and before the last checkpoint that is known here."""
         self._watches_version = -1
         self._peers: list[tuple[str, tuple[str, ...]]] = []
         """Other processes' sockets, each with the prefixes that its process watches."""
@@ -64,6 +64,12 @@ class Session:
 
     def close(self) -> None:
         self._bells.close()
+        self._file.close()
+        self.lock.close()
+
+    def abandon(self) -> None:
+        """Close the copies of a child, and leave everything to the parent."""
+        self._bells.abandon()
         self._file.close()
         self.lock.close()
 
@@ -222,7 +228,7 @@ class Session:
     def check_space(self) -> None:
         """Note whether new instances must be refused."""
         free, size = self._file.free_bytes()
-        self.full = free < min(_RESERVE, size // _RESERVED_SHARE)
+        self.full = free < reserve_of(size)
 
     def checkpoint(self) -> None:
         """Copy the log into the file if that is due, and this process's task."""
@@ -230,3 +236,8 @@ class Session:
         if waiting >= CHECKPOINT_FROM and (self.lock.lead() or waiting >= _OVERDUE * CHECKPOINT_FROM):
             self._file.checkpoint()
             self._copied = self._changes
+
+
+def reserve_of(size: int) -> int:
+    """The free bytes below which a file system of this size takes no new instances."""
+    return min(_RESERVE, size // _RESERVED_SHARE)

@@ -14,7 +14,7 @@ import msgspec
 
 from peerjob.store.kv.base import Entry, Found, Range
 
-_SIZES = (1, 4, 16, 64)
+_SIZES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64)
 """Numbers of keys in one statement: few numbers, so that SQLite keeps the compiled statements."""
 _NOTHING = Found((), 0)
 _MODS = "SELECT json_group_object(key, mod) FROM kv WHERE key IN ({})"

@@ -54,12 +54,13 @@ class FileThread:
         self._ends: list[Request] = []
         self._watches: tuple[SqliteWatch, ...] = ()
         self._watches_lock = threading.Lock()
-        self._must_register = self._must_park = self._is_asleep = False
+        self._must_register = self._must_park = self._is_asleep = self._has_rung = False
         self._parked, self._resumed = threading.Event(), threading.Event()
         self._next_tick = 0.0
         self._alarm, self._wake_up = socket.socketpair()
         self._alarm.setblocking(False)
         self._wake_up.setblocking(False)
+        self._alarm_fd = self._alarm.fileno()
         self._poll = select.poll()
         self._poll.register(self._alarm, select.POLLIN)
         self._thread = threading.Thread(target=self._main, name=f"peerjob {path.name}", daemon=True)
@@ -94,7 +95,7 @@ class FileThread:
         return watch
 
     def park(self) -> None:
-        """Close the file until `resume`, so that this process can fork: a copy of an open file loses its locks."""
+        """Leave the file alone until `resume`, so that this process can fork."""
         self._must_park = True
         self._wake(always=True)
         while self._thread.is_alive() and not self._parked.wait(0.05):
@@ -105,6 +106,13 @@ class FileThread:
         self._must_park = False
         self._parked.clear()
         self._resumed.set()
+
+    def abandon(self) -> None:
+        """Close what a child has inherited; the parent goes on with it."""
+        self.is_inherited = True
+        session, self._session = self._session, None
+        if session is not None:
+            session.abandon()
 
     def _remove_watch(self, watch: SqliteWatch) -> None:
         with self._watches_lock:
@@ -135,7 +143,8 @@ class FileThread:
             session = self._opened()
             if session is not None:
                 self._serve(session)
-        self._close()
+        if self._session is not None:
+            self._session.close()
         self._alarm.close()
         self._wake_up.close()
         deliver(self._ends)
@@ -160,15 +169,7 @@ class FileThread:
                 self._must_register = bool(self._watches)
         return self._session
 
-    def _close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            if session.socket is not None:
-                self._poll.unregister(session.socket)
-            session.close()
-
     def _park(self) -> None:
-        self._close()
         self._resumed.clear()
         self._parked.set()
         while self._must_park:
@@ -184,15 +185,17 @@ class FileThread:
         elif session is not None:
             lease_ends = (session.first_end_us - session.now_us()) / 1e6
             wait = max(0.0, min(self._next_tick - time.monotonic(), lease_ends))
-        if wait or session is not None:
-            self._poll.poll(wait * 1000)
+        for fd, _ in self._poll.poll(wait * 1000):
+            if fd == self._alarm_fd:
+                self._alarm.recv(4096)
+            elif session is not None:
+                self._has_rung = session.heard()
         self._is_asleep = False
-        with contextlib.suppress(OSError):
-            self._alarm.recv(4096)
 
     def _serve(self, session: Session) -> None:
         try:
-            if session.heard():
+            if self._has_rung:
+                self._has_rung = False
                 session.look(self._watches)
             if time.monotonic() >= self._next_tick:
                 self._next_tick = time.monotonic() + _TICK

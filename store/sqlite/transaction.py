@@ -13,6 +13,7 @@ from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Found, LeaseE
 from .leases import Leases
 from .table import Row, Table
 
+_PAGE = 4096
 _NO_READS: tuple[Found, ...] = ()
 
 
@@ -32,7 +33,7 @@ class Transaction:
         self.revisions: list[int] = []
         """The revisions of all writes."""
         self.changes = 0
-        """The number of keys that were put or deleted."""
+        """About how many pages of the file were written: one for each key, and those of large values."""
         self.told: dict[str, bytes] = {}
         """Keys that were put and that a watch wants, with their values."""
         self._puts: dict[str, Row] = {}
@@ -70,7 +71,7 @@ class Transaction:
     def flush(self) -> None:
         """Give the collected writes to SQLite."""
         if self._puts or self._deleted:
-            self.changes += len(self._puts) + len(self._deleted)
+            self.changes += len(self._deleted) + sum(1 + len(row[1]) // _PAGE for row in self._puts.values())
             self._table.write(self._puts, self._deleted)
             self._puts, self._deleted = {}, set()
 

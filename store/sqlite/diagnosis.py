@@ -1,0 +1,63 @@
+"""The health of a file as a store of jobs: where it is, how much space it has, and which process is inside a write."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+from peerjob.model.findings import Finding, Severity
+
+from .address import parse_address
+from .place import check_mount, check_place
+from .session import reserve_of
+from .write_lock import WriteLock, described, is_stopped, lock_path
+
+_PATIENCE = 1.0
+"""Seconds for which the turn to write may be taken before that is a finding; a write takes some milliseconds."""
+_PAUSE = 0.01
+
+
+def diagnose_sqlite(url: str) -> list[Finding]:
+    """See `peerjob.store.drivers.diagnose`; blocks for up to a second."""
+    address = parse_address(url)
+    path = address.path
+    check_mount(path)
+    check_place(path)
+    kept = "each write waits for the disk" if address.sync == "full" else "a power cut can lose the last writes"
+    findings = [Finding("file", Severity.OK, f"{path}, {_size(path)}; sync={address.sync}: {kept}")]
+    findings.append(_space(path))
+    if lock_path(path).exists():
+        findings.append(_writer(path))
+    return findings
+
+
+def _size(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return f"{path.stat().st_size:,} bytes"
+    return "not created yet"
+
+
+def _space(path: Path) -> Finding:
+    found = os.statvfs(path.parent)
+    free, reserve = found.f_bavail * found.f_frsize, reserve_of(found.f_blocks * found.f_frsize)
+    text = f"{free:,} bytes are free"
+    if free < reserve:
+        return Finding("space", Severity.FAIL, f"{text}: new instances are refused below {reserve:,}")
+    return Finding("space", Severity.WARN if free < 4 * reserve else Severity.OK, text)
+
+
+def _writer(path: Path) -> Finding:
+    lock = WriteLock(path)
+    try:
+        until = time.monotonic() + _PATIENCE
+        holder = None
+        while not lock.take():
+            holder = lock.holder()
+            if (holder is not None and is_stopped(holder)) or time.monotonic() > until:
+                return Finding("writer", Severity.FAIL, f"{described(holder)}; all other writes wait for it")
+            time.sleep(_PAUSE)
+    finally:
+        lock.close()
+    return Finding("writer", Severity.OK, "no process is stuck inside a write")

@@ -1,0 +1,97 @@
+"""A process that works on the file of a SQLite store, to be killed and stopped by tests.
+
+`write NAME` writes until it is killed: each transaction adds one to a counter that all processes share, and one key of
+its own; it prints each number that was acknowledged. `hold` takes the turn to write, and keeps a transaction open.
+`fork` forks while its store is open. `refused` opens a folder that its user may not write.
+"""
+
+import asyncio
+import os
+import sys
+import time
+
+from peerjob.model.clock import SystemClock
+from peerjob.model.errors import OptionError, StoreError
+from peerjob.store.kv.base import Compare, Put, Step, mod_of
+from peerjob.store.sqlite.address import parse_address
+from peerjob.store.sqlite.driver import SqliteKeyValue
+from peerjob.store.sqlite.session import Session
+
+NOBODY = 65534
+COUNTER = "test/counter"
+
+
+async def write(url: str, name: str) -> None:
+    kv = SqliteKeyValue(parse_address(url), SystemClock())
+    await kv.open()
+    number = 0
+    print("writes", flush=True)
+    while True:
+        (entry,) = await kv.get([COUNTER])
+        count = 0 if entry is None else int(entry.value)
+        ops = [Put(COUNTER, b"%d" % (count + 1)), Put(f"test/by/{name}/{number:08d}", b"x" * 300)]
+        applied = await kv.txn([Step([Compare(COUNTER, mod=mod_of(entry))], ops)])
+        if applied.steps[0] is not None:
+            print(f"wrote {number}", flush=True)
+            number += 1
+
+
+async def hold(url: str) -> None:
+    address = parse_address(url)
+    session = Session(address.path, url, SystemClock())
+    assert session.lock.take()
+    print("holds", flush=True)
+    time.sleep(600)  # noqa: ASYNC251  # nothing else runs here
+
+
+def fork(url: str) -> None:
+    parent = SqliteKeyValue(parse_address(url), SystemClock())
+    with asyncio.Runner() as runner:
+        runner.run(parent.open())
+        runner.run(parent.txn([Step([], [Put("test/before", b"")])]))
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                asyncio.events.set_event_loop(None)
+                asyncio.run(_in_child(parent, url))
+                status = 0
+            finally:
+                os._exit(status)
+        runner.run(parent.txn([Step([], [Put("test/parent", b"")])]))
+        print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        found = runner.run(parent.get(["test/before", "test/parent", "test/child"]))
+        print("found", sum(entry is not None for entry in found))
+        runner.run(parent.close())
+
+
+async def _in_child(inherited: SqliteKeyValue, url: str) -> None:
+    try:
+        await inherited.get(["test/before"])
+    except StoreError as error:
+        print(error, flush=True)
+    own = SqliteKeyValue(parse_address(url), SystemClock())
+    await own.open()
+    await own.txn([Step([], [Put("test/child", b"")])])
+    (entry,) = await own.get(["test/before"])
+    assert entry is not None
+    await own.close()
+
+
+async def refused(url: str) -> None:
+    path = parse_address(url).path
+    path.parent.chmod(0o555)
+    if os.getuid() == 0:
+        os.setuid(NOBODY)
+    try:
+        await SqliteKeyValue(parse_address(url), SystemClock()).open()
+    except OptionError as error:
+        print(error, path.exists())
+
+
+if __name__ == "__main__":
+    verb, *arguments = sys.argv[1:]
+    if verb == "fork":
+        fork(*arguments)
+    else:
+        asyncio.run({"write": write, "hold": hold, "refused": refused}[verb](*arguments))
