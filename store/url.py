@@ -79,6 +79,8 @@ def redact(url: str) -> str:
             return f"{url.partition('://')[0]}://***"
         url = f"{url[: secret.start(2)]}***"
     scheme, slashes, rest = url.partition("://")
+    if scheme == "sqlite":
+        return url
     credentials, at, host = rest.rpartition("@")
     user, colon, _ = credentials.partition(":")
     # A single credential can be a password in the place of the user name, so hide the credential.

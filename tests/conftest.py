@@ -179,6 +179,9 @@ def store_url(request: pytest.FixtureRequest) -> str:
     """The URL of a store of each kind in turn; the memory store is new and empty."""
     if request.param == "memory":
         return f"memory://{uuid.uuid4().hex}"
+    if request.param == "sqlite":
+        url: str = request.getfixturevalue("sqlite_url")
+        return url
     server: Server = request.getfixturevalue(f"{request.param}_server")
     return server.url
 

@@ -43,6 +43,7 @@ class StoreFile:
 
     def __init__(self, path: Path, url: str, *, identity: str) -> None:
         self.path = path
+        self._folder = path.parent
         self._url = url
         check_place(path)
         self.connection = _connect(path, url, create=not path.exists())
@@ -75,7 +76,7 @@ class StoreFile:
 
     def free_bytes(self) -> tuple[int, int]:
         """The free bytes of the file system, and its size."""
-        found = os.statvfs(self.path.parent)
+        found = os.statvfs(self._folder)
         return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
     def checkpoint(self) -> bool:

@@ -16,7 +16,7 @@ from .file import opened
 from .leases import Leases
 from .requests import Request
 from .table import Table
-from .transaction import Transaction
+from .transaction import PAGE, Transaction
 from .watch import SqliteWatch
 from .write_lock import WriteLock
 
@@ -26,6 +26,8 @@ _OVERDUE = 16
 """Any process writes a checkpoint after this many times as many pages: the other process may be stopped."""
 _RESERVE, _RESERVED_SHARE = 32 << 20, 5
 """New instances are refused below this many free bytes, or below this part of a small file system."""
+_WAL_SHARE = 64
+"""On a small file system, a checkpoint is due when the log may use this part of it."""
 _OPEN_FOR = 2.0
 
 
@@ -59,7 +61,7 @@ class Session:
         """Other processes' sockets, each with the prefixes that its process watches."""
         self._own: set[int] = set()
         """Revisions of this process, since it has last looked for those of others."""
-        self.check_space()
+        self._checkpoint_from = CHECKPOINT_FROM
         self.tick([])
 
     def close(self) -> None:
@@ -121,6 +123,7 @@ class Session:
         if self._leases.changed:
             self._leases.changed = False
             self.first_end_us = self._leases.first_end_us()
+        self.check_space()
         self._tell(transaction, watches)
 
     def _begin(self, watches: Sequence[SqliteWatch]) -> tuple[Transaction, int]:
@@ -228,12 +231,15 @@ class Session:
     def check_space(self) -> None:
         """Note whether new instances must be refused."""
         free, size = self._file.free_bytes()
-        self.full = free < reserve_of(size)
+        # the next checkpoint may let the file grow by all that is in the log
+        self.full = free - (self._changes - self._copied) * PAGE < reserve_of(size)
+        self._checkpoint_from = min(CHECKPOINT_FROM, size // _WAL_SHARE // PAGE)
 
     def checkpoint(self) -> None:
         """Copy the log into the file if that is due, and this process's task."""
         waiting = self._changes - self._copied
-        if waiting >= CHECKPOINT_FROM and (self.lock.lead() or waiting >= _OVERDUE * CHECKPOINT_FROM):
+        due = self._checkpoint_from
+        if waiting >= due and (self.lock.lead() or waiting >= _OVERDUE * due):
             self._file.checkpoint()
             self._copied = self._changes
 

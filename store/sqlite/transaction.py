@@ -13,7 +13,7 @@ from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Found, LeaseE
 from .leases import Leases
 from .table import Row, Table
 
-_PAGE = 4096
+PAGE = 4096
 _NO_READS: tuple[Found, ...] = ()
 
 
@@ -71,7 +71,7 @@ class Transaction:
     def flush(self) -> None:
         """Give the collected writes to SQLite."""
         if self._puts or self._deleted:
-            self.changes += len(self._deleted) + sum(1 + len(row[1]) // _PAGE for row in self._puts.values())
+            self.changes += len(self._deleted) + sum(1 + len(row[1]) // PAGE for row in self._puts.values())
             self._table.write(self._puts, self._deleted)
             self._puts, self._deleted = {}, set()
 

@@ -20,7 +20,7 @@ def taken_back(instance: Instance[Any]) -> bool:
     return any(entry.state == State.SCHEDULED and "lost" in entry.note for entry in instance.record.history)
 
 
-@pytest.mark.parametrize("store_url", ["redis", "etcd"], indirect=True)
+@pytest.mark.parametrize("store_url", ["redis", "etcd", "sqlite"], indirect=True)
 async def test_sigkill_in_the_middle_of_200_running_jobs(store_url: str, namespace: str, tmp_path: Path) -> None:
     async with peers(store_url, namespace, tmp_path) as group:
         victim = group.start(name="victim", workers=200)

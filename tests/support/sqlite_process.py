@@ -91,7 +91,12 @@ async def refused(url: str) -> None:
 
 if __name__ == "__main__":
     verb, *arguments = sys.argv[1:]
-    if verb == "fork":
-        fork(*arguments)
-    else:
-        asyncio.run({"write": write, "hold": hold, "refused": refused}[verb](*arguments))
+    match verb:
+        case "write":
+            asyncio.run(write(*arguments))
+        case "hold":
+            asyncio.run(hold(*arguments))
+        case "refused":
+            asyncio.run(refused(*arguments))
+        case _:
+            fork(*arguments)

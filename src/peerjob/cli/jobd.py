@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -62,8 +64,8 @@ def demo(
         typer.Option(
             metavar="URL",
             show_default="an embedded Valkey, removed at the end",
-            help="The store: redis://, valkey:// or etcd://, with TLS rediss:// and so on. "
-            "memory:// runs one node in this process.",
+            help="The store: redis://, valkey:// or etcd://, with TLS rediss:// and so on. The word sqlite means a new "
+            "file, removed at the end. memory:// runs one node in this process.",
         ),
     ] = None,
     nodes: Annotated[
@@ -109,20 +111,23 @@ def demo(
     if in_process and nodes is not None and nodes > 1:
         raise OptionError("--nodes", nodes, "1 with memory://, which no other process can see")
     nodes = nodes or (1 if in_process else 3)
-    course = Demo(
-        store=store,
-        in_process=in_process,
-        nodes=nodes,
-        kill=nodes > 1 and not no_kill,
-        workers=workers,
-        namespace=f"demo-{clock.random.getrandbits(32):08x}" if namespace is None else namespace,
-        files=files,
-        clock=clock,
-        view=DemoView(Console(quiet=as_json, highlight=False, markup=False), clock),
-    )
-    # this node is created only to refuse options that no node accepts, before the demo starts
-    course.own_node("memory://" if store is None else store)
-    return run_demo(course, as_json=as_json)
+    with ExitStack() as stack:
+        if store == "sqlite":
+            store = f"sqlite://{stack.enter_context(TemporaryDirectory(prefix='peerjob-demo-'))}/demo.db"
+        course = Demo(
+            store=store,
+            in_process=in_process,
+            nodes=nodes,
+            kill=nodes > 1 and not no_kill,
+            workers=workers,
+            namespace=f"demo-{clock.random.getrandbits(32):08x}" if namespace is None else namespace,
+            files=files,
+            clock=clock,
+            view=DemoView(Console(quiet=as_json, highlight=False, markup=False), clock),
+        )
+        # this node is created only to refuse options that no node accepts, before the demo starts
+        course.own_node("memory://" if store is None else store)
+        return run_demo(course, as_json=as_json)
 
 
 @app.command(

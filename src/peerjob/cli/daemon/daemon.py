@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Generator
 from dataclasses import replace
+from pathlib import Path
 
 from peerjob import Node, NodeStateError, OptionError, PeerjobError, SystemClock
 from peerjob.cli import event_loop
@@ -17,7 +18,7 @@ from .config_checks import exposed_files
 from .logs import configure
 from .modules import JobModules
 from .open_files import connections_within, raise_limit
-from .settings import DaemonSettings
+from .settings import DEFAULT_STORE, DaemonSettings
 from .tokens import TokensFile
 
 SERVER_GRACE = 5.0
@@ -35,6 +36,8 @@ def run(settings: DaemonSettings) -> int:
     settings = replace(settings, max_connections=connections_within(limit, settings.max_connections))
     daemon = Daemon(settings)
     configure(settings.log_format, settings.log_level.value, daemon.node.name)
+    if settings.store == DEFAULT_STORE:
+        logger.info("no other --store is given: the file %s keeps the jobs", Path("peerjob.db").absolute())
     return event_loop.run(daemon.run())
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # these imports load gRPC, so at run time only the functions 
     from peerjob.node.observe.metrics import MetricsServer
 
 OFF = "off"
+DEFAULT_STORE = "sqlite:///./peerjob.db"
 METRICS_PORT = 9090
 STORE, SERVICE, LOGS = "Store", "Service", "Logs"
 """The titles of the panels in which the help of `jobd` shows the options."""
@@ -100,12 +101,12 @@ class DaemonSettings:
     store: Annotated[
         str,
         setting(
-            "The store that the nodes share: redis://, valkey:// or etcd://, with TLS rediss:// and so on. memory:// "
-            "ends with this process.",
+            "The store that the nodes share: redis://, valkey:// or etcd://, with TLS rediss:// and so on; "
+            "sqlite:///path/file.db for the nodes of this machine. memory:// ends with this process.",
             metavar="URL",
             panel=STORE,
         ),
-    ] = field(default="memory://", repr=False)  # the URL can contain a password
+    ] = field(default=DEFAULT_STORE, repr=False)  # the URL can contain a password
     store_file: Annotated[
         Path | None,
         setting("A file that contains the store's URL. The list of processes then shows no password.", panel=STORE),

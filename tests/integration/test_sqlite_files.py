@@ -1,0 +1,178 @@
+"""Files that a SQLite store refuses, files that go away while it runs, and a disk that is full."""
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from peerjob import Job, Node, OptionError, Query, State, StoreError, StoreFullError
+from peerjob.model.clock import SystemClock
+from peerjob.model.errors import LayoutError
+from peerjob.model.findings import Severity
+from peerjob.model.record import StoreLimits
+from peerjob.store.base import Store
+from peerjob.store.drivers import diagnose, open_store
+from peerjob.store.sqlite.file import APPLICATION, TABLES
+from peerjob.testing.factories import Factory
+from support.jobd import Jobd
+from support.processes import ChildProcess
+
+
+def store_of(path: Path) -> Store:
+    return open_store(
+        f"sqlite://{path}?sync=normal", namespace="n", clock=SystemClock(), limits=StoreLimits(), retry_for=0
+    )
+
+
+async def refusal(path: Path) -> Exception:
+    began = time.monotonic()
+    with pytest.raises((OptionError, StoreError)) as caught:
+        await store_of(path).open()
+    assert time.monotonic() - began < 5
+    assert str(path) in str(caught.value)
+    return caught.value
+
+
+def names(folder: Path) -> list[str]:
+    return [one.name for one in folder.iterdir()]
+
+
+def made(path: Path, *statements: str) -> bytes:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("statements", "expected"),
+    [
+        (["CREATE TABLE users (name TEXT)"], "another application's"),
+        (["PRAGMA application_id = 7"], "another application's"),
+        ([f"PRAGMA application_id = {APPLICATION}", f"PRAGMA user_version = {TABLES + 1}"], "upgrade this node"),
+    ],
+)
+async def test_a_file_of_something_else_is_refused_and_stays_as_it_is(
+    tmp_path: Path, statements: list[str], expected: str
+) -> None:
+    path = tmp_path / "a.db"
+    before = made(path, *statements)
+
+    error = await refusal(path)
+
+    assert expected in str(error)
+    assert isinstance(error, LayoutError if "upgrade" in expected else OptionError)
+    assert path.read_bytes() == before
+    assert names(tmp_path) == ["a.db"]
+
+
+async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    path.write_text("name,age\n" * 1000)
+    assert "no SQLite file" in str(await refusal(path))
+    assert path.read_text() == "name,age\n" * 1000
+    assert names(tmp_path) == ["a.db"]
+
+
+async def test_a_folder_and_a_missing_folder_are_refused(tmp_path: Path) -> None:
+    assert "not a folder" in str(await refusal(tmp_path))
+    assert "in a folder that exists" in str(await refusal(tmp_path / "no" / "a.db"))
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+async def test_nothing_is_written_into_a_file_that_went_away(tmp_path: Path, how: str) -> None:
+    path, make = tmp_path / "a.db", Factory(SystemClock())
+    store = store_of(path)
+    await store.open()
+    await store.enqueue([make.instance()])
+    path.rename(tmp_path / "old.db")
+    if how == "replaced":
+        made(path, "CREATE TABLE users (name TEXT)")
+    with pytest.raises(StoreError, match=f"{path}.* was {how}"):
+        await store.enqueue([make.instance()])
+    (tmp_path / "old.db").rename(path)
+    await store.enqueue([make.instance()])
+    assert (await store.health()).counts["work"][State.SCHEDULED] == 2
+    await store.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 48 MiB."""
+    mount = shutil.which("mount")
+    if os.getuid() or mount is None:
+        pytest.skip("only root can mount a file system")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"cannot mount here: {done.stderr.decode()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+async def test_a_full_disk_refuses_new_instances_and_lets_the_others_end(small_disk: Path) -> None:
+    path, count = small_disk / "a.db", 0
+
+    async def measure(text: str) -> int:
+        return len(text)
+
+    job = Job("measure", measure)
+    async with Node(f"sqlite://{path}?sync=normal", jobs=[job], workers=0) as node:
+
+        async def fill() -> None:
+            nonlocal count
+            for _ in range(100):
+                await node.schedule_many(job.call("x" * 500_000) for _ in range(4))
+                count += 4
+
+        with pytest.raises(StoreFullError):
+            await fill()
+        assert count
+        ballast = small_disk / "ballast"
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while file.write(b"x" * 4096):
+                pass
+        began = time.monotonic()
+        with pytest.raises(StoreFullError):
+            await node.schedule(job, "y")
+        assert time.monotonic() - began < 5
+        ballast.unlink()
+        async with Node(f"sqlite://{path}?sync=normal", jobs=[job], workers=4) as worker:
+            await worker.wait(timeout=60)
+        assert await node.count(Query(state=State.COMPLETED)) >= count
+        assert await node.count(Query(state=State.ACTIVE)) == 0
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+async def test_check_tells_where_the_file_is_and_names_a_stopped_writer(tmp_path: Path) -> None:
+    url = f"sqlite://{tmp_path / 'a.db'}"
+    with ChildProcess.python("support.sqlite_process", "hold", url, output=tmp_path / "hold.log") as holder:
+        await holder.line("holds")
+        holder.pause()
+        found = {one.subject: one for one in await diagnose(url, namespace="n", clock=SystemClock())}
+        assert found["writer"].verdict is Severity.FAIL
+        assert f"process {holder.pid} is stopped inside a write" in found["writer"].text
+        holder.kill()
+        found = {one.subject: one for one in await diagnose(url, namespace="n", clock=SystemClock())}
+    assert found["writer"].verdict is Severity.OK
+    assert str(tmp_path / "a.db") in found["file"].text
+    assert "waits for the disk" in found["file"].text
+
+
+def test_without_a_store_jobd_keeps_jobs_in_a_file_and_says_where(jobd: Jobd) -> None:
+    child = jobd.run("--workers", "1")
+    child.wait_for(f"no other --store is given: the file {jobd.folder}/peerjob.db keeps the jobs")
+    child.wait_for(f"on sqlite://{jobd.folder}/peerjob.db")
+    assert child.terminate() == 0
+    assert (jobd.folder / "peerjob.db").is_file()
