@@ -35,7 +35,8 @@ _ANY_OBJECT = b'{"type":"object"}'
 def schema_of(signature: Signature) -> bytes:
     """The schema of an object with all arguments by name, as JSON; a default of a secret is not in it."""
     fields = [one for one in signature.parameters if not one.supplied and one.kind not in _VARIADIC]
-    complex_ones = {one.name: one.annotation for one in fields if one.annotation is not EMPTY and not _scalar(one)}
+    # the schema of a class has the defaults of its fields, so a class with a secret field has no schema here
+    complex_ones = {one.name: one.annotation for one in fields if _is_complex(one) and not is_secret(one.annotation)}
     parts, definitions = _made(complex_ones) if complex_ones else ({}, {})
     schema: dict[str, Any] = {
         "type": "object",
@@ -63,10 +64,13 @@ def _scalar(one: Parameter) -> dict[str, Any] | None:
     return {"anyOf": [schema, {"type": "null"}]} if optional else schema
 
 
+def _is_complex(one: Parameter) -> bool:
+    return one.annotation is not EMPTY and _scalar(one) is None
+
+
 def _property(one: Parameter, part: dict[str, Any]) -> dict[str, Any]:
     schema = {**(_scalar(one) or part)}
     if is_secret(one.annotation):
-        schema.pop("default", None)
         return schema | {"writeOnly": True}
     if one.default is not EMPTY and type(one.default) in _PLAIN:
         schema["default"] = one.default

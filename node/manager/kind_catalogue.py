@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence, Set
+from itertools import chain
 
 from msgspec import structs
 
@@ -254,25 +255,28 @@ class KindCatalogue(BackgroundRole):
 
     async def listed(self) -> list[ListedKind]:
         """The kinds that live nodes run, by name; raises StoreError."""
-        names: dict[str, list[str]] = {}
-        digests: dict[str, set[bytes]] = {}
+        names: dict[tuple[tuple[str, ...], bytes], list[str]] = {}  # most nodes have the same kinds
         for view in await self._store.nodes():
-            for kind, digest in digests_of(view.info.kinds, view.info.descriptors):
-                names.setdefault(kind, []).append(view.name)
-                digests.setdefault(kind, set()).add(digest)
-        kinds, listed = sorted(names), list[ListedKind]()
+            names.setdefault((view.info.kinds, view.info.descriptors), []).append(view.name)
+        live: dict[str, dict[bytes, list[str]]] = {}
+        for row, of_row in names.items():
+            for kind, digest in digests_of(*row):
+                by_digest = live.setdefault(kind, {})
+                by_digest[digest] = by_digest.get(digest, []) + of_row
+        kinds, listed = sorted(live), list[ListedKind]()
         for at in range(0, len(kinds), MAX_READ):
             part = kinds[at : at + MAX_READ]
             for kind, stored in zip(part, await self._store.descriptors(part), strict=True):
-                live = [(one, descriptor_of(one.body)) for one in stored if one.digest in digests[kind]]
-                found = [(one, descriptor) for one, descriptor in live if descriptor is not None]
+                read = [(one, descriptor_of(one.body)) for one in stored if one.digest in live[kind]]
+                found = [(one, descriptor) for one, descriptor in read if descriptor is not None]
                 latest, schema = Descriptor(), b""
                 if found:
                     one, latest = max(found, key=lambda pair: pair[1].version)
                     schema = one.schema
-                nodes = tuple(names[kind][:MAX_NAMES])
+                nodes = sorted(chain.from_iterable(live[kind].values()))
+                shown = tuple(nodes[:MAX_NAMES])
                 listed.append(
-                    ListedKind(kind=kind, descriptor=latest, schema=schema, nodes=nodes, node_count=len(names[kind]))
+                    ListedKind(kind=kind, descriptor=latest, schema=schema, nodes=shown, node_count=len(nodes))
                 )
         return listed
 
