@@ -281,7 +281,7 @@ DRAIN = Rpc("Drain", pb.DrainRequest, pb.DrainResponse, _ADMIN, _NEVER, waits=Tr
 UNDRAIN = Rpc("Undrain", pb.UndrainRequest, pb.UndrainResponse, _ADMIN, _NEVER)
 
 RPCS: dict[str, Rpc[Any, Any]] = {row.name: row for row in list(globals().values()) if isinstance(row, Rpc)}
-"""All rows above, by name."""
+"""All RPCs of the table above, by name."""
 
 SCOPES: dict[str, Scope] = {
     rpc.name: scope
