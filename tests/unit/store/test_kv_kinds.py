@@ -1,6 +1,7 @@
 """The number of kinds does not change the cost of the hot path, and deleted kinds leave no keys."""
 
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import pytest
@@ -342,3 +343,19 @@ async def test_a_join_stores_its_kinds_again_if_they_are_removed_meanwhile(clock
     assert kv.removed
     other = KVStore(MemoryKeyValue(data, clock), url="memory://", namespace="n", clock=clock, limits=StoreLimits())
     assert [len(view.info.kinds) for view in await other.nodes()] == [20]
+
+
+async def test_a_node_with_many_kinds_joins_in_linear_time(clock: VirtualClock) -> None:
+    make = Factory(clock)
+
+    async def join(kinds: int) -> float:
+        kv = MemoryKeyValue(MemoryData(), clock)
+        store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits(), retry_for=0)
+        info = make.node("node", kinds=[f"kind-{number}" for number in range(kinds)])
+        begin = time.thread_time()
+        await Peer(store=store, info=info, make=make).join(LONG_TTL_US)
+        return time.thread_time() - begin
+
+    few, many = min([await join(1_000) for _ in range(3)]), min([await join(8_000) for _ in range(3)])
+    # a quadratic step takes 20 times as long
+    assert many < 14 * few
