@@ -119,8 +119,12 @@ def left_in(server: EtcdServer, namespace: str) -> list[str]:
     return [key for key in server.keys(f"{namespace}/") if key.split("/")[1] not in bookkeeping]
 
 
-def test_a_killed_node_loses_nothing() -> None:
-    check_killed(result_of(demo("--json")))
+def test_a_killed_leader_and_a_killed_node_lose_nothing() -> None:
+    result = result_of(demo("--json"))
+
+    check_killed(result)
+    assert result["killed_leader"] != result["killed_node"]
+    assert 0 < result["election_seconds"] < IN_TIME
 
 
 def test_a_killed_node_loses_nothing_on_etcd(etcd_server: EtcdServer, namespace: str) -> None:
@@ -129,9 +133,9 @@ def test_a_killed_node_loses_nothing_on_etcd(etcd_server: EtcdServer, namespace:
     assert left_in(etcd_server, namespace) == []
 
 
-def check_killed(result: dict[str, Any]) -> None:
+def check_killed(result: dict[str, Any], *, slow: int = 6) -> None:
     """Every promise of a run in which a node is killed."""
-    assert result["scheduled"] == result["completed"] == 40 + 6 + 1
+    assert result["scheduled"] == result["completed"] == 40 + slow + 1
     assert (result["failed"], result["lost"], result["double_completions"]) == (0, 0, 0)
     assert result["matches_single_process"] is True
     assert result["held_by_killed_node"] >= 1

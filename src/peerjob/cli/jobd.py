@@ -54,8 +54,9 @@ def show_version() -> None:
 
 @app.command(
     help="Show a cluster that works, loses a node to kill -9, and loses no job.\n\n"
-    "Each count job counts one source file of Python's standard library. Half way, the demo adds slow jobs, and kills "
-    "a node that runs some of them. At the end, it checks the history of all instances, and compares the sum of all "
+    "Each count job counts one source file of Python's standard library. An etcd elects the leader, where one can be "
+    "had. After a quarter, the demo kills the leader. Half way, it adds slow jobs, and kills a node that runs some of "
+    "them. At the end, it checks the history of all instances, and compares the sum of all "
     "counts with the count of one process. The exit status is 1 if a check fails."
 )
 def demo(

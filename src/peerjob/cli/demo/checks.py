@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from peerjob import Instance, State
 
+from .leader_watch import LeaderWatch
 from .workload import COUNTED, Count
 
 
@@ -26,7 +27,13 @@ class Check(NamedTuple):
 
 
 def evaluate(
-    instances: Sequence[Instance[Any]], scheduled: set[str], single: Count, kill: Kill | None, *, kill_wanted: bool
+    instances: Sequence[Instance[Any]],
+    scheduled: set[str],
+    single: Count,
+    kill: Kill | None,
+    *,
+    kill_wanted: bool,
+    leads: LeaderWatch | None = None,
 ) -> tuple[dict[str, Any], list[Check]]:
     """The result as `--json` prints it, with times in seconds, and the checks."""
     done = [one for one in instances if one.state is State.COMPLETED]
@@ -54,6 +61,10 @@ def evaluate(
         took = "not all of them" if recovery is None else f"{recovery:.2f} s after kill -9"
         detail = f"{len(claimed_again):,} from {kill and kill.node}, {took}"
         checks.append(Check("peers took over all that was held", recovery is not None, detail))
+    if leads is not None and leads.killed:
+        after = "" if leads.seconds is None else f", {leads.seconds:.2f} s after kill -9 of {leads.killed}"
+        led = f"{leads.successor}{after}" if after else f"none after kill -9 of {leads.killed}"
+        checks.append(Check("etcd elected another leader", leads.seconds is not None, led))
     result = {
         "scheduled": len(scheduled),
         "completed": len(done),
@@ -68,6 +79,8 @@ def evaluate(
         "peak_jobs_per_second": max(Counter(at_us // 1_000_000 for at_us in ended).values(), default=0),
         "claims": sum(entry.state is State.PROCESSING for entry in entries),
         "killed_node": kill and kill.node,
+        "killed_leader": (leads and leads.killed) or None,
+        "election_seconds": leads and leads.seconds,
         "held_by_killed_node": len(claimed_again),
         "count": {name: count[name] for name in COUNTED},
         "failed_checks": [f"{check.promise}: {check.detail}" for check in checks if not check.kept],

