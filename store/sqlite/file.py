@@ -113,11 +113,11 @@ class StoreFile:
     def _prepare(self, identity: str) -> None:
         """Set up the connection, and create the tables in a new file."""
         run = self.connection.execute
-        (version,) = run("PRAGMA user_version").fetchone()
-        if not version:
-            (mode,) = run("PRAGMA journal_mode = WAL").fetchone()
-            if mode != "wal":
-                raise StoreError(f"the file system of the store at {self._url} shares no memory between processes")
+        # a new file and a restored backup have another mode, and the mode stays in the file
+        (mode,) = run("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise StoreError(f"the file system of the store at {self._url} shares no memory between processes")
+        if not run("PRAGMA user_version").fetchone()[0]:
             self._create(identity)
         for setting in _SETTINGS:
             run(setting)

@@ -1,10 +1,12 @@
 """Files that a SQLite store refuses, files that go away while it runs, and a disk that is full."""
 
+import asyncio
 import contextlib
 import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,8 @@ from peerjob.store.sqlite.file import APPLICATION, TABLES
 from peerjob.testing.factories import Factory
 from support.jobd import Jobd
 from support.processes import ChildProcess
+
+JOBCTL = Path(sys.executable).with_name("jobctl")
 
 
 def store_of(path: Path) -> Store:
@@ -176,3 +180,23 @@ def test_without_a_store_jobd_keeps_jobs_in_a_file_and_says_where(jobd: Jobd) ->
     child.wait_for(f"on sqlite://{jobd.folder}/peerjob.db")
     assert child.terminate() == 0
     assert (jobd.folder / "peerjob.db").is_file()
+
+
+async def test_a_backup_of_a_running_store_is_one_whole_file(tmp_path: Path) -> None:
+    path, copy, make = tmp_path / "a.db", tmp_path / "copy.db", Factory(SystemClock())
+    store = store_of(path)
+    await store.open()
+    await store.enqueue([make.instance() for _ in range(500)])
+
+    done = await asyncio.create_subprocess_exec(JOBCTL, "backup", copy, "--store", f"sqlite://{path}")
+    assert await done.wait() == 0
+    await store.enqueue([make.instance()])
+    again = await asyncio.create_subprocess_exec(JOBCTL, "backup", copy, "--store", f"sqlite://{path}")
+    assert await again.wait() == 2
+    await store.close()
+
+    assert [name for name in names(tmp_path) if "copy" in name] == ["copy.db"]
+    restored = store_of(copy)
+    await restored.open()
+    assert (await restored.health()).counts["work"][State.SCHEDULED] == 500
+    await restored.close()

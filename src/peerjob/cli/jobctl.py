@@ -8,7 +8,7 @@ import typer
 
 from . import silent_grpc as _before_grpc  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from .console import run
-from .ctl import audit, clear, cluster, events, instances, lookups, moving, schedule, schedules, top, why
+from .ctl import audit, backup, clear, cluster, events, instances, lookups, moving, schedule, schedules, top, why
 from .ctl.commands import VerbGroup, shared_options
 from .ctl.errors import error_report
 
@@ -30,7 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(shared_options)
-for part in (lookups, schedule, events, instances, clear, schedules, cluster, audit, top, why, moving):
+for part in (lookups, schedule, events, instances, clear, schedules, cluster, audit, top, why, moving, backup):
     part.add_to(app)
 
 

@@ -31,21 +31,20 @@ SHOWN_REFUSALS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoreOptions:
-    """The options that name a namespace of a store, with the names of jobd's."""
+class StoreUrl:
+    """The options that name a store, with the names of jobd's."""
 
     store: Annotated[
         str | None,
-        setting("The store: redis://, valkey:// or etcd://, with TLS rediss:// and so on.", metavar="URL"),
+        setting("The store: sqlite:///, redis://, valkey:// or etcd://, with TLS rediss:// and so on.", metavar="URL"),
     ] = field(default=None, repr=False)
     store_file: Annotated[
         Path | None,
         setting("A file that contains the store's URL. The list of processes then shows no password."),
     ] = None
-    namespace: Annotated[str | None, setting("The namespace.", metavar="NAME", default="default")] = None
 
-    def place(self) -> tuple[str, str]:
-        """The URL and the namespace; raises OptionError."""
+    def url(self) -> str:
+        """The URL; raises OptionError."""
         if self.store is not None and self.store_file is not None:
             raise OptionError("store", "store and store_file", "one of them")
         file = self.store_file
@@ -54,8 +53,19 @@ class StoreOptions:
         url = self.store if file is None else read_setting("store_file", file)
         url = url or os.environ.get(variable_of("store"))
         if not url or url.startswith("memory:"):
-            raise OptionError("store", url or None, "the URL of a server, by --store or PEERJOB_STORE")
-        return url, self.namespace or os.environ.get(variable_of("namespace")) or "default"
+            raise OptionError("store", url or None, "the URL of a server or of a file, by --store or PEERJOB_STORE")
+        return url
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions(StoreUrl):
+    """The options that name a namespace of a store."""
+
+    namespace: Annotated[str | None, setting("The namespace.", metavar="NAME", default="default")] = None
+
+    def place(self) -> tuple[str, str]:
+        """The URL and the namespace; raises OptionError."""
+        return self.url(), self.namespace or os.environ.get(variable_of("namespace")) or "default"
 
 
 Target = Annotated[Path, typer.Argument(metavar="FILE", help="The file; - is standard output.", show_default=False)]
