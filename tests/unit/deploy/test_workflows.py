@@ -54,6 +54,18 @@ def test_the_workflow_runs_every_python_that_the_project_promises() -> None:
     assert set(jobs("test")["integration"]["strategy"]["matrix"]["python"]) == {promised[0], promised[-1]}
 
 
+def test_the_tests_of_upgrades_find_the_tag_of_the_previous_release() -> None:
+    (checkout,) = [one for one in jobs("test")["integration"]["steps"] if "checkout" in one.get("uses", "")]
+    assert checkout["with"] == {"fetch-depth": 0}
+
+
+def test_a_release_comes_with_its_bill_of_materials() -> None:
+    steps = jobs("release")["build"]["steps"]
+    assert "make sbom" in [step.get("run") for step in steps]
+    uploads = [step["with"]["path"] for step in steps if "upload" in step.get("uses", "")]
+    assert uploads == ["dist/*", "build/sbom/*"]
+
+
 def test_only_the_job_that_needs_a_permission_has_it() -> None:
     for workflow in WORKFLOWS:
         assert yaml.safe_load(workflow.read_text())["permissions"] == {"contents": "read"}, workflow
