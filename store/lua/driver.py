@@ -161,19 +161,22 @@ class Driver(ABC):
         """Run scripts in this order, sent in one write if the library can."""
         return self._checked(await self._evaluate(self._evalshas(calls), self._call_timeout))
 
-    async def run_durably(self, *calls: Call) -> tuple[list[Reply], str]:
+    async def run_durably(self, *calls: Call) -> list[Reply]:
         """Run scripts as `run` does, and wait for the `durability` of the URL.
 
-        The second value says which confirmation did not come in time, if any; the scripts have run nevertheless. To be
+        Raises StoreUnconfirmedError if the confirmation did not come in time; the scripts have run nevertheless. To be
         sure, send the same calls again: a later confirmation alone could be that of another server.
         """
         durability = self._address.durability
         if durability is None:
-            return await self.run(*calls), ""
+            return await self.run(*calls)
         commands = [*self._evalshas([*calls, ("confirm", ())]), durability.command]
         async with self._durable_room:
             *replies, waited = await self._evaluate(commands, self._call_timeout + durability.timeout, alone=True)
-        return self._checked(replies)[:-1], durability.missing(waited)
+        checked = self._checked(replies)[:-1]
+        if missing := durability.missing(waited):
+            raise StoreUnconfirmedError(self.url, missing)
+        return checked
 
     async def pop(self, key: str, limit: int, timeout: float) -> list[bytes]:
         """Wait up to `timeout` seconds for elements of a list and take them off its head; [] if there is none."""
@@ -349,14 +352,7 @@ class LuaCommands:
 
     async def _run_durably(self, *calls: Call) -> list[Reply]:
         """Run scripts whose loss would break a guarantee, until the writes are as durable as the URL demands."""
-
-        async def attempt() -> list[Reply]:
-            replies, missing = await self._driver.run_durably(*calls)
-            if missing:
-                raise StoreUnconfirmedError(self._driver.url, missing)
-            return replies
-
-        return await self._retry(attempt)
+        return await self._retry(lambda: self._driver.run_durably(*calls))
 
 
 def log_set_aside(fields: Sequence[bytes]) -> None:
