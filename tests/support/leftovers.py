@@ -37,7 +37,7 @@ async def leftovers_of(store: Store) -> Sequence[str]:
     """Keys that should be gone; keys that expire by themselves do not count."""
     private: Any = store
     if isinstance(store, LuaStore):
-        return await _on_server(store.url, prefix(private._namespace))
+        return await _on_server(store.url, prefix(private._driver.namespace))
     assert isinstance(store, KVStore)
     keys, kv = private._context.keys, private._context.kv
     (found,) = await kv.read([Range(keys.root, prefix_end(keys.root))])
