@@ -17,7 +17,13 @@ from typing import Any, cast
 from redis.asyncio.connection import Connection, SSLConnection
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
-from peerjob.model.errors import StoreCredentialsError, StoreError, StorePermissionError, StoreUnavailableError
+from peerjob.model.errors import (
+    StoreCommandError,
+    StoreCredentialsError,
+    StoreError,
+    StorePermissionError,
+    StoreUnavailableError,
+)
 from peerjob.store.url import Host
 
 from .address import Address
@@ -175,6 +181,8 @@ class Sentinels:
         except ResponseError as error:
             if "No such master" in str(error):
                 return None
+            if "unknown command" in str(error):
+                raise StoreCommandError(f"{host} in {url} is not a sentinel: it lacks the command SENTINEL") from error
             raise StoreUnavailableError(self._address.url, f"{host}: {error}") from error
         except (RedisError, OSError, TimeoutError) as error:
             reason = f"no answer within {ASK_TIMEOUT:g} s" if isinstance(error, TimeoutError) else str(error)

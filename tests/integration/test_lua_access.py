@@ -161,7 +161,6 @@ async def test_a_command_that_is_missing_is_told_at_once(kind: ServerKind, start
             await without_scripts.open()
 
 
-@with_each_driver
 async def test_a_database_that_the_server_does_not_have_is_no_outage(site: MakeSite) -> None:
     here = site()
     with pytest.raises(StoreError, match="refused the connection: DB index is out of range") as refused:

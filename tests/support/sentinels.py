@@ -59,14 +59,22 @@ class SentinelProcess(ServerProcess):
             config.write_text("\n".join([*lines, ""]))
         return [str(config), "--sentinel"]
 
+    def hurry(self) -> None:
+        """Find the replicas and the other sentinels sooner. Faster votes would split, and be repeated seconds later."""
+        periods = ("info", "publish")
+        self._run("SENTINEL", "DEBUG", *(word for name in periods for word in (f"{name}-period", "100")))
+
     def ask(self, *words: str) -> dict[str, str]:
         """A map that the sentinel answers."""
+        flat = cast("list[str]", self._run(*words))
+        return dict(zip(flat[::2], flat[1::2], strict=True))
+
+    def _run(self, *words: str) -> object:
         files = {"ssl": True, "ssl_ca_certs": str(self._tls.ca)} if self._tls else {}
         options: dict[str, Any] = {"password": SENTINEL_PASSWORD, "decode_responses": True, "protocol": 2, **files}
         with redis.Redis(port=self.port, **options) as client:
-            run = cast("Callable[..., list[str]]", client.execute_command)  # pyright: ignore[reportUnknownMemberType]
-            flat = run(*words)
-        return dict(zip(flat[::2], flat[1::2], strict=True))
+            run = cast("Callable[..., object]", client.execute_command)  # pyright: ignore[reportUnknownMemberType]
+            return run(*words)
 
     def wait_until_it_knows(self, replicas: int, others: int) -> None:
         """Wait until the sentinel has found the replicas and the other sentinels."""
@@ -124,6 +132,7 @@ class WatchedServers:
                 )
                 self._cleanup.callback(sentinel.close)
                 self.sentinels.append(sentinel.start())
+                sentinel.hurry()
             for sentinel in self.sentinels:
                 sentinel.wait_until_it_knows(replicas, sentinels - 1)
         except BaseException:

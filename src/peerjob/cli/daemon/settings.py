@@ -101,8 +101,9 @@ class DaemonSettings:
     store: Annotated[
         str,
         setting(
-            "The store that the nodes share: redis://, valkey:// or etcd://, with TLS rediss:// and so on; "
-            "sqlite:///path/file.db for the nodes of this machine. memory:// ends with this process.",
+            "The store that the nodes share: redis://, valkey:// or etcd://, with TLS rediss:// and so on; behind "
+            "sentinels redis+sentinel://; sqlite:///path/file.db for the nodes of this machine. memory:// ends with "
+            "this process.",
             metavar="URL",
             panel=STORE,
         ),
