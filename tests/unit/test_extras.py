@@ -27,7 +27,7 @@ for name in ["etcd3aio", "glide", "google.protobuf", "grpc", "grpc_health", "grp
 import asyncio
 import peerjob, peerjob.testing, peerjob_probe
 from peerjob import Job, Node
-from peerjob.cli.event_loop import _loop_factory as loop_factory
+from peerjob.cli.event_loop import loop_factory
 from peerjob.store.drivers import diagnose
 
 def command(name):
