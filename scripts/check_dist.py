@@ -30,7 +30,7 @@ import json, subprocess, sys
 from pathlib import Path
 import peerjob
 from peerjob import Job, Node
-from peerjob.cli.event_loop import _loop_factory as loop_factory
+from peerjob.cli.event_loop import loop_factory
 
 def command(name):
     ran = subprocess.run([Path(sys.executable).with_name(name), "--help"], capture_output=True, text=True)
@@ -52,7 +52,7 @@ features = {
     "valkey": lambda: Node("valkey://localhost"),
     "etcd": lambda: Node("redis://localhost", coordinator="etcd://localhost"),
     "grpc": lambda: asyncio.run(call_over_grpc()),
-    "jwt": lambda: peerjob.Jwt,
+    "jwt": lambda: peerjob.Jwt(issuer="i", audience="a", keys="https://localhost/keys", rights={"r": None}),
     "metrics": lambda: peerjob.serve_metrics,
     "cli": lambda: (command("jobd"), command("jobctl")),
     "otel": lambda: Node("memory://").trace(),

@@ -206,7 +206,7 @@ __all__ = [
 _LATER: dict[str, tuple[str, Extra]] = {
     "Client": ("remote.client.client", "grpc"),
     "ClientTls": ("remote.wire.tls", "grpc"),
-    "Jwt": ("remote.server.jwt", "grpc"),
+    "Jwt": ("remote.server.jwt", "jwt"),
     "Metrics": ("node.observe.metrics", "metrics"),
     "MetricsServer": ("node.observe.metrics", "metrics"),
     "RegisteredJob": ("remote.client.registered_job", "grpc"),
@@ -219,7 +219,7 @@ _LATER: dict[str, tuple[str, Extra]] = {
     "Tokens": ("remote.server.tokens", "grpc"),
     "serve_metrics": ("node.observe.metrics", "metrics"),
 }
-_REQUIRED: dict[Extra, str] = {"grpc": "grpc", "metrics": "prometheus_client"}
+_REQUIRED: dict[Extra, str] = {"grpc": "grpc", "jwt": "jwt", "metrics": "prometheus_client"}
 
 # set `peerjob` as the module of each public error: stored errors and tracebacks show the name that users import
 for _name in __all__:

@@ -21,8 +21,8 @@ EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text
 
 CORE_ONLY = """
 import json, sys
-for name in ["etcd3aio", "glide", "google.protobuf", "grpc", "grpc_health", "grpc_reflection", "opentelemetry",
-             "opentelemetry.context", "prometheus_client", "rich", "shellingham", "typer", "uvloop"]:
+for name in ["cryptography", "etcd3aio", "glide", "jwt", "google.protobuf", "grpc", "grpc_health", "grpc_reflection",
+             "opentelemetry", "opentelemetry.context", "prometheus_client", "rich", "shellingham", "typer", "uvloop"]:
     sys.modules[name] = None
 import asyncio
 import peerjob, peerjob.testing, peerjob_probe
@@ -69,6 +69,7 @@ LATER = [
 ]
 NEEDS: dict[str, tuple[str, Extra]] = {
     **{f"peerjob.{name}": (name, "metrics" if "etrics" in name else "grpc") for name in LATER},
+    "peerjob.Jwt": ("Jwt", "jwt"),
     "Node('etcd://u:secret@h')": ("etcd://u:***@h", "etcd"),
     "Node('redis://h', coordinator='etcds://h')": ("etcds://h", "etcd"),
     "asyncio.run(diagnose('etcd://h', namespace='x', clock=peerjob.SystemClock()))": ("etcd://h", "etcd"),
