@@ -253,6 +253,16 @@ async def test_the_id_of_another_kind_shows_nothing() -> None:
         assert SECRETS["report"].encode() not in data
 
 
+async def test_a_schedule_of_another_kind_is_not_replaced() -> None:
+    async with served(*JOBS, tokens=TOKENS) as (node, server), raw_client(server.target) as client:
+        await _prepared(node, "report")
+        request = request_of("PutSchedule", "mail.send", "")
+        request.job.options.name = "report"
+        code, data = await _answer(client, "PutSchedule", request, "OPERATOR1")
+        assert (code, (await node.lookup_schedule("report")).kind) == (DENIED, "report")
+        assert SECRETS["report"].encode() not in data
+
+
 class _ReplaceableTokens(Tokens):
     """Tokens that a test replaces."""
 
