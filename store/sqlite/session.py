@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,11 @@ class Session:
         self._url = url
         self._clock = clock
         self._file = opened(path, url, identity=f"{random.getrandbits(64):016x}", seconds=_OPEN_FOR)
-        self.lock = WriteLock(path)
+        try:
+            self.lock = WriteLock(path)
+        except OSError:
+            self._file.close()
+            raise
         self._bells = Bells(path, f"{random.getrandbits(64):016x}")
         self.socket = self._bells.socket
         self._run = self._file.connection.execute
@@ -240,8 +245,10 @@ class Session:
         waiting = self._changes - self._copied
         due = self._checkpoint_from
         if waiting >= due and (self.lock.lead() or waiting >= _OVERDUE * due):
-            self._file.checkpoint()
-            self._copied = self._changes
+            # without space, the log goes on, and the next write tries again
+            with contextlib.suppress(sqlite3.Error):
+                self._file.checkpoint()
+                self._copied = self._changes
 
 
 def reserve_of(size: int) -> int:

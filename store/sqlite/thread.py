@@ -141,8 +141,13 @@ class FileThread:
                 self._park()
             self._sleep()
             session = self._opened()
-            if session is not None:
+            if session is None:
+                continue
+            try:
                 self._serve(session)
+            except Exception as error:
+                _LOGGER.exception("the thread of %s failed; it goes on with the next calls", self._url)
+                self._fail_all(StoreUnavailableError(self._url, str(error)))
         if self._session is not None:
             self._session.close()
         self._alarm.close()
