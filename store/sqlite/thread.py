@@ -242,6 +242,7 @@ class FileThread:
             if failed is not None and len(writes) > 1:
                 # each request alone, so that the fault of one does not fail the others
                 for request in writes:
+                    request.error = None
                     request.error = self._commit(session, [request]) or request.error
             elif failed is not None:
                 for request in writes:

@@ -151,6 +151,19 @@ def test_on_memory_one_node_does_it_all() -> None:
     assert result["matches_single_process"] is True
 
 
+def test_a_new_file_of_sqlite_is_removed_at_the_end(mark: dict[str, str]) -> None:
+    done = subprocess.run(
+        [JOBD, "demo", "--files", "20", "--store", "sqlite", "--nodes", "2", "--no-kill", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=150,
+        env={**os.environ, **mark},
+    )
+    assert result_of(done)["passed"]
+    assert [*Path(mark["TMPDIR"]).iterdir()] == []
+
+
 def test_no_kill_kills_no_node_and_the_report_is_readable(valkey_url: str) -> None:
     done = demo("--store", valkey_url, "--nodes", "2", "--no-kill", "--workers", "2")
 
