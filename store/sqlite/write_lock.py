@@ -46,7 +46,10 @@ class WriteLock:
         return pid if kind != fcntl.F_UNLCK and pid > 0 else None
 
     def close(self) -> None:
-        os.close(self._fd)
+        """Close the file; idempotent, because the number can belong to another file by the second call."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def _lock(self, byte: int) -> bool:
         try:
