@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,12 +46,13 @@ class Session:
         except OSError:
             self._file.close()
             raise
-        self._bells = Bells(path, f"{random.getrandbits(64):016x}")
+        # with the process id, since forked processes have the same randomness
+        self._bells = Bells(path, f"{os.getpid()}-{random.getrandbits(32):08x}")
         self.socket = self._bells.socket
         self._run = self._file.connection.execute
         self._table = Table(self._file.connection)
         self._leases = Leases(self._file.connection, clock)
-        self.identity = self._file.identity
+        self.identity = ""
         self.full = False
         """Whether new instances must be refused, to leave space for the end of those that exist."""
         self.revision = 0
@@ -67,7 +69,12 @@ class Session:
         self._own: set[int] = set()
         """Revisions of this process, since it has last looked for those of others."""
         self._checkpoint_from = CHECKPOINT_FROM
-        self.tick([])
+        try:
+            self.identity = self._file.identity
+            self.tick([])
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         self._bells.close()
