@@ -31,6 +31,7 @@ _MOST = 32
 """Most requests in one transaction of SQLite, so that peers wait for some milliseconds only."""
 _FIRST_PAUSE, _MAX_PAUSE = 0.0001, 0.002
 """Seconds between two looks whether the turn to write is free."""
+_IDLE_PAUSE = 0.01
 
 
 class FileThread:
@@ -277,8 +278,11 @@ class FileThread:
                 for request in late:
                     self._writes.remove(request)
                 fail(late, StoreUnavailableError(self._url, described(session.lock.holder())))
-            if not self._writes or self._must_park:
-                time.sleep(pause)
+            if self._must_park:
+                return False
+            if not self._writes:
+                # only the end of a lease, or watches that are not noted yet, which can wait
+                time.sleep(_IDLE_PAUSE)
                 return False
             time.sleep(pause)
             pause = min(2 * pause, _MAX_PAUSE)
