@@ -68,9 +68,11 @@ def test_the_audit_log_shows_which_caller_did_what(jobctl: Jobctl) -> None:
 def test_the_jobs_of_a_node_are_listed(jobctl: Jobctl) -> None:
     assert jobctl("list", "jobs", "-o", "name").lines == ["add", "fail", "nightly", "slow"]
     header, *rows = jobctl("list", "jobs").lines
-    assert header.split() == ["KIND", "RECURS", "DESCRIPTION"]
-    assert rows[0].split(maxsplit=2) == ["add", "-", "adds two numbers"]
-    assert rows[2].split() == ["nightly", "0", "3", "*", "*", "*", "recurs"]
+    assert header.split() == ["KIND", "RECURS", "SIGNATURE", "NODES", "DESCRIPTION"]
+    signature = ["(x:", "int,", "y:", "int)", "->", "int"]
+    assert rows[0].split() == ["add", "-", *signature, "one", "adds", "two", "numbers"]
+    assert rows[2].split()[:6] == ["nightly", "0", "3", "*", "*", "*"]
+    assert rows[2].split()[-2:] == ["one", "recurs"]
     assert jobctl("list", "jobs", "-o", "json").json[2]["crontab"] == "0 3 * * *"
 
 
