@@ -18,7 +18,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo quick test lint proto blocking unit unit-others integration test-soak soak test-compose mutants bench bench-remote bench-durability format lock dist manifests sbom servers clean
+.PHONY: help demo quick test lint proto blocking unit unit-others integration test-soak soak test-compose mutants slips bench bench-remote bench-durability format lock dist manifests sbom servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ test-compose: $(VENV)/.installed ## the compose files on a Docker engine; ENGINE
 
 mutants: $(VENV)/.installed servers ## plant the listed defects one by one, and show which test sees each: make mutants ARGS='R01 --only-listed'
 	$(BIN)/python tests/mutants/run.py $(ARGS)
+
+slips: $(VENV)/.installed servers ## plant random slips, and show which of them the unit tests catch: make slips ARGS='--seed 7 --count 20'
+	$(BIN)/python tests/mutants/slips.py $(ARGS)
 
 bench: $(VENV)/.installed servers ## measure throughput, latency and memory
 	$(BIN)/python bench/run.py $(ARGS)

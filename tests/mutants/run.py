@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from support.planted import Planted, patched, planted  # noqa: E402  # found by the line above
+from support.planted import Planted, copy_of_tree, ended, patched, planted  # noqa: E402  # found by the line above
 
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "build", "dist", "__pycache__", ".*_cache", ".hypothesis")
-LIMIT = 1_800
-"""Seconds after which a run of pytest is ended; the tests' own timeouts come long before."""
 ENGINES = {
     "store/lua/": "tests/integration -k 'lua or TestRedis or TestValkey'",
     "store/kv/": "tests/integration -k 'etcd or TestEtcd'",
@@ -90,17 +83,6 @@ def wider_sets(file: str) -> list[str]:
     return ["tests/unit -n 2", *(engines or ["tests/integration -n 2"])]
 
 
-@contextmanager
-def copy_of_tree() -> Generator[Path]:
-    """A copy of this tree, for as long as a test run needs it."""
-    with tempfile.TemporaryDirectory(prefix="planted-") as folder:
-        home = Path(folder, "tree")
-        shutil.copytree(ROOT, home, symlinks=True, ignore=LEFT_OUT)
-        # programs that tests start have no other folder on their path
-        (home / "tests" / "peerjob").symlink_to(Path("..", "src", "peerjob"))
-        yield home
-
-
 def failed_test(home: Path, arguments: Sequence[str]) -> str:
     """The first test that fails there, or ""; raises RuntimeError where the tests could not be run."""
     source = str(home / "src")
@@ -123,19 +105,6 @@ def failing_seed(home: Path) -> str:
         return "a seed that does not end"
     failed = _SEED.search(run.stdout)
     return failed[1] if failed is not None else "an error of the simulation" if run.returncode else ""
-
-
-def ended(home: Path, command: Sequence[str | Path], python_path: str) -> subprocess.CompletedProcess[str]:
-    """A command that ran in a copy of the tree, with the package of that copy."""
-    return subprocess.run(
-        command,
-        cwd=home,
-        env=os.environ | {"PYTHONPATH": python_path, "MYPYPATH": str(home / "src")},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
 
 
 def table(found: Sequence[Caught]) -> str:
