@@ -51,3 +51,11 @@ def test_a_file_holds_one_idea() -> None:
 
 def _lines(path: Path) -> int:
     return len(path.read_text().splitlines())
+
+
+def test_each_decision_record_has_its_own_number() -> None:
+    records = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+
+    assert [record.name[:4] for record in records] == [f"{number:04}" for number in range(1, len(records) + 1)]
+    for number, record in enumerate(records, 1):
+        assert record.read_text().startswith(f"# {number:04}: ")

@@ -18,6 +18,7 @@ def plain(text: str) -> str:
 def test_the_verbs_are_those_that_are_documented() -> None:
     assert [" ".join(path) for path in VERBS] == [
         "audit",
+        "backup",
         "cancel instances",
         "clear all",
         "clear history",

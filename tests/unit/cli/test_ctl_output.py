@@ -117,7 +117,7 @@ def test_in_a_narrow_terminal_the_last_columns_go_and_the_first_stay_legible() -
         (OptionError("x", 1, "2"), ExitStatus.USAGE, "expected 2"),
         (UnknownKindError("add", ["sub"]), ExitStatus.NOT_FOUND, "--allow-unknown"),
         (NodeUnavailableError(["h:1"], "gone"), ExitStatus.UNREACHABLE, "--address"),
-        (AuthError("no"), ExitStatus.REFUSED, "role"),
+        (AuthError("no"), ExitStatus.REFUSED, "token"),
         (JobFailed("id", "ValueError", "bad"), ExitStatus.FAILED, "ValueError: bad"),
         (JobTimedOut("id"), ExitStatus.FAILED, "timed out"),
         (TimeoutError("late"), ExitStatus.TIME_OVER, "late"),
