@@ -8,7 +8,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.errors import NodeStateError
 from peerjob.model.firing import ScheduleRow
 from peerjob.model.query import Query
-from peerjob.model.record import MAX_BATCH, Record
+from peerjob.model.record import MAX_BATCH, Health, Record
 from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.version import __version__
@@ -21,13 +21,15 @@ async def export_namespace(
 ) -> AsyncGenerator[bytes]:
     """Yield the lines of an export of the namespace at a store's URL. The source is not changed.
 
-    Raises NodeStateError if a node of the namespace is alive at the beginning or at the end: it claims jobs, fires
-    schedules or takes new jobs. An instance that ran on a dead node is exported as queued, with one more loss.
+    Raises NodeStateError if a node of the namespace is alive at the beginning or at the end, since it claims jobs,
+    fires schedules or takes new jobs, and if a node that has left again changed a schedule or the number of instances
+    in a state. An instance that ran on a dead node is exported as queued, with one more loss.
     """
     async with opened(store, namespace, clock) as source:
         await _check_no_node(source, namespace)
-        rows = [row async for row in _schedules(source)]
+        # before the first read, so that the end of the export shows each change since then
         health = await source.health()
+        rows, revision = await _schedules(source)
         yield line_of(
             Header(
                 format=FORMAT,
@@ -48,9 +50,11 @@ async def export_namespace(
         count = 0
         async for record in _unfinished(source):
             count += 1
-            yield line_of(_moved_instance(record))
-        # a node that was alive in between can have changed what was read before
+            line = line_of(_moved_instance(record))
+            yield line
+        # a node that joined meanwhile can have changed what was read before, even if it has left again
         await _check_no_node(source, namespace)
+        await _check_unchanged(source, namespace, health, revision)
         yield line_of(End(schedules=len(rows), instances=count))
 
 
@@ -64,14 +68,23 @@ async def _check_no_node(store: Store, namespace: str) -> None:
         )
 
 
-async def _schedules(store: Store) -> AsyncIterator[ScheduleRow]:
-    revision, more = 0, True
+async def _check_unchanged(store: Store, namespace: str, before: Health, revision: int) -> None:
+    now, schedules = await store.health(), await store.changed_schedules(revision)
+    if (now.counts, now.undecodable) != (before.counts, before.undecodable) or schedules.rows or schedules.reset:
+        raise NodeStateError(
+            f"namespace {namespace!r} at {store.url} changed during the export, so one of its nodes ran for a "
+            "moment: keep all its nodes stopped, and export again"
+        )
+
+
+async def _schedules(store: Store) -> tuple[list[ScheduleRow], int]:
+    """All schedules, and the revision up to which they were read."""
+    rows, revision, more = list[ScheduleRow](), 0, True
     while more:
         page = await store.changed_schedules(revision)
-        for row in page.rows:
-            if not row.removed:
-                yield row
+        rows += [row for row in page.rows if not row.removed]
         revision, more = page.revision, page.more
+    return rows, revision
 
 
 async def _unfinished(store: Store) -> AsyncIterator[Record]:

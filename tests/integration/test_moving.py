@@ -261,6 +261,25 @@ def test_what_cannot_be_moved_is_said(redis_url: str, namespace: str, tmp_path: 
     assert jobctl("export", str(file), "--store", "redis://127.0.0.1:1").status == 4
 
 
+@pytest.mark.parametrize("source", ["redis_url", "etcd_url"], indirect=True)
+@pytest.mark.parametrize("change", ["run", "schedule", "recurring"])
+async def test_a_node_that_has_left_again_is_noticed(source: str, namespace: str, change: str) -> None:
+    await fill_a_little(source, namespace, 3)
+    lines = export_namespace(source, namespace=namespace)
+    await anext(lines)
+    async with Node(source, namespace=namespace, jobs=JOBS, workers=int(change == "run")) as node:
+        if change == "run":
+            async with asyncio.timeout(60):
+                await node.wait(Query(kind="mark"))
+        elif change == "schedule":
+            await node.schedule(MARK.with_options(after="1h"), 4)
+        else:
+            await node.add_schedule(MARK.with_options(cron="0 0 1 1 *", name="new"), 5)
+    with pytest.raises(NodeStateError, match="changed during the export"):
+        async for _ in lines:
+            pass
+
+
 async def test_a_node_that_joins_meanwhile_is_noticed(redis_url: str, namespace: str) -> None:
     await fill_a_little(redis_url, namespace, 30)
     lines = export_namespace(redis_url, namespace=namespace)
