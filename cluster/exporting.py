@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from peerjob.model.clock import Clock
-from peerjob.model.errors import NodeStateError
+from peerjob.model.errors import NodeStateError, PayloadTooLargeError
 from peerjob.model.firing import ScheduleRow
 from peerjob.model.query import Query
 from peerjob.model.record import MAX_BATCH, Health, Record
@@ -13,7 +13,7 @@ from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.version import __version__
 
-from .moved import FORMAT, End, Header, MovedInstance, MovedSchedule, line_of, opened
+from .moved import FORMAT, MAX_LINE, End, Header, MovedInstance, MovedSchedule, line_of, opened
 
 
 async def export_namespace(
@@ -51,6 +51,8 @@ async def export_namespace(
         async for record in _unfinished(source):
             count += 1
             line = line_of(_moved_instance(record))
+            if len(line) > MAX_LINE:
+                raise PayloadTooLargeError(f"the line of instance {record.id}", len(line), MAX_LINE)
             yield line
         # a node that joined meanwhile can have changed what was read before, even if it has left again
         await _check_no_node(source, namespace)

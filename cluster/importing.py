@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from peerjob.model.clock import Clock
-from peerjob.model.errors import DecodeError, StoreUnavailableError
+from peerjob.model.errors import DecodeError, PayloadTooLargeError, StoreUnavailableError
 from peerjob.model.firing import Fire, FireOutcome, FireStatus, Overlap, SchedulePut
 from peerjob.model.ids import id_time_us
 from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, NewInstance
@@ -58,7 +58,8 @@ async def import_namespace(
 
     Skips instances that the target has, in any state, and schedules whose name it has. So an import that broke off can
     be repeated, until retention removes instances that have ended meanwhile. Raises DecodeError for a line that cannot
-    be read, and, after it has imported all lines, for an export that is not whole.
+    be read, PayloadTooLargeError for an instance that the target cannot store, and, after it has imported all lines,
+    DecodeError for an export that is not whole.
     """
     async with opened(store, namespace, clock) as target:
         return await _Import(target, on_progress).run(lines)
@@ -108,6 +109,12 @@ class _Import:
             case MovedSchedule():
                 self._schedules.append(value)
             case MovedInstance():
+                limit = self._store.capabilities.max_payload
+                if len(value.spec) > limit:
+                    await self._flush()
+                    raise PayloadTooLargeError(
+                        f"arguments of instance {value.id} (line {number})", len(value.spec), limit
+                    )
                 self._instances.append(value)
         self._bytes += len(line)
         if len(self._schedules) + len(self._instances) >= MAX_BATCH or self._bytes >= MAX_BATCH_BYTES:

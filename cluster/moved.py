@@ -15,14 +15,14 @@ import msgspec
 from peerjob.model.clock import Clock, SystemClock
 from peerjob.model.errors import DecodeError, OptionError
 from peerjob.model.ids import checked_id
-from peerjob.model.record import MAX_PRIORITY, MIN_PRIORITY, StoreLimits
+from peerjob.model.record import MAX_PRIORITY, MIN_PRIORITY, Moment, StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
 
 FORMAT = 1
 """The version of the format. A reader refuses a higher one, and ignores fields that it does not know."""
 MAX_LINE = 16 << 20
-"""The most bytes of a line. The largest instance needs about a tenth of it."""
+"""The most bytes of a line. The largest instance needs about a tenth of it, with the default `max_payload`."""
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, tag="header", omit_defaults=True):
@@ -44,10 +44,10 @@ class MovedSchedule(msgspec.Struct, frozen=True, kw_only=True, tag="schedule", o
     name: str
     kind: str
     definition: bytes
-    next_us: int | None
+    next_us: Moment | None
     paused: bool = False
     note: str = ""
-    last_us: int = 0
+    last_us: Moment = 0
     """The latest nominal time that has a record."""
 
 
@@ -58,7 +58,7 @@ class MovedInstance(msgspec.Struct, frozen=True, kw_only=True, tag="instance", o
     kind: str
     spec: bytes
     priority: int
-    due_us: int
+    due_us: Moment
     attempts: int = 0
     crashes: int = 0
     losses: int = 0
@@ -114,7 +114,6 @@ def _check(number: int, one: MovedInstance) -> None:
         raise DecodeError(f"line {number} of the export: {error}") from None
     if not (
         MIN_PRIORITY <= one.priority <= MAX_PRIORITY
-        and 0 <= one.due_us < 2**53
         and min(one.attempts, one.crashes, one.losses, one.max_crashes) >= 0
         and max(one.attempts, one.crashes, one.losses, one.max_crashes) < 2**31
     ):

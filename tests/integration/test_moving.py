@@ -18,6 +18,7 @@ from peerjob import (
     Job,
     Node,
     NodeStateError,
+    PayloadTooLargeError,
     Query,
     State,
     StoreLimits,
@@ -46,7 +47,11 @@ async def fail(number: int) -> None:
     raise ValueError(number)
 
 
+async def keep(text: str) -> None: ...
+
+
 MARK = Job("mark", mark)
+KEEP = Job("keep", keep)
 LATER = MARK.with_options(after="1h", priority=-3, tags=["late"], retention="3h", max_crashes=7)
 FAIL = Job("fail", fail, max_retries=5, backoff="1h")
 JOBS = (MARK, FAIL)
@@ -277,6 +282,34 @@ async def test_a_node_that_has_left_again_is_noticed(source: str, namespace: str
             await node.add_schedule(MARK.with_options(cron="0 0 1 1 *", name="new"), 5)
     with pytest.raises(NodeStateError, match="changed during the export"):
         async for _ in lines:
+            pass
+
+
+@pytest.mark.parametrize("target", ["redis_url", "etcd_url"], indirect=True)
+async def test_due_times_of_all_years_move(etcd_url: str, target: str, namespace: str) -> None:
+    years = [datetime(year, 1, 1, tzinfo=UTC) for year in (1, 1960, 2400, 9999)]
+    async with Node(etcd_url, namespace=namespace, jobs=JOBS, workers=0) as node:
+        await node.schedule_many(MARK.with_options(at=one).call(one.year) for one in years)
+    lines = [line async for line in export_namespace(etcd_url, namespace=namespace)]
+    done = await import_namespace(target, lines, namespace=f"{namespace}-new")
+    assert (done.instances, done.refusals) == (4, 0)
+
+
+async def test_an_instance_that_is_too_large_for_the_target_is_named(
+    redis_url: str, etcd_url: str, namespace: str
+) -> None:
+    async with Node(redis_url, namespace=namespace, jobs=[KEEP], workers=0, max_payload=16 << 20) as node:
+        await node.schedule(KEEP, "small")
+        large = await node.schedule(KEEP, "x" * (2 << 20))
+    lines = [line async for line in export_namespace(redis_url, namespace=namespace)]
+    told: list[Imported] = []
+    with pytest.raises(PayloadTooLargeError, match=large.id):
+        await import_namespace(etcd_url, lines, namespace=namespace, on_progress=lambda done, _: told.append(done))
+    assert told[-1].instances == 1
+    async with Node(redis_url, namespace=namespace, jobs=[KEEP], workers=0, max_payload=16 << 20) as node:
+        larger = await node.schedule(KEEP, "x" * (13 << 20))
+    with pytest.raises(PayloadTooLargeError, match=larger.id):
+        async for _ in export_namespace(redis_url, namespace=namespace):
             pass
 
 
