@@ -237,7 +237,7 @@ def test_what_cannot_be_moved_is_said(redis_url: str, namespace: str, tmp_path: 
         refused = jobctl("export", str(file), *place)
         assert refused.status == 1
         assert "in use by busy" in refused.err
-        assert b"end" not in file.read_bytes()
+        assert list(tmp_path.iterdir()) == []
     assert jobctl("export", str(file), *place).status == 0
     lines = file.read_bytes().splitlines(keepends=True)
     other = ("--store", redis_url, "--namespace", f"{namespace}-taken")
@@ -264,6 +264,30 @@ def test_what_cannot_be_moved_is_said(redis_url: str, namespace: str, tmp_path: 
     assert jobctl("import", str(file)).status == 2
     assert jobctl("export", "-", "--store", "memory://").status == 2
     assert jobctl("export", str(file), "--store", "redis://127.0.0.1:1").status == 4
+
+
+def test_an_export_that_fails_keeps_the_earlier_file(redis_url: str, namespace: str, tmp_path: Path) -> None:
+    jobctl, file, link = Jobctl({}), tmp_path / "jobs.jsonl", tmp_path / "link"
+    place = ("--store", redis_url, "--namespace", namespace)
+    asyncio.run(fill_a_little(redis_url, namespace, 3))
+    link.symlink_to(file)
+    assert jobctl("export", str(link), *place).status == 0
+    file.chmod(0o644)
+    before = file.read_bytes()
+    with Node(redis_url, namespace=namespace, jobs=JOBS, workers=0).blocking() as manager:
+        assert jobctl("export", str(link), *place).status == 1
+        assert file.read_bytes() == before
+        manager.schedule(MARK, 4)
+    assert jobctl("export", str(link), *place).status == 0
+    assert len(file.read_bytes().splitlines()) == 6
+    assert file.stat().st_mode & 0o077 == 0
+    assert link.is_symlink()
+    assert sorted(tmp_path.iterdir()) == [file, link]
+    full = jobctl("export", "/dev/full", *place)
+    assert (full.status, full.err.splitlines()[-1]) == (
+        1,
+        "jobctl: /dev/full cannot be written: No space left on device",
+    )
 
 
 @pytest.mark.parametrize("source", ["redis_url", "etcd_url"], indirect=True)

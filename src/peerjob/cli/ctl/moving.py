@@ -20,7 +20,7 @@ from peerjob.cli.settings import read_setting, setting, variable_of
 from peerjob.cluster.exporting import export_namespace
 from peerjob.cluster.importing import Imported, import_namespace
 from peerjob.cluster.moved import MAX_LINE, End, Header, read_line
-from peerjob.model.errors import OptionError
+from peerjob.model.errors import OptionError, PeerjobError
 from peerjob.store.url import redact
 
 from .commands import ClientSession, interruptible, verb
@@ -140,18 +140,52 @@ async def import_all(session: ClientSession, file: Source, place: StoreOptions) 
 
 @contextmanager
 def _written(file: Path) -> Generator[BinaryIO]:
-    """The file to write, or standard output; raises CommandError if the reader of standard output has gone away."""
-    if str(file) != "-":
-        with _file(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, "wb") as output:
-            yield output
-        return
+    """The file to write, or standard output; raises CommandError if it cannot be written.
+
+    The name gets the new file only at the end, so an export that fails leaves an earlier export as it was.
+    """
+    shown = "standard output" if str(file) == "-" else str(file)
+    try:
+        if str(file) == "-":
+            with _standard_output() as output:
+                yield output
+        elif file.exists() and not file.is_file():  # a device or a named pipe
+            with _file(file, os.O_WRONLY, "wb") as output:
+                yield output
+        else:
+            with _replaced(file.resolve()) as output:
+                yield output
+    except BrokenPipeError:
+        raise CommandError("the reader of the export ended before the export") from None
+    except PeerjobError:  # some of these are OSErrors too
+        raise
+    except OSError as error:
+        raise CommandError(f"{shown} cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def _standard_output() -> Generator[BinaryIO]:
     try:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
-    except BrokenPipeError:
+    except OSError:
         # Python flushes standard output again at its exit, which must not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise CommandError("the reader of the export ended before the export") from None
+        raise
+
+
+@contextmanager
+def _replaced(file: Path) -> Generator[BinaryIO]:
+    """A new file, which replaces the file at the end of the block; after an error it is removed."""
+    new = file.with_name(f".{file.name[:200]}.{os.getpid()}")
+    try:
+        with _file(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, "wb", shown=file) as output:
+            yield output
+            output.flush()
+            os.fsync(output.fileno())
+        new.replace(file)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -165,12 +199,12 @@ def _lines(file: Path) -> Generator[Iterator[bytes]]:
 
 
 @contextmanager
-def _file(file: Path, flags: int, mode: str) -> Generator[BinaryIO]:
-    """An open file, which only its owner can read if it is new; raises OptionError."""
+def _file(file: Path, flags: int, mode: str, *, shown: Path | None = None) -> Generator[BinaryIO]:
+    """An open file, which only its owner can read if it is new; raises OptionError, which names `shown`."""
     try:
         opened = cast("BinaryIO", os.fdopen(os.open(file, flags, 0o600), mode))
     except OSError as error:
-        raise OptionError("FILE", str(file), f"a file that can be opened ({error.strerror})") from None
+        raise OptionError("FILE", str(shown or file), f"a file that can be opened ({error.strerror})") from None
     with opened:
         yield opened
 
