@@ -5,7 +5,7 @@ A published kind is a key that ends with its lease. A second key has its descrip
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -14,15 +14,13 @@ from peerjob.model.published import MAX_DESCRIPTORS, KindDescriptor
 from peerjob.model.record import check_batch
 from peerjob.model.spec import reader
 
-from .base import Compare, Put, Step, apply_steps, mod_of
+from .base import MAX_REQUEST_BYTES, MAX_STEPS, Compare, Put, Step, apply_steps, bytes_of, mod_of
 from .context import KVCommands, retried
 from .rows import encode, number_of, or_default
 from .writer import ROUNDS
 
 _PUBLISHED_PARTS = 4
 """A kind is published again when its lease time, `kinds_kept_us`, divided by this number has passed."""
-_MAX_AT_ONCE = 16
-"""Most descriptors of one transaction, so that those of the largest size fit into it."""
 
 
 class _Stored(msgspec.Struct, frozen=True, array_like=True):
@@ -81,8 +79,7 @@ class DescriptorCommands(KVCommands):
                     lease = lease or await self._kv.grant(kept_us)
                     writes.append((one, Step([Compare(key, mod=mod_of(entry))], [Put(key, encode(found), lease)])))
             left = list[KindDescriptor]()
-            for at in range(0, len(writes), _MAX_AT_ONCE):
-                part = writes[at : at + _MAX_AT_ONCE]
+            for part in _transactions(writes):
                 answers = (await self._kv.txn([step for _, step in part])).steps
                 left += [one for (one, _), answer in zip(part, answers, strict=True) if answer is None]
             if not left:
@@ -100,6 +97,21 @@ class DescriptorCommands(KVCommands):
             )
             for kind, entry in zip(kinds, entries, strict=True)
         ]
+
+
+def _transactions(writes: Sequence[tuple[KindDescriptor, Step]]) -> Iterator[list[tuple[KindDescriptor, Step]]]:
+    """The writes in parts that fit into a transaction: each step writes all descriptors of its kind."""
+    part: list[tuple[KindDescriptor, Step]] = []
+    size = 0
+    for one, step in writes:
+        step_size = bytes_of(step.compares, step.ops)
+        if part and (len(part) == MAX_STEPS or size + step_size > MAX_REQUEST_BYTES):
+            yield part
+            part, size = [], 0
+        part.append((one, step))
+        size += step_size
+    if part:
+        yield part
 
 
 def _published(new: KindDescriptor, stored: tuple[_Stored, ...], now_us: int, *, fresh_us: int) -> tuple[_Stored, ...]:

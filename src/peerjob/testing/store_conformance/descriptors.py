@@ -87,9 +87,13 @@ class DescriptorRules(StoreSuite):
             await store.descriptors(["kind"] * (MAX_BATCH + 1))
 
     async def test_descriptors_of_the_largest_size(self, store: Store) -> None:
-        batch = [described(f"kind-{number}", size=8 << 10, schema=b"s" * (16 << 10)) for number in range(40)]
-        assert await store.publish_descriptors(batch) == [False] * 40
-        assert await store.descriptors([one.kind for one in batch]) == [(one,) for one in batch]
+        builds = [
+            [described(f"kind-{number}", version, b"s" * (16 << 10), 8 << 10) for number in range(40)]
+            for version in range(MAX_DESCRIPTORS)
+        ]
+        for build in builds:
+            assert await store.publish_descriptors(build) == [False] * 40
+        assert await store.descriptors([one.kind for one in builds[0]]) == list(zip(*reversed(builds), strict=True))
 
     async def test_a_row_of_a_node_has_the_digests_of_its_kinds(self, store: Store) -> None:
         for count in (2, 300):
