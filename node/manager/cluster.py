@@ -14,8 +14,11 @@ from .kind_rules import ListedKind
 
 POLL = 0.25
 """Seconds between two reads of the nodes, while a call waits for another node to follow an instruction."""
-MAX_FOLLOW = 30.0
-"""Most seconds until another node follows an instruction. A live node gets the instruction with each renewal."""
+MAX_FOLLOW = 15.0
+"""Most seconds until another node follows an instruction. A live node gets the instruction with each renewal.
+
+A client waits in turns of 20 s, and for `undrain` 30 s. A later turn of a drain takes the drain as begun.
+"""
 
 
 class NodeClusterManager(NodeJobManager):
@@ -74,8 +77,9 @@ class NodeClusterManager(NodeJobManager):
                 "call it through its own address"
             )
         instruction = Instruction(request=self._need_runtime().ids.one(), drain=drain)
-        if not await self._open_store().instruct(view.info.incarnation, instruction):
-            raise UnknownNodeError(view.name)
+        store = self._open_store()
+        if not await store.instruct(view.info.incarnation, instruction):
+            raise UnknownNodeError(view.name, [one.name for one in await store.nodes()])
 
     async def _until_intake(self, view: NodeView, intake: str, *, has_begun: bool = False) -> None:
         """Wait until the list of nodes shows that another node has followed an instruction."""

@@ -9,8 +9,11 @@ from msgspec.structs import replace
 from peerjob import Client, Job, Node, NodeStateError, OptionError, Server, State, UnknownNodeError
 from peerjob.model.record import Instruction
 from peerjob.node.observe.metrics import Metrics
+from peerjob.remote.client.remote_manager import WAIT
 from peerjob.testing import VirtualClock, running_node
+from peerjob.testing.factories import Factory
 from support.factories import flaky_store, memory_store, running_nodes, shared_url
+from support.flaky import FlakyStore
 from support.scrapes import scrape
 
 
@@ -136,6 +139,33 @@ async def test_a_node_of_an_older_release_is_shown_and_refuses_instructions(cloc
         for call in (a.drain(node="old"), a.undrain(node="old")):
             with pytest.raises(NodeStateError, match=r"'old' runs release 0\.0\.9"):
                 await call
+
+
+async def test_a_node_that_does_not_follow_is_named_in_the_first_turn_of_a_client(clock: VirtualClock) -> None:
+    url = shared_url()
+    store = memory_store(clock, url)
+    paused = replace(Factory(clock).node("paused"), intake="active")
+    async with running_nodes(clock, "a", store=url) as (a,):
+        await store.join(paused, ttl_us=600_000_000)
+        with pytest.raises(NodeStateError, match="'paused' has not followed the call"):
+            await clock.run(a.wait_drained(WAIT, node="paused", is_begun=False))
+
+
+class LeavingStore(FlakyStore):
+    """A store of which a node leaves just before an instruction to it."""
+
+    async def instruct(self, incarnation: str, instruction: Instruction) -> bool:
+        await self.inner.leave(incarnation)
+        return await self.inner.instruct(incarnation, instruction)
+
+
+async def test_a_node_that_leaves_before_the_instruction_is_unknown(clock: VirtualClock) -> None:
+    store = LeavingStore(memory_store(clock))
+    await store.inner.open()
+    await store.inner.join(replace(Factory(clock).node("gone"), intake="active"), ttl_us=600_000_000)
+    async with running_node(clock=clock, store=store.store, name="a") as a:
+        with pytest.raises(UnknownNodeError, match=r"'gone' \(live: a\)"):
+            await a.drain(node="gone")
 
 
 async def test_a_stopping_node_is_shown_as_draining_and_cannot_be_undrained(clock: VirtualClock) -> None:
