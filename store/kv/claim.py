@@ -151,8 +151,10 @@ class ClaimCommands(KVCommands):
         if any(written.revisions):
             self._idle_entries.pop(call.incarnation, None)
         wakeups = Wakeups(any_of=selection.left_kinds, except_for=call.incarnation)
+        passed_over = self._passed_over.get(call.incarnation, {})
         for (place, id, taken, spec), revision in written.applied(planned):
             call.places.add(place)
+            passed_over.pop(id, None)
             context.cache(id, revision, taken)
             call.add(to_claim(id, taken, spec))
             wakeups.changed.append(id)

@@ -26,6 +26,8 @@ _MANY_QUEUES = 32
 """If one claim reads more queues than this, the claim moves the head of each queue behind the picked instances."""
 MAX_PASSED = 4
 """After a node has passed over an instance of another node's share this often, the node takes the instance itself."""
+_MAX_COUNTED = 2000
+"""For at most this number of instances, a node counts how often it has passed them over."""
 
 
 class Pick(msgspec.Struct, frozen=True, gc=False):
@@ -236,7 +238,8 @@ def share_of(
 
     Each live incarnation has a share of all picks. If its share is too small, it also takes from the shares of others,
     those picks that the others most likely do not take. `passed_over` counts how often the incarnation has taken later
-    instances first. After `MAX_PASSED` times, an instance belongs to its share, since the other node may be busy.
+    instances first. After `MAX_PASSED` times, an instance belongs to its share, since the other node may be busy. The
+    count stays until the caller removes it, because the claim of a share can fail, and other claims want other kinds.
     """
     count = max(1, len(live))
     own = live.index(incarnation) if incarnation in live else 0
@@ -257,11 +260,11 @@ def share_of(
             others.append(at)
     own_picks.sort()
     last = own_picks[-1] if own_picks else -1
-    counted = {
-        ids[at]: passed_over.get(ids[at], 0) + (at < last) for at in others if at < last or ids[at] in passed_over
-    }
-    passed_over.clear()
-    passed_over.update(counted)
+    for at in others:
+        if at < last:
+            passed_over[ids[at]] = passed_over.pop(ids[at], 0) + 1
+    for id in list(passed_over)[: max(0, len(passed_over) - _MAX_COUNTED)]:
+        del passed_over[id]
     return [picks[at] for at in own_picks], [picks[at] for at in others]
 
 

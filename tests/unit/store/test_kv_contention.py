@@ -18,7 +18,7 @@ from peerjob.store.base import Store
 from peerjob.store.kv import answers, context, counts, hints, kind_sets, queues
 from peerjob.store.kv.base import Applied, Compare, Entry, Found, Put, Range, Step
 from peerjob.store.kv.keys import Keys
-from peerjob.store.kv.selection import MAX_PASSED
+from peerjob.store.kv.selection import MAX_PASSED, Pick, Room, share_of
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
@@ -162,6 +162,32 @@ async def test_an_instance_is_passed_over_a_few_times_while_the_node_of_its_part
     claims = [[claim.id for claim in await peer.take(5)] for _ in range(80)]
     for number, taken in enumerate(claims):
         assert all(sum(max(before) > id for before in claims[:number]) <= MAX_PASSED for id in taken)
+
+
+async def test_claims_of_other_kinds_do_not_count_an_instance_anew(clock: VirtualClock) -> None:
+    """The node of its part claims nothing, and each second claim of this node takes another kind."""
+    kv, make = Windowed(MemoryData(), clock), Factory(clock)
+    store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+    peer = await Peer(store=store, info=make.node(kinds=("work", "rest")), make=make).join()
+    await Peer(store=store, info=make.node(kinds=("work", "rest")), make=make).join()
+    await store.enqueue([make.instance(kind=kind) for _ in range(100) for kind in ("work", "rest")])
+    claims: list[list[str]] = []
+    for _ in range(20):
+        claims.append([claim.id for claim in (await peer.claim(peer.want(5, {"work": 5, "rest": 0}))).claims])
+        assert (await peer.claim(peer.want(5, {"work": 0, "rest": 5}))).claims
+    for number, taken in enumerate(claims):
+        assert all(sum(max(before) > id for before in claims[:number]) <= MAX_PASSED for id in taken)
+
+
+def test_an_instance_stays_in_the_share_until_it_is_claimed(clock: VirtualClock) -> None:
+    """A claim of a share can fail, and then the same instances are there again."""
+    make, passed_over = Factory(clock), dict[str, int]()
+    picks = [Pick(0, f"{number:019}{make.instance().id}", "work", "q/", False, 1) for number in range(40)]
+    seen = Counter[str]()
+    for _ in range(30):
+        share, left = share_of(picks, 10, Room({"work": 40}, {}, 1), "a", ["a", "b"], passed_over)
+        seen.update(pick.id for pick in left if pick.place < share[-1].place)
+    assert 0 < max(seen.values()) <= MAX_PASSED
 
 
 async def test_no_claim_takes_an_instance_twice_when_queues_move_while_they_are_read(clock: VirtualClock) -> None:
