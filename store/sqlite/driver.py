@@ -78,7 +78,8 @@ class SqliteKeyValue:
 
     async def close(self) -> None:
         thread, self._thread = self._thread, None
-        if thread is not None and FILES.release(thread):
+        # the thread of a parent does not run in its child
+        if thread is not None and not thread.is_inherited and FILES.release(thread):
             request = request_of(lambda transaction, leases: None, writes=False, durable=False)
             thread.end(request)
             await request.future

@@ -70,6 +70,7 @@ async def _in_child(inherited: SqliteKeyValue, url: str) -> None:
         await inherited.get(["test/before"])
     except StoreError as error:
         print(error, flush=True)
+    await inherited.close()
     own = SqliteKeyValue(parse_address(url), SystemClock())
     await own.open()
     await own.txn([Step([], [Put("test/child", b"")])])
