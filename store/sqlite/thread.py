@@ -58,6 +58,8 @@ class FileThread:
         self._must_register = self._must_park = self._is_asleep = self._has_rung = False
         self._parked, self._resumed = threading.Event(), threading.Event()
         self._next_tick = 0.0
+        self._next_end = 0.0
+        """The monotonic time before which the thread does not try again to end leases."""
         self._alarm, self._wake_up = socket.socketpair()
         self._alarm.setblocking(False)
         self._wake_up.setblocking(False)
@@ -189,8 +191,9 @@ class FileThread:
         if self._reads or self._writes or self._ends or self._must_park:
             wait = 0.0
         elif session is not None:
-            lease_ends = (session.first_end_us - session.now_us()) / 1e6
-            wait = max(0.0, min(self._next_tick - time.monotonic(), lease_ends))
+            now = time.monotonic()
+            lease_ends = max((session.first_end_us - session.now_us()) / 1e6, self._next_end - now)
+            wait = max(0.0, min(self._next_tick - now, lease_ends))
         for fd, _ in self._poll.poll(wait * 1000):
             if fd == self._alarm_fd:
                 self._alarm.recv(4096)
@@ -212,7 +215,7 @@ class FileThread:
             # what is put from now on must ring, before a read tells what was put until now
             self._write(session)
         self._answer(session)
-        if self._writes or session.now_us() >= session.first_end_us:
+        if self._writes or (session.now_us() >= session.first_end_us and time.monotonic() >= self._next_end):
             self._write(session)
         self.full = session.full
 
@@ -240,6 +243,9 @@ class FileThread:
                 self._must_register = False
                 session.register(self._watches)
             failed = self._commit(session, writes)
+            if failed is not None:
+                # a removed file or a full disk stays for some time
+                self._next_end = time.monotonic() + _TICK
             if failed is not None and len(writes) > 1:
                 # each request alone, so that the fault of one does not fail the others
                 for request in writes:

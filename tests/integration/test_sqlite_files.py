@@ -20,10 +20,14 @@ from peerjob.model.findings import Severity
 from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.drivers import diagnose, open_store
+from peerjob.store.kv.base import Put, Step
+from peerjob.store.sqlite.address import parse_address
+from peerjob.store.sqlite.driver import SqliteKeyValue
 from peerjob.store.sqlite.file import APPLICATION, TABLES
 from peerjob.testing.factories import Factory
 from support.jobd import Jobd
 from support.processes import ChildProcess
+from support.waiting import until
 
 JOBCTL = Path(sys.executable).with_name("jobctl")
 
@@ -105,6 +109,25 @@ async def test_nothing_is_written_into_a_file_that_went_away(tmp_path: Path, how
     await store.enqueue([make.instance()])
     assert (await store.health()).counts["work"][State.SCHEDULED] == 2
     await store.close()
+
+
+async def test_leases_that_cannot_end_in_a_removed_file_take_no_processor_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    kv = SqliteKeyValue(parse_address(f"sqlite://{path}?sync=normal"), SystemClock())
+    await kv.open()
+    lease = await kv.grant(100_000)
+    path.rename(tmp_path / "old.db")
+
+    async def has_ended() -> bool:
+        return await kv.remaining([lease]) == [0]
+
+    await until(has_ended)
+    began = time.process_time()
+    await asyncio.sleep(2)
+    assert time.process_time() - began < 0.2
+    (tmp_path / "old.db").rename(path)
+    await kv.txn([Step([], [Put("test/a", b"")])])
+    await kv.close()
 
 
 @pytest.fixture
