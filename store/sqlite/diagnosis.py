@@ -10,7 +10,7 @@ from pathlib import Path
 from peerjob.model.findings import Finding, Severity
 
 from .address import parse_address
-from .place import check_mount, check_place
+from .place import check_mount, check_place, real_path
 from .session import reserve_of
 from .write_lock import WriteLock, described, is_stopped, lock_path
 
@@ -22,8 +22,9 @@ _PAUSE = 0.01
 def diagnose_sqlite(url: str) -> list[Finding]:
     """See `peerjob.store.drivers.diagnose`; blocks for up to a second."""
     address = parse_address(url)
-    path = address.path
-    check_mount(path)
+    check_mount(address.path)
+    # the lock file is beside the real file
+    path = real_path(address.path)
     check_place(path)
     kept = "each write waits for the disk" if address.sync == "full" else "a power cut can lose the last writes"
     findings = [Finding("file", Severity.OK, f"{path}, {_size(path)}; sync={address.sync}: {kept}")]
@@ -49,7 +50,10 @@ def _space(path: Path) -> Finding:
 
 
 def _writer(path: Path) -> Finding:
-    lock = WriteLock(path)
+    try:
+        lock = WriteLock(path)
+    except OSError as error:
+        return Finding("writer", Severity.FAIL, f"cannot open {lock_path(path)}: {error.strerror}")
     try:
         until = time.monotonic() + _PATIENCE
         holder = None

@@ -34,6 +34,15 @@ def check_place(path: Path) -> None:
     _check_file(path)
 
 
+def real_path(path: Path) -> Path:
+    """The path without symbolic links; raises OptionError for links that lead to themselves."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:
+        # Python before 3.13 raises RuntimeError for a loop
+        raise OptionError("store", str(path), f"{_REAL_FILE} ({error})") from None
+
+
 def check_mount(path: Path) -> None:
     """Raise OptionError for a file on a network file system; reads no folder, which may take forever there."""
     kind = file_system_of(path.parent, _mounts())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from peerjob.model.clock import Clock
 
-from .place import check_mount
+from .place import check_mount, real_path
 from .thread import FileThread
 
 
@@ -27,7 +27,7 @@ class FileRegistry:
     def acquire(self, path: Path, url: str, clock: Clock) -> FileThread:
         """The thread of a file, for one more user; raises OptionError for a file on a network file system."""
         check_mount(path)
-        path = path.resolve()
+        path = real_path(path)
         with self._lock:
             self._threads = {at: one for at, one in self._threads.items() if one.users or one.is_alive}
             known = self._threads.get(path)

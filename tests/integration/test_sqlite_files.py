@@ -130,6 +130,25 @@ async def test_leases_that_cannot_end_in_a_removed_file_take_no_processor_time(t
     await kv.close()
 
 
+async def test_check_finds_the_writer_of_a_file_behind_a_link(tmp_path: Path) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to(tmp_path / "a.db")
+    with ChildProcess.python(
+        "support.sqlite_process", "hold", f"sqlite://{tmp_path / 'a.db'}", output=tmp_path / "h"
+    ) as one:
+        await one.line("holds")
+        one.pause()
+        found = {one.subject: one for one in await diagnose(f"sqlite://{link}", namespace="n", clock=SystemClock())}
+    assert f"process {one.pid} is stopped inside a write" in found["writer"].text
+
+
+async def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    path.symlink_to(tmp_path / "b.db")
+    (tmp_path / "b.db").symlink_to(path)
+    assert "in a folder that exists" in str(await refusal(path))
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 48 MiB."""
