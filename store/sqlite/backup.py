@@ -16,6 +16,7 @@ from peerjob.store.url import redact, scheme_of
 from .address import parse_address
 from .errors import translated
 from .file import StoreFile
+from .place import real_path
 
 
 def back_up(url: str, target: Path) -> int:
@@ -26,7 +27,7 @@ def back_up(url: str, target: Path) -> int:
     """
     if scheme_of(url) != "sqlite":
         raise OptionError("store", redact(url), "the URL of a SQLite file; servers have backups of their own")
-    path = parse_address(url).path
+    path = real_path(parse_address(url).path)
     if not path.exists():
         raise OptionError("store", str(path), "a file that exists")
     if target.exists():

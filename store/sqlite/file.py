@@ -12,6 +12,7 @@ from peerjob.model.errors import LayoutError, OptionError, PeerjobError, StoreEr
 
 from .errors import code_of, is_busy, translated
 from .place import check_place
+from .write_lock import user_of_another_file
 
 APPLICATION = 0x706A6F62
 """SQLite's application id of our files: "pjob"."""
@@ -46,6 +47,7 @@ class StoreFile:
         self._folder = path.parent
         self._url = url
         check_place(path)
+        self._check_users()
         self.connection = _connect(path, url, create=not path.exists())
         try:
             self._check_owner()
@@ -86,6 +88,24 @@ class StoreFile:
 
     def close(self) -> None:
         self.connection.close()
+
+    @property
+    def inode(self) -> int:
+        return self._file[1]
+
+    def _check_users(self) -> None:
+        """Raise StoreError while a process has open the file that was at the path before.
+
+        SQLite would mix the changes in its log, which is named after the path, into this file.
+        """
+        inode = self.path.stat().st_ino if self.path.exists() else None
+        user = user_of_another_file(self.path, inode)
+        if user is not None:
+            who = f"process {user}" if user else "another process"
+            raise StoreError(
+                f"the file of the store at {self._url} was {'removed' if inode is None else 'replaced'} while {who} "
+                f"has it open: stop that process first"
+            )
 
     def _check_owner(self) -> None:
         """Raise OptionError for a file of another application, and LayoutError for one of a newer release.

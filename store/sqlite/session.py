@@ -43,6 +43,7 @@ class Session:
         self._file = opened(path, url, identity=f"{random.getrandbits(64):016x}", seconds=_OPEN_FOR)
         try:
             self.lock = WriteLock(path)
+            self.lock.use(self._file.inode)
         except OSError:
             self._file.close()
             raise

@@ -3,7 +3,11 @@
 SQLite answers "busy" while another process writes, and does not say which. The kernel knows the holder of this lock,
 and frees the lock when the holder dies. A second lock marks the process that writes checkpoints.
 
-The locks belong to the process. Any close of the lock file in the process drops them, so only this class opens it.
+A third lock tells which file a process has open: its place in the lock file is the file's inode. A process that still
+has a removed or replaced file open shares the log of SQLite, which is named after the path, with the new file.
+
+The locks belong to the process. Any close of the lock file in the process drops them. So only this module opens it, and
+`user_of_another_file` only while the process does not have the store open.
 """
 
 from __future__ import annotations
@@ -17,6 +21,10 @@ from pathlib import Path
 _FLOCK = struct.Struct("hhqqi4x")
 """`struct flock` of Linux on machines with 64 bits: type, whence, start, length, process id."""
 _TURN, _CHECKPOINTS = 0, 1
+_FILES = 16
+"""The first of the bytes that stand for inodes."""
+_INODES = 1 << 61
+"""The number of these bytes; a lock file may be locked at places that it does not have."""
 
 
 class WriteLock:
@@ -37,13 +45,13 @@ class WriteLock:
         """Whether this process writes checkpoints; once it does, it does until it ends."""
         return self._lock(_CHECKPOINTS)
 
+    def use(self, inode: int) -> None:
+        """Tell other processes which file this one has open."""
+        fcntl.lockf(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, _byte_of(inode))
+
     def holder(self) -> int | None:
         """The process that has the turn to write; None if there is none, or if this process cannot see it."""
-        if sys.platform != "linux":
-            return None
-        wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _TURN, 1, 0)
-        kind, *_, pid = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_GETLK, wanted))
-        return pid if kind != fcntl.F_UNLCK and pid > 0 else None
+        return _holder(self._fd, _TURN, 1) or None
 
     def close(self) -> None:
         """Close the file; idempotent, because the number can belong to another file by the second call."""
@@ -57,6 +65,39 @@ class WriteLock:
         except (BlockingIOError, PermissionError):
             return False
         return True
+
+
+def user_of_another_file(path: Path, inode: int | None) -> int | None:
+    """A process that has open the file that was at this path before this inode; None if there is none.
+
+    It is 0 if this process cannot see the other one. The inode is None if no file exists.
+    """
+    try:
+        fd = os.open(lock_path(path), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        # without a lock file, no process has the store open; any other problem is reported when the file is opened
+        return None
+    try:
+        if inode is None:
+            return _holder(fd, _FILES, _INODES)
+        byte = _byte_of(inode)
+        found = _holder(fd, _FILES, byte - _FILES) if byte > _FILES else None
+        return found if found is not None else _holder(fd, byte + 1, _INODES)
+    finally:
+        os.close(fd)
+
+
+def _byte_of(inode: int) -> int:
+    return _FILES + inode % _INODES
+
+
+def _holder(fd: int, start: int, length: int) -> int | None:
+    """A process that holds a lock on some of these bytes: None if there is none, 0 if this process cannot see it."""
+    if sys.platform != "linux":
+        return None
+    wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+    kind, *_, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, wanted))
+    return max(pid, 0) if kind != fcntl.F_UNLCK else None
 
 
 def lock_path(path: Path) -> Path:

@@ -22,6 +22,7 @@ from peerjob.store.base import Store
 from peerjob.store.drivers import diagnose, open_store
 from peerjob.store.kv.base import Put, Step
 from peerjob.store.sqlite.address import parse_address
+from peerjob.store.sqlite.backup import back_up
 from peerjob.store.sqlite.driver import SqliteKeyValue
 from peerjob.store.sqlite.file import APPLICATION, TABLES
 from peerjob.testing.factories import Factory
@@ -108,6 +109,30 @@ async def test_nothing_is_written_into_a_file_that_went_away(tmp_path: Path, how
     (tmp_path / "old.db").rename(path)
     await store.enqueue([make.instance()])
     assert (await store.health()).counts["work"][State.SCHEDULED] == 2
+    await store.close()
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+async def test_a_file_is_not_opened_while_a_process_has_its_predecessor_open(tmp_path: Path, how: str) -> None:
+    path, copy, make = tmp_path / "a.db", tmp_path / "copy.db", Factory(SystemClock())
+    url = f"sqlite://{path}?sync=normal"
+    with ChildProcess.python("support.sqlite_process", "write", url, "w", output=tmp_path / "w.log") as writer:
+        await writer.line("wrote 3$")
+        back_up(url, copy)
+        path.unlink()
+        if how == "replaced":
+            copy.rename(path)
+        assert f"was {how} while process {writer.pid} has it open" in str(await refusal(path))
+        if how == "replaced":
+            with pytest.raises(StoreError, match=f"process {writer.pid} has it open"):
+                back_up(url, tmp_path / "mixed.db")
+        assert path.exists() is (how == "replaced")
+        writer.kill()
+    for end in ("-wal", "-shm"):
+        path.with_name(path.name + end).unlink(missing_ok=True)
+    store = store_of(path)
+    await store.open()
+    await store.enqueue([make.instance()])
     await store.close()
 
 
