@@ -349,6 +349,9 @@ def test_a_watch_of_one_instance_shows_what_happens_and_ends_with_it(jobctl: Job
         *(f"slow INFO line {n}" for n in range(3)),
     ]
     assert jobctl("watch", str(uuid4())).status == 3
+    for option in (("--kind", "sleep"), ("--state", "Completed"), ("--tag", "x")):
+        refused = jobctl("watch", uuid, *option)
+        assert (refused.status, "either a UUID or --kind" in refused.err) == (2, True), refused
 
 
 def test_a_watch_in_a_terminal_is_a_table(jobctl: Jobctl, target: str) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.live import Live
 
+from peerjob.cli.console import ExitStatus
 from peerjob.cli.printable import printable
 from peerjob.handles.entries import HistoryEntry, LogEntry
 from peerjob.handles.instance import Event, Instance
@@ -18,6 +19,7 @@ from peerjob.remote.client.client import Client
 
 from . import tables
 from .commands import ClientSession, verb
+from .errors import CommandError
 from .live_table import LiveTable
 from .output import Column, Format, Printer, TableView, moment
 from .query_options import InstanceSelection, Kind, Limit, States, Tag, Uuid, level_of
@@ -131,6 +133,8 @@ async def watch(
 
     Ends with Ctrl-C, or when the only watched instance is final.
     """
+    if uuid is not None and (kind is not None or state or tag is not None):
+        raise CommandError("give either a UUID or --kind, --state and --tag", ExitStatus.USAGE)
     query = Query(uuid=uuid) if uuid is not None else InstanceSelection(kind=kind, state=state, tag=tag).query()
     live = sys.stdout.isatty() and not lines and session.out.format in (Format.TABLE, Format.WIDE)
     async with session.client() as client:
