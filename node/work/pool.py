@@ -194,9 +194,11 @@ class Pool:
     # -- feeding -----------------------------------------------------------------------------------------------
 
     def take(self, runs: Sequence[Run]) -> None:
-        """Take the claims of one round. Each one starts when a worker is free."""
+        """Take the claims of one round. Each one starts when a worker is free; during a drain, hand them back."""
         self._latest = {run.claim.kind for run in runs}
         self._backlog.extend(runs)
+        if not self.accepting:  # the claim was under way when the drain or the stop began
+            self.empty_backlog("the node takes no work")
         self.dispatch()
 
     def dispatch(self) -> None:

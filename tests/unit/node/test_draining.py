@@ -151,6 +151,25 @@ async def test_a_node_that_does_not_follow_is_named_in_the_first_turn_of_a_clien
             await clock.run(a.wait_drained(WAIT, node="paused", is_begun=False))
 
 
+async def test_a_claim_whose_answer_comes_during_a_drain_is_handed_back(clock: VirtualClock) -> None:
+    url = shared_url()
+    flaky = flaky_store(clock, url)
+    async with (
+        running_node(SLEEP, clock=clock, store=flaky.store, name="a", workers=1) as a,
+        running_node(clock=clock, store=url, name="b", workers=0) as b,
+    ):
+        late = flaky.stall_answers("turn")
+        instance = await b.schedule("sleep", 1)
+        while (await b.lookup_instance(instance.id)).state is not State.PROCESSING:
+            await clock.advance(0.01)
+        draining = asyncio.ensure_future(a.drain())
+        await clock.advance(0.01)
+        late.release()
+        await clock.run(draining)
+        found = await b.lookup_instance(instance.id)
+        assert (found.state, found.attempts, found.record.losses) == (State.SCHEDULED, 0, 0)
+
+
 class LeavingStore(FlakyStore):
     """A store of which a node leaves just before an instruction to it."""
 
