@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from peerjob import INJECTED, Client, Instance, Job, Node, OptionError, Role, StoreUnavailableError, Token, Tokens
@@ -251,6 +252,26 @@ async def test_the_id_of_another_kind_shows_nothing() -> None:
         request = pb.ScheduleJobRequest(kind="mail.send", arguments=["x"], uuid=other)
         _, data = await _answer(client, "ScheduleJob", request, "OPERATOR1")
         assert SECRETS["report"].encode() not in data
+
+
+async def test_errors_name_no_other_kind() -> None:
+    alias = Job("pay.run", say, aliases=("mail.pay",))
+    async with served(*JOBS, alias, tokens=TOKENS) as (node, server), raw_client(server.target) as client:
+        await _prepared(node, "report")
+        unknown, renamed = pb.ScheduleJobRequest(kind="mail.nope"), pb.ScheduleJobRequest(kind="mail.pay")
+        options = pb.JobOptions(name="report", cron="0 0 * * *")
+        replacing = pb.ScheduleJobRequest(kind="mail.send", arguments=["x"], options=options)
+        for call, expected in ((unknown, UNKNOWN), (renamed, DENIED), (replacing, DENIED)):
+            requests: dict[str, Message] = {"PutSchedule": pb.PutScheduleRequest(job=call)}
+            if call is not replacing:
+                requests |= {"ScheduleJob": call, "ScheduleJobs": pb.ScheduleJobsRequest(jobs=[call])}
+            for name, request in requests.items():
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await client.send(name, request.SerializeToString(), token="OPERATOR1")
+                error = caught.value
+                told = f"{error.details()} {error.trailing_metadata()}".replace("schedule 'report'", "")
+                assert error.code() is expected, name
+                assert not [kind for kind in ("report", "pay.run") if kind in told], (name, told)
 
 
 async def test_a_schedule_of_another_kind_is_not_replaced() -> None:

@@ -11,7 +11,7 @@ from peerjob.node.node import Node
 from peerjob.remote.wire.rpcs import RPCS, Role
 
 from .principals import SYSTEM, Principal, caller
-from .scopes import check_included
+from .scopes import not_included
 
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 NEEDED_ROLES: dict[str, Role] = {REFLECTION: Role.READER} | {rpc.path: rpc.role for rpc in RPCS.values()}
@@ -46,10 +46,11 @@ def may_use_system() -> bool:
     return caller().rights.role >= Role.ADMIN
 
 
-def check_kind(kind: str) -> None:
-    """Raise AuthError for a kind that the caller may not act on."""
+def check_kind(kind: str, alias: str | None = None) -> None:
+    """Raise AuthError for a kind that the caller may not act on. It names the alias, if the caller gave that."""
     rights = caller().rights
-    check_included(kind, rights)
+    if not rights.include(kind):
+        raise not_included(f"kind {alias or kind!r}", rights)
     if kind.startswith(SYSTEM) and not may_use_system():
         raise AuthError(f"kind {kind!r} needs the role admin, and this token has {rights.role.name.lower()}")
 
@@ -58,4 +59,7 @@ async def check_schedule(node: Node, name: str) -> None:
     """Raise AuthError for a schedule of a kind that the caller may not act on."""
     if not may_use_system() or caller().rights.kinds:
         with contextlib.suppress(UnknownScheduleError):
-            check_kind((await node.lookup_schedule(name)).kind)
+            kind, rights = (await node.lookup_schedule(name)).kind, caller().rights
+            if not rights.include(kind):
+                raise not_included(f"the kind of schedule {name!r}", rights)
+            check_kind(kind)

@@ -180,7 +180,7 @@ async def check_kinds(node: Node, requests: Iterable[pb.ScheduleJobRequest]) -> 
     requests = list(requests)
     for kind in {one.kind for one in requests}:
         known = node.find_job(kind)
-        check_kind(kind if known is None else known.kind)
+        check_kind(kind if known is None else known.kind, alias=kind)
     await node.check_known(one.kind for one in requests if not one.allow_unknown)
 
 

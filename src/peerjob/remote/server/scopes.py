@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from google.protobuf.message import Message
 
-from peerjob.model.errors import AuthError, UnknownInstanceError, UnknownScheduleError
+from peerjob.model.errors import AuthError, UnknownInstanceError, UnknownKindError, UnknownScheduleError
 from peerjob.model.query import Query
 from peerjob.node.node import Node
 from peerjob.proto.job.v1 import service_pb2 as pb
@@ -30,12 +30,17 @@ def _scoped(node: Node, name: str, scope: Scope, serve: Any) -> Any:
     async def answer(request: Any, context: Context) -> Message:
         rights = caller().rights
         if not rights.kinds:
-            response: Message = await serve(request, context)
-            return response
+            complete: Message = await serve(request, context)
+            return complete
         await _check(node, name, scope, request, rights)
         if name == "CountInstances":
             return pb.CountInstancesResponse(count=await _count(node, query_of(request.query), rights))
-        return _filtered(await serve(request, context), rights)
+        try:
+            response = await serve(request, context)
+        except UnknownKindError as error:
+            # the error lists the kinds that are known
+            raise UnknownKindError(error.kind, [kind for kind in error.known if rights.include(kind)]) from None
+        return _filtered(response, rights)
 
     async def stream(request: Any, context: Context) -> AsyncIterator[Message]:
         rights = caller().rights
@@ -75,7 +80,12 @@ async def _check(node: Node, name: str, scope: Scope, request: Any, rights: Righ
 def check_included(kind: str, rights: Rights) -> None:
     """Raise AuthError for a kind that the rights are not about."""
     if not rights.include(kind):
-        raise AuthError(f"kind {kind!r} is not one of {_listed(rights)}, to which this token is limited")
+        raise not_included(f"kind {kind!r}", rights)
+
+
+def not_included(what: str, rights: Rights) -> AuthError:
+    """The error for a kind that the rights are not about. `what` names no kind that the caller has not given."""
+    return AuthError(f"{what} is not one of {_listed(rights)}, to which this token is limited")
 
 
 async def _check_instance(node: Node, uuid: str, rights: Rights) -> None:
