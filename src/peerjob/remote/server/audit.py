@@ -52,6 +52,8 @@ class AuditTrail(BackgroundRole):
 
     def add(self, verb: str, principal: str, address: str, criteria: str, count: int | None, result: str) -> None:
         """Record a call that has ended. Refused calls only go to the logger: they must not displace other records."""
+        # a name with half of a surrogate pair, which JSON of a JWT can contain, would keep all records out of the store
+        principal = principal.encode(errors="backslashreplace").decode()
         now_us = self._node.clock.time_us()
         record = AuditRecord(
             id=f"{self._node.clock.random.getrandbits(64):016x}",
