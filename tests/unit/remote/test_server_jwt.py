@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
 import http.server
@@ -24,6 +25,7 @@ from peerjob.remote.server import jwt as server_jwt
 from peerjob.remote.server.jwt import parse_rights
 from peerjob.testing.clock import VirtualClock
 from support.rpc import raw_client, served
+from support.waiting import PATIENCE
 
 ISSUER, AUDIENCE = "https://id.example", "peerjob"
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -206,6 +208,69 @@ async def test_the_keys_of_a_url_change(
     assert caplog.text.count("the keys of the token issuer stay as they were") == 4
 
 
+async def test_a_key_that_the_issuer_removes_or_replaces_ends_tokens_that_are_in_use(
+    provider: _Provider, sign: Sign, clock: VirtualClock
+) -> None:
+    for changed in (jwks("ec"), jwks("rsa").replace('"e": "AQAB"', '"e": "AQAD"')):
+        provider.text = jwks("rsa")
+        accepted = of(f"http://127.0.0.1:{provider.server_port}/keys", clock)
+        token = sign(exp=clock.time_us() // 1_000_000 + 3_600)
+        known = await accepted.principal_of(token)
+        assert known is not None
+        provider.text = changed
+        await clock.advance(301)
+        assert await accepted.principal_of(token) == known, "old keys count until the new ones are there"
+        reading = accepted._keys._reading  # pyright: ignore[reportPrivateUsage]
+        assert reading is not None
+        await reading
+        assert not accepted.knows(known)
+        with pytest.raises(UnauthenticatedError):
+            await accepted.principal_of(token)
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "RS512", "PS256"])
+async def test_a_key_without_an_algorithm_verifies_each_one_of_its_type(
+    clock: VirtualClock, tmp_path: Path, algorithm: str
+) -> None:
+    keys = json.loads(jwks("rsa", "ec"))
+    for key in keys["keys"]:
+        key.pop("alg", None)
+    (tmp_path / "jwks.json").write_text(json.dumps(keys))
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "exp": clock.time_us() // 1_000_000 + 60, "roles": "ops"}
+    accepted = of(tmp_path / "jwks.json", clock)
+    assert await accepted.principal_of(jwt.encode(claims, RSA_KEY, algorithm, headers={"kid": "rsa"})) is not None
+    assert await accepted.principal_of(jwt.encode(claims, NEW_KEY, "ES256", headers={"kid": "ec"})) is not None
+
+
+async def test_a_source_that_sends_byte_by_byte_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server_jwt, "FETCH_SECONDS", 0.5)
+    ended = asyncio.Event()
+
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while not ended.is_set():
+            writer.write(b"x")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), 0.05)
+        writer.transport.abort()
+
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/keys"
+        accepted = Jwt(issuer=ISSUER, audience=AUDIENCE, keys=url, rights=RIGHTS)
+        token = jwt.encode({"sub": "alice"}, RSA_KEY, "RS256", headers={"kid": "rsa"})
+        try:
+            async with asyncio.timeout(PATIENCE):
+                with pytest.raises(UnauthenticatedError, match="not known here"):
+                    await accepted.principal_of(token)
+            assert "the keys of the token issuer stay as they were" in caplog.text
+        finally:
+            ended.set()
+            for thread in [one for one in threading.enumerate() if one.name == "peerjob-jwt-keys"]:
+                await asyncio.to_thread(thread.join)
+
+
 @pytest.mark.parametrize("keys", ["http://id.example/keys", "ftp://id.example/keys", "nowhere/jwks.json"])
 def test_a_source_of_keys_that_is_none_is_refused(clock: VirtualClock, keys: str) -> None:
     with pytest.raises(OptionError, match=r"keys: expected a (file|URL)"):
@@ -225,10 +290,10 @@ def test_an_empty_option_is_refused(clock: VirtualClock, tmp_path: Path, name: s
         of(tmp_path, clock, **{name: ""})
 
 
-@pytest.mark.parametrize("text", ["ops", "=admin", "ops=boss", "ops=admin;kinds=", "ops=admin;kind=x"])
+@pytest.mark.parametrize("text", ["ops", "=admin", "ops=boss", "ops=admin;kinds=", "ops=admin;kind=x", "mail=admin"])
 def test_rights_that_cannot_be_read_are_refused(text: str) -> None:
     with pytest.raises(OptionError, match="--jwt-rights"):
-        parse_rights("--jwt-rights", [text])
+        parse_rights("--jwt-rights", ["mail=reader", text])
 
 
 async def test_a_call_with_a_jwt_and_the_end_of_its_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,6 +314,18 @@ async def test_a_call_with_a_jwt_and_the_end_of_its_stream(tmp_path: Path, monke
         assert await client.code("GetVersion", pb.VersionRequest(), token="x.y.z") is grpc.StatusCode.UNAUTHENTICATED
         async with asyncio.timeout(60):
             assert await watch.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_subject_with_half_of_a_surrogate_pair_keeps_no_record_out_of_the_store(tmp_path: Path) -> None:
+    (tmp_path / "jwks.json").write_text(jwks("rsa"))
+    accepted = Jwt(issuer=ISSUER, audience=AUDIENCE, keys=tmp_path / "jwks.json", rights=RIGHTS)
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "roles": "ops", "exp": time.time() + 60}
+    async with served(Job("work", str), jwt=accepted) as (node, server), raw_client(server.target) as client:
+        for subject in ("\ud800", "alice"):
+            token = jwt.encode({**claims, "sub": subject}, RSA_KEY, "RS256", headers={"kid": "rsa"})
+            await client.call("ScheduleJob", pb.ScheduleJobRequest(kind="work"), token=token)
+        await server.stop()
+        assert [one.principal for one in await node.audit()] == ["alice", "\\ud800"]
 
 
 def test_the_signatures_that_are_accepted_have_public_keys() -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import http.client
 import json
 import logging
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections import OrderedDict
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType
@@ -105,11 +107,11 @@ class Jwt(Authenticator):
         jwt = _library()
         try:
             name = str(jwt.get_unverified_header(token).get("kid", ""))
-            kid, key = await self._keys.key(name)
+            key = await self._keys.key(name)
             claims: dict[str, Any] = jwt.decode(
                 token,
-                key=key,
-                algorithms=list(ALGORITHMS[str(key.key_type)]),
+                key=key.public,
+                algorithms=list(key.algorithms),
                 audience=self._audience,
                 issuer=self._issuer,
                 # the times are checked below, by the clock of the node
@@ -130,7 +132,7 @@ class Jwt(Authenticator):
         subject = str(claims["sub"])
         until = until if rights.until is None else min(until, rights.until)
         return Principal(
-            name=subject[:MAX_NAME], rights=replace(rights, until=until), credential=f"jwt {subject}", key=kid
+            name=subject[:MAX_NAME], rights=replace(rights, until=until), credential=f"jwt {subject}", key=key.id
         )
 
     def _until(self, claims: dict[str, Any]) -> datetime:
@@ -146,6 +148,15 @@ class Jwt(Authenticator):
             raise UnauthenticatedError("the token is not valid here: exp is no time") from None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Key:
+    id: str
+    """A hash of the key and its name: a key that replaces another one under the same name has another id."""
+    public: Any
+    algorithms: tuple[str, ...]
+    """The algorithm that the issuer names; if it names none, all that fit the key."""
+
+
 class _Keys:
     """The keys of an issuer, read again when they are old or when a token names an unknown key."""
 
@@ -153,46 +164,46 @@ class _Keys:
         self._source = source
         self._url = _checked_url(source)
         self._clock = clock
-        self._keys: dict[str, PyJWK] = {}
+        self._keys: dict[str, _Key] = {}
         self._read_at: float | None = None
         self._reading: asyncio.Task[None] | None = None
         self._complaint = ""
         if self._url is None:
             self._set(_parsed(_file(Path(source))))
 
-    def has(self, name: str) -> bool:
-        return name in self._keys
+    def has(self, id: str) -> bool:
+        """Whether the issuer has a key, by the last read. Old keys are read again, for the next call."""
+        self._refreshed(MAX_AGE)
+        return any(one.id == id for one in self._keys.values())
 
-    async def key(self, name: str) -> tuple[str, PyJWK]:
+    async def key(self, name: str) -> _Key:
         """The key of a name; without a name, the only key. Raises UnauthenticatedError."""
-        age = None if self._read_at is None else self._clock.elapsed() - self._read_at
         found = self._find(name)
-        if age is None or age > MAX_AGE or (found is None and age > MIN_AGE):
-            if self._reading is None:
-                self._reading = asyncio.get_running_loop().create_task(self._refresh(), name="peerjob-jwt-keys")
-            # old keys are used until the new ones are there
-            if found is None:
-                await asyncio.shield(self._reading)
-                found = self._find(name)
+        reading = self._refreshed(MIN_AGE if found is None else MAX_AGE)
+        # old keys are used until the new ones are there
+        if found is None and reading is not None:
+            await asyncio.shield(reading)
+            found = self._find(name)
         if found is None:
             raise UnauthenticatedError("the token is signed with a key that is not known here")
         return found
 
-    def _find(self, name: str) -> tuple[str, PyJWK] | None:
-        if not name and len(self._keys) == 1:
-            return next(iter(self._keys.items()))
-        return (name, self._keys[name]) if name in self._keys else None
+    def _find(self, name: str) -> _Key | None:
+        return next(iter(self._keys.values())) if not name and len(self._keys) == 1 else self._keys.get(name)
+
+    def _refreshed(self, seconds: float) -> asyncio.Task[None] | None:
+        """The task that reads the keys, if they are older than some seconds."""
+        if self._read_at is not None and self._clock.elapsed() - self._read_at <= seconds:
+            return None
+        if self._reading is None:
+            self._reading = asyncio.get_running_loop().create_task(self._refresh(), name="peerjob-jwt-keys")
+        return self._reading
 
     async def _refresh(self) -> None:
         try:
-            read = _file if self._url is None else _fetched
+            read: Callable[[Any], bytes] = _file if self._url is None else _fetched
             source: Any = self._url or Path(self._source)
-            executor = ThreadPoolExecutor(1, "peerjob-jwt-keys")
-            try:
-                data = await asyncio.get_running_loop().run_in_executor(executor, cast(Any, read), source)
-            finally:
-                executor.shutdown(wait=False)
-            self._set(_parsed(data))
+            self._set(_parsed(await _in_thread(read, source)))
             self._complaint = ""
         except OptionError as error:
             if str(error) != self._complaint:
@@ -203,7 +214,7 @@ class _Keys:
             self._read_at = self._clock.elapsed()
             self._reading = None
 
-    def _set(self, keys: dict[str, PyJWK]) -> None:
+    def _set(self, keys: dict[str, _Key]) -> None:
         self._keys, self._read_at = keys, self._clock.elapsed()
 
 
@@ -233,6 +244,39 @@ def _file(path: Path) -> bytes:
         raise OptionError("keys", str(path), f"a file that can be read ({error.strerror})") from None
 
 
+async def _in_thread(read: Callable[[Any], bytes], source: str | Path) -> bytes:
+    """Read the source of the keys; raises OptionError, also after FETCH_SECONDS.
+
+    The thread is a daemon, so that a source that sends its bytes one by one does not keep the process from its end.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[bytes] = loop.create_future()
+
+    def settle(data: bytes, error: Exception | None) -> None:
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(data)
+        else:
+            answer.set_exception(error)
+
+    def run() -> None:
+        data, failed = b"", None
+        try:
+            data = read(source)
+        except Exception as error:  # noqa: BLE001  # raised again by the caller
+            failed = error
+        with contextlib.suppress(RuntimeError):  # the event loop has ended
+            loop.call_soon_threadsafe(settle, data, failed)
+
+    threading.Thread(target=run, name="peerjob-jwt-keys", daemon=True).start()
+    try:
+        async with asyncio.timeout(FETCH_SECONDS):
+            return await answer
+    except TimeoutError:
+        raise OptionError("keys", str(source), f"a source that can be read within {FETCH_SECONDS:g} s") from None
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
         return None
@@ -243,26 +287,36 @@ def _fetched(url: str) -> bytes:
     try:
         with opener.open(url, timeout=FETCH_SECONDS) as answer:
             return cast(bytes, answer.read(MAX_KEYS_BYTES + 1))
-    except (OSError, ValueError, urllib.error.URLError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is the response
         raise OptionError("keys", url, f"a URL that can be read ({error})") from None
 
 
-def _parsed(data: bytes) -> dict[str, PyJWK]:
+def _parsed(data: bytes) -> dict[str, _Key]:
     """The keys of a JWKS that verify signatures, by name."""
     jwt = _library()
     if len(data) > MAX_KEYS_BYTES:
         raise OptionError("keys", f"more than {MAX_KEYS_BYTES:,} bytes", "a JWKS")
-    found: dict[str, PyJWK] = {}
+    found: dict[str, _Key] = {}
     try:
         for one in json.loads(data)["keys"]:
             if one.get("kty") in ALGORITHMS and one.get("use", "sig") == "sig":
                 try:
-                    found[str(one.get("kid", ""))] = jwt.PyJWK(one)
+                    found[str(one.get("kid", ""))] = _key(one, jwt.PyJWK(one))
                 except jwt.PyJWTError as error:
                     logger.warning("a key of the token issuer is left out: %s", error)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise OptionError("keys", f"{len(data):,} bytes", 'a JWKS: {"keys": […]}') from None
     return found
+
+
+def _key(given: Mapping[str, Any], key: PyJWK) -> _Key:
+    parts = json.dumps([given.get(name) for name in ("kid", "kty", "crv", "n", "e", "x", "y")])
+    fitting = ALGORITHMS[str(key.key_type)]
+    if "alg" in given or key.key_type == "EC":  # each curve has one algorithm
+        fitting = tuple(one for one in fitting if one == key.algorithm_name)
+    return _Key(id=hashlib.sha256(parts.encode()).hexdigest(), public=key.key, algorithms=fitting)
 
 
 def _values(claims: Mapping[str, Any], path: str) -> set[str]:
@@ -285,7 +339,8 @@ def parse_rights(option: str, texts: list[str]) -> dict[str, Rights]:
     found: dict[str, Rights] = {}
     for text in texts:
         value, equals, rights = text.partition("=")
-        if not equals or not value:
-            raise OptionError(option, text, "VALUE=ROLE, such as ops=admin or mail-team=operator;kinds=mail.*")
+        if not equals or not value or value in found:
+            wanted = "VALUE=ROLE, such as ops=admin or mail-team=operator;kinds=mail.*, once for each value"
+            raise OptionError(option, text, wanted)
         found[value] = Rights.parse(option, rights.split(";"))
     return found

@@ -79,7 +79,7 @@ class Principal:
     credential: str = field(default="", repr=False)
     """Identifies the caller: the hash of its token, or the subject of its JWT."""
     key: str = field(default="", repr=False)
-    """The name of the key that signed its JWT."""
+    """Identifies the key that signed its JWT."""
 
 
 ANYBODY = Principal(name="anonymous", rights=Rights(role=Role.ADMIN))
