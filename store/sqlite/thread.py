@@ -55,8 +55,10 @@ class FileThread:
         self._ends: list[Request] = []
         self._watches: tuple[SqliteWatch, ...] = ()
         self._watches_lock = threading.Lock()
-        self._must_register = self._must_park = self._is_asleep = self._has_rung = False
-        self._parked, self._resumed = threading.Event(), threading.Event()
+        self._must_register = self._is_asleep = self._has_rung = False
+        self._must_park = self._is_parked = False
+        self._parking = threading.Condition()
+        """Guards the two above: a fork can follow another one before the thread has gone on."""
         self._next_tick = 0.0
         self._next_end = 0.0
         """The monotonic time before which the thread does not try again to end leases."""
@@ -99,16 +101,17 @@ class FileThread:
 
     def park(self) -> None:
         """Leave the file alone until `resume`, so that this process can fork."""
-        self._must_park = True
-        self._wake(always=True)
-        while self._thread.is_alive() and not self._parked.wait(0.05):
-            pass
+        with self._parking:
+            self._must_park = True
+            self._wake(always=True)
+            while self._thread.is_alive() and not self._is_parked:
+                self._parking.wait(0.05)
 
     def resume(self) -> None:
         """Go on after `park`."""
-        self._must_park = False
-        self._parked.clear()
-        self._resumed.set()
+        with self._parking:
+            self._must_park = self._is_parked = False
+            self._parking.notify_all()
 
     def abandon(self) -> None:
         """Close what a child has inherited; the parent goes on with it."""
@@ -178,10 +181,11 @@ class FileThread:
         return self._session
 
     def _park(self) -> None:
-        self._resumed.clear()
-        self._parked.set()
-        while self._must_park:
-            self._resumed.wait(0.05)
+        with self._parking:
+            while self._must_park:
+                self._is_parked = True
+                self._parking.notify_all()
+                self._parking.wait()
 
     def _sleep(self) -> None:
         """Wait for a request, a message of a peer, the end of a lease, or the next second."""

@@ -146,6 +146,12 @@ async def test_a_fork_leaves_the_file_to_the_parent(processes: Processes) -> Non
     assert any("was opened before a fork" in line for line in child.lines)
 
 
+async def test_forks_can_follow_each_other_at_once(processes: Processes) -> None:
+    child = processes.start("forks")
+    await child.line("forked")
+    assert await child.exit() == 0
+
+
 def test_a_folder_that_the_user_may_not_write_is_refused(tmp_path: Path) -> None:
     # not below tmp_path, whose parents no other user may enter
     with tempfile.TemporaryDirectory() as root:

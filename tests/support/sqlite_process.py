@@ -2,7 +2,8 @@
 
 `write NAME` writes until it is killed: each transaction adds one to a counter that all processes share, and one key of
 its own; it prints each number that was acknowledged. `hold` takes the turn to write, and keeps a transaction open.
-`fork` forks while its store is open. `refused` opens a folder that its user may not write.
+`fork` forks while its store is open, and `forks` does so many times in a row. `refused` opens a folder that its user
+may not write.
 """
 
 import asyncio
@@ -65,6 +66,22 @@ def fork(url: str) -> None:
         runner.run(parent.close())
 
 
+def forks(url: str) -> None:
+    kv = SqliteKeyValue(parse_address(url), SystemClock())
+    with asyncio.Runner() as runner:
+        runner.run(kv.open())
+        children = []
+        for _ in range(50):
+            children.append(os.fork())
+            if children[-1] == 0:
+                os._exit(0)
+        for child in children:
+            os.waitpid(child, 0)
+        runner.run(kv.txn([Step([], [Put("test/parent", b"")])]))
+        runner.run(kv.close())
+    print("forked")
+
+
 async def _in_child(inherited: SqliteKeyValue, url: str) -> None:
     try:
         await inherited.get(["test/before"])
@@ -99,5 +116,7 @@ if __name__ == "__main__":
             asyncio.run(hold(*arguments))
         case "refused":
             asyncio.run(refused(*arguments))
+        case "forks":
+            forks(*arguments)
         case _:
             fork(*arguments)
