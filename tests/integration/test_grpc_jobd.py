@@ -66,6 +66,7 @@ async def test_every_rpc_is_answered_by_a_daemon(target: str) -> None:
             "ListNodes": pb.ListNodesRequest(),
             "GetLeader": pb.GetLeaderRequest(),
             "ListWorkers": pb.ListWorkersRequest(),
+            "ListAudit": pb.ListAuditRequest(),
             "ResizeWorkers": pb.ResizeWorkersRequest(workers=4),
             "ClearLogs": pb.ClearLogsRequest(filter=pb.Filter(before=begin)),
             "ClearHistory": pb.ClearHistoryRequest(filter=pb.Filter(before=begin)),
@@ -85,9 +86,14 @@ async def test_every_rpc_is_answered_by_a_daemon(target: str) -> None:
             while pb.WatchResponse.FromString(await stream.read()).instance.uuid != again:
                 pass
         stream.cancel()
+        updates = client.stream("WatchInstance", pb.WatchInstanceRequest(uuid=again))
+        assert await updates.read()
+        updates.cancel()
 
         await client.call("Clear", pb.ClearRequest())
         assert (await client.call("CountInstances", pb.CountInstancesRequest())).count == 0
-        # the last one, since the daemon claims nothing after it
         assert (await client.call("Drain", pb.DrainRequest(timeout=PATIENT))).drained
-        assert requests.keys() | {"Watch", "Clear", "Drain"} == {method.name for method in SERVICE.methods}
+        await client.call("Undrain", pb.UndrainRequest())
+        assert requests.keys() | {"Watch", "WatchInstance", "Clear", "Drain", "Undrain"} == {
+            method.name for method in SERVICE.methods
+        }

@@ -262,7 +262,7 @@ async def test_a_file_of_tokens_that_others_can_write_fails(jobd: Jobd) -> None:
 
 
 async def test_people_are_shown_a_table(jobd: Jobd) -> None:
-    child = jobd.launch("check", "shop.jobs")
+    child = jobd.launch("check", "shop.jobs", "--store", "memory://")
 
     assert await child.exit() == 0
     assert any(line.startswith("ok    jobs") for line in child.lines)

@@ -189,16 +189,19 @@ async def test_kinds_of_a_node_are_bounded(namespace: str) -> None:
 
 
 def test_each_documented_number_is_that_of_the_code() -> None:
+    from peerjob.cluster import importing, moved
     from peerjob.handles.job_log import MAX_MESSAGE
-    from peerjob.model import bounds, descriptor, limits, query
+    from peerjob.model import audit, bounds, descriptor, limits, query
     from peerjob.model.published import MAX_DESCRIPTORS
     from peerjob.model.record import MAX_HISTORY
     from peerjob.node import node
     from peerjob.node.body import errors, schema
-    from peerjob.node.manager import kind_catalogue
+    from peerjob.node.manager import kind_catalogue, watchers
     from peerjob.node.work import context_backend, failure_log
-    from peerjob.remote.server import server
+    from peerjob.remote.server import grpc_server, server
     from peerjob.remote.wire import requests
+    from peerjob.store.sqlite import driver
+    from peerjob.store.sqlite.requests import TURN_TIMEOUT
 
     store = StoreLimits()
     code = {
@@ -233,6 +236,14 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "keys of a map or set with the same hash": bounds.MAX_EQUAL_HASHES,
         "time zones in a value": bounds.MAX_ZONES,
         "gRPC message": server.MAX_MESSAGE,
+        "gRPC connections": grpc_server.MAX_CONNECTIONS,
+        "unread events of one `watch()` of a query": watchers.MAX_WAITING,
+        "records in the audit log": audit.MAX_AUDIT,
+        "criteria in a record of the audit log": audit.MAX_CRITERIA,
+        "line of an export": moved.MAX_LINE,
+        "instances that an import refused": importing.MAX_REFUSED,
+        "arguments or result of an instance on SQLite": driver.MAX_PAYLOAD,
+        "wait for the turn to write a SQLite file": TURN_TIMEOUT,
         "published parameters and options of a kind": descriptor.MAX_BODY,
         "published JSON schema of a kind": schema.MAX_SCHEMA,
         "published builds of a kind": MAX_DESCRIPTORS,
@@ -247,12 +258,14 @@ def test_each_documented_number_is_that_of_the_code() -> None:
     assert {name: timedelta(days=number(ROWS[name][0])) for name in days} == {
         name: timedelta(microseconds=time) for name, time in days.items()
     }
-    told_without_a_number = {
+    without_one_number = {
         "namespace",
         "arguments of one call",
         "error classes and functions in `retry_on` and in `no_retry_on`",
         "instances that a claim moves out of the delayed ones",
         "queued instances",
         "schedules",
+        "readers of `instance.watch()`",
+        "free space beside a SQLite file",
     }
-    assert set(ROWS) == code.keys() | days.keys() | told_without_a_number
+    assert set(ROWS) == code.keys() | days.keys() | without_one_number
