@@ -18,12 +18,15 @@ async def test_the_time_from_the_kill_to_the_next_leader_is_measured(clock: Virt
     watch.see(None)
     watch.see(leader("node-1", 3))
     watch.see(leader("node-1", 3))
+    assert not watch.waiting
     watch.kill()
     await clock.advance(5)
     watch.see(leader("node-1", 3))
     assert watch.seconds is None
     watch.see(None)
+    assert watch.waiting
     watch.see(leader("node-2", 4))
+    assert not watch.waiting
     await clock.advance(5)
     watch.see(leader("node-3", 5))
 

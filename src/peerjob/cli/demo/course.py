@@ -122,7 +122,7 @@ class Demo:
             pass  # if a node cannot join, its process ends, and _look() raises DemoError
         await self._schedule(calls, "job")
         changed = clock.elapsed()
-        while (stats := await self._look()).total(State.ACTIVE) or not half_way:
+        while (stats := await self._look()).total(State.ACTIVE) or not half_way or self._leads.waiting:
             if not half_way and stats.total(State.COMPLETED) * 2 >= files:
                 half_way = True
                 slow = [workload.slow.call(f"slow {number + 1}") for number in range(2 * self.nodes)]

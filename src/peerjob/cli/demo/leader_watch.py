@@ -20,11 +20,16 @@ class LeaderWatch:
         """The time from the kill until a peer led."""
         self._clock, self._tell, self._killed_at = clock, tell, 0.0
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a leader was killed, and no peer leads yet."""
+        return self.killed != "" and self.seconds is None
+
     def see(self, leader: Leader | None) -> None:
         """Compare the leader with the last one."""
         if leader is not None and leader.name != self.name:
             self.name = leader.name
-            if self.killed and self.seconds is None:
+            if self.waiting:
                 self.successor = leader.name
                 self.seconds = round(self._clock.elapsed() - self._killed_at, 3)
             self._tell(f"etcd elected {leader.name} as the leader (term {leader.term.number})")
