@@ -154,28 +154,24 @@ async def latency(target: Target, *, count: int = 500) -> dict[str, float]:
         worker_processes(target.url, namespace, count=1, workers=10) as workers,
     ):
         await workers[0].go()
-        waits: list[float] = []
-        for n in range(count + 20):
-            begin = time.monotonic()
-            instance = await client.schedule(jobs.STAMP, n)
-            waits.append((await instance.result(timeout=10) - begin) * 1000)
-            await asyncio.sleep(0.002)
-        waits = sorted(waits[20:])
-        await client.clear()
-    return {"p50": statistics.median(waits), "p99": waits[int(len(waits) * 0.99)]}
+        return await _latency_of(client, count)
 
 
 async def latency_inside(target: Target, *, count: int = 500) -> dict[str, float]:
     """Milliseconds from before schedule() to the start of the body in the same, idle node."""
     async with Node(target.url, jobs=jobs, namespace=fresh_namespace(), workers=10) as node:
-        waits: list[float] = []
-        for n in range(count + 20):
-            begin = time.monotonic()
-            instance = await node.schedule(jobs.STAMP, n)
-            waits.append((await instance.result(timeout=10) - begin) * 1000)
-            await asyncio.sleep(0.002)
-        waits = sorted(waits[20:])
-        await node.clear()
+        return await _latency_of(node, count)
+
+
+async def _latency_of(node: Node, count: int) -> dict[str, float]:
+    waits: list[float] = []
+    for n in range(count + 20):
+        begin = time.monotonic()
+        instance = await node.schedule(jobs.STAMP, n)
+        waits.append((await instance.result(timeout=10) - begin) * 1000)
+        await asyncio.sleep(0.002)
+    waits = sorted(waits[20:])
+    await node.clear()
     return {"p50": statistics.median(waits), "p99": waits[int(len(waits) * 0.99)]}
 
 

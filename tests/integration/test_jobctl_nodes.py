@@ -29,14 +29,14 @@ def test_a_refused_client_learns_the_reason(jobd: Jobd, signed: Certificates, tm
     assert jobctl("schedule", "add", "1", "2", "-w", *ca, "--token", "acts").status == 0
     assert jobctl("list", "jobs", *ca, PEERJOB_TOKEN="reads").status == 0
 
-    nobody = jobctl("list", "jobs", *ca)
-    assert (nobody.status, "--token-file" in nobody.err) == (5, True)
+    anonymous = jobctl("list", "jobs", *ca)
+    assert (anonymous.status, "--token-file" in anonymous.err) == (5, True)
     assert jobctl("list", "jobs", *ca, "--token", "guessed").status == 5
     reader = jobctl("cancel", "instances", "--all", *ca, "--token", "reads")
     assert (reader.status, "needs the role operator" in reader.err) == (5, True)
     plain = jobctl("list", "jobs", "--token", "acts")
     assert (plain.status, "uses TLS, and jobctl does not: set --tls-ca" in plain.err) == (4, True)
-    for refused in (nobody, reader, plain):
+    for refused in (anonymous, reader, plain):
         assert (refused.out, len(refused.err.splitlines())) == ("", 1)
 
 

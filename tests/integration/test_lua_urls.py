@@ -79,9 +79,9 @@ async def test_a_database_is_chosen(site: MakeSite, namespace: str) -> None:
 
 
 async def test_any_member_of_a_cluster_leads_to_the_others(server_cluster: ServerCluster, namespace: str) -> None:
-    kind, nobody = server_cluster.nodes[0].kind, free_port()
+    kind, closed_port = server_cluster.nodes[0].kind, free_port()
     for member in server_cluster.nodes[1:]:
-        await works(f"{kind}://127.0.0.1:{nobody},127.0.0.1:{member.port}?cluster=true", namespace)
+        await works(f"{kind}://127.0.0.1:{closed_port},127.0.0.1:{member.port}?cluster=true", namespace)
 
 
 @pytest.mark.parametrize("kind", ["redis", "valkey"])

@@ -26,7 +26,7 @@ from peerjob.testing import VirtualClock, blocking_node, drain, running_node
 from support.factories import flaky_store, lines_of, running_nodes, shared_url, states_of
 from support.rpc import served
 
-NOBODY = "01900000-0000-7000-8000-000000000000"
+UNKNOWN_ID = "01900000-0000-7000-8000-000000000000"
 
 
 async def talk(lines: int, pause: float, context: Context = PLACEHOLDER, instance: Instance[Any] = PLACEHOLDER) -> None:
@@ -159,7 +159,7 @@ async def test_a_reader_of_a_final_instance_gets_its_state_and_its_lines(clock: 
 async def test_a_reader_of_a_missing_or_removed_instance_gets_an_error(clock: VirtualClock) -> None:
     async with running_node(TALK, clock=clock) as node:
         with pytest.raises(UnknownInstanceError):
-            await clock.run(anext(node.watch_instance(NOBODY)))
+            await clock.run(anext(node.watch_instance(UNKNOWN_ID)))
         reader = Reader(await node.schedule(TALK.with_options(retention=0), 1, 0))
         await clock.advance(0.1)
         await node.clear()
@@ -236,7 +236,7 @@ async def test_a_watch_over_the_network_is_the_same(who: str) -> None:
         made = await manager.schedule("held", 3)
         async with asyncio.timeout(60):
             with pytest.raises(UnknownInstanceError):
-                await anext(manager.watch_instance(NOBODY))
+                await anext(manager.watch_instance(UNKNOWN_ID))
             for _ in range(3):
                 held.steps.release()
             events = [event async for event in made.watch()]

@@ -119,18 +119,18 @@ async def test_the_queue_of_each_kind_has_its_age(clock: VirtualClock) -> None:
     async with running_node(SLEEP, clock=clock, workers=1, allow_unknown=True) as node:
         metrics = Metrics(node)
         await node.schedule_many(SLEEP.call(100) for _ in range(3))
-        await node.schedule("nobody knows")
+        await node.schedule("unknown")
         await advance(node, 10)
         await node.schedule(SLEEP.with_options(after=60), 1)
         scraped = await scrape(metrics)
         await node.cancel_instances(Query.all())
 
-    assert scraped["peerjob_queued"] == {("sleep",): 3, ("nobody knows",): 1}
-    assert scraped["peerjob_processing"] == {("sleep",): 1, ("nobody knows",): 0}
-    assert scraped["peerjob_unserved"] == {("nobody knows",): 1}
+    assert scraped["peerjob_queued"] == {("sleep",): 3, ("unknown",): 1}
+    assert scraped["peerjob_processing"] == {("sleep",): 1, ("unknown",): 0}
+    assert scraped["peerjob_unserved"] == {("unknown",): 1}
     assert scraped["peerjob_delayed"] == {(): 1}
     assert scraped["peerjob_queue_age_seconds"]["sleep",] == pytest.approx(10, abs=0.1)
-    assert scraped["peerjob_queue_age_seconds"]["nobody knows",] == pytest.approx(10, abs=0.1)
+    assert scraped["peerjob_queue_age_seconds"]["unknown",] == pytest.approx(10, abs=0.1)
 
 
 async def test_what_is_not_due_yet_has_no_age(clock: VirtualClock) -> None:
@@ -336,7 +336,7 @@ async def test_a_scrape_has_exactly_the_metrics_of_the_catalogue(clock: VirtualC
     async with running_node(SLEEP, clock=clock, allow_unknown=True) as node:
         metrics = Metrics(node, compat=True)
         await node.add_schedule(SLEEP.with_options(every="10s", name="often"), 1)
-        await node.schedule("nobody knows")
+        await node.schedule("unknown")
         await advance(node, 15)
         scraped = await scrape(metrics)
         await node.cancel_instances(Query.all())

@@ -46,7 +46,7 @@ from peerjob.testing import VirtualClock
 from support.rpc import raw_client, served
 from support.waiting import until
 
-NOBODY = "01900000-0000-7000-8000-000000000000"
+UNKNOWN_ID = "01900000-0000-7000-8000-000000000000"
 
 
 @dataclass
@@ -134,7 +134,7 @@ async def test_every_type_of_argument_and_result_survives(client: Client) -> Non
         frozenset("a"),
         (1, (2,)),
         b"\x00\xff",
-        UUID(NOBODY),
+        UUID(UNKNOWN_ID),
         datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC),
         date(2026, 1, 2),
         timedelta(days=1, microseconds=1),
@@ -304,7 +304,7 @@ async def test_history_and_logs(client: Client, node: Node) -> None:
     assert [line async for line in client.iter_logs(instance.id)] == [
         line async for line in node.iter_logs(instance.id)
     ]
-    assert [line async for line in client.iter_logs(NOBODY)] == []
+    assert [line async for line in client.iter_logs(UNKNOWN_ID)] == []
 
 
 async def test_long_logs_come_in_parts(client: Client) -> None:
@@ -453,7 +453,7 @@ async def test_logs_are_followed_to_the_end(client: Client, node: Node, who: str
     asked.set()
     assert [line.message async for line in lines] == ["asked"]
     with pytest.raises(UnknownInstanceError):
-        await anext(manager.iter_logs(NOBODY, follow=True))
+        await anext(manager.iter_logs(UNKNOWN_ID, follow=True))
 
 
 # -- schedules ---------------------------------------------------------------------------------------------------------
@@ -524,12 +524,12 @@ async def test_an_interval_and_a_kind(client: Client) -> None:
 
 Act = Callable[[Manager], Any]
 WRONG: dict[str, Act] = {
-    "unknown instance": lambda one: one.lookup_instance(NOBODY),
+    "unknown instance": lambda one: one.lookup_instance(UNKNOWN_ID),
     "no id": lambda one: one.lookup_instance("x"),
-    "another job": lambda one: one.lookup_instance(NOBODY, ADD),
-    "wait for nobody": lambda one: one.wait_final(NOBODY),
-    "cancel nobody": lambda one: one.cancel_instance(NOBODY),
-    "retry nobody": lambda one: one.retry_instance(NOBODY),
+    "another job": lambda one: one.lookup_instance(UNKNOWN_ID, ADD),
+    "wait for an unknown one": lambda one: one.wait_final(UNKNOWN_ID),
+    "cancel an unknown one": lambda one: one.cancel_instance(UNKNOWN_ID),
+    "retry an unknown one": lambda one: one.retry_instance(UNKNOWN_ID),
     "unknown schedule": lambda one: one.lookup_schedule("x"),
     "pause nothing": lambda one: one.pause_schedule("x"),
     "trigger nothing": lambda one: one.trigger_schedule("x"),

@@ -254,11 +254,11 @@ async def test_a_bulk_is_checked_before_any_of_it_is_stored(client: RawClient, n
 
 
 async def test_what_is_not_there_is_not_found(client: RawClient) -> None:
-    nobody = "01900000-0000-7000-8000-000000000000"
+    unknown = "01900000-0000-7000-8000-000000000000"
 
-    assert await client.code("GetInstance", pb.GetInstanceRequest(uuid=nobody)) is Code.NOT_FOUND
-    assert await client.code("WaitInstance", pb.WaitInstanceRequest(uuid=nobody)) is Code.NOT_FOUND
-    assert await client.code("CancelInstance", pb.CancelInstanceRequest(uuid=nobody)) is Code.NOT_FOUND
+    assert await client.code("GetInstance", pb.GetInstanceRequest(uuid=unknown)) is Code.NOT_FOUND
+    assert await client.code("WaitInstance", pb.WaitInstanceRequest(uuid=unknown)) is Code.NOT_FOUND
+    assert await client.code("CancelInstance", pb.CancelInstanceRequest(uuid=unknown)) is Code.NOT_FOUND
     assert await client.code("ScheduleJob", pb.ScheduleJobRequest(kind="nope")) is Code.NOT_FOUND
     assert await client.code("GetSchedule", pb.GetScheduleRequest(name="nope")) is Code.NOT_FOUND
     assert await client.code("GetInstance", pb.GetInstanceRequest(uuid="x")) is Code.INVALID_ARGUMENT
@@ -413,8 +413,8 @@ async def test_logs_go_on_from_a_cursor(client: RawClient, node: Node) -> None:
     assert found == [f"line {number}" for number in range(5)]
     assert await lines(cursor) == ([], "")
     assert (await lines(None, follow=True))[0] == found
-    nobody = pb.ReadLogsRequest(uuid="01900000-0000-7000-8000-000000000000", follow=True)
-    assert await client.code("ReadLogs", nobody) is Code.NOT_FOUND
+    unknown = pb.ReadLogsRequest(uuid="01900000-0000-7000-8000-000000000000", follow=True)
+    assert await client.code("ReadLogs", unknown) is Code.NOT_FOUND
 
 
 async def test_schedules_are_made_shown_and_tried(client: RawClient) -> None:

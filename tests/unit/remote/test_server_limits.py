@@ -1,4 +1,4 @@
-"""Callers without a token, and callers that send no message, hold no memory and keep nobody out."""
+"""Callers without a token, and callers that send no message, hold no memory and keep no other caller out."""
 
 import asyncio
 from collections.abc import AsyncIterator
