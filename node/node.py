@@ -127,6 +127,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
             opened = store
         self._store = timed(opened, self.clock, self._store_called)
         self._elections = _elections_of(coordinator, self._store, namespace=namespace, clock=self.clock)
+        self._registered_us = {}
         self._registry = Registry(_checked_modules(allow_references))
         self._call_encoder = CallEncoder(
             clock=self.clock,

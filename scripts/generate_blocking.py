@@ -50,6 +50,7 @@ from .blocking_calls import BlockingCalls
 from .entries import HistoryEntry, LogEntry
 from .instance import Event, Instance, InstanceView
 from .manager import Stats
+from .registered_job import RegisteredJob
 from .schedule import Backfill, FireEntry, Schedule, ScheduleView
 
 P = ParamSpec("P")

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from operator import attrgetter
+from typing import Any
 
+from peerjob.handles.registered_job import RegisteredJob
+from peerjob.model.clock import to_datetime
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError, OptionError, UnknownNodeError
+from peerjob.model.job import Job
 from peerjob.model.limits import MAX_NODE_NAME, checked_text
+from peerjob.model.policy import Policy
 from peerjob.model.record import Instruction, NodeView
 
 from .jobs import NodeJobManager
@@ -24,9 +32,13 @@ A client waits in turns of 20 s, and for `undrain` 30 s. A later turn of a drain
 class NodeClusterManager(NodeJobManager):
     """The verbs of a node for the nodes of its cluster."""
 
-    async def cluster_kinds(self) -> list[ListedKind]:
-        """The kinds that live nodes run, with what these nodes publish about them."""
-        return await self._need_runtime().catalogue.listed()
+    async def registered_jobs(self, *, schemas: bool = False) -> list[RegisteredJob]:
+        self._note_registered()
+        listed = {one.kind: one for one in await self._need_runtime().catalogue.listed()}
+        jobs = [_own(job, self._registered_us[job.kind]) for job in self.jobs()]
+        jobs += [_other(one) for one in listed.values() if self.find_job(one.kind) is None]
+        jobs.sort(key=attrgetter("kind"))
+        return [_completed(one, listed.get(one.kind), schemas=schemas) for one in jobs]
 
     async def drain(self, timeout: Duration | None = None, *, node: str | None = None) -> None:
         seconds = None if timeout is None else to_seconds(timeout, "timeout")
@@ -99,3 +111,53 @@ class NodeClusterManager(NodeJobManager):
             elif loop.time() - began > MAX_FOLLOW:
                 raise NodeStateError(f"node {view.name!r} has not followed the call within {MAX_FOLLOW:g} s; repeat it")
             await asyncio.sleep(POLL)
+
+
+def _own(job: Job[..., Any, Any], registered_us: int) -> RegisteredJob:
+    policy, timing = job.policy, job.timing
+    return RegisteredJob(
+        kind=job.kind,
+        description=job.description,
+        registered_at=to_datetime(registered_us),
+        priority=policy.priority,
+        max_retries=policy.max_retries,
+        timeout=None if policy.timeout is None else timedelta(seconds=policy.timeout),
+        cron=job.options.get("cron"),
+        every=None if timing.every_us is None else timedelta(microseconds=timing.every_us),
+        timezone=timing.timezone,
+        schedule_at=None if timing.at_us is None else to_datetime(timing.at_us).isoformat(),
+        tags=policy.tags,
+        aliases=job.aliases,
+        version=job.version,
+        runs_here=job.executor is not None,
+    )
+
+
+def _other(listed: ListedKind) -> RegisteredJob:
+    """A job whose code is on other nodes."""
+    one = listed.descriptor
+    return RegisteredJob(
+        kind=listed.kind,
+        description=one.description,
+        registered_at=None,
+        priority=Policy.priority if one.priority is None else one.priority,
+        max_retries=one.max_retries,
+        timeout=None if one.timeout is None else timedelta(seconds=one.timeout),
+        cron=None,
+        every=None,
+        timezone=None,
+        schedule_at=None,
+        tags=one.tags or (),
+        aliases=(),
+        version=one.version,
+        runs_here=False,
+    )
+
+
+def _completed(job: RegisteredJob, listed: ListedKind | None, *, schemas: bool) -> RegisteredJob:
+    """A job with what live nodes publish about its kind."""
+    if listed is None:
+        return job
+    schema = listed.schema.decode(errors="replace") if schemas and listed.schema else None
+    signature, nodes = listed.descriptor.signature, listed.nodes
+    return replace(job, signature=signature, nodes=nodes, node_count=listed.node_count, json_schema=schema)

@@ -48,6 +48,8 @@ class NodeJobManager(Manager):
     _allow_unknown: bool
     _tracing: Tracing | None
     _runtime: NodeRuntime | None
+    _registered_us: dict[str, int]
+    """Kind → the time of its registration here."""
 
     @property
     def running(self) -> bool:
@@ -79,9 +81,14 @@ class NodeJobManager(Manager):
         # make the definitions first, so that an invalid definition raises before any job is added
         defined = self._call_encoder.defined(found)
         self._registry.add(found)
+        self._note_registered()
         if self._runtime is not None:
             self._runtime.job_schedules.add(defined)
             self._runtime.kinds_changed()
+
+    def _note_registered(self) -> None:
+        now_us = self.clock.time_us()
+        self._registered_us = {one.kind: self._registered_us.get(one.kind, now_us) for one in self._registry.jobs()}
 
     def unregister(self, kind: str) -> Job[..., Any, Any]:
         job = self._registry.remove(kind)

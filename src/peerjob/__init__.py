@@ -11,6 +11,7 @@ from .handles.context import Context
 from .handles.entries import HistoryEntry, LogEntry
 from .handles.instance import Event, Instance
 from .handles.manager import Manager, Stats
+from .handles.registered_job import RegisteredJob
 from .handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
 from .handles.system_jobs import history_cleaner, instance_cleaner, log_cleaner
 from .model.audit import AuditRecord
@@ -77,7 +78,6 @@ from .version import __version__
 if TYPE_CHECKING:
     from .node.observe.metrics import Metrics, MetricsServer, serve_metrics
     from .remote.client.client import Client
-    from .remote.client.registered_job import RegisteredJob
     from .remote.scaler.server import ScalerServer
     from .remote.server.jwt import Jwt
     from .remote.server.principals import Rights
@@ -209,7 +209,6 @@ _LATER: dict[str, tuple[str, Extra]] = {
     "Jwt": ("remote.server.jwt", "jwt"),
     "Metrics": ("node.observe.metrics", "metrics"),
     "MetricsServer": ("node.observe.metrics", "metrics"),
-    "RegisteredJob": ("remote.client.registered_job", "grpc"),
     "Rights": ("remote.server.principals", "grpc"),
     "Role": ("remote.wire.rpcs", "grpc"),
     "ScalerServer": ("remote.scaler.server", "grpc"),

@@ -92,7 +92,7 @@ async def test_a_gateway_keeps_options_on_each_server(
             await gateway.schedule("other-29", 1, hurry="perhaps")
         with pytest.raises(OptionError, match="function of job 'keyed'"):
             await gateway.schedule("keyed", 1)
-        listed = {one.kind: one for one in await gateway.cluster_kinds()}
+        listed = {one.kind: one for one in await gateway.registered_jobs()}
         assert len(listed) == 32
-        assert (listed["bill"].nodes, listed["bill"].descriptor.description) == (("worker",), "Write a bill.")
+        assert (listed["bill"].nodes, listed["bill"].description) == (("worker",), "Write a bill.")
         await gateway.cancel_instances(Query.all())

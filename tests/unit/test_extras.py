@@ -55,7 +55,6 @@ LATER = [
     *(
         "Client",
         "ClientTls",
-        "RegisteredJob",
         "Jwt",
         "Rights",
         "Role",

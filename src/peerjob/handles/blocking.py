@@ -25,6 +25,7 @@ from .blocking_calls import BlockingCalls
 from .entries import HistoryEntry, LogEntry
 from .instance import Event, Instance, InstanceView
 from .manager import Stats
+from .registered_job import RegisteredJob
 from .schedule import Backfill, FireEntry, Schedule, ScheduleView
 
 P = ParamSpec("P")
@@ -180,6 +181,10 @@ class BlockingVerbs(BlockingCalls):
     def job(self, kind: str) -> Job[..., Any, Any]:
         """Return the job of a kind or alias; raises UnknownKindError."""
         return self.manager.job(kind)
+
+    def registered_jobs(self, *, schemas: bool = False) -> list[RegisteredJob]:
+        """Return the jobs of live nodes and of the node that answers, by kind; `schemas` adds their JSON schemas."""
+        return self.call(self.manager.registered_jobs(schemas=schemas))
 
     @overload
     def schedule(self, job: Job[P, R, Any], /, *args: P.args, **kwargs: P.kwargs) -> BlockingInstance[R]: ...

@@ -22,6 +22,7 @@ from peerjob.model.state import State
 
 from .entries import HistoryEntry, LogEntry
 from .instance import Event, Instance
+from .registered_job import RegisteredJob
 from .schedule import Backfill, FireEntry, Schedule, ScheduleView
 
 P = ParamSpec("P")
@@ -72,6 +73,10 @@ class Manager(Injectable, ABC):
     @abstractmethod
     def job(self, kind: str) -> Job[..., Any, Any]:
         """Return the job of a kind or alias; raises UnknownKindError."""
+
+    @abstractmethod
+    async def registered_jobs(self, *, schemas: bool = False) -> list[RegisteredJob]:
+        """Return the jobs of live nodes and of the node that answers, by kind; `schemas` adds their JSON schemas."""
 
     # -- scheduling --------------------------------------------------------------------------------------------------
 

@@ -335,6 +335,10 @@ async def test_views_are_those_of_a_node(client: Client, node: Node) -> None:
     jobs = await client.registered_jobs()
     assert [type(one) for one in jobs] == [RegisteredJob] * len(JOBS)
     assert [one.kind for one in jobs] == [job.kind for job in node.jobs()]
+    assert jobs == await node.registered_jobs()
+    assert [bool(one.json_schema) for one in await client.registered_jobs(schemas=True)] == [
+        bool(one.json_schema) for one in await node.registered_jobs(schemas=True)
+    ]
 
 
 async def test_a_node_is_resized_and_drained(client: Client, node: Node) -> None:

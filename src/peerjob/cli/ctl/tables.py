@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from peerjob.handles.instance import Instance
+from peerjob.handles.registered_job import RegisteredJob
 from peerjob.handles.schedule import FireEntry, Schedule
 from peerjob.model.durations import format_seconds
 from peerjob.model.errors import DecodeError
 from peerjob.model.json_text import to_json
 from peerjob.model.record import NodeView
-from peerjob.remote.client.registered_job import RegisteredJob
 
 from .output import Column, TableView, age, moment, span
 

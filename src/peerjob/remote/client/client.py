@@ -32,7 +32,6 @@ from peerjob.remote.wire.tls import ClientTls
 from peerjob.remote.wire.values import given_count, span
 
 from .connection import Connection, split_target
-from .registered_job import RegisteredJob, job_of
 from .remote_manager import ANSWER, RemoteManager, wait_in_turns
 
 R = TypeVar("R")
@@ -163,12 +162,6 @@ class Client(RemoteManager, StartableManager):
 
     def job(self, kind: str) -> Job[..., Any, Any]:
         return self._registry.job(kind)
-
-    async def registered_jobs(self, *, schemas: bool = False) -> list[RegisteredJob]:
-        """The jobs of all live nodes and of the node that answers, by kind; with `schemas`, their JSON schemas too."""
-        request = pb.ListRegisteredJobsRequest(schemas=schemas)
-        answer = await self._connection.call(rpcs.LIST_REGISTERED_JOBS, request)
-        return [job_of(one) for one in answer.jobs]
 
     # -- scheduling --------------------------------------------------------------------------------------------------
 

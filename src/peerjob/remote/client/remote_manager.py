@@ -13,6 +13,7 @@ from uuid import UUID
 from peerjob.handles.entries import HistoryEntry, LogEntry
 from peerjob.handles.instance import Event, Instance
 from peerjob.handles.manager import Manager, Stats
+from peerjob.handles.registered_job import RegisteredJob
 from peerjob.handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
 from peerjob.model.audit import AuditRecord, given_audit_limit
 from peerjob.model.clock import aware_us
@@ -109,6 +110,9 @@ class RemoteManager(Manager):
         return stats_of(await self._connection.call(rpcs.GET_STATS, pb.GetStatsRequest()))
 
     # -- cluster -----------------------------------------------------------------------------------------------------
+
+    async def registered_jobs(self, *, schemas: bool = False) -> list[RegisteredJob]:
+        return await self._run(rpcs.LIST_REGISTERED_JOBS, schemas)
 
     async def nodes(self) -> list[NodeView]:
         return await self._run(rpcs.LIST_NODES, None)

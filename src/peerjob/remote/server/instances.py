@@ -8,21 +8,17 @@ from typing import Any
 
 from peerjob.handles.entries import LogEntry
 from peerjob.handles.instance import Instance
-from peerjob.model.clock import to_datetime
-from peerjob.model.durations import to_micros, to_seconds
+from peerjob.model.durations import to_seconds
 from peerjob.model.errors import OptionError
-from peerjob.model.job import Job
-from peerjob.model.policy import Policy
 from peerjob.model.query import Query
-from peerjob.node.manager.kind_rules import ListedKind
 from peerjob.node.manager.loop_pauses import map_with_pauses, pause_after
 from peerjob.node.node import Node
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire.cluster import stats_message
 from peerjob.remote.wire.instances import ENCODED, bare_message, history_message, instance_message, log_message
 from peerjob.remote.wire.queries import acting_query_of, query_of
-from peerjob.remote.wire.requests import FOREVER, MAX_BULK, call_of, ids_of
-from peerjob.remote.wire.values import given_span, optional_stamp, span
+from peerjob.remote.wire.requests import MAX_BULK, call_of, ids_of
+from peerjob.remote.wire.values import given_span
 from peerjob.version import __version__
 
 from .access import check_kind, may_use_system
@@ -40,33 +36,11 @@ class InstanceRpcs:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._registered: dict[str, int] = {}
-        self._note_jobs()
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
     async def get_version(self, request: pb.VersionRequest, context: Context) -> pb.VersionResponse:
         return pb.VersionResponse(version=__version__, api_version=API_VERSION)
-
-    async def list_registered_jobs(
-        self, request: pb.ListRegisteredJobsRequest, context: Context
-    ) -> pb.ListRegisteredJobsResponse:
-        self._note_jobs()
-        listed = {one.kind: one for one in await self._node.cluster_kinds()}
-        own = [_job_message(job, self._registered[job.kind]) for job in self._node.jobs()]
-        others = [_kind_message(one) for one in listed.values() if self._node.find_job(one.kind) is None]
-        jobs = sorted((*own, *others), key=lambda job: job.kind)
-        for job in jobs:
-            if (found := listed.get(job.kind)) is not None:
-                job.signature, job.node_count = found.descriptor.signature, found.node_count
-                job.nodes.extend(found.nodes)
-                if request.schemas and found.schema:
-                    job.json_schema = found.schema.decode(errors="replace")
-        return pb.ListRegisteredJobsResponse(jobs=jobs)
-
-    def _note_jobs(self) -> None:
-        now_us = self._node.clock.time_us()
-        self._registered = {job.kind: self._registered.get(job.kind, now_us) for job in self._node.jobs()}
 
     # -- scheduling --------------------------------------------------------------------------------------------------
 
@@ -205,37 +179,3 @@ def _scheduled(instance: Instance[Any], view: int, *, unserved: bool) -> pb.Sche
 
 def _scheduled_bare(instance: Instance[Any], *, unserved: bool) -> pb.ScheduleJobResponse:
     return pb.ScheduleJobResponse(instance=_bare(instance), existed=not instance.is_new, unserved=unserved)
-
-
-def _kind_message(listed: ListedKind) -> pb.Job:
-    """The message of a kind whose code is on other nodes."""
-    one = listed.descriptor
-    return pb.Job(
-        kind=listed.kind,
-        description=one.description,
-        priority=Policy.priority if one.priority is None else one.priority,
-        max_retries=FOREVER if one.max_retries is None else one.max_retries,
-        timeout=None if one.timeout is None else span(to_micros(one.timeout)),
-        tags=one.tags,
-        version=one.version,
-    )
-
-
-def _job_message(job: Job[..., Any, Any], registered_us: int) -> pb.Job:
-    policy, timing = job.policy, job.timing
-    return pb.Job(
-        kind=job.kind,
-        description=job.description,
-        registered_at=optional_stamp(registered_us),
-        cron_spec=job.options.get("cron"),
-        schedule_at=None if timing.at_us is None else to_datetime(timing.at_us).isoformat(),
-        priority=policy.priority,
-        max_retries=FOREVER if policy.max_retries is None else policy.max_retries,
-        timeout=None if policy.timeout is None else span(to_micros(policy.timeout)),
-        tags=policy.tags,
-        aliases=job.aliases,
-        version=job.version,
-        every=None if timing.every_us is None else span(timing.every_us),
-        timezone=timing.timezone,
-        runs_here=job.executor is not None,
-    )

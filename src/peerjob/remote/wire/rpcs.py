@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from msgspec import structs
 
 from peerjob.handles.manager import Manager
+from peerjob.handles.registered_job import RegisteredJob
 from peerjob.handles.schedule import Backfill, ScheduleView
 from peerjob.model.audit import AuditRecord
 from peerjob.model.clock import aware_us, to_datetime, to_us
@@ -28,6 +29,7 @@ from peerjob.model.record import NodeView
 from peerjob.proto.job.v1 import service_pb2 as pb
 
 from .cluster import audit_message, audit_of, leader_message, leader_of, node_message, node_of
+from .jobs import job_message, job_of
 from .queries import filter_message, filter_of, query_message, query_of
 from .schedules import backfill_of, row_of, schedule_message
 from .values import given_moment, stamp, stamp_us
@@ -173,6 +175,10 @@ _RANGE = Fields[tuple[str, datetime, datetime], tuple[str, datetime, datetime]](
     },
     _range_of,
 )
+_SCHEMAS = _field("schemas", bool)
+_JOBS = Fields[list[RegisteredJob], list[RegisteredJob]](
+    lambda jobs: {"jobs": map(job_message, jobs)}, lambda one: [job_of(each) for each in one.jobs]
+)
 _COUNT, _CANCELLED, _REMOVED = _field("count", int), _field("cancelled", bool), _field("removed", bool)
 _NODES = Fields[list[NodeView], list[NodeView]](
     lambda views: {"nodes": map(node_message, views)}, lambda one: [node_of(node) for node in one.nodes]
@@ -200,8 +206,8 @@ _READER, _OPERATOR, _ADMIN = Role.READER, Role.OPERATOR, Role.ADMIN
 _ALWAYS, _UNLESS_SILENT, _NEVER = Resend.ALWAYS, Resend.UNLESS_SILENT, Resend.NEVER
 
 GET_VERSION = Rpc("GetVersion", pb.VersionRequest, pb.VersionResponse, _READER, _ALWAYS)
-LIST_REGISTERED_JOBS = Rpc(
-    "ListRegisteredJobs", pb.ListRegisteredJobsRequest, pb.ListRegisteredJobsResponse, _READER, _ALWAYS
+LIST_REGISTERED_JOBS = _by_verb(
+    "ListRegisteredJobs", _READER, _ALWAYS, _SCHEMAS, lambda to, schemas: to.registered_jobs(schemas=schemas), _JOBS
 )
 
 SCHEDULE_JOB = Rpc("ScheduleJob", pb.ScheduleJobRequest, pb.ScheduleJobResponse, _OPERATOR, _ALWAYS)
