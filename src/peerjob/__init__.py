@@ -14,6 +14,7 @@ from .handles.manager import Manager, Stats
 from .handles.registered_job import RegisteredJob
 from .handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
 from .handles.system_jobs import history_cleaner, instance_cleaner, log_cleaner
+from .model.activity import Activity, Distribution, KindActivity
 from .model.audit import AuditRecord
 from .model.clock import Clock, SystemClock
 from .model.durations import Duration
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
 __all__ = [
     "INJECTED",
     "PLACEHOLDER",
+    "Activity",
     "ArgumentError",
     "AuditRecord",
     "AuthError",
@@ -105,6 +107,7 @@ __all__ = [
     "Context",
     "DecodeError",
     "Depends",
+    "Distribution",
     "Duration",
     "Elections",
     "EncodeError",
@@ -128,6 +131,7 @@ __all__ = [
     "JobProcessDied",
     "JobTimedOut",
     "Jwt",
+    "KindActivity",
     "LayoutError",
     "Leader",
     "Level",
