@@ -10,6 +10,8 @@ INTEGRATION_WORKERS ?= 4
 SEEDS ?= 500
 LOCK := --upgrade --universal --python-version 3.13 --generate-hashes --no-emit-index-url --quiet \
 	--custom-compile-command 'make lock'
+# the theme tells of its successor at each start
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
@@ -18,7 +20,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo quick test lint proto blocking unit unit-others integration test-soak soak test-compose mutants slips bench bench-remote bench-durability format lock dist manifests sbom servers clean
+.PHONY: help demo quick test lint proto blocking unit unit-others integration test-soak soak test-compose mutants slips bench bench-remote bench-durability docs docs-serve format lock dist manifests sbom servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +31,7 @@ demo: $(VENV)/.installed ## three nodes at work on a Valkey of their own; one of
 quick: $(VENV)/.installed ## check what differs from main, in seconds
 	$(BIN)/python scripts/quick.py -n 2 $(ARGS)
 
-test: lint servers unit unit-others integration ## all that CI runs
+test: lint docs servers unit unit-others integration ## all that CI runs
 
 lint: $(VENV)/.installed ## style, types, the direction of imports, and whether generated code is fresh
 	$(BIN)/ruff check
@@ -76,6 +78,12 @@ bench-remote: $(VENV)/.installed servers ## measure jobd over gRPC: watchers, ca
 
 bench-durability: $(VENV)/.installed servers ## measure what each kind of durability costs on Redis
 	$(BIN)/python bench/durability.py $(ARGS)
+
+docs: $(VENV)/.installed ## build the site into build/site; each dead link and each missing page is an error
+	$(MKDOCS) build --strict $(ARGS)
+
+docs-serve: $(VENV)/.installed ## serve the site on 127.0.0.1:8000 while you write
+	$(MKDOCS) serve --dev-addr 127.0.0.1:8000 --no-strict $(ARGS)
 
 proto: $(VENV)/.installed ## generate the Python messages from the .proto files
 	$(BIN)/python scripts/generate_proto.py
