@@ -32,10 +32,10 @@ A client waits in turns of 20 s, and for `undrain` 30 s. A later turn of a drain
 class NodeClusterManager(NodeJobManager):
     """The verbs of a node for the nodes of its cluster."""
 
-    async def registered_jobs(self, *, schemas: bool = False) -> list[RegisteredJob]:
+    async def registered_jobs(self, kind: str | None = None, *, schemas: bool = False) -> list[RegisteredJob]:
         self._note_registered()
-        listed = {one.kind: one for one in await self._need_runtime().catalogue.listed()}
-        jobs = [_own(job, self._registered_us[job.kind]) for job in self.jobs()]
+        listed = {one.kind: one for one in await self._need_runtime().catalogue.listed(kind)}
+        jobs = [_own(job, self._registered_us[job.kind]) for job in self.jobs() if kind in (None, job.kind)]
         jobs += [_other(one) for one in listed.values() if self.find_job(one.kind) is None]
         jobs.sort(key=attrgetter("kind"))
         return [_completed(one, listed.get(one.kind), schemas=schemas) for one in jobs]

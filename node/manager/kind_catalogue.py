@@ -253,30 +253,31 @@ class KindCatalogue(BackgroundRole):
             for kind, stored in zip(part, await self._store.descriptors(part), strict=True):
                 self._set(self._read(kind, stored))
 
-    async def listed(self) -> list[ListedKind]:
-        """The kinds that live nodes run, by name; raises StoreError."""
+    async def listed(self, kind: str | None = None) -> list[ListedKind]:
+        """The kinds that live nodes run, by name, or only one of them; raises StoreError."""
         names: dict[tuple[tuple[str, ...], bytes], list[str]] = {}  # most nodes have the same kinds
         for view in await self._store.nodes():
             names.setdefault((view.info.kinds, view.info.descriptors), []).append(view.name)
         live: dict[str, dict[bytes, list[str]]] = {}
         for row, of_row in names.items():
-            for kind, digest in digests_of(*row):
-                by_digest = live.setdefault(kind, {})
-                by_digest[digest] = by_digest.get(digest, []) + of_row
+            for name, digest in digests_of(*row):
+                if kind in (None, name):
+                    by_digest = live.setdefault(name, {})
+                    by_digest[digest] = by_digest.get(digest, []) + of_row
         kinds, listed = sorted(live), list[ListedKind]()
         for at in range(0, len(kinds), MAX_READ):
             part = kinds[at : at + MAX_READ]
-            for kind, stored in zip(part, await self._store.descriptors(part), strict=True):
-                read = [(one, descriptor_of(one.body)) for one in stored if one.digest in live[kind]]
+            for name, stored in zip(part, await self._store.descriptors(part), strict=True):
+                read = [(one, descriptor_of(one.body)) for one in stored if one.digest in live[name]]
                 found = [(one, descriptor) for one, descriptor in read if descriptor is not None]
                 latest, schema = Descriptor(), b""
                 if found:
                     one, latest = max(found, key=lambda pair: pair[1].version)
                     schema = one.schema
-                nodes = sorted(chain.from_iterable(live[kind].values()))
+                nodes = sorted(chain.from_iterable(live[name].values()))
                 shown = tuple(nodes[:MAX_NAMES])
                 listed.append(
-                    ListedKind(kind=kind, descriptor=latest, schema=schema, nodes=shown, node_count=len(nodes))
+                    ListedKind(kind=name, descriptor=latest, schema=schema, nodes=shown, node_count=len(nodes))
                 )
         return listed
 

@@ -182,9 +182,12 @@ class BlockingVerbs(BlockingCalls):
         """Return the job of a kind or alias; raises UnknownKindError."""
         return self.manager.job(kind)
 
-    def registered_jobs(self, *, schemas: bool = False) -> list[RegisteredJob]:
-        """Return the jobs of live nodes and of the node that answers, by kind; `schemas` adds their JSON schemas."""
-        return self.call(self.manager.registered_jobs(schemas=schemas))
+    def registered_jobs(self, kind: str | None = None, *, schemas: bool = False) -> list[RegisteredJob]:
+        """Return the jobs of live nodes and of the node that answers, by kind, or only the job of one kind.
+
+        `schemas` adds the JSON schemas of their arguments.
+        """
+        return self.call(self.manager.registered_jobs(kind, schemas=schemas))
 
     @overload
     def schedule(self, job: Job[P, R, Any], /, *args: P.args, **kwargs: P.kwargs) -> BlockingInstance[R]: ...

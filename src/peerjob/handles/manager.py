@@ -75,8 +75,11 @@ class Manager(Injectable, ABC):
         """Return the job of a kind or alias; raises UnknownKindError."""
 
     @abstractmethod
-    async def registered_jobs(self, *, schemas: bool = False) -> list[RegisteredJob]:
-        """Return the jobs of live nodes and of the node that answers, by kind; `schemas` adds their JSON schemas."""
+    async def registered_jobs(self, kind: str | None = None, *, schemas: bool = False) -> list[RegisteredJob]:
+        """Return the jobs of live nodes and of the node that answers, by kind, or only the job of one kind.
+
+        `schemas` adds the JSON schemas of their arguments.
+        """
 
     # -- scheduling --------------------------------------------------------------------------------------------------
 

@@ -339,6 +339,8 @@ async def test_views_are_those_of_a_node(client: Client, node: Node) -> None:
     assert [bool(one.json_schema) for one in await client.registered_jobs(schemas=True)] == [
         bool(one.json_schema) for one in await node.registered_jobs(schemas=True)
     ]
+    assert [one.kind for one in await client.registered_jobs(ADD.kind)] == [ADD.kind]
+    assert await client.registered_jobs("other") == await node.registered_jobs("other") == []
 
 
 async def test_a_node_is_resized_and_drained(client: Client, node: Node) -> None:

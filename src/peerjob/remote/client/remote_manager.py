@@ -111,8 +111,10 @@ class RemoteManager(Manager):
 
     # -- cluster -----------------------------------------------------------------------------------------------------
 
-    async def registered_jobs(self, *, schemas: bool = False) -> list[RegisteredJob]:
-        return await self._run(rpcs.LIST_REGISTERED_JOBS, schemas)
+    async def registered_jobs(self, kind: str | None = None, *, schemas: bool = False) -> list[RegisteredJob]:
+        listed = await self._run(rpcs.LIST_REGISTERED_JOBS, (kind, schemas))
+        # a node of an older release returns all jobs
+        return [one for one in listed if kind in (None, one.kind)]
 
     async def nodes(self) -> list[NodeView]:
         return await self._run(rpcs.LIST_NODES, None)

@@ -175,7 +175,10 @@ _RANGE = Fields[tuple[str, datetime, datetime], tuple[str, datetime, datetime]](
     },
     _range_of,
 )
-_SCHEMAS = _field("schemas", bool)
+_KIND = Fields[tuple[str | None, bool], tuple[str | None, bool]](
+    lambda given: {"kind": given[0], "schemas": given[1]},
+    lambda one: (one.kind if one.HasField("kind") else None, one.schemas),
+)
 _JOBS = Fields[list[RegisteredJob], list[RegisteredJob]](
     lambda jobs: {"jobs": map(job_message, jobs)}, lambda one: [job_of(each) for each in one.jobs]
 )
@@ -207,7 +210,12 @@ _ALWAYS, _UNLESS_SILENT, _NEVER = Resend.ALWAYS, Resend.UNLESS_SILENT, Resend.NE
 
 GET_VERSION = Rpc("GetVersion", pb.VersionRequest, pb.VersionResponse, _READER, _ALWAYS)
 LIST_REGISTERED_JOBS = _by_verb(
-    "ListRegisteredJobs", _READER, _ALWAYS, _SCHEMAS, lambda to, schemas: to.registered_jobs(schemas=schemas), _JOBS
+    "ListRegisteredJobs",
+    _READER,
+    _ALWAYS,
+    _KIND,
+    lambda to, given: to.registered_jobs(given[0], schemas=given[1]),
+    _JOBS,
 )
 
 SCHEDULE_JOB = Rpc("ScheduleJob", pb.ScheduleJobRequest, pb.ScheduleJobResponse, _OPERATOR, _ALWAYS)
