@@ -25,6 +25,7 @@ from peerjob.store.timed import timed
 
 from .body.registry import Registry
 from .exit import AtExit, stop_signals, wait_on
+from .manager.audit_trail import AuditTrail
 from .manager.blocking import StartableManager
 from .manager.call_encoder import CallEncoder
 from .manager.cluster import NodeClusterManager
@@ -136,6 +137,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
             timezone=self.timezone,
             local_objects=lambda: self._store.local_objects,
         )
+        self.audit_trail = AuditTrail(self.clock, self)
         self._overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         self._observers: list[Observer] = []
         self._tracing = None
@@ -183,6 +185,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
             observers=self._observers,
             tracing=self._tracing,
             farewell=self._farewell if self._given_store else None,
+            audit_trail=self.audit_trail,
         )
         self._runtime = runtime
         pending = self._pending_start = _PendingStart(self.name)

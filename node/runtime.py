@@ -34,6 +34,7 @@ from .body.context_vars import ContextVars
 from .body.executor import Executor
 from .body.injection import Resources
 from .body.registry import Registry
+from .manager.audit_trail import AuditTrail
 from .manager.batches import Enqueuer, RecordReader
 from .manager.job_schedules import JobSchedules
 from .manager.kind_catalogue import KindCatalogue
@@ -86,10 +87,12 @@ class NodeRuntime:
         observers: Sequence[Observer] = (),
         tracing: Tracing | None = None,
         farewell: Callable[[str], Awaitable[None]] | None = None,
+        audit_trail: AuditTrail,
     ) -> None:
         self._store = store
         self._clock = clock
         self._name = name
+        self._audit_trail = audit_trail
         self._registry = registry
         self._ttl_us = round(lease_ttl * 1_000_000)
         self._started_us = clock.time_us()
@@ -303,6 +306,7 @@ class NodeRuntime:
         await resigning
         for role in self.roles:
             await role.stop()
+        await self._audit_trail.stop()
         self.pool.close()
         for task in filter(None, (self._joining, *self._background)):
             task.cancel()

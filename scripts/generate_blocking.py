@@ -14,7 +14,7 @@ from pathlib import Path
 HANDLES = Path(__file__).parents[1] / "src/peerjob/handles"
 TARGET = HANDLES / "blocking.py"
 
-ASYNC_ONLY = {"detached_value", "iter_logs", "keep_line", "outcome", "read_result", "wait_final"}
+ASYNC_ONLY = {"detached_value", "iter_logs", "keep_audit", "keep_line", "outcome", "read_result", "wait_final"}
 """Methods of the asynchronous classes for which no blocking method is generated."""
 LONG = {"drain", "result", "wait"}
 """Verbs that wait for jobs; a cancellation of the calling job ends the wait."""

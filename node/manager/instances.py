@@ -27,6 +27,7 @@ from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, LogPage, NodeView
 from peerjob.model.state import State
 
+from .audit_trail import AuditTrail
 from .jobs import NodeJobManager
 
 PAGE = 500
@@ -36,6 +37,8 @@ FOLLOW_INTERVAL = 0.5
 
 class NodeInstanceManager(NodeJobManager):
     """The verbs of a node for instances and for the cluster."""
+
+    audit_trail: AuditTrail
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -238,8 +241,20 @@ class NodeInstanceManager(NodeJobManager):
         # a lost answer of the store can repeat records
         return list({one.id: one for one in await self._open_store().audit(limit)}.values())
 
+    def keep_audit(
+        self,
+        verb: str,
+        *,
+        principal: str,
+        address: str = "",
+        criteria: str = "",
+        count: int | None = None,
+        result: str = "ok",
+    ) -> None:
+        self.audit_trail.add(verb, principal, address, criteria, count, result)
+
     async def add_audit(self, records: Sequence[AuditRecord]) -> None:
-        """Append records to the audit log. Only the gRPC server calls it."""
+        """Append records to the audit log. Only the audit trail of this node calls it."""
         await self._open_store().add_audit(records)
 
 

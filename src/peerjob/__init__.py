@@ -65,6 +65,7 @@ from .model.job import Call, Job, JobGroup, job
 from .model.policy import Backoff, Finished, Policy, Priority, Recovered
 from .model.query import Filter, Query, ResultPage
 from .model.record import Capabilities, NodeView, StoreLimits
+from .model.rights import Principal, Rights, Role
 from .model.secret import Secret
 from .model.spec import ErrorInfo, Progress
 from .model.state import Level, State
@@ -81,10 +82,8 @@ if TYPE_CHECKING:
     from .remote.client.client import Client
     from .remote.scaler.server import ScalerServer
     from .remote.server.jwt import Jwt
-    from .remote.server.principals import Rights
     from .remote.server.server import Server
     from .remote.server.tokens import Token, Tokens
-    from .remote.wire.rpcs import Role
     from .remote.wire.tls import ClientTls, ServerTls
 
 __all__ = [
@@ -151,6 +150,7 @@ __all__ = [
     "PayloadTooLargeError",
     "PeerjobError",
     "Policy",
+    "Principal",
     "Priority",
     "Probe",
     "ProbeAnswer",
@@ -213,8 +213,6 @@ _LATER: dict[str, tuple[str, Extra]] = {
     "Jwt": ("remote.server.jwt", "jwt"),
     "Metrics": ("node.observe.metrics", "metrics"),
     "MetricsServer": ("node.observe.metrics", "metrics"),
-    "Rights": ("remote.server.principals", "grpc"),
-    "Role": ("remote.wire.rpcs", "grpc"),
     "ScalerServer": ("remote.scaler.server", "grpc"),
     "Server": ("remote.server.server", "grpc"),
     "ServerTls": ("remote.wire.tls", "grpc"),

@@ -12,7 +12,7 @@ import pytest
 
 from peerjob import Client, Instance, Node, Role, State, UnauthenticatedError
 from peerjob.cli.daemon.tokens import create
-from peerjob.remote.server.principals import Rights
+from peerjob.model.rights import Rights
 from support.etcd import EtcdServer
 from support.jobd import READY, Jobd, target
 from support.servers import Server, ServerProcess

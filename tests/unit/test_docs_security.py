@@ -5,11 +5,12 @@ from pathlib import Path
 
 from peerjob.cli.daemon.tokens import TOKEN_BYTES
 from peerjob.model import bounds
+from peerjob.model.rights import Role
 from peerjob.node.observe.metrics import http as metrics
 from peerjob.remote.server import calls, grpc_server, instances, server
 from peerjob.remote.server.access import NEEDED_ROLES
 from peerjob.remote.wire.requests import MAX_BULK
-from peerjob.remote.wire.rpcs import SCOPES, SERVICE, Role, Scope
+from peerjob.remote.wire.rpcs import SCOPES, SERVICE, Scope
 
 TEXT = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
 

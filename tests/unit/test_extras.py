@@ -56,8 +56,6 @@ LATER = [
         "Client",
         "ClientTls",
         "Jwt",
-        "Rights",
-        "Role",
         "ScalerServer",
         "Server",
         "ServerTls",

@@ -273,7 +273,7 @@ def create_token(
     ] = None,
 ) -> None:
     """Create a token."""
-    from peerjob.remote.server.principals import Rights
+    from peerjob.model.rights import Rights
 
     from .daemon.tokens import create
 

@@ -377,9 +377,9 @@ class BlockingVerbs(BlockingCalls):
         return self.call(self.manager.leader())
 
     def audit(self, limit: int = 100) -> list[AuditRecord]:
-        """Return the latest acting calls over gRPC, the latest first; `limit` is at most 1,000.
+        """Return the latest acting calls over gRPC and of the dashboard, latest first; `limit` is at most 1,000.
 
-        A call appears about a second after its end. Calls in process are not recorded.
+        A call appears about a second after its end. Calls of this process's own code are not recorded.
         """
         return self.call(self.manager.audit(limit))
 

@@ -303,9 +303,24 @@ class Manager(Injectable, ABC):
 
     @abstractmethod
     async def audit(self, limit: int = 100) -> list[AuditRecord]:
-        """Return the latest acting calls over gRPC, the latest first; `limit` is at most 1,000.
+        """Return the latest acting calls over gRPC and of the dashboard, latest first; `limit` is at most 1,000.
 
-        A call appears about a second after its end. Calls in process are not recorded.
+        A call appears about a second after its end. Calls of this process's own code are not recorded.
+        """
+
+    def keep_audit(
+        self,
+        verb: str,
+        *,
+        principal: str,
+        address: str = "",
+        criteria: str = "",
+        count: int | None = None,
+        result: str = "ok",
+    ) -> None:
+        """Add an acting call of a user to the audit log, in the background. `verb` is the name of the RPC.
+
+        `result` is "ok", "denied" or the class of the error. A Client adds nothing: its node records each call.
         """
 
     @abstractmethod

@@ -13,6 +13,8 @@ MAX_AUDIT = 1_000
 """The most records of the audit log of a namespace. The oldest are dropped."""
 MAX_CRITERIA = 1_000
 """The most characters of the criteria in a record."""
+DENIED = "denied"
+"""The result of a call that was refused for lack of rights. Such a record is in the log only."""
 
 
 def given_audit_limit(limit: object) -> None:

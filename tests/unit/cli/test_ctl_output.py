@@ -13,9 +13,9 @@ from rich.console import Console
 
 from peerjob.cli.console import ExitStatus
 from peerjob.cli.ctl.errors import error_report
-from peerjob.cli.ctl.output import Column, Format, Printer, TableView, age
+from peerjob.cli.ctl.output import Column, Format, Printer, TableView
 from peerjob.cli.ctl.yaml import to_yaml
-from peerjob.cli.printable import printable
+from peerjob.model.ages import age
 from peerjob.model.errors import (
     AuthError,
     JobFailed,
@@ -25,6 +25,7 @@ from peerjob.model.errors import (
     StoreFullError,
     UnknownKindError,
 )
+from peerjob.model.printable import printable
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PEOPLE: TableView[dict[str, Any]] = TableView(

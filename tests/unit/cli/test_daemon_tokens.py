@@ -9,7 +9,7 @@ import pytest
 from peerjob import OptionError, Role, Token, Tokens
 from peerjob.cli.daemon.tokens import TokensFile, create
 from peerjob.cli.jobd import main
-from peerjob.remote.server.principals import Rights
+from peerjob.model.rights import Rights
 
 Answer = tuple[int, str, str]
 

@@ -5,10 +5,11 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from peerjob import Client, Job, Node, RemoteError, Role, Server, Token, Tokens
+from peerjob.model import rate_limiter
 from peerjob.model.errors import OptionError
+from peerjob.model.rate_limiter import RateLimiter
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.remote.server import rate_limiter
-from peerjob.remote.server.rate_limiter import RateLimiter, host_of
+from peerjob.remote.server.rpc_service import host_of
 from peerjob.testing.clock import VirtualClock
 from support.rpc import forwarding, health_client, raw_client, served
 

@@ -12,8 +12,8 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from peerjob import INJECTED, Client, Instance, Job, Node, OptionError, Role, StoreUnavailableError, Token, Tokens
+from peerjob.model.rights import Rights
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.remote.server.principals import Rights
 from peerjob.remote.wire.rpcs import RPCS, SCOPES, SERVICE
 from support.rpc import RawClient, raw_client, served
 
@@ -142,7 +142,7 @@ async def test_every_acting_call_is_recorded_once(caplog: pytest.LogCaptureFixtu
                 await node.undrain()
                 if name in ("Clear", "ClearInstances", "RemoveSchedule"):
                     ids = {kind: await _prepared(node, kind) for kind in SECRETS}
-        await server._trail.flush()  # pyright: ignore[reportPrivateUsage]
+        await node.audit_trail.flush()
         stored = await node.audit(1000)
     logged: list[dict[str, Any]] = [vars(record)["audit"] for record in caplog.records]
     acting = {name for name, rpc in RPCS.items() if rpc.role is not Role.READER} - {"ListAudit"}
@@ -166,7 +166,7 @@ async def test_many_calls_that_schedule_share_a_record() -> None:
         for _ in range(5):
             await client.call("ScheduleJob", request_of("ScheduleJob", "report", ""))
         await client.code("CancelInstance", pb.CancelInstanceRequest(uuid="x"))
-        await server._trail.flush()  # pyright: ignore[reportPrivateUsage]
+        await node.audit_trail.flush()
         cancel, made = await node.audit()
     assert (made.principal, made.count, made.calls, made.result) == ("anonymous", 5, 5, "ok")
     assert (cancel.verb, cancel.criteria, cancel.count, cancel.result) == (
@@ -187,7 +187,7 @@ async def test_records_wait_for_a_store_that_is_away(monkeypatch: pytest.MonkeyP
         with monkeypatch.context() as patch:
             patch.setattr(node, "add_audit", away)
             with pytest.raises(StoreUnavailableError):
-                await server._trail.flush()  # pyright: ignore[reportPrivateUsage]
+                await node.audit_trail.flush()
             assert await node.audit() == []
         await server.stop()
         assert [one.verb for one in await node.audit()] == ["ScheduleJob"]
@@ -205,7 +205,7 @@ async def test_a_client_reads_the_audit_log() -> None:
     async with served(*JOBS) as (node, server), Client(server.target) as client:
         made = await client.schedule("report", SECRETS["report"])
         await made.result(10)
-        await server._trail.flush()  # pyright: ignore[reportPrivateUsage]
+        await node.audit_trail.flush()
         assert await client.audit(5) == await node.audit(5)
         assert [one.verb for one in await client.audit()] == ["ScheduleJob"]
 

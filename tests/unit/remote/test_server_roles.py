@@ -9,11 +9,12 @@ from grpc_health.v1 import health_pb2
 
 from peerjob import AuthError, Job, instance_cleaner
 from peerjob.model.errors import OptionError, UnauthenticatedError
+from peerjob.model.rights import Role
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.server.access import NEEDED_ROLES, check_call, token_in
 from peerjob.remote.server.tokens import Token, Tokens
 from peerjob.remote.wire.errors import error_in
-from peerjob.remote.wire.rpcs import SERVICE, Role
+from peerjob.remote.wire.rpcs import SERVICE
 from support.rpc import RawClient, health_client, raw_client, served
 
 Code = grpc.StatusCode

@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 from msgspec import structs
 
+from peerjob.model.ages import moment
 from peerjob.model.audit import MAX_AUDIT, AuditRecord
 
 from .commands import ClientSession, verb
-from .output import Column, Format, TableView, moment, note
+from .output import Column, Format, TableView, note
 
 AUDIT: TableView[AuditRecord] = TableView(
     columns=(

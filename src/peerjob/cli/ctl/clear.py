@@ -10,14 +10,15 @@ from typing import Annotated
 import typer
 
 from peerjob.cli.console import ExitStatus
-from peerjob.cli.printable import counted
+from peerjob.model.ages import moment
 from peerjob.model.durations import to_seconds
+from peerjob.model.printable import counted
 from peerjob.model.query import Filter
 from peerjob.remote.client.client import Client
 
 from .commands import ClientSession, group, interruptible, verb
 from .errors import CommandError
-from .output import moment, note
+from .output import note
 from .query_options import After, Before, time_of
 
 OlderThan = Annotated[

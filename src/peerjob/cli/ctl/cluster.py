@@ -7,16 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from peerjob.cli.printable import counted
 from peerjob.handles.manager import Stats
+from peerjob.model.ages import moment
 from peerjob.model.firing import Leader
+from peerjob.model.printable import counted
 from peerjob.model.state import SINGLE, State
 from peerjob.model.worker import Worker
 
 from . import completion
 from .commands import ClientSession, group, verb
 from .errors import CommandError
-from .output import Column, TableView, moment, note
+from .output import Column, TableView, note
 
 LEADERS: TableView[Leader] = TableView(
     columns=(

@@ -10,9 +10,10 @@ import typer
 from rich.live import Live
 
 from peerjob.cli.console import ExitStatus
-from peerjob.cli.printable import printable
 from peerjob.handles.entries import HistoryEntry, LogEntry
 from peerjob.handles.instance import Event, Instance
+from peerjob.model.ages import moment
+from peerjob.model.printable import printable
 from peerjob.model.query import Query
 from peerjob.model.state import State
 from peerjob.remote.client.client import Client
@@ -21,7 +22,7 @@ from . import tables
 from .commands import ClientSession, verb
 from .errors import CommandError
 from .live_table import LiveTable
-from .output import Column, Format, Printer, TableView, moment
+from .output import Column, Format, Printer, TableView
 from .query_options import InstanceSelection, Kind, Limit, States, Tag, Uuid, level_of
 
 MAX_FIRST = 100

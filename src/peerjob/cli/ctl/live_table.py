@@ -8,8 +8,9 @@ from typing import Any
 from rich.table import Table
 
 from peerjob.handles.instance import Instance
+from peerjob.model.ages import age
 
-from .output import Column, Printer, TableView, age
+from .output import Column, Printer, TableView
 
 MARGIN = 3
 """Lines of the terminal that the instances leave free, such as for the header."""

@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from peerjob.cli.console import ExitStatus
-from peerjob.cli.printable import counted
 from peerjob.cli.settings import read_setting, setting, variable_of
 from peerjob.cluster.exporting import export_namespace
 from peerjob.cluster.importing import Imported, import_namespace
 from peerjob.cluster.moved import MAX_LINE, End, Header, read_line
 from peerjob.model.errors import OptionError, PeerjobError
+from peerjob.model.printable import counted
 from peerjob.store.url import redact
 
 from .commands import ClientSession, interruptible, verb

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
@@ -15,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from peerjob.cli.console import complain
-from peerjob.cli.printable import printable, printable_json
 from peerjob.model.json_text import to_json
+from peerjob.model.printable import printable, printable_json
 
 from .yaml import to_yaml
 
@@ -164,28 +163,3 @@ class Printer:
 def note(text: str) -> None:
     """Print a note on standard error."""
     complain("jobctl", printable(text))
-
-
-def age(then: datetime | None, now: datetime) -> str:
-    """The time since then, or until then: "5s", "in 3m"; "-" for never."""
-    if then is None:
-        return "-"
-    passed = now - then
-    return span(passed) if passed >= timedelta() else f"in {span(-passed)}"
-
-
-def span(time: timedelta) -> str:
-    """A duration in its one or two largest units: "4s", "12m", "3h20m", "5d"."""
-    seconds = int(time.total_seconds())
-    if seconds < 120:
-        return f"{seconds}s"
-    if seconds < 7200:
-        return f"{seconds // 60}m"
-    if seconds < 172_800:
-        return f"{seconds // 3600}h{seconds % 3600 // 60:02}m"
-    return f"{seconds // 86_400}d"
-
-
-def moment(at: datetime | None) -> str:
-    """A time in UTC, to the second; "-" for none."""
-    return "-" if at is None else f"{at:%Y-%m-%d %H:%M:%SZ}"

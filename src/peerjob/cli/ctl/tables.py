@@ -9,12 +9,13 @@ from typing import Any
 from peerjob.handles.instance import Instance
 from peerjob.handles.registered_job import RegisteredJob
 from peerjob.handles.schedule import FireEntry, Schedule
+from peerjob.model.ages import age, moment, span
 from peerjob.model.durations import format_seconds
 from peerjob.model.errors import DecodeError
 from peerjob.model.json_text import to_json
 from peerjob.model.record import NodeView
 
-from .output import Column, TableView, age, moment, span
+from .output import Column, TableView
 
 
 def instances(now: datetime) -> TableView[Instance[Any]]:

@@ -16,11 +16,12 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from peerjob.cli.printable import counted
 from peerjob.handles.manager import Stats
+from peerjob.model.ages import age, span
 from peerjob.model.clock import to_us
 from peerjob.model.durations import to_seconds
 from peerjob.model.firing import Leader
+from peerjob.model.printable import counted
 from peerjob.model.query import Query
 from peerjob.model.record import NodeView
 from peerjob.model.state import SINGLE, State
@@ -28,7 +29,7 @@ from peerjob.remote.client.client import Client
 
 from . import tables
 from .commands import ClientSession, verb
-from .output import Column, Printer, TableView, age, span
+from .output import Column, Printer, TableView
 
 MINUTE = 60.0
 """Seconds that the sparkline shows."""

@@ -8,8 +8,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from peerjob.cli.printable import printable, printable_json
 from peerjob.model.injected import current_run
+from peerjob.model.printable import printable, printable_json
 
 from .settings import LogFormat
 

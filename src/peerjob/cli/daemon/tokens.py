@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from peerjob import OptionError, Token, Tokens
-from peerjob.remote.server.principals import Principal, Rights, is_field
+from peerjob.model.rights import Principal, Rights, is_field
 from peerjob.remote.server.tokens import hash_token
 
 TOKEN_BYTES = 32

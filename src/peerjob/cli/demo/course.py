@@ -13,8 +13,8 @@ from typing import Any
 
 from peerjob import Call, Node, PeerjobError, Query, State, Stats, StoreError, StoreUnavailableError, SystemClock
 from peerjob.cli import event_loop
-from peerjob.cli.printable import counted
 from peerjob.model.clock import to_us
+from peerjob.model.printable import counted
 from peerjob.store.drivers import wipe_namespace
 
 from . import workload

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 
 from peerjob import Clock, NodeView, State, Stats
-from peerjob.cli.printable import counted
+from peerjob.model.printable import counted
 
 from . import workload
 from .checks import Check

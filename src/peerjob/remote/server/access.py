@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from peerjob.model.errors import AuthError, UnauthenticatedError, UnknownScheduleError
+from peerjob.model.rights import SYSTEM, Principal, Role
 from peerjob.node.node import Node
-from peerjob.remote.wire.rpcs import RPCS, Role
+from peerjob.remote.wire.rpcs import RPCS
 
-from .principals import SYSTEM, Principal, caller
+from .principals import caller
 from .scopes import not_included
 
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"

@@ -16,9 +16,9 @@ import grpc
 from peerjob.cluster.role import BackgroundRole
 from peerjob.model.clock import Clock
 from peerjob.model.errors import UnauthenticatedError
+from peerjob.model.rights import Principal
 from peerjob.remote.wire.errors import ErrorStatus, status_of
 
-from .principals import Principal
 from .rpc_service import Context
 
 MAX_CALLS = 10_000

@@ -11,6 +11,7 @@ from peerjob.handles.instance import Instance
 from peerjob.model.durations import to_seconds
 from peerjob.model.errors import OptionError
 from peerjob.model.query import Query
+from peerjob.model.rights import SYSTEM
 from peerjob.node.manager.loop_pauses import map_with_pauses, pause_after
 from peerjob.node.node import Node
 from peerjob.proto.job.v1 import service_pb2 as pb
@@ -23,7 +24,6 @@ from peerjob.version import __version__
 
 from .access import check_kind, may_use_system
 from .pages import messages_that_fit, page_of
-from .principals import SYSTEM
 from .rpc_service import Context
 
 API_VERSION = "v1"

@@ -12,15 +12,15 @@ import grpc
 
 from peerjob.model.clock import Clock
 from peerjob.model.errors import AuthError, UnauthenticatedError
+from peerjob.model.rate_limiter import RateLimiter
+from peerjob.model.rights import ANYBODY, Authenticator, Principal
 from peerjob.remote.wire.errors import ErrorStatus, status_of
 from peerjob.remote.wire.rpcs import RPCS
 
 from .access import check_call, token_in
 from .calls import TOO_MANY, OpenCalls, abort
-from .principals import ANYBODY, Principal, set_caller
-from .rate_limiter import RateLimiter, host_of
-from .rpc_service import Context
-from .tokens import Authenticator
+from .principals import set_caller
+from .rpc_service import Context, host_of
 
 OPEN_PREFIX = "/grpc.health."
 """The path prefix of health checks, which need no token and do not count for the rate limit."""

@@ -26,10 +26,8 @@ from peerjob.model.clock import Clock, SystemClock, to_datetime
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError, UnauthenticatedError
 from peerjob.model.extras import needs_extra
+from peerjob.model.rights import Authenticator, Principal, Rights
 from peerjob.node.observe.listen_address import is_loopback
-
-from .principals import Principal, Rights
-from .tokens import Authenticator
 
 if TYPE_CHECKING:
     from jwt import PyJWK

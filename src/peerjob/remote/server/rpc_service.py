@@ -147,3 +147,9 @@ def handlers_of(service: ServiceDescriptor, parts: Sequence[object]) -> dict[str
     """The methods of `parts` that have the name of an RPC in snake case, by RPC name."""
     names = {re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower(): method.name for method in service.methods}
     return {names[name]: getattr(part, name) for part in parts for name in names if hasattr(part, name)}
+
+
+def host_of(peer: str) -> str:
+    """The host in gRPC's name of a peer: "ipv4:127.0.0.1:41234" is 127.0.0.1."""
+    kind, _, rest = peer.partition(":")
+    return rest.rpartition(":")[0] if kind in ("ipv4", "ipv6") else peer

@@ -12,12 +12,13 @@ from google.protobuf.message import Message
 
 from peerjob.model.errors import AuthError, UnknownInstanceError, UnknownKindError, UnknownScheduleError
 from peerjob.model.query import Query
+from peerjob.model.rights import Rights
 from peerjob.node.node import Node
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire.queries import query_of
 from peerjob.remote.wire.rpcs import SCOPES, Scope
 
-from .principals import Rights, caller
+from .principals import caller
 from .rpc_service import Context
 
 

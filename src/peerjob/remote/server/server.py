@@ -10,23 +10,24 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from peerjob.model.audit import DENIED
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError
+from peerjob.model.rate_limiter import RateLimiter
+from peerjob.model.rights import Principal
 from peerjob.node.node import Node
 from peerjob.node.observe.listen_address import GRPC_PORT, is_loopback
 from peerjob.remote.wire.rpcs import RPCS, SERVICE
 from peerjob.remote.wire.tls import ServerTls
 
-from .audit import DENIED, AuditTrail, audited
+from .audit import audited
 from .cluster import ClusterRpcs
 from .grpc_server import MAX_CONNECTIONS, GrpcServer
 from .health import HealthReporter
 from .instances import InstanceRpcs
 from .interceptor import AccessInterceptor
 from .jwt import Jwt
-from .principals import Principal
-from .rate_limiter import RateLimiter, host_of
-from .rpc_service import Context, RpcService, handlers_of
+from .rpc_service import Context, RpcService, handlers_of, host_of
 from .schedules import ScheduleRpcs
 from .scopes import scoped
 from .streams import StreamRpcs
@@ -66,7 +67,7 @@ class Server(GrpcServer):
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         super().__init__(node, listen, tls=tls, max_message=max_message, max_connections=max_connections)
-        self._trail = AuditTrail(node)
+        self._trail = node.audit_trail
         self._access = AccessInterceptor(
             [one for one in (tokens, jwt) if one is not None],
             namespace=node.namespace,
@@ -99,7 +100,6 @@ class Server(GrpcServer):
         """Listen; raises OptionError for an address that is not free, NodeStateError if the server listens already."""
         await super().start()
         self._access.calls.start()
-        self._trail.start()
         if self._health is not None:
             self._health.start()
 

@@ -8,24 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 from peerjob.model.errors import OptionError
-from peerjob.remote.wire.rpcs import Role
-
-from .principals import EXAMPLES, ROLES, Principal, Rights, is_field
-
-
-class Authenticator(Protocol):
-    """Knows the callers of a server by what they send as a token."""
-
-    async def principal_of(self, token: str) -> Principal | None:
-        """The caller with a token; None for an unknown token. Raises UnauthenticatedError that says what is wrong."""
-        ...
-
-    def knows(self, principal: Principal) -> bool:
-        """Whether the token of a caller that was known still gives the same rights. It may have expired."""
-        ...
+from peerjob.model.rights import EXAMPLES, ROLES, Authenticator, Principal, Rights, Role, is_field
 
 
 @dataclass(frozen=True, kw_only=True)

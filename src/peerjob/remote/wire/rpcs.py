@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import Enum, IntEnum
+from enum import Enum
 from operator import attrgetter
 from typing import Any, Generic, TypeVar, cast
 
@@ -26,6 +26,7 @@ from peerjob.model.errors import OptionError
 from peerjob.model.firing import Leader, ScheduleRow
 from peerjob.model.query import Filter, Query
 from peerjob.model.record import NodeView
+from peerjob.model.rights import Role
 from peerjob.proto.job.v1 import service_pb2 as pb
 
 from .cluster import audit_message, audit_of, leader_message, leader_of, node_message, node_of
@@ -42,17 +43,6 @@ S = TypeVar("S")
 R = TypeVar("R")
 
 SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
-
-
-class Role(IntEnum):
-    """What a caller may do. Each role includes the ones before it."""
-
-    READER = 1
-    """The right to read."""
-    OPERATOR = 2
-    """The rights of a reader, and to schedule, cancel and retry instances and to change schedules."""
-    ADMIN = 3
-    """The rights of an operator, and to clear data, resize workers and drain nodes."""
 
 
 class Resend(Enum):

@@ -1,4 +1,4 @@
-"""Text for a terminal. Control characters are escaped: they could change what the terminal shows."""
+"""Text for a terminal or a page. Control characters are escaped: they could change what the reader sees."""
 
 from __future__ import annotations
 

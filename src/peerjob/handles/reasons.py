@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from peerjob.handles.instance import Instance
-from peerjob.handles.schedule import FireEntry, ScheduleView
+from peerjob.model.ages import age, moment
 from peerjob.model.firing import Leader
 from peerjob.model.record import NodeView, Record, is_suspect
 from peerjob.model.state import State
 
-from .output import age, moment
+from .instance import Instance
+from .schedule import FireEntry, ScheduleView
 
 
 @dataclass(frozen=True, kw_only=True)

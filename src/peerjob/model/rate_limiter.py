@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from peerjob.model.clock import Clock
-from peerjob.model.errors import OptionError
+from .clock import Clock
+from .errors import OptionError
 
 MAX_CLIENTS = 10_000
 """The most buckets. Above this number, the least recently used bucket is dropped; its client later gets a full one."""
 
 
 class RateLimiter:
-    """Allows each client `rate` calls per second, and as many at once after a second without calls."""
+    """Allows each client `rate` calls per second, and `burst` at once after a pause (default: those of a second)."""
 
-    def __init__(self, rate: float, clock: Clock) -> None:
+    def __init__(self, rate: float, clock: Clock, *, burst: int | None = None) -> None:
         if not 0 < rate < float("inf"):
             raise OptionError("rate", rate, "a number of calls per second, over zero")
         self._rate = rate
-        self._capacity = max(1.0, rate)
+        self._capacity = max(1.0, rate) if burst is None else float(burst)
         self._clock = clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
@@ -32,9 +32,3 @@ class RateLimiter:
         if len(self._buckets) > MAX_CLIENTS:
             self._buckets.popitem(last=False)
         return allowed
-
-
-def host_of(peer: str) -> str:
-    """The host in gRPC's name of a peer: "ipv4:127.0.0.1:41234" is 127.0.0.1."""
-    kind, _, rest = peer.partition(":")
-    return rest.rpartition(":")[0] if kind in ("ipv4", "ipv6") else peer

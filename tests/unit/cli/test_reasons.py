@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from peerjob import Instance, State
-from peerjob.cli.ctl.reasons import Observations, why_instance, why_schedule
+from peerjob.handles.reasons import Observations, why_instance, why_schedule
 from peerjob.handles.schedule import FireEntry, ScheduleView
 from peerjob.model.clock import to_datetime
 from peerjob.model.firing import FireOutcome, FireRecord, Leader, ScheduleRow, Term

@@ -1,0 +1,82 @@
+"""What a manager sees around an instance or a schedule, from which `reasons` makes sentences."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime
+from typing import Any
+
+from peerjob.model.errors import UnknownScheduleError
+from peerjob.model.query import Query
+from peerjob.model.record import NodeView
+from peerjob.model.state import State
+
+from .instance import Instance
+from .manager import Manager
+from .reasons import Observations, able, rank, why_schedule
+from .schedule import Schedule
+
+PAGE = 1_000
+MAX_SEARCHED = 10_000
+"""The most queued instances that are read to count the instances ahead of the given one."""
+
+
+async def observe(
+    manager: Manager, instance: Instance[Any], now: datetime, *, max_searched: int = MAX_SEARCHED
+) -> Observations:
+    """The state of the cluster around an instance, for `why_instance`."""
+    nodes = await manager.nodes()
+    busy: Counter[str] = Counter()
+    if not instance.state.is_final:
+        async for one in manager.iter_instances(Query(state=State.PROCESSING, limit=PAGE)):
+            busy[one.node or ""] += 1
+    before, all_of_them = 0, True
+    due = instance.state is State.SCHEDULED and instance.due_at <= now
+    if due and able(instance.kind, nodes):
+        before, all_of_them = await _before(manager, instance, nodes, now, max_searched)
+    return Observations(
+        now=now,
+        instance=instance,
+        nodes=nodes,
+        slot_of=await _schedule(manager, instance.record.slot),
+        busy=busy,
+        before=before,
+        counted_all=all_of_them,
+    )
+
+
+async def explain_schedule(manager: Manager, schedule: Schedule, now: datetime) -> list[str]:
+    """Sentences about a schedule, the reason first."""
+    fires = await manager.fires(schedule, limit=1)
+    return why_schedule(
+        schedule,
+        now=now,
+        nodes=await manager.nodes(),
+        leader=await manager.leader(),
+        last=fires[0] if fires else None,
+    )
+
+
+async def _schedule(manager: Manager, name: str) -> Schedule | None:
+    if not name:
+        return None
+    try:
+        return await manager.lookup_schedule(name)
+    except UnknownScheduleError:  # the schedule was removed after the instance was created
+        return None
+
+
+async def _before(
+    manager: Manager, instance: Instance[Any], nodes: list[NodeView], now: datetime, max_searched: int
+) -> tuple[int, bool]:
+    """The number of due instances that are claimed before this one, and whether all queued instances were read."""
+    kinds = {kind for node in able(instance.kind, nodes) for kind in node.info.open_kinds}
+    query, seen, found = Query(state=State.SCHEDULED, limit=min(PAGE, max_searched)), 0, 0
+    mine = rank(instance.record)
+    while True:
+        page = await manager.lookup_instances(query)
+        seen += len(page)
+        found += sum(one.kind in kinds and one.due_at <= now and rank(one.record) < mine for one in page)
+        if page.cursor is None or seen >= max_searched:
+            return found, page.cursor is None
+        query = query.at(page.cursor)
