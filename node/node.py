@@ -258,6 +258,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         try:
             await runtime.close(grace=grace, exiting=exiting)
         finally:
+            self._workers = self.num_workers  # another node can have changed the number
             loop_end_task, self._loop_end_task = self._loop_end_task, None
             if loop_end_task is not None:
                 loop_end_task.cancel()
@@ -353,11 +354,15 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         """The workers, each with the instance that it runs."""
         return [] if self._runtime is None else self._runtime.pool.workers()
 
-    async def resize_workers(self, n: int) -> None:
-        """Change the number of workers to 1 or more. Running bodies continue."""
-        self._workers = _checked_count("resize_workers", n, least=1)
+    async def resize_workers(self, n: int, *, node: str | None = None) -> None:
+        count = _checked_count("resize_workers", n, least=1)
+        other = None if node is None else await self._other_node(node)
+        if other is not None:
+            await self._resize_other(other, count)
+            return
+        self._workers = count
         if self._runtime is not None:
-            await self._runtime.resize(n)
+            await self._runtime.resize(count)
 
     @property
     def capabilities(self) -> Capabilities:

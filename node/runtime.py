@@ -171,7 +171,14 @@ class NodeRuntime:
             on_dead=self._incarnation_dead,
             observers=observers,
         )
-        self.intake = Intake(node=name, pool=self.pool, claim_loop=self.claim_loop, outbox=self.outbox, show=self._show)
+        self.intake = Intake(
+            node=name,
+            pool=self.pool,
+            claim_loop=self.claim_loop,
+            outbox=self.outbox,
+            show=self._show,
+            resize=self._resize,
+        )
         self._reconciler = Reconciler(
             held_claims=self.held_claims,
             outbox=self.outbox,
@@ -339,9 +346,12 @@ class NodeRuntime:
             await self._show()
 
     async def resize(self, workers: int) -> None:
+        self._resize(workers)
+        await self._show()
+
+    def _resize(self, workers: int) -> None:
         self._executor.resize(workers)
         self.pool.resize(workers)
-        await self._show()
 
     def kinds_changed(self) -> None:
         """Publish the new kinds, and claim for them."""

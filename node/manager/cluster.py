@@ -1,4 +1,4 @@
-"""The verbs about the other nodes: list their kinds, drain a node, let it take work again."""
+"""The verbs about the other nodes: list their kinds, drain or resize a node, let it take work again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peerjob.model.clock import to_datetime
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError, OptionError, UnknownNodeError
 from peerjob.model.job import Job
-from peerjob.model.limits import MAX_NODE_NAME, checked_text
+from peerjob.model.limits import MAX_NODE_NAME, MAX_WORKERS, checked_text
 from peerjob.model.policy import Policy
 from peerjob.model.record import Instruction, NodeView
 
@@ -82,35 +82,54 @@ class NodeClusterManager(NodeJobManager):
             raise OptionError("node", node, f"the name of one node: {len(found)} nodes have it (use {incarnations})")
         return None if found[0].info.incarnation == self._need_runtime().incarnation else found[0]
 
-    async def _instruct(self, view: NodeView, *, drain: bool) -> None:
+    async def _resize_other(self, view: NodeView, workers: int) -> None:
+        if workers > MAX_WORKERS:
+            raise OptionError("resize_workers", workers, f"a whole number from 1 to {MAX_WORKERS:,}")
+        await self._instruct(view, drain=view.intake != "active", workers=workers)
+        began = asyncio.get_running_loop().time()
+        async with self._passing(None):
+            while (await self._present(view)).info.workers != workers:
+                self._check_follows(view, began)
+                await asyncio.sleep(POLL)
+
+    async def _instruct(self, view: NodeView, *, drain: bool, workers: int = 0) -> None:
         if not view.intake:
             raise NodeStateError(
                 f"node {view.name!r} runs release {view.info.version}, which takes no instructions from other nodes; "
                 "call it through its own address"
             )
-        instruction = Instruction(request=self._need_runtime().ids.one(), drain=drain)
+        instruction = Instruction(request=self._need_runtime().ids.one(), drain=drain, workers=workers)
         store = self._open_store()
         if not await store.instruct(view.info.incarnation, instruction):
             raise UnknownNodeError(view.name, [one.name for one in await store.nodes()])
 
     async def _until_intake(self, view: NodeView, intake: str, *, has_begun: bool = False) -> None:
         """Wait until the list of nodes shows that another node has followed an instruction."""
-        loop = asyncio.get_running_loop()
-        began, store = loop.time(), self._open_store()
+        began = asyncio.get_running_loop().time()
         while True:
-            live = await store.nodes()
-            now = next((one.intake for one in live if one.info.incarnation == view.info.incarnation), None)
-            if now is None:
-                raise UnknownNodeError(view.name, [one.name for one in live])
+            now = (await self._present(view)).intake
             if now == intake:
                 return
             if intake == "drained" and now == "draining":
                 has_begun = True
             elif has_begun:
                 raise NodeStateError(f"node {view.name!r} takes work again: its drain has ended")
-            elif loop.time() - began > MAX_FOLLOW:
-                raise NodeStateError(f"node {view.name!r} has not followed the call within {MAX_FOLLOW:g} s; repeat it")
+            else:
+                self._check_follows(view, began)
             await asyncio.sleep(POLL)
+
+    async def _present(self, view: NodeView) -> NodeView:
+        """Read a live node again; raises UnknownNodeError."""
+        live = await self._open_store().nodes()
+        for one in live:
+            if one.info.incarnation == view.info.incarnation:
+                return one
+        raise UnknownNodeError(view.name, [one.name for one in live])
+
+    def _check_follows(self, view: NodeView, began: float) -> None:
+        """Raise NodeStateError for a node that follows no instruction for too long."""
+        if asyncio.get_running_loop().time() - began > MAX_FOLLOW:
+            raise NodeStateError(f"node {view.name!r} has not followed the call within {MAX_FOLLOW:g} s; repeat it")
 
 
 def _own(job: Job[..., Any, Any], registered_us: int) -> RegisteredJob:

@@ -1,4 +1,4 @@
-"""Whether the node takes work: it is active, it drains, or it is drained."""
+"""Whether the node takes work: it is active, it drains, or it is drained. Also follows the instructions of others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from peerjob.model.errors import NodeStateError, NodeStoppedError
+from peerjob.model.limits import MAX_WORKERS
 from peerjob.model.record import Instruction
 
 from .claim_loop import ClaimLoop
@@ -31,12 +32,14 @@ class Intake:
         claim_loop: ClaimLoop,
         outbox: Outbox,
         show: Callable[[], Coroutine[Any, Any, None]],
+        resize: Callable[[int], None],
     ) -> None:
         self._node = node
         self._pool = pool
         self._claim_loop = claim_loop
         self._outbox = outbox
         self._show = show
+        self._resize = resize
         self._followed = ""
         """The request id of the latest instruction that the node followed."""
         self._draining: asyncio.Task[None] | None = None
@@ -52,10 +55,17 @@ class Intake:
         return "drained" if self._quiet is not None and self._quiet.done() else "draining"
 
     def follow(self, instruction: Instruction | None) -> bool:
-        """Follow an instruction, unless the node has followed it before; whether the node takes work again by it."""
+        """Follow an instruction, unless the node has followed it before; whether the caller must show the change.
+
+        A drain shows its changes in the list of nodes itself.
+        """
         if instruction is None or instruction.request == self._followed or self._closed:
             return False
         self._followed = instruction.request
+        if instruction.workers > 0:
+            logger.info("node %r is told to have %d worker(s)", self._node, instruction.workers)
+            self._resize(min(instruction.workers, MAX_WORKERS))
+            return True
         logger.info("node %r is told to %s", self._node, "drain" if instruction.drain else "take work again")
         if instruction.drain:
             self.drain()

@@ -397,6 +397,13 @@ class BlockingVerbs(BlockingCalls):
         """Let a node take work again that drains or is drained; `node` and errors as in `drain`."""
         self.call(self.manager.undrain(node=node))
 
+    def resize_workers(self, n: int, *, node: str | None = None) -> None:
+        """Change the number of workers of a node to 1 or more. Running bodies continue.
+
+        `node` and errors as in `drain`. The most for another node is 10,000.
+        """
+        self.call(self.manager.resize_workers(n, node=node))
+
     def wait(self, query: Query | None = None, timeout: Duration | None = None) -> None:
         """Wait until no instance that matches is queued or running; raises TimeoutError."""
         self.call_long(self.manager.wait(query, timeout))

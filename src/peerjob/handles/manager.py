@@ -337,6 +337,13 @@ class Manager(Injectable, ABC):
     async def undrain(self, *, node: str | None = None) -> None:
         """Let a node take work again that drains or is drained; `node` and errors as in `drain`."""
 
+    @abstractmethod
+    async def resize_workers(self, n: int, *, node: str | None = None) -> None:
+        """Change the number of workers of a node to 1 or more. Running bodies continue.
+
+        `node` and errors as in `drain`. The most for another node is 10,000.
+        """
+
     # -- waiting -----------------------------------------------------------------------------------------------------
 
     @abstractmethod

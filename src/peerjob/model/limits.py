@@ -25,6 +25,8 @@ MAX_ERROR_TESTS = 100
 """Most error classes and functions in `retry_on`, and the same for `no_retry_on`."""
 MAX_NODE_NAME = 200
 """Most characters of a node's name."""
+MAX_WORKERS = 10_000
+"""Most workers that a call from outside of a node can request. The node creates each of them, and each takes memory."""
 MAX_NODE_KINDS = 5_000
 """Most kinds and aliases that one node runs."""
 

@@ -346,12 +346,14 @@ class Held(msgspec.Struct, frozen=True):
 
 
 class Instruction(msgspec.Struct, frozen=True, array_like=True):
-    """What a peer or a client tells a node: to drain, or to take work again. The node follows the latest one, once."""
+    """What a peer or a client tells a node: to drain, work again or change its workers. It follows the latest, once."""
 
     request: str
     """The id of the call that gave the instruction."""
     drain: bool
-    """Whether the node drains; False: it takes work again."""
+    """Whether the node drains; False: it takes work again. Not read if there is a number of workers."""
+    workers: int = 0
+    """The new number of workers; 0: no change. Releases before this field read only `drain`."""
 
 
 class Renewed(msgspec.Struct, frozen=True, kw_only=True):

@@ -63,6 +63,27 @@ async def test_any_node_drains_any_other(clock: VirtualClock, by: str) -> None:
         assert await intakes(a) == {"a": "active", "b": "active"} | {running.node or "a": "drained"}
 
 
+async def test_any_node_resizes_any_other(clock: VirtualClock) -> None:
+    async with running_nodes(clock, "a", "b", jobs=SLEEP, workers=1) as (a, b):
+        b.unregister("sleep")
+        first, second = await a.schedule(SLEEP, 60), await a.schedule(SLEEP, 60)
+        await clock.run(b.resize_workers(2, node="a"))
+        await clock.advance(1)
+        assert [(await one.refresh()).state for one in (first, second)] == [State.PROCESSING] * 2
+        assert (a.num_workers, b.num_workers) == (2, 1)
+        draining = asyncio.ensure_future(b.drain(node="a"))
+        await clock.advance(2)
+        await clock.run(b.resize_workers(3, node=a.incarnation))
+        assert (a.num_workers, await intakes(a)) == (3, {"a": "draining", "b": "active"})
+        await clock.run(draining)
+        with pytest.raises(OptionError, match="from 1 to 10,000"):
+            await b.resize_workers(10_001, node="a")
+        with pytest.raises(UnknownNodeError, match="'c'"):
+            await b.resize_workers(1, node="c")
+        await a.stop()
+        assert a.num_workers == 3
+
+
 async def test_an_undrain_from_elsewhere_ends_a_drain(clock: VirtualClock) -> None:
     async with running_nodes(clock, "a", "b", jobs=SLEEP, workers=1) as (a, b):
         b.unregister("sleep")
@@ -136,7 +157,7 @@ async def test_a_node_of_an_older_release_is_shown_and_refuses_instructions(cloc
         (view,) = [view for view in await a.nodes() if view.name == "old"]
         await store.join(replace(view.info, intake="", version="0.0.9"), ttl_us=5_000_000)
         assert await intakes(a) == {"a": "active", "old": ""}
-        for call in (a.drain(node="old"), a.undrain(node="old")):
+        for call in (a.drain(node="old"), a.undrain(node="old"), a.resize_workers(2, node="old")):
             with pytest.raises(NodeStateError, match=r"'old' runs release 0\.0\.9"):
                 await call
 

@@ -37,6 +37,7 @@ from peerjob import (
     State,
     UnknownInstanceError,
     UnknownKindError,
+    UnknownNodeError,
     __version__,
 )
 from peerjob.model.spec import decode_spec
@@ -346,6 +347,10 @@ async def test_views_are_those_of_a_node(client: Client, node: Node) -> None:
 async def test_a_node_is_resized_and_drained(client: Client, node: Node) -> None:
     await client.resize_workers(3)
     assert node.num_workers == 3
+    await client.resize_workers(4, node=node.name)
+    assert node.num_workers == 4
+    with pytest.raises(UnknownNodeError):
+        await client.resize_workers(5, node="other")
     for wrong in (0, -1, 2**31, True):
         with pytest.raises(OptionError):
             await client.resize_workers(wrong)

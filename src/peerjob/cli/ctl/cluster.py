@@ -73,7 +73,7 @@ KINDS: TableView[Tallies] = TableView(
 
 def add_to(app: typer.Typer) -> None:
     """Add these verbs to jobctl."""
-    verbs = group(app, "workers", "Show and resize the workers of the node that answers.")
+    verbs = group(app, "workers", "Show the workers of the node that answers, and resize those of a node.")
     verb(verbs, "list")(list_workers)
     verb(verbs, "resize")(resize_workers)
     verb(app, "drain")(drain)
@@ -91,11 +91,20 @@ async def list_workers(session: ClientSession) -> None:
 async def resize_workers(
     session: ClientSession,
     count: Annotated[int, typer.Argument(metavar="N", min=1, help="The new number of workers.", show_default=False)],
+    node: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NODE",
+            help="The name or incarnation of a live node.",
+            show_default="the node that answers",
+            autocompletion=completion.nodes,
+        ),
+    ] = None,
 ) -> None:
-    """Change the number of workers of the node that answers. Running jobs continue."""
+    """Change the number of workers of a node. Running jobs continue."""
     async with session.client() as client:
-        await client.resize_workers(count)
-    note(f"the node has {counted(count, 'worker')} now")
+        await client.resize_workers(count, node=node)
+    note(f"{_subject(node)} has {counted(count, 'worker')} now")
 
 
 NodeName = Annotated[

@@ -13,6 +13,7 @@ from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError, OptionError
 from peerjob.model.ids import IdSource
 from peerjob.model.job import Call, Job
+from peerjob.model.limits import MAX_WORKERS
 from peerjob.model.record import Record
 from peerjob.model.spec import decode_spec
 from peerjob.model.worker import Worker
@@ -25,7 +26,7 @@ from peerjob.node.observe.listen_address import GRPC_PORT
 from peerjob.node.observe.tracing import make_tracing
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire import rpcs
-from peerjob.remote.wire.cluster import MAX_WORKERS, worker_of
+from peerjob.remote.wire.cluster import worker_of
 from peerjob.remote.wire.requests import MAX_BULK, job_request, kind_request
 from peerjob.remote.wire.schedules import row_of
 from peerjob.remote.wire.tls import ClientTls
@@ -250,9 +251,8 @@ class Client(RemoteManager, StartableManager):
         answer = await self._connection.call(rpcs.LIST_WORKERS, pb.ListWorkersRequest())
         return [worker_of(one, answer.node) for one in answer.workers]
 
-    async def resize_workers(self, n: int) -> None:
-        """Change the number of workers of the node that answers, to 1 or more."""
-        request = pb.ResizeWorkersRequest(workers=given_count("resize_workers", n, MAX_WORKERS))
+    async def resize_workers(self, n: int, *, node: str | None = None) -> None:
+        request = pb.ResizeWorkersRequest(workers=given_count("resize_workers", n, MAX_WORKERS), node=node)
         await self._connection.call(rpcs.RESIZE_WORKERS, request)
 
     async def drain(self, timeout: Duration | None = None, *, node: str | None = None) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from peerjob.model.errors import NodeStateError, NodeStoppedError
+from peerjob.model.limits import MAX_WORKERS
 from peerjob.node.node import Node
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.remote.wire.cluster import MAX_WORKERS, worker_message
+from peerjob.remote.wire.cluster import worker_message
 from peerjob.remote.wire.errors import status_of
 from peerjob.remote.wire.values import given_count
 
@@ -14,7 +15,7 @@ from .rpc_service import Context
 
 
 class ClusterRpcs:
-    """Lists and resizes the workers of this node, and drains it or another node."""
+    """Lists the workers of this node, and resizes and drains it or another node."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -23,8 +24,9 @@ class ClusterRpcs:
         return pb.ListWorkersResponse(node=self._node.name, workers=map(worker_message, self._node.workers()))
 
     async def resize_workers(self, request: pb.ResizeWorkersRequest, context: Context) -> pb.ResizeWorkersResponse:
-        await self._node.resize_workers(given_count("resize_workers", request.workers, MAX_WORKERS))
-        return pb.ResizeWorkersResponse(workers=self._node.num_workers)
+        workers = given_count("resize_workers", request.workers, MAX_WORKERS)
+        await self._node.resize_workers(workers, node=_named(request))
+        return pb.ResizeWorkersResponse(workers=workers)
 
     async def drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
         try:
@@ -44,5 +46,5 @@ class ClusterRpcs:
         return pb.UndrainResponse()
 
 
-def _named(request: pb.DrainRequest | pb.UndrainRequest) -> str | None:
+def _named(request: pb.DrainRequest | pb.UndrainRequest | pb.ResizeWorkersRequest) -> str | None:
     return request.node if request.HasField("node") else None

@@ -12,9 +12,6 @@ from peerjob.proto.job.v1 import service_pb2 as pb
 
 from .values import optional_stamp, span, span_us, stamp, stamp_us, state_number
 
-MAX_WORKERS = 10_000
-"""The most workers that a client can request: the node creates every requested worker, and each takes memory."""
-
 
 def node_message(view: NodeView) -> pb.Node:
     """The message of a node."""
