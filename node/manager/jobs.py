@@ -115,6 +115,18 @@ class NodeJobManager(Manager):
                 known = {job.kind for job in self._registry.jobs()} | await catalogue.served()
                 raise UnknownKindError(kind, sorted(known))
 
+    async def kinds_behind(self, kinds: Iterable[str]) -> dict[str, set[str]]:
+        """For each kind or alias, the kinds that nodes run for it: this node, and others by what they publish."""
+        catalogue = self._need_runtime().catalogue
+        own = {kind: job.kind if (job := self._registry.find(kind)) is not None else kind for kind in kinds}
+        if not all(map(catalogue.is_prepared, own.values())):
+            await catalogue.prepare(own.values())
+        found: dict[str, set[str]] = {}
+        for kind, stored in own.items():
+            rule = catalogue.rule_of(stored)
+            found[kind] = {stored, *(one.runs for one in (rule.described if rule is not None else ()))}
+        return found
+
     async def is_served(self, kind: str) -> bool:
         """Whether this node or another live node runs a kind, as of the last few seconds."""
         runtime = self._need_runtime()

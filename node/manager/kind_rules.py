@@ -29,6 +29,8 @@ class DescribedKind:
     """A kind by one descriptor."""
 
     def __init__(self, kind: str, descriptor: Descriptor) -> None:
+        self.runs = descriptor.kind or kind
+        """The kind that a node runs for it: another one for an alias."""
         self.options = descriptor.options
         self.policy = make_policy(self.options)
         self.version = descriptor.version

@@ -64,6 +64,8 @@ class DescribedParameter(msgspec.Struct, frozen=True, array_like=True):
 class Descriptor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The parameters and options of a kind."""
 
+    kind: str = ""
+    """The kind, also in the descriptor of an alias; "" from a release that did not tell it."""
     parameters: tuple[DescribedParameter, ...] = ()
     signature: str = ""
     """The parameters of the caller and the result, as text for people."""
@@ -123,6 +125,7 @@ def described(
     key = options.get("key")
     named = names_in(key) if isinstance(key, str) else ()
     descriptor = Descriptor(
+        kind=job.kind,
         parameters=tuple(
             _described(one, default_text(one.name) if one.name in named and not one.required else None, hides(one.name))
             for one in signature.parameters

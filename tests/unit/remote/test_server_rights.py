@@ -11,10 +11,23 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from peerjob import INJECTED, Client, Instance, Job, Node, OptionError, Role, StoreUnavailableError, Token, Tokens
+from peerjob import (
+    INJECTED,
+    Client,
+    Instance,
+    Job,
+    Node,
+    OptionError,
+    Role,
+    StoreUnavailableError,
+    Token,
+    Tokens,
+    instance_cleaner,
+)
 from peerjob.model.rights import Rights
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire.rpcs import RPCS, SCOPES, SERVICE
+from support.factories import shared_url
 from support.rpc import RawClient, raw_client, served
 
 Code = grpc.StatusCode
@@ -272,6 +285,49 @@ async def test_errors_name_no_other_kind() -> None:
                 told = f"{error.details()} {error.trailing_metadata()}".replace("schedule 'report'", "")
                 assert error.code() is expected, name
                 assert not [kind for kind in ("report", "pay.run") if kind in told], (name, told)
+
+
+async def test_an_alias_that_only_other_nodes_know_starts_no_other_kind() -> None:
+    store = shared_url()
+    cleaner = instance_cleaner().with_options(aliases=("mail.tidy",))
+    mails, pay = Job("mail.send", say, aliases=("mail.post",)), Job("pay.run", say, aliases=("mail.pay",))
+    async with (
+        Node(store, jobs=[mails, pay, cleaner], name="worker"),
+        served(store=store, workers=0, tokens=TOKENS) as (node, server),
+        raw_client(server.target) as client,
+    ):
+        old = await node.schedule("mail.pay", "x")
+        await old.wait(10)
+        await node.add_schedule(Job("mail.pay").with_options(cron="0 0 * * *", name="paid").call("x"))
+
+        def requests(kind: str) -> dict[str, Message]:
+            call = pb.ScheduleJobRequest(kind=kind, arguments=["x"] if kind != "mail.tidy" else [])
+            timed = pb.ScheduleJobRequest()
+            timed.CopyFrom(call)
+            timed.options.CopyFrom(pb.JobOptions(name=f"each {kind}", cron="0 0 * * *"))
+            return {
+                "ScheduleJob": call,
+                "ScheduleJobs": pb.ScheduleJobsRequest(jobs=[call]),
+                "PutSchedule": pb.PutScheduleRequest(job=timed),
+            }
+
+        again = {
+            "RetryInstance": pb.RetryInstanceRequest(uuid=old.id),
+            "RetryInstances": pb.RetryInstancesRequest(query=pb.Query(uuid=old.id)),
+            "TriggerSchedule": pb.TriggerScheduleRequest(name="paid"),
+        }
+        for requested, token, expected in (
+            (requests("mail.pay"), "OPERATOR1", DENIED),
+            (again, "OPERATOR1", DENIED),
+            (requests("mail.tidy"), "OPERATOR0", DENIED),
+            (requests("mail.post"), "OPERATOR1", OK),
+            (requests("mail.pay"), "OPERATOR0", OK),
+            (again, "OPERATOR0", OK),
+            (requests("mail.tidy"), "ADMIN0", OK),
+        ):
+            for name, request in requested.items():
+                code, _ = await _answer(client, name, request, token)
+                assert code is expected, (name, token, request)
 
 
 async def test_a_schedule_of_another_kind_is_not_replaced() -> None:

@@ -47,6 +47,11 @@ def may_use_system() -> bool:
     return caller().rights.role >= Role.ADMIN
 
 
+def is_limited() -> bool:
+    """Whether there are kinds on which the caller may not act."""
+    return bool(caller().rights.kinds) or not may_use_system()
+
+
 def check_kind(kind: str, alias: str | None = None) -> None:
     """Raise AuthError for a kind that the caller may not act on. It names the alias, if the caller gave that."""
     rights = caller().rights
@@ -56,11 +61,27 @@ def check_kind(kind: str, alias: str | None = None) -> None:
         raise AuthError(f"kind {kind!r} needs the role admin, and this token has {rights.role.name.lower()}")
 
 
+async def check_runs(node: Node, kinds: Iterable[str]) -> None:
+    """Raise AuthError for a kind or alias by which a node would run a kind that the caller may not act on.
+
+    Other nodes can know aliases that `node` does not know.
+    """
+    if not is_limited():
+        return
+    kinds = list(kinds)
+    for kind in kinds:
+        known = node.find_job(kind)
+        check_kind(kind if known is None else known.kind, alias=kind)
+    for kind, runs in (await node.kinds_behind(kinds)).items():
+        for one in sorted(runs):
+            check_kind(one, alias=kind)
+
+
 async def check_schedule(node: Node, name: str) -> None:
     """Raise AuthError for a schedule of a kind that the caller may not act on."""
-    if not may_use_system() or caller().rights.kinds:
+    if is_limited():
         with contextlib.suppress(UnknownScheduleError):
             kind, rights = (await node.lookup_schedule(name)).kind, caller().rights
             if not rights.include(kind):
                 raise not_included(f"the kind of schedule {name!r}", rights)
-            check_kind(kind)
+            await check_runs(node, [kind])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from peerjob.handles.entries import LogEntry
 from peerjob.handles.instance import Instance
 from peerjob.model.durations import to_seconds
-from peerjob.model.errors import OptionError
+from peerjob.model.errors import OptionError, UnknownInstanceError
 from peerjob.model.query import Query
 from peerjob.model.rights import SYSTEM
 from peerjob.node.manager.loop_pauses import map_with_pauses, pause_after
@@ -22,7 +23,7 @@ from peerjob.remote.wire.requests import MAX_BULK, call_of, ids_of
 from peerjob.remote.wire.values import given_span
 from peerjob.version import __version__
 
-from .access import check_kind, may_use_system
+from .access import check_kind, check_runs, is_limited
 from .pages import messages_that_fit, page_of
 from .rpc_service import Context
 
@@ -131,17 +132,23 @@ class InstanceRpcs:
         )
 
     async def retry_instance(self, request: pb.RetryInstanceRequest, context: Context) -> pb.RetryInstanceResponse:
-        if not may_use_system():
-            check_kind((await self._node.lookup_instance(request.uuid)).kind)
+        if is_limited():
+            await check_runs(self._node, [(await self._node.lookup_instance(request.uuid)).kind])
         made = await self._node.retry_instance(request.uuid)
         return pb.RetryInstanceResponse(instance=_message_in(request.view)(made))
 
     async def _check_retry(self, query: Query) -> None:
         """Raise AuthError if a query matches instances that the caller is not allowed to retry."""
-        if may_use_system():
+        if not is_limited():
             return
-        kinds = (await self._node.stats()).counts if query.kind is None else (query.kind,)
-        for kind in kinds:
+        if query.kind is not None:
+            await check_runs(self._node, [query.kind])
+            return
+        if query.id is not None:
+            with contextlib.suppress(UnknownInstanceError):
+                await check_runs(self._node, [(await self._node.lookup_instance(query.id)).kind])
+            return
+        for kind in (await self._node.stats()).counts:
             if kind.startswith(SYSTEM) and await self._node.count(replace(query, kind=kind)):
                 check_kind(kind)
 
@@ -152,9 +159,7 @@ async def check_kinds(node: Node, requests: Iterable[pb.ScheduleJobRequest]) -> 
     Raises AuthError for a kind that the caller may not use.
     """
     requests = list(requests)
-    for kind in {one.kind for one in requests}:
-        known = node.find_job(kind)
-        check_kind(kind if known is None else known.kind, alias=kind)
+    await check_runs(node, {one.kind for one in requests})
     await node.check_known(one.kind for one in requests if not one.allow_unknown)
 
 
