@@ -63,6 +63,8 @@ logger = logging.getLogger("peerjob.node")
 
 MIN_WAIT, MAX_WAIT = 2.0, 5.0
 """Least and most seconds that a stopping node gives cancelled bodies to end; bodies in processes get one second."""
+TELL_AFTER = 0.5
+"""Seconds after which a starting node says that it waits for its store."""
 MAX_AHEAD_US = 1_000_000
 """If the store has no clock of its own, a node whose clock is off by more microseconds does not lead."""
 
@@ -261,7 +263,17 @@ class NodeRuntime:
 
     async def open(self) -> None:
         """Connect and join. After this call, the verbs of the manager work."""
-        await self._store.open()
+        waits = asyncio.get_running_loop().call_later(
+            TELL_AFTER,
+            logger.warning,
+            "node %r waits for the store at %s, for 5 s at most",
+            self._name,
+            self._store.url,
+        )
+        try:
+            await self._store.open()
+        finally:
+            waits.cancel()
         self._opened = True
         promises = self._store.capabilities
         self._outcome_builder.max_payload = min(self._outcome_builder.max_payload, promises.max_payload)

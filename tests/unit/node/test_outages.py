@@ -232,6 +232,19 @@ async def test_a_store_that_cannot_be_reached_at_start_leaves_nothing_behind(clo
     await clock.run(node.stop())
 
 
+@pytest.mark.parametrize(("seconds", "told"), [(0.3, 0), (1.5, 1)])
+async def test_a_node_that_waits_for_its_store_at_start_says_so(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture, seconds: float, told: int
+) -> None:
+    flaky = flaky_store(clock)
+    flaky.slow(seconds, "open")
+    node = Node(flaky.store, clock=clock, name="a")
+    await clock.run(node.start())
+    await clock.run(node.stop())
+    expected = f"node 'a' waits for the store at {flaky.store.url}, for 5 s at most"
+    assert [one.getMessage() for one in logged(caplog)] == [expected] * told
+
+
 async def test_a_join_that_fails_leaves_nothing_behind(clock: VirtualClock) -> None:
     flaky = flaky_store(clock)
     flaky.fail("join")
