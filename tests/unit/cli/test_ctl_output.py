@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from peerjob.cli.console import ExitStatus
+from peerjob.cli.ctl.audit import AUDIT
 from peerjob.cli.ctl.errors import error_report
 from peerjob.cli.ctl.output import Column, Format, Printer, TableView
 from peerjob.cli.ctl.yaml import to_yaml
 from peerjob.model.ages import age
+from peerjob.model.audit import AuditRecord
+from peerjob.model.clock import to_us
 from peerjob.model.errors import (
     AuthError,
     JobFailed,
@@ -97,7 +100,9 @@ def test_yaml_has_nested_lists_and_empty_things() -> None:
     assert to_yaml([[1, [2]], {}, [], {"a b": {"c": []}}]) == "- - 1\n  - - 2\n- {}\n- []\n- a b:\n    c: []\n"
 
 
-def test_in_a_narrow_terminal_the_last_columns_go_and_the_first_stay_legible() -> None:
+def test_in_a_narrow_terminal_the_last_columns_go_and_the_first_stay_legible(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     row = {"ID": "i" * 36, "KIND": "slow", "STATE": "Processing", "AGE": "3s", "NODE": "web-1"}
     view = TableView[dict[str, str]](
         columns=tuple(Column(title=title, text=itemgetter(title), whole=title == "ID") for title in row),
@@ -110,6 +115,33 @@ def test_in_a_narrow_terminal_the_last_columns_go_and_the_first_stay_legible() -
 
     _, line = cast("io.StringIO", out.console.file).getvalue().splitlines()
     assert line.split() == ["i" * 36, "slow"]
+    assert capsys.readouterr().err == "jobctl: no room for STATE, AGE, NODE: use a wider terminal, or -o json\n"
+
+
+@pytest.mark.parametrize(
+    ("width", "heads", "cells"),
+    [
+        (40, ["TIME", "PRINCIP…", "VERB"], ["2026-01-01", "00:00:00Z", "alice", "Schedul…"]),
+        (44, ["TIME", "PRINC…", "VERB", "CRITE…"], ["2026-01-01", "00:00:00Z", "alice", "Sched…", "kind=…"]),
+    ],
+)
+def test_a_cut_text_of_the_audit_log_has_a_mark(width: int, heads: list[str], cells: list[str]) -> None:
+    record = AuditRecord(
+        id="1",
+        at_us=to_us(NOW),
+        principal="alice",
+        address="-",
+        verb="ScheduleJob",
+        criteria="kind=mail.send",
+        count=1,
+        result="ok",
+        node="a",
+    )
+    out = Printer(Format.TABLE)
+    out.console = Console(width=width, file=io.StringIO())
+    out.many([record], AUDIT)
+    assert [line.split() for line in cast("io.StringIO", out.console.file).getvalue().splitlines()] == [heads, cells]
+    assert out.table([], AUDIT).row_count == 0
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 MIN_WIDTH = 5
 """The fewest characters of a column. If a terminal has no room for so many, the last columns are left out."""
+_GAP = 2
+"""Spaces between two columns."""
 MAX_WIDTH = 100_000
 """The width of an output that is not a terminal."""
 
@@ -80,10 +82,13 @@ class Printer:
                 for one in things:
                     print(printable(view.name(one)))
             case _:
-                if things:
-                    self.console.print(self.table(things, view))
-                else:
+                if not things:
                     note(view.nothing)
+                    return
+                table = self.table(things, view)
+                self.console.print(table)
+                if lost := [one.title for one in self._columns(view)[len(table.columns) :]]:
+                    note(f"no room for {', '.join(lost)}: use a wider terminal, or -o json")
 
     def one(self, thing: T, view: TableView[T]) -> None:
         """Print one object; as a table, all its fields."""
@@ -140,17 +145,24 @@ class Printer:
                 print(text, flush=True)
 
     def table(self, things: Sequence[T], view: TableView[T]) -> Table:
-        """The table that `many` prints."""
-        columns = [one for one in view.columns if self.format is Format.WIDE or not one.wide]
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        """The table that `many` prints; without the last columns, if the terminal has no room for them."""
+        columns = self._columns(view)
         rows = [[Text(printable(one.text(thing))) for one in columns] for thing in things]
+        needs: list[tuple[int, int]] = []
         for number, one in enumerate(columns):
-            width = max((row[number].cell_len for row in rows), default=0)
-            least = max(width, len(one.title)) if one.whole else min(width, MIN_WIDTH)
-            table.add_column(one.title, no_wrap=True, min_width=least, justify="right" if one.right else "left")
+            wanted = max([len(one.title), *(row[number].cell_len for row in rows)])
+            needs.append((wanted if one.whole else min(wanted, MIN_WIDTH), wanted))
+        widths = _widths(needs, self.console.width)
+        table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+        for one, width in zip(columns, widths, strict=False):
+            table.add_column(one.title, no_wrap=True, width=width, justify="right" if one.right else "left")
         for thing, row in zip(things, rows, strict=True):
-            table.add_row(*row, style="red" if view.alert is not None and view.alert(thing) else None)
+            style = "red" if view.alert is not None and view.alert(thing) else None
+            table.add_row(*row[: len(widths)], style=style)
         return table
+
+    def _columns(self, view: TableView[T]) -> Sequence[Column[T]]:
+        return [one for one in view.columns if self.format is Format.WIDE or not one.wide]
 
     def _plain(self, value: Any) -> None:
         plain = json.loads(to_json(value))
@@ -158,6 +170,23 @@ class Printer:
             print(printable_json(to_yaml(plain)), end="")
         else:
             print(printable_json(json.dumps(plain, indent=2, ensure_ascii=False)))
+
+
+def _widths(needs: Sequence[tuple[int, int]], room: int) -> list[int]:
+    """The widths of the first columns that fit, each with its least and its wanted width. One column always fits."""
+    widths: list[int] = []
+    for least, _ in needs:
+        if widths and sum(widths) + least + _GAP * len(widths) > room:
+            break
+        widths.append(least)
+    spare = max(0, room - sum(widths) - _GAP * (len(widths) - 1))
+    # a column that wants little leaves the rest of its share to the others
+    by_want = sorted(range(len(widths)), key=lambda number: needs[number][1] - needs[number][0])
+    for left, number in zip(range(len(widths), 0, -1), by_want, strict=True):
+        more = min(needs[number][1] - needs[number][0], spare // left)
+        widths[number] += more
+        spare -= more
+    return widths
 
 
 def note(text: str) -> None:
