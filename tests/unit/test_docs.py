@@ -2,10 +2,7 @@
 
 import ast
 import asyncio
-import inspect
 import re
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,6 @@ import pytest
 
 import peerjob
 from peerjob import INJECTED, Context, Job, Node, State, SystemClock
-from peerjob.model.job import collect_jobs
 from peerjob.model.state import ARROWS, SINGLE
 from peerjob.testing import running_node
 from support.factories import notes_of, shared_url
@@ -67,31 +63,6 @@ def test_the_readme_shows_the_example_that_it_names() -> None:
     assert (ROOT / "examples" / "hello.py").read_text().endswith(f'"""\n\n{shown[1]}')
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize(("name", "least"), [("writing-jobs.md", 11), ("schedules.md", 3)])
-async def test_the_examples_run(name: str, least: int) -> None:
-    """Statement by statement, on a node that registers every job as soon as it has a name."""
-    text = (ROOT / "docs" / name).read_text()
-    module = types.ModuleType(name.removesuffix(".md").replace("-", "_"))
-    sys.modules[module.__name__] = module
-    registered: list[Job] = []
-    try:
-        async with Node("memory://") as node:
-            vars(module)["node"] = node
-            for block in re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-                code = "\n" * text.count("\n", 0, block.start(1)) + block[1]
-                for statement in ast.parse(code).body:
-                    await _run(statement, vars(module), name)
-                    new = [one for one in collect_jobs(module) if one not in registered]
-                    node.register(new)
-                    registered += new
-        for test in [value for key, value in vars(module).items() if key.startswith("test_")]:
-            await test()
-    finally:
-        del sys.modules[module.__name__]
-    assert len(registered) >= least
-
-
 EXAMPLES_TO_STOP: dict[str, tuple[int, ...]] = {
     "count.slowly": (100_000,),
     "import.rows": (100_000,),
@@ -134,13 +105,6 @@ async def test_an_example_that_is_stopped_is_handed_back_and_says_nothing(
         assert (instance.state, instance.attempts) == (State.SCHEDULED, 0)
         assert (await notes_of(instance))[-1] == "Scheduled: node stopped"
     assert "Finished" not in caplog.text
-
-
-async def _run(statement: ast.stmt, names: dict[str, Any], file: str) -> None:
-    whole = ast.Module([statement], type_ignores=[])
-    code = compile(whole, file, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
-    if inspect.iscoroutine(made := eval(code, names)):
-        await made
 
 
 PATH = re.compile(r"`((?:node|store|cluster|src|tests|scripts|proto)/[\w./-]+)`")
