@@ -102,7 +102,7 @@ def message_of(error: BaseException) -> str:
 def traceback_of(error: BaseException) -> str:
     """The traceback, with its causes, without the frames before the body."""
     try:
-        lines = traceback.TracebackException(type(error), error, _from_body(error.__traceback__), compact=True).format()
+        lines = traceback.TracebackException(type(error), error, from_body(error.__traceback__), compact=True).format()
         return clipped("".join(lines))
     except BaseException as problem:  # noqa: BLE001  # a method of the user's error can raise anything
         return f"<no traceback: {type(problem).__name__}>"
@@ -119,7 +119,7 @@ def clipped(text: str) -> str:
 _OURS = tuple(f"{Path(one).resolve().parents[1]}{os.sep}" for one in (__file__, inspect.getfile(PeerjobError)))
 
 
-def _from_body(found: TracebackType | None) -> TracebackType | None:
+def from_body(found: TracebackType | None) -> TracebackType | None:
     """Leave out the frames of peerjob that lead to the body."""
     while found is not None and _is_ours(found.tb_frame.f_code.co_filename):
         found = found.tb_next

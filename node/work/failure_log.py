@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 
 from peerjob.model.spec import ErrorInfo
+from peerjob.node.body.errors import BodyError, from_body
 
 from .run import Run
 
@@ -30,8 +31,11 @@ class FailureLog:
         self._left_out: Counter[str] = Counter()
         self._second: asyncio.TimerHandle | None = None
 
-    def failed(self, run: Run, info: ErrorInfo, then: str, *, level: int) -> None:
-        """Log a failed attempt; `then` says what happens next. Below WARNING, the entry has no traceback."""
+    def failed(self, run: Run, error: BaseException, info: ErrorInfo, then: str, *, level: int) -> None:
+        """Log a failed attempt; `then` says what happens next. Below WARNING, the entry has no traceback.
+
+        The record has the error itself, as `exc_info`: error trackers group failures by it.
+        """
         kind = run.claim.kind
         if not logger.isEnabledFor(level):
             return
@@ -41,17 +45,16 @@ class FailureLog:
             self._left_out[kind] += 1
             return
         self._logged[kind] += 1
-        logger.log(
-            level,
-            "instance %s of %r failed in attempt %d on node %r: %s; %s%s",
-            run.claim.id,
-            kind,
-            run.claim.attempts,
-            self._node,
-            info,
-            then,
-            f"\n{info.traceback.rstrip()}" if info.traceback and level >= logging.WARNING else "",
-        )
+        text = "instance %s of %r failed in attempt %d on node %r: %s; %s"
+        arguments = (run.claim.id, kind, run.claim.attempts, self._node, str(info), then)
+        fields = {"instance": run.claim.id, "kind": kind, "attempt": run.claim.attempts}
+        raised = error.cause if isinstance(error, BodyError) else error
+        shown = (type(raised), raised, from_body(raised.__traceback__)) if level >= logging.WARNING else None
+        record = logger.makeRecord(logger.name, level, __file__, 0, text, arguments, shown, "failed", fields)
+        if shown is not None:
+            # formatters print this text, which is bounded. They do not format the error, whose methods can do anything
+            record.exc_text = info.traceback.rstrip()
+        logger.handle(record)
 
     def snoozed(self, run: Run, then: str) -> None:
         """Log an attempt that delayed its instance."""

@@ -73,13 +73,13 @@ class OutcomeBuilder:
         if self._may_retry(run, policy, error):
             return self._retry(run, policy, error, instance, None)
         info = describe_error(error)
-        self._failures.failed(run, info, "it ends as TimedOut", level=logging.ERROR)
+        self._failures.failed(run, error, info, "it ends as TimedOut", level=logging.ERROR)
         return outcome_of(run, Action.TIME_OUT, error=encode(info), note=str(error))
 
     def terminated(self, run: Run, error: BaseException) -> Outcome:
         """A failure without a retry."""
         info = describe_error(error)
-        self._failures.failed(run, info, "it ends as Terminated", level=logging.ERROR)
+        self._failures.failed(run, error, info, "it ends as Terminated", level=logging.ERROR)
         return outcome_of(run, Action.TERMINATE, error=encode(info), note=error_note(info))
 
     def snoozed(self, run: Run, signal: Snooze) -> Outcome:
@@ -111,7 +111,7 @@ class OutcomeBuilder:
             run.logs.append(make_line(self._clock.time_us(), logging.WARNING, text, attempt=attempts, node=self._node))
             logger.warning("instance %s: %s", run.claim.id, text)
         then = f"retry {attempts} in {format_seconds(wait)}" if wait else f"retry {attempts}"
-        self._failures.failed(run, info, then, level=logging.WARNING if asked is None else logging.INFO)
+        self._failures.failed(run, error, info, then, level=logging.WARNING if asked is None else logging.INFO)
         return outcome_of(
             run,
             Action.RETRY,

@@ -86,6 +86,24 @@ async def test_a_line_of_a_job_tells_which(kept: Kept) -> None:
     assert (found["instance"], found["kind"], found["attempt"]) == (str(instance.uuid), "brew", 1)
 
 
+async def test_a_failure_has_its_instance_and_its_traceback_apart_from_the_message() -> None:
+    def burn() -> None:
+        raise ValueError("no tea")
+
+    handler, logger = Kept(), logging.getLogger("peerjob.job")
+    logger.addHandler(handler)
+    try:
+        async with running_node(Job("burn", burn)) as node:
+            instance = await node.schedule("burn")
+            await instance.wait()
+    finally:
+        logger.removeHandler(handler)
+    found = json.loads(handler.lines[0])
+    assert (found["instance"], found["kind"], found["attempt"]) == (instance.id, "burn", 1)
+    assert found["exception"].endswith("ValueError: no tea")
+    assert "Traceback" not in found["message"]
+
+
 def test_no_message_looks_like_a_line_or_commands_a_terminal() -> None:
     text = "x\n2026-11-24T21:05:04.193Z ERROR   peerjob: forged\x1b[2J\x9b2J\u202e\rback"
     try:

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import sys
+import traceback
 
 import pytest
 
@@ -41,15 +43,35 @@ async def test_each_failed_attempt_is_logged_once_with_its_traceback(
             ("WARNING", f"{head} 1 on node 'one': ValueError: no such customer; retry 1 in 5s"),
             ("ERROR", f"{head} 2 on node 'one': ValueError: no such customer; it ends as Terminated"),
         ]
-        for record in caplog.records:
-            if record.name == "peerjob.job":
-                assert "in broken\n" in record.getMessage()
+        for attempt, record in enumerate((one for one in caplog.records if one.name == "peerjob.job"), 1):
+            assert record.exc_text is not None
+            assert "in broken\n" in record.exc_text
+            assert "Traceback" not in record.getMessage()
+            assert vars(record).items() >= {"instance": instance.id, "kind": "charge", "attempt": attempt}.items()
         assert await instance.logs() == []
         assert (await notes_of(instance))[-3:] == [
             "Scheduled: retry 1 in 5s: ValueError: no such customer",
             "Processing",
             "Terminated: ValueError: no such customer",
         ]
+
+
+async def test_an_entry_has_the_error_from_the_frame_of_the_body_on(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Error trackers group failures by the class of the error and by its frames."""
+    async with running_node(Job("charge", broken), Job("leave", sys.exit), clock=clock) as node:
+        for kind in ("charge", "leave"):
+            await node.schedule(kind)
+        await drain(node)
+    raised = {vars(record)["kind"]: record.exc_info for record in caplog.records if record.name == "peerjob.job"}
+    assert raised["charge"] is not None
+    raised_class, error, found = raised["charge"]
+    assert raised_class is ValueError
+    assert str(error) == "no such customer"
+    assert [frame.name for frame in traceback.extract_tb(found)] == ["broken"]
+    assert raised["leave"] is not None
+    assert raised["leave"][0] is SystemExit
 
 
 async def test_a_retry_that_the_job_asks_for_is_logged_at_info(

@@ -62,7 +62,9 @@ class JsonFormatter(logging.Formatter):
         run = current_run.get()
         if run is not None and not run.detached:
             line |= {"instance": run.id, "kind": run.kind, "attempt": run.attempt}
-        if record.exc_info:
+        if record.exc_text:
+            line["exception"] = record.exc_text
+        elif record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         line |= {name: value for name, value in vars(record).items() if name not in _STANDARD and name not in line}
         return printable_json(json.dumps(line, default=str, ensure_ascii=False))
