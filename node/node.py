@@ -32,6 +32,7 @@ from .manager.cluster import NodeClusterManager
 from .manager.instances import NodeInstanceManager
 from .manager.jobs import JobSource
 from .manager.schedules import NodeScheduleManager
+from .observe.activity import ActivityCounts
 from .observe.node_stats import NodeStats, node_stats_of
 from .observe.observer import Observer, log_listener_failure
 from .observe.probes import Probe, ProbeAnswer, answer_probe
@@ -139,7 +140,8 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         )
         self.audit_trail = AuditTrail(self.clock, self)
         self._overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
-        self._observers: list[Observer] = []
+        self._activity = ActivityCounts()
+        self._observers: list[Observer] = [self._activity]
         self._tracing = None
         self._runtime = None
         self._pending_start: _PendingStart | None = None
@@ -182,6 +184,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
             max_payload=self._max_payload,
             max_kinds=self._limits.max_kinds,
             overrides=self._overrides,
+            activity=self._activity,
             observers=self._observers,
             tracing=self._tracing,
             farewell=self._farewell if self._given_store else None,

@@ -34,6 +34,7 @@ from .body.context_vars import ContextVars
 from .body.executor import Executor
 from .body.injection import Resources
 from .body.registry import Registry
+from .manager.activity import ActivityReader
 from .manager.audit_trail import AuditTrail
 from .manager.batches import Enqueuer, RecordReader
 from .manager.job_schedules import JobSchedules
@@ -41,6 +42,7 @@ from .manager.kind_catalogue import KindCatalogue
 from .manager.log_lines import LogLineWriter
 from .manager.waiters import Waiters
 from .manager.watchers import Watchers
+from .observe.activity import ActivityCounts, ActivitySampler
 from .observe.loop_stalls import LoopWatch
 from .observe.observer import Observer
 from .observe.tracing import TracedRunner
@@ -86,6 +88,7 @@ class NodeRuntime:
         max_payload: int,
         max_kinds: int,
         overrides: dict[Callable[..., Any], Callable[..., Any]],
+        activity: ActivityCounts,
         observers: Sequence[Observer] = (),
         tracing: Tracing | None = None,
         farewell: Callable[[str], Awaitable[None]] | None = None,
@@ -181,15 +184,12 @@ class NodeRuntime:
             show=self._show,
             resize=self._resize,
         )
-        self._reconciler = Reconciler(
-            held_claims=self.held_claims,
-            outbox=self.outbox,
-            claim_loop=self.claim_loop,
-        )
+        self._reconciler = Reconciler(held_claims=self.held_claims, outbox=self.outbox, claim_loop=self.claim_loop)
 
         # the parts below do the work of the public methods of the manager
         self.enqueuer = Enqueuer(store, name)
         self.records = RecordReader(store)
+        self.activity = ActivityReader(store, self.lease.time)
         self.catalogue = KindCatalogue(
             clock=clock, store=store, node=name, kinds=self._published_kinds, registry=registry, max_kinds=max_kinds
         )
@@ -241,6 +241,7 @@ class NodeRuntime:
             self.job_schedules,
             self.election,
             self._cron,
+            ActivitySampler(clock=clock, store=store, counts=activity, time=self.lease.time),
         )
         # a separate coordinator has its own layout, so a layout error of the coordinator must not stop the node
         self._foreign_roles = () if elections == store.elections else (self.election,)

@@ -37,6 +37,7 @@ from uuid import UUID
 
 from typing_extensions import TypeVar
 
+from peerjob.model.activity import Activity
 from peerjob.model.audit import AuditRecord
 from peerjob.model.durations import Duration
 from peerjob.model.firing import Leader

@@ -33,6 +33,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from peerjob.model.activity_sample import ActivitySample
 from peerjob.model.audit import MAX_AUDIT, AuditRecord
 from peerjob.model.firing import (
     Candidate,
@@ -309,6 +310,21 @@ class Store(Protocol):
 
     async def audit(self, limit: int = MAX_AUDIT) -> list[AuditRecord]:
         """The latest records of the audit log, the latest first. Records that cannot be decoded are left out."""
+        ...
+
+    async def add_activity(self, sample: ActivitySample) -> None:
+        """Add the counts of a node to those of its slot, in one step. Only the last MAX_SLOTS slots have a place.
+
+        A slot has rows for MAX_SAMPLED_KINDS kinds, the busiest, with names of MAX_SAMPLED_NAMES bytes. The driver does
+        not retry; raises StoreUnavailableError. A store that is nearly full drops the sample.
+        """
+        ...
+
+    async def activity(self, first: int, last: int) -> list[ActivitySample]:
+        """The stored slots with these numbers, at most MAX_SLOTS, in their order. `clear` keeps them.
+
+        A slot in which nothing ran, or that cannot be decoded, is left out.
+        """
         ...
 
     async def publish_descriptors(self, descriptors: Sequence[KindDescriptor]) -> list[bool]:

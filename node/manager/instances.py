@@ -16,6 +16,7 @@ from peerjob.handles.entries import HistoryEntry, LogEntry
 from peerjob.handles.instance import Event, Instance
 from peerjob.handles.manager import Stats
 from peerjob.handles.update import Position, Update
+from peerjob.model.activity import Activity, given_minutes
 from peerjob.model.audit import AuditRecord, given_audit_limit
 from peerjob.model.clock import Clock, to_datetime
 from peerjob.model.durations import Duration, to_seconds
@@ -141,6 +142,9 @@ class NodeInstanceManager(NodeJobManager):
             nodes=health.nodes,
             undecodable=health.undecodable,
         )
+
+    async def activity(self, minutes: int = 60) -> Activity:
+        return await self._need_runtime().activity.read(given_minutes(minutes))
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@
 | `order/<group>/<priority>/<place>/<kind>/<n or s>` | ready queues of a group, by their lower bounds |
 | `own/<incarnation>/<id>` | `Owned`: a claim, without a lease |
 | `catalogue/<kind>` | when a node published the kind; with a lease |
+| `activity/<n>` | `ActivitySample`: the counts of all nodes in the slot with this number modulo MAX_SLOTS |
 | `audit/next`, `audit/<n>` | how many records the audit log ever had; the record with this number modulo MAX_AUDIT |
 | `descriptor/<kind>` | the descriptors of a published kind, see `descriptors`; with a lease |
 | `node/<incarnation>` | `NodeRow`, without a lease: the node is alive until the row marks it as ended |
@@ -98,6 +99,7 @@ class Keys:
         self.expiry = f"{root}expiry/"
         self.own = f"{root}own/"
         self.audit = f"{root}audit/"
+        self.activity = f"{root}activity/"
         self.watched = f"{root}watch/"
         self.node = f"{root}node/"
         self.group = f"{root}group/"

@@ -11,6 +11,7 @@ from peerjob.store.calls import both
 from peerjob.store.rules import LAYOUT, check_layout
 from peerjob.store.url import redact
 
+from .activity import ActivityCommands
 from .audit import AuditCommands
 from .base import Applied, Compare, Delete, KeyValue, LeaseEndedError, Put, Step
 from .claim import ClaimCommands
@@ -105,6 +106,7 @@ class KVStore(
     ClaimCommands,
     CommitCommands,
     AuditCommands,
+    ActivityCommands,
     NodeCommands,
     DescriptorCommands,
     RecoveryCommands,

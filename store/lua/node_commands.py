@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from peerjob.model.activity_sample import MAX_SAMPLED_KINDS, MAX_SAMPLED_NAMES, ActivitySample
 from peerjob.model.audit import MAX_AUDIT, AuditRecord
 from peerjob.model.clock import Clock
 from peerjob.model.instruction import encode_instruction
@@ -14,6 +15,7 @@ from peerjob.model.published import DIGEST_BYTES, MAX_DESCRIPTORS, KindDescripto
 from peerjob.model.record import MAX_BATCH, Instruction, NodeInfo, NodeView, Reaped, StoreLimits, check_batch
 from peerjob.model.spec import reader
 from peerjob.model.state import State
+from peerjob.store.activity import encode_sample, limited, place_of, samples_in
 from peerjob.store.audit import audit_records
 from peerjob.store.calls import LOGGER
 
@@ -128,6 +130,20 @@ class LuaNodeCommands(LuaCommands):
 
     async def audit(self, limit: int = MAX_AUDIT) -> list[AuditRecord]:
         return audit_records(reversed(await self._run("audit", limit)))
+
+    async def add_activity(self, sample: ActivitySample) -> None:
+        data = encode_sample(limited(sample))
+        # Not retried: the server adds a sample again each time that it comes.
+        await self._driver.run(("add_activity", (place_of(sample.slot), data, MAX_SAMPLED_KINDS, MAX_SAMPLED_NAMES)))
+
+    async def activity(self, first: int, last: int) -> list[ActivitySample]:
+        found: list[ActivitySample] = []
+        at = first
+        while at <= last:
+            reply = await self._run("activity", MAX_REPLY_BYTES, *map(place_of, range(at, last + 1)))
+            found += samples_in(reply, first, last)
+            at += len(reply)
+        return found
 
     async def watch_changes(self, incarnation: str, ttl: float) -> None:
         await self._run("watch_changes", incarnation, round(ttl * 1_000_000))

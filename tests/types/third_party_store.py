@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from peerjob import Filter, Node, Query, State, Store
+from peerjob.model.activity_sample import ActivitySample
 from peerjob.model.audit import AuditRecord
 from peerjob.model.firing import Fire, FireAnswer, FirePage, SchedulePage, SchedulePut, ScheduleRow, Term
 from peerjob.model.published import KindDescriptor
@@ -128,6 +129,12 @@ class CountingStore:
 
     async def publish_kinds(self, kinds: Sequence[str]) -> None:
         await self._inner.publish_kinds(kinds)
+
+    async def add_activity(self, sample: ActivitySample) -> None:
+        await self._inner.add_activity(sample)
+
+    async def activity(self, first: int, last: int) -> list[ActivitySample]:
+        return await self._inner.activity(first, last)
 
     async def add_audit(self, records: Sequence[AuditRecord]) -> None:
         await self._inner.add_audit(records)

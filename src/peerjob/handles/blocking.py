@@ -12,6 +12,7 @@ from uuid import UUID
 
 from typing_extensions import TypeVar
 
+from peerjob.model.activity import Activity
 from peerjob.model.audit import AuditRecord
 from peerjob.model.durations import Duration
 from peerjob.model.firing import Leader
@@ -247,6 +248,13 @@ class BlockingVerbs(BlockingCalls):
     def stats(self) -> Stats:
         """Return counts by kind and state."""
         return self.call(self.manager.stats())
+
+    def activity(self, minutes: int = 60) -> Activity:
+        """Return the runs of the last minutes (1 to 60) on all nodes: per kind, in steps of 10 s, with durations.
+
+        A step appears 5 s after its end. It has no counts of nodes that died before they wrote their sample.
+        """
+        return self.call(self.manager.activity(minutes))
 
     def cancel_instances(self, query: Query) -> list[BlockingInstance[Any]]:
         """Cancel the instances that match and are not final, on any node; returns the cancelled ones."""

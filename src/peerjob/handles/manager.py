@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, ClassVar, ParamSpec, TypeVar, overload
 from uuid import UUID
 
+from peerjob.model.activity import Activity
 from peerjob.model.audit import AuditRecord
 from peerjob.model.clock import Clock
 from peerjob.model.codec import decode_value
@@ -160,6 +161,13 @@ class Manager(Injectable, ABC):
     @abstractmethod
     async def stats(self) -> Stats:
         """Return counts by kind and state."""
+
+    @abstractmethod
+    async def activity(self, minutes: int = 60) -> Activity:
+        """Return the runs of the last minutes (1 to 60) on all nodes: per kind, in steps of 10 s, with durations.
+
+        A step appears 5 s after its end. It has no counts of nodes that died before they wrote their sample.
+        """
 
     # -- acting on instances -----------------------------------------------------------------------------------------
 

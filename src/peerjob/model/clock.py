@@ -92,10 +92,13 @@ class CorrectedTime:
         self.ahead_us = 0
         """Lead of this node's clock over the authoritative clock at the last comparison, in microseconds."""
         self.correct(0)
+        self.is_known = False
+        """Whether the clocks were compared."""
 
     def correct(self, ahead_us: int) -> None:
         """Store the present lead of this node's clock."""
         self.ahead_us = ahead_us
+        self.is_known = True
         self._zero_us = self._clock.time_us() - ahead_us - self._elapsed_us()
 
     def time_us(self) -> int:

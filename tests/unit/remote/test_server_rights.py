@@ -24,6 +24,7 @@ from peerjob import (
     Tokens,
     instance_cleaner,
 )
+from peerjob.model.activity_sample import OTHER_KINDS, SLOT_US, ActivityRow, ActivitySample
 from peerjob.model.rights import Rights
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire.rpcs import RPCS, SCOPES, SERVICE
@@ -36,7 +37,7 @@ SECRETS = {"mail.send": "hidden-in-mail", "report": "hidden-in-report"}
 LIMITED: dict[str, tuple[grpc.StatusCode, grpc.StatusCode]] = {
     # the answers to a token for mail.*, to a call about mail.send and to the same call about report
     **dict.fromkeys(["GetVersion", "ExplainCron", "GetLeader", "ListNodes", "ListWorkers"], (OK, OK)),
-    **dict.fromkeys(["ListRegisteredJobs", "GetStats", "ListSchedules"], (OK, OK)),
+    **dict.fromkeys(["ListRegisteredJobs", "GetStats", "GetActivity", "ListSchedules"], (OK, OK)),
     **dict.fromkeys(["LookupInstances", "LookupHistory", "LookupLogs", "CountInstances", "Watch"], (OK, DENIED)),
     **dict.fromkeys(["WaitInstances", "CancelInstances", "RetryInstances"], (OK, DENIED)),
     **dict.fromkeys(["GetInstance", "ReadLogs", "WaitInstance", "WatchInstance"], (OK, UNKNOWN)),
@@ -246,6 +247,21 @@ async def test_lists_leave_out_other_kinds() -> None:
             request = RPCS[name].request(query=pb.Query(all=True))
             assert await client.code(name, request, token="OPERATOR1") is DENIED
             assert await client.code(name, request, token="OPERATOR0") is OK
+
+
+async def test_the_activity_has_no_rows_of_other_kinds() -> None:
+    async with served(*JOBS, tokens=TOKENS) as (node, server), raw_client(server.target) as client:
+        slot = node.clock.time_us() // SLOT_US - 2
+        rows = {kind: ActivityRow(1, 1) for kind in (*SECRETS, OTHER_KINDS)}
+        await node._store.add_activity(ActivitySample(slot, rows))  # pyright: ignore[reportPrivateUsage]
+        limited, full = [
+            await client.call("GetActivity", pb.GetActivityRequest(minutes=1), token=token)
+            for token in ("READER1", "READER0")
+        ]
+        assert [one.kind for one in limited.kinds] == ["mail.send"]
+        assert [one.kind for one in full.kinds] == sorted(SECRETS)
+        assert sum(full.others.completed) == 1
+        assert list(limited.others.completed) == [0] * 6 == list(limited.others.started)
 
 
 async def test_a_stream_of_events_leaves_out_other_kinds() -> None:

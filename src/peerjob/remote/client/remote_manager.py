@@ -15,6 +15,7 @@ from peerjob.handles.instance import Event, Instance
 from peerjob.handles.manager import Manager, Stats
 from peerjob.handles.registered_job import RegisteredJob
 from peerjob.handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
+from peerjob.model.activity import Activity, given_minutes
 from peerjob.model.audit import AuditRecord, given_audit_limit
 from peerjob.model.clock import aware_us
 from peerjob.model.durations import Duration, to_seconds
@@ -108,6 +109,9 @@ class RemoteManager(Manager):
 
     async def stats(self) -> Stats:
         return stats_of(await self._connection.call(rpcs.GET_STATS, pb.GetStatsRequest()))
+
+    async def activity(self, minutes: int = 60) -> Activity:
+        return await self._run(rpcs.GET_ACTIVITY, given_minutes(minutes))
 
     # -- cluster -----------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from peerjob.model.query import Query
 from peerjob.model.rights import Rights
 from peerjob.node.node import Node
 from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.remote.wire.activity import without_others
 from peerjob.remote.wire.queries import query_of
 from peerjob.remote.wire.rpcs import SCOPES, Scope
 
@@ -135,6 +136,11 @@ def _stats(response: pb.GetStatsResponse, rights: Rights) -> None:
         del response.unserved[kind]
 
 
+def _activity(response: pb.GetActivityResponse, rights: Rights) -> None:
+    _keep("kinds")(response, rights)
+    without_others(response)
+
+
 def _nodes(response: pb.ListNodesResponse, rights: Rights) -> None:
     for node in response.nodes:
         kept = [kind for kind in node.kinds if rights.include(kind)]
@@ -159,6 +165,7 @@ _FILTERS: dict[type[Message], Callable[[Any, Rights], None]] = {
     pb.LookupLogsResponse: _keep("lines"),
     pb.ListSchedulesResponse: _keep("schedules"),
     pb.GetStatsResponse: _stats,
+    pb.GetActivityResponse: _activity,
     pb.ListNodesResponse: _nodes,
     pb.ListWorkersResponse: _workers,
 }

@@ -20,6 +20,7 @@ from msgspec import structs
 from peerjob.handles.manager import Manager
 from peerjob.handles.registered_job import RegisteredJob
 from peerjob.handles.schedule import Backfill, ScheduleView
+from peerjob.model.activity import MAX_ACTIVITY_MINUTES, Activity
 from peerjob.model.audit import AuditRecord
 from peerjob.model.clock import aware_us, to_datetime, to_us
 from peerjob.model.errors import OptionError
@@ -29,6 +30,7 @@ from peerjob.model.record import NodeView
 from peerjob.model.rights import Role
 from peerjob.proto.job.v1 import service_pb2 as pb
 
+from .activity import activity_fields, activity_of
 from .cluster import audit_message, audit_of, leader_message, leader_of, node_message, node_of
 from .jobs import job_message, job_of
 from .queries import filter_message, filter_of, query_message, query_of
@@ -180,6 +182,10 @@ _LEADER = Fields[Leader | None, Leader | None](
     lambda leader: {"leader": None if leader is None else leader_message(leader)},
     lambda one: leader_of(one.leader) if one.HasField("leader") else None,
 )
+_MINUTES = Fields[int, int](
+    lambda minutes: {"minutes": minutes}, lambda one: one.minutes if one.HasField("minutes") else MAX_ACTIVITY_MINUTES
+)
+_ACTIVITY = Fields[Activity, Activity](activity_fields, activity_of)
 _LIMIT = Fields[int, int](lambda limit: {"limit": limit}, lambda one: one.limit if one.HasField("limit") else 100)
 _AUDIT = Fields[list[AuditRecord], list[AuditRecord]](
     lambda records: {"records": map(audit_message, records)}, lambda one: [audit_of(each) for each in one.records]
@@ -218,6 +224,7 @@ LOOKUP_LOGS = Rpc("LookupLogs", pb.LookupLogsRequest, pb.LookupLogsResponse, _RE
 READ_LOGS = Rpc("ReadLogs", pb.ReadLogsRequest, pb.ReadLogsResponse, _READER, _ALWAYS, waits=True)
 COUNT_INSTANCES = _by_verb("CountInstances", _READER, _ALWAYS, _QUERY, lambda to, query: to.count(query), _COUNT)
 GET_STATS = Rpc("GetStats", pb.GetStatsRequest, pb.GetStatsResponse, _READER, _ALWAYS)
+GET_ACTIVITY = _by_verb("GetActivity", _READER, _ALWAYS, _MINUTES, lambda to, minutes: to.activity(minutes), _ACTIVITY)
 
 WAIT_INSTANCE = Rpc("WaitInstance", pb.WaitInstanceRequest, pb.WaitInstanceResponse, _READER, _ALWAYS, waits=True)
 WAIT_INSTANCES = Rpc("WaitInstances", pb.WaitInstancesRequest, pb.WaitInstancesResponse, _READER, _ALWAYS, waits=True)
@@ -311,6 +318,7 @@ SCOPES: dict[str, Scope] = {
             LOOKUP_LOGS,
             COUNT_INSTANCES,
             GET_STATS,
+            GET_ACTIVITY,
             WATCH,
             LIST_SCHEDULES,
             LIST_NODES,

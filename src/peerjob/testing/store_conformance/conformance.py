@@ -1,5 +1,6 @@
 """All parts of the suite in one class."""
 
+from .activity import ActivityRules
 from .audit import AuditRules
 from .batches import BatchRules
 from .cancel import CancelRules
@@ -51,6 +52,7 @@ class StoreConformance(
     RetentionRules,
     IsolationRules,
     AuditRules,
+    ActivityRules,
     CatalogueRules,
     DescriptorRules,
     ScheduleRules,

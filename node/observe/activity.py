@@ -1,0 +1,144 @@
+"""Counts the runs of this node, and adds the counts to the activity in the store, one sample for each slot."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Sequence
+
+from peerjob.cluster.role import BackgroundRole
+from peerjob.model.activity import Distribution
+from peerjob.model.activity_sample import OTHER_KINDS, SLOT_US, ActivityRow, ActivitySample
+from peerjob.model.clock import Clock, CorrectedTime
+from peerjob.model.errors import StoreError, StoreUnavailableError
+from peerjob.model.record import Ack, Action, Claim, Reaped
+from peerjob.model.state import State
+from peerjob.node.work.outcomes import Entry
+from peerjob.store.base import Store
+
+from .observer import Observer
+
+logger = logging.getLogger("peerjob.node")
+
+MAX_COUNTED = 5_000
+"""Most kinds that a node counts one by one in a slot. Callers that cancel can name kinds that no node runs."""
+MAX_DELAY = 4.0
+"""Nodes write their samples spread over this number of seconds after the end of a slot."""
+MAX_WAITING = 6
+"""Most samples that wait while the store does not answer. Above this number, the oldest is dropped."""
+LAST_SAMPLE = 1.0
+"""Most seconds that a stopping node waits for the write of its last sample."""
+
+
+class ActivityCounts(Observer):
+    """Counts what happens on a node, by kind. It runs with every claim and commit."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, ActivityRow] = {}
+        self.counted = asyncio.Event()
+        """Set while there are counts to take."""
+
+    def take(self) -> dict[str, ActivityRow]:
+        """The counts since the last call."""
+        rows, self._rows = self._rows, {}
+        self.counted.clear()
+        return rows
+
+    def round_ended(
+        self, seconds: float, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]
+    ) -> None:
+        for (run, outcome), ack in zip(entries, acks, strict=True):
+            if outcome.action is not Action.REPORT:
+                self._ended(self._row(run.claim.kind), run.seconds, outcome.action, ack)
+        for claim in claims:
+            row = self._row(claim.kind)
+            row.started += 1
+            _count(row.waits, max(0, claim.at_us - claim.due_us) / 1_000_000)
+
+    def cancelled(self, kind: str) -> None:
+        self._row(kind).cancelled += 1
+
+    def reaped(self, reaped: Sequence[Reaped]) -> None:
+        for one in reaped:
+            if one.state is State.TERMINATED:
+                self._row(one.kind).failed += 1
+
+    def _row(self, kind: str) -> ActivityRow:
+        row = self._rows.get(kind)
+        if row is None:
+            if len(self._rows) >= MAX_COUNTED and kind != OTHER_KINDS:
+                return self._row(OTHER_KINDS)
+            row = self._rows[kind] = ActivityRow()
+            self.counted.set()
+        return row
+
+    @staticmethod
+    def _ended(row: ActivityRow, seconds: float | None, action: Action, ack: Ack) -> None:
+        if seconds is not None:
+            _count(row.durations, seconds)
+        if ack is not Ack.DONE:
+            return
+        if action is Action.COMPLETE:
+            row.completed += 1
+        elif action is Action.TERMINATE or action is Action.TIME_OUT:
+            row.failed += 1
+        elif action is Action.RETRY:
+            row.retried += 1
+        elif action is Action.CANCEL:
+            row.cancelled += 1
+
+
+def _count(counts: list[int], seconds: float) -> None:
+    """Count a time in its bucket. The list has no buckets after the last one that is not empty."""
+    bucket = bisect_left(Distribution.BOUNDS, seconds)
+    if bucket >= len(counts):
+        counts += [0] * (bucket + 1 - len(counts))
+    counts[bucket] += 1
+
+
+class ActivitySampler(BackgroundRole):
+    """Adds the counts of each slot to the store, after the slot. A node on which nothing happens writes nothing."""
+
+    name = "activity"
+
+    def __init__(self, *, clock: Clock, store: Store, counts: ActivityCounts, time: CorrectedTime) -> None:
+        super().__init__(clock)
+        self._store = store
+        self._counts = counts
+        self._time = time
+        self._waiting: deque[ActivitySample] = deque(maxlen=MAX_WAITING)
+
+    async def run(self) -> None:
+        while True:
+            if not self._waiting:
+                await self._counts.counted.wait()
+            slot, left_us = divmod(self._time.time_us(), SLOT_US)
+            await asyncio.sleep((SLOT_US - left_us) / 1_000_000)
+            self._take(slot)
+            await asyncio.sleep(self.clock.random.uniform(0, MAX_DELAY))
+            try:
+                await self._write()
+            except StoreUnavailableError as error:
+                # the other roles report the outage; the samples are written after the next slot
+                self.failures += 1
+                logger.debug("a sample of activity waits: %s", error)
+
+    async def stop(self) -> None:
+        """Stop, and write the counts of the present slot."""
+        await super().stop()
+        self._take(self._time.time_us() // SLOT_US)
+        with contextlib.suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(LAST_SAMPLE):
+                await self._write()
+
+    def _take(self, slot: int) -> None:
+        if self._counts.counted.is_set() and self._time.is_known:
+            self._waiting.append(ActivitySample(slot, self._counts.take()))
+
+    async def _write(self) -> None:
+        while self._waiting:
+            await self._store.add_activity(self._waiting[0])
+            self._waiting.popleft()

@@ -1,0 +1,94 @@
+"""Merges and limits samples of activity, and decodes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import zip_longest
+
+import msgspec
+
+from peerjob.model.activity_sample import (
+    MAX_SAMPLED_KINDS,
+    MAX_SAMPLED_NAMES,
+    MAX_SLOTS,
+    OTHER_KINDS,
+    ActivityRow,
+    ActivitySample,
+)
+from peerjob.model.errors import DecodeError
+from peerjob.model.spec import reader
+
+from .calls import LOGGER
+
+_decode = reader(ActivitySample, "activity")
+
+
+def place_of(slot: int) -> int:
+    """The place of a slot in the ring. A later slot takes the place of the one that is MAX_SLOTS earlier."""
+    return slot % MAX_SLOTS
+
+
+def encode_sample(sample: ActivitySample) -> bytes:
+    """Encode a sample for storage."""
+    return msgspec.msgpack.encode(sample)
+
+
+def samples_in(stored: Iterable[bytes | None], first: int, last: int) -> list[ActivitySample]:
+    """The samples of the slots from `first` to `last`, without those that cannot be decoded."""
+    found: list[ActivitySample] = []
+    for data in stored:
+        if data is None:
+            continue
+        try:
+            sample = _decode(data)
+        except DecodeError as error:
+            LOGGER.error("a sample of activity is left out: %s", error)
+            continue
+        if first <= sample.slot <= last:
+            found.append(sample)
+    return found
+
+
+def merged(stored: bytes | None, sample: ActivitySample) -> ActivitySample:
+    """A sample added to the stored one, if that is of the same slot and can be decoded; within the limits."""
+    before = [] if stored is None else samples_in([stored], sample.slot, sample.slot)
+    rows: dict[str, ActivityRow] = {}
+    for one in (*before, sample):
+        for kind, row in one.rows.items():
+            _add(rows, kind, row)
+    return limited(ActivitySample(sample.slot, rows))
+
+
+def limited(sample: ActivitySample) -> ActivitySample:
+    """The same counts, with rows for the busiest kinds only; the other kinds are added to the row OTHER_KINDS."""
+    rows: dict[str, ActivityRow] = {}
+    room = MAX_SAMPLED_NAMES
+    kinds = 0
+    for kind in sorted(sample.rows, key=lambda one: (-sample.rows[one].events, one)):
+        size = len(kind.encode())
+        keeps = kind == OTHER_KINDS or (kinds < MAX_SAMPLED_KINDS and size <= room)
+        if keeps and kind != OTHER_KINDS:
+            kinds, room = kinds + 1, room - size
+        _add(rows, kind if keeps else OTHER_KINDS, sample.rows[kind])
+    return ActivitySample(sample.slot, rows)
+
+
+def _add(rows: dict[str, ActivityRow], kind: str, row: ActivityRow) -> None:
+    before = rows.get(kind)
+    rows[kind] = row if before is None else _sum(before, row)
+
+
+def _sum(one: ActivityRow, other: ActivityRow) -> ActivityRow:
+    return ActivityRow(
+        one.started + other.started,
+        one.completed + other.completed,
+        one.failed + other.failed,
+        one.retried + other.retried,
+        one.cancelled + other.cancelled,
+        _added(one.durations, other.durations),
+        _added(one.waits, other.waits),
+    )
+
+
+def _added(one: list[int], other: list[int]) -> list[int]:
+    return [left + right for left, right in zip_longest(one, other, fillvalue=0)]
