@@ -351,6 +351,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
 
     @property
     def num_workers(self) -> int:
+        """The number of workers; `resize_workers` changes it."""
         return self._workers if self._runtime is None else self._runtime.pool.size
 
     def workers(self) -> list[Worker]:

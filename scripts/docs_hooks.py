@@ -4,6 +4,7 @@ A page is plain Markdown that GitHub shows, too. On the site, the hooks
 
 * draw diagrams (blocks of mermaid) as pictures, so that no script draws them in the reader's browser,
 * point a link to a file outside of docs/ at the repository,
+* put in the parts that come from the code, such as the help of the commands,
 * list the decisions on their page,
 * refuse a page that loads anything from another host.
 
@@ -13,6 +14,7 @@ The types of MkDocs are not named here: linters run where MkDocs is not installe
 import base64
 import os
 import re
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,13 @@ FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 FOREIGN = re.compile(
     r'<(?:script|img|iframe|source)\b[^>]*\bsrc="(?:https?:)?//[^"]*"|<link\b[^>]*\bhref="(?:https?:)?//[^"]*"'
 )
+PART = re.compile(r"^<!-- part: (.+) -->$", re.MULTILINE)
 FLAG = re.compile(r"^(```\w+.*?) notest\b", re.MULTILINE)
 
 
 def on_config(config: Any) -> None:
-    """Let the blocks of mermaid become pictures."""
+    """Let the blocks of mermaid become pictures, and find the sibling of this file."""
+    sys.path.insert(0, str(Path(__file__).parent))
     fences = config.mdx_configs.setdefault("pymdownx.superfences", {})
     fences["custom_fences"] = [{"name": "mermaid", "class": "mermaid", "format": draw}]
 
@@ -40,7 +44,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     text = FLAG.sub(r"\1", markdown)
     if page.file.src_uri == "decisions/README.md":
         text += _decisions(folder)
-    return _outside_of_fences(text, folder)
+    text = _outside_of_fences(text, folder)
+    return PART.sub(lambda mark: import_module("docs_parts").part(mark[1]), text)
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:

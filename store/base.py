@@ -127,7 +127,9 @@ class Elections(Protocol):
         """Wait until the leader may have changed; False after `timeout` seconds."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Close the connections. The leadership, if held, ends with its ttl."""
+        ...
 
 
 class Store(Protocol):

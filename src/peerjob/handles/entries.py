@@ -32,10 +32,12 @@ class _Entry(Generic[E_co]):
 
     @property
     def timestamp(self) -> datetime:
+        """Time of the entry, in UTC."""
         return to_datetime(self._entry.at_us)
 
     @property
     def node(self) -> str:
+        """Name of the node that caused the entry; "" if no node did."""
         return self._entry.node
 
 
@@ -51,6 +53,7 @@ class HistoryEntry(_Entry[Transition]):
 
     @property
     def state(self) -> State:
+        """The state that the instance entered."""
         return self._entry.state
 
     @property
@@ -64,6 +67,7 @@ class HistoryEntry(_Entry[Transition]):
         return self._entry.count
 
     def to_dict(self) -> dict[str, Any]:
+        """The entry as plain values, for JSON."""
         return {
             "uuid": self.instance_id,
             "kind": self.kind,
@@ -89,14 +93,17 @@ class LogEntry(_Entry[LogLine]):
 
     @property
     def level(self) -> Level:
+        """The level of the line."""
         return Level(self._entry.level)
 
     @property
     def message(self) -> str:
+        """The text of the line."""
         return self._entry.message
 
     @property
     def attempt(self) -> int:
+        """The number of the run that wrote the line, from 1; 0 for a line from outside of a run."""
         return self._entry.attempt
 
     @property
@@ -105,6 +112,7 @@ class LogEntry(_Entry[LogLine]):
         return self._entry.fields or {}
 
     def to_dict(self) -> dict[str, Any]:
+        """The entry as plain values, for JSON."""
         return {
             "uuid": self.instance_id,
             "kind": self.kind,

@@ -66,10 +66,12 @@ class InstanceView(ABC):
 
     @property
     def kind(self) -> str:
+        """The kind of the job."""
         return self.record.kind
 
     @property
     def state(self) -> State:
+        """The state, which is one of the seven single states."""
         return self.record.state
 
     @property
@@ -105,10 +107,12 @@ class InstanceView(ABC):
 
     @property
     def fence(self) -> int:
+        """The number of the latest claim. It grows with each claim of the instance; 0 before the first one."""
         return self.record.fence
 
     @property
     def priority(self) -> int:
+        """The priority: due instances with a lower number run first."""
         return self.record.priority
 
     @property
@@ -138,18 +142,22 @@ class InstanceView(ABC):
 
     @property
     def completed_at(self) -> datetime | None:
+        """Time at which the instance became Completed, or None."""
         return self._last(State.COMPLETED)
 
     @property
     def terminated_at(self) -> datetime | None:
+        """Time at which the instance became Terminated, or None."""
         return self._last(State.TERMINATED)
 
     @property
     def cancelled_at(self) -> datetime | None:
+        """Time at which the instance became Cancelled, or None."""
         return self._last(State.CANCELLED)
 
     @property
     def timed_out_at(self) -> datetime | None:
+        """Time at which the instance became TimedOut, or None."""
         return self._last(State.TIMED_OUT)
 
     @property
@@ -178,6 +186,7 @@ class InstanceView(ABC):
 
     @property
     def tags(self) -> tuple[str, ...]:
+        """The tags; () without tags."""
         return self.record.tags
 
     @property

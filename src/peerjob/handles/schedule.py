@@ -55,6 +55,7 @@ class FireEntry:
 
     @property
     def outcome(self) -> FireOutcome:
+        """The outcome of the nominal time or times."""
         return self._record.outcome
 
     @property
@@ -103,6 +104,7 @@ class FireEntry:
         return self._record.coordinator or None
 
     def to_dict(self) -> dict[str, Any]:
+        """The entry as plain values, for JSON: times as ISO 8601 text, `late` in seconds."""
         return {
             "schedule": self.schedule,
             "nominal": self.nominal.isoformat(),
@@ -170,6 +172,7 @@ class ScheduleView:
 
     @property
     def name(self) -> str:
+        """The name, which is unique in the namespace."""
         return self._row.name
 
     @property
@@ -179,6 +182,7 @@ class ScheduleView:
 
     @property
     def paused(self) -> bool:
+        """Whether the schedule is paused: it makes no instances until it is resumed."""
         return self._row.paused
 
     @property
@@ -198,6 +202,7 @@ class ScheduleView:
 
     @property
     def created_at(self) -> datetime:
+        """Time at which the schedule was added."""
         return to_datetime(self._row.created_us)
 
     @property
@@ -224,26 +229,32 @@ class ScheduleView:
 
     @property
     def cron(self) -> str | None:
+        """The cron text; None for a schedule with an interval."""
         return self.definition.cron
 
     @property
     def every(self) -> timedelta | None:
+        """The interval between nominal times; None for a schedule with a cron text."""
         return None if self.definition.every_us is None else timedelta(microseconds=self.definition.every_us)
 
     @property
     def timezone(self) -> str:
+        """The name of the time zone of the cron text, such as "Europe/Berlin"."""
         return self.definition.timezone
 
     @property
     def jitter(self) -> timedelta:
+        """The longest delay after a nominal time; 0 by default."""
         return timedelta(microseconds=self.definition.jitter_us)
 
     @property
     def overlap(self) -> Overlap:
+        """The effect of a fire while the instance of an earlier fire is not final."""
         return self.definition.overlap
 
     @property
     def queue_limit(self) -> int:
+        """The largest number of instances that wait with `overlap="queue"`."""
         return self.definition.queue_limit
 
     @property
@@ -253,19 +264,23 @@ class ScheduleView:
 
     @property
     def misfire_limit(self) -> int:
+        """The largest number of missed times that `misfire="run_all"` runs."""
         return self.definition.misfire_limit
 
     @property
     def start_deadline(self) -> timedelta | None:
+        """How late an instance may be created after its nominal time; None: without a limit."""
         deadline = self.definition.start_deadline_us
         return None if deadline is None else timedelta(microseconds=deadline)
 
     @property
     def priority(self) -> int:
+        """The priority of each instance: a lower number runs first."""
         return self.definition.priority
 
     @property
     def tags(self) -> tuple[str, ...]:
+        """The tags of each instance; () without tags."""
         return self.definition.tags
 
     @property
@@ -275,6 +290,7 @@ class ScheduleView:
 
     @property
     def description(self) -> str:
+        """The description for people; "" by default."""
         return self.definition.description
 
     @property

@@ -58,26 +58,32 @@ class SystemClock:
         self._random = random.Random()
 
     def time_us(self) -> int:
+        """Microseconds since the epoch."""
         return time.time_ns() // 1000
 
     def elapsed(self) -> float:
+        """Seconds on a monotonic clock that continues while the machine sleeps."""
         # without a clock that counts on while the machine is suspended, as on some platforms, use the monotonic clock
         return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
     @property
     def random(self) -> random.Random:
+        """The generator for jitter and ids."""
         return self._random
 
     @contextlib.contextmanager
     def outside(self) -> Generator[None]:
+        """Do nothing: real time cannot be held."""
         yield
 
     @contextlib.contextmanager
     def inside(self) -> Generator[None]:
+        """Do nothing: real time passes anyway."""
         yield
 
     @contextlib.asynccontextmanager
     async def passing(self, timeout: float | None) -> AsyncGenerator[None]:
+        """Do nothing: real time passes anyway."""
         yield
 
 

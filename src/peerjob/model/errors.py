@@ -1,40 +1,6 @@
 """Every error that peerjob raises.
 
-PeerjobError
-├── ArgumentError (TypeError)            arguments that do not fit the job
-├── OptionError (ValueError)             a setting that is out of range or of the wrong kind
-├── MissingExtraError (ImportError)      a package that is installed with an extra, such as peerjob[grpc]
-├── ScheduleError (ValueError)           a bad time, zone or recurrence
-├── UnknownKindError (LookupError)       no node has published that kind
-├── JobConflictError (ValueError)        another function is registered under that kind
-├── UnknownInstanceError (LookupError)   no instance has that id
-├── UnknownScheduleError (LookupError)   no schedule has that name
-├── UnknownNodeError (LookupError)       no live node has that name or incarnation
-├── PayloadTooLargeError (ValueError)    arguments or a result over the limit
-├── EncodeError (TypeError)              a value of a type that cannot be stored
-├── DecodeError (ValueError)             a stored record that cannot be read
-├── ResultTypeError (TypeError)          a stored result that does not fit the job's return annotation
-├── StoreError
-│   ├── StoreUnavailableError (ConnectionError)   the store cannot be reached
-│   │   └── StoreUnconfirmedError        written, but without the confirmation that `durability` requires
-│   ├── StoreRefusedError                the store refuses this request, and a retry would fail too
-│   ├── StoreFullError                   the store refuses to grow
-│   ├── StoreCredentialsError (UnauthenticatedError)   the store refuses the user name or the password
-│   ├── StorePermissionError (AuthError)  the user of the store lacks a right
-│   ├── StoreCommandError                 the server does not have a command that peerjob needs
-│   └── LayoutError                      the namespace has the layout of another release
-├── NodeStateError (RuntimeError)        the node is not running, or runs already
-│   └── NodeStoppedError                 the called node is stopping, or has stopped
-├── RemoteError                          a node answered with a status that is not in this list
-│   └── NodeUnavailableError (ConnectionError)   no node can be reached
-│       └── TlsMismatchError             the node uses TLS and the client does not, or the reverse
-├── JobFailed                            the instance was Terminated
-├── JobCancelled                         the instance was Cancelled
-├── JobTimedOut (TimeoutError)           the instance ended in TimedOut
-├── JobProcessDied                       the process that ran the job was killed or ended by itself
-├── OwnershipLost                        the run no longer holds its claim
-└── AuthError (PermissionError)          not allowed
-    └── UnauthenticatedError             no credentials, or wrong ones
+docs/reference/errors.md lists them with their bases. The last paragraph of each docstring is its column of solutions.
 
 `Retry`, `Fail` and `Snooze` are signals that a job raises; they do not derive from PeerjobError.
 """
@@ -47,11 +13,17 @@ from typing import Literal
 
 
 class PeerjobError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package.
+
+    Solution: Catch it to catch all of them.
+    """
 
 
 class ArgumentError(PeerjobError, TypeError):
-    """Arguments do not fit the signature of a job; `problems` lists every mismatch."""
+    """Arguments do not fit the signature of a job; `problems` lists every mismatch.
+
+    Solution: Correct the arguments of the call, or the signature of the job. Nothing is stored.
+    """
 
     def __init__(self, kind: str, problems: Sequence[str]) -> None:
         self.kind = kind
@@ -63,7 +35,10 @@ class ArgumentError(PeerjobError, TypeError):
 
 
 class OptionError(PeerjobError, ValueError):
-    """An option or setting has an invalid value."""
+    """An option or setting has an invalid value.
+
+    Solution: Set `option` to a value that fits `expected`. Nothing is stored.
+    """
 
     def __init__(self, option: str, given: object, expected: str) -> None:
         self.option = option
@@ -73,7 +48,10 @@ class OptionError(PeerjobError, ValueError):
 
 
 class MissingExtraError(PeerjobError, ImportError):
-    """A feature needs an extra that is not installed; `extra` is its name, and the text has the command for pip."""
+    """A feature needs an extra that is not installed; `extra` is its name, and the text has the command for pip.
+
+    Solution: Run the command in the text.
+    """
 
     def __init__(self, feature: str, extra: str, missing: str) -> None:
         self.feature = feature
@@ -86,11 +64,17 @@ class MissingExtraError(PeerjobError, ImportError):
 
 
 class ScheduleError(PeerjobError, ValueError):
-    """A time, time zone or recurrence is invalid."""
+    """A time, time zone or recurrence is invalid.
+
+    Solution: Correct the time or the cron text. `explain()` shows the fires of a cron text.
+    """
 
 
 class UnknownKindError(PeerjobError, LookupError):
-    """No job of this kind is registered here, and no node of the namespace has published the kind."""
+    """No job of this kind is registered here, and no node of the namespace has published the kind.
+
+    Solution: Start a node that registers the kind, correct the text, or set `allow_unknown=True`.
+    """
 
     def __init__(self, kind: str, known: Sequence[str] = ()) -> None:
         self.kind = kind
@@ -103,7 +87,10 @@ class UnknownKindError(PeerjobError, LookupError):
 
 
 class JobConflictError(PeerjobError, ValueError):
-    """A scheduled job has the kind of another registered function."""
+    """A scheduled job has the kind of another registered function.
+
+    Solution: Give one of the two functions another kind.
+    """
 
     def __init__(self, kind: str, registered: str, given: str) -> None:
         self.kind = kind
@@ -119,7 +106,10 @@ class JobConflictError(PeerjobError, ValueError):
 
 
 class UnknownInstanceError(PeerjobError, LookupError):
-    """The store has no instance with this id."""
+    """The store has no instance with this id.
+
+    Solution: Check the id and the namespace. For a longer memory, set `retention=`.
+    """
 
     def __init__(self, uuid: str) -> None:
         self.uuid = uuid
@@ -127,7 +117,10 @@ class UnknownInstanceError(PeerjobError, LookupError):
 
 
 class UnknownScheduleError(PeerjobError, LookupError):
-    """The store has no schedule with this name."""
+    """The store has no schedule with this name.
+
+    Solution: Check the name and the namespace: `jobctl schedules list` has both.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -135,7 +128,10 @@ class UnknownScheduleError(PeerjobError, LookupError):
 
 
 class UnknownNodeError(PeerjobError, LookupError):
-    """No live node has this name or incarnation; `live` has the names of the live nodes."""
+    """No live node has this name or incarnation; `live` has the names of the live nodes.
+
+    Solution: Use a name of `live`, which `jobctl list nodes` lists, too.
+    """
 
     def __init__(self, node: str, live: Sequence[str] = ()) -> None:
         self.node = node
@@ -149,7 +145,10 @@ class UnknownNodeError(PeerjobError, LookupError):
 
 
 class PayloadTooLargeError(PeerjobError, ValueError):
-    """Arguments or a result exceed the limit; sizes are in bytes."""
+    """Arguments or a result exceed the limit; sizes are in bytes.
+
+    Solution: Store the data elsewhere and pass its name, or raise `max_payload=` on all nodes.
+    """
 
     def __init__(self, what: str, size: int, limit: int) -> None:
         self.what = what
@@ -159,7 +158,10 @@ class PayloadTooLargeError(PeerjobError, ValueError):
 
 
 class EncodeError(PeerjobError, TypeError):
-    """A value cannot be stored; `path` has the keys and indexes of the part at fault."""
+    """A value cannot be stored; `path` has the keys and indexes of the part at fault.
+
+    Solution: Convert the part at `path` to a type that can be stored, such as a dataclass or text.
+    """
 
     def __init__(self, path: tuple[object, ...], reason: str) -> None:
         self.path = path
@@ -179,13 +181,18 @@ def path_text(path: Sequence[object]) -> str:
 
 
 class DecodeError(PeerjobError, ValueError):
-    """A stored value cannot be read."""
+    """A stored value cannot be read.
+
+    Solution: Use the release that wrote the value. `jobd check` counts the records that cannot be read.
+    """
 
 
 class ResultTypeError(PeerjobError, TypeError):
     """The stored result of a Completed instance does not fit the return annotation of the job in this process.
 
     `raw` is the result as plain data; `problems` lists every mismatch.
+
+    Solution: Use `raw`, or deploy the same return annotation everywhere.
     """
 
     def __init__(self, uuid: str, kind: str, expected: str, problems: Sequence[str], raw: object) -> None:
@@ -204,11 +211,17 @@ class ResultTypeError(PeerjobError, TypeError):
 
 
 class StoreError(PeerjobError):
-    """The store could not execute a request."""
+    """The store could not execute a request.
+
+    Solution: Read the text: it has the answer of the server.
+    """
 
 
 class StoreUnavailableError(StoreError, ConnectionError):
-    """The store cannot be reached; `url` has no password."""
+    """The store cannot be reached; `url` has no password.
+
+    Solution: Start the server, or correct the URL: `jobd check` tests it. Calls continue when the server answers.
+    """
 
     def __init__(self, url: str, reason: str) -> None:
         self.url = url
@@ -220,6 +233,8 @@ class StoreUnconfirmedError(StoreUnavailableError):
     """The request is written, but the confirmation that the store's `durability` requires did not come in time.
 
     A crash of the server now may lose the write. The request is never written in part.
+
+    Solution: Repeat a call that has a key, or look up its effect. Check the replicas or the disk of the server.
     """
 
     def __init__(self, url: str, reason: str) -> None:
@@ -234,15 +249,23 @@ class StoreRefusedError(StoreError):
     """The store refuses a request because of its content (too large, a broken record); a retry would fail too.
 
     Causes outside of the request, such as an outage, a full server or missing rights, raise other errors.
+
+    Solution: Make the request smaller, or remove the broken record. A retry does not help.
     """
 
 
 class StoreFullError(StoreError):
-    """The store is full; no part of the request was written."""
+    """The store is full; no part of the request was written.
+
+    Solution: Add memory or disk space, or remove old instances with `jobctl clear instances`.
+    """
 
 
 class LayoutError(StoreError):
-    """The namespace has the layout `found` of another release; this release uses the layout `known`."""
+    """The namespace has the layout `found` of another release; this release uses the layout `known`.
+
+    Solution: Use the release of the other nodes, or another namespace. `jobd clear` removes an old one.
+    """
 
     def __init__(self, message: str, *, found: int | None = None, known: int | None = None) -> None:
         super().__init__(message)
@@ -251,15 +274,24 @@ class LayoutError(StoreError):
 
 
 class NodeStateError(PeerjobError, RuntimeError):
-    """The node's state does not allow the call: it is not started, stopped, or started already."""
+    """The node's state does not allow the call: it is not started, stopped, or started already.
+
+    Solution: Start the node before the call, for example with `async with node:`.
+    """
 
 
 class NodeStoppedError(NodeStateError):
-    """The called node is stopping or has stopped; another node may serve."""
+    """The called node is stopping or has stopped; another node may serve.
+
+    Solution: Call another node. A `Client` with several addresses does so.
+    """
 
 
 class RemoteError(PeerjobError):
-    """A node answered a call with a gRPC status that has no error class here."""
+    """A node answered a call with a gRPC status that has no error class here.
+
+    Solution: Look up `code` in the documentation of gRPC. Often a proxy answered instead of a node.
+    """
 
     def __init__(self, code: str, text: str) -> None:
         self.code = code
@@ -268,7 +300,10 @@ class RemoteError(PeerjobError):
 
 
 class NodeUnavailableError(RemoteError, ConnectionError):
-    """No node of `addresses` can be reached, or the called node disconnected before its answer."""
+    """No node of `addresses` can be reached, or the called node disconnected before its answer.
+
+    Solution: Start a node that listens at one of the addresses, or correct them.
+    """
 
     def __init__(self, addresses: Sequence[str], reason: str) -> None:
         self.addresses = tuple(addresses)
@@ -279,6 +314,8 @@ class TlsMismatchError(NodeUnavailableError):
     """The node expects another form of connection.
 
     `wants` is "tls", "plaintext", or "certificate" for a certificate of the client.
+
+    Solution: Set or remove `tls=` of the client, as the text says.
     """
 
     def __init__(self, address: str, wants: Literal["tls", "plaintext", "certificate"]) -> None:
@@ -292,7 +329,10 @@ class TlsMismatchError(NodeUnavailableError):
 
 
 class JobFailed(PeerjobError):
-    """The instance ended in Terminated; with the type, message and traceback of the error."""
+    """The instance ended in Terminated; with the type, message and traceback of the error.
+
+    Solution: Read `traceback`. `Instance.retry()` runs the instance again.
+    """
 
     def __init__(self, uuid: str, type: str, message: str, traceback: str = "") -> None:
         self.uuid = uuid
@@ -303,7 +343,10 @@ class JobFailed(PeerjobError):
 
 
 class JobCancelled(PeerjobError):
-    """The instance ended in Cancelled."""
+    """The instance ended in Cancelled.
+
+    Solution: Look up the cause in the history of the instance. `Instance.retry()` runs it again.
+    """
 
     def __init__(self, uuid: str) -> None:
         self.uuid = uuid
@@ -311,7 +354,10 @@ class JobCancelled(PeerjobError):
 
 
 class JobTimedOut(PeerjobError, TimeoutError):
-    """The instance ended in TimedOut: its last attempt exceeded the timeout."""
+    """The instance ended in TimedOut: its last attempt exceeded the timeout.
+
+    Solution: Raise `timeout=` of the job, or make the job faster.
+    """
 
     def __init__(self, uuid: str, message: str = "") -> None:
         self.uuid = uuid
@@ -319,7 +365,10 @@ class JobTimedOut(PeerjobError, TimeoutError):
 
 
 class JobProcessDied(PeerjobError):
-    """The child process of the job ended before the job; `status` is negative for a signal."""
+    """The child process of the job ended before the job; `status` is negative for a signal.
+
+    Solution: Look for a cause outside of Python: the memory limit of the machine, or a crash in C code.
+    """
 
     def __init__(self, status: int | None) -> None:
         self.status = status
@@ -339,29 +388,46 @@ def _status_text(status: int | None) -> str:
 
 
 class OwnershipLost(PeerjobError):
-    """This run no longer holds its claim; another node may run the instance."""
+    """This run no longer holds its claim; another node may run the instance.
+
+    Solution: Let the error end the run, and write nothing more: another run may be active.
+    """
 
 
 class AuthError(PeerjobError, PermissionError):
-    """The call is not allowed: missing or wrong credentials, or a role without this right."""
+    """The call is not allowed: missing or wrong credentials, or a role without this right.
+
+    Solution: Use a token with the right that the text names.
+    """
 
 
 class UnauthenticatedError(AuthError):
-    """The credentials are missing or wrong."""
+    """The credentials are missing or wrong.
+
+    Solution: Set a valid token or client certificate.
+    """
 
 
 class StoreCredentialsError(StoreError, UnauthenticatedError):
-    """The store refuses the user name or the password of its URL. It is raised at once, without retries."""
+    """The store refuses the user name or the password of its URL. It is raised at once, without retries.
+
+    Solution: Correct the user and the password in the URL of the store.
+    """
 
 
 class StorePermissionError(StoreError, AuthError):
-    """The user of the store lacks a right, such as an ACL rule. It is raised at once, without retries."""
+    """The user of the store lacks a right, such as an ACL rule. It is raised at once, without retries.
+
+    Solution: Grant the user of the store the rights that the text lists.
+    """
 
 
 class StoreCommandError(StoreError):
     """The server lacks a command that peerjob needs: an administrator renamed or disabled the command.
 
     It is raised at once, without retries.
+
+    Solution: Use a server on which the command has its own name.
     """
 
 

@@ -88,10 +88,12 @@ class Query:
 
     @property
     def after_us(self) -> int | None:
+        """`after` in microseconds since the epoch, or None."""
         return None if self.after is None else to_us(self.after)
 
     @property
     def before_us(self) -> int | None:
+        """`before` in microseconds since the epoch, or None."""
         return None if self.before is None else to_us(self.before)
 
     def at(self, cursor: str | None) -> Self:

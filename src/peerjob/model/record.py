@@ -315,6 +315,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
+        """The name of the node."""
         return self.info.name
 
     @property
