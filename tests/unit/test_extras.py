@@ -22,7 +22,8 @@ EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text
 CORE_ONLY = """
 import json, sys
 for name in ["cryptography", "etcd3aio", "glide", "jwt", "google.protobuf", "grpc", "grpc_health", "grpc_reflection",
-             "opentelemetry", "opentelemetry.context", "prometheus_client", "rich", "shellingham", "typer", "uvloop"]:
+             "jinja2", "opentelemetry", "opentelemetry.context", "prometheus_client", "rich", "shellingham",
+             "starlette", "typer", "uvloop"]:
     sys.modules[name] = None
 import asyncio
 import peerjob, peerjob.testing, peerjob_probe
@@ -72,6 +73,7 @@ NEEDS: dict[str, tuple[str, Extra]] = {
     "asyncio.run(diagnose('etcd://h', namespace='x', clock=peerjob.SystemClock()))": ("etcd://h", "etcd"),
     "Node('valkey://h')": ("valkey://h", "valkey"),
     "Node('memory://').trace()": ("trace()", "otel"),
+    "__import__('peerjob.web')": ("peerjob.web", "web"),
     "command('jobd')": ("jobd", "cli"),
     "command('jobctl')": ("jobctl", "cli"),
 }

@@ -1,0 +1,174 @@
+"""The dashboard as an ASGI application."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from peerjob.handles.manager import Manager
+from peerjob.model.errors import OptionError
+
+from .cluster import ServedCluster
+from .notices import end_notice
+from .page import PageRoute
+from .pages import ROUTES
+from .pages.clusters import clusters_page
+from .rendering import Renderer
+from .security import Authorize, Shield, new_session, principal_of, session_in, set_session
+from .signin import SignIn
+from .viewers import Viewers
+from .visit import Visit
+
+RESERVED = ("live", "signin", "signout", "static")
+"""Names that a cluster must not have."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_ANCESTORS = re.compile(r"[^;,\r\n]+")
+
+
+def dashboard(
+    manager: Manager | Mapping[str, Manager],
+    *,
+    authorize: Authorize,
+    hosts: Sequence[str] | None = None,
+    frame_ancestors: str = "'none'",
+) -> ASGIApp:
+    """Make the dashboard of a node or a client, or of several by name, as an ASGI application.
+
+    - `authorize`: an async function from a request to what its sender may do: a Role, a Principal with a name for the
+      audit log, or None, which is answered with 403. A `SignIn` asks for a token instead.
+    - `hosts`: the names in the Host header that are answered; None for all. Give them on loopback.
+    - `frame_ancestors`: the sites that may show the dashboard in a frame, as in a Content-Security-Policy.
+
+    The managers must be started, and run on the event loop of the server. Raises OptionError.
+    """
+    managers = manager if isinstance(manager, Mapping) else {"": manager}
+    # a caller without a type checker can pass any object
+    if not managers or not all(isinstance(one, Manager) for one in managers.values()):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionError("manager", manager, "a Node or a Client, or several of them by name")
+    for name in managers if isinstance(manager, Mapping) else ():
+        if not _NAME.fullmatch(name) or name in RESERVED:
+            raise OptionError("manager", name, "a name of letters, digits, - and _, that is no name of a page")
+    if not callable(authorize):
+        raise OptionError("authorize", authorize, "an async function that takes a request and returns a Role or None")
+    if isinstance(hosts, str) or not _ANCESTORS.fullmatch(frame_ancestors):
+        raise OptionError(
+            "hosts, frame_ancestors", (hosts, frame_ancestors), "a list of names, and sources of a policy"
+        )
+    served = {name: ServedCluster(name, one) for name, one in managers.items()}
+    site = _Site(served, authorize)
+    return _Rooted(Shield(Starlette(routes=site.routes()), hosts=hosts, frame_ancestors=frame_ancestors))
+
+
+class _Rooted:
+    """Remembers the path at which the dashboard is mounted."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app({**scope, "peerjob.root": scope.get("root_path", "").rstrip("/")}, receive, send)
+
+
+class _Site:
+    """The routes of one dashboard."""
+
+    def __init__(self, served: dict[str, ServedCluster], authorize: Authorize) -> None:
+        self._served = served
+        self._authorize = authorize
+        self._renderer = Renderer(
+            [(route.title, route.path) for route in ROUTES if route.title],
+            [name for name in served if name],
+            signs_in=isinstance(authorize, SignIn),
+        )
+        self._viewers = Viewers()
+
+    def routes(self) -> list[BaseRoute]:
+        """The static files, the sign-in, and the pages of each cluster."""
+        found: list[BaseRoute] = [Mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))]
+        if isinstance(self._authorize, SignIn):
+            found += self._authorize.routes(self._renderer)
+        pages = [route.route(self._answer) for route in ROUTES]
+        if "" in self._served:
+            return [*found, *pages]
+        return [*found, Route("/", self._clusters), Mount("/{cluster}", routes=pages)]
+
+    async def _clusters(self, request: Request) -> Response:
+        async def answer(visit: Visit) -> Response:
+            return HTMLResponse(await self._renderer.page(visit, await clusters_page(visit, self._served)))
+
+        return await self._admitted(request, next(iter(self._served.values())), answer)
+
+    async def _answer(self, request: Request, route: PageRoute) -> Response:
+        served = self._served.get(request.path_params.get("cluster", ""))
+        if served is None:
+            return RedirectResponse(f"{request.scope['peerjob.root']}/", 303)
+
+        async def answer(visit: Visit) -> Response:
+            return await route.respond(visit, self._renderer)
+
+        return await self._admitted(request, served, answer, title=route.title)
+
+    async def _admitted(
+        self,
+        request: Request,
+        served: ServedCluster,
+        answer: Callable[[Visit], Awaitable[Response]],
+        title: str = "",
+    ) -> Response:
+        root, session = str(request.scope["peerjob.root"]), session_in(request)
+        if not session and _comes_from_another_site(request):
+            # the browser sends no cookie with a link from another site; it sends it when the page opens itself again
+            return HTMLResponse(self._renderer.text("bounce.html", link=_link(request)))
+        principal = await principal_of(self._authorize, request)
+        if principal is None or principal.rights.kinds:
+            if principal is None and isinstance(self._authorize, SignIn) and request.method in ("GET", "HEAD"):
+                return self._authorize.redirect(request)
+            limited = "" if principal is None else " These rights are limited to some kinds, and pages show all kinds."
+            return HTMLResponse(self._renderer.text("denied.html", root=root, text=limited), 403)
+        fresh = session or new_session()
+        visit = Visit(
+            root=root,
+            cluster=served.name,
+            request=request,
+            served=served,
+            principal=principal,
+            session=fresh,
+            title=title,
+            viewers=self._viewers,
+            templates=self._renderer,
+            still_allowed=self._still_allowed(request),
+        )
+        response = await answer(visit)
+        if not session:
+            set_session(response, request, root, fresh)
+        if response.headers.get("content-type", "").startswith("text/html"):
+            end_notice(response, visit)
+        return response
+
+    def _still_allowed(self, request: Request) -> Callable[[], Awaitable[bool]]:
+        async def ask() -> bool:
+            # a function of the application may be slow, so it is asked again only when the view is opened again
+            return not isinstance(self._authorize, SignIn) or await self._authorize(request) is not None
+
+        return ask
+
+
+def _comes_from_another_site(request: Request) -> bool:
+    sent: Any = request.headers.get
+    return bool(
+        request.method == "GET" and sent("sec-fetch-site") == "cross-site" and sent("sec-fetch-mode") == "navigate"
+    )
+
+
+def _link(request: Request) -> str:
+    query = request.url.query
+    return f"{request.url.path}{'?' if query else ''}{query}"

@@ -1,0 +1,48 @@
+"""A cluster that the dashboard shows: its manager, its shared samples, and the pages that it showed last."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from peerjob.handles.manager import Manager
+
+from .links import Links
+from .samples import Samples
+
+MAX_REMEMBERED = 32
+"""The most pages that are kept, to be shown again while the store is away."""
+MAX_REMEMBERED_TEXT = 512 << 10
+"""The most characters of a page that is kept."""
+
+
+class RememberedPages:
+    """The values of the last pages, by their link and the role of the reader; the oldest is dropped."""
+
+    def __init__(self) -> None:
+        self._pages: OrderedDict[object, tuple[int, str, dict[str, Any]]] = OrderedDict()
+
+    def keep(self, key: object, at_us: int, template: str, values: dict[str, Any], size: int) -> None:
+        """Keep a page, unless it is too large."""
+        self._pages.pop(key, None)
+        if size <= MAX_REMEMBERED_TEXT:
+            self._pages[key] = at_us, template, values
+            if len(self._pages) > MAX_REMEMBERED:
+                self._pages.popitem(last=False)
+
+    def find(self, key: object) -> tuple[int, str, dict[str, Any]] | None:
+        """The time, template and values of a page."""
+        return self._pages.get(key)
+
+
+class ServedCluster:
+    """A manager that the dashboard serves. `name` is "" if it serves only one."""
+
+    def __init__(self, name: str, manager: Manager) -> None:
+        self.name = name
+        self.manager = manager
+        self.samples = Samples(manager)
+        self.remembered = RememberedPages()
+        self.parts: dict[tuple[str, Links], tuple[int, Mapping[str, str]]] = {}
+        """The parts of live views that all readers share, with the version of their sample."""

@@ -1,0 +1,76 @@
+"""Live views: server-sent events with the parts of a page that have changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from .links import Links
+from .samples import Sample
+from .viewers import MAX_VIEWERS
+from .visit import Visit
+
+LONGEST = 60.0
+"""Seconds after which a live view ends. The browser opens it again, and the rights of its reader are checked anew."""
+HEARTBEAT = 15.0
+"""Seconds without news after which a live view gets an empty line, so that the end of its reader is noticed."""
+
+Parts = Mapping[str, str]
+"""The id of an element of the page → its new content, as HTML."""
+
+
+def live(visit: Visit, events: AsyncGenerator[str]) -> Response:
+    """The response that sends events; 503 with a reason if there are too many live views."""
+    if visit.viewers.full:
+        text = f"{MAX_VIEWERS} live views are open already; this page does not update by itself.\n"
+        return PlainTextResponse(text, 503, headers={"Retry-After": "30"})
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_sent(visit, events), media_type="text/event-stream", headers=headers)
+
+
+async def _sent(visit: Visit, events: AsyncGenerator[str]) -> AsyncGenerator[str]:
+    clock = visit.manager.clock
+    begun = quiet = clock.elapsed()
+    with visit.viewers.counted():
+        async with aclosing(events):
+            yield "retry: 2000\n\n"
+            async for text in events:
+                now = clock.elapsed()
+                if now - begun > LONGEST or not await visit.still_allowed():
+                    return
+                if text or now - quiet > HEARTBEAT:
+                    quiet = now
+                    yield text or ":\n\n"
+
+
+def event(name: str, data: object) -> str:
+    """The text of one event."""
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+async def changed_parts(visit: Visit, render: Callable[[Sample], Parts]) -> AsyncGenerator[str]:
+    """After each sample, an event with the parts that changed, or "" if none did. All readers share the samples."""
+    sent: dict[str, str] = {}
+    async with aclosing(visit.served.samples.follow()) as samples:
+        async for sample in samples:
+            parts = {**render(sample), "banner": banner(visit, sample)}
+            news = {id: text for id, text in parts.items() if sent.get(id) != text}
+            sent.update(news)
+            yield event("parts", news) if news else ""
+
+
+def banner(visit: Visit, sample: Sample) -> str:
+    """The banner that says since when the page shows old values; empty while the store answers."""
+    return visit.templates.text("banner.html", now=visit.now, absence=sample.absence, since=sample.at_us or None)
+
+
+def shared_parts(visit: Visit, topic: str, sample: Sample, render: Callable[[Links, Sample], Parts]) -> Parts:
+    """The parts of a topic, rendered once for all readers. They depend on the links and the sample only."""
+    links = Links(root=visit.root, cluster=visit.cluster)
+    known = visit.served.parts.get((topic, links))
+    if known is None or known[0] != sample.version:
+        known = visit.served.parts[topic, links] = sample.version, render(links, sample)
+    return known[1]

@@ -1,0 +1,173 @@
+"""Routes: what happens between a request and the function of its page or form."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from peerjob.model import errors
+from peerjob.model.audit import DENIED
+from peerjob.model.clock import to_datetime
+from peerjob.model.rights import Role
+
+from .notices import add_notice
+from .patience import ABSENT, PATIENCE, describe_absence
+from .rendering import Renderer
+from .security import RefusedError, check_origin, check_token, read_form
+from .visit import Act, Done, Shown, Visit
+
+logger = logging.getLogger("peerjob.web")
+
+ACT_PATIENCE = 30.0
+"""Seconds that a form waits for the store."""
+
+Handler = Callable[[Visit], Awaitable[Shown | Done | Response]]
+Answer = Callable[[Visit, Renderer], Awaitable[Response]]
+
+STATUSES: tuple[tuple[type[Exception], int], ...] = (
+    (errors.UnknownInstanceError, 404),
+    (errors.UnknownKindError, 404),
+    (errors.UnknownScheduleError, 404),
+    (errors.UnknownNodeError, 404),
+    (errors.UnauthenticatedError, 403),
+    (errors.AuthError, 403),
+    (errors.PeerjobError, 400),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageRoute:
+    """The path of a page or a form, the role that it needs, and its function."""
+
+    path: str
+    handler: Handler
+    role: Role = Role.READER
+    title: str = ""
+    """The name in the navigation; "" for a page that stands in none."""
+    verb: str | None = None
+    """For a form, the name of the RPC that does the same; None for a page."""
+
+    def route(self, answer: Callable[[Request, PageRoute], Awaitable[Response]]) -> Route:
+        """The route of Starlette. `answer` finds the visit, and calls `respond`."""
+
+        async def endpoint(request: Request) -> Response:
+            return await answer(request, self)
+
+        return Route(self.path, endpoint, methods=["GET" if self.verb is None else "POST"])
+
+    async def respond(self, visit: Visit, renderer: Renderer) -> Response:
+        """The answer to a request."""
+        if self.verb is None:
+            return await _show(self, visit, renderer)
+        return await _act(self, self.verb, visit, renderer)
+
+
+def page(path: str, handler: Handler, *, title: str = "", role: Role = Role.READER) -> PageRoute:
+    """A page; with a title, it stands in the navigation."""
+    return PageRoute(path=path, handler=handler, title=title, role=role)
+
+
+def action(path: str, handler: Handler, *, verb: str, role: Role = Role.OPERATOR) -> PageRoute:
+    """The target of a form. `verb` is the name in the audit log; the handler may change `visit.act.verb`."""
+    return PageRoute(path=path, handler=handler, role=role, verb=verb)
+
+
+async def _show(route: PageRoute, visit: Visit, renderer: Renderer) -> Response:
+    if not visit.may(route.role):
+        return await _refused(visit, renderer, 403, f"This page needs the role {route.role.name.lower()}.")
+    key, now_us = (visit.link, visit.principal.rights), visit.manager.clock.time_us()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            shown = await route.handler(visit)
+        if not isinstance(shown, Shown):
+            return _answered(visit, shown)
+        text = await renderer.page(visit, shown)
+        visit.served.remembered.keep(key, now_us, shown.template, shown.values, len(text))
+        return HTMLResponse(text, shown.status)
+    except ABSENT as error:
+        absence, old = describe_absence(error), visit.served.remembered.find(key)
+        if old is None:
+            empty = Shown("error.html", heading="Nothing to show", text=absence, status=503)
+            return HTMLResponse(await renderer.page(visit, empty, absence=absence), 503)
+        since_us, template, values = old
+        shown = Shown(template, **values)
+        return HTMLResponse(await renderer.page(visit, shown, absence=absence, since=to_datetime(since_us)))
+    except (errors.PeerjobError, RefusedError) as error:
+        return await _failed(visit, renderer, error)
+
+
+async def _act(route: PageRoute, verb: str, visit: Visit, renderer: Renderer) -> Response:
+    visit = replace(visit, act=Act(verb=verb))
+    try:
+        check_origin(visit.request)
+        if not visit.may(route.role):
+            _record(visit, DENIED)
+            return await _refused(visit, renderer, 403, f"This needs the role {route.role.name.lower()}.")
+        fields = await read_form(visit.request)
+        check_token(visit.session, fields)
+    except RefusedError as error:
+        return await _failed(visit, renderer, error)
+    visit = replace(visit, fields=fields)
+    result = "ok"
+    try:
+        async with asyncio.timeout(ACT_PATIENCE):
+            done = await route.handler(visit)
+    except (errors.PeerjobError, RefusedError, TimeoutError) as error:
+        # the text of an error can contain arguments of a job
+        result = DENIED if isinstance(error, errors.AuthError | RefusedError) else type(error).__name__
+        return await _failed(visit, renderer, error)
+    except BaseException as error:
+        result = type(error).__name__
+        raise
+    finally:
+        _record(visit, result)
+    if isinstance(done, Shown):
+        return HTMLResponse(await renderer.page(visit, done), done.status)
+    return _answered(visit, done)
+
+
+def _answered(visit: Visit, done: Done | Response) -> Response:
+    if isinstance(done, Response):
+        return done
+    response = RedirectResponse(done.to, 303)
+    if done.notice:
+        add_notice(response, visit, done.notice)
+    return response
+
+
+def _record(visit: Visit, result: str) -> None:
+    if visit.act.verb:
+        client = visit.request.client
+        visit.manager.keep_audit(
+            visit.act.verb,
+            principal=visit.principal.name,
+            address="" if client is None else client.host,
+            criteria=visit.act.criteria,
+            count=visit.act.count,
+            result=result,
+        )
+
+
+async def _failed(visit: Visit, renderer: Renderer, error: Exception) -> Response:
+    if isinstance(error, ABSENT):
+        return await _refused(visit, renderer, 503, describe_absence(error))
+    status = error.status if isinstance(error, RefusedError) else _status(error)
+    return await _refused(visit, renderer, status, str(error))
+
+
+def _status(error: Exception) -> int:
+    return next(status for kind, status in STATUSES if isinstance(error, kind))
+
+
+HEADINGS: dict[int, str] = {403: "Not allowed", 404: "Not found", 503: "Not available now"}
+
+
+async def _refused(visit: Visit, renderer: Renderer, status: int, text: str) -> Response:
+    shown = Shown("error.html", heading=HEADINGS.get(status, "Not done"), text=text)
+    return HTMLResponse(await renderer.page(visit, shown), status)

@@ -1,0 +1,14 @@
+"""The pages: one file for each, with its routes. The order is that of the navigation."""
+
+from __future__ import annotations
+
+from peerjob.web.page import PageRoute, page
+
+from . import overview
+from .missing import missing
+
+ROUTES: tuple[PageRoute, ...] = (
+    *overview.ROUTES,
+    # matches what no other route matches
+    page("/{path:path}", missing),
+)

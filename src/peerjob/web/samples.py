@@ -1,0 +1,127 @@
+"""One shared sample of a cluster: all pages and all live views of a process read the cluster through it.
+
+The sample is taken once a second while a live view is open, and otherwise when a page needs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from peerjob.handles.instance import Instance
+from peerjob.handles.manager import Manager, Stats
+from peerjob.model.activity import Activity
+from peerjob.model.errors import PeerjobError
+from peerjob.model.firing import Leader
+from peerjob.model.query import Query
+from peerjob.model.record import NodeView
+from peerjob.model.state import State
+
+from .patience import PATIENCE, describe_absence
+
+logger = logging.getLogger("peerjob.web")
+
+INTERVAL = 1.2
+"""Seconds between two samples of the counts while a live view is open. One costs two calls of the store."""
+NODES_INTERVAL = 10.0
+"""Seconds between two reads of the nodes, unless their number changes."""
+ACTIVITY_INTERVAL = 10.0
+"""Seconds between two reads of the activity and of the oldest: nodes add to the activity every ten seconds."""
+MAX_OLDEST = 20
+"""How many of the oldest waiting instances are read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """The state of a cluster at one moment."""
+
+    at_us: int = 0
+    """When the counts were read; 0 if they were never read."""
+    stats: Stats = field(default_factory=Stats)
+    nodes: tuple[NodeView, ...] = ()
+    leader: Leader | None = None
+    activity: Activity | None = None
+    oldest: tuple[Instance[Any], ...] = ()
+    """Waiting instances, the oldest by creation first."""
+    absence: str = ""
+    """Why the latest read failed; "" if it did not."""
+    version: int = 0
+
+
+class Samples:
+    """Takes samples of one cluster, for all its readers."""
+
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+        self.latest = Sample()
+        self._taken = float("-inf")
+        self._nodes_taken = float("-inf")
+        self._activity_taken = float("-inf")
+        self._taking: asyncio.Task[None] | None = None
+        self._loop_task: asyncio.Task[None] | None = None
+        self._readers = 0
+        self._changed = asyncio.Event()
+
+    async def current(self) -> Sample:
+        """A sample of the last second, or the last one of all if the cluster cannot be read now."""
+        if self._manager.clock.elapsed() - self._taken >= INTERVAL:
+            await self._take()
+        return self.latest
+
+    async def follow(self) -> AsyncGenerator[Sample]:
+        """Yield the present sample, then each new one."""
+        self._readers += 1
+        if self._loop_task is None:
+            self._loop_task = asyncio.get_running_loop().create_task(self._run(), name="peerjob-web-samples")
+        try:
+            yield await self.current()
+            while True:
+                await self._changed.wait()
+                yield self.latest
+        finally:
+            self._readers -= 1
+            self._end_without_readers()
+
+    def _end_without_readers(self) -> None:
+        if not self._readers and self._loop_task is not None:
+            self._loop_task.cancel()
+            self._loop_task = None
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL)
+            await self._take()
+
+    async def _take(self) -> None:
+        # readers that come at the same time share one read; a reader that leaves does not end the read of the others
+        if self._taking is None or self._taking.done():
+            self._taking = asyncio.get_running_loop().create_task(self._read(), name="peerjob-web-sample")
+        await asyncio.shield(self._taking)
+
+    async def _read(self) -> None:
+        clock, changes = self._manager.clock, dict[str, Any](absence="")
+        try:
+            async with asyncio.timeout(PATIENCE):
+                stats = await self._manager.stats()
+                now = clock.elapsed()
+                changes |= {"stats": stats, "at_us": clock.time_us()}
+                if now - self._nodes_taken >= NODES_INTERVAL or stats.nodes != len(self.latest.nodes):
+                    changes["nodes"] = tuple(await self._manager.nodes())
+                    changes["leader"] = await self._manager.leader()
+                    self._nodes_taken = now
+                if now - self._activity_taken >= ACTIVITY_INTERVAL:
+                    changes["activity"] = await self._manager.activity()
+                    oldest = await self._manager.lookup_instances(Query(state=State.SCHEDULED, limit=MAX_OLDEST))
+                    changes["oldest"] = tuple(oldest)
+                    self._activity_taken = now
+        except (PeerjobError, TimeoutError) as error:
+            changes["absence"] = describe_absence(error)
+            if not self.latest.absence:
+                logger.warning("the dashboard shows old values: %s", changes["absence"])
+        self._taken = clock.elapsed()
+        self.latest = replace(self.latest, **changes, version=self.latest.version + 1)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()

@@ -1,0 +1,161 @@
+"""What every request passes first: the Host header, the session, and for a form its origin and its token."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets  # noqa: TID251  # a session must be unguessable, which the generator of the Clock is not
+from collections.abc import Awaitable, Callable, Sequence
+from urllib.parse import parse_qsl, urlsplit
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from peerjob.model.rights import Principal, Rights, Role
+
+Authorize = Callable[[Request], Awaitable[Role | Principal | None]]
+"""Says what the sender of a request may do: a role, a principal with a name for the audit log, or None for nothing."""
+
+COOKIE = "peerjob_session"
+TOKEN_FIELD = "form_token"  # noqa: S105  # the name of a field
+MAX_FORM = 2 << 20
+"""The most bytes of a form: arguments of 1 MiB, percent-encoded in part."""
+MAX_FIELDS = 1_000
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_SESSION = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+class RefusedError(Exception):
+    """A request that is answered with an error page: a status, and a sentence that says why."""
+
+    def __init__(self, status: int, text: str) -> None:
+        self.status = status
+        super().__init__(text)
+
+
+class Shield:
+    """Checks the Host header, and adds the headers that tell browsers what the pages may do."""
+
+    def __init__(self, app: ASGIApp, *, hosts: Sequence[str] | None, frame_ancestors: str) -> None:
+        self._app = app
+        self._hosts = None if hosts is None else {host.lower() for host in hosts}
+        policy = f"default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors {frame_ancestors}"
+        self._headers = {
+            "Content-Security-Policy": f"{policy}; object-src 'none'",
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "same-origin",
+            "Cross-Origin-Opener-Policy": "same-origin",
+            "Cross-Origin-Resource-Policy": "same-origin",
+        }
+        if frame_ancestors == "'none'":
+            self._headers["X-Frame-Options"] = "DENY"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_shielded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(self._headers)
+                # the link of a static file names the release
+                static = scope["path"].startswith(f"{scope['peerjob.root']}/static/")
+                headers.setdefault("Cache-Control", "public, max-age=86400" if static else "no-store")
+            await send(message)
+
+        answer: ASGIApp = self._app
+        if self._hosts is not None and host_in(Request(scope)) not in self._hosts:
+            # a page of another site can point its own name at this address (DNS rebinding)
+            answer = PlainTextResponse("this name is not a name of this server; see --web-host\n", status_code=400)
+        await answer(scope, receive, send_shielded)
+
+
+def host_in(request: Request) -> str:
+    """The name in the Host header, without the port."""
+    host = request.headers.get("host", "").lower()
+    return re.sub(r":\d*$", "", host)
+
+
+async def principal_of(authorize: Authorize, request: Request) -> Principal | None:
+    """The sender of a request; None if it may do nothing."""
+    found = await authorize(request)
+    if isinstance(found, Role):
+        return Principal(name="dashboard", rights=Rights(role=found))
+    return found
+
+
+# -- sessions ----------------------------------------------------------------------------------------------------------
+
+
+def session_in(request: Request) -> str:
+    """The id of the session; "" if the request has none."""
+    given = request.cookies.get(COOKIE, "")
+    return given if _SESSION.fullmatch(given) else ""
+
+
+def new_session() -> str:
+    """An id that cannot be guessed."""
+    return secrets.token_urlsafe(32)
+
+
+def set_session(response: Response, request: Request, root: str, session: str) -> None:
+    """Let the browser keep the session."""
+    set_cookie(response, request, root, COOKIE, session)
+
+
+def set_cookie(
+    response: Response, request: Request, root: str, name: str, value: str, max_age: int | None = None
+) -> None:
+    """Set a cookie for this dashboard only, which no script and no other site can use."""
+    secure = request.url.scheme == "https"
+    response.set_cookie(name, value, max_age=max_age, path=root or "/", httponly=True, samesite="strict", secure=secure)
+
+
+def form_token(session: str) -> str:
+    """The token in the forms of a session. Another site cannot read the cookie, so it cannot make the token."""
+    return hmac.new(session.encode(), b"form", hashlib.sha256).hexdigest()
+
+
+def check_origin(request: Request) -> None:
+    """Raise RefusedError unless a page of this same origin sent the request."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        same = site == "same-origin"
+    else:
+        origin = urlsplit(request.headers.get("origin", ""))
+        same = bool(origin.netloc) and origin.netloc.lower() == request.headers.get("host", "").lower()
+    if not same:
+        raise RefusedError(403, "This form came from another site, so nothing was done.")
+
+
+def check_token(session: str, fields: dict[str, list[str]]) -> None:
+    """Raise RefusedError unless a form has the token of its session."""
+    given = fields.get(TOKEN_FIELD, [""])[0]
+    if not session or not hmac.compare_digest(given.encode(), form_token(session).encode()):
+        raise RefusedError(403, "The session of this form is over, so nothing was done. Open the page again.")
+
+
+async def read_form(request: Request) -> dict[str, list[str]]:
+    """The fields of a form; raises RefusedError for one that is too large or of another type."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/x-www-form-urlencoded":
+        raise RefusedError(415, f"expected a form (application/x-www-form-urlencoded), got {kind or 'no type'!r}")
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_FORM:
+            raise RefusedError(413, f"The form has more than {MAX_FORM:,} bytes.")
+    try:
+        pairs = parse_qsl(
+            body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict", encoding="utf-8"
+        )
+    except ValueError:
+        raise RefusedError(400, f"The form is not UTF-8, or has more than {MAX_FIELDS:,} fields.") from None
+    fields: dict[str, list[str]] = {}
+    for name, value in pairs:
+        fields.setdefault(name, []).append(value)
+    return fields

@@ -1,0 +1,163 @@
+"""The sign-in with a token, for a dashboard that stands by itself, such as that of jobd."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from peerjob.model.clock import Clock
+from peerjob.model.errors import UnauthenticatedError
+from peerjob.model.rate_limiter import RateLimiter
+from peerjob.model.rights import Authenticator, Principal
+
+from .rendering import Renderer
+from .security import (
+    RefusedError,
+    check_origin,
+    check_token,
+    form_token,
+    new_session,
+    read_form,
+    session_in,
+    set_session,
+)
+
+ATTEMPTS, ATTEMPT_SECONDS = 10, 6.0
+"""The attempts of one address at once, and the seconds after which it may try once more."""
+SESSION_SECONDS = 12 * 3600.0
+MAX_SESSIONS = 1_000
+"""The most sessions; above this number, the oldest one ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SignedIn:
+    principal: Principal
+    until: float
+
+
+class SignIn:
+    """Lets people sign in with a token of `authenticators`, such as `Tokens` or `Jwt`; for `dashboard(authorize=)`.
+
+    A session ends after 12 hours, with its token, or with its process. `namespace` is that of the manager: a token for
+    other namespaces is refused, and so is a token that is limited to kinds.
+    """
+
+    def __init__(self, authenticators: Sequence[Authenticator], *, clock: Clock, namespace: str | None = None) -> None:
+        self._authenticators = authenticators
+        self._clock = clock
+        self._namespace = namespace
+        self._limiter = RateLimiter(1 / ATTEMPT_SECONDS, clock, burst=ATTEMPTS)
+        self._sessions: OrderedDict[str, _SignedIn] = OrderedDict()
+
+    async def __call__(self, request: Request) -> Principal | None:
+        """The signed-in sender of a request, or None."""
+        session = session_in(request)
+        found = self._sessions.get(session)
+        if found is None:
+            return None
+        principal = found.principal
+        if (
+            self._clock.elapsed() >= found.until
+            or principal.rights.expired(self._clock.time_us())
+            or not any(one.knows(principal) for one in self._authenticators)
+        ):
+            del self._sessions[session]
+            return None
+        return principal
+
+    def routes(self, renderer: Renderer) -> list[BaseRoute]:
+        """The pages of the sign-in."""
+
+        async def show(request: Request) -> Response:
+            return self._form(renderer, request)
+
+        async def enter(request: Request) -> Response:
+            return await self._enter(renderer, request)
+
+        return [
+            Route("/signin", show, methods=["GET"]),
+            Route("/signin", enter, methods=["POST"]),
+            Route("/signout", self._leave, methods=["POST"]),
+        ]
+
+    def redirect(self, request: Request) -> Response:
+        """Send a reader without a session to the sign-in, and then back to the page."""
+        root, query = str(request.scope["peerjob.root"]), request.url.query
+        link = f"{str(request.scope['path']).removeprefix(root)}{'?' if query else ''}{query}"
+        return RedirectResponse(f"{root}/signin?{urlencode({'to': link})}", 303)
+
+    def _form(self, renderer: Renderer, request: Request, problem: str = "", status: int = 200) -> Response:
+        root, session = str(request.scope["peerjob.root"]), session_in(request) or new_session()
+        text = renderer.text(
+            "signin.html",
+            root=root,
+            token=form_token(session),
+            problem=problem,
+            to=safe_link(request.query_params.get("to", "")),
+        )
+        response = HTMLResponse(text, status)
+        set_session(response, request, root, session)
+        return response
+
+    async def _enter(self, renderer: Renderer, request: Request) -> Response:
+        try:
+            check_origin(request)
+            fields = await read_form(request)
+            check_token(session_in(request), fields)
+        except RefusedError as error:
+            return self._form(renderer, request, str(error), error.status)
+        address = "" if request.client is None else request.client.host
+        if not self._limiter.allows(address):
+            return self._form(renderer, request, "Too many attempts. Wait a minute, then try again.", 429)
+        try:
+            principal = await self._principal_of(fields.get("token", [""])[0].strip())
+        except UnauthenticatedError as error:
+            return self._form(renderer, request, f"{error}.", 403)
+        # a new session, so that an id that was known before the sign-in is worth nothing
+        session, root = new_session(), str(request.scope["peerjob.root"])
+        self._sessions.pop(session_in(request), None)
+        self._sessions[session] = _SignedIn(principal=principal, until=self._clock.elapsed() + SESSION_SECONDS)
+        while len(self._sessions) > MAX_SESSIONS:
+            self._sessions.popitem(last=False)
+        response = RedirectResponse(f"{root}{safe_link(fields.get('to', [''])[0])}", 303)
+        set_session(response, request, root, session)
+        return response
+
+    async def _principal_of(self, token: str) -> Principal:
+        for one in self._authenticators:
+            principal = await one.principal_of(token)
+            if principal is None:
+                continue
+            rights = principal.rights
+            if rights.expired(self._clock.time_us()):
+                raise UnauthenticatedError("the token has expired")
+            if rights.kinds:
+                raise UnauthenticatedError("the token is limited to some kinds, and the pages show all kinds")
+            if rights.namespaces and self._namespace not in rights.namespaces:
+                raise UnauthenticatedError(f"the token has no rights in namespace {self._namespace!r}")
+            return principal
+        raise UnauthenticatedError("the token is not known here")
+
+    async def _leave(self, request: Request) -> Response:
+        root = str(request.scope["peerjob.root"])
+        try:
+            check_origin(request)
+            check_token(session_in(request), await read_form(request))
+        except RefusedError as error:
+            return HTMLResponse(str(error), error.status)
+        self._sessions.pop(session_in(request), None)
+        response = RedirectResponse(f"{root}/signin", 303)
+        set_session(response, request, root, new_session())
+        return response
+
+
+def safe_link(text: str) -> str:
+    """A path of this dashboard, or "/" for any other text, so that a link cannot lead to another site."""
+    plain = text.startswith("/") and not text.startswith("//") and "\\" not in text and text.isprintable()
+    return text if plain and "/../" not in f"{text.partition('?')[0]}/" else "/"

@@ -1,0 +1,176 @@
+// Live parts, keys, the chart and relative times. Every page works without this script.
+"use strict";
+(() => {
+  const $ = (selector, from = document) => from.querySelector(selector);
+  const $$ = (selector, from = document) => [...from.querySelectorAll(selector)];
+
+  // -- relative times -------------------------------------------------------------------------------------------------
+  const span = (seconds) => {
+    if (seconds < 120) return `${Math.floor(seconds)}s`;
+    if (seconds < 7200) return `${Math.floor(seconds / 60)}m`;
+    if (seconds < 172800) {
+      return `${Math.floor(seconds / 3600)}h${String(Math.floor((seconds % 3600) / 60)).padStart(2, "0")}m`;
+    }
+    return `${Math.floor(seconds / 86400)}d`;
+  };
+  const ages = () => {
+    for (const one of $$("time[datetime]")) {
+      const at = Date.parse(one.dateTime);
+      if (Number.isNaN(at) || one.dataset.fixed !== undefined) continue;
+      const passed = (Date.now() - at) / 1000;
+      const text = passed >= 0 ? `${span(passed)} ago` : `in ${span(-passed)}`;
+      if (one.textContent !== text) one.textContent = text;
+    }
+  };
+  setInterval(ages, 5000);
+
+  // -- the chart of the last hour -------------------------------------------------------------------------------------
+  let plot = null;
+  const chart = () => {
+    const box = $("#chart"), source = $("#activity");
+    if (!box || !source || typeof uPlot === "undefined") return;
+    const data = JSON.parse(source.textContent || "[]");
+    if (data.length < 3 || !data[0].length) {
+      box.textContent = "No samples yet: nodes add one every ten seconds.";
+      return;
+    }
+    const style = getComputedStyle(document.documentElement);
+    const color = (name) => style.getPropertyValue(name).trim();
+    if (plot) {
+      plot.setData(data);
+      return;
+    }
+    box.textContent = "";
+    const axis = { stroke: color("--muted"), grid: { stroke: color("--line"), width: 1 }, ticks: { stroke: color("--line") } };
+    plot = new uPlot({
+      width: box.clientWidth, height: 220,
+      series: [
+        {},
+        { label: "completed in 10 s", stroke: color("--good"), fill: color("--good-bg"), width: 1.5 },
+        { label: "failed in 10 s", stroke: color("--bad"), width: 1.5 },
+      ],
+      axes: [{ ...axis }, { ...axis, size: 60 }],
+      scales: { y: { range: (self, low, high) => [0, Math.max(1, high * 1.1)] } },
+    }, data, box);
+    new ResizeObserver(() => plot.setSize({ width: box.clientWidth, height: 220 })).observe(box);
+  };
+
+  // -- live parts -----------------------------------------------------------------------------------------------------
+  let source = null;
+  const put = (parts) => {
+    for (const [id, html] of Object.entries(parts)) {
+      const element = document.getElementById(id);
+      if (!element) continue;
+      const checked = new Set($$("input:checked", element).map((one) => one.value));
+      const at = $("tr.at a", element)?.href;
+      element.innerHTML = html;
+      for (const one of $$("input[type=checkbox]", element)) one.checked = checked.has(one.value);
+      if (at) $$("tr[data-row]", element).find((row) => $("a", row)?.href === at)?.classList.add("at");
+      if (window.htmx) htmx.process(element);
+    }
+    ages();
+    if ("activity" in parts) chart();
+  };
+  const lines = (html) => {
+    const list = $("#log");
+    if (!list) return;
+    const end = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
+    list.insertAdjacentHTML("beforeend", html);
+    while (list.children.length > 1000) list.firstElementChild.remove();
+    sift();
+    if (end) list.scrollTop = list.scrollHeight;
+  };
+  const open = () => {
+    const url = document.body.dataset.live;
+    if (!url || source || document.hidden) return;
+    source = new EventSource(url);
+    source.addEventListener("parts", (event) => put(JSON.parse(event.data)));
+    source.addEventListener("lines", (event) => lines(JSON.parse(event.data)));
+    source.addEventListener("reload", () => location.reload());
+    source.addEventListener("end", close);
+    source.onerror = () => {
+      if (source.readyState !== EventSource.CLOSED) {
+        lost ??= setTimeout(() => put({ banner: '<p class="banner" role="alert">The server does not answer. This page shows the last state.</p>' }), 4000);
+        return;
+      }
+      close();
+      put({ banner: '<p class="banner" role="alert">This page does not update by itself now: too many live views are open, or you are signed out. Reload it to see the present state.</p>' });
+    };
+    source.onopen = () => { clearTimeout(lost); lost = null; };
+  };
+  let lost = null;
+  const close = () => {
+    source?.close();
+    source = null;
+  };
+  // a browser opens at most six connections to a server, so a page that is not seen gives its own back
+  document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
+  addEventListener("pagehide", close);
+  addEventListener("pageshow", open);
+
+  // -- log lines ------------------------------------------------------------------------------------------------------
+  const sift = () => {
+    const form = $("#log-filter");
+    if (!form) return;
+    const level = form.elements.level.value.toLowerCase(), text = form.elements.text.value.toLowerCase();
+    for (const line of $$("#log li")) {
+      line.hidden = Boolean((level && line.dataset.level !== level) || (text && !line.textContent.toLowerCase().includes(text)));
+    }
+  };
+  document.addEventListener("input", (event) => { if (event.target.closest("#log-filter")) sift(); });
+  document.addEventListener("submit", (event) => { if (event.target.id === "log-filter") { event.preventDefault(); sift(); } });
+
+  // -- selected rows --------------------------------------------------------------------------------------------------
+  document.addEventListener("change", (event) => {
+    if (event.target.id !== "all-rows") return;
+    for (const one of $$('input[name="id"]')) one.checked = event.target.checked;
+  });
+
+  // -- an action in steps: its next step starts by itself, unless it was stopped --------------------------------------
+  let stopped = false;
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest("[data-stop]")) return;
+    stopped = true;
+    $("#progress-text")?.append(" Stopping after this step.");
+  });
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    if (stopped && event.target.closest("[data-steps]")) {
+      event.preventDefault();
+      const form = event.target.closest("[data-steps]");
+      form.removeAttribute("hx-trigger");
+      $("[data-stop]", form)?.remove();
+      const text = $("#progress-text");
+      if (text) text.append(" Stopped.");
+      stopped = false;
+    }
+  });
+  document.addEventListener("htmx:responseError", () => {
+    put({ banner: '<p class="banner" role="alert">The step failed. Reload this page to see its reason.</p>' });
+  });
+
+  // -- keys -----------------------------------------------------------------------------------------------------------
+  const move = (step) => {
+    const rows = $$("tr[data-row]");
+    if (!rows.length) return;
+    const now = rows.findIndex((row) => row.classList.contains("at"));
+    const next = rows[Math.min(rows.length - 1, Math.max(0, now < 0 ? 0 : now + step))];
+    for (const row of rows) row.classList.toggle("at", row === next);
+    next.scrollIntoView({ block: "nearest" });
+    $("a", next)?.focus({ preventScroll: true });
+  };
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target.closest("input, textarea, select, [contenteditable]");
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "Escape" && typing) typing.blur();
+    if (typing) return;
+    if (event.key === "/") { event.preventDefault(); $("#search")?.focus(); }
+    else if (event.key === "j") move(1);
+    else if (event.key === "k") move(-1);
+    else if (event.key === "?") $("#keys")?.showModal();
+    else if (event.key === "Enter" && !event.target.closest("a, button, summary")) $("tr.at a")?.click();
+  });
+
+  chart();
+  sift();
+  ages();
+})();

@@ -1,0 +1,30 @@
+"""Counts the live views of a process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+
+MAX_VIEWERS = 200
+"""The most live views of one dashboard. Further pages do not update by themselves."""
+
+
+class Viewers:
+    """The live views that are open."""
+
+    def __init__(self) -> None:
+        self._open = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether no further view may open."""
+        return self._open >= MAX_VIEWERS
+
+    @contextlib.contextmanager
+    def counted(self) -> Generator[None]:
+        """Count a view until the `with` block ends."""
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1

@@ -1,0 +1,136 @@
+"""One request of a page: its sender, its cluster, and the links and fields that its templates need."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from markupsafe import Markup
+from starlette.requests import Request
+
+from peerjob.handles.manager import Manager
+from peerjob.model.clock import to_datetime
+from peerjob.model.errors import OptionError
+from peerjob.model.rights import SYSTEM, Principal, Role
+
+from .cluster import ServedCluster
+from .links import Links
+from .security import TOKEN_FIELD, form_token
+from .viewers import Viewers
+
+
+class Templates(Protocol):
+    """What pages use of the renderer."""
+
+    def text(self, template: str, *, now: datetime, **values: Any) -> str:
+        """The HTML of a template that is the same for all readers."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Act:
+    """What a form did, for the audit log."""
+
+    verb: str
+    """The name of the RPC that does the same; "" for a form that only asks."""
+    criteria: str = ""
+    count: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A page: its template, and what the template shows."""
+
+    template: str
+    values: dict[str, Any]
+    status: int = 200
+
+    def __init__(self, template: str, *, status: int = 200, **values: Any) -> None:
+        object.__setattr__(self, "template", template)
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "status", status)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """The end of an action: the page that the browser opens next, and a sentence that it shows once."""
+
+    to: str
+    """A link that `Visit.url` made."""
+    notice: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visit(Links):
+    """A request, with everything that pages and templates use."""
+
+    request: Request
+    served: ServedCluster
+    principal: Principal
+    session: str
+    viewers: Viewers
+    templates: Templates
+    still_allowed: Callable[[], Awaitable[bool]]
+    """Whether the sender still has its rights, for a live view."""
+    title: str = ""
+    fields: Mapping[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """The fields of the form; empty for a page."""
+    act: Act = field(default_factory=lambda: Act(verb=""))
+
+    # -- reading and acting ------------------------------------------------------------------------------------------
+
+    @property
+    def manager(self) -> Manager:
+        return self.served.manager
+
+    @property
+    def now(self) -> datetime:
+        return to_datetime(self.manager.clock.time_us())
+
+    def may(self, role: Role | str) -> bool:
+        """Whether the sender has a role, such as "operator"."""
+        return self.principal.rights.role >= (role if isinstance(role, Role) else Role[role.upper()])
+
+    def may_use(self, kind: str) -> bool:
+        """Whether the sender may schedule a kind, and change its schedules: peerjob's own kinds need an admin."""
+        return self.may(Role.OPERATOR) and (self.may(Role.ADMIN) or not kind.startswith(SYSTEM))
+
+    # -- what the sender gave ----------------------------------------------------------------------------------------
+
+    def param(self, name: str) -> str:
+        """A value of the query string, without blanks around it; "" if it is not given."""
+        return self.request.query_params.get(name, "").strip()
+
+    def path_value(self, name: str) -> str:
+        """A part of the path."""
+        return str(self.request.path_params[name])
+
+    def given(self, name: str) -> str:
+        """A field of the form; "" if it is not given."""
+        return (self.fields.get(name) or [""])[0]
+
+    def need(self, name: str) -> str:
+        """A field of the form; raises OptionError if it is empty."""
+        if not (value := self.given(name).strip()):
+            raise OptionError(name, value, "a value")
+        return value
+
+    # -- what templates show -----------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> str:
+        """The path of the page within its cluster."""
+        return str(self.request.scope["path"]).removeprefix(self.base) or "/"
+
+    @property
+    def link(self) -> str:
+        """The path of this page with its query, within its cluster."""
+        query = self.request.url.query
+        return f"{self.path}{'?' if query else ''}{query}"
+
+    @property
+    def token_field(self) -> Markup:
+        """The field that each form contains."""
+        return Markup('<input type="hidden" name="{}" value="{}">').format(TOKEN_FIELD, form_token(self.session))
