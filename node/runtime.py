@@ -104,8 +104,7 @@ class NodeRuntime:
         self._joining: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[Any]] = set()
         self._hurried = asyncio.Event()
-        self._opened = False
-        self.joined = False
+        self._opened = self.joined = False
         self._is_shown = True
         """Whether the list of nodes has the latest NodeInfo of this node."""
         self._showing = asyncio.Lock()
@@ -401,6 +400,7 @@ class NodeRuntime:
             version=__version__,
             started_us=self._started_us,
             intake=self.intake.state,
+            ahead_us=self.lease.time.told_ahead_us,
         )
 
     def _may_lead(self) -> bool:
@@ -429,7 +429,8 @@ class NodeRuntime:
         for id in reply.cancelled:
             self.changes.end_body(id)
         self._reconciler.compare(reply.held)
-        if self.intake.follow(reply.instruction) or not (self._is_shown or self._showing.locked()):
+        has_changed = self.lease.time.take_news() | self.intake.follow(reply.instruction)
+        if has_changed or not (self._is_shown or self._showing.locked()):
             self._spawn(self._show())
         if self.pool.waiting:
             self.pool.dispatch()

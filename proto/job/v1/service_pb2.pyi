@@ -2941,6 +2941,7 @@ class Node(_message.Message):
     AGE_FIELD_NUMBER: _builtins.int
     INTAKE_FIELD_NUMBER: _builtins.int
     DESCRIPTORS_FIELD_NUMBER: _builtins.int
+    AHEAD_US_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     incarnation: _builtins.str
     """A new id for each start."""
@@ -2954,6 +2955,8 @@ class Node(_message.Message):
     """"active", "draining" or "drained"; "" for a node of a release before this field."""
     descriptors: _builtins.bytes
     """Eight bytes for each kind: the digest of what the node publishes about it."""
+    ahead_us: _builtins.int
+    """Microseconds by which its clock is ahead, as of the last change by more than 0.25 s; negative: behind."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The kinds of the node, and a hash of the signature of each."""
@@ -2988,10 +2991,11 @@ class Node(_message.Message):
         age: _duration_pb2.Duration | None = ...,
         intake: _builtins.str = ...,
         descriptors: _builtins.bytes = ...,
+        ahead_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "expires_at", b"expires_at", "renewed_at", b"renewed_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "descriptors", b"descriptors", "expires_at", b"expires_at", "host", b"host", "incarnation", b"incarnation", "intake", b"intake", "kinds", b"kinds", "name", b"name", "pid", b"pid", "renewed_at", b"renewed_at", "running", b"running", "signatures", b"signatures", "started_at", b"started_at", "version", b"version", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "ahead_us", b"ahead_us", "descriptors", b"descriptors", "expires_at", b"expires_at", "host", b"host", "incarnation", b"incarnation", "intake", b"intake", "kinds", b"kinds", "name", b"name", "pid", b"pid", "renewed_at", b"renewed_at", "running", b"running", "signatures", b"signatures", "started_at", b"started_at", "version", b"version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -46,6 +46,8 @@ class Clock(Protocol):
         ...
 
 
+TOLD_CHANGE_US = 250_000
+"""The least change of a node's lead that the node tells the others, because telling it costs a write."""
 _BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 
@@ -97,6 +99,9 @@ class CorrectedTime:
         self._clock = clock
         self.ahead_us = 0
         """Lead of this node's clock over the authoritative clock at the last comparison, in microseconds."""
+        self.told_ahead_us = 0
+        """`ahead_us` as of its last change by more than TOLD_CHANGE_US, for the list of nodes."""
+        self._has_news = False
         self.correct(0)
         self.is_known = False
         """Whether the clocks were compared."""
@@ -104,8 +109,15 @@ class CorrectedTime:
     def correct(self, ahead_us: int) -> None:
         """Store the present lead of this node's clock."""
         self.ahead_us = ahead_us
+        if abs(ahead_us - self.told_ahead_us) > TOLD_CHANGE_US:
+            self.told_ahead_us, self._has_news = ahead_us, True
         self.is_known = True
         self._zero_us = self._clock.time_us() - ahead_us - self._elapsed_us()
+
+    def take_news(self) -> bool:
+        """Whether `told_ahead_us` has changed since the last call."""
+        news, self._has_news = self._has_news, False
+        return news
 
     def time_us(self) -> int:
         """Microseconds since the epoch."""

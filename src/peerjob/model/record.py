@@ -27,7 +27,6 @@ MAX_HISTORY = 50
 MAX_CRASHES = 3
 """Default number of crashes after which an instance still runs again. One more crash makes the instance poison."""
 
-
 Moment = Annotated[int, msgspec.Meta(ge=-62_135_596_800_000_000, le=253_402_300_799_999_999)]
 """Microseconds since the epoch, in the years 1 to 9999. Only damaged records have other times."""
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -295,6 +294,8 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
     started_us: int = 0
     intake: str = ""
     """Whether the node takes work: "active", "draining" or "drained"; "" for an older release, which does not tell."""
+    ahead_us: int = 0
+    """See `Renewed.ahead_us`; as of its last change by more than 0.25 s. 0 in older releases."""
 
     @property
     def open_kinds(self) -> tuple[str, ...]:

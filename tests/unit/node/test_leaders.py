@@ -135,6 +135,8 @@ async def test_a_node_whose_clock_is_off_does_not_lead_where_nodes_decide_by_the
     async with running_node(clock=clock, store=store) as node:
         await clock.advance(10)
         assert node.is_leader is leads
+        [view] = await node.nodes()
+        assert view.info.ahead_us == ahead_us
 
 
 async def test_a_stopped_node_leads_nothing(clock: VirtualClock) -> None:

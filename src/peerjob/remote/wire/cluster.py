@@ -32,6 +32,7 @@ def node_message(view: NodeView) -> pb.Node:
         age=span(view.age_us),
         intake=info.intake,
         descriptors=info.descriptors,
+        ahead_us=info.ahead_us,
     )
 
 
@@ -50,6 +51,7 @@ def node_of(message: pb.Node) -> NodeView:
             started_us=stamp_us(message.started_at),
             intake=message.intake,
             descriptors=message.descriptors,
+            ahead_us=message.ahead_us,
         ),
         running=message.running,
         renewed_us=stamp_us(message.renewed_at),
