@@ -13,6 +13,7 @@ from peerjob.store.url import query_options, redact, split_url
 
 Sync = Literal["full", "normal"]
 _EXPECTED = "sqlite:///path/file.db, or sqlite:///./file.db for a file in the current folder"
+ROOT = Path("/")
 _SYNCS = ("full", "normal")
 
 
@@ -29,13 +30,15 @@ class SqliteAddress:
     def url(self) -> str:
         """The URL with the absolute path."""
         options = "" if self.sync == "full" else f"?sync={self.sync}"
-        return f"sqlite://{quote(str(self.path))}{options}"
+        root = "/" if self.path.parent == ROOT else ""
+        return f"sqlite://{root}{quote(str(self.path))}{options}"
 
 
 def parse_address(url: str) -> SqliteAddress:
     """Read `sqlite:///path/file.db[?sync=full|normal]`; raises OptionError.
 
-    A path that begins with `/./` or `/../` is relative to the current folder; any other path is absolute.
+    A path that begins with `/./` or `/../` is relative to the current folder; any other path is absolute. A file in the
+    folder `/` needs a second slash: in the URLs of other libraries, `sqlite:///file.db` is in the current folder.
     """
     parts = split_url(url)
     path, sync = unquote(parts.path), query_options(url, {"sync": str}).get("sync", "full")
@@ -46,4 +49,11 @@ def parse_address(url: str) -> SqliteAddress:
     relative = path.startswith(("/./", "/../"))
     absolute = os.path.abspath(path[1:] if relative else path)  # noqa: PTH100  # resolves `..` without reading links
     # a path that begins with two slashes, as in SQLAlchemy's URLs, means the same as one slash
-    return SqliteAddress(path=Path("/" + absolute.lstrip("/")), sync="full" if sync == "full" else "normal")
+    found = Path("/" + absolute.lstrip("/"))
+    if found.parent == ROOT and not relative and not path.startswith("//"):
+        raise OptionError(
+            "store",
+            redact(url),
+            f"sqlite:///.{found} for a file in the current folder, or sqlite:///{found} for one in the folder /",
+        )
+    return SqliteAddress(path=found, sync="full" if sync == "full" else "normal")

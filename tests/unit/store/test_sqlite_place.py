@@ -43,6 +43,7 @@ def test_without_mounts_the_kind_is_unknown() -> None:
     [
         ("sqlite:///var/lib/a.db", "/var/lib/a.db"),
         ("sqlite:////var/lib/a.db", "/var/lib/a.db"),
+        ("sqlite:////a.db", "/a.db"),
         ("sqlite:///var/../lib/a%20b.db?sync=normal", "/lib/a b.db"),
         ("sqlite:///./a.db", str(Path.cwd() / "a.db")),
         ("sqlite:///../a.db", str(Path.cwd().parent / "a.db")),
@@ -50,6 +51,19 @@ def test_without_mounts_the_kind_is_unknown() -> None:
 )
 def test_a_url_names_an_absolute_path(url: str, path: str) -> None:
     assert str(parse_address(url).path) == path
+
+
+@pytest.mark.parametrize("url", ["sqlite:///a.db", "sqlite:///var/../a.db?sync=normal"])
+def test_a_file_in_the_root_folder_is_refused(url: str) -> None:
+    """In SQLAlchemy and its relatives, such a URL names a file in the current folder."""
+    with pytest.raises(OptionError, match=r"sqlite:///\./a\.db for a file in the current folder, or sqlite:////a\.db"):
+        parse_address(url)
+
+
+def test_the_url_of_a_file_in_the_root_folder_is_accepted() -> None:
+    url = parse_address("sqlite:////a.db").url
+    assert url == "sqlite:////a.db"
+    assert parse_address(url).path == Path("/a.db")
 
 
 def test_the_url_of_a_store_tells_the_absolute_path() -> None:
@@ -68,7 +82,7 @@ def test_a_url_without_a_path_is_refused(url: str) -> None:
 @pytest.mark.parametrize(("query", "expected"), [("sync=fast", "full or normal"), ("sink=full", "one of sync")])
 def test_an_unknown_option_is_refused(query: str, expected: str) -> None:
     with pytest.raises(OptionError, match=expected):
-        parse_address(f"sqlite:///a.db?{query}")
+        parse_address(f"sqlite:///./a.db?{query}")
 
 
 def test_a_place_that_cannot_have_the_file_is_refused(tmp_path: Path) -> None:
