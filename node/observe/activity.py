@@ -23,6 +23,10 @@ from .observer import Observer
 
 logger = logging.getLogger("peerjob.node")
 
+_BOUNDS = Distribution.BOUNDS
+_BOUNDS_US = [round(bound * 1_000_000) for bound in _BOUNDS]
+_BUCKETS = len(_BOUNDS) + 1
+
 MAX_COUNTED = 5_000
 """Most kinds that a node counts one by one in a slot. Callers that cancel can name kinds that no node runs."""
 MAX_DELAY = 4.0
@@ -45,18 +49,36 @@ class ActivityCounts(Observer):
         """The counts since the last call."""
         rows, self._rows = self._rows, {}
         self.counted.clear()
+        for row in rows.values():
+            _without_tail(row.durations)
+            _without_tail(row.waits)
         return rows
 
     def round_ended(
         self, seconds: float, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]
     ) -> None:
+        rows = self._rows
         for (run, outcome), ack in zip(entries, acks, strict=True):
-            if outcome.action is not Action.REPORT:
-                self._ended(self._row(run.claim.kind), run.seconds, outcome.action, ack)
+            kind, action = run.claim.kind, outcome.action
+            if action is Action.REPORT:
+                continue
+            row = rows.get(kind) or self._row(kind)
+            if run.seconds is not None:
+                row.durations[bisect_left(_BOUNDS, run.seconds)] += 1
+            if ack is not Ack.DONE:
+                continue
+            if action is Action.COMPLETE:
+                row.completed += 1
+            elif action is Action.TERMINATE or action is Action.TIME_OUT:
+                row.failed += 1
+            elif action is Action.RETRY:
+                row.retried += 1
+            elif action is Action.CANCEL:
+                row.cancelled += 1
         for claim in claims:
-            row = self._row(claim.kind)
+            row = rows.get(claim.kind) or self._row(claim.kind)
             row.started += 1
-            _count(row.waits, max(0, claim.at_us - claim.due_us) / 1_000_000)
+            row.waits[bisect_left(_BOUNDS_US, claim.at_us - claim.due_us)] += 1
 
     def cancelled(self, kind: str) -> None:
         self._row(kind).cancelled += 1
@@ -71,32 +93,15 @@ class ActivityCounts(Observer):
         if row is None:
             if len(self._rows) >= MAX_COUNTED and kind != OTHER_KINDS:
                 return self._row(OTHER_KINDS)
-            row = self._rows[kind] = ActivityRow()
+            row = self._rows[kind] = ActivityRow(durations=[0] * _BUCKETS, waits=[0] * _BUCKETS)
             self.counted.set()
         return row
 
-    @staticmethod
-    def _ended(row: ActivityRow, seconds: float | None, action: Action, ack: Ack) -> None:
-        if seconds is not None:
-            _count(row.durations, seconds)
-        if ack is not Ack.DONE:
-            return
-        if action is Action.COMPLETE:
-            row.completed += 1
-        elif action is Action.TERMINATE or action is Action.TIME_OUT:
-            row.failed += 1
-        elif action is Action.RETRY:
-            row.retried += 1
-        elif action is Action.CANCEL:
-            row.cancelled += 1
 
-
-def _count(counts: list[int], seconds: float) -> None:
-    """Count a time in its bucket. The list has no buckets after the last one that is not empty."""
-    bucket = bisect_left(Distribution.BOUNDS, seconds)
-    if bucket >= len(counts):
-        counts += [0] * (bucket + 1 - len(counts))
-    counts[bucket] += 1
+def _without_tail(counts: list[int]) -> None:
+    """Remove the buckets after the last one that is not empty."""
+    while counts and not counts[-1]:
+        counts.pop()
 
 
 class ActivitySampler(BackgroundRole):
