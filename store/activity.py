@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
 import msgspec
@@ -90,5 +90,5 @@ def _sum(one: ActivityRow, other: ActivityRow) -> ActivityRow:
     )
 
 
-def _added(one: list[int], other: list[int]) -> list[int]:
-    return [left + right for left, right in zip_longest(one, other, fillvalue=0)]
+def _added(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
+    return tuple(map(sum, zip_longest(one, other, fillvalue=0)))

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from heapq import nsmallest
+from itertools import chain, islice, zip_longest
 
 from peerjob.model.activity import Activity, Distribution, KindActivity
-from peerjob.model.activity_sample import OTHER_KINDS, SLOT_US, ActivityRow, ActivitySample
+from peerjob.model.activity_sample import MAX_SAMPLED_KINDS, OTHER_KINDS, SLOT_US, ActivityRow, ActivitySample
 from peerjob.model.clock import CorrectedTime, to_datetime
 from peerjob.store.base import Store
 
 SLOTS_A_MINUTE = 60_000_000 // SLOT_US
 LAG_US = 5_000_000
 """A slot is shown this long after its end: nodes write their samples within `activity.MAX_DELAY` seconds."""
-ROWS_AT_ONCE = 2_000
-"""Rows that are added up before other tasks of the event loop run: about 2 ms of work."""
+STEPS_AT_ONCE = 10
+"""Steps after which other tasks of the event loop run."""
+
+_Row = tuple[int, ActivityRow]
+"""The number of a step, and the counts of a kind in this step."""
 
 
 class ActivityReader:
@@ -40,62 +46,50 @@ class ActivityReader:
 
 
 async def _activity_of(samples: Sequence[ActivitySample], first: int, last: int) -> Activity:
-    steps = last + 1 - first
-    sums = {OTHER_KINDS: _KindSum(steps)}
-    rows = 0
+    rows: dict[str, list[_Row]] = {OTHER_KINDS: []}
+    events = Counter[str]()
     for sample in samples:
-        rows += len(sample.rows)
-        if rows > ROWS_AT_ONCE:
-            rows = 0
+        step = sample.slot - first
+        if step % STEPS_AT_ONCE == 0:
             await asyncio.sleep(0)
         for kind, row in sample.rows.items():
-            found = sums.get(kind)
-            if found is None:
-                found = sums[kind] = _KindSum(steps)
-            found.add(sample.slot - first, row)
-    others = sums.pop(OTHER_KINDS)
+            rows.setdefault(kind, []).append((step, row))
+            events[kind] += row.events
+    others = rows.pop(OTHER_KINDS)
+    # the slots together can have many more kinds than each of them
+    shown = nsmallest(MAX_SAMPLED_KINDS, rows, key=lambda kind: (-events[kind], kind))
+    others += chain.from_iterable(rows.pop(kind) for kind in rows.keys() - set(shown))
+    kinds: dict[str, KindActivity] = {}
+    for kind in sorted(shown):
+        kinds[kind] = _sum(rows[kind], last + 1 - first)
+        await asyncio.sleep(0)
     return Activity(
         start=to_datetime(first * SLOT_US),
         step=timedelta(microseconds=SLOT_US),
-        kinds={kind: sums[kind].total() for kind in sorted(sums)},
-        others=others.total(),
+        kinds=kinds,
+        others=_sum(others, last + 1 - first),
     )
 
 
-class _KindSum:
-    """The counts of one kind: a number for each step, and the times of all steps."""
-
-    def __init__(self, steps: int) -> None:
-        self._started = [0] * steps
-        self._completed = [0] * steps
-        self._failed = [0] * steps
-        self._retried = [0] * steps
-        self._cancelled = [0] * steps
-        self._durations = list(Distribution().counts)
-        self._waits = list(Distribution().counts)
-
-    def add(self, step: int, row: ActivityRow) -> None:
-        self._started[step] += row.started
-        self._completed[step] += row.completed
-        self._failed[step] += row.failed
-        self._retried[step] += row.retried
-        self._cancelled[step] += row.cancelled
-        _add(self._durations, row.durations)
-        _add(self._waits, row.waits)
-
-    def total(self) -> KindActivity:
-        return KindActivity(
-            started=tuple(self._started),
-            completed=tuple(self._completed),
-            failed=tuple(self._failed),
-            retried=tuple(self._retried),
-            cancelled=tuple(self._cancelled),
-            durations=Distribution(tuple(self._durations)),
-            waits=Distribution(tuple(self._waits)),
-        )
+def _sum(rows: Sequence[_Row], steps: int) -> KindActivity:
+    started, completed, failed, retried, cancelled = ([0] * steps for _ in range(5))
+    for step, row in rows:
+        started[step] += row.started
+        completed[step] += row.completed
+        failed[step] += row.failed
+        retried[step] += row.retried
+        cancelled[step] += row.cancelled
+    return KindActivity(
+        started=tuple(started),
+        completed=tuple(completed),
+        failed=tuple(failed),
+        retried=tuple(retried),
+        cancelled=tuple(cancelled),
+        durations=_distribution(row.durations for _, row in rows),
+        waits=_distribution(row.waits for _, row in rows),
+    )
 
 
-def _add(counts: list[int], more: Sequence[int]) -> None:
-    for bucket, count in enumerate(more[: len(counts)]):
-        if count:
-            counts[bucket] += count
+def _distribution(counts: Iterable[tuple[int, ...]]) -> Distribution:
+    sums = map(sum, zip_longest(Distribution().counts, *counts, fillvalue=0))
+    return Distribution(tuple(islice(sums, len(Distribution().counts))))

@@ -37,71 +37,91 @@ LAST_SAMPLE = 1.0
 """Most seconds that a stopping node waits for the write of its last sample."""
 
 
+class _KindCounts:
+    """The counts of one kind in the present slot; `durations` and `waits` are by bucket."""
+
+    __slots__ = ("cancelled", "completed", "durations", "failed", "retried", "started", "waits")
+
+    def __init__(self) -> None:
+        self.started = self.completed = self.failed = self.retried = self.cancelled = 0
+        self.durations, self.waits = [0] * _BUCKETS, [0] * _BUCKETS
+
+    def row(self) -> ActivityRow:
+        return ActivityRow(
+            self.started,
+            self.completed,
+            self.failed,
+            self.retried,
+            self.cancelled,
+            _without_tail(self.durations),
+            _without_tail(self.waits),
+        )
+
+
+def _without_tail(counts: Sequence[int]) -> tuple[int, ...]:
+    """The counts up to the last bucket that is not empty."""
+    used = len(counts)
+    while used and not counts[used - 1]:
+        used -= 1
+    return tuple(counts[:used])
+
+
 class ActivityCounts(Observer):
     """Counts what happens on a node, by kind. It runs with every claim and commit."""
 
     def __init__(self) -> None:
-        self._rows: dict[str, ActivityRow] = {}
+        self._kinds: dict[str, _KindCounts] = {}
         self.counted = asyncio.Event()
         """Set while there are counts to take."""
 
     def take(self) -> dict[str, ActivityRow]:
         """The counts since the last call."""
-        rows, self._rows = self._rows, {}
+        kinds, self._kinds = self._kinds, {}
         self.counted.clear()
-        for row in rows.values():
-            _without_tail(row.durations)
-            _without_tail(row.waits)
-        return rows
+        return {kind: counts.row() for kind, counts in kinds.items()}
 
     def round_ended(
         self, seconds: float, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]
     ) -> None:
-        rows = self._rows
+        kinds = self._kinds
         for (run, outcome), ack in zip(entries, acks, strict=True):
             kind, action = run.claim.kind, outcome.action
             if action is Action.REPORT:
                 continue
-            row = rows.get(kind) or self._row(kind)
+            counts = kinds.get(kind) or self._counts_of(kind)
             if run.seconds is not None:
-                row.durations[bisect_left(_BOUNDS, run.seconds)] += 1
+                counts.durations[bisect_left(_BOUNDS, run.seconds)] += 1
             if ack is not Ack.DONE:
                 continue
             if action is Action.COMPLETE:
-                row.completed += 1
+                counts.completed += 1
             elif action is Action.TERMINATE or action is Action.TIME_OUT:
-                row.failed += 1
+                counts.failed += 1
             elif action is Action.RETRY:
-                row.retried += 1
+                counts.retried += 1
             elif action is Action.CANCEL:
-                row.cancelled += 1
+                counts.cancelled += 1
         for claim in claims:
-            row = rows.get(claim.kind) or self._row(claim.kind)
-            row.started += 1
-            row.waits[bisect_left(_BOUNDS_US, claim.at_us - claim.due_us)] += 1
+            counts = kinds.get(claim.kind) or self._counts_of(claim.kind)
+            counts.started += 1
+            counts.waits[bisect_left(_BOUNDS_US, claim.at_us - claim.due_us)] += 1
 
     def cancelled(self, kind: str) -> None:
-        self._row(kind).cancelled += 1
+        self._counts_of(kind).cancelled += 1
 
     def reaped(self, reaped: Sequence[Reaped]) -> None:
         for one in reaped:
             if one.state is State.TERMINATED:
-                self._row(one.kind).failed += 1
+                self._counts_of(one.kind).failed += 1
 
-    def _row(self, kind: str) -> ActivityRow:
-        row = self._rows.get(kind)
-        if row is None:
-            if len(self._rows) >= MAX_COUNTED and kind != OTHER_KINDS:
-                return self._row(OTHER_KINDS)
-            row = self._rows[kind] = ActivityRow(durations=[0] * _BUCKETS, waits=[0] * _BUCKETS)
+    def _counts_of(self, kind: str) -> _KindCounts:
+        counts = self._kinds.get(kind)
+        if counts is None:
+            if len(self._kinds) >= MAX_COUNTED and kind != OTHER_KINDS:
+                return self._counts_of(OTHER_KINDS)
+            counts = self._kinds[kind] = _KindCounts()
             self.counted.set()
-        return row
-
-
-def _without_tail(counts: list[int]) -> None:
-    """Remove the buckets after the last one that is not empty."""
-    while counts and not counts[-1]:
-        counts.pop()
+        return counts
 
 
 class ActivitySampler(BackgroundRole):

@@ -11,8 +11,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import ClassVar
@@ -106,10 +106,10 @@ class Activity:
     start: datetime
     """When the first step began, by the clock of the store."""
     step: timedelta
-    kinds: dict[str, KindActivity] = field(default_factory=dict[str, KindActivity])
-    """By kind, in alphabetical order; a kind of which nothing ran is absent."""
+    kinds: Mapping[str, KindActivity]
+    """The 200 busiest kinds, in alphabetical order; a kind of which nothing ran is absent."""
     others: KindActivity
-    """The sum of all other kinds: each step has rows for its 200 busiest kinds."""
+    """The sum of all other kinds. In each step, only the 200 busiest kinds are counted one by one."""
 
     @property
     def times(self) -> list[datetime]:

@@ -16,7 +16,7 @@ OTHER_KINDS = ""
 """The name of the row in which the other kinds are counted together."""
 
 
-class ActivityRow(msgspec.Struct, array_like=True):
+class ActivityRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Counts of one kind in one slot, in the order in which they are stored. They have the names of `KindActivity`.
 
     The times are counts by the buckets of `Distribution.BOUNDS`; the last buckets may be missing if they are empty.
@@ -27,8 +27,8 @@ class ActivityRow(msgspec.Struct, array_like=True):
     failed: int = 0
     retried: int = 0
     cancelled: int = 0
-    durations: list[int] = []
-    waits: list[int] = []
+    durations: tuple[int, ...] = ()
+    waits: tuple[int, ...] = ()
 
     @property
     def events(self) -> int:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from peerjob import Activity, Client, Fail, Job, Node, OptionError, Retry
-from peerjob.model.activity_sample import MAX_SAMPLED_KINDS, SLOT_US
+from peerjob.model.activity_sample import MAX_SAMPLED_KINDS, SLOT_US, ActivityRow, ActivitySample
 from peerjob.node.observe.activity import MAX_COUNTED, ActivityCounts
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, drain, running_node
-from support.factories import flaky_store, running_nodes, shared_url
+from support.factories import flaky_store, memory_store, running_nodes, shared_url
 from support.rpc import served
 
 SHOWN_AFTER = 15
@@ -190,6 +190,19 @@ async def test_kinds_beyond_the_busiest_are_counted_together(clock: VirtualClock
     assert list(activity.kinds) == [*(job.kind for job in jobs[: MAX_SAMPLED_KINDS - 1]), jobs[-1].kind]
     assert sum(activity.others.completed) == 5
     assert sum(activity.total.completed) == len(jobs) + 3
+
+
+async def test_an_answer_has_a_bounded_number_of_kinds(clock: VirtualClock) -> None:
+    store = memory_store(clock)
+    async with running_node(SLEEP, clock=clock, store=store) as node:
+        slot = node.clock.time_us() // SLOT_US
+        for number in range(2):
+            rows = {f"kind-{one:03d}": ActivityRow(1 + number) for one in range(150 * number, 150 * number + 150)}
+            await store.add_activity(ActivitySample(slot - 5 + number, rows))
+        activity = await node.activity(2)
+        assert list(activity.kinds) == [f"kind-{one:03d}" for one in (*range(50), *range(150, 300))]
+        assert sum(activity.others.started) == 100
+        assert sum(activity.total.started) == 150 + 2 * 150
 
 
 def test_a_node_counts_a_bounded_number_of_kinds() -> None:

@@ -23,15 +23,15 @@ class ActivityRules(StoreSuite):
 
     async def test_samples_of_a_slot_are_added_up(self, store: Store) -> None:
         assert await store.activity(SLOT - 10, SLOT) == []
-        first = ActivityRow(1, 2, 3, 4, 5, [0, 7], [1])
-        second = ActivityRow(10, 20, 30, LARGE, 50, [2, 0, 9], [])
+        first = ActivityRow(1, 2, 3, 4, 5, (0, 7), (1,))
+        second = ActivityRow(10, 20, 30, LARGE, 50, (2, 0, 9), ())
         await store.add_activity(ActivitySample(SLOT, {"wörk": first, "a": ActivityRow(1)}))
         await store.add_activity(ActivitySample(SLOT, {"wörk": second, "": ActivityRow(0, 1)}))
         assert await store.activity(SLOT - 10, SLOT) == [
             ActivitySample(
                 SLOT,
                 {
-                    "wörk": ActivityRow(11, 22, 33, LARGE + 4, 55, [2, 7, 9], [1]),
+                    "wörk": ActivityRow(11, 22, 33, LARGE + 4, 55, (2, 7, 9), (1,)),
                     "a": ActivityRow(1),
                     OTHER_KINDS: ActivityRow(0, 1),
                 },
@@ -53,7 +53,7 @@ class ActivityRules(StoreSuite):
         assert await store.activity(SLOT, SLOT) == [], "the earlier slot has no place any more"
 
     async def test_a_whole_ring_of_large_slots_is_read(self, store: Store) -> None:
-        rows = {f"{number:03d}" + "k" * 70: ActivityRow(1, durations=[1] * 20) for number in range(MAX_SAMPLED_KINDS)}
+        rows = {f"{number:03d}" + "k" * 70: ActivityRow(1, durations=(1,) * 20) for number in range(MAX_SAMPLED_KINDS)}
         slots = range(SLOT, SLOT + MAX_SLOTS, 4)
         for slot in slots:
             await store.add_activity(ActivitySample(slot, rows))
@@ -61,13 +61,13 @@ class ActivityRules(StoreSuite):
 
     async def test_the_busiest_kinds_have_rows_and_the_others_are_counted_together(self, store: Store) -> None:
         busy = {f"busy-{number:03d}": ActivityRow(0, 0, 10) for number in range(MAX_SAMPLED_KINDS - 1)}
-        quiet = {f"quiet-{number:03d}": ActivityRow(1, 1, durations=[0, 1]) for number in range(60)}
+        quiet = {f"quiet-{number:03d}": ActivityRow(1, 1, durations=(0, 1)) for number in range(60)}
         await store.add_activity(ActivitySample(SLOT, {"": ActivityRow(3), **quiet}))
         await store.add_activity(ActivitySample(SLOT, busy))
         (slot,) = await store.activity(SLOT, SLOT)
         assert slot.rows.keys() == {*busy, "quiet-000", OTHER_KINDS}
         assert slot.rows["quiet-000"] == quiet["quiet-000"]
-        assert slot.rows[OTHER_KINDS] == ActivityRow(3 + 59, 59, durations=[0, 59])
+        assert slot.rows[OTHER_KINDS] == ActivityRow(3 + 59, 59, durations=(0, 59))
 
     async def test_the_names_of_kinds_in_a_slot_are_limited_in_bytes(self, store: Store) -> None:
         rows = {f"{number:03d}" + "ö" * 197: ActivityRow(100 - number) for number in range(50)}
