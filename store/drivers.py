@@ -102,7 +102,7 @@ async def diagnose(url: str, *, namespace: str, clock: Clock) -> Sequence[Findin
         with needs_extra("etcd", redact(url)):
             from .etcd.diagnosis import diagnose_etcd
 
-        return await diagnose_etcd(url, clock)
+        return await diagnose_etcd(url, namespace, clock)
     if scheme in _LUA:
         from .lua.diagnosis import diagnose_lua
 

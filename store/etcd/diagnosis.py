@@ -9,6 +9,7 @@ from typing import Any
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreCredentialsError, StoreError, StorePermissionError, StoreUnavailableError
 from peerjob.model.findings import Finding, Severity
+from peerjob.store.kv.keys import Keys
 
 from .address import DEFAULT_QUOTA, EtcdAddress, parse_address
 from .api import etcd
@@ -23,7 +24,7 @@ _LOOSE_BYTES = 100 << 20
 """If the database file has at least this many free bytes, the diagnosis advises a defragmentation."""
 
 
-async def diagnose_etcd(url: str, clock: Clock) -> list[Finding]:
+async def diagnose_etcd(url: str, namespace: str, clock: Clock) -> list[Finding]:
     """See `peerjob.store.drivers.diagnose`."""
     address = parse_address(url)
     findings: list[Finding] = []
@@ -36,7 +37,7 @@ async def diagnose_etcd(url: str, clock: Clock) -> list[Finding]:
             status = await client.call("status", etcd.StatusRequest())
             findings += _member(target, status, address)
             if not statuses:
-                findings.append(await _compaction(client, status))
+                findings.append(await _compaction(client, namespace, status))
             statuses.append(status)
         except (StoreCredentialsError, StorePermissionError) as error:
             findings.append(Finding("server", Severity.WARN, f"{target} does not tell its status: {error}"))
@@ -82,16 +83,16 @@ def _quota(target: str, status: Any, address: EtcdAddress) -> Finding:
     return Finding("quota", Severity.WARN if share >= _WARN_SHARE else Severity.OK, text)
 
 
-async def _compaction(client: EtcdClient, status: Any) -> Finding:
+async def _compaction(client: EtcdClient, namespace: str, status: Any) -> Finding:
     """Return whether etcd compacts old revisions.
 
-    etcd does not report the setting, so try to read the first revision.
+    etcd does not report the setting, so try to read the first revision, of a key that each node may read.
     """
     revision = status.header.revision
-    first = etcd.TxnRequest(success=[{"request_range": {"key": b"\0", "revision": 1}}])
+    first = etcd.TxnRequest(success=[{"request_range": {"key": Keys(namespace).layout.encode(), "revision": 1}}])
     try:
         await client.call("txn", first.SerializeToString())
-    except StoreUnavailableError:
+    except (StoreUnavailableError, StoreCredentialsError, StorePermissionError):
         raise
     except StoreError:
         return Finding("compaction", Severity.OK, f"old revisions are compacted (now at {revision:,})")

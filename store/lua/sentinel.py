@@ -74,6 +74,7 @@ class Sentinels:
     def __init__(self, address: Address, connect_timeout: float) -> None:
         assert address.sentinel is not None, "the address has sentinels"
         self._address = address
+        self._majority = len(address.hosts) // 2 + 1
         self._name = address.sentinel.primary
         self._kind = SSLConnection if address.sentinel.tls else Connection
         self._options = sentinel_options(address, min(ASK_TIMEOUT, connect_timeout))
@@ -88,10 +89,10 @@ class Sentinels:
     async def primary(self) -> Host:
         """The server that is the primary now.
 
-        Raises StoreUnavailableError if there is none at the moment, and StoreError if the sentinels monitor no primary
-        of this name. Refused credentials raise StoreCredentialsError.
+        Raises StoreUnavailableError if there is none at the moment. If no sentinel answers and a majority refuses,
+        raises the error of a refusal: StoreError for an unknown name of the primary, StoreCredentialsError and so on.
         """
-        answers = await self.ask(enough=len(self._address.hosts) // 2 + 1)
+        answers = await self.ask(enough=self._majority)
         newest = answers.newest
         if newest is None:
             raise StoreUnavailableError(self._address.url, f"no sentinel answers: {'; '.join(answers.problems)}")
@@ -101,34 +102,28 @@ class Sentinels:
         return newest.host
 
     async def ask(self, *, enough: int) -> SentinelAnswers:
-        """Ask all sentinels, and wait for `enough` answers. Raises as `primary` does for all wrong settings."""
+        """Ask all sentinels, and wait for `enough` answers. Raises the error of a refusal as `primary` does."""
         known: list[Primary] = []
         problems: list[str] = []
-        unknown = 0
+        refusals: list[StoreError] = []
         questions = [asyncio.create_task(self._ask(host), name="peerjob-sentinel") for host in self._address.hosts]
         try:
             for question in asyncio.as_completed(questions):
                 try:
-                    answer = await question
+                    known.append(await question)
                 except StoreUnavailableError as error:
                     problems.append(error.reason)
-                    continue
-                if answer is None:
-                    unknown += 1
-                    problems.append(f"a sentinel does not monitor {self._name!r}")
-                else:
-                    known.append(answer)
+                except StoreError as error:
+                    problems.append(str(error))
+                    refusals.append(error)
                 if len(known) >= enough:
                     break
         finally:
             for question in questions:
                 question.cancel()
             await asyncio.gather(*questions, return_exceptions=True)
-        if unknown and not known:
-            raise StoreError(
-                f"no sentinel of {self._address.url} monitors a primary with the name {self._name!r}; "
-                "`SENTINEL MASTERS` lists the names"
-            )
+        if not known and len(refusals) >= self._majority:
+            raise refusals[0]
         return SentinelAnswers(known=tuple(known), problems=tuple(problems))
 
     async def follow(self, moved: Callable[[Host], Awaitable[None]]) -> None:
@@ -136,8 +131,8 @@ class Sentinels:
         for host in itertools.cycle(self._address.hosts):
             try:
                 await self._listen(host, moved)
-            except (RedisError, OSError, TimeoutError, StoreError) as error:
-                LOGGER.debug("listening to the sentinel %s failed: %s", host, error)
+            except Exception as error:  # noqa: BLE001  # no message of a sentinel may end the search for failovers
+                LOGGER.debug("listening to the sentinel %s failed: %r", host, error)
             await asyncio.sleep(LISTEN_AGAIN)
 
     async def _listen(self, host: Host, moved: Callable[[Host], Awaitable[None]]) -> None:
@@ -167,8 +162,8 @@ class Sentinels:
         except TimeoutError:
             return None
 
-    async def _ask(self, host: Host) -> Primary | None:
-        """Return what a sentinel knows; None if it monitors no primary of this name."""
+    async def _ask(self, host: Host) -> Primary:
+        """Return what a sentinel knows."""
         url, connection = self._address.url, self._connection(host)
         try:
             async with asyncio.timeout(ASK_TIMEOUT):
@@ -180,7 +175,10 @@ class Sentinels:
             raise StorePermissionError(f"the user lacks a right on the sentinel {host} of {url}: {error}") from error
         except ResponseError as error:
             if "No such master" in str(error):
-                return None
+                raise StoreError(
+                    f"the sentinel {host} of {url} monitors no primary with the name {self._name!r}; "
+                    "`SENTINEL MASTERS` lists the names"
+                ) from error
             if "unknown command" in str(error):
                 raise StoreCommandError(f"{host} in {url} is not a sentinel: it lacks the command SENTINEL") from error
             raise StoreUnavailableError(self._address.url, f"{host}: {error}") from error
@@ -189,14 +187,17 @@ class Sentinels:
             raise StoreUnavailableError(self._address.url, f"{host}: {reason}") from error
         finally:
             await end(connection)
-        fields = dict(zip(map(bytes.decode, flat[::2]), map(bytes.decode, flat[1::2]), strict=True))
-        return Primary(
-            host=Host(fields["ip"], int(fields["port"])),
-            epoch=int(fields["config-epoch"]),
-            down=not _DOWN.isdisjoint(fields["flags"].split(",")),
-            quorum=int(fields["quorum"]),
-            replicas=int(fields["num-slaves"]),
-        )
+        try:
+            fields = dict(zip(map(bytes.decode, flat[::2]), map(bytes.decode, flat[1::2]), strict=True))
+            return Primary(
+                host=Host(fields["ip"], int(fields["port"])),
+                epoch=int(fields["config-epoch"]),
+                down=not _DOWN.isdisjoint(fields["flags"].split(",")),
+                quorum=int(fields["quorum"]),
+                replicas=int(fields["num-slaves"]),
+            )
+        except (LookupError, TypeError, ValueError) as error:
+            raise StoreUnavailableError(url, f"{host}: its answer about {self._name!r} cannot be read") from error
 
     async def _check_role(self, host: Host) -> None:
         """Raise StoreUnavailableError if a server is not a primary. Other errors appear at the first call."""

@@ -7,8 +7,11 @@ from urllib.parse import quote
 
 import pytest
 
+from peerjob.model.clock import SystemClock
 from peerjob.model.errors import OptionError, StoreCredentialsError, StorePermissionError, StoreUnavailableError
+from peerjob.model.findings import Severity
 from peerjob.store.base import Store
+from peerjob.store.drivers import diagnose
 from peerjob.store.etcd.address import EtcdAddress, parse_address
 from peerjob.store.kv.base import Put, Step
 from support.etcd import ROOT_PASSWORD, EtcdServer, StartEtcd, other_ca
@@ -141,6 +144,12 @@ async def test_rights_on_the_namespace_are_enough(guarded: EtcdServer, etcd_site
     url = with_user(guarded.url, "jobs", "pw")
     store = await works(etcd_site, url)
     await store.clear()
+    for number in range(2):
+        findings = await diagnose(url, namespace=etcd_site.namespace, clock=SystemClock())
+        told = {finding.subject: (finding.verdict, finding.text) for finding in findings}
+        assert told["server"][0] is Severity.OK
+        assert told["compaction"][1].startswith(("nothing to compact yet", "old revisions are compacted")[number])
+        guarded.compact()
 
     guarded.call("auth/role/revoke", role="jobs", key=start, range_end=end)
     # a running node treats this as a fault of the store, and waits until it is corrected

@@ -106,7 +106,7 @@ async def test_what_is_wrong_with_sentinels_is_told_at_once(signed: Certificates
                 r"1 of 3 answer; the primary is 127\.0\.0\.1:\d+, with 0 replica\(s\): ", told["sentinels"][1]
             )
             assert told["failover"][0] is Severity.WARN
-            with pytest.raises(StoreError, match="monitors a primary with the name 'other'"):
+            with pytest.raises(StoreError, match="monitors no primary with the name 'other'"):
                 await here.open(url=watched.url.replace(f"/{NAME}", "/other"))
             with pytest.raises(StoreCredentialsError, match=r"the sentinel 127\.0\.0\.1:\d+ of .* refused") as refused:
                 await here.open(url=watched.url.replace(SENTINEL_PASSWORD, "guess"))
