@@ -36,7 +36,9 @@ async def diagnose_lua(url: str, namespace: str) -> list[Finding]:
     finally:
         await driver.close()
     if not info:
-        found = [Finding("server", Severity.WARN, warning) for warning in capabilities.warnings]
+        # valkey-glide asks for INFO when it connects
+        verdict = Severity.FAIL if address.library == "glide" else Severity.WARN
+        found = [Finding("server", verdict, warning) for warning in capabilities.warnings]
         return [*found, *watched, *_durability(address.durability, info, settings)]
     return [
         Finding("server", Severity.OK, _version(info)),

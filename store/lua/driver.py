@@ -106,7 +106,7 @@ _CAUSES = (
     (re.compile(r"\b(?:NOAUTH|WRONGPASS)\b|called without any password|Authentication required"), Cause.CREDENTIALS),
 )
 """Texts of the servers that both client libraries pass on without a class of their own."""
-_GLIDE_PREFIX = re.compile(r"^An error was signalled by the server: - (?:ResponseError: |PermissionDenied: )?")
+_GLIDE_PREFIX = re.compile(r"^.*?An error was signalled by the server: - (?:ResponseError: |PermissionDenied: )?")
 _ARGUMENTS = re.compile(r",? with args beginning with: .*", re.DOTALL)
 
 

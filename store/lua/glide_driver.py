@@ -26,9 +26,11 @@ from .script import Argument
 _CAUSES = (
     (re.compile(r"^OOM"), Cause.FULL),
     (re.compile(r"Moved"), Cause.MOVED),
+    # before the texts of lost connections, which have the reason if the server refuses INFO to a new connection
+    (re.compile(r"\bPermissionDenied\b"), Cause.FORBIDDEN),
+    (re.compile(r"\bunknown command\b"), Cause.NO_COMMAND),
     (re.compile(r"connect failed|\b(BusyLoading|TryAgain|ClusterDown|MasterDown|ReadOnly|Ask|IoError)"), Cause.PASSING),
     (re.compile(r"NoScript"), Cause.NO_SCRIPT),
-    (re.compile(r"\bPermissionDenied\b"), Cause.FORBIDDEN),
 )
 """Patterns of error texts: GLIDE has no type or code for most errors."""
 _REFUSED_CONNECTION = re.compile(r"AuthenticationFailed|server refused to|timed out")
@@ -143,6 +145,8 @@ class GlideDriver(Driver):
     async def _failure(self, error: Exception) -> StoreError:
         """The error to raise for an error of GLIDE."""
         text = str(error).strip() or "no answer in time"
+        if self.cause_of(error) in (Cause.FORBIDDEN, Cause.NO_COMMAND):
+            return self._refusal(error, connecting=True)
         # GLIDE hides the reason of a server that refuses a new connection; when it connects again, it only times out
         if isinstance(error, TimeoutError | GlideTimeoutError) or _REFUSED_CONNECTION.search(text):
             reason = await self._refusal_of_connection()

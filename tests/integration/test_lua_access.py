@@ -9,8 +9,11 @@ from typing import Any, cast
 import pytest
 
 from peerjob import Job, Node
+from peerjob.model.clock import SystemClock
 from peerjob.model.errors import OptionError, StoreCommandError, StoreCredentialsError, StoreError, StorePermissionError
+from peerjob.model.findings import Severity
 from peerjob.model.record import Ack
+from peerjob.store.drivers import diagnose
 from peerjob.store.lua.glide_driver import GlideDriver
 from peerjob.store.lua.rights import RIGHTS
 from peerjob.testing.factories import outcome
@@ -82,7 +85,17 @@ async def test_missing_rights_are_told_before_anything_is_written(site: MakeSite
     here.server.command("ACL", "SETUSER", "jobs", "+zadd", "+blmpop", "-client|setname")
     with pytest.raises(StorePermissionError, match="setname"):
         await here.open(url=url)
-    here.server.command("ACL", "SETUSER", "jobs", "+client|setname", "resetkeys", "~{peerjob:other}:*")
+    here.server.command("ACL", "SETUSER", "jobs", "+client|setname", "-info")
+    findings = await diagnose(url, namespace=here.namespace, clock=SystemClock())
+    verdicts = {finding.subject: finding.verdict for finding in findings}
+    if here.server.kind == "valkey":  # GLIDE asks for INFO when it connects
+        with pytest.raises(StorePermissionError, match="'info'"):
+            await here.open(url=url)
+        assert verdicts["server"] is Severity.FAIL
+    else:
+        await here.open(url=url)
+        assert verdicts["server"] is Severity.WARN
+    here.server.command("ACL", "SETUSER", "jobs", "+info", "resetkeys", "~{peerjob:other}:*")
     with pytest.raises(StorePermissionError):
         await here.open(url=url)
 
@@ -156,6 +169,9 @@ async def test_a_command_that_is_missing_is_told_at_once(kind: ServerKind, start
         with pytest.raises(StoreCommandError, match="ltrim, zadd"):
             await here.open()
         assert here.all_keys() == set()
+        without_info = Site(start_server("valkey", config=("--rename-command", "INFO", "")), cleanup)
+        with pytest.raises(StoreCommandError, match="unknown command 'INFO'"):
+            await without_info.open()
         without_scripts = Site(start_server(kind, config=("--rename-command", "EVALSHA", "")), cleanup)
         with pytest.raises(StoreCommandError, match=r"unknown command 'EVALSHA'$"):
             await without_scripts.open()
