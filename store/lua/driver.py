@@ -102,7 +102,10 @@ class SlowCall:
 
 _CAUSES = (
     (re.compile(r"ACL failure in script|\bNOPERM\b|o permissions to "), Cause.FORBIDDEN),
-    (re.compile(r"\bunknown (?:sub)?command\b|\bUnknown \w+ command called from"), Cause.NO_COMMAND),
+    (
+        re.compile(r"\bunknown (?:sub)?command\b|\bUnknown \w+ command called from|Invalid command passed"),
+        Cause.NO_COMMAND,
+    ),
     (re.compile(r"\b(?:NOAUTH|WRONGPASS)\b|called without any password|Authentication required"), Cause.CREDENTIALS),
 )
 """Texts of the servers that both client libraries pass on without a class of their own."""

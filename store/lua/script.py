@@ -13,6 +13,8 @@ from typing import Any
 from peerjob.model.record import MAX_HISTORY, REPEAT_US, SUSPECT_AFTER
 from peerjob.store.rules import KEY_TAKEN, LAYOUT, QUEUE_FULL, REPLACED, STILL_RUNS
 
+from .rights import WRITES, lua_check
+
 _PARTS = (
     *("base", "keys", "kinds", "heap", "record", "claims", "lease", "queue", "hints", "slot", "aside", "outcome"),
     *("takeback", "payloads", "pages", "arrival", "schedule", "ledger", "firing"),
@@ -34,6 +36,7 @@ base.lua."""
 _DEFINITION = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
 _TOKEN = re.compile(r"'[^'\n]*'|(?<![.\w])[A-Za-z_]\w*")
 """A pattern for a string, or for a word that is not the name of a field."""
+_COMMAND = re.compile(r"'([A-Z]+)'")
 _LITERAL = re.compile(r"-?\d+|'[^']*'")
 _CONSTANT = re.compile(r"local [A-Z_]+(?:, [A-Z_]+)* = ((?:-?\d+|'[^']*')(?:, (?:-?\d+|'[^']*'))*)")
 """A pattern for a definition of literals. The literals replace their names in each script, because Lua allows only 200
@@ -99,6 +102,8 @@ def _script(name: str, text: str, definitions: Sequence[tuple[list[str], str]]) 
         else:
             wanted.update(_TOKEN.findall(code))
             chosen.append(code)
-    source = "\n".join([shebang, *reversed(chosen), body])
-    source = _TOKEN.sub(lambda token: literals.get(token[0], token[0]), source)
+    code = "\n".join([*reversed(chosen), body])
+    code = _TOKEN.sub(lambda token: literals.get(token[0], token[0]), code)
+    check = "" if name == "open" else lua_check(WRITES & {found.lower() for found in _COMMAND.findall(code)})
+    source = "\n".join(filter(None, [shebang, check, code]))
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())

@@ -2,9 +2,10 @@
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import pytest
 
@@ -12,15 +13,18 @@ from peerjob import Job, Node
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import OptionError, StoreCommandError, StoreCredentialsError, StoreError, StorePermissionError
 from peerjob.model.findings import Severity
-from peerjob.model.record import Ack
+from peerjob.model.query import Filter
+from peerjob.model.record import Ack, Action
+from peerjob.model.state import State
 from peerjob.store.drivers import diagnose
 from peerjob.store.lua.glide_driver import GlideDriver
-from peerjob.store.lua.rights import RIGHTS
+from peerjob.store.lua.rights import RIGHTS, WRITES
 from peerjob.testing.factories import outcome
 from support.lua_site import MakeSite, Site, with_each_driver
 from support.servers import ServerCluster, ServerKind, StartServer
 from support.waiting import IN_TIME, until
 
+R = TypeVar("R")
 DOCUMENT = (Path(__file__).parents[2] / "docs/stores.md").read_text()
 
 
@@ -137,6 +141,42 @@ async def test_a_right_that_is_taken_from_a_running_store_is_told_at_once(site: 
             await store.enqueue(here.make.instances(1))
         here.server.command("ACL", "SETUSER", "jobs", taken.replace("-", "+"))
     assert (await store.health()).counts
+
+
+@with_each_driver
+async def test_a_script_that_lacks_a_right_changes_nothing(site: MakeSite) -> None:
+    here = site()
+    here.server.command("ACL", "SETUSER", "jobs", "on", ">secret", "~*", "+@all")
+    store = await here.open(url=here.server.url.replace("//", "//jobs:secret@"))
+    peer = await here.join(store)
+    refused: list[StorePermissionError] = []
+
+    async def call(right: str, verb: Callable[..., Awaitable[R]], *args: Any, **options: Any) -> R:
+        """The answer without a right or, if it is refused and changes nothing, the answer with it."""
+        before = here.dump()
+        here.server.command("ACL", "SETUSER", "jobs", f"-{right}")
+        try:
+            return await verb(*args, **options)
+        except StorePermissionError as error:
+            refused.append(error)
+        finally:
+            here.server.command("ACL", "SETUSER", "jobs", f"+{right}")
+        assert f"'{right}'" in str(refused[-1])
+        assert here.dump() == before
+        return await verb(*args, **options)
+
+    for right in sorted(WRITES):
+        later, keyed = here.make.instance(delay_us=60_000_000), here.make.instance(key=right, tags=("t",))
+        await call(right, store.enqueue, [later, keyed, *here.make.instances(2)])
+        done, again, left = (await call(right, peer.claim, request=here.make.request())).claims
+        ends = [outcome(done, result=b"x"), outcome(again, Action.RETRY, delay_us=60_000_000)]
+        assert await call(right, peer.commit, *ends, request=here.make.request()) == [Ack.DONE] * 2
+        states = await call(right, store.cancel, [later.id, left.id], request=here.make.request())
+        assert states == [State.SCHEDULED, State.PROCESSING]
+        assert await peer.commit(outcome(left, Action.RELEASE)) == [Ack.CANCELLED]
+        assert await call(right, store.clear_instances, Filter()) == 3
+        await store.clear()
+    assert len(refused) > 3 * len(WRITES)
 
 
 @with_each_driver
