@@ -18,7 +18,8 @@ Rules of the scripts
 --------------------
 * The server's TIME decides whether an instance is due and whether a lease has expired.
 * A script decodes, checks and reads every key that it will write before its first write. Nothing can fail after that.
-  Redis does not roll back, so a wrong type or a full memory must show before.
+  Redis does not roll back, so a wrong type or a full memory must show before. So must a missing right: `script` puts a
+  check of the rights of all writes in front of each script.
 * The server may refuse only scripts that enqueue or put a schedule when its memory is full. Scripts that finish work,
   or record a nominal time without an instance, have the flag `allow-oom`.
 * All keys of a namespace share a hash tag, hence a slot: one shard of a cluster serves the namespace. A script
