@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +23,8 @@ from peerjob.cli.settings import (
 )
 from peerjob.model.durations import to_seconds
 
+from .logs import LogFormat, LogLevel
+
 if TYPE_CHECKING:  # these imports load gRPC, so at run time only the functions that need gRPC import them
     from peerjob import Jwt, ScalerServer, Server, ServerTls, Tokens
     from peerjob.node.observe.metrics import MetricsServer
@@ -33,22 +34,6 @@ DEFAULT_STORE = "sqlite:///./peerjob.db"
 METRICS_PORT = 9090
 STORE, SERVICE, LOGS = "Store", "Service", "Logs"
 """The titles of the panels in which the help of `jobd` shows the options."""
-
-
-class LogFormat(StrEnum):
-    """The format of log lines."""
-
-    HUMAN = "human"
-    JSON = "json"
-
-
-class LogLevel(StrEnum):
-    """The lowest level that is logged."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 @dataclass(frozen=True, kw_only=True)
