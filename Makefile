@@ -20,7 +20,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo quick test lint proto blocking unit unit-others integration test-soak soak test-compose mutants slips bench bench-remote bench-durability docs docs-serve format lock dist manifests sbom servers clean
+.PHONY: help demo quick test lint proto blocking unit unit-others integration django-suite test-soak soak test-compose mutants slips bench bench-remote bench-durability docs docs-serve format lock dist manifests sbom servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ unit-others: $(VENV)/.installed ## the unit tests on every other Python that is 
 
 integration: $(VENV)/.installed servers ## tests with real servers, processes and faults
 	$(BIN)/pytest tests/integration -n $(INTEGRATION_WORKERS) --dist worksteal $(ARGS)
+
+django-suite: $(VENV)/.installed ## Django's own tests of task backends against peerjob's; needs Python 3.12
+	$(BIN)/python scripts/django_suite.py $(ARGS)
 
 test-soak: $(VENV)/.installed servers ## the tests that run for minutes
 	$(BIN)/pytest -m soak $(ARGS)

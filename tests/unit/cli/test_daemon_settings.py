@@ -13,7 +13,8 @@ from peerjob.cli.console import run
 from peerjob.cli.daemon import daemon
 from peerjob.cli.daemon.config_checks import check_configuration, exposed_files
 from peerjob.cli.daemon.errors import error_report
-from peerjob.cli.daemon.settings import DaemonSettings, LogFormat
+from peerjob.cli.daemon.logs import LogFormat
+from peerjob.cli.daemon.settings import DaemonSettings
 from peerjob.model.findings import Severity
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "jobd.md"

@@ -19,15 +19,15 @@ SIGNALS = (*STOPPING, signal.SIGHUP, signal.SIGUSR1)
 logger = logging.getLogger("peerjob.daemon")
 
 
-class GrpcServer(Protocol):
-    """A gRPC server of a node."""
+class GracefulServer(Protocol):
+    """A gRPC server: open calls have some seconds to end."""
 
     async def start(self) -> None: ...
     async def stop(self, grace: float, /) -> None: ...
 
 
-class HttpServer(Protocol):
-    """The server of metrics and probes."""
+class ProbeServer(Protocol):
+    """The server of metrics and probes, which answers until the end."""
 
     async def start(self) -> object: ...
     async def stop(self) -> None: ...
@@ -45,8 +45,8 @@ class Service:
         *,
         grace: float,
         reload: Callable[[], None],
-        metrics: HttpServer | None = None,
-        servers: Sequence[GrpcServer] = (),
+        metrics: ProbeServer | None = None,
+        servers: Sequence[GracefulServer] = (),
     ) -> None:
         self._node = node
         self._grace = grace
@@ -129,7 +129,7 @@ class Service:
                 await self._metrics.stop()
 
 
-async def _stopped(server: GrpcServer, patience: float) -> None:
+async def _stopped(server: GracefulServer, patience: float) -> None:
     await server.stop(patience)
 
 

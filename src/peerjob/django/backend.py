@@ -1,0 +1,174 @@
+"""The backend of Django's tasks framework that keeps tasks as jobs of peerjob."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, ParamSpec, TypeVar, cast
+
+from django.apps import apps
+from django.core import checks
+from django.db import connections, transaction
+
+from peerjob import Call, OptionError, PeerjobError, UnknownInstanceError
+from peerjob.model.ids import id_time_us
+
+from .enqueuer import Enqueuer, enqueuer_of
+from .framework import (
+    VERSION,
+    AnyResult,
+    AnyTask,
+    BaseTaskBackend,
+    InvalidTask,
+    InvalidTaskBackend,
+    Task,
+    TaskResult,
+    TaskResultDoesNotExist,
+    TaskResultStatus,
+    normalize_json,
+    task_enqueued,
+)
+from .jobs import job_for
+from .options import BackendOptions, read_options
+from .results import result_of
+from .tasks import PeerjobTask, moment
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class TaskBackend(BaseTaskBackend):
+    """Keeps tasks in a store of peerjob. `manage.py peerjob` runs them.
+
+    OPTIONS, all of which may be left out:
+
+    - `store`: the URL of the store (default: SQLite, in the file `peerjob.db` of BASE_DIR).
+    - `coordinator`: the URL of the service that elects the leader (default: the store).
+    - `namespace`: separates the applications of one store (default: `"default"`).
+    - `enqueue_on_commit`: inside of a transaction, store a task when the transaction commits (default: True). Its id is
+      known at once. Until the commit, `refresh()` raises TaskResultDoesNotExist.
+
+    Invalid options are errors of `manage.py check`, and raise InvalidTaskBackend at each use of the backend.
+    """
+
+    task_class = PeerjobTask
+    supports_defer = True
+    supports_async_task = True
+    supports_get_result = True
+    supports_priority = True
+
+    def __init__(self, alias: str, params: dict[str, Any]) -> None:
+        super().__init__(alias, params)
+        self._checked: BackendOptions | InvalidTaskBackend
+        try:
+            self._checked = read_options(alias, self.options)
+        except InvalidTaskBackend as error:
+            # a task's decorator makes the backend, so an error here would hide the system checks behind a traceback
+            self._checked = error
+
+    @property
+    def checked_options(self) -> BackendOptions:
+        """The OPTIONS; raises InvalidTaskBackend if they are invalid."""
+        if isinstance(self._checked, InvalidTaskBackend):
+            raise self._checked
+        return self._checked
+
+    def validate_task(self, task: AnyTask) -> None:
+        """Raise InvalidTask for a task that cannot be enqueued here."""
+        if task.run_after is not None and not _is_datetime(task.run_after):
+            raise InvalidTask(f"run_after must be an aware datetime, got {type(task.run_after).__name__}")
+        super().validate_task(task)
+
+    def enqueue(self, task: Task[P, R], args: list[Any], kwargs: dict[str, Any]) -> TaskResult[P, R]:
+        """Store one run of a task and return its result, which is READY.
+
+        Raises InvalidTask, ArgumentError or PayloadTooLargeError for an invalid call, at once and also inside of a
+        transaction. Raises StoreUnavailableError or StoreFullError if the store cannot take the run.
+        """
+        self.validate_task(task)
+        args = cast(list[Any], normalize_json(list(args)))
+        kwargs = cast(dict[str, Any], normalize_json(kwargs))
+        call = Call(job_for(self.alias, task), tuple(args), kwargs)
+        enqueuer = self._enqueuer()
+        result: TaskResult[P, R] = TaskResult(
+            task=task,
+            id=enqueuer.new_id(call),
+            status=TaskResultStatus.READY,
+            enqueued_at=None,
+            started_at=None,
+            finished_at=None,
+            last_attempted_at=None,
+            args=args,
+            kwargs=kwargs,
+            backend=self.alias,
+            errors=[],
+            worker_ids=[],
+        )
+        if self.checked_options.enqueue_on_commit:
+            after_commit(lambda: self._store(enqueuer, call, result))
+        else:
+            self._store(enqueuer, call, result)
+        return result
+
+    def get_result(self, result_id: str) -> AnyResult:
+        """Read a result; raises TaskResultDoesNotExist, also after retention has removed it."""
+        try:
+            instance = self._enqueuer().read(result_id)
+        except (OptionError, UnknownInstanceError):
+            raise TaskResultDoesNotExist(result_id) from None
+        return result_of(self.alias, instance)
+
+    def check(self, **kwargs: Any) -> list[checks.CheckMessage]:
+        """The problems of the settings of this backend."""
+        where = f"TASKS[{self.alias!r}]"
+        found: list[checks.CheckMessage] = []
+        try:
+            self.checked_options.node()
+        except InvalidTaskBackend as error:
+            found.append(checks.Error(str(error), id="peerjob.E001"))
+        except PeerjobError as error:
+            found.append(checks.Error(f"{where}['OPTIONS']: {error}", id="peerjob.E002"))
+        else:
+            if self.checked_options.store.startswith("memory:"):
+                hint = "Use sqlite:///… on one machine, or redis:// for several."
+                text = f"{where}: the store memory:// is lost with its process, and no other process sees it."
+                found.append(checks.Warning(text, hint=hint, id="peerjob.W001"))
+        if not apps.is_installed("peerjob.django"):
+            text = f"{where} uses peerjob, but INSTALLED_APPS has no 'peerjob.django'."
+            found.append(checks.Warning(text, hint="It brings `manage.py peerjob`.", id="peerjob.W002"))
+        if VERSION >= (6, 0) and apps.is_installed("django_tasks"):
+            text = "peerjob works with django.tasks of this Django, and not with the package django_tasks."
+            hint = "Remove 'django_tasks' from INSTALLED_APPS, and import `task` from django.tasks."
+            found.append(checks.Warning(text, hint=hint, id="peerjob.W003"))
+        return found
+
+    def _enqueuer(self) -> Enqueuer:
+        try:
+            return enqueuer_of(self.checked_options)
+        except OptionError as error:
+            raise InvalidTaskBackend(f"TASKS[{self.alias!r}]['OPTIONS']: {error}") from error
+
+    def _store(self, enqueuer: Enqueuer, call: Call[Any], result: AnyResult) -> None:
+        enqueuer.store(result.id, call)
+        object.__setattr__(result, "enqueued_at", moment(id_time_us(result.id)))
+        task_enqueued.send_robust(type(self), task_result=result)
+
+
+def _is_datetime(value: object) -> bool:
+    return isinstance(value, datetime)
+
+
+def after_commit(call: Callable[[], None]) -> None:
+    """Call a function when each transaction that is open in this thread has committed; never if one rolls back."""
+    waiting = {one.alias for one in connections.all(initialized_only=True) if one.in_atomic_block}
+    if not waiting:
+        call()
+
+    def committed(alias: str) -> None:
+        waiting.discard(alias)
+        if not waiting:
+            call()
+
+    for alias in sorted(waiting):
+        transaction.on_commit(functools.partial(committed, alias), using=alias)

@@ -1,0 +1,98 @@
+"""How a process of the project talks to the store: over one node without workers for all its threads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar, cast
+
+from peerjob import Call, Instance, Job, Node, SystemClock
+from peerjob.node.body.registry import Registry
+from peerjob.node.manager.call_encoder import CallEncoder
+from peerjob.node.node import MAX_PAYLOAD
+
+from .options import BackendOptions
+
+T = TypeVar("T")
+
+
+class Enqueuer:
+    """Stores and reads instances. Its node starts with the first call, in each process, and leaves at exit."""
+
+    def __init__(self, options: BackendOptions) -> None:
+        self._manager = options.node().blocking()
+        self._encoder = CallEncoder(
+            clock=SystemClock(),
+            registry=Registry(),
+            max_payload=MAX_PAYLOAD,
+            timezone="UTC",
+            local_objects=lambda: None,
+        )
+        self._lent: tuple[int, Node, asyncio.AbstractEventLoop] | None = None
+
+    def new_id(self, call: Call[Any]) -> str:
+        """Check a call, and return an id for it, without the store.
+
+        Raises ArgumentError, OptionError or PayloadTooLargeError.
+        """
+        return self._encoder.new(call).id
+
+    def store(self, id: str, call: Call[Any]) -> Instance[Any]:
+        """Store an instance. Raises a StoreError if the store cannot take it."""
+        # from then on, a node with workers would also run a job that its command does not serve
+        return self.ask(lambda node: node.schedule_as(id, call), job=call.job)
+
+    def read(self, id: str) -> Instance[Any]:
+        """Read an instance. Raises OptionError for text that is no UUID, UnknownInstanceError, or a StoreError."""
+        return self.ask(lambda node: node.lookup_instance(id))
+
+    @contextlib.contextmanager
+    def using(self, node: Node) -> Generator[None]:
+        """Let the tasks that run on this node use it, so that their process is not two nodes of the cluster."""
+        self._lent = os.getpid(), node, asyncio.get_running_loop()
+        try:
+            yield
+        finally:
+            self._lent = None
+
+    def close(self) -> None:
+        """Stop the own node. Later calls raise NodeStateError."""
+        self._manager.close()
+
+    def ask(self, verb: Callable[[Node], Coroutine[Any, Any, T]], *, job: Job[..., Any, Any] | None = None) -> T:
+        """Call a verb of a node and return its answer, also on a thread that runs an event loop.
+
+        With `job`, a node that was lent with `using` is called only if it runs that job.
+        """
+        running = _running_loop()
+        if self._lent is not None:
+            pid, node, loop = self._lent
+            known = None if job is None else node.find_job(job.kind)
+            serves = job is None or (known is not None and known.executor is job.executor)
+            if serves and pid == os.getpid() and running is not loop:
+                return asyncio.run_coroutine_threadsafe(verb(node), loop).result()
+        if running is None:
+            return self._ask_own(verb)
+        # a sync call inside an async function blocks that function's event loop, as the caller asked for
+        with ThreadPoolExecutor(max_workers=1) as executor:
+            return executor.submit(self._ask_own, verb).result()
+
+    def _ask_own(self, verb: Callable[[Node], Coroutine[Any, Any, T]]) -> T:
+        return self._manager.call(verb(cast(Node, self._manager.manager)))
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+@functools.cache
+def enqueuer_of(options: BackendOptions) -> Enqueuer:
+    """The enqueuer of this process for these options: Django makes a backend for each thread."""
+    return Enqueuer(options)

@@ -1,0 +1,1 @@
+"""The commands that peerjob adds to `manage.py`."""

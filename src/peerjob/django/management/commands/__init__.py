@@ -1,0 +1,1 @@
+"""`manage.py peerjob` runs a node with the tasks of the project."""

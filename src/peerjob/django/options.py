@@ -1,0 +1,76 @@
+"""The OPTIONS of the backend in the setting TASKS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+from peerjob import Duration, Job, Node
+
+from .framework import InvalidTaskBackend
+
+DEFAULT_FILE = "peerjob.db"
+"""The file of the default store, in BASE_DIR of the project; without a BASE_DIR, in the current folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendOptions:
+    """The checked OPTIONS."""
+
+    store: str = field(repr=False)  # the URL can contain a password
+    coordinator: str | None = field(default=None, repr=False)
+    namespace: str = "default"
+    enqueue_on_commit: bool = True
+
+    def node(
+        self,
+        jobs: Iterable[Job[..., Any, Any]] = (),
+        *,
+        workers: int = 0,
+        name: str | None = None,
+        lease_ttl: Duration = 5.0,
+    ) -> Node:
+        """A node of these options, not started; raises OptionError for a value that no node accepts."""
+        return Node(
+            self.store,
+            jobs=jobs,
+            workers=workers,
+            coordinator=self.coordinator,
+            namespace=self.namespace,
+            name=name,
+            lease_ttl=lease_ttl,
+            timezone=settings.TIME_ZONE,
+            allow_unknown=True,
+        )
+
+
+_EXPECTED: dict[str, tuple[type[Any] | tuple[type[Any], ...], str]] = {
+    "store": (str, "a URL, such as redis://localhost:6379"),
+    "coordinator": ((str, type(None)), "a URL, such as etcd://localhost:2379"),
+    "namespace": (str, "a name"),
+    "enqueue_on_commit": (bool, "True or False"),
+}
+
+
+def read_options(alias: str, given: Mapping[str, Any]) -> BackendOptions:
+    """Check the OPTIONS of a backend; raises InvalidTaskBackend for an unknown name or a value of a wrong type."""
+    where = f"TASKS[{alias!r}]['OPTIONS']"
+    known = [one.name for one in fields(BackendOptions)]
+    for name, value in given.items():
+        if name not in _EXPECTED:
+            raise InvalidTaskBackend(f"{where}: expected options among {', '.join(known)}, got {name!r}")
+        kind, expected = _EXPECTED[name]
+        if not isinstance(value, kind):
+            raise InvalidTaskBackend(f"{where}[{name!r}]: expected {expected}, got {type(value).__name__} {value!r}")
+    options: dict[str, Any] = {"store": default_store(), **given}
+    return BackendOptions(**options)
+
+
+def default_store() -> str:
+    """The URL of a SQLite file in the folder of the project."""
+    folder = Path(getattr(settings, "BASE_DIR", ".")).absolute()
+    return f"sqlite://{folder / DEFAULT_FILE}"

@@ -1,0 +1,14 @@
+"""Settings for tests; each test sets the store."""
+
+import django
+
+DATABASES = {name: {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"} for name in ("default", "other")}
+INSTALLED_APPS = ["support.django_site", "peerjob.django", *([] if django.VERSION >= (6, 0) else ["django_tasks"])]
+USE_TZ = True
+TASKS = {
+    "default": {
+        "BACKEND": "peerjob.django.TaskBackend",
+        "QUEUES": ["default", "mail"],
+        "OPTIONS": {"store": "memory://"},
+    }
+}
