@@ -6,10 +6,10 @@ import contextvars
 from typing import Any, ParamSpec, TypeVar
 
 from peerjob.django import TaskBackend
-from peerjob.django.enqueuer import enqueuer_of
 from peerjob.django.framework import AnyResult, Task, TaskResult
 from peerjob.django.jobs import project_jobs, project_tasks
 from peerjob.django.results import result_of
+from peerjob.django.task_store import task_store_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -21,12 +21,12 @@ class StoringBackend(TaskBackend):
     @property
     def results(self) -> list[AnyResult]:
         """The results of all tasks, oldest first."""
-        page = enqueuer_of(self.checked_options).ask(lambda node: node.lookup_instances())
+        page = task_store_of(self.checked_options).ask(lambda node: node.lookup_instances())
         return [result_of(self.alias, instance) for instance in page]
 
     def clear(self) -> None:
         """Remove all tasks."""
-        enqueuer_of(self.checked_options).ask(lambda node: node.clear())
+        task_store_of(self.checked_options).ask(lambda node: node.clear())
 
 
 class RunningBackend(TaskBackend):

@@ -14,7 +14,6 @@ from django.db import connections, transaction
 from peerjob import Call, OptionError, PeerjobError, UnknownInstanceError
 from peerjob.model.ids import id_time_us
 
-from .enqueuer import Enqueuer, enqueuer_of
 from .framework import (
     VERSION,
     AnyResult,
@@ -32,6 +31,7 @@ from .framework import (
 from .jobs import job_for
 from .options import BackendOptions, read_options
 from .results import result_of
+from .task_store import TaskStore, task_store_of
 from .tasks import PeerjobTask, moment
 
 P = ParamSpec("P")
@@ -90,10 +90,10 @@ class TaskBackend(BaseTaskBackend):
         args = cast(list[Any], normalize_json(list(args)))
         kwargs = cast(dict[str, Any], normalize_json(kwargs))
         call = Call(job_for(self.alias, task), tuple(args), kwargs)
-        enqueuer = self._enqueuer()
+        tasks = self._task_store()
         result: TaskResult[P, R] = TaskResult(
             task=task,
-            id=enqueuer.new_id(call),
+            id=tasks.new_id(call),
             status=TaskResultStatus.READY,
             enqueued_at=None,
             started_at=None,
@@ -106,15 +106,15 @@ class TaskBackend(BaseTaskBackend):
             worker_ids=[],
         )
         if self.checked_options.enqueue_on_commit:
-            after_commit(lambda: self._store(enqueuer, call, result))
+            after_commit(lambda: self._store(tasks, call, result))
         else:
-            self._store(enqueuer, call, result)
+            self._store(tasks, call, result)
         return result
 
     def get_result(self, result_id: str) -> AnyResult:
         """Read a result; raises TaskResultDoesNotExist, also after retention has removed it."""
         try:
-            instance = self._enqueuer().read(result_id)
+            instance = self._task_store().read(result_id)
         except (OptionError, UnknownInstanceError):
             raise TaskResultDoesNotExist(result_id) from None
         return result_of(self.alias, instance)
@@ -143,14 +143,14 @@ class TaskBackend(BaseTaskBackend):
             found.append(checks.Warning(text, hint=hint, id="peerjob.W003"))
         return found
 
-    def _enqueuer(self) -> Enqueuer:
+    def _task_store(self) -> TaskStore:
         try:
-            return enqueuer_of(self.checked_options)
+            return task_store_of(self.checked_options)
         except OptionError as error:
             raise InvalidTaskBackend(f"TASKS[{self.alias!r}]['OPTIONS']: {error}") from error
 
-    def _store(self, enqueuer: Enqueuer, call: Call[Any], result: AnyResult) -> None:
-        enqueuer.store(result.id, call)
+    def _store(self, tasks: TaskStore, call: Call[Any], result: AnyResult) -> None:
+        tasks.store(result.id, call)
         object.__setattr__(result, "enqueued_at", moment(id_time_us(result.id)))
         task_enqueued.send_robust(type(self), task_result=result)
 

@@ -16,9 +16,9 @@ django.setup()
 
 from peerjob import Node  # noqa: E402
 from peerjob.django import TaskBackend  # noqa: E402
-from peerjob.django.enqueuer import enqueuer_of  # noqa: E402
 from peerjob.django.framework import task_backends  # noqa: E402
 from peerjob.django.jobs import project_jobs, project_tasks  # noqa: E402
+from peerjob.django.task_store import task_store_of  # noqa: E402
 from support.django_site import tasks  # noqa: E402
 
 NodeMaker = Callable[..., AbstractAsyncContextManager[Node]]
@@ -74,7 +74,7 @@ def run_node(backend: TaskBackend) -> NodeMaker:
         jobs = project_jobs("default", project_tasks(), queues)
         node = backend.checked_options.node(jobs, workers=workers, name="worker")
         async with node:
-            with enqueuer_of(backend.checked_options).using(node):
+            with task_store_of(backend.checked_options).using(node):
                 yield node
 
     return running

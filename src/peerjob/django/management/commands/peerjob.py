@@ -18,9 +18,9 @@ from peerjob.cli import event_loop
 from peerjob.cli.daemon.logs import HumanFormatter
 from peerjob.cli.daemon.service import GracefulServer, ProbeServer, Service
 from peerjob.django.backend import TaskBackend
-from peerjob.django.enqueuer import enqueuer_of
 from peerjob.django.framework import DEFAULT_TASK_BACKEND_ALIAS, AnyTask, InvalidTaskBackend, task_backends
 from peerjob.django.jobs import project_jobs, project_tasks
+from peerjob.django.task_store import task_store_of
 from peerjob.model.durations import to_seconds
 
 OFF = "off"
@@ -116,7 +116,7 @@ class Command(BaseCommand):
         )
 
         async def run() -> int:
-            with enqueuer_of(backend.checked_options).using(node):
+            with task_store_of(backend.checked_options).using(node):
                 return await service.run()
 
         # the checks have used databases in this thread, which from now on runs the event loop

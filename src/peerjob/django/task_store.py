@@ -20,7 +20,7 @@ from .options import BackendOptions
 T = TypeVar("T")
 
 
-class Enqueuer:
+class TaskStore:
     """Stores and reads instances. Its node starts with the first call, in each process, and leaves at exit."""
 
     def __init__(self, options: BackendOptions) -> None:
@@ -93,6 +93,6 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 @functools.cache
-def enqueuer_of(options: BackendOptions) -> Enqueuer:
-    """The enqueuer of this process for these options: Django makes a backend for each thread."""
-    return Enqueuer(options)
+def task_store_of(options: BackendOptions) -> TaskStore:
+    """The store of tasks of this process for these options: Django makes a backend for each thread."""
+    return TaskStore(options)
