@@ -187,14 +187,14 @@ class Runner:
 
 
 class _Complaints(logging.Handler):
-    """Keeps what nodes log with a traceback: errors that no code of theirs expects."""
+    """Keeps the errors that nodes log with a traceback, but for those of the bodies of jobs."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.found: list[Violation] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info:
+        if record.exc_info and record.name != "peerjob.job":
             self.found.append(Violation("UNEXPECTED", record.name, f"{record.getMessage()}: {record.exc_info[1]!r}"))
 
 
