@@ -8,7 +8,9 @@ from typing import Any
 
 from peerjob.handles.manager import Manager
 
+from .feeds import Feeds
 from .links import Links
+from .lookups import SharedLists
 from .samples import Samples
 
 MAX_REMEMBERED = 32
@@ -43,6 +45,8 @@ class ServedCluster:
         self.name = name
         self.manager = manager
         self.samples = Samples(manager)
+        self.feeds = Feeds(manager)
+        self.lists = SharedLists(manager)
         self.remembered = RememberedPages()
         self.parts: dict[tuple[str, Links], tuple[int, Mapping[str, str]]] = {}
         """The parts of live views that all readers share, with the version of their sample."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from .links import Links
+from .patience import ABSENT
 from .samples import Sample
 from .viewers import MAX_VIEWERS
 from .visit import Visit
@@ -51,12 +52,16 @@ def event(name: str, data: object) -> str:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"
 
 
-async def changed_parts(visit: Visit, render: Callable[[Sample], Parts]) -> AsyncGenerator[str]:
+async def changed_parts(visit: Visit, render: Callable[[Sample], Awaitable[Parts]]) -> AsyncGenerator[str]:
     """After each sample, an event with the parts that changed, or "" if none did. All readers share the samples."""
     sent: dict[str, str] = {}
     async with aclosing(visit.served.samples.follow()) as samples:
         async for sample in samples:
-            parts = {**render(sample), "banner": banner(visit, sample)}
+            try:
+                parts = dict(await render(sample))
+            except ABSENT:
+                parts = {}  # the page stays, and the banner of a later sample says why
+            parts["banner"] = banner(visit, sample)
             news = {id: text for id, text in parts.items() if sent.get(id) != text}
             sent.update(news)
             yield event("parts", news) if news else ""

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from peerjob.web.page import PageRoute, page
 
-from . import overview
+from . import bulk, instance, instance_actions, instances, overview, search
 from .missing import missing
 
 ROUTES: tuple[PageRoute, ...] = (
     *overview.ROUTES,
+    *instances.ROUTES,
+    *bulk.ROUTES,
+    *instance.ROUTES,
+    *instance_actions.ROUTES,
+    *search.ROUTES,
     # matches what no other route matches
     page("/{path:path}", missing),
 )

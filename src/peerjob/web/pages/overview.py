@@ -47,7 +47,11 @@ async def overview(visit: Visit) -> Shown:
 
 async def live_overview(visit: Visit) -> Response:
     """The live view of the page."""
-    return live(visit, changed_parts(visit, lambda sample: _parts(visit, sample)))
+
+    async def render(sample: Sample) -> Parts:
+        return _parts(visit, sample)
+
+    return live(visit, changed_parts(visit, render))
 
 
 def _parts(visit: Visit, sample: Sample) -> Parts:

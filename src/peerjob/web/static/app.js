@@ -76,6 +76,7 @@
     if (!list) return;
     const end = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
     list.insertAdjacentHTML("beforeend", html);
+    $("#no-lines")?.remove();
     while (list.children.length > 1000) list.firstElementChild.remove();
     sift();
     if (end) list.scrollTop = list.scrollHeight;

@@ -1,0 +1,102 @@
+"""Cancel, retry or remove several instances: first the count and a question, then steps with a progress bar.
+
+Each step is a form, and its answer contains the next form. So a step starts only while its reader has the page open,
+any process of the application can do it, and without JavaScript the reader starts each step with a button.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from peerjob.model.errors import OptionError
+from peerjob.model.ids import checked_id
+from peerjob.model.rights import Role
+from peerjob.web import steps
+from peerjob.web.filters import ROWS, Filters, parse_time
+from peerjob.web.page import action
+from peerjob.web.security import RefusedError
+from peerjob.web.steps import Verb
+from peerjob.web.visit import Done, Shown, Visit
+
+DONE: dict[Verb, str] = {"cancel": "Cancelled", "retry": "Scheduled again", "clear": "Removed"}
+RPC: dict[Verb, str] = {"cancel": "CancelInstances", "retry": "RetryInstances", "clear": "ClearInstances"}
+
+
+async def act(visit: Visit) -> Shown | Done:
+    """Ask, or do a step."""
+    given = visit.need("verb")
+    if given not in DONE:
+        raise OptionError("verb", given, f"one of {', '.join(DONE)}")
+    verb: Verb = given
+    if verb == "clear" and not visit.may(Role.ADMIN):
+        visit.act.verb = RPC[verb]
+        raise RefusedError(403, "This needs the role admin.")
+    filters = Filters.read(lambda name: visit.given(f"f_{name}"))
+    if visit.given("scope") == "all":
+        return await _all(visit, verb, filters)
+    return await _selected(visit, verb, filters)
+
+
+async def _selected(visit: Visit, verb: Verb, filters: Filters) -> Shown | Done:
+    ids = [checked_id(id) for id in visit.fields.get("id", [])]
+    back = visit.url("/instances", **filters.fields())
+    if not ids:
+        return Done(to=back, notice="No instance was selected.")
+    if len(ids) > ROWS:
+        raise OptionError("id", len(ids), f"at most {ROWS} instances")
+    if verb == "clear":
+        raise OptionError("scope", "selected", "all that match: only times select what is removed")
+    if not visit.given("go"):
+        return Shown("bulk_ask.html", verb=verb, filters=filters, ids=ids, count=len(ids), exact=True, until="")
+    visit.act.verb, visit.act.criteria = RPC[verb], f"uuid={','.join(ids)}"
+    if verb == "retry" and not visit.may(Role.ADMIN):
+        for id in ids:
+            if not visit.may_use(kind := (await visit.manager.lookup_instance(id)).kind):
+                raise RefusedError(403, f"kind {kind!r} needs the role admin")
+    visit.act.count = await steps.act_on(visit.manager, verb, ids)
+    return Done(to=back, notice=f"{DONE[verb]}: {visit.act.count:,} of {len(ids):,}.")
+
+
+async def _all(visit: Visit, verb: Verb, filters: Filters) -> Shown:
+    if filters.error:
+        raise OptionError("error", filters.error, "no text: select rows, or leave the text out")
+    if verb == "clear" and not filters.only_times:
+        raise OptionError("filters", str(filters), "only times: what is removed can be selected by time only")
+    # instances that come after the question do not belong to its answer
+    until = parse_time("until", visit.given("until"), visit.now) or visit.now
+    query = filters.query(until)
+    query = replace(query, before=until if query.before is None else min(until, query.before))
+    wanted = steps.matching(verb, query)
+    values: dict[str, Any] = {"verb": verb, "filters": filters, "until": until.isoformat()}
+    if not visit.given("go"):
+        # the counters know no time; for the question, what came in the last moment does not matter
+        plain = replace(query, before=None) if not filters.before else query
+        counted = steps.matching(verb, plain)
+        count, exact = (0, True) if counted is None else await steps.count(visit.manager, counted)
+        return Shown("bulk_ask.html", ids=[], count=count, exact=exact, **values)
+    visit.act.verb, visit.act.criteria = RPC[verb], f"query={filters}"
+    done, total = _number(visit, "done"), _number(visit, "total")
+    if wanted is not None and verb == "retry" and not visit.may(Role.ADMIN):
+        await steps.check_system(visit.manager, wanted)
+    result = steps.StepResult(count=0, after=None)
+    if wanted is not None:
+        if (begin := parse_time("after", visit.given("after"), visit.now)) is not None:
+            wanted = replace(wanted, after=begin)
+        result = await steps.step(visit.manager, verb, wanted)
+    visit.act.count = result.count
+    done += result.count
+    after = "" if result.after is None else result.after.isoformat()
+    return Shown(
+        "bulk_step.html", done=done, total=max(total, done), after=after, finished=not after, name=DONE[verb], **values
+    )
+
+
+def _number(visit: Visit, name: str) -> int:
+    given = visit.given(name) or "0"
+    if not given.isdecimal() or len(given) > 12:
+        raise OptionError(name, given, "a number")
+    return int(given)
+
+
+ROUTES = (action("/instances/act", act, verb=""),)

@@ -1,0 +1,209 @@
+"""One instance: its state and why, its timeline, arguments, result, attempts, logs and progress."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+from uuid import UUID
+
+from starlette.responses import PlainTextResponse, Response
+
+from peerjob.handles.entries import HistoryEntry, LogEntry
+from peerjob.handles.instance import Instance
+from peerjob.handles.observing import observe
+from peerjob.handles.reasons import why_instance
+from peerjob.model.errors import DecodeError, OptionError, UnknownInstanceError
+from peerjob.model.printable import printable
+from peerjob.model.state import Level
+from peerjob.web.feeds import MAX_LINES
+from peerjob.web.live import Parts, banner, event, live
+from peerjob.web.page import page
+from peerjob.web.patience import ABSENT, PATIENCE, describe_absence
+from peerjob.web.samples import INTERVAL
+from peerjob.web.timeline import timeline
+from peerjob.web.values import arguments_text, result_text, shown_value, traceback_text
+from peerjob.web.visit import Shown, Visit
+
+MAX_BEFORE = 500
+"""The most queued instances that the page counts to tell the place in the queue."""
+MAX_READ = 20_000
+"""The most log lines that a page reads; the store keeps 1,000 unless a node sets another limit."""
+MAX_CHAIN = 10
+"""The most retries that the page follows back."""
+WHY_SECONDS = 5.0
+"""Seconds after which a live view explains an unchanged state again."""
+PAUSE = 0.1
+"""Seconds between two events of a live view."""
+LEVELS = tuple(level.name for level in (Level.DEBUG, Level.INFO, Level.WARN, Level.ERROR))
+
+
+async def instance(visit: Visit) -> Shown:
+    """The page."""
+    one = await visit.manager.lookup_instance(visit.path_value("id"))
+    lines, count = await _lines(visit, one)
+    level, text = visit.param("level").upper(), visit.param("text")
+
+    def wanted(line: LogEntry) -> bool:
+        return (not level or line.level.name == level) and text.casefold() in line.message.casefold()
+
+    return Shown(
+        "instance.html",
+        one=one,
+        parts=_parts(visit, one, await _reasons(visit, one)),
+        arguments=shown_value(arguments_text(one)),
+        chain=await _chain(visit, one),
+        lines=list(filter(wanted, lines)),
+        older=max(0, count - len(lines)),
+        levels=LEVELS,
+        level=level,
+        text=text,
+    )
+
+
+def _parts(visit: Visit, one: Instance[Any], reasons: list[str]) -> Parts:
+    history = [HistoryEntry(one.id, one.kind, entry) for entry in one.record.history]
+
+    def render(template: str, **values: Any) -> str:
+        return visit.templates.text(template, now=visit.now, visit=visit, one=one, **values)
+
+    return {
+        "state": render("instance_state.html", progress=_progress(one), reasons=reasons),
+        "timeline": timeline(history, visit.now),
+        "history": render("instance_history.html", history=history, traceback=shown_value(traceback_text(one))),
+        "result": render("instance_result.html", result=shown_value(result_text(one))),
+        "actions": render("instance_actions.html"),
+    }
+
+
+async def _reasons(visit: Visit, one: Instance[Any]) -> list[str]:
+    try:
+        return why_instance(await observe(visit.manager, one, visit.now, max_searched=MAX_BEFORE))
+    except DecodeError as error:
+        return [f"a part of its record cannot be read: {error}"]
+
+
+def _progress(one: Instance[Any]) -> Any:
+    try:
+        return one.progress
+    except DecodeError:
+        return None
+
+
+async def _lines(visit: Visit, one: Instance[Any]) -> tuple[deque[LogEntry], int]:
+    lines, count = deque[LogEntry](maxlen=MAX_LINES), 0
+    async with aclosing(_read(visit, one)) as read:
+        async for line in read:
+            lines.append(line)
+            count += 1
+            if count >= MAX_READ:
+                break
+    return lines, count
+
+
+async def _read(visit: Visit, one: Instance[Any]) -> AsyncGenerator[LogEntry]:
+    async for line in visit.manager.iter_logs(one.id):
+        yield LogEntry(one.id, one.kind, line)
+
+
+async def _chain(visit: Visit, one: Instance[Any]) -> list[tuple[str, str]]:
+    """The instances that this one repeats, the latest first: id, and state or "removed"."""
+    found: list[tuple[str, str]] = []
+    old = _repeated(one)
+    while old is not None and len(found) < MAX_CHAIN:
+        try:
+            one = await visit.manager.lookup_instance(old)
+        except UnknownInstanceError:
+            return [*found, (str(old), "removed")]
+        found.append((one.id, str(one.state)))
+        old = _repeated(one)
+    return found
+
+
+def _repeated(one: Instance[Any]) -> UUID | None:
+    try:
+        return one.retry_of
+    except DecodeError:
+        return None
+
+
+# -- whole values ----------------------------------------------------------------------------------------------------
+
+
+async def download(visit: Visit) -> Response:
+    """A whole value as a text file."""
+    one, what = await visit.manager.lookup_instance(visit.path_value("id")), visit.path_value("what")
+    match what:
+        case "arguments":
+            text = arguments_text(one)
+        case "result":
+            text = result_text(one)
+        case "traceback":
+            text = traceback_text(one)
+        case "log":
+            async with aclosing(_read(visit, one)) as read:
+                text = "\n".join([_line_text(line) async for line in read])
+        case _:
+            raise OptionError("value", what, "arguments, result, traceback or log")
+    headers = {"Content-Disposition": f'attachment; filename="{one.id}-{what}.txt"'}
+    return PlainTextResponse(printable(text, lines=True), headers=headers)
+
+
+def _line_text(line: LogEntry) -> str:
+    return f"{line.timestamp.isoformat()} {line.level.name} {line.node} {line.message}"
+
+
+# -- the live view ---------------------------------------------------------------------------------------------------
+
+
+async def live_instance(visit: Visit) -> Response:
+    """The live view of the page."""
+    one = await visit.manager.lookup_instance(visit.path_value("id"))
+    return live(visit, _events(visit, one.id))
+
+
+async def _events(visit: Visit, id: str) -> AsyncGenerator[str]:
+    sent: dict[str, str] = {}
+    count, reasons, explained = 0, list[str](), (float("-inf"), "")
+    clock = visit.manager.clock
+    async with visit.served.feeds.open(id) as feed:
+        while True:
+            ended, one = feed.ended, feed.instance
+            parts = {"banner": banner(visit, await visit.served.samples.current())}
+            if one is not None:
+                if clock.elapsed() - explained[0] > WHY_SECONDS or str(one.state) != explained[1]:
+                    reasons, explained = await _reasons_now(visit, one), (clock.elapsed(), str(one.state))
+                parts |= _parts(visit, one, reasons)
+                # the feed begins with all lines, so that none is missing between the page and its live view
+                parts["log"] = ""
+            news = {id: text for id, text in parts.items() if sent.get(id) != text}
+            sent.update(news)
+            new, count = feed.lines_since(count), feed.count
+            yield (event("parts", news) if news else "") + (event("lines", _lines_html(visit, new)) if new else "")
+            if ended:
+                yield event("end", "") if one is not None and one.state.is_final else ""
+                return
+            await feed.news(INTERVAL)
+            # one event for many changes
+            await asyncio.sleep(PAUSE)
+
+
+async def _reasons_now(visit: Visit, one: Instance[Any]) -> list[str]:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await _reasons(visit, one)
+    except ABSENT as error:
+        return [describe_absence(error)]
+
+
+def _lines_html(visit: Visit, lines: list[LogEntry]) -> str:
+    return visit.templates.text("log_lines.html", now=visit.now, lines=lines)
+
+
+ROUTES = (
+    page("/instances/{id}", instance),
+    page("/instances/{id}/{what}", download),
+    page("/live/instances/{id}", live_instance),
+)

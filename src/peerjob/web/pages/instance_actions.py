@@ -1,0 +1,104 @@
+"""What can be done with one instance: cancel it, retry it, schedule it again with other arguments."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import msgspec
+
+from peerjob.handles.instance import Instance
+from peerjob.model.errors import ArgumentError, OptionError, PayloadTooLargeError, UnknownKindError
+from peerjob.model.ids import checked_id
+from peerjob.model.rights import Role
+from peerjob.model.secret import MASK
+from peerjob.web.page import action, page
+from peerjob.web.security import RefusedError
+from peerjob.web.values import arguments_text, has_masked
+from peerjob.web.visit import Done, Shown, Visit
+
+
+async def cancel(visit: Visit) -> Done:
+    """Cancel an instance."""
+    id = _id(visit)
+    done = await visit.manager.cancel_instance(id)
+    visit.act.count = int(done)
+    notice = "Cancelled." if done else "The instance was final already."
+    return Done(to=visit.url(f"/instances/{id}"), notice=notice)
+
+
+async def retry(visit: Visit) -> Done:
+    """Schedule an instance again, as it was."""
+    id = _id(visit)
+    _check(visit, (await visit.manager.lookup_instance(id)).kind)
+    made = await visit.manager.retry_instance(id)
+    visit.act.count = 1
+    return Done(to=visit.url(f"/instances/{made.id}"), notice="This instance repeats the other one.")
+
+
+async def ask_again(visit: Visit) -> Shown:
+    """The form for other arguments."""
+    one = await visit.manager.lookup_instance(visit.param("id"))
+    return _form(one, arguments_text(one))
+
+
+async def again(visit: Visit) -> Shown | Done:
+    """Schedule an instance of the same kind with other arguments."""
+    one = await visit.manager.lookup_instance(visit.need("id"))
+    visit.act.criteria = f"kind={one.kind}"
+    _check(visit, one.kind)
+    text = visit.given("arguments")
+    try:
+        given = _arguments(text)
+        made = await visit.manager.schedule(one.kind, *given.args, **given.kwargs)
+    except (ArgumentError, UnknownKindError, PayloadTooLargeError, OptionError) as error:
+        visit.act.count = 0
+        return _form(one, text, str(error))
+    visit.act.count = int(made.is_new)
+    notice = "Scheduled." if made.is_new else "An instance with the same key exists: this one."
+    return Done(to=visit.url(f"/instances/{made.id}"), notice=notice)
+
+
+def _form(one: Instance[Any], text: str, problem: str = "") -> Shown:
+    status = 422 if problem else 200
+    return Shown("again.html", status=status, one=one, arguments=text, problem=problem, masked=has_masked(one))
+
+
+class _Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+
+
+def _arguments(text: str) -> _Given:
+    try:
+        given = msgspec.json.decode(text, type=_Given)
+    except (ValueError, RecursionError) as error:
+        expected = f'JSON such as {{"args": [1], "kwargs": {{"name": "x"}}}} ({error})'
+        raise OptionError("arguments", text[:100], expected) from None
+    if _has_mask(given.args) or _has_mask(given.kwargs):
+        raise OptionError("arguments", MASK, "the secret itself: this text only stands for it")
+    return given
+
+
+def _has_mask(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_has_mask(one) for one in cast("Any", value).values())
+    return any(_has_mask(one) for one in cast("Any", value)) if isinstance(value, list) else value == MASK
+
+
+def _id(visit: Visit) -> str:
+    id = checked_id(visit.need("id"))
+    visit.act.criteria = f"uuid={id}"
+    return id
+
+
+def _check(visit: Visit, kind: str) -> None:
+    if not visit.may_use(kind):
+        raise RefusedError(403, f"kind {kind!r} needs the role admin")
+
+
+ROUTES = (
+    action("/instance/cancel", cancel, verb="CancelInstance"),
+    action("/instance/retry", retry, verb="RetryInstance"),
+    page("/instance/again", ask_again, role=Role.OPERATOR),
+    action("/instance/again", again, verb="ScheduleJob"),
+)

@@ -1,0 +1,102 @@
+"""Cancel, retry or remove many instances in steps of 500.
+
+A step takes the next instances that match, in the order of creation, and acts on the time between the first and the
+last of them. So it needs one call of the manager, and the next step continues after that time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Literal
+
+from peerjob.handles.manager import Manager
+from peerjob.model.errors import AuthError, UnknownInstanceError
+from peerjob.model.query import Filter, Query
+from peerjob.model.rights import SYSTEM
+from peerjob.model.state import State
+
+Verb = Literal["cancel", "retry", "clear"]
+
+STEP = 500
+MAX_COUNTED = 10_000
+"""The most instances that are counted one by one, for criteria without a counter."""
+CONCURRENT = 16
+"""The most calls of a step at a time, for selected instances."""
+MILLISECOND = timedelta(milliseconds=1)
+STATES: dict[Verb, State] = {"cancel": State.ACTIVE, "retry": State.FINAL, "clear": State.FINAL}
+"""The states in which a verb has an effect."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What one step did."""
+
+    count: int
+    after: datetime | None
+    """Where the next step continues; None after the last step."""
+
+
+def matching(verb: Verb, query: Query) -> Query | None:
+    """The query without the states in which the verb has no effect; None if no state is left."""
+    states = query.states & STATES[verb]
+    return replace(query, state=states, order="asc", cursor=None) if states else None
+
+
+async def count(manager: Manager, query: Query) -> tuple[int, bool]:
+    """How many instances match, and whether that is all of them: the count stops at 10,000."""
+    if query.id is None and query.tag is None and query.before is None and query.after is None:
+        return await manager.count(query), True
+    found, cursor = 0, None
+    while found < MAX_COUNTED:
+        page = await manager.lookup_instances(replace(query, limit=1_000, cursor=cursor))
+        found, cursor = found + len(page), page.cursor
+        if cursor is None:
+            return found, True
+    return found, False
+
+
+async def step(manager: Manager, verb: Verb, query: Query) -> StepResult:
+    """Act on the next instances of a query that `matching` made."""
+    page = await manager.lookup_instances(replace(query, limit=STEP, cursor=None))
+    if not page:
+        return StepResult(count=0, after=None)
+    first, end = page[0].created_at, page[-1].created_at + MILLISECOND
+    window = replace(query, after=first, before=end if query.before is None else min(end, query.before))
+    match verb:
+        case "cancel":
+            done = len(await manager.cancel_instances(window))
+        case "retry":
+            done = len(await manager.retry_instances(window))
+        case "clear":
+            done = await manager.clear_instances(Filter(after=window.after, before=window.before))
+    return StepResult(count=done, after=end if page.cursor is not None else None)
+
+
+async def act_on(manager: Manager, verb: Verb, ids: Iterable[str]) -> int:
+    """Cancel or retry single instances; those that are gone, or in another state, do not count."""
+    turns = asyncio.Semaphore(CONCURRENT)
+
+    async def one(id: str) -> bool:
+        async with turns:
+            try:
+                if verb == "cancel":
+                    return await manager.cancel_instance(id)
+                if not (await manager.lookup_instance(id)).state.is_final:
+                    return False
+                await manager.retry_instance(id)
+            except UnknownInstanceError:
+                return False
+            return True
+
+    return sum(await asyncio.gather(*(one(id) for id in ids)))
+
+
+async def check_system(manager: Manager, query: Query) -> None:
+    """Raise AuthError if a query matches instances of peerjob's own kinds, which need an admin."""
+    kinds = (await manager.stats()).counts if query.kind is None else (query.kind,)
+    for kind in kinds:
+        if kind.startswith(SYSTEM) and await manager.count(replace(query, kind=kind)):
+            raise AuthError(f"kind {kind!r} needs the role admin")

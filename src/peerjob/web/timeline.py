@@ -1,0 +1,79 @@
+"""The history of an instance as a bar: how long it was queued, and how long it ran on which node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from markupsafe import Markup
+
+from peerjob.handles.entries import HistoryEntry
+from peerjob.model.ages import span
+from peerjob.model.printable import printable
+from peerjob.model.state import State
+
+WIDTH, BAR, TEXT = 1000, 22, 14
+"""The size of the drawing."""
+LEAST = 4.0
+"""The least width of a span, so that a short one can be seen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """A time in one state."""
+
+    state: State
+    begin: datetime
+    end: datetime
+    label: str
+
+
+def stretches(history: Sequence[HistoryEntry], now: datetime) -> list[Stretch]:
+    """The times between the entries; the last one ends now, unless its state is final."""
+    found: list[Stretch] = []
+    for number, entry in enumerate(history):
+        last = number + 1 == len(history)
+        end = (entry.timestamp if entry.state.is_final else now) if last else history[number + 1].timestamp
+        where = f" on {entry.node}" if entry.state is State.PROCESSING and entry.node else ""
+        note = f": {entry.note}" if entry.note else ""
+        passed = "" if entry.state.is_final else f" for {span(end - entry.timestamp)}"
+        label = f"{entry.state}{where}{passed}{note}"
+        found.append(Stretch(state=entry.state, begin=entry.timestamp, end=max(end, entry.timestamp), label=label))
+    return found
+
+
+def timeline(history: Sequence[HistoryEntry], now: datetime) -> Markup:
+    """The drawing; empty without a history."""
+    parts = stretches(history, now)
+    if not parts:
+        return Markup("")
+    begin, end = parts[0].begin, max(part.end for part in parts)
+    whole = max((end - begin).total_seconds(), 1e-6)
+    drawn: list[Markup] = []
+    for part in parts:
+        left = (part.begin - begin).total_seconds() / whole * (WIDTH - LEAST)
+        width = max(LEAST, (part.end - part.begin).total_seconds() / whole * (WIDTH - LEAST))
+        text = printable(part.label)
+        drawn.append(
+            Markup('<rect class="{}" x="{:.1f}" y="0" width="{:.1f}" height="{}"><title>{}</title></rect>').format(
+                _class(part.state), left, width, BAR, text
+            )
+        )
+    ends = Markup(
+        '<text x="0" y="{0}">{1:%H:%M:%S}</text><text x="{2}" y="{0}" text-anchor="end">{3:%H:%M:%S} UTC</text>'
+    )
+    label = "; ".join(printable(part.label) for part in parts[-10:])
+    return Markup('<svg class="timeline" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}</svg>').format(
+        WIDTH, BAR + TEXT, label, Markup("").join(drawn), ends.format(BAR + TEXT - 2, begin, WIDTH, end)
+    )
+
+
+def _class(state: State) -> str:
+    if state is State.PROCESSING:
+        return "run"
+    if state is State.COMPLETED:
+        return "good"
+    if state is State.CANCELLED:
+        return "warn"
+    return "bad" if state.is_final else "queue"

@@ -1,0 +1,63 @@
+"""Arguments, results and errors as text. Secrets are masked, and long texts are cut."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from peerjob.handles.instance import Instance
+from peerjob.model.codec import decode_value
+from peerjob.model.errors import DecodeError
+from peerjob.model.json_text import to_json
+from peerjob.model.secret import MASK
+
+MAX_SHOWN = 64 << 10
+"""The most characters of a value on a page. A link leads to the whole value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownValue:
+    """A value on a page."""
+
+    text: str
+    cut: bool
+
+
+def shown_value(text: str) -> ShownValue:
+    """A text, cut at 64 KiB."""
+    return ShownValue(text=text[:MAX_SHOWN], cut=len(text) > MAX_SHOWN)
+
+
+def pretty(value: Any) -> str:
+    """A value as indented JSON."""
+    return json.dumps(json.loads(to_json(value)), indent=2, ensure_ascii=False)
+
+
+def arguments_text(instance: Instance[Any]) -> str:
+    """The arguments as JSON, with "***" for secrets."""
+    return _readable(lambda: pretty({"args": list(instance.args), "kwargs": instance.kwargs}))
+
+
+def result_text(instance: Instance[Any]) -> str:
+    """The result as JSON; "" if there is none."""
+    result = instance.record.result
+    return "" if result is None else _readable(lambda: pretty(decode_value(result)))
+
+
+def has_masked(instance: Instance[Any]) -> bool:
+    """Whether an argument is a secret, so that nobody here can give it again."""
+    return f'"{MASK}"' in arguments_text(instance)
+
+
+def traceback_text(instance: Instance[Any]) -> str:
+    """The traceback of the last error."""
+    return _readable(lambda: "" if instance.error is None else instance.error.traceback)
+
+
+def _readable(read: Callable[[], str]) -> str:
+    try:
+        return read()
+    except (DecodeError, ValueError, RecursionError) as error:
+        return f"<{error}>"

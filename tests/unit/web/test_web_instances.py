@@ -1,0 +1,251 @@
+"""The list of instances, one instance, and what can be done with them."""
+
+import asyncio
+import logging
+import re
+from typing import Annotated
+
+import pytest
+
+from peerjob import Job, Node, Role, Secret, State
+from peerjob.web import steps, values
+from support.dashboards import pages_of, submit
+
+log = logging.getLogger("bodies")
+
+
+async def boom(text: str, password: Annotated[str, Secret] = "") -> None:
+    log.warning("line: %s", text)
+    raise ValueError(text)
+
+
+async def hold() -> None:
+    await asyncio.sleep(3600)
+
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+JOBS = [Job("boom", boom, max_retries=0), Job("hold", hold), Job("add", add, tags=["sums"])]
+HOSTILE = "<img src=x onerror=alert(1)>\"'&\x1b[31m\u202eevil\u2066"
+
+
+async def test_filters_are_a_query() -> None:
+    async with Node("memory://", jobs=JOBS) as node, pages_of(node, Role.READER) as client:
+        done, failed = await node.schedule("add", 1, 2), await node.schedule("boom", "no such file")
+        await done.wait(30)
+        await failed.wait(30)
+
+        async def found(query: str) -> set[str]:
+            answer = await client.get(f"/instances?{query}")
+            assert answer.status_code == 200
+            return {one for one in (done.id, failed.id) if f"/instances/{one}" in answer.text}
+
+        assert await found("") == {done.id, failed.id}
+        assert await found("kind=add") == await found("tag=sums") == await found("state=completed") == {done.id}
+        assert (
+            await found("state=error")
+            == await found("error=SUCH+file")
+            == await found(f"id={failed.id}")
+            == {failed.id}
+        )
+        assert await found("error=other") == await found("after=2100-01-01T00:00") == set()
+        assert await found("after=1h&before=2100-01-01T00:00Z") == {done.id, failed.id}
+
+
+@pytest.mark.parametrize("query", ["state=x", "id=x", "after=yesterday", "before=1h2", "kind=" + "k" * 300])
+async def test_a_filter_that_is_none_is_named(query: str) -> None:
+    async with Node("memory://") as node, pages_of(node, Role.READER) as client:
+        answer = await client.get(f"/instances?{query}")
+    assert answer.status_code == 400
+    assert f"{query.partition('=')[0]}: expected" in answer.text
+
+
+async def test_pages_follow_one_another() -> None:
+    async with Node("memory://", jobs=JOBS, workers=0) as node, pages_of(node) as client:
+        made = await node.schedule_many(node.job("hold").call() for _ in range(250))
+        seen: list[str] = []
+        link: str | None = "/instances?kind=hold"
+        while link is not None:
+            text = (await client.get(link)).text
+            seen += re.findall(r'name="id" value="([^"]+)"', text)
+            following = re.search(r'href="([^"]+)" rel="next"', text)
+            link = None if following is None else following[1].replace("&amp;", "&")
+    assert seen == [one.id for one in reversed(made)]
+
+
+async def test_an_instance_shows_all_that_is_known_and_no_secret() -> None:
+    async with Node("memory://", jobs=JOBS) as node, pages_of(node, Role.READER) as client:
+        first = await node.schedule("boom", HOSTILE, password="hush-hush")
+        await first.wait(30)
+        second = await first.retry()
+        await second.wait(30)
+        text = (await client.get(f"/instances/{second.id}")).text
+        downloads = [
+            await client.get(f"/instances/{second.id}/{what}") for what in ("arguments", "result", "traceback", "log")
+        ]
+    assert "it ended with ValueError" in text
+    assert '<li class="warn"' in text
+    assert "Traceback (most recent call last)" in text
+    assert f"/instances/{first.id}" in text
+    assert '<svg class="timeline"' in text
+    assert 'method="post"' not in text, "a reader gets no form"
+    assert "***" in text
+    for shown in (text, *(one.text for one in downloads)):
+        assert "hush-hush" not in shown
+        assert not set("\x1b\u202e\u2066") & set(shown)
+    assert "<img" not in text
+    assert "\\u202eevil" in text
+    assert all(one.headers["content-disposition"].startswith("attachment") for one in downloads)
+    assert all(one.headers["content-type"].startswith("text/plain") for one in downloads)
+
+
+async def test_a_long_value_is_cut_and_can_be_downloaded() -> None:
+    async with Node("memory://", jobs=JOBS, workers=0) as node, pages_of(node) as client:
+        made = await node.schedule("boom", "x" * (values.MAX_SHOWN + 1000))
+        text = (await client.get(f"/instances/{made.id}")).text
+        whole = (await client.get(f"/instances/{made.id}/arguments")).text
+    assert values.MAX_SHOWN - 1000 < text.count("x") < values.MAX_SHOWN + 500
+    assert "download all" in text
+    assert "x" * (values.MAX_SHOWN + 1000) in whole
+
+
+async def test_the_log_is_filtered_without_a_script() -> None:
+    async def talk() -> None:
+        for level in (logging.DEBUG, logging.INFO, logging.ERROR):
+            log.log(level, "line %s of the body", logging.getLevelName(level))
+
+    async with Node("memory://", jobs=Job("talk", talk)) as node, pages_of(node) as client:
+        logging.getLogger().setLevel(logging.DEBUG)
+        made = await node.schedule("talk")
+        await made.wait(30)
+        errors = (await client.get(f"/instances/{made.id}?level=ERROR")).text
+        found = (await client.get(f"/instances/{made.id}?text=info+OF")).text
+    assert re.findall(r"line (\w+) of", errors) == ["ERROR"]
+    assert re.findall(r"line (\w+) of", found) == ["INFO"]
+
+
+async def test_an_unknown_instance_is_not_found() -> None:
+    async with Node("memory://") as node, pages_of(node) as client:
+        answer = await client.get("/instances/00000000-0000-7000-8000-000000000000")
+        wrong = await client.get("/instances/x")
+    assert (answer.status_code, wrong.status_code) == (404, 400)
+
+
+async def test_one_instance_is_cancelled_retried_and_scheduled_again() -> None:
+    async with Node("memory://", jobs=JOBS) as node, pages_of(node, Role.OPERATOR) as client:
+        held, done = await node.schedule("hold"), await node.schedule("add", 1, 2)
+        await done.wait(30)
+        cancelled = await submit(client, "/instance/cancel", id=held.id)
+        notices = [(await client.get(cancelled.headers["location"])).text for _ in range(2)]
+        retried = await submit(client, "/instance/retry", id=done.id)
+        again = await submit(client, "/instance/again", id=done.id, arguments='{"args": [5], "kwargs": {"b": 6}}')
+        wrong = [
+            await submit(client, "/instance/again", id=done.id, arguments=text)
+            for text in ("", "[1]", '{"args": 1}', '{"args": [1, 2, 3]}', '{"args": ["***", 2]}', "[" * 100_000)
+        ]
+        assert (await held.refresh()).state is State.CANCELLED
+        for answer, result in ((retried, 3), (again, 11)):
+            assert answer.status_code == 303
+            made = await node.lookup_instance(answer.headers["location"].rpartition("/")[2])
+            assert await made.result(30) == result
+        assert await node.count() == 4
+        await node.audit_trail.flush()
+        records = {(one.verb, one.count, one.result) for one in await node.audit() if one.principal == "ann"}
+    assert ["Cancelled." in text for text in notices] == [True, False]
+    assert [answer.status_code for answer in wrong] == [422] * len(wrong)
+    assert records >= {("CancelInstance", 1, "ok"), ("RetryInstance", 1, "ok"), ("ScheduleJob", 1, "ok")}
+
+
+async def test_all_that_match_are_cancelled_in_steps() -> None:
+    async with Node("memory://", jobs=JOBS, workers=0) as node, pages_of(node, Role.OPERATOR) as client:
+        await node.schedule_many(node.job("hold").call() for _ in range(1_200))
+        kept = await node.schedule("add", 1, 2)
+        asked = await submit(client, "/instances/act", verb="cancel", scope="all", f_kind="hold")
+        assert "Cancel 1,200 instances?" in asked.text
+        fields = dict(re.findall(r'name="([^"]+)" value="([^"]*)"', asked.text))
+        late = await node.schedule("hold")
+        counts: list[int] = []
+        while "Finished." not in asked.text:
+            fields |= dict(re.findall(r'name="([^"]+)" value="([^"]*)"', asked.text))
+            asked = await client.post("/instances/act", data=fields)
+            counts.append(await node.count())
+            assert len(counts) < 10
+        assert "Cancelled: 1,200" in asked.text
+        assert len(counts) == 3
+        assert (await late.refresh()).state is State.SCHEDULED, "what came after the question stays"
+        assert (await kept.refresh()).state is State.SCHEDULED
+        await node.audit_trail.flush()
+        assert sum(one.count or 0 for one in await node.audit() if one.verb == "CancelInstances") == 1_200
+
+
+async def test_each_that_matches_is_retried_once() -> None:
+    async with Node("memory://", jobs=JOBS) as node, pages_of(node, Role.OPERATOR) as client:
+        made = await node.schedule_many(node.job("add").call(number, 1) for number in range(steps.STEP + 20))
+        for one in made:
+            await one.wait(60)
+        asked = await submit(client, "/instances/act", verb="retry", scope="all", f_state="completed", f_kind="add")
+        while "Finished." not in asked.text:
+            fields = dict(re.findall(r'name="([^"]+)" value="([^"]*)"', asked.text))
+            asked = await client.post("/instances/act", data=fields)
+        olds = [str(one.retry_of) async for one in node.iter_instances() if one.retry_of is not None]
+    assert sorted(olds) == sorted(one.id for one in made)
+
+
+async def test_selected_instances_are_asked_for_and_cancelled() -> None:
+    async with Node("memory://", jobs=JOBS, workers=0) as node, pages_of(node, Role.OPERATOR) as client:
+        made = [await node.schedule("hold") for _ in range(3)]
+        ids = [made[0].id, made[2].id]
+        asked = await submit(client, "/instances/act", verb="cancel", scope="selected", id=ids)
+        assert "Cancel 2 instances?" in asked.text
+        assert await node.count() == 3
+        done = await submit(client, "/instances/act", verb="cancel", scope="selected", id=ids, go="1")
+        none = await submit(client, "/instances/act", verb="cancel", scope="selected")
+        assert [(await one.refresh()).state for one in made] == [State.CANCELLED, State.SCHEDULED, State.CANCELLED]
+    assert (done.status_code, none.status_code) == (303, 303)
+
+
+async def test_only_an_admin_removes_and_only_by_time() -> None:
+    async with Node("memory://", jobs=JOBS) as node:
+        await (await node.schedule("add", 1, 2)).wait(30)
+        async with pages_of(node, Role.OPERATOR) as client:
+            assert "Remove…" not in (await client.get("/instances")).text
+            assert (await submit(client, "/instances/act", verb="clear", scope="all", go="1")).status_code == 403
+        async with pages_of(node, Role.ADMIN) as client:
+            assert "Remove…" in (await client.get("/instances")).text
+            assert (
+                await submit(client, "/instances/act", verb="clear", scope="all", go="1", f_kind="add")
+            ).status_code == 400
+            assert await node.count() == 1
+            assert (await submit(client, "/instances/act", verb="clear", scope="all", go="1")).status_code == 200
+            assert await node.count() == 0
+
+
+async def test_peerjobs_own_jobs_need_an_admin() -> None:
+    async def own() -> None: ...
+
+    async with Node("memory://", jobs=[Job("system.own", own), *JOBS]) as node, pages_of(node, Role.OPERATOR) as client:
+        one = await node.schedule("system.own")
+        await one.wait(30)
+        refused = [
+            await submit(client, "/instance/retry", id=one.id),
+            await submit(client, "/instance/again", id=one.id, arguments='{"args": []}'),
+            await submit(client, "/instances/act", verb="retry", scope="selected", id=one.id, go="1"),
+            await submit(client, "/instances/act", verb="retry", scope="all", go="1"),
+        ]
+        assert [answer.status_code for answer in refused] == [403] * 4
+        assert await node.count() == 1
+
+
+async def test_the_search_leads_to_what_it_names() -> None:
+    async with Node("memory://", jobs=JOBS) as node, pages_of(node, Role.READER) as client:
+        made = await node.schedule("add", 1, 2)
+        await made.wait(30)
+        links = [
+            (await client.get("/search", params={"q": q})).headers["location"] for q in (made.id, "add", "sums", "")
+        ]
+        nothing = await client.get("/search", params={"q": "ad"})
+    assert links == [f"/instances/{made.id}", "/kinds/add", "/instances?tag=sums", "/instances"]
+    assert nothing.status_code == 200
+    assert 'href="/kinds/add"' in nothing.text
