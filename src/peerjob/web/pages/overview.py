@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -89,7 +89,7 @@ def _tiles(sample: Sample, now: datetime) -> list[tuple[str, str, str, bool]]:
 def kind_rows(sample: Sample, now: datetime) -> list[KindSummary]:
     """The kinds that have instances, are run by a node or were active, the busiest first."""
     stats, activity = sample.stats, sample.activity
-    active = {} if activity is None else activity.kinds
+    active: Mapping[str, KindActivity] = {} if activity is None else activity.kinds
     known = {kind for node in sample.nodes for kind in node.info.kinds}
     rows = [
         KindSummary(
