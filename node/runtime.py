@@ -176,12 +176,7 @@ class NodeRuntime:
             observers=observers,
         )
         self.intake = Intake(
-            node=name,
-            pool=self.pool,
-            claim_loop=self.claim_loop,
-            outbox=self.outbox,
-            show=self._show,
-            resize=self._resize,
+            name, pool=self.pool, claim_loop=self.claim_loop, outbox=self.outbox, show=self._show, resize=self._resize
         )
         self._reconciler = Reconciler(held_claims=self.held_claims, outbox=self.outbox, claim_loop=self.claim_loop)
 

@@ -26,8 +26,8 @@ class Intake:
 
     def __init__(
         self,
-        *,
         node: str,
+        *,
         pool: Pool,
         claim_loop: ClaimLoop,
         outbox: Outbox,
