@@ -20,7 +20,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo quick test lint proto blocking unit unit-others integration django-suite test-soak soak test-compose mutants slips bench bench-remote bench-durability docs docs-serve format lock dist manifests sbom servers clean
+.PHONY: help demo quick test lint proto blocking unit unit-others integration django-suite test-soak soak test-compose mutants slips bench bench-remote bench-durability docs docs-serve format screenshots lock dist manifests sbom servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +98,9 @@ blocking: $(VENV)/.installed ## generate the blocking verbs from the asynchronou
 format: $(VENV)/.installed ## rewrite the code in the house style
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
+
+screenshots: $(VENV)/.installed servers ## take the pictures of the dashboard for the README and the docs
+	PYTHONPATH=tests $(BIN)/python scripts/screenshots.py $(ARGS)
 
 manifests: $(VENV)/.installed ## make of the manifests what is made from other files
 	$(BIN)/python scripts/generate_manifests.py

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Install missing programs of the tests and benchmarks, as root on Debian: the servers, openssl for certificates, promtool
-# for the alerts, kubectl for the manifests, and strace for the tests of durability.
+# for the alerts, kubectl for the manifests, strace for the tests of durability, and Chromium for the dashboard.
 # A failure here is not an error: Valkey then comes from PyPI, and a test that lacks a server names it.
 
 missing=
@@ -9,6 +9,7 @@ for server in redis-server valkey-server openssl promtool strace; do
 done
 command -v etcd >/dev/null || missing="$missing etcd-server"
 command -v kubectl >/dev/null || missing="$missing kubernetes-client"
+command -v chromium >/dev/null || missing="$missing chromium"
 
 if [ -z "$missing" ] || [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     exit 0

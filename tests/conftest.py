@@ -19,7 +19,6 @@ from support.etcd import SHORT_LEASES, Certificates, EtcdCluster, EtcdServer, Et
 from support.etcd_site import EtcdSite
 from support.servers import (
     SERVERS,
-    MissingServerError,
     RedisServer,
     Server,
     ServerCluster,
@@ -28,6 +27,7 @@ from support.servers import (
     Settings,
     StartServer,
     ValkeyServer,
+    needed,
 )
 
 # two cores shared with servers and nodes make any deadline a coin toss; CI repeats the same examples
@@ -157,7 +157,7 @@ def start_etcd_cluster() -> Iterator[StartEtcdCluster]:
 @pytest.fixture(scope="module")
 def signed(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """A CA of the module's own, and what it signed."""
-    with _needed():
+    with needed():
         return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
@@ -188,20 +188,9 @@ def store_url(request: pytest.FixtureRequest) -> str:
 
 @contextlib.contextmanager
 def _running(make: Callable[[], Started]) -> Generator[Started]:
-    with _needed():
+    with needed():
         server = make()
     try:
         yield server.start()
     finally:
         server.close()
-
-
-@contextlib.contextmanager
-def _needed() -> Generator[None]:
-    """Skip the test where the machine lacks what is made within; CI must lack nothing."""
-    try:
-        yield
-    except MissingServerError as missing:
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must have every server: {missing}")
-        pytest.skip(str(missing))

@@ -7,15 +7,19 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import pytest_asyncio
+from playwright.async_api import Browser
 
 from peerjob.store.lua.glide_driver import GlideDriver
 from peerjob.store.lua.redis_driver import RedisDriver
 from support import jobd as daemon
+from support.browser import Pages, chromium, find_chromium
 from support.jobctl import serving
 from support.jobd import Jobd
 from support.lua_site import MakeSite, Site
-from support.servers import ServerProcess, StartServer
+from support.servers import ServerProcess, StartServer, needed
 from support.waiting import PATIENCE
+from support.web_site import Serving
 
 LONGEST, EARLY = "test_faults_cron.py", 20
 
@@ -63,3 +67,31 @@ def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         child = serving(jobd, server.url, f"ctl-{uuid4().hex[:8]}")
         child.wait_for("leads in term")  # some tests ask for the leader
         yield daemon.target(child)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """One browser for all tests of the session, which run on the event loop of the session."""
+    with needed():
+        find_chromium()
+    async with chromium() as started:
+        yield started
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def browser_pages(browser: Browser) -> AsyncIterator[Pages]:
+    """Open pages, of which none may have an error of a script, refused content or an unexpected answer."""
+    pages = Pages(browser)
+    try:
+        yield pages
+    finally:
+        await pages.close()
+    assert not pages.problems.texts
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def web_serving() -> AsyncIterator[Serving]:
+    """Serve dashboards on loopback ports."""
+    site = Serving()
+    yield site
+    await site.close()

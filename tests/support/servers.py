@@ -2,17 +2,19 @@
 
 import contextlib
 import itertools
+import os
 import random
 import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Literal, Protocol, Self, TypedDict, Unpack, cast
 
+import pytest
 import redis
 
 from support.containers import ContainerProcess, image_of
@@ -35,6 +37,17 @@ _CLUSTER_SETTINGS = (
 
 class MissingServerError(RuntimeError):
     """The machine has no such server; its text names the package to install."""
+
+
+@contextlib.contextmanager
+def needed() -> Generator[None]:
+    """Skip the test where the machine lacks what is made within; CI must lack nothing."""
+    try:
+        yield
+    except MissingServerError as missing:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must have every server: {missing}")
+        pytest.skip(str(missing))
 
 
 class Settings(TypedDict, total=False):

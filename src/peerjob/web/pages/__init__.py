@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from peerjob.web.page import PageRoute, page
 
-from . import bulk, instance, instance_actions, instances, overview, search
+from . import audit, bulk, fires, instance, instance_actions, instances, kinds, nodes, overview, schedules, search
 from .missing import missing
 
 ROUTES: tuple[PageRoute, ...] = (
@@ -13,6 +13,11 @@ ROUTES: tuple[PageRoute, ...] = (
     *bulk.ROUTES,
     *instance.ROUTES,
     *instance_actions.ROUTES,
+    *schedules.ROUTES,
+    *fires.ROUTES,
+    *kinds.ROUTES,
+    *nodes.ROUTES,
+    *audit.ROUTES,
     *search.ROUTES,
     # matches what no other route matches
     page("/{path:path}", missing),

@@ -1,0 +1,213 @@
+"""Kinds: what the nodes can run, and the form that schedules one run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, cast
+
+from peerjob.handles.instance import Instance
+from peerjob.handles.registered_job import RegisteredJob
+from peerjob.model.activity import Distribution, KindActivity
+from peerjob.model.errors import ArgumentError, EncodeError, OptionError, PayloadTooLargeError, ScheduleError
+from peerjob.model.job import Job
+from peerjob.model.query import Query
+from peerjob.model.rights import Role
+from peerjob.model.state import State
+from peerjob.web.fields import WHOLE, Arguments, Field, fields_of, form_of, problems_by_field, read_arguments
+from peerjob.web.page import action, page
+from peerjob.web.samples import Sample
+from peerjob.web.visit import Done, Shown, Visit
+
+from .checks import check_kind, offset
+
+PAGE = 100
+SAMPLE = 200
+"""Instances whose durations a page of a kind shows: the latest of the last day."""
+DAY = timedelta(days=1)
+OPTIONS = ("after", "at", "priority", "key", "tags")
+"""Options of the form, as `with_options` takes them."""
+
+
+# -- the list ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A kind with its counts."""
+
+    kind: str
+    job: RegisteredJob | None
+    """None: no node knows the kind, but there are instances of it."""
+    waiting: int
+    running: int
+    failed: int
+    unserved: int
+    activity: KindActivity
+
+
+async def kinds(visit: Visit) -> Shown:
+    """The kinds, filtered by text."""
+    jobs, sample = await asyncio.gather(visit.manager.registered_jobs(), visit.served.samples.current())
+    by_kind = {one.kind: one for one in jobs}
+    text = visit.param("q").casefold()
+    names = [one for one in sorted(by_kind.keys() | sample.stats.counts.keys()) if text in one.casefold()]
+    begin = offset(visit)
+    rows = [_row(one, by_kind.get(one), sample) for one in names[begin : begin + PAGE]]
+    return Shown("kinds.html", rows=rows, total=len(names), begin=begin, page=PAGE)
+
+
+def _row(kind: str, job: RegisteredJob | None, sample: Sample) -> Row:
+    stats, activity = sample.stats, KindActivity()
+    if sample.activity is not None:
+        activity = sample.activity.kinds.get(kind, activity)
+    return Row(
+        kind=kind,
+        job=job,
+        waiting=stats.total(State.CREATED | State.SCHEDULED, kind),
+        running=stats.total(State.PROCESSING, kind),
+        failed=stats.total(State.TERMINATED | State.TIMED_OUT, kind),
+        unserved=stats.unserved.get(kind, 0),
+        activity=activity,
+    )
+
+
+# -- one kind ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """The latest instances that ended, with outcomes and durations."""
+
+    size: int
+    states: Counter[str]
+    durations: Sequence[float]
+    """Seconds from the last claim to the end, the shortest first."""
+
+    def quantile(self, share: float) -> float | None:
+        """The duration that this share does not exceed."""
+        return (
+            self.durations[min(len(self.durations) - 1, int(share * len(self.durations)))] if self.durations else None
+        )
+
+    @property
+    def bars(self) -> list[tuple[str, int]]:
+        """How many durations are within each bound that occurs."""
+        counts = Counter(
+            next((bound for bound in Distribution.BOUNDS if one <= bound), Distribution.BOUNDS[-1])
+            for one in self.durations
+        )
+        return [(f"{bound:g} s", counts[bound]) for bound in Distribution.BOUNDS if counts[bound]]
+
+
+async def kind(visit: Visit) -> Shown:
+    """One kind, with its form."""
+    name = visit.path_value("kind")
+    job = await _job(visit, name)
+    fields = fields_of(None if job is None else job.json_schema)
+    form: dict[str, str] = {}
+    if again := visit.param("again"):
+        old = await visit.manager.lookup_instance(again)
+        form = form_of(fields, old.args, old.kwargs)
+    return await _shown(visit, name, job, fields, form, Arguments())
+
+
+async def _job(visit: Visit, name: str) -> RegisteredJob | None:
+    found = await visit.manager.registered_jobs(name, schemas=True)
+    return found[0] if found else None
+
+
+async def _shown(
+    visit: Visit, name: str, job: RegisteredJob | None, fields: Sequence[Field], form: dict[str, str], given: Arguments
+) -> Shown:
+    sample, ended = await asyncio.gather(visit.served.samples.current(), _ended(visit, name))
+    return Shown(
+        "kind.html",
+        status=422 if given.problems else 200,
+        kind=name,
+        job=job,
+        row=_row(name, job, sample),
+        ended=ended,
+        fields=fields,
+        form=form,
+        problems=given.problems,
+        whole=WHOLE,
+        usable=visit.may_use(name),
+    )
+
+
+async def _ended(visit: Visit, kind: str) -> Ended:
+    query = Query(kind=kind, state=State.FINAL, after=visit.now - DAY, limit=SAMPLE, order="desc")
+    ended = await visit.manager.lookup_instances(query)
+    return Ended(
+        size=len(ended),
+        states=Counter(str(one.state) for one in ended),
+        durations=sorted(seconds for one in ended if (seconds := _duration(one)) is not None),
+    )
+
+
+def _duration(one: Instance[Any]) -> float | None:
+    begin = one.processed_at
+    end = one.record.history[-1].at_us if one.record.history else None
+    return None if begin is None or end is None else max(0.0, end / 1_000_000 - begin.timestamp())
+
+
+# -- scheduling one ----------------------------------------------------------------------------------------------------
+
+
+async def schedule(visit: Visit) -> Done | Shown:
+    """Schedule one run of a kind."""
+    name = visit.given("kind")
+    check_kind(visit, name)
+    visit.act.criteria = f"kind={name}"
+    job = await _job(visit, name)
+    if job is None:
+        raise OptionError("kind", name, "a kind that a live node runs")
+    fields = fields_of(job.json_schema)
+    form = {key: values[0] for key, values in visit.fields.items() if values}
+    given = read_arguments(fields, form)
+    options = _options(form, given)
+    if not given.problems:
+        try:
+            handle: Job[..., Any, Any] = Job(name)
+            call = (handle.with_options(**cast("Any", options)) if options else handle).call(
+                *given.args, **given.kwargs
+            )
+            made = await visit.manager.schedule(call)
+        except ArgumentError as error:
+            given.problems.update(problems_by_field(error.problems, fields))
+        except OptionError as error:
+            given.problems[error.option if error.option in OPTIONS else ""] = [str(error)]
+        except (ScheduleError, EncodeError, PayloadTooLargeError) as error:
+            given.problems[""] = [str(error)]
+        else:
+            visit.act.count = int(made.is_new)
+            notice = "Scheduled." if made.is_new else "An instance with this key exists already."
+            return Done(to=visit.url(f"/instances/{made.id}"), notice=notice)
+    visit.act.count = 0
+    secret = {one.key for one in fields if one.control == "password"}
+    shown = {key: text for key, text in form.items() if key not in secret}
+    return await _shown(visit, name, job, fields, shown, given)
+
+
+def _options(form: dict[str, str], given: Arguments) -> dict[str, Any]:
+    """The options of a form; adds to the problems of `given`."""
+    options: dict[str, Any] = {name: text for name in OPTIONS if (text := form.get(name, "").strip())}
+    if "tags" in options:
+        options["tags"] = tuple(tag for one in options["tags"].split(",") if (tag := one.strip()))
+    if "priority" in options:
+        try:
+            options["priority"] = int(options["priority"][:20])
+        except ValueError:
+            given.problems["priority"] = [f"expected a whole number, got {options['priority']!r}"]
+    return options
+
+
+ROUTES = (
+    page("/kinds", kinds, title="Kinds"),
+    page("/kinds/{kind:path}", kind),
+    action("/kinds/schedule", schedule, role=Role.OPERATOR, verb="ScheduleJob"),
+)

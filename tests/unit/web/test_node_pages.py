@@ -1,0 +1,61 @@
+"""The pages of nodes and of the audit log."""
+
+import asyncio
+
+import pytest
+
+from peerjob import Job, Node, Role
+from support.dashboards import pages_of, submit
+from support.factories import shared_url
+from support.waiting import until
+
+HOLD = Job("hold", asyncio.Event().wait)
+
+
+async def test_a_node_shows_what_it_runs_and_is_drained_and_resized() -> None:
+    async with Node("memory://", jobs=HOLD, name="alpha", workers=2) as node, pages_of(node) as client:
+        running = await node.schedule(HOLD)
+        await until(lambda: any(worker.kind for worker in node.workers()))
+        page = (await client.get("/nodes")).text
+        assert f'href="/instances/{running.id}"' in page
+        assert "1 of 2" in page
+
+        answer = await submit(client, "/nodes/drain", node=node.incarnation)
+        assert answer.headers["location"] == "/nodes"
+        notice = (await client.get("/nodes")).text
+        assert "The node drains: it takes no more work" in notice
+        assert "/nodes/undrain" in notice
+        await submit(client, "/nodes/undrain", node=node.incarnation)
+        assert [view.intake for view in await node.nodes()] == ["active"]
+        await submit(client, "/nodes/resize", node="alpha", workers="5")
+        assert node.num_workers == 5
+        for workers, status in (("0", 400), ("x", 400), ("", 400), ("-1", 400)):
+            assert (await submit(client, "/nodes/resize", node="alpha", workers=workers)).status_code == status
+        assert (await submit(client, "/nodes/drain", node="beta")).status_code == 404
+        assert node.num_workers == 5
+
+
+async def test_what_the_page_did_is_in_the_audit_log() -> None:
+    async with Node("memory://", name="alpha") as node, pages_of(node) as client:
+        assert "Nothing was done" in (await client.get("/audit")).text
+        await submit(client, "/nodes/resize", node="alpha", workers="3")
+        await submit(client, "/nodes/drain", node="beta")
+
+        async def recorded() -> bool:
+            return len(await node.audit()) == 2
+
+        await until(recorded)
+        page = (await client.get("/audit")).text
+        assert "node=alpha workers=3" in page
+        assert "UnknownNodeError" in page
+        assert "node=beta" not in (await client.get("/audit?verb=ResizeWorkers")).text
+        assert "No record matches" in (await client.get("/audit?q=zzz")).text
+
+
+@pytest.mark.parametrize("role", [Role.READER, Role.OPERATOR])
+async def test_only_an_admin_acts_on_nodes(role: Role) -> None:
+    async with Node(shared_url(), name="alpha") as node, pages_of(node, role) as client:
+        assert 'method="post"' not in (await client.get("/nodes")).text
+        for verb in ("drain", "undrain", "resize"):
+            assert (await submit(client, f"/nodes/{verb}", node="alpha", workers="3")).status_code == 403
+        assert [view.intake for view in await node.nodes()] == ["active"]
