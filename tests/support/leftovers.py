@@ -12,7 +12,18 @@ from peerjob.store.kv.store import KVStore
 from peerjob.store.lua.driver import prefix
 from peerjob.store.lua.store import LuaStore
 
-_OF_NAMESPACE = {"layout", "catalogue", "descriptors", "terms", "revisions", "removed", "schedules", "aside", "asides"}
+_OF_NAMESPACE = {
+    "layout",
+    "catalogue",
+    "descriptors",
+    "terms",
+    "revisions",
+    "removed",
+    "schedules",
+    "aside",
+    "asides",
+    "activity",
+}
 """Keys on Redis and Valkey that belong to the namespace itself, or to its schedules."""
 _OF_SCHEDULES = {"schedule", "fired", "gaps"}
 _OF_STORE = {
@@ -27,6 +38,7 @@ _OF_STORE = {
     "term",
     "leader",
     "aside",
+    "activity",
 }
 """The same on a key-value store, by the first part of a key."""
 _HEADS = {"head", "count", "group", "groups"}
