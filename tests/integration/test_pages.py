@@ -51,6 +51,8 @@ def cleanup() -> Iterator[ExitStack]:
         yield stack
 
 
+# a page that takes its reader a quarter of an hour is longer than any other test
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
 def test_the_commands_of_a_page_print_what_it_shows(
     page: Page, replaced: dict[str, str], environment: dict[str, str], cleanup: ExitStack, tmp_path: Path

@@ -98,7 +98,7 @@ def replace(text: str, replaced: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command of a `console`, or a `^C`, with the lines that it shows."""
+    """A command of a `console`, or a `^C`, with the lines that it shows. An empty text continues the last command."""
 
     text: str
     shown: tuple[str, ...]
@@ -116,7 +116,7 @@ def commands(block: Block) -> list[Command]:
         elif line == "^C":
             found.append((line, []))
         elif line.strip():
-            assert found, f"line {block.line + 1}: a console begins with a command"
+            found = found or [("", [])]
             found[-1][1].append(line)
         continued = line.endswith("\\") and not found[-1][1]
     return [Command(text=text, shown=tuple(shown)) for text, shown in found]

@@ -1,6 +1,9 @@
 """A shell in a terminal, into which a test types the commands of a page."""
 
+import contextlib
+import os
 import re
+import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +14,8 @@ from support.pages import Command, first_missing
 from support.waiting import PATIENCE
 
 PROMPT = "prompt-of-a-page> "
+AFTER_THE_END = 2.0
+"""Seconds for the output of programs in the background, after a command has ended."""
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -37,7 +42,7 @@ class Terminal:
         if command.text == "^C":
             self._output = ""
             self._shell.sendintr()
-        else:
+        elif command.text:
             self._wait_for_prompt()
             self._output = ""
             self._shell.sendline(command.text)
@@ -46,6 +51,11 @@ class Terminal:
             self._wait_for_prompt(command.text)
 
     def close(self) -> None:
+        # each job of an interactive shell has a process group of its own, and jobd survives the end of its terminal
+        for found in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if os.getsid(int(found.name)) == self._shell.pid:
+                    os.kill(int(found.name), signal.SIGKILL)
         self._shell.close(force=True)
 
     def _lines(self) -> list[str]:
@@ -53,11 +63,13 @@ class Terminal:
         return re.split(r"[\r\n]+", text)
 
     def _wait_for_prompt(self, after: str = "the start") -> None:
-        self._wait_until(lambda: None if self._output.endswith(PROMPT) else "the prompt of the shell", after)
+        self._wait_until(lambda: None if PROMPT in self._output else "the prompt of the shell", after)
 
     def _wait_until(self, missing: Callable[[], str | None], after: str) -> None:
         until = time.monotonic() + PATIENCE
         while (line := missing()) is not None:
+            if PROMPT in self._output and not after.endswith("&"):
+                until = min(until, time.monotonic() + AFTER_THE_END)
             try:
                 text = self._shell.read_nonblocking(65_536, timeout=max(0.0, until - time.monotonic()))
             except (pexpect.TIMEOUT, pexpect.EOF):

@@ -119,6 +119,11 @@ x = 1
    ^C
    ```
 
+   ```console title="Terminal 2"
+   later output
+   $ true
+   ```
+
 ```toml
 # a = 2
 ```
@@ -135,6 +140,7 @@ def test_the_blocks_of_a_page(tmp_path: Path) -> None:
     assert [(block.language, block.file, block.title, block.line) for block in page.blocks] == [
         ("python", "shop.py", "", 2),
         ("console", None, "Terminal 2", 9),
+        ("console", None, "Terminal 2", 18),
     ]
     typed = commands(page.blocks[1])
     assert [(one.text, one.shown) for one in typed] == [
@@ -142,6 +148,7 @@ def test_the_blocks_of_a_page(tmp_path: Path) -> None:
         ("sleep 9", ()),
         ("^C", ()),
     ]
+    assert [(one.text, one.shown) for one in commands(page.blocks[2])] == [("", ("later output",)), ("true", ())]
 
 
 def test_a_shown_line_is_printed_in_its_order() -> None:

@@ -37,6 +37,9 @@ class State(IntFlag):
         name = _TEXT.get(int(self))
         return name if name is not None else "|".join(_TEXT[int(part)] for part in self.parts())
 
+    def __format__(self, spec: str) -> str:
+        return format(str(self) if not spec or spec[-1] not in "bcdoxX" else int(self), spec)
+
     @classmethod
     def parse(cls, text: str) -> State:
         """Parse the text or alias of a state, in any case, such as "Completed", "timedout" or "final"."""

@@ -15,7 +15,9 @@ from peerjob.cli.console import ExitStatus
 from peerjob.cli.ctl.audit import AUDIT
 from peerjob.cli.ctl.errors import error_report
 from peerjob.cli.ctl.output import Column, Format, Printer, TableView
+from peerjob.cli.ctl.tables import FIRES
 from peerjob.cli.ctl.yaml import to_yaml
+from peerjob.handles.schedule import FireEntry
 from peerjob.model.ages import age
 from peerjob.model.audit import AuditRecord
 from peerjob.model.clock import to_us
@@ -28,6 +30,7 @@ from peerjob.model.errors import (
     StoreFullError,
     UnknownKindError,
 )
+from peerjob.model.firing import FireOutcome, FireRecord
 from peerjob.model.printable import printable
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -142,6 +145,15 @@ def test_a_cut_text_of_the_audit_log_has_a_mark(width: int, heads: list[str], ce
     out.many([record], AUDIT)
     assert [line.split() for line in cast("io.StringIO", out.console.file).getvalue().splitlines()] == [heads, cells]
     assert out.table([], AUDIT).row_count == 0
+
+
+def test_the_fires_of_a_schedule_fit_into_80_columns() -> None:
+    fire = FireRecord(nominal_us=to_us(NOW), outcome=FireOutcome.FIRED, instance="i" * 36)
+    times = FireRecord(nominal_us=to_us(NOW), outcome=FireOutcome.COALESCED, count=100)
+    out = Printer(Format.TABLE)
+    out.console = Console(width=80, file=io.StringIO())
+    out.many([FireEntry("nightly", fire), FireEntry("nightly", times)], FIRES)
+    assert "…" not in cast("io.StringIO", out.console.file).getvalue()
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,10 @@ def test_text_is_read_in_any_case(text: str, state: State) -> None:
     assert State.parse(text) == state
 
 
+def test_a_state_is_formatted_as_its_text() -> None:
+    assert (f"{State.TIMED_OUT}", f"{State.COMPLETED:>10}", f"{State.ACTIVE:d}") == ("TimedOut", " Completed", "6")
+
+
 @pytest.mark.parametrize("text", ["", "done", "Completed|Terminated", "32", "complete"])
 def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="unknown state"):

@@ -164,14 +164,15 @@ def _recurs(one: Schedule) -> str:
 
 FIRES: TableView[FireEntry] = TableView(
     columns=(
-        Column(title="NOMINAL", text=lambda one: moment(one.nominal)),
-        Column(title="TIMES", text=lambda one: str(one.count), right=True),
+        Column(title="NOMINAL", text=lambda one: moment(one.nominal), whole=True),
+        # the number of nominal times; with this title, a row of one fire fits into 80 columns
+        Column(title="N", text=lambda one: str(one.count), right=True),
         Column(title="OUTCOME", text=lambda one: f"{one.outcome}{' (ongoing)' if one.ongoing else ''}"),
         Column(title="INSTANCE", text=lambda one: one.instance_id or "-", whole=True),
         Column(title="LATE", text=lambda one: span(one.late), wide=True, right=True),
         Column(title="NODE", text=lambda one: one.node or "-", wide=True),
         Column(title="TERM", text=lambda one: str(one.term or "-"), wide=True, right=True),
-        Column(title="REASON", text=lambda one: one.reason or "-"),
+        Column(title="WHY", text=lambda one: one.reason or "-"),
     ),
     name=lambda one: one.instance_id or one.nominal.isoformat(),
     plain=lambda one: one.to_dict(),
