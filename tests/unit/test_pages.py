@@ -140,7 +140,7 @@ def test_the_blocks_of_a_page(tmp_path: Path) -> None:
     assert [(block.language, block.file, block.title, block.line) for block in page.blocks] == [
         ("python", "shop.py", "", 2),
         ("console", None, "Terminal 2", 9),
-        ("console", None, "Terminal 2", 18),
+        ("console", None, "Terminal 2", 17),
     ]
     typed = commands(page.blocks[1])
     assert [(one.text, one.shown) for one in typed] == [
