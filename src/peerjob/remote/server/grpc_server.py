@@ -22,7 +22,7 @@ from .rpc_service import RpcService
 
 MAX_STREAMS = 2_000
 """The most open calls on one connection. The client queues further calls."""
-MAX_PENDING = 20_000
+MAX_PENDING = 10_000
 """The most calls that wait for the server to start them. The server refuses further calls."""
 MAX_CONNECTIONS = 1_000
 """The most connections. The server closes further ones at once."""
