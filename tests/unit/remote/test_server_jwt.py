@@ -89,6 +89,7 @@ async def test_a_token_gives_the_rights_of_its_claim_until_it_expires(
         ({"aud": None}, "MissingRequiredClaimError"),
         ({"exp": None}, "MissingRequiredClaimError"),
         ({"sub": None}, "MissingRequiredClaimError"),
+        ({"sub": ""}, "sub is empty"),
         ({"exp": "soon"}, "no time"),
         ({"exp": 1e300}, "no time"),
         ({"nbf": 4_000_000_000}, "not valid yet"),

@@ -128,6 +128,8 @@ class Jwt(Authenticator):
         if rights is None:
             raise UnauthenticatedError(f"the claim {self._claim!r} of the token gives no rights here")
         subject = str(claims["sub"])
+        if not subject:
+            raise UnauthenticatedError("the token is not valid here: sub is empty")
         until = until if rights.until is None else min(until, rights.until)
         return Principal(
             name=subject[:MAX_NAME], rights=replace(rights, until=until), credential=f"jwt {subject}", key=key.id
