@@ -165,7 +165,7 @@ def why_schedule(
         found.append(f"its next time is {age(schedule.next_at, now)}, at {moment(schedule.next_at)}")
     if last is not None:
         reason = f" ({last.reason})" if last.reason else ""
-        found.append(f"its last time, {moment(last.nominal)}, was {last.outcome}{reason}")
+        found.append(f"its last time, {moment(last.until or last.nominal)}, was {last.outcome}{reason}")
     return found
 
 

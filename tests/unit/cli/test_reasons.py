@@ -116,6 +116,15 @@ def test_a_schedule_that_fires_tells_when() -> None:
     assert found[1].endswith("was skipped (no node)")
 
 
+def test_the_last_of_several_times_that_share_a_record_is_shown() -> None:
+    first = CLOCK.time_us() - 60_000_000
+    record = FireRecord(nominal_us=first, until_us=first + 59_000_000, count=60, outcome=FireOutcome.SKIPPED)
+    fire = FireEntry("nightly", record)
+    assert fire.until is not None
+    found = why_schedule(a_schedule(), now=NOW, nodes=[a_node("one", "work")], leader=LEADER, last=fire)
+    assert found[-1] == f"its last time, {fire.until:%Y-%m-%d %H:%M:%S}Z, was skipped"
+
+
 def test_all_reasons_of_a_schedule_that_does_not_fire_are_shown() -> None:
     found = why_schedule(a_schedule(paused=True, holder="x"), now=NOW, nodes=[], leader=None, last=None)
     assert [one.partition(":")[0] for one in found] == [
