@@ -32,8 +32,8 @@ with needs_extra("web", "peerjob.web"):
     import jinja2 as _jinja2  # noqa: F401  # pyright: ignore[reportUnusedImport]
     import starlette as _starlette  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
-from .app import dashboard
+from .app import Dashboard, dashboard
 from .security import Authorize
 from .signin import SignIn
 
-__all__ = ["Authorize", "SignIn", "dashboard"]
+__all__ = ["Authorize", "Dashboard", "SignIn", "dashboard"]

@@ -40,7 +40,7 @@ def dashboard(
     authorize: Authorize,
     hosts: Sequence[str] | None = None,
     frame_ancestors: str = "'none'",
-) -> ASGIApp:
+) -> Dashboard:
     """Make the dashboard of a node or a client, or of several by name, as an ASGI application.
 
     - `authorize`: an async function from a request to what its sender may do: a Role, a Principal with a name for the
@@ -65,16 +65,23 @@ def dashboard(
         )
     served = {name: ServedCluster(name, one) for name, one in managers.items()}
     site = _Site(served, authorize)
-    return _Rooted(Shield(Starlette(routes=site.routes()), hosts=hosts, frame_ancestors=frame_ancestors))
+    app = Shield(Starlette(routes=site.routes()), hosts=hosts, frame_ancestors=frame_ancestors)
+    return Dashboard(app, site.viewers)
 
 
-class _Rooted:
-    """Remembers the path at which the dashboard is mounted."""
+class Dashboard:
+    """The ASGI application."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, viewers: Viewers) -> None:
         self._app = app
+        self._viewers = viewers
+
+    def close(self) -> None:
+        """End the live views, so that the server can stop. Further ones are refused."""
+        self._viewers.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # the path at which the dashboard is mounted, for its links
         await self._app({**scope, "peerjob.root": scope.get("root_path", "").rstrip("/")}, receive, send)
 
 
@@ -89,7 +96,7 @@ class _Site:
             [name for name in served if name],
             signs_in=isinstance(authorize, SignIn),
         )
-        self._viewers = Viewers()
+        self.viewers = Viewers()
 
     def routes(self) -> list[BaseRoute]:
         """The static files, the sign-in, and the pages of each cluster."""
@@ -143,7 +150,7 @@ class _Site:
             principal=principal,
             session=fresh,
             title=title,
-            viewers=self._viewers,
+            viewers=self.viewers,
             templates=self._renderer,
             still_allowed=self._still_allowed(request),
         )

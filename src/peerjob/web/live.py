@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -11,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from .links import Links
 from .patience import ABSENT
 from .samples import Sample
-from .viewers import MAX_VIEWERS
+from .viewers import MAX_VIEWERS, Viewers
 from .visit import Visit
 
 LONGEST = 60.0
@@ -38,13 +39,27 @@ async def _sent(visit: Visit, events: AsyncGenerator[str]) -> AsyncGenerator[str
     with visit.viewers.counted():
         async with aclosing(events):
             yield "retry: 2000\n\n"
-            async for text in events:
+            while (text := await _next(events, visit.viewers)) is not None:
                 now = clock.elapsed()
                 if now - begun > LONGEST or not await visit.still_allowed():
                     return
                 if text or now - quiet > HEARTBEAT:
                     quiet = now
                     yield text or ":\n\n"
+
+
+async def _next(events: AsyncGenerator[str], viewers: Viewers) -> str | None:
+    """The next event; None if there is none, or if the dashboard closes."""
+    reading = asyncio.ensure_future(anext(events, None))
+    closing = asyncio.ensure_future(viewers.closed.wait())
+    try:
+        await asyncio.wait({reading, closing}, return_when=asyncio.FIRST_COMPLETED)
+        return reading.result() if reading.done() else None
+    finally:
+        closing.cancel()
+        if not reading.done():
+            reading.cancel()
+            await asyncio.wait({reading})
 
 
 def event(name: str, data: object) -> str:

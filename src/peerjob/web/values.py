@@ -47,7 +47,7 @@ def result_text(instance: Instance[Any]) -> str:
 
 
 def has_masked(instance: Instance[Any]) -> bool:
-    """Whether an argument is a secret, so that nobody here can give it again."""
+    """Whether an argument is a secret, which a form cannot give again."""
     return f'"{MASK}"' in arguments_text(instance)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Generator
 
@@ -14,11 +15,16 @@ class Viewers:
 
     def __init__(self) -> None:
         self._open = 0
+        self.closed = asyncio.Event()
 
     @property
     def full(self) -> bool:
         """Whether no further view may open."""
-        return self._open >= MAX_VIEWERS
+        return self._open >= MAX_VIEWERS or self.closed.is_set()
+
+    def close(self) -> None:
+        """Let all views end, and no further one open."""
+        self.closed.set()
 
     @contextlib.contextmanager
     def counted(self) -> Generator[None]:

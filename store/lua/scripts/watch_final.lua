@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Register an incarnation for a hint when instances end, and read the ended ones in the same step, so that no end is
--- missed. Each write is right without the others, so they need no plan.
+-- missed.
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     incarnation, bytes after which the reply has no more records, ids
@@ -29,12 +29,13 @@ for n, id in ipairs(ids) do
       watching = watching .. incarnation .. '\n'
     end
     if watching ~= known[n] then
-      call('HSET', WATCHED, id, watching)
+      add_pair('HSET', WATCHED, id, watching)
     end
   elseif states[n] ~= 0 then
     final[#final + 1] = id
   end
 end
+write_all()
 local reply = {states}
 read_payloads(final, true, tonumber(ARGV[2]), function(n, raw, spec)
   reply[2 * n], reply[2 * n + 1] = raw, spec

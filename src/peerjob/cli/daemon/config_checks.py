@@ -52,6 +52,7 @@ def _service(settings: DaemonSettings, clock: Clock) -> list[Finding]:
         settings.server(node, tokens)
         settings.metrics(node)
         settings.scaler(node)
+        settings.web(node, tokens)
     except PeerjobError as error:
         return [Finding("service", Severity.FAIL, str(error))]
     exposed = [Finding("service", Severity.FAIL, text) for text in exposed_files(settings)]

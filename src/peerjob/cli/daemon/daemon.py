@@ -44,13 +44,14 @@ class Daemon:
         self.node: Node = settings.node(self._modules.load(), SystemClock())
         self._tokens = None if settings.tokens_file is None else TokensFile(settings.tokens_file)
         self._server = settings.server(self.node, self._tokens)
-        scaler = settings.scaler(self.node)
+        self._web = settings.web(self.node, self._tokens)
+        servers = (self._server, settings.scaler(self.node), self._web)
         self._service = Service(
             self.node,
             grace=settings.grace_seconds,
             reload=self._reload,
             metrics=settings.metrics(self.node),
-            servers=[server for server in (self._server, scaler) if server is not None],
+            servers=[server for server in servers if server is not None],
         )
 
     async def run(self) -> int:
@@ -70,6 +71,8 @@ class Daemon:
         except PeerjobError as error:
             # without a traceback, since the error names the bad line
             logger.error("the job modules stay as they were: %s", error)  # noqa: TRY400
+        if self._web is not None:
+            self._web.reload()
         if self._tokens is None:
             return
         try:

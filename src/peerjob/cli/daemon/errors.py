@@ -9,6 +9,9 @@ _ADVICE = {
     "listen": " (see --listen, --tls-cert, --tokens-file and --insecure)",
     "metrics_listen": " (see --metrics-listen)",
     "scaler_listen": " (see --scaler-listen)",
+    "web_listen": " (see --web-listen, --tls-cert, --tokens-file and --insecure)",
+    "web_host": " (see --web-host)",
+    "web_root_path": " (see --web-root-path)",
 }
 
 

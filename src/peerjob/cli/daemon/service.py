@@ -20,7 +20,7 @@ logger = logging.getLogger("peerjob.daemon")
 
 
 class GracefulServer(Protocol):
-    """A gRPC server: open calls have some seconds to end."""
+    """A server of gRPC or of the dashboard: open calls have some seconds to end."""
 
     async def start(self) -> None: ...
     async def stop(self, grace: float, /) -> None: ...
@@ -117,7 +117,7 @@ class Service:
                 leaving.cancel()
 
     async def _leave(self, grace: float) -> None:
-        # the gRPC servers stop with the node, so that callers ask other nodes; metrics and probes answer until the end
+        # these servers stop with the node, so that callers ask other nodes; metrics and probes answer until the end
         loop, patience = asyncio.get_running_loop(), min(grace, SERVER_GRACE)
         stopping = [loop.create_task(_stopped(server, patience)) for server in self._servers]
         try:

@@ -27,6 +27,7 @@ from .logs import LogFormat, LogLevel
 
 if TYPE_CHECKING:  # these imports load gRPC, so at run time only the functions that need gRPC import them
     from peerjob import Jwt, ScalerServer, Server, ServerTls, Tokens
+    from peerjob.cli.web_server import WebServer
     from peerjob.node.observe.metrics import MetricsServer
 
 OFF = "off"
@@ -182,6 +183,27 @@ class DaemonSettings:
         ),
     ] = OFF
 
+    web_listen: Annotated[
+        str,
+        setting(
+            f"The address of the dashboard, with the TLS and the tokens of the service. {OFF} disables it.",
+            metavar="HOST:PORT",
+            panel=SERVICE,
+        ),
+    ] = OFF
+    web_host: Annotated[
+        list[str] | None,
+        setting(
+            "A further name of the dashboard in the Host header, such as that of a proxy. May be repeated.",
+            metavar="NAME",
+            default="the names of loopback; all on another address",
+            panel=SERVICE,
+        ),
+    ] = None
+    web_root_path: Annotated[
+        str | None, setting("The path of the dashboard behind a proxy that removes it.", metavar="PATH", panel=SERVICE)
+    ] = None
+
     log_format: Annotated[
         LogFormat, setting("Lines for people (human), or one JSON object a line (json).", panel=LOGS)
     ] = LogFormat.HUMAN
@@ -274,6 +296,22 @@ class DaemonSettings:
         from peerjob import ScalerServer
 
         return None if self.scaler_listen == OFF else ScalerServer(node, self.scaler_listen, tls=self.tls)
+
+    def web(self, node: Node, tokens: Tokens | None) -> WebServer | None:
+        """The dashboard of a node, not started; None if it is off."""
+        if self.web_listen == OFF:
+            return None
+        from peerjob.cli.web_server import WebServer
+
+        return WebServer(
+            node,
+            self.web_listen,
+            authenticators=[one for one in (tokens, self.jwt(node.clock)) if one is not None],
+            tls=self.tls,
+            insecure=self.insecure,
+            hosts=self.web_host or (),
+            root_path=self.web_root_path or "",
+        )
 
 
 EXCLUSIVE = (({"--store"}, {"--store-file"}), ({"--coordinator"}, {"--coordinator-file"}))

@@ -80,7 +80,9 @@ def _parts(visit: Visit, one: Instance[Any], reasons: list[str]) -> Parts:
 
 async def _reasons(visit: Visit, one: Instance[Any]) -> list[str]:
     try:
-        return why_instance(await observe(visit.manager, one, visit.now, max_searched=MAX_BEFORE))
+        reasons = why_instance(await observe(visit.manager, one, visit.now, max_searched=MAX_BEFORE))
+        # the bar shows the progress, and is always the latest
+        return [reason for reason in reasons if not reason.startswith("it reports ")]
     except DecodeError as error:
         return [f"a part of its record cannot be read: {error}"]
 

@@ -63,7 +63,9 @@
       if (!element) continue;
       const checked = new Set($$("input:checked", element).map((one) => one.value));
       const at = $("tr.at a", element)?.href;
+      const unfolded = $$("details", element).map((one) => one.open);
       element.innerHTML = html;
+      $$("details", element).forEach((one, number) => { one.open = unfolded[number] ?? one.open; });
       for (const one of $$("input[type=checkbox]", element)) one.checked = checked.has(one.value);
       if (at) $$("tr[data-row]", element).find((row) => $("a", row)?.href === at)?.classList.add("at");
       if (window.htmx) htmx.process(element);

@@ -1,0 +1,147 @@
+"""Serves the dashboard of a node over HTTP, on the event loop of the node."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+
+from peerjob import Node, OptionError
+from peerjob.model.extras import needs_extra
+from peerjob.model.rights import ANYBODY, Authenticator, Principal
+from peerjob.node.observe.listen_address import is_loopback, parse_listen
+from peerjob.web import SignIn, dashboard
+from peerjob.web.security import LOOPBACK
+
+with needs_extra("web", "--web-listen"):
+    import uvicorn
+
+if TYPE_CHECKING:
+    from peerjob import ServerTls
+
+WEB_PORT = 8080
+STOP_SECONDS = 3
+"""Seconds in which open requests end when the server stops. Live views end at once."""
+MAX_CONNECTIONS = 500
+"""The most connections and requests at a time; a further request gets the status 503."""
+
+logger = logging.getLogger("peerjob.web")
+
+
+class WebServer:
+    """The dashboard of a node on an address, with `start()` and `stop()`.
+
+    Without `authenticators` each caller is an admin, as for gRPC. Off loopback the server needs TLS with
+    `authenticators` or client certificates, unless `insecure` is set. `hosts` are further names in the Host header,
+    such as that of a proxy; on loopback, only they and the names of loopback are answered. Raises OptionError.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        listen: str,
+        *,
+        authenticators: Sequence[Authenticator] = (),
+        tls: ServerTls | None = None,
+        insecure: bool = False,
+        hosts: Sequence[str] = (),
+        root_path: str = "",
+    ) -> None:
+        self._host, self._port = parse_listen("web_listen", listen, example=WEB_PORT)
+        self._node = node
+        self._tls = tls
+        loopback = is_loopback(self._host)
+        is_safe = tls is not None and (authenticators or tls.client_ca is not None)
+        if not insecure and not loopback and not is_safe:
+            raise OptionError("web_listen", listen, "an address of loopback, or TLS and tokens, or --insecure")
+        if not insecure and hosts and not authenticators and (tls is None or tls.client_ca is None):
+            raise OptionError("web_host", ", ".join(hosts), "tokens with it, or --insecure: a proxy lets others in")
+        if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
+            raise OptionError("web_root_path", root_path, "a path such as /jobs")
+        names = [*LOOPBACK, *hosts] if loopback else list(hosts)
+        authorize = SignIn(authenticators, clock=node.clock, namespace=node.namespace) if authenticators else _anybody
+        self._dashboard = dashboard(node, authorize=authorize, hosts=names or None)
+        self._root_path = root_path
+        self._server: _UvicornServer | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        """The address for browsers on this machine."""
+        host = self._host if self._host not in ("0.0.0.0", "[::]") else "127.0.0.1"  # noqa: S104  # it is compared
+        return f"{'http' if self._tls is None else 'https'}://{host}:{self._port}{self._root_path}/"
+
+    async def start(self) -> None:
+        """Listen; raises OptionError for an address that is not free, or files of TLS that cannot be read."""
+        tls = self._tls
+        config = uvicorn.Config(
+            self._dashboard,
+            log_config=None,
+            log_level=logging.WARNING,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            ws="none",
+            root_path=self._root_path,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_graceful_shutdown=STOP_SECONDS,
+            ssl_certfile=None if tls is None else _path(tls.certificate),
+            ssl_keyfile=None if tls is None else _path(tls.key),
+            ssl_ca_certs=None if tls is None or tls.client_ca is None else _path(tls.client_ca),
+            ssl_cert_reqs=ssl.CERT_NONE if tls is None or tls.client_ca is None else ssl.CERT_REQUIRED,
+        )
+        try:
+            config.load()
+        except OSError as error:
+            raise OptionError("tls", repr(tls), f"a certificate and its private key ({error})") from None
+        family = socket.AF_INET6 if self._host.startswith("[") else socket.AF_INET
+        try:
+            listening = socket.create_server((self._host.strip("[]"), self._port), family=family, backlog=128)
+        except OSError as error:
+            address = f"{self._host}:{self._port}"
+            raise OptionError("web_listen", address, f"an address that is free here ({error.strerror})") from None
+        listening.setblocking(False)
+        self._port = int(listening.getsockname()[1])
+        self._server = _UvicornServer(config)
+        self._serving = asyncio.get_running_loop().create_task(self._server.serve([listening]), name="peerjob-web")
+        logger.info("node %r serves the dashboard on %s", self._node.name, self.url)
+
+    def reload(self) -> None:
+        """Use the present certificate for new connections; the old one stays if the files cannot be read."""
+        if self._server is not None and self._tls is not None and self._server.config.ssl is not None:
+            try:
+                self._server.config.ssl.load_cert_chain(_path(self._tls.certificate), _path(self._tls.key))
+            except OSError as error:
+                logger.error("the certificate of the dashboard stays as it was: %s", error)  # noqa: TRY400  # one line
+
+    async def stop(self, grace: float = 0.0) -> None:
+        """End live views, let other requests end, and close; idempotent. Every request ends within three seconds."""
+        server, serving = self._server, self._serving
+        self._server = self._serving = None
+        if server is not None and serving is not None:
+            self._dashboard.close()
+            server.should_exit = True
+            await serving
+
+
+def _path(given: object) -> str:
+    if not isinstance(given, str | Path):
+        raise OptionError("tls", "bytes", "files: the dashboard reads them itself")
+    return str(given)
+
+
+class _UvicornServer(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield  # the daemon handles signals
+
+
+async def _anybody(request: Request) -> Principal:
+    return ANYBODY

@@ -1,0 +1,106 @@
+"""The dashboard of jobd on a real port."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from peerjob import Job, Node, OptionError, Role, ServerTls, Token, Tokens
+from peerjob.cli.web_server import WebServer
+
+
+async def test_loopback_without_tokens_needs_no_sign_in_but_a_name_of_loopback() -> None:
+    async with Node("memory://", jobs=Job("echo", str)) as node:
+        server = WebServer(node, "127.0.0.1:0")
+        await server.start()
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            page, static = await client.get("/"), await client.get("/static/app.js")
+            rebound = await client.get("/", headers={"host": "evil.example"})
+        await server.stop()
+    assert (page.status_code, static.status_code, rebound.status_code) == (200, 200, 400)
+    assert "anonymous (admin)" in page.text
+    assert "server" not in page.headers
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+
+
+async def test_live_views_end_when_the_server_stops() -> None:
+    async with Node("memory://", jobs=Job("echo", str)) as node:
+        server = WebServer(node, "127.0.0.1:0")
+        await server.start()
+        async with (
+            httpx.AsyncClient(base_url=server.url) as client,
+            client.stream("GET", "/live/overview", timeout=30) as stream,
+        ):
+            lines = stream.aiter_lines()
+            async for line in lines:
+                if line.startswith("data: "):
+                    break
+            await server.stop()
+            assert [line async for line in lines if line] == []
+
+
+async def test_a_change_reaches_a_live_view() -> None:
+    async with Node("memory://", jobs=Job("echo", str), workers=0) as node:
+        server = WebServer(node, "127.0.0.1:0")
+        await server.start()
+        async with (
+            httpx.AsyncClient(base_url=server.url) as client,
+            client.stream("GET", "/live/overview", timeout=30) as stream,
+        ):
+            lines = stream.aiter_lines()
+            async for line in lines:
+                if line.startswith("data: "):
+                    break
+            await node.schedule("echo", 1)
+            async for line in lines:
+                if "tiles" in line:
+                    assert '>1</span> <span class=\\"label\\">Queued' in line
+                    break
+        await server.stop()
+
+
+async def test_tokens_sign_in_behind_a_proxy_with_a_path() -> None:
+    tokens = Tokens([Token.of("act", Role.OPERATOR, "otto")])
+    async with Node("memory://", jobs=Job("echo", str)) as node:
+        server = WebServer(node, "127.0.0.1:0", authenticators=[tokens], hosts=["jobs.example"], root_path="/jobs")
+        await server.start()
+        forwarded = {"host": "jobs.example", "x-forwarded-proto": "https", "x-forwarded-for": "192.0.2.9"}
+        async with httpx.AsyncClient(base_url=server.url.removesuffix("/jobs/"), headers=forwarded) as client:
+            answer = await client.get("/instances")
+            form = await client.get("/signin")
+        await server.stop()
+    assert answer.headers["location"] == "/jobs/signin?to=%2Finstances"
+    assert 'action="/jobs/signin"' in form.text
+    assert "Secure" in form.headers["set-cookie"]
+    assert "Path=/jobs" in form.headers["set-cookie"]
+
+
+async def test_an_open_dashboard_is_refused(tmp_path: Path) -> None:
+    node, tokens = Node("memory://"), Tokens([Token.of("t", Role.READER)])
+    tls = ServerTls(certificate="c.pem", key="k.pem")
+    for accepted, secured in (((), None), ([tokens], None), ((), tls)):
+        with pytest.raises(OptionError, match="web_listen: expected an address of loopback, or TLS and tokens"):
+            WebServer(node, "0.0.0.0:0", authenticators=accepted, tls=secured)
+    WebServer(node, "0.0.0.0:0", authenticators=[tokens], tls=tls)
+    WebServer(node, "0.0.0.0:0", insecure=True)
+    with pytest.raises(OptionError, match="web_host"):
+        WebServer(node, "127.0.0.1:0", hosts=["jobs.example"])
+    for root in ("jobs", "/jobs/", "/"):
+        with pytest.raises(OptionError, match="web_root_path"):
+            WebServer(node, "127.0.0.1:0", root_path=root)
+    with pytest.raises(OptionError, match="web_listen"):
+        WebServer(node, "8080")
+    missing = WebServer(node, "127.0.0.1:0", tls=ServerTls(certificate=tmp_path / "c", key=tmp_path / "k"))
+    with pytest.raises(OptionError, match="tls: expected a certificate and its private key"):
+        await missing.start()
+
+
+async def test_a_port_in_use_is_named() -> None:
+    async with Node("memory://") as node:
+        first = WebServer(node, "127.0.0.1:0")
+        await first.start()
+        second = WebServer(node, first.url.removeprefix("http://").rstrip("/"))
+        with pytest.raises(OptionError, match="web_listen: expected an address that is free here"):
+            await second.start()
+        await first.stop()
+        await first.stop()

@@ -1,0 +1,351 @@
+"""What the dashboard refuses: other sites, other hosts, guessed tokens, and text that would be markup."""
+
+import html
+import re
+from collections.abc import AsyncIterator
+from html.parser import HTMLParser
+
+import httpx
+import pytest
+
+from peerjob import Job, Node, Role, StoreUnavailableError, Token, Tokens
+from peerjob.testing.clock import VirtualClock
+from peerjob.web import SignIn, dashboard
+from peerjob.web.pages import ROUTES
+from peerjob.web.security import COOKIE, MAX_FORM, TOKEN_FIELD, form_token
+from peerjob.web.signin import ATTEMPTS, safe_link
+from support.dashboards import allowing, browsing, pages_of, submit
+
+ACTIONS = [route for route in ROUTES if route.verb is not None]
+FORM = {"content-type": "application/x-www-form-urlencoded"}
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "\"'><img src=x onerror=alert(1)>",
+    "{{ 7 * 7 }}${7*7}<%= 7*7 %>",
+    "javascript:alert(1)",
+    "\x1b]0;title\x07\x1b[2J",
+    "\u202egnp.exe\u2066\u200f",
+    "</textarea></pre></title><svg onload=alert(1)>",
+]
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    async with Node("memory://", jobs=Job("echo", str), workers=0) as started:
+        yield started
+
+
+# -- forms ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("route", ACTIONS, ids=lambda route: route.path)
+async def test_each_form_needs_its_role(node: Node, route: object) -> None:
+    form = next(one for one in ACTIONS if one is route)
+    for role in Role:
+        async with pages_of(node, role) as client:
+            answer = await submit(client, form.path)
+            assert (answer.status_code == 403 and "needs the role" in answer.text) == (role < form.role)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"sec-fetch-site": "none"},
+        {"sec-fetch-site": ""},
+    ],
+)
+async def test_a_form_of_another_site_does_nothing(node: Node, headers: dict[str, str]) -> None:
+    made = await node.schedule("echo", 1)
+    async with pages_of(node) as client:
+        await client.get("/")
+        token = form_token(client.cookies[COOKIE])
+        answer = await client.post("/instance/cancel", data={TOKEN_FIELD: token, "id": made.id}, headers=headers)
+    assert answer.status_code == 403
+    assert not (await made.refresh()).state.is_final
+
+
+@pytest.mark.parametrize(
+    ("origin", "done"),
+    [
+        ("http://jobs.example", True),
+        ("https://jobs.example", True),
+        ("http://evil.example", False),
+        ("http://jobs.example.evil.example", False),
+        ("http://jobs.example:81", False),
+        ("null", False),
+        ("", False),
+    ],
+)
+async def test_an_old_browser_sends_the_origin(node: Node, origin: str, done: bool) -> None:
+    made = await node.schedule("echo", 1)
+    async with pages_of(node) as client:
+        await client.get("/")
+        token = form_token(client.cookies[COOKIE])
+        del client.headers["sec-fetch-site"]
+        headers = {"origin": origin} if origin else {}
+        answer = await client.post("/instance/cancel", data={TOKEN_FIELD: token, "id": made.id}, headers=headers)
+    assert (answer.status_code == 303) is done
+    assert (await made.refresh()).state.is_final is done
+
+
+async def test_a_form_needs_the_token_of_its_session(node: Node) -> None:
+    made = await node.schedule("echo", 1)
+    async with pages_of(node) as client, pages_of(node) as other:
+        await client.get("/")
+        await other.get("/")
+        for token in ("", "x", "é", form_token(""), form_token(other.cookies[COOKIE])):
+            answer = await client.post("/instance/cancel", data={TOKEN_FIELD: token, "id": made.id})
+            assert answer.status_code == 403, token
+        client.cookies.clear()
+        for token in ("", form_token("")):
+            assert (await client.post("/instance/cancel", data={TOKEN_FIELD: token, "id": made.id})).status_code == 403
+    assert not (await made.refresh()).state.is_final
+
+
+async def test_forms_are_limited(node: Node) -> None:
+    async with pages_of(node) as client:
+        large = await submit(client, "/instance/again", id="x" * MAX_FORM)
+        many = await client.post("/instance/cancel", content="a=1&" * 2_000, headers=FORM)
+        other = await client.post("/instance/cancel", json={})
+        bad = await client.post("/instance/cancel", content=b"\xff", headers=FORM)
+    assert [one.status_code for one in (large, many, other, bad)] == [413, 400, 415, 400]
+
+
+async def test_a_refused_form_is_logged_and_not_stored(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "peerjob.audit")
+    async with pages_of(node, Role.READER) as client:
+        await submit(client, "/instance/cancel", id="x")
+    assert [vars(one)["audit"]["result"] for one in caplog.records if one.name == "peerjob.audit"] == ["denied"]
+    await node.audit_trail.flush()
+    assert await node.audit() == []
+
+
+# -- sessions, hosts, frames -----------------------------------------------------------------------------------------
+
+
+async def test_the_cookie_is_for_this_site_only(node: Node) -> None:
+    app = dashboard(node, authorize=allowing(Role.READER))
+    async with browsing(app) as plain, browsing(app) as secure:
+        secure.base_url = httpx.URL("https://jobs.example")
+        cookies = [(await client.get("/")).headers["set-cookie"] for client in (plain, secure)]
+    for cookie in cookies:
+        assert "HttpOnly" in cookie
+        assert "SameSite=strict" in cookie
+    assert ["Secure" in cookie for cookie in cookies] == [False, True]
+
+
+async def test_a_link_from_another_site_opens_the_page_again(node: Node) -> None:
+    async with pages_of(node) as client:
+        headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+        answer = await client.get("/instances?kind=%22%3E%3Cb%3E", headers=headers)
+    assert "set-cookie" not in answer.headers
+    assert 'content="0;url=/instances?kind=%22%3E%3Cb%3E"' in answer.text
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8080", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:8080", 200),
+        ("LOCALHOST", 200),
+        ("evil.example", 400),
+        ("evil.example:8080", 400),
+        ("localhost.evil.example", 400),
+        ("127.0.0.1.evil.example", 400),
+        ("", 400),
+    ],
+)
+async def test_only_known_hosts_are_answered(node: Node, host: str, status: int) -> None:
+    async with pages_of(node, hosts=["localhost", "127.0.0.1", "[::1]"]) as client:
+        answer = await client.get("/", headers={"host": host})
+    assert answer.status_code == status
+    assert "content-security-policy" in answer.headers
+
+
+async def test_frames_are_refused_unless_allowed(node: Node) -> None:
+    async with pages_of(node) as client, pages_of(node, frame_ancestors="https://portal.example") as framed:
+        refused, allowed = await client.get("/"), await framed.get("/")
+    assert refused.headers["x-frame-options"] == "DENY"
+    assert "x-frame-options" not in allowed.headers
+    assert "frame-ancestors https://portal.example;" in allowed.headers["content-security-policy"]
+
+
+# -- signing in ------------------------------------------------------------------------------------------------------
+
+TOKENS = Tokens(
+    [
+        Token.of("read", Role.READER, "rita"),
+        Token.of("act", Role.OPERATOR, "otto"),
+        Token.of("limited", Role.ADMIN, "lim", kinds=["mail.*"]),
+        Token.of("elsewhere", Role.ADMIN, "else", namespaces=["other"]),
+    ]
+)
+
+
+async def _sign_in(client: httpx.AsyncClient, token: str, to: str = "/") -> httpx.Response:
+    await client.get("/signin")
+    fields = {TOKEN_FIELD: form_token(client.cookies.get(COOKIE) or ""), "token": token, "to": to}
+    return await client.post("/signin", data=fields)
+
+
+async def test_a_token_opens_the_pages_and_signing_out_closes_them(node: Node) -> None:
+    app = dashboard(node, authorize=SignIn([TOKENS], clock=node.clock, namespace=node.namespace))
+    async with browsing(app) as client:
+        before = await client.get("/instances?kind=a")
+        assert (before.status_code, before.headers["location"]) == (303, "/signin?to=%2Finstances%3Fkind%3Da")
+        known = client.cookies.get(COOKIE)
+        entered = await _sign_in(client, "act", "/instances?kind=a")
+        assert (entered.status_code, entered.headers["location"]) == (303, "/instances?kind=a")
+        assert client.cookies[COOKIE] != known, "an id from before the sign-in is worth nothing"
+        page = await client.get("/instances")
+        assert "otto (operator)" in page.text
+        session = client.cookies[COOKIE]
+        left = await submit(client, "/signout")
+        assert left.headers["location"] == "/signin"
+        client.cookies.set(COOKIE, session)
+        assert (await client.get("/instances")).status_code == 303
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "limited", "elsewhere"])
+async def test_other_tokens_do_not_sign_in(node: Node, token: str) -> None:
+    app = dashboard(node, authorize=SignIn([TOKENS], clock=node.clock, namespace=node.namespace))
+    async with browsing(app) as client:
+        answer = await _sign_in(client, token)
+        assert answer.status_code == 403
+        assert 'role="alert"' in answer.text
+        assert (await client.get("/")).status_code == 303
+
+
+async def test_a_withdrawn_token_ends_its_session(node: Node) -> None:
+    class Changing(Tokens):
+        withdrawn = False
+
+        def knows(self, principal: object) -> bool:
+            return not self.withdrawn
+
+    tokens = Changing([Token.of("read", Role.READER)])
+    async with browsing(dashboard(node, authorize=SignIn([tokens], clock=node.clock))) as client:
+        await _sign_in(client, "read")
+        assert (await client.get("/")).status_code == 200
+        tokens.withdrawn = True
+        assert (await client.get("/")).status_code == 303
+
+
+async def test_guessing_is_limited_for_each_address(clock: VirtualClock) -> None:
+    async with Node("memory://", clock=clock) as node:
+        app = dashboard(node, authorize=SignIn([TOKENS], clock=clock))
+        async with browsing(app) as client:
+            answers = [(await _sign_in(client, f"guess {number}")).status_code for number in range(ATTEMPTS + 2)]
+            assert answers == [403] * ATTEMPTS + [429] * 2
+            assert (await _sign_in(client, "read")).status_code == 429
+            await clock.advance(60)
+            assert (await _sign_in(client, "read")).status_code == 303
+
+
+async def test_a_sign_in_of_another_site_does_nothing(node: Node) -> None:
+    async with browsing(dashboard(node, authorize=SignIn([TOKENS], clock=node.clock))) as client:
+        await client.get("/signin")
+        fields = {TOKEN_FIELD: form_token(client.cookies[COOKIE]), "token": "read"}
+        crossed = await client.post("/signin", data=fields, headers={"sec-fetch-site": "cross-site"})
+        without = await client.post("/signin", data={"token": "read"})
+    assert (crossed.status_code, without.status_code) == (403, 403)
+
+
+@pytest.mark.parametrize(
+    ("text", "link"),
+    [
+        ("/instances?kind=a", "/instances?kind=a"),
+        ("/", "/"),
+        ("", "/"),
+        ("//evil.example", "/"),
+        ("/\\evil.example", "/"),
+        ("https://evil.example", "/"),
+        ("javascript:alert(1)", "/"),
+        ("/\t/evil.example", "/"),
+        ("/\n/evil.example", "/"),
+        ("/../evil", "/"),
+        ("/instances/../../evil", "/"),
+    ],
+)
+def test_a_link_leads_to_this_dashboard_only(text: str, link: str) -> None:
+    assert safe_link(text) == link
+
+
+# -- text of users ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+async def test_text_of_users_is_never_markup(text: str) -> None:
+    kind = text.replace("\x07", "")
+
+    async def fail(value: str) -> None:
+        raise ValueError(value)
+
+    job = Job(kind, fail, max_retries=0, tags=[kind], description=text)
+    async with Node("memory://", jobs=job) as node, pages_of(node) as client:
+        made = await node.schedule(job, text)
+        await made.wait(30)
+        paths = ["/", "/instances", f"/instances/{made.id}", f"/instance/again?id={made.id}", "/search"]
+        for path in paths:
+            answer = await client.get(path, params={"q": text} if path == "/search" else {})
+            _check_inert(answer.text, text)
+        failed = await submit(client, "/instance/again", id=made.id, arguments=text)
+        _check_inert(failed.text, text)
+        listed = await client.get("/instances", params={"kind": kind, "tag": kind, "error": text})
+        _check_inert(listed.text, text)
+
+
+def _check_inert(page: str, text: str) -> None:
+    if re.search("[<>\"']", text):
+        assert text not in page
+    assert "49" not in re.findall(r">\s*(49)\s*<", page), "the text was evaluated"
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]", html.unescape(page))
+    found = _Tags()
+    found.feed(page)
+    assert not [one for one in found.tags if one[0] in ("img", "iframe", "object", "embed")]
+    for tag, values in found.tags:
+        assert not [name for name in values if name.startswith("on") or name == "style"], tag
+        assert not (values.get("href") or "/").strip().lower().startswith("javascript:")
+        assert tag != "script" or (values.get("src") or "").startswith("/static/")
+
+
+class _Tags(HTMLParser):
+    """The tags of a page, with their attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+# -- the store is away -----------------------------------------------------------------------------------------------
+
+
+async def test_a_page_stays_while_the_store_is_away(clock: VirtualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Node("memory://", jobs=Job("echo", str), workers=0, clock=clock) as node, pages_of(node) as client:
+        await node.schedule("echo", 1)
+        assert "echo" in (await client.get("/instances")).text
+
+        async def away(*args: object, **kwargs: object) -> None:
+            raise StoreUnavailableError("memory://", "it is away")
+
+        for verb in ("lookup_instances", "stats", "nodes"):
+            monkeypatch.setattr(node, verb, away)
+        await clock.advance(90)
+        again, other, overview = (
+            await client.get("/instances"),
+            await client.get("/instances?kind=echo"),
+            await client.get("/"),
+        )
+    assert again.status_code == 200
+    assert "This page shows the state of" in again.text
+    assert "90s ago" in again.text
+    assert "echo" in again.text
+    assert form_token(client.cookies[COOKIE]) in again.text
+    assert (other.status_code, "Nothing to show" in other.text) == (503, True)
+    assert overview.status_code == 200
