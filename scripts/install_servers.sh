@@ -1,6 +1,7 @@
 #!/bin/sh
 # Install missing programs of the tests and benchmarks, as root on Debian: the servers, openssl for certificates, promtool
-# for the alerts, kubectl for the manifests, strace for the tests of durability, and Chromium for the dashboard.
+# for the alerts, kubectl for the manifests, strace for the tests of durability, Chromium for the dashboard, and PostgreSQL
+# for the project of Django.
 # A failure here is not an error: Valkey then comes from PyPI, and a test that lacks a server names it.
 
 missing=
@@ -8,6 +9,8 @@ for server in redis-server valkey-server openssl promtool strace; do
     command -v "$server" >/dev/null || missing="$missing $server"
 done
 command -v etcd >/dev/null || missing="$missing etcd-server"
+set -- /usr/lib/postgresql/*/bin/postgres
+[ -x "$1" ] || command -v postgres >/dev/null || missing="$missing postgresql"
 command -v kubectl >/dev/null || missing="$missing kubernetes-client"
 command -v chromium >/dev/null || missing="$missing chromium"
 

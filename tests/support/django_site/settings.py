@@ -1,4 +1,6 @@
-"""Settings for tests; each test sets the store."""
+"""Settings for tests; each test sets the store, and SITE_STORE sets that of a process."""
+
+import os
 
 import django
 
@@ -9,6 +11,6 @@ TASKS = {
     "default": {
         "BACKEND": "peerjob.django.TaskBackend",
         "QUEUES": ["default", "mail"],
-        "OPTIONS": {"store": "memory://"},
+        "OPTIONS": {"store": os.environ.get("SITE_STORE", "memory://")},
     }
 }

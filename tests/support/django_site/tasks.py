@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
@@ -90,6 +91,15 @@ def uses_database() -> None:
 @task
 async def uses_database_later() -> None:
     await sync_to_async(uses_database.func)()
+
+
+@task
+def rests(seconds: float) -> float:
+    """Rest, without an ear for a cancellation."""
+    print("rests", flush=True)
+    time.sleep(seconds)
+    print("rested", flush=True)
+    return seconds
 
 
 @task

@@ -91,13 +91,14 @@ class Command(BaseCommand):
         try:
             status = self._run(options)
         except (InvalidTaskBackend, PeerjobError) as error:
-            raise CommandError(str(error), returncode=_status_of(error)) from error
+            advice = " (start it, or see OPTIONS in TASKS)" if isinstance(error, StoreUnavailableError) else ""
+            raise CommandError(f"{error}{advice}", returncode=_status_of(error)) from error
         if status:
             sys.exit(status)
 
     def _run(self, options: dict[str, Any]) -> int:
         alias: str = options["backend"]
-        backend = task_backends[alias]
+        backend = task_backends[alias] if alias in task_backends.settings else None
         if not isinstance(backend, TaskBackend):
             raise OptionError("--backend", alias, "a key of TASKS whose BACKEND is peerjob.django.TaskBackend")
         tasks = _tasks(options["modules"])
@@ -186,6 +187,7 @@ def _show_logs(level: int) -> None:
         # with DEBUG, Django's own handler shows these
         handler.addFilter(lambda record: not (settings.DEBUG and record.name.partition(".")[0] == "django"))
         root.addHandler(handler)
-    ours = logging.getLogger("peerjob")
-    if ours.level == logging.NOTSET:
-        ours.setLevel(level)
+    # the logger of the package django-tasks is not below that of Django
+    for name in ("peerjob", "django_tasks"):
+        if logging.getLogger(name).level == logging.NOTSET:
+            logging.getLogger(name).setLevel(level)
