@@ -22,12 +22,13 @@ from peerjob.django.framework import (
     task_started,
 )
 from support.django_site import tasks
+from support.waiting import PATIENCE
 
 from .conftest import NodeMaker
 
 
 async def ended(node: Node, result: AnyResult) -> AnyResult:
-    await (await node.lookup_instance(result.id)).wait(10)
+    await (await node.lookup_instance(result.id)).wait(PATIENCE)
     await result.arefresh()
     return result
 
@@ -141,7 +142,7 @@ async def test_the_highest_priority_of_django_runs_first(run_node: NodeMaker, se
         found = await tasks.send.aget_result(of_definition.id)
         assert found.task == tasks.send
     async with run_node(workers=1) as node:
-        await node.wait(timeout=10)
+        await node.wait(timeout=PATIENCE)
     assert seen == [100, 8, 7, 0, -100]
 
 
