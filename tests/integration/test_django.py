@@ -48,7 +48,7 @@ def manage(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def start(name: str, *arguments: str, **more: str) -> ChildProcess:
-            command = [sys.executable, PROJECT / "manage.py", *arguments]
+            command: list[str | Path] = [sys.executable, PROJECT / "manage.py", *arguments]
             env = environment | more
             return stack.enter_context(ChildProcess(command, output=tmp_path / name, env=env, cwd=tmp_path))
 
@@ -59,7 +59,14 @@ def manage(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
 def site(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
     """The address of the web server of the project."""
     port = free_port()
-    command = [Path(sys.executable).with_name("gunicorn"), "-b", f"127.0.0.1:{port}", "-k", "gthread", "shop.wsgi"]
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("gunicorn"),
+        "-b",
+        f"127.0.0.1:{port}",
+        "-k",
+        "gthread",
+        "shop.wsgi",
+    ]
     with ChildProcess(command, output=tmp_path / "web", env=environment, cwd=PROJECT) as server:
         server.wait_for("Listening at")
         yield f"http://127.0.0.1:{port}"
@@ -77,7 +84,8 @@ async def test_an_order_is_packed_and_survives_the_death_of_a_node(
     async with httpx.AsyncClient(base_url=site, timeout=30) as client:
 
         async def seen(task: str) -> dict[str, Any]:
-            return (await client.get(f"/results/{task}")).json()
+            found: dict[str, Any] = (await client.get(f"/results/{task}")).json()
+            return found
 
         async def is_packed() -> bool:
             return bool((await client.get("/orders/1")).json()["packed"])

@@ -37,10 +37,22 @@ def running_postgres(output: Path) -> Generator[Path]:
         if USER is not None:
             shutil.chown(home, USER)
         data = home / "data"
-        initdb = [found / "initdb", "--auth=trust", "--username=postgres", "--no-sync", "--pgdata", data]
+        initdb: list[str | Path] = [
+            found / "initdb",
+            "--auth=trust",
+            "--username=postgres",
+            "--no-sync",
+            "--pgdata",
+            data,
+        ]
         subprocess.run(initdb, check=True, user=USER, cwd=home, capture_output=True)
         options = {"listen_addresses": "", "unix_socket_directories": str(home), "fsync": "off", "jit": "off"}
-        command = [found / "postgres", "-D", data, *(f"--{name}={value}" for name, value in options.items())]
+        command: list[str | Path] = [
+            found / "postgres",
+            "-D",
+            data,
+            *(f"--{name}={value}" for name, value in options.items()),
+        ]
         if USER is not None:
             command = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", *command]
         with ChildProcess(command, output=output) as server:
