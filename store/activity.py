@@ -33,12 +33,10 @@ def encode_sample(sample: ActivitySample) -> bytes:
     return msgspec.msgpack.encode(sample)
 
 
-def samples_in(stored: Iterable[bytes | None], first: int, last: int) -> list[ActivitySample]:
+def samples_in(stored: Iterable[bytes], first: int, last: int) -> list[ActivitySample]:
     """The samples of the slots from `first` to `last`, without those that cannot be decoded."""
     found: list[ActivitySample] = []
     for data in stored:
-        if data is None:
-            continue
         try:
             sample = _decode(data)
         except DecodeError as error:

@@ -35,7 +35,7 @@ class ActivityCommands(KVCommands):
         for begin in range(first, last + 1, _AT_ONCE):
             keys = [self._activity_key(slot) for slot in range(begin, min(begin + _AT_ONCE, last + 1))]
             entries = await self._kv.get(keys)
-            found += samples_in([None if one is None else one.value for one in entries], first, last)
+            found += samples_in([one.value for one in entries if one is not None], first, last)
         return found
 
     def _activity_key(self, slot: int) -> str:

@@ -7,22 +7,26 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from peerjob.model.activity_sample import MAX_SAMPLED_KINDS, MAX_SAMPLED_NAMES, ActivitySample
+from peerjob.model.activity_sample import ActivitySample
 from peerjob.model.audit import MAX_AUDIT, AuditRecord
 from peerjob.model.clock import Clock
+from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.instruction import encode_instruction
 from peerjob.model.published import DIGEST_BYTES, MAX_DESCRIPTORS, KindDescriptor
 from peerjob.model.record import MAX_BATCH, Instruction, NodeInfo, NodeView, Reaped, StoreLimits, check_batch
 from peerjob.model.spec import reader
 from peerjob.model.state import State
-from peerjob.store.activity import encode_sample, limited, place_of, samples_in
+from peerjob.store.activity import encode_sample, limited, merged, place_of, samples_in
 from peerjob.store.audit import audit_records
 from peerjob.store.calls import LOGGER
 
 from .driver import MAX_REPLY_BYTES, Driver, LuaCommands, log_set_aside
 
 MAX_HANDED_BACK = 250
+_ACTIVITY_ROUNDS = 8
 _decode = reader(NodeInfo, "node")
+_SLOT_HEAD = struct.Struct(">II")
+"""The head of a stored slot of activity: the number of the slot, and how often it was written."""
 _DESCRIPTOR = struct.Struct(f">d{DIGEST_BYTES}sII")
 """The head of a stored descriptor: the time of its publication, its digest, and the sizes of body and schema."""
 
@@ -132,16 +136,25 @@ class LuaNodeCommands(LuaCommands):
         return audit_records(reversed(await self._run("audit", limit)))
 
     async def add_activity(self, sample: ActivitySample) -> None:
-        data = encode_sample(limited(sample))
-        # Not retried: the server adds a sample again each time that it comes.
-        await self._driver.run(("add_activity", (place_of(sample.slot), data, MAX_SAMPLED_KINDS, MAX_SAMPLED_NAMES)))
+        sample = total = limited(sample)
+        writes = 0
+        for _ in range(_ACTIVITY_ROUNDS):
+            before, after = (_SLOT_HEAD.pack(sample.slot, number) for number in (writes, writes + 1))
+            arguments = (place_of(sample.slot), before, after + encode_sample(total))
+            # Not retried: if the first try was applied, its counts would be added again.
+            (stored,) = await self._driver.run(("add_activity", arguments))
+            if not stored:
+                return
+            _, writes = _SLOT_HEAD.unpack_from(stored)
+            total = merged(stored[_SLOT_HEAD.size :], sample)
+        raise StoreUnavailableError(self._driver.url, "the activity changes again and again")
 
     async def activity(self, first: int, last: int) -> list[ActivitySample]:
         found: list[ActivitySample] = []
         at = first
         while at <= last:
             reply = await self._run("activity", MAX_REPLY_BYTES, *map(place_of, range(at, last + 1)))
-            found += samples_in(reply, first, last)
+            found += samples_in((one[_SLOT_HEAD.size :] for one in reply if one is not None), first, last)
             at += len(reply)
         return found
 
