@@ -10,8 +10,8 @@ from .base import Compare, Put, Step, mod_of
 from .context import KVCommands, retried
 from .writer import ROUNDS
 
-_AT_ONCE = 60
-"""Slots that one request reads: about 2 MB at most."""
+_AT_ONCE = 40
+"""Slots that one request reads: below 3 MB, also if all numbers are large."""
 
 
 class ActivityCommands(KVCommands):
