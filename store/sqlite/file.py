@@ -22,7 +22,7 @@ BUSY = 2.0
 """Seconds for which SQLite itself waits for a lock. Our processes take turns, so they wait here only while one opens or
 closes the file."""
 _PAUSE = 0.02
-_SCHEMA = (
+SCHEMA = (
     """CREATE TABLE kv (key TEXT PRIMARY KEY, value BLOB NOT NULL, mod INTEGER NOT NULL, lease INTEGER NOT NULL)
     WITHOUT ROWID""",
     "CREATE INDEX kv_lease ON kv (lease) WHERE lease != 0",
@@ -31,6 +31,7 @@ _SCHEMA = (
     """CREATE TABLE store (one INTEGER PRIMARY KEY CHECK (one = 1), identity TEXT NOT NULL, revision INTEGER NOT NULL,
     watches INTEGER NOT NULL, changes INTEGER NOT NULL, copied INTEGER NOT NULL)""",
 )
+"""The statements that make the tables."""
 _SETTINGS = (
     "PRAGMA wal_autocheckpoint = 0",
     "PRAGMA cache_size = -16000",
@@ -148,7 +149,7 @@ class StoreFile:
         try:
             # another process may have been faster
             if not run("PRAGMA user_version").fetchone()[0]:
-                for statement in _SCHEMA:
+                for statement in SCHEMA:
                     run(statement)
                 run("INSERT INTO store VALUES (1, ?, 0, 0, 0, 0)", (identity,))
                 run(f"PRAGMA application_id = {APPLICATION}")

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from peerjob import Job, Jwt, OptionError, Rights, Role, UnauthenticatedError
+from peerjob.model.clock import to_datetime
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.server import jwt as server_jwt
 from peerjob.remote.server.jwt import parse_rights
@@ -104,6 +105,25 @@ async def test_a_token_gives_the_rights_of_its_claim_until_it_expires(
 async def test_other_tokens_are_refused(accepted: Jwt, sign: Sign, changed: dict[str, Any], why: str) -> None:
     with pytest.raises(UnauthenticatedError, match=why):
         await accepted.principal_of(sign(**changed))
+
+
+async def test_a_token_is_taken_from_its_nbf_on(accepted: Jwt, sign: Sign, clock: VirtualClock) -> None:
+    now = clock.time_us() // 1_000_000
+    assert await accepted.principal_of(sign(nbf=now + 29)) is not None, "the leeway is 30 s"
+    with pytest.raises(UnauthenticatedError, match="not valid yet"):
+        await accepted.principal_of(sign(nbf=now + 31))
+
+
+@pytest.mark.parametrize("seconds", [10, 1_000])
+async def test_rights_end_with_the_token_or_before(
+    sign: Sign, clock: VirtualClock, tmp_path: Path, seconds: int
+) -> None:
+    (tmp_path / "jwks.json").write_text(jwks("rsa"))
+    until = to_datetime(clock.time_us() + seconds * 1_000_000)
+    jwt = of(tmp_path / "jwks.json", clock, rights={"mail-team": Rights(role=Role.READER, until=until)})
+    found = await jwt.principal_of(sign())
+    assert found is not None
+    assert found.rights.until == min(until, to_datetime((clock.time_us() // 1_000_000 + 90) * 1_000_000))
 
 
 async def test_a_token_that_is_not_signed_by_the_key_is_refused(accepted: Jwt, sign: Sign) -> None:

@@ -14,7 +14,7 @@ from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.server.access import NEEDED_ROLES, check_call, token_in
 from peerjob.remote.server.tokens import Token, Tokens
 from peerjob.remote.wire.errors import error_in
-from peerjob.remote.wire.rpcs import SERVICE
+from peerjob.remote.wire.rpcs import RPCS, SERVICE
 from support.rpc import RawClient, health_client, raw_client, served
 
 Code = grpc.StatusCode
@@ -173,6 +173,17 @@ def test_a_path_that_is_not_listed_is_closed_to_all(path: str, token: str) -> No
     assert principal is not None
     with pytest.raises(AuthError, match="no token"):
         check_call(path, principal, "default")
+
+
+@pytest.mark.parametrize(("namespace", "allowed"), [("prod", True), ("production", False), ("pro", False)])
+def test_a_token_for_a_namespace_opens_no_other(namespace: str, allowed: bool) -> None:
+    principal = Token.of("x", Role.ADMIN, namespaces=("dev", "prod")).principal
+    path = RPCS["GetVersion"].path
+    if allowed:
+        check_call(path, principal, namespace)
+        return
+    with pytest.raises(AuthError, match=f"no rights in namespace '{namespace}'"):
+        check_call(path, principal, namespace)
 
 
 async def test_kinds_of_the_system_need_an_admin() -> None:
