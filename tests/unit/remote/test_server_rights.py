@@ -346,6 +346,14 @@ async def test_an_alias_that_only_other_nodes_know_starts_no_other_kind() -> Non
                 assert code is expected, (name, token, request)
 
 
+@pytest.mark.parametrize(("token", "kinds"), [("READER0", ["mail.send", "report"]), ("READER1", ["mail.send"])])
+async def test_the_list_of_nodes_shows_a_limited_token_its_kinds_only(token: str, kinds: list[str]) -> None:
+    async with served(*JOBS, tokens=TOKENS) as (_, server), raw_client(server.target) as client:
+        (node,) = (await client.call("ListNodes", pb.ListNodesRequest(), token=token)).nodes
+        assert list(node.kinds) == kinds == sorted(node.signatures)
+        assert bool(node.descriptors) is (token == "READER0")
+
+
 async def test_a_schedule_of_another_kind_is_not_replaced() -> None:
     async with served(*JOBS, tokens=TOKENS) as (node, server), raw_client(server.target) as client:
         await _prepared(node, "report")
