@@ -20,7 +20,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo quick test lint proto blocking unit unit-others integration django-suite test-soak soak test-compose mutants slips bench bench-remote bench-durability docs docs-serve format screenshots lock dist manifests sbom servers clean
+.PHONY: help demo quick test lint proto blocking unit unit-others integration django-suite test-soak soak test-compose mutants slips bench bench-remote bench-durability docs docs-serve pictures format screenshots lock dist manifests sbom servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ docs: $(VENV)/.installed ## build the site into build/site; each dead link and e
 
 docs-serve: $(VENV)/.installed ## serve the site on 127.0.0.1:8000 while you write
 	$(MKDOCS) serve --dev-addr 127.0.0.1:8000 --no-strict $(ARGS)
+
+pictures: $(VENV)/.installed ## draw the terminal pictures of docs/assets from real runs, on a quiet machine
+	$(BIN)/python scripts/terminal_pictures.py $(ARGS)
 
 proto: $(VENV)/.installed ## generate the Python messages from the .proto files
 	$(BIN)/python scripts/generate_proto.py
