@@ -1,4 +1,4 @@
-"""The parts of the documentation that come from the code: tables of errors and settings, and the help of the commands.
+"""The parts of the documentation that come from elsewhere: docstrings, tables in the code, commands, the README.
 
 A page marks the place of a part with a comment: `<!-- part: errors -->`. The hooks of MkDocs call `part`.
 """
@@ -19,13 +19,16 @@ from peerjob.cli.ctl.settings import CtlOptions
 from peerjob.cli.daemon.settings import DaemonSettings
 from peerjob.cli.settings import Setting, variable_of
 
-ERRORS = Path(__file__).parents[1] / "src" / "peerjob" / "model" / "errors.py"
+ROOT = Path(__file__).parents[1]
+ERRORS = ROOT / "src" / "peerjob" / "model" / "errors.py"
 SOLUTION = "Solution: "
 
 
 def part(name: str) -> str:
     """The Markdown of a part. Raises KeyError."""
     match name:
+        case "comparison":
+            return _comparison()
         case "errors":
             return _errors()
         case "jobctl":
@@ -38,6 +41,11 @@ def part(name: str) -> str:
             return _settings(DaemonSettings)
         case _:
             raise KeyError(name)
+
+
+def _comparison() -> str:
+    text = (ROOT / "README.md").read_text().partition("\n## Comparison\n")[2]
+    return text.partition("\n## ")[0]
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------

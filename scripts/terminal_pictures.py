@@ -68,7 +68,7 @@ async def count() -> None:
 def main() -> None:
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
     if "demo".startswith(wanted):
-        draw("demo", "make demo", screen([BIN / "jobd", "demo"], columns=92))
+        draw("demo", "jobd demo", screen([BIN / "jobd", "demo"], columns=92))
     if "top".startswith(wanted):
         for width, lines in zip(TOP_WIDTHS, top_screens(), strict=True):
             draw(f"top-{width}", "jobctl top", lines)

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 RUN_ELSEWHERE = {
     "embedded.md": "tests/integration/test_embedded_nodes.py",
     "testing.md": "tests/unit/testing/test_plugin.py",
@@ -49,7 +50,8 @@ class Page:
 
 def pages() -> list[Page]:
     """The pages with blocks that the tests of pages run."""
-    found = [read_page(path) for path in sorted(DOCS.rglob("*.md")) if path.parent.name != "decisions"]
+    paths = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+    found = [read_page(path) for path in paths if path.parent.name != "decisions"]
     return [page for page in found if page.blocks and page.name not in RUN_ELSEWHERE]
 
 

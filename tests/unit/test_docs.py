@@ -17,6 +17,7 @@ from support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 OURS = "https://github.com/peerjob/peerjob/blob/main/"
+PICTURES = "https://raw.githubusercontent.com/peerjob/peerjob/main/"
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 
@@ -57,8 +58,15 @@ def _anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_readme_shows_the_example_that_it_names() -> None:
-    shown = re.search(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+def test_the_pictures_of_the_readme_exist() -> None:
+    pictures = re.findall(rf"{PICTURES}([^)]+)", (ROOT / "README.md").read_text())
+    assert pictures
+    assert [one for one in pictures if not (ROOT / one).is_file()] == []
+
+
+def test_the_page_of_the_demo_shows_the_example_that_it_names() -> None:
+    page = (ROOT / "docs" / "start" / "demo.md").read_text()
+    shown = re.search(r"^```python notest\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     assert shown is not None
     assert (ROOT / "examples" / "hello.py").read_text().endswith(f'"""\n\n{shown[1]}')
 

@@ -1,6 +1,7 @@
 """The Python on the pages of the documentation runs. CONTRIBUTING.md has the rules."""
 
 import ast
+import asyncio
 import importlib
 import inspect
 import subprocess
@@ -56,7 +57,8 @@ async def test_the_python_of_a_page_runs(page: Page, folder: Path) -> None:
             await statements.run_tests()
     if not page.has_commands:
         for file in files:
-            _try(PurePosixPath(file), folder)
+            # in a thread, where a program can run an event loop of its own
+            await asyncio.to_thread(_try, PurePosixPath(file), folder)
 
 
 def _try(file: PurePosixPath, folder: Path) -> None:
