@@ -10,8 +10,10 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
+from peerjob import Node
 from peerjob.store.lua.glide_driver import GlideDriver
 from peerjob.store.lua.redis_driver import RedisDriver
+from peerjob.web import dashboard
 from support import jobd as daemon
 from support.browser import Pages, chromium, find_chromium
 from support.jobctl import serving
@@ -19,7 +21,7 @@ from support.jobd import Jobd
 from support.lua_site import MakeSite, Site
 from support.servers import ServerProcess, StartServer, needed
 from support.waiting import PATIENCE
-from support.web_site import Serving
+from support.web_site import Cluster, Serving, by_header, fill, jobs
 
 LONGEST, EARLY = "test_faults_cron.py", 20
 
@@ -95,3 +97,19 @@ async def web_serving() -> AsyncIterator[Serving]:
     site = Serving()
     yield site
     await site.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def empty_cluster(web_serving: Serving) -> AsyncIterator[Cluster]:
+    """A cluster without jobs, not to be changed."""
+    async with Node("memory://", name="node-a") as node:
+        yield Cluster(node=node, url=await web_serving.serve(dashboard(node, authorize=by_header)))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def full_cluster(web_serving: Serving) -> AsyncIterator[Cluster]:
+    """A cluster with everything that pages show; tests may add to it."""
+    async with Node("memory://", name="node-a", workers=4, jobs=jobs, allow_unknown=True) as node:
+        await fill(node, queued=300)
+        yield Cluster(node=node, url=await web_serving.serve(dashboard(node, authorize=by_header)))
+        await node.stop(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,15 +122,18 @@ class Pages:
             await self._contexts.pop().close()
 
 
-async def axe_findings(page: Page, *, impacts: tuple[str, ...] = ("serious", "critical")) -> list[str]:
-    """The findings of axe-core on a page: its rule, and the elements."""
+async def axe_findings(page: Page, *, rules: Sequence[str] = ()) -> list[str]:
+    """The serious findings of axe-core on a page, by all rules or by some: the rule, and the elements."""
     source = AXE.read_text()
     assert hashlib.sha256(source.encode()).hexdigest() == AXE_SHA256, f"{AXE} is not the file of the npm package"
     # evaluated by the debugger, so that the policy of the page may forbid foreign scripts
     await page.evaluate(source)
-    found: dict[str, Any] = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    options: dict[str, Any] = {"resultTypes": ["violations"]}
+    if rules:
+        options["runOnly"] = {"type": "rule", "values": list(rules)}
+    found: dict[str, Any] = await page.evaluate("options => axe.run(document, options)", options)
     return [
         f"{one['id']} ({one['impact']}): {', '.join(str(node['target'][0]) for node in one['nodes'][:5])}"
         for one in found["violations"]
-        if one["impact"] in impacts
+        if one["impact"] in ("serious", "critical")
     ]

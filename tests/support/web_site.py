@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Generator
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated
+from urllib.parse import quote
 
 import uvicorn
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from peerjob import INJECTED, Context, Instance, Job, JobGroup, Node, Role, Secret, State
+from peerjob import INJECTED, Context, Instance, Job, JobGroup, Node, Query, Role, Secret, State
 from peerjob.model.clock import to_datetime
 from support.servers import free_port
 from support.waiting import until
@@ -23,6 +25,14 @@ HOSTILE = (
 )
 """Text that would run as a script, as a template, in an attribute or in a terminal, or would show in another order."""
 QUEUED = 2_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """A started node, and the address of its dashboard."""
+
+    node: Node
+    url: str
 
 
 async def by_header(request: Request) -> Role | None:
@@ -103,7 +113,7 @@ async def fill(node: Node, *, queued: int = QUEUED) -> None:
     await node.add_schedule(nightly, "all@example.org")
     schedule = await node.add_schedule(often, "all@example.org", subject="Digest")
     now = to_datetime(node.clock.time_us())
-    await schedule.backfill(now - timedelta(days=2), now)
+    await schedule.backfill(now - timedelta(days=1), now)
     await node.add_schedule(build.with_options(every="1s", name="reindex", overlap="skip"), 10)
     paused = await node.add_schedule(send.with_options(every="1h", name="reminder"), "all@example.org")
     await paused.pause("the mail server moves")
@@ -124,3 +134,19 @@ async def add_hostile(node: Node) -> str:
     schedule = await node.add_schedule(send.with_options(every="1h", name=HOSTILE, description=HOSTILE), HOSTILE)
     await schedule.pause(HOSTILE)
     return one.id
+
+
+async def pages_with(node: Node) -> list[str]:
+    """The path of each page, with the latest failed instance, a running one, a schedule and a kind."""
+    found = [
+        *await node.lookup_instances(Query(state=State.TERMINATED, limit=1, order="desc")),
+        *await node.lookup_instances(Query(state=State.PROCESSING, limit=1)),
+    ]
+    schedules = [quote(one.name, safe="") for one in await node.schedules()]
+    kinds = [quote(one.kind, safe="") for one in await node.registered_jobs()]
+    return [
+        *("/", "/instances", "/schedules", "/kinds", "/nodes", "/audit"),
+        *(f"/instances/{one.id}" for one in found),
+        *(f"/{page}/{name}" for name in schedules[:1] for page in ("schedules", "fires")),
+        *(f"/kinds/{name}" for name in kinds[-2:-1]),
+    ]

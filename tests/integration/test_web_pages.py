@@ -1,0 +1,149 @@
+"""Every page in a real browser: in every role, empty and full, without JavaScript, and while the store is away."""
+
+import asyncio
+import re
+
+import pytest
+from playwright.async_api import Page, expect
+
+from peerjob import Node
+from peerjob.web import dashboard
+from support.browser import NARROW, WIDE, Pages, axe_findings
+from support.servers import StartServer
+from support.web_site import ROLE_HEADER, Cluster, Serving, add_hostile, by_header, jobs, pages_with
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+ADMIN_ONLY = ("/audit",)
+OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+"""How many pixels a page is wider than the window. Tables may be wider, within an element that scrolls."""
+
+
+async def visit(page: Page, cluster: Cluster, path: str) -> int:
+    answer = await page.goto(f"{cluster.url}{path}")
+    assert answer is not None
+    return answer.status
+
+
+def chosen(state: str, empty_cluster: Cluster, full_cluster: Cluster) -> Cluster:
+    return empty_cluster if state == "empty" else full_cluster
+
+
+@pytest.mark.parametrize("state", ["empty", "full"])
+async def test_each_page_is_sound_at_each_width_and_in_both_schemes(
+    state: str, empty_cluster: Cluster, full_cluster: Cluster, browser_pages: Pages
+) -> None:
+    cluster = chosen(state, empty_cluster, full_cluster)
+    page = await browser_pages.open()
+    found: dict[str, list[str]] = {}
+    for path in await pages_with(cluster.node):
+        await page.emulate_media(color_scheme="light")
+        assert await visit(page, cluster, path) == 200, path
+        await expect(page.locator("h1").first).to_be_attached()
+        problems = await axe_findings(page)
+        await page.emulate_media(color_scheme="dark")
+        problems += await axe_findings(page, rules=["color-contrast"])
+        # half of the width is what remains at 200 %
+        for width in (NARROW, WIDE // 2, WIDE):
+            await page.set_viewport_size({"width": width, "height": 900})
+            if (wider := await page.evaluate(OVERFLOW)) > 0:
+                problems.append(f"{wider} pixels wider than {width}")
+        await expect(page.get_by_role("link", name="Schedules", exact=True)).to_be_visible()
+        if problems:
+            found[path] = problems
+    assert found == {}
+
+
+@pytest.mark.parametrize("state", ["empty", "full"])
+async def test_each_page_opens_only_in_its_roles(
+    state: str, empty_cluster: Cluster, full_cluster: Cluster, browser_pages: Pages
+) -> None:
+    cluster = chosen(state, empty_cluster, full_cluster)
+    page = await browser_pages.open()
+    for path in await pages_with(cluster.node):
+        for role in ("none", "reader", "operator"):
+            answer = await page.request.get(f"{cluster.url}{path}", headers={ROLE_HEADER: role})
+            refused = role == "none" or path in ADMIN_ONLY
+            assert answer.status == (403 if refused else 200), (role, path)
+            forms = re.findall(r'<form method="post".*?</form>', await answer.text(), re.DOTALL)
+            assert role == "operator" or not any("<button" in form for form in forms), (role, path)
+
+
+async def test_pages_work_without_javascript(full_cluster: Cluster, browser_pages: Pages) -> None:
+    page = await browser_pages.open(full_cluster.url, javascript=False)
+    await page.get_by_role("link", name="Schedules", exact=True).click()
+    await page.get_by_label("Name or kind").fill("remind")
+    await page.get_by_role("button", name="Filter").click()
+    assert await page.locator("tbody tr").count() == 1
+    await page.get_by_role("link", name="reminder").click()
+    await expect(page.get_by_text("Paused: the mail server moves")).to_be_visible()
+    await page.goto(f"{full_cluster.url}/kinds/mail.send")
+    await page.get_by_label("to", exact=False).first.fill("no-script@example.org")
+    await page.get_by_role("button", name="Schedule", exact=True).click()
+    await expect(page.get_by_text("Scheduled.", exact=True)).to_be_visible()
+    assert "/instances/" in page.url
+
+
+async def test_keys_are_enough(full_cluster: Cluster, browser_pages: Pages) -> None:
+    page = await browser_pages.open(f"{full_cluster.url}/schedules")
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    await page.keyboard.press("j")
+    await page.keyboard.press("j")
+    await page.keyboard.press("k")
+    await expect(page.get_by_role("link", name="digest", exact=True)).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(page).to_have_url(f"{full_cluster.url}/schedules/digest")
+    await page.keyboard.press("?")
+    await expect(page.get_by_role("dialog")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await page.keyboard.press("/")
+    await expect(page.get_by_role("searchbox")).to_be_focused()
+    await page.keyboard.type("mail.send")
+    await page.keyboard.press("Enter")
+    await expect(page).to_have_url(f"{full_cluster.url}/kinds/mail.send")
+    while await page.evaluate("document.activeElement.name") != "arg.to":
+        await page.keyboard.press("Tab")
+        outline = await page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline != "none", await page.evaluate("document.activeElement.outerHTML")
+
+
+async def test_pages_stay_while_the_store_is_away(
+    start_server: StartServer, namespace: str, web_serving: Serving, browser_pages: Pages
+) -> None:
+    server = start_server("redis")
+    async with Node(server.url, namespace=namespace, jobs=jobs, name="node-a") as node:
+        await node.schedule("mail.send", "ada@example.org")
+        await node.add_schedule(
+            next(one for one in node.jobs() if one.kind == "mail.send").with_options(every="1h"), "x"
+        )
+        cluster = Cluster(node=node, url=await web_serving.serve(dashboard(node, authorize=by_header)))
+        paths = await pages_with(node)
+        tabs = [await browser_pages.open(f"{cluster.url}{path}") for path in paths]
+        titles = [await tab.locator("h1").first.text_content() for tab in tabs]
+        server.pause()
+        try:
+            await asyncio.gather(*(tab.reload() for tab in tabs))
+            for tab, title in zip(tabs, titles, strict=True):
+                await expect(tab.get_by_role("alert").first).to_contain_text("This page shows the state of")
+                assert await tab.locator("h1").first.text_content() == title
+        finally:
+            server.resume()
+        await tabs[1].reload()
+        await expect(tabs[1].get_by_role("alert")).to_have_count(0)
+
+
+async def test_hostile_text_is_never_markup(full_cluster: Cluster, browser_pages: Pages) -> None:
+    id = await add_hostile(full_cluster.node)
+    page = await browser_pages.open()
+    dialogs: list[str] = []
+    page.on("dialog", lambda dialog: dialogs.append(dialog.message))
+    kinds = [one.kind for one in await full_cluster.node.registered_jobs()]
+    paths = [*await pages_with(full_cluster.node), f"/instances/{id}", f"/search?q={id}"]
+    for path in paths:
+        await visit(page, full_cluster, path)
+        text = await page.locator("body").inner_text()
+        assert not {"\x1b", "\u202e"} & set(text), path
+        assert await page.locator("img, script:not([src])").count() == 0, path
+        assert "49" not in (await page.title()), path
+    assert (dialogs, len(kinds)) == ([], 4)
