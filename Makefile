@@ -20,7 +20,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo quick test lint proto blocking unit unit-others integration django-suite test-soak soak test-compose mutants slips bench bench-remote bench-durability docs docs-serve pictures format screenshots lock dist manifests sbom servers clean
+.PHONY: help demo quick test lint proto blocking unit unit-others integration django-suite test-soak soak test-compose mutants slips bench bench-remote bench-durability bench-web docs docs-serve pictures format screenshots lock dist manifests sbom servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,9 @@ docs-serve: $(VENV)/.installed ## serve the site on 127.0.0.1:8000 while you wri
 
 pictures: $(VENV)/.installed ## draw the terminal pictures of docs/assets from real runs, on a quiet machine
 	$(BIN)/python scripts/terminal_pictures.py $(ARGS)
+
+bench-web: $(VENV)/.installed servers ## measure the pages of the dashboard over a full store, and its live views
+	$(BIN)/python bench/web.py $(ARGS)
 
 proto: $(VENV)/.installed ## generate the Python messages from the .proto files
 	$(BIN)/python scripts/generate_proto.py

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import peerjob_probe
-from peerjob import OptionError, Probe, SystemClock, __version__
+from peerjob import Node, OptionError, Probe, SystemClock, __version__
 from peerjob.model.durations import to_seconds
 
 from . import console
 from . import silent_grpc as _before_grpc  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from .daemon.errors import error_report
 from .daemon.settings import DaemonSettings, takes_settings
+
+if TYPE_CHECKING:
+    from .web_server import WebServer
 
 MAX_NODES = 32
 
@@ -98,6 +102,10 @@ def demo(
             help="The namespace in the store. It must be empty; the demo removes it at the end.",
         ),
     ] = None,
+    web: Annotated[
+        bool,
+        typer.Option("--web", help="Serve the dashboard of the cluster. On a terminal, it stays open until Ctrl-C."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print only the result, as one JSON object.")] = False,
 ) -> int:
     """Run the demo."""
@@ -123,12 +131,20 @@ def demo(
             workers=workers,
             namespace=f"demo-{clock.random.getrandbits(32):08x}" if namespace is None else namespace,
             files=files,
+            dashboard=_dashboard() if web else None,
             clock=clock,
             view=DemoView(Console(quiet=as_json, highlight=False, markup=False), clock),
         )
         # this node is created only to refuse options that no node accepts, before the demo starts
         course.own_node("memory://" if store is None else store)
         return run_demo(course, as_json=as_json)
+
+
+def _dashboard() -> Callable[[Node], WebServer]:
+    """The dashboard of the demo. Its modules are loaded here, since a long import would block a node."""
+    from .web_server import WebServer
+
+    return lambda node: WebServer(node, "127.0.0.1:0")
 
 
 @app.command(

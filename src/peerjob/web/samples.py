@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,6 +30,9 @@ NODES_INTERVAL = 10.0
 """Seconds between two reads of the nodes, unless their number changes."""
 ACTIVITY_INTERVAL = 10.0
 """Seconds between two reads of the activity and of the oldest: nodes add to the activity every ten seconds."""
+GONE_US = 120_000_000
+"""Microseconds for which a node that has left is shown."""
+MAX_GONE = 20
 MAX_OLDEST = 20
 """How many of the oldest waiting instances are read."""
 
@@ -42,6 +45,8 @@ class Sample:
     """When the counts were read; 0 if they were never read."""
     stats: Stats = field(default_factory=Stats)
     nodes: tuple[NodeView, ...] = ()
+    gone: tuple[tuple[NodeView, int], ...] = ()
+    """Nodes that were live a short time ago, and when they were missed, in microseconds."""
     leader: Leader | None = None
     activity: Activity | None = None
     oldest: tuple[Instance[Any], ...] = ()
@@ -109,7 +114,8 @@ class Samples:
                 now = clock.elapsed()
                 changes |= {"stats": stats, "at_us": clock.time_us()}
                 if now - self._nodes_taken >= NODES_INTERVAL or stats.nodes != len(self.latest.nodes):
-                    changes["nodes"] = tuple(await self._manager.nodes())
+                    changes["nodes"] = nodes = tuple(await self._manager.nodes())
+                    changes["gone"] = gone_nodes(self.latest, nodes, clock.time_us())
                     changes["leader"] = await self._manager.leader()
                     self._nodes_taken = now
                 if now - self._activity_taken >= ACTIVITY_INTERVAL:
@@ -125,3 +131,12 @@ class Samples:
         self.latest = replace(self.latest, **changes, version=self.latest.version + 1)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+
+def gone_nodes(before: Sample, nodes: Sequence[NodeView], now_us: int) -> tuple[tuple[NodeView, int], ...]:
+    """The nodes that left lately, by kill or by stop, the latest first; a node that came back is not among them."""
+    live = {node.name for node in nodes}
+    known = [(node, now_us) for node in before.nodes] + list(before.gone)
+    return tuple((node, at_us) for node, at_us in known if node.name not in live and now_us - at_us < GONE_US)[
+        :MAX_GONE
+    ]

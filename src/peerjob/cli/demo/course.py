@@ -1,15 +1,17 @@
 """The course of the demo: start the processes, schedule, kill a node, wait for the end, check, and clean up."""
 
+from __future__ import annotations
+
 import asyncio
 import json
 import logging
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peerjob import Call, Node, PeerjobError, Query, State, Stats, StoreError, StoreUnavailableError, SystemClock
 from peerjob.cli import event_loop
@@ -22,6 +24,9 @@ from .checks import Kill, evaluate
 from .leader_watch import LeaderWatch, first_leader
 from .processes import Child, DemoError, find_etcd, find_server
 from .view import DemoView
+
+if TYPE_CHECKING:
+    from peerjob.cli.web_server import WebServer
 
 TICK = 0.25
 STALL = 60.0
@@ -41,6 +46,8 @@ class Demo:
     workers: int
     namespace: str
     files: int | None
+    dashboard: Callable[[Node], WebServer] | None
+    """Makes the server of the dashboard; on a terminal, the demo keeps it open after the end. None: no dashboard."""
     clock: SystemClock
     view: DemoView
     _children: dict[str, Child] = field(default_factory=dict[str, Child])
@@ -82,6 +89,11 @@ class Demo:
             self._observer = self.own_node(url)
             await self._observer.start()
             stack.push_async_callback(self._observer.stop, 0)
+            if self.dashboard is not None:
+                server = self.dashboard(self._observer)
+                await server.start()
+                stack.push_async_callback(server.stop)
+                self.view.event(f"the dashboard: {server.url}")
             if self._coordinator is None:
                 await self._require_empty_namespace()
             stack.push_async_callback(self._clear_namespace)
@@ -94,10 +106,22 @@ class Demo:
             self.view.event("waiting for the same count in one process")
             single = workload.Count(json.loads(await counter.line()))
             instances = [one async for one in self._observer.iter_instances(Query(limit=500))]
+            if self.dashboard is not None and self.view.live is not None:
+                await self._until_interrupted()
         result, checks = evaluate(instances, self._ids, single, self._killed, kill_wanted=self.kill, leads=self._leads)
         result |= {"nodes": self.nodes, "warnings": self.view.warnings}
         self.view.result(result, checks, stats, single)
         return result
+
+    async def _until_interrupted(self) -> None:
+        """Keep the dashboard open until a signal; the demo then goes on to its checks."""
+        self.view.event("all jobs are done; the dashboard stays open until you press Ctrl-C")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
 
     def _start(self, stack: AsyncExitStack, name: str, *arguments: str) -> Child:
         self._children[name] = stack.enter_context(Child(name, *arguments))

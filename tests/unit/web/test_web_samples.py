@@ -1,0 +1,131 @@
+"""What all pages and live views of a process share: the samples, the lists, the feeds, and the number of views."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import pytest
+
+from peerjob import Job, Node, StoreUnavailableError
+from peerjob.model.record import NodeInfo, NodeView
+from peerjob.node.observe.observer import Observer
+from peerjob.testing.clock import VirtualClock
+from peerjob.web import feeds, viewers
+from peerjob.web.samples import GONE_US, INTERVAL, Sample, Samples, gone_nodes
+from support.dashboards import pages_of
+
+
+class Verbs(Observer):
+    """Counts the calls of the store by verb."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def store_called(self, verb: str, seconds: float) -> None:
+        self.calls.append(verb)
+
+
+async def _take(samples: AsyncGenerator[Sample], count: int) -> list[Sample]:
+    return [await anext(samples) for _ in range(count)]
+
+
+async def test_many_readers_cost_as_much_as_one(clock: VirtualClock) -> None:
+    verbs = Verbs()
+    async with Node("memory://", jobs=Job("echo", str), workers=0, clock=clock) as node:
+        node.observe(verbs)
+        samples = Samples(node)
+        readers = [samples.follow() for _ in range(50)]
+        taking = [asyncio.create_task(_take(one, 10)) for one in readers]
+        await clock.advance(INTERVAL * 12)
+        found = [await one for one in taking]
+        for one in readers:
+            await one.aclose()
+    assert all([sample.version for sample in one] == list(range(1, 11)) for one in found)
+    assert verbs.calls.count("health") <= 13
+
+
+async def test_without_readers_nothing_is_read(clock: VirtualClock) -> None:
+    verbs = Verbs()
+    async with Node("memory://", clock=clock) as node:
+        samples = Samples(node)
+        async with aclosing(samples.follow()) as reader:
+            await anext(reader)
+        node.observe(verbs)
+        await clock.advance(60)
+    assert "health" not in verbs.calls
+
+
+async def test_an_absence_keeps_the_values_and_their_time(clock: VirtualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Node("memory://", jobs=Job("echo", str), workers=0, clock=clock) as node:
+        await node.schedule("echo", 1)
+        samples = Samples(node)
+        before = await samples.current()
+
+        async def away() -> None:
+            raise StoreUnavailableError("memory://", "it is away")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(node, "stats", away)
+            await clock.advance(30)
+            during = await samples.current()
+        await clock.advance(30)
+        after = await samples.current()
+    assert (before.absence, after.absence) == ("", "")
+    assert "it is away" in during.absence
+    assert during.stats == before.stats
+    assert during.at_us == before.at_us < after.at_us
+
+
+def test_a_node_that_left_is_shown_for_a_while() -> None:
+    one, other = (NodeView(info=NodeInfo(name=name, incarnation=name)) for name in ("a", "b"))
+    both = Sample(nodes=(one, other))
+    missed = gone_nodes(both, (one,), 1_000)
+    assert missed == ((other, 1_000),)
+    later = Sample(nodes=(one,), gone=missed)
+    assert gone_nodes(later, (one,), 2_000) == missed
+    assert gone_nodes(later, (one, other), 2_000) == ()
+    assert gone_nodes(later, (one,), 1_000 + GONE_US) == ()
+
+
+async def test_a_feed_is_shared_and_keeps_the_last_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None: ...
+
+    async with Node("memory://", jobs=Job("work", work), workers=0) as node:
+        made = await node.schedule("work")
+        shared = feeds.Feeds(node)
+        async with shared.open(made.id) as one, shared.open(made.id) as other:
+            assert one is other
+            while one.instance is None:
+                await one.news(5)
+            await made.cancel()
+            while not one.ended:
+                await one.news(5)
+            assert one.instance.state.is_final
+        async with shared.open(made.id) as again:
+            assert again is not one
+
+
+async def test_views_above_the_limit_get_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewers, "MAX_VIEWERS", 0)
+    async with Node("memory://") as node, pages_of(node) as client:
+        answer = await client.get("/live/overview")
+        page = await client.get("/instances")
+    assert answer.status_code == 503
+    assert "live views are open already" in answer.text
+    assert "data-live" not in page.text
+
+
+async def test_a_live_view_sends_what_has_changed(clock: VirtualClock) -> None:
+    async with Node("memory://", jobs=Job("echo", str), workers=0, clock=clock) as node, pages_of(node) as client:
+        reading = asyncio.create_task(client.get("/live/overview"))
+        await clock.advance(INTERVAL * 3)
+        await node.schedule("echo", 1)
+        await clock.advance(120)
+        text = (await reading).text
+    data = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
+    events = [json.loads(one) for one in data]
+    assert {"tiles", "kinds", "nodes", "activity", "banner"} <= events[0].keys()
+    queued = [one["tiles"].count('>1</span> <span class="label">Queued') for one in events if "tiles" in one]
+    assert (queued[0], set(queued[1:])) == (0, {1})
+    assert "activity" not in events[1]
