@@ -33,6 +33,7 @@ from peerjob import Node
 ASSETS = Path(__file__).parents[1] / "docs" / "assets"
 BIN = Path(sys.executable).parent
 LINES = 60
+JOB = re.compile(r"^ *[\d.]+s  (?:slow \d+|the kill of \S+) is ")
 TOP_WIDTHS = (60, 80, 120)
 TOP_SECONDS = 65
 """The bars of `top` show a minute."""
@@ -68,7 +69,7 @@ async def count() -> None:
 def main() -> None:
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
     if "demo".startswith(wanted):
-        draw("demo", "jobd demo", screen([BIN / "jobd", "demo"], columns=92))
+        draw("demo", "jobd demo", without_jobs(screen([BIN / "jobd", "demo"], columns=92)))
     if "top".startswith(wanted):
         for width, lines in zip(TOP_WIDTHS, top_screens(), strict=True):
             draw(f"top-{width}", "jobctl top", lines)
@@ -119,6 +120,14 @@ def _style(char: Any) -> Style:
     # the terminal calls its dark yellow brown
     color = {"default": None, "brown": "yellow"}.get(char.fg, char.fg)
     return Style(color=color, bold=char.bold)
+
+
+def without_jobs(lines: list[Text]) -> list[Text]:
+    """The lines, with dots for those of single jobs."""
+    found: list[Text] = []
+    for omitted, run in itertools.groupby(lines, lambda line: bool(JOB.search(line.plain))):
+        found += [Text("     …", Style(dim=True))] if omitted else run
+    return found
 
 
 def draw(name: str, title: str, lines: list[Text]) -> None:
