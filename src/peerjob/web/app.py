@@ -135,7 +135,7 @@ class _Site:
         if not session and _comes_from_another_site(request):
             # the browser sends no cookie with a link from another site; it sends it when the page opens itself again
             return HTMLResponse(self._renderer.text("bounce.html", link=_link(request)))
-        principal = await principal_of(self._authorize, request)
+        principal = await principal_of(self._authorize, request, served.manager.clock.time_us())
         if principal is None or principal.rights.kinds:
             if principal is None and isinstance(self._authorize, SignIn) and request.method in ("GET", "HEAD"):
                 return self._authorize.redirect(request)

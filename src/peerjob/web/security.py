@@ -80,12 +80,12 @@ def host_in(request: Request) -> str:
     return re.sub(r":\d*$", "", host)
 
 
-async def principal_of(authorize: Authorize, request: Request) -> Principal | None:
+async def principal_of(authorize: Authorize, request: Request, now_us: int) -> Principal | None:
     """The sender of a request; None if it may do nothing."""
     found = await authorize(request)
     if isinstance(found, Role):
         return Principal(name="dashboard", rights=Rights(role=found))
-    return found
+    return None if found is None or found.rights.expired(now_us) else found
 
 
 # -- sessions ----------------------------------------------------------------------------------------------------------

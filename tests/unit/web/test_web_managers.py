@@ -1,0 +1,94 @@
+"""The dashboard over a client, in the examples, and for principals whose rights are limited."""
+
+import base64
+import importlib.util
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.requests import Request
+
+from peerjob import Client, Job, Node, Principal, Rights, Role, State, Token, Tokens
+from peerjob.web import dashboard
+from support.dashboards import browsing, pages_of, submit
+from support.rpc import served
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+async def test_a_client_serves_the_same_pages() -> None:
+    tokens = Tokens([Token.of("t", Role.OPERATOR, "dashboard-client")])
+    async with (
+        served(Job("echo", str), workers=0, tokens=tokens) as (node, server),
+        Client(server.target, token="t") as remote,
+        pages_of(remote) as client,
+    ):
+        made = await node.schedule("echo", "a text")
+        for path in ("/", "/instances", f"/instances/{made.id}", "/kinds", "/nodes", "/schedules"):
+            answer = await client.get(path)
+            assert answer.status_code == 200, path
+        assert "a text" in (await client.get(f"/instances/{made.id}")).text
+        assert (await client.get("/audit")).status_code == 403, "the token of the client is no admin's"
+        assert (await submit(client, "/instance/cancel", id=made.id)).status_code == 303
+        assert (await made.refresh()).state is State.CANCELLED
+        await node.audit_trail.flush()
+        assert [(one.principal, one.verb) for one in await node.audit()] == [("dashboard-client", "CancelInstance")]
+
+
+@pytest.mark.parametrize(
+    "rights",
+    [
+        Rights(role=Role.ADMIN, kinds=("mail.*",)),
+        Rights(role=Role.ADMIN, until=datetime(2020, 1, 1, tzinfo=UTC)),
+    ],
+)
+async def test_limited_and_expired_rights_open_nothing(rights: Rights) -> None:
+    async def allow(request: Request) -> Principal:
+        return Principal(name="lim", rights=rights)
+
+    async with Node("memory://") as node, browsing(dashboard(node, authorize=allow)) as client:
+        assert (await client.get("/")).status_code == 403
+
+
+@pytest.fixture
+def fastapi_example(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("DASHBOARD_PASSWORD", "secret")
+    spec = importlib.util.spec_from_file_location("fastapi_dashboard", EXAMPLES / "fastapi_dashboard.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "fastapi_dashboard", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+async def test_the_example_of_fastapi_asks_for_a_password(fastapi_example: Any) -> None:
+    async with fastapi_example.node, browsing(fastapi_example.app) as client:
+        made = (await client.post("/greetings/Ann")).json()
+        assert (await client.get(made["page"])).status_code == 403
+        for password, status in (("secret", 200), ("wrong", 403), ("", 403)):
+            word = base64.b64encode(f"ops:{password}".encode()).decode()
+            answer = await client.get(made["page"], headers={"authorization": f"Basic {word}"})
+            assert answer.status_code == status
+        answer = await client.get(made["page"], auth=httpx.BasicAuth("ops", "secret"))
+        assert "ops (operator)" in answer.text
+
+
+def test_the_example_of_django_lets_nobody_in_without_a_session() -> None:
+    program = """
+import asyncio, httpx, django_dashboard as example
+async def main():
+    async with example.node, httpx.AsyncClient(
+        transport=httpx.ASGITransport(example.application), base_url="http://localhost"
+    ) as client:
+        print((await client.get("/jobs/")).status_code, (await client.get("/other")).status_code)
+asyncio.run(main())
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=EXAMPLES, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert ran.stdout.split() == ["403", "404"], ran.stderr
