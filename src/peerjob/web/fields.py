@@ -72,7 +72,7 @@ class Field:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class GivenArguments:
     """The arguments of a submitted form, and the problem of each field that cannot be read."""
 
     args: tuple[Any, ...] = ()
@@ -185,12 +185,12 @@ def _object(value: object) -> dict[str, Any]:
 # -- from a form -----------------------------------------------------------------------------------------------------
 
 
-def read_arguments(fields: Sequence[Field], form: Mapping[str, str]) -> Arguments:
+def read_arguments(fields: Sequence[Field], form: Mapping[str, str]) -> GivenArguments:
     """The arguments of a form: those of its fields, or those of the value `WHOLE` if it is not empty."""
     whole = form.get(WHOLE, "").strip()
     if whole:
         return _read_whole(whole)
-    read = Arguments()
+    read = GivenArguments()
     for one in fields:
         text = form.get(one.key, "")
         if not text.strip() and not (text and one.control in ("text", "password")):
@@ -215,17 +215,17 @@ def read_arguments(fields: Sequence[Field], form: Mapping[str, str]) -> Argument
     return read
 
 
-def _read_whole(text: str) -> Arguments:
+def _read_whole(text: str) -> GivenArguments:
     try:
         value = _json(text)
     except ValueError as error:
-        return Arguments(problems={WHOLE: [str(error)]})
+        return GivenArguments(problems={WHOLE: [str(error)]})
     if isinstance(value, dict):
-        return Arguments(kwargs=cast("dict[str, Any]", value))
+        return GivenArguments(kwargs=cast("dict[str, Any]", value))
     if isinstance(value, list):
         items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
-        return Arguments(args=tuple(items))
-    return Arguments(problems={WHOLE: ["expected a JSON array or object"]})
+        return GivenArguments(args=tuple(items))
+    return GivenArguments(problems={WHOLE: ["expected a JSON array or object"]})
 
 
 def _read(one: Field, text: str) -> Any:

@@ -14,7 +14,7 @@ import pytest
 from peerjob import Secret
 from peerjob.model.signature import analyse
 from peerjob.node.body.schema import schema_of
-from peerjob.web.fields import Arguments, Field, fields_of, form_of, problems_by_field, read_arguments
+from peerjob.web.fields import Field, GivenArguments, fields_of, form_of, problems_by_field, read_arguments
 
 
 class Colour(Enum):
@@ -32,7 +32,7 @@ def of(function: Callable[..., Any]) -> dict[str, Field]:
     return {one.name: one for one in fields_of(schema_of(analyse(function)).decode())}
 
 
-def read(function: Callable[..., Any], **form: str) -> Arguments:
+def read(function: Callable[..., Any], **form: str) -> GivenArguments:
     fields = of(function)
     return read_arguments([*fields.values()], {fields[name].key: text for name, text in form.items()})
 

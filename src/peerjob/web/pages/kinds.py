@@ -17,7 +17,7 @@ from peerjob.model.job import Job
 from peerjob.model.query import Query
 from peerjob.model.rights import Role
 from peerjob.model.state import State
-from peerjob.web.fields import WHOLE, Arguments, Field, fields_of, form_of, problems_by_field, read_arguments
+from peerjob.web.fields import WHOLE, Field, GivenArguments, fields_of, form_of, problems_by_field, read_arguments
 from peerjob.web.page import action, page
 from peerjob.web.samples import Sample
 from peerjob.web.visit import Done, Shown, Visit
@@ -36,7 +36,7 @@ OPTIONS = ("after", "at", "priority", "key", "tags")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class KindLine:
     """A kind with its counts."""
 
     kind: str
@@ -60,11 +60,11 @@ async def kinds(visit: Visit) -> Shown:
     return Shown("kinds.html", rows=rows, total=len(names), begin=begin, page=PAGE)
 
 
-def _row(kind: str, job: RegisteredJob | None, sample: Sample) -> Row:
+def _row(kind: str, job: RegisteredJob | None, sample: Sample) -> KindLine:
     stats, activity = sample.stats, KindActivity()
     if sample.activity is not None:
         activity = sample.activity.kinds.get(kind, activity)
-    return Row(
+    return KindLine(
         kind=kind,
         job=job,
         waiting=stats.total(State.CREATED | State.SCHEDULED, kind),
@@ -112,7 +112,7 @@ async def kind(visit: Visit) -> Shown:
     if again := visit.param("again"):
         old = await visit.manager.lookup_instance(again)
         form = form_of(fields, old.args, old.kwargs)
-    return await _shown(visit, name, job, fields, form, Arguments())
+    return await _shown(visit, name, job, fields, form, GivenArguments())
 
 
 async def _job(visit: Visit, name: str) -> RegisteredJob | None:
@@ -121,7 +121,12 @@ async def _job(visit: Visit, name: str) -> RegisteredJob | None:
 
 
 async def _shown(
-    visit: Visit, name: str, job: RegisteredJob | None, fields: Sequence[Field], form: dict[str, str], given: Arguments
+    visit: Visit,
+    name: str,
+    job: RegisteredJob | None,
+    fields: Sequence[Field],
+    form: dict[str, str],
+    given: GivenArguments,
 ) -> Shown:
     sample, ended = await asyncio.gather(visit.served.samples.current(), _ended(visit, name))
     return Shown(
@@ -193,7 +198,7 @@ async def schedule(visit: Visit) -> Done | Shown:
     return await _shown(visit, name, job, fields, shown, given)
 
 
-def _options(form: dict[str, str], given: Arguments) -> dict[str, Any]:
+def _options(form: dict[str, str], given: GivenArguments) -> dict[str, Any]:
     """The options of a form; adds to the problems of `given`."""
     options: dict[str, Any] = {name: text for name in OPTIONS if (text := form.get(name, "").strip())}
     if "tags" in options:

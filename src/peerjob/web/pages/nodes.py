@@ -28,7 +28,7 @@ BEGUN = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class NodeLine:
     """A node with what it runs."""
 
     view: NodeView
@@ -66,11 +66,11 @@ async def nodes(visit: Visit) -> Shown:
     by_owner: dict[str, list[tuple[Instance[Any], datetime | None]]] = {}
     for one in runs:
         by_owner.setdefault(one.record.owner, []).append((one, one.processed_at))
-    rows: list[Row] = []
+    rows: list[NodeLine] = []
     for view in sorted(views, key=lambda one: (one.name, one.info.incarnation)):
         own = sorted(by_owner.get(view.info.incarnation, []), key=lambda run: run[1] or visit.now)
         rows.append(
-            Row(
+            NodeLine(
                 view=view,
                 leads=leader is not None and leader.incarnation == view.info.incarnation,
                 runs=own[:SHOWN_RUNS],
