@@ -13,10 +13,19 @@ from typing import Literal
 
 from peerjob import Node, Query, State
 from peerjob.web import dashboard
+from support import web_site
 from support.browser import NARROW, WIDE, Pages, chromium
+from support.waiting import until
 from support.web_site import Serving, by_header, fill, jobs
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
+
+
+JOBS = Path(web_site.__file__)
+SHOWN_PATH = """([path, shown]) => {
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll(path, shown);
+}"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,15 +87,21 @@ async def take(pictures: Sequence[Picture], url: str, folder: Path) -> list[str]
             page = await pages.open(
                 f"{url}{picture.path}", width=picture.width, height=picture.height, scheme=picture.scheme
             )
-            await page.wait_for_function("document.fonts.status === 'loaded'")
+            # tracebacks name files of this checkout
+            await page.evaluate(SHOWN_PATH, [str(JOBS), "/app/jobs.py"])
             await page.screenshot(path=folder / picture.file)
             await pages.close()
         return pages.problems.texts
 
 
+async def _has_activity(node: Node) -> bool:
+    return sum((await node.activity()).total.completed) > 0
+
+
 async def main(arguments: Sequence[str]) -> int:
     async with Node("memory://", name="node-a", workers=4, jobs=jobs, allow_unknown=True) as node:
         await fill(node)
+        await until(lambda: _has_activity(node))
         serving = Serving()
         url = await serving.serve(dashboard(node, authorize=by_header))
         paths = await paths_of(node)
