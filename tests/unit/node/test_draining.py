@@ -99,6 +99,16 @@ async def test_an_undrain_from_elsewhere_ends_a_drain(clock: VirtualClock) -> No
         assert await clock.run((await b.schedule("sleep", 1)).result()) == "done"
 
 
+async def test_an_undrained_node_claims_at_once(clock: VirtualClock) -> None:
+    async with running_node(SLEEP, clock=clock) as node:
+        await clock.run(node.drain())
+        waiting = await node.schedule(SLEEP, 0)
+        await clock.advance(15)
+        await node.undrain()
+        await clock.advance(0.1)
+        assert (await waiting.refresh()).state is State.COMPLETED
+
+
 async def test_a_drain_can_be_repeated_after_an_undrain(clock: VirtualClock) -> None:
     async with running_nodes(clock, "a", "b") as (a, b):
         for _ in range(2):
