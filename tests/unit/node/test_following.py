@@ -22,8 +22,11 @@ from peerjob import (
     StoreUnavailableError,
     UnknownInstanceError,
 )
+from peerjob.model.record import Record
+from peerjob.node.manager.followers import Followers
 from peerjob.testing import VirtualClock, blocking_node, drain, running_node
-from support.factories import flaky_store, lines_of, running_nodes, shared_url, states_of
+from peerjob.testing.factories import Factory
+from support.factories import flaky_store, lines_of, memory_store, running_nodes, shared_url, states_of
 from support.rpc import served
 
 UNKNOWN_ID = "01900000-0000-7000-8000-000000000000"
@@ -102,6 +105,30 @@ async def test_a_reader_polls_when_hints_are_lost_and_reads_nothing_after_its_en
         flaky.calls.clear()
         await clock.advance(10)
         assert flaky.calls["get"] == flaky.calls["logs"] == flaky.calls["watch_changes"] == 0
+
+
+async def test_a_change_while_a_reader_asks_for_hints_is_seen_at_once(clock: VirtualClock) -> None:
+    store, make = memory_store(clock), Factory(clock)
+    await store.open()
+    one = make.instance(delay_us=60_000_000)
+    await store.enqueue([one])
+
+    async def read(id: str) -> Record:
+        (record,) = await store.get([id])
+        assert record is not None
+        return record
+
+    async def cancel() -> None:
+        await store.cancel([one.id], request="once")
+
+    async def states() -> list[State]:
+        reader = Followers(clock=clock, store=store, read=read, ask_for_hints=cancel)
+        return [update.record.state async for update in reader.updates(one.id)]
+
+    began = clock.elapsed()
+    assert await clock.run(states()) == [State.CANCELLED]
+    assert clock.elapsed() == began
+    await store.close()
 
 
 async def test_a_reader_hears_of_a_change_before_it_would_look_again(clock: VirtualClock) -> None:

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from peerjob.model.errors import StoreCommandError, StoreCredentialsError, StoreError, StoreUnavailableError
+from peerjob.store.lua import sentinel as sentinel_module
 from peerjob.store.lua.address import parse_address
 from peerjob.store.lua.sentinel import Sentinels
 from peerjob.store.url import Host
@@ -19,6 +20,12 @@ WRONG_PASSWORD = b"-WRONGPASS invalid username-password pair or user is disabled
 UNKNOWN_NAME = b"-ERR No such master with that name\r\n"
 NO_SENTINEL = b"-ERR unknown command 'SENTINEL', with args beginning with: 'MASTER' 'jobs'\r\n"
 NONSENSE = b"*2\r\n$2\r\nip\r\n$1\r\nx\r\n"
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer is late, however busy the machine is."""
+    monkeypatch.setattr(sentinel_module, "ASK_TIMEOUT", PATIENCE)
 
 
 def knows(primary: Host, *, epoch: int = 2, flags: str = "master") -> bytes:
@@ -69,7 +76,7 @@ async def asking(cleanup: AsyncExitStack, *answers: bytes | None, messages: Sequ
         f"127.0.0.1:{free_port()}" if one is None else await cleanup.enter_async_context(sentinel(one, messages))
         for one in answers
     ]
-    return Sentinels(parse_address(f"redis+sentinel://{','.join(hosts)}/jobs"), connect_timeout=1)
+    return Sentinels(parse_address(f"redis+sentinel://{','.join(hosts)}/jobs"), connect_timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(
