@@ -23,11 +23,16 @@ end
 local labels = {}
 local reply, filled = {'ok', now, 0, {}, labels}, 5
 
-local function add_to_reply(id, record, spec)
-  reply[filled + 1], reply[filled + 2], reply[filled + 3], reply[filled + 4] = id, spec, record.kind, record.fence
-  reply[filled + 5], reply[filled + 6], reply[filled + 7] = record.priority, record.due, record.attempts
-  reply[filled + 8], reply[filled + 9] = record.crashes, record.losses
+local function add_to_reply(id, spec, kind, fence, priority, due, attempts, crashes, losses)
+  reply[filled + 1], reply[filled + 2], reply[filled + 3], reply[filled + 4] = id, spec, kind, fence
+  reply[filled + 5], reply[filled + 6], reply[filled + 7] = priority, due, attempts
+  reply[filled + 8], reply[filled + 9] = crashes, losses
   filled = filled + 9
+end
+
+local function add_record_to_reply(id, record, spec)
+  add_to_reply(id, spec, record.kind, record.fence, record.priority, record.due, record.attempts, record.crashes,
+    record.losses)
   if record.key or record.tags ~= '' then
     local size = #labels
     labels[size + 1] = (filled - 5) / 9
@@ -57,7 +62,7 @@ if answered and sub(answered, 1, #request + 1) == request .. '\n' then
     for n, id in ipairs(ids) do
       local record = decode(found[2 * n - 1])
       if fences[n] and record and found[2 * n] then
-        add_to_reply(id, record, found[2 * n])
+        add_record_to_reply(id, record, found[2 * n])
       end
     end
   end
@@ -120,8 +125,11 @@ local function advance(source)
     source.ended = #source.window < 2 * piece
     source.offset, source.piece, at = source.offset + piece, min(4 * piece, limit), 1
   end
+  local score_text = source.window[at + 1]
   source.at, source.member = at, source.window[at]
-  source.score = source.member and tonumber(source.window[at + 1])
+  if source.score_text ~= score_text then
+    source.score_text, source.score = score_text, score_text and tonumber(score_text)
+  end
   return source.member
 end
 
@@ -181,45 +189,72 @@ end
 
 -- A claim ends when the specs in the reply have this many bytes, so that a reply stays small.
 local MAX_BYTES = 1048576
-local ids, records, specs, record_keys = {}, {}, {}, {}
+local ids = {}
 local bad, bytes, largest, cut_at = 0, 0, 0, nil
+local now_text = digits(now)
 
--- Read the instances of members of queues. Keep those that can be claimed and fit into the reply, and set unreadable
+-- A suspect is an instance whose earlier nodes died. A claim takes a suspect alone, and only if the suspect comes
+-- before all other instances.
+local suspect = nil
+
+-- Plan to write a claimed instance.
+local function claim(id, key, kind, record, fence)
+  ids[#ids + 1] = id
+  put_string(key, record)
+  move_in_index(kind, id, SCHEDULED, PROCESSING)
+  add_pair('HSET', owned, id, claim_entry(fence == now and now_text or digits(fence), suspect and 'q' or ''))
+  hint_change(id)
+end
+
+-- Claim an instance whose record is not as most are. Return whether it can be claimed.
+local function claim_unusual(id, key, kind, record, spec)
+  if not record or record.state ~= SCHEDULED or record.kind ~= kind then
+    return false
+  end
+  record.fence, record.owner, record.attempts = max(record.fence + 1, now), incarnation, record.attempts + 1
+  add_transition(record, PROCESSING, name, '')
+  claim(id, key, kind, encode(record), record.fence)
+  add_record_to_reply(id, record, spec)
+  return true
+end
+
+-- Read the instances of members of queues. Claim those that can be claimed and fit into the reply, and set unreadable
 -- ones aside.
-local function select_claimable(members, sources_of)
+local function claim_members(members, sources_of)
   local found_ids = {}
   for n, member in ipairs(members) do
     found_ids[n] = sub(member, 17)
   end
   local found, keys = read(found_ids)
   for n, id in ipairs(found_ids) do
-    local raw, spec, source = found[2 * n - 1], found[2 * n], sources_of[n]
-    local record = decode(raw)
+    local raw, spec, source, key = found[2 * n - 1], found[2 * n], sources_of[n], keys[2 * n - 1]
     largest = max(largest, (raw and #raw or 0) + (spec and #spec or 0))
     if cut_at or spec and bytes > 0 and bytes + #spec > MAX_BYTES then
       source.taken = source.taken - 1
       cut_at = cut_at or source.kind
-    elseif record and spec and record.state == SCHEDULED and record.kind == source.kind then
-      bytes = bytes + #spec
-      local size = #ids + 1
-      ids[size], records[size], specs[size], record_keys[size] = id, record, spec, keys[2 * n - 1]
     else
-      bad = bad + 1
-      source.left = source.left + 1
-      if source.left == 1 and source.member then
-        push(heap, source, is_before)
-      end
-      if raw or call('EXISTS', bad_key(id)) == 0 then
-        set_aside(id, source.kind, not raw and 'queued without a record' or not spec and 'queued without arguments'
-          or not record and 'unreadable record' or 'queued in state ' .. record.state)
+      local record, fence, priority, due, attempts, crashes, losses = claimed(raw, source.kind, incarnation, name)
+      local unusual = not record and decode(raw)
+      if record and spec then
+        claim(id, key, source.kind, record, fence)
+        add_to_reply(id, spec, source.kind, fence, priority, due, attempts, crashes, losses)
+        bytes = bytes + #spec
+      elseif spec and claim_unusual(id, key, source.kind, unusual, spec) then
+        bytes = bytes + #spec
+      else
+        bad = bad + 1
+        source.left = source.left + 1
+        if source.left == 1 and source.member then
+          push(heap, source, is_before)
+        end
+        if raw or call('EXISTS', bad_key(id)) == 0 then
+          set_aside(id, source.kind, not raw and 'queued without a record' or not spec and 'queued without arguments'
+            or not unusual and 'unreadable record' or 'queued in state ' .. unusual.state)
+        end
       end
     end
   end
 end
-
--- A suspect is an instance whose earlier nodes died. A claim takes a suspect alone, and only if the suspect comes
--- before all other instances.
-local suspect = nil
 
 local function compare_suspect(kind, member, score)
   local head = {kind = kind, member = member, score = tonumber(score), left = 0, taken = 1}
@@ -252,7 +287,7 @@ if suspect then
   if first and is_before(first, suspect) then
     suspect = nil
   else
-    select_claimable({suspect.member}, {{kind = suspect.kind, left = 0, taken = 1}})
+    claim_members({suspect.member}, {{kind = suspect.kind, left = 0, taken = 1}})
   end
 end
 
@@ -269,7 +304,9 @@ while not suspect and not cut_at and #ids < limit do
     source.left = source.left - 1
     source.taken = source.taken + 1
     if advance(source) and source.left > 0 then
-      sink(heap, is_before)
+      if heap[2] then
+        sink(heap, is_before)
+      end
     else
       drop_first(heap, is_before)
     end
@@ -277,22 +314,7 @@ while not suspect and not cut_at and #ids < limit do
   if #members == 0 then
     break
   end
-  select_claimable(members, sources_of)
-end
-
-local now_text = digits(now)
-for n, id in ipairs(ids) do
-  local record = records[n]
-  local fence = max(record.fence + 1, now)
-  record.fence = fence
-  record.owner = incarnation
-  record.attempts = record.attempts + 1
-  add_transition(record, PROCESSING, name, '')
-  put_string(record_keys[n], encode(record))
-  reindex(record, id, SCHEDULED)
-  add_pair('HSET', owned, id, claim_entry(fence == now and now_text or digits(fence), suspect and 'q' or ''))
-  hint_change(id)
-  add_to_reply(id, record, specs[n])
+  claim_members(members, sources_of)
 end
 
 if #ids > 0 then

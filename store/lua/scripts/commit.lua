@@ -62,6 +62,8 @@ for n, id in ipairs(ids) do
   owns[id] = claims[n]
 end
 local started = {}
+-- records that end_usual wrote
+local ended_records = {}
 
 local function keep_lines(id, lines)
   new_logs[id] = new_logs[id] or {}
@@ -108,7 +110,7 @@ local function late_logs(id, raw, fence, action, fields)
   if action ~= 'P' or not fields[LOGS] or fields[PROGRESS] or fields[STARTED] then
     return 'L'
   end
-  local record = records[id] or decode(raw)
+  local record = records[id] or decode(ended_records[id] or raw)
   if not record or record.owner ~= incarnation or digits(record.fence) ~= fence or record.state < CANCELLED then
     return 'L'
   end
@@ -130,6 +132,14 @@ local function apply(n, id)
     end
   end
   local record = records[id]
+  if record == nil and flags == '' and FINAL[action] and not fields[LOGS] and not fields[PROGRESS] then
+    ended_records[id] = end_usual(incarnation, id, keys[n], raws[n], {state = FINAL[action], node = name,
+      note = fields[NOTE] or '', result = fields[RESULT], error = fields[ERROR], retention = retention})
+    if ended_records[id] then
+      owns[id] = false
+      return 'D'
+    end
+  end
   if record == nil then
     record = decode(raws[n]) or false
     records[id] = record

@@ -75,11 +75,12 @@ local function release_key_and_slot(record, id)
   end
 end
 
--- Add a final instance to the index of expiry, from which retention removes expired instances.
-local function set_expiry(record, id, retention)
-  local key, kept = expiry_key(record.kind), record.retention >= 0 and record.retention or retention
+-- Add a final instance to the index of expiry, from which retention removes expired instances. `own_retention` is
+-- negative for instances that have none of their own.
+local function set_expiry(kind, id, member, own_retention, retention)
+  local key, kept = expiry_key(kind), own_retention >= 0 and own_retention or retention
   check_zset(key)
-  add_pair('ZADD', key, now + kept, expiry_member(record, id))
+  add_pair('ZADD', key, now + kept, member)
   if kept < REPEAT_MS * 1000 then
     remember_removed(id, now)
   end
@@ -91,7 +92,7 @@ local function finish(record, id, state, node, note, retention)
   record.owner = ''
   reindex(record, id, before)
   if not record.releasing then
-    set_expiry(record, id, retention)
+    set_expiry(record.kind, id, expiry_member(record, id), record.retention, retention)
   end
 end
 
@@ -120,7 +121,12 @@ end
 
 local ended_ids, ended_kinds = {}, {}
 
--- Only end_claim ends a claim: the entry of the claim is removed, and the instance becomes Scheduled or final. If
+local function note_end(kind, id)
+  ended_ids[#ended_ids + 1] = id
+  ended_kinds[kind] = (ended_kinds[kind] or 0) + 1
+end
+
+-- Only end_claim and end_usual end a claim: the entry of the claim is removed, and the instance becomes Scheduled or final. If
 -- the instance was cancelled during its run, its unique key and its slot become free.
 -- `to` is {state, due, node, note, retention}, or nil if the instance is not claimed. The caller writes the record.
 local function end_claim(incarnation, id, record, to)
@@ -130,7 +136,7 @@ local function end_claim(incarnation, id, record, to)
   elseif record.releasing then
     record.releasing = false
     release_key_and_slot(record, id)
-    set_expiry(record, id, to.retention)
+    set_expiry(record.kind, id, expiry_member(record, id), record.retention, to.retention)
   elseif to.state == SCHEDULED then
     add_transition(record, SCHEDULED, to.node, to.note)
     record.owner, record.due = '', to.due
@@ -139,9 +145,23 @@ local function end_claim(incarnation, id, record, to)
   else
     finish(record, id, to.state, to.node, to.note, to.retention)
     release_key_and_slot(record, id)
-    ended_ids[#ended_ids + 1] = id
-    ended_kinds[record.kind] = (ended_kinds[record.kind] or 0) + 1
+    note_end(record.kind, id)
   end
+end
+
+-- End the claim of an instance with a usual record, and plan to write the record. Return the record, or nil for an
+-- unusual one, which is for end_claim. `to` has `result` and `error`, too.
+local function end_usual(incarnation, id, key, raw, to)
+  local record, kind, own_retention = ended(raw, incarnation, to.state, to.node, to.note, to.result, to.error)
+  if record then
+    add('HDEL', owned_key(incarnation), id)
+    move_in_index(kind, id, PROCESSING, to.state)
+    set_expiry(kind, id, id .. to.state, own_retention, to.retention)
+    note_end(kind, id)
+    put_string(key, record)
+    hint_change(id)
+  end
+  return record
 end
 
 -- Do what ended claims require: send hints to waiting nodes, apply retention, pass slots on, and wake nodes for new

@@ -156,9 +156,13 @@ local function remove_from_queue(record, id)
   add('ZREM', prepare_queue(record.kind, suspect, true), ready_member(record.due, id))
 end
 
-local function reindex(record, id, before)
-  local from, to = index_key(before, record.kind), index_key(record.state, record.kind)
+local function move_in_index(kind, id, before, state)
+  local from, to = index_key(before, kind), index_key(state, kind)
   check_zsets(from, to)
   add('ZREM', from, id)
   add_pair('ZADD', to, 0, id)
+end
+
+local function reindex(record, id, before)
+  move_in_index(record.kind, id, before, record.state)
 end

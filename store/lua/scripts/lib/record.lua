@@ -10,6 +10,7 @@ local RELEASING, HAS_KEY, HAS_RESULT, HAS_ERROR, HAS_PROGRESS, HAS_TAGS, HAS_SLO
 local HAS_TAIL, TAIL_LIMIT = 128, 512
 local RECORD = '>BBBI2i4dddI4I4I4I4dI4I4I4c0I4c0I4c0'
 local OPTIONS = '>I4c0I4c0I4c0I4c0I4c0'
+local RECORD_WITH_ENTRY = RECORD .. 'c0'
 local LAST = '>I4c0'
 local ENTRY = '>BdI4I4c0I4c0'
 local TWO_ENTRIES = '>BdI4I4c0I4c0BdI4I4c0I4c0'
@@ -115,12 +116,19 @@ end
 -- The last entry is kept: most instances of a batch get the same entry at the same time.
 local latest = {}
 
--- Append a transition to the history. Times in a history never go back, even if the clock of the server does.
-local function add_transition(record, state, node, note)
-  local at = max(record.at, now)
+-- Return the history entry of a transition, and its time. Times in a history never go back, even if the clock of the
+-- server does.
+local function latest_entry(last_at, state, node, note)
+  local at = max(last_at, now)
   if latest.state ~= state or latest.at ~= at or latest.node ~= node or latest.note ~= note then
     latest = {state = state, at = at, node = node, note = note, text = entry(state, at, node, note)}
   end
+  return latest.text, at
+end
+
+-- Append a transition to the history.
+local function add_transition(record, state, node, note)
+  local text, at = latest_entry(record.at, state, node, note)
   if record.entries > MAX_HISTORY then
     local whole, history = pcall(folded, record.history)
     if whole then
@@ -128,9 +136,48 @@ local function add_transition(record, state, node, note)
       record.entries = record.entries - 1
     end
   end
-  record.history = record.history .. latest.text
+  record.history = record.history .. text
   record.entries = record.entries + 1
   record.state, record.at = state, at
+end
+
+-- Most records have no flag, and have room in their history. A claim and an end of such a record need no table.
+
+-- Claim a record of the kind that is Scheduled. Return the new record, fence, priority, due time, attempts, crashes and
+-- losses, or nil for an unusual record.
+local function claimed(raw, kind, incarnation, node)
+  local ok, record_format, state, flags, entries, priority, due, fence, at, attempts, crashes, losses, max_crashes,
+    retention, log_total, log_bytes, own_kind, _, history, stop = pcall(unpack_text, RECORD, raw)
+  if not ok or record_format ~= FORMAT or state ~= SCHEDULED or flags ~= 0 or own_kind ~= kind or stop ~= #raw + 1
+    or entries > MAX_HISTORY or not is_time(due) or not is_time(at) then
+    return nil
+  end
+  fence, attempts = max(fence + 1, now), attempts + 1
+  local text, time = latest_entry(at, PROCESSING, node, '')
+  return pack(RECORD_WITH_ENTRY, FORMAT, PROCESSING, 0, entries + 1, priority, due, fence, time, attempts, crashes,
+    losses, max_crashes, retention, log_total, log_bytes, #kind, kind, #incarnation, incarnation, #history + #text,
+    history, text), fence, priority, due, attempts, crashes, losses
+end
+
+-- End a record that is Processing on the incarnation. Return the new record, its kind and its retention, or nil for an
+-- unusual record.
+local function ended(raw, incarnation, to_state, node, note, result, error_)
+  local ok, record_format, state, flags, entries, priority, due, fence, at, attempts, crashes, losses, max_crashes,
+    retention, log_total, log_bytes, kind, owner, history, stop = pcall(unpack_text, RECORD, raw)
+  if not ok or record_format ~= FORMAT or state ~= PROCESSING or flags ~= 0 or owner ~= incarnation
+    or stop ~= #raw + 1 or entries > MAX_HISTORY or not is_time(due) or not is_time(at) then
+    return nil
+  end
+  local text, time = latest_entry(at, to_state, node, note)
+  flags = (result and HAS_RESULT or 0) + (error_ and HAS_ERROR or 0)
+  local record = pack(RECORD_WITH_ENTRY, FORMAT, to_state, flags, entries + 1, priority, due, fence, time, attempts,
+    crashes, losses, max_crashes, retention, log_total, log_bytes, #kind, kind, #owner, owner, #history + #text,
+    history, text)
+  if flags ~= 0 then
+    result, error_ = result or '', error_ or ''
+    record = record .. pack(OPTIONS, 0, '', 0, '', #result, result, #error_, error_, 0, '')
+  end
+  return record, kind, retention
 end
 
 local function is_suspect(record)
