@@ -24,7 +24,7 @@ from .pages import ROUTES
 from .pages.clusters import clusters_page
 from .rendering import Renderer
 from .security import Authorize, Shield, new_session, principal_of, session_in, set_session
-from .signin import SignIn
+from .signin import SignIn, safe_link
 from .viewers import Viewers
 from .visit import Visit
 
@@ -134,7 +134,7 @@ class _Site:
         root, session = str(request.scope["peerjob.root"]), session_in(request)
         if not session and _comes_from_another_site(request):
             # the browser sends no cookie with a link from another site; it sends it when the page opens itself again
-            return HTMLResponse(self._renderer.text("bounce.html", link=_link(request)))
+            return HTMLResponse(self._renderer.text("bounce.html", link=f"{root}{safe_link(_link(request, root))}"))
         principal = await principal_of(self._authorize, request, served.manager.clock.time_us())
         if principal is None or principal.rights.kinds:
             if principal is None and isinstance(self._authorize, SignIn) and request.method in ("GET", "HEAD"):
@@ -176,6 +176,6 @@ def _comes_from_another_site(request: Request) -> bool:
     )
 
 
-def _link(request: Request) -> str:
+def _link(request: Request, root: str) -> str:
     query = request.url.query
-    return f"{request.url.path}{'?' if query else ''}{query}"
+    return f"{str(request.scope['path']).removeprefix(root)}{'?' if query else ''}{query}"

@@ -19,6 +19,7 @@ from peerjob.model.rights import Role
 from .notices import add_notice
 from .patience import ABSENT, PATIENCE, describe_absence
 from .rendering import Renderer
+from .samples import Sample
 from .security import RefusedError, check_origin, check_token, read_form
 from .visit import Act, Done, Shown, Visit
 
@@ -87,6 +88,11 @@ async def _show(route: PageRoute, visit: Visit, renderer: Renderer) -> Response:
             shown = await route.handler(visit)
         if not isinstance(shown, Shown):
             return _answered(visit, shown)
+        # a page of a sample shows the last one, if no new one can be taken
+        sample = shown.values.get("sample")
+        if isinstance(sample, Sample) and sample.absence:
+            since = to_datetime(sample.at_us) if sample.at_us else None
+            return HTMLResponse(await renderer.page(visit, shown, absence=sample.absence, since=since), shown.status)
         text = await renderer.page(visit, shown)
         visit.served.remembered.keep(key, now_us, shown.template, shown.values, len(text))
         return HTMLResponse(text, shown.status)
@@ -118,7 +124,11 @@ async def _act(route: PageRoute, verb: str, visit: Visit, renderer: Renderer) ->
     try:
         async with asyncio.timeout(ACT_PATIENCE):
             done = await route.handler(visit)
-    except (errors.PeerjobError, RefusedError, TimeoutError) as error:
+    except TimeoutError as error:
+        result = type(error).__name__
+        text = f"{describe_absence(error, ACT_PATIENCE)} The action may have taken effect."
+        return await _refused(visit, renderer, 503, text)
+    except (errors.PeerjobError, RefusedError) as error:
         # the text of an error can contain arguments of a job
         result = DENIED if isinstance(error, errors.AuthError | RefusedError) else type(error).__name__
         return await _failed(visit, renderer, error)

@@ -16,10 +16,10 @@ ABSENT: tuple[type[Exception], ...] = (
 """Errors for which a page shows its last values."""
 
 
-def describe_absence(error: BaseException) -> str:
+def describe_absence(error: BaseException, patience: float = PATIENCE) -> str:
     """A sentence about an error of the store or of the way to it."""
     if isinstance(error, TimeoutError) and not isinstance(error, errors.PeerjobError):
-        return f"The store did not answer within {PATIENCE:g} s."
+        return f"The store did not answer within {patience:g} s."
     if isinstance(error, errors.NodeStateError):
         return f"The node does not serve now: {error}."
     if isinstance(error, errors.NodeUnavailableError):

@@ -144,6 +144,17 @@ async def test_a_link_from_another_site_opens_the_page_again(node: Node) -> None
     assert 'content="0;url=/instances?kind=%22%3E%3Cb%3E"' in answer.text
 
 
+@pytest.mark.parametrize("path", ["//evil.example/", "/\\evil.example", "//evil.example/?a=1", "/%5Cevil.example"])
+async def test_a_link_from_another_site_leads_to_no_other_site(node: Node, path: str) -> None:
+    async with pages_of(node) as client:
+        headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+        request = client.build_request("GET", "/", headers=headers)
+        request.url = request.url.copy_with(raw_path=path.encode())
+        answer = await client.send(request)
+    assert 'content="0;url=/"' in answer.text
+    assert "evil" not in answer.text
+
+
 @pytest.mark.parametrize(
     ("host", "status"),
     [
@@ -330,6 +341,7 @@ async def test_a_page_stays_while_the_store_is_away(clock: VirtualClock, monkeyp
     async with Node("memory://", jobs=Job("echo", str), workers=0, clock=clock) as node, pages_of(node) as client:
         await node.schedule("echo", 1)
         assert "echo" in (await client.get("/instances")).text
+        assert "echo" in (await client.get("/")).text
 
         async def away(*args: object, **kwargs: object) -> None:
             raise StoreUnavailableError("memory://", "it is away")
@@ -349,3 +361,4 @@ async def test_a_page_stays_while_the_store_is_away(clock: VirtualClock, monkeyp
     assert form_token(client.cookies[COOKIE]) in again.text
     assert (other.status_code, "Nothing to show" in other.text) == (503, True)
     assert overview.status_code == 200
+    assert "it is away" in overview.text
