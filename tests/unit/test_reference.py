@@ -39,6 +39,15 @@ def test_a_public_name_has_a_docstring(name: str) -> None:
     assert undocumented(found) == []
 
 
+@pytest.mark.parametrize("name", [name for name in names() if name.endswith("Error")])
+def test_an_error_says_what_to_do(name: str) -> None:
+    """The site makes a table of errors from this paragraph of their docstrings."""
+    text = inspect.getdoc(getattr(peerjob, name.rpartition(".")[2])) or ""
+    when, _, solution = text.partition("\n\nSolution: ")
+    assert when
+    assert solution.endswith(".")
+
+
 def undocumented(owner: type) -> list[str]:
     """The public methods and properties of a class that neither have a docstring nor implement one that has."""
     found: list[str] = []
