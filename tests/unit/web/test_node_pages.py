@@ -1,14 +1,19 @@
 """The pages of nodes and of the audit log."""
 
 import asyncio
+import re
 
 import pytest
 
-from peerjob import Job, Node, Role
+from peerjob import Client, Job, Node, NodeView, Role, Server
+from peerjob.model.record import NodeInfo
+from peerjob.web.pages.nodes import NodeLine
 from support.dashboards import pages_of, submit
 from support.factories import shared_url
 from support.waiting import until
 
+VOLATILE = r'name="form_token" value="\w+"|<time.*?</time>|<svg.*?</svg>|[\d.]+ m?s|< 1 ms'
+"""What differs between two visits of a page."""
 HOLD = Job("hold", asyncio.Event().wait)
 
 
@@ -50,6 +55,35 @@ async def test_what_the_page_did_is_in_the_audit_log() -> None:
         assert "UnknownNodeError" in page
         assert "node=beta" not in (await client.get("/audit?verb=ResizeWorkers")).text
         assert "No record matches" in (await client.get("/audit?q=zzz")).text
+
+
+async def test_a_client_serves_the_same_pages() -> None:
+    jobs = [HOLD, Job("tick", lambda: None, cron="30 2 * * *", timezone="Europe/Berlin")]
+    async with (
+        Node("memory://", name="alpha", jobs=jobs) as node,
+        Server(node, "127.0.0.1:0") as server,
+        Client(f"127.0.0.1:{server.port}") as client,
+        pages_of(node) as own,
+        pages_of(client) as remote,
+    ):
+        await node.trigger_schedule("tick")
+        await until(lambda: node.is_leader)
+        for path in ("/schedules", "/schedules/tick?start=2026-01-01&end=2026-02-01", "/fires/tick", "/kinds/tick"):
+            pages = [(await one.get(path)).text for one in (own, remote)]
+            assert "Nothing to show" not in pages[0]
+            assert [re.sub(VOLATILE, "", page) for page in pages[:1]] == [
+                re.sub(VOLATILE, "", page) for page in pages[1:]
+            ]
+        assert (await submit(remote, "/kinds/schedule", kind="tick")).status_code == 303
+        assert (await submit(remote, "/nodes/resize", node="alpha", workers="3")).status_code == 303
+        assert (node.num_workers, await node.count()) == (3, 2)
+
+
+@pytest.mark.parametrize(("age", "late"), [(0.4, False), (2.4, False), (2.6, True)])
+def test_a_node_that_does_not_renew_is_shown_as_late(age: float, late: bool) -> None:
+    info = NodeInfo(name="alpha", incarnation="i", workers=2)
+    view = NodeView(info=info, renewed_us=1_000_000, expires_us=6_000_000, age_us=round(age * 1_000_000))
+    assert NodeLine(view=view, leads=False, runs=(), running=0).late is late
 
 
 @pytest.mark.parametrize("role", [Role.READER, Role.OPERATOR])
