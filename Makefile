@@ -20,7 +20,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo quick test lint proto blocking unit unit-others integration django-suite test-soak soak test-compose mutants slips bench bench-remote bench-durability bench-web docs docs-serve pictures format screenshots lock dist manifests sbom servers clean
+.PHONY: help demo quick test lint proto blocking unit unit-others integration django-suite test-soak soak test-compose mutants slips bench bench-remote bench-guard bench-durability bench-web docs docs-serve pictures format screenshots lock dist manifests sbom servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ bench: $(VENV)/.installed servers ## measure throughput, latency and memory
 
 bench-remote: $(VENV)/.installed servers ## measure jobd over gRPC: watchers, calls per second, memory
 	$(BIN)/python bench/remote.py $(ARGS)
+
+bench-guard: $(VENV)/.installed servers ## count what the paths of a job cost, and compare with the expected counts
+	PYTHONPATH=tests $(BIN)/python -m support.guard $(ARGS)
 
 bench-durability: $(VENV)/.installed servers ## measure what each kind of durability costs on Redis
 	$(BIN)/python bench/durability.py $(ARGS)

@@ -1,0 +1,140 @@
+"""The paths through a node: one job from its schedule to its result, and a minute in which nothing happens."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import operator
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from uuid import uuid4
+
+import peerjob
+from peerjob import Node, job
+from peerjob.model.record import Ack, Claim, StoreLimits
+from peerjob.node.observe.observer import Observer
+from peerjob.node.work.outcomes import Entry
+from peerjob.store.base import Store
+from peerjob.store.drivers import open_store
+from peerjob.testing.clock import VirtualClock
+from peerjob.testing.cluster.faults import Faults
+
+from .meters import Counts, Meter
+
+TIMES = 7
+"""How often one job is measured; the least counts are taken."""
+MANY = 100
+"""Jobs over which memory is measured: a cache that fills up slowly must not count."""
+PACKAGE = Path(peerjob.__file__).parent
+
+
+@job(kind="add")
+async def add(a: int, b: int) -> int:
+    return a + b
+
+
+class _Rounds(Observer):
+    """Tells when the node has committed an outcome and has found no further instance."""
+
+    def __init__(self) -> None:
+        self.idle = asyncio.Event()
+
+    def round_ended(
+        self, seconds: float, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]
+    ) -> None:
+        if entries and not claims:
+            self.idle.set()
+
+
+async def one_job(url: str, meter: Meter) -> Counts:
+    """What a server does for one job of an idle node, from `schedule` until the node is idle again.
+
+    The least counts of several jobs have none of the calls that the time of day adds: renewals, polls and the like.
+    """
+    found: list[Counts] = []
+    rounds = _Rounds()
+    node = Node(url, jobs=[add], workers=2, namespace=f"guard-{uuid4().hex[:12]}")
+    node.observe(rounds)
+    async with node:
+        for _ in range(TIMES + 1):
+            rounds.idle.clear()
+            before = meter.read()
+            await (await node.schedule(add, 1, 2)).result()
+            await rounds.idle.wait()
+            found.append(meter.read() - before)
+    return functools.reduce(operator.and_, found[1:])
+
+
+async def files_of_one_job() -> Counts:
+    """The files of the package that one job passes, on a store in memory."""
+    passed: list[str] = []
+
+    def called(frame: FrameType, event: str, _: object) -> None:
+        file = frame.f_code.co_filename
+        if event == "call" and file.startswith(f"{PACKAGE}/") and not file.startswith(f"{PACKAGE}/testing/"):
+            passed.append(file)
+
+    with VirtualClock() as clock:
+        async with Node(jobs=[add], workers=2, clock=clock) as node:
+            await clock.run((await node.schedule(add, 1, 2)).result())
+            await clock.settle()
+            sys.setprofile(called)
+            try:
+                instance = await node.schedule(add, 1, 2)
+                scheduled = len(passed)
+                await clock.run(instance.result())
+            finally:
+                sys.setprofile(None)
+    return Counts({"all": len(set(passed)), "schedule()": len(set(passed[:scheduled]))})
+
+
+async def left_by_jobs() -> int:
+    """Blocks of memory that an ended job leaves in a node and its store in memory, which keeps ten final ones."""
+    with VirtualClock() as clock:
+        async with Node(jobs=[add], workers=2, clock=clock, limits=StoreLimits(max_final_per_kind=10)) as node:
+
+            async def work() -> None:
+                for number in range(MANY):
+                    await (await node.schedule(add, number, 2)).result()
+
+            async def run() -> int:
+                await clock.run(work())
+                await clock.advance("5m")  # a store remembers ids for two minutes
+                gc.collect()
+                return sys.getallocatedblocks()
+
+            await run()
+            before = await run()
+            return round((await run() - before) / MANY)
+
+
+async def calls_of_one_job() -> Counts:
+    """The calls of an idle node for one job; time stands still but for the wait, so no timer adds a call."""
+    faults = Faults()
+    with VirtualClock() as clock:
+        async with Node(_counted(faults, clock), jobs=[add], workers=2, clock=clock) as node:
+            await clock.run((await node.schedule(add, 1, 2)).result())
+            await clock.settle()
+            faults.calls.clear()
+            await clock.run((await node.schedule(add, 1, 2)).result())
+            await clock.settle()
+            return Counts(faults.calls)
+
+
+async def idle_minute() -> Counts:
+    """The calls of a node alone, which leads and has nothing to do, in a minute."""
+    faults = Faults()
+    with VirtualClock() as clock:
+        async with Node(_counted(faults, clock), jobs=[add], workers=2, clock=clock) as node:
+            await clock.advance("1m")
+            assert await node.leader() is not None
+            faults.calls.clear()
+            await clock.advance("1m")
+            return Counts(faults.calls)
+
+
+def _counted(faults: Faults, clock: VirtualClock) -> Store:
+    return faults.over(open_store("memory://", namespace="default", clock=clock, limits=StoreLimits()))
