@@ -22,6 +22,7 @@ from parts import Row
 from peerjob import Node, Query, State
 from peerjob.cli.web_server import WebServer
 from peerjob.node.observe.observer import Observer
+from processes import cpu_seconds
 from run import show, tell
 from support.etcd import EtcdServer
 from support.servers import RedisServer
@@ -63,8 +64,8 @@ async def fill(url: str, namespace: str, count: int) -> None:
             await node.schedule_many(jobs.PAUSE.call(number) for number in range(start, min(count, start + 10_000)))
 
 
-async def pages(node: Node, url: str, engine: str, turns: int) -> list[Row]:
-    """The p95 of each page, and its CPU time in this process."""
+async def pages(node: Node, url: str, engine: str, pid: int, turns: int) -> list[Row]:
+    """The p95 of each page, and its CPU time in this process and in the server of the store."""
     first = await node.lookup_instances(Query(order="desc", limit=100))
     [queued] = await node.lookup_instances(Query(state=State.SCHEDULED, limit=1))
     [final] = await node.lookup_instances(Query(state=State.COMPLETED, limit=1))
@@ -74,16 +75,18 @@ async def pages(node: Node, url: str, engine: str, turns: int) -> list[Row]:
             link = path.format(cursor=first.cursor, queued=queued.id, final=final.id)
             times: list[float] = []
             (await client.get(link)).raise_for_status()
-            cpu = time.process_time()
+            cpu, stored = time.process_time(), cpu_seconds(pid)
             for _ in range(turns):
                 begun = time.perf_counter()
                 (await client.get(link)).raise_for_status()
                 times.append((time.perf_counter() - begun) * 1000)
-            cpu = (time.process_time() - cpu) / turns * 1000
+            cpu, stored = ((time.process_time() - cpu) / turns * 1000, (cpu_seconds(pid) - stored) / turns * 1000)
             p95 = statistics.quantiles(times, n=20)[-1]
             rows += [
                 Row(f"page: {name}, p95", engine, p95, "ms", TARGETS[engine], "low"),
+                Row(f"page: {name}, the fastest", engine, min(times), "ms"),
                 Row(f"page: {name}, CPU with the client", engine, cpu, "ms"),
+                Row(f"page: {name}, CPU of the store", engine, stored, "ms"),
             ]
     return rows
 
@@ -153,7 +156,7 @@ async def delays(node: Node, url: str, engine: str, turns: int) -> list[Row]:
     return [Row("a change of an instance is seen, the longest", engine, max(times), "ms", 1000.0, "low")]
 
 
-async def measure(url: str, engine: str, count: int, turns: int, seconds: float) -> list[Row]:
+async def measure(url: str, engine: str, pid: int, count: int, turns: int, seconds: float) -> list[Row]:
     """All rows of one engine."""
     namespace, calls = "bench-web", Calls()
     await fill(url, namespace, count)
@@ -163,7 +166,7 @@ async def measure(url: str, engine: str, count: int, turns: int, seconds: float)
         server = WebServer(node, "127.0.0.1:0")
         await server.start()
         try:
-            rows = await pages(node, server.url, engine, turns)
+            rows = await pages(node, server.url, engine, pid, turns)
             rows += await delays(node, server.url, engine, 10)
             return rows + await viewers(server.url, engine, calls, seconds)
         finally:
@@ -186,7 +189,7 @@ def main() -> None:
     for engine in given.engines:
         with RedisServer() if engine == "redis" else EtcdServer(quota=8 << 30) as server:
             server.start()
-            found = uvloop.run(measure(server.url, engine, given.count, given.turns, given.seconds))
+            found = uvloop.run(measure(server.url, engine, server.child.pid, given.count, given.turns, given.seconds))
         tell(found)
         rows += found
     show(rows)
