@@ -11,8 +11,6 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from starlette.requests import Request
-
 from peerjob import Node, OptionError
 from peerjob.model.extras import needs_extra
 from peerjob.model.rights import ANYBODY, Authenticator, Principal
@@ -22,6 +20,7 @@ from peerjob.web.security import LOOPBACK
 
 with needs_extra("web", "--web-listen"):
     import uvicorn
+    from starlette.requests import Request
 
 if TYPE_CHECKING:
     from peerjob import ServerTls
