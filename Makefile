@@ -8,6 +8,8 @@ WORKERS ?= 3
 INTEGRATION_WORKERS ?= 4
 # programs that `make soak` runs
 SEEDS ?= 500
+# minutes that `make faultlab` gives to each set-up
+MINUTES ?= 10
 LOCK := --upgrade --universal --python-version 3.13 --generate-hashes --no-emit-index-url --quiet \
 	--custom-compile-command 'make lock'
 # the theme tells of its successor at each start
@@ -20,7 +22,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo quick test lint proto blocking unit unit-others integration django-suite test-soak soak test-compose mutants slips bench bench-remote bench-guard bench-durability bench-web docs docs-serve pictures format screenshots lock dist manifests sbom servers clean
+.PHONY: help demo quick test lint proto blocking unit unit-others integration django-suite test-soak soak faultlab test-compose mutants slips bench bench-remote bench-guard bench-durability bench-web docs docs-serve pictures format screenshots lock dist manifests sbom servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +66,9 @@ test-soak: $(VENV)/.installed servers ## the tests that run for minutes
 
 soak: $(VENV)/.installed ## random programs under random faults: make soak SEEDS=5000
 	PYTHONPATH=tests $(BIN)/python -m support.simulation --seeds $(SEEDS) --processes 2 $(ARGS)
+
+faultlab: $(VENV)/.installed servers ## node processes and real servers under faults: make faultlab MINUTES=10 ARGS=redis
+	PYTHONPATH=tests $(BIN)/python -m support.lab --minutes $(MINUTES) --page docs/reliability.md $(ARGS)
 
 test-compose: $(VENV)/.installed ## the compose files on a Docker engine; ENGINE=own starts one (root on Debian)
 	@sh tests/compose/run.sh "$(ENGINE)" $(BIN)/pytest -m compose tests/compose $(ARGS)

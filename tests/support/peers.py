@@ -1,7 +1,7 @@
 """Node processes of one namespace, a client beside them, and what must hold of everything they did."""
 
 import itertools
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -37,7 +37,15 @@ class NodeOptions(TypedDict, total=False):
 class Peers:
     """Starts node processes; `client` schedules and looks, and neither runs nor leads anything."""
 
-    def __init__(self, url: str, namespace: str, folder: Path, client: Node, coordinator: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        namespace: str,
+        folder: Path,
+        client: Node,
+        coordinator: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.client = client
         self.stalls = Stalls(others=self._stalls_of_nodes)
         """Of this process, and of the nodes that the test did not pause itself."""
@@ -45,6 +53,7 @@ class Peers:
         self._namespace = namespace
         self._folder = folder
         self._coordinator = coordinator
+        self._env = env or {}
         self._serial = itertools.count(1)
         self.children: list[ChildProcess] = []
         self._names: dict[str, ChildProcess] = {}
@@ -67,7 +76,7 @@ class Peers:
             *(f"--{option}={value}" for option, value in settings.items()),
             *(["--adds"] if release is not None and release.adds else []),
             output=self._folder / f"node-{serial}.log",
-            env=None if release is None else {"PYTHONPATH": release.path},
+            env={**self._env, **({} if release is None else {"PYTHONPATH": release.path})},
         )
         self.children.append(child)
         self._names[settings["name"]] = child

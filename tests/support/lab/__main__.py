@@ -1,0 +1,77 @@
+"""`make faultlab`: run each set-up of real servers under faults, judge it, and write the report."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from .reporting import as_json, as_markdown, put_into
+from .running import Report, run
+from .setups import SETUPS
+
+ROOT = Path(__file__).parents[3]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m support.lab",
+        description="Run nodes on real servers under faults, and check that nothing is lost or doubled. "
+        "Ctrl-C ends the lab early, with a report of what has run.",
+    )
+    parser.add_argument("setups", nargs="*", metavar="SETUP", help=f"some of: {', '.join(SETUPS)} (default: all)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="minutes for each set-up (default: 10)")
+    parser.add_argument("--seed", type=int, default=1, help="another seed has another order of faults (default: 1)")
+    parser.add_argument("--json", type=Path, default=ROOT / "build" / "faultlab.json", help="where the report goes")
+    parser.add_argument("--page", type=Path, help="a page in which the report goes between the markers")
+    parser.add_argument("--keep", type=Path, help="a folder that keeps the logs of the nodes and the journals")
+    given = parser.parse_args()
+    unknown = set(given.setups) - set(SETUPS)
+    if unknown:
+        parser.error(f"no such set-up: {', '.join(sorted(unknown))}; there are {', '.join(SETUPS)}")
+    if not 0 < given.minutes <= 24 * 60:
+        parser.error(f"--minutes must be more than 0 and at most 1440, got {given.minutes:g}")
+    reports = asyncio.run(_run_all(given.setups or list(SETUPS), given))
+    if not reports:
+        return 1
+    named = f" ARGS='{' '.join(given.setups)}'" if given.setups else ""
+    command = f"make faultlab MINUTES={given.minutes:g}{named}"
+    now = datetime.now(UTC)
+    text = as_markdown(reports, command, now)
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    given.json.write_text(as_json(reports, command, now))
+    if given.page is not None:
+        put_into(given.page, text)
+    print(text)
+    return any(report.violations for report in reports)
+
+
+async def _run_all(names: list[str], given: argparse.Namespace) -> list[Report]:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
+    reports: list[Report] = []
+    for name in names:
+        if stop.is_set():
+            break
+        with tempfile.TemporaryDirectory(prefix="faultlab-") as folder:
+            home = Path(folder) if given.keep is None else given.keep / name
+            home.mkdir(parents=True, exist_ok=True)
+            report = await run(name, given.minutes * 60, given.seed, home, _progress, stop)
+        reports.append(report)
+        print(f"\n{name}: {len(report.violations)} violation(s)")
+        for violation in report.violations:
+            print(f"  {violation}")
+    return reports
+
+
+def _progress(text: str) -> None:
+    """Replace the line of a terminal; elsewhere, print a line."""
+    print(f"\r{text}\033[K" if sys.stdout.isatty() else text, end="" if sys.stdout.isatty() else "\n", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""The jobs of the lab. Each body writes down its runs in the file that the variable names, outside the store."""
+
+import asyncio
+import json
+import os
+import time
+
+from peerjob import INJECTED, Context, JobGroup
+
+JOURNAL = "LAB_JOURNAL"
+group = JobGroup()
+
+
+@group.job(kind="noted", max_retries=0)
+async def noted(seconds: float, context: Context = INJECTED) -> int:
+    """Sleep; the result says which run was accepted."""
+    return await _noted("noted", seconds, context)
+
+
+@group.job(kind="tick", cron="* * * * * *", overlap="allow", max_retries=0)
+async def tick(context: Context = INJECTED) -> int:
+    """Take a moment, so that a node that is killed has one under way."""
+    return await _noted("tick", 0.05, context)
+
+
+async def _noted(kind: str, seconds: float, context: Context) -> int:
+    ending = "raised"
+    _note(context, {"kind": kind, "attempt": context.attempt})
+    try:
+        await asyncio.sleep(seconds)
+        ending = "returned"
+    except asyncio.CancelledError:
+        ending = "cancelled"
+        raise
+    finally:
+        reason = context.reason
+        _note(context, {"ending": ending, "asked": None if reason is None else str(reason)})
+    return context.fence
+
+
+def _note(context: Context, what: dict[str, object]) -> None:
+    line = {"id": context.id, "fence": context.fence, "pid": os.getpid(), "at_us": time.time_ns() // 1000, **what}
+    file = os.open(os.environ[JOURNAL], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(file, f"{json.dumps(line)}\n".encode())  # one write, so that the lines of several processes stay whole
+    finally:
+        os.close(file)
+
+
+JOBS = group

@@ -1,0 +1,241 @@
+"""One run of one set-up: nodes at work, faults one after another, and the judgement at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+from uuid import uuid4
+
+from peerjob import Node, Query, State, StoreError
+from peerjob.model.clock import SystemClock
+from peerjob.model.record import StoreLimits
+from peerjob.store.drivers import open_elections, open_store
+from support.onlooker import never_leading
+from support.peers import READY, Peers
+from support.processes import ChildProcess
+from support.simulation.evidence import Absence, Order
+from support.waiting import PATIENCE
+
+from .checking import Strike, gather, read_journal, recoveries, summed_up, violations
+from .jobs import JOURNAL, noted
+from .setups import SETUPS, Site
+
+TTL = 3.0
+NODES, WORKERS = 3, 8
+AT_A_TIME, QUEUE = 25, 200
+"""The caller adds so many instances at a time, while fewer than so many are not final."""
+BODIES = (0.0, 0.005, 0.03, 0.2, 0.8)
+PAUSE = TTL + 1.5
+"""Seconds for which a node stands still, so that its peers take over from it."""
+HARMED = 2.0
+"""Seconds for which connections are harmed."""
+QUIET = (0.5, 2.0)
+"""Seconds between the end of a fault and the next one."""
+REST = 120.0
+"""Seconds after the last fault in which all work must end."""
+MOVED_US = 10_000_000
+"""After a failover of servers, claims that had not reached the new primary may run beside new ones for so long."""
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What came of one set-up."""
+
+    setup: str
+    seed: int
+    seconds: float
+    faults: Mapping[str, int]
+    instances: int
+    fires: int
+    runs: int
+    violations: Sequence[str]
+    recovery: Mapping[str, Mapping[str, float]]
+    """Kind of fault → the median and the maximum, in seconds."""
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+@dataclass(kw_only=True)
+class _Run:
+    site: Site
+    group: Peers
+    chance: Random
+    strikes: list[Strike] = field(default_factory=list[Strike])
+    nodes: list[ChildProcess] = field(default_factory=list[ChildProcess])
+    orders: dict[str, Order] = field(default_factory=dict[str, Order])
+    enough: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def add_node(self) -> None:
+        node = self.group.launch(workers=WORKERS, ttl=TTL, jobs="support.lab.jobs")
+        self.nodes.append(node)
+        await node.line(READY)
+
+    def replace(self) -> None:
+        """Start a node in the place of one that has gone, without waiting for it."""
+        self.nodes.append(self.group.launch(workers=WORKERS, ttl=TTL, jobs="support.lab.jobs"))
+
+    def victim(self) -> ChildProcess:
+        """Take one of the nodes out of the list."""
+        return self.nodes.pop(self.chance.randrange(len(self.nodes)))
+
+    async def keep_busy(self) -> None:
+        """Schedule until it is enough; only the ids of an answer count as accepted."""
+        client = self.group.client
+        while not self.enough.is_set():
+            with contextlib.suppress(StoreError):
+                if await client.count(Query(state=State.ACTIVE)) < QUEUE:
+                    made = await client.schedule_many(noted.call(self.chance.choice(BODIES)) for _ in range(AT_A_TIME))
+                    told_us = time.time_ns() // 1000
+                    self.orders.update((one.id, Order(id=one.id, kind="noted", told_us=told_us)) for one in made)
+            await asyncio.sleep(0.2)
+
+
+async def run(
+    name: str, seconds: float, seed: int, folder: Path, tell: Callable[[str], None], stop: asyncio.Event
+) -> Report:
+    """Run a set-up for so long, or until `stop` is set, and judge it."""
+    chance = Random(f"{seed} {name}")
+    journal = folder / "journal"
+    async with SETUPS[name](chance) as site, _peers(site, folder, journal) as group:
+        running = _Run(site=site, group=group, chance=chance)
+        await asyncio.gather(*(running.add_node() for _ in range(NODES)))
+        began = time.monotonic()
+        work = asyncio.create_task(running.keep_busy())
+        faults = _faults(running)
+        kinds: list[str] = []
+        while time.monotonic() < began + seconds and not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), chance.uniform(*QUIET))
+                break
+            if not kinds:
+                kinds = [*faults, *["node SIGKILL"] * (len(faults) - 1)]
+                chance.shuffle(kinds)
+            kind = kinds.pop()
+            begin_us = time.time_ns() // 1000
+            pid = await faults[kind]()
+            running.strikes.append(Strike(kind=kind, begin_us=begin_us, end_us=time.time_ns() // 1000, pid=pid))
+            counts = f"{len(running.strikes)} faults, {len(running.orders)} instances"
+            tell(f"{name}: {counts}, {time.monotonic() - began:.0f} of {seconds:.0f} s")
+        running.enough.set()
+        await work
+        return await _judged(name, seed, running, journal, began)
+
+
+async def _judged(name: str, seed: int, running: _Run, journal: Path, began: float) -> Report:
+    client = running.group.client
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(REST):
+            for schedule in await client.schedules():
+                await schedule.pause()
+            await client.wait(timeout=REST)
+    runs = read_journal(journal)
+    store = open_store(
+        running.site.direct, namespace=client.namespace, clock=SystemClock(), limits=StoreLimits(), retry_for=PATIENCE
+    )
+    await store.open()
+    try:
+        evidence = await gather(store, runs, running.orders, _absences(running), ttl=TTL)
+    finally:
+        await store.close()
+    found = recoveries(running.strikes, runs)
+    return Report(
+        setup=name,
+        seed=seed,
+        seconds=round(time.monotonic() - began, 1),
+        faults=dict(sorted(Counter(strike.kind for strike in running.strikes).items())),
+        instances=len(evidence.records),
+        fires=sum(record.count for ledger in evidence.ledgers for record in ledger.records),
+        runs=len(runs),
+        violations=[str(violation) for violation in violations(evidence)],
+        recovery={kind: summed_up(each) for kind, each in sorted(found.items())},
+    )
+
+
+def _absences(running: _Run) -> list[Absence]:
+    """When the process of a node was gone, or stood still, for any reason."""
+    found: list[Absence] = []
+    for strike in running.strikes:
+        if strike.kind == "node SIGKILL":
+            found.append(Absence(node=str(strike.pid), why="killed", from_us=strike.begin_us))
+        elif strike.kind == "node SIGSTOP":
+            found.append(Absence(node=str(strike.pid), why="paused", from_us=strike.begin_us, until_us=strike.end_us))
+        elif strike.kind == "failover":
+            found += [
+                Absence(node=str(child.pid), why="paused", from_us=strike.begin_us, until_us=strike.end_us + MOVED_US)
+                for child in running.group.children
+            ]
+    for child in running.group.children:
+        spans = running.group.stood_still(child.pid)
+        found += [Absence(node=str(child.pid), why="paused", from_us=one, until_us=two) for one, two in spans]
+    return found
+
+
+def _faults(running: _Run) -> dict[str, Callable[[], Coroutine[Any, Any, int | None]]]:
+    """What can be done in this set-up, by name; the answer is the process of the node that was hit."""
+    site, chance = running.site, running.chance
+
+    async def kill() -> int:
+        node = running.victim()
+        node.kill()
+        running.replace()
+        return node.pid
+
+    async def freeze() -> int:
+        node = running.victim()
+        node.pause()
+        await asyncio.sleep(PAUSE)
+        node.resume()
+        running.nodes.append(node)
+        return node.pid
+
+    async def terminate() -> int:
+        node = running.victim()
+        await asyncio.to_thread(node.terminate)
+        running.replace()
+        return node.pid
+
+    async def cut() -> None:
+        with chance.choice(site.proxies).cut():
+            await asyncio.sleep(HARMED + TTL * chance.random())
+
+    async def delay() -> None:
+        with chance.choice(site.proxies).delayed(chance.uniform(0.05, 0.3)):
+            await asyncio.sleep(HARMED)
+
+    async def slow() -> None:
+        with chance.choice(site.proxies).slowed():
+            await asyncio.sleep(HARMED)
+
+    async def reset() -> None:
+        chance.choice(site.proxies).drop()
+
+    nodes = {"node SIGKILL": kill, "node SIGSTOP": freeze, "node SIGTERM": terminate}
+    network = {"network cut": cut, "network delay": delay, "network slow": slow, "network reset": reset}
+    return {**nodes, **(network if site.proxies else {}), **site.harms}
+
+
+@asynccontextmanager
+async def _peers(site: Site, folder: Path, journal: Path) -> AsyncGenerator[Peers]:
+    """Nodes behind the proxies, and a client that reaches the servers without them."""
+    namespace = f"lab-{uuid4().hex[:8]}"
+    coordinator = site.direct_coordinator or site.direct
+    elections = never_leading(open_elections(coordinator, namespace=namespace, clock=SystemClock()))
+    async with Node(
+        site.direct, coordinator=elections, namespace=namespace, name="client", workers=0, allow_unknown=True
+    ) as client:
+        group = Peers(site.url, namespace, folder, client, site.coordinator, env={JOURNAL: str(journal)})
+        with group.stalls:
+            try:
+                yield group
+            finally:
+                for child in group.children:
+                    child.close()
