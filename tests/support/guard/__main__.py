@@ -15,10 +15,13 @@ from .measuring import ENGINES, measured
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="make bench-guard", description="count what the paths of a job cost")
-    parser.add_argument("parts", nargs="*", choices=[[], *ENGINES], help="only these parts (default: all)")
+    parser = argparse.ArgumentParser(prog="python -m support.guard", description="count what the paths of a job cost")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of: {', '.join(ENGINES)} (default: all)")
     parser.add_argument("--write", action="store_true", help="write the counts as the expected ones")
     given = parser.parse_args()
+    unknown = set(given.parts) - set(ENGINES)
+    if unknown:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(ENGINES)}")
     found = asyncio.run(measured(given.parts or ENGINES))
     wrong = differences(expected(), found)
     for line in wrong:

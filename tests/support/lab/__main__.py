@@ -7,8 +7,11 @@ import asyncio
 import signal
 import sys
 import tempfile
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
+
+from support.servers import MissingServerError
 
 from .reporting import as_json, as_markdown, put_into
 from .running import Report, run
@@ -35,7 +38,8 @@ def main() -> int:
         parser.error(f"no such set-up: {', '.join(sorted(unknown))}; there are {', '.join(SETUPS)}")
     if not 0 < given.minutes <= 24 * 60:
         parser.error(f"--minutes must be more than 0 and at most 1440, got {given.minutes:g}")
-    reports = asyncio.run(_run_all(given.setups or list(SETUPS), given))
+    names = given.setups or list(SETUPS)
+    reports, broken = asyncio.run(_run_all(names, given))
     if not reports:
         return 1
     named = f" ARGS='{' '.join(given.setups)}'" if given.setups else ""
@@ -47,25 +51,35 @@ def main() -> int:
     if given.page is not None:
         put_into(given.page, text)
     print(text)
-    return any(report.violations for report in reports)
+    return bool(broken) or any(report.violations for report in reports)
 
 
-async def _run_all(names: list[str], given: argparse.Namespace) -> list[Report]:
+async def _run_all(names: list[str], given: argparse.Namespace) -> tuple[list[Report], list[str]]:
+    """The reports, and the names of the set-ups that an error has ended: the reports of the others are kept."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
     reports: list[Report] = []
+    broken: list[str] = []
     for name in names:
         if stop.is_set():
             break
         with tempfile.TemporaryDirectory(prefix="faultlab-") as folder:
             home = Path(folder) if given.keep is None else given.keep / name
             home.mkdir(parents=True, exist_ok=True)
-            report = await run(name, given.minutes * 60, given.seed, home, _progress, stop)
+            try:
+                report = await run(name, given.minutes * 60, given.seed, home, _progress, stop)
+            except MissingServerError as missing:
+                print(f"{name}: skipped, {missing}")
+                continue
+            except Exception:  # noqa: BLE001  # the error is shown, and the other set-ups go on
+                traceback.print_exc()
+                broken.append(name)
+                continue
         reports.append(report)
         print(f"\n{name}: {len(report.violations)} violation(s)")
         for violation in report.violations:
             print(f"  {violation}")
-    return reports
+    return reports, broken
 
 
 def _progress(text: str) -> None:
