@@ -84,7 +84,13 @@ class _Run:
         self.nodes.append(self.group.launch(workers=WORKERS, ttl=TTL, jobs="support.lab.jobs"))
 
     def victim(self) -> ChildProcess:
-        """Take one of the nodes out of the list."""
+        """Take one of the nodes out of the list.
+
+        A node ends if the store is away at its start. As a supervisor does, the lab starts another one.
+        """
+        for node in [node for node in self.nodes if not node.running]:
+            self.nodes.remove(node)
+            self.replace()
         return self.nodes.pop(self.chance.randrange(len(self.nodes)))
 
     async def keep_busy(self) -> None:
