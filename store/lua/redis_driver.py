@@ -31,7 +31,7 @@ from peerjob.store.url import Host
 
 from .address import Address
 from .driver import CALL_TIMEOUT, Cause, Driver, is_demoted
-from .redis_options import connection_options, end
+from .redis_options import connection_options, end, is_closed
 from .script import Argument
 
 _LEFT = "the sentinels chose another primary"
@@ -94,7 +94,7 @@ class RedisDriver(Driver):
         try:
             async with limit:
                 self._under_way.add(limit)
-                connection = self._free.pop() if self._free else await self._connection()
+                connection = await self._idle() or await self._connection()
                 await connection.send_packed_command(packed, check_health=False)
                 replies = [await _answer(connection) for _ in commands]
         except (RedisError, OSError, TimeoutError) as error:
@@ -125,6 +125,15 @@ class RedisDriver(Driver):
 
     def _cause(self, error: Exception) -> Cause:
         return next((cause for kinds, cause in _CAUSES if isinstance(error, kinds)), Cause.OTHER)
+
+    async def _idle(self) -> AbstractConnection | None:
+        """Return an idle connection, and drop those that the server has closed; None if there is none."""
+        while self._free:
+            connection = self._free.pop()
+            if not is_closed(connection):
+                return connection
+            await end(connection)
+        return None
 
     async def _connection(self) -> AbstractConnection:
         """Return a new connection to the server of the namespace.

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Awaitable
 
 import pytest
+import uvloop
 
 from peerjob.model.errors import LayoutError, StoreFullError, StoreUnavailableError
 from peerjob.model.query import Filter, Query
@@ -16,10 +17,14 @@ from peerjob.model.state import State
 from peerjob.store.lua.address import parse_address
 from peerjob.store.lua.glide_driver import GlideDriver
 from peerjob.store.lua.queue_commands import wake_list
+from peerjob.store.lua.redis_driver import RedisDriver
+from peerjob.store.lua.redis_options import is_closed
 from peerjob.testing.factories import LONG_TTL_US, Peer, outcome
+from support.lab.proxy import FaultProxy
 from support.lua_site import MakeSite, with_each_driver
 from support.records import logged
-from support.waiting import IN_TIME, PATIENCE
+from support.servers import Server
+from support.waiting import IN_TIME, PATIENCE, until
 
 # -- a server that goes away
 
@@ -425,3 +430,21 @@ def test_glide_outlives_the_loop_that_read_its_answers(valkey_url: str) -> None:
         first.close()
         second.run(use(other))
         second.run(other.close())
+
+
+def test_a_connection_that_was_reset_while_idle_fails_no_call_on_uvloop(redis_server: Server, namespace: str) -> None:
+    """Uvloop raises RuntimeError for a write to a closed transport."""
+
+    async def calls() -> None:
+        async with FaultProxy(redis_server.port) as proxy:
+            driver = RedisDriver(parse_address(f"redis://127.0.0.1:{proxy.port}"), namespace=namespace)
+            await driver.open()
+            await asyncio.gather(*(driver.info() for _ in range(5)))
+            idle = [*vars(driver)["_free"]]
+            assert len(idle) > 1
+            proxy.drop()
+            await until(lambda: all(map(is_closed, idle)))
+            assert await driver.info()
+            await driver.close()
+
+    uvloop.run(calls())
