@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+YAML: Any = yaml
+"""`Any`, since the annotations of some releases are incomplete."""
 ROOT = Path(__file__).parents[1]
 ALERTS = ROOT / "deploy" / "prometheus" / "peerjob-alerts.yml"
 RULE = ROOT / "k8s" / "components" / "monitoring" / "prometheusrule.yaml"
@@ -17,14 +19,14 @@ HEAD = "# Made by `make manifests` from deploy/prometheus/peerjob-alerts.yml.\n"
 
 def rule(alerts: Path) -> str:
     """The text of the rule for the Prometheus operator."""
-    spec: dict[str, Any] = yaml.safe_load(alerts.read_text())
+    spec: dict[str, Any] = YAML.safe_load(alerts.read_text())
     whole = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
         "metadata": {"name": "peerjob", "labels": {"app.kubernetes.io/name": "peerjob"}},
         "spec": spec,
     }
-    return HEAD + yaml.safe_dump(whole, sort_keys=False, width=120, allow_unicode=True)
+    return HEAD + str(YAML.safe_dump(whole, sort_keys=False, width=120, allow_unicode=True))
 
 
 def main() -> int:
