@@ -52,7 +52,7 @@ lint: $(VENV)/.installed ## style, types, the direction of imports, and whether 
 unit: $(VENV)/.installed ## tests that need no service
 	$(BIN)/pytest tests/unit -n $(WORKERS) --dist worksteal $(ARGS)
 
-unit-others: $(VENV)/.installed ## the unit tests on every other Python that is found
+unit-others: $(VENV)/.installed ## the unit tests on the newest other Python that is found; ARGS=--every: on each
 	$(BIN)/python scripts/unit_on_other_pythons.py -n $(WORKERS) $(ARGS)
 
 integration: $(VENV)/.installed servers ## tests with real servers, processes and faults

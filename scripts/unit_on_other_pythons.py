@@ -1,4 +1,4 @@
-"""Run the unit tests on every other supported Python, from the PATH or from pyenv.
+"""Run the unit tests on the newest other supported Python, from the PATH or from pyenv; with --every, on each.
 
 Tests with the marker `one_python` are left out: they search for a long time, and do not depend on the Python version.
 Each Python has a virtual environment in .venvs/, which is renewed when pyproject.toml changes. Arguments go to pytest.
@@ -46,11 +46,14 @@ def main() -> int:
     found = [(version, python) for version in others if (python := interpreter(version))]
     if not found:
         print("no other Python found")
+    arguments = [argument for argument in sys.argv[1:] if argument != "--every"]
+    if arguments == sys.argv[1:]:
+        found = found[-1:]
     failed: list[str] = []
     for version, python in found:
         print(f"unit tests on {python}", flush=True)
         pytest = environment(version, python) / "pytest"
-        if subprocess.run([pytest, "tests/unit", *MARKED, *sys.argv[1:]], cwd=ROOT, check=False).returncode:
+        if subprocess.run([pytest, "tests/unit", *MARKED, *arguments], cwd=ROOT, check=False).returncode:
             failed.append(str(python))
     if failed:
         print(f"unit tests failed on {', '.join(failed)}")
