@@ -180,7 +180,7 @@ class ClaimCommands(KVCommands):
                 or row is None
                 or row.state is not State.SCHEDULED
                 or pick.queue != keys.ready(row.kind, row.priority, suspect=row.suspect)
-                or int(pick.place[:18]) != row.due_us
+                or pick.place[:18] != time_text(row.due_us)
             ):
                 found.append(None)
                 continue

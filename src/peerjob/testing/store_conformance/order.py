@@ -66,6 +66,12 @@ class OrderRules(StoreSuite):
         claimed = await peer.claim(peer.want(4, {"a": 2, "b": 10}))
         assert ids_of(claimed.claims) == [new.id for new in (*urgent[:2], *other[:2])]
 
+    async def test_a_due_time_before_1970_is_due(self, store: Store) -> None:
+        ancient = self.make.instance(due_us=-1)
+        await store.enqueue([ancient])
+        peer = await self.join(store)
+        assert ids_of(await peer.take()) == [ancient.id]
+
     async def test_far_future_instances_delay_no_other(self, store: Store) -> None:
         peer = await self.join(store)
         far = self.make.instances(300, priority=-100, due_us=peer.joined_us + 10**15)
