@@ -46,6 +46,7 @@ async def test_every_rpc_is_answered_by_a_daemon(target: str) -> None:
             "ReadLogs": pb.ReadLogsRequest(uuid=done, follow=True),
             "CountInstances": pb.CountInstancesRequest(query=query),
             "GetStats": pb.GetStatsRequest(),
+            "GetActivity": pb.GetActivityRequest(minutes=5),
             "WaitInstance": pb.WaitInstanceRequest(uuid=done, timeout=PATIENT),
             "WaitInstances": pb.WaitInstancesRequest(query=query, timeout=PATIENT),
             "CancelInstance": pb.CancelInstanceRequest(uuid=done),

@@ -189,9 +189,10 @@ async def test_kinds_of_a_node_are_bounded(namespace: str) -> None:
 
 
 def test_each_documented_number_is_that_of_the_code() -> None:
+    from peerjob.cli import web_server
     from peerjob.cluster import importing, moved
     from peerjob.handles.job_log import MAX_MESSAGE
-    from peerjob.model import audit, bounds, descriptor, limits, query
+    from peerjob.model import activity_sample, audit, bounds, descriptor, limits, query
     from peerjob.model.published import MAX_DESCRIPTORS
     from peerjob.model.record import MAX_HISTORY
     from peerjob.node import node
@@ -202,6 +203,11 @@ def test_each_documented_number_is_that_of_the_code() -> None:
     from peerjob.remote.wire import requests
     from peerjob.store.sqlite import driver
     from peerjob.store.sqlite.requests import TURN_TIMEOUT
+    from peerjob.web import cluster as web_cluster
+    from peerjob.web import feeds, filters, lookups, security, signin, steps, values, viewers
+    from peerjob.web.page import ACT_PATIENCE
+    from peerjob.web.pages import nodes, overview, schedules
+    from peerjob.web.patience import PATIENCE
 
     store = StoreLimits()
     code = {
@@ -248,6 +254,26 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "published JSON schema of a kind": schema.MAX_SCHEMA,
         "published builds of a kind": MAX_DESCRIPTORS,
         "builds of other nodes' kinds that a node keeps in memory, about 5 KB each": kind_catalogue.MAX_DESCRIBED,
+        "slots of 10 s in the activity of a namespace": activity_sample.MAX_SLOTS,
+        "kinds with a row of their own in a slot": activity_sample.MAX_SAMPLED_KINDS,
+        "workers of a node, if a client or another node changes their number": limits.MAX_WORKERS,
+        "live views of a process": viewers.MAX_VIEWERS,
+        "rows of a page": filters.ROWS,
+        "kinds on the overview": overview.MAX_KINDS,
+        "schedules of a page, each with its last 30 outcomes": schedules.PAGE,
+        "nominal times of a backfill from the page of a schedule": schedules.MAX_BACKFILL,
+        "running instances that the page of nodes reads": nodes.MAX_RUNS,
+        "instances that a search for the text of an error reads": lookups.MAX_SCANNED,
+        "instances that are counted before an action on all that match": steps.MAX_COUNTED,
+        "instances in one step of an action": steps.STEP,
+        "log lines of a page": feeds.MAX_LINES,
+        "value on a page": values.MAX_SHOWN,
+        "wait of a page for the store": PATIENCE,
+        "wait of a form for the store": ACT_PATIENCE,
+        "pages that are kept for a time without the store": web_cluster.MAX_REMEMBERED,
+        "form": security.MAX_FORM,
+        "sessions of a process": signin.MAX_SESSIONS,
+        "connections of `jobd --web-listen`": web_server.MAX_CONNECTIONS,
     }
     assert {name: number(ROWS[name][0]) for name in code} == code
     days = {
@@ -267,5 +293,9 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "schedules",
         "readers of `instance.watch()`",
         "free space beside a SQLite file",
+        "size of the activity of a namespace, for any number of nodes",
+        "records of the ledger in the calendar; in the CSV",
+        "ended instances whose durations the page of a kind shows",
+        "attempts to sign in from one address",
     }
     assert set(ROWS) == code.keys() | days.keys() | without_one_number

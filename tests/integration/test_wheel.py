@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("cluster", "node", "proto", "store")
-SHIPPED = {".lua", ".proto", ".py", ".pyi", ".typed"}
+SHIPPED = {".css", ".html", ".js", ".lua", ".proto", ".py", ".pyi", ".svg", ".txt", ".typed"}
 
 
 @pytest.fixture(scope="module")
