@@ -208,7 +208,8 @@ class ReadCommands(KVCommands):
             keys.by(keys.unescaped(part), state)
             for part, values in sums.items()
             for state, slot in wanted
-            if values[slot] > 0
+            # a running instance may return to its queue after the read of the counters
+            if values[slot] > 0 or (state is State.SCHEDULED and values[SLOT[State.PROCESSING]] > 0)
         ]
         held = sum(values[slot] for values in sums.values() for slot in {slot for _, slot in wanted})
         every = sum(values[slot] for values in sums.values() for slot in SLOT.values())

@@ -136,10 +136,10 @@ class _Site:
             # the browser sends no cookie with a link from another site; it sends it when the page opens itself again
             return HTMLResponse(self._renderer.text("bounce.html", link=f"{root}{safe_link(_link(request, root))}"))
         principal = await principal_of(self._authorize, request, served.manager.clock.time_us())
-        if principal is None or principal.rights.kinds:
+        if principal is None or principal.rights.kinds or not served.is_within(principal.rights):
             if principal is None and isinstance(self._authorize, SignIn) and request.method in ("GET", "HEAD"):
                 return self._authorize.redirect(request)
-            limited = "" if principal is None else " These rights are limited to some kinds, and pages show all kinds."
+            limited = "" if principal is None else " These rights are limited to some kinds or to other namespaces."
             return HTMLResponse(self._renderer.text("denied.html", root=root, text=limited), 403)
         fresh = session or new_session()
         visit = Visit(

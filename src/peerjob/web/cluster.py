@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from peerjob.handles.manager import Manager
+from peerjob.model.rights import Rights
 
 from .feeds import Feeds
 from .links import Links
@@ -50,3 +51,7 @@ class ServedCluster:
         self.remembered = RememberedPages()
         self.parts: dict[tuple[str, Links], tuple[int, Mapping[str, str]]] = {}
         """The parts of live views that all readers share, with the version of their sample."""
+
+    def is_within(self, rights: Rights) -> bool:
+        """Whether the rights cover the namespace. Only a node tells its namespace."""
+        return not rights.namespaces or getattr(self.manager, "namespace", None) in rights.namespaces

@@ -7,6 +7,7 @@ intruder runs just before that request. So the test covers each order of the two
 import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -569,3 +570,22 @@ async def test_a_claim_that_comes_again_meanwhile_takes_its_instances_once(
         return lambda: claim(peer), lambda: claim(again), check
 
     await everywhere(clock, prepare)
+
+
+@pytest.mark.parametrize("action", [Action.HAND_BACK, Action.RETRY])
+async def test_a_lookup_finds_an_instance_that_returns_to_its_queue_meanwhile(
+    clock: VirtualClock, action: Action
+) -> None:
+    for before in range(10):
+        scene = Scene(clock)
+        peer = await scene.join(scene.other)
+        await scene.add(scene.other, scene.make.instance())
+        claim = await peer.take_one()
+
+        scene.kv.let_in(partial(peer.end, claim, action), before)
+        page = await scene.store.lookup(Query(state=State.ACTIVE))
+
+        assert [record.id for record in page.records] == [claim.id]
+        if scene.kv.waits:
+            return
+    pytest.fail("the lookup needs ten requests or more")

@@ -43,6 +43,7 @@ async def test_a_client_serves_the_same_pages() -> None:
     "rights",
     [
         Rights(role=Role.ADMIN, kinds=("mail.*",)),
+        Rights(role=Role.ADMIN, namespaces=("other",)),
         Rights(role=Role.ADMIN, until=datetime(2020, 1, 1, tzinfo=UTC)),
     ],
 )
