@@ -159,8 +159,7 @@ class NodeInstanceManager(NodeJobManager):
         async with self._passing(seconds):
             try:
                 async with asyncio.timeout(seconds):
-                    # a page is empty before the last one if its instances ended while the store read them
-                    while (page := await self.lookup_instances(active)) or page.cursor is not None:
+                    while page := await self.lookup_instances(active):
                         await asyncio.gather(*(runtime.waiters.final_or_removed(one.id) for one in page))
             except TimeoutError:
                 left = await self.count(active)

@@ -153,7 +153,10 @@ class ReadCommands(KVCommands):
             return await self._read_ids([self._keys.state], bounds_us, cursor, max(limit, among), reverse, every)
         claims = await self._claim_indexes(states)
         while True:
-            ids, more = await self._read_ids([*indexes, *claims], bounds_us, cursor, limit, reverse, held)
+            # In several requests, an instance can change hands between them: into an index of claims, which come last,
+            # or out of one, which come first.
+            first = claims if len(indexes) + len(claims) > _MAX_RANGES else []
+            ids, more = await self._read_ids([*first, *indexes, *claims], bounds_us, cursor, limit, reverse, held)
             before, claims = claims, await self._claim_indexes(states)
             if set(claims) <= set(before):
                 return ids, more

@@ -32,7 +32,7 @@ def replaced(start_server: StartServer, start_etcd: StartEtcd, page: Page) -> di
 
 @pytest.fixture
 def environment(replaced: dict[str, str], tmp_path: Path) -> dict[str, str]:
-    """A new user, to whom the commands of this environment are installed, on free ports."""
+    """A new user with the commands of this environment, on free ports."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PEERJOB_", "PYTHON", "VIRTUAL"))}
     return {
         **kept,

@@ -1,11 +1,12 @@
 """Acting through the dashboard in a real browser, from the button to the store."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from peerjob import FireOutcome, Job, Node, Query, State
 from peerjob.web import dashboard
@@ -92,6 +93,25 @@ async def test_a_schedule_is_paused_triggered_and_backfilled(cluster: Cluster, b
     async with page.expect_download() as saved:
         await page.get_by_role("link", name="CSV").click()
     assert (await saved.value).suggested_filename == "fires.csv"
+
+
+async def test_a_form_that_is_sent_is_not_sent_again(cluster: Cluster, browser_pages: Pages) -> None:
+    await cluster.node.add_schedule(send.with_options(cron="0 * * * *", name="digest"), "all@example.org")
+    page = await browser_pages.open(f"{cluster.url}/schedules/digest")
+    sent, clicked = asyncio.Queue[str](), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        if route.request.method == "POST":
+            sent.put_nowait(route.request.url)
+            await clicked.wait()
+        await route.continue_()
+
+    await page.route("**/*", hold)
+    page.on("console", lambda _: clicked.set())
+    button = page.get_by_role("button", name="Trigger one instance now")
+    await button.evaluate("one => { one.click(); setTimeout(() => { one.click(); console.log('again'); }, 300); }")
+    await expect(page.get_by_text("The schedule made this instance.")).to_be_visible()
+    assert sent.qsize() == 1
 
 
 async def test_an_instance_is_scheduled_from_the_form_of_its_kind(cluster: Cluster, browser_pages: Pages) -> None:

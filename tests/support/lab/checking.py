@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from peerjob.model.definition import decode_definition
-from peerjob.model.query import MAX_LIMIT, Query
-from peerjob.model.record import Record
 from peerjob.store.base import Store
 from support.leaders import read_ledger
 from support.simulation.evidence import Absence, Evidence, Ledger, Order, Run, Violation
 from support.simulation.firing import one_fire
+from support.simulation.gathering import records_of
 from support.simulation.histories import legal_history, retries
 from support.simulation.owners import no_loss, one_owner
 
@@ -65,7 +64,7 @@ async def gather(
     return Evidence(
         ttl_us=round(ttl * 1_000_000),
         orders=orders,
-        records={record.id: record async for record in _records(store)},
+        records={record.id: record async for record in records_of(store)},
         runs=runs,
         absences=absences,
         ledgers=ledgers,
@@ -108,17 +107,6 @@ def recoveries(strikes: Iterable[Strike], runs: Sequence[Run]) -> dict[str, list
 def summed_up(seconds: Sequence[float]) -> dict[str, float]:
     """The median and the maximum."""
     return {"p50": round(statistics.median(seconds), 2), "max": round(max(seconds), 2)} if seconds else {}
-
-
-async def _records(store: Store) -> AsyncIterator[Record]:
-    query = Query(limit=MAX_LIMIT)
-    while True:
-        page = await store.lookup(query)
-        for record in page.records:
-            yield record
-        if page.cursor is None:
-            return
-        query = query.at(page.cursor)
 
 
 async def _ledgers(store: Store) -> AsyncIterator[Ledger]:

@@ -13,6 +13,7 @@ from peerjob import Node, Query
 from peerjob.model.definition import Definition, decode_definition
 from peerjob.model.query import MAX_LIMIT
 from peerjob.model.record import LogLine, Record
+from peerjob.store.base import Store
 from peerjob.store.kv.schedule_rows import decode_schedule
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryWatch
@@ -64,7 +65,7 @@ async def gather(
     """All evidence of a cluster that is at rest. Stops its nodes, and removes every instance, to see what is left."""
     store = a_store(cluster)
     await store.open()
-    records: dict[str, Record] = {record.id: record async for record in _records(store)}
+    records: dict[str, Record] = {record.id: record async for record in records_of(store)}
     logs = {id: await _lines(store, id) for id in records}
     ledgers = [ledger async for ledger in _ledgers(store, definitions)]
     known = cluster._journal.rows()
@@ -111,7 +112,7 @@ def _starts(cluster: TestCluster, faults: Faults) -> Counter[str]:
     return Counter([*cluster._members, *restarted, *(absence.node for absence in faults.absences)])
 
 
-async def _records(store: KVStore) -> AsyncIterator[Record]:
+async def records_of(store: Store) -> AsyncIterator[Record]:
     query = Query(limit=MAX_LIMIT)
     while True:
         page = await store.lookup(query)

@@ -589,3 +589,24 @@ async def test_a_lookup_finds_an_instance_that_returns_to_its_queue_meanwhile(
         if scene.kv.waits:
             return
     pytest.fail("the lookup needs ten requests or more")
+
+
+async def test_a_lookup_of_many_kinds_finds_an_instance_that_returns_to_its_queue_meanwhile(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peerjob.store.kv.reading._MAX_RANGES", 2)
+    for before in range(10):
+        scene = Scene(clock)
+        peer = await scene.join(scene.other)
+        await scene.add(scene.other, *(scene.make.instance() for _ in range(20)))
+        await peer.commit(*map(outcome, await peer.take()))
+        await scene.add(scene.other, scene.make.instance(), *(scene.make.instance(kind=f"k{n}") for n in range(3)))
+        claim = await peer.take_one()
+
+        scene.kv.let_in(partial(peer.end, claim, Action.HAND_BACK), before)
+        page = await scene.store.lookup(Query(state=State.ACTIVE))
+
+        assert claim.id in {record.id for record in page.records}
+        if scene.kv.waits:
+            return
+    pytest.fail("the lookup needs ten requests or more")

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 from typing import Annotated
+from uuid import uuid4
 
 import pytest
 
@@ -204,6 +205,17 @@ async def test_selected_instances_are_asked_for_and_cancelled() -> None:
         none = await submit(client, "/instances/act", verb="cancel", scope="selected")
         assert [(await one.refresh()).state for one in made] == [State.CANCELLED, State.SCHEDULED, State.CANCELLED]
     assert (done.status_code, none.status_code) == (303, 303)
+
+
+async def test_a_selected_instance_that_is_gone_keeps_no_other_one_from_its_retry() -> None:
+    async with Node("memory://", jobs=JOBS) as node, pages_of(node, Role.OPERATOR) as client:
+        done = [await node.schedule("add", 1, 2) for _ in range(2)]
+        for one in done:
+            await one.wait(30)
+        gone = [done[0].id, str(uuid4())]
+        await submit(client, "/instances/act", verb="retry", scope="selected", id=[*gone, done[1].id], go="1")
+        olds = [str(one.retry_of) async for one in node.iter_instances() if one.retry_of is not None]
+    assert sorted(olds) == sorted(one.id for one in done)
 
 
 async def test_only_an_admin_removes_and_only_by_time() -> None:

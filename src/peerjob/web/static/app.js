@@ -123,6 +123,14 @@
   document.addEventListener("input", (event) => { if (event.target.closest("#log-filter")) sift(); });
   document.addEventListener("submit", (event) => { if (event.target.id === "log-filter") { event.preventDefault(); sift(); } });
 
+  // -- a form acts once, however often its button is pressed ----------------------------------------------------------
+  document.addEventListener("submit", (event) => {
+    if (event.target.method !== "post") return;
+    if (event.target.dataset.sent) event.preventDefault();
+    event.target.dataset.sent = "yes";
+  });
+  addEventListener("pageshow", () => { for (const form of $$("form[data-sent]")) delete form.dataset.sent; });
+
   // -- selected rows --------------------------------------------------------------------------------------------------
   document.addEventListener("change", (event) => {
     if (event.target.id !== "all-rows") return;
