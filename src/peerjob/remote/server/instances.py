@@ -47,7 +47,8 @@ class InstanceRpcs:
 
     async def schedule_job(self, request: pb.ScheduleJobRequest, context: Context) -> pb.ScheduleJobResponse:
         await check_kinds(self._node, [request])
-        (call,) = await map_with_pauses([request], lambda one: call_of(one, self._node.find_job))
+        call = call_of(request, self._node.find_job)
+        await pause_after(request.ByteSize())
         ids = ids_of([request], self._node.clock.time_us())
         instance = await (self._node.schedule_as(ids[0], call) if ids else self._node.schedule(call))
         unserved = not await self._node.is_served(instance.kind)

@@ -7,7 +7,7 @@ from itertools import islice
 
 from peerjob.model.clock import to_us
 from peerjob.model.explain import checked_count, explain_text
-from peerjob.node.manager.loop_pauses import map_with_pauses
+from peerjob.node.manager.loop_pauses import map_with_pauses, pause_after
 from peerjob.node.node import Node
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire.instances import ENCODED, instance_message
@@ -30,6 +30,7 @@ class ScheduleRpcs:
     async def put_schedule(self, request: pb.PutScheduleRequest, context: Context) -> pb.PutScheduleResponse:
         await check_kinds(self._node, [request.job])
         call = call_of(request.job, self._node.find_job)
+        await pause_after(request.job.ByteSize())
         await check_schedule(self._node, call.job.schedule_name)
         schedule = await self._node.add_schedule(call)
         unserved = not await self._node.is_served(schedule.kind)
