@@ -224,7 +224,11 @@ class Pool:
 
     async def _work(self, run: Run) -> None:
         try:
-            await self._runner.run(run)
+            # a process that was stopped since `dispatch` starts its tasks before it learns that its trust has ended
+            if self._lease.trusted:
+                await self._runner.run(run)
+            else:
+                self._hand_back(run, "node lost contact with the store")
         except asyncio.CancelledError:
             # the event loop is being closed, before the body began or after the body ended: the executor absorbs all
             # other cancellations

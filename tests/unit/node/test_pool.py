@@ -92,6 +92,16 @@ async def test_nothing_starts_from_the_backlog_when_trust_has_ended(bench: Bench
     assert bench.started == ["a", "b"]
 
 
+async def test_a_body_that_was_to_start_does_not_when_trust_has_ended_meanwhile(bench: Bench) -> None:
+    taking = asyncio.ensure_future(bench.take("a"))
+    asyncio.get_running_loop().call_soon(setattr, bench, "trusted", False)
+    await taking
+
+    assert bench.started == []
+    assert bench.handed_back == [("a", 0.0)]
+    assert bench.pool.running == 0
+
+
 async def test_each_claim_that_does_not_start_is_handed_back_in_its_own_time(bench: Bench) -> None:
     await bench.take("a", "b")
     for id in "cd":
