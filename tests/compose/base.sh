@@ -1,7 +1,7 @@
 #!/bin/sh
 # Make what the base images are made of, where no image can be pulled: a Debian root file system with Python and the
-# servers, this Debian's own release, and the wheels of our own image. Installs an engine where there is none.
-# For root on Debian. Takes minutes, once: `base.sh FOLDER`.
+# servers, this Debian's own release, and the wheels of our own image. Installs an engine where there is none, unless
+# the second argument is `files`. For root on Debian. Takes minutes, once: `base.sh FOLDER [files]`.
 set -eu
 folder=$1
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -15,7 +15,8 @@ install() {
     apt-get -qq install --yes --no-install-recommends "$@" </dev/null >/dev/null
 }
 
-if ! { command -v dockerd && command -v iptables && docker compose version && docker buildx version; } >/dev/null 2>&1; then
+if [ "${2:-}" != files ] &&
+    ! { command -v dockerd && command -v iptables && docker compose version && docker buildx version; } >/dev/null 2>&1; then
     install docker.io docker-cli docker-compose docker-buildx iptables
 fi
 

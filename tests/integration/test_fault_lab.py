@@ -2,15 +2,21 @@
 
 import asyncio
 import json
+import urllib.error
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from peerjob.model.record import Record
+from support.etcd import EtcdCluster
 from support.lab.checking import Strike, recoveries, violations
+from support.lab.clocks import JUMP, FakeClock, faketime
+from support.lab.disks import WHY_NOT, small_disk
+from support.lab.partition import Partition, leader_changes
 from support.lab.reporting import BEGIN, END, as_json, as_markdown, put_into
 from support.lab.running import Report, run
+from support.processes import ChildProcess
 from support.servers import needed
 from support.simulation.evidence import Evidence, Order, Run
 
@@ -56,7 +62,25 @@ def test_recoveries_are_measured_from_the_journal() -> None:
         Strike(kind="network cut", begin_us=2_000_000, end_us=5_500_000),
     ]
 
-    assert recoveries(strikes, runs) == {"node SIGKILL": [4.0], "network cut": [0.5]}
+    assert recoveries(strikes, runs) == ({"node SIGKILL": [4.0], "network cut": [0.5]}, {})
+
+
+def test_recoveries_with_another_leader_are_reported_apart() -> None:
+    runs = [
+        Run(id=id, kind="noted", node=node, fence=fence, attempt=1, begin_us=begin_us)
+        for id, node, fence, begin_us in (("a", "1", 1, 1_000_000), ("a", "2", 2, 6_000_000), ("b", "2", 3, 9_000_000))
+    ]
+    strikes = [
+        Strike(kind="node SIGKILL", begin_us=2_000_000, end_us=3_000_000, pid=1),
+        Strike(kind="network cut", begin_us=7_000_000, end_us=8_000_000),
+    ]
+
+    assert recoveries(strikes, runs, [(6_500_000, 6_500_000)], ttl=1)[1] == {}
+    assert recoveries(strikes, runs, [(5_000_000, 5_000_000)], ttl=1) == (
+        {"network cut": [1.0]},
+        {"node SIGKILL": [4.0]},
+    )
+    assert recoveries(strikes, runs, [(6_500_000, 6_500_000)], ttl=2)[1] == {"network cut": [1.0]}
 
 
 def test_the_report_goes_between_the_markers(tmp_path: Path) -> None:
@@ -69,7 +93,9 @@ def test_the_report_goes_between_the_markers(tmp_path: Path) -> None:
         fires=59,
         runs=1300,
         violations=[],
-        recovery={"node SIGKILL": {"p50": 3.5, "max": 4.25}},
+        recovery={"node SIGKILL": {"count": 3, "p50": 3.5, "max": 4.25}},
+        moved={"failover": {"count": 1, "p50": 6.5, "max": 6.5}},
+        left_out={"disk full": "only root can mount"},
     )
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
@@ -79,6 +105,8 @@ def test_the_report_goes_between_the_markers(tmp_path: Path) -> None:
     text = page.read_text()
     assert "| redis | 60 s | 3 | 3 | 1,200 | 59 | 1,300 | 0 |" in text
     assert "| redis | node SIGKILL | 3 | 3.50 s | 4.25 s |" in text
+    assert "| redis | failover | 1 | 6.50 s | 6.50 s |" in text
+    assert "Left out of redis: disk full, because only root can mount." in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
@@ -91,3 +119,52 @@ def test_a_page_without_markers_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="needs the lines"):
         put_into(page, "text")
+
+
+async def test_a_partition_leaves_the_leader_of_etcd_in_the_minority() -> None:
+    partition = Partition()
+    with needed():
+        cluster = EtcdCluster()
+    try:
+        async with partition.between(cluster):
+            await asyncio.to_thread(cluster.start)
+            alone = await asyncio.to_thread(lambda: cluster.leader)
+            others = [member for member in cluster.members if member is not alone]
+            with partition.of(alone):
+                await others[0].child.line(r"elected leader \w+ at term [3-9]")
+                refused = asyncio.to_thread(alone.call, "kv/put", key="YQ==", value="YQ==")
+                await asyncio.to_thread(others[0].call, "kv/put", key="Yg==", value="Yg==")
+                with pytest.raises(urllib.error.HTTPError):
+                    await refused
+            await asyncio.to_thread(lambda: cluster.leader)
+            assert len(leader_changes(cluster)) >= 1
+    finally:
+        cluster.close()
+
+
+def test_a_small_disk_is_full_until_there_is_room_again() -> None:
+    with small_disk("4m") as disk:
+        if disk is None:
+            pytest.skip(WHY_NOT)
+        file = disk.folder / "file"
+        with disk.full(), pytest.raises(OSError, match="No space left"):
+            file.write_bytes(b"x" * 4096)
+        file.write_bytes(b"x" * 4096)
+
+
+def test_a_clock_jumps_and_the_monotonic_one_does_not(tmp_path: Path) -> None:
+    library = faketime()
+    if library is None:
+        pytest.skip("no libfaketime")
+    clock = FakeClock(library, tmp_path / "clock")
+    script = tmp_path / "show.py"
+    script.write_text(
+        "import time\nfrom support.true_time import true_us\n"
+        "while True:\n    print(round(time.time() - true_us() / 1e6), flush=True)\n    time.sleep(0.1)\n"
+    )
+    with ChildProcess.python(script, output=tmp_path / "log", env=clock.env) as child:
+        child.wait_for(r"^0$")
+        clock.set(JUMP)
+        child.wait_for(r"^30$")
+        clock.set(-JUMP)
+        child.wait_for(r"^-30$")

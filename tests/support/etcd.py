@@ -58,6 +58,8 @@ class EtcdServer(ServerProcess):
         super().__init__()
         self.name = name
         self.peers: Sequence[EtcdServer] = (self,)
+        self.peer_port = self.bus_port
+        """The port at which the other members reach it: its own, or that of a proxy."""
         self._tls = settings.get("tls")
         self._data = Path(self._home.name, "data")
         self._settings = [
@@ -93,10 +95,10 @@ class EtcdServer(ServerProcess):
     @property
     def peer(self) -> str:
         """Its name and address among the members."""
-        return f"{self.name}=http://127.0.0.1:{self.bus_port}"
+        return f"{self.name}=http://127.0.0.1:{self.peer_port}"
 
     def options(self, port: int) -> Sequence[str]:
-        client, peer = f"{'https' if self._tls else 'http'}://127.0.0.1:{port}", f"http://127.0.0.1:{self.bus_port}"
+        client = f"{'https' if self._tls else 'http'}://127.0.0.1:{port}"
         tls: tuple[str, ...] = ()
         if self.certificates:
             made = self.certificates
@@ -105,7 +107,8 @@ class EtcdServer(ServerProcess):
                 tls += ("--trusted-ca-file", str(made.ca), "--client-cert-auth")
         return [
             *("--name", self.name, "--listen-client-urls", client, "--advertise-client-urls", client),
-            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+            *("--listen-peer-urls", f"http://127.0.0.1:{self.bus_port}"),
+            *("--initial-advertise-peer-urls", f"http://127.0.0.1:{self.peer_port}"),
             *("--initial-cluster", ",".join(member.peer for member in self.peers)),
             *tls,
             *self._settings,

@@ -64,7 +64,9 @@ class Peers:
         child.wait_for(READY)
         return child
 
-    def launch(self, release: Release | None = None, **options: Unpack[NodeOptions]) -> ChildProcess:
+    def launch(
+        self, release: Release | None = None, *, env: Mapping[str, str] | None = None, **options: Unpack[NodeOptions]
+    ) -> ChildProcess:
         """Start a node without waiting for it, by default of this tree; by default it is called `node-<n>`."""
         serial = next(self._serial)
         settings: NodeOptions = {"name": f"node-{serial}", "ttl": TTL, **options}
@@ -76,7 +78,7 @@ class Peers:
             *(f"--{option}={value}" for option, value in settings.items()),
             *(["--adds"] if release is not None and release.adds else []),
             output=self._folder / f"node-{serial}.log",
-            env={**self._env, **({} if release is None else {"PYTHONPATH": release.path})},
+            env={**self._env, **(env or {}), **({} if release is None else {"PYTHONPATH": release.path})},
         )
         self.children.append(child)
         self._names[settings["name"]] = child

@@ -82,10 +82,14 @@ class ChildProcess:
         output: Path,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        wrapper: Sequence[str] = (),
     ) -> Self:
-        """Run a module (by its dotted name; `support.x` is tests/support/x.py) or a script (by its path)."""
+        """Run a module (by its dotted name; `support.x` is tests/support/x.py) or a script (by its path).
+
+        A `wrapper` is what goes before the interpreter on the command line.
+        """
         run = [str(target)] if isinstance(target, Path) else ["-m", target]
-        command = [sys.executable, "-P", "-u", *run, *arguments]
+        command = [*wrapper, sys.executable, "-P", "-u", *run, *arguments]
         return cls(command, output=output, env={"PYTHONPATH": str(_TESTS), **(env or {})}, cwd=cwd)
 
     @property

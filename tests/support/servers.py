@@ -277,11 +277,17 @@ SERVERS: dict[ServerKind, type[Server]] = {"redis": RedisServer, "valkey": Valke
 
 
 class ServerCluster:
-    """A Redis or Valkey Cluster of masters only, each with an equal part of the 16,384 slots."""
+    """A Redis or Valkey Cluster: masters with an equal part of the 16,384 slots each, and replicas of them.
 
-    def __init__(self, kind: ServerKind, *, shards: int = 3) -> None:
+    A member that does not answer for `timeout` milliseconds counts as dead.
+    """
+
+    def __init__(self, kind: ServerKind, *, shards: int = 3, replicas: int = 0, timeout: int = 120_000) -> None:
         """Take the kind of server. Raises MissingServerError when the machine has none."""
-        self.nodes = [SERVERS[kind](cluster=True) for _ in range(shards)]
+        at_once = ("--repl-diskless-sync-delay", "0")  # else a replica waits seconds for others
+        self.nodes = [SERVERS[kind](cluster=True, config=at_once) for _ in range(shards)]
+        self.replicas = [SERVERS[kind](cluster=True, config=at_once) for _ in range(shards * replicas)]
+        self._timeout = timeout
 
     @property
     def url(self) -> str:
@@ -300,13 +306,22 @@ class ServerCluster:
             node.command("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus_port)
         for node in self.nodes:
             node.child.wait_for("Cluster state changed: ok")
+        for number, replica in enumerate(self.replicas):
+            self._follow(replica.start(), self.nodes[number % len(self.nodes)])
+        for node in (*self.nodes, *self.replicas):
             # a short one lets the shards meet quickly, but then takes a shard for dead that just was not scheduled
-            node.command("CONFIG", "SET", "cluster-node-timeout", 120_000)
+            node.command("CONFIG", "SET", "cluster-node-timeout", self._timeout)
         return self
 
+    def _follow(self, replica: Server, master: Server) -> None:
+        replica.command("CLUSTER", "MEET", "127.0.0.1", master.port, master.bus_port)
+        replica.child.wait_for("Cluster state changed: ok")
+        replica.command("CLUSTER", "REPLICATE", str(master.command("CLUSTER", "MYID")))
+        replica.child.wait_for("sync: Finished with success")
+
     def close(self) -> None:
-        """End every shard and remove its data."""
-        for node in self.nodes:
+        """End every member and remove its data."""
+        for node in (*self.nodes, *self.replicas):
             node.close()
 
     def __enter__(self) -> Self:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
+from support.true_time import true_us
+
 Span = tuple[int, int]
 """A stall, from the last moment at which the process surely ran to its end, in microseconds of the clock."""
 
@@ -77,7 +79,7 @@ class Stalls:
 
 def now_us() -> int:
     """Microseconds of the machine's clock."""
-    return time.time_ns() // 1000
+    return true_us()
 
 
 def lost(spans: Iterable[Span], first_us: int, last_us: int) -> float:

@@ -32,6 +32,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "faultlab.json", help="where the report goes")
     parser.add_argument("--page", type=Path, help="a page in which the report goes between the markers")
     parser.add_argument("--keep", type=Path, help="a folder that keeps the logs of the nodes and the journals")
+    parser.add_argument("--kills", type=int, default=30, help="least kills of nodes for each set-up (default: 30)")
     given = parser.parse_args()
     unknown = set(given.setups) - set(SETUPS)
     if unknown:
@@ -67,7 +68,7 @@ async def _run_all(names: list[str], given: argparse.Namespace) -> tuple[list[Re
             home = Path(folder) if given.keep is None else given.keep / name
             home.mkdir(parents=True, exist_ok=True)
             try:
-                report = await run(name, given.minutes * 60, given.seed, home, _progress, stop)
+                report = await run(name, given.minutes * 60, given.seed, home, _progress, stop, kills=given.kills)
             except MissingServerError as missing:
                 print(f"{name}: skipped, {missing}")
                 continue

@@ -17,6 +17,7 @@ from support.simulation.firing import one_fire
 from support.simulation.gathering import records_of
 from support.simulation.histories import legal_history, retries
 from support.simulation.owners import no_loss, one_owner
+from support.stalls import Span
 
 INVARIANTS = (no_loss, one_owner, legal_history, one_fire, retries)
 SKEW_US = 1_000_000
@@ -76,17 +77,21 @@ def violations(evidence: Evidence) -> list[Violation]:
     return [violation for invariant in INVARIANTS for violation in invariant(evidence)]
 
 
-def recoveries(strikes: Iterable[Strike], runs: Sequence[Run]) -> dict[str, list[float]]:
-    """Seconds of each recovery, by kind of fault.
+def recoveries(
+    strikes: Iterable[Strike], runs: Sequence[Run], shifts: Sequence[Span] = (), *, ttl: float = 0.0
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds of each recovery, by kind of fault; apart, those that include one of the shifts.
 
     Of a node: from the fault until each instance that ran there has begun elsewhere. Of a server or a connection: from
-    the end of the fault until the next body begins.
+    the end of the fault until the next body begins. A shift is a failover of a server, or another leader of etcd: the
+    leases of that moment last one TTL longer. So a recovery that begins within a TTL after a shift includes it.
     """
     ordered = sorted(runs, key=lambda run: run.begin_us)
     by_id: dict[str, list[Run]] = {}
     for run in ordered:
         by_id.setdefault(run.id, []).append(run)
     found: dict[str, list[float]] = {}
+    shifted: dict[str, list[float]] = {}
     for strike in strikes:
         if strike.pid is None:
             begun_us = [next((run.begin_us for run in ordered if run.begin_us >= strike.end_us), None)]
@@ -100,13 +105,18 @@ def recoveries(strikes: Iterable[Strike], runs: Sequence[Run]) -> dict[str, list
             ]
         moments = [moment for moment in begun_us if moment is not None]
         if moments:
-            found.setdefault(strike.kind, []).append((max(moments) - since_us) / 1_000_000)
-    return found
+            over_us = max(moments)
+            first_us = since_us - round(ttl * 1_000_000)
+            moved = any(begin_us <= over_us and end_us >= first_us for begin_us, end_us in shifts)
+            (shifted if moved else found).setdefault(strike.kind, []).append((over_us - since_us) / 1_000_000)
+    return found, shifted
 
 
 def summed_up(seconds: Sequence[float]) -> dict[str, float]:
-    """The median and the maximum."""
-    return {"p50": round(statistics.median(seconds), 2), "max": round(max(seconds), 2)} if seconds else {}
+    """How many, the median and the maximum."""
+    if not seconds:
+        return {}
+    return {"count": len(seconds), "p50": round(statistics.median(seconds), 2), "max": round(max(seconds), 2)}
 
 
 async def _ledgers(store: Store) -> AsyncIterator[Ledger]:

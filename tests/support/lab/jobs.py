@@ -3,9 +3,9 @@
 import asyncio
 import json
 import os
-import time
 
 from peerjob import INJECTED, Context, JobGroup
+from support.true_time import true_us
 
 JOURNAL = "LAB_JOURNAL"
 group = JobGroup()
@@ -39,7 +39,7 @@ async def _noted(kind: str, seconds: float, context: Context) -> int:
 
 
 def _note(context: Context, what: dict[str, object]) -> None:
-    line = {"id": context.id, "fence": context.fence, "pid": os.getpid(), "at_us": time.time_ns() // 1000, **what}
+    line = {"id": context.id, "fence": context.fence, "pid": os.getpid(), "at_us": true_us(), **what}
     file = os.open(os.environ[JOURNAL], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         os.write(file, f"{json.dumps(line)}\n".encode())  # one write, so that the lines of several processes stay whole

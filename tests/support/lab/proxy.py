@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Self
 
 SLOW_BYTES, SLOW_PAUSE = 512, 0.05
@@ -13,10 +13,14 @@ RESET = struct.pack("ii", 1, 0)
 
 
 class FaultProxy:
-    """Passes bytes on in both directions."""
+    """Passes bytes on in both directions.
 
-    def __init__(self, server_port: int) -> None:
+    `cut_off` tells by the port of a client whether its connection is in a partition now.
+    """
+
+    def __init__(self, server_port: int, cut_off: Callable[[int], bool] = lambda _: False) -> None:
         self._server_port = server_port
+        self._cut_off = cut_off
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -81,9 +85,10 @@ class FaultProxy:
         try:
             answers, upstream = await asyncio.open_connection("127.0.0.1", self._server_port)
             self._writers.add(upstream)
+            source: int = writer.get_extra_info("peername")[1]
             pumps = [
-                asyncio.create_task(self._pump(reader, upstream)),
-                asyncio.create_task(self._pump(answers, writer)),
+                asyncio.create_task(self._pump(reader, upstream, source)),
+                asyncio.create_task(self._pump(answers, writer, source)),
             ]
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -99,9 +104,9 @@ class FaultProxy:
                 one.transport.abort()
             self._tasks.discard(task)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, source: int) -> None:
         while data := await reader.read(65536):
-            while self._delay == float("inf"):  # noqa: ASYNC110  # ends with the connection
+            while self._delay == float("inf") or self._cut_off(source):  # noqa: ASYNC110  # ends with the connection
                 await asyncio.sleep(0.05)
             if self._delay:
                 await asyncio.sleep(self._delay)

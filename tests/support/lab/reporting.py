@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def as_json(reports: Sequence[Report], command: str, at: datetime) -> str:
 
 
 def as_markdown(reports: Sequence[Report], command: str, at: datetime) -> str:
-    """A table of the set-ups, and one of the faults with their recoveries."""
+    """A table of the set-ups, one of the faults with their recoveries, and one of recoveries with a failover."""
     lines = [
         f"Run on {at:%Y-%m-%d} by `{command}`:",
         "",
@@ -33,10 +33,21 @@ def as_markdown(reports: Sequence[Report], command: str, at: datetime) -> str:
     lines += ["", "| set-up | fault | times | recovery p50 | maximum |", "|---|---|---|---|---|"]
     for one in reports:
         for kind, times in one.faults.items():
-            took = one.recovery.get(kind)
-            shown = f"{took['p50']:.2f} s | {took['max']:.2f} s" if took else "— | —"
-            lines.append(f"| {one.setup} | {kind} | {times} | {shown} |")
+            lines.append(f"| {one.setup} | {kind} | {times} | {_shown(one.recovery.get(kind))} |")
+    if any(one.moved for one in reports):
+        lines += ["", "Recoveries that include a failover of the server, or another leader of etcd (one lease more):"]
+        lines += ["", "| set-up | fault | times | recovery p50 | maximum |", "|---|---|---|---|---|"]
+        for one in reports:
+            for kind, took in one.moved.items():
+                lines.append(f"| {one.setup} | {kind} | {took['count']} | {_shown(took)} |")
+    for one in reports:
+        for fault, why in one.left_out.items():
+            lines += ["", f"Left out of {one.setup}: {fault}, because {why}."]
     return "\n".join(lines) + "\n"
+
+
+def _shown(took: Mapping[str, float] | None) -> str:
+    return f"{took['p50']:.2f} s | {took['max']:.2f} s" if took else "— | —"
 
 
 def put_into(page: Path, text: str) -> None:

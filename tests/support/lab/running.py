@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,11 +23,14 @@ from support.onlooker import never_leading
 from support.peers import READY, Peers
 from support.processes import ChildProcess
 from support.simulation.evidence import Absence, Order
+from support.stalls import Span, now_us
 from support.waiting import PATIENCE
 
 from .checking import Strike, gather, read_journal, recoveries, summed_up, violations
+from .clocks import JUMP, WHY_NOT, FakeClock, faketime
 from .jobs import JOURNAL, noted
-from .setups import SETUPS, Site
+from .setups import SETUPS
+from .site import FAILOVERS, Site
 
 TTL = 3.0
 NODES, WORKERS = 3, 8
@@ -41,6 +45,8 @@ QUIET = (0.5, 2.0)
 """Seconds between the end of a fault and the next one."""
 REST = 120.0
 """Seconds after the last fault in which all work must end."""
+KILL = "node SIGKILL"
+CLOCKS = {"clock forwards": JUMP, "clock backwards": -JUMP}
 MOVED_US = 10_000_000
 """After a failover of servers, claims that had not reached the new primary may run beside new ones for so long."""
 
@@ -58,7 +64,11 @@ class Report:
     runs: int
     violations: Sequence[str]
     recovery: Mapping[str, Mapping[str, float]]
-    """Kind of fault → the median and the maximum, in seconds."""
+    """Kind of fault → how many recoveries, their median and maximum in seconds."""
+    moved: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
+    """The same, of recoveries that include a failover of the server or another leader of etcd."""
+    left_out: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Faults that this machine does not allow, and why."""
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -69,19 +79,38 @@ class _Run:
     site: Site
     group: Peers
     chance: Random
+    folder: Path
     strikes: list[Strike] = field(default_factory=list[Strike])
     nodes: list[ChildProcess] = field(default_factory=list[ChildProcess])
     orders: dict[str, Order] = field(default_factory=dict[str, Order])
     enough: asyncio.Event = field(default_factory=asyncio.Event)
+    library: Path | None = field(default_factory=faketime)
+    clocks: dict[int, FakeClock] = field(default_factory=dict[int, FakeClock])
+    """Process of a node → its clock."""
 
     async def add_node(self) -> None:
-        node = self.group.launch(workers=WORKERS, ttl=TTL, jobs="support.lab.jobs")
-        self.nodes.append(node)
-        await node.line(READY)
+        self.replace()
+        await self.nodes[-1].line(READY)
 
     def replace(self) -> None:
         """Start a node in the place of one that has gone, without waiting for it."""
-        self.nodes.append(self.group.launch(workers=WORKERS, ttl=TTL, jobs="support.lab.jobs"))
+        clock = None
+        if self.library is not None:
+            clock = FakeClock(self.library, self.folder / f"clock-{len(self.group.children)}")
+        env = None if clock is None else clock.env
+        node = self.group.launch(workers=WORKERS, ttl=TTL, jobs="support.lab.jobs", env=env)
+        self.nodes.append(node)
+        if clock is not None:
+            self.clocks[node.pid] = clock
+
+    @property
+    def kills(self) -> int:
+        return sum(strike.kind == KILL for strike in self.strikes)
+
+    def shifts(self) -> list[Span]:
+        """When another server took over, or etcd had another leader."""
+        failovers = [(strike.begin_us, strike.end_us) for strike in self.strikes if strike.kind in FAILOVERS]
+        return [*failovers, *self.site.shifts()]
 
     def victim(self) -> ChildProcess:
         """Take one of the nodes out of the list.
@@ -100,35 +129,46 @@ class _Run:
             with contextlib.suppress(StoreError):
                 if await client.count(Query(state=State.ACTIVE)) < QUEUE:
                     made = await client.schedule_many(noted.call(self.chance.choice(BODIES)) for _ in range(AT_A_TIME))
-                    told_us = time.time_ns() // 1000
+                    told_us = now_us()
                     self.orders.update((one.id, Order(id=one.id, kind="noted", told_us=told_us)) for one in made)
             await asyncio.sleep(0.2)
 
 
 async def run(
-    name: str, seconds: float, seed: int, folder: Path, tell: Callable[[str], None], stop: asyncio.Event
+    name: str,
+    seconds: float,
+    seed: int,
+    folder: Path,
+    tell: Callable[[str], None],
+    stop: asyncio.Event,
+    *,
+    kills: int = 0,
 ) -> Report:
-    """Run a set-up for so long, or until `stop` is set, and judge it."""
+    """Run a set-up for so long and for so many kills of nodes, or until `stop` is set, and judge it."""
     chance = Random(f"{seed} {name}")
     journal = folder / "journal"
     async with SETUPS[name](chance) as site, _peers(site, folder, journal) as group:
-        running = _Run(site=site, group=group, chance=chance)
+        running = _Run(site=site, group=group, chance=chance, folder=folder)
         await asyncio.gather(*(running.add_node() for _ in range(NODES)))
         began = time.monotonic()
         work = asyncio.create_task(running.keep_busy())
         faults = _faults(running)
         kinds: list[str] = []
-        while time.monotonic() < began + seconds and not stop.is_set():
+        while not stop.is_set():
+            if time.monotonic() >= began + seconds:
+                if running.kills >= kills:
+                    break
+                kinds = [KILL]
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), chance.uniform(*QUIET))
                 break
             if not kinds:
-                kinds = [*faults, *["node SIGKILL"] * (len(faults) - 1)]
+                kinds = [*faults, *[KILL] * (len(faults) - 1)]
                 chance.shuffle(kinds)
             kind = kinds.pop()
-            begin_us = time.time_ns() // 1000
+            begin_us = now_us()
             pid = await faults[kind]()
-            running.strikes.append(Strike(kind=kind, begin_us=begin_us, end_us=time.time_ns() // 1000, pid=pid))
+            running.strikes.append(Strike(kind=kind, begin_us=begin_us, end_us=now_us(), pid=pid))
             counts = f"{len(running.strikes)} faults, {len(running.orders)} instances"
             tell(f"{name}: {counts}, {time.monotonic() - began:.0f} of {seconds:.0f} s")
         running.enough.set()
@@ -152,7 +192,7 @@ async def _judged(name: str, seed: int, running: _Run, journal: Path, began: flo
         evidence = await gather(store, runs, running.orders, _absences(running), ttl=TTL)
     finally:
         await store.close()
-    found = recoveries(running.strikes, runs)
+    found, moved = recoveries(running.strikes, runs, running.shifts(), ttl=TTL)
     return Report(
         setup=name,
         seed=seed,
@@ -163,6 +203,8 @@ async def _judged(name: str, seed: int, running: _Run, journal: Path, began: flo
         runs=len(runs),
         violations=[str(violation) for violation in violations(evidence)],
         recovery={kind: summed_up(each) for kind, each in sorted(found.items())},
+        moved={kind: summed_up(each) for kind, each in sorted(moved.items())},
+        left_out={**running.site.left_out, **({} if running.library else dict.fromkeys(CLOCKS, WHY_NOT))},
     )
 
 
@@ -170,11 +212,11 @@ def _absences(running: _Run) -> list[Absence]:
     """When the process of a node was gone, or stood still, for any reason."""
     found: list[Absence] = []
     for strike in running.strikes:
-        if strike.kind == "node SIGKILL":
+        if strike.kind == KILL:
             found.append(Absence(node=str(strike.pid), why="killed", from_us=strike.begin_us))
         elif strike.kind == "node SIGSTOP":
             found.append(Absence(node=str(strike.pid), why="paused", from_us=strike.begin_us, until_us=strike.end_us))
-        elif strike.kind == "failover":
+        elif strike.kind in FAILOVERS:
             found += [
                 Absence(node=str(child.pid), why="paused", from_us=strike.begin_us, until_us=strike.end_us + MOVED_US)
                 for child in running.group.children
@@ -224,9 +266,16 @@ def _faults(running: _Run) -> dict[str, Callable[[], Coroutine[Any, Any, int | N
     async def reset() -> None:
         chance.choice(site.proxies).drop()
 
-    nodes = {"node SIGKILL": kill, "node SIGSTOP": freeze, "node SIGTERM": terminate}
+    async def clock(ahead: float) -> None:
+        node = chance.choice([node for node in running.nodes if node.running])
+        running.clocks[node.pid].set(ahead)
+        await asyncio.sleep(HARMED + TTL * chance.random())
+        running.clocks[node.pid].set(0.0)
+
+    nodes = {KILL: kill, "node SIGSTOP": freeze, "node SIGTERM": terminate}
+    clocks = {kind: partial(clock, ahead) for kind, ahead in CLOCKS.items()} if running.library else {}
     network = {"network cut": cut, "network delay": delay, "network slow": slow, "network reset": reset}
-    return {**nodes, **(network if site.proxies else {}), **site.harms}
+    return {**nodes, **clocks, **(network if site.proxies else {}), **site.harms}
 
 
 @asynccontextmanager

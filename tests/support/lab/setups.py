@@ -2,61 +2,29 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import cast
 
 from support.etcd import EtcdCluster, EtcdServer
-from support.sentinels import WatchedServers
-from support.servers import SERVERS, ServerKind, ServerProcess
+from support.servers import SERVERS, Server, ServerKind, ServerProcess
+from support.waiting import LOOK, PATIENCE
 
+from . import failing_over
+from .disks import WHY_NOT, SmallDisk, small_disk
+from .partition import Partition, leader_changes
 from .proxy import FaultProxy
+from .site import AWAY, Harm, Setup, Site, deaths, full_disk, full_memory
 
-AWAY = 2.0
-"""Seconds for which a killed or frozen server is away."""
 ALWAYS = ("--appendfsync", "always")
-Harm = Callable[[], Coroutine[Any, Any, None]]
-
-
-@dataclass(kw_only=True)
-class Site:
-    """A running set-up."""
-
-    url: str
-    """The store, as the nodes reach it."""
-    direct: str
-    """The store without proxies."""
-    coordinator: str | None = None
-    direct_coordinator: str | None = None
-    proxies: Sequence[FaultProxy] = ()
-    harms: Mapping[str, Harm] = field(default_factory=dict[str, Harm])
-    """What can be done to the servers; each ends with all servers running again."""
-    fails_over: bool = False
-    """Whether another server takes over, which may lack the latest claims."""
-
-
-def _harms(servers: Sequence[ServerProcess], chance: Random) -> dict[str, Harm]:
-    async def kill() -> None:
-        server = chance.choice(servers)
-        server.kill()
-        await asyncio.sleep(AWAY)
-        await asyncio.to_thread(server.start)
-
-    async def restart() -> None:
-        await asyncio.to_thread(chance.choice(servers).restart)
-
-    async def freeze() -> None:
-        server = chance.choice(servers)
-        server.pause()
-        try:
-            await asyncio.sleep(AWAY)
-        finally:
-            server.resume()
-
-    return {"server SIGKILL": kill, "server restart": restart, "server SIGSTOP": freeze}
+REWRITE = ("--auto-aof-rewrite-min-size", "16mb")
+"""An append-only file that stays small, as its disk is small."""
+CUT_OFF = 3.0
+"""Seconds for which a member of etcd is alone: longer than its election timeout."""
+ONE_LOG = ("--max-wals", "1", "--max-snapshots", "1")
 
 
 @asynccontextmanager
@@ -67,27 +35,106 @@ async def _proxied(servers: Sequence[ServerProcess]) -> AsyncGenerator[tuple[str
         yield ",".join(f"127.0.0.1:{proxy.port}" for proxy in proxies), proxies
 
 
+def _writes(server: Server) -> bool:
+    """Whether a server has written to its disk what it has answered."""
+    info = cast("dict[str, object]", server.command("INFO", "persistence"))
+    return info["aof_last_write_status"] == "ok"
+
+
+def _left_out(disk: SmallDisk | None) -> dict[str, str]:
+    return {} if disk else {"disk full": WHY_NOT}
+
+
 @asynccontextmanager
 async def _lua(kind: ServerKind, chance: Random) -> AsyncGenerator[Site]:
-    with SERVERS[kind](appendonly=True, config=ALWAYS) as server:
-        async with _proxied([server]) as (hosts, proxies):
-            yield Site(url=f"{kind}://{hosts}", direct=server.url, proxies=proxies, harms=_harms([server], chance))
+    with small_disk("256m") as disk:
+        place = ("--dir", str(disk.folder)) if disk else ()
+        with SERVERS[kind](appendonly=True, config=(*ALWAYS, *REWRITE, *place)) as server:
+            async with _proxied([server]) as (hosts, proxies):
+                yield Site(
+                    url=f"{kind}://{hosts}",
+                    direct=server.url,
+                    proxies=proxies,
+                    harms={**deaths([server], chance), **full_memory(server), **_full(disk, server, kind)},
+                    left_out=_left_out(disk),
+                )
 
 
-def _redis(chance: Random) -> AbstractAsyncContextManager[Site]:
-    return _lua("redis", chance)
+def _full(disk: SmallDisk | None, server: Server, kind: ServerKind) -> dict[str, Harm]:
+    """Fill the disk: a server that syncs each write ends, and one that syncs each second refuses writes."""
+    if disk is None or kind == "redis":
+        return full_disk(disk, server)
 
+    async def refusing() -> None:
+        await asyncio.to_thread(server.command, "CONFIG", "SET", "appendfsync", "everysec")
+        with disk.full():
+            await asyncio.sleep(AWAY)
+        async with asyncio.timeout(PATIENCE):
+            while not await asyncio.to_thread(_writes, server):  # noqa: ASYNC110  # a server is asked
+                await asyncio.sleep(LOOK)
+        await asyncio.to_thread(server.command, "CONFIG", "SET", "appendfsync", "always")
 
-def _valkey(chance: Random) -> AbstractAsyncContextManager[Site]:
-    return _lua("valkey", chance)
+    return {"disk full": refusing}
 
 
 @asynccontextmanager
 async def _etcd(chance: Random) -> AsyncGenerator[Site]:
-    with EtcdCluster() as cluster:
-        async with _proxied(cluster.members) as (hosts, proxies):
-            harms = _harms(cluster.members, chance)
-            yield Site(url=f"etcd://{hosts}", direct=cluster.url, proxies=proxies, harms=harms)
+    partition = Partition()
+    with small_disk("512m") as disk:
+        cluster = EtcdCluster(config=ONE_LOG)
+        first = (
+            cluster.members[0]
+            if disk is None
+            else EtcdServer(name="member0", config=(*ONE_LOG, "--data-dir", str(disk.folder / "data")))
+        )
+        cluster.members[0] = first
+        try:
+            async with partition.between(cluster):
+                # in a thread, since the members find each other by proxies of this loop
+                await asyncio.to_thread(cluster.start)
+                async with _proxied(cluster.members) as (hosts, proxies):
+                    yield Site(
+                        url=f"etcd://{hosts}",
+                        direct=cluster.url,
+                        proxies=proxies,
+                        harms={
+                            **deaths(cluster.members, chance),
+                            **_minority(cluster, partition, chance),
+                            **_out_of_quota(cluster),
+                            **full_disk(disk, first),
+                        },
+                        shifts=partial(leader_changes, cluster),
+                        left_out=_left_out(disk),
+                    )
+        finally:
+            cluster.close()
+
+
+def _minority(cluster: EtcdCluster, partition: Partition, chance: Random) -> dict[str, Harm]:
+    async def follower() -> None:
+        leader = await asyncio.to_thread(lambda: cluster.leader)
+        with partition.of(chance.choice([one for one in cluster.members if one is not leader])):
+            await asyncio.sleep(CUT_OFF)
+
+    async def leader() -> None:
+        with partition.of(await asyncio.to_thread(lambda: cluster.leader)):
+            await asyncio.sleep(CUT_OFF)
+
+    return {"minority partition": follower, "minority partition of the leader": leader}
+
+
+def _out_of_quota(cluster: EtcdCluster) -> dict[str, Harm]:
+    """Raise the alarm that etcd raises when its quota is used up: it then refuses what needs space."""
+
+    async def alarm() -> None:
+        member = await asyncio.to_thread(lambda: cluster.leader)
+        status = await asyncio.to_thread(member.call, "maintenance/status")
+        raised = {"memberID": status["header"]["member_id"], "alarm": "NOSPACE"}
+        await asyncio.to_thread(lambda: member.call("maintenance/alarm", action="ACTIVATE", **raised))
+        await asyncio.sleep(AWAY)
+        await asyncio.to_thread(lambda: member.call("maintenance/alarm", action="DEACTIVATE", **raised))
+
+    return {"quota reached": alarm}
 
 
 @asynccontextmanager
@@ -100,43 +147,30 @@ async def _redis_etcd(chance: Random) -> AsyncGenerator[Site]:
                 coordinator=f"etcd://{coordinators}",
                 direct_coordinator=etcd.url,
                 proxies=[*to_store, *to_coordinator],
-                harms=_harms([redis, etcd], chance),
+                harms={**deaths([redis, etcd], chance), **full_memory(redis)},
             )
 
 
 @asynccontextmanager
-async def _sentinel(chance: Random) -> AsyncGenerator[Site]:
-    servers = await asyncio.to_thread(WatchedServers("redis", replicas=1).__enter__)
-    try:
-        url = servers.with_options("durability=replicas:1&durability_timeout=5s")
-
-        async def fail_over() -> None:
-            """Kill the primary, and start it again once the replica has its place."""
-            old = await asyncio.to_thread(servers.primary)
-            old.kill()
-            while await asyncio.to_thread(servers.primary) is old:  # noqa: ASYNC110  # a sentinel is asked
-                await asyncio.sleep(0.1)
-            await asyncio.to_thread(old.start)
-            for setting in ("masterauth", "requirepass"):
-                old.command("CONFIG", "SET", setting, "of-the-servers")
-
-        yield Site(url=url, direct=url, harms={"failover": fail_over}, fails_over=True)
-    finally:
-        await asyncio.to_thread(servers.__exit__)
-
-
-@asynccontextmanager
 async def _sqlite(chance: Random) -> AsyncGenerator[Site]:
-    with tempfile.TemporaryDirectory(prefix="lab-") as folder:
-        url = f"sqlite://{Path(folder, 'peerjob.db')}"
-        yield Site(url=url, direct=url)
+    with tempfile.TemporaryDirectory(prefix="lab-") as folder, small_disk("256m") as disk:
+        url = f"sqlite://{Path(disk.folder if disk else folder, 'peerjob.db')}"
+        yield Site(url=url, direct=url, harms=full_disk(disk, None), left_out=_left_out(disk))
 
 
-SETUPS: Mapping[str, Callable[[Random], AbstractAsyncContextManager[Site]]] = {
-    "redis": _redis,
-    "valkey": _valkey,
+def _lua_on(kind: ServerKind) -> Setup:
+    def setup(chance: Random) -> AbstractAsyncContextManager[Site]:
+        return _lua(kind, chance)
+
+    return setup
+
+
+SETUPS: Mapping[str, Setup] = {
+    "redis": _lua_on("redis"),
+    "valkey": _lua_on("valkey"),
     "etcd-3": _etcd,
     "redis+etcd": _redis_etcd,
-    "redis+sentinel": _sentinel,
+    "redis+sentinel": failing_over.sentinel,
+    "redis-cluster": failing_over.cluster,
     "sqlite": _sqlite,
 }
