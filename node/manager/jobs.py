@@ -198,7 +198,6 @@ class NodeJobManager(Manager):
         return await self._schedule_call(self._call_encoder.resolve(target, args, kwargs))
 
     async def schedule_as(self, id: str, call: Call[R]) -> Instance[R]:
-        """Like `schedule(call)`, under a UUIDv7 of the caller, so that a repeated call stores no second instance."""
         self._need_runtime()
         return await self._schedule_call(call, id)
 

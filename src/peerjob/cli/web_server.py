@@ -64,7 +64,7 @@ class WebServer:
             raise OptionError("web_host", ", ".join(hosts), "tokens with it, or --insecure: a proxy lets others in")
         if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
             raise OptionError("web_root_path", root_path, "a path such as /jobs")
-        names = [*LOOPBACK, *hosts] if loopback else list(hosts)
+        names = [*LOOPBACK, self._host, *hosts] if loopback else list(hosts)
         authorize = SignIn(authenticators, clock=node.clock, namespace=node.namespace) if authenticators else _anybody
         self._dashboard = dashboard(node, authorize=authorize, hosts=names or None)
         self._root_path = root_path

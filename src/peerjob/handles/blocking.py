@@ -209,6 +209,10 @@ class BlockingVerbs(BlockingCalls):
         """
         return BlockingInstance(self, self.call(self.manager.schedule(job, *args, **kwargs)))
 
+    def schedule_as(self, id: str, call: Call[R]) -> BlockingInstance[R]:
+        """Like `schedule(call)`, under a UUIDv7 of the caller, so that a repeated call stores no second instance."""
+        return BlockingInstance(self, self.call(self.manager.schedule_as(id, call)))
+
     def schedule_many(self, calls: Iterable[Call[R]]) -> list[BlockingInstance[R]]:
         """Store many runs in batches. All calls are checked before the first is stored."""
         return [BlockingInstance(self, one) for one in self.call(self.manager.schedule_many(calls))]

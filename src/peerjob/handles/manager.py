@@ -102,6 +102,10 @@ class Manager(Injectable, ABC):
     async def _schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]: ...
 
     @abstractmethod
+    async def schedule_as(self, id: str, call: Call[R]) -> Instance[R]:
+        """Like `schedule(call)`, under a UUIDv7 of the caller, so that a repeated call stores no second instance."""
+
+    @abstractmethod
     async def schedule_many(self, calls: Iterable[Call[R]]) -> list[Instance[R]]:
         """Store many runs in batches. All calls are checked before the first is stored."""
 

@@ -18,15 +18,17 @@ from peerjob.handles.manager import Manager
 from peerjob.model.errors import OptionError
 
 from .cluster import ServedCluster
+from .forms import SentForms, new_form_id
+from .links import link_of, safe_link
 from .notices import end_notice
 from .page import PageRoute
 from .pages import ROUTES
 from .pages.clusters import clusters_page
 from .rendering import Renderer
-from .security import Authorize, Shield, new_session, principal_of, session_in, set_session
-from .signin import SignIn, safe_link
+from .security import Authorize, AuthorizeError, Shield, new_session, principal_of, session_in, set_session
+from .signin import SignIn
 from .viewers import Viewers
-from .visit import Visit
+from .visit import Done, Shown, Visit
 
 RESERVED = ("live", "signin", "signout", "static")
 """Names that a cluster must not have."""
@@ -97,6 +99,7 @@ class _Site:
             signs_in=isinstance(authorize, SignIn),
         )
         self.viewers = Viewers()
+        self._sent = SentForms[Shown | Done | Response]()
 
     def routes(self) -> list[BaseRoute]:
         """The static files, the sign-in, and the pages of each cluster."""
@@ -116,13 +119,14 @@ class _Site:
 
     async def _answer(self, request: Request, route: PageRoute) -> Response:
         served = self._served.get(request.path_params.get("cluster", ""))
-        if served is None:
-            return RedirectResponse(f"{request.scope['peerjob.root']}/", 303)
 
         async def answer(visit: Visit) -> Response:
+            if served is None:
+                return RedirectResponse(f"{visit.root}/", 303)
             return await route.respond(visit, self._renderer)
 
-        return await self._admitted(request, served, answer, title=route.title)
+        # without rights, a cluster that does not exist answers as one that does, so that nothing tells their names
+        return await self._admitted(request, served or next(iter(self._served.values())), answer, title=route.title)
 
     async def _admitted(
         self,
@@ -134,13 +138,18 @@ class _Site:
         root, session = str(request.scope["peerjob.root"]), session_in(request)
         if not session and _comes_from_another_site(request):
             # the browser sends no cookie with a link from another site; it sends it when the page opens itself again
-            return HTMLResponse(self._renderer.text("bounce.html", link=f"{root}{safe_link(_link(request, root))}"))
-        principal = await principal_of(self._authorize, request, served.manager.clock.time_us())
+            return HTMLResponse(self._renderer.text("bounce.html", link=f"{root}{safe_link(link_of(request, root))}"))
+        try:
+            principal = await principal_of(self._authorize, request, served.manager.clock.time_us())
+        except AuthorizeError as error:
+            return HTMLResponse(self._renderer.text("denied.html", root=root, text=str(error)), error.status)
         if principal is None or principal.rights.kinds or not served.is_within(principal.rights):
             if principal is None and isinstance(self._authorize, SignIn) and request.method in ("GET", "HEAD"):
                 return self._authorize.redirect(request)
             limited = "" if principal is None else " These rights are limited to some kinds or to other namespaces."
-            return HTMLResponse(self._renderer.text("denied.html", root=root, text=limited), 403)
+            return HTMLResponse(
+                self._renderer.text("denied.html", root=root, text=f"You have no rights here.{limited}"), 403
+            )
         fresh = session or new_session()
         visit = Visit(
             root=root,
@@ -151,6 +160,8 @@ class _Site:
             session=fresh,
             title=title,
             viewers=self.viewers,
+            sent=self._sent,
+            form_id=new_form_id(served.manager.clock),
             templates=self._renderer,
             still_allowed=self._still_allowed(request),
         )
@@ -174,8 +185,3 @@ def _comes_from_another_site(request: Request) -> bool:
     return bool(
         request.method == "GET" and sent("sec-fetch-site") == "cross-site" and sent("sec-fetch-mode") == "navigate"
     )
-
-
-def _link(request: Request, root: str) -> str:
-    query = request.url.query
-    return f"{str(request.scope['path']).removeprefix(root)}{'?' if query else ''}{query}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
@@ -13,6 +14,8 @@ from peerjob.handles.entries import LogEntry
 from peerjob.handles.instance import Event, Instance
 from peerjob.handles.manager import Manager
 from peerjob.model.errors import PeerjobError
+
+logger = logging.getLogger("peerjob.web")
 
 MAX_LINES = 1_000
 """The most log lines of one page. A link leads to the others."""
@@ -43,6 +46,8 @@ class Feed:
                     self._wake()
         except PeerjobError:
             pass  # the views end, and open again
+        except Exception:
+            logger.exception("the watch of instance %s failed; its live views end, and open again", id)
         finally:
             self.ended = True
             self._wake()

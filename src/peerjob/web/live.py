@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from .links import Links
 from .patience import ABSENT
@@ -27,25 +28,43 @@ Parts = Mapping[str, str]
 def live(visit: Visit, events: AsyncGenerator[str]) -> Response:
     """The response that sends events; 503 with a reason if there are too many live views."""
     if visit.viewers.full:
-        text = f"{MAX_VIEWERS} live views are open already; this page does not update by itself.\n"
-        return PlainTextResponse(text, 503, headers={"Retry-After": "30"})
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_sent(visit, events), media_type="text/event-stream", headers=headers)
+        return _too_many()
+    return _LiveResponse(visit, events)
+
+
+class _LiveResponse(StreamingResponse):
+    """Counts its view from the moment in which it begins, so that many requests at once do not pass the limit."""
+
+    def __init__(self, visit: Visit, events: AsyncGenerator[str]) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(_sent(visit, events), media_type="text/event-stream", headers=headers)
+        self._viewers = visit.viewers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._viewers.full:
+            await _too_many()(scope, receive, send)
+            return
+        with self._viewers.counted():
+            await super().__call__(scope, receive, send)
+
+
+def _too_many() -> Response:
+    text = f"{MAX_VIEWERS} live views are open already; this page does not update by itself.\n"
+    return PlainTextResponse(text, 503, headers={"Retry-After": "30"})
 
 
 async def _sent(visit: Visit, events: AsyncGenerator[str]) -> AsyncGenerator[str]:
     clock = visit.manager.clock
     begun = quiet = clock.elapsed()
-    with visit.viewers.counted():
-        async with aclosing(events):
-            yield "retry: 2000\n\n"
-            while (text := await _next(events, visit.viewers)) is not None:
-                now = clock.elapsed()
-                if now - begun > LONGEST or not await visit.still_allowed():
-                    return
-                if text or now - quiet > HEARTBEAT:
-                    quiet = now
-                    yield text or ":\n\n"
+    async with aclosing(events):
+        yield "retry: 2000\n\n"
+        while (text := await _next(events, visit.viewers)) is not None:
+            now = clock.elapsed()
+            if now - begun > LONGEST or not await visit.still_allowed():
+                return
+            if text or now - quiet > HEARTBEAT:
+                quiet = now
+                yield text or ":\n\n"
 
 
 async def _next(events: AsyncGenerator[str], viewers: Viewers) -> str | None:

@@ -16,6 +16,7 @@ from peerjob.model.audit import DENIED
 from peerjob.model.clock import to_datetime
 from peerjob.model.rights import Role
 
+from .forms import following_id, form_id_in
 from .notices import add_notice
 from .patience import ABSENT, PATIENCE, describe_absence
 from .rendering import Renderer
@@ -42,6 +43,12 @@ STATUSES: tuple[tuple[type[Exception], int], ...] = (
 )
 
 
+def may_have_acted(error: BaseException) -> bool:
+    """Whether a form can have taken effect before it failed with an error."""
+    refused = isinstance(error, errors.PeerjobError | RefusedError)
+    return not refused or isinstance(error, errors.StoreError | errors.RemoteError)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PageRoute:
     """The path of a page or a form, the role that it needs, and its function."""
@@ -53,6 +60,8 @@ class PageRoute:
     """The name in the navigation; "" for a page that stands in none."""
     verb: str | None = None
     """For a form, the name of the RPC that does the same; None for a page."""
+    adds: bool = False
+    """Whether the form can add instances, so that its repeat after an unknown outcome is refused."""
 
     def route(self, answer: Callable[[Request, PageRoute], Awaitable[Response]]) -> Route:
         """The route of Starlette. `answer` finds the visit, and calls `respond`."""
@@ -74,9 +83,9 @@ def page(path: str, handler: Handler, *, title: str = "", role: Role = Role.READ
     return PageRoute(path=path, handler=handler, title=title, role=role)
 
 
-def action(path: str, handler: Handler, *, verb: str, role: Role = Role.OPERATOR) -> PageRoute:
+def action(path: str, handler: Handler, *, verb: str, role: Role = Role.OPERATOR, adds: bool = False) -> PageRoute:
     """The target of a form. `verb` is the name in the audit log; the handler may change `visit.act.verb`."""
-    return PageRoute(path=path, handler=handler, role=role, verb=verb)
+    return PageRoute(path=path, handler=handler, role=role, verb=verb, adds=adds)
 
 
 async def _show(route: PageRoute, visit: Visit, renderer: Renderer) -> Response:
@@ -120,26 +129,39 @@ async def _act(route: PageRoute, verb: str, visit: Visit, renderer: Renderer) ->
     except RefusedError as error:
         return await _failed(visit, renderer, error)
     visit = replace(visit, fields=fields)
-    result = "ok"
+    if digest := visit.digest:
+        # a repeat, in this process or another, gets an answer with the same forms
+        visit = replace(visit, form_id=following_id(form_id_in(fields), digest))
     try:
-        async with asyncio.timeout(ACT_PATIENCE):
-            done = await route.handler(visit)
+        done = await visit.sent.once(
+            digest,
+            visit.manager.clock,
+            lambda: _acted(route, visit),
+            keeps=lambda done: not isinstance(done, Shown) or done.status < 400,
+            is_unknown=lambda error: route.adds and may_have_acted(error),
+        )
     except TimeoutError as error:
-        result = type(error).__name__
         text = f"{describe_absence(error, ACT_PATIENCE)} The action may have taken effect."
         return await _refused(visit, renderer, 503, text)
     except (errors.PeerjobError, RefusedError) as error:
-        # the text of an error can contain arguments of a job
-        result = DENIED if isinstance(error, errors.AuthError | RefusedError) else type(error).__name__
         return await _failed(visit, renderer, error)
-    except BaseException as error:
-        result = type(error).__name__
-        raise
-    finally:
-        _record(visit, result)
     if isinstance(done, Shown):
         return HTMLResponse(await renderer.page(visit, done), done.status)
     return _answered(visit, done)
+
+
+async def _acted(route: PageRoute, visit: Visit) -> Shown | Done | Response:
+    """Call the function of a form, and keep an audit record."""
+    result = "ok"
+    try:
+        async with asyncio.timeout(ACT_PATIENCE):
+            return await route.handler(visit)
+    except BaseException as error:
+        # the text of an error can contain arguments of a job
+        result = DENIED if isinstance(error, errors.AuthError | RefusedError) else type(error).__name__
+        raise
+    finally:
+        _record(visit, result)
 
 
 def _answered(visit: Visit, done: Done | Response) -> Response:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager, Stats
 from peerjob.model.activity import Activity
+from peerjob.model.clock import to_us
 from peerjob.model.errors import PeerjobError
 from peerjob.model.firing import Leader
 from peerjob.model.query import Query
@@ -35,6 +37,8 @@ GONE_US = 120_000_000
 MAX_GONE = 20
 MAX_OLDEST = 20
 """How many of the oldest waiting instances are read."""
+MAX_DELAYED_KINDS = 5
+"""The most kinds whose oldest instances are read by themselves, every ten seconds: those that may wait for a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,8 @@ class Sample:
     activity: Activity | None = None
     oldest: tuple[Instance[Any], ...] = ()
     """Waiting instances, the oldest by creation first."""
+    without_wait: frozenset[str] = frozenset()
+    """Kinds whose first instances are all delayed, as far as they are not among the oldest."""
     absence: str = ""
     """Why the latest read failed; "" if it did not."""
     version: int = 0
@@ -106,6 +112,20 @@ class Samples:
             self._taking = asyncio.get_running_loop().create_task(self._read(), name="peerjob-web-sample")
         await asyncio.shield(self._taking)
 
+    async def _read_oldest(self, stats: Stats) -> tuple[tuple[Instance[Any], ...], frozenset[str]]:
+        """The oldest waiting instances of all kinds, then those of some kinds that are not among them."""
+        query, without_wait = Query(state=State.SCHEDULED, limit=MAX_OLDEST), set[str]()
+        found = list(await self._manager.lookup_instances(query))
+        if len(found) == MAX_OLDEST:
+            now_us = self._manager.clock.time_us()
+            for kind in may_all_be_delayed(stats, found, now_us)[:MAX_DELAYED_KINDS]:
+                own = await self._manager.lookup_instances(replace(query, kind=kind))
+                due = [one for one in own if to_us(one.due_at) <= now_us]
+                found += due[:1]
+                if not due:
+                    without_wait.add(kind)
+        return tuple(found), frozenset(without_wait)
+
     async def _read(self) -> None:
         clock, changes = self._manager.clock, dict[str, Any](absence="")
         try:
@@ -120,17 +140,29 @@ class Samples:
                     self._nodes_taken = now
                 if now - self._activity_taken >= ACTIVITY_INTERVAL:
                     changes["activity"] = await self._manager.activity()
-                    oldest = await self._manager.lookup_instances(Query(state=State.SCHEDULED, limit=MAX_OLDEST))
-                    changes["oldest"] = tuple(oldest)
+                    changes["oldest"], changes["without_wait"] = await self._read_oldest(stats)
                     self._activity_taken = now
         except (PeerjobError, TimeoutError) as error:
             changes["absence"] = describe_absence(error)
             if not self.latest.absence:
                 logger.warning("the dashboard shows old values: %s", changes["absence"])
+        except Exception as error:
+            # a defect must not end the live views for good: they show old values, and the next sample tries again
+            changes["absence"] = f"The cluster cannot be read: {type(error).__name__}. The log of the server says more."
+            if changes["absence"] != self.latest.absence:
+                logger.exception("the dashboard cannot read the cluster; it shows old values, and tries again")
         self._taken = clock.elapsed()
         self.latest = replace(self.latest, **changes, version=self.latest.version + 1)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+
+def may_all_be_delayed(stats: Stats, oldest: Sequence[Instance[Any]], now_us: int) -> list[str]:
+    """The kinds that can have only delayed instances, by the counts and the oldest instances of all kinds."""
+    seen = Counter(one.kind for one in oldest)
+    waits = {one.kind for one in oldest if to_us(one.due_at) <= now_us}
+    counts = {kind: stats.total(State.SCHEDULED, kind) for kind in stats.counts}
+    return sorted(kind for kind, count in counts.items() if seen[kind] < count <= stats.delayed and kind not in waits)
 
 
 def gone_nodes(before: Sample, nodes: Sequence[NodeView], now_us: int) -> tuple[tuple[NodeView, int], ...]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import re
 import secrets  # noqa: TID251  # a session must be unguessable, which the generator of the Clock is not
 from collections.abc import Awaitable, Callable, Sequence
+from typing import cast
 from urllib.parse import parse_qsl, urlsplit
 
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,8 +22,12 @@ from peerjob.model.rights import Principal, Rights, Role
 Authorize = Callable[[Request], Awaitable[Role | Principal | None]]
 """Says what the sender of a request may do: a role, a principal with a name for the audit log, or None for nothing."""
 
+logger = logging.getLogger("peerjob.web")
+
 COOKIE = "peerjob_session"
 TOKEN_FIELD = "form_token"  # noqa: S105  # the name of a field
+FORM_ID = "form_id"
+"""The field with the id of a form, which acts once."""
 MAX_FORM = 2 << 20
 """The most bytes of a form: arguments of 1 MiB, percent-encoded in part."""
 MAX_FIELDS = 1_000
@@ -34,6 +41,13 @@ class RefusedError(Exception):
     def __init__(self, status: int, text: str) -> None:
         self.status = status
         super().__init__(text)
+
+
+class AuthorizeError(RefusedError):
+    """The function `authorize` of the application raised an error, or returned another type."""
+
+    def __init__(self) -> None:
+        super().__init__(500, "The application could not tell what you may do. Its log says why.")
 
 
 class Shield:
@@ -81,10 +95,24 @@ def host_in(request: Request) -> str:
 
 
 async def principal_of(authorize: Authorize, request: Request, now_us: int) -> Principal | None:
-    """The sender of a request; None if it may do nothing."""
-    found = await authorize(request)
+    """The sender of a request; None if it may do nothing. Raises AuthorizeError."""
+    try:
+        found = cast("object", await authorize(request))
+    except HTTPException:
+        raise  # an answer of the application's own
+    except Exception as error:
+        logger.exception("authorize failed for %s %s; the request was refused", request.method, request.url.path)
+        raise AuthorizeError from error
     if isinstance(found, Role):
         return Principal(name="dashboard", rights=Rights(role=found))
+    if found is not None and not isinstance(found, Principal):
+        logger.error(
+            "authorize must return a Role, a Principal or None, got %s for %s %s; the request was refused",
+            type(found).__name__,
+            request.method,
+            request.url.path,
+        )
+        raise AuthorizeError
     return None if found is None or found.rights.expired(now_us) else found
 
 

@@ -16,6 +16,7 @@ from peerjob.model.errors import UnauthenticatedError
 from peerjob.model.rate_limiter import RateLimiter
 from peerjob.model.rights import Authenticator, Principal
 
+from .links import link_of, safe_link
 from .rendering import Renderer
 from .security import (
     RefusedError,
@@ -88,9 +89,8 @@ class SignIn:
 
     def redirect(self, request: Request) -> Response:
         """Send a reader without a session to the sign-in, and then back to the page."""
-        root, query = str(request.scope["peerjob.root"]), request.url.query
-        link = f"{str(request.scope['path']).removeprefix(root)}{'?' if query else ''}{query}"
-        return RedirectResponse(f"{root}/signin?{urlencode({'to': link})}", 303)
+        root = str(request.scope["peerjob.root"])
+        return RedirectResponse(f"{root}/signin?{urlencode({'to': link_of(request, root)})}", 303)
 
     def _form(self, renderer: Renderer, request: Request, problem: str = "", status: int = 200) -> Response:
         root, session = str(request.scope["peerjob.root"]), session_in(request) or new_session()
@@ -155,9 +155,3 @@ class SignIn:
         response = RedirectResponse(f"{root}/signin", 303)
         set_session(response, request, root, new_session())
         return response
-
-
-def safe_link(text: str) -> str:
-    """A path of this dashboard, or "/" for any other text, so that a link cannot lead to another site."""
-    plain = text.startswith("/") and not text.startswith("//") and "\\" not in text and text.isprintable()
-    return text if plain and "/../" not in f"{text.partition('?')[0]}/" else "/"

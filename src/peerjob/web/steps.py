@@ -1,7 +1,8 @@
 """Cancel, retry or remove many instances in steps of 500.
 
 A step takes the next instances that match, in the order of creation, and acts on the time between the first and the
-last of them. So it needs one call of the manager, and the next step continues after that time.
+last of them. So it needs one call of the manager, and the next step continues after that time. Instances of one
+millisecond belong to the same step, unless there are more than 500 of them: then steps act on each by its id.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class StepResult:
     count: int
     after: datetime | None
     """Where the next step continues; None after the last step."""
+    cursor: str | None = None
+    """Where it continues within a millisecond of more than 500 instances."""
 
 
 def matching(verb: Verb, query: Query) -> Query | None:
@@ -59,12 +62,23 @@ async def count(manager: Manager, query: Query) -> tuple[int, bool]:
 
 
 async def step(manager: Manager, verb: Verb, query: Query) -> StepResult:
-    """Act on the next instances of a query that `matching` made."""
-    page = await manager.lookup_instances(replace(query, limit=STEP, cursor=None))
+    """Act on the next instances of a query that `matching` made, after its cursor if it has one."""
+    page = await manager.lookup_instances(replace(query, limit=STEP))
     if not page:
         return StepResult(count=0, after=None)
-    first, end = page[0].created_at, page[-1].created_at + MILLISECOND
-    window = replace(query, after=first, before=end if query.before is None else min(end, query.before))
+    first, last = page[0].created_at, page[-1].created_at
+    if query.cursor is not None or (page.cursor is not None and first == last):
+        # a step removes a whole millisecond, since a removal cannot name single instances
+        if verb != "clear":
+            same = [one.id for one in page if one.created_at == first]
+            more = page.cursor if len(same) == len(page) else None
+            after = first if more else first + MILLISECOND if len(same) < len(page) else None
+            return StepResult(count=await act_on(manager, verb, same), after=after, cursor=more)
+        end = first + MILLISECOND
+    else:
+        # the next page can begin within the millisecond in which this one ends
+        end = last + MILLISECOND if page.cursor is None else last
+    window = replace(query, cursor=None, after=first, before=end if query.before is None else min(end, query.before))
     match verb:
         case "cancel":
             done = len(await manager.cancel_instances(window))

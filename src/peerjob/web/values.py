@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from itertools import zip_longest
+from typing import Any, cast
 
 from peerjob.handles.instance import Instance
 from peerjob.model.codec import decode_value
@@ -46,9 +47,28 @@ def result_text(instance: Instance[Any]) -> str:
     return "" if result is None else _readable(lambda: pretty(decode_value(result)))
 
 
+def has_mask(value: Any) -> bool:
+    """Whether a value contains the text "***", which stands for a secret."""
+    return f'"{MASK}"' in to_json(value)
+
+
 def has_masked(instance: Instance[Any]) -> bool:
     """Whether an argument is a secret, which a form cannot give again."""
     return f'"{MASK}"' in arguments_text(instance)
+
+
+def masked_like(value: Any, shown: Any) -> Any:
+    """The value of JSON with "***" where `shown` has it, so that an edited text has no secret."""
+    if shown == MASK:
+        return MASK
+    if isinstance(value, dict) and isinstance(shown, dict):
+        known = cast("dict[str, Any]", shown)
+        return {key: masked_like(one, known.get(key)) for key, one in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list) and isinstance(shown, list):
+        items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
+        others: list[Any] = shown  # pyright: ignore[reportUnknownVariableType]
+        return [masked_like(one, other) for one, other in zip_longest(items, others[: len(items)])]
+    return value  # pyright: ignore[reportUnknownVariableType]
 
 
 def traceback_text(instance: Instance[Any]) -> str:

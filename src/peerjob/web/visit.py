@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,15 +10,19 @@ from typing import Any, Protocol
 
 from markupsafe import Markup
 from starlette.requests import Request
+from starlette.responses import Response
 
+from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
 from peerjob.model.clock import to_datetime
-from peerjob.model.errors import OptionError
+from peerjob.model.errors import OptionError, UnknownInstanceError
+from peerjob.model.job import Call
 from peerjob.model.rights import SYSTEM, Principal, Role
 
 from .cluster import ServedCluster
-from .links import Links
-from .security import TOKEN_FIELD, form_token
+from .forms import SentForms, form_digest, form_id_in, instance_ids
+from .links import Links, link_of, text_of_part
+from .security import FORM_ID, TOKEN_FIELD, form_token
 from .viewers import Viewers
 
 
@@ -71,6 +76,10 @@ class Visit(Links):
     principal: Principal
     session: str
     viewers: Viewers
+    sent: SentForms[Shown | Done | Response]
+    """What the forms of this dashboard did."""
+    form_id: str
+    """The id of the forms that this visit shows."""
     templates: Templates
     still_allowed: Callable[[], Awaitable[bool]]
     """Whether the sender still has its rights, for a live view."""
@@ -105,7 +114,7 @@ class Visit(Links):
 
     def path_value(self, name: str) -> str:
         """A part of the path."""
-        return str(self.request.path_params[name])
+        return text_of_part(str(self.request.path_params[name]))
 
     def given(self, name: str) -> str:
         """A field of the form; "" if it is not given."""
@@ -117,6 +126,21 @@ class Visit(Links):
             raise OptionError(name, value, "a value")
         return value
 
+    @property
+    def digest(self) -> str:
+        """What tells the sent form from all others; "" if it has no id."""
+        return form_digest(self.session, self.principal.name, str(self.request.scope["path"]), dict(self.fields))
+
+    async def schedule_once(self, call: Call[Any]) -> Instance[Any]:
+        """Schedule a call, or return the instance that the same form made before, in this or another process."""
+        ids = instance_ids(form_id_in(dict(self.fields)), self.digest, self.manager.clock.time_us())
+        for earlier in ids[1:]:
+            with contextlib.suppress(UnknownInstanceError):
+                made = await self.manager.lookup_instance(earlier)
+                made.is_new = False
+                return made
+        return await (self.manager.schedule_as(ids[0], call) if ids else self.manager.schedule(call))
+
     # -- what templates show -----------------------------------------------------------------------------------------
 
     @property
@@ -127,10 +151,10 @@ class Visit(Links):
     @property
     def link(self) -> str:
         """The path of this page with its query, within its cluster."""
-        query = self.request.url.query
-        return f"{self.path}{'?' if query else ''}{query}"
+        return link_of(self.request, self.base)
 
     @property
     def token_field(self) -> Markup:
-        """The field that each form contains."""
-        return Markup('<input type="hidden" name="{}" value="{}">').format(TOKEN_FIELD, form_token(self.session))
+        """The fields that each form contains: the token of the session, and the id of the form."""
+        field = Markup('<input type="hidden" name="{}" value="{}">')
+        return field.format(TOKEN_FIELD, form_token(self.session)) + field.format(FORM_ID, self.form_id)

@@ -23,6 +23,19 @@ async def test_loopback_without_tokens_needs_no_sign_in_but_a_name_of_loopback()
     assert "default-src 'self'" in page.headers["content-security-policy"]
 
 
+async def test_each_address_of_loopback_answers_by_its_own_name() -> None:
+    async with Node("memory://") as node:
+        server = WebServer(node, "127.0.0.2:0")
+        await server.start()
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            own = await client.get("/")
+            named = await client.get("/", headers={"host": "localhost"})
+            rebound = [await client.get("/", headers={"host": host}) for host in ("evil.example", "127.0.0.2.evil")]
+        await server.stop()
+    assert (own.status_code, named.status_code) == (200, 200)
+    assert [one.status_code for one in rebound] == [400, 400]
+
+
 async def test_live_views_end_when_the_server_stops() -> None:
     async with Node("memory://", jobs=Job("echo", str)) as node:
         server = WebServer(node, "127.0.0.1:0")

@@ -14,7 +14,8 @@ import pytest
 from peerjob import Secret
 from peerjob.model.signature import analyse
 from peerjob.node.body.schema import schema_of
-from peerjob.web.fields import Field, GivenArguments, fields_of, form_of, problems_by_field, read_arguments
+from peerjob.web.fields import Field, fields_of
+from peerjob.web.given import GivenArguments, form_of, problems_by_field, read_arguments
 
 
 class Colour(Enum):

@@ -6,6 +6,8 @@ from typing import Annotated
 import pytest
 
 from peerjob import Job, Node, Role, Secret
+from peerjob.web.fields import fields_of
+from peerjob.web.given import form_of
 from support.dashboards import pages_of, submit
 
 
@@ -91,3 +93,56 @@ async def test_roles_are_checked_by_the_server() -> None:
                 assert ("/kinds/schedule" in (await client.get(f"/kinds/{kind}")).text) is (status == 303)
                 assert (await submit(client, "/kinds/schedule", kind=kind)).status_code == status
         assert await node.count() == 1
+
+
+def connect(host: str, options: Annotated[dict[str, str], Secret], pin: Annotated[int, Secret] = 0) -> None:
+    """Takes secrets that are no texts."""
+
+
+async def test_no_secret_is_shown_again_whatever_its_type() -> None:
+    async with Node("memory://", jobs=Job("connect", connect)) as node, pages_of(node) as client:
+        made = await node.schedule("connect", "db", {"password": "hunter2"}, pin=4711)
+        form = (await client.get("/kinds/connect", params={"again": made.id})).text
+        assert re.search('name="arg.host"[^>]*value="db"', form)
+        assert "***" not in form
+        secret = '{"password": "hunter2"}'
+        for given in (
+            {"arg.host": "db", "arg.options": secret, "arg.pin": "hunter2"},
+            {"arg.options": secret, "arg.host": ""},
+            {"json": f'{{"host": 1, "options": {secret}, "other": 2}}'},
+            {"json": f"{secret[:-1]}"},
+            {"arg.options": "hunter2", "arg.host": "db"},
+        ):
+            answer = await submit(client, "/kinds/schedule", kind="connect", **given, priority="x")
+            assert answer.status_code == 422
+            assert "hunter2" not in answer.text
+
+
+async def test_arguments_that_are_not_declared_are_given_again_without_secrets() -> None:
+    async with Node("memory://", allow_unknown=True) as node, pages_of(node) as client:
+        made = await node.schedule("other", a=1, password=Secret("hunter2"))
+        positional = await node.schedule("other", *[Secret("hunter2")] * 3)
+        for one in (made, positional):
+            assert "***" not in (await client.get("/kinds/other", params={"again": one.id})).text
+    form = form_of(fields_of(None), (), {"a": 1, "password": "***", "deep": [{"x": "***"}]})
+    assert form == {"arg.*": '{"a":1}'}
+    assert form_of(fields_of(None), ("***",), {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('{"args": ["db2", {"password": "hunter2"}], "kwargs": {"pin": "hunter2"}}', "db2"),
+        ('{"kwargs": {"host": "db2", "options": "hunter2", "other": 1}}', "db2"),
+        ('{"args": ["db2", {"password": "hunter2"}', "db"),
+        ("hunter2", "db"),
+    ],
+)
+async def test_scheduling_again_shows_no_secret_again(text: str, shown: str) -> None:
+    async with Node("memory://", jobs=Job("connect", connect)) as node, pages_of(node) as client:
+        made = await node.schedule("connect", "db", {"password": "first"})
+        answer = await submit(client, "/instance/again", id=made.id, arguments=text)
+    assert answer.status_code == 422
+    assert "hunter2" not in answer.text
+    assert f"&#34;{shown}&#34;" in answer.text
+    assert "***" in answer.text

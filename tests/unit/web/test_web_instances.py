@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import re
+from dataclasses import replace
 from typing import Annotated
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
-from peerjob import Job, Node, Role, Secret, State
+from peerjob import Job, Node, Query, Role, Secret, State
 from peerjob.web import steps, values
 from support.dashboards import pages_of, submit
 
@@ -194,6 +195,44 @@ async def test_each_that_matches_is_retried_once() -> None:
     assert sorted(olds) == sorted(one.id for one in made)
 
 
+async def _made_at_once(node: Node, kind: str, groups: list[int]) -> list[str]:
+    """Schedule groups of instances, each of one millisecond."""
+    begin, made = node.clock.time_us() // 1000 - 60_000, list[str]()
+    for place, size in enumerate(groups):
+        for number in range(size):
+            id = str(UUID(f"{begin + place:012x}7{number:03x}8000000000000000"))
+            made.append((await node.schedule_as(id, node.job(kind).call())).id)
+    return made
+
+
+@pytest.mark.parametrize("verb", ["cancel", "retry"])
+@pytest.mark.parametrize("groups", [[12], [3, 3, 3], [1, 12, 1], [4, 1, 9], [2, 2], [5]])
+async def test_a_step_is_never_larger_than_it_says(
+    verb: steps.Verb, groups: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "STEP", 5)
+    async with Node("memory://", jobs=JOBS, workers=0) as node:
+        made = await _made_at_once(node, "hold", groups)
+        if verb == "retry":
+            await node.cancel_instances(Query(kind="hold"))
+        last = (await node.lookup_instances(Query(order="desc", limit=1)))[0].created_at
+        query = steps.matching(verb, Query(kind="hold", before=last + steps.MILLISECOND))
+        assert query is not None
+        counts: list[int] = []
+        while True:
+            result = await steps.step(node, verb, query)
+            counts.append(result.count)
+            if result.after is None:
+                break
+            query = replace(query, after=result.after, cursor=result.cursor)
+        assert max(counts) <= 5
+        assert sum(counts) == len(made)
+        states = [(await node.lookup_instance(id)).state for id in made]
+        olds = [str(one.retry_of) async for one in node.iter_instances() if one.retry_of is not None]
+    assert set(states) == {State.CANCELLED}
+    assert sorted(olds) == (sorted(made) if verb == "retry" else [])
+
+
 async def test_selected_instances_are_asked_for_and_cancelled() -> None:
     async with Node("memory://", jobs=JOBS, workers=0) as node, pages_of(node, Role.OPERATOR) as client:
         made = [await node.schedule("hold") for _ in range(3)]
@@ -226,9 +265,10 @@ async def test_only_an_admin_removes_and_only_by_time() -> None:
             assert (await submit(client, "/instances/act", verb="clear", scope="all", go="1")).status_code == 403
         async with pages_of(node, Role.ADMIN) as client:
             assert "Remove…" in (await client.get("/instances")).text
-            assert (
-                await submit(client, "/instances/act", verb="clear", scope="all", go="1", f_kind="add")
-            ).status_code == 400
+            for given in ({"scope": "all", "f_kind": "add"}, {"scope": "selected", "id": str(uuid4())}):
+                refused = await submit(client, "/instances/act", verb="clear", go="1", **given)
+                assert refused.status_code == 400
+                assert "removes final instances by their time of creation only" in refused.text
             assert await node.count() == 1
             assert (await submit(client, "/instances/act", verb="clear", scope="all", go="1")).status_code == 200
             assert await node.count() == 0

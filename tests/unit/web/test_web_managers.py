@@ -2,6 +2,7 @@
 
 import base64
 import importlib.util
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -37,6 +38,26 @@ async def test_a_client_serves_the_same_pages() -> None:
         assert (await made.refresh()).state is State.CANCELLED
         await node.audit_trail.flush()
         assert [(one.principal, one.verb) for one in await node.audit()] == [("dashboard-client", "CancelInstance")]
+
+
+async def test_a_client_schedules_a_form_once() -> None:
+    async with (
+        served(Job("echo", str), workers=0) as (node, server),
+        Client(server.target) as remote,
+        pages_of(remote) as client,
+        pages_of(node) as other,
+    ):
+        made = await node.schedule("echo", 1)
+        page = (await client.get(f"/instance/again?id={made.id}")).text
+        fields = dict(re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', page))
+        other.cookies = client.cookies
+        answers = [
+            await one.post("/instance/again", data=fields | {"arguments": '{"args": [2]}'})
+            for one in (client, other, client)
+        ]
+        assert await node.count() == 2
+    assert {one.status_code for one in answers} == {303}
+    assert len({one.headers["location"] for one in answers}) == 1
 
 
 @pytest.mark.parametrize(

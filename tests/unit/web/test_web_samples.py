@@ -7,13 +7,15 @@ from contextlib import aclosing
 
 import pytest
 
-from peerjob import Job, Node, StoreUnavailableError
+from peerjob import Job, Node, Role, StoreUnavailableError
+from peerjob.model.clock import to_datetime
 from peerjob.model.record import NodeInfo, NodeView
 from peerjob.node.observe.observer import Observer
 from peerjob.testing.clock import VirtualClock
-from peerjob.web import feeds, viewers
-from peerjob.web.samples import GONE_US, INTERVAL, Sample, Samples, gone_nodes
-from support.dashboards import pages_of
+from peerjob.web import dashboard, feeds, viewers
+from peerjob.web.pages.overview import kind_rows
+from peerjob.web.samples import GONE_US, INTERVAL, MAX_OLDEST, Sample, Samples, gone_nodes
+from support.dashboards import allowing, browsing, pages_of
 
 
 class Verbs(Observer):
@@ -129,3 +131,54 @@ async def test_a_live_view_sends_what_has_changed(clock: VirtualClock) -> None:
     queued = [one["tiles"].count('>1</span> <span class="label">Queued') for one in events if "tiles" in one]
     assert (queued[0], set(queued[1:])) == (0, {1})
     assert "activity" not in events[1]
+
+
+async def test_a_defect_ends_no_live_view(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Node("memory://", jobs=Job("echo", str), workers=0, clock=clock) as node:
+        samples = Samples(node)
+
+        async def broken() -> None:
+            raise RuntimeError("a defect")
+
+        async with aclosing(samples.follow()) as reader:
+            with monkeypatch.context() as patch:
+                patch.setattr(node, "stats", broken)
+                taking = asyncio.create_task(_take(reader, 3))
+                await clock.advance(INTERVAL * 4)
+                assert all("RuntimeError" in one.absence for one in await taking)
+            taking = asyncio.create_task(_take(reader, 2))
+            await clock.advance(INTERVAL * 4)
+            assert [one.absence for one in await taking][-1] == ""
+    logged = [one for one in caplog.records if one.exc_info]
+    assert len(logged) == 1, "the same defect is logged once"
+
+
+async def test_the_limit_of_live_views_holds_in_a_burst(monkeypatch: pytest.MonkeyPatch, clock: VirtualClock) -> None:
+    monkeypatch.setattr(viewers, "MAX_VIEWERS", 3)
+    async with Node("memory://", workers=0, clock=clock) as node:
+        app = dashboard(node, authorize=allowing(Role.READER))
+        async with browsing(app) as client:
+            reading = [asyncio.create_task(client.get("/live/overview")) for _ in range(20)]
+            await clock.advance(200)
+            found = [(await one).status_code for one in reading]
+            assert (found.count(200), found.count(503)) == (3, 17)
+            again = asyncio.create_task(client.get("/live/overview"))
+            await clock.advance(200)
+            assert (await again).status_code == 200, "a view that has ended counts no more"
+
+
+async def test_kinds_with_delayed_instances_only_have_no_oldest_wait(clock: VirtualClock) -> None:
+    jobs = [Job(kind, str) for kind in ("busy", "later", "seen", "mixed")]
+    async with Node("memory://", jobs=jobs, workers=0, clock=clock) as node:
+        await node.schedule_many(Job("seen", str).with_options(after="1h").call(n) for n in range(2))
+        await node.schedule_many(Job("busy", str).call(n) for n in range(MAX_OLDEST))
+        await clock.advance(60)
+        await node.schedule_many(Job("later", str).with_options(after="1h").call(n) for n in range(3))
+        await node.schedule(Job("mixed", str).with_options(after="1h"), 1)
+        await node.schedule("mixed", 1)
+        await clock.advance(30)
+        sample = await Samples(node).current()
+        rows = {row.kind: row.oldest for row in kind_rows(sample, to_datetime(sample.at_us))}
+    assert rows == {"busy": "90s", "later": "–", "seen": "–", "mixed": "30s"}

@@ -4,16 +4,21 @@ import html
 import re
 from collections.abc import AsyncIterator
 from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from peerjob import Job, Node, Role, StoreUnavailableError, Token, Tokens
 from peerjob.testing.clock import VirtualClock
 from peerjob.web import SignIn, dashboard
+from peerjob.web.links import Links, safe_link, text_of_part
 from peerjob.web.pages import ROUTES
 from peerjob.web.security import COOKIE, MAX_FORM, TOKEN_FIELD, form_token
-from peerjob.web.signin import ATTEMPTS, safe_link
+from peerjob.web.signin import ATTEMPTS
 from support.dashboards import allowing, browsing, pages_of, submit
 
 ACTIONS = [route for route in ROUTES if route.verb is not None]
@@ -279,10 +284,93 @@ async def test_a_sign_in_of_another_site_does_nothing(node: Node) -> None:
         ("/\n/evil.example", "/"),
         ("/../evil", "/"),
         ("/instances/../../evil", "/"),
+        ("/%2e%2e/evil", "/"),
+        ("/instances/.%2E/evil", "/"),
+        ("/./%2e/", "/"),
+        ("/..", "/"),
+        ("/%2F/evil.example", "/"),
+        ("/kinds/a%3Fb%23c%25?q=..", "/kinds/a%3Fb%23c%25?q=.."),
+        ("/kinds/a..b", "/kinds/a..b"),
     ],
 )
 def test_a_link_leads_to_this_dashboard_only(text: str, link: str) -> None:
     assert safe_link(text) == link
+
+
+@pytest.mark.parametrize(
+    "text", ["a?b", "a#b", "a%b", "a%3Fb", "a/b", "/a", "a b", "ä", "a&b=c", "a+b", "~", "..", "."]
+)
+async def test_a_sign_in_leads_back_to_a_page_with_any_name(node: Node, text: str) -> None:
+    await node.schedule(Job(text, str).with_options(after="1h"), 1)
+    app = dashboard(node, authorize=SignIn([TOKENS], clock=node.clock, namespace=node.namespace))
+    async with browsing(app) as client:
+        page = Links(root="").url(f"/kinds/{Links(root='').part(text)}")
+        asked = await client.get(page)
+        back = httpx.URL(asked.headers["location"]).params["to"]
+        entered = await _sign_in(client, "act", back)
+        shown = await client.get(entered.headers["location"])
+    assert f"<h1>{html.escape(text)}</h1>" in shown.text
+
+
+@pytest.mark.parametrize("text", [".", "..", "~.", "~~..", "~", "a/..", "...", "~a"])
+def test_a_name_is_no_folder_of_a_link(text: str) -> None:
+    part = Links(root="").part(text)
+    assert httpx.URL("http://jobs.example/schedules/").join(part).path.startswith("/schedules/")
+    assert part not in (".", "..")
+    assert text_of_part(unquote(part)) == text
+
+
+async def test_the_names_of_clusters_are_told_after_the_sign_in_only(node: Node) -> None:
+    app = dashboard({"eu": node, "us": node}, authorize=SignIn([TOKENS], clock=node.clock))
+    async with browsing(app) as client:
+        links = {(await client.get(f"/{name}/kinds")).headers["location"] for name in ("eu", "us", "other")}
+        assert links == {f"/signin?to=%2F{name}%2Fkinds" for name in ("eu", "us", "other")}
+        assert "/eu/" not in (await client.get("/signin")).text
+        await _sign_in(client, "read")
+        assert (await client.get("/other/kinds")).headers["location"] == "/"
+        assert 'href="/eu/"' in (await client.get("/")).text
+    async with pages_of({"eu": node}, None) as client:
+        answers = [await client.get(path) for path in ("/eu/", "/other/", "/")]
+    assert {(one.status_code, one.text) for one in answers} == {(403, answers[0].text)}
+
+
+# -- what authorize returns --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "logged"),
+    [
+        (True, "must return a Role, a Principal or None, got bool for GET /kinds"),
+        ("admin", "got str"),
+        (3, "got int"),
+        (OSError("the user table is away"), "authorize failed for GET /kinds"),
+    ],
+)
+async def test_a_wrong_answer_of_authorize_is_logged_and_refused(
+    node: Node, caplog: pytest.LogCaptureFixture, found: Any, logged: str
+) -> None:
+    async def allow(request: Request) -> Any:
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async with browsing(dashboard(node, authorize=allow)) as client:
+        answer = await client.get("/kinds")
+    assert answer.status_code == 500
+    assert "The application could not tell what you may do" in answer.text
+    assert "content-security-policy" in answer.headers
+    (record,) = [one for one in caplog.records if one.name == "peerjob.web"]
+    assert logged in record.getMessage()
+    assert (record.exc_info is not None) == isinstance(found, Exception)
+
+
+async def test_an_answer_of_the_applications_own_passes(node: Node) -> None:
+    async def allow(request: Request) -> Role:
+        raise HTTPException(401, headers={"WWW-Authenticate": "Basic"})
+
+    async with browsing(dashboard(node, authorize=allow)) as client:
+        answer = await client.get("/")
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Basic")
 
 
 # -- text of users ---------------------------------------------------------------------------------------------------
@@ -362,3 +450,25 @@ async def test_a_page_stays_while_the_store_is_away(clock: VirtualClock, monkeyp
     assert (other.status_code, "Nothing to show" in other.text) == (503, True)
     assert overview.status_code == 200
     assert "it is away" in overview.text
+
+
+async def test_a_page_that_is_kept_has_no_form_of_another_session(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Node("memory://", jobs=Job("echo", str), workers=0, clock=clock) as node:
+        app = dashboard(node, authorize=allowing(Role.OPERATOR))
+        made = await node.schedule("echo", 1)
+        async with browsing(app) as ann, browsing(app) as ben:
+            for client in (ann, ben):
+                await client.get("/")
+            first = (await ann.get(f"/instances/{made.id}")).text
+
+            async def away(*args: object, **kwargs: object) -> None:
+                raise StoreUnavailableError("memory://", "it is away")
+
+            monkeypatch.setattr(node, "lookup_instance", away)
+            kept = (await ben.get(f"/instances/{made.id}")).text
+            tokens = [form_token(client.cookies[COOKIE]) for client in (ann, ben)]
+    assert tokens[0] in first
+    assert "This page shows the state of" in kept
+    assert [token in kept for token in tokens] == [False, True]

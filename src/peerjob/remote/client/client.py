@@ -169,6 +169,12 @@ class Client(RemoteManager, StartableManager):
     async def _schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
         return await self._scheduled(self._request(target, args, kwargs), _job_of(target))
 
+    async def schedule_as(self, id: str, call: Call[R]) -> Instance[R]:
+        """Like `schedule(call)`, under a UUIDv7 of the caller that is close to now."""
+        request = self._request(call, (), {})
+        request.uuid = id
+        return await self._scheduled(request, call.job)
+
     async def schedule_known(self, call: Call[R]) -> Instance[R]:
         """Like `schedule(call)`, but raises UnknownKindError for a kind that no node has published."""
         return await self._scheduled(self._request(call, (), {}, known=True), call.job)

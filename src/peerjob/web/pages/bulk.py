@@ -22,6 +22,10 @@ from peerjob.web.visit import Done, Shown, Visit
 
 DONE: dict[Verb, str] = {"cancel": "Cancelled", "retry": "Scheduled again", "clear": "Removed"}
 RPC: dict[Verb, str] = {"cancel": "CancelInstances", "retry": "RetryInstances", "clear": "ClearInstances"}
+BY_TIME = (
+    "The store removes final instances by their time of creation only. To remove some, filter the list by “Created "
+    "after” and “Created before” and by nothing else, and choose “all that match”."
+)
 
 
 async def act(visit: Visit) -> Shown | Done:
@@ -47,7 +51,7 @@ async def _selected(visit: Visit, verb: Verb, filters: Filters) -> Shown | Done:
     if len(ids) > ROWS:
         raise OptionError("id", len(ids), f"at most {ROWS} instances")
     if verb == "clear":
-        raise OptionError("scope", "selected", "all that match: only times select what is removed")
+        raise RefusedError(400, f"Nothing was removed: selected rows cannot be removed alone. {BY_TIME}")
     if not visit.given("go"):
         return Shown("bulk_ask.html", verb=verb, filters=filters, ids=ids, count=len(ids), exact=True, until="")
     visit.act.verb, visit.act.criteria = RPC[verb], f"uuid={','.join(ids)}"
@@ -65,7 +69,7 @@ async def _all(visit: Visit, verb: Verb, filters: Filters) -> Shown:
     if filters.error:
         raise OptionError("error", filters.error, "no text: select rows, or leave the text out")
     if verb == "clear" and not filters.only_times:
-        raise OptionError("filters", str(filters), "only times: what is removed can be selected by time only")
+        raise RefusedError(400, f"Nothing was removed: the filters {filters} are more than times. {BY_TIME}")
     # instances that come after the question do not belong to its answer
     until = parse_time("until", visit.given("until"), visit.now) or visit.now
     query = filters.query(until)
@@ -85,14 +89,13 @@ async def _all(visit: Visit, verb: Verb, filters: Filters) -> Shown:
     result = steps.StepResult(count=0, after=None)
     if wanted is not None:
         if (begin := parse_time("after", visit.given("after"), visit.now)) is not None:
-            wanted = replace(wanted, after=begin)
+            wanted = replace(wanted, after=begin, cursor=visit.given("cursor") or None)
         result = await steps.step(visit.manager, verb, wanted)
     visit.act.count = result.count
     done += result.count
     after = "" if result.after is None else result.after.isoformat()
-    return Shown(
-        "bulk_step.html", done=done, total=max(total, done), after=after, finished=not after, name=DONE[verb], **values
-    )
+    values |= {"after": after, "cursor": result.cursor or "", "finished": not after}
+    return Shown("bulk_step.html", done=done, total=max(total, done), name=DONE[verb], **values)
 
 
 def _number(visit: Visit, name: str) -> int:
@@ -102,4 +105,4 @@ def _number(visit: Visit, name: str) -> int:
     return int(given)
 
 
-ROUTES = (action("/instances/act", act, verb=""),)
+ROUTES = (action("/instances/act", act, verb="", adds=True),)

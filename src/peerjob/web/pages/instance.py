@@ -74,8 +74,11 @@ def _parts(visit: Visit, one: Instance[Any], reasons: list[str]) -> Parts:
         "timeline": timeline(history, visit.now),
         "history": render("instance_history.html", history=history, traceback=shown_value(traceback_text(one))),
         "result": render("instance_result.html", result=shown_value(result_text(one))),
-        "actions": render("instance_actions.html"),
     }
+
+
+def _actions(visit: Visit, one: Instance[Any]) -> str:
+    return visit.templates.text("instance_actions.html", now=visit.now, visit=visit, one=one)
 
 
 async def _reasons(visit: Visit, one: Instance[Any]) -> list[str]:
@@ -177,7 +180,8 @@ async def _events(visit: Visit, id: str) -> AsyncGenerator[str]:
             if one is not None:
                 if clock.elapsed() - explained[0] > WHY_SECONDS or str(one.state) != explained[1]:
                     reasons, explained = await _reasons_now(visit, one), (clock.elapsed(), str(one.state))
-                parts |= _parts(visit, one, reasons)
+                # the forms are those of this session, so they are no part of a page that others may be shown
+                parts |= {**_parts(visit, one, reasons), "actions": _actions(visit, one)}
                 # the feed begins with all lines, so that none is missing between the page and its live view
                 parts["log"] = ""
             news = {id: text for id, text in parts.items() if sent.get(id) != text}

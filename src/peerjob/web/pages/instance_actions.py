@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 
 import msgspec
@@ -9,11 +10,14 @@ import msgspec
 from peerjob.handles.instance import Instance
 from peerjob.model.errors import ArgumentError, OptionError, PayloadTooLargeError, UnknownKindError
 from peerjob.model.ids import checked_id
+from peerjob.model.job import Job
+from peerjob.model.json_text import to_json
 from peerjob.model.rights import Role
 from peerjob.model.secret import MASK
+from peerjob.web.fields import fields_of
 from peerjob.web.page import action, page
 from peerjob.web.security import RefusedError
-from peerjob.web.values import arguments_text, has_masked
+from peerjob.web.values import arguments_text, has_masked, masked_like, pretty
 from peerjob.web.visit import Done, Shown, Visit
 
 
@@ -29,7 +33,10 @@ async def cancel(visit: Visit) -> Done:
 async def retry(visit: Visit) -> Done:
     """Schedule an instance again, as it was."""
     id = _id(visit)
-    _check(visit, (await visit.manager.lookup_instance(id)).kind)
+    one = await visit.manager.lookup_instance(id)
+    _check(visit, one.kind)
+    if not one.state.is_final:
+        raise RefusedError(409, f"The instance is {one.state}; only a final one is retried.")
     made = await visit.manager.retry_instance(id)
     visit.act.count = 1
     return Done(to=visit.url(f"/instances/{made.id}"), notice="This instance repeats the other one.")
@@ -49,10 +56,14 @@ async def again(visit: Visit) -> Shown | Done:
     text = visit.given("arguments")
     try:
         given = _arguments(text)
-        made = await visit.manager.schedule(one.kind, *given.args, **given.kwargs)
+        if await visit.manager.registered_jobs(one.kind):
+            made = await visit.schedule_once(Job[..., Any, Any](one.kind).call(*given.args, **given.kwargs))
+        else:
+            # an alias, or a kind that no node knows, which raises
+            made = await visit.manager.schedule(one.kind, *given.args, **given.kwargs)
     except (ArgumentError, UnknownKindError, PayloadTooLargeError, OptionError) as error:
         visit.act.count = 0
-        return _form(one, text, str(error))
+        return _form(one, await _without_secrets(visit, one, text), str(error))
     visit.act.count = int(made.is_new)
     notice = "Scheduled." if made.is_new else "An instance with the same key exists: this one."
     return Done(to=visit.url(f"/instances/{made.id}"), notice=notice)
@@ -61,6 +72,25 @@ async def again(visit: Visit) -> Shown | Done:
 def _form(one: Instance[Any], text: str, problem: str = "") -> Shown:
     status = 422 if problem else 200
     return Shown("again.html", status=status, one=one, arguments=text, problem=problem, masked=has_masked(one))
+
+
+async def _without_secrets(visit: Visit, one: Instance[Any], text: str) -> str:
+    """The edited text with "***" for its secrets; if they cannot be found in it, the text as it was at first."""
+    jobs = await visit.manager.registered_jobs(one.kind, schemas=True)
+    fields = fields_of(jobs[0].json_schema) if jobs else []
+    secrets = {field.name for field in fields if field.secret}
+    if not secrets and not has_masked(one):
+        return text
+    if not fields:
+        return arguments_text(one)
+    try:
+        given = msgspec.json.decode(text, type=_Given)
+    except (ValueError, RecursionError):
+        return arguments_text(one)
+    args = [MASK if place < len(fields) and fields[place].secret else value for place, value in enumerate(given.args)]
+    kwargs = {name: MASK if name in secrets else value for name, value in given.kwargs.items()}
+    old = {"args": list(one.args), "kwargs": one.kwargs}
+    return pretty(masked_like({"args": args, "kwargs": kwargs}, json.loads(to_json(old))))
 
 
 class _Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,7 +103,8 @@ def _arguments(text: str) -> _Given:
         given = msgspec.json.decode(text, type=_Given)
     except (ValueError, RecursionError) as error:
         expected = f'JSON such as {{"args": [1], "kwargs": {{"name": "x"}}}} ({error})'
-        raise OptionError("arguments", text[:100], expected) from None
+        # the text can contain a secret
+        raise OptionError("arguments", f"{len(text):,} characters", expected) from None
     if _has_mask(given.args) or _has_mask(given.kwargs):
         raise OptionError("arguments", MASK, "the secret itself: this text only stands for it")
     return given
@@ -98,7 +129,7 @@ def _check(visit: Visit, kind: str) -> None:
 
 ROUTES = (
     action("/instance/cancel", cancel, verb="CancelInstance"),
-    action("/instance/retry", retry, verb="RetryInstance"),
+    action("/instance/retry", retry, verb="RetryInstance", adds=True),
     page("/instance/again", ask_again, role=Role.OPERATOR),
-    action("/instance/again", again, verb="ScheduleJob"),
+    action("/instance/again", again, verb="ScheduleJob", adds=True),
 )

@@ -42,16 +42,16 @@ def _frame(visit: Visit, filters: Filters) -> dict[str, Any]:
     return {
         "filters": filters,
         "states": STATES,
-        "verbs": verbs(visit, filters),
+        "verbs": verbs(visit),
         "newest": visit.url("/instances", **filters.fields()) if visit.param("cursor") else "",
     }
 
 
-def verbs(visit: Visit, filters: Filters) -> Mapping[str, str]:
-    """What the reader may do with the instances that match: the verb, and its name on the page."""
+def verbs(visit: Visit) -> Mapping[str, str]:
+    """What the reader may do with instances: the verb, and its name on the page."""
     if not visit.may(Role.OPERATOR):
         return {}
-    clear = {"clear": "Remove"} if visit.may(Role.ADMIN) and filters.only_times else {}
+    clear = {"clear": "Remove"} if visit.may(Role.ADMIN) else {}
     return {"cancel": "Cancel", "retry": "Retry", **clear}
 
 
@@ -69,7 +69,7 @@ async def live_instances(visit: Visit) -> Response:
 async def _rows(visit: Visit, filters: Filters, query: Query, sample: Sample) -> str:
     counts = {kind: dict(states) for kind, states in sample.stats.counts.items()}
     rows = await visit.served.lists.page(query, counts)
-    values = {"rows": rows, "verbs": verbs(visit, filters), "filters": filters}
+    values = {"rows": rows, "verbs": verbs(visit), "filters": filters}
     return visit.templates.text("instance_rows.html", now=visit.now, visit=visit, **values)
 
 

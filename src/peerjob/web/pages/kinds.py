@@ -17,7 +17,8 @@ from peerjob.model.job import Job
 from peerjob.model.query import Query
 from peerjob.model.rights import Role
 from peerjob.model.state import State
-from peerjob.web.fields import WHOLE, Field, GivenArguments, fields_of, form_of, problems_by_field, read_arguments
+from peerjob.web.fields import WHOLE, Field, fields_of
+from peerjob.web.given import GivenArguments, form_of, problems_by_field, read_arguments, shown_again
 from peerjob.web.page import action, page
 from peerjob.web.samples import Sample
 from peerjob.web.visit import Done, Shown, Visit
@@ -181,7 +182,7 @@ async def schedule(visit: Visit) -> Done | Shown:
             call = (handle.with_options(**cast("Any", options)) if options else handle).call(
                 *given.args, **given.kwargs
             )
-            made = await visit.manager.schedule(call)
+            made = await visit.schedule_once(call)
         except ArgumentError as error:
             given.problems.update(problems_by_field(error.problems, fields))
         except OptionError as error:
@@ -193,9 +194,7 @@ async def schedule(visit: Visit) -> Done | Shown:
             notice = "Scheduled." if made.is_new else "An instance with this key exists already."
             return Done(to=visit.url(f"/instances/{made.id}"), notice=notice)
     visit.act.count = 0
-    secret = {one.key for one in fields if one.control == "password"}
-    shown = {key: text for key, text in form.items() if key not in secret}
-    return await _shown(visit, name, job, fields, shown, given)
+    return await _shown(visit, name, job, fields, shown_again(fields, form), given)
 
 
 def _options(form: dict[str, str], given: GivenArguments) -> dict[str, Any]:
@@ -214,5 +213,5 @@ def _options(form: dict[str, str], given: GivenArguments) -> dict[str, Any]:
 ROUTES = (
     page("/kinds", kinds, title="Kinds"),
     page("/kinds/{kind:path}", kind),
-    action("/kinds/schedule", schedule, role=Role.OPERATOR, verb="ScheduleJob"),
+    action("/kinds/schedule", schedule, role=Role.OPERATOR, verb="ScheduleJob", adds=True),
 )

@@ -114,9 +114,12 @@ def _oldest(sample: Sample, kind: str, now: datetime) -> str:
     waits = [now - one.due_at for one in sample.oldest if one.kind == kind and one.due_at <= now]
     if waits:
         return span(max(waits))
-    if len(sample.oldest) < MAX_OLDEST:
+    seen = [one for one in sample.oldest if one.kind == kind]
+    if len(sample.oldest) < MAX_OLDEST or kind in sample.without_wait:
         return "–"
-    return f"< {span(max(timedelta(), now - sample.oldest[-1].created_at))}"
+    if len(seen) == sample.stats.total(State.SCHEDULED, kind):
+        return "–"  # all of them are delayed
+    return f"< {span(max(timedelta(), now - sample.oldest[MAX_OLDEST - 1].created_at))}"
 
 
 def warnings(sample: Sample) -> Iterator[str]:

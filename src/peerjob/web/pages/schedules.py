@@ -278,6 +278,6 @@ ROUTES = (
     page("/schedules/{name:path}", schedule),
     action("/schedules/pause", pause, role=Role.OPERATOR, verb="PauseSchedule"),
     action("/schedules/resume", resume, role=Role.OPERATOR, verb="ResumeSchedule"),
-    action("/schedules/trigger", trigger, role=Role.OPERATOR, verb="TriggerSchedule"),
+    action("/schedules/trigger", trigger, role=Role.OPERATOR, verb="TriggerSchedule", adds=True),
     action("/schedules/backfill", backfill, role=Role.OPERATOR, verb="Backfill"),
 )

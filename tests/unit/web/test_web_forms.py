@@ -1,0 +1,170 @@
+"""A form acts once, however often it is sent."""
+
+import asyncio
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from peerjob import FireOutcome, Job, Node, Role, StoreUnavailableError
+from peerjob.testing.clock import VirtualClock
+from peerjob.web import dashboard
+from peerjob.web.forms import KEPT_SECONDS, MAX_FORMS, SentForms, form_digest, instance_ids, new_form_id
+from peerjob.web.security import FORM_ID
+from support.dashboards import allowing, browsing, pages_of
+
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+JOBS = [Job("add", add), Job("tick", lambda: None, every="1h", name="tick")]
+
+
+async def form_in(client: httpx.AsyncClient, page: str, action: str, **given: str) -> tuple[str, dict[str, str]]:
+    """The form of a page that posts to a path, with its hidden fields: where it is sent, and its fields."""
+    return form_of((await client.get(page)).text, action, **given)
+
+
+def form_of(text: str, action: str, **given: str) -> tuple[str, dict[str, str]]:
+    (form,) = re.findall(rf'<form method="post"[^>]*action="{action}"(.*?)</form>', text, re.DOTALL) or re.findall(
+        rf'<form class="stacked" method="post" action="{action}"(.*?)</form>', text, re.DOTALL
+    )
+    return action, dict(re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', form)) | given
+
+
+async def _final(node: Node) -> str:
+    made = await node.schedule("add", 1, 2)
+    await made.wait(30)
+    return made.id
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_retry_that_is_sent_twice_makes_one_instance(at_once: bool) -> None:
+    async with Node("memory://", jobs=JOBS) as node, pages_of(node, Role.OPERATOR) as client:
+        id = await _final(node)
+        path, fields = await form_in(client, f"/instances/{id}", "/instance/retry")
+        if at_once:
+            answers = await asyncio.gather(*(client.post(path, data=fields) for _ in range(3)))
+        else:
+            answers = [await client.post(path, data=fields) for _ in range(3)]
+        assert await node.count() == 2
+        assert {one.status_code for one in answers} == {303}
+        assert len({one.headers["location"] for one in answers}) == 1
+        other, again = await form_in(client, f"/instances/{id}", "/instance/retry")
+        await client.post(other, data=again)
+        assert await node.count() == 3, "the page opened again has another form"
+        await node.audit_trail.flush()
+        assert sum(one.calls for one in await node.audit() if one.verb == "RetryInstance") == 2
+
+
+async def test_a_schedule_form_makes_one_instance_in_several_processes() -> None:
+    async with Node("memory://", jobs=JOBS) as node:
+        first, second = (dashboard(node, authorize=allowing(Role.OPERATOR)) for _ in range(2))
+        async with browsing(first) as client, browsing(second) as other:
+            given = {"arg.a": "1", "arg.b": "2"}
+            path, fields = await form_in(client, "/kinds/add", "/kinds/schedule", **given)
+            other.cookies = client.cookies
+            answers = await asyncio.gather(*(one.post(path, data=fields) for one in (client, other)))
+            assert await node.count() == 1
+            assert answers[0].headers["location"] == answers[1].headers["location"]
+            changed = await client.post(path, data=fields | {"arg.b": "3"})
+            assert changed.headers["location"] != answers[0].headers["location"], "other fields are another form"
+            id = answers[0].headers["location"].rpartition("/")[2]
+            page = f"/instance/again?id={id}"
+            path, fields = await form_in(client, page, "/instance/again", arguments='{"args": [5, 6]}')
+            for one in (client, other):
+                assert (await one.post(path, data=fields)).status_code == 303
+            assert await node.count() == 3
+
+
+async def test_a_trigger_acts_once() -> None:
+    async with Node("memory://", jobs=JOBS) as node, pages_of(node, Role.OPERATOR) as client:
+        await node.schedules()
+        path, fields = await form_in(client, "/schedules/tick", "/schedules/trigger")
+        for _ in range(2):
+            await client.post(path, data=fields)
+        outcomes = [one.outcome for one in await node.fires("tick")]
+        assert outcomes.count(FireOutcome.TRIGGERED) == 1
+
+
+async def test_a_step_that_is_sent_twice_acts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peerjob.web.steps.STEP", 3)
+    async with Node("memory://", jobs=JOBS) as node, pages_of(node, Role.OPERATOR) as client:
+        for _ in range(7):
+            await _final(node)
+        path, fields = await form_in(client, "/instances?kind=add", "/instances/act")
+        asked = await client.post(path, data=fields | {"verb": "retry", "scope": "all"})
+        path, fields = form_of(asked.text, "/instances/act")
+        steps = 0
+        while True:
+            answers = await asyncio.gather(*(client.post(path, data=fields) for _ in range(2)))
+            assert answers[0].text == answers[1].text
+            steps += 1
+            if "Finished." in answers[0].text:
+                break
+            path, fields = form_of(answers[0].text, "/instances/act")
+        assert steps >= 3
+        assert await node.count() == 14
+
+
+async def test_a_form_whose_outcome_is_unknown_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Node("memory://", jobs=JOBS) as node, pages_of(node, Role.OPERATOR) as client:
+        id = await _final(node)
+        path, fields = await form_in(client, f"/instances/{id}", "/instance/retry")
+        real = node.retry_instance
+
+        async def lost(uuid: Any) -> Any:
+            await real(uuid)
+            raise StoreUnavailableError("memory://", "the answer was lost")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(node, "retry_instance", lost)
+            assert (await client.post(path, data=fields)).status_code == 503
+        again = await client.post(path, data=fields)
+        assert await node.count() == 2
+    assert again.status_code == 409
+    assert "it is not known whether it took effect" in again.text
+
+
+async def test_a_form_that_did_nothing_can_be_sent_again() -> None:
+    async with Node("memory://", jobs=JOBS, workers=0) as node, pages_of(node, Role.OPERATOR) as client:
+        made = await node.schedule("add", 1, 2)
+        await client.get("/")
+        _, fields = await form_in(client, f"/instances/{made.id}", "/instance/cancel")
+        early = await client.post("/instance/retry", data=fields)
+        assert (early.status_code, "only a final one" in early.text) == (409, True)
+        await made.cancel()
+        assert (await client.post("/instance/retry", data=fields)).status_code == 303
+        assert await node.count() == 2
+
+
+async def test_forms_are_forgotten_after_a_while_and_above_a_number(clock: VirtualClock) -> None:
+    forms, acted = SentForms[int](), list[str]()
+
+    async def send(digest: str) -> int:
+        async def act() -> int:
+            acted.append(digest)
+            return len(acted)
+
+        return await forms.once(digest, clock, act, keeps=lambda _: True, is_unknown=lambda _: False)
+
+    assert [await send("a"), await send("a"), await send("b")] == [1, 1, 2]
+    await clock.advance(KEPT_SECONDS)
+    assert await send("a") == 3
+    for number in range(MAX_FORMS):
+        await send(str(number))
+    assert await send("a") == 4 + MAX_FORMS
+
+
+def test_an_id_of_a_form_gives_ids_of_about_now(clock: VirtualClock) -> None:
+    form, begin = new_form_id(clock), clock.time_us()
+    digest = form_digest("s", "ann", "/", {FORM_ID: [form]})
+    now, later = instance_ids(form, digest, begin), instance_ids(form, digest, begin + 61_000_000)
+    assert len(now) == 1
+    assert later[1] == now[0]
+    assert later[0] != now[0]
+    assert instance_ids(form, digest, begin + 2 * 86_400_000_000) == []
+    assert form_digest("s", "ann", "/", {FORM_ID: ["x"]}) == ""
+    assert form_digest("s", "ann", "/", {FORM_ID: [form], "a": ["1"]}) != digest
