@@ -49,14 +49,14 @@ def fresh_namespace() -> str:
 
 def redis_client(url: str) -> Any:
     """A client without the options of a store; `Any`, since the annotations of redis-py are incomplete."""
-    return Redis.from_url(url.partition("?")[0])  # pyright: ignore[reportUnknownMemberType]
+    return Redis.from_url(f"redis://{urlsplit(url).netloc}")  # pyright: ignore[reportUnknownMemberType]
 
 
 async def clear(client: Node, target: Target) -> None:
     """Remove all instances, and the marks of removed instances, whose expiry would slow the next measure."""
     await client.clear()
     if target.etcd is None and target.file is None:
-        async with redis_client(target.url.replace("valkey", "redis", 1)) as redis:
+        async with redis_client(target.url) as redis:
             if marks := [key async for key in redis.scan_iter(match="*gone*", count=10_000)]:
                 await redis.unlink(*marks)
 
@@ -101,7 +101,7 @@ async def ten_ms(target: Target, job: Job[[int], int], *, count: int = 2_000) ->
 
 async def bare_lpush(target: Target, *, count: int = 3_000) -> float:
     """LPUSH per second, one at a time, through the client that the store uses."""
-    if target.engine == "valkey":
+    if target.engine == "valkey+glide":
         address = NodeAddress(urlsplit(target.url).hostname or "", urlsplit(target.url).port or 0)
         client = await GlideClient.create(GlideClientConfiguration([address]))
         try:
@@ -210,8 +210,7 @@ async def claim_rate(target: Target, *, queued: int) -> float:
 
 async def memory_per_job(target: Target, *, count: int = 20_000) -> float:
     """Bytes of server memory per finished small job, all indexes included."""
-    url = target.url.replace("valkey://", "redis://")
-    async with redis_client(url) as server:
+    async with redis_client(target.url) as server:
         namespace = fresh_namespace()
         async with Node(target.url, namespace=namespace, workers=0) as client:
             before = int((await server.info("memory"))["used_memory"])

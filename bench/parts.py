@@ -61,6 +61,7 @@ IN_MEMORY = Goals(
 GOALS = {
     "redis": IN_MEMORY,
     "valkey": IN_MEMORY,
+    "valkey+glide": IN_MEMORY,
     # an etcd with one member, which calls fsync for each commit
     "etcd": Goals(drain=5_000, bulk=15_000, latency_p50=10, queued=50_000),
     "sqlite": Goals(drain=1_000, bulk=15_000),

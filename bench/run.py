@@ -20,11 +20,12 @@ from files import SqliteFile
 from measures import Target
 from parts import PARTS, Row, medians
 from support.etcd import EtcdServer
-from support.servers import MissingServerError, RedisServer, ServerProcess, ValkeyServer
+from support.servers import GlideServer, MissingServerError, RedisServer, ServerProcess, ValkeyServer
 
 SERVERS: dict[str, Callable[[], ServerProcess | SqliteFile]] = {
     "redis": RedisServer,
     "valkey": ValkeyServer,
+    "valkey+glide": GlideServer,
     "etcd": EtcdServer,
     "sqlite": lambda: SqliteFile("full"),
     "sqlite-normal": lambda: SqliteFile("normal"),
@@ -84,7 +85,9 @@ def _number(value: float) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--engines", default="memory,redis,valkey,etcd,sqlite,sqlite-normal", help="which, with commas (default: all)"
+        "--engines",
+        default="memory,redis,valkey,etcd,sqlite,sqlite-normal",
+        help="which, with commas (default: all but valkey+glide)",
     )
     parser.add_argument("--only", default=",".join(PARTS), help=f"which of {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=3, help="rounds per figure (default: 3)")

@@ -48,8 +48,8 @@ async def call_over_grpc():
 
 import asyncio
 features = {
-    "core": lambda: asyncio.run(run_a_job()),
-    "valkey": lambda: Node("valkey://localhost"),
+    "core": lambda: (asyncio.run(run_a_job()), Node("valkey://localhost")),
+    "valkey": lambda: Node("valkey+glide://localhost"),
     "etcd": lambda: Node("redis://localhost", coordinator="etcd://localhost"),
     "grpc": lambda: asyncio.run(call_over_grpc()),
     "jwt": lambda: peerjob.Jwt(issuer="i", audience="a", keys="https://localhost/keys", rights={"r": None}),

@@ -23,6 +23,7 @@ NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LUA = (
     *("redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+unix"),
     *("valkey", "valkeys", "valkey+sentinel", "valkeys+sentinel", "valkey+unix"),
+    *("valkey+glide", "valkeys+glide", "valkey+glide+sentinel", "valkeys+glide+sentinel"),
     "unix",
 )
 _ETCD = ("etcd", "etcds")
@@ -44,6 +45,7 @@ def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, r
     that the processes of this machine share; it takes `?sync=full|normal`. `redis://` and `valkey://` take
     `?cluster=true`, credentials and a database number in the usual places; `rediss://` and `valkeys://` use TLS.
     `redis+sentinel://` takes the hosts of sentinels and the name of the primary, `redis+unix://` the path of a socket.
+    `valkey+glide://`, `valkeys+glide://` and the same with `+sentinel` use valkey-glide in place of redis-py.
     `etcd://` and, with TLS, `etcds://` take the hosts of all members, with commas between them.
     The store retries a call for `retry_for` seconds while the server is away.
     """

@@ -28,6 +28,7 @@ from support.servers import (
     StartServer,
     ValkeyServer,
     needed,
+    through_glide,
 )
 
 # two cores shared with servers and nodes make any deadline a coin toss; CI repeats the same examples
@@ -88,6 +89,12 @@ def redis_url(redis_server: Server) -> str:
 @pytest.fixture
 def valkey_url(valkey_server: Server) -> str:
     return valkey_server.url
+
+
+@pytest.fixture
+def glide_url(valkey_server: Server) -> str:
+    """The URL of the shared Valkey, with the scheme that chooses valkey-glide."""
+    return through_glide(valkey_server.url)
 
 
 @pytest.fixture

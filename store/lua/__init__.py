@@ -9,8 +9,8 @@ Read in this order:
 2. `script` builds each script from its file and the definitions that it names.
 3. `store` is the whole: it inherits the groups of commands `queue_commands`, `node_commands`, `schedule_commands`,
    `read_commands` and `retention_commands`. Their base is in `driver`; `codec` converts values.
-4. `driver` is a client of a server. `redis_driver` uses redis-py, and `glide_driver` (with `glide_client`)
-   valkey-glide. `address` and `durability` read the URL.
+4. `driver` is a client of a server. `redis_driver` uses redis-py. `glide_driver` (with `glide_client`) uses
+   valkey-glide, for `valkey+glide://` only. `address` and `durability` read the URL.
 5. `separate_clients`: the lease and the leadership. `capabilities` reads the properties of the server, and `diagnosis`
    its health.
 

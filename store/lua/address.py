@@ -63,6 +63,8 @@ class Address:
 
     url: str
     scheme: Literal["redis", "valkey"]
+    library: Literal["redis-py", "glide"] = "redis-py"
+    """The client library: valkey-glide for `valkey+glide` and its forms, redis-py for all other schemes."""
     hosts: tuple[Host, ...]
     """One server; with `cluster`, some members of the cluster; with `sentinel`, the sentinels."""
     socket: str = ""
@@ -78,31 +80,25 @@ class Address:
     """`?durability=aof` or `replicas:<n>`, and `&durability_timeout=`: the confirmation that each step waits for. None:
     no wait."""
 
-    @property
-    def library(self) -> Literal["redis-py", "glide"]:
-        """The client library: that of the scheme, or redis-py for what valkey-glide cannot do."""
-        renamed = self.tls is not None and self.tls.verify and not self.tls.check_hostname
-        return "glide" if self.scheme == "valkey" and not self.socket and not renamed else "redis-py"
-
 
 def parse_address(url: str) -> Address:
     """Read the URL of a Redis or Valkey; raises OptionError.
 
     `redis[s]://[user:password@]host[:port][/db][?options]`, several hosts with `?cluster=true`;
     `redis[s]+sentinel://[user:password@]sentinel[:port],…/primary[?options]`; `redis+unix://[user:password@]/path`.
-    The same with valkey; `unix:///path` too.
+    The same with valkey; `unix:///path` too. `valkey[s]+glide://` and `valkey[s]+glide+sentinel://` use valkey-glide.
     """
     parts, shown = split_url(url), redact(url)
-    transport, _, kind = parts.scheme.partition("+")
-    has_tls = transport in _TLS
-    unix, sentinel = kind == "unix" or transport == "unix", kind == "sentinel"
+    transport, *words = parts.scheme.split("+")
+    has_tls, glide = transport in _TLS, "glide" in words
+    unix, sentinel = "unix" in (transport, *words), "sentinel" in words
     options = _options(url, unix=unix, sentinel=sentinel, tls=has_tls)
     username, password = credentials_of(url)
     socket = _socket(url) if unix else ""
     hosts = () if unix else hosts_of(url, SENTINEL_PORT if sentinel else DEFAULT_PORT)
     cluster = options.get("cluster", False)
     if len(hosts) > 1 and not cluster and not sentinel:
-        known = f"{transport}+sentinel:// for sentinels"
+        known = f"{'+'.join([transport, *words, 'sentinel'])}:// for sentinels"
         raise OptionError("store", shown, f"one host, or several with ?cluster=true for a cluster, or {known}")
     db = _db("" if unix or sentinel else parts.path.strip("/"), options.get("db"), shown)
     if cluster and db:
@@ -110,12 +106,13 @@ def parse_address(url: str) -> Address:
     return Address(
         url=shown,
         scheme="valkey" if transport.startswith("valkey") else "redis",
+        library="glide" if glide else "redis-py",
         hosts=hosts,
         socket=socket,
         db=db,
         username=username,
         password=password,
-        tls=_tls(url, options) if has_tls else None,
+        tls=_tls(url, options, glide=glide) if has_tls else None,
         cluster=cluster,
         sentinel=_sentinel(url, options, tls=has_tls) if sentinel else None,
         durability=parse_durability(options.get("durability"), options.get("durability_timeout")),
@@ -153,16 +150,17 @@ def _db(in_path: str, in_query: int | None, shown: str) -> int:
     return int(in_path or in_query or 0)
 
 
-def _tls(url: str, options: Mapping[str, Any]) -> Tls:
+def _tls(url: str, options: Mapping[str, Any], *, glide: bool) -> Tls:
     required = options.get("ssl_cert_reqs", "required")
     if required not in ("required", "optional", "none"):
         raise OptionError("store option 'ssl_cert_reqs'", required, "required or none")
-    return Tls(
-        # For a client, `optional` means the same as `required`: a server always sends a certificate.
-        verify=required != "none",
-        check_hostname=options.get("ssl_check_hostname", True),
-        **file_options(url, options, _FILES),
-    )
+    # For a client, `optional` means the same as `required`: a server always sends a certificate.
+    verify, check_hostname = required != "none", options.get("ssl_check_hostname", True)
+    if glide and verify and not check_hostname:
+        # valkey-glide checks the certificate and its host, or nothing.
+        other = split_url(url).scheme.replace("+glide", "")
+        raise OptionError("store option 'ssl_check_hostname'", "false", f"true, or {other}:// in place of valkey-glide")
+    return Tls(verify=verify, check_hostname=check_hostname, **file_options(url, options, _FILES))
 
 
 def _sentinel(url: str, options: Mapping[str, Any], *, tls: bool) -> SentinelSettings:

@@ -1,4 +1,4 @@
-"""Valkey through valkey-glide, the official client.
+"""Valkey through valkey-glide, the official client, for URLs that begin with `valkey+glide` or `valkeys+glide`.
 
 All GLIDE clients of a process share one pipe, which the event loop of the first client reads. So the driver replaces a
 client that does not answer in time (the new client registers the pipe again), and leases are renewed through redis-py:

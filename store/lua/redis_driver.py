@@ -1,4 +1,4 @@
-"""Redis through redis-py: its connections only, without the retries and the bookkeeping of its client."""
+"""Redis and Valkey through redis-py: its connections only, without the retries and bookkeeping of its client."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
 
 
 def lua_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> LuaStore:
-    """The store that a redis or valkey URL names, not opened yet; the scheme chooses the client library."""
+    """The store that a redis or valkey URL names, not opened yet; `+glide` in the scheme chooses valkey-glide."""
     address = parse_address(url)
 
     def make_driver() -> Driver:

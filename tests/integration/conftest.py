@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(params=["redis"])
 async def site(request: pytest.FixtureRequest, start_server: StartServer) -> AsyncIterator[MakeSite]:
-    """Start a Redis with settings; and a Valkey, for tests that are `with_each_driver`."""
+    """Start a Redis with settings; and a Valkey, with either driver, for tests that ask for it."""
     async with AsyncExitStack() as cleanup:
 
         def start(*, appendonly: bool = False, maxmemory: str = "0", policy: str = "noeviction") -> Site:

@@ -69,7 +69,7 @@ class Pair:
         return self.follow(self.replica)
 
 
-@pytest.fixture(params=["redis", "valkey"])
+@pytest.fixture(params=["redis", "valkey+glide"])
 def pair(request: pytest.FixtureRequest, start_server: StartServer, cleanup: AsyncExitStack) -> Pair:
     return Pair(start_server, request.param, cleanup)
 
@@ -152,7 +152,7 @@ async def test_a_server_that_cannot_confirm_is_refused(
 
 
 @pytest.mark.parametrize("way", ["turned off", "suspended"])
-@pytest.mark.parametrize("kind", ["redis", "valkey"])
+@pytest.mark.parametrize("kind", ["redis", "valkey+glide"])
 async def test_a_disk_that_no_longer_confirms_is_reported(
     kind: ServerKind, way: str, start_server: StartServer, cleanup: AsyncExitStack
 ) -> None:
@@ -335,7 +335,7 @@ async def test_too_few_replicas_are_warned_of(start_server: StartServer, cleanup
 # -- clusters
 
 
-@pytest.mark.parametrize("kind", ["redis", "valkey"])
+@pytest.mark.parametrize("kind", ["redis", "valkey+glide"])
 async def test_a_cluster_confirms_on_the_connection_that_wrote(kind: ServerKind, cleanup: AsyncExitStack) -> None:
     with ServerCluster(kind, shards=2) as cluster:
         for node in cluster.nodes:

@@ -51,7 +51,7 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
         writer.close()
 
 
-@pytest.fixture(params=["redis", "valkey"])
+@pytest.fixture(params=["redis", "valkey+glide"])
 def pair(request: pytest.FixtureRequest, start_server: StartServer) -> tuple[Server, Server]:
     first, second = start_server(request.param), start_server(request.param)
     second.command("REPLICAOF", "127.0.0.1", first.port)
@@ -72,7 +72,7 @@ async def test_a_node_leaves_a_primary_that_was_demoted(pair: tuple[Server, Serv
 
     job = Job("double", double)
     async with Address(first.port) as address:
-        url = f"{first.kind}://127.0.0.1:{address.port}"
+        url = f"{first.scheme}://127.0.0.1:{address.port}"
         async with (
             Node(url, jobs=[job], workers=4, name="worker") as worker,
             Node(url, name="client", workers=0) as own,

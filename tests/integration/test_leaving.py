@@ -56,7 +56,7 @@ async def test_a_script_leaves_at_its_end(
     await leaves(redis_url, namespace, tmp_path, program, body, end, status)
 
 
-@pytest.mark.parametrize(("store", "program"), [("valkey", "facade"), ("etcd", "bare"), ("etcd", "closed_loop")])
+@pytest.mark.parametrize(("store", "program"), [("glide", "facade"), ("etcd", "bare"), ("etcd", "closed_loop")])
 async def test_a_script_leaves_on_each_store(
     request: pytest.FixtureRequest, namespace: str, tmp_path: Path, store: str, program: str
 ) -> None:

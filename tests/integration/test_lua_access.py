@@ -20,7 +20,13 @@ from peerjob.store.drivers import diagnose
 from peerjob.store.lua.glide_driver import GlideDriver
 from peerjob.store.lua.rights import RIGHTS, WRITES
 from peerjob.testing.factories import outcome
-from support.lua_site import MakeSite, Site, with_each_driver
+from support.lua_site import (
+    MakeSite,
+    Site,
+    with_each_driver,
+    with_each_driver_and_server,
+    with_each_driver_to_a_cluster,
+)
 from support.servers import ServerCluster, ServerKind, StartServer
 from support.waiting import IN_TIME, until
 
@@ -63,19 +69,22 @@ async def test_the_documented_rights_are_enough(site: MakeSite) -> None:
         await works(here, here.server.url.replace("//", f"//{user}:secret@"))
 
 
-async def test_the_documented_rights_are_enough_in_a_cluster(server_cluster: ServerCluster) -> None:
+@with_each_driver_to_a_cluster
+async def test_the_documented_rights_are_enough_in_a_cluster(
+    server_cluster: ServerCluster, as_url: Callable[[str], str]
+) -> None:
     async with AsyncExitStack() as cleanup:
         here = Site(server_cluster.nodes[0], cleanup)
         rights = documented_rights("+cluster|slots")
         for node in server_cluster.nodes:
             node.command("ACL", "SETUSER", here.namespace, "on", ">secret", f"~{here.key('*')}", *rights)
-        await works(here, server_cluster.url.replace("//", f"//{here.namespace}:secret@"))
-        wrong = server_cluster.url.replace("//", f"//{here.namespace}:guess@")
+        await works(here, as_url(server_cluster.url).replace("//", f"//{here.namespace}:secret@"))
+        wrong = as_url(server_cluster.url).replace("//", f"//{here.namespace}:guess@")
         with pytest.raises(StoreCredentialsError):
             await here.open(url=wrong)
 
 
-@with_each_driver
+@with_each_driver_and_server
 async def test_missing_rights_are_told_before_anything_is_written(site: MakeSite) -> None:
     here = site()
     few = [right for right in documented_rights() if right not in ("+zadd", "+blmpop")]
@@ -92,7 +101,7 @@ async def test_missing_rights_are_told_before_anything_is_written(site: MakeSite
     here.server.command("ACL", "SETUSER", "jobs", "+client|setname", "-info")
     findings = await diagnose(url, namespace=here.namespace, clock=SystemClock())
     verdicts = {finding.subject: finding.verdict for finding in findings}
-    if here.server.kind == "valkey":  # GLIDE asks for INFO when it connects
+    if here.server.scheme == "valkey+glide":  # GLIDE asks for INFO when it connects
         with pytest.raises(StorePermissionError, match="'info'"):
             await here.open(url=url)
         assert verdicts["server"] is Severity.FAIL
@@ -104,7 +113,7 @@ async def test_missing_rights_are_told_before_anything_is_written(site: MakeSite
         await here.open(url=url)
 
 
-@with_each_driver
+@with_each_driver_and_server
 async def test_a_refused_user_is_told_at_once(site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
     here = site()
     # when GLIDE connects again and is refused, its calls only time out
@@ -129,7 +138,7 @@ async def test_a_refused_user_is_told_at_once(site: MakeSite, monkeypatch: pytes
             await here.open()
 
 
-@with_each_driver
+@with_each_driver_and_server
 async def test_a_right_that_is_taken_from_a_running_store_is_told_at_once(site: MakeSite) -> None:
     here = site()
     here.server.command("ACL", "SETUSER", "jobs", "on", ">secret", "~*", "+@all")
@@ -200,7 +209,7 @@ async def test_a_node_goes_on_when_its_user_has_its_rights_again(site: MakeSite)
         assert await waiting.result() == 2
 
 
-@pytest.mark.parametrize("kind", ["redis", "valkey"])
+@pytest.mark.parametrize("kind", ["redis", "valkey", "valkey+glide"])
 async def test_a_command_that_is_missing_is_told_at_once(kind: ServerKind, start_server: StartServer) -> None:
     async with AsyncExitStack() as cleanup, asyncio.timeout(IN_TIME):
         here = Site(
@@ -209,9 +218,13 @@ async def test_a_command_that_is_missing_is_told_at_once(kind: ServerKind, start
         with pytest.raises(StoreCommandError, match="ltrim, zadd"):
             await here.open()
         assert here.all_keys() == set()
-        without_info = Site(start_server("valkey", config=("--rename-command", "INFO", "")), cleanup)
-        with pytest.raises(StoreCommandError, match="unknown command 'INFO'"):
-            await without_info.open()
+        without_info = Site(start_server(kind, config=("--rename-command", "INFO", "")), cleanup)
+        if kind == "valkey+glide":
+            with pytest.raises(StoreCommandError, match="unknown command 'INFO'"):
+                await without_info.open()
+        else:
+            store = await without_info.open()
+            assert any("may not ask it for INFO" in warning for warning in store.capabilities.warnings)
         without_scripts = Site(start_server(kind, config=("--rename-command", "EVALSHA", "")), cleanup)
         with pytest.raises(StoreCommandError, match=r"unknown command 'EVALSHA'$"):
             await without_scripts.open()

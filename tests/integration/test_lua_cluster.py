@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -29,9 +29,10 @@ from peerjob.testing.store_conformance.retention import RetentionRules
 from peerjob.testing.store_conformance.schedules import ScheduleRules
 from peerjob.testing.store_conformance.suite import StoreSuite
 from peerjob.testing.store_conformance.timetable import ScheduleSuite
-from support.servers import MissingServerError, Server, ServerCluster, ServerKind
+from support.lua_site import with_each_driver_to_a_cluster
+from support.servers import MissingServerError, Server, ServerCluster, ServerKind, through_glide
 
-KINDS: list[ServerKind] = ["redis", "valkey"]
+KINDS: list[ServerKind] = ["redis", "valkey+glide"]
 
 
 def on_cluster(kind: ServerKind) -> pytest.MarkDecorator:
@@ -55,6 +56,15 @@ class OnCluster(StoreSuite):
 @on_cluster("redis")
 class TestRedisCluster(OnCluster, QueueRules, HintRules, LivenessRules, ElectionRules):
     """Rules that use each kind of call of redis-py to a cluster."""
+
+
+@on_cluster("valkey")
+class TestGlideCluster(OnCluster, QueueRules, HintRules):
+    """Rules that use each kind of call of valkey-glide to a cluster; leases and elections use redis-py."""
+
+    @pytest.fixture(autouse=True)
+    def server(self, server_cluster: ServerCluster) -> None:
+        self.url = through_glide(server_cluster.url)
 
 
 @on_cluster("valkey")
@@ -189,8 +199,9 @@ async def test_a_namespace_rests_while_its_slot_moves(own_cluster: ServerCluster
     await peer.close()
 
 
-async def test_a_cluster_must_be_called_one(server_cluster: ServerCluster) -> None:
-    url = server_cluster.nodes[0].url
+@with_each_driver_to_a_cluster
+async def test_a_cluster_must_be_called_one(server_cluster: ServerCluster, as_url: Callable[[str], str]) -> None:
+    url = as_url(server_cluster.nodes[0].url)
     stores = [
         lua_store(url, namespace=f"any-{number}", clock=SystemClock(), limits=StoreLimits()) for number in range(50)
     ]

@@ -404,11 +404,11 @@ async def test_rubbish_among_the_delayed_is_set_aside(site: MakeSite) -> None:
     assert (health.delayed, health.undecodable) == (0, 1)
 
 
-def test_glide_outlives_the_loop_that_read_its_answers(valkey_url: str) -> None:
+def test_glide_outlives_the_loop_that_read_its_answers(glide_url: str) -> None:
     """The event loop of the first GLIDE client serves all clients of a process; ours must survive its end."""
 
     def new_driver() -> GlideDriver:
-        return GlideDriver(parse_address(valkey_url), namespace=f"loops-{uuid.uuid4().hex[:8]}", call_timeout=0.3)
+        return GlideDriver(parse_address(glide_url), namespace=f"loops-{uuid.uuid4().hex[:8]}", call_timeout=0.3)
 
     async def use(driver: GlideDriver) -> None:
         for _ in range(100):

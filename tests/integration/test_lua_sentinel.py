@@ -19,7 +19,7 @@ from peerjob.store.lua.redis_driver import RedisDriver
 from support.etcd import Certificates
 from support.lua_site import Site
 from support.sentinels import NAME, PASSWORD, SENTINEL_PASSWORD, WatchedServers
-from support.servers import free_port
+from support.servers import ServerKind, free_port
 from support.waiting import IN_TIME, PATIENCE, until
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,9 @@ def watched(request: pytest.FixtureRequest) -> Iterator[WatchedServers]:
         yield servers
 
 
-@pytest.mark.parametrize("watched", [("redis", 2, 3), ("valkey", 2, 3)], indirect=True, ids=["redis", "valkey"])
+@pytest.mark.parametrize(
+    "watched", [("redis", 2, 3), ("valkey+glide", 2, 3)], indirect=True, ids=["redis", "valkey+glide"]
+)
 async def test_each_accepted_job_completes_after_the_primary_is_killed(watched: WatchedServers, namespace: str) -> None:
     url = watched.with_options("durability=replicas:1&durability_timeout=1s")
     accepted: list[Instance[Any]] = []
@@ -92,8 +94,9 @@ async def test_a_primary_that_hangs_is_left_when_the_sentinels_say_so(
         hints.cancel()
 
 
-async def test_what_is_wrong_with_sentinels_is_told_at_once(signed: Certificates) -> None:
-    with WatchedServers("valkey", replicas=0, sentinels=1, tls=signed) as watched:
+@pytest.mark.parametrize("kind", ["valkey", "valkey+glide"])
+async def test_what_is_wrong_with_sentinels_is_told_at_once(kind: ServerKind, signed: Certificates) -> None:
+    with WatchedServers(kind, replicas=0, sentinels=1, tls=signed) as watched:
         async with AsyncExitStack() as cleanup, asyncio.timeout(IN_TIME):
             here = Site(watched.servers[0], cleanup)
             # two of the three sentinels do not exist
@@ -116,6 +119,6 @@ async def test_what_is_wrong_with_sentinels_is_told_at_once(signed: Certificates
             server = watched.url.replace(f":{watched.sentinels[0].port}/", f":{watched.servers[0].tls_port}/")
             with pytest.raises(StoreCommandError, match="is not a sentinel"):
                 await here.open(url=server.replace(SENTINEL_PASSWORD, PASSWORD))
-            plain = watched.url.replace("valkeys+", "valkey+").replace(f"&ca_certs={signed.ca}", "")
+            plain = watched.url.replace("valkeys", "valkey", 1).replace(f"&ca_certs={signed.ca}", "")
             with pytest.raises(StoreUnavailableError, match="no sentinel answers: 127"):
                 await here.open(url=plain, retry_for=0)

@@ -10,10 +10,10 @@ from peerjob.model.firing import Candidate
 from peerjob.testing.factories import LONG_TTL_US
 from support.etcd import Certificates
 from support.lua_site import Site
-from support.servers import ServerKind, StartServer, free_port
+from support.servers import ServerKind, StartServer, free_port, tls_scheme
 
 
-@pytest.mark.parametrize("kind", ["redis", "valkey"])
+@pytest.mark.parametrize("kind", ["redis", "valkey+glide"])
 async def test_a_server_that_wants_certificates_is_served_on_each_connection(
     kind: ServerKind, start_server: StartServer, signed: Certificates
 ) -> None:
@@ -23,7 +23,7 @@ async def test_a_server_that_wants_certificates_is_served_on_each_connection(
     config = ("--tls-port", port, *files, "--tls-ca-cert-file", signed.ca, "--tls-auth-clients", "yes")
     async with AsyncExitStack() as cleanup:
         here = Site(start_server(kind, config=tuple(map(str, config))), cleanup)
-        trusted = f"{kind}s://127.0.0.1:{port}?ca_certs={signed.ca}"
+        trusted = f"{tls_scheme(kind)}://127.0.0.1:{port}?ca_certs={signed.ca}"
 
         store = await here.open(url=f"{trusted}&cert_file={signed.client_cert}&key_file={signed.client_key}")
         peer = await here.join(store)

@@ -1,5 +1,6 @@
 """Unix sockets, several members of a cluster, databases and the options of TLS: each with a real server."""
 
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.store.drivers import diagnose
 from support.etcd import Certificates, other_ca
-from support.lua_site import MakeSite, Site, with_each_driver
-from support.servers import ServerCluster, ServerKind, StartServer, free_port
+from support.lua_site import MakeSite, Site, with_each_driver, with_each_driver_to_a_cluster
+from support.servers import ServerCluster, ServerKind, StartServer, free_port, tls_scheme
 from support.waiting import IN_TIME
 
 
@@ -78,13 +79,17 @@ async def test_a_database_is_chosen(site: MakeSite, namespace: str) -> None:
     assert list(info) == ["db5"]
 
 
-async def test_any_member_of_a_cluster_leads_to_the_others(server_cluster: ServerCluster, namespace: str) -> None:
+@with_each_driver_to_a_cluster
+async def test_any_member_of_a_cluster_leads_to_the_others(
+    server_cluster: ServerCluster, as_url: Callable[[str], str], namespace: str
+) -> None:
     kind, closed_port = server_cluster.nodes[0].kind, free_port()
     for member in server_cluster.nodes[1:]:
-        await works(f"{kind}://127.0.0.1:{closed_port},127.0.0.1:{member.port}?cluster=true", namespace)
+        url = as_url(f"{kind}://127.0.0.1:{closed_port},127.0.0.1:{member.port}?cluster=true")
+        await works(url, namespace)
 
 
-@pytest.mark.parametrize("kind", ["redis", "valkey"])
+@pytest.mark.parametrize("kind", ["redis", "valkey+glide"])
 async def test_certificates_are_checked_as_the_url_says(
     kind: ServerKind, start_server: StartServer, signed: Certificates, tmp_path: Path, namespace: str
 ) -> None:
@@ -96,13 +101,15 @@ async def test_certificates_are_checked_as_the_url_says(
     theirs = f"ssl_certfile={signed.client_cert}&ssl_keyfile={signed.client_key}"
     strange = f"ssl_ca_certs={other_ca(tmp_path)}"
 
-    await works(f"{kind}s://localhost:{port}?{theirs}&ssl_ca_certs={signed.ca}&ssl_cert_reqs=required", namespace)
+    scheme = tls_scheme(kind)
+    await works(f"{scheme}://localhost:{port}?{theirs}&ssl_ca_certs={signed.ca}&ssl_cert_reqs=required", namespace)
     # the certificate is that of 127.0.0.1 and localhost
-    elsewhere = f"{kind}s://127.0.0.2:{port}?{theirs}&ssl_ca_certs={signed.ca}"
-    await works(f"{elsewhere}&ssl_check_hostname=false", namespace)
-    await works(f"{kind}s://127.0.0.2:{port}?{theirs}&ssl_cert_reqs=none", namespace)
+    elsewhere = f"{scheme}://127.0.0.2:{port}?{theirs}&ssl_ca_certs={signed.ca}"
+    # valkey-glide does not have the option, and `valkeys://` does
+    await works(f"{elsewhere.replace('+glide', '')}&ssl_check_hostname=false", namespace)
+    await works(f"{scheme}://127.0.0.2:{port}?{theirs}&ssl_cert_reqs=none", namespace)
     async with AsyncExitStack() as cleanup:
-        for url in (elsewhere, f"{kind}s://localhost:{port}?{theirs}&{strange}"):
+        for url in (elsewhere, f"{scheme}://localhost:{port}?{theirs}&{strange}"):
             here = Site(start_server(kind), cleanup)
             with pytest.raises(StoreUnavailableError, match=r"(?i)certificate|IP address mismatch"):
                 await here.open(url=url, retry_for=0)

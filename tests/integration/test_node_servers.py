@@ -268,7 +268,8 @@ async def test_local_callables_are_refused_where_others_share_the_store(start_no
 
 
 async def test_a_server_that_is_not_there_is_named_within_five_seconds() -> None:
-    urls = ("redis://127.0.0.1:1", "valkey://127.0.0.1:1", "redis://user:secret@127.0.0.1:1/0")
+    there = "127.0.0.1:1"
+    urls = (f"redis://{there}", f"valkey://{there}", f"valkey+glide://{there}", f"redis://user:secret@{there}/0")
     with Stalls() as stalls:
         at_us = now_us()
         errors = await asyncio.gather(*(Node(url).start() for url in urls), return_exceptions=True)

@@ -21,7 +21,7 @@ from peerjob.testing.store_conformance.ownership import OwnershipRules
 from peerjob.testing.store_conformance.suite import StoreSuite
 from support.etcd import EtcdCluster
 from support.leftovers import leftovers_of
-from support.servers import RedisServer, Server, ValkeyServer
+from support.servers import GlideServer, RedisServer, Server, ValkeyServer
 from support.waiting import until
 
 
@@ -33,7 +33,7 @@ def disk_server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def replicated_server() -> Iterator[Server]:
-    with ValkeyServer() as primary, ValkeyServer(config=("--replicaof", f"127.0.0.1 {primary.port}")):
+    with GlideServer() as primary, ValkeyServer(config=("--replicaof", f"127.0.0.1 {primary.port}")):
         assert primary.command("WAIT", 1, 50_000) == 1
         yield primary
 
@@ -88,15 +88,23 @@ class TestRedis(Conformance):
 
 
 class TestValkey(Conformance):
-    """A Valkey server, through GLIDE."""
+    """A Valkey server, through redis-py."""
 
     @pytest.fixture(autouse=True)
     def _url(self, valkey_url: str) -> None:
         self.url = valkey_url
 
+
+class TestGlide(Conformance):
+    """A Valkey server, through valkey-glide."""
+
+    @pytest.fixture(autouse=True)
+    def _url(self, glide_url: str) -> None:
+        self.url = glide_url
+
     async def wait_given_up(self) -> None:
         # GLIDE closes a connection a moment after `close()`; a hint that the server sends on it until then is lost
-        async with Redis.from_url(self.url.replace("valkey", "redis", 1)) as redis:
+        async with Redis.from_url(self.url.replace("valkey+glide", "redis", 1)) as redis:
 
             async def none_waits() -> bool:
                 clients: dict[str, Any] = await redis.info("clients")
@@ -147,7 +155,7 @@ class TestConfirmedByDisk(Conformance):
 
 @pytest.mark.soak
 class TestConfirmedByReplica(Conformance):
-    """A Valkey that confirms a step when a replica has it."""
+    """A Valkey, through valkey-glide, that confirms a step when a replica has it."""
 
     @pytest.fixture(autouse=True)
     def _url(self, replicated_server: Server) -> None:

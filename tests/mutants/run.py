@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from support.planted import Planted, copy_of_tree, ended, patched, planted  # noqa: E402  # found by the line above
 
 ENGINES = {
-    "store/lua/": "tests/integration -k 'lua or TestRedis or TestValkey'",
+    "store/lua/": "tests/integration -k 'lua or TestRedis or TestValkey or TestGlide'",
     "store/kv/": "tests/integration -k 'etcd or TestEtcd'",
 }
 """Integration tests of an engine, by where its mechanisms live."""

@@ -68,7 +68,7 @@ async def kinds_left(store: KVStore) -> Sequence[str]:
 
 
 async def _on_server(url: str, start: str) -> Sequence[str]:
-    client = redis.asyncio.Redis.from_url(url.replace("valkey", "redis"), decode_responses=True)
+    client = redis.asyncio.Redis.from_url(f"redis://{url.partition('://')[2]}", decode_responses=True)
     left: list[str] = []
     try:
         found = cast("list[str]", [key async for key in client.scan_iter(match=f"{start}*", count=1000)])

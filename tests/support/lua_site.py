@@ -15,7 +15,7 @@ from peerjob.model.record import StoreLimits
 from peerjob.store.lua.driver import prefix
 from peerjob.store.lua.store import LuaStore, lua_store
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
-from support.servers import Server
+from support.servers import Server, through_glide
 
 
 @dataclass
@@ -86,8 +86,17 @@ class Site:
 
 MakeSite = Callable[..., Site]
 
-with_each_driver = pytest.mark.parametrize("site", ["redis", "valkey"], indirect=True)
+with_each_driver = pytest.mark.parametrize("site", ["redis", "valkey+glide"], indirect=True)
 """For faults of a client: the scripts behave the same on Redis and Valkey, as the conformance suite shows."""
+with_each_driver_and_server = pytest.mark.parametrize("site", ["redis", "valkey", "valkey+glide"], indirect=True)
+"""For texts of a server that a driver reads: Redis and Valkey may word an error differently."""
+with_each_driver_to_a_cluster = pytest.mark.parametrize(
+    ("server_cluster", "as_url"),
+    [("redis", str), ("valkey", through_glide)],
+    indirect=["server_cluster"],
+    ids=["redis", "valkey+glide"],
+)
+"""For calls of a driver to a cluster; `as_url` makes its URL from that of the cluster or of a shard."""
 
 
 class CuttingProxy:

