@@ -206,7 +206,15 @@ async def _locate(
             raise error.__cause__ from error
         raise StoreUnavailableError(address.url, str(error)) from error
     finally:
-        await cluster.aclose()
+        await _end(cluster)
     if node is None:
         raise StoreUnavailableError(address.url, "no server of the cluster has the slot of this namespace")
     return Host(str(node.host), int(node.port)), everyone or tuple(known)
+
+
+async def _end(cluster: RedisCluster) -> None:
+    """Close the connections at once: a cancelled `aclose` leaves them open, and with TLS it waits for the servers."""
+    for node in (*cluster.nodes_manager.startup_nodes.values(), *cluster.get_nodes()):
+        for connection in node._connections:  # pyright: ignore[reportPrivateUsage]
+            await end(connection)
+    await cluster.aclose()

@@ -1,10 +1,12 @@
 """A namespace in a real cluster of three shards: the contract, also while its slot moves."""
 
 import asyncio
+import gc
 import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
+from redis.asyncio.cluster import RedisCluster
 
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreError, StoreUnavailableError
@@ -12,7 +14,9 @@ from peerjob.model.firing import Candidate
 from peerjob.model.record import Action, StoreLimits
 from peerjob.model.state import State
 from peerjob.store.base import Store
+from peerjob.store.lua.address import parse_address
 from peerjob.store.lua.driver import prefix
+from peerjob.store.lua.redis_driver import RedisDriver
 from peerjob.store.lua.store import lua_store
 from peerjob.testing.factories import Factory, Peer, outcome
 from peerjob.testing.store_conformance.cancel import CancelRules
@@ -197,6 +201,26 @@ async def test_a_namespace_rests_while_its_slot_moves(own_cluster: ServerCluster
         await one.close()
     await elections.close()
     await peer.close()
+
+
+async def test_a_search_that_is_given_up_leaves_no_connection_open(
+    server_cluster: ServerCluster, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An open connection that nothing refers to is a warning, and so an error of this test."""
+    close = RedisCluster.aclose
+
+    async def close_when_cancelled(cluster: RedisCluster) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await close(cluster)
+
+    monkeypatch.setattr(RedisCluster, "aclose", close_when_cancelled)
+    driver = RedisDriver(parse_address(server_cluster.url), namespace=namespace)
+    with pytest.raises(asyncio.CancelledError):
+        await driver.open()
+    await driver.close()
+    gc.collect()
 
 
 @with_each_driver_to_a_cluster
