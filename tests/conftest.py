@@ -5,6 +5,7 @@ namespace. A test that breaks its server starts one of its own with `start_serve
 """
 
 import contextlib
+import gc
 import os
 import tempfile
 import uuid
@@ -45,6 +46,17 @@ for name in [*os.environ]:
 os.environ["no_grpc_proxy"] = "localhost,127.0.0.1,[::1]"  # noqa: SIM112  # gRPC reads no other
 
 MEMORY = Path("/dev/shm")
+
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Leave the collected tests out of each garbage collection: looking through them took a fifth of the CPU time."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
+
+
 Started = TypeVar("Started", Server, ServerCluster, EtcdServer, EtcdCluster)
 
 
