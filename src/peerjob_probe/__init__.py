@@ -33,6 +33,8 @@ class ProbeReply(NamedTuple):
 
     ok: bool
     why: str
+    answered: bool = True
+    """Whether an answer came in time."""
 
 
 def ask(probe: str, host: str, port: int, timeout: float) -> ProbeReply:
@@ -46,7 +48,7 @@ def ask(probe: str, host: str, port: int, timeout: float) -> ProbeReply:
     try:
         status, text = _get(host, port, f"{PATHS[probe]}", time.monotonic() + timeout)
     except TimeoutError:
-        return ProbeReply(False, f"{where} did not answer within {timeout:g} s")
+        return ProbeReply(False, f"{where} did not answer within {timeout:.3g} s", answered=False)
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         return ProbeReply(False, f"{where} cannot be asked ({reason})")

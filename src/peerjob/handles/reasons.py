@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from peerjob.model.ages import age, moment
+from peerjob.model.ages import age, moment, until
 from peerjob.model.firing import Leader
 from peerjob.model.record import NodeView, Record, is_suspect
 from peerjob.model.state import State
@@ -162,7 +162,7 @@ def why_schedule(
     if schedule.next_at is None:
         found.append("it has no next time")
     elif not schedule.paused:
-        found.append(f"its next time is {age(schedule.next_at, now)}, at {moment(schedule.next_at)}")
+        found.append(f"its next time is {until(schedule.next_at, now)}, at {moment(schedule.next_at)}")
     if last is not None:
         reason = f" ({last.reason})" if last.reason else ""
         found.append(f"its last time, {moment(last.until or last.nominal)}, was {last.outcome}{reason}")

@@ -13,6 +13,14 @@ def age(then: datetime | None, now: datetime) -> str:
     return span(passed) if passed >= timedelta() else f"in {span(-passed)}"
 
 
+def until(then: datetime | None, now: datetime) -> str:
+    """The time until a planned moment: "in 3m", or "5s late" from a second on; "-" for none."""
+    if then is None:
+        return "-"
+    left = then - now
+    return f"{span(-left)} late" if left <= timedelta(seconds=-1) else f"in {span(max(left, timedelta()))}"
+
+
 def span(time: timedelta) -> str:
     """A duration in its one or two largest units: "4s", "12m", "3h20m", "5d"."""
     seconds = int(time.total_seconds())

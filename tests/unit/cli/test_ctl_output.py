@@ -18,7 +18,7 @@ from peerjob.cli.ctl.output import Column, Format, Printer, TableView
 from peerjob.cli.ctl.tables import FIRES
 from peerjob.cli.ctl.yaml import to_yaml
 from peerjob.handles.schedule import FireEntry
-from peerjob.model.ages import age
+from peerjob.model.ages import age, until
 from peerjob.model.audit import AuditRecord
 from peerjob.model.clock import to_us
 from peerjob.model.errors import (
@@ -87,6 +87,15 @@ def test_nothing_is_said_on_standard_error(capsys: pytest.CaptureFixture[str]) -
 )
 def test_an_age_is_short(seconds: int, text: str) -> None:
     assert age(NOW - timedelta(seconds=seconds), NOW) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(180, "in 3m"), (0.9, "in 0s"), (0, "in 0s"), (-0.9, "in 0s"), (-1, "1s late"), (-300, "5m late")],
+)
+def test_a_planned_moment_in_the_past_is_late(seconds: float, text: str) -> None:
+    assert until(NOW + timedelta(seconds=seconds), NOW) == text
+    assert until(None, NOW) == "-"
 
 
 @given(st.text())

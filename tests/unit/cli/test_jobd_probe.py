@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import peerjob_probe
 from peerjob import OptionError
 from peerjob.cli import jobd
 from peerjob.cli.console import run
-from peerjob.cli.daemon.drain import check_daemon
+from peerjob.cli.daemon.drain import check_daemon, wait_until_drained
 from peerjob.cli.daemon.errors import error_report
 from peerjob.node.observe.metrics.server import PROBES
 from peerjob_probe import ask, parse_probe
@@ -29,19 +30,20 @@ def nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def answering(answer: bytes | None, host: str = "127.0.0.1") -> Generator[int]:
-    """A port where one request is answered so; None: never."""
+def answering(*answers: bytes | None, host: str = "127.0.0.1") -> Generator[int]:
+    """A port where one request after the other is answered so; None: never."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as server:
 
         def serve() -> None:
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(65536)
-                if answer is None:
-                    asked.wait(30)
-                else:
-                    connection.sendall(answer)
+            for answer in answers:
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(65536)
+                    if answer is None:
+                        asked.wait(30)
+                    else:
+                        connection.sendall(answer)
 
         asked = threading.Event()
         thread = threading.Thread(target=serve)
@@ -114,6 +116,12 @@ def test_an_answer_is_printed_in_one_line(answer: bytes | None, ok: bool, why: s
     assert "\n" not in heard.why
 
 
+def test_a_drain_that_ends_in_a_probe_cut_short_tells_the_answer_before_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(b"HTTP/1.1 503 No\r\n\r\nfailed\nfail  workers: 3 run\n", None) as port:
+        assert wait_until_drained(os.getpid(), "127.0.0.1", port, 0.5, time.monotonic() + 0.5) == 1
+    assert capsys.readouterr().err == "jobd: not drained after 0.5 s: workers: 3 run\n"
+
+
 @pytest.mark.parametrize(
     ("listens", "host", "where"),
     [
@@ -128,7 +136,7 @@ def test_an_answer_is_printed_in_one_line(answer: bytes | None, ok: bool, why: s
 )
 def test_a_host_is_found_however_it_is_written(listens: str, host: str, where: str) -> None:
     try:
-        with answering(b"HTTP/1.1 404 No\r\n\r\n", listens) as port:
+        with answering(b"HTTP/1.1 404 No\r\n\r\n", host=listens) as port:
             heard = ask("live", host, port, 10)
     except OSError:
         assert ":" in listens

@@ -9,7 +9,7 @@ from typing import Any
 from peerjob.handles.instance import Instance
 from peerjob.handles.registered_job import RegisteredJob
 from peerjob.handles.schedule import FireEntry, Schedule
-from peerjob.model.ages import age, moment, span
+from peerjob.model.ages import age, moment, span, until
 from peerjob.model.durations import format_seconds
 from peerjob.model.errors import DecodeError
 from peerjob.model.json_text import to_json
@@ -142,7 +142,7 @@ def schedules(now: datetime) -> TableView[Schedule]:
             Column(title="NAME", text=lambda one: one.name),
             Column(title="KIND", text=lambda one: one.kind),
             Column(title="RECURS", text=_recurs),
-            Column(title="NEXT", text=lambda one: "paused" if one.paused else age(one.next_at, now), right=True),
+            Column(title="NEXT", text=lambda one: "paused" if one.paused else until(one.next_at, now), right=True),
             Column(title="LAST", text=lambda one: age(one.last_at, now), right=True),
             Column(title="RUNNING", text=lambda one: one.running or "-", wide=True),
             Column(title="WAITING", text=lambda one: str(len(one.waiting)), wide=True, right=True),

@@ -37,10 +37,18 @@ def drain(pid: int, listen: str, timeout: float) -> int:
         os.kill(pid, signal.SIGUSR1)
     except PermissionError:
         raise OptionError("--pid", pid, "a daemon of the same user, or root's rights") from None
-    answer = ProbeReply(False, "the time limit is zero")
+    return wait_until_drained(pid, host, port, timeout, until)
+
+
+def wait_until_drained(pid: int, host: str, port: int, timeout: float, until: float) -> int:
+    """Ask the daemon until it is drained, its process has ended, or `until` is over; the exit status."""
+    answer = ProbeReply(False, "the time limit is zero", answered=False)
     while (left := until - time.monotonic()) > 0:
-        answer = ask("drained", host, port, min(left, MAX_ANSWER))
-        if answer.ok:
+        reply = ask("drained", host, port, min(left, MAX_ANSWER))
+        if reply.answered or not answer.answered or left >= MAX_ANSWER:
+            # the end of the time limit can cut the last probe short; the answer before it says why the daemon still runs
+            answer = reply
+        if reply.ok:
             print("drained")
             return 0
         if not _exists(pid):
