@@ -6,6 +6,7 @@ store has committed the change.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -240,7 +241,8 @@ class HintRouter(BackgroundRole):
 
     async def run(self) -> None:
         while True:
-            for hint in await self._store.next_hints(self._held_claims.incarnation, HINTS_WAIT):
+            hints = await self._store.next_hints(self._held_claims.incarnation, HINTS_WAIT)
+            for hint in hints:
                 match hint.what:
                     case "work":
                         self._outbox.hint()
@@ -256,3 +258,5 @@ class HintRouter(BackgroundRole):
                         self._election.soon()
                     case _:
                         pass  # a later version of peerjob can send hints that this version does not know
+            if hints:
+                await asyncio.sleep(0)  # let the claim loop send its claim before this role asks for hints again
