@@ -113,7 +113,9 @@ class _Site:
 
     async def _clusters(self, request: Request) -> Response:
         async def answer(visit: Visit) -> Response:
-            return HTMLResponse(await self._renderer.page(visit, await clusters_page(visit, self._served)))
+            rights = visit.principal.rights
+            shown = {name: one.for_kinds(rights) for name, one in self._served.items() if one.is_within(rights)}
+            return HTMLResponse(await self._renderer.page(visit, await clusters_page(visit, shown)))
 
         return await self._admitted(request, next(iter(self._served.values())), answer)
 
@@ -143,14 +145,14 @@ class _Site:
             principal = await principal_of(self._authorize, request, served.manager.clock.time_us())
         except AuthorizeError as error:
             return HTMLResponse(self._renderer.text("denied.html", root=root, text=str(error)), error.status)
-        if principal is None or principal.rights.kinds or not served.is_within(principal.rights):
+        if principal is None or not served.is_within(principal.rights):
             if principal is None and isinstance(self._authorize, SignIn) and request.method in ("GET", "HEAD"):
                 return self._authorize.redirect(request)
-            limited = "" if principal is None else " These rights are limited to some kinds or to other namespaces."
+            limited = "" if principal is None else " These rights are limited to other namespaces."
             return HTMLResponse(
                 self._renderer.text("denied.html", root=root, text=f"You have no rights here.{limited}"), 403
             )
-        fresh = session or new_session()
+        fresh, served = session or new_session(), served.for_kinds(principal.rights)
         visit = Visit(
             root=root,
             cluster=served.name,

@@ -13,11 +13,14 @@ from .feeds import Feeds
 from .links import Links
 from .lookups import SharedLists
 from .samples import Samples
+from .scoped import ScopedManager
 
 MAX_REMEMBERED = 32
 """The most pages that are kept, to be shown again while the store is away."""
 MAX_REMEMBERED_TEXT = 512 << 10
 """The most characters of a page that is kept."""
+MAX_SCOPES = 50
+"""The most sets of kinds whose samples and pages are kept. Each set has samples of its own."""
 
 
 class RememberedPages:
@@ -51,6 +54,19 @@ class ServedCluster:
         self.remembered = RememberedPages()
         self.parts: dict[tuple[str, Links], tuple[int, Mapping[str, str]]] = {}
         """The parts of live views that all readers share, with the version of their sample."""
+
+        self._scoped: OrderedDict[tuple[str, ...], ServedCluster] = OrderedDict()
+
+    def for_kinds(self, rights: Rights) -> ServedCluster:
+        """This cluster, or what rights that are limited to kinds show of it."""
+        if not rights.kinds:
+            return self
+        key = tuple(sorted(rights.kinds))
+        found = self._scoped.pop(key, None) or ServedCluster(self.name, ScopedManager(self.manager, rights))
+        self._scoped[key] = found
+        if len(self._scoped) > MAX_SCOPES:
+            self._scoped.popitem(last=False)
+        return found
 
     def is_within(self, rights: Rights) -> bool:
         """Whether the rights cover the namespace. Only a node tells its namespace."""

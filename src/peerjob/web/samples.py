@@ -23,6 +23,7 @@ from peerjob.model.record import NodeView
 from peerjob.model.state import State
 
 from .patience import PATIENCE, describe_absence
+from .scoped import ScopedManager
 
 logger = logging.getLogger("peerjob.web")
 
@@ -57,6 +58,8 @@ class Sample:
     """Waiting instances, the oldest by creation first."""
     without_wait: frozenset[str] = frozenset()
     """Kinds whose first instances are all delayed, as far as they are not among the oldest."""
+    all_kinds: bool = True
+    """Whether it is about all kinds, so that the number of delayed instances is known."""
     absence: str = ""
     """Why the latest read failed; "" if it did not."""
     version: int = 0
@@ -67,7 +70,7 @@ class Samples:
 
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
-        self.latest = Sample()
+        self.latest = Sample(all_kinds=not isinstance(manager, ScopedManager))
         self._taken = float("-inf")
         self._nodes_taken = float("-inf")
         self._activity_taken = float("-inf")

@@ -46,7 +46,7 @@ class SignIn:
     """Lets people sign in with a token of `authenticators`, such as `Tokens` or `Jwt`; for `dashboard(authorize=)`.
 
     A session ends after 12 hours, with its token, or with its process. `namespace` is that of the manager: a token for
-    other namespaces is refused, and so is a token that is limited to kinds.
+    other namespaces is refused. A token that is limited to kinds shows these kinds only.
     """
 
     def __init__(self, authenticators: Sequence[Authenticator], *, clock: Clock, namespace: str | None = None) -> None:
@@ -137,8 +137,6 @@ class SignIn:
             rights = principal.rights
             if rights.expired(self._clock.time_us()):
                 raise UnauthenticatedError("the token has expired")
-            if rights.kinds:
-                raise UnauthenticatedError("the token is limited to some kinds, and the pages show all kinds")
             if rights.namespaces and self._namespace not in rights.namespaces:
                 raise UnauthenticatedError(f"the token has no rights in namespace {self._namespace!r}")
             return principal

@@ -99,12 +99,16 @@ class Visit(Links):
         return to_datetime(self.manager.clock.time_us())
 
     def may(self, role: Role | str) -> bool:
-        """Whether the sender has a role, such as "operator"."""
-        return self.principal.rights.role >= (role if isinstance(role, Role) else Role[role.upper()])
+        """Whether the sender has a role, such as "operator". An admin of some kinds is none of the cluster."""
+        needed = role if isinstance(role, Role) else Role[role.upper()]
+        rights = self.principal.rights
+        return rights.role >= needed and not (rights.kinds and needed is Role.ADMIN)
 
     def may_use(self, kind: str) -> bool:
         """Whether the sender may schedule a kind, and change its schedules: peerjob's own kinds need an admin."""
-        return self.may(Role.OPERATOR) and (self.may(Role.ADMIN) or not kind.startswith(SYSTEM))
+        rights = self.principal.rights
+        known = rights.role >= (Role.ADMIN if kind.startswith(SYSTEM) else Role.OPERATOR)
+        return known and rights.include(kind)
 
     # -- what the sender gave ----------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ import pytest
 from starlette.requests import Request
 
 from peerjob import Client, Job, Node, Principal, Rights, Role, State, Token, Tokens
+from peerjob.testing.clock import VirtualClock
 from peerjob.web import dashboard
 from support.dashboards import browsing, pages_of, submit
 from support.rpc import served
@@ -63,17 +64,108 @@ async def test_a_client_schedules_a_form_once() -> None:
 @pytest.mark.parametrize(
     "rights",
     [
-        Rights(role=Role.ADMIN, kinds=("mail.*",)),
         Rights(role=Role.ADMIN, namespaces=("other",)),
         Rights(role=Role.ADMIN, until=datetime(2020, 1, 1, tzinfo=UTC)),
     ],
 )
-async def test_limited_and_expired_rights_open_nothing(rights: Rights) -> None:
+async def test_rights_elsewhere_and_expired_rights_open_nothing(rights: Rights) -> None:
     async def allow(request: Request) -> Principal:
         return Principal(name="lim", rights=rights)
 
     async with Node("memory://") as node, browsing(dashboard(node, authorize=allow)) as client:
         assert (await client.get("/")).status_code == 403
+
+
+def _limited(role: Role, *kinds: str) -> Any:
+    async def allow(request: Request) -> Principal:
+        return Principal(name="lim", rights=Rights(role=role, kinds=kinds))
+
+    return allow
+
+
+MIXED = [
+    Job("mail.send", str, tags=["both"]),
+    Job("mail.tick", str, every="1h", name="mail tick"),
+    Job("bank.login", str, tags=["both"]),
+    Job("bank.tick", str, every="1h", name="bank tick"),
+]
+
+
+async def test_limited_rights_show_their_kinds_only(clock: VirtualClock) -> None:
+    async with (
+        Node("memory://", jobs=MIXED, clock=clock) as node,
+        browsing(dashboard(node, authorize=_limited(Role.ADMIN, "mail.*"))) as client,
+    ):
+        own, other = await node.schedule("mail.send", "a"), await node.schedule("bank.login", "secret")
+        await clock.advance(30)
+        await node.schedules()
+        for path in ("/", "/instances", "/instances?tag=both", "/kinds", "/nodes", "/schedules", "/search?q=k"):
+            answer = await client.get(path)
+            assert answer.status_code == 200, path
+            assert "bank" not in answer.text, path
+            assert "lim (admin of mail.*)" in answer.text
+        await node.schedule_many(Job("bank.login", str).with_options(after="1h").call("b") for _ in range(3))
+        await node.schedule(Job("mail.send", str).with_options(after="1h"), "b")
+        await clock.advance(30)
+        overview = (await client.get("/")).text
+        assert "mail.send" in overview
+        assert '>1</span> <span class="label">Queued or delayed' in overview
+        assert own.id in (await client.get("/instances")).text
+        found = [
+            (await client.get(path)).status_code
+            for path in (
+                f"/instances/{own.id}",
+                "/schedules/mail%20tick",
+                "/fires/mail%20tick",
+                "/kinds/mail.send",
+                f"/instances/{other.id}",
+                f"/instances/{other.id}/arguments",
+                f"/live/instances/{other.id}",
+                "/schedules/bank%20tick",
+                "/fires/bank%20tick",
+                "/fires.csv/bank%20tick",
+                "/kinds/bank.login",
+                "/instances?kind=bank.login",
+                f"/instances?id={other.id}",
+                f"/instance/again?id={other.id}",
+                "/audit",
+            )
+        ]
+        assert found == [200] * 4 + [404] * 6 + [403] * 2 + [200, 404, 403]
+        hidden = await client.get(f"/instances?id={other.id}")
+        assert f"/instances/{other.id}" not in hidden.text
+
+
+async def test_limited_rights_act_on_their_kinds_only(clock: VirtualClock) -> None:
+    async with (
+        Node("memory://", jobs=MIXED, workers=0, clock=clock) as node,
+        browsing(dashboard(node, authorize=_limited(Role.ADMIN, "mail.*"))) as client,
+    ):
+        own, other = await node.schedule("mail.send", "a"), await node.schedule("bank.login", "b")
+        await clock.advance(1)
+        refused = [
+            await submit(client, "/instance/cancel", id=other.id),
+            await submit(client, "/instance/retry", id=other.id),
+            await submit(client, "/instance/again", id=other.id, arguments="{}"),
+            await submit(client, "/kinds/schedule", kind="bank.login"),
+            await submit(client, "/schedules/trigger", name="bank tick"),
+            await submit(client, "/schedules/pause", name="bank tick"),
+            await submit(client, "/instances/act", verb="cancel", scope="all", go="1"),
+            await submit(client, "/instances/act", verb="cancel", scope="all", go="1", f_tag="both"),
+            await submit(client, "/instances/act", verb="cancel", scope="all", go="1", f_kind="bank.login"),
+            await submit(client, "/instances/act", verb="clear", scope="all", go="1"),
+            await submit(client, "/nodes/drain", node=node.name),
+            await submit(client, "/nodes/resize", node=node.name, workers="3"),
+        ]
+        assert [one.status_code for one in refused] == [404, 404, 404, 403, 404, 404, 400, 400, 403, 403, 403, 403]
+        await submit(client, "/instances/act", verb="cancel", scope="selected", id=other.id, go="1")
+        assert (await other.refresh()).state is State.SCHEDULED
+        assert "/nodes/drain" not in (await client.get("/nodes")).text
+        assert (await submit(client, "/schedules/pause", name="mail tick")).status_code == 303
+        done = await submit(client, "/instances/act", verb="cancel", scope="all", go="1", f_kind="mail.send")
+        assert "Cancelled: 1" in done.text
+        assert (await own.refresh()).state is State.CANCELLED
+        assert (await submit(client, "/instance/retry", id=own.id)).status_code == 303
 
 
 @pytest.fixture

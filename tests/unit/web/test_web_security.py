@@ -225,7 +225,7 @@ async def test_a_token_opens_the_pages_and_signing_out_closes_them(node: Node) -
         assert (await client.get("/instances")).status_code == 303
 
 
-@pytest.mark.parametrize("token", ["", "wrong", "limited", "elsewhere"])
+@pytest.mark.parametrize("token", ["", "wrong", "elsewhere"])
 async def test_other_tokens_do_not_sign_in(node: Node, token: str) -> None:
     app = dashboard(node, authorize=SignIn([TOKENS], clock=node.clock, namespace=node.namespace))
     async with browsing(app) as client:
@@ -233,6 +233,16 @@ async def test_other_tokens_do_not_sign_in(node: Node, token: str) -> None:
         assert answer.status_code == 403
         assert 'role="alert"' in answer.text
         assert (await client.get("/")).status_code == 303
+
+
+async def test_a_token_that_is_limited_to_kinds_signs_in(node: Node) -> None:
+    await node.schedule("echo", 1)
+    app = dashboard(node, authorize=SignIn([TOKENS], clock=node.clock, namespace=node.namespace))
+    async with browsing(app) as client:
+        assert (await _sign_in(client, "limited")).status_code == 303
+        page = await client.get("/instances")
+    assert "lim (admin of mail.*)" in page.text
+    assert "echo" not in page.text
 
 
 async def test_a_withdrawn_token_ends_its_session(node: Node) -> None:

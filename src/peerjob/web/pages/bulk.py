@@ -55,7 +55,7 @@ async def _selected(visit: Visit, verb: Verb, filters: Filters) -> Shown | Done:
     if not visit.given("go"):
         return Shown("bulk_ask.html", verb=verb, filters=filters, ids=ids, count=len(ids), exact=True, until="")
     visit.act.verb, visit.act.criteria = RPC[verb], f"uuid={','.join(ids)}"
-    if verb == "retry" and not visit.may(Role.ADMIN):
+    if verb == "retry" and visit.principal.rights.role < Role.ADMIN:
         for id in ids:
             # one that is gone does not count, as in `act_on`
             for one in await visit.manager.lookup_instances(Query(uuid=id)):
@@ -68,6 +68,8 @@ async def _selected(visit: Visit, verb: Verb, filters: Filters) -> Shown | Done:
 async def _all(visit: Visit, verb: Verb, filters: Filters) -> Shown:
     if filters.error:
         raise OptionError("error", filters.error, "no text: select rows, or leave the text out")
+    if visit.principal.rights.kinds and not filters.kind:
+        raise RefusedError(400, "Your rights are limited to some kinds: give one of them in the filters.")
     if verb == "clear" and not filters.only_times:
         raise RefusedError(400, f"Nothing was removed: the filters {filters} are more than times. {BY_TIME}")
     # instances that come after the question do not belong to its answer
@@ -84,7 +86,7 @@ async def _all(visit: Visit, verb: Verb, filters: Filters) -> Shown:
         return Shown("bulk_ask.html", ids=[], count=count, exact=exact, **values)
     visit.act.verb, visit.act.criteria = RPC[verb], f"query={filters}"
     done, total = _number(visit, "done"), _number(visit, "total")
-    if wanted is not None and verb == "retry" and not visit.may(Role.ADMIN):
+    if wanted is not None and verb == "retry" and visit.principal.rights.role < Role.ADMIN:
         await steps.check_system(visit.manager, wanted)
     result = steps.StepResult(count=0, after=None)
     if wanted is not None:

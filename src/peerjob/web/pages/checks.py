@@ -9,6 +9,8 @@ from peerjob.web.visit import Visit
 def check_kind(visit: Visit, kind: str) -> None:
     """Raise AuthError for a kind that the sender must not use."""
     if not visit.may_use(kind):
+        if not visit.principal.rights.include(kind):
+            raise AuthError(f"your rights are limited to other kinds than {kind!r}")
         raise AuthError(f"kind {kind!r} is one of peerjob's own kinds, which need the role admin")
 
 

@@ -77,10 +77,13 @@ def _tiles(sample: Sample, now: datetime) -> list[tuple[str, str, str, bool]]:
     failed = 0 if activity is None else sum(activity.total.failed)
     queued = stats.total(State.SCHEDULED)
     waits = [now - one.due_at for one in sample.oldest if one.due_at <= now]
-    return [
-        ("Running", f"{stats.total(State.PROCESSING):,}", "Processing", False),
+    waiting = [
         ("Queued", f"{max(0, queued - stats.delayed):,}", "Scheduled", False),
         ("Delayed", f"{stats.delayed:,}", "Scheduled", False),
+    ]
+    return [
+        ("Running", f"{stats.total(State.PROCESSING):,}", "Processing", False),
+        *(waiting if sample.all_kinds else [("Queued or delayed", f"{queued:,}", "Scheduled", False)]),
         ("Failed in the last hour", f"{failed:,}", "Terminated", failed > 0),
         ("Oldest wait", span(max(waits)) if waits else "–", "Scheduled", False),
     ]
