@@ -48,7 +48,7 @@ async def test_an_action_in_steps_can_be_stopped(cluster: Cluster, browser_pages
     await page.get_by_role("button", name="Cancel").click()
     await page.get_by_role("button", name="Cancel").click()
     # without JavaScript, the reader starts each step, and so stops by leaving
-    await expect(page.locator("h1")).to_have_text(re.compile(rf"Cancelled: [5-9]\d\d of {MANY:,}"))
+    await expect(page.locator("h1")).to_have_text(re.compile(rf"Cancelled: ([1-4]?\d?\d|500) of {MANY:,}"))
     shown = await page.locator("h1").inner_text()
     await page.get_by_role("link", name="Back to the instances").click()
     cancelled = (await cluster.node.stats()).total(State.CANCELLED, "legacy.import")
