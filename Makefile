@@ -22,7 +22,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo quick test lint proto blocking unit unit-others integration django-suite test-soak soak faultlab test-compose mutants slips bench bench-remote bench-guard bench-durability bench-web docs docs-serve pictures format screenshots lock dist manifests sbom servers clean
+.PHONY: help demo quick test lint proto blocking unit unit-others integration django-suite test-soak soak faultlab test-compose mutants slips bench bench-remote bench-guard bench-durability bench-web scale docs docs-serve pictures format screenshots lock dist manifests sbom servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ bench-remote: $(VENV)/.installed servers ## measure jobd over gRPC: watchers, ca
 
 bench-guard: $(VENV)/.installed servers ## count what the paths of a job cost, and compare with the expected counts
 	PYTHONPATH=tests $(BIN)/python -m support.guard $(ARGS)
+
+scale: $(VENV)/.installed servers ## measure how the cost of each engine grows, in an hour at most: make scale ARGS=--quick
+	PYTHONPATH=tests:bench $(BIN)/python -m scale $(ARGS)
 
 bench-durability: $(VENV)/.installed servers ## measure what each kind of durability costs on Redis
 	$(BIN)/python bench/durability.py $(ARGS)

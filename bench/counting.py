@@ -1,6 +1,9 @@
-"""A store on an etcd that counts what the server refused."""
+"""Counts what a store refused because another client was faster: on an etcd client, or on all clients of a driver."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+from unittest import mock
 
 from peerjob.model.clock import SystemClock
 from peerjob.model.record import StoreLimits
@@ -8,6 +11,21 @@ from peerjob.store.etcd.address import parse_address
 from peerjob.store.etcd.driver import EtcdKeyValue
 from peerjob.store.kv.base import Applied, Compare, Step
 from peerjob.store.kv.store import KVStore
+
+
+class Refusals(Protocol):
+    """What was refused: changes of instances, and changes of counters."""
+
+    changes: int
+    counters: int
+
+
+def count_refusals(refusals: Refusals, applied: Applied, also: Step | None) -> None:
+    """Add the steps of a transaction that the server refused."""
+    if also is not None:
+        failed = sum(answer is None for answer in applied.steps)
+        refusals.changes += failed
+        refusals.counters += applied.also is None and not failed
 
 
 class CountingEtcd(EtcdKeyValue):
@@ -18,11 +36,31 @@ class CountingEtcd(EtcdKeyValue):
 
     async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
         applied = await super().txn(steps, also, guards)
-        if also is not None:
-            failed = sum(answer is None for answer in applied.steps)
-            self.changes += failed
-            self.counters += applied.also is None and not failed
+        count_refusals(self, applied, also)
         return applied
+
+
+class AllRefusals:
+    """The refusals of all clients of a driver in this process."""
+
+    changes = 0
+    counters = 0
+
+
+@contextmanager
+def refusals_of(driver: type[Any]) -> Generator[AllRefusals]:
+    """Count the refused steps of all clients of a driver class while the context is open."""
+    found, txn = AllRefusals(), driver.txn
+
+    async def counted(
+        self: Any, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
+        applied: Applied = await txn(self, steps, also, guards)
+        count_refusals(found, applied, also)
+        return applied
+
+    with mock.patch.object(driver, "txn", counted):
+        yield found
 
 
 def counting_store(url: str, namespace: str) -> tuple[CountingEtcd, KVStore]:

@@ -12,8 +12,8 @@ HERE = Path(__file__).parent
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-class WorkerProcess:
-    """One process of `worker.py`."""
+class LineProcess:
+    """A program that says `ready`, and then answers each line with a line that begins with the same word."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -22,49 +22,49 @@ class WorkerProcess:
         self._stdin, self._stdout = process.stdin, process.stdout
 
     @classmethod
-    async def start(cls, url: str, namespace: str, workers: int) -> Self:
+    async def start(cls, *command: str, patience: float = 30) -> Self:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(HERE / "worker.py"),
-            url,
-            namespace,
-            f"--workers={workers}",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
+            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )
-        worker = cls(process)
-        await worker._expect("ready")
-        return worker
+        started = cls(process)
+        await started._expect("ready", patience)
+        return started
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    async def go(self) -> None:
-        """Tell the worker to start claiming jobs."""
-        self._stdin.write(b"go\n")
-        await self._expect("going")
-
-    async def peak_memory(self) -> int:
-        """The most bytes of memory that the worker used."""
-        self._stdin.write(b"peak\n")
-        return int((await self._expect("peak")).split()[1])
-
-    async def refused(self) -> tuple[int, int]:
-        """How many changes of instances, and how many changes of counters, etcd has refused from this worker so far."""
-        self._stdin.write(b"refused\n")
-        _, changes, counters = (await self._expect("refused")).split()
-        return int(changes), int(counters)
+    async def ask(self, word: str, answer: str = "") -> str:
+        """Send a word, and return the line that begins with it or with `answer`."""
+        self._stdin.write(f"{word}\n".encode())
+        return await self._expect(answer or word)
 
     async def stop(self) -> None:
         self._stdin.close()
         await asyncio.wait_for(self._process.wait(), 20)
 
-    async def _expect(self, word: str) -> str:
-        line = (await asyncio.wait_for(self._stdout.readline(), 30)).decode()
+    async def _expect(self, word: str, patience: float = 30) -> str:
+        line = (await asyncio.wait_for(self._stdout.readline(), patience)).decode()
         if not line.startswith(word):
-            raise RuntimeError(f"worker said {line!r} instead of {word!r}")
+            raise RuntimeError(f"process {self.pid} said {line!r} instead of {word!r}")
         return line
+
+
+class WorkerProcess(LineProcess):
+    """One process of `worker.py`."""
+
+    async def go(self) -> None:
+        """Tell the worker to start claiming jobs."""
+        await self.ask("go", "going")
+
+    async def peak_memory(self) -> int:
+        """The most bytes of memory that the worker used."""
+        return int((await self.ask("peak")).split()[1])
+
+    async def refused(self) -> tuple[int, int]:
+        """How many changes of instances, and how many changes of counters, etcd has refused from this worker so far."""
+        _, changes, counters = (await self.ask("refused")).split()
+        return int(changes), int(counters)
 
 
 @asynccontextmanager
@@ -72,7 +72,8 @@ async def worker_processes(
     url: str, namespace: str, *, count: int, workers: int
 ) -> AsyncGenerator[list[WorkerProcess]]:
     """Start `count` workers, which claim nothing until `go()`."""
-    started = [await WorkerProcess.start(url, namespace, workers) for _ in range(count)]
+    command = (sys.executable, str(HERE / "worker.py"), url, namespace, f"--workers={workers}")
+    started = [await WorkerProcess.start(*command) for _ in range(count)]
     try:
         yield started
     finally:
