@@ -20,6 +20,7 @@ from typing import Any
 
 from .cell import PARTS
 from .cells import ENGINES, Cell, grid
+from .longrun import RESULTS as MEMORY
 from .page import as_markdown, goals_table, put_into, write_pictures
 from .running import ROOT, run, versions
 
@@ -42,6 +43,7 @@ def main() -> int:
     if not given.render:
         cells = [cell for cell in grid(given.engines or ENGINES, quick=given.quick) if cell.part in given.parts]
         report = _measured(cells, report.get("cells", []), given)
+    report["memory"] = json.loads(MEMORY.read_text()) if MEMORY.exists() else {}
     if not given.quick and not given.engines and len(given.parts) == len(PARTS):
         put_into(PAGE, as_markdown(report))
         write_pictures(PAGE.parent / "images", report["cells"])

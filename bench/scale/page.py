@@ -24,6 +24,7 @@ def as_markdown(report: Report) -> str:
         *("### Waiting clients", _waiting(results)),
         *("### Schedules", _picture("schedules"), _schedules(results)),
         *("### Idle nodes", _picture("idle"), _idle(results)),
+        *("### Memory of nodes over a long run", _memory(report.get("memory", {}))),
         *("### Where one core ends", _limits(results)),
         *("### Cells that were not measured", _left_out(results)),
     ]
@@ -231,6 +232,19 @@ def _idle(results: Sequence[Result]) -> str:
         *("server's cores, all nodes", "memory of a node"),
     )
     return table(head, rows)
+
+
+def _memory(runs: Mapping[str, Any]) -> str:
+    """The memory of the processes at some shares of the jobs of a long run."""
+    rows: list[tuple[str, ...]] = []
+    for engine, run in runs.items():
+        samples: Sequence[Mapping[str, Any]] = run["samples"]
+        done = samples[-1]["jobs"]
+        for share in (0.1, 0.25, 0.5, 0.75, 1.0):
+            at = min(samples, key=lambda one: abs(int(one["jobs"]) - share * done))
+            sizes = (f"{at[who] / 2**20:,.0f} MiB" if at[who] else "—" for who in ("worker", "client", "server"))
+            rows.append((engine, f"{at['jobs']:,}", *sizes))
+    return table(("engine", "jobs", "node that runs them", "node that schedules them", "server"), rows)
 
 
 def _limits(results: Sequence[Result]) -> str:

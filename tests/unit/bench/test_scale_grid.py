@@ -81,6 +81,14 @@ def test_the_page_shows_each_result_and_names_what_is_missing(report: dict[str, 
     assert all(line.endswith("|") for line in rows)
 
 
+def test_the_page_shows_the_memory_of_a_long_run(report: dict[str, Any]) -> None:
+    samples = [{"jobs": jobs, "worker": 60 << 20, "client": 61 << 20, "server": None} for jobs in range(0, 1001, 50)]
+    page = as_markdown({**report, "memory": {"sqlite": {"samples": samples}}})
+    rows = [line for line in page.splitlines() if line.startswith("| sqlite | ")]
+    assert rows[0] == "| sqlite | 100 | 60 MiB | 61 MiB | — |"
+    assert rows[-1] == "| sqlite | 1,000 | 60 MiB | 61 MiB | — |"
+
+
 def test_the_plots_are_drawings_with_a_line_for_each_engine(report: dict[str, Any], tmp_path: Path) -> None:
     write_pictures(tmp_path, report["cells"])
     drawn = {path.name: ElementTree.parse(path).getroot() for path in tmp_path.iterdir()}  # our own
