@@ -28,7 +28,6 @@ DIRECT = frozenset(("evalsha", "evalsha_ro", "eval", "blmpop", "blpop", "brpop",
 _OWN = ("info", "client|setinfo", "client|setname", "client|id", "hello", "select", "script|load", "config|get", "auth")
 _ETCD_SETTINGS = (
     *("--snapshot-count", "10000", "--auto-compaction-mode", "periodic", "--auto-compaction-retention", "1m"),
-    *("--max-concurrent-streams", "100000"),
 )
 _BUCKET = re.compile(r'^etcd_server_apply_duration_seconds_bucket\{op="Txn",.*le="([^"]+)"\} (\S+)$')
 

@@ -2,7 +2,8 @@
 
     python -m scale.light URL NAMESPACE NAME COUNT KINDS
 
-It says `ready` when all nodes run, and answers `leads` and `read`. It ends with its input.
+It says `ready` when all nodes run, and answers `leads`, `read` and `schedule COUNT`. It ends with its input. With
+`--workers=0`, the nodes only schedule.
 """
 
 import argparse
@@ -68,6 +69,11 @@ class Hosted:
         """Whether any node of the namespace leads."""
         return await self._nodes[0].leader() is not None
 
+    async def schedule(self, count: int) -> None:
+        """Schedule instances of the made kind."""
+        call = Job(MADE, nothing).call
+        await self._nodes[0].schedule_many(call(number) for number in range(count))
+
     def read(self) -> dict[str, Any]:
         return {
             "cpu_ms": 1000 * time.process_time(),
@@ -82,13 +88,16 @@ class Hosted:
 
 
 @asynccontextmanager
-async def hosted(url: str, namespace: str, name: str, count: int, kinds: int) -> AsyncGenerator[Hosted]:
+async def hosted(
+    url: str, namespace: str, name: str, count: int, kinds: int, workers: int = 10
+) -> AsyncGenerator[Hosted]:
     """Start nodes, which run the made kind and `kinds` kinds of their own."""
     calls = Calls()
     jobs = [Job(MADE, nothing), *(Job(f"idle.orders.tasks.kind_{number}", nothing) for number in range(kinds))]
     limits = StoreLimits(max_final_per_kind=KEPT)
     nodes = [
-        Node(url, namespace=namespace, name=f"{name}-{at}", jobs=jobs, workers=10, limits=limits) for at in range(count)
+        Node(url, namespace=namespace, name=f"{name}-{at}", jobs=jobs, workers=workers, limits=limits)
+        for at in range(count)
     ]
     limit = asyncio.Semaphore(CONNECTING)
     host = Hosted(nodes, calls)
@@ -119,11 +128,14 @@ def _counted(host: Hosted) -> Any:
 
 async def main(given: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
-    async with hosted(given.url, given.namespace, given.name, given.count, given.kinds) as host:
+    async with hosted(given.url, given.namespace, given.name, given.count, given.kinds, given.workers) as host:
         print("ready", flush=True)
         while line := await loop.run_in_executor(None, sys.stdin.readline):
             if line.strip() == "leads":
                 print(f"leads {int(await host.leads())}", flush=True)
+            elif line.startswith("schedule "):
+                await host.schedule(int(line.split()[1]))
+                print("scheduled", flush=True)
             elif line.strip() == "read":
                 print(f"read {json.dumps(host.read())}", flush=True)
 
@@ -134,4 +146,5 @@ if __name__ == "__main__":
         parser.add_argument(what)
     for what in ("count", "kinds"):
         parser.add_argument(what, type=int)
+    parser.add_argument("--workers", type=int, default=10)
     uvloop.run(main(parser.parse_args()))

@@ -1,13 +1,13 @@
 """Runs a million jobs, and shows that the memory of nodes stays flat: python -m scale.longrun redis etcd sqlite.
 
-One process runs the jobs, this one schedules them. Both are nodes, and both are measured, after each hundredth of the
-jobs. The store keeps 1,000 final instances. The results go to build/scale-memory.json.
+One process runs the jobs, another one schedules them. Both are nodes, and both are measured, after each hundredth of
+the jobs. This process has the server, and keeps its log. The store keeps 1,000 final instances. The results go to
+build/scale-memory.json.
 """
 
 import argparse
 import asyncio
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -17,12 +17,10 @@ from uuid import uuid4
 
 import uvloop
 
-from peerjob import Job, Node, StoreLimits
 from support.servers import MissingServerError
 
 from .engines import EtcdSite, LuaSite, Site, metered, resident
 from .hosts import LightProcess
-from .light import KEPT, MADE, nothing
 from .running import ROOT
 
 RESULTS = ROOT / "build" / "scale-memory.json"
@@ -36,38 +34,37 @@ Report = dict[str, Any]
 async def run(site: Site, jobs: int, minutes: float, kept: Callable[[Report], None]) -> None:
     """Schedule and run so many jobs, unless the time ends first."""
     namespace = f"long-{uuid4().hex[:12]}"
-    call = Job(MADE, nothing).call
-    limits = StoreLimits(max_final_per_kind=KEPT)
     report: Report = {"engine": site.engine, "wanted": jobs, "samples": []}
-    command = (sys.executable, "-m", "scale.light", site.url, namespace, "worker", "1", "0")
+    command = (sys.executable, "-m", "scale.light", site.url, namespace)
     until, began, scheduled = time.monotonic() + 60 * minutes, time.monotonic(), 0
-    async with Node(site.url, namespace=namespace, workers=0, name="client", limits=limits) as client:
-        worker = await LightProcess.start(*command)
-        try:
-            done, next_sample = 0, 0
-            while done < jobs and time.monotonic() < until:
-                if scheduled < jobs and scheduled - done < AHEAD:
-                    count = min(BATCH, jobs - scheduled)
-                    await client.schedule_many(call(number) for number in range(count))
-                    scheduled += count
-                else:
-                    await asyncio.sleep(0.05)
-                at = await worker.read()
-                done = int(at["bodies"])
-                if done >= next_sample or done >= jobs:
-                    next_sample = done - done % (jobs // SAMPLES) + jobs // SAMPLES
-                    report["samples"].append(
-                        {
-                            "jobs": done,
-                            "seconds": round(time.monotonic() - began, 1),
-                            "worker": at["memory"],
-                            "client": resident(os.getpid()),
-                            "server": _server(site),
-                        }
-                    )
-                    kept(report)
-        finally:
-            await worker.stop()
+    worker = await LightProcess.start(*command, "worker", "1", "0")
+    client = await LightProcess.start(*command, "client", "1", "0", "--workers=0")
+    try:
+        done, next_sample = 0, 0
+        while done < jobs and time.monotonic() < until:
+            if scheduled < jobs and scheduled - done < AHEAD:
+                count = min(BATCH, jobs - scheduled)
+                await client.ask(f"schedule {count}", "scheduled")
+                scheduled += count
+            else:
+                await asyncio.sleep(0.05)
+            at = await worker.read()
+            done = int(at["bodies"])
+            if done >= next_sample or done >= jobs:
+                next_sample = done - done % (jobs // SAMPLES) + jobs // SAMPLES
+                report["samples"].append(
+                    {
+                        "jobs": done,
+                        "seconds": round(time.monotonic() - began, 1),
+                        "worker": at["memory"],
+                        "client": (await client.read())["memory"],
+                        "server": _server(site),
+                    }
+                )
+                kept(report)
+    finally:
+        await client.stop()
+        await worker.stop()
 
 
 def _server(site: Site) -> int | None:
