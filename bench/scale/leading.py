@@ -84,8 +84,8 @@ async def _add(place: Place, cron: str, name: str, count: int) -> None:
             copy = SchedulePut(name=f"{name}-{number}", kind=row.kind, definition=row.definition, next_us=row.next_us)
             await place.store.put_schedule(copy)  # None: it was sent twice
 
-    for start in range(1, count, 10_000):
-        await asyncio.gather(*(put(number) for number in range(start, min(start + 10_000, count))))
+    for start in range(1, count, 1_000):
+        await asyncio.gather(*(put(number) for number in range(start, min(start + 1_000, count))))
 
 
 async def _load(place: Place) -> int:
