@@ -53,14 +53,15 @@ def verdicts(results: Sequence[Result]) -> list[Verdict]:
 
 
 def _growth(results: Sequence[Result], engine: str, axis: str, limit: float, goal: str) -> list[Verdict]:
+    """The growth of CPU time at the largest size, with that of the operations, which no other work changes."""
     cells = axis_of(results, engine, "verbs", axis)
-    grown = {
-        f"{verb} at {one['cell'][axis]:,}": float(one["found"]["growth"][verb]) for one in cells[1:] for verb in VERBS
-    }
-    if not grown:
+    if len(cells) < 2:
         return []
-    worst = max(grown, key=grown.__getitem__)
-    return [Verdict(goal=goal, engine=engine, value=grown[worst], limit=limit, unit="×", at=worst)]
+    first, last = cells[0]["found"], cells[-1]["found"]
+    worst = max(VERBS, key=lambda verb: float(last["growth"][verb]))
+    operations = last[worst]["operations"] / first[worst]["operations"]
+    at = f"{worst} at {cells[-1]['cell'][axis]:,}; operations {operations:.2f} ×"
+    return [Verdict(goal=goal, engine=engine, value=float(last["growth"][worst]), limit=limit, unit="×", at=at)]
 
 
 def _queued(results: Sequence[Result], engine: str) -> list[Verdict]:
@@ -90,8 +91,8 @@ def _idle(results: Sequence[Result], engine: str) -> list[Verdict]:
 
 def described(cell: Any) -> str:
     """The sizes of a cell that differ from the base."""
-    shown = ("nodes", "kinds", "queued", "schedules")
-    return ", ".join(f"{cell[axis]:,} {axis}" for axis in shown if axis == "nodes" or cell[axis] != _BASE[axis])
+    shown = (axis for axis, size in _BASE.items() if cell[axis] != size)
+    return ", ".join(f"{cell[axis]:,} {axis}" for axis in shown) or "base"
 
 
 def _hundred(results: Sequence[Result], engine: str) -> list[Verdict]:

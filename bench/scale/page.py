@@ -276,20 +276,10 @@ def _limits(results: Sequence[Result]) -> str:
 
 
 def _left_out(results: Sequence[Result]) -> str:
-    rows: list[tuple[str, ...]] = [
-        (
-            one["cell"]["engine"],
-            one["cell"]["part"],
-            _all_sizes(one["cell"]),
-            one.get("skipped") or one.get("error", ""),
-        )
-        for one in results
-        if "found" not in one
-    ]
-    return table(("engine", "what", "cell", "why"), rows) if rows else "All cells were measured."
-
-
-def _all_sizes(cell: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{cell[axis]:,} {axis}" for axis in ("kinds", "nodes", "queued", "schedules", "waiting", "payload")
-    )
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for one in results:
+        if "found" not in one:
+            cell, why = one["cell"], one.get("skipped") or one.get("error", "")
+            groups.setdefault((cell["engine"], cell["part"], why), []).append(described(cell))
+    rows = [(engine, part, "; ".join(cells), why) for (engine, part, why), cells in groups.items()]
+    return table(("engine", "what", "cells", "why"), rows) if rows else "All cells were measured."
