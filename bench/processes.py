@@ -39,9 +39,9 @@ class LineProcess:
         self._stdin.write(f"{word}\n".encode())
         return await self._expect(answer or word)
 
-    async def stop(self) -> None:
+    async def stop(self, patience: float = 20) -> None:
         self._stdin.close()
-        await asyncio.wait_for(self._process.wait(), 20)
+        await asyncio.wait_for(self._process.wait(), patience)
 
     async def _expect(self, word: str, patience: float = 30) -> str:
         line = (await asyncio.wait_for(self._stdout.readline(), patience)).decode()

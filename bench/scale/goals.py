@@ -108,7 +108,7 @@ def _schedules(results: Sequence[Result], engine: str) -> list[Verdict]:
     if len(cells) < 2:
         return []
     work = [float(one["found"]["fire"]["leader_cpu_us"]) for one in (cells[0], cells[-1])]
-    size = f"{cells[-1]['cell']['schedules']:,}"
+    size = f"at {cells[-1]['cell']['schedules']:,}"
     return [Verdict(goal=TITLES[5], engine=engine, value=work[1] / work[0], limit=1.2, unit="×", at=size)]
 
 

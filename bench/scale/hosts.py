@@ -14,6 +14,8 @@ from processes import LineProcess
 from .engines import Reading, Site
 from .light import hosted
 
+PATIENCE = 120.0
+"""Seconds for the start and for the stop of a process with 25 nodes on a busy machine."""
 PROCESSES = 4
 """The nodes of a cell share so many processes."""
 
@@ -97,7 +99,7 @@ async def host(site: Site, namespace: str, name: str, count: int, kinds: int) ->
             LightProcess.start(
                 *(sys.executable, "-m", "scale.light", site.url, namespace, f"{name}-{number}"),
                 *(str(share), str(kinds)),
-                patience=120.0,
+                patience=PATIENCE,
             )
             for number, share in enumerate(shares)
             if share
@@ -106,4 +108,4 @@ async def host(site: Site, namespace: str, name: str, count: int, kinds: int) ->
         yield list(started)
     finally:
         for one in started:
-            await one.stop()
+            await one.stop(PATIENCE)
