@@ -9,6 +9,10 @@ import pytest
 from peerjob.model.clock import Clock
 from peerjob.model.record import NodeInfo, StoreLimits
 from peerjob.model.state import State
+from peerjob.store.kv.base import Put, Step
+from peerjob.store.kv.clock_skew import PeerClocks
+from peerjob.store.kv.keys import Keys
+from peerjob.store.kv.rows import ClockReport, encode
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import MemoryData, MemoryWatch
 from peerjob.store.memory.driver import MemoryKeyValue
@@ -342,3 +346,22 @@ async def test_a_node_whose_clock_is_off_leaves_due_instances_to_others_and_logs
     await bench.clock.advance(11)
     assert len(await off.take()) == 1
     assert (await off.store.health()).counts == {"work": {State.PROCESSING: 2}}
+
+
+async def test_a_clock_that_was_set_and_set_back_at_once_is_asked_for_again(clock: VirtualClock) -> None:
+    """The second last message is then the larger one, and counts until a third message came."""
+    kv, keys = MemoryKeyValue(MemoryData(), clock), Keys("n")
+    clocks = PeerClocks(kv, keys, clock)
+    clocks.report_as("own")
+    clocks.start()
+    await clock.settle()
+    asked: list[tuple[str, ...]] = []
+    for off_us in (0, 30_000_000, 0, 0):
+        _, on_written = clocks.report()
+        on_written()
+        value = encode(ClockReport(clock.time_us() + off_us, ()))
+        await kv.txn([Step([], [Put(f"{keys.clocks}peer", value)])])
+        await clock.settle()
+        asked.append(clocks.report()[0].asks)
+    await clocks.stop()
+    assert asked == [(), ("peer",), ("peer",), ()]
