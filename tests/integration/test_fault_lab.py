@@ -5,20 +5,26 @@ import json
 import urllib.error
 from datetime import UTC, datetime
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from peerjob.model.record import Record
+from peerjob.model.clock import SystemClock
+from peerjob.model.record import Record, StoreLimits
+from peerjob.store.drivers import open_store
+from peerjob.testing.factories import Factory
 from support.etcd import EtcdCluster
 from support.lab.checking import Strike, recoveries, violations
 from support.lab.clocks import JUMP, FakeClock, faketime
 from support.lab.disks import WHY_NOT, small_disk
+from support.lab.failing_over import sentinel
 from support.lab.partition import Partition, leader_changes
-from support.lab.reporting import BEGIN, END, as_json, as_markdown, put_into
+from support.lab.reporting import BEGIN, END, as_json, as_markdown, kept, put_into
 from support.lab.running import Report, run
 from support.processes import ChildProcess
 from support.servers import needed
 from support.simulation.evidence import Evidence, Order, Run
+from support.waiting import PATIENCE
 
 
 async def test_a_lab_of_some_seconds_finds_no_violation(tmp_path: Path) -> None:
@@ -58,7 +64,7 @@ def test_recoveries_are_measured_from_the_journal() -> None:
         ),
     ]
     strikes = [
-        Strike(kind="node SIGKILL", begin_us=2_000_000, end_us=3_000_000, pid=1),
+        Strike(kind="node SIGKILL", begin_us=2_000_000, end_us=3_000_000, node="1"),
         Strike(kind="network cut", begin_us=2_000_000, end_us=5_500_000),
     ]
 
@@ -71,7 +77,7 @@ def test_recoveries_with_another_leader_are_reported_apart() -> None:
         for id, node, fence, begin_us in (("a", "1", 1, 1_000_000), ("a", "2", 2, 6_000_000), ("b", "2", 3, 9_000_000))
     ]
     strikes = [
-        Strike(kind="node SIGKILL", begin_us=2_000_000, end_us=3_000_000, pid=1),
+        Strike(kind="node SIGKILL", begin_us=2_000_000, end_us=3_000_000, node="1"),
         Strike(kind="network cut", begin_us=7_000_000, end_us=8_000_000),
     ]
 
@@ -95,6 +101,7 @@ def test_the_report_goes_between_the_markers(tmp_path: Path) -> None:
         violations=[],
         recovery={"node SIGKILL": {"count": 3, "p50": 3.5, "max": 4.25}},
         moved={"failover": {"count": 1, "p50": 6.5, "max": 6.5}},
+        load=0.5,
         left_out={"disk full": "only root can mount"},
     )
     page = tmp_path / "page.md"
@@ -103,13 +110,17 @@ def test_the_report_goes_between_the_markers(tmp_path: Path) -> None:
     put_into(page, as_markdown([report], "make faultlab MINUTES=1", datetime(2026, 1, 2, tzinfo=UTC)))
 
     text = page.read_text()
-    assert "| redis | 60 s | 3 | 3 | 1,200 | 59 | 1,300 | 0 |" in text
+    assert "| redis | 60 s | 0.5 | 3 | 3 | 1,200 | 59 | 1,300 | 0 |" in text
     assert "| redis | node SIGKILL | 3 | 3.50 s | 4.25 s |" in text
     assert "| redis | failover | 1 | 6.50 s | 6.50 s |" in text
     assert "Left out of redis: disk full, because only root can mount." in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
+    file = tmp_path / "report.json"
+    file.write_text(as_json([report], "make", datetime(2026, 1, 2, tzinfo=UTC)))
+    assert kept(file, ["sqlite"]) == [report]
+    assert kept(file, ["redis"]) == []
     assert json.loads(as_json([report], "make", datetime(2026, 1, 2, tzinfo=UTC)))["setups"][0]["fires"] == 59
 
 
@@ -168,3 +179,21 @@ def test_a_clock_jumps_and_the_monotonic_one_does_not(tmp_path: Path) -> None:
         child.wait_for(r"^30$")
         clock.set(-JUMP)
         child.wait_for(r"^-30$")
+
+
+@pytest.mark.parametrize("kind", ["failover", "failover by SIGSTOP"])
+async def test_a_failover_ends_when_the_old_primary_has_all_data_again(kind: str) -> None:
+    """Else the next failover takes the only copy: a violation of the lab's own making."""
+    with needed():
+        manager = sentinel(Random(1))
+    async with manager as site:
+        store = open_store(site.direct, namespace="n", clock=SystemClock(), limits=StoreLimits(), retry_for=PATIENCE)
+        await store.open()
+        make = Factory(SystemClock())
+        made = [make.instance(spec=b"x" * 100_000) for _ in range(200)]
+        for start in range(0, len(made), 20):
+            await store.enqueue(made[start : start + 20])
+        for _ in range(3):
+            await site.harms[kind]()
+        assert None not in await store.get([one.id for one in made])
+        await store.close()

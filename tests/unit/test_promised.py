@@ -1,11 +1,15 @@
 """The table of docs/guarantees.md names a run for each of its cells, and each run exists."""
 
+import base64
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from support.lab.crew import played
 from support.lab.setups import SETUPS
+from support.manifests import build
 
 ROOT = Path(__file__).parents[2]
 RUN = re.compile(r"; `(?:faultlab (?P<setup>\S+)|(?P<test>test_\w+))`$")
@@ -31,3 +35,28 @@ def test_each_cell_names_a_run_that_exists() -> None:
             assert named["setup"] in SETUPS, f"{store}: the lab has no set-up {named['setup']}"
         else:
             assert f"def {named['test']}(" in tests, f"{store}: there is no {named['test']}"
+
+
+def test_the_pods_of_the_lab_are_those_of_the_stateful_set(tmp_path: Path) -> None:
+    spec, text = played("valkey://somewhere", "shop", tmp_path)
+    (base,) = [one.spec for one in build(ROOT / "k8s" / "base").pods]
+    (container,), (original,) = spec["containers"], base["containers"]
+    for name in container.keys() - {"volumeMounts", "envFrom"}:
+        assert container[name] == original[name]
+    assert spec["securityContext"] == base["securityContext"]
+    objects = list(yaml.safe_load_all(text))
+    assert [one["metadata"]["name"] for one in objects if one["kind"] == "Pod"] == [
+        "peerjob-0",
+        "peerjob-1",
+        "peerjob-2",
+    ]
+    (secret,) = [one for one in objects if one["kind"] == "Secret"]
+    assert base64.b64decode(secret["data"]["url"]) == b"valkey://somewhere"
+    assert "LAB_" not in text.replace("LAB_JOURNAL", "").replace("LAB_IN_POD", "")
+
+
+def test_the_report_has_each_set_up() -> None:
+    """A set-up that is renamed or new needs another run of the lab."""
+    report = (ROOT / "docs" / "reliability.md").read_text()
+    missing = [name for name in SETUPS if f"\n| {name} | " not in report]
+    assert missing == []

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from support.servers import MissingServerError
 
-from .reporting import as_json, as_markdown, put_into
+from .reporting import as_json, as_markdown, kept, put_into
 from .running import Report, run
 from .setups import SETUPS
 
@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--page", type=Path, help="a page in which the report goes between the markers")
     parser.add_argument("--keep", type=Path, help="a folder that keeps the logs of the nodes and the journals")
     parser.add_argument("--kills", type=int, default=30, help="least kills of nodes for each set-up (default: 30)")
+    parser.add_argument("--add", action="store_true", help="keep the reports of other set-ups from an earlier run")
     given = parser.parse_args()
     unknown = set(given.setups) - set(SETUPS)
     if unknown:
@@ -43,8 +44,10 @@ def main() -> int:
     reports, broken = asyncio.run(_run_all(names, given))
     if not reports:
         return 1
+    if given.add:
+        reports = sorted([*kept(given.json, names), *reports], key=lambda one: list(SETUPS).index(one.setup))
     named = f" ARGS='{' '.join(given.setups)}'" if given.setups else ""
-    command = f"make faultlab MINUTES={given.minutes:g}{named}"
+    command = f"make faultlab MINUTES={given.minutes:g}{'' if given.add else named}"
     now = datetime.now(UTC)
     text = as_markdown(reports, command, now)
     given.json.parent.mkdir(parents=True, exist_ok=True)

@@ -31,21 +31,21 @@ class Strike:
     kind: str
     begin_us: int
     end_us: int
-    pid: int | None = None
-    """The process of the node that it hit; None for faults of servers and connections."""
+    node: str | None = None
+    """The node that it hit, as the journal calls it; None for faults of servers and connections."""
 
 
 def read_journal(path: Path) -> list[Run]:
     """The runs that the bodies wrote down."""
-    runs: dict[tuple[str, int, int], Run] = {}
+    runs: dict[tuple[str, int, str], Run] = {}
     for line in path.read_text().splitlines() if path.exists() else ():
         told: dict[str, Any] = json.loads(line)
-        where = (told["id"], told["fence"], told["pid"])
+        where = (told["id"], told["fence"], told["node"])
         if "kind" in told:
             runs[where] = Run(
                 id=told["id"],
                 kind=told["kind"],
-                node=str(told["pid"]),
+                node=told["node"],
                 fence=told["fence"],
                 attempt=told["attempt"],
                 begin_us=told["at_us"],
@@ -93,7 +93,7 @@ def recoveries(
     found: dict[str, list[float]] = {}
     shifted: dict[str, list[float]] = {}
     for strike in strikes:
-        if strike.pid is None:
+        if strike.node is None:
             begun_us = [next((run.begin_us for run in ordered if run.begin_us >= strike.end_us), None)]
             since_us = strike.end_us
         else:
@@ -101,7 +101,7 @@ def recoveries(
             begun_us = [
                 next((later.begin_us for later in by_id[run.id] if later.fence > run.fence), None)
                 for run in ordered
-                if run.node == str(strike.pid) and run.begin_us <= since_us and (run.end_us or since_us) >= since_us
+                if run.node == strike.node and run.begin_us <= since_us and (run.end_us or since_us) >= since_us
             ]
         moments = [moment for moment in begun_us if moment is not None]
         if moments:

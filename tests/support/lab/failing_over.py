@@ -3,8 +3,11 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from random import Random
 from typing import cast
+
+import redis
 
 from support.sentinels import PASSWORD, WatchedServers
 from support.servers import Server, ServerCluster
@@ -69,7 +72,7 @@ async def sentinel(chance: Random) -> AsyncGenerator[Site]:
             for setting in ("masterauth", "requirepass"):
                 await asyncio.to_thread(server.command, "CONFIG", "SET", setting, PASSWORD)
 
-        yield Site(url=url, direct=url, harms=_failovers(primary, started, _nothing))
+        yield Site(url=url, direct=url, harms=_failovers(primary, started, partial(_follows, password=PASSWORD)))
     finally:
         await asyncio.to_thread(servers.__exit__)
 
@@ -84,23 +87,24 @@ async def cluster(chance: Random) -> AsyncGenerator[Site]:
         asked = [one for one in members if one is not away]
         return next((one for one in asked if _role(one)[0] == "master" and one.command("DBSIZE")), None)
 
-    async def follows(server: Server) -> None:
-        """Wait until a server has all data of the one that took its place."""
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                role = await asyncio.to_thread(_role, server)
-                if role[0] == "slave" and role[3] == "connected":
-                    return
-                await asyncio.sleep(LOOK)
-
     try:
         url = f"redis://{','.join(f'127.0.0.1:{one.port}' for one in members)}?cluster=true&{CONFIRMED}"
-        yield Site(url=url, direct=url, harms=_failovers(primary, _nothing, follows))
+        yield Site(url=url, direct=url, harms=_failovers(primary, _nothing, _follows))
     finally:
         await asyncio.to_thread(servers.close)
 
 
-def _role(server: Server) -> list[object]:
-    role = server.command("ROLE")
-    assert isinstance(role, list)
-    return cast("list[object]", role)
+async def _follows(server: Server, *, password: str | None = None) -> None:
+    """Wait until a server has all data of the one that took its place: else the next failover fails both at once."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            role = await asyncio.to_thread(_role, server, password)
+            if role[0] == "slave" and role[3] == "connected":
+                return
+            await asyncio.sleep(LOOK)
+
+
+def _role(server: Server, password: str | None = None) -> list[object]:
+    with redis.Redis(port=server.port, password=password, decode_responses=True, socket_timeout=PATIENCE) as client:
+        run = cast("Callable[..., list[object]]", client.execute_command)  # pyright: ignore[reportUnknownMemberType]
+        return run("ROLE")

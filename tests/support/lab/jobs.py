@@ -3,11 +3,28 @@
 import asyncio
 import json
 import os
+import socket
+from pathlib import Path
 
 from peerjob import INJECTED, Context, JobGroup
+from support.stalls import Stalls, tell
 from support.true_time import true_us
 
 JOURNAL = "LAB_JOURNAL"
+IN_POD = "LAB_IN_POD"
+"""Set where the number of the process says nothing, because each pod has one."""
+
+
+def _node() -> str:
+    """What this process calls itself in the journal."""
+    if IN_POD not in os.environ:
+        return str(os.getpid())
+    Stalls(tell=tell).__enter__()
+    started = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+    return f"{socket.gethostname()}:{started}"
+
+
+NODE = _node()
 group = JobGroup()
 
 
@@ -39,7 +56,7 @@ async def _noted(kind: str, seconds: float, context: Context) -> int:
 
 
 def _note(context: Context, what: dict[str, object]) -> None:
-    line = {"id": context.id, "fence": context.fence, "pid": os.getpid(), "at_us": true_us(), **what}
+    line = {"id": context.id, "fence": context.fence, "node": NODE, "at_us": true_us(), **what}
     file = os.open(os.environ[JOURNAL], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         os.write(file, f"{json.dumps(line)}\n".encode())  # one write, so that the lines of several processes stay whole

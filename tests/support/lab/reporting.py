@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from .running import Report
 
@@ -20,14 +21,15 @@ def as_json(reports: Sequence[Report], command: str, at: datetime) -> str:
 def as_markdown(reports: Sequence[Report], command: str, at: datetime) -> str:
     """A table of the set-ups, one of the faults with their recoveries, and one of recoveries with a failover."""
     lines = [
-        f"Run on {at:%Y-%m-%d} by `{command}`:",
+        f"Run on {at:%Y-%m-%d} by `{command}`. The load is the number of processes that wanted to run, for each core:",
         "",
-        "| set-up | time | faults | kills of nodes | instances | fires | bodies | violations |",
-        "|---|---|---|---|---|---|---|---|",
+        "| set-up | time | load | faults | kills of nodes | instances | fires | bodies | violations |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {one.setup} | {one.seconds:.0f} s | {sum(one.faults.values())} | {one.faults.get('node SIGKILL', 0)} "
-        f"| {one.instances:,} | {one.fires:,} | {one.runs:,} | {len(one.violations)} |"
+        f"| {one.setup} | {one.seconds:.0f} s | {one.load or '—'} | {sum(one.faults.values())} "
+        f"| {one.faults.get('node SIGKILL', 0)} | {one.instances:,} | {one.fires:,} | {one.runs:,} "
+        f"| {len(one.violations)} |"
         for one in reports
     ]
     lines += ["", "| set-up | fault | times | recovery p50 | maximum |", "|---|---|---|---|---|"]
@@ -48,6 +50,12 @@ def as_markdown(reports: Sequence[Report], command: str, at: datetime) -> str:
 
 def _shown(took: Mapping[str, float] | None) -> str:
     return f"{took['p50']:.2f} s | {took['max']:.2f} s" if took else "— | —"
+
+
+def kept(file: Path, but: Collection[str]) -> list[Report]:
+    """The reports of an earlier run, except those of some set-ups."""
+    earlier: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"setups": []}
+    return [Report(**one) for one in earlier["setups"] if one["setup"] not in but]
 
 
 def put_into(page: Path, text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
@@ -30,10 +31,12 @@ from .checking import Strike, gather, read_journal, recoveries, summed_up, viola
 from .clocks import JUMP, WHY_NOT, FakeClock, faketime
 from .jobs import JOURNAL, noted
 from .setups import SETUPS
-from .site import FAILOVERS, Site
+from .site import FAILOVERS, Hit, Site
 
 TTL = 3.0
 NODES, WORKERS = 3, 8
+TRIES = 5
+"""Times that a node may end at its start, because the server is slow."""
 AT_A_TIME, QUEUE = 25, 200
 """The caller adds so many instances at a time, while fewer than so many are not final."""
 BODIES = (0.0, 0.005, 0.03, 0.2, 0.8)
@@ -67,6 +70,8 @@ class Report:
     """Kind of fault → how many recoveries, their median and maximum in seconds."""
     moved: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
     """The same, of recoveries that include a failover of the server or another leader of etcd."""
+    load: float = 0.0
+    """The load of the machine at the end, as processes that want to run for each core."""
     left_out: Mapping[str, str] = field(default_factory=dict[str, str])
     """Faults that this machine does not allow, and why."""
 
@@ -89,8 +94,16 @@ class _Run:
     """Process of a node → its clock."""
 
     async def add_node(self) -> None:
+        """Start a node, and wait until it is at work; another one in the place of one that ends at its start."""
         self.replace()
-        await self.nodes[-1].line(READY)
+        node = self.nodes[-1]
+        try:
+            await node.line(READY)
+        except AssertionError:
+            if node.running or len(self.group.children) > TRIES * NODES:
+                raise
+            self.nodes.remove(node)
+            await self.add_node()
 
     def replace(self) -> None:
         """Start a node in the place of one that has gone, without waiting for it."""
@@ -146,10 +159,16 @@ async def run(
 ) -> Report:
     """Run a set-up for so long and for so many kills of nodes, or until `stop` is set, and judge it."""
     chance = Random(f"{seed} {name}")
-    journal = folder / "journal"
+    shared = folder / "shared"
+    shared.mkdir(exist_ok=True)
+    shared.chmod(0o777)  # also for nodes that run as another user
+    journal = shared / "journal"
     async with SETUPS[name](chance) as site, _peers(site, folder, journal) as group:
         running = _Run(site=site, group=group, chance=chance, folder=folder)
-        await asyncio.gather(*(running.add_node() for _ in range(NODES)))
+        if site.nodes is None:
+            await asyncio.gather(*(running.add_node() for _ in range(NODES)))
+        else:
+            await site.nodes.start(group.client.namespace, shared)
         began = time.monotonic()
         work = asyncio.create_task(running.keep_busy())
         faults = _faults(running)
@@ -167,12 +186,18 @@ async def run(
                 chance.shuffle(kinds)
             kind = kinds.pop()
             begin_us = now_us()
-            pid = await faults[kind]()
-            running.strikes.append(Strike(kind=kind, begin_us=begin_us, end_us=now_us(), pid=pid))
+            hit = await faults[kind]()
+            running.strikes.append(
+                Strike(kind=kind, begin_us=begin_us, end_us=now_us())
+                if hit is None
+                else Strike(kind=kind, begin_us=hit.begin_us, end_us=hit.end_us, node=hit.node)
+            )
             counts = f"{len(running.strikes)} faults, {len(running.orders)} instances"
             tell(f"{name}: {counts}, {time.monotonic() - began:.0f} of {seconds:.0f} s")
         running.enough.set()
         await work
+        if site.nodes is not None:
+            await site.nodes.settled()
         return await _judged(name, seed, running, journal, began)
 
 
@@ -184,12 +209,16 @@ async def _judged(name: str, seed: int, running: _Run, journal: Path, began: flo
                 await schedule.pause()
             await client.wait(timeout=REST)
     runs = read_journal(journal)
+    absences = _absences(running)
+    if running.site.nodes is not None:
+        spans = await running.site.nodes.spans()
+        absences += [Absence(node=node, why="paused", from_us=one, until_us=two) for node, (one, two) in spans]
     store = open_store(
         running.site.direct, namespace=client.namespace, clock=SystemClock(), limits=StoreLimits(), retry_for=PATIENCE
     )
     await store.open()
     try:
-        evidence = await gather(store, runs, running.orders, _absences(running), ttl=TTL)
+        evidence = await gather(store, runs, running.orders, absences, ttl=TTL)
     finally:
         await store.close()
     found, moved = recoveries(running.strikes, runs, running.shifts(), ttl=TTL)
@@ -204,6 +233,7 @@ async def _judged(name: str, seed: int, running: _Run, journal: Path, began: flo
         violations=[str(violation) for violation in violations(evidence)],
         recovery={kind: summed_up(each) for kind, each in sorted(found.items())},
         moved={kind: summed_up(each) for kind, each in sorted(moved.items())},
+        load=round(os.getloadavg()[1] / (os.cpu_count() or 1), 1),
         left_out={**running.site.left_out, **({} if running.library else dict.fromkeys(CLOCKS, WHY_NOT))},
     )
 
@@ -212,10 +242,10 @@ def _absences(running: _Run) -> list[Absence]:
     """When the process of a node was gone, or stood still, for any reason."""
     found: list[Absence] = []
     for strike in running.strikes:
-        if strike.kind == KILL:
-            found.append(Absence(node=str(strike.pid), why="killed", from_us=strike.begin_us))
-        elif strike.kind == "node SIGSTOP":
-            found.append(Absence(node=str(strike.pid), why="paused", from_us=strike.begin_us, until_us=strike.end_us))
+        if strike.kind == KILL and strike.node:
+            found.append(Absence(node=strike.node, why="killed", from_us=strike.begin_us))
+        elif strike.kind == "node SIGSTOP" and strike.node:
+            found.append(Absence(node=strike.node, why="paused", from_us=strike.begin_us, until_us=strike.end_us))
         elif strike.kind in FAILOVERS:
             found += [
                 Absence(node=str(child.pid), why="paused", from_us=strike.begin_us, until_us=strike.end_us + MOVED_US)
@@ -227,29 +257,35 @@ def _absences(running: _Run) -> list[Absence]:
     return found
 
 
-def _faults(running: _Run) -> dict[str, Callable[[], Coroutine[Any, Any, int | None]]]:
-    """What can be done in this set-up, by name; the answer is the process of the node that was hit."""
+def _faults(running: _Run) -> dict[str, Callable[[], Coroutine[Any, Any, Hit | None]]]:
+    """What can be done in this set-up, by name; the answer says which node was hit."""
     site, chance = running.site, running.chance
 
-    async def kill() -> int:
+    async def kill() -> Hit:
         node = running.victim()
+        begin_us = now_us()
         node.kill()
+        end_us = now_us()
         running.replace()
-        return node.pid
+        return Hit(node=str(node.pid), begin_us=begin_us, end_us=end_us)
 
-    async def freeze() -> int:
+    async def freeze() -> Hit:
         node = running.victim()
+        begin_us = now_us()
         node.pause()
         await asyncio.sleep(PAUSE)
+        end_us = now_us()
         node.resume()
         running.nodes.append(node)
-        return node.pid
+        return Hit(node=str(node.pid), begin_us=begin_us, end_us=end_us)
 
-    async def terminate() -> int:
+    async def terminate() -> Hit:
         node = running.victim()
+        begin_us = now_us()
         await asyncio.to_thread(node.terminate)
+        end_us = now_us()
         running.replace()
-        return node.pid
+        return Hit(node=str(node.pid), begin_us=begin_us, end_us=end_us)
 
     async def cut() -> None:
         with chance.choice(site.proxies).cut():
@@ -272,6 +308,8 @@ def _faults(running: _Run) -> dict[str, Callable[[], Coroutine[Any, Any, int | N
         await asyncio.sleep(HARMED + TTL * chance.random())
         running.clocks[node.pid].set(0.0)
 
+    if site.nodes is not None:
+        return {**site.nodes.harms(chance), **site.harms}
     nodes = {KILL: kill, "node SIGSTOP": freeze, "node SIGTERM": terminate}
     clocks = {kind: partial(clock, ahead) for kind, ahead in CLOCKS.items()} if running.library else {}
     network = {"network cut": cut, "network delay": delay, "network slow": slow, "network reset": reset}

@@ -14,6 +14,7 @@ from support.servers import SERVERS, Server, ServerKind, ServerProcess
 from support.waiting import LOOK, PATIENCE
 
 from . import failing_over
+from .crew import pods
 from .disks import WHY_NOT, SmallDisk, small_disk
 from .partition import Partition, leader_changes
 from .proxy import FaultProxy
@@ -174,4 +175,5 @@ SETUPS: Mapping[str, Setup] = {
     "redis+sentinel": failing_over.sentinel,
     "redis-cluster": failing_over.cluster,
     "sqlite": _sqlite,
+    "pods": pods,
 }

@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from support.servers import Server, ServerProcess
 from support.stalls import Span
@@ -18,6 +19,37 @@ AWAY = 2.0
 FAILOVERS = frozenset({"failover", "failover by SIGSTOP"})
 """Harms after which another server has the place of the first one, and may lack its latest claims."""
 Harm = Callable[[], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """What was done to a node, from its begin to its end."""
+
+    node: str
+    """The node, as the journal calls it."""
+    begin_us: int
+    end_us: int
+
+
+NodeHarm = Callable[[], Coroutine[Any, Any, Hit]]
+
+
+class OwnNodes(Protocol):
+    """The nodes of a set-up that are no processes of the lab."""
+
+    async def start(self, namespace: str, folder: Path) -> None:
+        """Start them, with the journal in this folder."""
+        ...
+
+    def harms(self, chance: Random) -> Mapping[str, NodeHarm]: ...
+
+    async def spans(self) -> Sequence[tuple[str, Span]]:
+        """When a node stood still."""
+        ...
+
+    async def settled(self) -> None:
+        """Wait until all nodes run again."""
+        ...
 
 
 @dataclass(kw_only=True)
@@ -35,6 +67,7 @@ class Site:
     """What can be done to the servers; each ends with all servers running again."""
     shifts: Callable[[], Sequence[Span]] = tuple
     """When the members of a server had another leader."""
+    nodes: OwnNodes | None = None
     left_out: Mapping[str, str] = field(default_factory=dict[str, str])
     """Harms that this machine does not allow, and why."""
 
