@@ -46,7 +46,7 @@ def wait_until_drained(pid: int, host: str, port: int, timeout: float, until: fl
     while (left := until - time.monotonic()) > 0:
         reply = ask("drained", host, port, min(left, MAX_ANSWER))
         if reply.answered or not answer.answered or left >= MAX_ANSWER:
-            # the end of the time limit can cut the last probe short; the answer before it says why the daemon still runs
+            # the time limit can cut the last probe short; the answer before it says why the daemon still runs
             answer = reply
         if reply.ok:
             print("drained")
