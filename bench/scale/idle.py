@@ -31,7 +31,7 @@ async def idle(site: Site, cell: Cell) -> Found:
         await asyncio.sleep(SETTLE + cell.schedules / 20_000)
         leader = await _rate(site, hosts)
         hosts += await cleanup.enter_async_context(host(site, place.namespace, "follower", cell.nodes - 1, kinds))
-        await asyncio.sleep(SETTLE)
+        await asyncio.sleep(SETTLE + cell.nodes / 10)
         all_nodes = await _rate(site, hosts)
         followers = max(1, cell.nodes - 1)
         return {

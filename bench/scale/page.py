@@ -36,7 +36,7 @@ def _told(report: Report) -> str:
     ran = sum("found" in one for one in results)
     return (
         f"Run on {report['date'][:10]} by `{report['command']}`: {ran} of {len(results)} cells, on {machine['cores']} "
-        f"cores of {machine['cpu']}, which other work shared; {', '.join(report['versions'])}."
+        f"cores of {machine['cpu']}, which other work shared; {', '.join(report['versions'])}.{report.get('note', '')}"
     )
 
 

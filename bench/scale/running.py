@@ -21,6 +21,8 @@ from .cells import Cell, misfit
 ROOT = Path(__file__).parents[2]
 WAITING_LANES = 3
 """Cells of idle nodes and schedules that run concurrently: their nodes wait most of the time."""
+STARVED = 2.9
+"""Calls of the store a second. An idle follower makes four; one that makes fewer was not run by the machine."""
 PATIENCE = 900.0
 """Seconds after which a cell is ended, and named as one that did not finish."""
 Result = dict[str, Any]
@@ -65,6 +67,9 @@ async def _one(cell: Cell) -> Result:
             lines = out.decode().splitlines()
             if process.returncode == 0 and lines:
                 result["found"] = json.loads(lines[-1])
+                if cell.part == "idle" and result["found"]["follower"]["calls"] < STARVED:
+                    result["skipped"] = "its nodes were starved by other work on the machine"
+                    del result["found"]
             else:
                 reasons = told.decode().strip().splitlines() or ["ended without a word"]
                 result["error"] = " / ".join(reasons[-1:] if ":" in reasons[-1] else reasons[-4:])[:300]
