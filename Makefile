@@ -22,7 +22,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo quick test lint proto blocking unit unit-others integration django-suite test-soak soak faultlab test-compose mutants slips bench bench-remote bench-guard bench-durability bench-web scale docs docs-serve pictures format screenshots lock dist manifests sbom servers clean
+.PHONY: help demo quick test lint proto blocking unit unit-others integration django-suite test-soak soak faultlab test-compose mutants slips bench bench-peers bench-remote bench-guard bench-durability bench-web scale docs docs-serve pictures format screenshots lock dist manifests sbom servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ slips: $(VENV)/.installed servers ## plant random slips, and show which of them 
 
 bench: $(VENV)/.installed servers ## measure throughput, latency and memory
 	$(BIN)/python bench/run.py $(ARGS)
+
+bench-peers: $(VENV)/.installed servers ## measure peerjob beside ten other job queues, and write docs/benchmarks.md
+	PYTHONPATH=bench:tests $(BIN)/python -m peers $(ARGS)
 
 bench-remote: $(VENV)/.installed servers ## measure jobd over gRPC: watchers, calls per second, memory
 	$(BIN)/python bench/remote.py $(ARGS)
