@@ -18,14 +18,14 @@ from .measuring import Figures
 from .page import write
 from .report import Report, Result
 from .services import server_versions
-from .system import machine, take_priority
+from .system import has_priority, machine, take_priority
 from .venvs import HOME, ROOT, InstallError, ensure, versions
 
 
 def main() -> int:
     # the processes of a measurement end with it
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _end)
     parser = argparse.ArgumentParser(prog="make bench-peers", description=__doc__)
     names = ", ".join(peer.called[-1] for peer in PEERS)
     parser.add_argument("--only", help=f"which, with commas (default: all): {names}; peerjob is all of its stores")
@@ -55,6 +55,10 @@ def main() -> int:
     return 0
 
 
+def _end(signum: int, frame: object) -> None:
+    sys.exit(128 + signum)
+
+
 def run(chosen: list[Peer], rounds: int, *, quick: bool, command: str) -> Generator[Report]:
     """Measure the peers in turns: each has its first round before any has its second. Yields after each round."""
     missing: dict[str, str] = {}
@@ -65,11 +69,13 @@ def run(chosen: list[Peer], rounds: int, *, quick: bool, command: str) -> Genera
             missing[peer.name] = str(error)
     chosen = [peer for peer in chosen if peer.name not in missing]
     found: dict[str, list[Figures]] = {peer.name: [] for peer in chosen}
+    installed = {peer.name: versions(peer) for peer in chosen}
     ahead = take_priority()
     begun = datetime.now(UTC)
     for number in range(rounds):
         for peer in chosen:
             figures = _measured(peer, quick=quick)
+            ahead = ahead and has_priority()
             found[peer.name].append(figures)
             print(json.dumps({"round": number + 1, "peer": peer.name, **figures}), flush=True)
         if not quick:
@@ -84,7 +90,7 @@ def run(chosen: list[Peer], rounds: int, *, quick: bool, command: str) -> Genera
                 setting=peer.setting,
                 keeps=peer.keeps,
                 reference=peer.reference,
-                versions=versions(peer),
+                versions=installed[peer.name],
                 rounds=list(found[peer.name]),
             )
             for peer in chosen

@@ -75,11 +75,17 @@ def _factors(report: Report) -> str:
     for measure in MEASURES:
         best = _best_peer(report, measure)
         if best is None:
+            if measure.key == "after kill" and any(peer.median(measure.key) for peer in _peers(report)):
+                rows.append([measure.title, "none within 60 s", *(_seconds(one.median(measure.key)) for one in ours)])
             continue
         value = best.median(measure.key)
         row = [measure.title, f"{best.name} {number(value, measure)} {measure.unit}"]
         rows.append([*row, *(_factor(one.median(measure.key), value, measure) for one in ours)])
     return markdown_table(rows)
+
+
+def _seconds(value: float | None) -> str:
+    return "—" if value is None else f"{number(value, BY_KEY['after kill'])} s"
 
 
 def _factor(ours: float | None, best: float | None, measure: Measure) -> str:
@@ -110,7 +116,7 @@ def _ahead(report: Report) -> str:
         lines.append(f"- **{measure.title}**: {named} {measure.unit}; `{BASE}` {number(value, measure)}.")
     if not lines:
         return f"No queue has a better figure than `{BASE}`."
-    rest = f"In the other measures, none has: {', '.join(first)}." if first else ""
+    rest = f"In the other measures, none has: {'; '.join(first)}." if first else ""
     return "\n\n".join((f"These queues have a better figure than `{BASE}`:", "\n".join(lines), rest))
 
 

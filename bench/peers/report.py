@@ -34,7 +34,7 @@ MEASURES = (
     Measure(key="worker cpu", title="worker CPU per 1,000 jobs", unit="s", best="low", digits=3),
     Measure(key="server cpu", title="server CPU per 1,000 jobs", unit="s", best="low", digits=3),
     Measure(key="peak", title="peak memory of a process", unit="MiB", best="low"),
-    Measure(key="together", title="memory with its parents", unit="MiB", best="low"),
+    Measure(key="together", title="memory of all its processes", unit="MiB", best="low"),
     Measure(key="after kill", title="runs again after kill -9", unit="s", best="low", digits=1),
 )
 GIVEN_UP = "given up"

@@ -23,9 +23,14 @@ def take_priority() -> bool:
     return True
 
 
+def has_priority() -> bool:
+    """Whether this process still has the priority that `take_priority` gave it; an administrator may take it away."""
+    return os.sched_getscheduler(0) == os.SCHED_RR
+
+
 def raise_priority(pid: int) -> None:
     """Let a server run before its clients, if they have a priority."""
-    if os.sched_getscheduler(0) != os.SCHED_RR:
+    if not has_priority():
         return
     for one in tree([pid]):
         for task in Path(f"/proc/{one}/task").iterdir():

@@ -25,7 +25,8 @@ def folder(peer: Peer) -> Path:
 def ensure(peer: Peer) -> None:
     """Make the venv of a peer, unless it stands already with the same requirements. Raises InstallError."""
     home, stamp = folder(peer), folder(peer) / ".requirements"
-    wanted = hashlib.sha256(json.dumps([sys.version, *peer.requirements]).encode()).hexdigest()
+    ours = (ROOT / "pyproject.toml").read_text() if any(one.startswith(".") for one in peer.requirements) else ""
+    wanted = hashlib.sha256(json.dumps([sys.version, ours, *peer.requirements]).encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
         return
     print(f"installing {peer.venv}", flush=True)

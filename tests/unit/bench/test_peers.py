@@ -136,9 +136,10 @@ def test_the_page_says_where_a_peer_is_ahead_and_by_what() -> None:
     page = text(report(BOUND, OURS, PEER))
 
     assert "- **idle latency p50**: huey 1.00 ms; `peerjob redis://` 2.00." in page
-    assert "In the other measures, none has: drain, one process, runs again after kill -9." in page
+    assert "In the other measures, none has: drain, one process; runs again after kill -9." in page
     assert "| drain, one process | huey 300 jobs/s | 3.00 |" in page
     assert "| idle latency p50 | huey 1.00 ms | **0.50** |" in page
+    assert "| runs again after kill -9 | none within 60 s | 6.0 s |" in page
 
 
 def test_the_page_names_what_could_not_be_measured() -> None:
