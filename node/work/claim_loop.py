@@ -142,6 +142,7 @@ class ClaimLoop(BackgroundRole):
             if asked.want is not None:
                 self._claim_wait = 0.0
                 self._take(asked.incarnation, claimed, loop.time())
+                await self._let_bodies_start(claimed)
             self.watchdog.beat()
 
     async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -281,6 +282,14 @@ class ClaimLoop(BackgroundRole):
             except Exception as error:  # noqa: BLE001  # no processor may stop the claim loop
                 log_listener_failure(f"instance {run.claim.id}", error)
         self._pool.take(runs)
+
+    async def _let_bodies_start(self, claimed: Claimed) -> None:
+        """Let claimed bodies start before the next request, unless outcomes wait for it.
+
+        Bodies that end at once are part of that request.
+        """
+        if claimed.claims and not self._outbox.unsent:
+            await asyncio.sleep(0)
 
     async def stop(self) -> None:
         await super().stop()
