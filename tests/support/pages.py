@@ -17,6 +17,8 @@ WITH_TESTS = ("cookbook", "guides")
 PORTS = ("59051", "59052", "9090", "9091", "8000", "5000")
 """The ports on the pages, which tests replace by free ones."""
 SERVERS = ("redis", "valkey", "etcd")
+AT_THE_END = "at the end of the file"
+"""The title of a block that is added to a file."""
 
 _FENCE = re.compile(r"^( *)```(\w+)([^\n`]*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 _FILE = re.compile(r"\A(?:#|//) ([\w./-]+\.\w+|Dockerfile)\n")
@@ -82,11 +84,12 @@ def _blocks(page: str) -> list[Block]:
 
 
 def write(block: Block, folder: Path, replaced: Mapping[str, str]) -> Path:
-    """Write the file of a block."""
+    """Write the file of a block, or add to its end if the title says so."""
     assert block.file is not None
     path = folder / block.file
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(replace(block.text, replaced))
+    with path.open("a" if block.title == AT_THE_END else "w") as file:
+        file.write(replace(block.text, replaced))
     return path
 
 

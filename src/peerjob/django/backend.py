@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 from django.apps import apps
 from django.core import checks
@@ -25,7 +25,6 @@ from .framework import (
     TaskResult,
     TaskResultDoesNotExist,
     TaskResultStatus,
-    normalize_json,
     task_enqueued,
 )
 from .jobs import job_for
@@ -33,6 +32,7 @@ from .options import BackendOptions, read_options
 from .results import result_of
 from .task_store import TaskStore, task_store_of
 from .tasks import PeerjobTask, moment
+from .values import as_json
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -83,12 +83,12 @@ class TaskBackend(BaseTaskBackend):
     def enqueue(self, task: Task[P, R], args: list[Any], kwargs: dict[str, Any]) -> TaskResult[P, R]:
         """Store one run of a task and return its result, which is READY.
 
-        Raises InvalidTask, ArgumentError or PayloadTooLargeError for an invalid call, at once and also inside of a
-        transaction. Raises StoreUnavailableError or StoreFullError if the store cannot take the run.
+        Raises InvalidTask, ArgumentError or PayloadTooLargeError for an invalid call, and TypeError or ValueError for
+        an argument that JSON lacks: at once and also inside of a transaction. Raises StoreUnavailableError or
+        StoreFullError if the store cannot take the run.
         """
         self.validate_task(task)
-        args = cast(list[Any], normalize_json(list(args)))
-        kwargs = cast(dict[str, Any], normalize_json(kwargs))
+        args, kwargs = as_json(args), as_json(kwargs)
         call = Call(job_for(self.alias, task), tuple(args), kwargs)
         tasks = self._task_store()
         result: TaskResult[P, R] = TaskResult(

@@ -24,11 +24,11 @@ from .framework import (
     TaskContext,
     TaskError,
     TaskResultStatus,
-    normalize_json,
     task_finished,
     task_started,
 )
 from .tasks import moment, parts_of
+from .values import as_json
 
 HOME = f"{__package__}.process"
 """The module in which a process of a node finds a body by its name."""
@@ -125,9 +125,9 @@ class _TaskRun:
         self.arguments = (TaskContext(task_result=self.result), *args) if task.takes_context else args
 
     def ended(self, value: Any) -> Any:
-        """Note the return value, and return the value to store; raises TypeError for a value that JSON lacks."""
+        """Note the return value, and return the value to store; raises as `as_json` does."""
         finished = isinstance(value, FinishedResult)
-        plain = normalize_json(value.result if finished else value)
+        plain = as_json(value.result if finished else value)
         self._end(TaskResultStatus.SUCCESSFUL, _return_value=plain)
         return FinishedResult(plain) if finished else plain
 

@@ -61,6 +61,16 @@ def returns_object() -> object:
     return object()
 
 
+@task
+def returns_nan() -> float:
+    return float("nan")
+
+
+@task
+def returns(value: object) -> object:
+    return {1: (value, b"bytes")}
+
+
 @task(takes_context=True)
 def context_of(context: TaskContext[Any, Any], *, key: object = None) -> list[Any]:
     assert isinstance(context, TaskContext)

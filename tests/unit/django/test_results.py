@@ -1,13 +1,16 @@
 """Enqueued tasks, and the results that Django sees."""
 
+import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from typing import Any
 
 import pytest
 from django.test.utils import override_settings
 from django.utils import timezone
+from django.utils.safestring import SafeString
 
 from peerjob import ArgumentError, Job, Node, PayloadTooLargeError
 from peerjob.django import TaskBackend, with_options
@@ -66,7 +69,9 @@ async def test_a_failed_task_has_its_error(node: Node, task: AnyTask) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "error"), [(tasks.exits, SystemExit), (tasks.returns_object, TypeError)], ids=["exit", "object"]
+    ("task", "error"),
+    [(tasks.exits, SystemExit), (tasks.returns_object, TypeError), (tasks.returns_nan, ValueError)],
+    ids=["exit", "object", "nan"],
 )
 async def test_a_builtin_error_has_its_class(node: Node, task: AnyTask, error: type[BaseException]) -> None:
     result = await ended(node, await task.aenqueue())
@@ -99,6 +104,11 @@ async def test_arguments_that_do_not_fit_are_refused_at_once(
 async def test_values_that_cannot_be_stored_are_refused_at_once(node: Node) -> None:
     with pytest.raises(TypeError, match="Unsupported type"):
         await tasks.send.aenqueue(timezone.now())
+    with pytest.raises(ValueError, match="Unsupported value"):
+        await tasks.send.aenqueue(to={"name": b"\xff"})
+    for lacked in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            await tasks.send.aenqueue([{"share": lacked}])
     with pytest.raises(PayloadTooLargeError):
         await tasks.send.aenqueue("x" * 2_000_000)
     assert await node.count() == 0
@@ -108,6 +118,17 @@ async def test_a_task_gets_its_arguments_as_json_has_them(node: Node) -> None:
     result = await ended(node, await tasks.context_of.aenqueue(key=(1, (2, "3"))))
 
     assert result.return_value == [result.id, 1, {"key": [1, [2, "3"]]}, ["worker"]]
+
+
+async def test_values_are_those_of_a_round_trip_through_json(node: Node) -> None:
+    result = await ended(
+        node, await tasks.returns.aenqueue({2: HTTPStatus.OK, None: b"\xc3\xa9", "plain": SafeString("<b>")})
+    )
+
+    [given] = result.args
+    assert given == {"2": 200, "null": "é", "plain": "<b>"}
+    assert {type(one) for one in given.values()} == {int, str}
+    assert result.return_value == {"1": [given, "bytes"]}
 
 
 async def test_a_retried_task_counts_its_attempts(node: Node) -> None:
