@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import typer
+
+from peerjob.version import __version__
 
 
 class ExitStatus(IntEnum):
@@ -28,6 +30,19 @@ class ErrorReport(NamedTuple):
 
     message: str
     status: int
+
+
+def show_version(asked: bool) -> None:
+    """Print the release of this installation, and end the command."""
+    if asked:
+        print(f"peerjob {__version__}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+]
+"""The option `--version` of `jobctl` and `jobd`."""
 
 
 @runtime_checkable

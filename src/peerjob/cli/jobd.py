@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import peerjob_probe
-from peerjob import Node, OptionError, Probe, SystemClock, __version__
+from peerjob import Node, OptionError, Probe, SystemClock
 from peerjob.model.durations import to_seconds
 
 from . import console
@@ -35,17 +35,9 @@ app = typer.Typer(
 )
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
-        print(f"peerjob {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
 def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
+    version: console.VersionOption = False,
 ) -> None:
     pass
 
@@ -53,7 +45,7 @@ def _options(
 @app.command("version")
 def show_version() -> None:
     """Show the version."""
-    _show_version(True)
+    console.show_version(True)
 
 
 @app.command(

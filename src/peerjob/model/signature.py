@@ -19,6 +19,7 @@ import typing_extensions
 
 from .callables import ExecutorHolder, call_of, has_code, unpartial
 from .injected import INJECTED, Injectable, Injection, Resource
+from .printable import counted
 from .references import module_name
 
 EMPTY: Any = inspect.Parameter.empty
@@ -123,7 +124,7 @@ class Signature:
         if self.var_positional is None and len(placed) > len(self.positional):
             takes = sum(not one.supplied for one in self.positional)
             given = takes + len(placed) - len(self.positional)
-            problems.append(f"takes at most {takes} positional arguments, {given} given")
+            problems.append(f"takes at most {counted(takes, 'positional argument')}, {given} given")
         given_by_position = {one.name for one in self.positional[: len(placed)]}
         for name in kwargs:
             if name not in self.by_name:

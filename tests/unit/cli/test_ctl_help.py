@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from peerjob.cli.ctl.settings import OPTIONS
+from peerjob.version import __version__
 from support.jobctl import ROOT, VERBS, Jobctl
 
 jobctl = Jobctl({})
@@ -60,6 +61,11 @@ def test_the_verbs_are_those_that_are_documented() -> None:
         "workers list",
         "workers resize",
     ]
+
+
+def test_the_version_needs_no_node() -> None:
+    answer = jobctl("--version")
+    assert (answer.status, answer.out, answer.err) == (0, f"peerjob {__version__}\n", "")
 
 
 @pytest.mark.parametrize("path", VERBS, ids=" ".join)

@@ -669,7 +669,7 @@ async def test_blocking_twins() -> None:
 def test_a_caller_cannot_pass_injected_values() -> None:
     assert problems(last, 5, Context()) == ["ctx: supplied by the node; leave it out"]
     assert problems(last, 5, ctx=Context()) == ["ctx: supplied by the node; leave it out"]
-    assert problems(last, 5, 6) == ["takes at most 1 positional arguments, 2 given"]
+    assert problems(last, 5, 6) == ["takes at most 1 positional argument, 2 given"]
 
 
 def test_a_resource_is_left_open_for_its_value() -> None:

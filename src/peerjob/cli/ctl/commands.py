@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import signal
 from collections.abc import Callable, Coroutine, Generator
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
+from peerjob.cli.console import VersionOption
 from peerjob.cli.settings import arguments_of, declare, options_of, parameters_of
 from peerjob.model.clock import SystemClock, to_datetime
 from peerjob.remote.client import client as remote
@@ -49,7 +51,8 @@ def shared_options(ctx: typer.Context, **given: Any) -> None:
     ctx.obj = given
 
 
-declare(shared_options, parameters_of(CtlOptions, environment=False))
+_VERSION = inspect.Parameter("version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=VersionOption)
+declare(shared_options, [*parameters_of(CtlOptions, environment=False), _VERSION])
 
 
 def verb(app: typer.Typer, name: str, **settings: Any) -> Callable[[Verb], Verb]:
