@@ -380,8 +380,8 @@ def in_terminal(*arguments: str) -> str:
     return screen
 
 
-def at_terminal(*arguments: str, typed: bytes = b"") -> tuple[str, int]:
-    """All that the command writes to a terminal of 120 columns, and its status; it is typed once it asks.
+def at_terminal(*arguments: str, typed: bytes = b"", once: bytes = b"]: ") -> tuple[str, int]:
+    """All that the command writes to a terminal of 120 columns, and its status; `typed` is typed once it asks.
 
     And again if nothing comes of it: Python misses a Ctrl-C in the moment between a prompt and the wait for an answer.
     """
@@ -402,7 +402,7 @@ def at_terminal(*arguments: str, typed: bytes = b"") -> tuple[str, int]:
         while True:
             if select.select([control], [], [], 0.5)[0]:
                 written += os.read(control, 65_536)
-            if typed and b"]: " in written and time.monotonic() > pressed + 5:
+            if typed and once in written and time.monotonic() > pressed + 5:
                 os.write(control, typed)
                 pressed = time.monotonic()
     os.close(control)
@@ -508,6 +508,12 @@ def test_top_shows_nodes_queues_and_the_leader(jobctl: Jobctl, target: str) -> N
         assert "one leads" in shown
         assert "NODE" in shown
         assert "KIND" in shown
+
+
+@pytest.mark.parametrize(("typed", "status"), [(b"q", 0), (b"\x03", 130)], ids=["q", "Ctrl-C"])
+def test_a_key_ends_top(target: str, typed: bytes, status: int) -> None:
+    screen, ended = at_terminal("top", "--address", target, typed=typed, once=b"one leads")
+    assert (ended, "Traceback" in screen) == (status, False)
 
 
 def test_a_node_is_drained(redis_server: Server, tmp_path: Path) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import sys
+import termios
+import tty
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any
@@ -36,6 +40,8 @@ MINUTE = 60.0
 MIN_BARS = 20
 """With room for fewer bars beside the rates, the bars have a line of their own."""
 BARS = " ▁▂▃▄▅▆▇█"
+MAX_KEYS = 1_024
+"""The most bytes of typed keys that are read at a time."""
 MAX_AGES = 20
 """The most kinds for which one update reads the age of the queue."""
 MAX_OLDEST = 10
@@ -148,7 +154,11 @@ async def top(
     count: Annotated[
         int | None,
         typer.Option(
-            "--count", "-n", min=1, show_default="until Ctrl-C; 1 without a terminal", help="The number of updates."
+            "--count",
+            "-n",
+            min=1,
+            show_default="until q or Ctrl-C; 1 without a terminal",
+            help="The number of updates.",
         ),
     ] = None,
 ) -> None:
@@ -161,7 +171,7 @@ async def top(
     console = session.out.console
     rounds = range(count or 1) if count or not console.is_terminal else itertools.count()
     history = RateHistory()
-    async with session.client() as client:
+    async with session.client() as client, until_quit(console.is_terminal):
         with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
             for number in rounds:
                 if number:
@@ -174,6 +184,37 @@ async def top(
                     console.print(shown)
                 else:
                     live.update(shown, refresh=True)
+
+
+@asynccontextmanager
+async def until_quit(is_live: bool) -> AsyncGenerator[None]:
+    """End the block when the user types q. The terminal shows no keys meanwhile."""
+    # a process in the background of its shell would be stopped when it changes the terminal
+    if not is_live or not sys.stdin.isatty() or os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp():
+        yield
+        return
+    loop, terminal = asyncio.get_running_loop(), sys.stdin.fileno()
+    limit = asyncio.timeout(None)
+
+    def read() -> None:
+        typed = os.read(terminal, MAX_KEYS)
+        if b"q" in typed.lower():
+            limit.reschedule(loop.time())
+        if not typed:
+            loop.remove_reader(terminal)
+
+    before = termios.tcgetattr(terminal)
+    tty.setcbreak(terminal)
+    loop.add_reader(terminal, read)
+    try:
+        async with limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+    finally:
+        loop.remove_reader(terminal)
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 def overview(
