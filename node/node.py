@@ -358,15 +358,16 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         """The workers, each with the instance that it runs."""
         return [] if self._runtime is None else self._runtime.pool.workers()
 
-    async def resize_workers(self, n: int, *, node: str | None = None) -> None:
+    async def resize_workers(self, n: int, *, node: str | None = None) -> str:
         count = _checked_count("resize_workers", n, least=1)
         other = None if node is None else await self._other_node(node)
         if other is not None:
             await self._resize_other(other, count)
-            return
+            return other.name
         self._workers = count
         if self._runtime is not None:
             await self._runtime.resize(count)
+        return self.name
 
     @property
     def capabilities(self) -> Capabilities:

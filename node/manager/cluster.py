@@ -40,18 +40,18 @@ class NodeClusterManager(NodeJobManager):
         jobs.sort(key=attrgetter("kind"))
         return [_completed(one, listed.get(one.kind), schemas=schemas) for one in jobs]
 
-    async def drain(self, timeout: Duration | None = None, *, node: str | None = None) -> None:
+    async def drain(self, timeout: Duration | None = None, *, node: str | None = None) -> str:
         seconds = None if timeout is None else to_seconds(timeout, "timeout")
-        await self.wait_drained(seconds, node=node, is_begun=False)
+        return await self.wait_drained(seconds, node=node, is_begun=False)
 
-    async def wait_drained(self, seconds: float | None, *, node: str | None, is_begun: bool) -> None:
+    async def wait_drained(self, seconds: float | None, *, node: str | None, is_begun: bool) -> str:
         """Like `drain`. With `is_begun`, an earlier call has begun the drain, and this call only waits."""
         runtime = self._need_runtime()
         async with self._passing(seconds):
             other = None if node is None else await self._other_node(node)
             if other is None:
                 await runtime.drain(seconds, is_begun=is_begun)
-                return
+                return self.name
             if not is_begun:
                 await self._instruct(other, drain=True)
             try:
@@ -59,16 +59,18 @@ class NodeClusterManager(NodeJobManager):
                     await self._until_intake(other, "drained", has_begun=is_begun)
             except TimeoutError:
                 raise TimeoutError(f"node {other.name!r} is not drained after {seconds:g} s; it still drains") from None
+            return other.name
 
-    async def undrain(self, *, node: str | None = None) -> None:
+    async def undrain(self, *, node: str | None = None) -> str:
         runtime = self._need_runtime()
         async with self._passing(None):
             other = None if node is None else await self._other_node(node)
             if other is None:
                 await runtime.undrain()
-                return
+                return self.name
             await self._instruct(other, drain=False)
             await self._until_intake(other, "active")
+            return other.name
 
     async def _other_node(self, node: str) -> NodeView | None:
         """The live node with this name or incarnation; None for this node itself."""

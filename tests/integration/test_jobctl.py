@@ -523,13 +523,16 @@ def test_a_node_is_drained(redis_server: Server, tmp_path: Path) -> None:
         begun(jobctl, uuid)
         assert jobctl("drain", "--within", "0.1").status == 6
         jobctl("cancel", "instances", uuid)
-        assert jobctl("drain", "--within", "60").status == 0
+        drained = jobctl("drain", "--within", "60")
         assert jobctl("schedule", "add", "1", "1", "--wait", "--within", "0.3").status == 6
         (node,) = jobctl("list", "nodes", "-o", "json").json
         assert node["intake"] == "drained"
+        assert (drained.status, drained.err) == (0, f"jobctl: node {node['name']} is drained\n")
         unknown = jobctl("undrain", "elsewhere")
         assert (unknown.status, f"'elsewhere' (live: {node['name']})" in unknown.err) == (3, True)
-        assert jobctl("undrain", node["name"]).status == 0
+        assert jobctl("workers", "resize", "3").err == f"jobctl: node {node['name']} has 3 workers now\n"
+        for given in ((), (node["name"],), (node["incarnation"],)):
+            assert jobctl("undrain", *given).err == f"jobctl: node {node['name']} takes work\n"
         assert jobctl("schedule", "add", "1", "1", "--wait", "--within", "60").status == 0
 
 

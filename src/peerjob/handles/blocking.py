@@ -395,26 +395,28 @@ class BlockingVerbs(BlockingCalls):
         """
         return self.call(self.manager.audit(limit))
 
-    def drain(self, timeout: Duration | None = None, *, node: str | None = None) -> None:
+    def drain(self, timeout: Duration | None = None, *, node: str | None = None) -> str:
         """Let a node claim nothing more and hand back claims that have not started; wait until its bodies have ended.
+
+        Returns the name of the node, or "" if the node that answers runs a release that does not tell it.
 
         `node` is the name or incarnation of a live node. By default, it is this node, or the one that answers. The node
         stays in the cluster, and takes work again after `undrain`. Raises TimeoutError after `timeout`: the node still
         drains. Raises UnknownNodeError, also if the node leaves or dies meanwhile, OptionError for a name of several
         nodes, and NodeStateError if the node takes work again meanwhile.
         """
-        self.call_long(self.manager.drain(timeout, node=node))
+        return self.call_long(self.manager.drain(timeout, node=node))
 
-    def undrain(self, *, node: str | None = None) -> None:
-        """Let a node take work again that drains or is drained; `node` and errors as in `drain`."""
-        self.call(self.manager.undrain(node=node))
+    def undrain(self, *, node: str | None = None) -> str:
+        """Let a node take work again that drains or is drained; `node`, result and errors as in `drain`."""
+        return self.call(self.manager.undrain(node=node))
 
-    def resize_workers(self, n: int, *, node: str | None = None) -> None:
+    def resize_workers(self, n: int, *, node: str | None = None) -> str:
         """Change the number of workers of a node to 1 or more. Running bodies continue.
 
-        `node` and errors as in `drain`. The most for another node is 10,000.
+        `node`, result and errors as in `drain`. The most for another node is 10,000.
         """
-        self.call(self.manager.resize_workers(n, node=node))
+        return self.call(self.manager.resize_workers(n, node=node))
 
     def wait(self, query: Query | None = None, timeout: Duration | None = None) -> None:
         """Wait until no instance that matches is queued or running; raises TimeoutError."""

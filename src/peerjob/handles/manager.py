@@ -336,8 +336,10 @@ class Manager(Injectable, ABC):
         """
 
     @abstractmethod
-    async def drain(self, timeout: Duration | None = None, *, node: str | None = None) -> None:
+    async def drain(self, timeout: Duration | None = None, *, node: str | None = None) -> str:
         """Let a node claim nothing more and hand back claims that have not started; wait until its bodies have ended.
+
+        Returns the name of the node, or "" if the node that answers runs a release that does not tell it.
 
         `node` is the name or incarnation of a live node. By default, it is this node, or the one that answers. The node
         stays in the cluster, and takes work again after `undrain`. Raises TimeoutError after `timeout`: the node still
@@ -346,14 +348,14 @@ class Manager(Injectable, ABC):
         """
 
     @abstractmethod
-    async def undrain(self, *, node: str | None = None) -> None:
-        """Let a node take work again that drains or is drained; `node` and errors as in `drain`."""
+    async def undrain(self, *, node: str | None = None) -> str:
+        """Let a node take work again that drains or is drained; `node`, result and errors as in `drain`."""
 
     @abstractmethod
-    async def resize_workers(self, n: int, *, node: str | None = None) -> None:
+    async def resize_workers(self, n: int, *, node: str | None = None) -> str:
         """Change the number of workers of a node to 1 or more. Running bodies continue.
 
-        `node` and errors as in `drain`. The most for another node is 10,000.
+        `node`, result and errors as in `drain`. The most for another node is 10,000.
         """
 
     # -- waiting -----------------------------------------------------------------------------------------------------

@@ -103,8 +103,8 @@ async def resize_workers(
 ) -> None:
     """Change the number of workers of a node. Running jobs continue."""
     async with session.client() as client:
-        await client.resize_workers(count, node=node)
-    note(f"{_subject(node)} has {counted(count, 'worker')} now")
+        name = await client.resize_workers(count, node=node)
+    note(f"{_subject(node, name)} has {counted(count, 'worker')} now")
 
 
 NodeName = Annotated[
@@ -131,19 +131,20 @@ async def drain(
     the time is over, the exit status is 6, and the node still drains.
     """
     async with session.client() as client:
-        await client.drain(within, node=node)
-    note(f"{_subject(node)} is drained")
+        name = await client.drain(within, node=node)
+    note(f"{_subject(node, name)} is drained")
 
 
 async def undrain(session: ClientSession, node: NodeName = None) -> None:
     """Let a node take work again that drains or is drained."""
     async with session.client() as client:
-        await client.undrain(node=node)
-    note(f"{_subject(node)} takes work")
+        name = await client.undrain(node=node)
+    note(f"{_subject(node, name)} takes work")
 
 
-def _subject(node: str | None) -> str:
-    return "the node" if node is None else f"node {node}"
+def _subject(given: str | None, name: str) -> str:
+    """The node of a message: its name, or what the user gave to a node of a release that tells no name."""
+    return f"node {name or given}" if name or given else "the node"
 
 
 async def leader(session: ClientSession) -> None:

@@ -257,26 +257,29 @@ class Client(RemoteManager, StartableManager):
         answer = await self._connection.call(rpcs.LIST_WORKERS, pb.ListWorkersRequest())
         return [worker_of(one, answer.node) for one in answer.workers]
 
-    async def resize_workers(self, n: int, *, node: str | None = None) -> None:
+    async def resize_workers(self, n: int, *, node: str | None = None) -> str:
         request = pb.ResizeWorkersRequest(workers=given_count("resize_workers", n, MAX_WORKERS), node=node)
-        await self._connection.call(rpcs.RESIZE_WORKERS, request)
+        return (await self._connection.call(rpcs.RESIZE_WORKERS, request)).node
 
-    async def drain(self, timeout: Duration | None = None, *, node: str | None = None) -> None:
+    async def drain(self, timeout: Duration | None = None, *, node: str | None = None) -> str:
         seconds = None if timeout is None else to_seconds(timeout, "timeout")
         begun = False
 
-        async def wait(left: float) -> bool | None:
+        async def wait(left: float) -> pb.DrainResponse | None:
             nonlocal begun
             request = pb.DrainRequest(timeout=span(round(left * 1_000_000)), node=node, begun=begun)
             begun = True
-            return (await self._connection.call(rpcs.DRAIN, request, timeout=left + ANSWER)).drained or None
+            answer = await self._connection.call(rpcs.DRAIN, request, timeout=left + ANSWER)
+            return answer if answer.drained else None
 
-        if await wait_in_turns(wait, seconds) is None:
+        drained = await wait_in_turns(wait, seconds)
+        if drained is None:
             who = "the node" if node is None else f"node {node!r}"
             raise TimeoutError(f"{who} is not drained after {seconds:g} s; it still drains")
+        return drained.node
 
-    async def undrain(self, *, node: str | None = None) -> None:
-        await self._connection.call(rpcs.UNDRAIN, pb.UndrainRequest(node=node))
+    async def undrain(self, *, node: str | None = None) -> str:
+        return (await self._connection.call(rpcs.UNDRAIN, pb.UndrainRequest(node=node))).node
 
 
 def _job_of(target: object) -> Any:

@@ -25,12 +25,12 @@ class ClusterRpcs:
 
     async def resize_workers(self, request: pb.ResizeWorkersRequest, context: Context) -> pb.ResizeWorkersResponse:
         workers = given_count("resize_workers", request.workers, MAX_WORKERS)
-        await self._node.resize_workers(workers, node=_named(request))
-        return pb.ResizeWorkersResponse(workers=workers)
+        name = await self._node.resize_workers(workers, node=_named(request))
+        return pb.ResizeWorkersResponse(workers=workers, node=name)
 
     async def drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
         try:
-            await self._node.wait_drained(wait_seconds(request), node=_named(request), is_begun=request.begun)
+            name = await self._node.wait_drained(wait_seconds(request), node=_named(request), is_begun=request.begun)
         except TimeoutError:
             return pb.DrainResponse(drained=False)
         except NodeStateError as error:
@@ -39,11 +39,11 @@ class ClusterRpcs:
             # RpcService reads a NodeStateError of a wait as the end of this node, so that the client asks another node
             status = status_of(error)
             await context.abort(status.code, status.text, status.metadata)
-        return pb.DrainResponse(drained=True)
+            raise  # never reached: `abort` raises
+        return pb.DrainResponse(drained=True, node=name)
 
     async def undrain(self, request: pb.UndrainRequest, context: Context) -> pb.UndrainResponse:
-        await self._node.undrain(node=_named(request))
-        return pb.UndrainResponse()
+        return pb.UndrainResponse(node=await self._node.undrain(node=_named(request)))
 
 
 def _named(request: pb.DrainRequest | pb.UndrainRequest | pb.ResizeWorkersRequest) -> str | None:
