@@ -258,16 +258,17 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
                 await leaves.__aexit__(None, None, None)
 
     async def _leave(self, runtime: NodeRuntime, grace: float, *, exiting: bool) -> None:
+        at_exit, self._at_exit = self._at_exit, None
         try:
             await runtime.close(grace=grace, exiting=exiting)
+            # otherwise, a second Ctrl-C has cancelled all tasks, and the thread of the lease leaves at the exit
+            if at_exit is not None:
+                at_exit.cancel()
         finally:
             self._workers = self.num_workers  # another node can have changed the number
             loop_end_task, self._loop_end_task = self._loop_end_task, None
             if loop_end_task is not None:
                 loop_end_task.cancel()
-            if self._at_exit is not None:
-                self._at_exit.cancel()
-                self._at_exit = None
             self._runtime = self._stop_task = None
         logger.info("node %r has left", self.name)
 
@@ -284,7 +285,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
 
     def _exit(self, runtime: NodeRuntime, loop: asyncio.AbstractEventLoop) -> None:
         """Leave the cluster at the exit of the process, whether the node's event loop is closed, runs or is stopped."""
-        if loop.is_closed():
+        if loop.is_closed() or self._runtime is not runtime:
             runtime.lease.leave_without_loop()
         elif loop.is_running():
             try:

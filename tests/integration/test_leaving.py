@@ -42,6 +42,7 @@ SCRIPTS = [
     ("bare", "loop", "interrupt", -2),
     ("stopped", "stubborn", "end", 0),
     ("stopped", "stubborn", "error", 1),
+    ("managed", "loop", "interrupt", -2),
     ("open_loop", "loop", "end", 0),
     ("closed_loop", "loop", "end", 0),
     ("loop_in_thread", "thread", "end", 0),

@@ -143,6 +143,25 @@ def bare(url: str, namespace: str, kind: str, how: str) -> None:
     asyncio.run(main())
 
 
+def managed(url: str, namespace: str, kind: str, how: str) -> None:
+    """A second Ctrl-C interrupts the stop, which the first one began."""
+
+    def interrupt() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    async def main() -> None:
+        node = await start(url, namespace, kind)
+        try:
+            ends("")
+            interrupt()
+            await asyncio.sleep(60)
+        finally:
+            asyncio.get_running_loop().call_later(GRACE / 5, interrupt)
+            await node.stop(GRACE)
+
+    asyncio.run(main())
+
+
 def stopped(url: str, namespace: str, kind: str, how: str) -> None:
     """The node is stopped, and `asyncio.run` ends the loop."""
 
