@@ -132,7 +132,7 @@ lock: $(VENV)/.installed ## renew the releases that the image is made of
 		$(BIN)/uv pip compile $(LOCK) --output-file deploy/build.lock -
 
 dist: $(VENV)/.installed ## build the sdist and the wheel, check them and each extra in clean environments, run the demo
-	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python -m pip install --quiet build
 	$(BIN)/python scripts/check_dist.py
 
 sbom: $(VENV)/.installed ## write build/sbom: the packages of the image as CycloneDX

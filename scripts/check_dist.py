@@ -76,7 +76,7 @@ print(json.dumps([peerjob.__version__, peerjob.__file__, told]))
 def main() -> int:
     problems: list[str] = []
     shutil.rmtree(DIST, ignore_errors=True)
-    _run("uv", "build", "--quiet", "--out-dir", str(DIST), str(ROOT))
+    _run(sys.executable, "-m", "build", "--outdir", str(DIST), str(ROOT))
     [sdist], [wheel] = DIST.glob("*.tar.gz"), DIST.glob("*.whl")
     problems += _sdist_problems(sdist) + _wheel_problems(wheel)
     extras = ["core", *PROJECT["optional-dependencies"]]
@@ -157,11 +157,13 @@ def _included(extra: str) -> set[str]:
 
 
 def _extra_problems(home: Path, wheel: Path, extra: str, *constraints: str) -> list[str]:
-    _run("uv", "venv", "--quiet", "--python", sys.executable, str(home))
+    _run(sys.executable, "-m", "venv", "--without-pip", str(home))
     python = home / "bin" / "python"
     wanted = str(wheel) if extra == "core" else f"{wheel}[{extra}]"
-    _run("uv", "pip", "install", "--quiet", "--python", str(python), wanted, *constraints)
-    listed = _run("uv", "pip", "list", "--quiet", "--format", "json", "--python", str(python))
+    # pip installs from outside, so that the environment has nothing but the packages
+    pip = (sys.executable, "-m", "pip", "--python", str(python))
+    _run(*pip, "install", "--quiet", "--no-compile", wanted, *constraints)
+    listed = _run(*pip, "list", "--format", "json")
     packages = {one["name"]: one["version"] for one in json.loads(listed)}
     size = sum(path.stat().st_size for path in home.rglob("*") if path.is_file() and not path.is_symlink()) / 1e6
     print(f"{home.name:24} {len(packages):3} packages {size:6.1f} MB", flush=True)
