@@ -253,13 +253,13 @@ class ScopedManager(Manager):
     async def audit(self, limit: int = 100) -> list[AuditRecord]:
         self._whole("the audit log")
 
-    async def drain(self, timeout: Duration | None = None, *, node: str | None = None) -> None:
+    async def drain(self, timeout: Duration | None = None, *, node: str | None = None) -> str:
         self._whole("a drain")
 
-    async def undrain(self, *, node: str | None = None) -> None:
+    async def undrain(self, *, node: str | None = None) -> str:
         self._whole("a drain")
 
-    async def resize_workers(self, n: int, *, node: str | None = None) -> None:
+    async def resize_workers(self, n: int, *, node: str | None = None) -> str:
         self._whole("a resize")
 
     # -- waiting -----------------------------------------------------------------------------------------------------
