@@ -175,11 +175,13 @@ async def test_all_that_match_are_cancelled_in_steps() -> None:
             counts.append(await node.count())
             assert len(counts) < 10
         assert "Cancelled: 1,200" in asked.text
-        assert len(counts) == 3
+        assert len(counts) >= 3
         assert (await late.refresh()).state is State.SCHEDULED, "what came after the question stays"
         assert (await kept.refresh()).state is State.SCHEDULED
         await node.audit_trail.flush()
-        assert sum(one.count or 0 for one in await node.audit() if one.verb == "CancelInstances") == 1_200
+        steps = [one.count or 0 for one in await node.audit() if one.verb == "CancelInstances"]
+        # a step ends with a millisecond, so it can be smaller
+        assert (sum(steps), max(steps) <= 500) == (1_200, True)
 
 
 async def test_each_that_matches_is_retried_once() -> None:
