@@ -1,14 +1,19 @@
 """The screen of `jobctl top`."""
 
 import io
+import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from peerjob import NodeView, State, Stats
 from peerjob.cli.ctl.output import Format, Printer
 from peerjob.cli.ctl.top import RateHistory, kind_rows, overview
+from peerjob.model.clock import to_us
+from peerjob.model.firing import Leader, Term
 from peerjob.model.record import NodeInfo
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -25,14 +30,40 @@ STATS = Stats(
 OLDEST = {"reports.monthly": timedelta(seconds=9), "thumbnails": timedelta(minutes=5)}
 
 
-def screen(width: int, *, colour: bool = False, history: RateHistory | None = None) -> str:
+NAMES = ("web-1", "web-2", "shop")
+NODES = [NodeView(info=msgspec.structs.replace(NODE.info, name=name, intake="active")) for name in NAMES]
+BUSY = Stats(
+    counts={
+        "mail.send": {State.SCHEDULED: 12, State.PROCESSING: 4, State.COMPLETED: 136, State.TERMINATED: 3},
+        "video.encode": {State.SCHEDULED: 5},
+    },
+    nodes=3,
+    unserved={"video.encode": 5},
+)
+LEADER = Leader(
+    incarnation="x" * 32,
+    name="web-1",
+    term=Term(coordinator="store", number=1795689381567035),
+    since_us=to_us(NOW - timedelta(seconds=96)),
+)
+
+
+def screen(
+    width: int,
+    *,
+    colour: bool = False,
+    history: RateHistory | None = None,
+    stats: Stats = STATS,
+    nodes: Sequence[NodeView] = (NODE,),
+    leader: Leader | None = None,
+) -> str:
     out = Printer(Format.TABLE)
     out.console = Console(
         file=io.StringIO(), width=width, force_terminal=colour, color_system="standard" if colour else None
     )
     with out.console.capture() as capture:
         shown = history or RateHistory()
-        out.console.print(overview(out, NOW, STATS, [NODE], None, kind_rows(STATS, OLDEST), shown))
+        out.console.print(overview(out, NOW, stats, nodes, leader, kind_rows(stats, OLDEST), shown))
     return capture.get()
 
 
@@ -52,6 +83,41 @@ def test_a_narrow_terminal_shows_unserved_kinds_first_and_drops_empty_columns(wi
     assert whole[:4] == ["(all)", "35", "37", "5m"]
     assert ("CANCELLED" in heads) == (width == 120)
     assert all(len(line) <= width for line in screen(width).splitlines())
+
+
+@pytest.mark.parametrize("width", [20, 30, 40, 50, 60, 70, 80, 100, 120])
+def test_a_narrow_terminal_cuts_no_heading_and_no_number(width: int) -> None:
+    shown = screen(width, stats=BUSY, nodes=NODES, leader=LEADER)
+
+    names = r"^(mail|video)\S*…"  # at 20 columns, UNSERVED leaves too little room for the kinds
+    assert "…" not in (re.sub(names, "", shown, flags=re.MULTILINE) if width == 20 else shown)
+    assert all(len(line) <= width for line in shown.splitlines())
+    assert re.search(r"^KIND +UNSERVED", shown, re.MULTILINE)
+    assert re.search(r"^NODE .*RUNNING", shown, re.MULTILINE)
+
+
+def test_the_least_important_columns_go_first() -> None:
+    shown = screen(60, stats=BUSY, nodes=NODES, leader=LEADER).splitlines()
+
+    assert shown[0] == "3 nodes, 12 workers, 4 running, 17 queued, web-1 leads (96s)"
+    assert shown[2].split() == ["NODE", "INTAKE", "RUNNING", "WORKERS", "HEARD", "HOST", "PID"]
+    assert shown[7].split() == ["KIND", "UNSERVED", "QUEUED", "OLDEST", "RUNNING", "TERMINATED"]
+
+
+def test_the_head_breaks_between_its_parts() -> None:
+    assert screen(50, stats=BUSY, nodes=NODES, leader=LEADER).splitlines()[:2] == [
+        "3 nodes, 12 workers, 4 running, 17 queued,",
+        "web-1 leads (term 1795689381567035, 96s)",
+    ]
+
+
+def test_a_long_kind_is_cut_and_unserved_stays() -> None:
+    kind = "accounting.invoices.of.the.previous.month.send"
+    stats = Stats(counts={kind: {State.SCHEDULED: 5}}, nodes=1, unserved={kind: 5})
+    *_, heads, row = screen(40, stats=stats).splitlines()
+
+    assert heads.split() == ["KIND", "UNSERVED"]
+    assert row.split() == ["accounting.invoices.of.the.pr…", "5"]
 
 
 def test_an_unserved_kind_is_red() -> None:

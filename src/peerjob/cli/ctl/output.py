@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 MIN_WIDTH = 5
 """The fewest characters of a column. If a terminal has no room for so many, the last columns are left out."""
-_GAP = 2
+GAP = 2
 """Spaces between two columns."""
 MAX_WIDTH = 100_000
 """The width of an output that is not a terminal."""
@@ -153,7 +153,7 @@ class Printer:
             wanted = max([len(one.title), *(row[number].cell_len for row in rows)])
             needs.append((wanted if one.whole else min(wanted, MIN_WIDTH), wanted))
         widths = _widths(needs, self.console.width)
-        table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
         for one, width in zip(columns, widths, strict=False):
             table.add_column(one.title, no_wrap=True, width=width, justify="right" if one.right else "left")
         for thing, row in zip(things, rows, strict=True):
@@ -176,10 +176,10 @@ def _widths(needs: Sequence[tuple[int, int]], room: int) -> list[int]:
     """The widths of the first columns that fit, each with its least and its wanted width. One column always fits."""
     widths: list[int] = []
     for least, _ in needs:
-        if widths and sum(widths) + least + _GAP * len(widths) > room:
+        if widths and sum(widths) + least + GAP * len(widths) > room:
             break
         widths.append(least)
-    spare = max(0, room - sum(widths) - _GAP * (len(widths) - 1))
+    spare = max(0, room - sum(widths) - GAP * (len(widths) - 1))
     # a column that wants little leaves the rest of its share to the others
     by_want = sorted(range(len(widths)), key=lambda number: needs[number][1] - needs[number][0])
     for left, number in zip(range(len(widths), 0, -1), by_want, strict=True):

@@ -13,9 +13,10 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
+from rich.cells import cell_len
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
@@ -25,7 +26,7 @@ from peerjob.model.ages import age, span
 from peerjob.model.clock import to_us
 from peerjob.model.durations import to_seconds
 from peerjob.model.firing import Leader
-from peerjob.model.printable import counted
+from peerjob.model.printable import counted, printable
 from peerjob.model.query import Query
 from peerjob.model.record import NodeView
 from peerjob.model.state import SINGLE, State
@@ -33,7 +34,9 @@ from peerjob.remote.client.client import Client
 
 from . import tables
 from .commands import ClientSession, verb
-from .output import Column, Printer, TableView
+from .output import GAP, Column, Format, Printer, TableView
+
+T = TypeVar("T")
 
 MINUTE = 60.0
 """Seconds that the sparkline shows."""
@@ -64,15 +67,12 @@ def _counted(state: State, title: str) -> Column[KindRow]:
     return Column(title=title, text=lambda row: str(row.counts.get(state, 0)), right=True)
 
 
-KIND = Column[KindRow](title="KIND", text=lambda row: row.kind, whole=True)
-UNSERVED = Column[KindRow](title="UNSERVED", text=lambda row: str(row.unserved), right=True, whole=True)
-OLDEST = Column[KindRow](title="OLDEST", text=lambda row: "-" if row.oldest is None else span(row.oldest), right=True)
 KINDS: TableView[KindRow] = TableView(
     columns=(
-        KIND,
-        UNSERVED,
+        Column(title="KIND", text=lambda row: row.kind),
+        Column(title="UNSERVED", text=lambda row: str(row.unserved), right=True),
         _counted(State.SCHEDULED, "QUEUED"),
-        OLDEST,
+        Column(title="OLDEST", text=lambda row: "-" if row.oldest is None else span(row.oldest), right=True),
         _counted(State.PROCESSING, "RUNNING"),
         _counted(State.COMPLETED, "COMPLETED"),
         _counted(State.TERMINATED, "TERMINATED"),
@@ -83,6 +83,13 @@ KINDS: TableView[KindRow] = TableView(
     plain=lambda row: row.kind,
     alert=lambda row: row.unserved > 0,
 )
+IMPORTANCE_OF_KINDS = (
+    *("KIND", "UNSERVED", "QUEUED", "RUNNING", "OLDEST"),
+    *("TERMINATED", "TIMEDOUT", "COMPLETED", "CANCELLED"),
+)
+IMPORTANCE_OF_NODES = ("NODE", "RUNNING", "INTAKE", "WORKERS", "HEARD", "HOST", "PID", "VERSION")
+NEVER_LEFT_OUT = 2
+"""How many of the most important columns every terminal shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,25 +234,32 @@ def overview(
     history: RateHistory,
 ) -> Group:
     """The whole screen."""
-    term = "" if leader is None else f"(term {leader.term.number}, {age(leader.since, now)})"
-    led = "no leader" if leader is None else f"{leader.name} leads {term}"
+    led = short = "no leader"
+    if leader is not None:
+        since = age(leader.since, now)
+        led, short = f"{leader.name} leads (term {leader.term.number}, {since})", f"{leader.name} leads ({since})"
     delayed = f" ({stats.delayed:,} of them delayed)" if stats.delayed else ""
     closed = sum(one.intake in ("draining", "drained") for one in nodes)
     drains = f" ({closed} of them draining or drained)" if closed else ""
-    head = (
-        f"{counted(len(nodes), 'node')}{drains}, {counted(sum(one.info.workers for one in nodes), 'worker')}, "
-        f"{stats.total(State.PROCESSING):,} running, {stats.total(State.SCHEDULED):,} queued{delayed}, {led}"
-    )
-    parts: list[Any] = [Text(head)]
+    numbers = [
+        f"{counted(len(nodes), 'node')}{drains}",
+        counted(sum(one.info.workers for one in nodes), "worker"),
+        f"{stats.total(State.PROCESSING):,} running",
+        f"{stats.total(State.SCHEDULED):,} queued{delayed}",
+    ]
+    width = out.console.width
+    # the term is left out if it would cost a line
+    head = min(_lines([*numbers, led], width), _lines([*numbers, short], width), key=len)
+    parts: list[Any] = [Text(printable(line)) for line in head]
     if history.now is not None:
         line = history.now.text()
-        width = min(60, out.console.width - len(line) - 2)
-        beside = width >= MIN_BARS
-        bars = Text(history.sparkline(width if beside else min(60, out.console.width)), style="green")
+        room = min(60, width - len(line) - 2)
+        beside = room >= MIN_BARS
+        bars = Text(history.sparkline(room if beside else min(60, width)), style="green")
         parts += [Text.assemble(line, "  ", bars)] if beside else [Text(line), bars]
-    parts += [Text(), out.table(nodes, tables.NODES)]
+    parts += [Text(), out.table(nodes, fitting(out, nodes, tables.NODES, IMPORTANCE_OF_NODES))]
     if rows:
-        parts += [Text(), out.table(rows, _fitting(rows, out.console.width))]
+        parts += [Text(), out.table(rows, fitting(out, rows, KINDS, IMPORTANCE_OF_KINDS))]
     return Group(*parts)
 
 
@@ -275,11 +289,37 @@ async def _oldest(client: Client, stats: Stats, now: datetime) -> dict[str, time
     return found
 
 
-def _fitting(rows: Sequence[KindRow], width: int) -> TableView[KindRow]:
-    """The table for a terminal. If the terminal is too narrow for all columns, empty ones are left out."""
-    columns = KINDS.columns
-    needed = sum(2 + max(len(one.title), *(len(one.text(row)) for row in rows)) for one in columns)
-    if needed <= width:
-        return KINDS
-    kept = [one for one in columns if one in (KIND, UNSERVED) or any(one.text(row) not in ("0", "-") for row in rows)]
-    return replace(KINDS, columns=kept)
+def fitting(out: Printer, rows: Sequence[T], view: TableView[T], importance: Sequence[str]) -> TableView[T]:
+    """The table for this terminal, without the columns that it has no room for in full.
+
+    `importance` has the titles, the most important first. Empty columns are left out before others.
+    """
+    shown = [one for one in view.columns if out.format is Format.WIDE or not one.wide]
+    texts = {one.title: [printable(one.text(row)) for row in rows] for one in shown}
+    needs = {title: max(map(cell_len, (title, *texts[title]))) + GAP for title in texts}
+    ranked = [*importance, *(one.title for one in shown if one.title not in importance)]
+    always, others = ranked[:NEVER_LEFT_OUT], ranked[NEVER_LEFT_OUT:]
+    empty = [title for title in others if all(text in ("0", "-") for text in texts[title])]
+    kept = set(always)
+    room = out.console.width + GAP - sum(needs[title] for title in always)
+    for titles in ([title for title in others if title not in empty], empty):
+        for title in titles:
+            if needs[title] <= room:
+                kept.add(title)
+                room -= needs[title]
+        if not kept.issuperset(titles):
+            break
+    # if even the columns that stay have no room, the name is cut
+    return replace(view, columns=[replace(one, whole=one is not shown[0]) for one in shown if one.title in kept])
+
+
+def _lines(parts: Sequence[str], width: int) -> list[str]:
+    """The parts with commas between them, in lines that break only between parts."""
+    lines: list[str] = []
+    for number, part in enumerate(parts):
+        text = part if number == len(parts) - 1 else f"{part},"
+        if lines and cell_len(lines[-1]) + 1 + cell_len(text) <= width:
+            lines[-1] += f" {text}"
+        else:
+            lines.append(text)
+    return lines
