@@ -102,6 +102,10 @@ async def test_an_order_is_packed_and_survives_the_death_of_a_node(
         found = await seen(task)
         assert (found["value"], found["errors"], found["workers"]) == ("packed tea", [], ["first"])
 
+        for address, told in (("orders/999", "no order 999"), ("results/unknown", "no task unknown")):
+            missing = await client.get(f"/{address}")
+            assert (missing.status_code, missing.json()) == (404, {"error": told})
+
         refused = await client.post("/orders", data={"item": "salt", "valid": "no"})
         assert refused.status_code == 500
 

@@ -53,7 +53,7 @@ def for_this_django(block: Block) -> Block:
     """The block with the package django-tasks, as its page says for an old Django."""
     if django.VERSION >= (6, 0):
         return block
-    text = re.sub(r"\bdjango\.tasks import", "django_tasks import", block.text)
+    text = re.sub(r"\bdjango\.tasks(\.\w+)? import", r"django_tasks\1 import", block.text)
     return replace(block, text=text.replace('"peerjob.django"]', '"peerjob.django", "django_tasks"]'))
 
 

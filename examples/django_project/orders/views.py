@@ -28,7 +28,9 @@ def place(request: HttpRequest) -> HttpResponse:
 
 def show(request: HttpRequest, number: int) -> HttpResponse:
     """Show an order."""
-    order = Order.objects.get(pk=number)
+    order = Order.objects.filter(pk=number).first()
+    if order is None:
+        return JsonResponse({"error": f"no order {number}"}, status=404)
     return JsonResponse({"item": order.item, "packed": order.packed, "task": order.task_id})
 
 
