@@ -63,7 +63,7 @@ class Jobctl:
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             for name, value in {**self._environment, **environment}.items():
                 patch.setenv(name, value)
-            status = run(app, "jobctl", list(arguments), error_report)
+            status = run(ROOT, "jobctl", list(arguments), error_report)
         return Answer(status, out.getvalue(), err.getvalue())
 
 

@@ -55,9 +55,9 @@ class ParserError(Protocol):
 
 
 def run(
-    app: typer.Typer, name: str, arguments: list[str] | None, refuse: Callable[[Exception], ErrorReport | None]
+    app: Callable[..., Any], name: str, arguments: list[str] | None, refuse: Callable[[Exception], ErrorReport | None]
 ) -> int:
-    """Run a command and return its exit status, which is the result of its function.
+    """Run a command, a `typer.Typer` or what it makes, and return its exit status, the result of its function.
 
     `refuse` describes errors; an error for which it returns None is raised. `arguments` defaults to the process's.
     """
