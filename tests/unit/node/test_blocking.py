@@ -332,8 +332,10 @@ def test_a_verb_that_ctrl_c_interrupts_is_given_up(manager: BlockingManager, err
 
     async def work() -> None:
         try:
-            os.kill(os.getpid(), signal.SIGINT)
-            await asyncio.Event().wait()
+            # Python sees a signal that comes just before the thread waits for a lock only at the next signal
+            while True:
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.sleep(1)
         except asyncio.CancelledError:
             given_up.set()
             raise

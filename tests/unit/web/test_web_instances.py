@@ -113,13 +113,13 @@ async def test_a_long_value_is_cut_and_can_be_downloaded() -> None:
     assert "x" * (values.MAX_SHOWN + 1000) in whole
 
 
-async def test_the_log_is_filtered_without_a_script() -> None:
+async def test_the_log_is_filtered_without_a_script(caplog: pytest.LogCaptureFixture) -> None:
     async def talk() -> None:
         for level in (logging.DEBUG, logging.INFO, logging.ERROR):
             log.log(level, "line %s of the body", logging.getLevelName(level))
 
     async with Node("memory://", jobs=Job("talk", talk)) as node, pages_of(node) as client:
-        logging.getLogger().setLevel(logging.DEBUG)
+        caplog.set_level(logging.DEBUG)
         made = await node.schedule("talk")
         await made.wait(30)
         errors = (await client.get(f"/instances/{made.id}?level=ERROR")).text
