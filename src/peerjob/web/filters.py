@@ -13,6 +13,8 @@ from peerjob.model.state import State
 
 ROWS = 100
 """The rows of a page."""
+MAX_FILTER = 1_000
+"""The most characters of a filter. A process remembers the answers of forms, which contain the filters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +33,12 @@ class Filters:
 
     @classmethod
     def read(cls, value: Callable[[str], str]) -> Filters:
-        """The filters from the values of a link or a form."""
-        return cls(**{name: value(name).strip() for name in FIELDS})
+        """The filters from the values of a link or a form; raises OptionError for one that is too long."""
+        given = {name: value(name).strip() for name in FIELDS}
+        for name, text in given.items():
+            if len(text) > MAX_FILTER:
+                raise OptionError(name, f"{len(text):,} characters", f"at most {MAX_FILTER:,} characters")
+        return cls(**given)
 
     def fields(self) -> dict[str, str]:
         """The filters that are given, for links and hidden fields."""

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from peerjob.model.ages import age, span
 from peerjob.model.clock import to_datetime
 from peerjob.model.json_text import to_json
-from peerjob.model.printable import counted, printable
+from peerjob.model.printable import counted, printable, printable_json
 from peerjob.model.state import State
 
 from .charts import sparkline
 from .notices import notice_in
 from .visit import Shown, Visit
+
+_MISLEADING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+"""Control characters, those that change the direction of text, and spaces without width."""
 
 
 class Renderer:
@@ -45,6 +49,7 @@ class Renderer:
         self._environment.filters.update(
             number=lambda value: f"{value:,}", json=to_json, state_class=_state_class, seconds=seconds, span=span
         )
+        self._environment.filters.update(kept=kept, typed=typed, typed_json=printable_json)
 
     async def page(self, visit: Visit, shown: Shown, *, absence: str = "", since: datetime | None = None) -> str:
         """The HTML of a page. `absence` says why it has old values, and `since` when they were read."""
@@ -67,6 +72,19 @@ def _finalize(value: Any) -> Any:
     if value is None:
         return ""
     return value if isinstance(value, Markup | int | float) else printable(str(value), lines=True)
+
+
+def kept(value: object) -> Markup:
+    """A value of a hidden field, which comes back as it was. What cannot be printed stands as a character reference."""
+    text = str(escape(value))
+    # HTML reads references to U+0080 to U+009F as other characters
+    parts = (one if one.isprintable() or "\x80" <= one <= "\x9f" else f"&#{ord(one)};" for one in text)
+    return Markup("".join(parts))  # noqa: S704  # it is escaped
+
+
+def typed(value: object) -> Markup:
+    """A value of a field that people see: as it was, but for characters that change what they see."""
+    return kept(_MISLEADING.sub(lambda found: ascii(found[0])[1:-1], str(value)))
 
 
 def ago(at: datetime | int | None, now: datetime) -> Markup:

@@ -12,6 +12,7 @@ from peerjob.handles.instance import Instance
 from peerjob.model.codec import decode_value
 from peerjob.model.errors import DecodeError
 from peerjob.model.json_text import to_json
+from peerjob.model.printable import printable_json
 from peerjob.model.secret import MASK
 
 MAX_SHOWN = 64 << 10
@@ -32,8 +33,8 @@ def shown_value(text: str) -> ShownValue:
 
 
 def pretty(value: Any) -> str:
-    """A value as indented JSON."""
-    return json.dumps(json.loads(to_json(value)), indent=2, ensure_ascii=False)
+    """A value as indented JSON. What cannot be printed is escaped as JSON does it, so that a form takes it again."""
+    return printable_json(json.dumps(json.loads(to_json(value)), indent=2, ensure_ascii=False))
 
 
 def arguments_text(instance: Instance[Any]) -> str:

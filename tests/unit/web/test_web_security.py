@@ -411,7 +411,8 @@ def _check_inert(page: str, text: str) -> None:
     if re.search("[<>\"']", text):
         assert text not in page
     assert "49" not in re.findall(r">\s*(49)\s*<", page), "the text was evaluated"
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]", html.unescape(page))
+    seen = re.sub('<input type="hidden"[^>]*>', "", page)  # they give back names and filters as they are
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]", html.unescape(seen))
     found = _Tags()
     found.feed(page)
     assert not [one for one in found.tags if one[0] in ("img", "iframe", "object", "embed")]

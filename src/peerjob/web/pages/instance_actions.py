@@ -12,6 +12,7 @@ from peerjob.model.errors import ArgumentError, OptionError, PayloadTooLargeErro
 from peerjob.model.ids import checked_id
 from peerjob.model.job import Job
 from peerjob.model.json_text import to_json
+from peerjob.model.printable import printable_json
 from peerjob.model.rights import Role
 from peerjob.model.secret import MASK
 from peerjob.web.fields import fields_of
@@ -80,7 +81,7 @@ async def _without_secrets(visit: Visit, one: Instance[Any], text: str) -> str:
     fields = fields_of(jobs[0].json_schema) if jobs else []
     secrets = {field.name for field in fields if field.secret}
     if not secrets and not has_masked(one):
-        return text
+        return printable_json(text)
     if not fields:
         return arguments_text(one)
     try:
@@ -101,11 +102,12 @@ class _Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def _arguments(text: str) -> _Given:
     try:
         given = msgspec.json.decode(text, type=_Given)
+        masked = _has_mask(given.args) or _has_mask(given.kwargs)
     except (ValueError, RecursionError) as error:
         expected = f'JSON such as {{"args": [1], "kwargs": {{"name": "x"}}}} ({error})'
         # the text can contain a secret
         raise OptionError("arguments", f"{len(text):,} characters", expected) from None
-    if _has_mask(given.args) or _has_mask(given.kwargs):
+    if masked:
         raise OptionError("arguments", MASK, "the secret itself: this text only stands for it")
     return given
 

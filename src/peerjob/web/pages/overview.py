@@ -22,6 +22,8 @@ from peerjob.web.visit import Shown, Visit
 
 MAX_KINDS = 100
 """The most kinds of the table; the others are on the page of the kinds."""
+MAX_UNSERVED = 20
+"""The most kinds without a node that are warned of one by one."""
 FAILED = State.TERMINATED | State.TIMED_OUT
 
 
@@ -132,8 +134,11 @@ def warnings(sample: Sample) -> Iterator[str]:
         yield "No node is live: nothing runs."
     elif sample.at_us and sample.leader is None:
         yield "No leader is known: schedules do not fire until there is one."
-    for kind, count in sorted(stats.unserved.items()):
+    unserved = sorted(stats.unserved.items())
+    for kind, count in unserved[:MAX_UNSERVED]:
         yield f"No live node runs the kind {kind}: {count:,} wait."
+    if further := unserved[MAX_UNSERVED:]:
+        yield f"No live node runs {len(further):,} further kinds: {sum(count for _, count in further):,} wait."
     if stats.undecodable:
         yield f"{stats.undecodable:,} record(s) cannot be read, and were set aside."
     versions = sorted({node.info.version for node in sample.nodes})

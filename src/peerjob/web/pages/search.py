@@ -7,6 +7,7 @@ from uuid import UUID
 from peerjob.model.errors import OptionError, UnknownInstanceError, UnknownScheduleError
 from peerjob.model.limits import MAX_TAG
 from peerjob.model.query import Query
+from peerjob.web.filters import ROWS
 from peerjob.web.page import page
 from peerjob.web.visit import Done, Shown, Visit
 
@@ -37,7 +38,7 @@ async def search(visit: Visit) -> Shown | Done:
         return Done(to=visit.url(f"/schedules/{visit.part((await visit.manager.lookup_schedule(text)).name)}"))
     except (UnknownScheduleError, OptionError):
         pass
-    if len(text) <= MAX_TAG and await visit.manager.lookup_instances(Query(tag=text, limit=1)):
+    if len(text) <= MAX_TAG and await visit.manager.lookup_instances(Query(tag=text, limit=ROWS)):
         return Done(to=visit.url("/instances", tag=text))
     similar = [kind for kind in kinds if text.casefold() in kind.casefold()][:MAX_SIMILAR]
     schedules = [one.name for one in await visit.manager.schedules() if text.casefold() in one.name.casefold()]
