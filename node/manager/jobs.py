@@ -15,7 +15,7 @@ from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import ArgumentError, NodeStateError, OptionError, UnknownKindError
-from peerjob.model.ids import checked_id
+from peerjob.model.ids import checked_id, checked_new_id
 from peerjob.model.injected import current_run
 from peerjob.model.job import Call, Job, JobGroup, collect_jobs
 from peerjob.model.query import Query
@@ -199,7 +199,7 @@ class NodeJobManager(Manager):
 
     async def schedule_as(self, id: str, call: Call[R]) -> Instance[R]:
         self._need_runtime()
-        return await self._schedule_call(call, id)
+        return await self._schedule_call(call, checked_new_id(id, self.clock.time_us()))
 
     async def _schedule_call(self, call: Call[R], id: str = "") -> Instance[R]:
         if self._tracing is None:
@@ -233,6 +233,8 @@ class NodeJobManager(Manager):
     async def schedule_many(self, calls: Iterable[Call[R]], *, ids: Sequence[str] = ()) -> list[Instance[R]]:
         """Store many runs, in batches; check every call before storing the first. `ids` as in `schedule_as`."""
         self._need_runtime()
+        now_us = self.clock.time_us()
+        ids = [checked_new_id(one, now_us) for one in ids]
         given: Iterable[Any] = calls  # an item can also be a kind as text, although the signature does not say so
         resolve = self._call_encoder.resolve
         taken: list[Call[R]] = [

@@ -103,7 +103,11 @@ class Manager(Injectable, ABC):
 
     @abstractmethod
     async def schedule_as(self, id: str, call: Call[R]) -> Instance[R]:
-        """Like `schedule(call)`, under a UUIDv7 of the caller, so that a repeated call stores no second instance."""
+        """Like `schedule(call)`, under a UUIDv7 of the caller, so that a repeated call stores no second instance.
+
+        The time in the id must be less than a day from the clock of the node, or else OptionError is raised. A repeated
+        call changes nothing, not even with other arguments; `lookup_instance` reads what is stored.
+        """
 
     @abstractmethod
     async def schedule_many(self, calls: Iterable[Call[R]]) -> list[Instance[R]]:

@@ -8,6 +8,9 @@ from uuid import UUID
 from .clock import Clock
 from .errors import OptionError
 
+MAX_SKEW_US = 86_400_000_000
+"""The largest difference between the time in an id that a caller chose and the time of the node, in microseconds."""
+
 
 class IdSource:
     """Makes UUIDv7 ids as text, strictly ascending even within a millisecond.
@@ -58,6 +61,17 @@ def checked_id(uuid: object, option: str = "uuid") -> str:
         return id_text(uuid)  # type: ignore[arg-type]  # id_text() raises for a value of another type
     except (ValueError, AttributeError, TypeError):
         raise OptionError(option, uuid, "a UUID") from None
+
+
+def checked_new_id(uuid: object, now_us: int) -> str:
+    """The stored text of an id that a caller chose for a new instance; raises OptionError unless it is a recent UUIDv7.
+
+    An id contains the time of its instance, which lookups and retention use. So it must be close to now.
+    """
+    id = checked_id(uuid)
+    if UUID(id).version != 7 or abs(id_time_us(id) - now_us) > MAX_SKEW_US:
+        raise OptionError("uuid", id, "a UUIDv7 of about now, by a clock that is less than a day off")
+    return id
 
 
 def id_time_us(uuid: str) -> int:

@@ -25,6 +25,7 @@ from peerjob import (
 )
 from peerjob.model.clock import to_datetime
 from peerjob.model.errors import EncodeError
+from peerjob.model.ids import IdSource
 from peerjob.node.manager.call_encoder import MAX_UNREGISTERED
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import drain, running_node, scheduled
@@ -36,6 +37,38 @@ def add(x: int, y: int) -> int:
 
 
 ADD = Job("add", add)
+
+
+# -- ids -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_repeated_id_changes_nothing(clock: VirtualClock) -> None:
+    async with running_node(ADD, clock=clock, workers=0) as node:
+        id = IdSource(clock).one()
+        for given, x in ((id, 1), (id, 2), (id.upper(), 3)):
+            assert (await node.schedule_as(given, ADD.call(x, 2))).id == id
+        assert await node.count() == 1
+        assert (await node.lookup_instance(id)).args == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("id", "expected"),
+    [
+        ("", "a UUID"),
+        ("today", "a UUID"),
+        (7, "a UUID"),
+        ("bff6212e-ba3e-41ac-904e-2baf1abfdf45", "a UUIDv7 of about now"),
+        ("0192a0b0-0000-7000-8000-000000000001", "a UUIDv7 of about now"),
+        ("ffffffff-ffff-7fff-bfff-ffffffffffff", "a UUIDv7 of about now"),
+    ],
+)
+async def test_an_id_that_lookups_cannot_use_is_refused(clock: VirtualClock, id: Any, expected: str) -> None:
+    async with running_node(ADD, clock=clock, workers=0) as node:
+        with pytest.raises(OptionError, match=expected):
+            await node.schedule_as(id, ADD.call(1, 2))
+        with pytest.raises(OptionError, match=expected):
+            await node.schedule_many([ADD.call(1, 2)], ids=[id])
+        assert [one async for one in node.iter_instances()] == []
 
 
 # -- times ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from peerjob.handles.schedule import Schedule
 from peerjob.model.clock import Clock, SystemClock
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError, OptionError
-from peerjob.model.ids import IdSource
+from peerjob.model.ids import IdSource, checked_id
 from peerjob.model.job import Call, Job
 from peerjob.model.limits import MAX_WORKERS
 from peerjob.model.record import Record
@@ -170,9 +170,8 @@ class Client(RemoteManager, StartableManager):
         return await self._scheduled(self._request(target, args, kwargs), _job_of(target))
 
     async def schedule_as(self, id: str, call: Call[R]) -> Instance[R]:
-        """Like `schedule(call)`, under a UUIDv7 of the caller that is close to now."""
         request = self._request(call, (), {})
-        request.uuid = id
+        request.uuid = checked_id(id)
         return await self._scheduled(request, call.job)
 
     async def schedule_known(self, call: Call[R]) -> Instance[R]:

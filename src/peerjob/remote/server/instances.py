@@ -49,7 +49,7 @@ class InstanceRpcs:
         await check_kinds(self._node, [request])
         call = call_of(request, self._node.find_job)
         await pause_after(request.ByteSize())
-        ids = ids_of([request], self._node.clock.time_us())
+        ids = ids_of([request])
         instance = await (self._node.schedule_as(ids[0], call) if ids else self._node.schedule(call))
         unserved = not await self._node.is_served(instance.kind)
         await pause_after(len(instance.record.spec))
@@ -60,7 +60,7 @@ class InstanceRpcs:
             raise OptionError("jobs", len(request.jobs), f"at most {MAX_BULK:,} in one request")
         await check_kinds(self._node, request.jobs)
         calls = await map_with_pauses(request.jobs, lambda one: call_of(one, self._node.find_job))
-        ids = ids_of(request.jobs, self._node.clock.time_us())
+        ids = ids_of(request.jobs)
         instances = await self._node.schedule_many(calls, ids=ids)
         unserved = {kind for kind in {one.kind for one in instances} if not await self._node.is_served(kind)}
         scheduled = await messages_that_fit(

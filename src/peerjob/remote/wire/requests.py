@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
-from uuid import UUID
 
 import msgspec
 from google.protobuf.message import Message
@@ -15,7 +14,6 @@ from peerjob.model.bounds import check_json
 from peerjob.model.codec import decode_kept
 from peerjob.model.durations import to_micros, to_seconds
 from peerjob.model.errors import DecodeError, OptionError
-from peerjob.model.ids import id_time_us
 from peerjob.model.job import Call, Job
 from peerjob.model.limits import MAX_ARGUMENTS, MAX_ERROR_TESTS
 from peerjob.model.policy import Backoff
@@ -29,8 +27,6 @@ from .values import given_moment, given_span, span, stamp
 FOREVER = -1
 MAX_BULK = 1_000
 """The most jobs of one request: while the node checks the jobs, all other work of the node waits."""
-MAX_SKEW_US = 86_400_000_000
-"""The largest difference between the clocks of a client and a node, in microseconds."""
 NOT_SENT = frozenset({"on_complete", "on_terminate", "on_state_change"})
 """Options that hold functions. A client cannot send functions; the definition of the job on a node has them."""
 _Arguments = tuple[list[Any], dict[str, Any]]
@@ -175,26 +171,12 @@ def call_of(request: pb.ScheduleJobRequest, find: Callable[[str], Job[..., Any, 
     return Call(job.with_options(**cast(Any, options)) if options else job, args, kwargs)
 
 
-def ids_of(requests: Sequence[pb.ScheduleJobRequest], now_us: int) -> list[str]:
-    """The ids that a client chose, or none; raises OptionError.
-
-    An id contains the time of its instance, which lookups and retention use. So it must be close to now.
-    """
+def ids_of(requests: Sequence[pb.ScheduleJobRequest]) -> list[str]:
+    """The ids that a client chose, which the node checks, or none; raises OptionError for ids of some requests only."""
     given = [request.uuid for request in requests if request.HasField("uuid")]
     if given and len(given) != len(requests):
         raise OptionError("uuid", f"{len(given)} of {len(requests)}", "an id for every request, or for none")
-    return [_fresh_id(one, now_us) for one in given]
-
-
-def _fresh_id(given: str, now_us: int) -> str:
-    try:
-        uuid = UUID(given)
-    except ValueError:
-        raise OptionError("uuid", given, "a UUIDv7") from None
-    id = str(uuid)
-    if uuid.version != 7 or abs(id_time_us(id) - now_us) > MAX_SKEW_US:
-        raise OptionError("uuid", given, "a UUIDv7 of about now, by a clock that is less than a day off")
-    return id
+    return given
 
 
 def _arguments_of(request: pb.ScheduleJobRequest) -> tuple[tuple[Any, ...], dict[str, Any]]:
