@@ -48,7 +48,7 @@ def ask(probe: str, host: str, port: int, timeout: float) -> ProbeReply:
     try:
         status, text = _get(host, port, f"{PATHS[probe]}", time.monotonic() + timeout)
     except TimeoutError:
-        return ProbeReply(False, f"{where} did not answer within {timeout:.3g} s", answered=False)
+        return ProbeReply(False, f"{where} did not answer within {round(timeout, 3):g} s", answered=False)
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         return ProbeReply(False, f"{where} cannot be asked ({reason})")

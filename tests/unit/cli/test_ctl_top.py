@@ -1,7 +1,12 @@
-"""The screen of `jobctl top`."""
+"""The screen of `jobctl top`, and the key that ends it."""
 
+import contextlib
 import io
+import os
+import pty
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -164,3 +169,37 @@ def test_the_bars_show_one_minute_and_no_more() -> None:
     assert list(bars) == sorted(bars), "the rate grew all the time"
     assert bars[0] not in " █", "what is older than a minute is forgotten"
     assert RateHistory().sparkline(6) == ""
+
+
+@pytest.mark.parametrize("typed", [b"qq", b"q\nQ"])
+def test_q_ends_the_screen_also_without_a_controlling_terminal(typed: bytes) -> None:
+    """As under `su --command`, which starts the command in a session without a terminal."""
+    program = (
+        "import asyncio, sys\n"
+        "from peerjob.cli.ctl.top import until_quit\n"
+        "async def wait():\n"
+        "    async with until_quit(True):\n"
+        "        print('begun', flush=True)\n"
+        "        await asyncio.sleep(60)\n"
+        "    print('ended')\n"
+        "asyncio.run(wait())\n"
+    )
+    control, terminal = pty.openpty()
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, control)
+        child = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-c", program],
+                stdin=terminal,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        )
+        os.close(terminal)
+        stack.callback(child.kill)
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"begun\n"
+        for key in typed:
+            os.write(control, bytes([key]))
+        assert child.stdout.read() == b"ended\n"

@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -120,6 +121,15 @@ def test_a_drain_that_ends_in_a_probe_cut_short_tells_the_answer_before_it(capsy
     with answering(b"HTTP/1.1 503 No\r\n\r\nfailed\nfail  workers: 3 run\n", None) as port:
         assert wait_until_drained(os.getpid(), "127.0.0.1", port, 0.5, time.monotonic() + 0.5) == 1
     assert capsys.readouterr().err == "jobd: not drained after 0.5 s: workers: 3 run\n"
+
+
+def test_a_long_time_limit_is_told_as_a_whole_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*_: object, **__: object) -> NoReturn:
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", late)
+    assert ask("live", "127.0.0.1", 1, 1234).why == "127.0.0.1:1 did not answer within 1234 s"
+    assert ask("live", "127.0.0.1", 1, 1.9998765).why == "127.0.0.1:1 did not answer within 2 s"
 
 
 @pytest.mark.parametrize(

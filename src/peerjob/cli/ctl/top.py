@@ -196,8 +196,7 @@ async def top(
 @asynccontextmanager
 async def until_quit(is_live: bool) -> AsyncGenerator[None]:
     """End the block when the user types q. The terminal shows no keys meanwhile."""
-    # a process in the background of its shell would be stopped when it changes the terminal
-    if not is_live or not sys.stdin.isatty() or os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp():
+    if not is_live or not sys.stdin.isatty() or not _in_foreground(sys.stdin.fileno()):
         yield
         return
     loop, terminal = asyncio.get_running_loop(), sys.stdin.fileno()
@@ -205,9 +204,10 @@ async def until_quit(is_live: bool) -> AsyncGenerator[None]:
 
     def read() -> None:
         typed = os.read(terminal, MAX_KEYS)
-        if b"q" in typed.lower():
+        quits = b"q" in typed.lower()
+        if quits:
             limit.reschedule(loop.time())
-        if not typed:
+        if quits or not typed:
             loop.remove_reader(terminal)
 
     before = termios.tcgetattr(terminal)
@@ -222,6 +222,14 @@ async def until_quit(is_live: bool) -> AsyncGenerator[None]:
     finally:
         loop.remove_reader(terminal)
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+def _in_foreground(terminal: int) -> bool:
+    """Whether this process may change the terminal: a process in the background of its shell would be stopped."""
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:  # the terminal does not control this process, as under `su --command` or `setsid`
+        return True
 
 
 def overview(
