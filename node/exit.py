@@ -90,6 +90,23 @@ def wait_on(
         future.result(timeout)
 
 
+async def outlast(task: asyncio.Task[None], on_cancel: Callable[[], None] = lambda: None) -> None:
+    """Wait until a task has ended, also if the caller is cancelled meanwhile. Each cancellation calls `on_cancel`.
+
+    Raises the error of the task, or else the cancellation. A timeout of anyio cancels its block again and again.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+            on_cancel()
+    task.result()
+    if cancelled is not None:
+        raise cancelled
+
+
 def abandon(task: asyncio.Task[Any]) -> None:
     """Let the event loop and the interpreter end without a task that ignores cancellation.
 

@@ -24,7 +24,7 @@ from peerjob.store.drivers import open_elections, open_store
 from peerjob.store.timed import timed
 
 from .body.registry import Registry
-from .exit import AtExit, stop_signals, wait_on
+from .exit import AtExit, outlast, stop_signals, wait_on
 from .manager.audit_trail import AuditTrail
 from .manager.blocking import StartableManager
 from .manager.call_encoder import CallEncoder
@@ -218,7 +218,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
     async def _abandon(self, runtime: NodeRuntime) -> None:
         exiting, self._lifespan_exit = self._lifespan_exit, None
         try:
-            await runtime.close(grace=0)
+            await outlast(asyncio.get_running_loop().create_task(runtime.close(grace=0)))
         finally:
             self._runtime = None
             if exiting is not None:
@@ -245,12 +245,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
             self._stop_task = asyncio.get_running_loop().create_task(self._leave(runtime, grace, exiting=exiting))
         stop_task = self._stop_task
         try:
-            try:
-                await asyncio.shield(stop_task)
-            except asyncio.CancelledError:
-                runtime.hurry()
-                await stop_task
-                raise
+            await outlast(stop_task, runtime.hurry)
         finally:
             # `start` entered the lifespan in the task of its caller, so `stop` leaves the lifespan in the task of its
             # caller, and not in a task of the node
@@ -261,10 +256,10 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         at_exit, self._at_exit = self._at_exit, None
         try:
             await runtime.close(grace=grace, exiting=exiting)
-            # otherwise, a second Ctrl-C has cancelled all tasks, and the thread of the lease leaves at the exit
-            if at_exit is not None:
-                at_exit.cancel()
         finally:
+            # if a second Ctrl-C has cancelled all tasks, the thread of the lease still runs, and leaves at the exit
+            if at_exit is not None and not runtime.lease.started:
+                at_exit.cancel()
             self._workers = self.num_workers  # another node can have changed the number
             loop_end_task, self._loop_end_task = self._loop_end_task, None
             if loop_end_task is not None:
@@ -439,7 +434,8 @@ class _PendingStart:
         finally:
             if not opening.done():
                 opening.cancel()
-                await asyncio.wait([opening])
+                with contextlib.suppress(Exception):  # ignored: the caller of `start` was cancelled
+                    await outlast(opening)
         self.check()
         opening.result()
 

@@ -2,17 +2,21 @@
 
 import asyncio
 import contextlib
+import gc
 import threading
+import weakref
 from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from peerjob import INJECTED, Context, Depends, Job, Node, NodeStateError, Query, State, SystemClock
+from peerjob import INJECTED, Context, Depends, Job, Node, NodeStateError, Query, State, StoreLimits, SystemClock
+from peerjob.store.drivers import open_store
 from peerjob.testing import VirtualClock, drain, running_node
 from support import bodies
 from support.factories import flaky_store, lines_of, notes_of, running_nodes, shared_url, states_of
+from support.flaky import FlakyStore
 from support.waiting import until
 
 
@@ -289,6 +293,67 @@ async def test_cancelling_stop_ends_its_grace_and_the_node_leaves_all_the_same(c
     async with running_node(clock=clock, store=url, workers=0, name="looker") as looker:
         assert (await looker.lookup_instance(instance.id)).state is State.SCHEDULED
         assert [view.info.name for view in await looker.nodes()] == ["looker"]
+
+
+async def test_a_stop_that_is_cancelled_again_and_again_leaves_all_the_same(clock: VirtualClock) -> None:
+    """A timeout of anyio cancels its block at each step of the event loop, until the block ends."""
+
+    async def slow_to_end() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.5)
+
+    url = shared_url()
+    node = Node(url, jobs=Job("slow_to_end", slow_to_end), clock=clock)
+    await node.start()
+    instance = await node.schedule("slow_to_end")
+    await clock.advance(1)
+    stopping = asyncio.ensure_future(node.stop(grace=60))
+    for _ in range(3):
+        await clock.advance(0.1)
+        stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await clock.run(stopping)
+    await clock.settle()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    async with running_node(clock=clock, store=url, workers=0, name="looker") as looker:
+        assert (await looker.lookup_instance(instance.id)).state is State.SCHEDULED
+        assert [view.info.name for view in await looker.nodes()] == ["looker"]
+
+
+async def test_a_start_that_is_cancelled_again_and_again_leaves_nothing(clock: VirtualClock) -> None:
+    url = shared_url()
+
+    @contextlib.asynccontextmanager
+    async def waits(node: Node) -> AsyncGenerator[None]:
+        await asyncio.sleep(60)
+        yield
+
+    starting = asyncio.ensure_future(Node(url, clock=clock, lifespan=waits).start())
+    await clock.advance(1)
+    while not starting.done():
+        starting.cancel()
+        await asyncio.sleep(0)
+    assert starting.cancelled()
+    await clock.settle()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    async with running_node(clock=clock, store=url, workers=0, name="looker") as looker:
+        assert [view.info.name for view in await looker.nodes()] == ["looker"]
+
+
+async def test_a_node_whose_stop_fails_is_not_kept_until_the_exit_of_the_process() -> None:
+    store = FlakyStore(open_store(shared_url(), namespace="default", clock=SystemClock(), limits=StoreLimits()))
+    node = Node(store.store)
+    await node.start()
+    store.refuse(RuntimeError("no"), "leave")
+    with pytest.raises(RuntimeError, match="no"):
+        await node.stop()
+    assert not node.running
+    kept = weakref.ref(node)
+    del node, store  # the fault of the store has the error, whose traceback has the node
+    gc.collect()
+    assert kept() is None
 
 
 async def test_a_body_may_use_the_node_until_it_ends(clock: VirtualClock) -> None:
