@@ -79,6 +79,12 @@ class ScopedManager(Manager):
         found = await self._manager.registered_jobs(kind, schemas=schemas)
         return [one for one in found if self._rights.include(one.kind)]
 
+    async def kinds_behind(self, kinds: Iterable[str]) -> dict[str, set[str]]:
+        """For each kind or alias, the kinds that nodes run for it, also those that do not exist here."""
+        given = list(kinds)
+        behind = getattr(self._manager, "kinds_behind", None)
+        return {kind: {kind} for kind in given} if behind is None else await behind(given)
+
     # -- scheduling --------------------------------------------------------------------------------------------------
 
     async def _schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:

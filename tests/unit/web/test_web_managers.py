@@ -13,10 +13,11 @@ import httpx
 import pytest
 from starlette.requests import Request
 
-from peerjob import Client, Job, Node, Principal, Rights, Role, State, Token, Tokens
+from peerjob import Client, Job, Node, Principal, Rights, Role, State, Token, Tokens, instance_cleaner
 from peerjob.testing.clock import VirtualClock
 from peerjob.web import dashboard
 from support.dashboards import browsing, pages_of, submit
+from support.factories import shared_url
 from support.rpc import served
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -166,6 +167,38 @@ async def test_limited_rights_act_on_their_kinds_only(clock: VirtualClock) -> No
         assert "Cancelled: 1" in done.text
         assert (await own.refresh()).state is State.CANCELLED
         assert (await submit(client, "/instance/retry", id=own.id)).status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("role", "kinds", "kind"),
+    [(Role.ADMIN, ["mail.*"], "mail.pay"), (Role.OPERATOR, ["mail.*"], "mail.pay"), (Role.OPERATOR, [], "mail.tidy")],
+)
+async def test_an_alias_starts_no_kind_of_others(clock: VirtualClock, role: Role, kinds: list[str], kind: str) -> None:
+    store = shared_url()
+    pay, tidy = Job("bank.pay", str, aliases=("mail.pay",)), instance_cleaner().with_options(aliases=("mail.tidy",))
+    async with (
+        Node(store, jobs=[pay, tidy], name="worker", clock=clock),
+        Node(store, workers=0, clock=clock) as node,
+        browsing(dashboard(node, authorize=_limited(role, *kinds))) as client,
+    ):
+        args = ["x"] if kind == "mail.pay" else []
+        old = await node.schedule(kind, *args)
+        await clock.run(old.wait(10))
+        await node.add_schedule(Job(kind).with_options(cron="0 0 * * *", name="each").call(*args))
+        before = await node.count()
+        year = {"start": "2025-12-01T00:00:00Z", "end": "2026-01-01T00:00:00Z"}
+        answers = [
+            await submit(client, "/kinds/schedule", kind=kind, whole="[]"),
+            await submit(client, "/instance/again", id=old.id, arguments='{"args": ["y"]}'),
+            await submit(client, "/instance/retry", id=old.id),
+            await submit(client, "/instances/act", verb="retry", scope="selected", id=old.id, go="1"),
+            await submit(client, "/instances/act", verb="retry", scope="all", f_kind=kind, go="1"),
+            await submit(client, "/schedules/trigger", name="each"),
+            await submit(client, "/schedules/backfill", name="each", **year),
+        ]
+        assert [one.status_code for one in answers] == [403] * 7
+        assert "bank.pay" not in "".join(one.text for one in answers)
+        assert await node.count() == before
 
 
 @pytest.fixture

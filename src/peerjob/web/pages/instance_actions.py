@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -18,8 +18,10 @@ from peerjob.model.secret import MASK
 from peerjob.web.fields import fields_of
 from peerjob.web.page import action, page
 from peerjob.web.security import RefusedError
-from peerjob.web.values import arguments_text, has_masked, masked_like, pretty
+from peerjob.web.values import arguments_text, has_mask, has_masked, masked_like, pretty
 from peerjob.web.visit import Done, Shown, Visit
+
+from .checks import check_runs
 
 
 async def cancel(visit: Visit) -> Done:
@@ -35,7 +37,7 @@ async def retry(visit: Visit) -> Done:
     """Schedule an instance again, as it was."""
     id = _id(visit)
     one = await visit.manager.lookup_instance(id)
-    _check(visit, one.kind)
+    await check_runs(visit, one.kind)
     if not one.state.is_final:
         raise RefusedError(409, f"The instance is {one.state}; only a final one is retried.")
     made = await visit.manager.retry_instance(id)
@@ -53,7 +55,7 @@ async def again(visit: Visit) -> Shown | Done:
     """Schedule an instance of the same kind with other arguments."""
     one = await visit.manager.lookup_instance(visit.need("id"))
     visit.act.criteria = f"kind={one.kind}"
-    _check(visit, one.kind)
+    await check_runs(visit, one.kind)
     text = visit.given("arguments")
     try:
         given = _arguments(text)
@@ -102,7 +104,7 @@ class _Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def _arguments(text: str) -> _Given:
     try:
         given = msgspec.json.decode(text, type=_Given)
-        masked = _has_mask(given.args) or _has_mask(given.kwargs)
+        masked = has_mask(given.args) or has_mask(given.kwargs)
     except (ValueError, RecursionError) as error:
         expected = f'JSON such as {{"args": [1], "kwargs": {{"name": "x"}}}} ({error})'
         # the text can contain a secret
@@ -112,21 +114,10 @@ def _arguments(text: str) -> _Given:
     return given
 
 
-def _has_mask(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(_has_mask(one) for one in cast("Any", value).values())
-    return any(_has_mask(one) for one in cast("Any", value)) if isinstance(value, list) else value == MASK
-
-
 def _id(visit: Visit) -> str:
     id = checked_id(visit.need("id"))
     visit.act.criteria = f"uuid={id}"
     return id
-
-
-def _check(visit: Visit, kind: str) -> None:
-    if not visit.may_use(kind):
-        raise RefusedError(403, f"kind {kind!r} needs the role admin")
 
 
 ROUTES = (

@@ -23,7 +23,7 @@ from peerjob.web.page import action, page
 from peerjob.web.samples import Sample
 from peerjob.web.visit import Done, Shown, Visit
 
-from .checks import check_kind, offset
+from .checks import check_runs, offset
 
 PAGE = 100
 SAMPLE = 200
@@ -167,7 +167,7 @@ def _duration(one: Instance[Any]) -> float | None:
 async def schedule(visit: Visit) -> Done | Shown:
     """Schedule one run of a kind."""
     name = visit.given("kind")
-    check_kind(visit, name)
+    await check_runs(visit, name)
     visit.act.criteria = f"kind={name}"
     job = await _job(visit, name)
     if job is None:

@@ -21,7 +21,7 @@ from peerjob.model.rights import Role
 from peerjob.web.page import action, page
 from peerjob.web.visit import Done, Shown, Visit
 
-from .checks import check_kind, offset
+from .checks import check_kind, check_runs, offset
 
 PAGE = 25
 """Schedules of one page. Each of them needs a read of its ledger."""
@@ -244,6 +244,7 @@ async def resume(visit: Visit) -> Done:
 async def trigger(visit: Visit) -> Done:
     """Make one instance of a schedule now."""
     found = await _named(visit)
+    await check_runs(visit, found.kind)
     made = await found.trigger()
     visit.act.count = int(made is not None)
     if made is not None:
@@ -256,6 +257,7 @@ async def trigger(visit: Visit) -> Done:
 async def backfill(visit: Visit) -> Done:
     """Make the instances of past nominal times."""
     found = await _named(visit)
+    await check_runs(visit, found.kind)
     start, end = _range(found, visit.need("start"), visit.need("end"))
     visit.act.criteria += f" start={start.isoformat()} end={end.isoformat()}"
     recurrence = recurrence_of(found.definition)
