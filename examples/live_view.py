@@ -40,12 +40,17 @@ PAGE = """<!doctype html>
 <script>
 async function run() {
   const {uuid} = await (await fetch('/jobs', {method: 'POST'})).json()
+  watch(uuid)
+}
+function watch(uuid) {
   const source = new EventSource(`/jobs/${uuid}/events`)
   source.onopen = () => { log.textContent = '' }  // each connection begins with the present state and all log lines
   source.addEventListener('state', event => show(JSON.parse(event.data)))
   source.addEventListener('progress', event => show(JSON.parse(event.data)))
   source.addEventListener('log', event => { log.append(JSON.parse(event.data).log.message + '\\n') })
   source.addEventListener('end', () => source.close())
+  // the browser connects again by itself, but gives up at an answer such as 502, which a proxy sends without a replica
+  source.onerror = () => { if (source.readyState === EventSource.CLOSED) setTimeout(watch, 3000, uuid) }
 }
 function show(event) { state.textContent = event.state; bar.value = event.progress?.fraction ?? 0 }
 </script>"""
