@@ -9,6 +9,7 @@ from typing import Any
 
 from peerjob.model.ages import age, moment, until
 from peerjob.model.firing import Leader
+from peerjob.model.printable import counted
 from peerjob.model.record import NodeView, Record, is_suspect
 from peerjob.model.state import State
 
@@ -68,7 +69,8 @@ def _why_over(instance: Instance[Any]) -> Iterator[str]:
     last = instance.record.history[-1]
     # the note of a failed instance repeats the error, which the next line shows
     note = f" ({last.note})" if last.note and instance.error is None else ""
-    yield f"it is final: {instance.state!s}{note} after {_times(instance.attempts)}"
+    deaths = f" and {counted(instance.crashes, 'death')} of its node" if instance.crashes else ""
+    yield f"it is final: {instance.state!s}{note} after {_times(instance.attempts)}{deaths}"
     if instance.error is not None:
         yield f"it ended with {instance.error}"
 

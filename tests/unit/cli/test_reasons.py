@@ -73,6 +73,13 @@ def test_all_reasons_of_a_delayed_instance_are_shown() -> None:
     ]
 
 
+def test_a_poison_job_names_the_deaths_of_its_nodes() -> None:
+    poison = an_instance(State.TERMINATED, note="poison", attempts=0, crashes=4)
+    assert sentences(poison) == ["it is final: Terminated (poison) after 0 tries and 4 deaths of its node"]
+    lucky = an_instance(State.COMPLETED, attempts=1, crashes=1)
+    assert sentences(lucky) == ["it is final: Completed after 1 try and 1 death of its node"]
+
+
 def test_a_parked_instance_names_what_it_waits_for() -> None:
     first, second, third = (an_instance(State.SCHEDULED, slot="nightly") for _ in range(3))
     slot = a_schedule(holder=first.id, parked=(second.id, third.id))
