@@ -9,7 +9,7 @@ import socket
 import ssl
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from peerjob import Node, OptionError
 from peerjob.model.extras import needs_extra
@@ -21,8 +21,11 @@ from peerjob.web.security import LOOPBACK
 with needs_extra("web", "--web-listen"):
     import uvicorn
     from starlette.requests import Request
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
 if TYPE_CHECKING:
+    from uvicorn.protocols.http.h11_impl import RequestResponseCycle
+
     from peerjob import ServerTls
 
 WEB_PORT = 8080
@@ -30,6 +33,8 @@ STOP_SECONDS = 3
 """Seconds in which open requests end when the server stops. Live views end at once."""
 MAX_CONNECTIONS = 500
 """The most connections and requests at a time; a further request gets the status 503."""
+REQUEST_SECONDS = 10.0
+"""Seconds after which a connection without a whole request is closed; it can stay for twice as long."""
 
 logger = logging.getLogger("peerjob.web")
 
@@ -88,6 +93,7 @@ class WebServer:
             server_header=False,
             lifespan="off",
             ws="none",
+            http=_HttpProtocol,
             root_path=self._root_path,
             limit_concurrency=MAX_CONNECTIONS,
             timeout_graceful_shutdown=STOP_SECONDS,
@@ -134,6 +140,31 @@ def _path(given: object) -> str:
     if not isinstance(given, str | Path):
         raise OptionError("tls", "bytes", "files: the dashboard reads them itself")
     return str(given)
+
+
+class _HttpProtocol(H11Protocol):
+    """Closes connections whose request does not arrive, so that they do not keep others out."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._look(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _look(self, waited_for: object) -> None:
+        # the cycle is that of the latest request: it is the same as before if no other one has begun since
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        waits = cycle is None or cycle.response_complete or cycle.more_body
+        state = (cycle, waits)
+        if waits and state == waited_for:
+            self.transport.close()
+        else:
+            self._timer = self.loop.call_later(REQUEST_SECONDS, self._look, state)
 
 
 class _UvicornServer(uvicorn.Server):

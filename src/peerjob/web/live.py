@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -44,8 +45,10 @@ class _LiveResponse(StreamingResponse):
         if self._viewers.full:
             await _too_many()(scope, receive, send)
             return
-        with self._viewers.counted():
-            await super().__call__(scope, receive, send)
+        # a reader that takes no more bytes keeps its place no longer than the others
+        with self._viewers.counted(), contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LONGEST + HEARTBEAT):
+                await super().__call__(scope, receive, send)
 
 
 def _too_many() -> Response:

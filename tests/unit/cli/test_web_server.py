@@ -1,11 +1,13 @@
 """The dashboard of jobd on a real port."""
 
+import asyncio
 from pathlib import Path
 
 import httpx
 import pytest
 
 from peerjob import Job, Node, OptionError, Role, ServerTls, Token, Tokens
+from peerjob.cli import web_server
 from peerjob.cli.web_server import WebServer
 
 
@@ -50,6 +52,50 @@ async def test_live_views_end_when_the_server_stops() -> None:
                     break
             await server.stop()
             assert [line async for line in lines if line] == []
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n",
+        b"GET /static/app.css HTTP/1.1\r\nHost: localhost\r\n\r\nGET /",
+        (
+            b"POST /signin HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: same-origin\r\nContent-Length: 9\r\n"
+            b"Content-Type: application/x-www-form-urlencoded\r\n\r\na="
+        ),
+    ],
+    ids=["silent", "part of the headers", "part of a second request", "part of a form"],
+)
+async def test_a_connection_without_a_whole_request_is_closed(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_server, "REQUEST_SECONDS", 0.2)
+    tokens = Tokens([Token.of("secret-token", Role.READER, "ada")])
+    async with Node("memory://") as node:
+        server = WebServer(node, "127.0.0.1:0", authenticators=[tokens])
+        await server.start()
+        url = httpx.URL(server.url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(sent)
+        async with asyncio.timeout(4):
+            await reader.read()
+        writer.close()
+        await server.stop()
+
+
+async def test_a_live_view_stays_longer_than_the_time_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_server, "REQUEST_SECONDS", 0.2)
+    async with Node("memory://") as node:
+        server = WebServer(node, "127.0.0.1:0")
+        await server.start()
+        async with (
+            httpx.AsyncClient(base_url=server.url) as client,
+            client.stream("GET", "/live/overview", timeout=30) as stream,
+        ):
+            reading = asyncio.create_task(stream.aread())
+            await asyncio.sleep(1)
+            assert not reading.done()
+            reading.cancel()
+        await server.stop()
 
 
 async def test_a_change_reaches_a_live_view() -> None:

@@ -6,13 +6,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import pytest
+from starlette.types import Message
 
 from peerjob import Job, Node, Role, StoreUnavailableError
 from peerjob.model.clock import to_datetime
 from peerjob.model.record import NodeInfo, NodeView
 from peerjob.node.observe.observer import Observer
 from peerjob.testing.clock import VirtualClock
-from peerjob.web import dashboard, feeds, viewers
+from peerjob.web import dashboard, feeds, live, viewers
 from peerjob.web.pages.overview import kind_rows
 from peerjob.web.samples import GONE_US, INTERVAL, MAX_OLDEST, Sample, Samples, gone_nodes
 from support.dashboards import allowing, browsing, pages_of
@@ -167,6 +168,34 @@ async def test_the_limit_of_live_views_holds_in_a_burst(monkeypatch: pytest.Monk
             again = asyncio.create_task(client.get("/live/overview"))
             await clock.advance(200)
             assert (await again).status_code == 200, "a view that has ended counts no more"
+
+
+async def test_a_reader_that_takes_no_bytes_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewers, "MAX_VIEWERS", 1)
+    monkeypatch.setattr(live, "LONGEST", 0.2)
+    monkeypatch.setattr(live, "HEARTBEAT", 0.1)
+    full = asyncio.Event()
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            full.set()
+            await asyncio.Event().wait()  # the buffers are full
+
+    async with Node("memory://", workers=0) as node:
+        app = dashboard(node, authorize=allowing(Role.READER))
+        scope = {"type": "http", "method": "GET", "path": "/live/overview", "query_string": b"", "headers": []}
+        stuck = asyncio.create_task(app({**scope, "server": ("127.0.0.1", 80), "scheme": "http"}, receive, send))
+        await full.wait()
+        async with browsing(app) as client:
+            assert (await client.get("/live/overview")).status_code == 503
+            async with asyncio.timeout(5):
+                await stuck
+            monkeypatch.setattr(live, "HEARTBEAT", 15.0)
+            assert (await client.get("/live/overview")).status_code == 200
 
 
 async def test_kinds_with_delayed_instances_only_have_no_oldest_wait(clock: VirtualClock) -> None:
