@@ -313,13 +313,11 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
                 await asked.wait()
             finally:
                 loop = asyncio.get_running_loop()
-                stopping = loop.create_task(self.stop(grace))
-                hurrying = loop.create_task(again.wait())
-                await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
-                if not stopping.done():
-                    runtime.hurry()
-                hurrying.cancel()
-                await stopping
+                hurrying = loop.create_task(_call_after(again, runtime.hurry))
+                try:
+                    await outlast(loop.create_task(self.stop(grace)), runtime.hurry)
+                finally:
+                    hurrying.cancel()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -464,6 +462,11 @@ def _elections_of(
     if not callable(coordinator):  # pyright: ignore[reportUnnecessaryComparison]  # untyped callers pass any object
         raise OptionError("coordinator", coordinator, "a URL, or a function that makes a client of elections")
     return coordinator
+
+
+async def _call_after(event: asyncio.Event, call: Callable[[], None]) -> None:
+    await event.wait()
+    call()
 
 
 def _default_name() -> str:

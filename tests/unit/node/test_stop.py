@@ -322,6 +322,25 @@ async def test_a_stop_that_is_cancelled_again_and_again_leaves_all_the_same(cloc
         assert [view.info.name for view in await looker.nodes()] == ["looker"]
 
 
+async def test_a_run_that_is_cancelled_again_and_again_leaves_all_the_same(clock: VirtualClock) -> None:
+    url, body = shared_url(), Body(60)
+    node = Node(url, jobs=Job("body", body), clock=clock)
+    running = asyncio.ensure_future(node.run(grace=60))
+    await clock.advance(1)
+    instance = await node.schedule("body")
+    await clock.advance(1)
+    while not running.done():
+        running.cancel()
+        await clock.advance(0.1)
+    assert running.cancelled()
+    assert (body.ended, node.running) == (["drain"], False)
+    await clock.settle()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    async with running_node(clock=clock, store=url, workers=0, name="looker") as looker:
+        assert (await looker.lookup_instance(instance.id)).state is State.SCHEDULED
+        assert [view.info.name for view in await looker.nodes()] == ["looker"]
+
+
 async def test_a_start_that_is_cancelled_again_and_again_leaves_nothing(clock: VirtualClock) -> None:
     url = shared_url()
 
