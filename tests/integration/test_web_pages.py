@@ -6,7 +6,7 @@ import re
 import pytest
 from playwright.async_api import Page, expect
 
-from peerjob import Node
+from peerjob import Job, Node
 from peerjob.web import dashboard
 from support.browser import NARROW, WIDE, Pages, axe_findings
 from support.servers import StartServer
@@ -53,6 +53,32 @@ async def test_each_page_is_sound_at_each_width_and_in_both_schemes(
         if problems:
             found[path] = problems
     assert found == {}
+
+
+async def test_no_page_is_wider_than_a_phone_with_long_words(web_serving: Serving, browser_pages: Pages) -> None:
+    word = "x" * 180
+
+    async def fail(text: str) -> None:
+        raise ValueError(text)
+
+    job = Job(word, fail, tags=(word,), description=word, max_retries=0)
+    async with Node("memory://", name="node-a", jobs=job, allow_unknown=True) as node:
+        one = await node.schedule(job.with_options(key=word), word)
+        await one.wait(60)
+        await node.schedule(Job(f"lost-{word}").with_options(tags=(word,)))
+        schedule = await node.add_schedule(job.with_options(every="1h", name=word, description=word), word)
+        await schedule.pause(word)
+        url = await web_serving.serve(dashboard(node, authorize=by_header))
+        page = await browser_pages.open()
+        await page.set_viewport_size({"width": NARROW, "height": 900})
+        browser_pages.problems.expected = {400, 404}
+        others = [f"/search?q={word}x", f"/instance/again?id={one.id}", f"/instances?state={word}", f"/{word}"]
+        found: dict[str, int] = {}
+        for path in [*await pages_with(node), f"/instances/{one.id}", *others]:
+            await page.goto(f"{url}{path}")
+            if (wider := await page.evaluate(OVERFLOW)) > 0:
+                found[path] = wider
+        assert found == {}
 
 
 @pytest.mark.parametrize("state", ["empty", "full"])
