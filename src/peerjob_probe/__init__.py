@@ -34,7 +34,7 @@ class ProbeReply(NamedTuple):
     ok: bool
     why: str
     answered: bool = True
-    """Whether an answer came in time."""
+    """False if the time limit ended the probe."""
 
 
 def ask(probe: str, host: str, port: int, timeout: float) -> ProbeReply:

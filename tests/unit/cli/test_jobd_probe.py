@@ -123,6 +123,12 @@ def test_a_drain_that_ends_in_a_probe_cut_short_tells_the_answer_before_it(capsy
     assert capsys.readouterr().err == "jobd: not drained after 0.5 s: workers: 3 run\n"
 
 
+def test_a_drain_of_a_daemon_that_does_not_answer_tells_the_longest_wait(capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(None, None) as port:
+        assert wait_until_drained(os.getpid(), "127.0.0.1", port, 2.4, time.monotonic() + 2.4) == 1
+    assert capsys.readouterr().err == f"jobd: not drained after 2.4 s: 127.0.0.1:{port} did not answer within 2 s\n"
+
+
 def test_a_long_time_limit_is_told_as_a_whole_number(monkeypatch: pytest.MonkeyPatch) -> None:
     def late(*_: object, **__: object) -> NoReturn:
         raise TimeoutError

@@ -42,11 +42,11 @@ def drain(pid: int, listen: str, timeout: float) -> int:
 
 def wait_until_drained(pid: int, host: str, port: int, timeout: float, until: float) -> int:
     """Ask the daemon until it is drained, its process has ended, or `until` is over; the exit status."""
-    answer = ProbeReply(False, "the time limit is zero", answered=False)
+    answer: ProbeReply | None = None
     while (left := until - time.monotonic()) > 0:
         reply = ask("drained", host, port, min(left, MAX_ANSWER))
-        if reply.answered or not answer.answered or left >= MAX_ANSWER:
-            # the time limit can cut the last probe short; the answer before it says why the daemon still runs
+        if answer is None or reply.answered or left >= MAX_ANSWER:
+            # the time limit can cut the last probe short; the probe before it says why the daemon still runs
             answer = reply
         if reply.ok:
             print("drained")
@@ -55,7 +55,7 @@ def wait_until_drained(pid: int, host: str, port: int, timeout: float, until: fl
             print("the daemon has ended")
             return 0
         time.sleep(min(PROBE_PAUSE, max(0.0, until - time.monotonic())))
-    complain("jobd", f"not drained after {timeout:g} s: {answer.why}")
+    complain("jobd", f"not drained after {timeout:g} s: {'the time limit is zero' if answer is None else answer.why}")
     return 1
 
 
