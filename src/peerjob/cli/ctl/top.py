@@ -203,7 +203,10 @@ async def until_quit(is_live: bool) -> AsyncGenerator[None]:
     limit = asyncio.timeout(None)
 
     def read() -> None:
-        typed = os.read(terminal, MAX_KEYS)
+        try:
+            typed = os.read(terminal, MAX_KEYS)
+        except OSError:  # the terminal is gone
+            typed = b""
         quits = b"q" in typed.lower()
         if quits:
             limit.reschedule(loop.time())
