@@ -5,12 +5,10 @@ import io
 import os
 import pty
 import re
-import select
 import subprocess
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import IO
 
 import msgspec
 import pytest
@@ -173,12 +171,9 @@ def test_the_bars_show_one_minute_and_no_more() -> None:
     assert RateHistory().sparkline(6) == ""
 
 
-@contextlib.contextmanager
-def waiting_for_q() -> Generator[tuple[int, IO[bytes]]]:
-    """A process that waits for the key, in a session without a terminal, as under `su --command`.
-
-    The other end of its terminal, and its output.
-    """
+@pytest.mark.parametrize("typed", [b"qq", b"q\nQ"])
+def test_q_ends_the_screen_also_without_a_controlling_terminal(typed: bytes) -> None:
+    """As under `su --command`, which starts the command in a session without a terminal."""
     program = (
         "import asyncio, sys\n"
         "from peerjob.cli.ctl.top import until_quit\n"
@@ -190,32 +185,21 @@ def waiting_for_q() -> Generator[tuple[int, IO[bytes]]]:
         "asyncio.run(wait())\n"
     )
     control, terminal = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdin=terminal,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    ) as child:
-        try:
-            os.close(terminal)
-            assert child.stdout is not None
-            assert child.stdout.readline() == b"begun\n"
-            yield control, child.stdout
-        finally:
-            child.kill()
-
-
-@pytest.mark.parametrize("typed", [b"qq", b"q\nQ"])
-def test_q_ends_the_screen_also_without_a_controlling_terminal(typed: bytes) -> None:
-    with waiting_for_q() as (control, output):
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, control)
+        child = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-c", program],
+                stdin=terminal,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        )
+        os.close(terminal)
+        stack.callback(child.kill)
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"begun\n"
         for key in typed:
             os.write(control, bytes([key]))
-        assert output.read() == b"ended\n"
-        os.close(control)
-
-
-def test_a_terminal_that_is_gone_types_no_key() -> None:
-    with waiting_for_q() as (control, output):
-        os.close(control)
-        assert not select.select([output], [], [], 0.5)[0]
+        assert child.stdout.read() == b"ended\n"

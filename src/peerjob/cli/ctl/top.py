@@ -203,10 +203,7 @@ async def until_quit(is_live: bool) -> AsyncGenerator[None]:
     limit = asyncio.timeout(None)
 
     def read() -> None:
-        try:
-            typed = os.read(terminal, MAX_KEYS)
-        except OSError:  # the terminal is gone
-            typed = b""
+        typed = os.read(terminal, MAX_KEYS)
         quits = b"q" in typed.lower()
         if quits:
             limit.reschedule(loop.time())
