@@ -1,5 +1,7 @@
 """What a browser must not do to a dashboard: act for another site, lead away from it, or lose the path of its mount."""
 
+from typing import Literal
+
 import pytest
 from fastapi import FastAPI
 from playwright.async_api import expect
@@ -70,6 +72,25 @@ async def test_a_sign_in_leads_to_a_page_of_its_own(
     cookies = await page.context.cookies()
     assert {(one.get("httpOnly"), one.get("sameSite")) for one in cookies} == {(True, "Strict")}
     assert await page.evaluate("document.cookie") == ""
+
+
+@pytest.mark.parametrize("role", ["link", "button"])
+async def test_another_site_cannot_end_a_session(
+    role: Literal["link", "button"], full_cluster: Cluster, web_serving: Serving, browser_pages: Pages
+) -> None:
+    browser_pages.problems.expected = {403}
+    signs_in = SignIn([Tokens([Token.of("secret-token", Role.READER, "ada")])], clock=SystemClock())
+    url = await web_serving.serve(dashboard(full_cluster.node, authorize=signs_in))
+    text = f'<a href="{url}/signin">Win</a><form method="post" action="{url}/signin"><button>Win</button></form>'
+    evil = (await web_serving.serve(foreign(text))).replace("127.0.0.1", "localhost")
+    page = await browser_pages.open(f"{url}/signin")
+    await page.get_by_label("Token").fill("secret-token")
+    await page.get_by_role("button", name="Sign in").click()
+    await page.goto(evil)
+    await page.get_by_role(role, name="Win").click()
+    await page.wait_for_url(f"{url}/**")
+    await page.goto(f"{url}/nodes")
+    await expect(page.get_by_text("ada (reader)")).to_be_visible()
 
 
 async def test_every_link_and_form_begins_with_the_path_of_the_mount(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -25,7 +24,16 @@ from .page import PageRoute
 from .pages import ROUTES
 from .pages.clusters import clusters_page
 from .rendering import Renderer
-from .security import Authorize, AuthorizeError, Shield, new_session, principal_of, session_in, set_session
+from .security import (
+    Authorize,
+    AuthorizeError,
+    Shield,
+    comes_from_another_site,
+    new_session,
+    principal_of,
+    session_in,
+    set_session,
+)
 from .signin import SignIn
 from .viewers import Viewers
 from .visit import Done, Shown, Visit
@@ -138,7 +146,7 @@ class _Site:
         title: str = "",
     ) -> Response:
         root, session = str(request.scope["peerjob.root"]), session_in(request)
-        if not session and _comes_from_another_site(request):
+        if not session and comes_from_another_site(request):
             # the browser sends no cookie with a link from another site; it sends it when the page opens itself again
             return HTMLResponse(self._renderer.text("bounce.html", link=f"{root}{safe_link(link_of(request, root))}"))
         try:
@@ -168,7 +176,8 @@ class _Site:
             still_allowed=self._still_allowed(request),
         )
         response = await answer(visit)
-        if not session:
+        # a form of another site comes without the cookie, and must not replace it
+        if not session and request.method != "POST":
             set_session(response, request, root, fresh)
         if response.headers.get("content-type", "").startswith("text/html"):
             end_notice(response, visit)
@@ -180,10 +189,3 @@ class _Site:
             return not isinstance(self._authorize, SignIn) or await self._authorize(request) is not None
 
         return ask
-
-
-def _comes_from_another_site(request: Request) -> bool:
-    sent: Any = request.headers.get
-    return bool(
-        request.method == "GET" and sent("sec-fetch-site") == "cross-site" and sent("sec-fetch-mode") == "navigate"
-    )

@@ -160,6 +160,12 @@ def check_origin(request: Request) -> None:
         raise RefusedError(403, "This form came from another site, so nothing was done.")
 
 
+def comes_from_another_site(request: Request) -> bool:
+    """Whether a link of another site opens a page. The browser sends no cookie with it."""
+    site, mode = request.headers.get("sec-fetch-site"), request.headers.get("sec-fetch-mode")
+    return request.method == "GET" and site == "cross-site" and mode == "navigate"
+
+
 def check_token(session: str, fields: dict[str, list[str]]) -> None:
     """Raise RefusedError unless a form has the token of its session."""
     given = fields.get(TOKEN_FIELD, [""])[0]

@@ -22,6 +22,7 @@ from .security import (
     RefusedError,
     check_origin,
     check_token,
+    comes_from_another_site,
     form_token,
     new_session,
     read_form,
@@ -76,6 +77,10 @@ class SignIn:
         """The pages of the sign-in."""
 
         async def show(request: Request) -> Response:
+            if not session_in(request) and comes_from_another_site(request):
+                # a new session would take the place of the one whose cookie was not sent
+                root = str(request.scope["peerjob.root"])
+                return HTMLResponse(renderer.text("bounce.html", link=f"{root}{safe_link(link_of(request, root))}"))
             return self._form(renderer, request)
 
         async def enter(request: Request) -> Response:
@@ -108,6 +113,10 @@ class SignIn:
     async def _enter(self, renderer: Renderer, request: Request) -> Response:
         try:
             check_origin(request)
+        except RefusedError as error:
+            root = str(request.scope["peerjob.root"])
+            return HTMLResponse(renderer.text("denied.html", root=root, text=str(error)), error.status)
+        try:
             fields = await read_form(request)
             check_token(session_in(request), fields)
         except RefusedError as error:
