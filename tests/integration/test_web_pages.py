@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from playwright.async_api import Page, expect
@@ -109,6 +110,17 @@ async def test_pages_work_without_javascript(full_cluster: Cluster, browser_page
     await page.get_by_role("button", name="Schedule", exact=True).click()
     await expect(page.get_by_text("Scheduled.", exact=True)).to_be_visible()
     assert "/instances/" in page.url
+
+
+@pytest.mark.parametrize("hours", [-3, 3])
+async def test_times_are_right_if_the_clock_of_the_reader_is_wrong(
+    hours: int, full_cluster: Cluster, browser_pages: Pages
+) -> None:
+    one = await full_cluster.node.schedule("mail.send", "clock@example.org")
+    page = await browser_pages.open()
+    await page.clock.set_fixed_time(datetime.now(UTC) + timedelta(hours=hours))
+    await page.goto(f"{full_cluster.url}/instances/{one.id}")
+    await expect(page.locator("dl.facts time").first).to_have_text(re.compile(r"^\d+s ago$"))
 
 
 async def test_keys_are_enough(full_cluster: Cluster, browser_pages: Pages) -> None:

@@ -13,11 +13,14 @@
     }
     return `${Math.floor(seconds / 86400)}d`;
   };
+  // the clock of the reader can be wrong; the time that a page takes to load is no error
+  const ahead = Date.now() - Date.parse(document.body.dataset.now);
+  const error = Math.abs(ahead) > 5000 ? ahead : 0;
   const ages = () => {
     for (const one of $$("time[datetime]")) {
       const at = Date.parse(one.dateTime);
       if (Number.isNaN(at) || one.dataset.fixed !== undefined) continue;
-      const passed = (Date.now() - at) / 1000;
+      const passed = (Date.now() - error - at) / 1000;
       const text = passed >= 0 ? `${span(passed)} ago` : `in ${span(-passed)}`;
       if (one.textContent !== text) one.textContent = text;
     }
