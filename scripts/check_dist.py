@@ -142,8 +142,12 @@ def _sdist_problems(sdist: Path) -> list[str]:
 
 
 def _differences(where: str, names: set[str], expected: set[str]) -> list[str]:
-    surplus = [f"{where} has {name}, which git does not know there" for name in sorted(names - expected)]
-    return [*surplus, *(f"{where} lacks {name}" for name in sorted(expected - names))]
+    surplus, missing = names - expected, expected - names
+    print(f"{where} has {len(names)} files: {len(surplus)} surplus, {len(missing)} missing", flush=True)
+    return [
+        *(f"{where} has {name}, which git does not know there" for name in sorted(surplus)),
+        *(f"{where} lacks {name}" for name in sorted(missing)),
+    ]
 
 
 def _included(extra: str) -> set[str]:
