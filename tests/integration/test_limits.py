@@ -204,7 +204,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
     from peerjob.store.sqlite import driver
     from peerjob.store.sqlite.requests import TURN_TIMEOUT
     from peerjob.web import cluster as web_cluster
-    from peerjob.web import feeds, filters, lookups, security, signin, steps, values, viewers
+    from peerjob.web import feeds, filters, forms, lookups, security, signin, steps, values, viewers
     from peerjob.web.page import ACT_PATIENCE
     from peerjob.web.pages import nodes, overview, schedules
     from peerjob.web.patience import PATIENCE
@@ -274,6 +274,11 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "form": security.MAX_FORM,
         "sessions of a process": signin.MAX_SESSIONS,
         "connections of `jobd --web-listen`": web_server.MAX_CONNECTIONS,
+        "wait of `jobd --web-listen` for a whole request": web_server.REQUEST_SECONDS,
+        "text of a filter": filters.MAX_FILTER,
+        "kinds without a node that the overview warns of": overview.MAX_UNSERVED,
+        "sent forms that a process remembers, to answer a repeat": forms.MAX_FORMS,
+        "sets of kinds of limited tokens, whose samples are kept": web_cluster.MAX_SCOPES,
     }
     assert {name: number(ROWS[name][0]) for name in code} == code
     days = {

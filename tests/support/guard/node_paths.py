@@ -26,7 +26,7 @@ from .meters import Counts, Meter
 
 TIMES = 7
 """How often one job is measured; the least counts are taken."""
-MANY = 100
+MANY = 300
 """Jobs over which memory is measured: a cache that fills up slowly must not count."""
 PACKAGE = Path(peerjob.__file__).parent
 
