@@ -397,9 +397,13 @@ def at_terminal(*arguments: str, typed: bytes = b"", once: bytes = b"]: ") -> tu
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  # so that Ctrl-C reaches it
     )
     os.close(terminal)
-    written, pressed = b"", 0.0
+    written, pressed, until = b"", 0.0, time.monotonic() + PATIENCE
     with contextlib.suppress(OSError):  # the other end is closed
         while True:
+            if time.monotonic() > until:
+                child.kill()
+                child.wait()
+                raise AssertionError(f"{arguments} did not end: {written.decode()}")
             if select.select([control], [], [], 0.5)[0]:
                 written += os.read(control, 65_536)
             if typed and once in written and time.monotonic() > pressed + 5:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 
 import typer
 
 from . import silent_grpc as _before_grpc  # noqa: F401  # pyright: ignore[reportUnusedImport]
-from .console import run
+from .console import ExitStatus, run
 from .ctl import audit, backup, clear, cluster, events, instances, lookups, moving, schedule, schedules, top, why
 from .ctl.commands import VerbGroup, shared_options
 from .ctl.errors import error_report
@@ -36,7 +38,14 @@ for part in (lookups, schedule, events, instances, clear, schedules, cluster, au
 
 def main() -> None:
     """The console command."""
-    sys.exit(run(app, "jobctl", None, error_report))
+    status = run(app, "jobctl", None, error_report)
+    if status == ExitStatus.INTERRUPTED:
+        # exit directly: a gRPC call that Ctrl-C cut off could hold up the end of the interpreter
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # its reader is gone, or it is closed
+                stream.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":
