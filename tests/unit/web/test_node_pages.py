@@ -12,7 +12,7 @@ from support.dashboards import pages_of, submit
 from support.factories import shared_url
 from support.waiting import until
 
-VOLATILE = r'name="form_(?:token|id)" value="[\w-]+"|<time.*?</time>|<svg.*?</svg>|[\d.]+ m?s|< 1 ms'
+VOLATILE = r'name="form_(?:token|id)" value="[\w-]+"|data-now="[^"]+"|<time.*?</time>|<svg.*?</svg>|[\d.]+ m?s|< 1 ms'
 """What differs between two visits of a page."""
 HOLD = Job("hold", asyncio.Event().wait)
 

@@ -100,7 +100,9 @@ async def test_a_step_that_is_sent_twice_acts_once(monkeypatch: pytest.MonkeyPat
         steps = 0
         while True:
             answers = await asyncio.gather(*(client.post(path, data=fields) for _ in range(2)))
-            assert answers[0].text == answers[1].text
+            # the pages differ only in the time at which each was made
+            first, second = (re.sub(r'data-now="[^"]+"', "", answer.text) for answer in answers)
+            assert first == second
             steps += 1
             if "Finished." in answers[0].text:
                 break
