@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -380,6 +381,12 @@ def in_terminal(*arguments: str) -> str:
     return screen
 
 
+def _as_in_a_shell() -> None:
+    """Let Ctrl-C reach a program and end it, also if a shell started the tests in the background."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def at_terminal(*arguments: str, typed: bytes = b"", once: bytes = b"]: ") -> tuple[str, int]:
     """All that the command writes to a terminal of 120 columns, and its status; `typed` is typed once it asks.
 
@@ -394,7 +401,7 @@ def at_terminal(*arguments: str, typed: bytes = b"", once: bytes = b"]: ") -> tu
         stderr=terminal,
         env={**os.environ, "TERM": "xterm"},
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  # so that Ctrl-C reaches it
+        preexec_fn=_as_in_a_shell,  # noqa: PLW1509
     )
     os.close(terminal)
     written, pressed, until = b"", 0.0, time.monotonic() + PATIENCE

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from contextlib import suppress
 
 import typer
 
 from . import silent_grpc as _before_grpc  # noqa: F401  # pyright: ignore[reportUnusedImport]
-from .console import ExitStatus, run
+from .console import run
 from .ctl import audit, backup, clear, cluster, events, instances, lookups, moving, schedule, schedules, top, why
 from .ctl.commands import VerbGroup, shared_options
 from .ctl.errors import error_report
@@ -38,14 +36,7 @@ for part in (lookups, schedule, events, instances, clear, schedules, cluster, au
 
 def main() -> None:
     """The console command."""
-    status = run(app, "jobctl", None, error_report)
-    if status == ExitStatus.INTERRUPTED:
-        # exit directly: a gRPC call that Ctrl-C cut off could hold up the end of the interpreter
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # its reader is gone, or it is closed
-                stream.flush()
-        os._exit(status)
-    sys.exit(status)
+    sys.exit(run(app, "jobctl", None, error_report))
 
 
 if __name__ == "__main__":
