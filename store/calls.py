@@ -68,13 +68,16 @@ async def answer_within(seconds: float, *, url: str) -> AsyncGenerator[None]:
         async with limit:
             yield
     except TimeoutError as error:
-        raise StoreUnavailableError(url, no_answer(limit, seconds)) from error
+        due = limit.when()
+        late = 0.0 if due is None or not limit.expired() else asyncio.get_running_loop().time() - due
+        raise StoreUnavailableError(url, no_answer(seconds, late)) from error
 
 
-def no_answer(limit: asyncio.Timeout, seconds: float) -> str:
-    """Why no answer was read in time: the server gave none, or the event loop of this process was blocked."""
-    due = limit.when()
-    late = 0.0 if due is None or not limit.expired() else asyncio.get_running_loop().time() - due
+def no_answer(seconds: float, late: float) -> str:
+    """Why no answer was read in time: the server gave none, or the event loop of this process was blocked.
+
+    `late` is the number of seconds between the end of the time and the moment when the event loop saw it.
+    """
     if late < LATE:
         return f"no answer within {seconds:g} s"
     return f"the event loop of this process was blocked: it saw the timeout of {seconds:g} s {late:.1f} s late"

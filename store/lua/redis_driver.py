@@ -24,14 +24,16 @@ from redis.exceptions import (
     ResponseError,
     TryAgainError,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from peerjob.model.errors import StoreError, StoreUnavailableError
 from peerjob.store.calls import no_answer
 from peerjob.store.url import Host
 
 from .address import Address
+from .connection import CallTimeoutError, ServerConnection
 from .driver import CALL_TIMEOUT, Cause, Driver, is_demoted
-from .redis_options import connection_options, end, is_closed
+from .redis_options import connection_options, end
 from .script import Argument
 
 _LEFT = "the sentinels chose another primary"
@@ -58,9 +60,11 @@ class RedisDriver(Driver):
 
     def __init__(self, address: Address, *, namespace: str, call_timeout: float = CALL_TIMEOUT) -> None:
         super().__init__(address, namespace=namespace, call_timeout=call_timeout)
-        self._free: list[AbstractConnection] = []
-        self._under_way: set[asyncio.Timeout] = set()
-        """The time limits of the calls that wait for a connection or for an answer."""
+        self._free: list[ServerConnection] = []
+        self._busy: set[ServerConnection] = set()
+        """The connections with a call under way."""
+        self._opening: set[asyncio.Timeout] = set()
+        """The time limits of the connections that are being opened."""
         self._closed = False
         self._room = asyncio.Semaphore(MAX_CALLS)
         self._options = connection_options(address, self._connect_timeout)
@@ -77,10 +81,12 @@ class RedisDriver(Driver):
 
     async def _leave(self) -> None:
         now = asyncio.get_running_loop().time()
-        under_way, self._under_way = self._under_way, set()
-        for limit in under_way:
-            with contextlib.suppress(RuntimeError):  # the call ends already
+        opening, self._opening = self._opening, set()
+        for limit in opening:
+            with contextlib.suppress(RuntimeError):  # the connection is open or has failed
                 limit.reschedule(now)
+        for connection in self._busy:
+            connection.fail(RedisConnectionError(_LEFT))
         await self._drop_free()
 
     async def _send(
@@ -88,58 +94,74 @@ class RedisDriver(Driver):
     ) -> list[Any]:
         if not alone:
             await self._room.acquire()
-        packed = [_pack(command) for command in commands]
-        connection: AbstractConnection | None = None
-        limit = asyncio.timeout(timeout)
+        packed = b"".join(map(_pack, commands))
+        deadline = asyncio.get_running_loop().time() + timeout
+        connection: ServerConnection | None = None
         try:
-            async with limit:
-                self._under_way.add(limit)
-                connection = await self._idle() or await self._connection()
-                await connection.send_packed_command(packed, check_health=False)
-                replies = [await _answer(connection) for _ in commands]
+            connection = await self._idle() or await self._open(deadline)
+            self._busy.add(connection)
+            replies = await connection.call(packed, len(commands), deadline)
         except (RedisError, OSError, TimeoutError) as error:
-            left = limit not in self._under_way
             await self._lost(connection)
             if isinstance(error, StoreError):
                 raise
             if isinstance(error, ResponseError | AuthenticationError):
-                # `_answer` returns errors of the commands, so the server refused the connection itself.
+                # Errors of the commands are replies, so the server refused the connection itself.
                 raise self._refusal(error, connecting=True) from error
-            reason = no_answer(limit, timeout) if isinstance(error, TimeoutError) else str(error)
-            raise StoreUnavailableError(self._address.url, _LEFT if left else reason) from error
+            reason = no_answer(timeout, error.late) if isinstance(error, CallTimeoutError) else str(error)
+            raise StoreUnavailableError(self._address.url, reason) from error
         except BaseException:
             if connection is not None:
-                await end(connection)
+                await connection.end()
             raise
+        else:
+            await self._give_back(connection, replies)
+            return replies
         finally:
-            self._under_way.discard(limit)
+            if connection is not None:
+                self._busy.discard(connection)
             if not alone:
                 self._room.release()
-        if any(map(_leads_elsewhere, replies)):
-            await self._lost(connection)
-        elif self._closed or len(self._free) >= KEPT_CONNECTIONS:
-            await end(connection)
-        else:
-            self._free.append(connection)
-        return replies
 
     def _cause(self, error: Exception) -> Cause:
         return next((cause for kinds, cause in _CAUSES if isinstance(error, kinds)), Cause.OTHER)
 
-    async def _idle(self) -> AbstractConnection | None:
+    async def _idle(self) -> ServerConnection | None:
         """Return an idle connection, and drop those that the server has closed; None if there is none."""
         while self._free:
             connection = self._free.pop()
-            if not is_closed(connection):
+            if not connection.is_closed:
                 return connection
-            await end(connection)
+            await connection.end()
         return None
 
-    async def _connection(self) -> AbstractConnection:
-        """Return a new connection to the server of the namespace.
+    async def _give_back(self, connection: ServerConnection, replies: Sequence[Any]) -> None:
+        """Keep the connection of a call for the next call, or end it."""
+        if any(map(_leads_elsewhere, replies)):
+            await self._lost(connection)
+        elif self._closed or len(self._free) >= KEPT_CONNECTIONS:
+            await connection.end()
+        else:
+            self._free.append(connection)
 
-        The connection is opened when the first command is sent.
-        """
+    async def _open(self, deadline: float) -> ServerConnection:
+        """Return a new open connection."""
+        limit = asyncio.timeout_at(deadline)
+        self._opening.add(limit)
+        try:
+            async with limit:
+                return await ServerConnection.open(await self._connection())
+        except TimeoutError as error:
+            if limit not in self._opening:
+                raise RedisConnectionError(_LEFT) from error
+            if limit.expired():
+                raise CallTimeoutError(asyncio.get_running_loop().time() - deadline) from error
+            raise
+        finally:
+            self._opening.discard(limit)
+
+    async def _connection(self) -> AbstractConnection:
+        """Return a connection to the server of the namespace, which is not open yet."""
         if self._address.socket:
             return UnixDomainSocketConnection(path=self._address.socket, **self._options)
         host, port = self._server or await self._located()
@@ -152,19 +174,19 @@ class RedisDriver(Driver):
         found, self._members = await _locate(self._prefix, self._members, self._address, self._options)
         return found
 
-    async def _lost(self, connection: AbstractConnection | None) -> None:
+    async def _lost(self, connection: ServerConnection | None) -> None:
         """Close a failed connection and all idle ones.
 
         All lead to the same server, so the idle ones would fail one after the other.
         """
         if connection is not None:
-            await end(connection)
+            await connection.end()
         await self._drop_free()
         self._forget_server()
 
     async def _drop_free(self) -> None:
         while self._free:
-            await end(self._free.pop())
+            await self._free.pop().end()
 
 
 # Cast, because the type stub of hiredis allows only commands of one word.
@@ -174,13 +196,6 @@ _pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)  #
 def _leads_elsewhere(reply: Any) -> bool:
     """Return whether a reply is an error which says that another server is the primary of the namespace."""
     return isinstance(reply, RedisError) and (isinstance(reply, MovedError | ReadOnlyError) or is_demoted(reply))
-
-
-async def _answer(connection: AbstractConnection) -> Any:
-    try:
-        return cast("Any", await connection.read_response(disable_decoding=True))  # pyright: ignore[reportUnknownMemberType]
-    except ResponseError as error:
-        return error
 
 
 async def _locate(

@@ -53,15 +53,6 @@ def _tls_options(tls: Tls | None) -> dict[str, Any]:
     }
 
 
-def is_closed(connection: AbstractConnection) -> bool:
-    """Return whether the connection is known to be closed.
-
-    uvloop raises RuntimeError for a write to it, and not an error of connections.
-    """
-    writer = connection._writer  # pyright: ignore[reportPrivateUsage]
-    return writer is not None and writer.transport.is_closing()
-
-
 async def end(connection: AbstractConnection) -> None:
     """Close a connection at once.
 

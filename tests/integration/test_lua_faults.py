@@ -18,7 +18,6 @@ from peerjob.store.lua.address import parse_address
 from peerjob.store.lua.glide_driver import GlideDriver
 from peerjob.store.lua.queue_commands import wake_list
 from peerjob.store.lua.redis_driver import RedisDriver
-from peerjob.store.lua.redis_options import is_closed
 from peerjob.testing.factories import LONG_TTL_US, Peer, outcome
 from support.lab.proxy import FaultProxy
 from support.lua_site import MakeSite, with_each_driver
@@ -443,7 +442,7 @@ def test_a_connection_that_was_reset_while_idle_fails_no_call_on_uvloop(redis_se
             idle = [*vars(driver)["_free"]]
             assert len(idle) > 1
             proxy.drop()
-            await until(lambda: all(map(is_closed, idle)))
+            await until(lambda: all(connection.is_closed for connection in idle))
             assert await driver.info()
             await driver.close()
 
