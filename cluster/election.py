@@ -12,6 +12,7 @@ from peerjob.model.errors import LayoutError, StoreError
 from peerjob.model.firing import Candidate, Leader, Term
 from peerjob.store.base import Elections
 
+from .answer_limit import AnswerLimit
 from .role import BackgroundRole
 
 logger = logging.getLogger("peerjob.cluster")
@@ -60,6 +61,7 @@ class Election(BackgroundRole):
         self._eligible = eligible
         self.interval = min(1.0, ttl / 5)
         self._margin = min(1.0, ttl / 5)
+        self._answer_limit = AnswerLimit(clock, ttl, lambda: clock.elapsed() < self._trusted_until)
         self._client: Elections | None = None
         self._request_lock = asyncio.Lock()
         self._woken = asyncio.Event()
@@ -182,7 +184,7 @@ class Election(BackgroundRole):
             await self._resign()
         leader: Leader | None
         asked_at = self.clock.elapsed()
-        async with asyncio.timeout(self._ttl / 5):
+        async with self._answer_limit.applied():
             if eligible:
                 # the candidacy is set first: if the answer is lost, this node can be the leader without knowing
                 self._candidacy = candidate.incarnation
@@ -208,7 +210,7 @@ class Election(BackgroundRole):
         self._distrust()
         if self._candidacy:
             client = await self._connected()
-            async with asyncio.timeout(self._ttl / 5):
+            async with self._answer_limit.applied():
                 await client.resign(self._candidacy, refused=self._refused)
         self._candidacy = ""
         self._refused = None

@@ -15,6 +15,7 @@ from peerjob.model.errors import LayoutError, StoreError
 from peerjob.model.record import Renewed
 from peerjob.store.base import Liveness
 
+from .answer_limit import AnswerLimit
 from .loop_thread import EndOfThread, run_here
 from .role import Watchdog
 
@@ -67,8 +68,9 @@ class Lease:
         self._farewell = farewell
         self.interval = min(1.0, ttl / 5)
         self._margin = min(1.0, ttl / 5)
+        self._answer_limit = AnswerLimit(clock, ttl, lambda: self.trusted)
         # each step of a round has a time limit, so a round that exceeds the sum of these limits hangs
-        self.watchdog = Watchdog(clock, OPEN_TIMEOUT + ttl / 5 + self.interval + SLACK)
+        self.watchdog = Watchdog(clock, OPEN_TIMEOUT + self._answer_limit.most + self.interval + SLACK)
         self.time = CorrectedTime(clock)
         """The time of the store's clock, computed from the last renewal."""
         self._incarnation = ""
@@ -199,7 +201,7 @@ class Lease:
                 try:
                     if liveness is None:
                         liveness = await self._opened()
-                    async with asyncio.timeout(self._ttl / 5):
+                    async with self._answer_limit.applied():
                         await self._renew(liveness)
                 except LayoutError as error:
                     self._trusted_until, self._stopping = 0.0, True

@@ -86,7 +86,8 @@ class Liveness(Protocol):
 
         `running` is the load to show. `count` and `fences_digest` (see `record.digest`) describe the claims that
         the caller knows. If they differ from the claims in the store, the answer lists the latter in `held`.
-        The driver does not retry; raises StoreUnavailableError within ttl/5.
+        The driver does not retry; raises StoreUnavailableError within three fifths of the ttl. The caller can
+        cancel the call earlier.
         """
         ...
 
@@ -97,7 +98,8 @@ class Elections(Protocol):
     """A separate client for the leadership of one namespace; it belongs to the event loop that opened it.
 
     One leadership is a *term*. A leader that campaigns again within the ttl keeps the term; otherwise it ends.
-    The driver retries no call; each raises StoreUnavailableError within ttl/5 (2 s before the first ttl).
+    The driver retries no call; each raises StoreUnavailableError within three fifths of the ttl (2 s before the
+    first ttl). The caller can cancel the call earlier.
     """
 
     async def open(self) -> None:

@@ -20,6 +20,8 @@ T = TypeVar("T")
 LOGGER = logging.getLogger("peerjob.store")
 FIRST_WAIT = 0.02
 MAX_WAIT = 1.0
+MAX_ANSWER = 0.6
+"""Share of the TTL after which a renewal or a campaign is given up: a later answer would give little trust."""
 LATE = 1.0
 """If the event loop notices a timeout this many seconds late, other code blocked the event loop."""
 

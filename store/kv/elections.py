@@ -5,7 +5,7 @@ from __future__ import annotations
 from peerjob.model.clock import Clock
 from peerjob.model.errors import DecodeError, StoreUnavailableError
 from peerjob.model.firing import Candidate, Leader, Term
-from peerjob.store.calls import answer_within
+from peerjob.store.calls import MAX_ANSWER, answer_within
 
 from .base import Compare, Entry, KeyValue, Put, Step, Watch
 from .keys import Keys
@@ -51,7 +51,7 @@ class KVElections:
         await self._kv.close()
 
     async def campaign(self, candidate: Candidate, *, ttl_us: int) -> Leader:
-        self._timeout = ttl_us / 5_000_000
+        self._timeout = ttl_us * MAX_ANSWER / 1_000_000
         async with answer_within(self._timeout, url=self._url):
             for _ in range(ROUNDS):
                 entry, token = await self._kv.get([self._now, self._token])

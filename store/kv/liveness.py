@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from peerjob.model.clock import Clock
 from peerjob.model.record import Held, Renewed, digest
-from peerjob.store.calls import answer_within
+from peerjob.store.calls import MAX_ANSWER, answer_within
 from peerjob.store.rules import check_layout
 
 from .base import Compare, Found, KeyValue, Op, Put, Range, Step
@@ -40,7 +40,7 @@ class KVLiveness:
 
     async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
         now_us, prefix = self._clock.time_us(), self._keys.owned(incarnation)
-        async with answer_within(ttl_us / 5_000_000, url=self._url):
+        async with answer_within(ttl_us * MAX_ANSWER / 1_000_000, url=self._url):
             found = await self._extend(incarnation, ttl_us, running)
             if found is None:
                 return Renewed(dead=True, now_us=now_us)

@@ -10,7 +10,7 @@ from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.firing import Candidate, Leader, Term
 from peerjob.model.instruction import instruction_of
 from peerjob.model.record import Held, Renewed
-from peerjob.store.calls import answer_within
+from peerjob.store.calls import MAX_ANSWER, answer_within
 
 from .driver import Driver
 from .script import Argument, Reply
@@ -57,8 +57,8 @@ class LuaLiveness(SeparateClient):
     _ahead_us: int | None = None
 
     async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
-        sent = self._clock.elapsed()
-        reply = await self._run("renew", incarnation, ttl_us, running, count, fences_digest, timeout=ttl_us / 5_000_000)
+        sent, limit = self._clock.elapsed(), ttl_us * MAX_ANSWER / 1_000_000
+        reply = await self._run("renew", incarnation, ttl_us, running, count, fences_digest, timeout=limit)
         if not reply:
             return Renewed(dead=True)
         now, held, cancelled, instruction = reply
@@ -97,7 +97,7 @@ class LuaElections(SeparateClient):
     _timeout = FIRST_TIMEOUT
 
     async def campaign(self, candidate: Candidate, *, ttl_us: int) -> Leader:
-        self._timeout = ttl_us / 5_000_000
+        self._timeout = ttl_us * MAX_ANSWER / 1_000_000
         reply = await self._run(
             "campaign",
             candidate.incarnation,

@@ -15,6 +15,7 @@ from peerjob.testing.factories import outcome
 from support.etcd import EtcdServer, StartEtcd, StartEtcdCluster
 from support.etcd_site import EtcdSite
 from support.fault_jobs import gated, work
+from support.lab.proxy import FaultProxy
 from support.peers import TTL, Peers, check_histories, everything, peers
 from support.waiting import IN_TIME, PATIENCE, until
 
@@ -357,3 +358,21 @@ async def test_a_lease_that_another_client_revokes_blocks_nothing(start_etcd: St
         await (await node.schedule(work, 2, 0.0)).result(timeout=PATIENCE)
         assert time.monotonic() - started < 10
         assert node.running
+
+
+async def test_an_etcd_that_is_slow_for_good_stops_no_node(
+    start_etcd: StartEtcd, namespace: str, tmp_path: Path
+) -> None:
+    """A renewal has several requests. If each takes 0.2 s, a fifth of a lease of 3 s is too short for all of them."""
+    etcd = start_etcd()
+    async with FaultProxy(etcd.port) as proxy, peers(etcd.url, namespace, tmp_path) as near:
+        group = Peers(f"etcd://127.0.0.1:{proxy.port}", namespace, tmp_path, near.client)
+        with proxy.delayed(0.1):
+            nodes = [group.launch(name=f"slow-{number}", ttl=3.0, workers=5) for number in range(2)]
+            try:
+                scheduled = await near.client.schedule_many(work.call(number, 0.0) for number in range(20))
+                await near.client.wait(timeout=PATIENCE)
+            finally:
+                for node in nodes:
+                    node.close()
+        assert {one.id for one in await everything(near.client)} == {one.id for one in scheduled}

@@ -143,6 +143,18 @@ async def test_a_coordinator_that_is_away_costs_the_leadership_until_it_is_back(
     assert node.heard == ["node", None, "node"]
 
 
+async def test_a_coordinator_that_needs_longer_for_each_campaign_gets_the_time(
+    clock: VirtualClock, stand: Stand
+) -> None:
+    """With a fixed limit, no campaign is answered: no node leads for good, and no schedule fires."""
+    node = await stand("node")
+    node.flaky.slow(0.29 * TTL, "campaign")
+    await clock.advance(2 * TTL)
+    for _ in range(50):
+        await clock.advance(1)
+        assert node.election.is_leader
+
+
 async def test_a_campaign_whose_answer_was_lost_is_known_after_the_next(clock: VirtualClock, stand: Stand) -> None:
     node = await stand("node")
     node.flaky.lose_answers("campaign", times=1)

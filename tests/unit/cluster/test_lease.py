@@ -106,6 +106,23 @@ async def test_trust_counts_from_before_the_last_request_that_was_answered(
     assert not renewing.lease.trusted
 
 
+async def test_a_store_that_needs_longer_for_each_renewal_gets_the_time(renewing: RenewedLease) -> None:
+    """With a fixed limit, no renewal is answered: the node has no trust for good, and claims nothing."""
+    clock, lease = renewing.clock, renewing.lease
+    renewing.store.slow(0.29 * TTL, "renew")
+    await clock.advance(2 * TTL)
+    for _ in range(50):
+        await clock.advance(1)
+        assert lease.trusted
+    renewing.store.heal()
+    await clock.advance(TTL)
+    failures = lease.failures
+    renewing.store.stall("renew")
+    await clock.advance(TTL - MARGIN - 1.1)
+    assert lease.trusted
+    assert lease.failures - failures >= 3, "after quick answers, tries must be short again"
+
+
 async def test_a_connection_that_does_not_open_is_given_up_and_tried_again(clock: VirtualClock) -> None:
     machine, store = Suspended(clock), flaky_store(clock)
     heard, node = Heard(machine), Factory(clock).node()
