@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from peerjob.model.ages import age, span
+from peerjob.model.ages import age, span, until
 from peerjob.model.clock import to_datetime
 from peerjob.model.json_text import to_json
 from peerjob.model.printable import counted, printable, printable_json
@@ -62,9 +62,9 @@ class Renderer:
         return self.text(template, now=visit.now, visit=visit, **values)
 
     def text(self, template: str, *, now: datetime | None = None, **values: Any) -> str:
-        """The HTML of a template that is the same for all readers. `ago` in it needs `now`."""
+        """The HTML of a template that is the same for all readers. `ago` and `due` in it need `now`."""
         if now is not None:
-            values["ago"] = partial(ago, now=now)
+            values |= {"ago": partial(ago, now=now), "due": partial(due, now=now)}
         return self._environment.get_template(template).render(now=now, **values)
 
 
@@ -93,9 +93,18 @@ def ago(at: datetime | int | None, now: datetime) -> Markup:
         return Markup("–")
     moment = to_datetime(at) if isinstance(at, int) else at
     text = age(moment, now)
-    text = text if text.startswith("in ") else f"{text} ago"
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(
-        moment.isoformat(), f"{moment:%Y-%m-%d %H:%M:%S %Z}", text
+    return _time(moment, text if text.startswith("in ") else f"{text} ago")
+
+
+def due(at: datetime, now: datetime) -> Markup:
+    """The time until a planned moment, which may be late, with the absolute time on hover. `jobctl` words it so too."""
+    return _time(at, until(at, now), planned=True)
+
+
+def _time(at: datetime, text: str, *, planned: bool = False) -> Markup:
+    mark = Markup(" data-planned") if planned else ""
+    return Markup('<time{} datetime="{}" title="{}">{}</time>').format(
+        mark, at.isoformat(), f"{at:%Y-%m-%d %H:%M:%S %Z}", text
     )
 
 

@@ -4,12 +4,14 @@ import asyncio
 import logging
 import re
 from dataclasses import replace
+from datetime import timedelta
 from typing import Annotated
 from uuid import UUID, uuid4
 
 import pytest
 
 from peerjob import Job, Node, Query, Role, Secret, State
+from peerjob.model.clock import to_datetime
 from peerjob.web import steps, values
 from support.dashboards import pages_of, submit
 
@@ -303,3 +305,16 @@ async def test_the_search_leads_to_what_it_names() -> None:
     assert links == [f"/instances/{made.id}", "/kinds/add", "/instances?tag=sums", "/instances"]
     assert nothing.status_code == 200
     assert 'href="/kinds/add"' in nothing.text
+
+
+@pytest.mark.parametrize(("hours", "waits", "final"), [(2.1, "in 2h05m", "in 2h05m"), (-2.1, "2h06m late", "2h06m ago")])
+async def test_the_due_time_of_a_waiting_instance_is_worded_as_by_jobctl(hours: float, waits: str, final: str) -> None:
+    async with Node("memory://", jobs=JOBS, workers=0) as node, pages_of(node) as client:
+        at = to_datetime(node.clock.time_us()) + timedelta(hours=hours)
+        one = await node.schedule(node.job("hold").with_options(at=at))
+        page, rows = [(await client.get(path)).text for path in (f"/instances/{one.id}", "/instances")]
+        await one.cancel()
+        after = (await client.get(f"/instances/{one.id}")).text
+    assert re.search(rf'<dd id="due"><time data-planned [^>]+>{waits}</time>', page)
+    assert hours < 0 or re.search(f"due <time data-planned [^>]+>{waits}</time>", rows)
+    assert re.search(rf'<dd id="due"><time datetime=[^>]+>{final}</time>', after)

@@ -17,11 +17,12 @@ from peerjob.handles.observing import observe
 from peerjob.handles.reasons import why_instance
 from peerjob.model.errors import DecodeError, OptionError, UnknownInstanceError
 from peerjob.model.printable import printable
-from peerjob.model.state import Level
+from peerjob.model.state import Level, State
 from peerjob.web.feeds import MAX_LINES
 from peerjob.web.live import Parts, banner, event, live
 from peerjob.web.page import page
 from peerjob.web.patience import ABSENT, PATIENCE, describe_absence
+from peerjob.web.rendering import ago, due
 from peerjob.web.samples import INTERVAL
 from peerjob.web.timeline import timeline
 from peerjob.web.values import arguments_text, result_text, shown_value, traceback_text
@@ -71,6 +72,7 @@ def _parts(visit: Visit, one: Instance[Any], reasons: list[str]) -> Parts:
 
     return {
         "state": render("instance_state.html", progress=_progress(one), reasons=reasons),
+        "due": str((due if one.state is State.SCHEDULED else ago)(one.due_at, visit.now)),
         "timeline": timeline(history, visit.now),
         "history": render("instance_history.html", history=history, traceback=shown_value(traceback_text(one))),
         "result": render("instance_result.html", result=shown_value(result_text(one))),

@@ -21,7 +21,8 @@
       const at = Date.parse(one.dateTime);
       if (Number.isNaN(at) || one.dataset.fixed !== undefined) continue;
       const passed = (Date.now() - error - at) / 1000;
-      const text = passed >= 0 ? `${span(passed)} ago` : `in ${span(-passed)}`;
+      const planned = one.dataset.planned !== undefined;
+      const text = passed < (planned ? 1 : 0) ? `in ${span(Math.max(0, -passed))}` : `${span(passed)} ${planned ? "late" : "ago"}`;
       if (one.textContent !== text) one.textContent = text;
     }
   };
