@@ -15,23 +15,20 @@ from peerjob.model.state import State
 from .base import Compare, Delete, Entry, Range, Step, apply_steps
 from .context import KVCommands, KVContext, retried
 from .counts import DELAYED, READY, SET_ASIDE, SLOT, SLOTS, add_up, totals
-from .keys import below, prefix_end, time_text
+from .keys import below, time_text
+from .newest import MAX_RANGES, MAX_WINDOW_US, MIN_WINDOW_US, WINDOW_FACTOR, NewestIds, Window, id_at
 from .recount import Recount
 from .rows import decode_out, delayed_of, to_record
 
 FIRST_RECORDS = 16
-"""Most records in the first request of a read: the size of the records, which limits later
-requests, is still unknown."""
+"""Most records with further keys in the first request of a read: their size, which limits later requests, is still
+unknown."""
 _MAX_READ_BYTES = 4 << 20
 _MAX_DUE_READ = 1_000
 _MAX_PAGE_READ = 500
 """Most records that the store reads for one page if only some of the records match the query."""
-_MAX_RANGES = 100
 _MAX_WHOLE_READ = 2_000
 """Indexes with at most this number of ids are read as one range, instead of in windows."""
-_MIN_WINDOW_US = 20_000
-_MAX_WINDOW_US = 100 * 86_400_000_000
-_WINDOW_FACTOR = 8
 
 
 class ReadCommands(KVCommands):
@@ -40,6 +37,7 @@ class ReadCommands(KVCommands):
     def __init__(self, context: KVContext) -> None:
         super().__init__(context)
         self._recount = Recount(context)
+        self._newest = NewestIds(self._kv)
 
     @retried
     async def get(self, ids: Sequence[str]) -> list[Record | None]:
@@ -49,22 +47,42 @@ class ReadCommands(KVCommands):
     async def _read_records(self, ids: Sequence[str]) -> list[Record | None]:
         """Records in the order of their ids, each read as of one moment.
 
+        Of many records, most are one small value. The others are read anew, together with their further keys.
+        """
+        keys = self._keys
+        records: dict[str, Record | None] = {}
+        divided: list[str] = list(ids) if len(ids) <= FIRST_RECORDS else []
+        for at in range(0, 0 if divided else len(ids), MAX_RANGES):
+            part = ids[at : at + MAX_RANGES]
+            for id, entry in zip(part, await self._kv.get([keys.state + id for id in part]), strict=True):
+                row = None if entry is None else await self._context.row_of(id, entry)
+                if row is None:
+                    records[id] = None
+                elif row.spec is None or row.has_out or row.has_progress:
+                    divided.append(id)
+                else:
+                    records[id] = to_record(id, row, row.spec, None, None)
+        await self._read_divided(divided, records)
+        return [records[id] for id in ids]
+
+    async def _read_divided(self, ids: Sequence[str], records: dict[str, Record | None]) -> None:
+        """Add records whose arguments, result or progress have keys of their own.
+
         The largest record so far limits the next request, so that replies stay near `_MAX_READ_BYTES`.
         """
         keys = self._keys
-        records: list[Record | None] = []
-        at_once, largest = FIRST_RECORDS, 1
-        while len(records) < len(ids):
-            part = ids[len(records) : len(records) + at_once]
+        at, at_once, largest = 0, FIRST_RECORDS, 1
+        while at < len(ids):
+            part = ids[at : at + at_once]
             entries = await self._kv.get(
                 [key + id for id in part for key in (keys.state, keys.args, keys.out, keys.progress)]
             )
             for number, id in enumerate(part):
                 own = entries[4 * number : 4 * number + 4]
                 largest = max(largest, sum(len(entry.value) for entry in own if entry is not None))
-                records.append(await self._record_of(id, *own))
-            at_once = max(1, min(_MAX_RANGES, _MAX_READ_BYTES // largest))
-        return records
+                records[id] = await self._record_of(id, *own)
+            at += len(part)
+            at_once = max(1, min(MAX_RANGES, _MAX_READ_BYTES // largest))
 
     async def _record_of(
         self, id: str, state: Entry | None, args: Entry | None, out: Entry | None, progress: Entry | None
@@ -106,8 +124,8 @@ class ReadCommands(KVCommands):
         found: list[Record] = []
         gone: list[str] = []
         last = ""
-        for at in range(0, len(ids), _MAX_RANGES):
-            part = ids[at : at + _MAX_RANGES]
+        for at in range(0, len(ids), MAX_RANGES):
+            part = ids[at : at + MAX_RANGES]
             for id, record in zip(part, await self._read_records(part), strict=True):
                 if len(found) == query.limit:
                     await self._untag(query, gone)
@@ -147,7 +165,7 @@ class ReadCommands(KVCommands):
         With many kinds, the answer may be the next instances of any state: `limit` of them, or `among` if that is more.
         """
         indexes, held, every = await self._state_indexes(kind, states)
-        if len(indexes) > _MAX_RANGES and held * _MAX_RANGES >= every:
+        if len(indexes) > MAX_RANGES and held * MAX_RANGES >= every:
             # with many kinds, the first ids of each index take longer to read than all instances take to read and
             # filter
             return await self._read_ids([self._keys.state], bounds_us, cursor, max(limit, among), reverse, every)
@@ -155,7 +173,7 @@ class ReadCommands(KVCommands):
         while True:
             # In several requests, an instance can change hands between them: into an index of claims, which come last,
             # or out of one, which come first.
-            first = claims if len(indexes) + len(claims) > _MAX_RANGES else []
+            first = claims if len(indexes) + len(claims) > MAX_RANGES else []
             ids, more = await self._read_ids([*first, *indexes, *claims], bounds_us, cursor, limit, reverse, held)
             before, claims = claims, await self._claim_indexes(states)
             if set(claims) <= set(before):
@@ -175,13 +193,15 @@ class ReadCommands(KVCommands):
         """The first ids in these indexes, and whether there are more. The indexes have about `held` ids."""
         ids: list[str] = []
         more = False
-        now_us = self._clock.time_us()
-        windows = deque(_windows(bounds_us, cursor, now_us, reverse=reverse, narrow=held > _MAX_WHOLE_READ))
+        start, end = _bounds(bounds_us, cursor, reverse=reverse)
+        if reverse and held > _MAX_WHOLE_READ:
+            return await self._newest.read(indexes, (start, end), limit, self._clock.time_us())
+        windows = deque(_windows(start, end, narrow=held > _MAX_WHOLE_READ))
         while windows and len(ids) < limit:
-            start, end = windows.popleft()
-            for at in range(0, len(indexes), _MAX_RANGES):
-                part = indexes[at : at + _MAX_RANGES]
-                ranges = [_index_range(index, start, end, limit, reverse=reverse) for index in part]
+            window = windows.popleft()
+            for at in range(0, len(indexes), MAX_RANGES):
+                part = indexes[at : at + MAX_RANGES]
+                ranges = [window.range_of(index, limit, reverse=reverse) for index in part]
                 for index, found in zip(part, await self._kv.read(ranges), strict=True):
                     ids.extend(key[len(index) :] for key, _ in found.items)
                     more = more or found.more
@@ -223,6 +243,13 @@ class ReadCommands(KVCommands):
         index = self._keys.tag(query.tag)
         bounds_us = (query.after_us, query.before_us)
         limit, reverse = max(query.limit, _MAX_PAGE_READ), query.order == "desc"
+        bounds = _bounds(bounds_us, query.cursor, reverse=reverse)
+        if reverse:
+            # the number of ids with the tag is unknown; few of them take one request
+            (found,) = await self._kv.read([Window(*bounds).range_of(index, limit)])
+            if found.more:
+                return await self._newest.read([index], bounds, limit, self._clock.time_us())
+            return [key[len(index) :] for key, _ in reversed(found.items)], False
         return await self._read_ids([index], bounds_us, query.cursor, limit, reverse, 0)
 
     # -- numbers --------------------------------------------------------------------------------------------------
@@ -270,20 +297,8 @@ class ReadCommands(KVCommands):
         )
 
 
-def id_at(time_us: int) -> str:
-    """The smallest id of an instance that was created at a time; ids have milliseconds."""
-    digits = f"{min(max(0, -(-time_us // 1000)), 2**48 - 1):012x}"
-    return f"{digits[:8]}-{digits[8:]}"
-
-
-def _windows(
-    bounds_us: tuple[int | None, int | None], cursor: str | None, now_us: int, *, reverse: bool, narrow: bool
-) -> Iterator[tuple[str, str]]:
-    """Ranges of ids to read one after the other, "" for an open end.
-
-    etcd counts all keys of a range, and reads all of them to answer the last ones. With many ids, the first range
-    therefore spans 20 ms, and each further one eight times more. The first id is unknown, so the last range is open.
-    """
+def _bounds(bounds_us: tuple[int | None, int | None], cursor: str | None, *, reverse: bool) -> tuple[str, str]:
+    """The range of ids to read, "" for an open end."""
     after_us, before_us = bounds_us
     start = id_at(after_us) if after_us is not None else ""
     end = id_at(before_us) if before_us is not None else ""
@@ -291,21 +306,24 @@ def _windows(
         end = min(end, cursor) if end else cursor
     elif cursor is not None:
         start = max(start, f"{cursor}!")
-    width_us = _MIN_WINDOW_US
-    while narrow and width_us < _MAX_WINDOW_US and (start or reverse):
-        at_us = id_time_us(end) if reverse and end else now_us if reverse else id_time_us(start)
-        middle = id_at(at_us - width_us if reverse else at_us + width_us)
-        if (reverse and middle <= start) or (not reverse and (end and middle >= end)):
+    return start, end
+
+
+def _windows(start: str, end: str, *, narrow: bool) -> Iterator[Window]:
+    """Ranges of ids to read one after the other.
+
+    etcd counts all keys of a range. With many ids, the first range therefore spans 20 ms, and each further one eight
+    times more. If the first id is unknown, the only range is the whole one.
+    """
+    width_us = MIN_WINDOW_US
+    while narrow and width_us < MAX_WINDOW_US and start:
+        middle = id_at(id_time_us(start) + width_us)
+        if end and middle >= end:
             break
-        yield (middle, end) if reverse else (start, middle)
-        start, end = (start, middle) if reverse else (middle, end)
-        width_us *= _WINDOW_FACTOR
-    yield start, end
-
-
-def _index_range(index: str, start: str, end: str, limit: int, *, reverse: bool) -> Range:
-    first, last = index + start, index + end if end else prefix_end(index)
-    return Range(first, max(first, last), limit, keys_only=True, reverse=reverse)
+        yield Window(start, middle)
+        start = middle
+        width_us *= WINDOW_FACTOR
+    yield Window(start, end)
 
 
 def _matches(record: Record, query: Query) -> bool:

@@ -29,6 +29,8 @@ class Costs(msgspec.Struct, kw_only=True):
     worst: int = 0
     """The number of keys and tombstones in the most expensive range."""
     worst_range: tuple[str, str] = ("", "")
+    most_values: int = 0
+    """The most values that one range took: in descending order, etcd reads all values, whatever the limit."""
 
     def charge(self, start: str, end: str, keys: int) -> None:
         """Count a read."""
@@ -177,6 +179,8 @@ class MemoryData:
                     items.append((key, entries[key]))
             if self.costs is not None:
                 self.costs.charge(start, end, inside + table.tombstones.count(start, end))
+        if self.costs is not None:
+            self.costs.most_values = max(self.costs.most_values, count if wanted.reverse else len(items))
         return Found(items, count) if count else _NOTHING
 
     # -- writing --------------------------------------------------------------------------------------------------

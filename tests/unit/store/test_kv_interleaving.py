@@ -594,7 +594,7 @@ async def test_a_lookup_finds_an_instance_that_returns_to_its_queue_meanwhile(
 async def test_a_lookup_of_many_kinds_finds_an_instance_that_returns_to_its_queue_meanwhile(
     clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peerjob.store.kv.reading._MAX_RANGES", 2)
+    monkeypatch.setattr("peerjob.store.kv.reading.MAX_RANGES", 2)
     for before in range(10):
         scene = Scene(clock)
         peer = await scene.join(scene.other)

@@ -307,7 +307,9 @@ async def test_the_search_leads_to_what_it_names() -> None:
     assert 'href="/kinds/add"' in nothing.text
 
 
-@pytest.mark.parametrize(("hours", "waits", "final"), [(2.1, "in 2h05m", "in 2h05m"), (-2.1, "2h06m late", "2h06m ago")])
+@pytest.mark.parametrize(
+    ("hours", "waits", "final"), [(2.1, "in 2h05m", "in 2h05m"), (-2.1, "2h06m late", "2h06m ago")]
+)
 async def test_the_due_time_of_a_waiting_instance_is_worded_as_by_jobctl(hours: float, waits: str, final: str) -> None:
     async with Node("memory://", jobs=JOBS, workers=0) as node, pages_of(node) as client:
         at = to_datetime(node.clock.time_us()) + timedelta(hours=hours)
