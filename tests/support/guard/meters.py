@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sqlite3
 import urllib.request
@@ -13,6 +14,7 @@ from unittest import mock
 
 from redis.asyncio.connection import AbstractConnection
 
+from peerjob.store.lua.connection import ServerConnection
 from peerjob.store.sqlite import thread
 from support.etcd import EtcdServer
 from support.servers import Server
@@ -31,7 +33,7 @@ class Meter(Protocol):
 
 
 class RedisMeter:
-    """The commands that a Redis ran, also those inside scripts, and the writes of redis-py to its connections."""
+    """The commands that a Redis ran, also those inside scripts, and the writes of this process to its connections."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -40,14 +42,18 @@ class RedisMeter:
     @contextmanager
     def counting(self) -> Generator[RedisMeter]:
         """Count the writes of all connections of this process."""
-        send = AbstractConnection.send_packed_command
-
-        async def counted(connection: Any, *args: Any, **options: Any) -> None:
-            self._writes += 1
-            await send(connection, *args, **options)
-
-        with mock.patch.object(AbstractConnection, "send_packed_command", counted):
+        # the store writes to its own connections, and the election to those of redis-py
+        with self._counted(ServerConnection, "call"), self._counted(AbstractConnection, "send_packed_command"):
             yield self
+
+    def _counted(self, kind: type, name: str) -> contextlib.AbstractContextManager[object]:
+        send = getattr(kind, name)
+
+        def counted(*args: Any, **options: Any) -> Any:
+            self._writes += 1
+            return send(*args, **options)
+
+        return mock.patch.object(kind, name, counted)
 
     def read(self) -> Counts:
         stats = self._server.command("INFO", "commandstats")
