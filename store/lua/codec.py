@@ -72,7 +72,7 @@ def enqueue_arguments(instances: Sequence[NewInstance], node: str) -> list[Argum
 
 
 def plain_arguments(one: NewInstance, node: str) -> tuple[Argument, ...] | None:
-    """Arguments of enqueue_one.lua; None if the instance is not simple enough for it."""
+    """Arguments of enqueue_one.lua and enqueue_waking.lua; None if the instance is not simple enough for it."""
     if one.due_us is not None or one.delay_us or one.key is not None or one.tags or _counts(one):
         return None
     retention = -1 if one.retention_us is None else one.retention_us

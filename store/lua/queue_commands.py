@@ -38,6 +38,8 @@ _MAX_PART = 500
 """The maximum number of kinds in one call that registers a part of a set."""
 _MAX_ATTEMPTS = 3
 """The maximum number of times that a set is sent, if the server loses parts of the set."""
+_CHEAP_SCRIPTS = {1: "enqueue_one", 2: "enqueue_waking"}
+"""The cheap scripts that enqueue, by the reply that recommends each for the next call."""
 _SMALL = "s"
 """The first letter of the name of a small set. A claim names the kinds of a small set itself."""
 _HINTS = {"w": "work", "c": "cancel", "f": "final", "g": "change", "s": "schedule", "l": "leader"}
@@ -50,9 +52,8 @@ class LuaQueueCommands(LuaCommands):
         super().__init__(driver, clock=clock, limits=limits, retry_for=retry_for)
         self._sets: dict[str, tuple[tuple[str, ...], str]] = {}
         """Per incarnation, the kinds of the latest registration and the name of the set of the kinds."""
-        self._use_cheap_script = True
-        """Whether the last enqueue found no idle node and no watcher. If so, the next single enqueue tries the cheap
-        script `enqueue_one`."""
+        self._cheap_script = _CHEAP_SCRIPTS[1]
+        """The script for a single plain instance; "" while a node watches all changes. The last enqueue tells which."""
 
     async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
         check_batch(len(instances))
@@ -60,15 +61,25 @@ class LuaQueueCommands(LuaCommands):
             return []
         for one in instances:
             check_id(one.id)
-        plain = plain_arguments(instances[0], node) if self._use_cheap_script and len(instances) == 1 else None
-        if plain is not None and (await self._run_durably(("enqueue_one", plain)))[0]:
+        if len(instances) == 1 and await self._enqueue_plain(instances[0], node):
             return [Enqueued(instances[0].id, True)]
         answers: list[Enqueued] = []
         for part in _by_kinds(instances):
             (reply,) = await self._run_durably(("enqueue", enqueue_arguments(part, node)))
-            self._use_cheap_script = reply == 1
+            self._cheap_script = _CHEAP_SCRIPTS.get(reply, "") if isinstance(reply, int) else ""
             answers += _enqueued(part, reply)
         return answers
+
+    async def _enqueue_plain(self, instance: NewInstance, node: str) -> bool:
+        """Add an instance by a cheap script; False if no cheap script fits."""
+        plain = plain_arguments(instance, node) if self._cheap_script else None
+        while plain is not None and self._cheap_script:
+            (reply,) = await self._run_durably((self._cheap_script, plain))
+            if reply:
+                self._cheap_script = _CHEAP_SCRIPTS[reply]
+                return True
+            self._cheap_script = _CHEAP_SCRIPTS[2] if self._cheap_script == _CHEAP_SCRIPTS[1] else ""
+        return False
 
     async def claim(self, incarnation: str, want: Want, *, request: str) -> Claimed:
         check_batch(want.limit)

@@ -7,8 +7,8 @@
 --          per template: as in lib/arrival.lua;
 --          per instance: id, number of its template, spec
 -- Reply    per instance 0 (the instance is new, or the same call added the instance before), or the id of the instance
---          that has its key. If all are new: 1 if no node is idle and no node watches, so that the caller can try
---          enqueue_one.lua next time, else 0
+--          that has its key. If all are new, a number that says what the caller can try next time: 1 enqueue_one.lua,
+--          since no node is idle and no node watches; 2 enqueue_waking.lua, since no node watches; 0 neither
 local node, shapes = ARGV[1], tonumber(ARGV[2])
 local were_idle = idle_left
 
@@ -56,4 +56,4 @@ if any_new then
   wake_for_new_work()
   write_all()
 end
-return refused and answers or (were_idle > 0 or changes_wanted) and 0 or 1
+return refused and answers or changes_wanted and 0 or were_idle > 0 and 2 or 1

@@ -66,3 +66,34 @@ local function add_instance(shape, id, key, spec, waits)
   end
   hint_change(id)
 end
+
+-- Add one instance that is due now and has no unique key and no tags. There is one instance, so the writes need no plan:
+-- they follow the last check at once. Return false if the instance was added before.
+local function add_plain(node, kind, priority, retention, max_crashes, id, spec)
+  local key, queue, index = record_key(id), ready_key(kind), index_key(SCHEDULED, kind)
+  if call('MGET', key)[1] or has_gone and call('EXISTS', gone_key(id)) == 1 then
+    return false
+  end
+  local head_indexes, head = {}, nil
+  if has_indexes then
+    head_indexes, head = head_indexes_of(kind, false), call('ZRANGE', queue, 0, 0, 'WITHSCORES')
+  end
+  -- As check_zsets in queue.lua does: a key of a wrong type must cause an error before the first write.
+  call('ZINTERCARD', 3, PREFIX, queue, index)
+  if not known_kinds[kind] then
+    call('HSETNX', KINDS, kind, '')
+  end
+  call('MSET', key, new_record(kind, priority, now, nil, '', retention, max_crashes, node), spec_key(id), spec)
+  local member = ready_member(now, id)
+  call('ZADD', queue, priority, member)
+  call('ZADD', index, 0, id)
+  if head_indexes[1] and precedes_head(member, priority, head) then
+    for n = 1, #head_indexes do
+      if head[1] then
+        call('ZREM', head_indexes[n], head[1] .. kind)
+      end
+      call('ZADD', head_indexes[n], priority, member .. kind)
+    end
+  end
+  return true
+end
