@@ -79,7 +79,7 @@ class EnqueueCommands(KVCommands):
         for (place, new), state in zip(order, states, strict=True):
             owner = owners.get(place)
             if state is not None:
-                answers[place] = Enqueued(new.id, True)
+                answers[place] = Enqueued(new.id, True, repeated=True)
             elif owner is not None:
                 owner_id = owner.value.decode(errors="replace")
                 if is_gone(present[owner_id]):

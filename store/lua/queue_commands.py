@@ -61,8 +61,8 @@ class LuaQueueCommands(LuaCommands):
             return []
         for one in instances:
             check_id(one.id)
-        if len(instances) == 1 and await self._enqueue_plain(instances[0], node):
-            return [Enqueued(instances[0].id, True)]
+        if len(instances) == 1 and (added := await self._enqueue_plain(instances[0], node)) is not None:
+            return [added]
         answers: list[Enqueued] = []
         for part in _by_kinds(instances):
             (reply,) = await self._run_durably(("enqueue", enqueue_arguments(part, node)))
@@ -70,16 +70,16 @@ class LuaQueueCommands(LuaCommands):
             answers += _enqueued(part, reply)
         return answers
 
-    async def _enqueue_plain(self, instance: NewInstance, node: str) -> bool:
-        """Add an instance by a cheap script; False if no cheap script fits."""
+    async def _enqueue_plain(self, instance: NewInstance, node: str) -> Enqueued | None:
+        """Add an instance by a cheap script; None if no cheap script fits."""
         plain = plain_arguments(instance, node) if self._cheap_script else None
         while plain is not None and self._cheap_script:
             (reply,) = await self._run_durably((self._cheap_script, plain))
             if reply:
-                self._cheap_script = _CHEAP_SCRIPTS[reply]
-                return True
+                self._cheap_script = _CHEAP_SCRIPTS[abs(reply)]
+                return Enqueued(instance.id, True, repeated=reply < 0)
             self._cheap_script = _CHEAP_SCRIPTS[2] if self._cheap_script == _CHEAP_SCRIPTS[1] else ""
-        return False
+        return None
 
     async def claim(self, incarnation: str, want: Want, *, request: str) -> Claimed:
         check_batch(want.limit)
@@ -250,10 +250,11 @@ def _by_kinds(instances: Sequence[NewInstance]) -> list[Sequence[NewInstance]]:
 def _enqueued(instances: Sequence[NewInstance], reply: Reply) -> list[Enqueued]:
     if isinstance(reply, int):
         return [Enqueued(one.id, True) for one in instances]
-    return [
-        Enqueued(one.id, True) if holder == 0 else Enqueued(cast("bytes", holder).decode(), False)
-        for one, holder in zip(instances, reply, strict=True)
-    ]
+    answers: list[Enqueued] = []
+    for one, holder in zip(instances, reply, strict=True):
+        id = one.id if holder == 0 else cast("bytes", holder).decode()
+        answers.append(Enqueued(id, id == one.id, repeated=holder != 0 and id == one.id))
+    return answers
 
 
 def _acks(reply: Reply) -> list[Ack]:

@@ -62,11 +62,12 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Enqueued(msgspec.Struct, frozen=True, gc=False):
-    """Answer for one enqueued instance."""
+    """Answer for one enqueued instance; `repeated` if an earlier call, or an earlier try of this one, added it."""
 
     id: str
     """Id of the new instance, or of the existing instance with the same key."""
     is_new: bool
+    repeated: bool = False
 
 
 class Transition(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -79,10 +80,7 @@ class Transition(msgspec.Struct, frozen=True, array_like=True, gc=False):
     note: str = ""
     """The reason in a few words: "retry 2 in 5s", "node lost", "handed back", "cancelled by user"."""
     count: Count = 1
-    """Number of transitions that the entry stands for.
-
-    Only the first entry can stand for several, which were folded.
-    """
+    """Number of transitions that the entry stands for; above 1 only in the first entry, if others were folded."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -6,8 +6,8 @@
 -- ARGV     node name, number of templates;
 --          per template: as in lib/arrival.lua;
 --          per instance: id, number of its template, spec
--- Reply    per instance 0 (the instance is new, or the same call added the instance before), or the id of the instance
---          that has its key. If all are new, a number that says what the caller can try next time: 1 enqueue_one.lua,
+-- Reply    per instance 0 (the instance is new), its own id (an earlier call added it), or the id of the instance that
+--          has its key. If all are new, a number that says what the caller can try next time: 1 enqueue_one.lua,
 --          since no node is idle and no node watches; 2 enqueue_waking.lua, since no node watches; 0 neither
 local node, shapes = ARGV[1], tonumber(ARGV[2])
 local were_idle = idle_left
@@ -38,7 +38,9 @@ local answers, refused, seen, any_new = {}, false, {}, false
 for n = 1, count do
   local id, one = ARGV[cursor], templates[tonumber(ARGV[cursor + 1])]
   local answer = seen[id] or 0
-  if not (stored[n] or removed[n] or seen[id]) then
+  if stored[n] or removed[n] or answer == 0 and seen[id] then
+    answer, refused = id, true
+  elseif not seen[id] then
     local holding = key_holder(one)
     if holding then
       answer, refused = holding, true

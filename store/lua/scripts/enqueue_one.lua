@@ -4,9 +4,8 @@
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     node name, kind, priority, retention (-1 default), max_crashes, id, spec
--- Reply    1: added now, or by the same call before; 0: nothing was done, use enqueue_waking.lua
+-- Reply    1: added now; -1: an earlier call added it; 0: nothing was done, use enqueue_waking.lua
 if has_watchers or call('HLEN', IDLE) > 0 then
   return 0
 end
-add_plain(unpack(ARGV))
-return 1
+return add_plain(unpack(ARGV)) and 1 or -1

@@ -3,14 +3,16 @@
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     as in enqueue_one.lua
--- Reply    2: added now, or by the same call before, while a node was idle; 1: the same, but no node was idle, so that
---          the caller can try enqueue_one.lua next time; 0: nothing was done, use enqueue.lua
+-- Reply    2: added now, while a node was idle; 1: the same, but no node was idle, so that the caller can try
+--          enqueue_one.lua next time; -2 and -1: as 2 and 1, but an earlier call added it; 0: nothing was done, use
+--          enqueue.lua
 if has_watchers then
   return 0
 end
-local were_idle = idle_left
+local answer = idle_left > 0 and 2 or 1
 wake(ARGV[2], 1)
-if add_plain(unpack(ARGV)) then
-  write_all()
+if not add_plain(unpack(ARGV)) then
+  return -answer
 end
-return were_idle > 0 and 2 or 1
+write_all()
+return answer

@@ -1,5 +1,8 @@
 """New instances: each is added once, completely, and one at a time per key."""
 
+from collections.abc import Sequence
+
+import msgspec
 import pytest
 
 from peerjob.model.record import MAX_BATCH, MAX_PRIORITY, MIN_PRIORITY, Action, Enqueued
@@ -10,6 +13,11 @@ from peerjob.testing.factories import outcome
 from .suite import StoreSuite, states
 
 ENDINGS = [Action.COMPLETE, Action.TERMINATE, Action.TIME_OUT, Action.CANCEL]
+
+
+def again(answers: Sequence[Enqueued]) -> list[Enqueued]:
+    """What a store answers when the same instances are enqueued again."""
+    return [msgspec.structs.replace(one, repeated=one.is_new) for one in answers]
 
 
 class EnqueueRules(StoreSuite):
@@ -72,7 +80,7 @@ class EnqueueRules(StoreSuite):
         first = await store.enqueue(batch)
         before = await self.everything(store, batch[0].id, batch[2].id, batch[3].id)
 
-        assert await store.enqueue(batch) == first
+        assert await store.enqueue(batch) == again(first)
         assert await self.everything(store, batch[0].id, batch[2].id, batch[3].id) == before
         assert await self.counts(store) == {State.SCHEDULED: 3}
         peer = await self.join(store)
@@ -86,9 +94,21 @@ class EnqueueRules(StoreSuite):
         await peer.end(claims[1])
         before = await self.everything(store, running.id, done.id)
 
-        assert await store.enqueue([running, done]) == first
+        assert await store.enqueue([running, done]) == again(first)
         assert await self.everything(store, running.id, done.id) == before
         assert await peer.take() == ()
+
+    async def test_only_what_an_earlier_call_added_is_repeated(self, store: Store) -> None:
+        old, new = self.make.instances(2)
+        assert await store.enqueue([old]) == [Enqueued(old.id, True)]
+        assert await store.enqueue([old]) == [Enqueued(old.id, True, repeated=True)]
+        other = msgspec.structs.replace(old, spec=b"other arguments")
+        assert await store.enqueue([other, new, new]) == [
+            Enqueued(old.id, True, repeated=True),
+            Enqueued(new.id, True),
+            Enqueued(new.id, True, repeated=True),
+        ]
+        assert (await self.read(store, old.id)).spec == old.spec
 
     async def test_a_taken_key_answers_with_its_holder(self, store: Store) -> None:
         first, second = self.make.instances(2, key="only one")

@@ -134,13 +134,13 @@ class RetentionRules(StoreSuite):
         await self.assert_gone(store, plain, keyed)
         before = await self.counts(store)
 
-        assert await store.enqueue([plain]) == [Enqueued(plain.id, True)]
-        assert await store.enqueue([keyed]) == [Enqueued(keyed.id, True)]
+        assert await store.enqueue([plain]) == [Enqueued(plain.id, True, repeated=True)]
+        assert await store.enqueue([keyed]) == [Enqueued(keyed.id, True, repeated=True)]
         another = self.make.instance(key="k")
         assert await store.enqueue([keyed, another, plain]) == [
-            Enqueued(keyed.id, True),
+            Enqueued(keyed.id, True, repeated=True),
             Enqueued(another.id, True),
-            Enqueued(plain.id, True),
+            Enqueued(plain.id, True, repeated=True),
         ]
         assert [claim.id for claim in await peer.take()] == [another.id]
         await self.assert_gone(store, plain, keyed)
