@@ -65,6 +65,13 @@ end
 
 local function make(at, name, record, overlap)
   local limit, id, spec = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 2]
+  local key = record_key(id)
+  -- A call that is sent again after the ledger was trimmed finds no record of the first call. The instance can exist,
+  -- or have existed: it must not be added twice, and must not make room for itself.
+  if call('MGET', key)[1] or has_gone and call('EXISTS', gone_key(id)) == 1 then
+    record.instance = id
+    return
+  end
   local takes_slot = overlap ~= 'allow'
   local one = template(at + INSTANCE_SIZE, node, takes_slot and name or nil)
   local slot = takes_slot and slot_now(name) or {waiting = {}}
@@ -82,17 +89,13 @@ local function make(at, name, record, overlap)
     if slot.holder and overlap == 'replace' then
       record.cancelled = replace(name, slot)
     end
-    local key, waits = record_key(id), slot.holder ~= nil
+    local waits = slot.holder ~= nil
     record.instance, record.parked = id, waits or nil
-    -- A call that is sent again after the ledger was removed finds no record of the first call. The instance can exist,
-    -- or have existed, and must not be added twice.
-    if not (call('MGET', key)[1] or has_gone and call('EXISTS', gone_key(id)) == 1) then
-      if takes_slot then
-        add_pair('ZADD', slot_key(name), slot.place, id)
-        add_pair('HSET', SLOTS, id, name)
-      end
-      add_instance(one, id, key, spec, waits)
+    if takes_slot then
+      add_pair('ZADD', slot_key(name), slot.place, id)
+      add_pair('HSET', SLOTS, id, name)
     end
+    add_instance(one, id, key, spec, waits)
   end
   pass_slots_and_wake()
   key_holders = {}

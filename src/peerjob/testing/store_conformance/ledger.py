@@ -1,5 +1,6 @@
 """The ledger has a record of every nominal time, within bounds."""
 
+import msgspec
 import pytest
 
 from peerjob.model.firing import FireOutcome, FireStatus, Overlap
@@ -99,6 +100,50 @@ class LedgerRules(ScheduleSuite):
         assert sorted(await self.numbers(store)) == [(0, BACKFILLED, 1), (0, MISSED, 2), (0, TRIGGERED, 1)]
 
     # -- triggers and backfills
+
+    @pytest.mark.parametrize("overlap", list(Overlap))
+    async def test_a_repeated_trigger_has_the_answer_of_the_first(self, store: Store, overlap: Overlap) -> None:
+        row = await self.schedule(store)
+        fire = self.a_fire(row, -1, TRIGGERED, overlap=overlap)
+        first = await self.done(store, fire)
+        changed = await self.put(store, row, definition=b"changed")
+        assert changed is not None
+        other = self.a_fire(changed, -1, TRIGGERED, overlap=overlap)
+        await self.done(store, other)
+        peer = await self.join(store)
+        for claim in await peer.take():
+            await peer.end(claim)
+        before = await self.all_of(store)
+        instance = msgspec.structs.replace(self.make.instance(spec=b"other"), id=first[0].instance)
+        again = msgspec.structs.replace(fire, revision=changed.revision, instance=instance)
+        assert await self.done(store, again) == first
+        assert await self.all_of(store) == before
+
+    async def test_a_repeated_trigger_is_skipped_as_the_first(self, store: Store) -> None:
+        row = await self.schedule(store)
+        await self.fired(store, 0, overlap=Overlap.SKIP)
+        fire = self.a_fire(row, -1, TRIGGERED, overlap=Overlap.SKIP)
+        (first,) = await self.done(store, fire)
+        assert (first.outcome, first.instance) == (FireOutcome.SKIPPED, "")
+        peer = await self.join(store)
+        await peer.end(await peer.take_one())
+        assert await self.done(store, fire) == [first]
+        assert await self.counts(store) == {State.COMPLETED: 1}
+
+    @pytest.mark.parametrize("overlap", list(Overlap))
+    async def test_a_repeated_trigger_whose_record_was_trimmed_keeps_its_instance(
+        self, store: Store, overlap: Overlap
+    ) -> None:
+        small = await self.open(StoreLimits(max_fires=1))
+        row = await self.schedule(small)
+        fire = self.a_fire(row, -1, TRIGGERED, overlap=overlap)
+        (first,) = await self.done(small, fire)
+        await self.fired(small, 0, FireOutcome.MISSED)
+        assert await self.numbers(small) == [(0, FireOutcome.MISSED, 1)]
+        (again,) = await self.done(small, fire)
+        assert (again.outcome, again.instance, again.cancelled) == (TRIGGERED, first.instance, "")
+        assert await self.state(small, first.instance) == State.SCHEDULED
+        assert await self.counts(small) == {State.SCHEDULED: 1}
 
     async def test_a_trigger_is_about_no_nominal_time(self, store: Store) -> None:
         row = await self.schedule(store)
