@@ -103,7 +103,7 @@ class BlockingInstance(InstanceView, Injectable, Generic[R_co]):
 
     @property
     def is_new(self) -> bool:
-        """False when `schedule()` found this instance by its idempotency key."""
+        """False when `schedule()` found this instance by its key, or `schedule_as()` found it by its id."""
         return self._instance.is_new
 ''',
         manager="self._manager",

@@ -138,11 +138,14 @@ class RecordReader:
 
     async def record(self, uuid: str | UUID) -> Record:
         """One record; raises UnknownInstanceError, or OptionError for text that is no UUID."""
-        id = checked_id(uuid)
-        found = await self._batcher.ask(id)
+        found = await self.find(uuid)
         if found is None:
-            raise UnknownInstanceError(id)
+            raise UnknownInstanceError(checked_id(uuid))
         return found
+
+    async def find(self, uuid: str | UUID) -> Record | None:
+        """One record, or None; raises OptionError for text that is no UUID."""
+        return await self._batcher.ask(checked_id(uuid))
 
 
 def _reads_of(ids: Sequence[str]) -> list[Sequence[str]]:

@@ -14,12 +14,13 @@ from msgspec import structs
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
 from peerjob.model.durations import Duration, to_seconds
-from peerjob.model.errors import ArgumentError, NodeStateError, OptionError, UnknownKindError
-from peerjob.model.ids import checked_id, checked_new_id
+from peerjob.model.errors import ArgumentError, NodeStateError, OptionError, UnknownInstanceError, UnknownKindError
+from peerjob.model.ids import checked_id, checked_new_id, derived_id
 from peerjob.model.injected import current_run
 from peerjob.model.job import Call, Job, JobGroup, collect_jobs
 from peerjob.model.query import Query
 from peerjob.model.record import NewInstance, Record
+from peerjob.model.spec import decode_spec
 from peerjob.node.body.registry import Registry
 from peerjob.node.runtime import NodeRuntime
 from peerjob.store.base import Store
@@ -228,6 +229,8 @@ class NodeJobManager(Manager):
             await self.is_served(new.kind)
         if not answer.is_new:
             return Instance(self, await runtime.records.record(answer.id), job=call.job, is_new=False)
+        if id and answer.repeated:
+            return self._stored_before(new, await runtime.records.find(id), call.job)
         return runtime.changes.scheduled(call.job, fresh_record(new, self.clock.time_us()))
 
     async def schedule_many(self, calls: Iterable[Call[R]], *, ids: Sequence[str] = ()) -> list[Instance[R]]:
@@ -258,30 +261,75 @@ class NodeJobManager(Manager):
         now = self.clock.time_us()
         instances: list[Instance[R]] = []
         for call, one, answer in zip(calls, new, answers, strict=True):
-            if answer.is_new:
+            if ids and answer.repeated:
+                instances.append(self._stored_before(one, await runtime.records.find(one.id), call.job))
+            elif answer.is_new:
                 instances.append(runtime.changes.scheduled(call.job, fresh_record(one, now)))
             else:
                 instances.append(Instance(self, await runtime.records.record(answer.id), job=call.job, is_new=False))
         return instances
 
-    async def retry_instances(self, query: Query) -> list[Instance[Any]]:
-        runtime = self._need_runtime()
-        old = [instance async for instance in self.iter_instances(query) if instance.state.is_final]
-        await self._prepare({instance.kind for instance in old})
-        new = [self._call_encoder.again(instance.record) for instance in old]
-        await runtime.enqueuer.add_many(new)
-        now = self.clock.time_us()
-        return [runtime.changes.scheduled(self.find_job(one.kind), fresh_record(one, now)) for one in new]
+    def _stored_before(self, new: NewInstance, record: Record | None, job: Job[..., Any, Any] | None) -> Instance[Any]:
+        """The instance that the store had under the id of `new`; `record` is what the store has now."""
+        if record is None or record.kind != new.kind:
+            # it was removed, or has a kind that the caller is perhaps not allowed to see
+            return Instance(self, fresh_record(new, self.clock.time_us()), job=job, is_new=False)
+        if record.spec == new.spec:  # the store did not answer at first, and got the same request again
+            return self._need_runtime().changes.scheduled(job, record)
+        return Instance(self, record, job=job, is_new=False)
 
-    async def retry_instance(self, uuid: str | UUID) -> Instance[Any]:
+    async def retry_instances(self, query: Query, *, id: str | UUID | None = None) -> list[Instance[Any]]:
         runtime = self._need_runtime()
-        old = await runtime.records.record(uuid)
+        request = runtime.ids.one() if id is None else checked_new_id(id, self.clock.time_us(), "id")
+        # a repeat can find instances that the first call made, and that have ended since
+        old = [
+            instance
+            async for instance in self.iter_instances(query)
+            if instance.state.is_final and not _is_made_by(request, instance)
+        ]
+        await self._prepare({instance.kind for instance in old})
+        # the new ids are in no order, so each instance is due a microsecond after the one before
+        first_us = self._store_time_us() - len(old)
+        new = [
+            structs.replace(
+                self._call_encoder.again(instance.record), id=derived_id(request, instance.id), due_us=first_us + place
+            )
+            for place, instance in enumerate(old)
+        ]
+        answers = await runtime.enqueuer.add_many(new)
+        made: list[Instance[Any]] = []
+        for one, answer in zip(new, answers, strict=True):
+            job = self.find_job(one.kind)
+            if answer.repeated:
+                made.append(self._stored_before(one, await runtime.records.find(one.id), job))
+            else:
+                made.append(runtime.changes.scheduled(job, fresh_record(one, self.clock.time_us())))
+        return made
+
+    async def retry_instance(self, uuid: str | UUID, *, id: str | UUID | None = None) -> Instance[Any]:
+        runtime = self._need_runtime()
+        given = None if id is None else checked_new_id(id, self.clock.time_us(), "id")
+        old = await runtime.records.find(uuid)
+        if old is None:
+            # the retry can exist for longer than the old instance
+            made = None if given is None else await runtime.records.find(given)
+            if made is None or decode_spec(made.spec).retry_of != checked_id(uuid):
+                raise UnknownInstanceError(checked_id(uuid))
+            return Instance(self, made, job=self.find_job(made.kind), is_new=False)
         if not old.state.is_final:
             raise NodeStateError(f"instance {old.id} is {old.state!s}; only a final one can be repeated")
         await self._prepare([old.kind])
         new = self._call_encoder.again(old)
-        await runtime.enqueuer.add(new)
-        return runtime.changes.scheduled(self.find_job(new.kind), fresh_record(new, self.clock.time_us()))
+        if given is not None:
+            new = structs.replace(new, id=given)
+        answer = await runtime.enqueuer.add(new)
+        job = self.find_job(new.kind)
+        if not answer.repeated:
+            return runtime.changes.scheduled(job, fresh_record(new, self.clock.time_us()))
+        record = await runtime.records.find(new.id)
+        if record is not None and decode_spec(record.spec).retry_of != old.id:
+            raise OptionError("id", new.id, f"an id that only a retry of {old.id} has")
+        return self._stored_before(new, record, job)
 
     # -- results -----------------------------------------------------------------------------------------------------
 
@@ -298,3 +346,9 @@ class NodeJobManager(Manager):
 
     def read_result(self, record: Record, job: Job[..., Any, Any] | None = None) -> Any:
         return self._call_encoder.read_result(record, job)
+
+
+def _is_made_by(request: str, instance: Instance[Any]) -> bool:
+    """Whether an instance is a retry that this request made."""
+    old = instance.retry_of
+    return old is not None and instance.id == derived_id(request, str(old))

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from msgspec import structs
 
@@ -17,9 +18,12 @@ from peerjob.model.clock import aware_us, to_datetime
 from peerjob.model.definition import decode_definition, digest
 from peerjob.model.errors import OptionError, StoreUnavailableError, UnknownScheduleError
 from peerjob.model.firing import Fire, FireOutcome, FireStatus, SchedulePut, ScheduleRow
+from peerjob.model.ids import checked_new_id, id_time_us
 from peerjob.model.limits import MAX_NOTE, checked_text
 from peerjob.model.query import MAX_LIMIT, ResultPage
+from peerjob.model.record import Record
 from peerjob.model.recurrence import recurrence_of
+from peerjob.model.spec import decode_spec
 from peerjob.store.paging import all_schedules
 
 from .call_encoder import fresh_record
@@ -137,20 +141,28 @@ class NodeScheduleManager(NodeJobManager):
         await runtime.job_schedules.settle()
         return await self._store.remove_schedule(_name_of(schedule), request=runtime.ids.one())
 
-    async def trigger_schedule(self, schedule: ScheduleView | str) -> Instance[Any] | None:
+    async def trigger_schedule(
+        self, schedule: ScheduleView | str, *, id: str | UUID | None = None
+    ) -> Instance[Any] | None:
         runtime = self._need_runtime()
-        id = runtime.ids.one()
+        given = None if id is None else checked_new_id(id, self.clock.time_us(), "id")
+        made_id = given or runtime.ids.one()
+        earlier = None if given is None else await runtime.records.find(given)
         for _ in range(MAX_ATTEMPTS):
             row = await self._row(schedule)
             definition = decode_definition(row.definition)
-            now_us = self._store_time_us()
-            new = new_instance(definition, schedule=row.name, id=id, created_us=self.clock.time_us(), nominal_us=now_us)
+            if earlier is not None:
+                return Instance(self, _triggered(row, earlier), is_new=False)
+            # the ledger finds a fire by its time, so a repeat must have the time of the first
+            at_us = self._store_time_us() if given is None else id_time_us(given)
+            created_us = self.clock.time_us()
+            new = new_instance(definition, schedule=row.name, id=made_id, created_us=created_us, nominal_us=at_us)
             fire = Fire(
                 schedule=row.name,
                 revision=row.revision,
-                nominal_us=now_us,
+                nominal_us=at_us,
                 outcome=FireOutcome.TRIGGERED,
-                request=id,
+                request=made_id,
                 instance=new,
                 overlap=definition.overlap,
                 queue_limit=definition.queue_limit,
@@ -158,12 +170,15 @@ class NodeScheduleManager(NodeJobManager):
             (answer,) = await self._store.fire([fire], term=None, node=self.name)
             if answer.status is FireStatus.DONE:
                 record = answer.record
-                if record is not None and record.cancelled:
-                    runtime.changes.replaced(record.cancelled)
-                if record is None or record.instance != id:
+                if record is None or record.instance != made_id:
                     return None
+                stored = None if given is None else await runtime.records.find(made_id)
+                if stored is not None and stored.spec != new.spec:
+                    return Instance(self, _triggered(row, stored), is_new=False)
+                if record.cancelled:
+                    runtime.changes.replaced(record.cancelled)
                 runtime.changes.made(new)
-                return Instance(self, fresh_record(new, self.clock.time_us()))
+                return Instance(self, stored or fresh_record(new, self.clock.time_us()))
             await self._wait_after_conflict()
         raise self._contended(_name_of(schedule))
 
@@ -214,6 +229,13 @@ def _name_of(schedule: ScheduleView | str) -> str:
     if not isinstance(schedule, ScheduleView):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"expected a Schedule or its name, not {type(schedule).__name__}")
     return schedule.name
+
+
+def _triggered(row: ScheduleRow, stored: Record) -> Record:
+    """The record of an instance that a schedule made; raises OptionError for any other one."""
+    if decode_spec(stored.spec).schedule != row.name or stored.kind != row.kind:
+        raise OptionError("id", stored.id, f"an id that only an instance of schedule {row.name!r} has")
+    return stored
 
 
 def _found(schedule: ScheduleView | str, row: ScheduleRow | None) -> ScheduleRow:

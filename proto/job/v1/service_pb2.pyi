@@ -859,7 +859,7 @@ class ScheduleJobResponse(_message.Message):
     EXISTED_FIELD_NUMBER: _builtins.int
     UNSERVED_FIELD_NUMBER: _builtins.int
     existed: _builtins.bool
-    """Whether an instance with the same key existed already."""
+    """Whether an instance with the same key, or with the id of the request, existed already."""
     unserved: _builtins.bool
     """Whether no live node runs the kind, so that the instance waits."""
     @_builtins.property
@@ -1905,18 +1905,26 @@ class RetryInstancesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     QUERY_FIELD_NUMBER: _builtins.int
+    REQUEST_UUID_FIELD_NUMBER: _builtins.int
+    request_uuid: _builtins.str
+    """A UUIDv7 of the client, close to now. Sent again, to any node, the request makes no second instance of an old one.
+    The ids of the new instances follow from it.
+    """
     @_builtins.property
     def query(self) -> Global___Query: ...
     def __init__(
         self,
         *,
         query: Global___Query | None = ...,
+        request_uuid: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_request_uuid", b"_request_uuid", "query", b"query", "request_uuid", b"request_uuid"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_request_uuid", b"_request_uuid", "query", b"query", "request_uuid", b"request_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__request_uuid: _TypeAlias = _typing.Literal["request_uuid"]  # noqa: Y015
+    _WhichOneofArgType__request_uuid: _TypeAlias = _typing.Literal["_request_uuid", b"_request_uuid"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request_uuid) -> _WhichOneofReturnType__request_uuid | None: ...
 
 Global___RetryInstancesRequest: _TypeAlias = RetryInstancesRequest  # noqa: Y015
 
@@ -1948,19 +1956,27 @@ class RetryInstanceRequest(_message.Message):
 
     UUID_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
+    NEW_UUID_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     view: Global___InstanceView.ValueType
+    new_uuid: _builtins.str
+    """The id of the new instance: a UUIDv7 of the client, close to now. Sent again, to any node, the request gives the same
+    instance.
+    """
     def __init__(
         self,
         *,
         uuid: _builtins.str = ...,
         view: Global___InstanceView.ValueType = ...,
+        new_uuid: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_new_uuid", b"_new_uuid", "new_uuid", b"new_uuid"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["uuid", b"uuid", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_new_uuid", b"_new_uuid", "new_uuid", b"new_uuid", "uuid", b"uuid", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__new_uuid: _TypeAlias = _typing.Literal["new_uuid"]  # noqa: Y015
+    _WhichOneofArgType__new_uuid: _TypeAlias = _typing.Literal["_new_uuid", b"_new_uuid"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__new_uuid) -> _WhichOneofReturnType__new_uuid | None: ...
 
 Global___RetryInstanceRequest: _TypeAlias = RetryInstanceRequest  # noqa: Y015
 
@@ -2476,19 +2492,27 @@ class TriggerScheduleRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
+    NEW_UUID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     view: Global___InstanceView.ValueType
+    new_uuid: _builtins.str
+    """The id of the new instance: a UUIDv7 of the client, close to now. Sent again, to any node, the request has the same
+    answer. The time in the id is the time of the fire.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         view: Global___InstanceView.ValueType = ...,
+        new_uuid: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_new_uuid", b"_new_uuid", "new_uuid", b"new_uuid"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_new_uuid", b"_new_uuid", "name", b"name", "new_uuid", b"new_uuid", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__new_uuid: _TypeAlias = _typing.Literal["new_uuid"]  # noqa: Y015
+    _WhichOneofArgType__new_uuid: _TypeAlias = _typing.Literal["_new_uuid", b"_new_uuid"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__new_uuid) -> _WhichOneofReturnType__new_uuid | None: ...
 
 Global___TriggerScheduleRequest: _TypeAlias = TriggerScheduleRequest  # noqa: Y015
 

@@ -57,7 +57,7 @@ class BlockingInstance(InstanceView, Injectable, Generic[R_co]):
 
     @property
     def is_new(self) -> bool:
-        """False when `schedule()` found this instance by its idempotency key."""
+        """False when `schedule()` found this instance by its key, or `schedule_as()` found it by its id."""
         return self._instance.is_new
 
     def refresh(self) -> BlockingInstance[R_co]:
@@ -83,9 +83,12 @@ class BlockingInstance(InstanceView, Injectable, Generic[R_co]):
         """Cancel the instance, queued or running, on any node; False if it was already final."""
         return self._manager.call(self._instance.cancel())
 
-    def retry(self) -> BlockingInstance[R_co]:
-        """Schedule a new instance with the same arguments and options; its `retry_of` names this one."""
-        return BlockingInstance(self._manager, self._manager.call(self._instance.retry()))
+    def retry(self, *, id: str | UUID | None = None) -> BlockingInstance[R_co]:
+        """Schedule a new instance with the same arguments and options; its `retry_of` names this one.
+
+        `id` as in `Manager.retry_instance`.
+        """
+        return BlockingInstance(self._manager, self._manager.call(self._instance.retry(id=id)))
 
     def history(self) -> list[HistoryEntry]:
         """Read the states so far, oldest first."""
@@ -135,9 +138,9 @@ class BlockingSchedule(ScheduleView):
         self._update(self._manager.call(self._schedule.resume()).row)
         return self
 
-    def trigger(self) -> BlockingInstance[Any] | None:
+    def trigger(self, *, id: str | UUID | None = None) -> BlockingInstance[Any] | None:
         """Like `Manager.trigger_schedule`."""
-        made = self._manager.call(self._schedule.trigger())
+        made = self._manager.call(self._schedule.trigger(id=id))
         return None if made is None else BlockingInstance(self._manager, made)
 
     def remove(self) -> bool:
@@ -213,7 +216,8 @@ class BlockingVerbs(BlockingCalls):
         """Like `schedule(call)`, under a UUIDv7 of the caller, so that a repeated call stores no second instance.
 
         The time in the id must be less than a day from the clock of the node, or else OptionError is raised. A repeated
-        call changes nothing, not even with other arguments; `lookup_instance` reads what is stored.
+        call changes nothing, not even with other arguments: it returns the instance that is stored, and `is_new` is
+        False.
         """
         return BlockingInstance(self, self.call(self.manager.schedule_as(id, call)))
 
@@ -272,13 +276,22 @@ class BlockingVerbs(BlockingCalls):
         """Cancel one instance; False if it was already final. Raises UnknownInstanceError."""
         return self.call(self.manager.cancel_instance(uuid))
 
-    def retry_instances(self, query: Query) -> list[BlockingInstance[Any]]:
-        """Schedule a new instance for each final one that matches; `retry_of` names the old one."""
-        return [BlockingInstance(self, one) for one in self.call(self.manager.retry_instances(query))]
+    def retry_instances(self, query: Query, *, id: str | UUID | None = None) -> list[BlockingInstance[Any]]:
+        """Schedule a new instance for each final one that matches; `retry_of` names the old one.
 
-    def retry_instance(self, uuid: str | UUID) -> BlockingInstance[Any]:
-        """Schedule a new instance with the same arguments and options; its `retry_of` names the old one."""
-        return BlockingInstance(self, self.call(self.manager.retry_instance(uuid)))
+        A repeated call with the same `id`, a UUIDv7 of about now, makes no second instance of an old one. It returns
+        the first ones, and instances for those that ended meanwhile.
+        """
+        return [BlockingInstance(self, one) for one in self.call(self.manager.retry_instances(query, id=id))]
+
+    def retry_instance(self, uuid: str | UUID, *, id: str | UUID | None = None) -> BlockingInstance[Any]:
+        """Schedule a new instance with the same arguments and options; its `retry_of` names the old one.
+
+        `id` is the id of the new instance, a UUIDv7 of about now: a repeated call with it returns the same instance.
+        Raises UnknownInstanceError, NodeStateError if the old instance is not final, and OptionError for an `id` of
+        another instance.
+        """
+        return BlockingInstance(self, self.call(self.manager.retry_instance(uuid, id=id)))
 
     def clear_instances(self, filter: Filter | None = None) -> int:
         """Remove the final instances that match, with history and logs; returns how many."""
@@ -337,13 +350,17 @@ class BlockingVerbs(BlockingCalls):
         """
         return BlockingSchedule(self, self.call(self.manager.resume_schedule(schedule)))
 
-    def trigger_schedule(self, schedule: ScheduleView | str) -> BlockingInstance[Any] | None:
+    def trigger_schedule(
+        self, schedule: ScheduleView | str, *, id: str | UUID | None = None
+    ) -> BlockingInstance[Any] | None:
         """Make one instance now, in addition to the nominal times, even while the schedule is paused.
 
         Returns None if the `overlap` policy or the job's key does not allow an instance now; `fires` shows the reason.
-        Raises UnknownScheduleError.
+        `id` is the id of the new instance, a UUIDv7 of about now: a repeated call with it has the same answer. The
+        time in the id is then the time of the fire. Raises UnknownScheduleError, and OptionError for an `id` of another
+        instance.
         """
-        made = self.call(self.manager.trigger_schedule(schedule))
+        made = self.call(self.manager.trigger_schedule(schedule, id=id))
         return None if made is None else BlockingInstance(self, made)
 
     def remove_schedule(self, schedule: ScheduleView | str) -> bool:

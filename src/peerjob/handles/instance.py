@@ -297,7 +297,7 @@ class InstanceManager(Protocol):
     async def wait_final(self, uuid: str, timeout: Duration | None, /) -> Record: ...
     def read_result(self, record: Record, job: Any, /) -> Any: ...
     async def cancel_instance(self, uuid: str, /) -> bool: ...
-    async def retry_instance(self, uuid: str, /) -> Instance[Any]: ...
+    async def retry_instance(self, uuid: str, /, *, id: str | UUID | None) -> Instance[Any]: ...
     def iter_logs(self, uuid: str, /, *, follow: bool) -> AsyncIterator[LogLine]: ...
     def watch_instance(self, uuid: str, /) -> AsyncIterator[Event]: ...
     def keep_line(self, id: str, level: int, message: str, fields: Mapping[str, object] | None, /) -> None: ...
@@ -323,7 +323,7 @@ class Instance(InstanceView, Injectable, Generic[R_co]):
         self._record = record
         self._log: logging.Logger | None = None
         self.is_new = is_new
-        """Whether the call made this instance. False when `schedule()` found the instance by its idempotency key."""
+        """False when `schedule()` found this instance by its key, or `schedule_as()` found it by its id."""
 
     @classmethod
     def detached_value(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
@@ -402,9 +402,12 @@ class Instance(InstanceView, Injectable, Generic[R_co]):
         """Cancel the instance, queued or running, on any node; False if it was already final."""
         return await self._need_manager().cancel_instance(self.id)
 
-    async def retry(self) -> Instance[R_co]:
-        """Schedule a new instance with the same arguments and options; its `retry_of` names this one."""
-        made: Instance[R_co] = await self._need_manager().retry_instance(self.id)
+    async def retry(self, *, id: str | UUID | None = None) -> Instance[R_co]:
+        """Schedule a new instance with the same arguments and options; its `retry_of` names this one.
+
+        `id` as in `Manager.retry_instance`.
+        """
+        made: Instance[R_co] = await self._need_manager().retry_instance(self.id, id=id)
         made._job = self._job
         return made
 

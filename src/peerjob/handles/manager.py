@@ -106,7 +106,8 @@ class Manager(Injectable, ABC):
         """Like `schedule(call)`, under a UUIDv7 of the caller, so that a repeated call stores no second instance.
 
         The time in the id must be less than a day from the clock of the node, or else OptionError is raised. A repeated
-        call changes nothing, not even with other arguments; `lookup_instance` reads what is stored.
+        call changes nothing, not even with other arguments: it returns the instance that is stored, and `is_new` is
+        False.
         """
 
     @abstractmethod
@@ -188,12 +189,21 @@ class Manager(Injectable, ABC):
         """Cancel one instance; False if it was already final. Raises UnknownInstanceError."""
 
     @abstractmethod
-    async def retry_instances(self, query: Query) -> list[Instance[Any]]:
-        """Schedule a new instance for each final one that matches; `retry_of` names the old one."""
+    async def retry_instances(self, query: Query, *, id: str | UUID | None = None) -> list[Instance[Any]]:
+        """Schedule a new instance for each final one that matches; `retry_of` names the old one.
+
+        A repeated call with the same `id`, a UUIDv7 of about now, makes no second instance of an old one. It returns
+        the first ones, and instances for those that ended meanwhile.
+        """
 
     @abstractmethod
-    async def retry_instance(self, uuid: str | UUID) -> Instance[Any]:
-        """Schedule a new instance with the same arguments and options; its `retry_of` names the old one."""
+    async def retry_instance(self, uuid: str | UUID, *, id: str | UUID | None = None) -> Instance[Any]:
+        """Schedule a new instance with the same arguments and options; its `retry_of` names the old one.
+
+        `id` is the id of the new instance, a UUIDv7 of about now: a repeated call with it returns the same instance.
+        Raises UnknownInstanceError, NodeStateError if the old instance is not final, and OptionError for an `id` of
+        another instance.
+        """
 
     @abstractmethod
     async def clear_instances(self, filter: Filter | None = None) -> int:
@@ -255,11 +265,15 @@ class Manager(Injectable, ABC):
         """
 
     @abstractmethod
-    async def trigger_schedule(self, schedule: ScheduleView | str) -> Instance[Any] | None:
+    async def trigger_schedule(
+        self, schedule: ScheduleView | str, *, id: str | UUID | None = None
+    ) -> Instance[Any] | None:
         """Make one instance now, in addition to the nominal times, even while the schedule is paused.
 
         Returns None if the `overlap` policy or the job's key does not allow an instance now; `fires` shows the reason.
-        Raises UnknownScheduleError.
+        `id` is the id of the new instance, a UUIDv7 of about now: a repeated call with it has the same answer. The
+        time in the id is then the time of the fire. Raises UnknownScheduleError, and OptionError for an `id` of another
+        instance.
         """
 
     @abstractmethod

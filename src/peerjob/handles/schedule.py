@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from typing import Any, Protocol
+from uuid import UUID
 
 import msgspec
 
@@ -368,7 +369,7 @@ class ScheduleManager(Protocol):
     async def lookup_schedule(self, name: str, /) -> Schedule: ...
     async def pause_schedule(self, schedule: ScheduleView, note: str, /) -> Schedule: ...
     async def resume_schedule(self, schedule: ScheduleView, /) -> Schedule: ...
-    async def trigger_schedule(self, schedule: ScheduleView, /) -> Instance[Any] | None: ...
+    async def trigger_schedule(self, schedule: ScheduleView, /, *, id: str | UUID | None) -> Instance[Any] | None: ...
     async def remove_schedule(self, schedule: ScheduleView, /) -> bool: ...
     async def backfill(self, schedule: ScheduleView, start: datetime, end: datetime, /) -> Backfill: ...
     async def fires(
@@ -412,9 +413,9 @@ class Schedule(ScheduleView):
         self._update((await self._need_manager().resume_schedule(self)).row)
         return self
 
-    async def trigger(self) -> Instance[Any] | None:
+    async def trigger(self, *, id: str | UUID | None = None) -> Instance[Any] | None:
         """Like `Manager.trigger_schedule`."""
-        return await self._need_manager().trigger_schedule(self)
+        return await self._need_manager().trigger_schedule(self, id=id)
 
     async def remove(self) -> bool:
         """Like `Manager.remove_schedule`."""

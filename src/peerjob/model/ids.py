@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from uuid import UUID
 
@@ -63,15 +64,29 @@ def checked_id(uuid: object, option: str = "uuid") -> str:
         raise OptionError(option, uuid, "a UUID") from None
 
 
-def checked_new_id(uuid: object, now_us: int) -> str:
+def checked_new_id(uuid: object, now_us: int, option: str = "uuid") -> str:
     """The stored text of an id that a caller chose for a new instance; raises OptionError unless it is a recent UUIDv7.
 
     An id contains the time of its instance, which lookups and retention use. So it must be close to now.
     """
-    id = checked_id(uuid)
+    id = checked_id(uuid, option)
     if UUID(id).version != 7 or abs(id_time_us(id) - now_us) > MAX_SKEW_US:
-        raise OptionError("uuid", id, "a UUIDv7 of about now, by a clock that is less than a day off")
+        raise OptionError(option, id, "a UUIDv7 of about now, by a clock that is less than a day off")
     return id
+
+
+def hashed_id(at_us: int, text: str) -> str:
+    """Return the UUIDv7 with this time, to the millisecond, and with the hash of a text as its other bits."""
+    tail = int.from_bytes(hashlib.sha256(text.encode()).digest()[:10])
+    return str(UUID(int=(at_us // 1000) << 80 | 7 << 76 | (tail >> 68) << 64 | 2 << 62 | (tail & ((1 << 62) - 1))))
+
+
+def derived_id(request: str, source: str) -> str:
+    """Return the id of what a request makes of an old instance: the same for the same pair of ids, in no order.
+
+    It has the time of the request, a UUIDv7.
+    """
+    return hashed_id(id_time_us(id_text(request)), f"{id_text(request)} {id_text(source)}")
 
 
 def id_time_us(uuid: str) -> int:

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 from uuid import UUID
 
 from peerjob.model.clock import Clock
-from peerjob.model.ids import IdSource, id_time_us
+from peerjob.model.ids import IdSource, hashed_id, id_time_us
 
 from .security import FORM_ID, RefusedError
 
@@ -41,7 +41,7 @@ def new_form_id(clock: Clock) -> str:
 
 def following_id(form_id: str, digest: str) -> str:
     """The id of the forms of an answer: the same for a repeat, in each process."""
-    return _uuid7(id_time_us(form_id), digest)
+    return hashed_id(id_time_us(form_id), digest)
 
 
 def form_digest(session: str, principal: str, path: str, fields: dict[str, list[str]]) -> str:
@@ -71,12 +71,7 @@ def instance_ids(form_id: str, digest: str, now_us: int) -> list[str]:
         return []
     begin = id_time_us(form_id)
     number = max(0, now_us - begin) // SPAN_US
-    return [_uuid7(begin + one * SPAN_US, f"{digest} {one}") for one in range(number, max(-1, number - 2), -1)]
-
-
-def _uuid7(at_us: int, text: str) -> str:
-    tail = int.from_bytes(hashlib.sha256(text.encode()).digest()[:10])
-    return str(UUID(int=(at_us // 1000) << 80 | 7 << 76 | (tail >> 68) << 64 | 2 << 62 | (tail & ((1 << 62) - 1))))
+    return [hashed_id(begin + one * SPAN_US, f"{digest} {one}") for one in range(number, max(-1, number - 2), -1)]
 
 
 @dataclass(kw_only=True)

@@ -175,13 +175,13 @@ class ScopedManager(Manager):
         await self._lookup_instance(uuid, None)
         return await self._manager.cancel_instance(uuid)
 
-    async def retry_instances(self, query: Query) -> list[Instance[Any]]:
+    async def retry_instances(self, query: Query, *, id: str | UUID | None = None) -> list[Instance[Any]]:
         await self._check_query(query)
-        return await self._manager.retry_instances(query)
+        return await self._manager.retry_instances(query, id=id)
 
-    async def retry_instance(self, uuid: str | UUID) -> Instance[Any]:
+    async def retry_instance(self, uuid: str | UUID, *, id: str | UUID | None = None) -> Instance[Any]:
         await self._lookup_instance(uuid, None)
-        return await self._manager.retry_instance(uuid)
+        return await self._manager.retry_instance(uuid, id=id)
 
     async def clear_instances(self, filter: Filter | None = None) -> int:
         self._whole("a removal")
@@ -219,8 +219,10 @@ class ScopedManager(Manager):
     async def resume_schedule(self, schedule: ScheduleView | str) -> Schedule:
         return await self._manager.resume_schedule(await self._named(schedule))
 
-    async def trigger_schedule(self, schedule: ScheduleView | str) -> Instance[Any] | None:
-        return await self._manager.trigger_schedule(await self._named(schedule))
+    async def trigger_schedule(
+        self, schedule: ScheduleView | str, *, id: str | UUID | None = None
+    ) -> Instance[Any] | None:
+        return await self._manager.trigger_schedule(await self._named(schedule), id=id)
 
     async def remove_schedule(self, schedule: ScheduleView | str) -> bool:
         return await self._manager.remove_schedule(await self._named(schedule))

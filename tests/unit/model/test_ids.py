@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerjob.model.clock import SystemClock
-from peerjob.model.ids import IdSource, id_text, id_time_us
+from peerjob.model.ids import IdSource, derived_id, id_text, id_time_us
 from peerjob.testing.clock import VirtualClock
 
 
@@ -82,3 +82,28 @@ def test_any_spelling_of_a_uuid_is_one_text(uuid: UUID) -> None:
 def test_what_is_no_uuid_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"UUID|base 16"):
         id_text(text)
+
+
+# -- ids that follow from others
+
+
+def test_derived_ids_are_different_and_have_the_time_of_the_request() -> None:
+    ids = IdSource(SystemClock())
+    made = ids.take(1000)
+    seen = set(made)
+    # a retry of retries: ids of one request have one time
+    for _ in range(3):
+        request = ids.one()
+        made = [derived_id(request, one) for one in made]
+        assert {id_time_us(one) for one in made} == {id_time_us(request)}
+        seen |= set(made)
+    assert len(seen) == 4000
+    for one in seen:
+        read = UUID(one)
+        assert (read.version, read.variant, str(read)) == (7, RFC_4122, one)
+
+
+def test_a_derived_id_is_the_same_each_time() -> None:
+    request, other, source = IdSource(SystemClock()).take(3)
+    assert derived_id(request, source) == derived_id(request.upper(), source.upper())
+    assert derived_id(request, source) != derived_id(other, source)

@@ -28,6 +28,7 @@ from peerjob import (
     Tokens,
     UnauthenticatedError,
 )
+from peerjob.model.ids import IdSource, derived_id
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.client import connection, node_address
 from peerjob.remote.client.connection import split_target
@@ -305,6 +306,7 @@ async def test_a_node_that_has_stopped_sends_clients_on() -> None:
 
 def test_a_client_sends_only_changes_once_that_a_second_time_would_change_again() -> None:
     again = {"ScheduleJob", "ScheduleJobs", "PutSchedule", "PauseSchedule", "ResumeSchedule", "Backfill"}
+    again |= {"RetryInstance", "RetryInstances", "TriggerSchedule"}
     changing = {rpc.name for rpc in RPCS.values() if rpc.role is not Role.READER} - {"ListAudit"}
 
     assert changing - again == {rpc.name for rpc in RPCS.values() if rpc.resend is Resend.NEVER}
@@ -324,9 +326,9 @@ async def test_what_must_be_done_once_is_not_asked_again_when_the_answer_is_lost
     async with served(WORK) as (_, server), Client(f"{stub.target},{server.target}") as client:
         stub.answer = unavailable
         acts: list[Callable[[], Any]] = [
-            lambda: client.retry_instances(Query.all()),
-            lambda: client.trigger_schedule("x"),
             lambda: client.cancel_instances(Query.all()),
+            lambda: client.remove_schedule("x"),
+            lambda: client.resize_workers(3),
         ]
         for number, act in enumerate(acts, 1):
             client._connection._current = 0  # pyright: ignore[reportPrivateUsage]
@@ -335,17 +337,21 @@ async def test_what_must_be_done_once_is_not_asked_again_when_the_answer_is_lost
             assert len(stub.calls) == number
 
 
+def losing_answers_of(server: Server, stub: Stub) -> Callable[[str, Any], Any]:
+    """Let the server do what the stub is asked for, and lose the answer."""
+
+    async def pass_on_and_fail(name: str, context: Any) -> None:
+        path, sent = f"/{SERVICE.full_name}/{name}", stub.requests[-1]
+        async with grpc.aio.insecure_channel(server.target) as channel:
+            await cast(Any, channel).unary_unary(path)(sent)
+        await unavailable(name, context)
+
+    return pass_on_and_fail
+
+
 async def test_nothing_is_scheduled_twice_when_the_answer_is_lost(stub: Stub) -> None:
     async with served(WORK) as (node, server), Client(f"{stub.target},{server.target}") as client:
-
-        async def pass_on_and_fail(name: str, context: Any) -> None:
-            """Do what is asked, and lose the answer."""
-            path, sent = f"/{SERVICE.full_name}/{name}", stub.requests[-1]
-            async with grpc.aio.insecure_channel(server.target) as channel:
-                await cast(Any, channel).unary_unary(path)(sent)
-            await unavailable(name, context)
-
-        stub.answer = pass_on_and_fail
+        stub.answer = losing_answers_of(server, stub)
         acts: list[Callable[[], Any]] = [
             lambda: client.schedule(WORK, 1),
             lambda: client.schedule("work", 2),
@@ -356,9 +362,58 @@ async def test_nothing_is_scheduled_twice_when_the_answer_is_lost(stub: Stub) ->
             client._connection._current = 0  # pyright: ignore[reportPrivateUsage]
             made = await act()
             for instance in made if isinstance(made, list) else [made]:
+                assert instance.is_new
                 assert await instance.result(10) == instance.args[0]
         assert stub.calls == ["ScheduleJob", "ScheduleJob", "ScheduleJob", "ScheduleJobs"]
         assert await node.count() == 5
+
+
+async def test_nothing_is_retried_or_triggered_twice_when_the_answer_is_lost(stub: Stub) -> None:
+    tick = WORK.with_options(name="tick", every="1d")
+    async with served(WORK) as (node, server), Client(f"{stub.target},{server.target}") as client:
+        await node.add_schedule(tick, 7)
+        await (made := await node.schedule(WORK, 3)).wait(10)
+        client._connection._current = 1  # pyright: ignore[reportPrivateUsage]
+        old = await client.lookup_instance(made.id)
+        stub.answer = losing_answers_of(server, stub)
+        acts: list[Callable[[], Any]] = [
+            old.retry,
+            lambda: client.retry_instance(old.id),
+            lambda: client.retry_instances(Query(uuid=old.id)),
+            lambda: client.trigger_schedule("tick"),
+        ]
+        for number, act in enumerate(acts, 2):
+            client._connection._current = 0  # pyright: ignore[reportPrivateUsage]
+            answer = await act()
+            (instance,) = answer if isinstance(answer, list) else [answer]
+            assert await instance.result(10) == instance.args[0]
+            assert await node.count() == number
+        assert len(await node.fires("tick")) == 1
+        assert stub.calls == ["RetryInstance", "RetryInstance", "RetryInstances", "TriggerSchedule"]
+
+
+async def test_a_repeated_request_has_the_answer_of_the_first() -> None:
+    tick = WORK.with_options(name="tick", every="1d", overlap="skip")
+    async with two_nodes() as ((node, one), (_, other)), Client(one.target) as first, Client(other.target) as second:
+        await node.add_schedule(tick, 7)
+        old = await (await node.schedule(WORK, 3)).wait(10)
+        ids = IdSource(node.clock).take(4)
+        for client in (first, second, first):
+            assert (await client.retry_instance(old.id, id=ids[0])).id == ids[0]
+            (made,) = await client.retry_instances(Query(uuid=old.id), id=ids[1])
+            assert (made.id, str(made.retry_of)) == (derived_id(ids[1], old.id), old.id)
+            triggered = await client.trigger_schedule("tick", id=ids[2])
+            assert triggered is not None
+            assert triggered.id == ids[2]
+            await node.wait(timeout=10)
+            scheduled = await client.schedule_as(ids[3], WORK.call(4 if client is first else 5))
+            assert (scheduled.args, scheduled.id) == ((4,), ids[3])
+        assert not scheduled.is_new
+        assert await node.count() == 5
+        with pytest.raises(OptionError, match="a UUID"):
+            await first.retry_instance(old.id, id="x")
+        with pytest.raises(OptionError, match="a UUIDv7 of about now"):
+            await first.trigger_schedule("tick", id="bff6212e-ba3e-41ac-904e-2baf1abfdf45")
 
 
 async def test_what_can_be_asked_again_is_asked_elsewhere(stub: Stub) -> None:

@@ -278,10 +278,17 @@ async def test_a_stream_of_events_leaves_out_other_kinds() -> None:
 
 async def test_the_id_of_another_kind_shows_nothing() -> None:
     async with served(*JOBS, tokens=TOKENS) as (node, server), raw_client(server.target) as client:
-        other = await _prepared(node, "report")
-        request = pb.ScheduleJobRequest(kind="mail.send", arguments=["x"], uuid=other)
-        _, data = await _answer(client, "ScheduleJob", request, "OPERATOR1")
-        assert SECRETS["report"].encode() not in data
+        other, own = await _prepared(node, "report"), await _prepared(node, "mail.send")
+        call = pb.ScheduleJobRequest(kind="mail.send", arguments=["x"], uuid=other)
+        for name, request in (
+            ("ScheduleJob", call),
+            ("ScheduleJobs", pb.ScheduleJobsRequest(jobs=[call])),
+            ("RetryInstance", pb.RetryInstanceRequest(uuid=own, new_uuid=other)),
+            ("TriggerSchedule", pb.TriggerScheduleRequest(name="mail.send", new_uuid=other)),
+        ):
+            _, data = await _answer(client, name, request, "OPERATOR1")
+            assert SECRETS["report"].encode() not in data, name
+            assert b"report" not in data, name
 
 
 async def test_errors_name_no_other_kind() -> None:

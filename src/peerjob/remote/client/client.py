@@ -172,14 +172,15 @@ class Client(RemoteManager, StartableManager):
     async def schedule_as(self, id: str, call: Call[R]) -> Instance[R]:
         request = self._request(call, (), {})
         request.uuid = checked_id(id)
-        return await self._scheduled(request, call.job)
+        return await self._made(await self._connection.call(rpcs.SCHEDULE_JOB, request), call.job)
 
     async def schedule_known(self, call: Call[R]) -> Instance[R]:
         """Like `schedule(call)`, but raises UnknownKindError for a kind that no node has published."""
         return await self._scheduled(self._request(call, (), {}, known=True), call.job)
 
     async def _scheduled(self, request: pb.ScheduleJobRequest, job: Job[..., Any, Any] | None) -> Instance[Any]:
-        return await self._made(await self._connection.call(rpcs.SCHEDULE_JOB, request), job)
+        """Send a request with an id of this client's own."""
+        return await self._made(await self._connection.call(rpcs.SCHEDULE_JOB, request), job, own_id=request.uuid)
 
     async def schedule_many(self, calls: Iterable[Call[R]]) -> list[Instance[R]]:
         """Store many runs, in requests of up to 1,000. All calls are checked before the first request."""
@@ -190,7 +191,10 @@ class Client(RemoteManager, StartableManager):
         for chunk in _chunks(requests):
             request = pb.ScheduleJobsRequest(jobs=chunk, view=pb.INSTANCE_VIEW_ENCODED)
             answer = await self._connection.call(rpcs.SCHEDULE_JOBS, request)
-            made += [await self._made(one, next(jobs).job) for one in answer.scheduled]
+            made += [
+                await self._made(one, next(jobs).job, own_id=sent.uuid)
+                for one, sent in zip(answer.scheduled, chunk, strict=True)
+            ]
         return made
 
     async def _add_schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Schedule:
@@ -227,9 +231,12 @@ class Client(RemoteManager, StartableManager):
         new = self._call_encoder.new(call)
         return job_request(call.job, decode_spec(new.spec).args, new.key, new=new, known=known)
 
-    async def _made(self, answer: pb.ScheduleJobResponse, job: Job[..., Any, Any] | None) -> Instance[Any]:
+    async def _made(
+        self, answer: pb.ScheduleJobResponse, job: Job[..., Any, Any] | None, *, own_id: str = ""
+    ) -> Instance[Any]:
         instance = await self._whole_instance(answer.instance, job)
-        instance.is_new = not answer.existed
+        # an instance with an id that this client made exists only by an earlier try of the same call
+        instance.is_new = not answer.existed or instance.id == own_id
         if answer.unserved:
             self._warn_unserved(instance.kind)
         return instance

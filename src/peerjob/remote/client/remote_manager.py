@@ -21,7 +21,7 @@ from peerjob.model.clock import aware_us
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError, UnknownInstanceError
 from peerjob.model.firing import Leader
-from peerjob.model.ids import checked_id
+from peerjob.model.ids import IdSource, checked_id
 from peerjob.model.job import Job
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, NodeView, Record
@@ -52,6 +52,11 @@ class RemoteManager(Manager):
     """The verbs of the manager through a connection. Handles of the client use them too."""
 
     _connection: Connection
+    _ids: IdSource
+
+    def _id(self, given: str | UUID | None) -> str:
+        """The id for what a call makes, so that it can be sent again: the given one, or a new one."""
+        return self._ids.one() if given is None else checked_id(given, "id")
 
     async def _run(self, rpc: VerbRpc[C, Any, Any, R], criteria: C) -> R:
         """Run the verb of an RPC on a node."""
@@ -152,8 +157,10 @@ class RemoteManager(Manager):
     async def resume_schedule(self, schedule: ScheduleView | str) -> Schedule:
         return Schedule(self, await self._run(rpcs.RESUME_SCHEDULE, _name_of(schedule)))
 
-    async def trigger_schedule(self, schedule: ScheduleView | str) -> Instance[Any] | None:
-        request = pb.TriggerScheduleRequest(name=_name_of(schedule), view=ENCODED)
+    async def trigger_schedule(
+        self, schedule: ScheduleView | str, *, id: str | UUID | None = None
+    ) -> Instance[Any] | None:
+        request = pb.TriggerScheduleRequest(name=_name_of(schedule), view=ENCODED, new_uuid=self._id(id))
         answer = await self._connection.call(rpcs.TRIGGER_SCHEDULE, request)
         return Instance(self, record_of(answer.instance)) if answer.HasField("instance") else None
 
@@ -198,13 +205,13 @@ class RemoteManager(Manager):
     async def cancel_instance(self, uuid: str | UUID) -> bool:
         return await self._run(rpcs.CANCEL_INSTANCE, checked_id(uuid))
 
-    async def retry_instances(self, query: Query) -> list[Instance[Any]]:
-        request = pb.RetryInstancesRequest(query=query_message(query))
+    async def retry_instances(self, query: Query, *, id: str | UUID | None = None) -> list[Instance[Any]]:
+        request = pb.RetryInstancesRequest(query=query_message(query), request_uuid=self._id(id))
         answer = await self._connection.call(rpcs.RETRY_INSTANCES, request)
         return [await self._whole_instance(one) for one in answer.instances]
 
-    async def retry_instance(self, uuid: str | UUID) -> Instance[Any]:
-        request = pb.RetryInstanceRequest(uuid=checked_id(uuid), view=ENCODED)
+    async def retry_instance(self, uuid: str | UUID, *, id: str | UUID | None = None) -> Instance[Any]:
+        request = pb.RetryInstanceRequest(uuid=checked_id(uuid), view=ENCODED, new_uuid=self._id(id))
         answer = await self._connection.call(rpcs.RETRY_INSTANCE, request)
         return Instance(self, record_of(answer.instance))
 

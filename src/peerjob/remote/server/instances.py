@@ -127,7 +127,9 @@ class InstanceRpcs:
     async def retry_instances(self, request: pb.RetryInstancesRequest, context: Context) -> pb.RetryInstancesResponse:
         query = acting_query_of(request.query)
         await self._check_retry(query)
-        made = await self._node.retry_instances(query)
+        made = await self._node.retry_instances(
+            query, id=request.request_uuid if request.HasField("request_uuid") else None
+        )
         return pb.RetryInstancesResponse(
             instances=await messages_that_fit(made, _message_in(request.query.view), _bare)
         )
@@ -135,7 +137,9 @@ class InstanceRpcs:
     async def retry_instance(self, request: pb.RetryInstanceRequest, context: Context) -> pb.RetryInstanceResponse:
         if is_limited():
             await check_runs(self._node, [(await self._node.lookup_instance(request.uuid)).kind])
-        made = await self._node.retry_instance(request.uuid)
+        made = await self._node.retry_instance(
+            request.uuid, id=request.new_uuid if request.HasField("new_uuid") else None
+        )
         return pb.RetryInstanceResponse(instance=_message_in(request.view)(made))
 
     async def _check_retry(self, query: Query) -> None:

@@ -53,7 +53,9 @@ class ScheduleRpcs:
         self, request: pb.TriggerScheduleRequest, context: Context
     ) -> pb.TriggerScheduleResponse:
         await check_schedule(self._node, request.name)
-        made = await self._node.trigger_schedule(request.name)
+        made = await self._node.trigger_schedule(
+            request.name, id=request.new_uuid if request.HasField("new_uuid") else None
+        )
         if made is None:
             return pb.TriggerScheduleResponse()
         shown = instance_message(made.record, encoded=request.view == ENCODED)

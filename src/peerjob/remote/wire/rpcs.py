@@ -235,8 +235,8 @@ CANCEL_INSTANCES = Rpc("CancelInstances", pb.CancelInstancesRequest, pb.CancelIn
 CANCEL_INSTANCE = _by_verb(
     "CancelInstance", _OPERATOR, _NEVER, _UUID, lambda to, uuid: to.cancel_instance(uuid), _CANCELLED
 )
-RETRY_INSTANCES = Rpc("RetryInstances", pb.RetryInstancesRequest, pb.RetryInstancesResponse, _OPERATOR, _NEVER)
-RETRY_INSTANCE = Rpc("RetryInstance", pb.RetryInstanceRequest, pb.RetryInstanceResponse, _OPERATOR, _NEVER)
+RETRY_INSTANCES = Rpc("RetryInstances", pb.RetryInstancesRequest, pb.RetryInstancesResponse, _OPERATOR, _ALWAYS)
+RETRY_INSTANCE = Rpc("RetryInstance", pb.RetryInstanceRequest, pb.RetryInstanceResponse, _OPERATOR, _ALWAYS)
 CLEAR_INSTANCES = _by_verb(
     "ClearInstances", _ADMIN, _NEVER, _FILTER, lambda to, chosen: to.clear_instances(chosen), _COUNT
 )
@@ -265,7 +265,7 @@ RESUME_SCHEDULE = _by_verb(
     _SCHEDULE,
     changes_schedule=True,
 )
-TRIGGER_SCHEDULE = Rpc("TriggerSchedule", pb.TriggerScheduleRequest, pb.TriggerScheduleResponse, _OPERATOR, _NEVER)
+TRIGGER_SCHEDULE = Rpc("TriggerSchedule", pb.TriggerScheduleRequest, pb.TriggerScheduleResponse, _OPERATOR, _ALWAYS)
 REMOVE_SCHEDULE = _by_verb(
     "RemoveSchedule",
     _OPERATOR,
