@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import jobs
 from parts import Row
-from peerjob import Node, Query, State
+from peerjob import Node, Query, State, StoreLimits
 from peerjob.cli.web_server import WebServer
 from peerjob.node.observe.observer import Observer
 from processes import cpu_seconds
@@ -28,6 +28,9 @@ from support.etcd import EtcdServer
 from support.servers import RedisServer
 
 VIEWERS = 50
+CROWD = 200
+"""Views that are opened at once, of an instance with many log lines."""
+LINES = 100_000
 PAGES = {
     "overview": "/",
     "instances": "/instances",
@@ -116,24 +119,83 @@ async def _cost(calls: Calls, seconds: float) -> tuple[float, float]:
     return (time.process_time() - cpu) / seconds, (calls.count - count) / seconds
 
 
-async def view(url: str, count: int) -> None:
-    """Be `count` viewers until the standard input ends."""
+async def _all(ready: list[asyncio.Event]) -> None:
+    for one in ready:
+        await one.wait()
+
+
+async def view(url: str, count: int, until: str) -> None:
+    """Be `count` viewers until the standard input ends. Report when each has a text, or an answer."""
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(
             httpx.AsyncClient(timeout=None, limits=httpx.Limits(max_connections=count))  # noqa: S113  # views are long
         )
-        streams = [await stack.enter_async_context(client.stream("GET", url)) for _ in range(count)]
+        ready = [asyncio.Event() for _ in range(count)]
 
-        async def read(stream: httpx.Response) -> None:
-            async for _ in stream.aiter_raw():
-                pass
+        async def read(seen: asyncio.Event) -> None:
+            last = b""
+            async with client.stream("GET", url) as stream:
+                stream.raise_for_status()
+                if not until:
+                    seen.set()
+                async for part in stream.aiter_raw():
+                    last = last[-len(until) :] + part
+                    if until.encode() in last:
+                        seen.set()
 
-        reading = [asyncio.create_task(read(stream.raise_for_status())) for stream in streams]
+        reading = [asyncio.create_task(read(seen)) for seen in ready]
+        opening = [asyncio.create_task(_all(ready)), *reading]
+        ended, _ = await asyncio.wait(opening, return_when=asyncio.FIRST_COMPLETED)
+        if opening[0] not in ended:
+            await ended.pop()
+            raise SystemExit("a view ended before it was ready")
         print("ready", flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
         for task in reading:
             task.cancel()
         await asyncio.wait(reading)
+
+
+async def crowd(store: str, engine: str) -> list[Row]:
+    """How long a page takes while many views of an instance with many log lines are opened at once."""
+    limits = StoreLimits(max_log_lines=LINES, max_log_bytes=64 << 20)
+    async with AsyncExitStack() as stack:
+        node = Node(store, jobs=[jobs.CHATTER], namespace="bench-web-log", workers=1, limits=limits)
+        await stack.enter_async_context(node)
+        one = await node.schedule(jobs.CHATTER, LINES)
+        await asyncio.sleep(LINES / 5_000)  # it logs 5,000 lines a second
+        while (count := sum([len(page.lines) async for page in node.log_pages(one.id)])) < LINES:
+            tell([Row("log lines that are written so far", engine, count, "")])
+            await asyncio.sleep(5)
+        server = WebServer(node, "127.0.0.1:0")
+        await server.start()
+        stack.push_async_callback(server.stop)
+        url, last = f"{server.url}live/instances/{one.id}", f"line {LINES} of {LINES}"
+        client = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, timeout=60))
+        (await client.get("/kinds")).raise_for_status()
+        begun = time.perf_counter()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, __file__, "--view", url, "--viewers", str(CROWD), "--until", last),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stdin is not None
+        opened, times = asyncio.ensure_future(process.stdout.readline()), [0.0]
+        while not opened.done():
+            page = time.perf_counter()
+            (await client.get("/kinds")).raise_for_status()
+            times.append((time.perf_counter() - page) * 1000)
+            await asyncio.sleep(0.01)
+        seconds = time.perf_counter() - begun
+        process.stdin.close()
+        await process.wait()
+        await one.cancel()
+    name = f"{CROWD} views of {LINES:,} log lines at once"
+    return [
+        Row(f"{name}: the longest page", engine, max(times), "ms", 300.0, "low"),
+        Row(f"{name}: all have the log", engine, seconds, "s"),
+    ]
 
 
 async def delays(node: Node, url: str, engine: str, turns: int) -> list[Row]:
@@ -168,9 +230,10 @@ async def measure(url: str, engine: str, pid: int, count: int, turns: int, secon
         try:
             rows = await pages(node, server.url, engine, pid, turns)
             rows += await delays(node, server.url, engine, 10)
-            return rows + await viewers(server.url, engine, calls, seconds)
+            rows += await viewers(server.url, engine, calls, seconds)
         finally:
             await server.stop()
+    return rows + await crowd(url, engine)
 
 
 def main() -> None:
@@ -181,9 +244,10 @@ def main() -> None:
     arguments.add_argument("--engines", nargs="+", choices=tuple(TARGETS), default=list(TARGETS))
     arguments.add_argument("--view", help=argparse.SUPPRESS)
     arguments.add_argument("--viewers", type=int, help=argparse.SUPPRESS)
+    arguments.add_argument("--until", default="", help=argparse.SUPPRESS)
     given = arguments.parse_args()
     if given.view:
-        asyncio.run(view(given.view, given.viewers))
+        asyncio.run(view(given.view, given.viewers, given.until))
         return
     rows: list[Row] = []
     for engine in given.engines:

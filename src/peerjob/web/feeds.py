@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, cast
 
@@ -15,10 +15,39 @@ from peerjob.handles.instance import Event, Instance
 from peerjob.handles.manager import Manager
 from peerjob.model.errors import PeerjobError
 
+from .links import Links
+
 logger = logging.getLogger("peerjob.web")
 
 MAX_LINES = 1_000
 """The most log lines of one page. A link leads to the others."""
+CHUNK = 100
+"""The most log lines that are rendered at a time."""
+
+
+class Chunk:
+    """Log lines that follow one another. They are rendered once for all views."""
+
+    def __init__(self, lines: list[LogEntry]) -> None:
+        self.lines = lines
+        self._sent: bytes | None = None
+
+    def event(self, render: Callable[[list[LogEntry]], str]) -> bytes:
+        """The event with the lines, as `render` makes it."""
+        if self._sent is None:
+            self._sent = render(self.lines).encode()
+        return self._sent
+
+
+class Explained:
+    """Why an instance is in its state, and the parts of its page, shared by all views."""
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.reasons: list[str] = []
+        self.at = float("-inf")
+        self.state = ""
+        self.parts: dict[Links, tuple[Instance[Any], list[str], float, Mapping[str, str]]] = {}
 
 
 class Feed:
@@ -26,12 +55,17 @@ class Feed:
 
     def __init__(self) -> None:
         self.instance: Instance[Any] | None = None
-        self.lines: deque[LogEntry] = deque(maxlen=MAX_LINES)
+        self.explained = Explained()
         self.count = 0
         """How many lines there were."""
         self.ended = False
         """Whether no more comes: the instance is final, or the watch broke off."""
         self.readers = 0
+        self._chunks: deque[Chunk] = deque()
+        self._kept = self._dropped = 0
+        """How many lines are kept, and how many chunks were dropped because later ones fill a page."""
+        self._new: list[LogEntry] = []
+        """The latest lines, which no view has."""
         self._changed = asyncio.Event()
 
     async def run(self, manager: Manager, id: str) -> None:
@@ -41,8 +75,9 @@ class Feed:
                 async for event in events:
                     self.instance = event.instance
                     if event.log is not None:
-                        self.lines.append(event.log)
-                        self.count += 1
+                        self._add(event.log)
+                        if not self.count % CHUNK:
+                            await asyncio.sleep(0)  # a store in memory answers without a pause
                     self._wake()
         except PeerjobError:
             pass  # the views end, and open again
@@ -51,6 +86,21 @@ class Feed:
         finally:
             self.ended = True
             self._wake()
+
+    def _add(self, line: LogEntry) -> None:
+        self.count += 1
+        self._new.append(line)
+        if len(self._new) >= CHUNK:
+            self._end_chunk()
+
+    def _end_chunk(self) -> None:
+        if self._new:
+            self._chunks.append(Chunk(self._new))
+            self._new = []
+            self._kept += len(self._chunks[-1].lines)
+        while self._chunks and self._kept - len(self._chunks[0].lines) >= MAX_LINES:
+            self._kept -= len(self._chunks.popleft().lines)
+            self._dropped += 1
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
@@ -64,10 +114,10 @@ class Feed:
                 async with asyncio.timeout(seconds):
                     await changed.wait()
 
-    def lines_since(self, count: int) -> list[LogEntry]:
-        """The lines after the first `count` ones, as far as they are kept."""
-        new = min(self.count - count, len(self.lines))
-        return list(self.lines)[len(self.lines) - new :] if new > 0 else []
+    def chunks_since(self, number: int) -> tuple[list[Chunk], int]:
+        """The chunks after the first `number` ones, as far as they are kept, and how many there are now."""
+        self._end_chunk()
+        return list(self._chunks)[max(0, number - self._dropped) :], self._dropped + len(self._chunks)
 
 
 class Feeds:

@@ -26,7 +26,7 @@ Parts = Mapping[str, str]
 """The id of an element of the page → its new content, as HTML."""
 
 
-def live(visit: Visit, events: AsyncGenerator[str]) -> Response:
+def live(visit: Visit, events: AsyncGenerator[str] | AsyncGenerator[str | bytes]) -> Response:
     """The response that sends events; 503 with a reason if there are too many live views."""
     if visit.viewers.full:
         return _too_many()
@@ -36,7 +36,7 @@ def live(visit: Visit, events: AsyncGenerator[str]) -> Response:
 class _LiveResponse(StreamingResponse):
     """Counts its view from the moment in which it begins, so that many requests at once do not pass the limit."""
 
-    def __init__(self, visit: Visit, events: AsyncGenerator[str]) -> None:
+    def __init__(self, visit: Visit, events: AsyncGenerator[str] | AsyncGenerator[str | bytes]) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(_sent(visit, events), media_type="text/event-stream", headers=headers)
         self._viewers = visit.viewers
@@ -56,7 +56,7 @@ def _too_many() -> Response:
     return PlainTextResponse(text, 503, headers={"Retry-After": "30"})
 
 
-async def _sent(visit: Visit, events: AsyncGenerator[str]) -> AsyncGenerator[str]:
+async def _sent(visit: Visit, events: AsyncGenerator[str] | AsyncGenerator[str | bytes]) -> AsyncGenerator[str | bytes]:
     clock = visit.manager.clock
     begun = quiet = clock.elapsed()
     async with aclosing(events):
@@ -70,7 +70,7 @@ async def _sent(visit: Visit, events: AsyncGenerator[str]) -> AsyncGenerator[str
                 yield text or ":\n\n"
 
 
-async def _next(events: AsyncGenerator[str], viewers: Viewers) -> str | None:
+async def _next(events: AsyncGenerator[str] | AsyncGenerator[str | bytes], viewers: Viewers) -> str | bytes | None:
     """The next event; None if there is none, or if the dashboard closes."""
     reading = asyncio.ensure_future(anext(events, None))
     closing = asyncio.ensure_future(viewers.closed.wait())

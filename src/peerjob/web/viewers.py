@@ -15,6 +15,7 @@ class Viewers:
 
     def __init__(self) -> None:
         self._open = 0
+        self._turns = asyncio.Lock()
         self.closed = asyncio.Event()
 
     @property
@@ -25,6 +26,11 @@ class Viewers:
     def close(self) -> None:
         """Let all views end, and no further one open."""
         self.closed.set()
+
+    async def turn(self) -> None:
+        """Wait until it is the turn of this view to work: other requests come between two turns."""
+        async with self._turns:
+            await asyncio.sleep(0)
 
     @contextlib.contextmanager
     def counted(self) -> Generator[None]:

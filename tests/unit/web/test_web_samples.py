@@ -2,21 +2,26 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
+import httpx
 import pytest
 from starlette.types import Message
 
-from peerjob import Job, Node, Role, StoreUnavailableError
+from peerjob import INJECTED, Instance, Job, Node, Role, StoreUnavailableError
 from peerjob.model.clock import to_datetime
 from peerjob.model.record import NodeInfo, NodeView
 from peerjob.node.observe.observer import Observer
 from peerjob.testing.clock import VirtualClock
 from peerjob.web import dashboard, feeds, live, viewers
 from peerjob.web.pages.overview import kind_rows
+from peerjob.web.rendering import Renderer
 from peerjob.web.samples import GONE_US, INTERVAL, MAX_OLDEST, Sample, Samples, gone_nodes
 from support.dashboards import allowing, browsing, pages_of
+from support.waiting import until
 
 
 class Verbs(Observer):
@@ -107,6 +112,65 @@ async def test_a_feed_is_shared_and_keeps_the_last_lines(monkeypatch: pytest.Mon
             assert one.instance.state.is_final
         async with shared.open(made.id) as again:
             assert again is not one
+
+
+async def _has_lines(node: Node, id: str, count: int) -> bool:
+    return sum([len(page.lines) async for page in node.log_pages(id)]) == count
+
+
+async def _view(client: httpx.AsyncClient, id: str, last: str) -> str:
+    """The text of a live view."""
+    async with asyncio.timeout(60):
+        answer = await client.get(f"/live/instances/{id}")
+    assert last in answer.text
+    return answer.text
+
+
+async def test_views_of_an_instance_share_its_rendered_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def chat(lines: int, instance: Instance[None] = INJECTED) -> None:
+        for number in range(lines):
+            instance.log.info("line %s of the log", number)
+        await asyncio.Event().wait()
+
+    rendered: list[str] = []
+    text = Renderer.text
+
+    def counted(self: Renderer, template: str, **values: Any) -> str:
+        rendered.append(template)
+        return text(self, template, **values)
+
+    monkeypatch.setattr(feeds, "MAX_LINES", 200)
+    monkeypatch.setattr(feeds, "CHUNK", 20)
+    async with Node("memory://", jobs=Job("chat", chat)) as node, pages_of(node) as client:
+        one = await node.schedule("chat", 500)
+        await until(lambda: _has_lines(node, one.id, 500))
+        monkeypatch.setattr(Renderer, "text", counted)
+        reading = [asyncio.create_task(_view(client, one.id, "line 499 of the log")) for _ in range(30)]
+        await until(lambda: rendered.count("instance_actions.html") >= 30)
+        assert await one.cancel()
+        texts = await asyncio.gather(*reading)
+    chunks = feeds.MAX_LINES // feeds.CHUNK
+    assert chunks <= rendered.count("log_lines.html") <= 500 // feeds.CHUNK + 1
+    assert rendered.count("instance_history.html") <= 10
+    for one_text in texts:
+        numbers = [int(found) for found in re.findall(r"line (\d+) of the log", one_text)]
+        assert numbers == list(range(numbers[0], 500)), "no line is missing or twice"
+        assert feeds.MAX_LINES <= len(numbers) <= 500
+
+
+async def test_other_requests_come_between_the_turns_of_views() -> None:
+    views, done = viewers.Viewers(), list[int]()
+
+    async def work(number: int) -> None:
+        await views.turn()
+        done.append(number)
+
+    working = [asyncio.create_task(work(number)) for number in range(50)]
+    for _ in range(20):  # a page that needs twenty steps
+        await asyncio.sleep(0)
+    assert len(done) <= 20
+    await asyncio.gather(*working)
+    assert done == list(range(50))
 
 
 async def test_views_above_the_limit_get_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

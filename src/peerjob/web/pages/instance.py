@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,8 @@ from peerjob.handles.reasons import why_instance
 from peerjob.model.errors import DecodeError, OptionError, UnknownInstanceError
 from peerjob.model.printable import printable
 from peerjob.model.state import Level, State
-from peerjob.web.feeds import MAX_LINES
+from peerjob.web.feeds import MAX_LINES, Chunk, Feed
+from peerjob.web.links import Links
 from peerjob.web.live import Parts, banner, event, live
 from peerjob.web.page import page
 from peerjob.web.patience import ABSENT, PATIENCE, describe_absence
@@ -38,6 +40,10 @@ WHY_SECONDS = 5.0
 """Seconds after which a live view explains an unchanged state again."""
 PAUSE = 0.1
 """Seconds between two events of a live view."""
+PARTS_SECONDS = 1.0
+"""Seconds for which the parts of an unchanged instance are shared by its views."""
+FLOOD_SECONDS = 3.0
+"""The most seconds between two reports of lines, if so many come that each report would be a whole page."""
 LEVELS = tuple(level.name for level in (Level.DEBUG, Level.INFO, Level.WARN, Level.ERROR))
 
 
@@ -167,35 +173,59 @@ def _line_text(line: LogEntry) -> str:
 
 async def live_instance(visit: Visit) -> Response:
     """The live view of the page."""
+    await visit.viewers.turn()
     one = await visit.manager.lookup_instance(visit.path_value("id"))
     return live(visit, _events(visit, one.id))
 
 
-async def _events(visit: Visit, id: str) -> AsyncGenerator[str]:
+async def _events(visit: Visit, id: str) -> AsyncGenerator[str | bytes]:
     sent: dict[str, str] = {}
-    count, reasons, explained = 0, list[str](), (float("-inf"), "")
-    clock = visit.manager.clock
+    chunk_count, count, reported = 0, 0, visit.manager.clock.elapsed()
+    shown, actions, waits = None, "", False
     async with visit.served.feeds.open(id) as feed:
         while True:
-            ended, one = feed.ended, feed.instance
+            await visit.viewers.turn()
+            ended, one, chunks = feed.ended, feed.instance, list[Chunk]()
             parts = {"banner": banner(visit, await visit.served.samples.current())}
             if one is not None:
-                if clock.elapsed() - explained[0] > WHY_SECONDS or str(one.state) != explained[1]:
-                    reasons, explained = await _reasons_now(visit, one), (clock.elapsed(), str(one.state))
-                # the forms are those of this session, so they are no part of a page that others may be shown
-                parts |= {**_parts(visit, one, reasons), "actions": _actions(visit, one)}
-                # the feed begins with all lines, so that none is missing between the page and its live view
-                parts["log"] = ""
+                if one is not shown:
+                    # the forms are those of this session, so they are no part of a page that others may be shown
+                    shown, actions = one, _actions(visit, one)
+                parts |= {**await _shared(visit, feed, one), "actions": actions}
+                waits, count = feed.count - count >= MAX_LINES, feed.count
+                if ended or not waits or visit.manager.clock.elapsed() - reported > FLOOD_SECONDS:
+                    # the feed begins with all lines, so that none is missing between the page and its live view
+                    parts["log"] = ""
+                    chunks, chunk_count = feed.chunks_since(chunk_count)
+                    reported = visit.manager.clock.elapsed()
             news = {id: text for id, text in parts.items() if sent.get(id) != text}
             sent.update(news)
-            new, count = feed.lines_since(count), feed.count
-            yield (event("parts", news) if news else "") + (event("lines", _lines_html(visit, new)) if new else "")
+            yield event("parts", news) if news else ""
+            for chunk in chunks:
+                await visit.viewers.turn()
+                yield chunk.event(partial(_lines_event, visit))
             if ended:
                 yield event("end", "") if one is not None and one.state.is_final else ""
                 return
-            await feed.news(INTERVAL)
+            if not waits:
+                await feed.news(INTERVAL)
             # one event for many changes
             await asyncio.sleep(PAUSE)
+
+
+async def _shared(visit: Visit, feed: Feed, one: Instance[Any]) -> Parts:
+    """The parts of the page, which all views share."""
+    clock, explained, links = visit.manager.clock, feed.explained, Links(root=visit.root, cluster=visit.cluster)
+    async with explained.turn:
+        if clock.elapsed() - explained.at > WHY_SECONDS or str(one.state) != explained.state:
+            explained.reasons = await _reasons_now(visit, one)
+            explained.at, explained.state = clock.elapsed(), str(one.state)
+    known, reasons = explained.parts.get(links), explained.reasons
+    if known is not None and known[0] is one and known[1] is reasons and clock.elapsed() - known[2] < PARTS_SECONDS:
+        return known[3]
+    parts = _parts(visit, one, reasons)
+    explained.parts[links] = one, reasons, clock.elapsed(), parts
+    return parts
 
 
 async def _reasons_now(visit: Visit, one: Instance[Any]) -> list[str]:
@@ -206,8 +236,8 @@ async def _reasons_now(visit: Visit, one: Instance[Any]) -> list[str]:
         return [describe_absence(error)]
 
 
-def _lines_html(visit: Visit, lines: list[LogEntry]) -> str:
-    return visit.templates.text("log_lines.html", now=visit.now, lines=lines)
+def _lines_event(visit: Visit, lines: list[LogEntry]) -> str:
+    return event("lines", visit.templates.text("log_lines.html", now=visit.now, lines=lines))
 
 
 ROUTES = (
