@@ -66,7 +66,7 @@ class FireEntry:
 
     @property
     def late(self) -> timedelta:
-        """Time from the (last) nominal time to the record."""
+        """Time from the (last) nominal time to the record; 0 for a trigger."""
         return timedelta(microseconds=self._record.late_us)
 
     @property

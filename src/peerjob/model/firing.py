@@ -177,7 +177,9 @@ class FireRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def late_us(self) -> int:
-        """Time from the (last) nominal time to the record; the two times are from different clocks."""
+        """Time from the (last) nominal time to the record; the two times are from different clocks. 0 for a trigger."""
+        if self.outcome is FireOutcome.TRIGGERED:
+            return 0  # its time is that of its id, by the clock of the caller
         return max(0, self.at_us - max(self.nominal_us, self.until_us))
 
 

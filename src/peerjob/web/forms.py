@@ -62,14 +62,14 @@ def form_id_in(fields: dict[str, list[str]]) -> str:
     return str(uuid) if uuid.version == 7 else ""
 
 
-def instance_ids(form_id: str, digest: str, now_us: int) -> list[str]:
+def instance_ids(form_id: str, digest: str, now_us: int, since_us: int = 0) -> list[str]:
     """The ids of the instance that a form makes: first the one for now, then the one for the minute before.
 
-    Empty for a form without an id, or one that is a day old.
+    Empty for a form without an id, or one that is a day old. No id has a time before `since_us`.
     """
     if not form_id or not digest or abs(now_us - id_time_us(form_id)) > MAX_AGE_US:
         return []
-    begin = id_time_us(form_id)
+    begin = max(id_time_us(form_id), -(-since_us // 1_000) * 1_000)
     number = max(0, now_us - begin) // SPAN_US
     return [hashed_id(begin + one * SPAN_US, f"{digest} {one}") for one in range(number, max(-1, number - 2), -1)]
 

@@ -8,18 +8,22 @@ millisecond belong to the same step, unless there are more than 500 of them: the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
 from peerjob.handles.manager import Manager
 from peerjob.model.errors import AuthError, UnknownInstanceError
+from peerjob.model.ids import derived_id
 from peerjob.model.query import Filter, Query
 from peerjob.model.rights import SYSTEM
 from peerjob.model.state import State
 
 Verb = Literal["cancel", "retry", "clear"]
+
+Once = Callable[[Callable[[str], str]], Awaitable[str | None]]
+"""Gives the id of a step, as `Visit.once` does."""
 
 STEP = 500
 MAX_COUNTED = 10_000
@@ -61,7 +65,7 @@ async def count(manager: Manager, query: Query) -> tuple[int, bool]:
     return found, False
 
 
-async def step(manager: Manager, verb: Verb, query: Query) -> StepResult:
+async def step(manager: Manager, verb: Verb, query: Query, once: Once) -> StepResult:
     """Act on the next instances of a query that `matching` made, after its cursor if it has one."""
     page = await manager.lookup_instances(replace(query, limit=STEP))
     if not page:
@@ -73,7 +77,7 @@ async def step(manager: Manager, verb: Verb, query: Query) -> StepResult:
             same = [one.id for one in page if one.created_at == first]
             more = page.cursor if len(same) == len(page) else None
             after = first if more else first + MILLISECOND if len(same) < len(page) else None
-            return StepResult(count=await act_on(manager, verb, same), after=after, cursor=more)
+            return StepResult(count=await act_on(manager, verb, same, once), after=after, cursor=more)
         end = first + MILLISECOND
     else:
         # the next page can begin within the millisecond in which this one ends
@@ -83,13 +87,14 @@ async def step(manager: Manager, verb: Verb, query: Query) -> StepResult:
         case "cancel":
             done = len(await manager.cancel_instances(window))
         case "retry":
-            done = len(await manager.retry_instances(window))
+            id = await once(lambda given: derived_id(given, page[0].id))
+            done = len(await manager.retry_instances(window, id=id))
         case "clear":
             done = await manager.clear_instances(Filter(after=window.after, before=window.before))
     return StepResult(count=done, after=end if page.cursor is not None else None)
 
 
-async def act_on(manager: Manager, verb: Verb, ids: Iterable[str]) -> int:
+async def act_on(manager: Manager, verb: Verb, ids: Iterable[str], once: Once) -> int:
     """Cancel or retry single instances; those that are gone, or in another state, do not count."""
     turns = asyncio.Semaphore(CONCURRENT)
 
@@ -100,7 +105,8 @@ async def act_on(manager: Manager, verb: Verb, ids: Iterable[str]) -> int:
                     return await manager.cancel_instance(id)
                 if not (await manager.lookup_instance(id)).state.is_final:
                     return False
-                await manager.retry_instance(id)
+                given = await once(lambda given: derived_id(given, id))
+                await manager.retry_instance(id, id=None if given is None else derived_id(given, id))
             except UnknownInstanceError:
                 return False
             return True

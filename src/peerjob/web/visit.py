@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
-from peerjob.model.clock import to_datetime
+from peerjob.model.clock import to_datetime, to_us
 from peerjob.model.errors import OptionError, UnknownInstanceError
 from peerjob.model.job import Call
 from peerjob.model.rights import SYSTEM, Principal, Role
@@ -135,15 +135,26 @@ class Visit(Links):
         """What tells the sent form from all others; "" if it has no id."""
         return form_digest(self.session, self.principal.name, str(self.request.scope["path"]), dict(self.fields))
 
-    async def schedule_once(self, call: Call[Any]) -> Instance[Any]:
-        """Schedule a call, or return the instance that the same form made before, in this or another process."""
-        ids = instance_ids(form_id_in(dict(self.fields)), self.digest, self.manager.clock.time_us())
+    async def once(self, made_by: Callable[[str], str] = str, *, since: datetime | None = None) -> str | None:
+        """An id for what the form makes: the same for a repeat, also in another process. None for a form without id.
+
+        `made_by` says which instance the manager makes with such an id. What is made is not older than `since`.
+        """
+        since_us = 0 if since is None else to_us(since)
+        ids = instance_ids(form_id_in(dict(self.fields)), self.digest, self.manager.clock.time_us(), since_us)
         for earlier in ids[1:]:
             with contextlib.suppress(UnknownInstanceError):
-                made = await self.manager.lookup_instance(earlier)
-                made.is_new = False
-                return made
-        return await (self.manager.schedule_as(ids[0], call) if ids else self.manager.schedule(call))
+                await self.manager.lookup_instance(made_by(earlier))
+                return earlier
+        return ids[0] if ids else None
+
+    async def schedule_once(self, call: Call[Any]) -> tuple[Instance[Any], str]:
+        """Schedule a call, or find the instance that the same form made before; with a sentence for the reader."""
+        id = await self.once()
+        made = await (self.manager.schedule(call) if id is None else self.manager.schedule_as(id, call))
+        self.act.count = int(made.is_new)
+        is_of_form = made.is_new or made.id == id
+        return made, "Scheduled." if is_of_form else "An instance with the same key exists: this one."
 
     # -- what templates show -----------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ async def hang() -> None:
 
 
 ADD, HANG = Job("add", add), Job("hang", hang)
-TICK = ADD.with_options(name="tick", every="1h")
+TICK = ADD.with_options(name="tick", every="1m")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Given:
     final: str
     running: str
     start: Any
-    """Two hours before now; the schedule "tick" was paused at the nominal time in between."""
+    """Two minutes before now; the schedule "tick" was paused at the nominal time in between."""
 
 
 def first(answer: Any) -> Any:
@@ -74,7 +74,7 @@ LESS: dict[str, tuple[Act, Any, Any]] = {
     "clear_instances": (lambda to, _: to.clear_instances(Filter()), 1, 0),
     "clear_logs": (lambda to, _: to.clear_logs(Filter()), 1, 0),
     "remove_schedule": (lambda to, _: to.remove_schedule("tick"), True, False),
-    "backfill": (lambda to, given: to.backfill("tick", given.start, given.start + timedelta(hours=2)), 1, 0),
+    "backfill": (lambda to, given: to.backfill("tick", given.start, given.start + timedelta(minutes=2)), 1, 0),
 }
 """Verbs whose repeat changes nothing, and whose answer counts what the call itself changed."""
 TOLD_ELSEWHERE = {"schedule", "schedule_many", "clear_history", "keep_line", "context.progress", "import_namespace"}
@@ -100,7 +100,7 @@ async def nodes(clock: VirtualClock) -> AsyncGenerator[tuple[Node, Node, Given]]
         await one.pause_schedule("paused")
         await one.pause_schedule("tick")
         start = to_datetime(clock.time_us())
-        await clock.advance("2h")
+        await clock.advance("2m")
         final = await one.schedule(ADD, 1, 2)
         await final.wait(30)
         running = await one.schedule(HANG)

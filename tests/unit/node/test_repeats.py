@@ -210,6 +210,7 @@ async def test_a_trigger_has_the_time_of_its_id(clock: VirtualClock) -> None:
         (fire,) = await node.fires("nap")
         assert fire.record.nominal_us == id_time_us(id)
         assert fire.record.at_us > fire.record.nominal_us
+        assert fire.late.total_seconds() == 0
 
 
 async def test_a_trigger_refuses_the_id_of_another_instance(clock: VirtualClock) -> None:

@@ -1,18 +1,24 @@
 """A form acts once, however often it is sent."""
 
 import asyncio
+import contextlib
 import re
+from collections.abc import AsyncGenerator
+from html import unescape
 from typing import Any
 
 import httpx
 import pytest
 
 from peerjob import FireOutcome, Job, Node, Role, StoreUnavailableError
+from peerjob.model.clock import Clock
+from peerjob.model.ids import id_time_us
 from peerjob.testing.clock import VirtualClock
 from peerjob.web import dashboard
 from peerjob.web.forms import KEPT_SECONDS, MAX_FORMS, SentForms, form_digest, instance_ids, new_form_id
 from peerjob.web.security import FORM_ID
 from support.dashboards import allowing, browsing, pages_of
+from support.factories import shared_url
 
 
 def add(a: int, b: int) -> int:
@@ -79,6 +85,86 @@ async def test_a_schedule_form_makes_one_instance_in_several_processes() -> None
             assert await node.count() == 3
 
 
+Clients = tuple[Node, httpx.AsyncClient, httpx.AsyncClient]
+
+
+@contextlib.asynccontextmanager
+async def two_processes(clock: Clock | None = None) -> AsyncGenerator[Clients]:
+    """A node, and two dashboards that share nothing but the store and a session."""
+    url = shared_url()
+    async with Node(url, jobs=JOBS, clock=clock) as node, Node(url, jobs=JOBS, clock=clock, workers=0) as peer:
+        first, second = (dashboard(one, authorize=allowing(Role.OPERATOR)) for one in (node, peer))
+        async with browsing(first) as client, browsing(second) as other:
+            await client.get("/")
+            other.cookies = client.cookies
+            yield node, client, other
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_retry_and_a_trigger_act_once_in_several_processes(at_once: bool) -> None:
+    async with two_processes() as (node, client, other):
+        id = await _final(node)
+        await node.schedules()
+        for page, action in ((f"/instances/{id}", "/instance/retry"), ("/schedules/tick", "/schedules/trigger")):
+            before = await node.count()
+            path, fields = await form_in(client, page, action)
+            if at_once:
+                answers = await asyncio.gather(*(one.post(path, data=fields) for one in (client, other)))
+            else:
+                answers = [await one.post(path, data=fields) for one in (client, other)]
+            assert {one.status_code for one in answers} == {303}
+            assert len({one.headers["location"] for one in answers}) == 1
+            assert await node.count() == before + 1
+        assert [one.outcome for one in await node.fires("tick")].count(FireOutcome.TRIGGERED) == 1
+
+
+async def test_a_form_that_comes_to_another_process_in_the_next_minute_acts_once(clock: VirtualClock) -> None:
+    async with two_processes(clock) as (node, client, other):
+        id = await _final(node)
+        await node.schedules()
+        ids = [await _final(node) for _ in range(2)]
+        one, fields = await form_in(client, f"/instances/{id}", "/instance/retry")
+        trigger, more = await form_in(client, "/schedules/tick", "/schedules/trigger")
+        path, selected = await form_in(client, "/instances?kind=add", "/instances/act")
+        asked = await client.post(path, data=selected | {"verb": "retry", "id": ids})
+        bulk, chosen = form_of(asked.text, "/instances/act")
+        forms: list[tuple[str, dict[str, Any]]] = [(one, fields), (trigger, more), (bulk, chosen | {"id": ids})]
+        await clock.advance(30)
+        places = [(await client.post(path, data=given)).headers["location"] for path, given in forms]
+        await clock.advance(45)
+        assert places == [(await other.post(path, data=given)).headers["location"] for path, given in forms]
+        assert await node.count() == 3 + 1 + 1 + 2
+
+
+async def test_a_step_acts_once_in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peerjob.web.steps.STEP", 3)
+    async with two_processes() as (node, client, other):
+        for _ in range(7):
+            await _final(node)
+        path, fields = await form_in(client, "/instances?kind=add", "/instances/act")
+        asked = await client.post(path, data=fields | {"verb": "retry", "scope": "all"})
+        path, fields = form_of(asked.text, "/instances/act")
+        while True:
+            answers = [await one.post(path, data=fields) for one in (client, other)]
+            first, second = (re.sub(r'data-now="[^"]+"', "", answer.text) for answer in answers)
+            assert first == second
+            if "Finished." in first:
+                break
+            path, fields = form_of(answers[0].text, "/instances/act")
+        assert await node.count() == 14
+
+
+async def test_a_trigger_that_is_not_allowed_says_why() -> None:
+    job = Job("hang", lambda: None, every="1h", name="hang", overlap="skip")
+    async with Node("memory://", jobs=[job], workers=0) as node, pages_of(node, Role.OPERATOR) as client:
+        await node.trigger_schedule("hang")
+        path, fields = await form_in(client, "/schedules/hang", "/schedules/trigger")
+        answer = await client.post(path, data=fields)
+        (reason,) = {one.reason for one in await node.fires("hang") if one.reason}
+        shown = await client.get(answer.headers["location"])
+        assert f"No instance was made: {reason}." in unescape(shown.text)
+
+
 async def test_a_trigger_acts_once() -> None:
     async with Node("memory://", jobs=JOBS) as node, pages_of(node, Role.OPERATOR) as client:
         await node.schedules()
@@ -117,8 +203,8 @@ async def test_a_form_whose_outcome_is_unknown_is_not_repeated(monkeypatch: pyte
         path, fields = await form_in(client, f"/instances/{id}", "/instance/retry")
         real = node.retry_instance
 
-        async def lost(uuid: Any) -> Any:
-            await real(uuid)
+        async def lost(uuid: Any, **given: Any) -> Any:
+            await real(uuid, **given)
             raise StoreUnavailableError("memory://", "the answer was lost")
 
         with monkeypatch.context() as patch:
@@ -168,5 +254,7 @@ def test_an_id_of_a_form_gives_ids_of_about_now(clock: VirtualClock) -> None:
     assert later[1] == now[0]
     assert later[0] != now[0]
     assert instance_ids(form, digest, begin + 2 * 86_400_000_000) == []
+    (since,) = instance_ids(form, digest, begin + 5_000_900, begin + 5_000_001)
+    assert id_time_us(since) == begin + 5_001_000
     assert form_digest("s", "ann", "/", {FORM_ID: ["x"]}) == ""
     assert form_digest("s", "ann", "/", {FORM_ID: [form], "a": ["1"]}) != digest

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated
@@ -12,6 +13,7 @@ import pytest
 
 from peerjob import Job, Node, Query, Role, Secret, State
 from peerjob.model.clock import to_datetime
+from peerjob.model.ids import IdSource
 from peerjob.web import steps, values
 from support.dashboards import pages_of, submit
 
@@ -215,6 +217,10 @@ async def test_a_step_is_never_larger_than_it_says(
     verb: steps.Verb, groups: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(steps, "STEP", 5)
+
+    async def once(made_by: Callable[[str], str]) -> str:
+        return IdSource(node.clock).one()
+
     async with Node("memory://", jobs=JOBS, workers=0) as node:
         made = await _made_at_once(node, "hold", groups)
         if verb == "retry":
@@ -224,7 +230,7 @@ async def test_a_step_is_never_larger_than_it_says(
         assert query is not None
         counts: list[int] = []
         while True:
-            result = await steps.step(node, verb, query)
+            result = await steps.step(node, verb, query, once)
             counts.append(result.count)
             if result.after is None:
                 break

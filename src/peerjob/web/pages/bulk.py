@@ -7,6 +7,7 @@ any process of the application can do it, and without JavaScript the reader star
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from peerjob.model.errors import OptionError
@@ -62,7 +63,7 @@ async def _selected(visit: Visit, verb: Verb, filters: Filters) -> Shown | Done:
         found = [one.kind for id in ids for one in await visit.manager.lookup_instances(Query(uuid=id))]
         for kind in sorted(set(found)):
             await check_runs(visit, kind)
-    visit.act.count = await steps.act_on(visit.manager, verb, ids)
+    visit.act.count = await steps.act_on(visit.manager, verb, ids, visit.once)
     return Done(to=back, notice=f"{DONE[verb]}: {visit.act.count:,} of {len(ids):,}.")
 
 
@@ -96,7 +97,8 @@ async def _all(visit: Visit, verb: Verb, filters: Filters) -> Shown:
     if wanted is not None:
         if (begin := parse_time("after", visit.given("after"), visit.now)) is not None:
             wanted = replace(wanted, after=begin, cursor=visit.given("cursor") or None)
-        result = await steps.step(visit.manager, verb, wanted)
+        # the next steps of this form must not find what this one makes
+        result = await steps.step(visit.manager, verb, wanted, partial(visit.once, since=until))
     visit.act.count = result.count
     done += result.count
     after = "" if result.after is None else result.after.isoformat()

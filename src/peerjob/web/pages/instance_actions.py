@@ -40,7 +40,7 @@ async def retry(visit: Visit) -> Done:
     await check_runs(visit, one.kind)
     if not one.state.is_final:
         raise RefusedError(409, f"The instance is {one.state}; only a final one is retried.")
-    made = await visit.manager.retry_instance(id)
+    made = await visit.manager.retry_instance(id, id=await visit.once())
     visit.act.count = 1
     return Done(to=visit.url(f"/instances/{made.id}"), notice="This instance repeats the other one.")
 
@@ -60,15 +60,14 @@ async def again(visit: Visit) -> Shown | Done:
     try:
         given = _arguments(text)
         if await visit.manager.registered_jobs(one.kind):
-            made = await visit.schedule_once(Job[..., Any, Any](one.kind).call(*given.args, **given.kwargs))
+            made, notice = await visit.schedule_once(Job[..., Any, Any](one.kind).call(*given.args, **given.kwargs))
         else:
             # an alias, or a kind that no node knows, which raises
-            made = await visit.manager.schedule(one.kind, *given.args, **given.kwargs)
+            made, notice = await visit.manager.schedule(one.kind, *given.args, **given.kwargs), "Scheduled."
+            visit.act.count = int(made.is_new)
     except (ArgumentError, UnknownKindError, PayloadTooLargeError, OptionError) as error:
         visit.act.count = 0
         return _form(one, await _without_secrets(visit, one, text), str(error))
-    visit.act.count = int(made.is_new)
-    notice = "Scheduled." if made.is_new else "An instance with the same key exists: this one."
     return Done(to=visit.url(f"/instances/{made.id}"), notice=notice)
 
 

@@ -182,7 +182,7 @@ async def schedule(visit: Visit) -> Done | Shown:
             call = (handle.with_options(**cast("Any", options)) if options else handle).call(
                 *given.args, **given.kwargs
             )
-            made = await visit.schedule_once(call)
+            made, notice = await visit.schedule_once(call)
         except ArgumentError as error:
             given.problems.update(problems_by_field(error.problems, fields))
         except OptionError as error:
@@ -190,8 +190,6 @@ async def schedule(visit: Visit) -> Done | Shown:
         except (ScheduleError, EncodeError, PayloadTooLargeError) as error:
             given.problems[""] = [str(error)]
         else:
-            visit.act.count = int(made.is_new)
-            notice = "Scheduled." if made.is_new else "An instance with this key exists already."
             return Done(to=visit.url(f"/instances/{made.id}"), notice=notice)
     visit.act.count = 0
     return await _shown(visit, name, job, fields, shown_again(fields, form), given)

@@ -6,15 +6,16 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 
 from peerjob.handles.schedule import FireEntry, Schedule
-from peerjob.model.clock import to_us
+from peerjob.model.clock import to_datetime, to_us
 from peerjob.model.cron.zones import zone_named
 from peerjob.model.durations import format_seconds
 from peerjob.model.errors import DecodeError, OptionError, ScheduleError
 from peerjob.model.explain import ClockChange, explain
 from peerjob.model.firing import FireOutcome
+from peerjob.model.ids import id_time_us
 from peerjob.model.json_text import to_json
 from peerjob.model.recurrence import recurrence_of
 from peerjob.model.rights import Role
@@ -244,12 +245,14 @@ async def resume(visit: Visit) -> Done:
 async def trigger(visit: Visit) -> Done:
     """Make one instance of a schedule now."""
     found = await _named(visit)
-    made = await found.trigger()
+    id = await visit.once()
+    made = await found.trigger(id=id)
     visit.act.count = int(made is not None)
     if made is not None:
         return Done(to=visit.url(f"/instances/{made.id}"), notice="The schedule made this instance.")
-    latest = await found.fires(limit=1)
-    reason = latest[0].reason if latest else ""
+    at = None if id is None else to_datetime(id_time_us(id))
+    records = await found.fires(after=at, before=None if at is None else at + timedelta(milliseconds=1), limit=1)
+    reason = records[0].reason if records else ""
     return _back(visit, found, f"No instance was made{': ' if reason else ''}{reason}.")
 
 
