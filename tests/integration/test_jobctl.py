@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -17,10 +18,12 @@ from uuid import uuid4
 
 import pytest
 
-from peerjob import __version__
+from peerjob import SystemClock, __version__
+from peerjob.model.ids import IdSource
 from support.jobctl import Jobctl, begun, serving
 from support.jobd import Jobd
 from support.jobd import target as served_at
+from support.rpc import losing_answer
 from support.servers import Server
 from support.waiting import PATIENCE
 
@@ -234,6 +237,51 @@ def test_what_is_over_is_tried_again(jobctl: Jobctl) -> None:
     assert jobctl("retry", "instances", "--tag", "r", "--state", "completed", "-o", "name").lines
 
 
+def test_a_retry_that_is_repeated_with_its_id_makes_nothing_twice(jobctl: Jobctl) -> None:
+    tag = f"t{uuid4().hex}"
+    uuids = [jobctl("schedule", "add", "1", "1", "--wait", "-t", tag, "-o", "name").out.strip() for _ in range(2)]
+    for chosen in (uuids, ["--tag", tag, "--state", "completed"]):
+        id = IdSource(SystemClock()).one()
+        before = int(jobctl("count", "--tag", tag).out)
+        first = jobctl("retry", "instances", *chosen, "--id", id, "-o", "name").lines
+        assert int(jobctl("count", "--tag", tag).out) == before + len(first) > before
+        jobctl("wait", "--tag", tag)
+        assert jobctl("retry", "instances", *chosen, "--id", id.upper(), "-o", "name").lines == first
+        assert int(jobctl("count", "--tag", tag).out) == before + len(first)
+    for wrong in ("x", str(uuid4())):
+        answer = jobctl("retry", "instances", uuids[0], "--id", wrong)
+        assert (answer.status, "id: expected a UUID" in answer.err) == (2, True), answer.err
+
+
+def test_a_schedule_that_is_repeated_with_its_id_makes_nothing_twice(jobctl: Jobctl) -> None:
+    id, tag = IdSource(SystemClock()).one(), f"t{uuid4().hex}"
+    first = jobctl("schedule", "add", "1", "2", "--id", id, "--tag", tag, "--wait", "-o", "json")
+    again = jobctl("schedule", "add", "5", "6", "--id", id, "--tag", tag, "-o", "json")
+    assert (first.json["uuid"], first.json["result"]) == (id, 3) == (again.json["uuid"], again.json["result"])
+    assert again.err == ""
+    assert jobctl("count", "--tag", tag).lines == ["1"]
+    assert jobctl("schedule", "add", "1", "2", "--id", id, "--every", "1d").status == 2
+
+
+@pytest.mark.parametrize("verb", ["retry", "trigger", "schedule"])
+def test_a_command_whose_answer_is_lost_tells_how_to_repeat_it(jobctl: Jobctl, target: str, verb: str) -> None:
+    name, tag = f"daily-{uuid4().hex[:6]}", f"t{uuid4().hex}"
+    uuid = jobctl("schedule", "add", "1", "1", "--wait", "--tag", tag, "-o", "name").out.strip()
+    jobctl("schedule", "add", "1", "2", "--every", "1d", "--name", name, "--tag", tag)
+    command = {
+        "retry": ("retry", "instances", uuid),
+        "trigger": ("schedules", "trigger", name),
+        "schedule": ("schedule", "add", "1", "1", "--tag", tag),
+    }[verb]
+    with losing_answer(target) as lossy:
+        lost = jobctl(*command, PEERJOB_ADDRESS=lossy)
+    assert (lost.status, lost.out) == (4, ""), lost.err
+    (id,) = re.findall(r"the same command with --id (\S+) makes nothing twice", lost.err)
+    assert jobctl("count", "--tag", tag).lines == ["2"]
+    assert len(jobctl(*command, "--id", id, "-o", "name").lines) == 1
+    assert jobctl("count", "--tag", tag).lines == ["2"]
+
+
 @pytest.mark.parametrize("verb", ["cancel", "retry"])
 def test_nothing_happens_to_everything_unless_that_is_said(jobctl: Jobctl, verb: str) -> None:
     answer = jobctl(verb, "instances")
@@ -442,6 +490,13 @@ def test_a_schedule_is_triggered_and_tells_what_it_fired(jobctl: Jobctl, hourly:
     (fire,) = jobctl("schedules", "fires", hourly, "-o", "json").json
     assert (fire["outcome"], fire["instance"]) == ("triggered", made)
     assert made in jobctl("schedules", "fires", hourly).out
+
+
+def test_a_trigger_that_is_repeated_with_its_id_makes_nothing_twice(jobctl: Jobctl, hourly: str) -> None:
+    id = IdSource(SystemClock()).one()
+    for _ in range(2):
+        assert jobctl("schedules", "trigger", hourly, "--id", id, "-o", "name").lines == [id]
+    assert len(jobctl("schedules", "fires", hourly, "-o", "json").json) == 1
 
 
 def test_a_trigger_that_makes_nothing_says_why(jobctl: Jobctl) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncGenerator, Generator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import grpc
@@ -16,7 +17,7 @@ from grpc_health.v1 import health_pb2_grpc
 from peerjob import Node
 from peerjob.node.manager.jobs import JobSource
 from peerjob.remote.server.server import Server
-from peerjob.remote.wire.rpcs import SERVICE
+from peerjob.remote.wire.rpcs import RPCS, SERVICE
 from support.waiting import PATIENCE
 
 Options = list[tuple[str, Any]]
@@ -134,3 +135,29 @@ async def served(
             yield node, server
     finally:
         await node.stop(grace=0)
+
+
+@contextlib.contextmanager
+def losing_answer(target: str) -> Generator[str]:
+    """The address of a server that passes calls on. It goes away instead of the answer to one that acts."""
+    server = grpc.server(ThreadPoolExecutor(4))
+
+    def handler(name: str) -> Any:
+        def handle(request: bytes, context: Any) -> bytes:
+            with grpc.insecure_channel(target) as channel:
+                answer: bytes = cast(Any, channel).unary_unary(f"/{SERVICE.full_name}/{name}")(request)
+            if RPCS[name].acts:
+                server.stop(0)
+                context.abort(grpc.StatusCode.UNAVAILABLE, "the answer was told to get lost")
+            return answer
+
+        return grpc.unary_unary_rpc_method_handler(cast(Any, handle))
+
+    handlers = {method.name: handler(method.name) for method in SERVICE.methods}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(0).wait()

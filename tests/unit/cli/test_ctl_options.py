@@ -6,6 +6,7 @@ import pytest
 
 from peerjob.cli.ctl.commands import ClientSession
 from peerjob.cli.ctl.settings import OPTIONS
+from peerjob.model.clock import SystemClock
 from support.jobctl import ROOT, VERBS
 
 VALUES: dict[str, list[str]] = {
@@ -45,6 +46,8 @@ class Asked(Exception):  # it ends the command where the first call is made
 class Client:
     """A client that sends no request."""
 
+    clock = SystemClock()
+
     async def __aenter__(self) -> "Client":
         return self
 
@@ -53,6 +56,7 @@ class Client:
 
     def __getattr__(self, verb: str) -> Any:
         def ask(*args: Any, **kwargs: Any) -> None:
+            kwargs.pop("id", None)  # a new one for each command
             raise Asked(verb, args, kwargs)
 
         return ask

@@ -8,6 +8,7 @@ import pytest
 from peerjob.cli.ctl.commands import ClientSession
 from peerjob.cli.ctl.schedule import schedule
 from peerjob.cli.ctl.settings import settings_of
+from peerjob.model.clock import SystemClock
 from peerjob.model.errors import Retry
 from peerjob.model.job import Call
 from peerjob.model.policy import Backoff
@@ -20,6 +21,8 @@ class Made(Exception):  # it ends the command where the call is made
 class SilentClient:
     """A client that sends nothing."""
 
+    clock = SystemClock()
+
     async def __aenter__(self) -> "SilentClient":
         return self
 
@@ -27,8 +30,8 @@ class SilentClient:
         """Nothing is open."""
 
     def __getattr__(self, verb: str) -> Any:
-        async def send(call: Call[Any]) -> None:
-            raise Made(verb, call)
+        async def send(*given: Any) -> None:
+            raise Made(verb, given[-1])
 
         return send
 
@@ -98,7 +101,7 @@ async def test_the_parts_of_a_backoff_are_one_option() -> None:
     ("given", "verb"),
     [
         ({}, "schedule_known"),
-        ({"allow_unknown": True}, "schedule"),
+        ({"allow_unknown": True}, "schedule_as"),
         ({"every": "1h"}, "add_known_schedule"),
         ({"every": "1h", "allow_unknown": True}, "add_schedule"),
     ],

@@ -6,6 +6,7 @@ from typing import Any, cast
 import pytest
 
 from peerjob import Client, Job, JobConflictError, Node, Query, Server, State, UnknownKindError
+from peerjob.model.ids import IdSource
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import running_nodes
 
@@ -177,7 +178,7 @@ async def test_a_client_follows_the_same_rules(caplog: pytest.LogCaptureFixture)
             with pytest.raises(UnknownKindError, match="no node knows the kind 'double'"):
                 await schedule("double", 1)
         with pytest.raises(UnknownKindError):
-            await client.schedule_known(Job("double", max_retries=1).call(1))
+            await client.schedule_known(IdSource(client.clock).one(), Job("double", max_retries=1).call(1))
         with pytest.raises(UnknownKindError):
             await client.add_known_schedule(Job("double", every="1m").call(1))
         for _ in range(2):

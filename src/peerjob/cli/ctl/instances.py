@@ -13,6 +13,7 @@ from peerjob.cli.console import ExitStatus
 from peerjob.handles.instance import Instance
 from peerjob.model.durations import to_seconds
 from peerjob.model.errors import NodeStateError, OptionError
+from peerjob.model.ids import checked_id, derived_id
 from peerjob.model.query import Query
 from peerjob.model.state import State
 from peerjob.remote.client.client import Client
@@ -22,6 +23,7 @@ from .commands import ClientSession, group, verb
 from .errors import CommandError
 from .output import note
 from .query_options import InstanceSelection
+from .repeats import RequestId, repeatable
 
 Uuids = Annotated[
     list[str] | None,
@@ -72,6 +74,7 @@ async def cancel_instances(
 async def retry_instances(
     session: ClientSession,
     chosen: Targets,
+    request: RequestId = None,
 ) -> int:
     """Schedule new instances with the arguments and options of final ones, and show the new ones.
 
@@ -79,9 +82,14 @@ async def retry_instances(
     """
     query = chosen.query_unless_ids()
     async with session.client() as client:
-        if query is not None:
-            return _show(session, await client.retry_instances(query), ExitStatus.OK)
-        return await _each(session, client, chosen.uuids or [], _retried)
+        with repeatable(client.clock, request) as id:
+            if query is not None:
+                return _show(session, await client.retry_instances(query, id=id), ExitStatus.OK)
+
+            async def retry(client: Client, uuid: str) -> Instance[Any]:
+                return await _retried(client, uuid, derived_id(id, checked_id(uuid)))
+
+            return await _each(session, client, chosen.uuids or [], retry)
 
 
 async def wait(
@@ -120,9 +128,9 @@ async def _cancelled(client: Client, uuid: str) -> Instance[Any]:
     return instance
 
 
-async def _retried(client: Client, uuid: str) -> Instance[Any]:
+async def _retried(client: Client, uuid: str, id: str) -> Instance[Any]:
     try:
-        return await client.retry_instance(uuid)
+        return await client.retry_instance(uuid, id=id)
     except NodeStateError as error:
         raise CommandError(str(error)) from None
 

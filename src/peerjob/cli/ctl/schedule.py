@@ -21,6 +21,7 @@ from . import completion, tables
 from .commands import ClientSession, verb
 from .errors import CommandError
 from .output import note
+from .repeats import RequestId, repeatable
 
 WHEN, HOW, RECURRENCE = "When", "How it runs", "Recurrence"
 DEFINED = "as the job defines it"
@@ -151,6 +152,7 @@ async def schedule(
         str | None,
         _option("How long the final instance is kept.", metavar="DURATION", default="as the store is configured"),
     ] = None,
+    request: RequestId = None,
     allow_unknown: Annotated[
         bool, typer.Option("--allow-unknown", help="Accept a kind that no node has published.")
     ] = False,
@@ -187,8 +189,8 @@ async def schedule(
         raise OptionError(f"--{misplaced[0].replace('_', '-')}", options[misplaced[0]], "--cron or --every with it")
     if jitter is not None and not recurs and at is None and after is None:
         raise OptionError("--jitter", jitter, "--at, --after, --cron or --every with it")
-    if wait and recurs:
-        raise OptionError("--wait", "--cron or --every", "one run: a schedule has no end")
+    if recurs:
+        _check_for_schedule(wait, request)
     args, kwargs = _arguments(arguments or [], keyword or [], json_args)
     job: Job[..., Any] = Job(kind)
     if options:
@@ -199,13 +201,22 @@ async def schedule(
             added = await (client.add_schedule if allow_unknown else client.add_known_schedule)(call)
             session.out.row(added, tables.schedules(session.now))
             return
-        instance = await (client.schedule if allow_unknown else client.schedule_known)(call)
-        if not instance.is_new:
+        with repeatable(client.clock, request) as id:
+            instance = await (client.schedule_as if allow_unknown else client.schedule_known)(id, call)
+        if instance.id != id:
             note("an instance with this key exists already")
         if wait:
             await _show_end(session, instance, within)
         else:
             session.out.row(instance, tables.instances(session.now))
+
+
+def _check_for_schedule(wait: bool, request: str | None) -> None:
+    """Raise OptionError for options that only one run has."""
+    if wait:
+        raise OptionError("--wait", "--cron or --every", "one run: a schedule has no end")
+    if request is not None:
+        raise OptionError("--id", request, "no id with --cron or --every: a schedule is added once in any case")
 
 
 async def _show_end(session: ClientSession, instance: Instance[Any], within: str | None) -> None:

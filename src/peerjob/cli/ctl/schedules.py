@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated
 
 import typer
 from msgspec import structs
 
 from peerjob.handles.schedule import Backfill
+from peerjob.model.clock import to_datetime
 from peerjob.model.errors import OptionError, UnknownScheduleError
 from peerjob.model.explain import Explanation, explain
+from peerjob.model.ids import id_time_us
 
 from . import tables
 from .commands import ClientSession, group, verb
@@ -17,6 +20,7 @@ from .errors import CommandError
 from .lookups import ScheduleName, get_schedule, list_schedules
 from .output import Column, TableView, note
 from .query_options import Limit, given_time, time_of
+from .repeats import RequestId, repeatable
 
 BACKFILLS: TableView[Backfill] = TableView(
     columns=(
@@ -57,16 +61,18 @@ async def resume(session: ClientSession, name: ScheduleName) -> None:
         session.out.row(await client.resume_schedule(name), tables.schedules(session.now))
 
 
-async def trigger(session: ClientSession, name: ScheduleName) -> None:
+async def trigger(session: ClientSession, name: ScheduleName, request: RequestId = None) -> None:
     """Create one instance of a schedule now, even while it is paused.
 
     The exit status is 1 if an earlier instance prevents it.
     """
     async with session.client() as client:
-        instance = await client.trigger_schedule(name)
+        with repeatable(client.clock, request) as id:
+            instance = await client.trigger_schedule(name, id=id)
         if instance is None:
-            last = await client.fires(name, limit=1)
-            why = last[0].reason if last else ""
+            at = to_datetime(id_time_us(id))
+            records = await client.fires(name, after=at, before=at + timedelta(milliseconds=1), limit=1)
+            why = records[0].reason if records else ""
             raise CommandError(f"no instance was created{': ' if why else ''}{why}")
         session.out.row(instance, tables.instances(session.now))
 

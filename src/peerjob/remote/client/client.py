@@ -170,13 +170,15 @@ class Client(RemoteManager, StartableManager):
         return await self._scheduled(self._request(target, args, kwargs), _job_of(target))
 
     async def schedule_as(self, id: str, call: Call[R]) -> Instance[R]:
-        request = self._request(call, (), {})
-        request.uuid = checked_id(id)
-        return await self._made(await self._connection.call(rpcs.SCHEDULE_JOB, request), call.job)
+        return await self._schedule_as(id, self._request(call, (), {}), call.job)
 
-    async def schedule_known(self, call: Call[R]) -> Instance[R]:
-        """Like `schedule(call)`, but raises UnknownKindError for a kind that no node has published."""
-        return await self._scheduled(self._request(call, (), {}, known=True), call.job)
+    async def schedule_known(self, id: str, call: Call[R]) -> Instance[R]:
+        """Like `schedule_as(id, call)`, but raises UnknownKindError for a kind that no node has published."""
+        return await self._schedule_as(id, self._request(call, (), {}, known=True), call.job)
+
+    async def _schedule_as(self, id: str, request: pb.ScheduleJobRequest, job: Job[..., Any, Any]) -> Instance[Any]:
+        request.uuid = checked_id(id)
+        return await self._made(await self._connection.call(rpcs.SCHEDULE_JOB, request), job)
 
     async def _scheduled(self, request: pb.ScheduleJobRequest, job: Job[..., Any, Any] | None) -> Instance[Any]:
         """Send a request with an id of this client's own."""
