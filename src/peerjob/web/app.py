@@ -103,7 +103,6 @@ class _Site:
         self._authorize = authorize
         self._renderer = Renderer(
             [(route.title, route.path) for route in ROUTES if route.title],
-            [name for name in served if name],
             signs_in=isinstance(authorize, SignIn),
         )
         self.viewers = Viewers()
@@ -125,7 +124,7 @@ class _Site:
             shown = {name: one.for_kinds(rights) for name, one in self._served.items() if one.is_within(rights)}
             return HTMLResponse(await self._renderer.page(visit, await clusters_page(visit, shown)))
 
-        return await self._admitted(request, next(iter(self._served.values())), answer)
+        return await self._admitted(request, None, answer)
 
     async def _answer(self, request: Request, route: PageRoute) -> Response:
         served = self._served.get(request.path_params.get("cluster", ""))
@@ -141,37 +140,41 @@ class _Site:
     async def _admitted(
         self,
         request: Request,
-        served: ServedCluster,
+        served: ServedCluster | None,
         answer: Callable[[Visit], Awaitable[Response]],
         title: str = "",
     ) -> Response:
+        """Answer a request about a cluster, or about all of them, if its sender has rights there."""
         root, session = str(request.scope["peerjob.root"]), session_in(request)
         if not session and comes_from_another_site(request):
             # the browser sends no cookie with a link from another site; it sends it when the page opens itself again
             return HTMLResponse(self._renderer.text("bounce.html", link=f"{root}{safe_link(link_of(request, root))}"))
+        clock = (served or next(iter(self._served.values()))).manager.clock
         try:
-            principal = await principal_of(self._authorize, request, served.manager.clock.time_us())
+            principal = await principal_of(self._authorize, request, clock.time_us())
         except AuthorizeError as error:
             return HTMLResponse(self._renderer.text("denied.html", root=root, text=str(error)), error.status)
-        if principal is None or not served.is_within(principal.rights):
+        within = [] if principal is None else [one for one in self._served.values() if one.is_within(principal.rights)]
+        if principal is None or not within or (served is not None and served not in within):
             if principal is None and isinstance(self._authorize, SignIn) and request.method in ("GET", "HEAD"):
                 return self._authorize.redirect(request)
             limited = "" if principal is None else " These rights are limited to other namespaces."
             return HTMLResponse(
                 self._renderer.text("denied.html", root=root, text=f"You have no rights here.{limited}"), 403
             )
-        fresh, served = session or new_session(), served.for_kinds(principal.rights)
+        fresh, shown = session or new_session(), (served or within[0]).for_kinds(principal.rights)
         visit = Visit(
             root=root,
-            cluster=served.name,
+            cluster="" if served is None else served.name,
             request=request,
-            served=served,
+            served=shown,
             principal=principal,
             session=fresh,
             title=title,
+            clusters=[one.name for one in within if one.name],
             viewers=self.viewers,
             sent=self._sent,
-            form_id=new_form_id(served.manager.clock),
+            form_id=new_form_id(clock),
             templates=self._renderer,
             still_allowed=self._still_allowed(request),
         )

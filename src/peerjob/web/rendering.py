@@ -27,7 +27,7 @@ _MISLEADING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u
 class Renderer:
     """Renders the templates of this package."""
 
-    def __init__(self, navigation: list[tuple[str, str]], clusters: list[str], *, signs_in: bool) -> None:
+    def __init__(self, navigation: list[tuple[str, str]], *, signs_in: bool) -> None:
         self._environment = Environment(
             loader=PackageLoader("peerjob.web"),
             autoescape=True,
@@ -39,7 +39,6 @@ class Renderer:
         )
         values: dict[str, Any] = {
             "navigation": navigation,
-            "clusters": clusters,
             "signs_in": signs_in,
             "State": State,
             "sparkline": sparkline,

@@ -97,14 +97,16 @@ class SignIn:
         root = str(request.scope["peerjob.root"])
         return RedirectResponse(f"{root}/signin?{urlencode({'to': link_of(request, root)})}", 303)
 
-    def _form(self, renderer: Renderer, request: Request, problem: str = "", status: int = 200) -> Response:
+    def _form(
+        self, renderer: Renderer, request: Request, problem: str = "", status: int = 200, *, to: str = ""
+    ) -> Response:
         root, session = str(request.scope["peerjob.root"]), session_in(request) or new_session()
         text = renderer.text(
             "signin.html",
             root=root,
             token=form_token(session),
             problem=problem,
-            to=safe_link(request.query_params.get("to", "")),
+            to=safe_link(to or request.query_params.get("to", "")),
         )
         response = HTMLResponse(text, status)
         set_session(response, request, root, session)
@@ -121,20 +123,21 @@ class SignIn:
             check_token(session_in(request), fields)
         except RefusedError as error:
             return self._form(renderer, request, str(error), error.status)
+        to = fields.get("to", [""])[0]
         address = "" if request.client is None else request.client.host
         if not self._limiter.allows(address):
-            return self._form(renderer, request, "Too many attempts. Wait a minute, then try again.", 429)
+            return self._form(renderer, request, "Too many attempts. Wait a minute, then try again.", 429, to=to)
         try:
             principal = await self._principal_of(fields.get("token", [""])[0].strip())
         except UnauthenticatedError as error:
-            return self._form(renderer, request, f"{error}.", 403)
+            return self._form(renderer, request, f"{error}.", 403, to=to)
         # a new session, so that an id that was known before the sign-in is worth nothing
         session, root = new_session(), str(request.scope["peerjob.root"])
         self._sessions.pop(session_in(request), None)
         self._sessions[session] = _SignedIn(principal=principal, until=self._clock.elapsed() + SESSION_SECONDS)
         while len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
-        response = RedirectResponse(f"{root}{safe_link(fields.get('to', [''])[0])}", 303)
+        response = RedirectResponse(f"{root}{safe_link(to)}", 303)
         set_session(response, request, root, session)
         return response
 

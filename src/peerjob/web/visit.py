@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -84,6 +84,8 @@ class Visit(Links):
     still_allowed: Callable[[], Awaitable[bool]]
     """Whether the sender still has its rights, for a live view."""
     title: str = ""
+    clusters: Sequence[str] = ()
+    """The names of the clusters that the sender may see; empty if the dashboard serves only one."""
     fields: Mapping[str, list[str]] = field(default_factory=dict[str, list[str]])
     """The fields of the form; empty for a page."""
     act: Act = field(default_factory=lambda: Act(verb=""))

@@ -241,3 +241,19 @@ asyncio.run(main())
         [sys.executable, "-c", program], cwd=EXAMPLES, capture_output=True, text=True, timeout=100, check=False
     )
     assert ran.stdout.split() == ["403", "404"], ran.stderr
+
+
+async def test_rights_in_one_namespace_show_its_cluster_and_no_name_of_another() -> None:
+    async def allow(request: Request) -> Principal:
+        return Principal(name="ann", rights=Rights(role=Role.ADMIN, namespaces=("far",)))
+
+    async with (
+        Node("memory://") as near,
+        Node("memory://", namespace="far") as far,
+        browsing(dashboard({"near-one": near, "far-one": far}, authorize=allow)) as client,
+    ):
+        overall, own, other = [await client.get(path) for path in ("/", "/far-one/", "/near-one/")]
+    assert (overall.status_code, own.status_code, other.status_code) == (200, 200, 403)
+    for page in (overall, own):
+        assert "/far-one/" in page.text
+        assert "near-one" not in page.text
