@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.message import Message
 
 from peerjob import Client, Job, Node, Query, Server, State
-from peerjob.model.ids import IdSource
+from peerjob.model.ids import IdSource, derived_id
 from peerjob.proto.job.v1 import service_pb2 as pb
 from support.rpc import raw_client
 from support.served_jobs import fail, slow
@@ -133,13 +133,32 @@ async def test_a_client_survives_the_node_that_it_talks_to(site: Site) -> None:
 async def test_a_request_that_is_sent_again_to_another_node_is_the_same_instance(site: Site) -> None:
     id = IdSource(site.nodes[0].clock).one()
     request = pb.ScheduleJobRequest(kind="total", arguments=["[]"], uuid=id, options=pb.JobOptions(key="k"))
-    for server in (*site.servers, *site.servers):
+    for number, server in enumerate((*site.servers, *site.servers)):
         async with raw_client(server.target) as client:
             answer = await client.call("ScheduleJob", request)
-            assert (answer.instance.uuid, answer.existed) == (id, False)
+            assert (answer.instance.uuid, answer.existed, answer.repeated) == (id, False, number > 0)
             assert (await client.call("WaitInstance", pb.WaitInstanceRequest(uuid=id))).final
     assert await site.nodes[0].count() == 1
     assert [str(entry.state) for entry in await site.nodes[1].lookup_history()].count("Created") == 1
+
+
+async def test_a_retry_and_a_trigger_that_are_sent_again_to_another_node_act_once(site: Site) -> None:
+    node = site.nodes[0]
+    await node.add_schedule(TOTAL.with_options(every="1h", name="hourly", overlap="skip"), [])
+    old = await (await node.schedule("total", [1])).wait(PATIENCE)
+    ids = IdSource(node.clock).take(3)
+    answers: list[list[str]] = []
+    for server in (*site.servers, *site.servers):
+        async with raw_client(server.target) as client:
+            retry = await client.call("RetryInstance", pb.RetryInstanceRequest(uuid=old.id, new_uuid=ids[0]))
+            many = pb.RetryInstancesRequest(query=pb.Query(uuid=old.id), request_uuid=ids[1])
+            (retried,) = (await client.call("RetryInstances", many)).instances
+            fired = await client.call("TriggerSchedule", pb.TriggerScheduleRequest(name="hourly", new_uuid=ids[2]))
+            answers.append([retry.instance.uuid, retried.uuid, fired.instance.uuid])
+            await node.wait(timeout=PATIENCE)
+    assert answers == 4 * [[ids[0], derived_id(ids[1], old.id), ids[2]]]
+    assert await node.count() == 4
+    assert [fire.instance_id for fire in await node.fires("hourly")] == [ids[2]]
 
 
 async def test_invented_cursors_do_no_harm(site: Site) -> None:

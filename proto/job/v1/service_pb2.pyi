@@ -858,10 +858,13 @@ class ScheduleJobResponse(_message.Message):
     INSTANCE_FIELD_NUMBER: _builtins.int
     EXISTED_FIELD_NUMBER: _builtins.int
     UNSERVED_FIELD_NUMBER: _builtins.int
+    REPEATED_FIELD_NUMBER: _builtins.int
     existed: _builtins.bool
-    """Whether an instance with the same key, or with the id of the request, existed already."""
+    """Whether an instance with the same key existed already."""
     unserved: _builtins.bool
     """Whether no live node runs the kind, so that the instance waits."""
+    repeated: _builtins.bool
+    """Whether an earlier request with the same uuid made the instance, which is shown as it is stored."""
     @_builtins.property
     def instance(self) -> Global___JobInstance: ...
     def __init__(
@@ -870,10 +873,11 @@ class ScheduleJobResponse(_message.Message):
         instance: Global___JobInstance | None = ...,
         existed: _builtins.bool = ...,
         unserved: _builtins.bool = ...,
+        repeated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["existed", b"existed", "instance", b"instance", "unserved", b"unserved"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["existed", b"existed", "instance", b"instance", "repeated", b"repeated", "unserved", b"unserved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -238,7 +238,7 @@ class Client(RemoteManager, StartableManager):
     ) -> Instance[Any]:
         instance = await self._whole_instance(answer.instance, job)
         # an instance with an id that this client made exists only by an earlier try of the same call
-        instance.is_new = not answer.existed or instance.id == own_id
+        instance.is_new = not answer.existed and (not answer.repeated or instance.id == own_id)
         if answer.unserved:
             self._warn_unserved(instance.kind)
         return instance

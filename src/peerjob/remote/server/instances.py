@@ -11,6 +11,7 @@ from peerjob.handles.entries import LogEntry
 from peerjob.handles.instance import Instance
 from peerjob.model.durations import to_seconds
 from peerjob.model.errors import OptionError, UnknownInstanceError
+from peerjob.model.ids import checked_id
 from peerjob.model.query import Query
 from peerjob.model.rights import SYSTEM
 from peerjob.node.manager.loop_pauses import map_with_pauses, pause_after
@@ -53,7 +54,7 @@ class InstanceRpcs:
         instance = await (self._node.schedule_as(ids[0], call) if ids else self._node.schedule(call))
         unserved = not await self._node.is_served(instance.kind)
         await pause_after(len(instance.record.spec))
-        return _scheduled(instance, request.view, unserved=unserved)
+        return _scheduled(instance, request, _message_in(request.view), unserved=unserved)
 
     async def schedule_jobs(self, request: pb.ScheduleJobsRequest, context: Context) -> pb.ScheduleJobsResponse:
         if len(request.jobs) > MAX_BULK:
@@ -63,10 +64,12 @@ class InstanceRpcs:
         ids = ids_of(request.jobs)
         instances = await self._node.schedule_many(calls, ids=ids)
         unserved = {kind for kind in {one.kind for one in instances} if not await self._node.is_served(kind)}
+        made = list(zip(instances, request.jobs, strict=True))
+        show = _message_in(request.view)
         scheduled = await messages_that_fit(
-            instances,
-            lambda one: _scheduled(one, request.view, unserved=one.kind in unserved),
-            lambda one: _scheduled_bare(one, unserved=one.kind in unserved),
+            made,
+            lambda one: _scheduled(*one, show, unserved=one[0].kind in unserved),
+            lambda one: _scheduled(*one, _bare, unserved=one[0].kind in unserved),
         )
         return pb.ScheduleJobsResponse(scheduled=scheduled)
 
@@ -183,9 +186,17 @@ def _bare(instance: Instance[Any]) -> pb.JobInstance:
     return bare_message(instance.record)
 
 
-def _scheduled(instance: Instance[Any], view: int, *, unserved: bool) -> pb.ScheduleJobResponse:
-    return pb.ScheduleJobResponse(instance=_message_in(view)(instance), existed=not instance.is_new, unserved=unserved)
-
-
-def _scheduled_bare(instance: Instance[Any], *, unserved: bool) -> pb.ScheduleJobResponse:
-    return pb.ScheduleJobResponse(instance=_bare(instance), existed=not instance.is_new, unserved=unserved)
+def _scheduled(
+    instance: Instance[Any],
+    request: pb.ScheduleJobRequest,
+    message: Callable[[Instance[Any]], pb.JobInstance],
+    *,
+    unserved: bool,
+) -> pb.ScheduleJobResponse:
+    repeated = not instance.is_new and request.HasField("uuid") and instance.id == checked_id(request.uuid)
+    return pb.ScheduleJobResponse(
+        instance=message(instance),
+        existed=not (instance.is_new or repeated),
+        repeated=repeated,
+        unserved=unserved,
+    )
