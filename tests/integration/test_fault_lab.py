@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import re
+import signal
 import urllib.error
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,16 +17,20 @@ from peerjob.model.record import Record, StoreLimits
 from peerjob.store.drivers import open_store
 from peerjob.testing.factories import Factory
 from support.etcd import EtcdCluster
+from support.fault_jobs import work
 from support.lab.checking import Strike, recoveries, violations
 from support.lab.clocks import JUMP, FakeClock, faketime
 from support.lab.disks import WHY_NOT, small_disk
+from support.lab.explaining import explained
 from support.lab.failing_over import sentinel
 from support.lab.partition import Partition, leader_changes
 from support.lab.reporting import BEGIN, END, as_json, as_markdown, kept, put_into
-from support.lab.running import Report, run
+from support.lab.running import STUCK, Report, run
+from support.peers import peers
 from support.processes import ChildProcess
 from support.servers import needed
 from support.simulation.evidence import Evidence, Order, Run
+from support.stalls import now_us
 from support.waiting import PATIENCE
 
 
@@ -45,6 +52,28 @@ async def test_the_lab_ends_early_when_it_is_told_to(tmp_path: Path) -> None:
 
     assert sum(report.faults.values()) == 1
     assert report.violations == []
+
+
+async def test_nodes_that_end_by_themselves_are_replaced_also_after_the_last_fault(tmp_path: Path) -> None:
+    """Else instances wait for nodes that no longer exist: a violation of the lab's own making."""
+    stop = asyncio.Event()
+
+    def end_nodes(_: str) -> None:
+        for pid in children_of(os.getpid()):
+            if b"support.node_process" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGTERM)
+        stop.set()
+
+    with needed():
+        report = await run("sqlite", 600, 1, tmp_path, end_nodes, stop)
+
+    assert report.violations == []
+    assert report.rest > 0
+    assert not (tmp_path / STUCK).exists()
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
 
 
 def test_a_lost_instance_is_a_violation() -> None:
@@ -151,6 +180,33 @@ async def test_a_partition_leaves_the_leader_of_etcd_in_the_minority() -> None:
             assert len(leader_changes(cluster)) >= 1
     finally:
         cluster.close()
+
+
+async def test_instances_that_wait_for_long_are_explained(redis_url: str, namespace: str, tmp_path: Path) -> None:
+    async with peers(redis_url, namespace, tmp_path) as group:
+        busy, killed = group.start(name="busy", workers=1), group.start(name="killed", workers=1)
+        killed.kill()
+        await group.client.schedule_many(work.call(number, PATIENCE) for number in range(3))
+        await group.running(1, on="busy")
+        text = await explained(
+            group.client, redis_url, group.children, lambda: ["all well"], [], since_us=now_us() - 25_000_000, stalls=[]
+        )
+
+    assert "no further answer" not in text
+    for line in (
+        "  all well",
+        "  2 Scheduled work of None",
+        "  1 Processing work of busy",
+        "  0 began from 20 s to 30 s after the last fault",
+        "  pool: room for 0 ",
+        "  lease: trusted True",
+        f"node {busy.pid}:\n  live ok",
+        f"node {killed.pid}:\n  it has ended with -9",
+    ):
+        assert line in text, text
+    assert re.search(r"  claim loop: \d+ rounds answered, 0 failures in a row", text)
+    assert re.search(r"  node task peerjob-claim loop: role.py:\d+ _supervise > claim_loop.py:\d+ run", text)
+    assert re.search(r"  why: .*busy", text)
 
 
 def test_a_small_disk_is_full_until_there_is_room_again() -> None:

@@ -1,6 +1,6 @@
 """A node in a process of its own, to be killed, paused and stopped by tests.
 
-Prints what it logs, and when the process stood still.
+Prints what it logs, when the process stood still, and its state when a signal asks for it.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from peerjob import Node, StoreLimits
 from support.builds import newer_store
 from support.shifted import ShiftedClock
 from support.stalls import Stalls, tell
+from support.testimony import testify_on_signal
 
 
 async def main() -> None:
@@ -41,6 +42,7 @@ async def main() -> None:
         lease_ttl=given.ttl,
         clock=clock,
     )
+    testify_on_signal(node)
     with Stalls(tell=tell):
         await node.run(grace=given.grace)
 

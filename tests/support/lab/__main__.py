@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shutil
 import signal
 import sys
 import tempfile
@@ -79,8 +80,13 @@ async def _run_all(names: list[str], given: argparse.Namespace) -> tuple[list[Re
                 traceback.print_exc()
                 broken.append(name)
                 continue
+            if report.violations and given.keep is None:
+                kept_in = ROOT / "build" / f"faultlab-{name}-{given.seed}"
+                shutil.rmtree(kept_in, ignore_errors=True)
+                shutil.copytree(home, kept_in)
+                print(f"\n{name}: logs of the nodes and the journal are in {kept_in}")
         reports.append(report)
-        print(f"\n{name}: {len(report.violations)} violation(s)")
+        print(f"\n{name}: {len(report.violations)} violation(s); all work ended {report.rest} s after the last fault")
         for violation in report.violations:
             print(f"  {violation}")
     return reports, broken

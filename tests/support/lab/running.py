@@ -29,6 +29,7 @@ from support.waiting import PATIENCE
 
 from .checking import Strike, gather, read_journal, recoveries, summed_up, violations
 from .clocks import JUMP, WHY_NOT, FakeClock, faketime
+from .explaining import explained
 from .jobs import JOURNAL, noted
 from .setups import SETUPS
 from .site import FAILOVERS, Hit, Site
@@ -46,8 +47,12 @@ HARMED = 2.0
 """Seconds for which connections are harmed."""
 QUIET = (0.5, 2.0)
 """Seconds between the end of a fault and the next one."""
-REST = 120.0
-"""Seconds after the last fault in which all work must end."""
+REST, MAX_REST = 120.0, 600.0
+"""Seconds after the last fault in which all work must end: without those in which the machine stalled, and with."""
+LOOK = 5.0
+"""Seconds after which the lab looks for nodes that have ended."""
+STUCK = "stuck.txt"
+"""The file that explains why instances waited for longer."""
 KILL = "node SIGKILL"
 CLOCKS = {"clock forwards": JUMP, "clock backwards": -JUMP}
 MOVED_US = 10_000_000
@@ -72,6 +77,8 @@ class Report:
     """The same, of recoveries that include a failover of the server or another leader of etcd."""
     load: float = 0.0
     """The load of the machine at the end, as processes that want to run for each core."""
+    rest: float = 0.0
+    """Seconds from the last fault until all work had ended, or until the lab gave up."""
     left_out: Mapping[str, str] = field(default_factory=dict[str, str])
     """Faults that this machine does not allow, and why."""
 
@@ -116,6 +123,15 @@ class _Run:
         if clock is not None:
             self.clocks[node.pid] = clock
 
+    def revive(self) -> None:
+        """Start another node for each that has ended by itself, as a supervisor does.
+
+        A node ends if the store is away at its start.
+        """
+        for node in [node for node in self.nodes if not node.running]:
+            self.nodes.remove(node)
+            self.replace()
+
     @property
     def kills(self) -> int:
         return sum(strike.kind == KILL for strike in self.strikes)
@@ -126,19 +142,15 @@ class _Run:
         return [*failovers, *self.site.shifts()]
 
     def victim(self) -> ChildProcess:
-        """Take one of the nodes out of the list.
-
-        A node ends if the store is away at its start. As a supervisor does, the lab starts another one.
-        """
-        for node in [node for node in self.nodes if not node.running]:
-            self.nodes.remove(node)
-            self.replace()
+        """Take one of the nodes out of the list."""
+        self.revive()
         return self.nodes.pop(self.chance.randrange(len(self.nodes)))
 
     async def keep_busy(self) -> None:
         """Schedule until it is enough; only the ids of an answer count as accepted."""
         client = self.group.client
         while not self.enough.is_set():
+            self.revive()
             with contextlib.suppress(StoreError):
                 if await client.count(Query(state=State.ACTIVE)) < QUEUE:
                     made = await client.schedule_many(noted.call(self.chance.choice(BODIES)) for _ in range(AT_A_TIME))
@@ -202,12 +214,10 @@ async def run(
 
 
 async def _judged(name: str, seed: int, running: _Run, journal: Path, began: float) -> Report:
-    client = running.group.client
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(REST):
-            for schedule in await client.schedules():
-                await schedule.pause()
-            await client.wait(timeout=REST)
+    client, over_us = running.group.client, now_us()
+    if not await _at_rest(running, over_us):
+        await _explain(running, journal, over_us)
+    rest = (now_us() - over_us) / 1_000_000
     runs = read_journal(journal)
     absences = _absences(running)
     if running.site.nodes is not None:
@@ -233,9 +243,43 @@ async def _judged(name: str, seed: int, running: _Run, journal: Path, began: flo
         violations=[str(violation) for violation in violations(evidence)],
         recovery={kind: summed_up(each) for kind, each in sorted(found.items())},
         moved={kind: summed_up(each) for kind, each in sorted(moved.items())},
+        rest=round(rest, 1),
         load=round(os.getloadavg()[1] / (os.cpu_count() or 1), 1),
         left_out={**running.site.left_out, **({} if running.library else dict.fromkeys(CLOCKS, WHY_NOT))},
     )
+
+
+async def _at_rest(running: _Run, since_us: int) -> bool:
+    """Pause the schedules, and wait until all work has ended; False if it took too long."""
+    client = running.group.client
+    while (now_us() - since_us) / 1_000_000 < MAX_REST:
+        if await asyncio.to_thread(running.group.stalls.took, since_us) > REST:
+            break
+        running.revive()
+        with contextlib.suppress(TimeoutError, StoreError):
+            async with asyncio.timeout(LOOK):
+                for schedule in await client.schedules():
+                    await schedule.pause()
+                await client.wait()
+                return True
+    return False
+
+
+async def _explain(running: _Run, journal: Path, since_us: int) -> None:
+    """Write down why instances wait, and end the nodes: no body may end between two looks of the checker."""
+    stalls = [span for child in running.group.children for span in running.group.stood_still(child.pid)]
+    text = await explained(
+        running.group.client,
+        running.site.url,
+        running.nodes,
+        running.site.health,
+        read_journal(journal),
+        since_us,
+        stalls,
+    )
+    (running.folder / STUCK).write_text(text)
+    for node in running.nodes:
+        node.close()
 
 
 def _absences(running: _Run) -> list[Absence]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -105,10 +105,19 @@ async def _etcd(chance: Random) -> AsyncGenerator[Site]:
                             **full_disk(disk, first),
                         },
                         shifts=partial(leader_changes, cluster),
+                        health=partial(_health, cluster),
                         left_out=_left_out(disk),
                     )
         finally:
             cluster.close()
+
+
+def _health(cluster: EtcdCluster) -> Iterator[str]:
+    for member in cluster.members:
+        try:
+            yield f"{member.name}: running {member.child.running}, {member.call('maintenance/status')}"
+        except OSError as error:
+            yield f"{member.name}: running {member.child.running}, no answer: {error}"
 
 
 def _minority(cluster: EtcdCluster, partition: Partition, chance: Random) -> dict[str, Harm]:

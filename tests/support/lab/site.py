@@ -1,7 +1,7 @@
 """What a set-up of the lab is: the addresses of its servers, and what can be done to them."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +67,8 @@ class Site:
     """What can be done to the servers; each ends with all servers running again."""
     shifts: Callable[[], Sequence[Span]] = tuple
     """When the members of a server had another leader."""
+    health: Callable[[], Iterable[str]] = tuple
+    """What the servers say about themselves; called in a thread."""
     nodes: OwnNodes | None = None
     left_out: Mapping[str, str] = field(default_factory=dict[str, str])
     """Harms that this machine does not allow, and why."""
