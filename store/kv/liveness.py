@@ -5,11 +5,11 @@ The claims of an incarnation do not depend on its lease: a reaper takes them bac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from peerjob.model.clock import Clock
 from peerjob.model.record import Held, Renewed, digest
-from peerjob.store.calls import MAX_ANSWER, answer_within
+from peerjob.store.calls import MAX_ANSWER, answer_within, both
 from peerjob.store.rules import check_layout
 
 from .base import Compare, Found, KeyValue, Op, Put, Range, Step
@@ -29,6 +29,8 @@ class KVLiveness:
         self._clock = clock
         self._clock_skew = clock_skew
         self._peer_clocks = PeerClocks(kv, keys, clock)
+        self._last_lease = 0
+        """The lease that the last renewal extended or granted; 0 before the first renewal."""
 
     async def open(self) -> None:
         await self._kv.open()
@@ -59,6 +61,15 @@ class KVLiveness:
             instruction=row.instruction,
         )
 
+    async def _read(self, ranges: Sequence[Range], lease: int) -> tuple[list[Found], bool]:
+        """Read, and extend a lease at the same time; False if it has ended, or for no lease.
+
+        One after the other, a slow server would take twice as long, and the time for a renewal is limited.
+        """
+        if not lease:
+            return await self._kv.read(ranges), False
+        return await both(self._kv.read(ranges), self._kv.keepalive(lease))
+
     async def _extend(self, incarnation: str, ttl_us: int, running: int) -> tuple[NodeRow, Found] | None:
         """Extend or replace an incarnation's lease; the answer is its row and claims, None if the incarnation ended."""
         kv, keys = self._kv, self._keys
@@ -66,18 +77,22 @@ class KVLiveness:
         singles = [Range(keys.node + incarnation), Range(keys.live + incarnation), Range(keys.layout)]
         prefix = keys.owned(incarnation)
         for _ in range(ROUNDS):
-            *found, owned = await kv.read([*singles, below(prefix)])
+            last = self._last_lease
+            (*found, owned), kept = await self._read([*singles, below(prefix)], last)
             node, live, layout = (single.items[0][1] if single.items else None for single in found)
             if layout is not None:
                 # a lease is extended without a transaction, and only transactions compare the layout: check the layout
                 # separately
                 check_layout(layout.value.decode(errors="replace"), namespace=keys.root[:-1], url=self._url)
             if node is None or (row := node_of(node.value)).ended:
+                self._last_lease = 0
                 return None
             old = None if live is None else live_of(live.value)
             lease = 0
-            if old is not None and old.ttl_us == ttl_us and await kv.keepalive(old.lease):
-                lease = old.lease
+            if old is not None and old.ttl_us == ttl_us:
+                lease = old.lease if (kept if old.lease == last else await kv.keepalive(old.lease)) else 0
+            if old is not None and lease:
+                self._last_lease = lease
                 if running == old.running and not self._peer_clocks.must_report:
                     return row, owned
             fresh = lease or await kv.grant(ttl_us)
@@ -89,6 +104,7 @@ class KVLiveness:
                 ops.append(Put(keys.clocks + incarnation, encode(report), fresh))
             applied = await kv.txn([Step([alive], ops)])
             if applied.steps[0] is not None:
+                self._last_lease = fresh
                 if on_written is not None:
                     on_written()
                 if old is not None and old.lease != fresh:
