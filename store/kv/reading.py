@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 
 from peerjob.model.errors import DecodeError, LayoutError
-from peerjob.model.ids import id_time_us
+from peerjob.model.ids import checked_id, id_time_us
 from peerjob.model.query import Query
 from peerjob.model.record import Health, Page, Record, check_batch
 from peerjob.model.state import State
@@ -298,7 +298,9 @@ class ReadCommands(KVCommands):
 
 
 def _bounds(bounds_us: tuple[int | None, int | None], cursor: str | None, *, reverse: bool) -> tuple[str, str]:
-    """The range of ids to read, "" for an open end."""
+    """The range of ids to read, "" for an open end. Raises OptionError for a cursor that no page had."""
+    if cursor is not None:
+        cursor = checked_id(cursor, "cursor")
     after_us, before_us = bounds_us
     start = id_at(after_us) if after_us is not None else ""
     end = id_at(before_us) if before_us is not None else ""

@@ -68,6 +68,20 @@ async def test_a_filter_that_is_none_is_named(query: str) -> None:
     assert f"{query.partition('=')[0]}: expected" in answer.text
 
 
+@pytest.mark.parametrize("cursor", ["x", "zzzzzzzz-zzzz-7", "\0", "\U0001f600", "x" * 5_000, "../x"])
+async def test_a_forged_cursor_is_named(cursor: str) -> None:
+    async with Node("memory://", jobs=JOBS, workers=0) as node, pages_of(node) as client:
+        for _ in range(3):  # a store reads many instances in another way than few
+            await node.schedule_many(node.job("hold").call() for _ in range(1_000))
+            for order in ("", "asc"):
+                answer = await client.get("/instances", params={"cursor": cursor, "order": order})
+                assert answer.status_code == 400
+                assert "cursor: expected" in answer.text
+        fields = {"verb": "cancel", "scope": "all", "go": "1", "after": "2000-01-01T00:00", "cursor": cursor}
+        assert (await submit(client, "/instances/act", **fields)).status_code == 400
+        assert await node.count(Query(state=State.CANCELLED)) == 0
+
+
 async def test_pages_follow_one_another() -> None:
     async with Node("memory://", jobs=JOBS, workers=0) as node, pages_of(node) as client:
         made = await node.schedule_many(node.job("hold").call() for _ in range(250))
