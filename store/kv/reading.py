@@ -27,6 +27,8 @@ _MAX_READ_BYTES = 4 << 20
 _MAX_DUE_READ = 1_000
 _MAX_PAGE_READ = 500
 """Most records that the store reads for one page if only some of the records match the query."""
+_MAX_KNOWN = 1_000
+"""A store remembers where at most this number of lists began."""
 _MAX_WHOLE_READ = 2_000
 """Indexes with at most this number of ids are read as one range, instead of in windows."""
 
@@ -38,6 +40,8 @@ class ReadCommands(KVCommands):
         super().__init__(context)
         self._recount = Recount(context)
         self._newest = NewestIds(self._kv)
+        self._oldest: dict[int, str] = {}
+        """The oldest id that was read from a list; the list can have older ones again."""
 
     @retried
     async def get(self, ids: Sequence[str]) -> list[Record | None]:
@@ -196,7 +200,9 @@ class ReadCommands(KVCommands):
         start, end = _bounds(bounds_us, cursor, reverse=reverse)
         if reverse and held > _MAX_WHOLE_READ:
             return await self._newest.read(indexes, (start, end), limit, self._clock.time_us())
-        windows = deque(_windows(start, end, narrow=held > _MAX_WHOLE_READ))
+        narrow, key = held > _MAX_WHOLE_READ, hash(tuple(indexes))
+        first = "" if reverse or start or not narrow else self._oldest.get(key, "")
+        windows = deque(_windows(start, end, first, narrow=narrow))
         while windows and len(ids) < limit:
             window = windows.popleft()
             for at in range(0, len(indexes), MAX_RANGES):
@@ -207,6 +213,10 @@ class ReadCommands(KVCommands):
                     more = more or found.more
         more = more or bool(windows)
         ids = sorted(set(ids), reverse=reverse)
+        if narrow and ids and not start:
+            if len(self._oldest) >= _MAX_KNOWN:
+                self._oldest.clear()
+            self._oldest[key] = ids[0]
         return ids[:limit], more or len(ids) > limit
 
     async def _claim_indexes(self, states: State) -> list[str]:
@@ -311,12 +321,16 @@ def _bounds(bounds_us: tuple[int | None, int | None], cursor: str | None, *, rev
     return start, end
 
 
-def _windows(start: str, end: str, *, narrow: bool) -> Iterator[Window]:
+def _windows(start: str, end: str, first: str, *, narrow: bool) -> Iterator[Window]:
     """Ranges of ids to read one after the other.
 
     etcd counts all keys of a range. With many ids, the first range therefore spans 20 ms, and each further one eight
-    times more. If the first id is unknown, the only range is the whole one.
+    times more. They begin where the list began before, after a range with what is older, if `first` says so. If the
+    first id is unknown, the only range is the whole one.
     """
+    if first and not (end and first >= end):
+        yield Window(start, first)
+        start = first
     width_us = MIN_WINDOW_US
     while narrow and width_us < MAX_WINDOW_US and start:
         middle = id_at(id_time_us(start) + width_us)

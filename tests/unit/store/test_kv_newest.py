@@ -118,6 +118,26 @@ async def test_the_newest_page_after_a_large_batch_is_cheap(bench: Bench, query:
     assert len((await bench.store.lookup(query)).records) == 100
 
 
+async def test_the_oldest_page_is_cheap_once_its_begin_is_known(bench: Bench) -> None:
+    old = [bench.make.instance()]
+    await bench.clock.advance(60)
+    ids: list[str] = []
+    for _ in range(30):
+        ids += await bench.add(200)
+        await bench.clock.advance(0.01)
+    query = Query(limit=20)
+    assert [one.id for one in (await bench.store.lookup(query)).records] == ids[:20]
+    bench.costs.worst = 0
+    assert [one.id for one in (await bench.store.lookup(query)).records] == ids[:20]
+    assert bench.costs.worst <= 1_000
+    await bench.store.enqueue(old)
+    await bench.store.lookup(query)
+    page = await bench.store.lookup(query)
+    assert [one.id for one in page.records] == [old[0].id, *ids[:19]], "an older one comes first"
+    rest = await bench.store.lookup(query.at(page.cursor))
+    assert [one.id for one in rest.records] == ids[19:39]
+
+
 async def test_a_page_of_small_records_takes_one_request_for_them(bench: Bench) -> None:
     ids = await bench.add(100)
     bench.costs.reads = 0
