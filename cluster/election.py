@@ -24,6 +24,8 @@ MAX_STOP = 5.0
 MAX_CLOSE = 1.0
 MIN_WAIT = 0.02
 """Least seconds between two campaigns, however often the coordinator reports a change of the leader."""
+MAX_FOLLOWING = 2.0
+"""Most TTLs between two campaigns of a node that does not lead, if the coordinator reports no change of the leader."""
 FIRST_PAUSE, MAX_PAUSE = 1.0, 30.0
 """Seconds before the next campaign, after the store refused the terms of this node twice in a row.
 
@@ -34,8 +36,10 @@ REFUSAL_WINDOW = 60.0
 
 
 class Election(BackgroundRole):
-    """Campaigns on the event loop of the node, as often as the lease is renewed.
+    """Campaigns on the event loop of the node. The leader campaigns about each second, or five times in each `ttl`.
 
+    Another node campaigns when the coordinator reports that the leader may have changed (`Elections.changed`), and at
+    least once in two TTLs.
     `candidate` is called for each campaign, since the incarnation may change. `eligible` says whether this node may
     lead: it trusts its lease, and its clock is right. Otherwise the node resigns. `on_change` is called with each new
     leader. `ttl` is in seconds.
@@ -70,7 +74,11 @@ class Election(BackgroundRole):
         self._candidacy = ""
         """The incarnation under which this node possibly holds the leadership; "" for none."""
         self._leader: Leader | None = None
+        self._answered_at = 0.0
+        """When the last campaign that was answered was sent, in elapsed time."""
         self._known_until = 0.0
+        self._asked_to_lead = False
+        """Whether the last answer came to a campaign, and not to a mere question who leads."""
         self._term: Term | None = None
         self._trusted_until = 0.0
         self._refused: Term | None = None
@@ -84,8 +92,13 @@ class Election(BackgroundRole):
 
     @property
     def leader(self) -> Leader | None:
-        """The leader by the last answer; None for no leader, or without an answer for a TTL."""
+        """The leader by the last answer; None for no leader, or if the last answer is too old."""
         return self._leader if self.clock.elapsed() < self._known_until else None
+
+    @property
+    def _follows(self) -> bool:
+        """Whether a peer leads, by the last answer, and this node would take the leadership if it were free."""
+        return self.leader is not None and self._term is None and self._asked_to_lead
 
     @property
     def term(self) -> Term | None:
@@ -166,6 +179,7 @@ class Election(BackgroundRole):
                     told = str(error) or "no answer"
                     logger.warning("election: %s; the node campaigns again when the coordinator answers", told)
                 self.last_error = error
+                self._known_until = min(self._known_until, self._answered_at + self._ttl)
                 await self._disconnect()
             except Exception:
                 await self._disconnect()
@@ -191,13 +205,16 @@ class Election(BackgroundRole):
                 leader = await client.campaign(candidate, ttl_us=round(self._ttl * 1_000_000))
             else:
                 leader = await client.leader()
+        self._asked_to_lead = eligible
         self._take_answer(leader, candidate.incarnation, asked_at)
 
     def _take_answer(self, leader: Leader | None, incarnation: str, asked_at: float) -> None:
-        self._leader, self._known_until = leader, asked_at + self._ttl
+        self._leader, self._answered_at, self._known_until = leader, asked_at, asked_at + self._ttl
         if leader is None or leader.incarnation != incarnation:
             self._candidacy = ""
             self._distrust()
+            # the next campaign may come only after MAX_FOLLOWING TTLs, and its answer takes most of another one at most
+            self._known_until += MAX_FOLLOWING * self._ttl if self._asked_to_lead else 0.0
         elif not self._stopping:
             self._candidacy = incarnation
             if leader.term != self._term:
@@ -237,8 +254,10 @@ class Election(BackgroundRole):
 
     async def _wait(self) -> None:
         """Wait until the next campaign is due, `soon` is called, or the coordinator reports a change of the leader."""
-        seconds = self.interval * self.clock.random.uniform(0.75, 1.0)
-        until = self.clock.elapsed() + seconds
+        began = self.clock.elapsed()
+        pace = self.interval * self.clock.random.uniform(0.75, 1.0)
+        seconds = MAX_FOLLOWING * self._ttl if self._follows and self._client is not None else pace
+        until = began + seconds
         signs: set[asyncio.Task[bool]] = {asyncio.create_task(self._woken.wait())}
         if self._client is not None:
             signs.add(asyncio.create_task(self._client.changed(seconds)))
@@ -248,6 +267,8 @@ class Election(BackgroundRole):
                 done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 if any(one.exception() is None and one.result() for one in done):
                     break
+                if done:  # the coordinator does not report changes now, so the node asks
+                    until = min(until, began + pace)
         finally:
             for one in signs:
                 one.cancel()

@@ -21,6 +21,9 @@ from .role import Watchdog
 
 logger = logging.getLogger("peerjob.cluster")
 
+INTERVAL = 1.15
+"""Seconds between two renewals of a lease of 5 s or more. On etcd, a renewal has two requests, and an idle node shall
+send at most two requests a second."""
 OPEN_TIMEOUT = 5.0
 """Most seconds to open the connection of the lease."""
 LEAVE_TIMEOUT = 5.0
@@ -66,7 +69,7 @@ class Lease:
         self._make_liveness = liveness
         self._listener = listener
         self._farewell = farewell
-        self.interval = min(1.0, ttl / 5)
+        self.interval = min(INTERVAL, 0.23 * ttl)
         self._margin = min(1.0, ttl / 5)
         self._answer_limit = AnswerLimit(clock, ttl, lambda: self.trusted)
         # each step of a round has a time limit, so a round that exceeds the sum of these limits hangs

@@ -214,6 +214,7 @@ class NodeRuntime:
             on_made=self.changes.made,
             on_fired=self.changes.fired,
         )
+        self._reaper = Reaper(clock=clock, store=store, lease=self.lease, on_reaped=self.changes.reaped)
         self.roles: tuple[BackgroundRole, ...] = (
             HintRouter(
                 clock=clock,
@@ -225,10 +226,11 @@ class NodeRuntime:
                 watchers=self.watchers,
                 election=self.election,
                 cron=self._cron,
+                reaper=self._reaper,
             ),
             self.waiters,
             self.watchers,
-            Reaper(clock=clock, store=store, lease=self.lease, on_reaped=self.changes.reaped),
+            self._reaper,
             RetentionRole(clock=clock, store=store),
             self.catalogue,
             self.log_lines,
@@ -427,6 +429,8 @@ class NodeRuntime:
         has_changed = self.lease.time.take_news() | self.intake.follow(reply.instruction)
         if has_changed or not (self._is_shown or self._showing.locked()):
             self._spawn(self._show())
+        self._reaper.renewed(reply.reap_in_us)
+        self.claim_loop.renewed(reply.work_due)
         if self.pool.waiting:
             self.pool.dispatch()
 

@@ -9,7 +9,8 @@ Each implementation keeps these rules for each command:
 * A command that writes takes a `request` id. The caller has at most one unanswered request per command and incarnation.
   It may send the same request again after an error or a timeout. The answer is then the first answer, and nothing
   happens twice. (`enqueue` is idempotent by the ids of the instances.)
-* Hints only wake. If all hints are lost, latency grows (nodes poll each second); correctness does not depend on them.
+* Hints only wake. If all hints are lost, latency grows: a renewal tells that work is due (`Renewed.work_due`), and a
+  node whose store cannot tell claims each second. Correctness does not depend on hints.
 * Normal outcomes (nothing to claim, lost, dead) are return values. Errors are `StoreUnavailableError`,
   `StoreFullError` (only from `enqueue`: started work can always end), `StoreRefusedError` for a request that the server
   would refuse again, and `ArgumentError` for a mistake of the caller.
@@ -86,6 +87,8 @@ class Liveness(Protocol):
 
         `running` is the load to show. `count` and `fences_digest` (see `record.digest`) describe the claims that
         the caller knows. If they differ from the claims in the store, the answer lists the latter in `held`.
+        The answer also says what an idle node would otherwise ask for: whether work is due, and when a lease of a peer
+        can end. A store that cannot say it cheaply leaves both fields out; the node then asks each second.
         The driver does not retry; raises StoreUnavailableError within three fifths of the ttl. The caller can
         cancel the call earlier.
         """
@@ -126,7 +129,11 @@ class Elections(Protocol):
         ...
 
     async def changed(self, timeout: float) -> bool:
-        """Wait until the leader may have changed; False after `timeout` seconds."""
+        """Wait until the leader may have changed; False after `timeout` seconds.
+
+        It has also changed when the ttl of the leader that the last `campaign` returned may be over: a candidate that
+        waits does not ask in between. The hint "leader" tells of a resignation as well.
+        """
         ...
 
     async def close(self) -> None:
@@ -238,6 +245,9 @@ class Store(Protocol):
 
     async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
         """Wait up to `timeout` seconds for hints to this incarnation; [] if none came.
+
+        The hint "dead" says that the lease of a peer may have ended; only stores that learn it from their server send
+        it.
 
         Only one caller per incarnation at a time. Cancelling the call loses no hint that matters (see HINTS).
         """

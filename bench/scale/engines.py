@@ -253,7 +253,7 @@ class MemorySite(LocalSite):
     def __init__(self) -> None:
         super().__init__()
         self.url = "memory://scale"
-        for name in ("get", "read", "txn", "grant", "keepalive", "revoke", "remaining"):
+        for name in ("get", "read", "txn", "grant", "keepalive", "extend", "revoke", "remaining"):
             self._patch(MemoryKeyValue, name, self._counting(getattr(MemoryKeyValue, name)))
         self._patch(MemoryData, "apply", self._timed(MemoryData.apply))
 

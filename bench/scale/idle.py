@@ -13,8 +13,10 @@ from .verbs import Found
 
 SETTLE = 6.5
 """Seconds until a node looks for dead peers, which begins a lease after its start, and compares its clock."""
-WINDOW = 7.0
-MAX_IDLE_KINDS = 5_000
+WINDOW = 11.5
+"""Ten renewals of a lease. Nodes that started together renew together, so a part of an interval can count as one."""
+MAX_IDLE_KINDS = 4_999
+"""Kinds of an idle node. It also runs the kind that the schedules of a cell make, and 5,000 kinds are the limit."""
 
 
 async def idle(site: Site, cell: Cell) -> Found:

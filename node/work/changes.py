@@ -14,6 +14,7 @@ from typing import Any
 from peerjob.cluster.cron import CronRole
 from peerjob.cluster.election import Election
 from peerjob.cluster.lease import Lease
+from peerjob.cluster.recovery import Reaper
 from peerjob.cluster.role import BackgroundRole
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
@@ -228,6 +229,7 @@ class HintRouter(BackgroundRole):
         watchers: Watchers,
         election: Election,
         cron: CronRole,
+        reaper: Reaper,
     ) -> None:
         super().__init__(clock)
         self._store = store
@@ -238,10 +240,18 @@ class HintRouter(BackgroundRole):
         self._watchers = watchers
         self._election = election
         self._cron = cron
+        self._reaper = reaper
 
     async def run(self) -> None:
         while True:
-            hints = await self._store.next_hints(self._held_claims.incarnation, HINTS_WAIT)
+            try:
+                hints = await self._store.next_hints(self._held_claims.incarnation, HINTS_WAIT)
+            except StoreError:
+                # hints may be lost with the answer, so each part reads the store
+                self._outbox.hint()
+                self._election.soon()
+                self._cron.changed()
+                raise
             for hint in hints:
                 match hint.what:
                     case "work":
@@ -256,6 +266,8 @@ class HintRouter(BackgroundRole):
                         self._cron.changed()
                     case "leader":
                         self._election.soon()
+                    case "dead":
+                        self._reaper.soon()
                     case _:
                         pass  # a later version of peerjob can send hints that this version does not know
             if hints:

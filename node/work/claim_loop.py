@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -25,6 +26,12 @@ logger = logging.getLogger("peerjob.node")
 
 POLL = 1.0
 """Seconds after which an idle node claims without a hint, so a lost hint does not delay work for longer."""
+QUIET = 3 * POLL
+"""Seconds for which an idle node does not claim without a hint after a renewal: the answer said that no work is due."""
+MAX_SPREAD = 0.01
+"""Most seconds by which an idle node claims later than an instance is due, so that not all nodes claim at once."""
+MAX_WAIT = 60.0
+"""Most seconds for which an idle node trusts the due time of the last answer: clocks drift."""
 MAX_SLEEP = 10.0
 """Most seconds that the claim loop sleeps, so that an idle claim loop still proves to its watchdog that it runs."""
 MAX_REFUSAL = 30.0
@@ -66,7 +73,10 @@ class ClaimLoop(BackgroundRole):
         self._changes = changes
         self._on_dead = on_dead
         self._observers = observers
-        self._next_claim_at = 0.0
+        self._poll_at = 0.0
+        """When the next claim without a hint is due, unless the answer to a renewal makes it unnecessary."""
+        self._due_at = math.inf
+        """When the next delayed instance is due, by the last answer to a claim."""
         self._serial = 0
         self._asked: deque[StoreRequest] = deque()
         """Requests that the store has not answered: a single request, or the parts of a refused request."""
@@ -81,6 +91,15 @@ class ClaimLoop(BackgroundRole):
     def unsettled(self) -> bool:
         """Whether an outcome is not in the store yet, or an answer to a claim is missing."""
         return self._outbox.unsent or bool(self._asked)
+
+    def renewed(self, work_due: bool | None) -> None:
+        """Plan the next claim without a hint by the answer to a renewal (`Renewed.work_due`)."""
+        if work_due:
+            limit, _ = self._pool.room(self._kinds())
+            if limit:
+                self._outbox.hint()
+        elif work_due is not None:
+            self._poll_at = max(self._poll_at, asyncio.get_running_loop().time() + self.spread(QUIET))
 
     async def flush(self, timeout: float) -> bool:
         """Wait until the store answered every outcome; False if the time was over first."""
@@ -148,8 +167,11 @@ class ClaimLoop(BackgroundRole):
     async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Sleep until the outbox wakes the claim loop, or until a claim without a hint is due."""
         limit, _ = self._pool.room(self._kinds())
-        claim_at = max(self._next_claim_at, self._no_claim_until)
-        timer = loop.call_at(claim_at, self._outbox.hint) if limit else loop.call_later(MAX_SLEEP, self._outbox.wake)
+        claim_at = max(min(self._poll_at, self._due_at), self._no_claim_until)
+        if limit and claim_at <= loop.time() + MAX_SLEEP:
+            timer = loop.call_at(claim_at, self._outbox.wake)
+        else:
+            timer = loop.call_later(MAX_SLEEP, self._outbox.wake)
         try:
             await self._outbox.woken.wait()
         finally:
@@ -175,7 +197,7 @@ class ClaimLoop(BackgroundRole):
 
     def _want(self, now: float) -> Want | None:
         outbox = self._outbox
-        if now < self._no_claim_until or (not outbox.hinted and now < self._next_claim_at):
+        if now < self._no_claim_until or (not outbox.hinted and now < min(self._poll_at, self._due_at)):
             return None
         limit, caps = self._pool.room(self._kinds())
         if not limit:
@@ -260,18 +282,18 @@ class ClaimLoop(BackgroundRole):
     def _take(self, incarnation: str, claimed: Claimed, now: float) -> None:
         """Give the pool the instances that the store has claimed for this node."""
         if claimed.dead:
-            self._next_claim_at = now + POLL
+            self._poll_at, self._due_at = now + POLL, math.inf
             call_listener("claim", self._on_dead, incarnation)
             return
         if incarnation != self._held_claims.incarnation:
             # the node joined under a new incarnation during the request, so a peer reaps claims of the old incarnation
             return
         if not claimed.claims:
-            wait = self.spread(POLL)
+            self._poll_at, self._due_at = now + self.spread(POLL), math.inf
             if claimed.next_due_us is not None:
-                spread = 1 + self.clock.random.uniform(0, 0.01)
-                wait = min(wait, max(0.001, (claimed.next_due_us - claimed.now_us) / 1_000_000 * spread))
-            self._next_claim_at = now + wait
+                wait = (claimed.next_due_us - claimed.now_us) / 1_000_000
+                wait += self.clock.random.uniform(0, min(MAX_SPREAD, wait / 100))
+                self._due_at = now + min(max(0.001, wait), MAX_WAIT)
             return
         self._outbox.hinted = True  # claim again: only an empty answer proves that no instance is due
         runs = [Run(claim, incarnation, now) for claim in claimed.claims]

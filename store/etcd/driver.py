@@ -10,7 +10,7 @@ from typing import Any
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Capabilities, StoreLimits
-from peerjob.store.calls import answer_within
+from peerjob.store.calls import answer_within, both
 from peerjob.store.kv.base import Applied, Compare, Entry, Found, LeaseEndedError, Range, Step
 from peerjob.store.kv.store import KVStore
 
@@ -58,6 +58,10 @@ class EtcdKeyValue:
         return self._identity
 
     @property
+    def reports_ends(self) -> bool:
+        return True
+
+    @property
     def full(self) -> bool:
         return self._space.full
 
@@ -98,8 +102,8 @@ class EtcdKeyValue:
             self._conflict_free = 0 if applied.also is None else self._conflict_free + 1
         return applied
 
-    def watch(self, *prefixes: str) -> EtcdWatch:
-        return EtcdWatch(self._client, prefixes)
+    def watch(self, *prefixes: str, ends: Sequence[str] = ()) -> EtcdWatch:
+        return EtcdWatch(self._client, prefixes, ends)
 
     async def grant(self, ttl_us: int) -> int:
         reply = await self._client.call("grant", etcd.LeaseGrantRequest(TTL=-(-ttl_us // 1_000_000)))
@@ -108,6 +112,9 @@ class EtcdKeyValue:
     async def keepalive(self, lease: int) -> bool:
         reply = await self._client.call("keepalive", etcd.LeaseKeepAliveRequest(ID=lease))
         return bool(reply.TTL > 0)
+
+    async def extend(self, lease: int, ranges: Sequence[Range]) -> tuple[bool, list[Found]]:
+        return await both(self.keepalive(lease), self.read(ranges))
 
     async def revoke(self, lease: int) -> None:
         with contextlib.suppress(LeaseEndedError):

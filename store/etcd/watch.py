@@ -22,11 +22,15 @@ stay open and silent."""
 
 
 class EtcdWatch:
-    """Keys that were put below some prefixes, read from a stream that is opened again when it ends."""
+    """Keys that were put below some prefixes, or deleted below others (`ends`).
 
-    def __init__(self, client: EtcdClient, prefixes: Sequence[str]) -> None:
+    The keys come from a stream, which is opened again when it ends.
+    """
+
+    def __init__(self, client: EtcdClient, prefixes: Sequence[str], ends: Sequence[str] = ()) -> None:
         self._client = client
         self._prefixes = prefixes
+        self._ends = ends
         self._put: dict[str, bytes] = {}
         self._missed = False
         self._arrived = asyncio.Event()
@@ -86,9 +90,13 @@ class EtcdWatch:
                 key=prefix.encode(),
                 range_end=prefix_end(prefix).encode(),
                 start_revision=self._from,
-                filters=[etcd.WatchCreateRequest.NODELETE],
+                filters=[unwanted],
             )
-            for prefix in self._prefixes
+            for prefixes, unwanted in (
+                (self._prefixes, etcd.WatchCreateRequest.NODELETE),
+                (self._ends, etcd.WatchCreateRequest.NOPUT),
+            )
+            for prefix in prefixes
         ]
         return [etcd.WatchRequest(create_request=create) for create in creates]
 

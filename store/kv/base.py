@@ -174,6 +174,11 @@ class KeyValue(Protocol):
         ...
 
     @property
+    def reports_ends(self) -> bool:
+        """Whether a watch can report deleted keys (`ends` of `watch`). If not, `remaining` must be cheap."""
+        ...
+
+    @property
     def full(self) -> bool:
         """Whether new instances must be refused, to leave space for the end of those that exist."""
         ...
@@ -201,8 +206,12 @@ class KeyValue(Protocol):
         """
         ...
 
-    def watch(self, *prefixes: str) -> Watch:
-        """Watch the keys with one of these prefixes, from now on."""
+    def watch(self, *prefixes: str, ends: Sequence[str] = ()) -> Watch:
+        """Watch the keys with one of these prefixes, from now on.
+
+        Keys with a prefix in `ends` are reported when they are deleted, with an empty value. `ends` is given only if
+        `reports_ends`.
+        """
         ...
 
     async def grant(self, ttl_us: int) -> int:
@@ -211,6 +220,10 @@ class KeyValue(Protocol):
 
     async def keepalive(self, lease: int) -> bool:
         """Extend a lease to its full time; False if it has ended."""
+        ...
+
+    async def extend(self, lease: int, ranges: Sequence[Range]) -> tuple[bool, list[Found]]:
+        """`keepalive` and `read`, at the same time or in any order, in one request if the server can."""
         ...
 
     async def revoke(self, lease: int) -> None:

@@ -16,6 +16,7 @@ from .claim_queues import ClaimCall, ClaimQueues
 from .context import KVCommands, KVContext, retried
 from .counts import PROCESSING, READY, SCHEDULED
 from .hints import Wakeups
+from .idle_signs import IdleSign
 from .keys import time_text
 from .queues import Head
 from .rows import Idle, Owned, Row, encode, extended, to_claim
@@ -237,6 +238,7 @@ class ClaimCommands(KVCommands):
             ops.append(part.put((), await self._writer.short_lease()))
             if waits:
                 ops.append(Put(idle, encode(Idle(kinds, groups))))
+        self._context.idle_signs.set(None)
         reads = reader.repeated_reads(call, selection, next_due_us)
         step_reads = reads if len(reads) <= _MAX_STEP_READS else ()
         applied = await self._kv.txn([Step(compares, ops, step_reads)])
@@ -257,6 +259,10 @@ class ClaimCommands(KVCommands):
             if waits:
                 self._idle_entries[call.incarnation] = _IdleEntry(kinds, groups, applied.revision)
         if not reader.has_new(call, selection, answer):
+            # while the clock of this node decides nothing, the reads do not find delayed instances
+            if waits and call.wants_all and step_reads == reads and self._context.clock_skew.decides:
+                revision = self._idle_entries[call.incarnation].revision
+                self._context.idle_signs.set(IdleSign(call.incarnation, idle, revision, reads, answer))
             return True
         if waits:
             await self._kv.txn([Step([], [Delete(idle)])])

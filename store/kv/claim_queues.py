@@ -75,6 +75,13 @@ class ClaimCall:
         return tuple(kind for kind, limit in self.want.kinds.items() if limit > self.taken.get(kind, 0))
 
     @property
+    def wants_all(self) -> bool:
+        """Whether the claim takes instances of each registered kind, and also suspects."""
+        caps = self.want.kinds
+        limits = (caps.default, *caps.others.values()) if isinstance(caps, Caps) else caps.values()
+        return self.want.suspects and all(limit > 0 for limit in limits)
+
+    @property
     def answered(self) -> bool:
         """Whether the answer log has answers of an earlier run of the same request."""
         others = self.answer_log.answers.keys() - self.places

@@ -16,6 +16,7 @@ from .base import Entry, KeyValue
 from .clock_skew import ClockSkew
 from .counts import Counts
 from .hints import Hints
+from .idle_signs import IdleSigns
 from .keys import Keys
 from .kind_sets import KindSets
 from .queues import Queues
@@ -51,6 +52,7 @@ class KVContext:
         self.slots = Slots(kv, self.keys)
         self.kind_sets = KindSets(kv, self.keys)
         self.clock_skew = ClockSkew(clock)
+        self.idle_signs = IdleSigns()
         self.set_aside = SetAside(kv, self.keys, clock, self.writer, self.counts, self.slots)
         self._rows: dict[str, tuple[int, Row]] = {}
         self._names: dict[str, str] = {}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+import msgspec
+
 from peerjob.model.clock import Clock
 from peerjob.model.errors import DecodeError, StoreUnavailableError
 from peerjob.model.firing import Candidate, Leader, Term
@@ -15,13 +19,29 @@ from .writer import ROUNDS
 
 _OPEN_TIMEOUT = 5.0
 _FIRST_TIMEOUT = 2.0
+_READ_AGAIN = 3.0
+"""Seconds after which a leader reads the key of the leadership again."""
+_AFTER_END = 0.25
+"""Most seconds from the end of a leadership to the campaign of a peer, so that not all peers campaign at once."""
+
+
+class _Held(msgspec.Struct, frozen=True):
+    """The leadership of the last candidate."""
+
+    row: LeaderRow
+    leader: Leader
+    until: float
+    """The elapsed time until which the key of the leadership need not be read."""
 
 
 class KVElections:
     """The election over a separate connection. The store of the jobs may be another server.
 
     The term is the revision at which the key was written. To keep the leadership, a leader extends its lease and writes
-    nothing.
+    nothing. It reads the key only every few campaigns: the key lives as long as the lease, and no peer writes it
+    meanwhile.
+
+    Other nodes wait for the end of that lease. A watch reports it, or they ask once how long it has left.
 
     A new cluster with the same settings, or a restored one, has the same cluster id but counts revisions from an
     earlier point. So the coordinator of terms also contains a random token, stored beside the key. A restored snapshot
@@ -38,13 +58,17 @@ class KVElections:
         self._clock = clock
         self._timeout = _FIRST_TIMEOUT
         self._watch: Watch | None = None
+        self._held: _Held | None = None
+        self._lease_of_peer = 0
+        """The lease of the leader by the last campaign, unless the candidate leads; 0: none."""
 
     async def open(self) -> None:
         async with answer_within(_OPEN_TIMEOUT, url=self._url):
             await self._kv.open()
-        self._watch = self._kv.watch(self._prefix)
+        self._watch = self._new_watch()
 
     async def close(self) -> None:
+        self._held, self._lease_of_peer = None, 0
         if self._watch is not None:
             self._watch.close()
             self._watch = None
@@ -52,7 +76,14 @@ class KVElections:
 
     async def campaign(self, candidate: Candidate, *, ttl_us: int) -> Leader:
         self._timeout = ttl_us * MAX_ANSWER / 1_000_000
+        held, self._held, self._lease_of_peer = self._held, None, 0
+        asked_at = self._clock.elapsed()
         async with answer_within(self._timeout, url=self._url):
+            if held is not None and held.row.incarnation == candidate.incarnation and asked_at < held.until:
+                extended = await self._kv.keepalive(held.row.lease)
+                if extended:
+                    self._held = held
+                    return held.leader
             for _ in range(ROUNDS):
                 entry, token = await self._kv.get([self._now, self._token])
                 if token is None:
@@ -63,8 +94,13 @@ class KVElections:
                         return leader
                 else:
                     row = _leader_row(entry.value)
-                    if row.incarnation != candidate.incarnation or await self._kv.keepalive(row.lease):
-                        return self._leader(row, entry.mod, token)
+                    leader = self._leader(row, entry.mod, token)
+                    if row.incarnation != candidate.incarnation:
+                        self._lease_of_peer = row.lease
+                        return leader
+                    if await self._kv.keepalive(row.lease):
+                        self._held = _Held(row, leader, asked_at + _READ_AGAIN)
+                        return leader
         raise StoreUnavailableError(self._url, "the leadership changes hands too often")
 
     async def _take(self, candidate: Candidate, ttl_us: int, token: Entry) -> Leader | None:
@@ -79,6 +115,7 @@ class KVElections:
         return self._leader(row, applied.revision, token)
 
     async def resign(self, incarnation: str, *, refused: Term | None = None) -> None:
+        self._held = None
         async with answer_within(self._timeout, url=self._url):
             entry, token = await self._kv.get([self._now, self._token])
             if entry is None or (row := _leader_row(entry.value)).incarnation != incarnation:
@@ -96,8 +133,22 @@ class KVElections:
 
     async def changed(self, timeout: float) -> bool:
         if self._watch is None:
-            self._watch = self._kv.watch(self._prefix)
-        return await self._watch.changed(timeout) != {}
+            self._watch = self._new_watch()
+        left = math.inf
+        if self._lease_of_peer and not self._kv.reports_ends:
+            (left_us,) = await self._kv.remaining([self._lease_of_peer])
+            left = left_us / 1_000_000 + self._spread()
+        found = await self._watch.changed(min(timeout, left))
+        if found and not any(found.values()):
+            # the key was deleted: the lease has ended, or the leader resigns, and then tells it
+            await self._watch.changed(self._spread())
+        return found != {} or left <= timeout
+
+    def _new_watch(self) -> Watch:
+        return self._kv.watch(self._prefix, ends=(self._prefix,) if self._kv.reports_ends else ())
+
+    def _spread(self) -> float:
+        return self._clock.random.uniform(0, _AFTER_END)
 
     def _new_token(self) -> Put:
         return Put(self._token, b"%016x" % self._clock.random.getrandbits(64))

@@ -1,36 +1,62 @@
 """The lease of one incarnation, renewed over a separate connection.
 
 The claims of an incarnation do not depend on its lease: a reaper takes them back.
+
+The request of a renewal also reads what an idle node would otherwise ask for: whether a peer has died, and whether work
+is due (`idle_signs`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+
+import msgspec
 
 from peerjob.model.clock import Clock
 from peerjob.model.record import Held, Renewed, digest
-from peerjob.store.calls import MAX_ANSWER, answer_within, both
+from peerjob.store.calls import MAX_ANSWER, answer_within
 from peerjob.store.rules import check_layout
 
-from .base import Compare, Found, KeyValue, Op, Put, Range, Step
+from .base import Compare, Entry, Found, KeyValue, Op, Put, Range, Step
 from .clock_skew import ClockSkew, PeerClocks
+from .idle_signs import IdleSign, IdleSigns
 from .keys import Keys, below
 from .rows import Live, NodeRow, encode, live_of, node_of, owned_of
 from .writer import ROUNDS
+
+_LOOK_AHEAD = 1.2
+"""Seconds before the known first end of a lease at which the leases are asked again: about an interval of renewals."""
+
+
+class _Read(msgspec.Struct, frozen=True):
+    """The answers to the reads of a renewal."""
+
+    node: Entry | None
+    live: Entry | None
+    layout: Entry | None
+    owned: Found
+    nodes: Found
+    lives: Found
+    sign: Sequence[Found]
 
 
 class KVLiveness:
     """Renews the lease of an incarnation."""
 
-    def __init__(self, kv: KeyValue, *, url: str, keys: Keys, clock: Clock, clock_skew: ClockSkew) -> None:
+    def __init__(
+        self, kv: KeyValue, *, url: str, keys: Keys, clock: Clock, clock_skew: ClockSkew, idle_signs: IdleSigns
+    ) -> None:
         self._kv = kv
         self._url = url
         self._keys = keys
         self._clock = clock
         self._clock_skew = clock_skew
+        self._idle_signs = idle_signs
         self._peer_clocks = PeerClocks(kv, keys, clock)
-        self._last_lease = 0
-        """The lease that the last renewal extended or granted; 0 before the first renewal."""
+        self._leases_of_peers = LeasesOfPeers(kv, keys, clock)
+        self._lease = 0
+        """The lease of the last renewal; 0: unknown."""
 
     async def open(self) -> None:
         await self._kv.open()
@@ -43,13 +69,15 @@ class KVLiveness:
     async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
         now_us, prefix = self._clock.time_us(), self._keys.owned(incarnation)
         async with answer_within(ttl_us * MAX_ANSWER / 1_000_000, url=self._url):
-            found = await self._extend(incarnation, ttl_us, running)
+            sign = self._idle_signs.of(incarnation)
+            found = await self._extend(incarnation, ttl_us, running, sign)
             if found is None:
                 return Renewed(dead=True, now_us=now_us)
-            row, owned = found
+            row, read = found
+            reap_in_us = await self._leases_of_peers.reap_in_us(incarnation, read.nodes, read.lives, ttl_us)
             judgement = await self._peer_clocks.judge()
         self._clock_skew.set(judgement)
-        claims = [(key[len(prefix) :], owned_of(entry.value)) for key, entry in owned.items]
+        claims = [(key[len(prefix) :], owned_of(entry.value)) for key, entry in read.owned.items]
         fences = [owned.fence for _, owned in claims]
         same = len(fences) == count and digest(fences) == fences_digest
         return Renewed(
@@ -59,44 +87,51 @@ class KVLiveness:
             ahead_us=judgement.ahead_us,
             clock_known=judgement.known,
             instruction=row.instruction,
+            work_due=None if sign is None else not sign.holds(read.sign),
+            reap_in_us=reap_in_us,
         )
 
-    async def _read(self, ranges: Sequence[Range], lease: int) -> tuple[list[Found], bool]:
-        """Read, and extend a lease at the same time; False if it has ended, or for no lease.
+    async def _read(self, incarnation: str, sign: IdleSign | None) -> tuple[int, _Read]:
+        """Extend the lease of the last renewal, and read. The answer has that lease; 0 if it has ended."""
+        kv, keys = self._kv, self._keys
+        singles = [Range(keys.node + incarnation), Range(keys.live + incarnation), Range(keys.layout)]
+        peers = [below(prefix, limit=1, keys_only=True) for prefix in (keys.node, keys.live)]
+        if not kv.reports_ends:
+            peers[1] = below(keys.live)
+        ranges = [*singles, below(keys.owned(incarnation)), *peers, *(sign.reads if sign is not None else ())]
+        lease, self._lease = self._lease, 0
+        if lease:
+            alive, found = await kv.extend(lease, ranges)
+            lease = lease if alive else 0
+        else:
+            found = await kv.read(ranges)
+        node, live, layout = (single.items[0][1] if single.items else None for single in found[:3])
+        owned, nodes, lives, *rest = found[3:]
+        return lease, _Read(node, live, layout, owned, nodes, lives, rest)
 
-        One after the other, a slow server would take twice as long, and the time for a renewal is limited.
-        """
-        if not lease:
-            return await self._kv.read(ranges), False
-        return await both(self._kv.read(ranges), self._kv.keepalive(lease))
-
-    async def _extend(self, incarnation: str, ttl_us: int, running: int) -> tuple[NodeRow, Found] | None:
+    async def _extend(
+        self, incarnation: str, ttl_us: int, running: int, sign: IdleSign | None
+    ) -> tuple[NodeRow, _Read] | None:
         """Extend or replace an incarnation's lease; the answer is its row and claims, None if the incarnation ended."""
         kv, keys = self._kv, self._keys
         self._peer_clocks.report_as(incarnation)
-        singles = [Range(keys.node + incarnation), Range(keys.live + incarnation), Range(keys.layout)]
-        prefix = keys.owned(incarnation)
         for _ in range(ROUNDS):
-            last = self._last_lease
-            (*found, owned), kept = await self._read([*singles, below(prefix)], last)
-            node, live, layout = (single.items[0][1] if single.items else None for single in found)
-            if layout is not None:
+            extended, read = await self._read(incarnation, sign)
+            if read.layout is not None:
                 # a lease is extended without a transaction, and only transactions compare the layout: check the layout
                 # separately
-                check_layout(layout.value.decode(errors="replace"), namespace=keys.root[:-1], url=self._url)
-            if node is None or (row := node_of(node.value)).ended:
-                self._last_lease = 0
+                check_layout(read.layout.value.decode(errors="replace"), namespace=keys.root[:-1], url=self._url)
+            if read.node is None or (row := node_of(read.node.value)).ended:
+                self._lease = 0
                 return None
-            old = None if live is None else live_of(live.value)
+            old = None if read.live is None else live_of(read.live.value)
             lease = 0
-            if old is not None and old.ttl_us == ttl_us:
-                lease = old.lease if (kept if old.lease == last else await kv.keepalive(old.lease)) else 0
-            if old is not None and lease:
-                self._last_lease = lease
+            if old is not None and old.ttl_us == ttl_us and (old.lease == extended or await kv.keepalive(old.lease)):
+                lease = self._lease = old.lease
                 if running == old.running and not self._peer_clocks.must_report:
-                    return row, owned
+                    return row, read
             fresh = lease or await kv.grant(ttl_us)
-            alive = Compare(keys.node + incarnation, mod=node.mod)
+            alive = Compare(keys.node + incarnation, mod=read.node.mod)
             ops: list[Op] = [Put(keys.live + incarnation, encode(Live(fresh, ttl_us, running, row.claims)), fresh)]
             on_written: Callable[[], None] | None = None
             if self._peer_clocks.must_report:
@@ -104,12 +139,41 @@ class KVLiveness:
                 ops.append(Put(keys.clocks + incarnation, encode(report), fresh))
             applied = await kv.txn([Step([alive], ops)])
             if applied.steps[0] is not None:
-                self._last_lease = fresh
+                self._lease = fresh
                 if on_written is not None:
                     on_written()
                 if old is not None and old.lease != fresh:
                     await kv.revoke(old.lease)
-                return row, owned
+                return row, read
             if not lease:
                 await kv.revoke(fresh)
         return None
+
+
+class LeasesOfPeers:
+    """Tells when a lease of a peer can end, by what the renewals read."""
+
+    def __init__(self, kv: KeyValue, keys: Keys, clock: Clock) -> None:
+        self._kv = kv
+        self._keys = keys
+        self._clock = clock
+        self._known: list[tuple[str, int]] = []
+        """The leases of all peers, as read last, each with the incarnation."""
+        self._first_end = 0.0
+        """The elapsed time before which none of them ends."""
+
+    async def reap_in_us(self, incarnation: str, nodes: Found, lives: Found, ttl_us: int) -> int:
+        """Microseconds until `reap` can find something; 0 if an incarnation has no lease, which only a dead one has."""
+        if nodes.count != lives.count:
+            return 0
+        if self._kv.reports_ends:
+            return ttl_us
+        cut = len(self._keys.live)
+        peers = [(key[cut:], live_of(entry.value).lease) for key, entry in lives.items if key[cut:] != incarnation]
+        now = self._clock.elapsed()
+        if peers != self._known or now + _LOOK_AHEAD >= self._first_end:
+            left = await self._kv.remaining([lease for _, lease in peers]) if peers else []
+            # a lease is only extended, so none of these ends earlier
+            self._known = peers
+            self._first_end = now + min(left) / 1_000_000 if left else math.inf
+        return ttl_us if self._first_end == math.inf else max(0, round((self._first_end - now) * 1_000_000))

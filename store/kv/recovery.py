@@ -51,7 +51,7 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
         # not retried: after an outage, the reaper's own lease may have expired, and a reaper without a lease must not
         # reap
         context, keys = self._context, self._keys
-        # every node calls `reap` twice a second, so most calls read two counts only: equal counts show that no node is
+        # most calls come because a lease could have ended, and read two counts only: equal counts show that no node is
         # dead
         known, alive_now = await self._kv.read([below(prefix, 1, keys_only=True) for prefix in (keys.node, keys.live)])
         if known.count == alive_now.count:
@@ -179,6 +179,7 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
 
     async def _delete_incarnation(self, incarnation: str) -> None:
         """Delete all keys of an incarnation that has no claims left."""
+        self._kinds_may_be_unused()
         keys = self._keys
         ops: list[Op] = [
             Delete(prefix, prefix_end(prefix)) for prefix in (keys.hint(incarnation), keys.answers(incarnation))

@@ -15,6 +15,10 @@ from .step_plan import Change, StepPlan
 
 _EMPTY_AHEAD_US = 3_600_000_000
 """The head of an empty expiry queue is moved at most this far into the future."""
+_SEARCH_EVERY = 240.0
+"""Most seconds between two searches for unused kinds. A search has several requests, so an idle node makes few."""
+_SEARCHES = 4
+"""Searches after something was removed: each one deletes what the last one has made unused."""
 _FINAL_STATES = [int(state) for state, slot in SLOT.items() if slot in FINAL_SLOTS]
 
 
@@ -24,16 +28,28 @@ class RetentionCommands(KVCommands):
     def __init__(self, context: KVContext) -> None:
         super().__init__(context)
         self._unused_kinds = UnusedKinds(context)
+        self._searches_left = 0
+        """How many of the next calls of `expire` look for unused kinds."""
+        self._search_at = 0.0
+        """When `expire` next looks for unused kinds in any case, in elapsed time."""
         self._expiry_heads = below(f"{context.keys.root}head/expiry/")
 
     @retried
     async def expire(self, limit: int) -> int:
         (heads,) = await self._kv.read([self._expiry_heads])
         removed = await self._remove_expired(heads, limit)
-        if removed < limit:
+        now = self._clock.elapsed()
+        if removed:
+            self._kinds_may_be_unused()
+        if removed < limit and (self._searches_left or now >= self._search_at):
             await self._context.kind_sets.remove_unused()
             await self._unused_kinds.delete()
+            self._searches_left, self._search_at = max(0, self._searches_left - 1), now + _SEARCH_EVERY
         return removed
+
+    def _kinds_may_be_unused(self) -> None:
+        """Look for unused kinds in the next calls of `expire`: instances or a node are gone."""
+        self._searches_left = _SEARCHES
 
     async def _remove_surplus(self, ended: Mapping[str, int]) -> None:
         """Remove expired and surplus instances, at most twice as many as have just ended; `ended` counts by kind."""

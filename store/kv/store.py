@@ -47,6 +47,7 @@ class GuardedKeyValue:
         self.open, self.close = kv.open, kv.close
         self.get, self.read, self.watch = kv.get, kv.read, kv.watch
         self.grant, self.keepalive, self.revoke, self.remaining = kv.grant, kv.keepalive, kv.revoke, kv.remaining
+        self.extend = kv.extend
         self.on_lease_ended: Callable[[], None] = lambda: None
         """Called when the server does not know the lease of a put, for example after the
         server was wiped or restored."""
@@ -58,6 +59,10 @@ class GuardedKeyValue:
     @property
     def identity(self) -> str:
         return self._kv.identity
+
+    @property
+    def reports_ends(self) -> bool:
+        return self._kv.reports_ends
 
     @property
     def full(self) -> bool:
@@ -166,8 +171,14 @@ class KVStore(
         await self._kv.close()
 
     def liveness(self) -> KVLiveness:
-        skew = self._context.clock_skew
-        return KVLiveness(self._kv.separate(), url=self.url, keys=self._keys, clock=self._clock, clock_skew=skew)
+        return KVLiveness(
+            self._kv.separate(),
+            url=self.url,
+            keys=self._keys,
+            clock=self._clock,
+            clock_skew=self._context.clock_skew,
+            idle_signs=self._context.idle_signs,
+        )
 
     def elections(self) -> KVElections:
         return KVElections(self._kv.separate(), url=self.url, namespace=self._keys.root[:-1], clock=self._clock)

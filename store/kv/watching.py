@@ -39,9 +39,10 @@ class WatchCommands(ReadCommands):
         prefix = self._keys.hint(incarnation)
         watch = self._watches.get(incarnation)
         if watch is None:
-            # changed schedules concern all nodes, so each node watches the one key of all revisions instead of a hint
-            # of its own
-            watch = self._watches[incarnation] = self._kv.watch(prefix, self._keys.schedules)
+            # changed schedules and the end of a lease concern all nodes, so each node watches the keys of all nodes
+            # instead of hints of its own
+            ends = (self._keys.live,) if self._kv.reports_ends else ()
+            watch = self._watches[incarnation] = self._kv.watch(prefix, self._keys.schedules, ends=ends)
             found = await self._stored_hints(prefix)
         else:
             found = await self._changed_keys(watch, prefix, 0)
@@ -51,7 +52,9 @@ class WatchCommands(ReadCommands):
             found = await self._changed_keys(watch, prefix, left)
         own = [key for key in found if key.startswith(prefix)]
         await self._writer.plain([Delete(key) for key in own])
-        hints = [Hint("schedule", "")] if len(own) < len(found) else []
+        hints = [Hint("schedule", "")] if self._keys.revisions in found else []
+        if any(key.startswith(self._keys.live) for key in found):
+            hints.append(Hint("dead", ""))
         for key in own:
             topic, _, id = key[len(prefix) :].partition("/")
             hints.append(Hint(topic, self._keys.unescaped(id)))
@@ -59,7 +62,9 @@ class WatchCommands(ReadCommands):
 
     async def _changed_keys(self, watch: Watch, prefix: str, timeout: float) -> list[str]:
         found = await watch.changed(timeout)
-        return [*await self._stored_hints(prefix), self._keys.revisions] if found is None else [*found]
+        if found is None:
+            return [*await self._stored_hints(prefix), self._keys.revisions, self._keys.live]
+        return [*found]
 
     async def _stored_hints(self, prefix: str) -> list[str]:
         (found,) = await self._kv.read([below(prefix, _MAX_FETCHED, keys_only=True)])

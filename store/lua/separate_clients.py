@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 from peerjob.model.clock import Clock
@@ -17,6 +18,8 @@ from .script import Argument, Reply
 
 IDENTITY = "store"
 FIRST_TIMEOUT = 2.0
+AFTER_END = 0.25
+"""Most seconds from the end of a leadership to the campaign of a peer, so that not all peers campaign at once."""
 
 
 class SeparateClient:
@@ -61,7 +64,7 @@ class LuaLiveness(SeparateClient):
         reply = await self._run("renew", incarnation, ttl_us, running, count, fences_digest, timeout=limit)
         if not reply:
             return Renewed(dead=True)
-        now, held, cancelled, instruction = reply
+        now, held, cancelled, instruction, work_due, reap_in_us = reply
         # The round trip is measured in monotonic time, because the wall clock can be changed during the request.
         answered_us, round_trip_us = self._clock.time_us(), round((self._clock.elapsed() - sent) * 1_000_000)
         max_us = answered_us - int(now)
@@ -71,6 +74,8 @@ class LuaLiveness(SeparateClient):
             cancelled=tuple(map(bytes.decode, cancelled)),
             ahead_us=self._compare(max_us - round_trip_us, max_us),
             instruction=instruction_of(instruction),
+            work_due=work_due == b"1" if work_due else None,
+            reap_in_us=int(reap_in_us),
         )
 
     def _compare(self, min_us: int, max_us: int) -> int:
@@ -91,10 +96,12 @@ def _held(id: bytes, fence: bytes) -> Held:
 class LuaElections(SeparateClient):
     """Campaigns and resigns; the server's clock ends a term.
 
-    The store hints a resignation to every node, so `changed` only waits.
+    The store hints a resignation to every node, so `changed` only waits for the end of the leadership of a peer.
     """
 
     _timeout = FIRST_TIMEOUT
+    _ends_at = math.inf
+    """When the leadership of a peer ends, by the last campaign, in elapsed time."""
 
     async def campaign(self, candidate: Candidate, *, ttl_us: int) -> Leader:
         self._timeout = ttl_us * MAX_ANSWER / 1_000_000
@@ -106,7 +113,9 @@ class LuaElections(SeparateClient):
             self._clock.time_us(),
             timeout=self._timeout,
         )
-        return _leader(reply)
+        leader, left = reply[:4], reply[4:]
+        self._ends_at = self._clock.elapsed() + (left[0] + 1) / 1000 if left else math.inf
+        return _leader(leader)
 
     async def resign(self, incarnation: str, *, refused: Term | None = None) -> None:
         # `refused` is ignored: the server grants only terms above every term that the server has seen, also above the
@@ -118,8 +127,9 @@ class LuaElections(SeparateClient):
         return _leader(reply) if reply else None
 
     async def changed(self, timeout: float) -> bool:
-        await asyncio.sleep(timeout)
-        return False
+        left = max(0.0, self._ends_at - self._clock.elapsed()) + self._clock.random.uniform(0, AFTER_END)
+        await asyncio.sleep(min(left, timeout))
+        return left <= timeout
 
 
 def _leader(reply: Reply) -> Leader:

@@ -73,6 +73,10 @@ class MemoryKeyValue:
         return "memory"
 
     @property
+    def reports_ends(self) -> bool:
+        return False
+
+    @property
     def full(self) -> bool:
         return self._data.full
 
@@ -103,7 +107,7 @@ class MemoryKeyValue:
             data.expire(self._clock.time_us())
             return data.apply(steps, also, guards)
 
-    def watch(self, *prefixes: str) -> MemoryWatch:
+    def watch(self, *prefixes: str, ends: Sequence[str] = ()) -> MemoryWatch:
         return MemoryWatch(self._data, prefixes)
 
     async def grant(self, ttl_us: int) -> int:
@@ -116,6 +120,12 @@ class MemoryKeyValue:
         with data.lock:
             data.expire(now_us)
             return data.keepalive(lease, now_us)
+
+    async def extend(self, lease: int, ranges: Sequence[Range]) -> tuple[bool, list[Found]]:
+        data, now_us = self._data, self._clock.time_us()
+        with data.lock:
+            data.expire(now_us)
+            return data.keepalive(lease, now_us), [data.range(wanted) for wanted in ranges]
 
     async def revoke(self, lease: int) -> None:
         with self._data.lock:

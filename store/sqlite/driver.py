@@ -62,6 +62,10 @@ class SqliteKeyValue:
         return self._identity
 
     @property
+    def reports_ends(self) -> bool:
+        return False
+
+    @property
     def full(self) -> bool:
         return self._thread is not None and self._thread.full
 
@@ -99,7 +103,7 @@ class SqliteKeyValue:
             lambda transaction, leases: transaction.apply(steps, also, guards), durable=needs_disk(every)
         )
 
-    def watch(self, *prefixes: str) -> SqliteWatch:
+    def watch(self, *prefixes: str, ends: Sequence[str] = ()) -> SqliteWatch:
         return self._open_thread().watch(prefixes)
 
     async def grant(self, ttl_us: int) -> int:
@@ -107,6 +111,11 @@ class SqliteKeyValue:
 
     async def keepalive(self, lease: int) -> bool:
         return await self._write(lambda transaction, leases: leases.keepalive(lease))
+
+    async def extend(self, lease: int, ranges: Sequence[Range]) -> tuple[bool, list[Found]]:
+        return await self._write(
+            lambda transaction, leases: (leases.keepalive(lease), [transaction.read(wanted) for wanted in ranges])
+        )
 
     async def revoke(self, lease: int) -> None:
         await self._write(lambda transaction, leases: transaction.revoke(lease))

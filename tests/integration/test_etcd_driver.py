@@ -295,6 +295,20 @@ async def test_a_watch_tells_what_was_put_and_nothing_else(kv: EtcdKeyValue, roo
     watch.close()
 
 
+async def test_a_watch_tells_of_keys_that_end_with_their_lease(kv: EtcdKeyValue, root: str) -> None:
+    watch = kv.watch(f"{root}in/", ends=(f"{root}live/",))
+    lease = await kv.grant(60_000_000)
+    await kv.txn([Step([], [Put(f"{root}live/a", b"x", lease), Put(f"{root}live/b", b"x")])])
+    assert await watch.changed(0.1) == {}
+    await kv.revoke(lease)
+    assert await watch.changed(PATIENCE) == {f"{root}live/a": b""}
+    await kv.txn([Step([], [Delete(f"{root}live/b")])])
+    assert await watch.changed(PATIENCE) == {f"{root}live/b": b""}
+    await kv.txn([Step([], [Put(f"{root}in/c", b"y")])])
+    assert await watch.changed(PATIENCE) == {f"{root}in/c": b"y"}
+    watch.close()
+
+
 async def test_a_watch_that_missed_something_says_so_and_goes_on(start_etcd: StartEtcd, etcd_site: EtcdSite) -> None:
     server = start_etcd()
     kv = await etcd_site.driver(server.url)

@@ -54,6 +54,8 @@ class OnUrl(StoreSuite):
 class Conformance(OnUrl, StoreConformance):
     """The suite over the store that a URL names."""
 
+    renewals_tell = True
+
 
 class TestMemory(OnUrl, HintRules, LivenessRules):
     """The memory store on the system's clock, with the rules that wait; the unit tests have all rules."""

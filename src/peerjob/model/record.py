@@ -367,18 +367,18 @@ class Renewed(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: tuple[str, ...] = ()
     """Ids of instances that were cancelled while this incarnation ran them, and that it has not released yet."""
     ahead_us: int = 0
-    """Lead of this node's clock; negative: the clock is behind; 0: unknown.
-
-    The clock is compared with the store's. If the nodes' clocks decide about due times, the clock is compared with the
-    median of the peers.
-    """
+    """Lead of this node's clock over the store's, or over the median of the peers if the nodes' clocks decide about due
+    times; negative: the clock is behind; 0: unknown."""
     clock_known: bool = True
-    """False while a new node still waits to learn the clocks of its peers.
-
-    Always True if the store's clock decides about due times.
-    """
+    """False while a new node waits for the clocks of its peers. Always True if the store's clock decides."""
     instruction: Instruction | None = None
     """The latest instruction to this incarnation; None if there was none."""
+    work_due: bool | None = None
+    """Whether this incarnation must claim now, even without a hint. False: it is registered as idle, and no instance is
+    due that it can claim. None: the store does not know."""
+    reap_in_us: int | None = None
+    """Microseconds until `reap` can find something, because a lease of a peer ends; the hint "dead" may come earlier.
+    None: the store does not know."""
 
 
 DIGEST_SIZE = 2_147_483_647
@@ -413,7 +413,7 @@ class Hint(msgspec.Struct, frozen=True):
 
     "work": claim now. "cancel": renew now, to get the cancelled instances and the instruction. "final": the instance
     `id` is final. "change": the instance `id` has changed. "schedule": the schedule `id` was written or removed.
-    "leader": the leadership may be free.
+    "leader": the leadership may be free. "dead": the lease of a peer may have ended.
     """
     id: str = ""
 

@@ -3,7 +3,7 @@
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     incarnation, name, ttl, the candidate's time
--- Reply    the current leader, as in lib/schedule.lua
+-- Reply    the current leader, as in lib/schedule.lua; of another leader also the milliseconds until its leadership ends
 local found = leader_now()
 local ttl = math.ceil(tonumber(ARGV[3]) / 1000)
 if found[1] and found[1] ~= ARGV[1] then
@@ -13,6 +13,7 @@ if found[1] and found[1] ~= ARGV[1] then
   if call('PTTL', LEADER) > of_leader then
     call('PEXPIRE', LEADER, of_leader)
   end
+  found[5] = call('PTTL', LEADER)
   return found
 elseif not found[1] then
   -- A term, like a fence, is at least the server's time, so terms grow even if the server lost its last second of

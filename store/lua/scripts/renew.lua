@@ -4,7 +4,8 @@
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     incarnation, ttl, running, number of claims, digest of their fences
 -- Reply    {} if dead; else {now, all claims as id, fence, id, ... or "" if number and digest match, cancelled ids
---          whose claim has not ended, the instruction or ""}
+--          whose claim has not ended, the instruction or "", "1" if the incarnation must claim, "0" if not, "" if that
+--          is not known, microseconds until the first lease of another incarnation ends}
 local incarnation = ARGV[1]
 local key = node_key(incarnation)
 local ends = call('ZSCORE', LEASES, incarnation)
@@ -23,9 +24,11 @@ for n = 1, #claims, 2 do
   end
 end
 local same = #claims / 2 == tonumber(ARGV[4]) and math.fmod(sum, 2147483647) == tonumber(ARGV[5])
+local due, reap_in = work_due(incarnation), time_to_reap(incarnation, tonumber(ARGV[2]))
 if tonumber(ends) > now + tonumber(ARGV[2]) then
   shorten_future_leases(1000)
+  reap_in = 0
 end
 call('ZADD', LEASES, digits(now + tonumber(ARGV[2])), incarnation)
 call('HSET', key, 'running', ARGV[3], 'renewed', digits(now), 'steady', steady, 'ttl', ARGV[2])
-return {digits(now), same and '' or held, cancelled, call('HGET', key, 'instruction') or ''}
+return {digits(now), same and '' or held, cancelled, call('HGET', key, 'instruction') or '', due, digits(reap_in)}

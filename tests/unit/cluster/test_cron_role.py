@@ -245,6 +245,7 @@ async def test_two_that_believe_to_lead_fire_once(clock: VirtualClock, bench: Be
     await bench.put()
     for one, name in ((first, "one"), (second, "other")):
         one.flaky.change_answers(partial(won_by, one, name), "campaign", times=None)
+        one.election.soon()
     await clock.advance(20.5)
     assert first.election.is_leader
     assert second.election.is_leader

@@ -65,6 +65,8 @@ class Overtaken(MemoryKeyValue):
 class TestOvertaken(StoreConformance):
     """Every rule, under contention, on virtual time."""
 
+    renewals_tell = True
+
     @cached_property
     def clock(self) -> VirtualClock:
         return VirtualClock()

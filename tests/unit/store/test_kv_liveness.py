@@ -33,6 +33,10 @@ class FarKeyValue(MemoryKeyValue):
         await asyncio.sleep(TRIP)
         return await super().keepalive(lease)
 
+    async def extend(self, lease: int, ranges: Sequence[Range]) -> tuple[bool, list[Found]]:
+        await asyncio.sleep(TRIP)
+        return await super().extend(lease, ranges)
+
 
 async def test_a_renewal_takes_one_round_trip(clock: VirtualClock) -> None:
     """If a renewal needs several, a slow server ends the trust of all nodes sooner."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -57,7 +57,7 @@ class LateKeyValue(MemoryKeyValue):
     times = 1
     """Number of late messages."""
 
-    def watch(self, *prefixes: str) -> LateWatch:
+    def watch(self, *prefixes: str, ends: Sequence[str] = ()) -> LateWatch:
         return LateWatch(self._data, prefixes, self.times)
 
     def separate(self) -> "LateKeyValue":

@@ -23,6 +23,8 @@ Result = TypeVar("Result")
 class TestMemory(StoreConformance):
     """Every rule, without a second of waiting."""
 
+    renewals_tell = True
+
     @cached_property
     def clock(self) -> VirtualClock:
         return VirtualClock()

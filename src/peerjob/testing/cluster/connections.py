@@ -108,6 +108,10 @@ class LinkedKeyValue:
         return self._kv.identity
 
     @property
+    def reports_ends(self) -> bool:
+        return self._kv.reports_ends
+
+    @property
     def full(self) -> bool:
         return self._kv.full
 
@@ -129,7 +133,7 @@ class LinkedKeyValue:
     async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
         return await self._link.carry(lambda: self._kv.txn(steps, also, guards))
 
-    def watch(self, *prefixes: str) -> LinkedWatch:
+    def watch(self, *prefixes: str, ends: Sequence[str] = ()) -> LinkedWatch:
         return LinkedWatch(self._data, prefixes, self._link)
 
     async def grant(self, ttl_us: int) -> int:
@@ -137,6 +141,9 @@ class LinkedKeyValue:
 
     async def keepalive(self, lease: int) -> bool:
         return await self._link.carry(lambda: self._kv.keepalive(lease))
+
+    async def extend(self, lease: int, ranges: Sequence[Range]) -> tuple[bool, list[Found]]:
+        return await self._link.carry(lambda: self._kv.extend(lease, ranges))
 
     async def revoke(self, lease: int) -> None:
         await self._link.carry(lambda: self._kv.revoke(lease))

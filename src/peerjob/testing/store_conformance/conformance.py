@@ -13,6 +13,7 @@ from .fires import FiringRules, TermRules
 from .hints import HintRules
 from .history import HistoryRules
 from .idempotency import IdempotencyRules
+from .idle_nodes import IdleRules
 from .instructions import InstructionRules
 from .isolation import IsolationRules
 from .kinds import KindRules
@@ -47,6 +48,7 @@ class StoreConformance(
     SuspectRules,
     CancelRules,
     HintRules,
+    IdleRules,
     ReadingRules,
     LogRules,
     RetentionRules,

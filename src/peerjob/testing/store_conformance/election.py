@@ -181,6 +181,20 @@ class ElectionRules(StoreSuite):
         await elections.resign(one.incarnation)
         assert await self.in_time(other.changed(1)) or await self.hinted(peer, "leader")
 
+    async def test_the_end_of_a_silent_leader_is_heard(self, store: Store, elections: Elections) -> None:
+        """A candidate waits for it without a question in between."""
+        one, two, other = self.candidate("one"), self.candidate("two"), await self.election(store)
+        await self.elected(elections, one, ttl_us=round(self.short_ttl * 1_000_000))
+        await other.campaign(two, ttl_us=TTL_US)
+        began = self.clock.elapsed()
+        while self.clock.elapsed() - began < self.patience:
+            await self.in_time(other.changed(self.patience))
+            leader = await other.campaign(two, ttl_us=TTL_US)
+            if leader.incarnation == two.incarnation:
+                self._cleanup.push_async_callback(elections.resign, two.incarnation)
+                break
+        assert self.clock.elapsed() - began < self.patience / 2
+
     async def test_namespaces_have_leaders_of_their_own(self, store: Store, elections: Elections) -> None:
         other = await self.election(await self.open(namespace=f"{self.namespace}-b"))
         one = await self.elected(elections, self.candidate("one"))

@@ -30,6 +30,9 @@ class StoreSuite:
     hint_wait: ClassVar[float] = 0.05
     """Seconds for which a test that expects no hint waits for one."""
 
+    renewals_tell: ClassVar[bool] = False
+    """Whether the answers to renewals say if work is due, and when a peer can be dead (`Renewed`)."""
+
     patience: ClassVar[float] = 20.0
     """Seconds in which an expected event must come.
 

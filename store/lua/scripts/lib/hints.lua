@@ -46,6 +46,30 @@ local function add_idle(incarnation, set, without)
   add('SADD', idle_key(set), incarnation)
 end
 
+-- Return whether an incarnation must claim although it got no hint: '1' if it is not registered as idle, or if an
+-- instance is due that it can claim. Otherwise '0', or '' for a large set without an index, whose queues are too many.
+local function work_due(incarnation)
+  local entry_text = call('HGET', IDLE, incarnation)
+  if not entry_text then
+    return '1'
+  end
+  local set, keys = sub(entry_text, 1, SET_SIZE), {}
+  local letter = sub(set, 1, 1)
+  if letter == 'u' then
+    return ''
+  elseif letter == 'x' then
+    keys = {heads_key(set, false), heads_key(set, true)}
+  else
+    -- Kinds that the last claim left out count, too: the node may have room for them now.
+    for _, kind in ipairs(call('SMEMBERS', set_key(set))) do
+      keys[#keys + 1], keys[#keys + 2] = ready_key(kind), suspects_key(kind)
+    end
+  end
+  local due = keys[1] and call('EXISTS', unpack(keys)) > 0
+  local next_due = not due and earliest_due()
+  return (due or next_due and next_due <= now) and '1' or '0'
+end
+
 local woken = {}
 
 -- Send a hint about work to up to `wanted` live nodes of the idle ones in `some`; hinted nodes and dead nodes are no

@@ -41,3 +41,14 @@ local function may_mark_dead(reaper, incarnation, end_of_lease)
   local steady = tonumber(own[2] or own[1])
   return steady <= end_of_lease or now - steady >= end_of_lease - tonumber(others or '0')
 end
+
+-- Return how many microseconds pass before a reap by this incarnation can find claims to take back: 0 if a dead
+-- incarnation still has some.
+local function time_to_reap(incarnation, ttl)
+  if call('EXISTS', DEAD) == 1 then
+    return 0
+  end
+  local first = call('ZRANGE', LEASES, 0, 1, 'WITHSCORES')
+  local ends = first[1] == incarnation and first[4] or first[1] ~= incarnation and first[2]
+  return ends and max(0, tonumber(ends) + 1 - now) or ttl
+end

@@ -1,0 +1,104 @@
+"""How many requests idle nodes send to the server of each engine: a guard against calls that nobody needs."""
+
+import asyncio
+import sys
+from collections import Counter
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+from uuid import uuid4
+
+from peerjob import Node, job
+from peerjob.cluster.lease import INTERVAL
+from peerjob.node.observe.observer import Observer
+from support.servers import needed
+from support.waiting import until
+
+BENCH = str(Path(__file__).parents[2] / "bench")
+# only while the modules load: the benchmark has modules with names that others use, too
+sys.path.insert(0, BENCH)
+from scale.cells import ENGINES  # noqa: E402
+from scale.engines import Site, site_of  # noqa: E402
+
+sys.path.remove(BENCH)
+
+FOLLOWERS = 5
+SETTLING, COUNTED = 7, 10
+"""Renewals of a node before its requests are counted, and while they are counted."""
+MOST_OF_LEADER, MOST_OF_FOLLOWER = 5.0, 2.0
+"""The goals of docs/scaling.md, in requests a second."""
+
+
+@job(kind="idle")
+async def idle() -> None: ...
+
+
+class Calls(Observer):
+    """Counts the calls of the store of one node, by verb."""
+
+    def __init__(self) -> None:
+        self.verbs: Counter[str] = Counter()
+
+    def store_called(self, verb: str, seconds: float) -> None:
+        self.verbs[verb] += 1
+
+
+class Idlers:
+    """Idle nodes on one server."""
+
+    def __init__(self, site: Site, cleanup: AsyncExitStack) -> None:
+        self._site = site
+        self._cleanup = cleanup
+        self._namespace = f"idle-{uuid4().hex[:12]}"
+        self._calls: list[Calls] = []
+
+    async def start(self) -> Node:
+        node = Node(self._site.url, jobs=[idle], workers=2, namespace=self._namespace)
+        self._calls.append(Calls())
+        node.observe(self._calls[-1])
+        await self._cleanup.enter_async_context(node)
+        return node
+
+    def _requests(self) -> float:
+        """On SQLite, a call of the store is a request, as there is no server."""
+        calls = sum(sum(one.verbs.values()) for one in self._calls)
+        return calls if self._site.engine == "sqlite" else self._site.read().requests
+
+    async def _renewed(self, times: int) -> None:
+        wanted = [one.verbs["renew"] + times for one in self._calls]
+        await until(lambda: all(one.verbs["renew"] >= want for one, want in zip(self._calls, wanted, strict=True)))
+
+    async def rate(self) -> float:
+        """Requests of all nodes in a second. Renewals tell the time, so a machine that stalls changes nothing."""
+        await self._renewed(SETTLING)
+        renewals, requests = self._renewals(), self._requests()
+        await self._renewed(COUNTED)
+        seconds = (self._renewals() - renewals) * INTERVAL / len(self._calls)
+        return (self._requests() - requests) / seconds
+
+    def _renewals(self) -> int:
+        return sum(one.verbs["renew"] for one in self._calls)
+
+
+async def rates(site: Site) -> tuple[float, float]:
+    """Requests a second of an idle leader, and of an idle follower."""
+    async with AsyncExitStack() as cleanup:
+        idlers = Idlers(site, cleanup)
+        node = await idlers.start()
+        while await node.leader() is None:  # noqa: ASYNC110  # the test has no part of the node to wait for
+            await asyncio.sleep(0.05)
+        leader = await idlers.rate()
+        for _ in range(FOLLOWERS):
+            await idlers.start()
+            await asyncio.sleep(INTERVAL / FOLLOWERS)  # nodes that start together renew together
+        return leader, (await idlers.rate() - leader) / FOLLOWERS
+
+
+async def test_idle_nodes_send_few_requests() -> None:
+    with ExitStack() as cleanup:
+        with needed():
+            sites = [cleanup.enter_context(site_of(engine)) for engine in ENGINES]
+        # all at once, since each needs half a minute
+        found = dict(zip(ENGINES, await asyncio.gather(*map(rates, sites)), strict=True))
+
+    assert {engine: most for engine, most in found.items() if most[0] > MOST_OF_LEADER} == {}
+    assert {engine: most for engine, most in found.items() if most[1] > MOST_OF_FOLLOWER} == {}

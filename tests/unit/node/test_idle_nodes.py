@@ -1,0 +1,92 @@
+"""Idle nodes: they ask little, and miss nothing."""
+
+import asyncio
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from peerjob import Job, Node, State
+from peerjob.model.record import Renewed
+from peerjob.testing import VirtualClock
+from support.factories import flaky_store, running_nodes, shared_url
+from support.flaky import FlakyStore
+
+TTL = 5.0
+
+
+async def nothing() -> None: ...
+
+
+def silent(answer: Renewed) -> Renewed:
+    """The answer of a store that does not know what an idle node asks for."""
+    return replace(answer, work_due=None, reap_in_us=None)
+
+
+def told(flaky: FlakyStore) -> None: ...
+
+
+def not_told(flaky: FlakyStore) -> None:
+    flaky.change_answers(silent, "renew", times=None)
+
+
+async def calls_of_a_follower(clock: VirtualClock, prepare: Callable[[FlakyStore], None]) -> dict[str, int]:
+    """The calls of an idle follower in a minute."""
+    url, job = shared_url(), Job("k", nothing)
+    flaky = flaky_store(clock, url)
+    prepare(flaky)
+    async with Node(url, name="leader", clock=clock, jobs=[job]), Node(flaky.store, clock=clock, jobs=[job]) as node:
+        await clock.advance(60)
+        leader = await node.leader()
+        assert leader is not None
+        assert leader.name == "leader"
+        flaky.calls.clear()
+        await clock.advance(60)
+        return dict(flaky.calls)
+
+
+async def test_an_idle_follower_only_renews_its_lease_and_asks_now_and_then_who_leads(clock: VirtualClock) -> None:
+    calls = await calls_of_a_follower(clock, told)
+    assert 50 <= calls.pop("renew") <= 60
+    assert calls.pop("campaign") <= 16
+    assert calls.keys() <= {"changed", "next_hints", "expire"}
+
+
+async def test_a_node_asks_each_second_if_its_store_cannot_tell(clock: VirtualClock) -> None:
+    calls = await calls_of_a_follower(clock, not_told)
+    assert 54 <= calls["turn"] <= 66
+    assert calls["reap"] >= 90
+
+
+async def test_work_for_which_a_silent_node_was_woken_is_found_by_a_peer(clock: VirtualClock) -> None:
+    url, job = shared_url(), Job("k", nothing)
+    flaky = flaky_store(clock, url)
+    async with Node(flaky.store, name="silent", clock=clock, jobs=[job]) as woken:
+        await clock.advance(1)
+        async with Node(url, name="peer", clock=clock, jobs=[job]):
+            await clock.advance(20)
+            # the node that is idle for longest is woken
+            stalled = flaky.stall("turn")
+            instance = await woken.schedule(job)
+            await clock.advance(1.3)
+            assert stalled.met.is_set()
+            assert (await instance.refresh()).state is State.COMPLETED
+            assert (await instance.refresh()).node == "peer"
+            stalled.release()
+
+
+async def test_the_claims_of_a_dead_peer_run_again_when_its_lease_ends(clock: VirtualClock) -> None:
+    url, job = shared_url(), Job("long", asyncio.sleep)
+    flaky = flaky_store(clock, url)
+    gone = Node(flaky.store, name="gone", clock=clock, jobs=[job])
+    await gone.start()
+    instance = await gone.schedule(job, 1_000)
+    await clock.advance(1)
+    async with running_nodes(clock, "one", "two", store=url, jobs=job) as peers:
+        await clock.advance(20)
+        assert (await peers[0].lookup_instance(instance.id)).node == "gone"
+        flaky.fail()
+        await clock.advance(TTL + 0.6)
+        assert (await peers[0].lookup_instance(instance.id)).node in ("one", "two")
+        flaky.heal()
+        for node in (gone, *peers):
+            await clock.run(node.stop(grace=0))
