@@ -253,6 +253,17 @@ class Store(Protocol):
         """
         ...
 
+    async def claim_on_hint(
+        self, incarnation: str, want: Want, *, request: str, timeout: float
+    ) -> tuple[list[Hint], Claimed | None]:
+        """`next_hints`, then `claim` if a hint tells of work, in one round trip if the server can.
+
+        A store can also claim without such a hint; None if it did not claim. With a timeout of 0 it always claims, so
+        the caller repeats a call with a timeout of 0. A repeat with a limit of 0 gives the claims of the first call,
+        and adds none. Cancelling the call loses hints about work, and a claim can still happen until the repeat.
+        """
+        ...
+
     async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | State | None]:
         """Register for a "final" hint on each of these instances and read it, in one step each.
 

@@ -10,8 +10,8 @@ from peerjob.model.clock import Clock
 
 from .base import Liveness, Store
 
-_UNTIMED = ("open", "close", "next_hints")
-"""`next_hints` waits for hints, so its time says nothing about the server."""
+_UNTIMED = ("open", "close", "next_hints", "claim_on_hint")
+"""Calls that wait for hints are not measured, since their time says nothing about the server."""
 RENEW = "renew"
 VERBS = (
     *(name for name, verb in vars(Store).items() if inspect.iscoroutinefunction(verb) and name not in _UNTIMED),

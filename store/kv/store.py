@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from peerjob.model.clock import Clock
-from peerjob.model.record import Ack, Capabilities, Claimed, Outcome, StoreLimits, Want
+from peerjob.model.record import Ack, Capabilities, Claimed, Hint, Outcome, StoreLimits, Want
 from peerjob.store.calls import both
 from peerjob.store.rules import LAYOUT, check_layout
 from peerjob.store.url import redact
@@ -199,3 +199,11 @@ class KVStore(
         # the claim is sent first, so that the server handles the claim while this process builds the commit
         claimed, acks = await both(claim(want), commit())
         return acks, claimed
+
+    async def claim_on_hint(
+        self, incarnation: str, want: Want, *, request: str, timeout: float
+    ) -> tuple[list[Hint], Claimed | None]:
+        hints = await self.next_hints(incarnation, timeout)
+        if timeout > 0 and not any(hint.what == "work" for hint in hints):
+            return hints, None
+        return hints, await self._retry(lambda: self._claim(incarnation, want, request, "hint-claim"))

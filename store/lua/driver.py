@@ -146,11 +146,6 @@ class Driver(ABC):
         """The URL without its password."""
         return self._address.url
 
-    @property
-    def server(self) -> Host | None:
-        """The server that has the namespace; None while that is not known, and for a socket."""
-        return self._server
-
     async def open(self) -> None:
         """Connect, so that a wrong address shows at once."""
         self._checked(await self._send([("PING",)], self._call_timeout))
@@ -191,6 +186,19 @@ class Driver(ABC):
         command = ("BLMPOP", f"{max(timeout, 0.001):.3f}", 1, key, "LEFT", "COUNT", limit)
         (reply,) = self._checked(await self._send([command], timeout + self._call_timeout, alone=True))
         return [] if reply is None else _pairs(reply)[key.encode()]
+
+    async def pop_and_run(
+        self, key: str, limit: int, timeout: float, call: Call
+    ) -> tuple[list[bytes], Reply | Exception]:
+        """`pop`, and run a script on the same connection at the moment when the wait ends.
+
+        An error of the script is returned: the elements are no longer in the list.
+        """
+        wait = ("BLMPOP", f"{max(timeout, 0.001):.3f}", 1, key, "LEFT", "COUNT", limit)
+        commands = [wait, *self._evalshas([call])]
+        popped, reply = await self._send(commands, timeout + self._call_timeout, alone=True)
+        (popped,) = self._checked([popped])
+        return [] if popped is None else _pairs(popped)[key.encode()], reply
 
     async def info(self) -> Mapping[str, str]:
         """The fields of INFO; empty if the user may not ask."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import chain, repeat
 from typing import cast
 
 from peerjob.model.clock import Clock
@@ -134,8 +135,23 @@ class LuaQueueCommands(LuaCommands):
 
     async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
         key = wake_list(self._driver.namespace, incarnation)
-        found = await self._retry(lambda: self._driver.pop(key, MAX_HINTS, timeout))
-        return [Hint(_HINTS[text[0]], text[1:]) for text in map(bytes.decode, found)]
+        return _hints(await self._retry(lambda: self._driver.pop(key, MAX_HINTS, timeout)))
+
+    async def claim_on_hint(
+        self, incarnation: str, want: Want, *, request: str, timeout: float
+    ) -> tuple[list[Hint], Claimed | None]:
+        check_batch(want.limit)
+        key = wake_list(self._driver.namespace, incarnation)
+        set_name = await self._set_for(incarnation, want)
+        arguments = claim_arguments(incarnation, "hint-claim", request, set_name, want)
+        waits = chain([timeout], repeat(0.0))
+        found, reply = await self._retry(
+            lambda: self._driver.pop_and_run(key, MAX_HINTS, next(waits), ("claim", arguments))
+        )
+        if isinstance(reply, Exception):
+            # as when the server has lost its scripts: `_run` sends them again
+            reply = await self._run("claim", *arguments)
+        return _hints(found), _claimed(reply) if self._knows_set(incarnation, reply) else None
 
     async def _claim(self, incarnation: str, command: str, request: str, want: Want) -> Claimed:
         while True:
@@ -255,6 +271,10 @@ def _enqueued(instances: Sequence[NewInstance], reply: Reply) -> list[Enqueued]:
         id = one.id if holder == 0 else cast("bytes", holder).decode()
         answers.append(Enqueued(id, id == one.id, repeated=holder != 0 and id == one.id))
     return answers
+
+
+def _hints(texts: Sequence[bytes]) -> list[Hint]:
+    return [Hint(_HINTS[text[0]], text[1:]) for text in map(bytes.decode, texts)]
 
 
 def _acks(reply: Reply) -> list[Ack]:

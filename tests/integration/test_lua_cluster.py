@@ -23,6 +23,7 @@ from peerjob.testing.store_conformance.cancel import CancelRules
 from peerjob.testing.store_conformance.changes import ChangeRules
 from peerjob.testing.store_conformance.election import ElectionRules
 from peerjob.testing.store_conformance.fires import FiringRules, TermRules
+from peerjob.testing.store_conformance.hinted_claims import HintedClaimRules
 from peerjob.testing.store_conformance.hints import HintRules
 from peerjob.testing.store_conformance.ledger import LedgerRules
 from peerjob.testing.store_conformance.liveness import LivenessRules
@@ -58,12 +59,12 @@ class OnCluster(StoreSuite):
 
 
 @on_cluster("redis")
-class TestRedisCluster(OnCluster, QueueRules, HintRules, LivenessRules, ElectionRules):
+class TestRedisCluster(OnCluster, QueueRules, HintRules, HintedClaimRules, LivenessRules, ElectionRules):
     """Rules that use each kind of call of redis-py to a cluster."""
 
 
 @on_cluster("valkey")
-class TestGlideCluster(OnCluster, QueueRules, HintRules):
+class TestGlideCluster(OnCluster, QueueRules, HintRules, HintedClaimRules):
     """Rules that use each kind of call of valkey-glide to a cluster; leases and elections use redis-py."""
 
     @pytest.fixture(autouse=True)

@@ -103,6 +103,11 @@ class CountingStore:
     async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
         return await self._inner.next_hints(incarnation, timeout)
 
+    async def claim_on_hint(
+        self, incarnation: str, want: Want, *, request: str, timeout: float
+    ) -> tuple[list[Hint], Claimed | None]:
+        return await self._inner.claim_on_hint(incarnation, want, request=request, timeout=timeout)
+
     async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | State | None]:
         return await self._inner.watch_final(incarnation, ids)
 

@@ -27,7 +27,7 @@ call reaches the store twice, and the caller gets the second answer.
 LATE: Duration = "2s"
 ANY = "*"
 """Stands for every verb of the store, except those in WAITING_VERBS."""
-WAITING_VERBS = frozenset({"next_hints", "changed"})
+WAITING_VERBS = frozenset({"next_hints", "claim_on_hint", "changed"})
 """Verbs that wait for changes. The verb "*" does not include these verbs."""
 
 

@@ -22,6 +22,7 @@ _PARTS = (
     "enqueue",
     "firing",
     "hints",
+    "hinted_claims",
     "history",
     "idempotency",
     "isolation",

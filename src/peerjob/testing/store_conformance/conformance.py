@@ -10,6 +10,7 @@ from .descriptors import DescriptorRules
 from .election import ElectionRules
 from .enqueue import EnqueueRules
 from .fires import FiringRules, TermRules
+from .hinted_claims import HintedClaimRules
 from .hints import HintRules
 from .history import HistoryRules
 from .idempotency import IdempotencyRules
@@ -49,6 +50,7 @@ class StoreConformance(
     CancelRules,
     HintRules,
     IdleRules,
+    HintedClaimRules,
     ReadingRules,
     LogRules,
     RetentionRules,

@@ -1,0 +1,140 @@
+"""HINTS: a wait for hints that ends with a claim."""
+
+import asyncio
+
+import pytest
+
+from peerjob.model.record import Claimed, Hint
+from peerjob.store.base import Store
+from peerjob.testing.factories import Peer
+
+from .suite import StoreSuite
+
+
+class HintedClaimRules(StoreSuite):
+    """Rules of `claim_on_hint`."""
+
+    async def sleeper(self, store: Store) -> Peer:
+        """A peer that found nothing to claim, and so is registered as idle."""
+        peer = await self.join(store, "sleeper")
+        assert (await peer.claim()).claims == ()
+        return peer
+
+    async def hinted_claim(
+        self, peer: Peer, timeout: float | None = None, *, limit: int = 1, request: str | None = None
+    ) -> tuple[list[Hint], Claimed | None]:
+        """What a peer gets, by default within the time in which hints come."""
+        return await self.in_time(
+            peer.store.claim_on_hint(
+                peer.incarnation,
+                peer.want(limit),
+                request=request or self.make.request(),
+                timeout=self.patience if timeout is None else timeout,
+            )
+        )
+
+    async def test_a_hint_about_work_ends_the_wait_with_a_claim(self, store: Store) -> None:
+        peer = await self.sleeper(store)
+        waiting = asyncio.create_task(self.hinted_claim(peer))
+        await self.pass_time(0.01)
+        (new,) = self.make.instances(1)
+        await (await self.open()).enqueue([new])
+        hints, claimed = await waiting
+        assert [hint.what for hint in hints] == ["work"]
+        assert claimed is not None
+        assert [claim.id for claim in claimed.claims] == [new.id]
+        await peer.end(claimed.claims[0])
+
+    async def test_a_hint_that_came_before_the_wait_ends_it(self, store: Store) -> None:
+        peer = await self.sleeper(store)
+        await store.enqueue(self.make.instances(3))
+        _, claimed = await self.hinted_claim(peer, limit=2)
+        assert claimed is not None
+        assert len(claimed.claims) == 2
+
+    async def test_a_wait_without_hints_ends_with_the_time(self, store: Store) -> None:
+        peer = await self.sleeper(store)
+        began = self.clock.elapsed()
+        hints, claimed = await self.hinted_claim(peer, 0.2)
+        assert hints == []
+        assert claimed is None or claimed.claims == ()
+        assert 0.15 < self.clock.elapsed() - began < self.patience
+
+    async def test_a_timeout_of_0_claims_at_once(self, store: Store) -> None:
+        peer = await self.join(store)
+        await store.enqueue(self.make.instances(1))
+        hints, claimed = await self.hinted_claim(peer, 0)
+        assert hints == []
+        assert claimed is not None
+        assert len(claimed.claims) == 1
+
+    async def test_other_hints_come_too(self, store: Store) -> None:
+        await store.enqueue(self.make.instances(1))
+        peer = await self.join(store)
+        claim = await peer.take_one()
+        await store.cancel([claim.id], request=self.make.request())
+        hints, _ = await self.hinted_claim(peer)
+        assert "cancel" in [hint.what for hint in hints]
+
+    @pytest.mark.parametrize("limit", [0, 1])
+    async def test_a_repeat_gives_the_claims_of_the_first_call(self, store: Store, limit: int) -> None:
+        peer = await self.sleeper(store)
+        await store.enqueue(self.make.instances(3))
+        request = self.make.request()
+        _, first = await self.hinted_claim(peer, request=request)
+        _, again = await self.hinted_claim(peer, 0, limit=limit, request=request)
+        assert first is not None
+        assert again is not None
+        assert again.claims == first.claims
+        assert len(again.claims) == 1
+
+    async def test_the_claims_of_turns_in_between_do_not_change_the_answer(self, store: Store) -> None:
+        peer = await self.sleeper(store)
+        await store.enqueue(self.make.instances(3))
+        request = self.make.request()
+        _, first = await self.hinted_claim(peer, request=request)
+        _, other = await store.turn(peer.incarnation, [], peer.want(1), request=self.make.request())
+        _, again = await self.hinted_claim(peer, 0, limit=0, request=request)
+        assert first is not None
+        assert again is not None
+        assert again.claims == first.claims
+        assert other.claims != first.claims
+
+    async def test_a_node_that_found_nothing_is_idle_again(self, store: Store) -> None:
+        peer = await self.sleeper(store)
+        (new,) = self.make.instances(1)
+        await store.enqueue([new])
+        await store.cancel([new.id], request=self.make.request())
+        _, claimed = await self.hinted_claim(peer)
+        assert claimed is not None
+        assert claimed.claims == ()
+        await store.enqueue(self.make.instances(1))
+        hints, claimed = await self.hinted_claim(peer)
+        assert [hint.what for hint in hints] == ["work"]
+        assert claimed is not None
+        assert len(claimed.claims) == 1
+
+    async def test_a_cancelled_wait_claims_nothing_after_its_repeat(self, store: Store) -> None:
+        for _ in range(5):
+            peer = await self.sleeper(store)
+            request = self.make.request()
+            waiting = asyncio.create_task(self.hinted_claim(peer, 30, request=request))
+            await self.pass_time(0.01)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            await self.wait_given_up()
+            _, claimed = await self.hinted_claim(peer, 0, limit=0, request=request)
+            assert claimed is not None
+            assert claimed.claims == ()
+            await store.enqueue(self.make.instances(1))
+            other = await self.join(store, "other")
+            await other.end(await other.take_one())
+            await store.leave(peer.incarnation)
+
+    async def test_a_dead_incarnation_learns_it(self, store: Store) -> None:
+        peer = await self.sleeper(store)
+        await store.leave(peer.incarnation)
+        _, claimed = await self.hinted_claim(peer, 0)
+        assert claimed is not None
+        assert claimed.dead
