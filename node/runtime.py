@@ -173,6 +173,7 @@ class NodeRuntime:
             pool=self.pool,
             changes=self.changes,
             on_dead=self._incarnation_dead,
+            expects_changes=lambda: self.waiters.waits or self.watchers.watches,
             observers=observers,
         )
         self.intake = Intake(
@@ -218,8 +219,7 @@ class NodeRuntime:
         self.roles: tuple[BackgroundRole, ...] = (
             HintRouter(
                 clock=clock,
-                store=store,
-                held_claims=self.held_claims,
+                hint_wait=self.claim_loop.hint_wait,
                 outbox=self.outbox,
                 lease=self.lease,
                 waiters=self.waiters,

@@ -38,6 +38,11 @@ class Followers:
         self._wakes: dict[str, set[asyncio.Event]] = {}
         self._stopped = False
 
+    @property
+    def follows(self) -> bool:
+        """Whether a caller reads the changes of an instance."""
+        return bool(self._wakes)
+
     def changed(self, id: str) -> None:
         """Let the readers of an instance read it now."""
         for wake in self._wakes.get(id, ()):

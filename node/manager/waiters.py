@@ -57,6 +57,11 @@ class Waiters(BackgroundRole):
             self._final.add(id)
             self._wake.set()
 
+    @property
+    def waits(self) -> bool:
+        """Whether a caller waits for the end of an instance."""
+        return bool(self._waiting)
+
     async def stop(self) -> None:
         """Stop, and raise NodeStateError in the remaining waiters."""
         await super().stop()

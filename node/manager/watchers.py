@@ -120,6 +120,11 @@ class Watchers(BackgroundRole):
         self._registered: tuple[str, float] | None = None
         self._stopped = False
 
+    @property
+    def watches(self) -> bool:
+        """Whether a caller watches changes."""
+        return bool(self._streams or self._joining or self.followers.follows)
+
     def changed(self, id: str) -> None:
         self.followers.changed(id)
         if (self._streams or self._joining) and len(self._changed) < MAX_WAITING:

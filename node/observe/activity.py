@@ -81,7 +81,7 @@ class ActivityCounts(Observer):
         return {kind: counts.row() for kind, counts in kinds.items()}
 
     def round_ended(
-        self, seconds: float, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]
+        self, seconds: float | None, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]
     ) -> None:
         kinds = self._kinds
         for (run, outcome), ack in zip(entries, acks, strict=True):

@@ -22,9 +22,12 @@ class Observer:
     """
 
     def round_ended(
-        self, seconds: float, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]
+        self, seconds: float | None, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]
     ) -> None:
-        """The store answered one round of the claim loop after `seconds`: it committed `entries` and gave `claims`."""
+        """The store answered one round of the claim loop after `seconds`: it committed `entries` and gave `claims`.
+
+        `seconds` is None for claims that came with a hint: most of the time was a wait for work.
+        """
 
     def cancelled(self, kind: str) -> None:
         """A caller cancelled an instance through this node."""

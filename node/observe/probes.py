@@ -113,7 +113,7 @@ def _ready(runtime: NodeRuntime) -> list[Finding]:
 def _drained(runtime: NodeRuntime) -> list[Finding]:
     pool = runtime.pool
     left = pool.running + pool.waiting
-    settled = not runtime.claim_loop.unsettled
+    settled = not runtime.claim_loop.unsettled and runtime.claim_loop.hint_wait.claim is None
     return [
         _finding("intake", not pool.accepting, "takes work" if pool.accepting else "takes no work"),
         _finding("workers", not left, f"{pool.running} instance(s) run, {pool.waiting} are held"),

@@ -56,10 +56,10 @@ class ClaimLoopSpans(Observer):
         self._tracing = tracing
 
     def round_ended(
-        self, seconds: float, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]
+        self, seconds: float | None, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]
     ) -> None:
         if claims:
-            self._tracing.claimed(claims, seconds)
+            self._tracing.claimed(claims, seconds or 0.0)
         ended = [run.trace for run, outcome in entries if run.trace is not None and outcome.action is not Action.REPORT]
         if ended:
-            self._tracing.committed(ended, seconds)
+            self._tracing.committed(ended, seconds or 0.0)

@@ -31,17 +31,14 @@ from peerjob.node.manager.log_lines import LogLineWriter
 from peerjob.node.manager.waiters import Waiters
 from peerjob.node.manager.watchers import Watchers
 from peerjob.node.observe.observer import Observer, call_listener
-from peerjob.store.base import Store
 
 from .context_backend import NodeContextBackend
+from .hint_wait import HintWait
 from .outcomes import Outbox, outcome_of, report
 from .pool import Pool
 from .processors import Processors
 from .run import HeldClaims, Run, ended_record
 from .runner import InstanceRunner
-
-HINTS_WAIT = 5.0
-"""Most seconds that one call waits for hints. After a change of incarnation, the next call uses the new incarnation."""
 
 
 class ChangeListener:
@@ -221,8 +218,7 @@ class HintRouter(BackgroundRole):
         self,
         *,
         clock: Clock,
-        store: Store,
-        held_claims: HeldClaims,
+        hint_wait: HintWait,
         outbox: Outbox,
         lease: Lease,
         waiters: Waiters,
@@ -232,8 +228,7 @@ class HintRouter(BackgroundRole):
         reaper: Reaper,
     ) -> None:
         super().__init__(clock)
-        self._store = store
-        self._held_claims = held_claims
+        self._hint_wait = hint_wait
         self._outbox = outbox
         self._lease = lease
         self._waiters = waiters
@@ -245,7 +240,7 @@ class HintRouter(BackgroundRole):
     async def run(self) -> None:
         while True:
             try:
-                hints = await self._store.next_hints(self._held_claims.incarnation, HINTS_WAIT)
+                hints = await self._hint_wait.next_hints()
             except StoreError:
                 # hints may be lost with the answer, so each part reads the store
                 self._outbox.hint()

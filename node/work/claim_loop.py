@@ -17,6 +17,7 @@ from peerjob.node.observe.observer import Observer, call_listener, log_listener_
 from peerjob.store.base import Store
 
 from .changes import ChangeListener
+from .hint_wait import HintWait
 from .outcomes import Entry, Outbox, StoreRequest
 from .pool import Pool
 from .refused_records import parts_of
@@ -41,9 +42,9 @@ MAX_FAILURES = 3
 
 
 class ClaimLoop(BackgroundRole):
-    """The only caller of `Store.turn`. Nothing else claims or commits.
+    """The only caller of `Store.turn`. Nothing else commits, and only `hint_wait` claims, too.
 
-    `on_dead` takes an incarnation that the store has declared dead.
+    `on_dead` takes an incarnation that the store has declared dead. `expects_changes`: see HintWait.
     """
 
     name = "claim loop"
@@ -62,6 +63,7 @@ class ClaimLoop(BackgroundRole):
         pool: Pool,
         changes: ChangeListener,
         on_dead: Callable[[str], None],
+        expects_changes: Callable[[], bool],
         observers: Sequence[Observer] = (),
     ) -> None:
         super().__init__(clock)
@@ -86,6 +88,16 @@ class ClaimLoop(BackgroundRole):
         self._no_claim_until = 0.0
         self.rounds = 0
         """Rounds that the store answered. The reconciler counts rounds to find claims whose answer was lost."""
+        self.hint_wait = HintWait(
+            clock=clock,
+            store=store,
+            kinds=kinds,
+            held_claims=held_claims,
+            outbox=outbox,
+            pool=pool,
+            expects_changes=expects_changes,
+            take=self._take_hinted,
+        )
 
     @property
     def unsettled(self) -> bool:
@@ -116,6 +128,7 @@ class ClaimLoop(BackgroundRole):
         loop = asyncio.get_running_loop()
         while True:
             self._outbox.woken.clear()
+            self.hint_wait.review()
             if not self._asked:
                 composed = self._compose(loop.time())
                 if composed is None:
@@ -172,9 +185,11 @@ class ClaimLoop(BackgroundRole):
             timer = loop.call_at(claim_at, self._outbox.wake)
         else:
             timer = loop.call_later(MAX_SLEEP, self._outbox.wake)
+        self.hint_wait.settled(True)
         try:
             await self._outbox.woken.wait()
         finally:
+            self.hint_wait.settled(False)
             timer.cancel()
 
     # -- requests ----------------------------------------------------------------------------------------------------
@@ -304,6 +319,14 @@ class ClaimLoop(BackgroundRole):
             except Exception as error:  # noqa: BLE001  # no processor may stop the claim loop
                 log_listener_failure(f"instance {run.claim.id}", error)
         self._pool.take(runs)
+
+    def _take_hinted(self, incarnation: str, claimed: Claimed) -> None:
+        """Take the claims that came with a hint."""
+        for observer in self._observers:
+            call_listener("round", observer.round_ended, None, [], [], claimed.claims)
+        loop = asyncio.get_running_loop()
+        self._take(incarnation, claimed, loop.time())
+        loop.call_soon(self._outbox.wake)  # bodies start before the next request, as in `_let_bodies_start`
 
     async def _let_bodies_start(self, claimed: Claimed) -> None:
         """Let claimed bodies start before the next request, unless outcomes wait for it.

@@ -78,6 +78,7 @@ class Intake:
             return
         loop = asyncio.get_running_loop()
         self._pool.accepting = False
+        self._outbox.wake()  # the claim loop withdraws the claim that waits for a hint
         self._pool.empty_backlog("node drained")
         self._quiet = loop.create_future()
         self._draining = loop.create_task(self._drain(self._quiet), name="peerjob-drain")
@@ -85,6 +86,7 @@ class Intake:
     async def _drain(self, quiet: asyncio.Future[None]) -> None:
         showing = asyncio.get_running_loop().create_task(self._show())
         await self._pool.quiet(None)
+        await self._claim_loop.hint_wait.end_claim(LAST_COMMIT)
         await self._claim_loop.flush(LAST_COMMIT)
         quiet.set_result(None)
         await showing

@@ -8,14 +8,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from peerjob.model.record import Claim, Held
 
 from .claim_loop import ClaimLoop
+from .hint_wait import HintedClaim
 from .outcomes import Outbox, handed_back
 from .run import HeldClaims, Run
 
 logger = logging.getLogger("peerjob.node")
+
+
+ROUNDS = 2
+"""A difference counts after so many rounds."""
+MAX_ROUNDS = 6
+"""While the answer to a claim with a hint is missing, an unknown claim counts only after so many rounds."""
+
+
+class _Since(NamedTuple):
+    rounds: int
+    """`ClaimLoop.rounds`."""
+    claim: HintedClaim | None
+    """The claim that waited for a hint."""
 
 
 class Reconciler:
@@ -25,8 +40,8 @@ class Reconciler:
         self._held_claims = held_claims
         self._outbox = outbox
         self._claim_loop = claim_loop
-        self._suspected: dict[tuple[str, int], int] = {}
-        """Id and fence of each claim that only one side holds → `ClaimLoop.rounds` at the first comparison."""
+        self._suspected: dict[tuple[str, int], _Since] = {}
+        """Id and fence of each claim that only one side holds → the first comparison."""
 
     def compare(self, held: Sequence[Held] | None) -> None:
         """Compare claims. `held` are the claims that the store has; None if store and node hold the same claims."""
@@ -35,14 +50,21 @@ class Reconciler:
             return
         stored = {(claim.id, claim.fence) for claim in held}
         known = {(run.claim.id, run.claim.fence): run for run in self._held_claims.runs()}
-        rounds = self._claim_loop.rounds
-        self._suspected = {key: self._suspected.get(key, rounds) for key in stored ^ known.keys()}
+        now = _Since(self._claim_loop.rounds, self._claim_loop.hint_wait.claim)
+        self._suspected = {key: self._suspected.get(key, now) for key in stored ^ known.keys()}
         for key, since in list(self._suspected.items()):
-            if rounds - since < 2:
+            run = known.get(key)
+            rounds = now.rounds - since.rounds
+            if rounds < ROUNDS:
                 self._outbox.hint()
                 continue
+            if run is None and since.claim is not None and since.claim is now.claim:
+                since.claim.withdraw()  # its answer can still bring the instance
+                if rounds < MAX_ROUNDS:
+                    self._outbox.hint()
+                    continue
+                since.claim.forgotten = True
             del self._suspected[key]
-            run = known.get(key)
             if run is None:
                 self._hand_back(*key)
             elif not run.ended:

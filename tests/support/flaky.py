@@ -77,6 +77,11 @@ class FlakyStore:
         fault.change = change
         return fault
 
+    def lose_hints(self) -> None:
+        """Hints are lost. Claims that come with a hint are not."""
+        self.change_answers(lambda _: [], "next_hints", times=None)
+        self.change_answers(lambda answer: ([], answer[1]), "claim_on_hint", times=None)
+
     def refuse(
         self, error: Exception, *verbs: str, when: Callable[..., bool] | None = None, times: int | None = None
     ) -> Fault:

@@ -61,7 +61,9 @@ KIND_COUNTERS = {
 """Attribute of `KindCounts` → the metric that shows the attribute."""
 DURATION = _histogram("peerjob_duration_seconds", "Run time of bodies.", "kind", compat="go_job_duration_seconds")
 WAIT = _histogram("peerjob_wait_seconds", "Time from due to claimed.", "kind")
-CLAIM = _histogram("peerjob_claim_seconds", "Time of round trips to the store that claimed.")
+CLAIM = _histogram(
+    "peerjob_claim_seconds", "Time of round trips to the store that claimed, without the claims that wait with a hint."
+)
 COMMIT = _histogram("peerjob_commit_seconds", "Time of round trips to the store that committed.")
 STORE = _histogram("peerjob_store_seconds", "Time of calls to the store, with retries.", "verb")
 FIRES = _counter("peerjob_fires_total", "Nominal times that this node recorded as leader.", "schedule", "outcome")

@@ -101,17 +101,17 @@ class EventCounts(Observer):
         self.fire_delay = Histogram(ROUND_TRIP_BOUNDS)
 
     def round_ended(
-        self, seconds: float, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]
+        self, seconds: float | None, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]
     ) -> None:
-        if entries:
+        if entries and seconds is not None:
             self.commit.observe(seconds)
             for (run, outcome), ack in zip(entries, acks, strict=True):
                 if outcome.action is not Action.REPORT:
                     self._ended(self.kinds[run.claim.kind], run.seconds, outcome.action, ack)
-        if claims:
+        if claims and seconds is not None:
             self.claim.observe(seconds)
-            for claim in claims:
-                self.kinds[claim.kind].wait.observe(max(0, claim.at_us - claim.due_us) / 1_000_000)
+        for claim in claims:
+            self.kinds[claim.kind].wait.observe(max(0, claim.at_us - claim.due_us) / 1_000_000)
 
     @staticmethod
     def _ended(counts: KindCounts, seconds: float | None, action: Action, ack: Ack) -> None:

@@ -21,6 +21,7 @@ from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.cluster.faults import Faults
+from support.waiting import until
 
 from .meters import Counts, Meter
 
@@ -43,7 +44,7 @@ class _Rounds(Observer):
         self.idle = asyncio.Event()
 
     def round_ended(
-        self, seconds: float, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]
+        self, seconds: float | None, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]
     ) -> None:
         if entries and not claims:
             self.idle.set()
@@ -62,10 +63,16 @@ async def one_job(url: str, meter: Meter) -> Counts:
         for _ in range(TIMES + 1):
             rounds.idle.clear()
             before = meter.read()
-            await (await node.schedule(add, 1, 2)).result()
+            await node.schedule(add, 1, 2)
             await rounds.idle.wait()
+            await until(lambda: _waits_with_claim(node))
             found.append(meter.read() - before)
     return functools.reduce(operator.and_, found[1:])
+
+
+def _waits_with_claim(node: Node) -> bool:
+    runtime = node._runtime  # pyright: ignore[reportPrivateUsage]
+    return runtime is not None and runtime.claim_loop.hint_wait.claim is not None
 
 
 async def files_of_one_job() -> Counts:

@@ -39,6 +39,7 @@ VERBS = {
     "add_lines": 5,
     "watch_changes": 4,
     "next_hints": 3,
+    "claim_on_hint": 4,
     "publish_kinds": 3,
     "health": 3,
     "due": 3,

@@ -103,7 +103,7 @@ async def test_an_instance_on_another_node_is_cancelled_within_a_second(clock: V
         assert sleeper.reasons == ["user"]
 
         # and without any hint
-        flaky.change_answers(lambda _: [], "next_hints", times=None)
+        flaky.lose_hints()
         instance = await web.schedule(job)
         await clock.advance(5)
         assert (await instance.refresh()).node == "worker"

@@ -182,14 +182,20 @@ async def test_a_node_that_does_not_follow_is_named_in_the_first_turn_of_a_clien
             await clock.run(a.wait_drained(WAIT, node="paused", is_begun=False))
 
 
-async def test_a_claim_whose_answer_comes_during_a_drain_is_handed_back(clock: VirtualClock) -> None:
+@pytest.mark.parametrize("verb", ["turn", "claim_on_hint"])
+async def test_a_claim_whose_answer_comes_during_a_drain_is_handed_back(clock: VirtualClock, verb: str) -> None:
     url = shared_url()
     flaky = flaky_store(clock, url)
+    if verb == "turn":
+        flaky.fail("claim_on_hint")
+    late = flaky.stall_answers("claim_on_hint")
     async with (
         running_node(SLEEP, clock=clock, store=flaky.store, name="a", workers=1) as a,
         running_node(clock=clock, store=url, name="b", workers=0) as b,
     ):
-        late = flaky.stall_answers("turn")
+        await clock.advance(5.5)  # the first wait for hints has no claim
+        if verb == "turn":
+            late = flaky.stall_answers("turn")
         instance = await b.schedule("sleep", 1)
         while (await b.lookup_instance(instance.id)).state is not State.PROCESSING:
             await clock.advance(0.01)

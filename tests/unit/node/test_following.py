@@ -68,7 +68,8 @@ class Reader:
 
 async def test_each_reader_gets_the_present_state_and_then_all_the_rest(clock: VirtualClock) -> None:
     async with running_nodes(clock, "works", "looks", jobs=[TALK]) as (works, looks):
-        made = await works.schedule(TALK, 5, 0.7)
+        # a node that waits for work would claim the instance before the first reader begins
+        made = await works.schedule(TALK.with_options(after=0.3), 5, 0.7)
         readers: list[Reader] = []
         while not readers or not readers[-1].instance.state.is_final:
             readers.append(Reader(await looks.lookup_instance(made.id)))
@@ -93,7 +94,7 @@ async def test_each_reader_gets_the_present_state_and_then_all_the_rest(clock: V
 
 async def test_a_reader_polls_when_hints_are_lost_and_reads_nothing_after_its_end(clock: VirtualClock) -> None:
     flaky = flaky_store(clock)
-    flaky.change_answers(lambda _: [], "next_hints", times=None)
+    flaky.lose_hints()
     async with running_node(TALK, clock=clock, store=flaky.store) as node:
         reader = Reader(await node.schedule(TALK, 2, 1))
         await drain(node)
@@ -142,7 +143,7 @@ async def test_a_reader_hears_of_a_change_before_it_would_look_again(clock: Virt
 
 async def test_a_reader_whose_history_was_cleared_meanwhile_still_gets_the_end(clock: VirtualClock) -> None:
     flaky = flaky_store(clock)
-    flaky.change_answers(lambda _: [], "next_hints", times=None)
+    flaky.lose_hints()
     async with running_node(TALK, clock=clock, store=flaky.store) as node:
         reader = Reader(await node.schedule(TALK.with_options(after=0.3, max_retries=0), 1, 0))
         await clock.advance(0.1)

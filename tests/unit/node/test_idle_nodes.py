@@ -48,7 +48,7 @@ async def test_an_idle_follower_only_renews_its_lease_and_asks_now_and_then_who_
     calls = await calls_of_a_follower(clock, told)
     assert 50 <= calls.pop("renew") <= 60
     assert calls.pop("campaign") <= 16
-    assert calls.keys() <= {"changed", "next_hints", "expire"}
+    assert calls.keys() <= {"changed", "next_hints", "claim_on_hint", "expire"}
 
 
 async def test_a_node_asks_each_second_if_its_store_cannot_tell(clock: VirtualClock) -> None:
@@ -60,6 +60,7 @@ async def test_a_node_asks_each_second_if_its_store_cannot_tell(clock: VirtualCl
 async def test_work_for_which_a_silent_node_was_woken_is_found_by_a_peer(clock: VirtualClock) -> None:
     url, job = shared_url(), Job("k", nothing)
     flaky = flaky_store(clock, url)
+    flaky.fail("claim_on_hint")
     async with Node(flaky.store, name="silent", clock=clock, jobs=[job]) as woken:
         await clock.advance(1)
         async with Node(url, name="peer", clock=clock, jobs=[job]):

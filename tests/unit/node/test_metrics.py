@@ -103,6 +103,7 @@ async def test_a_slow_store_shows_in_the_round_trips(clock: VirtualClock) -> Non
         flaky.slow(0.3, "turn")
         await node.schedule(SLEEP, 1)
         await drain(node)
+        await clock.advance(node.lease_ttl)
         scraped = await scrape(metrics)
 
     turns = scraped["peerjob_store_seconds_count"]["turn",]

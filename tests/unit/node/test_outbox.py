@@ -6,6 +6,7 @@ import pytest
 
 from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, Action, Claim, Held, Outcome
 from peerjob.node.work.claim_loop import ClaimLoop
+from peerjob.node.work.hint_wait import HintedClaim
 from peerjob.node.work.outcomes import MAX_PENDING, MAX_PENDING_BYTES, Outbox
 from peerjob.node.work.reconciler import Reconciler
 from peerjob.node.work.run import HeldClaims, Run
@@ -79,10 +80,19 @@ def test_the_end_of_an_old_claim_leaves_the_newer_one_of_its_instance() -> None:
     assert len(held_claims) == 0
 
 
+class Waiting:
+    """As much of a wait for hints as a reconciler asks for."""
+
+    claim: HintedClaim | None = None
+
+
 class Answered:
     """As much of a claim loop as a reconciler asks for."""
 
     rounds = 7
+
+    def __init__(self) -> None:
+        self.hint_wait = Waiting()
 
 
 def a_reconciler(held_claims: HeldClaims, claim_loop: Answered, outbox: Outbox) -> Reconciler:

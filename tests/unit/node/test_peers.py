@@ -243,18 +243,25 @@ async def test_a_claim_whose_reply_was_lost_is_sent_again_and_nothing_is_claimed
         assert sum(long.began.values()) == 20
 
 
+@pytest.mark.parametrize("verb", ["turn", "claim_on_hint"])
 async def test_a_stranded_claim_is_handed_back_within_seconds(
-    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture, verb: str
 ) -> None:
     long, flaky = Long(), flaky_store(clock)
     job = Job("long", long)
 
-    def emptied(answer: tuple[Any, Claimed]) -> tuple[Any, Claimed]:
-        return answer[0], Claimed(now_us=answer[1].now_us)
+    def emptied(answer: tuple[Any, Claimed | None]) -> tuple[Any, Claimed | None]:
+        return answer[0], answer[1] and Claimed(now_us=answer[1].now_us)
 
+    if verb == "turn":
+        flaky.fail("claim_on_hint")
     async with running_node(job, clock=clock, store=flaky.store) as node:
-        await clock.advance(0.5)
-        flaky.change_answers(emptied, "turn", times=1)
+        await clock.advance(4.5)
+        if verb == "claim_on_hint":  # the next call waits with a claim
+            flaky.change_answers(emptied, verb, times=1)
+            await clock.advance(1)
+        if verb == "turn":
+            flaky.change_answers(emptied, verb, times=1)
         instance = await node.schedule(job, 1)
         at = clock.elapsed()
         assert await clock.run(instance.result(), limit=60) == node.name
@@ -369,7 +376,8 @@ async def test_hints_that_come_twice_or_never_change_nothing(clock: VirtualClock
     url, long = shared_url(), Long()
     flaky, deaf = flaky_store(clock, url), flaky_store(clock, url)
     flaky.change_answers(lambda hints: [*hints, *hints], "next_hints", times=None)
-    deaf.fail("next_hints")
+    flaky.change_answers(lambda answer: ([*answer[0], *answer[0]], answer[1]), "claim_on_hint", times=None)
+    deaf.fail("next_hints", "claim_on_hint")
     job = Job("long", long)
     async with (
         running_node(job, clock=clock, store=flaky.store, name="twice", workers=2) as node,
@@ -452,9 +460,9 @@ async def test_trust_ends_also_while_a_renewal_hangs(clock: VirtualClock) -> Non
 async def test_what_an_incarnation_claimed_before_it_ended_does_not_run(clock: VirtualClock) -> None:
     """The answer comes when the node has joined anew, and the store has given the claim back."""
     long, store = Long(), flaky_store(clock)
+    answer = store.stall_answers("claim_on_hint", times=1)
     async with running_node(Job("long", long), clock=clock, store=store.store, workers=1) as node:
-        await clock.advance(2.5)
-        answer = store.stall_answers("turn", times=1)
+        await clock.advance(5.5)  # the first wait has no claim
         instance = await node.schedule("long", 1)
         await clock.advance(0.1)
         assert answer.met.is_set()

@@ -67,7 +67,7 @@ class Broken(Observer):
     def __init__(self) -> None:
         self.heard: Counter[str] = Counter()
 
-    def round_ended(self, seconds: float, entries: object, acks: object, claims: object) -> None:
+    def round_ended(self, seconds: float | None, entries: object, acks: object, claims: object) -> None:
         self._hear("round_ended")
 
     def cancelled(self, kind: str) -> None:

@@ -164,8 +164,8 @@ async def test_a_retry_of_many_keeps_their_order(clock: VirtualClock) -> None:
         await drain(node)
         # the second retry is also of retries, which have one time in their ids
         for _ in range(2):
-            made = await node.retry_instances(Query(kind="note"))
             ran.clear()
+            made = await node.retry_instances(Query(kind="note"))
             await drain(node)
             assert ran == [one.args[0] for one in made]
 

@@ -41,7 +41,7 @@ async def test_every_node_returns_a_result_without_delay(clock: VirtualClock) ->
 async def test_a_lost_hint_costs_at_most_a_second(clock: VirtualClock) -> None:
     url = shared_url()
     flaky = flaky_store(clock, url)
-    flaky.change_answers(lambda _: [], "next_hints", times=None)
+    flaky.lose_hints()
     async with (
         running_node(SLEEP, clock=clock, store=url),
         running_node(clock=clock, store=flaky.store, workers=0) as web,
@@ -207,7 +207,7 @@ async def test_a_stream_goes_on_for_long_and_through_lost_hints(clock: VirtualCl
     async with running_node(SLEEP, clock=clock, store=flaky.store) as node:
         watching = asyncio.ensure_future(collect(node.watch(), events))
         await clock.advance(60)
-        flaky.change_answers(lambda _: [], "next_hints", times=None)
+        flaky.lose_hints()
         instance = await node.schedule(SLEEP, 3)
         await clock.advance(6)
         assert summary(events) == ["Created", "Scheduled", "Processing", "Completed"]

@@ -1,0 +1,219 @@
+"""The wait for hints. While the node is idle, it ends with a claim in the same round trip.
+
+A hint about work and the claim that follows would be two round trips. An idle node therefore sends its next claim
+ahead: the store runs it when the wait ends. The claim has one instance at most, because the number of free workers can
+change during the wait. The claim loop claims more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from peerjob.model.clock import Clock
+from peerjob.model.errors import LayoutError, StoreUnavailableError
+from peerjob.model.record import Claimed, Hint, Want
+from peerjob.store.base import Store
+
+from .outcomes import Outbox
+from .pool import Pool
+from .run import HeldClaims
+
+logger = logging.getLogger("peerjob.node")
+
+HINTS_WAIT = 5.0
+"""Most seconds that one call waits for hints. After a change of incarnation, the next call uses the new incarnation."""
+SETTLE = 0.005
+"""Most seconds after a hint about work until the next wait begins. A claim loop that has nothing to send by then lets
+the next wait end with a claim, too."""
+REFUSED_WAIT = 30.0
+"""Seconds without claims ahead after the store refused one for good."""
+
+
+class HintedClaim:
+    """A claim that the store runs when the wait for hints ends."""
+
+    def __init__(self, incarnation: str, kinds: tuple[str, ...], want: Want, request: str) -> None:
+        self.incarnation = incarnation
+        self.kinds = kinds
+        self.want = want
+        self.request = request
+        self.limit = asyncio.timeout(None)
+        self.waits = False
+        self.forgotten = False
+        """Whether its answer comes too late: the reconciler has handed back what the store claimed."""
+
+    def withdraw(self) -> None:
+        """End the wait before its time."""
+        if self.waits:
+            self.waits = False
+            self.limit.reschedule(asyncio.get_running_loop().time())
+
+
+class HintWait:
+    """Waits for the hints of this node.
+
+    `expects_changes` tells whether hints about other changes than new work are likely. They would end the wait with a
+    claim for nothing, so the node then claims after the hint. `take` gets the claims of an incarnation that came with a
+    hint.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        store: Store,
+        kinds: Callable[[], tuple[str, ...]],
+        held_claims: HeldClaims,
+        outbox: Outbox,
+        pool: Pool,
+        expects_changes: Callable[[], bool],
+        take: Callable[[str, Claimed], None],
+    ) -> None:
+        self._clock = clock
+        self._store = store
+        self._kinds = kinds
+        self._held_claims = held_claims
+        self._outbox = outbox
+        self._pool = pool
+        self._expects_changes = expects_changes
+        self._take = take
+        self._settled = asyncio.Event()
+        """Set while the claim loop sleeps, because it has nothing to send."""
+        self._serial = 0
+        self._expects_work = False
+        """Whether the last hints told of work."""
+        self._not_before = 0.0
+        """When claims go ahead again, after the store refused one."""
+        self.claim: HintedClaim | None = None
+        """The claim whose answer has not come yet."""
+        self._ended = asyncio.Event()
+        """Set at the end of each claim."""
+
+    async def next_hints(self) -> Sequence[Hint]:
+        """Wait for hints, up to HINTS_WAIT; takes the claims that come with them.
+
+        A hint about work whose claim came with it is left out.
+        """
+        if self.claim is not None:  # the last call failed
+            return await self._repeat(self.claim)
+        self.claim = await self._compose()
+        if self.claim is not None:
+            return await self._wait(self.claim)
+        hints = await self._store.next_hints(self._held_claims.incarnation, HINTS_WAIT)
+        self._expects_work = any(hint.what == "work" for hint in hints)
+        return hints
+
+    # -- for the claim loop ------------------------------------------------------------------------------------------
+
+    def settled(self, is_settled: bool) -> None:
+        """The claim loop sleeps, or it goes on."""
+        if is_settled:
+            self._settled.set()
+        else:
+            self._settled.clear()
+
+    def review(self) -> None:
+        """Withdraw the claim if it does not fit any more: no worker is free, or the node runs other kinds."""
+        claim = self.claim
+        if claim is not None and not self._fits(claim):
+            claim.withdraw()
+
+    async def end_claim(self, timeout: float) -> None:
+        """Withdraw the claim of a node that takes no more work, and wait until its answer is known."""
+        try:
+            async with asyncio.timeout(timeout):
+                while self.claim is not None:
+                    self._ended.clear()
+                    self.claim.withdraw()
+                    await self._ended.wait()
+        except TimeoutError:
+            return
+
+    # -- claims ------------------------------------------------------------------------------------------------------
+
+    async def _compose(self) -> HintedClaim | None:
+        """The claim for the next wait; None if the node is busy."""
+        if self._expects_work and not self._settled.is_set() and not self._expects_changes():
+            try:
+                async with asyncio.timeout(SETTLE):
+                    await self._settled.wait()
+            except TimeoutError:
+                return None
+        if not self._settled.is_set() or self._expects_changes() or self._clock.elapsed() < self._not_before:
+            return None
+        kinds = self._kinds()
+        limit, caps = self._pool.room(kinds)
+        if not limit:
+            return None
+        self._serial += 1
+        incarnation = self._held_claims.incarnation
+        # a suspect runs alone, and another one can start during the wait: the claim loop claims suspects
+        want = Want(kinds=caps, limit=1, suspects=False)
+        return HintedClaim(incarnation, kinds, want, f"{incarnation}/hint/{self._serial}")
+
+    def _fits(self, claim: HintedClaim) -> bool:
+        kinds = self._kinds()
+        return (kinds is claim.kinds or kinds == claim.kinds) and self._pool.room(kinds)[0] > 0
+
+    async def _wait(self, claim: HintedClaim) -> list[Hint]:
+        try:
+            async with claim.limit:
+                claim.waits = True
+                hints, claimed = await self._store.claim_on_hint(
+                    claim.incarnation, claim.want, request=claim.request, timeout=HINTS_WAIT
+                )
+        except TimeoutError:
+            if not claim.limit.expired():
+                raise
+            return await self._repeat(claim)
+        except asyncio.CancelledError:
+            self._end()  # the node ends, and hands back what the store has claimed for it
+            raise
+        except (LayoutError, StoreUnavailableError):
+            raise
+        except Exception as error:  # noqa: BLE001  # no refused claim may keep the node from its hints
+            self._refused(error)
+            return []
+        finally:
+            claim.waits = False
+        self._end()
+        self._expects_work = any(hint.what == "work" for hint in hints)
+        if claimed is not None:
+            self._taken(claim, claimed)
+            if claimed.claims:
+                return [hint for hint in hints if hint.what != "work"]
+        return hints
+
+    async def _repeat(self, claim: HintedClaim) -> list[Hint]:
+        """Take what the store has claimed for a call that failed or was withdrawn, and let it claim nothing more."""
+        want = Want(kinds=claim.want.kinds, limit=0, suspects=False)
+        try:
+            hints, claimed = await self._store.claim_on_hint(claim.incarnation, want, request=claim.request, timeout=0)
+        except (LayoutError, StoreUnavailableError):
+            raise
+        except Exception as error:  # noqa: BLE001  # as in `_wait`
+            self._refused(error)
+            return []
+        self._end()
+        self._outbox.hint()  # the first call can have taken a hint about work
+        if claimed is not None and (claimed.claims or claimed.dead):
+            self._taken(claim, claimed)
+        return hints
+
+    def _end(self) -> None:
+        self.claim = None
+        self._ended.set()
+
+    def _taken(self, claim: HintedClaim, claimed: Claimed) -> None:
+        if claimed.claims:
+            self._settled.clear()
+        if not claim.forgotten:
+            self._take(claim.incarnation, claimed)
+
+    def _refused(self, error: Exception) -> None:
+        self._end()  # if the store has claimed an instance, the reconciler hands it back
+        self._outbox.hint()
+        self._not_before = self._clock.elapsed() + REFUSED_WAIT
+        logger.warning("the store refuses a claim with a hint; the node claims after hints for a while: %s", error)

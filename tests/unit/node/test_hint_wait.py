@@ -1,0 +1,182 @@
+"""The wait for hints of an idle node, which ends with a claim: when it claims, and what becomes of its claims."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from peerjob import Job, Node, State
+from peerjob.model.errors import StoreRefusedError
+from peerjob.node.work.hint_wait import HINTS_WAIT, REFUSED_WAIT
+from peerjob.testing import VirtualClock, drain, running_node
+from support.factories import flaky_store, notes_of, shared_url
+from support.flaky import FlakyStore
+from support.records import logged
+
+
+class Work:
+    """Counts its runs, and takes as long as it is told."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    async def __call__(self, seconds: float = 0) -> None:
+        self.runs += 1
+        await asyncio.sleep(seconds)
+
+
+@asynccontextmanager
+async def idle(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str, workers: int = 2
+) -> AsyncGenerator[tuple[Node, Node]]:
+    """A node whose wait for hints has a claim, and a client of its cluster."""
+    async with (
+        running_node(Job("work", work), clock=clock, store=flaky.store, name="worker", workers=workers) as worker,
+        running_node(clock=clock, store=url, name="client", workers=0, allow_unknown=True) as client,
+    ):
+        await clock.advance(HINTS_WAIT + 1)  # the first wait begins before the node knows that it is idle
+        flaky.calls.clear()
+        yield worker, client
+
+
+@pytest.fixture
+def work() -> Work:
+    return Work()
+
+
+@pytest.fixture
+def url() -> str:
+    return shared_url()
+
+
+@pytest.fixture
+def flaky(clock: VirtualClock, url: str) -> FlakyStore:
+    return flaky_store(clock, url)
+
+
+async def test_the_claim_comes_with_the_hint(clock: VirtualClock, work: Work, flaky: FlakyStore, url: str) -> None:
+    """The claim loop gets no answer any more."""
+    async with idle(clock, work, flaky, url) as (_, client):
+        flaky.stall("turn")
+        await client.schedule("work")
+        await clock.advance(0.001)
+        assert work.runs == 1
+        flaky.heal()
+
+
+async def test_a_burst_needs_no_more_hints_than_one(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
+) -> None:
+    async with idle(clock, work, flaky, url) as (_, client):
+        began = clock.elapsed()
+        await client.schedule_many(Job("work", work).call() for _ in range(50))
+        await drain(client)
+        assert work.runs == 50
+        assert clock.elapsed() - began < 1
+
+
+async def test_a_node_with_a_long_body_waits_with_a_claim(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
+) -> None:
+    async with idle(clock, work, flaky, url) as (_, client):
+        await client.schedule("work", 60)
+        await clock.advance(1)
+        flaky.stall("turn")
+        await client.schedule("work")
+        await clock.advance(0.001)
+        assert work.runs == 2
+        flaky.heal()
+        await clock.advance(60)
+
+
+async def test_a_drained_node_claims_nothing_with_a_hint(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
+) -> None:
+    async with idle(clock, work, flaky, url) as (worker, client):
+        await clock.run(worker.drain())
+        instance = await client.schedule("work")
+        await clock.advance(10)
+        assert await notes_of(await client.lookup_instance(instance.id)) == ["Created", "Scheduled"]
+        await worker.undrain()
+        await clock.run(instance.wait())
+
+
+@pytest.mark.parametrize("change", ["resize", "unregister"])
+async def test_a_node_that_can_run_nothing_claims_nothing_with_a_hint(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str, change: str
+) -> None:
+    async with idle(clock, work, flaky, url, workers=1) as (worker, client):
+        if change == "resize":
+            await worker.resize_workers(1)
+            await client.schedule("work", 60)  # the only worker is busy
+            await clock.advance(1)
+        else:
+            worker.unregister("work")
+            await clock.advance(0.1)
+        instance = await client.schedule("work", allow_unknown=True)
+        await clock.advance(10)
+        assert await notes_of(await client.lookup_instance(instance.id)) == ["Created", "Scheduled"]
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_claim_whose_answer_is_lost_runs_once(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str, times: int
+) -> None:
+    flaky.lose_answers("claim_on_hint", times=times)
+    async with idle(clock, work, flaky, url) as (_, client):
+        instance = await client.schedule("work")
+        await clock.run(instance.wait(), limit=20)
+        assert (work.runs, (await instance.refresh()).attempts) == (1, 1)
+
+
+async def test_an_answer_that_comes_too_late_starts_no_second_body(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
+) -> None:
+    late = flaky.stall_answers("claim_on_hint")
+    async with idle(clock, work, flaky, url) as (_, client):
+        instance = await client.schedule("work", 30)
+        await clock.advance(20)
+        assert "Scheduled: the answer to the claim was lost" in await notes_of(instance)
+        assert work.runs == 1
+        late.release()
+        await clock.advance(5)
+        assert work.runs == 1
+        await clock.run(instance.wait())
+        assert (await instance.refresh()).state is State.COMPLETED
+
+
+async def test_a_refused_claim_keeps_no_hint_from_the_node(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    flaky.refuse(StoreRefusedError("no"), "claim_on_hint")
+    async with idle(clock, work, flaky, url) as (_, client):
+        began = clock.elapsed()
+        for _ in range(5):
+            await clock.run((await client.schedule("work")).wait())
+        assert clock.elapsed() - began < 1
+        assert [record.getMessage() for record in logged(caplog)] == [
+            "the store refuses a claim with a hint; the node claims after hints for a while: no"
+        ]
+        flaky.heal()
+        await clock.advance(REFUSED_WAIT + 2 * HINTS_WAIT)
+        flaky.stall("turn")
+        await client.schedule("work")
+        await clock.advance(0.001)
+        assert work.runs == 6
+        flaky.heal()
+
+
+async def test_a_node_that_stops_leaves_no_claim(clock: VirtualClock, work: Work, flaky: FlakyStore, url: str) -> None:
+    async with idle(clock, work, flaky, url) as (worker, client):
+        late = flaky.stall_answers("claim_on_hint")
+        await clock.advance(HINTS_WAIT + 1)
+        instance = await client.schedule("work")
+        await clock.advance(0.01)
+        stopping = asyncio.ensure_future(worker.stop())
+        await clock.run(stopping)
+        late.release()
+        await clock.advance(1)
+        found = await client.lookup_instance(instance.id)
+        assert (found.state, found.attempts) == (State.SCHEDULED, 0)
+        assert work.runs == 0
