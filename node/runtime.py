@@ -434,6 +434,9 @@ class NodeRuntime:
         if self.pool.waiting:
             self.pool.dispatch()
 
+    def renewal_failed(self) -> None:
+        self.claim_loop.not_renewed()
+
     def lease_dead(self, incarnation: str) -> None:
         self._incarnation_dead(incarnation)
 

@@ -113,6 +113,11 @@ class ClaimLoop(BackgroundRole):
         elif work_due is not None:
             self._poll_at = max(self._poll_at, asyncio.get_running_loop().time() + self.spread(QUIET))
 
+    def not_renewed(self) -> None:
+        """Claim without a hint: a renewal failed, so no answer told whether work is due."""
+        self._poll_at = min(self._poll_at, asyncio.get_running_loop().time())
+        self._outbox.wake()
+
     async def flush(self, timeout: float) -> bool:
         """Wait until the store answered every outcome; False if the time was over first."""
         try:

@@ -54,6 +54,8 @@ class Heard:
 
     def lease_dead(self, incarnation: str) -> None: ...
 
+    def renewal_failed(self) -> None: ...
+
     def trust_ended(self) -> None:
         self.ended.append(self.clock.elapsed())
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from peerjob import Job, Node, State
+from peerjob.cluster.lease import INTERVAL
 from peerjob.model.record import Renewed
 from peerjob.testing import VirtualClock
 from support.factories import flaky_store, running_nodes, shared_url
@@ -55,6 +56,21 @@ async def test_a_node_asks_each_second_if_its_store_cannot_tell(clock: VirtualCl
     calls = await calls_of_a_follower(clock, not_told)
     assert 54 <= calls["turn"] <= 66
     assert calls["reap"] >= 90
+
+
+async def test_a_failed_renewal_does_not_delay_work_whose_hint_was_lost(clock: VirtualClock) -> None:
+    url, job = shared_url(), Job("k", nothing)
+    flaky = flaky_store(clock, url)
+    flaky.change_answers(lambda hints: [], "next_hints", times=None)
+    async with Node(flaky.store, clock=clock, jobs=[job]), running_nodes(clock, "other", store=url) as peers:
+        await clock.advance(20)
+        for _ in range(5):
+            failing = flaky.fail("renew", times=1)
+            instance = await peers[0].schedule("k", allow_unknown=True)
+            await clock.advance(INTERVAL + 0.1)
+            assert failing.left == 0
+            assert (await instance.refresh()).state is State.COMPLETED
+            await clock.advance(7.3)
 
 
 async def test_work_for_which_a_silent_node_was_woken_is_found_by_a_peer(clock: VirtualClock) -> None:
