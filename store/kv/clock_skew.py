@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from peerjob.model.clock import Clock, CorrectedTime
 from peerjob.model.errors import StoreUnavailableError
 
-from .base import KeyValue
+from .base import KeyValue, Watch
 from .keys import Keys, below
 from .rows import ClockReport, clock_report_of
 
@@ -131,12 +131,16 @@ class PeerClocks:
         self._may_be_gone = True
         """Whether a peer may have stopped since the live peers were last read, so that they must be read again."""
         self._known = False
+        self._watch: Watch | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Listen until `stop`."""
         self._began = self._clock.elapsed()
-        self._task = asyncio.create_task(self._listen(), name="peerjob clocks")
+        # The watch begins before the first report. So of two nodes that start at once, the one that reports first hears
+        # the other one, and answers it.
+        self._watch = self._kv.watch(self._keys.clocks)
+        self._task = asyncio.create_task(self._listen(self._watch), name="peerjob clocks")
 
     async def stop(self) -> None:
         """Stop listening."""
@@ -145,6 +149,9 @@ class PeerClocks:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
 
     @property
     def must_report(self) -> bool:
@@ -219,16 +226,12 @@ class PeerClocks:
         (found,) = await self._kv.read([below(live, keys_only=True)])
         return {key[len(live) :] for key, _ in found.items}
 
-    async def _listen(self) -> None:
-        watch = self._kv.watch(self._keys.clocks)
-        try:
-            while True:
-                try:
-                    self._receive(await watch.changed(_WAIT))
-                except StoreUnavailableError:
-                    await asyncio.sleep(_PAUSE)
-        finally:
-            watch.close()
+    async def _listen(self, watch: Watch) -> None:
+        while True:
+            try:
+                self._receive(await watch.changed(_WAIT))
+            except StoreUnavailableError:
+                await asyncio.sleep(_PAUSE)
 
     def _receive(self, reports: Mapping[str, bytes] | None) -> None:
         """Store the clocks in new reports. None: reports were missed, so this node reports and asks all peers."""

@@ -348,6 +348,20 @@ async def test_a_node_whose_clock_is_off_leaves_due_instances_to_others_and_logs
     assert (await off.store.health()).counts == {"work": {State.PROCESSING: 2}}
 
 
+async def test_nodes_that_renew_for_the_first_time_at_once_hear_each_other(bench: Bench) -> None:
+    """No task of the loop runs between their first renewals, as if the threads of all leases began together."""
+    peers = [Peer(store=bench.store(bench.clock), info=bench.node(number), make=bench.make) for number in range(3)]
+    bench.peers += peers
+    for peer in peers:
+        await peer.join()
+    for peer in peers:
+        await peer.renew()
+    await bench.renew(2)
+    await peers[0].store.enqueue(bench.make.instances(1, delay_us=10_000))
+    await bench.clock.advance(0.02)
+    assert len(await peers[0].take()) == 1
+
+
 async def test_a_clock_that_was_set_and_set_back_at_once_is_asked_for_again(clock: VirtualClock) -> None:
     """The second last message is then the larger one, and counts until a third message came."""
     kv, keys = MemoryKeyValue(MemoryData(), clock), Keys("n")
