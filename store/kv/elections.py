@@ -60,7 +60,7 @@ class KVElections:
         self._watch: Watch | None = None
         self._held: _Held | None = None
         self._lease_of_peer = 0
-        """The lease of the leader by the last campaign, unless the candidate leads; 0: none."""
+        """The lease of the leader, if the last question was a campaign and another candidate leads; 0: none."""
 
     async def open(self) -> None:
         async with answer_within(_OPEN_TIMEOUT, url=self._url):
@@ -127,6 +127,7 @@ class KVElections:
             await self._kv.txn([Step([], [Put(self._left, entry.value)])])
 
     async def leader(self) -> Leader | None:
+        self._lease_of_peer = 0
         async with answer_within(self._timeout, url=self._url):
             entry, token = await self._kv.get([self._now, self._token])
         return None if entry is None else self._leader(_leader_row(entry.value), entry.mod, token)

@@ -101,7 +101,7 @@ class LuaElections(SeparateClient):
 
     _timeout = FIRST_TIMEOUT
     _ends_at = math.inf
-    """When the leadership of a peer ends, by the last campaign, in elapsed time."""
+    """When the leadership of a peer ends, in elapsed time, if the last question was a campaign that told it."""
 
     async def campaign(self, candidate: Candidate, *, ttl_us: int) -> Leader:
         self._timeout = ttl_us * MAX_ANSWER / 1_000_000
@@ -123,6 +123,7 @@ class LuaElections(SeparateClient):
         await self._run("resign", incarnation, timeout=self._timeout)
 
     async def leader(self) -> Leader | None:
+        self._ends_at = math.inf
         reply = await self._run("leader", timeout=self._timeout)
         return _leader(reply) if reply else None
 

@@ -195,6 +195,19 @@ class ElectionRules(StoreSuite):
                 break
         assert self.clock.elapsed() - began < self.patience / 2
 
+    async def test_a_node_that_may_not_lead_waits_for_no_old_end(self, store: Store, elections: Elections) -> None:
+        """It asks who leads. The end of the leadership that its last campaign met says nothing any more."""
+        one, two, other = self.candidate("one"), self.candidate("two"), await self.election(store)
+        await self.elected(elections, one, ttl_us=round(self.short_ttl * 1_000_000))
+        await other.campaign(two, ttl_us=TTL_US)
+        await self.lapse()
+        leader = await self._soon(elections, one)
+        changes = 0
+        while await self.in_time(other.changed(0.5)):
+            changes += 1
+            assert changes < 5
+            assert await other.leader() == leader
+
     async def test_namespaces_have_leaders_of_their_own(self, store: Store, elections: Elections) -> None:
         other = await self.election(await self.open(namespace=f"{self.namespace}-b"))
         one = await self.elected(elections, self.candidate("one"))
