@@ -17,6 +17,8 @@ from .role import BackgroundRole, wait_set
 logger = logging.getLogger("peerjob.cluster")
 
 BATCH = 100
+SPREAD = 0.4
+"""Most intervals of renewals from the end of a lease to the look for dead peers."""
 MIN_WAIT = 0.001
 """Least seconds of a wait: a shorter one may end before its time by the clock of the node."""
 
@@ -24,9 +26,8 @@ MIN_WAIT = 0.001
 class Reaper(BackgroundRole):
     """Looks for expired leases, if the lease of this node is steady.
 
-    The answer to each renewal tells when the first lease of a peer ends, and the role looks up to half an interval
-    later: peers do not all look at the same moment. Unless the store can tell, the role looks twice in each interval of
-    renewals.
+    The answer to each renewal tells when the first lease of a peer ends, and the role looks up to `SPREAD` later: peers
+    do not all look at the same moment. Unless the store can tell, the role looks twice in each interval of renewals.
     """
 
     name = "reaper"
@@ -59,7 +60,9 @@ class Reaper(BackgroundRole):
         if reap_in_us is None:
             return
         if reap_in_us <= 0:
-            self.soon()
+            # renewals are spread already, and after a hint the look is near
+            self._is_soon = True
+            self._plan(min(self._look_at, self.clock.elapsed() + MIN_WAIT))
         elif not self._is_soon:  # the answer may be older than the hint
             self._plan(self.clock.elapsed() + reap_in_us / 1_000_000 + self._spread())
 
@@ -68,7 +71,7 @@ class Reaper(BackgroundRole):
         self._planned.set()
 
     def _spread(self) -> float:
-        return self.clock.random.uniform(0, self._lease.interval / 2)
+        return self.clock.random.uniform(0, SPREAD * self._lease.interval)
 
     async def run(self) -> None:
         while True:

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from peerjob import Job, Node, State
 from peerjob.cluster.lease import INTERVAL
-from peerjob.model.record import Renewed
+from peerjob.model.record import Claimed, Hint, Renewed
 from peerjob.testing import VirtualClock
 from support.factories import flaky_store, running_nodes, shared_url
 from support.flaky import FlakyStore
@@ -28,6 +28,12 @@ def told(flaky: FlakyStore) -> None: ...
 
 def not_told(flaky: FlakyStore) -> None:
     flaky.change_answers(silent, "renew", times=None)
+
+
+def told_of_dead(answer: tuple[list[Hint], Claimed | None]) -> tuple[list[Hint], Claimed | None]:
+    """Add the hint "dead" to other hints."""
+    hints, claimed = answer
+    return ([*hints, Hint("dead", "")] if hints else hints), claimed
 
 
 async def calls_of_a_follower(clock: VirtualClock, prepare: Callable[[FlakyStore], None]) -> dict[str, int]:
@@ -61,7 +67,7 @@ async def test_a_node_asks_each_second_if_its_store_cannot_tell(clock: VirtualCl
 async def test_a_failed_renewal_does_not_delay_work_whose_hint_was_lost(clock: VirtualClock) -> None:
     url, job = shared_url(), Job("k", nothing)
     flaky = flaky_store(clock, url)
-    flaky.change_answers(lambda hints: [], "next_hints", times=None)
+    flaky.stall("next_hints", "claim_on_hint")
     async with Node(flaky.store, clock=clock, jobs=[job]), running_nodes(clock, "other", store=url) as peers:
         await clock.advance(20)
         for _ in range(5):
@@ -89,6 +95,20 @@ async def test_work_for_which_a_silent_node_was_woken_is_found_by_a_peer(clock: 
             assert (await instance.refresh()).state is State.COMPLETED
             assert (await instance.refresh()).node == "peer"
             stalled.release()
+
+
+async def test_a_node_looks_for_dead_peers_within_half_a_second_of_a_hint(clock: VirtualClock) -> None:
+    url, job = shared_url(), Job("k", nothing)
+    flaky = flaky_store(clock, url)
+    flaky.change_answers(told_of_dead, "claim_on_hint", times=None)
+    async with Node(flaky.store, clock=clock, jobs=[job]), running_nodes(clock, "other", store=url) as peers:
+        await clock.advance(20)
+        for _ in range(40):
+            looks = flaky.calls["reap"]
+            await peers[0].schedule("k", allow_unknown=True)
+            await clock.advance(0.5)
+            assert flaky.calls["reap"] > looks
+            await clock.advance(3)
 
 
 async def test_the_claims_of_a_dead_peer_run_again_when_its_lease_ends(clock: VirtualClock) -> None:
