@@ -1,7 +1,8 @@
 """Compares the claims that the store has for this incarnation with the claims that the node holds.
 
 The two differ for a moment while a claim or a commit is on its way. A difference counts only after two answered rounds
-of the claim loop: the first one may have been on its way when the difference was seen.
+of the claim loop: the first one may have been on its way when the difference was seen. A node that is full or drained
+has no rounds, so a comparison while no request is under way counts as one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MAX_ROUNDS = 6
 
 class _Since(NamedTuple):
     rounds: int
-    """`ClaimLoop.rounds`."""
+    """Answered rounds of the claim loop, and comparisons without one."""
     claim: HintedClaim | None
     """The claim that waited for a hint."""
 
@@ -42,6 +43,10 @@ class Reconciler:
         self._claim_loop = claim_loop
         self._suspected: dict[tuple[str, int], _Since] = {}
         """Id and fence of each claim that only one side holds → the first comparison."""
+        self._answered = claim_loop.rounds
+        """`ClaimLoop.rounds` at the last comparison."""
+        self._quiet = 0
+        """How many comparisons found that the claim loop had nothing to send since the comparison before."""
 
     def compare(self, held: Sequence[Held] | None) -> None:
         """Compare claims. `held` are the claims that the store has; None if store and node hold the same claims."""
@@ -50,7 +55,7 @@ class Reconciler:
             return
         stored = {(claim.id, claim.fence) for claim in held}
         known = {(run.claim.id, run.claim.fence): run for run in self._held_claims.runs()}
-        now = _Since(self._claim_loop.rounds, self._claim_loop.hint_wait.claim)
+        now = self._now()
         self._suspected = {key: self._suspected.get(key, now) for key in stored ^ known.keys()}
         for key, since in list(self._suspected.items()):
             run = known.get(key)
@@ -70,6 +75,13 @@ class Reconciler:
             elif not run.ended:
                 run.lost = True
                 run.cancel("lost")
+
+    def _now(self) -> _Since:
+        loop = self._claim_loop
+        if loop.rounds == self._answered and not loop.unsettled:
+            self._quiet += 1
+        self._answered = loop.rounds
+        return _Since(loop.rounds + self._quiet, loop.hint_wait.claim)
 
     def _hand_back(self, id: str, fence: int) -> None:
         logger.warning("instance %s: the answer to its claim was lost; the node hands it back", id)

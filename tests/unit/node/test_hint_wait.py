@@ -8,6 +8,7 @@ import pytest
 
 from peerjob import Job, Node, State
 from peerjob.model.errors import StoreRefusedError
+from peerjob.model.record import Want
 from peerjob.node.work.hint_wait import HINTS_WAIT, REFUSED_WAIT
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import flaky_store, notes_of, shared_url
@@ -180,3 +181,28 @@ async def test_a_node_that_stops_leaves_no_claim(clock: VirtualClock, work: Work
         found = await client.lookup_instance(instance.id)
         assert (found.state, found.attempts) == (State.SCHEDULED, 0)
         assert work.runs == 0
+
+
+async def test_a_full_node_hands_back_a_claim_whose_answer_was_lost(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
+) -> None:
+    """A node whose workers are all busy claims nothing, so there is no answer to wait for."""
+    async with idle(clock, work, flaky, url, workers=1) as (worker, client):
+        await client.schedule("work", 60)
+        await clock.advance(1)
+        instance = await client.schedule("work")
+        await flaky.inner.claim(worker.incarnation, Want(kinds={"work": 1}, limit=1), request="lost")
+        await clock.advance(worker.lease_ttl)
+        assert "Scheduled: the answer to the claim was lost" in await notes_of(instance)
+
+
+async def test_a_full_node_ends_a_body_whose_claim_the_store_has_forgotten(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
+) -> None:
+    """As after a failover that lost the claim: a peer runs the instance again."""
+    async with idle(clock, work, flaky, url, workers=1) as (worker, client):
+        await client.schedule("work", 60)
+        await clock.advance(1)
+        await client.clear()
+        await clock.advance(worker.lease_ttl)
+        assert [one.instance for one in worker.workers()] == [None]

@@ -90,6 +90,7 @@ class Answered:
     """As much of a claim loop as a reconciler asks for."""
 
     rounds = 7
+    unsettled = False
 
     def __init__(self) -> None:
         self.hint_wait = Waiting()
@@ -133,3 +134,21 @@ def test_a_difference_that_was_settled_counts_anew() -> None:
         assert len(outbox) == 0
         claim_loop.rounds += 5
         reconciler.compare(settled)
+
+
+def test_comparisons_count_while_the_claim_loop_has_nothing_to_send() -> None:
+    """As on a node whose workers are all busy."""
+    claim_loop, held_claims = Answered(), HeldClaims("first")
+    outbox = an_outbox(held_claims)
+    reconciler = a_reconciler(held_claims, claim_loop, outbox)
+    gone = a_run("gone")
+    held_claims.add(gone)
+    for _ in range(2):
+        reconciler.compare([Held("stranded", 5)])
+        claim_loop.unsettled = True  # a request is under way, and its answer can settle the difference
+        reconciler.compare([Held("stranded", 5)])
+        claim_loop.unsettled = False
+        assert (len(outbox), gone.lost) == (0, False)
+    reconciler.compare([Held("stranded", 5)])
+    assert len(outbox) == 1
+    assert gone.lost
