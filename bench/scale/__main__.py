@@ -3,6 +3,9 @@
 make scale
 make scale ARGS=--quick
 make scale ARGS='redis etcd --parts verbs'
+make scale ARGS='--parts shards'      # writes only the sections of these parts
+make scale ARGS='--minutes 45'        # what is not measured then is named on the page
+make scale ARGS='--resume'            # measures what an earlier run left out
 make scale ARGS='--render'      # the page and its plots from the stored results
 """
 
@@ -11,9 +14,11 @@ import asyncio
 import json
 import os
 import re
+import shutil
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,11 +26,13 @@ from typing import Any
 from .cell import PARTS
 from .cells import ENGINES, Cell, grid
 from .longrun import RESULTS as MEMORY
-from .page import as_markdown, goals_table, put_into, write_pictures
-from .running import ROOT, run, versions
+from .page import SECTION_OF, as_markdown, goals_table, put_into, put_sections, sections, write_pictures
+from .running import ROOT, Result, by_cell, merged, run, versions
 
 PAGE = ROOT / "docs" / "scaling.md"
 RESULTS = ROOT / "build" / "scale.json"
+QUICK_RESULTS = ROOT / "build" / "scale-quick.json"
+Report = dict[str, Any]
 
 
 def main() -> int:
@@ -33,41 +40,63 @@ def main() -> int:
     parser.add_argument("engines", nargs="*", metavar="ENGINE", help=f"some of: {', '.join(ENGINES)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="small sizes only, in five minutes; writes no page")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="what is measured")
-    parser.add_argument("--json", type=Path, default=RESULTS, help="where the results go")
+    parser.add_argument("--minutes", type=float, help="the most minutes (default: 60, with --quick 5)")
+    parser.add_argument("--json", type=Path, help="where the results go (default: build/scale.json)")
     parser.add_argument("--resume", action="store_true", help="keep the cells that the JSON file has already")
     parser.add_argument("--render", action="store_true", help="measure nothing; write the page from the JSON file")
     given = parser.parse_args()
     if unknown := set(given.engines) - set(ENGINES):
         parser.error(f"no such engine: {', '.join(sorted(unknown))}; there are {', '.join(ENGINES)}")
-    report: dict[str, Any] = json.loads(given.json.read_text()) if given.resume or given.render else {}
-    if not given.render:
+    given.json = given.json or (QUICK_RESULTS if given.quick else RESULTS)
+    whole = not given.engines and len(given.parts) == len(PARTS)
+    stored: Report = json.loads(given.json.read_text()) if given.json.exists() else {}
+    if given.render:
+        report = stored
+    else:
         cells = [cell for cell in grid(given.engines or ENGINES, quick=given.quick) if cell.part in given.parts]
-        report = _measured(cells, report.get("cells", []), given)
+        report = _measured(cells, {} if whole and not given.resume else by_cell(stored), given)
     report["memory"] = json.loads(MEMORY.read_text()) if MEMORY.exists() else {}
-    if not given.quick and not given.engines and len(given.parts) == len(PARTS):
-        put_into(PAGE, as_markdown(report))
-        write_pictures(PAGE.parent / "images", report["cells"])
+    if not given.quick:
+        _write(report, given, whole=whole)
     print(goals_table(report["cells"]))
     return any("error" in one for one in report["cells"])
 
 
-def _measured(cells: Sequence[Cell], known: Sequence[dict[str, Any]], given: argparse.Namespace) -> dict[str, Any]:
+def _write(report: Report, given: argparse.Namespace, *, whole: bool) -> None:
+    """Write the page; the sections of some parts, if all engines were measured; nothing for some engines."""
+    if whole:
+        put_into(PAGE, as_markdown(report))
+        write_pictures(PAGE.parent / "images", report["cells"])
+    elif not given.engines:
+        texts, told = sections(report), f"Run on {report['date'][:10]} by `{report['command']}`."
+        titles = [SECTION_OF[part] for part in given.parts]
+        put_sections(PAGE, {title: f"{told}\n\n{texts[title]}" for title in titles})
+
+
+def _measured(cells: Sequence[Cell], stored: Mapping[Cell, Result], given: argparse.Namespace) -> Report:
+    """Measure the cells, beside the stored ones; the file has all results after each cell."""
     arguments = [word for word in sys.argv[1:] if word != "--resume"]
-    report: dict[str, Any] = {
+    report: Report = {
         "command": "make scale" + (f" ARGS='{' '.join(arguments)}'" if arguments else ""),
         "date": datetime.now(UTC).isoformat(),
         "machine": {"cores": os.cpu_count(), "cpu": _cpu()},
         "versions": versions(),
-        "cells": [],
     }
     given.json.parent.mkdir(parents=True, exist_ok=True)
+    known = {cell: result for cell, result in stored.items() if "found" in result} if given.resume else {}
 
-    def kept(results: list[dict[str, Any]]) -> None:
-        report["cells"] = results
-        given.json.write_text(json.dumps(report, indent=1) + "\n")
+    def kept(results: Mapping[Cell, Result]) -> None:
+        report["cells"] = merged(stored, results)
+        new = given.json.with_suffix(".new")
+        new.write_text(json.dumps(report, indent=1) + "\n")
+        new.replace(given.json)  # a run that is killed leaves a whole file
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the cells end with their servers
     began = time.monotonic()
-    asyncio.run(run(cells, known, kept))
+    report["cells"] = merged(stored, known)
+    if given.json.exists():
+        shutil.copy(given.json, given.json.with_suffix(".before.json"))
+    asyncio.run(run(cells, known, kept, 60 * (given.minutes or (5 if given.quick else 60))))
     print(f"{len(cells)} cells in {(time.monotonic() - began) / 60:.1f} minutes")
     return report
 

@@ -4,6 +4,7 @@ python -m scale.cell '{"engine": "redis", "part": "verbs"}'
 """
 
 import json
+import signal
 import sys
 
 import uvloop
@@ -12,6 +13,7 @@ from .cells import Cell
 from .engines import metered
 from .idle import idle
 from .leading import schedules
+from .shards import clustered, shards
 from .verbs import Measure, contention, verbs
 from .waiting import waiting
 
@@ -21,12 +23,14 @@ PARTS: dict[str, Measure] = {
     "waiting": waiting,
     "schedules": schedules,
     "idle": idle,
+    "shards": shards,
 }
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # its servers and their data end with it
     cell = Cell(**json.loads(sys.argv[1]))
-    with metered(cell.engine) as site:
+    with clustered(cell.engine) if cell.part == "shards" else metered(cell.engine) as site:
         found = uvloop.run(PARTS[cell.part](site, cell))
     print(json.dumps(found), flush=True)
 

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-Part = Literal["verbs", "contention", "waiting", "schedules", "idle"]
+Part = Literal["verbs", "contention", "waiting", "schedules", "idle", "shards"]
 
 ENGINES = ("redis", "valkey", "etcd", "sqlite", "memory")
+CLUSTERED = ("redis", "valkey")
+"""The engines that have a cluster of several shards."""
 AXES: dict[str, tuple[int, ...]] = {
     "kinds": (10, 100, 1_000, 10_000),
     "nodes": (1, 3, 10, 30, 100),
@@ -14,6 +16,7 @@ AXES: dict[str, tuple[int, ...]] = {
     "schedules": (10, 100, 1_000, 10_000, 100_000),
     "waiting": (1, 10, 100, 1_000),
     "payload": (0, 1 << 10, 1 << 15, 1 << 18, 1 << 20),
+    "namespaces": (1, 3, 6),
 }
 QUICK: dict[str, tuple[int, ...]] = {
     "kinds": (10, 1_000),
@@ -22,6 +25,7 @@ QUICK: dict[str, tuple[int, ...]] = {
     "schedules": (10, 1_000),
     "waiting": (1, 10),
     "payload": (0, 1 << 15),
+    "namespaces": (3,),
 }
 INSTANCE_BYTES = {"redis": 700, "valkey": 600, "etcd": 3_300, "sqlite": 1_600, "memory": 4_500}
 """About how many bytes of memory (SQLite: of the disk) a queued instance without arguments takes, raised by a third."""
@@ -29,6 +33,8 @@ COPIES = {"redis": 1, "valkey": 1, "etcd": 3, "sqlite": 2, "memory": 1}
 """How often the memory holds a payload: etcd keeps it in its log, in its file's pages and in the request."""
 LONG = 1_000_000
 """A queue whose filling takes minutes."""
+CROWD, MANY_SCHEDULES = 100, 100_000
+"""Cells with so many nodes or schedules do not wait: they run beside no cell that meters, nor beside each other."""
 ETCD_QUOTA = 8 << 30
 ETCD_PAYLOAD = 1 << 20
 
@@ -45,6 +51,7 @@ class Cell:
     schedules: int = 0
     waiting: int = 0
     payload: int = 50
+    namespaces: int = 1
 
     @property
     def name(self) -> str:
@@ -55,6 +62,11 @@ class Cell:
     def sizes(self) -> dict[str, int]:
         return {axis: int(getattr(self, axis)) for axis in AXES}
 
+    @property
+    def waits(self) -> bool:
+        """Whether its nodes wait most of the time, so that other cells can run beside it."""
+        return self.part in ("idle", "schedules") and self.nodes < CROWD and self.schedules < MANY_SCHEDULES
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -63,10 +75,23 @@ _BASE = Cell(engine="", part="verbs")
 
 
 def grid(engines: Sequence[str], *, quick: bool = False) -> list[Cell]:
-    """All cells of some engines, in turn of the engines; the longest queues come last."""
+    """All cells of some engines, in turn of the engines: first what the goals need, the longest queues after it.
+
+    A run that has a limit in time leaves out the last ones.
+    """
     columns = [_cells(engine, QUICK if quick else AXES, quick=quick) for engine in engines]
-    cells = [cell for row in zip(*columns, strict=True) for cell in row]
-    return sorted(cells, key=lambda cell: cell.queued >= LONG)
+    turns = [(turn, cell) for column in columns for turn, cell in enumerate(column)]
+    return [cell for _, cell in sorted(turns, key=lambda one: (_urgency(one[1]), one[0]))]
+
+
+def _urgency(cell: Cell) -> int:
+    """0 for a cell of a goal, 1 if its queue is long, 2 for the other axes, 3 for the corners."""
+    axes = [axis for axis, size in cell.sizes.items() if size != getattr(_BASE, axis)]
+    if len(axes) > 1:
+        return 3
+    if cell.part == "verbs" and axes in ([], ["kinds"], ["queued"]):
+        return 1 if cell.queued >= LONG else 0
+    return 0 if (cell.part, axes) in (("idle", ["nodes"]), ("schedules", ["schedules"])) else 2
 
 
 def _cells(engine: str, axes: dict[str, tuple[int, ...]], *, quick: bool) -> list[Cell]:
@@ -83,6 +108,8 @@ def _cells(engine: str, axes: dict[str, tuple[int, ...]], *, quick: bool) -> lis
         *(Cell(engine=engine, part="schedules", schedules=size) for size in axes["schedules"]),
         *(replace(idle, nodes=size) for size in axes["nodes"] if size > 1),
     ]
+    if engine in CLUSTERED:
+        cells += [Cell(engine=engine, part="shards", namespaces=size) for size in axes["namespaces"]]
     if not quick:
         cells += [
             # the corners

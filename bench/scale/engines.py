@@ -25,6 +25,7 @@ from .cells import ETCD_QUOTA
 
 DIRECT = frozenset(("evalsha", "evalsha_ro", "eval", "blmpop", "blpop", "brpop", "ping", "wait", "waitaof"))
 """Commands that a store sends itself. Redis counts all other commands inside scripts."""
+SETTINGS = ("--maxclients", "10000", "--slowlog-log-slower-than", "-1")
 _OWN = ("info", "client|setinfo", "client|setname", "client|id", "hello", "select", "script|load", "config|get", "auth")
 _ETCD_SETTINGS = (
     *("--snapshot-count", "10000", "--auto-compaction-mode", "periodic", "--auto-compaction-retention", "1m"),
@@ -44,6 +45,9 @@ class Reading:
     """Bytes to and from the clients."""
     cpu_ms: float = 0
     """CPU time of the server; of this process, if the store has no server."""
+
+    def __add__(self, other: "Reading") -> "Reading":
+        return Reading(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
 
     def __sub__(self, other: "Reading") -> "Reading":
         return Reading(**{one.name: getattr(self, one.name) - getattr(other, one.name) for one in fields(self)})
@@ -77,12 +81,11 @@ class Site(ABC):
 
 
 class LuaSite(Site):
-    """A Redis or Valkey."""
+    """A Redis or Valkey: a new one, or one that runs already."""
 
-    def __init__(self, kind: ServerKind) -> None:
+    def __init__(self, kind: ServerKind, running: Server | None = None) -> None:
         self.engine = kind
-        self._server: Server = SERVERS[kind](config=("--maxclients", "10000", "--slowlog-log-slower-than", "-1"))
-        self._server.start()
+        self._server = running or SERVERS[kind](config=SETTINGS).start()
         self.url = self._server.url
         self._own_bytes = 0.0
         self._readings = 0

@@ -6,7 +6,7 @@ from typing import Any
 
 Result = dict[str, Any]
 VERBS = ("enqueue", "claim", "commit")
-_BASE = {"kinds": 10, "nodes": 2, "queued": 1_000, "schedules": 0, "waiting": 0, "payload": 50}
+_BASE = {"kinds": 10, "nodes": 2, "queued": 1_000, "schedules": 0, "waiting": 0, "payload": 50, "namespaces": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,15 @@ def measured(results: Iterable[Result], engine: str, part: str, **sizes: int) ->
         if "found" in result
         and result["cell"]["engine"] == engine
         and result["cell"]["part"] == part
-        and all(result["cell"][axis] == size for axis, size in sizes.items())
+        and all(size_of(result["cell"], axis) == size for axis, size in sizes.items())
     ]
-    return sorted(found, key=lambda one: [one["cell"][axis] for axis in ("kinds", "nodes", "queued", "schedules")])
+    axes = ("kinds", "nodes", "queued", "schedules", "namespaces")
+    return sorted(found, key=lambda one: [size_of(one["cell"], axis) for axis in axes])
+
+
+def size_of(cell: Any, axis: str) -> int:
+    """The size of a cell; that of the base, if the cell was measured before there was this axis."""
+    return int(cell.get(axis, _BASE[axis]))
 
 
 def axis_of(results: Sequence[Result], engine: str, part: str, axis: str) -> list[Result]:
@@ -91,7 +97,7 @@ def _idle(results: Sequence[Result], engine: str) -> list[Verdict]:
 
 def described(cell: Any) -> str:
     """The sizes of a cell that differ from the base."""
-    shown = (axis for axis, size in _BASE.items() if cell[axis] != size)
+    shown = (axis for axis, size in _BASE.items() if size_of(cell, axis) != size)
     return ", ".join(f"{cell[axis]:,} {axis}" for axis in shown) or "base"
 
 

@@ -1,5 +1,6 @@
 """The page of the grid: goals, tables and plots, from stored results."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,36 @@ Report = Mapping[str, Any]
 
 def as_markdown(report: Report) -> str:
     """All that is generated of the page."""
+    return "\n\n".join((_told(report), *(f"### {title}\n\n{text}" for title, text in sections(report).items())))
+
+
+def sections(report: Report) -> dict[str, str]:
+    """The generated sections, by title."""
     results: Sequence[Result] = report["cells"]
-    parts = [
-        _told(report),
-        *("### Goals", goals_table(results)),
-        *("### Cost of an instance", _picture("queued"), _verbs(results, "queued")),
-        *(_picture("kinds"), _verbs(results, "kinds"), _picture("payload"), _verbs(results, "payload")),
-        *("### Several nodes at one queue", _contention(results)),
-        *("### Waiting clients", _waiting(results)),
-        *("### Schedules", _picture("schedules"), _schedules(results)),
-        *("### Idle nodes", _picture("idle"), _idle(results)),
-        *("### Memory of nodes over a long run", _memory(report.get("memory", {}))),
-        *("### Where one core ends", _limits(results)),
-        *("### Cells that were not measured", _left_out(results)),
-    ]
-    return "\n\n".join(parts)
+    axes = (f"{_picture(axis)}\n\n{_verbs(results, axis)}" for axis in ("queued", "kinds", "payload"))
+    return {
+        "Goals": goals_table(results),
+        "Cost of an instance": "\n\n".join(axes),
+        "Several nodes at one queue": _contention(results),
+        "Namespaces on several shards": _shards(results),
+        "Waiting clients": _waiting(results),
+        "Schedules": f"{_picture('schedules')}\n\n{_schedules(results)}",
+        "Idle nodes": f"{_picture('idle')}\n\n{_idle(results)}",
+        "Memory of nodes over a long run": _memory(report.get("memory", {})),
+        "Where one core ends": _limits(results),
+        "Cells that were not measured": _left_out(results),
+    }
+
+
+SECTION_OF = {
+    "verbs": "Cost of an instance",
+    "contention": "Several nodes at one queue",
+    "shards": "Namespaces on several shards",
+    "waiting": "Waiting clients",
+    "schedules": "Schedules",
+    "idle": "Idle nodes",
+}
+"""The section of each part."""
 
 
 def _told(report: Report) -> str:
@@ -109,6 +125,17 @@ def put_into(page: Path, text: str) -> None:
     page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
 
 
+def put_sections(page: Path, texts: Mapping[str, str]) -> None:
+    """Replace generated sections of a page, and keep the others; raises ValueError if the page lacks one."""
+    generated = page.read_text().partition(BEGIN)[2].partition(END)[0]
+    head, *parts = re.split(r"^### ", generated.strip(), flags=re.MULTILINE)
+    old = {title: text for title, _, text in (part.partition("\n") for part in parts)}
+    if missing := texts.keys() - old.keys():
+        raise ValueError(f"{page} needs the sections {', '.join(sorted(missing))}")
+    new = (f"### {title}\n\n{texts.get(title, text).strip()}" for title, text in old.items())
+    put_into(page, "\n\n".join((head.strip(), *new)))
+
+
 def write_pictures(folder: Path, results: Sequence[Result]) -> None:
     """Write the plots into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -162,6 +189,30 @@ def _contention(results: Sequence[Result]) -> str:
         for one in measured(results, engine, "contention")
     ]
     head = ("engine", "nodes", "CPU of claim and commit", "operations", "conflicts per instance", "of counters")
+    return table(head, rows)
+
+
+def _shards(results: Sequence[Result]) -> str:
+    rows = [
+        (
+            engine,
+            str(one["cell"]["namespaces"]),
+            layout,
+            " / ".join(f"{100 * share:.0f} %" for share in found["shares"]),
+            f"{found['cpu_us']:.1f} µs, {found['operations']:.1f}",
+            f"{found['busiest_cpu_us']:.1f} µs",
+            f"{1e6 / found['busiest_cpu_us']:,.0f}",
+            f"{found['rate']:,}",
+            f"{found['busiest_cores']:.2f}",
+        )
+        for engine in _engines(results)
+        for one in measured(results, engine, "shards")
+        for layout, found in one["found"].items()
+    ]
+    head = (
+        *("engine", "namespaces", "on", "operations of each shard", "a job, all shards: CPU, operations"),
+        *("CPU of the busiest shard for a job", "jobs a second at one core of it", "jobs a second here", "cores of it"),
+    )
     return table(head, rows)
 
 

@@ -9,74 +9,113 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from support.etcd import EtcdServer
 from support.servers import SERVERS, MissingServerError
 
-from .cells import Cell, misfit
+from .cells import ENGINES, Cell, grid, misfit
 
 ROOT = Path(__file__).parents[2]
-WAITING_LANES = 3
+WAITING_LANES = 2
 """Cells of idle nodes and schedules that run concurrently: their nodes wait most of the time."""
 STARVED = 2.9
 """Calls of the store a second. An idle follower makes four; one that makes fewer was not run by the machine."""
-PATIENCE = 900.0
+PATIENCE = 600.0
 """Seconds after which a cell is ended, and named as one that did not finish."""
+ENDING = 60.0
+"""Seconds in which a cell that was told to end closes its servers and removes their data."""
+NO_TIME = "left out: the time of the run was over"
 Result = dict[str, Any]
 
 
-async def run(cells: Sequence[Cell], known: Sequence[Result], kept: Callable[[list[Result]], None]) -> list[Result]:
-    """The results of the cells, in their order; `kept` gets all results after each cell."""
-    found = {json.dumps(result["cell"], sort_keys=True): result for result in known if "found" in result}
-    results: dict[Cell, Result] = {}
-    waits = [cell for cell in cells if cell.part in ("idle", "schedules")]
-    meters = [cell for cell in cells if cell not in set(waits)]
+def by_cell(report: Mapping[str, Any]) -> dict[Cell, Result]:
+    """The results of a file, by cell; a result from before an axis came has its base size."""
+    return {Cell(**result["cell"]): result for result in report.get("cells", ())}
+
+
+def merged(stored: Mapping[Cell, Result], new: Mapping[Cell, Result]) -> list[Result]:
+    """Stored results and new ones, in the order of the grid.
+
+    A new result takes the place of a stored one, unless its cell was left out now and measured before.
+    """
+    left_out = {cell for cell, one in new.items() if "skipped" in one and "found" in stored.get(cell, ())}
+    found = {**stored, **{cell: one for cell, one in new.items() if cell not in left_out}}
+    order = {cell: place for place, cell in enumerate(grid(ENGINES))}
+    return [found[cell] for cell in sorted(found, key=lambda cell: order.get(cell, len(order)))]
+
+
+async def run(
+    cells: Sequence[Cell], known: Mapping[Cell, Result], kept: Callable[[dict[Cell, Result]], None], seconds: float
+) -> None:
+    """Run the cells that have no known result, in their order; `kept` gets all results after each cell.
+
+    After so many seconds, the cells that still run end, and the others are named as left out.
+    """
+    until = time.monotonic() + seconds
+    results = {cell: known[cell] for cell in cells if cell in known}
+    left = [cell for cell in cells if cell not in known]
+    waits, meters = [cell for cell in left if cell.waits], [cell for cell in left if not cell.waits]
 
     async def lane(queue: list[Cell]) -> None:
         while queue:
             cell = queue.pop(0)
-            again = found.get(json.dumps(cell.to_dict(), sort_keys=True))
-            results[cell] = again or await _one(cell)
-            kept([results[one] for one in cells if one in results])
+            results[cell] = await _one(cell, until - time.monotonic())
+            kept(results)
 
     await asyncio.gather(lane(meters), *(lane(waits) for _ in range(WAITING_LANES)))
-    return [results[cell] for cell in cells]
 
 
-async def _one(cell: Cell) -> Result:
+async def _one(cell: Cell, left: float) -> Result:
     result: Result = {"cell": cell.to_dict()}
-    reason = misfit(cell, available_memory())
     began = time.monotonic()
+    reason = NO_TIME if left <= 0 else misfit(cell, available_memory())
     if reason is not None:
         result["skipped"] = reason
     else:
-        command = (sys.executable, "-m", "scale.cell", json.dumps(cell.to_dict()))
-        process = await asyncio.create_subprocess_exec(
-            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=dict(os.environ)
-        )
-        try:
-            out, told = await asyncio.wait_for(process.communicate(), PATIENCE)
-        except TimeoutError:
-            process.terminate()
-            await process.wait()
-            result["skipped"] = f"did not finish within {PATIENCE:.0f} s"
-        else:
-            lines = out.decode().splitlines()
-            if process.returncode == 0 and lines:
-                result["found"] = json.loads(lines[-1])
-                if cell.part == "idle" and result["found"]["follower"]["calls"] < STARVED:
-                    result["skipped"] = "its nodes were starved by other work on the machine"
-                    del result["found"]
-            else:
-                reasons = told.decode().strip().splitlines() or ["ended without a word"]
-                result["error"] = " / ".join(reasons[-1:] if ":" in reasons[-1] else reasons[-4:])[:300]
+        result |= await _measured(cell, min(PATIENCE, left))
+        if result.get("skipped") and left < PATIENCE:
+            result["skipped"] = NO_TIME
+        if cell.part == "idle" and "found" in result and result["found"]["follower"]["calls"] < STARVED:
+            result["skipped"] = "its nodes were starved by other work on the machine"
+            del result["found"]
     result["seconds"] = round(time.monotonic() - began, 1)
     said = result.get("skipped") or result.get("error") or "measured"
     print(f"{cell.name}: {said} ({result['seconds']:.0f} s)", flush=True)
     return result
+
+
+async def _measured(cell: Cell, limit: float) -> Result:
+    """What the process of a cell found, or why it found nothing."""
+    command = (sys.executable, "-m", "scale.cell", json.dumps(cell.to_dict()))
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=dict(os.environ)
+    )
+    try:
+        out, told = await asyncio.wait_for(process.communicate(), limit)
+    except TimeoutError:
+        return {"skipped": f"did not finish within {limit:.0f} s"}
+    finally:
+        await _end(process)
+    lines = out.decode().splitlines()
+    if process.returncode == 0 and lines:
+        return {"found": json.loads(lines[-1])}
+    reasons = told.decode().strip().splitlines() or ["ended without a word"]
+    return {"error": " / ".join(reasons[-1:] if ":" in reasons[-1] else reasons[-4:])[:300]}
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End the process of a cell that still runs, which ends its servers."""
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        await asyncio.wait_for(process.communicate(), ENDING)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
 
 
 def available_memory() -> int:

@@ -1,6 +1,8 @@
 """The pure parts of `make scale`: its cells, and its page and plots from stored results."""
 
+import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,23 @@ import pytest
 ROOT = Path(__file__).parents[3]
 # only while the modules load: the benchmark has modules with names that others use, too
 sys.path.insert(0, str(ROOT / "bench"))
-from scale.cells import AXES, ENGINES, LONG, Cell, grid, misfit  # noqa: E402
+from scale.cells import AXES, CLUSTERED, CROWD, ENGINES, LONG, Cell, grid, misfit  # noqa: E402
 from scale.goals import TITLES, verdicts  # noqa: E402
-from scale.page import BEGIN, END, as_markdown, goals_table, pictures, put_into, table, write_pictures  # noqa: E402
+from scale.page import (  # noqa: E402
+    BEGIN,
+    END,
+    SECTION_OF,
+    as_markdown,
+    goals_table,
+    pictures,
+    put_into,
+    put_sections,
+    sections,
+    table,
+    write_pictures,
+)
 from scale.plots import plot  # noqa: E402
+from scale.running import NO_TIME, by_cell, merged, run  # noqa: E402
 
 sys.path.remove(str(ROOT / "bench"))
 
@@ -29,20 +44,37 @@ def report() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize(
+    ("axis", "engine"),
+    [(axis, engine) for axis in AXES for engine in (CLUSTERED if axis == "namespaces" else ENGINES)],
+)
 def test_each_engine_has_each_size_of_each_axis(engine: str, axis: str) -> None:
     sizes = {cell.sizes[axis] for cell in grid(ENGINES) if cell.engine == engine}
     wanted = {size for size in AXES[axis] if (axis, size) != ("nodes", 2)}
     assert wanted <= sizes
 
 
-def test_no_cell_comes_twice_and_the_long_queues_come_last() -> None:
+def test_no_cell_comes_twice() -> None:
+    assert len(set(grid(ENGINES))) == len(grid(ENGINES))
+
+
+def test_the_cells_of_the_goals_come_first_and_the_longest_queues_after_the_short_ones() -> None:
     cells = grid(ENGINES)
-    assert len(set(cells)) == len(cells)
-    is_long = [cell.queued >= LONG for cell in cells]
-    assert is_long == sorted(is_long)
-    assert any(is_long)
+    first = {cell for cell in cells if cell.part == "verbs" and cell.queued == 1_000 and cell.payload == 50}
+    first |= {Cell(engine=engine, part="idle", nodes=nodes) for engine in ENGINES for nodes in (3, 10, 30, 100)}
+    first |= {cell for cell in cells if cell.part == "schedules"}
+    assert first < set(cells[: len(first) + 2 * len(ENGINES)])
+    after = [cells.index(Cell(engine=engine, part="verbs", queued=LONG)) for engine in ENGINES]
+    assert after == list(range(len(first) + 2 * len(ENGINES), len(first) + 3 * len(ENGINES)))
+    others = [place for place, cell in enumerate(cells) if cell.part in ("contention", "waiting", "shards")]
+    assert min(others) > max(after)
+
+
+def test_a_hundred_nodes_do_not_run_beside_cells_that_meter() -> None:
+    assert Cell(engine="redis", part="idle", nodes=30).waits
+    assert not Cell(engine="redis", part="idle", nodes=CROWD).waits
+    assert not Cell(engine="redis", part="schedules", schedules=100_000).waits
+    assert not Cell(engine="redis", part="verbs").waits
 
 
 def test_the_quick_grid_has_all_parts_and_no_large_size() -> None:
@@ -123,3 +155,98 @@ def test_only_the_generated_part_of_the_page_is_replaced(tmp_path: Path) -> None
 def test_the_page_of_the_site_has_the_markers() -> None:
     page = (ROOT / "docs" / "scaling.md").read_text()
     assert 0 < page.index(BEGIN) < page.index(END)
+
+
+def test_a_run_of_some_parts_replaces_their_sections_only(report: dict[str, Any], tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    put_into(page, as_markdown(report))
+    whole = page.read_text()
+    put_sections(page, {"Schedules": sections(report)["Schedules"]})
+    assert page.read_text() == whole
+    put_sections(page, {"Schedules": "new"})
+    assert "### Schedules\n\nnew\n\n### Idle nodes\n" in page.read_text()
+    assert page.read_text().count("\n### ") == whole.count("\n### ")
+    with pytest.raises(ValueError, match="needs the sections Else"):
+        put_sections(page, {"Else": "new"})
+
+
+def test_each_part_has_a_section(report: dict[str, Any]) -> None:
+    assert set(SECTION_OF) == {cell.part for cell in grid(ENGINES)}
+    assert set(SECTION_OF.values()) <= set(sections(report))
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    assert [f"### {title}" for title in sections(report)] == [row for row in page.splitlines() if row[:4] == "### "]
+
+
+def test_the_page_shows_how_namespaces_divide_the_load_of_shards(report: dict[str, Any]) -> None:
+    rows = [row for row in sections(report)["Namespaces on several shards"].splitlines() if row.startswith("| redis")]
+    assert rows == [
+        "| redis | 3 | one shard | 100 % / 0 % / 0 % | 40.3 µs, 2.3 | 39.9 µs | 25,075 | 21,251 | 0.85 |",
+        "| redis | 3 | spread | 34 % / 33 % / 34 % | 43.1 µs, 2.2 | 14.9 µs | 66,890 | 18,012 | 0.27 |",
+    ]
+
+
+def test_results_of_other_cells_stay_and_what_was_left_out_erases_nothing() -> None:
+    base, other = Cell(engine="redis", part="verbs"), Cell(engine="etcd", part="verbs")
+    old = {"cell": {**base.to_dict()}, "found": {"old": 1}}
+    del old["cell"]["namespaces"]  # a result from before there was this axis
+    stored = by_cell({"cells": [old]})
+    assert list(stored) == [base]
+    new: dict[str, Any] = {"cell": other.to_dict(), "found": {"new": 1}}
+    assert merged(stored, {other: new}) == [old, new]
+    assert merged(stored, {base: {"cell": base.to_dict(), "skipped": NO_TIME}}) == [old]
+    failed = {"cell": base.to_dict(), "error": "it broke"}
+    assert merged(stored, {base: failed}) == [failed]
+
+
+class Kept:
+    """What a run stores after each cell."""
+
+    def __init__(self) -> None:
+        self.last: dict[Cell, dict[str, Any]] = {}
+        self.counts: list[int] = []
+
+    def __call__(self, results: dict[Cell, dict[str, Any]]) -> None:
+        self.last = dict(results)
+        self.counts.append(len(results))
+
+
+async def test_results_are_kept_after_each_cell_and_known_ones_are_not_measured_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'tests'}:{ROOT / 'bench'}")
+    known, quick = Cell(engine="memory", part="verbs", kinds=77), Cell(engine="memory", part="verbs", payload=0)
+    too_large = Cell(engine="memory", part="verbs", queued=10**12)
+    found = {"cell": known.to_dict(), "found": {"known": True}}
+    kept = Kept()
+
+    await run([known, quick, too_large], {known: found}, kept, 100.0)
+
+    assert kept.counts == [2, 3]
+    assert kept.last[known] == found
+    assert kept.last[quick]["found"]["enqueue"]["operations"] > 0
+    assert "its queue needs" in kept.last[too_large]["skipped"]
+
+
+async def test_a_run_ends_in_its_time_and_names_what_it_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'tests'}:{ROOT / 'bench'}")
+    long, next_one = Cell(engine="memory", part="schedules", schedules=100_000), Cell(engine="memory", part="verbs")
+    kept = Kept()
+
+    await run([long, next_one], {}, kept, 2.0)
+
+    assert [one["skipped"] for one in kept.last.values()] == [NO_TIME, NO_TIME]
+
+
+async def test_a_cell_that_does_not_finish_is_named_and_leaves_no_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'tests'}:{ROOT / 'bench'}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("scale.running.PATIENCE", 3.0)
+    kept = Kept()
+
+    await run([Cell(engine="sqlite", part="schedules", schedules=100_000)], {}, kept, 100.0)
+
+    assert [one["skipped"] for one in kept.last.values()] == ["did not finish within 3 s"]
+    assert await asyncio.to_thread(os.listdir, tmp_path) == []
