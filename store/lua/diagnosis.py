@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from peerjob.model.findings import Finding, Severity
+from redis.crc import key_slot
 
-from .address import parse_address
+from peerjob.model.findings import Finding, Severity
+from peerjob.store.url import Host
+
+from .address import Address, parse_address
 from .capabilities import capabilities_of, durability_of, eviction_risk, missing_replicas, persistence_settings
-from .driver import SlowCall
+from .driver import SlowCall, prefix
 from .durability import Durability, obstacle, online_replicas
 from .redis_driver import RedisDriver
 from .sentinel import Sentinels
@@ -29,6 +32,7 @@ async def diagnose_lua(url: str, namespace: str) -> list[Finding]:
     driver = RedisDriver(address, namespace=namespace)
     try:
         await driver.open()
+        shard = _shard(address, driver.server, namespace)
         info, settings = await driver.info(), await persistence_settings(driver)
         slow = await driver.slow_calls()
         watched = await _sentinels(driver.sentinels, address.durability, await driver.config("min-replicas-to-write"))
@@ -39,9 +43,10 @@ async def diagnose_lua(url: str, namespace: str) -> list[Finding]:
         # valkey-glide asks for INFO when it connects
         verdict = Severity.FAIL if address.library == "glide" else Severity.WARN
         found = [Finding("server", verdict, warning) for warning in capabilities.warnings]
-        return [*found, *watched, *_durability(address.durability, info, settings)]
+        return [*found, *shard, *watched, *_durability(address.durability, info, settings)]
     return [
         Finding("server", Severity.OK, _version(info)),
+        *shard,
         *watched,
         *_role(info),
         *_persistence(info, settings),
@@ -50,6 +55,14 @@ async def diagnose_lua(url: str, namespace: str) -> list[Finding]:
         *_shares(info),
         *_slow_calls(slow, round(int(info.get("server_time_usec", "0")) / 1_000_000)),
     ]
+
+
+def _shard(address: Address, server: Host | None, namespace: str) -> list[Finding]:
+    """Return which shard of a cluster serves the namespace: namespaces on different shards do not share a thread."""
+    if not address.cluster:
+        return []
+    slot = key_slot(prefix(namespace).encode())
+    return [Finding("shard", Severity.OK, f"slot {slot} has the namespace; its primary is {server}")]
 
 
 async def _sentinels(

@@ -146,6 +146,11 @@ class Driver(ABC):
         """The URL without its password."""
         return self._address.url
 
+    @property
+    def server(self) -> Host | None:
+        """The server that has the namespace; None while that is not known, and for a socket."""
+        return self._server
+
     async def open(self) -> None:
         """Connect, so that a wrong address shows at once."""
         self._checked(await self._send([("PING",)], self._call_timeout))

@@ -1,6 +1,7 @@
 """`jobd check` as its users see it: its findings, good and bad, with advice for the bad ones."""
 
 import asyncio
+import itertools
 import json
 import re
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +17,7 @@ from peerjob.model.findings import Severity
 from peerjob.store.drivers import diagnose
 from support.etcd import StartEtcd
 from support.jobd import Jobd
-from support.servers import ServerKind, ServerProcess, StartServer
+from support.servers import ServerCluster, ServerKind, ServerProcess, StartServer
 from support.shifted import ShiftedClock
 from support.waiting import until
 
@@ -102,6 +103,28 @@ async def test_a_replica_is_no_store(jobd: Jobd, start_server: StartServer) -> N
     found = await check(jobd, "--store", replica.url, status=1)
 
     assert any(verdict == "fail" and "is a replica" in text for verdict, text in found["server"])
+
+
+async def test_the_shard_of_a_namespace_is_reported(server_cluster: ServerCluster, namespace: str) -> None:
+    nodes = {str(node.port): node for node in server_cluster.nodes}
+    names = (f"{namespace}-{number}" for number in itertools.count())
+    served: set[str] = set()
+    while served != nodes.keys():  # some names lie on each shard
+        name = next(names)
+        findings = await diagnose(server_cluster.url, namespace=name, clock=SystemClock())
+        (text,) = [finding.text for finding in findings if finding.subject == "shard"]
+        told = re.fullmatch(r"slot (\d+) has the namespace; its primary is 127\.0\.0\.1:(\d+)", text)
+        assert told is not None, text
+        slot, port = told.groups()
+        assert int(slot) == nodes[port].command("CLUSTER", "KEYSLOT", f"{{peerjob:{name}}}:")
+        async with Node(server_cluster.url, namespace=name, workers=0):
+            assert nodes[port].command("EXISTS", f"{{peerjob:{name}}}:layout")  # other shards refuse with MOVED
+        served.add(port)
+
+
+async def test_a_server_alone_has_no_shards(redis_url: str, namespace: str) -> None:
+    findings = await diagnose(redis_url, namespace=namespace, clock=SystemClock())
+    assert "shard" not in [finding.subject for finding in findings]
 
 
 async def test_the_confirmation_of_a_server_is_reported(jobd: Jobd, start_server: StartServer) -> None:
