@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from peerjob.cluster.lease import INTERVAL
 from support.etcd import EtcdServer
 from support.servers import SERVERS, MissingServerError
 
@@ -21,8 +22,8 @@ from .cells import ENGINES, Cell, grid, misfit
 ROOT = Path(__file__).parents[2]
 WAITING_LANES = 2
 """Cells of idle nodes and schedules that run concurrently: their nodes wait most of the time."""
-STARVED = 2.9
-"""Calls of the store a second. An idle follower makes four; one that makes fewer was not run by the machine."""
+STARVED = 0.75
+"""An idle follower calls the store at each renewal. The machine did not run nodes that made less than this share."""
 PATIENCE = 600.0
 """Seconds after which a cell is ended, and named as one that did not finish."""
 ENDING = 60.0
@@ -78,13 +79,18 @@ async def _one(cell: Cell, left: float) -> Result:
         result |= await _measured(cell, min(PATIENCE, left))
         if result.get("skipped") and left < PATIENCE:
             result["skipped"] = NO_TIME
-        if cell.part == "idle" and "found" in result and result["found"]["follower"]["calls"] < STARVED:
+        if cell.part == "idle" and "found" in result and starved(result["found"]["follower"]):
             result["skipped"] = "its nodes were starved by other work on the machine"
             del result["found"]
     result["seconds"] = round(time.monotonic() - began, 1)
     said = result.get("skipped") or result.get("error") or "measured"
     print(f"{cell.name}: {said} ({result['seconds']:.0f} s)", flush=True)
     return result
+
+
+def starved(follower: Mapping[str, float]) -> bool:
+    """Whether the machine gave an idle follower so little CPU time that it could not renew its lease as it should."""
+    return follower["calls"] < STARVED / INTERVAL
 
 
 async def _measured(cell: Cell, limit: float) -> Result:

@@ -29,7 +29,7 @@ from scale.page import (  # noqa: E402
     write_pictures,
 )
 from scale.plots import plot  # noqa: E402
-from scale.running import NO_TIME, by_cell, merged, run  # noqa: E402
+from scale.running import NO_TIME, by_cell, merged, run, starved  # noqa: E402
 
 sys.path.remove(str(ROOT / "bench"))
 
@@ -226,6 +226,12 @@ async def test_results_are_kept_after_each_cell_and_known_ones_are_not_measured_
     assert kept.last[known] == found
     assert kept.last[quick]["found"]["enqueue"]["operations"] > 0
     assert "its queue needs" in kept.last[too_large]["skipped"]
+
+
+def test_nodes_that_only_renew_their_leases_are_not_taken_for_starved() -> None:
+    assert not starved({"calls": 0.868})  # measured on a quiet machine
+    assert not starved({"calls": 0.8})
+    assert starved({"calls": 0.5})
 
 
 async def test_a_run_ends_in_its_time_and_names_what_it_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
