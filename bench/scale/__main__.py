@@ -65,12 +65,16 @@ def main() -> int:
 def _write(report: Report, given: argparse.Namespace, *, whole: bool) -> None:
     """Write the page; the sections of some parts, if all engines were measured; nothing for some engines."""
     if whole:
-        put_into(PAGE, as_markdown(report))
-        write_pictures(PAGE.parent / "images", report["cells"])
+        text = as_markdown(report, PAGE)
+        put_into(PAGE, text)
     elif not given.engines:
-        texts, told = sections(report), f"Run on {report['date'][:10]} by `{report['command']}`."
-        titles = [SECTION_OF[part] for part in given.parts]
-        put_sections(PAGE, {title: f"{told}\n\n{texts[title]}" for title in titles})
+        found, told = sections(report), f"Run on {report['date'][:10]} by `{report['command']}`."
+        texts = {title: f"{told}\n\n{found[title]}" for title in (SECTION_OF[part] for part in given.parts)}
+        put_sections(PAGE, texts)
+        text = "".join(texts.values())
+    else:
+        return
+    write_pictures(PAGE.parent / "images", report["cells"], text)
 
 
 def _measured(cells: Sequence[Cell], stored: Mapping[Cell, Result], given: argparse.Namespace) -> Report:
@@ -107,4 +111,7 @@ def _cpu() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("ended; --resume measures the other cells, and --render writes the page without them")

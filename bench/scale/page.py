@@ -10,12 +10,17 @@ from .plots import Points, number, plot
 
 BEGIN, END = "<!-- scale: begin -->", "<!-- scale: end -->"
 IMAGES = "images"
+LONG_RUN = "Memory of nodes over a long run"
+"""The section that `longrun.py` measures."""
 Report = Mapping[str, Any]
 
 
-def as_markdown(report: Report) -> str:
-    """All that is generated of the page."""
-    return "\n\n".join((_told(report), *(f"### {title}\n\n{text}" for title, text in sections(report).items())))
+def as_markdown(report: Report, page: Path | None = None) -> str:
+    """All that is generated of the page. Without results of a long run, its section stays as it is on the page."""
+    texts = sections(report)
+    if page is not None and not report.get("memory"):
+        texts[LONG_RUN] = _generated(page)[1].get(LONG_RUN, texts[LONG_RUN])
+    return "\n\n".join((_told(report), *(f"### {title}\n\n{text}" for title, text in texts.items())))
 
 
 def sections(report: Report) -> dict[str, str]:
@@ -30,7 +35,7 @@ def sections(report: Report) -> dict[str, str]:
         "Waiting clients": _waiting(results),
         "Schedules": f"{_picture('schedules')}\n\n{_schedules(results)}",
         "Idle nodes": f"{_picture('idle')}\n\n{_idle(results)}",
-        "Memory of nodes over a long run": _memory(report.get("memory", {})),
+        LONG_RUN: _memory(report.get("memory", {})),
         "Where one core ends": _limits(results),
         "Cells that were not measured": _left_out(results),
     }
@@ -127,20 +132,26 @@ def put_into(page: Path, text: str) -> None:
 
 def put_sections(page: Path, texts: Mapping[str, str]) -> None:
     """Replace generated sections of a page, and keep the others; raises ValueError if the page lacks one."""
-    generated = page.read_text().partition(BEGIN)[2].partition(END)[0]
-    head, *parts = re.split(r"^### ", generated.strip(), flags=re.MULTILINE)
-    old = {title: text for title, _, text in (part.partition("\n") for part in parts)}
+    head, old = _generated(page)
     if missing := texts.keys() - old.keys():
         raise ValueError(f"{page} needs the sections {', '.join(sorted(missing))}")
-    new = (f"### {title}\n\n{texts.get(title, text).strip()}" for title, text in old.items())
-    put_into(page, "\n\n".join((head.strip(), *new)))
+    new = (f"### {title}\n\n{texts.get(title, text)}" for title, text in old.items())
+    put_into(page, "\n\n".join((head, *new)))
 
 
-def write_pictures(folder: Path, results: Sequence[Result]) -> None:
-    """Write the plots into a folder."""
+def _generated(page: Path) -> tuple[str, dict[str, str]]:
+    """What is generated of a page now: the text before the first section, and the sections by title."""
+    generated = page.read_text().partition(BEGIN)[2].partition(END)[0]
+    head, *parts = re.split(r"^### ", generated, flags=re.MULTILINE)
+    return head.strip(), {title: text.strip() for title, _, text in (part.partition("\n") for part in parts)}
+
+
+def write_pictures(folder: Path, results: Sequence[Result], text: str) -> None:
+    """Write the plots that a text shows into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, svg in pictures(results).items():
-        (folder / f"scale-{name}.svg").write_text(svg)
+        if _picture(name) in text:
+            (folder / f"scale-{name}.svg").write_text(svg)
 
 
 def _picture(name: str) -> str:

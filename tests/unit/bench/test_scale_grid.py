@@ -121,8 +121,18 @@ def test_the_page_shows_the_memory_of_a_long_run(report: dict[str, Any]) -> None
     assert rows[-1] == "| sqlite | 1,000 | 60 MiB | 61 MiB | — |"
 
 
+def test_a_run_without_a_long_run_leaves_its_section_as_it_is(report: dict[str, Any], tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}\n\nold\n\n### Memory of nodes over a long run\n\n| measured |\n\n### Else\n\n{END}\n")
+    assert "### Memory of nodes over a long run\n\n| measured |\n\n###" in as_markdown({**report, "memory": {}}, page)
+    page.write_text(f"{BEGIN}\n{END}\n")
+    assert "### Memory of nodes over a long run\n\nNo results.\n\n###" in as_markdown({**report, "memory": {}}, page)
+
+
 def test_the_plots_are_drawings_with_a_line_for_each_engine(report: dict[str, Any], tmp_path: Path) -> None:
-    write_pictures(tmp_path, report["cells"])
+    write_pictures(tmp_path, report["cells"], "![idle](images/scale-idle.svg)")
+    assert [path.name for path in tmp_path.iterdir()] == ["scale-idle.svg"]
+    write_pictures(tmp_path, report["cells"], as_markdown(report))
     drawn = {path.name: ElementTree.parse(path).getroot() for path in tmp_path.iterdir()}  # our own
     assert len(drawn) == len(pictures(report["cells"]))
     assert all(root.tag == f"{SVG}svg" for root in drawn.values())
