@@ -172,7 +172,7 @@ class NodeRuntime:
             outbox=self.outbox,
             pool=self.pool,
             changes=self.changes,
-            on_dead=self._incarnation_dead,
+            on_dead=self.lease_dead,
             expects_changes=lambda: self.waiters.waits or self.watchers.watches,
             observers=observers,
         )
@@ -437,9 +437,6 @@ class NodeRuntime:
     def renewal_failed(self) -> None:
         self.claim_loop.not_renewed()
 
-    def lease_dead(self, incarnation: str) -> None:
-        self._incarnation_dead(incarnation)
-
     def trust_ended(self) -> None:
         logger.warning("node %r lost trust in its lease; it starts nothing and cancels running bodies", self._name)
         self.pool.cancel("lost", keep=lambda run: run.policy is not None and run.policy.on_store_loss == "continue")
@@ -473,7 +470,7 @@ class NodeRuntime:
             await role.stop()
         await self.lease.stop()
 
-    def _incarnation_dead(self, incarnation: str) -> None:
+    def lease_dead(self, incarnation: str) -> None:
         """Forget the claims, which peers took over, and join under a new incarnation."""
         if incarnation != self.incarnation or self._joining is not None:
             return
