@@ -74,7 +74,7 @@ class ServerConnection(asyncio.Protocol):
         assert self._answer is None, "one call at a time"
         answer = self._answer = self._loop.create_future()
         if self.is_closed:
-            self.fail(RedisConnectionError(_CLOSED))
+            self._fail(RedisConnectionError(_CLOSED))
             return answer
         self._replies = []
         self._count = count
@@ -93,14 +93,13 @@ class ServerConnection(asyncio.Protocol):
         return self._transport.is_closing()
 
     def fail(self, error: Exception) -> None:
-        """End the call under way, if there is one."""
-        answer, self._answer = self._answer, None
-        if answer is not None and not answer.done():
-            answer.set_exception(error)
+        """End the call under way, if there is one, and close the transport, so that no later call uses it."""
+        self._fail(error)
+        self._transport.abort()
 
     async def end(self) -> None:
         """Close the connection at once."""
-        self.fail(RedisConnectionError("the connection ended"))
+        self._fail(RedisConnectionError("the connection ended"))
         if self._timer is not None:
             self._timer.cancel()
         await end(self._connection)
@@ -113,12 +112,12 @@ class ServerConnection(asyncio.Protocol):
             while (reply := self._reader.gets(False)) is not _PARTIAL:
                 replies.append(reply)
         except InvalidResponse as error:
-            self._abort(error)
+            self.fail(error)
             return
         if self._answer is None or len(replies) > self._count:
-            self._abort(InvalidResponse("the server sent a reply to no command"))
+            self.fail(InvalidResponse("the server sent a reply to no command"))
         elif len(replies) == self._count:
-            answer, self._answer = self._answer, None
+            answer, self._answer, self._replies = self._answer, None, []  # the caller alone keeps large replies
             if not answer.done():
                 broken = next((reply for reply in replies if isinstance(reply, RedisConnectionError)), None)
                 answer.set_result(replies) if broken is None else answer.set_exception(broken)
@@ -129,11 +128,12 @@ class ServerConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the call under way."""
-        self.fail(RedisConnectionError(str(exc) if exc is not None else _CLOSED))
+        self._fail(RedisConnectionError(str(exc) if exc is not None else _CLOSED))
 
-    def _abort(self, error: Exception) -> None:
-        self.fail(error)
-        self._transport.abort()
+    def _fail(self, error: Exception) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None and not answer.done():
+            answer.set_exception(error)
 
     def _check_deadline(self) -> None:
         """Fail the call under way if its time is over; otherwise start the timer again for that time."""

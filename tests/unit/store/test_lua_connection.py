@@ -163,6 +163,35 @@ async def test_the_end_of_a_connection_fails_the_call_under_way() -> None:
         assert connection.is_closed
 
 
+async def test_a_connection_that_fails_after_its_answer_is_closed() -> None:
+    """The driver has not read the answer yet when it learns of a failover: the connection leads to the old primary."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(len(PING))
+        writer.write(PONG)
+        await reader.read()
+
+    async with connected(serve) as connection:
+        answer = call(connection)
+        await until(answer.done)
+        connection.fail(RedisConnectionError("the sentinels chose another primary"))
+        assert await answer == [b"PONG"]
+        assert connection.is_closed
+
+
+async def test_a_connection_does_not_keep_the_replies_of_its_last_call() -> None:
+    """A driver keeps idle connections open, and a reply can be large."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(len(PING))
+        writer.write(b"*1\r\n*1\r\n:1\r\n")
+        await reader.read()
+
+    async with connected(serve) as connection:
+        replies = await call(connection)
+        assert all(value is not replies for value in vars(connection).values())
+
+
 async def test_a_refused_connection_raises_the_error_of_the_server() -> None:
     """The driver tells from its class why the server refuses connections."""
 
