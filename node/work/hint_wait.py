@@ -24,6 +24,8 @@ logger = logging.getLogger("peerjob.node")
 
 HINTS_WAIT = 5.0
 """Most seconds that one call waits for hints. After a change of incarnation, the next call uses the new incarnation."""
+BUSY_WAIT = 0.25
+"""Most seconds of the first wait while a body runs; each further one is twice as long, up to HINTS_WAIT."""
 SETTLE = 0.005
 """Most seconds after a hint about work until the next wait begins. A claim loop that has nothing to send by then lets
 the next wait end with a claim, too."""
@@ -82,6 +84,7 @@ class HintWait:
         self._settled = asyncio.Event()
         """Set while the claim loop sleeps, because it has nothing to send."""
         self._serial = 0
+        self._busy_wait = BUSY_WAIT
         self._expects_work = False
         """Whether the last hints told of work."""
         self._not_before = 0.0
@@ -101,7 +104,7 @@ class HintWait:
         self.claim = await self._compose()
         if self.claim is not None:
             return await self._wait(self.claim)
-        hints = await self._store.next_hints(self._held_claims.incarnation, HINTS_WAIT)
+        hints = await self._store.next_hints(self._held_claims.incarnation, self._plain_wait())
         self._expects_work = any(hint.what == "work" for hint in hints)
         return hints
 
@@ -141,7 +144,13 @@ class HintWait:
                     await self._settled.wait()
             except TimeoutError:
                 return None
-        if not self._settled.is_set() or self._expects_changes() or self._clock.elapsed() < self._not_before:
+        # a body that blocks the event loop would keep the instance of a claim ahead from its peers
+        if (
+            self._pool.running
+            or not self._settled.is_set()
+            or self._expects_changes()
+            or self._clock.elapsed() < self._not_before
+        ):
             return None
         kinds = self._kinds()
         limit, caps = self._pool.room(kinds)
@@ -152,6 +161,14 @@ class HintWait:
         # a suspect runs alone, and another one can start during the wait: the claim loop claims suspects
         want = Want(kinds=caps, limit=1, suspects=False)
         return HintedClaim(incarnation, kinds, want, f"{incarnation}/hint/{self._serial}")
+
+    def _plain_wait(self) -> float:
+        """Seconds of a wait without a claim. It is short while a body runs, so that a claim goes ahead soon after."""
+        if not self._pool.running or self._expects_work:
+            self._busy_wait = BUSY_WAIT
+        wait = min(self._busy_wait, HINTS_WAIT) if self._pool.running else HINTS_WAIT
+        self._busy_wait = 2 * wait
+        return wait
 
     def _fits(self, claim: HintedClaim) -> bool:
         kinds = self._kinds()

@@ -77,18 +77,32 @@ async def test_a_burst_needs_no_more_hints_than_one(
         assert clock.elapsed() - began < 1
 
 
-async def test_a_node_with_a_long_body_waits_with_a_claim(
+async def test_a_node_whose_body_runs_sends_no_claim_ahead(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
+) -> None:
+    """The body can block the event loop, and peers could not take the instance of the claim."""
+    async with idle(clock, work, flaky, url) as (_, client):
+        await client.schedule("work", 30)
+        await clock.advance(1)
+        flaky.calls.clear()
+        await clock.advance(25)
+        assert flaky.calls["claim_on_hint"] == 0
+        assert flaky.calls["next_hints"] <= 8
+        await clock.advance(5 + HINTS_WAIT)
+        assert flaky.calls["claim_on_hint"] == 1
+
+
+async def test_a_claim_goes_ahead_soon_after_a_short_body(
     clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
 ) -> None:
     async with idle(clock, work, flaky, url) as (_, client):
-        await client.schedule("work", 60)
-        await clock.advance(1)
+        await client.schedule("work", 0.05)
+        await clock.advance(0.3)
         flaky.stall("turn")
         await client.schedule("work")
         await clock.advance(0.001)
         assert work.runs == 2
         flaky.heal()
-        await clock.advance(60)
 
 
 async def test_a_drained_node_claims_nothing_with_a_hint(
