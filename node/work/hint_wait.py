@@ -29,6 +29,8 @@ BUSY_WAIT = 0.25
 SETTLE = 0.005
 """Most seconds after a hint about work until the next wait begins. A claim loop that has nothing to send by then lets
 the next wait end with a claim, too."""
+LOST = (Hint("cancel", ""), Hint("schedule", ""), Hint("leader", ""))
+"""Hints that a call without an answer can have taken. The readers of other hints ask the store each second anyway."""
 REFUSED_WAIT = 30.0
 """Seconds without claims ahead after the store refused one for good."""
 
@@ -174,7 +176,7 @@ class HintWait:
         kinds = self._kinds()
         return (kinds is claim.kinds or kinds == claim.kinds) and self._pool.room(kinds)[0] > 0
 
-    async def _wait(self, claim: HintedClaim) -> list[Hint]:
+    async def _wait(self, claim: HintedClaim) -> Sequence[Hint]:
         try:
             async with claim.limit:
                 claim.waits = True
@@ -192,7 +194,7 @@ class HintWait:
             raise
         except Exception as error:  # noqa: BLE001  # no refused claim may keep the node from its hints
             self._refused(error)
-            return []
+            return LOST
         finally:
             claim.waits = False
         self._end()
@@ -203,7 +205,7 @@ class HintWait:
                 return [hint for hint in hints if hint.what != "work"]
         return hints
 
-    async def _repeat(self, claim: HintedClaim) -> list[Hint]:
+    async def _repeat(self, claim: HintedClaim) -> Sequence[Hint]:
         """Take what the store has claimed for a call that failed or was withdrawn, and let it claim nothing more."""
         want = Want(kinds=claim.want.kinds, limit=0, suspects=False)
         try:
@@ -212,12 +214,12 @@ class HintWait:
             raise
         except Exception as error:  # noqa: BLE001  # as in `_wait`
             self._refused(error)
-            return []
+            return LOST
         self._end()
         self._outbox.hint()  # the first call can have taken a hint about work
         if claimed is not None and (claimed.claims or claimed.dead):
             self._taken(claim, claimed)
-        return hints
+        return (*hints, *LOST)
 
     def _end(self) -> None:
         self.claim = None

@@ -220,3 +220,14 @@ async def test_a_full_node_ends_a_body_whose_claim_the_store_has_forgotten(
         await client.clear()
         await clock.advance(worker.lease_ttl)
         assert [one.instance for one in worker.workers()] == [None]
+
+
+async def test_a_withdrawn_wait_does_not_swallow_other_hints(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
+) -> None:
+    """The node asks the store for everything that a lost hint could have told."""
+    async with idle(clock, work, flaky, url) as (worker, _):
+        before = flaky.calls["renew"]
+        worker.unregister("work")  # withdraws the claim
+        await clock.advance(0.1)
+        assert flaky.calls["renew"] > before
