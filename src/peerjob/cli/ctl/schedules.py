@@ -71,7 +71,7 @@ async def trigger(session: ClientSession, name: ScheduleName, request: RequestId
             instance = await client.trigger_schedule(name, id=id)
         if instance is None:
             at = to_datetime(id_time_us(id))
-            records = await client.fires(name, after=at, before=at + timedelta(milliseconds=1), limit=1)
+            records = await client.fires(name, after=at, before=at + timedelta(microseconds=1), limit=1)
             why = records[0].reason if records else ""
             raise CommandError(f"no instance was created{': ' if why else ''}{why}")
         session.out.row(instance, tables.instances(session.now))

@@ -251,7 +251,7 @@ async def trigger(visit: Visit) -> Done:
     if made is not None:
         return Done(to=visit.url(f"/instances/{made.id}"), notice="The schedule made this instance.")
     at = None if id is None else to_datetime(id_time_us(id))
-    records = await found.fires(after=at, before=None if at is None else at + timedelta(milliseconds=1), limit=1)
+    records = await found.fires(after=at, before=None if at is None else at + timedelta(microseconds=1), limit=1)
     reason = records[0].reason if records else ""
     return _back(visit, found, f"No instance was made{': ' if reason else ''}{reason}.")
 
