@@ -134,6 +134,7 @@ class RecordReader:
     """Reads records for a node."""
 
     def __init__(self, store: Store) -> None:
+        self._store = store
         self._batcher = Batcher(store.get, _reads_of)
 
     async def record(self, uuid: str | UUID) -> Record:
@@ -146,6 +147,13 @@ class RecordReader:
     async def find(self, uuid: str | UUID) -> Record | None:
         """One record, or None; raises OptionError for text that is no UUID."""
         return await self._batcher.ask(checked_id(uuid))
+
+    async def find_many(self, ids: Sequence[str]) -> dict[str, Record]:
+        """The records that the store has of these ids, by id."""
+        found: dict[str, Record] = {}
+        for part in _reads_of(ids):
+            found.update({record.id: record for record in await self._store.get(part) if record is not None})
+        return found
 
 
 def _reads_of(ids: Sequence[str]) -> list[Sequence[str]]:

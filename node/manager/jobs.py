@@ -259,14 +259,19 @@ class NodeJobManager(Manager):
         for kind in {one.kind for one in new}:
             await self.is_served(kind)
         now = self.clock.time_us()
+        # a repeated call finds all its instances stored, so they are read together
+        earlier = [answer.id for answer in answers if not answer.is_new or (ids and answer.repeated)]
+        stored = await runtime.records.find_many(earlier) if earlier else {}
         instances: list[Instance[R]] = []
         for call, one, answer in zip(calls, new, answers, strict=True):
             if ids and answer.repeated:
-                instances.append(self._stored_before(one, await runtime.records.find(one.id), call.job))
+                instances.append(self._stored_before(one, stored.get(one.id), call.job))
             elif answer.is_new:
                 instances.append(runtime.changes.scheduled(call.job, fresh_record(one, now)))
+            elif answer.id in stored:
+                instances.append(Instance(self, stored[answer.id], job=call.job, is_new=False))
             else:
-                instances.append(Instance(self, await runtime.records.record(answer.id), job=call.job, is_new=False))
+                raise UnknownInstanceError(answer.id)
         return instances
 
     def _stored_before(self, new: NewInstance, record: Record | None, job: Job[..., Any, Any] | None) -> Instance[Any]:
@@ -297,11 +302,13 @@ class NodeJobManager(Manager):
             for place, instance in enumerate(old)
         ]
         answers = await runtime.enqueuer.add_many(new)
+        repeated = [one.id for one, answer in zip(new, answers, strict=True) if answer.repeated]
+        stored = await runtime.records.find_many(repeated) if repeated else {}
         made: list[Instance[Any]] = []
         for one, answer in zip(new, answers, strict=True):
             job = self.find_job(one.kind)
             if answer.repeated:
-                made.append(self._stored_before(one, await runtime.records.find(one.id), job))
+                made.append(self._stored_before(one, stored.get(one.id), job))
             else:
                 made.append(runtime.changes.scheduled(job, fresh_record(one, self.clock.time_us())))
         return made

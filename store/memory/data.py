@@ -30,7 +30,7 @@ class Costs(msgspec.Struct, kw_only=True):
     """The number of keys and tombstones in the most expensive range."""
     worst_range: tuple[str, str] = ("", "")
     most_values: int = 0
-    """The most values that one range took: in descending order, etcd reads all values, whatever the limit."""
+    """The largest number of values that one range read. In descending order, etcd reads all of them despite a limit."""
 
     def charge(self, start: str, end: str, keys: int) -> None:
         """Count a read."""

@@ -1,4 +1,4 @@
-"""How many requests idle nodes send to the server of each engine: a guard against calls that nobody needs."""
+"""How many requests idle nodes send to the server of each engine: a guard against needless calls."""
 
 import asyncio
 import sys

@@ -41,6 +41,16 @@ async def idle(
         yield worker, client
 
 
+async def starts_with_the_hint(clock: VirtualClock, work: Work, flaky: FlakyStore, client: Node) -> None:
+    """The next instance starts, although the claim loop gets no answer."""
+    before = work.runs
+    flaky.stall("turn")
+    await client.schedule("work")
+    await clock.advance(0.001)
+    assert work.runs == before + 1
+    flaky.heal()
+
+
 @pytest.fixture
 def work() -> Work:
     return Work()
@@ -59,11 +69,8 @@ def flaky(clock: VirtualClock, url: str) -> FlakyStore:
 async def test_the_claim_comes_with_the_hint(clock: VirtualClock, work: Work, flaky: FlakyStore, url: str) -> None:
     """The claim loop gets no answer any more."""
     async with idle(clock, work, flaky, url) as (_, client):
-        flaky.stall("turn")
-        await client.schedule("work")
-        await clock.advance(0.001)
+        await starts_with_the_hint(clock, work, flaky, client)
         assert work.runs == 1
-        flaky.heal()
 
 
 async def test_a_burst_needs_no_more_hints_than_one(
@@ -98,11 +105,8 @@ async def test_a_claim_goes_ahead_soon_after_a_short_body(
     async with idle(clock, work, flaky, url) as (_, client):
         await client.schedule("work", 0.05)
         await clock.advance(0.3)
-        flaky.stall("turn")
-        await client.schedule("work")
-        await clock.advance(0.001)
+        await starts_with_the_hint(clock, work, flaky, client)
         assert work.runs == 2
-        flaky.heal()
 
 
 async def test_a_drained_node_claims_nothing_with_a_hint(
@@ -175,11 +179,8 @@ async def test_a_refused_claim_keeps_no_hint_from_the_node(
         ]
         flaky.heal()
         await clock.advance(REFUSED_WAIT + 2 * HINTS_WAIT)
-        flaky.stall("turn")
-        await client.schedule("work")
-        await clock.advance(0.001)
+        await starts_with_the_hint(clock, work, flaky, client)
         assert work.runs == 6
-        flaky.heal()
 
 
 async def test_a_node_that_stops_leaves_no_claim(clock: VirtualClock, work: Work, flaky: FlakyStore, url: str) -> None:

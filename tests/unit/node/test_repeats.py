@@ -249,3 +249,16 @@ async def test_a_call_whose_answer_was_lost_is_repeated_on_another_node(clock: V
         assert await two.count() == 2
         assert await act(two) == await act(one) == [derived_id(id, old.id) if what == "retries" else id]
         assert await two.count() == 2
+
+
+async def test_a_repeat_of_many_reads_what_is_stored_in_batches(clock: VirtualClock) -> None:
+    flaky = flaky_store(clock)
+    async with running_node(FAIL, clock=clock, store=flaky.store) as node:
+        await node.schedule_many([FAIL.call(number) for number in range(300)])
+        await drain(node)
+        failed, id = Query(state=State.TERMINATED), IdSource(clock).one()
+        first = await node.retry_instances(failed, id=id)
+        flaky.calls.clear()
+        again = await node.retry_instances(failed, id=id)
+        assert [made.id for made in again] == [made.id for made in first]
+        assert flaky.calls["get"] <= 10
