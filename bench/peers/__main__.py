@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import subprocess
 import sys
 import traceback
 from collections.abc import Generator
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from . import measuring
-from .catalogue import PEERS, Peer
+from .catalogue import PEERS, Peer, before
 from .measuring import Figures
 from .page import write
 from .report import Report, Result
@@ -29,6 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench-peers", description=__doc__)
     names = ", ".join(peer.called[-1] for peer in PEERS)
     parser.add_argument("--only", help=f"which, with commas (default: all): {names}; peerjob is all of its stores")
+    parser.add_argument("--before", metavar="COMMIT", help="measure peerjob as it was at this commit, too")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each peer (default: 3)")
     parser.add_argument("--quick", action="store_true", help="a tenth of the jobs, and no kills")
     parser.add_argument("--json", type=Path, default=HOME / "results.json", help="where the figures go")
@@ -39,12 +41,17 @@ def main() -> int:
     if given.from_json:
         write(page, Report.from_json(given.json.read_text()))
         return 0
+    peers = PEERS
+    if given.before is not None:
+        if (commit := _commit(given.before)) is None:
+            parser.error(f"--before must name a commit of this repository, got {given.before!r}")
+        peers += before(ROOT, commit)
     parts: list[str] = given.only.split(",") if given.only else []
-    if unknown := [part for part in parts if not any(part in peer.called for peer in PEERS)]:
+    if unknown := [part for part in parts if not any(part in peer.called for peer in peers)]:
         parser.error(f"no such peer: {', '.join(unknown)}; there are {names}")
     if given.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {given.rounds}")
-    chosen = [peer for peer in PEERS if not parts or any(part in peer.called for part in parts)]
+    chosen = [peer for peer in peers if not parts or any(part in peer.called for part in parts)]
     command = "make bench-peers" + (f" ARGS='{' '.join(sys.argv[1:])}'" if sys.argv[1:] else "")
     given.json.parent.mkdir(parents=True, exist_ok=True)
     for report in run(chosen, given.rounds, quick=given.quick, command=command):
@@ -53,6 +60,13 @@ def main() -> int:
         if given.page or not (given.only or given.quick):
             write(page, report)
     return 0
+
+
+def _commit(name: str) -> str | None:
+    """The short hash of what git calls `name`; None if it knows no such commit."""
+    command = ["git", "rev-parse", "--short=7", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"]
+    found = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    return found.stdout.strip() if found.returncode == 0 else None
 
 
 def _end(signum: int, frame: object) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 ServiceKind = Literal["redis", "valkey", "etcd", "postgres", "sqlite", "memory"]
@@ -33,13 +34,13 @@ class Peer:
 
     @property
     def venv(self) -> str:
-        """The name of its venv: the stores of peerjob share one."""
+        """The name of its venv: the stores of a version of peerjob share one."""
         return self.name.partition(" ")[0]
 
     @property
     def called(self) -> tuple[str, ...]:
         """What selects it: `peerjob` and `redis` both select `peerjob redis://`."""
-        return (self.venv, self.service) if self.venv == "peerjob" else (self.name,)
+        return (self.venv, self.service) if self.venv.startswith("peerjob") else (self.name,)
 
     @property
     def inside(self) -> bool:
@@ -76,6 +77,20 @@ def _taskiq(processes: int, slots: int) -> list[list[str]]:
     return [["@taskiq", "worker", "use_taskiq:broker", f"--workers={processes}", *options]]
 
 
+def before(source: Path, commit: str) -> tuple[Peer, ...]:
+    """What peerjob was at a commit of the repository `source`, on Redis and on Valkey."""
+    return tuple(
+        replace(
+            peer,
+            name=f"peerjob-{commit} {peer.service}://",
+            requirements=(f"git+{source.as_uri()}@{commit}", "hiredis"),
+            setting=f"as `{peer.name}`, at commit {commit}",
+        )
+        for peer in PEERS
+        if peer.name in ("peerjob redis://", "peerjob valkey://")
+    )
+
+
 def _peerjob(name: str, service: ServiceKind, jobs: int, setting: str) -> Peer:
     return Peer(
         name=f"peerjob {name}",
@@ -90,7 +105,7 @@ def _peerjob(name: str, service: ServiceKind, jobs: int, setting: str) -> Peer:
     )
 
 
-PEERS = (
+PEERS: tuple[Peer, ...] = (
     Peer(
         name="bare",
         requirements=("redis[hiredis]", "uvloop"),

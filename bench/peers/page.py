@@ -32,7 +32,7 @@ DISTRIBUTIONS = {"docket": "pydocket", "bare": "redis"}
 def write(page: Path, report: Report) -> None:
     """Write the page, and its plots into the folder `assets` beside it."""
     assets = page.parent / "assets"
-    assets.mkdir(exist_ok=True)
+    assets.mkdir(parents=True, exist_ok=True)
     for name, title, keys, digits, log in PLOTS:
         (assets / f"benchmarks-{name}.svg").write_text(_plot(report, title, keys, digits=digits, log=log))
     page.write_text(text(report))
@@ -49,6 +49,7 @@ def text(report: Report) -> str:
         ended=_time(report.ended),
         rounds=report.rounds,
         factors=_factors(report),
+        changes=_changes(report),
         ahead=_ahead(report),
         throughput=report.table(("drain 1", "drain 2", "pauses")),
         enqueue=report.table(("enqueue one", "enqueue together", "enqueue bulk")),
@@ -70,7 +71,7 @@ def text(report: Report) -> str:
 
 
 def _factors(report: Report) -> str:
-    ours = [one for one in report.results if one.name.startswith(OURS)]
+    ours = [one for one in report.results if one.name.startswith(f"{OURS} ")]
     rows = [["", "best peer", *(one.name.removeprefix(f"{OURS} ") for one in ours)]]
     for measure in MEASURES:
         best = _best_peer(report, measure)
@@ -82,6 +83,32 @@ def _factors(report: Report) -> str:
         row = [measure.title, f"{best.name} {number(value, measure)} {measure.unit}"]
         rows.append([*row, *(_factor(one.median(measure.key), value, measure) for one in ours)])
     return markdown_table(rows)
+
+
+def _changes(report: Report) -> str:
+    """This version beside an older one, if the run measured one."""
+    older = [one for one in report.results if one.name.startswith(f"{OURS}-")]
+    if not older:
+        return ""
+    pairs = [(one, _named(report, f"{OURS} {one.name.partition(' ')[2]}")) for one in older]
+    commit = older[0].name.partition(" ")[0].removeprefix(f"{OURS}-")
+    stores = [one.name.partition(" ")[2] for one in older]
+    head = ["", *(f"{store} {when}" for store in stores for when in (f"at {commit}", "now", "factor"))]
+    rows = [head]
+    for measure in MEASURES:
+        row = [f"{measure.title}, {measure.unit}"]
+        for before, now in pairs:
+            values = before.median(measure.key), now.median(measure.key) if now else None
+            row += [*(number(value, measure) for value in values), _factor(values[1], values[0], measure)]
+        rows.append(row)
+    intro = (
+        f"Commit {commit} and this version ran in the same rounds. A factor above 1 means that this version is better."
+    )
+    return f"## Before and after\n\n{intro}\n\n{markdown_table(rows)}"
+
+
+def _named(report: Report, name: str) -> Result | None:
+    return next((one for one in report.results if one.name == name), None)
 
 
 def _seconds(value: float | None) -> str:
@@ -98,7 +125,7 @@ def _factor(ours: float | None, best: float | None, measure: Measure) -> str:
 
 def _ahead(report: Report) -> str:
     """Each measure in which a peer has a better figure than peerjob on Redis, and the peers."""
-    ours = next((one for one in report.results if one.name == BASE), None)
+    ours = _named(report, BASE)
     if ours is None:
         return ""
     lines: list[str] = []
@@ -149,7 +176,7 @@ def _versions(report: Report) -> list[list[str]]:
     rows: list[list[str]] = []
     for venv in dict.fromkeys(one.name.partition(" ")[0] for one in report.results):
         found = next(one.versions for one in report.results if one.name.partition(" ")[0] == venv)
-        main = DISTRIBUTIONS.get(venv, venv)
+        main = DISTRIBUTIONS.get(venv, venv.partition("-")[0])
         others = ", ".join(f"{name} {found[name]}" for name in PACKAGES if name in found and name != main)
         rows.append([venv, f"{main} {found.get(main, '?')}", others])
     return rows

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from peers.catalogue import before
 from peers.marks import MARK, Mark, Marks, rate
 from peers.page import text, write
 from peers.plots import Row, bars
@@ -140,6 +141,30 @@ def test_the_page_says_where_a_peer_is_ahead_and_by_what() -> None:
     assert "| drain, one process | huey 300 jobs/s | 3.00 |" in page
     assert "| idle latency p50 | huey 1.00 ms | **0.50** |" in page
     assert "| runs again after kill -9 | none within 60 s | 6.0 s |" in page
+
+
+def test_the_page_compares_an_older_version_that_ran_in_the_same_rounds() -> None:
+    older = result("peerjob-abc1234 redis://", {"drain 1": 600.0, "latency p50": 1.0})
+
+    page = text(report(BOUND, OURS, older, PEER))
+
+    assert "## Before and after" in page
+    assert "|  | redis:// at abc1234 | redis:// now | redis:// factor |" in page
+    assert "| drain, one process, jobs/s | 600 | 900 | 1.50 |" in page
+    assert "| idle latency p50, ms | 1.00 | 2.00 | **0.50** |" in page
+    assert "| drain, one process | huey 300 jobs/s | 3.00 |" in page, "the older version is no column of its own"
+    assert "| peerjob-abc1234 | peerjob ? |  |" in page
+    assert "## Before and after" not in text(report(BOUND, OURS, PEER))
+
+
+def test_an_older_version_is_installed_from_its_commit_and_runs_on_redis_and_valkey() -> None:
+    older = before(Path("/source"), "abc1234")
+
+    assert [(one.name, one.venv, one.called[-1]) for one in older] == [
+        ("peerjob-abc1234 redis://", "peerjob-abc1234", "redis"),
+        ("peerjob-abc1234 valkey://", "peerjob-abc1234", "valkey"),
+    ]
+    assert older[0].requirements == ("git+file:///source@abc1234", "hiredis")
 
 
 def test_the_page_names_what_could_not_be_measured() -> None:
