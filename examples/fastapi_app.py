@@ -71,7 +71,7 @@ app = FastAPI(title="Words", lifespan=lifespan)
 
 @app.post("/words", status_code=202)
 async def accept(text: Text) -> dict[str, str]:
-    """Schedule a job and answer at once. From now on, the job cannot be lost."""
+    """Schedule a job and answer at once. From now on, no killed process loses the job."""
     instance = await node.schedule(count_words, text)
     return {"uuid": instance.id, "state": str(instance.state)}
 

@@ -205,7 +205,7 @@ class BlockingVerbs(BlockingCalls):
     ) -> BlockingInstance[Any]: ...
 
     def schedule(self, job: Any, /, *args: Any, **kwargs: Any) -> BlockingInstance[Any]:
-        """Store one run of a job and return its instance. After the return, the run cannot be lost.
+        """Store one run of a job and return its instance. After the return, only a loss of the store loses the run.
 
         Raises ArgumentError, UnknownKindError, PayloadTooLargeError, OptionError or ScheduleError for an invalid call,
         which stores nothing. Raises StoreUnavailableError or StoreFullError if the store cannot take the run.
