@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from peerjob.model.clock import Clock
 from peerjob.store.base import Store
 
@@ -9,22 +11,34 @@ from .batch_size import BatchSize
 from .role import BackgroundRole
 
 PERIOD = 30.0
+"""Seconds between two searches of the leader."""
+FOLLOWER_PERIOD = 300.0
+"""Seconds between two searches of any other node. On Redis and Valkey, a search reads all kinds of the namespace, so
+one node is enough. The others search too, because a namespace can be without a leader."""
+JITTER = 0.5
 BATCH = 500
 
 
 class RetentionRole(BackgroundRole):
-    """Deletes in steps of limited size, about every half minute."""
+    """Deletes in steps of limited size: the leader about every half minute, any other node every five minutes.
+
+    `is_leader` says whether this node leads now.
+    """
 
     name = "retention"
 
-    def __init__(self, *, clock: Clock, store: Store) -> None:
+    def __init__(self, *, clock: Clock, store: Store, is_leader: Callable[[], bool]) -> None:
         super().__init__(clock)
         self._store = store
+        self._is_leader = is_leader
         self._steps = BatchSize(BATCH)
 
     async def run(self) -> None:
         while True:
-            await self.pause(PERIOD, jitter=0.5)
+            as_follower_at = self.clock.elapsed() + self.spread(FOLLOWER_PERIOD, JITTER)
+            await self.pause(PERIOD, JITTER)
+            while not self._is_leader() and self.clock.elapsed() < as_follower_at:
+                await self.pause(PERIOD, JITTER)
             while await self._steps.step(self._filled):
                 pass
 

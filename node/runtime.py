@@ -231,7 +231,7 @@ class NodeRuntime:
             self.waiters,
             self.watchers,
             self._reaper,
-            RetentionRole(clock=clock, store=store),
+            RetentionRole(clock=clock, store=store, is_leader=lambda: self.election.is_leader),
             self.catalogue,
             self.log_lines,
             self.job_schedules,

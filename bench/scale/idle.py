@@ -4,8 +4,11 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 
+from peerjob.cluster.retention import BATCH, FOLLOWER_PERIOD, PERIOD
+from peerjob.store.base import Store
+
 from .cells import Cell
-from .engines import Site
+from .engines import Reading, Site
 from .hosts import Host, Total, host, total, until_led
 from .leading import add_schedules
 from .place import opened
@@ -15,6 +18,11 @@ SETTLE = 6.5
 """Seconds until a node looks for dead peers, which begins a lease after its start, and compares its clock."""
 WINDOW = 11.5
 """Ten renewals of a lease. Nodes that started together renew together, so a part of an interval can count as one."""
+ATTEMPTS = 8
+"""Windows that are tried until the leader calls `expire` in none. It calls it each 15 to 45 seconds."""
+SEARCH_PERIOD = 240.0
+"""Least seconds between two calls of `expire` that make the requests of a first one: on etcd, the search for unused
+kinds."""
 MAX_IDLE_KINDS = 4_999
 """Kinds of an idle node. It also runs the kind that the schedules of a cell make, and 5,000 kinds are the limit."""
 
@@ -36,19 +44,57 @@ async def idle(site: Site, cell: Cell) -> Found:
         await asyncio.sleep(SETTLE + cell.nodes / 10)
         all_nodes = await _rate(site, hosts)
         followers = max(1, cell.nodes - 1)
+        expires = await calls_of_expire(site, place.store)
+        of_leader, of_follower = (as_rate(site, *expires, period) for period in (PERIOD, FOLLOWER_PERIOD))
         return {
-            "leader": {what: round(leader[what] - nothing[what], 3) for what in leader},
-            "follower": {what: round((all_nodes[what] - leader[what]) / followers, 3) for what in leader},
+            "leader": {what: round(leader[what] - nothing[what] + of_leader.get(what, 0), 3) for what in leader},
+            "follower": {
+                what: round((all_nodes[what] - leader[what]) / followers + of_follower.get(what, 0), 3)
+                for what in leader
+            },
             "server_cores": round((all_nodes["cpu_ms"]) / 1000, 4),
             "node_memory": round(all_nodes["memory"] / cell.nodes),
         }
 
 
+async def calls_of_expire(site: Site, store: Store) -> tuple[Reading, Reading]:
+    """What the first call of `expire` of a store costs, and what a later one costs."""
+    readings = [site.read()]
+    for _ in range(2):
+        await store.expire(BATCH)
+        readings.append(site.read())
+    return readings[1] - readings[0], readings[2] - readings[1]
+
+
+def as_rate(site: Site, first: Reading, later: Reading, period: float) -> dict[str, float]:
+    """The mean of a second of a node that calls `expire` once in a period."""
+    searches = min(1.0, period / SEARCH_PERIOD)
+
+    def each(of_first: float, of_later: float) -> float:
+        return (of_later + searches * max(0.0, of_first - of_later)) / period
+
+    return {
+        # on SQLite, a call of the store is a request
+        "requests": 1 / period if site.engine == "sqlite" else each(first.requests, later.requests),
+        "operations": each(first.operations, later.operations),
+        "calls": 1 / period,
+        "bytes": each(first.traffic, later.traffic),
+        "cpu_ms": each(first.cpu_ms, later.cpu_ms),
+    }
+
+
 async def _rate(site: Site, hosts: list[Host], *, seconds: float = WINDOW) -> dict[str, float]:
-    """What happens in a second."""
-    before, began = await total(site, hosts), time.monotonic()
-    await asyncio.sleep(seconds)
-    after, spent = await total(site, hosts), time.monotonic() - began
+    """What happens in a second, without calls of `expire`: a window of seconds has none of them, or too many."""
+    for _ in range(ATTEMPTS):
+        before, began = await total(site, hosts), time.monotonic()
+        await asyncio.sleep(seconds)
+        after, spent = await total(site, hosts), time.monotonic() - began
+        if after.calls["expire"] == before.calls["expire"]:
+            return _mean(site, before, after, spent)
+    raise RuntimeError(f"nodes called `expire` in each of {ATTEMPTS} windows")
+
+
+def _mean(site: Site, before: Total, after: Total, spent: float) -> dict[str, float]:
     server = after.server - before.server
 
     def each(now: float, then: float) -> float:

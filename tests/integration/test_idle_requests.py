@@ -7,9 +7,13 @@ from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from uuid import uuid4
 
-from peerjob import Node, job
+from peerjob import Job, Node
 from peerjob.cluster.lease import INTERVAL
+from peerjob.cluster.retention import FOLLOWER_PERIOD, PERIOD
+from peerjob.model.clock import SystemClock
+from peerjob.model.record import StoreLimits
 from peerjob.node.observe.observer import Observer
+from peerjob.store.drivers import open_store
 from support.servers import needed
 from support.waiting import until
 
@@ -18,24 +22,23 @@ BENCH = str(Path(__file__).parents[2] / "bench")
 sys.path.insert(0, BENCH)
 from scale.cells import ENGINES  # noqa: E402
 from scale.engines import Site, site_of  # noqa: E402
+from scale.idle import as_rate, calls_of_expire  # noqa: E402
 
 sys.path.remove(BENCH)
 
 FOLLOWERS = 5
+KINDS = 1_700
+"""Kinds of each node. No other node runs them, so that the namespace has six times as many."""
 SETTLING, COUNTED = 2, 9
 """Renewals of a node before its requests are counted, and while they are counted.
 
 They end before the first call of `expire`, which a node makes 15 to 45 seconds after its start.
 """
-OF_EXPIRE = 0.05
-"""Requests a second for `expire`: one in half a minute, and four more in four minutes. A window of seconds would count
-the first five of them too often, or not at all."""
 ATTEMPTS = 3
 MOST_OF_LEADER, MOST_OF_FOLLOWER = 5.0, 2.0
 """The goals of docs/scaling.md, in requests a second."""
 
 
-@job(kind="idle")
 async def idle() -> None: ...
 
 
@@ -59,7 +62,9 @@ class Idlers:
         self._calls: list[Calls] = []
 
     async def start(self) -> Node:
-        node = Node(self._site.url, jobs=[idle], workers=2, namespace=self._namespace)
+        first = KINDS * len(self._calls)
+        jobs = [Job(f"idle.kind_{number}", idle) for number in range(first, first + KINDS)]
+        node = Node(self._site.url, jobs=jobs, workers=2, namespace=self._namespace)
         self._calls.append(Calls())
         node.observe(self._calls[-1])
         await self._cleanup.enter_async_context(node)
@@ -77,6 +82,8 @@ class Idlers:
     async def rate(self) -> float | None:
         """Requests of all nodes in a second, without those of `expire`; None if a node called it meanwhile.
 
+        `of_expire` has the requests of `expire`. A window of seconds has none of its calls, or too many.
+
         Renewals tell the time, so a machine that stalls changes nothing.
         """
         await self._renewed(SETTLING)
@@ -85,12 +92,21 @@ class Idlers:
         seconds = (self._of("renew") - renewals) * INTERVAL / len(self._calls)
         return None if self._of("expire") else (self._requests() - requests) / seconds
 
+    async def of_expire(self) -> tuple[float, float]:
+        """Requests a second for `expire`: of the leader, and of a follower."""
+        store = open_store(self._site.url, namespace=self._namespace, clock=SystemClock(), limits=StoreLimits())
+        self._cleanup.push_async_callback(store.close)
+        await store.open()
+        expires = await calls_of_expire(self._site, store)
+        leader, follower = (as_rate(self._site, *expires, period) for period in (PERIOD, FOLLOWER_PERIOD))
+        return leader["requests"], follower["requests"]
+
     def _of(self, verb: str) -> int:
         return sum(one.verbs[verb] for one in self._calls)
 
 
-async def rate(site: Site, followers: int) -> float:
-    """Requests a second of an idle leader with so many idle followers, all just started."""
+async def rate(site: Site, followers: int) -> tuple[float, float, float]:
+    """Requests a second of an idle leader with so many idle followers, all just started; what `expire` adds to each."""
     for _ in range(ATTEMPTS):
         async with AsyncExitStack() as cleanup:
             idlers = Idlers(site, cleanup)
@@ -102,15 +118,15 @@ async def rate(site: Site, followers: int) -> float:
                 await asyncio.sleep(INTERVAL / followers)  # nodes that start together renew together
             found = await idlers.rate()
             if found is not None:
-                return found
+                return found, *await idlers.of_expire()
     raise AssertionError(f"{ATTEMPTS} times, the machine stalled for seconds")
 
 
 async def rates(site: Site) -> tuple[float, float]:
     """Requests a second of an idle leader, and of an idle follower."""
-    leader = await rate(site, 0)
-    follower = (await rate(site, FOLLOWERS) - leader) / FOLLOWERS
-    return leader + OF_EXPIRE, follower + OF_EXPIRE
+    leader, _, _ = await rate(site, 0)
+    nodes, of_leader, of_follower = await rate(site, FOLLOWERS)
+    return leader + of_leader, (nodes - leader) / FOLLOWERS + of_follower
 
 
 async def test_idle_nodes_send_few_requests() -> None:

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from peerjob import Job, Node, State
 from peerjob.cluster.lease import INTERVAL
+from peerjob.cluster.retention import FOLLOWER_PERIOD, PERIOD
 from peerjob.model.record import Claimed, Hint, Renewed
 from peerjob.testing import VirtualClock
 from support.factories import flaky_store, running_nodes, shared_url
@@ -56,6 +57,30 @@ async def test_an_idle_follower_only_renews_its_lease_and_asks_now_and_then_who_
     assert 50 <= calls.pop("renew") <= 60
     assert calls.pop("campaign") <= 16
     assert calls.keys() <= {"changed", "next_hints", "claim_on_hint", "expire"}
+
+
+async def test_the_leader_searches_for_expired_instances_and_a_follower_seldom(clock: VirtualClock) -> None:
+    url, job = shared_url(), Job("k", nothing)
+    leading, following = flaky_store(clock, url), flaky_store(clock, url)
+    leader = Node(leading.store, clock=clock, jobs=[job])
+    await leader.start()
+    async with Node(following.store, clock=clock, jobs=[job]):
+        await clock.advance(40 * PERIOD)
+        assert 30 <= leading.calls["expire"] <= 50
+        assert 1 <= following.calls["expire"] <= 6
+        await clock.run(leader.stop(grace=0))
+        before = following.calls["expire"]
+        await clock.advance(40 * PERIOD)
+        assert 30 <= following.calls["expire"] - before <= 50
+
+
+async def test_a_node_searches_for_expired_instances_even_if_no_node_leads(clock: VirtualClock) -> None:
+    flaky, job = flaky_store(clock), Job("k", nothing, retention="1s")
+    flaky.fail("campaign", "leader")
+    async with Node(flaky.store, clock=clock, jobs=[job]) as node:
+        instance = await node.schedule(job)
+        await clock.advance(2 * FOLLOWER_PERIOD)
+        assert await flaky.inner.get([instance.id]) == [None]
 
 
 async def test_a_node_asks_each_second_if_its_store_cannot_tell(clock: VirtualClock) -> None:

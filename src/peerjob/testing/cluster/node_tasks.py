@@ -212,6 +212,11 @@ def role_of(timer: asyncio.TimerHandle) -> str:
     return "" if context.get(_NODE_TASKS) is None else context.get(_ROLE, "")
 
 
+def belongs_to(timer: asyncio.TimerHandle, node_tasks: NodeTasks) -> bool:
+    """Whether a timer is one of a node."""
+    return _node_tasks_of(timer) is node_tasks
+
+
 def _role_of(work: Coroutine[Any, Any, Any]) -> str:
     """Return the name of the role whose main coroutine `work` is, or "" for all other coroutines."""
     code = getattr(work, "cr_code", None)

@@ -20,7 +20,7 @@ from .clocks import ClusterClock
 from .connections import SharedData
 from .journal import EventJournal
 from .member import Member
-from .node_tasks import role_of
+from .node_tasks import belongs_to, role_of
 
 POLLS = frozenset({"lease", "election", "reaper", "claim loop", "hints", "cron", "waiters", "watchers", "retention"})
 """Roles whose timers move with a time jump, so that the timers keep their remaining time."""
@@ -84,21 +84,20 @@ class TimeJumps:
         if claimed and self._is_ready(claimed):
             return False
         seconds = min(room, self._until_due(claims=bool(claimed)))
-        if not MIN_JUMP <= seconds < float("inf") or not any(member.is_leader for member in members):
+        leader = next((member for member in members if member.is_leader), None)
+        if not MIN_JUMP <= seconds < float("inf") or leader is None:
             return False
-        self._jump(seconds, members)
+        self._jump(seconds, members, leader)
         return True
 
-    def _jump(self, seconds: float, members: list[Member]) -> None:
+    def _jump(self, seconds: float, members: list[Member], leader: Member) -> None:
         self.count += 1
         self.skipped += seconds
         self._data.postpone(self._ttl_us, round(seconds * 1_000_000))
-        retention: list[asyncio.TimerHandle] = []
 
         def moved(timer: asyncio.TimerHandle) -> float:
-            if not retention and role_of(timer) == "retention" and not timer.cancelled():
-                # one retention timer does not move: its node removes expired instances before a reader can see them
-                retention.append(timer)
+            if role_of(timer) == "retention" and belongs_to(timer, leader.tasks):
+                # the leader removes expired instances before a reader can see them
                 return 0.0
             return seconds if _is_poll(timer) else 0.0
 
