@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
@@ -113,22 +113,28 @@ def claimed(reply: Reply) -> Claimed:
     if reply[0] == b"dead":
         return Claimed(dead=True)
     now: int = reply[1]
-    fields = iter(reply[5:])
-    claims: list[Claim] = [
-        Claim(
-            id=name.decode(),
-            kind=kind.decode(),
-            fence=fence,
-            spec=spec,
-            priority=priority,
-            due_us=due,
-            attempts=attempts,
-            crashes=crashes,
-            losses=losses,
-            at_us=now,
+    shared = iter(reply[5])
+    shapes: list[tuple[Any, ...]] = [*zip(*[shared] * 7, strict=True)]
+    kinds: list[str] = [fields[0].decode() for fields in shapes]
+    claims: list[Claim] = []
+    own = iter(reply[6:])
+    for name, spec, number in zip(own, own, own, strict=True):
+        shape: int = number - 1
+        _, fence, priority, due, attempts, crashes, losses = shapes[shape]
+        claims.append(
+            Claim(
+                id=name.decode(),
+                kind=kinds[shape],
+                fence=fence,
+                spec=spec,
+                priority=priority,
+                due_us=due,
+                attempts=attempts,
+                crashes=crashes,
+                losses=losses,
+                at_us=now,
+            )
         )
-        for name, spec, kind, fence, priority, due, attempts, crashes, losses in zip(*[fields] * 9, strict=True)
-    ]
     labels = iter(reply[4])
     for number, key, tags in zip(labels, labels, labels, strict=True):
         place: int = number - 1

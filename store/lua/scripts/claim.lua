@@ -6,8 +6,9 @@
 --          kinds, limit of each kind, then pairs of a kind with another limit and that limit (for a small set: pairs
 --          for all kinds)
 -- Reply    {"dead"}; {"set"} if the incarnation did not register the set; or {"ok", now, next due time or 0, set-aside
---          instances, keys and tags, then per claim: id, spec, kind, fence, priority, due, attempts, crashes, losses}.
+--          instances, keys and tags, shapes, then per claim: id, spec, number of its shape}.
 --          Keys and tags, for each claim that has any: number of the claim, "" or "k" and the key, tags
+--          Shapes, what claims have in common: kind, fence, priority, due, attempts, crashes, losses of each
 local incarnation, command, request, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local want_suspect, want_idle = ARGV[5] == '1', ARGV[6] == '1'
 local owned = owned_key(incarnation)
@@ -20,30 +21,37 @@ elseif registered ~= set_name then
   return {'set'}
 end
 
-local labels = {}
-local reply, filled = {'ok', now, 0, {}, labels}, 5
+local labels, shapes = {}, {}
+local reply, filled = {'ok', now, 0, {}, labels, shapes}, 6
 
-local function add_to_reply(id, spec, kind, fence, priority, due, attempts, crashes, losses)
-  reply[filled + 1], reply[filled + 2], reply[filled + 3], reply[filled + 4] = id, spec, kind, fence
-  reply[filled + 5], reply[filled + 6], reply[filled + 7] = priority, due, attempts
-  reply[filled + 8], reply[filled + 9] = crashes, losses
-  filled = filled + 9
+-- Add a claim to the reply. `shape` has the fields of a shape; the number of the shape is kept in `shape`.
+local function add_to_reply(id, spec, shape)
+  if not shape.number then
+    local size = #shapes
+    shapes[size + 1], shapes[size + 2], shapes[size + 3] = shape.kind, shape.fence, shape.priority
+    shapes[size + 4], shapes[size + 5], shapes[size + 6] = shape.due, shape.attempts, shape.crashes
+    shapes[size + 7] = shape.losses
+    shape.number = size / 7 + 1
+  end
+  reply[filled + 1], reply[filled + 2], reply[filled + 3] = id, spec, shape.number
+  filled = filled + 3
 end
 
 local function add_record_to_reply(id, record, spec)
-  add_to_reply(id, spec, record.kind, record.fence, record.priority, record.due, record.attempts, record.crashes,
-    record.losses)
+  add_to_reply(id, spec, record)
   if record.key or record.tags ~= '' then
     local size = #labels
-    labels[size + 1] = (filled - 5) / 9
+    labels[size + 1] = (filled - 6) / 3
     labels[size + 2], labels[size + 3] = record.key and 'k' .. record.key or '', record.tags
   end
 end
 
 local function read(ids)
-  local keys = {}
-  for n, id in ipairs(ids) do
-    keys[2 * n - 1], keys[2 * n] = record_key(id), spec_key(id)
+  local keys, size = {}, 0
+  for n = 1, #ids do
+    local id = ids[n]
+    keys[size + 1], keys[size + 2] = record_key(id), spec_key(id)
+    size = size + 2
   end
   return call('MGET', unpack(keys)), keys
 end
@@ -197,13 +205,21 @@ local now_text = digits(now)
 -- before all other instances.
 local suspect = nil
 
+-- The entry of the last fence is kept: most instances of a batch get the same fence.
+local latest_fence, latest_claim = nil, nil
+
 -- Plan to write a claimed instance.
 local function claim(id, key, kind, record, fence)
   ids[#ids + 1] = id
   put_string(key, record)
   move_in_index(kind, id, SCHEDULED, PROCESSING)
-  add_pair('HSET', owned, id, claim_entry(fence == now and now_text or digits(fence), suspect and 'q' or ''))
-  hint_change(id)
+  if fence ~= latest_fence then
+    latest_fence, latest_claim = fence, claim_entry(digits(fence), suspect and 'q' or '')
+  end
+  add_pair('HSET', owned, id, latest_claim)
+  if changes_wanted then
+    hint_change(id)
+  end
 end
 
 -- Claim an instance whose record is not as most are. Return whether it can be claimed.
@@ -218,26 +234,25 @@ local function claim_unusual(id, key, kind, record, spec)
   return true
 end
 
--- Read the instances of members of queues. Claim those that can be claimed and fit into the reply, and set unreadable
--- ones aside.
-local function claim_members(members, sources_of)
-  local found_ids = {}
-  for n, member in ipairs(members) do
-    found_ids[n] = sub(member, 17)
-  end
-  local found, keys = read(found_ids)
-  for n, id in ipairs(found_ids) do
-    local raw, spec, source, key = found[2 * n - 1], found[2 * n], sources_of[n], keys[2 * n - 1]
-    largest = max(largest, (raw and #raw or 0) + (spec and #spec or 0))
+-- Read instances that are the next ones of their sources. Claim those that can be claimed and fit into the reply, and
+-- set unreadable ones aside.
+local function claim_next(next_ids, sources_of)
+  local found, keys = read(next_ids)
+  for n = 1, #next_ids do
+    local id, raw, spec, source, key = next_ids[n], found[2 * n - 1], found[2 * n], sources_of[n], keys[2 * n - 1]
+    local size = (raw and #raw or 0) + (spec and #spec or 0)
+    if size > largest then
+      largest = size
+    end
     if cut_at or spec and bytes > 0 and bytes + #spec > MAX_BYTES then
       source.taken = source.taken - 1
       cut_at = cut_at or source.kind
     else
-      local record, fence, priority, due, attempts, crashes, losses = claimed(raw, source.kind, incarnation, name)
-      local unusual = not record and decode(raw)
-      if record and spec then
-        claim(id, key, source.kind, record, fence)
-        add_to_reply(id, spec, source.kind, fence, priority, due, attempts, crashes, losses)
+      local usual = claimed(raw, source.kind, incarnation, name)
+      local unusual = not usual and decode(raw)
+      if usual and spec then
+        claim(id, key, source.kind, usual.text, usual.fence)
+        add_to_reply(id, spec, usual)
         bytes = bytes + #spec
       elseif spec and claim_unusual(id, key, source.kind, unusual, spec) then
         bytes = bytes + #spec
@@ -287,20 +302,20 @@ if suspect then
   if first and is_before(first, suspect) then
     suspect = nil
   else
-    claim_members({suspect.member}, {{kind = suspect.kind, left = 0, taken = 1}})
+    claim_next({sub(suspect.member, 17)}, {{kind = suspect.kind, left = 0, taken = 1}})
   end
 end
 
 while not suspect and not cut_at and #ids < limit do
-  local members, sources_of = {}, {}
+  local next_ids, sources_of = {}, {}
   -- Assume that the next instances are as large as the largest so far, so that the script reads few that do not fit.
   local some = largest == 0 and 8 or max(1, min(32, math.floor((MAX_BYTES - bytes) / largest)))
   for n = 1, min(some, limit - #ids) do
-    local source = best_source()
+    local source = heads.member and best_source() or heap[1]
     if not source then
       break
     end
-    members[n], sources_of[n] = source.member, source
+    next_ids[n], sources_of[n] = sub(source.member, 17), source
     source.left = source.left - 1
     source.taken = source.taken + 1
     if advance(source) and source.left > 0 then
@@ -311,10 +326,10 @@ while not suspect and not cut_at and #ids < limit do
       drop_first(heap, is_before)
     end
   end
-  if #members == 0 then
+  if #next_ids == 0 then
     break
   end
-  claim_members(members, sources_of)
+  claim_next(next_ids, sources_of)
 end
 
 if #ids > 0 then

@@ -119,12 +119,18 @@ local function late_logs(id, raw, fence, action, fields)
   return 'D'
 end
 
+-- The entry of the last fence is kept: most instances of a batch have the same fence.
+local latest_fence, latest_claim = nil, nil
+
 local function apply(n, id)
   local claim, fence, action, fields = owns[id], fences[n], actions[n], arguments[n]
   local flags = ''
+  if fence ~= latest_fence then
+    latest_fence, latest_claim = fence, claim_entry(fence, '')
+  end
   if not claim then
     return late_logs(id, raws[n], fence, action, fields)
-  elseif claim ~= claim_entry(fence, '') then
+  elseif claim ~= latest_claim then
     local owns_fence
     owns_fence, flags = claim_parts(claim)
     if owns_fence ~= fence then
@@ -133,8 +139,8 @@ local function apply(n, id)
   end
   local record = records[id]
   if record == nil and flags == '' and FINAL[action] and not fields[LOGS] and not fields[PROGRESS] then
-    ended_records[id] = end_usual(incarnation, id, keys[n], raws[n], {state = FINAL[action], node = name,
-      note = fields[NOTE] or '', result = fields[RESULT], error = fields[ERROR], retention = retention})
+    ended_records[id] = end_usual(owned, incarnation, id, keys[n], raws[n], FINAL[action], name, fields[NOTE] or '',
+      fields[RESULT], fields[ERROR], retention)
     if ended_records[id] then
       owns[id] = false
       return 'D'

@@ -106,6 +106,38 @@ class HistoryRules(StoreSuite):
         ]
         assert history[3].note == "retry 1 in 0s"
 
+    async def test_equal_records_end_each_in_its_own_way(self, store: Store) -> None:
+        await store.enqueue(self.make.instances(7))
+        peer = await self.join(store)
+        claims = await peer.take()
+        ways: list[tuple[Action, bytes | None, bytes | None, str]] = [
+            (Action.COMPLETE, b"one", None, ""),
+            (Action.COMPLETE, b"two", None, ""),
+            (Action.COMPLETE, None, None, ""),
+            (Action.TERMINATE, None, b"bad", "first"),
+            (Action.TERMINATE, None, b"worse", "second"),
+            (Action.TIME_OUT, None, b"late", "second"),
+            (Action.RETRY, None, b"again", "second"),
+        ]
+        acks = await peer.commit(
+            *(
+                outcome(claim, action, result=result, error=error, note=note)
+                for claim, (action, result, error, note) in zip(claims, ways, strict=True)
+            )
+        )
+        assert set(acks) == {Ack.DONE}
+        for claim, (action, result, error, note) in zip(claims, ways, strict=True):
+            record = await self.read(store, claim.id)
+            state = FINAL_STATE.get(action, State.SCHEDULED)
+            assert (record.state, record.result, record.error) == (state, result, error)
+            assert states(record) == [State.CREATED, State.SCHEDULED, State.PROCESSING, state]
+            assert record.history[-1].note == note
+
+        await store.enqueue(self.make.instances(2))
+        attempts = {claim.id: claim.attempts for claim in await peer.take()}
+        assert sorted(attempts.values()) == [1, 1, 2]
+        assert attempts[claims[-1].id] == 2
+
     async def test_times_do_not_go_back(self, store: Store) -> None:
         await store.enqueue(self.make.instances(20))
         peer = await self.join(store)

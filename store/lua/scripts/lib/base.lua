@@ -71,12 +71,14 @@ local function pending_list(command, key)
 end
 
 local function add(command, key, value)
-  local list = pending_list(command, key)
+  local writes = pending[command]
+  local list = writes and writes[key] or pending_list(command, key)
   list[#list + 1] = value
 end
 
 local function add_pair(command, key, first, second)
-  local list = pending_list(command, key)
+  local writes = pending[command]
+  local list = writes and writes[key] or pending_list(command, key)
   local size = #list
   list[size + 1] = first
   list[size + 2] = second

@@ -30,7 +30,7 @@ local function remove(id, kind, state, tags)
 end
 
 local function expiry_member(record, id)
-  return id .. record.state .. (record.tags ~= '' and '+' or '')
+  return id .. STATE_TEXT[record.state] .. (record.tags ~= '' and '+' or '')
 end
 
 -- Remove up to `max_count` final instances of a kind that have expired or exceed `max_final`. `added` is the number of
@@ -42,7 +42,11 @@ local function remove_expired(kind, added, max_count, max_final)
     return 0
   end
   local excess = checked_sizes[key] + added - max_final
-  local found = call('ZRANGE', key, 0, max_count - 1, 'WITHSCORES')
+  -- Usually nothing has expired, so read the first instance alone to find out.
+  local found = call('ZRANGE', key, 0, excess > 0 and max_count - 1 or 0, 'WITHSCORES')
+  if excess <= 0 and found[2] and tonumber(found[2]) <= now then
+    found = call('ZRANGE', key, 0, max_count - 1, 'WITHSCORES')
+  end
   local removed = 0
   for n = 1, #found, 2 do
     if tonumber(found[n + 1]) > now and removed >= excess then
@@ -150,16 +154,18 @@ local function end_claim(incarnation, id, record, to)
 end
 
 -- End the claim of an instance with a usual record, and plan to write the record. Return the record, or nil for an
--- unusual one, which is for end_claim. `to` has `result` and `error`, too.
-local function end_usual(incarnation, id, key, raw, to)
-  local record, kind, own_retention = ended(raw, incarnation, to.state, to.node, to.note, to.result, to.error)
+-- unusual one, which is for end_claim. `owned` is the key of the claims.
+local function end_usual(owned, incarnation, id, key, raw, state, node, note, result, error_, retention)
+  local record, kind, own_retention = ended(raw, incarnation, state, node, note, result, error_)
   if record then
-    add('HDEL', owned_key(incarnation), id)
-    move_in_index(kind, id, PROCESSING, to.state)
-    set_expiry(kind, id, id .. to.state, own_retention, to.retention)
+    add('HDEL', owned, id)
+    move_in_index(kind, id, PROCESSING, state)
+    set_expiry(kind, id, id .. STATE_TEXT[state], own_retention, retention)
     note_end(kind, id)
     put_string(key, record)
-    hint_change(id)
+    if changes_wanted then
+      hint_change(id)
+    end
   end
   return record
 end

@@ -156,11 +156,20 @@ local function remove_from_queue(record, id)
   add('ZREM', prepare_queue(record.kind, suspect, true), ready_member(record.due, id))
 end
 
+-- The last move is kept with its planned writes: most instances of a batch make the same move.
+local move = {}
+
 local function move_in_index(kind, id, before, state)
-  local from, to = index_key(before, kind), index_key(state, kind)
-  check_zsets(from, to)
-  add('ZREM', from, id)
-  add_pair('ZADD', to, 0, id)
+  if move.kind ~= kind or move.state ~= state or move.before ~= before or move.pending ~= pending then
+    local from, to = index_key(before, kind), index_key(state, kind)
+    check_zsets(from, to)
+    move = {kind = kind, before = before, state = state, pending = pending, from = pending_list('ZREM', from),
+      to = pending_list('ZADD', to)}
+  end
+  local from, to = move.from, move.to
+  local size = #to
+  from[#from + 1] = id
+  to[size + 1], to[size + 2] = '0', id
 end
 
 local function reindex(record, id, before)
