@@ -98,7 +98,7 @@ local function end_run(id, record, action, fields)
     record.attempts = record.attempts - 1
   end
   if action ~= 'H' then
-    to.due = now + tonumber(fields[DELAY] or '0')
+    to.due = min(LATEST, now + tonumber(fields[DELAY] or '0'))
     record.error = fields[ERROR] or record.error
   end
   end_claim(incarnation, id, record, to)

@@ -1,7 +1,11 @@
 """Instances with texts of maximum length: every command takes as many of them as of others."""
 
+from datetime import UTC, datetime
+
 import pytest
 
+from peerjob.model.clock import to_us
+from peerjob.model.durations import to_micros
 from peerjob.model.firing import FireOutcome, Overlap
 from peerjob.model.limits import MAX_KEY, MAX_KIND, MAX_TAG, MAX_TAGS
 from peerjob.model.query import Filter, Query
@@ -47,6 +51,25 @@ class LimitRules(ScheduleSuite):
         counts = {State.COMPLETED: count // 2, State.CANCELLED: count - count // 2}
         assert await self.counts(store, batch[0].kind) == counts
         assert await store.clear_instances(Filter()) == count
+
+    async def test_the_longest_delay_loses_nothing(self, store: Store) -> None:
+        far_us = to_micros("365000d", "delay")
+        late = self.make.instance(delay_us=far_us)
+        retried, snoozed = self.make.instances(2)
+        await store.enqueue([late, retried, snoozed])
+        peer = await self.join(store)
+        first, second = await peer.take(2)
+        await peer.commit(
+            outcome(first, Action.RETRY, delay_us=far_us), outcome(second, Action.SNOOZE, delay_us=far_us)
+        )
+        for record in await store.get([late.id, retried.id, snoozed.id]):
+            assert record is not None
+            assert record.state is State.SCHEDULED
+            assert record.due_us > to_us(datetime(2255, 1, 1, tzinfo=UTC))
+        assert (await store.health()).undecodable == 0
+        assert not await peer.take()
+        states = await store.cancel([late.id, retried.id, snoozed.id], request=self.make.request())
+        assert states == [State.SCHEDULED] * 3
 
     async def test_schedules_fire_instances_with_long_texts(self, store: Store) -> None:
         await self.schedule(store)

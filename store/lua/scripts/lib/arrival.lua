@@ -8,7 +8,7 @@ local function template(at, node, slot)
   local kind, priority, due_text, key, tags = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   local due = now
   if due_text ~= '' then
-    due = tonumber(sub(due_text, 2)) + (sub(due_text, 1, 1) == '+' and now or 0)
+    due = min(LATEST, tonumber(sub(due_text, 2)) + (sub(due_text, 1, 1) == '+' and now or 0))
   end
   key = key ~= '' and sub(key, 2) or nil
   register_kind(kind)

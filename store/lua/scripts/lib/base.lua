@@ -15,6 +15,7 @@ local ID_SIZE = 36
 -- are exact for microseconds until the year 2255.
 local clock = call('TIME')
 local now = clock[1] * 1000000 + clock[2]
+local LATEST = 2 ^ 53 - 1
 
 -- Every script that writes compares the layout, so a node changes no namespace of an incompatible version of peerjob. A
 -- server that lost its data gets the layout again.
