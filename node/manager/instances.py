@@ -29,7 +29,7 @@ from peerjob.model.record import LogLine, LogPage, NodeView
 from peerjob.model.state import State
 
 from .audit_trail import AuditTrail
-from .jobs import NodeJobManager
+from .jobs import BULK_PAGE, NodeJobManager
 
 PAGE = 500
 FOLLOW_INTERVAL = 0.5
@@ -183,28 +183,36 @@ class NodeInstanceManager(NodeJobManager):
     # -- acting ------------------------------------------------------------------------------------------------------
 
     async def cancel_instances(self, query: Query) -> list[Instance[Any]]:
-        """Cancel page by page, in the order of ids; an instance with an older id that is added later stays."""
-        runtime = self._need_runtime()
         # a caller without a type checker can pass any object
         if not isinstance(query, Query):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise OptionError("query", query, "a Query; Query.all() cancels everything")
         cancelled: list[Instance[Any]] = []
-        cursor = query.cursor
-        active = query.states & State.ACTIVE
+        async for page in self.cancel_pages(query):
+            cancelled += page
+        return cancelled
+
+    async def cancel_pages(self, query: Query) -> AsyncGenerator[ResultPage[Instance[Any]]]:
+        """Like `cancel_instances`, page by page: a page has the cancelled instances, and the cursor of the next page.
+
+        Pages are in the order of ids; an instance with an older id that is added later stays.
+        """
+        runtime = self._need_runtime()
+        active, cursor = query.states & State.ACTIVE, query.cursor
         while active:
-            page = await self._store.lookup(replace(query, state=active, cursor=cursor, limit=PAGE))
+            page = await self._store.lookup(replace(query, state=active, cursor=cursor, limit=BULK_PAGE))
             ids = [record.id for record in page.records]
+            cancelled: list[Instance[Any]] = []
             if ids:
                 before = await self._store.cancel(ids, node=self.name, request=runtime.ids.one())
                 done = [id for id, state in zip(ids, before, strict=True) if state is not None and not state.is_final]
                 records = await self._store.get(done)
-                cancelled += [Instance(self, record) for record in records if record is not None]
+                cancelled = [Instance(self, record) for record in records if record is not None]
+            for instance in cancelled:
+                runtime.changes.cancelled(instance)
             cursor = page.cursor
+            yield ResultPage(cancelled, cursor)
             if cursor is None:
-                break
-        for instance in cancelled:
-            runtime.changes.cancelled(instance)
-        return cancelled
+                return
 
     async def cancel_instance(self, uuid: str | UUID) -> bool:
         runtime, id = self._need_runtime(), checked_id(uuid)

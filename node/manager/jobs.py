@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
@@ -18,13 +19,15 @@ from peerjob.model.errors import ArgumentError, NodeStateError, OptionError, Unk
 from peerjob.model.ids import checked_id, checked_new_id, derived_id
 from peerjob.model.injected import current_run
 from peerjob.model.job import Call, Job, JobGroup, collect_jobs
-from peerjob.model.query import Query
+from peerjob.model.query import Query, ResultPage
 from peerjob.model.record import NewInstance, Record
 from peerjob.model.spec import decode_spec
+from peerjob.model.state import State
 from peerjob.node.body.registry import Registry
 from peerjob.node.runtime import NodeRuntime
 from peerjob.store.base import Store
 
+from .batches import MAX_READ
 from .call_encoder import CallEncoder, fresh_record
 from .loop_pauses import map_with_pauses
 
@@ -35,6 +38,9 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 logger = logging.getLogger("peerjob.node")
+
+BULK_PAGE = 3 * MAX_READ
+"""Instances that a verb for many reads and changes at a time. Each can have megabytes of arguments and results."""
 
 JobSource = Job[..., Any, Any] | JobGroup | str | Iterable[Any] | object
 
@@ -284,22 +290,42 @@ class NodeJobManager(Manager):
         return Instance(self, record, job=job, is_new=False)
 
     async def retry_instances(self, query: Query, *, id: str | UUID | None = None) -> list[Instance[Any]]:
+        made: list[Instance[Any]] = []
+        async for page in self.retry_pages(query, id=id):
+            made += page
+        return made
+
+    async def retry_pages(
+        self, query: Query, *, id: str | UUID | None = None
+    ) -> AsyncGenerator[ResultPage[Instance[Any]]]:
+        """Like `retry_instances`, page by page: a page has the new instances, and the cursor of the next page.
+
+        Only one page of old instances is in memory at a time: each can have a large result or traceback.
+        """
         runtime = self._need_runtime()
         request = runtime.ids.one() if id is None else checked_new_id(id, self.clock.time_us(), "id")
-        # a repeat can find instances that the first call made, and that have ended since
-        old = [
-            instance
-            async for instance in self.iter_instances(query)
-            if instance.state.is_final and not _is_made_by(request, instance)
-        ]
-        await self._prepare({instance.kind for instance in old})
-        # the new ids are in no order, so each instance is due a microsecond after the one before
-        first_us = self._store_time_us() - len(old)
+        final, cursor, due_us = query.states & State.FINAL, query.cursor, 0
+        while final:
+            page = await self._store.lookup(replace(query, state=final, cursor=cursor, limit=BULK_PAGE))
+            cursor = page.cursor
+            # a repeat, or a later page, can find instances that this request made, and that have ended since
+            old = [record for record in page.records if not _is_made_by(request, record)]
+            # the new ids are in no order, so each instance is due a microsecond after the one before
+            due_us = max(due_us, self._store_time_us() - len(old))
+            made = await self._retry(old, request, due_us)
+            due_us += len(old)
+            del page, old
+            yield ResultPage(made, cursor)
+            if cursor is None:
+                return
+
+    async def _retry(self, old: Sequence[Record], request: str, due_us: int) -> list[Instance[Any]]:
+        """Schedule new instances of final ones; the first is due at `due_us`."""
+        runtime = self._need_runtime()
+        await self._prepare({record.kind for record in old})
         new = [
-            structs.replace(
-                self._call_encoder.again(instance.record), id=derived_id(request, instance.id), due_us=first_us + place
-            )
-            for place, instance in enumerate(old)
+            structs.replace(self._call_encoder.again(record), id=derived_id(request, record.id), due_us=due_us + place)
+            for place, record in enumerate(old)
         ]
         answers = await runtime.enqueuer.add_many(new)
         repeated = [one.id for one, answer in zip(new, answers, strict=True) if answer.repeated]
@@ -355,7 +381,7 @@ class NodeJobManager(Manager):
         return self._call_encoder.read_result(record, job)
 
 
-def _is_made_by(request: str, instance: Instance[Any]) -> bool:
+def _is_made_by(request: str, record: Record) -> bool:
     """Whether an instance is a retry that this request made."""
-    old = instance.retry_of
-    return old is not None and instance.id == derived_id(request, str(old))
+    old = decode_spec(record.spec).retry_of
+    return old is not None and record.id == derived_id(request, str(old))

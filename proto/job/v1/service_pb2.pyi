@@ -1122,16 +1122,20 @@ class CancelInstancesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     QUERY_FIELD_NUMBER: _builtins.int
+    IN_PARTS_FIELD_NUMBER: _builtins.int
+    in_parts: _builtins.bool
+    """The node acts on a part of the instances, and the response has the cursor of the next part."""
     @_builtins.property
     def query(self) -> Global___Query: ...
     def __init__(
         self,
         *,
         query: Global___Query | None = ...,
+        in_parts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_parts", b"in_parts", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1142,6 +1146,9 @@ class CancelInstancesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INSTANCES_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """With in_parts: where the next call continues, as the cursor of its query. It is missing at the end."""
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobInstance]:
         """The instances that this call cancelled. If all would be too large, the later ones have only kind, uuid and state."""
@@ -1150,12 +1157,15 @@ class CancelInstancesResponse(_message.Message):
         self,
         *,
         instances: _abc.Iterable[Global___JobInstance] | None = ...,
+        cursor: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "cursor", b"cursor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "cursor", b"cursor", "instances", b"instances"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cursor: _TypeAlias = _typing.Literal["cursor"]  # noqa: Y015
+    _WhichOneofArgType__cursor: _TypeAlias = _typing.Literal["_cursor", b"_cursor"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cursor) -> _WhichOneofReturnType__cursor | None: ...
 
 Global___CancelInstancesResponse: _TypeAlias = CancelInstancesResponse  # noqa: Y015
 
@@ -1910,10 +1920,13 @@ class RetryInstancesRequest(_message.Message):
 
     QUERY_FIELD_NUMBER: _builtins.int
     REQUEST_UUID_FIELD_NUMBER: _builtins.int
+    IN_PARTS_FIELD_NUMBER: _builtins.int
     request_uuid: _builtins.str
     """A UUIDv7 of the client, close to now. Sent again, to any node, the request makes no second instance of an old one.
     The ids of the new instances follow from it.
     """
+    in_parts: _builtins.bool
+    """As in CancelInstancesRequest. All parts have the same request_uuid."""
     @_builtins.property
     def query(self) -> Global___Query: ...
     def __init__(
@@ -1921,10 +1934,11 @@ class RetryInstancesRequest(_message.Message):
         *,
         query: Global___Query | None = ...,
         request_uuid: _builtins.str | None = ...,
+        in_parts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_request_uuid", b"_request_uuid", "query", b"query", "request_uuid", b"request_uuid"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_request_uuid", b"_request_uuid", "query", b"query", "request_uuid", b"request_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_request_uuid", b"_request_uuid", "in_parts", b"in_parts", "query", b"query", "request_uuid", b"request_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__request_uuid: _TypeAlias = _typing.Literal["request_uuid"]  # noqa: Y015
     _WhichOneofArgType__request_uuid: _TypeAlias = _typing.Literal["_request_uuid", b"_request_uuid"]  # noqa: Y015
@@ -1937,6 +1951,9 @@ class RetryInstancesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INSTANCES_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """As in CancelInstancesResponse."""
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobInstance]:
         """The new instances. If all would be too large, the later ones have only kind, uuid and state."""
@@ -1945,12 +1962,15 @@ class RetryInstancesResponse(_message.Message):
         self,
         *,
         instances: _abc.Iterable[Global___JobInstance] | None = ...,
+        cursor: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "cursor", b"cursor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "cursor", b"cursor", "instances", b"instances"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cursor: _TypeAlias = _typing.Literal["cursor"]  # noqa: Y015
+    _WhichOneofArgType__cursor: _TypeAlias = _typing.Literal["_cursor", b"_cursor"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cursor) -> _WhichOneofReturnType__cursor | None: ...
 
 Global___RetryInstancesResponse: _TypeAlias = RetryInstancesResponse  # noqa: Y015
 

@@ -31,7 +31,7 @@ from peerjob.remote.wire import rpcs
 from peerjob.remote.wire.cluster import stats_of
 from peerjob.remote.wire.instances import ENCODED, history_of, line_of, log_of, record_of
 from peerjob.remote.wire.queries import query_message
-from peerjob.remote.wire.rpcs import VerbRpc
+from peerjob.remote.wire.rpcs import Rpc, VerbRpc
 from peerjob.remote.wire.schedules import fire_of, row_of
 from peerjob.remote.wire.updates import update_of
 from peerjob.remote.wire.values import given_count, span, stamp
@@ -198,17 +198,15 @@ class RemoteManager(Manager):
     async def cancel_instances(self, query: Query) -> list[Instance[Any]]:
         if not isinstance(query, Query):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise OptionError("query", query, "a Query; Query.all() cancels everything")
-        request = pb.CancelInstancesRequest(query=query_message(query))
-        answer = await self._connection.call(rpcs.CANCEL_INSTANCES, request)
-        return [await self._whole_instance(one) for one in answer.instances]
+        request = pb.CancelInstancesRequest(query=query_message(query), in_parts=True)
+        return await self._in_parts(rpcs.CANCEL_INSTANCES, request)
 
     async def cancel_instance(self, uuid: str | UUID) -> bool:
         return await self._run(rpcs.CANCEL_INSTANCE, checked_id(uuid))
 
     async def retry_instances(self, query: Query, *, id: str | UUID | None = None) -> list[Instance[Any]]:
-        request = pb.RetryInstancesRequest(query=query_message(query), request_uuid=self._id(id))
-        answer = await self._connection.call(rpcs.RETRY_INSTANCES, request)
-        return [await self._whole_instance(one) for one in answer.instances]
+        request = pb.RetryInstancesRequest(query=query_message(query), request_uuid=self._id(id), in_parts=True)
+        return await self._in_parts(rpcs.RETRY_INSTANCES, request)
 
     async def retry_instance(self, uuid: str | UUID, *, id: str | UUID | None = None) -> Instance[Any]:
         request = pb.RetryInstanceRequest(uuid=checked_id(uuid), view=ENCODED, new_uuid=self._id(id))
@@ -226,6 +224,19 @@ class RemoteManager(Manager):
 
     async def clear(self) -> None:
         await self._run(rpcs.CLEAR, None)
+
+    async def _in_parts(
+        self, rpc: Rpc[Any, Any], request: pb.CancelInstancesRequest | pb.RetryInstancesRequest
+    ) -> list[Instance[Any]]:
+        """Act on many instances, with as many calls as it takes; each call has the whole timeout."""
+        changed: list[Instance[Any]] = []
+        while True:
+            answer = await self._connection.call(rpc, request)
+            changed += [await self._whole_instance(one) for one in answer.instances]
+            cursor = _cursor(answer)
+            if cursor is None:
+                return changed
+            request.query.cursor = cursor
 
     async def _whole_instance(self, message: pb.JobInstance, job: Job[..., Any, Any] | None = None) -> Instance[Any]:
         """The complete instance: at the end of a long list, a node sends only the ids of instances."""

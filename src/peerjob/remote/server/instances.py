@@ -25,7 +25,7 @@ from peerjob.remote.wire.values import given_span
 from peerjob.version import __version__
 
 from .access import check_kind, check_runs, is_limited
-from .pages import messages_that_fit, page_of
+from .pages import messages_that_fit, page_of, part_of
 from .rpc_service import Context
 
 API_VERSION = "v1"
@@ -122,19 +122,19 @@ class InstanceRpcs:
     async def cancel_instances(
         self, request: pb.CancelInstancesRequest, context: Context
     ) -> pb.CancelInstancesResponse:
-        cancelled = await self._node.cancel_instances(acting_query_of(request.query))
+        pages = self._node.cancel_pages(acting_query_of(request.query))
+        cancelled, cursor = await part_of(pages, whole=not request.in_parts)
         return pb.CancelInstancesResponse(
-            instances=await messages_that_fit(cancelled, _message_in(request.query.view), _bare)
+            instances=await messages_that_fit(cancelled, _message_in(request.query.view), _bare), cursor=cursor
         )
 
     async def retry_instances(self, request: pb.RetryInstancesRequest, context: Context) -> pb.RetryInstancesResponse:
         query = acting_query_of(request.query)
         await self._check_retry(query)
-        made = await self._node.retry_instances(
-            query, id=request.request_uuid if request.HasField("request_uuid") else None
-        )
+        pages = self._node.retry_pages(query, id=request.request_uuid if request.HasField("request_uuid") else None)
+        made, cursor = await part_of(pages, whole=not request.in_parts)
         return pb.RetryInstancesResponse(
-            instances=await messages_that_fit(made, _message_in(request.query.view), _bare)
+            instances=await messages_that_fit(made, _message_in(request.query.view), _bare), cursor=cursor
         )
 
     async def retry_instance(self, request: pb.RetryInstanceRequest, context: Context) -> pb.RetryInstanceResponse:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from itertools import groupby
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from peerjob.handles.instance import Instance
 from peerjob.model.query import Query, ResultPage
 from peerjob.node.manager.loop_pauses import map_with_pauses
 from peerjob.proto.job.v1 import service_pb2 as pb
@@ -26,6 +29,10 @@ MAX_BYTES = 3_500_000
 FIRST_STEP = 16
 MAX_STEP = 250
 """The most instances that one read from the store returns: a single instance can have megabytes."""
+PART_SECONDS = 5.0
+"""How long one call acts on instances in parts. A part must end within the timeout of any client."""
+FRAME_BYTES = 300
+"""About the bytes of an instance in a response, without its arguments."""
 
 
 async def page_of(
@@ -94,6 +101,25 @@ async def latest_that_fit(
         )
     by_instance = [list(group) for _, group in groupby(messages, key=lambda one: one.uuid)]
     return [one for group in reversed(by_instance) for one in group], cursor is not None
+
+
+async def part_of(
+    pages: AsyncGenerator[ResultPage[Instance[Any]]], *, whole: bool
+) -> tuple[list[Instance[Any]], str | None]:
+    """The instances of one response of a verb that acts page by page, and the cursor of the next part.
+
+    The verb goes no further than its next page. `whole` is for a client that knows no parts.
+    """
+    now = asyncio.get_running_loop().time
+    until, size = now() + PART_SECONDS, 0
+    changed: list[Instance[Any]] = []
+    async with aclosing(pages):
+        async for page in pages:
+            changed += page
+            size += sum(len(one.record.spec) + FRAME_BYTES for one in page)
+            if page.cursor is not None and not whole and (size * 2 > MAX_BYTES or now() > until):
+                return changed, page.cursor
+    return changed, None
 
 
 async def messages_that_fit(items: Sequence[T], to_message: Callable[[T], B], to_short: Callable[[T], B]) -> list[B]:
