@@ -28,6 +28,10 @@ OPEN_TIMEOUT = 5.0
 """Most seconds to open the connection of the lease."""
 LEAVE_TIMEOUT = 5.0
 """Most seconds for leaving the cluster after the event loop of the node was closed."""
+LOOP_ANSWERS = 0.25
+"""Seconds before a renewal at which the event loop of the node is asked for a sign of life."""
+WITHDRAW_TIMEOUT = 0.5
+"""Most seconds to withdraw the claim of a node whose event loop is blocked. The next renewal tries it again."""
 SLACK = 10.0
 """Seconds added to the time limits of a round before the watchdog objects, because a busy machine delays rounds."""
 
@@ -45,6 +49,15 @@ class LeaseListener(Protocol):
     def trust_ended(self) -> None: ...
     def trust_returned(self) -> None: ...
     def layout_changed(self, error: LayoutError) -> None: ...
+
+
+class LoopProbe(Protocol):
+    """Tells whether the event loop of the node runs. The thread of the lease calls the methods."""
+
+    def ask(self) -> None: ...
+    def check(self) -> str | None:
+        """The request of a claim to withdraw, because the event loop did not answer."""
+        ...
 
 
 class Lease:
@@ -91,6 +104,8 @@ class Lease:
         self._woken: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
         self._thread_end: EndOfThread | None = None
+        self.loop_watch: LoopProbe | None = None
+        """Set before `start`, unless time is virtual."""
         self._task: asyncio.Task[None] | None = None
 
     # -- for the node ----------------------------------------------------------------------------------------------
@@ -223,8 +238,11 @@ class Lease:
                 finally:
                     watch.cancel()
                 self._check_trust()
+                left = self._until_next(began)
+                ask = self._loop.call_later(max(left / 2, left - LOOP_ANSWERS), self._ask)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), self._until_next(began))
+                    await asyncio.wait_for(self._woken.wait(), left)
+                ask.cancel()
             if self._is_orphan and self._farewell is not None:
                 await self._leave(self._farewell)
         finally:
@@ -260,7 +278,19 @@ class Lease:
         trust_left = self._trust_left()
         return min(left, max(trust_left, 0.01)) if trust_left > 0 else left
 
+    def _ask(self) -> None:
+        if self.loop_watch is not None:
+            self.loop_watch.ask()
+
+    async def _withdraw(self, liveness: Liveness) -> None:
+        """Withdraw the claim that waits in the store, if the event loop of the node is blocked."""
+        request = None if self.loop_watch is None else self.loop_watch.check()
+        if request is not None:
+            with contextlib.suppress(StoreError):
+                await liveness.withdraw(self._incarnation, request, timeout=min(WITHDRAW_TIMEOUT, self._ttl / 10))
+
     async def _renew(self, liveness: Liveness) -> None:
+        await self._withdraw(liveness)
         incarnation = self._incarnation
         asked_at = self._clock.elapsed()
         running, count, digest = self._listener.lease_summary()

@@ -242,8 +242,8 @@ class NodeRuntime:
         # a separate coordinator has its own layout, so a layout error of the coordinator must not stop the node
         self._foreign_roles = () if elections == store.elections else (self.election,)
         self._capture = CaptureHandler(self.context_backend)
-        # the thread of the lease watches the event loop, but under virtual time, the lease has no thread
-        self._loop_watch = None if clock.virtual else LoopWatch(self.pool, name)
+        if not clock.virtual:  # under virtual time, the lease has no thread that could watch the event loop
+            self.lease.loop_watch = LoopWatch(self.pool, self.claim_loop.hint_wait, name)
 
     @property
     def incarnation(self) -> str:
@@ -412,8 +412,6 @@ class NodeRuntime:
     # -- the lease (LeaseListener) ------------------------------------------------------------------------------------
 
     def lease_summary(self) -> tuple[int, int, int]:
-        if self._loop_watch is not None:
-            self._loop_watch.check()
         count, digest = self.held_claims.summary()
         return self.pool.running, count, digest
 

@@ -94,6 +94,10 @@ class Liveness(Protocol):
         """
         ...
 
+    async def withdraw(self, incarnation: str, request: str, *, timeout: float) -> None:
+        """Hand back the claims of a waiting `claim_on_hint`, whose event loop is blocked, and let work wake peers."""
+        ...
+
     async def close(self) -> None: ...
 
 

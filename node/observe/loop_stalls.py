@@ -10,12 +10,15 @@ import threading
 import time
 import traceback
 
+from peerjob.node.work.hint_wait import HintWait
 from peerjob.node.work.pool import Pool
 
 logger = logging.getLogger("peerjob.node")
 
 BLOCKED_AFTER = 1.0
 """Seconds without an answer, after which the event loop counts as blocked."""
+SILENT_AFTER = 0.2
+"""Seconds without an answer, after which a claim that waits in the store is withdrawn."""
 PAUSED_AFTER = 3.0
 """If more seconds pass between two checks, the whole process was probably paused, so no warning is logged."""
 
@@ -23,11 +26,12 @@ PAUSED_AFTER = 3.0
 class LoopWatch:
     """Checks the event loop on which the watch was made.
 
-    Another thread calls `check` about once a second, for as long as the node runs.
+    The thread of the lease calls `ask` and then `check` about once a second, for as long as the node runs.
     """
 
-    def __init__(self, pool: Pool, node: str) -> None:
+    def __init__(self, pool: Pool, hint_wait: HintWait, node: str) -> None:
         self._pool = pool
+        self._hint_wait = hint_wait
         self._node = node
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -35,17 +39,27 @@ class LoopWatch:
         self._checked_at = time.monotonic()
         self._warned = False
 
-    def check(self) -> None:
-        """Ask the event loop to answer, or warn once if it did not answer the last time."""
-        now, checked_at, self._checked_at = time.monotonic(), self._checked_at, time.monotonic()
+    def ask(self) -> None:
+        """Ask the event loop to answer, unless an answer is missing."""
         if self._asked_at is None:
-            self._asked_at = now
+            self._asked_at = time.monotonic()
             with contextlib.suppress(RuntimeError):  # the event loop is closed, so no warning is needed
                 self._loop.call_soon_threadsafe(self._answered)
-        elif now - checked_at > PAUSED_AFTER:
+
+    def check(self) -> str | None:
+        """Warn once if the event loop is blocked. Returns the request of a claim that the lease must withdraw."""
+        now, checked_at, self._checked_at = time.monotonic(), self._checked_at, time.monotonic()
+        asked_at = self._asked_at
+        if asked_at is None:
+            return None
+        self._warn(now, asked_at, checked_at)
+        return self._hint_wait.give_up() if now - asked_at >= SILENT_AFTER else None
+
+    def _warn(self, now: float, asked_at: float, checked_at: float) -> None:
+        if now - checked_at > PAUSED_AFTER:
             # measure again from now on, because the whole process was probably paused, not only the event loop
             self._asked_at = now
-        elif not self._warned and (seconds := now - self._asked_at) >= BLOCKED_AFTER:
+        elif not self._warned and (seconds := now - asked_at) >= BLOCKED_AFTER:
             self._warned = True
             logger.warning(
                 "node %r: the event loop has been blocked for %.1f s by %s; nothing else of this node runs meanwhile. "

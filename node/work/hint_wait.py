@@ -8,7 +8,9 @@ change during the wait. The claim loop claims more.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import threading
 from collections.abc import Callable, Sequence
 
 from peerjob.model.clock import Clock
@@ -16,9 +18,9 @@ from peerjob.model.errors import LayoutError, StoreUnavailableError
 from peerjob.model.record import Claimed, Hint, Want
 from peerjob.store.base import Store
 
-from .outcomes import Outbox
+from .outcomes import Outbox, handed_back
 from .pool import Pool
-from .run import HeldClaims
+from .run import HeldClaims, Run
 
 logger = logging.getLogger("peerjob.node")
 
@@ -45,14 +47,19 @@ class HintedClaim:
         self.request = request
         self.limit = asyncio.timeout(None)
         self.waits = False
-        self.forgotten = False
-        """Whether its answer comes too late: the reconciler has handed back what the store claimed."""
+        self.given_up = False
+        """Whether the thread of the lease withdraws it, because the event loop is blocked."""
+        self._undecided = threading.Lock()
 
     def withdraw(self) -> None:
         """End the wait before its time."""
         if self.waits:
             self.waits = False
             self.limit.reschedule(asyncio.get_running_loop().time())
+
+    def decide(self) -> bool:
+        """Whether this call is the first one, in any thread. Its caller takes what the store claims, or returns it."""
+        return self._undecided.acquire(blocking=False)
 
 
 class HintWait:
@@ -95,6 +102,7 @@ class HintWait:
         """The claim whose answer has not come yet."""
         self._ended = asyncio.Event()
         """Set at the end of each claim."""
+        self._loop = asyncio.get_running_loop()
 
     async def next_hints(self) -> Sequence[Hint]:
         """Wait for hints, up to HINTS_WAIT; takes the claims that come with them.
@@ -135,6 +143,22 @@ class HintWait:
                     await self._ended.wait()
         except TimeoutError:
             return
+
+    # -- for the thread of the lease ----------------------------------------------------------------------------------
+
+    def give_up(self) -> str | None:
+        """The request of the claim for `Liveness.withdraw`, while the event loop is blocked; None if there is none.
+
+        The event loop does not run what came with this claim. It withdraws the claim, too, when it goes on.
+        """
+        claim = self.claim
+        if claim is None:
+            return None
+        if not claim.given_up and claim.decide():
+            claim.given_up = True
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
+                self._loop.call_soon_threadsafe(claim.withdraw)
+        return claim.request if claim.given_up else None
 
     # -- claims ------------------------------------------------------------------------------------------------------
 
@@ -197,6 +221,8 @@ class HintWait:
             return LOST
         finally:
             claim.waits = False
+        if claim.given_up:
+            return (*hints, *await self._repeat(claim))
         self._end()
         self._expects_work = any(hint.what == "work" for hint in hints)
         if claimed is not None:
@@ -228,8 +254,11 @@ class HintWait:
     def _taken(self, claim: HintedClaim, claimed: Claimed) -> None:
         if claimed.claims:
             self._settled.clear()
-        if not claim.forgotten:
+        if not claimed.claims or claim.decide():
             self._take(claim.incarnation, claimed)
+        elif claim.given_up:  # the thread of the lease has not returned them yet
+            for run in (Run(one, claim.incarnation, 0.0) for one in claimed.claims):
+                self._outbox.add(run, handed_back(run, "the event loop of the node was blocked"))
 
     def _refused(self, error: Exception) -> None:
         self._end()  # if the store has claimed an instance, the reconciler hands it back

@@ -68,7 +68,7 @@ class Reconciler:
                 if rounds < MAX_ROUNDS:
                     self._outbox.hint()
                     continue
-                since.claim.forgotten = True
+                since.claim.decide()  # an answer that comes later is ignored
             del self._suspected[key]
             if run is None:
                 self._hand_back(*key)

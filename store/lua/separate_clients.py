@@ -78,6 +78,9 @@ class LuaLiveness(SeparateClient):
             reap_in_us=int(reap_in_us),
         )
 
+    async def withdraw(self, incarnation: str, request: str, *, timeout: float) -> None:
+        await self._run("withdraw", incarnation, request, timeout=timeout)
+
     def _compare(self, min_us: int, max_us: int) -> int:
         """Return how far the clock of the node is ahead of the server's clock, between two bounds.
 

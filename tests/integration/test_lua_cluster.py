@@ -50,6 +50,8 @@ class OnCluster(StoreSuite):
 
     url = ""
 
+    claims_wait = True
+
     @pytest.fixture(autouse=True)
     def server(self, server_cluster: ServerCluster) -> None:
         self.url = server_cluster.url

@@ -84,6 +84,8 @@ class TestSyncedSqlite(OnUrl, OwnershipRules, IdempotencyRules, ElectionRules):
 class TestRedis(Conformance):
     """A Redis server, through redis-py."""
 
+    claims_wait = True
+
     @pytest.fixture(autouse=True)
     def _url(self, redis_url: str) -> None:
         self.url = redis_url
@@ -92,6 +94,8 @@ class TestRedis(Conformance):
 class TestValkey(Conformance):
     """A Valkey server, through redis-py."""
 
+    claims_wait = True
+
     @pytest.fixture(autouse=True)
     def _url(self, valkey_url: str) -> None:
         self.url = valkey_url
@@ -99,6 +103,8 @@ class TestValkey(Conformance):
 
 class TestGlide(Conformance):
     """A Valkey server, through valkey-glide."""
+
+    claims_wait = True
 
     @pytest.fixture(autouse=True)
     def _url(self, glide_url: str) -> None:

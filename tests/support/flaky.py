@@ -175,6 +175,7 @@ class FlakyLiveness:
         self._inner = store.inner.liveness()
         self.open = store.wrap("open", self._inner.open)
         self.renew = store.wrap("renew", self._inner.renew)
+        self.withdraw = store.wrap("withdraw", self._inner.withdraw)
         self.close = self._inner.close
 
 

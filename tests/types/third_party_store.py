@@ -46,6 +46,9 @@ class CountingLiveness:
             incarnation, ttl_us=ttl_us, running=running, count=count, fences_digest=fences_digest
         )
 
+    async def withdraw(self, incarnation: str, request: str, *, timeout: float) -> None:
+        await self._inner.withdraw(incarnation, request, timeout=timeout)
+
     async def close(self) -> None:
         await self._inner.close()
 

@@ -9,7 +9,7 @@ import pytest
 from peerjob import Job, Node, State
 from peerjob.model.errors import StoreRefusedError
 from peerjob.model.record import Want
-from peerjob.node.work.hint_wait import HINTS_WAIT, REFUSED_WAIT
+from peerjob.node.work.hint_wait import HINTS_WAIT, REFUSED_WAIT, HintWait
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import flaky_store, notes_of, shared_url
 from support.flaky import FlakyStore
@@ -49,6 +49,11 @@ async def starts_with_the_hint(clock: VirtualClock, work: Work, flaky: FlakyStor
     await clock.advance(0.001)
     assert work.runs == before + 1
     flaky.heal()
+
+
+def hint_wait(node: Node) -> HintWait:
+    assert node._runtime is not None  # pyright: ignore[reportPrivateUsage]
+    return node._runtime.claim_loop.hint_wait  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.fixture
@@ -232,3 +237,43 @@ async def test_a_withdrawn_wait_does_not_swallow_other_hints(
         worker.unregister("work")  # withdraws the claim
         await clock.advance(0.1)
         assert flaky.calls["renew"] > before
+
+
+async def test_a_blocked_event_loop_runs_no_instance_of_the_claim_that_was_given_up(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
+) -> None:
+    """The node hands the instance back, because the thread of the lease may have done so already."""
+    late = flaky.stall_answers("claim_on_hint")
+    async with idle(clock, work, flaky, url) as (worker, client):
+        instance = await client.schedule("work")
+        await clock.advance(0.01)
+        assert hint_wait(worker).give_up() is not None
+        late.release()
+        flaky.heal()
+        await clock.run(instance.wait())
+        assert "Scheduled: the event loop of the node was blocked" in await notes_of(instance)
+        assert (work.runs, (await instance.refresh()).attempts) == (1, 1)
+
+
+async def test_a_claim_that_was_given_up_is_withdrawn_and_followed_by_another(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
+) -> None:
+    async with idle(clock, work, flaky, url) as (worker, client):
+        given_up = hint_wait(worker).give_up()
+        assert given_up is not None
+        assert hint_wait(worker).give_up() == given_up  # a later renewal withdraws it again
+        await clock.advance(0.1)
+        assert hint_wait(worker).claim is not None
+        await starts_with_the_hint(clock, work, flaky, client)
+
+
+async def test_a_claim_that_the_node_took_is_not_given_up(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
+) -> None:
+    async with idle(clock, work, flaky, url) as (worker, client):
+        claim = hint_wait(worker).claim
+        await client.schedule("work", 30)
+        await clock.advance(0.1)
+        assert claim is not None
+        assert not claim.decide()
+        assert hint_wait(worker).give_up() is None

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from peerjob.model.record import Claimed, Hint
+from peerjob.model.record import Ack, Action, Claimed, Hint
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer
 
@@ -138,3 +139,71 @@ class HintedClaimRules(StoreSuite):
         _, claimed = await self.hinted_claim(peer, 0)
         assert claimed is not None
         assert claimed.dead
+
+    # -- a blocked event loop ------------------------------------------------------------------------------------------
+
+    async def withdraw(self, peer: Peer, request: str) -> None:
+        """Withdraw as the thread of the lease does."""
+        liveness = peer.store.liveness()
+        await liveness.open()
+        try:
+            await liveness.withdraw(peer.incarnation, request, timeout=self.patience)
+        finally:
+            await liveness.close()
+
+    async def test_a_withdrawn_claim_returns_and_wakes_a_peer(self, store: Store) -> None:
+        peer = await self.sleeper(store)
+        other = await self.join(await self.open(), "other")
+        (new,) = self.make.instances(1)
+        await store.enqueue([new])
+        request = self.make.request()
+        _, claimed = await self.hinted_claim(peer, 0, request=request)
+        assert claimed is not None
+        assert (await other.claim()).claims == ()
+        await self.withdraw(peer, request)
+        if not self.claims_wait:
+            await peer.end(claimed.claims[0], Action.HAND_BACK)
+        assert await self.hinted(other, "work")
+        record = await self.read(store, new.id)
+        assert (record.state, record.attempts, record.owner) == (State.SCHEDULED, 0, "")
+        assert (await other.take_one()).id == new.id
+        _, again = await self.hinted_claim(peer, 0, limit=0, request=request)
+        assert again is not None
+        assert again.claims == ()
+
+    async def test_work_wakes_no_node_whose_claim_is_withdrawn(self, store: Store) -> None:
+        peer = await self.sleeper(store)
+        await self.withdraw(peer, self.make.request())
+        await store.enqueue(self.make.instances(1))
+        assert [hint.what for hint in await self.hints(peer)] == ([] if self.claims_wait else ["work"])
+        assert (await peer.renew()).work_due in (True, None)
+
+    async def test_a_withdrawal_takes_no_other_claim(self, store: Store) -> None:
+        peer = await self.sleeper(store)
+        await store.enqueue(self.make.instances(3))
+        requests = [self.make.request() for _ in range(2)]
+        for request in requests:
+            await self.hinted_claim(peer, 0, request=request)
+        claim = await peer.take_one()
+        await self.withdraw(peer, requests[0])
+        await self.withdraw(peer, self.make.request())
+        assert await self.counts(store) == {State.PROCESSING: 3}
+        assert await peer.end(claim) is Ack.DONE
+
+    async def test_a_late_withdrawal_takes_no_later_claim_of_the_instance(self, store: Store) -> None:
+        peer = await self.sleeper(store)
+        await store.enqueue(self.make.instances(1))
+        request = self.make.request()
+        _, claimed = await self.hinted_claim(peer, 0, request=request)
+        assert claimed is not None
+        await peer.end(claimed.claims[0], Action.HAND_BACK)
+        claim = await peer.take_one()
+        await self.withdraw(peer, request)
+        assert await peer.end(claim) is Ack.DONE
+
+    async def test_a_withdrawal_of_a_dead_incarnation_changes_nothing(self, store: Store) -> None:
+        peer = await self.sleeper(store)
+        await store.leave(peer.incarnation)
+        await self.withdraw(peer, self.make.request())
+        await store.enqueue(self.make.instances(1))
+        assert await self.counts(store) == {State.SCHEDULED: 1}

@@ -33,6 +33,9 @@ class StoreSuite:
     renewals_tell: ClassVar[bool] = False
     """Whether the answers to renewals say if work is due, and when a peer can be dead (`Renewed`)."""
 
+    claims_wait: ClassVar[bool] = False
+    """Whether the claim of `claim_on_hint` waits in the store, which runs it even if the event loop is blocked."""
+
     patience: ClassVar[float] = 20.0
     """Seconds in which an expected event must come.
 

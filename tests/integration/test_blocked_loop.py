@@ -1,0 +1,64 @@
+"""An idle node whose event loop is blocked keeps no instance from its peers."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from peerjob import Instance, Job, Node
+from peerjob.cluster.lease import INTERVAL, LOOP_ANSWERS
+from support.waiting import PATIENCE
+
+BLOCKED = 5.0
+"""Seconds for which other code of the program blocks the event loop."""
+
+
+class Peer:
+    """A node with its own event loop in a thread, which starts to schedule when it is told to."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self.waits: dict[int, float] = {}
+        """Number of the instance → seconds until its body began, on any node."""
+        self.go, self.ready = threading.Event(), threading.Event()
+        self._url, self._namespace = url, namespace
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
+        self._thread.start()
+
+    async def work(self, number: int, scheduled_at: float) -> None:
+        assert number not in self.waits, "it ran twice"
+        self.waits[number] = time.monotonic() - scheduled_at
+
+    def join(self) -> None:
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+    async def _main(self) -> None:
+        job = Job("work", self.work)
+        async with Node(self._url, jobs=[job], namespace=self._namespace, name="peer") as node:
+            self.ready.set()
+            await asyncio.to_thread(self.go.wait, PATIENCE)
+            until = time.monotonic() + BLOCKED - 1
+            instances: list[Instance[None]] = []
+            while time.monotonic() < until:
+                instances.append(await node.schedule(job, len(instances), time.monotonic()))
+                await asyncio.sleep(0.05)
+            for instance in instances:
+                await instance.wait(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("store_url", ["redis", "valkey"], indirect=True)
+async def test_peers_run_the_instance_that_came_with_the_hint(store_url: str, namespace: str) -> None:
+    peer = Peer(store_url, namespace)
+    try:
+        assert await asyncio.to_thread(peer.ready.wait, PATIENCE)
+        async with Node(store_url, jobs=[Job("work", peer.work)], namespace=namespace, name="blocked"):
+            await asyncio.sleep(1)  # it waits for a hint with its next claim
+            peer.go.set()
+            time.sleep(BLOCKED)  # noqa: ASYNC251
+            await asyncio.to_thread(peer.join)
+    finally:
+        peer.go.set()
+        await asyncio.to_thread(peer.join)
+    assert len(peer.waits) > 20
+    assert max(peer.waits.values()) < INTERVAL + LOOP_ANSWERS + 1.1
