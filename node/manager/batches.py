@@ -17,6 +17,8 @@ A = TypeVar("A")
 
 MAX_REQUESTS = 4
 """How many batches of one `add_many` call are sent to the store concurrently."""
+LEAST_HALVED = 32
+"""Fewest requests of a batch that the batcher makes smaller, so that not all callers wait for the same answer."""
 MAX_READ = 32
 """Most instances in one read. The number is low because each record can be as large as a payload."""
 
@@ -25,6 +27,9 @@ class Batcher(Generic[Q, A]):
     """Sends the first request immediately; sends requests that arrive before the answer as batches after the answer.
 
     `send` answers a batch in its order. `split` makes batches of any number of requests.
+
+    Callers that ask again and again become two halves: one prepares its next requests while the store has those of the
+    other. Otherwise the store would wait for all callers, and all callers for the store.
     """
 
     def __init__(
@@ -59,12 +64,16 @@ class Batcher(Generic[Q, A]):
         task.add_done_callback(self._tasks.discard)
 
     async def _flush(self) -> None:
+        last = 1
         try:
             while self._waiting:
-                waiting, self._waiting = self._waiting, []
-                for batch in self._split([request for request, _ in waiting]):
-                    futures, waiting = waiting[: len(batch)], waiting[len(batch) :]
-                    await self._answer(batch, [future for _, future in futures])
+                batches = self._split([request for request, _ in self._waiting])
+                if len(batches) == 1 and len(batches[0]) >= LEAST_HALVED:
+                    batches = [batches[0][: (last + len(batches[0]) + 1) // 2]]
+                for batch in batches:
+                    answered, self._waiting = self._waiting[: len(batch)], self._waiting[len(batch) :]
+                    await self._answer(batch, [future for _, future in answered])
+                    last = len(batch)
         finally:
             self._busy = False
 

@@ -98,6 +98,24 @@ async def test_batches_are_bounded_by_number_and_bytes() -> None:
     assert [len(batch) for batch in sender.batches] == [1, MAX_BATCH, 51, 1]
 
 
+async def test_callers_that_ask_again_and_again_take_turns() -> None:
+    sender = Sender()
+    to = enqueuer(sender)
+
+    async def ask() -> None:
+        for one in make.instances(5):
+            await to.add(one)
+
+    callers = [asyncio.create_task(ask()) for _ in range(100)]
+    while not all(caller.done() for caller in callers):
+        sender.gate.release()
+        for _ in range(5):  # the callers that have an answer ask again
+            await asyncio.sleep(0)
+    sizes = [len(batch) for batch in sender.batches]
+    assert sum(sizes) == 500
+    assert all(49 <= size <= 51 for size in sizes[2:9]), sizes
+
+
 class Shelf:
     """The one verb that is used; notes which ids are asked for together, and answers when it is let go."""
 
