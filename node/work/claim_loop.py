@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from peerjob.cluster.role import BackgroundRole
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreError, StoreRefusedError
-from peerjob.model.record import FINAL_STATE, Ack, Action, Claimed, Want
+from peerjob.model.record import FINAL_STATE, MAX_BATCH, Ack, Action, Claimed, Want
 from peerjob.model.state import State
 from peerjob.node.observe.observer import Observer, call_listener, log_listener_failure
 from peerjob.store.base import Store
@@ -37,6 +37,10 @@ MAX_SLEEP = 10.0
 """Most seconds that the claim loop sleeps, so that an idle claim loop still proves to its watchdog that it runs."""
 MAX_REFUSAL = 30.0
 """Most seconds before the claim loop repeats a refused claim. The wait starts at `POLL` and doubles each time."""
+COLLECTED = MAX_BATCH // 2
+"""Outcomes for which the claim loop waits at most. By then, the pool has room for a claim in the same request."""
+COLLECT = 0.005
+"""Most seconds for which the claim loop waits for them, because a body can block the event loop."""
 MAX_FAILURES = 3
 """Tries before the claim loop drops an outcome that the store refuses, or a request with an unexpected error."""
 
@@ -135,6 +139,7 @@ class ClaimLoop(BackgroundRole):
             self._outbox.woken.clear()
             self.hint_wait.review()
             if not self._asked:
+                await self._collect(loop)
                 composed = self._compose(loop.time())
                 if composed is None:
                     self.watchdog.beat()
@@ -196,6 +201,18 @@ class ClaimLoop(BackgroundRole):
         finally:
             self.hint_wait.settled(False)
             timer.cancel()
+
+    async def _collect(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let quick bodies end, so that one request commits many outcomes.
+
+        The claim loop waits only while each pass of the event loop brings an outcome, and while claims wait for a
+        worker. A body that waits for something else therefore delays no outcome.
+        """
+        outbox, until = self._outbox, loop.time() + COLLECT
+        before, size = 0, len(outbox)
+        while before < size < COLLECTED and self._pool.waiting and not outbox.has_reports and loop.time() < until:
+            await asyncio.sleep(0)
+            before, size = size, len(outbox)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 

@@ -298,3 +298,15 @@ async def test_the_wait_for_the_next_due_instance_is_by_the_clock_of_the_store(c
         assert store.calls["turn"] - before < 20
         await clock.advance(0.3)
         assert (await instance.refresh()).state is State.COMPLETED
+
+
+async def test_outcomes_of_quick_bodies_are_committed_together(clock: VirtualClock) -> None:
+    async def quick() -> None: ...
+
+    job, store = Job("quick", quick), flaky_store(clock)
+    async with running_node(job, store=store.store, clock=clock, workers=10) as node:
+        await node.schedule_many(job.call() for _ in range(2_000))
+        before = store.calls["turn"]
+        await drain(node)
+        assert await node.count(Query(state=State.COMPLETED)) == 2_000
+        assert store.calls["turn"] - before <= 20
