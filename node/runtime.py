@@ -288,7 +288,7 @@ class NodeRuntime:
         """Start to claim."""
         # captured after the start of the lifespan, so that bodies see the context variables that the lifespan set
         self._context_vars.capture()
-        logging.getLogger().addHandler(self._capture)
+        self._capture.start()
         self._start(self.claim_loop)
 
     def _start(self, role: BackgroundRole) -> None:
@@ -318,7 +318,7 @@ class NodeRuntime:
             await self.claim_loop.flush(LAST_COMMIT)
         await self.claim_loop.stop()
         self._failure_log.close()
-        logging.getLogger().removeHandler(self._capture)
+        self._capture.stop()
         await resigning
         for role in self.roles:
             await role.stop()

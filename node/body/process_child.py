@@ -49,7 +49,7 @@ def main(fd: int, parent: int) -> NoReturn:
     os.register_at_fork(after_in_child=connection.close)
     server = _Server(connection)
     threading.Thread(target=server.listen, name="peerjob-node", daemon=True).start()
-    logging.getLogger().addHandler(CaptureHandler(server))
+    CaptureHandler(server).start()
     while True:
         server.serve()
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import threading
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 from peerjob.model.injected import current_run
 from peerjob.model.record import LogLine
@@ -24,14 +27,40 @@ def level_of(number: int) -> Level:
 
 
 class CaptureHandler(logging.Handler):
-    """Passes each record from inside a run to that run. A node installs it on the root logger.
+    """Passes each record from inside a run to that run, from `start` to `stop`.
 
     `backend` is that of the node's runs: each node of a process has a handler of its own.
+
+    The handler is on no logger. On the root logger, it would hide all warnings of a program that configures no
+    logging, and turn a later `logging.basicConfig()` into a call without effect.
     """
+
+    _started: ClassVar[tuple[CaptureHandler, ...]] = ()
+    _wraps: ClassVar[bool] = False
+    _changing: ClassVar = threading.Lock()
 
     def __init__(self, backend: object) -> None:
         super().__init__()
         self._backend = backend
+
+    def start(self) -> None:
+        """Capture from now on. The first call in a process wraps `logging.Logger.callHandlers`."""
+        with CaptureHandler._changing:
+            CaptureHandler._started += (self,)
+            if not CaptureHandler._wraps:
+                CaptureHandler._wraps = True
+                _wrap_call_handlers()
+
+    def stop(self) -> None:
+        with CaptureHandler._changing:
+            CaptureHandler._started = tuple(one for one in CaptureHandler._started if one is not self)
+
+    @classmethod
+    def handle_all(cls, record: logging.LogRecord) -> None:
+        """Pass a record to the handlers that have started."""
+        if current_run.get() is not None:
+            for one in cls._started:
+                one.handle(record)
 
     def emit(self, record: logging.LogRecord) -> None:
         context = current_run.get()
@@ -41,6 +70,17 @@ class CaptureHandler(logging.Handler):
             context.log_line(record.levelno, _message(record), _fields(record))
         except Exception:  # noqa: BLE001  # a logging handler must not raise into the code that logs
             self.handleError(record)
+
+
+def _wrap_call_handlers() -> None:
+    call_handlers = logging.Logger.callHandlers
+
+    @functools.wraps(call_handlers)
+    def call_and_capture(self: logging.Logger, record: logging.LogRecord) -> None:
+        call_handlers(self, record)
+        CaptureHandler.handle_all(record)
+
+    logging.Logger.callHandlers = call_and_capture  # type: ignore[method-assign]
 
 
 Keep = Callable[[str, int, str, Mapping[str, object] | None], None]
@@ -68,7 +108,7 @@ class _InstanceLogger(logging.Logger):
         if not taken and self._keep is not None:
             self._keep(self._instance_id, record.levelno, message, fields)
         if self._process_log.isEnabledFor(record.levelno):
-            # hide the run from the capture handler on the root logger, which would store the same line again
+            # hide the run from the capture handler, which would store the same line again
             token = current_run.set(None) if inside else None
             try:
                 self._process_log.handle(record)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import logging
 import math
 import threading
 from collections.abc import Callable, Mapping
@@ -275,11 +274,11 @@ class _Attempts:
         self._progress: bytes | None = None
 
     async def __aenter__(self) -> _Attempts:
-        logging.getLogger().addHandler(self._capture)
+        self._capture.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        logging.getLogger().removeHandler(self._capture)
+        self._capture.stop()
         self._failures.close()
         await self._processors.close()
         await self._resources.close()

@@ -192,22 +192,33 @@ async def test_a_claim_loop_that_has_nothing_to_do_is_alive(clock: VirtualClock,
 async def test_all_workers_stuck_need_a_restart_and_one_of_them_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peerjob.node.work.run.STUCK_AFTER", 0.1)
     leave = threading.Event()
+    begun = 0
 
     def stay(ctx: Context = INJECTED) -> None:
+        nonlocal begun
+        begun += 1
         leave.wait(60)
 
-    async with running_node(Job("stay", stay, timeout=0.01), clock=SystemClock(), workers=2) as node:
+    async with running_node(Job("stay", stay), clock=SystemClock(), workers=2) as node:
 
-        async def stuck(count: int) -> bool:
+        async def are_stuck(count: int) -> bool:
             return node.vitals().stuck == count
 
+        async def have_begun(count: int) -> bool:
+            return begun == count
+
+        async def cancelled_body(count: int) -> None:
+            # a body that is cancelled before its thread begins never runs, and so is never stuck
+            instance = await node.schedule("stay")
+            await until(lambda: have_begun(count))
+            await instance.cancel()
+            await until(lambda: are_stuck(count))
+
         try:
-            await node.schedule("stay")
-            await until(lambda: stuck(1))
+            await cancelled_body(1)
             assert node.probe(Probe.LIVE).ok
 
-            await node.schedule("stay")
-            await until(lambda: stuck(2))
+            await cancelled_body(2)
             assert "fail  workers: 2 of 2 busy, 2 stuck" in said(node, Probe.LIVE)
         finally:
             leave.set()
