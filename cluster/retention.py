@@ -35,10 +35,12 @@ class RetentionRole(BackgroundRole):
 
     async def run(self) -> None:
         while True:
-            as_follower_at = self.clock.elapsed() + self.spread(FOLLOWER_PERIOD, JITTER)
+            began = self.clock.elapsed()
             await self.pause(PERIOD, JITTER)
-            while not self._is_leader() and self.clock.elapsed() < as_follower_at:
-                await self.pause(PERIOD, JITTER)
+            if not self._is_leader():
+                until = began + self.spread(FOLLOWER_PERIOD, JITTER)
+                while not self._is_leader() and self.clock.elapsed() < until:
+                    await self.pause(PERIOD, JITTER)
             while await self._steps.step(self._filled):
                 pass
 

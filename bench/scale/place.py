@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import uuid4
 
 from peerjob.model.clock import SystemClock
 from peerjob.model.limits import MAX_NODE_KINDS
-from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, Claim, NewInstance, StoreLimits, Want
+from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, Caps, Claim, NewInstance, StoreLimits, Want
 from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer, outcome
@@ -37,6 +37,7 @@ class Place:
     filled_bytes: float = 0.0
     """Bytes of the store for each waiting instance."""
     _next: int = 0
+    _caps: dict[str, Caps] = field(default_factory=dict[str, Caps])
 
     def new(self, kind: str = "") -> NewInstance:
         """An instance of the next kind of the worker."""
@@ -58,7 +59,11 @@ class Place:
             await asyncio.gather(*(add(min(size, left - at)) for at in range(0, left, size)))
 
     async def take(self, peer: Peer, limit: int = BATCH) -> tuple[Claim, ...]:
-        want = Want(kinds=dict.fromkeys(peer.info.kinds, limit), limit=limit)
+        # a node makes a set of its kinds once, too: for thousands of kinds, it takes longer than the claim
+        caps = self._caps.get(peer.name)
+        if caps is None or caps.default != limit:
+            caps = self._caps[peer.name] = Caps(peer.info.kinds, limit)
+        want = Want(kinds=caps, limit=limit)
         return (await peer.claim(want)).claims
 
     async def end(self, peer: Peer, claims: Sequence[Claim]) -> None:

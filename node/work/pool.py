@@ -178,7 +178,7 @@ class Pool:
             known, prefetch = self._known(kinds), self._prefetch
             ahead = {kind: prefetch.ahead(kind, self._size) for kind in prefetch.latest(MAX_QUICK) if kind in known}
             quick = {kind: max(least, free + min(best, more) - held) for kind, more in ahead.items() if more}
-        return min(MAX_BATCH, max(quick.values(), default=default)), Caps(kinds, default, quick)
+        return min(MAX_BATCH, max(quick.values(), default=default)), Caps(kinds, default, quick, self._known(kinds))
 
     def _known(self, kinds: tuple[str, ...]) -> frozenset[str]:
         if self._kinds[0] is not kinds:

@@ -98,14 +98,16 @@ class Scan:
 
     def window(self, limit: int) -> Range:
         """The next window."""
-        at = self._number(self.at)
-        end = at + self._width
-        if self._width < self._instant and end % self._instant > self._newest:
-            # ids contain their creation time, so no new ids of this instant can appear: the window ends with the
-            # instant
-            end = (at // self._instant + 1) * self._instant
-        whole = self._widths.short or end >= self._now
-        self._end = self._until if whole else min(self._place(end), self._until)
+        self._end = self._until
+        if not self._widths.short:
+            at = self._number(self.at)
+            end = at + self._width
+            if self._width < self._instant and end % self._instant > self._newest:
+                # ids contain their creation time, so no new ids of this instant can appear: the window ends with the
+                # instant
+                end = (at // self._instant + 1) * self._instant
+            if end < self._now:
+                self._end = min(self._place(end), self._until)
         if not self.at < self._end:
             self._end = self._until
         queue = self.head.queue
@@ -130,6 +132,8 @@ class Scan:
         widths, seen = self._widths, len(found.items)
         over_gap = self._width == widths.gap
         widths.short = found.count <= 4 * wanted and (widths.short or self.done)
+        if widths.short and self.done:
+            return  # the next scan reads the whole queue
         if seen == 0:
             # the wider window is for this scan only: the next scan meets another gap
             if self._gap_from is None:

@@ -22,7 +22,7 @@ _MAX_SCANS = 100
 """One request reads at most this number of queues; a claim reads further queues with further requests."""
 _MIN_READ = 8
 """A claim opens at least this number of queues at a time, and reads at least this number of entries of each queue."""
-_MANY_QUEUES = 32
+_MANY_QUEUES = 20
 """If one claim reads more queues than this, the claim moves the head of each queue behind the picked instances."""
 MAX_PASSED = 4
 """After a node has passed over an instance of another node's share this often, the node takes the instance itself."""

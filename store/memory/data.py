@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -170,13 +171,19 @@ class MemoryData:
         count, limit = 0, wanted.limit
         items: list[tuple[str, Entry]] = []
         for table in self._tables_between(start, end, reverse=wanted.reverse):
-            inside = table.keys.count(start, end)
-            if inside:
-                count += inside
-                for key in table.keys.between(start, end, reverse=wanted.reverse):
-                    if limit and len(items) == limit:
-                        break
-                    items.append((key, entries[key]))
+            if not len(table.keys):
+                inside = 0
+            elif limit and len(items) == limit:
+                inside = table.keys.count(start, end)
+            else:
+                found = table.keys.between(start, end, reverse=wanted.reverse)
+                if limit:
+                    found = islice(found, limit - len(items))
+                before = len(items)
+                items += [(key, entries[key]) for key in found]
+                # most reads find less than the limit, so what they found is all
+                inside = table.keys.count(start, end) if limit and len(items) == limit else len(items) - before
+            count += inside
             if self.costs is not None:
                 self.costs.charge(start, end, inside + table.tombstones.count(start, end))
         if self.costs is not None:

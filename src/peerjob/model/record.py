@@ -6,7 +6,7 @@ with many objects hold only plain values, so no object is part of a cycle: `gc=F
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ from .state import State
 
 MIN_PRIORITY = -(2**31)
 MAX_PRIORITY = 2**31 - 1
+_NONE: Set[str] = frozenset()
 MAX_BATCH = 500
 """Most instances in one store call."""
 MAX_BATCH_BYTES = 1 << 20
@@ -152,20 +153,21 @@ def is_suspect(crashes: int, losses: int) -> bool:
 class Caps(Mapping[str, int]):
     """Most instances to claim, by kind: `default`, unless `others` has the kind.
 
-    With the same `kinds` object each time, a claim for thousands of kinds costs no more than a claim for few.
+    With the same `kinds` and `known` (their set) each time, a claim for thousands of kinds costs as much as for few.
     """
 
     __slots__ = ("_known", "default", "kinds", "others")
 
-    def __init__(self, kinds: tuple[str, ...], default: int, others: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, kinds: tuple[str, ...], default: int, others: Mapping[str, int] | None = None, known: Set[str] = _NONE
+    ) -> None:
         self.kinds = kinds
         self.default = default
         self.others = others or {}
-        self._known: frozenset[str] | None = None
+        self._known = known
 
     def __getitem__(self, kind: str) -> int:
-        if self._known is None:
-            self._known = frozenset(self.kinds)
+        self._known = self._known or frozenset(self.kinds)
         if kind not in self._known:
             raise KeyError(kind)
         return self.others.get(kind, self.default)

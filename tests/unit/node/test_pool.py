@@ -124,3 +124,24 @@ async def test_no_two_bodies_have_one_slot_however_the_pool_is_resized(bench: Be
     assert bench.pool.running == 0
     await bench.take(*"efghi")
     assert sorted(run.slot for run in bench.pool.runs()) == [0, 1, 2, 3, 4]
+
+
+class Hashed(str):
+    """A kind that counts how often it is hashed."""
+
+    __slots__ = ("times",)
+
+    def __init__(self, _: str) -> None:
+        self.times = 0
+
+    def __hash__(self) -> int:
+        self.times += 1
+        return super().__hash__()
+
+
+async def test_the_caps_of_a_claim_take_no_longer_with_many_kinds(bench: Bench) -> None:
+    kinds = tuple(Hashed(f"kind-{number}") for number in range(100))
+    for _ in range(10):
+        limit, caps = bench.pool.room(kinds)
+        assert caps.get("kind-7") == limit == 1
+    assert [kind.times for kind in kinds] == [1] * 100

@@ -164,6 +164,13 @@ async def test_many_kinds_cost_no_more_than_twice_as_much(clock: VirtualClock, w
         assert many.data.costs.worst <= 2 * MANY * EACH
 
 
+async def test_a_claim_seldom_opens_queues_again_whose_first_instances_were_taken(clock: VirtualClock) -> None:
+    async with opened(clock, 200) as bench:
+        _, _, entries = await from_long_queues(bench)
+        # ten instances, each from a queue of its own, of which a claim reads nine entries
+        assert entries <= 10 * 10 * 20, entries
+
+
 @pytest.mark.parametrize("fails_at", range(1, 9))
 async def test_kinds_change_groups_also_if_the_node_that_began_fails(clock: VirtualClock, fails_at: int) -> None:
     async with opened(clock, 200) as bench:
