@@ -8,7 +8,7 @@ import pytest
 
 from peerjob import Instance, Job, Node
 from peerjob.cluster.lease import INTERVAL, LOOP_ANSWERS
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, until
 
 BLOCKED = 5.0
 """Seconds for which other code of the program blocks the event loop."""
@@ -38,13 +38,18 @@ class Peer:
         async with Node(self._url, jobs=[job], namespace=self._namespace, name="peer") as node:
             self.ready.set()
             await asyncio.to_thread(self.go.wait, PATIENCE)
-            until = time.monotonic() + BLOCKED - 1
+            ends_at = time.monotonic() + BLOCKED - 1
             instances: list[Instance[None]] = []
-            while time.monotonic() < until:
+            while time.monotonic() < ends_at:
                 instances.append(await node.schedule(job, len(instances), time.monotonic()))
                 await asyncio.sleep(0.05)
             for instance in instances:
                 await instance.wait(timeout=PATIENCE)
+
+
+def _waits_with_claim(node: Node) -> bool:
+    runtime = node._runtime  # pyright: ignore[reportPrivateUsage]
+    return runtime is not None and runtime.claim_loop.hint_wait.claim is not None
 
 
 @pytest.mark.parametrize("store_url", ["redis", "valkey"], indirect=True)
@@ -52,8 +57,8 @@ async def test_peers_run_the_instance_that_came_with_the_hint(store_url: str, na
     peer = Peer(store_url, namespace)
     try:
         assert await asyncio.to_thread(peer.ready.wait, PATIENCE)
-        async with Node(store_url, jobs=[Job("work", peer.work)], namespace=namespace, name="blocked"):
-            await asyncio.sleep(1)  # it waits for a hint with its next claim
+        async with Node(store_url, jobs=[Job("work", peer.work)], namespace=namespace, name="blocked") as node:
+            await until(lambda: asyncio.sleep(0, _waits_with_claim(node)))
             peer.go.set()
             time.sleep(BLOCKED)  # noqa: ASYNC251
             await asyncio.to_thread(peer.join)

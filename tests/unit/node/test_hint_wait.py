@@ -277,3 +277,70 @@ async def test_a_claim_that_the_node_took_is_not_given_up(
         assert claim is not None
         assert not claim.decide()
         assert hint_wait(worker).give_up() is None
+
+
+def wants_of(flaky: FlakyStore) -> list[tuple[int, bool]]:
+    """Limit, and whether suspects are wanted, of each claim with a hint from now on."""
+    wants: list[tuple[int, bool]] = []
+
+    def note(_: str, want: Want) -> bool:
+        wants.append((want.limit, want.suspects))
+        return False
+
+    flaky.refuse(StoreRefusedError("never"), "claim_on_hint", when=note)
+    return wants
+
+
+async def test_a_claim_ahead_is_for_one_instance_and_its_repeat_for_none(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
+) -> None:
+    """Another suspect can start during the wait, and workers can become busy."""
+    async with idle(clock, work, flaky, url) as (worker, _):
+        wants = wants_of(flaky)
+        await clock.advance(HINTS_WAIT)
+        await clock.run(worker.drain())
+        assert wants == [(1, False), (0, False)]
+
+
+async def test_a_drain_waits_for_the_answer_of_the_claim(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
+) -> None:
+    async with idle(clock, work, flaky, url) as (worker, client):
+        answers = flaky.stall_answers("claim_on_hint")
+        await clock.advance(HINTS_WAIT)
+        instance = await client.schedule("work")
+        draining = asyncio.ensure_future(worker.drain())
+        await clock.advance(1)
+        assert not draining.done()
+        answers.release()
+        flaky.heal()
+        await clock.run(draining)
+        assert (await client.lookup_instance(instance.id)).state is State.SCHEDULED
+        assert work.runs == 0
+
+
+async def test_a_node_whose_caller_waits_sends_no_claim_ahead(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
+) -> None:
+    """The hint about the end of an instance would run a claim for nothing."""
+    async with idle(clock, work, flaky, url) as (worker, client):
+        instance = await client.schedule("other", allow_unknown=True)
+        waiting = asyncio.ensure_future((await worker.lookup_instance(instance.id)).wait())
+        await clock.advance(HINTS_WAIT + 1)
+        flaky.calls.clear()
+        await clock.advance(3 * HINTS_WAIT)
+        assert flaky.calls["claim_on_hint"] == 0
+        await instance.cancel()
+        await clock.run(waiting)
+        await clock.advance(2 * HINTS_WAIT)
+        assert flaky.calls["claim_on_hint"] > 0
+
+
+async def test_a_claim_that_another_part_has_decided_on_is_not_given_up(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
+) -> None:
+    async with idle(clock, work, flaky, url) as (worker, _):
+        claim = hint_wait(worker).claim
+        assert claim is not None
+        assert claim.decide()
+        assert hint_wait(worker).give_up() is None

@@ -133,6 +133,19 @@ class HintedClaimRules(StoreSuite):
             await other.end(await other.take_one())
             await store.leave(peer.incarnation)
 
+    async def test_a_repeat_leaves_nothing_to_a_call_that_still_waits(self, store: Store) -> None:
+        """As if the server has not noticed yet that the first connection was closed."""
+        peer = await self.sleeper(store)
+        request = self.make.request()
+        waiting = asyncio.create_task(self.hinted_claim(peer, request=request))
+        await self.pass_time(0.01)
+        again = await (await self.open()).claim_on_hint(peer.incarnation, peer.want(0), request=request, timeout=0)
+        assert again == ([], Claimed(now_us=again[1].now_us if again[1] is not None else 0))
+        await store.enqueue(self.make.instances(1))
+        _, claimed = await waiting
+        assert claimed is None or claimed.claims == ()
+        assert await self.counts(store) == {State.SCHEDULED: 1}
+
     async def test_a_dead_incarnation_learns_it(self, store: Store) -> None:
         peer = await self.sleeper(store)
         await store.leave(peer.incarnation)
