@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from peerjob.model.errors import OptionError
+from peerjob.model.printable import with_article
 
 _HOSTS_END = re.compile("[/?#]")
 _SECRET_OPTION = re.compile(r"[?&]([a-z_]*password=)(.*)", re.DOTALL)
@@ -101,7 +102,7 @@ def query_options(url: str, known: Mapping[str, type[Any]]) -> dict[str, Any]:
         try:
             found[name] = _truth(text) if wanted is bool else wanted(text)
         except ValueError:
-            expected = "true or false" if wanted is bool else f"a {wanted.__name__}"
+            expected = "true or false" if wanted is bool else with_article(wanted.__name__)
             raise OptionError(f"store option {name!r}", text, expected) from None
     return found
 

@@ -27,6 +27,7 @@ import typing_extensions
 
 from peerjob.model.durations import parse_duration
 from peerjob.model.errors import path_text
+from peerjob.model.printable import with_article
 from peerjob.model.signature import EMPTY, TYPE_ALIAS
 
 from .fields import ClassField, fields_of, tag_of
@@ -70,7 +71,7 @@ def _short(value: Any) -> str:
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001  # `__repr__` of a user's class can raise anything
-        return f"a {type(value).__name__}"
+        return with_article(type(value).__name__)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -348,7 +349,9 @@ class _Rebuilder:
                 raise ValueError(f"{self._kind.__name__} has {len(self._fields)} fields, not {len(values)}")
             return {one.name: item for one, item in zip(self._fields, values, strict=False)}
         if not isinstance(value, Mapping):
-            raise ValueError(f"expected a {self._kind.__name__}, as a mapping of its fields or JSON text of one")
+            raise ValueError(
+                f"expected {with_article(self._kind.__name__)}, as a mapping of its fields or JSON text of one"
+            )
         given = dict(cast(Mapping[str, Any], value))
         if self._tag is not None and given.pop(self._tag[0], self._tag[1]) != self._tag[1]:
             raise ValueError(f"expected the tag {self._tag[1]!r}")

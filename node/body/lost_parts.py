@@ -11,6 +11,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from peerjob.model.codec import stored_fields
+from peerjob.model.printable import with_article
 
 Path = tuple[object, ...]
 LostPart = tuple[Path, str]
@@ -48,14 +49,14 @@ def _lost_in_fields(before: Any, fields: Any, after: Any, path: Path) -> LostPar
     if type(after) is type(before) or _generic(after) is _generic(before) is not None:
         arrived = stored_fields(after)
     elif not isinstance(after, type) and stored_fields(after) is not None:
-        return path, f"a {_name(before)} would arrive as a {_name(after)}"
+        return path, f"{with_article(_name(before))} would arrive as {with_article(_name(after))}"
     if not isinstance(fields, dict):  # a RootModel of pydantic is stored as its one value, without fields
         return first_lost_part(fields, arrived, path)
     if not isinstance(arrived, Mapping):
         return None
     for name, item in cast("dict[str, Any]", fields).items():
         if name not in arrived:
-            return path, f"a {_name(before)} would arrive without its field {name!r}"
+            return path, f"{with_article(_name(before))} would arrive without its field {name!r}"
         if (found := first_lost_part(item, arrived[name], (*path, name))) is not None:
             return found
     return None

@@ -39,6 +39,7 @@ from .bounds import (
 )
 from .errors import DecodeError, EncodeError
 from .injected import INJECTED
+from .printable import with_article
 from .secret import MASK, Secret
 
 Path = tuple[object, ...]
@@ -153,7 +154,7 @@ def _tagged(value: Any, path: Path, depth: int) -> Any:
         raise
     # encoding runs the object's own code, which can raise any error
     except Exception as error:
-        raise EncodeError(path, f"a {_type_name(value)} cannot be stored: {type(error).__name__}") from error
+        raise EncodeError(path, f"{_named(value)} cannot be stored: {type(error).__name__}") from error
 
 
 def _reduced(value: Any, path: Path, depth: int) -> Any:
@@ -171,7 +172,7 @@ def _reduced(value: Any, path: Path, depth: int) -> Any:
         return _integer(index(value), path)
     if _is_pydantic(value):
         return str(value)
-    raise EncodeError(path, f"a {_type_name(value)} cannot be stored")
+    raise EncodeError(path, f"{_named(value)} cannot be stored")
 
 
 def stored_fields(value: Any) -> Any:
@@ -238,12 +239,10 @@ def _check_hashed(values: Iterable[Any], stored: Iterable[Any], path: Path, role
         except TypeError:
             stands = "a mapping of its fields" if stored_fields(value) is not None else "a value without a hash"
             raise EncodeError(
-                place, f"a {_type_name(value)} cannot be a{'n' * (role != 'key')} {role}: it is stored as {stands}"
+                place, f"{_named(value)} cannot be {with_article(role)}: it is stored as {stands}"
             ) from None
         if not is_new:
-            raise EncodeError(
-                place, f"a {_type_name(value)} is stored like another {role}, so one of them would be lost"
-            )
+            raise EncodeError(place, f"{_named(value)} is stored like another {role}, so one of them would be lost")
 
 
 def _leaf(code: int, as_text: Callable[[Any], str]) -> Callable[[Any, Path, int], Ext]:
@@ -296,7 +295,7 @@ def _moment(code: int) -> Callable[[Any, Path, int], Ext]:
         if isinstance(zone, ZoneInfo) and _is_known(zone.key):
             text = f"{text}[{zone.key}]"
         elif zone is not None and value.utcoffset() is None:
-            raise EncodeError(path, f"a {_type_name(value)} cannot be stored: its zone {zone} has no known name")
+            raise EncodeError(path, f"{_named(value)} cannot be stored: its zone {zone} has no known name")
         return Ext(code, text.encode())
 
     return tag
@@ -355,9 +354,11 @@ def _class(value: object) -> Any:
     return type(value)
 
 
-def _type_name(value: Any) -> str:
+def _named(value: Any) -> str:
+    """The type of a value with an article: "an int"."""
     kind = _class(value)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    named = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return with_article(named)
 
 
 # -- decoding ------------------------------------------------------------------------------------------------

@@ -25,3 +25,8 @@ def _escaped(character: str) -> str:
 def counted(count: int, noun: str) -> str:
     """A number of things: "1 node", "3 nodes"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def with_article(noun: str) -> str:
+    """A noun behind its article: "a list", "an int"."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"

@@ -353,9 +353,9 @@ MISFITS: list[tuple[Any, Any, str]] = [
     (Pair, [1, 2, 3], "x: Pair has 2 fields, not 3"),
     (Cat, Dog(1), "x: expected the tag 'Cat'"),
     (Opaque, "x", "x: .*instance of"),
-    (int, object(), "x: a object cannot be stored"),
-    (Any, {"a": [object()]}, r"x\['a'\]\[0\]: a object cannot be stored"),
-    (Point, Point(1, y=object()), r"x\['y'\]: a object cannot be stored"),  # type: ignore[arg-type]
+    (int, object(), "x: an object cannot be stored"),
+    (Any, {"a": [object()]}, r"x\['a'\]\[0\]: an object cannot be stored"),
+    (Point, Point(1, y=object()), r"x\['y'\]: an object cannot be stored"),  # type: ignore[arg-type]
     (int, INJECTED, "x: a placeholder, where an argument is needed"),
     (Any, INJECTED, "x: a placeholder, where an argument is needed"),
 ]

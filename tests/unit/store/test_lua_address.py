@@ -79,7 +79,7 @@ def test_tls_has_options_and_those_of_redis_py(tmp_path: Path) -> None:
         ("redis://h/first", "number of a database"),
         ("redis://h/1?db=2", "one database"),
         ("redis://h?db=-1", "number from 0"),
-        ("redis://h?db=first", "a int"),
+        ("redis://h?db=first", "an int"),
         ("redis://h/1?cluster=true", "database 0"),
         ("redis://h?cluster=perhaps", "true or false"),
         ("redis://h?clutser=true", "one of cluster, db"),
