@@ -194,7 +194,7 @@ def test_a_url_says_where_and_how(tmp_path: Path) -> None:
         ("etcd://host?ca=/etc/hosts", "one of quota"),
         ("etcds://host?ca=/does/not/exist", "a file at"),
         ("etcds://host?cert=/etc/hosts", "together"),
-        ("etcd://host?quota=2GB", "a int"),
+        ("etcd://host?quota=2GB", "an int"),
         ("etcd://host?quota=0", "above 0"),
     ],
 )
