@@ -14,6 +14,7 @@ import sys
 import termios
 import time
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -125,6 +126,43 @@ def test_the_command_works_as_a_program(target: str) -> None:
         timeout=PATIENCE,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")
+
+
+def as_program(*arguments: str, out: Any = subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [JOBCTL, *arguments],
+        stdout=out,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_an_output_of_another_encoding_has_escapes(jobctl: Jobctl, target: str, encoding: str) -> None:
+    made = jobctl("schedule", "add", "1", "2", "--tag", "price €", "-o", "json").json
+    one = ("get", "instance", str(made["uuid"]), "--address", target)
+
+    shown = as_program(*one, "-o", "json", PYTHONIOENCODING=encoding)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert json.loads(shown.stdout)["tags"] == ["price €"]
+    assert "\\u20ac" in shown.stdout
+    for more in ((), ("-o", "yaml"), ("--help",)):
+        shown = as_program(*one, *more, PYTHONIOENCODING=encoding)
+        assert (shown.returncode, shown.stderr) == (0, "")
+
+
+def test_an_output_that_takes_nothing_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = as_program("--help", out=full)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "jobctl: the output cannot be written: [Errno 28] No space left on device\n",
+    )
+    closed = subprocess.run(["sh", "-c", f"{JOBCTL} --version >&-"], capture_output=True, timeout=PATIENCE, check=False)
+    assert (closed.returncode, closed.stdout, closed.stderr) == (0, b"", b"")
 
 
 # -- schedule --------------------------------------------------------------------------------------------------------

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
+import errno
+import io
+import os
 import sys
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, NamedTuple, NoReturn, Protocol, runtime_checkable
 
 import typer
 
+from peerjob.model.printable import json_escapes
 from peerjob.version import __version__
+
+_ESCAPE = "peerjob.escape"
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF, errno.EFBIG})
+"""The errors of a write to standard output: a full disk, a quota, a closed descriptor."""
 
 
 class ExitStatus(IntEnum):
@@ -52,6 +61,40 @@ class ParserError(Protocol):
     exit_code: int
 
     def format_message(self) -> str: ...
+
+
+def main(app: Callable[..., Any], name: str, refuse: Callable[[Exception], ErrorReport | None]) -> NoReturn:
+    """Run a command with the arguments of the process, and end the process with its exit status."""
+    _prepare_streams()
+    try:
+        status = run(app, name, None, refuse)
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        # the interpreter writes what is left once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        complain(name, f"the output cannot be written: {error}")
+        status = ExitStatus.FAILED
+    sys.exit(status)
+
+
+def _prepare_streams() -> None:
+    """Let both output streams take every text, in every locale."""
+    codecs.register_error(_ESCAPE, _escaped)
+    for name in ("stdout", "stderr"):
+        stream: Any = getattr(sys, name)
+        if stream is None:  # the caller has closed it
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_ESCAPE)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Replace the characters that an encoding lacks by escapes that are also valid in JSON."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json_escapes(error.object[error.start : error.end]), error.end
 
 
 def run(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
+from . import console
 from . import silent_grpc as _before_grpc  # noqa: F401  # pyright: ignore[reportUnusedImport]
-from .console import run
 from .ctl import audit, backup, clear, cluster, events, instances, lookups, moving, schedule, schedules, top, why
 from .ctl.commands import VerbGroup, shared_options
 from .ctl.errors import error_report
@@ -36,7 +34,7 @@ for part in (lookups, schedule, events, instances, clear, schedules, cluster, au
 
 def main() -> None:
     """The console command."""
-    sys.exit(run(app, "jobctl", None, error_report))
+    console.main(app, "jobctl", error_report)
 
 
 if __name__ == "__main__":

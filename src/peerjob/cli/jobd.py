@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from enum import StrEnum
@@ -292,4 +291,4 @@ def create_token(
 
 def main() -> None:
     """The console command: every error is one line on standard error."""
-    sys.exit(console.run(app, "jobd", None, error_report))
+    console.main(app, "jobd", error_report)

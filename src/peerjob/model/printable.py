@@ -14,11 +14,12 @@ def printable_json(text: str) -> str:
     """Escape the characters of a JSON text that cannot be printed; its value stays the same."""
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() or one == "\n" else _escaped(one) for one in text)
+    return "".join(one if one.isprintable() or one == "\n" else json_escapes(one) for one in text)
 
 
-def _escaped(character: str) -> str:
-    units = character.encode("utf-16-be", "surrogatepass")
+def json_escapes(text: str) -> str:
+    """The characters of a text as the escapes of JSON."""
+    units = text.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
