@@ -204,8 +204,9 @@ class Context(Injectable):
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Report the progress of the run: a fraction from 0 to 1 and a short text. The next group commit writes it."""
-        if not 0 <= fraction <= 1:
-            raise OptionError("fraction", fraction, "a number from 0 to 1")
+        given: object = fraction  # a caller without a type checker can pass any object
+        if not isinstance(given, int | float) or not 0 <= given <= 1:
+            raise OptionError("fraction", given, "a number from 0 to 1")
         if self._backend is not None:
             self._backend.report_progress(self, float(fraction), message)
 

@@ -45,7 +45,7 @@ def to_seconds(value: object, option: str = "duration", *, negative: bool = Fals
     elif isinstance(value, bool):
         raise OptionError(option, value, _EXPECTED)
     elif isinstance(value, int | float):
-        seconds = float(value) if abs(value) <= MAX_SECONDS else math.copysign(math.inf, value)
+        seconds = float(value) if abs(value) <= MAX_SECONDS else (-math.inf if value < 0 else math.inf)
     elif isinstance(value, str):
         try:
             seconds = parse_duration(value).total_seconds()

@@ -19,7 +19,7 @@ from .durations import Duration, to_micros, to_seconds
 from .errors import OptionError
 from .injected import current_run
 from .limits import MAX_ALIASES, MAX_ERROR_TESTS, MAX_KEY, MAX_KIND, MAX_NOTE, MAX_TAG, MAX_TAGS, checked_text
-from .record import MAX_CRASHES, MAX_PRIORITY, MIN_PRIORITY
+from .record import MAX_COUNT, MAX_CRASHES, MAX_NUMBER, MAX_PRIORITY, MIN_PRIORITY
 from .references import Trusted, from_stored, to_stored
 from .timing import Jitter, Timing
 
@@ -346,6 +346,8 @@ def _backoff(option: str, value: Any) -> Any:
 
 
 def _error_tests(option: str, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, Iterable) and not callable(value):
+        raise OptionError(option, value, "error classes or functions of an error")
     given: tuple[Any, ...] = (
         (value,) if isinstance(value, type) or callable(value) else tuple(cast(Iterable[Any], value))
     )
@@ -369,9 +371,9 @@ def _choice(*allowed: str) -> Callable[[str, Any], Any]:
 
 def _texts(most: int, longest: int) -> Callable[[str, Any], tuple[str, ...]]:
     def check(option: str, value: Any) -> tuple[str, ...]:
-        if isinstance(value, str):
+        if isinstance(value, str) or not isinstance(value, Iterable):
             raise OptionError(option, value, "a list of texts, not one text")
-        texts = tuple(checked_text(option, text, longest) for text in cast(Iterable[Any], value))
+        texts = tuple(checked_text(option, text, longest) for text in value)
         if len(texts) > most:
             raise OptionError(option, f"{len(texts):,} texts", f"at most {most}")
         return texts
@@ -394,16 +396,16 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "description": _text(MAX_NOTE, least=0),
     "name": _optional(_text(MAX_KEY)),
     "aliases": _texts(MAX_ALIASES, MAX_KIND),
-    "version": _whole("a whole number of 0 or more"),
+    "version": _whole(f"a whole number from 0 to {MAX_NUMBER:,}", high=MAX_NUMBER),
     "priority": _whole("a 32-bit whole number (lower runs first)", MIN_PRIORITY, MAX_PRIORITY),
-    "max_retries": _optional(_whole("a whole number of 0 or more, or None for ever")),
+    "max_retries": _optional(_whole(f"a whole number from 0 to {MAX_COUNT:,}, or None for ever", high=MAX_COUNT)),
     "retry_on": _error_tests,
     "no_retry_on": _error_tests,
     "backoff": _backoff,
     "timeout": _optional(_timeout),
     "run_in": _choice("auto", "async", "thread", "process"),
     "on_store_loss": _choice("cancel", "continue"),
-    "max_crashes": _whole("a whole number of 0 or more"),
+    "max_crashes": _whole(f"a whole number from 0 to {MAX_COUNT:,}", high=MAX_COUNT),
     "key": _optional(_key),
     "on_complete": _optional(_callback),
     "on_terminate": _optional(_callback),
