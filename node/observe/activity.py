@@ -74,6 +74,11 @@ class ActivityCounts(Observer):
         self.counted = asyncio.Event()
         """Set while there are counts to take."""
 
+    def begin(self) -> None:
+        """Start anew; called in the event loop in which the node starts, since asyncio binds an event to one loop."""
+        self._kinds = {}
+        self.counted = asyncio.Event()
+
     def take(self) -> dict[str, ActivityRow]:
         """The counts since the last call."""
         kinds, self._kinds = self._kinds, {}
@@ -131,6 +136,7 @@ class ActivitySampler(BackgroundRole):
 
     def __init__(self, *, clock: Clock, store: Store, counts: ActivityCounts, time: CorrectedTime) -> None:
         super().__init__(clock)
+        counts.begin()
         self._store = store
         self._counts = counts
         self._time = time

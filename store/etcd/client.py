@@ -8,6 +8,7 @@ from typing import Any
 
 from peerjob.model.clock import Clock
 from peerjob.model.errors import OptionError, PeerjobError, StoreUnavailableError
+from peerjob.store.per_loop import PerLoop
 
 from .address import EtcdAddress
 from .api import EtcdEndpoint, Metadata, aio, codes, etcd
@@ -39,7 +40,7 @@ class EtcdClient:
         self._endpoints: list[EtcdEndpoint] = []
         self._at = clock.random.randrange(len(address.endpoints))
         self._metadata: Metadata = ()
-        self._authenticating = asyncio.Lock()
+        self._authenticating = PerLoop(asyncio.Lock)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -128,7 +129,7 @@ class EtcdClient:
 
     async def renew_token(self, old: Metadata) -> None:
         """Get a new token, unless another call has replaced `old`; raises StoreCredentialsError."""
-        async with self._authenticating:
+        async with self._authenticating():
             if self._metadata is not old:
                 return
             request = etcd.AuthenticateRequest(name=self.address.username, password=self.address.password)

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from peerjob.model.errors import DecodeError, PeerjobError, StoreRefusedError, StoreUnavailableError
 from peerjob.model.firing import SchedulePut, ScheduleRow
+from peerjob.store.per_loop import PerLoop
 from peerjob.store.rules import MAX_REMOVALS
 
 from .base import MAX_REQUEST_BYTES, Compare, Delete, Entry, Op, Put, Step, mod_of
@@ -66,14 +67,14 @@ class ScheduleWriter:
 
     def __init__(self, context: KVContext) -> None:
         self._context = context
-        self._lock = asyncio.Lock()
+        self._lock = PerLoop(asyncio.Lock)
         self._waiting: list[ScheduleEdit] = []
 
     async def write(self, edit: ScheduleEdit) -> None:
         """Write an edit; edits that wait behind the edit share the transaction."""
         self._waiting.append(edit)
         try:
-            async with self._lock:
+            async with self._lock():
                 for _ in range(_ATTEMPTS):
                     if edit.error is not None:
                         raise edit.error

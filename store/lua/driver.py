@@ -31,6 +31,7 @@ from peerjob.model.errors import (
 )
 from peerjob.model.record import StoreLimits
 from peerjob.store.calls import LOGGER, CallRetry
+from peerjob.store.per_loop import PerLoop
 from peerjob.store.rules import check_layout
 from peerjob.store.url import Host
 
@@ -126,7 +127,7 @@ class Driver(ABC):
         self._fixed = not address.cluster and address.sentinel is None
         self._server = address.hosts[0] if self._fixed and address.hosts else None
         """The server that has the namespace. None: the driver must ask the cluster or the sentinels."""
-        self._search = asyncio.Lock()
+        self._search = PerLoop(asyncio.Lock)
         self.sentinels = None if address.sentinel is None else Sentinels(address, self._connect_timeout)
         self._following: asyncio.Task[None] | None = None
         self.namespace = namespace
@@ -139,7 +140,7 @@ class Driver(ABC):
         """
         self._call_timeout = call_timeout
         self._scripts = load_scripts()
-        self._durable_room = asyncio.Semaphore(self.MAX_DURABLE_CALLS)
+        self._durable_room = PerLoop(lambda: asyncio.Semaphore(self.MAX_DURABLE_CALLS))
 
     @property
     def url(self) -> str:
@@ -179,7 +180,7 @@ class Driver(ABC):
         if durability is None:
             return await self.run(*calls)
         commands = [*self._evalshas([*calls, ("confirm", ())]), durability.command]
-        async with self._durable_room:
+        async with self._durable_room():
             *replies, waited = await self._evaluate(commands, self._call_timeout + durability.timeout, alone=True)
         checked = self._checked(replies)[:-1]
         if missing := durability.missing(waited):
@@ -265,7 +266,7 @@ class Driver(ABC):
 
     async def _located(self) -> Host:
         """Return the server that has the namespace; concurrent calls share one search."""
-        async with self._search:
+        async with self._search():
             return self._server or self._noted(await self._locate())
 
     def _noted(self, found: Host) -> Host:

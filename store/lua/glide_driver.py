@@ -16,6 +16,7 @@ from glide import GlideError, Logger, LogLevel
 from glide import TimeoutError as GlideTimeoutError
 
 from peerjob.model.errors import StoreError, StoreUnavailableError
+from peerjob.store.per_loop import PerLoop
 
 from .address import Address
 from .driver import CALL_TIMEOUT, Cause, Driver, is_demoted
@@ -50,7 +51,7 @@ class GlideDriver(Driver):
     def __init__(self, address: Address, *, namespace: str, call_timeout: float = CALL_TIMEOUT) -> None:
         super().__init__(address, namespace=namespace, call_timeout=call_timeout)
         self._client: GlideConnection | None = None
-        self._connecting = asyncio.Lock()
+        self._connecting = PerLoop(asyncio.Lock)
         self._waiters: list[GlideConnection] = []
         """Idle clients, kept for calls that wait: a waiting call needs a client that no other call shares."""
         self._waiting: set[GlideConnection] = set()
@@ -96,7 +97,7 @@ class GlideDriver(Driver):
         return replies
 
     async def _shared(self) -> GlideConnection:
-        async with self._connecting:
+        async with self._connecting():
             if self._client is None:
                 self._client = await self._connect()
             return self._client

@@ -28,6 +28,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from peerjob.model.errors import StoreError, StoreUnavailableError
 from peerjob.store.calls import no_answer
+from peerjob.store.per_loop import PerLoop
 from peerjob.store.url import Host
 
 from .address import Address
@@ -66,7 +67,7 @@ class RedisDriver(Driver):
         self._opening: set[asyncio.Timeout] = set()
         """The time limits of the connections that are being opened."""
         self._closed = False
-        self._room = asyncio.Semaphore(MAX_CALLS)
+        self._room = PerLoop(lambda: asyncio.Semaphore(MAX_CALLS))
         self._options = connection_options(address, self._connect_timeout)
         self._members = address.hosts
         """The known members of the cluster."""
@@ -92,8 +93,9 @@ class RedisDriver(Driver):
     async def _send(
         self, commands: Sequence[tuple[Argument, ...]], timeout: float, *, alone: bool = False
     ) -> list[Any]:
-        if not alone:
-            await self._room.acquire()
+        room = None if alone else self._room()
+        if room is not None:
+            await room.acquire()
         packed = b"".join(map(_pack, commands))
         deadline = asyncio.get_running_loop().time() + timeout
         connection: ServerConnection | None = None
@@ -120,8 +122,8 @@ class RedisDriver(Driver):
         finally:
             if connection is not None:
                 self._busy.discard(connection)
-            if not alone:
-                self._room.release()
+            if room is not None:
+                room.release()
 
     def _cause(self, error: Exception) -> Cause:
         return next((cause for kinds, cause in _CAUSES if isinstance(error, kinds)), Cause.OTHER)

@@ -18,6 +18,7 @@ from peerjob.model.errors import NodeStateError, StoreError
 from peerjob.model.query import Query
 from peerjob.model.state import State
 from peerjob.node.node import Node
+from peerjob.store.per_loop import PerLoop
 from peerjob.version import __version__
 
 from . import catalogue
@@ -59,7 +60,7 @@ class Metrics(Collector):
         self._events = EventCounts()
         self._view: MetricsView | None = None
         self._read_at: float | None = None
-        self._reading = asyncio.Lock()
+        self._reading = PerLoop(asyncio.Lock)
         self.registry = CollectorRegistry()
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -76,7 +77,7 @@ class Metrics(Collector):
 
     async def refresh(self) -> None:
         """Read the namespace, unless this was done less than a second ago; does not raise if the store is away."""
-        async with self._reading:
+        async with self._reading():
             now = self.node.clock.elapsed()
             if self._read_at is not None and now - self._read_at < MAX_AGE:
                 return

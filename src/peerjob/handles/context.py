@@ -204,7 +204,7 @@ class Context(Injectable):
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Report the progress of the run: a fraction from 0 to 1 and a short text. The next group commit writes it."""
-        given: object = fraction  # a caller without a type checker can pass any object
+        given: Any = fraction  # a caller without a type checker can pass any object
         if not isinstance(given, int | float) or not 0 <= given <= 1:
             raise OptionError("fraction", given, "a number from 0 to 1")
         if self._backend is not None:

@@ -346,7 +346,7 @@ def _backoff(option: str, value: Any) -> Any:
 
 
 def _error_tests(option: str, value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, Iterable) and not callable(value):
+    if not hasattr(value, "__iter__") and not callable(value):
         raise OptionError(option, value, "error classes or functions of an error")
     given: tuple[Any, ...] = (
         (value,) if isinstance(value, type) or callable(value) else tuple(cast(Iterable[Any], value))
@@ -371,9 +371,9 @@ def _choice(*allowed: str) -> Callable[[str, Any], Any]:
 
 def _texts(most: int, longest: int) -> Callable[[str, Any], tuple[str, ...]]:
     def check(option: str, value: Any) -> tuple[str, ...]:
-        if isinstance(value, str) or not isinstance(value, Iterable):
+        if isinstance(value, str) or not hasattr(value, "__iter__"):
             raise OptionError(option, value, "a list of texts, not one text")
-        texts = tuple(checked_text(option, text, longest) for text in value)
+        texts = tuple(checked_text(option, text, longest) for text in cast(Iterable[Any], value))
         if len(texts) > most:
             raise OptionError(option, f"{len(texts):,} texts", f"at most {most}")
         return texts

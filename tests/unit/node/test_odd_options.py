@@ -35,7 +35,8 @@ WORK = Job("work", work)
 
 
 async def given(node: Node, option: str, value: Any) -> None:
-    job = WORK.with_options(**{"after": "1h", option: value} if option != "at" else {option: value})
+    options: dict[str, Any] = {option: value} if option == "at" else {"after": "1h", option: value}
+    job = WORK.with_options(**options)
     if {"cron", "every"} & job.options.keys():
         await node.add_schedule(job)
     else:

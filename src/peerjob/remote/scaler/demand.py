@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from peerjob.handles.manager import Stats
 from peerjob.model.state import State
 from peerjob.node.node import Node
+from peerjob.store.per_loop import PerLoop
 
 from .metadata import Trigger
 
@@ -38,13 +39,13 @@ class DemandReader:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._reading = asyncio.Lock()
+        self._reading = PerLoop(asyncio.Lock)
         self._read: Demand | None = None
         self._read_at = 0.0
 
     async def read(self) -> Demand:
         """The demand, at most a second old; raises StoreError, NodeStateError, or TimeoutError."""
-        async with self._reading:
+        async with self._reading():
             if self._read is None or self._node.clock.elapsed() - self._read_at >= FRESH:
                 async with asyncio.timeout(READ_TIMEOUT):
                     # due jobs are read first: a job that is claimed between the two reads counts twice, not zero times
