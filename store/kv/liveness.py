@@ -21,12 +21,14 @@ from peerjob.store.rules import check_layout
 from .base import Compare, Entry, Found, KeyValue, Op, Put, Range, Step
 from .clock_skew import ClockSkew, PeerClocks
 from .idle_signs import IdleSign, IdleSigns
-from .keys import Keys, below
+from .keys import Keys, below, prefix_end
 from .rows import Live, NodeRow, encode, live_of, node_of, owned_of
 from .writer import ROUNDS
 
 _LOOK_AHEAD = 1.2
 """Seconds before the known first end of a lease at which the leases are asked again: about an interval of renewals."""
+WATCHED = 3
+"""A renewal reads the leases of at most so many peers, so that its cost does not depend on the number of nodes."""
 
 
 class _Read(msgspec.Struct, frozen=True):
@@ -38,6 +40,8 @@ class _Read(msgspec.Struct, frozen=True):
     owned: Found
     nodes: Found
     lives: Found
+    peers: Sequence[tuple[str, Entry]]
+    """The keys in `live/` of the peers whose leases this node watches; empty if the driver reports ends."""
     sign: Sequence[Found]
 
 
@@ -74,7 +78,7 @@ class KVLiveness:
             if found is None:
                 return Renewed(dead=True, now_us=now_us)
             row, read = found
-            reap_in_us = await self._leases_of_peers.reap_in_us(incarnation, read.nodes, read.lives, ttl_us)
+            reap_in_us = await self._leases_of_peers.reap_in_us(read.nodes, read.lives, read.peers, ttl_us)
             judgement = await self._peer_clocks.judge()
         self._clock_skew.set(judgement)
         claims = [(key[len(prefix) :], owned_of(entry.value)) for key, entry in read.owned.items]
@@ -98,10 +102,10 @@ class KVLiveness:
         """Extend the lease of the last renewal, and read. The answer has that lease; 0 if it has ended."""
         kv, keys = self._kv, self._keys
         singles = [Range(keys.node + incarnation), Range(keys.live + incarnation), Range(keys.layout)]
-        peers = [below(prefix, limit=1, keys_only=True) for prefix in (keys.node, keys.live)]
-        if not kv.reports_ends:
-            peers[1] = below(keys.live)
-        ranges = [*singles, below(keys.owned(incarnation)), *peers, *(sign.reads if sign is not None else ())]
+        nodes, lives = (below(prefix, limit=1, keys_only=True) for prefix in (keys.node, keys.live))
+        ring = [lives] if kv.reports_ends else self._leases_of_peers.reads(incarnation)
+        signs = sign.reads if sign is not None else ()
+        ranges = [*singles, below(keys.owned(incarnation)), nodes, *ring, *signs]
         lease, self._lease = self._lease, 0
         if lease:
             alive, found = await kv.extend(lease, ranges)
@@ -109,8 +113,10 @@ class KVLiveness:
         else:
             found = await kv.read(ranges)
         node, live, layout = (single.items[0][1] if single.items else None for single in found[:3])
-        owned, nodes, lives, *rest = found[3:]
-        return lease, _Read(node, live, layout, owned, nodes, lives, rest)
+        owned, counted, *rest = found[3:]
+        leased, rest = rest[: len(ring)], rest[len(ring) :]
+        peers = () if kv.reports_ends else self._leases_of_peers.watched(incarnation, leased)
+        return lease, _Read(node, live, layout, owned, counted, leased[-1], peers, rest)
 
     async def _extend(
         self, incarnation: str, ttl_us: int, running: int, sign: IdleSign | None
@@ -154,29 +160,43 @@ class KVLiveness:
 
 
 class LeasesOfPeers:
-    """Tells when a lease of a peer can end, by what the renewals read."""
+    """Tells when a lease of a peer can end, by what the renewals read.
+
+    Each node watches the next peers in the order of their keys; the first follows the last. So the end of each lease is
+    known to some peers. Should they end at the same time, the number of leases tells the next renewal of any node.
+    """
 
     def __init__(self, kv: KeyValue, keys: Keys, clock: Clock) -> None:
         self._kv = kv
         self._keys = keys
         self._clock = clock
         self._known: list[tuple[str, int]] = []
-        """The leases of all peers, as read last, each with the incarnation."""
+        """The leases of the watched peers, as read last, each with the key of its peer."""
         self._first_end = 0.0
         """The elapsed time before which none of them ends."""
 
-    async def reap_in_us(self, incarnation: str, nodes: Found, lives: Found, ttl_us: int) -> int:
+    def reads(self, incarnation: str) -> list[Range]:
+        """The reads that find the watched peers; the last one also counts all leases."""
+        live = self._keys.live
+        return [Range(f"{live}{incarnation}!", prefix_end(live), WATCHED), below(live, WATCHED)]
+
+    def watched(self, incarnation: str, found: Sequence[Found]) -> list[tuple[str, Entry]]:
+        """The watched peers in the answers to `reads`."""
+        peers = {key: entry for ring in found for key, entry in ring.items}
+        peers.pop(self._keys.live + incarnation, None)
+        return list(peers.items())[:WATCHED]
+
+    async def reap_in_us(self, nodes: Found, lives: Found, peers: Sequence[tuple[str, Entry]], ttl_us: int) -> int:
         """Microseconds until `reap` can find something; 0 if an incarnation has no lease, which only a dead one has."""
         if nodes.count != lives.count:
             return 0
         if self._kv.reports_ends:
             return ttl_us
-        cut = len(self._keys.live)
-        peers = [(key[cut:], live_of(entry.value).lease) for key, entry in lives.items if key[cut:] != incarnation]
+        leases = [(key, live_of(entry.value).lease) for key, entry in peers]
         now = self._clock.elapsed()
-        if peers != self._known or now + _LOOK_AHEAD >= self._first_end:
-            left = await self._kv.remaining([lease for _, lease in peers]) if peers else []
+        if leases != self._known or now + _LOOK_AHEAD >= self._first_end:
+            left = await self._kv.remaining([lease for _, lease in leases]) if leases else []
             # a lease is only extended, so none of these ends earlier
-            self._known = peers
+            self._known = leases
             self._first_end = now + min(left) / 1_000_000 if left else math.inf
         return ttl_us if self._first_end == math.inf else max(0, round((self._first_end - now) * 1_000_000))
