@@ -6,7 +6,7 @@ import hashlib
 import threading
 from uuid import UUID
 
-from .clock import Clock
+from .clock import Clock, to_datetime
 from .errors import OptionError
 
 MAX_SKEW_US = 86_400_000_000
@@ -70,9 +70,20 @@ def checked_new_id(uuid: object, now_us: int, option: str = "uuid") -> str:
     An id contains the time of its instance, which lookups and retention use. So it must be close to now.
     """
     id = checked_id(uuid, option)
-    if UUID(id).version != 7 or abs(id_time_us(id) - now_us) > MAX_SKEW_US:
-        raise OptionError(option, id, "a UUIDv7 of about now, by a clock that is less than a day off")
+    if UUID(id).version != 7:
+        raise OptionError(option, id, "a UUIDv7 of about now")
+    if abs(id_time_us(id) - now_us) > MAX_SKEW_US:
+        made, now = _minute(id_time_us(id)), _minute(now_us)
+        expected = f"a UUIDv7 less than a day from the clock of the node (the id says {made}, the clock {now})"
+        raise OptionError(option, id, expected)
     return id
+
+
+def _minute(at_us: int) -> str:
+    try:
+        return f"{to_datetime(at_us):%Y-%m-%d %H:%M} UTC"
+    except (ValueError, OverflowError, OSError):
+        return "after the year 9999"
 
 
 def hashed_id(at_us: int, text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar, cast
 from peerjob.handles.instance import Instance
 from peerjob.handles.schedule import Schedule
 from peerjob.model.clock import Clock, SystemClock
-from peerjob.model.durations import Duration, to_seconds
+from peerjob.model.durations import Duration, format_seconds, to_seconds
 from peerjob.model.errors import NodeStateError, OptionError
 from peerjob.model.ids import IdSource, checked_id
 from peerjob.model.job import Call, Job
@@ -30,8 +30,9 @@ from peerjob.remote.wire.cluster import worker_of
 from peerjob.remote.wire.requests import MAX_BULK, job_request, kind_request
 from peerjob.remote.wire.schedules import row_of
 from peerjob.remote.wire.tls import ClientTls
-from peerjob.remote.wire.values import given_count, span
+from peerjob.remote.wire.values import given_count, span, stamp_us
 
+from .client_clock import ClientClock
 from .connection import Connection, split_target
 from .remote_manager import ANSWER, RemoteManager, wait_in_turns
 
@@ -71,7 +72,8 @@ class Client(RemoteManager, StartableManager):
     ) -> None:
         if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
             raise OptionError("token", "…", "printable ASCII text without blanks around it")
-        self.clock: Clock = clock or SystemClock()
+        self._clock = ClientClock(clock or SystemClock())
+        self.clock: Clock = self._clock
         self.addresses = split_target(target)
         self._registry = Registry()
         self._remake: Callable[[], Client] = lambda: Client(
@@ -124,10 +126,19 @@ class Client(RemoteManager, StartableManager):
         self._started = True
         self._connection.open()
         try:
-            await self.version()
+            self._compare_clocks(await self._connection.call(rpcs.GET_VERSION, pb.VersionRequest()))
         except BaseException:
             await self.stop()
             raise
+
+    def _compare_clocks(self, answer: pb.VersionResponse) -> None:
+        if answer.HasField("time") and (ahead := self._clock.compare(stamp_us(answer.time))):
+            logger.warning(
+                "the clock of this machine is %s %s that of the node at %s: new ids take the time of the node",
+                format_seconds(round(abs(ahead))),
+                "ahead of" if ahead > 0 else "behind",
+                self.addresses[0],
+            )
 
     async def stop(self, grace: Duration = 0.0) -> None:
         """Disconnect and cancel open calls; idempotent. `grace` has no effect: a node takes it too."""

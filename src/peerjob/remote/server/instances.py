@@ -21,7 +21,7 @@ from peerjob.remote.wire.cluster import stats_message
 from peerjob.remote.wire.instances import ENCODED, bare_message, history_message, instance_message, log_message
 from peerjob.remote.wire.queries import acting_query_of, query_of
 from peerjob.remote.wire.requests import MAX_BULK, call_of, ids_of
-from peerjob.remote.wire.values import given_span
+from peerjob.remote.wire.values import given_span, stamp
 from peerjob.version import __version__
 
 from .access import check_kind, check_runs, is_limited
@@ -42,7 +42,7 @@ class InstanceRpcs:
     # -- jobs --------------------------------------------------------------------------------------------------------
 
     async def get_version(self, request: pb.VersionRequest, context: Context) -> pb.VersionResponse:
-        return pb.VersionResponse(version=__version__, api_version=API_VERSION)
+        return pb.VersionResponse(version=__version__, api_version=API_VERSION, time=stamp(self._node.clock.time_us()))
 
     # -- scheduling --------------------------------------------------------------------------------------------------
 
