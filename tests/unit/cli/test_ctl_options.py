@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from peerjob.cli.console import ExitStatus
 from peerjob.cli.ctl.commands import ClientSession
+from peerjob.cli.ctl.errors import CommandError
 from peerjob.cli.ctl.settings import OPTIONS
 from peerjob.model.clock import SystemClock
 from support.jobctl import ROOT, VERBS
@@ -91,3 +93,11 @@ def options() -> list[tuple[str, str]]:
 def test_an_option_changes_what_is_asked_for(verb: str, option: str) -> None:
     base = BASE.get(verb, [])
     assert asked(verb, *base, option, *VALUES[option]) != asked(verb, *base)
+
+
+@pytest.mark.parametrize("option", [["--kind", "k"], ["--state", "completed"], ["--tag", "t"]], ids=lambda one: one[0])
+def test_watch_takes_an_instance_or_a_selection(option: list[str]) -> None:
+    uuid = "01a21978-c6a6-71be-985e-8eb6fc76268b"
+    with pytest.raises(CommandError, match="either a UUID or --kind") as caught:
+        ROOT.main(["watch", uuid, *option], standalone_mode=False)
+    assert caught.value.status is ExitStatus.USAGE

@@ -496,6 +496,19 @@ def test_json_for_people() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({(1, 2): 3}, {"[1,2]": 3}),
+        ({"a": 1j}, {"a": "1j"}),
+        ({frozenset({1}): None}, {"[1]": None}),
+        ({1: "x"}, {"1": "x"}),
+    ],
+)
+def test_json_for_people_of_a_mapping_with_odd_keys_or_values(value: Any, expected: Any) -> None:
+    assert msgspec.json.decode(to_json(value)) == expected
+
+
 def test_a_time_of_day_keeps_its_zone() -> None:
     found = decode_value(encode_value(time(9, 30, tzinfo=ZoneInfo("Europe/Berlin"))))
     assert (found.replace(tzinfo=None), found.tzinfo) == (time(9, 30), ZoneInfo("Europe/Berlin"))

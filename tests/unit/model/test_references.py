@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fractions
 import pydoc
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,7 @@ class OwnError(Exception): ...
 
 
 WORK = Job("work", work)
+PRINTS_ITS_KIND = "from peerjob import job\n@job\ndef work(): ...\nprint(work.kind)\n"
 PIPE: dict[str, Any] = {"on_complete": pydoc.locate}
 
 
@@ -163,3 +165,22 @@ async def test_a_misfit_goes_to_a_peer_and_ends_where_there_is_none(clock: Virtu
         assert found.state is State.TERMINATED
         with pytest.raises(JobFailed, match="pydoc:locate cannot be used here"):
             found.outcome()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [(["-m", "shop.orders"], "shop.orders:work"), (["-m", "shop"], "shop:work"), (["shop/orders.py"], "orders:work")],
+)
+def test_a_job_of_a_running_program_has_the_kind_of_the_module_that_others_import(
+    arguments: list[str], kind: str, tmp_path: Path
+) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").write_text("")
+    for name in ("orders", "__main__"):
+        (tmp_path / "shop" / f"{name}.py").write_text(PRINTS_ITS_KIND)
+
+    ran = subprocess.run(
+        [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert ran.stdout == f"{kind}\n"

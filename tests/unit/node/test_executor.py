@@ -458,6 +458,14 @@ async def test_growing_and_shrinking_with_work_under_way() -> None:
     await until(lambda: threads_of("growing") == 0)
 
 
+async def test_a_closed_executor_has_no_thread_left() -> None:
+    executor = Executor(clock=SystemClock(), threads=2, resources=Resources(), pool=ThreadPool(2, "closing"))
+    await run(executor, lambda: None)
+    assert threads_of("closing") == 1
+    await executor.close()
+    await until(lambda: threads_of("closing") == 0)
+
+
 def threads_of(pool: str) -> int:
     """How many there are of the pool so named: those of an earlier test may still be on their way out."""
     return sum(one.name.startswith(f"{pool}-") for one in threading.enumerate())

@@ -192,6 +192,15 @@ def test_an_instance_stays_in_the_share_until_it_is_claimed(clock: VirtualClock)
     assert 0 < max(seen.values()) <= MAX_PASSED
 
 
+def test_a_share_has_no_more_of_a_kind_than_its_node_has_room_for(clock: VirtualClock) -> None:
+    make = Factory(clock)
+    kinds = ["work", "rest"] * 20
+    picks = [Pick(0, f"{at:019}{make.instance().id}", kind, "q/", False, 1) for at, kind in enumerate(kinds)]
+    share, left = share_of(picks, 30, Room({"work": 3, "rest": 5}, {"rest": 1}, 1), "a", ["a"], {})
+    assert Counter(pick.kind for pick in share) == {"work": 3, "rest": 4}
+    assert len(share) + len(left) == len(picks)
+
+
 async def test_no_claim_takes_an_instance_twice_when_queues_move_while_they_are_read(clock: VirtualClock) -> None:
     """The heads of many kinds are in an index, which is read further while other nodes claim."""
     kv, make = Overtaken(MemoryData(), clock), Factory(clock)
