@@ -31,17 +31,17 @@ for n = 1, shapes do
 end
 load_kinds(kinds)
 for n = 1, shapes do
-  templates[n] = template(3 + (n - 1) * TEMPLATE_SIZE, node)
+  templates[digits(n)] = template(3 + (n - 1) * TEMPLATE_SIZE, node)
 end
 
 local answers, refused, seen, any_new = {}, false, {}, false
 for n = 1, count do
-  local id, one = ARGV[cursor], templates[tonumber(ARGV[cursor + 1])]
+  local id, one = ARGV[cursor], templates[ARGV[cursor + 1]]
   local answer = seen[id] or 0
   if stored[n] or removed[n] or answer == 0 and seen[id] then
     answer, refused = id, true
   elseif not seen[id] then
-    local holding = key_holder(one)
+    local holding = one.key and key_holder(one)
     if holding then
       answer, refused = holding, true
     else

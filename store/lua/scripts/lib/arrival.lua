@@ -23,7 +23,7 @@ local function template(at, node, slot)
   local attempts, crashes, losses = string.match(ARGV[at + 7], '(%d+) (%d+) (%d+)')
   attempts, crashes, losses = tonumber(attempts or 0), tonumber(crashes or 0), tonumber(losses or 0)
   return {
-    kind = kind, priority = priority, due = due, key = key, tag_keys = tag_keys,
+    kind = kind, priority = priority, due = due, key = key, tag_keys = tag_keys, index = index_key(SCHEDULED, kind),
     record = new_record(kind, priority, due, key, tags, ARGV[at + 5], ARGV[at + 6], node, slot, attempts, crashes, losses),
     suspect = is_suspect({crashes = crashes, losses = losses}),
   }
@@ -60,11 +60,13 @@ local function add_instance(shape, id, key, spec, waits)
   if not waits then
     add_to_queue(id, kind, shape.priority, shape.due, shape.suspect)
   end
-  add_pair('ZADD', index_key(SCHEDULED, kind), 0, id)
-  for _, tagged in ipairs(shape.tag_keys) do
-    add_pair('ZADD', tagged, 0, id)
+  add_pair('ZADD', shape.index, '0', id)
+  for n = 1, #shape.tag_keys do
+    add_pair('ZADD', shape.tag_keys[n], '0', id)
   end
-  hint_change(id)
+  if changes_wanted then
+    hint_change(id)
+  end
 end
 
 -- Add one instance that is due now and has no unique key and no tags. There is one instance, so the writes need no plan:

@@ -127,12 +127,20 @@ end
 -- claimable instances by kind; `earliest_delayed` is the earliest of the new delayed ones.
 local newly_due, earliest_delayed = {}, nil
 
+-- The last queue is kept with its planned writes: most instances of a batch enter the same queue.
+local entered = {}
+
 local function add_to_queue(id, kind, priority, due, suspect)
   if due <= now then
-    local key, member = prepare_queue(kind, suspect), ready_member(due, id)
-    add_pair('ZADD', key, priority, member)
+    if entered.kind ~= kind or entered.suspect ~= suspect or entered.pending ~= pending then
+      local key = prepare_queue(kind, suspect)
+      entered = {kind = kind, suspect = suspect, pending = pending, key = key, list = pending_list('ZADD', key)}
+    end
+    local list, member = entered.list, ready_member(due, id)
+    local size = #list
+    list[size + 1], list[size + 2] = priority, member
     if has_indexes then
-      local last = queues_before[key].last
+      local last = queues_before[entered.key].last
       if precedes_head(member, priority, last) then
         last[1], last[2] = member, tonumber(priority)
       end
