@@ -115,7 +115,12 @@ class CallEncoder:
     def new(self, call: Call[Any]) -> NewInstance:
         """Make the instance to store for one call; raises an error for a call that is not valid."""
         job, timing = call.job, call.job.timing
-        if {"cron", "every"} & job.overrides.keys() and timing.recurs and self._registry.find(job.kind) is not job:
+        if (
+            job.overrides
+            and timing.recurs
+            and {"cron", "every"} & job.overrides.keys()
+            and self._registry.find(job.kind) is not job
+        ):
             raise ScheduleError(
                 f"schedule() means one run, but this variant of job {job.kind!r} was given a recurrence (cron= or "
                 "every=); add_schedule() takes it"
@@ -289,8 +294,16 @@ def _key(key: Any, executor: Callable[..., Any] | None, call: Call[Any]) -> str 
     return checked_text(f"key (from function {getattr(key, '__qualname__', key)})", made, MAX_KEY)
 
 
-def fresh_record(new: NewInstance, at_us: int) -> Record:
-    """Make the record of an instance that has just been stored, without reading it."""
+def fresh_history(at_us: int) -> tuple[Transition, ...]:
+    """Make the history of instances that have just been stored."""
+    return Transition(State.CREATED, at_us), Transition(State.SCHEDULED, at_us)
+
+
+def fresh_record(new: NewInstance, at_us: int, history: tuple[Transition, ...] = ()) -> Record:
+    """Make the record of an instance that has just been stored, without reading it.
+
+    `history` is `fresh_history(at_us)`, for callers that make many records of the same time.
+    """
     delay = new.delay_us or 0
     return Record(
         id=new.id,
@@ -304,7 +317,7 @@ def fresh_record(new: NewInstance, at_us: int) -> Record:
         losses=0,
         fence=0,
         owner="",
-        history=(Transition(State.CREATED, at_us), Transition(State.SCHEDULED, at_us)),
+        history=history or fresh_history(at_us),
         key=new.key,
         tags=new.tags,
     )

@@ -28,7 +28,7 @@ from peerjob.node.runtime import NodeRuntime
 from peerjob.store.base import Store
 
 from .batches import MAX_READ
-from .call_encoder import CallEncoder, fresh_record
+from .call_encoder import CallEncoder, fresh_history, fresh_record
 from .loop_pauses import map_with_pauses
 
 if TYPE_CHECKING:
@@ -265,6 +265,7 @@ class NodeJobManager(Manager):
         for kind in {one.kind for one in new}:
             await self.is_served(kind)
         now = self.clock.time_us()
+        history = fresh_history(now)
         # a repeated call finds all its instances stored, so they are read together
         earlier = [answer.id for answer in answers if not answer.is_new or (ids and answer.repeated)]
         stored = await runtime.records.find_many(earlier) if earlier else {}
@@ -273,7 +274,7 @@ class NodeJobManager(Manager):
             if ids and answer.repeated:
                 instances.append(self._stored_before(one, stored.get(one.id), call.job))
             elif answer.is_new:
-                instances.append(runtime.changes.scheduled(call.job, fresh_record(one, now)))
+                instances.append(runtime.changes.scheduled(call.job, fresh_record(one, now, history)))
             elif answer.id in stored:
                 instances.append(Instance(self, stored[answer.id], job=call.job, is_new=False))
             else:

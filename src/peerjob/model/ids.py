@@ -24,8 +24,8 @@ class IdSource:
         self._clock = clock
         self._lock = threading.Lock()
         self._millis = 0
-        self._head = "00000000-0000"
-        """The hexadecimal text of `_millis`, cached for ids of the same millisecond."""
+        self._head = "00000000-0000-7000-"
+        """The text of `_millis` and of the first 12 bits of `_counter`, kept for the next ids."""
         self._counter = 0
 
     def take(self, count: int = 1) -> list[str]:
@@ -42,13 +42,16 @@ class IdSource:
     def _next(self, millis: int) -> str:
         bits = self._clock.random.getrandbits
         counter = self._counter + 1
-        if millis > self._millis or counter >= 1 << 26:
+        is_later = millis > self._millis or counter >= 1 << 26
+        if is_later:
             self._millis = max(millis, self._millis + 1)
-            head = f"{self._millis:012x}"
-            self._head = f"{head[:8]}-{head[8:]}"
             counter = bits(24) + 1
+        low = counter & 0x3FFF
+        if is_later or not low:
+            head = f"{self._millis:012x}"
+            self._head = f"{head[:8]}-{head[8:]}-{0x7000 | counter >> 14:04x}-"
         self._counter = counter
-        return f"{self._head}-{0x7000 | counter >> 14:04x}-{0x8000 | counter & 0x3FFF:04x}-{bits(48):012x}"
+        return self._head + ((0x8000 | low) << 48 | bits(48)).to_bytes(8).hex("-", 6)
 
 
 def id_text(uuid: str | UUID) -> str:
