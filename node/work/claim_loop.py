@@ -37,8 +37,8 @@ MAX_SLEEP = 10.0
 """Most seconds that the claim loop sleeps, so that an idle claim loop still proves to its watchdog that it runs."""
 MAX_REFUSAL = 30.0
 """Most seconds before the claim loop repeats a refused claim. The wait starts at `POLL` and doubles each time."""
-COLLECTED = MAX_BATCH // 2
-"""Outcomes for which the claim loop waits at most. By then, the pool has room for a claim in the same request."""
+COLLECTED = MAX_BATCH // 4
+"""Outcomes for which the claim loop waits at most. With more, the store would be idle for too long."""
 COLLECT = 0.005
 """Most seconds for which the claim loop waits for them, because a body can block the event loop."""
 MAX_FAILURES = 3
