@@ -33,6 +33,10 @@ _CONSTANTS = {
 _ANY_LAYOUT = ("open", "wipe")
 """Scripts that can write to a namespace of any layout. All other writing scripts stop at the check of `layout` in
 base.lua."""
+_MAX_OUTER = 60
+"""Lua's limit of names of outer levels that a function uses."""
+_LEVEL = 30
+"""Definitions of a level."""
 _DEFINITION = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
 _TOKEN = re.compile(r"'[^'\n]*'|(?<![.\w])[A-Za-z_]\w*")
 """A pattern for a string, or for a word that is not the name of a field."""
@@ -84,6 +88,24 @@ def _without_comments(code: str) -> str:
     return "\n".join(line for line in code.splitlines() if not line.lstrip().startswith("--"))
 
 
+def _nested(definitions: Sequence[tuple[list[str], str]], body: str) -> str:
+    """Join definitions and a command, so that later ones are in a function within the function of earlier ones.
+
+    To make a function, Lua searches each local name of the same level that the function uses, and the search takes
+    longer the more such names there are. A name of an outer level needs no search. A function can use `_MAX_OUTER`
+    names of outer levels.
+    """
+    levels, begin = [""], 0
+    for at, (_, code) in enumerate(definitions):
+        after = set(_TOKEN.findall("\n".join([*(code for _, code in definitions[at:]), body])))
+        outer = {name for names, _ in definitions[:at] for name in names}
+        if at - begin >= _LEVEL and len(outer & after) <= _MAX_OUTER:
+            levels.append("")
+            begin = at
+        levels[-1] += f"{code}\n"
+    return "return (function()\n".join(levels) + body + "\nend)()" * (len(levels) - 1)
+
+
 def _script(name: str, text: str, definitions: Sequence[tuple[list[str], str]]) -> Script:
     """Join a command with only the definitions that it needs: each definition costs the server time at every call."""
     shebang, _, body = text.partition("\n")
@@ -91,7 +113,7 @@ def _script(name: str, text: str, definitions: Sequence[tuple[list[str], str]]) 
     wanted = set(_TOKEN.findall(body))
     if "no-writes" not in shebang and name not in _ANY_LAYOUT:
         wanted.add("layout")
-    chosen: list[str] = []
+    chosen: list[tuple[list[str], str]] = []
     literals: dict[str, str] = {}
     for names, code in reversed(definitions):
         if not wanted.intersection(names):
@@ -101,8 +123,8 @@ def _script(name: str, text: str, definitions: Sequence[tuple[list[str], str]]) 
             literals.update(zip(names, _LITERAL.findall(constants[1]), strict=True))
         else:
             wanted.update(_TOKEN.findall(code))
-            chosen.append(code)
-    code = "\n".join([*reversed(chosen), body])
+            chosen.append((names, code))
+    code = _nested([*reversed(chosen)], body)
     code = _TOKEN.sub(lambda token: literals.get(token[0], token[0]), code)
     check = "" if name == "open" else lua_check(WRITES & {found.lower() for found in _COMMAND.findall(code)})
     source = "\n".join(filter(None, [shebang, check, code]))

@@ -149,6 +149,7 @@ local function open(kind, key, piece)
   if source.left > 0 and advance(source) then
     source.head = {source.member, source.window[2]}
     sources[#sources + 1] = source
+    checked_sizes[key] = true
     push(heap, source, is_before)
     return source
   end

@@ -1,10 +1,10 @@
 -- An unreadable record is set aside: removed from every queue and index, kept for a week, counted and reported.
 local to_set_aside = {}
-call('LLEN', ASIDE)
 
 -- Plan to set an instance aside; `kind` is "" if the kind is unknown. The calling script must call pass_slots_and_wake
 -- later, so that the next instance gets the slot of the schedule.
 local function set_aside(id, kind, reason)
+  call('LLEN', ASIDE)
   to_set_aside[#to_set_aside + 1] = {id, kind, reason}
   local schedule = call('HGET', SLOTS, id)
   if schedule then
