@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import chain
 from typing import Any
 
 from peerjob.model.record import MAX_HISTORY, REPEAT_US, SUSPECT_AFTER
@@ -59,6 +60,8 @@ class Script:
 Argument = str | bytes | int
 Call = tuple[str, Sequence[Argument]]
 """The name of a script, and the arguments for the script."""
+_Definition = tuple[list[str], str, frozenset[str]]
+"""The names that a definition defines, its code, and the words of its code."""
 Reply = Any
 """The reply of a script: bytes, integers, None, or lists of them. The header of each script describes its reply."""
 
@@ -74,56 +77,59 @@ def load_scripts() -> Mapping[str, Script]:
     return {name: _script(name, text, definitions) for name, text in texts.items()}
 
 
-def _definitions(part: str) -> Iterable[tuple[list[str], str]]:
-    """Yield each top-level definition of a part: the names that it defines, and its code."""
+def _definitions(part: str) -> Iterable[_Definition]:
+    """Yield each top-level definition of a part."""
     code = _without_comments(part)
     starts = [match.start() for match in _DEFINITION.finditer(code)]
     for start, end in zip(starts, [*starts[1:], len(code)], strict=True):
         match = _DEFINITION.match(code, start)
         assert match is not None
-        yield match[1].split(", "), code[start:end].rstrip()
+        definition = code[start:end].rstrip()
+        yield match[1].split(", "), definition, frozenset(_TOKEN.findall(definition))
 
 
 def _without_comments(code: str) -> str:
     return "\n".join(line for line in code.splitlines() if not line.lstrip().startswith("--"))
 
 
-def _nested(definitions: Sequence[tuple[list[str], str]], body: str) -> str:
+def _nested(definitions: Sequence[_Definition], body: str) -> str:
     """Join definitions and a command, so that later ones are in a function within the function of earlier ones.
 
     To make a function, Lua searches each local name of the same level that the function uses, and the search takes
     longer the more such names there are. A name of an outer level needs no search. A function can use `_MAX_OUTER`
     names of outer levels.
     """
+    words = [*(words for *_, words in definitions), _TOKEN.findall(body)]
     levels, begin = [""], 0
-    for at, (_, code) in enumerate(definitions):
-        after = set(_TOKEN.findall("\n".join([*(code for _, code in definitions[at:]), body])))
-        outer = {name for names, _ in definitions[:at] for name in names}
-        if at - begin >= _LEVEL and len(outer & after) <= _MAX_OUTER:
-            levels.append("")
-            begin = at
+    for at, (_, code, _) in enumerate(definitions):
+        if at - begin >= _LEVEL:
+            outer = {name for names, *_ in definitions[:at] for name in names}
+            if len(outer.intersection(chain.from_iterable(words[at:]))) <= _MAX_OUTER:
+                levels.append("")
+                begin = at
         levels[-1] += f"{code}\n"
     return "return (function()\n".join(levels) + body + "\nend)()" * (len(levels) - 1)
 
 
-def _script(name: str, text: str, definitions: Sequence[tuple[list[str], str]]) -> Script:
+def _script(name: str, text: str, definitions: Sequence[_Definition]) -> Script:
     """Join a command with only the definitions that it needs: each definition costs the server time at every call."""
     shebang, _, body = text.partition("\n")
     body = _without_comments(body)
     wanted = set(_TOKEN.findall(body))
     if "no-writes" not in shebang and name not in _ANY_LAYOUT:
         wanted.add("layout")
-    chosen: list[tuple[list[str], str]] = []
+    chosen: list[_Definition] = []
     literals: dict[str, str] = {}
-    for names, code in reversed(definitions):
+    for definition in reversed(definitions):
+        names, code, words = definition
         if not wanted.intersection(names):
             continue
         constants = _CONSTANT.fullmatch(code)
         if constants is not None:
             literals.update(zip(names, _LITERAL.findall(constants[1]), strict=True))
         else:
-            wanted.update(_TOKEN.findall(code))
-            chosen.append((names, code))
+            wanted.update(words)
+            chosen.append(definition)
     code = _nested([*reversed(chosen)], body)
     code = _TOKEN.sub(lambda token: literals.get(token[0], token[0]), code)
     check = "" if name == "open" else lua_check(WRITES & {found.lower() for found in _COMMAND.findall(code)})
