@@ -77,7 +77,9 @@ def checked_new_id(uuid: object, now_us: int, option: str = "uuid") -> str:
         raise OptionError(option, id, "a UUIDv7 of about now")
     if abs(id_time_us(id) - now_us) > MAX_SKEW_US:
         made, now = _minute(id_time_us(id)), _minute(now_us)
-        expected = f"a UUIDv7 less than a day from the clock of the node (the id says {made}, the clock {now})"
+        expected = (
+            f"a UUIDv7 of about now, less than a day from the clock of the node (the id says {made}, the clock {now})"
+        )
         raise OptionError(option, id, expected)
     return id
 
