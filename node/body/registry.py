@@ -30,8 +30,13 @@ class Registry:
         self._kinds: tuple[str, ...] | None = None
 
     def add(self, source: Any) -> list[Job[..., Any, Any]]:
-        """Register the jobs of a source. All of them are checked before the first is added."""
+        """Register the jobs of a source. All of them are checked before the first is added.
+
+        A later source may replace a job, as `register` does. Raises JobConflictError for two functions of one kind in
+        the same source.
+        """
         found = collect_jobs(source)
+        _check_conflicts(found)
         compiled = [(job, Binding(job)) for job in found if job.executor is not None]
         self._check_names(job for job, _ in compiled)
         self._check_count(job for job, _ in compiled)
@@ -173,6 +178,16 @@ def _is_same(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
         and one.__kwdefaults__ == other.__kwdefaults__
         and one.__globals__ is other.__globals__
     )
+
+
+def _check_conflicts(jobs: Iterable[Job[..., Any, Any]]) -> None:
+    """Raise JobConflictError for jobs of one kind with different functions: only one of them would run."""
+    found: dict[str, Callable[..., Any]] = {}
+    for job in jobs:
+        if job.executor is not None:
+            first = found.setdefault(job.kind, job.executor)
+            if first is not job.executor and not _is_same(first, job.executor):
+                raise JobConflictError(job.kind, _described(first), _described(job.executor))
 
 
 def _described(executor: Callable[..., Any]) -> str:

@@ -87,7 +87,7 @@ class UnknownKindError(PeerjobError, LookupError):
 
 
 class JobConflictError(PeerjobError, ValueError):
-    """A scheduled job has the kind of another registered function.
+    """Two functions have one kind: in a module or list of jobs, or a scheduled job and a registered one.
 
     Solution: Give one of the two functions another kind.
     """
@@ -97,7 +97,7 @@ class JobConflictError(PeerjobError, ValueError):
         self.registered = registered
         self.given = given
         super().__init__(
-            f"kind {kind!r} is registered for {registered} here, and was scheduled with {given}; "
+            f"kind {kind!r} belongs to {registered} here, and was also given with {given}; "
             "give one of them another kind, or register() the new one to replace the old"
         )
 

@@ -313,7 +313,8 @@ class JobGroup:
 def collect_jobs(source: Job[..., Any, Any] | JobGroup | Iterable[Any] | object) -> list[Job[..., Any, Any]]:
     """Return the jobs in a job, a group, a module, `"package.module"`, or an iterable of these.
 
-    In a module, all attributes that are jobs or groups count, imported ones included; each kind counts once.
+    In a module, all attributes that are jobs or groups count, imported ones included. Of several jobs of one kind with
+    the same function, the first counts, and a handle counts only without a job that has a function.
     """
     if isinstance(source, Job):
         return [cast("Job[..., Any, Any]", source)]
@@ -325,12 +326,14 @@ def collect_jobs(source: Job[..., Any, Any] | JobGroup | Iterable[Any] | object)
         except ImportError as error:
             raise OptionError("jobs", source, f"an importable module ({error})") from error
     if isinstance(source, ModuleType):
-        found: dict[str, Job[..., Any, Any]] = {}
+        # the executor is part of the key, so that the caller sees two functions of one kind
+        found: dict[tuple[str, int], Job[..., Any, Any]] = {}
         for value in vars(source).values():
             if isinstance(value, Job | JobGroup):
                 for one in collect_jobs(cast(Any, value)):
-                    found.setdefault(one.kind, one)
-        return list(found.values())
+                    found.setdefault((one.kind, id(one.executor)), one)
+        defined = {one.kind for one in found.values() if one.executor is not None}
+        return [one for one in found.values() if one.executor is not None or one.kind not in defined]
     if isinstance(source, Iterable):
         return [one for part in cast(Iterable[Any], source) for one in collect_jobs(part)]
     raise OptionError("jobs", source, "a Job, a JobGroup, a module, or the name of a module")
