@@ -52,3 +52,9 @@ def text_of(most: int, *, least: int = 1) -> str:
 def encodable(text: str) -> bool:
     """Whether text is valid in UTF-8: it has no lone surrogate."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+MAX_COUNT = 2**31 - 1
+"""The most retries, and the most crashes. A record on Redis has 32 bits for such a number."""
+MAX_NUMBER = 2**53
+"""The largest number that every store, message and language keeps exactly."""

@@ -18,8 +18,19 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast
 from .durations import Duration, to_micros, to_seconds
 from .errors import OptionError
 from .injected import current_run
-from .limits import MAX_ALIASES, MAX_ERROR_TESTS, MAX_KEY, MAX_KIND, MAX_NOTE, MAX_TAG, MAX_TAGS, checked_text
-from .record import MAX_COUNT, MAX_CRASHES, MAX_NUMBER, MAX_PRIORITY, MIN_PRIORITY
+from .limits import (
+    MAX_ALIASES,
+    MAX_COUNT,
+    MAX_ERROR_TESTS,
+    MAX_KEY,
+    MAX_KIND,
+    MAX_NOTE,
+    MAX_NUMBER,
+    MAX_TAG,
+    MAX_TAGS,
+    checked_text,
+)
+from .record import MAX_CRASHES, MAX_PRIORITY, MIN_PRIORITY
 from .references import Trusted, from_stored, to_stored
 from .timing import Jitter, Timing
 

@@ -17,10 +17,6 @@ from .clock import to_datetime
 from .state import State
 
 MIN_PRIORITY = -(2**31)
-MAX_COUNT = 2**31 - 1
-"""The most retries, and the most crashes. A record on Redis has 32 bits for such a number."""
-MAX_NUMBER = 2**53
-"""The largest number that every store, message and language keeps exactly."""
 MAX_PRIORITY = 2**31 - 1
 _NONE: Set[str] = frozenset()
 MAX_BATCH = 500
@@ -34,7 +30,7 @@ MAX_CRASHES = 3
 
 Moment = Annotated[int, msgspec.Meta(ge=-62_135_596_800_000_000, le=253_402_300_799_999_999)]
 """Microseconds since the epoch, in the years 1 to 9999. Only damaged records have other times."""
-Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 REPEAT_US = 120_000_000
 """Period after an instance's creation in which a caller that got no answer may enqueue the instance again.
 

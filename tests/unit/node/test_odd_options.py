@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from peerjob import Context, Job, Node, OptionError, ScheduleError
+from peerjob.model.limits import MAX_COUNT
 from peerjob.model.policy import Options
-from peerjob.model.record import MAX_COUNT
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import running_node
 
