@@ -96,7 +96,6 @@ class Liveness(Protocol):
 
     async def withdraw(self, incarnation: str, request: str, *, timeout: float) -> None:
         """Hand back the claims of a waiting `claim_on_hint`, whose event loop is blocked, and let work wake peers."""
-        ...
 
     async def close(self) -> None: ...
 
@@ -264,7 +263,8 @@ class Store(Protocol):
 
         A store can also claim without such a hint; None if it did not claim. With a timeout of 0 it always claims, so
         the caller repeats a call with a timeout of 0. A repeat with a limit of 0 gives the claims of the first call,
-        and adds none. Cancelling the call loses hints about work, and a claim can still happen until the repeat.
+        and adds none. A cancelled call loses hints, and can claim until the repeat. Each request of an incarnation is
+        greater than the one before: a call that still waits on a lost connection then claims nothing.
         """
         ...
 

@@ -186,7 +186,7 @@ class HintWait:
         incarnation = self._held_claims.incarnation
         # a suspect runs alone, and another one can start during the wait: the claim loop claims suspects
         want = Want(kinds=caps, limit=1, suspects=False)
-        return HintedClaim(incarnation, kinds, want, f"{incarnation}/hint/{self._serial}")
+        return HintedClaim(incarnation, kinds, want, f"{incarnation}/hint/{self._serial:012}")
 
     def _plain_wait(self) -> float:
         """Seconds of a wait without a claim. It is short while a body runs, so that a claim goes ahead soon after."""

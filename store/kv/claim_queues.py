@@ -8,7 +8,7 @@ was due by the median of the clocks: that node may be the only one with free wor
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from peerjob.model.errors import DecodeError, StoreUnavailableError
 from peerjob.model.record import Caps, Claim, Want
@@ -215,8 +215,10 @@ class ClaimQueues:
             call.node = nodes.items[0][1]
             moved, written = await self._delayed.move(delayed)
             if written is not None:
-                others = {kind: count for kind, count in moved.items() if kind not in call.want.kinds}
-                await context.hints.send(Wakeups(ready=others, except_for=call.incarnation), written)
+                own: Mapping[str, int] = call.want.kinds if call.want.limit else {}
+                others = {kind: count for kind, count in moved.items() if kind not in own}
+                except_for = call.incarnation if own else ""
+                await context.hints.send(Wakeups(ready=others, except_for=except_for), written)
                 delayed, *ready = await context.kv.read(reads)
             call.delayed = context.queues.heads(delayed)
             if await self._set_heads(call, ready, now_us):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from itertools import chain, repeat
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import cast
+
+from msgspec.structs import replace
 
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreUnavailableError
@@ -144,14 +145,24 @@ class LuaQueueCommands(LuaCommands):
         key = wake_list(self._driver.namespace, incarnation)
         set_name = await self._set_for(incarnation, want)
         arguments = claim_arguments(incarnation, "hint-claim", request, set_name, want)
-        waits = chain([timeout], repeat(0.0))
-        found, reply = await self._retry(
-            lambda: self._driver.pop_and_run(key, MAX_HINTS, next(waits), ("claim", arguments))
-        )
+        calls = 0
+
+        def attempt() -> Awaitable[tuple[list[bytes], Reply | Exception]]:
+            nonlocal calls
+            calls += 1
+            return self._driver.pop_and_run(key, MAX_HINTS, timeout if calls == 1 else 0, ("claim", arguments))
+
+        found, reply = await self._retry(attempt)
         if isinstance(reply, Exception):
             # as when the server has lost its scripts: `_run` sends them again
             reply = await self._run("claim", *arguments)
-        return _hints(found), _claimed(reply) if self._knows_set(incarnation, reply) else None
+        if self._knows_set(incarnation, reply):
+            return _hints(found), _claimed(reply)
+        if calls > 1:
+            want = replace(want, limit=0)  # an earlier attempt can have claimed, before the node registered other kinds
+        elif timeout > 0:
+            return _hints(found), None
+        return _hints(found), await self._claim(incarnation, "hint-claim", request, want)
 
     async def _claim(self, incarnation: str, command: str, request: str, want: Want) -> Claimed:
         while True:
@@ -187,8 +198,10 @@ class LuaQueueCommands(LuaCommands):
     async def _set_for(self, incarnation: str, want: Want) -> str:
         """Return the name of the set of kinds of a claim, and register the set if necessary.
 
-        Return "" for a dead incarnation.
+        Return "" for a dead incarnation, and for a claim that takes nothing.
         """
+        if not want.limit:
+            return ""
         registered = self._sets.get(incarnation)
         if registered is None or not _are_same(registered[0], want.kinds):
             kinds = want.kinds.kinds if isinstance(want.kinds, Caps) else tuple(want.kinds)

@@ -5,8 +5,8 @@
 -- ARGV     incarnation, command, request, limit, "1" if the node accepts a suspect, "1" to register as idle, set of
 --          kinds, limit of each kind, then pairs of a kind with another limit and that limit (for a small set: pairs
 --          for all kinds)
--- Reply    {"dead"}; {"set"} if the incarnation did not register the set; or {"ok", now, next due time or 0, set-aside
---          instances, keys and tags, shapes, then per claim: id, spec, number of its shape}.
+-- Reply    {"dead"}; {"set"} if the incarnation did not register the set and the limit is not 0; or {"ok", now, next
+--          due time or 0, set-aside instances, keys and tags, shapes, then per claim: id, spec, number of its shape}.
 --          Keys and tags, for each claim that has any: number of the claim, "" or "k" and the key, tags
 --          Shapes, what claims have in common: kind, fence, priority, due, attempts, crashes, losses of each
 local incarnation, command, request, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -17,7 +17,7 @@ local set_name, set_kind = ARGV[7], sub(ARGV[7], 1, 1)
 local name, registered = unpack(call('HMGET', node_key(incarnation), 'name', 'set'))
 if not name then
   return {'dead'}
-elseif registered ~= set_name then
+elseif registered ~= set_name and limit > 0 then
   return {'set'}
 end
 
@@ -75,6 +75,9 @@ if answered and sub(answered, 1, #request + 1) == request .. '\n' then
     end
   end
   return reply
+elseif command == 'hint-claim' and answered and request < answered then
+  -- The call waited on a connection that its node has left: no node reads the reply.
+  return reply
 end
 
 call('HLEN', owned)
@@ -111,7 +114,7 @@ if #fell_due > 0 then
   end
   write_all()
   -- If the claiming node runs a kind, the claim itself takes the instances of the kind, so other nodes need no hint.
-  for kind in pairs(newly_due) do
+  for kind in pairs(limit > 0 and newly_due or {}) do
     local own = caps[kind] or set_kind ~= 's' and find(sets_of(kind) or '', set_name, 1, true) and default or 0
     if own > 0 then
       newly_due[kind] = nil

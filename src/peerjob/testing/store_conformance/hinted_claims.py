@@ -146,6 +146,46 @@ class HintedClaimRules(StoreSuite):
         assert claimed is None or claimed.claims == ()
         assert await self.counts(store) == {State.SCHEDULED: 1}
 
+    async def test_a_call_that_still_waits_claims_nothing_after_a_later_call(self, store: Store) -> None:
+        peer = await self.sleeper(store)
+        elsewhere = await self.open()
+        earlier, later = self.make.request(), self.make.request()
+        waiting = asyncio.create_task(self.hinted_claim(peer, request=earlier))
+        await self.pass_time(0.01)
+        for request in (earlier, later):
+            await elsewhere.claim_on_hint(peer.incarnation, peer.want(0), request=request, timeout=0)
+        await store.enqueue(self.make.instances(1))
+        _, claimed = await waiting
+        assert claimed is None or claimed.claims == () or not self.claims_wait
+        _, again = await elsewhere.claim_on_hint(peer.incarnation, peer.want(1), request=later, timeout=0)
+        assert again is None or again.claims == ()
+
+    async def test_a_repeat_gives_the_claims_although_the_node_runs_other_kinds_now(self, store: Store) -> None:
+        peer = await self.sleeper(store)
+        await store.enqueue(self.make.instances(2))
+        request = self.make.request()
+        _, first = await self.hinted_claim(peer, request=request)
+        await store.claim(peer.incarnation, peer.want(kinds={"other": 1}), request=self.make.request())
+        elsewhere = await self.open()  # it knows neither set of kinds
+        _, again = await elsewhere.claim_on_hint(peer.incarnation, peer.want(0), request=request, timeout=0)
+        assert first is not None
+        assert again is not None
+        assert again.claims == first.claims
+        assert len(again.claims) == 1
+        await store.enqueue([self.make.instance(kind="other")])
+        assert [hint.what for hint in await self.hints(peer)] == ["work"]
+
+    async def test_what_falls_due_wakes_a_peer_of_a_node_that_takes_nothing(self, store: Store) -> None:
+        peer = await self.join(store)
+        other = await self.join(await self.open(), "other")
+        await store.enqueue([self.make.instance(due_us=peer.joined_us + 500_000)])
+        assert (await other.claim()).claims == ()
+        await self.pass_time(0.6)
+        _, claimed = await self.hinted_claim(peer, 0, limit=0)
+        assert claimed is not None
+        assert claimed.claims == ()
+        assert await self.woken([other], 1) == ["other"]
+
     async def test_a_dead_incarnation_learns_it(self, store: Store) -> None:
         peer = await self.sleeper(store)
         await store.leave(peer.incarnation)
