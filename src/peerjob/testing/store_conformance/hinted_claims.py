@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from peerjob.model.record import Ack, Action, Claimed, Hint
+from peerjob.model.record import MAX_HISTORY, Ack, Action, Claim, Claimed, Hint
 from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer
@@ -28,7 +28,7 @@ class HintedClaimRules(StoreSuite):
         return await self.in_time(
             peer.store.claim_on_hint(
                 peer.incarnation,
-                peer.want(limit),
+                peer.want(limit, suspects=False),
                 request=request or self.make.request(),
                 timeout=self.patience if timeout is None else timeout,
             )
@@ -192,6 +192,61 @@ class HintedClaimRules(StoreSuite):
         _, claimed = await self.hinted_claim(peer, 0)
         assert claimed is not None
         assert claimed.dead
+
+    # -- instances unlike most -----------------------------------------------------------------------------------------
+
+    async def only_claim(self, peer: Peer) -> Claim:
+        """The only claim of a hinted claim, which a claim of the same peer would not find any more."""
+        _, claimed = await self.hinted_claim(peer, 0)
+        assert claimed is not None
+        (claim,) = claimed.claims
+        assert (await self.read(peer.store, claim.id)).fence == claim.fence
+        assert await peer.take() == ()
+        return claim
+
+    async def test_a_hinted_claim_has_key_and_tags(self, store: Store) -> None:
+        peer = await self.sleeper(store)
+        await store.enqueue(self.make.instances(1, key="k", tags=("t", "u")))
+        claim = await self.only_claim(peer)
+        assert (claim.key, claim.tags) == ("k", ("t", "u"))
+        assert await peer.end(claim) is Ack.DONE
+
+    async def test_a_hinted_claim_takes_what_fell_due(self, store: Store) -> None:
+        peer = await self.sleeper(store)
+        (new,) = self.make.instances(1, delay_us=10_000)
+        await store.enqueue([new])
+        await self.pass_time(0.02)
+        assert (await self.only_claim(peer)).id == new.id
+
+    async def test_a_hinted_claim_folds_a_long_history(self, store: Store) -> None:
+        await store.enqueue(self.make.instances(1))
+        peer = await self.join(store)
+        for _ in range(MAX_HISTORY):
+            await peer.end(await peer.take_one(), Action.RETRY)
+        claim = await self.only_claim(peer)
+        assert claim.attempts == MAX_HISTORY + 1
+        await peer.end(claim)
+        record = await self.read(store, claim.id)
+        assert len(record.history) <= MAX_HISTORY + 1
+        assert sum(entry.count for entry in record.history) == 2 + 2 * MAX_HISTORY + 2
+
+    async def test_a_hinted_claim_takes_the_first_of_several(self, store: Store) -> None:
+        peer = await self.sleeper(store)
+        late, early = self.make.instance(priority=7), self.make.instance(priority=3)
+        await store.enqueue([late, early])
+        _, claimed = await self.hinted_claim(peer, 0)
+        assert claimed is not None
+        assert [claim.id for claim in claimed.claims] == [early.id]
+        assert (await self.only_claim(peer)).id == late.id
+
+    async def test_a_hinted_claim_leaves_a_kind_without_room(self, store: Store) -> None:
+        peer = await self.sleeper(store)
+        await store.enqueue(self.make.instances(1))
+        want = peer.want(1, dict.fromkeys(peer.info.kinds, 0), suspects=False)
+        _, claimed = await store.claim_on_hint(peer.incarnation, want, request=self.make.request(), timeout=0)
+        assert claimed is not None
+        assert claimed.claims == ()
+        await self.only_claim(peer)
 
     # -- a blocked event loop ------------------------------------------------------------------------------------------
 
