@@ -101,6 +101,7 @@ class NodeRuntime:
         self._registry = registry
         self._ttl_us = round(lease_ttl * 1_000_000)
         self._started_us = clock.time_us()
+        self.loop = asyncio.get_running_loop()
         self._joining: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[Any]] = set()
         self._hurried = asyncio.Event()

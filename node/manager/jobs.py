@@ -64,10 +64,16 @@ class NodeJobManager(Manager):
         return self._runtime is not None
 
     def _need_runtime(self) -> NodeRuntime:
-        """Return the runtime; raises NodeStateError while the node is not running."""
-        if self._runtime is None:
+        """Return the runtime; raises NodeStateError while the node is not running, and in another event loop."""
+        runtime = self._runtime
+        if runtime is None:
             raise NodeStateError(f"node {self.name!r} is not running; start it, or use `async with`")
-        return self._runtime
+        if _running_loop() not in (None, runtime.loop):
+            raise NodeStateError(
+                f"node {self.name!r} was started in another event loop: call it there, for example with "
+                "asyncio.run_coroutine_threadsafe(), or in a job with a parameter of type BlockingManager"
+            )
+        return runtime
 
     def _open_store(self) -> Store:
         """Return the store; raises NodeStateError while the node is not running."""
@@ -380,6 +386,13 @@ class NodeJobManager(Manager):
 
     def read_result(self, record: Record, job: Job[..., Any, Any] | None = None) -> Any:
         return self._call_encoder.read_result(record, job)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _is_made_by(request: str, record: Record) -> bool:

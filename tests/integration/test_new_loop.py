@@ -1,11 +1,12 @@
 """A node that ran in one event loop starts again in another one, as in tests, notebooks and scripts."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
 
-from peerjob import Job, Node
+from peerjob import Job, Node, NodeStateError
 from support.servers import StartServer
 
 
@@ -53,3 +54,31 @@ def test_a_node_on_a_file_does_too(tmp_path: Path, caplog: pytest.LogCaptureFixt
     for _ in range(3):
         asyncio.run(use(node))
     assert "different event loop" not in caplog.text
+
+
+async def _schedule(node: Node) -> None:
+    await node.schedule(WORK, 1)
+
+
+def test_a_forked_child_is_told(redis_url: str) -> None:
+    """It would use the connections of its parent."""
+    read, write = os.pipe()
+
+    async def main() -> None:
+        async with Node(redis_url, jobs=[WORK], namespace="forked") as node:
+            pid = os.fork()
+            if pid == 0:
+                asyncio._set_running_loop(None)
+                try:
+                    asyncio.run(_schedule(node))
+                except NodeStateError as error:
+                    os.write(write, str(error).encode())
+                finally:
+                    os._exit(0)
+            await asyncio.to_thread(os.waitpid, pid, 0)
+            assert await (await node.schedule(WORK, 3)).result(30) == 3
+
+    asyncio.run(main())
+    os.close(write)
+    assert "was started in another event loop" in os.read(read, 10_000).decode()
+    os.close(read)

@@ -1,0 +1,51 @@
+"""A running node belongs to its event loop: a call in another one says so."""
+
+import asyncio
+
+import pytest
+
+from peerjob import INJECTED, Instance, Job, Manager, Node, NodeStateError
+
+ERROR = "was started in another event loop"
+
+
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+def misuse(manager: Manager = INJECTED) -> str:
+    """A sync job that starts an event loop of its own for the verbs of its node."""
+    with pytest.raises(NodeStateError, match=f"{ERROR}.*BlockingManager") as caught:
+        asyncio.run(_schedule(manager))
+    return str(caught.value)
+
+
+async def _schedule(manager: Manager) -> Instance[int]:
+    return await manager.schedule(ADD, 1, 2)
+
+
+ADD, MISUSE = Job("add", add), Job("misuse", misuse)
+
+
+async def test_a_job_that_starts_a_loop_of_its_own_is_told() -> None:
+    async with Node("memory://", jobs=[ADD, MISUSE]) as node:
+        assert ERROR in await (await node.schedule(MISUSE)).result(30)
+        made = await node.schedule(ADD.with_options(after="1h"), 1, 2)
+
+        def wait() -> int:
+            return asyncio.run(made.result(1))
+
+        with pytest.raises(NodeStateError, match=ERROR):
+            await asyncio.to_thread(wait)
+        assert await node.count() == 2
+
+
+async def test_a_call_from_another_thread_through_the_loop_works() -> None:
+    async with Node("memory://", jobs=[ADD]) as node:
+        loop = asyncio.get_running_loop()
+
+        def call() -> int:
+            made = asyncio.run_coroutine_threadsafe(node.schedule(ADD, 1, 2), loop).result(30)
+            return asyncio.run_coroutine_threadsafe(made.result(), loop).result(30)
+
+        assert await asyncio.to_thread(call) == 3
