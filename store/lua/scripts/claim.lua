@@ -69,7 +69,9 @@ if answered and sub(answered, 1, #request + 1) == request .. '\n' then
     local fences, found = call('HMGET', owned, unpack(ids)), read(ids)
     for n, id in ipairs(ids) do
       local record = decode(found[2 * n - 1])
-      if fences[n] and record and found[2 * n] then
+      -- Unless the fence is the time of the answer, the claim can be a later one, which the node runs.
+      local same = fences[n] and (command ~= 'hint-claim' or claim_parts(fences[n]) == at)
+      if same and record and found[2 * n] then
         add_record_to_reply(id, record, found[2 * n])
       end
     end

@@ -133,6 +133,20 @@ class HintedClaimRules(StoreSuite):
             await other.end(await other.take_one())
             await store.leave(peer.incarnation)
 
+    async def test_a_repeat_gives_no_later_claim_of_the_instance(self, store: Store) -> None:
+        """The node runs the later claim, and hands back what a withdrawn call has claimed."""
+        peer = await self.sleeper(store)
+        await store.enqueue(self.make.instances(1))
+        request = self.make.request()
+        _, first = await self.hinted_claim(peer, 0, request=request)
+        assert first is not None
+        await peer.end(first.claims[0], Action.HAND_BACK)
+        claim = await peer.take_one()
+        _, again = await self.hinted_claim(peer, 0, limit=0, request=request)
+        assert again is not None
+        assert again.claims == ()
+        assert await peer.end(claim) is Ack.DONE
+
     async def test_a_repeat_leaves_nothing_to_a_call_that_still_waits(self, store: Store) -> None:
         """As if the server has not noticed yet that the first connection was closed."""
         peer = await self.sleeper(store)
