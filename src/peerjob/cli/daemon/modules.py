@@ -12,6 +12,7 @@ from typing import Any
 
 from peerjob import Job, Node, OptionError
 from peerjob.model.job import collect_jobs
+from peerjob.node.body.errors import message_of
 
 logger = logging.getLogger("peerjob.daemon")
 
@@ -81,7 +82,7 @@ def _reason(name: str, error: BaseException) -> str:
     where = ""
     if not isinstance(error, SyntaxError) and (frames := traceback.extract_tb(error.__traceback__)):
         where = f" at {frames[-1].filename}:{frames[-1].lineno}"
-    return f"{type(error).__name__}: {error}{where}"
+    return f"{type(error).__name__}: {message_of(error)}{where}"
 
 
 def _restore(modules: dict[str, ModuleType]) -> None:
