@@ -9,7 +9,7 @@ from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer
 
-from .suite import StoreSuite
+from .suite import StoreSuite, states
 
 
 class HintedClaimRules(StoreSuite):
@@ -218,6 +218,48 @@ class HintedClaimRules(StoreSuite):
         assert await peer.take() == ()
         return claim
 
+    async def test_a_hinted_claim_is_like_any_other(self, store: Store) -> None:
+        peer = await self.sleeper(store)
+        (new,) = self.make.instances(1)
+        await store.enqueue([new])
+        request = self.make.request()
+        _, first = await self.hinted_claim(peer, 0, request=request)
+        _, again = await self.hinted_claim(peer, 0, request=request)
+        assert first is not None
+        assert again is not None
+        assert again.claims == first.claims
+        (claim,) = first.claims
+        assert await self.counts(store) == {State.PROCESSING: 1}
+        record = await self.read(store, new.id)
+        assert (record.state, record.owner, record.fence) == (State.PROCESSING, peer.incarnation, claim.fence)
+        assert states(record) == [State.CREATED, State.SCHEDULED, State.PROCESSING]
+        assert await peer.take() == ()
+        assert (await peer.renew(claim)).held is None
+        assert await peer.end(claim) is Ack.DONE
+        assert await self.counts(store) == {State.COMPLETED: 1}
+
+    async def test_a_repeated_hinted_claim_takes_no_later_instance(self, store: Store) -> None:
+        peer = await self.sleeper(store)
+        request = self.make.request()
+        await store.enqueue(self.make.instances(1))
+        _, first = await self.hinted_claim(peer, 0, request=request)
+        await store.enqueue(self.make.instances(1))
+        _, again = await self.hinted_claim(peer, 0, request=request)
+        assert first is not None
+        assert again is not None
+        assert len(again.claims) == 1
+        assert again.claims == first.claims
+        assert await self.counts(store) == {State.PROCESSING: 1, State.SCHEDULED: 1}
+
+    async def test_a_hinted_claim_is_told_to_watchers(self, store: Store) -> None:
+        peer, watcher = await self.sleeper(store), await self.join(await self.open(), "watcher")
+        await store.watch_changes(watcher.incarnation, 60)
+        (new,) = self.make.instances(1)
+        await store.enqueue([new])
+        assert await self.hinted(watcher, "change", new.id)
+        await self.only_claim(peer)
+        assert await self.hinted(watcher, "change", new.id)
+
     async def test_a_hinted_claim_has_key_and_tags(self, store: Store) -> None:
         peer = await self.sleeper(store)
         await store.enqueue(self.make.instances(1, key="k", tags=("t", "u")))
@@ -227,10 +269,14 @@ class HintedClaimRules(StoreSuite):
 
     async def test_a_hinted_claim_takes_what_fell_due(self, store: Store) -> None:
         peer = await self.sleeper(store)
-        (new,) = self.make.instances(1, delay_us=10_000)
-        await store.enqueue([new])
+        delayed, other = self.make.instance(priority=3, delay_us=10_000), self.make.instance(priority=7)
+        await store.enqueue([delayed])
         await self.pass_time(0.02)
-        assert (await self.only_claim(peer)).id == new.id
+        await store.enqueue([other])
+        _, claimed = await self.hinted_claim(peer, 0)
+        assert claimed is not None
+        assert [claim.id for claim in claimed.claims] == [delayed.id]
+        assert (await self.only_claim(peer)).id == other.id
 
     async def test_a_hinted_claim_folds_a_long_history(self, store: Store) -> None:
         await store.enqueue(self.make.instances(1))
