@@ -9,8 +9,9 @@ local incarnation, command, request, set_name = ARGV[1], ARGV[2], ARGV[3], ARGV[
 local owned, requests = owned_key(incarnation), requests_key(incarnation)
 local name, registered = unpack(call('HMGET', node_key(incarnation), 'name', 'set'))
 local answered = call('HGET', requests, command)
+-- A request that is the last one, or an earlier one, is for claim.lua.
 if not name or registered ~= set_name or has_indexes or has_watchers
-  or answered and sub(answered, 1, #request + 1) == request .. '\n' then
+  or answered and (request < answered or sub(answered, 1, #request + 1) == request .. '\n') then
   return {'more'}
 end
 local next_due = earliest_due()
