@@ -49,7 +49,7 @@ def fire_of(step: MisfireStep, definition: Definition, *, schedule: str, revisio
             id=id,
             created_us=clock.time_us(),
             nominal_us=step.nominal_us,
-            due_us=step.nominal_us + jitter_us(definition, schedule, step.nominal_us, clock.random),
+            due_us=step.nominal_us + jitter_us(definition, schedule, step.nominal_us),
         )
     return Fire(
         schedule=schedule,

@@ -14,12 +14,12 @@ from peerjob.model.codec import decode_value
 from peerjob.model.definition import Definition
 from peerjob.model.durations import to_micros
 from peerjob.model.errors import OptionError, PayloadTooLargeError, ScheduleError
+from peerjob.model.hashed import hashed_up_to
 from peerjob.model.ids import IdSource
 from peerjob.model.job import Call, Job
 from peerjob.model.limits import MAX_KEY, checked_text
 from peerjob.model.policy import Policy, make_policy, store_overrides
 from peerjob.model.record import NewInstance, Record, Transition
-from peerjob.model.recurrence import drawn_us
 from peerjob.model.signature import analyse
 from peerjob.model.spec import Spec, decode_spec, encode, encode_arguments
 from peerjob.model.state import State
@@ -144,7 +144,9 @@ class CallEncoder:
         timing = job.timing
         if timing.draw_jitter is not None:
             return to_micros(timing.draw_jitter(), "jitter")
-        return drawn_us(timing.jitter_us, job.schedule_name if timing.hashed else None, self._clock.random)
+        if timing.hashed:
+            return hashed_up_to(timing.jitter_us, job.schedule_name)
+        return self._clock.random.randint(0, timing.jitter_us)
 
     def definition(self, call: Call[Any], *, registered: bool = False) -> tuple[str, Definition]:
         """Make the name and definition of the schedule of a call; raises an error for a call that is not valid.

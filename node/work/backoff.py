@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from peerjob.handles.instance import Instance
-from peerjob.model.clock import Clock
 from peerjob.model.durations import MAX_SECONDS, to_seconds
 from peerjob.model.errors import Retry
 from peerjob.model.policy import Backoff, Policy
@@ -27,7 +26,7 @@ class BackoffFailed(Exception):
 
 
 def backoff_seconds(
-    run: Run, policy: Policy, error: BaseException, instance: Instance[Any], clock: Clock, retry: Retry | None
+    run: Run, policy: Policy, error: BaseException, instance: Instance[Any], retry: Retry | None
 ) -> float:
     """The seconds to wait, by the policy or by the `Retry` that the job raised; raises BackoffFailed."""
     try:
@@ -38,7 +37,7 @@ def backoff_seconds(
             return float(backoff)
         attempt = run.claim.attempts
         if isinstance(backoff, Backoff):
-            return backoff.seconds(attempt, clock)
+            return backoff.seconds(attempt, run.claim.id)
         if type(backoff).__module__.startswith("tenacity."):
             return to_seconds(isolated(run, _tenacity_wait, backoff, attempt, error), "backoff")
         arguments = (instance, error) if _takes_two(backoff) else (instance,)

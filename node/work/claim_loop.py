@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from peerjob.cluster.role import BackgroundRole
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreError, StoreRefusedError
+from peerjob.model.hashed import hashed_up_to
 from peerjob.model.record import FINAL_STATE, MAX_BATCH, Ack, Action, Claimed, Want
 from peerjob.model.state import State
 from peerjob.node.observe.observer import Observer, call_listener, log_listener_failure
@@ -29,8 +30,8 @@ POLL = 1.0
 """Seconds after which an idle node claims without a hint, so a lost hint does not delay work for longer."""
 QUIET = 3 * POLL
 """Seconds for which an idle node does not claim without a hint after a renewal: the answer said that no work is due."""
-MAX_SPREAD = 0.01
-"""Most seconds by which an idle node claims later than an instance is due, so that not all nodes claim at once."""
+MAX_SPREAD_US = 10_000
+"""Most microseconds by which an idle node claims later than an instance is due, so that not all nodes claim at once."""
 MAX_WAIT = 60.0
 """Most seconds for which an idle node trusts the due time of the last answer: clocks drift."""
 MAX_SLEEP = 10.0
@@ -328,8 +329,10 @@ class ClaimLoop(BackgroundRole):
         if not claimed.claims:
             self._poll_at, self._due_at = now + self.spread(POLL), math.inf
             if claimed.next_due_us is not None:
-                wait = (claimed.next_due_us - claimed.now_us) / 1_000_000
-                wait += self.clock.random.uniform(0, min(MAX_SPREAD, wait / 100))
+                wait_us = claimed.next_due_us - claimed.now_us
+                # not drawn, because the number of claims before this one depends on the speed of threads
+                spread_us = min(MAX_SPREAD_US, max(0, wait_us) // 100)
+                wait = (wait_us + hashed_up_to(spread_us, f"{incarnation}/{claimed.next_due_us}")) / 1_000_000
                 self._due_at = now + min(max(0.001, wait), MAX_WAIT)
             return
         self._outbox.hinted = True  # claim again: only an empty answer proves that no instance is due

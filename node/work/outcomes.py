@@ -104,9 +104,9 @@ class OutcomeBuilder:
         info = describe_error(error)
         attempts = run.claim.attempts
         try:
-            wait = backoff_seconds(run, policy, error, instance, self._clock, asked)
+            wait = backoff_seconds(run, policy, error, instance, asked)
         except BackoffFailed as failed:
-            wait = FALLBACK.seconds(attempts, self._clock)
+            wait = FALLBACK.seconds(attempts, run.claim.id)
             text = f"the backoff of {run.claim.kind!r} failed ({failed}), so the default backoff is used"
             run.logs.append(make_line(self._clock.time_us(), logging.WARNING, text, attempt=attempts, node=self._node))
             logger.warning("instance %s: %s", run.claim.id, text)

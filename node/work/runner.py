@@ -216,7 +216,7 @@ class InstanceRunner:
         if len(self._misfits) >= MISFITS_KNOWN:
             del self._misfits[next(iter(self._misfits))]
         self._misfits[run.claim.id] = tries
-        wait = MISFIT_WAIT.seconds(tries, self._clock)
+        wait = MISFIT_WAIT.seconds(tries, run.claim.id)
         return put_off(run, wait, f"does not fit here; {names[0]} may run it")
 
     async def _failed(self, run: Run, policy: Policy, error: BaseException, *, timed_out: bool = False) -> Outcome:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast
 
 from .durations import Duration, to_micros, to_seconds
 from .errors import OptionError
+from .hashed import MAX_HASH, hashed_up_to
 from .injected import current_run
 from .limits import (
     MAX_ALIASES,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
     from peerjob.handles.instance import Instance
 
-    from .clock import Clock
     from .state import State
 
 R = TypeVar("R")
@@ -86,8 +86,11 @@ class Backoff:
         seconds = to_seconds(wait, "backoff")
         return cls(initial=seconds, factor=1, max=seconds, jitter=jitter)
 
-    def seconds(self, retry: int, clock: Clock) -> float:
-        """Return the wait before a retry; 1 is the first."""
+    def seconds(self, retry: int, id: str) -> float:
+        """Return the seconds before a retry of an instance; 1 is the first. The same retry always has the same jitter.
+
+        `id` is that of the instance: a UUIDv7 as text.
+        """
         # limit the exponent: Python raises OverflowError for a power such as 2.0 ** 2000
         wait = self.max
         if self.initial > 0 and self.factor > 1:
@@ -98,7 +101,11 @@ class Backoff:
                 wait = self.max
         else:
             wait = min(self.max, self.initial)
-        return wait * (1 + clock.random.uniform(-self.jitter, self.jitter)) if self.jitter else wait
+        if not self.jitter:
+            return wait
+        # without the time in the id, so that one seed gives the same jitter in each run of a test
+        share = hashed_up_to(MAX_HASH, f"{id[14:]}/{retry}") / MAX_HASH
+        return wait * (1 + self.jitter * (2 * share - 1))
 
 
 @dataclass(frozen=True)

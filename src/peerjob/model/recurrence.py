@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from .cron.engine import Cron
 from .cron.text import EveryText, read_cron
 from .cron.zones import zone_named
 from .definition import Definition
 from .errors import ScheduleError
-
-if TYPE_CHECKING:
-    from random import Random  # noqa: TID251  # only the type is used; callers pass a clock's random
+from .hashed import hashed_up_to
 
 MAX_CACHED = 20_000
 """Most recurrences that the cache keeps."""
@@ -85,19 +82,9 @@ def cron_recurrence(spec: str, timezone: str = "UTC") -> Recurrence:
     return Cron(text, zone_named(timezone) if text.zone is None else zone_named(text.zone, "cron TZ"))
 
 
-def jitter_us(definition: Definition, name: str, nominal_us: int, random: Random) -> int:
+def jitter_us(definition: Definition, name: str, nominal_us: int) -> int:
     """Return the delay of a fire after its nominal time, from 0 to the schedule's jitter.
 
-    Hashed jitter depends only on the name, so it is the same on every node and at every fire.
+    It is the same on every node. Hashed jitter depends only on the name, so it is also the same at every fire.
     """
-    return drawn_us(definition.jitter_us, name if definition.hashed else None, random)
-
-
-def drawn_us(limit_us: int, name: str | None, random: Random) -> int:
-    """Draw a delay from 0 to a limit: by a hash of the name, or at random without a name."""
-    if limit_us <= 0:
-        return 0
-    if name is None:
-        return random.randint(0, limit_us)
-    drawn = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
-    return drawn * (limit_us + 1) >> 64
+    return hashed_up_to(definition.jitter_us, name if definition.hashed else f"{name}/{nominal_us}")

@@ -129,6 +129,26 @@ def test_one_seed_gives_one_course_of_time() -> None:
     assert course() == course()
 
 
+def test_what_else_draws_random_numbers_does_not_change_when_a_job_runs_again() -> None:
+    """How many numbers the roles of a node draw depends on the speed of its threads."""
+
+    def course(draws: int) -> list[datetime]:
+        clock = VirtualClock(seed=9)
+
+        def work(context: Context = INJECTED) -> None:
+            for _ in range(draws):
+                clock.random.random()
+            if context.attempt < 4:
+                raise ValueError("not yet")
+
+        with blocking_node(Job("work", work, max_retries=5, backoff=Backoff()), clock=clock) as manager:
+            instance = manager.schedule("work")
+            instance.wait(timeout="10m")
+            return [entry.timestamp for entry in instance.history()]
+
+    assert course(0) == course(1) == course(5)
+
+
 def test_what_is_closed_or_real_says_so() -> None:
     with blocking_node() as manager:
         pass

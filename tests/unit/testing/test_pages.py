@@ -3,14 +3,16 @@
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import fastapi
+import flask
 import pytest
 
 import peerjob.testing
 from support.pages import DOCS, files
 
 pytest_plugins = ["pytester"]
-LOADED = peerjob.testing
-"""Loaded here, so that no run below loads it anew."""
+LOADED = (peerjob.testing, fastapi, flask)
+"""Loaded here as a whole, so that no run below loads a part of them anew, beside the parts that another test loaded."""
 PAGES = sorted([*(DOCS / "cookbook").glob("*.md"), *(DOCS / "guides").glob("*.md")])
 
 
