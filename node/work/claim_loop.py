@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from peerjob.cluster.role import BackgroundRole
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreError, StoreRefusedError
-from peerjob.model.hashed import hashed_up_to
+from peerjob.model.hashed import hashed_share, hashed_up_to
 from peerjob.model.record import FINAL_STATE, MAX_BATCH, Ack, Action, Claimed, Want
 from peerjob.model.state import State
 from peerjob.node.observe.observer import Observer, call_listener, log_listener_failure
@@ -317,6 +317,11 @@ class ClaimLoop(BackgroundRole):
         elif ack is Ack.CANCELLED:
             run.cancel("user")
 
+    def spread(self, seconds: float, jitter: float = 0.1) -> float:
+        # not drawn: how often this loop claims depends on the speed of threads, and others draw from the generator
+        share = hashed_share(f"{self._held_claims.incarnation}/{self.clock.elapsed()}")
+        return seconds * (1 + jitter * (2 * share - 1))
+
     def _take(self, incarnation: str, claimed: Claimed, now: float) -> None:
         """Give the pool the instances that the store has claimed for this node."""
         if claimed.dead:
@@ -330,7 +335,6 @@ class ClaimLoop(BackgroundRole):
             self._poll_at, self._due_at = now + self.spread(POLL), math.inf
             if claimed.next_due_us is not None:
                 wait_us = claimed.next_due_us - claimed.now_us
-                # not drawn, because the number of claims before this one depends on the speed of threads
                 spread_us = min(MAX_SPREAD_US, max(0, wait_us) // 100)
                 wait = (wait_us + hashed_up_to(spread_us, f"{incarnation}/{claimed.next_due_us}")) / 1_000_000
                 self._due_at = now + min(max(0.001, wait), MAX_WAIT)

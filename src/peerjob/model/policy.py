@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast
 
 from .durations import Duration, to_micros, to_seconds
 from .errors import OptionError
-from .hashed import MAX_HASH, hashed_up_to
+from .hashed import hashed_share
 from .injected import current_run
 from .limits import (
     MAX_ALIASES,
@@ -104,8 +104,7 @@ class Backoff:
         if not self.jitter:
             return wait
         # without the time in the id, so that one seed gives the same jitter in each run of a test
-        share = hashed_up_to(MAX_HASH, f"{id[14:]}/{retry}") / MAX_HASH
-        return wait * (1 + self.jitter * (2 * share - 1))
+        return wait * (1 + self.jitter * (2 * hashed_share(f"{id[14:]}/{retry}") - 1))
 
 
 @dataclass(frozen=True)
