@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import time
+import weakref
 from collections.abc import AsyncGenerator, Generator
 from datetime import UTC, datetime
 from typing import Protocol
@@ -49,6 +51,17 @@ class Clock(Protocol):
 TOLD_CHANGE_US = 250_000
 """The least change of a node's lead that the node tells the others, because telling it costs a write."""
 _BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+_generators: weakref.WeakSet[random.Random] = weakref.WeakSet()
+"""The generators of all clocks. A forked child seeds them anew. Otherwise it would draw the same ids as its parent, and
+as the other children of its parent."""
+
+
+def _seed_anew() -> None:
+    for generator in list(_generators):
+        generator.seed()
+
+
+os.register_at_fork(after_in_child=_seed_anew)
 
 
 class SystemClock:
@@ -58,6 +71,7 @@ class SystemClock:
 
     def __init__(self) -> None:
         self._random = random.Random()
+        _generators.add(self._random)
 
     def time_us(self) -> int:
         """Microseconds since the epoch."""

@@ -1,5 +1,6 @@
 """UUIDv7 ids: always growing, and telling their time."""
 
+import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -55,6 +56,40 @@ def test_an_id_tells_its_millisecond() -> None:
     start = datetime(2031, 2, 3, 4, 5, 6, 789_000, tzinfo=UTC)
     id = IdSource(VirtualClock(start + timedelta(microseconds=999))).one()
     assert id_time_us(id) == VirtualClock(start).time_us()
+
+
+class StandingClock(SystemClock):
+    """A clock that stands still."""
+
+    def time_us(self) -> int:
+        return 1_900_000_000_000_000
+
+
+def ids_of_child(source: IdSource, count: int) -> set[str]:
+    """Ids that a forked child takes."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writer, "\n".join(source.take(count)).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        ids = set(pipe.read().split())
+    os.waitpid(pid, 0)
+    return ids
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("used_before", [False, True])
+def test_processes_that_fork_never_take_the_same_id(used_before: bool) -> None:
+    source = IdSource(StandingClock())
+    if used_before:
+        source.one()
+    ids = [ids_of_child(source, 50) for _ in range(4)]
+    ids.append(set(source.take(50)))
+    assert len(set[str]().union(*ids)) == 250
 
 
 def test_threads_never_get_the_same_id() -> None:
