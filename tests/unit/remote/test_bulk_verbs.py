@@ -2,11 +2,24 @@
 
 from typing import Any
 
-from peerjob import Client, Job, Query, State
-from peerjob.model.clock import SystemClock
+import pytest
+
+from peerjob import (
+    Client,
+    Job,
+    Node,
+    Query,
+    Server,
+    State,
+    StoreLimits,
+    SystemClock,
+)
 from peerjob.model.ids import IdSource
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.server.pages import MAX_BYTES
+from peerjob.store.drivers import open_store
+from support.factories import shared_url
+from support.flaky import FlakyStore
 from support.rpc import raw_client, served
 
 
@@ -45,3 +58,20 @@ async def test_a_part_of_many_fits_into_one_response() -> None:
             assert await node.count(Query(state=State.CANCELLED)) == cancelled
             request.query.cursor = answer.cursor
         assert (parts > 1, cancelled) == (True, len(WAITING))
+
+
+@pytest.mark.parametrize("acts", ["cancel", "retry"])
+async def test_a_part_ends_within_the_timeout_of_its_client(acts: str) -> None:
+    flaky = FlakyStore(open_store(shared_url(), namespace="default", clock=SystemClock(), limits=StoreLimits()))
+    async with (
+        Node(flaky.store, jobs=[ECHO]) as node,
+        Server(node, "127.0.0.1:0") as server,
+        Client(server.target, timeout=1.5) as client,
+    ):
+        await node.schedule_many([ECHO.with_options(after="1h").call(number) for number in range(1_500)])
+        if acts == "retry":
+            await node.cancel_instances(Query.all())
+            await node.drain()
+        flaky.slow(0.15, "lookup")
+        verb = client.cancel_instances if acts == "cancel" else client.retry_instances
+        assert len(await verb(Query(kind="echo"))) == 1_500

@@ -123,7 +123,7 @@ class InstanceRpcs:
         self, request: pb.CancelInstancesRequest, context: Context
     ) -> pb.CancelInstancesResponse:
         pages = self._node.cancel_pages(acting_query_of(request.query))
-        cancelled, cursor = await part_of(pages, whole=not request.in_parts)
+        cancelled, cursor = await part_of(pages, whole=not request.in_parts, left=context.time_remaining())
         return pb.CancelInstancesResponse(
             instances=await messages_that_fit(cancelled, _message_in(request.query.view), _bare), cursor=cursor
         )
@@ -132,7 +132,7 @@ class InstanceRpcs:
         query = acting_query_of(request.query)
         await self._check_retry(query)
         pages = self._node.retry_pages(query, id=request.request_uuid if request.HasField("request_uuid") else None)
-        made, cursor = await part_of(pages, whole=not request.in_parts)
+        made, cursor = await part_of(pages, whole=not request.in_parts, left=context.time_remaining())
         return pb.RetryInstancesResponse(
             instances=await messages_that_fit(made, _message_in(request.query.view), _bare), cursor=cursor
         )

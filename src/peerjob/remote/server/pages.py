@@ -30,7 +30,9 @@ FIRST_STEP = 16
 MAX_STEP = 250
 """The most instances that one read from the store returns: a single instance can have megabytes."""
 PART_SECONDS = 5.0
-"""How long one call acts on instances in parts. A part must end within the timeout of any client."""
+"""How long one call acts on instances in parts, at most."""
+PART_SHARE = 0.5
+"""The share of the time left for a call in which it acts on a part. In the rest, the response is made and sent."""
 FRAME_BYTES = 300
 """About the bytes of an instance in a response, without its arguments."""
 
@@ -104,14 +106,15 @@ async def latest_that_fit(
 
 
 async def part_of(
-    pages: AsyncGenerator[ResultPage[Instance[Any]]], *, whole: bool
+    pages: AsyncGenerator[ResultPage[Instance[Any]]], *, whole: bool, left: float | None
 ) -> tuple[list[Instance[Any]], str | None]:
     """The instances of one response of a verb that acts page by page, and the cursor of the next part.
 
-    The verb goes no further than its next page. `whole` is for a client that knows no parts.
+    The verb goes no further than its next page. `whole` is for a client that knows no parts. `left` is the time left
+    for the call, in seconds: a part that took longer would be repeated from its begin, and end no sooner.
     """
     now = asyncio.get_running_loop().time
-    until, size = now() + PART_SECONDS, 0
+    until, size = now() + (PART_SECONDS if left is None else min(PART_SECONDS, PART_SHARE * left)), 0
     changed: list[Instance[Any]] = []
     async with aclosing(pages):
         async for page in pages:
