@@ -36,7 +36,7 @@ class CaptureHandler(logging.Handler):
     """
 
     _started: ClassVar[tuple[CaptureHandler, ...]] = ()
-    _wraps: ClassVar[bool] = False
+    _wrapper: ClassVar[Callable[[logging.Logger, logging.LogRecord], None] | None] = None
     _changing: ClassVar = threading.Lock()
 
     def __init__(self, backend: object) -> None:
@@ -44,12 +44,14 @@ class CaptureHandler(logging.Handler):
         self._backend = backend
 
     def start(self) -> None:
-        """Capture from now on. The first call in a process wraps `logging.Logger.callHandlers`."""
+        """Capture from now on. Wraps `logging.Logger.callHandlers`, unless the wrapper is there already.
+
+        Other code can have removed the wrapper: a test that patches the method restores what it found before.
+        """
         with CaptureHandler._changing:
             CaptureHandler._started += (self,)
-            if not CaptureHandler._wraps:
-                CaptureHandler._wraps = True
-                _wrap_call_handlers()
+            if logging.Logger.callHandlers is not CaptureHandler._wrapper:
+                CaptureHandler._wrapper = _wrap_call_handlers()
 
     def stop(self) -> None:
         with CaptureHandler._changing:
@@ -72,15 +74,33 @@ class CaptureHandler(logging.Handler):
             self.handleError(record)
 
 
-def _wrap_call_handlers() -> None:
+class _Passing(threading.local):
+    """The record that the outermost wrapper of this thread passes on. It alone captures the record."""
+
+    record: logging.LogRecord | None = None
+
+
+_passing = _Passing()
+
+
+def _wrap_call_handlers() -> Callable[[logging.Logger, logging.LogRecord], None]:
     call_handlers = logging.Logger.callHandlers
 
     @functools.wraps(call_handlers)
     def call_and_capture(self: logging.Logger, record: logging.LogRecord) -> None:
-        call_handlers(self, record)
-        CaptureHandler.handle_all(record)
+        outer = _passing.record
+        if outer is record or current_run.get() is None:
+            call_handlers(self, record)
+            return
+        _passing.record = record
+        try:
+            call_handlers(self, record)
+        finally:
+            _passing.record = outer
+            CaptureHandler.handle_all(record)
 
     logging.Logger.callHandlers = call_and_capture  # type: ignore[method-assign]
+    return call_and_capture
 
 
 Keep = Callable[[str, int, str, Mapping[str, object] | None], None]

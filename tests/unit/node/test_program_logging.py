@@ -1,14 +1,18 @@
 """What a node leaves alone: the logging of the program that it is a part of."""
 
+import inspect
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from peerjob import Job
 from peerjob.testing import VirtualClock, running_node
+
+CallHandlers = Callable[[logging.Logger, logging.LogRecord], None]
 
 PROGRAM = """
 import asyncio, logging, sys
@@ -75,3 +79,52 @@ async def test_nodes_change_no_handler_and_a_line_goes_only_to_the_node_that_run
     finally:
         quiet.propagate = True
     assert root.handlers == before
+
+
+def write() -> None:
+    logging.getLogger("shop").warning("from the body")
+
+
+async def stored(clock: VirtualClock) -> list[str]:
+    """The lines that a new node stores of a body that logs once."""
+    async with running_node(Job("write", write), clock=clock) as node:
+        instance = await node.schedule("write")
+        await clock.run(instance.result(), limit=60)
+        return [line.message for line in await instance.logs()]
+
+
+async def test_wrappers_of_others_come_and_go_in_any_order(clock: VirtualClock) -> None:
+    def wrapped(inner: CallHandlers) -> CallHandlers:
+        def call(logger: logging.Logger, record: logging.LogRecord) -> None:
+            inner(logger, record)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logging.Logger, "callHandlers", inspect.unwrap(logging.Logger.callHandlers))
+        assert await stored(clock) == ["from the body"]
+        patch.setattr(logging.Logger, "callHandlers", wrapped(logging.Logger.callHandlers))
+        assert await stored(clock) == ["from the body"]
+    # the patch has removed all wrappers that came after it
+    assert await stored(clock) == ["from the body"]
+    assert await stored(clock) == ["from the body"]
+
+
+async def test_a_record_is_stored_although_a_handler_of_the_program_fails(clock: VirtualClock) -> None:
+    class Failing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("no space left")
+
+    def fails() -> None:
+        with pytest.raises(OSError, match="no space left"):
+            write()
+
+    handler = Failing()
+    logging.getLogger("shop").addHandler(handler)
+    try:
+        async with running_node(Job("fails", fails), clock=clock) as node:
+            instance = await node.schedule("fails")
+            await clock.run(instance.result(), limit=60)
+            assert [line.message for line in await instance.logs()] == ["from the body"]
+    finally:
+        logging.getLogger("shop").removeHandler(handler)
