@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, ClassVar, Literal, NoReturn, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, NoReturn, Protocol, SupportsFloat, SupportsIndex, TypeVar
 
 from peerjob.model.clock import to_datetime
 from peerjob.model.durations import Duration, to_seconds
@@ -205,10 +206,15 @@ class Context(Injectable):
     def progress(self, fraction: float, message: str = "") -> None:
         """Report the progress of the run: a fraction from 0 to 1 and a short text. The next group commit writes it."""
         given: Any = fraction  # a caller without a type checker can pass any object
-        if not isinstance(given, int | float) or not 0 <= given <= 1:
+        try:
+            # any number: Fraction, Decimal and numpy's float32 are no subclasses of float
+            share = float(given) if isinstance(given, SupportsFloat | SupportsIndex) else math.nan
+        except (ValueError, ArithmeticError):
+            share = math.nan
+        if not 0 <= share <= 1:
             raise OptionError("fraction", given, "a number from 0 to 1")
         if self._backend is not None:
-            self._backend.report_progress(self, float(fraction), message)
+            self._backend.report_progress(self, share, message)
 
     def log_line(self, level: int, message: str, fields: dict[str, object] | None = None) -> bool:
         """Store a line with the instance; for log handlers. `level` is a `logging` number.

@@ -3,6 +3,7 @@
 import contextlib
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -62,7 +63,12 @@ def test_a_number_that_a_record_cannot_hold_is_refused(option: str) -> None:
         WORK.with_options(**more)
 
 
-@pytest.mark.parametrize("fraction", ["0.3", None, 1j, -1, 2, float("nan")])
+@pytest.mark.parametrize("fraction", ["0.3", None, 1j, -1, 2, float("nan"), Decimal("sNaN"), 10**400])
 def test_a_progress_that_is_no_fraction_is_refused(fraction: Any) -> None:
     with pytest.raises(OptionError, match="a number from 0 to 1"):
         Context().progress(fraction)
+
+
+@pytest.mark.parametrize("fraction", [0, 1, True, 0.5, Fraction(1, 2), Decimal("0.5")])
+def test_a_progress_is_any_number(fraction: Any) -> None:
+    Context().progress(fraction)
