@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from types import FunctionType
 from typing import Any
 
@@ -16,6 +16,9 @@ from peerjob.model.references import Trusted, module_name
 from .binding import Binding
 
 logger = logging.getLogger("peerjob.node")
+
+_COMPARED = frozenset({FunctionType, str, bytes, int, float, bool})
+"""Types of the outer variables of a function that are compared. Objects of other types are equal only to themselves."""
 
 
 class Registry:
@@ -164,20 +167,43 @@ class Registry:
             logger.warning("job %r is registered again with another signature; it replaces the old job", job.kind)
 
 
-def _is_same(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
-    """Whether two executors are the same function, or come from the same `def` in a function that ran twice."""
-    if one == other:
+def _is_same(one: Any, other: Any, compared: Set[tuple[int, int]] = frozenset()) -> bool:
+    """Whether two executors are the same function, or come from the same `def`, which ran twice.
+
+    A function runs its inner `def` at each call. A script that another module imports by its name runs twice, too.
+    """
+    if one == other or (id(one), id(other)) in compared:
         return True
     if not isinstance(one, FunctionType) or not isinstance(other, FunctionType):
         return False
     return (
         one.__code__ == other.__code__
-        and one.__closure__ is None
-        and other.__closure__ is None
         and one.__defaults__ == other.__defaults__
         and one.__kwdefaults__ == other.__kwdefaults__
-        and one.__globals__ is other.__globals__
+        and (one.__globals__ is other.__globals__ or _source(one) == _source(other))
+        and _are_same_cells(one, other, compared | {(id(one), id(other))})
     )
+
+
+def _are_same_cells(one: FunctionType, other: FunctionType, compared: Set[tuple[int, int]]) -> bool:
+    """Whether the functions use the same variables of the functions around them, as decorated ones do."""
+    try:
+        pairs = [
+            (cell.cell_contents, its.cell_contents)
+            for cell, its in zip(one.__closure__ or (), other.__closure__ or (), strict=True)
+        ]
+    except ValueError:  # a variable without a value
+        return False
+    return all(
+        value is its or (type(value) is type(its) and type(value) in _COMPARED and _is_same(value, its, compared))
+        for value, its in pairs
+    )
+
+
+def _source(function: FunctionType) -> tuple[str, str] | object:
+    """The file and module of a function; an object that equals nothing else for code without a file."""
+    file = function.__code__.co_filename
+    return object() if file.startswith("<") else (file, module_name(str(function.__globals__.get("__name__"))))
 
 
 def _check_conflicts(jobs: Iterable[Job[..., Any, Any]]) -> None:

@@ -1,5 +1,8 @@
 """Which jobs a node takes from a module, if several attributes have one kind."""
 
+import subprocess
+import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -44,3 +47,52 @@ def test_two_functions_of_one_kind_are_refused() -> None:
     node = Node("memory://", jobs=[first])
     node.register(second)
     assert node.jobs() == [second]
+
+
+SCRIPT = """
+import functools
+from peerjob import Job, Node, job
+
+def logged(function):
+    @functools.wraps(function)
+    def call(*args):
+        return function(*args)
+    return call
+
+@job
+def send() -> None: ...
+
+@job
+@logged
+def post() -> None: ...
+
+if __name__ == "__main__":
+    import orders
+    print(sorted(one.kind for one in Node("memory://", jobs=[send, post, orders]).jobs()))
+"""
+
+
+def test_a_script_that_another_module_imports_has_its_jobs_once(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(SCRIPT)
+    (tmp_path / "orders.py").write_text("from shop import post, send\n")
+    ran = subprocess.run(
+        [sys.executable, tmp_path / "shop.py"], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (ran.stdout, ran.stderr) == ("['shop:post', 'shop:send']\n", "")
+
+
+def test_closures_over_other_values_are_refused() -> None:
+    def made(value: object) -> Job[[], object, object]:
+        return Job("give", lambda: value)
+
+    def repeat(times: int) -> Job[[], object, object]:
+        def again() -> object:
+            return again() if times else None
+
+        return Job("again", again)
+
+    for first, second in ((made(1), made(2)), (made(1), made(True)), (made([]), made([])), (repeat(1), repeat(2))):
+        with pytest.raises(JobConflictError):
+            Node("memory://", jobs=[first, second])
+    for first, second in ((made(1), made(1)), (repeat(1), repeat(1))):
+        Node("memory://", jobs=[first, second])
