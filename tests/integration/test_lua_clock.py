@@ -133,6 +133,42 @@ async def test_a_reaper_that_was_cut_off_marks_no_node_dead(site: MakeSite) -> N
     assert not (await mortal.renew(ttl_us=TTL_US)).dead
 
 
+@pytest.mark.parametrize("limit", [1, 2])
+async def test_a_repeat_of_a_hinted_claim_gives_a_claim_whose_fence_is_ahead(site: MakeSite, limit: int) -> None:
+    """A fence follows the one of the last claim, which a server whose clock was ahead has given."""
+    here = site()
+    store = await here.open()
+    peer = await here.join(store)
+    news = here.make.instances(limit)
+    await store.enqueue(news)
+    await peer.end(await peer.take_one(), Action.RETRY)
+    put_ahead(here, news[0].id)
+    request = here.make.request()
+    for want in (peer.want(limit, suspects=False), peer.want(0, suspects=False)):
+        _, claimed = await store.claim_on_hint(peer.incarnation, want, request=request, timeout=0)
+        assert claimed is not None
+        assert {claim.id for claim in claimed.claims} == {new.id for new in news}
+
+
+async def test_a_withdrawal_returns_a_claim_whose_fence_is_ahead(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    peer = await here.join(store)
+    (new,) = here.make.instances(1)
+    await store.enqueue([new])
+    await peer.end(await peer.take_one(), Action.RETRY)
+    put_ahead(here, new.id)
+    request = here.make.request()
+    await store.claim_on_hint(peer.incarnation, peer.want(1, suspects=False), request=request, timeout=0)
+    liveness = store.liveness()
+    await liveness.open()
+    try:
+        await liveness.withdraw(peer.incarnation, request, timeout=5)
+    finally:
+        await liveness.close()
+    assert (await peer.take_one()).id == new.id
+
+
 async def test_fences_and_the_times_of_a_history_only_grow(site: MakeSite) -> None:
     here = site()
     store = await here.open()

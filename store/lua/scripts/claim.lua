@@ -59,18 +59,18 @@ end
 -- A request that was answered before gets the same claims again, so a lost reply loses no claim.
 local answered = call('HGET', requests_key(incarnation), command)
 if answered and sub(answered, 1, #request + 1) == request .. '\n' then
-  local at, next_due, ids_text = match(answered, '^(%d+)\n(%d+)\n(.*)$', #request + 2)
+  local at, next_due, ids_text, fences_text = match(answered, '^(%d+)\n(%d+)\n([^\n]*)(.*)$', #request + 2)
   reply[2], reply[3] = tonumber(at), tonumber(next_due)
-  local ids = {}
+  local ids, own_fence = {}, string.gmatch(fences_text, '%d+')
   for from = 1, #ids_text, ID_SIZE do
     ids[#ids + 1] = sub(ids_text, from, from + ID_SIZE - 1)
   end
   if #ids > 0 then
     local fences, found = call('HMGET', owned, unpack(ids)), read(ids)
     for n, id in ipairs(ids) do
-      local record = decode(found[2 * n - 1])
-      -- Unless the fence is the time of the answer, the claim can be a later one, which the node runs.
-      local same = fences[n] and (command ~= 'hint-claim' or claim_parts(fences[n]) == at)
+      local record, fence = decode(found[2 * n - 1]), own_fence()
+      -- With another fence, the claim is a later one, which the node runs.
+      local same = fences[n] and (command ~= 'hint-claim' or claim_parts(fences[n]) == fence)
       if same and record and found[2 * n] then
         add_record_to_reply(id, record, found[2 * n])
       end
@@ -363,8 +363,11 @@ elseif bad == 0 then
   end
 end
 pass_slots_and_wake()
-add_pair('HSET', requests_key(incarnation), command,
-  request .. '\n' .. now_text .. '\n' .. digits(reply[3]) .. '\n' .. table.concat(ids))
+local answer = request .. '\n' .. now_text .. '\n' .. digits(reply[3]) .. '\n' .. table.concat(ids)
+for n = 1, command == 'hint-claim' and #ids or 0 do
+  answer = answer .. '\n' .. digits(shapes[7 * reply[6 + 3 * n] - 5])
+end
+add_pair('HSET', requests_key(incarnation), command, answer)
 
 -- The taken instances are the first of each queue, so one ZREMRANGEBYRANK per queue removes all of them.
 local taken = {}

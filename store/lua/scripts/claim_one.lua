@@ -52,11 +52,12 @@ call('SET', record_key(id), usual.text)
 call('ZREM', ready_key(kind), member)
 call('ZREM', from, id)
 call('ZADD', to, 0, id)
-call('HSET', owned, id, claim_entry(digits(usual.fence), ''))
+local fence = digits(usual.fence)
+call('HSET', owned, id, claim_entry(fence, ''))
 if idle then
   call('SREM', idle_key(sub(idle, 1, SET_SIZE)), incarnation)
   call('HDEL', IDLE, incarnation)
 end
-call('HSET', requests, command, request .. '\n' .. digits(now) .. '\n0\n' .. id)
+call('HSET', requests, command, request .. '\n' .. digits(now) .. '\n0\n' .. id .. '\n' .. fence)
 return {'ok', now, 0, {}, {},
   {kind, usual.fence, usual.priority, usual.due, usual.attempts, usual.crashes, usual.losses}, id, found[2], 1}
