@@ -45,9 +45,8 @@ def main(fd: int, parent: int) -> NoReturn:
         signal.signal(number, lambda _number, _frame: None)
     os.set_inheritable(fd, False)
     connection = socket.socket(fileno=fd)
-    # close the connection in each fork: an open copy would hide the death of this process from the node
-    os.register_at_fork(after_in_child=connection.close)
     server = _Server(connection)
+    os.register_at_fork(after_in_child=server.leave_fork)
     threading.Thread(target=server.listen, name="peerjob-node", daemon=True).start()
     CaptureHandler(server).start()
     while True:
@@ -193,6 +192,14 @@ class _Server:
                 return False
             self._connection.sendall(data)
             return True
+
+    def leave_fork(self) -> None:
+        """Serve nothing in a child that a body forked. The child sends no lines and no progress."""
+        # an open copy would hide the death of this process from the node
+        self._connection.close()
+        # another thread can have held the lock at the moment of the fork
+        self._sending = threading.Lock()
+        self._context = None
 
     # -- the backend of job contexts ---------------------------------------------------------------------------
 

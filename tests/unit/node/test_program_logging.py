@@ -128,3 +128,35 @@ async def test_a_record_is_stored_although_a_handler_of_the_program_fails(clock:
             assert [line.message for line in await instance.logs()] == ["from the body"]
     finally:
         logging.getLogger("shop").removeHandler(handler)
+
+
+FORKING = """
+import asyncio, logging, multiprocessing
+from peerjob import INJECTED, Context, Job, Node
+
+def inside(ctx: Context) -> None:
+    logging.getLogger("shop").warning("in the fork")
+    ctx.progress(0.5)
+
+def forks(ctx: Context = INJECTED) -> int:
+    child = multiprocessing.get_context("fork").Process(target=inside, args=(ctx,))
+    child.start()
+    child.join()
+    logging.getLogger("shop").warning("in the body")
+    return child.exitcode
+
+async def main() -> None:
+    async with Node("memory://", jobs=[Job("forks", forks, run_in="process")]) as node:
+        instance = await node.schedule("forks")
+        print(await instance.result(60), [line.message for line in await instance.logs()])
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+def test_a_fork_of_a_body_in_a_process_logs_as_any_program(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(FORKING)
+    ran = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=100, check=True)
+    assert (ran.stdout, ran.stderr) == ("0 ['in the body']\n", "in the fork\nin the body\n")
