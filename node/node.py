@@ -229,8 +229,10 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
 
         Peers run instances that were handed back at once, without a counted attempt. Idempotent. Running bodies may use
         the node until they end. If this call is cancelled, the grace ends, and the node still leaves. A `start` under
-        way raises NodeStateError.
+        way raises NodeStateError, and so does this call in another event loop than `start`.
         """
+        if self._runtime is not None:
+            self._need_runtime()
         await self._stop(to_seconds(grace, "grace"))
 
     async def _stop(self, grace: float, *, exiting: bool = False) -> None:

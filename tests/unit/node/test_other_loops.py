@@ -49,3 +49,15 @@ async def test_a_call_from_another_thread_through_the_loop_works() -> None:
             return asyncio.run_coroutine_threadsafe(made.result(), loop).result(30)
 
         assert await asyncio.to_thread(call) == 3
+
+
+async def test_a_stop_in_another_loop_is_told_and_leaves_the_node_as_it_is() -> None:
+    async with Node("memory://", jobs=[ADD]) as node:
+
+        async def stop() -> None:
+            await asyncio.wait_for(node.stop(), 10)
+
+        with pytest.raises(NodeStateError, match=ERROR):
+            await asyncio.to_thread(asyncio.run, stop())
+        assert await (await node.schedule(ADD, 1, 2)).result(30) == 3
+    await asyncio.to_thread(asyncio.run, stop())
