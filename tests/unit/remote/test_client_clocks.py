@@ -3,9 +3,12 @@
 import logging
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from peerjob import Client, Job, Node, OptionError, Query, SystemClock
 from peerjob.model.ids import IdSource, id_time_us
+from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.remote.server.instances import InstanceRpcs
 from support.rpc import served
 
 DAY_US = 86_400_000_000
@@ -61,3 +64,21 @@ async def test_the_error_of_an_id_names_both_clocks() -> None:
                 await to.schedule_as(id, WORK.call())
         with pytest.raises(OptionError, match="the id says after the year 9999"):
             await client.schedule_as("ffffffff-ffff-7000-8000-000000000000", WORK.call())
+
+
+async def test_the_warning_names_the_node_that_answered(caplog: pytest.LogCaptureFixture) -> None:
+    clock = WrongClock(2 * DAY_US)
+    async with served(WORK) as (_, server), Client(f"127.0.0.1:1,{server.target}", clock=clock):
+        (warned,) = [line.getMessage() for line in caplog.records if line.name == "peerjob.client"]
+        assert f"of the node at {server.target}:" in warned
+
+
+@pytest.mark.parametrize("seconds", [-(2**62), 253_402_300_800, 10**18, 2**62])
+async def test_a_time_outside_the_calendar_is_no_clock(seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def get_version(*_: object) -> pb.VersionResponse:
+        return pb.VersionResponse(version="1", api_version="v1", time=Timestamp(seconds=seconds))
+
+    monkeypatch.setattr(InstanceRpcs, "get_version", get_version)
+    async with served(WORK) as (_, server), Client(server.target) as client:
+        made = await client.schedule(WORK)
+        assert await made.result(30) == 1

@@ -30,7 +30,7 @@ from peerjob.remote.wire.cluster import worker_of
 from peerjob.remote.wire.requests import MAX_BULK, job_request, kind_request
 from peerjob.remote.wire.schedules import row_of
 from peerjob.remote.wire.tls import ClientTls
-from peerjob.remote.wire.values import given_count, span, stamp_us
+from peerjob.remote.wire.values import FIRST_US, LAST_US, given_count, span, stamp_us
 
 from .client_clock import ClientClock
 from .connection import Connection, split_target
@@ -132,12 +132,14 @@ class Client(RemoteManager, StartableManager):
             raise
 
     def _compare_clocks(self, answer: pb.VersionResponse) -> None:
-        if answer.HasField("time") and (ahead := self._clock.compare(stamp_us(answer.time))):
+        node_us = stamp_us(answer.time)
+        # no id can have a time outside the calendar
+        if answer.HasField("time") and FIRST_US <= node_us <= LAST_US and (ahead := self._clock.compare(node_us)):
             logger.warning(
                 "the clock of this machine is %s %s that of the node at %s: new ids take the time of the node",
                 format_seconds(round(abs(ahead))),
                 "ahead of" if ahead > 0 else "behind",
-                self.addresses[0],
+                self._connection.address,
             )
 
     async def stop(self, grace: Duration = 0.0) -> None:

@@ -75,6 +75,11 @@ class Connection:
         self._nodes: list[NodeAddress] = []
         self._current = 0
 
+    @property
+    def address(self) -> str:
+        """The address of the node that gets the next call, unless it goes away."""
+        return self._nodes[self._current].address if self._nodes else self.addresses[0]
+
     def open(self) -> None:
         """Create the channels, in the event loop that makes the calls. The first call connects."""
         credentials = None if self._tls is None else self._tls.credentials()
