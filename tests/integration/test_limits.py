@@ -219,6 +219,8 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "kind": limits.MAX_KIND,
         "idempotency key": limits.MAX_KEY,
         "name of a schedule": limits.MAX_KEY,
+        "`max_retries`, `max_crashes`": limits.MAX_COUNT,
+        "`version` of a schedule": limits.MAX_NUMBER,
         "tag": limits.MAX_TAG,
         "tags of an instance": limits.MAX_TAGS,
         "aliases of a job": limits.MAX_ALIASES,
