@@ -96,12 +96,20 @@ async def cluster(chance: Random) -> AsyncGenerator[Site]:
 
 async def _follows(server: Server, *, password: str | None = None) -> None:
     """Wait until a server has all data of the one that took its place: else the next failover fails both at once."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            role = await asyncio.to_thread(_role, server, password)
-            if role[0] == "slave" and role[3] == "connected":
-                return
-            await asyncio.sleep(LOOK)
+    role: list[object] = []
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                role = await asyncio.to_thread(_role, server, password)
+                if role[0] == "slave" and role[3] == "connected":
+                    return
+                await asyncio.sleep(LOOK)
+    except TimeoutError:
+        newest = max(server.files("log-*"), key=lambda path: path.stat().st_mtime)
+        said = "\n".join(newest.read_text().splitlines()[-30:])
+        raise AssertionError(
+            f"the server does not follow another after {PATIENCE:g} s: {role}; it wrote\n{said}"
+        ) from None
 
 
 def _role(server: Server, password: str | None = None) -> list[object]:
