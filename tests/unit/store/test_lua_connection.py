@@ -30,7 +30,9 @@ async def connected(serve: Serve, *, sign_in: bytes = b"+OK\r\n") -> AsyncGenera
             requests = hiredis.Reader()
             for _ in range(3):  # CLIENT SETNAME, and two of CLIENT SETINFO
                 while requests.gets() is False:
-                    requests.feed(await reader.read(1000))
+                    if not (data := await reader.read(1000)):
+                        return  # the client left: at the end, `read` gives nothing again and again, without a pause
+                    requests.feed(data)
                 writer.write(sign_in)
             await serve(reader, writer)
         finally:
