@@ -114,7 +114,19 @@ class WatchedServers:
 
     def primary(self) -> Server:
         """The server that is the primary by the word of the first sentinel."""
-        port = int(self.sentinels[0].ask("SENTINEL", "MASTER", NAME)["port"])
+        return self._primary_of(self.sentinels[0])
+
+    def agreed_primary(self) -> Server | None:
+        """The server that is the primary by the word of each sentinel; None while they differ.
+
+        A sentinel that has not heard of a failover makes the new primary a replica of the old one, as soon as that runs
+        again. If it has restarted without its data, all data is lost. So a test restarts it only after all agree.
+        """
+        first, *others = map(self._primary_of, self.sentinels)
+        return first if all(one is first for one in others) else None
+
+    def _primary_of(self, sentinel: SentinelProcess) -> Server:
+        port = int(sentinel.ask("SENTINEL", "MASTER", NAME)["port"])
         return next(server for server in self.servers if port in (server.port, server.tls_port))
 
     def __enter__(self) -> Self:

@@ -65,7 +65,7 @@ async def sentinel(chance: Random) -> AsyncGenerator[Site]:
         url = servers.with_options(CONFIRMED)
 
         def primary(away: Server | None) -> Server | None:
-            found = servers.primary()
+            found = servers.agreed_primary()
             return None if found is away else found
 
         async def started(server: Server) -> None:
