@@ -15,7 +15,7 @@ DAY_US = 86_400_000_000
 
 
 class WrongClock(SystemClock):
-    """A clock that is off, and that somebody can correct."""
+    """A clock that is off until a test corrects it."""
 
     def __init__(self, off_us: int) -> None:
         super().__init__()
