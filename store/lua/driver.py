@@ -66,6 +66,17 @@ written nothing in that case."""
 _LAYOUT = re.compile(r"\bLAYOUT:? (\S+)")
 """The pattern fits both client libraries, which word the error of a script differently."""
 
+_DISK_ADVICE = (
+    "when its disk has room again, run BGREWRITEAOF before it restarts, because it may refuse to load the file that it "
+    "has now"
+)
+"""The step after a failed write of the append-only file.
+
+A server with `appendfsync everysec` goes on when its disk has room. If it has rewritten the file since it started, the
+file now has zeros between two commands: the server removed the incomplete command, and wrote the next one where the
+incomplete one had ended. Seen with Redis 8.0.2 and Valkey 8.1.1.
+"""
+
 _DEMOTED = re.compile(r"\b(READONLY|ReadOnly|UNBLOCKED)\b|read only replica")
 
 
@@ -322,6 +333,8 @@ class Driver(ABC):
         code = text.split(" ", 1)[0].split(":", 1)[0]
         if cause is Cause.MOVED and not self._address.cluster:
             return StoreError(f"the server at {url} is one of a cluster: add ?cluster=true to the URL")
+        if code == "MISCONF" and "AOF" in text:
+            return StoreUnavailableError(url, f"{text}; {_DISK_ADVICE}")
         if cause in (Cause.MOVED, Cause.PASSING) or code in PASSING_CODES or NOT_LOCAL in text:
             return StoreUnavailableError(url, text)
         if (layout := _LAYOUT.search(text)) is not None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Generator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,7 @@ import redis
 from support.containers import ContainerProcess, image_of
 from support.power import synced_size, tracing, wait_for_end
 from support.processes import ChildProcess
-from support.waiting import PATIENCE
+from support.waiting import LOOK, PATIENCE
 
 ServerKind = Literal["redis", "valkey", "valkey+glide"]
 """What a test runs on: a program, and in `valkey+glide` the client library of the store's URL."""
@@ -241,6 +242,18 @@ class Server(ServerProcess):
         with aof.open("r+b") as file:
             file.truncate(aof.stat().st_size - lost)
         return lost
+
+    def rewrite(self) -> None:
+        """Let the server make a new append-only file of its data."""
+        self.command("BGREWRITEAOF")
+        late = time.monotonic() + PATIENCE
+        while True:
+            info = cast("dict[str, object]", self.command("INFO", "persistence"))
+            if not info["aof_rewrite_scheduled"] and not info["aof_rewrite_in_progress"]:
+                break
+            assert time.monotonic() < late, "the server still rewrites its append-only file"
+            time.sleep(LOOK)
+        assert info["aof_last_bgrewrite_status"] == "ok"
 
     def command(self, *words: str | bytes | int) -> object:
         """Run one command and return its reply, with text as str."""

@@ -79,12 +79,14 @@ async def _run_all(names: list[str], given: argparse.Namespace) -> tuple[list[Re
             except Exception:  # noqa: BLE001  # the error is shown, and the other set-ups go on
                 traceback.print_exc()
                 broken.append(name)
-                continue
-            if report.violations and given.keep is None:
+                report = None
+            if (report is None or report.violations) and given.keep is None:
                 kept_in = ROOT / "build" / f"faultlab-{name}-{given.seed}"
                 shutil.rmtree(kept_in, ignore_errors=True)
                 shutil.copytree(home, kept_in)
                 print(f"\n{name}: logs of the nodes and the journal are in {kept_in}")
+            if report is None:
+                continue
         reports.append(report)
         print(f"\n{name}: {len(report.violations)} violation(s); all work ended {report.rest} s after the last fault")
         for violation in report.violations:

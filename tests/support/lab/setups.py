@@ -73,6 +73,8 @@ def _full(disk: SmallDisk | None, server: Server, kind: ServerKind) -> dict[str,
         async with asyncio.timeout(PATIENCE):
             while not await asyncio.to_thread(_writes, server):  # noqa: ASYNC110  # a server is asked
                 await asyncio.sleep(LOOK)
+        # as docs/stores.md says: the server may have damaged its append-only file
+        await asyncio.to_thread(server.rewrite)
         await asyncio.to_thread(server.command, "CONFIG", "SET", "appendfsync", "always")
 
     return {"disk full": refusing}
