@@ -12,11 +12,12 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from peerjob.cluster.loop_thread import LastingExecutor, refuse_green_threads
+from peerjob.model.arguments import typed, whole_number
 from peerjob.model.clock import Clock, SystemClock
 from peerjob.model.cron.zones import zone_named
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError, OptionError
-from peerjob.model.limits import MAX_NODE_NAME, checked_text
+from peerjob.model.limits import MAX_LEASE, MAX_NODE_NAME, MAX_SIZE, MAX_WORKERS, checked_text
 from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.model.worker import Worker
 from peerjob.store.base import Elections, Store
@@ -64,11 +65,11 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
     Use a node as an async context manager, or call `start()` and `stop()`. `run()` starts, waits for SIGTERM and stops.
 
     - `store`: a URL (`memory://`, `redis://`, `valkey://`, `etcd://`, …) or a Store.
-    - `workers`: how many instances run at a time. With 0, the node only schedules.
+    - `workers`: how many instances run at a time, at most 10,000. With 0, the node only schedules.
     - `name`: for people (default: host name and process id). `namespace` separates applications on one store.
     - `coordinator`: elects the node that fires schedules (default: the store). A URL such as `etcd://…`, or a function
       that makes a client. The node connects again after an outage of the coordinator.
-    - `lease_ttl`: how long peers wait before they take over from a lost node, 1 s or more.
+    - `lease_ttl`: how long peers wait before they take over from a lost node, 1 s to 1 day.
     - `timezone`: for cron schedules without a timezone.
     - `allow_references`: modules and packages whose functions may be options of single runs, such as
       `with_options(on_complete=)`. The modules that define jobs are always allowed.
@@ -77,6 +78,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
     Raises OptionError for an invalid setting.
     """
 
+    @typed
     def __init__(
         self,
         store: str | Store = "memory://",
@@ -118,8 +120,8 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
             allow_references=allow_references,
         )
         self._given_store = isinstance(store, str)
-        self._workers = _checked_count("workers", workers, least=0)
-        self._max_payload = _checked_count("max_payload", max_payload, least=1)
+        self._workers = whole_number("workers", workers, 0, MAX_WORKERS)
+        self._max_payload = whole_number("max_payload", max_payload, 1, MAX_SIZE)
         self._lifespan = lifespan
         self._limits = limits or StoreLimits()
         self._allow_unknown = allow_unknown
@@ -355,7 +357,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         return [] if self._runtime is None else self._runtime.pool.workers()
 
     async def resize_workers(self, n: int, *, node: str | None = None) -> str:
-        count = _checked_count("resize_workers", n, least=1)
+        count = whole_number("resize_workers", n, 1, MAX_WORKERS)
         other = None if node is None else await self._other_node(node)
         if other is not None:
             await self._resize_other(other, count)
@@ -483,14 +485,8 @@ def _checked_modules(given: Sequence[str]) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _checked_count(option: str, value: Any, *, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise OptionError(option, value, f"a whole number of {least} or more")
-    return value
-
-
 def _checked_ttl(value: Duration) -> float:
     seconds = to_seconds(value, "lease_ttl")
-    if seconds < 1:
-        raise OptionError("lease_ttl", value, "1 second or more")
+    if not 1 <= seconds <= MAX_LEASE:
+        raise OptionError("lease_ttl", value, "1 second or more, at most a day")
     return seconds

@@ -10,7 +10,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from peerjob.model.arguments import finite_number, typed
 from peerjob.model.clock import Clock
+from peerjob.model.durations import MAX_SECONDS
 from peerjob.model.errors import OptionError
 from peerjob.model.extras import needs_extra
 from peerjob.model.findings import Finding
@@ -38,6 +40,7 @@ class Engine(Store, Protocol):
         ...
 
 
+@typed
 def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> Engine:
     """The store that a URL names, not opened yet; raises OptionError for a URL that names none.
 
@@ -49,6 +52,7 @@ def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, r
     `etcd://` and, with TLS, `etcds://` take the hosts of all members, with commas between them.
     The store retries a call for `retry_for` seconds while the server is away.
     """
+    finite_number("retry_for", retry_for, "seconds, of zero or more and at most 1,000 years", 0, MAX_SECONDS)
     if not NAMESPACE.fullmatch(namespace):
         raise OptionError("namespace", namespace, "1 to 64 letters, digits, '.', '_' or '-'")
     scheme = scheme_of(url)
@@ -72,6 +76,7 @@ def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, r
     raise _unknown(url)
 
 
+@typed
 async def wipe_namespace(url: str, *, namespace: str, clock: Clock) -> int:
     """Remove every key of a namespace, in any layout; returns how many there were.
 
@@ -84,6 +89,7 @@ async def wipe_namespace(url: str, *, namespace: str, clock: Clock) -> int:
         await store.close()
 
 
+@typed
 def open_elections(url: str, *, namespace: str, clock: Clock) -> Callable[[], Elections]:
     """A factory of clients for the leadership that the server of a URL keeps; see `open_store`."""
     try:
@@ -94,6 +100,7 @@ def open_elections(url: str, *, namespace: str, clock: Clock) -> Callable[[], El
         raise OptionError("coordinator", error.given, error.expected) from None
 
 
+@typed
 async def diagnose(url: str, *, namespace: str, clock: Clock) -> Sequence[Finding]:
     """Ask the server of a store about its own health; a memory store has none.
 

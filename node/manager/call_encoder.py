@@ -13,7 +13,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.codec import decode_value
 from peerjob.model.definition import Definition
 from peerjob.model.durations import to_micros
-from peerjob.model.errors import OptionError, PayloadTooLargeError, ScheduleError
+from peerjob.model.errors import ArgumentError, OptionError, PayloadTooLargeError, ScheduleError
 from peerjob.model.hashed import hashed_up_to
 from peerjob.model.ids import IdSource
 from peerjob.model.job import Call, Job
@@ -95,7 +95,7 @@ class CallEncoder:
         self._unregistered: dict[tuple[str, int], Binding] = {}
 
     def resolve(self, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[Any]:
-        """Make the call of `schedule(target, *args, **kwargs)`; raises TypeError.
+        """Make the call of `schedule(target, *args, **kwargs)`; raises OptionError, ArgumentError.
 
         A kind that is not registered here becomes a handle; the caller checks whether a node knows the kind.
         """
@@ -103,14 +103,14 @@ class CallEncoder:
             return Call(cast("Job[..., Any, Any]", target), args, kwargs)
         if _is_call(target):
             if args or kwargs:
-                raise TypeError("a call has its arguments already; pass it alone")
+                raise ArgumentError(target.job.kind, ["a call has its arguments already; pass it alone"])
             return target
         if isinstance(target, str):
             return Call(self._registry.find(target) or Job(target), args, kwargs)
         hint = (
             f"; make it one with Job({getattr(target, '__name__', 'kind')!r}, ...) or @job" if callable(target) else ""
         )
-        raise TypeError(f"schedule() takes a Job, a call or a kind, not {type(target).__name__}{hint}")
+        raise OptionError("job", target, f"a Job, a call or a kind{hint}")
 
     def new(self, call: Call[Any]) -> NewInstance:
         """Make the instance to store for one call; raises an error for a call that is not valid."""

@@ -13,7 +13,7 @@ from peerjob.model.clock import to_datetime
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError, OptionError, UnknownNodeError
 from peerjob.model.job import Job
-from peerjob.model.limits import MAX_NODE_NAME, MAX_WORKERS, checked_text
+from peerjob.model.limits import MAX_NODE_NAME, checked_text
 from peerjob.model.policy import Policy
 from peerjob.model.record import Instruction, NodeView
 
@@ -85,8 +85,6 @@ class NodeClusterManager(NodeJobManager):
         return None if found[0].info.incarnation == self._need_runtime().incarnation else found[0]
 
     async def _resize_other(self, view: NodeView, workers: int) -> None:
-        if workers > MAX_WORKERS:
-            raise OptionError("resize_workers", workers, f"a whole number from 1 to {MAX_WORKERS:,}")
         await self._instruct(view, drain=view.intake != "active", workers=workers)
         began = asyncio.get_running_loop().time()
         async with self._passing(None):

@@ -14,6 +14,7 @@ from peerjob.cluster.backfill import backfill
 from peerjob.cluster.fires import new_instance
 from peerjob.handles.instance import Instance
 from peerjob.handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
+from peerjob.model.arguments import whole_number
 from peerjob.model.clock import aware_us, to_datetime
 from peerjob.model.definition import decode_definition, digest
 from peerjob.model.errors import OptionError, StoreUnavailableError, UnknownScheduleError
@@ -60,8 +61,7 @@ class NodeScheduleManager(NodeJobManager):
         self._need_runtime()
         after_us = None if after is None else aware_us("after", after)
         before_us = None if before is None else aware_us("before", before)
-        if not 1 <= limit <= MAX_LIMIT:
-            raise OptionError("limit", limit, f"a number from 1 to {MAX_LIMIT:,}")
+        whole_number("limit", limit, 1, MAX_LIMIT)
         row = await self._row(schedule)
         page = await self._store.fires(row.name, after_us=after_us, before_us=before_us, limit=limit, cursor=cursor)
         entries = [FireEntry(row.name, record) for record in page.records]
@@ -78,8 +78,7 @@ class NodeScheduleManager(NodeJobManager):
 
     async def next_fires(self, schedule: ScheduleView | str, n: int = 5) -> list[datetime]:
         self._need_runtime()
-        if not 1 <= n <= MAX_PREVIEW:
-            raise OptionError("n", n, f"a whole number from 1 to {MAX_PREVIEW:,}")
+        whole_number("n", n, 1, MAX_PREVIEW)
         row = await self._row(schedule)
         recurrence = recurrence_of(decode_definition(row.definition))
         moment = recurrence.next_after(max(self._store_time_us(), row.last_us)) if row.paused else row.next_us
@@ -223,12 +222,7 @@ class NodeScheduleManager(NodeJobManager):
 
 
 def _name_of(schedule: ScheduleView | str) -> str:
-    if isinstance(schedule, str):
-        return schedule
-    # a caller without a type checker can pass any object
-    if not isinstance(schedule, ScheduleView):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"expected a Schedule or its name, not {type(schedule).__name__}")
-    return schedule.name
+    return schedule if isinstance(schedule, str) else schedule.name
 
 
 def _triggered(row: ScheduleRow, stored: Record) -> Record:

@@ -258,7 +258,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "builds of other nodes' kinds that a node keeps in memory, about 5 KB each": kind_catalogue.MAX_DESCRIBED,
         "slots of 10 s in the activity of a namespace": activity_sample.MAX_SLOTS,
         "kinds with a row of their own in a slot": activity_sample.MAX_SAMPLED_KINDS,
-        "workers of a node, if a client or another node changes their number": limits.MAX_WORKERS,
+        "workers of a node": limits.MAX_WORKERS,
         "live views of a process": viewers.MAX_VIEWERS,
         "rows of a page": filters.ROWS,
         "kinds on the overview": overview.MAX_KINDS,

@@ -14,6 +14,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from peerjob.handles.manager import Stats
+from peerjob.model.arguments import typed
 from peerjob.model.errors import NodeStateError, StoreError
 from peerjob.model.query import Query
 from peerjob.model.state import State
@@ -54,6 +55,7 @@ class Metrics(Collector):
     samples of the namespace from the last `refresh`.
     """
 
+    @typed
     def __init__(self, node: Node, *, compat: bool = False) -> None:
         self.node = node
         self._compat = compat

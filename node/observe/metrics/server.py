@@ -6,6 +6,7 @@ import logging
 from http import HTTPStatus
 from typing import Self
 
+from peerjob.model.arguments import typed
 from peerjob.node.node import Node
 from peerjob.node.observe.probes import Probe
 
@@ -34,6 +35,7 @@ async def serve_metrics(node: Node, listen: str = f"127.0.0.1:{PORT}", *, compat
 class MetricsServer:
     """Shows one `Metrics` and the probes of its node. Use it with `async with`, or `start()` and `stop()` it."""
 
+    @typed
     def __init__(self, metrics: Metrics, listen: str = f"127.0.0.1:{PORT}") -> None:
         self.metrics = metrics
         pages = {PATH: self._exposition} | {path: _probe_page(metrics.node, probe) for path, probe in PROBES.items()}

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, ParamSpec, TypeVar, overload
 from uuid import UUID
 
 from peerjob.model.activity import Activity
+from peerjob.model.arguments import type_verbs, typed
 from peerjob.model.audit import AuditRecord
 from peerjob.model.clock import Clock
 from peerjob.model.codec import decode_value
@@ -56,6 +57,11 @@ class Manager(Injectable, ABC):
     injected_as: ClassVar[Injection] = "manager"
 
     clock: Clock
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # each verb of each manager refuses arguments of wrong types
+        type_verbs(Manager, cls)
 
     # -- jobs ------------------------------------------------------------------------------------------------------
 
@@ -120,6 +126,7 @@ class Manager(Injectable, ABC):
     async def lookup_instance(self, uuid: str | UUID, job: None = None) -> Instance[Any]: ...
     @overload
     async def lookup_instance(self, uuid: str | UUID, job: Job[..., R, Any]) -> Instance[R]: ...
+    @typed
     async def lookup_instance(self, uuid: str | UUID, job: Job[..., Any, Any] | None = None) -> Instance[Any]:
         """Return one instance by id; raises UnknownInstanceError, also if it is not an instance of `job`."""
         return await self._lookup_instance(uuid, job)
@@ -131,6 +138,7 @@ class Manager(Injectable, ABC):
     async def lookup_instances(self, query: Query | None = None) -> ResultPage[Instance[Any]]:
         """Return a page of instances by creation time. Continue with `query.at(page.cursor)`."""
 
+    @typed
     async def iter_instances(self, query: Query | None = None) -> AsyncIterator[Instance[Any]]:
         """Yield every instance that matches; reads page by page."""
         query = query or Query()

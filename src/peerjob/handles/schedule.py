@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 from uuid import UUID
 
 import msgspec
@@ -160,6 +160,8 @@ class ScheduleView:
     """
 
     __slots__ = ("_definition", "_row", "_spec")
+
+    named_in_errors: ClassVar[str] = "a Schedule"
 
     def __init__(self, row: ScheduleRow) -> None:
         self._row = row

@@ -11,6 +11,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from peerjob.model.arguments import typed
 from peerjob.model.durations import Duration, format_seconds, to_seconds
 from peerjob.model.injected import INJECTED
 from peerjob.model.job import Job
@@ -23,6 +24,7 @@ OLDER_THAN = "30d"
 MIDNIGHT = "0 0 * * *"
 
 
+@typed
 def history_cleaner(older_than: Duration = OLDER_THAN, cron: str = MIDNIGHT) -> Job[..., int, Any]:
     """Make the job `system.history.cleaner`: it reduces the history of old final instances to the last entry."""
     age = _age(older_than)
@@ -37,6 +39,7 @@ def history_cleaner(older_than: Duration = OLDER_THAN, cron: str = MIDNIGHT) -> 
     return Job("system.history.cleaner", clean, cron=cron)
 
 
+@typed
 def log_cleaner(older_than: Duration = OLDER_THAN, cron: str = MIDNIGHT) -> Job[..., int, Any]:
     """Make the job `system.log.cleaner`: it removes the log lines of old final instances."""
     age = _age(older_than)
@@ -51,6 +54,7 @@ def log_cleaner(older_than: Duration = OLDER_THAN, cron: str = MIDNIGHT) -> Job[
     return Job("system.log.cleaner", clean, cron=cron)
 
 
+@typed
 def instance_cleaner(older_than: Duration = OLDER_THAN, cron: str = MIDNIGHT) -> Job[..., int, Any]:
     """Make the job `system.instance.cleaner`: it removes old final instances, with history and logs.
 

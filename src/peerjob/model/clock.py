@@ -9,9 +9,9 @@ import time
 import weakref
 from collections.abc import AsyncGenerator, Generator
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Protocol, cast
 
-from .errors import ScheduleError
+from .errors import OptionError, ScheduleError
 
 
 class Clock(Protocol):
@@ -154,7 +154,10 @@ def to_us(moment: datetime) -> int:
 
 
 def aware_us(option: str, moment: datetime) -> int:
-    """Like `to_us`, for the value of an option; raises ScheduleError for a naive datetime."""
+    """Like `to_us`, for the value of an option; raises ScheduleError if it is naive, OptionError for another type."""
+    # a caller without a type checker can pass any object
+    if not isinstance(moment, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionError(option, cast(object, moment), "an aware datetime")
     if moment.tzinfo is None:
         raise ScheduleError(f"{option}={moment.isoformat()} has no time zone; pass an aware datetime")
     return to_us(moment)

@@ -11,6 +11,8 @@ import signal
 from collections.abc import Sequence
 from typing import Literal
 
+from .printable import shown
+
 
 class PeerjobError(Exception):
     """Base of all errors of this package.
@@ -44,7 +46,7 @@ class OptionError(PeerjobError, ValueError):
         self.option = option
         self.given = given
         self.expected = expected
-        super().__init__(f"{option}: expected {expected}, got {given!r}")
+        super().__init__(f"{option}: expected {expected}, got {shown(given)}")
 
 
 class MissingExtraError(PeerjobError, ImportError):

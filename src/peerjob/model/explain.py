@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
+from .arguments import typed, whole_number
 from .clock import SystemClock, aware_us, to_datetime, to_us
 from .cron.changes import clock_changes
 from .cron.engine import Cron
 from .cron.text import EveryText, read_cron
 from .cron.words import in_words
 from .cron.zones import zone_named
-from .errors import OptionError
 from .recurrence import Interval, Recurrence
 
 AHEAD = timedelta(days=400)
@@ -62,6 +62,7 @@ class Explanation:
         return "\n".join(lines)
 
 
+@typed
 def explain(spec: str, timezone: str = "UTC", *, start: datetime | None = None, count: int = 5) -> Explanation:
     """Explain a cron text in a time zone: in words, by its next fires, and at changes of the clocks.
 
@@ -74,9 +75,7 @@ def explain(spec: str, timezone: str = "UTC", *, start: datetime | None = None, 
 
 def checked_count(count: int) -> int:
     """Return a valid number of fires; raises OptionError."""
-    if isinstance(count, bool) or not 0 <= count <= MAX_COUNT:
-        raise OptionError("count", count, f"a whole number from 0 to {MAX_COUNT:,}")
-    return count
+    return whole_number("count", count, 0, MAX_COUNT)
 
 
 def explain_text(

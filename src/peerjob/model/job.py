@@ -242,6 +242,8 @@ def job(executor: Any = None, /, *, kind: str | None = None, **options: Any) -> 
 
     The kind is `module:qualname` by default. Raises TypeError for a method, since a node cannot supply `self`.
     """
+    if kind is not None:
+        checked_text("kind", kind, MAX_KIND)
 
     def decorate(function: Callable[..., Any]) -> Job[..., Any, Any]:
         _refuse_method(function)
@@ -277,7 +279,7 @@ class JobGroup:
     """A group of jobs with a common prefix of their kinds and common options."""
 
     def __init__(self, prefix: str = "", **defaults: Unpack[Options]) -> None:
-        self.prefix = prefix
+        self.prefix = checked_text("prefix", prefix, MAX_KIND, least=0)
         self._defaults = checked(cast(dict[str, Any], defaults)) and defaults
         self._jobs: dict[str, Job[..., Any, Any]] = {}
 
@@ -289,6 +291,8 @@ class JobGroup:
     def job(self, /, *, kind: str = ..., **options: Unpack[Options]) -> _Decorator: ...
     def job(self, executor: Any = None, /, *, kind: str | None = None, **options: Any) -> Any:
         """Like `@peerjob.job`, with the group's prefix and defaults; adds the job to the group."""
+        if kind is not None:
+            checked_text("kind", kind, MAX_KIND)
 
         def decorate(function: Callable[..., Any]) -> Job[..., Any, Any]:
             _refuse_method(function)
@@ -321,6 +325,8 @@ def collect_jobs(source: Job[..., Any, Any] | JobGroup | Iterable[Any] | object)
     if isinstance(source, JobGroup):
         return list(source)
     if isinstance(source, str):
+        if not all(part.isidentifier() for part in source.split(".")):
+            raise OptionError("jobs", source, "the name of a module")
         try:
             source = importlib.import_module(source)
         except ImportError as error:

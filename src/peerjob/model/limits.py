@@ -26,7 +26,11 @@ MAX_ERROR_TESTS = 100
 MAX_NODE_NAME = 200
 """Most characters of a node's name."""
 MAX_WORKERS = 10_000
-"""Most workers that a call from outside of a node can request. The node creates each of them, and each takes memory."""
+"""Most workers of a node. The node creates each of them, and each takes memory."""
+MAX_SIZE = 2**31 - 1
+"""The largest limit of a payload or a message, in bytes. gRPC has 31 bits for it."""
+MAX_LEASE = 86_400
+"""The longest lease of a node, in seconds. Peers take over from a lost node after its lease."""
 MAX_NODE_KINDS = 5_000
 """Most kinds and aliases that one node runs."""
 

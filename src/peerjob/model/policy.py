@@ -15,7 +15,8 @@ from datetime import datetime
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast
 
-from .durations import Duration, to_micros, to_seconds
+from .arguments import finite_number
+from .durations import MAX_SECONDS, Duration, to_micros, to_seconds
 from .errors import OptionError
 from .hashed import hashed_share
 from .injected import current_run
@@ -53,6 +54,9 @@ class Priority(IntEnum):
     LOW = 10
 
 
+_SECONDS = "a duration in seconds, of zero or more and at most 1,000 years"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Backoff:
     """The wait before a retry in seconds: initial × factor^(retry − 1), at most `max`, ± a share of `jitter`."""
@@ -64,11 +68,9 @@ class Backoff:
 
     def __post_init__(self) -> None:
         for name in ("initial", "max"):
-            to_seconds(getattr(self, name), f"backoff {name}")
-        if not self.factor >= 1:
-            raise OptionError("backoff factor", self.factor, "a number of 1 or more")
-        if not 0 <= self.jitter <= 1:
-            raise OptionError("backoff jitter", self.jitter, "a share from 0 to 1")
+            finite_number(f"backoff {name}", getattr(self, name), _SECONDS, 0, MAX_SECONDS)
+        finite_number("backoff factor", self.factor, "a number of 1 or more", 1, MAX_SECONDS)
+        finite_number("backoff jitter", self.jitter, "a share from 0 to 1", 0, 1)
 
     @classmethod
     def exponential(cls, initial: Duration = 1, factor: float = 2, max: Duration = 300, jitter: float = 0.2) -> Backoff:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+MAX_SHOWN = 500
+"""Most characters of an invalid value that the text of an error has."""
+
 
 def printable(text: str, *, lines: bool = False) -> str:
     """Escape the characters that cannot be printed; with `lines`, line ends and tabs stay."""
@@ -31,3 +34,12 @@ def counted(count: int, noun: str) -> str:
 def with_article(noun: str) -> str:
     """A noun behind its article: "a list", "an int"."""
     return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def shown(given: object) -> str:
+    """The beginning of a value, also of one whose `repr` fails, such as an integer of 5,000 digits."""
+    try:
+        text = repr(given)
+    except Exception:  # noqa: BLE001  # the error of `repr` would replace the one that says what is wrong
+        return f"<{type(given).__name__} that cannot be shown>"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({len(text):,} characters)"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Literal, Protocol, Self, TypeVar, cast
+from typing import ClassVar, Literal, Protocol, Self, TypeVar, cast
 from uuid import UUID
 
+from .arguments import whole_number
 from .clock import aware_us, to_us
 from .durations import Duration, to_seconds
 from .errors import OptionError
@@ -41,6 +42,8 @@ class Query:
     An empty criterion, such as `state=[]` or `kind=""`, raises OptionError: it would match everything.
     """
 
+    named_in_errors: ClassVar[str] = "a Query (Query.all() matches everything)"
+
     kind: str | None = None
     uuid: str | UUID | None = None
     state: State | str | Iterable[State | str] | None = None
@@ -54,10 +57,11 @@ class Query:
     order: Literal["asc", "desc"] = "asc"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.limit <= MAX_LIMIT:
-            raise OptionError("limit", self.limit, f"a number from 1 to {MAX_LIMIT:,}")
+        whole_number("limit", self.limit, 1, MAX_LIMIT)
         if self.order not in ("asc", "desc"):
             raise OptionError("order", self.order, "'asc' or 'desc'")
+        if self.cursor is not None and not isinstance(self.cursor, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise OptionError("cursor", self.cursor, "the cursor of a page, or None")
         for name, most in (("kind", MAX_KIND), ("tag", MAX_TAG)):
             if getattr(self, name) is not None:
                 checked_text(name, getattr(self, name), most)
@@ -162,7 +166,7 @@ def _as_state(given: object) -> State:
         if isinstance(given, bool) or not 0 <= given <= State.ALL:
             raise OptionError("state", given, f"states added up, at most {int(State.ALL)}")
         return State(given)
-    if not isinstance(given, Iterable):
+    if not isinstance(given, Iterable) or isinstance(given, bytes):
         raise OptionError("state", given, _STATES)
     combined = State.UNSET
     for one in cast("Iterable[object]", given):

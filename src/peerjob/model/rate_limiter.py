@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from .arguments import finite_number
 from .clock import Clock
-from .errors import OptionError
 
 MAX_CLIENTS = 10_000
 """The most buckets. Above this number, the least recently used bucket is dropped; its client later gets a full one."""
@@ -15,8 +15,7 @@ class RateLimiter:
     """Allows each client `rate` calls per second, and `burst` at once after a pause (default: those of a second)."""
 
     def __init__(self, rate: float, clock: Clock, *, burst: int | None = None) -> None:
-        if not 0 < rate < float("inf"):
-            raise OptionError("rate", rate, "a number of calls per second, over zero")
+        finite_number("rate", rate, "a number of calls per second, over zero and at most a billion", 1e-9, 1e9)
         self._rate = rate
         self._capacity = max(1.0, rate) if burst is None else float(burst)
         self._clock = clock

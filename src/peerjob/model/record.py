@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from .arguments import Numbers
 from .clock import to_datetime
 from .state import State
 
@@ -32,10 +33,8 @@ Moment = Annotated[int, msgspec.Meta(ge=-62_135_596_800_000_000, le=253_402_300_
 """Microseconds since the epoch, in the years 1 to 9999. Only damaged records have other times."""
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 REPEAT_US = 120_000_000
-"""Period after an instance's creation in which a caller that got no answer may enqueue the instance again.
-
-A client retries for 30 s, and the node behind the client retries its store for 30 s more.
-"""
+"""Period after an instance's creation in which a caller that got no answer may enqueue the instance again:
+a client retries for 30 s, and the node behind the client retries its store for 30 s more."""
 
 
 class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -473,7 +472,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """Data that the server's present settings can lose, one sentence for each."""
 
 
-class StoreLimits(msgspec.Struct, frozen=True, kw_only=True):
+class StoreLimits(Numbers, frozen=True, kw_only=True):
     """Limits that a store enforces."""
 
     retention_us: int = 86_400_000_000

@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import IntEnum
 from typing import Protocol, Self
 
+from .arguments import check_fields
 from .clock import to_us
 from .errors import OptionError
 from .limits import MAX_KIND, checked_text
@@ -43,6 +44,7 @@ class Rights:
     until: datetime | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for kind in self.kinds:
             if "*" in checked_text("kinds", kind, MAX_KIND)[:-1]:
                 raise OptionError("kinds", kind, "a kind, or a prefix that ends with *")
@@ -90,6 +92,9 @@ class Principal:
     """Identifies the caller: the hash of its token, or the subject of its JWT."""
     key: str = field(default="", repr=False)
     """Identifies the key that signed its JWT."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, secrets=("credential", "key"))
 
 
 ANYBODY = Principal(name="anonymous", rights=Rights(role=Role.ADMIN))

@@ -8,13 +8,15 @@ from datetime import UTC, datetime
 from typing import Any, Literal, cast
 from zoneinfo import ZoneInfo
 
+from .arguments import check_fields, whole_number
 from .clock import to_us
 from .cron.text import MIN_EVERY_US, CronText, EveryText, read_cron
 from .cron.zones import zone_named
 from .definition import DEFAULT_MISFIRE_LIMIT, DEFAULT_QUEUE_LIMIT
-from .durations import Duration, to_seconds
+from .durations import MAX_SECONDS, Duration, to_seconds
 from .errors import ScheduleError
 from .firing import Overlap
+from .printable import shown
 
 MAX_QUEUE_LIMIT = 100
 MAX_MISFIRE_LIMIT = 10_000
@@ -30,8 +32,8 @@ class Jitter:
     """Whether a hash of the schedule's name gives the jitter. If False, the jitter is random."""
 
     def __post_init__(self) -> None:
-        if self.limit_us < 0:
-            raise ScheduleError(f"jitter={self.limit_us} us: expected a duration of zero or more")
+        check_fields(self)
+        whole_number("limit_us", self.limit_us, 0, MAX_SECONDS * 1_000_000)
 
     @classmethod
     def hashed(cls, limit: Duration) -> Jitter:
@@ -137,7 +139,7 @@ def _every_us(read: CronText | EveryText | None, given: object) -> int | None:
         return None
     every = _positive_us("every", given)
     if every < MIN_EVERY_US:
-        raise ScheduleError(f"every={given!r}: expected an interval of at least {MIN_EVERY_US // 1000} ms")
+        raise ScheduleError(f"every={shown(given)}: expected an interval of at least {MIN_EVERY_US // 1000} ms")
     return every
 
 
@@ -155,9 +157,11 @@ def _aware(given: object, zone: ZoneInfo | None) -> datetime:
         try:
             moment = datetime.fromisoformat(moment)
         except ValueError:
-            raise ScheduleError(f"at={given!r}: expected an ISO 8601 time such as 2026-12-24T18:00:00+01:00") from None
+            raise ScheduleError(
+                f"at={shown(given)}: expected an ISO 8601 time such as 2026-12-24T18:00:00+01:00"
+            ) from None
     if not isinstance(moment, datetime):
-        raise ScheduleError(f"at={given!r}: expected a datetime")
+        raise ScheduleError(f"at={shown(given)}: expected a datetime")
     if moment.tzinfo is None:
         if zone is None:
             raise ScheduleError(
@@ -176,17 +180,17 @@ def _positive_us(option: str, value: object, *, zero: bool = False) -> int:
     except ValueError as error:
         raise ScheduleError(str(error)) from None
     if seconds == 0 and not zero:
-        raise ScheduleError(f"{option}={value!r}: expected a duration over zero")
+        raise ScheduleError(f"{option}={shown(value)}: expected a duration over zero")
     return round(seconds * 1_000_000)
 
 
 def _one_of(option: str, value: Any, allowed: tuple[str, ...]) -> Any:
     if value not in allowed:
-        raise ScheduleError(f"{option}={value!r}: expected one of {', '.join(map(repr, allowed))}")
+        raise ScheduleError(f"{option}={shown(value)}: expected one of {', '.join(map(repr, allowed))}")
     return value
 
 
 def _limit(option: str, value: Any, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise ScheduleError(f"{option}={value!r}: expected a whole number from 1 to {most:,}")
+        raise ScheduleError(f"{option}={shown(value)}: expected a whole number from 1 to {most:,}")
     return value

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Self, TypeVar
 
-from peerjob.model.clock import to_us
+from peerjob.model.arguments import typed, whole_number
+from peerjob.model.clock import aware_us
 from peerjob.model.durations import Duration, format_seconds, to_seconds
+from peerjob.model.limits import MAX_NUMBER
 
 from .loop import DrivenLoop, whole_us
 
@@ -44,9 +46,10 @@ class VirtualClock:
 
     virtual = True
 
+    @typed
     def __init__(self, start: datetime = _START, seed: int = 0) -> None:
-        self._start_us = to_us(start)
-        self._random = random.Random(seed)
+        self._start_us = aware_us("start", start)
+        self._random = random.Random(whole_number("seed", seed, -MAX_NUMBER, MAX_NUMBER))
         self._elapsed = 0.0
         self._driven: DrivenLoop | None = None
         self._uninstalled = False

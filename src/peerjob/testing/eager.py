@@ -20,9 +20,11 @@ from peerjob.handles.entries import LogEntry
 from peerjob.handles.instance import Instance
 from peerjob.handles.job_log import CaptureHandler
 from peerjob.handles.manager import Manager
+from peerjob.model.arguments import typed, whole_number
 from peerjob.model.clock import aware_us
 from peerjob.model.errors import OptionError
 from peerjob.model.job import Call, Job
+from peerjob.model.limits import MAX_COUNT, MAX_NUMBER
 from peerjob.model.record import FINAL_STATE, Action, Claim, NewInstance, Outcome
 from peerjob.model.signature import analyse
 from peerjob.model.spec import ErrorInfo, Progress, decode_error, decode_spec, encode
@@ -140,6 +142,7 @@ class Eager:
     A job with `run_in="process"` runs in this process too. `on_complete` and `on_state_change` are not called.
     """
 
+    @typed
     def __init__(
         self,
         *,
@@ -149,8 +152,8 @@ class Eager:
         max_attempts: int = 100,
         seed: int = 0,
     ) -> None:
-        if max_attempts < 1:
-            raise OptionError("max_attempts", max_attempts, "1 or more")
+        whole_number("max_attempts", max_attempts, 1, MAX_COUNT)
+        whole_number("seed", seed, -MAX_NUMBER, MAX_NUMBER)
         self._overrides = dict(overrides or {})
         self._clock = clock
         self._nominal_us = 0 if nominal_at is None else aware_us("nominal_at", nominal_at)

@@ -14,6 +14,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from peerjob.handles.manager import Manager
+from peerjob.model.arguments import typed
 from peerjob.model.errors import OptionError
 
 from .cluster import ServedCluster
@@ -44,6 +45,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _ANCESTORS = re.compile(r"[^;,\r\n]+")
 
 
+@typed
 def dashboard(
     manager: Manager | Mapping[str, Manager],
     *,

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from peerjob.model.arguments import typed
 from peerjob.model.clock import Clock
 from peerjob.model.errors import UnauthenticatedError
 from peerjob.model.rate_limiter import RateLimiter
@@ -50,6 +51,7 @@ class SignIn:
     other namespaces is refused. A token that is limited to kinds shows these kinds only.
     """
 
+    @typed
     def __init__(self, authenticators: Sequence[Authenticator], *, clock: Clock, namespace: str | None = None) -> None:
         self._authenticators = authenticators
         self._clock = clock

@@ -96,7 +96,7 @@ def test_what_is_no_uuid_is_refused(uuid: Any) -> None:
 
 @pytest.mark.parametrize("limit", [0, -1, MAX_LIMIT + 1])
 def test_a_limit_has_a_range(limit: int) -> None:
-    with pytest.raises(OptionError, match="limit: expected a number from 1 to 10,000"):
+    with pytest.raises(OptionError, match="limit: expected a whole number from 1 to 10,000"):
         Query(limit=limit)
 
 

@@ -15,7 +15,7 @@ from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import running_node
 
 ODD: tuple[Any, ...] = (
-    *(2**31, 2**32, 2**53, 2**63, 2**64, 2**70, 10**400, -1, -(2**70), 0, True),
+    *(2**31, 2**32, 2**53, 2**63, 2**64, 2**70, 10**400, 10**5_000, -1, -(2**70), 0, True),
     *(1.5, 1e300, float("nan"), float("inf"), -0.0, Decimal("NaN"), Decimal("1e9999"), 1j),
     *("", " ", "x", "1", "\x00", "\ud800", "x" * 100_000, b"x"),
     *(None, [], {}, (), set(), [1], [None], {"a": 1}, object(), int, len, lambda: 1),

@@ -115,7 +115,7 @@ async def test_options_of_a_variant_travel_with_its_instances(clock: VirtualCloc
         (EVERY_MINUTE, ("a", 1, 2), ArgumentError),
         (EVERY_MINUTE, ("a" * 2_000_000,), PayloadTooLargeError),
         ("nothing", (), LookupError),
-        (report, (), TypeError),
+        (report, (), OptionError),
     ],
     ids=["no recurrence", "too few", "too many", "too large", "unknown kind", "no job"],
 )
@@ -177,7 +177,7 @@ async def test_an_unknown_name_is_an_error_of_its_own(clock: VirtualClock) -> No
                 await asking
         assert await node.remove_schedule("x") is False
         wrong: Any = REPORT
-        with pytest.raises(TypeError, match="a Schedule or its name, not Job"):
+        with pytest.raises(OptionError, match="schedule: expected a Schedule or text, got <Job"):
             await node.pause_schedule(wrong)
 
 

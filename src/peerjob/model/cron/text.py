@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from peerjob.model.durations import to_micros
 from peerjob.model.errors import ScheduleError
+from peerjob.model.printable import shown
 
 from .days import Days
 from .daytime import DayTimes
@@ -99,7 +100,7 @@ class EveryText:
 def read_cron(given: object) -> CronText | EveryText:
     """Parse a cron text; raises ScheduleError, which names the field at fault."""
     if not isinstance(given, str):
-        raise ScheduleError(f"cron={given!r}: {EXPECTED}")
+        raise ScheduleError(f"cron={shown(given)}: {EXPECTED}")
     if len(given) > MAX_TEXT:
         raise ScheduleError(f"cron={given[:40]!r}…: {len(given):,} characters, over the limit of {MAX_TEXT:,}")
     text, zone = _without_zone(given)

@@ -8,6 +8,7 @@ from typing import NamedTuple, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from peerjob.model.errors import ScheduleError
+from peerjob.model.printable import shown
 
 DAY = 86_400
 BLOCK = 30 * DAY
@@ -47,7 +48,9 @@ def zone_named(name: object, option: str = "timezone") -> ZoneInfo:
     try:
         return ZoneInfo(cast(str, name))
     except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):
-        raise ScheduleError(f"{option}={name!r}: no such time zone (expected a name such as Europe/Berlin)") from None
+        raise ScheduleError(
+            f"{option}={shown(name)}: no such time zone (expected a name such as Europe/Berlin)"
+        ) from None
 
 
 @lru_cache(maxsize=MAX_BLOCKS_CACHED)

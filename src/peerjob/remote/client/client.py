@@ -8,12 +8,13 @@ from typing import Any, Self, TypeVar, cast
 
 from peerjob.handles.instance import Instance
 from peerjob.handles.schedule import Schedule
+from peerjob.model.arguments import typed_except_secrets, whole_number
 from peerjob.model.clock import Clock, SystemClock
 from peerjob.model.durations import Duration, format_seconds, to_seconds
 from peerjob.model.errors import NodeStateError, OptionError
 from peerjob.model.ids import IdSource, checked_id
 from peerjob.model.job import Call, Job
-from peerjob.model.limits import MAX_WORKERS
+from peerjob.model.limits import MAX_SIZE, MAX_WORKERS
 from peerjob.model.record import Record
 from peerjob.model.spec import decode_spec
 from peerjob.model.worker import Worker
@@ -30,7 +31,7 @@ from peerjob.remote.wire.cluster import worker_of
 from peerjob.remote.wire.requests import MAX_BULK, job_request, kind_request
 from peerjob.remote.wire.schedules import row_of
 from peerjob.remote.wire.tls import ClientTls
-from peerjob.remote.wire.values import FIRST_US, LAST_US, given_count, span, stamp_us
+from peerjob.remote.wire.values import FIRST_US, LAST_US, span, stamp_us
 
 from .client_clock import ClientClock
 from .connection import Connection, split_target
@@ -57,6 +58,7 @@ class Client(RemoteManager, StartableManager):
     `max_payload` limits the arguments of one call and `max_message` a whole request, in bytes.
     """
 
+    @typed_except_secrets("token")
     def __init__(
         self,
         target: str = f"127.0.0.1:{GRPC_PORT}",
@@ -93,13 +95,13 @@ class Client(RemoteManager, StartableManager):
             token=token,
             timeout=to_seconds(timeout, "timeout"),
             connect_timeout=to_seconds(connect_timeout, "connect_timeout"),
-            max_message=max_message,
+            max_message=whole_number("max_message", max_message, 1, MAX_SIZE),
             clock=self.clock,
         )
         self._call_encoder = CallEncoder(
             clock=self.clock,
             registry=self._registry,
-            max_payload=max_payload,
+            max_payload=whole_number("max_payload", max_payload, 1, MAX_SIZE),
             timezone="UTC",
             local_objects=lambda: None,
         )
@@ -279,7 +281,7 @@ class Client(RemoteManager, StartableManager):
         return [worker_of(one, answer.node) for one in answer.workers]
 
     async def resize_workers(self, n: int, *, node: str | None = None) -> str:
-        request = pb.ResizeWorkersRequest(workers=given_count("resize_workers", n, MAX_WORKERS), node=node)
+        request = pb.ResizeWorkersRequest(workers=whole_number("resize_workers", n, 1, MAX_WORKERS), node=node)
         return (await self._connection.call(rpcs.RESIZE_WORKERS, request)).node
 
     async def drain(self, timeout: Duration | None = None, *, node: str | None = None) -> str:

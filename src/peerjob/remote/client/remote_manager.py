@@ -16,10 +16,11 @@ from peerjob.handles.manager import Manager, Stats
 from peerjob.handles.registered_job import RegisteredJob
 from peerjob.handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
 from peerjob.model.activity import Activity, given_minutes
+from peerjob.model.arguments import whole_number
 from peerjob.model.audit import AuditRecord, given_audit_limit
 from peerjob.model.clock import aware_us
 from peerjob.model.durations import Duration, to_seconds
-from peerjob.model.errors import OptionError, UnknownInstanceError
+from peerjob.model.errors import UnknownInstanceError
 from peerjob.model.firing import Leader
 from peerjob.model.ids import IdSource, checked_id
 from peerjob.model.job import Job
@@ -34,7 +35,7 @@ from peerjob.remote.wire.queries import query_message
 from peerjob.remote.wire.rpcs import Rpc, VerbRpc
 from peerjob.remote.wire.schedules import fire_of, row_of
 from peerjob.remote.wire.updates import update_of
-from peerjob.remote.wire.values import given_count, span, stamp
+from peerjob.remote.wire.values import span, stamp
 
 from .connection import Connection, LostError
 
@@ -191,13 +192,11 @@ class RemoteManager(Manager):
         return ResultPage([fire_of(name, one) for one in answer.fires], _cursor(answer))
 
     async def next_fires(self, schedule: ScheduleView | str, n: int = 5) -> list[datetime]:
-        return await self._run(rpcs.NEXT_FIRES, (_name_of(schedule), given_count("n", n, MAX_PREVIEW)))
+        return await self._run(rpcs.NEXT_FIRES, (_name_of(schedule), whole_number("n", n, 1, MAX_PREVIEW)))
 
     # -- acting ------------------------------------------------------------------------------------------------------
 
     async def cancel_instances(self, query: Query) -> list[Instance[Any]]:
-        if not isinstance(query, Query):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise OptionError("query", query, "a Query; Query.all() cancels everything")
         request = pb.CancelInstancesRequest(query=query_message(query), in_parts=True)
         return await self._in_parts(rpcs.CANCEL_INSTANCES, request)
 

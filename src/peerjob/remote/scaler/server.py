@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from peerjob.model.arguments import typed
 from peerjob.model.durations import Duration
 from peerjob.node.node import Node
 from peerjob.proto.externalscaler import externalscaler_pb2 as pb
@@ -33,6 +34,7 @@ class ScalerServer(GrpcServer):
     purpose = "answers KEDA"
     logger = logging.getLogger("peerjob.scaler")
 
+    @typed
     def __init__(self, node: Node, listen: str = f"127.0.0.1:{PORT}", *, tls: ServerTls | None = None) -> None:
         super().__init__(node, listen, tls=tls, max_message=MAX_MESSAGE, max_connections=MAX_CONNECTIONS)
 

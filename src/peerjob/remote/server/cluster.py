@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from peerjob.model.arguments import whole_number
 from peerjob.model.errors import NodeStateError, NodeStoppedError
 from peerjob.model.limits import MAX_WORKERS
 from peerjob.node.node import Node
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire.cluster import worker_message
 from peerjob.remote.wire.errors import status_of
-from peerjob.remote.wire.values import given_count
 
 from .instances import wait_seconds
 from .rpc_service import Context
@@ -24,7 +24,7 @@ class ClusterRpcs:
         return pb.ListWorkersResponse(node=self._node.name, workers=map(worker_message, self._node.workers()))
 
     async def resize_workers(self, request: pb.ResizeWorkersRequest, context: Context) -> pb.ResizeWorkersResponse:
-        workers = given_count("resize_workers", request.workers, MAX_WORKERS)
+        workers = whole_number("resize_workers", request.workers, 1, MAX_WORKERS)
         name = await self._node.resize_workers(workers, node=_named(request))
         return pb.ResizeWorkersResponse(workers=workers, node=name)
 

@@ -10,12 +10,13 @@ from typing import Any, ClassVar, Self
 
 import grpc
 
+from peerjob.model.arguments import whole_number
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError, OptionError
+from peerjob.model.limits import MAX_SIZE
 from peerjob.node.node import Node
 from peerjob.node.observe.listen_address import parse_listen
 from peerjob.remote.wire.tls import ServerTls
-from peerjob.remote.wire.values import given_count
 
 from .certificates import Certificates
 from .rpc_service import RpcService
@@ -54,8 +55,8 @@ class GrpcServer(ABC):
         self.host, self._asked_port = parse_listen(self.option, listen, example=self.default_port)
         self._node = node
         self._tls = tls
-        self._max_message = max_message
-        self._max_connections = given_count("max_connections", max_connections, 1_000_000)
+        self._max_message = whole_number("max_message", max_message, 1, MAX_SIZE)
+        self._max_connections = whole_number("max_connections", max_connections, 1, 1_000_000)
         self._certificates: Certificates | None = None
         self._server: grpc.aio.Server | None = None
         self._service: RpcService | None = None

@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from peerjob.model.arguments import typed
 from peerjob.model.clock import Clock, SystemClock, to_datetime
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError, UnauthenticatedError
 from peerjob.model.extras import needs_extra
+from peerjob.model.limits import encodable
 from peerjob.model.rights import Authenticator, Principal, Rights
 from peerjob.node.observe.listen_address import is_loopback
 
@@ -61,6 +63,7 @@ class Jwt(Authenticator):
     - A token is valid until its `exp`; `leeway` allows for clocks that disagree.
     """
 
+    @typed
     def __init__(
         self,
         *,
@@ -229,6 +232,8 @@ def _library() -> ModuleType:
 def _checked_url(source: str | Path) -> str | None:
     """The URL, or None for a file."""
     if isinstance(source, Path) or "://" not in source:
+        if "\0" in str(source) or not encodable(str(source)):
+            raise OptionError("keys", source, "a file or an https URL")
         return None
     parts = urllib.parse.urlsplit(source)
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):

@@ -10,6 +10,7 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from peerjob.model.arguments import typed
 from peerjob.model.audit import DENIED
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError
@@ -53,6 +54,7 @@ class Server(GrpcServer):
     purpose = "serves gRPC"
     logger = logging.getLogger("peerjob.server")
 
+    @typed
     def __init__(
         self,
         node: Node,

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
+from peerjob.model.arguments import check_fields, several, typed, typed_except_secrets
 from peerjob.model.errors import OptionError
 from peerjob.model.rights import EXAMPLES, ROLES, Authenticator, Principal, Rights, Role, is_field
 
@@ -24,7 +25,11 @@ class Token:
     name: str = ""
     """The owner of the token, shown to people and in the audit log."""
 
+    def __post_init__(self) -> None:
+        check_fields(self, secrets=("digest",))
+
     @classmethod
+    @typed_except_secrets("token")
     def of(
         cls,
         token: str,
@@ -36,7 +41,12 @@ class Token:
         until: datetime | None = None,
     ) -> Self:
         """The entry of a token in clear text. Empty `kinds` or `namespaces` mean all of them. Raises OptionError."""
-        rights = Rights(role=role, kinds=tuple(kinds), namespaces=tuple(namespaces), until=until)
+        rights = Rights(
+            role=role,
+            kinds=several("kinds", kinds, str, "names of kinds"),
+            namespaces=several("namespaces", namespaces, str, "names of namespaces"),
+            until=until,
+        )
         return cls(digest=hash_token(token), rights=rights, name=name)
 
     @property
@@ -54,9 +64,10 @@ class Tokens(Authenticator):
     """The tokens that a server accepts."""
 
     def __init__(self, tokens: Iterable[Token]) -> None:
-        self._principals = tuple(one.principal for one in tokens)
+        self._principals = tuple(one.principal for one in several("tokens", tokens, Token, "Tokens in a list"))
 
     @classmethod
+    @typed
     def load(cls, path: str | Path) -> Self:
         """Read a tokens file. Raises OptionError.
 
@@ -64,7 +75,7 @@ class Tokens(Authenticator):
         """
         try:
             lines = Path(path).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise OptionError("tokens", str(path), f"a file of tokens that can be read ({error})") from None
         numbered = [(number, line.split()) for number, line in enumerate(lines, 1)]
         return cls(

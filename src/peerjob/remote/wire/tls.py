@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import grpc
 
+from peerjob.model.arguments import check_fields
 from peerjob.model.errors import OptionError
 
 Pem = str | Path | bytes
@@ -35,6 +36,9 @@ class ServerTls:
     certificate: Pem
     key: Pem
     client_ca: Pem | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def read(self, known: Pems | None = None) -> Pems:
         """The present contents of the files; raises OptionError for invalid ones, unless they are `known`."""
@@ -91,6 +95,9 @@ class ClientTls:
     certificate: Pem | None = None
     key: Pem | None = None
     server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def credentials(self) -> grpc.ChannelCredentials:
         """The credentials for gRPC; raises OptionError."""

@@ -73,13 +73,6 @@ def given_span(option: str, message: Duration) -> timedelta:
     return timedelta(microseconds=span_us(message))
 
 
-def given_count(option: str, value: Any, most: int) -> int:
-    """A whole number of 1 to `most`; raises OptionError."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise OptionError(option, value, f"a whole number from 1 to {most:,}")
-    return value
-
-
 def state_number(state: State) -> pb.JobState.ValueType:
     """The number of a state on the wire."""
     return cast("pb.JobState.ValueType", int(state))

@@ -11,8 +11,10 @@ from typing import Any, Self, TypeVar, cast
 
 from typing_extensions import Unpack
 
+from peerjob.model.arguments import typed, whole_number
 from peerjob.model.durations import Duration, format_seconds, to_seconds
 from peerjob.model.errors import NodeStateError, NodeStoppedError, OptionError
+from peerjob.model.limits import MAX_NUMBER
 from peerjob.model.record import StoreLimits
 from peerjob.node.manager.jobs import JobSource
 from peerjob.node.node import Lifespan, Node
@@ -35,10 +37,14 @@ NAMESPACE = "default"
 MAX_BOOT = 60.0
 """Virtual seconds in which the first nodes must start and elect a leader."""
 
+MAX_NODES = 1_000
+"""Most nodes that a test cluster starts by their number."""
+
 
 class ClusterMembers(Assertions):
     """The part of a test cluster that starts, finds and stops nodes. `TestCluster` describes the options."""
 
+    @typed
     def __init__(
         self,
         *,
@@ -52,7 +58,7 @@ class ClusterMembers(Assertions):
         jumps: bool = True,
         **options: Unpack[ClusterOptions],
     ) -> None:
-        self.seed = seed
+        self.seed = whole_number("seed", seed, -MAX_NUMBER, MAX_NUMBER)
         self._names = _names(nodes)
         self._jobs = jobs
         self._workers = workers
@@ -268,11 +274,11 @@ class ClusterMembers(Assertions):
 
 
 def _names(nodes: int | Sequence[str]) -> list[str]:
-    if isinstance(nodes, int) and not isinstance(nodes, bool) and nodes >= 1:
+    if isinstance(nodes, int) and not isinstance(nodes, bool) and 1 <= nodes <= MAX_NODES:
         return [f"node-{number}" for number in range(1, nodes + 1)]
     names: list[Any] = list(nodes) if isinstance(nodes, Sequence) and not isinstance(nodes, str) else []
     if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
-        raise OptionError("nodes", nodes, "a whole number of 1 or more, or names that differ")
+        raise OptionError("nodes", nodes, f"a whole number from 1 to {MAX_NODES:,}, or names that differ")
     return names
 
 
