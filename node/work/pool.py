@@ -103,6 +103,7 @@ class Pool:
         self._latest: set[str] = set()
         self._kinds: tuple[tuple[str, ...], frozenset[str]] = ((), frozenset())
         self._sweep: asyncio.TimerHandle | None = None
+        self._dispatching = False
         self._quiet = asyncio.Event()
         self._quiet.set()
         self.accepting = True
@@ -203,9 +204,16 @@ class Pool:
 
     def dispatch(self) -> None:
         """Start as many runs as there are free workers."""
+        if self._dispatching:
+            # with `asyncio.eager_task_factory`, a run can end within `_start`: the loop below starts the next one
+            return
         backlog = self._backlog
-        while backlog and self.accepting and len(self._running) < self._size and self._may_start():
-            self._start(backlog.popleft())
+        self._dispatching = True
+        try:
+            while backlog and self.accepting and len(self._running) < self._size and self._may_start():
+                self._start(backlog.popleft())
+        finally:
+            self._dispatching = False
         self._watch_backlog()
 
     def _watch_backlog(self) -> None:
@@ -223,6 +231,8 @@ class Pool:
             self._loop.call_later(PROBATION, self._outbox.hint)
 
     async def _work(self, run: Run) -> None:
+        if run.task is None:  # with `asyncio.eager_task_factory`, the run begins before `create_task` returns
+            run.task = asyncio.current_task()
         try:
             # a process that was stopped since `dispatch` starts its tasks before it learns that its trust has ended
             if self._lease.trusted:

@@ -1,6 +1,7 @@
 """A running node belongs to its event loop: a call in another one says so."""
 
 import asyncio
+import sys
 
 import pytest
 
@@ -61,3 +62,17 @@ async def test_a_stop_in_another_loop_is_told_and_leaves_the_node_as_it_is() -> 
             await asyncio.to_thread(asyncio.run, stop())
         assert await (await node.schedule(ADD, 1, 2)).result(30) == 3
     await asyncio.to_thread(asyncio.run, stop())
+
+
+async def double(number: int) -> int:
+    return 2 * number
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python 3.11 has no eager tasks")
+async def test_bodies_of_a_loop_with_eager_tasks_end() -> None:
+    """A body can end within the call that starts it."""
+    asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009  # see the mark
+    job, numbers = Job("double", double), range(1_000)
+    async with Node("memory://", jobs=[job], workers=1) as node:
+        made = await node.schedule_many([job.call(number) for number in numbers])
+        assert [await one.result(30) for one in made] == [2 * number for number in numbers]
