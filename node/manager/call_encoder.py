@@ -87,7 +87,8 @@ class CallEncoder:
         """Most bytes of the arguments of a call. A store with a lower limit lowers this number when the node starts."""
         self._timezone = timezone
         self._local_objects = local_objects
-        self._ids = IdSource(clock)
+        self.ids = IdSource(clock)
+        """The ids of new instances."""
         self.carrier: Callable[[], dict[str, str]] = dict
         """Returns the trace context to store with a new instance; empty on a node that makes no traces."""
         self.rule_of: Callable[[str], KindRule | None] = lambda kind: None
@@ -127,7 +128,7 @@ class CallEncoder:
             )
         policy, spec, key = self._encode(call, job.overrides, self._clock.time_us(), self.carrier())
         return NewInstance(
-            id=self._ids.one(),
+            id=self.ids.one(),
             kind=job.kind,
             spec=spec,
             priority=policy.priority,
@@ -206,7 +207,7 @@ class CallEncoder:
         kept = {name: old.overrides[name] for name in old.overrides.keys() & {"retention", "max_crashes"}}
         policy = make_policy(options | kept)
         return NewInstance(
-            id=self._ids.one(),
+            id=self.ids.one(),
             kind=record.kind,
             spec=encode(spec),
             priority=record.priority,

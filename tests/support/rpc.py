@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2_grpc
 
-from peerjob import Node
+from peerjob import Clock, Node
 from peerjob.node.manager.jobs import JobSource
 from peerjob.remote.server.server import Server
 from peerjob.remote.wire.rpcs import RPCS, SERVICE
@@ -125,10 +125,15 @@ def kept_port() -> Generator[int]:
 
 @contextlib.asynccontextmanager
 async def served(
-    *jobs: JobSource, store: str = "memory://", workers: int = 4, port: int = 0, **options: Any
+    *jobs: JobSource,
+    store: str = "memory://",
+    workers: int = 4,
+    port: int = 0,
+    clock: Clock | None = None,
+    **options: Any,
 ) -> AsyncGenerator[tuple[Node, Server]]:
     """A node, in real time, that serves on loopback, by default on a free port."""
-    node = Node(store, jobs=jobs, workers=workers)
+    node = Node(store, jobs=jobs, workers=workers, clock=clock)
     await node.start()
     try:
         async with Server(node, f"127.0.0.1:{port}", **options) as server:

@@ -34,6 +34,11 @@ class IdSource:
             millis = self._clock.time_us() // 1000
             return [self._next(millis) for _ in range(count)]
 
+    def restart(self) -> None:
+        """Take the time of the clock for the next id, even if that is earlier than the last id."""
+        with self._lock:
+            self._millis, self._counter = 0, 0
+
     def one(self) -> str:
         """Return the next id."""
         with self._lock:

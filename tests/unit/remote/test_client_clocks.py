@@ -1,6 +1,8 @@
 """A client on a machine with a wrong clock acts as any other client: its ids take the time of the node."""
 
 import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -54,6 +56,87 @@ async def test_a_client_whose_clock_is_days_off_acts(days: int, caplog: pytest.L
         assert bool(warned) is bool(days)
         clock.off_us = 0  # the machine asked a time server
         await act(client, node)
+
+
+@pytest.mark.parametrize("days", [-400, -2, -0.1, 0.1, 2, 400])
+async def test_a_step_of_the_clock_of_a_client_changes_nothing(days: float) -> None:
+    clock = WrongClock(0)
+    async with served(WORK) as (node, server), Client(server.target, clock=clock) as client:
+        await act(client, node)
+        for off_us in (round(days * DAY_US), 0):
+            clock.off_us = off_us
+            await act(client, node)
+            later = await client.schedule(WORK.with_options(after="1h"))
+            now = datetime.now(UTC)
+            assert abs(later.due_at - now - timedelta(hours=1)) < timedelta(minutes=1)
+            assert abs(later.created_at - now) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("days", [-2, 0.1, 2])
+async def test_a_client_follows_a_step_of_both_clocks(days: float) -> None:
+    clock, node_clock = WrongClock(0), WrongClock(0)
+    async with served(WORK, clock=node_clock) as (node, server), Client(server.target, clock=clock) as client:
+        await act(client, node)
+        # the machines were suspended, and their monotonic clocks did not count that time
+        clock.off_us = node_clock.off_us = round(days * DAY_US)
+        await act(client, node)
+
+
+@pytest.mark.parametrize("days", [-400, -2, 2, 400])
+async def test_a_client_follows_a_step_of_the_clock_of_its_node(days: int, caplog: pytest.LogCaptureFixture) -> None:
+    node_clock = WrongClock(0)
+    async with served(WORK, clock=node_clock) as (node, server), Client(server.target) as client:
+        await act(client, node)
+        for off_us in (days * DAY_US, 0):
+            node_clock.off_us = off_us
+            caplog.clear()
+            await act(client, node)
+            # the clock of the client is compared once, and is right in the end
+            warned = [line for line in caplog.records if line.name == "peerjob.client"]
+            assert len(warned) == bool(off_us)
+
+
+@pytest.mark.parametrize("verb", ["schedule", "schedule_many", "retry", "retry many", "trigger"])
+async def test_each_verb_with_an_own_id_is_repeated_after_a_step(verb: str) -> None:
+    node_clock = WrongClock(0)
+    async with served(WORK, clock=node_clock) as (_, server), Client(server.target) as client:
+        made = await client.schedule(WORK)
+        await made.wait(30)
+        schedule = await client.add_schedule(WORK.with_options(every="1d", name="daily"))
+        node_clock.off_us = -2 * DAY_US
+        verbs: dict[str, Callable[[], Awaitable[object]]] = {
+            "schedule": lambda: client.schedule("work"),
+            "schedule_many": lambda: client.schedule_many([WORK.call()] * 3),
+            "retry": made.retry,
+            "retry many": lambda: client.retry_instances(Query(uuid=made.id)),
+            "trigger": schedule.trigger,
+        }
+        before = await client.count()
+        await verbs[verb]()
+        assert await client.count() == before + (3 if verb == "schedule_many" else 1)
+
+
+@pytest.mark.parametrize("verb", ["schedule_as", "retry"])
+async def test_the_clock_of_a_client_is_right_after_the_refusal_of_an_id(verb: str) -> None:
+    node_clock = WrongClock(0)
+    async with served(WORK, clock=node_clock) as (_, server), Client(server.target) as client:
+        made = await client.schedule(WORK)
+        await made.wait(30)
+        node_clock.off_us = -2 * DAY_US
+
+        async def act_with(id: str) -> object:
+            return await (client.schedule_as(id, WORK.call()) if verb == "schedule_as" else made.retry(id=id))
+
+        with pytest.raises(OptionError, match="a day from the clock of the node"):
+            await act_with(IdSource(client.clock).one())
+        await act_with(IdSource(client.clock).one())
+
+
+async def test_a_refusal_for_another_reason_is_not_repeated() -> None:
+    local = Job("local", lambda: 1)
+    async with served(local) as (_, server), Client(server.target) as client:
+        with pytest.raises(OptionError, match="cannot be imported by name"):
+            await client.schedule(Job("local").with_options(run_in="process"))
 
 
 async def test_the_error_of_an_id_names_both_clocks() -> None:

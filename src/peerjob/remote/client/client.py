@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Self, TypeVar, cast
 
 from peerjob.handles.instance import Instance
 from peerjob.handles.schedule import Schedule
 from peerjob.model.arguments import typed_except_secrets, whole_number
 from peerjob.model.clock import Clock, SystemClock
-from peerjob.model.durations import Duration, format_seconds, to_seconds
+from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError, OptionError
-from peerjob.model.ids import IdSource, checked_id
+from peerjob.model.ids import checked_id
 from peerjob.model.job import Call, Job
 from peerjob.model.limits import MAX_SIZE, MAX_WORKERS
 from peerjob.model.record import Record
@@ -31,10 +32,11 @@ from peerjob.remote.wire.cluster import worker_of
 from peerjob.remote.wire.requests import MAX_BULK, job_request, kind_request
 from peerjob.remote.wire.schedules import row_of
 from peerjob.remote.wire.tls import ClientTls
-from peerjob.remote.wire.values import FIRST_US, LAST_US, span, stamp_us
+from peerjob.remote.wire.values import span
 
 from .client_clock import ClientClock
 from .connection import Connection, split_target
+from .new_ids import NewIds
 from .remote_manager import ANSWER, RemoteManager, wait_in_turns
 
 R = TypeVar("R")
@@ -105,7 +107,7 @@ class Client(RemoteManager, StartableManager):
             timezone="UTC",
             local_objects=lambda: None,
         )
-        self._ids = IdSource(self.clock)
+        self._ids = NewIds(self._connection, self._clock, self._call_encoder.ids)
         self._started = False
         self._traces = False
         self._warned: set[str] = set()
@@ -128,21 +130,10 @@ class Client(RemoteManager, StartableManager):
         self._started = True
         self._connection.open()
         try:
-            self._compare_clocks(await self._connection.call(rpcs.GET_VERSION, pb.VersionRequest()))
+            await self._ids.compare()
         except BaseException:
             await self.stop()
             raise
-
-    def _compare_clocks(self, answer: pb.VersionResponse) -> None:
-        node_us = stamp_us(answer.time)
-        # no id can have a time outside the calendar
-        if answer.HasField("time") and FIRST_US <= node_us <= LAST_US and (ahead := self._clock.compare(node_us)):
-            logger.warning(
-                "the clock of this machine is %s %s that of the node at %s: new ids take the time of the node",
-                format_seconds(round(abs(ahead))),
-                "ahead of" if ahead > 0 else "behind",
-                self._connection.address,
-            )
 
     async def stop(self, grace: Duration = 0.0) -> None:
         """Disconnect and cancel open calls; idempotent. `grace` has no effect: a node takes it too."""
@@ -182,6 +173,7 @@ class Client(RemoteManager, StartableManager):
     # -- scheduling --------------------------------------------------------------------------------------------------
 
     async def _schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
+        await self._ids.follow_clock()
         return await self._scheduled(self._request(target, args, kwargs), _job_of(target))
 
     async def schedule_as(self, id: str, call: Call[R]) -> Instance[R]:
@@ -193,26 +185,36 @@ class Client(RemoteManager, StartableManager):
 
     async def _schedule_as(self, id: str, request: pb.ScheduleJobRequest, job: Job[..., Any, Any]) -> Instance[Any]:
         request.uuid = checked_id(id)
-        return await self._made(await self._connection.call(rpcs.SCHEDULE_JOB, request), job)
+        return await self._made(await self._ids.send(rpcs.SCHEDULE_JOB, request, None), job)
 
     async def _scheduled(self, request: pb.ScheduleJobRequest, job: Job[..., Any, Any] | None) -> Instance[Any]:
         """Send a request with an id of this client's own."""
-        return await self._made(await self._connection.call(rpcs.SCHEDULE_JOB, request), job, own_id=request.uuid)
+
+        def renew() -> None:
+            request.uuid = self._ids.one()
+
+        answer = await self._ids.send(rpcs.SCHEDULE_JOB, request, renew)
+        return await self._made(answer, job, own_id=request.uuid)
 
     async def schedule_many(self, calls: Iterable[Call[R]]) -> list[Instance[R]]:
         """Store many runs, in requests of up to 1,000. All calls are checked before the first request."""
         taken = list(calls)
+        await self._ids.follow_clock()
         requests = [self._request(call, (), {}) for call in taken]
         jobs = iter(taken)
         made: list[Instance[R]] = []
         for chunk in _chunks(requests):
             request = pb.ScheduleJobsRequest(jobs=chunk, view=pb.INSTANCE_VIEW_ENCODED)
-            answer = await self._connection.call(rpcs.SCHEDULE_JOBS, request)
+            answer = await self._ids.send(rpcs.SCHEDULE_JOBS, request, partial(self._renew, request))
             made += [
                 await self._made(one, next(jobs).job, own_id=sent.uuid)
-                for one, sent in zip(answer.scheduled, chunk, strict=True)
+                for one, sent in zip(answer.scheduled, request.jobs, strict=True)
             ]
         return made
+
+    def _renew(self, request: pb.ScheduleJobsRequest) -> None:
+        for one in request.jobs:
+            one.uuid = self._ids.one()
 
     async def _add_schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Schedule:
         return await self._put_schedule(self._request(target, args, kwargs, recurs=True))

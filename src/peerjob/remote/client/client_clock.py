@@ -12,25 +12,38 @@ TRUSTED_US = 60_000_000
 
 
 class ClientClock:
-    """A clock whose time is that of a node, if the two differ by more than a minute when the client starts.
+    """A clock that is compared with that of a node, and then advances with the monotonic time.
 
-    Ids contain the time of their instance, and nodes refuse an id whose time is a day off. The time of the node then
-    advances with the monotonic time, so a correction of the machine's clock has no effect.
+    Ids contain the time of their instance, and nodes refuse an id whose time is a day off. The clock takes the time of
+    the node if the two differ by more than a minute. A later step of the machine's clock changes nothing by itself, but
+    is a reason to compare anew: the machine may have been suspended in a way that the monotonic time leaves out.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._ahead: float | None = None
-        """Seconds from the monotonic time to the time of the node; None: use the machine's clock."""
+        self._zero_us: int | None = None
+        """The time at which the monotonic time was zero; None before the first comparison."""
+        self._lead_us = 0
+        """Lead of the machine's clock over this clock at the last comparison."""
 
-    def compare(self, node_us: int) -> float:
-        """Take the present time of a node; returns by how many seconds the machine's clock is ahead of it, or 0."""
-        off_us = self._clock.time_us() - node_us
-        if abs(off_us) <= TRUSTED_US:
-            self._ahead = None
-            return 0
-        self._ahead = node_us / 1_000_000 - self._clock.elapsed()
-        return off_us / 1_000_000
+    def compare(self, node_us: int | None) -> float:
+        """Take the present time of a node; returns by how many seconds the machine's clock is ahead of it, or 0.
+
+        None is the time of a node that does not tell it: the machine's clock counts.
+        """
+        machine_us = self._clock.time_us()
+        off_us = 0 if node_us is None else machine_us - node_us
+        self._lead_us = off_us if abs(off_us) > TRUSTED_US else 0
+        self._zero_us = machine_us - self._lead_us - self._elapsed_us()
+        return self._lead_us / 1_000_000
+
+    @property
+    def has_stepped(self) -> bool:
+        """Whether the machine's clock was set since the last comparison, by more than a minute."""
+        return abs(self._clock.time_us() - self.time_us() - self._lead_us) > TRUSTED_US
+
+    def _elapsed_us(self) -> int:
+        return round(self._clock.elapsed() * 1_000_000)
 
     @property
     def virtual(self) -> bool:
@@ -38,9 +51,7 @@ class ClientClock:
 
     def time_us(self) -> int:
         """Microseconds since the epoch."""
-        if self._ahead is None:
-            return self._clock.time_us()
-        return round((self._ahead + self._clock.elapsed()) * 1_000_000)
+        return self._clock.time_us() if self._zero_us is None else self._zero_us + self._elapsed_us()
 
     def elapsed(self) -> float:
         return self._clock.elapsed()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
@@ -22,7 +22,7 @@ from peerjob.model.clock import aware_us
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import UnknownInstanceError
 from peerjob.model.firing import Leader
-from peerjob.model.ids import IdSource, checked_id
+from peerjob.model.ids import checked_id
 from peerjob.model.job import Job
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, NodeView, Record
@@ -32,12 +32,13 @@ from peerjob.remote.wire import rpcs
 from peerjob.remote.wire.cluster import stats_of
 from peerjob.remote.wire.instances import ENCODED, history_of, line_of, log_of, record_of
 from peerjob.remote.wire.queries import query_message
-from peerjob.remote.wire.rpcs import Rpc, VerbRpc
+from peerjob.remote.wire.rpcs import VerbRpc
 from peerjob.remote.wire.schedules import fire_of, row_of
 from peerjob.remote.wire.updates import update_of
 from peerjob.remote.wire.values import span, stamp
 
 from .connection import Connection, LostError
+from .new_ids import NewIds
 
 C = TypeVar("C")
 R = TypeVar("R")
@@ -53,11 +54,8 @@ class RemoteManager(Manager):
     """The verbs of the manager through a connection. Handles of the client use them too."""
 
     _connection: Connection
-    _ids: IdSource
-
-    def _id(self, given: str | UUID | None) -> str:
-        """The id for what a call makes, so that it can be sent again: the given one, or a new one."""
-        return self._ids.one() if given is None else checked_id(given, "id")
+    _ids: NewIds
+    """The ids for what calls make, so that they can be sent again."""
 
     async def _run(self, rpc: VerbRpc[C, Any, Any, R], criteria: C) -> R:
         """Run the verb of an RPC on a node."""
@@ -161,8 +159,8 @@ class RemoteManager(Manager):
     async def trigger_schedule(
         self, schedule: ScheduleView | str, *, id: str | UUID | None = None
     ) -> Instance[Any] | None:
-        request = pb.TriggerScheduleRequest(name=_name_of(schedule), view=ENCODED, new_uuid=self._id(id))
-        answer = await self._connection.call(rpcs.TRIGGER_SCHEDULE, request)
+        request = pb.TriggerScheduleRequest(name=_name_of(schedule), view=ENCODED, new_uuid=_given(id))
+        answer = await self._ids.call(rpcs.TRIGGER_SCHEDULE, request, "new_uuid")
         return Instance(self, record_of(answer.instance)) if answer.HasField("instance") else None
 
     async def remove_schedule(self, schedule: ScheduleView | str) -> bool:
@@ -198,18 +196,19 @@ class RemoteManager(Manager):
 
     async def cancel_instances(self, query: Query) -> list[Instance[Any]]:
         request = pb.CancelInstancesRequest(query=query_message(query), in_parts=True)
-        return await self._in_parts(rpcs.CANCEL_INSTANCES, request)
+        return await self._in_parts(request, lambda: self._connection.call(rpcs.CANCEL_INSTANCES, request))
 
     async def cancel_instance(self, uuid: str | UUID) -> bool:
         return await self._run(rpcs.CANCEL_INSTANCE, checked_id(uuid))
 
     async def retry_instances(self, query: Query, *, id: str | UUID | None = None) -> list[Instance[Any]]:
-        request = pb.RetryInstancesRequest(query=query_message(query), request_uuid=self._id(id), in_parts=True)
-        return await self._in_parts(rpcs.RETRY_INSTANCES, request)
+        request = pb.RetryInstancesRequest(query=query_message(query), request_uuid=_given(id), in_parts=True)
+        # the second part has the id of the first
+        return await self._in_parts(request, lambda: self._ids.call(rpcs.RETRY_INSTANCES, request, "request_uuid"))
 
     async def retry_instance(self, uuid: str | UUID, *, id: str | UUID | None = None) -> Instance[Any]:
-        request = pb.RetryInstanceRequest(uuid=checked_id(uuid), view=ENCODED, new_uuid=self._id(id))
-        answer = await self._connection.call(rpcs.RETRY_INSTANCE, request)
+        request = pb.RetryInstanceRequest(uuid=checked_id(uuid), view=ENCODED, new_uuid=_given(id))
+        answer = await self._ids.call(rpcs.RETRY_INSTANCE, request, "new_uuid")
         return Instance(self, record_of(answer.instance))
 
     async def clear_instances(self, filter: Filter | None = None) -> int:
@@ -225,12 +224,14 @@ class RemoteManager(Manager):
         await self._run(rpcs.CLEAR, None)
 
     async def _in_parts(
-        self, rpc: Rpc[Any, Any], request: pb.CancelInstancesRequest | pb.RetryInstancesRequest
+        self,
+        request: pb.CancelInstancesRequest | pb.RetryInstancesRequest,
+        send: Callable[[], Coroutine[Any, Any, pb.CancelInstancesResponse | pb.RetryInstancesResponse]],
     ) -> list[Instance[Any]]:
         """Act on many instances, with as many calls as it takes; each call has the whole timeout."""
         changed: list[Instance[Any]] = []
         while True:
-            answer = await self._connection.call(rpc, request)
+            answer = await send()
             changed += [await self._whole_instance(one) for one in answer.instances]
             cursor = _cursor(answer)
             if cursor is None:
@@ -325,6 +326,10 @@ async def wait_in_turns(wait: Callable[[float], Awaitable[T | None]], seconds: f
             answer = None  # the node hangs, so the client sends the next wait to another node
         if answer is not None or (until is not None and loop.time() >= until):
             return answer
+
+
+def _given(id: str | UUID | None) -> str | None:
+    return None if id is None else checked_id(id, "id")
 
 
 def _cursor(message: Any) -> str | None:
