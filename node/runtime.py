@@ -183,8 +183,8 @@ class NodeRuntime:
         self._reconciler = Reconciler(held_claims=self.held_claims, outbox=self.outbox, claim_loop=self.claim_loop)
 
         # the parts below do the work of the public methods of the manager
-        self.enqueuer = Enqueuer(store, name)
-        self.records = RecordReader(store)
+        self.enqueuer = Enqueuer(store, name, self._context_vars.copy)
+        self.records = RecordReader(store, self._context_vars.copy)
         self.activity = ActivityReader(store, self.lease.time)
         self.catalogue = KindCatalogue(
             clock=clock, store=store, node=name, kinds=self._published_kinds, registry=registry, max_kinds=max_kinds
@@ -406,7 +406,7 @@ class NodeRuntime:
         return self._clock_known and right and self.lease.trusted
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = asyncio.get_running_loop().create_task(work, context=self._context_vars.copy())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Generic, TypeVar
 from uuid import UUID
 
@@ -30,14 +31,18 @@ class Batcher(Generic[Q, A]):
 
     Callers that ask again and again become two halves: one prepares its next requests while the store has those of the
     other. Otherwise the store would wait for all callers, and all callers for the store.
+
+    A batch has requests of several callers, so it is sent in a context of `make_context`, and not in that of a caller.
     """
 
     def __init__(
         self,
         send: Callable[[Sequence[Q]], Awaitable[Sequence[A]]],
         split: Callable[[Sequence[Q]], Sequence[Sequence[Q]]],
+        make_context: Callable[[], Context],
     ) -> None:
         self._send = send
+        self._make_context = make_context
         self._split = split
         self._waiting: list[tuple[Q, asyncio.Future[A]]] = []
         self._busy = False
@@ -59,7 +64,7 @@ class Batcher(Generic[Q, A]):
 
     def _start_flush(self) -> None:
         self._busy = True
-        task = asyncio.get_running_loop().create_task(self._flush())
+        task = asyncio.get_running_loop().create_task(self._flush(), context=self._make_context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -99,10 +104,10 @@ class Batcher(Generic[Q, A]):
 class Enqueuer:
     """Stores instances for a node."""
 
-    def __init__(self, store: Store, node: str) -> None:
+    def __init__(self, store: Store, node: str, make_context: Callable[[], Context]) -> None:
         self._store = store
         self._node = node
-        self.add = Batcher(self._enqueue, _batches_of).ask
+        self.add = Batcher(self._enqueue, _batches_of, make_context).ask
         """Store one instance; returns once the store has the instance."""
 
     async def add_many(self, instances: Sequence[NewInstance]) -> list[Enqueued]:
@@ -142,9 +147,9 @@ def _batches_of(instances: Sequence[NewInstance]) -> list[list[NewInstance]]:
 class RecordReader:
     """Reads records for a node."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, make_context: Callable[[], Context]) -> None:
         self._store = store
-        self._batcher = Batcher(store.get, _reads_of)
+        self._batcher = Batcher(store.get, _reads_of, make_context)
 
     async def record(self, uuid: str | UUID) -> Record:
         """One record; raises UnknownInstanceError, or OptionError for text that is no UUID."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import contextvars
 import math
 import os
 import threading
@@ -94,6 +95,8 @@ class BlockingManager(BlockingVerbs):
         self._at_exit: AtExit | None = None
         self._calls: set[concurrent.futures.Future[Any]] = set()
         self._closed = False
+        self._context = contextvars.copy_context()
+        """The context of the node. The first call starts the node, which then serves all callers."""
         forked = weakref.WeakMethod(self._forked)
         os.register_at_fork(after_in_child=lambda: (call := forked()) and call())
 
@@ -203,7 +206,8 @@ class BlockingManager(BlockingVerbs):
             # node must leave the cluster first.
             at_exit = AtExit(self._exit)
             try:
-                asyncio.run_coroutine_threadsafe(self._timed(self._node.start()), loop).result()
+                starting = self._timed(self._node.start())
+                self._context.copy().run(asyncio.run_coroutine_threadsafe, starting, loop).result()
             except BaseException:
                 at_exit.cancel()
                 loop.call_soon_threadsafe(loop.stop)

@@ -81,7 +81,9 @@ class Intake:
         self._outbox.wake()  # the claim loop withdraws the claim that waits for a hint
         self._pool.empty_backlog("node drained")
         self._quiet = loop.create_future()
-        self._draining = loop.create_task(self._drain(self._quiet), name="peerjob-drain")
+        self._draining = loop.create_task(
+            self._drain(self._quiet), name="peerjob-drain", context=self._pool.context_vars.copy()
+        )
 
     async def _drain(self, quiet: asyncio.Future[None]) -> None:
         showing = asyncio.get_running_loop().create_task(self._show())

@@ -89,7 +89,7 @@ class Pool:
         prefetch: Prefetch,
         context_vars: ContextVars,
     ) -> None:
-        self._context_vars = context_vars
+        self.context_vars = context_vars
         self._size = size
         self._node = node
         self._runner = runner
@@ -225,7 +225,7 @@ class Pool:
         self._running[run.slot] = run
         self._quiet.clear()
         # use the captured context variables: the current ones can belong to a run that has just ended
-        run.variables = self._context_vars.captured
+        run.variables = self.context_vars.captured
         run.task = self._loop.create_task(self._work(run), context=run.variables.copy())
         if run.claim.suspect:
             self._loop.call_later(PROBATION, self._outbox.hint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any
 
 from peerjob.model.clock import Clock
@@ -67,8 +68,8 @@ class EtcdClient:
             await asyncio.sleep(_CLOSING)
 
     def start(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
-        """Start a task, which `close` cancels."""
-        task = asyncio.create_task(work, name=name)
+        """Start a task, which `close` cancels. It serves all callers, so it has no context variables of this one."""
+        task = asyncio.create_task(work, name=name, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

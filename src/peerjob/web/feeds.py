@@ -8,6 +8,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from contextvars import Context
 from typing import Any, cast
 
 from peerjob.handles.entries import LogEntry
@@ -133,7 +134,9 @@ class Feeds:
         known = self._feeds.get(id)
         if known is None or known[0].ended:
             feed = Feed()
-            task = asyncio.get_running_loop().create_task(feed.run(self._manager, id), name="peerjob-web-feed")
+            task = asyncio.get_running_loop().create_task(
+                feed.run(self._manager, id), name="peerjob-web-feed", context=Context()
+            )
             known = self._feeds[id] = feed, task
         feed, task = known
         feed.readers += 1

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -89,7 +90,9 @@ class Samples:
         """Yield the present sample, then each new one."""
         self._readers += 1
         if self._loop_task is None:
-            self._loop_task = asyncio.get_running_loop().create_task(self._run(), name="peerjob-web-samples")
+            self._loop_task = asyncio.get_running_loop().create_task(
+                self._run(), name="peerjob-web-samples", context=Context()
+            )
         try:
             yield await self.current()
             while True:
@@ -112,7 +115,9 @@ class Samples:
     async def _take(self) -> None:
         # readers that come at the same time share one read; a reader that leaves does not end the read of the others
         if self._taking is None or self._taking.done():
-            self._taking = asyncio.get_running_loop().create_task(self._read(), name="peerjob-web-sample")
+            self._taking = asyncio.get_running_loop().create_task(
+                self._read(), name="peerjob-web-sample", context=Context()
+            )
         await asyncio.shield(self._taking)
 
     async def _read_oldest(self, stats: Stats) -> tuple[tuple[Instance[Any], ...], frozenset[str]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import Context, ContextVar
 from typing import cast
 
 import pytest
@@ -16,12 +17,16 @@ from peerjob.testing.factories import Factory
 make = Factory(SystemClock())
 
 
+tenant: ContextVar[str] = ContextVar("tenant", default="none")
+
+
 class Sender:
     """The one verb that is used; records batches, each of which waits until it is let go."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.nodes: list[str] = []
+        self.tenants: list[str] = []
         self.gate = asyncio.Semaphore(0)
         self.error: Exception | None = None
         self.bad = ""
@@ -30,6 +35,7 @@ class Sender:
     async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
         self.batches.append([one.id for one in instances])
         self.nodes.append(node)
+        self.tenants.append(tenant.get())
         await self.gate.acquire()
         if self.error is not None and (not self.bad or self.bad in self.batches[-1]):
             raise self.error
@@ -37,7 +43,7 @@ class Sender:
 
 
 def enqueuer(sender: Sender) -> Enqueuer:
-    return Enqueuer(cast(Store, sender), "a")
+    return Enqueuer(cast(Store, sender), "a", Context)
 
 
 async def _start(to: Enqueuer, instances: list[NewInstance]) -> list[asyncio.Task[Enqueued]]:
@@ -116,6 +122,23 @@ async def test_callers_that_ask_again_and_again_take_turns() -> None:
     assert all(49 <= size <= 51 for size in sizes[2:9]), sizes
 
 
+async def test_a_batch_of_several_callers_has_the_context_of_none_of_them() -> None:
+    sender = Sender()
+    to = enqueuer(sender)
+
+    async def call(name: str) -> None:
+        tenant.set(name)
+        await to.add(make.instances(1)[0])
+
+    tasks = [asyncio.create_task(call(name)) for name in ("first", "second", "third")]
+    await asyncio.sleep(0)
+    sender.gate.release()
+    sender.gate.release()
+    await asyncio.gather(*tasks)
+    assert [len(batch) for batch in sender.batches] == [1, 2]
+    assert sender.tenants == ["first", "none"]
+
+
 class Shelf:
     """The one verb that is used; notes which ids are asked for together, and answers when it is let go."""
 
@@ -134,7 +157,7 @@ async def test_what_is_looked_up_at_the_same_time_is_looked_up_together() -> Non
     clock = SystemClock()
     records = [fresh_record(new, clock.time_us()) for new in make.instances(2 * MAX_READ)]
     shelf = Shelf(records)
-    reader = RecordReader(cast(Store, shelf))
+    reader = RecordReader(cast(Store, shelf), Context)
     unknown = make.instances(1)[0].id
     ids = [*(record.id for record in records), unknown, records[0].id]
     tasks = [asyncio.create_task(reader.record(id)) for id in ids]

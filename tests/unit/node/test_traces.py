@@ -109,6 +109,23 @@ async def test_one_trace_leads_from_the_caller_into_the_body(clock: VirtualClock
     assert run.status.status_code is StatusCode.UNSET
 
 
+async def test_calls_that_are_stored_together_keep_their_traces(clock: VirtualClock) -> None:
+    traces: dict[str, int] = {}
+
+    async def request(node: Node) -> None:
+        with TRACER.start_as_current_span("request") as current:
+            made = await node.schedule(THREAD)
+        traces[made.id] = current.get_span_context().trace_id
+
+    async with traced(clock) as node:
+        await asyncio.gather(*(request(node) for _ in range(20)))
+        await drain(node)
+
+    runs = {str((run.attributes or {})["messaging.message.id"]): trace_of(run) for run in spans("run thread")}
+    assert runs == traces
+    assert len(set(traces.values())) == 20
+
+
 async def test_a_span_lasts_as_long_as_its_body_by_the_clock_of_the_node(clock: VirtualClock) -> None:
     async with traced(clock) as node:
         await node.schedule(WORK, 3)

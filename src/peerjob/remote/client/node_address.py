@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import Context
 from typing import Any
 
 import grpc
@@ -81,7 +82,7 @@ class NodeAddress:
             return True
         if self._version_call is None or self._version_call.done():
             self._version_call = asyncio.get_running_loop().create_task(
-                self._ask_version(max_silence * (1 - PROBE_SHARE))
+                self._ask_version(max_silence * (1 - PROBE_SHARE)), context=Context()
             )
         return await asyncio.shield(self._version_call)
 

@@ -14,6 +14,7 @@ import urllib.parse
 import urllib.request
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextvars import Context
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -199,7 +200,9 @@ class _Keys:
         if self._read_at is not None and self._clock.elapsed() - self._read_at <= seconds:
             return None
         if self._reading is None:
-            self._reading = asyncio.get_running_loop().create_task(self._refresh(), name="peerjob-jwt-keys")
+            self._reading = asyncio.get_running_loop().create_task(
+                self._refresh(), name="peerjob-jwt-keys", context=Context()
+            )
         return self._reading
 
     async def _refresh(self) -> None:
