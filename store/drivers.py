@@ -48,7 +48,7 @@ def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, r
     that the processes of this machine share; it takes `?sync=full|normal`. `redis://` and `valkey://` take
     `?cluster=true`, credentials and a database number in the usual places; `rediss://` and `valkeys://` use TLS.
     `redis+sentinel://` takes the hosts of sentinels and the name of the primary, `redis+unix://` the path of a socket.
-    `valkey+glide://`, `valkeys+glide://` and the same with `+sentinel` use valkey-glide in place of redis-py.
+    `valkey+glide://`, `valkeys+glide://` and the same with `+sentinel` use valkey-glide.
     `etcd://` and, with TLS, `etcds://` take the hosts of all members, with commas between them.
     The store retries a call for `retry_for` seconds while the server is away.
     """

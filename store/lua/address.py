@@ -63,8 +63,8 @@ class Address:
 
     url: str
     scheme: Literal["redis", "valkey"]
-    library: Literal["redis-py", "glide"] = "redis-py"
-    """The client library: valkey-glide for `valkey+glide` and its forms, redis-py for all other schemes."""
+    library: Literal["own", "glide"] = "own"
+    """The client library: valkey-glide for `valkey+glide` and its forms, that of this package for all others."""
     hosts: tuple[Host, ...]
     """One server; with `cluster`, some members of the cluster; with `sentinel`, the sentinels."""
     socket: str = ""
@@ -106,7 +106,7 @@ def parse_address(url: str) -> Address:
     return Address(
         url=shown,
         scheme="valkey" if transport.startswith("valkey") else "redis",
-        library="glide" if glide else "redis-py",
+        library="glide" if glide else "own",
         hosts=hosts,
         socket=socket,
         db=db,

@@ -1,70 +1,102 @@
-"""A connection to a server: redis-py opens it, and then a protocol of asyncio sends commands and reads replies.
+"""A connection to a server: a protocol of asyncio that sends commands and reads replies.
 
-redis-py opens the socket, encrypts it, signs in and selects the database. Its streams and a timeout object for each
-call cost more time than a short call itself. So this module replaces the protocol of the open transport, and uses one
-timer for all calls of a connection.
+Streams and a timeout object for each call would cost more time than a short call itself. So replies arrive in a
+protocol, and one timer serves all calls of a connection.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Callable, Sequence
 from typing import Any, Self, cast
 
 import hiredis
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse
 
-from .redis_options import end
+from peerjob.store.url import Host
+
+from .connection_options import ConnectionOptions
+from .replies import CallTimeoutError, ConnectionLostError, ProtocolError, ServerError
+from .script import Argument
 
 _CLOSED = "Connection closed by server."
 _PARTIAL = object()
 """hiredis returns this if a reply has not arrived completely."""
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""Seconds without data until the system asks if the peer is there, seconds until it asks again, and questions without
+an answer that close the connection."""
 
-
-class CallTimeoutError(TimeoutError):
-    """The server did not answer in time."""
-
-    def __init__(self, late: float) -> None:
-        super().__init__()
-        self.late = late
-        """How many seconds after its time the event loop ran the timer."""
+# Cast, because the type stub of hiredis allows only commands of one word.
+pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
 
 
 class ServerConnection(asyncio.Protocol):
     """An open connection with at most one call under way."""
 
-    @classmethod
-    async def open(cls, connection: AbstractConnection) -> Self:
-        """Open a connection of redis-py, and take it over; raises an error of redis-py."""
-        try:
-            await connection.connect()  # type: ignore[no-untyped-call]
-            return cls(connection)
-        except BaseException:
-            await end(connection)
-            raise
+    _transport: asyncio.Transport
 
-    def __init__(self, connection: AbstractConnection) -> None:
-        reader, writer = connection._reader, connection._writer  # pyright: ignore[reportPrivateUsage]
-        assert reader is not None, "the connection is open"
-        assert writer is not None, "the connection is open"
-        parser = connection._parser  # pyright: ignore[reportPrivateUsage]
-        self._connection = connection
+    @classmethod
+    async def open(cls, server: Host | str, options: ConnectionOptions, deadline: float) -> Self:
+        """Connect to a host, or to the path of a socket, and sign in until `deadline`, a time of the event loop.
+
+        Raises ConnectionLostError, CallTimeoutError, and ServerError if the server refuses the connection.
+        """
+        connection = await cls._connected(server, options)
+        try:
+            if commands := list(options.sign_in()):
+                await connection._sign_in(commands, deadline)
+        except BaseException:
+            connection.end()
+            raise
+        return connection
+
+    @classmethod
+    async def _connected(cls, server: Host | str, options: ConnectionOptions) -> Self:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(options.timeout):
+                if isinstance(server, str):
+                    _, connection = await loop.create_unix_connection(cls, server)
+                    return connection
+                _, connection = await loop.create_connection(cls, *server, ssl=options.tls_context())
+        except TimeoutError as error:
+            raise ConnectionLostError("Timeout connecting to server") from error
+        except (OSError, ValueError) as error:
+            raise ConnectionLostError(_not_connected(server, error)) from error
+        connection._keep_alive()
+        return connection
+
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._transport = cast("asyncio.Transport", writer.transport)
-        self._reader = hiredis.Reader(
-            protocolError=InvalidResponse,
-            replyError=parser.parse_error,  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-            notEnoughData=_PARTIAL,
-        )
+        self._reader = hiredis.Reader(protocolError=ProtocolError, replyError=ServerError, notEnoughData=_PARTIAL)
         self._answer: asyncio.Future[list[Any]] | None = None
         self._replies: list[Any] = []
         self._count = 0
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._transport.set_protocol(self)
-        if reader.at_eof():
-            raise RedisConnectionError(_CLOSED)
+
+    def _keep_alive(self) -> None:
+        """Let the system notice a peer that is gone without a word, while a call waits for hints."""
+        sock = self._transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE.items():
+            if (option := getattr(socket, name, None)) is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+    async def _sign_in(self, commands: Sequence[tuple[Argument, ...]], deadline: float) -> None:
+        problem: Exception | None = None
+        try:
+            replies = await self.send(commands, deadline)
+        except ConnectionLostError as error:
+            # A server that refuses a connection answers once, and closes it.
+            problem, replies = error, self._replies
+        problem = next((reply for reply in replies if isinstance(reply, ServerError)), problem)
+        if problem is not None:
+            raise problem
+
+    def send(self, commands: Sequence[tuple[Argument, ...]], deadline: float) -> asyncio.Future[list[Any]]:
+        """Pack commands, and send them as `call` does."""
+        return self.call(b"".join(map(pack, commands)), len(commands), deadline)
 
     def call(self, packed: bytes, count: int, deadline: float) -> asyncio.Future[list[Any]]:
         """Send commands; the future has a reply for each command, and errors of the server are replies.
@@ -74,7 +106,7 @@ class ServerConnection(asyncio.Protocol):
         assert self._answer is None, "one call at a time"
         answer = self._answer = self._loop.create_future()
         if self.is_closed:
-            self._fail(RedisConnectionError(_CLOSED))
+            self._fail(ConnectionLostError(_CLOSED))
             return answer
         self._replies = []
         self._count = count
@@ -97,30 +129,37 @@ class ServerConnection(asyncio.Protocol):
         self._fail(error)
         self._transport.abort()
 
-    async def end(self) -> None:
-        """Close the connection at once."""
-        self._fail(RedisConnectionError("the connection ended"))
+    def end(self) -> None:
+        """Close the connection at once; with TLS, an orderly end would wait for the server."""
+        self.fail(ConnectionLostError("the connection ended"))
         if self._timer is not None:
             self._timer.cancel()
-        await end(self._connection)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Read the replies in new data; the last one ends the call."""
+        """Read the replies in new data."""
         replies = self._replies
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets(False)) is not _PARTIAL:
                 replies.append(reply)
-        except InvalidResponse as error:
+        except ProtocolError as error:
             self.fail(error)
-            return
+        else:
+            self._received(replies)
+
+    def _received(self, replies: list[Any]) -> None:
+        """End the call under way, if `replies` has its last one."""
         if self._answer is None or len(replies) > self._count:
-            self.fail(InvalidResponse("the server sent a reply to no command"))
+            self.fail(ProtocolError("the server sent a reply to no command"))
         elif len(replies) == self._count:
             answer, self._answer, self._replies = self._answer, None, []  # the caller alone keeps large replies
             if not answer.done():
-                broken = next((reply for reply in replies if isinstance(reply, RedisConnectionError)), None)
-                answer.set_result(replies) if broken is None else answer.set_exception(broken)
+                ending = next((one for one in replies if isinstance(one, ServerError) and one.ends_connection), None)
+                answer.set_result(replies) if ending is None else answer.set_exception(ending)
 
     def eof_received(self) -> None:
         """Close the connection: the server sends nothing more."""
@@ -128,7 +167,7 @@ class ServerConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the call under way."""
-        self._fail(RedisConnectionError(str(exc) if exc is not None else _CLOSED))
+        self._fail(ConnectionLostError(str(exc) if exc is not None else _CLOSED))
 
     def _fail(self, error: Exception) -> None:
         answer, self._answer = self._answer, None
@@ -145,3 +184,8 @@ class ServerConnection(asyncio.Protocol):
             self._timer = self._loop.call_at(self._deadline, self._check_deadline)
         else:
             self.fail(CallTimeoutError(late))
+
+
+def _not_connected(server: Host | str, error: Exception) -> str:
+    number, *rest = error.args or ("",)
+    return f"Error {number} connecting to {server}." + (f" {rest[0]}." if rest else "")

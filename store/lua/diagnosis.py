@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from redis.crc import key_slot
-
 from peerjob.model.findings import Finding, Severity
 from peerjob.store.url import Host
 
 from .address import Address, parse_address
 from .capabilities import capabilities_of, durability_of, eviction_risk, missing_replicas, persistence_settings
+from .cluster_search import key_slot
 from .driver import SlowCall, prefix
 from .durability import Durability, obstacle, online_replicas
 from .redis_driver import RedisDriver
@@ -61,7 +60,7 @@ def _shard(address: Address, server: Host | None, namespace: str) -> list[Findin
     """Return which shard of a cluster serves the namespace: namespaces on different shards do not share a thread."""
     if not address.cluster:
         return []
-    slot = key_slot(prefix(namespace).encode())
+    slot = key_slot(prefix(namespace))
     return [Finding("shard", Severity.OK, f"slot {slot} has the namespace; its primary is {server}")]
 
 

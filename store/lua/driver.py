@@ -119,6 +119,7 @@ _CAUSES = (
         Cause.NO_COMMAND,
     ),
     (re.compile(r"\b(?:NOAUTH|WRONGPASS)\b|called without any password|Authentication required"), Cause.CREDENTIALS),
+    (re.compile(r"max number of clients reached"), Cause.PASSING),
 )
 """Texts of the servers that both client libraries pass on without a class of their own."""
 _GLIDE_PREFIX = re.compile(r"^.*?An error was signalled by the server: - (?:ResponseError: |PermissionDenied: )?")
@@ -329,7 +330,7 @@ class Driver(ABC):
     def _refusal(self, error: Exception, *, connecting: bool = False) -> StoreError:
         """The error to raise for an error of the server: its answer to a command, or to a new connection."""
         url, cause = self._address.url, self.cause_of(error)
-        text = _ARGUMENTS.sub("", _GLIDE_PREFIX.sub("", str(error).strip()))
+        text = _ARGUMENTS.sub("", _GLIDE_PREFIX.sub("", str(error).strip())).removeprefix("ERR ")
         code = text.split(" ", 1)[0].split(":", 1)[0]
         if cause is Cause.MOVED and not self._address.cluster:
             return StoreError(f"the server at {url} is one of a cluster: add ?cluster=true to the URL")
@@ -367,7 +368,7 @@ def is_demoted(error: Exception) -> bool:
 
 
 def _pairs(reply: list[Any] | dict[bytes, Any]) -> dict[bytes, Any]:
-    """Return a map reply of the server as a dict: redis-py gives a list of names and values, GLIDE gives a dict."""
+    """Return a map reply of the server as a dict: hiredis gives a list of names and values, GLIDE gives a dict."""
     return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
 
 

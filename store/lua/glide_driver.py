@@ -1,8 +1,8 @@
 """Valkey through valkey-glide, the official client, for URLs that begin with `valkey+glide` or `valkeys+glide`.
 
 All GLIDE clients of a process share one pipe, which the event loop of the first client reads. So the driver replaces a
-client that does not answer in time (the new client registers the pipe again), and leases are renewed through redis-py:
-see `store`.
+client that does not answer in time (the new client registers the pipe again), and leases are renewed through
+`redis_driver`: see `store`.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class GlideDriver(Driver):
         return StoreUnavailableError(self._address.url, text)
 
     async def _refusal_of_connection(self) -> StoreError | None:
-        """Return why the server refuses a new connection, as redis-py tells; None if it does not."""
+        """Return why the server refuses a new connection, as `redis_driver` tells; None if it does not."""
         probe = RedisDriver(self._address, namespace=self.namespace, call_timeout=_PROBE_TIMEOUT)
         try:
             await probe.open()

@@ -27,8 +27,8 @@ _CHECKED: Mapping[str, str] = {
     "1": "script|load",
 }
 """Arguments → the commands that are checked with them; KEY stands for a key of the namespace."""
-IN_HANDSHAKE = ("client|setinfo", "client|setname", "info", "ping", "select")
-"""The commands of the client libraries when they connect: without one of these rights, no check would run."""
+IN_HANDSHAKE = ("client|setname", "info", "ping", "select")
+"""The commands of a client when it connects: without one of these rights, no check would run."""
 RIGHTS = tuple(sorted([*IN_HANDSHAKE, *(name for names in _CHECKED.values() for name in names.split())]))
 """All commands that a node needs. `jobd clear` also needs `scan`."""
 

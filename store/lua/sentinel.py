@@ -12,10 +12,7 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, cast
-
-from redis.asyncio.connection import Connection, SSLConnection
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from typing import Any
 
 from peerjob.model.errors import (
     StoreCommandError,
@@ -27,7 +24,11 @@ from peerjob.model.errors import (
 from peerjob.store.url import Host
 
 from .address import Address
-from .redis_options import connection_options, end, sentinel_options
+from .connection import ServerConnection
+from .connection_options import ConnectionOptions, sentinel_options, server_options
+from .replies import ConnectionLostError, ServerError
+from .script import Argument
+from .subscription import Subscription
 
 LOGGER = logging.getLogger("peerjob.store")
 ASK_TIMEOUT = 1.0
@@ -76,10 +77,8 @@ class Sentinels:
         self._address = address
         self._majority = len(address.hosts) // 2 + 1
         self._name = address.sentinel.primary
-        self._kind = SSLConnection if address.sentinel.tls else Connection
         self._options = sentinel_options(address, min(ASK_TIMEOUT, connect_timeout))
-        self._server_kind = SSLConnection if address.tls is not None else Connection
-        self._server_options = connection_options(address, connect_timeout)
+        self._server_options = server_options(address, connect_timeout)
 
     @property
     def hosts(self) -> tuple[Host, ...]:
@@ -136,11 +135,9 @@ class Sentinels:
             await asyncio.sleep(LISTEN_AGAIN)
 
     async def _listen(self, host: Host, moved: Callable[[Host], Awaitable[None]]) -> None:
-        connection = self._connection(host)
+        connection = await Subscription.open(host, self._options, _deadline())
         try:
-            async with asyncio.timeout(ASK_TIMEOUT):
-                await connection.send_command("SUBSCRIBE", _SWITCH)
-                await _answer(connection)
+            await connection.subscribe(_SWITCH, _deadline())
             while True:
                 # Ask also after each connection: the failover may be over already.
                 await moved(await self.primary())
@@ -148,14 +145,14 @@ class Sentinels:
                     LOGGER.info("the sentinel %s says that %s is the primary of %s now", host, switched, self._name)
                     await moved(switched)
         finally:
-            await end(connection)
+            connection.end()
 
-    async def _switch(self, connection: Connection) -> Host | None:
+    async def _switch(self, connection: Subscription) -> Host | None:
         """Return the new primary, when a failover is over; None if none came for a while."""
         try:
             async with asyncio.timeout(CHECK_EVERY):
                 while True:
-                    _, _, data = await _answer(connection)
+                    _, _, data = await connection.next_message()
                     name, _, _, host, port = data.decode().split(" ")
                     if name == self._name:
                         return Host(host, int(port))
@@ -164,29 +161,14 @@ class Sentinels:
 
     async def _ask(self, host: Host) -> Primary:
         """Return what a sentinel knows."""
-        url, connection = self._address.url, self._connection(host)
+        url = self._address.url
         try:
-            async with asyncio.timeout(ASK_TIMEOUT):
-                await connection.send_command("SENTINEL", "MASTER", self._name)
-                flat: list[bytes] = await _answer(connection)
-        except AuthenticationError as error:
-            raise StoreCredentialsError(f"the sentinel {host} of {url} refused the credentials: {error}") from error
-        except NoPermissionError as error:
-            raise StorePermissionError(f"the user lacks a right on the sentinel {host} of {url}: {error}") from error
-        except ResponseError as error:
-            if "No such master" in str(error):
-                raise StoreError(
-                    f"the sentinel {host} of {url} monitors no primary with the name {self._name!r}; "
-                    "`SENTINEL MASTERS` lists the names"
-                ) from error
-            if "unknown command" in str(error):
-                raise StoreCommandError(f"{host} in {url} is not a sentinel: it lacks the command SENTINEL") from error
-            raise StoreUnavailableError(self._address.url, f"{host}: {error}") from error
-        except (RedisError, OSError, TimeoutError) as error:
+            flat: list[bytes] = await _asked(host, self._options, "SENTINEL", "MASTER", self._name)
+        except ServerError as error:
+            raise self._refusal(host, error) from error
+        except (ConnectionLostError, OSError) as error:
             reason = f"no answer within {ASK_TIMEOUT:g} s" if isinstance(error, TimeoutError) else str(error)
-            raise StoreUnavailableError(self._address.url, f"{host}: {reason}") from error
-        finally:
-            await end(connection)
+            raise StoreUnavailableError(url, f"{host}: {reason}") from error
         try:
             fields = dict(zip(map(bytes.decode, flat[::2]), map(bytes.decode, flat[1::2]), strict=True))
             return Primary(
@@ -199,24 +181,45 @@ class Sentinels:
         except (LookupError, TypeError, ValueError) as error:
             raise StoreUnavailableError(url, f"{host}: its answer about {self._name!r} cannot be read") from error
 
+    def _refusal(self, host: Host, error: ServerError) -> StoreError:
+        """Return the error to raise for an answer of a sentinel."""
+        url, text = self._address.url, str(error)
+        if error.code in ("NOAUTH", "WRONGPASS") or "called without any password" in text:
+            return StoreCredentialsError(f"the sentinel {host} of {url} refused the credentials: {text}")
+        if error.code == "NOPERM":
+            return StorePermissionError(f"the user lacks a right on the sentinel {host} of {url}: {text}")
+        if "No such master" in text:
+            return StoreError(
+                f"the sentinel {host} of {url} monitors no primary with the name {self._name!r}; "
+                "`SENTINEL MASTERS` lists the names"
+            )
+        if "unknown command" in text:
+            return StoreCommandError(f"{host} in {url} is not a sentinel: it lacks the command SENTINEL")
+        return StoreUnavailableError(url, f"{host}: {text}")
+
     async def _check_role(self, host: Host) -> None:
         """Raise StoreUnavailableError if a server is not a primary. Other errors appear at the first call."""
-        connection = self._server_kind(host=host.name, port=host.port, **self._server_options)
         try:
-            async with asyncio.timeout(ASK_TIMEOUT):
-                await connection.send_command("ROLE")
-                role = (await _answer(connection))[0]
-        except (RedisError, OSError, TimeoutError):
+            role = (await _asked(host, self._server_options, "ROLE"))[0]
+        except (ServerError, ConnectionLostError, OSError):
             return
-        finally:
-            await end(connection)
         if role != b"master":
             raise StoreUnavailableError(self._address.url, f"{host} is not the primary any more, or not yet")
 
-    def _connection(self, host: Host) -> Connection:
-        return self._kind(host=host.name, port=host.port, **self._options)
+
+async def _asked(host: Host, options: ConnectionOptions, *command: Argument) -> Any:
+    """Return the answer to a command on a connection of its own."""
+    deadline = _deadline()
+    async with asyncio.timeout_at(deadline):
+        connection = await ServerConnection.open(host, options, deadline)
+        try:
+            (reply,) = await connection.send([command], deadline)
+        finally:
+            connection.end()
+    if isinstance(reply, ServerError):
+        raise reply
+    return reply
 
 
-async def _answer(connection: Connection) -> Any:
-    # Without `disconnect_on_error=False`, a timeout of the caller would end the connection.
-    return cast("Any", await connection.read_response(disable_decoding=True, disconnect_on_error=False))  # pyright: ignore[reportUnknownMemberType]
+def _deadline() -> float:
+    return asyncio.get_running_loop().time() + ASK_TIMEOUT

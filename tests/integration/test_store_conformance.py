@@ -82,7 +82,7 @@ class TestSyncedSqlite(OnUrl, OwnershipRules, IdempotencyRules, ElectionRules):
 
 
 class TestRedis(Conformance):
-    """A Redis server, through redis-py."""
+    """A Redis server."""
 
     claims_wait = True
 
@@ -92,7 +92,7 @@ class TestRedis(Conformance):
 
 
 class TestValkey(Conformance):
-    """A Valkey server, through redis-py."""
+    """A Valkey server, without valkey-glide."""
 
     claims_wait = True
 

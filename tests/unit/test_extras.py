@@ -22,8 +22,8 @@ EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text
 CORE_ONLY = """
 import json, sys
 for name in ["cryptography", "django", "etcd3aio", "glide", "jwt", "google.protobuf", "grpc", "grpc_health",
-             "grpc_reflection", "jinja2", "opentelemetry", "opentelemetry.context", "prometheus_client", "rich",
-             "shellingham", "starlette", "typer", "uvloop"]:
+             "grpc_reflection", "jinja2", "opentelemetry", "opentelemetry.context", "prometheus_client", "redis",
+             "rich", "shellingham", "starlette", "typer", "uvloop"]:
     sys.modules[name] = None
 import asyncio
 import peerjob, peerjob.testing, peerjob_probe

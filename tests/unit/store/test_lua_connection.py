@@ -7,13 +7,12 @@ from typing import Any
 
 import hiredis
 import pytest
-from redis.asyncio.connection import Connection
-from redis.exceptions import AuthenticationError, BusyLoadingError, InvalidResponse, ResponseError
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from peerjob.store.lua.address import parse_address
-from peerjob.store.lua.connection import CallTimeoutError, ServerConnection
-from peerjob.store.lua.redis_options import connection_options
+from peerjob.store.lua.connection import ServerConnection
+from peerjob.store.lua.connection_options import server_options
+from peerjob.store.lua.replies import CallTimeoutError, ConnectionLostError, ProtocolError, ServerError
+from peerjob.store.url import Host
 from support.waiting import PATIENCE, until
 
 PING = b"*1\r\n$4\r\nPING\r\n"
@@ -22,33 +21,32 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def connected(serve: Serve, *, sign_in: bytes = b"+OK\r\n") -> AsyncGenerator[ServerConnection]:
+async def connected(serve: Serve) -> AsyncGenerator[ServerConnection]:
     """A connection to a server that accepts it, and then serves it with `serve`."""
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             requests = hiredis.Reader()
-            for _ in range(3):  # CLIENT SETNAME, and two of CLIENT SETINFO
-                while requests.gets() is False:
-                    if not (data := await reader.read(1000)):
-                        return  # the client left: at the end, `read` gives nothing again and again, without a pause
-                    requests.feed(data)
-                writer.write(sign_in)
+            while requests.gets() is False:  # CLIENT SETNAME
+                if not (data := await reader.read(1000)):
+                    return  # the client left: at the end, `read` gives nothing again and again, without a pause
+                requests.feed(data)
+            writer.write(b"+OK\r\n")
             await serve(reader, writer)
         finally:
             writer.close()
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    address = parse_address(f"redis://127.0.0.1:{port}")
     async with server, asyncio.timeout(PATIENCE):
+        deadline = asyncio.get_running_loop().time() + PATIENCE
         connection = await ServerConnection.open(
-            Connection(host="127.0.0.1", port=port, **connection_options(address, PATIENCE))
+            Host("127.0.0.1", port), server_options(parse_address(f"redis://127.0.0.1:{port}"), PATIENCE), deadline
         )
         try:
             yield connection
         finally:
-            await connection.end()
+            connection.end()
 
 
 def call(connection: ServerConnection, count: int = 1, *, within: float = PATIENCE) -> "asyncio.Future[list[Any]]":
@@ -74,7 +72,7 @@ async def test_replies_that_come_in_parts_are_joined() -> None:
         parts.put_nowait(b"")
     assert text == b"hel\r\n"
     assert pair == [1, None]
-    assert isinstance(error, ResponseError)
+    assert isinstance(error, ServerError)
 
 
 async def test_a_late_answer_fails_the_call_and_not_before_its_time() -> None:
@@ -118,11 +116,11 @@ async def test_the_timer_of_a_short_call_does_not_shorten_a_later_call() -> None
 @pytest.mark.parametrize(
     ("reply", "raised"),
     [
-        (b"-LOADING Redis is loading the dataset in memory\r\n", BusyLoadingError),
-        (b"-NOAUTH Authentication required.\r\n", AuthenticationError),
-        (b"!nonsense\r\n", InvalidResponse),
-        (PONG + PONG, InvalidResponse),
-        (b"", RedisConnectionError),
+        (b"-LOADING Redis is loading the dataset in memory\r\n", ServerError),
+        (b"-NOAUTH Authentication required.\r\n", ServerError),
+        (b"!nonsense\r\n", ProtocolError),
+        (PONG + PONG, ProtocolError),
+        (b"", ConnectionLostError),
     ],
     ids=["loading", "not signed in", "no reply", "two replies", "closed"],
 )
@@ -141,13 +139,16 @@ async def test_an_answer_that_ends_the_connection_is_raised(reply: bytes, raised
 @pytest.mark.parametrize("sent", [b"", PONG], ids=["closed", "reply to no command"])
 async def test_an_idle_connection_that_the_server_spoils_is_closed(sent: bytes) -> None:
     """A reply that belongs to no call would become the answer to the next call."""
+    opened = asyncio.Event()
 
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await opened.wait()
         writer.write(sent)
 
     async with connected(serve) as connection:
+        opened.set()
         await until(lambda: connection.is_closed)
-        with pytest.raises(RedisConnectionError):
+        with pytest.raises(ConnectionLostError):
             await call(connection)
 
 
@@ -159,8 +160,8 @@ async def test_the_end_of_a_connection_fails_the_call_under_way() -> None:
 
     async with connected(serve) as connection:
         waiting = call(connection)
-        await connection.end()
-        with pytest.raises(RedisConnectionError):
+        connection.end()
+        with pytest.raises(ConnectionLostError):
             await waiting
         assert connection.is_closed
 
@@ -176,7 +177,7 @@ async def test_a_connection_that_fails_after_its_answer_is_closed() -> None:
     async with connected(serve) as connection:
         answer = call(connection)
         await until(answer.done)
-        connection.fail(RedisConnectionError("the sentinels chose another primary"))
+        connection.fail(ConnectionLostError("the sentinels chose another primary"))
         assert await answer == [b"PONG"]
         assert connection.is_closed
 
@@ -194,12 +195,65 @@ async def test_a_connection_does_not_keep_the_replies_of_its_last_call() -> None
         assert all(value is not replies for value in vars(connection).values())
 
 
-async def test_a_refused_connection_raises_the_error_of_the_server() -> None:
-    """The driver tells from its class why the server refuses connections."""
+@asynccontextmanager
+async def opening(
+    serve: Serve, path: str = "", within: float = PATIENCE
+) -> AsyncGenerator[Awaitable[ServerConnection]]:
+    """The connection to a server that `serve` serves from its first byte; the server closes it before it ends."""
+    ended = asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await serve(reader, writer)
+        finally:
+            writer.close()
+            ended.set()
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as server, asyncio.timeout(PATIENCE):
+        port = server.sockets[0].getsockname()[1]
+        options = server_options(parse_address(f"redis://user:password@127.0.0.1:{port}{path}"), PATIENCE)
+        deadline = asyncio.get_running_loop().time() + within
+        yield ServerConnection.open(Host("127.0.0.1", port), options, deadline)
+        await ended.wait()
+
+
+async def test_the_first_commands_of_a_connection_are_sent_in_one_write() -> None:
+    """A later command needs the one in front of it, but no round trip of its own."""
+    requests = hiredis.Reader()
+    seen = list[object]()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while len(seen) < 3:
+            requests.feed(await reader.read(1000))
+            while (command := requests.gets()) is not False:
+                seen.append(command)
+        writer.write(b"+OK\r\n" * 3)
         await reader.read()
 
-    with pytest.raises(RedisConnectionError, match="max number of clients"):
-        async with connected(serve, sign_in=b"-ERR max number of clients reached\r\n"):
-            pass
+    async with opening(serve, "/3") as connection:
+        (await connection).end()
+    assert seen == [[b"AUTH", b"user", b"password"], [b"CLIENT", b"SETNAME", b"peerjob"], [b"SELECT", b"3"]]
+
+
+@pytest.mark.parametrize(
+    ("answer", "raised", "text"),
+    [
+        (b"", CallTimeoutError, "^$"),
+        (b"-ERR max number of clients reached\r\n", ServerError, "max number"),
+        (b"+OK\r\n-NOPERM No permissions to run the command\r\n", ServerError, "NOPERM"),
+    ],
+    ids=["no answer", "an answer for all commands", "a refused command"],
+)
+async def test_a_refused_sign_in_raises_the_reason(answer: bytes, raised: type[Exception], text: str) -> None:
+    """A server that refuses a connection answers once and closes it, however many commands came."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"peerjob\r\n")
+        writer.write(answer)
+        if answer:
+            writer.write_eof()
+        await reader.read()
+
+    async with opening(serve, within=PATIENCE if answer else 0.05) as connection:
+        with pytest.raises(raised, match=text):
+            await connection

@@ -1,0 +1,36 @@
+"""Errors of a server and of a connection to it."""
+
+from __future__ import annotations
+
+_ENDING = ("LOADING ", "NOAUTH ", "WRONGPASS ", "ERR max number of clients reached")
+
+
+class ConnectionLostError(Exception):
+    """There is no connection: it was closed, or could not be opened."""
+
+
+class ProtocolError(ConnectionLostError):
+    """The server sent data that is no reply, or a reply to no command."""
+
+
+class CallTimeoutError(TimeoutError):
+    """The server did not answer in time."""
+
+    def __init__(self, late: float) -> None:
+        super().__init__()
+        self.late = late
+        """How many seconds after its time the event loop ran the timer."""
+
+
+class ServerError(Exception):
+    """An error that the server sent as a reply. Its text is that of the server, and begins with a code."""
+
+    @property
+    def code(self) -> str:
+        """The first word of the text, for example `NOSCRIPT`."""
+        return str(self).split(" ", 1)[0]
+
+    @property
+    def ends_connection(self) -> bool:
+        """Whether the connection is of no use: the server loads its data, or wants other credentials."""
+        return str(self).startswith(_ENDING)
