@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from peerjob.model.record import MAX_HISTORY, REPEAT_US, SUSPECT_AFTER
@@ -61,7 +61,7 @@ Argument = str | bytes | int
 Call = tuple[str, Sequence[Argument]]
 """The name of a script, and the arguments for the script."""
 _Definition = tuple[list[str], str, frozenset[str]]
-"""The names that a definition defines, its code, and the words of its code."""
+"""The names that a definition defines, its code, and the names of earlier definitions in its code."""
 Reply = Any
 """The reply of a script: bytes, integers, None, or lists of them. The header of each script describes its reply."""
 
@@ -69,23 +69,40 @@ Reply = Any
 @cache
 def load_scripts() -> Mapping[str, Script]:
     """Every script of the package by its name; the files never change while a process runs."""
-    folder = files("peerjob.store.lua") / "scripts"
+    folder = Path(__file__).parent / "scripts"
     constants = "".join(f"local {name} = {value!r}\n" for name, value in _CONSTANTS.items())
     parts = [(folder / "lib" / f"{part}.lua").read_text() for part in _PARTS]
-    definitions = [definition for part in (constants, *parts) for definition in _definitions(part)]
-    texts = {path.name[:-4]: path.read_text() for path in folder.iterdir() if path.name.endswith(".lua")}
-    return {name: _script(name, text, definitions) for name, text in texts.items()}
+    definitions, literals = _definitions([constants, *parts])
+    return {path.stem: _script(path.stem, path.read_text(), definitions, literals) for path in folder.glob("*.lua")}
 
 
-def _definitions(part: str) -> Iterable[_Definition]:
-    """Yield each top-level definition of a part."""
+def _definitions(parts: Iterable[str]) -> tuple[list[_Definition], dict[str, str]]:
+    """Return the top-level definitions of all parts in order, and apart from them the literals by their names."""
+    definitions: list[_Definition] = []
+    literals: dict[str, str] = {}
+    known = set[str]()
+    for names, text in chain.from_iterable(map(_split, parts)):
+        if (constant := _CONSTANT.fullmatch(text)) is not None:
+            literals.update(zip(names, _LITERAL.findall(constant[1]), strict=True))
+        else:
+            code = _with_literals(text, literals)
+            # Only these words, because all words of all definitions would take a megabyte.
+            definitions.append((names, code, frozenset(known.intersection(_TOKEN.findall(code)))))
+            known.update(names)
+    return definitions, literals
+
+
+def _split(part: str) -> Iterator[tuple[list[str], str]]:
+    """Yield the names and the code of each top-level definition of a part."""
     code = _without_comments(part)
-    starts = [match.start() for match in _DEFINITION.finditer(code)]
-    for start, end in zip(starts, [*starts[1:], len(code)], strict=True):
-        match = _DEFINITION.match(code, start)
-        assert match is not None
-        definition = code[start:end].rstrip()
-        yield match[1].split(", "), definition, frozenset(_TOKEN.findall(definition))
+    found = list(_DEFINITION.finditer(code))
+    ends = [match.start() for match in found[1:]] + [len(code)]
+    for match, end in zip(found, ends, strict=True):
+        yield match[1].split(", "), code[match.start() : end].rstrip()
+
+
+def _with_literals(code: str, literals: Mapping[str, str]) -> str:
+    return _TOKEN.sub(lambda token: literals.get(token[0], token[0]), code)
 
 
 def _without_comments(code: str) -> str:
@@ -111,27 +128,20 @@ def _nested(definitions: Sequence[_Definition], body: str) -> str:
     return "return (function()\n".join(levels) + body + "\nend)()" * (len(levels) - 1)
 
 
-def _script(name: str, text: str, definitions: Sequence[_Definition]) -> Script:
+def _script(name: str, text: str, definitions: Sequence[_Definition], literals: Mapping[str, str]) -> Script:
     """Join a command with only the definitions that it needs: each definition costs the server time at every call."""
     shebang, _, body = text.partition("\n")
-    body = _without_comments(body)
+    body = _with_literals(_without_comments(body), literals)
     wanted = set(_TOKEN.findall(body))
     if "no-writes" not in shebang and name not in _ANY_LAYOUT:
         wanted.add("layout")
     chosen: list[_Definition] = []
-    literals: dict[str, str] = {}
     for definition in reversed(definitions):
-        names, code, words = definition
-        if not wanted.intersection(names):
-            continue
-        constants = _CONSTANT.fullmatch(code)
-        if constants is not None:
-            literals.update(zip(names, _LITERAL.findall(constants[1]), strict=True))
-        else:
+        names, _, words = definition
+        if wanted.intersection(names):
             wanted.update(words)
             chosen.append(definition)
     code = _nested([*reversed(chosen)], body)
-    code = _TOKEN.sub(lambda token: literals.get(token[0], token[0]), code)
     check = "" if name == "open" else lua_check(WRITES & {found.lower() for found in _COMMAND.findall(code)})
     source = "\n".join(filter(None, [shebang, check, code]))
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())

@@ -125,3 +125,12 @@ def test_the_error_is_an_import_error() -> None:
         raise ModuleNotFoundError("No module named 'grpc'", name="grpc")
     assert isinstance(caught.value, MissingExtraError)
     assert caught.value.missing == "grpc"
+
+
+def test_a_node_on_redis_imports_no_module_that_it_does_not_need() -> None:
+    """Each of these takes half a megabyte or more in every process with a node."""
+    unused = ["croniter", "email", "grpc", "importlib.metadata", "importlib.resources", "multiprocessing", "pydantic",
+              "redis", "sqlite3", "tempfile"]  # fmt: skip
+    code = f"import sys, peerjob; peerjob.Node('redis://h'); print(sys.modules.keys() & {set(unused)})"
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stdout == "set()\n"
