@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any
 
 from peerjob.handles.context import Context
@@ -18,8 +17,6 @@ from peerjob.store.base import Store
 
 from .run import Run, record_of
 
-MAX_UNSENT_LINES = 1_000
-"""If more log lines of a run wait for a commit, a marker with a count replaces the oldest lines."""
 MAX_PROGRESS = 1_000
 """Most characters of a progress message; the end of a longer message is cut off and marked."""
 
@@ -49,19 +46,8 @@ class NodeContextBackend:
         run = self.runs.get(context)
         if run is None:
             return False
-        lines = run.logs
-        if len(lines) >= MAX_UNSENT_LINES:
-            dropped = 1
-            if lines[0].message.startswith(_DROPPED):
-                dropped += int(lines[0].message.removeprefix(_DROPPED))
-                lines.pop(0)
-            lines.pop(0)
-            marker = f"{_DROPPED}{dropped}"
-            lines.insert(
-                0, make_line(lines[0].at_us, logging.WARNING, marker, attempt=context.attempt, node=self._name)
-            )
         now = self._clock.time_us()
-        lines.append(make_line(now, level, message, attempt=context.attempt, node=self._name, fields=fields))
+        run.add_line(make_line(now, level, message, attempt=context.attempt, node=self._name, fields=fields))
         return True
 
     async def check_owner(self, context: Context) -> bool:
@@ -80,6 +66,3 @@ class NodeContextBackend:
 
     def make_worker(self, context: Context) -> Worker:
         return self.runs[context].worker(self._name, self._loop.time())
-
-
-_DROPPED = "log lines dropped here: "

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from peerjob.handles.context import Context, Reason
+from peerjob.handles.job_log import make_line
 from peerjob.model.job import Job
 from peerjob.model.policy import Policy
 from peerjob.model.record import DIGEST_SIZE, Claim, LogLine, Outcome, Record, Transition, digest_share
@@ -25,10 +27,12 @@ PROBATION = 2.0
 """Seconds after the start of a suspect during which its node starts no other suspect."""
 STUCK_AFTER = 5.0
 """Seconds until a run counts as stuck, counted from the moment when the body was told to end, or ended."""
+MAX_UNSENT_LINES = 1_000
+"""If more log lines of a run wait for a commit, a marker with a count replaces the oldest lines."""
 
 
 class Run(msgspec.Struct, eq=False):
-    """A claim and the state of its run. Only the event loop uses a Run; threads add to `logs` and set `progress`."""
+    """A claim and the state of its run. Only the event loop uses a Run; threads call `add_line` and set `progress`."""
 
     claim: Claim
     incarnation: str
@@ -64,6 +68,8 @@ class Run(msgspec.Struct, eq=False):
     told_at: float | None = None
     """Time of the event loop when the body was told to end; None before."""
     logs: list[LogLine] = []
+    dropped: int = 0
+    """Log lines that `add_line` has removed since the last commit took the lines."""
     progress: bytes | None = None
     acked: asyncio.Future[Any] | None = None
     """The answer to the report of the start; None unless the body waits for that answer."""
@@ -95,12 +101,24 @@ class Run(msgspec.Struct, eq=False):
         """Whether this is a suspect that has run for less than PROBATION. See decision 0001."""
         return self.claim.suspect and (self.started_at is None or now - self.started_at < PROBATION)
 
+    def add_line(self, line: LogLine) -> None:
+        """Add a log line of the body; any thread may call it. Above MAX_UNSENT_LINES, the oldest line is dropped."""
+        if len(self.logs) >= MAX_UNSENT_LINES and _pop_first(self.logs) is not None:
+            self.dropped += 1
+        self.logs.append(line)
+
     def take_logs(self) -> tuple[LogLine, ...]:
-        """The log lines that no commit has taken yet."""
-        if not self.logs:
+        """The log lines that no commit has taken yet; the first one tells how many lines were dropped."""
+        lines = self.logs
+        if not lines:
             return ()
-        lines, self.logs = self.logs, []
-        return tuple(lines)
+        # one by one from the same list: a line that a thread adds meanwhile stays in it
+        taken = [line for line in (_pop_first(lines) for _ in range(len(lines))) if line is not None]
+        if taken and self.dropped:
+            first, dropped, self.dropped = taken[0], self.dropped, 0
+            text = f"log lines dropped here: {dropped}"
+            taken.insert(0, make_line(first.at_us, logging.WARNING, text, attempt=first.attempt, node=first.node))
+        return tuple(taken)
 
     def take_progress(self) -> bytes | None:
         progress, self.progress = self.progress, None
@@ -110,6 +128,14 @@ class Run(msgspec.Struct, eq=False):
     def has_report(self) -> bool:
         """Whether the store lacks the start, a progress or log lines of this run."""
         return bool(self.logs) or self.progress is not None or (self.started_at is not None and not self.reported)
+
+
+def _pop_first(lines: list[LogLine]) -> LogLine | None:
+    """Remove the first line; None if another thread has removed the last one."""
+    try:
+        return lines.pop(0)
+    except IndexError:
+        return None
 
 
 class HeldClaims:

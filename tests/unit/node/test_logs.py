@@ -2,18 +2,23 @@
 
 import asyncio
 import logging
+import threading
 from typing import Any
 
 import msgspec
 import pytest
 
-from peerjob import INJECTED, Context, Instance, Job, Level, Query, State
+from peerjob import INJECTED, Context, Instance, Job, Level, Node, Query, State
 from peerjob.handles.job_log import MAX_MESSAGE, make_line
-from peerjob.model.record import LogLine
+from peerjob.model.record import Claim, LogLine
+from peerjob.node.work.run import Run
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import flaky_store, lines_of, running_nodes, shared_url
+from support.waiting import PATIENCE, until
 
 library_log = logging.getLogger("a.library")
+
+CLAIM = Claim(id="", kind="", fence=1, spec=b"", priority=0, due_us=0, attempts=1, crashes=0, losses=0, at_us=0)
 
 
 async def test_lines_of_the_instance_s_log_are_seen_from_every_node(clock: VirtualClock) -> None:
@@ -156,6 +161,46 @@ async def test_what_waits_to_be_sent_is_capped_with_a_marker(clock: VirtualClock
         numbers = [int(line.removeprefix("line ")) for line in lines if line.startswith("line ")]
         assert numbers == list(range(3_000 - len(numbers), 3_000))
         assert 990 <= len(numbers) <= 1_000
+
+
+async def test_a_line_that_a_thread_makes_while_lines_are_sent_is_kept() -> None:
+    sent = threading.Event()
+
+    class Shown:
+        def __str__(self) -> str:
+            assert sent.wait(PATIENCE)
+            return "shown"
+
+    def work(instance: Instance[Any] = INJECTED) -> None:
+        instance.log.info("first")
+        instance.log.info("second", extra={"value": Shown()})
+
+    async with Node("memory://", jobs=Job("work", work)) as node:
+        instance = await node.schedule("work")
+        await until(lambda: lines_of(instance))
+        sent.set()
+        await instance.result(PATIENCE)
+        assert await lines_of(instance) == ["first", "second"]
+
+
+def test_threads_lose_and_repeat_no_line() -> None:
+    """Threads add lines while the event loop takes them. Lines above the limit are counted."""
+    run = Run(CLAIM, "incarnation", 0.0)
+    count, threads = 20_000, 3
+    lines = [make_line(0, logging.INFO, str(number), attempt=1, node="node") for number in range(count)]
+
+    def add() -> None:
+        for line in lines:
+            run.add_line(line)
+
+    adding = [threading.Thread(target=add) for _ in range(threads)]
+    for thread in adding:
+        thread.start()
+    taken: list[str] = []
+    while any(thread.is_alive() for thread in adding) or run.logs:
+        taken += [line.message for line in run.take_logs()]
+    dropped = [int(text.rpartition(" ")[2]) for text in taken if not text.isdigit()]
+    assert sum(dropped) + len(taken) - len(dropped) == threads * count
 
 
 async def test_a_long_line_is_cut(clock: VirtualClock) -> None:
