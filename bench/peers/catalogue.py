@@ -83,7 +83,7 @@ def before(source: Path, commit: str) -> tuple[Peer, ...]:
         replace(
             peer,
             name=f"peerjob-{commit} {peer.service}://",
-            requirements=(f"git+{source.as_uri()}@{commit}", "hiredis"),
+            requirements=(f"git+{source.as_uri()}@{commit}", "hiredis", "uvloop"),
             setting=f"as `{peer.name}`, at commit {commit}",
         )
         for peer in PEERS

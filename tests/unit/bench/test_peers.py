@@ -164,7 +164,7 @@ def test_an_older_version_is_installed_from_its_commit_and_runs_on_redis_and_val
         ("peerjob-abc1234 redis://", "peerjob-abc1234", "redis"),
         ("peerjob-abc1234 valkey://", "peerjob-abc1234", "valkey"),
     ]
-    assert older[0].requirements == ("git+file:///source@abc1234", "hiredis")
+    assert older[0].requirements == ("git+file:///source@abc1234", "hiredis", "uvloop")
 
 
 def test_the_page_names_what_could_not_be_measured() -> None:
