@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +17,8 @@ _MAX_READ = 50
 class _Index:
     """One index, and the heads that were read and not returned yet."""
 
-    def __init__(self, priority: int, head: Head, scan: Scan) -> None:
+    def __init__(self, number: int, priority: int, head: Head, scan: Scan) -> None:
+        self.number = number
         self.priority = priority
         self.head = head
         self.scan = scan
@@ -44,42 +46,70 @@ class IndexFeed:
         self._known: set[str] = set()
         """Queues that the feed has found: an entry that moves during the read is found twice, and must count once."""
         self._indexes = [
-            _Index(int(head.queue[:-1].rsplit("/", 1)[1], 16), head, queues.scan(head, now_us=now_us, whole=True))
-            for head in heads
+            _Index(
+                number, int(head.queue[:-1].rsplit("/", 1)[1], 16), head, queues.scan(head, now_us=now_us, whole=True)
+            )
+            for number, head in enumerate(heads)
         ]
+        self._bounds = [(bound, index.number) for index in self._indexes if (bound := index.bound) is not None]
+        """Heap of the bounds, with the numbers of their indexes. A bound that has changed since is dropped when found.
+
+        Each priority has an index, so there can be thousands: a search of all of them for each head takes seconds.
+        """
+        heapq.heapify(self._bounds)
 
     @property
     def bound(self) -> tuple[int, str] | None:
         """A lower bound (priority and place) of the heads that were not returned yet; None if all were returned."""
-        return min((bound for index in self._indexes if (bound := index.bound) is not None), default=None)
+        first = self._first
+        return None if first is None else first.bound
+
+    @property
+    def _first(self) -> _Index | None:
+        """The index with the lowest bound; None if all heads were returned."""
+        while self._bounds:
+            bound, number = self._bounds[0]
+            index = self._indexes[number]
+            if index.bound == bound:
+                return index
+            heapq.heappop(self._bounds)
+        return None
+
+    def _lowest(self, count: int) -> list[_Index]:
+        """The indexes with the lowest bounds."""
+        found: list[_Index] = []
+        while len(found) < count and (index := self._first) is not None:
+            heapq.heappop(self._bounds)
+            if index not in found:  # a bound that did not change during a read is in the heap twice
+                found.append(index)
+        for index in found:
+            self._note_bound(index)
+        return found
+
+    def _note_bound(self, index: _Index) -> None:
+        """Add the bound of an index to the heap, after the bound has changed."""
+        if (bound := index.bound) is not None:
+            heapq.heappush(self._bounds, (bound, index.number))
 
     async def more(self, limit: int) -> list[tuple[str, Head]]:
         """Kind and head of the next queues, about as many as asked for; [] if there are no more."""
         heads: list[tuple[str, Head]] = []
-        while len(heads) < limit and self.bound is not None:
-            unfinished = sorted(
-                (index for index in self._indexes if index.bound is not None), key=lambda index: index.bound or (0, "")
-            )
-            unread = [index for index in unfinished[:_MAX_READ] if not index.waiting]
+        while len(heads) < limit and self._first is not None:
+            unread = [index for index in self._lowest(_MAX_READ) if not index.waiting]
             if unread:
                 await self._queues.read([index.scan for index in unread], limit)
                 for index in unread:
                     self._found(index)
+                    self._note_bound(index)
             heads += self._next(limit - len(heads))
         return heads
 
     def _next(self, limit: int) -> list[tuple[str, Head]]:
         """The heads that can be returned without a further read."""
         heads: list[tuple[str, Head]] = []
-        while len(heads) < limit:
-            index = min(
-                (index for index in self._indexes if index.bound is not None),
-                key=lambda index: index.bound or (0, ""),
-                default=None,
-            )
-            if index is None or not index.waiting:
-                break
+        while len(heads) < limit and (index := self._first) is not None and index.waiting:
             heads.append(index.waiting.popleft())
+            self._note_bound(index)
         return heads
 
     def _found(self, index: _Index) -> None:

@@ -1,6 +1,8 @@
 """The cost of a hot path depends only on what it uses: etcd charges every key in a range that is read."""
 
+import sys
 from collections.abc import AsyncIterator, Sequence
+from types import FrameType
 
 import pytest
 
@@ -123,6 +125,31 @@ async def test_many_priorities(bench: Bench) -> None:
     await bench.fill(QUEUED, priorities=20)
     await bench.work(20)
     bench.assert_cheap()
+
+
+async def test_a_claim_does_not_search_all_priorities_for_each_instance(bench: Bench) -> None:
+    """Each instance has a priority of its own."""
+    priorities = 2_000
+    for first in range(0, priorities, BATCH):
+        await bench.store.enqueue([bench.make.instance(priority=first + number) for number in range(BATCH)])
+    calls = 0
+
+    def called(_frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    counts: list[int] = []
+    for size in (BATCH // 10, BATCH):
+        calls = 0
+        sys.setprofile(called)
+        try:
+            claims = await bench.peer.take(size)
+        finally:
+            sys.setprofile(None)
+        assert len(claims) == size
+        counts.append(calls)
+    few, many = counts
+    assert many - few < BATCH * priorities / 10, counts
 
 
 async def test_a_drained_queue_stays_cheap_before_it_is_compacted(bench: Bench) -> None:
