@@ -146,7 +146,8 @@ def make_line(
     at_us: int, level: int, message: str, *, attempt: int, node: str, fields: Mapping[str, object] | None = None
 ) -> LogLine:
     """Make a line that every store can keep, from any message and fields. `level` is a `logging` number."""
-    kept = None if not fields else {storable(name): _field(value) for name, value in fields.items()}
+    # `logging` takes any key in `extra=`
+    kept = None if not fields else {storable(_shown(name)): _field(value) for name, value in fields.items()}
     return LogLine(at_us, int(level_of(level)), storable(message), attempt, node, kept)
 
 

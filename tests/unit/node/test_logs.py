@@ -232,6 +232,7 @@ class Spoiled:
         ("negative", (), {"number": -(2**70)}),
         ("half", (), {"text": "\udfff"}),
         ("half key", (), {"\ud800": 1}),
+        ("key that is no text", (), {5: 1}),
         ("spoiled field", (), {"field": Spoiled()}),
         ("not a number", (), {"number": float("nan")}),
         ("null \x00 byte", (), {}),
@@ -242,7 +243,7 @@ async def test_no_log_line_stops_the_queue(
     clock: VirtualClock,
     message: Any,
     arguments: tuple[Any, ...],
-    extra: dict[str, Any],
+    extra: dict[Any, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # pytest's own handlers would put these lines into reports, which pytest-xdist cannot send
