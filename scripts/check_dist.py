@@ -52,7 +52,9 @@ features = {
     "valkey": lambda: Node("valkey+glide://localhost"),
     "etcd": lambda: Node("redis://localhost", coordinator="etcd://localhost"),
     "grpc": lambda: asyncio.run(call_over_grpc()),
-    "jwt": lambda: peerjob.Jwt(issuer="i", audience="a", keys="https://localhost/keys", rights={"r": None}),
+    "jwt": lambda: peerjob.Jwt(
+        issuer="i", audience="a", keys="https://localhost/keys", rights={"r": peerjob.Rights(role=peerjob.Role.READER)}
+    ),
     "metrics": lambda: peerjob.serve_metrics,
     "cli": lambda: (command("jobd"), command("jobctl")),
     "otel": lambda: Node("memory://").trace(),
