@@ -28,6 +28,8 @@ OPEN_TIMEOUT = 5.0
 """Most seconds to open the connection of the lease."""
 LEAVE_TIMEOUT = 5.0
 """Most seconds for leaving the cluster after the event loop of the node was closed."""
+POLL = 0.02
+"""Seconds between two looks at whether the thread of a closed node has ended."""
 LOOP_ANSWERS = 0.25
 """Seconds before a renewal at which the event loop of the node is asked for a sign of life."""
 WITHDRAW_TIMEOUT = 0.5
@@ -196,6 +198,16 @@ class Lease:
             self._orphaned = True
             self.renew_soon()
             thread.join(2 * LEAVE_TIMEOUT)
+
+    async def end_without_loop(self) -> None:
+        """Like `leave_without_loop`, for a caller in another event loop, which must not be blocked."""
+        thread, until = self._thread, self._clock.elapsed() + 2 * LEAVE_TIMEOUT
+        self._orphaned = True
+        self.renew_soon()
+        while thread is not None and thread.is_alive() and self._clock.elapsed() < until:  # noqa: ASYNC110  # threads set no event
+            await asyncio.sleep(POLL)
+        self._thread = self._thread_end = self._task = None
+        self._trusted_until = 0.0
 
     def renew_soon(self) -> None:
         """Renew now, as after a hint."""

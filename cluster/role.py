@@ -107,6 +107,7 @@ class BackgroundRole:
         return seconds * (1 + self.clock.random.uniform(-jitter, jitter))
 
     async def _supervise(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             try:
                 await self.run()
@@ -125,6 +126,8 @@ class BackgroundRole:
                     logger.warning("%s: %s; the role continues when the store answers", self.name, error)
                 self.last_error = error
             except Exception as error:
+                if loop.is_closed():
+                    return  # Python destroys the task, and a `finally` of the role needed the event loop
                 self.failures += 1
                 self.last_error = error
                 logger.exception("%s: unexpected error; the role starts again", self.name)

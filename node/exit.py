@@ -107,6 +107,12 @@ async def outlast(task: asyncio.Task[None], on_cancel: Callable[[], None] = lamb
         raise cancelled
 
 
+async def call_after(event: asyncio.Event, call: Callable[[], None]) -> None:
+    """Call a function once an event is set."""
+    await event.wait()
+    call()
+
+
 def abandon(task: asyncio.Task[Any]) -> None:
     """Let the event loop and the interpreter end without a task that ignores cancellation.
 

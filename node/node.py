@@ -24,14 +24,15 @@ from peerjob.store.base import Elections, Store
 from peerjob.store.drivers import open_elections, open_store
 from peerjob.store.timed import timed
 
-from .body.registry import Registry
-from .exit import AtExit, outlast, stop_signals, wait_on
+from .body.registry import Registry, checked_modules
+from .closed_loop import release
+from .exit import AtExit, call_after, outlast, stop_signals, wait_on
 from .manager.audit_trail import AuditTrail
 from .manager.blocking import StartableManager
 from .manager.call_encoder import CallEncoder
 from .manager.cluster import NodeClusterManager
 from .manager.instances import NodeInstanceManager
-from .manager.jobs import JobSource
+from .manager.jobs import JobSource, closed_loop_text
 from .manager.schedules import NodeScheduleManager
 from .observe.activity import ActivityCounts
 from .observe.node_stats import NodeStats, node_stats_of
@@ -132,7 +133,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         self._store = timed(opened, self.clock, self._store_called)
         self._elections = _elections_of(coordinator, self._store, namespace=namespace, clock=self.clock)
         self._registered_us = {}
-        self._registry = Registry(_checked_modules(allow_references))
+        self._registry = Registry(checked_modules(allow_references))
         self._call_encoder = CallEncoder(
             clock=self.clock,
             registry=self._registry,
@@ -168,6 +169,8 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         If a program ends without `stop`, the node still leaves the cluster: when the event loop ends, or at exit.
         """
         if self._runtime is not None:
+            if self._runtime.loop.is_closed():
+                raise NodeStateError(closed_loop_text(self.name))
             state = "started already" if self._stop_task is None else "still stopping"
             raise NodeStateError(f"node {self.name!r} is {state}")
         refuse_green_threads()
@@ -231,11 +234,18 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
 
         Peers run instances that were handed back at once, without a counted attempt. Idempotent. Running bodies may use
         the node until they end. If this call is cancelled, the grace ends, and the node still leaves. A `start` under
-        way raises NodeStateError, and so does this call in another event loop than `start`.
+        way raises NodeStateError, and so does this call in another event loop than `start`, unless that loop is closed:
+        then the call releases what the node holds, without a grace.
         """
-        if self._runtime is not None:
+        seconds, runtime = to_seconds(grace, "grace"), self._runtime
+        if runtime is not None and runtime.loop.is_closed():
+            if self._stop_task is None or self._stop_task.get_loop().is_closed():
+                self._stop_task = asyncio.get_running_loop().create_task(self._release(runtime))
+            await outlast(self._stop_task)
+            return
+        if runtime is not None:
             self._need_runtime()
-        await self._stop(to_seconds(grace, "grace"))
+        await self._stop(seconds)
 
     async def _stop(self, grace: float, *, exiting: bool = False) -> None:
         if self._pending_start is not None:
@@ -257,19 +267,28 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
                 await leaves.__aexit__(None, None, None)
 
     async def _leave(self, runtime: NodeRuntime, grace: float, *, exiting: bool) -> None:
-        at_exit, self._at_exit = self._at_exit, None
+        loop_end_task = self._loop_end_task
         try:
             await runtime.close(grace=grace, exiting=exiting)
         finally:
-            # if a second Ctrl-C has cancelled all tasks, the thread of the lease still runs, and leaves at the exit
-            if at_exit is not None and not runtime.lease.started:
-                at_exit.cancel()
-            self._workers = self.num_workers  # another node can have changed the number
-            loop_end_task, self._loop_end_task = self._loop_end_task, None
             if loop_end_task is not None:
                 loop_end_task.cancel()
-            self._runtime = self._stop_task = None
+            self._forget(runtime)
         logger.info("node %r has left", self.name)
+
+    async def _release(self, runtime: NodeRuntime) -> None:
+        try:
+            await release(runtime, self._store, self.name)
+        finally:
+            self._forget(runtime)
+
+    def _forget(self, runtime: NodeRuntime) -> None:
+        at_exit, self._at_exit = self._at_exit, None
+        # if a second Ctrl-C has cancelled all tasks, the thread of the lease still runs, and leaves at the exit
+        if at_exit is not None and not runtime.lease.started:
+            at_exit.cancel()
+        self._workers = self.num_workers  # another node can have changed the number
+        self._runtime = self._stop_task = self._loop_end_task = self._pending_start = self._lifespan_exit = None
 
     # -- a program that ends without a stop ---------------------------------------------------------------------------
 
@@ -317,7 +336,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
                 await asked.wait()
             finally:
                 loop = asyncio.get_running_loop()
-                hurrying = loop.create_task(_call_after(again, runtime.hurry))
+                hurrying = loop.create_task(call_after(again, runtime.hurry))
                 try:
                     await outlast(loop.create_task(self.stop(grace)), runtime.hurry)
                 finally:
@@ -468,21 +487,10 @@ def _elections_of(
     return coordinator
 
 
-async def _call_after(event: asyncio.Event, call: Callable[[], None]) -> None:
-    await event.wait()
-    call()
-
-
 def _default_name() -> str:
     """The host name and the process id. Process 1 is alone in its container, so the host name is enough."""
     host, pid = socket.gethostname(), os.getpid()
     return host if pid == 1 else f"{host}-{pid}"
-
-
-def _checked_modules(given: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(given, str) or not all(part.isidentifier() for one in given for part in one.split(".")):
-        raise OptionError("allow_references", given, "a list of names of modules")
-    return tuple(given)
 
 
 def _checked_ttl(value: Duration) -> float:

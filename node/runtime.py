@@ -124,13 +124,13 @@ class NodeRuntime:
         self.processors = Processors(clock, name, self._context_vars)
         self.context_backend = NodeContextBackend(clock=clock, name=name, store=store, manager=manager)
         self._resources = Resources(overrides, self._context_vars)
-        self._executor = Executor(clock=clock, threads=max(1, workers), resources=self._resources)
+        self.executor = Executor(clock=clock, threads=max(1, workers), resources=self._resources)
         prefetch = Prefetch()
         runner = InstanceRunner(
             clock=clock,
             manager=manager,
             registry=registry,
-            executor=self._executor,
+            executor=self.executor,
             context_backend=self.context_backend,
             outbox=self.outbox,
             outcome_builder=self._outcome_builder,
@@ -242,7 +242,7 @@ class NodeRuntime:
         )
         # a separate coordinator has its own layout, so a layout error of the coordinator must not stop the node
         self._foreign_roles = () if elections == store.elections else (self.election,)
-        self._capture = CaptureHandler(self.context_backend)
+        self.capture = CaptureHandler(self.context_backend)
         if not clock.virtual:  # under virtual time, the lease has no thread that could watch the event loop
             self.lease.loop_watch = LoopWatch(self.pool, self.claim_loop.hint_wait, name)
 
@@ -289,7 +289,7 @@ class NodeRuntime:
         """Start to claim."""
         # captured after the start of the lifespan, so that bodies see the context variables that the lifespan set
         self._context_vars.capture()
-        self._capture.start()
+        self.capture.start()
         self._start(self.claim_loop)
 
     def _start(self, role: BackgroundRole) -> None:
@@ -319,7 +319,7 @@ class NodeRuntime:
             await self.claim_loop.flush(LAST_COMMIT)
         await self.claim_loop.stop()
         self._failure_log.close()
-        self._capture.stop()
+        self.capture.stop()
         await resigning
         for role in self.roles:
             await role.stop()
@@ -332,7 +332,7 @@ class NodeRuntime:
             with contextlib.suppress(StoreError, TimeoutError):  # if `leave` fails, the lease expires
                 async with asyncio.timeout(LAST_COMMIT):
                     await self._store.leave(self.incarnation)
-        await self._executor.close()
+        await self.executor.close()
         await self._resources.close()
         if self._opened:
             await self._store.close()
@@ -360,7 +360,7 @@ class NodeRuntime:
         await self._show()
 
     def _resize(self, workers: int) -> None:
-        self._executor.resize(workers)
+        self.executor.resize(workers)
         self.pool.resize(workers)
 
     def kinds_changed(self) -> None:

@@ -84,6 +84,11 @@ class Executor:
         with self._clock.outside():
             await self._processes.close()
 
+    def abandon(self) -> None:
+        """End the threads after their present work, and kill the processes. The event loop of the bodies is closed."""
+        self._threads.resize(0)
+        self._processes.abandon()
+
     async def _run(
         self, binding: Binding, data: bytes, context: Context, mode: Mode, began: Callable[[], None] | None
     ) -> Any:

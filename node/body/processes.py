@@ -114,6 +114,11 @@ class ProcessPool:
             process.kill()
             await process.ended
 
+    def abandon(self) -> None:
+        """Kill every process. The event loop is closed, so nothing waits for their end."""
+        for process in list(self._all):
+            process.kill_without_loop()
+
     async def _run_once(self, start: frames.Start, run: _BodyRun) -> _Process:
         """Run a body in a process, and return that process."""
         process = await self._take(run.context)
@@ -267,6 +272,12 @@ class _Process(asyncio.Protocol):
             else:
                 # without a connection, asyncio does not call connection_lost, which otherwise reaps the process
                 self._watcher.reap()
+
+    def kill_without_loop(self) -> None:
+        """Kill the process. Its watcher reaps it."""
+        self.killed = True
+        self._kill_group()
+        self._watcher.reap()
 
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from types import FunctionType
 from typing import Any
 
@@ -222,3 +222,10 @@ def _described(executor: Callable[..., Any]) -> str:
     module = getattr(executor, "__module__", None)
     where = "" if code is None else f" (line {code.co_firstlineno})"
     return f"{module}:{name}{where}" if module else f"{name}{where}"
+
+
+def checked_modules(given: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of modules and packages; raises OptionError."""
+    if isinstance(given, str) or not all(part.isidentifier() for one in given for part in one.split(".")):
+        raise OptionError("allow_references", given, "a list of names of modules")
+    return tuple(given)

@@ -68,6 +68,8 @@ class NodeJobManager(Manager):
         runtime = self._runtime
         if runtime is None:
             raise NodeStateError(f"node {self.name!r} is not running; start it, or use `async with`")
+        if runtime.loop.is_closed():
+            raise NodeStateError(closed_loop_text(self.name))
         if _running_loop() not in (None, runtime.loop):
             raise NodeStateError(
                 f"node {self.name!r} was started in another event loop: call it there, for example with "
@@ -386,6 +388,14 @@ class NodeJobManager(Manager):
 
     def read_result(self, record: Record, job: Job[..., Any, Any] | None = None) -> Any:
         return self._call_encoder.read_result(record, job)
+
+
+def closed_loop_text(node: str) -> str:
+    """What became of a node whose event loop was closed, and what to do."""
+    return (
+        f"the event loop of node {node!r} was closed without a stop: await its stop() in the present event loop, which "
+        "releases it, and start it again"
+    )
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -57,11 +57,13 @@ class EtcdClient:
             await self.renew_token(())
 
     async def close(self) -> None:
-        tasks, endpoints = list(self._tasks), self._endpoints
+        # tasks of an event loop that was closed without a stop never end
+        tasks = [task for task in self._tasks if not task.get_loop().is_closed()]
+        endpoints, self._endpoints = self._endpoints, []
+        self._tasks.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._endpoints = []
         for endpoint in endpoints:
             await endpoint.close()
         if endpoints:

@@ -121,8 +121,8 @@ class ServerConnection(asyncio.Protocol):
 
     @property
     def is_closed(self) -> bool:
-        """Whether the connection is known to be closed."""
-        return self._transport.is_closing()
+        """Whether the connection is known to be closed, or its event loop is."""
+        return self._loop.is_closed() or self._transport.is_closing()
 
     def fail(self, error: Exception) -> None:
         """End the call under way, if there is one, and close the transport, so that no later call uses it."""
@@ -131,6 +131,8 @@ class ServerConnection(asyncio.Protocol):
 
     def end(self) -> None:
         """Close the connection at once; with TLS, an orderly end would wait for the server."""
+        if self._loop.is_closed():
+            return  # Python closes the socket with the transport, which needs the event loop for all else
         self.fail(ConnectionLostError("the connection ended"))
         if self._timer is not None:
             self._timer.cancel()

@@ -173,7 +173,7 @@ class Driver(ABC):
     async def close(self) -> None:
         """Release every connection; idempotent."""
         following, self._following = self._following, None
-        if following is not None:
+        if following is not None and not following.get_loop().is_closed():
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
         await self._release()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from peerjob import Job, Node, NodeStateError
+from support.closed_loops import after_a_closed_loop
 from support.servers import StartServer
 
 
@@ -54,6 +55,15 @@ def test_a_node_on_a_file_does_too(tmp_path: Path, caplog: pytest.LogCaptureFixt
     for _ in range(3):
         asyncio.run(use(node))
     assert "different event loop" not in caplog.text
+
+
+def test_a_node_whose_loop_was_closed_is_released_by_a_stop_and_starts_again(store_url: str) -> None:
+    assert "was closed without a stop" in after_a_closed_loop(store_url)
+
+
+def test_a_node_on_glide_is_too(start_server: StartServer) -> None:
+    url = start_server("valkey").url.replace("valkey:", "valkey+glide:")
+    assert "was closed without a stop" in after_a_closed_loop(url)
 
 
 async def _schedule(node: Node) -> None:

@@ -2,10 +2,12 @@
 
 import asyncio
 import sys
+from pathlib import Path
 
 import pytest
 
 from peerjob import INJECTED, Instance, Job, Manager, Node, NodeStateError
+from support.closed_loops import after_a_closed_loop
 
 ERROR = "was started in another event loop"
 
@@ -76,3 +78,14 @@ async def test_bodies_of_a_loop_with_eager_tasks_end() -> None:
     async with Node("memory://", jobs=[job], workers=1) as node:
         made = await node.schedule_many([job.call(number) for number in numbers])
         assert [await one.result(30) for one in made] == [2 * number for number in numbers]
+
+
+@pytest.mark.parametrize("given", ["url", "store"])
+@pytest.mark.parametrize("scheme", ["memory", "shared", "file"])
+def test_a_node_whose_loop_was_closed_is_released_by_a_stop_and_starts_again(
+    scheme: str, given: str, tmp_path: Path
+) -> None:
+    url = {"memory": "memory://", "shared": "memory://shared", "file": f"sqlite:///{tmp_path}/jobs.db"}[scheme]
+    told = after_a_closed_loop(url, given)
+    assert "was closed without a stop: bodies and results" in told
+    assert "unexpected error" not in told

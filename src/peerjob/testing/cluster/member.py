@@ -96,7 +96,7 @@ class Member:
         """Record each body in the journal. Call it after the start and before the first body."""
         runtime = self.node._runtime
         assert runtime is not None
-        executor, journal = runtime._executor, self._journal
+        executor, journal = runtime.executor, self._journal
         call = executor.call
 
         async def watched(
@@ -198,9 +198,9 @@ class Member:
         runtime, self.node._runtime = self.node._runtime, None
         if runtime is None:
             return
-        logging.getLogger().removeHandler(runtime._capture)
-        runtime._executor._threads.close()
-        for process in list(runtime._executor._processes._all):
+        logging.getLogger().removeHandler(runtime.capture)
+        runtime.executor._threads.close()
+        for process in list(runtime.executor._processes._all):
             process.kill()
         for id in list(runtime.waiters._waiting):
             runtime.waiters._resolve(id, NodeStoppedError(f"node {self.name!r} was killed"))
