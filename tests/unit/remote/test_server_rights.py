@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import grpc
 import pytest
@@ -14,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from peerjob import (
     INJECTED,
     Client,
+    Filter,
     Instance,
     Job,
     Node,
@@ -289,6 +291,30 @@ async def test_the_id_of_another_kind_shows_nothing() -> None:
             _, data = await _answer(client, name, request, "OPERATOR1")
             assert SECRETS["report"].encode() not in data, name
             assert b"report" not in data, name
+
+
+@pytest.mark.parametrize("caller", ["OPERATOR0", "OPERATOR1", "ADMIN0"])
+async def test_a_retry_is_repeated_after_the_old_instance_was_removed(caller: str) -> None:
+    async with served(*JOBS, tokens=TOKENS) as (node, server), raw_client(server.target) as client:
+        old = {kind: await _prepared(node, kind) for kind in SECRETS}
+        # the time of an id, in milliseconds, is in its first 48 bits
+        latest = max(UUID(uuid).int for uuid in old.values())
+        requests = {
+            kind: pb.RetryInstanceRequest(uuid=uuid, new_uuid=str(UUID(int=latest + (1_000 << 80) + number)))
+            for number, (kind, uuid) in enumerate(old.items())
+        }
+        for request in requests.values():
+            await client.call("RetryInstance", request, token="ADMIN0")
+            await (await node.lookup_instance(request.new_uuid)).wait(10)
+        await node.clear_instances(Filter(before=datetime.fromtimestamp((latest >> 80) / 1_000 + 0.5, UTC)))
+        assert set(old.values()).isdisjoint(one.id for one in await node.lookup_instances())
+
+        repeated = await client.call("RetryInstance", requests["mail.send"], token=caller)
+        assert repeated.instance.uuid == requests["mail.send"].new_uuid
+        expected = UNKNOWN if caller == "OPERATOR1" else OK
+        assert await client.code("RetryInstance", requests["report"], token=caller) is expected
+        other = pb.RetryInstanceRequest(uuid=old["report"], new_uuid=requests["mail.send"].new_uuid)
+        assert await client.code("RetryInstance", other, token=caller) is UNKNOWN
 
 
 async def test_errors_name_no_other_kind() -> None:

@@ -27,6 +27,7 @@ from peerjob.version import __version__
 from .access import check_kind, check_runs, is_limited
 from .pages import messages_that_fit, page_of, part_of
 from .rpc_service import Context
+from .scopes import kind_to_retry
 
 API_VERSION = "v1"
 MAX_WAIT = 30.0
@@ -139,7 +140,7 @@ class InstanceRpcs:
 
     async def retry_instance(self, request: pb.RetryInstanceRequest, context: Context) -> pb.RetryInstanceResponse:
         if is_limited():
-            await check_runs(self._node, [(await self._node.lookup_instance(request.uuid)).kind])
+            await check_runs(self._node, [await kind_to_retry(self._node, request)])
         made = await self._node.retry_instance(
             request.uuid, id=request.new_uuid if request.HasField("new_uuid") else None
         )

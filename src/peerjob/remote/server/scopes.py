@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
@@ -62,6 +63,9 @@ async def _check(node: Node, name: str, scope: Scope, request: Any, rights: Righ
     match scope:
         case Scope.WHOLE:
             raise AuthError(f"{name} concerns all kinds, and this token is limited to {_listed(rights)}")
+        case Scope.INSTANCE if isinstance(request, pb.RetryInstanceRequest):
+            if not rights.include(await kind_to_retry(node, request)):
+                raise UnknownInstanceError(request.uuid)
         case Scope.INSTANCE:
             await _check_instance(node, request.uuid, rights)
         case Scope.SCHEDULE:
@@ -93,6 +97,15 @@ def not_included(what: str, rights: Rights) -> AuthError:
 async def _check_instance(node: Node, uuid: str, rights: Rights) -> None:
     if not rights.include((await node.lookup_instance(uuid)).kind):
         raise UnknownInstanceError(uuid)
+
+
+async def kind_to_retry(node: Node, request: pb.RetryInstanceRequest) -> str:
+    """The kind of the instance to retry. If that was removed, a repeat takes the kind of what the first call made."""
+    ids = [request.uuid, *([request.new_uuid] if request.HasField("new_uuid") else [])]
+    for id in ids:
+        with contextlib.suppress(UnknownInstanceError):
+            return (await node.lookup_instance(id)).kind
+    raise UnknownInstanceError(request.uuid)
 
 
 async def _count(node: Node, query: Query, rights: Rights) -> int:
