@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ from . import tables
 from .commands import ClientSession, group, verb
 from .errors import CommandError
 from .output import note
+from .parts import print_parts
 from .query_options import InstanceSelection
 from .repeats import RequestId, repeatable
 
@@ -67,7 +68,7 @@ async def cancel_instances(
     query = chosen.query_unless_ids()
     async with session.client() as client:
         if query is not None:
-            return _show(session, await client.cancel_instances(query), ExitStatus.OK)
+            return await _show_parts(session, client.cancel_pages(query))
         return await _each(session, client, chosen.uuids or [], _cancelled)
 
 
@@ -84,7 +85,7 @@ async def retry_instances(
     async with session.client() as client:
         with repeatable(client.clock, request) as id:
             if query is not None:
-                return _show(session, await client.retry_instances(query, id=id), ExitStatus.OK)
+                return await _show_parts(session, client.retry_pages(query, id=id))
 
             async def retry(client: Client, uuid: str) -> Instance[Any]:
                 return await _retried(client, uuid, derived_id(id, checked_id(uuid)))
@@ -147,6 +148,11 @@ async def _each(
             note(str(error))
             status = error.status
     return _show(session, done, status)
+
+
+async def _show_parts(session: ClientSession, parts: AsyncIterator[Sequence[Instance[Any]]]) -> int:
+    await print_parts(session.out, parts, tables.instances(session.now))
+    return ExitStatus.OK
 
 
 def _show(session: ClientSession, done: list[Instance[Any]], status: ExitStatus) -> int:

@@ -87,8 +87,12 @@ class Printer:
                     return
                 table = self.table(things, view)
                 self.console.print(table)
-                if lost := [one.title for one in self._columns(view)[len(table.columns) :]]:
-                    note(f"no room for {', '.join(lost)}: use a wider terminal, or -o json")
+                self.note_lost(table, view)
+
+    def note_lost(self, table: Table, view: TableView[T]) -> None:
+        """Name the columns for which the terminal had no room."""
+        if lost := [one.title for one in self._columns(view)[len(table.columns) :]]:
+            note(f"no room for {', '.join(lost)}: use a wider terminal, or -o json")
 
     def one(self, thing: T, view: TableView[T]) -> None:
         """Print one object; as a table, all its fields."""
@@ -144,16 +148,21 @@ class Printer:
             case _:
                 print(text, flush=True)
 
-    def table(self, things: Sequence[T], view: TableView[T]) -> Table:
-        """The table that `many` prints; without the last columns, if the terminal has no room for them."""
+    def table(self, things: Sequence[T], view: TableView[T], *, below: Table | None = None) -> Table:
+        """The table that `many` prints; without the last columns, if the terminal has no room for them.
+
+        A table `below` another one has no header, and columns of at least the same widths.
+        """
         columns = self._columns(view)
         rows = [[Text(printable(one.text(thing))) for one in columns] for thing in things]
         needs: list[tuple[int, int]] = []
         for number, one in enumerate(columns):
             wanted = max([len(one.title), *(row[number].cell_len for row in rows)])
+            if below is not None and number < len(below.columns):
+                wanted = max(wanted, below.columns[number].width or 0)
             needs.append((wanted if one.whole else min(wanted, MIN_WIDTH), wanted))
         widths = _widths(needs, self.console.width)
-        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold", show_header=below is None)
         for one, width in zip(columns, widths, strict=False):
             table.add_column(one.title, no_wrap=True, width=width, justify="right" if one.right else "left")
         for thing, row in zip(things, rows, strict=True):

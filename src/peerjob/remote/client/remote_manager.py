@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from peerjob.handles.manager import Manager, Stats
 from peerjob.handles.registered_job import RegisteredJob
 from peerjob.handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
 from peerjob.model.activity import Activity, given_minutes
-from peerjob.model.arguments import whole_number
+from peerjob.model.arguments import typed, whole_number
 from peerjob.model.audit import AuditRecord, given_audit_limit
 from peerjob.model.clock import aware_us
 from peerjob.model.durations import Duration, to_seconds
@@ -195,16 +196,29 @@ class RemoteManager(Manager):
     # -- acting ------------------------------------------------------------------------------------------------------
 
     async def cancel_instances(self, query: Query) -> list[Instance[Any]]:
+        return [one async for part in self.cancel_pages(query) for one in part]
+
+    @typed
+    async def cancel_pages(self, query: Query) -> AsyncGenerator[list[Instance[Any]]]:
+        """Like `cancel_instances`, part by part: only one part is in memory at a time."""
         request = pb.CancelInstancesRequest(query=query_message(query), in_parts=True)
-        return await self._in_parts(request, lambda: self._connection.call(rpcs.CANCEL_INSTANCES, request))
+        async for part in self._in_parts(request, lambda: self._connection.call(rpcs.CANCEL_INSTANCES, request)):
+            yield part
 
     async def cancel_instance(self, uuid: str | UUID) -> bool:
         return await self._run(rpcs.CANCEL_INSTANCE, checked_id(uuid))
 
     async def retry_instances(self, query: Query, *, id: str | UUID | None = None) -> list[Instance[Any]]:
+        return [one async for part in self.retry_pages(query, id=id) for one in part]
+
+    @typed
+    async def retry_pages(self, query: Query, *, id: str | UUID | None = None) -> AsyncGenerator[list[Instance[Any]]]:
+        """Like `retry_instances`, part by part: only one part is in memory at a time."""
         request = pb.RetryInstancesRequest(query=query_message(query), request_uuid=_given(id), in_parts=True)
         # the second part has the id of the first
-        return await self._in_parts(request, lambda: self._ids.call(rpcs.RETRY_INSTANCES, request, "request_uuid"))
+        send = partial(self._ids.call, rpcs.RETRY_INSTANCES, request, "request_uuid")
+        async for part in self._in_parts(request, send):
+            yield part
 
     async def retry_instance(self, uuid: str | UUID, *, id: str | UUID | None = None) -> Instance[Any]:
         request = pb.RetryInstanceRequest(uuid=checked_id(uuid), view=ENCODED, new_uuid=_given(id))
@@ -227,15 +241,14 @@ class RemoteManager(Manager):
         self,
         request: pb.CancelInstancesRequest | pb.RetryInstancesRequest,
         send: Callable[[], Coroutine[Any, Any, pb.CancelInstancesResponse | pb.RetryInstancesResponse]],
-    ) -> list[Instance[Any]]:
+    ) -> AsyncGenerator[list[Instance[Any]]]:
         """Act on many instances, with as many calls as it takes; each call has the whole timeout."""
-        changed: list[Instance[Any]] = []
         while True:
             answer = await send()
-            changed += [await self._whole_instance(one) for one in answer.instances]
             cursor = _cursor(answer)
+            yield [await self._whole_instance(one) for one in answer.instances]
             if cursor is None:
-                return changed
+                return
             request.query.cursor = cursor
 
     async def _whole_instance(self, message: pb.JobInstance, job: Job[..., Any, Any] | None = None) -> Instance[Any]:
