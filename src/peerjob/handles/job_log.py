@@ -59,10 +59,13 @@ class CaptureHandler(logging.Handler):
 
     @classmethod
     def handle_all(cls, record: logging.LogRecord) -> None:
-        """Pass a record to the handlers that have started."""
+        """Pass a record to the handlers that have started.
+
+        Without the lock of the handlers: the text of a value can take long, or wait for a thread that logs.
+        """
         if current_run.get() is not None:
             for one in cls._started:
-                one.handle(record)
+                one.emit(record)
 
     def emit(self, record: logging.LogRecord) -> None:
         context = current_run.get()

@@ -14,7 +14,7 @@ from peerjob.model.record import Claim, LogLine
 from peerjob.node.work.run import Run
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import flaky_store, lines_of, running_nodes, shared_url
-from support.waiting import PATIENCE, until
+from support.waiting import IN_TIME, PATIENCE, until
 
 library_log = logging.getLogger("a.library")
 
@@ -181,6 +181,28 @@ async def test_a_line_that_a_thread_makes_while_lines_are_sent_is_kept() -> None
         sent.set()
         await instance.result(PATIENCE)
         assert await lines_of(instance) == ["first", "second"]
+
+
+async def test_a_value_whose_text_takes_long_holds_up_no_other_job() -> None:
+    logged = threading.Event()
+
+    class Shown:
+        def __str__(self) -> str:
+            return "in time" if logged.wait(IN_TIME) else "too late"
+
+    def slow() -> None:
+        library_log.warning("slow", extra={"value": Shown()})
+
+    def quick() -> None:
+        library_log.warning("quick")
+        logged.set()
+
+    async with Node("memory://", jobs=[Job("slow", slow), Job("quick", quick)]) as node:
+        first = await node.schedule("slow")
+        second = await node.schedule("quick")
+        await first.result(PATIENCE)
+        await second.result(PATIENCE)
+        assert [line.fields for line in await first.logs()] == [{"value": "in time"}]
 
 
 def test_threads_lose_and_repeat_no_line() -> None:
