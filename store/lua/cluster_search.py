@@ -15,7 +15,12 @@ from .connection import ServerConnection
 from .connection_options import ConnectionOptions
 from .replies import CallTimeoutError, ConnectionLostError, ServerError
 
+NEXT_AFTER = 0.25
+"""Seconds that a member has to answer until the next one is asked, too. A member whose machine is gone answers nothing,
+and a renewal of a lease has only seconds to find the server."""
 _SLOTS = 16_384
+_UNKNOWN = b"?"
+"""The name of a member without a host name, if the cluster announces host names."""
 
 
 def key_slot(key: str) -> int:
@@ -31,20 +36,35 @@ async def locate(
 ) -> tuple[Host, tuple[Host, ...]]:
     """Ask for the server that serves keys with this prefix, and for all servers, for the next search.
 
+    The members are asked in order, each one when those before it have failed or have not answered for `NEXT_AFTER`.
     The first answer that names a server counts. If there is none, raises StoreUnavailableError, or the ServerError of
-    the last known server if each refused.
+    a known server if each refused.
     """
     slot, problems = key_slot(prefix), list[Exception]()
-    for host in known:
-        try:
-            ranges = await _slots(host, options)
-        except (ServerError, ConnectionLostError, CallTimeoutError) as error:
-            problems.append(error)
-            continue
-        for first, last, primary, *_ in ranges:
-            if first <= slot <= last:
-                return _host(primary, host), _members(ranges, host)
-        problems.append(ConnectionLostError("no server of the cluster has the slot of this namespace"))
+    unasked = list(reversed(known))
+    asked = dict[asyncio.Task[list[Any]], Host]()
+    try:
+        while unasked or asked:
+            if unasked:
+                host = unasked.pop()
+                asked[asyncio.create_task(_slots(host, options), name="peerjob-cluster")] = host
+            answered, _ = await asyncio.wait(
+                asked, timeout=NEXT_AFTER if unasked else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for question in answered:
+                host = asked.pop(question)
+                try:
+                    ranges = question.result()
+                except (ServerError, ConnectionLostError, CallTimeoutError) as error:
+                    problems.append(error)
+                    continue
+                if (found := _primary(ranges, slot, host)) is not None:
+                    return found, _members(ranges, host)
+                problems.append(ConnectionLostError("no server of the cluster has the slot of this namespace"))
+    finally:
+        for question in asked:
+            question.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
     if all(isinstance(problem, ServerError) for problem in problems):
         raise problems[-1]
     reasons = dict.fromkeys(str(problem) or "no answer in time" for problem in problems)
@@ -65,11 +85,18 @@ async def _slots(host: Host, options: ConnectionOptions) -> list[Any]:
     return ranges
 
 
+def _primary(ranges: Sequence[Any], slot: int, asked: Host) -> Host | None:
+    """Return the server that has a slot; None if no server has it, or one whose name is not known."""
+    return next((_host(primary, asked) for first, last, primary, *_ in ranges if first <= slot <= last), None)
+
+
 def _members(ranges: Sequence[Any], asked: Host) -> tuple[Host, ...]:
-    return tuple(dict.fromkeys(_host(server, asked) for _, _, *servers in ranges for server in servers))
+    """Return all servers; the one that answered is the last, because its answer may be out of date."""
+    named = (_host(server, asked) for _, _, *servers in ranges for server in servers)
+    return (*(one for one in dict.fromkeys(named) if one not in (None, asked)), asked)
 
 
-def _host(server: Sequence[Any], asked: Host) -> Host:
+def _host(server: Sequence[Any], asked: Host) -> Host | None:
     """Return the address of a server; a server that does not know its own name gives none."""
     name, port = server[:2]
-    return Host(name.decode() if name else asked.name, int(port))
+    return None if name == _UNKNOWN else Host(name.decode() if name else asked.name, int(port))

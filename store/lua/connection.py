@@ -60,7 +60,7 @@ class ServerConnection(asyncio.Protocol):
                     return connection
                 _, connection = await loop.create_connection(cls, *server, ssl=options.tls_context())
         except TimeoutError as error:
-            raise ConnectionLostError("Timeout connecting to server") from error
+            raise ConnectionLostError(f"Timeout connecting to {server}") from error
         except (OSError, ValueError) as error:
             raise ConnectionLostError(_not_connected(server, error)) from error
         connection._keep_alive()
@@ -189,5 +189,5 @@ class ServerConnection(asyncio.Protocol):
 
 
 def _not_connected(server: Host | str, error: Exception) -> str:
-    number, *rest = error.args or ("",)
+    number, *rest = error.args or (type(error).__name__,)
     return f"Error {number} connecting to {server}." + (f" {rest[0]}." if rest else "")

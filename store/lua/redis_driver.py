@@ -142,7 +142,9 @@ class RedisDriver(Driver):
     async def _locate(self) -> Host:
         if not self._address.cluster:
             return await super()._locate()
-        found, self._members = await locate(self._prefix, self._members, self._address, self._options)
+        # The hosts of the URL, too: all others can have new addresses since the last search.
+        known = tuple(dict.fromkeys((*self._members, *self._address.hosts)))
+        found, self._members = await locate(self._prefix, known, self._address, self._options)
         return found
 
     def _lost(self, connection: ServerConnection | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_ENDING = ("LOADING ", "NOAUTH ", "WRONGPASS ", "ERR max number of clients reached")
+_ENDING = ("LOADING ", "NOAUTH ", "WRONGPASS ", "ERR max number of clients ")
 
 
 class ConnectionLostError(Exception):

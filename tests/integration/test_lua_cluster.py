@@ -218,6 +218,31 @@ async def test_a_search_goes_on_after_a_server_that_does_not_answer_or_knows_no_
     await driver.close()
 
 
+@on_cluster("redis")
+async def test_a_lease_is_renewed_while_a_member_hangs(server_cluster: ServerCluster) -> None:
+    """A node that lost its connection asks the members again, and the first one that it knows does not answer."""
+    hanging, serving, _ = server_cluster.nodes
+    slots = [range(16_384 * part // 3, 16_384 * (part + 1) // 3) for part in range(3)]
+    names = (f"hanging-{number}" for number in range(1000))
+    namespace = next(name for name in names if key_slot(prefix(name)) in slots[1])
+    clock = SystemClock()
+    make = Factory(clock)
+    store = lua_store(server_cluster.url, namespace=namespace, clock=clock, limits=StoreLimits())
+    await store.open()
+    peer = await Peer(store=store, info=make.node(), make=make).join()
+    assert not (await peer.renew()).dead
+    hanging.pause()
+    try:
+        serving.command("CLIENT", "KILL", "TYPE", "normal")
+        with pytest.raises(StoreUnavailableError):
+            await peer.renew(ttl_us=5_000_000)
+        assert not (await peer.renew(ttl_us=5_000_000)).dead
+    finally:
+        hanging.resume()
+    await peer.close()
+    await store.close()
+
+
 @with_each_driver_to_a_cluster
 async def test_a_cluster_must_be_called_one(server_cluster: ServerCluster, as_url: Callable[[str], str]) -> None:
     url = as_url(server_cluster.nodes[0].url)
