@@ -9,12 +9,25 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from .printable import shown
 
 
-class PeerjobError(Exception):
+class _Copied(BaseException):
+    """An error that `pickle` and `copy` keep whole, although its constructor does not take its text."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _copy, (type(self), self.args), self.__dict__
+
+
+def _copy(kind: type[BaseException], args: tuple[object, ...]) -> BaseException:
+    error = kind.__new__(kind)
+    error.args = args
+    return error
+
+
+class PeerjobError(_Copied, Exception):
     """Base of all errors of this package.
 
     Solution: Catch it to catch all of them.
@@ -31,9 +44,6 @@ class ArgumentError(PeerjobError, TypeError):
         self.kind = kind
         self.problems = tuple(problems)
         super().__init__(f"arguments do not fit job {kind!r}: " + "; ".join(self.problems))
-
-    def __reduce__(self) -> tuple[type[ArgumentError], tuple[str, tuple[str, ...]]]:
-        return type(self), (self.kind, self.problems)
 
 
 class OptionError(PeerjobError, ValueError):
@@ -60,9 +70,6 @@ class MissingExtraError(PeerjobError, ImportError):
         self.extra = extra
         self.missing = missing
         super().__init__(f"{feature} needs peerjob[{extra}]: pip install 'peerjob[{extra}]' ({missing} is missing)")
-
-    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
-        return type(self), (self.feature, self.extra, self.missing)
 
 
 class ScheduleError(PeerjobError, ValueError):
@@ -103,9 +110,6 @@ class JobConflictError(PeerjobError, ValueError):
             "give one of them another kind, or register() the new one to replace the old"
         )
 
-    def __reduce__(self) -> tuple[type[JobConflictError], tuple[str, str, str]]:
-        return type(self), (self.kind, self.registered, self.given)
-
 
 class UnknownInstanceError(PeerjobError, LookupError):
     """The store has no instance with this id.
@@ -142,9 +146,6 @@ class UnknownNodeError(PeerjobError, LookupError):
         listed = ", ".join(sorted(self.live)[:10]) or "none"
         super().__init__(f"no live node has the name or incarnation {node!r} (live: {listed}{more})")
 
-    def __reduce__(self) -> tuple[type[UnknownNodeError], tuple[str, tuple[str, ...]]]:
-        return type(self), (self.node, self.live)
-
 
 class PayloadTooLargeError(PeerjobError, ValueError):
     """Arguments or a result exceed the limit; sizes are in bytes.
@@ -169,9 +170,6 @@ class EncodeError(PeerjobError, TypeError):
         self.path = path
         self.reason = reason
         super().__init__(f"value{path_text(path)}: {reason}")
-
-    def __reduce__(self) -> tuple[type[EncodeError], tuple[tuple[object, ...], str]]:
-        return type(self), (self.path, self.reason)
 
 
 def path_text(path: Sequence[object]) -> str:
@@ -208,9 +206,6 @@ class ResultTypeError(PeerjobError, TypeError):
             "the attribute `raw` has it as plain data"
         )
 
-    def __reduce__(self) -> tuple[type[ResultTypeError], tuple[str, str, str, tuple[str, ...], object]]:
-        return type(self), (self.uuid, self.kind, self.expected, self.problems, self.raw)
-
 
 class StoreError(PeerjobError):
     """The store could not execute a request.
@@ -242,9 +237,6 @@ class StoreUnconfirmedError(StoreUnavailableError):
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(url, reason)
         self.args = (f"written to the store at {url}, but {reason}",)
-
-    def __reduce__(self) -> tuple[type[StoreUnconfirmedError], tuple[str, str]]:
-        return type(self), (self.url, self.reason)
 
 
 class StoreRefusedError(StoreError):
@@ -376,9 +368,6 @@ class JobProcessDied(PeerjobError):
         self.status = status
         super().__init__(f"the process of the job ended before the job did ({_status_text(status)})")
 
-    def __reduce__(self) -> tuple[type[JobProcessDied], tuple[int | None]]:
-        return type(self), (self.status,)
-
 
 def _status_text(status: int | None) -> str:
     if status is None or status >= 0:
@@ -433,7 +422,7 @@ class StoreCommandError(StoreError):
     """
 
 
-class Retry(Exception):
+class Retry(_Copied, Exception):
     """A job raises it to end the attempt and retry; this counts as a retry.
 
     `after` is a Duration, by default the job's backoff.
@@ -445,7 +434,7 @@ class Retry(Exception):
         super().__init__(reason or "retry requested")
 
 
-class Fail(Exception):
+class Fail(_Copied, Exception):
     """A job raises it to end in Terminated at once, without a retry."""
 
     def __init__(self, reason: str = "") -> None:
@@ -453,7 +442,7 @@ class Fail(Exception):
         super().__init__(reason or "failed")
 
 
-class Snooze(BaseException):
+class Snooze(_Copied):
     """`Context.snooze` raises it to run the instance again later, without counting an attempt.
 
     It is a BaseException, so that `except Exception` inside a job does not catch it.
