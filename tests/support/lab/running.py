@@ -287,7 +287,8 @@ def _absences(running: _Run) -> list[Absence]:
     found: list[Absence] = []
     for strike in running.strikes:
         if strike.kind == KILL and strike.node:
-            found.append(Absence(node=strike.node, why="killed", from_us=strike.begin_us))
+            # until the kill is over, a body of the node can begin
+            found.append(Absence(node=strike.node, why="killed", from_us=strike.end_us))
         elif strike.kind == "node SIGSTOP" and strike.node:
             found.append(Absence(node=strike.node, why="paused", from_us=strike.begin_us, until_us=strike.end_us))
         elif strike.kind in FAILOVERS:
