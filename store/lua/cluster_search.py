@@ -20,7 +20,7 @@ NEXT_AFTER = 0.25
 and a renewal of a lease has only seconds to find the server."""
 _SLOTS = 16_384
 _UNKNOWN = b"?"
-"""The name of a member without a host name, if the cluster announces host names."""
+"""The name of a member without a host name, if the cluster announces host names. Its IP address comes apart."""
 
 
 def key_slot(key: str) -> int:
@@ -97,6 +97,14 @@ def _members(ranges: Sequence[Any], asked: Host) -> tuple[Host, ...]:
 
 
 def _host(server: Sequence[Any], asked: Host) -> Host | None:
-    """Return the address of a server; a server that does not know its own name gives none."""
-    name, port = server[:2]
-    return None if name == _UNKNOWN else Host(name.decode() if name else asked.name, int(port))
+    """Return the address of a server; None if it is not known.
+
+    A server that does not know its own name gives none. It is at the host that was asked.
+    """
+    name, port, *more = server
+    if name == _UNKNOWN:
+        further = more[1] if len(more) > 1 else ()
+        name = dict(zip(further[::2], further[1::2], strict=True)).get(b"ip")
+        if not name:
+            return None
+    return Host(name.decode() if name else asked.name, int(port))

@@ -218,6 +218,32 @@ async def test_a_search_goes_on_after_a_server_that_does_not_answer_or_knows_no_
     await driver.close()
 
 
+@pytest.mark.parametrize("server_cluster", ["redis", "valkey"], indirect=True)
+@pytest.mark.parametrize("preferred", ["ip", "hostname", "unknown-endpoint"])
+async def test_members_are_found_however_a_cluster_announces_them(
+    server_cluster: ServerCluster, preferred: str, namespace: str
+) -> None:
+    """Only one member has a host name. The others are `?` in the answers, and their IP addresses stand beside it."""
+    nodes = server_cluster.nodes
+    nodes[0].command("CONFIG", "SET", "cluster-announce-hostname", "localhost")
+    try:
+        for node in nodes:
+            node.command("CONFIG", "SET", "cluster-preferred-endpoint-type", preferred)
+        names = {key_slot(prefix(name)) // 5462: name for name in (f"{namespace}-{number}" for number in range(100))}
+        for shard, name in names.items():
+            driver = RedisDriver(parse_address(server_cluster.url), namespace=name)
+            await driver.open()
+            await driver.info()
+            assert driver.server is not None
+            assert driver.server.port == nodes[shard].port
+            await driver.close()
+        assert sorted(names) == [0, 1, 2]
+    finally:
+        nodes[0].command("CONFIG", "SET", "cluster-announce-hostname", "")
+        for node in nodes:
+            node.command("CONFIG", "SET", "cluster-preferred-endpoint-type", "ip")
+
+
 @on_cluster("redis")
 async def test_a_lease_is_renewed_while_a_member_hangs(server_cluster: ServerCluster) -> None:
     """A node that lost its connection asks the members again, and the first one that it knows does not answer."""
