@@ -103,7 +103,7 @@ def _host(server: Sequence[Any], asked: Host) -> Host | None:
     """
     name, port, *more = server
     if name == _UNKNOWN:
-        further = more[1] if len(more) > 1 else ()
+        further: Sequence[bytes] = more[1] if len(more) > 1 else ()
         name = dict(zip(further[::2], further[1::2], strict=True)).get(b"ip")
         if not name:
             return None

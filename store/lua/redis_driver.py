@@ -69,10 +69,10 @@ class RedisDriver(Driver):
     async def _send(
         self, commands: Sequence[tuple[Argument, ...]], timeout: float, *, alone: bool = False
     ) -> list[Any]:
+        packed = b"".join(map(pack, commands))  # before it takes room: fails if a text cannot be encoded
         room = None if alone else self._room()
         if room is not None:
             await room.acquire()
-        packed = b"".join(map(pack, commands))
         deadline = asyncio.get_running_loop().time() + timeout
         connection: ServerConnection | None = None
         try:

@@ -1,5 +1,6 @@
 """Unix sockets, several members of a cluster, databases and the options of TLS: each with a real server."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,10 +12,11 @@ from peerjob import Job, Node
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.store.drivers import diagnose
+from peerjob.store.lua.redis_driver import MAX_CALLS
 from support.etcd import Certificates, other_ca
 from support.lua_site import MakeSite, Site, with_each_driver, with_each_driver_to_a_cluster
 from support.servers import ServerCluster, ServerKind, StartServer, free_port, tls_scheme
-from support.waiting import IN_TIME
+from support.waiting import IN_TIME, PATIENCE
 
 
 async def double(n: int) -> int:
@@ -67,6 +69,16 @@ async def test_a_store_that_is_opened_again_keeps_its_connections(site: MakeSite
     for _ in range(10):
         await store.health()
     assert connected() - before == 1  # the one that asks
+
+
+async def test_a_call_that_cannot_be_sent_takes_no_room(site: MakeSite) -> None:
+    """A program may try more such calls than can run at the same time."""
+    store = await site().open()
+    for _ in range(MAX_CALLS):
+        with pytest.raises(UnicodeEncodeError):
+            await store.remove_schedule("half of a pair: \ud800", request="r")
+    async with asyncio.timeout(PATIENCE):
+        await store.health()
 
 
 @with_each_driver
