@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peerjob.model.record import MAX_HISTORY, REPEAT_US, SUSPECT_AFTER
 from peerjob.store.rules import KEY_TAKEN, LAYOUT, QUEUE_FULL, REPLACED, STILL_RUNS
 
 from .rights import WRITES, lua_check
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 _PARTS = (
     *("base", "keys", "kinds", "heap", "record", "claims", "lease", "queue", "hints", "slot", "aside", "outcome"),
@@ -69,11 +72,25 @@ Reply = Any
 @cache
 def load_scripts() -> Mapping[str, Script]:
     """Every script of the package by its name; the files never change while a process runs."""
-    folder = Path(__file__).parent / "scripts"
+    folder = _folder()
     constants = "".join(f"local {name} = {value!r}\n" for name, value in _CONSTANTS.items())
-    parts = [(folder / "lib" / f"{part}.lua").read_text() for part in _PARTS]
+    parts = [(folder / "lib" / f"{part}.lua").read_text(encoding="utf-8") for part in _PARTS]
     definitions, literals = _definitions([constants, *parts])
-    return {path.stem: _script(path.stem, path.read_text(), definitions, literals) for path in folder.glob("*.lua")}
+    texts = {
+        path.name[:-4]: path.read_text(encoding="utf-8") for path in folder.iterdir() if path.name.endswith(".lua")
+    }
+    return {name: _script(name, text, definitions, literals) for name, text in texts.items()}
+
+
+def _folder() -> Traversable:
+    """The folder of the scripts, also in a package that is imported from a zip file."""
+    folder = Path(__file__).parent / "scripts"
+    if folder.is_dir():
+        return folder
+    # Not at the top: it imports tempfile, shutil and modules of compression, for a node that needs none of them.
+    from importlib.resources import files
+
+    return files("peerjob.store.lua") / "scripts"
 
 
 def _definitions(parts: Iterable[str]) -> tuple[list[_Definition], dict[str, str]]:

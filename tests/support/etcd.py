@@ -250,7 +250,9 @@ class Certificates:
             raise MissingServerError("no openssl on the PATH, which makes certificates")
         self._folder = folder
         self.ca, self._ca_key = folder / "ca.pem", folder / "ca.key"
-        _openssl("req", "-x509", "-subj", "/CN=test CA", "-days", "2", *_new_key(self._ca_key), "-out", self.ca)
+        # Python 3.13 and later refuses the certificate of an authority without a key usage.
+        usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+        _openssl("req", "-x509", "-subj", "/CN=test CA", "-days", "2", *usage, *_new_key(self._ca_key), "-out", self.ca)
         self.server_cert, self.server_key = self._sign("server")
         self.client_cert, self.client_key = self._sign("client")
 

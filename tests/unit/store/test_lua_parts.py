@@ -1,11 +1,16 @@
 """The parts of the Redis and Valkey engine that need no server."""
 
 import asyncio
+import os
 import re
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
+import peerjob
 import peerjob.store.lua
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreUnavailableError
@@ -20,6 +25,23 @@ from peerjob.testing.factories import Factory
 from support.lua_site import first_layout_record
 
 make = Factory(SystemClock())
+
+
+def test_the_scripts_are_found_in_a_zip_file(tmp_path: Path) -> None:
+    package, archive = Path(peerjob.__file__).parent, tmp_path / "peerjob.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for folder, _, names in os.walk(package, followlinks=True):
+            for name in names:
+                if name.endswith((".py", ".lua")):
+                    path = Path(folder, name)
+                    file.write(path, path.relative_to(package.parent))
+    code = (
+        f"import sys; sys.path.insert(0, {str(archive)!r}); import peerjob.store.lua.script as script; "
+        "print(script.__file__, *(one.sha for one in script.load_scripts().values()))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert output[0].startswith(str(archive))
+    assert sorted(output[1:]) == sorted(script.sha for script in load_scripts().values())
 
 
 # -- what a URL asks a server to confirm
