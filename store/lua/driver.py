@@ -252,6 +252,10 @@ class Driver(ABC):
     async def _release(self) -> None:
         """Close every connection, for good."""
 
+    def give_up(self) -> None:
+        """Search the server again before the next call: a caller ended a call that had no answer in its own time."""
+        self._forget_server()
+
     @abstractmethod
     async def _leave(self) -> None:
         """Close every connection, and end the calls under way: another server has the namespace now."""

@@ -55,6 +55,10 @@ class RedisDriver(Driver):
     async def _release(self) -> None:
         self._closed = True
         self._drop_free()
+        self._forget_server()  # it may be another one when the driver is opened again
+
+    def give_up(self) -> None:
+        self._lost(None)
 
     async def _leave(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -47,10 +47,16 @@ class SeparateClient:
 
     async def _run(self, script: str, *arguments: Argument, timeout: float) -> Reply:
         """Run a script. If no reply comes within `timeout` seconds, raise StoreUnavailableError."""
-        if self._driver is None:
+        driver = self._driver
+        if driver is None:
             raise StoreUnavailableError(self._url, "the client is not open")
-        async with answer_within(timeout, url=self._url):
-            (reply,) = await self._driver.run((script, arguments))
+        try:
+            async with answer_within(timeout, url=self._url):
+                (reply,) = await driver.run((script, arguments))
+        except StoreUnavailableError:
+            # The driver does not know why its call ended. In a cluster, another server may have the namespace by now.
+            driver.give_up()
+            raise
         return reply
 
 

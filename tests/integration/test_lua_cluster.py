@@ -34,7 +34,8 @@ from peerjob.testing.store_conformance.schedules import ScheduleRules
 from peerjob.testing.store_conformance.suite import StoreSuite
 from peerjob.testing.store_conformance.timetable import ScheduleSuite
 from support.lua_site import with_each_driver_to_a_cluster
-from support.servers import MissingServerError, Server, ServerCluster, ServerKind, free_port, through_glide
+from support.servers import MissingServerError, Server, ServerCluster, ServerKind, free_port, needed, through_glide
+from support.waiting import until
 
 KINDS: list[ServerKind] = ["redis", "valkey+glide"]
 
@@ -267,6 +268,37 @@ async def test_a_lease_is_renewed_while_a_member_hangs(server_cluster: ServerClu
         hanging.resume()
     await peer.close()
     await store.close()
+
+
+async def test_a_lease_is_renewed_at_the_server_that_takes_over_from_one_that_hangs() -> None:
+    """The old server accepts connections and answers nothing, so each renewal ends at its own limit of time."""
+    clock, name = (
+        SystemClock(),
+        next(f"over-{number}" for number in range(1000) if key_slot(prefix(f"over-{number}")) < 5_000),
+    )
+    make = Factory(clock)
+    with needed(), ServerCluster("redis", replicas=1) as cluster:
+        store = lua_store(cluster.url, namespace=name, clock=clock, limits=StoreLimits())
+        await store.open()
+        peer = await Peer(store=store, info=make.node(), make=make).join()
+        assert not (await peer.renew()).dead
+        hanging, following = cluster.nodes[0], cluster.replicas[0]
+        hanging.pause()
+        following.command("CLUSTER", "FAILOVER", "TAKEOVER")
+        others = [*cluster.nodes[1:], following]
+        await until(lambda: all(_id(following) in _owner_of_first_slot(node) for node in others))
+        with pytest.raises(StoreUnavailableError):
+            await peer.renew(ttl_us=5_000_000)
+        assert not (await peer.renew(ttl_us=5_000_000)).dead
+        hanging.resume()
+        await peer.close()
+        await store.close()
+
+
+def _owner_of_first_slot(node: Server) -> str:
+    slots = node.command("CLUSTER", "SLOTS")
+    assert isinstance(slots, list)
+    return str(next(entry for entry in slots if entry[0] == 0)[2])
 
 
 @with_each_driver_to_a_cluster
