@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
 
+from peerjob.model.errors import NodeStateError
 from peerjob.store.base import Store
 
 from .runtime import NodeRuntime
@@ -40,3 +43,18 @@ async def release(runtime: NodeRuntime, store: Store, name: str) -> None:
             await store.close()
     except Exception as error:  # noqa: BLE001  # what belongs to the closed loop cannot be closed
         logger.debug("node %r could not close each connection: %r", name, error)
+
+
+def task_of_this_loop(
+    known: asyncio.Task[None] | None, work: Callable[[], Coroutine[Any, Any, None]], name: str
+) -> asyncio.Task[None]:
+    """Return the known task that releases the node, or a new one; raises NodeStateError for one of another loop.
+
+    A task that ends does not wake an event loop of another thread, so a wait for it would not end.
+    """
+    loop = asyncio.get_running_loop()
+    if known is None or known.get_loop().is_closed():
+        return loop.create_task(work())
+    if known.get_loop() is not loop:
+        raise NodeStateError(f"a stop() in another event loop releases node {name!r} already: wait for that one")
+    return known

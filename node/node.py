@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from peerjob.cluster.loop_thread import LastingExecutor, refuse_green_threads
-from peerjob.model.arguments import typed, whole_number
+from peerjob.model.arguments import typed_except_secrets, whole_number
 from peerjob.model.clock import Clock, SystemClock
 from peerjob.model.cron.zones import zone_named
 from peerjob.model.durations import Duration, to_seconds
@@ -25,7 +25,7 @@ from peerjob.store.drivers import open_elections, open_store
 from peerjob.store.timed import timed
 
 from .body.registry import Registry, checked_modules
-from .closed_loop import release
+from .closed_loop import release, task_of_this_loop
 from .exit import AtExit, call_after, outlast, stop_signals, wait_on
 from .manager.audit_trail import AuditTrail
 from .manager.blocking import StartableManager
@@ -79,7 +79,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
     Raises OptionError for an invalid setting.
     """
 
-    @typed
+    @typed_except_secrets("store", "coordinator")
     def __init__(
         self,
         store: str | Store = "memory://",
@@ -235,12 +235,11 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         Peers run instances that were handed back at once, without a counted attempt. Idempotent. Running bodies may use
         the node until they end. If this call is cancelled, the grace ends, and the node still leaves. A `start` under
         way raises NodeStateError, and so does this call in another event loop than `start`, unless that loop is closed:
-        then the call releases what the node holds, without a grace.
+        then the call releases what the node holds, without a grace, unless such a call is under way in a third loop.
         """
         seconds, runtime = to_seconds(grace, "grace"), self._runtime
         if runtime is not None and runtime.loop.is_closed():
-            if self._stop_task is None or self._stop_task.get_loop().is_closed():
-                self._stop_task = asyncio.get_running_loop().create_task(self._release(runtime))
+            self._stop_task = task_of_this_loop(self._stop_task, lambda: self._release(runtime), self.name)
             await outlast(self._stop_task)
             return
         if runtime is not None:

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -53,7 +54,11 @@ async def use_again(node: Node, pids: list[str]) -> None:
     for call in (lambda: node.schedule(ADD, 1, 2), node.start, node.count):
         with pytest.raises(NodeStateError, match=CLOSED):
             await call()
-    await asyncio.gather(node.stop(), node.stop())
+    releasing = [asyncio.create_task(node.stop()) for _ in range(2)]
+    await asyncio.sleep(0)
+    with ThreadPoolExecutor(1) as thread, pytest.raises(NodeStateError, match="another event loop releases node"):
+        thread.submit(asyncio.run, node.stop()).result(30)  # this event loop stands still meanwhile
+    await asyncio.gather(*releasing)
     await node.stop()
     assert not node.is_healthy
     await until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids))
