@@ -165,3 +165,11 @@ async def test_a_time_outside_the_calendar_is_no_clock(seconds: int, monkeypatch
     async with served(WORK) as (_, server), Client(server.target) as client:
         made = await client.schedule(WORK)
         assert await made.result(30) == 1
+
+
+async def test_each_request_of_many_calls_is_repeated_after_a_step() -> None:
+    node_clock = WrongClock(0)
+    async with served(WORK, clock=node_clock) as (_, server), Client(server.target) as client:
+        await client.schedule(WORK)
+        node_clock.off_us = -2 * DAY_US
+        assert len(await client.schedule_many([WORK.call()] * 2_500)) == 2_500  # three requests

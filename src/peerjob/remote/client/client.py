@@ -200,12 +200,13 @@ class Client(RemoteManager, StartableManager):
         """Store many runs, in requests of up to 1,000. All calls are checked before the first request."""
         taken = list(calls)
         await self._ids.follow_clock()
+        ids_made = self._ids.changes
         requests = [self._request(call, (), {}) for call in taken]
         jobs = iter(taken)
         made: list[Instance[R]] = []
         for chunk in _chunks(requests):
             request = pb.ScheduleJobsRequest(jobs=chunk, view=pb.INSTANCE_VIEW_ENCODED)
-            answer = await self._ids.send(rpcs.SCHEDULE_JOBS, request, partial(self._renew, request))
+            answer = await self._ids.send(rpcs.SCHEDULE_JOBS, request, partial(self._renew, request), made=ids_made)
             made += [
                 await self._made(one, next(jobs).job, own_id=sent.uuid)
                 for one, sent in zip(answer.scheduled, request.jobs, strict=True)

@@ -35,6 +35,8 @@ class NewIds:
         self._connection = connection
         self._clock = clock
         self._ids = ids
+        self.changes = 0
+        """How often the time for new ids has changed."""
 
     def one(self) -> str:
         """Return a new id."""
@@ -71,25 +73,29 @@ class NewIds:
         renew()
         return await self.send(rpc, request, renew)
 
-    async def send(self, rpc: Rpc[Q, A], request: Q, renew: Callable[[], None] | None) -> A:
+    async def send(self, rpc: Rpc[Q, A], request: Q, renew: Callable[[], None] | None, *, made: int | None = None) -> A:
         """Send a request that has ids. `renew` replaces them, if the node has refused new ids of a wrong time.
 
         Without `renew`, the ids are the caller's: the error of the node reaches the caller, after the clocks have been
-        compared. So new ids of the caller have the right time.
+        compared. So new ids of the caller have the right time. `made` is `changes` at the time when the ids were made,
+        by default now.
         """
+        if made is None:
+            made = self.changes
         try:
             return await self._connection.call(rpc, request)
         except OptionError:
-            if not await self._compare_anew() or renew is None:
+            if self.changes == made:  # else a refusal of another call has led to the comparison
+                await self._compare_anew()
+            if self.changes == made or renew is None:
                 raise
             renew()
             return await self._connection.call(rpc, request)
 
-    async def _compare_anew(self) -> bool:
-        """Compare the clocks; returns whether the time for new ids has changed."""
-        before_us = self._clock.time_us()
+    async def _compare_anew(self) -> None:
+        """Compare the clocks, and note whether the time for new ids has changed."""
+        before_us, changes = self._clock.time_us(), self.changes
         await self.compare()
-        if abs(self._clock.time_us() - before_us) <= TRUSTED_US:
-            return False
-        self._ids.restart()
-        return True
+        if abs(self._clock.time_us() - before_us) > TRUSTED_US and self.changes == changes:
+            self.changes += 1
+            self._ids.restart()
