@@ -22,7 +22,7 @@ class _Copied(BaseException):
 
 
 def _copy(kind: type[BaseException], args: tuple[object, ...]) -> BaseException:
-    error = kind.__new__(kind)
+    error = kind.__new__(kind, *args)  # with the arguments, which a `__new__` of a subclass can require
     error.args = args
     return error
 

@@ -59,3 +59,21 @@ def test_an_error_is_whole_in_another_process(
 
     assert type(found) is kind
     assert (str(found), found.args, vars(found)) == (str(error), error.args, vars(error))
+
+
+class Coded(Fail):
+    """An error of an application with a `__new__` of its own."""
+
+    def __new__(cls, code: str) -> "Coded":
+        return super().__new__(cls, code)
+
+    def __init__(self, code: str) -> None:
+        super().__init__(f"failed with {code}")
+        self.code = code
+
+
+@pytest.mark.parametrize("again", [pickled, copy.copy, copy.deepcopy])
+def test_an_error_with_a_constructor_of_two_methods_is_whole(again: Callable[[BaseException], BaseException]) -> None:
+    found = again(Coded("a code"))
+    assert isinstance(found, Coded)
+    assert (str(found), found.code) == ("failed with a code", "a code")
