@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 
-from peerjob.model.arguments import typed
+from peerjob.model.arguments import typed_except_secrets
 from peerjob.model.clock import Clock
 from peerjob.model.errors import NodeStateError, PayloadTooLargeError
 from peerjob.model.firing import ScheduleRow
@@ -17,7 +17,7 @@ from peerjob.version import __version__
 from .moved import FORMAT, MAX_LINE, End, Header, MovedInstance, MovedSchedule, line_of, opened
 
 
-@typed
+@typed_except_secrets("store")
 async def export_namespace(
     store: str, *, namespace: str = "default", clock: Clock | None = None
 ) -> AsyncGenerator[bytes]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from msgspec import structs
 
-from peerjob.model.arguments import typed
+from peerjob.model.arguments import typed_except_secrets
 from peerjob.model.clock import Clock
 from peerjob.model.errors import DecodeError, PayloadTooLargeError, StoreUnavailableError
 from peerjob.model.firing import Fire, FireOutcome, FireStatus, Overlap, SchedulePut
@@ -47,7 +47,7 @@ class Imported:
         return self.schedules + self.instances + self.known_schedules + self.known_instances + self.refusals
 
 
-@typed
+@typed_except_secrets("store")
 async def import_namespace(
     store: str,
     lines: Iterable[bytes],

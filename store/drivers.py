@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from peerjob.model.arguments import finite_number, typed
+from peerjob.model.arguments import finite_number, typed_except_secrets
 from peerjob.model.clock import Clock
 from peerjob.model.durations import MAX_SECONDS
 from peerjob.model.errors import OptionError
@@ -40,7 +40,7 @@ class Engine(Store, Protocol):
         ...
 
 
-@typed
+@typed_except_secrets("url")
 def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> Engine:
     """The store that a URL names, not opened yet; raises OptionError for a URL that names none.
 
@@ -76,7 +76,7 @@ def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, r
     raise _unknown(url)
 
 
-@typed
+@typed_except_secrets("url")
 async def wipe_namespace(url: str, *, namespace: str, clock: Clock) -> int:
     """Remove every key of a namespace, in any layout; returns how many there were.
 
@@ -89,7 +89,7 @@ async def wipe_namespace(url: str, *, namespace: str, clock: Clock) -> int:
         await store.close()
 
 
-@typed
+@typed_except_secrets("url")
 def open_elections(url: str, *, namespace: str, clock: Clock) -> Callable[[], Elections]:
     """A factory of clients for the leadership that the server of a URL keeps; see `open_store`."""
     try:
@@ -100,7 +100,7 @@ def open_elections(url: str, *, namespace: str, clock: Clock) -> Callable[[], El
         raise OptionError("coordinator", error.given, error.expected) from None
 
 
-@typed
+@typed_except_secrets("url")
 async def diagnose(url: str, *, namespace: str, clock: Clock) -> Sequence[Finding]:
     """Ask the server of a store about its own health; a memory store has none.
 

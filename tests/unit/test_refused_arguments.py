@@ -2,13 +2,17 @@
 
 import enum
 import inspect
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 import peerjob
 from peerjob import Backoff, Client, Filter, Job, JobGroup, Node, OptionError, PeerjobError, Query, Rights, Role, Token
+from peerjob.model.limits import MAX_SEED
 from peerjob.model.printable import shown
 from peerjob.store.drivers import open_elections, open_store
 from peerjob.testing import Eager, TestCluster, VirtualClock
@@ -97,6 +101,8 @@ def test_each_argument_is_kept_or_refused(name: str) -> None:
             else:
                 if f"{name}({parameter})" in SUMS and isinstance(value, int | list):
                     continue
+                if parameter == "seed" and type(value) is int and abs(value) <= MAX_SEED:
+                    continue
                 if not allowed(value, annotation) or out_of_bounds(value, annotation):
                     wrong.append(f"{place}: accepted")
     assert not wrong, "\n".join(wrong)
@@ -108,14 +114,90 @@ def test_each_argument_is_kept_or_refused(name: str) -> None:
         (lambda: Node(workers=10**9), "workers: expected a whole number from 0 to 10,000, got 1000000000"),
         (lambda: Node(limits=cast(Any, 5)), "limits: expected a StoreLimits or None, got 5"),
         (lambda: Node(lease_ttl="2d"), "lease_ttl: expected 1 second or more, at most a day, got '2d'"),
-        (lambda: Client(token=cast(Any, b"secret")), "token: expected text or None, got '…'"),
-        (lambda: Token.of(cast(Any, ["secret"]), Role.READER), "token: expected text, got '…'"),
+        (lambda: Client(token=cast(Any, b"secret")), "token: expected text or None, got '… (a bytes)'"),
+        (lambda: Token.of(cast(Any, ["secret"]), Role.READER), "token: expected text, got '… (a list)'"),
     ],
 )
 def test_the_error_says_what_was_given_and_what_was_expected(make: Callable[[], object], told: str) -> None:
     with pytest.raises(OptionError) as caught:
         make()
     assert str(caught.value) == told
+
+
+class Dsn:
+    """A URL of a settings library: no text, with a repr that has the password."""
+
+    def __repr__(self) -> str:
+        return "Dsn('redis://:secret@host')"
+
+
+PEM = "-----BEGIN PRIVATE KEY-----\nsecret" + "x" * 300
+
+
+SECRETS: dict[str, Callable[[], object]] = {
+    "store": lambda: Node(cast(Any, Dsn())),
+    "coordinator": lambda: Node(coordinator=cast(Any, Dsn())),
+    "open_store": lambda: open_store(cast(Any, Dsn()), namespace="x", clock=CLOCK, limits=peerjob.StoreLimits()),
+    "open_elections": lambda: open_elections(cast(Any, Dsn()), namespace="x", clock=CLOCK),
+    "export": lambda: peerjob.export_namespace(cast(Any, Dsn())),
+    "key of a server": lambda: peerjob.ServerTls(certificate="a.pem", key=cast(Any, bytearray(PEM, "ascii"))),
+    "key of a client": lambda: peerjob.ClientTls(certificate="a.pem", key=cast(Any, [PEM])),
+    "key as text": lambda: peerjob.ClientTls(certificate=b"-----BEGIN", key=PEM).credentials(),
+    "key of a server as text": lambda: peerjob.ServerTls(certificate=b"-----BEGIN", key=PEM).read(),
+}
+
+
+@pytest.mark.parametrize("make", SECRETS.values(), ids=SECRETS)
+def test_no_error_shows_a_password_or_a_private_key(make: Callable[[], object]) -> None:
+    with pytest.raises(OptionError) as caught:
+        make()
+    assert "secret" not in f"{caught.value} {caught.value.given!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tenant(peerjob.Principal):
+    """A subclass of an application, with a field that it sets later."""
+
+    tenant: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "tenant", self.name.partition("/")[0])
+
+
+def test_a_subclass_sets_its_own_fields_after_the_check() -> None:
+    assert Tenant(name="a/b", rights=Rights(role=Role.READER)).tenant == "a"
+    with pytest.raises(OptionError, match=r"^rights: expected a Rights"):
+        Tenant(name="a/b", rights=cast(Any, Role.READER))
+
+
+def test_a_class_of_the_same_name_in_the_module_of_a_subclass_changes_no_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other:
+        pass
+
+    monkeypatch.setattr(sys.modules[__name__], "Rights", Other)
+    assert Tenant(name="a", rights=peerjob.Rights(role=Role.READER)).rights.role is Role.READER
+
+
+async def test_an_override_of_an_application_can_allow_more() -> None:
+    class ByKind(Node):
+        async def count(self, query: Query | str | None = None) -> int:
+            return await super().count(Query(kind=query) if isinstance(query, str) else query)
+
+    async with ByKind() as node:
+        assert await node.count("work") == 0
+        with pytest.raises(OptionError, match=r"^query: expected"):
+            await node.count(cast(Any, 5))
+
+
+def test_jobs_of_a_module_whose_name_is_no_identifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "2nd-nightly.py").write_text("import peerjob\n@peerjob.job(kind='nightly')\ndef nightly(): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert [one.kind for one in Node(jobs="2nd-nightly").jobs()] == ["nightly"]
+
+
+def test_a_seed_of_128_bits() -> None:
+    assert VirtualClock(seed=2**128 - 1).random.random() == VirtualClock(seed=2**128 - 1).random.random()
 
 
 def test_the_text_of_an_error_is_short() -> None:

@@ -102,9 +102,13 @@ def type_verbs(contract: type[Any], kind: type[Any]) -> None:
             setattr(kind, name, _typed(call, frozenset(), contract=declared))
 
 
-def check_fields(instance: object, *, secrets: Iterable[str] = ()) -> None:
-    """Refuse wrong types in the fields of a dataclass or struct, with OptionError; call it in `__post_init__`."""
-    checks = _checks(cast(Any, type(instance)))
+def check_fields(instance: object, kind: type[Any], *, secrets: Iterable[str] = ()) -> None:
+    """Refuse wrong types in the fields of a dataclass, with OptionError; call it in `__post_init__`.
+
+    Only the fields of `kind` are checked. A subclass can set its own fields later, and its module can give the names in
+    the annotations another meaning.
+    """
+    checks = _checks(cast(Any, kind))
     for name in checks:
         _check(checks, name, getattr(instance, name), frozenset(secrets))
 
@@ -145,7 +149,8 @@ def several(option: str, value: Iterable[T], kind: type[T], expected: str) -> tu
 def _check(checks: Mapping[str, _Check], name: str, value: object, secrets: frozenset[str]) -> None:
     check = checks.get(name)
     if check is not None and not check.fits(value):
-        raise OptionError(name, "…" if name in secrets else value, check.expected)
+        hidden = f"… ({with_article(type(value).__name__)})"
+        raise OptionError(name, hidden if name in secrets else value, check.expected)
 
 
 class _Later(dict[str, Any]):

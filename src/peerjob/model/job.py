@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from types import FunctionType, ModuleType
@@ -21,6 +22,9 @@ from .limits import MAX_KIND, checked_text
 from .policy import Options, Policy, checked, make_policy
 from .references import found_by_name, import_path, module_name, resolve
 from .timing import TIMING_OPTIONS, Timing
+
+_MODULE = re.compile(r"[\w-]+(\.[\w-]+)*")
+"""The name of a module. `importlib` also takes names that a statement cannot have, such as `nightly-jobs`."""
 
 P = ParamSpec("P", default=...)
 Q = ParamSpec("Q")
@@ -325,7 +329,7 @@ def collect_jobs(source: Job[..., Any, Any] | JobGroup | Iterable[Any] | object)
     if isinstance(source, JobGroup):
         return list(source)
     if isinstance(source, str):
-        if not all(part.isidentifier() for part in source.split(".")):
+        if not _MODULE.fullmatch(source):
             raise OptionError("jobs", source, "the name of a module")
         try:
             source = importlib.import_module(source)

@@ -60,5 +60,7 @@ def encodable(text: str) -> bool:
 
 MAX_COUNT = 2**31 - 1
 """The most retries, and the most crashes. A record on Redis has 32 bits for such a number."""
+MAX_SEED = 2**256
+"""The largest seed of tests. Seeds of UUIDs and of other test tools have 128 bits."""
 MAX_NUMBER = 2**53
 """The largest number that every store, message and language keeps exactly."""

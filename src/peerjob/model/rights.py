@@ -44,7 +44,7 @@ class Rights:
     until: datetime | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, Rights)
         for kind in self.kinds:
             if "*" in checked_text("kinds", kind, MAX_KIND)[:-1]:
                 raise OptionError("kinds", kind, "a kind, or a prefix that ends with *")
@@ -94,7 +94,7 @@ class Principal:
     """Identifies the key that signed its JWT."""
 
     def __post_init__(self) -> None:
-        check_fields(self, secrets=("credential", "key"))
+        check_fields(self, Principal, secrets=("credential", "key"))
 
 
 ANYBODY = Principal(name="anonymous", rights=Rights(role=Role.ADMIN))

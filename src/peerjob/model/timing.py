@@ -32,7 +32,7 @@ class Jitter:
     """Whether a hash of the schedule's name gives the jitter. If False, the jitter is random."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, Jitter)
         whole_number("limit_us", self.limit_us, 0, MAX_SECONDS * 1_000_000)
 
     @classmethod

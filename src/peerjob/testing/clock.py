@@ -18,7 +18,7 @@ from typing import Self, TypeVar
 from peerjob.model.arguments import typed, whole_number
 from peerjob.model.clock import aware_us
 from peerjob.model.durations import Duration, format_seconds, to_seconds
-from peerjob.model.limits import MAX_NUMBER
+from peerjob.model.limits import MAX_SEED
 
 from .loop import DrivenLoop, whole_us
 
@@ -49,7 +49,7 @@ class VirtualClock:
     @typed
     def __init__(self, start: datetime = _START, seed: int = 0) -> None:
         self._start_us = aware_us("start", start)
-        self._random = random.Random(whole_number("seed", seed, -MAX_NUMBER, MAX_NUMBER))
+        self._random = random.Random(whole_number("seed", seed, -MAX_SEED, MAX_SEED))
         self._elapsed = 0.0
         self._driven: DrivenLoop | None = None
         self._uninstalled = False

@@ -24,7 +24,7 @@ from peerjob.model.arguments import typed, whole_number
 from peerjob.model.clock import aware_us
 from peerjob.model.errors import OptionError
 from peerjob.model.job import Call, Job
-from peerjob.model.limits import MAX_COUNT, MAX_NUMBER
+from peerjob.model.limits import MAX_COUNT, MAX_SEED
 from peerjob.model.record import FINAL_STATE, Action, Claim, NewInstance, Outcome
 from peerjob.model.signature import analyse
 from peerjob.model.spec import ErrorInfo, Progress, decode_error, decode_spec, encode
@@ -153,7 +153,7 @@ class Eager:
         seed: int = 0,
     ) -> None:
         whole_number("max_attempts", max_attempts, 1, MAX_COUNT)
-        whole_number("seed", seed, -MAX_NUMBER, MAX_NUMBER)
+        whole_number("seed", seed, -MAX_SEED, MAX_SEED)
         self._overrides = dict(overrides or {})
         self._clock = clock
         self._nominal_us = 0 if nominal_at is None else aware_us("nominal_at", nominal_at)

@@ -26,7 +26,7 @@ class Token:
     """The owner of the token, shown to people and in the audit log."""
 
     def __post_init__(self) -> None:
-        check_fields(self, secrets=("digest",))
+        check_fields(self, Token, secrets=("digest",))
 
     @classmethod
     @typed_except_secrets("token")

@@ -38,7 +38,7 @@ class ServerTls:
     client_ca: Pem | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, ServerTls, secrets=("key",))
 
     def read(self, known: Pems | None = None) -> Pems:
         """The present contents of the files; raises OptionError for invalid ones, unless they are `known`."""
@@ -97,7 +97,7 @@ class ClientTls:
     server_name: str | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, ClientTls, secrets=("key",))
 
     def credentials(self) -> grpc.ChannelCredentials:
         """The credentials for gRPC; raises OptionError."""
@@ -111,7 +111,10 @@ class ClientTls:
 
 
 def _name(pem: Pem) -> str:
-    return "bytes" if isinstance(pem, bytes) else str(pem)
+    """The name of the file. A text that has a key or a certificate instead of a name is not shown."""
+    if isinstance(pem, bytes):
+        return "bytes"
+    return "… (PEM text, which must be bytes)" if "-----BEGIN" in str(pem) else str(pem)
 
 
 def _reason(error: OSError) -> str:
@@ -126,7 +129,7 @@ def _read(option: str, pem: Pem) -> bytes:
         try:
             data = Path(pem).read_bytes()
         except OSError as error:
-            raise OptionError(option, str(pem), f"a file in PEM format that can be read ({error.strerror})") from None
+            raise OptionError(option, _name(pem), f"a file in PEM format that can be read ({error.strerror})") from None
     if b"-----BEGIN" not in data:
         raise OptionError(option, _name(pem), "PEM: text with -----BEGIN")
     return data

@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 from peerjob.model.arguments import typed, whole_number
 from peerjob.model.durations import Duration, format_seconds, to_seconds
 from peerjob.model.errors import NodeStateError, NodeStoppedError, OptionError
-from peerjob.model.limits import MAX_NUMBER
+from peerjob.model.limits import MAX_SEED
 from peerjob.model.record import StoreLimits
 from peerjob.node.manager.jobs import JobSource
 from peerjob.node.node import Lifespan, Node
@@ -58,7 +58,7 @@ class ClusterMembers(Assertions):
         jumps: bool = True,
         **options: Unpack[ClusterOptions],
     ) -> None:
-        self.seed = whole_number("seed", seed, -MAX_NUMBER, MAX_NUMBER)
+        self.seed = whole_number("seed", seed, -MAX_SEED, MAX_SEED)
         self._names = _names(nodes)
         self._jobs = jobs
         self._workers = workers
