@@ -1,5 +1,6 @@
 """A client on a machine with a wrong clock acts as any other client: its ids take the time of the node."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -173,3 +174,13 @@ async def test_each_request_of_many_calls_is_repeated_after_a_step() -> None:
         await client.schedule(WORK)
         node_clock.off_us = -2 * DAY_US
         assert len(await client.schedule_many([WORK.call()] * 2_500)) == 2_500  # three requests
+
+
+async def test_calls_under_way_warn_once_of_a_step(caplog: pytest.LogCaptureFixture) -> None:
+    clock = WrongClock(0)
+    async with served(WORK) as (_, server), Client(server.target, clock=clock) as client:
+        for off_us in (2 * DAY_US, 0, -DAY_US):
+            clock.off_us = off_us
+            caplog.clear()
+            await asyncio.gather(*(client.schedule(WORK) for _ in range(20)))
+            assert len([line for line in caplog.records if line.name == "peerjob.client"]) == bool(off_us)

@@ -35,6 +35,8 @@ class NewIds:
         self._connection = connection
         self._clock = clock
         self._ids = ids
+        self._ahead = 0.0
+        """Seconds by which the machine's clock was ahead at the last comparison, if that was too much."""
         self.changes = 0
         """How often the time for new ids has changed."""
 
@@ -48,7 +50,9 @@ class NewIds:
         node_us = stamp_us(answer.time)
         # no id can have a time outside the calendar
         is_told = answer.HasField("time") and FIRST_US <= node_us <= LAST_US
-        if ahead := self._clock.compare(node_us if is_told else None):
+        known, self._ahead = self._ahead, self._clock.compare(node_us if is_told else None)
+        # calls under way compare the clocks at the same time: one warning is enough
+        if (ahead := self._ahead) and abs(ahead - known) * 1_000_000 > TRUSTED_US:
             logger.warning(
                 "the clock of this machine is %s %s that of the node at %s: new ids take the time of the node",
                 format_seconds(round(abs(ahead))),
