@@ -14,6 +14,7 @@ from typing import Any, cast
 import msgspec
 
 from peerjob.model.codec import decode_value, encode_value
+from peerjob.model.copied_error import CopiedError
 from peerjob.model.errors import Fail, PeerjobError, Retry, Snooze
 from peerjob.model.policy import errors_in
 from peerjob.model.references import import_path, resolve_imported
@@ -141,7 +142,7 @@ def pack_error(error: BaseException) -> bytes | None:
     path = import_path(kind)
     # __reduce__ returns the parts that pickle would store: the class, the arguments, and other attributes of the error
     with contextlib.suppress(Exception):
-        made: Any = error.__reduce__()
+        made: Any = (kind, error.args, vars(error)) if isinstance(error, CopiedError) else error.__reduce__()
         if path is not None and made[0] is kind:
             for holds in (made[2] if len(made) > 2 else None, None):
                 with contextlib.suppress(PeerjobError):
@@ -183,7 +184,7 @@ def _unpacked(made: list[Any]) -> BaseException:
 def _made_again(kind: type[Any], args: Iterable[Any]) -> Any:
     if not issubclass(kind, BaseException):
         raise TypeError(f"{kind} is not an error")
-    if kind.__reduce__ is not BaseException.__reduce__:
+    if kind.__reduce__ not in (BaseException.__reduce__, CopiedError.__reduce__):
         with contextlib.suppress(TypeError):
             return kind(*args)  # a class with its own __reduce__ takes these arguments
     # do not call the constructor of the user's class, because most constructors take other arguments than `args`

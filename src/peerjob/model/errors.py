@@ -9,25 +9,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
+from .copied_error import CopiedError
 from .printable import shown
 
 
-class _Copied(BaseException):
-    """An error that `pickle` and `copy` keep whole, although its constructor does not take its text."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _copy, (type(self), self.args), self.__dict__
-
-
-def _copy(kind: type[BaseException], args: tuple[object, ...]) -> BaseException:
-    error = kind.__new__(kind, *args)  # with the arguments, which a `__new__` of a subclass can require
-    error.args = args
-    return error
-
-
-class PeerjobError(_Copied, Exception):
+class PeerjobError(CopiedError, Exception):
     """Base of all errors of this package.
 
     Solution: Catch it to catch all of them.
@@ -422,7 +410,7 @@ class StoreCommandError(StoreError):
     """
 
 
-class Retry(_Copied, Exception):
+class Retry(CopiedError, Exception):
     """A job raises it to end the attempt and retry; this counts as a retry.
 
     `after` is a Duration, by default the job's backoff.
@@ -434,7 +422,7 @@ class Retry(_Copied, Exception):
         super().__init__(reason or "retry requested")
 
 
-class Fail(_Copied, Exception):
+class Fail(CopiedError, Exception):
     """A job raises it to end in Terminated at once, without a retry."""
 
     def __init__(self, reason: str = "") -> None:
@@ -442,7 +430,7 @@ class Fail(_Copied, Exception):
         super().__init__(reason or "failed")
 
 
-class Snooze(_Copied):
+class Snooze(CopiedError):
     """`Context.snooze` raises it to run the instance again later, without counting an attempt.
 
     It is a BaseException, so that `except Exception` inside a job does not catch it.
