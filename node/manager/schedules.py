@@ -13,7 +13,7 @@ from msgspec import structs
 from peerjob.cluster.backfill import backfill
 from peerjob.cluster.fires import new_instance
 from peerjob.handles.instance import Instance
-from peerjob.handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
+from peerjob.handles.schedule import Backfill, FireEntry, Schedule, ScheduleView, name_of
 from peerjob.model.arguments import whole_number
 from peerjob.model.clock import aware_us, to_datetime
 from peerjob.model.definition import decode_definition, digest
@@ -121,7 +121,7 @@ class NodeScheduleManager(NodeJobManager):
                 return row
             return structs.replace(unchanged(row), paused=True, note=note)
 
-        return await self._change(_name_of(schedule), change)
+        return await self._change(name_of(schedule), change)
 
     async def resume_schedule(self, schedule: ScheduleView | str) -> Schedule:
         def change(found: ScheduleRow | None) -> SchedulePut | ScheduleRow:
@@ -133,12 +133,12 @@ class NodeScheduleManager(NodeJobManager):
             account = paused_for(row, now_us, self.name)
             return structs.replace(unchanged(row), paused=False, note="", next_us=next_us, account=account)
 
-        return await self._change(_name_of(schedule), change)
+        return await self._change(name_of(schedule), change)
 
     async def remove_schedule(self, schedule: ScheduleView | str) -> bool:
         runtime = self._need_runtime()
         await runtime.job_schedules.settle()
-        return await self._store.remove_schedule(_name_of(schedule), request=runtime.ids.one())
+        return await self._store.remove_schedule(name_of(schedule), request=runtime.ids.one())
 
     async def trigger_schedule(
         self, schedule: ScheduleView | str, *, id: str | UUID | None = None
@@ -179,7 +179,7 @@ class NodeScheduleManager(NodeJobManager):
                 runtime.changes.made(new)
                 return Instance(self, stored or fresh_record(new, self.clock.time_us()))
             await self._wait_after_conflict()
-        raise self._contended(_name_of(schedule))
+        raise self._contended(name_of(schedule))
 
     async def backfill(self, schedule: ScheduleView | str, start: datetime, end: datetime) -> Backfill:
         runtime = self._need_runtime()
@@ -211,7 +211,7 @@ class NodeScheduleManager(NodeJobManager):
 
     async def _row(self, schedule: ScheduleView | str) -> ScheduleRow:
         await self._need_runtime().job_schedules.settle()
-        (row,) = await self._store.get_schedules([_name_of(schedule)])
+        (row,) = await self._store.get_schedules([name_of(schedule)])
         return _found(schedule, row)
 
     async def _wait_after_conflict(self) -> None:
@@ -219,10 +219,6 @@ class NodeScheduleManager(NodeJobManager):
 
     def _contended(self, name: str) -> StoreUnavailableError:
         return StoreUnavailableError(self._store.url, f"schedule {name!r} changes all the time")
-
-
-def _name_of(schedule: ScheduleView | str) -> str:
-    return schedule if isinstance(schedule, str) else schedule.name
 
 
 def _triggered(row: ScheduleRow, stored: Record) -> Record:
@@ -234,5 +230,5 @@ def _triggered(row: ScheduleRow, stored: Record) -> Record:
 
 def _found(schedule: ScheduleView | str, row: ScheduleRow | None) -> ScheduleRow:
     if row is None:
-        raise UnknownScheduleError(_name_of(schedule))
+        raise UnknownScheduleError(name_of(schedule))
     return row

@@ -10,9 +10,10 @@ import msgspec
 
 from peerjob.model.clock import to_datetime
 from peerjob.model.definition import Definition, decode_definition
-from peerjob.model.errors import DecodeError, NodeStateError
+from peerjob.model.errors import DecodeError, NodeStateError, OptionError
 from peerjob.model.firing import FireOutcome, FireRecord, Overlap, ScheduleRow
 from peerjob.model.json_text import to_json
+from peerjob.model.limits import encodable
 from peerjob.model.query import ResultPage
 from peerjob.model.spec import Spec, decode_spec
 
@@ -446,3 +447,11 @@ class Schedule(ScheduleView):
         if self._manager is None:
             raise NodeStateError(f"schedule {self.name!r} is a bare snapshot, without a node to ask")
         return self._manager
+
+
+def name_of(schedule: ScheduleView | str) -> str:
+    """The name of a schedule; raises OptionError for text that no store can look up."""
+    name = schedule if isinstance(schedule, str) else schedule.name
+    if not encodable(name):
+        raise OptionError("schedule", name, "text without half of a surrogate pair")
+    return name

@@ -179,6 +179,9 @@ async def test_an_unknown_name_is_an_error_of_its_own(clock: VirtualClock) -> No
         wrong: Any = REPORT
         with pytest.raises(OptionError, match="schedule: expected a Schedule or text, got <Job"):
             await node.pause_schedule(wrong)
+        for verb in (node.pause_schedule, node.remove_schedule, node.lookup_schedule, node.next_fires, node.fires):
+            with pytest.raises(OptionError, match="expected text without half of a surrogate pair"):
+                await verb("\ud800")
 
 
 @pytest.mark.parametrize("name", ["", "a" * 1001, "\ud800", "a\x00b", 5], ids=ascii)

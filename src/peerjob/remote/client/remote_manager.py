@@ -15,7 +15,7 @@ from peerjob.handles.entries import HistoryEntry, LogEntry
 from peerjob.handles.instance import Event, Instance
 from peerjob.handles.manager import Manager, Stats
 from peerjob.handles.registered_job import RegisteredJob
-from peerjob.handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
+from peerjob.handles.schedule import Backfill, FireEntry, Schedule, ScheduleView, name_of
 from peerjob.model.activity import Activity, given_minutes
 from peerjob.model.arguments import typed, whole_number
 from peerjob.model.audit import AuditRecord, given_audit_limit
@@ -149,26 +149,26 @@ class RemoteManager(Manager):
                 return found
 
     async def lookup_schedule(self, name: str) -> Schedule:
-        return Schedule(self, await self._run(rpcs.GET_SCHEDULE, _name_of(name)))
+        return Schedule(self, await self._run(rpcs.GET_SCHEDULE, name_of(name)))
 
     async def pause_schedule(self, schedule: ScheduleView | str, note: str = "") -> Schedule:
-        return Schedule(self, await self._run(rpcs.PAUSE_SCHEDULE, (_name_of(schedule), note)))
+        return Schedule(self, await self._run(rpcs.PAUSE_SCHEDULE, (name_of(schedule), note)))
 
     async def resume_schedule(self, schedule: ScheduleView | str) -> Schedule:
-        return Schedule(self, await self._run(rpcs.RESUME_SCHEDULE, _name_of(schedule)))
+        return Schedule(self, await self._run(rpcs.RESUME_SCHEDULE, name_of(schedule)))
 
     async def trigger_schedule(
         self, schedule: ScheduleView | str, *, id: str | UUID | None = None
     ) -> Instance[Any] | None:
-        request = pb.TriggerScheduleRequest(name=_name_of(schedule), view=ENCODED, new_uuid=_given(id))
+        request = pb.TriggerScheduleRequest(name=name_of(schedule), view=ENCODED, new_uuid=_given(id))
         answer = await self._ids.call(rpcs.TRIGGER_SCHEDULE, request, "new_uuid")
         return Instance(self, record_of(answer.instance)) if answer.HasField("instance") else None
 
     async def remove_schedule(self, schedule: ScheduleView | str) -> bool:
-        return await self._run(rpcs.REMOVE_SCHEDULE, _name_of(schedule))
+        return await self._run(rpcs.REMOVE_SCHEDULE, name_of(schedule))
 
     async def backfill(self, schedule: ScheduleView | str, start: datetime, end: datetime) -> Backfill:
-        return await self._run(rpcs.BACKFILL, (_name_of(schedule), start, end))
+        return await self._run(rpcs.BACKFILL, (name_of(schedule), start, end))
 
     async def fires(
         self,
@@ -179,7 +179,7 @@ class RemoteManager(Manager):
         limit: int = 100,
         cursor: str | None = None,
     ) -> ResultPage[FireEntry]:
-        name = _name_of(schedule)
+        name = name_of(schedule)
         request = pb.ListFiresRequest(
             name=name,
             after=None if after is None else stamp(aware_us("after", after)),
@@ -191,7 +191,7 @@ class RemoteManager(Manager):
         return ResultPage([fire_of(name, one) for one in answer.fires], _cursor(answer))
 
     async def next_fires(self, schedule: ScheduleView | str, n: int = 5) -> list[datetime]:
-        return await self._run(rpcs.NEXT_FIRES, (_name_of(schedule), whole_number("n", n, 1, MAX_PREVIEW)))
+        return await self._run(rpcs.NEXT_FIRES, (name_of(schedule), whole_number("n", n, 1, MAX_PREVIEW)))
 
     # -- acting ------------------------------------------------------------------------------------------------------
 
@@ -347,7 +347,3 @@ def _given(id: str | UUID | None) -> str | None:
 
 def _cursor(message: Any) -> str | None:
     return message.cursor if message.HasField("cursor") else None
-
-
-def _name_of(schedule: ScheduleView | str) -> str:
-    return schedule if isinstance(schedule, str) else schedule.name
