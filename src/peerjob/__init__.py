@@ -229,13 +229,16 @@ for _name in __all__:
         _public.__module__ = __name__
 
 
-def __getattr__(name: str) -> object:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, extra = _LATER[name]
-    with needs_extra(extra, name):
-        found: object = getattr(import_module(f".{module}", __name__), name)
-    return found
+# a type checker that sees this function accepts every name, also a mistyped one
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module, extra = _LATER[name]
+        with needs_extra(extra, name):
+            found: object = getattr(import_module(f".{module}", __name__), name)
+        return found
 
 
 def __dir__() -> list[str]:
