@@ -24,7 +24,7 @@ PRINCIPAL_OF = {"admin": Rights(role=Role.ADMIN)}
 CLOCK = peerjob.SystemClock()
 
 
-async def nobody(request: object) -> None: ...
+async def refuse_all(request: object) -> None: ...
 
 
 CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
@@ -43,7 +43,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Principal": (peerjob.Principal, {"name": "x", "rights": Rights(role=Role.READER)}),
     "Metrics": (peerjob.Metrics, {"node": NODE}),
     "MetricsServer": (peerjob.MetricsServer, {"metrics": peerjob.Metrics(NODE)}),
-    "dashboard": (dashboard, {"manager": NODE, "authorize": nobody}),
+    "dashboard": (dashboard, {"manager": NODE, "authorize": refuse_all}),
     "Job": (Job, {"kind": "work"}),
     "JobGroup": (JobGroup, {}),
     "job": (peerjob.job, {}),
@@ -53,7 +53,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Jitter": (peerjob.Jitter, {"limit_us": 1, "by_name": True}),
     "Jitter.hashed": (peerjob.Jitter.hashed, {"limit": 1}),
     "Jitter.random": (peerjob.Jitter.random, {"limit": 1}),
-    "Depends": (peerjob.Depends, {"factory": nobody}),
+    "Depends": (peerjob.Depends, {"factory": refuse_all}),
     "Query": (Query, {}),
     "Filter": (Filter, {}),
     "StoreLimits": (peerjob.StoreLimits, {}),

@@ -22,7 +22,7 @@ VIEW: TableView[dict[str, Any]] = TableView(
     ),
     name=lambda one: one["name"],
     plain=lambda one: one,
-    nothing="nobody",
+    nothing="no names",
 )
 ROWS: list[dict[str, Any]] = [{"name": f"name {number}", "more": [number, {"x": "a\nb"}]} for number in range(10)]
 
