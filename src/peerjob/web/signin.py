@@ -102,7 +102,8 @@ class SignIn:
     def _form(
         self, renderer: Renderer, request: Request, problem: str = "", status: int = 200, *, to: str = ""
     ) -> Response:
-        root, session = str(request.scope["peerjob.root"]), session_in(request) or new_session()
+        root, known = str(request.scope["peerjob.root"]), session_in(request)
+        session = known or new_session()
         text = renderer.text(
             "signin.html",
             root=root,
@@ -111,7 +112,9 @@ class SignIn:
             to=safe_link(to or request.query_params.get("to", "")),
         )
         response = HTMLResponse(text, status)
-        set_session(response, request, root, session)
+        # this answer can arrive after that of a sign-in, whose cookie it must not replace by the one before
+        if not known:
+            set_session(response, request, root, session)
         return response
 
     async def _enter(self, renderer: Renderer, request: Request) -> Response:

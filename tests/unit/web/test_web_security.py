@@ -225,6 +225,17 @@ async def test_a_token_opens_the_pages_and_signing_out_closes_them(node: Node) -
         assert (await client.get("/instances")).status_code == 303
 
 
+async def test_a_late_answer_from_before_a_sign_in_does_not_end_it(node: Node) -> None:
+    app = dashboard(node, authorize=SignIn([TOKENS], clock=node.clock, namespace=node.namespace))
+    async with browsing(app) as client:
+        await client.get("/signin")
+        # on a slow network, the browser gets these answers after that of the sign-in
+        late = [await client.get("/favicon.ico"), await client.get("/signin"), await _sign_in(client, "wrong")]
+        assert (await _sign_in(client, "read")).status_code == 303
+        assert "set-cookie" in (await _sign_in(client, "read")).headers
+    assert ["set-cookie" in one.headers for one in late] == [False] * 3
+
+
 @pytest.mark.parametrize("token", ["", "wrong", "elsewhere"])
 async def test_other_tokens_do_not_sign_in(node: Node, token: str) -> None:
     app = dashboard(node, authorize=SignIn([TOKENS], clock=node.clock, namespace=node.namespace))
