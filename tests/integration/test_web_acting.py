@@ -46,6 +46,7 @@ async def test_an_action_in_steps_can_be_stopped(cluster: Cluster, browser_pages
     page = await browser_pages.open(f"{cluster.url}/instances?kind=legacy.import", javascript=False)
     await page.get_by_label("Which instances").select_option(label="all that match")
     await page.get_by_role("button", name="Cancel").click()
+    await expect(page.locator("h1")).to_have_text(f"Cancel {MANY:,} instances?")
     await page.get_by_role("button", name="Cancel").click()
     # without JavaScript, the reader starts each step, and so stops by leaving
     await expect(page.locator("h1")).to_have_text(re.compile(rf"Cancelled: ([1-4]?\d?\d|500) of {MANY:,}"))
@@ -61,6 +62,7 @@ async def test_all_that_failed_are_retried(cluster: Cluster, browser_pages: Page
     page = await browser_pages.open(f"{cluster.url}/instances?state=Terminated")
     await page.get_by_label("Which instances").select_option(label="all that match")
     await page.get_by_role("button", name="Retry").click()
+    await expect(page.locator("h1")).to_have_text("Retry 12 instances?")
     await page.get_by_role("button", name="Retry").click()
     await expect(page.get_by_text("Finished.")).to_be_visible()
     assert await cluster.node.count(Query(kind="mail.fail")) == 24
@@ -150,4 +152,4 @@ async def test_a_node_is_resized_and_drained_and_the_audit_log_tells(cluster: Cl
 
     await until(recorded)
     await page.get_by_role("link", name="Audit").click()
-    assert await page.locator("tbody tr td:nth-child(3)").all_inner_texts() == ["Undrain", "Drain", "ResizeWorkers"]
+    await expect(page.locator("tbody tr td:nth-child(3)")).to_have_text(["Undrain", "Drain", "ResizeWorkers"])

@@ -102,7 +102,7 @@ async def test_pages_work_without_javascript(full_cluster: Cluster, browser_page
     await page.get_by_role("link", name="Schedules", exact=True).click()
     await page.get_by_label("Name or kind").fill("remind")
     await page.get_by_role("button", name="Filter").click()
-    assert await page.locator("tbody tr").count() == 1
+    await expect(page.locator("tbody tr")).to_have_count(1)
     await page.get_by_role("link", name="reminder").click()
     await expect(page.get_by_text("Paused: the mail server moves")).to_be_visible()
     await page.goto(f"{full_cluster.url}/kinds/mail.send")
