@@ -57,14 +57,15 @@ from .model.errors import (
     UnknownNodeError,
     UnknownScheduleError,
 )
-from .model.explain import Explanation, explain
+from .model.explain import ClockChange, Explanation, explain
 from .model.extras import Extra, needs_extra
+from .model.findings import Finding, Severity
 from .model.firing import FireOutcome, Leader, Overlap, Term
 from .model.injected import INJECTED, PLACEHOLDER, Depends
 from .model.job import Call, Job, JobGroup, job
 from .model.policy import Backoff, Finished, Policy, Priority, Recovered
 from .model.query import Filter, Query, ResultPage
-from .model.record import Capabilities, NodeView, StoreLimits
+from .model.record import Capabilities, LogLine, NodeInfo, NodeView, StoreLimits
 from .model.rights import Principal, Rights, Role
 from .model.secret import Secret
 from .model.spec import ErrorInfo, Progress
@@ -73,6 +74,7 @@ from .model.timing import Jitter
 from .model.worker import Worker
 from .node.manager.blocking import BlockingManager
 from .node.node import Node
+from .node.observe.node_stats import NodeStats
 from .node.observe.probes import Probe, ProbeAnswer
 from .store.base import Elections, Store
 from .version import __version__
@@ -103,6 +105,7 @@ __all__ = [
     "Client",
     "ClientTls",
     "Clock",
+    "ClockChange",
     "Context",
     "DecodeError",
     "Depends",
@@ -115,6 +118,7 @@ __all__ = [
     "Explanation",
     "Fail",
     "Filter",
+    "Finding",
     "Finished",
     "FireEntry",
     "FireOutcome",
@@ -135,12 +139,15 @@ __all__ = [
     "Leader",
     "Level",
     "LogEntry",
+    "LogLine",
     "Manager",
     "Metrics",
     "MetricsServer",
     "MissingExtraError",
     "Node",
+    "NodeInfo",
     "NodeStateError",
+    "NodeStats",
     "NodeStoppedError",
     "NodeUnavailableError",
     "NodeView",
@@ -171,6 +178,7 @@ __all__ = [
     "Secret",
     "Server",
     "ServerTls",
+    "Severity",
     "State",
     "Stats",
     "Store",

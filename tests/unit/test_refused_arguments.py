@@ -221,9 +221,10 @@ async def test_exports_and_imports_refuse_wrong_types(name: str, value: object) 
 def test_each_public_constructor_is_in_the_table() -> None:
     made_by_peerjob = {
         *("Activity", "AuditRecord", "Backfill", "BlockingInstance", "BlockingManager", "BlockingSchedule", "Call"),
-        *("Capabilities", "Context", "Distribution", "ErrorInfo", "Event", "Explanation", "FireEntry", "HistoryEntry"),
-        *("Imported", "Instance", "KindActivity", "Leader", "LogEntry", "NodeView", "Policy", "ProbeAnswer"),
-        *("Progress", "RegisteredJob", "ResultPage", "Schedule", "ScheduleView", "Stats", "Term", "Worker"),
+        *("Capabilities", "ClockChange", "Context", "Distribution", "ErrorInfo", "Event", "Explanation", "Finding"),
+        *("FireEntry", "HistoryEntry", "Imported", "Instance", "KindActivity", "Leader", "LogEntry", "LogLine"),
+        *("NodeInfo", "NodeStats", "NodeView", "Policy", "ProbeAnswer", "Progress", "RegisteredJob", "ResultPage"),
+        *("Schedule", "ScheduleView", "Stats", "Term", "Worker"),
     }
     any_value = {"Recovered", "Secret", "SystemClock", "Finished"}
     asynchronous = {"export_namespace", "import_namespace", "serve_metrics"}
