@@ -42,8 +42,10 @@ def main() -> int:
     if not 0 < given.minutes <= 24 * 60:
         parser.error(f"--minutes must be more than 0 and at most 1440, got {given.minutes:g}")
     names = given.setups or list(SETUPS)
-    reports, broken = asyncio.run(_run_all(names, given))
-    if not reports:
+    reports, broken, stopped = asyncio.run(_run_all(names, given))
+    if stopped:
+        print("\nstopped: the report of earlier runs stays as it is")
+    if stopped or not reports:
         return 1
     if given.add:
         reports = sorted([*kept(given.json, names), *reports], key=lambda one: list(SETUPS).index(one.setup))
@@ -59,8 +61,11 @@ def main() -> int:
     return bool(broken) or any(report.violations for report in reports)
 
 
-async def _run_all(names: list[str], given: argparse.Namespace) -> tuple[list[Report], list[str]]:
-    """The reports, and the names of the set-ups that an error has ended: the reports of the others are kept."""
+async def _run_all(names: list[str], given: argparse.Namespace) -> tuple[list[Report], list[str], bool]:
+    """The reports, the names of the set-ups that an error has ended, and whether Ctrl-C has ended the run.
+
+    The reports of the other set-ups are kept after an error.
+    """
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
     reports: list[Report] = []
@@ -91,7 +96,7 @@ async def _run_all(names: list[str], given: argparse.Namespace) -> tuple[list[Re
         print(f"\n{name}: {len(report.violations)} violation(s); all work ended {report.rest} s after the last fault")
         for violation in report.violations:
             print(f"  {violation}")
-    return reports, broken
+    return reports, broken, stop.is_set()
 
 
 def _progress(text: str) -> None:
