@@ -46,7 +46,7 @@ def public_hints(owner: type) -> Iterator[Any]:
     for one in owner.__mro__:
         public = {
             name: hint
-            for name, hint in vars(one).get("__annotations__", {}).items()
+            for name, hint in inspect.get_annotations(one).items()
             if not name.startswith("_") and "ClassVar" not in str(hint)
         }
         yield from get_type_hints(SimpleNamespace(__annotations__=public), vars(sys.modules[one.__module__])).values()

@@ -24,6 +24,8 @@ from .references import found_by_name, import_path, module_name, resolve
 from .timing import TIMING_OPTIONS, Timing
 
 _MODULE = re.compile(r"[\w-]+(\.[\w-]+)*")
+_OF_THE_CLASS = ("__module__", "__annotations__", "__annotate__", "__type_params__")
+"""What a job has from its class, and not from its callable."""
 """The name of a module. `importlib` also takes names that a statement cannot have, such as `nightly-jobs`."""
 
 P = ParamSpec("P", default=...)
@@ -213,7 +215,7 @@ def _fill(
     job.timing = Timing.of(options)
     if executor is not None:
         for name in functools.WRAPPER_ASSIGNMENTS:
-            if name not in ("__module__", "__annotations__", "__type_params__") and hasattr(executor, name):
+            if name not in _OF_THE_CLASS and hasattr(executor, name):
                 job.__dict__[name] = getattr(executor, name)
         job.__dict__["__wrapped__"] = executor
         mark_coroutine_function(job.__dict__, executor)
