@@ -44,9 +44,15 @@ async def pages_of(
         yield client
 
 
+def session_of(client: httpx.AsyncClient) -> str:
+    """The session that the server finds in the cookies of a client; "" for none."""
+    found = sorted((name, value) for name, value in client.cookies.items() if name.startswith(COOKIE))
+    return found[0][1] if found else ""
+
+
 async def submit(client: httpx.AsyncClient, path: str, **fields: object) -> httpx.Response:
     """Post a form with the token of the session."""
-    if COOKIE not in client.cookies:
+    if not session_of(client):
         await client.get("/")
-    token = form_token(client.cookies.get(COOKIE) or "")
+    token = form_token(session_of(client))
     return await client.post(path, data={TOKEN_FIELD: token, **fields})

@@ -21,7 +21,7 @@ from .notices import add_notice
 from .patience import ABSENT, PATIENCE, describe_absence
 from .rendering import Renderer
 from .samples import Sample
-from .security import RefusedError, check_origin, check_token, read_form
+from .security import RefusedError, check_origin, check_token, read_form, sessions_in
 from .visit import Act, Done, Shown, Visit
 
 logger = logging.getLogger("peerjob.web")
@@ -125,10 +125,10 @@ async def _act(route: PageRoute, verb: str, visit: Visit, renderer: Renderer) ->
             _record(visit, DENIED)
             return await _refused(visit, renderer, 403, f"This needs the role {route.role.name.lower()}.")
         fields = await read_form(visit.request)
-        check_token(visit.session, fields)
+        session = check_token(sessions_in(visit.request), fields)
     except RefusedError as error:
         return await _failed(visit, renderer, error)
-    visit = replace(visit, fields=fields)
+    visit = replace(visit, fields=fields, session=session)
     if digest := visit.digest:
         # a repeat, in this process or another, gets an answer with the same forms
         visit = replace(visit, form_id=following_id(form_id_in(fields), digest))

@@ -25,6 +25,11 @@ Authorize = Callable[[Request], Awaitable[Role | Principal | None]]
 logger = logging.getLogger("peerjob.web")
 
 COOKIE = "peerjob_session"
+"""The cookie of a session that has signed in. The names of those without a sign-in begin like this.
+
+Pages that a browser without a cookie opens at once get a session each. The cookies have names of their own, so that no
+late answer replaces a sign-in, or the session of another page whose forms are open.
+"""
 TOKEN_FIELD = "form_token"  # noqa: S105  # the name of a field
 FORM_ID = "form_id"
 """The field with the id of a form, which acts once."""
@@ -121,8 +126,19 @@ async def principal_of(authorize: Authorize, request: Request, now_us: int) -> P
 
 def session_in(request: Request) -> str:
     """The id of the session; "" if the request has none."""
-    given = request.cookies.get(COOKIE, "")
-    return given if _SESSION.fullmatch(given) else ""
+    return next(iter(sessions_in(request)), "")
+
+
+def sessions_in(request: Request) -> list[str]:
+    """The ids of the sessions whose forms count: that of a sign-in, or else all others."""
+    signed_in = request.cookies.get(COOKIE, "")
+    return [signed_in] if _SESSION.fullmatch(signed_in) else unsigned_sessions_in(request)
+
+
+def unsigned_sessions_in(request: Request) -> list[str]:
+    """The ids of the sessions without a sign-in, always in the same order."""
+    given = sorted(one for one in request.cookies.items() if one[0].startswith(f"{COOKIE}_"))
+    return [session for _, session in given if _SESSION.fullmatch(session)]
 
 
 def new_session() -> str:
@@ -130,9 +146,9 @@ def new_session() -> str:
     return secrets.token_urlsafe(32)
 
 
-def set_session(response: Response, request: Request, root: str, session: str) -> None:
+def set_session(response: Response, request: Request, root: str, session: str, *, signed_in: bool = False) -> None:
     """Let the browser keep the session."""
-    set_cookie(response, request, root, COOKIE, session)
+    set_cookie(response, request, root, COOKIE if signed_in else f"{COOKIE}_{session[:8]}", session)
 
 
 def set_cookie(
@@ -166,11 +182,13 @@ def comes_from_another_site(request: Request) -> bool:
     return request.method == "GET" and site == "cross-site" and mode == "navigate"
 
 
-def check_token(session: str, fields: dict[str, list[str]]) -> None:
-    """Raise RefusedError unless a form has the token of its session."""
-    given = fields.get(TOKEN_FIELD, [""])[0]
-    if not session or not hmac.compare_digest(given.encode(), form_token(session).encode()):
-        raise RefusedError(403, "The session of this form is over, so nothing was done. Open the page again.")
+def check_token(sessions: Sequence[str], fields: dict[str, list[str]]) -> str:
+    """The session whose token a form has; raises RefusedError if it has that of none."""
+    given = fields.get(TOKEN_FIELD, [""])[0].encode()
+    for session in sessions:
+        if hmac.compare_digest(given, form_token(session).encode()):
+            return session
+    raise RefusedError(403, "The session of this form is over, so nothing was done. Open the page again.")
 
 
 async def read_form(request: Request) -> dict[str, list[str]]:

@@ -28,7 +28,9 @@ from .security import (
     new_session,
     read_form,
     session_in,
+    sessions_in,
     set_session,
+    unsigned_sessions_in,
 )
 
 ATTEMPTS, ATTEMPT_SECONDS = 10, 6.0
@@ -112,7 +114,6 @@ class SignIn:
             to=safe_link(to or request.query_params.get("to", "")),
         )
         response = HTMLResponse(text, status)
-        # this answer can arrive after that of a sign-in, whose cookie it must not replace by the one before
         if not known:
             set_session(response, request, root, session)
         return response
@@ -123,11 +124,13 @@ class SignIn:
         except RefusedError as error:
             root = str(request.scope["peerjob.root"])
             return HTMLResponse(renderer.text("denied.html", root=root, text=str(error)), error.status)
+        fields: dict[str, list[str]] = {}
         try:
             fields = await read_form(request)
-            check_token(session_in(request), fields)
+            # another page of this browser can have signed in meanwhile
+            check_token([*sessions_in(request), *unsigned_sessions_in(request)], fields)
         except RefusedError as error:
-            return self._form(renderer, request, str(error), error.status)
+            return self._form(renderer, request, str(error), error.status, to=fields.get("to", [""])[0])
         to = fields.get("to", [""])[0]
         address = "" if request.client is None else request.client.host
         if not self._limiter.allows(address):
@@ -143,7 +146,7 @@ class SignIn:
         while len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
         response = RedirectResponse(f"{root}{safe_link(to)}", 303)
-        set_session(response, request, root, session)
+        set_session(response, request, root, session, signed_in=True)
         return response
 
     async def _principal_of(self, token: str) -> Principal:
@@ -163,10 +166,11 @@ class SignIn:
         root = str(request.scope["peerjob.root"])
         try:
             check_origin(request)
-            check_token(session_in(request), await read_form(request))
+            check_token(sessions_in(request), await read_form(request))
         except RefusedError as error:
-            return HTMLResponse(str(error), error.status)
+            # another page of this browser may have signed out before
+            if await self(request) is not None:
+                return HTMLResponse(str(error), error.status)
         self._sessions.pop(session_in(request), None)
-        response = RedirectResponse(f"{root}/signin", 303)
-        set_session(response, request, root, new_session())
-        return response
+        # the cookie stays, and is worth nothing: one in a late answer would replace that of the next sign-in
+        return RedirectResponse(f"{root}/signin", 303)

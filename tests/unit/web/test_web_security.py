@@ -19,7 +19,7 @@ from peerjob.web.links import Links, safe_link, text_of_part
 from peerjob.web.pages import ROUTES
 from peerjob.web.security import COOKIE, MAX_FORM, TOKEN_FIELD, form_token
 from peerjob.web.signin import ATTEMPTS
-from support.dashboards import allowing, browsing, pages_of, submit
+from support.dashboards import allowing, browsing, pages_of, session_of, submit
 
 ACTIONS = [route for route in ROUTES if route.verb is not None]
 FORM = {"content-type": "application/x-www-form-urlencoded"}
@@ -65,7 +65,7 @@ async def test_a_form_of_another_site_does_nothing(node: Node, headers: dict[str
     made = await node.schedule("echo", 1)
     async with pages_of(node) as client:
         await client.get("/")
-        token = form_token(client.cookies[COOKIE])
+        token = form_token(session_of(client))
         answer = await client.post("/instance/cancel", data={TOKEN_FIELD: token, "id": made.id}, headers=headers)
     assert answer.status_code == 403
     assert not (await made.refresh()).state.is_final
@@ -87,7 +87,7 @@ async def test_an_old_browser_sends_the_origin(node: Node, origin: str, done: bo
     made = await node.schedule("echo", 1)
     async with pages_of(node) as client:
         await client.get("/")
-        token = form_token(client.cookies[COOKIE])
+        token = form_token(session_of(client))
         del client.headers["sec-fetch-site"]
         headers = {"origin": origin} if origin else {}
         answer = await client.post("/instance/cancel", data={TOKEN_FIELD: token, "id": made.id}, headers=headers)
@@ -100,7 +100,7 @@ async def test_a_form_needs_the_token_of_its_session(node: Node) -> None:
     async with pages_of(node) as client, pages_of(node) as other:
         await client.get("/")
         await other.get("/")
-        for token in ("", "x", "é", form_token(""), form_token(other.cookies[COOKIE])):
+        for token in ("", "x", "é", form_token(""), form_token(session_of(other))):
             answer = await client.post("/instance/cancel", data={TOKEN_FIELD: token, "id": made.id})
             assert answer.status_code == 403, token
         client.cookies.clear()
@@ -203,7 +203,7 @@ TOKENS = Tokens(
 
 async def _sign_in(client: httpx.AsyncClient, token: str, to: str = "/") -> httpx.Response:
     await client.get("/signin")
-    fields = {TOKEN_FIELD: form_token(client.cookies.get(COOKIE) or ""), "token": token, "to": to}
+    fields = {TOKEN_FIELD: form_token(session_of(client)), "token": token, "to": to}
     return await client.post("/signin", data=fields)
 
 
@@ -212,7 +212,7 @@ async def test_a_token_opens_the_pages_and_signing_out_closes_them(node: Node) -
     async with browsing(app) as client:
         before = await client.get("/instances?kind=a")
         assert (before.status_code, before.headers["location"]) == (303, "/signin?to=%2Finstances%3Fkind%3Da")
-        known = client.cookies.get(COOKIE)
+        known = session_of(client)
         entered = await _sign_in(client, "act", "/instances?kind=a")
         assert (entered.status_code, entered.headers["location"]) == (303, "/instances?kind=a")
         assert client.cookies[COOKIE] != known, "an id from before the sign-in is worth nothing"
@@ -285,7 +285,7 @@ async def test_guessing_is_limited_for_each_address(clock: VirtualClock) -> None
 async def test_a_sign_in_of_another_site_does_nothing(node: Node) -> None:
     async with browsing(dashboard(node, authorize=SignIn([TOKENS], clock=node.clock))) as client:
         await client.get("/signin")
-        fields = {TOKEN_FIELD: form_token(client.cookies[COOKIE]), "token": "read"}
+        fields = {TOKEN_FIELD: form_token(session_of(client)), "token": "read"}
         crossed = await client.post("/signin", data=fields, headers={"sec-fetch-site": "cross-site"})
         without = await client.post("/signin", data={"token": "read"})
     assert (crossed.status_code, without.status_code) == (403, 403)
@@ -468,7 +468,7 @@ async def test_a_page_stays_while_the_store_is_away(clock: VirtualClock, monkeyp
     assert "This page shows the state of" in again.text
     assert "90s ago" in again.text
     assert "echo" in again.text
-    assert form_token(client.cookies[COOKIE]) in again.text
+    assert form_token(session_of(client)) in again.text
     assert (other.status_code, "Nothing to show" in other.text) == (503, True)
     assert overview.status_code == 200
     assert "it is away" in overview.text
@@ -490,7 +490,7 @@ async def test_a_page_that_is_kept_has_no_form_of_another_session(
 
             monkeypatch.setattr(node, "lookup_instance", away)
             kept = (await ben.get(f"/instances/{made.id}")).text
-            tokens = [form_token(client.cookies[COOKIE]) for client in (ann, ben)]
+            tokens = [form_token(session_of(client)) for client in (ann, ben)]
     assert tokens[0] in first
     assert "This page shows the state of" in kept
     assert [token in kept for token in tokens] == [False, True]

@@ -1,0 +1,84 @@
+"""The dashboard on a slow network: answers that come late, in another order, or not at all."""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import pytest
+from playwright.async_api import Page, Route, expect
+
+from peerjob import Job, Node, Query, Role, State, SystemClock, Token, Tokens
+from peerjob.web import SignIn, dashboard
+from support.bad_network import BadNetwork, to
+from support.browser import Pages
+from support.waiting import until
+from support.web_site import Serving, by_header, jobs
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+SIGNAL = "/static/icon.svg?signal="
+"""A request by which a page and its test tell each other how far they are."""
+
+
+def signing_in() -> SignIn:
+    return SignIn([Tokens([Token.of("secret-token", Role.OPERATOR, "ada")])], clock=SystemClock())
+
+
+async def enter(page: Page) -> None:
+    await page.get_by_label("Token").fill("secret-token")
+    await page.get_by_role("button", name="Sign in").click()
+
+
+@asynccontextmanager
+async def opening(links: dict[Page, str]) -> AsyncGenerator[None]:
+    """Open links at the same time; they are open after the block."""
+    asked = [asyncio.ensure_future(page.goto(link)) for page, link in links.items()]
+    try:
+        yield
+        await asyncio.gather(*asked)
+    finally:
+        for one in asked:
+            one.cancel()
+
+
+async def test_a_late_page_of_the_sign_in_does_not_sign_out(web_serving: Serving, browser_pages: Pages) -> None:
+    async with Node("memory://", jobs=jobs) as node:
+        network = BadNetwork(dashboard(node, authorize=signing_in()))
+        url = await web_serving.serve(network)
+        page = await browser_pages.open()
+        other = await page.context.new_page()
+        # both pages are asked for before the browser has a cookie
+        first, late = (network.hold_answer(to(f"/signin?to=%2F{name}")) for name in ("nodes", "kinds"))
+        async with opening({page: f"{url}/nodes", other: f"{url}/kinds"}):
+            await first.arrived.wait()
+            await late.arrived.wait()
+            first.release()
+            await enter(page)
+            await expect(page.get_by_text("ada (operator)")).to_be_visible()
+            late.release()
+        await expect(other.get_by_label("Token")).to_be_visible()
+        await page.reload()
+        await expect(page.get_by_text("ada (operator)")).to_be_visible()
+        await enter(other)
+        await expect(other.get_by_text("ada (operator)")).to_be_visible()
+        assert other.url == f"{url}/kinds"
+
+
+async def test_forms_of_pages_that_were_opened_at_once_act(web_serving: Serving, browser_pages: Pages) -> None:
+    async with Node("memory://", jobs=jobs) as node:
+        await node.add_schedule(node.job("mail.send").with_options(every="1h", name="digest"), "x")
+        network = BadNetwork(dashboard(node, authorize=by_header))
+        url = await web_serving.serve(network)
+        page = await browser_pages.open()
+        tabs = [page, *[await page.context.new_page() for _ in range(2)]]
+        held = [network.hold_answer(to(f"/schedules/digest?tab={number}")) for number in range(3)]
+        async with opening({tab: f"{url}/schedules/digest?tab={number}" for number, tab in enumerate(tabs)}):
+            for one in held:
+                await one.arrived.wait()
+            for one in held:
+                one.release()
+        for number, tab in enumerate(tabs):
+            await tab.get_by_role("button", name="Trigger one instance now").click()
+            await expect(tab.get_by_role("status")).to_have_text("The schedule made this instance.")
+            assert await node.count() == number + 1
