@@ -65,6 +65,30 @@ async def test_a_late_page_of_the_sign_in_does_not_sign_out(web_serving: Serving
         assert other.url == f"{url}/kinds"
 
 
+async def test_a_form_is_kept_while_its_reader_signs_in_again(web_serving: Serving, browser_pages: Pages) -> None:
+    browser_pages.problems.expected = {403}
+    async with Node("memory://", jobs=jobs) as node:
+        network = BadNetwork(dashboard(node, authorize=signing_in()))
+        url = await web_serving.serve(network)
+        page = await browser_pages.open(f"{url}/kinds/mail.send")
+        await enter(page)
+        await page.locator('[name="arg.to"]').fill("ada@example.org")
+        # the server starts again, and its sessions are gone
+        network.app = dashboard(node, authorize=signing_in())
+        await page.get_by_role("button", name="Schedule", exact=True).click()
+        await expect(page.get_by_role("alert")).to_contain_text("You are signed out, so nothing was done.")
+        async with page.context.expect_page() as opened:
+            await page.get_by_role("link", name="Sign in").click()
+        other = await opened.value
+        await enter(other)
+        await expect(other.get_by_text("ada (operator)")).to_be_visible()
+        await page.go_back()
+        await expect(page.locator('[name="arg.to"]')).to_have_value("ada@example.org")
+        await page.get_by_role("button", name="Schedule", exact=True).click()
+        await expect(page.get_by_role("status")).to_have_text("Scheduled.")
+        assert await node.count() == 1
+
+
 async def test_forms_of_pages_that_were_opened_at_once_act(web_serving: Serving, browser_pages: Pages) -> None:
     async with Node("memory://", jobs=jobs) as node:
         await node.add_schedule(node.job("mail.send").with_options(every="1h", name="digest"), "x")

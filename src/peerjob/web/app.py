@@ -160,6 +160,9 @@ class _Site:
         if principal is None or not within or (served is not None and served not in within):
             if principal is None and isinstance(self._authorize, SignIn) and request.method in ("GET", "HEAD"):
                 return self._authorize.redirect(request)
+            if principal is None and isinstance(self._authorize, SignIn):
+                text = "You are signed out, so nothing was done. Sign in, then go back to the form, and send it again."
+                return HTMLResponse(self._renderer.text("denied.html", root=root, text=text, signin=True), 403)
             limited = "" if principal is None else " These rights are limited to other namespaces."
             return HTMLResponse(
                 self._renderer.text("denied.html", root=root, text=f"You have no rights here.{limited}"), 403

@@ -236,6 +236,22 @@ async def test_a_late_answer_from_before_a_sign_in_does_not_end_it(node: Node) -
     assert ["set-cookie" in one.headers for one in late] == [False] * 3
 
 
+async def test_a_form_without_a_sign_in_tells_how_it_is_kept(node: Node) -> None:
+    app = dashboard(node, authorize=SignIn([TOKENS], clock=node.clock, namespace=node.namespace))
+    async with browsing(app) as client:
+        await _sign_in(client, "act")
+        left = [await submit(client, "/signout") for _ in range(2)]
+        answer = await submit(client, "/kinds/schedule", kind="echo")
+        wrong = await client.post("/signin", data={TOKEN_FIELD: "of an old page", "token": "act", "to": "/kinds"})
+    assert [(one.status_code, one.headers["location"]) for one in left] == [(303, "/signin")] * 2
+    # on a slow network, the answer to a sign-out can come after that of the next sign-in
+    assert not any("set-cookie" in one.headers for one in left)
+    assert answer.status_code == 403
+    assert "You are signed out, so nothing was done." in answer.text
+    assert '<a href="/signin" target="_blank"' in answer.text
+    assert 'name="to" value="/kinds"' in wrong.text
+
+
 @pytest.mark.parametrize("token", ["", "wrong", "elsewhere"])
 async def test_other_tokens_do_not_sign_in(node: Node, token: str) -> None:
     app = dashboard(node, authorize=SignIn([TOKENS], clock=node.clock, namespace=node.namespace))
