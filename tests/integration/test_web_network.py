@@ -106,3 +106,29 @@ async def test_forms_of_pages_that_were_opened_at_once_act(web_serving: Serving,
             await tab.get_by_role("button", name="Trigger one instance now").click()
             await expect(tab.get_by_role("status")).to_have_text("The schedule made this instance.")
             assert await node.count() == number + 1
+
+
+async def test_a_notice_waits_for_the_page_of_its_form(web_serving: Serving, browser_pages: Pages) -> None:
+    async with Node("memory://", jobs=jobs) as node:
+        one = await node.schedule("report.build", 5)
+        await node.add_schedule(node.job("mail.send").with_options(every="1h", name="a:b/ü?"), "x")
+        network = BadNetwork(dashboard(node, authorize=by_header))
+        url = await web_serving.serve(network)
+        page = await browser_pages.open(f"{url}/instances/{one.id}")
+        other = await page.context.new_page()
+        await other.goto(f"{url}/schedules")
+        await other.get_by_role("link", name="a:b/ü?").click()
+        slow = network.hold_request(to(f"/instances/{one.id}"))
+        await page.get_by_role("button", name="Cancel").evaluate("one => { one.click(); }")
+        await slow.arrived.wait()
+        # another page of the same browser comes in between, then the notice of another form
+        await other.reload()
+        await expect(other.get_by_role("status")).to_have_count(0)
+        await other.get_by_role("button", name="Pause").click()
+        await expect(other.get_by_role("status")).to_have_text("The schedule is paused.")
+        slow.release()
+        await expect(page.get_by_role("status")).to_have_text("Cancelled.")
+        for tab in (page, other):
+            await tab.reload()
+            await expect(tab.locator("h1")).to_be_visible()
+            await expect(tab.get_by_role("status")).to_have_count(0)

@@ -169,7 +169,7 @@ def _answered(visit: Visit, done: Done | Response) -> Response:
         return done
     response = RedirectResponse(done.to, 303)
     if done.notice:
-        add_notice(response, visit, done.notice)
+        add_notice(response, visit, done.to, done.notice)
     return response
 
 
