@@ -15,6 +15,7 @@ from peerjob.model.clock import to_datetime
 from peerjob.model.json_text import to_json
 from peerjob.model.printable import counted, printable, printable_json
 from peerjob.model.state import State
+from peerjob.version import __version__
 
 from .charts import sparkline
 from .notices import notice_in
@@ -43,6 +44,7 @@ class Renderer:
             "State": State,
             "sparkline": sparkline,
             "counted": counted,
+            "version": __version__,
         }
         self._environment.globals.update(values)
         self._environment.filters.update(

@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from peerjob.model.rights import Principal, Rights, Role
+from peerjob.version import __version__
 
 Authorize = Callable[[Request], Awaitable[Role | Principal | None]]
 """Says what the sender of a request may do: a role, a principal with a name for the audit log, or None for nothing."""
@@ -81,9 +82,7 @@ class Shield:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(self._headers)
-                # the link of a static file names the release
-                static = scope["path"].startswith(f"{scope['peerjob.root']}/static/")
-                headers.setdefault("Cache-Control", "public, max-age=86400" if static else "no-store")
+                headers.setdefault("Cache-Control", _caching(scope, message["status"]))
             await send(message)
 
         answer: ASGIApp = self._app
@@ -91,6 +90,17 @@ class Shield:
             # a page of another site can point its own name at this address (DNS rebinding)
             answer = PlainTextResponse("this name is not a name of this server; see --web-host\n", status_code=400)
         await answer(scope, receive, send_shielded)
+
+
+def _caching(scope: Scope, status: int) -> str:
+    """How long browsers keep an answer: a static file for a day, if its link names the release that answers.
+
+    During an upgrade, a page of one release can get the files of the other, which must not stay.
+    """
+    if not scope["path"].startswith(f"{scope['peerjob.root']}/static/"):
+        return "no-store"
+    own = scope.get("query_string", b"") == f"v={__version__}".encode()
+    return "public, max-age=86400" if own and status in (200, 304) else "no-cache"
 
 
 def host_in(request: Request) -> str:

@@ -189,6 +189,21 @@ async def test_frames_are_refused_unless_allowed(node: Node) -> None:
     assert "frame-ancestors https://portal.example;" in allowed.headers["content-security-policy"]
 
 
+async def test_a_static_file_is_kept_only_if_its_release_answers(node: Node) -> None:
+    async with pages_of(node) as client:
+        page = (await client.get("/")).text
+        link = re.search(r'/static/app\.js\?v=[^"]+', page)
+        assert link
+        kept = ["public, max-age=86400", "no-cache", "no-cache", "no-cache", "no-store"]
+        # during an upgrade, the page of a new release can ask an old one for a file
+        links = [link[0], "/static/app.js?v=next", "/static/app.js", link[0].replace("app", "next"), "/"]
+        assert [(await client.get(one)).headers["cache-control"] for one in links] == kept
+    async with browsing(dashboard(node, authorize=SignIn([TOKENS], clock=node.clock))) as client:
+        linked = re.findall(r'"(/static/[^"]+)"', (await client.get("/signin")).text)
+        assert len(linked) == 2
+        assert {(await client.get(one)).headers["cache-control"] for one in linked} == {kept[0]}
+
+
 # -- signing in ------------------------------------------------------------------------------------------------------
 
 TOKENS = Tokens(
