@@ -16,7 +16,7 @@ from peerjob.model.extras import needs_extra
 from peerjob.model.rights import ANYBODY, Authenticator, Principal
 from peerjob.node.observe.listen_address import is_loopback, parse_listen
 from peerjob.web import SignIn, dashboard
-from peerjob.web.security import LOOPBACK
+from peerjob.web.security import LOOPBACK, MAX_FORM
 
 with needs_extra("web", "--web-listen"):
     import uvicorn
@@ -35,6 +35,10 @@ MAX_CONNECTIONS = 500
 """The most connections and requests at a time; a further request gets the status 503."""
 REQUEST_SECONDS = 10.0
 """Seconds after which a connection without a whole request is closed; it can stay for twice as long."""
+SLOWEST = 40 << 10
+"""Bytes of a form that must arrive in these seconds, so that its connection stays."""
+MAX_SLOW = MAX_FORM + (64 << 10)
+"""The most bytes that a connection takes in this way."""
 
 logger = logging.getLogger("peerjob.web")
 
@@ -146,6 +150,8 @@ class _HttpProtocol(H11Protocol):
     """Closes connections whose request does not arrive, so that they do not keep others out."""
 
     _timer: asyncio.TimerHandle | None = None
+    _received = _slow = 0
+    """The bytes of this connection, and how many of them came while it stayed only because they did."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -156,15 +162,23 @@ class _HttpProtocol(H11Protocol):
             self._timer.cancel()
         super().connection_lost(exc)
 
-    def _look(self, waited_for: object) -> None:
+    def data_received(self, data: bytes) -> None:
+        self._received += len(data)
+        super().data_received(data)
+
+    def _look(self, waited_for: object, received: int = 0) -> None:
         # the cycle is that of the latest request: it is the same as before if no other one has begun since
         cycle = cast("RequestResponseCycle | None", self.cycle)
         waits = cycle is None or cycle.response_complete or cycle.more_body
         state = (cycle, waits)
         if waits and state == waited_for:
-            self.transport.close()
-        else:
-            self._timer = self.loop.call_later(REQUEST_SECONDS, self._look, state)
+            arrived = self._received - received
+            self._slow += arrived
+            # a large form on a slow network is no connection that keeps others out
+            if cycle is None or not cycle.more_body or arrived < SLOWEST or self._slow > MAX_SLOW:
+                self.transport.close()
+                return
+        self._timer = self.loop.call_later(REQUEST_SECONDS, self._look, state, self._received)
 
 
 class _UvicornServer(uvicorn.Server):

@@ -1,6 +1,7 @@
 """The dashboard of jobd on a real port."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import httpx
@@ -80,6 +81,27 @@ async def test_a_connection_without_a_whole_request_is_closed(sent: bytes, monke
             await reader.read()
         writer.close()
         await server.stop()
+
+
+async def test_a_form_that_arrives_slowly_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_server, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(web_server, "SLOWEST", 10)
+    async with Node("memory://") as node:
+        server = WebServer(node, "127.0.0.1:0")
+        await server.start()
+
+        async def slow() -> AsyncGenerator[bytes]:
+            begun = node.clock.elapsed()
+            yield b"a="
+            while node.clock.elapsed() - begun < 2:
+                yield b"x" * 10
+                await asyncio.sleep(0.02)
+
+        headers = {"content-type": "application/x-www-form-urlencoded", "sec-fetch-site": "same-origin"}
+        async with httpx.AsyncClient(base_url=server.url, headers=headers) as client:
+            answer = await client.post("/instance/cancel", content=slow())
+        await server.stop()
+    assert "The session of this form is over" in answer.text
 
 
 async def test_a_live_view_stays_longer_than_the_time_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
