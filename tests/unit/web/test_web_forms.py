@@ -10,13 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
-from peerjob import FireOutcome, Job, Node, Role, StoreUnavailableError
+from peerjob import FireOutcome, Job, Node, Query, Role, State, StoreUnavailableError
 from peerjob.model.clock import Clock
 from peerjob.model.ids import id_time_us
 from peerjob.testing.clock import VirtualClock
 from peerjob.web import dashboard
 from peerjob.web.forms import KEPT_SECONDS, MAX_FORMS, SentForms, form_digest, instance_ids, new_form_id
-from peerjob.web.security import FORM_ID
+from peerjob.web.security import FORM_ID, TOKEN_FIELD
 from support.dashboards import allowing, browsing, pages_of
 from support.factories import shared_url
 
@@ -214,6 +214,37 @@ async def test_a_form_whose_outcome_is_unknown_is_not_repeated(monkeypatch: pyte
         assert await node.count() == 2
     assert again.status_code == 409
     assert "it is not known whether it took effect" in again.text
+
+
+async def test_a_form_that_was_cut_off_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peerjob.web.steps.STEP", 2)
+    async with Node("memory://", jobs=JOBS, workers=0) as node, pages_of(node) as client:
+        for _ in range(4):
+            await node.schedule("add", 1, 2)
+            await node.schedule("tick")
+
+        async def acted() -> tuple[int, int, int]:
+            cancelled = [await node.count(Query(kind=kind, state=State.CANCELLED)) for kind in ("add", "tick")]
+            return cancelled[0], cancelled[1], await node.count()
+
+        async def cut_off(text: str, action: str) -> httpx.Response:
+            """Send the fields that stand before a place of the page, for each place, and then all of them."""
+            before, (_, fields) = await acted(), form_of(text, action)
+            given = list(fields.items())
+            for number in range(len(given)):
+                await client.post(action, data=dict(given[:number]))
+                assert await acted() == before, given[:number]
+            return await client.post(action, data=fields)
+
+        path, fields = await form_in(client, "/instances?kind=add", "/instances/act", scope="all", verb="cancel")
+        step = await cut_off((await client.post(path, data=fields)).text, path)
+        first = (await acted())[0]
+        await cut_off(step.text, path)
+        assert 0 < first < (await acted())[0]
+        assert (await acted())[1:] == (0, 8)
+        page = (await client.get("/kinds/add")).text
+        form = page[page.index('action="/kinds/schedule"') :]
+        assert form.index(f'name="{TOKEN_FIELD}"') > form.index('name="tags"')
 
 
 async def test_a_form_that_did_nothing_can_be_sent_again() -> None:
