@@ -132,3 +132,20 @@ async def test_a_notice_waits_for_the_page_of_its_form(web_serving: Serving, bro
             await tab.reload()
             await expect(tab.locator("h1")).to_be_visible()
             await expect(tab.get_by_role("status")).to_have_count(0)
+
+
+async def test_times_are_right_if_the_script_comes_late(web_serving: Serving, browser_pages: Pages) -> None:
+    async with Node("memory://", jobs=jobs) as node:
+        network = BadNetwork(dashboard(node, authorize=by_header))
+        url = await web_serving.serve(network)
+        one = await node.schedule("report.build", 5)
+        page = await browser_pages.open()
+        late = network.hold_answer(to("/static/app.js"))
+        begun = node.clock.elapsed()
+        async with opening({page: f"{url}/instances/{one.id}"}):
+            await late.arrived.wait()
+            await until(lambda: node.clock.elapsed() - begun > 8)
+            late.release()
+        await until(lambda: network.count(to("/live/instances")) == 1)
+        shown = await page.locator("dl.facts time").first.inner_text()
+        assert re.fullmatch(r"([89]|\d\d)s ago", shown), shown

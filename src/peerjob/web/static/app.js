@@ -13,9 +13,11 @@
     }
     return `${Math.floor(seconds / 86400)}d`;
   };
-  // the clock of the reader can be wrong; the time that a page takes to load is no error
-  const ahead = Date.now() - Date.parse(document.body.dataset.now);
-  const error = Math.abs(ahead) > 5000 ? ahead : 0;
+  // the clock of the reader can be wrong; the time that the page or this script takes to arrive is no error
+  const [loading] = performance.getEntriesByType("navigation");
+  const ahead = (mark) => Date.now() - (performance.now() - (loading?.[mark] ?? 0)) - Date.parse(document.body.dataset.now);
+  const [least, most] = [ahead("requestStart"), ahead("responseStart")];
+  const error = least > 5000 ? least : most < -5000 ? most : 0;
   const ages = () => {
     for (const one of $$("time[datetime]")) {
       const at = Date.parse(one.dateTime);
