@@ -149,3 +149,27 @@ async def test_times_are_right_if_the_script_comes_late(web_serving: Serving, br
         await until(lambda: network.count(to("/live/instances")) == 1)
         shown = await page.locator("dl.facts time").first.inner_text()
         assert re.fullmatch(r"([89]|\d\d)s ago", shown), shown
+
+
+async def test_a_log_stays_where_its_reader_is(web_serving: Serving, browser_pages: Pages) -> None:
+    browser_pages.problems.expected = {0}
+    async with Node("memory://", jobs=jobs) as node:
+        one = await node.schedule("report.build", 5)
+        await until(lambda: _runs(node))
+        network = BadNetwork(dashboard(node, authorize=by_header))
+        url = await web_serving.serve(network)
+        for number in range(150):
+            one.log.info("line %d", number)
+        page = await browser_pages.open(f"{url}/instances/{one.id}")
+        await expect(page.locator("#log li")).to_have_count(150)
+        await until(lambda: network.count(to("/live/instances")) == 1)
+        await page.locator("#log").evaluate("one => { one.scrollTop = 200; }")
+        network.cut(to("/live/"))
+        await until(lambda: network.count(to("/live/instances")) == 2)
+        one.log.info("the last line")
+        await expect(page.locator("#log li")).to_have_count(151)
+        assert await page.locator("#log").evaluate("one => one.scrollTop") == 200
+
+
+async def _runs(node: Node) -> bool:
+    return (await node.stats()).total(State.PROCESSING, "report.build") > 0

@@ -62,11 +62,18 @@
   };
 
   // -- live parts -----------------------------------------------------------------------------------------------------
-  let source = null;
+  let source = null, renewed = false, place = null;
   const put = (parts) => {
     for (const [id, html] of Object.entries(parts)) {
       const element = document.getElementById(id);
       if (!element) continue;
+      // the lines that follow replace the present ones, which stay if the connection ends before
+      if (id === "log" && !html) {
+        renewed = true;
+        continue;
+      }
+      // the answer to a sent form comes; a new form in its place would act a second time
+      if ($("form[data-sent]", element)) continue;
       const checked = new Set($$("input:checked", element).map((one) => one.value));
       const at = $("tr.at a", element)?.href;
       const unfolded = $$("details", element).map((one) => one.open);
@@ -83,11 +90,22 @@
     const list = $("#log");
     if (!list) return;
     const end = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
+    if (renewed) {
+      place = end ? null : list.scrollTop;
+      list.textContent = "";
+      renewed = false;
+    }
     list.insertAdjacentHTML("beforeend", html);
     $("#no-lines")?.remove();
     while (list.children.length > 1000) list.firstElementChild.remove();
     sift();
-    if (end) list.scrollTop = list.scrollHeight;
+    if (place === null) {
+      if (end) list.scrollTop = list.scrollHeight;
+      return;
+    }
+    // the reader stays at the same lines, as soon as they are there again
+    list.scrollTop = place;
+    if (list.scrollTop >= place - 1) place = null;
   };
   const open = () => {
     const url = document.body.dataset.live;
