@@ -151,6 +151,20 @@ async def test_times_are_right_if_the_script_comes_late(web_serving: Serving, br
         assert re.fullmatch(r"([89]|\d\d)s ago", shown), shown
 
 
+async def test_a_live_view_comes_back_after_an_answer_without_it(web_serving: Serving, browser_pages: Pages) -> None:
+    browser_pages.problems.expected = {0, 502}
+    async with Node("memory://", jobs=jobs, workers=0) as node:
+        network = BadNetwork(dashboard(node, authorize=by_header))
+        page = await browser_pages.open(await web_serving.serve(network))
+        await until(lambda: network.count(to("/live/overview")) == 1)
+        network.fail(to("/live/overview"), 502)
+        network.cut(to("/live/"))
+        await expect(page.get_by_role("alert")).to_contain_text("does not update")
+        await node.schedule("mail.send", "x")
+        await expect(page.locator("#tiles")).to_contain_text("1 Queued", timeout=60_000)
+        await expect(page.get_by_role("alert")).to_have_count(0)
+
+
 async def test_a_log_stays_where_its_reader_is(web_serving: Serving, browser_pages: Pages) -> None:
     browser_pages.problems.expected = {0}
     async with Node("memory://", jobs=jobs) as node:

@@ -110,6 +110,7 @@
   const open = () => {
     const url = document.body.dataset.live;
     if (!url || source || document.hidden) return;
+    clearTimeout(again);
     source = new EventSource(url);
     source.addEventListener("parts", (event) => put(JSON.parse(event.data)));
     source.addEventListener("lines", (event) => lines(JSON.parse(event.data)));
@@ -121,12 +122,18 @@
         return;
       }
       close();
-      put({ banner: '<p class="banner" role="alert">This page does not update by itself now: too many live views are open, or you are signed out. Reload it to see the present state.</p>' });
+      put({ banner: '<p class="banner" role="alert">This page does not update by itself now: too many live views are open, the server is away, or you are signed out. Reload it to see the present state.</p>' });
+      again = setTimeout(open, 15000);
     };
-    source.onopen = () => { clearTimeout(lost); lost = null; };
+    source.onopen = answered;
   };
-  let lost = null;
+  let lost = null, again = null;
+  const answered = () => {
+    clearTimeout(lost);
+    lost = null;
+  };
   const close = () => {
+    answered();
     source?.close();
     source = null;
   };
