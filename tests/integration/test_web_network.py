@@ -165,6 +165,57 @@ async def test_a_live_view_comes_back_after_an_answer_without_it(web_serving: Se
         await expect(page.get_by_role("alert")).to_have_count(0)
 
 
+async def test_a_form_whose_answer_the_reader_stopped_can_be_sent_again(
+    web_serving: Serving, browser_pages: Pages
+) -> None:
+    browser_pages.problems.expected = {0}
+    async with Node("memory://", jobs=jobs) as node:
+        await node.add_schedule(node.job("mail.send").with_options(every="1h", name="digest"), "x")
+        network = BadNetwork(dashboard(node, authorize=by_header))
+        page = await browser_pages.open(f"{await web_serving.serve(network)}/schedules/digest")
+        late = network.hold_answer(to("/schedules/trigger", "POST"))
+        stopping = network.hold_request(to(f"{SIGNAL}stop"))
+        # the debugger cannot reach a page that waits for an answer, so the page does all steps itself
+        await page.get_by_role("button", name="Trigger one instance now").evaluate(
+            f"""async one => {{
+                one.click();
+                fetch("{SIGNAL}stop").then(() => {{ window.stop(); setInterval(() => one.click(), 200); }});
+            }}"""
+        )
+        await late.arrived.wait()
+        stopping.release()
+        await expect(page.get_by_role("status")).to_have_text("The schedule made this instance.")
+        late.release()
+        assert network.count(to("/schedules/trigger", "POST")) == 2
+        assert await node.count() == 1
+
+
+async def test_a_live_view_does_not_replace_a_form_that_was_sent(web_serving: Serving, browser_pages: Pages) -> None:
+    browser_pages.problems.expected = {0}
+    async with Node("memory://", jobs=jobs) as node:
+        one = await node.schedule("report.build", 5)
+        network = BadNetwork(dashboard(node, authorize=by_header))
+        page = await browser_pages.open(f"{await web_serving.serve(network)}/instances/{one.id}")
+        await until(lambda: network.count(to("/live/instances")) == 1)
+        late = network.hold_answer(to("/instance/cancel", "POST"))
+        await page.locator("#actions form").evaluate(
+            f"""one => {{
+                one.querySelector("button").click();
+                const looking = setInterval(() => {{
+                    if (!document.querySelector("#state").textContent.includes("Cancelled")) return;
+                    clearInterval(looking);
+                    fetch(`{SIGNAL}${{one.isConnected ? "stays" : "replaced"}}`);
+                }}, 50);
+            }}"""
+        )
+        await late.arrived.wait()
+        await until(lambda: network.count(to(SIGNAL)))
+        late.release()
+        await expect(page.get_by_role("status")).to_have_text("Cancelled.")
+        # the form stayed until the answer said what it did
+        assert network.count(to(f"{SIGNAL}stays")) == 1
+
+
 async def test_a_log_stays_where_its_reader_is(web_serving: Serving, browser_pages: Pages) -> None:
     browser_pages.problems.expected = {0}
     async with Node("memory://", jobs=jobs) as node:

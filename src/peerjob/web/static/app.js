@@ -156,9 +156,11 @@
 
   // -- a form acts once, however often its button is pressed ----------------------------------------------------------
   document.addEventListener("submit", (event) => {
+    const sent = event.target.dataset;
     if (event.target.method !== "post") return;
-    if (event.target.dataset.sent) event.preventDefault();
-    event.target.dataset.sent = "yes";
+    // later, the reader has stopped waiting and asks again: the server answers what the form did
+    if (event.timeStamp - sent.sent < 3000) event.preventDefault();
+    else sent.sent = event.timeStamp;
   });
   addEventListener("pageshow", () => { for (const form of $$("form[data-sent]")) delete form.dataset.sent; });
 
