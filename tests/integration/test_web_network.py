@@ -165,6 +165,34 @@ async def test_a_live_view_comes_back_after_an_answer_without_it(web_serving: Se
         await expect(page.get_by_role("alert")).to_have_count(0)
 
 
+async def test_a_step_without_an_answer_is_told_and_continues(web_serving: Serving, browser_pages: Pages) -> None:
+    browser_pages.problems.expected = {0}
+    async with Node("memory://", jobs=jobs, allow_unknown=True) as node:
+        await node.schedule_many([Job("legacy.import").call(number) for number in range(1_200)])
+        page = await browser_pages.open(f"{await web_serving.serve(dashboard(node, authorize=by_header))}/instances")
+        steps = list[str]()
+
+        async def lose(route: Route) -> None:
+            if route.request.headers.get("hx-request"):
+                steps.append(route.request.url)
+                if len(steps) == 1:
+                    await route.fetch()  # the step is done, and its answer lost
+                    await route.abort("connectionreset")
+                    return
+            await route.continue_()
+
+        await page.route("**/instances/act", lose)
+        await page.get_by_label("Which instances").select_option(label="all that match")
+        await page.get_by_role("button", name="Cancel").click()
+        await page.get_by_role("button", name="Cancel").click()
+        await expect(page.get_by_role("alert")).to_contain_text("no answer")
+        await page.get_by_role("button", name="Continue").click()
+        await expect(page.locator("h1")).to_have_text("Cancelled: 1,200")
+        await expect(page.get_by_role("alert")).to_have_count(0)
+        assert await node.count(Query(state=State.CANCELLED)) == 1_200
+        browser_pages.problems.texts.clear()  # what htmx tells of the lost answer
+
+
 async def test_a_form_whose_answer_the_reader_stopped_can_be_sent_again(
     web_serving: Serving, browser_pages: Pages
 ) -> None:

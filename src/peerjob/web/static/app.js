@@ -188,9 +188,20 @@
       stopped = false;
     }
   });
-  document.addEventListener("htmx:responseError", () => {
-    put({ banner: '<p class="banner" role="alert">The step failed. Reload this page to see its reason.</p>' });
+  const failed = (reason) => {
+    stopped = false;
+    const line = document.createElement("p");
+    line.className = "banner";
+    line.setAttribute("role", "alert");
+    line.textContent = `${reason} Continue asks again; a step that was done is not done twice.`;
+    put({ banner: line.outerHTML });
+  };
+  document.addEventListener("htmx:sendError", () => failed("The step got no answer."));
+  document.addEventListener("htmx:responseError", (event) => {
+    const page = new DOMParser().parseFromString(event.detail.xhr.responseText, "text/html");
+    failed(`The step failed: ${$(".problem", page)?.textContent ?? `status ${event.detail.xhr.status}.`}`);
   });
+  document.addEventListener("htmx:afterSwap", () => put({ banner: "" }));
 
   // -- keys -----------------------------------------------------------------------------------------------------------
   const move = (step) => {
