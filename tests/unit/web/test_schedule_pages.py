@@ -113,6 +113,9 @@ async def test_a_list_is_filtered_and_divided_into_pages() -> None:
         assert (paused.count("<tr data-row"), ">n07<" in paused) == (1, True)
         assert "No schedule matches" in (await client.get("/schedules?q=zzz")).text
         assert (await client.get("/schedules?from=" + "9" * 40)).status_code == 200
+        # the rows of a page are gone before its link is followed
+        assert (await client.get("/schedules?from=50")).text.count("<tr data-row") == 6
+        assert (await client.get("/kinds?from=100")).text.count("<tr data-row") == 1
     await node.stop()
 
 

@@ -17,7 +17,7 @@ async def audit(visit: Visit) -> Shown:
     records = await visit.manager.audit(MAX_AUDIT)
     text, verb = visit.param("q").casefold(), visit.param("verb")
     found = [one for one in records if verb in ("", one.verb) and _matches(one, text)]
-    begin = offset(visit)
+    begin = offset(visit, len(found), PAGE)
     return Shown(
         "audit.html",
         rows=found[begin : begin + PAGE],

@@ -34,7 +34,11 @@ async def check_runs(visit: Visit, kind: str) -> None:
             raise AuthError(f"kind {kind!r} is an alias of a kind that your rights do not include")
 
 
-def offset(visit: Visit) -> int:
-    """The number of the first row of a page, by the query; 0 for a text that is no number."""
+def offset(visit: Visit, total: int, page: int) -> int:
+    """The number of the first row of a page, by the query; 0 for a text that is no number.
+
+    If there are fewer rows than when the link was made, it is that of the last page.
+    """
     text = visit.param("from")
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
+    given = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
+    return given if given < total else max(0, total - 1) // page * page

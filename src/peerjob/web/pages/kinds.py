@@ -56,7 +56,7 @@ async def kinds(visit: Visit) -> Shown:
     by_kind = {one.kind: one for one in jobs}
     text = visit.param("q").casefold()
     names = [one for one in sorted(by_kind.keys() | sample.stats.counts.keys()) if text in one.casefold()]
-    begin = offset(visit)
+    begin = offset(visit, len(names), PAGE)
     rows = [_row(one, by_kind.get(one), sample) for one in names[begin : begin + PAGE]]
     return Shown("kinds.html", rows=rows, total=len(names), begin=begin, page=PAGE)
 

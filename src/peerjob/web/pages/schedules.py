@@ -65,7 +65,7 @@ async def schedules(visit: Visit) -> Shown:
     found = [one for one in everything if text in one.name.casefold() or text in one.kind.casefold()]
     if state in ("active", "paused"):
         found = [one for one in found if one.paused == (state == "paused")]
-    begin = offset(visit)
+    begin = offset(visit, len(found), PAGE)
     rows = found[begin : begin + PAGE]
     tallies = await asyncio.gather(*(_tally(one) for one in rows))
     return Shown(
