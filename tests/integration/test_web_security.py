@@ -74,7 +74,7 @@ async def test_a_sign_in_leads_to_a_page_of_its_own(
     assert await page.evaluate("document.cookie") == ""
 
 
-@pytest.mark.parametrize(("role", "shown"), [("link", "Sign in"), ("button", "Not allowed")])
+@pytest.mark.parametrize(("role", "shown"), [("link", "Kinds"), ("button", "Not allowed")])
 async def test_another_site_cannot_end_a_session(
     role: Literal["link", "button"],
     shown: str,

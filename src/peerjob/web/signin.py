@@ -85,6 +85,10 @@ class SignIn:
                 # a new session would take the place of the one whose cookie was not sent
                 root = str(request.scope["peerjob.root"])
                 return HTMLResponse(renderer.text("bounce.html", link=f"{root}{safe_link(link_of(request, root))}"))
+            if await self(request) is not None:
+                # another page of this browser has signed in while this one was on its way
+                root = str(request.scope["peerjob.root"])
+                return RedirectResponse(f"{root}{safe_link(request.query_params.get('to', ''))}", 303)
             return self._form(renderer, request)
 
         async def enter(request: Request) -> Response:

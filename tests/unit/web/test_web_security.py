@@ -251,6 +251,16 @@ async def test_a_late_answer_from_before_a_sign_in_does_not_end_it(node: Node) -
     assert ["set-cookie" in one.headers for one in late] == [False] * 3
 
 
+async def test_a_page_that_asked_before_a_sign_in_leads_back_after_it(node: Node) -> None:
+    async with browsing(dashboard(node, authorize=SignIn([TOKENS], clock=node.clock))) as client:
+        sent_to = (await client.get("/kinds?q=a")).headers["location"]
+        await _sign_in(client, "read")
+        back = await client.get(sent_to)
+        elsewhere = await client.get("/signin?to=//evil.example")
+    assert [one.status_code for one in (back, elsewhere)] == [303, 303]
+    assert [one.headers["location"] for one in (back, elsewhere)] == ["/kinds?q=a", "/"]
+
+
 async def test_a_form_without_a_sign_in_tells_how_it_is_kept(node: Node) -> None:
     app = dashboard(node, authorize=SignIn([TOKENS], clock=node.clock, namespace=node.namespace))
     async with browsing(app) as client:
