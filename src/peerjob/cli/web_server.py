@@ -35,6 +35,8 @@ MAX_CONNECTIONS = 500
 """The most connections and requests at a time; a further request gets the status 503."""
 REQUEST_SECONDS = 10.0
 """Seconds after which a connection without a whole request is closed; it can stay for twice as long."""
+MAX_STALLS = 6
+"""How many times these seconds a client may take no byte of an answer before its connection is closed."""
 SLOWEST = 40 << 10
 """Bytes of a form that must arrive in these seconds, so that its connection stays."""
 MAX_SLOW = MAX_FORM + (64 << 10)
@@ -152,6 +154,8 @@ class _HttpProtocol(H11Protocol):
     _timer: asyncio.TimerHandle | None = None
     _received = _slow = 0
     """The bytes of this connection, and how many of them came while it stayed only because they did."""
+    _unsent = _stalls = 0
+    """The bytes that the client has not taken, and how many times in a row it took none."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -169,6 +173,15 @@ class _HttpProtocol(H11Protocol):
     def _look(self, waited_for: object, received: int = 0) -> None:
         # the cycle is that of the latest request: it is the same as before if no other one has begun since
         cycle = cast("RequestResponseCycle | None", self.cycle)
+        unsent = self.transport.get_write_buffer_size()
+        # otherwise, the application can have added more than the client took
+        adds_nothing = self.flow.write_paused or cycle is None or cycle.response_complete
+        self._stalls = self._stalls + 1 if adds_nothing and unsent and unsent >= self._unsent else 0
+        self._unsent = unsent
+        if self._stalls > MAX_STALLS:
+            # a close would wait for the client
+            self.transport.abort()
+            return
         waits = cycle is None or cycle.response_complete or cycle.more_body
         state = (cycle, waits)
         if waits and state == waited_for:
@@ -177,7 +190,6 @@ class _HttpProtocol(H11Protocol):
             # a large form on a slow network is no connection that keeps others out
             if cycle is None or not cycle.more_body or arrived < SLOWEST or self._slow > MAX_SLOW:
                 self.transport.close()
-                return
         self._timer = self.loop.call_later(REQUEST_SECONDS, self._look, state, self._received)
 
 

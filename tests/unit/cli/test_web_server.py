@@ -1,6 +1,7 @@
 """The dashboard of jobd on a real port."""
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from peerjob import Job, Node, OptionError, Role, ServerTls, Token, Tokens
 from peerjob.cli import web_server
 from peerjob.cli.web_server import WebServer
+from support.waiting import IN_TIME, until
 
 
 async def test_loopback_without_tokens_needs_no_sign_in_but_a_name_of_loopback() -> None:
@@ -102,6 +104,30 @@ async def test_a_form_that_arrives_slowly_is_read(monkeypatch: pytest.MonkeyPatc
             answer = await client.post("/instance/cancel", content=slow())
         await server.stop()
     assert "The session of this form is over" in answer.text
+
+
+async def test_a_client_that_takes_no_answer_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_server, "REQUEST_SECONDS", 0.2)
+    async with Node("memory://") as node:
+        server = WebServer(node, "127.0.0.1:0")
+        await server.start()
+        url = httpx.URL(server.url)
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            client.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(client, (url.host, url.port))
+            asked = b"GET /static/vendor/htmx.min.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200
+            await asyncio.get_running_loop().sock_sendall(client, asked)
+            ports = (f":{url.port:04X}", f":{client.getsockname()[1]:04X}")
+
+            def is_open() -> bool:
+                # the client does not hear of the end, since it takes nothing: see the socket of the server
+                rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+                return any((row[1][-5:], row[2][-5:], row[3]) == (*ports, "01") for row in rows)
+
+            assert is_open()
+            await until(lambda: not is_open(), IN_TIME)
+        await server.stop()
 
 
 async def test_a_live_view_stays_longer_than_the_time_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
