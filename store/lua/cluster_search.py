@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from peerjob.model.errors import StoreUnavailableError
@@ -13,11 +14,9 @@ from peerjob.store.url import Host
 from .address import Address
 from .connection import ServerConnection
 from .connection_options import ConnectionOptions
+from .first_answer import NoAnswerError, first_answer
 from .replies import CallTimeoutError, ConnectionLostError, ServerError
 
-NEXT_AFTER = 0.25
-"""Seconds that a member has to answer until the next one is asked, too. A member whose machine is gone answers nothing,
-and a renewal of a lease has only seconds to find the server."""
 _SLOTS = 16_384
 _UNKNOWN = b"?"
 """The name of a member without a host name, if the cluster announces host names. Its IP address comes apart."""
@@ -36,39 +35,27 @@ async def locate(
 ) -> tuple[Host, tuple[Host, ...]]:
     """Ask for the server that serves keys with this prefix, and for all servers, for the next search.
 
-    The members are asked in order, each one when those before it have failed or have not answered for `NEXT_AFTER`.
-    The first answer that names a server counts. If there is none, raises StoreUnavailableError, or the ServerError of
-    a known server if each refused.
+    The first answer that names a server counts, as `first_answer` tells. If there is none, raises
+    StoreUnavailableError, or the ServerError of a known server if each refused.
     """
-    slot, problems = key_slot(prefix), list[Exception]()
-    unasked = list(reversed(known))
-    asked = dict[asyncio.Task[list[Any]], Host]()
+    questions = [partial(_ask, host, key_slot(prefix), options) for host in known]
     try:
-        while unasked or asked:
-            if unasked:
-                host = unasked.pop()
-                asked[asyncio.create_task(_slots(host, options), name="peerjob-cluster")] = host
-            answered, _ = await asyncio.wait(
-                asked, timeout=NEXT_AFTER if unasked else None, return_when=asyncio.FIRST_COMPLETED
-            )
-            for question in answered:
-                host = asked.pop(question)
-                try:
-                    ranges = question.result()
-                except (ServerError, ConnectionLostError, CallTimeoutError) as error:
-                    problems.append(error)
-                    continue
-                if (found := _primary(ranges, slot, host)) is not None:
-                    return found, _members(ranges, host)
-                problems.append(ConnectionLostError("no server of the cluster has the slot of this namespace"))
-    finally:
-        for question in asked:
-            question.cancel()
-        await asyncio.gather(*asked, return_exceptions=True)
+        return await first_answer(questions, expected=(ServerError, ConnectionLostError, CallTimeoutError))
+    except NoAnswerError as error:
+        problems = error.problems
     if all(isinstance(problem, ServerError) for problem in problems):
         raise problems[-1]
     reasons = dict.fromkeys(str(problem) or "no answer in time" for problem in problems)
     raise StoreUnavailableError(address.url, "; ".join(reasons))
+
+
+async def _ask(host: Host, slot: int, options: ConnectionOptions) -> tuple[Host, tuple[Host, ...]]:
+    """Return the server that has a slot, and all servers, as one member of the cluster knows them."""
+    ranges = await _slots(host, options)
+    found = _primary(ranges, slot, host)
+    if found is None:
+        raise ConnectionLostError("no server of the cluster has the slot of this namespace")
+    return found, _members(ranges, host)
 
 
 async def _slots(host: Host, options: ConnectionOptions) -> list[Any]:

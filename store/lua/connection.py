@@ -7,8 +7,11 @@ protocol, and one timer serves all calls of a connection.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import ssl
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Self, cast
 
 import hiredis
@@ -16,6 +19,7 @@ import hiredis
 from peerjob.store.url import Host
 
 from .connection_options import ConnectionOptions
+from .first_answer import NoAnswerError, first_answer
 from .replies import CallTimeoutError, ConnectionLostError, ProtocolError, ServerError
 from .script import Argument
 
@@ -58,12 +62,36 @@ class ServerConnection(asyncio.Protocol):
                 if isinstance(server, str):
                     _, connection = await loop.create_unix_connection(cls, server)
                     return connection
-                _, connection = await loop.create_connection(cls, *server, ssl=options.tls_context())
+                return await cls._connected_to_any(server, options)
         except TimeoutError as error:
             raise ConnectionLostError(f"Timeout connecting to {server}") from error
         except (OSError, ValueError) as error:
             raise ConnectionLostError(_not_connected(server, error)) from error
-        connection._keep_alive()
+
+    @classmethod
+    async def _connected_to_any(cls, server: Host, options: ConnectionOptions) -> Self:
+        """Connect to the first address of a host that accepts: a dead address must not take the time of the others."""
+        tls = options.tls_context()
+        addresses = await _addresses(server)
+        if len(addresses) == 1:
+            return await cls._connected_to(addresses[0], server, tls)
+        attempts = [partial(cls._connected_to, address, server, tls) for address in addresses]
+        try:
+            return await first_answer(attempts, expected=(OSError, ValueError), discard=cls.end)
+        except NoAnswerError as error:
+            reasons = dict.fromkeys(_not_connected(server, problem) for problem in error.problems)
+            raise ConnectionLostError(" ".join(reasons)) from None
+
+    @classmethod
+    async def _connected_to(cls, address: str, server: Host, tls: ssl.SSLContext | None) -> Self:
+        name = server.name if tls is not None else None
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(cls, address, server.port, ssl=tls, server_hostname=name)
+        try:
+            connection._keep_alive()
+        except BaseException:
+            connection.end()
+            raise
         return connection
 
     def __init__(self) -> None:
@@ -186,6 +214,28 @@ class ServerConnection(asyncio.Protocol):
             self._timer = self._loop.call_at(self._deadline, self._check_deadline)
         else:
             self.fail(CallTimeoutError(late))
+
+
+async def _addresses(server: Host) -> Sequence[str]:
+    """Return the addresses of a host, the preferred one first."""
+    if _is_address(server.name):
+        return [server.name]
+    found = await asyncio.get_running_loop().getaddrinfo(server.name, server.port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(_with_scope(address) for *_, address in found))
+
+
+def _is_address(name: str) -> bool:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):
+            socket.inet_pton(family, name)
+            return True
+    return False
+
+
+def _with_scope(address: Sequence[Any]) -> str:
+    """Return an address with the network interface of a link-local one."""
+    name, _, *more = address
+    return f"{name}%{more[1]}" if more and more[1] else name
 
 
 def _not_connected(server: Host | str, error: Exception) -> str:

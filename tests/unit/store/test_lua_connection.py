@@ -1,8 +1,9 @@
 """A connection to a server that answers in parts, too late, too much or not at all."""
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import hiredis
@@ -257,3 +258,42 @@ async def test_a_refused_sign_in_raises_the_reason(answer: bytes, raised: type[E
     async with opening(serve, within=PATIENCE if answer else 0.05) as connection:
         with pytest.raises(raised, match=text):
             await connection
+
+
+def full_queue(cleanup: ExitStack, address: str, port: int) -> None:
+    """Let an address answer no further attempt to connect, as that of a machine that is gone."""
+    listening = cleanup.enter_context(socket.create_server((address, port), backlog=0))
+    for _ in range(3):
+        waiting = cleanup.enter_context(socket.socket())
+        waiting.setblocking(False)
+        waiting.connect_ex(listening.getsockname())
+
+
+async def test_a_host_is_reached_at_its_second_address_while_the_first_one_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A DNS name can still lead to a machine that is gone. Linux lets a full queue answer nothing."""
+    addresses = ("127.0.0.2", "127.0.0.1")
+
+    def found(host: str, port: int, *_: object, **__: object) -> list[tuple[Any, ...]]:
+        assert host == "store.example"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    closed = asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"peerjob\r\n")
+        writer.write(b"+OK\r\n")
+        await reader.read()
+        writer.close()
+        closed.set()
+
+    with ExitStack() as cleanup:
+        async with await asyncio.start_server(accept, "127.0.0.1", 0) as server, asyncio.timeout(PATIENCE):
+            host = Host("store.example", server.sockets[0].getsockname()[1])
+            full_queue(cleanup, addresses[0], host.port)
+            deadline = asyncio.get_running_loop().time() + PATIENCE
+            options = server_options(parse_address(f"redis://{host}"), PATIENCE)
+            (await ServerConnection.open(host, options, deadline)).end()
+            await closed.wait()
