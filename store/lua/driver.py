@@ -119,7 +119,7 @@ _CAUSES = (
         Cause.NO_COMMAND,
     ),
     (re.compile(r"\b(?:NOAUTH|WRONGPASS)\b|called without any password|Authentication required"), Cause.CREDENTIALS),
-    (re.compile(r"max number of clients "), Cause.PASSING),
+    (re.compile(r"max number of clients |Script killed by user"), Cause.PASSING),
 )
 """Texts of the servers that both client libraries pass on without a class of their own."""
 _GLIDE_PREFIX = re.compile(r"^.*?An error was signalled by the server: - (?:ResponseError: |PermissionDenied: )?")

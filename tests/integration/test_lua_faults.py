@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import threading
 import uuid
 from collections.abc import Awaitable
 
 import pytest
+import redis
 import uvloop
 
 from peerjob.model.errors import LayoutError, StoreFullError, StoreUnavailableError
@@ -18,9 +20,10 @@ from peerjob.store.lua.address import parse_address
 from peerjob.store.lua.glide_driver import GlideDriver
 from peerjob.store.lua.queue_commands import wake_list
 from peerjob.store.lua.redis_driver import RedisDriver
+from peerjob.store.lua.script import Script
 from peerjob.testing.factories import LONG_TTL_US, Peer, outcome
 from support.lab.proxy import FaultProxy
-from support.lua_site import MakeSite, with_each_driver
+from support.lua_site import MakeSite, with_each_driver, with_each_driver_and_server
 from support.records import logged
 from support.servers import Server
 from support.waiting import IN_TIME, PATIENCE, until
@@ -122,6 +125,28 @@ async def test_forgotten_scripts_are_loaded_again(site: MakeSite) -> None:
     )
     assert acks == [Ack.DONE]
     assert len(claimed.claims) == 2
+
+
+@with_each_driver_and_server
+async def test_a_script_that_an_administrator_kills_is_an_outage(site: MakeSite) -> None:
+    """The script has written nothing, and a retry may succeed: the request is not to blame."""
+    here = site()
+    here.server.command("CONFIG", "SET", "busy-reply-threshold", 1)
+    driver = vars(await here.open())["_driver"]
+    source = "while true do end"
+    sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+    vars(driver)["_scripts"] = {"endless": Script("endless", source, sha)}
+    running = asyncio.create_task(driver.run(("endless", ())))
+
+    def killed() -> bool:
+        with contextlib.suppress(redis.ResponseError):  # it does not run yet
+            here.server.command("SCRIPT", "KILL")
+            return True
+        return False
+
+    await until(lambda: asyncio.to_thread(killed))
+    with pytest.raises(StoreUnavailableError, match="Script killed by user"):
+        await running
 
 
 async def test_after_an_outage_the_living_have_time_to_come_back(site: MakeSite) -> None:
