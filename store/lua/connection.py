@@ -37,6 +37,8 @@ pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)  # 
 class ServerConnection(asyncio.Protocol):
     """An open connection with at most one call under way."""
 
+    server: Host | str
+    """The host or the path of a socket, as given to `open`."""
     _transport: asyncio.Transport
 
     @classmethod
@@ -46,6 +48,7 @@ class ServerConnection(asyncio.Protocol):
         Raises ConnectionLostError, CallTimeoutError, and ServerError if the server refuses the connection.
         """
         connection = await cls._connected(server, options)
+        connection.server = server
         try:
             if commands := list(options.sign_in()):
                 await connection._sign_in(commands, deadline)

@@ -20,7 +20,6 @@ from .driver import CALL_TIMEOUT, Cause, Driver, is_demoted
 from .replies import CallTimeoutError, ConnectionLostError, ServerError
 from .script import Argument
 
-_LEFT = "the sentinels chose another primary"
 KEPT_CONNECTIONS = 16
 """The driver keeps at most this many idle connections open. For more concurrent calls, the driver opens more
 connections."""
@@ -28,6 +27,13 @@ MAX_CALLS = 64
 """The maximum number of concurrent calls. Calls that wait for hints, for a disk or for replicas do not count."""
 _CAUSES = {"OOM": Cause.FULL, "MOVED": Cause.MOVED, "NOSCRIPT": Cause.NO_SCRIPT}
 """Causes by the code of an error; the driver of both client libraries finds the others by their text."""
+
+
+class _LeftError(ConnectionLostError):
+    """The sentinels chose another primary, which the driver knows already."""
+
+    def __init__(self) -> None:
+        super().__init__("the sentinels chose another primary")
 
 
 class RedisDriver(Driver):
@@ -42,6 +48,8 @@ class RedisDriver(Driver):
         """The connections with a call under way."""
         self._opening: set[asyncio.Timeout] = set()
         """The time limits of the connections that are being opened."""
+        self._losses = 0
+        """How many times all connections had to be closed. A connection that was opened before is not kept."""
         self._closed = False
         self._room = PerLoop(lambda: asyncio.Semaphore(MAX_CALLS))
         self._options = server_options(address, self._connect_timeout)
@@ -60,15 +68,24 @@ class RedisDriver(Driver):
     def give_up(self) -> None:
         self._lost(None)
 
+    async def _moved(self, primary: Host) -> None:
+        await super()._moved(primary)
+        # A call can have found this primary before the sentinels told it. Then others still wait for the old one.
+        self._end_calls_elsewhere()
+
     async def _leave(self) -> None:
         now = asyncio.get_running_loop().time()
         opening, self._opening = self._opening, set()
         for limit in opening:
             with contextlib.suppress(RuntimeError):  # the connection is open or has failed
                 limit.reschedule(now)
-        for connection in self._busy:
-            connection.fail(ConnectionLostError(_LEFT))
+        self._end_calls_elsewhere()
         self._drop_free()
+
+    def _end_calls_elsewhere(self) -> None:
+        for connection in self._busy:
+            if connection.server != self._server:
+                connection.fail(_LeftError())
 
     async def _send(
         self, commands: Sequence[tuple[Argument, ...]], timeout: float, *, alone: bool = False
@@ -79,10 +96,15 @@ class RedisDriver(Driver):
             await room.acquire()
         deadline = asyncio.get_running_loop().time() + timeout
         connection: ServerConnection | None = None
+        losses = self._losses
         try:
             connection = self._idle() or await self._open(deadline)
             self._busy.add(connection)
             replies = await connection.call(packed, len(commands), deadline)
+        except _LeftError as error:
+            if connection is not None:
+                connection.end()
+            raise StoreUnavailableError(self._address.url, str(error)) from error
         except (ServerError, ConnectionLostError, OSError) as error:
             self._lost(connection)
             if isinstance(error, StoreError):
@@ -97,7 +119,7 @@ class RedisDriver(Driver):
                 connection.end()
             raise
         else:
-            self._give_back(connection, replies)
+            self._give_back(connection, replies, losses)
             return replies
         finally:
             if connection is not None:
@@ -117,11 +139,15 @@ class RedisDriver(Driver):
             connection.end()
         return None
 
-    def _give_back(self, connection: ServerConnection, replies: Sequence[Any]) -> None:
-        """Keep the connection of a call for the next call, or end it."""
+    def _give_back(self, connection: ServerConnection, replies: Sequence[Any], losses: int) -> None:
+        """Keep the connection of a call for the next call, or end it.
+
+        `losses` is the number from the start of the call: if another call has met a lost server since, this connection
+        may lead there, too.
+        """
         if any(map(_leads_elsewhere, replies)):
             self._lost(connection)
-        elif self._closed or len(self._free) >= KEPT_CONNECTIONS:
+        elif self._closed or losses != self._losses or len(self._free) >= KEPT_CONNECTIONS:
             connection.end()
         else:
             self._free.append(connection)
@@ -133,13 +159,18 @@ class RedisDriver(Driver):
         try:
             async with limit:
                 server = self._address.socket or self._server or await self._located()
-                return await ServerConnection.open(server, self._options, deadline)
+                connection = await ServerConnection.open(server, self._options, deadline)
         except TimeoutError as error:
             if limit not in self._opening:
-                raise ConnectionLostError(_LEFT) from error
+                raise _LeftError from error
             if limit.expired():
                 raise CallTimeoutError(asyncio.get_running_loop().time() - deadline) from error
             raise
+        else:
+            if limit not in self._opening:  # it opened before the limit could end it
+                connection.end()
+                raise _LeftError
+            return connection
         finally:
             self._opening.discard(limit)
 
@@ -152,16 +183,19 @@ class RedisDriver(Driver):
         return found
 
     def _lost(self, connection: ServerConnection | None) -> None:
-        """Close a failed connection and all idle ones.
+        """Close a failed connection and all idle ones, unless it led to a server that the driver has left already.
 
-        All lead to the same server, so the idle ones would fail one after the other.
+        All idle ones lead to one server, so they would fail one after the other.
         """
         if connection is not None:
             connection.end()
+            if self._server is not None and connection.server != self._server:
+                return
         self._drop_free()
         self._forget_server()
 
     def _drop_free(self) -> None:
+        self._losses += 1
         while self._free:
             self._free.pop().end()
 
