@@ -38,13 +38,13 @@ class ConnectionOptions:
         """Read the certificates; they may have changed since the last connection."""
         if self.tls is None:
             return None
-        context = ssl.create_default_context()
+        # Given here, so that the authorities of the machine are trusted only if the URL names none.
+        context = ssl.create_default_context(cafile=self.tls.ca_certs)
         context.check_hostname = self.tls.verify and self.tls.check_hostname
         context.verify_mode = ssl.CERT_REQUIRED if self.tls.verify else ssl.CERT_NONE
         if self.tls.cert_file is not None:
-            context.load_cert_chain(self.tls.cert_file, self.tls.key_file)
-        if self.tls.ca_certs is not None:
-            context.load_verify_locations(self.tls.ca_certs)
+            # An empty pass phrase: without one, OpenSSL asks the terminal for it, and the event loop waits.
+            context.load_cert_chain(self.tls.cert_file, self.tls.key_file, password="")
         return context
 
 

@@ -262,7 +262,14 @@ class Certificates:
         (folder / "index.txt").touch()
         config = folder / "ca.cnf"
         lines = ("[ca]", "default_ca = own", "[own]", f"database = {folder}/index.txt", f"new_certs_dir = {folder}")
-        more = ("rand_serial = yes", "default_md = sha256", "policy = any", "[any]", "commonName = supplied")
+        more = (
+            "rand_serial = yes",
+            "unique_subject = no",
+            "default_md = sha256",
+            "policy = any",
+            "[any]",
+            "commonName = supplied",
+        )
         config.write_text("\n".join((*lines, *more, "")))
         cert, key, request, extensions = self._request("expired")
         signed_by = ("-config", config, "-cert", self.ca, "-keyfile", self._ca_key, "-extfile", extensions)

@@ -328,20 +328,42 @@ def through_glide(url: str) -> str:
 class ServerCluster:
     """A Redis or Valkey Cluster: masters with an equal part of the 16,384 slots each, and replicas of them.
 
-    A member that does not answer for `timeout` milliseconds counts as dead.
+    A member that does not answer for `timeout` milliseconds counts as dead. `tls` are options for a certificate, its
+    key and the CA: the members then use TLS among each other, and open a port with TLS for clients.
     """
 
-    def __init__(self, kind: ServerKind, *, shards: int = 3, replicas: int = 0, timeout: int = 120_000) -> None:
+    def __init__(
+        self,
+        kind: ServerKind,
+        *,
+        shards: int = 3,
+        replicas: int = 0,
+        timeout: int = 120_000,
+        tls: Sequence[str] = (),
+    ) -> None:
         """Take the kind of server. Raises MissingServerError when the machine has none."""
-        at_once = ("--repl-diskless-sync-delay", "0")  # else a replica waits seconds for others
-        self.nodes = [SERVERS[kind](cluster=True, config=at_once) for _ in range(shards)]
-        self.replicas = [SERVERS[kind](cluster=True, config=at_once) for _ in range(shards * replicas)]
+        self._kind: ServerKind = kind
+        self._tls = tls
+        self.nodes = [self._member() for _ in range(shards)]
+        self.replicas = [self._member() for _ in range(shards * replicas)]
         self._timeout = timeout
+
+    def _member(self) -> Server:
+        config = ["--repl-diskless-sync-delay", "0"]  # else a replica waits seconds for others
+        port = free_port() if self._tls else 0
+        if port:
+            config += ["--tls-port", str(port), "--tls-cluster", "yes", "--tls-replication", "yes", *self._tls]
+        member = SERVERS[self._kind](cluster=True, config=config)
+        member.tls_port = port
+        return member
 
     @property
     def url(self) -> str:
         """The URL that a node takes as its store: one shard, from which it finds the others."""
-        return f"{self.nodes[0].url}?cluster=true"
+        first = self.nodes[0]
+        if first.tls_port:
+            return f"{tls_scheme(self._kind)}://127.0.0.1:{first.tls_port}?cluster=true"
+        return f"{first.url}?cluster=true"
 
     def start(self) -> Self:
         """Start every shard and wait until each of them sees the whole cluster."""
@@ -352,7 +374,7 @@ class ServerCluster:
             node.command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             node.command("CLUSTER", "ADDSLOTSRANGE", slots[number], slots[number + 1] - 1)
         for node in others:
-            node.command("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus_port)
+            node.command("CLUSTER", "MEET", "127.0.0.1", first.tls_port or first.port, first.bus_port)
         for node in self.nodes:
             node.child.wait_for("Cluster state changed: ok")
         for number, replica in enumerate(self.replicas):
@@ -363,7 +385,7 @@ class ServerCluster:
         return self
 
     def _follow(self, replica: Server, master: Server) -> None:
-        replica.command("CLUSTER", "MEET", "127.0.0.1", master.port, master.bus_port)
+        replica.command("CLUSTER", "MEET", "127.0.0.1", master.tls_port or master.port, master.bus_port)
         replica.child.wait_for("Cluster state changed: ok")
         replica.command("CLUSTER", "REPLICATE", str(master.command("CLUSTER", "MYID")))
         replica.child.wait_for("sync: Finished with success")
