@@ -43,6 +43,8 @@ def parse_address(url: str) -> EtcdAddress:
     if parts.path.strip("/"):
         raise OptionError("store", redact(url), "nothing but options after the hosts")
     username, password = credentials_of(url)
+    if password and not username:
+        raise OptionError("store", redact(url), "the name of a user before the password")
     return EtcdAddress(
         url=redact(url),
         endpoints=tuple(map(str, hosts_of(url, DEFAULT_PORT))),

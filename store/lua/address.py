@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote
 
 from peerjob.model.errors import OptionError
-from peerjob.store.url import Host, credentials_of, file_options, hosts_of, query_options, redact, split_url
+from peerjob.store.url import (
+    Host,
+    credentials_of,
+    file_options,
+    hosts_of,
+    query_options,
+    redact,
+    split_url,
+    unquoted,
+)
 
 from .durability import Durability, parse_durability
 
 DEFAULT_PORT = 6379
 SENTINEL_PORT = 26379
+MAX_DB = 999_999_999
+_DB = re.compile("[0-9]{1,9}")
 _TLS = ("rediss", "valkeys")
 _FILES = ("ca_certs", "cert_file", "key_file")
 _REDIS_PY_NAMES = {"ssl_ca_certs": "ca_certs", "ssl_certfile": "cert_file", "ssl_keyfile": "key_file"}
@@ -134,7 +145,7 @@ def _options(url: str, *, unix: bool, sentinel: bool, tls: bool) -> dict[str, An
 
 def _socket(url: str) -> str:
     parts = split_url(url)
-    path = unquote(parts.path)
+    path = unquoted(parts.path, url)
     if parts.netloc.rpartition("@")[2] or path in ("", "/"):
         raise OptionError(
             "store", redact(url), f"the absolute path of a socket, as in {parts.scheme}:///run/redis.sock"
@@ -143,9 +154,9 @@ def _socket(url: str) -> str:
 
 
 def _db(in_path: str, in_query: int | None, shown: str) -> int:
-    if in_path and not in_path.isdecimal():
+    if in_path and not _DB.fullmatch(in_path):
         raise OptionError("store", shown, "the number of a database after the host")
-    if in_query is not None and (in_query < 0 or (in_path and int(in_path) != in_query)):
+    if in_query is not None and (not 0 <= in_query <= MAX_DB or (in_path and int(in_path) != in_query)):
         raise OptionError("store", shown, "one database, with a number from 0, after the host or as ?db=")
     return int(in_path or in_query or 0)
 
@@ -165,7 +176,7 @@ def _tls(url: str, options: Mapping[str, Any], *, glide: bool) -> Tls:
 
 def _sentinel(url: str, options: Mapping[str, Any], *, tls: bool) -> SentinelSettings:
     parts = split_url(url)
-    primary = unquote(parts.path.strip("/"))
+    primary = unquoted(parts.path.strip("/"), url)
     if not primary or "/" in primary:
         example = f"{parts.scheme}://sentinel:{SENTINEL_PORT}/mymaster?db=0"
         raise OptionError("store", redact(url), f"the name of the primary after the sentinels, as in {example}")

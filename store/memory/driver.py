@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from peerjob.model.clock import Clock
+from peerjob.model.errors import OptionError
 from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
 from peerjob.store.kv.store import KVStore
-from peerjob.store.url import query_options
+from peerjob.store.url import query_options, redact, split_url
 
 from .data import MemoryData, MemoryWatch
 
@@ -36,8 +36,12 @@ def memory_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits)
 
     `?max_keys=` is its limit: from 80 % of that many keys on, new instances are refused.
     """
-    options = query_options(url, {"max_keys": int})
-    data = _data_of(urlsplit(url).netloc)
+    options, parts = query_options(url, {"max_keys": int}), split_url(url)
+    if parts.path:
+        raise OptionError("store", redact(url), "memory:// or memory://name, without a path")
+    if options.get("max_keys", 1) <= 0:
+        raise OptionError("store option 'max_keys'", options["max_keys"], "a number of keys above 0")
+    data = _data_of(parts.netloc)
     if "max_keys" in options:
         data.max_keys = options["max_keys"]
     kv = MemoryKeyValue(data, clock)

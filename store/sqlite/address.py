@@ -6,10 +6,10 @@ import os.path
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from peerjob.model.errors import OptionError
-from peerjob.store.url import query_options, redact, split_url
+from peerjob.store.url import query_options, redact, split_url, unquoted
 
 Sync = Literal["full", "normal"]
 _EXPECTED = "sqlite:///path/file.db, or sqlite:///./file.db for a file in the current folder"
@@ -41,7 +41,8 @@ def parse_address(url: str) -> SqliteAddress:
     folder `/` needs a second slash: in the URLs of other libraries, `sqlite:///file.db` is in the current folder.
     """
     parts = split_url(url)
-    path, sync = unquote(parts.path), query_options(url, {"sync": str}).get("sync", "full")
+    sync = query_options(url, {"sync": str}).get("sync", "full")
+    path = unquoted(parts.path, url)
     if parts.netloc or not path.startswith("/") or path.endswith("/") or "\0" in path or parts.fragment:
         raise OptionError("store", redact(url), _EXPECTED)
     if sync not in _SYNCS:

@@ -75,6 +75,29 @@ def test_tls_has_options_and_those_of_redis_py(tmp_path: Path) -> None:
     [
         ("redis://h:port", "ports from 1"),
         ("redis://h:70000", "ports from 1"),
+        ("redis://h:0", "ports from 1"),
+        ("redis://a,b:0?cluster=true", "ports from 1"),
+        ("redis://h:\uff16379", "ports from 1"),
+        ("redis://::1:6379", r"\[2001:db8::1\]:port"),
+        ("redis://[::1]x:6379", r"\[2001:db8::1\]:port"),
+        ("redis://a b", "a host before and after each comma"),
+        ("redis://a%2Fb", "a host before and after each comma"),
+        ("redis:6379", ":// after its scheme"),
+        ("redis://h/2#3", "without #"),
+        ("redis://h#", "without #"),
+        ("redis://h/9999999999", "number of a database"),
+        ("redis://h/" + "9" * 5_000, "number of a database"),
+        ("redis://h/٣", "number of a database"),
+        ("redis://h?db=9999999999", "number from 0"),
+        ("redis://h?db=" + "9" * 5_000, "an int"),
+        ("redis://h?db=1_0", "an int"),
+        ("redis://h?db=+1", "an int"),
+        ("redis://h?db=1&db=2", "the option 'db' once"),
+        ("redis://h?cluster=true&cluster=false", "the option 'cluster' once"),
+        ("redis://:%ff@h", "text in UTF-8"),
+        ("redis://:\ud800@h", "text in UTF-8"),
+        ("redis+unix:///%ff", "text in UTF-8"),
+        ("redis+sentinel://h/m?sentinel_password=%ff", "text in UTF-8"),
         ("redis://a,,b?cluster=true", "before and after each comma"),
         ("redis://h/first", "number of a database"),
         ("redis://h/1?db=2", "one database"),
@@ -114,7 +137,17 @@ def test_tls_has_options_and_those_of_redis_py(tmp_path: Path) -> None:
 def test_a_url_that_cannot_be_used_is_refused(url: str, wanted: str) -> None:
     with pytest.raises(OptionError, match=wanted) as caught:
         parse_address(url)
-    assert repr(caught.value.given) in str(caught.value)
+    assert str(caught.value.given)[:100].encode(errors="backslashreplace").decode() in str(caught.value)
+
+
+def test_a_line_break_after_a_url_is_ignored() -> None:
+    """A file that holds a URL often ends with one."""
+    assert parse_address("redis://h\n").hosts == (Host("h", 6379),)
+    assert parse_address("redis://h/2\n").db == 2
+
+
+def test_an_address_in_ipv6_can_have_a_zone() -> None:
+    assert parse_address("redis://[fe80::1%25eth0]:1").hosts == (Host("fe80::1%eth0", 1),)
 
 
 def test_each_scheme_can_be_read() -> None:

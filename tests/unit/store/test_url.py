@@ -36,6 +36,27 @@ async def test_a_url_that_cannot_be_read_is_no_surprise_to_a_diagnosis() -> None
 
 
 @pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("memory:///name", "without a path"),
+        ("memory:name", ":// after its scheme"),
+        ("memory://?max_keys=0", "above 0"),
+        ("memory://?max_keys=1&max_keys=2", "the option 'max_keys' once"),
+        ("sqlite:///a/%ff.db", "text in UTF-8"),
+        ("sqlite:///a/b.db?sync=full&sync=normal", "the option 'sync' once"),
+        ("etcd://:secret@h", "the name of a user"),
+        ("etcd://h:0", "ports from 1"),
+        ("etcd://h?quota=1&quota=2", "the option 'quota' once"),
+        ("etcd://h#2", "without #"),
+    ],
+)
+def test_a_url_with_a_part_that_has_no_meaning_is_refused(url: str, expected: str) -> None:
+    with pytest.raises(OptionError, match=expected) as caught:
+        Node(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("url", "shown"),
     [
         ("redis://h:1/2?cluster=true", "redis://h:1/2?cluster=true"),
