@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -32,13 +32,14 @@ from .manager.blocking import StartableManager
 from .manager.call_encoder import CallEncoder
 from .manager.cluster import NodeClusterManager
 from .manager.instances import NodeInstanceManager
-from .manager.jobs import JobSource, closed_loop_text
+from .manager.jobs import JobSource, closed_loop_text, forked_text
 from .manager.schedules import NodeScheduleManager
 from .observe.activity import ActivityCounts
 from .observe.node_stats import NodeStats, node_stats_of
 from .observe.observer import Observer, log_listener_failure
 from .observe.probes import Probe, ProbeAnswer, answer_probe
 from .observe.tracing import ClaimLoopSpans, make_tracing
+from .pending_start import PendingStart
 from .runtime import NodeRuntime
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         self._observers: list[Observer] = [self._activity]
         self._tracing = None
         self._runtime = None
-        self._pending_start: _PendingStart | None = None
+        self._pending_start: PendingStart | None = None
         self._stop_task: asyncio.Task[None] | None = None
         self._loop_end_task: asyncio.Task[None] | None = None
         self._at_exit: AtExit | None = None
@@ -169,6 +170,8 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         If a program ends without `stop`, the node still leaves the cluster: when the event loop ends, or at exit.
         """
         if self._runtime is not None:
+            if self._is_forked:
+                raise NodeStateError(forked_text(self.name))
             if self._runtime.loop.is_closed():
                 raise NodeStateError(closed_loop_text(self.name))
             state = "started already" if self._stop_task is None else "still stopping"
@@ -196,7 +199,8 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
             audit_trail=self.audit_trail,
         )
         self._runtime = runtime
-        pending = self._pending_start = _PendingStart(self.name)
+        self._process = os.getpid()
+        pending = self._pending_start = PendingStart(self.name)
         runtime.job_schedules.add(defined)
         self._call_encoder.rule_of = runtime.catalogue.rule_of
         try:
@@ -236,8 +240,11 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         the node until they end. If this call is cancelled, the grace ends, and the node still leaves. A `start` under
         way raises NodeStateError, and so does this call in another event loop than `start`, unless that loop is closed:
         then the call releases what the node holds, without a grace, unless such a call is under way in a third loop.
+        In a child that was forked after `start`, it does nothing: the node of the parent goes on.
         """
         seconds, runtime = to_seconds(grace, "grace"), self._runtime
+        if self._is_forked:
+            return
         if runtime is not None and runtime.loop.is_closed():
             self._stop_task = task_of_this_loop(self._stop_task, lambda: self._release(runtime), self.name)
             await outlast(self._stop_task)
@@ -247,6 +254,8 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         await self._stop(seconds)
 
     async def _stop(self, grace: float, *, exiting: bool = False) -> None:
+        if self._is_forked:
+            return
         if self._pending_start is not None:
             await self._pending_start.stop()
             return
@@ -434,44 +443,6 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         if self._tracing is not None:
             made.trace(self._tracing.provider)
         return made
-
-
-class _PendingStart:
-    """A call of `start` that has not returned yet. A call of `stop` can end the start."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._starter = asyncio.current_task()
-        self._opening: asyncio.Task[None] | None = None
-        self._stopped = False
-        self.ended = asyncio.Event()
-
-    async def unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await the work; raises NodeStateError immediately when `stop` is called."""
-        opening = self._opening = asyncio.get_running_loop().create_task(work)
-        try:
-            await asyncio.wait([opening])
-        finally:
-            if not opening.done():
-                opening.cancel()
-                with contextlib.suppress(Exception):  # ignored: the caller of `start` was cancelled
-                    await outlast(opening)
-        self.check()
-        opening.result()
-
-    def check(self) -> None:
-        """Raise NodeStateError after `stop`."""
-        if self._stopped:
-            raise NodeStateError(f"node {self._name!r} was stopped while it started")
-
-    async def stop(self) -> None:
-        """End the start, and wait for its end."""
-        self._stopped = True
-        if self._opening is not None:
-            self._opening.cancel()
-        # a lifespan runs inside `start`, so a `stop` that the lifespan calls must not wait for the end of `start`
-        if asyncio.current_task() is not self._starter:
-            await self.ended.wait()
 
 
 def _elections_of(

@@ -75,6 +75,11 @@ async def answer_within(seconds: float, *, url: str) -> AsyncGenerator[None]:
         raise StoreUnavailableError(url, no_answer(seconds, late)) from error
 
 
+def opened_before_fork(url: str) -> str:
+    """The text of the error for a call in a forked child, which must not use the connections of its parent."""
+    return f"the store at {url} was opened before a fork: open another one here"
+
+
 def no_answer(seconds: float, late: float) -> str:
     """Why no answer was read in time: the server gave none, or the event loop of this process was blocked.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -57,6 +58,13 @@ class NodeJobManager(Manager):
     _runtime: NodeRuntime | None
     _registered_us: dict[str, int]
     """Kind → the time of its registration here."""
+    _process = 0
+    """The id of the process that started the node."""
+
+    @property
+    def _is_forked(self) -> bool:
+        """Whether this process is a child that was forked after the start of the node."""
+        return self._runtime is not None and self._process != os.getpid()
 
     @property
     def running(self) -> bool:
@@ -64,10 +72,12 @@ class NodeJobManager(Manager):
         return self._runtime is not None
 
     def _need_runtime(self) -> NodeRuntime:
-        """Return the runtime; raises NodeStateError while the node is not running, and in another event loop."""
+        """Return the runtime; raises NodeStateError if it is not running, in another event loop, and after a fork."""
         runtime = self._runtime
         if runtime is None:
             raise NodeStateError(f"node {self.name!r} is not running; start it, or use `async with`")
+        if self._is_forked:
+            raise NodeStateError(forked_text(self.name))
         if runtime.loop.is_closed():
             raise NodeStateError(closed_loop_text(self.name))
         if _running_loop() not in (None, runtime.loop):
@@ -395,6 +405,14 @@ def closed_loop_text(node: str) -> str:
     return (
         f"the event loop of node {node!r} was closed without a stop: await its stop() in the present event loop, which "
         "releases it, and start it again"
+    )
+
+
+def forked_text(node: str) -> str:
+    """What became of a node in a forked child, and what to do."""
+    return (
+        f"node {node!r} was started before a fork, and runs in the parent: make another node in this process, or one "
+        "with Node(...).blocking() before the fork"
     )
 
 

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from typing import Any, Protocol, cast
 
-from peerjob.model.grpc_import import import_grpc
+from peerjob.model.grpc_import import begin_grpc, import_grpc
 
 from .address import EtcdAddress
 
@@ -60,6 +60,7 @@ class EtcdEndpoint:
     """One member, over a connection that is opened at its first use."""
 
     def __init__(self, target: str, address: EtcdAddress, certificates: Sequence[bytes | None]) -> None:
+        begin_grpc()
         self.target = target
         if address.tls:
             ca, cert, key = certificates

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any
 
 from peerjob.model.clock import Clock
-from peerjob.model.errors import OptionError, PeerjobError, StoreUnavailableError
+from peerjob.model.errors import OptionError, PeerjobError, StoreError, StoreUnavailableError
+from peerjob.store.calls import opened_before_fork
 from peerjob.store.per_loop import PerLoop
 
 from .address import EtcdAddress
@@ -43,9 +45,12 @@ class EtcdClient:
         self._metadata: Metadata = ()
         self._authenticating = PerLoop(asyncio.Lock)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._process = 0
+        """The id of the process that opened the client."""
 
     async def open(self) -> None:
         address = self.address
+        self._process = os.getpid()
         try:
             files = [
                 path.read_bytes() if path is not None else None for path in (address.ca, address.cert, address.key)
@@ -57,6 +62,8 @@ class EtcdClient:
             await self.renew_token(())
 
     async def close(self) -> None:
+        if self._is_inherited:
+            return  # gRPC waits for threads that only the parent has
         # tasks of an event loop that was closed without a stop never end
         tasks = [task for task in self._tasks if not task.get_loop().is_closed()]
         endpoints, self._endpoints = self._endpoints, []
@@ -81,7 +88,13 @@ class EtcdClient:
         """The member in use."""
         if not self._endpoints:
             raise StoreUnavailableError(self.address.url, "this store is not open")
+        if self._is_inherited:
+            raise StoreError(opened_before_fork(self.address.url))
         return self._endpoints[self._at]
+
+    @property
+    def _is_inherited(self) -> bool:
+        return bool(self._endpoints) and self._process != os.getpid()
 
     @property
     def metadata(self) -> Metadata:

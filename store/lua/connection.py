@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Self, cast
@@ -168,9 +170,21 @@ class ServerConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
 
+    def part_from_parent(self) -> None:
+        """Replace the socket of a forked child by one that is closed, because the parent goes on with its own.
+
+        The event loop of the parent may go on in the child, too: it would take answers from the parent.
+        """
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None and sock.fileno() >= 0:
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                os.dup2(ours.fileno(), sock.fileno(), inheritable=False)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
+        _connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Read the replies in new data."""
@@ -244,3 +258,16 @@ def _with_scope(address: Sequence[Any]) -> str:
 def _not_connected(server: Host | str, error: Exception) -> str:
     number, *rest = error.args or (type(error).__name__,)
     return f"Error {number} connecting to {server}." + (f" {rest[0]}." if rest else "")
+
+
+_connections = weakref.WeakSet[ServerConnection]()
+"""All connections of this process."""
+
+
+def _part_all_from_parent() -> None:
+    for connection in list(_connections):
+        connection.part_from_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_part_all_from_parent)

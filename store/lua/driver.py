@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping, Sequence
@@ -30,7 +31,7 @@ from peerjob.model.errors import (
     StoreUnconfirmedError,
 )
 from peerjob.model.record import StoreLimits
-from peerjob.store.calls import LOGGER, CallRetry
+from peerjob.store.calls import LOGGER, CallRetry, opened_before_fork
 from peerjob.store.per_loop import PerLoop
 from peerjob.store.rules import check_layout
 from peerjob.store.url import Host
@@ -151,6 +152,8 @@ class Driver(ABC):
         or ASK. So a script never sees a namespace that has moved in part.
         """
         self._call_timeout = call_timeout
+        self._process = os.getpid()
+        """The id of the process that opened the driver."""
         self._scripts = load_scripts()
         self._durable_room = PerLoop(lambda: asyncio.Semaphore(self.MAX_DURABLE_CALLS))
 
@@ -164,14 +167,27 @@ class Driver(ABC):
         """The server that has the namespace; None while that is not known, and for a socket."""
         return self._server
 
+    @property
+    def is_inherited(self) -> bool:
+        """Whether the process that opened the driver has forked this process since then."""
+        return self._process != os.getpid()
+
+    def _check_process(self) -> None:
+        """Raise StoreError in a forked child: the parent goes on with the connections."""
+        if self._process != os.getpid():
+            raise StoreError(opened_before_fork(self.url))
+
     async def open(self) -> None:
         """Connect, so that a wrong address shows at once."""
+        self._process = os.getpid()
         self._checked(await self._send([("PING",)], self._call_timeout))
         if self.sentinels is not None and self._following is None:
             self._following = asyncio.create_task(self.sentinels.follow(self._moved), name="peerjob-sentinel")
 
     async def close(self) -> None:
         """Release every connection; idempotent."""
+        if self.is_inherited:
+            return
         following, self._following = self._following, None
         if following is not None and not following.get_loop().is_closed():
             following.cancel()

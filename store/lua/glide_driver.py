@@ -77,6 +77,7 @@ class GlideDriver(Driver):
     def _send(
         self, commands: Sequence[tuple[Argument, ...]], timeout: float, *, alone: bool = False
     ) -> Awaitable[list[Any]]:
+        self._check_process()
         return self._send_alone(commands, timeout) if alone else self._send_shared(commands)
 
     async def _send_shared(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:

@@ -90,6 +90,7 @@ class RedisDriver(Driver):
     async def _send(
         self, commands: Sequence[tuple[Argument, ...]], timeout: float, *, alone: bool = False
     ) -> list[Any]:
+        self._check_process()
         packed = b"".join(map(pack, commands))  # before it takes room: fails if a text cannot be encoded
         room = None if alone else self._room()
         if room is not None:

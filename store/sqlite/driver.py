@@ -8,7 +8,7 @@ from typing import TypeVar
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreError, StoreUnavailableError
 from peerjob.model.record import Capabilities, StoreLimits
-from peerjob.store.calls import answer_within
+from peerjob.store.calls import answer_within, opened_before_fork
 from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
 from peerjob.store.kv.store import KVStore
 
@@ -149,5 +149,5 @@ class SqliteKeyValue:
         if thread is None:
             raise StoreError(f"the store at {self._address.url} is not open")
         if thread.is_inherited:
-            raise StoreError(f"the store at {self._address.url} was opened before a fork: open another one here")
+            raise StoreError(opened_before_fork(self._address.url))
         return thread

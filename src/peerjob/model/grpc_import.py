@@ -1,14 +1,20 @@
 """Imports gRPC without its fork handlers, which are for processes that use gRPC after a fork on both sides.
 
-peerjob does not do so. But uvloop forks to start a program, and during calls one such program in ten died in these
-handlers before it began. gRPC reads this setting only from the environment, at its import.
+peerjob does not do so: `begin_grpc` refuses it, because the threads of gRPC do not exist in a forked child. But uvloop
+forks to start a program, and during calls one such program in ten died in these handlers before it began. gRPC reads
+this setting only from the environment, at its import.
 """
 
 from __future__ import annotations
 
 import os
 
+from .errors import NodeStateError
+
 _FORK_SUPPORT = "GRPC_ENABLE_FORK_SUPPORT"
+
+_users: list[int] = []
+"""The id of the process that used gRPC first, of this process and those from which it was forked."""
 
 
 def import_grpc() -> None:
@@ -21,3 +27,14 @@ def import_grpc() -> None:
     finally:
         if not given:
             del environment[_FORK_SUPPORT]
+
+
+def begin_grpc() -> None:
+    """Call this before a use of gRPC; raises NodeStateError in a process that was forked after such a use."""
+    if not _users:
+        _users.append(os.getpid())
+    elif _users[0] != os.getpid():
+        raise NodeStateError(
+            f"process {_users[0]} used gRPC before it forked this process, where calls of gRPC would hang: use gRPC "
+            "only after the fork, or start this process with the method 'spawn' of multiprocessing"
+        )

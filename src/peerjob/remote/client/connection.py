@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from peerjob.model.errors import (
     RemoteError,
     UnauthenticatedError,
 )
+from peerjob.model.grpc_import import begin_grpc
 from peerjob.node.observe.listen_address import GRPC_PORT
 from peerjob.remote.wire import rpcs
 from peerjob.remote.wire.errors import error_in
@@ -73,6 +75,8 @@ class Connection:
         self.carrier: Callable[[], dict[str, str]] = dict
         """Returns the trace headers of a call; no headers unless the client traces."""
         self._nodes: list[NodeAddress] = []
+        self._process = 0
+        """The id of the process that opened the channels."""
         self._current = 0
 
     @property
@@ -81,7 +85,12 @@ class Connection:
         return self._nodes[self._current].address if self._nodes else self.addresses[0]
 
     def open(self) -> None:
-        """Create the channels, in the event loop that makes the calls. The first call connects."""
+        """Create the channels, in the event loop that makes the calls. The first call connects.
+
+        Raises NodeStateError in a forked child whose parent used gRPC before.
+        """
+        begin_grpc()
+        self._process = os.getpid()
         credentials = None if self._tls is None else self._tls.credentials()
         for address in self.addresses:
             if credentials is None:
@@ -91,7 +100,9 @@ class Connection:
             self._nodes.append(NodeAddress(address, channel, self._metadata))
 
     async def close(self) -> None:
-        """Cancel open calls; idempotent."""
+        """Cancel open calls; idempotent. It does nothing in a forked child, as the channels are those of the parent."""
+        if self._process != os.getpid():
+            return
         nodes, self._nodes = self._nodes, []
         for node in nodes:
             await node.channel.close()
@@ -155,6 +166,8 @@ class Connection:
 
     async def _ready(self) -> NodeAddress:
         """A connected node, preferably one that did not hang recently; raises NodeUnavailableError."""
+        if self._nodes:
+            begin_grpc()
         loop = asyncio.get_running_loop()
         until = loop.time() + self._connect_timeout
         while True:

@@ -13,6 +13,7 @@ import grpc
 from peerjob.model.arguments import whole_number
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError, OptionError
+from peerjob.model.grpc_import import begin_grpc
 from peerjob.model.limits import MAX_SIZE
 from peerjob.node.node import Node
 from peerjob.node.observe.listen_address import parse_listen
@@ -76,6 +77,7 @@ class GrpcServer(ABC):
         """Listen; raises OptionError for an address that is not free, NodeStateError if the server listens already."""
         if self._server is not None:
             raise NodeStateError(f"this server listens on port {self.port} already")
+        begin_grpc()
         service = self._make_service()
         server = grpc.aio.server(
             interceptors=self._interceptors(), options=server_options(self._max_message, self._max_connections)
