@@ -16,6 +16,8 @@ from typing import Any
 
 from peerjob.model.errors import NodeStateError
 
+from .handled_signals import handled
+
 logger = logging.getLogger("peerjob.node")
 
 
@@ -60,19 +62,13 @@ def stop_signals() -> Generator[tuple[asyncio.Event, asyncio.Event]]:
     """Events for the first and the second SIGTERM or SIGINT; raises NodeStateError outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         raise NodeStateError("run() needs the main thread, which gets the signals; use `async with` in other threads")
-    loop = asyncio.get_running_loop()
     asked, again = asyncio.Event(), asyncio.Event()
 
-    def on_signal() -> None:
+    def on_signal(_: int) -> None:
         (again if asked.is_set() else asked).set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    try:
+    with handled((signal.SIGTERM, signal.SIGINT), on_signal):
         yield asked, again
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
 
 
 def wait_on(

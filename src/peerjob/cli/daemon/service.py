@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Protocol
 
 from peerjob import Node, NodeStateError
+from peerjob.node.handled_signals import handled
 
 SERVER_GRACE = 5.0
 """Seconds that open calls get to end when the service stops. The service ends waits and streams immediately."""
@@ -136,12 +137,6 @@ async def _stopped(server: GracefulServer, patience: float) -> None:
 @contextlib.contextmanager
 def _received(numbers: tuple[signal.Signals, ...]) -> Generator[asyncio.Queue[signal.Signals]]:
     """Put received signals into a queue, instead of their usual effects, until the `with` block ends."""
-    loop = asyncio.get_running_loop()
     received: asyncio.Queue[signal.Signals] = asyncio.Queue()
-    for number in numbers:
-        loop.add_signal_handler(number, received.put_nowait, number)
-    try:
+    with handled(numbers, lambda number: received.put_nowait(signal.Signals(number))):
         yield received
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
