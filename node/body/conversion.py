@@ -250,6 +250,8 @@ class _Chooser:
         likely = [one for one in enumerate(self._shapes) if one[1].accepts(value)]
         if len(likely) > 1:
             likely = [one for one in likely if one[1].matches(value)] or likely
+            # `dict` accepts each stored object, so a class with fields comes first, in any order of the members
+            likely.sort(key=lambda one: one[1].fields is None)
         for index, shape in likely[:1]:
             with contextlib.suppress(pydantic.ValidationError):
                 return self._converter(index, shape)(value)
