@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Generator
 from typing import Annotated
@@ -27,10 +28,13 @@ RequestId = Annotated[
 
 @contextlib.contextmanager
 def repeatable(clock: Clock, given: str | None) -> Generator[str]:
-    """Give the id of a command; if the answer is lost, tell how to repeat the command. Raises OptionError."""
+    """Give the id of a command; if the answer is lost, tell how to repeat the command. Raises OptionError.
+
+    The answer is lost also if the user interrupts the command with Ctrl-C.
+    """
     id = IdSource(clock).one() if given is None else checked_id(given, "--id")
     try:
         yield id
-    except (NodeUnavailableError, StoreUnavailableError, TimeoutError):
+    except (NodeUnavailableError, StoreUnavailableError, TimeoutError, asyncio.CancelledError):
         note(f"it is not known whether this took effect: the same command with --id {id} makes nothing twice")
         raise
