@@ -15,8 +15,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 from peerjob.model.errors import NodeStateError
-
-from .handled_signals import handled
+from peerjob.model.handled_signals import handled
 
 logger = logging.getLogger("peerjob.node")
 

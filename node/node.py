@@ -33,13 +33,13 @@ from .manager.call_encoder import CallEncoder
 from .manager.cluster import NodeClusterManager
 from .manager.instances import NodeInstanceManager
 from .manager.jobs import JobSource, closed_loop_text, forked_text
+from .manager.pending_start import PendingStart
 from .manager.schedules import NodeScheduleManager
 from .observe.activity import ActivityCounts
 from .observe.node_stats import NodeStats, node_stats_of
 from .observe.observer import Observer, log_listener_failure
 from .observe.probes import Probe, ProbeAnswer, answer_probe
 from .observe.tracing import ClaimLoopSpans, make_tracing
-from .pending_start import PendingStart
 from .runtime import NodeRuntime
 
 if TYPE_CHECKING:

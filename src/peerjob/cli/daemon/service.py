@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Protocol
 
 from peerjob import Node, NodeStateError
-from peerjob.node.handled_signals import handled
+from peerjob.model.handled_signals import handled
 
 SERVER_GRACE = 5.0
 """Seconds that open calls get to end when the service stops. The service ends waits and streams immediately."""

@@ -8,8 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from peerjob.model.errors import NodeStateError
-
-from .exit import outlast
+from peerjob.node.exit import outlast
 
 
 class PendingStart:
