@@ -41,10 +41,10 @@ def parse_address(url: str) -> SqliteAddress:
     folder `/` needs a second slash: in the URLs of other libraries, `sqlite:///file.db` is in the current folder.
     """
     parts = split_url(url)
-    sync = query_options(url, {"sync": str}).get("sync", "full")
     path = unquoted(parts.path, url)
     if parts.netloc or not path.startswith("/") or path.endswith("/") or "\0" in path or parts.fragment:
         raise OptionError("store", redact(url), _EXPECTED)
+    sync = query_options(url, {"sync": str}).get("sync", "full")
     if sync not in _SYNCS:
         raise OptionError("store option 'sync'", sync, "full or normal")
     relative = path.startswith(("/./", "/../"))
