@@ -152,9 +152,10 @@ class TestWholeEtcdCluster(Conformance):
         self.url = etcd_cluster.url
 
 
-@pytest.mark.soak
 class TestConfirmedByDisk(Conformance):
     """A Redis that confirms a step when its disk has it."""
+
+    claims_wait = True
 
     @pytest.fixture(autouse=True)
     def _url(self, disk_server: Server) -> None:
@@ -164,6 +165,8 @@ class TestConfirmedByDisk(Conformance):
 @pytest.mark.soak
 class TestConfirmedByReplica(Conformance):
     """A Valkey, through valkey-glide, that confirms a step when a replica has it."""
+
+    claims_wait = True
 
     @pytest.fixture(autouse=True)
     def _url(self, replicated_server: Server) -> None:

@@ -68,7 +68,8 @@ async def kinds_left(store: KVStore) -> Sequence[str]:
 
 
 async def _on_server(url: str, start: str) -> Sequence[str]:
-    client = redis.asyncio.Redis.from_url(f"redis://{url.partition('://')[2]}", decode_responses=True)
+    host = url.partition("://")[2].partition("?")[0]  # the options are those of peerjob
+    client = redis.asyncio.Redis.from_url(f"redis://{host}", decode_responses=True)
     left: list[str] = []
     try:
         found = cast("list[str]", [key async for key in client.scan_iter(match=f"{start}*", count=1000)])
