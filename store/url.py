@@ -42,12 +42,10 @@ def split_url(url: str) -> SplitResult:
     """The parts of a URL, also of one with several IPv6 hosts, which urlsplit refuses; raises OptionError."""
     scheme, slashes, rest = url.partition("://")
     netloc = _HOSTS_END.split(rest, maxsplit=1)[0] if slashes else ""
-    credentials, _, hosts = netloc.rpartition("@")
+    credentials = netloc.rpartition("@")[0]
     try:
         if "[" in credentials or "]" in credentials:
             raise ValueError
-        for host in hosts.split(","):
-            urlsplit(f"//{host}")
         bare = urlsplit(f"{scheme}://{rest[len(netloc) :]}" if slashes else url)
     except ValueError:
         raise OptionError("store", redact(url), _ESCAPED) from None
