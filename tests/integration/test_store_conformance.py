@@ -14,11 +14,13 @@ from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
 from peerjob.testing.store_conformance import StoreConformance
 from peerjob.testing.store_conformance.election import ElectionRules
+from peerjob.testing.store_conformance.hinted_claims import HintedClaimRules
 from peerjob.testing.store_conformance.hints import HintRules
 from peerjob.testing.store_conformance.idempotency import IdempotencyRules
 from peerjob.testing.store_conformance.liveness import LivenessRules
 from peerjob.testing.store_conformance.ownership import OwnershipRules
 from peerjob.testing.store_conformance.suite import StoreSuite
+from peerjob.testing.store_conformance.walk import RandomWalks
 from support.etcd import EtcdCluster
 from support.leftovers import leftovers_of
 from support.servers import GlideServer, RedisServer, Server, ValkeyServer
@@ -152,8 +154,20 @@ class TestWholeEtcdCluster(Conformance):
         self.url = etcd_cluster.url
 
 
-class TestConfirmedByDisk(Conformance):
-    """A Redis that confirms a step when its disk has it."""
+class TestConfirmedByDisk(OnUrl, OwnershipRules, IdempotencyRules, HintedClaimRules, RandomWalks):
+    """A Redis that confirms a step when its disk has it, with the rules that a confirmation may break."""
+
+    claims_wait = True
+    renewals_tell = True
+
+    @pytest.fixture(autouse=True)
+    def _url(self, disk_server: Server) -> None:
+        self.url = f"{disk_server.url}?durability=aof"
+
+
+@pytest.mark.soak
+class TestWholeConfirmedByDisk(Conformance):
+    """A Redis that confirms a step when its disk has it, with all rules."""
 
     claims_wait = True
 
