@@ -102,10 +102,10 @@ async def test_nothing_but_the_health_is_open_without_a_token() -> None:
     paths += [f"/{SERVICE.full_name}/{method.name}" for method in SERVICE.methods]
     async with served(WORK, tokens=TOKENS) as (_, server), grpc.aio.insecure_channel(server.target) as channel:
         for path in paths:
-            method: Any = channel.stream_stream(path)
-            call = method(iter([b""]))
+            # a stub of streams sends its message apart, and that fails if the refusal comes first
+            method: Any = channel.unary_unary(path)
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await call.read()
+                await method(b"")
             assert refused.value.code() in (Code.UNAUTHENTICATED, Code.UNIMPLEMENTED), path
             assert refused.value.code() is Code.UNAUTHENTICATED or "channelz" in path
 
