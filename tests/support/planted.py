@@ -1,12 +1,14 @@
-"""Planted defects: the list in `tests/mutants`, how a patch of it is applied without git, and copies of the tree."""
+"""Planted defects: the lists in `tests/mutants`, and copies of the tree that have one of them."""
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
 import tempfile
 import tomllib
+from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,28 +30,30 @@ class Planted:
     file: str
     tests: str
     """Arguments of pytest for the tests that should see it first."""
+    old: str
+    """Whole lines of the file, which occur there once."""
+    new: str
 
-    @property
-    def patch(self) -> str:
-        return (MUTANTS / f"{self.id}.patch").read_text()
+    def planted(self, text: str) -> str:
+        """The text with the defect; raises ValueError unless the defect fits exactly one place.
+
+        A defect that leaves a file that Python cannot read proves nothing, so that raises SyntaxError.
+        """
+        places = f"\n{text}".count(f"\n{self.old}")
+        if places != 1 or self.old == self.new:
+            raise ValueError(f"{self.id} fits {places} places of {self.file}, and must change exactly one")
+        after = f"\n{text}".replace(f"\n{self.old}", f"\n{self.new}")[1:]
+        if self.file.endswith(".py"):
+            ast.parse(after)
+        return after
 
 
 def planted() -> list[Planted]:
-    """All of the list, in its order."""
-    listed = tomllib.loads((MUTANTS / "list.toml").read_text())
-    return [Planted(id=id, **row) for id, row in listed.items()]
-
-
-def patched(text: str, patch: str) -> str:
-    """The text after a unified diff; raises ValueError unless each hunk fits exactly one place."""
-    for hunk in patch.split("\n@@ ")[1:]:
-        lines = hunk.removesuffix("\n").split("\n")[1:]
-        before = "".join(f"{line[1:]}\n" for line in lines if line[:1] in ("-", " "))
-        after = "".join(f"{line[1:]}\n" for line in lines if line[:1] in ("+", " "))
-        if f"\n{text}".count(f"\n{before}") != 1:
-            raise ValueError(f"a hunk fits {text.count(before)} places: @@ {hunk}")
-        text = f"\n{text}".replace(f"\n{before}", f"\n{after}")[1:]
-    return text
+    """All of the lists; raises ValueError for an id that stands in two of them."""
+    rows = [row for path in sorted(MUTANTS.glob("*.toml")) for row in tomllib.loads(path.read_text()).items()]
+    if repeated := [id for id, count in Counter(id for id, _ in rows).items() if count > 1]:
+        raise ValueError(f"listed twice: {', '.join(repeated)}")
+    return [Planted(id=id, **row) for id, row in rows]
 
 
 @contextmanager
