@@ -79,9 +79,7 @@ async def accept(text: Text) -> dict[str, str]:
 @app.get("/jobs/{uuid}")
 async def show(uuid: str) -> dict[str, Any]:
     """State, attempts, times and progress."""
-    instance = await find(uuid)
-    progress = instance.progress
-    return instance.to_dict() | {"progress": None if progress is None else progress.fraction}
+    return (await find(uuid)).to_dict()
 
 
 @app.get("/jobs/{uuid}/result")

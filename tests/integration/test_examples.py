@@ -136,7 +136,7 @@ def test_the_fastapi_application_schedules_and_shows(run: Run, own_redis: str) -
         path = f"/jobs/{accepted.json()['uuid']}"
         assert client.get(f"{path}/result?wait=60").json() == {"to": 2, "be": 2, "or": 1, "not": 1}
         shown = client.get(path).json()
-        assert (shown["state"], shown["attempts"], shown["progress"]) == ("Completed", 1, 1.0)
+        assert (shown["state"], shown["attempts"], shown["progress"]["fraction"]) == ("Completed", 1, 1.0)
         assert client.delete(path).json() == {"cancelled": False}
         assert client.get("/jobs/nonsense").status_code == 404
         assert client.post("/words", json={"txet": "x"}).status_code == 422

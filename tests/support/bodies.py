@@ -88,6 +88,12 @@ def report(ctx: Context) -> datetime | None:
     return ctx.deadline
 
 
+def reports_too_much(ctx: Context) -> str:
+    ctx.progress(1.0002)
+    ctx.progress(1.5)
+    return "done"
+
+
 def exits(how: str) -> None:
     if how == "exit":
         sys.exit(5)

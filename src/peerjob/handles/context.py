@@ -16,6 +16,7 @@ from peerjob.model.injected import Injectable, Injection, current_run
 from peerjob.model.worker import Worker
 
 from .instance import Instance
+from .job_log import instance_logger
 from .manager import Manager
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ class Context(Injectable):
     __slots__ = (
         "_backend",
         "_cancelled",
+        "_corrected",
         "_instance",
         "_interrupts",
         "attempt",
@@ -92,6 +94,8 @@ class Context(Injectable):
         self._backend = backend
         self._instance: Instance[Any] | None = None
         self._cancelled: threading.Event | None = None
+        self._corrected = False
+        """Whether a progress outside 0 to 1 was logged."""
         self._interrupts: set[Callable[[], object]] = _NO_INTERRUPTS
 
     @classmethod
@@ -204,17 +208,25 @@ class Context(Injectable):
     # -- reports ----------------------------------------------------------------------------------------
 
     def progress(self, fraction: float, message: str = "") -> None:
-        """Report the progress of the run: a fraction from 0 to 1 and a short text. The next group commit writes it."""
+        """Report the progress of the run: a fraction from 0 to 1 and a short text. The next group commit writes it.
+
+        A number below 0 counts as 0, and one above 1 as 1; the first such number of a run is logged with the instance.
+        Raises OptionError for a value that is no finite number.
+        """
         given: Any = fraction  # a caller without a type checker can pass any object
         try:
             # any number: Fraction, Decimal and numpy's float32 are no subclasses of float
             share = float(given) if isinstance(given, SupportsFloat | SupportsIndex) else math.nan
         except (ValueError, ArithmeticError):
             share = math.nan
-        if not 0 <= share <= 1:
+        if not math.isfinite(share):
             raise OptionError("fraction", given, "a number from 0 to 1")
+        stored = min(1.0, max(0.0, share))
+        if stored != share and not self._corrected:
+            self._corrected = True
+            self._warn(f"progress({given!r}): expected a fraction from 0 to 1, not percent; stored as {stored:g}")
         if self._backend is not None:
-            self._backend.report_progress(self, share, message)
+            self._backend.report_progress(self, stored, message)
 
     def log_line(self, level: int, message: str, fields: dict[str, object] | None = None) -> bool:
         """Store a line with the instance; for log handlers. `level` is a `logging` number.
@@ -226,3 +238,11 @@ class Context(Injectable):
     def snooze(self, duration: Duration) -> NoReturn:
         """End this run and run the instance again after `duration`. This does not count as an attempt."""
         raise Snooze(to_seconds(duration))
+
+    def _warn(self, message: str) -> None:
+        """Log a warning of this run, and store it with the instance. The calling thread may have no current run."""
+        token = current_run.set(self)
+        try:
+            instance_logger(self.id).warning("instance %s of %r: %s", self.id, self.kind, message)
+        finally:
+            current_run.reset(token)

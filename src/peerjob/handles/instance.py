@@ -231,6 +231,7 @@ class InstanceView(ABC):
             "retry_of": _readable(lambda: self._decoded().retry_of),
             "schedule": _readable(lambda: self.schedule),
             "nominal_at": _readable(lambda: _iso(self.nominal_at)),
+            "progress": _readable(lambda: _progress_shown(self.progress)),
             "error": None if record.error is None else _readable(lambda: str(self.error)),
             "traceback": None
             if record.error is None
@@ -278,7 +279,6 @@ class Event:
 
     def to_dict(self) -> dict[str, Any]:
         """The event as plain values, for JSON."""
-        progress = self.instance.progress
         return {
             "what": self.what,
             "uuid": self.instance.id,
@@ -286,7 +286,7 @@ class Event:
             "state": str(self.state),
             "entry": None if self.entry is None else self.entry.to_dict(),
             "log": None if self.log is None else self.log.to_dict(),
-            "progress": None if progress is None else {"fraction": progress.fraction, "message": progress.message},
+            "progress": _progress_shown(self.instance.progress),
         }
 
 
@@ -462,6 +462,10 @@ def _readable(read: Callable[[], Any]) -> Any:
         return read()
     except (DecodeError, ValueError) as error:
         return f"<{error}>"
+
+
+def _progress_shown(progress: Progress | None) -> dict[str, Any] | None:
+    return None if progress is None else {"fraction": progress.fraction, "message": progress.message}
 
 
 def _iso(moment: datetime | None) -> str | None:

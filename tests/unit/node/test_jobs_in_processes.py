@@ -23,6 +23,7 @@ JOBS = [
     EXITS,
     Job("sleeps", bodies.sleeps, run_in="process"),
     Job("report", bodies.report, run_in="process", timeout=30),
+    Job("reports_too_much", bodies.reports_too_much, run_in="process"),
     Job("raises", bodies.raises, run_in="process"),
 ]
 
@@ -67,6 +68,15 @@ async def test_results_lines_and_progress_come_back(node: Node, caplog: pytest.L
     assert "info line" in await lines_of(instance)
     assert instance.progress is not None
     assert instance.progress.fraction == 0.5
+
+
+async def test_a_progress_outside_its_range_ends_no_job(node: Node) -> None:
+    instance = await node.schedule("reports_too_much")
+    assert await instance.result(timeout=60) == "done"
+    assert instance.progress is not None
+    assert instance.progress.fraction == 1
+    (line,) = await lines_of(instance)
+    assert "progress(1.0002)" in line
 
 
 async def test_its_errors_are_those_of_any_job(node: Node) -> None:

@@ -1,6 +1,7 @@
 """Log lines and progress of running jobs: their instance, their way to the store, and their limits."""
 
 import asyncio
+import json
 import logging
 import threading
 from typing import Any
@@ -116,6 +117,31 @@ async def test_lines_and_progress_of_a_running_body_are_shown_soon(clock: Virtua
         progress = (await instance.refresh()).progress
         assert progress is not None
         assert progress.fraction == 1
+
+
+@pytest.mark.parametrize("given", [-0.0002, 1.0002])
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_a_progress_outside_its_range_ends_no_job(clock: VirtualClock, given: float, in_thread: bool) -> None:
+    async def work(ctx: Context) -> str:
+        for _ in range(3):
+            if in_thread:
+                pause = threading.Thread(target=ctx.progress, args=(given, "all"))  # has no current run
+                pause.start()
+                pause.join()
+            else:
+                ctx.progress(given, "all")
+        return "done"
+
+    async with running_node(Job("work", work), clock=clock) as node:
+        instance = await node.schedule("work")
+        await drain(node)
+        await instance.refresh()
+        assert instance.outcome() == "done"
+        assert instance.to_dict()["progress"] == {"fraction": round(given), "message": "all"}
+        (line,) = await instance.logs(level=Level.WARN)
+        assert f"progress({given})" in line.message
+        assert "fraction from 0 to 1, not percent" in line.message
+        json.loads(instance.to_json())
 
 
 async def test_reports_of_many_bodies_share_a_turn(clock: VirtualClock) -> None:

@@ -1,6 +1,7 @@
 """Every option takes a value and keeps it, or refuses it with an error that names the option."""
 
 import contextlib
+import logging
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -63,10 +64,21 @@ def test_a_number_that_a_record_cannot_hold_is_refused(option: str) -> None:
         WORK.with_options(**more)
 
 
-@pytest.mark.parametrize("fraction", ["0.3", None, 1j, -1, 2, float("nan"), Decimal("sNaN"), 10**400])
-def test_a_progress_that_is_no_fraction_is_refused(fraction: Any) -> None:
+@pytest.mark.parametrize("fraction", ["0.3", None, 1j, float("nan"), float("inf"), Decimal("sNaN"), 10**400])
+def test_a_progress_that_is_no_finite_number_is_refused(fraction: Any) -> None:
     with pytest.raises(OptionError, match="a number from 0 to 1"):
         Context().progress(fraction)
+
+
+@pytest.mark.parametrize("fraction", [-1, 1.0002, 2, Fraction(-1, 2), Decimal("100.5")])
+def test_a_progress_outside_its_range_is_logged_once_a_run(fraction: Any, caplog: pytest.LogCaptureFixture) -> None:
+    context = Context()
+    with caplog.at_level(logging.WARNING, "peerjob.job"):
+        context.progress(fraction)
+        context.progress(fraction)
+    (message,) = caplog.messages
+    assert f"progress({fraction!r})" in message
+    assert f"fraction from 0 to 1, not percent; stored as {0 if fraction < 0 else 1}" in message
 
 
 @pytest.mark.parametrize("fraction", [0, 1, True, 0.5, Fraction(1, 2), Decimal("0.5")])

@@ -19,7 +19,6 @@ from peerjob import (
     Job,
     JobFailed,
     JobTimedOut,
-    OptionError,
     Query,
     Retry,
     State,
@@ -366,9 +365,3 @@ async def test_an_error_of_the_body_s_own_timeout_is_an_error(clock: VirtualCloc
         with pytest.raises(JobFailed) as caught:
             await clock.run((await node.schedule("inner")).result())
         assert caught.value.type == "TimeoutError"
-
-
-def test_progress_outside_its_bounds_is_refused() -> None:
-    for fraction in (-0.1, 1.1, float("nan")):
-        with pytest.raises(OptionError, match="fraction"):
-            Context().progress(fraction)

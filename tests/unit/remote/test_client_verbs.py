@@ -302,6 +302,9 @@ async def test_history_and_logs(client: Client, node: Node) -> None:
     assert [str(one.state) for one in await instance.history()][-1] == "Completed"
     assert instance.progress is not None
     assert (instance.progress.fraction, instance.progress.message) == (0.5, "half")
+    shown = {"fraction": 0.5, "message": "half"}
+    assert [one.to_dict()["progress"] for one in await client.lookup_instances(Query(kind="talk"))] == [shown]
+    assert (await client.lookup_instance(instance.id)).to_dict()["progress"] == shown
     assert [line async for line in client.iter_logs(instance.id)] == [
         line async for line in node.iter_logs(instance.id)
     ]
