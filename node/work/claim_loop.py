@@ -303,7 +303,8 @@ class ClaimLoop(BackgroundRole):
                     log_listener_failure(f"instance {run.claim.id}", error)
             elif ack is Ack.LOST:
                 logger.warning(
-                    "instance %s: its outcome (%s) came too late; another node owns the instance now",
+                    "instance %s: its outcome (%s) is not stored: its claim had ended, by a peer that took it back"
+                    " or by an earlier outcome",
                     run.claim.id,
                     outcome.action,
                 )

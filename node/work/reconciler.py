@@ -3,6 +3,10 @@
 The two differ for a moment while a claim or a commit is on its way. A difference counts only after two answered rounds
 of the claim loop: the first one may have been on its way when the difference was seen. A node that is full or drained
 has no rounds, so a comparison while no request is under way counts as one.
+
+The claims of the store can be older than those of the node: an event loop that lags compares late. So the rounds count
+from the last moment at which the node took or ended the claim. A comparison after that moment can be late once: the
+store reads the claims of the next one after the answer to this one.
 """
 
 from __future__ import annotations
@@ -52,7 +56,13 @@ class Reconciler:
         """Compare claims. `held` are the claims that the store has; None if store and node hold the same claims."""
         if held is None:
             self._suspected.clear()
-            return
+        else:
+            self._compare(held)
+        self._held_claims.changed = set() if self._suspected else None
+
+    def _compare(self, held: Sequence[Held]) -> None:
+        for key in self._held_claims.changed or ():
+            self._suspected.pop(key, None)
         stored = {(claim.id, claim.fence) for claim in held}
         known = {(run.claim.id, run.claim.fence): run for run in self._held_claims.runs()}
         now = self._now()

@@ -149,6 +149,8 @@ class HeldClaims:
         """The current incarnation of this node. A node that was declared dead gets a new incarnation."""
         self._runs: dict[str, Run] = {}
         self._sum = 0
+        self.changed: set[tuple[str, int]] | None = None
+        """Id and fence of each claim that was added or removed since the reconciler asked for it; None: not asked."""
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -160,12 +162,16 @@ class HeldClaims:
     def add(self, run: Run) -> None:
         self._runs[run.claim.id] = run
         self._sum += digest_share(run.claim.fence)
+        if self.changed is not None:
+            self.changed.add((run.claim.id, run.claim.fence))
 
     def remove(self, run: Run) -> None:
         """Remove a claim. A newer claim of the same instance stays."""
         if self._runs.get(run.claim.id) is run:
             del self._runs[run.claim.id]
             self._sum -= digest_share(run.claim.fence)
+            if self.changed is not None:
+                self.changed.add((run.claim.id, run.claim.fence))
 
     def get(self, id: str) -> Run | None:
         return self._runs.get(id)

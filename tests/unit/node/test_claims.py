@@ -1,6 +1,7 @@
 """What a node claims, when, and how much ahead; and what it makes of instances that killed nodes before."""
 
 import asyncio
+import logging
 from collections import Counter
 from typing import Annotated, Any
 
@@ -298,6 +299,32 @@ async def test_the_wait_for_the_next_due_instance_is_by_the_clock_of_the_store(c
         assert store.calls["turn"] - before < 20
         await clock.advance(0.3)
         assert (await instance.refresh()).state is State.COMPLETED
+
+
+async def test_claims_that_are_compared_late_are_not_handed_back(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer to a renewal waits, as in an event loop that lags, until the instance that it names has completed."""
+    store = flaky_store(clock)
+    jobs = [Job("hold", lambda: asyncio.sleep(60)), Job("quick", lambda: None)]
+    async with running_node(jobs, clock=clock, store=store.store, workers=4, lease_ttl=20) as node:
+        await node.schedule("hold")  # a node that runs a body claims by rounds alone
+        await clock.advance(0.5)
+        claim = store.stall_answers("turn", times=1)
+        quick = await node.schedule("quick")
+        await clock.advance(1.2)
+        assert claim.met.is_set()
+        assert (await quick.refresh()).state is State.PROCESSING
+        renewal = store.stall_answers("renew", times=1)
+        await clock.advance(1.2)
+        assert renewal.met.is_set()
+        claim.release()
+        await clock.advance(0.5)
+        assert (await quick.refresh()).state is State.COMPLETED
+        renewal.release()
+        await clock.advance(3)
+        assert await notes_of(quick) == ["Created", "Scheduled", "Processing", "Completed"]
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_outcomes_of_quick_bodies_are_committed_together(clock: VirtualClock) -> None:

@@ -136,6 +136,29 @@ def test_a_difference_that_was_settled_counts_anew() -> None:
         reconciler.compare(settled)
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_claim_that_came_or_ended_between_two_comparisons_counts_anew(ends: bool) -> None:
+    """The claims of the store are of the moment of its answer, and an event loop that lags compares them late."""
+    claim_loop, held_claims = Answered(), HeldClaims("first")
+    outbox = an_outbox(held_claims)
+    reconciler = a_reconciler(held_claims, claim_loop, outbox)
+    run, stored = a_run("a"), [Held("a", 1)]
+    reconciler.compare(stored)  # the answer to the claim is on its way
+    claim_loop.rounds += 1
+    held_claims.add(run)
+    if ends:
+        claim_loop.rounds += 1
+        held_claims.remove(run)
+    late = stored if ends else []  # by a store that reads the claim before its end, or after its end
+    for rounds in (0, 1):
+        claim_loop.rounds += rounds
+        reconciler.compare(late)
+        assert (len(outbox), run.lost) == (0, False)
+    claim_loop.rounds += 1
+    reconciler.compare(late)  # so the difference stays
+    assert (len(outbox), run.lost) == (int(ends), not ends)
+
+
 def test_comparisons_count_while_the_claim_loop_has_nothing_to_send() -> None:
     """As on a node whose workers are all busy."""
     claim_loop, held_claims = Answered(), HeldClaims("first")

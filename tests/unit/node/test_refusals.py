@@ -142,7 +142,7 @@ async def test_an_outcome_that_the_store_did_before_it_refused_the_claim_counts_
         await drain(node)
         await clock.settle()
         assert sorted(results) == list(range(20))
-        assert "came too late" not in caplog.text
+        assert "is not stored" not in caplog.text
 
 
 async def test_only_the_outcome_that_is_refused_alone_is_given_up(
