@@ -6,7 +6,6 @@ A plain copy would miss what is only in the log of changes, and may catch the fi
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from .address import parse_address
 from .errors import translated
 from .file import StoreFile
 from .place import real_path
+from .rights import create_file
 
 
 def back_up(url: str, target: Path) -> int:
@@ -34,7 +34,9 @@ def back_up(url: str, target: Path) -> int:
         raise OptionError("FILE", str(target), "a file that does not exist")
     partial = target.with_name(f".{target.name}.partial")
     try:
-        os.close(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+        # a copy that was killed can have left one, with the rights of that time
+        partial.unlink(missing_ok=True)
+        create_file(partial)
     except OSError as error:
         raise OptionError(
             "FILE", str(target), f"a path in a folder that this user may write ({error.strerror})"

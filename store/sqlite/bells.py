@@ -14,6 +14,8 @@ import os
 import socket
 from pathlib import Path
 
+from .rights import follow_file
+
 _LOGGER = logging.getLogger("peerjob.store")
 _FD_PATH = "/proc/self/fd"
 _GONE = (errno.ECONNREFUSED, errno.ENOENT)
@@ -32,11 +34,14 @@ class Bells:
         self._fd = -1
         self.socket: socket.socket | None = None
         try:
-            self._folder.mkdir(exist_ok=True)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            follow_file(self._folder, path)
             self._fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self.socket.setblocking(False)
             self.socket.bind(self._address(name))
+            # the folder decides which users reach the socket
+            Path(self._address(name)).chmod(0o666)
         except OSError as error:
             _LOGGER.info("no hints between processes beside %s, so they look once a second: %s", path, error)
             self.close()

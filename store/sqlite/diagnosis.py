@@ -11,6 +11,7 @@ from peerjob.model.findings import Finding, Severity
 
 from .address import parse_address
 from .place import check_mount, check_place, real_path
+from .rights import log_paths
 from .session import reserve_of
 from .write_lock import WriteLock, described, is_stopped, lock_path
 
@@ -29,6 +30,7 @@ def diagnose_sqlite(url: str) -> list[Finding]:
     kept = "each write waits for the disk" if address.sync == "full" else "a power cut can lose the last writes"
     findings = [Finding("file", Severity.OK, f"{path}, {_size(path)}; sync={address.sync}: {kept}")]
     findings.append(_space(path))
+    findings.extend(_rights(path))
     if lock_path(path).exists():
         findings.append(_writer(path))
     return findings
@@ -47,6 +49,17 @@ def _space(path: Path) -> Finding:
     if free < reserve:
         return Finding("space", Severity.FAIL, f"{text}: new instances are refused below {reserve:,}")
     return Finding("space", Severity.WARN if free < 4 * reserve else Severity.OK, text)
+
+
+def _rights(path: Path) -> list[Finding]:
+    """Files that all local users may read or write. A group has its rights because an administrator gave them."""
+    files = [one for one in (path, *log_paths(path), lock_path(path)) if one.exists()]
+    for right, verb, verdict in ((0o002, "write", Severity.FAIL), (0o004, "read", Severity.WARN)):
+        exposed = [one.name for one in files if one.stat().st_mode & right]
+        if exposed:
+            can = f"all users of this machine can {verb} {' '.join(exposed)}"
+            return [Finding("rights", verdict, f"{can}, and with a lock stop all writes; chmod o-rw")]
+    return []
 
 
 def _writer(path: Path) -> Finding:

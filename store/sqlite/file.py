@@ -12,6 +12,7 @@ from peerjob.model.errors import LayoutError, OptionError, PeerjobError, StoreEr
 
 from .errors import code_of, is_busy, translated
 from .place import check_place
+from .rights import create_file, share_log
 from .write_lock import user_of_another_file
 
 APPLICATION = 0x706A6F62
@@ -49,10 +50,11 @@ class StoreFile:
         self._url = url
         check_place(path)
         self._check_users()
-        self.connection = _connect(path, url, create=not path.exists())
+        self.connection = _connect(path, url)
         try:
             self._check_owner()
             self._prepare(identity)
+            share_log(path)
             found = path.stat()
         except BaseException as error:
             self.connection.close()
@@ -160,21 +162,27 @@ class StoreFile:
             raise
 
 
-def _connect(path: Path, url: str, *, create: bool) -> sqlite3.Connection:
-    mode = "rwc" if create else "rw"
+def _connect(path: Path, url: str) -> sqlite3.Connection:
     try:
+        create_file(path)
         return sqlite3.connect(
-            f"file:{quote(str(path))}?mode={mode}",
+            f"file:{quote(str(path))}?mode=rw",
             uri=True,
             isolation_level=None,
             check_same_thread=False,
             cached_statements=256,
             timeout=BUSY,
         )
+    except OSError as error:
+        raise OptionError("store", str(path), _creatable(path)) from error
     except sqlite3.Error as error:
         if code_of(error) & 0xFF == sqlite3.SQLITE_CANTOPEN:
-            raise OptionError("store", str(path), f"a file that this user may create in {path.parent}") from error
+            raise OptionError("store", str(path), _creatable(path)) from error
         raise translated(error, url) from error
+
+
+def _creatable(path: Path) -> str:
+    return f"a file that this user may create in {path.parent}"
 
 
 def opened(path: Path, url: str, *, identity: str, seconds: float) -> StoreFile:

@@ -18,6 +18,8 @@ import struct
 import sys
 from pathlib import Path
 
+from .rights import OWNER_ONLY, follow_file
+
 _FLOCK = struct.Struct("hhqqi4x")
 """`struct flock` of Linux on machines with 64 bits: type, whence, start, length, process id."""
 _TURN, _CHECKPOINTS = 0, 1
@@ -31,7 +33,9 @@ class WriteLock:
     """The locks of one process on one file."""
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._fd = os.open(lock_path(path), flags, OWNER_ONLY)
+        follow_file(lock_path(path), path)
 
     def take(self) -> bool:
         """Take the turn to write; False if another process has it."""

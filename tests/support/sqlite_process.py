@@ -4,21 +4,29 @@
 its own; it prints each number that was acknowledged. `hold` takes the turn to write, and keeps a transaction open.
 `fork` forks while its store is open, and `forks` does so many times in a row. `refused` opens a folder that its user
 may not write.
+
+`stranger` prints which files another user can open, and `member` shares a file as a user of a group: both need root.
 """
 
 import asyncio
+import codecs
 import os
+import select
 import sys
 import time
+from pathlib import Path
 
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import OptionError, StoreError
 from peerjob.store.kv.base import Compare, Put, Step, mod_of
 from peerjob.store.sqlite.address import parse_address
 from peerjob.store.sqlite.driver import SqliteKeyValue
+from peerjob.store.sqlite.requests import request_of
 from peerjob.store.sqlite.session import Session
+from peerjob.store.sqlite.watch import SqliteWatch
 
 NOBODY = 65534
+GROUP = 54321
 COUNTER = "test/counter"
 
 
@@ -107,6 +115,42 @@ async def refused(url: str) -> None:
         print(error, path.exists())
 
 
+def stranger(folder: str) -> None:
+    names = sorted(os.listdir(folder))  # noqa: PTH208
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+    for name in names:
+        try:
+            os.close(os.open(Path(folder, name), os.O_RDONLY))
+        except PermissionError:
+            continue
+        print(f"opened {name}")
+    print("tried", *names, flush=True)
+
+
+async def member(url: str, user: str) -> None:
+    # the other user may not read Python's own files
+    codecs.lookup("ascii")
+    os.setgroups([GROUP])
+    os.setgid(int(user))
+    os.setuid(int(user))
+    session = Session(parse_address(url).path, url, SystemClock())
+    assert session.lock.take()
+    session.register([SqliteWatch(("test/",), 0, lambda _: None)])
+    step = Step([], [Put(f"test/{user}", b"")])
+    put = request_of(lambda transaction, _: transaction.apply([step], None, ()), writes=True, durable=False)
+    session.write([put], [])
+    session.lock.give()
+    assert put.error is None
+    print("wrote", flush=True)
+    poll = select.poll()
+    poll.register(session.socket or -1, select.POLLIN)
+    poll.poll()
+    print("heard", session.heard(), flush=True)
+    time.sleep(600)  # noqa: ASYNC251  # nothing else runs here
+
+
 if __name__ == "__main__":
     verb, *arguments = sys.argv[1:]
     match verb:
@@ -114,6 +158,10 @@ if __name__ == "__main__":
             asyncio.run(write(*arguments))
         case "hold":
             asyncio.run(hold(*arguments))
+        case "stranger":
+            stranger(*arguments)
+        case "member":
+            asyncio.run(member(*arguments))
         case "refused":
             asyncio.run(refused(*arguments))
         case "forks":

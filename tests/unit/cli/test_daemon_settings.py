@@ -160,15 +160,21 @@ def test_the_check_refuses_each_address_that_a_start_refuses(given: Given, bad: 
 
 
 def test_files_that_others_can_write_or_read_are_named(tmp_path: Path) -> None:
-    files = {name: tmp_path / name for name in ("tokens", "key", "cert", "ca")}
+    files = {name: tmp_path / name for name in ("tokens", "key", "cert", "ca", "store", "coordinator")}
     for file in files.values():
         file.write_text("")
         file.chmod(0o640)
     settings = DaemonSettings(
-        tls_cert=files["cert"], tls_key=files["key"], tls_client_ca=files["ca"], tokens_file=files["tokens"]
+        tls_cert=files["cert"],
+        tls_key=files["key"],
+        tls_client_ca=files["ca"],
+        tokens_file=files["tokens"],
+        store_file=files["store"],
+        coordinator_file=files["coordinator"],
     )
     assert exposed_files(settings) == []
-    for name, exposing in (("tokens", 0o022), ("key", 0o026), ("ca", 0o022), ("cert", 0)):
+    secret = [(name, 0o026) for name in ("key", "store", "coordinator")]
+    for name, exposing in (("tokens", 0o022), ("ca", 0o022), ("cert", 0), *secret):
         for right in (0o020, 0o040, 0o002, 0o004):
             files[name].chmod(0o600 | right)
             message = exposed_files(settings)

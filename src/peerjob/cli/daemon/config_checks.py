@@ -69,13 +69,13 @@ def _service(settings: DaemonSettings, clock: Clock) -> list[Finding]:
 
 
 def exposed_files(settings: DaemonSettings) -> list[str]:
-    """Problems of the files' permissions: other users can write them, or read the key."""
+    """Problems of the files' permissions: other users can write them, or read a secret."""
+    secret = _WRITABLE_BY_OTHERS | _READABLE_BY_ALL
     files = {
+        settings.store_file: (secret, "read or write {}, which can hold the store's password; chmod 0600"),
+        settings.coordinator_file: (secret, "read or write {}, which can hold the coordinator's password; chmod 0600"),
         settings.tokens_file: (_WRITABLE_BY_OTHERS, "write {}, and so give themselves access; chmod go-w"),
-        settings.tls_key: (
-            _WRITABLE_BY_OTHERS | _READABLE_BY_ALL,
-            "read or write {}, the key of the service; chmod 0600",
-        ),
+        settings.tls_key: (secret, "read or write {}, the key of the service; chmod 0600"),
         settings.tls_client_ca: (_WRITABLE_BY_OTHERS, "write {}, and so give themselves access; chmod go-w"),
     }
     return [

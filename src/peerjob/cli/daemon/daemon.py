@@ -59,9 +59,8 @@ class Daemon:
 
         SIGHUP reloads the job modules and the tokens.
         """
-        if self._server is not None:
-            for text in exposed_files(self._settings):
-                logger.warning("%s", text)
+        for text in exposed_files(self._settings):
+            logger.warning("%s", text)
         return await self._service.run()
 
     def _reload(self) -> None:
