@@ -112,26 +112,34 @@ async def test_an_instance_on_another_node_is_cancelled_within_a_second(clock: V
         assert sleeper.reasons == ["user", "user"]
 
 
-async def test_an_instance_that_was_claimed_ahead_is_cancelled_before_it_runs(clock: VirtualClock) -> None:
+@pytest.mark.parametrize("where", ["here", "on a peer"])
+async def test_an_instance_that_was_claimed_ahead_is_cancelled_before_it_runs(clock: VirtualClock, where: str) -> None:
     ran: list[int] = []
 
     async def work(number: int) -> None:
         ran.append(number)
         await asyncio.sleep(0.015)
 
-    job = Job("work", work)
-    async with running_node(job, clock=clock, workers=1) as node:
+    job, url = Job("work", work), shared_url()
+    async with (
+        running_node(job, clock=clock, workers=1, store=url, name="here") as node,
+        running_node(clock=clock, workers=0, store=url, name="on a peer") as peer,
+    ):
         await clock.run((await node.schedule(job, -1)).wait())
-        instances = await node.schedule_many(job.call(number) for number in range(4))
+        instances = await node.schedule_many(job.with_options(key=f"key {number}").call(number) for number in range(4))
         await clock.advance(0.005)
-        states = {(await one.refresh()).state for one in instances[1:2]}
-        assert states == {State.PROCESSING}
+        ahead = instances[1]
+        assert (await ahead.refresh()).state is State.PROCESSING
         assert len([worker for worker in node.workers() if worker.instance]) == 1
-        assert await instances[1].cancel()
+        assert await (node if where == "here" else peer).cancel_instance(ahead.id)
         await drain(node)
 
         assert ran == [-1, 0, 2, 3]
-        assert await states_of(instances[1]) == ["Created", "Scheduled", "Processing", "Cancelled"]
+        assert await states_of(ahead) == ["Created", "Scheduled", "Processing", "Cancelled"]
+        # its claim was released, so the key is free
+        again = await node.schedule(job.with_options(key="key 1"), 5)
+        assert again.is_new
+        await drain(node)
 
 
 async def test_a_body_that_ignores_it_changes_nothing_any_more() -> None:
