@@ -440,7 +440,10 @@ class BlockingVerbs(BlockingCalls):
         return self.call(self.manager.resize_workers(n, node=node))
 
     def wait(self, query: Query | None = None, timeout: Duration | None = None) -> None:
-        """Wait until no instance that matches is queued or running; raises TimeoutError."""
+        """Wait until no instance that matches is queued or running; raises TimeoutError.
+
+        A query for final states alone waits for queued and running instances that match its other criteria.
+        """
         self.call_long(self.manager.wait(query, timeout))
 
     def watch(self, query: Query | None = None) -> Iterator[Event]:

@@ -394,7 +394,10 @@ class Manager(Injectable, ABC):
 
     @abstractmethod
     async def wait(self, query: Query | None = None, timeout: Duration | None = None) -> None:
-        """Wait until no instance that matches is queued or running; raises TimeoutError."""
+        """Wait until no instance that matches is queued or running; raises TimeoutError.
+
+        A query for final states alone waits for queued and running instances that match its other criteria.
+        """
 
     @abstractmethod
     def watch(
