@@ -101,7 +101,7 @@ async def make(manager: Manager) -> list[Made]:
     for number, (waits, tag, kind) in enumerate(itertools.product((False, True), ("red", "blue"), JOBS)):
         at = NOON + number * HOUR
         ends = "bad" if number % 2 else "good"
-        call = JOBS[kind].with_options(tags=[tag], **({"after": "1d"} if waits else {})).call(ends)
+        call = JOBS[kind].with_options(tags=[tag], after="1d" if waits else 0).call(ends)
         instance = await manager.schedule_as(hashed_id(to_us(at), f"{salt} {number}"), call)
         if not waits:
             await instance.wait(10)
