@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from peerjob import Client, Filter, Instance, Job, Level, Manager, Query, State
+from peerjob import INJECTED, Client, Filter, Instance, Job, Level, Manager, Query, State
 from peerjob.model.clock import to_us
 from peerjob.model.ids import hashed_id
 from support.rpc import served
@@ -23,7 +23,7 @@ NOON = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=12)
 HOUR = timedelta(hours=1)
 
 
-def work(ends: str, instance: Instance[Any]) -> None:
+def work(ends: str, instance: Instance[Any] = INJECTED) -> None:
     instance.log.info("one")
     instance.log.warning("two")
     if ends == "bad":
