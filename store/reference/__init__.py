@@ -1,0 +1,12 @@
+"""The reference store: the contract of `peerjob.store.base` as a program, in the memory of one process.
+
+It tells what each command means. It has no indexes but dictionaries and sorted lists, and no command is clever. The
+other engines give the same answers at a bounded cost; the tests compare them with this store.
+
+Read in this order: `state` has what a namespace holds, and `step` what all commands share. `enqueue`, `claim`, `commit`
+and `cancel` are the life of an instance, and `ends` is its end. `liveness` and `recovery` are about nodes. `schedules`,
+`firing` and `ledger` are about schedules. `store` wraps each command as a method, under one lock.
+
+Where the contract leaves a choice, a function tells what may happen (`claim.claimable`, `retention.removable`), and
+another one does what was chosen (`claim.take`, `ends.remove`).
+"""

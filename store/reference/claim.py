@@ -1,0 +1,137 @@
+"""Scheduled → Processing: the command `claim`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from heapq import merge
+from typing import cast
+
+from peerjob.model.record import MAX_BATCH_BYTES, Claim, Claimed, Want, check_batch
+from peerjob.model.state import State
+
+from .queues import move_due, remove_from_queue
+from .state import InstanceData
+from .step import AtomicStep
+
+
+def claim(step: AtomicStep, incarnation: str, want: Want, *, request: str, command: str = "claim") -> Claimed:
+    """Give the best due instances to an incarnation; if there is none, the incarnation is idle."""
+    check_batch(want.limit)
+    node = step.node(incarnation)
+    if node is None:
+        return Claimed(now_us=step.now_us, dead=True)
+    known = step.answer_to(incarnation, command, request)
+    if known is not None:
+        return repeated(step, incarnation, cast("Claimed", known))
+    if command == "hint-claim" and is_late(step, incarnation, request):
+        return Claimed(now_us=step.now_us)
+    fall_due(step, incarnation, want)
+    claims = take(step, incarnation, within_bytes(step, claimable(step, want)))
+    left = kinds_left(step, want)
+    if claims:
+        node.idle = None
+        if left:
+            step.wake(*left, but=incarnation)
+    elif want.idle and want.limit > 0:
+        node.idle = want
+    next_due_us = step.state.delayed[0][0] if step.state.delayed and not claims else None
+    answer = Claimed(claims=tuple(claims), now_us=step.now_us, next_due_us=next_due_us)
+    step.remember(incarnation, command, request, answer)
+    return answer
+
+
+def claimable(step: AtomicStep, want: Want) -> list[str]:
+    """The instances that a claim takes, best first: lowest priority number, then due time, then id.
+
+    A suspect that comes first is taken alone, if suspects are wanted. Other suspects are passed over.
+    """
+    instances, room = step.state.instances, Counter(dict(want.kinds))
+    queues = (queue for kind, queue in step.state.ready.items() if room[kind] > 0)
+    taken: list[str] = []
+    for place, (_, _, id) in enumerate(merge(*queues)):
+        if len(taken) == want.limit:
+            break
+        one = instances[id]
+        if one.suspect:
+            if want.suspects and place == 0:
+                return [id]
+        elif room[one.kind] > 0:
+            room[one.kind] -= 1
+            taken.append(id)
+    return taken
+
+
+def within_bytes(step: AtomicStep, ids: Sequence[str]) -> list[str]:
+    """The first instances whose payloads fit into one answer; at least one."""
+    fitting: list[str] = []
+    room = MAX_BATCH_BYTES
+    for id in ids:
+        room -= len(step.state.instances[id].spec)
+        if fitting and room < 0:
+            break
+        fitting.append(id)
+    return fitting
+
+
+def take(step: AtomicStep, incarnation: str, ids: Sequence[str]) -> list[Claim]:
+    """Give instances to an incarnation, each with a new fence. The attempt counts."""
+    claims: list[Claim] = []
+    for id in ids:
+        one = step.state.instances[id]
+        remove_from_queue(step, one)
+        step.state.last_fence += 1
+        one.fence, one.owner, one.started = step.state.last_fence, incarnation, False
+        one.attempts += 1
+        step.transition(one, State.PROCESSING, step.name(incarnation))
+        claims.append(to_claim(one))
+    return claims
+
+
+def fall_due(step: AtomicStep, incarnation: str, want: Want) -> None:
+    """Move what is due from the delayed instances. It wakes nodes for the kinds that this claim does not take."""
+    for one in move_due(step):
+        if want.limit == 0 or want.kinds.get(one.kind, 0) == 0:
+            step.wake(one.kind, but=incarnation)
+
+
+def kinds_left(step: AtomicStep, want: Want) -> list[str]:
+    """The kinds of which a claim leaves due instances."""
+    return [kind for kind in step.state.ready if want.kinds.get(kind, 0) > 0]
+
+
+def repeated(step: AtomicStep, incarnation: str, answer: Claimed) -> Claimed:
+    """The answer of the first run, without the claims that have ended since."""
+
+    def still_held(claim: Claim) -> bool:
+        one = step.state.instances.get(claim.id)
+        return (
+            one is not None and one.state is State.PROCESSING and (one.owner, one.fence) == (incarnation, claim.fence)
+        )
+
+    claims = tuple(claim for claim in answer.claims if still_held(claim))
+    return Claimed(claims=claims, now_us=answer.now_us, next_due_us=answer.next_due_us)
+
+
+def is_late(step: AtomicStep, incarnation: str, request: str) -> bool:
+    """Whether a later call of `claim_on_hint` was answered: the requests of an incarnation grow."""
+    last = step.state.answers.get((incarnation, "hint-claim"))
+    return last is not None and request < last.request
+
+
+def to_claim(instance: InstanceData) -> Claim:
+    """A claim as its owner sees it."""
+    return Claim(
+        id=instance.id,
+        kind=instance.kind,
+        fence=instance.fence,
+        spec=instance.spec,
+        priority=instance.priority,
+        due_us=instance.due_us,
+        attempts=instance.attempts,
+        crashes=instance.crashes,
+        losses=instance.losses,
+        at_us=instance.history[-1].at_us,
+        key=instance.key,
+        tags=instance.tags,
+    )

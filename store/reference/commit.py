@@ -1,0 +1,112 @@
+"""Outcomes and reports of running instances: the commands `commit` and `add_lines`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peerjob.model.record import FINAL_STATE, Ack, Action, LogLine, Outcome, check_batch
+from peerjob.model.state import State
+
+from .ends import end, release
+from .queues import add_to_queue
+from .retention import remove_expired
+from .state import InstanceData
+from .step import AtomicStep
+
+
+def commit(
+    step: AtomicStep, incarnation: str, outcomes: Sequence[Outcome], *, request: str, command: str = "commit"
+) -> list[Ack]:
+    """Apply outcomes, then remove up to twice as many expired instances as have ended."""
+    acks = apply_outcomes(step, incarnation, outcomes, request=request, command=command)
+    remove_expired(step, 2 * step.ended)
+    return acks
+
+
+def apply_outcomes(
+    step: AtomicStep, incarnation: str, outcomes: Sequence[Outcome], *, request: str, command: str = "commit"
+) -> list[Ack]:
+    """Apply outcomes in order, each if (fence, incarnation) still own the instance."""
+    check_batch(len(outcomes))
+
+    def run() -> list[Ack]:
+        return [_apply(step, incarnation, outcome) for outcome in outcomes]
+
+    return list(step.once(incarnation, command, request, run))
+
+
+def _apply(step: AtomicStep, incarnation: str, outcome: Outcome) -> Ack:
+    instance = step.state.instances.get(outcome.id)
+    if instance is None or (instance.owner, instance.fence) != (incarnation, outcome.fence):
+        return Ack.LOST
+    if instance.state is State.PROCESSING:
+        _report(step, instance, outcome)
+        if outcome.action not in (Action.REPORT, Action.RELEASE):
+            _end_run(step, instance, outcome)
+        return Ack.DONE
+    if instance.releasing:
+        if outcome.action is not Action.REPORT:
+            release(step, instance)
+        return Ack.CANCELLED
+    if _has_only_logs(outcome):
+        append_lines(step, instance, outcome.logs)
+        return Ack.DONE
+    return Ack.LOST
+
+
+def _report(step: AtomicStep, instance: InstanceData, outcome: Outcome) -> None:
+    """Store logs, progress and the start of the body, without a transition."""
+    instance.started = instance.started or outcome.started
+    if outcome.progress is not None:
+        instance.progress = outcome.progress
+        step.changed(instance)
+    append_lines(step, instance, outcome.logs)
+
+
+def _end_run(step: AtomicStep, instance: InstanceData, outcome: Outcome) -> None:
+    """End a run: the instance becomes final, or Scheduled again."""
+    action, node = outcome.action, step.name(instance.owner)
+    instance.started = False
+    if action in FINAL_STATE:
+        instance.result, instance.error = outcome.result, outcome.error
+        step.ended += 1
+        end(step, instance, FINAL_STATE[action], node, outcome.note)
+        return
+    instance.owner = ""
+    if action is not Action.RETRY:
+        instance.attempts -= 1
+    if action is not Action.HAND_BACK:
+        instance.due_us = step.now_us + max(0, outcome.delay_us)
+        instance.error = instance.error if outcome.error is None else outcome.error
+    step.transition(instance, State.SCHEDULED, node, outcome.note)
+    add_to_queue(step, instance)
+
+
+def _has_only_logs(outcome: Outcome) -> bool:
+    """Whether an outcome has log lines and nothing else, as the late lines of processors have."""
+    others = (outcome.result, outcome.error, outcome.progress)
+    return outcome.action is Action.REPORT and bool(outcome.logs) and not outcome.started and others == (None,) * 3
+
+
+def add_lines(step: AtomicStep, id: str, lines: Sequence[LogLine]) -> bool:
+    """Append log lines to an instance in any state, without a fence."""
+    check_batch(len(lines))
+    instance = step.state.instances.get(id)
+    if instance is None:
+        return False
+    append_lines(step, instance, lines)
+    return True
+
+
+def append_lines(step: AtomicStep, instance: InstanceData, lines: Sequence[LogLine]) -> None:
+    """Append log lines, and drop the oldest ones above the limits of lines and bytes."""
+    if not lines:
+        return
+    logs, limits = instance.logs, step.limits
+    logs += lines
+    instance.logged += len(lines)
+    sizes = [len(line.message.encode(errors="surrogatepass")) for line in logs]
+    while len(logs) > limits.max_log_lines or sum(sizes) > limits.max_log_bytes:
+        del logs[0], sizes[0]
+        instance.dropped += 1
+    step.changed(instance)

@@ -1,0 +1,65 @@
+"""The end of an instance: it becomes final, then its body is over, then it is removed."""
+
+from __future__ import annotations
+
+from bisect import insort
+
+from peerjob.model.record import REPEAT_US
+from peerjob.model.state import State
+
+from .queues import add_to_queue, discard, remove_from_queue
+from .state import InstanceData
+from .step import AtomicStep
+
+
+def end(step: AtomicStep, instance: InstanceData, state: State, node: str, note: str = "") -> None:
+    """Make an instance final. If its body still runs (`releasing`), it keeps its key and its slot."""
+    kept_us = step.limits.retention_us if instance.retention_us is None else instance.retention_us
+    instance.expires_us = step.now_us + kept_us
+    step.transition(instance, state, node, note)
+    for watcher in step.state.watchers.pop(instance.id, set()):
+        step.hint(watcher, "final", instance.id)
+    if not instance.releasing:
+        be_over(step, instance)
+
+
+def release(step: AtomicStep, instance: InstanceData) -> None:
+    """End the body of a cancelled instance."""
+    instance.releasing, instance.owner = False, ""
+    be_over(step, instance)
+
+
+def be_over(step: AtomicStep, instance: InstanceData) -> None:
+    """Free the unique key and the slot of an instance; from now on, it can be removed."""
+    insort(step.state.expiring, (instance.expires_us, instance.id))
+    free_key_and_slot(step, instance)
+
+
+def free_key_and_slot(step: AtomicStep, instance: InstanceData) -> None:
+    """Free the unique key, and give the slot to the first parked instance."""
+    if instance.key is not None:
+        step.state.keys.pop((instance.kind, instance.key), None)
+    if not instance.slot:
+        return
+    slot = step.state.slots[instance.slot]
+    held = slot[0] == instance.id
+    slot.remove(instance.id)
+    if not slot:
+        del step.state.slots[instance.slot]
+    elif held:
+        add_to_queue(step, step.state.instances[slot[0]])
+    instance.slot = ""
+
+
+def remove(step: AtomicStep, instance: InstanceData) -> None:
+    """Remove an instance in any state. Its enqueue may come again, and must then add nothing."""
+    state = step.state
+    if instance.over:
+        discard(state.expiring, (instance.expires_us, instance.id))
+    else:
+        remove_from_queue(step, instance)
+        free_key_and_slot(step, instance)
+    del state.instances[instance.id]
+    state.watchers.pop(instance.id, None)
+    if instance.created_us + REPEAT_US > step.now_us:
+        state.removed[instance.id] = instance.created_us + REPEAT_US

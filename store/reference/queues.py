@@ -1,0 +1,68 @@
+"""The queues: sorted lists of what is claimable, by kind, and one sorted list of what is delayed."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from typing import TypeVar
+
+from .state import InstanceData
+from .step import AtomicStep
+
+T = TypeVar("T", tuple[int, str], tuple[int, int, str])
+
+MAX_MOVED = 500
+"""Most delayed instances that one claim finds due."""
+
+
+def add_to_queue(step: AtomicStep, instance: InstanceData) -> None:
+    """Make a Scheduled instance claimable, now or at its due time, and wake one idle node.
+
+    A delayed instance wakes one only if it is the earliest, so that the node learns when to claim.
+    """
+    if instance.due_us <= step.now_us:
+        _add_ready(step, instance)
+        step.wake(instance.kind)
+        return
+    place = (instance.due_us, instance.id)
+    insort(step.state.delayed, place)
+    if step.state.delayed[0] == place:
+        step.wake(instance.kind)
+
+
+def remove_from_queue(step: AtomicStep, instance: InstanceData) -> None:
+    """Remove a Scheduled instance from its queue; a parked one is in none."""
+    state = step.state
+    queue = state.ready.get(instance.kind, [])
+    discard(queue, (instance.priority, instance.due_us, instance.id))
+    if not queue:
+        state.ready.pop(instance.kind, None)
+    discard(state.delayed, (instance.due_us, instance.id))
+
+
+def move_due(step: AtomicStep) -> list[InstanceData]:
+    """Make the delayed instances claimable that are due by now; returns them."""
+    delayed, moved = step.state.delayed, list[InstanceData]()
+    while delayed and delayed[0][0] <= step.now_us and len(moved) < MAX_MOVED:
+        _, id = delayed.pop(0)
+        moved.append(step.state.instances[id])
+        _add_ready(step, moved[-1])
+    return moved
+
+
+def due_of(step: AtomicStep, kind: str) -> list[str]:
+    """The instances of a kind that are due and not claimed, those first that claims have found due."""
+    ready = [id for _, _, id in step.state.ready.get(kind, [])]
+    fell_due = [id for due_us, id in step.state.delayed if due_us <= step.now_us]
+    return ready + [id for id in fell_due if step.state.instances[id].kind == kind]
+
+
+def discard(queue: list[T], place: T) -> None:
+    """Remove a place from a sorted list, if it is there."""
+    at = bisect_left(queue, place)
+    if at < len(queue) and queue[at] == place:
+        del queue[at]
+
+
+def _add_ready(step: AtomicStep, instance: InstanceData) -> None:
+    queue = step.state.ready.setdefault(instance.kind, [])
+    insort(queue, (instance.priority, instance.due_us, instance.id))

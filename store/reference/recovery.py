@@ -1,0 +1,80 @@
+"""Claims come back from an incarnation that leaves or that died: the commands `leave` and `reap`."""
+
+from __future__ import annotations
+
+from peerjob.model.record import Reaped
+from peerjob.model.state import State
+
+from .ends import end, release
+from .queues import add_to_queue
+from .retention import remove_expired
+from .state import InstanceData, NodeData
+from .step import AtomicStep
+
+
+def leave(step: AtomicStep, incarnation: str) -> int:
+    """End a lease in order, and hand back the claims without a count; returns how many."""
+    node = step.state.nodes.get(incarnation)
+    if node is None:
+        return 0
+    if not node.ended:
+        _end_node(step, node, "left")
+    held = step.state.held_by(incarnation)
+    for instance in held:
+        _take_back(step, instance, node, node.info.name)
+    return len(held)
+
+
+def reap(step: AtomicStep, limit: int, *, reaper: str) -> list[Reaped]:
+    """Take back up to `limit` claims of dead incarnations; a late reaper continues, but marks none as dead."""
+    by = step.name(reaper) or reaper
+    judge = step.state.nodes.get(reaper)
+    reaped: list[Reaped] = []
+    for incarnation, node in step.state.nodes.items():
+        if not node.ended and not node.alive(step.now_us) and judge is not None and judge.alive(step.now_us):
+            node.suspect_ran = any(one.suspect and one.started for one in step.state.held_by(incarnation))
+            _end_node(step, node, "dead")
+        if node.ended:
+            for instance in step.state.held_by(incarnation)[: limit - len(reaped)]:
+                _take_back(step, instance, node, by)
+                reaped.append(Reaped(id=instance.id, kind=instance.kind, state=instance.state, node=node.info.name))
+    remove_expired(step, 2 * step.ended)
+    return reaped
+
+
+def _end_node(step: AtomicStep, node: NodeData, how: str) -> None:
+    """End an incarnation. From now on it claims nothing, and gets no hints."""
+    node.ended, node.ended_us = how, step.now_us
+    node.idle, node.hints, node.hears_changes_until_us = None, [], 0
+    for id, waiting in list(step.state.watchers.items()):
+        waiting.discard(node.info.incarnation)
+        if not waiting:
+            del step.state.watchers[id]
+
+
+def _take_back(step: AtomicStep, instance: InstanceData, node: NodeData, by: str) -> None:
+    """End a claim of an incarnation that has ended. The attempt does not count."""
+    if instance.releasing:
+        release(step, instance)
+        return
+    if node.ended == "dead":
+        _charge(instance, node)
+    instance.attempts -= 1
+    instance.owner, instance.started = "", False
+    if instance.crashes > instance.max_crashes:
+        step.ended += 1
+        end(step, instance, State.TERMINATED, by, "poison")
+        return
+    step.transition(instance, State.SCHEDULED, by, "node lost" if node.ended == "dead" else "handed back")
+    add_to_queue(step, instance)
+
+
+def _charge(instance: InstanceData, node: NodeData) -> None:
+    """Count a crash if the body had started, otherwise a loss. If a suspect ran, only suspects are charged."""
+    if node.suspect_ran and not instance.suspect:
+        return
+    if instance.started and not node.forgiven:
+        instance.crashes += 1
+        node.charged.add(instance.id)
+    else:
+        instance.losses += 1

@@ -1,0 +1,103 @@
+"""One command at one moment: its time and its limits, and what all commands do with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from peerjob.model.record import MAX_HISTORY, Hint, StoreLimits, Transition
+from peerjob.model.state import State
+
+from .state import Remembered, InstanceData, Namespace, NodeData, wants
+
+T = TypeVar("T")
+
+REMEMBERED_US = 3_600_000_000
+"""Time for which an answer and an ended incarnation are remembered: longer than any call is repeated."""
+
+
+@dataclass
+class AtomicStep:
+    """One command. It ends before the next one begins, so it is atomic."""
+
+    state: Namespace
+    now_us: int
+    limits: StoreLimits
+    ended: int = 0
+    """How many instances outcomes and reaps have ended in this step."""
+    rings: bool = False
+    """Whether the command left something that a caller waits for: a hint, or another leader."""
+
+    # -- requests
+
+    def once(self, caller: str, command: str, request: str, run: Callable[[], T]) -> T:
+        """Run a command, or give the answer of its first run if the same request comes again."""
+        known = self.answer_to(caller, command, request)
+        if known is not None:
+            return cast("T", known)
+        answer = run()
+        self.remember(caller, command, request, answer)
+        return answer
+
+    def answer_to(self, caller: str, command: str, request: str) -> object | None:
+        """The remembered answer to a request."""
+        known = self.state.answers.get((caller, command))
+        remembered = known is not None and known.request == request and known.until_us > self.now_us
+        return known.answer if known is not None and remembered else None
+
+    def remember(self, caller: str, command: str, request: str, answer: object) -> None:
+        """Remember an answer. A caller has one unanswered request for each command, so an earlier one is forgotten."""
+        self.state.answers[caller, command] = Remembered(request, answer, self.now_us + REMEMBERED_US)
+
+    # -- nodes
+
+    def node(self, incarnation: str) -> NodeData | None:
+        """An incarnation that joined and has not ended."""
+        node = self.state.nodes.get(incarnation)
+        return None if node is None or node.ended else node
+
+    def name(self, incarnation: str) -> str:
+        """The name of an incarnation, for histories; "" if it is unknown."""
+        node = self.state.nodes.get(incarnation)
+        return "" if node is None else node.info.name
+
+    def hint(self, incarnation: str, what: str, id: str = "") -> None:
+        """Leave a hint for an incarnation; equal hints are one."""
+        node, hint = self.node(incarnation), Hint(what, id)
+        if node is not None and hint not in node.hints:
+            node.hints.append(hint)
+            self.rings = True
+
+    def hint_all(self, what: str, id: str = "") -> None:
+        """Leave a hint for each live incarnation."""
+        for incarnation, node in self.state.nodes.items():
+            if node.alive(self.now_us):
+                self.hint(incarnation, what, id)
+
+    def wake(self, *kinds: str, but: str = "") -> None:
+        """Wake one idle node that has room for one of these kinds."""
+        for incarnation, node in self.state.nodes.items():
+            if incarnation != but and node.alive(self.now_us) and node.idle is not None and wants(node.idle, kinds):
+                node.idle = None
+                self.hint(incarnation, "work")
+                return
+
+    # -- instances
+
+    def changed(self, instance: InstanceData) -> None:
+        """Tell the incarnations that watch all changes."""
+        for incarnation, node in self.state.nodes.items():
+            if node.hears_changes_until_us > self.now_us:
+                self.hint(incarnation, "change", instance.id)
+
+    def transition(self, instance: InstanceData, state: State, node: str, note: str = "") -> None:
+        """Change the state, and append to the history, whose times never go back."""
+        history = instance.history
+        at_us = max(history[-1].at_us, self.now_us) if history else self.now_us
+        instance.state = state
+        history.append(Transition(state, at_us, node, note))
+        if len(history) > MAX_HISTORY + 1:
+            first, second = history[:2]
+            history[:2] = [Transition(second.state, second.at_us, second.node, second.note, first.count + second.count)]
+        self.changed(instance)

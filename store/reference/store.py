@@ -1,0 +1,365 @@
+"""`peerjob.store.base.Store` over the commands of this package: each runs in one step, under one lock."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from peerjob.model.activity_sample import ActivitySample
+from peerjob.model.audit import MAX_AUDIT, AuditRecord
+from peerjob.model.clock import Clock
+from peerjob.model.firing import (
+    MAX_SCHEDULES,
+    Candidate,
+    Fire,
+    FireAnswer,
+    FirePage,
+    Leader,
+    SchedulePage,
+    SchedulePut,
+    ScheduleRow,
+    Term,
+)
+from peerjob.model.published import KindDescriptor
+from peerjob.model.query import Filter, Query
+from peerjob.model.record import (
+    Ack,
+    Capabilities,
+    Claimed,
+    Enqueued,
+    Health,
+    Hint,
+    Instruction,
+    LogLine,
+    LogPage,
+    NewInstance,
+    NodeInfo,
+    NodeView,
+    Outcome,
+    Page,
+    Reaped,
+    Record,
+    Renewed,
+    StoreLimits,
+    Want,
+)
+from peerjob.model.state import State
+
+from . import catalogue, elections, firing, hints, journals, ledger, liveness, reading, recovery, retention, schedules
+from .cancel import cancel
+from .claim import claim
+from .commit import add_lines, commit
+from .enqueue import enqueue
+from .state import Namespace
+from .step import AtomicStep
+
+_CAPABILITIES = Capabilities(
+    engine="memory",
+    durability="none",
+    order="strict",
+    clock="server",
+    shared=False,
+    warnings=("Everything is lost when the process ends.",),
+)
+
+
+class ReferenceData:
+    """The namespaces that stores of one process share, in any thread and event loop."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.namespaces: dict[str, Namespace] = {}
+        self.objects: dict[str, Any] = {}
+        self.waiters = hints.WaitingCalls()
+
+    @contextlib.contextmanager
+    def step(self, namespace: str, clock: Clock, limits: StoreLimits) -> Generator[AtomicStep]:
+        """One command. Calls that wait for what it leaves look again afterwards."""
+        with self.lock:
+            step = AtomicStep(self.namespaces.setdefault(namespace, Namespace()), clock.time_us(), limits)
+            yield step
+        if step.rings:
+            self.waiters.ring()
+
+
+class _Commands:
+    """What the store and its separate clients share."""
+
+    def __init__(self, data: ReferenceData, *, clock: Clock, limits: StoreLimits, namespace: str) -> None:
+        self._data = data
+        self._clock = clock
+        self._limits = limits
+        self._namespace = namespace
+
+    def _step(self) -> contextlib.AbstractContextManager[AtomicStep]:
+        return self._data.step(self._namespace, self._clock, self._limits)
+
+    async def open(self) -> None:
+        """Do nothing: there is no server."""
+
+    async def close(self) -> None:
+        """Do nothing: there is no connection."""
+
+
+class ReferenceLiveness(_Commands):
+    """See `peerjob.store.base.Liveness`."""
+
+    async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
+        with self._step() as step:
+            return liveness.renew(
+                step, incarnation, ttl_us=ttl_us, running=running, count=count, fences_digest=fences_digest
+            )
+
+    async def withdraw(self, incarnation: str, request: str, *, timeout: float) -> None:
+        """Do nothing: no claim waits in the store, since the event loop of the node itself sends it."""
+
+
+class ReferenceElections(_Commands):
+    """See `peerjob.store.base.Elections`."""
+
+    def __init__(self, data: ReferenceData, *, clock: Clock, limits: StoreLimits, namespace: str) -> None:
+        super().__init__(data, clock=clock, limits=limits, namespace=namespace)
+        self._seen: Leader | None = None
+        self._ends_us: int | None = None
+        """When the leadership of another candidate ends, if the last question was a campaign."""
+
+    async def campaign(self, candidate: Candidate, *, ttl_us: int) -> Leader:
+        with self._step() as step:
+            self._seen = elections.campaign(step, candidate, ttl_us=ttl_us)
+            leads = self._seen.incarnation == candidate.incarnation
+            self._ends_us = None if leads else step.state.leads_until_us
+            return self._seen
+
+    async def resign(self, incarnation: str, *, refused: Term | None = None) -> None:
+        with self._step() as step:
+            elections.resign(step, incarnation)
+
+    async def leader(self) -> Leader | None:
+        with self._step() as step:
+            self._seen, self._ends_us = elections.leader(step), None
+            return self._seen
+
+    async def changed(self, timeout: float) -> bool:
+        def other_leader() -> bool:
+            with self._step() as step:
+                before, self._seen = self._seen, elections.leader(step)
+                return before != self._seen
+
+        with self._step() as step:
+            left = math.inf if self._ends_us is None else max(0, self._ends_us - step.now_us) / 1_000_000
+        return await self._data.waiters.until(other_leader, min(left, timeout)) or left <= timeout
+
+
+class ReferenceStore(_Commands):
+    """See `peerjob.store.base.Store`, and for each command the function that it calls."""
+
+    url = "memory://"
+    capabilities = _CAPABILITIES
+
+    @property
+    def local_objects(self) -> dict[str, Any] | None:
+        return self._data.objects
+
+    async def wipe(self) -> int:
+        with self._step() as step:
+            count = len(step.state.instances)
+            self._data.namespaces[self._namespace] = Namespace()
+            return count
+
+    def liveness(self) -> ReferenceLiveness:
+        return ReferenceLiveness(self._data, clock=self._clock, limits=self._limits, namespace=self._namespace)
+
+    def elections(self) -> ReferenceElections:
+        return ReferenceElections(self._data, clock=self._clock, limits=self._limits, namespace=self._namespace)
+
+    # -- queue ----------------------------------------------------------------------------------------------------
+
+    async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
+        with self._step() as step:
+            return enqueue(step, instances, node=node)
+
+    async def claim(self, incarnation: str, want: Want, *, request: str) -> Claimed:
+        with self._step() as step:
+            return claim(step, incarnation, want, request=request)
+
+    async def commit(self, incarnation: str, outcomes: Sequence[Outcome], *, request: str) -> list[Ack]:
+        with self._step() as step:
+            return commit(step, incarnation, outcomes, request=request)
+
+    async def turn(
+        self, incarnation: str, outcomes: Sequence[Outcome], want: Want | None, *, request: str
+    ) -> tuple[list[Ack], Claimed]:
+        with self._step() as step:
+            acks = commit(step, incarnation, outcomes, request=request, command="turn-commit")
+            if want is None:
+                return acks, Claimed(now_us=step.now_us)
+            return acks, claim(step, incarnation, want, request=request, command="turn-claim")
+
+    async def cancel(self, ids: Sequence[str], *, node: str = "", request: str) -> list[State | None]:
+        with self._step() as step:
+            return cancel(step, ids, node=node, request=request)
+
+    async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:
+        with self._step() as step:
+            return add_lines(step, id, lines)
+
+    # -- hints and waiters ----------------------------------------------------------------------------------------
+
+    async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
+        def take() -> list[Hint]:
+            with self._step() as step:
+                return hints.take_hints(step, incarnation)
+
+        return await self._data.waiters.until(take, timeout)
+
+    async def claim_on_hint(
+        self, incarnation: str, want: Want, *, request: str, timeout: float
+    ) -> tuple[list[Hint], Claimed | None]:
+        found = await self.next_hints(incarnation, timeout)
+        if timeout > 0 and not any(hint.what == "work" for hint in found):
+            return found, None
+        with self._step() as step:
+            return found, claim(step, incarnation, want, request=request, command="hint-claim")
+
+    async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | State | None]:
+        with self._step() as step:
+            return hints.watch_final(step, incarnation, ids)
+
+    async def watch_changes(self, incarnation: str, ttl: float) -> None:
+        with self._step() as step:
+            hints.watch_changes(step, incarnation, ttl)
+
+    # -- liveness -------------------------------------------------------------------------------------------------
+
+    async def join(self, node: NodeInfo, *, ttl_us: int, previous: str | None = None) -> int:
+        with self._step() as step:
+            return liveness.join(step, node, ttl_us=ttl_us, previous=previous)
+
+    async def leave(self, incarnation: str) -> int:
+        with self._step() as step:
+            return recovery.leave(step, incarnation)
+
+    async def reap(self, limit: int, *, reaper: str) -> list[Reaped]:
+        with self._step() as step:
+            return recovery.reap(step, limit, reaper=reaper)
+
+    async def nodes(self) -> list[NodeView]:
+        with self._step() as step:
+            return liveness.nodes(step)
+
+    async def instruct(self, incarnation: str, instruction: Instruction) -> bool:
+        with self._step() as step:
+            return liveness.instruct(step, incarnation, instruction)
+
+    async def publish_kinds(self, kinds: Sequence[str]) -> None:
+        with self._step() as step:
+            catalogue.publish_kinds(step, kinds)
+
+    async def published_kinds(self, kinds: Sequence[str]) -> list[bool]:
+        with self._step() as step:
+            return catalogue.published_kinds(step, kinds)
+
+    async def publish_descriptors(self, descriptors: Sequence[KindDescriptor]) -> list[bool]:
+        with self._step() as step:
+            return catalogue.publish_descriptors(step, descriptors)
+
+    async def descriptors(self, kinds: Sequence[str]) -> list[tuple[KindDescriptor, ...]]:
+        with self._step() as step:
+            return catalogue.descriptors(step, kinds)
+
+    async def add_audit(self, records: Sequence[AuditRecord]) -> None:
+        with self._step() as step:
+            journals.add_audit(step, records)
+
+    async def audit(self, limit: int = MAX_AUDIT) -> list[AuditRecord]:
+        with self._step() as step:
+            return journals.audit(step, limit)
+
+    async def add_activity(self, sample: ActivitySample) -> None:
+        with self._step() as step:
+            journals.add_activity(step, sample)
+
+    async def activity(self, first: int, last: int) -> list[ActivitySample]:
+        with self._step() as step:
+            return journals.activity(step, first, last)
+
+    # -- schedules ------------------------------------------------------------------------------------------------
+
+    async def put_schedule(self, put: SchedulePut) -> ScheduleRow | None:
+        with self._step() as step:
+            return schedules.put_schedule(step, put)
+
+    async def remove_schedule(self, name: str, *, expected: int | None = None, request: str) -> bool:
+        with self._step() as step:
+            return schedules.remove_schedule(step, name, expected=expected, request=request)
+
+    async def get_schedules(self, names: Sequence[str]) -> list[ScheduleRow | None]:
+        with self._step() as step:
+            return schedules.get_schedules(step, names)
+
+    async def changed_schedules(self, revision: int, *, limit: int = MAX_SCHEDULES) -> SchedulePage:
+        with self._step() as step:
+            return schedules.changed_schedules(step, revision, limit=limit)
+
+    async def fire(self, fires: Sequence[Fire], *, term: Term | None, node: str = "") -> list[FireAnswer]:
+        with self._step() as step:
+            return firing.fire(step, fires, term=term, node=node)
+
+    async def fires(
+        self,
+        name: str,
+        *,
+        after_us: int | None = None,
+        before_us: int | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> FirePage:
+        with self._step() as step:
+            return ledger.fires(step, name, after_us=after_us, before_us=before_us, limit=limit, cursor=cursor)
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    async def get(self, ids: Sequence[str]) -> list[Record | None]:
+        with self._step() as step:
+            return reading.get(step, ids)
+
+    async def lookup(self, query: Query) -> Page:
+        with self._step() as step:
+            return reading.lookup(step, query)
+
+    async def logs(self, id: str, *, cursor: str | None = None, limit: int = 1000) -> LogPage:
+        with self._step() as step:
+            return reading.logs(step, id, cursor=cursor, limit=limit)
+
+    async def due(self, kinds: Sequence[str] = ()) -> dict[str, int]:
+        with self._step() as step:
+            return reading.due(step, kinds)
+
+    async def health(self) -> Health:
+        with self._step() as step:
+            return reading.health(step)
+
+    # -- retention ------------------------------------------------------------------------------------------------
+
+    async def expire(self, limit: int) -> int:
+        with self._step() as step:
+            return retention.expire(step, limit)
+
+    async def clear_instances(self, filter: Filter, *, limit: int = 500) -> int:
+        with self._step() as step:
+            return retention.clear_instances(step, filter, limit=limit)
+
+    async def clear_history(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
+        with self._step() as step:
+            return retention.clear_history(step, filter, cursor=cursor)
+
+    async def clear_logs(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
+        with self._step() as step:
+            return retention.clear_logs(step, filter, cursor=cursor)
+
+    async def clear(self) -> None:
+        with self._step() as step:
+            retention.clear(step)
