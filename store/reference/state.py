@@ -174,11 +174,11 @@ class Namespace:
     expiring: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
     """(end of the retention, id) of the instances that are over."""
     slots: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
-    """ScheduleData → the instance that holds its slot, then those that wait for it, in no queue."""
+    """Schedule → the instance that holds its slot, then those that wait for it, in no queue."""
 
     nodes: dict[str, NodeData] = field(default_factory=dict[str, NodeData])
     watchers: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
-    """InstanceData → the incarnations that wait for its end."""
+    """Instance → the incarnations that wait for its end."""
     answers: dict[tuple[str, str], Remembered] = field(default_factory=dict[tuple[str, str], Remembered])
     """Caller and command → the last answer."""
 

@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 from peerjob.model.record import MAX_HISTORY, Hint, StoreLimits, Transition
 from peerjob.model.state import State
 
-from .state import Remembered, InstanceData, Namespace, NodeData, wants
+from .state import InstanceData, Namespace, NodeData, Remembered, wants
 
 T = TypeVar("T")
 
