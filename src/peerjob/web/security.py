@@ -89,6 +89,10 @@ class Shield:
         if self._hosts is not None and host_in(Request(scope)) not in self._hosts:
             # a page of another site can point its own name at this address (DNS rebinding)
             answer = PlainTextResponse("this name is not a name of this server; see --web-host\n", status_code=400)
+        elif {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+            # a proxy that takes the other one as the size sees another request begin (request smuggling)
+            text = "a request has Content-Length or Transfer-Encoding, not both\n"
+            answer = PlainTextResponse(text, status_code=400, headers={"Connection": "close"})
         await answer(scope, receive, send_shielded)
 
 

@@ -1,15 +1,17 @@
 """`jobctl schedule`: each option of the command line sets the one that it names, and no other."""
 
+import inspect
 import itertools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, get_args
 
 import pytest
 
 from peerjob.cli.ctl.commands import ClientSession
-from peerjob.cli.ctl.schedule import schedule
+from peerjob.cli.ctl.schedule import DEFINED, schedule
 from peerjob.cli.ctl.settings import settings_of
 from peerjob.model.clock import SystemClock
-from peerjob.model.errors import Retry
+from peerjob.model.errors import OptionError, Retry
 from peerjob.model.job import Call
 from peerjob.model.policy import Backoff
 
@@ -97,6 +99,13 @@ async def test_the_parts_of_a_backoff_are_one_option() -> None:
     assert call.job.options["backoff"] == Backoff.exponential(initial="1s", factor=3.0, max="9s", jitter=0.5)
 
 
+@pytest.mark.parametrize("given", [{"json_args": '["hunter2"'}, {"json_args": '["hunter2"]', "arguments": ["1"]}])
+async def test_arguments_that_cannot_be_read_are_not_repeated(given: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="--json-args") as refused:
+        await schedule(Offline(settings_of({}, {})), "kind", **given)
+    assert "hunter2" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("given", "verb"),
     [
@@ -108,3 +117,53 @@ async def test_the_parts_of_a_backoff_are_one_option() -> None:
 )
 async def test_a_kind_must_be_known_unless_that_is_said(given: dict[str, Any], verb: str) -> None:
     assert (await made(**given))[0] == verb
+
+
+NEEDED: dict[str, dict[str, Any]] = {
+    "jitter": {"after": "5m"},
+    "overlap": CRON,
+    "queue_limit": {"overlap": "queue", **CRON},
+    "misfire": CRON,
+    "misfire_limit": {"misfire": "run_all", **CRON},
+    "backoff_factor": {"backoff": "1s", "backoff_max": "9s", "backoff_jitter": 0.5},
+    "backoff_max": {"backoff": "1s", "backoff_factor": 3.0, "backoff_jitter": 0.5},
+    "backoff_jitter": {"backoff": "1s", "backoff_factor": 3.0, "backoff_max": "9s"},
+}
+"""By option, the others with which it has an effect."""
+IN_WORDS = {
+    DEFINED,
+    "none",
+    "now",
+    "the kind",
+    "no bound",
+    "as the store is configured",
+    "a new one",
+    "no limit",
+    "the node's; --at needs one unless it has an offset",
+}
+"""Defaults that are no value: an option that is left out is not sent, so the job, the node or the store decides."""
+
+
+def named_defaults() -> dict[str, Any]:
+    """By option, the value that the help gives as the default."""
+    found: dict[str, Any] = {}
+    for name, parameter in inspect.signature(schedule, eval_str=True).parameters.items():
+        shown = next((one.show_default for one in getattr(parameter.annotation, "__metadata__", ())), None)
+        if isinstance(shown, str) and shown not in IN_WORDS:
+            kinds = get_args(parameter.annotation.__origin__)
+            number: Callable[[str], Any] = int if int in kinds else float if float in kinds else str
+            found[name] = number(shown)
+    return found
+
+
+def test_each_default_with_a_value_is_tried() -> None:
+    assert named_defaults().keys() == NEEDED.keys()
+
+
+@pytest.mark.parametrize("name", NEEDED)
+async def test_an_option_left_out_has_the_default_of_its_help(name: str) -> None:
+    default = named_defaults()[name]
+    (_, without), (_, given) = await made(**NEEDED[name]), await made(**NEEDED[name], **{name: default})
+
+    assert without.job.options.get("backoff") == given.job.options.get("backoff")
+    assert without.job.timing == given.job.timing

@@ -85,6 +85,23 @@ async def test_a_connection_without_a_whole_request_is_closed(sent: bytes, monke
         await server.stop()
 
 
+async def test_a_request_with_two_sizes_is_refused_and_its_connection_closed() -> None:
+    async with Node("memory://") as node:
+        server = WebServer(node, "127.0.0.1:0")
+        await server.start()
+        url = httpx.URL(server.url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        next_request = b"GET /static/app.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        sizes = b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        writer.write(b"POST /instance/cancel HTTP/1.1\r\nHost: localhost\r\n" + sizes + next_request)
+        async with asyncio.timeout(IN_TIME):
+            answer = await reader.read()
+        writer.close()
+        await server.stop()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
 async def test_a_form_that_arrives_slowly_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web_server, "REQUEST_SECONDS", 0.5)
     monkeypatch.setattr(web_server, "SLOWEST", 10)

@@ -128,6 +128,19 @@ async def test_a_job_of_text_arguments(client: RawClient) -> None:
     assert not any(done.HasField(name) for name in ("terminated_at", "canceled_at", "timed_out_at"))
 
 
+@pytest.mark.parametrize("field", ["json_arguments", "json_keyword_arguments"])
+@pytest.mark.parametrize("text", ['["hunter2", ', '{"password": "hunter2"]', '"hunter2"', "hunter2"])
+async def test_arguments_that_cannot_be_read_are_not_repeated(client: RawClient, field: str, text: str) -> None:
+    request = pb.ScheduleJobRequest(kind="sum", **cast(Any, {field: text}))
+    with pytest.raises(grpc.aio.AioRpcError, match=f"{len(text)} characters") as refused:
+        await client.call("ScheduleJob", request)
+
+    assert refused.value.code() is Code.INVALID_ARGUMENT
+    assert field in str(refused.value.details())
+    for told in (refused.value.details(), refused.value.trailing_metadata()):
+        assert "hunter2" not in str(told)
+
+
 async def test_a_job_that_fails_tells_its_error(client: RawClient) -> None:
     request = pb.ScheduleJobRequest(kind="fail", arguments=["no reason"])
     done = await final(client, (await client.call("ScheduleJob", request)).instance.uuid)

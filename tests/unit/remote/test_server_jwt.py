@@ -69,6 +69,31 @@ def of(keys: str | Path, clock: VirtualClock, **options: Any) -> Jwt:
     return Jwt(keys=keys, clock=clock, **given)
 
 
+@pytest.mark.filterwarnings("ignore:The RSA key is")
+@pytest.mark.parametrize(("bits", "accepted"), [(1024, False), (2047, False), (2048, True)])
+async def test_a_short_rsa_key_signs_nothing(
+    clock: VirtualClock,
+    tmp_path: Path,
+    sign: Sign,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    bits: int,
+    accepted: bool,
+) -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=bits)
+    monkeypatch.setitem(KEYS, "short", (key, "RS256"))
+    (tmp_path / "jwks.json").write_text(jwks("short", "ec"))
+    verifier = of(tmp_path / "jwks.json", clock)
+
+    assert await verifier.principal_of(sign("ec")) is not None
+    if accepted:
+        assert await verifier.principal_of(sign("short")) is not None
+    else:
+        with pytest.raises(UnauthenticatedError):
+            await verifier.principal_of(sign("short"))
+        assert f"at least 2,048 bits, this one has {bits:,}" in caplog.text
+
+
 @pytest.mark.parametrize("key", KEYS)
 async def test_a_token_gives_the_rights_of_its_claim_until_it_expires(
     accepted: Jwt, sign: Sign, clock: VirtualClock, key: str

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -86,9 +87,13 @@ async def test_a_message_that_does_not_arrive_ends_its_call(monkeypatch: pytest.
 
 async def test_silent_health_checks_keep_no_probe_out() -> None:
     async with served(WORK, tokens=TOKENS) as (_, server), grpc.aio.insecure_channel(server.target) as channel:
-        silent = [Silent(channel, CHECK) for _ in range(10)]
-        await until(lambda: _is(sum(one.call.done() for one in silent), len(silent) - calls.MAX_PROBES))
-        assert {await one.code() for one in silent if one.call.done()} == {Code.RESOURCE_EXHAUSTED}
+        silent: list[Silent] = []
+        for number in range(1, 10):
+            silent.append(Silent(channel, CHECK))
+            await until(partial(_are, silent, ended=max(0, number - calls.MAX_PROBES), server=server))
+        codes = [await one.code() for one in silent if one.call.done()]
+        assert codes == [Code.RESOURCE_EXHAUSTED] * (len(silent) - calls.MAX_PROBES)
+        assert not any(one.call.done() for one in silent[-calls.MAX_PROBES :]), "the oldest ones end"
         async with health_client(server.target) as health:
             answer = await health.Check(health_pb2.HealthCheckRequest())
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
@@ -99,11 +104,15 @@ async def test_silent_health_checks_keep_no_probe_out() -> None:
 async def test_the_watches_of_the_health_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "MAX_PROBE_WATCHES", 2)
     async with served(WORK, tokens=TOKENS) as (_, server), health_client(server.target) as health:
-        watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(3)]
-        reading = [asyncio.ensure_future(_end_of(one)) for one in watches]
-        ended, open_ = await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE)
-        assert {one.result() for one in ended} == {Code.RESOURCE_EXHAUSTED}
-        assert len(open_) == 2
+        reading: list[asyncio.Task[grpc.StatusCode]] = []
+        for _ in range(4):
+            watch = health.Watch(health_pb2.HealthCheckRequest())
+            await watch.initial_metadata()
+            reading.append(asyncio.ensure_future(_end_of(watch)))
+        oldest, open_ = reading[:2], reading[2:]
+        async with asyncio.timeout(PATIENCE):
+            assert [await one for one in oldest] == [Code.RESOURCE_EXHAUSTED] * 2
+        assert not any(one.done() for one in open_)
         for one in open_:
             one.cancel()
         await asyncio.wait(open_)
@@ -149,6 +158,12 @@ async def _end_of(call: Any) -> grpc.StatusCode:
     except grpc.aio.AioRpcError as error:
         return error.code()
     return Code.OK
+
+
+async def _are(silent: list[Silent], *, ended: int, server: Server) -> bool:
+    """Whether so many health checks have ended, and the server receives the messages of the others."""
+    places = server._access.calls._probes  # pyright: ignore[reportPrivateUsage]
+    return sum(one.call.done() for one in silent) == ended and len(places) == len(silent) - ended
 
 
 async def _is(found: int, expected: int) -> bool:

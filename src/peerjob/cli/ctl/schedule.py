@@ -72,7 +72,14 @@ async def schedule(
         str | None,
         _option("Add or change a schedule with an interval.", panel=RECURRENCE, metavar="DURATION", default="none"),
     ] = None,
-    timezone: Annotated[str | None, _option("The time zone of --cron and --at.", panel=WHEN, default="UTC")] = None,
+    timezone: Annotated[
+        str | None,
+        _option(
+            "The time zone of --cron and --at.",
+            panel=WHEN,
+            default="the node's; --at needs one unless it has an offset",
+        ),
+    ] = None,
     name: Annotated[str | None, _option("The name of the schedule.", panel=RECURRENCE, default="the kind")] = None,
     description: Annotated[
         str | None, _option("The purpose of the schedule.", panel=RECURRENCE, default="none")
@@ -231,11 +238,12 @@ def _arguments(texts: list[str], keyword: list[str], json: str | None) -> tuple[
     if json is None:
         return tuple(texts), dict(_pair(one) for one in keyword)
     if texts or keyword:
-        raise OptionError("--json-args", json, "no other arguments with it")
+        raise OptionError("--json-args", f"{len(json):,} characters", "no other arguments with it")
     try:
         value = msgspec.json.decode(json, type=cast("type[list[Any] | dict[str, Any]]", list[Any] | dict[str, Any]))
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise OptionError("--json-args", json, f"a JSON array or object ({error})") from None
+        # a log of the command must not show secrets
+        raise OptionError("--json-args", f"{len(json):,} characters", f"a JSON array or object ({error})") from None
     return ((), value) if isinstance(value, dict) else (tuple(value), {})
 
 

@@ -24,6 +24,7 @@ from peerjob.model.errors import (
 from peerjob.model.grpc_import import begin_grpc
 from peerjob.node.observe.listen_address import GRPC_PORT
 from peerjob.remote.wire import rpcs
+from peerjob.remote.wire.compression import UNCOMPRESSED
 from peerjob.remote.wire.errors import error_in
 from peerjob.remote.wire.rpcs import Resend, Rpc
 from peerjob.remote.wire.tls import ClientTls
@@ -239,6 +240,7 @@ class Connection:
             # no limits by gRPC: nodes limit responses, and _sized() limits requests with an error that names the sizes
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1),
+            UNCOMPRESSED,
             ("grpc.initial_reconnect_backoff_ms", 100),
             # the time for one attempt to connect, which a distant or busy node needs
             ("grpc.min_reconnect_backoff_ms", 5_000),

@@ -17,6 +17,7 @@ from peerjob.model.grpc_import import begin_grpc
 from peerjob.model.limits import MAX_SIZE
 from peerjob.node.node import Node
 from peerjob.node.observe.listen_address import parse_listen
+from peerjob.remote.wire.compression import UNCOMPRESSED
 from peerjob.remote.wire.tls import ServerTls
 
 from .certificates import Certificates
@@ -137,6 +138,7 @@ def server_options(max_message: int, max_connections: int = MAX_CONNECTIONS) -> 
     """The gRPC options of a server; `max_message` limits a request, in bytes."""
     return [
         ("grpc.max_receive_message_length", max_message),
+        UNCOMPRESSED,
         # no limit by gRPC: RpcService limits responses, with an error that names the sizes
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", MAX_STREAMS),

@@ -44,6 +44,8 @@ ALGORITHMS = {
 }
 """The type of a key → the algorithms that the server accepts with it. Shared secrets and "none" are never accepted."""
 MAX_KEYS_BYTES = 256 << 10
+MIN_RSA_BITS = 2_048
+"""The fewest bits of an RSA key; a shorter one is left out."""
 FETCH_SECONDS = 5.0
 MAX_AGE = 300.0
 """Seconds after which the keys are read again."""
@@ -312,14 +314,20 @@ def _parsed(data: bytes) -> dict[str, _Key]:
             if one.get("kty") in ALGORITHMS and one.get("use", "sig") == "sig":
                 try:
                     found[str(one.get("kid", ""))] = _key(one, jwt.PyJWK(one))
-                except jwt.PyJWTError as error:
+                except (jwt.PyJWTError, _WeakKeyError) as error:
                     logger.warning("a key of the token issuer is left out: %s", error)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise OptionError("keys", f"{len(data):,} bytes", 'a JWKS: {"keys": […]}') from None
     return found
 
 
+class _WeakKeyError(Exception):
+    """A key with which others can sign tokens."""
+
+
 def _key(given: Mapping[str, Any], key: PyJWK) -> _Key:
+    if key.key_type == "RSA" and key.key.key_size < MIN_RSA_BITS:
+        raise _WeakKeyError(f"an RSA key must have at least {MIN_RSA_BITS:,} bits, this one has {key.key.key_size:,}")
     parts = json.dumps([given.get(name) for name in ("kid", "kty", "crv", "n", "e", "x", "y")])
     fitting = ALGORITHMS[str(key.key_type)]
     if "alg" in given or key.key_type == "EC":  # each curve has one algorithm

@@ -213,7 +213,8 @@ def _json(option: str, text: str, kind: Any) -> Any:
         return msgspec.json.decode(text, type=kind)
     except (ValueError, ArithmeticError, RecursionError) as error:  # errors of msgspec are subclasses of ValueError
         wanted = "a JSON array" if option == "json_arguments" else "a JSON object"
-        raise OptionError(option, text[:100], f"{wanted} ({error})") from None
+        # the text can contain secrets, which only a readable call would mask; the error has the position, but no text
+        raise OptionError(option, f"{len(text):,} characters", f"{wanted} ({error})") from None
 
 
 def _options_of(message: pb.JobOptions) -> dict[str, Any]:
