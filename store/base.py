@@ -37,11 +37,9 @@ from typing import Any, Protocol
 from peerjob.model.activity_sample import ActivitySample
 from peerjob.model.audit import MAX_AUDIT, AuditRecord
 from peerjob.model.firing import (
-    Candidate,
     Fire,
     FireAnswer,
     FirePage,
-    Leader,
     SchedulePage,
     SchedulePut,
     ScheduleRow,
@@ -66,82 +64,14 @@ from peerjob.model.record import (
     Page,
     Reaped,
     Record,
-    Renewed,
     Want,
 )
+from peerjob.model.run_now import RunNowAnswer
 from peerjob.model.state import State
 
+from .coordination import Elections, Liveness
 
-class Liveness(Protocol):
-    """A separate client for the renewal of one lease; it belongs to the event loop that opened it.
-
-    It shares only the server with its store, so it works from another thread and loop.
-    """
-
-    async def open(self) -> None:
-        """Connect."""
-        ...
-
-    async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
-        """Extend the lease to now + ttl; an expired lease too, unless the incarnation was marked dead.
-
-        `running` is the load to show. `count` and `fences_digest` (see `record.digest`) describe the claims that
-        the caller knows. If they differ from the claims in the store, the answer lists the latter in `held`.
-        The answer also says what an idle node would otherwise ask for: whether work is due, and when a lease of a peer
-        can end. A store that cannot say it cheaply leaves both fields out; the node then asks each second.
-        The driver does not retry; raises StoreUnavailableError within three fifths of the ttl. The caller can
-        cancel the call earlier.
-        """
-        ...
-
-    async def withdraw(self, incarnation: str, request: str, *, timeout: float) -> None:
-        """Hand back the claims of a waiting `claim_on_hint`, whose event loop is blocked, and let work wake peers."""
-
-    async def close(self) -> None: ...
-
-
-class Elections(Protocol):
-    """A separate client for the leadership of one namespace; it belongs to the event loop that opened it.
-
-    One leadership is a *term*. A leader that campaigns again within the ttl keeps the term; otherwise it ends.
-    The driver retries no call; each raises StoreUnavailableError within three fifths of the ttl (2 s before the
-    first ttl). The caller can cancel the call earlier.
-    """
-
-    async def open(self) -> None:
-        """Connect; raises StoreUnavailableError within 5 s."""
-        ...
-
-    async def campaign(self, candidate: Candidate, *, ttl_us: int) -> Leader:
-        """Take the leadership if it is free, or keep the candidate's own; returns the current leader.
-
-        Taking it begins a higher term. Keeping it writes as little as the server allows.
-        """
-        ...
-
-    async def resign(self, incarnation: str, *, refused: Term | None = None) -> None:
-        """End the leadership of this incarnation, if it leads, so that a peer can take it at once.
-
-        `refused` is a term to which the store answered DEPOSED. If the incarnation still leads in that term, the
-        coordinator lost its latest data, as after a restore: later terms then have another `Term.coordinator`.
-        """
-        ...
-
-    async def leader(self) -> Leader | None:
-        """The current leader; None if there is none."""
-        ...
-
-    async def changed(self, timeout: float) -> bool:
-        """Wait until the leader may have changed; False after `timeout` seconds.
-
-        It has also changed when the ttl of the leader that the last `campaign` returned may be over: a candidate that
-        waits does not ask in between. The hint "leader" tells of a resignation as well.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Close the connections. The leadership, if held, ends with its ttl."""
-        ...
+__all__ = ["Elections", "Liveness", "Store"]
 
 
 class Store(Protocol):
@@ -232,6 +162,19 @@ class Store(Protocol):
         request cancelled before answers as before). A running instance loses its fence at once: no commit of its
         holder changes it any more. Its owner entry stays as "releasing" until the holder releases it or is reaped;
         then its unique key is free. The holder is hinted "cancel" and sees the instance in every renewal.
+        """
+        ...
+
+    async def run_now(self, ids: Sequence[str], *, request: str) -> list[RunNowAnswer]:
+        """Make delayed instances due at the store's time, in one step each; returns what became of each id.
+
+        None: the id is unknown. A state other than Scheduled: the instance runs or is final, and is unchanged. DUE_NOW:
+        the instance was Scheduled with a later due time, also after a retry or a snooze. Only its due time changes: the
+        history has no entry, because the state stays. An idle node is woken as by `enqueue`, and "change" is hinted.
+        WAS_DUE and PARKED: unchanged.
+
+        The store remembers the answer of a request for each id, for at least five minutes. A repeat from any caller has
+        that answer and changes nothing.
         """
         ...
 

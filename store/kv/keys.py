@@ -39,6 +39,7 @@
 | `schedule/<name>` | `ScheduleState`: the definition, as `put_schedule` wrote it |
 | `next/<name>` | `NextFire`: the part of a schedule that fires change |
 | `changed/<revision>/<name>`, `removed/<revision>/<name>` | schedules by revision; removals |
+| `now/<request>/<id>` | the answer to a `run_now` request, see `STORED_ANSWERS`; with a lease |
 | `removal/<request>` | a request that removed a schedule; with a lease |
 | `ledger/<revision of the first put>/<nominal time><f, g, t…>` | `FireRecord`; f: instance, g: gap, t: trigger |
 | `slot/<name>` | `SlotRow`: the instance that holds the slot of a schedule, and the parked ones |
@@ -215,6 +216,9 @@ class Keys:
 
     def watch(self, id: str) -> str:
         return f"{self.watched}{id}/"
+
+    def run_now(self, request: str) -> str:
+        return f"{self.root}now/{request}/"
 
     # -- parts of an incarnation ----------------------------------------------------------------------------------
 

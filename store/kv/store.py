@@ -26,6 +26,7 @@ from .keys import Keys, below
 from .liveness import KVLiveness
 from .nodes import NodeCommands
 from .recovery import RecoveryCommands
+from .run_now import RunNowCommands
 from .schedules import ScheduleCommands
 
 _WIPED_AT_ONCE = 1_000
@@ -114,6 +115,7 @@ class KVStore(
     ActivityCommands,
     NodeCommands,
     DescriptorCommands,
+    RunNowCommands,
     RecoveryCommands,
     ScheduleCommands,
     FireCommands,

@@ -1,4 +1,4 @@
-"""Commands of the queue: enqueue, claim, commit, commit with claim, cancel, added log lines, and hints."""
+"""Commands of the queue: enqueue, claim, commit, commit with claim, cancel, run now, added log lines, and hints."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from peerjob.model.record import (
     Want,
     check_batch,
 )
+from peerjob.model.run_now import STORED_ANSWERS, RunNowAnswer
 from peerjob.model.state import State
 
 from .codec import acks, check_id, claimed, enqueue_arguments, outcome_arguments, pack_line, plain_arguments
@@ -125,6 +126,14 @@ class LuaQueueCommands(LuaCommands):
         ((set_aside, *states),) = await self._run_durably(("cancel", (node, request, self._limits.retention_us, *ids)))
         log_set_aside(set_aside)
         return [State(state) if state else None for state in states]
+
+    async def run_now(self, ids: Sequence[str], *, request: str) -> list[RunNowAnswer]:
+        check_batch(len(ids))
+        if not ids:
+            return []
+        ((set_aside, *answers),) = await self._run_durably(("run_now", (request, *ids)))
+        log_set_aside(set_aside)
+        return [STORED_ANSWERS[answer] for answer in answers]
 
     async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:
         check_batch(len(lines))

@@ -382,6 +382,7 @@ async def test_nothing_grows_for_ever(site: MakeSite) -> None:
         claims = await peer.take()
         await store.watch_final(watcher.incarnation, [claims[0].id])
         await store.cancel([claims[0].id], request=here.make.request())
+        await store.run_now([claims[0].id], request=here.make.request())
         logs = (here.make.line("line"),)
         await peer.commit(*(outcome(claim, result=b"r", logs=logs) for claim in claims))
         await store.leave(peer.incarnation)
@@ -393,7 +394,7 @@ async def test_nothing_grows_for_ever(site: MakeSite) -> None:
     await store.leave(watcher.incarnation)
     await store.clear()
     kept = {key.removeprefix(here.key("")).split(":")[0] for key in here.all_keys()}
-    assert kept <= {"layout", "req", "cancel", "changes", "watching", "gone"}
+    assert kept <= {"layout", "req", "cancel", "now", "changes", "watching", "gone"}
     for key in here.all_keys() - {here.key("layout"), here.key("changes")}:
         ttl = here.server.command("PTTL", key)
         assert isinstance(ttl, int)

@@ -29,6 +29,7 @@ from peerjob.model.record import (
     Renewed,
     Want,
 )
+from peerjob.model.run_now import RunNowAnswer
 from peerjob.store.base import Elections, Liveness
 
 
@@ -128,6 +129,9 @@ class CountingStore:
 
     async def nodes(self) -> list[NodeView]:
         return await self._inner.nodes()
+
+    async def run_now(self, ids: Sequence[str], *, request: str) -> list[RunNowAnswer]:
+        return await self._inner.run_now(ids, request=request)
 
     async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:
         return await self._inner.add_lines(id, lines)

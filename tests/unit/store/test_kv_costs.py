@@ -9,6 +9,7 @@ import pytest
 from peerjob.model.clock import to_datetime
 from peerjob.model.query import Query
 from peerjob.model.record import Action, Claim, StoreLimits
+from peerjob.model.run_now import RunNow
 from peerjob.store.etcd import limits as etcd_limits
 from peerjob.store.kv.base import MAX_REQUEST_BYTES, Delete, Entry, Found, Put, Range, Step
 from peerjob.store.kv.store import KVStore
@@ -150,6 +151,18 @@ async def test_a_claim_does_not_search_all_priorities_for_each_instance(bench: B
         counts.append(calls)
     few, many = counts
     assert many - few < BATCH * priorities / 10, counts
+
+
+async def test_one_of_many_delayed_instances_becomes_due_without_a_search(bench: Bench) -> None:
+    await bench.fill(QUEUED, delay_us=3_600_000_000)
+    batch = bench.make.instances(3, delay_us=7_200_000_000)
+    ids = [new.id for new in batch]
+    await bench.store.enqueue(batch)
+    bench.costs.worst = 0
+    for id in ids:
+        assert await bench.store.run_now([id], request=id) == [RunNow.DUE_NOW]
+    bench.assert_cheap(20)
+    assert len(await bench.peer.take(BATCH)) == 3
 
 
 async def test_a_drained_queue_stays_cheap_before_it_is_compacted(bench: Bench) -> None:

@@ -332,7 +332,7 @@ async def test_temporary_keys_end_with_their_leases(bench: Bench) -> None:
 # -- records
 
 
-@pytest.mark.parametrize("verb", ["claim", "commit", "cancel", "watch_changes", "put_schedule"])
+@pytest.mark.parametrize("verb", ["claim", "commit", "cancel", "run_now", "watch_changes", "put_schedule"])
 async def test_a_verb_works_again_after_the_server_has_ended_its_leases(bench: Bench, verb: str) -> None:
     """Such as an etcd that was restored from a snapshot. The first try may fail, as it is what learns of it."""
     peer = await bench.join()
@@ -349,6 +349,8 @@ async def test_a_verb_works_again_after_the_server_has_ended_its_leases(bench: B
                 return await peer.commit(outcome(claim), request=request)
             case "cancel":
                 return await bench.store.cancel([claim.id], request=request)
+            case "run_now":
+                return await bench.store.run_now([claim.id], request=request)
             case "watch_changes":
                 await bench.store.watch_changes(peer.incarnation, 60)
                 return None

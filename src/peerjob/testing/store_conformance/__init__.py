@@ -37,6 +37,7 @@ _PARTS = (
     "reading",
     "replacing",
     "retention",
+    "run_now",
     "schedules",
     "suite",
     "suspects",

@@ -17,6 +17,7 @@ import pytest
 
 from peerjob.model.firing import Fire, FireOutcome, FireRecord, Overlap
 from peerjob.model.record import Ack, Action, Claim, Enqueued, NewInstance, Outcome, Record
+from peerjob.model.run_now import RunNowAnswer
 from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer
@@ -28,6 +29,7 @@ Answer = TypeVar("Answer")
 
 STEPS = 20
 NAMES = ("s", "t")
+HOUR_US = 3_600_000_000
 ACTIONS = (Action.COMPLETE, Action.TERMINATE, Action.RETRY, Action.HAND_BACK)
 
 
@@ -55,6 +57,10 @@ class Twin:
         """Cancel, under a fresh request id."""
         return await self.store.cancel(ids, request=self.peer.make.request())
 
+    async def run_now(self, ids: Sequence[str]) -> list[RunNowAnswer]:
+        """Make due, under a fresh request id."""
+        return await self.store.run_now(ids, request=self.peer.make.request())
+
 
 class BatchRules(ScheduleSuite):
     """Rules of every command that takes several items."""
@@ -70,7 +76,7 @@ class BatchRules(ScheduleSuite):
                 await self.schedule(twin.store, name)
         for _ in range(STEPS):
             steps = (walk.fire, walk.fire, walk.enqueue, walk.claim, walk.end, walk.cancel, walk.restart, walk.wait)
-            await chance.choice(steps)()
+            await chance.choice((*steps, walk.run_now))()
             await walk.compare()
             await other.expire(100)
 
@@ -166,6 +172,17 @@ class BatchWalk:
     async def cancel(self) -> None:
         ids = self.chance.sample(self.made, min(len(self.made), 3))
         answers = [await twin.each(twin.cancel, ids) for twin in self.twins]
+        assert answers[0] == answers[1]
+
+    async def run_now(self) -> None:
+        """Make delayed instances due, in the order of ids, so that they become due in one order in both namespaces."""
+        late = [self.suite.make.instance(delay_us=HOUR_US) for _ in range(2)]
+        ids = self.chance.sample(self.made, min(len(self.made), 3))
+        self.made += [new.id for new in late]
+        for twin in self.twins:
+            await twin.each(twin.store.enqueue, late)
+        ids = sorted([*ids, late[0].id])
+        answers = [await twin.each(twin.run_now, ids) for twin in self.twins]
         assert answers[0] == answers[1]
 
     async def restart(self) -> None:

@@ -29,6 +29,7 @@ from .ownership import OwnershipRules
 from .queue import QueueRules
 from .replacement import ReplacingRules
 from .retention import RetentionRules
+from .run_now import RunNowRules
 from .schedules import ScheduleRules
 from .slot_handover import PassingRules
 from .suspects import SuspectRules
@@ -48,6 +49,7 @@ class StoreConformance(
     InstructionRules,
     SuspectRules,
     CancelRules,
+    RunNowRules,
     HintRules,
     IdleRules,
     HintedClaimRules,

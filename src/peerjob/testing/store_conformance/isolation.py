@@ -30,6 +30,7 @@ class IsolationRules(StoreSuite):
             assert await self.counts(neighbour) == {}
             assert [view.info.name for view in await neighbour.nodes()] == ["there"]
             assert await neighbour.cancel([new.id], request=self.make.request()) == [None]
+            assert await neighbour.run_now([new.id], request=self.make.request()) == [None]
         assert (await self.read(store, new.id)).state == State.SCHEDULED
 
     async def test_one_id_and_key_in_each_namespace(self, store: Store) -> None:

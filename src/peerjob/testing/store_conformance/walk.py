@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from peerjob.model.query import Filter, Query
 from peerjob.model.record import FINAL_STATE, Ack, Action, Claim, Enqueued, NewInstance, Outcome
+from peerjob.model.run_now import RunNow
 from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer
@@ -66,6 +67,7 @@ class Walk:
             self.claim: 6,
             self.commit: 7,
             self.cancel: 2,
+            self.run_now: 2,
             self.release: 2,
             self.say_stale_things: 1,
             self.restart: 1,
@@ -134,8 +136,12 @@ class Walk:
 
     def due(self) -> list[Expected]:
         """The claimable instances, in order."""
-        due = (one for one in self.model.values() if one.state == State.SCHEDULED and one.due_us < self.now_us + 10**11)
+        due = (one for one in self.model.values() if one.state == State.SCHEDULED and self.is_due(one))
         return sorted(due, key=lambda one: one.place)
+
+    def is_due(self, one: Expected) -> bool:
+        """Whether an instance is not one of those that the walk makes for a far future."""
+        return one.due_us < self.now_us + 10**11
 
     def claimed(self, peer: Peer, claim: Claim) -> None:
         one = self.model[claim.id]
@@ -180,6 +186,20 @@ class Walk:
         for one in chosen:
             if not one.state.is_final:
                 one.history.append(State.CANCELLED)
+
+    async def run_now(self) -> None:
+        chosen = self.chance.sample(list(self.model.values()), min(len(self.model), 3))
+        late = [one for one in chosen if one.state == State.SCHEDULED and not self.is_due(one)]
+        request = self.suite.make.request()
+        wanted = [
+            one.state if one.state != State.SCHEDULED else RunNow.DUE_NOW if one in late else RunNow.WAS_DUE
+            for one in chosen
+        ]
+        for _ in range(self.chance.choice((1, 1, 2))):
+            assert await self.store.run_now([one.new.id for one in chosen], request=request) == wanted
+        for one in late:
+            one.due_us = (await self.suite.read(self.store, one.new.id)).due_us
+            assert self.is_due(one)
 
     async def release(self) -> None:
         for peer in self.peers:

@@ -124,5 +124,7 @@ local function wake_key(incarnation) return PREFIX .. 'wake:' .. incarnation end
 local function charged_key(incarnation) return PREFIX .. 'charged:' .. incarnation end
 -- string that expires: the answer to one cancel request
 local function cancelled_key(request) return PREFIX .. 'cancel:' .. request end
+-- hash that expires: id -> the answer to one run_now request
+local function run_now_key(request) return PREFIX .. 'now:' .. request end
 -- string that expires: marks a request that removed a schedule
 local function removal_key(request) return PREFIX .. 'removal:' .. request end
