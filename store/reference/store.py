@@ -46,6 +46,7 @@ from peerjob.model.record import (
     StoreLimits,
     Want,
 )
+from peerjob.model.run_now import RunNowAnswer
 from peerjob.model.state import State
 
 from . import catalogue, elections, firing, hints, journals, ledger, liveness, reading, recovery, retention, schedules
@@ -53,6 +54,7 @@ from .cancel import cancel
 from .claim import claim
 from .commit import add_lines, commit
 from .enqueue import enqueue
+from .run_now import run_now
 from .state import Namespace
 from .step import AtomicStep
 
@@ -201,6 +203,10 @@ class ReferenceStore(_Commands):
     async def cancel(self, ids: Sequence[str], *, node: str = "", request: str) -> list[State | None]:
         with self._step() as step:
             return cancel(step, ids, node=node, request=request)
+
+    async def run_now(self, ids: Sequence[str], *, request: str) -> list[RunNowAnswer]:
+        with self._step() as step:
+            return run_now(step, ids, request=request)
 
     async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:
         with self._step() as step:
