@@ -27,7 +27,7 @@ def cancel(step: AtomicStep, ids: Sequence[str], *, node: str = "", request: str
                     cancel_one(step, instance, node, "cancelled by user")
         return [states[id] for id in ids]
 
-    return list(step.once(request, "cancel", request, run))
+    return step.once(request, "cancel", request, run)
 
 
 def cancel_one(step: AtomicStep, instance: InstanceData, node: str, note: str) -> None:

@@ -23,55 +23,44 @@ def claim(step: AtomicStep, incarnation: str, want: Want, *, request: str, comma
         return Claimed(now_us=step.now_us, dead=True)
     known = step.answer_to(incarnation, command, request)
     if known is not None:
-        return repeated(step, incarnation, cast("Claimed", known))
-    if command == "hint-claim" and is_late(step, incarnation, request):
+        return _repeated(step, incarnation, cast("Claimed", known))
+    if command == "hint-claim" and _is_late(step, incarnation, request):
         return Claimed(now_us=step.now_us)
-    fall_due(step, incarnation, want)
-    claims = take(step, incarnation, within_bytes(step, claimable(step, want)))
-    left = kinds_left(step, want)
+    _fall_due(step, incarnation, want)
+    claims = take(step, incarnation, step.choices.claimed(claimable(step, want), want))
+    next_due_us = None
     if claims:
         node.idle = None
-        if left:
-            step.wake(*left, but=incarnation)
-    elif want.idle and want.limit > 0:
-        node.idle = want
-    next_due_us = step.state.delayed[0][0] if step.state.delayed and not claims else None
+        step.wake(*_kinds_left(step, want), but=incarnation)
+    else:
+        node.idle = want if want.idle and want.limit > 0 else node.idle
+        next_due_us = step.state.delayed[0][0] if step.state.delayed else None
     answer = Claimed(claims=tuple(claims), now_us=step.now_us, next_due_us=next_due_us)
     step.remember(incarnation, command, request, answer)
     return answer
 
 
 def claimable(step: AtomicStep, want: Want) -> list[str]:
-    """The instances that a claim takes, best first: lowest priority number, then due time, then id.
+    """The instances that a claim may take: lowest priority number first, then earliest due time, then id.
 
     A suspect that comes first is taken alone, if suspects are wanted. Other suspects are passed over.
     """
-    instances, room = step.state.instances, Counter(dict(want.kinds))
-    queues = (queue for kind, queue in step.state.ready.items() if room[kind] > 0)
-    taken: list[str] = []
-    for place, (_, _, id) in enumerate(merge(*queues)):
-        if len(taken) == want.limit:
+    room = Counter(dict(want.kinds))
+    queues = [queue for kind, queue in step.state.ready.items() if room[kind] > 0]
+    ids: list[str] = []
+    bytes_left = MAX_BATCH_BYTES
+    for at, (_, _, id) in enumerate(merge(*queues)):
+        one = step.state.instances[id]
+        if len(ids) == want.limit or (ids and bytes_left < len(one.spec)):
             break
-        one = instances[id]
         if one.suspect:
-            if want.suspects and place == 0:
+            if want.suspects and at == 0:
                 return [id]
         elif room[one.kind] > 0:
             room[one.kind] -= 1
-            taken.append(id)
-    return taken
-
-
-def within_bytes(step: AtomicStep, ids: Sequence[str]) -> list[str]:
-    """The first instances whose payloads fit into one answer; at least one."""
-    fitting: list[str] = []
-    room = MAX_BATCH_BYTES
-    for id in ids:
-        room -= len(step.state.instances[id].spec)
-        if fitting and room < 0:
-            break
-        fitting.append(id)
-    return fitting
+            bytes_left -= len(one.spec)
+            ids.append(id)
+    return ids
 
 
 def take(step: AtomicStep, incarnation: str, ids: Sequence[str]) -> list[Claim]:
@@ -88,19 +77,19 @@ def take(step: AtomicStep, incarnation: str, ids: Sequence[str]) -> list[Claim]:
     return claims
 
 
-def fall_due(step: AtomicStep, incarnation: str, want: Want) -> None:
+def _fall_due(step: AtomicStep, incarnation: str, want: Want) -> None:
     """Move what is due from the delayed instances. It wakes nodes for the kinds that this claim does not take."""
     for one in move_due(step):
         if want.limit == 0 or want.kinds.get(one.kind, 0) == 0:
             step.wake(one.kind, but=incarnation)
 
 
-def kinds_left(step: AtomicStep, want: Want) -> list[str]:
+def _kinds_left(step: AtomicStep, want: Want) -> list[str]:
     """The kinds of which a claim leaves due instances."""
     return [kind for kind in step.state.ready if want.kinds.get(kind, 0) > 0]
 
 
-def repeated(step: AtomicStep, incarnation: str, answer: Claimed) -> Claimed:
+def _repeated(step: AtomicStep, incarnation: str, answer: Claimed) -> Claimed:
     """The answer of the first run, without the claims that have ended since."""
 
     def still_held(claim: Claim) -> bool:
@@ -113,7 +102,7 @@ def repeated(step: AtomicStep, incarnation: str, answer: Claimed) -> Claimed:
     return Claimed(claims=claims, now_us=answer.now_us, next_due_us=answer.next_due_us)
 
 
-def is_late(step: AtomicStep, incarnation: str, request: str) -> bool:
+def _is_late(step: AtomicStep, incarnation: str, request: str) -> bool:
     """Whether a later call of `claim_on_hint` was answered: the requests of an incarnation grow."""
     last = step.state.answers.get((incarnation, "hint-claim"))
     return last is not None and request < last.request

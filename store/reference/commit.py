@@ -9,7 +9,7 @@ from peerjob.model.state import State
 
 from .ends import end, release
 from .queues import add_to_queue
-from .retention import remove_expired
+from .retention import remove_some
 from .state import InstanceData
 from .step import AtomicStep
 
@@ -17,22 +17,15 @@ from .step import AtomicStep
 def commit(
     step: AtomicStep, incarnation: str, outcomes: Sequence[Outcome], *, request: str, command: str = "commit"
 ) -> list[Ack]:
-    """Apply outcomes, then remove up to twice as many expired instances as have ended."""
-    acks = apply_outcomes(step, incarnation, outcomes, request=request, command=command)
-    remove_expired(step, 2 * step.ended)
-    return acks
-
-
-def apply_outcomes(
-    step: AtomicStep, incarnation: str, outcomes: Sequence[Outcome], *, request: str, command: str = "commit"
-) -> list[Ack]:
-    """Apply outcomes in order, each if (fence, incarnation) still own the instance."""
+    """Apply outcomes in order, then remove up to twice as many old instances as have ended."""
     check_batch(len(outcomes))
 
     def run() -> list[Ack]:
-        return [_apply(step, incarnation, outcome) for outcome in outcomes]
+        acks = [_apply(step, incarnation, outcome) for outcome in outcomes]
+        remove_some(step, 2 * step.ended)
+        return acks
 
-    return list(step.once(incarnation, command, request, run))
+    return step.once(incarnation, command, request, run)
 
 
 def _apply(step: AtomicStep, incarnation: str, outcome: Outcome) -> Ack:

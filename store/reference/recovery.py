@@ -7,7 +7,7 @@ from peerjob.model.state import State
 
 from .ends import end, release
 from .queues import add_to_queue
-from .retention import remove_expired
+from .retention import remove_some
 from .state import InstanceData, NodeData
 from .step import AtomicStep
 
@@ -26,19 +26,22 @@ def leave(step: AtomicStep, incarnation: str) -> int:
 
 
 def reap(step: AtomicStep, limit: int, *, reaper: str) -> list[Reaped]:
-    """Take back up to `limit` claims of dead incarnations; a late reaper continues, but marks none as dead."""
-    by = step.name(reaper) or reaper
-    judge = step.state.nodes.get(reaper)
+    """Mark incarnations as dead whose leases have expired, and take back up to `limit` claims of dead ones."""
+    nodes, by = step.state.nodes, step.name(reaper) or reaper
+    if reaper in nodes and nodes[reaper].alive(step.now_us):
+        expired = [name for name, node in nodes.items() if not node.ended and not node.alive(step.now_us)]
+        for incarnation in step.choices.dead(expired):
+            held = step.state.held_by(incarnation)
+            nodes[incarnation].suspect_ran = any(one.suspect and one.started for one in held)
+            _end_node(step, nodes[incarnation], "dead")
+    claims = [one.id for name, node in nodes.items() if node.ended for one in step.state.held_by(name)]
     reaped: list[Reaped] = []
-    for incarnation, node in step.state.nodes.items():
-        if not node.ended and not node.alive(step.now_us) and judge is not None and judge.alive(step.now_us):
-            node.suspect_ran = any(one.suspect and one.started for one in step.state.held_by(incarnation))
-            _end_node(step, node, "dead")
-        if node.ended:
-            for instance in step.state.held_by(incarnation)[: limit - len(reaped)]:
-                _take_back(step, instance, node, by)
-                reaped.append(Reaped(id=instance.id, kind=instance.kind, state=instance.state, node=node.info.name))
-    remove_expired(step, 2 * step.ended)
+    for id in step.choices.reaped(claims, limit):
+        instance = step.state.instances[id]
+        node = nodes[instance.owner]
+        _take_back(step, instance, node, by)
+        reaped.append(Reaped(id=id, kind=instance.kind, state=instance.state, node=node.info.name))
+    remove_some(step, 2 * step.ended)
     return reaped
 
 

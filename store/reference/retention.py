@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 
 from peerjob.model.query import Filter
@@ -10,47 +11,43 @@ from peerjob.model.record import Transition
 from .ends import remove
 from .reading import created_us_of, page_of
 from .state import InstanceData
-from .step import AtomicStep
+from .step import REMEMBERED_US, AtomicStep
 
 
 def expire(step: AtomicStep, limit: int) -> int:
-    """Remove final instances whose retention is over, then the oldest of the kinds that have too many."""
-    removed = remove_expired(step, limit)
-    for id in _surplus(step)[: max(0, limit - removed)]:
-        remove(step, step.state.instances[id])
-        removed += 1
-    _forget(step)
-    return removed
-
-
-def remove_expired(step: AtomicStep, limit: int) -> int:
-    """Remove up to `limit` instances whose retention is over, the earliest first."""
-    expired = [id for expires_us, id in step.state.expiring[:limit] if expires_us <= step.now_us]
-    for id in expired:
-        remove(step, step.state.instances[id])
-    return len(expired)
-
-
-def removable(step: AtomicStep) -> set[str]:
-    """All instances that `expire`, a commit or a reap may remove at this moment."""
-    return {id for expires_us, id in step.state.expiring if expires_us <= step.now_us} | set(_surplus(step))
-
-
-def _surplus(step: AtomicStep) -> list[str]:
-    """The instances of each kind that are over, except the `max_final_per_kind` that were created last."""
-    by_kind: dict[str, list[str]] = {}
-    for _, id in step.state.expiring:
-        by_kind.setdefault(step.state.instances[id].kind, []).append(id)
-    kept = step.limits.max_final_per_kind
-    return [id for ids in by_kind.values() for id in sorted(ids)[: max(0, len(ids) - kept)]]
-
-
-def _forget(step: AtomicStep) -> None:
-    """Forget what the namespace remembers for a time only."""
+    """Remove up to `limit` instances that are kept no longer, and forget what is remembered for a time only."""
     state, now_us = step.state, step.now_us
     state.removed = {id: until_us for id, until_us in state.removed.items() if until_us > now_us}
     state.answers = {key: answer for key, answer in state.answers.items() if answer.until_us > now_us}
     state.kinds = {kind: known for kind, known in state.kinds.items() if known.until_us > now_us}
+    state.nodes = {
+        incarnation: node
+        for incarnation, node in state.nodes.items()
+        if not node.ended or now_us < node.ended_us + REMEMBERED_US or state.held_by(incarnation)
+    }
+    return remove_some(step, limit)
+
+
+def remove_some(step: AtomicStep, limit: int) -> int:
+    """Remove up to `limit` instances that are kept no longer; returns how many."""
+    ids = step.choices.removed(removable(step), limit)
+    for id in ids:
+        remove(step, step.state.instances[id])
+    return len(ids)
+
+
+def removable(step: AtomicStep) -> list[str]:
+    """The instances that are kept no longer: their retention is over, or their kind has too many final ones."""
+    expiring, kept = step.state.expiring, step.limits.max_final_per_kind
+    over = bisect_right(expiring, (step.now_us, "~"))
+    if len(expiring) - over <= kept:
+        return [id for _, id in expiring[:over]]
+    by_kind: dict[str, list[str]] = {}
+    for _, id in expiring[over:]:
+        by_kind.setdefault(step.state.instances[id].kind, []).append(id)
+    # of those that end up above the limit, the ones that were created first are removed
+    surplus = [id for ids in by_kind.values() for id in sorted(ids)[: max(0, len(ids) - kept)]]
+    return [id for _, id in expiring[:over]] + surplus
 
 
 # -- removal on request
@@ -58,10 +55,10 @@ def _forget(step: AtomicStep) -> None:
 
 def clear_instances(step: AtomicStep, filter: Filter, *, limit: int = 500) -> int:
     """Remove final instances that match, the oldest first."""
-    removed = [instance for instance in _matching(step, filter) if instance.over][:limit]
-    for instance in removed:
-        remove(step, instance)
-    return len(removed)
+    ids = step.choices.removed([one.id for one in _matching(step, filter) if one.over], limit)
+    for id in ids:
+        remove(step, step.state.instances[id])
+    return len(ids)
 
 
 def clear_history(step: AtomicStep, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:

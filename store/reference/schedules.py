@@ -63,7 +63,8 @@ def remove_schedule(step: AtomicStep, name: str, *, expected: int | None = None,
     if len(removals) > MAX_REMOVALS:
         step.state.floor = removals.pop(min(removals, key=lambda removed: removals[removed]))
     step.hint_all("schedule", name)
-    return step.once(request, "remove_schedule", request, lambda: True)
+    step.remember(request, "remove_schedule", request, True)
+    return True
 
 
 def get_schedules(step: AtomicStep, names: Sequence[str]) -> list[ScheduleRow | None]:

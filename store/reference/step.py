@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 from peerjob.model.record import MAX_HISTORY, Hint, StoreLimits, Transition
 from peerjob.model.state import State
 
+from .choices import Choices
 from .state import InstanceData, Namespace, NodeData, Remembered, wants
 
 T = TypeVar("T")
@@ -24,6 +25,7 @@ class AtomicStep:
     state: Namespace
     now_us: int
     limits: StoreLimits
+    choices: Choices = field(default_factory=Choices)
     ended: int = 0
     """How many instances outcomes and reaps have ended in this step."""
     rings: bool = False

@@ -51,6 +51,7 @@ from peerjob.model.state import State
 
 from . import catalogue, elections, firing, hints, journals, ledger, liveness, reading, recovery, retention, schedules
 from .cancel import cancel
+from .choices import Choices
 from .claim import claim
 from .commit import add_lines, commit
 from .enqueue import enqueue
@@ -78,10 +79,11 @@ class ReferenceData:
         self.waiters = hints.WaitingCalls()
 
     @contextlib.contextmanager
-    def step(self, namespace: str, clock: Clock, limits: StoreLimits) -> Generator[AtomicStep]:
+    def step(self, namespace: str, clock: Clock, limits: StoreLimits, choices: Choices) -> Generator[AtomicStep]:
         """One command. Calls that wait for what it leaves look again afterwards."""
         with self.lock:
-            step = AtomicStep(self.namespaces.setdefault(namespace, Namespace()), clock.time_us(), limits)
+            state = self.namespaces.setdefault(namespace, Namespace())
+            step = AtomicStep(state, clock.time_us(), limits, choices)
             yield step
         if step.rings:
             self.waiters.ring()
@@ -90,14 +92,23 @@ class ReferenceData:
 class _Commands:
     """What the store and its separate clients share."""
 
-    def __init__(self, data: ReferenceData, *, clock: Clock, limits: StoreLimits, namespace: str) -> None:
+    def __init__(
+        self,
+        data: ReferenceData,
+        *,
+        clock: Clock,
+        limits: StoreLimits,
+        namespace: str,
+        choices: Choices | None = None,
+    ) -> None:
         self._data = data
         self._clock = clock
         self._limits = limits
         self._namespace = namespace
+        self._choices = choices or Choices()
 
     def _step(self) -> contextlib.AbstractContextManager[AtomicStep]:
-        return self._data.step(self._namespace, self._clock, self._limits)
+        return self._data.step(self._namespace, self._clock, self._limits, self._choices)
 
     async def open(self) -> None:
         """Do nothing: there is no server."""
