@@ -21,6 +21,9 @@ from peerjob.model.spec import encode_arguments
 from support.limits import number, rows
 
 ROWS = rows()
+WEB_CONNECTIONS = (
+    "connections of one address to `jobd --web-listen`, except a [trusted proxy](security.md#callers-behind-proxies)"
+)
 ELEMENTS = next(name for name in ROWS if name.startswith("elements of a value"))
 
 
@@ -199,7 +202,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
     from peerjob.node.body import errors, schema
     from peerjob.node.manager import kind_catalogue, watchers
     from peerjob.node.work import context_backend, failure_log
-    from peerjob.remote.server import grpc_server, server
+    from peerjob.remote.server import calls, grpc_server, server
     from peerjob.remote.wire import requests
     from peerjob.store.sqlite import driver
     from peerjob.store.sqlite.requests import TURN_TIMEOUT
@@ -245,6 +248,8 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "time zones in a value": bounds.MAX_ZONES,
         "gRPC message": server.MAX_MESSAGE,
         "gRPC connections": grpc_server.MAX_CONNECTIONS,
+        "open gRPC calls of a node": calls.MAX_CALLS,
+        "open gRPC calls of one token, or of one address without tokens": calls.MAX_CALLS_CALLER,
         "unread events of one `watch()` of a query": watchers.MAX_WAITING,
         "records in the audit log": audit.MAX_AUDIT,
         "criteria in a record of the audit log": audit.MAX_CRITERIA,
@@ -260,6 +265,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "kinds with a row of their own in a slot": activity_sample.MAX_SAMPLED_KINDS,
         "workers of a node": limits.MAX_WORKERS,
         "live views of a process": viewers.MAX_VIEWERS,
+        "live views of one token, or of one address without tokens": viewers.MAX_VIEWERS_CALLER,
         "rows of a page": filters.ROWS,
         "kinds on the overview": overview.MAX_KINDS,
         "schedules of a page, each with its last 30 outcomes": schedules.PAGE,
@@ -276,6 +282,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "form": security.MAX_FORM,
         "sessions of a process": signin.MAX_SESSIONS,
         "connections of `jobd --web-listen`": web_server.MAX_CONNECTIONS,
+        WEB_CONNECTIONS: web_server.MAX_CONNECTIONS_ADDRESS,
         "wait of `jobd --web-listen` for a whole request": web_server.REQUEST_SECONDS,
         "text of a filter": filters.MAX_FILTER,
         "kinds without a node that the overview warns of": overview.MAX_UNSERVED,

@@ -35,10 +35,18 @@ class RawClient:
             await self.send(name, request.SerializeToString(), timeout=timeout, token=token)
         )
 
-    async def send(self, name: str, data: bytes, *, timeout: float = PATIENCE, token: str | None = None) -> bytes:
+    async def send(
+        self,
+        name: str,
+        data: bytes,
+        *,
+        timeout: float = PATIENCE,
+        token: str | None = None,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> bytes:
         """The bytes of the response, or of the first of a stream, to bytes that need not be a message."""
         path = f"/{SERVICE.full_name}/{name}"
-        metadata = _metadata(token)
+        metadata = (*(_metadata(token) or ()), *metadata)
         if not SERVICE.methods_by_name[name].server_streaming:
             return bytes(await self._channel.unary_unary(path)(data, timeout=timeout, metadata=metadata))
         call = self._channel.unary_stream(path)(data, timeout=timeout, metadata=metadata)

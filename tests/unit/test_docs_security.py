@@ -29,11 +29,14 @@ def test_the_limits_are_those_of_the_code() -> None:
         "calls at a time on one connection": [grpc_server.MAX_STREAMS],
         "calls that wait to be taken up": [grpc_server.MAX_PENDING],
         "connections": [grpc_server.MAX_CONNECTIONS],
+        "connections of one address": [],
         "connections that have not begun HTTP/2, or have no calls": [
             grpc_server.HANDSHAKE_SECONDS,
             grpc_server.IDLE_SECONDS,
         ],
-        "open calls of all connections": [calls.MAX_CALLS],
+        "open calls of all connections": [calls.MAX_CALLS, calls.RESERVED_CALLS],
+        "open calls of one caller": [calls.MAX_CALLS_CALLER],
+        "calls of one address whose token is being checked": [calls.MAX_ADMITTING],
         "messages on the way from one connection; from one token": [
             calls.MAX_RECEIVING_CONNECTION,
             calls.MAX_RECEIVING,

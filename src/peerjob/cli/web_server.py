@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 import ssl
 from collections.abc import Generator, Sequence
@@ -12,8 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from peerjob import Node, OptionError
+from peerjob.model.clock import Clock
 from peerjob.model.extras import needs_extra
 from peerjob.model.rights import ANYBODY, Authenticator, Principal
+from peerjob.model.shares import LimitLog, Shares
+from peerjob.model.trusted_proxies import LOOPBACK as LOOPBACK_PROXIES
+from peerjob.model.trusted_proxies import TrustedProxies, network_of
 from peerjob.node.observe.listen_address import is_loopback, parse_listen
 from peerjob.web import SignIn, dashboard
 from peerjob.web.security import LOOPBACK, MAX_FORM
@@ -33,6 +38,8 @@ STOP_SECONDS = 3
 """Seconds in which open requests end when the server stops. Live views end at once."""
 MAX_CONNECTIONS = 500
 """The most connections and requests at a time; a further request gets the status 503."""
+MAX_CONNECTIONS_ADDRESS = 250
+"""The most connections of one address; a further one is closed."""
 REQUEST_SECONDS = 10.0
 """Seconds after which a connection without a whole request is closed; it can stay for twice as long."""
 MAX_STALLS = 6
@@ -50,7 +57,8 @@ class WebServer:
 
     Without `authenticators` each caller is an admin, as for gRPC. Off loopback the server needs TLS with
     `authenticators` or client certificates, unless `insecure` is set. `hosts` are further names in the Host header,
-    such as that of a proxy; on loopback, only they and the names of loopback are answered. Raises OptionError.
+    such as that of a proxy; on loopback, only they and the names of loopback are answered. `trusted_proxies` are the
+    addresses and networks of proxies whose X-Forwarded-For counts. Raises OptionError.
     """
 
     def __init__(
@@ -63,6 +71,7 @@ class WebServer:
         insecure: bool = False,
         hosts: Sequence[str] = (),
         root_path: str = "",
+        trusted_proxies: Sequence[str] = LOOPBACK_PROXIES,
     ) -> None:
         self._host, self._port = parse_listen("web_listen", listen, example=WEB_PORT)
         self._node = node
@@ -77,7 +86,8 @@ class WebServer:
             raise OptionError("web_root_path", root_path, "a path such as /jobs")
         names = [*LOOPBACK, self._host, *hosts] if loopback else list(hosts)
         authorize = SignIn(authenticators, clock=node.clock, namespace=node.namespace) if authenticators else _anybody
-        self._dashboard = dashboard(node, authorize=authorize, hosts=names or None)
+        self._dashboard = dashboard(node, authorize=authorize, hosts=names or None, trusted_proxies=trusted_proxies)
+        self._limits = _ConnectionLimits(node.clock, TrustedProxies(trusted_proxies))
         self._root_path = root_path
         self._server: _UvicornServer | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -99,7 +109,9 @@ class WebServer:
             server_header=False,
             lifespan="off",
             ws="none",
-            http=_HttpProtocol,
+            # the dashboard itself reads the headers of proxies, and no variable of the environment trusts others
+            proxy_headers=False,
+            http=type("LimitedProtocol", (_HttpProtocol,), {"limits": self._limits}),
             root_path=self._root_path,
             limit_concurrency=MAX_CONNECTIONS,
             timeout_graceful_shutdown=STOP_SECONDS,
@@ -148,9 +160,41 @@ def _path(given: object) -> str:
     return str(given)
 
 
+class _ConnectionLimits:
+    """Leaves each address a share of the connections; not trusted proxies, since many callers share them."""
+
+    def __init__(self, clock: Clock, proxies: TrustedProxies) -> None:
+        self._shares = Shares(math.inf, MAX_CONNECTIONS_ADDRESS)
+        self._proxies = proxies
+        self._log = LimitLog(logger, clock)
+
+    def take(self, address: str) -> str | None:
+        """A place for a connection, which is given back by its name; None if there is none for this address."""
+        # there is no limit of all here: uvicorn answers requests above it with 503
+        caller = "" if self._proxies.trusts(address) else network_of(address)
+        if caller and not self._shares.has_room(caller):
+            self._log.warn(
+                "address",
+                "the dashboard closes a connection from %s: one address may have %d of %d; if it is a proxy, trust it",
+                address,
+                MAX_CONNECTIONS_ADDRESS,
+                MAX_CONNECTIONS,
+            )
+            return None
+        if self._shares.total >= MAX_CONNECTIONS:
+            self._log.warn("all", "the dashboard has %d connections; further requests get 503", self._shares.total)
+        self._shares.take(caller)
+        return caller
+
+    def give_back(self, caller: str) -> None:
+        self._shares.give_back(caller)
+
+
 class _HttpProtocol(H11Protocol):
     """Closes connections whose request does not arrive, so that they do not keep others out."""
 
+    limits: _ConnectionLimits
+    _place: str | None = None
     _timer: asyncio.TimerHandle | None = None
     _received = _slow = 0
     """The bytes of this connection, and how many of them came while it stayed only because they did."""
@@ -159,11 +203,18 @@ class _HttpProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._look(None)
+        self._place = self.limits.take(str((transport.get_extra_info("peername") or ("",))[0]))
+        if self._place is None:
+            transport.abort()
+        else:
+            self._look(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self._place is not None:
+            self.limits.give_back(self._place)
+            self._place = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

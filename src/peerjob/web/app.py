@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
@@ -16,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from peerjob.handles.manager import Manager
 from peerjob.model.arguments import typed
 from peerjob.model.errors import OptionError
+from peerjob.model.trusted_proxies import HEADER, TrustedProxies
 
 from .cluster import ServedCluster
 from .forms import SentForms, new_form_id
@@ -52,6 +55,7 @@ def dashboard(
     authorize: Authorize,
     hosts: Sequence[str] | None = None,
     frame_ancestors: str = "'none'",
+    trusted_proxies: Iterable[str] = (),
 ) -> Dashboard:
     """Make the dashboard of a node or a client, or of several by name, as an ASGI application.
 
@@ -59,6 +63,8 @@ def dashboard(
       audit log, or None, which is answered with 403. A `SignIn` asks for a token instead.
     - `hosts`: the names in the Host header that are answered; None for all. Give them on loopback.
     - `frame_ancestors`: the sites that may show the dashboard in a frame, as in a Content-Security-Policy.
+    - `trusted_proxies`: addresses and networks, such as "10.0.0.0/8", whose `X-Forwarded-For` and `X-Forwarded-Proto`
+      count. Leave it out if the server or the application reads these headers itself.
 
     The managers must be started, and run on the event loop of the server. Raises OptionError.
     """
@@ -76,17 +82,19 @@ def dashboard(
             "hosts, frame_ancestors", (hosts, frame_ancestors), "a list of names, and sources of a policy"
         )
     served = {name: ServedCluster(name, one) for name, one in managers.items()}
+    proxies = TrustedProxies(trusted_proxies)
     site = _Site(served, authorize)
     app = Shield(Starlette(routes=site.routes()), hosts=hosts, frame_ancestors=frame_ancestors)
-    return Dashboard(app, site.viewers)
+    return Dashboard(app, site.viewers, proxies)
 
 
 class Dashboard:
     """The ASGI application."""
 
-    def __init__(self, app: ASGIApp, viewers: Viewers) -> None:
+    def __init__(self, app: ASGIApp, viewers: Viewers, proxies: TrustedProxies) -> None:
         self._app = app
         self._viewers = viewers
+        self._proxies = proxies
 
     def close(self) -> None:
         """End the live views, so that the server can stop. Further ones are refused."""
@@ -94,7 +102,19 @@ class Dashboard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # the path at which the dashboard is mounted, for its links
-        await self._app({**scope, "peerjob.root": scope.get("root_path", "").rstrip("/")}, receive, send)
+        root = scope.get("root_path", "").rstrip("/")
+        await self._app({**scope, **self._forwarded(scope), "peerjob.root": root}, receive, send)
+
+    def _forwarded(self, scope: Scope) -> dict[str, Any]:
+        """What a trusted proxy says of the caller: its address, and whether it used TLS."""
+        peer = (scope.get("client") or ("", 0))[0]
+        if scope["type"] != "http" or not self._proxies.trusts(peer):
+            return {}
+        headers = Headers(scope=scope)
+        address = self._proxies.caller_of(peer, headers.getlist(HEADER))
+        scheme = headers.get("x-forwarded-proto", "").strip().lower()
+        found: dict[str, Any] = {} if address == peer else {"client": (address, 0)}
+        return found | ({"scheme": scheme} if scheme in ("http", "https") else {})
 
 
 class _Site:

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from .links import Links
 from .patience import ABSENT
 from .samples import Sample
-from .viewers import MAX_VIEWERS, Viewers
+from .viewers import MAX_VIEWERS, MAX_VIEWERS_CALLER, Viewers
 from .visit import Visit
 
 LONGEST = 60.0
@@ -28,7 +28,7 @@ Parts = Mapping[str, str]
 
 def live(visit: Visit, events: AsyncGenerator[str] | AsyncGenerator[str | bytes]) -> Response:
     """The response that sends events; 503 with a reason if there are too many live views."""
-    if visit.viewers.full:
+    if not visit.has_live_view:
         return _too_many()
     return _LiveResponse(visit, events)
 
@@ -39,20 +39,20 @@ class _LiveResponse(StreamingResponse):
     def __init__(self, visit: Visit, events: AsyncGenerator[str] | AsyncGenerator[str | bytes]) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(_sent(visit, events), media_type="text/event-stream", headers=headers)
-        self._viewers = visit.viewers
+        self._visit = visit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._viewers.full:
+        if not self._visit.has_live_view:
             await _too_many()(scope, receive, send)
             return
         # a reader that takes no more bytes keeps its place no longer than the others
-        with self._viewers.counted(), contextlib.suppress(TimeoutError):
+        with self._visit.viewers.counted(self._visit.caller), contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LONGEST + HEARTBEAT):
                 await super().__call__(scope, receive, send)
 
 
 def _too_many() -> Response:
-    text = f"{MAX_VIEWERS} live views are open already; this page does not update by itself.\n"
+    text = f"{MAX_VIEWERS} live views are open already, or {MAX_VIEWERS_CALLER} of yours; this page does not update.\n"
     return PlainTextResponse(text, 503, headers={"Retry-After": "30"})
 
 

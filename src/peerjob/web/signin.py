@@ -16,6 +16,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.errors import UnauthenticatedError
 from peerjob.model.rate_limiter import RateLimiter
 from peerjob.model.rights import Authenticator, Principal
+from peerjob.model.trusted_proxies import network_of
 
 from .links import link_of, safe_link
 from .rendering import Renderer
@@ -136,7 +137,7 @@ class SignIn:
         except RefusedError as error:
             return self._form(renderer, request, str(error), error.status, to=fields.get("to", [""])[0])
         to = fields.get("to", [""])[0]
-        address = "" if request.client is None else request.client.host
+        address = "" if request.client is None else network_of(request.client.host)
         if not self._limiter.allows(address):
             return self._form(renderer, request, "Too many attempts. Wait a minute, then try again.", 429, to=to)
         try:

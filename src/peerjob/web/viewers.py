@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Generator
+
+from peerjob.model.shares import Shares
 
 MAX_VIEWERS = 200
 """The most live views of one dashboard. Further pages do not update by themselves."""
+MAX_VIEWERS_CALLER = 100
+"""The most live views of one caller: of a token, or of an address."""
+RESERVED_VIEWERS = 10
+"""The last of the live views, which are for admins."""
 
 
 class Viewers:
     """The live views that are open."""
 
     def __init__(self) -> None:
-        self._open = 0
+        self._open = Shares(MAX_VIEWERS, MAX_VIEWERS_CALLER, RESERVED_VIEWERS)
         self._turns = asyncio.Lock()
         self.closed = asyncio.Event()
 
-    @property
-    def full(self) -> bool:
-        """Whether no further view may open."""
-        return self._open >= MAX_VIEWERS or self.closed.is_set()
+    def have_room(self, caller: str, *, admin: bool) -> bool:
+        """Whether a caller may open one view more."""
+        return not self.closed.is_set() and self._open.has_room(caller, admin=admin)
 
     def close(self) -> None:
         """Let all views end, and no further one open."""
@@ -32,11 +36,6 @@ class Viewers:
         async with self._turns:
             await asyncio.sleep(0)
 
-    @contextlib.contextmanager
-    def counted(self) -> Generator[None]:
-        """Count a view until the `with` block ends."""
-        self._open += 1
-        try:
-            yield
-        finally:
-            self._open -= 1
+    def counted(self, caller: str) -> contextlib.AbstractContextManager[None]:
+        """Count a view of a caller until the `with` block ends."""
+        return self._open.taken(caller)

@@ -18,6 +18,7 @@ from peerjob.model.clock import to_datetime, to_us
 from peerjob.model.errors import OptionError, UnknownInstanceError
 from peerjob.model.job import Call
 from peerjob.model.rights import SYSTEM, Principal, Role
+from peerjob.model.trusted_proxies import network_of
 
 from .cluster import ServedCluster
 from .forms import SentForms, form_digest, form_id_in, instance_ids
@@ -99,6 +100,17 @@ class Visit(Links):
     @property
     def now(self) -> datetime:
         return to_datetime(self.manager.clock.time_us())
+
+    @property
+    def caller(self) -> str:
+        """What counts as one caller: a token, or the address if there is none."""
+        client = self.request.client
+        return self.principal.credential or network_of("" if client is None else client.host)
+
+    @property
+    def has_live_view(self) -> bool:
+        """Whether the sender may open one live view more."""
+        return self.viewers.have_room(self.caller, admin=self.principal.rights.role >= Role.ADMIN)
 
     def may(self, role: Role | str) -> bool:
         """Whether the sender has a role, such as "operator". An admin of some kinds is none of the cluster."""

@@ -105,6 +105,8 @@ def test_the_url_of_the_stronger_place_counts(given: Given, monkeypatch: pytest.
         (["--grace", "-1s"], "", "--grace"),
         (["--log-level", "loud"], "", "--log-level"),
         (["--rate", "0"], "", "--rate"),
+        (["--trusted-proxy", "10.0.0.7", "--trusted-proxy", "proxy.example"], "", "--trusted-proxy"),
+        (["--trusted-proxy", "0.0.0.0/0"], "", "0.0.0.0/0"),
         (["--tls-client-ca", "ca.pem"], "", "--tls-cert and --tls-key"),
     ],
 )

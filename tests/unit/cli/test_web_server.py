@@ -1,6 +1,7 @@
 """The dashboard of jobd on a real port."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -100,6 +101,59 @@ async def test_a_request_with_two_sizes_is_refused_and_its_connection_closed() -
         await server.stop()
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+async def test_one_address_leaves_connections_to_others(
+    trusted: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(web_server, "MAX_CONNECTIONS_ADDRESS", 3)
+    async with Node("memory://") as node:
+        server = WebServer(node, "127.0.0.1:0", trusted_proxies=["127.0.0.2"] if trusted else ["127.0.0.1"])
+        await server.start()
+        url = httpx.URL(server.url)
+
+        async def connected(host: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            return await asyncio.open_connection(url.host, url.port, local_addr=(host, 0))
+
+        opened = [await connected("127.0.0.2") for _ in range(5)]
+
+        async def answered(number: int) -> bool:
+            reader, writer = opened[number]
+            writer.write(b"GET /static/app.css HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                async with asyncio.timeout(IN_TIME):
+                    return (await reader.read(12)).startswith(b"HTTP/1.1 200")
+            return False
+
+        assert [await answered(number) for number in range(5)] == [True] * 3 + [trusted] * 2
+        opened[0][1].close()
+        opened.append(await connected("127.0.0.1"))
+        assert await answered(5), "another address"
+        if not trusted:
+            await until(lambda: _is_closed(server))
+            opened.append(await connected("127.0.0.2"))
+            assert await answered(6), "a connection that has ended counts no more"
+        for _, writer in opened:
+            writer.close()
+        await server.stop()
+    warned = [record.getMessage() for record in caplog.records if "closes a connection" in record.getMessage()]
+    assert len(warned) == (0 if trusted else 1)
+    assert trusted or "from 127.0.0.2: one address may have 3 of 500" in warned[0]
+
+
+async def _is_closed(server: WebServer) -> bool:
+    return server._limits._shares._held.get("127.0.0.2", 0) < 3  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_the_environment_trusts_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+    async with Node("memory://") as node:
+        server = WebServer(node, "127.0.0.1:0", trusted_proxies=["10.0.0.7"])
+        await server.start()
+        async with httpx.AsyncClient(base_url=server.url, headers={"X-Forwarded-Proto": "https"}) as client:
+            assert "Secure" not in (await client.get("/")).headers["set-cookie"]
+        await server.stop()
 
 
 async def test_a_form_that_arrives_slowly_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Callers without a token, and callers that send no message, hold no memory and keep no other caller out."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -11,9 +12,9 @@ from grpc_health.v1 import health_pb2
 
 from peerjob import Job, OptionError, Role, Server, Token, Tokens
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.remote.server import calls
+from peerjob.remote.server import calls, connection_shares
 from peerjob.remote.wire.rpcs import SERVICE
-from support.rpc import health_client, raw_client, served
+from support.rpc import forwarding, health_client, raw_client, served
 from support.waiting import PATIENCE, until
 
 Code = grpc.StatusCode
@@ -131,6 +132,94 @@ async def test_calls_above_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch
             one.cancel()
         await until(lambda: _is(len(server._access.calls._long), 0))  # pyright: ignore[reportPrivateUsage]
         assert await client.code("GetVersion", pb.VersionRequest()) is Code.OK
+
+
+async def test_one_caller_leaves_calls_to_others_and_all_leave_some_to_admins(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(calls, "MAX_CALLS", 7)
+    monkeypatch.setattr(calls, "MAX_CALLS_CALLER", 3)
+    monkeypatch.setattr(calls, "RESERVED_CALLS", 2)
+    roles = {"ann": Role.READER, "bob": Role.OPERATOR, "eve": Role.READER, "ada": Role.ADMIN}
+    tokens = Tokens([Token.of(name, role, name) for name, role in roles.items()])
+    async with served(WORK, tokens=tokens) as (_, server), raw_client(server.target) as client:
+        open_: list[Any] = []
+
+        async def watch(token: str) -> bool:
+            """Whether a watch of a caller begins."""
+            call = client.stream("Watch", pb.WatchRequest(), token=token)
+            metadata = await call.initial_metadata()
+            if "peerjob-watch" in dict(metadata):
+                open_.append(call)
+                return True
+            assert await call.code() is Code.RESOURCE_EXHAUSTED
+            return False
+
+        assert [await watch("ann") for _ in range(5)] == [True] * 3 + [False] * 2, "the share of one caller"
+        assert [await watch("bob") for _ in range(3)] == [True] * 2 + [False], "the reserve"
+        assert not await watch("eve")
+        assert await client.code("GetVersion", pb.VersionRequest(), token="eve") is Code.RESOURCE_EXHAUSTED
+        assert [await watch("ada") for _ in range(3)] == [True] * 2 + [False], "the limit of all"
+        for call in open_:
+            call.cancel()
+        await until(lambda: _is(server._access.calls._open.total, 0))  # pyright: ignore[reportPrivateUsage]
+        assert [await watch("ann") for _ in range(4)] == [True] * 3 + [False]
+    warned = [record.getMessage() for record in caplog.records if "refuses a call" in record.getMessage()]
+    assert len(warned) == 1
+    assert "of ann from 127.0.0.1: 3 calls are open; one caller may have 3, and all 7" in warned[0]
+
+
+async def test_without_tokens_a_caller_is_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "MAX_CALLS_CALLER", 2)
+    async with (
+        served(WORK) as (_, server),
+        raw_client(server.target) as client,
+        forwarding(server, host="127.0.0.2") as elsewhere,
+        raw_client(elsewhere) as other,
+    ):
+        watching = [client.stream("Watch", pb.WatchRequest()) for _ in range(2)]
+        for one in watching:
+            await one.initial_metadata()
+        assert await client.code("GetVersion", pb.VersionRequest()) is Code.RESOURCE_EXHAUSTED
+        assert await other.code("GetVersion", pb.VersionRequest()) is Code.OK
+        for one in watching:
+            one.cancel()
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+async def test_one_address_leaves_connections_to_others(trusted: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """The address has 20 of 40 connections, and the oldest ones stay. A trusted proxy may have all."""
+    async with served(WORK, max_connections=40, trusted_proxies=["127.0.0.2"] if trusted else ()) as (_, server):
+        opened: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        for number in range(35):
+            if number == 20:
+                await asyncio.sleep(connection_shares.INTERVAL * 2)  # the first ones are known by then
+            opened.append(await asyncio.open_connection("127.0.0.1", server.port, local_addr=("127.0.0.2", 0)))
+            assert await opened[-1][0].read(9), "the server begins HTTP/2"
+        reading = [asyncio.ensure_future(_ends(reader)) for reader, _ in opened]
+        if trusted:
+            await asyncio.sleep(connection_shares.INTERVAL * 3)
+            assert not any(one.done() for one in reading)
+        else:
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.wait(reading[20:])
+            assert not any(one.done() for one in reading[:20])
+        async with raw_client(server.target, OWN) as other:
+            assert await other.code("GetVersion", pb.VersionRequest()) is Code.OK
+        for one in reading:
+            one.cancel()
+        for _, writer in opened:
+            writer.close()
+    warned = [record.getMessage() for record in caplog.records if "closes connections" in record.getMessage()]
+    assert len(warned) == (0 if trusted else 1)
+    assert trusted or "from 127.0.0.2: one address may have 20 of 40" in warned[0]
+
+
+async def _ends(reader: asyncio.StreamReader) -> None:
+    """Read until the other side closes the connection."""
+    with contextlib.suppress(ConnectionError):
+        while await reader.read(1 << 16):
+            pass
 
 
 async def test_connections_above_the_limit_are_closed() -> None:

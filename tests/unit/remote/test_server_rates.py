@@ -1,5 +1,7 @@
 """A client that calls too often is refused, and others are not."""
 
+from functools import partial
+
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
@@ -12,6 +14,7 @@ from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.server.rpc_service import host_of
 from peerjob.testing.clock import VirtualClock
 from support.rpc import forwarding, health_client, raw_client, served
+from support.waiting import until
 
 Code = grpc.StatusCode
 
@@ -55,8 +58,8 @@ def test_a_rate_that_is_none_is_refused(rate: float) -> None:
     ("peer", "host"),
     [
         ("ipv4:10.0.0.1:5", "10.0.0.1"),
-        ("ipv6:[::1]:5", "[::1]"),
-        ("ipv6:%5B::1%5D:5", "%5B::1%5D"),
+        ("ipv6:[::1]:5", "::1"),
+        ("ipv6:%5B::1%5D:5", "::1"),
         ("unix:/x", "unix:/x"),
     ],
 )
@@ -93,3 +96,34 @@ async def test_a_client_that_guesses_tokens_is_slowed_and_no_other() -> None:
         async with health_client(server.target) as health:
             status = (await health.Check(health_pb2.HealthCheckRequest())).status
             assert status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_a_trusted_proxy_names_the_caller_of_a_call(trusted: bool, caplog: pytest.LogCaptureFixture) -> None:
+    tokens = Tokens([Token.of("read", Role.READER, "ada"), Token.of("act", Role.OPERATOR, "bob")])
+    proxies = ["127.0.0.2"] if trusted else ["127.0.0.3", "203.0.113.0/24"]
+    caplog.set_level("INFO", "peerjob.audit")
+    async with (
+        served(Job("work", lambda: None), rate=0.001, tokens=tokens, trusted_proxies=proxies) as (node, server),
+        forwarding(server, host="127.0.0.2") as proxy,
+        raw_client(proxy) as client,
+    ):
+
+        async def code(token: str, forwarded: str, name: str = "GetVersion") -> grpc.StatusCode:
+            headers = (("x-forwarded-for", "10.9.9.9"), ("x-forwarded-for", forwarded))
+            return await client.code(name, b"", token=token, metadata=headers)
+
+        assert await code("guess", "203.0.113.66") is Code.UNAUTHENTICATED
+        assert await code("guess", "203.0.113.66") is Code.RESOURCE_EXHAUSTED
+        assert await code("read", "203.0.113.5") is (Code.OK if trusted else Code.RESOURCE_EXHAUSTED)
+        if not trusted:
+            return
+        assert await code("read", "203.0.113.7", "CancelInstances") is Code.PERMISSION_DENIED
+        assert await code("act", "203.0.113.8", "ScheduleJob") is Code.NOT_FOUND
+        await until(partial(_audited, node, 1))
+        assert [one.address for one in await node.audit()] == ["203.0.113.8"]
+        assert "203.0.113.7" in str([vars(one) for one in caplog.records]), "the refused call"
+
+
+async def _audited(node: Node, records: int) -> bool:
+    return len(await node.audit()) == records

@@ -9,9 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 from starlette.types import Message
 
-from peerjob import INJECTED, Instance, Job, Node, Role, StoreUnavailableError
+from peerjob import INJECTED, Instance, Job, Node, Principal, Rights, Role, StoreUnavailableError
 from peerjob.model.clock import to_datetime
 from peerjob.model.record import NodeInfo, NodeView
 from peerjob.node.observe.observer import Observer
@@ -221,7 +222,8 @@ async def test_a_defect_ends_no_live_view(
 
 
 async def test_the_limit_of_live_views_holds_in_a_burst(monkeypatch: pytest.MonkeyPatch, clock: VirtualClock) -> None:
-    monkeypatch.setattr(viewers, "MAX_VIEWERS", 3)
+    monkeypatch.setattr(viewers, "MAX_VIEWERS", 4)
+    monkeypatch.setattr(viewers, "RESERVED_VIEWERS", 1)
     async with Node("memory://", workers=0, clock=clock) as node:
         app = dashboard(node, authorize=allowing(Role.READER))
         async with browsing(app) as client:
@@ -234,8 +236,40 @@ async def test_the_limit_of_live_views_holds_in_a_burst(monkeypatch: pytest.Monk
             assert (await again).status_code == 200, "a view that has ended counts no more"
 
 
+async def test_one_reader_leaves_live_views_to_others_and_all_leave_some_to_admins(
+    monkeypatch: pytest.MonkeyPatch, clock: VirtualClock
+) -> None:
+    monkeypatch.setattr(viewers, "MAX_VIEWERS", 6)
+    monkeypatch.setattr(viewers, "MAX_VIEWERS_CALLER", 2)
+    monkeypatch.setattr(viewers, "RESERVED_VIEWERS", 2)
+
+    async def by_name(request: Request) -> Principal:
+        role, name = request.headers["x-user"].split()
+        return Principal(name=name, rights=Rights(role=Role[role]), credential=name)
+
+    async with (
+        Node("memory://", workers=0, clock=clock) as node,
+        browsing(dashboard(node, authorize=by_name)) as client,
+    ):
+
+        async def views(user: str) -> int:
+            """How many of three views open for a user."""
+            headers = {"x-user": user}
+            open_ = [asyncio.create_task(client.get("/live/overview", headers=headers)) for _ in range(3)]
+            reading.extend(open_)
+            await clock.advance(5)
+            return sum(not one.done() for one in open_)
+
+        reading: list[asyncio.Task[httpx.Response]] = []
+        found = [await views(user) for user in ("READER ann", "READER bob", "READER eve", "ADMIN ada")]
+        await clock.advance(200)
+        assert found == [2, 2, 0, 2]
+        assert {one.status_code for one in await asyncio.gather(*reading)} == {200, 503}
+
+
 async def test_a_reader_that_takes_no_bytes_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(viewers, "MAX_VIEWERS", 1)
+    monkeypatch.setattr(viewers, "RESERVED_VIEWERS", 0)
     monkeypatch.setattr(live, "LONGEST", 0.2)
     monkeypatch.setattr(live, "HEARTBEAT", 0.1)
     full = asyncio.Event()

@@ -323,6 +323,37 @@ async def test_guessing_is_limited_for_each_address(clock: VirtualClock) -> None
             assert (await _sign_in(client, "read")).status_code == 303
 
 
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_guessing_behind_a_proxy_locks_out_the_guesser_only_if_the_proxy_is_trusted(
+    clock: VirtualClock, trusted: bool
+) -> None:
+    """The client of `browsing` is 192.0.2.7: here, a proxy on another machine."""
+    proxies = ["192.0.2.0/28"] if trusted else ["127.0.0.1", "198.51.100.9"]
+    async with Node("memory://", clock=clock) as node:
+        app = dashboard(node, authorize=SignIn([TOKENS], clock=clock), trusted_proxies=proxies)
+        async with browsing(app) as guesser, browsing(app) as other:
+            guesser.headers["X-Forwarded-For"] = "203.0.113.66"
+            other.headers["X-Forwarded-For"] = "203.0.113.5"
+            for number in range(ATTEMPTS):
+                # what a caller writes itself is before the address that the proxy adds
+                guesser.headers["X-Forwarded-For"] = f"10.0.0.{number}, 203.0.113.66"
+                assert (await _sign_in(guesser, "guess")).status_code == 403
+            assert (await _sign_in(guesser, "guess")).status_code == 429
+            assert (await _sign_in(other, "read")).status_code == (303 if trusted else 429)
+
+
+@pytest.mark.parametrize(
+    ("trusted", "scheme", "secure"), [(True, "https", True), (True, "javascript", False), (False, "https", False)]
+)
+async def test_a_trusted_proxy_says_whether_the_caller_uses_tls(
+    node: Node, trusted: bool, scheme: str, secure: bool
+) -> None:
+    app = dashboard(node, authorize=SignIn([TOKENS], clock=node.clock), trusted_proxies=["192.0.2.7"] * trusted)
+    async with browsing(app) as client:
+        answer = await client.get("/signin", headers={"X-Forwarded-Proto": scheme})
+    assert ("Secure" in answer.headers["set-cookie"]) == secure
+
+
 async def test_a_sign_in_of_another_site_does_nothing(node: Node) -> None:
     async with browsing(dashboard(node, authorize=SignIn([TOKENS], clock=node.clock))) as client:
         await client.get("/signin")

@@ -22,6 +22,7 @@ from peerjob.cli.settings import (
     variable_of,
 )
 from peerjob.model.durations import to_seconds
+from peerjob.model.trusted_proxies import LOOPBACK, TrustedProxies
 
 from .logs import LogFormat, LogLevel
 
@@ -164,6 +165,16 @@ class DaemonSettings:
             "The maximum of gRPC connections. jobd closes further ones at once.", min=1, metavar="N", panel=SERVICE
         ),
     ] = 1_000
+    trusted_proxy: Annotated[
+        list[str] | None,
+        setting(
+            "The address or network of a proxy, such as 10.0.0.0/8: behind it, X-Forwarded-For has the address of the "
+            "caller. May be repeated.",
+            metavar="ADDRESS",
+            default="none; for the dashboard, loopback",
+            panel=SERVICE,
+        ),
+    ] = None
     metrics_listen: Annotated[
         str,
         setting(
@@ -219,6 +230,7 @@ class DaemonSettings:
         if any(jwt.values()) and not all(jwt.values()):
             missing = ", ".join(f"--{name.replace('_', '-')}" for name, value in jwt.items() if not value)
             raise OptionError("--jwt-issuer", "an incomplete set of options", f"also {missing}")
+        TrustedProxies(self.trusted_proxy or (), "--trusted-proxy")
         for option, value in (("--grace", self.grace), ("--lease-ttl", self.lease_ttl)):
             to_seconds(value, option)
 
@@ -281,6 +293,7 @@ class DaemonSettings:
             insecure=self.insecure,
             rate=self.rate,
             max_connections=self.max_connections,
+            trusted_proxies=self.trusted_proxy or (),
         )
 
     def metrics(self, node: Node) -> MetricsServer | None:
@@ -311,6 +324,7 @@ class DaemonSettings:
             insecure=self.insecure,
             hosts=self.web_host or (),
             root_path=self.web_root_path or "",
+            trusted_proxies=self.trusted_proxy or LOOPBACK,
         )
 
 

@@ -16,8 +16,8 @@ from peerjob.node.manager.audit_trail import AuditTrail
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire.rpcs import RPCS
 
-from .principals import caller
-from .rpc_service import Context, host_of
+from .principals import caller, caller_address
+from .rpc_service import Context
 
 MAX_KINDS = 10
 """The most kinds that the record of one call names."""
@@ -41,9 +41,7 @@ def _audited(trail: AuditTrail, name: str, serve: Any) -> Any:
             result = DENIED if isinstance(error, AuthError) else type(error).__name__
             raise
         finally:
-            trail.add(
-                name, name_of(caller(), context), host_of(context.peer()), _criteria(name, request), count, result
-            )
+            trail.add(name, name_of(caller(), context), caller_address(), _criteria(name, request), count, result)
         return response
 
     return answer

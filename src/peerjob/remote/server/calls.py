@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Generator
 from typing import Any, NoReturn, cast
 
@@ -16,13 +17,21 @@ import grpc
 from peerjob.cluster.role import BackgroundRole
 from peerjob.model.clock import Clock
 from peerjob.model.errors import UnauthenticatedError
-from peerjob.model.rights import Principal
+from peerjob.model.rights import Principal, Role
+from peerjob.model.shares import LimitLog, Shares
+from peerjob.model.trusted_proxies import network_of
 from peerjob.remote.wire.errors import ErrorStatus, status_of
 
 from .rpc_service import Context
 
 MAX_CALLS = 10_000
 """The most open calls. Health checks do not count."""
+MAX_CALLS_CALLER = 2_500
+"""The most open calls of one caller: of a token, or without tokens of an address."""
+RESERVED_CALLS = 500
+"""The last of the open calls, which are for admins."""
+MAX_ADMITTING = 1_000
+"""The most calls of one address whose token is being checked, for which the server may have to read keys."""
 MAX_RECEIVING = 16
 """The most messages that the server receives from one caller at a time."""
 MAX_RECEIVING_CONNECTION = 3
@@ -37,6 +46,8 @@ INTERVAL = 0.25
 """The seconds between two checks of the open calls."""
 
 Task = asyncio.Task[Any]
+
+logger = logging.getLogger("peerjob.server")
 
 NO_RIGHTS = status_of(UnauthenticatedError("the token has expired, or was withdrawn"))
 TOO_MANY = ErrorStatus(code=grpc.StatusCode.RESOURCE_EXHAUSTED, text="too many open calls; try again a little later")
@@ -58,7 +69,9 @@ class OpenCalls(BackgroundRole):
     def __init__(self, clock: Clock, valid: Callable[[Principal], bool]) -> None:
         super().__init__(clock)
         self._valid = valid
-        self._open = 0
+        self._open = Shares(MAX_CALLS, MAX_CALLS_CALLER, RESERVED_CALLS)
+        self._admitting = Shares(MAX_CALLS, MAX_ADMITTING)
+        self._limits = LimitLog(logger, clock)
         self._long: dict[Task, Principal] = {}
         self._receiving: dict[Task, float] = {}
         """Since when each call receives its message, the oldest first."""
@@ -70,16 +83,40 @@ class OpenCalls(BackgroundRole):
         """The status for each call that this class has ended."""
 
     @contextlib.contextmanager
-    def counted(self) -> Generator[bool]:
-        """Count the call of this task until the `with` block ends; False if there are too many."""
-        if self._open >= MAX_CALLS:
+    def admitting(self, address: str) -> Generator[bool]:
+        """Count a call whose token is being checked, until the `with` block ends; False if there are too many."""
+        caller = network_of(address)
+        if not self._admitting.has_room(caller):
+            self._limits.warn(
+                "admitting",
+                "the server refuses a call from %s: it checks the tokens of %d calls",
+                address,
+                MAX_ADMITTING,
+            )
             yield False
             return
-        self._open += 1
-        try:
+        with self._admitting.taken(caller):
             yield True
-        finally:
-            self._open -= 1
+
+    @contextlib.contextmanager
+    def counted(self, caller: Principal, address: str) -> Generator[bool]:
+        """Count an open call until the `with` block ends; False if there are too many, of this caller or of all."""
+        admin = caller.rights.role >= Role.ADMIN
+        key = caller.credential or network_of(address)
+        if not self._open.has_room(key, admin=admin):
+            self._limits.warn(
+                "calls",
+                "the server refuses a call of %s from %s: %d calls are open; one caller may have %d, and all %d",
+                caller.name,
+                address,
+                self._open.total,
+                MAX_CALLS_CALLER,
+                MAX_CALLS,
+            )
+            yield False
+            return
+        with self._open.taken(key):
+            yield True
 
     async def receive(self, caller: Principal, context: Context) -> Any:
         """The message of a call, when it is the caller's turn to send it."""

@@ -14,6 +14,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.errors import AuthError, UnauthenticatedError
 from peerjob.model.rate_limiter import RateLimiter
 from peerjob.model.rights import ANYBODY, Authenticator, Principal
+from peerjob.model.trusted_proxies import HEADER, TrustedProxies
 from peerjob.remote.wire.errors import ErrorStatus, status_of
 from peerjob.remote.wire.rpcs import RPCS
 
@@ -42,13 +43,15 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         namespace: str,
         limiter: RateLimiter | None,
         clock: Clock,
-        on_refused: Callable[[str, Principal, Context], None],
+        on_refused: Callable[[str, Principal, str], None],
+        proxies: TrustedProxies,
     ) -> None:
         self._authenticators = authenticators
         self._namespace = namespace
         self._limiter = limiter
         self._clock = clock
         self._on_refused = on_refused
+        self._proxies = proxies
         self.calls = OpenCalls(clock, self._is_valid)
         self._guarded: dict[str, tuple[Any, Any]] = {}
         """RPC path → (the original handler, the handler that first checks the call)."""
@@ -73,11 +76,18 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             caller is ANYBODY or any(one.knows(caller) for one in self._authenticators)
         )
 
-    async def _admit(self, path: str, context: Context) -> Principal:
+    def _address_of(self, context: Context) -> str:
+        peer = host_of(context.peer())
+        if not self._proxies.trusts(peer):
+            return peer
+        return self._proxies.caller_of(peer, [str(one[1]) for one in context.invocation_metadata() if one[0] == HEADER])
+
+    async def _admit(self, path: str, address: str, context: Context) -> Principal:
         """The caller; aborts the call if a check fails."""
-        if self._limiter is not None and not self._limiter.allows(host_of(context.peer())):
+        if self._limiter is not None and not self._limiter.allows(address):
             await abort(context, TOO_OFTEN)
         if not self._authenticators:
+            set_caller(ANYBODY, address)
             return ANYBODY
         try:
             caller = await self._authenticate(token_in(context.invocation_metadata()))
@@ -86,9 +96,9 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         try:
             check_call(path, caller, self._namespace)
         except AuthError as error:
-            self._on_refused(path, caller, context)
+            self._on_refused(path, caller, address)
             await abort(context, status_of(error))
-        set_caller(caller)
+        set_caller(caller, address)
         return caller
 
     async def _authenticate(self, token: str) -> Principal:
@@ -108,10 +118,14 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 
         @asynccontextmanager
         async def accepted(requests: Any, context: Context) -> AsyncGenerator[Any]:
-            with self.calls.counted() as counted:
+            address = self._address_of(context)
+            with self.calls.admitting(address) as counted:
                 if not counted:
                     await abort(context, TOO_MANY)
-                caller = await self._admit(path, context)
+                caller = await self._admit(path, address, context)
+            with self.calls.counted(caller, address) as counted:
+                if not counted:
+                    await abort(context, TOO_MANY)
                 given = requests if handler.request_streaming else await self.calls.receive(caller, context)
                 with self.calls.long(caller) if long else nullcontext():
                     yield given

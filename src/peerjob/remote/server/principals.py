@@ -1,4 +1,4 @@
-"""The caller of the RPC that runs now."""
+"""The caller of the RPC that runs now, and its address."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ from contextvars import ContextVar
 from peerjob.model.rights import ANYBODY, Principal
 
 _caller: ContextVar[Principal] = ContextVar("caller", default=ANYBODY)
+_address: ContextVar[str] = ContextVar("address", default="")
 
 
-def set_caller(principal: Principal) -> None:
+def set_caller(principal: Principal, address: str) -> None:
     """Set the caller for the rest of this RPC."""
     _caller.set(principal)
+    _address.set(address)
+
+
+def caller_address() -> str:
+    """The address of the caller of this task's RPC, also behind a trusted proxy."""
+    return _address.get()
 
 
 def caller() -> Principal:

@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Container, Generator, Mapping, Sequence
 from typing import Any, NoReturn, cast
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -150,6 +151,6 @@ def handlers_of(service: ServiceDescriptor, parts: Sequence[object]) -> dict[str
 
 
 def host_of(peer: str) -> str:
-    """The host in gRPC's name of a peer: "ipv4:127.0.0.1:41234" is 127.0.0.1."""
+    """The host in gRPC's name of a peer: "ipv4:127.0.0.1:41234" is 127.0.0.1, "ipv6:%5B::1%5D:41234" is ::1."""
     kind, _, rest = peer.partition(":")
-    return rest.rpartition(":")[0] if kind in ("ipv4", "ipv6") else peer
+    return unquote(rest.rpartition(":")[0]).strip("[]") if kind in ("ipv4", "ipv6") else peer

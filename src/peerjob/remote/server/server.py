@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import grpc
@@ -16,6 +16,7 @@ from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError
 from peerjob.model.rate_limiter import RateLimiter
 from peerjob.model.rights import Principal
+from peerjob.model.trusted_proxies import TrustedProxies
 from peerjob.node.node import Node
 from peerjob.node.observe.listen_address import GRPC_PORT, is_loopback
 from peerjob.remote.wire.rpcs import RPCS, SERVICE
@@ -23,12 +24,13 @@ from peerjob.remote.wire.tls import ServerTls
 
 from .audit import audited
 from .cluster import ClusterRpcs
+from .connection_shares import ConnectionShares
 from .grpc_server import MAX_CONNECTIONS, GrpcServer
 from .health import HealthReporter
 from .instances import InstanceRpcs
 from .interceptor import AccessInterceptor
 from .jwt import Jwt
-from .rpc_service import Context, RpcService, handlers_of, host_of
+from .rpc_service import RpcService, handlers_of
 from .schedules import ScheduleRpcs
 from .scopes import scoped
 from .streams import StreamRpcs
@@ -45,8 +47,9 @@ class Server(GrpcServer):
     `listen` is "host:port"; port 0 picks a free one (see `port`). Off loopback, the server needs `tokens` over TLS or
     client certificates; otherwise it raises OptionError, unless `insecure` is set. `jwt` accepts
     tokens of an identity provider, beside `tokens` or instead of them. `max_message` limits a message, in
-    bytes, `rate` the calls per second from one address (default: no limit), and `max_connections` the connections. The
-    server neither starts nor stops the node.
+    bytes, `rate` the calls per second from one address (default: no limit), and `max_connections` the connections.
+    `trusted_proxies` are addresses and networks, such as "10.0.0.0/8": behind them, the address of a caller is that in
+    X-Forwarded-For. The server neither starts nor stops the node.
     """
 
     option = "listen"
@@ -67,15 +70,21 @@ class Server(GrpcServer):
         max_message: int = MAX_MESSAGE,
         rate: float | None = None,
         max_connections: int = MAX_CONNECTIONS,
+        trusted_proxies: Iterable[str] = (),
     ) -> None:
         super().__init__(node, listen, tls=tls, max_message=max_message, max_connections=max_connections)
         self._trail = node.audit_trail
+        proxies = TrustedProxies(trusted_proxies)
         self._access = AccessInterceptor(
             [one for one in (tokens, jwt) if one is not None],
             namespace=node.namespace,
             limiter=None if rate is None else RateLimiter(rate, node.clock),
             clock=node.clock,
             on_refused=self._refused,
+            proxies=proxies,
+        )
+        self._connections = ConnectionShares(
+            node.clock, port=lambda: self.port, most=self._max_connections, proxies=proxies
         )
         if not insecure:
             _refuse_open_access(listen, self.host, tls, has_tokens=tokens is not None or jwt is not None)
@@ -102,6 +111,7 @@ class Server(GrpcServer):
         """Listen; raises OptionError for an address that is not free, NodeStateError if the server listens already."""
         await super().start()
         self._access.calls.start()
+        self._connections.start()
         if self._health is not None:
             self._health.start()
 
@@ -115,12 +125,13 @@ class Server(GrpcServer):
             await health.stop()
         await super().stop(grace)
         await self._access.calls.stop()
+        await self._connections.stop()
         await self._trail.stop()
 
-    def _refused(self, path: str, principal: Principal, context: Context) -> None:
+    def _refused(self, path: str, principal: Principal, address: str) -> None:
         rpc = RPCS.get(path.rpartition("/")[2])
         if rpc is not None and rpc.acts:
-            self._trail.add(rpc.name, principal.name, host_of(context.peer()), "", None, DENIED)
+            self._trail.add(rpc.name, principal.name, address, "", None, DENIED)
 
 
 def _refuse_open_access(listen: str, host: str, tls: ServerTls | None, *, has_tokens: bool) -> None:

@@ -1,0 +1,83 @@
+"""The address of a caller, also behind proxies that a server trusts.
+
+A proxy adds the address of its own caller to the end of X-Forwarded-For. What stands before it came from that caller,
+which may have made it up. So the list is read from its end, as long as each address is that of a trusted proxy.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from .arguments import several
+from .errors import OptionError
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+HEADER = "x-forwarded-for"
+LOOPBACK = ("127.0.0.0/8", "::1")
+_IPV6_PREFIX = 64
+"""The bits of an IPv6 address that name a network. A caller can choose the others for each connection."""
+
+
+class TrustedProxies:
+    """Addresses and networks whose X-Forwarded-For counts. Raises OptionError for `option`, with the bad value."""
+
+    def __init__(self, given: Iterable[str] = (), option: str = "trusted_proxies") -> None:
+        wanted = "addresses or networks in a list, such as 10.0.0.7 or 10.0.0.0/8"
+        self._networks = tuple(_network(option, one) for one in several(option, given, str, wanted))
+
+    def trusts(self, address: str) -> bool:
+        """Whether an address is that of a trusted proxy."""
+        found = _address(address) if self._networks else None
+        return found is not None and self._includes(found)
+
+    def caller_of(self, peer: str, forwarded: Iterable[str]) -> str:
+        """The address of a caller: that of the connection, or the one that a trusted proxy gives in `forwarded`."""
+        if not self.trusts(peer):
+            return peer
+        known = peer
+        for text in reversed(",".join(forwarded).split(",")):
+            found = _address(text)
+            if found is None:
+                break  # no proxy writes this, so the addresses before it count as little
+            known = str(found)
+            if not self._includes(found):
+                break
+        return known
+
+    def _includes(self, address: Address) -> bool:
+        return any(address in network for network in self._networks)
+
+
+def network_of(address: str) -> str:
+    """What counts as one caller of all connections from an address: the address, or the network of an IPv6 address."""
+    found = _address(address)
+    if isinstance(found, ipaddress.IPv6Address) and not found.is_loopback:
+        return str(ipaddress.ip_network((int(found), _IPV6_PREFIX), strict=False))
+    return address if found is None else str(found)
+
+
+def _network(option: str, text: str) -> Network:
+    try:
+        found = ipaddress.ip_network(text.strip())
+    except ValueError as error:
+        raise OptionError(option, text, f"an address or a network, such as 10.0.0.7 or 10.0.0.0/8 ({error})") from None
+    if not found.prefixlen:
+        raise OptionError(option, text, "fewer than all addresses: each caller could name any address as its own")
+    return found
+
+
+def _address(text: str) -> Address | None:
+    """The address in a text, which may have a port; None if there is none."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        found = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return (found.ipv4_mapped or found) if isinstance(found, ipaddress.IPv6Address) else found
