@@ -267,3 +267,23 @@ async def test_a_backup_of_a_running_store_is_one_whole_file(tmp_path: Path) -> 
     await restored.open()
     assert (await restored.health()).counts["work"][State.SCHEDULED] == 500
     await restored.close()
+
+
+@pytest.mark.parametrize(
+    "damage", [b"\0" * 4096, b"\xff" * 4096, b"\x0a" + b"\0" * 4095], ids=["empty", "bits", "leaf"]
+)
+async def test_a_backup_of_a_damaged_file_is_refused(tmp_path: Path, damage: bytes) -> None:
+    path, copy, make = tmp_path / "a.db", tmp_path / "copy.db", Factory(SystemClock())
+    store = store_of(path)
+    await store.open()
+    await store.enqueue([make.instance() for _ in range(500)])
+    await store.close()
+    with path.open("r+b") as file:
+        file.seek(20 * len(damage))
+        file.write(damage)
+
+    with pytest.raises(StoreError, match=r"damaged|malformed"):
+        back_up(f"sqlite://{path}", copy)
+    done = await asyncio.create_subprocess_exec(JOBCTL, "backup", copy, "--store", f"sqlite://{path}")
+    assert await done.wait() == 1
+    assert [name for name in names(tmp_path) if "copy" in name] == []

@@ -24,6 +24,7 @@ from peerjob.testing.store_conformance.walk import RandomWalks
 from support.etcd import EtcdCluster
 from support.leftovers import leftovers_of
 from support.servers import GlideServer, RedisServer, Server, ValkeyServer
+from support.synced import seen_commits
 from support.waiting import until
 
 
@@ -76,11 +77,17 @@ class TestSqlite(Conformance):
 
 
 class TestSyncedSqlite(OnUrl, OwnershipRules, IdempotencyRules, ElectionRules):
-    """A file that waits for the disk, with the rules that several processes may break."""
+    """A file that waits for the disk, with the rules that several processes may break.
+
+    Each commit that keeps something must wait.
+    """
 
     @pytest.fixture(autouse=True)
-    def _url(self, sqlite_file: Path) -> None:
+    def _url(self, sqlite_file: Path) -> Iterator[None]:
         self.url = f"sqlite://{sqlite_file}"
+        with seen_commits() as seen:
+            yield
+        assert [one for one in seen if one.kept and not one.waited] == []
 
 
 class TestRedis(Conformance):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import OptionError, StoreError
-from peerjob.store.kv.base import Compare, Put, Step, mod_of
+from peerjob.store.kv.base import Compare, Delete, Op, Put, Step, mod_of
 from peerjob.store.sqlite.address import parse_address
 from peerjob.store.sqlite.driver import SqliteKeyValue
 from peerjob.store.sqlite.requests import request_of
@@ -38,7 +38,12 @@ async def write(url: str, name: str) -> None:
     while True:
         (entry,) = await kv.get([COUNTER])
         count = 0 if entry is None else int(entry.value)
-        ops = [Put(COUNTER, b"%d" % (count + 1)), Put(f"test/by/{name}/{number:08d}", b"x" * 300)]
+        # a commit of a job deletes its claim
+        ops: list[Op] = [
+            Put(COUNTER, b"%d" % (count + 1)),
+            Put(f"test/by/{name}/{number:08d}", b"x" * 300),
+            Delete("test/claim"),
+        ]
         applied = await kv.txn([Step([Compare(COUNTER, mod=mod_of(entry))], ops)])
         if applied.steps[0] is not None:
             print(f"wrote {number}", flush=True)
