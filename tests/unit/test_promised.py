@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from peerjob.cluster.lease import INTERVAL, LOOP_ANSWERS, WITHDRAW_TIMEOUT
 from support.lab.crew import played
 from support.lab.setups import SETUPS
 from support.manifests import build
@@ -35,6 +36,14 @@ def test_each_cell_names_a_run_that_exists() -> None:
             assert named["setup"] in SETUPS, f"{store}: the lab has no set-up {named['setup']}"
         else:
             assert f"def {named['test']}(" in tests, f"{store}: there is no {named['test']}"
+
+
+def test_the_page_names_one_time_for_the_instance_of_a_blocked_node() -> None:
+    """`test_peers_run_the_instance_that_came_with_the_hint` holds it."""
+    text = " ".join((ROOT / "docs" / "guarantees.md").read_text().split())
+    assert "until the call returns" not in text
+    (seconds,) = re.findall(r"hands such an instance back within about ([\d.]+) s\.", text)
+    assert INTERVAL + LOOP_ANSWERS <= float(seconds) < INTERVAL + LOOP_ANSWERS + WITHDRAW_TIMEOUT
 
 
 def test_the_pods_of_the_lab_are_those_of_the_stateful_set(tmp_path: Path) -> None:
