@@ -1,6 +1,7 @@
 """Where the file of a SQLite store may be, and which URLs name one."""
 
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -67,7 +68,8 @@ def test_the_url_of_a_file_in_the_root_folder_is_accepted() -> None:
 
 
 def test_the_url_of_a_store_tells_the_absolute_path() -> None:
-    assert parse_address("sqlite:///./a b.db?sync=normal").url == f"sqlite://{Path.cwd()}/a%20b.db?sync=normal"
+    here = quote(str(Path.cwd()))
+    assert parse_address("sqlite:///./a b.db?sync=normal").url == f"sqlite://{here}/a%20b.db?sync=normal"
 
 
 @pytest.mark.parametrize(
