@@ -23,6 +23,8 @@ mount -t sysfs sysfs /sys
 mount --rbind "$work/cgroup" /sys/fs/cgroup
 
 export DOCKER_HOST="unix://$work/docker.sock" DOCKER_CONFIG="$work/config"
+# the engine ends with its containers, so testcontainers needs no container that removes the others
+export TESTCONTAINERS_RYUK_DISABLED=true
 dockerd --host "$DOCKER_HOST" --data-root "$work/data" --exec-root "$work/exec" --pidfile "$work/docker.pid" \
     --exec-opt native.cgroupdriver=cgroupfs >"$work/dockerd.log" 2>&1 &
 engine=$!

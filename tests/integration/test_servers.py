@@ -3,17 +3,21 @@
 import contextlib
 import os
 import select
+import shutil
 import signal
 import sys
+import tempfile
 import textwrap
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from support.etcd import StartEtcd, StartEtcdCluster
+from support.etcd import EtcdCluster, EtcdServer, StartEtcd, StartEtcdCluster
 from support.processes import ChildProcess
-from support.servers import ServerCluster, ServerKind, StartServer
+from support.servers import MissingServerError, RedisServer, ServerCluster, ServerKind, StartServer, needed
 from support.stalls import stalls_in
 from support.waiting import PATIENCE
 
@@ -41,6 +45,30 @@ def test_a_server_takes_its_memory_limit_and_policy(kind: ServerKind, start_serv
     assert server.command("CONFIG", "GET", "maxmemory") == {"maxmemory": str(7 * 1024 * 1024)}
     assert server.command("CONFIG", "GET", "maxmemory-policy") == {"maxmemory-policy": "allkeys-lru"}
     assert server.command("CONFIG", "GET", "maxclients") == {"maxclients": "50"}
+
+
+def test_a_server_that_does_not_start_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start_server: StartServer
+) -> None:
+    """A folder that is left behind is a warning, and a warning fails a later test."""
+    start_server("redis")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with needed():
+        makers: list[Callable[[], AbstractContextManager[object]]] = [
+            lambda: RedisServer(config=["--nothing", "1"]),
+            lambda: EtcdServer(config=["--nothing"]),
+            lambda: EtcdCluster(config=["--nothing"]),
+        ]
+        for make in makers:
+            with pytest.raises(AssertionError, match="printed no line"), make():
+                pass
+            assert [*tmp_path.iterdir()] == []
+
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name, **given: None if name == "strace" else which(name, **given))
+    with pytest.raises(MissingServerError):
+        RedisServer(traced=True)
+    assert [*tmp_path.iterdir()] == []
 
 
 @linux_only

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypedDict, Unpack
 
-from support.servers import MissingServerError, ServerProcess, find_program, free_port
+from support.servers import MissingServerError, ServerProcess, closed_after_error, find_program, free_port
 from support.waiting import PATIENCE
 
 SHORT_LEASES = ("--heartbeat-interval", "20", "--election-timeout", "200")
@@ -233,7 +233,8 @@ class EtcdCluster:
             member.close()
 
     def __enter__(self) -> Self:
-        return self.start()
+        with closed_after_error(self):
+            return self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -53,6 +53,22 @@ def needed() -> Generator[None]:
         pytest.skip(str(missing))
 
 
+@contextlib.contextmanager
+def closed_after_error(server: "SupportsClose") -> Generator[None]:
+    """Close a server whose start fails: a folder that is left behind is a warning in a later test."""
+    try:
+        yield
+    except BaseException:
+        server.close()
+        raise
+
+
+class SupportsClose(Protocol):
+    """A server, or several."""
+
+    def close(self) -> None: ...
+
+
 class Settings(TypedDict, total=False):
     """Options of a server: `appendonly` makes data survive a restart, `config` is any other option.
 
@@ -191,7 +207,8 @@ class ServerProcess:
         return list(Path(self._home.name).glob(pattern))
 
     def __enter__(self) -> Self:
-        return self.start()
+        with closed_after_error(self):
+            return self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -212,9 +229,8 @@ class Server(ServerProcess):
         self._cluster = settings.get("cluster", False)
         self._trace = Path(self._home.name, "trace")
         if settings.get("traced"):
-            if self._image is not None:
-                raise MissingServerError("a server in a container cannot lose its power")
-            self._wrapper = _tracing(self._trace)
+            with closed_after_error(self):
+                self._wrapper = self._tracing()
         self._settings = [
             *("--bind", "127.0.0.1", "--protected-mode", "no", "--enable-debug-command", "local"),
             *("--dir", self._home.name, "--save", "", "--loglevel", "notice"),
@@ -224,6 +240,13 @@ class Server(ServerProcess):
             *(_CLUSTER_SETTINGS if self._cluster else ()),
             *settings.get("config", ()),
         ]
+
+    def _tracing(self) -> Sequence[str]:
+        if self._image is not None:
+            raise MissingServerError("a server in a container cannot lose its power")
+        if strace := shutil.which("strace"):
+            return tracing(strace, self._trace)
+        raise MissingServerError("no strace on the PATH (Debian: apt-get install strace)")
 
     def options(self, port: int) -> Sequence[str]:
         bus = ("--cluster-port", str(self.bus_port)) if self._cluster else ()
@@ -396,18 +419,13 @@ class ServerCluster:
             node.close()
 
     def __enter__(self) -> Self:
-        return self.start()
+        with closed_after_error(self):
+            return self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _tracing(trace: Path) -> list[str]:
-    if strace := shutil.which("strace"):
-        return tracing(strace, trace)
-    raise MissingServerError("no strace on the PATH (Debian: apt-get install strace)")
 
 
 def free_port() -> int:
