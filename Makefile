@@ -48,6 +48,7 @@ lint: $(VENV)/.installed ## style, types, the direction of imports, and whether 
 	$(BIN)/python scripts/generate_blocking.py --check
 	$(BIN)/python scripts/generate_manifests.py --check
 	$(BIN)/python scripts/vendor_web.py --check
+	$(BIN)/python tests/mutants/run.py --check
 
 unit: $(VENV)/.installed ## tests that need no service
 	$(BIN)/pytest tests/unit -n $(WORKERS) --dist worksteal $(ARGS)

@@ -57,10 +57,10 @@ def planted() -> list[Planted]:
 
 
 @contextmanager
-def copy_of_tree() -> Generator[Path]:
-    """A copy of this tree, for as long as a test run needs it."""
+def copy_of_tree(name: str = "tree") -> Generator[Path]:
+    """A copy of this tree, in a folder of this name, for as long as a test run needs it."""
     with tempfile.TemporaryDirectory(prefix="planted-") as folder:
-        home = Path(folder, "tree")
+        home = Path(folder, name)
         shutil.copytree(ROOT, home, symlinks=True, ignore=LEFT_OUT)
         # programs that tests start have no other folder on their path
         (home / "tests" / "peerjob").symlink_to(Path("..", "src", "peerjob"))

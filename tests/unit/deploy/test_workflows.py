@@ -48,6 +48,14 @@ def test_the_workflow_runs_what_ci_runs() -> None:
     assert any("install_servers.sh" in command for command in commands)
 
 
+def test_the_readme_names_what_ci_runs() -> None:
+    """A reader of the README runs the tests with the command that CI runs."""
+    readme = (ROOT / "README.md").read_text()
+    (sentences,) = re.findall(r"^From a checkout, .*?(?=\n\n)", readme, re.MULTILINE | re.DOTALL)
+    (command,) = re.findall(r"^exec (.*)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert re.findall(r"`(make .*?)`", sentences) == ["make demo", command]
+
+
 def test_the_workflow_runs_every_python_that_the_project_promises() -> None:
     classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
     promised = re.findall(r"Python :: (3\.\d+)", "\n".join(classifiers))

@@ -1,0 +1,32 @@
+"""The tests pass wherever the checkout is."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.planted import copy_of_tree, ended
+
+FOLDER = "a b ü/peerjob"
+"""`git clone` makes the last name; the others are those of users."""
+TESTS = (
+    "tests/unit/django",
+    "tests/unit/deploy/test_workflows.py",
+    "tests/unit/store/test_sqlite_place.py",
+    "tests/unit/node/test_executor.py",
+    "tests/unit/node/test_processes.py",
+    "tests/unit/test_docs.py",
+    "tests/unit/test_pages.py",
+    "tests/unit/test_reference.py",
+)
+"""Those whose outcome can depend on a path: they read files of the tree, start programs or show where code is."""
+
+pytestmark = pytest.mark.one_python
+
+
+def test_the_tests_pass_in_a_folder_of_any_name() -> None:
+    pytest_ = Path(sys.executable).with_name("pytest")
+    with copy_of_tree(FOLDER) as home:
+        run = ended(home, [pytest_, "-q", "-n", "0", "-m", "not slow", *TESTS], str(home / "src"))
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+    assert " passed" in run.stdout
