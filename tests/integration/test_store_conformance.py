@@ -12,6 +12,7 @@ from peerjob.model.clock import SystemClock
 from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
+from peerjob.testing.factories import Peer
 from peerjob.testing.store_conformance import StoreConformance
 from peerjob.testing.store_conformance.election import ElectionRules
 from peerjob.testing.store_conformance.hinted_claims import HintedClaimRules
@@ -22,7 +23,7 @@ from peerjob.testing.store_conformance.ownership import OwnershipRules
 from peerjob.testing.store_conformance.suite import StoreSuite
 from peerjob.testing.store_conformance.walk import RandomWalks
 from support.etcd import EtcdCluster
-from support.leftovers import leftovers_of
+from support.leftovers import leftovers_of, traces_of
 from support.servers import GlideServer, RedisServer, Server, ValkeyServer
 from support.synced import seen_commits
 from support.waiting import until
@@ -52,6 +53,9 @@ class OnUrl(StoreSuite):
 
     async def leftovers(self, store: Store) -> Sequence[str]:
         return await leftovers_of(store)
+
+    async def traces(self, store: Store, *ended: Peer) -> Sequence[str]:
+        return await traces_of(store, [peer.incarnation for peer in ended])
 
 
 class Conformance(OnUrl, StoreConformance):

@@ -13,9 +13,10 @@ from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
+from peerjob.testing.factories import Peer
 from peerjob.testing.store_conformance import StoreConformance
 from support.counted import assert_counted
-from support.leftovers import leftovers_of
+from support.leftovers import leftovers_of, traces_of
 
 Result = TypeVar("Result")
 
@@ -50,6 +51,9 @@ class TestMemory(StoreConformance):
 
     async def leftovers(self, store: Store) -> Sequence[str]:
         return await leftovers_of(store)
+
+    async def traces(self, store: Store, *ended: Peer) -> Sequence[str]:
+        return await traces_of(store, [peer.incarnation for peer in ended])
 
     async def pass_time(self, seconds: float) -> None:
         await self.clock.advance(seconds)

@@ -9,6 +9,7 @@ from .changes import ChangeRules
 from .descriptors import DescriptorRules
 from .election import ElectionRules
 from .enqueue import EnqueueRules
+from .fields import FieldRules
 from .fires import FiringRules, TermRules
 from .hinted_claims import HintedClaimRules
 from .hints import HintRules
@@ -28,6 +29,7 @@ from .overlap import OverlapRules
 from .ownership import OwnershipRules
 from .queue import QueueRules
 from .replacement import ReplacingRules
+from .residue import ResidueRules
 from .retention import RetentionRules
 from .run_now import RunNowRules
 from .schedules import ScheduleRules
@@ -43,6 +45,7 @@ class StoreConformance(
     KindRules,
     LimitRules,
     HistoryRules,
+    FieldRules,
     OwnershipRules,
     IdempotencyRules,
     LivenessRules,
@@ -56,6 +59,7 @@ class StoreConformance(
     ReadingRules,
     LogRules,
     RetentionRules,
+    ResidueRules,
     IsolationRules,
     AuditRules,
     ActivityRules,

@@ -69,6 +69,13 @@ class StoreSuite:
         """
         return ()
 
+    async def traces(self, store: Store, *ended: Peer) -> Sequence[str]:
+        """Data that names one of these peers, which have ended, and that has no reason to stay.
+
+        Other nodes may live. A store that can read its server overrides this.
+        """
+        return ()
+
     # -- stores and peers of a test
 
     @cached_property

@@ -30,7 +30,7 @@ local DEAD = PREFIX .. 'dead'
 local IDLE = PREFIX .. 'idle'
 -- hash of watched instances: id -> incarnations, one a line, that wait for the end of the instance
 local WATCHED = PREFIX .. 'watched'
--- sorted set of incarnations that watch every change: expiry -> incarnation
+-- sorted set of incarnations that watch every change, which expires after its last entry: expiry -> incarnation
 local CHANGES = PREFIX .. 'changes'
 -- string that expires together with the last entry of CHANGES
 local WATCHING = PREFIX .. 'watching'

@@ -10,6 +10,7 @@ local REQUESTS_MS = 3600000
 local function ending(incarnation, in_order)
   local how = in_order and 'L' or 'D'
   call('HLEN', requests_key(incarnation))
+  call('ZCARD', CHANGES)
   if not in_order then
     for _, claim in ipairs(call('HVALS', owned_key(incarnation))) do
       if has_flag(claim, 's') and has_flag(claim, 'q') and not has_flag(claim, 'r') then
@@ -24,6 +25,7 @@ end
 local function mark_dead(incarnation, entry_text)
   local set = set_named(call('HGET', node_key(incarnation), 'set'))
   call('ZREM', LEASES, incarnation)
+  call('ZREM', CHANGES, incarnation)
   remove_idle(incarnation)
   if set then
     leave_set(incarnation, set)
