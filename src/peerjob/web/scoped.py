@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
+from itertools import count
 from typing import Any, NoReturn, TypeVar, cast
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from peerjob.model.durations import Duration
 from peerjob.model.errors import AuthError, UnknownInstanceError, UnknownKindError, UnknownScheduleError
 from peerjob.model.firing import Leader
 from peerjob.model.job import Call, Job
+from peerjob.model.own_cursors import own_cursor
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, NodeInfo, NodeView, Record
 from peerjob.model.rights import Rights
@@ -123,13 +125,17 @@ class ScopedManager(Manager):
         if query.kind is not None:
             self._check(query.kind)
         found, cursor = list[Instance[Any]](), query.cursor
-        for _ in range(MAX_LOOKUPS):
+        for number in count(1):
             page = await self._manager.lookup_instances(replace(query, cursor=cursor, limit=query.limit - len(found)))
             found += [one for one in page if self._rights.include(one.kind)]
             cursor = page.cursor
-            if cursor is None or len(found) >= query.limit:
+            if cursor is None:
                 break
-        return ResultPage(found, cursor)
+            if len(found) >= query.limit or number >= MAX_LOOKUPS:
+                own = own_cursor(cursor, found[-1].id if found else None, query.cursor, query.order)
+                if own is not None:
+                    return ResultPage(found, own)
+        return ResultPage(found, None)
 
     async def lookup_history(self, query: Query | None = None) -> ResultPage[HistoryEntry]:
         page = await self._manager.lookup_history(query)

@@ -252,6 +252,45 @@ async def test_lists_leave_out_other_kinds() -> None:
             assert await client.code(name, request, token="OPERATOR0") is OK
 
 
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("limit", [1, 3, 50])
+@pytest.mark.parametrize(
+    ("name", "field"), [("LookupInstances", "instances"), ("LookupHistory", "entries"), ("LookupLogs", "lines")]
+)
+async def test_no_page_has_the_id_of_another_kind(name: str, field: str, limit: int, descending: bool) -> None:
+    """Instances of one bulk have ids of one millisecond, so many pages begin and end within it."""
+    async with served(*JOBS, tokens=TOKENS) as (node, server), raw_client(server.target) as client:
+        own, foreign = list[str](), set[str]()
+        for kinds in (["report"] * 30, ["mail.send", "report", "report", "mail.send"], ["report"] * 20, ["mail.send"]):
+            made = await node.schedule_many(node.job(kind).call("x") for kind in kinds)
+            own += [one.id for one in made if one.kind == "mail.send"]
+            foreign |= {one.id for one in made if one.kind == "report"}
+        await node.wait()
+        seen, cursors = dict[str, None](), list[str]()
+        query = pb.Query(limit=limit, descending=descending)
+        while not cursors or cursors[-1]:
+            if cursors:
+                query.cursor = cursors[-1]
+            page = await client.call(name, RPCS[name].request(query=query), token="READER1")
+            seen |= dict.fromkeys(one.uuid for one in getattr(page, field))
+            cursors.append(page.cursor)
+            assert len(set(cursors)) == len(cursors), "each page goes on"
+        assert list(seen) == (own[::-1] if descending else own)
+        assert not foreign & set(cursors)
+
+
+async def test_put_schedule_tells_no_more_than_that_a_name_is_in_use() -> None:
+    async with served(*JOBS, tokens=TOKENS) as (node, server), raw_client(server.target) as client:
+        await node.add_schedule(node.job("report").with_options(every="1h", name="taken").call("x"))
+        options = pb.JobOptions(name="taken", cron="0 0 1 1 *")
+        request = pb.PutScheduleRequest(job=pb.ScheduleJobRequest(kind="mail.send", arguments=["x"], options=options))
+        with pytest.raises(grpc.aio.AioRpcError, match="give the schedule another name") as refused:
+            await client.call("PutSchedule", request, token="OPERATOR1")
+        assert refused.value.code() is DENIED
+        assert "report" not in str(refused.value.details())
+        assert (await node.lookup_schedule("taken")).kind == "report"
+
+
 async def test_the_activity_has_no_rows_of_other_kinds() -> None:
     async with served(*JOBS, tokens=TOKENS) as (node, server), raw_client(server.target) as client:
         slot = node.clock.time_us() // SLOT_US - 2

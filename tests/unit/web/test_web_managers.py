@@ -7,15 +7,16 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
 from starlette.requests import Request
 
-from peerjob import Client, Job, Node, Principal, Rights, Role, State, Token, Tokens, instance_cleaner
+from peerjob import Client, Job, Node, Principal, Query, Rights, Role, State, Token, Tokens, instance_cleaner
 from peerjob.testing.clock import VirtualClock
 from peerjob.web import dashboard
+from peerjob.web.cluster import ServedCluster
 from support.dashboards import browsing, pages_of, submit
 from support.factories import shared_url
 from support.rpc import served
@@ -135,6 +136,32 @@ async def test_limited_rights_show_their_kinds_only(clock: VirtualClock) -> None
         assert found == [200] * 4 + [404] * 6 + [403] * 2 + [200, 404, 403]
         hidden = await client.get(f"/instances?id={other.id}")
         assert f"/instances/{other.id}" not in hidden.text
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("limit", [1, 2, 100])
+async def test_no_link_to_a_page_has_the_id_of_another_kind(limit: int, order: Literal["asc", "desc"]) -> None:
+    async with Node("memory://", jobs=MIXED, workers=0) as node:
+        own, foreign = list[str](), set[str]()
+        for kinds in (
+            ["bank.login"] * 30,
+            ["mail.send", "bank.login", "mail.send"],
+            ["bank.login"] * 30,
+            ["mail.send"],
+        ):
+            made = await node.schedule_many(node.job(kind).call("x") for kind in kinds)
+            own += [one.id for one in made if one.kind == "mail.send"]
+            foreign |= {one.id for one in made if one.kind == "bank.login"}
+        scoped = ServedCluster("", node).for_kinds(Rights(role=Role.READER, kinds=("mail.*",))).manager
+        seen, cursors = dict[str, None](), list[str | None]()
+        while not cursors or cursors[-1]:
+            cursor = cursors[-1] if cursors else None
+            page = await scoped.lookup_instances(Query(limit=limit, order=order, cursor=cursor))
+            seen |= dict.fromkeys(one.id for one in page)
+            cursors.append(page.cursor)
+            assert len(set(cursors)) == len(cursors), "each page goes on"
+        assert list(seen) == (own[::-1] if order == "desc" else own)
+        assert not foreign & set(cursors)
 
 
 async def test_limited_rights_act_on_their_kinds_only(clock: VirtualClock) -> None:

@@ -83,5 +83,6 @@ async def check_schedule(node: Node, name: str) -> None:
         with contextlib.suppress(UnknownScheduleError):
             kind, rights = (await node.lookup_schedule(name)).kind, caller().rights
             if not rights.include(kind):
-                raise not_included(f"the kind of schedule {name!r}", rights)
+                # names are those of the namespace, so the caller learns that this one is in use, and no more
+                raise AuthError(f"the name {name!r} cannot be used with this token: give the schedule another name")
             await check_runs(node, [kind])

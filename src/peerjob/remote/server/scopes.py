@@ -12,6 +12,7 @@ from typing import Any, cast
 from google.protobuf.message import Message
 
 from peerjob.model.errors import AuthError, UnknownInstanceError, UnknownKindError, UnknownScheduleError
+from peerjob.model.own_cursors import own_cursor
 from peerjob.model.query import Query
 from peerjob.model.rights import Rights
 from peerjob.node.node import Node
@@ -38,12 +39,17 @@ def _scoped(node: Node, name: str, scope: Scope, serve: Any) -> Any:
         await _check(node, name, scope, request, rights)
         if name == "CountInstances":
             return pb.CountInstancesResponse(count=await _count(node, query_of(request.query), rights))
-        try:
-            response = await serve(request, context)
-        except UnknownKindError as error:
-            # the error lists the kinds that are known
-            raise UnknownKindError(error.kind, [kind for kind in error.known if rights.include(kind)]) from None
-        return _filtered(response, rights)
+        given = request.query.cursor if name in _PAGES else ""
+        while True:
+            try:
+                response = await serve(request, context)
+            except UnknownKindError as error:
+                # the error lists the kinds that are known
+                raise UnknownKindError(error.kind, [kind for kind in error.known if rights.include(kind)]) from None
+            found = _filtered(response, rights)
+            if name not in _PAGES or not response.cursor or _set_own_cursor(name, response, request.query, given):
+                return found
+            request.query.cursor = response.cursor
 
     async def stream(request: Any, context: Context) -> AsyncIterator[Message]:
         rights = caller().rights
@@ -130,6 +136,21 @@ def _filtered(response: Any, rights: Rights) -> Message:
         change(response, rights)
     found: Message = response
     return found
+
+
+_PAGES = {"LookupInstances": "instances", "LookupHistory": "entries", "LookupLogs": "lines"}
+"""RPCs whose response has a cursor, and the field of what the caller sees. One that acts needs a kind in its query."""
+
+
+def _set_own_cursor(name: str, response: Any, query: pb.Query, given: str) -> bool:
+    """Replace the cursor by one without the id of another kind; False if more must be read for that."""
+    items = getattr(response, _PAGES[name])
+    seen = items[-1].uuid if items else None
+    cursor = own_cursor(response.cursor, seen, given or None, "desc" if query.descending else "asc")
+    if cursor is None:
+        return False
+    response.cursor = cursor
+    return True
 
 
 def _keep(field: str) -> Callable[[Any, Rights], None]:
