@@ -451,8 +451,16 @@ async def test_fires_go_together_again_after_a_call_that_was_refused(clock: Virt
 # -- what is in the way --------------------------------------------------------------------------------------------
 
 
-async def test_a_kind_without_a_node_gets_one_waiting_instance(clock: VirtualClock, bench: Bench) -> None:
+@pytest.mark.parametrize("intake", [None, "draining", "drained"])
+async def test_a_kind_without_a_node_gets_one_waiting_instance(
+    clock: VirtualClock, bench: Bench, intake: str | None
+) -> None:
+    """A node that drains takes no work."""
     await bench.stand("a", kinds=("other",))
+    if intake is not None:
+        drains = await bench.peer("drains")
+        drains.info = msgspec.structs.replace(drains.info, intake=intake)
+        await drains.join()
     await clock.advance(1)
     await bench.put()
     await clock.advance(5.5)

@@ -44,6 +44,7 @@ class Heard:
     answered: list[float] = field(default_factory=list[float])
     """When each renewal that was answered had been asked for."""
     ended: list[float] = field(default_factory=list[float])
+    dead: list[str] = field(default_factory=list[str])
 
     def lease_summary(self) -> tuple[int, int, int]:
         self.asked_at = self.clock.elapsed()
@@ -52,7 +53,8 @@ class Heard:
     def lease_renewed(self, incarnation: str, reply: Renewed) -> None:
         self.answered.append(self.asked_at)
 
-    def lease_dead(self, incarnation: str) -> None: ...
+    def lease_dead(self, incarnation: str) -> None:
+        self.dead.append(incarnation)
 
     def renewal_failed(self) -> None: ...
 
@@ -167,3 +169,40 @@ async def test_a_renewal_that_failed_is_no_steady_time(renewing: RenewedLease) -
     assert not lease.may_reap
     await clock.advance(TTL)
     assert lease.may_reap
+
+
+# -- an answer that is on its way while the node joins under a new incarnation
+
+
+async def test_an_answer_for_the_incarnation_before_gives_no_trust(renewing: RenewedLease) -> None:
+    clock, lease, heard = renewing.clock, renewing.lease, renewing.heard
+    await clock.advance(5)
+    answer = renewing.store.stall_answers("renew", times=1)
+    await clock.advance(1.2)
+    assert answer.met.is_set()
+    renewing.store.stall("renew")
+    joined_at = clock.elapsed() - 5
+    lease.begin(Factory(clock).id(), joined_at)
+    before = len(heard.answered)
+    answer.release()
+    await clock.advance(0)
+    assert len(heard.answered) == before
+    assert lease.answered_since == joined_at
+    await clock.advance(TTL)
+    assert joined_at + TTL - MARGIN <= heard.ended[0] <= joined_at + TTL - MARGIN + LATE
+
+
+async def test_an_answer_that_the_incarnation_before_is_dead_ends_no_trust(renewing: RenewedLease) -> None:
+    clock, lease, heard = renewing.clock, renewing.lease, renewing.heard
+    await clock.advance(5)
+    await renewing.store.inner.leave(lease.incarnation)
+    answer = renewing.store.stall_answers("renew", times=1)
+    await clock.advance(1.2)
+    assert answer.met.is_set()
+    node = Factory(clock).node()
+    await renewing.store.inner.join(node, ttl_us=round(TTL * 1_000_000))
+    lease.begin(node.incarnation, clock.elapsed())
+    answer.release()
+    await clock.advance(3)
+    assert lease.trusted
+    assert heard.dead == heard.ended == []

@@ -238,6 +238,20 @@ async def test_keeping_the_leadership_writes_nothing(bench: Bench) -> None:
     await elections.close()
 
 
+async def test_a_leader_whose_key_is_gone_takes_the_leadership_anew(bench: Bench) -> None:
+    """Its lease lives, as after the deletion of all keys: a peer could take the leadership, so the term ends."""
+    elections = KVElections(bench.kv, url="memory://", namespace="n", clock=bench.clock)
+    one = Candidate(incarnation="1", name="one")
+    first = await elections.campaign(one, ttl_us=10 * SECOND_US)
+    assert await elections.campaign(one, ttl_us=10 * SECOND_US) == first  # the candidate knows its key now
+    await bench.kv.txn([Step([], [Delete(f"{bench.keys.leader}now")])])
+    for _ in range(4):
+        await bench.clock.advance(1)
+        again = await elections.campaign(one, ttl_us=10 * SECOND_US)
+    assert again.term.number > first.term.number
+    assert again == await elections.leader()
+
+
 async def test_an_election_that_gets_no_answer_fails_in_time(bench: Bench) -> None:
     class Silent(MemoryKeyValue):
         async def get(self, keys: Sequence[str]) -> list[Entry | None]:
