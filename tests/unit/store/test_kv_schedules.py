@@ -242,7 +242,7 @@ async def test_a_leader_whose_key_is_gone_takes_the_leadership_anew(bench: Bench
     """Its lease lives, as after the deletion of all keys: a peer could take the leadership, so the term ends."""
     elections = KVElections(bench.kv, url="memory://", namespace="n", clock=bench.clock)
     one = Candidate(incarnation="1", name="one")
-    first = await elections.campaign(one, ttl_us=10 * SECOND_US)
+    again = first = await elections.campaign(one, ttl_us=10 * SECOND_US)
     assert await elections.campaign(one, ttl_us=10 * SECOND_US) == first  # the candidate knows its key now
     await bench.kv.txn([Step([], [Delete(f"{bench.keys.leader}now")])])
     for _ in range(4):
