@@ -11,11 +11,10 @@ from collections.abc import Iterable
 
 import msgspec
 
-from peerjob.model.errors import DecodeError
-
 from .base import Compare, KeyValue, Put
 from .keys import Keys, below
 from .rows import Answers, decode_answers, encode
+from .unreadable import WRITTEN_ANEW, Unreadable
 
 _MAX_KNOWN = 10_000
 
@@ -84,9 +83,10 @@ class AnswerLogPart:
 class AnswerLogs:
     """Opens answer logs, from memory if this store wrote the last part."""
 
-    def __init__(self, kv: KeyValue, keys: Keys) -> None:
+    def __init__(self, kv: KeyValue, keys: Keys, unreadable: Unreadable) -> None:
         self._kv = kv
         self._keys = keys
+        self._unreadable = unreadable
         self._known: dict[str, tuple[str, dict[int, int]]] = {}
 
     async def open(self, incarnation: str, verb: str, request: str) -> AnswerLog:
@@ -109,11 +109,8 @@ class AnswerLogs:
         for key, entry in found.items:
             number = int(key[len(answer_log.prefix) :])
             answer_log.revisions[number] = entry.mod
-            try:
-                part = decode_answers(entry.value)
-            except DecodeError:
-                # an unreadable part counts as absent: the repeated request decides by the records of the instances
-                continue
-            if part.request == answer_log.request:
+            # an unreadable part counts as absent: the repeated request decides by the records of the instances
+            part = self._unreadable.read(key, entry, decode_answers, WRITTEN_ANEW)
+            if part is not None and part.request == answer_log.request:
                 answer_log.parts.append(part)
                 answer_log.used = max(answer_log.used, number + 1)

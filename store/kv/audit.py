@@ -11,7 +11,7 @@ from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import check_batch
 from peerjob.store.audit import audit_records
 
-from .base import MAX_STEP_OPS, Compare, Put, Range, Step, mod_of
+from .base import MAX_STEP_OPS, Compare, Entry, Put, Range, Step, mod_of
 from .context import KVCommands, retried
 from .rows import number_of
 from .writer import ROUNDS
@@ -32,7 +32,7 @@ class AuditCommands(KVCommands):
         counter = f"{self._keys.audit}next"
         for _ in range(ROUNDS):
             (entry,) = await self._kv.get([counter])
-            before = 0 if entry is None else number_of(entry.value)
+            before = await self._next(entry)
             ops = [Put(counter, str(before + len(records)).encode())]
             ops += [Put(self._slot(before + at), msgspec.msgpack.encode(one)) for at, one in enumerate(records)]
             if (await self._kv.txn([Step([Compare(counter, mod=mod_of(entry))], ops)])).steps[0] is not None:
@@ -42,13 +42,28 @@ class AuditCommands(KVCommands):
     @retried
     async def audit(self, limit: int = MAX_AUDIT) -> list[AuditRecord]:
         (entry,) = await self._kv.get([f"{self._keys.audit}next"])
-        after = 0 if entry is None else number_of(entry.value)
+        after = await self._next(entry)
         first = max(0, after - min(limit, MAX_AUDIT))
-        ring = Range(self._slot(0), f"{self._keys.audit}n")
-        (found,) = await self._kv.read([ring])
+        (found,) = await self._kv.read([self._ring])
         stored = {key: one.value for key, one in found.items}
         slots = [self._slot(number) for number in range(after - 1, first - 1, -1)]
         return audit_records(stored[slot] for slot in slots if slot in stored)
+
+    @property
+    def _ring(self) -> Range:
+        """The read of all records."""
+        return Range(self._slot(0), f"{self._keys.audit}n")
+
+    async def _next(self, entry: Entry | None) -> int:
+        """The number of the next record. An unreadable one is found by the latest record, in the second round."""
+        number = 0 if entry is None else number_of(entry.value)
+        if number >= 0:
+            return number
+        (found,) = await self._kv.read([self._ring])
+        if not found.items:
+            return MAX_AUDIT
+        latest, _ = max(found.items, key=lambda item: (item[1].mod, item[0]))
+        return MAX_AUDIT + int(latest[len(self._keys.audit) :]) + 1
 
     def _slot(self, number: int) -> str:
         return f"{self._keys.audit}{number % MAX_AUDIT:03d}"

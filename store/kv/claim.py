@@ -18,6 +18,7 @@ from .counts import PROCESSING, READY, SCHEDULED
 from .hints import Wakeups
 from .idle_signs import IdleSign
 from .keys import time_text
+from .misplaced import MisplacedEntries
 from .queues import Head
 from .rows import Idle, Owned, Row, encode, extended, to_claim
 from .selection import Pick, Room, Selection, share_of
@@ -53,6 +54,7 @@ class ClaimCommands(KVCommands):
     def __init__(self, context: KVContext) -> None:
         super().__init__(context)
         self._claim_queues = ClaimQueues(context)
+        self._misplaced = MisplacedEntries(context)
         self._passed_over: dict[str, dict[str, int]] = {}
         """Incarnation → instance → number of claims in which the incarnation left that instance and took later ones."""
         self._idle_entries: dict[str, _IdleEntry] = {}
@@ -109,16 +111,17 @@ class ClaimCommands(KVCommands):
         owned = keys.owned(call.incarnation)
         changes: list[Change] = []
         planned: list[tuple[int, str, Row, bytes]] = []
-        stale: list[Change] = []
+        stale: list[Pick] = []
         for pick, claimable in zip(picks, found, strict=True):
             id = pick.id
             if claimable is None:
-                compares = [Compare(pick.key, mod=pick.mod)]
-                stale.append(Change(compares, [Delete(pick.key)], ((pick.kind, READY, -1),)))
+                stale.append(pick)
                 continue
             revision, row, spec = claimable
             call.picked += 1
-            self._last_fence = max(row.fence, self._last_fence, now_us - 1) + 1
+            self._last_fence = max(self._last_fence, now_us - 1) + 1
+            # a damaged record with a far too large fence must not raise the fences of other instances
+            fence = max(row.fence + 1, self._last_fence)
             # another node's clock found the instance due and can be ahead of this node's: no history shows a claim
             # before the due time
             at_us = max(now_us, row.due_us)
@@ -126,7 +129,7 @@ class ClaimCommands(KVCommands):
                 row,
                 state=State.PROCESSING,
                 attempts=row.attempts + 1,
-                fence=self._last_fence,
+                fence=fence,
                 owner=call.incarnation,
                 started=False,
                 history=extended(row, State.PROCESSING, at_us, call.name, ""),
@@ -146,7 +149,8 @@ class ClaimCommands(KVCommands):
                 )
             )
             planned.append((call.picked, id, taken, spec))
-        await self._writer.write(stale)
+        if stale:
+            await self._misplaced.remove(stale, now_us)
         extra_ops = [Delete(keys.idle + call.incarnation)] if call.incarnation in self._idle_entries else []
         written = await self._writer.write(changes, answer_log=call.answer_log, extra_ops=extra_ops, guards=[alive])
         if any(written.revisions):

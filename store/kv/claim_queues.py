@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from peerjob.model.errors import DecodeError, StoreUnavailableError
+from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Caps, Claim, Want
-from peerjob.store.calls import LOGGER
 
 from .answers import AnswerLog
 from .base import Compare, Delete, Entry, Found, Range
@@ -126,11 +125,11 @@ class DelayedQueue:
             id = place[19:]
             plan = StepPlan(context.keys, now_us)
             plan.ops.append(Delete(queue + place))
-            delayed = await self._delayed(id, entry)
+            delayed = await self._delayed(id, queue + place, entry)
             if delayed is None:
                 # the kind of an unreadable entry is unknown, so only a recount can correct the counter that included
                 # the entry
-                context.writer.counts_in_doubt = True
+                context.counts.in_doubt = True
                 kinds.append("")
             else:
                 plan.shifts.append((delayed.kind, DELAYED, -1))
@@ -146,12 +145,13 @@ class DelayedQueue:
             await context.queues.move_on(context.queues.advance(head, until) for head in begun)
         return moved, written
 
-    async def _delayed(self, id: str, entry: Entry) -> Delayed | None:
+    async def _delayed(self, id: str, key: str, entry: Entry) -> Delayed | None:
         """Decode an entry of a delayed queue. If the entry is unreadable, the instance's record is used, if any."""
-        try:
-            return decode_delayed(entry.value)
-        except DecodeError as error:
-            LOGGER.error("delayed instance %s: %s; its record is used instead", id, error)
+        delayed = self._context.unreadable.read(key, entry, decode_delayed, "the record of the instance replaces it")
+        if delayed is not None:
+            return delayed
+        # the move deletes the entry, so it counts no more
+        self._context.unreadable.replaced(key)
         found = (await self._context.rows([id])).get(id)
         return None if found is None else Delayed(found[1].kind, found[1].priority, found[1].suspect)
 
@@ -206,7 +206,7 @@ class ClaimQueues:
                 call.live = [
                     incarnation
                     for incarnation, entry in ((key[len(lives) :], entry) for key, entry in found.pop(0).items)
-                    if incarnation == call.incarnation or live_of(entry.value).claims
+                    if incarnation == call.incarnation or live_of(entry).claims
                 ]
             delayed, *ready = found
             call.name, alive = context.name(call.incarnation, nodes.items[0][1] if nodes.items else None)

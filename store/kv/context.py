@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from peerjob.model.clock import Clock
 from peerjob.model.errors import DecodeError
 from peerjob.model.record import REPEAT_US, StoreLimits
-from peerjob.store.calls import LOGGER, CallRetry
+from peerjob.store.calls import CallRetry
 
 from .answers import AnswerLogs
 from .base import Entry, KeyValue
@@ -19,10 +19,12 @@ from .hints import Hints
 from .idle_signs import IdleSigns
 from .keys import Keys
 from .kind_sets import KindSets
+from .owned import ClaimIndex
 from .queues import Queues
-from .rows import GONE, Row, decode_row, node_of
+from .rows import GONE, UNREADABLE_NODE, Row, decode_row, node_of
 from .set_aside import SetAside
 from .step_plan import Slots
+from .unreadable import Unreadable
 from .writer import Writer
 
 T = TypeVar("T")
@@ -44,19 +46,20 @@ class KVContext:
         self.limits = limits
         self.retry = CallRetry(clock=clock, retry_for=retry_for)
         self.keys = Keys(namespace)
-        self.queues = Queues(kv, self.keys)
-        self.counts = Counts(kv, self.keys, clock)
+        self.unreadable = Unreadable()
+        self.queues = Queues(kv, self.keys, self.unreadable)
+        self.counts = Counts(kv, self.keys, clock, self.unreadable)
         self.writer = Writer(kv, self.keys, clock, self.counts, self.queues, url)
         self.hints = Hints(kv, self.keys, clock, self.writer, self.queues)
-        self.answer_logs = AnswerLogs(kv, self.keys)
-        self.slots = Slots(kv, self.keys)
+        self.answer_logs = AnswerLogs(kv, self.keys, self.unreadable)
+        self.claim_index = ClaimIndex(kv, self.keys, self.unreadable)
+        self.slots = Slots(kv, self.keys, self.unreadable)
         self.kind_sets = KindSets(kv, self.keys)
         self.clock_skew = ClockSkew(clock)
         self.idle_signs = IdleSigns()
         self.set_aside = SetAside(kv, self.keys, clock, self.writer, self.counts, self.slots)
         self._rows: dict[str, tuple[int, Row]] = {}
         self._names: dict[str, str] = {}
-        self._logged: set[tuple[str, int]] = set()
 
     # -- records --------------------------------------------------------------------------------------------------
 
@@ -112,17 +115,8 @@ class KVContext:
             self._rows.pop(id, None)
 
     def decoded(self, entry: Entry | None, key: str, decode: Callable[[bytes], T]) -> T | None:
-        """A record of a schedule; None if missing or unreadable. An unreadable record is logged once."""
-        if entry is None:
-            return None
-        try:
-            return decode(entry.value)
-        except DecodeError as error:
-            problem = str(error)
-        if (key, entry.mod) not in self._logged:
-            self._logged.add((key, entry.mod))
-            LOGGER.error("%s cannot be read and is treated as lost: %s", key, problem)
-        return None
+        """A value; None if missing or unreadable. An unreadable value is reported once."""
+        return None if entry is None else self.unreadable.read(key, entry, decode)
 
     # -- nodes ----------------------------------------------------------------------------------------------------
 
@@ -131,6 +125,9 @@ class KVContext:
         if entry is None:
             return self._names.get(incarnation, ""), False
         row = node_of(entry.value)
+        if row is UNREADABLE_NODE:
+            # the node itself writes its record anew with its next renewal
+            return self._names.get(incarnation, row.info.name), True
         self.cache_name(incarnation, row.info.name)
         return row.info.name, not row.ended
 

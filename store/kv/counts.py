@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from peerjob.model.clock import Clock
-from peerjob.model.errors import DecodeError
 from peerjob.model.state import State
 
-from .base import Compare, Found, KeyValue, Put, Range, mod_of
+from .base import Compare, Entry, Found, KeyValue, Put, Range, Step, mod_of
 from .keys import Keys, below, prefix_end
-from .rows import decode_counts, encode
+from .rows import SLOTS, decode_counts, encode
+from .unreadable import WRITTEN_ANEW, Unreadable
 
 COUNTER_SHARDS = 16
 _PAGE = 2_000
@@ -26,7 +26,6 @@ again before the next use."""
 SCHEDULED, PROCESSING, CANCELLED, TIMED_OUT, COMPLETED, TERMINATED, DELAYED, SET_ASIDE, READY = range(9)
 """Positions of the numbers in a stored counter; the number at READY counts the entries in the
 ready queues of a kind."""
-SLOTS = 9
 SLOT: dict[State, int] = {
     State.SCHEDULED: SCHEDULED,
     State.PROCESSING: PROCESSING,
@@ -44,10 +43,14 @@ Shift = tuple[str, int, int]
 class Counts:
     """The counters that one store uses."""
 
-    def __init__(self, kv: KeyValue, keys: Keys, clock: Clock) -> None:
+    def __init__(self, kv: KeyValue, keys: Keys, clock: Clock, unreadable: Unreadable) -> None:
         self._kv = kv
         self._keys = keys
         self._clock = clock
+        self._unreadable = unreadable
+        self.in_doubt = False
+        """Whether counters may be wrong, because one cannot be read or the answer to a request never arrived; the next
+        recount corrects them."""
         self._free = list(range(COUNTER_SHARDS))
         clock.random.shuffle(self._free)
         self._known: dict[tuple[int, str], tuple[int, list[int]]] = {}
@@ -74,7 +77,7 @@ class Counts:
                 missing = list(kinds)
             entries = await self._kv.get([shard.key(kind) for kind in missing])
             for kind, entry in zip(missing, entries, strict=True):
-                values = [0] * SLOTS if entry is None else _counted(entry.value)
+                values = [0] * SLOTS if entry is None else self._counted(shard.key(kind), entry)
                 self._known[shard.number, kind] = (mod_of(entry), values)
 
     def of(self, kind: str) -> Range:
@@ -87,8 +90,34 @@ class Counts:
         start = self._keys.count
         while start:
             page, start = await self.page(start)
-            add_up(self._keys, page, sums)
+            self.add_up(page, sums)
         return sums
+
+    def summed(self, found: Found) -> dict[str, list[int]]:
+        """Sums over the shards, by escaped kind."""
+        return self.add_up(found, {})
+
+    def add_up(self, found: Found, sums: dict[str, list[int]]) -> dict[str, list[int]]:
+        """Add counters to sums over the shards, by escaped kind."""
+        for key, entry in found.items:
+            kind, values = kind_of(self._keys, key), self._counted(key, entry)
+            known = sums.get(kind)
+            sums[kind] = values if known is None else [a + b for a, b in zip(known, values, strict=True)]
+        return sums
+
+    def _counted(self, key: str, entry: Entry) -> list[int]:
+        """The numbers of a stored counter. An unreadable counter counts as zeros until the next recount."""
+        values = self._unreadable.read(key, entry, decode_counts, WRITTEN_ANEW)
+        if values is None:
+            self.in_doubt = True
+            return [0] * SLOTS
+        return values
+
+    async def mend(self, found: Found) -> None:
+        """Write zeros to the unreadable ones of these counters, which count as zeros."""
+        for key, entry in found.items:
+            if self._unreadable.read(key, entry, decode_counts, WRITTEN_ANEW) is None:
+                await self._kv.txn([Step([Compare(key, mod=entry.mod)], [Put(key, encode([0] * SLOTS))])])
 
     async def page(self, start: str) -> tuple[Found, str]:
         """Some counters from a key on, and the start of the next page, "" after the last."""
@@ -137,26 +166,3 @@ class CounterShard:
 def kind_of(keys: Keys, counter: str) -> str:
     """The escaped kind of a counter."""
     return counter[len(keys.count) : counter.rindex("/")]
-
-
-def totals(keys: Keys, found: Found) -> dict[str, list[int]]:
-    """Sums over the shards, by escaped kind."""
-    return add_up(keys, found, {})
-
-
-def add_up(keys: Keys, found: Found, sums: dict[str, list[int]]) -> dict[str, list[int]]:
-    """Add counters to sums over the shards, by escaped kind."""
-    for key, entry in found.items:
-        kind, values = kind_of(keys, key), _counted(entry.value)
-        known = sums.get(kind)
-        sums[kind] = values if known is None else [a + b for a, b in zip(known, values, strict=True)]
-    return sums
-
-
-def _counted(data: bytes) -> list[int]:
-    """The numbers of a stored counter. An unreadable counter counts as zeros until the next recount."""
-    try:
-        values = decode_counts(data)
-    except DecodeError:
-        return [0] * SLOTS
-    return values if len(values) == SLOTS else [0] * SLOTS

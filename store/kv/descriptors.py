@@ -5,18 +5,18 @@ A published kind is a key that ends with its lease. A second key has its descrip
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.published import MAX_DESCRIPTORS, KindDescriptor
-from peerjob.model.record import check_batch
+from peerjob.model.record import Moment, check_batch
 from peerjob.model.spec import reader
 
 from .base import MAX_REQUEST_BYTES, MAX_STEPS, Compare, Put, Step, apply_steps, bytes_of, mod_of
 from .context import KVCommands, retried
-from .rows import encode, number_of, or_default
+from .rows import encode, number_of
 from .writer import ROUNDS
 
 _PUBLISHED_PARTS = 4
@@ -26,13 +26,13 @@ _PUBLISHED_PARTS = 4
 class _Stored(msgspec.Struct, frozen=True, array_like=True):
     """A descriptor, and when it was published."""
 
-    at_us: int
+    at_us: Moment
     digest: bytes
     body: bytes
     schema: bytes = b""
 
 
-_read = or_default(reader(tuple[_Stored, ...], "descriptors of a kind"), tuple[_Stored, ...]())
+_read: Callable[[bytes], tuple[_Stored, ...]] = reader(tuple[_Stored, ...], "descriptors of a kind")
 
 
 class DescriptorCommands(KVCommands):
@@ -72,7 +72,7 @@ class DescriptorCommands(KVCommands):
             keys = [self._keys.descriptor(one.kind) for one in left]
             writes: list[tuple[KindDescriptor, Step]] = []
             for one, key, entry in zip(left, keys, await self._kv.get(keys), strict=True):
-                stored = () if entry is None else _read(entry.value)
+                stored = self._context.decoded(entry, key, _read) or ()
                 found = _published(one, stored, now_us, fresh_us=kept_us // _PUBLISHED_PARTS)
                 missing[one.kind] = not found[0].schema
                 if found != stored:
@@ -89,13 +89,14 @@ class DescriptorCommands(KVCommands):
     @retried
     async def descriptors(self, kinds: Sequence[str]) -> list[tuple[KindDescriptor, ...]]:
         check_batch(len(kinds))
-        entries = await self._kv.get([self._keys.descriptor(kind) for kind in kinds])
+        keys = [self._keys.descriptor(kind) for kind in kinds]
+        found = [
+            self._context.decoded(entry, key, _read) or ()
+            for key, entry in zip(keys, await self._kv.get(keys), strict=True)
+        ]
         return [
-            tuple(
-                KindDescriptor(kind=kind, digest=one.digest, body=one.body, schema=one.schema)
-                for one in (() if entry is None else _read(entry.value))
-            )
-            for kind, entry in zip(kinds, entries, strict=True)
+            tuple(KindDescriptor(kind=kind, digest=one.digest, body=one.body, schema=one.schema) for one in stored)
+            for kind, stored in zip(kinds, found, strict=True)
         ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import msgspec
 
@@ -11,16 +12,18 @@ from peerjob.model.errors import DecodeError, StoreUnavailableError
 from peerjob.model.firing import Candidate, Leader, Term
 from peerjob.store.calls import MAX_ANSWER, answer_within
 
-from .base import Compare, Entry, KeyValue, Put, Step, Watch
+from .base import Compare, Entry, KeyValue, Put, Step, Watch, mod_of
 from .keys import Keys
 from .rows import encode
 from .schedule_rows import LeaderRow, decode_leader
+from .unreadable import WRITTEN_ANEW, Unreadable
 from .writer import ROUNDS
 
 _OPEN_TIMEOUT = 5.0
 _FIRST_TIMEOUT = 2.0
 _READ_AGAIN = 3.0
 """Seconds after which a leader reads the key of the leadership again."""
+_TOKEN = re.compile("[0-9a-f]{16}")
 _AFTER_END = 0.25
 """Most seconds from the end of a leadership to the campaign of a peer, so that not all peers campaign at once."""
 
@@ -30,6 +33,7 @@ class _Held(msgspec.Struct, frozen=True):
 
     row: LeaderRow
     leader: Leader
+    lease: int
     until: float
     """The elapsed time until which the key of the leadership need not be read."""
 
@@ -48,8 +52,11 @@ class KVElections:
     has the old token. If the store then refuses a leader's term, the leader replaces the token.
     """
 
-    def __init__(self, kv: KeyValue, *, url: str, namespace: str, clock: Clock) -> None:
+    def __init__(
+        self, kv: KeyValue, *, url: str, namespace: str, clock: Clock, unreadable: Unreadable | None = None
+    ) -> None:
         self._kv = kv
+        self._unreadable = unreadable or Unreadable()
         self._url = url
         self._prefix = Keys(namespace).leader
         self._now = f"{self._prefix}now"
@@ -80,49 +87,53 @@ class KVElections:
         asked_at = self._clock.elapsed()
         async with answer_within(self._timeout, url=self._url):
             if held is not None and held.row.incarnation == candidate.incarnation and asked_at < held.until:
-                extended = await self._kv.keepalive(held.row.lease)
+                extended = await self._kv.keepalive(held.lease)
                 if extended:
                     self._held = held
                     return held.leader
             for _ in range(ROUNDS):
                 entry, token = await self._kv.get([self._now, self._token])
-                if token is None:
-                    await self._kv.txn([Step([Compare(self._token)], [self._new_token()])])
-                elif entry is None:
-                    leader = await self._take(candidate, ttl_us, token)
+                origin, row = self._origin(token), self._row(entry)
+                if not origin:
+                    await self._kv.txn([Step([Compare(self._token, mod=mod_of(token))], [self._new_token()])])
+                elif entry is None or row is None:
+                    leader = await self._take(candidate, ttl_us, entry, token)
                     if leader is not None:
                         return leader
                 else:
-                    row = _leader_row(entry.value)
-                    leader = self._leader(row, entry.mod, token)
+                    leader = self._leader(row, entry.mod, origin)
                     if row.incarnation != candidate.incarnation:
-                        self._lease_of_peer = row.lease
+                        self._lease_of_peer = entry.lease
                         return leader
-                    if await self._kv.keepalive(row.lease):
-                        self._held = _Held(row, leader, asked_at + _READ_AGAIN)
+                    if await self._kv.keepalive(entry.lease):
+                        self._held = _Held(row, leader, entry.lease, asked_at + _READ_AGAIN)
                         return leader
         raise StoreUnavailableError(self._url, "the leadership changes hands too often")
 
-    async def _take(self, candidate: Candidate, ttl_us: int, token: Entry) -> Leader | None:
-        """Take the free leadership; None if another candidate was faster."""
+    async def _take(self, candidate: Candidate, ttl_us: int, entry: Entry | None, token: Entry | None) -> Leader | None:
+        """Take the leadership that is free or whose entry is unreadable; None if another candidate was faster.
+
+        The candidate that takes an unreadable leadership begins a later term, so the store refuses the former leader.
+        """
         lease = await self._kv.grant(ttl_us)
         row = LeaderRow(candidate.incarnation, candidate.name, lease, self._clock.time_us())
-        compares = [Compare(self._now), Compare(self._token, mod=token.mod)]
+        compares = [Compare(self._now, mod=mod_of(entry)), Compare(self._token, mod=mod_of(token))]
         applied = await self._kv.txn([Step(compares, [Put(self._now, encode(row), lease)])])
         if applied.steps[0] is None:
             await self._kv.revoke(lease)
             return None
-        return self._leader(row, applied.revision, token)
+        return self._leader(row, applied.revision, self._origin(token))
 
     async def resign(self, incarnation: str, *, refused: Term | None = None) -> None:
         self._held = None
         async with answer_within(self._timeout, url=self._url):
             entry, token = await self._kv.get([self._now, self._token])
-            if entry is None or (row := _leader_row(entry.value)).incarnation != incarnation:
+            row = self._row(entry)
+            if entry is None or row is None or row.incarnation != incarnation:
                 return
-            if refused is not None and refused == self._leader(row, entry.mod, token).term:
+            if refused is not None and refused == self._leader(row, entry.mod, self._origin(token)).term:
                 await self._kv.txn([Step([Compare(self._now, mod=entry.mod)], [self._new_token()])])
-            await self._kv.revoke(row.lease)
+            await self._kv.revoke(entry.lease)
             # a watch does not report deleted keys, so this write tells the other nodes that the leader has resigned
             await self._kv.txn([Step([], [Put(self._left, entry.value)])])
 
@@ -130,7 +141,8 @@ class KVElections:
         self._lease_of_peer = 0
         async with answer_within(self._timeout, url=self._url):
             entry, token = await self._kv.get([self._now, self._token])
-        return None if entry is None else self._leader(_leader_row(entry.value), entry.mod, token)
+        row = self._row(entry)
+        return None if entry is None or row is None else self._leader(row, entry.mod, self._origin(token))
 
     async def changed(self, timeout: float) -> bool:
         if self._watch is None:
@@ -154,8 +166,15 @@ class KVElections:
     def _new_token(self) -> Put:
         return Put(self._token, b"%016x" % self._clock.random.getrandbits(64))
 
-    def _leader(self, row: LeaderRow, number: int, token: Entry | None) -> Leader:
-        origin = "" if token is None else token.value.decode()
+    def _origin(self, token: Entry | None) -> str:
+        """The random text of the coordinator; "" if there is none, or it is unreadable."""
+        return "" if token is None else self._unreadable.read(self._token, token, _token_of, WRITTEN_ANEW) or ""
+
+    def _row(self, entry: Entry | None) -> LeaderRow | None:
+        """The stored leader; None if there is none, or it is unreadable."""
+        return None if entry is None else self._unreadable.read(self._now, entry, decode_leader, WRITTEN_ANEW)
+
+    def _leader(self, row: LeaderRow, number: int, origin: str) -> Leader:
         return Leader(
             incarnation=row.incarnation,
             name=row.name,
@@ -164,9 +183,8 @@ class KVElections:
         )
 
 
-def _leader_row(data: bytes) -> LeaderRow:
-    """The stored leader. An unreadable entry counts as an unknown leader, until the lease of the entry ends."""
-    try:
-        return decode_leader(data)
-    except DecodeError:
-        return LeaderRow("", "?", 0, 0)
+def _token_of(data: bytes) -> str:
+    text = data.decode(errors="replace")
+    if not _TOKEN.fullmatch(text):
+        raise DecodeError("the random text of the coordinator cannot be read")
+    return text

@@ -15,7 +15,7 @@ from .context import KVContext
 from .keys import LATEST_US, escaped, time_text, timed
 from .ledger import INSTANCE, TRIGGER, FireLedger, FirstRecords
 from .rows import Row, is_gone, number_of
-from .schedule_rows import NextFire, SlotRow, decode_fire, decode_next_fire, decode_slot
+from .schedule_rows import NextFire, decode_fire, decode_next_fire
 from .step_plan import HeldSlot, StepPlan
 from .writer import ROUNDS
 
@@ -92,8 +92,7 @@ async def read_for_fires(
     for name, next_entry, slot_entry in zip(names, entries, entries[len(names) :], strict=False):
         next_fire = context.decoded(next_entry, keys.next_fire(name), decode_next_fire)
         if next_entry is not None and next_fire is not None:
-            slot = context.decoded(slot_entry, keys.slot(name), decode_slot) or SlotRow()
-            held = HeldSlot(mod_of(slot_entry), slot)
+            held = await context.slots.held(name, slot_entry)
             reads.schedules[name] = ScheduleFires(
                 name, next_entry.mod, next_fire, StepPlan(context.keys, reads.now_us, {name: held})
             )

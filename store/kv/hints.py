@@ -7,6 +7,7 @@ lease. To wake an idle node, a store deletes the registration of the node, so on
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -16,7 +17,7 @@ from peerjob.model.errors import DecodeError
 from .base import Compare, Delete, Entry, KeyValue, Op, Put, Step, apply_steps
 from .keys import Keys, below, time_text
 from .queues import Queues
-from .rows import decode_idle, number_of
+from .rows import decode_idle, group_of, number_of
 from .step_plan import StepPlan
 from .writer import ROUNDS, Writer, Written
 
@@ -25,6 +26,13 @@ _GROUP = "\0"
 _GROUPS_KEPT_US = 5_000_000
 _MAX_GROUPED = 50_000
 _MAX_ENTRIES = 1_000
+
+
+class _AllKinds(frozenset[str]):
+    """The kinds of a node whose registration cannot be read: any instance wakes the node, which then registers anew."""
+
+    def isdisjoint(self, other: Iterable[Any], /) -> bool:
+        return False
 
 
 class Wakeups(msgspec.Struct):
@@ -166,17 +174,17 @@ class Hints:
         if missing := [kind for kind in kinds if kind not in known]:
             entries = await self._kv.get([self._keys.group_of(kind) for kind in missing])
             found = zip(missing, entries, strict=True)
-            read = {kind: entry.value.decode(errors="replace") for kind, entry in found if entry is not None}
+            read = {kind: group_of(entry.value) for kind, entry in found if entry is not None}
             known |= read
             self._group_of |= read
         return {_GROUP + group for group in known.values()}
 
 
 def _kinds_of(idle: bytes) -> frozenset[str]:
-    """The kinds of an idle node, and its groups with the prefix `_GROUP`; empty if the entry is unreadable."""
+    """The kinds of an idle node, and its groups with the prefix `_GROUP`; all kinds if the entry is unreadable."""
     try:
         node = decode_idle(idle)
     except DecodeError:
-        return frozenset()
+        return _AllKinds()
     groups = {_GROUP, *(_GROUP + group for group in node.groups)} if node.groups else set[str]()
     return frozenset((*node.kinds, *groups))

@@ -6,10 +6,9 @@ from collections.abc import Collection, Sequence
 
 from .base import Compare, Delete, Op, Put, Range, Step, apply_steps, mod_of
 from .context import KVContext
-from .counts import totals
 from .keys import below, prefix_end
 from .kind_groups import size_of
-from .rows import encode, node_of
+from .rows import UNREADABLE_NODE, encode, group_of, node_of
 
 _MAX_KINDS = 500
 """Most kinds that one call of `delete` checks or deletes; the next call continues with further kinds."""
@@ -35,11 +34,14 @@ class UnusedKinds:
         next_groups = Range(self._grouped or keys.group, prefix_end(keys.group), _MAX_KINDS, keys_only=True)
         (grouped,) = await context.kv.read([next_groups])
         self._grouped = grouped.next_key if grouped.more else ""
-        counted = {part for part, values in totals(keys, page).items() if part and not any(values)}
+        counted = {part for part, values in context.counts.summed(page).items() if part and not any(values)}
         groups = {key[len(keys.group) :] for key, _ in grouped.items}
         if counted or groups:
-            (rows,) = await context.kv.read([below(keys.node)])
-            infos = await context.kind_sets.whole([node_of(entry.value) for _, entry in rows.items])
+            (found,) = await context.kv.read([below(keys.node)])
+            rows = [node_of(entry.value) for _, entry in found.items]
+            if UNREADABLE_NODE in rows:
+                return  # the kinds of that node are unknown until it writes its record anew
+            infos = await context.kind_sets.whole(rows)
             served = {keys.kind(kind) for info in infos for kind in info.kinds}
             await self._delete_counters(sorted(counted - served)[:_MAX_KINDS])
             await self._delete_from_groups(sorted(groups - served))
@@ -56,7 +58,7 @@ class UnusedKinds:
         counters = await context.kv.read([context.counts.of(keys.unescaped(part)) for part in parts])
         steps: list[Step] = []
         for part, shards in zip(parts, counters, strict=True):
-            values = totals(keys, shards).get(part)
+            values = context.counts.summed(shards).get(part)
             if values is not None and not any(values):
                 compares = [Compare(key, mod=entry.mod) for key, entry in shards.items]
                 compares += [
@@ -73,7 +75,7 @@ class UnusedKinds:
             (entry,) = await context.kv.get([keys.group + part])
             if entry is None:
                 continue
-            marker = keys.groups + entry.value.decode(errors="replace")
+            marker = keys.groups + group_of(entry.value)
             (mark,) = await context.kv.get([marker])
             left = size_of(mark) - 1
             heads = f"{keys.root}head/ready/{part}/"

@@ -26,7 +26,7 @@ from .base import Compare, Delete, Entry, Found, Op, Put, Range, Step, mod_of
 from .context import KVContext
 from .keys import below, prefix_end
 from .queues import Head
-from .rows import count_of, encode, node_of
+from .rows import count_of, encode, group_of, node_of
 from .writer import ROUNDS
 
 _MAX_MOVED = 100
@@ -96,7 +96,7 @@ class Grouping:
     async def _groups_of(self, kinds: Sequence[str]) -> dict[str, _Kind]:
         entries = await self._kv.get([self._keys.group_of(kind) for kind in kinds])
         return {
-            kind: _Kind("", 0) if entry is None else _Kind(entry.value.decode(errors="replace"), entry.mod)
+            kind: _Kind("", 0) if entry is None else _Kind(group_of(entry.value), entry.mod)
             for kind, entry in zip(kinds, entries, strict=True)
         }
 

@@ -18,7 +18,7 @@ from peerjob.model.record import NodeInfo
 
 from .base import MAX_REQUEST_BYTES, Compare, Delete, KeyValue, Put, Step
 from .keys import Keys, below, prefix_end
-from .rows import NodeRow, digests_of, encode, kinds_of, node_of
+from .rows import UNREADABLE_NODE, NodeRow, digests_of, encode, kinds_of, node_of
 from .writer import ROUNDS
 
 _MAX_KINDS_IN_ROW = 16
@@ -92,15 +92,18 @@ class KindSets:
         """Delete kinds that no row names."""
         kv, keys = self._kv, self._keys
         (stored,) = await kv.read([below(keys.kinds, keys_only=True)])
-        found = {key: entry.mod for key, entry in stored.items}
-        stamps = {key: mod for key, mod in found.items() if "/" not in key[len(keys.kinds) :]}
+        all_keys = {key: entry.mod for key, entry in stored.items}
+        stamps = {key: mod for key, mod in all_keys.items() if "/" not in key[len(keys.kinds) :]}
         # a node that died before it wrote the stamp leaves parts; a node that is still writing them begins again
-        for stamp in {key.rpartition("/")[0] for key in found.keys() - stamps.keys()} - stamps.keys():
+        for stamp in {key.rpartition("/")[0] for key in all_keys.keys() - stamps.keys()} - stamps.keys():
             await kv.txn([Step([Compare(stamp)], [Delete(f"{stamp}/", prefix_end(f"{stamp}/"))])])
         if not stamps:
             return
-        (rows,) = await kv.read([below(keys.node)])
-        named = {keys.kinds + node_of(entry.value).kinds for _, entry in rows.items}
+        (found,) = await kv.read([below(keys.node)])
+        rows = [node_of(entry.value) for _, entry in found.items]
+        if UNREADABLE_NODE in rows:
+            return  # the kinds of that node are unknown until it writes its record anew
+        named = {keys.kinds + row.kinds for row in rows}
         for stamp, mod in stamps.items():
             if stamp not in named:
                 parts = f"{stamp}/"

@@ -22,7 +22,10 @@ from .base import Compare, Entry, Found, KeyValue, Op, Put, Range, Step
 from .clock_skew import ClockSkew, PeerClocks
 from .idle_signs import IdleSign, IdleSigns
 from .keys import Keys, below, prefix_end
-from .rows import Live, NodeRow, encode, live_of, node_of, owned_of
+from .layout import mended_layout
+from .owned import ClaimIndex
+from .rows import UNREADABLE_NODE, Live, NodeRow, decode_node, encode, live_of
+from .unreadable import WRITTEN_ANEW, Unreadable
 from .writer import ROUNDS
 
 _LOOK_AHEAD = 1.2
@@ -49,7 +52,15 @@ class KVLiveness:
     """Renews the lease of an incarnation."""
 
     def __init__(
-        self, kv: KeyValue, *, url: str, keys: Keys, clock: Clock, clock_skew: ClockSkew, idle_signs: IdleSigns
+        self,
+        kv: KeyValue,
+        *,
+        url: str,
+        keys: Keys,
+        clock: Clock,
+        clock_skew: ClockSkew,
+        idle_signs: IdleSigns,
+        unreadable: Unreadable,
     ) -> None:
         self._kv = kv
         self._url = url
@@ -59,8 +70,14 @@ class KVLiveness:
         self._idle_signs = idle_signs
         self._peer_clocks = PeerClocks(kv, keys, clock)
         self._leases_of_peers = LeasesOfPeers(kv, keys, clock)
+        self._claim_index = ClaimIndex(kv, keys, unreadable)
+        self._unreadable = unreadable
         self._lease = 0
         """The lease of the last renewal; 0: unknown."""
+        self._row: NodeRow | None = None
+        """The last readable record of the incarnation."""
+        self._differs = False
+        """Whether the claims that the node named in the last renewal differed from the index of claims."""
 
     async def open(self) -> None:
         await self._kv.open()
@@ -79,15 +96,18 @@ class KVLiveness:
                 return Renewed(dead=True, now_us=now_us)
             row, read = found
             reap_in_us = await self._leases_of_peers.reap_in_us(read.nodes, read.lives, read.peers, ttl_us)
+            # a claim or a commit that is on its way makes the two differ for a moment, so the second difference counts
+            claims = await self._claim_index.claims(read.owned.items, doubted=self._differs)
+            fences = [owned.fence for owned in claims.values()]
+            same = len(fences) == count and digest(fences) == fences_digest
+            self._differs = not same
             judgement = await self._peer_clocks.judge()
         self._clock_skew.set(judgement)
-        claims = [(key[len(prefix) :], owned_of(entry.value)) for key, entry in read.owned.items]
-        fences = [owned.fence for _, owned in claims]
-        same = len(fences) == count and digest(fences) == fences_digest
+        held = [Held(key[len(prefix) :], owned.fence) for key, owned in claims.items()]
         return Renewed(
             now_us=now_us,
-            held=None if same else tuple(Held(id, owned.fence) for id, owned in claims),
-            cancelled=tuple(id for id, owned in claims if owned.releasing),
+            held=None if same else tuple(held),
+            cancelled=tuple(key[len(prefix) :] for key, owned in claims.items() if owned.releasing),
             ahead_us=judgement.ahead_us,
             clock_known=judgement.known,
             instruction=row.instruction,
@@ -126,16 +146,18 @@ class KVLiveness:
         self._peer_clocks.report_as(incarnation)
         for _ in range(ROUNDS):
             extended, read = await self._read(incarnation, sign)
-            if read.layout is not None:
+            if read.layout is not None and not await mended_layout(kv, keys.layout, read.layout):
                 # a lease is extended without a transaction, and only transactions compare the layout: check the layout
                 # separately
                 check_layout(read.layout.value.decode(errors="replace"), namespace=keys.root[:-1], url=self._url)
-            if read.node is None or (row := node_of(read.node.value)).ended:
+            row = None if read.node is None else await self._row_of(incarnation, read.node, read.live)
+            if read.node is None or row is None or row.ended:
                 self._lease = 0
                 return None
-            old = None if read.live is None else live_of(read.live.value)
+            old = None if read.live is None else live_of(read.live)
             lease = 0
-            if old is not None and old.ttl_us == ttl_us and (old.lease == extended or await kv.keepalive(old.lease)):
+            same_ttl = old is not None and old.ttl_us in (ttl_us, 0)
+            if old is not None and same_ttl and (old.lease == extended or await kv.keepalive(old.lease)):
                 lease = self._lease = old.lease
                 if running == old.running and not self._peer_clocks.must_report:
                     return row, read
@@ -157,6 +179,26 @@ class KVLiveness:
             if not lease:
                 await kv.revoke(fresh)
         return None
+
+    async def _row_of(self, incarnation: str, node: Entry, live: Entry | None) -> NodeRow | None:
+        """The record of the incarnation. The last readable one replaces an unreadable one while the node is alive.
+
+        The step that marks an incarnation as ended deletes its lease, so an incarnation with a lease is alive. None: it
+        may have ended.
+        """
+        key = self._keys.node + incarnation
+        row = self._unreadable.read(key, node, decode_node, WRITTEN_ANEW)
+        if row is not None and row.info.incarnation == incarnation:
+            self._row = row
+            return row
+        if live is None:
+            return None
+        known = self._row
+        if known is None or known.info.incarnation != incarnation:
+            return UNREADABLE_NODE
+        compares = [Compare(key, mod=node.mod), Compare(self._keys.live + incarnation, mod=live.mod)]
+        await self._kv.txn([Step(compares, [Put(key, encode(known))])])
+        return None if known.ended else known
 
 
 class LeasesOfPeers:
@@ -192,7 +234,7 @@ class LeasesOfPeers:
             return 0
         if self._kv.reports_ends:
             return ttl_us
-        leases = [(key, live_of(entry.value).lease) for key, entry in peers]
+        leases = [(key, entry.lease) for key, entry in peers]
         now = self._clock.elapsed()
         if leases != self._known or now + _LOOK_AHEAD >= self._first_end:
             left = await self._kv.remaining([lease for _, lease in leases]) if leases else []

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from peerjob.model.errors import DecodeError
 from peerjob.model.record import LogLine, LogPage
-from peerjob.store.calls import LOGGER
 
 from .base import Delete, Op, Put, Range
 from .context import KVCommands, retried
@@ -86,11 +84,8 @@ class LogCommands(KVCommands):
         while True:
             (found,) = await self._kv.read([Range(begin, prefix_end(prefix), _CHUNKS_READ)])
             for key, entry in found.items:
-                try:
-                    numbered.extend(enumerate(decode_lines(entry.value), int(key[len(prefix) :])))
-                except DecodeError as error:
-                    # log no traceback: the message of a DecodeError already names the cause
-                    LOGGER.error("%s: %s; its lines are left out", key, error)
+                lines = self._context.decoded(entry, key, decode_lines) or ()
+                numbered.extend(enumerate(lines, int(key[len(prefix) :])))
             enough = limit and numbered and numbered[-1][0] + 1 - at >= limit
             if enough or not found.more:
                 return numbered

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from msgspec.structs import replace
 
 from peerjob.model.errors import StoreUnavailableError
@@ -10,11 +12,13 @@ from peerjob.model.record import Instruction, NodeInfo, NodeView
 from .base import Compare, Delete, Op, Put, Step, mod_of
 from .context import KVCommands, retried
 from .keys import below
-from .rows import Live, Row, encode, live_of, node_of
+from .rows import UNREADABLE_NODE, Live, Row, decode_node, encode, live_of, node_of
 from .step_plan import Change
 from .writer import ROUNDS
 
 _MAX_CHARGES = 500
+_MENDED_AFTER = 0.2
+"""Seconds after which the unreadable record of a node is read again."""
 
 
 class NodeCommands(KVCommands):
@@ -30,12 +34,12 @@ class NodeCommands(KVCommands):
             before = None if entry is None else node_of(entry.value)
             if ended is not None or (before is not None and before.ended):
                 return self._clock.time_us()
-            old = None if live is None else live_of(live.value)
+            old = None if live is None else live_of(live)
             lease = await kv.grant(ttl_us)
             row, stored = await self._context.kind_sets.stored(node)
             if before is not None:
                 row = replace(row, extra=before.extra)
-            new = Live(lease, ttl_us, 0 if old is None else old.running, claims=row.claims)
+            new = Live(lease, ttl_us, 0 if old is None else max(0, old.running), claims=row.claims)
             # one step writes record and lease, because a reaper treats a node that has a record without a lease as dead
             ops = [Put(node_key, encode(row)), Put(live_key, encode(new), lease)]
             same = Compare(node_key, mod=mod_of(entry))
@@ -58,6 +62,11 @@ class NodeCommands(KVCommands):
             entry, live = await kv.get([node_key, live_key])
             if entry is None or live is None or (row := node_of(entry.value)).ended:
                 return False
+            if row is UNREADABLE_NODE:
+                # the node writes its record anew with its next renewal
+                await self._context.hints.renew(incarnation)
+                await asyncio.sleep(_MENDED_AFTER)
+                continue
             step = Step([Compare(node_key, mod=entry.mod)], [Put(node_key, encode(row.instructed(instruction)))])
             if (await kv.txn([step])).steps[0] is not None:
                 await self._context.hints.renew(incarnation)
@@ -82,19 +91,23 @@ class NodeCommands(KVCommands):
     async def nodes(self) -> list[NodeView]:
         keys = self._keys
         nodes, lives = await self._kv.read([below(keys.node), below(keys.live)])
-        alive = {key[len(keys.live) :]: live_of(entry.value) for key, entry in lives.items}
+        alive = {key[len(keys.live) :]: live_of(entry) for key, entry in lives.items}
         left = await self._kv.remaining([live.lease for live in alive.values()])
         # times are given by the median clock: callers compare them with the median clock, and this node's clock may be
         # off
         now_us = self._context.clock_skew.median_us()
         ends = {incarnation: now_us + left_us for incarnation, left_us in zip(alive, left, strict=True)}
-        rows = {key[len(keys.node) :]: node_of(entry.value) for key, entry in nodes.items}
-        shown = {incarnation: row for incarnation, row in rows.items() if incarnation in alive and not row.ended}
+        rows = {key[len(keys.node) :]: self._context.decoded(entry, key, decode_node) for key, entry in nodes.items}
+        shown = {
+            incarnation: row
+            for incarnation, row in rows.items()
+            if incarnation in alive and row is not None and not row.ended
+        }
         infos = await self._context.kind_sets.whole(shown.values())
         views = [
             NodeView(
                 info=info,
-                running=alive[incarnation].running,
+                running=max(0, alive[incarnation].running),
                 renewed_us=ends[incarnation] - alive[incarnation].ttl_us,
                 expires_us=ends[incarnation],
             )

@@ -16,6 +16,7 @@ place, and after a blank the group. A blank sorts before all characters of a pla
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
@@ -23,6 +24,8 @@ from msgspec.structs import replace
 
 from .base import Compare, Delete, Entry, Found, KeyValue, Op, Put, Range, Step, apply_steps, mod_of
 from .keys import LATEST_US, Keys, below, prefix_end
+from .rows import group_of
+from .unreadable import WRITTEN_ANEW, Unreadable
 
 AFTER_ALL = "~"
 """A text that sorts after every place in a queue."""
@@ -38,6 +41,8 @@ _FIRST = "0"
 _ATTEMPTS = 8
 _MAX_KNOWN = 50_000
 """A store remembers the heads and the window widths of at most this number of queues."""
+_START = re.compile(r"[0-9]{1,18}(/[!-~]{0,900})?|0[0-9a-f-]{1,35}")
+"""The text of a head: a time, or a time with the rest of a place, or an id; the last part of each can be cut."""
 _NO_ID = "00000000-0000-0000"
 """An index entry contains this id if the head of the queue is a time without an id."""
 
@@ -186,9 +191,10 @@ class Opening(msgspec.Struct, frozen=True):
 class Queues:
     """The queues as one store knows them: lower bounds of their heads, and widths of windows."""
 
-    def __init__(self, kv: KeyValue, keys: Keys) -> None:
+    def __init__(self, kv: KeyValue, keys: Keys, unreadable: Unreadable) -> None:
         self._kv = kv
         self._keys = keys
+        self._unreadable = unreadable
         self._known: dict[str, str] = {}
         self._window_widths: dict[str, WindowWidth] = {}
         self._reserved = keys.head(f"{keys.due}@/")
@@ -266,14 +272,14 @@ class Queues:
         heads: dict[str, tuple[Head, list[Compare]]] = {}
         for queue, entry in zip(queues, entries, strict=False):
             if entry is not None:
-                head = self._head(queue, entry)
+                head = self.head(queue, entry)
                 heads[queue] = head, [Compare(keys.head(queue), mod=head.mod)]
                 continue
             guards, group = [Compare(keys.head(queue))], ""
             if queue in kinds:
                 found = groups[kinds[queue]]
                 guards.append(Compare(kinds[queue], mod=mod_of(found)))
-                group = "" if found is None else found.value.decode(errors="replace")
+                group = "" if found is None else group_of(found.value)
             heads[queue] = Head(queue, "", 0, group), guards
         return heads
 
@@ -338,7 +344,7 @@ class Queues:
     def heads(self, found: Found) -> list[Head]:
         """The heads that a read found, without those that are reserved for later releases."""
         heads = [
-            self._head(self._keys.queue_of(key), entry)
+            self.head(self._keys.queue_of(key), entry)
             for key, entry in found.items
             if not key.startswith(self._reserved)
         ]
@@ -346,10 +352,13 @@ class Queues:
             self._note(head.queue, head.start)
         return heads
 
-    def _head(self, queue: str, entry: Entry) -> Head:
+    def head(self, queue: str, entry: Entry) -> Head:
         """Decode a head. An unreadable head counts as below all places, so that reads begin with the first entry."""
         start, _, group = entry.value.decode(errors="replace").partition(" ")
-        return Head(queue, start, entry.mod, group) if start[:1].isdigit() else Head(queue, "", entry.mod)
+        if _START.fullmatch(start) and (not group or group_of(group.encode())):
+            return Head(queue, start, entry.mod, group)
+        self._unreadable.note(self._keys.head(queue), entry.mod, "the head of a queue cannot be read", WRITTEN_ANEW)
+        return Head(queue, "", entry.mod)
 
     def ordered(self, index: Head, place: str, mod: int) -> Head:
         """The head of the ready queue that an entry of an index names."""

@@ -12,13 +12,13 @@ from peerjob.model.query import Query
 from peerjob.model.record import Health, Page, Record, check_batch
 from peerjob.model.state import State
 
-from .base import Compare, Delete, Entry, Range, Step, apply_steps
+from .base import Compare, Delete, Entry, Range, Step, apply_steps, mod_of
 from .context import KVCommands, KVContext, retried
-from .counts import DELAYED, READY, SET_ASIDE, SLOT, SLOTS, add_up, totals
+from .counts import DELAYED, READY, SET_ASIDE, SLOT
 from .keys import below, time_text
 from .newest import MAX_RANGES, MAX_WINDOW_US, MIN_WINDOW_US, WINDOW_FACTOR, NewestIds, Window, id_at
 from .recount import Recount
-from .rows import decode_out, delayed_of, to_record
+from .rows import SLOTS, decode_out, delayed_of, to_record
 
 FIRST_RECORDS = 16
 """Most records with further keys in the first request of a read: their size, which limits later requests, is still
@@ -102,8 +102,12 @@ class ReadCommands(KVCommands):
         try:
             found = None if out is None else decode_out(out.value)
         except DecodeError as error:
-            await self._context.set_aside.put(id, state, error)
-            return None
+            if row.final:
+                await self._context.set_aside.put(id, state, error)
+                return None
+            # the instance runs again, and only the error of its last attempt is lost
+            self._context.unreadable.note(self._keys.out + id, mod_of(out), error)
+            found = None
         return to_record(id, row, spec, found, None if progress is None else progress.value)
 
     # -- pages ----------------------------------------------------------------------------------------------------
@@ -233,7 +237,7 @@ class ReadCommands(KVCommands):
         wanted = [(state, slot) for state, slot in SLOT.items() if state & states and state is not State.PROCESSING]
         if kind is not None:
             (found,) = await self._kv.read([context.counts.of(kind)])
-            values = totals(keys, found).get(keys.kind(kind), [0] * SLOTS)
+            values = context.counts.summed(found).get(keys.kind(kind), [0] * SLOTS)
             # the counters only decide how the indexes are read, so a wrong counter hides no instance
             return [keys.by(kind, state) for state, _ in wanted], sum(values[slot] for _, slot in wanted), 0
         sums = await context.counts.totals()
@@ -241,8 +245,8 @@ class ReadCommands(KVCommands):
             keys.by(keys.unescaped(part), state)
             for part, values in sums.items()
             for state, slot in wanted
-            # a running instance may return to its queue after the read of the counters
-            if values[slot] > 0 or (state is State.SCHEDULED and values[SLOT[State.PROCESSING]] > 0)
+            # a running instance may end or return to its queue after the read of the counters
+            if values[slot] > 0 or values[SLOT[State.PROCESSING]] > 0
         ]
         held = sum(values[slot] for values in sums.values() for slot in {slot for _, slot in wanted})
         every = sum(values[slot] for values in sums.values() for slot in SLOT.values())
@@ -270,7 +274,7 @@ class ReadCommands(KVCommands):
         if kinds:
             sums: dict[str, list[int]] = {}
             for found in await self._kv.read([context.counts.of(kind) for kind in kinds]):
-                add_up(keys, found, sums)
+                context.counts.add_up(found, sums)
         else:
             sums = await context.counts.totals()
         due = Counter({keys.unescaped(part): values[READY] for part, values in sums.items()})
@@ -303,7 +307,7 @@ class ReadCommands(KVCommands):
             counts={kind: of_kind for kind, of_kind in counts.items() if of_kind},
             delayed=sum(values[DELAYED] for values in sums.values()),
             nodes=lives.count,
-            undecodable=sum(values[SET_ASIDE] for values in sums.values()),
+            undecodable=sum(values[SET_ASIDE] for values in sums.values()) + await context.unreadable.count(self._kv),
         )
 
 

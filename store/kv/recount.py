@@ -14,9 +14,9 @@ from peerjob.model.state import State
 
 from .base import Compare, Put, Step, mod_of
 from .context import KVContext
-from .counts import DELAYED, PROCESSING, READY, SCHEDULED, SET_ASIDE, SLOT, SLOTS, kind_of, totals
+from .counts import DELAYED, PROCESSING, READY, SCHEDULED, SET_ASIDE, SLOT, kind_of
 from .keys import below
-from .rows import number_of, owned_of
+from .rows import SLOTS, number_of
 from .step_plan import slot_of
 
 _STATES = [state for state in SLOT if state is not State.PROCESSING]
@@ -42,8 +42,8 @@ class Recount:
         key, now_us = context.keys.counted, context.clock.time_us()
         (entry,) = await context.kv.get([key])
         began, _, start = ("0", "", "") if entry is None else entry.value.decode(errors="replace").partition(" ")
-        if not 0 <= now_us - number_of(began.encode()) < _PERIOD_US or (context.writer.counts_in_doubt and not start):
-            context.writer.counts_in_doubt = False
+        if not 0 <= now_us - number_of(began.encode()) < _PERIOD_US or (context.counts.in_doubt and not start):
+            context.counts.in_doubt = False
             began, start = str(now_us), context.keys.count
         elif not start:
             return
@@ -60,6 +60,7 @@ class Recount:
         parts = dict.fromkeys([""] if start == keys.count else [])
         while start and len(parts) <= _MAX_COUNTED:
             page, start = await context.counts.page(start)
+            await context.counts.mend(page)
             parts |= dict.fromkeys(kind_of(keys, key) for key, _ in page.items)
         kinds = list(parts)
         if len(kinds) > _MAX_COUNTED:
@@ -88,12 +89,12 @@ class Recount:
             ]
         )
         owned, slots = found[-2:]
-        claims = [owned_of(entry.value) for _, entry in owned.items]
-        running = Counter(claim.kind for claim in claims if not claim.releasing)
+        claims = await context.claim_index.claims(owned.items)
+        running = Counter(claim.kind for claim in claims.values() if not claim.releasing)
         parked = Counter(parked.kind for _, entry in slots.items for parked in slot_of(entry).parked)
         differences: dict[str, list[int]] = {}
         for number, (part, kind) in enumerate(zip(parts, kinds, strict=True)):
-            counted = totals(keys, found[number]).get(part, [0] * SLOTS)
+            counted = context.counts.summed(found[number]).get(part, [0] * SLOTS)
             first = len(kinds) + number * (len(_STATES) + 1)
             held = [index.count for index in found[first : first + len(_STATES) + 1]]
             actual = [0] * SLOTS
@@ -117,7 +118,7 @@ class Recount:
             written = await context.kv.txn([Step([first, *compares], [*puts, Put(keys.counted, state.encode())])])
             if written.steps[0] is None:
                 shard.refused()
-                context.writer.counts_in_doubt = True
+                context.counts.in_doubt = True
                 return 0
             shard.written(written.revision)
             return written.revision

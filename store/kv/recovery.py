@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 
@@ -14,7 +14,7 @@ from .context import retried
 from .hints import Wakeups
 from .keys import below, prefix_end
 from .retention import RetentionCommands
-from .rows import NodeRow, Owned, Row, encode, extended, live_of, node_of, owned_of
+from .rows import NodeRow, Row, encode, extended, node_of
 from .step_plan import Change, StepPlan
 from .watching import WatchCommands
 from .writer import ROUNDS
@@ -39,7 +39,7 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
             row = replace(row, ended="left")
             if await self._mark_ended(incarnation, node, row):
                 if live is not None:
-                    await self._kv.revoke(live_of(live.value).lease)
+                    await self._kv.revoke(live.lease)
                 break
         count, more = 0, True
         while more:
@@ -87,9 +87,9 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
         """The row that marks a node as dead. If a suspect ran on the node, only suspects are charged with the crash."""
         prefix = self._keys.owned(incarnation)
         (found,) = await self._kv.read([below(prefix)])
-        suspects = [key[len(prefix) :] for key, entry in found.items if owned_of(entry.value).suspect]
-        rows = await self._context.rows(suspects)
-        ran = any(suspect.started and suspect.owner == incarnation for _, suspect in rows.values())
+        claims = await self._context.claim_index.claims(found.items)
+        rows = await self._context.rows([key[len(prefix) :] for key, owned in claims.items() if owned.suspect])
+        ran = any(row.suspect and row.started and row.owner == incarnation for _, row in rows.values())
         return replace(row, ended="dead", suspect_ran=ran)
 
     async def _mark_ended(self, incarnation: str, node: Entry, row: NodeRow, guards: Sequence[Compare] = ()) -> bool:
@@ -109,17 +109,15 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
             if not found.items:
                 await self._delete_incarnation(incarnation)
                 return taken, False
-            owned = {key[len(prefix) :]: owned_of(entry.value) for key, entry in found.items}
+            owned = [key[len(prefix) :] for key, _ in found.items]
             taken += await self._take_back_claims(incarnation, node, owned, by)
             if taken:
                 break
         return taken, True
 
-    async def _take_back_claims(
-        self, incarnation: str, node: NodeRow, owned: Mapping[str, Owned], by: str
-    ) -> list[Reaped]:
+    async def _take_back_claims(self, incarnation: str, node: NodeRow, owned: Sequence[str], by: str) -> list[Reaped]:
         context, keys, now_us = self._context, self._keys, self._clock.time_us()
-        rows = await context.rows(list(owned))
+        rows = await context.rows(owned)
         lease = await self._writer.short_lease()
         wakeups = Wakeups(except_for=incarnation)
         changes: list[Change] = []

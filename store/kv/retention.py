@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from .base import Compare, Delete, Found
 from .context import KVCommands, KVContext, retried
-from .counts import FINAL_SLOTS, SLOT, totals
+from .counts import FINAL_SLOTS, SLOT
 from .keys import LATEST_US, below, time_text
 from .kind_cleanup import UnusedKinds
 from .queues import Head, Scan
-from .rows import start_of
 from .step_plan import Change, StepPlan
 
 _EMPTY_AHEAD_US = 3_600_000_000
@@ -60,7 +59,7 @@ class RetentionCommands(KVCommands):
         limit = 2 * sum(ended.values())
         removed = await self._remove_expired(heads, limit)
         for kind, found in zip(kinds, counters, strict=True):
-            values = totals(keys, found).get(keys.kind(kind))
+            values = context.counts.summed(found).get(keys.kind(kind))
             if values is None:
                 continue
             surplus = sum(values[slot] for slot in FINAL_SLOTS) - context.limits.max_final_per_kind
@@ -120,7 +119,7 @@ class RetentionCommands(KVCommands):
         indexes = [self._keys.by(kind, state) for state in _FINAL_STATES]
         entries = await self._kv.get([self._keys.head(index) for index in indexes])
         scans = [
-            queues.scan(Head(index, start_of(entry.value), entry.mod), now_us=now_us)
+            queues.scan(queues.head(index, entry), now_us=now_us)
             for index, entry in zip(indexes, entries, strict=True)
             if entry is not None
         ]

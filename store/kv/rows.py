@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from peerjob.model.errors import DecodeError
 from peerjob.model.instruction import encode_instruction, instruction_of
+from peerjob.model.limits import MAX_KIND
 from peerjob.model.record import (
     MAX_CRASHES,
     MAX_HISTORY,
     MAX_PRIORITY,
     MIN_PRIORITY,
+    Ack,
     Claim,
     Count,
     Instruction,
@@ -29,6 +33,9 @@ from peerjob.model.state import State
 
 from .base import Entry
 
+SLOTS = 9
+"""The numbers in a stored counter, see `counts`."""
+
 T = TypeVar("T")
 D = TypeVar("D")
 
@@ -37,6 +44,7 @@ NOTE_LIMIT = 200
 HISTORY_BYTES = 3000
 """About the largest number of bytes of a stored history: in a longer one, the oldest entries become one entry."""
 _SMALL_HISTORY = 10
+_GROUP_NAME = re.compile("[0-9a-f]{12}")
 _INSTRUCTION = "instruction"
 """The key of the instruction in `NodeRow.extra`."""
 GONE = b""
@@ -51,6 +59,15 @@ fill, and is kept unchanged."""
 
 Priority = Annotated[int, msgspec.Meta(ge=MIN_PRIORITY, le=MAX_PRIORITY)]
 Attempts = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+Id = Annotated[str, msgspec.Meta(min_length=36, max_length=36)]
+Kind = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KIND)]
+Lease = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+History = Annotated[tuple[Transition, ...], msgspec.Meta(min_length=1)]
+Answer = Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(Ack)}|[0-9]{{1,16}} [0-9a-f-]{{36}})$")]
+"""The answer to an outcome; or fence and id of a claim."""
+Summand = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+"""A number in one shard of a counter. The shards are summed, so one of them can be negative."""
+Counter = Annotated[list[Summand], msgspec.Meta(min_length=SLOTS, max_length=SLOTS)]
 
 
 class Out(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -68,11 +85,11 @@ class Out(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The changing part of an instance: small, rewritten by each transition."""
 
-    kind: str
+    kind: Kind
     state: State
     priority: Priority
     due_us: Moment
-    history: tuple[Transition, ...]
+    history: History
     attempts: Attempts = 0
     crashes: Count = 0
     losses: Count = 0
@@ -90,17 +107,17 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The state before the cancellation: a repeated cancellation returns the same state."""
     key: str | None = None
     tags: tuple[str, ...] = ()
-    retention_us: int | None = None
-    max_crashes: int = MAX_CRASHES
+    retention_us: Count | None = None
+    max_crashes: Count = MAX_CRASHES
     has_out: bool = False
     """Whether result and error are stored under a separate key, because they are large."""
     has_progress: bool = False
-    expires_us: int = 0
-    log_first: int = 0
+    expires_us: Moment = 0
+    log_first: Count = 0
     """Number of the oldest stored log line."""
-    log_next: int = 0
-    log_bytes: int = 0
-    log_dropped: int = 0
+    log_next: Count = 0
+    log_bytes: Count = 0
+    log_dropped: Count = 0
     slot: str = ""
     """The schedule whose slot the instance holds or waits for, while `keeps` is true."""
     spec: bytes | None = None
@@ -127,25 +144,30 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Delayed(msgspec.Struct, frozen=True, array_like=True):
     """The entry of a delayed instance, with what is needed to move it."""
 
-    kind: str
-    priority: int
+    kind: Kind
+    priority: Priority
     suspect: bool
 
 
 class Owned(msgspec.Struct, frozen=True, array_like=True):
     """A claim, in the index of its owner."""
 
-    fence: int
+    fence: Count
     suspect: bool = False
     releasing: bool = False
     kind: str = ""
+
+    @classmethod
+    def of(cls, row: Row) -> Owned:
+        """The entry that belongs to a record."""
+        return cls(row.fence, row.suspect, row.releasing, row.kind)
 
 
 class NodeRow(msgspec.Struct, frozen=True, array_like=True):
     """An incarnation, until all its claims are taken back and it is deleted."""
 
     info: NodeInfo
-    ended: str = ""
+    ended: Literal["", "left", "dead"] = ""
     """Empty while the node is alive. "left": the node stopped; "dead": the lease expired and a
     reaper marked the node."""
     suspect_ran: bool = False
@@ -168,15 +190,15 @@ class NodeRow(msgspec.Struct, frozen=True, array_like=True):
     def instructed(self, instruction: Instruction) -> NodeRow:
         """The row with a new instruction."""
         extra = _extra_of(self) | {_INSTRUCTION: encode_instruction(instruction)}
-        return msgspec.structs.replace(self, extra=msgspec.Raw(encode(extra)))
+        return replace(self, extra=msgspec.Raw(encode(extra)))
 
 
 class Live(msgspec.Struct, frozen=True, array_like=True):
     """The lease of an incarnation, and its load."""
 
-    lease: int
-    ttl_us: int
-    running: int = 0
+    lease: Lease
+    ttl_us: Count
+    running: Count = 0
     claims: bool = True
     """Whether the node has workers and kinds, so that other nodes leave a share of the due instances to the node."""
 
@@ -184,7 +206,7 @@ class Live(msgspec.Struct, frozen=True, array_like=True):
 class ClockReport(msgspec.Struct, frozen=True, array_like=True):
     """A message of an incarnation about its clock."""
 
-    clock_us: int
+    clock_us: Moment
     """The wall-clock time of the node at which the node wrote the message."""
     asks: tuple[str, ...] = ()
     """Incarnations that must report their clocks in answer to the message; "*" asks all incarnations."""
@@ -202,9 +224,9 @@ class Answers(msgspec.Struct, frozen=True, array_like=True):
     """Answers to a request, by place in its batch."""
 
     request: str
-    answers: tuple[tuple[int, str], ...] = ()
-    now_us: int = 0
-    next_due_us: int | None = None
+    answers: tuple[tuple[Count, Answer], ...] = ()
+    now_us: Moment = 0
+    next_due_us: Moment | None = None
 
 
 UNREADABLE_NODE = NodeRow(
@@ -217,19 +239,34 @@ node's lease has ended."""
 _NOTHING = Out()
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
-decode_row = reader(Row, "record")
+_read_row = reader(Row, "record")
 decode_out = reader(Out, "result or error")
 decode_delayed = reader(Delayed, "entry of a delayed instance")
 decode_owned = reader(Owned, "claim")
 decode_node = reader(NodeRow, "node")
 decode_kinds: Callable[[bytes], list[tuple[str, str | None]]] = reader(list[tuple[str, str | None]], "kinds of a node")
-decode_live = reader(Live, "lease of a node")
 decode_clock_report = reader(ClockReport, "clock of a node")
 decode_idle = reader(Idle, "idle node")
 decode_answers = reader(Answers, "answers")
 decode_lines: Callable[[bytes], tuple[LogLine, ...]] = reader(tuple[LogLine, ...], "log lines", open=True)
-decode_count = reader(int, "counter")
-decode_counts: Callable[[bytes], list[int]] = reader(list[int], "counter")
+decode_count: Callable[[bytes], int] = reader(Count, "counter")  # pyright: ignore[reportArgumentType]  # msgspec decodes it
+decode_counts: Callable[[bytes], list[int]] = reader(Counter, "counter")  # pyright: ignore[reportArgumentType]  # also
+_SINGLE = [State.SCHEDULED <= number <= State.TERMINATED and number.bit_count() == 1 for number in range(128)]
+_LAST = State.TERMINATED
+
+
+def decode_row(data: bytes) -> Row:
+    """Decode a record, and check what its types do not say. Raises DecodeError."""
+    row = _read_row(data)
+    state = row.state
+    if not 0 < state <= _LAST or not _SINGLE[state]:
+        raise DecodeError(f"record cannot be read: {state:d} is no state of an instance")
+    for entry in row.history:
+        if not 0 < entry.state <= _LAST:
+            raise DecodeError(f"record cannot be read: its history has the state {entry.state:d}")
+    if not row.owner and (state is State.PROCESSING or row.releasing):
+        raise DecodeError("record cannot be read: it is claimed without an owner")
+    return row
 
 
 def or_default(decode: Callable[[bytes], T], default: D) -> Callable[[bytes], T | D]:
@@ -251,10 +288,8 @@ def _extra_of(row: NodeRow) -> dict[str, Any]:
 
 _decode_extra = or_default(reader(dict[str, Any], "later fields of a node"), dict[str, Any]())
 node_of = or_default(decode_node, UNREADABLE_NODE)
-live_of = or_default(decode_live, Live(lease=0, ttl_us=0))
+owned_of = or_default(decode_owned, None)
 clock_report_of = or_default(decode_clock_report, None)
-owned_of = or_default(decode_owned, Owned(fence=0))
-"""Decodes the index entry of a claim; if the entry is unreadable, the record of the instance decides."""
 delayed_of = or_default(decode_delayed, None)
 kinds_of = or_default(decode_kinds, list[tuple[str, str | None]]())
 """Decodes one part of a set of kinds: pairs of kind and signature; no pairs if the part is unreadable."""
@@ -262,18 +297,27 @@ digests_of = or_default(reader(bytes, "digests of descriptors"), b"")
 count_of = or_default(decode_count, 0)
 
 
+_decode_live = or_default(reader(Live, "lease of a node"), None)
+
+
+def live_of(entry: Entry) -> Live:
+    """The lease of a node: the one of the key. If the entry is unreadable, `ttl_us` is 0 and `running` is -1."""
+    live = _decode_live(entry.value)
+    if live is None:
+        return Live(entry.lease, 0, running=-1)
+    return live if live.lease == entry.lease else replace(live, lease=entry.lease)
+
+
 def number_of(data: bytes) -> int:
-    """A number that is stored as text; -1 if it is unreadable."""
-    try:
-        return int(data)
-    except ValueError:
-        return -1
+    """A number below 2^63 that is stored as text; -1 if it is unreadable."""
+    number = int(data) if len(data) < 20 and data.isdigit() else -1
+    return number if number < 2**63 else -1
 
 
-def start_of(data: bytes) -> str:
-    """The place in a stored head; "", which is before all places, if the head is unreadable."""
+def group_of(data: bytes) -> str:
+    """The name of a group of kinds; "" if it is unreadable, as for a kind without a group."""
     text = data.decode(errors="replace")
-    return text if text[:1].isdigit() else ""
+    return text if _GROUP_NAME.fullmatch(text) else ""
 
 
 def is_gone(entry: Entry | None) -> bool:

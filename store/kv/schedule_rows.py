@@ -6,21 +6,27 @@ revision of the schedule, so a reader can tell whether two records belong togeth
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from peerjob.model.firing import FireRecord, ScheduleRow
+from peerjob.model.record import Count, Moment
 from peerjob.model.spec import reader
 
-from .rows import NOTHING_EXTRA
+from .rows import NOTHING_EXTRA, Id, Kind, Lease, Priority
+
+Revision = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+"""The number of a put or a removal. A page of schedules carries two of them in one number."""
 
 
 class Revisions(msgspec.Struct, frozen=True, array_like=True):
     """The latest revision of all schedules, and the stored removals."""
 
-    latest: int = 0
-    removals: int = 0
+    latest: Revision = 0
+    removals: Count = 0
     """Number of stored removals."""
-    floor: int = 0
+    floor: Revision = 0
     """The latest revision of a removal that is no longer stored; a reader that is further
     behind must load all schedules again."""
 
@@ -28,37 +34,37 @@ class Revisions(msgspec.Struct, frozen=True, array_like=True):
 class ScheduleState(msgspec.Struct, frozen=True, array_like=True):
     """The definition of a schedule."""
 
-    revision: int
-    epoch: int
+    revision: Revision
+    epoch: Revision
     """The revision of the first put of the schedule; a part of the keys of the schedule's ledger."""
-    before: int
+    before: Revision
     """The revision before the last put, so that a repeated put is recognized."""
-    kind: str
+    kind: Kind
     definition: bytes
     paused: bool
     note: str
-    created_us: int
-    updated_us: int
+    created_us: Moment
+    updated_us: Moment
     extra: msgspec.Raw = NOTHING_EXTRA
 
 
 class NextFire(msgspec.Struct, frozen=True, array_like=True):
     """The part of a schedule that fires change."""
 
-    revision: int
-    epoch: int
-    next_us: int | None
+    revision: Revision
+    epoch: Revision
+    next_us: Moment | None
     paused: bool
-    last_us: int = 0
-    trimmed_us: int = 0
+    last_us: Moment = 0
+    trimmed_us: Moment = 0
     stretch: FireRecord | None = None
     """The latest ledger record if the record is of a gap, so that a similar gap extends the
     same record; otherwise None."""
-    records: int = 0
+    records: Count = 0
     """The number of records in the ledger of the schedule."""
-    first_us: int = 0
+    first_us: Moment = 0
     """A lower bound of the nominal times of the records in the ledger."""
-    oldest_us: int = 0
+    oldest_us: Moment = 0
     """The time at which the record with the earliest nominal time was written, if known."""
     extra: msgspec.Raw = NOTHING_EXTRA
 
@@ -66,10 +72,10 @@ class NextFire(msgspec.Struct, frozen=True, array_like=True):
 class Parked(msgspec.Struct, frozen=True, array_like=True):
     """An instance that waits for a slot, with what is needed to add it to its queue without its record."""
 
-    id: str
-    kind: str
-    priority: int
-    due_us: int
+    id: Id
+    kind: Kind
+    priority: Priority
+    due_us: Moment
     extra: msgspec.Raw = NOTHING_EXTRA
 
 
@@ -84,10 +90,10 @@ class SlotRow(msgspec.Struct, frozen=True, array_like=True):
 class LeaderRow(msgspec.Struct, frozen=True, array_like=True):
     """The leader of the namespace."""
 
-    incarnation: str
+    incarnation: Annotated[str, msgspec.Meta(min_length=1)]
     name: str
-    lease: int
-    since_us: int
+    lease: Lease
+    since_us: Moment
 
 
 decode_revisions = reader(Revisions, "list of schedules")

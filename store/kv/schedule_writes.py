@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from peerjob.model.errors import DecodeError, PeerjobError, StoreRefusedError, StoreUnavailableError
+from peerjob.model.errors import PeerjobError, StoreRefusedError, StoreUnavailableError
 from peerjob.model.firing import SchedulePut, ScheduleRow
 from peerjob.store.per_loop import PerLoop
 from peerjob.store.rules import MAX_REMOVALS
 
-from .base import MAX_REQUEST_BYTES, Compare, Delete, Entry, Op, Put, Step, mod_of
+from .base import MAX_REQUEST_BYTES, Compare, Delete, Entry, Op, Put, Range, Step, mod_of
 from .context import KVContext
 from .keys import prefix_end, time_text
 from .ledger import FireLedger
@@ -30,6 +30,7 @@ from .schedule_rows import (
     decode_slot,
     to_schedule_row,
 )
+from .unreadable import WRITTEN_ANEW
 
 _ATTEMPTS = 64
 _MAX_EDITS = 40
@@ -119,7 +120,7 @@ class ScheduleWriter:
         context, counter = self._context, self._context.keys.revisions
         wanted = [counter, *dict.fromkeys(key for edit in edits for key in edit.keys)]
         found = dict(zip(wanted, await context.kv.get(wanted), strict=True))
-        revisions = revisions_of(found[counter])
+        revisions = await read_revisions(context, found[counter])
         revision, now_us, removals = revisions.latest, context.clock.time_us(), 0
         planned: list[ScheduleEdit] = []
         steps: list[Step] = []
@@ -219,18 +220,22 @@ class RemoveEdit(ScheduleEdit):
     def step(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Step | None:
         context, keys = self._context, self._context.keys
         schedule_entry, next_entry, known = (found[key] for key in self.keys)
-        old, _ = read_pair(context, self.name, schedule_entry, next_entry)
-        if known is not None or old is None or self._expected not in (None, old.revision):
+        is_there = schedule_entry is not None or next_entry is not None
+        parts = [one for one in read_parts(context, self.name, schedule_entry, next_entry) if one is not None]
+        # a schedule with a damaged part has no certain revision: it can be removed without one
+        current = parts[0].revision if len(parts) == 2 and parts[0].revision == parts[1].revision else None
+        if known is not None or not is_there or self._expected not in (None, current):
             self.removed, self.is_done = known is not None, True
             return None
-        ledger = keys.ledger(old.epoch)
         ops: list[Op] = [
             Delete(keys.schedule(self.name)),
             Delete(keys.next_fire(self.name)),
-            Delete(place_at(context, keys.changed, old.revision, self.name)),
             Put(place_at(context, keys.removed, revision, self.name), b""),
-            Delete(ledger, prefix_end(ledger)),
         ]
+        revisions = dict.fromkeys(part.revision for part in parts)
+        ops.extend(Delete(place_at(context, keys.changed, old, self.name)) for old in revisions)
+        ledgers = dict.fromkeys(keys.ledger(part.epoch) for part in parts)
+        ops.extend(Delete(ledger, prefix_end(ledger)) for ledger in ledgers)
         if self._lease:
             ops.append(Put(self.keys[2], b"", self._lease))
         return Step([], ops)
@@ -246,11 +251,23 @@ def read_pair(
     context: KVContext, name: str, schedule_entry: Entry | None, next_entry: Entry | None
 ) -> tuple[ScheduleState, NextFire] | tuple[None, None]:
     """The definition and the next fire of a schedule, if both are readable and have the same revision."""
-    schedule = context.decoded(schedule_entry, context.keys.schedule(name), decode_schedule)
-    next_fire = context.decoded(next_entry, context.keys.next_fire(name), decode_next_fire)
-    if schedule is None or next_fire is None or schedule.revision != next_fire.revision:
+    schedule, next_fire = read_parts(context, name, schedule_entry, next_entry)
+    if schedule is None or next_fire is None or not are_pair(schedule, next_fire):
         return None, None
     return schedule, next_fire
+
+
+def read_parts(
+    context: KVContext, name: str, schedule_entry: Entry | None, next_entry: Entry | None
+) -> tuple[ScheduleState | None, NextFire | None]:
+    """The definition and the next fire of a schedule, each if it is readable."""
+    schedule = context.decoded(schedule_entry, context.keys.schedule(name), decode_schedule)
+    return schedule, context.decoded(next_entry, context.keys.next_fire(name), decode_next_fire)
+
+
+def are_pair(schedule: ScheduleState, next_fire: NextFire) -> bool:
+    """Whether the two parts of a schedule belong together."""
+    return (schedule.revision, schedule.epoch) == (next_fire.revision, next_fire.epoch)
 
 
 def read_slot(context: KVContext, name: str, entry: Entry | None) -> SlotRow:
@@ -258,14 +275,39 @@ def read_slot(context: KVContext, name: str, entry: Entry | None) -> SlotRow:
     return context.decoded(entry, context.keys.slot(name), decode_slot) or SlotRow()
 
 
-def revisions_of(entry: Entry | None) -> Revisions:
-    """Decode the revisions. Unreadable ones count as a revision after all used ones, without stored removals."""
+async def read_revisions(context: KVContext, entry: Entry | None) -> Revisions:
+    """Decode the revisions. Unreadable ones are found again, and written."""
     if entry is None:
         return Revisions()
-    try:
-        return decode_revisions(entry.value)
-    except DecodeError:
-        return Revisions(latest=entry.mod, removals=0, floor=entry.mod)
+    revisions = context.unreadable.read(context.keys.revisions, entry, decode_revisions, WRITTEN_ANEW)
+    if revisions is not None:
+        return revisions
+    return await write_revisions(context, entry, await used_revisions(context))
+
+
+async def used_revisions(context: KVContext) -> Revisions:
+    """The revisions that are in use. A reader that knows an earlier one than the latest must load all schedules."""
+    keys = context.keys
+    changed, removed = await context.kv.read(
+        [
+            Range(prefix, prefix_end(prefix), limit=1, keys_only=True, reverse=True)
+            for prefix in (keys.changed, keys.removed)
+        ]
+    )
+    places = [
+        key[len(prefix) :]
+        for prefix, found in ((keys.changed, changed), (keys.removed, removed))
+        for key, _ in found.items
+    ]
+    latest = max((int(place[:18]) for place in places), default=0)
+    return Revisions(latest, removed.count, latest)
+
+
+async def write_revisions(context: KVContext, entry: Entry, revisions: Revisions) -> Revisions:
+    """Replace the stored revisions, unless another store has written them meanwhile."""
+    keys = context.keys
+    await context.kv.txn([Step([Compare(keys.revisions, mod=entry.mod)], [Put(keys.revisions, encode(revisions))])])
+    return revisions
 
 
 def revision_scan(context: KVContext, queue: str, after: int, latest: int) -> Scan:

@@ -7,9 +7,21 @@ from collections.abc import Sequence
 from peerjob.model.firing import MAX_SCHEDULES, SchedulePage, SchedulePut, ScheduleRow
 from peerjob.store.rules import check_count
 
+from .base import Entry
 from .context import KVCommands, KVContext, retried
 from .schedule_rows import to_schedule_row
-from .schedule_writes import PutEdit, RemoveEdit, ScheduleWriter, read_pair, read_slot, revision_scan, revisions_of
+from .schedule_writes import (
+    PutEdit,
+    RemoveEdit,
+    ScheduleWriter,
+    are_pair,
+    read_parts,
+    read_revisions,
+    read_slot,
+    revision_scan,
+    used_revisions,
+    write_revisions,
+)
 from .writer import ROUNDS
 
 _READ_AT_ONCE = 100
@@ -56,10 +68,10 @@ class ScheduleCommands(KVCommands):
                 )
                 for place, name in enumerate(part):
                     schedule_entry, next_entry, slot_entry = entries[3 * place : 3 * place + 3]
-                    schedule, next_fire = read_pair(context, name, schedule_entry, next_entry)
-                    if schedule is not None and next_fire is not None:
+                    schedule, next_fire = read_parts(context, name, schedule_entry, next_entry)
+                    if schedule is not None and next_fire is not None and are_pair(schedule, next_fire):
                         found[name] = to_schedule_row(name, schedule, next_fire, read_slot(context, name, slot_entry))
-                    elif schedule_entry is not None or next_entry is not None:
+                    elif _is_torn((schedule, next_fire), (schedule_entry, next_entry)):
                         torn.append(name)
             pending = torn
         return [found.get(name) for name in names]
@@ -69,8 +81,13 @@ class ScheduleCommands(KVCommands):
         context, keys = self._context, self._keys
         limit = min(limit, MAX_SCHEDULES)
         (counter,) = await self._kv.get([keys.revisions])
-        revisions = revisions_of(counter)
+        revisions = await read_revisions(context, counter)
         begun, after = divmod(-revision, _LOADING) if revision < 0 else (revision, revision)
+        if begun > revisions.latest and counter is not None:
+            # the store was restored, or a damaged counter is too low
+            used = await used_revisions(context)
+            if used.latest > revisions.latest:
+                revisions = await write_revisions(context, counter, used)
         reset = 0 < begun < revisions.floor or begun > revisions.latest
         if reset or revision == 0:
             begun, after = revisions.latest, 0
@@ -106,6 +123,12 @@ class ScheduleCommands(KVCommands):
             more=more,
             reset=reset,
         )
+
+
+def _is_torn(parts: Sequence[object | None], entries: Sequence[Entry | None]) -> bool:
+    """Whether a put or a removal was under way during the read; an unreadable part would stay unreadable."""
+    read = [part is not None for part in parts]
+    return any(read) and read == [entry is not None for entry in entries]
 
 
 def _removed(name: str, revision: int) -> ScheduleRow:

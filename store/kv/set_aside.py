@@ -52,7 +52,10 @@ class SetAside:
                 shifts.append((keys.unescaped(kind), SLOT[state], -1))
         for found in present[len(indexes) :]:
             claim = None if found is None else owned_of(found.value)
-            if claim is not None and not claim.releasing:
+            if claim is None:
+                # the kind of an unreadable claim is unknown, so only a recount can correct its counter
+                self._counts.in_doubt |= found is not None
+            elif not claim.releasing:
                 shifts.append((claim.kind, PROCESSING, -1))
         compares = [Compare(keys.state + id, mod=entry.mod), *slot_change.compares]
         written = await self._writer.write([Change(compares, ops, tuple(shifts), slot_change.adds)])

@@ -7,7 +7,7 @@ slot: the second one is repeated in the next round.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -20,6 +20,7 @@ from .counts import DELAYED, READY, SCHEDULED, SLOT, Shift
 from .keys import Keys, below, prefix_end, timed
 from .rows import GONE, NOTHING_EXTRA, Delayed, Row, encode
 from .schedule_rows import Parked, SlotRow, decode_slot
+from .unreadable import WRITTEN_ANEW, Unreadable
 
 
 class Change(msgspec.Struct, gc=False):
@@ -53,9 +54,12 @@ class HeldSlot(msgspec.Struct):
 class Slots:
     """Reads the slots that instances hold or wait for."""
 
-    def __init__(self, kv: KeyValue, keys: Keys) -> None:
+    def __init__(self, kv: KeyValue, keys: Keys, unreadable: Unreadable) -> None:
         self._kv = kv
         self._keys = keys
+        self._unreadable = unreadable
+        self.repair: Callable[[str, Entry], Awaitable[None]] | None = None
+        """Writes the unreadable slot of a schedule anew."""
 
     async def held_by(self, rows: Iterable[Row]) -> dict[str, HeldSlot]:
         """The slots of these instances, by name of the schedule."""
@@ -63,7 +67,20 @@ class Slots:
         if not names:
             return {}
         entries = await self._kv.get([self._keys.slot(name) for name in names])
-        return {name: HeldSlot(mod_of(entry), slot_of(entry)) for name, entry in zip(names, entries, strict=True)}
+        return {name: await self.held(name, entry) for name, entry in zip(names, entries, strict=True)}
+
+    async def held(self, name: str, entry: Entry | None) -> HeldSlot:
+        """A slot, from its stored value. An unreadable one is written anew, and read again."""
+        if entry is None:
+            return HeldSlot(0, SlotRow())
+        key = self._keys.slot(name)
+        slot = self._unreadable.read(key, entry, decode_slot, WRITTEN_ANEW)
+        if slot is None:
+            if self.repair is not None:
+                await self.repair(name, entry)
+            (entry,) = await self._kv.get([key])
+            slot = slot_of(entry)
+        return HeldSlot(mod_of(entry), slot)
 
     async def find(self, id: str) -> dict[str, HeldSlot]:
         """The slot of an instance whose record cannot be read."""

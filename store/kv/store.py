@@ -23,11 +23,13 @@ from .elections import KVElections
 from .enqueue import EnqueueCommands
 from .firing import FireCommands
 from .keys import Keys, below
+from .layout import mended_layout
 from .liveness import KVLiveness
 from .nodes import NodeCommands
 from .recovery import RecoveryCommands
 from .run_now import RunNowCommands
 from .schedules import ScheduleCommands
+from .slot_repair import SlotRepair
 
 _WIPED_AT_ONCE = 1_000
 
@@ -88,6 +90,8 @@ class GuardedKeyValue:
         """A compare that holds while the namespace has this version's layout. A new namespace gets that layout."""
         while True:
             (entry,) = await self._kv.get([self._key])
+            if entry is not None and await mended_layout(self._kv, self._key, entry):
+                continue
             if entry is not None:
                 check_layout(entry.value.decode(errors="replace"), namespace=self._namespace, url=self._url)
                 self._guard = Compare(self._key, mod=entry.mod)
@@ -138,6 +142,7 @@ class KVStore(
         context = KVContext(
             guarded, url=redact(url), namespace=namespace, clock=clock, limits=limits, retry_for=retry_for
         )
+        context.slots.repair = SlotRepair(context).write
         guarded.on_lease_ended = context.writer.forget_leases
         super().__init__(context)
         self._guarded = guarded
@@ -180,10 +185,17 @@ class KVStore(
             clock=self._clock,
             clock_skew=self._context.clock_skew,
             idle_signs=self._context.idle_signs,
+            unreadable=self._context.unreadable,
         )
 
     def elections(self) -> KVElections:
-        return KVElections(self._kv.separate(), url=self.url, namespace=self._keys.root[:-1], clock=self._clock)
+        return KVElections(
+            self._kv.separate(),
+            url=self.url,
+            namespace=self._keys.root[:-1],
+            clock=self._clock,
+            unreadable=self._context.unreadable,
+        )
 
     async def turn(
         self, incarnation: str, outcomes: Sequence[Outcome], want: Want | None, *, request: str

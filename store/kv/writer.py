@@ -36,9 +36,10 @@ from .base import (
     Step,
     bytes_of,
 )
-from .counts import SLOTS, CounterShard, Counts
+from .counts import CounterShard, Counts
 from .keys import Keys, below, prefix_end
 from .queues import Opening, Queues
+from .rows import SLOTS
 from .step_plan import Change
 
 T = TypeVar("T")
@@ -90,9 +91,6 @@ class Writer:
         self._queues = queues
         self._url = url
         self._listener_reads = (below(keys.idle), below(keys.changes))
-        self.counts_in_doubt = False
-        """Whether counters may be wrong, because the answer to a request never arrived; the
-        next recount corrects them."""
         self._short_lease = 0
         self._short_lease_until_us = 0
         self._removal_lease = 0
@@ -128,7 +126,7 @@ class Writer:
 
     def _note_doubt(self) -> None:
         """Note that the effect of a request is unknown: counters may be wrong, and the leases may have ended."""
-        self.counts_in_doubt = True
+        self._counts.in_doubt = True
         self.forget_leases()
 
     def forget_leases(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from .record import Count
+
 SLOT_US = 10_000_000
 """The length of a slot. Slots are numbered from the epoch on."""
 MAX_SLOTS = 366
@@ -22,13 +24,13 @@ class ActivityRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     The times are counts by the buckets of `Distribution.BOUNDS`; the last buckets may be missing if they are empty.
     """
 
-    started: int = 0
-    completed: int = 0
-    failed: int = 0
-    retried: int = 0
-    cancelled: int = 0
-    durations: tuple[int, ...] = ()
-    waits: tuple[int, ...] = ()
+    started: Count = 0
+    completed: Count = 0
+    failed: Count = 0
+    retried: Count = 0
+    cancelled: Count = 0
+    durations: tuple[Count, ...] = ()
+    waits: tuple[Count, ...] = ()
 
     @property
     def events(self) -> int:
@@ -39,6 +41,6 @@ class ActivityRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class ActivitySample(msgspec.Struct, array_like=True, frozen=True):
     """The counts of one slot: those of one node, or in the store those of all nodes."""
 
-    slot: int
+    slot: Count
     rows: dict[str, ActivityRow]
     """By kind; OTHER_KINDS is the row of all other kinds."""

@@ -8,6 +8,7 @@ import msgspec
 
 from .clock import to_datetime
 from .errors import OptionError
+from .record import Count, Moment
 
 MAX_AUDIT = 1_000
 """The most records of the audit log of a namespace. The oldest are dropped."""
@@ -27,7 +28,7 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One acting call over gRPC, or several similar calls that came within about a second."""
 
     id: str
-    at_us: int
+    at_us: Moment
     """When the call ended, by the clock of the node; of several calls, the first."""
     principal: str
     """The name of the token, or of the client certificate; "anonymous" without both."""
@@ -37,9 +38,9 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The name of the RPC."""
     criteria: str = ""
     """The call without arguments, such as kind=mail.send."""
-    count: int | None = None
+    count: Count | None = None
     """How many instances or schedules the call made or changed; None if it does not say."""
-    calls: int = 1
+    calls: Count = 1
     result: str = "ok"
     """"ok", "denied", or the class of the error."""
     node: str = ""

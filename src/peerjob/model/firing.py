@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
 from .clock import to_datetime
-from .record import NewInstance
+from .record import Count, Moment, NewInstance
 
 MAX_SCHEDULES = 500
 """Most schedules in one store call, and most fires in one store call."""
+
+
+TermNumber = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class Overlap(StrEnum):
@@ -154,14 +158,14 @@ class SchedulePut(msgspec.Struct, frozen=True, kw_only=True):
 class FireRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A record of the ledger."""
 
-    nominal_us: int
+    nominal_us: Moment
     """The nominal time, or the first nominal time of a stretch."""
     outcome: FireOutcome
-    at_us: int = 0
+    at_us: Moment = 0
     """Time at which the record was written, by the store's clock."""
-    until_us: int = 0
+    until_us: Moment = 0
     """The last nominal time of the stretch; 0 for a single time."""
-    count: int = 1
+    count: Count = 1
     """Number of nominal times that the record covers."""
     instance: str = ""
     """Id of the instance that the fire made; "" for none."""
@@ -171,7 +175,7 @@ class FireRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Id of the instance that the fire cancelled, with `Overlap.REPLACE`; "" for none."""
     reason: str = ""
     node: str = ""
-    term: int = 0
+    term: TermNumber = 0
     coordinator: str = ""
     request: str = ""
 

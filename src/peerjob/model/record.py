@@ -286,14 +286,14 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Hash of each kind's signature, so that a peer can check whether arguments fit the jobs of this node."""
     descriptors: bytes = b""
     """The digest of each kind's descriptor, in the order of `kinds`: zeros for none; empty in older releases."""
-    workers: int = 0
+    workers: Count = 0
     host: str = ""
-    pid: int = 0
+    pid: Count = 0
     version: str = ""
-    started_us: int = 0
+    started_us: Moment = 0
     intake: str = ""
     """Whether the node takes work: "active", "draining" or "drained"; "" for an older release, which does not tell."""
-    ahead_us: int = 0
+    ahead_us: Moment = 0
     """See `Renewed.ahead_us`; as of its last change by more than 0.25 s. 0 in older releases."""
 
     @property
@@ -353,7 +353,7 @@ class Instruction(msgspec.Struct, frozen=True, array_like=True):
     """The id of the call that gave the instruction."""
     drain: bool
     """Whether the node drains; False: it takes work again. Not read if there is a number of workers."""
-    workers: int = 0
+    workers: Count = 0
     """The new number of workers; 0: no change. Releases before this field read only `drain`."""
 
 

@@ -60,7 +60,7 @@ async def test_they_hide_nothing_that_falls_due(bench: Bench, clock: VirtualCloc
 
 async def test_they_count_nowhere_and_no_clearing_removes_them(bench: Bench) -> None:
     await bench.store.enqueue(bench.make.instances(3, delay_us=60_000_000))
-    bench.store._context.writer.counts_in_doubt = True  # pyright: ignore[reportPrivateUsage]  # so that counters are compared
+    bench.store._context.counts.in_doubt = True  # pyright: ignore[reportPrivateUsage]  # so that counters are compared
     health = await bench.store.health()
     assert (health.delayed, health.undecodable) == (3, 0)
     await bench.store.clear()
