@@ -311,5 +311,6 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "records of the ledger in the calendar; in the CSV",
         "ended instances whose durations the page of a kind shows",
         "attempts to sign in from one address",
+        "gRPC connections of one address, except a [trusted proxy](security.md#callers-behind-proxies)",
     }
     assert set(ROWS) == code.keys() | days.keys() | without_one_number
