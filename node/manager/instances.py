@@ -1,4 +1,4 @@
-"""The verbs for instances: look up, count, wait, watch, cancel and clear; and the view of the cluster."""
+"""The verbs for instances: look up, count, wait, watch, cancel, run now and clear; and the view of the cluster."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from peerjob.model.activity import Activity, given_minutes
 from peerjob.model.audit import AuditRecord, given_audit_limit
 from peerjob.model.clock import Clock, to_datetime
 from peerjob.model.durations import Duration, to_seconds
-from peerjob.model.errors import UnknownInstanceError
+from peerjob.model.errors import NodeStateError, UnknownInstanceError
 from peerjob.model.firing import Leader
-from peerjob.model.ids import checked_id
+from peerjob.model.ids import checked_id, checked_new_id
 from peerjob.model.job import Job
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, LogPage, NodeView
+from peerjob.model.run_now import RunNow
 from peerjob.model.state import State
 
 from .audit_trail import AuditTrail
@@ -219,6 +220,19 @@ class NodeInstanceManager(NodeJobManager):
         if not before.is_final:
             runtime.changes.cancelled(await self.lookup_instance(id))
         return not before.is_final
+
+    async def run_now(self, uuid: str | UUID, *, id: str | UUID | None = None) -> bool:
+        runtime, of = self._need_runtime(), checked_id(uuid)
+        request = runtime.ids.one() if id is None else checked_new_id(id, self.clock.time_us(), "id")
+        (answer,) = await self._store.run_now([of], request=request)
+        if answer is None:
+            raise UnknownInstanceError(of)
+        if answer is RunNow.PARKED:
+            scheduled = State.SCHEDULED
+            raise NodeStateError(f"instance {of} is {scheduled!s}, and waits for an earlier instance of its schedule")
+        if isinstance(answer, State):
+            raise NodeStateError(f"instance {of} is {answer!s}; only one that waits can run now")
+        return answer is RunNow.DUE_NOW
 
     async def clear_instances(self, filter: Filter | None = None) -> int:
         store, filter = self._open_store(), _at_one_moment(filter, self.clock)

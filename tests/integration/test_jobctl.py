@@ -266,6 +266,29 @@ def test_an_instance_is_cancelled_by_its_id_and_only_once(jobctl: Jobctl) -> Non
     assert (again.status, again.out, again.err) == (1, "", f"jobctl: instance {uuid} is Cancelled already\n")
 
 
+def test_delayed_instances_run_now_and_the_others_are_refused(jobctl: Jobctl) -> None:
+    made = [jobctl("schedule", "add", "1", "1", "--after", "1h", "-o", "name").out.strip() for _ in range(3)]
+    late, other, cancelled = made
+    jobctl("cancel", "instances", cancelled)
+    mixed = jobctl("run-now", late, cancelled, other, "-o", "name")
+    refused = f"jobctl: instance {cancelled} is Cancelled; only one that waits can run now\n"
+    assert (mixed.status, mixed.out.split(), mixed.err) == (1, [late, other], refused)
+    assert jobctl("wait", late, other, "--within", "60").status == 0
+    assert jobctl("run-now", str(uuid4())).status == 3
+    assert jobctl("run-now").status == 2
+
+
+def test_a_command_that_runs_instances_now_can_be_repeated(target: str, jobctl: Jobctl) -> None:
+    late = jobctl("schedule", "add", "1", "1", "--after", "1h", "-o", "name").out.strip()
+    with losing_answer(target) as lossy:
+        lost = jobctl("run-now", late, PEERJOB_ADDRESS=lossy)
+    assert (lost.status, lost.out) == (4, ""), lost.err
+    (id,) = re.findall(r"the same command with --id (\S+) makes nothing twice", lost.err)
+    assert jobctl("wait", late, "--within", "60").status == 0
+    assert jobctl("run-now", late, "--id", id, "-o", "json").json[0]["state"] == "Completed"
+    assert jobctl("run-now", late).status == 1
+
+
 def test_what_is_over_is_tried_again(jobctl: Jobctl) -> None:
     uuid = jobctl("schedule", "add", "1", "1", "--wait", "--tag", "r", "-o", "name").out.strip()
     (again,) = jobctl("retry", "instances", uuid, "-o", "json").json

@@ -45,6 +45,7 @@ def view() -> int:
     assert_type(one.wait("1s"), BlockingInstance[int])
     assert_type(one.refresh().state, State)
     assert_type(one.retry(), BlockingInstance[int])
+    assert_type(one.run_now(), bool)
     assert_type(one.instance, Instance[int])
     assert_type(manager.lookup_instance(one.uuid), BlockingInstance[Any])
     assert_type(manager.lookup_instance(one.id, add).result(), int)

@@ -61,6 +61,7 @@ async def results(node: Node) -> None:
     assert_type(await one.refresh(), Instance[int])
     assert_type(await one.retry(), Instance[int])
     assert_type(await one.cancel(), bool)
+    assert_type(await one.run_now(), bool)
 
 
 @dataclass

@@ -1921,6 +1921,51 @@ class CancelInstanceResponse(_message.Message):
 Global___CancelInstanceResponse: _TypeAlias = CancelInstanceResponse  # noqa: Y015
 
 @_typing.final
+class RunNowRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    REQUEST_UUID_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    request_uuid: _builtins.str
+    """A UUIDv7 of the client, close to now. Sent again, to any node, the request has the same answer and changes nothing."""
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        request_uuid: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_request_uuid", b"_request_uuid", "request_uuid", b"request_uuid"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_request_uuid", b"_request_uuid", "request_uuid", b"request_uuid", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__request_uuid: _TypeAlias = _typing.Literal["request_uuid"]  # noqa: Y015
+    _WhichOneofArgType__request_uuid: _TypeAlias = _typing.Literal["_request_uuid", b"_request_uuid"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request_uuid) -> _WhichOneofReturnType__request_uuid | None: ...
+
+Global___RunNowRequest: _TypeAlias = RunNowRequest  # noqa: Y015
+
+@_typing.final
+class RunNowResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVED_FIELD_NUMBER: _builtins.int
+    moved: _builtins.bool
+    """False: the instance was due already."""
+    def __init__(
+        self,
+        *,
+        moved: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["moved", b"moved"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunNowResponse: _TypeAlias = RunNowResponse  # noqa: Y015
+
+@_typing.final
 class RetryInstancesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -83,6 +83,13 @@ class BlockingInstance(InstanceView, Injectable, Generic[R_co]):
         """Cancel the instance, queued or running, on any node; False if it was already final."""
         return self._manager.call(self._instance.cancel())
 
+    def run_now(self, *, id: str | UUID | None = None) -> bool:
+        """Make the delayed instance due at once; False if it was due already. Attempts and options stay.
+
+        `id` and errors as in `Manager.run_now`.
+        """
+        return self._manager.call(self._instance.run_now(id=id))
+
     def retry(self, *, id: str | UUID | None = None) -> BlockingInstance[R_co]:
         """Schedule a new instance with the same arguments and options; its `retry_of` names this one.
 
@@ -275,6 +282,16 @@ class BlockingVerbs(BlockingCalls):
     def cancel_instance(self, uuid: str | UUID) -> bool:
         """Cancel one instance; False if it was already final. Raises UnknownInstanceError."""
         return self.call(self.manager.cancel_instance(uuid))
+
+    def run_now(self, uuid: str | UUID, *, id: str | UUID | None = None) -> bool:
+        """Make one delayed instance due at once, also one that snoozed or waits for a retry; False if it was due.
+
+        One that was due keeps its place in the queue. Attempts, priority, options and the history stay. `id` is the id
+        of the request, a UUIDv7 of about now: a repeated call with it has the same answer and changes nothing. Raises
+        UnknownInstanceError, NodeStateError if the instance runs, is final or waits for an earlier instance of its
+        schedule, and OptionError for another `id`.
+        """
+        return self.call(self.manager.run_now(uuid, id=id))
 
     def retry_instances(self, query: Query, *, id: str | UUID | None = None) -> list[BlockingInstance[Any]]:
         """Schedule a new instance for each final one that matches; `retry_of` names the old one.

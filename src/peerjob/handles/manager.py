@@ -199,6 +199,16 @@ class Manager(Injectable, ABC):
         """Cancel one instance; False if it was already final. Raises UnknownInstanceError."""
 
     @abstractmethod
+    async def run_now(self, uuid: str | UUID, *, id: str | UUID | None = None) -> bool:
+        """Make one delayed instance due at once, also one that snoozed or waits for a retry; False if it was due.
+
+        One that was due keeps its place in the queue. Attempts, priority, options and the history stay. `id` is the id
+        of the request, a UUIDv7 of about now: a repeated call with it has the same answer and changes nothing. Raises
+        UnknownInstanceError, NodeStateError if the instance runs, is final or waits for an earlier instance of its
+        schedule, and OptionError for another `id`.
+        """
+
+    @abstractmethod
     async def retry_instances(self, query: Query, *, id: str | UUID | None = None) -> list[Instance[Any]]:
         """Schedule a new instance for each final one that matches; `retry_of` names the old one.
 

@@ -74,6 +74,11 @@ def instance_ids(form_id: str, digest: str, now_us: int, since_us: int = 0) -> l
     return [hashed_id(begin + one * SPAN_US, f"{digest} {one}") for one in range(number, max(-1, number - 2), -1)]
 
 
+def request_id_of(form_id: str, digest: str, now_us: int) -> str | None:
+    """The id of what a form asks for, if that makes no instance; None for a form without an id, or a day old."""
+    return following_id(form_id, digest) if instance_ids(form_id, digest, now_us) else None
+
+
 @dataclass(kw_only=True)
 class _SentForm(Generic[T]):
     at: float

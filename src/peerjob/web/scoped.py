@@ -181,6 +181,10 @@ class ScopedManager(Manager):
         await self._lookup_instance(uuid, None)
         return await self._manager.cancel_instance(uuid)
 
+    async def run_now(self, uuid: str | UUID, *, id: str | UUID | None = None) -> bool:
+        await self._lookup_instance(uuid, None)
+        return await self._manager.run_now(uuid, id=id)
+
     async def retry_instances(self, query: Query, *, id: str | UUID | None = None) -> list[Instance[Any]]:
         await self._check_query(query)
         return await self._manager.retry_instances(query, id=id)

@@ -21,7 +21,7 @@ from peerjob.model.rights import SYSTEM, Principal, Role
 from peerjob.model.trusted_proxies import network_of
 
 from .cluster import ServedCluster
-from .forms import SentForms, form_digest, form_id_in, instance_ids
+from .forms import SentForms, form_digest, form_id_in, instance_ids, request_id_of
 from .links import Links, link_of, text_of_part
 from .security import FORM_ID, TOKEN_FIELD, form_token
 from .viewers import Viewers
@@ -161,6 +161,11 @@ class Visit(Links):
                 await self.manager.lookup_instance(made_by(earlier))
                 return earlier
         return ids[0] if ids else None
+
+    def request_id(self) -> str | None:
+        """An id for the request of the form: the same for a repeat, in each process. None for a form without id."""
+        form_id = form_id_in(dict(self.fields))
+        return request_id_of(form_id, self.digest, self.manager.clock.time_us())
 
     async def schedule_once(self, call: Call[Any]) -> tuple[Instance[Any], str]:
         """Schedule a call, or find the instance that the same form made before; with a sentence for the reader."""

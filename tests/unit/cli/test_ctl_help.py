@@ -42,6 +42,7 @@ def test_the_verbs_are_those_that_are_documented() -> None:
         "list schedules",
         "logs",
         "retry instances",
+        "run-now",
         "schedule",
         "schedules backfill",
         "schedules explain",

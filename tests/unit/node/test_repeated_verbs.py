@@ -41,6 +41,7 @@ class Given:
     """Ids that the caller made."""
     final: str
     running: str
+    delayed: str
     start: Any
     """Two minutes before now; the schedule "tick" was paused at the nominal time in between."""
 
@@ -56,6 +57,7 @@ Act = Callable[[Manager, Given], Awaitable[Any]]
 
 SAME: dict[str, Act] = {
     "schedule_as": lambda to, given: to.schedule_as(given.ids[0], ADD.call(3, 4)),
+    "run_now": lambda to, given: to.run_now(given.delayed, id=given.ids[4]),
     "retry_instance": lambda to, given: to.retry_instance(given.final, id=given.ids[1]),
     "retry_instances": lambda to, given: to.retry_instances(Query(uuid=given.final), id=given.ids[2]),
     "trigger_schedule": lambda to, given: to.trigger_schedule("tick", id=given.ids[3]),
@@ -70,7 +72,7 @@ SAME: dict[str, Act] = {
 """Verbs whose repeat changes nothing and has the same answer."""
 LESS: dict[str, tuple[Act, Any, Any]] = {
     "cancel_instance": (lambda to, given: to.cancel_instance(given.running), True, False),
-    "cancel_instances": (lambda to, _: to.cancel_instances(Query(kind="hang")), 1, 0),
+    "cancel_instances": (lambda to, _: to.cancel_instances(Query(kind="hang")), 2, 0),
     "clear_instances": (lambda to, _: to.clear_instances(Filter()), 1, 0),
     "clear_logs": (lambda to, _: to.clear_logs(Filter()), 1, 0),
     "remove_schedule": (lambda to, _: to.remove_schedule("tick"), True, False),
@@ -104,8 +106,10 @@ async def nodes(clock: VirtualClock) -> AsyncGenerator[tuple[Node, Node, Given]]
         final = await one.schedule(ADD, 1, 2)
         await final.wait(30)
         running = await one.schedule(HANG)
+        delayed = await one.schedule(HANG.with_options(after="1h"))
         await clock.advance(2)
-        yield one, two, Given(ids=IdSource(clock).take(4), final=final.id, running=running.id, start=start)
+        ids = IdSource(clock).take(5)
+        yield one, two, Given(ids=ids, final=final.id, running=running.id, delayed=delayed.id, start=start)
 
 
 async def settled(node: Node, clock: VirtualClock) -> object:

@@ -306,7 +306,7 @@ async def test_a_node_that_has_stopped_sends_clients_on() -> None:
 
 def test_a_client_sends_only_changes_once_that_a_second_time_would_change_again() -> None:
     again = {"ScheduleJob", "ScheduleJobs", "PutSchedule", "PauseSchedule", "ResumeSchedule", "Backfill"}
-    again |= {"RetryInstance", "RetryInstances", "TriggerSchedule"}
+    again |= {"RunNow", "RetryInstance", "RetryInstances", "TriggerSchedule"}
     changing = {rpc.name for rpc in RPCS.values() if rpc.role is not Role.READER} - {"ListAudit"}
 
     assert changing - again == {rpc.name for rpc in RPCS.values() if rpc.resend is Resend.NEVER}
@@ -390,6 +390,18 @@ async def test_nothing_is_retried_or_triggered_twice_when_the_answer_is_lost(stu
             assert await node.count() == number
         assert len(await node.fires("tick")) == 1
         assert stub.calls == ["RetryInstance", "RetryInstance", "RetryInstances", "TriggerSchedule"]
+
+
+async def test_nothing_runs_twice_when_the_answer_to_run_now_is_lost(stub: Stub) -> None:
+    async with served(WORK) as (node, server), Client(f"{stub.target},{server.target}") as client:
+        made = await node.schedule(WORK.with_options(after="1h"), 3)
+        client._connection._current = 1  # pyright: ignore[reportPrivateUsage]
+        late = await client.lookup_instance(made.id)
+        stub.answer = losing_answers_of(server, stub)
+        client._connection._current = 0  # pyright: ignore[reportPrivateUsage]
+        assert await late.run_now()
+        assert await late.result(10) == 3
+        assert stub.calls == ["RunNow"]
 
 
 async def test_a_repeated_request_has_the_answer_of_the_first() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from peerjob import FireOutcome, Job, Node, Query, Role, State, StoreUnavailableError
+from peerjob import INJECTED, Context, FireOutcome, Instance, Job, Node, Query, Role, State, StoreUnavailableError
 from peerjob.model.clock import Clock
 from peerjob.model.ids import id_time_us
 from peerjob.testing.clock import VirtualClock
@@ -19,6 +19,7 @@ from peerjob.web.forms import KEPT_SECONDS, MAX_FORMS, SentForms, form_digest, i
 from peerjob.web.security import FORM_ID, TOKEN_FIELD
 from support.dashboards import allowing, browsing, pages_of
 from support.factories import shared_url
+from support.waiting import until
 
 
 def add(a: int, b: int) -> int:
@@ -195,6 +196,29 @@ async def test_a_step_that_is_sent_twice_acts_once(monkeypatch: pytest.MonkeyPat
             path, fields = form_of(answers[0].text, "/instances/act")
         assert steps >= 3
         assert await node.count() == 14
+
+
+async def test_a_form_that_runs_an_instance_now_acts_once_in_several_processes() -> None:
+    async def doze(context: Context = INJECTED) -> None:
+        raise context.snooze("1h")
+
+    job = Job("doze", doze, after="1h")
+    async with Node("memory://", jobs=job) as node:
+        made = await node.schedule(job)
+        first, second = (dashboard(node, authorize=allowing(Role.OPERATOR)) for _ in range(2))
+        async with browsing(first) as client, browsing(second) as other:
+            path, fields = await form_in(client, f"/instances/{made.id}", "/instance/run-now")
+            other.cookies = client.cookies
+            assert (await client.post(path, data=fields)).status_code == 303
+            await until(lambda: _snoozed(made))
+            before = made.record
+            for one in (client, other, client):
+                assert (await one.post(path, data=fields)).status_code == 303
+            assert (await made.refresh()).record == before
+
+
+async def _snoozed(one: Instance[Any]) -> bool:
+    return len((await one.refresh()).record.history) == 4
 
 
 async def test_a_form_whose_outcome_is_unknown_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from peerjob.model.clock import to_datetime
 from peerjob.model.ids import IdSource
 from peerjob.web import steps, values
 from support.dashboards import pages_of, submit
+from support.waiting import until
 
 log = logging.getLogger("bodies")
 
@@ -176,6 +177,25 @@ async def test_one_instance_is_cancelled_retried_and_scheduled_again() -> None:
     assert ["Cancelled." in text for text in notices] == [True, False]
     assert [answer.status_code for answer in wrong] == [422] * len(wrong)
     assert records >= {("CancelInstance", 1, "ok"), ("RetryInstance", 1, "ok"), ("ScheduleJob", 1, "ok")}
+
+
+async def test_a_delayed_instance_has_a_button_that_runs_it_now() -> None:
+    async with Node("memory://", jobs=JOBS) as node, pages_of(node, Role.OPERATOR) as client:
+        late, held = await node.schedule(node.job("add").with_options(after="1h"), 1, 2), await node.schedule("hold")
+        buttons = ["Run now" in (await client.get(f"/instances/{one.id}")).text for one in (late, held)]
+        moved = await submit(client, "/instance/run-now", id=late.id)
+        notice = (await client.get(moved.headers["location"])).text
+        assert await late.result(30) == 3
+        await until(lambda: node.count(Query(uuid=held.id, state=State.PROCESSING)))
+        refused = [await submit(client, "/instance/run-now", id=one.id) for one in (late, held)]
+        after = (await client.get(f"/instances/{late.id}")).text
+        await node.audit_trail.flush()
+        records = {(one.criteria, one.count, one.result) for one in await node.audit() if one.verb == "RunNow"}
+    assert (buttons, moved.status_code, "Run now" in after) == ([True, False], 303, False)
+    assert "Due now." in notice
+    assert [one.status_code for one in refused] == [409, 409]
+    assert "is Completed; only one that waits can run now." in refused[0].text
+    assert (f"uuid={late.id}", 1, "ok") in records
 
 
 async def test_all_that_match_are_cancelled_in_steps() -> None:

@@ -1,4 +1,4 @@
-"""`jobctl cancel …`, `retry …` and `wait`: instances selected by id or by options."""
+"""`jobctl cancel …`, `run-now`, `retry …` and `wait`: instances selected by id or by options."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def add_to(app: typer.Typer) -> None:
     for name, function in (("cancel", cancel_instances), ("retry", retry_instances)):
         verbs = group(app, name, (function.__doc__ or "").partition("\n")[0])
         verb(verbs, "instances")(function)
+    verb(app, "run-now")(run_now)
     verb(app, "wait")(wait)
 
 
@@ -70,6 +71,25 @@ async def cancel_instances(
         if query is not None:
             return await _show_parts(session, client.cancel_pages(query))
         return await _each(session, client, chosen.uuids or [], _cancelled)
+
+
+async def run_now(
+    session: ClientSession,
+    uuids: Annotated[list[str], typer.Argument(metavar="UUID...", help="The ids of the instances.")],
+    request: RequestId = None,
+) -> int:
+    """Make delayed instances due at once, also after a snooze or before a retry, and show them.
+
+    One that is due already stays as it is. The exit status is 1 if an instance runs, is final, or waits for an earlier
+    instance of its schedule.
+    """
+    async with session.client() as client:
+        with repeatable(client.clock, request) as id:
+
+            async def move(client: Client, uuid: str) -> Instance[Any]:
+                return await _moved(client, uuid, id)
+
+            return await _each(session, client, uuids, move)
 
 
 async def retry_instances(
@@ -127,6 +147,14 @@ async def _cancelled(client: Client, uuid: str) -> Instance[Any]:
     if not done:
         raise CommandError(f"instance {instance.id} is {instance.state!s} already")
     return instance
+
+
+async def _moved(client: Client, uuid: str, id: str) -> Instance[Any]:
+    try:
+        await client.run_now(uuid, id=id)
+    except NodeStateError as error:
+        raise CommandError(str(error)) from None
+    return await client.lookup_instance(uuid)
 
 
 async def _retried(client: Client, uuid: str, id: str) -> Instance[Any]:

@@ -208,6 +208,11 @@ class RemoteManager(Manager):
     async def cancel_instance(self, uuid: str | UUID) -> bool:
         return await self._run(rpcs.CANCEL_INSTANCE, checked_id(uuid))
 
+    async def run_now(self, uuid: str | UUID, *, id: str | UUID | None = None) -> bool:
+        request = pb.RunNowRequest(uuid=checked_id(uuid), request_uuid=_given(id))
+        moved: bool = (await self._ids.call(rpcs.RUN_NOW, request, "request_uuid")).moved
+        return moved
+
     async def retry_instances(self, query: Query, *, id: str | UUID | None = None) -> list[Instance[Any]]:
         return [one async for part in self.retry_pages(query, id=id) for one in part]
 

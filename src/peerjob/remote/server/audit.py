@@ -85,8 +85,9 @@ def _count(name: str, response: Any) -> int | None:
         return int(response.count if "count" in fields else response.made)
     if "instances" in fields:
         return len(response.instances)
-    if "cancelled" in fields or "removed" in fields:
-        return int(response.cancelled if "cancelled" in fields else response.removed)
+    for field in ("cancelled", "moved", "removed"):
+        if field in fields:
+            return int(getattr(response, field))
     if "instance" in fields or "schedule" in fields:
         return int(response.HasField("instance" if "instance" in fields else "schedule"))
     return None

@@ -152,6 +152,10 @@ _FILTER = Fields[Filter | None, Filter](
     lambda chosen: {"filter": filter_message(chosen)}, lambda one: filter_of(one.filter)
 )
 _UUID, _NAME = _field("uuid", str), _field("name", str)
+_REQUEST = Fields[tuple[str, str | None], tuple[str, str | None]](
+    lambda given: {"uuid": given[0], "request_uuid": given[1]},
+    lambda one: (one.uuid, one.request_uuid if one.HasField("request_uuid") else None),
+)
 _NOTED_NAME = Fields[tuple[str, str], tuple[str, str]](
     lambda given: {"name": given[0], "note": given[1]}, lambda one: (one.name, one.note)
 )
@@ -175,6 +179,7 @@ _JOBS = Fields[list[RegisteredJob], list[RegisteredJob]](
     lambda jobs: {"jobs": map(job_message, jobs)}, lambda one: [job_of(each) for each in one.jobs]
 )
 _COUNT, _CANCELLED, _REMOVED = _field("count", int), _field("cancelled", bool), _field("removed", bool)
+_MOVED = _field("moved", bool)
 _NODES = Fields[list[NodeView], list[NodeView]](
     lambda views: {"nodes": map(node_message, views)}, lambda one: [node_of(node) for node in one.nodes]
 )
@@ -235,6 +240,7 @@ CANCEL_INSTANCES = Rpc("CancelInstances", pb.CancelInstancesRequest, pb.CancelIn
 CANCEL_INSTANCE = _by_verb(
     "CancelInstance", _OPERATOR, _NEVER, _UUID, lambda to, uuid: to.cancel_instance(uuid), _CANCELLED
 )
+RUN_NOW = _by_verb("RunNow", _OPERATOR, _ALWAYS, _REQUEST, lambda to, given: to.run_now(given[0], id=given[1]), _MOVED)
 RETRY_INSTANCES = Rpc("RetryInstances", pb.RetryInstancesRequest, pb.RetryInstancesResponse, _OPERATOR, _ALWAYS)
 RETRY_INSTANCE = Rpc("RetryInstance", pb.RetryInstanceRequest, pb.RetryInstanceResponse, _OPERATOR, _ALWAYS)
 CLEAR_INSTANCES = _by_verb(
@@ -298,7 +304,15 @@ SCOPES: dict[str, Scope] = {
     rpc.name: scope
     for scope, rpcs in {
         Scope.OPEN: (GET_VERSION, EXPLAIN_CRON, GET_LEADER),
-        Scope.INSTANCE: (GET_INSTANCE, READ_LOGS, WAIT_INSTANCE, WATCH_INSTANCE, CANCEL_INSTANCE, RETRY_INSTANCE),
+        Scope.INSTANCE: (
+            GET_INSTANCE,
+            READ_LOGS,
+            WAIT_INSTANCE,
+            WATCH_INSTANCE,
+            CANCEL_INSTANCE,
+            RUN_NOW,
+            RETRY_INSTANCE,
+        ),
         Scope.SCHEDULE: (
             GET_SCHEDULE,
             LIST_FIRES,

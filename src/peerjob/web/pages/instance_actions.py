@@ -1,4 +1,4 @@
-"""What can be done with one instance: cancel it, retry it, schedule it again with other arguments."""
+"""What can be done with one instance: cancel it, run it now, retry it, schedule it again with other arguments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import Any
 import msgspec
 
 from peerjob.handles.instance import Instance
-from peerjob.model.errors import ArgumentError, OptionError, PayloadTooLargeError, UnknownKindError
+from peerjob.model.errors import (
+    ArgumentError,
+    NodeStateError,
+    NodeStoppedError,
+    OptionError,
+    PayloadTooLargeError,
+    UnknownKindError,
+)
 from peerjob.model.ids import checked_id
 from peerjob.model.job import Job
 from peerjob.model.json_text import to_json
@@ -31,6 +38,19 @@ async def cancel(visit: Visit) -> Done:
     visit.act.count = int(done)
     notice = "Cancelled." if done else "The instance was final already."
     return Done(to=visit.url(f"/instances/{id}"), notice=notice)
+
+
+async def run_now(visit: Visit) -> Done:
+    """Make a delayed instance due at once."""
+    id = _id(visit)
+    try:
+        moved = await visit.manager.run_now(id, id=visit.request_id())
+    except NodeStoppedError:
+        raise
+    except NodeStateError as error:
+        raise RefusedError(409, f"{error}.") from None
+    visit.act.count = int(moved)
+    return Done(to=visit.url(f"/instances/{id}"), notice="Due now." if moved else "The instance was due already.")
 
 
 async def retry(visit: Visit) -> Done:
@@ -121,6 +141,7 @@ def _id(visit: Visit) -> str:
 
 ROUTES = (
     action("/instance/cancel", cancel, verb="CancelInstance"),
+    action("/instance/run-now", run_now, verb="RunNow"),
     action("/instance/retry", retry, verb="RetryInstance", adds=True),
     page("/instance/again", ask_again, role=Role.OPERATOR),
     action("/instance/again", again, verb="ScheduleJob", adds=True),
