@@ -21,6 +21,7 @@ from peerjob.model.limits import MAX_LEASE, MAX_NODE_NAME, MAX_SIZE, MAX_WORKERS
 from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.model.worker import Worker
 from peerjob.store.base import Elections, Store
+from peerjob.store.calls import RETRY_FOR
 from peerjob.store.drivers import open_elections, open_store
 from peerjob.store.timed import timed
 
@@ -71,6 +72,9 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
     - `name`: for people (default: host name and process id). `namespace` separates applications on one store.
     - `coordinator`: elects the node that fires schedules (default: the store). A URL such as `etcd://…`, or a function
       that makes a client. The node connects again after an outage of the coordinator.
+    - `store_retry`: how long a call is repeated while the store is away, before it raises StoreUnavailableError; with 0
+      it is not repeated. A try waits for an answer for 5 s at most, on SQLite for 15 s. Outcomes of jobs are kept and
+      repeated without a limit. It is for a store by URL.
     - `lease_ttl`: how long peers wait before they take over from a lost node, 1 s to 1 day.
     - `timezone`: for cron schedules without a timezone.
     - `allow_references`: modules and packages whose functions may be options of single runs, such as
@@ -91,6 +95,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         namespace: str = "default",
         name: str | None = None,
         lease_ttl: Duration = 5.0,
+        store_retry: Duration = RETRY_FOR,
         timezone: str = "UTC",
         clock: Clock | None = None,
         lifespan: Lifespan | None = None,
@@ -104,6 +109,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         self._is_named = bool(name)
         self.namespace = namespace
         self.lease_ttl = _checked_ttl(lease_ttl)
+        retry_for = to_seconds(store_retry, "store_retry")
         self.timezone = zone_named(timezone).key
         self._remake: Callable[[], Node] = lambda: Node(
             store,
@@ -113,6 +119,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
             namespace=namespace,
             name=name,
             lease_ttl=lease_ttl,
+            store_retry=store_retry,
             timezone=timezone,
             clock=clock,
             lifespan=lifespan,
@@ -128,7 +135,9 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         self._limits = limits or StoreLimits()
         self._allow_unknown = allow_unknown
         if isinstance(store, str):
-            opened: Store = open_store(store, namespace=namespace, clock=self.clock, limits=self._limits)
+            opened: Store = open_store(
+                store, namespace=namespace, clock=self.clock, limits=self._limits, retry_for=retry_for
+            )
         else:
             opened = store
         self._store = timed(opened, self.clock, self._store_called)

@@ -18,6 +18,8 @@ B = TypeVar("B")
 T = TypeVar("T")
 
 LOGGER = logging.getLogger("peerjob.store")
+RETRY_FOR = 30.0
+"""Seconds for which a call is repeated, unless another time is given."""
 FIRST_WAIT = 0.02
 MAX_WAIT = 1.0
 MAX_ANSWER = 0.6
@@ -35,17 +37,17 @@ class CallRetry:
 
     async def __call__(self, call: Callable[[], Awaitable[T]]) -> T:
         """Await `call()` until it answers; raises its last StoreUnavailableError."""
+        # the clock of the event loop, because the waits between the tries use that clock
+        time = asyncio.get_running_loop().time
+        until = time() + self._retry_for
         try:
             return await call()
         except StoreUnavailableError as error:
-            if self._retry_for <= 0:
+            if time() + FIRST_WAIT >= until:
                 raise
             LOGGER.info("retrying a call for up to %g s: %s", self._retry_for, error)
-        time = asyncio.get_running_loop().time
-        until = time() + self._retry_for
 
         def is_over(state: RetryCallState) -> bool:
-            # Read the clock of the event loop, because the waits between the tries use that clock.
             return time() + state.upcoming_sleep >= until
 
         again = AsyncRetrying(

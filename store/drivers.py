@@ -19,6 +19,7 @@ from peerjob.model.findings import Finding
 from peerjob.model.record import StoreLimits
 
 from .base import Elections, Store
+from .calls import RETRY_FOR
 from .url import redact, scheme_of
 
 NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -41,7 +42,7 @@ class Engine(Store, Protocol):
 
 
 @typed_except_secrets("url")
-def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> Engine:
+def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = RETRY_FOR) -> Engine:
     """The store that a URL names, not opened yet; raises OptionError for a URL that names none.
 
     `memory://` is private to its caller, `memory://name` is shared in the process. `sqlite:///path/file.db` is a file

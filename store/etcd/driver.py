@@ -10,7 +10,7 @@ from typing import Any
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Capabilities, StoreLimits
-from peerjob.store.calls import answer_within, both
+from peerjob.store.calls import RETRY_FOR, answer_within, both
 from peerjob.store.kv.base import Applied, Compare, Entry, Found, LeaseEndedError, Range, Step
 from peerjob.store.kv.store import KVStore
 
@@ -31,7 +31,7 @@ _CAPABILITIES = Capabilities(
 )
 
 
-def etcd_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> KVStore:
+def etcd_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = RETRY_FOR) -> KVStore:
     """The store that an etcd URL names, not opened yet."""
     kv = EtcdKeyValue(parse_address(url), clock)
     return KVStore(kv, url=url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)

@@ -8,7 +8,7 @@ from typing import Any
 from peerjob.model.clock import Clock
 from peerjob.model.extras import needs_extra
 from peerjob.model.record import Capabilities, StoreLimits
-from peerjob.store.calls import answer_within
+from peerjob.store.calls import RETRY_FOR, answer_within
 from peerjob.store.rules import check_layout
 from peerjob.store.url import redact
 
@@ -91,7 +91,7 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
         return LuaElections(self.url, self._make_separate_driver, clock=self._clock)
 
 
-def lua_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> LuaStore:
+def lua_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = RETRY_FOR) -> LuaStore:
     """The store that a redis or valkey URL names, not opened yet; `+glide` in the scheme chooses valkey-glide."""
     address = parse_address(url)
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreError, StoreUnavailableError
 from peerjob.model.record import Capabilities, StoreLimits
-from peerjob.store.calls import answer_within, opened_before_fork
+from peerjob.store.calls import RETRY_FOR, answer_within, opened_before_fork
 from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
 from peerjob.store.kv.store import KVStore
 
@@ -28,7 +28,9 @@ CALL_TIMEOUT = 15.0
 _NORMAL = "A power cut can lose the last writes: the store's URL has sync=normal."
 
 
-def sqlite_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> KVStore:
+def sqlite_store(
+    url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = RETRY_FOR
+) -> KVStore:
     """The store that a SQLite URL names, not opened yet."""
     address = parse_address(url)
     kv = SqliteKeyValue(address, clock)

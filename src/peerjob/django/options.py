@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class BackendOptions:
     store: str = field(repr=False)  # the URL can contain a password
     coordinator: str | None = field(default=None, repr=False)
     namespace: str = "default"
+    store_retry: Duration = 30.0
     enqueue_on_commit: bool = True
 
     def node(
@@ -41,6 +43,7 @@ class BackendOptions:
             workers=workers,
             coordinator=self.coordinator,
             namespace=self.namespace,
+            store_retry=self.store_retry,
             name=name,
             lease_ttl=lease_ttl,
             timezone=settings.TIME_ZONE,
@@ -52,6 +55,7 @@ _EXPECTED: dict[str, tuple[type[Any] | tuple[type[Any], ...], str]] = {
     "store": (str, "a URL, such as redis://localhost:6379"),
     "coordinator": ((str, type(None)), "a URL, such as etcd://localhost:2379"),
     "namespace": (str, "a name"),
+    "store_retry": ((str, int, float, timedelta), "a duration, such as 2s"),
     "enqueue_on_commit": (bool, "True or False"),
 }
 

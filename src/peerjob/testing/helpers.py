@@ -40,6 +40,7 @@ class NodeOptions(ClusterOptions, total=False):
     """Options of `Node` except its store, jobs, workers and clock."""
 
     coordinator: Coordinator | None
+    store_retry: Duration
     namespace: str
     name: str | None
     limits: StoreLimits | None

@@ -204,6 +204,8 @@ async def test_an_option_that_cannot_be_is_refused_with_its_value(options: Any) 
         ({"lease_ttl": 0.5}, OptionError),
         ({"lease_ttl": -5}, OptionError),
         ({"lease_ttl": "soon"}, OptionError),
+        ({"store_retry": -1}, OptionError),
+        ({"store_retry": "soon"}, OptionError),
         ({"max_payload": 0}, OptionError),
         ({"namespace": ""}, OptionError),
         ({"namespace": "a}b"}, OptionError),

@@ -99,6 +99,14 @@ class DaemonSettings:
         Path | None,
         setting("A file that contains the store's URL. The list of processes then shows no password.", panel=STORE),
     ] = None
+    store_retry: Annotated[
+        str,
+        setting(
+            "How long a call is repeated while the store is away. Outcomes of jobs are repeated without a limit.",
+            metavar="DURATION",
+            panel=STORE,
+        ),
+    ] = "30s"
     coordinator: Annotated[
         str | None,
         setting(
@@ -231,7 +239,11 @@ class DaemonSettings:
             missing = ", ".join(f"--{name.replace('_', '-')}" for name, value in jwt.items() if not value)
             raise OptionError("--jwt-issuer", "an incomplete set of options", f"also {missing}")
         TrustedProxies(self.trusted_proxy or (), "--trusted-proxy")
-        for option, value in (("--grace", self.grace), ("--lease-ttl", self.lease_ttl)):
+        for option, value in (
+            ("--grace", self.grace),
+            ("--lease-ttl", self.lease_ttl),
+            ("--store-retry", self.store_retry),
+        ):
             to_seconds(value, option)
 
     @property
@@ -272,6 +284,7 @@ class DaemonSettings:
             namespace=self.namespace,
             name=self.name,
             lease_ttl=self.lease_ttl,
+            store_retry=self.store_retry,
             timezone=self.timezone,
             clock=clock,
             allow_unknown=True,
