@@ -19,7 +19,7 @@ from support.django_site import tasks
 BAD = [
     (
         {"stroe": "x"},
-        "['OPTIONS']: expected options among store, coordinator, namespace, store_retry, enqueue_on_commit, got 'stroe'",
+        "['OPTIONS']: expected options among store, coordinator, namespace, store_retry, enqueue_on_commit, got",
     ),
     ({"store": 5}, "['OPTIONS']['store']: expected a URL, such as redis://localhost:6379, got int 5"),
     ({"store": Path("/x")}, "['OPTIONS']['store']: expected a URL, such as redis://localhost:6379, got PosixPath"),
