@@ -47,6 +47,8 @@ MAX_LOOKUPS = 1600
 call."""
 CONNECT_TIMEOUT = 4.0
 CALL_TIMEOUT = 5.0
+_MAX_LOADS = 3
+"""A call loads its scripts at most this many times more if the server loses them again."""
 PASSING_CODES = (
     "ASK",
     "BUSY",
@@ -328,13 +330,25 @@ class Driver(ABC):
         replies = await self._send(commands, timeout, alone=alone)
         if self._address.cluster and isinstance(replies[0], Exception) and self.cause_of(replies[0]) is Cause.MOVED:
             replies = await self._send(commands, timeout, alone=alone)
-        if any(isinstance(reply, Exception) and self.cause_of(reply) is Cause.NO_SCRIPT for reply in replies):
-            # Send all commands again, so that no script runs before the script in front of it. A script that has run
-            # repeats its answer.
+        if any(map(self._lacks_script, replies)):
             loads = [("SCRIPT", "LOAD", script.source) for script in self._scripts.values()]
             self._checked(await self._send(loads, self._call_timeout))
             replies = await self._send(commands, timeout, alone=alone)
+        for _ in range(_MAX_LOADS):
+            if not any(map(self._lacks_script, replies)):
+                break
+            # Another program removes the scripts again and again: load those of the call in the same write.
+            # Send all commands again, so that no script runs before the script in front of it. A script that has run
+            # repeats its answer.
+            shas = {command[1] for command in commands if command[0] == "EVALSHA"}
+            loads = [("SCRIPT", "LOAD", one.source) for one in self._scripts.values() if one.sha in shas]
+            replies = await self._send([*loads, *commands], timeout, alone=alone)
+            self._checked(replies[: len(loads)])
+            replies = replies[len(loads) :]
         return replies
+
+    def _lacks_script(self, reply: Any) -> bool:
+        return isinstance(reply, Exception) and self.cause_of(reply) is Cause.NO_SCRIPT
 
     def _evalshas(self, calls: Sequence[Call]) -> list[tuple[Argument, ...]]:
         keys = self._declared
@@ -356,7 +370,7 @@ class Driver(ABC):
             return StoreError(f"the server at {url} is one of a cluster: add ?cluster=true to the URL")
         if code == "MISCONF" and "AOF" in text:
             return StoreUnavailableError(url, f"{text}; {_DISK_ADVICE}")
-        if cause in (Cause.MOVED, Cause.PASSING) or code in PASSING_CODES or NOT_LOCAL in text:
+        if cause in (Cause.MOVED, Cause.PASSING, Cause.NO_SCRIPT) or code in PASSING_CODES or NOT_LOCAL in text:
             return StoreUnavailableError(url, text)
         if (layout := _LAYOUT.search(text)) is not None:
             check_layout(layout[1], namespace=self.namespace, url=url)
@@ -374,9 +388,7 @@ class Driver(ABC):
             return StoreCommandError(f"the store at {url} lacks a command that peerjob needs: {text}")
         if connecting:
             return StoreError(f"the store at {url} refused the connection: {text}")
-        # The next call loads the missing script, so its error is not that of the request.
-        kind = StoreError if cause is Cause.NO_SCRIPT else StoreRefusedError
-        return kind(f"the store at {url} refused a command: {text}")
+        return StoreRefusedError(f"the store at {url} refused a command: {text}")
 
 
 def is_demoted(error: Exception) -> bool:

@@ -7,6 +7,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Awaitable
+from typing import Any
 
 import pytest
 import redis
@@ -125,6 +126,28 @@ async def test_forgotten_scripts_are_loaded_again(site: MakeSite) -> None:
     )
     assert acks == [Ack.DONE]
     assert len(claimed.claims) == 2
+
+
+@with_each_driver_and_server
+async def test_scripts_that_are_forgotten_again_and_again_fail_no_call(site: MakeSite) -> None:
+    """Another program removes the scripts between any two commands of the store."""
+    here = site()
+    store = await here.open(retry_for=10)
+    driver = vars(store)["_driver"]
+    send = driver._send
+
+    async def flushing(*arguments: Any, **options: Any) -> Any:
+        here.server.command("SCRIPT", "FLUSH")
+        return await send(*arguments, **options)
+
+    driver._send = flushing
+    for _ in range(3):
+        assert [one.is_new for one in await store.enqueue(here.make.instances(1))] == [True]
+    assert (await store.health()).counts == {"work": {State.SCHEDULED: 3}}
+    peer = await here.join(store)
+    _, claimed = await store.claim_on_hint(peer.incarnation, peer.want(1), request=here.make.request(), timeout=0)
+    assert claimed is not None
+    assert await peer.commit(*map(outcome, claimed.claims)) == [Ack.DONE]
 
 
 @with_each_driver_and_server
