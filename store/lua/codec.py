@@ -11,7 +11,7 @@ import msgspec
 from peerjob.model.errors import DecodeError
 from peerjob.model.record import Ack, Action, Claim, Claimed, LogLine, NewInstance, Outcome, Record, Transition
 from peerjob.model.spec import reader
-from peerjob.model.state import State
+from peerjob.model.state import SINGLE, State
 
 from .script import Argument, Reply
 
@@ -27,6 +27,7 @@ _NUMBERS = struct.Struct(">BBBHidddIIIIdII")
 _SIZE = struct.Struct(">I")
 _ENTRY = struct.Struct(">BdI")
 _HAS_KEY, _HAS_RESULT, _HAS_ERROR, _HAS_PROGRESS, _HAS_SLOT, _HAS_TAIL = 2, 4, 8, 16, 64, 128
+_STATES = frozenset(SINGLE)
 _encode = msgspec.msgpack.Encoder().encode
 _decode_line = reader(LogLine, "log line", open=True)
 
@@ -200,11 +201,11 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
         record_format,
         state,
         flags,
-        _entries,
+        entries,
         priority,
         due,
         fence,
-        _at,
+        at,
         attempts,
         crashes,
         losses,
@@ -214,6 +215,11 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
     ) = numbers
     if record_format != FORMAT:
         raise DecodeError(f"record of {id}: format {record_format}, {FORMAT} expected")
+    if state not in _STATES or state == State.CREATED:
+        raise DecodeError(f"record of {id}: {state} is no state")
+    if not -1 <= kept < 2.0**63:
+        raise DecodeError(f"record of {id}: {kept} is no retention")
+    _time(at)
     (kind, owner, history), end = _texts(raw, _NUMBERS.size, 3)
     key = tags = result = error = progress = slot = b""
     if flags:
@@ -226,6 +232,9 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
             raise DecodeError(f"record of {id}: a tail of {len(tail)} bytes, at most {MAX_TAIL} expected")
     if end != len(raw):
         raise DecodeError(f"record of {id}: {len(raw)} bytes, {end} expected")
+    transitions = _unpack_history(history)
+    if not transitions or len(transitions) != entries:
+        raise DecodeError(f"record of {id}: {len(transitions)} entries of history, {entries} expected")
     return Record(
         id=id,
         kind=kind.decode(),
@@ -236,9 +245,9 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
         attempts=attempts,
         crashes=crashes,
         losses=losses,
-        fence=int(fence),
+        fence=_time(fence),
         owner=owner.decode(),
-        history=_unpack_history(history),
+        history=transitions,
         result=result if flags & _HAS_RESULT else None,
         error=error if flags & _HAS_ERROR else None,
         progress=progress if flags & _HAS_PROGRESS else None,
@@ -251,8 +260,8 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
 
 
 def _time(value: float) -> int:
-    if not 0 <= value <= MAX_TIME_US:
-        raise DecodeError(f"{value} is not a time")
+    if not 0 <= value <= MAX_TIME_US or value % 1:
+        raise ValueError(f"{value} is not a time")
     return int(value)
 
 
@@ -261,6 +270,8 @@ def _unpack_history(raw: bytes) -> tuple[Transition, ...]:
     position = 0
     while position < len(raw):
         state, at, count = _ENTRY.unpack_from(raw, position)
+        if state not in _STATES:
+            raise ValueError(f"{state} is no state")
         (node, note), position = _texts(raw, position + _ENTRY.size, 2)
         entries.append(Transition(State(state), _time(at), node.decode(), note.decode(), count))
     return tuple(entries)
@@ -275,6 +286,8 @@ def _texts(raw: bytes, position: int, count: int) -> tuple[list[bytes], int]:
     for _ in range(count):
         (size,) = _SIZE.unpack_from(raw, position)
         position += _SIZE.size
+        if position + size > len(raw):
+            raise ValueError(f"{len(raw)} bytes, at least {position + size} expected")
         texts.append(raw[position : position + size])
         position += size
     return texts, position

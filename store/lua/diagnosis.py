@@ -13,6 +13,7 @@ from .capabilities import capabilities_of, durability_of, eviction_risk, missing
 from .cluster_search import key_slot
 from .driver import SlowCall, prefix
 from .durability import Durability, obstacle, online_replicas
+from .key_types import wrong_types
 from .redis_driver import RedisDriver
 from .sentinel import Sentinels
 
@@ -36,17 +37,19 @@ async def diagnose_lua(url: str, namespace: str) -> list[Finding]:
         slow = await driver.slow_calls()
         watched = await _sentinels(driver.sentinels, address.durability, await driver.config("min-replicas-to-write"))
         capabilities = await capabilities_of(driver, replace(address, durability=None))
+        foreign = _foreign_keys(await wrong_types(driver))
     finally:
         await driver.close()
     if not info:
         # valkey-glide asks for INFO when it connects
         verdict = Severity.FAIL if address.library == "glide" else Severity.WARN
         found = [Finding("server", verdict, warning) for warning in capabilities.warnings]
-        return [*found, *shard, *watched, *_durability(address.durability, info, settings)]
+        return [*found, *shard, *watched, *foreign, *_durability(address.durability, info, settings)]
     return [
         Finding("server", Severity.OK, _version(info)),
         *shard,
         *watched,
+        *foreign,
         *_role(info),
         *_persistence(info, settings),
         *_durability(address.durability, info, settings),
@@ -104,6 +107,19 @@ def _slow_calls(calls: Sequence[SlowCall] | None, now: int) -> Iterator[Finding]
     shown = sorted(worst.items(), key=lambda item: -max(item[1]))[:_SHOWN]
     listed = ", ".join(f"{name} {len(times)}x (up to {max(times) * 1000:.0f} ms)" for name, times in shown)
     yield Finding("slow calls", Severity.WARN, f"over {limit}: {listed}; capitals are commands of other programs")
+
+
+def _foreign_keys(wrong: Mapping[str, tuple[str, str]]) -> Iterator[Finding]:
+    """Yield the keys of another type: each call that uses one fails."""
+    for key, (actual, expected) in sorted(wrong.items())[:_SHOWN]:
+        text = (
+            f"{key} is a {actual}, not a {expected}: another program wrote it, and calls that use it fail. Stop that "
+            "program and rename the key; peerjob makes a new one. To queue again what only this key listed, export the "
+            "namespace and import it into another one"
+        )
+        yield Finding("keys", Severity.FAIL, text)
+    if len(wrong) > _SHOWN:
+        yield Finding("keys", Severity.FAIL, f"{len(wrong) - _SHOWN} more keys are of another type")
 
 
 def _version(info: Mapping[str, str]) -> str:

@@ -37,6 +37,7 @@ from peerjob.store.rules import check_layout
 from peerjob.store.url import Host
 
 from .address import Address
+from .reports import Reports
 from .script import Argument, Call, Reply, load_scripts
 from .sentinel import Sentinels
 
@@ -259,6 +260,11 @@ class Driver(ABC):
             return next((script.name for script in self._scripts.values() if script.sha == sha), "an older script")
         return words[0].decode(errors="replace").upper()
 
+    async def ask(self, *commands: tuple[Argument, ...]) -> list[Any] | None:
+        """The answers of the server to commands that no script sends; None if the user may not ask."""
+        replies = await self._send(commands, self._call_timeout)
+        return None if any(isinstance(reply, Exception) for reply in replies) else replies
+
     async def config(self, pattern: str) -> Mapping[str, str]:
         """The settings that match a pattern; empty if the user may not ask."""
         (reply,) = await self._send([("CONFIG", "GET", pattern)], self._call_timeout)
@@ -412,6 +418,7 @@ class LuaCommands:
         self._limits = limits
         self._clock = clock
         self._retry = CallRetry(clock=clock, retry_for=retry_for)
+        self._reports = Reports()
 
     async def _run(self, script: str, *arguments: Argument) -> Reply:
         """Run one script, with retries while the server is away."""
@@ -424,10 +431,11 @@ class LuaCommands:
 
 
 def log_set_aside(fields: Sequence[bytes]) -> None:
-    """Log what a script set aside: id, kind, reason, one after the other."""
+    """Log what a script set aside or removed: "1" or "", id, kind, reason, one after the other."""
     texts = [item.decode(errors="backslashreplace") for item in fields]
-    for name, kind, reason in zip(texts[::3], texts[1::3], texts[2::3], strict=True):
-        LOGGER.error("set aside instance %s of kind %r: %s", name, kind or "?", reason)
+    for is_aside, name, kind, reason in zip(*[iter(texts)] * 4, strict=True):
+        text = "set aside instance %s of kind %r: %s" if is_aside else "instance %s of kind %r: %s"
+        LOGGER.error(text, name, kind or "?", reason)
 
 
 def check_cursor(cursor: str, form: str) -> str:

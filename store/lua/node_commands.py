@@ -18,7 +18,6 @@ from peerjob.model.spec import reader
 from peerjob.model.state import State
 from peerjob.store.activity import encode_sample, limited, merged, place_of, samples_in
 from peerjob.store.audit import audit_records
-from peerjob.store.calls import LOGGER
 
 from .driver import MAX_REPLY_BYTES, Driver, LuaCommands, log_set_aside
 
@@ -29,6 +28,7 @@ _SLOT_HEAD = struct.Struct(">II")
 """The head of a stored slot of activity: the number of the slot, and how often it was written."""
 _DESCRIPTOR = struct.Struct(f">d{DIGEST_BYTES}sII")
 """The head of a stored descriptor: the time of its publication, its digest, and the sizes of body and schema."""
+_NO_HEAD = (0.0, b"", 0, 0)
 
 
 class LuaNodeCommands(LuaCommands):
@@ -80,9 +80,9 @@ class LuaNodeCommands(LuaCommands):
         views: list[NodeView] = []
         for name, _, *numbers in alive:
             try:
-                running, renewed, expires = map(int, numbers)
+                running, renewed, expires = map(_number, numbers)
             except ValueError as error:
-                LOGGER.error("node %s cannot be read and is left out: %s", name.decode(), error)
+                self._reports.left_out(_node(name), error)
                 continue
             if name in self._shown:
                 info = self._shown[name][1]
@@ -102,7 +102,7 @@ class LuaNodeCommands(LuaCommands):
                     if info is not None:
                         self._shown[name] = (shown, _decode(info))
                 except ValueError as error:
-                    LOGGER.error("a node cannot be read and is left out: %s", error)
+                    self._reports.left_out(_node(name), error)
             del new[: len(found) // 2]
 
     async def instruct(self, incarnation: str, instruction: Instruction) -> bool:
@@ -121,7 +121,7 @@ class LuaNodeCommands(LuaCommands):
     async def descriptors(self, kinds: Sequence[str]) -> list[tuple[KindDescriptor, ...]]:
         check_batch(len(kinds))
         found = await self._run("descriptors", self._limits.kinds_kept_us, *kinds)
-        return [tuple(_descriptors_in(kind, data)) for kind, data in zip(kinds, found, strict=True)]
+        return [tuple(self._descriptors_in(kind, data)) for kind, data in zip(kinds, found, strict=True)]
 
     async def published_kinds(self, kinds: Sequence[str]) -> list[bool]:
         check_batch(len(kinds))
@@ -161,12 +161,25 @@ class LuaNodeCommands(LuaCommands):
     async def watch_changes(self, incarnation: str, ttl: float) -> None:
         await self._run("watch_changes", incarnation, round(ttl * 1_000_000))
 
+    def _descriptors_in(self, kind: str, data: bytes) -> Iterator[KindDescriptor]:
+        at = 0
+        while at < len(data):
+            head = at + _DESCRIPTOR.size
+            _, digest, body_size, schema_size = _DESCRIPTOR.unpack_from(data, at) if head <= len(data) else _NO_HEAD
+            middle, at = head + body_size, head + body_size + schema_size
+            if at > len(data):
+                # The next publication of the kind drops the rest.
+                self._reports.left_out(f"a descriptor of kind {kind!r}", f"{len(data)} bytes, {at} expected")
+                return
+            yield KindDescriptor(kind=kind, digest=digest, body=data[head:middle], schema=data[middle:at])
 
-def _descriptors_in(kind: str, data: bytes) -> Iterator[KindDescriptor]:
-    at = 0
-    while at < len(data):
-        _, digest, body_size, schema_size = _DESCRIPTOR.unpack_from(data, at)
-        at += _DESCRIPTOR.size
-        body, schema = data[at : at + body_size], data[at + body_size : at + body_size + schema_size]
-        yield KindDescriptor(kind=kind, digest=digest, body=body, schema=schema)
-        at += body_size + schema_size
+
+def _number(text: bytes) -> int:
+    number = int(text)
+    if not 0 <= number < 2**53:
+        raise ValueError(f"{text[:20]!r} is no number from 0 to 2**53")
+    return number
+
+
+def _node(incarnation: bytes) -> str:
+    return f"node {incarnation.decode(errors='backslashreplace')}"

@@ -311,7 +311,9 @@ def _enqueued(instances: Sequence[NewInstance], reply: Reply) -> list[Enqueued]:
 
 
 def _hints(texts: Sequence[bytes]) -> list[Hint]:
-    return [Hint(_HINTS[text[0]], text[1:]) for text in map(bytes.decode, texts)]
+    """The hints that can be read. Hints only wake, so a damaged one is dropped: renewals tell about work, too."""
+    readable = (text.decode(errors="replace") for text in texts)
+    return [Hint(_HINTS[text[0]], text[1:]) for text in readable if text[:1] in _HINTS]
 
 
 def _acks(reply: Reply) -> list[Ack]:

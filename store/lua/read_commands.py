@@ -9,7 +9,6 @@ from peerjob.model.errors import DecodeError, LayoutError
 from peerjob.model.query import Query
 from peerjob.model.record import MAX_BATCH, Health, LogLine, LogPage, Page, Record, check_batch
 from peerjob.model.state import State
-from peerjob.store.calls import LOGGER
 
 from .codec import unpack_line, unpack_record
 from .driver import MAX_LOOKUPS, MAX_REPLY_BYTES, LuaCommands, check_cursor, log_set_aside
@@ -63,8 +62,7 @@ class LuaReadCommands(LuaCommands):
             try:
                 readable.append(unpack_line(raw))
             except DecodeError as error:
-                # A log line has the text of the error without a traceback: the text says all.
-                LOGGER.error("instance %s: %s; the line is left out", id, error)
+                self._reports.left_out(f"a log line of instance {id}", error, raw)
         return LogPage(tuple(readable), after.decode(), int(dropped) + len(lines) - len(readable))
 
     async def due(self, kinds: Sequence[str] = ()) -> dict[str, int]:
@@ -105,7 +103,7 @@ class LuaReadCommands(LuaCommands):
         more = False
         scanned: Argument = "0"
         while True:
-            scanned, is_whole, has_more, *found = await self._run(
+            scanned, is_whole, has_more, wrong, *found = await self._run(
                 "lookup",
                 what,
                 int(query.states),
@@ -117,10 +115,12 @@ class LuaReadCommands(LuaCommands):
                 scanned,
                 at_once,
             )
+            if await self._unindex(wrong) and is_whole and has_more and not found:
+                continue  # so many entries were no ids that the page has none
             if is_whole:
                 ids = [name.decode() for name in found[::3]]
                 pairs = [part for n in range(0, len(found), 3) for part in found[n + 1 : n + 3]]
-                more = bool(has_more)
+                more = bool(has_more and ids)
                 break
             # Keep one id more than the page holds. The additional id shows that there are more, and bounds the next
             # call.
@@ -143,6 +143,14 @@ class LuaReadCommands(LuaCommands):
                 await self._run("untag", query.tag, *gone)
         return [record for record in records if record is not None], ids[-1] if more else None
 
+    async def _unindex(self, wrong: Sequence[bytes]) -> bool:
+        """Remove entries that are no ids: pairs of the key of an index and the entry. Return whether that was done."""
+        with contextlib.suppress(LayoutError):
+            for start in range(0, len(wrong), 2 * MAX_BATCH):
+                log_set_aside(await self._run("unindex", *wrong[start : start + 2 * MAX_BATCH]))
+            return bool(wrong)
+        return False
+
     async def _read(self, ids: Sequence[str], max_bytes: int | None = None) -> list[bytes | None]:
         """Return the stored record and spec of each id.
 
@@ -161,16 +169,16 @@ class LuaReadCommands(LuaCommands):
     ) -> list[Record | None]:
         """Decode stored records. An unreadable record becomes None in the result and is set aside in the store."""
         records: list[Record | None] = []
-        unreadable: list[tuple[str, str, bytes]] = []
+        unreadable: list[tuple[str, str]] = []
         for name, raw, spec in zip(ids, pairs[::2], pairs[1::2], strict=True):
             record: Record | None = None
             try:
                 if raw is not None and spec is not None:
                     record = unpack_record(name, raw, spec)
                 elif indexed or raw is not None:
-                    unreadable.append((name, kind, raw or b""))
+                    unreadable.append((name, kind))
             except DecodeError:
-                unreadable.append((name, kind, raw or b""))
+                unreadable.append((name, kind))
             records.append(record)
         for start in range(0, len(unreadable), _MAX_SET_ASIDE):
             named = [part for one in unreadable[start : start + _MAX_SET_ASIDE] for part in one]

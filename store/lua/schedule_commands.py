@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -20,7 +20,6 @@ from peerjob.model.firing import (
     Term,
 )
 from peerjob.model.spec import reader
-from peerjob.store.calls import LOGGER
 from peerjob.store.rules import MAX_REMOVALS, check_count, check_fires
 
 from .codec import check_id, template_arguments
@@ -75,7 +74,7 @@ class LuaScheduleCommands(LuaCommands):
         check_count(names, "schedules")
         rows: list[ScheduleRow | None] = []
         while len(rows) < len(names):
-            rows += map(_readable_row, await self._run("get_schedules", MAX_REPLY_BYTES, *names[len(rows) :]))
+            rows += map(self._readable_row, await self._run("get_schedules", MAX_REPLY_BYTES, *names[len(rows) :]))
         return rows
 
     async def changed_schedules(self, revision: int, *, limit: int = MAX_SCHEDULES) -> SchedulePage:
@@ -84,7 +83,7 @@ class LuaScheduleCommands(LuaCommands):
             "changed_schedules", since, loaded, min(limit, MAX_SCHEDULES), MAX_REPLY_BYTES
         )
         return SchedulePage(
-            rows=tuple(filter(None, map(_readable_row, rows))),
+            rows=tuple(filter(None, map(self._readable_row, rows))),
             revision=-(int(began) * _LOADING + int(upto)) if began else int(upto),
             more=bool(more),
             reset=bool(reset),
@@ -110,8 +109,11 @@ class LuaScheduleCommands(LuaCommands):
         script = "fire" if has_instances else "account"
         (replies,) = await self._run_durably((script, arguments))
         return [
-            FireAnswer(status=_STATUSES[status], record=_decode(record) if record else None)
-            for status, record in replies
+            FireAnswer(
+                status=_STATUSES[status],
+                record=next(self._readable_records(fire.schedule, [record]), None) if record else None,
+            )
+            for fire, (status, record) in zip(fires, replies, strict=True)
         ]
 
     async def fires(
@@ -129,7 +131,22 @@ class LuaScheduleCommands(LuaCommands):
         if cursor is not None:
             last, _, told = check_cursor(cursor, _FIRE_CURSOR).partition(":")
         at, told, more, *records = await self._run("fires", name, first, last, told, min(limit, MAX_FIRES))
-        return FirePage(tuple(_readable_records(records)), f"{at.decode()}:{told}" if more else None)
+        return FirePage(tuple(self._readable_records(name, records)), f"{at.decode()}:{told}" if more else None)
+
+    def _readable_row(self, reply: Reply) -> ScheduleRow | None:
+        """Return the schedule in the reply of a script; None, with one report, if it cannot be read."""
+        try:
+            return _row(reply)
+        except Exception as error:  # noqa: BLE001  # damaged bytes cause errors of any type; one hides no other
+            self._reports.left_out(f"schedule {reply[0].decode(errors='backslashreplace')!r}", error)
+            return None
+
+    def _readable_records(self, name: str, records: Iterable[bytes]) -> Iterator[FireRecord]:
+        for raw in records:
+            try:
+                yield _decode(raw)
+            except DecodeError as error:
+                self._reports.left_out(f"a record of the ledger of schedule {name!r}", error, raw)
 
 
 def _time(time_us: int | None) -> Argument:
@@ -156,19 +173,12 @@ def _fire_arguments(fire: Fire, term: Term | None, node: str) -> list[Argument]:
     return [*arguments, fire.overlap.value, fire.queue_limit, new.id, new.spec, *template_arguments(new)]
 
 
-def _readable_row(reply: Reply) -> ScheduleRow | None:
-    """Return the schedule in the reply of a script. If the schedule cannot be read, log the error and return None."""
-    try:
-        return _row(reply)
-    except Exception as error:  # noqa: BLE001  # damaged bytes cause errors of any type; one bad schedule hides no other
-        LOGGER.error("schedule %r cannot be read and is left out: %s", reply[0], error)
-        return None
-
-
 def _row(reply: Reply) -> ScheduleRow | None:
     """Return the schedule in the reply of a script. A reply of two fields stands for a removed schedule."""
     if reply is None:
         return None
+    if len(reply) == 1:
+        raise DecodeError("a field is missing or has no valid value")
     if len(reply) == 2:
         name, revision = reply
         return ScheduleRow(
@@ -191,11 +201,3 @@ def _row(reply: Reply) -> ScheduleRow | None:
         holder=holder,
         parked=tuple(parked),
     )
-
-
-def _readable_records(records: Iterable[bytes]) -> Iterable[FireRecord]:
-    for raw in records:
-        try:
-            yield _decode(raw)
-        except DecodeError as error:
-            LOGGER.error("a record of a ledger cannot be read and is left out: %s", error)

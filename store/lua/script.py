@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 _PARTS = (
-    *("base", "keys", "kinds", "heap", "record", "claims", "lease", "queue", "hints", "slot", "aside", "outcome"),
-    *("takeback", "payloads", "pages", "arrival", "schedule", "ledger", "firing"),
+    *("base", "values", "keys", "kinds", "heap", "record", "claims", "lease", "queue", "hints", "slot", "aside"),
+    *("outcome", "takeback", "payloads", "pages", "arrival", "schedule", "ledger", "firing"),
 )
 """The files of `lib`, in an order in which each definition uses only earlier definitions."""
 _CONSTANTS = {

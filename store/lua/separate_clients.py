@@ -11,7 +11,7 @@ from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.firing import Candidate, Leader, Term
 from peerjob.model.instruction import instruction_of
 from peerjob.model.record import Held, Renewed
-from peerjob.store.calls import MAX_ANSWER, answer_within
+from peerjob.store.calls import LOGGER, MAX_ANSWER, answer_within
 
 from .driver import Driver
 from .script import Argument, Reply
@@ -70,7 +70,10 @@ class LuaLiveness(SeparateClient):
         reply = await self._run("renew", incarnation, ttl_us, running, count, fences_digest, timeout=limit)
         if not reply:
             return Renewed(dead=True)
-        now, held, cancelled, instruction, work_due, reap_in_us = reply
+        now, held, cancelled, instruction, work_due, reap_in_us, mended = reply
+        if mended:
+            text = "node %s: %d damaged entries of its claims are replaced by what the records show"
+            LOGGER.error(text, incarnation, mended)
         # The round trip is measured in monotonic time, because the wall clock can be changed during the request.
         answered_us, round_trip_us = self._clock.time_us(), round((self._clock.elapsed() - sent) * 1_000_000)
         max_us = answered_us - int(now)

@@ -7,7 +7,7 @@
 --          the number of the slot and the number of writes, in 4 bytes each
 -- Reply    "" if the slot is written; else the stored slot
 local stored = call('HGET', ACTIVITY, ARGV[1]) or ''
-if sub(stored, 1, 4) == sub(ARGV[2], 1, 4) and sub(stored, 1, 8) ~= ARGV[2] then
+if #stored >= 8 and sub(stored, 1, 4) == sub(ARGV[2], 1, 4) and sub(stored, 1, 8) ~= ARGV[2] then
   return stored
 end
 call('HSET', ACTIVITY, ARGV[1], ARGV[3])

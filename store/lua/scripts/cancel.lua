@@ -11,9 +11,11 @@ local answer = call('GET', cancelled_key(request))
 if answer then
   local reply = {{}}
   for state in string.gmatch(answer, '%d+') do
-    reply[#reply + 1] = tonumber(state)
+    reply[#reply + 1] = STATES[tonumber(state)] and tonumber(state) or 0
   end
-  return reply
+  if #reply == #ARGV - 2 then
+    return reply
+  end
 end
 
 local keys = {}

@@ -8,8 +8,7 @@
 --          up to which the reply is complete; "1" if there is more; then per schedule its row as in lib/schedule.lua,
 --          or {name, revision} if it was removed}
 local since, loaded, limit, bytes_left = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local found = call('HMGET', REVISIONS, 'latest', 'floor')
-local latest_revision, floor = tonumber(found[1] or '0'), tonumber(found[2] or '0')
+local latest_revision, floor = revisions_now()
 -- If the server lost its last second of writes, its latest revision can be below the revision of the reader. The reader
 -- must load all schedules again.
 local reset = since ~= 0 and (since < floor or since > latest_revision)
@@ -23,9 +22,12 @@ end
 
 local changes = {}
 local function collect(key, from, removed)
-  local some = call('ZRANGE', key, '(' .. digits(from), '+inf', 'BYSCORE', 'LIMIT', 0, limit + 1, 'WITHSCORES')
+  -- A revision that is no number of the range belongs to a damaged entry, which a first load reads, too.
+  local some = call('ZRANGE', key, from == 0 and '-inf' or '(' .. digits(from), '+inf', 'BYSCORE', 'LIMIT', 0, limit + 1, 'WITHSCORES')
   for n = 1, #some, 2 do
-    changes[#changes + 1] = {name = some[n], revision = tonumber(some[n + 1]), removed = removed}
+    local revision = tonumber(some[n + 1])
+    revision = is_time(revision) and revision or latest_revision
+    changes[#changes + 1] = {name = some[n], revision = revision, removed = removed}
   end
 end
 collect(SCHEDULES, after, false)
@@ -39,7 +41,7 @@ while done < min(limit, #changes) and bytes_left > 0 do
   local change = changes[done]
   local row = not change.removed and schedule_row(change.name)
   reply[done + 4] = change.removed and {change.name, digits(change.revision)} or row
-  bytes_left = bytes_left - (row and #row[3] or 0)
+  bytes_left = bytes_left - size_of_row(row)
 end
 local more = #changes > done
 local upto = more and changes[done].revision or latest_revision

@@ -20,6 +20,7 @@ if not name then
 elseif registered ~= set_name and limit > 0 then
   return {'set'}
 end
+name = text_or(name, incarnation)
 
 local labels, shapes = {}, {}
 local reply, filled = {'ok', now, 0, {}, labels, shapes}, 6
@@ -58,6 +59,10 @@ end
 
 -- A request that was answered before gets the same claims again, so a lost reply loses no claim.
 local answered = call('HGET', requests_key(incarnation), command)
+-- An answer that cannot be read counts as none: the node hands back the claims that it does not know.
+if answered and not find(answered, '^[^\n]*\n%d+\n%d+\n') then
+  answered = false
+end
 if answered and sub(answered, 1, #request + 1) == request .. '\n' then
   local at, next_due, ids_text, fences_text = match(answered, '^(%d+)\n(%d+)\n([^\n]*)(.*)$', #request + 2)
   reply[2], reply[3] = tonumber(at), tonumber(next_due)
@@ -230,7 +235,7 @@ end
 
 -- Claim an instance whose record is not as most are. Return whether it can be claimed.
 local function claim_unusual(id, key, kind, record, spec)
-  if not record or record.state ~= SCHEDULED or record.kind ~= kind then
+  if not record or record.state ~= SCHEDULED or record.kind ~= kind or record.fence == LATEST then
     return false
   end
   record.fence, record.owner, record.attempts = max(record.fence + 1, now), incarnation, record.attempts + 1
@@ -268,9 +273,12 @@ local function claim_next(next_ids, sources_of)
         if source.left == 1 and source.member then
           push(heap, source, is_before)
         end
-        if raw or call('EXISTS', bad_key(id)) == 0 then
+        if unusual and spec and unusual.fence < LATEST then
+          -- The record decides: an instance that is in another state or of another kind only leaves this queue.
+          note_stray(id, source.kind, 'its entry in a queue is wrong and is removed')
+        elseif raw or call('EXISTS', bad_key(id)) == 0 then
           set_aside(id, source.kind, not raw and 'queued without a record' or not spec and 'queued without arguments'
-            or not unusual and 'unreadable record' or 'queued in state ' .. unusual.state)
+            or 'unreadable record')
         end
       end
     end

@@ -14,6 +14,7 @@ if not name or registered ~= set_name or has_indexes or has_watchers
   or answered and (request < answered or sub(answered, 1, #request + 1) == request .. '\n') then
   return {'more'}
 end
+name = text_or(name, incarnation)
 local next_due = earliest_due()
 if next_due and next_due <= now then
   return {'more'}

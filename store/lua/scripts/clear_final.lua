@@ -10,7 +10,7 @@
 local MAX_BYTES = 4194304
 local what, limit = ARGV[1], tonumber(ARGV[4])
 local kinds, next_cursor = some_kinds(ARGV[5], ARGV[6])
-local ids, more = page(indexes(kinds, CANCELLED + TIMED_OUT + COMPLETED + TERMINATED), ARGV[2], ARGV[3], false, limit)
+local ids, more, wrong = page(indexes(kinds, CANCELLED + TIMED_OUT + COMPLETED + TERMINATED), ARGV[2], ARGV[3], false, limit)
 local cleared = 0
 
 local clear = {
@@ -54,6 +54,10 @@ local done = read_payloads(ids, false, MAX_BYTES, function(n, raw)
     cleared = cleared + 1
   end
 end)
+for n = 1, #wrong, 2 do
+  add('ZREM', wrong[n], wrong[n + 1])
+  note_stray(wrong[n + 1], '', 'its entry in an index is no id and is removed')
+end
 more = more or done < #ids
 pass_slots_and_wake()
 write_all()

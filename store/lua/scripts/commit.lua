@@ -17,13 +17,20 @@ local FINAL = {C = COMPLETED, T = TERMINATED, O = TIMED_OUT, X = CANCELLED}
 local STARTED, RESULT, ERROR, PROGRESS, DELAY, NOTE, LOGS = byte('srepdnl', 1, 7)
 
 local answered = call('HGET', requests_key(incarnation), command)
-if answered and sub(answered, 1, #request + 1) == request .. '\n' then
+if answered and sub(answered, 1, #request + 1) == request .. '\n'
+  and find(answered, '^[DLC]+$', #request + 2) and #answered == #request + 1 + tonumber(ARGV[8]) then
   return {sub(answered, #request + 2), {}}
 end
+
+local ACTIONS = {C = true, T = true, O = true, X = true, R = true, Z = true, H = true, L = true, P = true}
 
 -- Return the position in ARGV after an outcome, then the action and the arguments of the outcome, by letter.
 local function read_outcome(position)
   local letters, fields = ARGV[position + 2], {}
+  local action = sub(letters, 1, 1)
+  if not ACTIONS[action] then
+    error('an outcome has the action "' .. action .. '", one of C, T, O, X, R, Z, H, L and P expected')
+  end
   position = position + 3
   for at = 2, #letters do
     local letter = byte(letters, at)
@@ -41,7 +48,7 @@ local function read_outcome(position)
       position = position + 1
     end
   end
-  return position, sub(letters, 1, 1), fields
+  return position, action, fields
 end
 
 local ids, keys, fences, actions, arguments = {}, {}, {}, {}, {}
@@ -54,7 +61,7 @@ end
 
 local claims, raws = call('HMGET', owned, unpack(ids)), call('MGET', unpack(keys))
 local alive = call('ZSCORE', LEASES, incarnation)
-local name = call('HGET', node_key(incarnation), 'name') or sub(call('HGET', DEAD, incarnation) or '', 3)
+local name = text_or(call('HGET', node_key(incarnation), 'name') or sub(call('HGET', DEAD, incarnation) or '', 3), incarnation)
 
 -- The tables hold the effects of outcomes so far, so that a later outcome of the same instance sees the earlier ones.
 local owns, records, written, new_logs = {}, {}, {}, {}
@@ -106,15 +113,15 @@ end
 
 -- A processor can log after the end of a run. The late lines are kept unless another node has claimed the instance
 -- since the run ended.
-local function late_logs(id, raw, fence, action, fields)
+local function late_logs(id, fence, action, fields)
   if action ~= 'P' or not fields[LOGS] or fields[PROGRESS] or fields[STARTED] then
     return 'L'
   end
-  local record = records[id] or decode(ended_records[id] or raw)
+  local record = records[id]
   if not record or record.owner ~= incarnation or digits(record.fence) ~= fence or record.state < CANCELLED then
     return 'L'
   end
-  records[id], written[id] = record, record
+  written[id] = record
   keep_lines(id, fields[LOGS])
   return 'D'
 end
@@ -128,13 +135,17 @@ local function apply(n, id)
   if fence ~= latest_fence then
     latest_fence, latest_claim = fence, claim_entry(fence, '')
   end
-  if not claim then
-    return late_logs(id, raws[n], fence, action, fields)
-  elseif claim ~= latest_claim then
+  if claim ~= latest_claim then
     local owns_fence
-    owns_fence, flags = claim_parts(claim)
+    owns_fence, flags = claim_parts(claim or '')
     if owns_fence ~= fence then
-      return 'L'
+      -- The entry is missing, damaged, or of another claim. The record decides.
+      records[id] = records[id] or decode(ended_records[id] or raws[n])
+      owns_fence, flags = claim_of(records[id], incarnation)
+      if owns_fence ~= fence or not claim and flags == 'r' then
+        return claim and 'L' or late_logs(id, fence, action, fields)
+      end
+      claim = claim_entry(fence, flags)
     end
   end
   local record = records[id]
@@ -150,7 +161,7 @@ local function apply(n, id)
     record = decode(raws[n]) or false
     records[id] = record
   end
-  if has_flag(flags, 'r') then
+  if (has_flag(flags, 'r') or record and record.releasing) and not (record and record.state == PROCESSING) then
     if action ~= 'P' then
       owns[id] = false
       if record and record.releasing then
@@ -162,7 +173,7 @@ local function apply(n, id)
     end
     return 'C'
   end
-  if not record or record.state ~= PROCESSING or record.owner ~= incarnation then
+  if not record or not holds(record, incarnation, fence) then
     owns[id] = false
     end_claim(incarnation, id, record, nil)
     if not record then
@@ -170,6 +181,7 @@ local function apply(n, id)
     end
     return 'L'
   end
+  record.owner = incarnation
   if fields[LOGS] then
     keep_lines(id, fields[LOGS])
   end

@@ -15,5 +15,11 @@ for _, kind in ipairs(kinds) do
     add('HDEL', KINDS, kind)
   end
 end
+for _, kind in ipairs(unreadable_kinds) do
+  add('HDEL', KINDS, kind)
+end
 write_all()
+if #unreadable_kinds > 0 then
+  count_damaged(#unreadable_kinds)
+end
 return {removed, cursor}

@@ -11,7 +11,8 @@ local node, retention = ARGV[1], tonumber(ARGV[6])
 -- still in the slot leaves the slot in the same call.
 local function slot_now(name)
   local members = call('ZRANGE', slot_key(name), 0, -1, 'WITHSCORES')
-  local slot = {waiting = {}, place = max(now, tonumber(members[#members] or '0') + 1)}
+  local place = tonumber(members[#members] or '0') + 1
+  local slot = {waiting = {}, place = is_time(place) and max(now, place) or now}
   for n = 1, #members, 2 do
     if slot.holder then
       slot.waiting[#slot.waiting + 1] = members[n]

@@ -16,7 +16,8 @@ end
 local kinds = call('SPOP', set_key(set), ARGV[1])
 unlink_kinds(set, kinds)
 if #kinds == 0 then
-  if sub(set, 1, 1) == 'x' and call('DECR', INDEXED) <= 0 then
+  local is_indexed = sub(set, 1, 1) == 'x' and call('HGET', SETS, set) and number_of_indexes() > 0
+  if is_indexed and call('DECR', INDEXED) <= 0 then
     call('UNLINK', INDEXED)
   end
   call('HDEL', SETS, set)

@@ -8,7 +8,7 @@ local rows, bytes_left = {}, tonumber(ARGV[1])
 for n = 2, #ARGV do
   if bytes_left > 0 then
     rows[n - 1] = schedule_row(ARGV[n])
-    bytes_left = bytes_left - (rows[n - 1] and #rows[n - 1][3] or 0)
+    bytes_left = bytes_left - size_of_row(rows[n - 1])
   end
 end
 return rows

@@ -11,7 +11,7 @@ for _, member in ipairs(call('ZRANGE', DELAYED, 0, 999)) do
   delayed = delayed - (is_reserved(member) and 1 or 0)
 end
 local kinds, cursor = some_kinds(ARGV[1], ARGV[2])
-local reply = {cursor, delayed, call('ZCOUNT', LEASES, now, '+inf'), tonumber(call('GET', ASIDE_COUNT) or 0)}
+local reply = {cursor, delayed, call('ZCOUNT', LEASES, now, '+inf'), whole_number(call('GET', ASIDE_COUNT)) or 0}
 for _, kind in ipairs(kinds) do
   local counts = {}
   for n, state in ipairs(SINGLE) do

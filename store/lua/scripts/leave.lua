@@ -10,7 +10,7 @@ local alive, entry_text = call('ZSCORE', LEASES, incarnation), call('HGET', DEAD
 if not alive and not entry_text then
   return {0, 1, {}}
 end
-local node = call('HGET', node_key(incarnation), 'name') or sub(entry_text or '', 3)
+local node = text_or(call('HGET', node_key(incarnation), 'name') or sub(entry_text or '', 3), incarnation)
 if alive then
   entry_text = ending(incarnation, true)
 end

@@ -7,7 +7,7 @@
 --          ZRANGE BYLEX takes them; "1" for the newest first; limit; bytes after which the reply ends; cursor of kinds
 --          ("0" to begin), number of kinds to look at
 -- Reply    {next cursor of kinds ("0" at the end), "1" if one call is enough, "1" if there are more instances,
---          per instance: id, record or nil, spec or nil}. If one call is not enough: only ids, and one more than the
+--          entries that are no ids, each with its index in front; per instance: id, record or nil, spec or nil}. If one call is not enough: only ids, and one more than the
 --          limit
 local what, name, states = sub(ARGV[1], 1, 1), sub(ARGV[1], 2), tonumber(ARGV[2])
 local limit, cursor = tonumber(ARGV[6]), ARGV[8]
@@ -22,16 +22,16 @@ else
   keys = indexes(kinds, states)
 end
 local is_all = cursor == '0' and next_cursor == '0'
-local ids, more = page(keys, ARGV[3], ARGV[4], ARGV[5] == '1', is_all and limit or limit + 1)
-local reply = {next_cursor, is_all and '1' or '', more and '1' or ''}
+local ids, more, wrong = page(keys, ARGV[3], ARGV[4], ARGV[5] == '1', is_all and limit or limit + 1)
+local reply = {next_cursor, is_all and '1' or '', more and '1' or '', wrong}
 if not is_all then
   for n, id in ipairs(ids) do
-    reply[n + 3] = id
+    reply[n + 4] = id
   end
   return reply
 end
 local done = read_payloads(ids, true, tonumber(ARGV[7]), function(n, raw, spec)
-  reply[3 * n + 1], reply[3 * n + 2], reply[3 * n + 3] = ids[n], raw, spec
+  reply[3 * n + 2], reply[3 * n + 3], reply[3 * n + 4] = ids[n], raw, spec
 end)
 if done < #ids then
   reply[3] = '1'

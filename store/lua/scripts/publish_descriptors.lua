@@ -10,8 +10,11 @@ for n = 3, #ARGV, 4 do
   local kind, digest, body, schema = ARGV[n], ARGV[n + 1], ARGV[n + 2], ARGV[n + 3]
   local stored, at, others, has_schema, fresh = call('HGET', DESCRIPTORS, kind) or '', 1, {}, false, false
   while at <= #stored do
-    local time, known, body_size, schema_size = unpack_text('>dc8I4I4', stored, at)
-    local ends = at + HEAD + body_size + schema_size
+    local whole, time, known, body_size, schema_size = pcall(unpack_text, '>dc8I4I4', stored, at)
+    local ends = whole and at + HEAD + body_size + schema_size
+    if not whole or ends > #stored + 1 then
+      break
+    end
     if known == digest then
       has_schema = schema_size > 0
       fresh = at == 1 and now - time < kept / FRESH_SHARE

@@ -11,7 +11,11 @@
 local name = ARGV[1]
 local key = schedule_key(name)
 local revision, next_time, last, trimmed = unpack(call('HMGET', key, 'revision', 'next', 'last', 'trimmed'))
-if (revision or '0') ~= ARGV[7] or revision and next_time ~= ARGV[8] then
+local row = ARGV[7] == '0' and schedule_row(name)
+if row and not row[2] then
+  -- The schedule cannot be read, so its callers see none: the new one replaces it.
+  revision, last, trimmed = nil, is_moment(last) and last, is_moment(trimmed) and trimmed
+elseif (revision or '0') ~= ARGV[7] or revision and next_time ~= ARGV[8] then
   return false
 end
 call('ZCARD', SCHEDULES)
@@ -34,9 +38,9 @@ hint_all('s' .. name)
 call('HSET', key, 'kind', ARGV[2], 'definition', ARGV[3], 'revision', new, 'next', ARGV[4], 'paused', ARGV[5],
   'note', ARGV[6], 'updated', now_text, 'last', last, 'stretch', stretch)
 if not revision then
-  call('HSET', key, 'created', now_text, 'trimmed', ARGV[12])
+  call('HSET', key, 'created', now_text, 'trimmed', trimmed or ARGV[12])
 end
-call('HSET', REVISIONS, 'latest', new)
+set_revision('latest', new)
 call('ZADD', SCHEDULES, new, name)
 call('ZREM', REMOVED, name)
 write_all()

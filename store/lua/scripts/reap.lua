@@ -14,7 +14,7 @@ local endings, dead = {}, call('HGETALL', DEAD)
 if #expired == 0 and #dead == 0 then
   return {{}}
 end
-local by = call('HGET', node_key(reaper), 'name') or reaper
+local by = text_or(call('HGET', node_key(reaper), 'name'), reaper)
 for n = 1, #expired, 2 do
   local incarnation = expired[n]
   if may_mark_dead(reaper, incarnation, tonumber(expired[n + 1])) then
@@ -25,7 +25,7 @@ end
 
 local reply, emptied = {{}}, {}
 for n = 1, #dead, 2 do
-  local incarnation, how, name = dead[n], sub(dead[n + 1], 1, 1), sub(dead[n + 1], 3)
+  local incarnation, how, name = dead[n], sub(dead[n + 1], 1, 1), text_or(sub(dead[n + 1], 3), '')
   if limit > 0 then
     local taken, all = take_back(incarnation, how, limit, by, tonumber(ARGV[3]))
     limit = limit - #taken

@@ -18,7 +18,7 @@ if not before or sub(before, 2) ~= hash then
   -- Sets of more than 500 kinds have a higher limit.
   local max_indexes = size > 500 and 32 or 16
   local letter = size <= MAX_SMALL and 's' or 'x'
-  if letter == 'x' and not call('HGET', SETS, 'x' .. hash) and tonumber(call('GET', INDEXED) or 0) >= max_indexes then
+  if letter == 'x' and not call('HGET', SETS, 'x' .. hash) and number_of_indexes() >= max_indexes then
     letter = 'u'
   end
   set = letter .. hash
@@ -32,6 +32,7 @@ end
 call('SADD', users_key(set), incarnation)
 call('SREM', UNUSED, set)
 if not linked then
+  number_of_indexes()
   call('HSET', SETS, set, '')
   if sub(set, 1, 1) == 'x' then
     call('INCR', INDEXED)

@@ -10,7 +10,7 @@ if call('EXISTS', removal_key(ARGV[4])) == 1 then
   return 1
 end
 local revision = call('HGET', key, 'revision')
-if not revision or ARGV[2] ~= '' and ARGV[2] ~= revision then
+if call('EXISTS', key) == 0 or ARGV[2] ~= '' and ARGV[2] ~= revision then
   return 0
 end
 call('ZCARD', SCHEDULES)
@@ -20,12 +20,12 @@ hint_all('s' .. name)
 
 call('SET', removal_key(ARGV[4]), '', 'PX', REMEMBER_MS)
 call('UNLINK', key, fired_key(name), gaps_key(name))
-call('HSET', REVISIONS, 'latest', new)
+set_revision('latest', new)
 call('ZREM', SCHEDULES, name)
 call('ZADD', REMOVED, new, name)
 if surplus > 0 then
   local forgotten = call('ZRANGE', REMOVED, surplus - 1, surplus - 1, 'WITHSCORES')
-  call('HSET', REVISIONS, 'floor', digits(tonumber(forgotten[2])))
+  set_revision('floor', digits(tonumber(forgotten[2])))
   call('ZREMRANGEBYRANK', REMOVED, 0, surplus - 1)
 end
 write_all()

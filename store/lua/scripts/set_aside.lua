@@ -2,8 +2,7 @@
 -- Set unreadable instances aside. Their entries in queues stay until a claim finds the entries and drops them.
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
--- ARGV     per instance: its id, its kind or "", and its record as the caller read it. A record that is unchanged is
---          set aside even if the script can read the record, because the caller could not
+-- ARGV     per instance: its id, and its kind or ""
 -- Reply    set-aside instances
 local function is_indexed(id, kinds)
   for _, kind in ipairs(kinds) do
@@ -16,10 +15,10 @@ local function is_indexed(id, kinds)
   return false
 end
 
-for n = 1, #ARGV, 3 do
-  local id, kind, seen = ARGV[n], ARGV[n + 1], ARGV[n + 2]
+for n = 1, #ARGV, 2 do
+  local id, kind = ARGV[n], ARGV[n + 1]
   local found = call('MGET', record_key(id), spec_key(id))
-  if found[1] and (found[2] and found[1] == seen or not decode(found[1])) then
+  if found[1] and not decode(found[1]) then
     set_aside(id, kind, 'unreadable record')
   elseif found[1] and not found[2] then
     set_aside(id, kind, 'record without arguments')

@@ -10,6 +10,7 @@ local name = call('HGET', node_key(incarnation), 'name')
 if not name then
   return 0
 end
+name = text_or(name, incarnation)
 remove_idle(incarnation)
 woken[incarnation] = true
 

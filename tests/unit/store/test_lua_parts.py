@@ -19,6 +19,7 @@ from peerjob.store.calls import CallRetry
 from peerjob.store.lua.address import parse_address
 from peerjob.store.lua.capabilities import durability_of
 from peerjob.store.lua.codec import unpack_record
+from peerjob.store.lua.key_types import TYPES
 from peerjob.store.lua.rights import IN_HANDSHAKE, RIGHTS
 from peerjob.store.lua.script import load_scripts
 from peerjob.testing.factories import Factory
@@ -188,3 +189,9 @@ def test_records_of_the_first_release_are_read(key: str) -> None:
 def test_a_record_cut_within_its_slot_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="record of"):
         unpack_record(make.id(), first_layout_record(slot="schedule")[:-1], b"")
+
+
+def test_each_key_has_a_type() -> None:
+    keys = Path(peerjob.store.lua.__file__).parent / "scripts" / "lib" / "keys.lua"
+    names = set(re.findall(r"(?:PREFIX \.\. |kind_key\()'([a-z]+)", keys.read_text()))
+    assert names - TYPES.keys() == {"bad"}, "a record that was set aside keeps its type"

@@ -1,5 +1,5 @@
 -- An unreadable record is set aside: removed from every queue and index, kept for a week, counted and reported.
-local to_set_aside = {}
+local to_set_aside, strays = {}, {}
 
 -- Plan to set an instance aside; `kind` is "" if the kind is unknown. The calling script must call pass_slots_and_wake
 -- later, so that the next instance gets the slot of the schedule.
@@ -10,6 +10,11 @@ local function set_aside(id, kind, reason)
   if schedule then
     note_slot_left(schedule, id)
   end
+end
+
+-- Plan to count and report an entry of a queue or an index that is wrong. The instance itself is not affected.
+local function note_stray(id, kind, reason)
+  strays[#strays + 1] = {id, kind, reason}
 end
 
 -- Return the kinds under which an instance can be indexed. For an unknown kind, return only the first kinds of the
@@ -28,10 +33,15 @@ local function unindex(id, kinds)
   end
 end
 
--- Do what set_aside has planned. Return a flat list with id, kind and reason of each instance.
+-- Do what set_aside and note_stray have planned. Return a flat list with "1" for an instance that was set aside or ""
+-- for an entry, and id, kind and reason of each.
 local function write_set_aside()
   local ASIDE_LIMIT, ASIDE_MS, MAX_SEARCHED = 1000, 7 * 86400000, 5000
   local report = {}
+  local function add_to_report(is_aside, one)
+    local size = #report
+    report[size + 1], report[size + 2], report[size + 3], report[size + 4] = is_aside, one[1], one[2], one[3]
+  end
   for n, one in ipairs(to_set_aside) do
     local id, kind, reason = one[1], one[2], one[3]
     local kinds = kinds_to_search(kind)
@@ -49,12 +59,16 @@ local function write_set_aside()
     call('PEXPIRE', spec_key(id), ASIDE_MS)
     call('PEXPIRE', logs_key(id), ASIDE_MS)
     call('LPUSH', ASIDE, id .. ' ' .. kind .. ': ' .. reason)
-    local size = #report
-    report[size + 1], report[size + 2], report[size + 3] = id, kind, reason
+    add_to_report('1', one)
+  end
+  for _, one in ipairs(strays) do
+    add_to_report('', one)
   end
   if #to_set_aside > 0 then
     call('LTRIM', ASIDE, 0, ASIDE_LIMIT - 1)
-    call('INCRBY', ASIDE_COUNT, #to_set_aside)
+  end
+  if #report > 0 then
+    count_damaged(#to_set_aside + #strays)
   end
   return report
 end

@@ -9,7 +9,7 @@
 local FIRE_SIZE, INSTANCE_SIZE, FIRST_FIRE = 6, 3, 8
 
 local function is_deposed(coordinator, number)
-  local highest = coordinator ~= '' and tonumber(call('HGET', TERMS, coordinator) or '-1')
+  local highest = coordinator ~= '' and (highest_term(coordinator) or -1)
   if highest and highest < tonumber(number) then
     add_pair('HSET', TERMS, coordinator, number)
   end
@@ -37,6 +37,10 @@ local function fire_one(at, deposed, make)
   if not revision then
     return {'S', ''}
   end
+  -- Times that cannot be read: no time up to now is filled again.
+  last = is_moment(last) and last or '0'
+  trimmed = is_moment(trimmed) and trimmed or digits(max(tonumber(last), now))
+  stretch = is_moment(stretch) and stretch or ''
   local record = cmsgpack.unpack(ARGV[at + 4])
   local outcome = record.outcome
   local done, known, known_raw = look_up(name, nominal, record.request)

@@ -50,8 +50,17 @@ local LEADER = PREFIX .. 'leader'
 local CONFIRMED = PREFIX .. 'confirmed'
 -- list of instances that were set aside, newest first
 local ASIDE = PREFIX .. 'aside'
--- number of all instances that were ever set aside
+-- number of all instances that were ever set aside, and of other damaged values that were removed or mended
 local ASIDE_COUNT = PREFIX .. 'asides'
+
+-- Count stored values that could not be read and were removed or mended. A damaged count starts again.
+local function count_damaged(count)
+  local before = call('GET', ASIDE_COUNT)
+  if before and not whole_number(before) then
+    call('SET', ASIDE_COUNT, 0)
+  end
+  call('INCRBY', ASIDE_COUNT, count)
+end
 
 -- A key of a kind is built once per call and kept: many instances of a batch have the same kind.
 local kind_keys = {}
@@ -110,7 +119,7 @@ local function idle_key(set) return PREFIX .. 'idle:' .. set end
 -- sorted set, an index of the head of each queue of a set: priority -> due time in 16 digits, id, kind; suspects have
 -- another
 local function heads_key(set, suspect) return PREFIX .. (suspect and 'shead:' or 'head:') .. set end
--- hash, the claims of an incarnation: id -> fence, s (started), q (suspect), r (releasing), padding; see claims.lua
+-- hash, the claims of an incarnation: id -> fence, s (started), q (suspect), r (releasing), fence, padding; see claims.lua
 local function owned_key(incarnation) return PREFIX .. 'own:' .. incarnation end
 -- hash, a live incarnation: name, info, shown (when info was written), running, renewed, ttl, steady (see lease.lua),
 -- set (of kinds), instruction

@@ -34,13 +34,17 @@ local function register_kind(kind)
 end
 
 -- Return some of the kinds, from a cursor on ("0" to begin), and the next cursor ("0" at the end). A kind that exists
--- during the whole scan is returned at least once.
+-- during the whole scan is returned at least once. A kind that is no text is left out; expire.lua removes it.
+local unreadable_kinds = {}
+
 local function some_kinds(cursor, count)
   local found = call('HSCAN', KINDS, cursor, 'COUNT', count)
   local kinds = {}
   for n = 1, #found[2], 2 do
     local kind = found[2][n]
-    if known_kinds[kind] == nil then
+    if not is_text(kind) then
+      unreadable_kinds[#unreadable_kinds + 1] = kind
+    elseif known_kinds[kind] == nil then
       kinds[#kinds + 1] = kind
     end
     known_kinds[kind] = found[2][n + 1]
@@ -55,6 +59,19 @@ local function has_instances(kind)
     end
   end
   return false
+end
+
+-- Return the number of sets with an index. A damaged number is counted anew.
+local function number_of_indexes()
+  local stored, count = call('GET', INDEXED), 0
+  if not stored or whole_number(stored) then
+    return whole_number(stored) or 0
+  end
+  for n, set in ipairs(call('HGETALL', SETS)) do
+    count = count + (n % 2 == 1 and sub(set, 1, 1) == 'x' and 1 or 0)
+  end
+  call('SET', INDEXED, count)
+  return count
 end
 
 -- Remove an incarnation from the users of a set. A set without users becomes unused, and forget.lua removes the set

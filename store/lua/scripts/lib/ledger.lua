@@ -3,10 +3,28 @@
 -- answer again.
 local MAX_TRIMMED = 16
 
+local FIRE_NUMBERS = {'nominal_us', 'at_us', 'until_us', 'count', 'term'}
+local FIRE_TEXTS = {'outcome', 'instance', 'cancelled', 'reason', 'node', 'coordinator', 'request', 'requests'}
+
 -- Return the decoded record, or an empty table if the record cannot be read.
 local function read_fire(raw)
   local ok, record = pcall(cmsgpack.unpack, raw)
-  return ok and type(record) == 'table' and record or {}
+  if not ok or type(record) ~= 'table' or not record.nominal_us or not record.outcome then
+    return {}
+  end
+  for _, field in ipairs(FIRE_NUMBERS) do
+    local value = record[field]
+    if value ~= nil and not (type(value) == 'number' and value > -2 ^ 63 and value < 2 ^ 63 and value % 1 == 0) then
+      return {}
+    end
+  end
+  for _, field in ipairs(FIRE_TEXTS) do
+    local value = record[field]
+    if value ~= nil and not (type(value) == 'string' and is_text(value)) then
+      return {}
+    end
+  end
+  return record
 end
 
 local function ends_at(record)

@@ -111,6 +111,9 @@ local function cancel(record, id, node, note, retention)
     local claim = call('HGET', owned, id)
     if claim then
       local fence, flags = claim_parts(claim)
+      if not fence then
+        fence, flags = claim_of(record, record.owner)
+      end
       add_pair('HSET', owned, id, claim_entry(fence, flags .. 'r'))
       record.releasing = true
       hint(record.owner, 'c' .. id)
@@ -207,7 +210,7 @@ local function append_logs(record, id, lines, max_lines, max_bytes)
     bytes = bytes - message_size(line)
     drop = drop + 1
   end
-  record.log_total, record.log_bytes = record.log_total + #lines, bytes
+  record.log_total, record.log_bytes = record.log_total + #lines, max(bytes, 0)
   return {key = key, drop = min(drop, kept), from = max(drop - kept, 0) + 1, lines = lines}
 end
 

@@ -13,7 +13,11 @@ local function indexes(kinds, states)
   return keys
 end
 
--- Return up to `limit` ids between two bounds of ZRANGE BYLEX, and whether there are more. Each index is read once for
+-- A page ends after half as many entries that are no ids, so that a page stays short.
+local MAX_WRONG = 1000
+
+-- Return up to `limit` ids between two bounds of ZRANGE BYLEX, whether there are more, and a flat list of entries that
+-- are no ids, each with its index. Each index is read once for
 -- its first ids, and again only if those are used up, so a page costs about one read per index.
 local function page(keys, first, last, descending, limit)
   local function is_before(one, other)
@@ -39,11 +43,15 @@ local function page(keys, first, last, descending, limit)
     end
   end
   table.sort(heap, is_before)
-  local ids = {}
-  while heap[1] and #ids < limit do
+  local ids, wrong = {}, {}
+  while heap[1] and #ids < limit and #wrong < MAX_WRONG do
     local source = heap[1]
     local id = source.ids[source.at]
-    ids[#ids + 1] = id
+    if is_id(id) then
+      ids[#ids + 1] = id
+    else
+      wrong[#wrong + 1], wrong[#wrong + 2] = source.key, id
+    end
     source.at = source.at + 1
     local left = source.ids[source.at]
     if not left and #source.ids == source.count then
@@ -56,5 +64,5 @@ local function page(keys, first, last, descending, limit)
       drop_first(heap, is_before)
     end
   end
-  return ids, heap[1] ~= nil
+  return ids, heap[1] ~= nil, wrong
 end

@@ -26,6 +26,41 @@ local function present(flags, bit)
   return flags % (2 * bit) >= bit
 end
 
+-- The counts of entries of the histories that were read: most instances of a batch have the same history.
+local counted = {}
+
+-- Return whether a history has so many entries, and each of them can be read.
+local function is_history(history, entries)
+  local count, at = counted[history] or 0, 1
+  while not counted[history] and at <= #history do
+    local ok, state, time, _, node, note, rest = pcall(unpack_text, ENTRY, history, at)
+    if not ok or not (STATES[state] or state == CREATED) or not is_time(time) or not is_text(node)
+      or not is_text(note) then
+      return false
+    end
+    count, at = count + 1, rest
+  end
+  counted[history] = count
+  return count == entries and count > 0
+end
+
+local function are_texts(texts)
+  local from = 1
+  while from <= #texts do
+    local whole, text, rest = pcall(unpack_text, '>I4c0', texts, from)
+    if not whole or not is_text(text) then
+      return false
+    end
+    from = rest
+  end
+  return true
+end
+
+-- Return whether the numbers of a record are in their ranges. A retention is -1 if the instance has none of its own.
+local function are_numbers(due, fence, at, retention)
+  return is_time(due) and is_time(fence) and is_time(at) and retention >= -1 and retention < 2 ^ 63
+end
+
 local function decode_options(record, raw, flags, from)
   local ok, key, tags, result, error_, progress, stop = pcall(unpack_text, OPTIONS, raw, from)
   record.releasing = present(flags, RELEASING)
@@ -41,22 +76,20 @@ local function decode_options(record, raw, flags, from)
     ok, record.tail, stop = pcall(unpack_text, LAST, raw, stop)
     ok = ok and #record.tail <= TAIL_LIMIT
   end
+  ok = ok and is_text(key) and are_texts(tags) and is_text(record.slot)
   return ok and stop
 end
 
-local function is_time(us)
-  -- A NaN is no time: comparisons with a NaN are false.
-  return us >= 0 and us <= 2 ^ 53
-end
-
--- Decode a record; return nil unless the string is a complete record in the format of RECORD.
+-- Decode a record; return nil unless the string is a complete record in the format of RECORD, and each value in it is
+-- one that codec.py can read.
 local function decode(raw)
   if not raw then
     return nil
   end
   local ok, record_format, state, flags, entries, priority, due, fence, at, attempts, crashes, losses, max_crashes,
     retention, log_total, log_bytes, kind, owner, history, stop = pcall(unpack_text, RECORD, raw)
-  if not ok or record_format ~= FORMAT or not STATES[state] or not is_time(due) or not is_time(at) then
+  if not ok or record_format ~= FORMAT or not STATES[state] or not are_numbers(due, fence, at, retention)
+    or not is_history(history, entries) or not is_text(kind) or not is_text(owner) then
     return nil
   end
   local record = {
@@ -161,7 +194,8 @@ local function claimed(raw, kind, incarnation, node)
   local ok, record_format, state, flags, entries, priority, due, fence, at, attempts, crashes, losses, max_crashes,
     retention, log_total, log_bytes, own_kind, _, history, stop = pcall(unpack_text, RECORD, raw)
   if not ok or record_format ~= FORMAT or state ~= SCHEDULED or flags ~= 0 or own_kind ~= kind or stop ~= #raw + 1
-    or entries > MAX_HISTORY or not is_time(due) or not is_time(at) then
+    or entries > MAX_HISTORY or not are_numbers(due, fence, at, retention) or fence == LATEST
+    or not is_history(history, entries) then
     return nil
   end
   fence, attempts = max(fence + 1, now), attempts + 1
@@ -181,7 +215,8 @@ local function ended_without_result(raw, incarnation, to_state, node, note, new_
   local ok, record_format, state, flags, entries, priority, due, fence, at, attempts, crashes, losses, max_crashes,
     retention, log_total, log_bytes, kind, owner, history, stop = pcall(unpack_text, RECORD, raw)
   if not ok or record_format ~= FORMAT or state ~= PROCESSING or flags ~= 0 or owner ~= incarnation
-    or stop ~= #raw + 1 or entries > MAX_HISTORY or not is_time(due) or not is_time(at) then
+    or stop ~= #raw + 1 or entries > MAX_HISTORY or not are_numbers(due, fence, at, retention)
+    or not is_history(history, entries) or not is_text(kind) then
     return nil
   end
   local text, time = latest_entry(at, to_state, node, note)

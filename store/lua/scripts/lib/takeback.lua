@@ -11,15 +11,19 @@ local function ending(incarnation, in_order)
   local how = in_order and 'L' or 'D'
   call('HLEN', requests_key(incarnation))
   call('ZCARD', CHANGES)
+  if not are_whole(owned_key(incarnation)) then
+    mend_claims(incarnation)
+  end
   if not in_order then
     for _, claim in ipairs(call('HVALS', owned_key(incarnation))) do
-      if has_flag(claim, 's') and has_flag(claim, 'q') and not has_flag(claim, 'r') then
+      local _, flags = claim_parts(claim)
+      if has_flag(flags, 's') and has_flag(flags, 'q') and not has_flag(flags, 'r') then
         how = 'S'
         break
       end
     end
   end
-  return how .. ' ' .. (call('HGET', node_key(incarnation), 'name') or '')
+  return how .. ' ' .. text_or(call('HGET', node_key(incarnation), 'name'), '')
 end
 
 local function mark_dead(incarnation, entry_text)
@@ -39,6 +43,9 @@ end
 -- Plan to take back up to `max_count` claims. Return {id, kind, state} of each, and whether no claim is left.
 local function take_back(incarnation, how, max_count, node, retention)
   local owned = owned_key(incarnation)
+  if not is_hash(owned) then
+    mend_claims(incarnation)
+  end
   local left = call('HLEN', owned)
   local ids, claims = {}, {}
   local at = '0'
@@ -62,18 +69,22 @@ local function take_back(incarnation, how, max_count, node, retention)
   end
   local raws = call('MGET', unpack(keys))
   for n, id in ipairs(ids) do
-    local record, claim = decode(raws[n]), claims[n]
+    local record = decode(raws[n])
+    local fence, flags = claim_parts(claims[n])
+    if not fence then
+      fence, flags = claim_of(record, incarnation)
+    end
     if not record then
       end_claim(incarnation, id, record, nil)
       set_aside(id, '', raws[n] and 'unreadable record' or 'claimed without a record')
-    elseif record.releasing and has_flag(claim, 'r') or record.state == PROCESSING and record.owner == incarnation then
+    elseif fence and (record.releasing and digits(record.fence) == fence or holds(record, incarnation, fence)) then
       local to = {state = SCHEDULED, due = record.due, node = node, retention = retention,
         note = how == 'L' and 'handed back' or 'node lost'}
       if not record.releasing then
         record.attempts = record.attempts - 1
         local charge = string.upper(how)
-        if charge == 'D' or charge == 'S' and has_flag(claim, 'q') then
-          if charge == how and has_flag(claim, 's') then
+        if charge == 'D' or charge == 'S' and has_flag(flags, 'q') then
+          if charge == how and has_flag(flags, 's') then
             record.crashes = record.crashes + 1
             add('SADD', charged_key(incarnation), id)
           else
