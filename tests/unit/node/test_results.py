@@ -28,6 +28,7 @@ from peerjob import (
     State,
     Worker,
 )
+from peerjob.model.codec import encode_value
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import drain, running_node
 from support.factories import notes_of, states_of
@@ -287,6 +288,16 @@ async def test_a_result_over_the_limit_is_a_failure_that_names_the_sizes(clock: 
         with pytest.raises(JobFailed, match="10,000") as caught:
             await clock.run(instance.result())
         assert caught.value.type.endswith("PayloadTooLargeError")
+
+
+@pytest.mark.parametrize("over", [0, 1])
+async def test_a_result_of_exactly_the_limit_is_stored(clock: VirtualClock, over: int) -> None:
+    result = "x" * 20_000
+    limit = len(encode_value(result)) - over
+    async with running_node(Job("big", lambda: result), clock=clock, max_payload=limit) as node:
+        instance = await node.schedule("big")
+        await drain(node)
+        assert (await instance.refresh()).state is (State.TERMINATED if over else State.COMPLETED)
 
 
 async def test_a_result_that_contains_itself_is_a_failure(clock: VirtualClock) -> None:

@@ -291,6 +291,19 @@ async def test_a_payload_over_the_limit_is_refused_before_anything_is_stored(clo
         assert await clock.run((await node.schedule(job, "x" * 9_000)).result()) == 9_000
 
 
+@pytest.mark.parametrize("over", [0, 1])
+async def test_arguments_of_exactly_the_limit_are_stored(clock: VirtualClock, over: int) -> None:
+    job = Job("size", len)
+    async with running_node(job, clock=clock) as node:
+        size = len((await node.schedule(job, "x" * 20_000)).record.spec)
+    async with running_node(job, clock=clock, max_payload=size - over) as node:
+        if over:
+            with pytest.raises(PayloadTooLargeError):
+                await node.schedule(job, "x" * 20_000)
+        else:
+            assert await clock.run((await node.schedule(job, "x" * 20_000)).result()) == 20_000
+
+
 async def test_the_limit_is_a_mebibyte_by_default(clock: VirtualClock) -> None:
     job = Job("size", len)
     async with running_node(job, clock=clock) as node:

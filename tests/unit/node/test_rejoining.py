@@ -1,0 +1,134 @@
+"""A request that is on its way while the node is declared dead and joins under a new incarnation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from peerjob import INJECTED, Context, Filter, Instance, Job, Node, Query, State, StoreRefusedError
+from peerjob.model.record import Instruction, Outcome, Renewed, Want
+from peerjob.testing import VirtualClock, drain, running_node
+from support.factories import flaky_store
+
+
+class Work:
+    """A body of a second; notes how each run ended."""
+
+    def __init__(self) -> None:
+        self.began: Counter[str] = Counter()
+        self.ended: Counter[str | None] = Counter()
+        self.told: Counter[str] = Counter()
+
+    async def __call__(self, name: str, ctx: Context = INJECTED) -> str:
+        self.began[name] += 1
+        ctx.progress(0.5, name)
+        try:
+            await asyncio.sleep(1)
+        finally:
+            self.ended[ctx.reason] += 1
+        return name
+
+    def on_complete(self, instance: Instance[Any], result: str) -> None:
+        self.told[result] += 1
+
+
+def held(node: Node) -> int:
+    assert node._runtime is not None  # pyright: ignore[reportPrivateUsage]
+    return len(node._runtime.held_claims)  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize("begins", ["before", "during", "after"])
+@pytest.mark.parametrize("fault", ["stall", "stall_answers", "lose_answers"])
+@pytest.mark.parametrize("verb", ["turn", "claim_on_hint", "next_hints", "renew", "join"])
+async def test_nothing_is_lost_doubled_or_kept(clock: VirtualClock, verb: str, fault: str, begins: str) -> None:
+    """Work comes before, while or after the node joins anew; an answer of the old incarnation changes nothing."""
+    work, flaky = Work(), flaky_store(clock)
+    job = Job("work", work, on_complete=work.on_complete)
+    async with running_node(job, clock=clock, store=flaky.store, workers=3) as node:
+        await clock.advance(6)
+        names = [f"work {number}" for number in range(6)]
+        made: list[Instance[Any]] = []
+
+        async def schedule() -> None:
+            made.extend([await node.schedule(job, name) for name in names[len(made) : len(made) + 6]])
+
+        old = node.incarnation
+        if begins == "before":
+            await schedule()
+            await clock.advance(0.5)
+        met = getattr(flaky, fault)(verb, times=1)
+        await clock.advance(0.3)
+        await flaky.inner.leave(old)
+        if begins == "during":
+            await schedule()
+        await clock.advance(7)
+        met.release()
+        if begins == "after":
+            await schedule()
+        await clock.advance(1)
+        assert node.incarnation != old
+        await drain(node)
+
+        assert [await clock.run(one.result()) for one in made] == names
+        assert {(one.attempts, one.crashes, one.losses) for one in made} == {(1, 0, 0)}
+        assert work.told == Counter(names)
+        assert work.ended[None] == sum(work.began.values()) - work.ended["lost"]
+        assert work.ended.keys() <= {None, "lost"}
+        assert held(node) == 0
+        assert [view.info.incarnation for view in await node.nodes()] == [node.incarnation]
+        await clock.advance(2)
+        assert [view.running for view in await node.nodes()] == [0]
+        assert await node.count(Query(state=State.ACTIVE)) == 0
+
+
+async def test_a_commit_whose_claim_is_refused_keeps_its_request(clock: VirtualClock) -> None:
+    """The store has committed it. So the repeat has the first answer, also if the instances are removed meanwhile."""
+    work, flaky = Work(), flaky_store(clock)
+    job = Job("work", work, on_complete=work.on_complete)
+    async with running_node(job, clock=clock, store=flaky.store, workers=3) as node:
+        inner: Any = flaky.inner
+        refused = 0
+
+        async def done_first(incarnation: str, outcomes: Sequence[Outcome], want: Want | None, *, request: str) -> Any:
+            nonlocal refused
+            answer = await inner.turn(incarnation, outcomes, None if outcomes else want, request=request)
+            if outcomes and want is not None:
+                refused += 1
+                await inner.clear_instances(Filter())
+                raise StoreRefusedError("the claim is refused")
+            return answer
+
+        flaky.turn = done_first  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+        names = [f"work {number}" for number in range(12)]
+        await node.schedule_many(job.call(name) for name in names)
+        await clock.advance(10)
+        assert refused > 0
+        assert work.told == Counter(names)
+        assert held(node) == 0
+
+
+async def test_an_answer_to_the_incarnation_before_that_comes_late_changes_nothing(clock: VirtualClock) -> None:
+    """The thread of the lease passes it on, and the event loop of the node lags."""
+    work, flaky = Work(), flaky_store(clock)
+    async with running_node(Job("work", work), clock=clock, store=flaky.store, workers=3) as node:
+        await clock.advance(1)
+        old = node.incarnation
+        await flaky.inner.leave(old)
+        await clock.advance(3)
+        now = node.incarnation
+        assert now != old
+        instance = await node.schedule("work", "one")
+        await clock.advance(0.2)
+        runtime = node._runtime  # pyright: ignore[reportPrivateUsage]
+        assert runtime is not None
+        late = Renewed(held=(), cancelled=(instance.id,), instruction=Instruction("request", drain=True))
+        for _ in range(5):
+            runtime.lease_renewed(old, late)
+            runtime.lease_dead(old)
+            await clock.settle()
+        assert await clock.run(instance.result()) == "one"
+        assert (node.incarnation, runtime.intake.state, work.ended) == (now, "active", Counter({None: 1}))
