@@ -241,12 +241,14 @@ class ReadCommands(KVCommands):
             # the counters only decide how the indexes are read, so a wrong counter hides no instance
             return [keys.by(kind, state) for state, _ in wanted], sum(values[slot] for _, slot in wanted), 0
         sums = await context.counts.totals()
+        # a wrong counter must hide no instance
+        wrong = context.counts.in_doubt or any(min(values) < 0 for values in sums.values())
         indexes = [
             keys.by(keys.unescaped(part), state)
             for part, values in sums.items()
             for state, slot in wanted
             # a running instance may end or return to its queue after the read of the counters
-            if values[slot] > 0 or values[SLOT[State.PROCESSING]] > 0
+            if values[slot] > 0 or values[SLOT[State.PROCESSING]] > 0 or wrong
         ]
         held = sum(values[slot] for values in sums.values() for slot in {slot for _, slot in wanted})
         every = sum(values[slot] for values in sums.values() for slot in SLOT.values())

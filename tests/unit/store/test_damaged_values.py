@@ -10,6 +10,7 @@ import pytest
 
 from peerjob.model.audit import AuditRecord
 from peerjob.model.firing import Candidate, Fire, FireOutcome, FireStatus, Overlap, SchedulePut, ScheduleRow
+from peerjob.model.query import Query
 from peerjob.model.record import Ack, NodeView, StoreLimits
 from peerjob.model.state import State
 from peerjob.store.kv.base import Entry, Put, Step
@@ -229,6 +230,15 @@ async def test_an_unreadable_counter_is_counted_anew(bench: Bench, data: bytes) 
     assert (await other.health()).counts == {"work": {State.SCHEDULED: 3}}
     assert (await bench.another().health()).counts == {"work": {State.SCHEDULED: 3}}
     assert msgspec.msgpack.decode((await bench.entry(key)).value)
+
+
+@pytest.mark.parametrize("value", [b"text", b"\x99" + b"\xff" * 9])
+async def test_a_wrong_counter_hides_no_instance(bench: Bench, value: bytes) -> None:
+    new = bench.make.instance()
+    await bench.store.enqueue([new])
+    (key,) = await _keys(bench, "count/work/")
+    await bench.put(key, value)
+    assert [record.id for record in (await bench.another().lookup(Query())).records] == [new.id]
 
 
 async def _keys(bench: Bench, prefix: str) -> list[str]:
