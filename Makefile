@@ -65,8 +65,9 @@ django-suite: $(VENV)/.installed ## Django's own tests of task backends against 
 test-soak: $(VENV)/.installed servers ## the tests that run for minutes
 	$(BIN)/pytest -m soak $(ARGS)
 
-soak: $(VENV)/.installed ## random programs under random faults: make soak SEEDS=5000
+soak: $(VENV)/.installed servers ## random programs under random faults, then each damaged value: make soak SEEDS=5000
 	PYTHONPATH=tests $(BIN)/python -m support.simulation --seeds $(SEEDS) --processes 2 $(ARGS)
+	$(BIN)/pytest -m soak tests/integration/test_damaged_values.py
 
 faultlab: $(VENV)/.installed servers ## node processes and real servers under faults: make faultlab MINUTES=10 ARGS=redis
 	PYTHONPATH=tests $(BIN)/python -m support.lab --minutes $(MINUTES) --page docs/reliability.md $(ARGS)
