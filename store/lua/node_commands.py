@@ -77,6 +77,7 @@ class LuaNodeCommands(LuaCommands):
         fields = iter(await self._run("nodes"))
         alive = list(zip(*[fields] * 5, strict=True))
         await self._refresh_shown([(name, shown) for name, shown, *_ in alive])
+        self._reports.keep("node ", {_node(name) for name, *_ in alive})
         views: list[NodeView] = []
         for name, _, *numbers in alive:
             try:
@@ -86,6 +87,7 @@ class LuaNodeCommands(LuaCommands):
                 continue
             if name in self._shown:
                 info = self._shown[name][1]
+                self._reports.readable(_node(name))
                 views.append(NodeView(info=info, running=running, renewed_us=renewed, expires_us=expires))
         return sorted(views, key=lambda view: (view.info.name, view.info.incarnation))
 
@@ -162,6 +164,7 @@ class LuaNodeCommands(LuaCommands):
         await self._run("watch_changes", incarnation, round(ttl * 1_000_000))
 
     def _descriptors_in(self, kind: str, data: bytes) -> Iterator[KindDescriptor]:
+        what = f"a descriptor of kind {kind!r}"
         at = 0
         while at < len(data):
             head = at + _DESCRIPTOR.size
@@ -169,9 +172,10 @@ class LuaNodeCommands(LuaCommands):
             middle, at = head + body_size, head + body_size + schema_size
             if at > len(data):
                 # The next publication of the kind drops the rest.
-                self._reports.left_out(f"a descriptor of kind {kind!r}", f"{len(data)} bytes, {at} expected")
+                self._reports.left_out(what, f"{len(data)} bytes, {at} expected")
                 return
             yield KindDescriptor(kind=kind, digest=digest, body=data[head:middle], schema=data[middle:at])
+        self._reports.readable(what)
 
 
 def _number(text: bytes) -> int:

@@ -89,6 +89,7 @@ class LuaReadCommands(LuaCommands):
                 if of_kind:
                     counts[kind.decode()] = of_kind
             if cursor == b"0":
+                undecodable += len(self._reports)
                 return Health(counts=counts, delayed=delayed, nodes=nodes, undecodable=undecodable)
 
     async def _page(self, query: Query, cursor: str | None, limit: int) -> tuple[list[Record], str | None]:

@@ -135,11 +135,14 @@ class LuaScheduleCommands(LuaCommands):
 
     def _readable_row(self, reply: Reply) -> ScheduleRow | None:
         """Return the schedule in the reply of a script; None, with one report, if it cannot be read."""
+        what = f"schedule {reply[0].decode(errors='backslashreplace')!r}" if reply else ""
         try:
-            return _row(reply)
+            row = _row(reply)
         except Exception as error:  # noqa: BLE001  # damaged bytes cause errors of any type; one hides no other
-            self._reports.left_out(f"schedule {reply[0].decode(errors='backslashreplace')!r}", error)
+            self._reports.left_out(what, error)
             return None
+        self._reports.readable(what)
+        return row
 
     def _readable_records(self, name: str, records: Iterable[bytes]) -> Iterator[FireRecord]:
         for raw in records:

@@ -466,6 +466,7 @@ async def test_an_unreadable_schedule_is_left_out(site: MakeSite, caplog: pytest
             for _ in range(2):
                 assert sorted(one.name for one in (await store.changed_schedules(0)).rows) == readable
                 assert [one.name for one in await store.get_schedules(["a", "b", "c"]) if one] == readable
+                assert await damaged(store) == 3 - len(readable)
         assert await fire(here, store, "a") is FireStatus.DONE
         if len(readable) == 2:
             await add(store, "b")
@@ -518,9 +519,11 @@ async def test_a_cut_descriptor_is_left_out_and_published_again(
     with caplog.at_level(logging.ERROR, "peerjob.store"):
         for _ in range(2):
             assert await store.descriptors(["a", "b"]) == [(), (other,)]
+            assert await damaged(store) == 1
     assert len([line for line in caplog.records if "descriptor" in line.getMessage()]) == 1
     await store.publish_descriptors([one, other])
     assert await store.descriptors(["a", "b"]) == [(one,), (other,)]
+    assert await damaged(store) == 0
 
 
 async def test_a_damaged_hint_hides_no_other(site: MakeSite) -> None:
