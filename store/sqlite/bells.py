@@ -40,8 +40,9 @@ class Bells:
             self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self.socket.setblocking(False)
             self.socket.bind(self._address(name))
-            # the folder decides which users reach the socket
-            Path(self._address(name)).chmod(0o666)
+            # the folder decides which users reach the socket; without this, a peer of the group looks once a second
+            with contextlib.suppress(OSError):
+                Path(self._address(name)).chmod(0o666)
         except OSError as error:
             _LOGGER.info("no hints between processes beside %s, so they look once a second: %s", path, error)
             self.close()
