@@ -21,9 +21,9 @@ def claim(step: AtomicStep, incarnation: str, want: Want, *, request: str, comma
     node = step.node(incarnation)
     if node is None:
         return Claimed(now_us=step.now_us, dead=True)
-    known = step.answer_to(incarnation, command, request)
+    known = step.answered(incarnation, command, request)
     if known is not None:
-        return _repeated(step, incarnation, cast("Claimed", known))
+        return _repeated(step, incarnation, cast("Claimed", known.answer))
     if command == "hint-claim" and _is_late(step, incarnation, request):
         return Claimed(now_us=step.now_us)
     _fall_due(step, incarnation, want)

@@ -29,6 +29,7 @@ def commit(
 
 
 def _apply(step: AtomicStep, incarnation: str, outcome: Outcome) -> Ack:
+    """Apply one outcome, if fence and incarnation are those of the last claim and the run has not ended."""
     instance = step.state.instances.get(outcome.id)
     if instance is None or (instance.owner, instance.fence) != (incarnation, outcome.fence):
         return Ack.LOST

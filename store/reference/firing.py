@@ -49,7 +49,8 @@ def _fire(step: AtomicStep, fire: Fire, term: Term | None, node: str, *, deposed
         schedule.next_us = fire.next_us
         if record is None or record.instance:
             schedule.stretch = None
-    trim(step, schedule)
+    if record is not None:
+        trim(step, schedule, record)
     return FireAnswer(status=status, record=record)
 
 

@@ -23,9 +23,8 @@ def place_of(fire: Fire) -> Place:
 def add_record(schedule: ScheduleData, place: Place, record: FireRecord) -> None:
     """Write the record of an instance, or of the attempt to make one."""
     schedule.ledger[place] = LedgerEntry(record=record, requests=[record.request])
-    if record.outcome is FireOutcome.TRIGGERED or place[1] == _TRIGGER:
-        return
-    schedule.last_us = max(schedule.last_us, record.nominal_us, record.until_us)
+    if place[1] == _INSTANCE:
+        schedule.last_us = max(schedule.last_us, record.nominal_us, record.until_us)
 
 
 def add_stretch(step: AtomicStep, schedule: ScheduleData, record: FireRecord) -> FireRecord:
@@ -57,13 +56,18 @@ def made(schedule: ScheduleData, fire: Fire) -> bool:
     return entry is not None and bool(entry.record.instance)
 
 
-def trim(step: AtomicStep, schedule: ScheduleData) -> None:
-    """Remove the records that are too old, and the earliest ones above the limit."""
+def trim(step: AtomicStep, schedule: ScheduleData, written: FireRecord) -> None:
+    """Remove the records that are too old, and the earliest ones above the limit, except the one just written.
+
+    That one is the answer if the same fire comes again.
+    """
     limits, ledger = step.limits, schedule.ledger
     surplus = len(ledger) - limits.max_fires
-    for number, place in enumerate(sorted(ledger)):
+    for place in sorted(ledger):
         record = ledger[place].record
-        if number < surplus or record.at_us + limits.fires_kept_us < step.now_us:
+        old = record.at_us + limits.fires_kept_us < step.now_us
+        if record is not written and (surplus > 0 or old):
+            surplus -= 1
             del ledger[place]
             if place[1] == _INSTANCE and record.instance:
                 schedule.trimmed_us = max(schedule.trimmed_us, record.nominal_us)

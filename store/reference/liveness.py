@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from peerjob.model.record import Held, Instruction, NodeInfo, NodeView, Renewed, digest
 
-from .queues import due_of
+from .queues import due_instances
 from .state import NodeData
 from .step import AtomicStep
 
@@ -46,7 +46,7 @@ def renew(step: AtomicStep, incarnation: str, *, ttl_us: int, running: int, coun
         held=None if agrees else tuple(Held(instance.id, instance.fence) for instance in held),
         cancelled=tuple(instance.id for instance in held if instance.releasing),
         instruction=node.instruction,
-        work_due=node.idle is None or any(due_of(step, kind) for kind in node.idle.kinds),
+        work_due=node.idle is None or any(one.kind in node.idle.kinds for one in due_instances(step)),
         reap_in_us=_reap_in_us(step, node),
     )
 

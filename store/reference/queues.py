@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Iterator
 from typing import TypeVar
 
 from .state import InstanceData
@@ -49,11 +50,15 @@ def move_due(step: AtomicStep) -> list[InstanceData]:
     return moved
 
 
-def due_of(step: AtomicStep, kind: str) -> list[str]:
-    """The instances of a kind that are due and not claimed, those first that claims have found due."""
-    ready = [id for _, _, id in step.state.ready.get(kind, [])]
-    fell_due = [id for due_us, id in step.state.delayed if due_us <= step.now_us]
-    return ready + [id for id in fell_due if step.state.instances[id].kind == kind]
+def due_instances(step: AtomicStep) -> Iterator[InstanceData]:
+    """All instances that are due and not claimed: the claimable ones, and the delayed ones that no claim found due."""
+    state = step.state
+    for queue in state.ready.values():
+        yield from (state.instances[id] for _, _, id in queue)
+    for due_us, id in state.delayed:
+        if due_us > step.now_us:
+            break
+        yield state.instances[id]
 
 
 def discard(queue: list[T], place: T) -> None:

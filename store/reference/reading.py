@@ -11,7 +11,7 @@ from peerjob.model.query import Query
 from peerjob.model.record import Health, LogPage, Page, Record, check_batch
 from peerjob.model.state import State
 
-from .queues import due_of
+from .queues import due_instances
 from .state import InstanceData, to_record
 from .step import AtomicStep
 
@@ -79,9 +79,7 @@ def logs(step: AtomicStep, id: str, *, cursor: str | None = None, limit: int = 1
 
 def due(step: AtomicStep, kinds: Sequence[str] = ()) -> dict[str, int]:
     """How many instances of each kind are due and not claimed."""
-    known = kinds or {instance.kind for instance in step.state.instances.values()}
-    counts = {kind: len(due_of(step, kind)) for kind in known}
-    return {kind: count for kind, count in counts.items() if count}
+    return dict(Counter(one.kind for one in due_instances(step) if not kinds or one.kind in kinds))
 
 
 def health(step: AtomicStep) -> Health:

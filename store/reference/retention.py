@@ -15,17 +15,20 @@ from .step import REMEMBERED_US, AtomicStep
 
 
 def expire(step: AtomicStep, limit: int) -> int:
-    """Remove up to `limit` instances that are kept no longer, and forget what is remembered for a time only."""
+    """Remove up to `limit` instances that are kept no longer; returns how many."""
+    _forget(step)
+    return remove_some(step, limit)
+
+
+def _forget(step: AtomicStep) -> None:
+    """Forget what is remembered for a time only. Each command ignores it after that time, so this only saves memory."""
     state, now_us = step.state, step.now_us
     state.removed = {id: until_us for id, until_us in state.removed.items() if until_us > now_us}
     state.answers = {key: answer for key, answer in state.answers.items() if answer.until_us > now_us}
     state.kinds = {kind: known for kind, known in state.kinds.items() if known.until_us > now_us}
-    state.nodes = {
-        incarnation: node
-        for incarnation, node in state.nodes.items()
-        if not node.ended or now_us < node.ended_us + REMEMBERED_US or state.held_by(incarnation)
-    }
-    return remove_some(step, limit)
+    for incarnation, node in list(state.nodes.items()):
+        if node.ended and node.ended_us + REMEMBERED_US <= now_us and not state.held_by(incarnation):
+            del state.nodes[incarnation]
 
 
 def remove_some(step: AtomicStep, limit: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from peerjob.model.record import check_batch
 from peerjob.model.run_now import RunNow, RunNowAnswer
@@ -13,14 +14,9 @@ from .step import AtomicStep
 
 
 def run_now(step: AtomicStep, ids: Sequence[str], *, request: str) -> list[RunNowAnswer]:
-    """Make delayed instances due; returns what became of each."""
+    """Make delayed instances due; returns what became of each. A repeat has the answer of the first call for each."""
     check_batch(len(ids))
-    return [_once(step, id, request) for id in ids]
-
-
-def _once(step: AtomicStep, id: str, request: str) -> RunNowAnswer:
-    (answer,) = step.once(f"{request} {id}", "run_now", request, lambda: (_run_now(step, id),))
-    return answer
+    return [step.once(f"{request} {id}", "run_now", request, partial(_run_now, step, id)) for id in ids]
 
 
 def _run_now(step: AtomicStep, id: str) -> RunNowAnswer:

@@ -44,15 +44,14 @@ def put_schedule(step: AtomicStep, put: SchedulePut) -> ScheduleRow | None:
     schedules[put.name] = schedule
     step.state.removals.pop(put.name, None)
     if put.account is not None:
-        add_stretch(step, schedule, replace(put.account, at_us=step.now_us))
-        trim(step, schedule)
+        trim(step, schedule, add_stretch(step, schedule, replace(put.account, at_us=step.now_us)))
     step.hint_all("schedule", put.name)
     return to_row(step, schedule)
 
 
 def remove_schedule(step: AtomicStep, name: str, *, expected: int | None = None, request: str) -> bool:
     """Remove a schedule and its ledger. Its slot stays until its instances are over."""
-    if step.answer_to(request, "remove_schedule", request) is not None:
+    if step.answered(request, "remove_schedule", request) is not None:
         return True
     schedule = step.state.schedules.get(name)
     if schedule is None or expected not in (None, schedule.revision):

@@ -35,21 +35,20 @@ class AtomicStep:
 
     def once(self, caller: str, command: str, request: str, run: Callable[[], T]) -> T:
         """Run a command, or give the answer of its first run if the same request comes again."""
-        known = self.answer_to(caller, command, request)
+        known = self.answered(caller, command, request)
         if known is not None:
-            return cast("T", known)
+            return cast("T", known.answer)
         answer = run()
         self.remember(caller, command, request, answer)
         return answer
 
-    def answer_to(self, caller: str, command: str, request: str) -> object | None:
+    def answered(self, caller: str, command: str, request: str) -> Remembered | None:
         """The remembered answer to a request."""
         known = self.state.answers.get((caller, command))
-        remembered = known is not None and known.request == request and known.until_us > self.now_us
-        return known.answer if known is not None and remembered else None
+        return known if known is not None and known.request == request and known.until_us > self.now_us else None
 
     def remember(self, caller: str, command: str, request: str, answer: object) -> None:
-        """Remember an answer. A caller has one unanswered request for each command, so an earlier one is forgotten."""
+        """Remember an answer. A caller has one unanswered request for each command, so the last answer is enough."""
         self.state.answers[caller, command] = Remembered(request, answer, self.now_us + REMEMBERED_US)
 
     # -- nodes

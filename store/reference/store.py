@@ -118,7 +118,7 @@ class _Commands:
 
 
 class ReferenceLiveness(_Commands):
-    """See `peerjob.store.base.Liveness`."""
+    """See `peerjob.store.coordination.Liveness`."""
 
     async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
         with self._step() as step:
@@ -131,7 +131,7 @@ class ReferenceLiveness(_Commands):
 
 
 class ReferenceElections(_Commands):
-    """See `peerjob.store.base.Elections`."""
+    """See `peerjob.store.coordination.Elections`."""
 
     def __init__(self, data: ReferenceData, *, clock: Clock, limits: StoreLimits, namespace: str) -> None:
         super().__init__(data, clock=clock, limits=limits, namespace=namespace)
