@@ -1,5 +1,8 @@
 """The store contract: commands, each of them one atomic step per instance.
 
+`peerjob.store.reference` is the same contract as a program, in plain Python. To know what a command means, read it
+there.
+
 Each implementation keeps these rules for each command:
 
 * State, history, indexes, ownership, unique key and retention of one instance change together or not at all.
@@ -229,7 +232,8 @@ class Store(Protocol):
         """Add a live incarnation, or update its NodeInfo; returns the store's time.
 
         `previous` is the earlier incarnation of this process, marked dead while the process could not reach the store.
-        Crashes that its reaping charged become losses, except those of final instances.
+        Crashes that its reaping charged become losses, except those of final instances. From then on, its reaping
+        charges losses only.
         """
         ...
 
@@ -241,12 +245,12 @@ class Store(Protocol):
         """Take back up to `limit` claims of incarnations whose lease has expired; [] if there is none.
 
         Marks the incarnation dead first, in one step; any peer can continue where another stopped. A claim whose start
-        was reported counts as a crash, any other as a loss; but if a suspect was running there, only suspects are
-        charged. Over max_crashes the instance becomes Terminated ("poison"), otherwise Scheduled with its old due time.
-        Neither counts as an attempt. Instances that were cancelled while running are released. The caller decides
-        whether it may reap (only after a full TTL of answered renewals), so the driver does not retry. The store marks
-        no incarnation dead if the lease of `reaper`, an incarnation, has expired: the call then comes late, after an
-        outage.
+        was reported counts as a crash, any other as a loss. But if a suspect was running there, also one that was
+        cancelled before, only suspects are charged. Over max_crashes the instance becomes Terminated ("poison"),
+        otherwise Scheduled with its old due time. Neither counts as an attempt. Instances that were cancelled while
+        running are released. The caller decides whether it may reap (only after a full TTL of answered renewals), so
+        the driver does not retry. The store marks no incarnation dead if the lease of `reaper`, an incarnation, has
+        expired: the call then comes late, after an outage.
         """
         ...
 
@@ -362,12 +366,12 @@ class Store(Protocol):
         that is taken. QUEUE parks the instance: Scheduled, in no queue. REPLACE cancels the holder and the parked
         instances, and takes the slot or is parked. The step that ends the holder (commit, cancel, reap, release,
         removal) also gives the slot to the first parked instance and queues it. A skipped backfill made no instance,
-        and may come again.
+        and may come again. Its record gives way to that of the instance.
 
         Records of instances and records of stretches are kept apart, so a backfilled time within a missed stretch
         has both. A stretch is joined with the stretch directly before it if outcome and reason are the same. Each fire
-        trims the ledger to its limits (`StoreLimits.max_fires`, `fires_kept_us`). Raises StoreFullError, with nothing
-        written, if the store cannot take an instance.
+        trims the ledger to its limits (`StoreLimits.max_fires`, `fires_kept_us`), except its own record. Raises
+        StoreFullError, with nothing written, if the store cannot take an instance.
         """
         ...
 
@@ -420,7 +424,11 @@ class Store(Protocol):
     # -- retention ------------------------------------------------------------------------------------------------
 
     async def expire(self, limit: int) -> int:
-        """Remove up to `limit` expired final instances, with their logs and index entries; returns how many."""
+        """Remove up to `limit` expired final instances, with their logs and index entries; returns how many.
+
+        An instance is expired if its retention is over, or if it is among the oldest of a kind with more than
+        `StoreLimits.max_final_per_kind` final instances. A store may leave the latter ones to commits of the kind.
+        """
         ...
 
     async def clear_instances(self, filter: Filter, *, limit: int = 500) -> int:

@@ -120,10 +120,10 @@ class ClearCommands(ReadCommands, RetentionCommands):
         return sum(revision > 0 for revision in written.revisions), ids[-1] if more else None
 
     def _without_logs(self, id: str, row: Row) -> tuple[Row, list[Op]] | None:
-        if row.log_first == row.log_next:
+        if row.log_first == row.log_next and not row.log_dropped:
             return None
         prefix = self._keys.log(id)
-        after = replace(row, log_first=row.log_next, log_bytes=0)
+        after = replace(row, log_first=row.log_next, log_bytes=0, log_dropped=0)
         return after, [Delete(prefix, prefix_end(prefix))]
 
 

@@ -76,6 +76,7 @@ class NodeCommands(KVCommands):
     async def _forgive(self, previous: str) -> None:
         """Turn crashes that a reaper charged because of `previous` into losses: the process did not crash."""
         keys = self._keys
+        await self._mark_returned(keys.node + previous)
         prefix = keys.charged(previous)
         for _ in range(ROUNDS):
             (found,) = await self._kv.read([below(prefix, _MAX_CHARGES)])
@@ -86,6 +87,16 @@ class NodeCommands(KVCommands):
             changes = [_forgiven(keys.state + id, rows.get(id), charge) for id, charge in charged.items()]
             await self._writer.write(changes)
             self._context.uncache(charged)
+
+    async def _mark_returned(self, node_key: str) -> None:
+        """Let reapers charge only losses for the claims that a dead incarnation still has."""
+        for _ in range(ROUNDS):
+            (entry,) = await self._kv.get([node_key])
+            if entry is None or (row := node_of(entry.value)).ended != "dead":
+                return
+            step = Step([Compare(node_key, mod=entry.mod)], [Put(node_key, encode(replace(row, ended="returned")))])
+            if (await self._kv.txn([step])).steps[0] is not None:
+                return
 
     @retried
     async def nodes(self) -> list[NodeView]:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from peerjob.model.record import Reaped
 from peerjob.model.state import State
 
-from .base import Compare, Delete, Entry, Op, Put, Step
+from .base import Compare, Delete, Entry, Op, Put, Range, Step
 from .context import retried
 from .hints import Wakeups
 from .keys import below, prefix_end
@@ -102,20 +102,25 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
 
     async def _take_back(self, incarnation: str, node: NodeRow, limit: int, by: str) -> tuple[list[Reaped], bool]:
         """Take back up to `limit` claims, and return whether more are left. Without claims, delete the incarnation."""
-        prefix = self._keys.owned(incarnation)
+        node_key, prefix = self._keys.node + incarnation, self._keys.owned(incarnation)
         taken: list[Reaped] = []
         for _ in range(ROUNDS):
-            (found,) = await self._kv.read([below(prefix, limit)])
+            stored, found = await self._kv.read([Range(node_key), below(prefix, limit)])
             if not found.items:
                 await self._delete_incarnation(incarnation)
                 return taken, False
+            # a return of the process changes the row, and with it what a claim is charged with
+            guard = Compare(node_key, mod=stored.items[0][1].mod if stored.items else 0)
+            row = node_of(stored.items[0][1].value) if stored.items else node
             owned = [key[len(prefix) :] for key, _ in found.items]
-            taken += await self._take_back_claims(incarnation, node, owned, by)
+            taken += await self._take_back_claims(incarnation, row, owned, by, guard)
             if taken:
                 break
         return taken, True
 
-    async def _take_back_claims(self, incarnation: str, node: NodeRow, owned: Sequence[str], by: str) -> list[Reaped]:
+    async def _take_back_claims(
+        self, incarnation: str, node: NodeRow, owned: Sequence[str], by: str, guard: Compare
+    ) -> list[Reaped]:
         context, keys, now_us = self._context, self._keys, self._clock.time_us()
         rows = await context.rows(owned)
         lease = await self._writer.short_lease()
@@ -139,7 +144,7 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
             wakeups.add_queued(plan)
             planned.append((id, row, after))
         await self._writer.plain(stale)
-        written = await self._writer.write(changes)
+        written = await self._writer.write(changes, guards=[guard])
         context.uncache(owned)
         reaped: list[Reaped] = []
         ended: dict[str, int] = {}
@@ -158,11 +163,12 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
         if row.releasing:
             return replace(row, releasing=False, owner="")
         crashes, losses = row.crashes, row.losses
-        if node.ended == "dead" and (row.suspect or not node.suspect_ran):
-            crashes, losses = (crashes + 1, losses) if row.started else (crashes, losses + 1)
+        if node.ended != "left" and (row.suspect or not node.suspect_ran):
+            crashed = row.started and node.ended == "dead"
+            crashes, losses = (crashes + 1, losses) if crashed else (crashes, losses + 1)
         poison = crashes > row.max_crashes
         state = State.TERMINATED if poison else State.SCHEDULED
-        note = "poison" if poison else "node lost" if node.ended == "dead" else "handed back"
+        note = "poison" if poison else "handed back" if node.ended == "left" else "node lost"
         return replace(
             row,
             state=state,

@@ -167,9 +167,9 @@ class NodeRow(msgspec.Struct, frozen=True, array_like=True):
     """An incarnation, until all its claims are taken back and it is deleted."""
 
     info: NodeInfo
-    ended: Literal["", "left", "dead"] = ""
+    ended: Literal["", "left", "dead", "returned"] = ""
     """Empty while the node is alive. "left": the node stopped; "dead": the lease expired and a
-    reaper marked the node."""
+    reaper marked the node; "returned": the process of the dead node joined again."""
     suspect_ran: bool = False
     """Whether a suspect was running on the node when the node died, so that only suspects are
     charged with the crash."""

@@ -194,6 +194,15 @@ class LedgerRules(ScheduleSuite):
         assert done.outcome is BACKFILLED
         assert await self.state(store, done.instance) == State.SCHEDULED
 
+    async def test_a_fire_replaces_the_record_of_a_backfill_that_was_skipped(self, store: Store) -> None:
+        row = await self.schedule(store)
+        holder = (await self.done(store, self.a_fire(row, -1, TRIGGERED, overlap=Overlap.SKIP)))[0].instance
+        (skipped,) = await self.done(store, self.a_fire(row, 0, BACKFILLED, overlap=Overlap.SKIP))
+        assert skipped.outcome is SKIPPED
+        await self.cancel(store, holder)
+        await self.fired(store, 0, overlap=Overlap.SKIP)
+        assert await self.numbers(store) == [(-1, TRIGGERED, 1), (0, FIRED, 1)]
+
     # -- limits of the ledger
 
     async def test_only_so_many_records_are_kept(self, store: Store) -> None:
@@ -207,6 +216,16 @@ class LedgerRules(ScheduleSuite):
             assert await self.refused(small, self.a_fire(row, number, BACKFILLED)) is FireStatus.TRIMMED
         assert await self.refused(small, self.a_fire(row, 8, BACKFILLED)) is FireStatus.KNOWN
         assert (await self.fired(small, 7, BACKFILLED)).outcome is BACKFILLED
+
+    async def test_a_repeated_backfill_below_a_full_ledger_has_the_answer_of_the_first(self, store: Store) -> None:
+        small = await self.open(StoreLimits(max_fires=3))
+        row = await self.schedule(small)
+        for number in range(3):
+            await self.fired(small, number)
+        backfill = self.a_fire(row, -1, BACKFILLED)
+        first = await self.done(small, backfill)
+        assert await self.done(small, backfill) == first
+        assert len(await self.ledger(small)) == 3
 
     async def test_a_long_stretch_is_one_record(self, store: Store) -> None:
         small = await self.open(StoreLimits(max_fires=3))

@@ -315,6 +315,18 @@ class RetentionRules(StoreSuite):
             assert (await self.read(store, new.id)).state == State.COMPLETED
         assert await self.everything(store, *(new.id for new in active)) == before
 
+    async def test_clear_logs_leaves_no_number_of_dropped_lines(self, store: Store) -> None:
+        few = await self.open(StoreLimits(max_log_lines=2))
+        peer = await self.join(few)
+        (new,) = self.make.instances(1)
+        await few.enqueue([new])
+        claim = await peer.take_one()
+        await peer.end(claim, logs=tuple(map(self.make.line, "abc")))
+        assert (await few.logs(new.id)).dropped == 1
+        await few.clear_logs(Filter())
+        page = await few.logs(new.id)
+        assert (page.lines, page.dropped) == ((), 0)
+
     async def test_clear_by_time_spares_the_rest(self, store: Store) -> None:
         now = self.clock.time_us() // 1000 * 1000
         old, young = (self.make.instance(id=self.make.id(now - hours * 3_600_000_000)) for hours in (3, 1))

@@ -93,6 +93,20 @@ class SuspectRules(StoreSuite):
         assert await self.charges(store, neighbour.id) == (1, 0)
         assert await self.charges(store, suspect.id) == (0, SUSPECT_AFTER + 1)
 
+    async def test_a_cancelled_suspect_whose_body_runs_is_charged_alone(self, store: Store) -> None:
+        reaper = await self.join(store)
+        (suspect,) = self.make.instances(1, max_crashes=5)
+        await self.make_suspects(store, reaper, [suspect])
+        (neighbour,) = self.make.instances(1)
+        await store.enqueue([neighbour])
+        mortal = await self.join_briefly(store)
+        (held,) = (await mortal.claim(mortal.want(suspects=False))).claims
+        for claim in (held, await mortal.take_one()):
+            await mortal.report(claim, started=True)
+        await store.cancel([suspect.id], request=self.make.request())
+        await self.reap(reaper)
+        assert await self.charges(store, neighbour.id) == (0, 0)
+
     # -- how a suspect is claimed
 
     async def test_a_suspect_is_taken_alone(self, store: Store) -> None:
@@ -206,6 +220,19 @@ class SuspectRules(StoreSuite):
         await self.join(store, "lapsed", previous=lapsed.incarnation)
         assert await self.charges(store, started.id) == (0, 1)
         assert await self.charges(store, waiting.id) == (0, 1)
+
+    async def test_a_return_turns_later_crashes_into_losses_too(self, store: Store) -> None:
+        """The reap takes back one claim before the return, and the others after it."""
+        batch = self.make.instances(3)
+        await store.enqueue(batch)
+        reaper = await self.join(store)
+        lapsed = await self.join_briefly(store, "lapsed")
+        for claim in await lapsed.take():
+            await lapsed.report(claim, started=True)
+        assert len(await self.reap(reaper, 1)) == 1
+        await self.join(store, "lapsed", previous=lapsed.incarnation)
+        assert len(await self.reap_all(reaper)) == 2
+        assert [await self.charges(store, new.id) for new in batch] == [(0, 1)] * 3
 
     async def test_a_return_changes_no_final_instance(self, store: Store) -> None:
         await store.enqueue(self.make.instances(1))

@@ -71,7 +71,7 @@ local function fire_one(at, deposed, make)
       answer[2] = add_gap(name, stretch, record)
       stretch = digits(record.nominal_us)
     else
-      if known_raw and outcome == 'backfilled' then
+      if known_raw and outcome ~= 'triggered' then
         add('ZREM', fired_key(name), known_raw)
       end
       answer[2] = add_fire(fired_key(name), record)
@@ -86,7 +86,7 @@ local function fire_one(at, deposed, make)
     add_pair('HSET', key, 'last', digits(max(tonumber(last), ends_at(record))))
   end
   write_all()
-  trim_ledger(name, tonumber(ARGV[4]), tonumber(ARGV[5]), trimmed)
+  trim_ledger(name, tonumber(ARGV[4]), tonumber(ARGV[5]), trimmed, answer[2])
   return answer
 end
 

@@ -17,7 +17,7 @@ local function ending(incarnation, in_order)
   if not in_order then
     for _, claim in ipairs(call('HVALS', owned_key(incarnation))) do
       local _, flags = claim_parts(claim)
-      if has_flag(flags, 's') and has_flag(flags, 'q') and not has_flag(flags, 'r') then
+      if has_flag(flags, 's') and has_flag(flags, 'q') then
         how = 'S'
         break
       end
