@@ -28,6 +28,9 @@ async def over(client: RawClient, *arguments: str) -> str:
 async def test_every_rpc_is_answered_by_a_daemon(target: str) -> None:
     async with raw_client(target) as client:
         done = await over(client, "2", "0")
+        delayed = pb.ScheduleJobRequest(kind="slow", arguments=["0", "0"])
+        delayed.options.after.FromSeconds(3_600)
+        late = (await client.call("ScheduleJob", delayed)).instance.uuid
         query = pb.Query(kind="slow", uuid=done)
         add = pb.ScheduleJobRequest(kind="add", json_arguments="[1, 2]")
         hourly = pb.ScheduleJobRequest(kind="add", arguments=["1", "2"])
@@ -51,6 +54,7 @@ async def test_every_rpc_is_answered_by_a_daemon(target: str) -> None:
             "WaitInstances": pb.WaitInstancesRequest(query=query, timeout=PATIENT),
             "CancelInstance": pb.CancelInstanceRequest(uuid=done),
             "CancelInstances": pb.CancelInstancesRequest(query=query),
+            "RunNow": pb.RunNowRequest(uuid=late),
             "RetryInstance": pb.RetryInstanceRequest(uuid=done),
             "RetryInstances": pb.RetryInstancesRequest(query=query),
             "PutSchedule": pb.PutScheduleRequest(job=hourly),

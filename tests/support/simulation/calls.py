@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, cast
 
-from peerjob import Filter, Job, Node, Query, State
+from peerjob import Filter, Job, Node, NodeStateError, NodeStoppedError, Query, State
 from peerjob.handles.instance import Event
 from peerjob.model.clock import to_datetime
 from peerjob.model.record import Transition
@@ -66,6 +66,17 @@ class Calls:
             answer.append(await node.cancel_instance(id))
             if answer[-1]:
                 self._cancelled(id)
+        return answer
+
+    async def _run_now(self, _: int, node: Node, given: dict[str, Any]) -> list[str]:
+        answer: list[str] = []
+        for id in self._those(given):
+            try:
+                answer.append("moved" if await node.run_now(id) else "due")
+            except NodeStoppedError:
+                raise
+            except NodeStateError:
+                answer.append("refused")
         return answer
 
     async def _cancel_kind(self, _: int, node: Node, given: dict[str, Any]) -> int:

@@ -19,6 +19,7 @@ VERBS = {
     "commit": 1,
     "turn": 1,
     "cancel": 3,
+    "run_now": 3,
     "renew": 3,
     "reap": 3,
     "join": 3,
@@ -78,6 +79,7 @@ class Generator:
         self._cut: set[int] = set()
         self._calls: dict[str, Callable[[], tuple[str, Given]]] = {
             "cancel": self._cancel,
+            "run_now": self._run_now,
             "put_schedule": self._add_schedule,
             "remove_schedule": partial(self._on_schedule, "remove_schedule"),
             "get_schedules": partial(self._on_schedule, "pause_schedule"),
@@ -126,6 +128,7 @@ class Generator:
             self._many: 4,
             self._cancel: 8,
             self._cancel_kind: 1,
+            self._run_now: 6,
             self._retry: 3,
             self._add_schedule: 5,
             self._change_schedule: 4,
@@ -208,6 +211,9 @@ class Generator:
 
     def _cancel(self) -> tuple[str, Given]:
         return "cancel", {"node": self._node(), "of": self._made()}
+
+    def _run_now(self) -> tuple[str, Given]:
+        return "run_now", {"node": self._node(), "of": self._made()}
 
     def _cancel_kind(self) -> tuple[str, Given]:
         return "cancel_kind", {"node": self._node(), "kind": self._random.randrange(self._kinds)}

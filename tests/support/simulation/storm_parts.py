@@ -29,8 +29,10 @@ class Caller:
         for _ in range(rounds):
             if self._chance.random() < 0.7 or not self._storm.orders:
                 await self._enqueue()
-            else:
+            elif self._chance.random() < 0.7:
                 await self._cancel()
+            else:
+                await self._run_now()
             if self._chance.random() < 0.5:
                 await asyncio.sleep(self._chance.random() / 500)
 
@@ -56,6 +58,14 @@ class Caller:
             elif not state.is_final and storm.orders[id].cancelled_us is None:
                 storm.orders[id].cancelled_us = storm.clock.time_us()
                 storm.ended.setdefault(id, (State.CANCELLED, 0))
+
+    async def _run_now(self) -> None:
+        storm, request = self._storm, self._storm.make.request()
+        ids = self._chance.sample(sorted(storm.orders), min(len(storm.orders), self._chance.choice((1, 1, 3))))
+        answers = await storm.ask(self._chance, lambda: storm.store.run_now(ids, request=request))
+        storm.surprises.extend(
+            f"{id} is unknown to run_now" for id, answer in zip(ids, answers, strict=True) if not answer
+        )
 
 
 class FiringLeader:
