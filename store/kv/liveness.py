@@ -22,7 +22,7 @@ from .base import Compare, Entry, Found, KeyValue, Op, Put, Range, Step
 from .clock_skew import ClockSkew, PeerClocks
 from .idle_signs import IdleSign, IdleSigns
 from .keys import Keys, below, prefix_end
-from .layout import mended_layout
+from .layout import LAYOUT_VALUE, mended_layout
 from .owned import ClaimIndex
 from .rows import UNREADABLE_NODE, Live, NodeRow, decode_node, encode, live_of
 from .unreadable import WRITTEN_ANEW, Unreadable
@@ -146,10 +146,11 @@ class KVLiveness:
         self._peer_clocks.report_as(incarnation)
         for _ in range(ROUNDS):
             extended, read = await self._read(incarnation, sign)
-            if read.layout is not None and not await mended_layout(kv, keys.layout, read.layout):
+            layout = read.layout
+            if layout is not None and layout.value != LAYOUT_VALUE and not await mended_layout(kv, keys.layout, layout):
                 # a lease is extended without a transaction, and only transactions compare the layout: check the layout
                 # separately
-                check_layout(read.layout.value.decode(errors="replace"), namespace=keys.root[:-1], url=self._url)
+                check_layout(layout.value.decode(errors="replace"), namespace=keys.root[:-1], url=self._url)
             row = None if read.node is None else await self._row_of(incarnation, read.node, read.live)
             if read.node is None or row is None or row.ended:
                 self._lease = 0

@@ -118,7 +118,6 @@ async def _play(holder: Holder, wanted: Case | Drawn, logs: CaseLogs, namespace:
             value = await _victim(holder, scenario, case)
             damaged_at = time.monotonic()
             if value is None:
-                await scenario.close()
                 return Verdict(case, [], where="no such value")
             where = f"{value.key!r} {value.data[:80]!r}"
             await asyncio.to_thread(damages_of(value)[case.damage], holder)
@@ -130,9 +129,10 @@ async def _play(holder: Holder, wanted: Case | Drawn, logs: CaseLogs, namespace:
             late = logs.loud(namespace, at).total()
             if late > MAX_LATE_ERRORS:
                 scenario.problems.append(f"{late} ERROR lines in the last second")
-            await scenario.close()
     except Exception as error:  # noqa: BLE001  # the verdict names it, and the other cases go on
         scenario.problems.append(f"the case ends with {type(error).__name__}: {error}"[:300])
+    finally:
+        await scenario.close()
     loud = logs.loud(namespace, damaged_at)
     if loud.total() > MAX_ERRORS:
         scenario.problems.append(f"{loud.total()} ERROR lines")

@@ -180,6 +180,8 @@ class Redis:
             case "hash":
                 for field, data in self._server.hgetall(key).items():
                     yield value(data, field, field=field.decode("latin-1"))
+            case "none":
+                pass  # the key was deleted after the scan
             case other:
                 raise AssertionError(f"{text} has the type {other}, which this search does not know")
 
