@@ -121,10 +121,11 @@ class Store(Protocol):
         """Add instances as Created → Scheduled (two history entries at one time), in one answer each.
 
         An instance from another store brings its counts of attempts, crashes and losses. Idempotent by instance id: the
-        same call again gives the first answer, and says `repeated` for what it did not add. If an instance that is not
-        final has the kind and key, nothing is added and the answer is the id of that instance (within a batch, the
-        first instance gets the key). Wakes min(instances due, idle nodes) idle nodes that can run them; a new earliest
-        delayed instance wakes one node. Raises StoreFullError with nothing half written.
+        same call again gives the first answer, and says `repeated` for what it did not add. Only the id counts: the
+        store keeps the first instance with it, also if the other one has another kind, arguments or options. If an
+        instance that is not final has the kind and key, nothing is added and the answer is the id of that instance
+        (within a batch, the first instance gets the key). Wakes min(instances due, idle nodes) idle nodes that can run
+        them; a new earliest delayed instance wakes one node. Raises StoreFullError with nothing half written.
         """
         ...
 

@@ -300,10 +300,15 @@ class NodeJobManager(Manager):
         return instances
 
     def _stored_before(self, new: NewInstance, record: Record | None, job: Job[..., Any, Any] | None) -> Instance[Any]:
-        """The instance that the store had under the id of `new`; `record` is what the store has now."""
-        if record is None or record.kind != new.kind:
-            # it was removed, or has a kind that the caller is perhaps not allowed to see
+        """The instance that the store had under the id of `new`; `record` is what the store has now.
+
+        Raises OptionError for an instance of another kind: it is not what the caller asked for.
+        """
+        if record is None:  # it was removed
             return Instance(self, fresh_record(new, self.clock.time_us()), job=job, is_new=False)
+        if record.kind != new.kind and (job is None or record.kind not in job.aliases):
+            # without its kind, which the caller is perhaps not allowed to see
+            raise OptionError("uuid", new.id, "an id that no instance of another kind has")
         if record.spec == new.spec:  # the store did not answer at first, and got the same request again
             return self._need_runtime().changes.scheduled(job, record)
         return Instance(self, record, job=job, is_new=False)

@@ -224,7 +224,7 @@ class BlockingVerbs(BlockingCalls):
 
         The time in the id must be less than a day from the clock of the node, or else OptionError is raised. A repeated
         call changes nothing, not even with other arguments: it returns the instance that is stored, and `is_new` is
-        False.
+        False. Raises OptionError if an instance of another kind has the id.
         """
         return BlockingInstance(self, self.call(self.manager.schedule_as(id, call)))
 

@@ -60,6 +60,30 @@ async def test_a_repeated_id_shows_what_is_stored(clock: VirtualClock) -> None:
         assert [(one.args, one.is_new) for one in made] == [((1, 2), False), ((9, 9), True)]
 
 
+async def test_an_id_of_another_kind_is_refused(clock: VirtualClock) -> None:
+    renamed = Job("sum", add, aliases=["add"])
+    async with running_nodes(clock, "a", "b", jobs=[ADD, FAIL]) as (one, two):
+        id = IdSource(clock).one()
+        made = await one.schedule_as(id, ADD.call(1, 2))
+        await made.wait(30)
+        before = (await made.refresh()).record
+        for node in (one, two):
+            with pytest.raises(
+                OptionError, match="uuid: expected an id that no instance of another kind has"
+            ) as caught:
+                await node.schedule_as(id, FAIL.call(1))
+            assert "add" not in str(caught.value)
+            with pytest.raises(OptionError, match=id):
+                await node.schedule_many([FAIL.call(1)], ids=[id])
+        assert (await made.refresh()).record == before
+        assert await one.count() == 1
+        # a job that has the kind as an alias is the same job
+        two.unregister("add")
+        two.register(renamed)
+        again = await two.schedule_as(id, renamed.call(5, 6))
+        assert (again.id, again.is_new, again.kind) == (id, False, "add")
+
+
 async def test_a_call_whose_answer_the_store_lost_is_new(clock: VirtualClock) -> None:
     flaky = flaky_store(clock)
     async with running_node(ADD, clock=clock, store=flaky.store, workers=0) as node:

@@ -255,6 +255,17 @@ async def test_a_request_that_is_sent_again_is_the_same_instance(client: RawClie
     assert await node.count() == 1
 
 
+async def test_an_id_of_another_kind_is_refused(client: RawClient, node: Node) -> None:
+    id = IdSource(node.clock).one()
+    assert (await client.call("ScheduleJob", pb.ScheduleJobRequest(kind="sum", arguments=["1", "2"], uuid=id))).instance
+    await final(client, id)
+    other = pb.ScheduleJobRequest(kind="span", arguments=["u", "1h"], uuid=id)
+    assert await client.code("ScheduleJob", other) is Code.INVALID_ARGUMENT
+    assert await client.code("ScheduleJobs", pb.ScheduleJobsRequest(jobs=[other])) is Code.INVALID_ARGUMENT
+    assert (await final(client, id)).kind == "sum"
+    assert await node.count() == 1
+
+
 async def test_a_bulk_is_checked_before_any_of_it_is_stored(client: RawClient, node: Node) -> None:
     good, bad = pb.ScheduleJobRequest(kind="sum", arguments=["1", "2"]), pb.ScheduleJobRequest(kind="sum")
 

@@ -27,6 +27,7 @@ from peerjob import (
     instance_cleaner,
 )
 from peerjob.model.activity_sample import OTHER_KINDS, SLOT_US, ActivityRow, ActivitySample
+from peerjob.model.ids import IdSource
 from peerjob.model.rights import Rights
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire.rpcs import RPCS, SCOPES, SERVICE
@@ -185,12 +186,15 @@ async def test_every_acting_call_is_recorded_once(caplog: pytest.LogCaptureFixtu
 
 async def test_many_calls_that_schedule_share_a_record() -> None:
     async with served(*JOBS) as (node, server), raw_client(server.target) as client:
-        for _ in range(5):
+        for _ in range(4):
             await client.call("ScheduleJob", request_of("ScheduleJob", "report", ""))
+        id = IdSource(node.clock).one()
+        for text in ("first", "a repeat, which makes nothing"):
+            await client.call("ScheduleJob", pb.ScheduleJobRequest(kind="report", arguments=[text], uuid=id))
         await client.code("CancelInstance", pb.CancelInstanceRequest(uuid="x"))
         await node.audit_trail.flush()
         cancel, made = await node.audit()
-    assert (made.principal, made.count, made.calls, made.result) == ("anonymous", 5, 5, "ok")
+    assert (made.principal, made.count, made.calls, made.result) == ("anonymous", 5, 6, "ok")
     assert (cancel.verb, cancel.criteria, cancel.count, cancel.result) == (
         "CancelInstance",
         "uuid=x",

@@ -77,9 +77,9 @@ def _criteria(name: str, request: Any) -> str:
 def _count(name: str, response: Any) -> int | None:
     """How many instances or schedules a call made or changed."""
     if isinstance(response, pb.ScheduleJobResponse):
-        return int(not response.existed)
+        return int(not (response.existed or response.repeated))
     if isinstance(response, pb.ScheduleJobsResponse):
-        return sum(not one.existed for one in response.scheduled)
+        return sum(not (one.existed or one.repeated) for one in response.scheduled)
     fields = response.DESCRIPTOR.fields_by_name
     if "count" in fields or "made" in fields:
         return int(response.count if "count" in fields else response.made)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
+from peerjob.model.query import Query
 from peerjob.model.record import MAX_BATCH, MAX_PRIORITY, MIN_PRIORITY, Action, Enqueued
 from peerjob.model.state import State
 from peerjob.store.base import Store
@@ -109,6 +110,23 @@ class EnqueueRules(StoreSuite):
             Enqueued(new.id, True, repeated=True),
         ]
         assert (await self.read(store, old.id)).spec == old.spec
+
+    async def test_an_id_alone_decides_what_is_repeated(self, store: Store) -> None:
+        """Not its kind nor its content: the first instance with an id stays as it is."""
+        first = self.make.instance(tags=("red",), key="k")
+        await store.enqueue([first])
+        before = await self.read(store, first.id)
+        plain = self.make.instance(id=first.id, kind="other", spec=b"other")
+        for other in (plain, self.make.instance(id=first.id, priority=-9, tags=("blue",), key="l", delay_us=10**9)):
+            assert await store.enqueue([other]) == [Enqueued(first.id, True, repeated=True)]
+            assert await store.enqueue([self.make.instance(kind="more"), other]) == [
+                Enqueued((await self.found(store, Query(kind="more")))[-1], True),
+                Enqueued(first.id, True, repeated=True),
+            ]
+        assert await self.read(store, first.id) == before
+        assert await self.found(store, Query(tag="red")) == [first.id]
+        assert await self.found(store, Query(tag="blue")) == await self.found(store, Query(kind="other")) == []
+        assert await self.counts(store) == {State.SCHEDULED: 1}
 
     async def test_a_taken_key_answers_with_its_holder(self, store: Store) -> None:
         first, second = self.make.instances(2, key="only one")
