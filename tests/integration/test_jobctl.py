@@ -161,7 +161,9 @@ def test_an_output_that_takes_nothing_is_one_line() -> None:
         1,
         "jobctl: the output cannot be written: [Errno 28] No space left on device\n",
     )
-    closed = subprocess.run(["sh", "-c", f"{JOBCTL} --version >&-"], capture_output=True, timeout=PATIENCE, check=False)
+    closed = subprocess.run(
+        ["sh", "-c", '"$0" --version >&-', JOBCTL], capture_output=True, timeout=PATIENCE, check=False
+    )
     assert (closed.returncode, closed.stdout, closed.stderr) == (0, b"", b"")
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -221,7 +222,7 @@ def test_a_namespace_moves_and_nothing_runs_twice(
 
 def test_a_pipe_moves_between_namespaces(redis_url: str, namespace: str) -> None:
     asyncio.run(fill_a_little(redis_url, namespace, 40))
-    program = Path(sys.executable).with_name("jobctl")
+    program = shlex.quote(str(Path(sys.executable).with_name("jobctl")))
     pipe = f"{program} export - --namespace {namespace} | {program} import - --namespace {namespace}-new"
     environment = {"PEERJOB_STORE": redis_url, "PATH": "/usr/bin:/bin"}
     done = subprocess.run(pipe, shell=True, env=environment, capture_output=True, text=True, timeout=60, check=True)
