@@ -249,6 +249,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "gRPC message": server.MAX_MESSAGE,
         "gRPC connections": grpc_server.MAX_CONNECTIONS,
         "open gRPC calls of a node": calls.MAX_CALLS,
+        "answers of gRPC that one caller has not read": calls.MAX_UNREAD,
         "open gRPC calls of one token, or of one address without tokens": calls.MAX_CALLS_CALLER,
         "unread events of one `watch()` of a query": watchers.MAX_WAITING,
         "records in the audit log": audit.MAX_AUDIT,

@@ -14,7 +14,8 @@ from peerjob import Job, OptionError, Role, Server, Token, Tokens
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.server import calls, connection_shares
 from peerjob.remote.wire.rpcs import SERVICE
-from support.rpc import forwarding, health_client, raw_client, served
+from support.rpc import forwarding, health_client, open_calls, raw_client, served
+from support.unread import UnreadCalls
 from support.waiting import PATIENCE, until
 
 Code = grpc.StatusCode
@@ -167,6 +168,61 @@ async def test_one_caller_leaves_calls_to_others_and_all_leave_some_to_admins(
     warned = [record.getMessage() for record in caplog.records if "refuses a call" in record.getMessage()]
     assert len(warned) == 1
     assert "of ann from 127.0.0.1: 3 calls are open; one caller may have 3, and all 7" in warned[0]
+
+
+async def test_answers_that_a_caller_does_not_read_are_limited(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(calls, "MAX_UNREAD", 5 << 20)
+    tokens = Tokens([Token.of("ann", Role.OPERATOR), Token.of("bob", Role.OPERATOR)])
+    job = Job("large", lambda text: None)
+    async with (
+        served(job, tokens=tokens) as (node, server),
+        raw_client(server.target, [*OWN, ("grpc.max_receive_message_length", -1)]) as client,
+    ):
+        for _ in range(3):
+            await node.schedule(job.with_options(after=3600), "x" * 900_000)
+        lookup = pb.LookupInstancesRequest(query=pb.Query(limit=10))
+        held = server._access.calls._unread  # pyright: ignore[reportPrivateUsage]
+        places = server._access.calls._open  # pyright: ignore[reportPrivateUsage]
+        async with UnreadCalls(server.target) as unread:
+            for _ in range(6):
+                unread.call("LookupInstances", lookup, "ann")
+            await until(lambda: _is(sum("does not read" in one.getMessage() for one in caplog.records), 1))
+            assert 2_700_000 <= sum(held.values()) <= 5 << 20
+            assert places.total >= len(held), "a call is open until its answer is sent"
+            assert await client.code("LookupInstances", lookup, token="ann") is Code.RESOURCE_EXHAUSTED
+            schedule = pb.ScheduleJobRequest(kind="large", arguments=["x"])
+            assert await client.code("ScheduleJob", schedule, token="ann") is Code.OK, "what acts has its answer"
+            assert await client.code("LookupInstances", lookup, token="bob") is Code.OK, "another caller"
+        await until(lambda: _is(len(held) + places.total, 0))
+        assert await client.code("LookupInstances", lookup, token="ann") is Code.OK
+
+
+@pytest.mark.parametrize("limited", [True, False])
+async def test_messages_of_streams_that_a_caller_does_not_read_are_limited(
+    monkeypatch: pytest.MonkeyPatch, limited: bool
+) -> None:
+    monkeypatch.setattr(calls, "MAX_UNREAD", 5 << 20 if limited else 1 << 30)
+    job = Job("large", lambda text: None)
+    async with (
+        served(job, workers=0) as (node, server),
+        UnreadCalls(server.target) as unread,
+        raw_client(server.target, OWN) as client,
+    ):
+        held = server._access.calls._unread  # pyright: ignore[reportPrivateUsage]
+        for _ in range(12):
+            unread.call("Watch", pb.WatchRequest(), "none")
+        await until(lambda: _is(open_calls(server), 12))
+
+        async def all_have_sent() -> bool:
+            # a watch that began late misses the event before
+            await node.schedule(job, "x" * 900_000)
+            return open_calls(server) == 5 if limited else sum(held.values()) > 12 * 900_000
+
+        await until(all_have_sent)
+        assert sum(held.values()) <= (5 << 20 if limited else 12 << 20)
+        assert await client.code("GetVersion", pb.VersionRequest()) is Code.OK
 
 
 async def test_without_tokens_a_caller_is_an_address(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,5 +84,5 @@ async def check_schedule(node: Node, name: str) -> None:
             kind, rights = (await node.lookup_schedule(name)).kind, caller().rights
             if not rights.include(kind):
                 # names are those of the namespace, so the caller learns that this one is in use, and no more
-                raise AuthError(f"the name {name!r} cannot be used with this token: give the schedule another name")
+                raise AuthError(f"schedule {name!r} cannot be set with this token: give the schedule another name")
             await check_runs(node, [kind])

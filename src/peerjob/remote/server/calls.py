@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
+from functools import partial
 from typing import Any, NoReturn, cast
 
 import grpc
@@ -32,6 +33,8 @@ RESERVED_CALLS = 500
 """The last of the open calls, which are for admins."""
 MAX_ADMITTING = 1_000
 """The most calls of one address whose token is being checked, for which the server may have to read keys."""
+MAX_UNREAD = 128 << 20
+"""The most bytes of answers that one caller has not taken. Above them, it gets an error instead of an answer."""
 MAX_RECEIVING = 16
 """The most messages that the server receives from one caller at a time."""
 MAX_RECEIVING_CONNECTION = 3
@@ -54,6 +57,10 @@ TOO_MANY = ErrorStatus(code=grpc.StatusCode.RESOURCE_EXHAUSTED, text="too many o
 TOO_LATE = ErrorStatus(
     code=grpc.StatusCode.DEADLINE_EXCEEDED, text=f"the message did not arrive within {RECEIVE_SECONDS:g} s"
 )
+TOO_MUCH = ErrorStatus(
+    code=grpc.StatusCode.RESOURCE_EXHAUSTED,
+    text=f"the caller has not read {MAX_UNREAD >> 20} MiB of answers; read them, then try again",
+)
 NO_MESSAGE = ErrorStatus(code=grpc.StatusCode.INVALID_ARGUMENT, text="the call has no message")
 REPLACED = ErrorStatus(code=grpc.StatusCode.RESOURCE_EXHAUSTED, text="too many health checks; later ones came")
 
@@ -70,6 +77,7 @@ class OpenCalls(BackgroundRole):
         super().__init__(clock)
         self._valid = valid
         self._open = Shares(MAX_CALLS, MAX_CALLS_CALLER, RESERVED_CALLS)
+        self._unread: dict[str, int] = {}
         self._admitting = Shares(MAX_CALLS, MAX_ADMITTING)
         self._limits = LimitLog(logger, clock)
         self._long: dict[Task, Principal] = {}
@@ -98,12 +106,13 @@ class OpenCalls(BackgroundRole):
         with self._admitting.taken(caller):
             yield True
 
-    @contextlib.contextmanager
-    def counted(self, caller: Principal, address: str) -> Generator[bool]:
-        """Count an open call until the `with` block ends; False if there are too many, of this caller or of all."""
-        admin = caller.rights.role >= Role.ADMIN
+    async def count(self, caller: Principal, address: str, context: Context) -> str:
+        """Count an open call until its answer is sent, and return the name under which its caller is counted.
+
+        Aborts the call if there are too many, of this caller or of all, or if the caller does not read its answers.
+        """
         key = caller.credential or network_of(address)
-        if not self._open.has_room(key, admin=admin):
+        if not self._open.has_room(key, admin=caller.rights.role >= Role.ADMIN):
             self._limits.warn(
                 "calls",
                 "the server refuses a call of %s from %s: %d calls are open; one caller may have %d, and all %d",
@@ -113,10 +122,52 @@ class OpenCalls(BackgroundRole):
                 MAX_CALLS_CALLER,
                 MAX_CALLS,
             )
-            yield False
-            return
-        with self._open.taken(key):
-            yield True
+            await abort(context, TOO_MANY)
+        if self._unread.get(key, 0) > MAX_UNREAD:
+            await abort(context, TOO_MUCH)
+        self._open.take(key)
+        _when_sent(context, partial(self._open.give_back, key))
+        return key
+
+    async def answer(self, key: str, answer: Any, context: Context, *, acts: bool) -> None:
+        """Count the answer of a call until it is sent; aborts the call instead if its caller does not read answers.
+
+        A call that acts has its answer in any case, since the caller must learn what was done.
+        """
+        size = len(answer) if isinstance(answer, bytes) else int(answer.ByteSize())
+        if not acts:
+            await self._check_unread(key, size, context)
+        self._add_unread(key, size)
+        _when_sent(context, partial(self._add_unread, key, -size))
+
+    @contextlib.asynccontextmanager
+    async def streamed(self, key: str, message: Any, context: Context) -> AsyncGenerator[None]:
+        """Count a message of a stream while it is sent."""
+        size = len(message) if isinstance(message, bytes) else int(message.ByteSize())
+        await self._check_unread(key, size, context)
+        self._add_unread(key, size)
+        try:
+            yield
+        finally:
+            self._add_unread(key, -size)
+
+    async def _check_unread(self, key: str, size: int, context: Context) -> None:
+        held = self._unread.get(key, 0)
+        if held and held + size > MAX_UNREAD:
+            self._limits.warn(
+                "unread",
+                "a caller from %s does not read %d bytes of its answers, and gets no more",
+                context.peer(),
+                held,
+            )
+            await abort(context, TOO_MUCH)
+
+    def _add_unread(self, key: str, size: int) -> None:
+        left = self._unread.get(key, 0) + size
+        if left:
+            self._unread[key] = left
+        else:
+            self._unread.pop(key, None)
 
     async def receive(self, caller: Principal, context: Context) -> Any:
         """The message of a call, when it is the caller's turn to send it."""
@@ -231,6 +282,15 @@ async def abort(context: Context, status: ErrorStatus) -> NoReturn:
     """End the call with a status."""
     await context.abort(status.code, status.text, status.metadata)
     raise AssertionError("abort raises")
+
+
+def _when_sent(context: Context, action: Callable[[], None]) -> None:
+    """Call `action` when the answer of a call is sent, or when the call ends without it."""
+
+    def done(_: object) -> None:
+        action()
+
+    context.add_done_callback(done)
 
 
 async def _message(context: Context) -> Any:

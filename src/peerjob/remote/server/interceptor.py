@@ -27,6 +27,7 @@ OPEN_PREFIX = "/grpc.health."
 """The path prefix of health checks, which need no token and do not count for the rate limit."""
 TOO_OFTEN = ErrorStatus(code=grpc.StatusCode.RESOURCE_EXHAUSTED, text="too many calls; try again a little later")
 _WAITS = {rpc.path for rpc in RPCS.values() if rpc.waits}
+_ACTS = {rpc.path for rpc in RPCS.values() if rpc.acts}
 
 
 class AccessInterceptor(grpc.aio.ServerInterceptor):
@@ -117,38 +118,45 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         long = handler.response_streaming or path in _WAITS
 
         @asynccontextmanager
-        async def accepted(requests: Any, context: Context) -> AsyncGenerator[Any]:
+        async def accepted(requests: Any, context: Context) -> AsyncGenerator[tuple[Any, str]]:
             address = self._address_of(context)
             with self.calls.admitting(address) as counted:
                 if not counted:
                     await abort(context, TOO_MANY)
                 caller = await self._admit(path, address, context)
-            with self.calls.counted(caller, address) as counted:
-                if not counted:
-                    await abort(context, TOO_MANY)
-                given = requests if handler.request_streaming else await self.calls.receive(caller, context)
-                with self.calls.long(caller) if long else nullcontext():
-                    yield given
+            key = await self.calls.count(caller, address, context)
+            given = requests if handler.request_streaming else await self.calls.receive(caller, context)
+            with self.calls.long(caller) if long else nullcontext():
+                yield given, key
 
-        return self._with(accepted, handler)
+        return self._with(accepted, handler, acts=path in _ACTS)
 
     def _probe(self, handler: Any) -> Any:
         @asynccontextmanager
-        async def accepted(requests: Any, context: Context) -> AsyncGenerator[Any]:
+        async def accepted(requests: Any, context: Context) -> AsyncGenerator[tuple[Any, str]]:
             given = await self.calls.receive_probe(context)
             with self.calls.watching_probe() if handler.response_streaming else nullcontext():
-                yield given
+                yield given, ""
 
-        return self._with(accepted, handler)
+        return self._with(accepted, handler, acts=True)
 
-    def _with(self, accepted: Callable[[Any, Context], AbstractAsyncContextManager[Any]], handler: Any) -> Any:
+    def _with(
+        self,
+        accepted: Callable[[Any, Context], AbstractAsyncContextManager[tuple[Any, str]]],
+        handler: Any,
+        *,
+        acts: bool,
+    ) -> Any:
         forms = (handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream)
         serve: Any = next(form for form in forms if form is not None)
 
         async def one(requests: Any, context: Context) -> Any:
             try:
-                async with accepted(requests, context) as given:
-                    return await serve(given, context)
+                async with accepted(requests, context) as (given, key):
+                    answer = await serve(given, context)
+                    if key and answer is not None:
+                        await self.calls.answer(key, answer, context, acts=acts)
+                    return answer
             except asyncio.CancelledError:
                 await self.calls.explain(context)
                 raise
@@ -156,11 +164,12 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         async def many(requests: Any, context: Context) -> AsyncIterator[Any]:
             try:
                 async with (
-                    accepted(requests, context) as given,
+                    accepted(requests, context) as (given, key),
                     aclosing(cast("AsyncGenerator[Any]", serve(given, context))) as messages,
                 ):
                     async for message in messages:
-                        yield message
+                        async with self.calls.streamed(key, message, context):
+                            yield message
             except asyncio.CancelledError:
                 await self.calls.explain(context)
                 raise
