@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from support.damage.logs import case_logs
+from support.damage.logs import CaseLogs, case_logs
 from support.damage.matrix import Case, Drawn, plan, play
-from support.damage.values import Etcd, Holder, Sqlite
+from support.damage.values import Etcd, Holder, Redis, Sqlite
 
+ENGINES = ("redis", "valkey", "etcd", "sqlite")
 SEED = 1
-SHARE = 5
+SHARE = 4
 """Cases of each engine in each test run, all at the same time. They take about as long as one case."""
 
 
@@ -25,26 +26,40 @@ def etcd(etcd_url: str) -> Iterator[Etcd]:
 
 
 @pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    with closing(Redis(redis_url)) as holder:
+        yield holder
+
+
+@pytest.fixture
+def valkey(valkey_url: str) -> Iterator[Redis]:
+    with closing(Redis(valkey_url)) as holder:
+        yield holder
+
+
+@pytest.fixture
 def sqlite(tmp_path: Path) -> Sqlite:
     return Sqlite(tmp_path)
 
 
-async def problems(holder: Holder, cases: Sequence[Case | Drawn], prefix: str) -> list[str]:
+async def problems(holder: Holder, cases: Sequence[Case | Drawn], logs: CaseLogs, prefix: str) -> list[str]:
     """What went wrong in these cases."""
-    with case_logs() as logs:
-        verdicts = [verdict async for verdict in play(holder, cases, logs, prefix=prefix)]
+    verdicts = [verdict async for verdict in play(holder, cases, logs, prefix=prefix)]
     return [str(verdict) for verdict in verdicts if verdict.problems]
 
 
-async def test_a_share_of_the_damages_costs_no_other_work(etcd: Etcd, sqlite: Sqlite) -> None:
+async def test_a_share_of_the_damages_costs_no_other_work(request: pytest.FixtureRequest) -> None:
     cases = [Drawn(SEED, number) for number in range(SHARE)]
-    found = await asyncio.gather(problems(etcd, cases, "etcd"), problems(sqlite, cases, "sqlite"))
+    holders: dict[str, Holder] = {engine: request.getfixturevalue(engine) for engine in ENGINES}
+    with case_logs() as logs:
+        found = await asyncio.gather(*(problems(holder, cases, logs, engine) for engine, holder in holders.items()))
     assert [problem for part in found for problem in part] == []
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(7_200)
-@pytest.mark.parametrize("engine", ["etcd", "sqlite"])
+@pytest.mark.parametrize("engine", ENGINES)
 async def test_no_damage_costs_other_work(request: pytest.FixtureRequest, engine: str) -> None:
     holder: Holder = request.getfixturevalue(engine)
-    assert await problems(holder, await plan(holder, "plan"), "all") == []
+    with case_logs() as logs:
+        assert await problems(holder, await plan(holder, "plan"), logs, "all") == []
