@@ -1,14 +1,19 @@
 """The reference store keeps the contract, on virtual time."""
 
+import asyncio
+import threading
 from collections.abc import Awaitable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TypeVar
 
-from peerjob.model.record import StoreLimits
+from peerjob.model.clock import SystemClock
+from peerjob.model.record import Hint, StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.reference.state import Namespace
 from peerjob.store.reference.store import ReferenceData, ReferenceStore
 from peerjob.testing.clock import VirtualClock
+from peerjob.testing.factories import Factory, Peer
 from peerjob.testing.store_conformance import StoreConformance
 
 Result = TypeVar("Result")
@@ -38,6 +43,29 @@ class TestReference(StoreConformance):
 
     async def in_time(self, awaitable: Awaitable[Result]) -> Result:
         return await self.clock.run(awaitable)
+
+
+def test_a_command_wakes_a_call_that_waits_in_another_event_loop() -> None:
+    clock, data = SystemClock(), ReferenceData()
+    make = Factory(clock)
+
+    def store() -> ReferenceStore:
+        return ReferenceStore(data, clock=clock, limits=StoreLimits(), namespace="shared")
+
+    async def wait(idle: threading.Event) -> list[Hint]:
+        peer = await Peer(store=store(), info=make.node(), make=make).join()
+        await peer.claim()
+        asyncio.get_running_loop().call_soon(idle.set)
+        return await peer.store.next_hints(peer.incarnation, 60)
+
+    with ThreadPoolExecutor(1) as other_thread:
+        for _ in range(20):
+            idle = threading.Event()
+            hints = other_thread.submit(asyncio.run, wait(idle))
+            assert idle.wait(60)
+            asyncio.run(store().enqueue(make.instances(1)))
+            assert [hint.what for hint in hints.result(60)] == ["work"]
+            asyncio.run(store().clear())
 
 
 def left_in(state: Namespace) -> list[str]:
