@@ -165,7 +165,8 @@ class Store(Protocol):
         None: the id is unknown. A final state: the instance was final and is unchanged (an instance that the same
         request cancelled before answers as before). A running instance loses its fence at once: no commit of its
         holder changes it any more. Its owner entry stays as "releasing" until the holder releases it or is reaped;
-        then its unique key is free. The holder is hinted "cancel" and sees the instance in every renewal.
+        then its unique key is free, and retention can remove it. The holder is hinted "cancel" and sees the instance in
+        every renewal.
         """
         ...
 

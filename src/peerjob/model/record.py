@@ -259,6 +259,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Whether the body has started. Only REPORT needs this field, since actions that end a body imply the start."""
     delay_us: int = 0
     note: str = ""
+    """The reason, for the history. A store may cut it after 200 characters."""
     logs: tuple[LogLine, ...] = ()
     """Log lines, which the store appends before the transition in the same step."""
 
