@@ -2,17 +2,17 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.model.record import Action, StoreLimits
+from peerjob.model.record import SUSPECT_AFTER, Action, StoreLimits
 from peerjob.model.run_now import RunNow, RunNowAnswer
 from peerjob.model.state import State
-from peerjob.store.kv.base import Applied, Compare, Delete, Put, Range, Step
+from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Put, Range, Step
 from peerjob.store.kv.keys import Keys, timed
 from peerjob.store.kv.rows import Row, decode_row, encode
 from peerjob.store.kv.store import KVStore
@@ -32,6 +32,14 @@ class Unreliable(MemoryKeyValue):
     lose_next = False
     """Whether the answer to the next transaction is lost."""
     grants = True
+    before_records: Callable[[], Awaitable[object]] | None = None
+    """What happens once, before the next read of records."""
+
+    async def get(self, keys: Sequence[str]) -> list[Entry | None]:
+        if self.before_records is not None and keys and "/state/" in keys[0]:
+            act, self.before_records = self.before_records, None
+            await act()
+        return await super().get(keys)
 
     async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
         chance = self._clock.random.random()
@@ -105,6 +113,24 @@ async def test_a_call_whose_answer_was_lost_acts_once(bench: Bench) -> None:
     assert (await bench.another().health()).delayed == 1
 
 
+@pytest.mark.parametrize("snoozes", [True, False])
+async def test_the_same_request_on_another_node_at_the_same_time_acts_once(bench: Bench, snoozes: bool) -> None:
+    """The other node acts after this one has found no answer, and before it reads the records."""
+    (id,) = await delayed(bench)
+    other = bench.another()
+    peer = await bench.join(other)
+
+    async def overtake() -> None:
+        assert await other.run_now([id], request="r") == [RunNow.DUE_NOW]
+        if snoozes:
+            await peer.end(await peer.take_one(), Action.SNOOZE, delay_us=HOUR_US)
+
+    bench.kv.before_records = overtake
+    for store in (bench.store, other):
+        assert await store.run_now([id], request="r") == [RunNow.DUE_NOW]
+    assert len(await peer.take()) == (0 if snoozes else 1)
+
+
 async def test_over_a_bad_connection_each_instance_moves_once(bench: Bench) -> None:
     ids = await delayed(bench, 40)
     bench.kv.share = 0.4
@@ -134,6 +160,16 @@ async def test_one_that_a_faster_clock_found_due_moves_too(bench: Bench) -> None
     assert await bench.store.run_now([id], request="r") == [RunNow.DUE_NOW]
     assert [claim.id for claim in await peer.take()] == [id]
     assert (await bench.tables())["ready"] == 0
+
+
+async def test_a_suspect_enters_the_queue_of_suspects(bench: Bench) -> None:
+    """A claim would repair a wrong entry, with more requests."""
+    suspect = bench.make.instance(delay_us=HOUR_US, losses=SUSPECT_AFTER)
+    await bench.store.enqueue([suspect])
+    await bench.store.run_now([suspect.id], request="r")
+    row = await bench.row(suspect.id)
+    place = bench.keys.ready(row.kind, row.priority, suspect=True) + timed(row.due_us, suspect.id)
+    assert (await bench.kv.get([place]))[0] is not None
 
 
 async def test_an_unreadable_answer_counts_as_none(bench: Bench) -> None:
