@@ -171,6 +171,13 @@ async def test_a_renewal_that_failed_is_no_steady_time(renewing: RenewedLease) -
     assert lease.may_reap
 
 
+async def test_a_renewal_extends_the_lease_by_the_whole_ttl(renewing: RenewedLease) -> None:
+    await renewing.clock.advance(5)
+    (view,) = await renewing.store.inner.nodes()
+    assert view.expires_us - view.renewed_us == round(TTL * 1_000_000)
+    assert view.expires_us > renewing.clock.time_us() + (TTL - renewing.lease.interval - LATE) * 1_000_000
+
+
 # -- an answer that is on its way while the node joins under a new incarnation
 
 

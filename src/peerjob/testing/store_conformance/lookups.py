@@ -1,7 +1,8 @@
 """Lookups: every criterion, every page, each instance once."""
 
+import itertools
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -155,6 +156,33 @@ class ReadingRules(StoreSuite):
         assert await found(after=hour + tick) == []
         day = to_datetime(noon) - timedelta(days=36_500)
         assert await self.found(store, Query(after=day)) == sorted(ids)
+
+    async def test_each_pair_of_criteria_joins(self, store: Store) -> None:
+        hour, now = 3_600_000_000, self.clock.time_us() // 1000 * 1000
+        times = [now - number * hour for number in range(8, 0, -1)]
+        batch = [
+            self.make.instance(
+                id=self.make.id(at), kind=("mail", "film")[number % 2], tags=(("red", "blue")[number // 2 % 2],)
+            )
+            for number, at in enumerate(times)
+        ]
+        await store.enqueue(batch)
+        await store.cancel([new.id for new in batch[4:]], request=self.make.request())
+        matching: list[tuple[str, Any, set[str]]] = [
+            ("kind", "mail", {new.id for new in batch if new.kind == "mail"}),
+            ("tag", "red", {new.id for new in batch if "red" in new.tags}),
+            ("state", State.SCHEDULED, {new.id for new in batch[:4]}),
+            ("state", State.FINAL, {new.id for new in batch[4:]}),
+            ("after", to_datetime(times[2]), {new.id for new in batch[2:]}),
+            ("before", to_datetime(times[6]), {new.id for new in batch[:6]}),
+            ("uuid", batch[4].id, {batch[4].id}),
+        ]
+        for first, second in itertools.combinations(matching, 2):
+            if first[0] != second[0]:
+                expected = sorted(first[2] & second[2])
+                criteria = {first[0]: first[1], second[0]: second[1]}
+                assert await self.found(store, Query(**criteria, limit=2)) == expected, criteria
+                assert await self.found(store, Query(**criteria, order="desc")) == expected[::-1], criteria
 
     @pytest.mark.parametrize("order", ["asc", "desc"])
     @pytest.mark.parametrize("limit", [1, 2, 7, 40])

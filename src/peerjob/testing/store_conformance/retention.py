@@ -1,5 +1,9 @@
 """BOUNDED: retention removes final instances with all their data, and nothing else."""
 
+import itertools
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from peerjob.model.clock import to_datetime
@@ -338,6 +342,33 @@ class RetentionRules(StoreSuite):
         assert await self.lines(store, old.id) == ()
         assert len(await self.lines(store, young.id)) == 1
         assert len((await self.read(store, young.id)).history) == 4
+
+    async def test_each_clear_heeds_each_bound(self, store: Store) -> None:
+        hour, peer = 3_600_000_000, await self.join(store)
+        now = self.clock.time_us() // 1000 * 1000
+        times = [now - number * hour for number in (4, 3, 2, 1)]
+        bounds: list[tuple[str, Any, Callable[[int], bool]]] = [
+            ("after", to_datetime(times[1]), lambda at: at >= times[1]),
+            ("before", to_datetime(times[3]), lambda at: at < times[3]),
+            ("older_than", "150m", lambda at: at < now - 2.5 * hour),
+        ]
+        for chosen in (one for size in (1, 2, 3) for one in itertools.combinations(bounds, size)):
+            batch = [self.make.instance(id=self.make.id(at)) for at in times]
+            await self.finish(peer, *batch)
+            filter = Filter(**{name: value for name, value, _ in chosen})
+            cleared = [new.id for new, at in zip(batch, times, strict=True) if all(test(at) for _, _, test in chosen)]
+            for clear in (store.clear_logs, store.clear_history):
+                _, cursor = await clear(filter)
+                while cursor is not None:
+                    _, cursor = await clear(filter, cursor=cursor)
+            for new in batch:
+                assert bool(await self.lines(store, new.id)) == (new.id not in cleared)
+                assert (len((await self.read(store, new.id)).history) > 1) == (new.id not in cleared)
+            while await store.clear_instances(filter):
+                pass
+            assert await self.found(store, Query()) == [new.id for new in batch if new.id not in cleared]
+            while await store.clear_instances(Filter()):
+                pass
 
     async def test_clear_removes_all_but_the_nodes(self, store: Store) -> None:
         final, active = await self.crowd(store)
