@@ -36,6 +36,10 @@ class Case(msgspec.Struct, frozen=True):
         return f"{self.name}: {self.damage}"
 
 
+_VALID = frozenset({Case("slot/NAME", "field 1 is []")})
+"""Damages that make another valid value: nothing tells that instances waited for the slot."""
+
+
 class Drawn(msgspec.Struct, frozen=True):
     """A case that a seed draws from what the store holds: the cases of one seed have different classes."""
 
@@ -46,8 +50,8 @@ class Drawn(msgspec.Struct, frozen=True):
         """The case among these values."""
         names = sorted({value.name for value in values})
         name = random.Random(self.seed).sample(names, len(names))[self.number % len(names)]
-        damages = sorted({damage for value in values if value.name == name for damage in damages_of(value)})
-        return Case(name, random.Random(f"{self.seed} {self.number}").choice(damages))
+        cases = {Case(name, damage) for value in values if value.name == name for damage in damages_of(value)}
+        return random.Random(f"{self.seed} {self.number}").choice(sorted(cases - _VALID, key=str))
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -69,7 +73,7 @@ async def plan(holder: Holder, namespace: str) -> list[Case]:
     values = await asyncio.to_thread(holder.values, namespace, scenario.names)
     await scenario.close()
     cases = {Case(value.name, damage) for value in values for damage in damages_of(value)}
-    return sorted(cases, key=str)
+    return sorted(cases - _VALID, key=str)
 
 
 def share(cases: Sequence[Case], count: int, seed: int) -> list[Case]:
@@ -160,7 +164,8 @@ def _rank(value: Value, scenario: Scenario) -> int:
 
 def _excused(holder: Holder, scenario: Scenario, value: Value) -> tuple[str, tuple[str, ...]]:
     """The run that the damage may lose, and the schedules that must go on."""
-    name = next((name for id, name in scenario.names.items() if id in value.key), "")
+    place = value.key.encode() + value.part
+    name = next((name for id, name in scenario.names.items() if id.encode() in place), "")
     own = value.name.startswith(_OWN) or isinstance(holder, Redis)
     about_victim = "VICTIM" in value.key or b"VICTIM" in value.part + value.data
     return name if own else "", ("GOOD",) if about_victim else ("GOOD", "VICTIM")

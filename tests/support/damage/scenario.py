@@ -63,7 +63,7 @@ class Scenario:
         tagged = quick.with_options(tags=["TAG"], key="KEY1")
         await self._keep("ended", first.schedule(tagged, space, "ended"))
         await self._keep("large", first.schedule(large.with_options(tags=["TAG"]), space, "large", "p" * 900))
-        await self._keep("running", first.schedule(long.with_options(tags=["TAG"], key="KEY2"), space, "running", 2.5))
+        await self._keep("running", first.schedule(long.with_options(tags=["TAG"], key="KEY2"), space, "running", 6.0))
         later = quick.with_options(tags=["TAG"], key="KEY3", after="2s")
         await self._keep("delayed", first.schedule(later, space, "delayed"))
         await self._keep("bulky", first.schedule(large.with_options(after="2s"), space, "bulky", "p" * 900))
