@@ -29,18 +29,27 @@ end
 -- The counts of entries of the histories that were read: most instances of a batch have the same history.
 local counted = {}
 
--- Return whether a history has so many entries, and each of them can be read.
-local function is_history(history, entries)
-  local count, at = counted[history] or 0, 1
-  while not counted[history] and at <= #history do
-    local ok, state, time, _, node, note, rest = pcall(unpack_text, ENTRY, history, at)
-    if not ok or not (STATES[state] or state == CREATED) or not is_time(time) or not is_text(node)
-      or not is_text(note) then
-      return false
+-- Return the number of entries of a history, or nil; a cut entry is an error.
+local function entries_of(history)
+  local count, at = 0, 1
+  while at <= #history do
+    local state, time, _, node, note, rest = unpack_text(ENTRY, history, at)
+    if not (STATES[state] or state == CREATED) or not is_time(time) or not is_text(node) or not is_text(note) then
+      return nil
     end
     count, at = count + 1, rest
   end
-  counted[history] = count
+  return count
+end
+
+-- Return whether a history has so many entries, and each of them can be read.
+local function is_history(history, entries)
+  local count = counted[history]
+  if not count then
+    local whole, found = pcall(entries_of, history)
+    count = whole and found or 0
+    counted[history] = count
+  end
   return count == entries and count > 0
 end
 
