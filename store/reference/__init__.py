@@ -4,10 +4,7 @@ It tells what each command means. It has no indexes but dictionaries and sorted 
 other engines give the same answers at a bounded cost; the tests compare them with this store.
 
 Read in this order: `state` has what a namespace holds, and `step` what all commands share. `enqueue`, `claim`,
-`commit`, `cancel` and `run_now` are the life of an instance. `ends` is its end, and `retention` its removal.
-`liveness`, `recovery` and `hints` are about nodes. `schedules`, `firing` and `ledger` are about schedules. `store`
-wraps each command as a method, under one lock.
-
-Where the contract leaves a choice, `choices` names it. A test can then choose as another engine did: a function such as
-`claim.claimable` tells what may happen, and the command does what was chosen.
+`commit`, `cancel` and `run_now` are the life of an instance; `ends` is its end, and `retention` its removal.
+`liveness`, `recovery` and `hints` are about nodes, `schedules`, `firing` and `ledger` about schedules. `store` wraps
+each command as a method, under one lock.
 """
