@@ -96,8 +96,7 @@ def _connection(file: int, port: int) -> _Connection | None:
         info = os.fstat(file)
         if not stat.S_ISSOCK(info.st_mode):
             return None
-        # a copy, so that the file cannot become another one while this looks at it
-        with socket.socket(fileno=os.dup(file)) as one:
+        with _copy(file) as one:
             if one.family not in (socket.AF_INET, socket.AF_INET6) or one.getsockname()[1] != port:
                 return None
             return _Connection(file, info.st_ino, str(one.getpeername()[0]))
@@ -105,8 +104,18 @@ def _connection(file: int, port: int) -> _Connection | None:
         return None
 
 
+def _copy(file: int) -> socket.socket:
+    """A second file of a socket, which cannot become another socket while this process looks at it."""
+    copied = os.dup(file)
+    try:
+        return socket.socket(fileno=copied)
+    except OSError:
+        os.close(copied)
+        raise
+
+
 def _close(given: _Connection, port: int) -> None:
     """End a connection, unless it has ended by itself. gRPC then closes its file."""
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(given.file)) as one:
+    with contextlib.suppress(OSError), _copy(given.file) as one:
         if one.getsockname()[1] == port and os.fstat(one.fileno()).st_ino == given.inode:
             one.shutdown(socket.SHUT_RDWR)
