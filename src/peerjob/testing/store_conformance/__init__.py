@@ -40,6 +40,7 @@ _PARTS = (
     "residue",
     "retention",
     "run_now",
+    "row_fields",
     "schedules",
     "suite",
     "suspects",

@@ -31,6 +31,7 @@ from .queue import QueueRules
 from .replacement import ReplacingRules
 from .residue import ResidueRules
 from .retention import RetentionRules
+from .row_fields import RowFieldRules
 from .run_now import RunNowRules
 from .schedules import ScheduleRules
 from .slot_handover import PassingRules
@@ -66,6 +67,7 @@ class StoreConformance(
     CatalogueRules,
     DescriptorRules,
     ScheduleRules,
+    RowFieldRules,
     ChangeRules,
     FiringRules,
     TermRules,
