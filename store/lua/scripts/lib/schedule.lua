@@ -4,7 +4,7 @@ local SCHEDULE_FIELDS = {'kind', 'definition', 'revision', 'next', 'paused', 'no
 -- Return whether the fields of a schedule can be read; the definition is only known by its readers.
 local function is_row(found)
   local next_time, paused = found[4], found[5]
-  local readable = found[1] and found[1] ~= '' and found[2] and found[2] ~= '' and whole_number(found[3])
+  local readable = found[1] and found[1] ~= '' and found[2] and whole_number(found[3])
     and (next_time == '' or is_moment(next_time)) and (paused == '0' or paused == '1') and found[6]
     and is_moment(found[7]) and is_moment(found[8]) and is_moment(found[9]) and is_moment(found[10])
   return readable and is_text(found[1]) and is_text(found[6])
