@@ -88,7 +88,9 @@ class ClaimCommands(KVCommands):
                     break
             elif call.claims or await self._register_idle(call, selection, now_us):
                 break
-        return Claimed(claims=tuple(call.claims), now_us=log.now_us, next_due_us=log.next_due_us)
+        # an instance can come in the round after the one that found none
+        next_due_us = None if call.claims else log.next_due_us
+        return Claimed(claims=tuple(call.claims), now_us=log.now_us, next_due_us=next_due_us)
 
     async def _pick(self, call: ClaimCall, selection: Selection) -> list[Pick]:
         """The first due instances; only this node's share of them if the store keeps the order within a window only."""

@@ -15,7 +15,8 @@ from .context import KVContext
 from .enqueue import plan_instance
 from .fire_reads import FireReads, ScheduleFires, place_of
 from .ledger import FireLedger
-from .schedule_rows import Parked
+from .rows import NOTHING_EXTRA
+from .schedule_rows import SUSPECT_EXTRA, Parked
 
 _MAX_OPS = 80
 """Most operations in a step with several fires; further fires of the schedule wait for the next step."""
@@ -179,7 +180,8 @@ class FirePlanner:
                 return _skipped(record, QUEUE_FULL)
         row = plan_instance(plan, new, self._node, slot=schedule.name if with_slot else "", parked=parked)
         if with_slot:
-            slot, waiting = schedule.held.slot, Parked(new.id, row.kind, row.priority, row.due_us)
+            extra = SUSPECT_EXTRA if row.suspect else NOTHING_EXTRA
+            slot, waiting = schedule.held.slot, Parked(new.id, row.kind, row.priority, row.due_us, extra)
             schedule.held.slot = (
                 replace(slot, parked=(*slot.parked, waiting)) if parked else replace(slot, holder=new.id, parked=())
             )

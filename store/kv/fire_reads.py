@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -102,8 +103,9 @@ async def read_for_fires(
     known = [fire for fire in fires if fire.schedule in reads.schedules]
     await _read_entries(context, reads, known)
     await _read_rows(context, reads, known)
+    counts = Counter(fire.schedule for fire in known)
     reads.first_records = await FireLedger(context).first_records(
-        [schedule.next_fire for schedule in reads.schedules.values()], reads.now_us
+        [(schedule.next_fire, counts[schedule.name]) for schedule in reads.schedules.values()], reads.now_us
     )
     return reads
 

@@ -64,15 +64,18 @@ class FireLedger:
         after = self.add(next_fire, place, joined, ops, is_new=not joins)
         return replace(after, stretch=joined, last_us=max(next_fire.last_us, until_us))
 
-    async def first_records(self, states: Sequence[NextFire], now_us: int) -> dict[int, FirstRecords]:
-        """The first records of the ledgers that may have surplus records, by epoch."""
+    async def first_records(self, states: Sequence[tuple[NextFire, int]], now_us: int) -> dict[int, FirstRecords]:
+        """The first records of the ledgers that may have surplus records, by epoch.
+
+        `states` has each ledger with the number of records that the call can add.
+        """
         context, limits = self._context, self._context.limits
         scans = {
             next_fire.epoch: context.queues.scan(
                 Head(context.keys.ledger(next_fire.epoch), time_text(next_fire.first_us), 0), now_us=now_us
             )
-            for next_fire in states
-            if next_fire.records >= limits.max_fires
+            for next_fire, added in states
+            if next_fire.records + added > limits.max_fires
             or (next_fire.records and next_fire.oldest_us + limits.fires_kept_us < now_us)
         }
         while unfinished := [scan for scan in scans.values() if not scan.done and len(scan.places) <= MAX_TRIMMED]:

@@ -55,9 +55,13 @@ class RetentionCommands(KVCommands):
         if not ended:
             return
         context, keys, kinds = self._context, self._keys, list(ended)
-        heads, *counters = await self._kv.read([self._expiry_heads, *map(context.counts.of, kinds)])
+        of_kinds = [context.counts.of(kind) for kind in kinds]
+        heads, *counters = await self._kv.read([self._expiry_heads, *of_kinds])
         limit = 2 * sum(ended.values())
         removed = await self._remove_expired(heads, limit)
+        if removed and removed < limit:
+            # the removed instances count no more
+            counters = await self._kv.read(of_kinds)
         for kind, found in zip(kinds, counters, strict=True):
             values = context.counts.summed(found).get(keys.kind(kind))
             if values is None:

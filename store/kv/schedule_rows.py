@@ -14,7 +14,7 @@ from peerjob.model.firing import FireRecord, ScheduleRow
 from peerjob.model.record import Count, Moment
 from peerjob.model.spec import reader
 
-from .rows import NOTHING_EXTRA, Id, Kind, Lease, Priority
+from .rows import NOTHING_EXTRA, Id, Kind, Lease, Priority, encode
 
 Revision = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 """The number of a put or a removal. A page of schedules carries two of them in one number."""
@@ -69,6 +69,10 @@ class NextFire(msgspec.Struct, frozen=True, array_like=True):
     extra: msgspec.Raw = NOTHING_EXTRA
 
 
+SUSPECT_EXTRA = msgspec.Raw(encode({"suspect": True}))
+"""The last field of a parked suspect. Only an instance from another store is a suspect before its first run."""
+
+
 class Parked(msgspec.Struct, frozen=True, array_like=True):
     """An instance that waits for a slot, with what is needed to add it to its queue without its record."""
 
@@ -77,6 +81,11 @@ class Parked(msgspec.Struct, frozen=True, array_like=True):
     priority: Priority
     due_us: Moment
     extra: msgspec.Raw = NOTHING_EXTRA
+
+    @property
+    def suspect(self) -> bool:
+        """Whether the instance waits in the queue of suspects after it has the slot."""
+        return self.extra == SUSPECT_EXTRA
 
 
 class SlotRow(msgspec.Struct, frozen=True, array_like=True):

@@ -251,7 +251,13 @@ class StepPlan(msgspec.Struct, gc=False):
         """Remove an instance from a slot. If another instance gets the slot, add that one to its queue."""
         next_holder = self.leave_slot(name, id)
         if next_holder is not None:
-            self.add_to_queue(next_holder.id, next_holder.kind, next_holder.priority, next_holder.due_us)
+            self.add_to_queue(
+                next_holder.id,
+                next_holder.kind,
+                next_holder.priority,
+                next_holder.due_us,
+                suspect=next_holder.suspect,
+            )
 
     def leave_slot(self, name: str, id: str) -> Parked | None:
         """Remove an instance from a slot; the answer is the parked instance that gets the slot."""

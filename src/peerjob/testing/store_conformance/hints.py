@@ -327,6 +327,14 @@ class HintRules(StoreSuite):
         await store.enqueue(self.make.instances(1))
         assert await self.hints(watcher) == []
 
+    async def test_nothing_is_left_of_a_watch(self, store: Store) -> None:
+        """Neither of one that comes late, after its node has left."""
+        watcher = await self.join(store, kinds=())
+        await store.watch_changes(watcher.incarnation, 60)
+        await store.leave(watcher.incarnation)
+        await store.watch_changes(watcher.incarnation, 60)
+        assert list(await self.leftovers(store)) == []
+
     async def test_a_look_at_many_ends_is_bounded(self, store: Store) -> None:
         """A long reply has only the states of the last instances: otherwise one call would block the store."""
         worker, waiter = await self.join(store, "worker"), await self.join(store, "waiter")

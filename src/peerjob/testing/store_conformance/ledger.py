@@ -242,6 +242,7 @@ class LedgerRules(ScheduleSuite):
         row = await self.schedule(small)
         for first in (0, 3, 6):
             await self.done(small, *(self.a_fire(row, number) for number in range(first, first + 3)))
+            assert len(await self.ledger(small)) <= 4
         assert await self.numbers(small) == [(number, FIRED, 1) for number in range(5, 9)]
 
     async def test_records_are_kept_for_so_long(self, store: Store) -> None:

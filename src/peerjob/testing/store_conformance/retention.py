@@ -230,6 +230,16 @@ class RetentionRules(StoreSuite):
         assert await self.found(few, Query(kind="other")) == [new.id for new in others]
         await self.assert_gone(few, *batch[:-5])
 
+    async def test_what_has_expired_does_not_count_as_too_many(self, store: Store) -> None:
+        few = await self.open(StoreLimits(max_final_per_kind=2))
+        peer = await self.join(few)
+        kept, later = self.make.instances(2)
+        await self.finish(peer, kept, self.make.instance(retention_us=SOON))
+        await self.pass_time(0.25)
+        await self.finish(peer, later)
+        await self.expire_all(few)
+        assert await self.found(few, Query()) == [kept.id, later.id]
+
     # -- removal on request
 
     async def test_clear_instances_takes_the_final_ones(self, store: Store) -> None:
@@ -369,6 +379,17 @@ class RetentionRules(StoreSuite):
             assert await self.found(store, Query()) == [new.id for new in batch if new.id not in cleared]
             while await store.clear_instances(Filter()):
                 pass
+
+    async def test_clear_leaves_no_claim_of_a_cancelled_instance(self, store: Store) -> None:
+        """Its body still runs, and its node may die before it knows."""
+        await store.enqueue(self.make.instances(2))
+        peer = await self.join(store, "holder")
+        first, second = await peer.take()
+        await store.cancel([first.id, second.id], request=self.make.request())
+        await store.clear()
+        assert await peer.end(first, Action.RELEASE) in (Ack.CANCELLED, Ack.LOST)
+        assert await store.leave(peer.incarnation) == 0
+        assert (await store.health()).undecodable == 0
 
     async def test_clear_removes_all_but_the_nodes(self, store: Store) -> None:
         final, active = await self.crowd(store)

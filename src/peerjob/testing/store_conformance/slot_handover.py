@@ -214,6 +214,18 @@ class PassingRules(ScheduleSuite):
                 claim = await peer.take_one()
                 assert claim.id == holder
 
+    async def test_a_parked_suspect_from_another_store_is_claimed_alone(self, store: Store) -> None:
+        await self.schedule(store)
+        peer = await self.join(store)
+        await self.fired(store, overlap=Overlap.QUEUE)
+        suspect = self.make.instance(losses=2)
+        assert (await self.fired(store, 1, overlap=Overlap.QUEUE, instance=suspect)).parked
+        await peer.end(await peer.take_one())
+        other = self.make.instance()
+        await store.enqueue([other])
+        assert [claim.id for claim in await peer.take()] == [suspect.id]
+        assert [claim.id for claim in await peer.take()] == [other.id]
+
     async def test_nothing_is_left_of_what_took_a_slot_and_expired(self, store: Store) -> None:
         """Retention removes an instance together with its tags, its key and its place in the slot."""
         await self.schedule(store)

@@ -27,11 +27,10 @@ local function pass_slots_and_wake()
       if n == 1 then
         passed_on = not left[id]
       elseif not passed_on and not left[id] then
-        -- The first waiting instance that can still run enters its queue. That instance never ran, so the instance is
-        -- no suspect.
+        -- The first waiting instance that can still run enters its queue. One from another store can be a suspect.
         local record = decode(call('MGET', record_key(id))[1])
         if record and record.state == SCHEDULED then
-          add_to_queue(id, record.kind, record.priority, record.due, false)
+          add_to_queue(id, record.kind, record.priority, record.due, is_suspect(record))
           passed_on = true
         else
           left[id] = true

@@ -76,7 +76,10 @@ local function take_back(incarnation, how, max_count, node, retention)
     end
     if not record then
       end_claim(incarnation, id, record, nil)
-      set_aside(id, '', raws[n] and 'unreadable record' or 'claimed without a record')
+      -- `clear` removes a cancelled instance without the claim of the node that still runs its body
+      if raws[n] or not (flags and has_flag(flags, 'r')) then
+        set_aside(id, '', raws[n] and 'unreadable record' or 'claimed without a record')
+      end
     elseif fence and (record.releasing and digits(record.fence) == fence or holds(record, incarnation, fence)) then
       local to = {state = SCHEDULED, due = record.due, node = node, retention = retention,
         note = how == 'L' and 'handed back' or 'node lost'}
