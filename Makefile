@@ -8,6 +8,8 @@ WORKERS ?= 3
 INTEGRATION_WORKERS ?= 4
 # programs that `make soak` runs
 SEEDS ?= 500
+# programs of store commands that `make soak` runs on each engine
+PROGRAMS ?= 400
 # minutes that `make faultlab` gives to each set-up
 MINUTES ?= 10
 LOCK := --upgrade --universal --python-version 3.13 --generate-hashes --no-emit-index-url --quiet \
@@ -65,8 +67,9 @@ django-suite: $(VENV)/.installed ## Django's own tests of task backends against 
 test-soak: $(VENV)/.installed servers ## the tests that run for minutes
 	$(BIN)/pytest -m soak $(ARGS)
 
-soak: $(VENV)/.installed servers ## random programs under random faults, then each damaged value: make soak SEEDS=5000
+soak: $(VENV)/.installed servers ## random programs under random faults and against the reference, then each damaged value: make soak SEEDS=5000
 	PYTHONPATH=tests $(BIN)/python -m support.simulation --seeds $(SEEDS) --processes 2 $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m support.oracle --first 10001 --seeds $(PROGRAMS)
 	$(BIN)/pytest -m soak tests/integration/test_damaged_values.py
 
 faultlab: $(VENV)/.installed servers ## node processes and real servers under faults: make faultlab MINUTES=10 ARGS=redis

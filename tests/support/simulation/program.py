@@ -41,6 +41,13 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, ops=kept)
 
     @property
+    def size(self) -> int:
+        return len(self.ops)
+
+    def is_left_out(self, number: int) -> bool:
+        return self.ops[number].verb == "nothing"
+
+    @property
     def faults(self) -> int:
         return sum(op.is_fault for op in self.ops)
 

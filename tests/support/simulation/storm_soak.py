@@ -34,7 +34,7 @@ def storm_soak(engine: str, seeds: Sequence[int]) -> tuple[list[int], Pairs]:
     failing: list[int] = []
     pairs = Pairs()
     try:
-        with _url(engine) as url:
+        with serving(engine) as url:
             for seed in seeds:
                 violations, happened = asyncio.run(judged(url, seed))
                 pairs.update(happened)
@@ -61,7 +61,8 @@ async def judged(url: str, seed: int) -> tuple[list[Violation], Pairs]:
 
 
 @contextlib.contextmanager
-def _url(engine: str) -> Generator[str]:
+def serving(engine: str) -> Generator[str]:
+    """The URL of a store of that kind, which runs for as long as it is needed."""
     if engine == "memory":
         yield "memory://"
         return

@@ -1,0 +1,106 @@
+"""Draws what a program does with schedules, and the instances of a program."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+KINDS = ("a", "b", "c/ü")
+TAGS = ("red", "green", "ü/%")
+KEYS = ("k", "l", "kü")
+SCHEDULES = ("s", "s/ü", "t")
+OVERLAPS = ("allow", "skip", "queue", "replace")
+OUTCOMES = ("fired",) * 6 + ("triggered", "backfilled") * 2 + ("missed", "coalesced", "skipped", "paused")
+HOUR = 3_600
+
+Given = dict[str, Any]
+
+
+class FireGenerator:
+    """Draws instances, schedules and fires."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._random = chance
+        self._serial = 0
+        self._term = 1
+
+    def number(self, below: int) -> int:
+        """A number from 0 on."""
+        return self._random.randrange(below)
+
+    def some(self, **options: tuple[Any, float]) -> Given:
+        """Some of the options, each with its probability."""
+        return {name: value for name, (value, share) in options.items() if self._random.random() < share}
+
+    def work(self) -> Given:
+        """An instance."""
+        rng = self._random
+        self._serial += 1
+        given: Given = {"n": self._serial, "kind": rng.choice(KINDS), "spec": rng.choice((0, 8, 8, 300, 5_000))}
+        when = rng.random()
+        if when < 0.15:
+            given["due"] = rng.choice((-HOUR, -2, HOUR))
+        elif when < 0.35:
+            given["delay"] = rng.choice((0, 3, HOUR, HOUR))
+        return given | self.some(
+            age=(rng.choice((0.001, 60, 100)), 0.3),
+            priority=(rng.choice((-(2**31), -1, 0, 9, 2**31 - 1)), 0.4),
+            key=(rng.choice(KEYS), 0.2),
+            tags=(rng.sample(TAGS, rng.choice((1, 2, 3))), 0.4),
+            kept=(rng.choice((0.000_001, 2, HOUR)), 0.3),
+            max_crashes=(rng.choice((0, 1)), 0.3),
+            attempts=(3, 0.05),
+            crashes=(rng.choice((1, 2)), 0.1),
+            losses=(rng.choice((1, 2)), 0.1),
+        )
+
+    def _put_schedule(self) -> Given:
+        rng = self._random
+        given: Given = {
+            "name": rng.choice(SCHEDULES),
+            "kind": rng.choice(KINDS),
+            "next": rng.choice((0, 0, 0, 5, None)),
+            "definition": rng.randrange(3),
+        }
+        account = {"count": rng.choice((1, 4)), "outcome": rng.choice(("paused", "missed"))}
+        return given | self.some(
+            paused=(True, 0.2),
+            note=("note ü", 0.2),
+            expected=(False, 0.2),
+            back=(-2, 0.1),
+            wrong_next=(True, 0.1),
+            trimmed=(-4, 0.1),
+            account=(account, 0.2),
+        )
+
+    def _remove_schedule(self) -> Given:
+        return {"name": self._random.choice(SCHEDULES)} | self.some(back=(self._random.choice((-1, -2)), 0.5))
+
+    def _fire(self) -> Given:
+        rng = self._random
+        given: Given = {"fires": [self._one() for _ in range(rng.choice((1, 1, 1, 2, 3)))]}
+        if rng.random() < 0.5:
+            self._term += rng.choice((0, 0, 1))
+            given |= {"coordinator": rng.choice(("x", "x", "y")), "term": self._term - rng.choice((0, 0, 0, 1))}
+        return given | self.some(node=("leader", 0.5))
+
+    def _one(self) -> Given:
+        rng = self._random
+        outcome = rng.choice(OUTCOMES)
+        given: Given = {"name": rng.choice(SCHEDULES[:2]), "outcome": outcome, "overlap": rng.choice(OVERLAPS)}
+        if outcome in ("fired", "triggered", "backfilled"):
+            given["work"] = self.work()
+            if rng.random() < 0.7:
+                given["work"].pop("key", None)
+        else:
+            given |= self.some(count=(rng.choice((2, 3)), 0.6), reason=(rng.choice(("why", "ü")), 0.5))
+        if outcome == "triggered":
+            given["number"] = rng.randrange(-20, 60)
+        elif outcome == "backfilled":
+            given["number"] = rng.randrange(-6, 12)
+        return given | self.some(
+            later=(rng.choice((1, -1)), 0.05),
+            back=(-2, 0.05),
+            last=(True, 0.04),
+            queue_limit=(rng.choice((2, 3)), 0.4),
+        )

@@ -1,0 +1,300 @@
+"""Draws random programs. The same seed draws the same program."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from peerjob.model.record import Action, StoreLimits
+
+from .fire_generator import HOUR, KINDS, FireGenerator
+from .program import Op, Program
+
+OPERATIONS = 60
+NODES = 3
+ENDINGS = ("complete", "complete", "complete", "terminate", "time_out", "cancel")
+RETURNS = ("retry", "snooze", "hand_back")
+REPEATED = 0.12
+"""The share of calls whose answer is lost, so that the caller sends them again."""
+CANCELLED = 0.04
+"""The share of calls that are given up while they are under way, and then sent again."""
+WEIGHTS = {
+    "enqueue": 16,
+    "claim": 14,
+    "claim_on_hint": 2,
+    "commit": 16,
+    "turn": 8,
+    "cancel": 5,
+    "run_now": 3,
+    "add_lines": 2,
+    "watch_final": 2,
+    "watch_changes": 0.5,
+    "join": 4,
+    "leave": 1.5,
+    "renew": 4,
+    "reap": 3,
+    "instruct": 1,
+    "publish_kinds": 1,
+    "publish_descriptors": 1,
+    "add_audit": 0.7,
+    "add_activity": 0.7,
+    "put_schedule": 3,
+    "remove_schedule": 0.7,
+    "fire": 7,
+    "campaign": 1,
+    "resign": 0.5,
+    "expire": 2,
+    "clear_instances": 0.8,
+    "clear_history": 0.6,
+    "clear_logs": 0.6,
+    "clear": 0.15,
+    "again": 3,
+    "race": 5,
+    "check": 4,
+    "idle": 3,
+    "pass": 1.5,
+}
+
+# `leave` and `turn` are more than one step
+RACERS = ("commit", "commit", "claim", "cancel", "run_now", "enqueue", "reap", "add_lines", "fire")
+
+Given = dict[str, Any]
+
+
+class Generator(FireGenerator):
+    """Draws one program."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(random.Random(f"oracle {seed}"))
+        self._seed = seed
+        rng = self._random
+        self._focus = {verb: weight * rng.choice((0.3, 1, 1, 3)) for verb, weight in WEIGHTS.items()}
+        self._hours = 0
+
+    def program(self, operations: int = OPERATIONS) -> Program:
+        """The program, with so many operations and the joins before them."""
+        ops = [Op("join", self._join_of(number, new=True)) for number in range(NODES)]
+        while len(ops) < operations + NODES:
+            (verb,) = self._random.choices(list(self._focus), list(self._focus.values()))
+            ops.append(Op(verb, self._given(verb), self._how()))
+        return Program(seed=self._seed, limits=self._limits(), ops=tuple(ops))
+
+    def _limits(self) -> StoreLimits:
+        rng = self._random
+        return StoreLimits(
+            retention_us=rng.choice((86_400, 86_400, HOUR)) * 1_000_000,
+            max_final_per_kind=rng.choice((100_000, 100_000, 2, 5)),
+            max_log_lines=rng.choice((1_000, 1_000, 3, 7)),
+            max_log_bytes=rng.choice((1 << 20, 1 << 20, 40, 200)),
+            max_fires=rng.choice((1_000, 1_000, 3)),
+        )
+
+    def _how(self) -> str:
+        drawn = self._random.random()
+        return "repeated" if drawn < REPEATED else "cancelled" if drawn < REPEATED + CANCELLED else ""
+
+    def _given(self, verb: str) -> Given:
+        drawer: Callable[[], Given] = getattr(self, f"_{verb}")
+        return drawer()
+
+    # -- instances
+
+    def _enqueue(self) -> Given:
+        rng = self._random
+        return {
+            "works": [self.work() for _ in range(rng.choice((1, 1, 1, 2, 3, 6)))],
+            "node": rng.choice(("", "caller", "node-1")),
+        }
+
+    def _claim(self) -> Given:
+        rng = self._random
+        kinds = {kind: rng.choice((0, 1, 2, 5, 5)) for kind in KINDS if rng.random() < 0.85}
+        given: Given = {"node": self.number(NODES), "kinds": kinds, "limit": rng.choice((0, 1, 1, 2, 3, 10))}
+        return given | self.some(suspects=(False, 0.15), idle=(False, 0.15))
+
+    def _claim_on_hint(self) -> Given:
+        return self._claim()
+
+    def _commit(self) -> Given:
+        outcomes = [self._outcome() for _ in range(self._random.choice((1, 1, 2, 4)))]
+        return {"node": self.number(NODES), "outcomes": outcomes}
+
+    def _turn(self) -> Given:
+        given = self._commit()
+        if self._random.random() < 0.2:
+            given["outcomes"] = []
+        return given | (self._claim() | {"node": given["node"]} if self._random.random() < 0.85 else {})
+
+    def _outcome(self) -> Given:
+        rng = self._random
+        kind = rng.random()
+        action = rng.choice(ENDINGS) if kind < 0.5 else rng.choice(RETURNS) if kind < 0.72 else "report"
+        if rng.random() < 0.06:
+            action = rng.choice([str(one) for one in Action])
+        given: Given = {"of": rng.choice(("held",) * 8 + ("past", "any")), "pick": rng.randrange(8), "action": action}
+        if action in ("retry", "snooze"):
+            given["delay"] = rng.choice((0, 0, HOUR, 3))
+        if action != "report":
+            given |= self.some(result=(rng.choice((0, 10, 300)), 0.4), error=(rng.choice((0, 10, 300)), 0.3))
+        return given | self.some(
+            progress=(rng.choice((1, 20, 300)), 0.25),
+            started=(True, 0.4),
+            note=(rng.choice((3, 40, 200)), 0.3),
+            logs=(self._lines(), 0.3),
+        )
+
+    def _lines(self) -> list[Given]:
+        rng = self._random
+        return [
+            {"size": rng.choice((0, 3, 30, 120)), "level": rng.choice((1, 2, 4, 8)), "at": rng.randrange(1, 9)}
+            | self.some(node=("node-1", 0.2), fields=({"a": 1, "b": "ü"}, 0.2), attempt=(2, 0.2))
+            for _ in range(rng.choice((1, 1, 2, 5)))
+        ]
+
+    def _cancel(self) -> Given:
+        return {"picks": self._picks()} | self.some(by=("caller", 0.5))
+
+    def _picks(self) -> list[int]:
+        rng = self._random
+        return [rng.randrange(40) for _ in range(rng.choice((1, 1, 2, 4)))]
+
+    def _run_now(self) -> Given:
+        return {"picks": self._picks()}
+
+    def _add_lines(self) -> Given:
+        return {"pick": self._random.randrange(40), "logs": self._lines()}
+
+    def _watch_final(self) -> Given:
+        return {"node": self.number(NODES), "picks": self._picks()}
+
+    def _watch_changes(self) -> Given:
+        return {"node": self.number(NODES), "ttl": 60}
+
+    # -- nodes
+
+    def _join(self) -> Given:
+        rng = self._random
+        return self._join_of(self.number(NODES), new=rng.random() < 0.8)
+
+    def _join_of(self, node: int, *, new: bool) -> Given:
+        rng = self._random
+        kinds = [kind for kind in KINDS if rng.random() < 0.85]
+        given: Given = {"node": node, "kinds": kinds, "new": new}
+        return given | self.some(
+            over=(True, 0.3 if new else 0.15),
+            previous=(True, 0.4),
+            workers=(0, 0.1),
+            intake=(rng.choice(("", "draining", "drained")), 0.1),
+            hash=("other", 0.1),
+            name=("node-ü", 0.1),
+        )
+
+    def _leave(self) -> Given:
+        return {"node": self.number(NODES)}
+
+    def _renew(self) -> Given:
+        return {"node": self.number(NODES)} | self.some(held=(self._random.choice(("less", "more")), 0.3))
+
+    def _reap(self) -> Given:
+        return {"node": self.number(NODES), "limit": self._random.choice((1, 2, 100, 100))}
+
+    def _instruct(self) -> Given:
+        return {"node": self.number(NODES), "drain": self._random.random() < 0.5} | self.some(workers=(7, 0.3))
+
+    def _campaign(self) -> Given:
+        return {"node": self.number(NODES)}
+
+    def _resign(self) -> Given:
+        return {"node": self.number(NODES)}
+
+    # -- catalogue, audit log, activity
+
+    def _publish_kinds(self) -> Given:
+        return {"kinds": self._random.sample((*KINDS, "other"), self._random.choice((1, 2)))}
+
+    def _publish_descriptors(self) -> Given:
+        rng = self._random
+        return {
+            "descriptors": [
+                {"kind": kind, "version": rng.randrange(6), "schema": rng.random() < 0.5}
+                for kind in rng.sample(KINDS, rng.choice((1, 2)))
+            ]
+        }
+
+    def _add_audit(self) -> Given:
+        return {"verbs": [self._random.choice(("Cancel", "Schedule")) for _ in range(self._random.choice((1, 3)))]}
+
+    def _add_activity(self) -> Given:
+        rng = self._random
+        rows = {kind: [rng.randrange(5) for _ in range(5)] for kind in rng.sample((*KINDS, ""), rng.choice((1, 2)))}
+        return {"slot": -rng.choice((0, 0, 1, 2)), "rows": rows}
+
+    # -- retention
+
+    def _expire(self) -> Given:
+        return {"limit": self._random.choice((1, 100, 100))}
+
+    def _clear_instances(self) -> Given:
+        return self._filter() | self.some(limit=(1, 0.3))
+
+    def _clear_history(self) -> Given:
+        return self._filter()
+
+    def _clear_logs(self) -> Given:
+        return self._filter()
+
+    def _filter(self) -> Given:
+        rng = self._random
+        return self.some(
+            before=(rng.choice((50, 90)), 0.3), after=(rng.choice((50, 150)), 0.3), older_than=("70s", 0.2)
+        )
+
+    def _clear(self) -> Given:
+        return {}
+
+    # -- verbs of the oracle
+
+    def _again(self) -> Given:
+        return {"back": self._random.choice((1, 2, 3, 5))}
+
+    def _race(self) -> Given:
+        rng = self._random
+        return {"ops": [self._racer() for _ in range(rng.choice((2, 2, 3)))], "pick": rng.randrange(8)}
+
+    def _racer(self) -> list[Any]:
+        """A call of a race. Its instance is that of the race."""
+        rng = self._random
+        verb = rng.choice(RACERS)
+        given = self._given(verb)
+        match verb:
+            case "commit":
+                given["outcomes"] = [self._outcome()]
+            case "claim":
+                given["limit"] = 1
+            case "cancel" | "run_now":
+                given["picks"] = given["picks"][:1]
+            case "enqueue":
+                given["works"] = given["works"][:1]
+            case "reap":
+                given["limit"] = 100
+            case "fire":
+                given["fires"] = given["fires"][:1]
+            case _:
+                pass
+        return [verb, given]
+
+    def _check(self) -> Given:
+        return {"seed": self._random.randrange(1_000_000)}
+
+    def _idle(self) -> Given:
+        return {}
+
+    def _pass(self) -> Given:
+        self._hours += 1
+        return {"seconds": self._random.choice((4, 4, 4, 2 * HOUR, 25 * HOUR))}
+
+
+def generate(seed: int, operations: int = OPERATIONS) -> Program:
+    """The program of a seed."""
+    return Generator(seed).program(operations)

@@ -1,0 +1,108 @@
+"""Two or three calls of one instance each at once.
+
+*Races*: some order of the calls on copies of the reference must give the answers and the state of the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from itertools import permutations
+from typing import Any
+
+from peerjob.store.base import Store
+
+from .choices import Chosen, chosen_by
+from .compare import Raised
+from .known import Known, Made
+from .names import Side
+from .readback import without_zeros
+from .reference import Reference
+
+Compare = Callable[[Made, Any, Any], list[str]]
+Answer = Callable[[Made, Side], Awaitable[Any]]
+
+
+class Race:
+    """One race: its calls, and what the engine answered."""
+
+    def __init__(self, mades: Sequence[Made], ours: Side, theirs: Side, known: Known, reference: Reference) -> None:
+        self._mades = mades
+        self._ours = ours
+        self._theirs = theirs
+        self._known = known
+        self._reference = reference
+        self._answers: list[Any] = []
+        self._gone: Collection[str] = ()
+        self._ended_us = 0
+
+    async def run(self, answer: Answer, now_us: Callable[[], int]) -> None:
+        """Make all calls of the engine at once."""
+        calls = (answer(made, self._theirs) for made in self._mades)
+        self._answers = await asyncio.gather(*calls)
+        self._ended_us = now_us()
+
+    async def judge(self, answer: Answer, compare: Compare, gone: Collection[str]) -> list[str]:
+        """Find an order of the calls that explains the answers, and adopt it; otherwise the differences of each."""
+        self._gone = gone
+        before, tried = self._state(), list[str]()
+        for order in permutations(range(len(self._mades))):
+            found = await self._differences(order, answer, compare)
+            if not found:
+                return []
+            tried.append(f"in order {[self._mades[place].verb for place in order]}: {'; '.join(found[:3])}")
+            self._restore(before)
+        return ["no order explains the race", *tried]
+
+    async def _differences(self, order: Sequence[int], answer: Answer, compare: Compare) -> list[str]:
+        left, now_us = set(self._gone), self._reference.now_us
+        for place in order:
+            made, theirs = self._mades[place], self._answers[place]
+            chosen = chosen_by(made.verb, theirs)
+            self._reference.follow(chosen)
+            self._reference.at(now_us)
+            ours = await answer(made, self._ours)
+            if not isinstance(ours, Raised) and not isinstance(theirs, Raised):
+                made.learn({self._ours: ours, self._theirs: theirs})
+            if found := chosen.objections + compare(made, ours, theirs):
+                return found
+            self._reference.at(self._ended_us)
+            if now := left & self._reference.removable():
+                self._reference.remove(now)
+                left -= now
+        if left:
+            return [f"removed {sorted(left)}, whose retention is not over"]
+        self._reference.follow(Chosen())
+        records = [await _records(side.store, self._known) for side in (self._ours, self._theirs)]
+        return compare(_READ, *records)
+
+    def _state(self) -> list[Any]:
+        sides = [(side.fences, side.revisions, side.terms) for side in (self._ours, self._theirs)]
+        known = {name: value for name, value in vars(self._known).items() if name not in ("ids", "made")}
+        return [self._reference.copied(), copy.deepcopy(sides), copy.deepcopy(known)]
+
+    def _restore(self, state: list[Any]) -> None:
+        state = [state[0], *copy.deepcopy(state[1:])]
+        self._reference.adopt(state[0])
+        for side, (fences, revisions, terms) in zip((self._ours, self._theirs), state[1], strict=True):
+            side.fences, side.revisions, side.terms = fences, revisions, terms
+        vars(self._known).update(state[2])
+
+
+async def _read(side: Side) -> None:
+    return None
+
+
+_READ = Made("records after the race", _read)
+
+
+async def _records(store: Store, known: Known) -> dict[str, Any]:
+    """What tells most about the state: all records, and what is due."""
+    # a read of all counters corrects them if the answer to a request never came
+    counts = (await store.health()).counts
+    found: dict[str, Any] = {"counts": without_zeros(counts), "due": await store.due()}
+    for start in range(0, len(known.instances), 100):
+        ids = known.instances[start : start + 100]
+        found |= dict(zip(ids, await store.get(ids), strict=True))
+    return found

@@ -1,0 +1,191 @@
+"""The reference store, which follows the choices of an engine after it has checked them."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Collection, Generator, Sequence
+from dataclasses import dataclass
+from heapq import merge
+
+from peerjob.model.clock import Clock
+from peerjob.model.record import Claimed, StoreLimits, Want
+from peerjob.store.reference.choices import Choices
+from peerjob.store.reference.ends import remove
+from peerjob.store.reference.retention import removable
+from peerjob.store.reference.state import Namespace, Remembered
+from peerjob.store.reference.step import AtomicStep
+from peerjob.store.reference.store import ReferenceData, ReferenceStore
+
+from .choices import Chosen, claim_objections
+from .clocks import SteppedClock
+
+NAMESPACE = "reference"
+JUST_ENDED = 4
+"""Most instances that one call of a program ends."""
+
+
+class Followed(Choices):
+    """Chooses as the engine chose, and objects to what the contract does not leave to it."""
+
+    def __init__(self, state: Namespace, chosen: Chosen, *, strict: bool) -> None:
+        self._state = state
+        self._chosen = chosen
+        self._strict = strict
+
+    def claimed(self, ids: Sequence[str], want: Want) -> Sequence[str]:
+        """The claims of the engine, as far as they are due."""
+        chosen, instances = self._chosen, self._state.instances
+        if chosen.claimed is None:
+            return ids
+        queues = (queue for kind, queue in self._state.ready.items() if want.kinds.get(kind, 0) > 0)
+        due = [(id, instances[id].kind, instances[id].suspect) for _, _, id in merge(*queues)]
+        chosen.objections += claim_objections(due, want.kinds, chosen.claimed, list(ids), strict=self._strict)
+        known = {id for id, _, _ in due}
+        return [id for id in chosen.claimed if id in known]
+
+    def reaped(self, ids: Sequence[str], limit: int) -> Sequence[str]:
+        """The claims that the engine took back: as many as it may, in any order."""
+        chosen, known = self._chosen, set(ids)
+        if chosen.reaped is None:
+            return ids[:limit]
+        if unknown := [id for id in chosen.reaped if id not in known]:
+            chosen.objections.append(f"took back {unknown}, which no dead incarnation holds")
+        if len(chosen.reaped) != min(limit, len(ids)):
+            chosen.objections.append(f"took back {chosen.reaped}, and dead incarnations hold {list(ids)}")
+        return [id for id in chosen.reaped if id in known]
+
+    def removed(self, ids: Sequence[str], limit: int) -> Sequence[str]:
+        """The instances that the engine removed, if that is known; otherwise they are removed after the call."""
+        chosen = self._chosen
+        if chosen.removes_all:
+            return ids[:limit]
+        if chosen.gone is None:
+            chosen.may_remove = max(chosen.may_remove, limit)
+            return ()
+        if len(chosen.gone) > limit:
+            chosen.objections.append(f"removed {len(chosen.gone)} instances, and may remove {limit}")
+        return [id for id in ids if id in chosen.gone]
+
+
+@dataclass
+class FollowedStep(AtomicStep):
+    """A step of a run."""
+
+    looks_again: bool = False
+
+    def answered(self, caller: str, command: str, request: str) -> Remembered | None:
+        """The answer to an earlier run. *Choice*: a claim that found nothing may look again if it is repeated."""
+        known = super().answered(caller, command, request)
+        if known is None or not self.looks_again:
+            return known
+        return None if isinstance(known.answer, Claimed) and not known.answer.claims else known
+
+
+class FollowedData(ReferenceData):
+    """The data of one run, and the choices that the next call follows."""
+
+    def __init__(self, *, strict: bool) -> None:
+        super().__init__()
+        self.chosen = Chosen()
+        self._strict = strict
+
+    @contextlib.contextmanager
+    def step(self, namespace: str, clock: Clock, limits: StoreLimits, choices: Choices) -> Generator[AtomicStep]:
+        state = self.namespaces.setdefault(namespace, Namespace())
+        followed = Followed(state, self.chosen, strict=self._strict)
+        yield FollowedStep(state, clock.time_us(), limits, followed, looks_again=bool(self.chosen.claimed))
+
+
+class Reference:
+    """The reference of one run, with its clock."""
+
+    def __init__(self, limits: StoreLimits, *, strict: bool) -> None:
+        self._clock = SteppedClock()
+        self._limits = limits
+        self._data = FollowedData(strict=strict)
+        self.store = ReferenceStore(self._data, clock=self._clock, limits=limits, namespace=NAMESPACE)
+
+    @property
+    def _state(self) -> Namespace:
+        return self._data.namespaces.setdefault(NAMESPACE, Namespace())
+
+    def _step(self) -> AtomicStep:
+        return AtomicStep(self._state, self._clock.now_us, self._limits)
+
+    @property
+    def now_us(self) -> int:
+        """The time."""
+        return self._clock.now_us
+
+    def at(self, now_us: int) -> None:
+        """Set the clock."""
+        self._clock.now_us = now_us
+
+    def follow(self, chosen: Chosen) -> None:
+        """Take these choices in the next call."""
+        self._data.chosen = chosen
+
+    def thresholds(self) -> list[int]:
+        """The times at which something changes by itself."""
+        state = self._state
+        times = [due_us for due_us, _ in state.delayed] + [expires_us for expires_us, _ in state.expiring]
+        return times + [node.expires_us + 1 for node in state.nodes.values() if not node.ended]
+
+    # -- what an engine removes by its own choice
+
+    def instances(self) -> set[str]:
+        """All instances."""
+        return set(self._state.instances)
+
+    def removable(self) -> set[str]:
+        """The instances that an engine may remove at this moment.
+
+        *Choice*: of a kind with too many final instances, those go that were created first, or those that would leave
+        first. An engine may remove them before it adds the ones that have just ended.
+        """
+        return set(removable(self._step())) | set(self._leaving_first())
+
+    def _leaving_first(self) -> list[str]:
+        over: dict[str, list[str]] = {}
+        for _, id in self._state.expiring:
+            over.setdefault(self._state.instances[id].kind, []).append(id)
+        kept = self._limits.max_final_per_kind
+        return [id for ids in over.values() if len(ids) > kept for id in ids[: len(ids) - kept + JUST_ENDED]]
+
+    def finals(self) -> int:
+        """The number of final instances."""
+        return sum(one.state.is_final for one in self._state.instances.values())
+
+    def expired(self) -> set[str]:
+        """The instances whose retention is over."""
+        return {id for expires_us, id in self._state.expiring if expires_us <= self._clock.now_us}
+
+    def remove(self, gone: Collection[str]) -> None:
+        """Remove what the engine removed."""
+        for id in gone:
+            remove(self._step(), self._state.instances[id])
+
+    # -- what idle nodes can run
+
+    def is_alive(self, incarnation: str) -> bool:
+        """Whether an incarnation has a lease."""
+        node = self._state.nodes.get(incarnation)
+        return node is not None and node.alive(self._clock.now_us)
+
+    def ready_kinds(self) -> set[str]:
+        """The kinds with a due instance that each node with the kind can claim."""
+        instances = self._state.instances
+        return {
+            kind for kind, queue in self._state.ready.items() if any(not instances[id].suspect for _, _, id in queue)
+        }
+
+    # -- copies, for races
+
+    def copied(self) -> Namespace:
+        """A copy of the state."""
+        return copy.deepcopy(self._state)
+
+    def adopt(self, state: Namespace) -> None:
+        """Take a copy of a state."""
+        self._data.namespaces[NAMESPACE] = copy.deepcopy(state)

@@ -1,0 +1,53 @@
+"""Random programs of contract calls: stores without a server answer as the reference store does."""
+
+from pathlib import Path
+
+import pytest
+
+from peerjob.model.record import Transition
+from peerjob.model.state import State
+from peerjob.store.kv import commit
+from peerjob.store.kv.rows import Row, extended
+from support.oracle.generator import generate
+from support.oracle.program import from_json
+from support.oracle.soaking import findings, judge, smaller
+
+MEMORY_SEEDS = range(1, 51)
+SQLITE_SEEDS = range(101, 121)
+
+
+async def test_the_key_value_engine_in_memory() -> None:
+    assert await findings("memory://", MEMORY_SEEDS) == []
+
+
+async def test_a_file_of_sqlite(tmp_path: Path) -> None:
+    assert await findings(f"sqlite://{tmp_path}/oracle.db?sync=normal", SQLITE_SEEDS) == []
+
+
+def test_the_same_program_has_the_same_calls() -> None:
+    first, second = (judge(generate(5), "memory://") for _ in range(2))
+    assert first.calls == second.calls
+    assert first.differences == second.differences == []
+
+
+def test_a_program_can_be_written_down_and_read_again() -> None:
+    program = generate(7)
+    assert from_json(program.to_json()) == program
+
+
+def test_programs_use_each_verb() -> None:
+    used = {op.verb for seed in range(40) for op in generate(seed).ops}
+    assert {"enqueue", "claim_on_hint", "turn", "run_now", "reap", "fire", "campaign", "clear_logs", "race"} <= used
+
+
+def test_a_slip_is_found_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit, "extended", without_note)
+    failing = next(program for program in map(generate, range(1, 100)) if judge(program, "memory://").differences)
+    small = smaller(failing, "memory://", tries=60)
+    assert judge(small, "memory://").differences
+    assert small.operations < failing.operations // 3
+
+
+def without_note(row: Row, state: State, at_us: int, node: str, note: str) -> tuple[Transition, ...]:
+    """A slip: the history loses the notes of outcomes."""
+    return extended(row, state, at_us, node, "")
