@@ -61,6 +61,8 @@ Priority = Annotated[int, msgspec.Meta(ge=MIN_PRIORITY, le=MAX_PRIORITY)]
 Attempts = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 Id = Annotated[str, msgspec.Meta(min_length=36, max_length=36)]
 Kind = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KIND)]
+Retention = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""In microseconds. The longest retention, 1,000 years, is more than a `Count` can be."""
 Lease = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 History = Annotated[tuple[Transition, ...], msgspec.Meta(min_length=1)]
 Answer = Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(Ack)}|[0-9]{{1,16}} [0-9a-f-]{{36}})$")]
@@ -107,7 +109,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The state before the cancellation: a repeated cancellation returns the same state."""
     key: str | None = None
     tags: tuple[str, ...] = ()
-    retention_us: Count | None = None
+    retention_us: Retention | None = None
     max_crashes: Count = MAX_CRASHES
     has_out: bool = False
     """Whether result and error are stored under a separate key, because they are large."""

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from peerjob.model.clock import to_us
-from peerjob.model.durations import to_micros
+from peerjob.model.durations import MAX_SECONDS, to_micros
 from peerjob.model.firing import FireOutcome, Overlap
 from peerjob.model.limits import MAX_KEY, MAX_KIND, MAX_TAG, MAX_TAGS
 from peerjob.model.query import Filter, Query
@@ -70,6 +70,19 @@ class LimitRules(ScheduleSuite):
         assert not await peer.take()
         states = await store.cancel([late.id, retried.id, snoozed.id], request=self.make.request())
         assert states == [State.SCHEDULED] * 3
+
+    async def test_the_longest_retention_keeps_the_instance(self, store: Store) -> None:
+        longest_us = to_micros(MAX_SECONDS, "retention")
+        (new,) = self.make.instances(1, retention_us=longest_us)
+        await store.enqueue([new])
+        peer = await self.join(store)
+        for state, action in ((State.SCHEDULED, Action.RETRY), (State.COMPLETED, Action.COMPLETE)):
+            await peer.end(await peer.take_one(), action)
+            (record,) = await store.get([new.id])
+            assert record is not None
+            assert (record.state, record.retention_us) == (state, longest_us)
+        assert await store.expire(100) == 0
+        assert (await store.health()).undecodable == 0
 
     async def test_schedules_fire_instances_with_long_texts(self, store: Store) -> None:
         await self.schedule(store)
