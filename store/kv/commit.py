@@ -8,7 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.model.record import FINAL_STATE, Ack, Action, LogLine, Outcome, check_batch
+from peerjob.model.record import FINAL_STATE, LAST_MOMENT_US, Ack, Action, LogLine, Outcome, check_batch
 from peerjob.model.state import State
 
 from .answers import AnswerLog
@@ -278,7 +278,7 @@ class _OutcomeSource:
             if action is not Action.RETRY:
                 attempts -= 1
             if action is not Action.HAND_BACK:
-                due_us = self.now_us + max(0, outcome.delay_us)
+                due_us = min(self.now_us + max(0, outcome.delay_us), LAST_MOMENT_US)
                 if outcome.error is not None:
                     has_out, out = update.end_with(None, outcome.error)
         update.row = replace(

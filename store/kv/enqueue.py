@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peerjob.model.errors import StoreFullError, StoreUnavailableError
-from peerjob.model.record import Enqueued, NewInstance, Transition, check_batch
+from peerjob.model.record import LAST_MOMENT_US, Enqueued, NewInstance, Transition, check_batch
 from peerjob.model.state import State
 
 from .base import Compare, Put
@@ -102,7 +102,7 @@ def plan_instance(plan: StepPlan, new: NewInstance, node: str, *, slot: str = ""
         new.kind,
         State.SCHEDULED,
         new.priority,
-        due_us,
+        min(due_us, LAST_MOMENT_US),
         (Transition(State.CREATED, now_us, node), Transition(State.SCHEDULED, now_us, node)),
         attempts=new.attempts,
         crashes=new.crashes,

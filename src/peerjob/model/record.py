@@ -29,7 +29,9 @@ MAX_HISTORY = 50
 MAX_CRASHES = 3
 """Default number of crashes after which an instance still runs again. One more crash makes the instance poison."""
 
-Moment = Annotated[int, msgspec.Meta(ge=-62_135_596_800_000_000, le=253_402_300_799_999_999)]
+LAST_MOMENT_US = 253_402_300_799_999_999
+"""The end of the year 9999."""
+Moment = Annotated[int, msgspec.Meta(ge=-62_135_596_800_000_000, le=LAST_MOMENT_US)]
 """Microseconds since the epoch, in the years 1 to 9999. Only damaged records have other times."""
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 REPEAT_US = 120_000_000
@@ -46,7 +48,10 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Arguments and options of the instance. The store neither reads nor changes the bytes."""
     priority: int = 5
     due_us: int | None = None
-    """Due time; None without `delay_us` means now. A past due time still counts in the order of the queue."""
+    """Due time; None without `delay_us` means now. A past due time still counts in the order of the queue.
+
+    A store may replace a time after the year 2255 by an earlier one, and must replace one after `LAST_MOMENT_US`.
+    """
     delay_us: int | None = None
     """Delay from the store's present time to the due time."""
     key: str | None = None

@@ -9,7 +9,7 @@ from peerjob.model.durations import MAX_SECONDS, to_micros
 from peerjob.model.firing import FireOutcome, Overlap
 from peerjob.model.limits import MAX_KEY, MAX_KIND, MAX_TAG, MAX_TAGS
 from peerjob.model.query import Filter, Query
-from peerjob.model.record import Action, NewInstance
+from peerjob.model.record import LAST_MOMENT_US, Action, NewInstance
 from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import outcome
@@ -70,6 +70,23 @@ class LimitRules(ScheduleSuite):
         assert not await peer.take()
         states = await store.cancel([late.id, retried.id, snoozed.id], request=self.make.request())
         assert states == [State.SCHEDULED] * 3
+
+    async def test_a_time_after_the_last_date_loses_nothing(self, store: Store) -> None:
+        late = self.make.instance(due_us=LAST_MOMENT_US + to_micros("1000d"))
+        later = self.make.instance(delay_us=LAST_MOMENT_US)
+        retried, snoozed = self.make.instances(2)
+        await store.enqueue([late, later, retried, snoozed])
+        peer = await self.join(store)
+        first, second = await peer.take(2)
+        await peer.commit(
+            outcome(first, Action.RETRY, delay_us=LAST_MOMENT_US),
+            outcome(second, Action.SNOOZE, delay_us=LAST_MOMENT_US),
+        )
+        for record in await store.get([late.id, later.id, retried.id, snoozed.id]):
+            assert record is not None
+            assert record.state is State.SCHEDULED
+            assert to_us(datetime(2255, 1, 1, tzinfo=UTC)) < record.due_us <= LAST_MOMENT_US
+        assert (await store.health()).undecodable == 0
 
     async def test_the_longest_retention_keeps_the_instance(self, store: Store) -> None:
         longest_us = to_micros(MAX_SECONDS, "retention")
