@@ -185,6 +185,7 @@ class Calls(ScheduleCalls, QueryCalls):
             "commit",
             lambda side: side.store.commit(incarnation, self._for(side, outcomes), request=request),
             learn,
+            logged=tuple(outcome.id for outcome, _ in outcomes),
             moves=True,
             removes=True,
             incarnation=incarnation,
@@ -225,7 +226,7 @@ class Calls(ScheduleCalls, QueryCalls):
 
     def _add_lines(self, request: str, given: Given) -> Made:
         id, lines = self._known.instance(given["pick"]), lines_of(given["logs"])
-        return Made("add_lines", lambda side: side.store.add_lines(id, lines), once=True)
+        return Made("add_lines", lambda side: side.store.add_lines(id, lines), once=True, logged=(id,))
 
     def _watch_final(self, request: str, given: Given) -> Made:
         incarnation = self._known.incarnation(given["node"])

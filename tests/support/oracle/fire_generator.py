@@ -23,6 +23,7 @@ class FireGenerator:
         self._random = chance
         self._serial = 0
         self._term = 1
+        self.outcomes: tuple[str, ...] = OUTCOMES
 
     def number(self, below: int) -> int:
         """A number from 0 on."""
@@ -86,8 +87,9 @@ class FireGenerator:
 
     def _one(self) -> Given:
         rng = self._random
-        outcome = rng.choice(OUTCOMES)
-        given: Given = {"name": rng.choice(SCHEDULES[:2]), "outcome": outcome, "overlap": rng.choice(OVERLAPS)}
+        outcome = rng.choice(self.outcomes)
+        overlap = rng.choice(OVERLAPS if self.outcomes is OUTCOMES else ("allow",))
+        given: Given = {"name": rng.choice(SCHEDULES[:2]), "outcome": outcome, "overlap": overlap}
         if outcome in ("fired", "triggered", "backfilled"):
             given["work"] = self.work()
             if rng.random() < 0.7:

@@ -34,6 +34,8 @@ class Made:
     removes: bool = False
     """Whether the call can remove final instances by the choice of the engine."""
     incarnation: str = ""
+    logged: tuple[str, ...] = ()
+    """The instances to whose logs the call can add."""
     over: bool = False
     """Whether the lease of the incarnation is over after the call."""
     want: Want | None = None

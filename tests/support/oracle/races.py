@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from itertools import permutations
 from typing import Any
 
+from peerjob.model.record import Record
+from peerjob.model.state import State
 from peerjob.store.base import Store
 
 from .choices import Chosen, chosen_by
@@ -57,11 +59,11 @@ class Race:
 
     async def _differences(self, order: Sequence[int], answer: Answer, compare: Compare) -> list[str]:
         left, now_us = set(self._gone), self._reference.now_us
-        for place in order:
+        for number, place in enumerate(order):
             made, theirs = self._mades[place], self._answers[place]
             chosen = chosen_by(made.verb, theirs)
             self._reference.follow(chosen)
-            self._reference.at(now_us)
+            self._reference.at(now_us + (number if now_us < self._ended_us else 0))
             ours = await answer(made, self._ours)
             if not isinstance(ours, Raised) and not isinstance(theirs, Raised):
                 made.learn({self._ours: ours, self._theirs: theirs})
@@ -74,7 +76,8 @@ class Race:
         if left:
             return [f"removed {sorted(left)}, whose retention is not over"]
         self._reference.follow(Chosen())
-        records = [await _records(side.store, self._known) for side in (self._ours, self._theirs)]
+        logged = {id for made in self._mades for id in made.logged}
+        records = [await _records(side.store, self._known, logged) for side in (self._ours, self._theirs)]
         return compare(_READ, *records)
 
     def _state(self) -> list[Any]:
@@ -97,12 +100,21 @@ async def _read(side: Side) -> None:
 _READ = Made("records after the race", _read)
 
 
-async def _records(store: Store, known: Known) -> dict[str, Any]:
+async def _records(store: Store, known: Known, logged: Collection[str]) -> dict[str, Any]:
     """What tells most about the state: all records, and what is due."""
     # a read of all counters corrects them if the answer to a request never came
     counts = (await store.health()).counts
     found: dict[str, Any] = {"counts": without_zeros(counts), "due": await store.due()}
+    records: list[Record] = []
     for start in range(0, len(known.instances), 100):
         ids = known.instances[start : start + 100]
-        found |= dict(zip(ids, await store.get(ids), strict=True))
+        answers = await store.get(ids)
+        found |= dict(zip(ids, answers, strict=True))
+        records += [record for record in answers if record is not None]
+    waiting = [record for record in records if record.state == State.SCHEDULED]
+    # the order tells more than times that differ by less than a call takes
+    waiting.sort(key=lambda record: (record.priority, record.due_us, record.id))
+    found["order"] = [record.id for record in waiting]
+    for id in logged:
+        found[f"logs {id}"] = await store.logs(id)
     return found

@@ -108,13 +108,13 @@ class Reading:
         store = side.store
         found = {"schedules": plain(await store.get_schedules(self._schedules), side)}
         for name in self._schedules:
-            whole = [record async for record in self._fires(side, name, 1_000)]
+            whole = await self._ledger(side, name, 1_000)
             found[f"fires {name}"] = plain(whole, side)
-            found[f"pages of fires {name}"] = plain([one async for one in self._fires(side, name, self._page)], side)
+            found[f"pages of fires {name}"] = plain(await self._ledger(side, name, self._page), side)
             if whole:
                 middle = whole[len(whole) // 2].nominal_us
                 for bound in ("after_us", "before_us"):
-                    some = [record async for record in self._fires(side, name, self._page, **{bound: middle})]
+                    some = await self._ledger(side, name, self._page, **{bound: middle})
                     found[f"fires {name} {bound}"] = plain(some, side)
         found["changes"] = await self._changes(side, 0)
         if side.revisions:
@@ -131,6 +131,13 @@ class Reading:
             cursor = page.cursor
             if cursor is None:
                 return
+
+    async def _ledger(self, side: Side, name: str, limit: int, **bounds: int) -> list[Any]:
+        """All records of a ledger. *Choice*: the order of those with the same nominal time."""
+        records = [record async for record in self._fires(side, name, limit, **bounds)]
+        times = [record.nominal_us for record in records]
+        records.sort(key=lambda record: (-record.nominal_us, record.outcome, record.instance))
+        return ["not the latest first"] * (times != sorted(times, reverse=True)) + records
 
     async def _changes(self, side: Side, revision: int) -> list[Any]:
         rows: list[Any] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections import Counter
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from heapq import merge
@@ -147,11 +148,13 @@ class Reference:
         return set(removable(self._step())) | set(self._leaving_first())
 
     def _leaving_first(self) -> list[str]:
+        finals = Counter(one.kind for one in self._state.instances.values() if one.state.is_final)
         over: dict[str, list[str]] = {}
         for _, id in self._state.expiring:
             over.setdefault(self._state.instances[id].kind, []).append(id)
-        kept = self._limits.max_final_per_kind
-        return [id for ids in over.values() if len(ids) > kept for id in ids[: len(ids) - kept + JUST_ENDED]]
+        # those whose bodies still run count as final, but cannot be removed
+        surplus = {kind: count - self._limits.max_final_per_kind for kind, count in finals.items()}
+        return [id for kind, ids in over.items() if surplus[kind] > 0 for id in ids[: surplus[kind] + JUST_ENDED]]
 
     def finals(self) -> int:
         """The number of final instances."""

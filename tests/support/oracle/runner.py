@@ -154,6 +154,7 @@ class Lockstep:
         chosen = chosen_by(made.verb, theirs)
         after_us = self._engine.clock.time_us()
         if made.verb == "expire":
+            self._reference.at(after_us)
             chosen.gone = await self._gone(self._reference.removable())
         self._reference.follow(chosen)
         finals = self._reference.finals()

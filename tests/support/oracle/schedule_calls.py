@@ -118,6 +118,8 @@ class ScheduleCalls:
         nominal_us = self.nominal_us(given.get("number", 0))
         if "number" not in given and next_us is not None:
             nominal_us = next_us + given.get("later", 0) * PERIOD_US
+        if outcome is FireOutcome.TRIGGERED:
+            nominal_us += 7_000  # a trigger has the time of its id, not that of a period
         count = given.get("count", 1)
         until_us = nominal_us + (count - 1) * PERIOD_US if count > 1 else 0
         instance = self.instance(cast("Given", given["work"])) if outcome.value in MAKES_INSTANCE else None
