@@ -280,6 +280,26 @@ def test_delayed_instances_run_now_and_the_others_are_refused(jobctl: Jobctl) ->
     assert jobctl("run-now").status == 2
 
 
+@pytest.mark.parametrize("verb", [["run-now"], ["cancel", "instances"]])
+def test_an_unknown_id_keeps_no_other_from_its_turn_and_an_invalid_one_keeps_all(
+    jobctl: Jobctl, verb: list[str]
+) -> None:
+    made = [jobctl("schedule", "add", "1", "1", "--after", "1h", "-o", "name").out.strip() for _ in range(2)]
+    invalid = jobctl(*verb, made[0], "no-id", made[1])
+    assert (invalid.status, invalid.out) == (2, "")
+    unknown = str(uuid4())
+    mixed = jobctl(*verb, made[0], unknown, made[1], "-o", "name")
+    assert (mixed.status, mixed.out.split()) == (3, made)
+    assert unknown in mixed.err
+
+
+def test_what_was_done_before_the_node_went_away_is_shown(target: str, jobctl: Jobctl) -> None:
+    made = [jobctl("schedule", "add", "1", "1", "--after", "1h", "-o", "name").out.strip() for _ in range(2)]
+    with losing_answer(target, answers=1) as lossy:
+        lost = jobctl("run-now", *made, "-o", "name", PEERJOB_ADDRESS=lossy)
+    assert (lost.status, lost.out.split()) == (4, made[:1]), lost.err
+
+
 def test_a_command_that_runs_instances_now_can_be_repeated(target: str, jobctl: Jobctl) -> None:
     late = jobctl("schedule", "add", "1", "1", "--after", "1h", "-o", "name").out.strip()
     with losing_answer(target) as lossy:

@@ -151,15 +151,21 @@ async def served(
 
 
 @contextlib.contextmanager
-def losing_answer(target: str) -> Generator[str]:
-    """The address of a server that passes calls on. It goes away instead of the answer to one that acts."""
+def losing_answer(target: str, *, answers: int = 0) -> Generator[str]:
+    """The address of a server that passes calls on. It goes away instead of an answer to one that acts.
+
+    Before that, it passes on some `answers` to ones that act.
+    """
+    left = answers
     server = grpc.server(ThreadPoolExecutor(4))
 
     def handler(name: str) -> Any:
         def handle(request: bytes, context: Any) -> bytes:
+            nonlocal left
             with grpc.insecure_channel(target) as channel:
                 answer: bytes = cast(Any, channel).unary_unary(f"/{SERVICE.full_name}/{name}")(request)
-            if RPCS[name].acts:
+            left -= RPCS[name].acts
+            if left < 0:
                 server.stop(0)
                 context.abort(grpc.StatusCode.UNAVAILABLE, "the answer was told to get lost")
             return answer

@@ -13,6 +13,7 @@ from peerjob.model.clock import to_datetime
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError, OwnershipLost, Snooze
 from peerjob.model.injected import Injectable, Injection, current_run
+from peerjob.model.printable import shown
 from peerjob.model.worker import Worker
 
 from .instance import Instance
@@ -224,7 +225,7 @@ class Context(Injectable):
         stored = min(1.0, max(0.0, share))
         if stored != share and not self._corrected:
             self._corrected = True
-            self._warn(f"progress({given!r}): expected a fraction from 0 to 1, not percent; stored as {stored:g}")
+            self._warn(f"progress({shown(given)}): expected a fraction from 0 to 1, not percent; stored as {stored:g}")
         if self._backend is not None:
             self._backend.report_progress(self, stored, message)
 

@@ -19,6 +19,8 @@ HEADER = "x-forwarded-for"
 LOOPBACK = ("127.0.0.0/8", "::1")
 _IPV6_PREFIX = 64
 """The bits of an IPv6 address that name a network. A caller can choose the others for each connection."""
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+"""IPv4 addresses in the form of IPv6 addresses."""
 
 
 class TrustedProxies:
@@ -64,20 +66,22 @@ def _network(option: str, text: str) -> Network:
         found = ipaddress.ip_network(text.strip())
     except ValueError as error:
         raise OptionError(option, text, f"an address or a network, such as 10.0.0.7 or 10.0.0.0/8 ({error})") from None
+    if isinstance(found, ipaddress.IPv6Network) and found.subnet_of(_MAPPED):
+        found = ipaddress.ip_network((int(found.network_address) & 0xFFFFFFFF, found.prefixlen - _MAPPED.prefixlen))
     if not found.prefixlen:
         raise OptionError(option, text, "fewer than all addresses: each caller could name any address as its own")
     return found
 
 
 def _address(text: str) -> Address | None:
-    """The address in a text, which may have a port; None if there is none."""
+    """The address in a text, which may have a port; None if there is none. A zone is left out: it can be any text."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        found = ipaddress.ip_address(text)
+        found = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return None
     return (found.ipv4_mapped or found) if isinstance(found, ipaddress.IPv6Address) else found

@@ -29,6 +29,8 @@ TRUSTED = TrustedProxies(["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"])
         # with a port
         ("10.1.2.3", ["198.51.100.9:4711"], "198.51.100.9"),
         ("10.1.2.3", ["[2a00:1450::5]:4711"], "2a00:1450::5"),
+        # with a zone, which can be any text
+        ("10.1.2.3", ["fe80::5%\x1b[31m"], "fe80::5"),
         # only proxies, or no header: the first of them
         ("10.1.2.3", [], "10.1.2.3"),
         ("10.1.2.3", [""], "10.1.2.3"),
@@ -57,7 +59,13 @@ def test_what_is_no_address_is_named(given: str) -> None:
     assert repr(given) in str(refused.value)
 
 
-@pytest.mark.parametrize("given", ["0.0.0.0/0", "::/0"])
+@pytest.mark.parametrize("given", ["::ffff:10.0.0.7", "::ffff:10.0.0.0/104"])
+def test_a_proxy_in_the_form_of_ipv6_is_its_ipv4_address(given: str) -> None:
+    trusted = TrustedProxies([given])
+    assert [trusted.trusts(peer) for peer in ("10.0.0.7", "::ffff:10.0.0.7", "11.0.0.7")] == [True, True, False]
+
+
+@pytest.mark.parametrize("given", ["0.0.0.0/0", "::/0", "::ffff:0:0/96"])
 def test_all_addresses_are_no_proxy(given: str) -> None:
     with pytest.raises(OptionError, match="fewer than all addresses") as refused:
         TrustedProxies([given])

@@ -81,6 +81,16 @@ def test_a_progress_outside_its_range_is_logged_once_a_run(fraction: Any, caplog
     assert f"fraction from 0 to 1, not percent; stored as {0 if fraction < 0 else 1}" in message
 
 
+def test_a_progress_that_cannot_be_shown_fails_no_job(caplog: pytest.LogCaptureFixture) -> None:
+    class Share(float):
+        def __repr__(self) -> str:
+            raise RuntimeError("no text")
+
+    with caplog.at_level(logging.WARNING, "peerjob.job"):
+        Context().progress(Share(2))
+    assert "progress(<Share that cannot be shown>)" in caplog.text
+
+
 @pytest.mark.parametrize("fraction", [0, 1, True, 0.5, Fraction(1, 2), Decimal("0.5")])
 def test_a_progress_is_any_number(fraction: Any) -> None:
     Context().progress(fraction)

@@ -118,6 +118,8 @@ async def test_a_trusted_proxy_names_the_caller_of_a_call(trusted: bool, caplog:
         assert await code("read", "203.0.113.5") is (Code.OK if trusted else Code.RESOURCE_EXHAUSTED)
         if not trusted:
             return
+        assert await code("guess", "2001:db8::1") is Code.UNAUTHENTICATED
+        assert await code("guess", "2001:db8::2") is Code.RESOURCE_EXHAUSTED, "another address of the same network"
         assert await code("read", "203.0.113.7", "CancelInstances") is Code.PERMISSION_DENIED
         assert await code("act", "203.0.113.8", "ScheduleJob") is Code.NOT_FOUND
         await until(partial(_audited, node, 1))

@@ -12,7 +12,7 @@ import typer
 from peerjob.cli.console import ExitStatus
 from peerjob.handles.instance import Instance
 from peerjob.model.durations import to_seconds
-from peerjob.model.errors import NodeStateError, OptionError
+from peerjob.model.errors import NodeStateError, OptionError, UnknownInstanceError
 from peerjob.model.ids import checked_id, derived_id
 from peerjob.model.query import Query
 from peerjob.model.state import State
@@ -20,7 +20,7 @@ from peerjob.remote.client.client import Client
 
 from . import tables
 from .commands import ClientSession, group, verb
-from .errors import CommandError
+from .errors import CommandError, error_report
 from .output import note
 from .parts import print_parts
 from .query_options import InstanceSelection
@@ -167,14 +167,24 @@ async def _retried(client: Client, uuid: str, id: str) -> Instance[Any]:
 async def _each(
     session: ClientSession, client: Client, uuids: list[str], act: Callable[[Client, str], Awaitable[Instance[Any]]]
 ) -> int:
+    wanted = [checked_id(uuid) for uuid in uuids]  # before the first one is changed
     done: list[Instance[Any]] = []
-    status = ExitStatus.OK
-    for uuid in uuids:
-        try:
-            done.append(await act(client, uuid))
-        except CommandError as error:
-            note(str(error))
-            status = error.status
+    status: int = ExitStatus.OK
+    try:
+        for uuid in wanted:
+            try:
+                done.append(await act(client, uuid))
+            except (CommandError, UnknownInstanceError) as error:
+                report = error_report(error)
+                if report is None:
+                    raise
+                note(report.message)
+                status = report.status
+    except BaseException:
+        # the caller learns which instances are changed, also if the node goes away or Ctrl-C ends the command
+        if done:
+            _show(session, done, status)
+        raise
     return _show(session, done, status)
 
 
@@ -183,7 +193,7 @@ async def _show_parts(session: ClientSession, parts: AsyncIterator[Sequence[Inst
     return ExitStatus.OK
 
 
-def _show(session: ClientSession, done: list[Instance[Any]], status: ExitStatus) -> int:
-    if done or status is ExitStatus.OK:
+def _show(session: ClientSession, done: list[Instance[Any]], status: int) -> int:
+    if done or status == ExitStatus.OK:
         session.out.many(done, tables.instances(session.now))
     return status

@@ -14,7 +14,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.errors import AuthError, UnauthenticatedError
 from peerjob.model.rate_limiter import RateLimiter
 from peerjob.model.rights import ANYBODY, Authenticator, Principal
-from peerjob.model.trusted_proxies import HEADER, TrustedProxies
+from peerjob.model.trusted_proxies import HEADER, TrustedProxies, network_of
 from peerjob.remote.wire.errors import ErrorStatus, status_of
 from peerjob.remote.wire.rpcs import RPCS
 
@@ -85,7 +85,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 
     async def _admit(self, path: str, address: str, context: Context) -> Principal:
         """The caller; aborts the call if a check fails."""
-        if self._limiter is not None and not self._limiter.allows(address):
+        if self._limiter is not None and not self._limiter.allows(network_of(address)):
             await abort(context, TOO_OFTEN)
         if not self._authenticators:
             set_caller(ANYBODY, address)
