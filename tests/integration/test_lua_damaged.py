@@ -193,6 +193,23 @@ async def test_the_record_decides_about_a_damaged_claim(
     assert await damaged(store) > 0
 
 
+async def test_a_claim_with_a_damaged_id_ends_and_leaves_no_entry(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    peer = await here.join(store)
+    await store.enqueue(here.make.instances(2))
+    first, second = await peer.take(2)
+    own = here.key(f"own:{peer.incarnation}")
+    with connect(here) as server:
+        server.hset(own, BAD + first.id.encode()[2:], server.hget(own, first.id) or b"")
+        server.hdel(own, first.id)
+        assert (await peer.renew(first, second)).held is None
+        assert await peer.commit(outcome(first)) == [Ack.DONE]
+        renewed = await peer.renew(second)
+        assert renewed.held is None
+        assert server.hkeys(own) == [second.id.encode()]
+
+
 @pytest.mark.parametrize("damage", [*DAMAGED_ENTRIES, "type", "id"])
 async def test_claims_with_damaged_entries_are_taken_back(site: MakeSite, damage: str) -> None:
     here = site()

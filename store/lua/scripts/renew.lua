@@ -30,7 +30,7 @@ local function read_claims()
       fence, flags = claim_parts(last)
       share = fence and math.fmod(tonumber(fence), 1000003)
     end
-    if not fence or not is_id(claims[n]) then
+    if not fence or #claims[n] ~= ID_SIZE then
       return false
     end
     held[n], held[n + 1] = claims[n], fence
@@ -41,12 +41,29 @@ local function read_claims()
   end
   return not claims.err
 end
+local function is_same()
+  return #claims / 2 == tonumber(ARGV[4]) and math.fmod(sum, 2147483647) == tonumber(ARGV[5])
+end
+-- Return whether each id in the reply can be read. Other ids are not checked, since a check of each takes long.
+local function are_readable()
+  for _, id in ipairs(cancelled) do
+    if not is_id(id) then
+      return false
+    end
+  end
+  for n = 1, is_same() and 0 or #held, 2 do
+    if not is_id(held[n]) then
+      return false
+    end
+  end
+  return true
+end
 local mended = 0
-if not read_claims() then
+if not read_claims() or not are_readable() then
   mended = mend_claims(incarnation)
   read_claims()
 end
-local same = #claims / 2 == tonumber(ARGV[4]) and math.fmod(sum, 2147483647) == tonumber(ARGV[5])
+local same = is_same()
 local due, reap_in = work_due(incarnation), time_to_reap(incarnation, tonumber(ARGV[2]))
 if tonumber(ends) > now + tonumber(ARGV[2]) then
   shorten_future_leases(1000)

@@ -10,7 +10,12 @@ end
 
 -- Return the fence and the letters of an entry, or nil for a damaged entry.
 local function claim_parts(entry_text)
-  local fence, flags, copy = match(entry_text, '^(%d+)(%a*) *(%d*)')
+  local fence, flags = match(entry_text, '^(%d+)(%a*) %1 ')
+  if fence then
+    return fence, flags
+  end
+  local copy
+  fence, flags, copy = match(entry_text, '^(%d+)(%a*) *(%d*)')
   if fence and (copy == fence or copy == '' and #fence <= 16 and sub(entry_text, -1) == ' ') then
     return fence, flags
   end

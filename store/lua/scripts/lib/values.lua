@@ -21,8 +21,9 @@ local function is_text(text)
   return not find(text, '[\128-\255]')
 end
 
+-- The largest byte shows ASCII faster than a search does.
 local function is_id(text)
-  return #text == ID_SIZE and is_text(text)
+  return #text == ID_SIZE and (max(byte(text, 1, ID_SIZE)) < 128 or is_text(text))
 end
 
 -- Return a stored text, or the other one if the stored one is missing or no UTF-8.
