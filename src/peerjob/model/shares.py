@@ -28,7 +28,11 @@ class Shares:
     def has_room(self, caller: str, *, admin: bool = False) -> bool:
         """Whether a caller may take one place more."""
         most = self._most if admin else self._most - self._reserve
-        return self.total < most and self._held.get(caller, 0) < self._share
+        return self.total < most and self.has_share(caller)
+
+    def has_share(self, caller: str) -> bool:
+        """Whether a caller holds less than one caller may."""
+        return self._held.get(caller, 0) < self._share
 
     @contextlib.contextmanager
     def taken(self, caller: str) -> Generator[None]:

@@ -145,6 +145,7 @@ async def test_one_caller_leaves_calls_to_others_and_all_leave_some_to_admins(
     tokens = Tokens([Token.of(name, role, name) for name, role in roles.items()])
     async with served(WORK, tokens=tokens) as (_, server), raw_client(server.target) as client:
         open_: list[Any] = []
+        reasons: list[str] = []
 
         async def watch(token: str) -> bool:
             """Whether a watch of a caller begins."""
@@ -154,6 +155,7 @@ async def test_one_caller_leaves_calls_to_others_and_all_leave_some_to_admins(
                 open_.append(call)
                 return True
             assert await call.code() is Code.RESOURCE_EXHAUSTED
+            reasons.append(await call.details())
             return False
 
         assert [await watch("ann") for _ in range(5)] == [True] * 3 + [False] * 2, "the share of one caller"
@@ -161,6 +163,8 @@ async def test_one_caller_leaves_calls_to_others_and_all_leave_some_to_admins(
         assert not await watch("eve")
         assert await client.code("GetVersion", pb.VersionRequest(), token="eve") is Code.RESOURCE_EXHAUSTED
         assert [await watch("ada") for _ in range(3)] == [True] * 2 + [False], "the limit of all"
+        own, of_all = calls.TOO_MANY_OF_CALLER.text, calls.TOO_MANY.text
+        assert reasons == [own, own, of_all, of_all, of_all], "a caller learns whose limit it has met"
         for call in open_:
             call.cancel()
         await until(lambda: _is(server._access.calls._open.total, 0))  # pyright: ignore[reportPrivateUsage]

@@ -54,6 +54,11 @@ logger = logging.getLogger("peerjob.server")
 
 NO_RIGHTS = status_of(UnauthenticatedError("the token has expired, or was withdrawn"))
 TOO_MANY = ErrorStatus(code=grpc.StatusCode.RESOURCE_EXHAUSTED, text="too many open calls; try again a little later")
+TOO_MANY_OF_CALLER = ErrorStatus(
+    code=grpc.StatusCode.RESOURCE_EXHAUSTED,
+    text=f"the caller has {MAX_CALLS_CALLER:,} open calls, the most of one token, or without tokens of one address; "
+    "wait until some end, or call with further tokens",
+)
 TOO_LATE = ErrorStatus(
     code=grpc.StatusCode.DEADLINE_EXCEEDED, text=f"the message did not arrive within {RECEIVE_SECONDS:g} s"
 )
@@ -122,7 +127,7 @@ class OpenCalls(BackgroundRole):
                 MAX_CALLS_CALLER,
                 MAX_CALLS,
             )
-            await abort(context, TOO_MANY)
+            await abort(context, TOO_MANY if self._open.has_share(key) else TOO_MANY_OF_CALLER)
         if self._unread.get(key, 0) > MAX_UNREAD:
             await abort(context, TOO_MUCH)
         self._open.take(key)
