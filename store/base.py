@@ -11,7 +11,10 @@ Each implementation keeps these rules for each command:
 * Ownership is the pair (fence, incarnation). A write about a running instance compares both.
 * A command that writes takes a `request` id. The caller has at most one unanswered request per command and incarnation.
   It may send the same request again after an error or a timeout. The answer is then the first answer, and nothing
-  happens twice. (`enqueue` is idempotent by the ids of the instances.)
+  happens twice. The repeat of a claim leaves out the claims that have ended since, and may look again if the first
+  call found nothing. (`enqueue` is idempotent by the ids of the instances.)
+* The caller can cancel a call under way. The call is then done, partly done or not done, until the caller repeats the
+  request. Counts in `health` and `due` can be wrong until the next `health`, which corrects them.
 * Hints only wake. If all hints are lost, latency grows: a renewal tells that work is due (`Renewed.work_due`), and a
   node whose store cannot tell claims each second. Correctness does not depend on hints.
 * Normal outcomes (nothing to claim, lost, dead) are return values. Errors are `StoreUnavailableError`,
@@ -429,7 +432,9 @@ class Store(Protocol):
         """Remove up to `limit` expired final instances, with their logs and index entries; returns how many.
 
         An instance is expired if its retention is over, or if it is among the oldest of a kind with more than
-        `StoreLimits.max_final_per_kind` final instances. A store may leave the latter ones to commits of the kind.
+        `StoreLimits.max_final_per_kind` final instances. A store may leave the latter ones to commits of the kind. The
+        store chooses the order of the oldest: the earliest created first, or the earliest end of the retention first.
+        A commit removes them before or after it adds the instances that end, so the number can be lower by as many.
         """
         ...
 

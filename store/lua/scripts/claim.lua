@@ -57,7 +57,8 @@ local function read(ids)
   return call('MGET', unpack(keys)), keys
 end
 
--- A request that was answered before gets the same claims again, so a lost reply loses no claim.
+-- A request that was answered before gets the same claims again, so a lost reply loses no claim. The reply leaves out
+-- the claims that have ended since. The answer has one fence if all its claims have the same fence.
 local answered = call('HGET', requests_key(incarnation), command)
 -- An answer that cannot be read counts as none: the node hands back the claims that it does not know.
 if answered and not find(answered, '^[^\n]*\n%d+\n%d+\n') then
@@ -66,17 +67,18 @@ end
 if answered and sub(answered, 1, #request + 1) == request .. '\n' then
   local at, next_due, ids_text, fences_text = match(answered, '^(%d+)\n(%d+)\n([^\n]*)(.*)$', #request + 2)
   reply[2], reply[3] = tonumber(at), tonumber(next_due)
-  local ids, own_fence = {}, string.gmatch(fences_text, '%d+')
+  local ids, fences, fence = {}, string.gmatch(fences_text, '%d+'), nil
   for from = 1, #ids_text, ID_SIZE do
     ids[#ids + 1] = sub(ids_text, from, from + ID_SIZE - 1)
   end
   if #ids > 0 then
-    local fences, found = call('HMGET', owned, unpack(ids)), read(ids)
+    local found = read(ids)
     for n, id in ipairs(ids) do
-      local record, fence = decode(found[2 * n - 1]), own_fence()
-      -- With another fence, the claim is a later one, which the node runs.
-      local same = fences[n] and (command ~= 'hint-claim' or claim_parts(fences[n]) == fence)
-      if same and record and found[2 * n] then
+      local record = decode(found[2 * n - 1])
+      fence = fences() or fence
+      -- With another fence, the claim is a later one, which its node runs.
+      local held = record and record.state == PROCESSING and digits(record.fence) == fence
+      if held and found[2 * n] then
         add_record_to_reply(id, record, found[2 * n])
       end
     end
@@ -217,7 +219,7 @@ local now_text = digits(now)
 local suspect = nil
 
 -- The entry of the last fence is kept: most instances of a batch get the same fence.
-local latest_fence, latest_claim = nil, nil
+local latest_fence, latest_claim, has_fences = nil, nil, false
 
 -- Plan to write a claimed instance.
 local function claim(id, key, kind, record, fence)
@@ -225,6 +227,7 @@ local function claim(id, key, kind, record, fence)
   put_string(key, record)
   move_in_index(kind, id, SCHEDULED, PROCESSING)
   if fence ~= latest_fence then
+    has_fences = latest_fence ~= nil
     latest_fence, latest_claim = fence, claim_entry(digits(fence), suspect and 'q' or '')
   end
   add_pair('HSET', owned, id, latest_claim)
@@ -372,7 +375,7 @@ elseif bad == 0 then
 end
 pass_slots_and_wake()
 local answer = request .. '\n' .. now_text .. '\n' .. digits(reply[3]) .. '\n' .. table.concat(ids)
-for n = 1, command == 'hint-claim' and #ids or 0 do
+for n = 1, has_fences and #ids or min(1, #ids) do
   answer = answer .. '\n' .. digits(shapes[7 * reply[6 + 3 * n] - 5])
 end
 add_pair('HSET', requests_key(incarnation), command, answer)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from peerjob.model.query import Filter
-from peerjob.model.record import Ack, Action
+from peerjob.model.record import Ack, Action, Claim
 from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import outcome
@@ -27,6 +27,33 @@ class IdempotencyRules(StoreSuite):
         assert len(first.claims) == 2
         assert await self.counts(store) == {State.PROCESSING: 2, State.SCHEDULED: 3}
         assert len(await peer.take()) == 3
+
+    @pytest.mark.parametrize("by_turn", [False, True])
+    async def test_a_claim_sent_again_leaves_out_the_claims_that_have_ended_since(
+        self, store: Store, *, by_turn: bool
+    ) -> None:
+        news = self.make.instances(4)
+        await store.enqueue(news)
+        peer, request = await self.join(store), self.make.request()
+
+        async def send() -> tuple[Claim, ...]:
+            if by_turn:
+                return (await store.turn(peer.incarnation, [], peer.want(4), request=request))[1].claims
+            return (await peer.claim(peer.want(4), request=request)).claims
+
+        done, retried, cancelled, held = await send()
+        await peer.commit(outcome(done), outcome(retried, Action.RETRY))
+        await store.cancel([cancelled.id], request=self.make.request())
+        assert await send() == (held,)
+        other = self.make.request()
+        _, claimed = await store.claim_on_hint(peer.incarnation, peer.want(1), request=other, timeout=0)
+        assert claimed is not None
+        (later,) = claimed.claims
+        assert later.id == retried.id
+        assert later.fence != retried.fence
+        assert await send() == (held,)
+        assert await peer.commit(outcome(later), outcome(held)) == [Ack.DONE, Ack.DONE]
+        assert await send() == ()
 
     async def test_one_instance_sent_again_alone_is_there_once(self, store: Store) -> None:
         """A store may add one instance by a cheaper command, which must recognize a repeated request, too."""
