@@ -45,7 +45,8 @@ def add_stretch(step: AtomicStep, schedule: ScheduleData, record: FireRecord) ->
 
 def recorded(schedule: ScheduleData, fire: Fire) -> FireRecord | None:
     """The record that an earlier call with the same request wrote."""
-    places = [place_of(fire), schedule.stretch]
+    before = [place for place in schedule.ledger if place[0] <= fire.nominal_us and place[1] == _STRETCH]
+    places = [place_of(fire), max(before, default=None)]
     entries = [schedule.ledger[place] for place in places if place is not None and place in schedule.ledger]
     return next((entry.record for entry in entries if fire.request in entry.requests), None)
 
