@@ -20,10 +20,11 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from peerjob.model.caps import Caps
 from peerjob.model.clock import SystemClock
 from peerjob.model.ids import IdSource
 from peerjob.model.query import Filter, Query
-from peerjob.model.record import Action, Caps, Claim, NewInstance, NodeInfo, Outcome, StoreLimits, Want
+from peerjob.model.record import Action, Claim, NewInstance, NodeInfo, Outcome, StoreLimits, Want
 from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.store.drivers import open_store

@@ -6,9 +6,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import uuid4
 
+from peerjob.model.caps import Caps
 from peerjob.model.clock import SystemClock
 from peerjob.model.limits import MAX_NODE_KINDS
-from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, Caps, Claim, NewInstance, StoreLimits, Want
+from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, Claim, NewInstance, StoreLimits, Want
 from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer, outcome

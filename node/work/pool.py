@@ -12,7 +12,8 @@ from itertools import islice
 from typing import Protocol
 
 from peerjob.handles.context import Reason
-from peerjob.model.record import MAX_BATCH, Caps
+from peerjob.model.caps import Caps
+from peerjob.model.record import MAX_BATCH
 from peerjob.model.worker import Worker
 from peerjob.node.body.context_vars import ContextVars
 from peerjob.node.exit import abandon

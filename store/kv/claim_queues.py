@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 
+from peerjob.model.caps import Caps
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.model.record import Caps, Claim, Want
+from peerjob.model.record import Claim, Want
 
 from .answers import AnswerLog
 from .base import Compare, Delete, Entry, Found, Range

@@ -8,12 +8,12 @@ from typing import cast
 
 from msgspec.structs import replace
 
+from peerjob.model.caps import Caps
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import (
     Ack,
     Action,
-    Caps,
     Claimed,
     Enqueued,
     Hint,

@@ -7,8 +7,9 @@ from typing import Any, Literal, cast
 import pytest
 import redis
 
+from peerjob.model.caps import Caps
 from peerjob.model.query import Filter, Query
-from peerjob.model.record import Action, Caps, Claim, NewInstance, Want
+from peerjob.model.record import Action, Claim, NewInstance, Want
 from peerjob.model.state import State
 from peerjob.store.lua.store import LuaStore
 from peerjob.testing.factories import LONG_TTL_US, Peer, outcome

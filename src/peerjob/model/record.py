@@ -6,7 +6,7 @@ with many objects hold only plain values, so no object is part of a cycle: `gc=F
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
@@ -19,7 +19,6 @@ from .state import State
 
 MIN_PRIORITY = -(2**31)
 MAX_PRIORITY = 2**31 - 1
-_NONE: Set[str] = frozenset()
 MAX_BATCH = 500
 """Most instances in one store call."""
 MAX_BATCH_BYTES = 1 << 20
@@ -152,35 +151,6 @@ def is_suspect(crashes: int, losses: int) -> bool:
     One loss proves nothing, since all claims of a node are lost with it. See docs/decisions/0001.
     """
     return crashes + losses >= SUSPECT_AFTER
-
-
-class Caps(Mapping[str, int]):
-    """Most instances to claim, by kind: `default`, unless `others` has the kind.
-
-    With the same `kinds` and `known` (their set) each time, a claim for thousands of kinds costs as much as for few.
-    """
-
-    __slots__ = ("_known", "default", "kinds", "others")
-
-    def __init__(
-        self, kinds: tuple[str, ...], default: int, others: Mapping[str, int] | None = None, known: Set[str] = _NONE
-    ) -> None:
-        self.kinds = kinds
-        self.default = default
-        self.others = others or {}
-        self._known = known
-
-    def __getitem__(self, kind: str) -> int:
-        self._known = self._known or frozenset(self.kinds)
-        if kind not in self._known:
-            raise KeyError(kind)
-        return self.others.get(kind, self.default)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.kinds)
-
-    def __len__(self) -> int:
-        return len(self.kinds)
 
 
 class Want(msgspec.Struct, frozen=True, kw_only=True):

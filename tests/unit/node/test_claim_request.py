@@ -1,6 +1,6 @@
 """The size of a claim does not depend on the number of kinds."""
 
-from peerjob.model.record import Caps
+from peerjob.model.caps import Caps
 from peerjob.node.work.pool import Prefetch
 
 
