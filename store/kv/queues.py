@@ -22,6 +22,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
+from peerjob.model.limits import MAX_KIND
+
 from .base import Compare, Delete, Entry, Found, KeyValue, Op, Put, Range, Step, apply_steps, mod_of
 from .keys import LATEST_US, Keys, below, prefix_end
 from .rows import group_of
@@ -41,7 +43,9 @@ _FIRST = "0"
 _ATTEMPTS = 8
 _MAX_KNOWN = 50_000
 """A store remembers the heads and the window widths of at most this number of queues."""
-_START = re.compile(r"[0-9]{1,18}(/[!-~]{0,900})?|0[0-9a-f-]{1,35}")
+_MAX_REST = 36 + 1 + 12 * MAX_KIND
+"""Most characters after the time in a place: an id, a slash and a kind, whose characters are up to 12 if escaped."""
+_START = re.compile(f"[0-9]{{1,18}}(/[!-~]{{0,{_MAX_REST}}})?|0[0-9a-f-]{{1,35}}")
 """The text of a head: a time, or a time with the rest of a place, or an id; the last part of each can be cut."""
 _NO_ID = "00000000-0000-0000"
 """An index entry contains this id if the head of the queue is a time without an id."""

@@ -1,5 +1,6 @@
 """Instances with texts of maximum length: every command takes as many of them as of others."""
 
+import logging
 from datetime import UTC, datetime
 
 import pytest
@@ -51,6 +52,23 @@ class LimitRules(ScheduleSuite):
         counts = {State.COMPLETED: count // 2, State.CANCELLED: count - count // 2}
         assert await self.counts(store, batch[0].kind) == counts
         assert await store.clear_instances(Filter()) == count
+
+    async def test_no_value_about_long_kinds_counts_as_damaged(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        kinds = [f"{number:04}" + WIDE_CHARACTER * (MAX_KIND - 4) for number in range(400)]
+        peer = await self.join(store, kinds=kinds)
+        batch = [self.make.instance(kind=kind) for kind in kinds[::8]]
+        for new in batch:
+            await store.enqueue([new])
+        claims = await peer.take(len(batch))
+        while len(claims) < len(batch):
+            claims += await peer.take(len(batch))
+        assert {claim.id for claim in claims} == {new.id for new in batch}
+        await peer.commit(*map(outcome, claims))
+        assert not await peer.take()
+        assert (await store.health()).undecodable == 0
+        assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
     async def test_the_longest_delay_loses_nothing(self, store: Store) -> None:
         far_us = to_micros("365000d", "delay")
