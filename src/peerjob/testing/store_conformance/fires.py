@@ -50,6 +50,14 @@ class FiringRules(ScheduleSuite):
         assert {entry.node for entry in instance.history} == {"leader"}
         assert (await after.take_one()).id == new.id
 
+    async def test_a_fire_is_recorded_at_its_time_at_the_earliest(self, store: Store) -> None:
+        # the clock of the leader, which finds the fire due, can be ahead of the store's clock
+        nominal_us = (await self.join(store)).joined_us + 60_000_000
+        row = await self.schedule(store, next_us=nominal_us)
+        fire = msgspec.structs.replace(self.a_fire(row), nominal_us=nominal_us, next_us=nominal_us + 1)
+        (record,) = await self.done(store, fire)
+        assert record.at_us == nominal_us
+
     async def test_what_is_made_for_later_waits(self, store: Store) -> None:
         row = await self.schedule(store)
         await self.done(store, self.a_fire(row, instance=self.make.instance(delay_us=60_000_000)))

@@ -223,6 +223,19 @@ class LivenessRules(StoreSuite):
         assert await store.reap(3, reaper=two.incarnation) == []
         assert {(await self.read(store, new.id)).losses for new in batch} == {1}
 
+    async def test_the_limit_of_a_reap_is_for_all_dead_nodes_together(self, store: Store) -> None:
+        await store.enqueue(self.make.instances(6))
+        for number in range(3):
+            await (await self.join_briefly(store, f"dead {number}")).take(2)
+        reaper = await self.join(store)
+        await self.lapse()
+        taken: list[int] = []
+        while sum(taken) < 6:  # a server may end expired leases late and one after the other
+            taken.append(len(await store.reap(3, reaper=reaper.incarnation)))
+            if not taken[-1]:
+                await self.lapse()
+        assert max(taken) <= 3
+
     async def test_the_dead_lose_all_at_once_but_the_reaping_takes_time(self, store: Store) -> None:
         await store.enqueue(self.make.instances(2))
         dead, reaper = await self.join_briefly(store), await self.join(store)
