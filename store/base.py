@@ -22,7 +22,8 @@ Each implementation keeps these rules for each command:
   would refuse again, and `ArgumentError` for a mistake of the caller.
   A driver retries for `retry_for` seconds while the server is away, then raises.
 * A record that cannot be decoded is set aside (moved out of every queue and index), counted in `health`, and
-  reported once through the logger `peerjob.store`; the command continues with the other instances.
+  reported once through the logger `peerjob.store`; the command continues with the other instances. A read leaves the
+  entry in a queue to the next claim, and `due` counts the entry until then. The logs can stay for an operator.
 * Every key starts with the namespace.
 * Cost: enqueue, claim and commit are O(log n) per instance, for any number of kinds of the node and the namespace.
   They do not depend on the number of final instances, and read no open range. The first claim for a set of many kinds

@@ -571,3 +571,20 @@ async def test_a_check_names_the_keys_of_another_type(site: MakeSite) -> None:
     assert [one.text.split(" is ")[0] for one in found] == [here.key("q:work"), here.key("revisions")]
     assert {one.verdict for one in found} == {Severity.FAIL}
     assert "a list, not a zset" in found[0].text
+
+
+async def test_a_claim_that_was_set_aside_is_counted_once(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    peer, make = await here.join(store), here.make
+    first, second = batch = make.instances(2)
+    await store.enqueue(batch)
+    claims = (await store.claim(peer.incarnation, peer.want(2), request=make.request())).claims
+    with connect(here) as server:
+        for new in batch:
+            server.set(here.key(f"i:{new.id}"), BAD)
+    assert await store.get([first.id, second.id]) == [None, None]
+    by_id = {claim.id: claim for claim in claims}
+    assert await peer.end(by_id[first.id]) is Ack.LOST
+    await store.leave(peer.incarnation)
+    assert await damaged(store) == 2

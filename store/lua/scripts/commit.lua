@@ -176,7 +176,7 @@ local function apply(n, id)
   if not record or not holds(record, incarnation, fence) then
     owns[id] = false
     end_claim(incarnation, id, record, nil)
-    if not record then
+    if not record and (raws[n] or call('EXISTS', bad_key(id)) == 0) then
       set_aside(id, '', raws[n] and 'unreadable record' or 'claimed without a record')
     end
     return 'L'

@@ -20,7 +20,7 @@ from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from support.counted import assert_counted
-from support.leftovers import leftovers_of
+from support.leftovers import leftovers_of, traces_of
 
 from .clocks import ShiftedClock, SteppedClock
 
@@ -105,9 +105,11 @@ class Engine:
             kv = private._context.kv
             await kv.revoke(await kv.grant(1_000_000))
 
-    async def leftovers(self) -> Sequence[str]:
-        """Keys that nothing owns, after all was removed and all nodes have left."""
-        left = list(await leftovers_of(self.store))
+    async def leftovers(self, incarnations: Sequence[str]) -> Sequence[str]:
+        """Keys that nothing owns, and those that name an incarnation, after all was removed and all nodes have left."""
+        traces = await traces_of(self.store, incarnations)
+        # a watch of all changes by an incarnation that has ended expires, and so do entries of damaged instances
+        left = [*await leftovers_of(self.store), *(key for key in traces if not key.startswith("changes/"))]
         try:
             if self.data is not None:
                 assert_counted(self.data, self.namespace)

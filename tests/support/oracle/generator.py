@@ -50,6 +50,8 @@ WEIGHTS = {
     "clear_logs": 0.6,
     "clear": 0.15,
     "again": 3,
+    "late": 2,
+    "damage": 0.5,
     "race": 5,
     "check": 4,
     "idle": 3,
@@ -260,6 +262,12 @@ class Generator(FireGenerator):
 
     def _again(self) -> Given:
         return {"back": self._random.choice((1, 2, 3, 5))}
+
+    def _late(self) -> Given:
+        return {"pick": self._random.randrange(40)}
+
+    def _damage(self) -> Given:
+        return {"pick": self._random.randrange(40)}
 
     def _race(self) -> Given:
         rng = self._random

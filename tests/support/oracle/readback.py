@@ -147,6 +147,9 @@ class Reading:
             revision = page.revision
             if not page.more:
                 again = await side.store.changed_schedules(revision)
+                # *Choice*: the removal of a schedule that was put again since can come before its row
+                present = {row.name for row in rows if row != "reset" and not row.removed}
+                rows = [row for row in rows if row == "reset" or not row.removed or row.name not in present]
                 return [*plain(rows, side), *plain(list(again.rows), side)]
 
     async def _catalogue(self, side: Side) -> dict[str, Any]:

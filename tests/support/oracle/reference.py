@@ -13,7 +13,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.record import Claimed, StoreLimits, Want
 from peerjob.store.reference.choices import Choices
 from peerjob.store.reference.ends import remove
-from peerjob.store.reference.retention import removable
+from peerjob.store.reference.retention import removable, set_aside
 from peerjob.store.reference.state import Namespace, Remembered
 from peerjob.store.reference.step import AtomicStep
 from peerjob.store.reference.store import ReferenceData, ReferenceStore
@@ -168,6 +168,10 @@ class Reference:
         """Remove what the engine removed."""
         for id in gone:
             remove(self._step(), self._state.instances[id])
+
+    def set_aside(self, id: str) -> None:
+        """Do what an engine does with a record that it cannot read."""
+        set_aside(self._step(), id)
 
     # -- what idle nodes can run
 

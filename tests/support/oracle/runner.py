@@ -8,16 +8,18 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from peerjob.model.errors import PeerjobError
 from peerjob.model.firing import ScheduleRow
-from peerjob.model.record import Renewed
+from peerjob.model.record import Ack, Renewed
+from peerjob.model.state import State
 
 from .calls import Calls, Given
 from .choices import chosen_by
 from .compare import Comparison, Raised, plain
+from .damage import damage
 from .engines import Engine
 from .fire_generator import KINDS, SCHEDULES
-from .known import Call, Known, Made, ignored
+from .known import Known, Made, ignored
+from .leniency import answer, answer_of, state_of, without_ended, without_times
 from .names import Ids, Side
 from .program import NOTHING, Op, Program
 from .races import Race
@@ -30,6 +32,10 @@ GIVEN_UP_AFTER = 4
 """Steps of the event loop after which a call is given up, at most."""
 REMEMBERED = 60
 """Seconds for which each store remembers an answer, and an incarnation that has ended."""
+KEPT = 40
+"""Calls that can still arrive late."""
+MAY_BE_LATE = {"claim_on_hint", "commit", "renew", "put_schedule", "remove_schedule", "cancel", "run_now"}
+"""Verbs of which an earlier call can arrive after a later one: it waited on a connection that its caller has left."""
 UNLIKE_AGAIN = {"leave"}
 """Verbs whose repeated call tells less than the first one."""
 
@@ -73,7 +79,13 @@ class Lockstep:
         self._calls = Calls(self._known, engine.clock.time_us)
         self._done: list[tuple[Made, float]] = []
         """Calls that can be sent again, and when they were made."""
+        self._sent: list[tuple[Made, float]] = []
+        """The last calls that can arrive late, and when they were made."""
         self._sleepers = Sleepers()
+        self._damaged: Counter[str] = Counter()
+        """Kind → number of instances that were set aside."""
+        self._aside: set[str] = set()
+        """The instances that were set aside."""
         self._renewed: Renewed | None = None
         """The engine's answer to the last renewal."""
         self._reaped = 0
@@ -105,6 +117,8 @@ class Lockstep:
             "check": self._check,
             "pass": self._pass,
             "again": self._again,
+            "late": self._late,
+            "damage": self._damage,
             "race": self._race,
             "idle": self._idle,
         }
@@ -126,6 +140,8 @@ class Lockstep:
             await self._exchange(made)
         if not made.once and made.verb not in UNLIKE_AGAIN:
             self._done.append((made, self._engine.clock.elapsed()))
+        if made.verb in MAY_BE_LATE:
+            self._sent = [*self._sent, (made, self._engine.clock.elapsed())][-KEPT:]
 
     async def _read_schedules(self) -> None:
         rows = await self._ours.store.get_schedules(SCHEDULES)
@@ -149,7 +165,7 @@ class Lockstep:
         before_us = self._engine.clock.time_us()
         if how == "cancelled":
             await self._given_up(made)
-        theirs = await _answer(made.call, self._theirs)
+        theirs = await answer(made.call, self._theirs)
         self._measure(before_us, self._engine.clock.time_us())
         chosen = chosen_by(made.verb, theirs)
         after_us = self._engine.clock.time_us()
@@ -158,7 +174,7 @@ class Lockstep:
             chosen.gone = await self._gone(self._reference.removable())
         self._reference.follow(chosen)
         finals = self._reference.finals()
-        ours = await _answer(made.call, self._ours)
+        ours = await answer(made.call, self._ours)
         if made.removes:
             # *Choice*: each step that ends instances can remove others
             chosen.may_remove = max(chosen.may_remove, 2 * (self._reference.finals() - finals))
@@ -185,13 +201,23 @@ class Lockstep:
             await self._hear()
 
     def _compare(self, verb: str, ours: Any, theirs: Any, how: str) -> list[str]:
-        wanted, got = plain(ours, self._ours), plain(theirs, self._theirs)
+        if how == "late" and verb == "commit" and isinstance(theirs, list) and isinstance(ours, list):
+            theirs = without_ended(cast("list[Ack]", ours), cast("list[Ack]", theirs))
+        if how == "late" and verb == "cancel" and isinstance(theirs, list) and isinstance(ours, list):
+            # *Choice*: the answer about an instance that was removed since is None, or the first one
+            pairs = zip(cast("list[State | None]", ours), cast("list[State | None]", theirs), strict=True)
+            theirs = [our if their is None else their for our, their in pairs]
+        wanted, got = (
+            plain(ours, self._ours),
+            self._without_damaged(plain(ours, self._ours), plain(theirs, self._theirs)),
+        )
         if verb == "enqueue" and how == "cancelled" and isinstance(wanted, list) and isinstance(got, list):
             wanted, got = ([{**one, "repeated": "either"} for one in side] for side in (wanted, got))
         if verb == "watch_final" and isinstance(wanted, list) and isinstance(got, list):
-            wanted, got = ([_state_of(one) for one in side] for side in (wanted, got))
-        if how in ("repeated", "again"):
-            wanted, got = _without_times(wanted), _without_times(got)
+            wanted, got = ([state_of(one) for one in side] for side in (wanted, got))
+        if how in ("repeated", "again") or self._damaged:
+            # *Choice*: a claim that comes to the entries of damaged instances need not tell when the next one is due
+            wanted, got = without_times(wanted), without_times(got)
         return self._comparison().differences(wanted, got, verb)
 
     def _comparison(self) -> Comparison:
@@ -220,7 +246,7 @@ class Lockstep:
 
     async def _given_up(self, made: Made) -> None:
         """Begin a call of the engine, and cancel it while it is under way."""
-        call = asyncio.ensure_future(_answer(made.call, self._theirs))
+        call = asyncio.ensure_future(answer(made.call, self._theirs))
         for _ in range(1 + sum(self.verdict.calls.values()) % GIVEN_UP_AFTER):
             await asyncio.sleep(0)
         call.cancel()
@@ -239,7 +265,7 @@ class Lockstep:
             raise Blurred
         self.verdict.calls["check"] += 1
         ours = await reading.of(self._ours)
-        if found := self._comparison().differences(ours, theirs, "read"):
+        if found := self._comparison().differences(ours, self._without_damaged(ours, theirs), "read"):
             raise Found(found)
 
     async def _pass(self, given: Given) -> None:
@@ -261,6 +287,60 @@ class Lockstep:
         made = replace(made, learn=made.learn if made.want else ignored)
         await self._exchange(made, "again")
 
+    async def _late(self, given: Given) -> None:
+        """Deliver an earlier call whose caller has sent a later one of that verb, or has ended."""
+        now, ended = self._engine.clock.elapsed(), set(self._known.ended)
+        callers = [(made.verb, made.incarnation) for made, _ in self._sent]
+        late = [
+            made
+            for number, (made, at) in enumerate(self._sent)
+            if now - at <= REMEMBERED
+            and (made.incarnation in ended if made.verb == "renew" else callers[number] in callers[number + 1 :])
+        ]
+        if not late:
+            return
+        made = replace(late[given["pick"] % len(late)], learn=ignored, want=None)
+        # the store remembers the answer to one request of a caller, so the present one cannot come again
+        caller = (made.verb, made.incarnation)
+        self._done = [one for one in self._done if (one[0].verb, one[0].incarnation) != caller]
+        await self._exchange(made, "late")
+
+    async def _damage(self, given: Given) -> None:
+        """Damage the record of an instance; the engine finds that at the next read, and sets the instance aside."""
+        ids = sorted(self._reference.instances())
+        if not ids:
+            return
+        id = ids[given["pick"] % len(ids)]
+        await self._engine.tick()
+        await damage(self._engine.store, id)
+        self.verdict.calls["damage"] += 1
+        before_us = self._engine.clock.time_us()
+        if await self._engine.store.get([id]) != [None]:
+            raise Found([f"damage: the engine reads the damaged record of {id}"])
+        self._measure(before_us, self._engine.clock.time_us())
+        self._reference.set_aside(id)
+        self._damaged[self._known.kinds[id]] += 1
+        self._aside.add(id)
+        # *Choice*: the logs of the instance stay for an operator, or go with its record
+        self._known.instances.remove(id)
+        # a parked instance can become due, of which a read wakes no node
+        self._sleepers.wake_all()
+
+    def _without_damaged(self, ours: Any, theirs: Any) -> Any:
+        """What the engine tells. *Choice*: `due` can count a damaged instance until a claim comes to its entry."""
+        if not self._damaged or not isinstance(ours, dict) or not isinstance(theirs, dict):
+            return theirs
+        wanted, found = cast("dict[str, Any]", ours), cast("dict[str, Any]", theirs)
+        for name in [name for name in found if name.split(" ", maxsplit=1)[0] == "due" and name in wanted]:
+            counts = {
+                kind: self._undamaged(kind, wanted[name].get(kind, 0), count) for kind, count in found[name].items()
+            }
+            found = {**found, name: {kind: count for kind, count in counts.items() if count}}
+        return found
+
+    def _undamaged(self, kind: str, wanted: int, found: int) -> int:
+        return wanted if wanted <= found <= wanted + self._damaged[kind] else found
+
     async def _race(self, given: Given) -> None:
         await self._read_schedules()
         first = 100_000 + 100 * self.verdict.at
@@ -270,7 +350,7 @@ class Lockstep:
         race = Race(mades, self._ours, self._theirs, self._known, self._reference)
         await self._engine.tick()
         before_us = self._engine.clock.time_us()
-        await race.run(_answer_of, self._engine.clock.time_us)
+        await race.run(answer_of, self._engine.clock.time_us)
         self._measure(before_us, self._engine.clock.time_us())
         self.verdict.calls.update(f"{made.verb} in a race" for made in mades)
         gone = await self._gone(self._reference.instances())
@@ -278,7 +358,7 @@ class Lockstep:
         def compare(made: Made, ours: Any, theirs: Any) -> list[str]:
             return self._compare(made.verb, ours, theirs, "")
 
-        if found := await race.judge(_answer_of, compare, gone):
+        if found := await race.judge(answer_of, compare, gone):
             raise Found(found)
         self._sleepers.wake_all()
         self._done += [(made, self._engine.clock.elapsed()) for made in mades if not made.once]
@@ -321,32 +401,8 @@ class Lockstep:
         for _ in range(8):
             await store.expire(1_000)
         await store.health()  # the read of the counters corrects them, if a call was given up
-        if left := list(await self._engine.leftovers()):
+        left = await self._engine.leftovers(incarnations)
+        # *Choice*: the queue entry of a damaged instance stays until a claim comes to it
+        left = [one for one in left if not any(one.endswith(id) for id in self._aside)]
+        if left:
             raise Found([f"left over: {left}"])
-
-
-async def _answer(call: Call, side: Side) -> Any:
-    try:
-        return await call(side)
-    except (ValueError, PeerjobError) as error:
-        return Raised(type(error).__name__, str(error))
-
-
-async def _answer_of(made: Made, side: Side) -> Any:
-    return await _answer(made.call, side)
-
-
-def _state_of(answer: Any) -> Any:
-    return answer["state"] if isinstance(answer, dict) else answer
-
-
-_ANEW = ("now_us", "next_due_us")
-
-
-def _without_times(answer: Any) -> Any:
-    """The answer to a claim that is repeated: if the first one found nothing, the store may look again."""
-    if isinstance(answer, list):
-        return [_without_times(one) for one in answer]
-    if isinstance(answer, dict) and "dead" in answer:
-        return {name: value for name, value in cast("dict[str, Any]", answer).items() if name not in _ANEW}
-    return answer
