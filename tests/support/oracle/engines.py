@@ -50,6 +50,11 @@ class Engine:
         return self.store.capabilities.order == "strict"
 
     @property
+    def waits_on_server(self) -> bool:
+        """Whether a server holds calls that wait, so that it can run one whose caller has left."""
+        return self.name in ("redis", "valkey")
+
+    @property
     def lease_slack_us(self) -> int:
         return LEASE_SLACK_US.get(self.name, 0)
 
@@ -108,8 +113,8 @@ class Engine:
     async def leftovers(self, incarnations: Sequence[str]) -> Sequence[str]:
         """Keys that nothing owns, and those that name an incarnation, after all was removed and all nodes have left."""
         traces = await traces_of(self.store, incarnations)
-        # a watch of all changes by an incarnation that has ended expires, and so do entries of damaged instances
-        left = [*await leftovers_of(self.store), *(key for key in traces if not key.startswith("changes/"))]
+        # a watch of all changes by an incarnation that has ended expires
+        left = [*await leftovers_of(self.store), *(key for key in traces if not key.startswith("changes"))]
         try:
             if self.data is not None:
                 assert_counted(self.data, self.namespace)

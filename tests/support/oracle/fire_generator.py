@@ -24,6 +24,8 @@ class FireGenerator:
         self._serial = 0
         self._term = 1
         self.outcomes: tuple[str, ...] = OUTCOMES
+        self.largest = 5_000
+        """Bytes of the largest arguments."""
 
     def number(self, below: int) -> int:
         """A number from 0 on."""
@@ -37,7 +39,7 @@ class FireGenerator:
         """An instance."""
         rng = self._random
         self._serial += 1
-        given: Given = {"n": self._serial, "kind": rng.choice(KINDS), "spec": rng.choice((0, 8, 8, 300, 5_000))}
+        given: Given = {"n": self._serial, "kind": rng.choice(KINDS), "spec": rng.choice((0, 8, 8, 300, self.largest))}
         when = rng.random()
         if when < 0.15:
             given["due"] = rng.choice((-HOUR, -2, HOUR))

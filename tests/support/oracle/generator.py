@@ -6,12 +6,14 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from peerjob.model.record import Action, StoreLimits
+from peerjob.model.record import MAX_BATCH_BYTES, Action, StoreLimits
 
 from .fire_generator import HOUR, KINDS, OUTCOMES, FireGenerator
 from .program import Op, Program
 
 OPERATIONS = 60
+LARGE = 0.06
+"""The share of programs with large arguments."""
 NODES = 3
 ENDINGS = ("complete", "complete", "complete", "terminate", "time_out", "cancel")
 RETURNS = ("retry", "snooze", "hand_back")
@@ -73,6 +75,9 @@ class Generator(FireGenerator):
         rng = self._random
         self._focus = {verb: weight * rng.choice((0.3, 1, 1, 3)) for verb, weight in WEIGHTS.items()}
         self._hours = 0
+        # some programs reach the limit of bytes of a claim with three instances
+        if random.Random(f"sizes {seed}").random() < LARGE:
+            self.largest = MAX_BATCH_BYTES * 2 // 5
 
     def program(self, operations: int = OPERATIONS) -> Program:
         """The program, with so many operations and the joins before them."""

@@ -26,9 +26,9 @@ async def answer_of(made: Made, side: Side) -> Any:
 
 
 def without_ended(ours: list[Ack], theirs: list[Ack]) -> list[Ack]:
-    """The answers to a late commit. *Choice*: an outcome that ended the claim is lost, or done."""
+    """The answers to a late commit. *Choice*: of a claim that has ended, an engine can still know how it ended."""
     pairs = zip(ours, theirs, strict=True)
-    return [our if (our, their) == (Ack.LOST, Ack.DONE) else their for our, their in pairs]
+    return [our if our is Ack.LOST else their for our, their in pairs]
 
 
 def state_of(answer: Any) -> Any:

@@ -36,6 +36,8 @@ KEPT = 40
 """Calls that can still arrive late."""
 MAY_BE_LATE = {"claim_on_hint", "commit", "renew", "put_schedule", "remove_schedule", "cancel", "run_now"}
 """Verbs of which an earlier call can arrive after a later one: it waited on a connection that its caller has left."""
+OF_DAMAGED = ("ready/", "due/", "expiry/", "unique/", "k:", "q:", "s:", "delayed", "slots", "counters")
+"""Beginnings of keys whose entries a damaged record can leave behind."""
 UNLIKE_AGAIN = {"leave"}
 """Verbs whose repeated call tells less than the first one."""
 
@@ -84,8 +86,8 @@ class Lockstep:
         self._sleepers = Sleepers()
         self._damaged: Counter[str] = Counter()
         """Kind → number of instances that were set aside."""
-        self._aside: set[str] = set()
-        """The instances that were set aside."""
+        self._aside = False
+        """Whether an instance was set aside."""
         self._renewed: Renewed | None = None
         """The engine's answer to the last renewal."""
         self._reaped = 0
@@ -213,6 +215,9 @@ class Lockstep:
         )
         if verb == "enqueue" and how == "cancelled" and isinstance(wanted, list) and isinstance(got, list):
             wanted, got = ([{**one, "repeated": "either"} for one in side] for side in (wanted, got))
+        if verb == "renew" and self._damaged and isinstance(wanted, dict) and isinstance(got, dict):
+            # *Choice*: the claim of a damaged instance ends with its record, or with the outcome of the run
+            wanted, got = ({**cast("dict[str, Any]", one), "held": None} for one in (wanted, got))
         if verb == "watch_final" and isinstance(wanted, list) and isinstance(got, list):
             wanted, got = ([state_of(one) for one in side] for side in (wanted, got))
         if how in ("repeated", "again") or self._damaged:
@@ -295,6 +300,7 @@ class Lockstep:
             made
             for number, (made, at) in enumerate(self._sent)
             if now - at <= REMEMBERED
+            and (made.verb != "claim_on_hint" or self._engine.waits_on_server)
             and (made.incarnation in ended if made.verb == "renew" else callers[number] in callers[number + 1 :])
         ]
         if not late:
@@ -320,7 +326,7 @@ class Lockstep:
         self._measure(before_us, self._engine.clock.time_us())
         self._reference.set_aside(id)
         self._damaged[self._known.kinds[id]] += 1
-        self._aside.add(id)
+        self._aside = True
         # *Choice*: the logs of the instance stay for an operator, or go with its record
         self._known.instances.remove(id)
         # a parked instance can become due, of which a read wakes no node
@@ -402,7 +408,7 @@ class Lockstep:
             await store.expire(1_000)
         await store.health()  # the read of the counters corrects them, if a call was given up
         left = await self._engine.leftovers(incarnations)
-        # *Choice*: the queue entry of a damaged instance stays until a claim comes to it
-        left = [one for one in left if not any(one.endswith(id) for id in self._aside)]
+        # *Choice*: what a damaged record cannot tell stays until a claim or an enqueue comes to it
+        left = [one for one in left if not self._aside or not one.startswith(OF_DAMAGED)]
         if left:
             raise Found([f"left over: {left}"])
