@@ -9,7 +9,7 @@ from peerjob.model.clock import SystemClock
 from peerjob.model.record import StoreLimits
 from peerjob.store.etcd.address import parse_address
 from peerjob.store.etcd.driver import EtcdKeyValue
-from peerjob.store.kv.base import Applied, Compare, Step
+from peerjob.store.kv.format.base import Applied, Compare, Step
 from peerjob.store.kv.store import KVStore
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from peerjob.store.base import Store
-from peerjob.store.lua.driver import Driver
-from peerjob.store.lua.script import Call, Reply
+from peerjob.store.lua.client.driver import Driver
+from peerjob.store.lua.scripts.script import Call, Reply
 from peerjob.store.lua.store import LuaStore
 
 

@@ -114,7 +114,7 @@ async def diagnose(url: str, *, namespace: str, clock: Clock) -> Sequence[Findin
 
         return await diagnose_etcd(url, namespace, clock)
     if scheme in _LUA:
-        from .lua.diagnosis import diagnose_lua
+        from .lua.check.diagnosis import diagnose_lua
 
         return await diagnose_lua(url, namespace)
     if scheme == "sqlite":

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from redis.crc import key_slot
 
-from peerjob.store.lua.driver import prefix
+from peerjob.store.lua.client.driver import prefix
 from support.servers import Server, ServerCluster, ServerKind
 
 from .cells import Cell

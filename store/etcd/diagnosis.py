@@ -9,7 +9,7 @@ from typing import Any
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreCredentialsError, StoreError, StorePermissionError, StoreUnavailableError
 from peerjob.model.findings import Finding, Severity
-from peerjob.store.kv.keys import Keys
+from peerjob.store.kv.format.keys import Keys
 
 from .address import DEFAULT_QUOTA, EtcdAddress, parse_address
 from .api import etcd

@@ -11,7 +11,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.store.calls import RETRY_FOR, answer_within, both
-from peerjob.store.kv.base import Applied, Compare, Entry, Found, LeaseEndedError, Range, Step
+from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, LeaseEndedError, Range, Step
 from peerjob.store.kv.store import KVStore
 
 from . import transaction

@@ -12,7 +12,7 @@ from peerjob.model.errors import (
     StoreRefusedError,
     StoreUnavailableError,
 )
-from peerjob.store.kv.base import LeaseEndedError
+from peerjob.store.kv.format.base import LeaseEndedError
 
 from .api import codes
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peerjob.store.kv.base import Compare, Put, Step, bytes_of
+from peerjob.store.kv.format.base import Compare, Put, Step, bytes_of
 
 MAX_OPERATIONS = 128
 MAX_BYTES = 3 << 19

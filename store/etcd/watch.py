@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from peerjob.model.errors import PeerjobError
-from peerjob.store.kv.keys import prefix_end
+from peerjob.store.kv.format.keys import prefix_end
 
 from .api import aio, etcd
 from .client import EtcdClient

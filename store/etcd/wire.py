@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from peerjob.store.kv.base import Compare, Op, Put, Range
+from peerjob.store.kv.format.base import Compare, Op, Put, Range
 
 
 def _varint(number: int) -> bytes:

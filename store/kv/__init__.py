@@ -3,6 +3,10 @@
 A driver implements `base.KeyValue`. The rest is the same for all drivers, so the memory driver tests the code that runs
 on etcd. The memory driver can also enforce the limits of etcd, and count what etcd would charge.
 
+The folders, from the ground up; each imports only those before it, and `nodes` and `cron` do not know each other:
+`format` (what is stored), `index` (queues and counters), `write` (how a command writes), `kinds`, `queue` (the commands
+of instances), `nodes`, `cron`. `store` is the whole.
+
 To follow a job from enqueue to its end, read in this order:
 
 1. `base` (transactions), `keys` (the layout), `rows` and `schedule_rows` (the records)

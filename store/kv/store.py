@@ -11,25 +11,25 @@ from peerjob.store.calls import both
 from peerjob.store.rules import LAYOUT, check_layout
 from peerjob.store.url import redact
 
-from .activity import ActivityCommands
-from .audit import AuditCommands
-from .base import Applied, Compare, Delete, KeyValue, LeaseEndedError, Put, Step
-from .claim import ClaimCommands
-from .clearing import ClearCommands
-from .commit import CommitCommands
-from .context import KVContext
-from .descriptors import DescriptorCommands
-from .elections import KVElections
-from .enqueue import EnqueueCommands
-from .firing import FireCommands
-from .keys import Keys, below
-from .layout import mended_layout
-from .liveness import KVLiveness
-from .nodes import NodeCommands
-from .recovery import RecoveryCommands
-from .run_now import RunNowCommands
-from .schedules import ScheduleCommands
-from .slot_repair import SlotRepair
+from .cron.firing import FireCommands
+from .cron.schedules import ScheduleCommands
+from .cron.slot_repair import SlotRepair
+from .format.base import Applied, Compare, Delete, KeyValue, LeaseEndedError, Put, Step
+from .format.keys import Keys, below
+from .format.layout import mended_layout
+from .kinds.descriptors import DescriptorCommands
+from .nodes.activity import ActivityCommands
+from .nodes.audit import AuditCommands
+from .nodes.elections import KVElections
+from .nodes.liveness import KVLiveness
+from .nodes.nodes import NodeCommands
+from .nodes.recovery import RecoveryCommands
+from .queue.claim import ClaimCommands
+from .queue.clearing import ClearCommands
+from .queue.commit import CommitCommands
+from .queue.enqueue import EnqueueCommands
+from .queue.run_now import RunNowCommands
+from .write.context import KVContext
 
 _WIPED_AT_ONCE = 1_000
 

@@ -2,10 +2,13 @@
 
 Each command of the store is one Lua script (`scripts/`), which the server runs as one atomic step.
 
+The folders, from the ground up; each imports only those before it: `scripts` (the commands, by what they serve, and how
+they are built), `client` (connections), `commands` (the contract) and `check` (the server). `store` is the whole.
+
 Read in this order:
 
 1. `scripts/lib/keys.lua` lists all keys; `scripts/lib/record.lua` has the format of a record; `scripts/lib/base.lua`
-   collects writes. Then read `enqueue.lua`, `claim.lua`, `commit.lua`, `reap.lua` and `fire.lua` in `scripts/`.
+   collects writes. Then read `enqueue.lua`, `claim.lua`, `commit.lua`, `reap.lua` and `fire.lua` in the other folders.
 2. `script` builds each script from its file and the definitions that it names.
 3. `store` is the whole: it inherits the groups of commands `queue_commands`, `node_commands`, `schedule_commands`,
    `read_commands` and `retention_commands`. Their base is in `driver`; `codec` converts values.

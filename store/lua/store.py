@@ -12,17 +12,17 @@ from peerjob.store.calls import RETRY_FOR, answer_within
 from peerjob.store.rules import check_layout
 from peerjob.store.url import redact
 
-from .address import Address, parse_address
-from .capabilities import capabilities_of
-from .driver import Driver, prefix
-from .node_commands import LuaNodeCommands
-from .queue_commands import LuaQueueCommands
-from .read_commands import LuaReadCommands
-from .redis_driver import RedisDriver
-from .retention_commands import LuaRetentionCommands
-from .rights import check_rights, checked_commands
-from .schedule_commands import LuaScheduleCommands
-from .separate_clients import LuaElections, LuaLiveness
+from .check.capabilities import capabilities_of
+from .client.address import Address, parse_address
+from .client.driver import Driver, prefix
+from .client.redis_driver import RedisDriver
+from .commands.node_commands import LuaNodeCommands
+from .commands.queue_commands import LuaQueueCommands
+from .commands.read_commands import LuaReadCommands
+from .commands.retention_commands import LuaRetentionCommands
+from .commands.schedule_commands import LuaScheduleCommands
+from .commands.separate_clients import LuaElections, LuaLiveness
+from .scripts.rights import check_rights, checked_commands
 
 OPEN_TIMEOUT = 4.5
 _MAX_WIPED = 1_000
@@ -98,7 +98,7 @@ def lua_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, re
     def make_driver() -> Driver:
         if address.library == "glide":
             with needs_extra("valkey", redact(url)):
-                from .glide_driver import GlideDriver
+                from .client.glide_driver import GlideDriver
 
             return GlideDriver(address, namespace=namespace)
         return make_separate_driver()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from peerjob.model.clock import Clock
 from peerjob.model.errors import OptionError
 from peerjob.model.record import Capabilities, StoreLimits
-from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
+from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Step
 from peerjob.store.kv.store import KVStore
 from peerjob.store.url import query_options, redact, split_url
 

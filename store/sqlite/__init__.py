@@ -2,7 +2,7 @@
 
 Read in this order:
 
-1. `driver` implements `KeyValue` of `store/kv/base.py`, and opens the store; `address` reads the URL.
+1. `driver` implements `KeyValue` of `store/kv/format/base.py`, and opens the store; `address` reads the URL.
 2. `registry` has the files of this process, each once; `thread` owns one file, and groups `requests` into transactions
    of SQLite.
 3. `session` is what a thread has open: `file` (SQLite's connection; `place` checks where the file is), `write_lock`

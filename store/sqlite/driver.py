@@ -9,7 +9,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreError, StoreUnavailableError
 from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.store.calls import RETRY_FOR, answer_within, opened_before_fork
-from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
+from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Step
 from peerjob.store.kv.store import KVStore
 
 from .address import SqliteAddress, parse_address

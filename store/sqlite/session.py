@@ -10,7 +10,7 @@ from pathlib import Path
 
 from peerjob.model.clock import Clock
 from peerjob.model.errors import PeerjobError
-from peerjob.store.kv.keys import prefix_end
+from peerjob.store.kv.format.keys import prefix_end
 
 from .bells import Bells
 from .errors import no_space

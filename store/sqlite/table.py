@@ -12,7 +12,7 @@ from itertools import chain, islice
 
 import msgspec
 
-from peerjob.store.kv.base import Entry, Found, Range
+from peerjob.store.kv.format.base import Entry, Found, Range
 
 _SIZES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64)
 """Numbers of keys in one statement: few numbers, so that SQLite keeps the compiled statements."""

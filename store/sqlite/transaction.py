@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Found, LeaseEndedError, Op, Put, Range, Step
+from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Found, LeaseEndedError, Op, Put, Range, Step
 
 from .leases import Leases
 from .table import Row, Table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from peerjob.store.kv.local_watch import LocalWatch
+from peerjob.store.kv.format.local_watch import LocalWatch
 
 
 class SqliteWatch(LocalWatch):

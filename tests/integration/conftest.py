@@ -11,8 +11,8 @@ import pytest_asyncio
 from playwright.async_api import Browser
 
 from peerjob import Node
-from peerjob.store.lua.glide_driver import GlideDriver
-from peerjob.store.lua.redis_driver import RedisDriver
+from peerjob.store.lua.client.glide_driver import GlideDriver
+from peerjob.store.lua.client.redis_driver import RedisDriver
 from peerjob.web import dashboard
 from support import jobd as daemon
 from support.browser import Pages, chromium, find_chromium

@@ -8,8 +8,8 @@ import pytest
 
 from peerjob.model.record import Enqueued, NewInstance
 from peerjob.store.kv.store import KVStore
-from peerjob.store.lua import driver
-from peerjob.store.lua.script import Script, load_scripts
+from peerjob.store.lua.client import driver
+from peerjob.store.lua.scripts.script import Script, load_scripts
 from peerjob.store.lua.store import LuaStore
 from support.guard.comparing import ADVICE, differences, expected
 from support.guard.measuring import ENGINES, NODE, measured, metered

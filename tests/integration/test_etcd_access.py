@@ -13,7 +13,7 @@ from peerjob.model.findings import Severity
 from peerjob.store.base import Store
 from peerjob.store.drivers import diagnose
 from peerjob.store.etcd.address import EtcdAddress, parse_address
-from peerjob.store.kv.base import Put, Step
+from peerjob.store.kv.format.base import Put, Step
 from support.etcd import ROOT_PASSWORD, EtcdServer, StartEtcd, other_ca
 from support.etcd_site import EtcdSite
 from support.waiting import IN_TIME, PATIENCE

@@ -10,7 +10,7 @@ import pytest
 from peerjob import Job, JobFailed, Node, PayloadTooLargeError, Query, State
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Ack
-from peerjob.store.kv.base import Put, Step
+from peerjob.store.kv.format.base import Put, Step
 from peerjob.testing.factories import outcome
 from support.etcd import EtcdServer, StartEtcd, StartEtcdCluster
 from support.etcd_site import EtcdSite

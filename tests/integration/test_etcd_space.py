@@ -15,7 +15,7 @@ from peerjob.model.record import StoreLimits
 from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
-from peerjob.store.kv.base import Delete, Put, Step
+from peerjob.store.kv.format.base import Delete, Put, Step
 from support.etcd import EtcdServer, StartEtcd
 from support.etcd_site import EtcdSite
 from support.waiting import PATIENCE, until

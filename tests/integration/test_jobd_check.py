@@ -314,8 +314,8 @@ async def test_slow_calls_are_told_with_their_verbs(
     assert re.match(r"over 100 ms in the last hour: DEBUG 1x \(up to 1\d\d ms\)", text)
 
     await running(server.url, namespace, name="one")
-    monkeypatch.setattr("peerjob.store.lua.diagnosis._SLOW", 0.0)
-    monkeypatch.setattr("peerjob.store.lua.diagnosis._SHOWN", 100)
+    monkeypatch.setattr("peerjob.store.lua.check.diagnosis._SLOW", 0.0)
+    monkeypatch.setattr("peerjob.store.lua.check.diagnosis._SHOWN", 100)
     _, text = await slow_calls()
     assert {"open", "join", "DEBUG"} <= set(re.findall(r"([\w|]+) \d+x", text))
 

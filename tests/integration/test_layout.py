@@ -18,7 +18,7 @@ from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
 from peerjob.store.etcd.address import parse_address
 from peerjob.store.etcd.driver import EtcdKeyValue
-from peerjob.store.kv.base import Delete, Put, Step
+from peerjob.store.kv.format.base import Delete, Put, Step
 from peerjob.store.rules import LAYOUT
 from peerjob.testing.factories import Factory, Peer, outcome
 from support.etcd import EtcdServer

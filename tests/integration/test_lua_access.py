@@ -17,8 +17,8 @@ from peerjob.model.query import Filter
 from peerjob.model.record import Ack, Action
 from peerjob.model.state import State
 from peerjob.store.drivers import diagnose
-from peerjob.store.lua.glide_driver import GlideDriver
-from peerjob.store.lua.rights import RIGHTS, WRITES
+from peerjob.store.lua.client.glide_driver import GlideDriver
+from peerjob.store.lua.scripts.rights import RIGHTS, WRITES
 from peerjob.testing.factories import outcome
 from support.lua_site import (
     MakeSite,

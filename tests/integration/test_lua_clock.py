@@ -12,7 +12,7 @@ import redis
 
 from peerjob.model.firing import Candidate, SchedulePut
 from peerjob.model.record import Action, Reaped, StoreLimits
-from peerjob.store.lua.separate_clients import LuaLiveness
+from peerjob.store.lua.commands.separate_clients import LuaLiveness
 from peerjob.store.lua.store import LuaStore
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
 from support.lua_site import MakeSite, Site

@@ -12,10 +12,10 @@ from peerjob.model.firing import Candidate
 from peerjob.model.record import Action, StoreLimits
 from peerjob.model.state import State
 from peerjob.store.base import Store
-from peerjob.store.lua.address import parse_address
-from peerjob.store.lua.cluster_search import key_slot
-from peerjob.store.lua.driver import prefix
-from peerjob.store.lua.redis_driver import RedisDriver
+from peerjob.store.lua.client.address import parse_address
+from peerjob.store.lua.client.cluster_search import key_slot
+from peerjob.store.lua.client.driver import prefix
+from peerjob.store.lua.client.redis_driver import RedisDriver
 from peerjob.store.lua.store import lua_store
 from peerjob.testing.factories import Factory, Peer, outcome
 from peerjob.testing.store_conformance.cancel import CancelRules

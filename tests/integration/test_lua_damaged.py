@@ -16,7 +16,7 @@ from peerjob.model.published import DIGEST_BYTES, KindDescriptor
 from peerjob.model.query import Filter, Query
 from peerjob.model.record import Ack, Action, Record, Want
 from peerjob.model.state import State
-from peerjob.store.lua.diagnosis import diagnose_lua
+from peerjob.store.lua.check.diagnosis import diagnose_lua
 from peerjob.store.lua.store import LuaStore
 from peerjob.testing.factories import LONG_TTL_US, outcome
 from support.lua_site import MakeSite, Site

@@ -17,11 +17,11 @@ from peerjob.model.errors import LayoutError, StoreFullError, StoreUnavailableEr
 from peerjob.model.query import Filter, Query
 from peerjob.model.record import Ack, Action, Capabilities, StoreLimits
 from peerjob.model.state import State
-from peerjob.store.lua.address import parse_address
-from peerjob.store.lua.glide_driver import GlideDriver
-from peerjob.store.lua.queue_commands import wake_list
-from peerjob.store.lua.redis_driver import RedisDriver
-from peerjob.store.lua.script import Script
+from peerjob.store.lua.client.address import parse_address
+from peerjob.store.lua.client.glide_driver import GlideDriver
+from peerjob.store.lua.client.redis_driver import RedisDriver
+from peerjob.store.lua.commands.queue_commands import wake_list
+from peerjob.store.lua.scripts.script import Script
 from peerjob.testing.factories import LONG_TTL_US, Peer, outcome
 from support.lab.proxy import FaultProxy
 from support.lua_site import MakeSite, with_each_driver, with_each_driver_and_server

@@ -11,10 +11,10 @@ import pytest
 import uvloop
 
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.store.lua.address import parse_address
-from peerjob.store.lua.redis_driver import RedisDriver
-from peerjob.store.lua.replies import ServerError
-from peerjob.store.lua.script import Argument
+from peerjob.store.lua.client.address import parse_address
+from peerjob.store.lua.client.redis_driver import RedisDriver
+from peerjob.store.lua.client.replies import ServerError
+from peerjob.store.lua.scripts.script import Argument
 from support.servers import StartServer
 
 CALLERS, CALLS = 40, 60

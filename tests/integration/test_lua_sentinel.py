@@ -15,7 +15,7 @@ from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreCommandError, StoreCredentialsError, StoreError, StoreUnavailableError
 from peerjob.model.findings import Severity
 from peerjob.store.drivers import diagnose
-from peerjob.store.lua.redis_driver import RedisDriver
+from peerjob.store.lua.client.redis_driver import RedisDriver
 from support.etcd import Certificates
 from support.lua_site import Site
 from support.sentinels import NAME, PASSWORD, SENTINEL_PASSWORD, WatchedServers

@@ -13,8 +13,8 @@ from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.firing import Candidate
 from peerjob.model.record import StoreLimits
-from peerjob.store.lua.cluster_search import key_slot
-from peerjob.store.lua.driver import prefix
+from peerjob.store.lua.client.cluster_search import key_slot
+from peerjob.store.lua.client.driver import prefix
 from peerjob.store.lua.store import lua_store
 from peerjob.testing.factories import LONG_TTL_US
 from support.etcd import Certificates, other_ca

@@ -12,7 +12,7 @@ from peerjob import Job, Node
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.store.drivers import diagnose
-from peerjob.store.lua.redis_driver import MAX_CALLS
+from peerjob.store.lua.client.redis_driver import MAX_CALLS
 from support.etcd import Certificates, other_ca
 from support.lua_site import MakeSite, Site, with_each_driver, with_each_driver_to_a_cluster
 from support.servers import ServerCluster, ServerKind, StartServer, free_port, tls_scheme

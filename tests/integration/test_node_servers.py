@@ -22,7 +22,7 @@ from peerjob import (
     State,
     StoreUnavailableError,
 )
-from peerjob.store.lua.driver import prefix
+from peerjob.store.lua.client.driver import prefix
 from support.peers import check_histories, everything
 from support.servers import Server, ServerCluster
 from support.stalls import Stalls, now_us

@@ -20,7 +20,7 @@ from peerjob.model.findings import Severity
 from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.drivers import diagnose, open_store
-from peerjob.store.kv.base import Put, Step
+from peerjob.store.kv.format.base import Put, Step
 from peerjob.store.sqlite.address import parse_address
 from peerjob.store.sqlite.backup import back_up
 from peerjob.store.sqlite.driver import SqliteKeyValue

@@ -12,8 +12,8 @@ import pytest
 
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.store.kv.base import Put, Step
-from peerjob.store.kv.keys import below
+from peerjob.store.kv.format.base import Put, Step
+from peerjob.store.kv.format.keys import below
 from peerjob.store.sqlite import requests
 from peerjob.store.sqlite.address import parse_address
 from peerjob.store.sqlite.driver import SqliteKeyValue

@@ -10,10 +10,10 @@ from peerjob.model.clock import Clock
 from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
-from peerjob.store.kv.base import Applied, Compare, KeyValue, Put, Step
-from peerjob.store.kv.keys import Keys
+from peerjob.store.kv.format.base import Applied, Compare, KeyValue, Put, Step
+from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.store import KVStore
-from peerjob.store.lua.script import Script, load_scripts
+from peerjob.store.lua.scripts.script import Script, load_scripts
 from peerjob.store.lua.store import LuaStore
 
 TAIL = b"\x07\x00\x05later\x08\x00\x02\x00\xff"

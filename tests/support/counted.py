@@ -2,9 +2,9 @@
 
 from collections import Counter
 
-from peerjob.store.kv.counts import DELAYED, PROCESSING, READY, SET_ASIDE, SLOT, kind_of
-from peerjob.store.kv.keys import Keys
-from peerjob.store.kv.rows import decode_counts, decode_delayed, decode_owned
+from peerjob.store.kv.format.keys import Keys
+from peerjob.store.kv.format.rows import decode_counts, decode_delayed, decode_owned
+from peerjob.store.kv.index.counts import DELAYED, PROCESSING, READY, SET_ASIDE, SLOT, kind_of
 from peerjob.store.memory.data import MemoryData
 
 

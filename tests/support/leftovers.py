@@ -11,10 +11,10 @@ from typing import Any
 import redis.asyncio
 
 from peerjob.store.base import Store
-from peerjob.store.kv.base import Range
-from peerjob.store.kv.keys import prefix_end
+from peerjob.store.kv.format.base import Range
+from peerjob.store.kv.format.keys import prefix_end
 from peerjob.store.kv.store import KVStore
-from peerjob.store.lua.driver import prefix
+from peerjob.store.lua.client.driver import prefix
 from peerjob.store.lua.store import LuaStore
 
 _PUBLISHED = "nodes can come back: a kind stays known for `StoreLimits.kinds_kept_us`"

@@ -12,7 +12,7 @@ import pytest
 
 from peerjob.model.clock import Clock, SystemClock
 from peerjob.model.record import StoreLimits
-from peerjob.store.lua.driver import prefix
+from peerjob.store.lua.client.driver import prefix
 from peerjob.store.lua.store import LuaStore, lua_store
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
 from support.servers import Server, through_glide

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import OptionError, StoreError
-from peerjob.store.kv.base import Compare, Delete, Op, Put, Step, mod_of
+from peerjob.store.kv.format.base import Compare, Delete, Op, Put, Step, mod_of
 from peerjob.store.sqlite.address import parse_address
 from peerjob.store.sqlite.driver import SqliteKeyValue
 from peerjob.store.sqlite.requests import request_of

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 from unittest import mock
 
-from peerjob.store.lua.connection import ServerConnection
+from peerjob.store.lua.client.connection import ServerConnection
 from peerjob.store.sqlite import thread
 from support.etcd import EtcdServer
 from support.servers import Server

@@ -14,7 +14,7 @@ from peerjob.model.definition import Definition, decode_definition
 from peerjob.model.query import MAX_LIMIT
 from peerjob.model.record import LogLine, Record
 from peerjob.store.base import Store
-from peerjob.store.kv.schedule_rows import decode_schedule
+from peerjob.store.kv.format.schedule_rows import decode_schedule
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryWatch
 from peerjob.store.memory.driver import MemoryKeyValue

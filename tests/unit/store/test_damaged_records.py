@@ -12,7 +12,7 @@ from peerjob.model.firing import SchedulePut
 from peerjob.model.query import Query
 from peerjob.model.record import Claim, LogLine, StoreLimits, Want
 from peerjob.model.spec import encode_arguments
-from peerjob.store.kv.base import Put, Range, Step
+from peerjob.store.kv.format.base import Put, Range, Step
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue

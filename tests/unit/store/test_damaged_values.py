@@ -13,9 +13,9 @@ from peerjob.model.firing import Candidate, Fire, FireOutcome, FireStatus, Overl
 from peerjob.model.query import Query
 from peerjob.model.record import Ack, NodeView, StoreLimits
 from peerjob.model.state import State
-from peerjob.store.kv.base import Entry, Put, Step
-from peerjob.store.kv.keys import below
-from peerjob.store.kv.rows import decode_row
+from peerjob.store.kv.format.base import Entry, Put, Step
+from peerjob.store.kv.format.keys import below
+from peerjob.store.kv.format.rows import decode_row
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue

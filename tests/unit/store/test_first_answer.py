@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from peerjob.store.lua.first_answer import NoAnswerError, first_answer
+from peerjob.store.lua.client.first_answer import NoAnswerError, first_answer
 from support.waiting import until
 
 

@@ -2,7 +2,7 @@
 
 from peerjob.model.audit import MAX_AUDIT, AuditRecord
 from peerjob.model.record import StoreLimits
-from peerjob.store.kv.keys import below
+from peerjob.store.kv.format.keys import below
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue

@@ -7,7 +7,7 @@ import pytest
 
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Ack, Action, Claim, Outcome, StoreLimits
-from peerjob.store.kv.base import Applied, Compare, Step
+from peerjob.store.kv.format.base import Applied, Compare, Step
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue

@@ -15,11 +15,12 @@ from msgspec import structs
 from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.model.state import State
 from peerjob.store.base import Store
-from peerjob.store.kv import answers, context, counts, hints, kind_sets, queues
-from peerjob.store.kv.base import Applied, Compare, Entry, Found, Put, Range, Step
-from peerjob.store.kv.keys import Keys
-from peerjob.store.kv.selection import MAX_PASSED, Pick, Room, share_of
+from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Put, Range, Step
+from peerjob.store.kv.format.keys import Keys
+from peerjob.store.kv.index import counts, queues
+from peerjob.store.kv.index.selection import MAX_PASSED, Pick, Room, share_of
 from peerjob.store.kv.store import KVStore
+from peerjob.store.kv.write import answers, context, hints, kind_sets
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock

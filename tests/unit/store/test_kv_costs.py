@@ -11,7 +11,7 @@ from peerjob.model.query import Query
 from peerjob.model.record import Action, Claim, StoreLimits
 from peerjob.model.run_now import RunNow
 from peerjob.store.etcd import limits as etcd_limits
-from peerjob.store.kv.base import MAX_REQUEST_BYTES, Delete, Entry, Found, Put, Range, Step
+from peerjob.store.kv.format.base import MAX_REQUEST_BYTES, Delete, Entry, Found, Put, Range, Step
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue

@@ -15,7 +15,7 @@ from peerjob.model.firing import SchedulePut
 from peerjob.model.query import Filter, Query
 from peerjob.model.record import MAX_HISTORY, REPEAT_US, Ack, Action, Claim, Outcome, Renewed, StoreLimits, Want, digest
 from peerjob.model.state import State
-from peerjob.store.kv.base import (
+from peerjob.store.kv.format.base import (
     MAX_REQUEST_BYTES,
     MAX_STEPS,
     Applied,
@@ -27,12 +27,12 @@ from peerjob.store.kv.base import (
     Step,
     bytes_of,
 )
-from peerjob.store.kv.context import KVCommands
-from peerjob.store.kv.keys import Keys
-from peerjob.store.kv.rows import SMALL
-from peerjob.store.kv.step_plan import Change
+from peerjob.store.kv.format.keys import Keys
+from peerjob.store.kv.format.rows import SMALL
 from peerjob.store.kv.store import KVStore
-from peerjob.store.kv.writer import _parts  # pyright: ignore[reportPrivateUsage]
+from peerjob.store.kv.write.context import KVCommands
+from peerjob.store.kv.write.step_plan import Change
+from peerjob.store.kv.write.writer import _parts  # pyright: ignore[reportPrivateUsage]
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock

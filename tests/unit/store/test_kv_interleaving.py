@@ -17,9 +17,9 @@ from peerjob.model.firing import Fire, FireOutcome, FireStatus, Overlap, Schedul
 from peerjob.model.query import Filter, Query
 from peerjob.model.record import Ack, Action, Claim, NewInstance, Record, StoreLimits
 from peerjob.model.state import ARROWS, State
-from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
-from peerjob.store.kv.keys import Keys
-from peerjob.store.kv.rows import node_of
+from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Step
+from peerjob.store.kv.format.keys import Keys
+from peerjob.store.kv.format.rows import node_of
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
@@ -594,7 +594,7 @@ async def test_a_lookup_finds_an_instance_that_returns_to_its_queue_meanwhile(
 async def test_a_lookup_of_many_kinds_finds_an_instance_that_returns_to_its_queue_meanwhile(
     clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peerjob.store.kv.reading.MAX_RANGES", 2)
+    monkeypatch.setattr("peerjob.store.kv.queue.reading.MAX_RANGES", 2)
     for before in range(10):
         scene = Scene(clock)
         peer = await scene.join(scene.other)

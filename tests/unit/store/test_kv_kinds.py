@@ -8,11 +8,11 @@ import pytest
 
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import StoreLimits
-from peerjob.store.kv import counts
-from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Found, Range, Step
-from peerjob.store.kv.context import KVContext
-from peerjob.store.kv.kind_groups import Grouping
+from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Found, Range, Step
+from peerjob.store.kv.index import counts
+from peerjob.store.kv.kinds.kind_groups import Grouping
 from peerjob.store.kv.store import KVStore
+from peerjob.store.kv.write.context import KVContext
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from peerjob.model.record import StoreLimits
-from peerjob.store.kv.base import Applied, Compare, Found, Range, Step
+from peerjob.store.kv.format.base import Applied, Compare, Found, Range, Step
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue

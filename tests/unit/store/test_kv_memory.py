@@ -8,7 +8,7 @@ import pytest
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import OptionError, StoreFullError
 from peerjob.model.record import StoreLimits
-from peerjob.store.kv.base import Compare, Delete, Found, Put, Range, Step
+from peerjob.store.kv.format.base import Compare, Delete, Found, Put, Range, Step
 from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue, forget, memory_store
 from peerjob.testing.clock import VirtualClock

@@ -11,9 +11,9 @@ from peerjob.model.clock import SystemClock, to_datetime
 from peerjob.model.ids import id_time_us
 from peerjob.model.query import Query
 from peerjob.model.record import NewInstance, StoreLimits
-from peerjob.store.kv.base import Entry, Found, Put, Range, Step
-from peerjob.store.kv.newest import NewestIds, id_at
-from peerjob.store.kv.rows import SMALL
+from peerjob.store.kv.format.base import Entry, Found, Put, Range, Step
+from peerjob.store.kv.format.rows import SMALL
+from peerjob.store.kv.index.newest import NewestIds, id_at
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue

@@ -3,8 +3,8 @@
 import pytest
 
 from peerjob.model.record import StoreLimits
-from peerjob.store.kv.base import Put, Range, Step
-from peerjob.store.kv.keys import Keys, prefix_end
+from peerjob.store.kv.format.base import Put, Range, Step
+from peerjob.store.kv.format.keys import Keys, prefix_end
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue

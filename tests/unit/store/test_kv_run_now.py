@@ -12,9 +12,9 @@ from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import SUSPECT_AFTER, Action, StoreLimits
 from peerjob.model.run_now import RunNow, RunNowAnswer
 from peerjob.model.state import State
-from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Put, Range, Step
-from peerjob.store.kv.keys import Keys, timed
-from peerjob.store.kv.rows import Row, decode_row, encode
+from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Put, Range, Step
+from peerjob.store.kv.format.keys import Keys, timed
+from peerjob.store.kv.format.rows import Row, decode_row, encode
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue

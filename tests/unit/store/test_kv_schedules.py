@@ -11,9 +11,9 @@ import pytest
 from peerjob.model.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
 from peerjob.model.firing import Candidate, Fire, FireOutcome, FireStatus, Overlap, SchedulePut, ScheduleRow, Term
 from peerjob.model.record import REPEAT_US, Ack, Action, NewInstance, StoreLimits
-from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Put, Range, Step
-from peerjob.store.kv.elections import KVElections
-from peerjob.store.kv.keys import Keys, prefix_end
+from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Put, Range, Step
+from peerjob.store.kv.format.keys import Keys, prefix_end
+from peerjob.store.kv.nodes.elections import KVElections
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue

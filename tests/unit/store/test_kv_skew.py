@@ -9,11 +9,11 @@ import pytest
 from peerjob.model.clock import Clock
 from peerjob.model.record import NodeInfo, StoreLimits
 from peerjob.model.state import State
-from peerjob.store.kv.base import Put, Step
-from peerjob.store.kv.clock_skew import PeerClocks
-from peerjob.store.kv.keys import Keys
-from peerjob.store.kv.rows import ClockReport, encode
+from peerjob.store.kv.format.base import Put, Step
+from peerjob.store.kv.format.keys import Keys
+from peerjob.store.kv.format.rows import ClockReport, encode
 from peerjob.store.kv.store import KVStore
+from peerjob.store.kv.write.clock_skew import PeerClocks
 from peerjob.store.memory.data import MemoryData, MemoryWatch
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock

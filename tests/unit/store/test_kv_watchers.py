@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from peerjob.model.record import StoreLimits
-from peerjob.store.kv.base import Range
+from peerjob.store.kv.format.base import Range
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue

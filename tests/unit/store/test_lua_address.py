@@ -6,7 +6,7 @@ import pytest
 
 from peerjob.model.errors import OptionError
 from peerjob.store.drivers import SCHEMES
-from peerjob.store.lua.address import Address, SentinelSettings, Tls, parse_address
+from peerjob.store.lua.client.address import Address, SentinelSettings, Tls, parse_address
 from peerjob.store.url import Host
 
 

@@ -9,11 +9,11 @@ import hiredis
 import pytest
 
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.store.lua.address import parse_address
-from peerjob.store.lua.cluster_search import locate
-from peerjob.store.lua.connection_options import server_options
-from peerjob.store.lua.driver import prefix
-from peerjob.store.lua.redis_driver import RedisDriver
+from peerjob.store.lua.client.address import parse_address
+from peerjob.store.lua.client.cluster_search import locate
+from peerjob.store.lua.client.connection_options import server_options
+from peerjob.store.lua.client.driver import prefix
+from peerjob.store.lua.client.redis_driver import RedisDriver
 from peerjob.store.url import Host
 from support.servers import free_port
 from support.waiting import PATIENCE

@@ -9,10 +9,10 @@ from typing import Any
 import hiredis
 import pytest
 
-from peerjob.store.lua.address import parse_address
-from peerjob.store.lua.connection import ServerConnection
-from peerjob.store.lua.connection_options import server_options
-from peerjob.store.lua.replies import CallTimeoutError, ConnectionLostError, ProtocolError, ServerError
+from peerjob.store.lua.client.address import parse_address
+from peerjob.store.lua.client.connection import ServerConnection
+from peerjob.store.lua.client.connection_options import server_options
+from peerjob.store.lua.client.replies import CallTimeoutError, ConnectionLostError, ProtocolError, ServerError
 from peerjob.store.url import Host
 from support.waiting import PATIENCE, until
 

@@ -16,12 +16,12 @@ from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.state import State
 from peerjob.store.calls import CallRetry
-from peerjob.store.lua.address import parse_address
-from peerjob.store.lua.capabilities import durability_of
-from peerjob.store.lua.codec import unpack_record
-from peerjob.store.lua.key_types import TYPES
-from peerjob.store.lua.rights import IN_HANDSHAKE, RIGHTS
-from peerjob.store.lua.script import load_scripts
+from peerjob.store.lua.check.capabilities import durability_of
+from peerjob.store.lua.check.key_types import TYPES
+from peerjob.store.lua.client.address import parse_address
+from peerjob.store.lua.commands.codec import unpack_record
+from peerjob.store.lua.scripts.rights import IN_HANDSHAKE, RIGHTS
+from peerjob.store.lua.scripts.script import load_scripts
 from peerjob.testing.factories import Factory
 from support.lua_site import first_layout_record
 
@@ -37,7 +37,7 @@ def test_the_scripts_are_found_in_a_zip_file(tmp_path: Path) -> None:
                     path = Path(folder, name)
                     file.write(path, path.relative_to(package.parent))
     code = (
-        f"import sys; sys.path.insert(0, {str(archive)!r}); import peerjob.store.lua.script as script; "
+        f"import sys; sys.path.insert(0, {str(archive)!r}); import peerjob.store.lua.scripts.script as script; "
         "print(script.__file__, *(one.sha for one in script.load_scripts().values()))"
     )
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
@@ -115,7 +115,7 @@ def test_the_checked_rights_are_the_commands_of_the_scripts() -> None:
 
 
 def test_every_script_is_run_and_every_run_script_exists() -> None:
-    texts = [path.read_text() for path in Path(peerjob.store.lua.__file__).parent.glob("*.py")]
+    texts = [path.read_text() for path in Path(peerjob.store.lua.__file__).parent.rglob("*.py")]
     quoted = {name for text in texts for name in re.findall(r'"(\w+)"', text)}
     run = {name for text in texts for name in re.findall(r'run(?:_durably)?\(\(?\s*"(\w+)"', text)}
     assert set(load_scripts()) <= quoted

@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from peerjob.model.errors import StoreCommandError, StoreCredentialsError, StoreError, StoreUnavailableError
-from peerjob.store.lua import sentinel as sentinel_module
-from peerjob.store.lua.address import parse_address
-from peerjob.store.lua.sentinel import Sentinels
+from peerjob.store.lua.client import sentinel as sentinel_module
+from peerjob.store.lua.client.address import parse_address
+from peerjob.store.lua.client.sentinel import Sentinels
 from peerjob.store.url import Host
 from support.servers import free_port
 from support.waiting import PATIENCE

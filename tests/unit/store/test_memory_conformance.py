@@ -8,7 +8,7 @@ import pytest
 
 from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
-from peerjob.store.kv import claim_queues
+from peerjob.store.kv.queue import claim_queues
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue

@@ -6,8 +6,8 @@ import pytest
 
 from peerjob.model.record import Transition
 from peerjob.model.state import State
-from peerjob.store.kv import commit
-from peerjob.store.kv.rows import Row, extended
+from peerjob.store.kv.format.rows import Row, extended
+from peerjob.store.kv.queue import commit
 from support.oracle.generator import generate
 from support.oracle.program import from_json
 from support.oracle.soaking import findings, judge, smaller

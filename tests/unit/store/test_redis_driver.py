@@ -9,10 +9,10 @@ import hiredis
 import pytest
 
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.store.lua import sentinel as sentinel_module
-from peerjob.store.lua.address import parse_address
-from peerjob.store.lua.connection import ServerConnection
-from peerjob.store.lua.redis_driver import RedisDriver
+from peerjob.store.lua.client import sentinel as sentinel_module
+from peerjob.store.lua.client.address import parse_address
+from peerjob.store.lua.client.connection import ServerConnection
+from peerjob.store.lua.client.redis_driver import RedisDriver
 from peerjob.store.url import Host
 from support.waiting import PATIENCE, until
 

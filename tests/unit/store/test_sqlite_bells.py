@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from peerjob.store.kv.base import Put, Step
+from peerjob.store.kv.format.base import Put, Step
 from peerjob.store.sqlite.requests import request_of
 from peerjob.store.sqlite.session import Session
 from peerjob.store.sqlite.watch import SqliteWatch

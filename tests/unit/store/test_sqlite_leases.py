@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from peerjob.store.kv.base import Compare, Delete, Put, Range, Step
+from peerjob.store.kv.format.base import Compare, Delete, Put, Range, Step
 from peerjob.store.sqlite.file import SCHEMA
 from peerjob.store.sqlite.leases import NEVER, Leases
 from peerjob.store.sqlite.table import Table

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from peerjob.model.clock import SystemClock
-from peerjob.store.kv.base import Delete, Op, Put, Step
+from peerjob.store.kv.format.base import Delete, Op, Put, Step
 from peerjob.store.sqlite.address import parse_address
 from peerjob.store.sqlite.driver import SqliteKeyValue
 from support.synced import seen_commits

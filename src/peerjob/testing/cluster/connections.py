@@ -11,8 +11,8 @@ import msgspec
 
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Capabilities
-from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
-from peerjob.store.kv.keys import prefix_end
+from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Step
+from peerjob.store.kv.format.keys import prefix_end
 from peerjob.store.memory.data import MemoryData, MemoryWatch
 from peerjob.store.memory.driver import MemoryKeyValue
 

@@ -9,9 +9,9 @@ import msgspec
 from peerjob.model.clock import to_datetime
 from peerjob.model.firing import FireRecord
 from peerjob.model.state import State
-from peerjob.store.kv.keys import Keys, timed
-from peerjob.store.kv.rows import GONE, Row, decode_row
-from peerjob.store.kv.schedule_rows import decode_fire, decode_next_fire
+from peerjob.store.kv.format.keys import Keys, timed
+from peerjob.store.kv.format.rows import GONE, Row, decode_row
+from peerjob.store.kv.format.schedule_rows import decode_fire, decode_next_fire
 from peerjob.store.memory.data import MemoryData, MemoryWatch
 
 from .clocks import ClusterClock

@@ -14,7 +14,7 @@ from peerjob.model.record import StoreLimits
 from peerjob.node.body.binding import Binding
 from peerjob.node.node import Node
 from peerjob.store.base import Elections
-from peerjob.store.kv.elections import KVElections
+from peerjob.store.kv.nodes.elections import KVElections
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import MemoryData
 

@@ -18,7 +18,7 @@ from peerjob.model.limits import MAX_SEED
 from peerjob.model.record import StoreLimits
 from peerjob.node.manager.jobs import JobSource
 from peerjob.node.node import Lifespan, Node
-from peerjob.store.kv.keys import Keys
+from peerjob.store.kv.format.keys import Keys
 from peerjob.testing.helpers import ClusterOptions
 
 from .assertions import Assertions

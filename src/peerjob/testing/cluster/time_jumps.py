@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from peerjob.node.work.outcomes import Outbox
-from peerjob.store.kv.keys import Keys
+from peerjob.store.kv.format.keys import Keys
 
 from .clocks import ClusterClock
 from .connections import SharedData

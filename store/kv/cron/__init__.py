@@ -1,0 +1,1 @@
+"""Schedules, their fires, and the ledger of nominal times."""

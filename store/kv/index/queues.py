@@ -1,0 +1,442 @@
+"""Queues in key order, whose first entries can be read without the cost of the rest.
+
+etcd counts every key in a range, and every key deleted there since the last compaction, even beyond the limit. So each
+queue has a *head*: a key whose value is a lower bound of the places in the queue. A step that adds an entry compares
+the head with its place; if the head is above, the head is lowered first. A read that finds no entries after the head
+moves the head forward, and compares that this part is still empty.
+
+A read begins at the head and reads windows (`Scan`), which are as wide as earlier windows of the queue had to be. A
+place is `<time>/<id>`, or `<id>` in an index. Windows are measured in numbers that sort like places, so a window can
+cut even between a thousand entries of one microsecond.
+
+The ready queues of a kind with a group (`kind_groups`) are entries of an index, sorted by their heads. The index is a
+queue too. A step that changes the head of a ready queue also changes its entry in the index. The value of a head is a
+place, and after a blank the group. A blank sorts before all characters of a place, so the compare still works.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from peerjob.model.limits import MAX_KIND
+from peerjob.store.kv.format.base import (
+    Compare,
+    Delete,
+    Entry,
+    Found,
+    KeyValue,
+    Op,
+    Put,
+    Range,
+    Step,
+    apply_steps,
+    mod_of,
+)
+from peerjob.store.kv.format.keys import LATEST_US, Keys, below, prefix_end
+from peerjob.store.kv.format.rows import group_of
+from peerjob.store.kv.format.unreadable import WRITTEN_ANEW, Unreadable
+
+AFTER_ALL = "~"
+"""A text that sorts after every place in a queue."""
+_ID_BITS = 64
+_EMPTY_FACTOR = 8
+"""After an empty window, the next window is this many times wider: a read gets at most so many
+times more entries than wanted."""
+_MAX_GAP_MS = 100
+"""The widest gap, in milliseconds, that a scan expects again: after a wider window, a read
+could get too many new entries."""
+_FIRST = "0"
+"""A text that sorts before every place in a queue."""
+_ATTEMPTS = 8
+_MAX_KNOWN = 50_000
+"""A store remembers the heads and the window widths of at most this number of queues."""
+_MAX_REST = 36 + 1 + 12 * MAX_KIND
+"""Most characters after the time in a place: an id, a slash and a kind, whose characters are up to 12 if escaped."""
+_START = re.compile(f"[0-9]{{1,18}}(/[!-~]{{0,{_MAX_REST}}})?|0[0-9a-f-]{{1,35}}")
+"""The text of a head: a time, or a time with the rest of a place, or an id; the last part of each can be cut."""
+_NO_ID = "00000000-0000-0000"
+"""An index entry contains this id if the head of the queue is a time without an id."""
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The head of a queue, as read."""
+
+    queue: str
+    start: str
+    mod: int
+    group: str = ""
+    """The group of kinds whose index has an entry for the queue; "" if no index has one."""
+
+    @property
+    def value(self) -> bytes:
+        """The value of the key that stores the head."""
+        return (f"{self.start} {self.group}" if self.group else self.start).encode()
+
+
+class WindowWidth(msgspec.Struct):
+    """The widths of the windows on a queue, as numbers that sort like places."""
+
+    coarse: int
+    """The width of a window that spans several instants."""
+    fine: int = 0
+    """The width of a window within one instant; 0 unless many entries have the same instant."""
+    gap: int = 0
+    """The width of the last gap without entries: the instances of a batch have one time, so
+    there is a gap between two batches."""
+    short: bool = False
+    """Whether the last read reached the end of the queue, so that the next scan reads the whole queue at a time."""
+
+
+class Scan:
+    """A read of one queue, window by window."""
+
+    def __init__(
+        self, head: Head, until: str, now_us: int, window_widths: dict[str, WindowWidth], *, whole: bool = False
+    ) -> None:
+        self.head = head
+        self.at = head.start
+        """All entries before this place have been read."""
+        self.done = not self.at < until
+        self.places: list[str] = []
+        self.entries: list[Entry] = []
+        self._until = until
+        self._timed = "/by/" not in head.queue
+        self._instant = 1 << _ID_BITS if self._timed else 1 << 16
+        self._now = self._instant * (now_us if self._timed else now_us // 1000)
+        self._newest = now_us // 1000 << 16
+        self._widths = window_widths.get(head.queue) or window_widths.setdefault(
+            head.queue, WindowWidth(self._instant, short=whole)
+        )
+        self._width = self._widths.fine or self._widths.coarse
+        self._end = ""
+        self._gap_from: int | None = None
+        """The number of the place at which the current gap begins; None outside a gap."""
+
+    def window(self, limit: int) -> Range:
+        """The next window."""
+        self._end = self._until
+        if not self._widths.short:
+            at = self._number(self.at)
+            end = at + self._width
+            if self._width < self._instant and end % self._instant > self._newest:
+                # ids contain their creation time, so no new ids of this instant can appear: the window ends with the
+                # instant
+                end = (at // self._instant + 1) * self._instant
+            if end < self._now:
+                self._end = min(self._place(end), self._until)
+        if not self.at < self._end:
+            self._end = self._until
+        queue = self.head.queue
+        stop = prefix_end(queue) if self._end == AFTER_ALL else queue + self._end
+        return Range(queue + self.at, stop, limit)
+
+    def take(self, found: Found, limit: int) -> None:
+        """Add the entries of a window."""
+        cut, start = len(self.head.queue), self.at
+        for key, entry in found.items:
+            self.places.append(key[cut:])
+            self.entries.append(entry)
+        if found.count > len(found.items):
+            self.at = self.places[-1] + "!"
+        else:
+            self.at = self._end
+            self.done = self._end == self._until
+        self._adapt(found, start, 2 * max(limit, 8))
+
+    def _adapt(self, found: Found, start: str, wanted: int) -> None:
+        """Set the width of the next window by the entries of the last one, so that the next one has about `wanted`."""
+        widths, seen = self._widths, len(found.items)
+        over_gap = self._width == widths.gap
+        widths.short = found.count <= 4 * wanted and (widths.short or self.done)
+        if widths.short and self.done:
+            return  # the next scan reads the whole queue
+        if seen == 0:
+            # the wider window is for this scan only: the next scan meets another gap
+            if self._gap_from is None:
+                self._gap_from = self._number(start)
+            self._width = self._width * 2 if over_gap else max(self._width * _EMPTY_FACTOR, widths.gap)
+            if widths.fine and (
+                self.done or self._width >= self._instant or self._number(self.at) % self._instant == 0
+            ):
+                widths.fine, self._width = 0, max(widths.coarse, widths.gap)
+            return
+        first, last = self._number(self.places[-seen]), self._number(self.places[-1])
+        if self._gap_from is not None:
+            gap, max_gap = first - self._gap_from, _MAX_GAP_MS * self._instant * (1000 if self._timed else 1)
+            if gap >= self._instant:
+                widths.gap = min(gap * 5 // 4, max_gap)
+            self._gap_from = None
+        part = (last - first) * wanted // seen
+        crowded = first // self._instant == last // self._instant
+        if found.count > 4 * wanted:
+            if crowded:
+                widths.fine = max(1, part)
+                widths.coarse = max(self._instant, min(widths.coarse, self._width * wanted // found.count))
+            else:
+                widths.coarse = max(self._instant, part)
+        elif widths.fine and crowded and seen > 1:
+            widths.fine = max(widths.fine, part)
+        elif found.count * 4 < wanted and not over_gap:
+            widths.coarse = max(widths.coarse, self._width) * 4
+        self._width = widths.fine or widths.coarse
+
+    def _number(self, place: str) -> int:
+        if not self._timed:
+            return _id_number(place)
+        time, _, id = place.partition("/")
+        return int((time + "0" * 18)[:18]) << _ID_BITS | _id_number(id)
+
+    def _place(self, number: int) -> str:
+        digits = f"{number & (1 << _ID_BITS) - 1:016x}"
+        id = f"{digits[:8]}-{digits[8:12]}-{digits[12:]}"
+        return f"{number >> _ID_BITS:018d}/{id}" if self._timed else id
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """The compares and writes of a step that opens a queue."""
+
+    compares: list[Compare]
+    ops: list[Op]
+
+
+class Queues:
+    """The queues as one store knows them: lower bounds of their heads, and widths of windows."""
+
+    def __init__(self, kv: KeyValue, keys: Keys, unreadable: Unreadable) -> None:
+        self._kv = kv
+        self._keys = keys
+        self._unreadable = unreadable
+        self._known: dict[str, str] = {}
+        self._window_widths: dict[str, WindowWidth] = {}
+        self._reserved = keys.head(f"{keys.due}@/")
+
+    # -- adding ---------------------------------------------------------------------------------------------------
+
+    def guard(self, queue: str, place: str) -> Compare:
+        """The compare that a step needs to add entries at this place or later."""
+        return Compare(self._keys.head(queue), below=place)
+
+    def forget(self, queues: Iterable[str]) -> None:
+        """Forget the heads of queues after a conflict, so that the next write to the queues reads the heads."""
+        for queue in queues:
+            self._known.pop(queue, None)
+
+    async def open(self, places: Mapping[str, str], *, alone: Collection[str] = ()) -> dict[str, Opening]:
+        """Lower the head of each of these queues below its place.
+
+        A queue in `alone` gets one entry only. If it has no head yet, the step that adds the entry can also write the
+        head: the answer has the parts of that step.
+        """
+        openings: dict[str, Opening] = {}
+        for _ in range(_ATTEMPTS):
+            unknown = [queue for queue in self._unopened(places) if queue not in openings]
+            if not unknown:
+                break
+            steps: list[Step] = []
+            lowered: list[Head] = []
+            indexes: dict[str, str] = {}
+            heads = await self._writable_heads(unknown)
+            for queue, (head, guards) in heads.items():
+                place = places[queue]
+                if head.mod and "" < head.start < place:
+                    self._note(queue, head.start)
+                    continue
+                unreadable = head.mod and not head.start
+                new = replace(head, start=_FIRST if unreadable else place[:-1])
+                opening = self._begun(head, new, guards, indexes)
+                if head.mod or queue not in alone:
+                    steps.append(Step(opening.compares, opening.ops))
+                    lowered.append(new)
+                else:
+                    openings[queue] = opening
+            if indexes:
+                await self.open(indexes)
+            await self._apply(steps, lowered, indexes)
+        # heads that still move are no error: each step that adds an entry compares the head, and a conflict causes
+        # another call of `open`
+        return openings
+
+    def are_open(self, places: Mapping[str, str]) -> bool:
+        """Whether the head of each queue is known to be below the place that is given for the queue."""
+        return not self._unopened(places)
+
+    def _unopened(self, places: Mapping[str, str]) -> list[str]:
+        known = self._known
+        return [queue for queue, place in places.items() if not known.get(queue, place) < place]
+
+    def opened(self, places: Iterable[tuple[str, str]]) -> None:
+        """Note that a step opened queues, with entries at these places."""
+        for queue, place in places:
+            self._note(queue, place[:-1])
+
+    def reread(self, compares: Iterable[Compare]) -> None:
+        """Forget the heads that a step with a conflict compared, so that the next write reads the heads again."""
+        self.forget(self._keys.queue_of(compare.key) for compare in compares if compare.below)
+
+    async def _writable_heads(self, queues: Sequence[str]) -> dict[str, tuple[Head, list[Compare]]]:
+        """The heads of queues, each with the compares that the next write of the head needs."""
+        keys = self._keys
+        kinds = {queue: keys.group + keys.ready_parts(queue)[0] for queue in queues if keys.is_ready(queue)}
+        grouped = list(dict.fromkeys(kinds.values()))
+        entries = await self._kv.get([*map(keys.head, queues), *grouped])
+        groups = dict(zip(grouped, entries[len(queues) :], strict=True))
+        heads: dict[str, tuple[Head, list[Compare]]] = {}
+        for queue, entry in zip(queues, entries, strict=False):
+            if entry is not None:
+                head = self.head(queue, entry)
+                heads[queue] = head, [Compare(keys.head(queue), mod=head.mod)]
+                continue
+            guards, group = [Compare(keys.head(queue))], ""
+            if queue in kinds:
+                found = groups[kinds[queue]]
+                guards.append(Compare(kinds[queue], mod=mod_of(found)))
+                group = "" if found is None else group_of(found.value)
+            heads[queue] = Head(queue, "", 0, group), guards
+        return heads
+
+    def _begun(self, old: Head, new: Head, guards: Sequence[Compare], indexes: dict[str, str]) -> Opening:
+        """The compares and writes of a new head and of its index entry; `indexes` gets the place of the entry."""
+        compares, ops = [*guards], list[Op]([Put(self._keys.head(new.queue), new.value)])
+        if new.group:
+            index, place = self._entry(new)
+            compares.append(self.guard(index, place))
+            indexes[index] = min(place, indexes.get(index, place))
+        ops += self._moved(old, new)
+        return Opening(compares, ops)
+
+    async def _apply(self, steps: Sequence[Step], heads: Sequence[Head], indexes: Iterable[str]) -> list[bool]:
+        """Write heads; the answer says for each head whether the step was applied."""
+        done = [answer is not None for answer in await apply_steps(self._kv, steps)]
+        for head, is_done in zip(heads, done, strict=True):
+            if is_done:
+                self._note(head.queue, head.start)
+        if not all(done):
+            self.forget(indexes)
+        return done
+
+    async def regroup(self, heads: Mapping[Head, tuple[str, int]]) -> bool:
+        """Move heads to the index of another group. Each is given with its new group and the revision of `group/`."""
+        keys = self._keys
+        steps: list[Step] = []
+        indexes: dict[str, str] = {}
+        moved: list[Head] = []
+        for head, (group, mod) in heads.items():
+            new = replace(head, group=group)
+            kind = keys.group + keys.ready_parts(head.queue)[0]
+            guards = [Compare(keys.head(head.queue), mod=head.mod), Compare(kind, mod=mod)]
+            opening = self._begun(head, new, guards, indexes)
+            steps.append(Step(opening.compares, opening.ops))
+            moved.append(new)
+        await self.open(indexes)
+        return all(await self._apply(steps, moved, indexes))
+
+    def _entry(self, head: Head) -> tuple[str, str]:
+        """The index of a ready queue, and the place of the queue's entry in the index."""
+        kind, side, priority = self._keys.ready_parts(head.queue)
+        time, _, id = head.start.partition("/")
+        return self._keys.order(head.group, priority), f"{time:0<18}/{id or _NO_ID}/{kind}/{side}"
+
+    def _moved(self, old: Head, new: Head | None) -> list[Op]:
+        """The change of the index after a head changed from `old` to `new`; with None, the head is deleted."""
+        ops: list[Op] = []
+        if old.mod and old.group:
+            ops.append(Delete("".join(self._entry(old))))
+        if new is not None and new.group:
+            entry = "".join(self._entry(new))
+            ops = [Put(entry, b"")] if ops and ops[0].key == entry else [*ops, Put(entry, b"")]
+        return ops
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def delayed_heads(self) -> Range:
+        """The read of the heads of all delayed queues."""
+        return below(self._keys.head(self._keys.due) + "/")
+
+    def heads(self, found: Found) -> list[Head]:
+        """The heads that a read found, without those that are reserved for later releases."""
+        heads = [
+            self.head(self._keys.queue_of(key), entry)
+            for key, entry in found.items
+            if not key.startswith(self._reserved)
+        ]
+        for head in heads:
+            self._note(head.queue, head.start)
+        return heads
+
+    def head(self, queue: str, entry: Entry) -> Head:
+        """Decode a head. An unreadable head counts as below all places, so that reads begin with the first entry."""
+        start, _, group = entry.value.decode(errors="replace").partition(" ")
+        if _START.fullmatch(start) and (not group or group_of(group.encode())):
+            return Head(queue, start, entry.mod, group)
+        self._unreadable.note(self._keys.head(queue), entry.mod, "the head of a queue cannot be read", WRITTEN_ANEW)
+        return Head(queue, "", entry.mod)
+
+    def ordered(self, index: Head, place: str, mod: int) -> Head:
+        """The head of the ready queue that an entry of an index names."""
+        group = index.queue[:-1].rsplit("/", 2)[1]
+        time, id, _ = place.split("/", 2)
+        start = time if id == _NO_ID else f"{time}/{id}"
+        return Head(self._keys.ordered_queue(index.queue, place), start, mod, group)
+
+    def scan(self, head: Head, *, now_us: int, until: str = AFTER_ALL, whole: bool = False) -> Scan:
+        """Begin to read a queue; with `whole` in one read, unless the queue is known to be long."""
+        if len(self._window_widths) > _MAX_KNOWN:
+            self._window_widths.clear()
+        return Scan(head, until, now_us, self._window_widths, whole=whole)
+
+    async def read(self, scans: Sequence[Scan], limit: int) -> None:
+        """Read the next window of each scan."""
+        for scan, found in zip(scans, await self._kv.read([scan.window(limit) for scan in scans]), strict=True):
+            scan.take(found, limit)
+
+    async def first(self, scan: Scan, limit: int) -> None:
+        """Read until a scan has found `limit` entries, or all."""
+        while len(scan.places) < limit and not scan.done:
+            await self.read([scan], limit - len(scan.places))
+
+    async def earliest(self, heads: Sequence[Head]) -> str:
+        """The first place in some queues, or AFTER_ALL. Moves each head to the first entry that was found."""
+        best = AFTER_ALL
+        scans = [self.scan(head, now_us=LATEST_US) for head in heads]
+        while unfinished := [scan for scan in scans if not (scan.done or scan.places) and scan.at < best]:
+            await self.read(unfinished, 1)
+            best = min([best, *(scan.places[0] for scan in unfinished if scan.places)])
+        await self.move_on(self.advance(scan.head, scan.places[0]) for scan in scans if scan.places)
+        return best
+
+    def advance(self, head: Head, place: str) -> Step | None:
+        """The step that moves a head to just before a place, unless an entry was added before that place."""
+        start = place[:-1]
+        if not head.start < start:
+            return None
+        key, new = self._keys.head(head.queue), replace(head, start=start)
+        empty = Compare(head.queue + head.start, end=head.queue + start)
+        return Step([Compare(key, mod=head.mod), empty], [Put(key, new.value), *self._moved(head, new)])
+
+    def drop(self, head: Head) -> Step:
+        """The step that deletes the head of an empty queue."""
+        key = self._keys.head(head.queue)
+        empty = Compare(head.queue + head.start, end=prefix_end(head.queue))
+        return Step([Compare(key, mod=head.mod), empty], [Delete(key), *self._moved(head, None)])
+
+    async def move_on(self, steps: Iterable[Step | None]) -> None:
+        """Apply steps that move or delete heads. A step with a conflict is dropped: later reads only cost more."""
+        wanted = [step for step in steps if step is not None]
+        await apply_steps(self._kv, wanted)
+        self.forget(self._keys.queue_of(step.ops[0].key) for step in wanted)
+
+    def _note(self, queue: str, start: str) -> None:
+        if len(self._known) > _MAX_KNOWN:
+            self._known.clear()
+        self._known[queue] = start
+
+
+def _id_number(id: str) -> int:
+    try:
+        return int((id[:18].replace("-", "") + "0" * 16)[:16], 16)
+    except ValueError:
+        return 0

@@ -1,0 +1,289 @@
+"""Selects the first due instances: a merge of the queues of several kinds and priorities.
+
+Each queue is read window by window. Entries may be picked up to the *horizon*: the first place that some queue has not
+been read up to. To move the horizon, the queues that determine it are read further.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
+from zlib import crc32
+
+import msgspec
+
+from peerjob.model.clock import Clock
+from peerjob.store.kv.format.base import Step
+
+from .index_feed import IndexFeed
+from .queues import Head, Queues, Scan
+
+_MAX_SCANS = 100
+"""One request reads at most this number of queues; a claim reads further queues with further requests."""
+_MIN_READ = 8
+"""A claim opens at least this number of queues at a time, and reads at least this number of entries of each queue."""
+_MANY_QUEUES = 20
+"""If one claim reads more queues than this, the claim moves the head of each queue behind the picked instances."""
+MAX_PASSED = 4
+"""After a node has passed over an instance of another node's share this often, the node takes the instance itself."""
+_MAX_COUNTED = 2000
+"""For at most this number of instances, a node counts how often it has passed them over."""
+
+
+class Pick(msgspec.Struct, frozen=True, gc=False):
+    """A due instance, as an entry of its queue."""
+
+    priority: int
+    place: str
+    kind: str
+    queue: str
+    suspect: bool
+    mod: int
+
+    @property
+    def id(self) -> str:
+        return self.place[19:]
+
+    @property
+    def key(self) -> str:
+        return self.queue + self.place
+
+
+class _Source:
+    """One queue, and the entries that were read."""
+
+    def __init__(self, kind: str, head: Head, scan: Scan) -> None:
+        side, priority = head.queue[:-1].rsplit("/", 2)[-2:]
+        self.kind = kind
+        self.priority = int(priority, 16)
+        self.suspect = side == "s"
+        self.head = head
+        self.scan = scan
+        self.picks: list[Pick] = []
+
+    def update(self) -> None:
+        """Turn new entries of the scan into picks."""
+        for at in range(len(self.picks), len(self.scan.places)):
+            self.picks.append(
+                Pick(
+                    self.priority,
+                    self.scan.places[at],
+                    self.kind,
+                    self.head.queue,
+                    self.suspect,
+                    self.scan.entries[at].mod,
+                )
+            )
+
+    def settled(self, queues: Queues, taken: Container[str]) -> Step | None:
+        """The step that moves the head behind the taken entries, or deletes the head if no entry is left."""
+        left = next((pick.place for pick in self.picks if pick.key not in taken), None)
+        if left is None and self.scan.done:
+            return queues.drop(self.head)
+        return queues.advance(self.head, left or self.scan.at)
+
+    @property
+    def open(self) -> bool:
+        """Whether the selection can need further entries of the queue. Of suspects, only the first one is needed."""
+        return not self.scan.done and not (self.suspect and self.picks)
+
+
+class Room:
+    """How many instances of each kind may be picked."""
+
+    def __init__(self, caps: Mapping[str, int], taken: Mapping[str, int], spread: int = 1) -> None:
+        self._caps = caps
+        self._taken = taken
+        self._spread = spread
+
+    def of(self, kind: str) -> int:
+        """The number of instances of this kind that can be picked."""
+        return (self._caps.get(kind, 0) - self._taken.get(kind, 0)) * self._spread
+
+
+class Selection:
+    """The best due instances of some kinds."""
+
+    def __init__(
+        self,
+        queues: Queues,
+        clock: Clock,
+        heads: Mapping[str, Sequence[Head]],
+        feed: IndexFeed | None = None,
+        *,
+        suspects: bool,
+    ) -> None:
+        self._queues = queues
+        self._suspects = suspects
+        self._now_us = clock.time_us()
+        self._feed = feed
+        self._sources: list[_Source] = []
+        self._add((kind, head) for kind, its_heads in heads.items() for head in its_heads)
+        self.left_kinds: tuple[str, ...] = ()
+        """Kinds of due instances that were read and not picked: the claim wakes one other node for these kinds."""
+
+    def _add(self, heads: Iterable[tuple[str, Head]]) -> list[_Source]:
+        added: list[_Source] = []
+        for kind, head in heads:
+            whole = self._feed is not None
+            source = _Source(kind, head, self._queues.scan(head, now_us=self._now_us, whole=whole))
+            if self._suspects or not source.suspect:
+                added.append(source)
+        self._sources += added
+        self._sources.sort(key=lambda source: (source.priority, source.suspect))
+        return added
+
+    async def pick(self, limit: int, room: Room) -> list[Pick]:
+        """The first `limit` instances within the limits of kinds. A suspect is picked only if first, and alone."""
+        await self._open(limit + 1)
+        await self._read(self._sources[:_MAX_SCANS], limit)
+        while True:
+            picks, rest, spent, horizon = self._merge(limit, room)
+            full = len(picks) == limit or (len(picks) == 1 and picks[0].suspect)
+            unfinished = [source for source in self._sources if source.open]
+            if full:
+                waiting = [] if rest else unfinished
+            else:
+                waiting = [source for source in unfinished if source.kind not in spent]
+                # the queues with the earliest unread places determine the horizon; a few are read together, since each
+                # read is a round trip
+                waiting.sort(key=lambda source: (source.priority, source.scan.at))
+                waiting = waiting[:_MIN_READ]
+                if self._bound is not None and self._bound == horizon:
+                    waiting = await self._open(limit + 1 - len(picks))
+                    if not waiting:
+                        continue
+            if not waiting:
+                left = rest or (await self._open(1) if full else [])
+                self.left_kinds = tuple(dict.fromkeys(pick.kind for pick in left))
+                return picks
+            await self._read(waiting[:_MAX_SCANS], limit)
+
+    @property
+    def _bound(self) -> tuple[int, str] | None:
+        """A lower bound of the places in queues that were not opened; None if all queues were opened."""
+        return None if self._feed is None else self._feed.bound
+
+    async def _open(self, count: int) -> list[_Source]:
+        """Open about `count` further queues from the feed; the answer is the opened ones."""
+        if self._feed is None:
+            return []
+        return self._add(await self._feed.more(min(max(count, _MIN_READ), _MAX_SCANS)))
+
+    def _merge(self, limit: int, room: Room) -> tuple[list[Pick], list[Pick], set[str], tuple[int, str] | None]:
+        """The picks, the other entries that were read, the kinds at their limit, and the horizon."""
+        pool = [pick for source in self._sources for pick in source.picks]
+        if len(self._sources) > 1:
+            pool.sort(key=lambda pick: (pick.priority, pick.place))
+        spent = {source.kind for source in self._sources if room.of(source.kind) <= 0}
+        bounds = [] if self._bound is None else [self._bound]
+        while True:
+            horizon = min(
+                (
+                    *bounds,
+                    *(
+                        (source.priority, source.scan.at)
+                        for source in self._sources
+                        if source.open and source.kind not in spent
+                    ),
+                ),
+                default=None,
+            )
+            picks, rest = _taken(pool, limit, room, horizon)
+            used = Counter(pick.kind for pick in picks)
+            more = {kind for kind, count in used.items() if count >= room.of(kind)} - spent
+            if not more:
+                return picks, rest, spent, horizon
+            spent |= more
+
+    async def _read(self, sources: Sequence[_Source], limit: int) -> None:
+        unfinished = [source for source in sources if source.open]
+        if not unfinished:
+            return
+        if self._feed is not None:
+            # with many queues, few entries of each queue are among the first instances, so each read gets fewer entries
+            limit = min(limit, max(2 * limit // len(unfinished), _MIN_READ))
+        await self._queues.read([source.scan for source in unfinished], limit + 1)
+        for source in unfinished:
+            source.update()
+
+    def settled(self, picks: Sequence[Pick]) -> list[Step | None]:
+        """With many queues, the steps that move their heads behind the picks.
+
+        Without the moves, each claim would open all queues again that once had the first instance.
+        """
+        if self._feed is None or len(self._sources) <= _MANY_QUEUES:
+            return []
+        taken = {pick.key for pick in picks}
+        return [source.settled(self._queues, taken) for source in self._sources if source.scan.head.mod]
+
+    def heads(self) -> list[Head]:
+        """The heads of all opened queues."""
+        return [source.head for source in self._sources]
+
+    def empty(self) -> list[tuple[str, Head]]:
+        """Kind and head of each empty queue."""
+        return [(source.kind, source.head) for source in self._sources if source.scan.done and not source.picks]
+
+
+def share_of(
+    picks: Sequence[Pick],
+    limit: int,
+    room: Room,
+    incarnation: str,
+    live: Sequence[str],
+    passed_over: dict[str, int],
+) -> tuple[list[Pick], list[Pick]]:
+    """The picks, in order, that one incarnation takes, and the others.
+
+    Each live incarnation has a share of all picks. If its share is too small, it also takes from the shares of others,
+    those picks that the others most likely do not take. `passed_over` counts how often the incarnation has taken later
+    instances first. After `MAX_PASSED` times, an instance belongs to its share, since the other node may be busy. The
+    count stays until the caller removes it, because the claim of a share can fail, and other claims want other kinds.
+    """
+    count = max(1, len(live))
+    own = live.index(incarnation) if incarnation in live else 0
+    ids = [pick.id for pick in picks]
+    ranked: list[tuple[int, int, int]] = []
+    for at, id in enumerate(ids):
+        drawn, part = divmod(crc32(id.encode()), count)
+        is_own = part == own or passed_over.get(id, 0) >= MAX_PASSED
+        ranked.append((0, at, at) if is_own else ((part - own) % count, drawn, at))
+    ranked.sort()
+    used, own_picks, others = Counter[str](), list[int](), list[int]()
+    for _, _, at in ranked:
+        kind = picks[at].kind
+        if len(own_picks) < limit and used[kind] < room.of(kind):
+            used[kind] += 1
+            own_picks.append(at)
+        else:
+            others.append(at)
+    own_picks.sort()
+    last = own_picks[-1] if own_picks else -1
+    for at in others:
+        if at < last:
+            passed_over[ids[at]] = passed_over.pop(ids[at], 0) + 1
+    for id in list(passed_over)[: max(0, len(passed_over) - _MAX_COUNTED)]:
+        del passed_over[id]
+    return [picks[at] for at in own_picks], [picks[at] for at in others]
+
+
+def _taken(
+    pool: Sequence[Pick], limit: int, room: Room, horizon: tuple[int, str] | None
+) -> tuple[list[Pick], list[Pick]]:
+    left: dict[str, int] = {}
+    picks: list[Pick] = []
+    passed: list[Pick] = []
+    for at, pick in enumerate(pool):
+        if len(picks) == limit or (horizon is not None and (pick.priority, pick.place) >= horizon):
+            return picks, passed + list(pool[at:])
+        if pick.suspect:
+            if at == 0:
+                return [pick], list(pool[1:])
+            passed.append(pick)
+        elif (free := left.get(pick.kind) or (0 if pick.kind in left else room.of(pick.kind))) > 0:
+            left[pick.kind] = free - 1
+            picks.append(pick)
+        else:
+            passed.append(pick)
+    return picks, passed

@@ -1,0 +1,1 @@
+"""Nodes: leases, recovery, leadership, watches, and what nodes report."""

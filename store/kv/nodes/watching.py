@@ -1,0 +1,117 @@
+"""The verbs that wait: for hints to a node, and for the end or the changes of instances."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.record import Hint, Record, check_batch
+from peerjob.model.state import State
+from peerjob.store.kv.format.base import Delete, Put, Range, Step, Watch
+from peerjob.store.kv.format.keys import below
+from peerjob.store.kv.queue.reading import FIRST_RECORDS, ReadCommands
+from peerjob.store.kv.write.context import KVContext, retried
+
+_MAX_FETCHED = 1000
+_WATCHED_AT_ONCE = 20
+
+
+class WatchCommands(ReadCommands):
+    """The verbs `next_hints`, `watch_final` and `watch_changes`."""
+
+    def __init__(self, context: KVContext) -> None:
+        super().__init__(context)
+        self._watches: dict[str, Watch] = {}
+
+    @retried
+    async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
+        try:
+            return await self._fetch_hints(incarnation, timeout)
+        except StoreUnavailableError:
+            # hints that the watch has reported may still be stored, so the next call opens a new watch and reads all
+            # stored hints
+            self._stop_watch(incarnation)
+            raise
+
+    async def _fetch_hints(self, incarnation: str, timeout: float) -> list[Hint]:
+        prefix = self._keys.hint(incarnation)
+        watch = self._watches.get(incarnation)
+        if watch is None:
+            # changed schedules and the end of a lease concern all nodes, so each node watches the keys of all nodes
+            # instead of hints of its own
+            ends = (self._keys.live,) if self._kv.reports_ends else ()
+            watch = self._watches[incarnation] = self._kv.watch(prefix, self._keys.schedules, ends=ends)
+            found = await self._stored_hints(prefix)
+        else:
+            found = await self._changed_keys(watch, prefix, 0)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        while not found and (left := until - loop.time()) > 0:
+            found = await self._changed_keys(watch, prefix, left)
+        own = [key for key in found if key.startswith(prefix)]
+        await self._writer.plain([Delete(key) for key in own])
+        hints = [Hint("schedule", "")] if self._keys.revisions in found else []
+        if any(key.startswith(self._keys.live) for key in found):
+            hints.append(Hint("dead", ""))
+        for key in own:
+            topic, _, id = key[len(prefix) :].partition("/")
+            hints.append(Hint(topic, self._keys.unescaped(id)))
+        return hints
+
+    async def _changed_keys(self, watch: Watch, prefix: str, timeout: float) -> list[str]:
+        found = await watch.changed(timeout)
+        if found is None:
+            return [*await self._stored_hints(prefix), self._keys.revisions, self._keys.live]
+        return [*found]
+
+    async def _stored_hints(self, prefix: str) -> list[str]:
+        (found,) = await self._kv.read([below(prefix, _MAX_FETCHED, keys_only=True)])
+        return [key for key, _ in found.items]
+
+    def _stop_watches(self) -> None:
+        for incarnation in list(self._watches):
+            self._stop_watch(incarnation)
+
+    def _stop_watch(self, incarnation: str) -> None:
+        watch = self._watches.pop(incarnation, None)
+        if watch is not None:
+            watch.close()
+
+    @retried
+    async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | State | None]:
+        keys = self._keys
+        check_batch(len(ids))
+        unique = list(dict.fromkeys(ids))
+        states: dict[str, State | None] = {}
+        # a waiting node registers again each second; the lease deletes the registration of a node that has died
+        lease = await self._writer.short_lease()
+        for at in range(0, len(unique), _WATCHED_AT_ONCE):
+            part = unique[at : at + _WATCHED_AT_ONCE]
+            # one step registers the node and reads the state, so that an end of the instance between registration and
+            # read is not missed
+            steps = [Step([], [Put(keys.watch(id) + incarnation, b"", lease)], [Range(keys.state + id)]) for id in part]
+            applied = await self._kv.txn(steps)
+            for id, answers in zip(part, applied.steps, strict=True):
+                rows = [answer.items[0][1] for answer in answers or () if answer.items]
+                row = await self._context.row_of(id, rows[0]) if rows else None
+                states[id] = None if row is None else row.state
+            # a final or unknown instance causes no further hint, so the registration is deleted again
+            settled = [id for id in part if (state := states[id]) is None or state.is_final]
+            if settled:
+                await self._kv.txn([Step([], [Delete(keys.watch(id) + incarnation) for id in settled])])
+        final = [id for id, state in states.items() if state is not None and state.is_final][:FIRST_RECORDS]
+        found: dict[str, Record | State | None] = {
+            **states,
+            **dict(zip(final, await self._read_records(final), strict=True)),
+        }
+        return [found[id] for id in ids]
+
+    @retried
+    async def watch_changes(self, incarnation: str, ttl: float) -> None:
+        ttl_us = round(ttl * 1_000_000)
+        until = str(self._clock.time_us() + ttl_us).encode()
+        # the stored time ends the registration, and the lease only deletes the key later: some servers have coarser
+        # leases than `ttl`
+        lease = await self._kv.grant(ttl_us)
+        await self._kv.txn([Step([], [Put(self._keys.changes + incarnation, until, lease)])])

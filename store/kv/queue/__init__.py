@@ -1,0 +1,1 @@
+"""The commands of instances, from `enqueue` to retention."""

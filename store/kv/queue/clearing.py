@@ -1,0 +1,133 @@
+"""The verbs `clear…`: final instances, their histories, their logs, or everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from msgspec.structs import replace
+
+from peerjob.model.query import Filter
+from peerjob.model.state import State
+from peerjob.store.kv.format.base import Compare, Delete, Op, Put, Range, mod_of
+from peerjob.store.kv.format.keys import below, prefix_end, timed
+from peerjob.store.kv.format.rows import Row, encode, folded
+from peerjob.store.kv.index.counts import SET_ASIDE
+from peerjob.store.kv.write.context import retried
+from peerjob.store.kv.write.step_plan import Change, StepPlan
+
+from .reading import ReadCommands
+from .retention import RetentionCommands
+
+_PAGE = 100
+
+Edit = Callable[[str, Row], tuple[Row, list[Op]] | None]
+
+
+class ClearCommands(ReadCommands, RetentionCommands):
+    """The verbs `clear…`."""
+
+    @retried
+    async def clear_instances(self, filter: Filter, *, limit: int = 500) -> int:
+        bounds_us = filter.bounds_us(self._clock.time_us())
+        cursor: str | None = None
+        removed = 0
+        while removed < limit:
+            # a page can have only instances whose body still runs, which cannot be removed: read further pages
+            page = min(limit - removed, _PAGE)
+            ids, more = await self._find_ids(None, State.FINAL, bounds_us, cursor=cursor, limit=page)
+            removed += len(await self._remove_final(ids))
+            if not more:
+                break
+            cursor = ids[-1]
+        return removed
+
+    @retried
+    async def clear_history(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
+        return await self._edit_final(filter, cursor, _without_history)
+
+    @retried
+    async def clear_logs(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
+        return await self._edit_final(filter, cursor, self._without_logs)
+
+    @retried
+    async def clear(self) -> None:
+        # each instance is removed by its own step, so that the counters stay right; an instance added during the call
+        # may remain
+        keys = self._keys
+        start, left = keys.state, list[str]()
+        while start:
+            (found,) = await self._kv.read([Range(start, prefix_end(keys.state), limit=_PAGE, keys_only=True)])
+            left += await self._remove_any([key[len(keys.state) :] for key, _ in found.items])
+            start = found.next_key if found.more else ""
+        while left:
+            left = [id for at in range(0, len(left), _PAGE) for id in await self._remove_any(left[at : at + _PAGE])]
+        await self._remove_set_aside()
+
+    async def _remove_any(self, ids: Sequence[str]) -> list[str]:
+        """Remove instances in any state; the answer is the ids to try again, which share a slot or had a conflict."""
+        context, keys = self._context, self._keys
+        rows = await context.rows(ids)
+        slots = await context.slots.held_by(row for _, row in rows.values())
+        places = [keys.delayed(id) + timed(row.due_us, id) for id, (_, row) in rows.items()]
+        entries = await self._kv.get(places)
+        now_us = self._clock.time_us()
+        changes: list[Change] = []
+        planned: list[str] = []
+        used: set[str] = set()
+        for (id, (revision, row)), entry in zip(rows.items(), entries, strict=True):
+            if row.slot and row.keeps:
+                if row.slot in used:
+                    continue
+                used.add(row.slot)
+            plan = StepPlan.for_row(keys, now_us, row, slots)
+            plan.remove(id, row, mod_of(entry), lease=await context.removal_lease(row, now_us))
+            changes.append(plan.change([Compare(keys.state + id, mod=revision)]))
+            planned.append(id)
+        written = await self._writer.write(changes)
+        context.uncache(rows)
+        done = {id for id, _ in written.applied(planned)}
+        return [id for id in rows if id not in done]
+
+    async def _remove_set_aside(self) -> None:
+        """Remove the records that were set aside, with the arguments, results, progress and logs of the instances."""
+        keys = self._keys
+        while True:
+            (found,) = await self._kv.read([below(keys.set_aside, _PAGE, keys_only=True)])
+            if not found.items:
+                return
+            changes: list[Change] = []
+            for key, _ in found.items:
+                id = key[len(keys.set_aside) :]
+                ops: list[Op] = [Delete(key), *(Delete(part + id) for part in (keys.args, keys.out, keys.progress))]
+                ops.append(Delete(keys.log(id), prefix_end(keys.log(id))))
+                changes.append(Change([], ops, (("", SET_ASIDE, -1),)))
+            await self._writer.write(changes)
+
+    async def _edit_final(self, filter: Filter, cursor: str | None, edit: Edit) -> tuple[int, str | None]:
+        """Edit one page of final instances; the answer is the number of edits and the cursor of the next page."""
+        keys, now_us = self._keys, self._clock.time_us()
+        ids, more = await self._find_ids(None, State.FINAL, filter.bounds_us(now_us), cursor=cursor, limit=_PAGE)
+        rows = await self._context.rows(ids)
+        changes: list[Change] = []
+        for id, (revision, row) in rows.items():
+            edited = edit(id, row)
+            if edited is not None and row.final:
+                after, ops = edited
+                compare = Compare(keys.state + id, mod=revision)
+                changes.append(Change([compare], [*ops, Put(keys.state + id, encode(after))]))
+        written = await self._writer.write(changes)
+        self._context.uncache(rows)
+        return sum(revision > 0 for revision in written.revisions), ids[-1] if more else None
+
+    def _without_logs(self, id: str, row: Row) -> tuple[Row, list[Op]] | None:
+        if row.log_first == row.log_next and not row.log_dropped:
+            return None
+        prefix = self._keys.log(id)
+        after = replace(row, log_first=row.log_next, log_bytes=0, log_dropped=0)
+        return after, [Delete(prefix, prefix_end(prefix))]
+
+
+def _without_history(_id: str, row: Row) -> tuple[Row, list[Op]] | None:
+    if len(row.history) < 2:
+        return None
+    return replace(row, history=(folded(row.history),)), []

@@ -1,0 +1,309 @@
+"""Outcomes and reports of running instances, accepted only with the fence and the incarnation of the claim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.record import FINAL_STATE, LAST_MOMENT_US, Ack, Action, LogLine, Outcome, check_batch
+from peerjob.model.state import State
+from peerjob.store.kv.format.base import MAX_ALONE_BYTES, Compare, Delete, Put
+from peerjob.store.kv.format.rows import SMALL, Out, Row, encode, extended
+from peerjob.store.kv.write.answers import AnswerLog
+from peerjob.store.kv.write.context import KVContext, retried
+from peerjob.store.kv.write.hints import Wakeups
+from peerjob.store.kv.write.step_plan import Change, HeldSlot, StepPlan
+from peerjob.store.kv.write.writer import ROUNDS
+
+from .logs import LogCommands
+from .retention import RetentionCommands
+
+
+class _InstanceUpdate(msgspec.Struct):
+    """The update of one instance by the outcomes of one call."""
+
+    id: str
+    places: list[int]
+    revision: int
+    stored: Row
+    row: Row
+    acks: list[Ack] = []
+    logs: tuple[LogLine, ...] = ()
+    out: Out | None = None
+    progress: bytes | None = None
+
+    @property
+    def changed(self) -> bool:
+        return self.row is not self.stored
+
+    def end_with(self, result: bytes | None, error: bytes | None) -> tuple[bool, Out | None]:
+        """Set result and error, under a separate key if large; the answer is `has_out` and `out` for the record."""
+        out = None if result is None and error is None else Out(result, error)
+        if out is None or out.size <= SMALL:
+            self.out = None
+            return False, out
+        self.out = out
+        return True, None
+
+    @property
+    def answers(self) -> tuple[tuple[int, str], ...]:
+        return tuple(zip(self.places, self.acks, strict=True))
+
+
+class CommitCommands(LogCommands, RetentionCommands):
+    """The verbs `commit` and `add_lines`."""
+
+    @retried
+    async def commit(self, incarnation: str, outcomes: Sequence[Outcome], *, request: str) -> list[Ack]:
+        return await self._commit(incarnation, outcomes, request, "commit")
+
+    async def _commit(self, incarnation: str, outcomes: Sequence[Outcome], request: str, verb: str) -> list[Ack]:
+        context = self._context
+        check_batch(len(outcomes))
+        if not outcomes:
+            return []
+        answer_log = await context.answer_logs.open(incarnation, verb, request)
+        acks = {place: Ack(answer) for place, answer in answer_log.answers.items()}
+        pending: dict[str, list[int]] = {}
+        for place, outcome in enumerate(outcomes):
+            if place not in acks:
+                pending.setdefault(outcome.id, []).append(place)
+        source = _OutcomeSource(context, incarnation, await context.name_of(incarnation), request)
+        ended: dict[str, int] = {}
+        for attempt in range(ROUNDS):
+            updates = await self._check_outcomes(pending, outcomes, source, acks, cached=attempt == 0)
+            await self._write_updates(updates, source, answer_log, acks, ended)
+            for update in updates:
+                if update.places[0] in acks:
+                    del pending[update.id]
+            if not pending:
+                await self._remove_surplus(ended)
+                return [acks[place] for place in range(len(outcomes))]
+        raise StoreUnavailableError(context.url, "too many writers at once")
+
+    def _may_add_to_queue(self, outcomes: Sequence[Outcome]) -> bool:
+        """Whether an outcome can add an instance to a queue: the same one again, or the next one of its schedule."""
+        return not all(
+            outcome.action is Action.REPORT or (outcome.action in FINAL_STATE and self._context.has_no_slot(outcome.id))
+            for outcome in outcomes
+        )
+
+    async def _check_outcomes(
+        self,
+        pending: dict[str, list[int]],
+        outcomes: Sequence[Outcome],
+        source: _OutcomeSource,
+        acks: dict[int, Ack],
+        *,
+        cached: bool,
+    ) -> list[_InstanceUpdate]:
+        """The updates for the pending outcomes. Outcomes of instances that do not exist are answered with LOST."""
+        context = self._context
+        source.now_us = self._clock.time_us()
+        updates: list[_InstanceUpdate] = []
+        unchanged: list[str] = []
+        rows = await context.rows(list(pending), cached=cached)
+        for id, places in pending.items():
+            if id in rows:
+                update = source.check(id, places, rows[id], outcomes)
+                if update.changed or not (cached and context.is_cached(id)):
+                    updates.append(update)
+                else:
+                    unchanged.append(id)
+            else:
+                acks.update((place, Ack.LOST) for place in places)
+        if unchanged:
+            # an outcome that changes no record is not compared with the stored record, so a cached record could be old:
+            # read again
+            context.uncache(unchanged)
+            rows = await context.rows(unchanged)
+            for id in unchanged:
+                if id in rows:
+                    updates.append(source.check(id, pending[id], rows[id], outcomes))
+                else:
+                    acks.update((place, Ack.LOST) for place in pending[id])
+        for id in [id for id, places in pending.items() if places[0] in acks]:
+            del pending[id]
+        return updates
+
+    async def _write_updates(
+        self,
+        updates: Sequence[_InstanceUpdate],
+        source: _OutcomeSource,
+        answer_log: AnswerLog,
+        acks: dict[int, Ack],
+        ended: dict[str, int],
+    ) -> None:
+        context = self._context
+        wakeups = Wakeups()
+        changing = [update for update in updates if update.changed]
+        slots = await context.slots.held_by(update.stored for update in changing if not update.row.keeps)
+        for update in updates:
+            if not update.changed:
+                acks.update(zip(update.places, update.acks, strict=True))
+                answer_log.extra += update.answers
+        changes = [await self._update_change(update, source.now_us, wakeups, slots) for update in changing]
+        written = await self._writer.write(changes, answer_log=answer_log)
+        for update, revision in zip(changing, written.revisions, strict=True):
+            if not revision:
+                context.uncache((update.id,))
+                continue
+            acks.update(zip(update.places, update.acks, strict=True))
+            wakeups.changed.append(update.id)
+            if update.row.final:
+                context.uncache((update.id,))
+                if not update.stored.final:
+                    ended[update.row.kind] = ended.get(update.row.kind, 0) + 1
+            else:
+                context.cache(update.id, revision, update.row)
+        await context.hints.send(wakeups, written)
+
+    async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:
+        # not retried: lines have no request id, so a repeated call would append them twice
+        context = self._context
+        check_batch(len(lines))
+        for _ in range(ROUNDS):
+            rows = await context.rows([id])
+            if id not in rows:
+                return False
+            revision, row = rows[id]
+            now_us = self._clock.time_us()
+            update = _InstanceUpdate(id, [], revision, row, row, logs=tuple(lines))
+            written = await self._writer.write([await self._update_change(update, now_us, Wakeups(), {})])
+            context.uncache((id,))
+            if all(written.revisions):
+                await context.hints.send(Wakeups(changed=[id]), written)
+                return True
+        raise StoreUnavailableError(context.url, "too many writers at once")
+
+    async def _update_change(
+        self, update: _InstanceUpdate, now_us: int, wakeups: Wakeups, slots: Mapping[str, HeldSlot]
+    ) -> Change:
+        keys, id, stored = self._keys, update.id, update.stored
+        plan = StepPlan.for_row(keys, now_us, stored, slots)
+        ops = plan.ops
+        payload = len(update.progress or b"")
+        if update.out is not None:
+            payload += update.out.size
+        if update.logs:
+            room = MAX_ALONE_BYTES - payload
+            update.row = await self._append_lines(id, update.row, update.logs, ops, room=room)
+        row = update.row
+        if update.progress is not None:
+            ops.append(Put(keys.progress + id, update.progress))
+        if update.out is not None:
+            ops.append(Put(keys.out + id, encode(update.out)))
+        elif stored.has_out and not row.has_out:
+            ops.append(Delete(keys.out + id))
+        if row.state is not stored.state or (stored.releasing and not row.releasing):
+            plan.end_claim(id, stored, row)
+        ops.append(Put(keys.state + id, encode(row)))
+        wakeups.add_queued(plan)
+        return plan.change([Compare(keys.state + id, mod=update.revision)], answers=update.answers)
+
+
+class _OutcomeSource:
+    """Checks the claim of each outcome (fence and incarnation), and applies the outcome."""
+
+    def __init__(self, context: KVContext, incarnation: str, node: str, request: str) -> None:
+        self._context = context
+        self._incarnation = incarnation
+        self._node = node
+        self._request = request
+        self.now_us = 0
+
+    def check(
+        self, id: str, places: list[int], stored: tuple[int, Row], outcomes: Sequence[Outcome]
+    ) -> _InstanceUpdate:
+        """Apply the outcomes of one instance in order."""
+        revision, row = stored
+        update = _InstanceUpdate(id, places, revision, row, row)
+        known = update.stored.request == self._request
+        for place in update.places:
+            outcome = outcomes[place]
+            if known and update.stored.fence == outcome.fence:
+                update.acks.append(Ack.CANCELLED if update.stored.cancel else Ack.DONE)
+            else:
+                update.acks.append(self._apply(update, outcome))
+        return update
+
+    def _apply(self, update: _InstanceUpdate, outcome: Outcome) -> Ack:
+        row = update.row
+        if row.owner != self._incarnation or row.fence != outcome.fence:
+            return Ack.LOST
+        if row.state is State.PROCESSING:
+            if outcome.action is Action.REPORT or outcome.action is Action.RELEASE:
+                self._report(update, outcome)
+            else:
+                self._end(update, outcome)
+            return Ack.DONE
+        if row.releasing:
+            if outcome.action is not Action.REPORT:
+                update.row = replace(row, releasing=False, owner="", request=self._request)
+            return Ack.CANCELLED
+        if row.final and _is_only_logs(outcome):
+            update.logs += outcome.logs
+            update.row = replace(row, request=self._request)
+            return Ack.DONE
+        return Ack.LOST
+
+    def _report(self, update: _InstanceUpdate, outcome: Outcome) -> None:
+        row = update.row
+        if not (outcome.logs or outcome.progress is not None or outcome.started > row.started):
+            return
+        update.logs += outcome.logs
+        update.progress = update.progress if outcome.progress is None else outcome.progress
+        update.row = replace(
+            row,
+            started=row.started or outcome.started,
+            has_progress=row.has_progress or outcome.progress is not None,
+            request=self._request,
+        )
+
+    def _end(self, update: _InstanceUpdate, outcome: Outcome) -> None:
+        row, action = update.row, outcome.action
+        update.logs += outcome.logs
+        update.progress = update.progress if outcome.progress is None else outcome.progress
+        state = FINAL_STATE.get(action, State.SCHEDULED)
+        has_out, out = row.has_out, row.out
+        attempts, due_us, owner, expires_us = row.attempts, row.due_us, "", 0
+        if state is not State.SCHEDULED:
+            owner = row.owner
+            expires_us = self._context.expires_us(row, self.now_us)
+            has_out, out = update.end_with(outcome.result, outcome.error)
+        else:
+            if action is not Action.RETRY:
+                attempts -= 1
+            if action is not Action.HAND_BACK:
+                due_us = min(self.now_us + max(0, outcome.delay_us), LAST_MOMENT_US)
+                if outcome.error is not None:
+                    has_out, out = update.end_with(None, outcome.error)
+        update.row = replace(
+            row,
+            state=state,
+            attempts=attempts,
+            due_us=due_us,
+            owner=owner,
+            started=False,
+            has_out=has_out,
+            out=out,
+            has_progress=row.has_progress or outcome.progress is not None,
+            expires_us=expires_us,
+            request=self._request,
+            history=extended(row, state, self.now_us, self._node, outcome.note),
+        )
+
+
+def _is_only_logs(outcome: Outcome) -> bool:
+    """Whether an outcome has log lines and nothing else."""
+    return (
+        outcome.action is Action.REPORT
+        and bool(outcome.logs)
+        and outcome.result is None
+        and outcome.error is None
+        and outcome.progress is None
+        and not outcome.started
+    )

@@ -1,0 +1,126 @@
+"""Created → Scheduled: the verb `enqueue`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peerjob.model.errors import StoreFullError, StoreUnavailableError
+from peerjob.model.record import LAST_MOMENT_US, Enqueued, NewInstance, Transition, check_batch
+from peerjob.model.state import State
+from peerjob.store.kv.format.base import Compare, Put
+from peerjob.store.kv.format.rows import SMALL, Row, encode, is_gone
+from peerjob.store.kv.write.context import KVCommands, retried
+from peerjob.store.kv.write.hints import Wakeups
+from peerjob.store.kv.write.step_plan import Change, StepPlan
+from peerjob.store.kv.write.writer import ROUNDS
+
+
+class EnqueueCommands(KVCommands):
+    """The verb `enqueue`."""
+
+    @retried
+    async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
+        check_batch(len(instances))
+        if self._kv.full:
+            raise StoreFullError(f"the store at {self._context.url} is nearly full and takes no new instances")
+        answers: dict[int, Enqueued] = {}
+        pending = dict(enumerate(instances))
+        unowned: dict[str, int] = {}
+        for _ in range(ROUNDS):
+            await self._add_pending(pending, answers, unowned, node)
+            if not pending:
+                return [answers[place] for place in range(len(instances))]
+            unowned = await self._answer_known(pending, answers)
+        raise StoreUnavailableError(self._context.url, "too many writers at once")
+
+    async def _add_pending(
+        self, pending: dict[int, NewInstance], answers: dict[int, Enqueued], unowned: dict[str, int], node: str
+    ) -> None:
+        """Try to add the pending instances; of those with the same id or the same unique key, only the first."""
+        keys, now_us = self._keys, self._clock.time_us()
+        wakeups = Wakeups()
+        changes: list[Change] = []
+        places: list[int] = []
+        seen: set[str] = set()
+        for place, new in pending.items():
+            unique = None if new.key is None else keys.unique(new.kind, new.key)
+            state = keys.state + new.id
+            if state in seen or (unique is not None and unique in seen):
+                continue
+            compares = [Compare(state)]
+            seen.add(state)
+            if unique is not None:
+                seen.add(unique)
+                compares.append(Compare(unique, mod=unowned.get(unique, 0)))
+            plan = StepPlan(keys, now_us)
+            plan_instance(plan, new, node)
+            wakeups.add_queued(plan)
+            wakeups.changed.append(new.id)
+            changes.append(plan.change(compares))
+            places.append(place)
+        written = await self._writer.write(changes)
+        for place, _ in written.applied(places):
+            answers[place] = Enqueued(pending.pop(place).id, True)
+        await self._context.hints.send(wakeups, written)
+
+    async def _answer_known(self, pending: dict[int, NewInstance], answers: dict[int, Enqueued]) -> dict[str, int]:
+        """Answer for instances that exist, or whose unique key is taken.
+
+        The result has the unique keys whose instance is gone, with their revisions: the next round takes these keys.
+        """
+        keys, order = self._keys, list(pending.items())
+        states = await self._kv.get([keys.state + new.id for _, new in order])
+        uniques = {place: keys.unique(new.kind, new.key) for place, new in order if new.key is not None}
+        owners = dict(zip(uniques, await self._kv.get(list(uniques.values())), strict=True))
+        owner_ids = [entry.value.decode(errors="replace") for entry in owners.values() if entry is not None]
+        present = dict(zip(owner_ids, await self._kv.get([keys.state + id for id in owner_ids]), strict=True))
+        unowned: dict[str, int] = {}
+        for (place, new), state in zip(order, states, strict=True):
+            owner = owners.get(place)
+            if state is not None:
+                answers[place] = Enqueued(new.id, True, repeated=True)
+            elif owner is not None:
+                owner_id = owner.value.decode(errors="replace")
+                if is_gone(present[owner_id]):
+                    unowned[uniques[place]] = owner.mod
+                    continue
+                answers[place] = Enqueued(owner_id, False)
+            else:
+                continue
+            del pending[place]
+        return unowned
+
+
+def plan_instance(plan: StepPlan, new: NewInstance, node: str, *, slot: str = "", parked: bool = False) -> Row:
+    """Plan an instance with everything that belongs to it. A parked instance enters no queue yet."""
+    keys, now_us = plan.keys, plan.now_us
+    due_us = now_us if new.due_us is None else new.due_us
+    if new.delay_us is not None:
+        due_us = now_us + new.delay_us
+    row = Row(
+        new.kind,
+        State.SCHEDULED,
+        new.priority,
+        min(due_us, LAST_MOMENT_US),
+        (Transition(State.CREATED, now_us, node), Transition(State.SCHEDULED, now_us, node)),
+        attempts=new.attempts,
+        crashes=new.crashes,
+        losses=new.losses,
+        key=new.key,
+        tags=new.tags,
+        retention_us=new.retention_us,
+        max_crashes=new.max_crashes,
+        slot=slot,
+        spec=new.spec if len(new.spec) <= SMALL else None,
+    )
+    plan.ops.append(Put(keys.state + new.id, encode(row)))
+    if row.spec is None:
+        plan.ops.append(Put(keys.args + new.id, new.spec))
+    if parked:
+        plan.index_scheduled(new.id, row)
+    else:
+        plan.add_scheduled(new.id, row)
+    if new.key is not None:
+        plan.ops.append(Put(keys.unique(new.kind, new.key), new.id.encode()))
+    plan.ops.extend(Put(keys.tag(tag) + new.id, b"") for tag in dict.fromkeys(new.tags))
+    return row

@@ -1,0 +1,190 @@
+"""Hints to nodes, and the wakeup of idle nodes.
+
+A hint is a key under the incarnation's own prefix. Equal hints are one key, and a hint that no node reads ends with its
+lease. To wake an idle node, a store deletes the registration of the node, so only one store wakes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from peerjob.model.clock import Clock
+from peerjob.model.errors import DecodeError
+from peerjob.store.kv.format.base import Compare, Delete, Entry, KeyValue, Op, Put, Step, apply_steps
+from peerjob.store.kv.format.keys import Keys, below, time_text
+from peerjob.store.kv.format.rows import decode_idle, group_of, number_of
+from peerjob.store.kv.index.queues import Queues
+
+from .step_plan import StepPlan
+from .writer import ROUNDS, Writer, Written
+
+_GROUP = "\0"
+"""Marks the name of a group in a set of kinds: no kind begins with this character."""
+_GROUPS_KEPT_US = 5_000_000
+_MAX_GROUPED = 50_000
+_MAX_ENTRIES = 1_000
+
+
+class _AllKinds(frozenset[str]):
+    """The kinds of a node whose registration cannot be read: any instance wakes the node, which then registers anew."""
+
+    def isdisjoint(self, other: Iterable[Any], /) -> bool:
+        return False
+
+
+class Wakeups(msgspec.Struct):
+    """The events of one verb that other nodes must hear of."""
+
+    ready: dict[str, int] = {}
+    """Kind → number of instances that became claimable."""
+    delayed: list[tuple[int, str]] = []
+    """Due time and kind of each instance that was added to a delayed queue."""
+    any_of: tuple[str, ...] = ()
+    """Kinds of the due instances that a full claim left; one idle node is woken for all of these kinds."""
+    changed: list[str] = []
+    cancelled: set[str] = set()
+    """Incarnations that run an instance which was cancelled."""
+    except_for: str = ""
+    """The incarnation that the events do not wake, because the incarnation itself claims or ends."""
+
+    def add_queued(self, plan: StepPlan) -> None:
+        """Add the instances that a plan adds to queues."""
+        for kind in plan.ready:
+            self.ready[kind] = self.ready.get(kind, 0) + 1
+        self.delayed += plan.delayed
+
+
+class Hints:
+    """Sends hints."""
+
+    def __init__(self, kv: KeyValue, keys: Keys, clock: Clock, writer: Writer, queues: Queues) -> None:
+        self._kv = kv
+        self._queues = queues
+        self._keys = keys
+        self._clock = clock
+        self._writer = writer
+        self._idle_kinds: dict[bytes, frozenset[str]] = {}
+        self._group_of: dict[str, str] = {}
+        """Kind → group of the kind. If a remembered group is old, the wrong node is woken, and
+        the right node finds the instance later."""
+        self._groups_until_us = 0
+
+    async def send(self, wakeups: Wakeups, written: Written) -> None:
+        """Send hints about the events to the nodes that wait for them, according to the registrations in `written`."""
+        wakes = bool(written.idle and (wakeups.ready or wakeups.delayed or wakeups.any_of))
+        listeners = self._listeners(written.listeners) if wakeups.changed and written.listeners else []
+        watchers = await self._watchers(written)
+        if not (wakes or listeners or watchers or wakeups.cancelled):
+            return
+        lease = await self._writer.short_lease()
+        hints = {self._keys.hint(owner) + "cancel/" for owner in wakeups.cancelled}
+        hints.update(f"{self._keys.hint(watcher)}final/{id}" for id, watcher in watchers)
+        hints.update(f"{self._keys.hint(listener)}change/{id}" for listener in listeners for id in wakeups.changed)
+        ops: list[Op] = [Put(key, b"", lease) for key in sorted(hints)]
+        ops.extend(Delete(self._keys.watch(id) + watcher) for id, watcher in watchers)
+        await self._writer.plain(ops)
+        if wakes:
+            await self._wake(wakeups, written.idle, lease)
+
+    async def renew(self, incarnation: str) -> None:
+        """Tell an incarnation to renew its lease now, because it has a new instruction."""
+        await self._writer.plain([Put(self._keys.hint(incarnation) + "cancel/", b"", await self._writer.short_lease())])
+
+    async def _watchers(self, written: Written) -> list[tuple[str, str]]:
+        """Pairs of an instance that ended and an incarnation that waits for the end of the instance."""
+        if not any(found.count for found in written.watched):
+            return []
+        watched = written.watched
+        if any(found.more for found in watched):
+            watched = await self._kv.read([below(self._keys.watch(id), keys_only=True) for id in written.ended])
+        ended, cut = set(written.ended), len(self._keys.watched)
+        pairs = [key[cut:].split("/") for found in watched for key, _ in found.items]
+        return [(id, watcher) for id, watcher in pairs if id in ended]
+
+    def _listeners(self, entries: Sequence[tuple[str, Entry]]) -> list[str]:
+        now_us, cut = self._clock.time_us(), len(self._keys.changes)
+        return [key[cut:] for key, entry in entries if number_of(entry.value) > now_us]
+
+    async def _wake(self, wakeups: Wakeups, idle: Sequence[tuple[str, Entry]], lease: int) -> None:
+        """Wake idle nodes: one for each due instance, one for a full claim, one for a new earliest due time."""
+        wanted = [({kind}, count) for kind, count in wakeups.ready.items()]
+        if wakeups.any_of:
+            wanted.append((set(wakeups.any_of), 1))
+        if wakeups.delayed:
+            due_us, kind = min(wakeups.delayed)
+            if await self._is_earliest(due_us):
+                wanted.append(({kind}, 1))
+        if any(_GROUP in kinds for kinds in (self._kinds(entry) for _, entry in idle)):
+            wanted = [(kinds | await self._groups(kinds), count) for kinds, count in wanted]
+        for _ in range(ROUNDS):
+            waiting = [
+                (key, entry, self._kinds(entry))
+                for key, entry in sorted(idle, key=lambda item: item[1].mod)
+                if key[len(self._keys.idle) :] != wakeups.except_for
+            ]
+            chosen: list[tuple[str, Entry]] = []
+            reasons: list[int] = []
+            for reason, (kinds, count) in enumerate(wanted):
+                able = [node for node in waiting if not node[2].isdisjoint(kinds)][:count]
+                chosen.extend((key, entry) for key, entry, _ in able)
+                reasons.extend(reason for _ in able)
+                waiting = [node for node in waiting if node not in able]
+            missed = await self._deregister(chosen, lease)
+            if not any(missed):
+                return
+            short = [reason for reason, miss in zip(reasons, missed, strict=True) if miss]
+            wanted = [(wanted[reason][0], short.count(reason)) for reason in sorted(set(short))]
+            (found,) = await self._kv.read([below(self._keys.idle)])
+            idle = found.items
+
+    async def _is_earliest(self, due_us: int) -> bool:
+        (found,) = await self._kv.read([self._queues.delayed_heads()])
+        return await self._queues.earliest(self._queues.heads(found)) >= time_text(due_us)
+
+    async def _deregister(self, chosen: Sequence[tuple[str, Entry]], lease: int) -> list[bool]:
+        """Wake the chosen idle nodes; the answer says for each node whether its registration was changed or gone."""
+        steps = [
+            Step(
+                [Compare(key, mod=entry.mod)],
+                [Delete(key), Put(self._keys.hint(key[len(self._keys.idle) :]) + "work/", b"", lease)],
+            )
+            for key, entry in chosen
+        ]
+        return [answer is None for answer in await apply_steps(self._kv, steps)]
+
+    def _kinds(self, entry: Entry) -> frozenset[str]:
+        known = self._idle_kinds.get(entry.value)
+        if known is None:
+            if len(self._idle_kinds) > _MAX_ENTRIES:
+                self._idle_kinds.clear()
+            known = self._idle_kinds[entry.value] = _kinds_of(entry.value)
+        return known
+
+    async def _groups(self, kinds: Iterable[str]) -> set[str]:
+        """The groups of some kinds, each name with the prefix `_GROUP`, as `_kinds_of` gives them."""
+        now_us = self._clock.time_us()
+        if now_us >= self._groups_until_us or len(self._group_of) > _MAX_GROUPED:
+            self._group_of.clear()
+            self._groups_until_us = now_us + _GROUPS_KEPT_US
+        # a copy, because another call can clear the known groups while this call waits for the server
+        known = {kind: self._group_of[kind] for kind in kinds if kind in self._group_of}
+        if missing := [kind for kind in kinds if kind not in known]:
+            entries = await self._kv.get([self._keys.group_of(kind) for kind in missing])
+            found = zip(missing, entries, strict=True)
+            read = {kind: group_of(entry.value) for kind, entry in found if entry is not None}
+            known |= read
+            self._group_of |= read
+        return {_GROUP + group for group in known.values()}
+
+
+def _kinds_of(idle: bytes) -> frozenset[str]:
+    """The kinds of an idle node, and its groups with the prefix `_GROUP`; all kinds if the entry is unreadable."""
+    try:
+        node = decode_idle(idle)
+    except DecodeError:
+        return _AllKinds()
+    groups = {_GROUP, *(_GROUP + group for group in node.groups)} if node.groups else set[str]()
+    return frozenset((*node.kinds, *groups))

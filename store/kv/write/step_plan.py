@@ -1,0 +1,280 @@
+"""The plan of one step: how an instance enters and leaves its indexes, its queue, its key and its slot.
+
+All transitions of an instance use these methods. So record, indexes, queues, ownership and counts change in one step.
+A step that changes a slot compares what was read of the slot. Two steps of one request therefore cannot both change a
+slot: the second one is repeated in the next round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from peerjob.model.errors import DecodeError
+from peerjob.model.state import State
+from peerjob.store.kv.format.base import Compare, Delete, Entry, KeyValue, Op, Put, mod_of
+from peerjob.store.kv.format.keys import Keys, below, prefix_end, timed
+from peerjob.store.kv.format.rows import GONE, NOTHING_EXTRA, Delayed, Row, encode
+from peerjob.store.kv.format.schedule_rows import Parked, SlotRow, decode_slot
+from peerjob.store.kv.format.unreadable import WRITTEN_ANEW, Unreadable
+from peerjob.store.kv.index.counts import DELAYED, READY, SCHEDULED, SLOT, Shift
+
+
+class Change(msgspec.Struct, gc=False):
+    """One step, as the writer takes it."""
+
+    compares: Sequence[Compare]
+    ops: Sequence[Op]
+    shifts: tuple[Shift, ...] = ()
+    adds: tuple[tuple[str, str], ...] = ()
+    """Queue and place of each queue entry that `ops` adds; the writer adds the compares of the heads of the queues."""
+    ended: tuple[str, ...] = ()
+    """Ids of the instances that the step makes final."""
+    answers: tuple[tuple[int, str], ...] = ()
+    """Places in the caller's batch, each with the answer that is valid if the step is applied."""
+    opens: tuple[tuple[str, str], ...] = ()
+    """Queues that the step opens, each with the first place that the step adds to the queue."""
+
+
+class HeldSlot(msgspec.Struct):
+    """A slot as read from the server, with the changes of the plan."""
+
+    mod: int
+    slot: SlotRow
+    touched: bool = False
+
+    def parks(self, id: str) -> bool:
+        """Whether an instance waits for the slot."""
+        return any(parked.id == id for parked in self.slot.parked)
+
+
+class Slots:
+    """Reads the slots that instances hold or wait for."""
+
+    def __init__(self, kv: KeyValue, keys: Keys, unreadable: Unreadable) -> None:
+        self._kv = kv
+        self._keys = keys
+        self._unreadable = unreadable
+        self.repair: Callable[[str, Entry], Awaitable[None]] | None = None
+        """Writes the unreadable slot of a schedule anew."""
+
+    async def held_by(self, rows: Iterable[Row]) -> dict[str, HeldSlot]:
+        """The slots of these instances, by name of the schedule."""
+        names = list(dict.fromkeys(row.slot for row in rows if row.slot and row.keeps))
+        if not names:
+            return {}
+        entries = await self._kv.get([self._keys.slot(name) for name in names])
+        return {name: await self.held(name, entry) for name, entry in zip(names, entries, strict=True)}
+
+    async def held(self, name: str, entry: Entry | None) -> HeldSlot:
+        """A slot, from its stored value. An unreadable one is written anew, and read again."""
+        if entry is None:
+            return HeldSlot(0, SlotRow())
+        key = self._keys.slot(name)
+        slot = self._unreadable.read(key, entry, decode_slot, WRITTEN_ANEW)
+        if slot is None:
+            if self.repair is not None:
+                await self.repair(name, entry)
+            (entry,) = await self._kv.get([key])
+            slot = slot_of(entry)
+        return HeldSlot(mod_of(entry), slot)
+
+    async def find(self, id: str) -> dict[str, HeldSlot]:
+        """The slot of an instance whose record cannot be read."""
+        (found,) = await self._kv.read([below(self._keys.slots)])
+        for key, entry in found.items:
+            held = HeldSlot(entry.mod, slot_of(entry))
+            if id == held.slot.holder or held.parks(id):
+                return {self._keys.unescaped(key[len(self._keys.slots) :]): held}
+        return {}
+
+
+def slot_of(entry: Entry | None) -> SlotRow:
+    """A slot; an empty one if the entry cannot be read, since the next fire then writes the slot again."""
+    if entry is None:
+        return SlotRow()
+    try:
+        return decode_slot(entry.value)
+    except DecodeError:
+        return SlotRow()
+
+
+class StepPlan(msgspec.Struct, gc=False):
+    """The parts of one step, besides the compare and the write of the instance's record."""
+
+    keys: Keys
+    now_us: int
+    slots: dict[str, HeldSlot] = {}
+    """Schedule → slot of the schedule, for each slot that an instance of the plan can take or leave."""
+    ops: list[Op] = []
+    shifts: list[Shift] = []
+    adds: list[tuple[str, str]] = []
+    compares: list[Compare] = []
+    ended: list[str] = []
+    """Ids of the instances that the step makes final."""
+    ready: list[str] = []
+    """The kind of each instance that enters a ready queue."""
+    delayed: list[tuple[int, str]] = []
+    """The due time and kind of each instance that enters a delayed queue."""
+
+    @classmethod
+    def for_row(cls, keys: Keys, now_us: int, row: Row, slots: Mapping[str, HeldSlot]) -> StepPlan:
+        """A plan for an instance, with its slot if the instance holds it or waits for it."""
+        return cls(keys, now_us, {row.slot: slots[row.slot]} if row.slot in slots and row.keeps else {})
+
+    def change(self, compares: Sequence[Compare] = (), *, answers: tuple[tuple[int, str], ...] = ()) -> Change:
+        """The step, with further compares."""
+        for name, held in self.slots.items():
+            if held.touched:
+                self._write_slot(name, held)
+        all_compares = [*compares, *self.compares]
+        return Change(all_compares, self.ops, tuple(self.shifts), tuple(self.adds), tuple(self.ended), answers)
+
+    # -- Scheduled ------------------------------------------------------------------------------------------------
+
+    def add_scheduled(self, id: str, row: Row) -> None:
+        """Add a Scheduled instance to its index and its queue."""
+        self.index_scheduled(id, row)
+        self.add_to_queue(id, row.kind, row.priority, row.due_us, suspect=row.suspect)
+
+    def index_scheduled(self, id: str, row: Row) -> None:
+        """Add a Scheduled instance to its index."""
+        self.ops.append(Put(self.keys.by(row.kind, State.SCHEDULED) + id, b""))
+        self.shifts.append((row.kind, SCHEDULED, 1))
+
+    def add_to_queue(self, id: str, kind: str, priority: int, due_us: int, *, suspect: bool = False) -> None:
+        """Add a Scheduled instance to a ready or delayed queue; no other code adds to those queues."""
+        keys, place = self.keys, timed(due_us, id)
+        if due_us <= self.now_us:
+            queue = keys.ready(kind, priority, suspect=suspect)
+            self.ops.append(Put(queue + place, b""))
+            self.shifts.append((kind, READY, 1))
+            self.ready.append(kind)
+        else:
+            queue = keys.delayed(id)
+            self.ops.append(Put(queue + place, encode(Delayed(kind, priority, suspect))))
+            self.shifts.append((kind, DELAYED, 1))
+            self.delayed.append((due_us, kind))
+        self.adds.append((queue, place))
+
+    def remove_from_queue(self, id: str, row: Row, delayed_mod: int) -> None:
+        """Remove a Scheduled instance from its queue, unless it is parked.
+
+        `delayed_mod` is the revision of its entry in the delayed queue, 0 if there is none.
+        """
+        keys, place = self.keys, timed(row.due_us, id)
+        self.compares.append(Compare(keys.delayed(id) + place, mod=delayed_mod))
+        if delayed_mod:
+            self.ops.append(Delete(keys.delayed(id) + place))
+            self.shifts.append((row.kind, DELAYED, -1))
+        elif not (row.slot in self.slots and self.slots[row.slot].parks(id)):
+            self.ops.append(Delete(keys.ready(row.kind, row.priority, suspect=row.suspect) + place))
+            self.shifts.append((row.kind, READY, -1))
+
+    # -- claims and ends ------------------------------------------------------------------------------------------
+
+    def end_claim(self, id: str, before: Row, after: Row) -> None:
+        """End a claim. Besides the removal of the instance, no other code ends claims."""
+        self.ops.append(Delete(self.keys.owned(before.owner) + id))
+        if before.releasing:
+            self._release(id, after)
+            return
+        self.remove_from_index(id, before)
+        if after.final:
+            self.add_final(id, after)
+        else:
+            self.add_scheduled(id, after)
+
+    def remove_from_index(self, id: str, row: Row) -> None:
+        """Remove an instance from the index of its state."""
+        if row.state is not State.PROCESSING:
+            self.ops.append(Delete(self.keys.by(row.kind, row.state) + id))
+        self.shifts.append((row.kind, SLOT[row.state], -1))
+
+    def add_final(self, id: str, row: Row) -> None:
+        """Add a final instance to its indexes. Its key and slot become free, unless its body still runs."""
+        queue = self.keys.by(row.kind, row.state)
+        self.ops.append(Put(queue + id, b""))
+        self.adds.append((queue, id))
+        self.shifts.append((row.kind, SLOT[row.state], 1))
+        self.ended.append(id)
+        if not row.releasing:
+            self._release(id, row)
+
+    def _release(self, id: str, row: Row) -> None:
+        """Free the unique key and the slot of a final instance, and start the retention of the instance."""
+        queue, place = self.keys.expiring(row.expires_us), timed(row.expires_us, id)
+        self.ops.append(Put(queue + place, b""))
+        self.adds.append((queue, place))
+        self._free_key_and_slot(id, row)
+
+    def remove(self, id: str, row: Row, delayed_mod: int, *, lease: int) -> None:
+        """Remove an instance in any state, with everything that belongs to it.
+
+        `delayed_mod` is the revision of its entry in the delayed queue, 0 if there is none. With a `lease`, an empty
+        record prevents a repeated enqueue of the instance until the lease ends.
+        """
+        keys, ops = self.keys, self.ops
+        ops.append(Put(keys.state + id, GONE, lease) if lease else Delete(keys.state + id))
+        if row.spec is None:
+            ops.append(Delete(keys.args + id))
+        self.remove_from_index(id, row)
+        if row.has_out:
+            ops.append(Delete(keys.out + id))
+        if row.has_progress:
+            ops.append(Delete(keys.progress + id))
+        if row.log_next:
+            ops.append(Delete(keys.log(id), prefix_end(keys.log(id))))
+        ops.extend(Delete(keys.tag(tag) + id) for tag in row.tags)
+        if row.state is State.SCHEDULED:
+            self.remove_from_queue(id, row, delayed_mod)
+        elif row.keeps:
+            ops.append(Delete(keys.owned(row.owner) + id))
+        else:
+            ops.append(Delete(keys.expiring(row.expires_us) + timed(row.expires_us, id)))
+        if row.keeps:
+            self._free_key_and_slot(id, row)
+        ops.append(Delete(keys.watch(id), prefix_end(keys.watch(id))))
+
+    # -- keys and slots -------------------------------------------------------------------------------------------
+
+    def _free_key_and_slot(self, id: str, row: Row) -> None:
+        if row.key is not None:
+            self.ops.append(Delete(self.keys.unique(row.kind, row.key)))
+        if row.slot:
+            self.pass_slot_on(row.slot, id)
+
+    def pass_slot_on(self, name: str, id: str) -> None:
+        """Remove an instance from a slot. If another instance gets the slot, add that one to its queue."""
+        next_holder = self.leave_slot(name, id)
+        if next_holder is not None:
+            self.add_to_queue(
+                next_holder.id,
+                next_holder.kind,
+                next_holder.priority,
+                next_holder.due_us,
+                suspect=next_holder.suspect,
+            )
+
+    def leave_slot(self, name: str, id: str) -> Parked | None:
+        """Remove an instance from a slot; the answer is the parked instance that gets the slot."""
+        held = self.slots[name]
+        slot = held.slot
+        parked = tuple(other for other in slot.parked if other.id != id)
+        if slot.holder == id:
+            holder = parked[0].id if parked else ""
+            held.slot, held.touched = replace(slot, holder=holder, parked=parked[1:]), True
+            return parked[0] if parked else None
+        if len(parked) < len(slot.parked):
+            held.slot, held.touched = replace(slot, parked=parked), True
+        return None
+
+    def _write_slot(self, name: str, held: HeldSlot) -> None:
+        key = self.keys.slot(name)
+        self.compares.append(Compare(key, mod=held.mod))
+        if held.slot.holder or held.slot.extra != NOTHING_EXTRA:
+            self.ops.append(Put(key, encode(held.slot)))
+        else:
+            self.ops.append(Delete(key))

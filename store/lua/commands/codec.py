@@ -1,0 +1,301 @@
+"""Converts values to arguments of scripts, and replies to values; `record.lua` has the format of a record."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, cast
+
+import msgspec
+
+from peerjob.model.errors import DecodeError
+from peerjob.model.record import Ack, Action, Claim, Claimed, LogLine, NewInstance, Outcome, Record, Transition
+from peerjob.model.spec import reader
+from peerjob.model.state import SINGLE, State
+from peerjob.store.lua.scripts.script import Argument, Reply
+
+FORMAT = 1
+MAX_TAIL = 512
+"""The maximum number of bytes that later versions of peerjob can keep in the tail of a record."""
+MAX_TIME_US = 2**53 - 1
+"""The latest time in microseconds that a double holds exactly: the year 2255."""
+ID_SIZE = 36
+MAX_NOTE = 1000
+
+_NUMBERS = struct.Struct(">BBBHidddIIIIdII")
+_SIZE = struct.Struct(">I")
+_ENTRY = struct.Struct(">BdI")
+_HAS_KEY, _HAS_RESULT, _HAS_ERROR, _HAS_PROGRESS, _HAS_SLOT, _HAS_TAIL = 2, 4, 8, 16, 64, 128
+_STATES = frozenset(SINGLE)
+_encode = msgspec.msgpack.Encoder().encode
+_decode_line = reader(LogLine, "log line", open=True)
+
+ACTIONS = {
+    Action.COMPLETE: "C",
+    Action.TERMINATE: "T",
+    Action.TIME_OUT: "O",
+    Action.CANCEL: "X",
+    Action.RETRY: "R",
+    Action.SNOOZE: "Z",
+    Action.HAND_BACK: "H",
+    Action.RELEASE: "L",
+    Action.REPORT: "P",
+}
+ACKS = {ord("D"): Ack.DONE, ord("L"): Ack.LOST, ord("C"): Ack.CANCELLED}
+
+
+def enqueue_arguments(instances: Sequence[NewInstance], node: str) -> list[Argument]:
+    """Arguments of enqueue.lua; instances that differ only in id and spec share a template."""
+    templates: list[Argument] = []
+    numbers: dict[tuple[object, ...], int] = {}
+    members: list[Argument] = []
+    for one in instances:
+        shape = (
+            one.kind,
+            one.priority,
+            one.due_us,
+            one.delay_us,
+            one.key,
+            one.tags,
+            one.retention_us,
+            one.max_crashes,
+            one.attempts,
+            one.crashes,
+            one.losses,
+        )
+        number = numbers.get(shape)
+        if number is None:
+            number = numbers[shape] = len(numbers) + 1
+            templates += template_arguments(one)
+        members += (one.id, number, one.spec)
+    return [node, len(numbers), *templates, *members]
+
+
+def plain_arguments(one: NewInstance, node: str) -> tuple[Argument, ...] | None:
+    """Arguments of enqueue_one.lua and enqueue_waking.lua; None if the instance is not simple enough for it."""
+    if one.due_us is not None or one.delay_us or one.key is not None or one.tags or _counts(one):
+        return None
+    retention = -1 if one.retention_us is None else one.retention_us
+    return (node, one.kind, one.priority, retention, one.max_crashes, one.id, one.spec)
+
+
+def check_id(id: str) -> None:
+    """Raise ValueError if an id has not the length of a UUID."""
+    if len(id) != ID_SIZE:
+        raise ValueError(f"an id is a UUID of {ID_SIZE} characters, not {id!r}")
+
+
+def template_arguments(one: NewInstance) -> tuple[Argument, ...]:
+    """A template of equal instances, as arrival.lua reads it."""
+    if one.due_us is not None:
+        due = f"={min(max(one.due_us, 0), MAX_TIME_US)}"
+    else:
+        due = f"+{one.delay_us}" if one.delay_us else ""
+    return (
+        one.kind,
+        one.priority,
+        due,
+        "" if one.key is None else f"k{one.key}",
+        b"".join(_sized(tag.encode()) for tag in dict.fromkeys(one.tags)),
+        -1 if one.retention_us is None else one.retention_us,
+        one.max_crashes,
+        _counts(one),
+    )
+
+
+def _counts(one: NewInstance) -> str:
+    """The counts of an instance that comes from another store; "" for any other."""
+    return f"{one.attempts} {one.crashes} {one.losses}" if one.attempts or one.crashes or one.losses else ""
+
+
+def claimed(reply: Reply) -> Claimed:
+    """The answer of claim.lua."""
+    if reply[0] == b"dead":
+        return Claimed(dead=True)
+    now: int = reply[1]
+    shared = iter(reply[5])
+    shapes: list[tuple[Any, ...]] = [*zip(*[shared] * 7, strict=True)]
+    kinds: list[str] = [fields[0].decode() for fields in shapes]
+    claims: list[Claim] = []
+    own = iter(reply[6:])
+    for name, spec, number in zip(own, own, own, strict=True):
+        shape: int = number - 1
+        _, fence, priority, due, attempts, crashes, losses = shapes[shape]
+        claims.append(
+            Claim(
+                id=name.decode(),
+                kind=kinds[shape],
+                fence=fence,
+                spec=spec,
+                priority=priority,
+                due_us=due,
+                attempts=attempts,
+                crashes=crashes,
+                losses=losses,
+                at_us=now,
+            )
+        )
+    labels = iter(reply[4])
+    for number, key, tags in zip(labels, labels, labels, strict=True):
+        place: int = number - 1
+        claims[place] = msgspec.structs.replace(claims[place], key=key[1:].decode() if key else None, tags=_tags(tags))
+    return Claimed(claims=tuple(claims), now_us=now, next_due_us=reply[2] or None)
+
+
+def outcome_arguments(outcomes: Sequence[Outcome]) -> list[Argument]:
+    """The outcomes in the arguments of commit.lua."""
+    arguments: list[Argument] = []
+    for one in outcomes:
+        what = ACTIONS[one.action]
+        extra: list[Argument] = []
+        if one.started:
+            what += "s"
+        for letter, value in (("r", one.result), ("e", one.error), ("p", one.progress)):
+            if value is not None:
+                what += letter
+                extra.append(value)
+        if one.delay_us > 0:
+            what += "d"
+            extra.append(one.delay_us)
+        if one.note:
+            what += "n"
+            extra.append(one.note[:MAX_NOTE])
+        if one.logs:
+            what += "l"
+            extra.append(len(one.logs))
+            extra += map(pack_line, one.logs)
+        arguments += (one.id, one.fence, what, *extra)
+    return arguments
+
+
+def acks(reply: Reply) -> list[Ack]:
+    """The answers of commit.lua."""
+    return [ACKS[letter] for letter in cast("bytes", reply[0])]
+
+
+def pack_line(line: LogLine) -> bytes:
+    """A log line as stored: the size of its message, which the limit counts, then the line."""
+    return _SIZE.pack(len(line.message.encode())) + _encode(line)
+
+
+def unpack_line(raw: bytes) -> LogLine:
+    """A stored log line; raises DecodeError."""
+    return _decode_line(raw[_SIZE.size :])
+
+
+def unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
+    """A stored record; raises DecodeError if it is damaged."""
+    try:
+        return _unpack_record(id, raw, spec)
+    except DecodeError:
+        raise
+    # Damaged bytes cause errors of many types, so every error counts as an unreadable record.
+    except Exception as error:
+        raise DecodeError(f"record of {id}: {error}") from error
+
+
+def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
+    numbers = _NUMBERS.unpack_from(raw)
+    (
+        record_format,
+        state,
+        flags,
+        entries,
+        priority,
+        due,
+        fence,
+        at,
+        attempts,
+        crashes,
+        losses,
+        max_crashes,
+        kept,
+        *_,
+    ) = numbers
+    if record_format != FORMAT:
+        raise DecodeError(f"record of {id}: format {record_format}, {FORMAT} expected")
+    if state not in _STATES or state == State.CREATED:
+        raise DecodeError(f"record of {id}: {state} is no state")
+    if not -1 <= kept < 2.0**63:
+        raise DecodeError(f"record of {id}: {kept} is no retention")
+    _time(at)
+    (kind, owner, history), end = _texts(raw, _NUMBERS.size, 3)
+    key = tags = result = error = progress = slot = b""
+    if flags:
+        (key, tags, result, error, progress), end = _texts(raw, end, 5)
+    if flags & _HAS_SLOT:
+        (slot,), end = _texts(raw, end, 1)
+    if flags & _HAS_TAIL:
+        (tail,), end = _texts(raw, end, 1)
+        if len(tail) > MAX_TAIL:
+            raise DecodeError(f"record of {id}: a tail of {len(tail)} bytes, at most {MAX_TAIL} expected")
+    if end != len(raw):
+        raise DecodeError(f"record of {id}: {len(raw)} bytes, {end} expected")
+    transitions = _unpack_history(history)
+    if not transitions or len(transitions) != entries:
+        raise DecodeError(f"record of {id}: {len(transitions)} entries of history, {entries} expected")
+    return Record(
+        id=id,
+        kind=kind.decode(),
+        state=State(state),
+        spec=spec,
+        priority=priority,
+        due_us=_time(due),
+        attempts=attempts,
+        crashes=crashes,
+        losses=losses,
+        fence=_time(fence),
+        owner=owner.decode(),
+        history=transitions,
+        result=result if flags & _HAS_RESULT else None,
+        error=error if flags & _HAS_ERROR else None,
+        progress=progress if flags & _HAS_PROGRESS else None,
+        key=key.decode() if flags & _HAS_KEY else None,
+        tags=_tags(tags),
+        slot=slot.decode(),
+        retention_us=None if kept < 0 else int(kept),
+        max_crashes=max_crashes,
+    )
+
+
+def _time(value: float) -> int:
+    if not 0 <= value <= MAX_TIME_US or value % 1:
+        raise ValueError(f"{value} is not a time")
+    return int(value)
+
+
+def _unpack_history(raw: bytes) -> tuple[Transition, ...]:
+    entries: list[Transition] = []
+    position = 0
+    while position < len(raw):
+        state, at, count = _ENTRY.unpack_from(raw, position)
+        if state not in _STATES:
+            raise ValueError(f"{state} is no state")
+        (node, note), position = _texts(raw, position + _ENTRY.size, 2)
+        entries.append(Transition(State(state), _time(at), node.decode(), note.decode(), count))
+    return tuple(entries)
+
+
+def _sized(text: bytes) -> bytes:
+    return _SIZE.pack(len(text)) + text
+
+
+def _texts(raw: bytes, position: int, count: int) -> tuple[list[bytes], int]:
+    texts: list[bytes] = []
+    for _ in range(count):
+        (size,) = _SIZE.unpack_from(raw, position)
+        position += _SIZE.size
+        if position + size > len(raw):
+            raise ValueError(f"{len(raw)} bytes, at least {position + size} expected")
+        texts.append(raw[position : position + size])
+        position += size
+    return texts, position
+
+
+def _tags(raw: bytes) -> tuple[str, ...]:
+    tags: list[str] = []
+    position = 0
+    while position < len(raw):
+        (tag,), position = _texts(raw, position, 1)
+        tags.append(tag.decode())
+    return tuple(tags)

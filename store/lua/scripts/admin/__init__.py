@@ -1,0 +1,1 @@
+"""Scripts of retention, health, audit and activity."""

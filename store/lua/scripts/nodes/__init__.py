@@ -1,0 +1,1 @@
+"""Scripts of nodes: leases, recovery and leadership."""

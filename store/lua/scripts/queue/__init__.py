@@ -1,0 +1,1 @@
+"""Scripts that add, cancel and read instances."""

@@ -1,0 +1,1 @@
+"""Scripts of running instances: claims and outcomes."""

@@ -1,0 +1,165 @@
+"""The Lua scripts: read from their files, joined with the definitions that they use, and known by their digest."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peerjob.model.record import MAX_HISTORY, REPEAT_US, SUSPECT_AFTER
+from peerjob.store.rules import KEY_TAKEN, LAYOUT, QUEUE_FULL, REPLACED, STILL_RUNS
+
+from .rights import WRITES, lua_check
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+_PARTS = (
+    *("base", "values", "keys", "kinds", "heap", "record", "claims", "lease", "queue", "hints", "slot", "aside"),
+    *("outcome", "takeback", "payloads", "pages", "arrival", "schedule", "ledger", "firing"),
+)
+"""The files of `lib`, in an order in which each definition uses only earlier definitions."""
+_VERBS = ("queue", "run", "cron", "nodes", "kinds", "admin")
+"""The folders of the scripts, by the verbs that they serve."""
+_CONSTANTS = {
+    "LAYOUT": str(LAYOUT),
+    "MAX_HISTORY": MAX_HISTORY,
+    "SUSPECT_AFTER": SUSPECT_AFTER,
+    "REPEAT_MS": REPEAT_US // 1000,
+    "STILL_RUNS": STILL_RUNS,
+    "QUEUE_FULL": QUEUE_FULL,
+    "KEY_TAKEN": KEY_TAKEN,
+    "REPLACED": REPLACED,
+}
+_ANY_LAYOUT = ("open", "wipe")
+"""Scripts that can write to a namespace of any layout. All other writing scripts stop at the check of `layout` in
+base.lua."""
+_MAX_OUTER = 60
+"""Lua's limit of names of outer levels that a function uses."""
+_LEVEL = 30
+"""Definitions of a level."""
+_DEFINITION = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
+_TOKEN = re.compile(r"'[^'\n]*'|(?<![.\w])[A-Za-z_]\w*")
+"""A pattern for a string, or for a word that is not the name of a field."""
+_COMMAND = re.compile(r"'([A-Z]+)'")
+_LITERAL = re.compile(r"-?\d+|'[^']*'")
+_CONSTANT = re.compile(r"local [A-Z_]+(?:, [A-Z_]+)* = ((?:-?\d+|'[^']*')(?:, (?:-?\d+|'[^']*'))*)")
+"""A pattern for a definition of literals. The literals replace their names in each script, because Lua allows only 200
+local names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One command; the header of its file lists arguments and reply."""
+
+    name: str
+    source: str
+    sha: str
+
+
+Argument = str | bytes | int
+Call = tuple[str, Sequence[Argument]]
+"""The name of a script, and the arguments for the script."""
+_Definition = tuple[list[str], str, frozenset[str]]
+"""The names that a definition defines, its code, and the names of earlier definitions in its code."""
+Reply = Any
+"""The reply of a script: bytes, integers, None, or lists of them. The header of each script describes its reply."""
+
+
+@cache
+def load_scripts() -> Mapping[str, Script]:
+    """Every script of the package by its name; the files never change while a process runs."""
+    folder = _folder()
+    constants = "".join(f"local {name} = {value!r}\n" for name, value in _CONSTANTS.items())
+    parts = [(folder / "lib" / f"{part}.lua").read_text(encoding="utf-8") for part in _PARTS]
+    definitions, literals = _definitions([constants, *parts])
+    files = chain.from_iterable((folder / verbs).iterdir() for verbs in _VERBS)
+    texts = {path.name[:-4]: path.read_text(encoding="utf-8") for path in files if path.name.endswith(".lua")}
+    return {name: _script(name, text, definitions, literals) for name, text in texts.items()}
+
+
+def _folder() -> Traversable:
+    """The folder of the scripts, also in a package that is imported from a zip file."""
+    folder = Path(__file__).parent
+    if folder.is_dir():
+        return folder
+    # Not at the top: it imports tempfile, shutil and modules of compression, for a node that needs none of them.
+    from importlib.resources import files
+
+    return files("peerjob.store.lua.scripts")
+
+
+def _definitions(parts: Iterable[str]) -> tuple[list[_Definition], dict[str, str]]:
+    """Return the top-level definitions of all parts in order, and apart from them the literals by their names."""
+    definitions: list[_Definition] = []
+    literals: dict[str, str] = {}
+    known = set[str]()
+    for names, text in chain.from_iterable(map(_split, parts)):
+        if (constant := _CONSTANT.fullmatch(text)) is not None:
+            literals.update(zip(names, _LITERAL.findall(constant[1]), strict=True))
+        else:
+            code = _with_literals(text, literals)
+            # Only these words, because all words of all definitions would take a megabyte.
+            definitions.append((names, code, frozenset(known.intersection(_TOKEN.findall(code)))))
+            known.update(names)
+    return definitions, literals
+
+
+def _split(part: str) -> Iterator[tuple[list[str], str]]:
+    """Yield the names and the code of each top-level definition of a part."""
+    code = _without_comments(part)
+    found = list(_DEFINITION.finditer(code))
+    ends = [match.start() for match in found[1:]] + [len(code)]
+    for match, end in zip(found, ends, strict=True):
+        yield match[1].split(", "), code[match.start() : end].rstrip()
+
+
+def _with_literals(code: str, literals: Mapping[str, str]) -> str:
+    return _TOKEN.sub(lambda token: literals.get(token[0], token[0]), code)
+
+
+def _without_comments(code: str) -> str:
+    return "\n".join(line for line in code.splitlines() if not line.lstrip().startswith("--"))
+
+
+def _nested(definitions: Sequence[_Definition], body: str) -> str:
+    """Join definitions and a command, so that later ones are in a function within the function of earlier ones.
+
+    To make a function, Lua searches each local name of the same level that the function uses, and the search takes
+    longer the more such names there are. A name of an outer level needs no search. A function can use `_MAX_OUTER`
+    names of outer levels.
+    """
+    words = [*(words for *_, words in definitions), _TOKEN.findall(body)]
+    levels, begin = [""], 0
+    for at, (_, code, _) in enumerate(definitions):
+        if at - begin >= _LEVEL:
+            outer = {name for names, *_ in definitions[:at] for name in names}
+            if len(outer.intersection(chain.from_iterable(words[at:]))) <= _MAX_OUTER:
+                levels.append("")
+                begin = at
+        levels[-1] += f"{code}\n"
+    return "return (function()\n".join(levels) + body + "\nend)()" * (len(levels) - 1)
+
+
+def _script(name: str, text: str, definitions: Sequence[_Definition], literals: Mapping[str, str]) -> Script:
+    """Join a command with only the definitions that it needs: each definition costs the server time at every call."""
+    shebang, _, body = text.partition("\n")
+    body = _with_literals(_without_comments(body), literals)
+    wanted = set(_TOKEN.findall(body))
+    if "no-writes" not in shebang and name not in _ANY_LAYOUT:
+        wanted.add("layout")
+    chosen: list[_Definition] = []
+    for definition in reversed(definitions):
+        names, _, words = definition
+        if wanted.intersection(names):
+            wanted.update(words)
+            chosen.append(definition)
+    code = _nested([*reversed(chosen)], body)
+    check = "" if name == "open" else lua_check(WRITES & {found.lower() for found in _COMMAND.findall(code)})
+    source = "\n".join(filter(None, [shebang, check, code]))
+    return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
