@@ -7,9 +7,9 @@ from typing import Any
 import redis.asyncio
 
 from peerjob.store.base import Store
-from peerjob.store.kv.base import Put, Step
+from peerjob.store.kv.format.base import Put, Step
 from peerjob.store.kv.store import KVStore
-from peerjob.store.lua.driver import prefix
+from peerjob.store.lua.client.driver import prefix
 
 UNREADABLE = b"\xff\xfe"
 
