@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peerjob.model.record import FINAL_STATE, Ack, Action, LogLine, Outcome, check_batch
+from peerjob.model.record import FINAL_STATE, LAST_MOMENT_US, Ack, Action, LogLine, Outcome, check_batch
 from peerjob.model.state import State
 
 from .ends import end, release
@@ -70,7 +70,7 @@ def _end_run(step: AtomicStep, instance: InstanceData, outcome: Outcome) -> None
     if action is not Action.RETRY:
         instance.attempts -= 1
     if action is not Action.HAND_BACK:
-        instance.due_us = step.now_us + max(0, outcome.delay_us)
+        instance.due_us = min(LAST_MOMENT_US, step.now_us + max(0, outcome.delay_us))
         instance.error = instance.error if outcome.error is None else outcome.error
     step.transition(instance, State.SCHEDULED, node, outcome.note)
     add_to_queue(step, instance)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peerjob.model.errors import StoreFullError
-from peerjob.model.record import Enqueued, NewInstance, check_batch
+from peerjob.model.record import LAST_MOMENT_US, Enqueued, NewInstance, check_batch
 from peerjob.model.state import State
 
 from .queues import add_to_queue
@@ -54,7 +54,7 @@ def add_instance(step: AtomicStep, new: NewInstance, node: str, slot: str = "") 
         kind=new.kind,
         spec=new.spec,
         priority=new.priority,
-        due_us=due_us if new.delay_us is None else step.now_us + new.delay_us,
+        due_us=min(LAST_MOMENT_US, due_us if new.delay_us is None else step.now_us + new.delay_us),
         created_us=step.now_us,
         key=new.key,
         tags=new.tags,
