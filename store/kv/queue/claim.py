@@ -8,7 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from peerjob.model.errors import DecodeError
-from peerjob.model.record import Claim, Claimed, Want, check_batch
+from peerjob.model.record import MAX_BATCH_BYTES, Claim, Claimed, Want, check_batch
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import Compare, Delete, Entry, Op, Put, Step
 from peerjob.store.kv.format.keys import time_text
@@ -32,6 +32,8 @@ _MANY_QUEUES = 16
 later claims read fewer heads."""
 _MAX_WINDOW = 1000
 """A claim reads at most this number of due instances to pick the share of the node, unless the claim wants more."""
+_LARGE_READS = 32
+"""A claim reads the large arguments of so many instances at a time, since it ends when they have MAX_BATCH_BYTES."""
 _MAX_STEP_READS = 100
 """Most reads in the step that registers an idle node: etcd counts reads as operations, and
 limits the operations of a step."""
@@ -108,7 +110,12 @@ class ClaimCommands(KVCommands):
     async def _take(self, call: ClaimCall, selection: Selection, picks: Sequence[Pick], now_us: int) -> bool:
         """Claim the picks; False if other nodes took some or some are unreadable, so that the caller picks again."""
         context, keys = self._context, self._keys
-        found = await self._claimable(picks)
+        found = await self._claimable(picks, call.claims)
+        if left := picks[len(found) :]:
+            picks = picks[: len(found)]
+            selection.left_kinds = tuple(dict.fromkeys((*(pick.kind for pick in left), *selection.left_kinds)))
+            if not picks:
+                return True
         alive = Compare(keys.node + call.incarnation, mod=call.node.mod)
         owned = keys.owned(call.incarnation)
         changes: list[Change] = []
@@ -171,9 +178,11 @@ class ClaimCommands(KVCommands):
         await self._move_heads(call, selection, picks)
         return True
 
-    async def _claimable(self, picks: Sequence[Pick]) -> list[tuple[int, Row, bytes] | None]:
+    async def _claimable(self, picks: Sequence[Pick], claims: Sequence[Claim]) -> list[tuple[int, Row, bytes] | None]:
         """Revision, record and arguments of each pick; None if its queue entry does not match its record.
 
+        The answer ends before the first pick whose large arguments would exceed MAX_BATCH_BYTES together with those of
+        earlier picks and of `claims`; a claim of one instance has no limit.
         An instance that moves to another queue during the claim can be picked twice; only one of the entries matches.
         """
         context, keys = self._context, self._keys
@@ -194,12 +203,19 @@ class ClaimCommands(KVCommands):
             if row.spec is None:
                 large.append((len(found), entry, row))
             found.append((entry.mod, row, row.spec or b""))
-        if large:
-            stored = await self._kv.get([keys.args + picks[at].id for at, _, _ in large])
-            for (at, entry, row), args in zip(large, stored, strict=True):
+        size = sum(len(claim.spec) for claim in claims) if large else 0
+        for first in range(0, len(large), _LARGE_READS):
+            part = large[first : first + _LARGE_READS]
+            stored = await self._kv.get([keys.args + picks[at].id for at, _, _ in part])
+            for (at, entry, row), args in zip(part, stored, strict=True):
                 if args is None:
                     await context.set_aside.put(picks[at].id, entry, DecodeError("it has no arguments"))
-                found[at] = None if args is None else (entry.mod, row, args.value)
+                    found[at] = None
+                    continue
+                size += len(args.value)
+                if size > MAX_BATCH_BYTES and (at or claims):
+                    return found[:at]
+                found[at] = (entry.mod, row, args.value)
         return found
 
     async def _move_heads(self, call: ClaimCall, selection: Selection, picks: Sequence[Pick]) -> None:

@@ -10,7 +10,7 @@ from peerjob.model.durations import MAX_SECONDS, to_micros
 from peerjob.model.firing import FireOutcome, Overlap
 from peerjob.model.limits import MAX_KEY, MAX_KIND, MAX_TAG, MAX_TAGS
 from peerjob.model.query import Filter, Query
-from peerjob.model.record import LAST_MOMENT_US, Action, NewInstance
+from peerjob.model.record import LAST_MOMENT_US, MAX_BATCH_BYTES, Action, NewInstance
 from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import outcome
@@ -69,6 +69,17 @@ class LimitRules(ScheduleSuite):
         assert not await peer.take()
         assert (await store.health()).undecodable == 0
         assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+    async def test_a_claim_ends_before_its_limit_if_arguments_are_large(self, store: Store) -> None:
+        batch = [self.make.instance(spec=bytes(MAX_BATCH_BYTES * 3 // 10)) for _ in range(5)]
+        for new in batch:
+            await store.enqueue([new])
+        peer, other = await self.join(store), await self.join(store, "other")
+        whole = self.make.instance(spec=bytes(MAX_BATCH_BYTES - 1), priority=9)
+        await store.enqueue([whole])
+        claims = [await peer.take(10), await other.take(10), await peer.take(10)]
+        assert [len(part) for part in claims] == [3, 2, 1]
+        assert {claim.id for part in claims for claim in part} == {whole.id, *(new.id for new in batch)}
 
     async def test_the_longest_delay_loses_nothing(self, store: Store) -> None:
         far_us = to_micros("365000d", "delay")
