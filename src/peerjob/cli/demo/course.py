@@ -147,14 +147,15 @@ class Demo:
         await self._schedule(calls, "job")
         changed = clock.elapsed()
         while (stats := await self._look()).total(State.ACTIVE) or not half_way or self._leads.waiting:
+            # first, because a fast cluster can be half way at the first look, and the other kill can hit the leader
+            if self.kill and stats.total(State.COMPLETED) * 4 >= files:
+                self._kill_leader()
             if not half_way and stats.total(State.COMPLETED) * 2 >= files:
                 half_way = True
                 slow = [workload.slow.call(f"slow {number + 1}") for number in range(2 * self.nodes)]
                 await self._schedule(slow, "slow job")
             elif half_way and self.kill and self._killed is None:
                 await self._kill_one()
-            elif self.kill and stats.total(State.COMPLETED) * 4 >= files:
-                self._kill_leader()
             if stats.total(State.FINAL) != final:
                 final, changed = stats.total(State.FINAL), clock.elapsed()
             elif clock.elapsed() - changed > STALL:
