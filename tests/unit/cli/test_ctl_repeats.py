@@ -20,6 +20,11 @@ def test_a_command_that_is_interrupted_tells_how_to_repeat_it(capsys: pytest.Cap
             os.kill(os.getpid(), signal.SIGINT)
             await asyncio.sleep(PATIENCE)
 
-    with pytest.raises(KeyboardInterrupt):
-        asyncio.run(command())
+    # a test run in the background of a shell inherits that Ctrl-C is ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(command())
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert f"the same command with --id {used[0]} makes nothing twice" in capsys.readouterr().err
