@@ -1,6 +1,6 @@
 """Which users of the machine may read and write the files of a store.
 
-A new file belongs to its owner alone, whatever the umask is. What peerjob and SQLite keep beside a file follows the
+A new file belongs to its owner alone, with any umask. What peerjob and SQLite keep beside a file follows the
 rights of that file: a file that a group shares works for the whole group.
 """
 

@@ -122,7 +122,7 @@ class Scenario:
         try:
             async with asyncio.timeout(seconds):
                 return await call
-        except Exception as error:  # noqa: BLE001  # whatever it is, the report names it, and the case goes on
+        except Exception as error:  # noqa: BLE001  # the report names any error, and the case goes on
             self.problems.append(f"{what}: {type(error).__name__}: {error}"[:300])
 
     async def _read(self, lost: str, good: tuple[str, ...]) -> None:

@@ -152,7 +152,7 @@ class Redis:
         return [
             value
             for key in sorted(self._server.scan_iter(match=f"*{namespace}}}*", count=5000))
-            # with a layout that it does not know, a node on this engine stops, whatever the layout is
+            # with a layout that it does not know, a node on this engine stops with any such layout
             if not key.endswith(b":layout")
             for value in self._of_key(key, names)
         ]
