@@ -3,7 +3,7 @@
 Read in this order: `role` (the loop that each role is), `lease`, `recovery`, `election`, `cron`. `cron` uses
 `timetable` (which schedules are due), `misfire` (what to do about late times), `fires` (what to send) and
 `unserved_kinds`.
-`backfill` is for past times. `retention` deletes old instances. `loop_thread` runs event loops in threads.
+`retention` deletes old instances. `loop_thread` runs event loops in threads.
 
 **Leases.** A node is alive while its lease is. The lease belongs to an incarnation, and a thread of its own renews it,
 which a busy event loop cannot delay. Three clocks are involved, and none is compared with another:

@@ -10,7 +10,6 @@ from uuid import UUID
 
 from msgspec import structs
 
-from peerjob.cluster.backfill import backfill
 from peerjob.cluster.fires import new_instance
 from peerjob.handles.instance import Instance
 from peerjob.handles.schedule import Backfill, FireEntry, Schedule, ScheduleView, name_of
@@ -27,6 +26,7 @@ from peerjob.model.recurrence import recurrence_of
 from peerjob.model.spec import decode_spec
 from peerjob.store.paging import all_schedules
 
+from .backfill import backfill
 from .call_encoder import fresh_record
 from .job_schedules import MAX_CONFLICT_WAIT
 from .jobs import NodeJobManager

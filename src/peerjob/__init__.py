@@ -4,8 +4,6 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from .cluster.exporting import export_namespace
-from .cluster.importing import Imported, import_namespace
 from .handles.blocking import BlockingInstance, BlockingSchedule
 from .handles.context import Context
 from .handles.entries import HistoryEntry, LogEntry
@@ -77,6 +75,8 @@ from .node.node import Node
 from .node.observe.node_stats import NodeStats
 from .node.observe.probes import Probe, ProbeAnswer
 from .store.base import Elections, Store
+from .transfer.exporting import export_namespace
+from .transfer.importing import Imported, import_namespace
 from .version import __version__
 
 if TYPE_CHECKING:

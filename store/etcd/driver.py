@@ -12,13 +12,13 @@ from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.store.calls import RETRY_FOR, answer_within, both
 from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, LeaseEndedError, Range, Step
+from peerjob.store.kv.format.request_limits import MAX_OPERATIONS
 from peerjob.store.kv.store import KVStore
 
 from . import transaction
 from .address import EtcdAddress, parse_address
 from .api import etcd
 from .client import EtcdClient
-from .limits import MAX_OPERATIONS
 from .space import FreeSpace
 from .watch import EtcdWatch
 

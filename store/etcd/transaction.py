@@ -17,9 +17,9 @@ from itertools import chain, islice
 from typing import Any
 
 from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Step
+from peerjob.store.kv.format.request_limits import MAX_OPERATIONS
 
 from . import wire
-from .limits import MAX_OPERATIONS
 
 _NOTHING = Found((), 0)
 _NO_READS: tuple[Found, ...] = ()

@@ -13,9 +13,9 @@ import msgspec
 # sortedcontainers has no type annotations.
 import sortedcontainers  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 
-from peerjob.store.etcd.limits import check
 from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Found, LeaseEndedError, Op, Put, Range, Step
 from peerjob.store.kv.format.local_watch import LocalWatch
+from peerjob.store.kv.format.request_limits import check
 
 _NOTHING = Found((), 0)
 _NO_READS: tuple[Found, ...] = ()

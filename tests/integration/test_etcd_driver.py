@@ -10,8 +10,8 @@ import pytest
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreError, StoreUnavailableError
 from peerjob.store.etcd.driver import EtcdKeyValue
-from peerjob.store.etcd.limits import RequestRefusedError, check
 from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Found, KeyValue, Op, Put, Range, Step
+from peerjob.store.kv.format.request_limits import RequestRefusedError, check
 from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from support.etcd import EtcdServer, StartEtcd

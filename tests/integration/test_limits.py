@@ -193,7 +193,6 @@ async def test_kinds_of_a_node_are_bounded(namespace: str) -> None:
 
 def test_each_documented_number_is_that_of_the_code() -> None:
     from peerjob.cli import web_server
-    from peerjob.cluster import importing, moved
     from peerjob.handles.job_log import MAX_MESSAGE
     from peerjob.model import activity_sample, audit, bounds, descriptor, limits, query
     from peerjob.model.published import MAX_DESCRIPTORS
@@ -206,6 +205,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
     from peerjob.remote.wire import requests
     from peerjob.store.sqlite import driver
     from peerjob.store.sqlite.requests import TURN_TIMEOUT
+    from peerjob.transfer import importing, lines
     from peerjob.web import cluster as web_cluster
     from peerjob.web import feeds, filters, forms, lookups, security, signin, steps, values, viewers
     from peerjob.web.page import ACT_PATIENCE
@@ -254,7 +254,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "unread events of one `watch()` of a query": watchers.MAX_WAITING,
         "records in the audit log": audit.MAX_AUDIT,
         "criteria in a record of the audit log": audit.MAX_CRITERIA,
-        "line of an export": moved.MAX_LINE,
+        "line of an export": lines.MAX_LINE,
         "instances that an import refused": importing.MAX_REFUSED,
         "arguments or result of an instance on SQLite": driver.MAX_PAYLOAD,
         "wait for the turn to write a SQLite file": TURN_TIMEOUT,

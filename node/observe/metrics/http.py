@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from peerjob.model.errors import OptionError
-from peerjob.node.observe.listen_address import parse_listen
+from peerjob.model.listen_address import parse_listen
 
 logger = logging.getLogger("peerjob.metrics")
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, cast
 from peerjob import Node, OptionError
 from peerjob.model.clock import Clock
 from peerjob.model.extras import needs_extra
+from peerjob.model.listen_address import is_loopback, parse_listen
 from peerjob.model.rights import ANYBODY, Authenticator, Principal
 from peerjob.model.shares import LimitLog, Shares
 from peerjob.model.trusted_proxies import LOOPBACK as LOOPBACK_PROXIES
 from peerjob.model.trusted_proxies import TrustedProxies, network_of
-from peerjob.node.observe.listen_address import is_loopback, parse_listen
 from peerjob.web import SignIn, dashboard
 from peerjob.web.security import LOOPBACK, MAX_FORM
 

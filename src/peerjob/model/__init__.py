@@ -7,5 +7,6 @@ Read in this order:
 - `query`: criteria for lookups. `errors`: all errors. `limits`: sizes of texts. `clock`, `durations`, `ids`: times.
 - `injected` and `signature`: parameters of a job that the node supplies; `in_place` calls a job outside of a node.
 - `codec`, `bounds` and `spec`: how arguments, results and errors are encoded. `references`: functions stored by name.
+- `listen_address` and `trusted_proxies`: addresses of servers and callers.
 - `cron` and `recurrence`: nominal times of schedules; `explain` describes a cron text.
 """

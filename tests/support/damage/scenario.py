@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 
 from peerjob import Instance, Node, Query, State
-from peerjob.cluster.exporting import export_namespace
 from peerjob.handles.observing import explain_schedule, observe
 from peerjob.handles.reasons import why_instance
 from peerjob.model.rights import Role
+from peerjob.transfer.exporting import export_namespace
 from peerjob.web import dashboard
 from support.waiting import until
 

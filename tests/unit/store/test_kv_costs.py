@@ -10,7 +10,7 @@ from peerjob.model.clock import to_datetime
 from peerjob.model.query import Query
 from peerjob.model.record import Action, Claim, StoreLimits
 from peerjob.model.run_now import RunNow
-from peerjob.store.etcd import limits as etcd_limits
+from peerjob.store.kv.format import request_limits
 from peerjob.store.kv.format.base import MAX_REQUEST_BYTES, Delete, Entry, Found, Put, Range, Step
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryData
@@ -336,7 +336,7 @@ async def test_a_transaction_over_a_limit_is_caught(bench: Bench) -> None:
     deep = [Step([], [Put(f"n/a/{number}", b"") for number in range(128)])]
     both = [Step([], [Put("n/a/1", b""), Delete("n/a/", "n/a0")])]
     for steps in (twice, wide, deep, both):
-        with pytest.raises(etcd_limits.RequestRefusedError):
+        with pytest.raises(request_limits.RequestRefusedError):
             await bench.kv.txn(steps)
 
 

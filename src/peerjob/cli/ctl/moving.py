@@ -16,12 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from peerjob.cli.console import ExitStatus
 from peerjob.cli.settings import read_setting, setting, variable_of
-from peerjob.cluster.exporting import export_namespace
-from peerjob.cluster.importing import Imported, import_namespace
-from peerjob.cluster.moved import MAX_LINE, End, Header, read_line
 from peerjob.model.errors import OptionError, PeerjobError
 from peerjob.model.printable import counted
 from peerjob.store.url import redact
+from peerjob.transfer.exporting import export_namespace
+from peerjob.transfer.importing import Imported, import_namespace
+from peerjob.transfer.lines import MAX_LINE, End, Header, read_line
 
 from .commands import ClientSession, interruptible, verb
 from .errors import CommandError

@@ -16,7 +16,7 @@ import typer
 
 from peerjob.cli.settings import merged, read_setting, setting, variable_of
 from peerjob.model.errors import OptionError
-from peerjob.node.observe.listen_address import GRPC_PORT
+from peerjob.model.listen_address import GRPC_PORT
 from peerjob.remote.wire.tls import ClientTls
 
 from .output import Format

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from peerjob import NodeStateError, OptionError
 from peerjob.cli.console import complain
-from peerjob.node.observe.listen_address import parse_listen
+from peerjob.model.listen_address import parse_listen
 from peerjob_probe import ProbeReply, ask
 
 from .settings import METRICS_PORT, OFF

@@ -16,6 +16,7 @@ from peerjob.model.errors import NodeStateError, OptionError
 from peerjob.model.ids import checked_id
 from peerjob.model.job import Call, Job
 from peerjob.model.limits import MAX_SIZE, MAX_WORKERS
+from peerjob.model.listen_address import GRPC_PORT
 from peerjob.model.record import Record
 from peerjob.model.spec import decode_spec
 from peerjob.model.worker import Worker
@@ -24,7 +25,6 @@ from peerjob.node.manager.blocking import StartableManager
 from peerjob.node.manager.call_encoder import CallEncoder
 from peerjob.node.manager.jobs import JobSource
 from peerjob.node.node import MAX_PAYLOAD
-from peerjob.node.observe.listen_address import GRPC_PORT
 from peerjob.node.observe.tracing import make_tracing
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire import rpcs

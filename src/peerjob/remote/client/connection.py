@@ -22,7 +22,7 @@ from peerjob.model.errors import (
     UnauthenticatedError,
 )
 from peerjob.model.grpc_import import begin_grpc
-from peerjob.node.observe.listen_address import GRPC_PORT
+from peerjob.model.listen_address import GRPC_PORT
 from peerjob.remote.wire import rpcs
 from peerjob.remote.wire.compression import UNCOMPRESSED
 from peerjob.remote.wire.errors import error_in

@@ -15,8 +15,8 @@ from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError, OptionError
 from peerjob.model.grpc_import import begin_grpc
 from peerjob.model.limits import MAX_SIZE
+from peerjob.model.listen_address import parse_listen
 from peerjob.node.node import Node
-from peerjob.node.observe.listen_address import parse_listen
 from peerjob.remote.wire.compression import UNCOMPRESSED
 from peerjob.remote.wire.tls import ServerTls
 

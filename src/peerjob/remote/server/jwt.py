@@ -29,8 +29,8 @@ from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError, UnauthenticatedError
 from peerjob.model.extras import needs_extra
 from peerjob.model.limits import encodable
+from peerjob.model.listen_address import is_loopback
 from peerjob.model.rights import Authenticator, Principal, Rights
-from peerjob.node.observe.listen_address import is_loopback
 
 if TYPE_CHECKING:
     from jwt import PyJWK

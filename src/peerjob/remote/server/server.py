@@ -14,11 +14,11 @@ from peerjob.model.arguments import typed
 from peerjob.model.audit import DENIED
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError
+from peerjob.model.listen_address import GRPC_PORT, is_loopback
 from peerjob.model.rate_limiter import RateLimiter
 from peerjob.model.rights import Principal
 from peerjob.model.trusted_proxies import TrustedProxies
 from peerjob.node.node import Node
-from peerjob.node.observe.listen_address import GRPC_PORT, is_loopback
 from peerjob.remote.wire.rpcs import RPCS, SERVICE
 from peerjob.remote.wire.tls import ServerTls
 

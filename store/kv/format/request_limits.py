@@ -1,12 +1,15 @@
-"""The size of a transaction that etcd accepts; in tests, the memory driver checks it too.
+"""The size of a request that every driver must accept: what fits into one transaction of etcd.
 
-The guards are compares of the whole request. `transaction.StepwiseRequest` sends a transaction in one of two ways:
+The engine makes no larger request. In tests, the memory driver checks each request with `check`.
+
+The guards are compares of the whole request. `StepwiseRequest` in `store/etcd/transaction.py` sends a transaction in
+one of two ways:
 
 * Nested: each step is a nested transaction, and so is `also`, which then needs the compares of all steps.
 * Outside: all compares are outside. The success branch has the operations of all steps; the failure branch has the
   steps as nested transactions, with the guards. This allows more compares, but sends the operations twice.
 
-`transaction.AtomicRequest` is used only if it fits.
+Its `AtomicRequest` is used only if it fits.
 
 etcd takes the longest of a transaction's three lists: compares, success operations and failure operations. Its length
 must be at most `--max-txn-ops`, 128 by default, and a nested transaction may use only what its parent leaves of that
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peerjob.store.kv.format.base import Compare, Put, Step, bytes_of
+from .base import Compare, Put, Step, bytes_of
 
 MAX_OPERATIONS = 128
 MAX_BYTES = 3 << 19

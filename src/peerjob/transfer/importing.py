@@ -16,7 +16,7 @@ from peerjob.model.ids import id_time_us
 from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, NewInstance
 from peerjob.store.base import Store
 
-from .moved import End, Header, MovedInstance, MovedSchedule, opened, read_line
+from .lines import End, Header, MovedInstance, MovedSchedule, opened, read_line
 
 NODE = "import"
 """The name that the history and the ledger show as the node."""

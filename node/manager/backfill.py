@@ -9,6 +9,7 @@ from itertools import islice
 
 import msgspec
 
+from peerjob.cluster.fires import new_instance
 from peerjob.handles.schedule import Backfill
 from peerjob.model.clock import Clock
 from peerjob.model.definition import Definition, decode_definition
@@ -17,8 +18,6 @@ from peerjob.model.firing import Fire, FireAnswer, FireOutcome, FireStatus, Over
 from peerjob.model.ids import IdSource
 from peerjob.model.recurrence import recurrence_of
 from peerjob.store.base import Store
-
-from .fires import new_instance
 
 MAX_TIMES = 100_000
 """Most nominal times in one backfill."""

@@ -14,7 +14,7 @@ from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.version import __version__
 
-from .moved import FORMAT, MAX_LINE, End, Header, MovedInstance, MovedSchedule, line_of, opened
+from .lines import FORMAT, MAX_LINE, End, Header, MovedInstance, MovedSchedule, line_of, opened
 
 
 @typed_except_secrets("store")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from peerjob.model.errors import OptionError
+from .errors import OptionError
 
 GRPC_PORT = 59051
 """The default port on which a node serves gRPC."""

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from peerjob import Query, ScheduleError, Store
-from peerjob.cluster.backfill import MAX_TIMES, backfill
 from peerjob.handles.schedule import Backfill
 from peerjob.model.firing import FireOutcome, Overlap, ScheduleRow
 from peerjob.model.ids import IdSource
 from peerjob.model.spec import decode_spec
+from peerjob.node.manager.backfill import MAX_TIMES, backfill
 from peerjob.testing.clock import VirtualClock
 from support.factories import memory_store, shared_url
 from support.flaky import FlakyStore
