@@ -160,7 +160,7 @@ async def crowd(store: str, engine: str) -> list[Row]:
     """How long a page takes while many views of an instance with many log lines are opened at once."""
     limits = StoreLimits(max_log_lines=LINES, max_log_bytes=64 << 20)
     async with AsyncExitStack() as stack:
-        node = Node(store, jobs=[jobs.CHATTER], namespace="bench-web-log", workers=1, limits=limits)
+        node = Node(store, jobs=[jobs.CHATTER], namespace="bench-web-log", workers=1, store_limits=limits)
         await stack.enter_async_context(node)
         one = await node.schedule(jobs.CHATTER, LINES)
         await asyncio.sleep(LINES / 5_000)  # it logs 5,000 lines a second

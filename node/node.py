@@ -100,7 +100,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         clock: Clock | None = None,
         lifespan: Lifespan | None = None,
         max_payload: int = MAX_PAYLOAD,
-        limits: StoreLimits | None = None,
+        store_limits: StoreLimits | None = None,
         allow_unknown: bool = False,
         allow_references: Sequence[str] = (),
     ) -> None:
@@ -124,7 +124,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
             clock=clock,
             lifespan=lifespan,
             max_payload=max_payload,
-            limits=limits,
+            store_limits=store_limits,
             allow_unknown=allow_unknown,
             allow_references=allow_references,
         )
@@ -132,11 +132,11 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         self._workers = whole_number("workers", workers, 0, MAX_WORKERS)
         self._max_payload = whole_number("max_payload", max_payload, 1, MAX_SIZE)
         self._lifespan = lifespan
-        self._limits = limits or StoreLimits()
+        self._store_limits = store_limits or StoreLimits()
         self._allow_unknown = allow_unknown
         if isinstance(store, str):
             opened: Store = open_store(
-                store, namespace=namespace, clock=self.clock, limits=self._limits, retry_for=retry_for
+                store, namespace=namespace, clock=self.clock, limits=self._store_limits, retry_for=retry_for
             )
         else:
             opened = store
@@ -199,7 +199,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
             workers=self._workers,
             lease_ttl=self.lease_ttl,
             max_payload=self._max_payload,
-            max_kinds=self._limits.max_kinds,
+            max_kinds=self._store_limits.max_kinds,
             overrides=self._overrides,
             activity=self._activity,
             observers=self._observers,

@@ -96,7 +96,7 @@ async def hosted(
     jobs = [Job(MADE, nothing), *(Job(f"idle.orders.tasks.kind_{number}", nothing) for number in range(kinds))]
     limits = StoreLimits(max_final_per_kind=KEPT)
     nodes = [
-        Node(url, namespace=namespace, name=f"{name}-{at}", jobs=jobs, workers=workers, limits=limits)
+        Node(url, namespace=namespace, name=f"{name}-{at}", jobs=jobs, workers=workers, store_limits=limits)
         for at in range(count)
     ]
     limit = asyncio.Semaphore(CONNECTING)

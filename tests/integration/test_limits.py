@@ -169,7 +169,7 @@ async def test_a_text_that_cannot_be_stored_is_refused_everywhere(node: Node, te
 
 async def test_kinds_of_a_namespace_are_bounded(store_url: str, namespace: str) -> None:
     limits = StoreLimits(max_kinds=5)
-    async with Node(store_url, namespace=namespace, jobs=[ECHO], workers=1, limits=limits) as node:
+    async with Node(store_url, namespace=namespace, jobs=[ECHO], workers=1, store_limits=limits) as node:
         for number_of in range(5):
             await node.schedule(Job(f"unknown {number_of}"))
         with pytest.raises(StoreFullError, match="5 kinds or more"):
@@ -177,7 +177,7 @@ async def test_kinds_of_a_namespace_are_bounded(store_url: str, namespace: str) 
         await node.schedule(Job("unknown 3"))
         assert await (await node.schedule("echo", 7)).result(timeout=30) == 7
         await node.cancel_instances(Query.all())
-    async with Node(store_url, namespace=namespace, workers=0, limits=limits) as gateway:
+    async with Node(store_url, namespace=namespace, workers=0, store_limits=limits) as gateway:
         with pytest.raises(StoreFullError):
             await gateway.schedule(Job("another"))
         await gateway.schedule("echo", 7)

@@ -112,7 +112,7 @@ def test_each_argument_is_kept_or_refused(name: str) -> None:
     ("make", "told"),
     [
         (lambda: Node(workers=10**9), "workers: expected a whole number from 0 to 10,000, got 1000000000"),
-        (lambda: Node(limits=cast(Any, 5)), "limits: expected a StoreLimits or None, got 5"),
+        (lambda: Node(store_limits=cast(Any, 5)), "store_limits: expected a StoreLimits or None, got 5"),
         (lambda: Node(lease_ttl="2d"), "lease_ttl: expected 1 second or more, at most a day, got '2d'"),
         (lambda: Client(token=cast(Any, b"secret")), "token: expected text or None, got '… (a bytes)'"),
         (lambda: Token.of(cast(Any, ["secret"]), Role.READER), "token: expected text, got '… (a list)'"),

@@ -43,7 +43,7 @@ class NodeOptions(ClusterOptions, total=False):
     store_retry: Duration
     namespace: str
     name: str | None
-    limits: StoreLimits | None
+    store_limits: StoreLimits | None
 
 
 @contextlib.asynccontextmanager

@@ -106,7 +106,7 @@ async def files_of_one_job() -> Counts:
 async def left_by_jobs() -> int:
     """Blocks of memory that an ended job leaves in a node and its store in memory, which keeps ten final ones."""
     with VirtualClock() as clock:
-        async with Node(jobs=[add], workers=2, clock=clock, limits=StoreLimits(max_final_per_kind=10)) as node:
+        async with Node(jobs=[add], workers=2, clock=clock, store_limits=StoreLimits(max_final_per_kind=10)) as node:
 
             async def work() -> None:
                 for number in range(MANY):

@@ -103,7 +103,9 @@ async def gather(
 def a_store(cluster: TestCluster) -> KVStore:
     """A store on a cluster's data that no fault reaches."""
     kv = MemoryKeyValue(cluster._data, cluster.clock)
-    return KVStore(kv, url="memory://", namespace=NAMESPACE, clock=cluster.clock, limits=cluster._limits, local={})
+    return KVStore(
+        kv, url="memory://", namespace=NAMESPACE, clock=cluster.clock, limits=cluster._store_limits, local={}
+    )
 
 
 def _starts(cluster: TestCluster, faults: Faults) -> Counter[str]:

@@ -76,7 +76,7 @@ class Runner:
             workers=program.workers,
             lease_ttl=program.ttl,
             latency=program.latency,
-            limits=StoreLimits(),
+            store_limits=StoreLimits(),
         ) as cluster:
             self._cluster = cluster
             hold_to_etcd(cluster)

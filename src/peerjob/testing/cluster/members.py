@@ -53,7 +53,7 @@ class ClusterMembers(Assertions):
         seed: int = 0,
         start: datetime | str = START,
         workers: int = 10,
-        limits: StoreLimits | None = None,
+        store_limits: StoreLimits | None = None,
         latency: Duration = 0,
         jumps: bool = True,
         **options: Unpack[ClusterOptions],
@@ -62,7 +62,7 @@ class ClusterMembers(Assertions):
         self._names = _names(nodes)
         self._jobs = jobs
         self._workers = workers
-        self._limits = limits or StoreLimits()
+        self._store_limits = store_limits or StoreLimits()
         self._options = options
         self._latency = to_seconds(latency, "latency")
         self._jumps_allowed = jumps
@@ -131,7 +131,7 @@ class ClusterMembers(Assertions):
             driver=self.clock,
             data=self._data,
             namespace=NAMESPACE,
-            limits=self._limits,
+            limits=self._store_limits,
             seed=f"{self.seed}/{name}/{self._starts}",
             faults=self._faults,
             journal=self._journal,
@@ -159,7 +159,7 @@ class ClusterMembers(Assertions):
             namespace=NAMESPACE,
             clock=member.clock,
             coordinator=member.elections,
-            limits=self._limits,
+            store_limits=self._store_limits,
             **options,
         )
 
