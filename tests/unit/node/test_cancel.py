@@ -72,6 +72,35 @@ async def test_a_running_body_is_cancelled_and_its_worker_is_free(clock: Virtual
         assert await clock.run(following.result()) == "slept"
 
 
+async def test_the_answer_to_a_report_ends_the_body_of_a_cancelled_instance(clock: VirtualClock) -> None:
+    """The hint is lost, and no renewal of the lease tells of the cancel, so the answer is the only sign."""
+    reasons: list[str | None] = []
+
+    async def talk(ctx: Context = INJECTED) -> None:
+        for step in range(100):
+            ctx.progress(step / 100)
+            try:
+                await asyncio.sleep(0.1)
+            except asyncio.CancelledError:
+                reasons.append(ctx.reason)
+                raise
+
+    url = shared_url()
+    job, flaky = Job("talk", talk), flaky_store(clock, url)
+    async with (
+        running_node(job, clock=clock, store=flaky.store),
+        running_node(clock=clock, store=url, workers=0) as web,
+    ):
+        instance = await web.schedule(job)
+        await clock.advance(0.5)
+        flaky.lose_hints()
+        flaky.fail("renew")
+        assert await web.cancel_instance(instance.id)
+        await clock.advance(0.5)
+        assert reasons == ["user"]
+        flaky.heal()
+
+
 async def test_a_waiting_retry_is_cancelled(clock: VirtualClock) -> None:
     runs: list[int] = []
 

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from peerjob.model.record import Action, Claim, Outcome
+from peerjob.model.record import MAX_BATCH, Action, Claim, Outcome
 from peerjob.node.body.context_vars import ContextVars
 from peerjob.node.work.outcomes import Outbox
-from peerjob.node.work.pool import HOLD, Pool, Prefetch
+from peerjob.node.work.pool import HOLD, WORTH, Pool, Prefetch
 from peerjob.node.work.run import HeldClaims, Run
 from peerjob.testing.clock import VirtualClock
 
@@ -35,13 +35,14 @@ class Bench:
         self.started: list[str] = []
         self._ends: dict[str, asyncio.Event] = {}
         self._outbox = ClockedOutbox(clock)
+        self.prefetch = Prefetch()
         self.pool = Pool(
             size=1,
             node="node",
             runner=self,
             lease=self,
             outbox=self._outbox,
-            prefetch=Prefetch(),
+            prefetch=self.prefetch,
             context_vars=ContextVars(),
         )
 
@@ -145,3 +146,34 @@ async def test_the_caps_of_a_claim_take_no_longer_with_many_kinds(bench: Bench) 
         limit, caps = bench.pool.room(kinds)
         assert caps.get("kind-7") == limit == 1
     assert [kind.times for kind in kinds] == [1] * 100
+
+
+@pytest.mark.parametrize(
+    ("seconds", "workers", "expected"),
+    [
+        (0, 1, MAX_BATCH),
+        (0, 1_000, MAX_BATCH),
+        (WORTH / 10, 4, 40),
+        (WORTH, 4, 4),
+        (WORTH * 1.01, 4, 4),
+        (HOLD, 4, 0),
+    ],
+)
+def test_what_is_claimed_ahead_is_bounded_however_quick_the_bodies_are(
+    seconds: float, workers: int, expected: int
+) -> None:
+    prefetch = Prefetch()
+    assert prefetch.ahead("k", workers) == 0
+    prefetch.measured("k", seconds)
+    assert prefetch.ahead("k", workers) == expected
+
+
+async def test_the_backlog_is_bounded_however_quick_the_bodies_are(bench: Bench) -> None:
+    bench.prefetch.measured("k", 0)
+    claims = 0
+    while limit := bench.pool.room(("k",))[0]:
+        assert limit <= MAX_BATCH
+        await bench.take(*(f"{number}" for number in range(claims, claims + max(1, limit // 10))))
+        claims = bench.pool.waiting + bench.pool.running
+        assert claims <= 1 + MAX_BATCH
+    bench.pool.empty_backlog("the test ends")

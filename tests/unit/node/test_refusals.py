@@ -145,6 +145,54 @@ async def test_an_outcome_that_the_store_did_before_it_refused_the_claim_counts_
         assert "is not stored" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("ends_with", "peer_ends_with"),
+    [(Action.COMPLETE, Action.COMPLETE), (Action.RETRY, Action.RETRY), (Action.COMPLETE, None)],
+)
+async def test_the_outcome_of_an_ended_claim_is_not_taken_for_one_that_was_done(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture, ends_with: Action, peer_ends_with: Action | None
+) -> None:
+    """After a refusal, the node reads the instances whose outcomes are answered with LOST.
+
+    A peer has taken them back. The fence of the record then tells a newer claim; without one, the state tells it.
+    """
+    flaky = flaky_store(clock)
+    told: list[State] = []
+    ends = asyncio.Event()
+
+    async def work() -> None:
+        await ends.wait()
+        if ends_with is Action.RETRY:
+            raise ConnectionError
+
+    job = Job(
+        "work", work, on_store_loss="continue", backoff="1h", on_state_change=lambda instance, state: told.append(state)
+    )
+    async with running_node(job, clock=clock, store=flaky.store) as node:
+        made = await node.schedule_many(job.call() for _ in range(2))
+        await clock.advance(0.1)
+        assert told.count(State.PROCESSING) == 2
+        told.clear()
+        flaky.fail("renew")
+        await clock.advance(60)
+        make = Factory(clock)
+        peer = await Peer(store=flaky.inner, info=make.node("peer", kinds=["work"]), make=make).join()
+        assert len(await flaky.inner.reap(10, reaper=peer.incarnation)) == 2
+        if peer_ends_with is not None:
+            for claim in await peer.take(2):
+                await peer.end(claim, peer_ends_with, delay_us=3_600_000_000)
+        refused = flaky.refuse(REFUSED, "turn", times=1, when=lambda _incarnation, outcomes, _want: len(outcomes) == 2)
+        ends.set()
+        await clock.advance(1)
+
+        assert refused.met.is_set()
+        assert told == []
+        assert caplog.text.count("is not stored: its claim had ended") == 2
+        for one in made:
+            expected = State.COMPLETED if peer_ends_with is Action.COMPLETE else State.SCHEDULED
+            assert (await one.refresh()).state is expected
+
+
 async def test_only_the_outcome_that_is_refused_alone_is_given_up(
     clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,6 +17,7 @@ from peerjob import (
     State,
     UnknownInstanceError,
 )
+from peerjob.model.record import MAX_BATCH
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import flaky_store, running_nodes, shared_url
 
@@ -49,6 +50,54 @@ async def test_a_lost_hint_costs_at_most_a_second(clock: VirtualClock) -> None:
         instance = await web.schedule(SLEEP, 2)
         assert await clock.run(instance.result()) == 2
         assert clock.elapsed() <= 3.2
+
+
+READ_AGAIN = 1.5
+"""Seconds within which a read that failed is repeated; a waiter that only the poll finds takes 2 s."""
+
+
+@pytest.mark.parametrize("count", [1, MAX_BATCH + 1])
+async def test_waiters_whose_first_read_fails_are_read_again_before_the_poll(clock: VirtualClock, count: int) -> None:
+    flaky = flaky_store(clock)
+    async with running_node(SLEEP, clock=clock, store=flaky.store, workers=1000) as node:
+        instances = await node.schedule_many(SLEEP.call(0) for _ in range(count))
+        await drain(node)
+        await clock.advance(10)
+        begun = clock.elapsed()
+        flaky.fail("watch_final", times=1)
+        assert await clock.run(asyncio.gather(*(one.result() for one in instances))) == [0] * count
+        assert clock.elapsed() - begun < READ_AGAIN
+
+
+async def test_waiters_are_read_again_before_the_poll_if_the_read_after_their_end_fails(clock: VirtualClock) -> None:
+    url = shared_url()
+    flaky = flaky_store(clock, url)
+    async with (
+        running_node(SLEEP, clock=clock, store=url),
+        running_node(clock=clock, store=flaky.store, workers=0) as web,
+    ):
+        instance = await web.schedule(SLEEP, 2)
+        waiting = asyncio.ensure_future(instance.result())
+        await clock.advance(1.5)
+        failing = flaky.fail("get", times=1)
+        await clock.run(waiting)
+        assert failing.met.is_set()
+        assert clock.elapsed() < 2 + READ_AGAIN
+
+
+async def test_waiters_that_a_failed_poll_left_out_are_read_with_the_next_read(clock: VirtualClock) -> None:
+    flaky = flaky_store(clock)
+    async with running_node(SLEEP, clock=clock, store=flaky.store) as node:
+        instance = await node.schedule(SLEEP.with_options(after="1h"), 1)
+        waiting = asyncio.ensure_future(instance.result())
+        await clock.advance(0.1)
+        failing = flaky.fail("watch_final", times=1)
+        while not failing.met.is_set():
+            await clock.advance(0.1)
+        before = flaky.calls["watch_final"]
+        await clock.advance(1.2)
+        assert flaky.calls["watch_final"] == before + 1
+        waiting.cancel()
 
 
 async def test_many_may_wait_for_one_and_one_for_many(clock: VirtualClock) -> None:
@@ -97,6 +146,29 @@ async def test_wait_waits_for_what_matches_and_no_longer(clock: VirtualClock) ->
         await clock.run(node.wait(Query(tag="mine")))
         await clock.run(node.wait())
         assert clock.elapsed() == pytest.approx(60, abs=8)
+
+
+async def test_wait_waits_for_the_states_of_its_query_alone(clock: VirtualClock) -> None:
+    async with running_node(SLEEP, clock=clock) as node:
+        delayed = await node.schedule(SLEEP.with_options(after=60), 1)
+        running = await node.schedule(SLEEP, 20)
+        await clock.advance(1)
+
+        await clock.run(node.wait(Query(state=State.PROCESSING)))
+        assert clock.elapsed() == pytest.approx(20, abs=1)
+        assert (await running.refresh()).state is State.COMPLETED
+        assert (await delayed.refresh()).state is State.SCHEDULED
+
+        again = await node.schedule(SLEEP, 300)
+        await clock.advance(1)
+        with pytest.raises(TimeoutError, match="1 matching"):
+            await clock.run(node.wait(Query(state=State.SCHEDULED), timeout=1))
+        await clock.run(node.wait(Query(state=State.SCHEDULED)))
+        assert clock.elapsed() == pytest.approx(61, abs=1)
+
+        # a query for final states alone waits for all that it otherwise matches
+        await clock.run(node.wait(Query(state=State.FINAL)))
+        assert (await again.refresh()).state is State.COMPLETED
 
 
 async def test_waiting_for_what_is_unknown_or_removed(clock: VirtualClock) -> None:
