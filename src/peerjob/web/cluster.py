@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from peerjob.handles.manager import Manager
+from peerjob.handles.scoped_manager import ScopedManager
 from peerjob.model.rights import Rights
 
 from .feeds import Feeds
 from .links import Links
 from .lookups import SharedLists
 from .samples import Samples
-from .scoped import ScopedManager
 
 MAX_REMEMBERED = 32
 """The most pages that are kept, to be shown again while the store is away."""

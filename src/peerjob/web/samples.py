@@ -15,6 +15,7 @@ from typing import Any
 
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager, Stats
+from peerjob.handles.scoped_manager import ScopedManager
 from peerjob.model.activity import Activity
 from peerjob.model.clock import to_us
 from peerjob.model.errors import PeerjobError
@@ -24,7 +25,6 @@ from peerjob.model.record import NodeView
 from peerjob.model.state import State
 
 from .patience import PATIENCE, describe_absence
-from .scoped import ScopedManager
 
 logger = logging.getLogger("peerjob.web")
 

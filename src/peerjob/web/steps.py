@@ -14,10 +14,9 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from peerjob.handles.manager import Manager
-from peerjob.model.errors import AuthError, UnknownInstanceError
+from peerjob.model.errors import UnknownInstanceError
 from peerjob.model.ids import derived_id
 from peerjob.model.query import Filter, Query
-from peerjob.model.rights import SYSTEM
 from peerjob.model.state import State
 
 Verb = Literal["cancel", "retry", "clear"]
@@ -112,11 +111,3 @@ async def act_on(manager: Manager, verb: Verb, ids: Iterable[str], once: Once) -
             return True
 
     return sum(await asyncio.gather(*(one(id) for id in ids)))
-
-
-async def check_system(manager: Manager, query: Query) -> None:
-    """Raise AuthError if a query matches instances of peerjob's own kinds, which need an admin."""
-    kinds = (await manager.stats()).counts if query.kind is None else (query.kind,)
-    for kind in kinds:
-        if kind.startswith(SYSTEM) and await manager.count(replace(query, kind=kind)):
-            raise AuthError(f"kind {kind!r} needs the role admin")

@@ -13,11 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from peerjob.handles.instance import Instance
+from peerjob.handles.kind_scope import KindScope
 from peerjob.handles.manager import Manager
 from peerjob.model.clock import to_datetime, to_us
 from peerjob.model.errors import OptionError, UnknownInstanceError
 from peerjob.model.job import Call
-from peerjob.model.rights import SYSTEM, Principal, Role
+from peerjob.model.rights import Principal, Role
 from peerjob.model.trusted_proxies import network_of
 
 from .cluster import ServedCluster
@@ -98,6 +99,15 @@ class Visit(Links):
         return self.served.manager
 
     @property
+    def scope(self) -> KindScope:
+        """The rules of the sender's rights about kinds."""
+        return KindScope(self.principal.rights)
+
+    async def check_runs(self, kind: str) -> None:
+        """Raise AuthError for a kind or alias by which a node would run a kind that the sender may not use."""
+        await self.scope.check_runs(self.manager, [kind])
+
+    @property
     def now(self) -> datetime:
         return to_datetime(self.manager.clock.time_us())
 
@@ -120,15 +130,22 @@ class Visit(Links):
 
     def may_use(self, kind: str) -> bool:
         """Whether the sender may schedule a kind, and change its schedules: peerjob's own kinds need an admin."""
-        rights = self.principal.rights
-        known = rights.role >= (Role.ADMIN if kind.startswith(SYSTEM) else Role.OPERATOR)
-        return known and rights.include(kind)
+        return self.principal.rights.role >= Role.OPERATOR and self.scope.may_use(kind)
 
     # -- what the sender gave ----------------------------------------------------------------------------------------
 
     def param(self, name: str) -> str:
         """A value of the query string, without blanks around it; "" if it is not given."""
         return self.request.query_params.get(name, "").strip()
+
+    def offset(self, total: int, page: int) -> int:
+        """The number of the first row of a page, by the query; 0 for a text that is no number.
+
+        If there are fewer rows than when the link was made, it is that of the last page.
+        """
+        text = self.param("from")
+        given = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
+        return given if given < total else max(0, total - 1) // page * page
 
     def path_value(self, name: str) -> str:
         """A part of the path."""

@@ -1,4 +1,4 @@
-"""Whether a caller may make a call, and act on a kind."""
+"""Whether a caller may make a call, and change a schedule."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from peerjob.model.errors import AuthError, UnauthenticatedError, UnknownScheduleError
-from peerjob.model.rights import SYSTEM, Principal, Role
+from peerjob.model.rights import Principal, Role
 from peerjob.node.node import Node
 from peerjob.remote.wire.rpcs import RPCS
 
-from .principals import caller
-from .scopes import not_included
+from .scopes import caller_scope
 
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 NEEDED_ROLES: dict[str, Role] = {REFLECTION: Role.READER} | {rpc.path: rpc.role for rpc in RPCS.values()}
@@ -42,47 +41,13 @@ def check_call(path: str, principal: Principal, namespace: str) -> None:
         raise AuthError(f"{name} needs the role {needed.name.lower()}, and this token has {rights.role.name.lower()}")
 
 
-def may_use_system() -> bool:
-    """Whether the caller may act on the kinds that begin with `SYSTEM`."""
-    return caller().rights.role >= Role.ADMIN
-
-
-def is_limited() -> bool:
-    """Whether there are kinds on which the caller may not act."""
-    return bool(caller().rights.kinds) or not may_use_system()
-
-
-def check_kind(kind: str, alias: str | None = None) -> None:
-    """Raise AuthError for a kind that the caller may not act on. It names the alias, if the caller gave that."""
-    rights = caller().rights
-    if not rights.include(kind):
-        raise not_included(f"kind {alias or kind!r}", rights)
-    if kind.startswith(SYSTEM) and not may_use_system():
-        raise AuthError(f"kind {kind!r} needs the role admin, and this token has {rights.role.name.lower()}")
-
-
-async def check_runs(node: Node, kinds: Iterable[str]) -> None:
-    """Raise AuthError for a kind or alias by which a node would run a kind that the caller may not act on.
-
-    Other nodes can know aliases that `node` does not know.
-    """
-    if not is_limited():
-        return
-    kinds = list(kinds)
-    for kind in kinds:
-        known = node.find_job(kind)
-        check_kind(kind if known is None else known.kind, alias=kind)
-    for kind, runs in (await node.kinds_behind(kinds)).items():
-        for one in sorted(runs):
-            check_kind(one, alias=kind)
-
-
 async def check_schedule(node: Node, name: str) -> None:
-    """Raise AuthError for a schedule of a kind that the caller may not act on."""
-    if is_limited():
+    """Raise AuthError for a schedule of a kind that the caller may not use."""
+    scope = caller_scope()
+    if scope.is_limited:
         with contextlib.suppress(UnknownScheduleError):
-            kind, rights = (await node.lookup_schedule(name)).kind, caller().rights
-            if not rights.include(kind):
+            kind = (await node.lookup_schedule(name)).kind
+            if not scope.includes(kind):
                 # names are those of the namespace, so the caller learns that this one is in use, and no more
                 raise AuthError(f"schedule {name!r} cannot be set with this token: give the schedule another name")
-            await check_runs(node, [kind])
+            await scope.check_runs(node, [kind])

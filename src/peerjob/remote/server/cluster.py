@@ -12,6 +12,7 @@ from peerjob.remote.wire.errors import status_of
 
 from .instances import wait_seconds
 from .rpc_service import Context
+from .scopes import caller_scope
 
 
 class ClusterRpcs:
@@ -21,7 +22,8 @@ class ClusterRpcs:
         self._node = node
 
     async def list_workers(self, request: pb.ListWorkersRequest, context: Context) -> pb.ListWorkersResponse:
-        return pb.ListWorkersResponse(node=self._node.name, workers=map(worker_message, self._node.workers()))
+        workers = map(caller_scope().worker, self._node.workers())
+        return pb.ListWorkersResponse(node=self._node.name, workers=map(worker_message, workers))
 
     async def resize_workers(self, request: pb.ResizeWorkersRequest, context: Context) -> pb.ResizeWorkersResponse:
         workers = whole_number("resize_workers", request.workers, 1, MAX_WORKERS)

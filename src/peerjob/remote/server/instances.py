@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 from peerjob.handles.entries import LogEntry
@@ -13,7 +12,6 @@ from peerjob.model.durations import to_seconds
 from peerjob.model.errors import OptionError, UnknownInstanceError
 from peerjob.model.ids import checked_id
 from peerjob.model.query import Query
-from peerjob.model.rights import SYSTEM
 from peerjob.node.manager.loop_pauses import map_with_pauses, pause_after
 from peerjob.node.node import Node
 from peerjob.proto.job.v1 import service_pb2 as pb
@@ -24,10 +22,9 @@ from peerjob.remote.wire.requests import MAX_BULK, call_of, ids_of
 from peerjob.remote.wire.values import given_span, stamp
 from peerjob.version import __version__
 
-from .access import check_kind, check_runs, is_limited
 from .pages import messages_that_fit, page_of, part_of
 from .rpc_service import Context
-from .scopes import kind_to_retry
+from .scopes import caller_scope, kind_to_retry, visible
 
 API_VERSION = "v1"
 MAX_WAIT = 30.0
@@ -83,11 +80,12 @@ class InstanceRpcs:
     async def lookup_instances(
         self, request: pb.LookupInstancesRequest, context: Context
     ) -> pb.LookupInstancesResponse:
-        instances, end = await page_of(self._node.lookup_instances, _message_in(request.query.view), request.query)
+        look_up = visible(self._node).lookup_instances
+        instances, end = await page_of(look_up, _message_in(request.query.view), request.query)
         return pb.LookupInstancesResponse(instances=instances, **end)
 
     async def lookup_history(self, request: pb.LookupHistoryRequest, context: Context) -> pb.LookupHistoryResponse:
-        entries, end = await page_of(self._node.lookup_history, history_message, request.query)
+        entries, end = await page_of(visible(self._node).lookup_history, history_message, request.query)
         return pb.LookupHistoryResponse(entries=entries, **end)
 
     async def lookup_logs(self, request: pb.LookupLogsRequest, context: Context) -> pb.LookupLogsResponse:
@@ -96,11 +94,11 @@ class InstanceRpcs:
         def show(entry: LogEntry) -> pb.LogLine:
             return log_message(entry, encoded=encoded)
 
-        lines, end = await page_of(self._node.lookup_logs, show, request.query)
+        lines, end = await page_of(visible(self._node).lookup_logs, show, request.query)
         return pb.LookupLogsResponse(lines=lines, **end)
 
     async def get_stats(self, request: pb.GetStatsRequest, context: Context) -> pb.GetStatsResponse:
-        return stats_message(await self._node.stats())
+        return stats_message(await visible(self._node).stats())
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 
@@ -139,8 +137,8 @@ class InstanceRpcs:
         )
 
     async def retry_instance(self, request: pb.RetryInstanceRequest, context: Context) -> pb.RetryInstanceResponse:
-        if is_limited():
-            await check_runs(self._node, [await kind_to_retry(self._node, request)])
+        if (scope := caller_scope()).is_limited:
+            await scope.check_runs(self._node, [await kind_to_retry(self._node, request)])
         made = await self._node.retry_instance(
             request.uuid, id=request.new_uuid if request.HasField("new_uuid") else None
         )
@@ -148,18 +146,16 @@ class InstanceRpcs:
 
     async def _check_retry(self, query: Query) -> None:
         """Raise AuthError if a query matches instances that the caller is not allowed to retry."""
-        if not is_limited():
+        scope = caller_scope()
+        if not scope.is_limited:
             return
         if query.kind is not None:
-            await check_runs(self._node, [query.kind])
-            return
-        if query.id is not None:
+            await scope.check_runs(self._node, [query.kind])
+        elif query.id is not None:
             with contextlib.suppress(UnknownInstanceError):
-                await check_runs(self._node, [(await self._node.lookup_instance(query.id)).kind])
-            return
-        for kind in (await self._node.stats()).counts:
-            if kind.startswith(SYSTEM) and await self._node.count(replace(query, kind=kind)):
-                check_kind(kind)
+                await scope.check_runs(self._node, [(await self._node.lookup_instance(query.id)).kind])
+        else:
+            await scope.check_system(self._node, query)
 
 
 async def check_kinds(node: Node, requests: Iterable[pb.ScheduleJobRequest]) -> None:
@@ -168,8 +164,8 @@ async def check_kinds(node: Node, requests: Iterable[pb.ScheduleJobRequest]) -> 
     Raises AuthError for a kind that the caller may not use.
     """
     requests = list(requests)
-    await check_runs(node, {one.kind for one in requests})
-    await node.check_known(one.kind for one in requests if not one.allow_unknown)
+    await caller_scope().check_runs(node, {request.kind for request in requests})
+    await node.check_known(request.kind for request in requests if not request.allow_unknown)
 
 
 def wait_seconds(request: pb.WaitInstanceRequest | pb.WaitInstancesRequest | pb.DrainRequest) -> float:

@@ -19,6 +19,7 @@ from .access import check_schedule
 from .instances import check_kinds
 from .pages import MAX_BYTES
 from .rpc_service import Context
+from .scopes import visible
 
 
 class ScheduleRpcs:
@@ -38,7 +39,7 @@ class ScheduleRpcs:
 
     async def list_schedules(self, request: pb.ListSchedulesRequest, context: Context) -> pb.ListSchedulesResponse:
         response, size = pb.ListSchedulesResponse(), 0
-        for schedule in await self._node.schedules():
+        for schedule in await visible(self._node).schedules():
             if request.HasField("cursor") and schedule.name <= request.cursor:
                 continue
             message = schedule_message(schedule)

@@ -21,6 +21,7 @@ from peerjob.remote.wire.queries import query_of
 from peerjob.remote.wire.updates import position_of, update_message
 
 from .rpc_service import Context
+from .scopes import visible
 
 WATCH_BEGUN = (("peerjob-watch", "begun"),)
 MAX_SHARED = 8
@@ -44,7 +45,7 @@ class StreamRpcs:
     async def watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
         encoded = request.query.view == ENCODED
         begin = cast("Callable[[], Awaitable[None]]", lambda: context.send_initial_metadata(WATCH_BEGUN))
-        events = cast(Any, self._node.watch(query_of(request.query), on_begin=begin))
+        events = cast(Any, visible(self._node).watch(query_of(request.query), on_begin=begin))
         async with aclosing(events):
             async for event in events:
                 yield self._message(event, encoded=encoded)

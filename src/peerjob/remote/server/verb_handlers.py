@@ -7,10 +7,11 @@ from typing import Any, cast
 from google.protobuf.message import Message
 
 from peerjob.node.node import Node
-from peerjob.remote.wire.rpcs import RPCS, VerbRpc
+from peerjob.remote.wire.rpcs import RPCS, SCOPES, Scope, VerbRpc
 
 from .access import check_schedule
 from .rpc_service import Context, Unary
+from .scopes import visible
 
 
 def verb_handlers(node: Node) -> dict[str, Unary]:
@@ -24,7 +25,8 @@ def _handler(node: Node, rpc: VerbRpc[Any, Any, Any, Any]) -> Unary:
         criteria = rpc.criteria.read(request)
         if rpc.changes_schedule:
             await check_schedule(node, request.name)
-        response: Message = rpc.response(**rpc.result.write(await rpc.verb(node, criteria)))
+        manager = visible(node) if SCOPES[rpc.name] is Scope.FILTERED else node
+        response: Message = rpc.response(**rpc.result.write(await rpc.verb(manager, criteria)))
         return response
 
     return handle

@@ -34,13 +34,6 @@ def activity_of(message: pb.GetActivityResponse) -> Activity:
     )
 
 
-def without_others(message: pb.GetActivityResponse) -> None:
-    """Replace the sum of the other kinds by zeros."""
-    zeros = (0,) * len(message.others.started)
-    none = KindActivity(started=zeros, completed=zeros, failed=zeros, retried=zeros, cancelled=zeros)
-    message.others.CopyFrom(_message("", none))
-
-
 def _message(kind: str, one: KindActivity) -> pb.KindActivity:
     return pb.KindActivity(
         kind=kind,

@@ -7,8 +7,6 @@ from peerjob.model.rights import Role
 from peerjob.web.page import page
 from peerjob.web.visit import Shown, Visit
 
-from .checks import offset
-
 PAGE = 100
 
 
@@ -17,7 +15,7 @@ async def audit(visit: Visit) -> Shown:
     records = await visit.manager.audit(MAX_AUDIT)
     text, verb = visit.param("q").casefold(), visit.param("verb")
     found = [one for one in records if verb in ("", one.verb) and _matches(one, text)]
-    begin = offset(visit, len(found), PAGE)
+    begin = visit.offset(len(found), PAGE)
     return Shown(
         "audit.html",
         rows=found[begin : begin + PAGE],

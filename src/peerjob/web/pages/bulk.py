@@ -21,8 +21,6 @@ from peerjob.web.security import RefusedError
 from peerjob.web.steps import Verb
 from peerjob.web.visit import Done, Shown, Visit
 
-from .checks import check_runs, is_limited
-
 DONE: dict[Verb, str] = {"cancel": "Cancelled", "retry": "Scheduled again", "clear": "Removed"}
 RPC: dict[Verb, str] = {"cancel": "CancelInstances", "retry": "RetryInstances", "clear": "ClearInstances"}
 BY_TIME = (
@@ -58,11 +56,11 @@ async def _selected(visit: Visit, verb: Verb, filters: Filters) -> Shown | Done:
     if not visit.given("go"):
         return Shown("bulk_ask.html", verb=verb, filters=filters, ids=ids, count=len(ids), exact=True, until="")
     visit.act.verb, visit.act.criteria = RPC[verb], f"uuid={','.join(ids)}"
-    if verb == "retry" and is_limited(visit):
+    if verb == "retry" and visit.scope.is_limited:
         # one that is gone does not count, as in `act_on`
         found = [one.kind for id in ids for one in await visit.manager.lookup_instances(Query(uuid=id))]
         for kind in sorted(set(found)):
-            await check_runs(visit, kind)
+            await visit.check_runs(kind)
     visit.act.count = await steps.act_on(visit.manager, verb, ids, visit.once)
     return Done(to=back, notice=f"{DONE[verb]}: {visit.act.count:,} of {len(ids):,}.")
 
@@ -88,11 +86,11 @@ async def _all(visit: Visit, verb: Verb, filters: Filters) -> Shown:
         return Shown("bulk_ask.html", ids=[], count=count, exact=exact, **values)
     visit.act.verb, visit.act.criteria = RPC[verb], f"query={filters}"
     done, total = _number(visit, "done"), _number(visit, "total")
-    if wanted is not None and verb == "retry" and is_limited(visit):
+    if wanted is not None and verb == "retry" and visit.scope.is_limited:
         if wanted.kind is not None:
-            await check_runs(visit, wanted.kind)
-        elif visit.principal.rights.role < Role.ADMIN:
-            await steps.check_system(visit.manager, wanted)
+            await visit.check_runs(wanted.kind)
+        else:
+            await visit.scope.check_system(visit.manager, wanted)
     result = steps.StepResult(count=0, after=None)
     if wanted is not None:
         if (begin := parse_time("after", visit.given("after"), visit.now)) is not None:

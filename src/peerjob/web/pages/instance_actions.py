@@ -28,8 +28,6 @@ from peerjob.web.security import RefusedError
 from peerjob.web.values import arguments_text, has_mask, has_masked, masked_like, pretty
 from peerjob.web.visit import Done, Shown, Visit
 
-from .checks import check_runs
-
 
 async def cancel(visit: Visit) -> Done:
     """Cancel an instance."""
@@ -57,7 +55,7 @@ async def retry(visit: Visit) -> Done:
     """Schedule an instance again, as it was."""
     id = _id(visit)
     one = await visit.manager.lookup_instance(id)
-    await check_runs(visit, one.kind)
+    await visit.check_runs(one.kind)
     if not one.state.is_final:
         raise RefusedError(409, f"The instance is {one.state}; only a final one is retried.")
     made = await visit.manager.retry_instance(id, id=await visit.once())
@@ -75,7 +73,7 @@ async def again(visit: Visit) -> Shown | Done:
     """Schedule an instance of the same kind with other arguments."""
     one = await visit.manager.lookup_instance(visit.need("id"))
     visit.act.criteria = f"kind={one.kind}"
-    await check_runs(visit, one.kind)
+    await visit.check_runs(one.kind)
     text = visit.given("arguments")
     try:
         given = _arguments(text)

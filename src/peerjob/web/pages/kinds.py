@@ -23,8 +23,6 @@ from peerjob.web.page import action, page
 from peerjob.web.samples import Sample
 from peerjob.web.visit import Done, Shown, Visit
 
-from .checks import check_runs, offset
-
 PAGE = 100
 SAMPLE = 200
 """Instances whose durations a page of a kind shows: the latest of the last day."""
@@ -56,7 +54,7 @@ async def kinds(visit: Visit) -> Shown:
     by_kind = {one.kind: one for one in jobs}
     text = visit.param("q").casefold()
     names = [one for one in sorted(by_kind.keys() | sample.stats.counts.keys()) if text in one.casefold()]
-    begin = offset(visit, len(names), PAGE)
+    begin = visit.offset(len(names), PAGE)
     rows = [_row(one, by_kind.get(one), sample) for one in names[begin : begin + PAGE]]
     return Shown("kinds.html", rows=rows, total=len(names), begin=begin, page=PAGE)
 
@@ -167,7 +165,7 @@ def _duration(one: Instance[Any]) -> float | None:
 async def schedule(visit: Visit) -> Done | Shown:
     """Schedule one run of a kind."""
     name = visit.given("kind")
-    await check_runs(visit, name)
+    await visit.check_runs(name)
     visit.act.criteria = f"kind={name}"
     job = await _job(visit, name)
     if job is None:

@@ -22,8 +22,6 @@ from peerjob.model.rights import Role
 from peerjob.web.page import action, page
 from peerjob.web.visit import Done, Shown, Visit
 
-from .checks import check_runs, offset
-
 PAGE = 25
 """Schedules of one page. Each of them needs a read of its ledger."""
 STRIP = 30
@@ -65,7 +63,7 @@ async def schedules(visit: Visit) -> Shown:
     found = [one for one in everything if text in one.name.casefold() or text in one.kind.casefold()]
     if state in ("active", "paused"):
         found = [one for one in found if one.paused == (state == "paused")]
-    begin = offset(visit, len(found), PAGE)
+    begin = visit.offset(len(found), PAGE)
     rows = found[begin : begin + PAGE]
     tallies = await asyncio.gather(*(_tally(one) for one in rows))
     return Shown(
@@ -221,7 +219,7 @@ async def _preview(found: Schedule, visit: Visit) -> Preview:
 async def _named(visit: Visit) -> Schedule:
     """The schedule of a form; raises AuthError for a kind that the sender must not use."""
     found = await visit.manager.lookup_schedule(visit.given("name"))
-    await check_runs(visit, found.kind)
+    await visit.check_runs(found.kind)
     visit.act.criteria = f"name={found.name}"
     return found
 

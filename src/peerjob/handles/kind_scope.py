@@ -1,0 +1,200 @@
+"""What the rights of a caller show and allow, if they are limited to kinds, or if they are not those of an admin.
+
+The gRPC service and the dashboard both apply these rules, and no others. `ScopedManager` applies them to each verb. No
+text of an error names a kind that the caller has not given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+from itertools import count
+from typing import Any, NoReturn, Protocol, TypeVar
+from uuid import UUID
+
+from msgspec import structs
+
+from peerjob.model.activity import Activity, KindActivity
+from peerjob.model.errors import AuthError, UnknownInstanceError, UnknownKindError, UnknownScheduleError
+from peerjob.model.own_cursors import own_cursor
+from peerjob.model.query import Query, ResultPage
+from peerjob.model.record import NodeView
+from peerjob.model.rights import SYSTEM, Rights, Role
+from peerjob.model.worker import Worker
+
+from .instance import Instance
+from .manager import Manager, Stats
+from .schedule import Schedule
+
+T = TypeVar("T")
+
+
+class OfKind(Protocol):
+    """A thing that belongs to a kind."""
+
+    @property
+    def kind(self) -> str: ...
+
+
+K = TypeVar("K", bound=OfKind)
+
+
+class KindScope:
+    """The rules of a caller's rights about kinds. Instances and schedules of other kinds are unknown to the caller."""
+
+    def __init__(self, rights: Rights) -> None:
+        self._rights = rights
+
+    # -- one kind ----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there are kinds that the caller may not use."""
+        return bool(self._rights.kinds) or self._rights.role < Role.ADMIN
+
+    def includes(self, kind: str) -> bool:
+        """Whether a kind exists for the caller."""
+        return self._rights.include(kind)
+
+    def may_use(self, kind: str) -> bool:
+        """Whether the caller may schedule a kind: peerjob's own kinds need an admin. The role is checked elsewhere."""
+        return self.includes(kind) and (self._rights.role >= Role.ADMIN or not kind.startswith(SYSTEM))
+
+    def check_included(self, kind: str, alias: str | None = None) -> None:
+        """Raise AuthError for another kind. It names the alias, if the caller gave that."""
+        if not self.includes(kind):
+            raise AuthError(f"kind {alias or kind!r} is not one of {self._listed}, to which your rights are limited")
+
+    def check_use(self, kind: str, alias: str | None = None) -> None:
+        """Raise AuthError for a kind that the caller may not schedule."""
+        if alias is not None and self.includes(alias) and not self.includes(kind):
+            raise AuthError(f"kind {alias!r} is an alias of a kind that your rights do not include")
+        self.check_included(kind, alias)
+        if not self.may_use(kind):
+            role = self._rights.role.name.lower()
+            raise AuthError(f"kind {alias or kind!r} needs the role admin, and your rights have the role {role}")
+
+    async def check_runs(self, manager: Any, kinds: Iterable[str]) -> None:
+        """Raise AuthError for a kind or alias by which a node would run a kind that the caller may not schedule.
+
+        Other nodes can know aliases that this node does not know. A client does not know aliases: the service that it
+        calls then checks the rights of the client.
+        """
+        if not self.is_limited:
+            return
+        given = list(kinds)
+        kinds_behind = getattr(manager, "kinds_behind", None)
+        behind: dict[str, set[str]] = {kind: {kind} for kind in given}
+        if kinds_behind is not None:
+            behind = await kinds_behind(given)
+        for kind in given:
+            for run in sorted(behind[kind]):
+                self.check_use(run, alias=kind)
+
+    async def check_system(self, manager: Manager, query: Query) -> None:
+        """Raise AuthError if a query matches instances of kinds that need an admin."""
+        if self._rights.role >= Role.ADMIN:
+            return
+        for kind in (await manager.stats()).counts:
+            if kind.startswith(SYSTEM) and await manager.count(replace(query, kind=kind)):
+                self.check_use(kind)
+
+    def masked(self, error: UnknownKindError) -> UnknownKindError:
+        """The error, which lists the kinds that are known, without other kinds."""
+        return UnknownKindError(error.kind, self.own(error.known))
+
+    # -- calls -------------------------------------------------------------------------------------------------------
+
+    async def instance(self, manager: Manager, uuid: str | UUID) -> Instance[Any]:
+        """The instance; raises UnknownInstanceError for one of another kind."""
+        instance = await manager.lookup_instance(uuid)
+        if not self.includes(instance.kind):
+            raise UnknownInstanceError(instance.id)
+        return instance
+
+    async def schedule(self, manager: Manager, name: str) -> Schedule:
+        """The schedule; raises UnknownScheduleError for one of another kind."""
+        schedule = await manager.lookup_schedule(name)
+        if not self.includes(schedule.kind):
+            raise UnknownScheduleError(name)
+        return schedule
+
+    async def check_query(self, manager: Manager, query: Query, acting: str = "") -> None:
+        """Raise the error of a query for another kind. An `acting` call, by its name, needs a kind or an instance."""
+        if query.kind is not None:
+            self.check_included(query.kind)
+        elif query.id is not None:
+            await self.instance(manager, query.id)
+        elif acting and self._rights.kinds:
+            raise AuthError(f"{acting} needs a kind in its query, since your rights are limited to {self._listed}")
+
+    def refuse_whole(self, call: str) -> NoReturn:
+        """Raise the AuthError of a call that concerns all kinds."""
+        raise AuthError(f"{call} concerns all kinds, and your rights are limited to {self._listed}")
+
+    @property
+    def _listed(self) -> str:
+        return ", ".join(self._rights.kinds)
+
+    # -- answers -----------------------------------------------------------------------------------------------------
+
+    def own(self, kinds: Iterable[str]) -> list[str]:
+        """The kinds that exist for the caller."""
+        return [kind for kind in kinds if self.includes(kind)]
+
+    def own_items(self, items: Iterable[K]) -> list[K]:
+        """The things of these kinds."""
+        return [item for item in items if self.includes(item.kind)]
+
+    def own_values(self, by_kind: dict[str, T]) -> dict[str, T]:
+        """The values of these kinds."""
+        return {kind: value for kind, value in by_kind.items() if self.includes(kind)}
+
+    def stats(self, stats: Stats) -> Stats:
+        """The counts of these kinds."""
+        return replace(stats, counts=self.own_values(stats.counts), unserved=self.own_values(stats.unserved))
+
+    def activity(self, activity: Activity) -> Activity:
+        """The activity of these kinds. The sum of the kinds without a row of their own is left out."""
+        zeros = (0,) * len(activity.others.started)
+        others = KindActivity(started=zeros, completed=zeros, failed=zeros, retried=zeros, cancelled=zeros)
+        return replace(activity, kinds=self.own_values(dict(activity.kinds)), others=others)
+
+    def node(self, view: NodeView) -> NodeView:
+        """A node as if it ran these kinds only."""
+        info = view.info
+        # one descriptor for each kind, also for those that are left out
+        signatures = self.own_values(info.signatures)
+        own = structs.replace(info, kinds=tuple(self.own(info.kinds)), descriptors=b"", signatures=signatures)
+        return structs.replace(view, info=own)
+
+    def worker(self, worker: Worker) -> Worker:
+        """A worker, which shows no instance of another kind."""
+        if worker.kind is None or self.includes(worker.kind):
+            return worker
+        return replace(worker, kind=None, instance=None)
+
+    async def page(
+        self,
+        look_up: Callable[[Query], Awaitable[ResultPage[K]]],
+        query: Query,
+        id_of: Callable[[K], str],
+        *,
+        most: int,
+    ) -> ResultPage[K]:
+        """A page of these kinds, from at most `most` pages of all kinds, or more if they are of one millisecond.
+
+        It can be short, and have a cursor, if the next instances are of other kinds. No cursor has such an id.
+        """
+        kept, cursor = list[K](), query.cursor
+        for number in count(1):
+            page = await look_up(replace(query, cursor=cursor, limit=max(1, query.limit - len(kept))))
+            kept += self.own_items(page)
+            cursor = page.cursor
+            if cursor is None:
+                break
+            if len(kept) >= query.limit or number >= most:
+                shown = own_cursor(cursor, id_of(kept[-1]) if kept else None, query.cursor, query.order)
+                if shown is not None:
+                    return ResultPage(kept, shown)
+        return ResultPage(kept, None)
