@@ -8,7 +8,8 @@ they are built), `client` (connections), `commands` (the contract) and `check` (
 Read in this order:
 
 1. `scripts/lib/keys.lua` lists all keys; `scripts/lib/record.lua` has the format of a record; `scripts/lib/base.lua`
-   collects writes. Then read `enqueue.lua`, `claim.lua`, `commit.lua`, `reap.lua` and `fire.lua` in the other folders.
+   collects writes. Then read `enqueue.lua`, `claim.lua` (its four parts are `scripts/lib/claim_*.lua`), `commit.lua`,
+   `reap.lua` and `fire.lua` in the other folders.
 2. `script` builds each script from its file and the definitions that it names.
 3. `store` is the whole: it inherits the groups of commands `queue_commands`, `node_commands`, `schedule_commands`,
    `read_commands` and `retention_commands`. Their base is in `driver`; `codec` converts values.

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 _PARTS = (
-    *("base", "values", "keys", "kinds", "heap", "record", "claims", "lease", "queue", "hints", "slot", "aside"),
+    *("base", "values", "keys", "kinds", "heap", "record", "usual", "claims", "lease", "queue", "hints", "slot"),
+    *("aside", "claim_repeat", "claim_select", "claim_due", "claim_take"),
     *("outcome", "takeback", "payloads", "pages", "arrival", "schedule", "ledger", "firing"),
 )
 """The files of `lib`, in an order in which each definition uses only earlier definitions."""

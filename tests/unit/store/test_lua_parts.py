@@ -102,6 +102,12 @@ def test_a_script_gets_what_it_names_and_nothing_else() -> None:
         assert shebang == "#!lua" if grows else shebang in ("#!lua flags=allow-oom", "#!lua flags=no-writes")
 
 
+def test_a_reader_can_hold_each_script() -> None:
+    folder = Path(peerjob.store.lua.__file__).parent / "scripts"
+    sizes = {path.name: len(path.read_text().splitlines()) for path in folder.rglob("*.lua")}
+    assert {name: size for name, size in sizes.items() if size > 250} == {}
+
+
 def test_the_checked_rights_are_the_commands_of_the_scripts() -> None:
     """A quoted word in capitals is a command, or a word of a command."""
     quoted = {

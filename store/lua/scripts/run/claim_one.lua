@@ -9,17 +9,19 @@ local incarnation, command, request, set_name = ARGV[1], ARGV[2], ARGV[3], ARGV[
 local owned, requests = owned_key(incarnation), requests_key(incarnation)
 local name, registered = unpack(call('HMGET', node_key(incarnation), 'name', 'set'))
 local answered = call('HGET', requests, command)
--- A request that is the last one, or an earlier one, is for claim.lua.
+-- 1. A request that is the last one, or an earlier one, is for claim.lua.
 if not name or registered ~= set_name or has_indexes or has_watchers
   or answered and (request < answered or sub(answered, 1, #request + 1) == request .. '\n') then
   return {'more'}
 end
 name = text_or(name, incarnation)
+-- 2. So is an instance that has fallen due.
 local next_due = earliest_due()
 if next_due and next_due <= now then
   return {'more'}
 end
 
+-- 3. Select the only instance that is due.
 local kind, member = nil, nil
 for n = 9, #ARGV, 2 do
   local first = call('ZRANGE', ready_key(ARGV[n]), 0, 1)
@@ -35,10 +37,11 @@ if not member then
   if idle ~= set_name then
     return {'more'}
   end
-  call('HSET', requests, command, request .. '\n' .. digits(now) .. '\n' .. digits(next_due or 0) .. '\n')
+  call('HSET', requests, command, kept_answer(request, digits(next_due or 0), '', ''))
   return {'ok', now, next_due or 0, {}, {}, {}}
 end
 
+-- 4. Take it.
 local id = sub(member, 17)
 local found = call('MGET', record_key(id), spec_key(id))
 local usual = claimed(found[1], kind, incarnation, name)
@@ -59,6 +62,6 @@ if idle then
   call('SREM', idle_key(sub(idle, 1, SET_SIZE)), incarnation)
   call('HDEL', IDLE, incarnation)
 end
-call('HSET', requests, command, request .. '\n' .. digits(now) .. '\n0\n' .. id .. '\n' .. fence)
+call('HSET', requests, command, kept_answer(request, '0', id, '\n' .. fence))
 return {'ok', now, 0, {}, {},
   {kind, usual.fence, usual.priority, usual.due, usual.attempts, usual.crashes, usual.losses}, id, found[2], 1}

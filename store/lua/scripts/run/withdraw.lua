@@ -17,13 +17,11 @@ woken[incarnation] = true
 local taken, owned = 0, owned_key(incarnation)
 local answered = call('HGET', requests_key(incarnation), 'hint-claim')
 if answered and sub(answered, 1, #request + 1) == request .. '\n' then
-  local ids_text, fences_text = match(answered, '^%d+\n%d+\n([^\n]*)(.*)$', #request + 2)
-  local own_fence = string.gmatch(fences_text, '%d+')
-  for from = 1, #ids_text, ID_SIZE do
-    local id = sub(ids_text, from, from + ID_SIZE - 1)
+  local ids, fences = kept_claims(answered, request)
+  for n, id in ipairs(ids) do
     -- With another fence, this is a later claim of the same instance.
     local fence = claim_parts(call('HGET', owned, id) or '')
-    local record = fence == own_fence() and decode(call('MGET', record_key(id))[1])
+    local record = fence == fences[n] and decode(call('MGET', record_key(id))[1])
     if record and record.state == PROCESSING and record.owner == incarnation then
       record.attempts = record.attempts - 1
       end_claim(incarnation, id, record, {state = SCHEDULED, due = record.due, node = name,

@@ -1,0 +1,185 @@
+-- The selection of a claim: a merge of the queues of the wanted kinds, in order of priority, due time and id. A source
+-- is a queue, or the index of heads. A claim reads a source in pieces, each longer than the last, so that a small claim
+-- reads little.
+
+-- A claim ends when the specs in the reply have this many bytes, so that a reply stays small.
+local MAX_CLAIM_BYTES = 1048576
+-- Each queue is opened once, and at most this many are opened, so that one claim stays short.
+local MAX_OPENED = 200
+
+-- Return how many instances of a kind a claim can take. A kind is held back here: the selection opens no queue of a
+-- kind without room.
+local function room_of(claim, kind)
+  return min(claim.caps[kind] or claim.default, claim.limit)
+end
+
+local function precedes(one, other)
+  return one.score < other.score or one.score == other.score and one.member < other.member
+end
+
+-- Go on to the next instance of a source; return nil at its end.
+local function advance(source, limit)
+  local at = source.at + 2
+  if not source.window[at] and not source.ended then
+    local piece = source.piece
+    source.window = call('ZRANGE', source.key, source.offset, source.offset + piece - 1, 'WITHSCORES')
+    source.ended = #source.window < 2 * piece
+    source.offset, source.piece, at = source.offset + piece, min(4 * piece, limit), 1
+  end
+  local score_text = source.window[at + 1]
+  source.at, source.member = at, source.window[at]
+  if source.score_text ~= score_text then
+    source.score_text, source.score = score_text, score_text and tonumber(score_text)
+  end
+  return source.member
+end
+
+local function open_source(selection, kind, piece)
+  local claim, key = selection.claim, ready_key(kind)
+  local source = {kind = kind, key = key, left = room_of(claim, kind), piece = min(piece, claim.limit), offset = 0,
+    at = -1, taken = 0, window = {}}
+  if source.left > 0 and advance(source, claim.limit) then
+    source.head = {source.member, source.window[2]}
+    selection.sources[#selection.sources + 1] = source
+    checked_sizes[key] = true
+    push(selection.heap, source, precedes)
+    return source
+  end
+end
+
+-- Return the source with the best next instance, and correct stale entries of the index of heads.
+local function best_source(selection)
+  local claim, heads, heap, opened = selection.claim, selection.heads, selection.heap, selection.opened
+  while heads.member and (not heap[1] or precedes(heads, heap[1])) do
+    local kind = sub(heads.member, ID_SIZE + 17)
+    if #selection.sources == MAX_OPENED then
+      return nil
+    end
+    local source = opened[kind] == nil and open_source(selection, kind, 4)
+    local actual = opened[kind] or source and source.member .. kind
+    opened[kind] = actual or false
+    if actual ~= heads.member and room_of(claim, kind) > 0 then
+      prepare_queue(kind, false, true)
+      add('ZREM', heads.key, heads.member)
+      if source then
+        add_pair('ZADD', heads.key, source.window[2], actual)
+      end
+    end
+    advance(heads, claim.limit)
+  end
+  return heap[1]
+end
+
+-- Return the first suspect of the wanted kinds, or nil. `kinds` is empty if the set of kinds has an index of heads.
+local function first_suspect(claim, kinds)
+  local first = nil
+  local function compare(kind, member, score)
+    local suspect = {kind = kind, suspect = true, member = member, score = tonumber(score), left = 0, taken = 1}
+    if room_of(claim, kind) > 0 and (not first or precedes(suspect, first)) then
+      first = suspect
+    end
+  end
+  if claim.letter == 'x' then
+    local heads = call('ZRANGE', heads_key(claim.set, true), 0, 15, 'WITHSCORES')
+    for n = 1, #heads, 2 do
+      compare(sub(heads[n], ID_SIZE + 17), sub(heads[n], 1, ID_SIZE + 16), heads[n + 1])
+    end
+    return first
+  end
+  for begin = 1, #kinds, SLICE do
+    local last, keys = min(begin + SLICE - 1, #kinds), {}
+    for n = begin, last do
+      keys[n - begin + 1] = suspects_key(kinds[n])
+    end
+    for n = begin, call('EXISTS', unpack(keys)) > 0 and last or 0 do
+      local head = call('ZRANGE', suspects_key(kinds[n]), 0, 0, 'WITHSCORES')
+      if head[1] then
+        compare(kinds[n], head[1], head[2])
+      end
+    end
+  end
+  return first
+end
+
+-- Begin to select the instances of a claim. A suspect is an instance whose earlier nodes died. A claim takes a suspect
+-- alone, and only if the suspect comes before all other instances.
+local function open_selection(claim)
+  local limit = claim.limit
+  local kinds = claim.letter == 's' and claim.named or claim.letter == 'u' and limit > 0
+    and call('SMEMBERS', set_key(claim.set)) or {}
+  local heads = {key = heads_key(claim.set, false), offset = 0, at = -1, window = {}, piece = 16,
+    ended = claim.letter ~= 'x' or limit <= 0}
+  local selection = {claim = claim, sources = {}, heap = {}, heads = heads, opened = {}, suspect = nil}
+  for n = 1, #kinds do
+    open_source(selection, kinds[n], #kinds == 1 and limit or 16)
+  end
+  advance(heads, limit)
+  local suspect = claim.wants_suspect and limit > 0 and first_suspect(claim, kinds)
+  local first = suspect and best_source(selection)
+  if suspect and not (first and precedes(first, suspect)) then
+    selection.suspect = suspect
+  end
+  return selection
+end
+
+-- Return the ids of the next instances, and the source of each; nil if the claim is full, or nothing is left. `before`
+-- are the ids that the last call returned.
+local function select_due(selection, before)
+  local claim, heap, heads = selection.claim, selection.heap, selection.heads
+  if selection.suspect then
+    return not before and {sub(selection.suspect.member, 17)} or nil, {selection.suspect}
+  elseif claim.cut_at or claim.count >= claim.limit then
+    return nil
+  end
+  local ids, sources, limit = {}, {}, claim.limit
+  -- Assume that the next instances are as large as the largest so far, so that the script reads few that do not fit.
+  local some = claim.largest == 0 and 8 or max(1, min(32, math.floor((MAX_CLAIM_BYTES - claim.bytes) / claim.largest)))
+  for n = 1, min(some, limit - claim.count) do
+    local source = heads.member and best_source(selection) or heap[1]
+    if not source then
+      break
+    end
+    ids[n], sources[n] = sub(source.member, 17), source
+    source.left = source.left - 1
+    source.taken = source.taken + 1
+    if advance(source, limit) and source.left > 0 then
+      if heap[2] then
+        sink(heap, precedes)
+      end
+    else
+      drop_first(heap, precedes)
+    end
+  end
+  return ids[1] and ids, sources
+end
+
+-- Give a source one more instance, instead of one that it returned and that cannot be claimed.
+local function replace_pick(selection, source)
+  source.left = source.left + 1
+  if source.left == 1 and source.member and not source.suspect then
+    push(selection.heap, source, precedes)
+  end
+end
+
+-- Return a kind of which the selection leaves due instances, or nil.
+local function kind_left(selection)
+  local claim, heads = selection.claim, selection.heads
+  local left = claim.cut_at or heads.member and sub(heads.member, ID_SIZE + 17)
+  for _, source in ipairs(selection.sources) do
+    left = left or source.member and source.kind
+  end
+  return left
+end
+
+-- Remove the taken instances from their queues. They are the first ones of each queue, so one command removes them.
+local function leave_queues(selection)
+  local taken = {}
+  for _, source in ipairs(selection.suspect and {selection.suspect} or selection.sources) do
+    if source.taken > 0 then
+      taken[prepare_queue(source.kind, source.suspect, true, source.head)] = source.taken
+    end
+  end
+  for key, count in pairs(taken) do
+    call('ZREMRANGEBYRANK', key, 0, count - 1)
+  end
+end
