@@ -6,6 +6,12 @@ ARGS ?=
 # parallel test processes; those of the integration tests start servers of their own, and mostly wait for them
 WORKERS ?= 3
 INTEGRATION_WORKERS ?= 4
+# how the tests are divided: `test` has what a change can break on any engine, once, and `matrix` has the rest
+IN_TEST := -m 'not matrix and not soak and not compose'
+IN_MATRIX := --whole -m '(matrix or search) and not soak and not compose'
+DURATIONS := --durations=20 --durations-min=1
+# seconds in which `make matrix` plants defects
+PLANTING ?= 120
 # programs that `make soak` runs
 SEEDS ?= 500
 # programs of store commands that `make soak` runs on each engine
@@ -24,7 +30,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo quick test lint proto blocking unit unit-others integration django-suite test-soak soak faultlab test-compose mutants slips bench bench-peers bench-remote bench-guard bench-durability bench-web scale docs docs-serve pictures format screenshots lock dist manifests sbom servers clean
+.PHONY: help demo quick test matrix lint pyright proto blocking unit unit-others integration matrix-tests django-suite test-soak soak faultlab test-compose mutants mutants-some slips bench bench-peers bench-remote bench-guard bench-durability bench-web scale docs docs-serve pictures format screenshots lock dist manifests sbom servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,31 +41,39 @@ demo: $(VENV)/.installed ## three nodes at work on a Valkey of their own; one of
 quick: $(VENV)/.installed ## check what differs from main, in seconds
 	$(BIN)/python scripts/quick.py -n 2 $(ARGS)
 
-test: lint docs servers unit unit-others integration ## all that CI runs
+test: lint servers unit integration ## what a change can break on any engine, once, in eight minutes
 
-lint: $(VENV)/.installed ## style, types, the direction of imports, and whether generated code is fresh
+matrix: pyright docs servers unit-others matrix-tests mutants-some ## the rest of what CI runs: other Pythons, servers and drivers, long tests
+
+lint: $(VENV)/.installed ## style, types by mypy, the direction of imports, and whether generated code is fresh
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy src tests scripts $(wildcard bench examples)
-	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python scripts/check_rings.py
 	$(BIN)/python scripts/check_words.py
-	$(BIN)/python scripts/check_typecheckers_see_links.py
+	$(BIN)/python scripts/check_typecheckers_see_links.py mypy
 	$(BIN)/python scripts/generate_proto.py --check
 	$(BIN)/python scripts/generate_blocking.py --check
 	$(BIN)/python scripts/generate_manifests.py --check
 	$(BIN)/python scripts/vendor_web.py --check
 	$(BIN)/python tests/mutants/run.py --check
 
+pyright: $(VENV)/.installed ## types, by the checker of many editors
+	$(BIN)/pyright $(ARGS)
+	$(BIN)/python scripts/check_typecheckers_see_links.py pyright
+
 unit: $(VENV)/.installed ## tests that need no service
-	$(BIN)/pytest tests/unit -n $(WORKERS) --dist worksteal $(ARGS)
+	$(BIN)/pytest tests/unit -n $(WORKERS) --dist worksteal $(DURATIONS) $(IN_TEST) $(ARGS)
 
 unit-others: $(VENV)/.installed ## the unit tests on the newest other Python that is found; ARGS=--every: on each
 	$(BIN)/python scripts/unit_on_other_pythons.py -n $(WORKERS) $(ARGS)
 
 integration: $(VENV)/.installed servers ## tests with real servers, processes and faults
-	$(BIN)/pytest tests/integration -n $(INTEGRATION_WORKERS) --dist worksteal $(ARGS)
+	$(BIN)/pytest tests/integration -n $(INTEGRATION_WORKERS) --dist worksteal $(DURATIONS) $(IN_TEST) $(ARGS)
+
+matrix-tests: $(VENV)/.installed servers ## the tests that only `make matrix` runs
+	$(BIN)/pytest tests/unit tests/integration -n $(INTEGRATION_WORKERS) --dist worksteal $(DURATIONS) $(IN_MATRIX) $(ARGS)
 
 django-suite: $(VENV)/.installed ## Django's own tests of task backends against peerjob's; needs Python 3.12
 	$(BIN)/python scripts/django_suite.py $(ARGS)
@@ -80,6 +94,9 @@ test-compose: $(VENV)/.installed ## the compose files on a Docker engine; ENGINE
 
 mutants: $(VENV)/.installed servers ## plant the listed defects one by one, and show which test sees each: make mutants ARGS='R01 --only-listed'
 	$(BIN)/python tests/mutants/run.py $(ARGS)
+
+mutants-some: $(VENV)/.installed servers ## plant some listed defects, others for each commit, in two minutes
+	$(BIN)/python tests/mutants/run.py --only-listed --jobs 2 --seconds $(PLANTING) $(ARGS)
 
 slips: $(VENV)/.installed servers ## plant random slips, and show which of them the unit tests catch: make slips ARGS='--seed 7 --count 20'
 	$(BIN)/python tests/mutants/slips.py $(ARGS)

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 UNIT = Path("tests", "unit")
-MARKED = ("-m", "not soak and not compose and not slow")
+MARKED = ("-m", "not matrix and not soak and not compose and not long and not slow")
 
 
 def changed_files() -> list[str]:
@@ -43,7 +43,7 @@ def tests_of(files: Iterable[str]) -> list[str]:
 
 def main() -> int:
     files = changed_files()
-    # pyright and mypy know the files of the package only by the links in src/peerjob
+    # mypy knows the files of the package only by the links in src/peerjob
     python = [
         f"src/peerjob/{name}" if (ROOT / "src" / "peerjob" / name.partition("/")[0]).is_symlink() else name
         for name in files
@@ -53,7 +53,6 @@ def main() -> int:
         [BIN / "ruff", "check", "--quiet", *python],
         [BIN / "ruff", "format", "--check", "--quiet", *python],
         [BIN / "mypy", "--no-error-summary", *python],
-        [BIN / "pyright", *python],
         [sys.executable, "scripts/check_words.py"],
     ]
     # the linters run beside the tests, which mostly use one core each

@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 VERSIONS = [(3, minor) for minor in range(11, 15)]
-MARKED = ("-m", "not soak and not compose and not one_python")
+MARKED = ("-m", "not matrix and not soak and not compose and not one_python")
 ASK_VERSION = "import sys; print(*sys.version_info[:2])"
 
 

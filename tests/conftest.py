@@ -32,6 +32,8 @@ from support.servers import (
     through_glide,
 )
 
+pytest_plugins = ["support.costs", "support.division"]
+
 # two cores shared with servers and nodes make any deadline a coin toss; CI repeats the same examples
 hypothesis_settings.register_profile("peerjob", deadline=None, derandomize="CI" in os.environ)
 hypothesis_settings.load_profile("peerjob")

@@ -60,22 +60,7 @@ class OnCluster(StoreSuite):
         return lua_store(self.url, namespace=namespace, clock=SystemClock(), limits=limits)
 
 
-@on_cluster("redis")
-class TestRedisCluster(OnCluster, QueueRules, HintRules, HintedClaimRules, LivenessRules, ElectionRules):
-    """Rules that use each kind of call to a cluster."""
-
-
-@on_cluster("valkey")
-class TestGlideCluster(OnCluster, QueueRules, HintRules, HintedClaimRules):
-    """Rules that use each kind of call of valkey-glide to a cluster; leases and elections do not use it."""
-
-    @pytest.fixture(autouse=True)
-    def server(self, server_cluster: ServerCluster) -> None:
-        self.url = through_glide(server_cluster.url)
-
-
-@on_cluster("valkey")
-class TestValkeyCluster(
+class EveryScript(
     OnCluster,
     QueueRules,
     LivenessRules,
@@ -92,6 +77,31 @@ class TestValkeyCluster(
     ElectionRules,
 ):
     """Rules that together run every script."""
+
+
+@on_cluster("redis")
+class TestRedisCluster(EveryScript, HintedClaimRules):
+    """Redis."""
+
+    conformance_on = "redis-cluster"
+
+
+@on_cluster("valkey")
+class TestValkeyCluster(EveryScript):
+    """Valkey, without valkey-glide."""
+
+    conformance_on = "valkey-cluster"
+
+
+@on_cluster("valkey")
+class TestGlideCluster(OnCluster, QueueRules, HintRules, HintedClaimRules):
+    """Rules that use each kind of call of valkey-glide to a cluster; leases and elections do not use it."""
+
+    conformance_on = "glide-cluster"
+
+    @pytest.fixture(autouse=True)
+    def server(self, server_cluster: ServerCluster) -> None:
+        self.url = through_glide(server_cluster.url)
 
 
 @pytest.fixture(params=KINDS)

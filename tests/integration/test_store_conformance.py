@@ -15,13 +15,11 @@ from peerjob.store.drivers import open_store
 from peerjob.testing.factories import Peer
 from peerjob.testing.store_conformance import StoreConformance
 from peerjob.testing.store_conformance.election import ElectionRules
-from peerjob.testing.store_conformance.hinted_claims import HintedClaimRules
 from peerjob.testing.store_conformance.hints import HintRules
 from peerjob.testing.store_conformance.idempotency import IdempotencyRules
 from peerjob.testing.store_conformance.liveness import LivenessRules
 from peerjob.testing.store_conformance.ownership import OwnershipRules
 from peerjob.testing.store_conformance.suite import StoreSuite
-from peerjob.testing.store_conformance.walk import RandomWalks
 from support.etcd import EtcdCluster
 from support.leftovers import leftovers_of, traces_of
 from support.servers import GlideServer, RedisServer, Server, ValkeyServer
@@ -67,6 +65,8 @@ class Conformance(OnUrl, StoreConformance):
 class TestMemory(OnUrl, HintRules, LivenessRules):
     """The memory store on the system's clock, with the rules that wait; the unit tests have all rules."""
 
+    conformance_on = "memory-real-time"
+
     @pytest.fixture(autouse=True)
     def _url(self) -> None:
         self.url = f"memory://{uuid.uuid4().hex}"
@@ -74,6 +74,8 @@ class TestMemory(OnUrl, HintRules, LivenessRules):
 
 class TestSqlite(Conformance):
     """A file, without waits for the disk."""
+
+    conformance_on = "sqlite"
 
     @pytest.fixture(autouse=True)
     def _url(self, sqlite_url: str) -> None:
@@ -86,6 +88,8 @@ class TestSyncedSqlite(OnUrl, OwnershipRules, IdempotencyRules, ElectionRules):
     Each commit that keeps something must wait.
     """
 
+    conformance_on = "sqlite-synced"
+
     @pytest.fixture(autouse=True)
     def _url(self, sqlite_file: Path) -> Iterator[None]:
         self.url = f"sqlite://{sqlite_file}"
@@ -97,6 +101,7 @@ class TestSyncedSqlite(OnUrl, OwnershipRules, IdempotencyRules, ElectionRules):
 class TestRedis(Conformance):
     """A Redis server."""
 
+    conformance_on = "redis"
     claims_wait = True
 
     @pytest.fixture(autouse=True)
@@ -107,6 +112,7 @@ class TestRedis(Conformance):
 class TestValkey(Conformance):
     """A Valkey server, without valkey-glide."""
 
+    conformance_on = "valkey"
     claims_wait = True
 
     @pytest.fixture(autouse=True)
@@ -117,6 +123,7 @@ class TestValkey(Conformance):
 class TestGlide(Conformance):
     """A Valkey server, through valkey-glide."""
 
+    conformance_on = "glide"
     claims_wait = True
 
     @pytest.fixture(autouse=True)
@@ -137,6 +144,7 @@ class TestGlide(Conformance):
 class TestEtcd(Conformance):
     """An etcd of one member."""
 
+    conformance_on = "etcd"
     short_ttl = 1.0
 
     @pytest.fixture(autouse=True)
@@ -144,9 +152,10 @@ class TestEtcd(Conformance):
         self.url = etcd_url
 
 
-class TestEtcdCluster(OnUrl, OwnershipRules, IdempotencyRules, ElectionRules):
-    """An etcd of three members, with the rules that several members may break."""
+class TestEtcdCluster(Conformance):
+    """An etcd of three members."""
 
+    conformance_on = "etcd-cluster"
     short_ttl = 2.0
 
     @pytest.fixture(autouse=True)
@@ -154,32 +163,10 @@ class TestEtcdCluster(OnUrl, OwnershipRules, IdempotencyRules, ElectionRules):
         self.url = etcd_cluster.url
 
 
-@pytest.mark.soak
-class TestWholeEtcdCluster(Conformance):
-    """An etcd of three members, with all rules."""
+class TestConfirmedByDisk(Conformance):
+    """A Redis that confirms a step when its disk has it."""
 
-    short_ttl = 2.0
-
-    @pytest.fixture(autouse=True)
-    def _url(self, etcd_cluster: EtcdCluster) -> None:
-        self.url = etcd_cluster.url
-
-
-class TestConfirmedByDisk(OnUrl, OwnershipRules, IdempotencyRules, HintedClaimRules, RandomWalks):
-    """A Redis that confirms a step when its disk has it, with the rules that a confirmation may break."""
-
-    claims_wait = True
-    renewals_tell = True
-
-    @pytest.fixture(autouse=True)
-    def _url(self, disk_server: Server) -> None:
-        self.url = f"{disk_server.url}?durability=aof"
-
-
-@pytest.mark.soak
-class TestWholeConfirmedByDisk(Conformance):
-    """A Redis that confirms a step when its disk has it, with all rules."""
-
+    conformance_on = "redis-confirmed-by-disk"
     claims_wait = True
 
     @pytest.fixture(autouse=True)
@@ -187,10 +174,10 @@ class TestWholeConfirmedByDisk(Conformance):
         self.url = f"{disk_server.url}?durability=aof"
 
 
-@pytest.mark.soak
 class TestConfirmedByReplica(Conformance):
     """A Valkey, through valkey-glide, that confirms a step when a replica has it."""
 
+    conformance_on = "glide-confirmed-by-replica"
     claims_wait = True
 
     @pytest.fixture(autouse=True)

@@ -14,6 +14,8 @@ are the change, `tests` the arguments of pytest for the tests that should see it
 from __future__ import annotations
 
 import argparse
+import math
+import random
 import re
 import shlex
 import subprocess
@@ -58,6 +60,9 @@ def main() -> int:
     parser.add_argument(
         "--only-listed", action="store_true", help="run the listed tests alone: no random programs and no wider sets"
     )
+    parser.add_argument(
+        "--seconds", type=float, help="begin no defect after so many seconds; each commit has an order of its own"
+    )
     parser.add_argument("--check", action="store_true", help="only check that each defect fits its file")
     given = parser.parse_args()
     chosen = [one for one in planted() if not given.ids or one.id in given.ids]
@@ -67,13 +72,27 @@ def main() -> int:
     if given.check:
         return check(chosen)
     found: list[Caught] = []
+    until = math.inf
+    if given.seconds is not None:
+        until = time.monotonic() + given.seconds
+        random.Random(commit()).shuffle(chosen)
+
+    def in_time(one: Planted) -> Caught | None:
+        return attempt(one, only_listed=given.only_listed) if time.monotonic() < until else None
+
     with ThreadPoolExecutor(given.jobs) as pool:
-        for caught in pool.map(lambda one: attempt(one, only_listed=given.only_listed), chosen):
+        for caught in filter(None, pool.map(in_time, chosen)):
             found.append(caught)
             progress = f"[{len(found)}/{len(chosen)}] {caught.defect.id}"
             print(f"{progress} {caught.test or 'NOT CAUGHT'} {caught.seconds:.0f} s", file=sys.stderr, flush=True)
     print(table(found))
     return sum(not one.test for one in found) > 0
+
+
+def commit() -> str:
+    """The commit of this tree; "" in a tree without git."""
+    asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return asked.stdout.strip()
 
 
 def check(chosen: Sequence[Planted]) -> int:

@@ -4,18 +4,17 @@
 the list anew; it takes minutes, and wants a machine that does nothing else.
 """
 
-import resource
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from peerjob.testing.clock import VirtualClock
+from support.costs import costs_of
 
 SLOW = Path(__file__).with_name("slow.txt")
 SLOW_FROM = 0.1
-"""Seconds of CPU time, the test's own and that of its processes, from which a test is slow."""
-_measured: dict[str, float] = {}
+"""Seconds that a test costs, from which it is slow."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,32 +25,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the slow tests, and begin with them: at the end all other workers would wait for them."""
     listed = set(SLOW.read_text().split())
     for item in items:
-        if _name(item) in listed:
+        if _name(item.nodeid) in listed:
             item.add_marker("slow")
     items.sort(key=lambda item: (item.path.name != "test_types.py", item.get_closest_marker("slow") is None))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    before = _cpu_seconds()
-    answer = yield
-    _measured[_name(item)] = max(_measured.get(_name(item), 0), _cpu_seconds() - before)
-    return answer
-
-
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if session.config.getoption("--record-slow", default=False) and not hasattr(session.config, "workerinput"):
-        SLOW.write_text("".join(f"{name}\n" for name, spent in sorted(_measured.items()) if spent >= SLOW_FROM))
+        slow = {_name(nodeid) for nodeid, cost in costs_of(session.config).items() if cost >= SLOW_FROM}
+        SLOW.write_text("".join(f"{name}\n" for name in sorted(slow)))
 
 
-def _name(item: pytest.Item) -> str:
+def _name(nodeid: str) -> str:
     """The test without its parameters, as a path in this folder."""
-    return item.nodeid.removeprefix("tests/unit/").partition("[")[0]
-
-
-def _cpu_seconds() -> float:
-    used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    return nodeid.removeprefix("tests/unit/").partition("[")[0]
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ TESTS = (
 )
 """Those whose outcome can depend on a path: they read files of the tree, start programs or show where code is."""
 
-pytestmark = pytest.mark.one_python
+pytestmark = [pytest.mark.one_python, pytest.mark.matrix("runs many tests a second time, in another folder")]
 
 
 @pytest.mark.timeout(900)

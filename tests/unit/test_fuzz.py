@@ -23,6 +23,7 @@ from peerjob.remote.wire.rpcs import SERVICE
 from support import hostile
 from support.fuzzing import corpus, crossed, damaged, message
 from support.rpc import raw_client, served
+from support.searches import examples
 from support.stretches import Stretches, measured
 
 pytestmark = pytest.mark.one_python
@@ -36,13 +37,14 @@ UNHARMFUL = sorted({method.name for method in SERVICE.methods} - {"Drain", "Resi
 """RPCs that may be called with anything, as the node goes on after them."""
 
 
+@pytest.mark.search
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("seconds", [pytest.param(0.0, id="short"), LONG])
 def test_random_values(seconds: float) -> None:
-    """Each value is read, or refused with DecodeError: the same 25,000 values each time, or more for `seconds`."""
+    """Each value is read, or refused with DecodeError: the same values each time, or more for `seconds`."""
     chance = random.Random(20261125)  # the same for each run of the short one
     parts, until, count = corpus(), time.monotonic() + seconds, 0
-    while time.monotonic() < until or count < 25_000:
+    while time.monotonic() < until or count < examples(25_000):
         data = damaged(chance, chance.choice(parts)) if chance.random() < 0.7 else crossed(chance, parts)
         if len(data) > 1 << 20:
             continue
@@ -64,17 +66,18 @@ def test_random_values(seconds: float) -> None:
             parts.append(data)
 
 
+@pytest.mark.search
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("seconds", [pytest.param(0.0, id="short"), LONG])
 async def test_random_requests(seconds: float) -> None:
     """Each request ends in a status that names its error, and the node continues to serve.
 
-    The same 1,000 requests each time, or more for `seconds`.
+    The same requests each time, or more for `seconds`.
     """
     chance = random.Random(20261125)  # the same for each run of the short one
     parts, until, count = corpus(), time.monotonic() + seconds, 0
     async with served(WORK, ANY) as (_, server), raw_client(server.target) as client:
-        while time.monotonic() < until or count < 1_000:
+        while time.monotonic() < until or count < examples(1_000):
             name = chance.choice(UNHARMFUL)
             data = message(chance, SERVICE.methods_by_name[name].input_type, parts).SerializeToString()
             if chance.random() < 0.3:

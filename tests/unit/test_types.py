@@ -41,6 +41,7 @@ def check(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long("a checker reads the whole package")
 @pytest.mark.timeout(300)
 def test_mypy_knows_user_code(project: Path, pytestconfig: pytest.Config) -> None:
     cache = pytestconfig.cache.mkdir("mypy_user_code")
@@ -48,6 +49,7 @@ def test_mypy_knows_user_code(project: Path, pytestconfig: pytest.Config) -> Non
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+@pytest.mark.matrix("mypy finds nearly all that pyright finds")
 @pytest.mark.timeout(300)
 def test_pyright_knows_user_code(project: Path) -> None:
     checked = check(project, "pyright", "--pythonpath", sys.executable)

@@ -221,6 +221,7 @@ class Kept:
         self.counts.append(len(results))
 
 
+@pytest.mark.matrix("runs the benchmark, which only `make scale` uses")
 async def test_results_are_kept_after_each_cell_and_known_ones_are_not_measured_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -244,6 +245,7 @@ def test_nodes_that_only_renew_their_leases_are_not_taken_for_starved() -> None:
     assert starved({"calls": 0.5})
 
 
+@pytest.mark.matrix("runs the benchmark, which only `make scale` uses")
 async def test_a_run_ends_in_its_time_and_names_what_it_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'tests'}:{ROOT / 'bench'}")
     long, next_one = Cell(engine="memory", part="schedules", schedules=100_000), Cell(engine="memory", part="verbs")
@@ -254,6 +256,7 @@ async def test_a_run_ends_in_its_time_and_names_what_it_left_out(monkeypatch: py
     assert [one["skipped"] for one in kept.last.values()] == [NO_TIME, NO_TIME]
 
 
+@pytest.mark.matrix("runs the benchmark, which only `make scale` uses")
 async def test_a_cell_that_does_not_finish_is_named_and_leaves_no_data(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from support.factories import memory_store, shared_url
 from support.flaky import FlakyElections, FlakyStore
 from support.leaders import TTL, ElectionNode, Reigns
 from support.records import logged
+from support.searches import seeds
 
 Stand = Callable[[str], Awaitable[ElectionNode]]
 
@@ -369,7 +370,7 @@ async def test_a_sign_that_fails_is_no_reason_to_hurry(clock: VirtualClock, stan
     assert node.election.is_leader
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", seeds(range(5)))
 async def test_of_twenty_candidates_that_pause_and_die_never_two_act(seed: int) -> None:
     with VirtualClock(seed=seed) as clock:
         url = shared_url()

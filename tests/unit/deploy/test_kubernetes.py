@@ -100,6 +100,7 @@ STORES = {"etcd", "valkey"}
 by_folder = pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 
 
+@pytest.mark.matrix("the schemas of Kubernetes are 100 MB; no change of an engine can break a manifest")
 @pytest.mark.parametrize("release", [MIN_VERSION, MAX_VERSION])
 def test_kubernetes_knows_every_field(release: str) -> None:
     kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="the developer's own Python has it")

@@ -11,7 +11,7 @@ import pytest
 from peerjob import __version__
 from support.deploying import ROOT
 
-pytestmark = pytest.mark.one_python
+pytestmark = [pytest.mark.one_python, pytest.mark.matrix("the bill of materials changes with a release")]
 pytest.importorskip("cyclonedx_py", reason="the developer's own Python has it")
 
 

@@ -16,6 +16,7 @@ from peerjob.model.errors import ScheduleError
 from peerjob.model.recurrence import Recurrence, cron_recurrence
 from support.cron_specs import NIGHTLY, ODD, SPECS, WHOLE_HOUR, cronsim_times, walked_times
 from support.effort import least_seconds
+from support.searches import examples
 
 # thousands of examples, also where others keep the machine busy
 pytestmark = [pytest.mark.timeout(300), pytest.mark.one_python]
@@ -63,8 +64,9 @@ def fires(spec: str, zone: str, start: str, count: int) -> list[str]:
 # -- against cronsim, and against a step through wall-clock times ------------------------------------------------------
 
 
+@pytest.mark.search
 @given(SPECS, st.sampled_from(WHOLE_HOUR), DECADE)
-@settings(max_examples=250)
+@settings(max_examples=examples(250))
 def test_cronsim_agrees_over_a_decade(spec: str, zone: str, start: datetime) -> None:
     recurrence = read(spec, zone)
     start = start.replace(hour=12)  # cronsim is at a loss when it starts in an hour that comes twice
@@ -75,8 +77,9 @@ def test_cronsim_agrees_over_a_decade(spec: str, zone: str, start: datetime) -> 
     assert list(islice(recurrence.times(to_us(start), expected[-1]), 20)) == expected
 
 
+@pytest.mark.search
 @given(st.one_of(NIGHTLY, NIGHTLY, SPECS), st.sampled_from(WHOLE_HOUR[1:]), st.data())
-@settings(max_examples=250)
+@settings(max_examples=examples(250))
 def test_cronsim_agrees_where_clocks_change(spec: str, zone: str, data: st.DataObject) -> None:
     recurrence = read(spec, zone)
     start = data.draw(st.sampled_from(CHANGES[zone]))
@@ -130,12 +133,14 @@ def agrees_with_a_walk(spec: str, zone: tzinfo, change: datetime) -> None:
     assert backwards[::-1] == expected
 
 
+@pytest.mark.search
 @given(NIGHTLY, st.sampled_from(ODD))
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_a_walk_along_the_wall_clock_agrees_where_clocks_change_oddly(spec: str, place: tuple[str, datetime]) -> None:
     agrees_with_a_walk(spec, ZoneInfo(place[0]), place[1])
 
 
+@pytest.mark.search
 @given(
     NIGHTLY,
     st.integers(-180, 60),
@@ -144,7 +149,7 @@ def test_a_walk_along_the_wall_clock_agrees_where_clocks_change_oddly(spec: str,
 )
 @example("15 0 * * *", -30, 60, -60)
 @example("0 1 * * *", -1, 62, -60)
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_a_walk_agrees_at_the_edge_of_a_block(spec: str, beside: int, offset: int, shift: int) -> None:
     assume(-24 * 60 < offset + shift < 24 * 60)
     change = datetime.fromtimestamp(690 * BLOCK, UTC) + timedelta(minutes=beside)
@@ -155,8 +160,9 @@ def test_a_walk_agrees_at_the_edge_of_a_block(spec: str, beside: int, offset: in
 # -- laws --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.search
 @given(ALL_SPECS, ALL_ZONES, DECADE)
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 def test_each_time_is_after_the_one_before_and_is_found_from_both_sides(spec: str, zone: str, start: datetime) -> None:
     recurrence = read(spec, zone)
     before = to_us(start)
@@ -178,8 +184,9 @@ def test_each_time_is_after_the_one_before_and_is_found_from_both_sides(spec: st
     assert next(recurrence.times(to_us(start), before)) == first
 
 
+@pytest.mark.search
 @given(ALL_SPECS, ALL_ZONES, DECADE, st.integers(0, 3 * DAY_US), st.integers(0, 3 * DAY_US))
-@settings(max_examples=250)
+@settings(max_examples=examples(250))
 def test_times_are_counted_as_they_come(spec: str, zone: str, start: datetime, length: int, more: int) -> None:
     recurrence = read(spec, zone)
     one, two, three = to_us(start), to_us(start) + length, to_us(start) + length + more
@@ -194,8 +201,9 @@ def test_times_are_counted_as_they_come(spec: str, zone: str, start: datetime, l
     assert latest == times[-1] if times else latest is None or latest <= one
 
 
+@pytest.mark.search
 @given(NIGHTLY, st.sampled_from(WHOLE_HOUR[1:]), st.data(), st.integers(0, 24 * 60), st.integers(0, 24 * 60))
-@settings(max_examples=250)
+@settings(max_examples=examples(250))
 def test_times_are_counted_up_to_any_minute_of_a_change(
     spec: str, zone: str, data: st.DataObject, from_minute: int, minutes: int
 ) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from peerjob.model.cron.text import MAX_TEXT, CronText, EveryText, read_cron
 from peerjob.model.errors import ScheduleError
 from support.effort import least_seconds
+from support.searches import examples
 
 
 def read(spec: str) -> CronText:
@@ -226,8 +227,9 @@ def test_hostile_texts_are_dealt_with_at_once(spec: str) -> None:
     assert all(len(message) < 5 * MAX_TEXT for message in messages)
 
 
+@pytest.mark.search
 @given(st.text(st.sampled_from("0123456789*/-,LW#?HR@ \tTZ=MONJAN\x00é٣"), max_size=60))
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 def test_any_text_is_read_or_refused(spec: str) -> None:
     try:
         text = read_cron(spec)
@@ -238,12 +240,13 @@ def test_any_text_is_read_or_refused(spec: str) -> None:
         assert text.times.total > 0
 
 
+@pytest.mark.search
 @given(
     st.tuples(*[st.text(st.sampled_from("0123456789*/-,LW#?FRIMOND"), min_size=1, max_size=6) for _ in range(5)]).map(
         " ".join
     )
 )
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 def test_any_fields_are_read_or_refused(spec: str) -> None:
     try:
         text = read(spec)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 
 from peerjob import Explanation, OptionError, ScheduleError, explain
 from support.cron_specs import SPECS
+from support.searches import examples
 
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -128,8 +129,9 @@ def test_at_the_end_of_time_there_is_nothing_more() -> None:
     assert explain("0 0 1 1 *", start=datetime(9999, 12, 1, tzinfo=UTC)).fires == ()
 
 
+@pytest.mark.search
 @given(SPECS)
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_any_text_fits_the_page(spec: str) -> None:
     try:
         explained = explain(spec, "America/New_York", start=NEW_YEAR)

@@ -64,14 +64,14 @@ async def test_a_job_with_a_recurrence_runs_at_each_nominal_time(clock: VirtualC
         assert (context.schedule, context.nominal_at) == (instance.schedule, instance.nominal_at)
         seen.append((instance.schedule, instance.nominal_at))
 
-    async with running_node(Job("daily", remember, cron="30 0 * * *"), clock=clock) as node:
-        await advance(node, "1h")
+    async with running_node(Job("daily", remember, cron="5 0 * * *"), clock=clock) as node:
+        await advance(node, "10m")
 
-        assert seen == [("daily", datetime(2026, 1, 1, 0, 30, tzinfo=UTC))]
+        assert seen == [("daily", datetime(2026, 1, 1, 0, 5, tzinfo=UTC))]
         (instance,) = await node.lookup_instances()
         assert instance.to_dict()["schedule"] == "daily"
-        assert instance.to_dict()["nominal_at"] == "2026-01-01T00:30:00+00:00"
-        assert instance.created_at == datetime(2026, 1, 1, 0, 30, tzinfo=UTC)
+        assert instance.to_dict()["nominal_at"] == "2026-01-01T00:05:00+00:00"
+        assert instance.created_at == datetime(2026, 1, 1, 0, 5, tzinfo=UTC)
 
 
 async def test_its_name_is_the_option_or_the_kind(clock: VirtualClock) -> None:

@@ -38,7 +38,7 @@ async def test_a_job_object_is_served_where_it_is_scheduled(
 @pytest.mark.parametrize("verb", ["schedule", "schedule_many", "add_schedule"])
 async def test_each_verb_that_takes_a_job_serves_it_here(clock: VirtualClock, verb: str) -> None:
     """And has done so when it returns: the next text is a known kind."""
-    every = Job("double", double, every="1h")
+    every = Job("double", double, every="5m")
     async with running_node(clock=clock) as node:
         match verb:
             case "schedule":
@@ -47,7 +47,7 @@ async def test_each_verb_that_takes_a_job_serves_it_here(clock: VirtualClock, ve
                 await node.schedule_many([every.call(21)])
             case _:
                 await node.add_schedule(every, 21)
-                await clock.advance("1h")
+                await clock.advance("5m")
         assert await clock.run((await node.schedule("double", 4)).result()) == 8
         await drain(node)
         done = await node.lookup_instances(Query(kind="double"))

@@ -66,6 +66,7 @@ class Overtaken(MemoryKeyValue):
 class TestOvertaken(StoreConformance):
     """Every rule, under contention, on virtual time."""
 
+    conformance_on = "memory-contended"
     renewals_tell = True
 
     @cached_property
@@ -89,6 +90,8 @@ class TestOvertaken(StoreConformance):
 
 class TestForgetful(TestOvertaken):
     """The same with tiny caches, so that a request clears what another request has just read."""
+
+    conformance_on = "memory-contended-small-caches"
 
     @pytest.fixture(autouse=True)
     def _small_caches(self, monkeypatch: pytest.MonkeyPatch) -> None:

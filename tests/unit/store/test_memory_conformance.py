@@ -24,6 +24,7 @@ Result = TypeVar("Result")
 class TestMemory(StoreConformance):
     """Every rule, without a second of waiting."""
 
+    conformance_on = "memory"
     renewals_tell = True
 
     @cached_property
@@ -64,6 +65,8 @@ class TestMemory(StoreConformance):
 
 class TestGroupedKinds(TestMemory):
     """The same for nodes with so many kinds that they claim through indexes of queues."""
+
+    conformance_on = "memory-many-kinds"
 
     @pytest.fixture(autouse=True)
     def _no_few_kinds(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,17 +11,20 @@ from peerjob.store.kv.queue import commit
 from support.oracle.generator import generate
 from support.oracle.program import from_json
 from support.oracle.soaking import findings, judge, smaller
+from support.searches import cases
 
 MEMORY_SEEDS = range(1, 51)
 SQLITE_SEEDS = range(101, 121)
 
 
+@pytest.mark.search
 async def test_the_key_value_engine_in_memory() -> None:
-    assert await findings("memory://", MEMORY_SEEDS) == []
+    assert await findings("memory://", cases(MEMORY_SEEDS)) == []
 
 
+@pytest.mark.search
 async def test_a_file_of_sqlite(tmp_path: Path) -> None:
-    assert await findings(f"sqlite://{tmp_path}/oracle.db?sync=normal", SQLITE_SEEDS) == []
+    assert await findings(f"sqlite://{tmp_path}/oracle.db?sync=normal", cases(SQLITE_SEEDS)) == []
 
 
 def test_the_same_program_has_the_same_calls() -> None:

@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 class TestReference(StoreConformance):
     """Every rule, without a second of waiting."""
 
+    conformance_on = "reference"
     renewals_tell = True
 
     @cached_property

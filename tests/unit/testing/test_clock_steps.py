@@ -5,6 +5,7 @@ import pytest
 from peerjob import Job
 from peerjob.model.clock import CorrectedTime, to_datetime
 from peerjob.testing import TestCluster, VirtualClock
+from support.searches import seeds
 
 STEPS = ["3650d", "2h", "-2h", "5s"]
 
@@ -13,7 +14,7 @@ async def work() -> None:
     pass
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(range(3)))
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_leader_whose_clock_is_set_fires_each_time_at_its_time(step: str, seed: int) -> None:
     hourly = Job("hourly", work, cron="0 * * * *")
@@ -43,7 +44,7 @@ async def test_no_fire_is_recorded_before_its_time_when_the_clock_of_the_leader_
         assert all(fire.at_us >= fire.nominal_us for fire in fires)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(range(3)))
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_delayed_instance_waits_if_a_clock_is_set(step: str, seed: int) -> None:
     job = Job("delayed", work, after="1h")

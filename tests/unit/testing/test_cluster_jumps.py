@@ -104,6 +104,7 @@ async def act(cluster: TestCluster, chance: random.Random, made: list[Instance[A
             pass
 
 
+@pytest.mark.matrix("compares two long runs of a tool for tests")
 @pytest.mark.parametrize("seed", range(2))
 async def test_the_same_happens_with_jumps_and_without(seed: int) -> None:
     await compare(seed, steps=6, minutes=20)
@@ -214,6 +215,7 @@ async def test_a_fault_in_a_quiet_stretch_ends_the_jumps_until_the_cluster_has_c
         assert len(await cluster.leader.nodes()) == 2
 
 
+@pytest.mark.matrix("a long run of a tool for tests")
 async def test_a_node_beside_the_cluster_on_its_clock_misses_nothing() -> None:
     later, hourly = Job("later", nothing, after="100s"), Job("hourly", nothing, every="20m")
     async with TestCluster(nodes=1) as cluster:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from support.searches import seeds
 from support.simulation.generator import MIN_FAULTS, OPERATIONS, generate
 from support.simulation.program import Program, from_json
 from support.simulation.runner import Verdict, run
@@ -14,13 +15,14 @@ def judged(seed: int) -> Verdict:
     return run(generate(seed))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", seeds(SEEDS))
 def test_a_random_program_keeps_every_invariant(seed: int) -> None:
     verdict = judged(seed)
     assert verdict.violations == []
     assert verdict.evidence.runs
 
 
+@pytest.mark.matrix("what plays the programs is a tool for tests")
 def test_the_same_seed_has_the_same_trace() -> None:
     first, second = judged(3), judged(3)
     assert first.trace == second.trace
