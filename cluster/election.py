@@ -265,13 +265,13 @@ class Election(BackgroundRole):
         try:
             while waiting and (left := until - self.clock.elapsed()) > 0:
                 done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                if any(one.exception() is None and one.result() for one in done):
+                if any(task.exception() is None and task.result() for task in done):
                     break
                 if done:  # the coordinator does not report changes now, so the node asks
                     until = min(until, began + pace)
         finally:
-            for one in signs:
-                one.cancel()
+            for sign in signs:
+                sign.cancel()
             await asyncio.wait(signs)
         await asyncio.sleep(max(0.0, min(MIN_WAIT, until - self.clock.elapsed())))
 

@@ -85,7 +85,7 @@ class Reaper(BackgroundRole):
                 logger.info(
                     "took back %d instance(s) from %s",
                     len(reaped),
-                    ", ".join(sorted({one.node for one in reaped})),
+                    ", ".join(sorted({claim.node for claim in reaped})),
                 )
                 self._on_reaped(reaped)
 

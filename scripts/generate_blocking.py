@@ -174,7 +174,7 @@ def methods(twin: Twin) -> str:
 
 def names(method: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
     """Names of the decorators."""
-    return {ast.unparse(one) for one in method.decorator_list}
+    return {ast.unparse(decorator) for decorator in method.decorator_list}
 
 
 def twin_of(method: ast.FunctionDef | ast.AsyncFunctionDef, twin: Twin) -> str:
@@ -182,11 +182,14 @@ def twin_of(method: ast.FunctionDef | ast.AsyncFunctionDef, twin: Twin) -> str:
     left_out = WITHOUT.get(method.name, set[str]())
     parameters = method.args
     kept = [
-        (one, default)
-        for one, default in zip(parameters.kwonlyargs, parameters.kw_defaults, strict=True)
-        if one.arg not in left_out
+        (parameter, default)
+        for parameter, default in zip(parameters.kwonlyargs, parameters.kw_defaults, strict=True)
+        if parameter.arg not in left_out
     ]
-    parameters.kwonlyargs, parameters.kw_defaults = [one for one, _ in kept], [default for _, default in kept]
+    parameters.kwonlyargs, parameters.kw_defaults = (
+        [parameter for parameter, _ in kept],
+        [default for _, default in kept],
+    )
     assert method.returns is not None
     returned = ast.unparse(method.returns)
     head = f"def {method.name}({ast.unparse(parameters)}) -> {blocking_type(returned)}:"
@@ -226,9 +229,9 @@ def statements(method: ast.FunctionDef | ast.AsyncFunctionDef, twin: Twin, retur
 
 def converted(returned: str, value: str, twin: Twin) -> str:
     """The expression for blocking handles instead of asynchronous ones."""
-    made = "BlockingSchedule" if "Schedule" in returned else "BlockingInstance"
+    made, item = ("BlockingSchedule", "schedule") if "Schedule" in returned else ("BlockingInstance", "instance")
     if returned.startswith(("list", "Page")):
-        return f"[{made}({twin.manager}, one) for one in {value}]"
+        return f"[{made}({twin.manager}, {item}) for {item} in {value}]"
     return f"{made}({twin.manager}, {value})"
 
 
@@ -238,9 +241,9 @@ def blocking_type(annotation: str) -> str:
 
 def arguments(parameters: ast.arguments) -> str:
     """The arguments that pass the parameters on."""
-    passed = [one.arg for one in (*parameters.posonlyargs, *parameters.args) if one.arg != "self"]
+    passed = [parameter.arg for parameter in (*parameters.posonlyargs, *parameters.args) if parameter.arg != "self"]
     passed += [f"*{parameters.vararg.arg}"] if parameters.vararg else []
-    passed += [f"{one.arg}={one.arg}" for one in parameters.kwonlyargs]
+    passed += [f"{parameter.arg}={parameter.arg}" for parameter in parameters.kwonlyargs]
     passed += [f"**{parameters.kwarg.arg}"] if parameters.kwarg else []
     return ", ".join(passed)
 

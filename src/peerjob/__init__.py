@@ -245,8 +245,8 @@ if not TYPE_CHECKING:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         module, extra = _LATER[name]
         with needs_extra(extra, name):
-            found: object = getattr(import_module(f".{module}", __name__), name)
-        return found
+            value: object = getattr(import_module(f".{module}", __name__), name)
+        return value
 
 
 def __dir__() -> list[str]:

@@ -84,11 +84,11 @@ class EtcdKeyValue:
 
     async def get(self, keys: Sequence[str]) -> list[Entry | None]:
         replies = await self._read([Range(key) for key in keys])
-        return [transaction.entry(one.response_range) for reply in replies for one in reply.responses]
+        return [transaction.entry(response.response_range) for reply in replies for response in reply.responses]
 
     async def read(self, ranges: Sequence[Range]) -> list[Found]:
         replies = await self._read(ranges)
-        return [transaction.found(one.response_range) for reply in replies for one in reply.responses]
+        return [transaction.found(response.response_range) for reply in replies for response in reply.responses]
 
     async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
         many = also is not None and len(steps) > 1

@@ -46,8 +46,8 @@ class AtomicRequest:
         if not reply.succeeded:
             return None
         answers: list[Sequence[Found]] = []
-        for (start, end), one in zip(self._groups, reply.responses, strict=False):
-            replies = iter(one.response_txn.responses)
+        for (start, end), response in zip(self._groups, reply.responses, strict=False):
+            replies = iter(response.response_txn.responses)
             answers += [
                 _found(step, [*islice(replies, len(step.ops) + len(step.reads))]) for step in self._steps[start:end]
             ]
@@ -108,7 +108,7 @@ class StepwiseRequest:
         steps, also, replies = self._steps, self._also, reply.responses
         if not reply.succeeded and not self._outside:
             return Applied(reply.header.revision, [None] * len(steps), refused=True)
-        answers = [_answers(step, one.response_txn) for step, one in zip(steps, replies, strict=False)]
+        answers = [_answers(step, reply.response_txn) for step, reply in zip(steps, replies, strict=False)]
         if also is None or not reply.succeeded:
             refused = not reply.succeeded and all(answer is None for answer in answers)
             return Applied(reply.header.revision, answers, refused=refused)
@@ -144,7 +144,7 @@ def _answers(step: Step, reply: Any) -> Sequence[Found] | None:
 
 
 def _found(step: Step, replies: Sequence[Any]) -> Sequence[Found]:
-    return [found(one.response_range) for one in replies[len(step.ops) :]] if step.reads else _NO_READS
+    return [found(reply.response_range) for reply in replies[len(step.ops) :]] if step.reads else _NO_READS
 
 
 def _branch(step: Step) -> list[bytes]:

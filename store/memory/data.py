@@ -176,11 +176,11 @@ class MemoryData:
             elif limit and len(items) == limit:
                 inside = table.keys.count(start, end)
             else:
-                found = table.keys.between(start, end, reverse=wanted.reverse)
+                keys = table.keys.between(start, end, reverse=wanted.reverse)
                 if limit:
-                    found = islice(found, limit - len(items))
+                    keys = islice(keys, limit - len(items))
                 before = len(items)
-                items += [(key, entries[key]) for key in found]
+                items += [(key, entries[key]) for key in keys]
                 # most reads find less than the limit, so what they found is all
                 inside = table.keys.count(start, end) if limit and len(items) == limit else len(items) - before
             count += inside
@@ -286,12 +286,12 @@ class MemoryData:
 
     def add_watch(self, watch: MemoryWatch) -> None:
         self._watches.append(watch)
-        self._watched = tuple(prefix for one in self._watches for prefix in one.prefixes)
+        self._watched = tuple(prefix for watch in self._watches for prefix in watch.prefixes)
 
     def remove_watch(self, watch: MemoryWatch) -> None:
         if watch in self._watches:
             self._watches.remove(watch)
-            self._watched = tuple(prefix for one in self._watches for prefix in one.prefixes)
+            self._watched = tuple(prefix for watch in self._watches for prefix in watch.prefixes)
 
     # -- leases ---------------------------------------------------------------------------------------------------
 

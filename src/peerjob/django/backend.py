@@ -122,26 +122,26 @@ class TaskBackend(BaseTaskBackend):
     def check(self, **kwargs: Any) -> list[checks.CheckMessage]:
         """The problems of the settings of this backend."""
         where = f"TASKS[{self.alias!r}]"
-        found: list[checks.CheckMessage] = []
+        problems: list[checks.CheckMessage] = []
         try:
             self.checked_options.node()
         except InvalidTaskBackend as error:
-            found.append(checks.Error(str(error), id="peerjob.E001"))
+            problems.append(checks.Error(str(error), id="peerjob.E001"))
         except PeerjobError as error:
-            found.append(checks.Error(f"{where}['OPTIONS']: {error}", id="peerjob.E002"))
+            problems.append(checks.Error(f"{where}['OPTIONS']: {error}", id="peerjob.E002"))
         else:
             if self.checked_options.store.startswith("memory:"):
                 hint = "Use sqlite:///… on one machine, or redis:// for several."
                 text = f"{where}: the store memory:// is lost with its process, and no other process sees it."
-                found.append(checks.Warning(text, hint=hint, id="peerjob.W001"))
+                problems.append(checks.Warning(text, hint=hint, id="peerjob.W001"))
         if not apps.is_installed("peerjob.django"):
             text = f"{where} uses peerjob, but INSTALLED_APPS has no 'peerjob.django'."
-            found.append(checks.Warning(text, hint="It brings `manage.py peerjob`.", id="peerjob.W002"))
+            problems.append(checks.Warning(text, hint="It brings `manage.py peerjob`.", id="peerjob.W002"))
         if VERSION >= (6, 0) and apps.is_installed("django_tasks"):
             text = "peerjob works with django.tasks of this Django, and not with the package django_tasks."
             hint = "Remove 'django_tasks' from INSTALLED_APPS, and import `task` from django.tasks."
-            found.append(checks.Warning(text, hint=hint, id="peerjob.W003"))
-        return found
+            problems.append(checks.Warning(text, hint=hint, id="peerjob.W003"))
+        return problems
 
     def _task_store(self) -> TaskStore:
         try:
@@ -161,7 +161,7 @@ def _is_datetime(value: object) -> bool:
 
 def after_commit(call: Callable[[], None]) -> None:
     """Call a function when each transaction that is open in this thread has committed; never if one rolls back."""
-    waiting = {one.alias for one in connections.all(initialized_only=True) if one.in_atomic_block}
+    waiting = {connection.alias for connection in connections.all(initialized_only=True) if connection.in_atomic_block}
     if not waiting:
         call()
 

@@ -45,7 +45,8 @@ def make_body(task: AnyTask, alias: str, name: str) -> Callable[..., Any]:
     signature = inspect.signature(task.func)
     parameters = list(signature.parameters.values())[1 if task.takes_context else 0 :]
     made.__signature__ = signature.replace(
-        parameters=[one.replace(annotation=one.empty) for one in parameters], return_annotation=signature.empty
+        parameters=[parameter.replace(annotation=parameter.empty) for parameter in parameters],
+        return_annotation=signature.empty,
     )
     return body
 
@@ -136,8 +137,8 @@ class _TaskRun:
         if isinstance(error, asyncio.CancelledError | Snooze):
             return False
         path = f"{type(error).__module__}.{type(error).__qualname__}"
-        found = TaskError(exception_class_path=path, traceback="".join(format_exception(error)))
-        self._end(TaskResultStatus.FAILED, errors=[found])
+        task_error = TaskError(exception_class_path=path, traceback="".join(format_exception(error)))
+        self._end(TaskResultStatus.FAILED, errors=[task_error])
         return True
 
     def _end(self, status: TaskResultStatus, **values: Any) -> None:

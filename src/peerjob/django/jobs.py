@@ -51,8 +51,8 @@ def project_tasks(modules: Iterable[str] = ()) -> list[AnyTask]:
     autodiscover_modules("tasks")
     for name in modules:
         importlib.import_module(name)
-    found = {task.module_path: task for module in list(sys.modules.values()) for task in tasks_in(module)}
-    return [found[path] for path in sorted(found)]
+    tasks = {task.module_path: task for module in list(sys.modules.values()) for task in tasks_in(module)}
+    return [tasks[path] for path in sorted(tasks)]
 
 
 def project_jobs(alias: str, tasks: Sequence[AnyTask], queues: Iterable[str]) -> list[Job[..., Any, Any]]:

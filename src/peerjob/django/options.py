@@ -63,7 +63,7 @@ _EXPECTED: dict[str, tuple[type[Any] | tuple[type[Any], ...], str]] = {
 def read_options(alias: str, given: Mapping[str, Any]) -> BackendOptions:
     """Check the OPTIONS of a backend; raises InvalidTaskBackend for an unknown name or a value of a wrong type."""
     where = f"TASKS[{alias!r}]['OPTIONS']"
-    known = [one.name for one in fields(BackendOptions)]
+    known = [field.name for field in fields(BackendOptions)]
     for name, value in given.items():
         if name not in _EXPECTED:
             raise InvalidTaskBackend(f"{where}: expected options among {', '.join(known)}, got {name!r}")

@@ -77,8 +77,8 @@ def parts_of(kind: str) -> tuple[str, str]:
 
 def moment(time_us: int) -> datetime:
     """A time in microseconds as Django has it: aware, or naive in the current zone without USE_TZ."""
-    found = to_datetime(time_us)
-    return found if settings.USE_TZ else timezone.make_naive(found)
+    moment = to_datetime(time_us)
+    return moment if settings.USE_TZ else timezone.make_naive(moment)
 
 
 # -- names -------------------------------------------------------------------------------------------------------
@@ -113,11 +113,11 @@ def tasks_in(module: object) -> list[AnyTask]:
     name = getattr(module, "__name__", None)
     # isinstance() would ask lazy objects for their class, which makes them
     values: list[Any] = list(getattr(module, "__dict__", {}).values())
-    return [one for one in values if issubclass(type(one), Task) and one.func.__module__ == name]
+    return [value for value in values if issubclass(type(value), Task) and value.func.__module__ == name]
 
 
 def _in_module(module: object, path: str) -> AnyTask | None:
     named = inspect.getattr_static(module, path.rpartition(".")[2], None)
-    found = [one for one in tasks_in(module) if one.module_path == path]
+    matches = [task for task in tasks_in(module) if task.module_path == path]
     # a module can have several variants of a task; the one with the name of the function is its definition
-    return next((one for one in found if one is named), found[0] if found else None)
+    return next((task for task in matches if task is named), matches[0] if matches else None)

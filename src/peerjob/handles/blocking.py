@@ -230,7 +230,7 @@ class BlockingVerbs(BlockingCalls):
 
     def schedule_many(self, calls: Iterable[Call[R]]) -> list[BlockingInstance[R]]:
         """Store many runs in batches. All calls are checked before the first is stored."""
-        return [BlockingInstance(self, one) for one in self.call(self.manager.schedule_many(calls))]
+        return [BlockingInstance(self, instance) for instance in self.call(self.manager.schedule_many(calls))]
 
     @overload
     def lookup_instance(self, uuid: str | UUID, job: None = None) -> BlockingInstance[Any]: ...
@@ -245,12 +245,12 @@ class BlockingVerbs(BlockingCalls):
     def lookup_instances(self, query: Query | None = None) -> ResultPage[BlockingInstance[Any]]:
         """Return a page of instances by creation time. Continue with `query.at(page.cursor)`."""
         page = self.call(self.manager.lookup_instances(query))
-        return ResultPage([BlockingInstance(self, one) for one in page], page.cursor)
+        return ResultPage([BlockingInstance(self, instance) for instance in page], page.cursor)
 
     def iter_instances(self, query: Query | None = None) -> Iterator[BlockingInstance[Any]]:
         """Yield every instance that matches; reads page by page."""
         for page in self.read_pages(query):
-            yield from [BlockingInstance(self, one) for one in page]
+            yield from [BlockingInstance(self, instance) for instance in page]
 
     def lookup_history(self, query: Query | None = None) -> ResultPage[HistoryEntry]:
         """Return the state changes of a page of instances, each instance's oldest first. `state` selects entries."""
@@ -277,7 +277,7 @@ class BlockingVerbs(BlockingCalls):
 
     def cancel_instances(self, query: Query) -> list[BlockingInstance[Any]]:
         """Cancel the instances that match and are not final, on any node; returns the cancelled ones."""
-        return [BlockingInstance(self, one) for one in self.call(self.manager.cancel_instances(query))]
+        return [BlockingInstance(self, instance) for instance in self.call(self.manager.cancel_instances(query))]
 
     def cancel_instance(self, uuid: str | UUID) -> bool:
         """Cancel one instance; False if it was already final. Raises UnknownInstanceError."""
@@ -299,7 +299,7 @@ class BlockingVerbs(BlockingCalls):
         A repeated call with the same `id`, a UUIDv7 of about now, makes no second instance of an old one. It returns
         the first ones, and instances for those that ended meanwhile.
         """
-        return [BlockingInstance(self, one) for one in self.call(self.manager.retry_instances(query, id=id))]
+        return [BlockingInstance(self, instance) for instance in self.call(self.manager.retry_instances(query, id=id))]
 
     def retry_instance(self, uuid: str | UUID, *, id: str | UUID | None = None) -> BlockingInstance[Any]:
         """Schedule a new instance with the same arguments and options; its `retry_of` names the old one.
@@ -346,7 +346,7 @@ class BlockingVerbs(BlockingCalls):
 
     def schedules(self) -> list[BlockingSchedule]:
         """Return all schedules by name, even if this release cannot read their definition."""
-        return [BlockingSchedule(self, one) for one in self.call(self.manager.schedules())]
+        return [BlockingSchedule(self, schedule) for schedule in self.call(self.manager.schedules())]
 
     def lookup_schedule(self, name: str) -> BlockingSchedule:
         """Return one schedule; raises UnknownScheduleError."""

@@ -55,7 +55,7 @@ class CaptureHandler(logging.Handler):
 
     def stop(self) -> None:
         with CaptureHandler._changing:
-            CaptureHandler._started = tuple(one for one in CaptureHandler._started if one is not self)
+            CaptureHandler._started = tuple(handler for handler in CaptureHandler._started if handler is not self)
 
     @classmethod
     def handle_all(cls, record: logging.LogRecord) -> None:
@@ -64,8 +64,8 @@ class CaptureHandler(logging.Handler):
         Without the lock of the handlers: the text of a value can take long, or wait for a thread that logs.
         """
         if current_run.get() is not None:
-            for one in cls._started:
-                one.emit(record)
+            for handler in cls._started:
+                handler.emit(record)
 
     def emit(self, record: logging.LogRecord) -> None:
         context = current_run.get()

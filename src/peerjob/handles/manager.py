@@ -48,7 +48,7 @@ class Stats:
     def total(self, state: State = State.ALL, kind: str | None = None) -> int:
         """Count the instances in a state (composites too), of one kind or (None) of all."""
         kinds = self.counts.values() if kind is None else [self.counts.get(kind, {})]
-        return sum(count for states in kinds for one, count in states.items() if one & state)
+        return sum(count for states in kinds for entered, count in states.items() if entered & state)
 
 
 class Manager(Injectable, ABC):

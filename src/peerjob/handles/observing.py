@@ -28,8 +28,8 @@ async def observe(
     nodes = await manager.nodes()
     busy: Counter[str] = Counter()
     if not instance.state.is_final:
-        async for one in manager.iter_instances(Query(state=State.PROCESSING, limit=PAGE)):
-            busy[one.node or ""] += 1
+        async for running in manager.iter_instances(Query(state=State.PROCESSING, limit=PAGE)):
+            busy[running.node or ""] += 1
     before, all_of_them = 0, True
     due = instance.state is State.SCHEDULED and instance.due_at <= now
     if due and able(instance.kind, nodes):
@@ -71,12 +71,14 @@ async def _before(
 ) -> tuple[int, bool]:
     """The number of due instances that are claimed before this one, and whether all queued instances were read."""
     kinds = {kind for node in able(instance.kind, nodes) for kind in node.info.open_kinds}
-    query, seen, found = Query(state=State.SCHEDULED, limit=min(PAGE, max_searched)), 0, 0
+    query, seen, before = Query(state=State.SCHEDULED, limit=min(PAGE, max_searched)), 0, 0
     mine = rank(instance.record)
     while True:
         page = await manager.lookup_instances(query)
         seen += len(page)
-        found += sum(one.kind in kinds and one.due_at <= now and rank(one.record) < mine for one in page)
+        before += sum(
+            instance.kind in kinds and instance.due_at <= now and rank(instance.record) < mine for instance in page
+        )
         if page.cursor is None or seen >= max_searched:
-            return found, page.cursor is None
+            return before, page.cursor is None
         query = query.at(page.cursor)

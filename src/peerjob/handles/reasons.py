@@ -150,25 +150,25 @@ def why_schedule(
     last: FireEntry | None,
 ) -> list[str]:
     """Sentences about a schedule, the reason first."""
-    found: list[str] = []
+    sentences: list[str] = []
     if schedule.paused:
-        found.append(f"it is paused{': ' + schedule.note if schedule.note else ''}")
+        sentences.append(f"it is paused{': ' + schedule.note if schedule.note else ''}")
     if leader is None:
-        found.append("no leader is known: schedules do not fire until there is one")
+        sentences.append("no leader is known: schedules do not fire until there is one")
     if not able(schedule.kind, nodes) and (closed := _closed(schedule.kind, nodes)):
-        found.append(f"no node claims jobs of kind {schedule.kind!r} now: {closed}")
+        sentences.append(f"no node claims jobs of kind {schedule.kind!r} now: {closed}")
     elif not able(schedule.kind, nodes):
-        found.append(f"no live node runs jobs of kind {schedule.kind!r}: its times are recorded as skipped")
+        sentences.append(f"no live node runs jobs of kind {schedule.kind!r}: its times are recorded as skipped")
     if schedule.running is not None:
-        found.append(f"its instance {schedule.running} is not final")
+        sentences.append(f"its instance {schedule.running} is not final")
     if schedule.next_at is None:
-        found.append("it has no next time")
+        sentences.append("it has no next time")
     elif not schedule.paused:
-        found.append(f"its next time is {until(schedule.next_at, now)}, at {moment(schedule.next_at)}")
+        sentences.append(f"its next time is {until(schedule.next_at, now)}, at {moment(schedule.next_at)}")
     if last is not None:
         reason = f" ({last.reason})" if last.reason else ""
-        found.append(f"its last time, {moment(last.until or last.nominal)}, was {last.outcome}{reason}")
-    return found
+        sentences.append(f"its last time, {moment(last.until or last.nominal)}, was {last.outcome}{reason}")
+    return sentences
 
 
 def _others(count: int) -> str:

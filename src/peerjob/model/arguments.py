@@ -67,9 +67,9 @@ def typed_except_secrets(*names: str) -> Callable[[F], F]:
 
 def _typed(call: Callable[..., Any], secrets: frozenset[str], contract: Any = None) -> Callable[..., Any]:
     positional = [
-        one.name
-        for one in inspect.signature(call).parameters.values()
-        if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+        parameter.name
+        for parameter in inspect.signature(call).parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
 
     def check(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -140,9 +140,9 @@ def several(option: str, value: Iterable[T], kind: type[T], expected: str) -> tu
     if not _is_list(value):
         raise OptionError(option, value, expected)
     items = tuple(value)
-    for one in items:
-        if not isinstance(one, kind):
-            raise OptionError(option, one, expected)
+    for item in items:
+        if not isinstance(item, kind):
+            raise OptionError(option, item, expected)
     return items
 
 
@@ -166,8 +166,10 @@ class _Later(dict[str, Any]):
 def _checks(owner: Any, *, numbers: bool = True) -> dict[str, _Check]:
     module = vars(sys.modules[owner.__module__])
     hints = typing.get_type_hints(owner, localns=_Later(module), include_extras=True)
-    found = {name: _check_of(hint) for name, hint in hints.items() if name != "return" and (numbers or hint is not int)}
-    return {name: check for name, check in found.items() if check is not None}
+    checks = {
+        name: _check_of(hint) for name, hint in hints.items() if name != "return" and (numbers or hint is not int)
+    }
+    return {name: check for name, check in checks.items() if check is not None}
 
 
 def _check_of(annotation: Any) -> _Check | None:
@@ -218,17 +220,17 @@ _DURATIONS = frozenset(typing.get_args(Duration))
 def _check_of_union(args: Sequence[Any]) -> _Check | None:
     if set(args) >= _DURATIONS:
         return None
-    checks = [_check_of(one) for one in args]
+    checks = [_check_of(argument) for argument in args]
     if None in checks:
         return None
     known = cast(list[_Check], checks)
-    words = [one.expected for one in known]
+    words = [check.expected for check in known]
     expected = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
     return _Check(functools.partial(_fits_any, known), expected)
 
 
 def _fits_any(checks: Sequence[_Check], value: object) -> bool:
-    return any(one.fits(value) for one in checks)
+    return any(check.fits(value) for check in checks)
 
 
 def _check_of_items(kind: type[Any], args: Sequence[Any], words: str) -> _Check:
@@ -239,13 +241,13 @@ def _check_of_items(kind: type[Any], args: Sequence[Any], words: str) -> _Check:
         if not isinstance(value, kind) or isinstance(value, str | bytes):
             return False
         items: Any = value
-        return item is None or all(item.fits(one) for one in (items.values() if kind_has_values else items))
+        return item is None or all(item.fits(element) for element in (items.values() if kind_has_values else items))
 
     return _Check(fits, words if item is None else f"{words} with {item.expected} as each item")
 
 
 def _is_one_of(allowed: Sequence[object], value: object) -> bool:
-    return any(type(value) is type(one) and value == one for one in allowed)
+    return any(type(value) is type(choice) and value == choice for choice in allowed)
 
 
 def _is_list(value: object) -> bool:

@@ -143,8 +143,8 @@ class _Walk:
 
     def _other(self, first: int, at: int, depth: int) -> int:
         # first bytes in `_SIZED` begin text or bytes, which are skipped by their size
-        if (found := _SIZED.get(first)) is not None:
-            return at + 1 + found + self._number(at + 1, found)
+        if (sizes := _SIZED.get(first)) is not None:
+            return at + 1 + sizes + self._number(at + 1, sizes)
         if first < 0x90:
             return self._map(at + 1, first & 0x0F, depth)
         if first < 0xA0:
@@ -178,8 +178,8 @@ class _Walk:
                 at += size
                 # first bytes 0xA0 to 0xBF begin a short text; every other key of fixed size is a number, a bool or None
                 numbers += not 0xA0 <= first <= 0xBF
-            elif (found := _SIZED.get(first)) is not None:
-                at += 1 + found + self._number(at + 1, found)
+            elif (sizes := _SIZED.get(first)) is not None:
+                at += 1 + sizes + self._number(at + 1, sizes)
             else:
                 raise BoundsError("a map with a key that is no text, bytes, number, bool or None")
             first = data[at]
@@ -191,21 +191,21 @@ class _Walk:
         bounds, tag, start, end = self._bounds, self._data[at], at + 1, at + 1 + size
         if tag == bounds.wrapper:
             self._container(depth)
-            found = self._values(start, 1, depth + 1)
+            after = self._values(start, 1, depth + 1)
         elif tag == bounds.pairs or tag in bounds.lists:
             if self._data[start] not in _ARRAYS:
                 raise ValueError(f"tag {tag} at {at} is not followed by a list")
             # a map stored as a list of pairs counts as one level, like a plain map, so subtract the level of the list
-            found = self._values(start, 1, depth - 1 if tag == bounds.pairs else depth)
+            after = self._values(start, 1, depth - 1 if tag == bounds.pairs else depth)
         else:
             self._count(LEAF - 1)
-            found = end
+            after = end
             if tag in bounds.zoned and (zone := self._data[start:end].partition(b"[")[2]):
                 self._zones.add(zone)
                 self._count(LEAF)
                 if len(self._zones) > MAX_ZONES:
                     raise BoundsError(f"more than {MAX_ZONES} different time zones")
-        if found != end:
+        if after != end:
             raise ValueError(f"the value of tag {tag} at {at} has not the size that the tag says")
         return end
 

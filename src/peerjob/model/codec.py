@@ -101,9 +101,9 @@ def has_secret(data: bytes) -> bool:
     # a tag is one byte, so data without this byte contains no secret
     if _SECRET not in data:
         return False
-    found: list[memoryview] = []
-    _read(_make_decoder(found.append), data)
-    return bool(found)
+    buffers: list[memoryview] = []
+    _read(_make_decoder(buffers.append), data)
+    return bool(buffers)
 
 
 # -- encoding ------------------------------------------------------------------------------------------------
@@ -179,14 +179,14 @@ def stored_fields(value: Any) -> Any:
     """Return the stored form of an object with declared fields, or None for other objects."""
     kind = _class(value)
     if dataclasses.is_dataclass(kind):
-        return {one.name: getattr(value, one.name) for one in dataclasses.fields(kind) if one.init}
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(kind) if field.init}
     if hasattr(kind, "__pydantic_fields__"):
         if kind.__pydantic_root_model__:
             return value.root
         names = (*kind.__pydantic_fields__, *(value.__pydantic_extra__ or ()))
         return {name: getattr(value, name) for name in names}
     if hasattr(kind, "__attrs_attrs__"):
-        return {one.alias: getattr(value, one.name) for one in kind.__attrs_attrs__ if one.init}
+        return {attribute.alias: getattr(value, attribute.name) for attribute in kind.__attrs_attrs__ if attribute.init}
     if hasattr(kind, "__struct_config__"):
         config = kind.__struct_config__
         tag = {} if config.tag is None else {config.tag_field: config.tag}
@@ -233,9 +233,9 @@ def _check_hashed(values: Iterable[Any], stored: Iterable[Any], path: Path, role
     for index, (value, tagged) in enumerate(zip(values, stored, strict=True)):
         place = (*path, value if role == "key" else index)
         try:
-            found = _decode(_encode(tagged))
-            is_new = found not in seen
-            seen.add(found)
+            decoded = _decode(_encode(tagged))
+            is_new = decoded not in seen
+            seen.add(decoded)
         except TypeError:
             stands = "a mapping of its fields" if stored_fields(value) is not None else "a value without a hash"
             raise EncodeError(
@@ -371,16 +371,16 @@ def _read_moment(data: memoryview) -> datetime:
         return moment
     # when the clocks go back, one wall-clock time occurs twice: the stored offset selects which of the two is meant
     for fold in (0, 1):
-        found = moment.replace(tzinfo=zone, fold=fold)
-        if found.utcoffset() == moment.utcoffset():
-            return found
+        local = moment.replace(tzinfo=zone, fold=fold)
+        if local.utcoffset() == moment.utcoffset():
+            return local
     return moment.astimezone(zone)
 
 
 def _read_time(data: memoryview) -> time:
     text, zone = _zone_of(data)
-    found = time.fromisoformat(text)
-    return found if zone is None else found.replace(tzinfo=zone)
+    daytime = time.fromisoformat(text)
+    return daytime if zone is None else daytime.replace(tzinfo=zone)
 
 
 def _zone_of(data: memoryview) -> tuple[str, tzinfo | None]:

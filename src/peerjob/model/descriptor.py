@@ -29,10 +29,10 @@ from .spec import reader
 MAX_BODY = 8 << 10
 """Most bytes of a descriptor without its schema. A kind with more has none: other nodes do not check its calls."""
 SCALARS: dict[str, type[Any]] = {
-    one.__name__: one for one in (int, float, bool, str, bytes, datetime, date, time, timedelta, UUID, Decimal)
+    scalar.__name__: scalar for scalar in (int, float, bool, str, bytes, datetime, date, time, timedelta, UUID, Decimal)
 }
 """The annotations that a descriptor can name. Values for others are checked only where the code is."""
-_NAMES = {one: name for name, one in SCALARS.items()}
+_NAMES = {scalar: name for name, scalar in SCALARS.items()}
 _RESOURCE = "resource"
 _MAX_TYPE_TEXT = 100
 
@@ -86,14 +86,14 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def options(self) -> dict[str, Any]:
         """The options that the definition sets, in their checked form."""
-        found = {
+        described = {
             "priority": self.priority,
             "tags": self.tags,
             "retention": self.retention_us,
             "max_crashes": self.max_crashes,
             "key": self.key,
         }
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in described.items() if value is not None}
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -127,8 +127,12 @@ def described(
     descriptor = Descriptor(
         kind=job.kind,
         parameters=tuple(
-            _described(one, default_text(one.name) if one.name in named and not one.required else None, hides(one.name))
-            for one in signature.parameters
+            _described(
+                parameter,
+                default_text(parameter.name) if parameter.name in named and not parameter.required else None,
+                hides(parameter.name),
+            )
+            for parameter in signature.parameters
         ),
         signature=signature_text(signature),
         description=job.description[:200],
@@ -149,16 +153,16 @@ def described(
     return hashlib.blake2b(body + signature.hash.encode(), digest_size=DIGEST_BYTES).digest(), body
 
 
-def _described(one: Parameter, default: str | None, secret: bool) -> DescribedParameter:
-    name, optional = scalar_of(one.annotation)
+def _described(parameter: Parameter, default: str | None, secret: bool) -> DescribedParameter:
+    name, optional = scalar_of(parameter.annotation)
     return DescribedParameter(
-        name=one.name,
-        passing=int(one.kind),
-        required=one.required,
+        name=parameter.name,
+        passing=int(parameter.kind),
+        required=parameter.required,
         type=name,
         optional=optional,
         secret=secret,
-        supplied=one.injected or (_RESOURCE if one.resource is not None else ""),
+        supplied=parameter.injected or (_RESOURCE if parameter.resource is not None else ""),
         default=default,
     )
 
@@ -167,13 +171,13 @@ def scalar_of(annotation: Any) -> tuple[str, bool]:
     """The name in SCALARS that an annotation means, and whether None is allowed; "" for other annotations."""
     if typing.get_origin(annotation) is Annotated and is_secret(annotation):
         parts = typing.get_args(annotation)
-        is_plain = all(one is Secret or isinstance(one, Secret) for one in parts[1:])
+        is_plain = all(part is Secret or isinstance(part, Secret) for part in parts[1:])
         return scalar_of(parts[0]) if is_plain else ("", False)
     if isinstance(annotation, type):
         return _NAMES.get(annotation, ""), False
     if typing.get_origin(annotation) in (Union, types.UnionType):
         parts = typing.get_args(annotation)
-        others = [one for one in parts if one is not type(None)]
+        others = [part for part in parts if part is not type(None)]
         if len(others) == 1 and len(parts) == 2:
             return scalar_of(others[0])[0], True
     return "", False
@@ -184,16 +188,16 @@ def signature_text(signature: Signature) -> str:
     stars: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     texts: list[str] = []
     starred = False
-    for one in signature.parameters:
-        if one.supplied:
+    for parameter in signature.parameters:
+        if parameter.supplied:
             continue
-        if one.kind is inspect.Parameter.KEYWORD_ONLY and not starred:
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not starred:
             texts.append("*")
-        starred = starred or one.kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_POSITIONAL)
-        text = stars.get(one.kind, "") + one.name
-        if one.annotation is not EMPTY:
-            text += f": {_short(one.annotation)}"
-        texts.append(text if one.required or one.kind in stars else f"{text} = …")
+        starred = starred or parameter.kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_POSITIONAL)
+        text = stars.get(parameter.kind, "") + parameter.name
+        if parameter.annotation is not EMPTY:
+            text += f": {_short(parameter.annotation)}"
+        texts.append(text if parameter.required or parameter.kind in stars else f"{text} = …")
     returns = "" if signature.returns is EMPTY else f" -> {_short(signature.returns)}"
     return f"({', '.join(texts)}){returns}"
 
@@ -208,22 +212,22 @@ def _short(annotation: Any) -> str:
 
 def signature_of(descriptor: Descriptor) -> Signature:
     """The signature that checks calls of a kind whose code is elsewhere."""
-    return Signature(_elsewhere, [_parameter(one) for one in descriptor.parameters])
+    return Signature(_elsewhere, [_parameter(parameter) for parameter in descriptor.parameters])
 
 
-def _parameter(one: DescribedParameter) -> Parameter:
-    annotation: Any = SCALARS.get(one.type, EMPTY)
-    if one.optional and annotation is not EMPTY:
+def _parameter(parameter: DescribedParameter) -> Parameter:
+    annotation: Any = SCALARS.get(parameter.type, EMPTY)
+    if parameter.optional and annotation is not EMPTY:
         annotation = Union[annotation, None]  # noqa: UP007  # `|` cannot combine values of type Any for type checkers
-    if one.secret:
+    if parameter.secret:
         annotation = Annotated[Any if annotation is EMPTY else annotation, Secret]
-    supplied: Any = one.supplied or None
+    supplied: Any = parameter.supplied or None
     return Parameter(
-        name=one.name,
-        kind=inspect._ParameterKind(one.passing),  # pyright: ignore[reportPrivateUsage]  # it has no public name
+        name=parameter.name,
+        kind=inspect._ParameterKind(parameter.passing),  # pyright: ignore[reportPrivateUsage]  # it has no public name
         annotation=annotation,
-        default=EMPTY if one.default is None else KeyText(one.default),
-        required=one.required,
+        default=EMPTY if parameter.default is None else KeyText(parameter.default),
+        required=parameter.required,
         injected=None if supplied == _RESOURCE else supplied,
         resource=Resource(_elsewhere, "attempt") if supplied == _RESOURCE else None,
     )

@@ -69,8 +69,8 @@ def explain(spec: str, timezone: str = "UTC", *, start: datetime | None = None, 
     The `count` fires (at most 1,000) come after `start`, an aware datetime, by default now. A zone in the text itself
     wins over `timezone`. Raises ScheduleError for a text that is not valid as `cron=`.
     """
-    found, fires = explain_text(spec, timezone, start=start)
-    return replace(found, fires=tuple(islice(fires, checked_count(count))))
+    explanation, fires = explain_text(spec, timezone, start=start)
+    return replace(explanation, fires=tuple(islice(fires, checked_count(count))))
 
 
 def checked_count(count: int) -> int:
@@ -99,9 +99,9 @@ def explain_text(
         ):
             at = datetime.fromtimestamp(instant, zone)
             changes.append(ClockChange(at=at, shift=timedelta(seconds=shift), effect=effect))
-    found = Explanation(spec=spec.strip(), timezone=zone.key, words=words, fires=(), changes=tuple(changes))
+    explanation = Explanation(spec=spec.strip(), timezone=zone.key, words=words, fires=(), changes=tuple(changes))
     times = recurrence.times(start_us, to_us(datetime.max.replace(tzinfo=UTC)))
-    return found, (to_datetime(fire).astimezone(zone) for fire in times)
+    return explanation, (to_datetime(fire).astimezone(zone) for fire in times)
 
 
 def _stamp(moment: datetime) -> str:

@@ -41,7 +41,7 @@ def _call(executor: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
     if not signature.supplied:
         return executor(*args, **kwargs)
     placements = [signature.place(args), signature.place(args, text_placeholders=False), list(args)]
-    placed = next((one for one in placements if not signature.misfits(one, kwargs)), placements[-1])
+    placed = next((placement for placement in placements if not signature.misfits(placement, kwargs)), placements[-1])
 
     def supply(parameter: Parameter) -> Any:
         return _in_place(parameter, args, kwargs)

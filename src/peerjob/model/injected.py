@@ -32,7 +32,11 @@ class Injectable:
 
 def detached_value(injection: Injection, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`Injectable.detached_value` of the class that has this kind."""
-    return next(one.detached_value(args, kwargs) for one in Injectable.__subclasses__() if one.injected_as == injection)
+    return next(
+        injectable.detached_value(args, kwargs)
+        for injectable in Injectable.__subclasses__()
+        if injectable.injected_as == injection
+    )
 
 
 class _Injected:

@@ -339,13 +339,13 @@ def collect_jobs(source: Job[..., Any, Any] | JobGroup | Iterable[Any] | object)
             raise OptionError("jobs", source, f"an importable module ({error})") from error
     if isinstance(source, ModuleType):
         # the executor is part of the key, so that the caller sees two functions of one kind
-        found: dict[tuple[str, int], Job[..., Any, Any]] = {}
+        jobs: dict[tuple[str, int], Job[..., Any, Any]] = {}
         for value in vars(source).values():
             if isinstance(value, Job | JobGroup):
-                for one in collect_jobs(cast(Any, value)):
-                    found.setdefault((one.kind, id(one.executor)), one)
-        defined = {one.kind for one in found.values() if one.executor is not None}
-        return [one for one in found.values() if one.executor is not None or one.kind not in defined]
+                for job in collect_jobs(cast(Any, value)):
+                    jobs.setdefault((job.kind, id(job.executor)), job)
+        defined = {job.kind for job in jobs.values() if job.executor is not None}
+        return [job for job in jobs.values() if job.executor is not None or job.kind not in defined]
     if isinstance(source, Iterable):
-        return [one for part in cast(Iterable[Any], source) for one in collect_jobs(part)]
+        return [job for part in cast(Iterable[Any], source) for job in collect_jobs(part)]
     raise OptionError("jobs", source, "a Job, a JobGroup, a module, or the name of a module")

@@ -207,22 +207,22 @@ class Policy:
         leaves = errors_in(error)
         if leaves[0] is error:
             return _any_matches(self.retry_on, error) and not _any_matches(self.no_retry_on, error)
-        if _is_one_of(self.no_retry_on, error) or any(_any_matches(self.no_retry_on, one) for one in leaves):
+        if _is_one_of(self.no_retry_on, error) or any(_any_matches(self.no_retry_on, leave) for leave in leaves):
             return False
-        return _is_one_of(self.retry_on, error) or all(_any_matches(self.retry_on, one) for one in leaves)
+        return _is_one_of(self.retry_on, error) or all(_any_matches(self.retry_on, leave) for leave in leaves)
 
 
 def errors_in(error: BaseException) -> list[BaseException]:
     """Return the errors in a group and its inner groups, in order; for another error, the error itself."""
-    found: list[BaseException] = []
+    leaves: list[BaseException] = []
     left = [error]
     while left:
-        one = left.pop()
-        if isinstance(one, BaseExceptionGroup):
-            left.extend(reversed(cast("BaseExceptionGroup[BaseException]", one).exceptions))
+        first = left.pop()
+        if isinstance(first, BaseExceptionGroup):
+            left.extend(reversed(cast("BaseExceptionGroup[BaseException]", first).exceptions))
         else:
-            found.append(one)
-    return found
+            leaves.append(first)
+    return leaves
 
 
 def _is_one_of(tests: tuple[Any, ...], error: BaseException) -> bool:
@@ -254,7 +254,7 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-POLICY_FIELDS = frozenset(one.name for one in fields(Policy)) - {"retention_us"}
+POLICY_FIELDS = frozenset(field.name for field in fields(Policy)) - {"retention_us"}
 
 
 def make_policy(options: Mapping[str, Any]) -> Policy:

@@ -10,14 +10,19 @@ def printable(text: str, *, lines: bool = False) -> str:
     """Escape the characters that cannot be printed; with `lines`, line ends and tabs stay."""
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() or (lines and one in "\n\t") else ascii(one)[1:-1] for one in text)
+    return "".join(
+        character if character.isprintable() or (lines and character in "\n\t") else ascii(character)[1:-1]
+        for character in text
+    )
 
 
 def printable_json(text: str) -> str:
     """Escape the characters of a JSON text that cannot be printed; its value stays the same."""
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() or one == "\n" else json_escapes(one) for one in text)
+    return "".join(
+        character if character.isprintable() or character == "\n" else json_escapes(character) for character in text
+    )
 
 
 def json_escapes(text: str) -> str:

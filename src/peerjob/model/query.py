@@ -169,6 +169,6 @@ def _as_state(given: object) -> State:
     if not isinstance(given, Iterable) or isinstance(given, bytes):
         raise OptionError("state", given, _STATES)
     combined = State.UNSET
-    for one in cast("Iterable[object]", given):
-        combined |= _as_state(one)
+    for value in cast("Iterable[object]", given):
+        combined |= _as_state(value)
     return combined

@@ -24,10 +24,10 @@ def import_path(value: Any) -> str | None:
     qualname = getattr(value, "__qualname__", None)
     if not module or not qualname or "<" in qualname:
         return None
-    found: Any = sys.modules.get(module)
+    named: Any = sys.modules.get(module)
     for part in qualname.split("."):
-        found = getattr(found, part, None)
-    if found is value or getattr(found, "executor", None) is value:
+        named = getattr(named, part, None)
+    if named is value or getattr(named, "executor", None) is value:
         return f"{module_name(module)}:{qualname}"
     return None
 
@@ -97,8 +97,8 @@ def from_stored(reference: Reference, option: str, local: Mapping[str, Any] | No
             raise DecodeError(f"{reference} lives in another process")
         return local[reference]
     module = reference.partition(":")[0]
-    if _is_harmless(found := _imported(reference), option):
-        return found
+    if _is_harmless(value := _imported(reference), option):
+        return value
     if not trusted.holds(module):
         raise StoredReferenceError(
             f"{option}: {reference} cannot be used here: its module defines no job of this node, and "
@@ -107,13 +107,13 @@ def from_stored(reference: Reference, option: str, local: Mapping[str, Any] | No
     try:
         if module != module_name("__main__"):
             importlib.import_module(module)
-        found = None if _imported(reference) is None else resolve(reference)
+        value = None if _imported(reference) is None else resolve(reference)
     # importing a module runs the user's code, which can raise any error
     except Exception as error:
         raise StoredReferenceError(f"{option}: cannot import {reference}: {type(error).__name__}: {error}") from error
-    if found is None or import_path(found) != reference:
+    if value is None or import_path(value) != reference:
         raise StoredReferenceError(f"{option}: {module} defines no {reference.partition(':')[2]}")
-    return found
+    return value
 
 
 class StoredReferenceError(DecodeError):
@@ -122,22 +122,22 @@ class StoredReferenceError(DecodeError):
 
 def resolve_imported(path: str) -> Any:
     """Resolve `module:qualname` in a module that is already imported; raises DecodeError."""
-    found = _imported(path)
-    if found is None:
+    value = _imported(path)
+    if value is None:
         raise DecodeError(f"{path} is not imported here")
-    return found
+    return value
 
 
 def _imported(path: str) -> Any:
     """Resolve a name without running code of its module, such as a `__getattr__`; None if the name does not exist."""
     module, _, qualname = path.partition(":")
-    found: Any = sys.modules.get("__main__" if module == module_name("__main__") else module)
+    value: Any = sys.modules.get("__main__" if module == module_name("__main__") else module)
     for part in qualname.split("."):
-        found = inspect.getattr_static(found, part, None)
+        value = inspect.getattr_static(value, part, None)
         # the path leads through another module, so the module that the path begins with does not define the object
-        if isinstance(found, ModuleType):
+        if isinstance(value, ModuleType):
             return None
-    return found
+    return value
 
 
 def _is_harmless(value: Any, option: str) -> bool:
@@ -154,8 +154,8 @@ _WAIT = "tenacity.wait.wait_base"
 
 def resolve(path: str) -> Any:
     """Import `module:qualname`; for a job, return its function. Raises DecodeError with the reason."""
-    found = found_by_name(path)
-    return getattr(found, "executor", found)
+    value = found_by_name(path)
+    return getattr(value, "executor", value)
 
 
 def found_by_name(path: str) -> Any:
@@ -163,10 +163,10 @@ def found_by_name(path: str) -> Any:
     module, _, qualname = path.partition(":")
     try:
         main = sys.modules["__main__"]
-        found: Any = main if module == module_name("__main__") else importlib.import_module(module)
+        value: Any = main if module == module_name("__main__") else importlib.import_module(module)
         for part in qualname.split("."):
-            found = getattr(found, part)
+            value = getattr(value, part)
     # importing a module runs the user's code, which can raise any error
     except Exception as error:
         raise DecodeError(f"cannot import {path}: {type(error).__name__}: {error}") from error
-    return found
+    return value

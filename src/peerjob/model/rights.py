@@ -74,7 +74,7 @@ class Rights:
     def include(self, kind: str) -> bool:
         """Whether these rights are about a kind."""
         return not self.kinds or any(
-            kind.startswith(one[:-1]) if one.endswith("*") else kind == one for one in self.kinds
+            kind.startswith(pattern[:-1]) if pattern.endswith("*") else kind == pattern for pattern in self.kinds
         )
 
     def expired(self, now_us: int) -> bool:
@@ -126,7 +126,7 @@ def _field(word: str) -> tuple[str, str]:
 
 
 def _list(given: dict[str, str], name: str) -> tuple[str, ...]:
-    found = tuple(given[name].split(",")) if name in given else ()
-    if not all(found):
-        raise ValueError(found)
-    return found
+    values = tuple(given[name].split(",")) if name in given else ()
+    if not all(values):
+        raise ValueError(values)
+    return values

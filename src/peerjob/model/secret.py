@@ -43,7 +43,7 @@ def is_secret(annotation: Any, inside: frozenset[Any] = frozenset()) -> bool:
         return is_secret(annotation.__supertype__, inside)
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return is_secret(parts[0], inside) or any(one is Secret or isinstance(one, Secret) for one in parts[1:])
+        return is_secret(parts[0], inside) or any(part is Secret or isinstance(part, Secret) for part in parts[1:])
     if any(is_secret(part, inside) for part in parts):
         return True
     named = origin or annotation

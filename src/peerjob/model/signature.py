@@ -58,23 +58,23 @@ class Signature:
 
     def __init__(self, executor: Callable[..., Any], parameters: Sequence[Parameter], returns: Any = EMPTY) -> None:
         self.parameters = tuple(parameters)
-        self.positional = tuple(one for one in parameters if one.kind in _POSITIONAL)
-        self.by_name = {one.name: one for one in parameters if one.kind in _BY_NAME}
+        self.positional = tuple(parameter for parameter in parameters if parameter.kind in _POSITIONAL)
+        self.by_name = {parameter.name: parameter for parameter in parameters if parameter.kind in _BY_NAME}
         self.var_positional = _first(parameters, inspect.Parameter.VAR_POSITIONAL)
         self.var_keyword = _first(parameters, inspect.Parameter.VAR_KEYWORD)
-        self.supplied = tuple(one for one in parameters if one.supplied)
+        self.supplied = tuple(parameter for parameter in parameters if parameter.supplied)
         self.is_async = has_code(executor, inspect.iscoroutinefunction)
         self.returns = returns if self.is_async else _awaited(returns)
         """The annotation of the result. EMPTY if there is none, and for `-> None`, which describes no value."""
         self.is_generator = has_code(executor, inspect.isgeneratorfunction)
         self.is_async_generator = has_code(executor, inspect.isasyncgenfunction)
-        self._places_supplied = any(one.supplied for one in self.positional)
+        self._places_supplied = any(parameter.supplied for parameter in self.positional)
         # a supplied positional-only parameter forces all parameters before that parameter to be passed by position too
         self._reach = max(
             (
                 index + 1
-                for index, one in enumerate(self.positional)
-                if one.supplied and one.kind is inspect.Parameter.POSITIONAL_ONLY
+                for index, parameter in enumerate(self.positional)
+                if parameter.supplied and parameter.kind is inspect.Parameter.POSITIONAL_ONLY
             ),
             default=0,
         )
@@ -84,9 +84,9 @@ class Signature:
     def hash(self) -> str:
         """A hash of the caller's parameters, the same in every process."""
         parts = [
-            f"{one.name}:{int(one.kind)}:{annotation_text(one.annotation)}:{one.required:d}"
-            for one in self.parameters
-            if not one.supplied
+            f"{parameter.name}:{int(parameter.kind)}:{annotation_text(parameter.annotation)}:{parameter.required:d}"
+            for parameter in self.parameters
+            if not parameter.supplied
         ]
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
 
@@ -100,17 +100,17 @@ class Signature:
             return list(args)
         placed: list[Any] = []
         taken = 0
-        for one in self.positional:
+        for parameter in self.positional:
             if taken == len(args):
                 break
             value = args[taken]
-            if not one.supplied:
+            if not parameter.supplied:
                 placed.append(value)
                 taken += 1
             elif is_placeholder(value, text=text_placeholders):
                 placed.append(INJECTED)
                 taken += 1
-            elif one.injected is not None and injectable_of(type(value)) == (one.injected, False):
+            elif parameter.injected is not None and injectable_of(type(value)) == (parameter.injected, False):
                 placed.append(value)
                 taken += 1
             else:
@@ -122,10 +122,10 @@ class Signature:
         """Describe the superfluous and the missing arguments, one sentence each."""
         problems: list[str] = []
         if self.var_positional is None and len(placed) > len(self.positional):
-            takes = sum(not one.supplied for one in self.positional)
+            takes = sum(not parameter.supplied for parameter in self.positional)
             given = takes + len(placed) - len(self.positional)
             problems.append(f"takes at most {counted(takes, 'positional argument')}, {given} given")
-        given_by_position = {one.name for one in self.positional[: len(placed)]}
+        given_by_position = {parameter.name for parameter in self.positional[: len(placed)]}
         for name in kwargs:
             if name not in self.by_name:
                 if self.var_keyword is None:
@@ -133,12 +133,12 @@ class Signature:
             elif name in given_by_position and not self.by_name[name].supplied:
                 problems.append(f"{name}: given by position and by name")
         problems += [
-            f"{one.name}: missing"
-            for one in self.parameters
-            if one.required
-            and not one.supplied
-            and one.name not in given_by_position
-            and not (one.name in kwargs and one.kind in _BY_NAME)
+            f"{parameter.name}: missing"
+            for parameter in self.parameters
+            if parameter.required
+            and not parameter.supplied
+            and parameter.name not in given_by_position
+            and not (parameter.name in kwargs and parameter.kind in _BY_NAME)
         ]
         return problems
 
@@ -151,13 +151,13 @@ class Signature:
         by_position, by_name = self._open_places(len(placed))
         args = [*placed, *(EMPTY for _ in range(len(placed), self._reach))]
         filled = dict(kwargs)
-        for index, one in by_position:
+        for index, parameter in by_position:
             if index >= len(placed) or args[index] is INJECTED:
-                value = filled.pop(one.name, INJECTED if one.supplied else one.default)
-                args[index] = supply(one) if one.supplied and is_placeholder(value) else value
-        for one in by_name:
-            if is_placeholder(filled.get(one.name, INJECTED)):
-                filled[one.name] = supply(one)
+                value = filled.pop(parameter.name, INJECTED if parameter.supplied else parameter.default)
+                args[index] = supply(parameter) if parameter.supplied and is_placeholder(value) else value
+        for parameter in by_name:
+            if is_placeholder(filled.get(parameter.name, INJECTED)):
+                filled[parameter.name] = supply(parameter)
         return args, filled
 
     def _open_places(self, count: int) -> tuple[list[tuple[int, Parameter]], list[Parameter]]:
@@ -165,8 +165,8 @@ class Signature:
         if count not in self._places:
             reached = self.positional[: max(count, self._reach)]
             self._places[count] = (
-                [(index, one) for index, one in enumerate(reached) if one.supplied or index >= count],
-                [one for one in self.supplied if one not in reached],
+                [(index, parameter) for index, parameter in enumerate(reached) if parameter.supplied or index >= count],
+                [parameter for parameter in self.supplied if parameter not in reached],
             )
         return self._places[count]
 
@@ -191,17 +191,17 @@ def analyse(executor: Callable[..., Any]) -> Signature:
 def _analyse(executor: Callable[..., Any]) -> Signature:
     executor = _function_of(executor)
     try:
-        found = _inspect(executor)
+        inspected = _inspect(executor)
     # a callable written in C can lack a signature: accept any arguments
     except (ValueError, TypeError):
         return Signature(executor, _ANYTHING)
     namespace = _namespace(_code_of(executor))
     parameters: list[Parameter] = []
-    for one in found.parameters.values():
-        parameters += _parameters(one, namespace)
+    for parameter in inspected.parameters.values():
+        parameters += _parameters(parameter, namespace)
     made = unpartial(executor)
-    returns = made if isinstance(made, type) else resolve(found.return_annotation, namespace)
-    return Signature(executor, parameters, EMPTY if any(returns is one for one in _NO_VALUE) else returns)
+    returns = made if isinstance(made, type) else resolve(inspected.return_annotation, namespace)
+    return Signature(executor, parameters, EMPTY if any(returns is no_value for no_value in _NO_VALUE) else returns)
 
 
 _analysed = functools.lru_cache(maxsize=1024)(_analyse)
@@ -222,30 +222,30 @@ def _awaited(annotation: Any) -> Any:
     return parts[-1] if parts and typing.get_origin(annotation) in _AWAITABLES else annotation
 
 
-def _parameters(found: inspect.Parameter, namespace: Mapping[str, Any]) -> Iterator[Parameter]:
-    variadic = found.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    annotation = resolve(found.annotation, namespace)
-    one = Parameter(
-        name=found.name,
-        kind=found.kind,
+def _parameters(parameter: inspect.Parameter, namespace: Mapping[str, Any]) -> Iterator[Parameter]:
+    variadic = parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    annotation = resolve(parameter.annotation, namespace)
+    made = Parameter(
+        name=parameter.name,
+        kind=parameter.kind,
         annotation=annotation,
-        default=found.default,
-        required=found.default is EMPTY and not variadic,
-        resource=found.default if isinstance(found.default, Resource) else None,
+        default=parameter.default,
+        required=parameter.default is EMPTY and not variadic,
+        resource=parameter.default if isinstance(parameter.default, Resource) else None,
     )
-    if found.kind is inspect.Parameter.VAR_KEYWORD and _is_unpack(annotation):
+    if parameter.kind is inspect.Parameter.VAR_KEYWORD and _is_unpack(annotation):
         yield from _unpacked(annotation, namespace)
-    elif found.kind is inspect.Parameter.VAR_POSITIONAL and _is_unpack(annotation):
-        yield replace(one, annotation=EMPTY)
-    elif variadic or one.resource is not None:
-        yield one
+    elif parameter.kind is inspect.Parameter.VAR_POSITIONAL and _is_unpack(annotation):
+        yield replace(made, annotation=EMPTY)
+    elif variadic or made.resource is not None:
+        yield made
     else:
         injectable = injectable_of(annotation)
-        if injectable is None and annotation is EMPTY and found.default is INJECTED:
-            injectable = _injectable_by_text(found.annotation)
+        if injectable is None and annotation is EMPTY and parameter.default is INJECTED:
+            injectable = _injectable_by_text(parameter.annotation)
         if injectable is not None:
-            one = replace(one, injected=injectable[0], optional=injectable[1])
-        yield one
+            made = replace(made, injected=injectable[0], optional=injectable[1])
+        yield made
 
 
 def injectable_of(annotation: Any) -> tuple[Injection, bool] | None:
@@ -257,10 +257,10 @@ def injectable_of(annotation: Any) -> tuple[Injection, bool] | None:
         return injectable_of(typing.get_args(annotation)[0])
     if origin in (Union, types.UnionType):
         parts = typing.get_args(annotation)
-        found = [asked for part in parts if (asked := injectable_of(part)) is not None]
-        if not found or len(found) + (type(None) in parts) < len(parts):
+        injections = [asked for part in parts if (asked := injectable_of(part)) is not None]
+        if not injections or len(injections) + (type(None) in parts) < len(parts):
             return None
-        return found[0][0], type(None) in parts
+        return injections[0][0], type(None) in parts
     base = origin or annotation
     return (base.injected_as, False) if isinstance(base, type) and issubclass(base, Injectable) else None
 
@@ -279,8 +279,8 @@ _NAMES: dict[str, Injection] = {
 def _injectable_by_text(annotation: Any) -> tuple[Injection, bool] | None:
     """Do the work of `injectable_of` for an annotation whose name is imported only for type checkers."""
     words = re.findall(r"\w+", getattr(annotation, "__forward_arg__", str(annotation)))
-    found: list[Injection] = [_NAMES[word] for word in words if word in _NAMES]
-    return (found[0], "None" in words or "Optional" in words) if found else None
+    injections: list[Injection] = [_NAMES[word] for word in words if word in _NAMES]
+    return (injections[0], "None" in words or "Optional" in words) if injections else None
 
 
 def resolve(annotation: Any, namespace: Mapping[str, Any]) -> Any:
@@ -349,8 +349,8 @@ def _code_of(executor: Any) -> Any:
 def _namespace(function: Any) -> dict[str, Any]:
     """Return the names that an annotation of this function can use, with their values."""
     names = dict(getattr(function, "__globals__", {}))
-    for one in getattr(function, "__type_params__", ()):
-        names[one.__name__] = one
+    for type_parameter in getattr(function, "__type_params__", ()):
+        names[type_parameter.__name__] = type_parameter
     cells = getattr(function, "__closure__", None) or ()
     for name, cell in zip(function.__code__.co_freevars if cells else (), cells, strict=True):
         try:
@@ -367,7 +367,7 @@ def _function_of(executor: Any) -> Any:
 
 
 def _first(parameters: Iterable[Parameter], kind: Any) -> Parameter | None:
-    return next((one for one in parameters if one.kind is kind), None)
+    return next((parameter for parameter in parameters if parameter.kind is kind), None)
 
 
 def annotation_text(annotation: Any) -> str:

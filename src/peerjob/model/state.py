@@ -43,10 +43,10 @@ class State(IntFlag):
     @classmethod
     def parse(cls, text: str) -> State:
         """Parse the text or alias of a state, in any case, such as "Completed", "timedout" or "final"."""
-        found = _BY_TEXT.get(text.replace("_", "").replace(" ", "").casefold())
-        if found is None:
+        state = _BY_TEXT.get(text.replace("_", "").replace(" ", "").casefold())
+        if state is None:
             raise ValueError(f"unknown state {text!r}; expected one of {', '.join(sorted(_NAMES.values()))}")
-        return found
+        return state
 
 
 SINGLE: tuple[State, ...] = (

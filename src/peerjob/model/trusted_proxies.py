@@ -28,12 +28,12 @@ class TrustedProxies:
 
     def __init__(self, given: Iterable[str] = (), option: str = "trusted_proxies") -> None:
         wanted = "addresses or networks in a list, such as 10.0.0.7 or 10.0.0.0/8"
-        self._networks = tuple(_network(option, one) for one in several(option, given, str, wanted))
+        self._networks = tuple(_network(option, text) for text in several(option, given, str, wanted))
 
     def trusts(self, address: str) -> bool:
         """Whether an address is that of a trusted proxy."""
-        found = _address(address) if self._networks else None
-        return found is not None and self._includes(found)
+        parsed = _address(address) if self._networks else None
+        return parsed is not None and self._includes(parsed)
 
     def caller_of(self, peer: str, forwarded: Iterable[str]) -> str:
         """The address of a caller: that of the connection, or the one that a trusted proxy gives in `forwarded`."""
@@ -41,11 +41,11 @@ class TrustedProxies:
             return peer
         known = peer
         for text in reversed(",".join(forwarded).split(",")):
-            found = _address(text)
-            if found is None:
+            parsed = _address(text)
+            if parsed is None:
                 break  # no proxy writes this, so the addresses before it count as little
-            known = str(found)
-            if not self._includes(found):
+            known = str(parsed)
+            if not self._includes(parsed):
                 break
         return known
 
@@ -55,22 +55,24 @@ class TrustedProxies:
 
 def network_of(address: str) -> str:
     """What counts as one caller of all connections from an address: the address, or the network of an IPv6 address."""
-    found = _address(address)
-    if isinstance(found, ipaddress.IPv6Address) and not found.is_loopback:
-        return str(ipaddress.ip_network((int(found), _IPV6_PREFIX), strict=False))
-    return address if found is None else str(found)
+    parsed = _address(address)
+    if isinstance(parsed, ipaddress.IPv6Address) and not parsed.is_loopback:
+        return str(ipaddress.ip_network((int(parsed), _IPV6_PREFIX), strict=False))
+    return address if parsed is None else str(parsed)
 
 
 def _network(option: str, text: str) -> Network:
     try:
-        found = ipaddress.ip_network(text.strip())
+        network = ipaddress.ip_network(text.strip())
     except ValueError as error:
         raise OptionError(option, text, f"an address or a network, such as 10.0.0.7 or 10.0.0.0/8 ({error})") from None
-    if isinstance(found, ipaddress.IPv6Network) and found.subnet_of(_MAPPED):
-        found = ipaddress.ip_network((int(found.network_address) & 0xFFFFFFFF, found.prefixlen - _MAPPED.prefixlen))
-    if not found.prefixlen:
+    if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
+        network = ipaddress.ip_network(
+            (int(network.network_address) & 0xFFFFFFFF, network.prefixlen - _MAPPED.prefixlen)
+        )
+    if not network.prefixlen:
         raise OptionError(option, text, "fewer than all addresses: each caller could name any address as its own")
-    return found
+    return network
 
 
 def _address(text: str) -> Address | None:
@@ -81,7 +83,7 @@ def _address(text: str) -> Address | None:
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        found = ipaddress.ip_address(text.partition("%")[0])
+        parsed = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return None
-    return (found.ipv4_mapped or found) if isinstance(found, ipaddress.IPv6Address) else found
+    return (parsed.ipv4_mapped or parsed) if isinstance(parsed, ipaddress.IPv6Address) else parsed

@@ -137,15 +137,15 @@ class _Import:
     async def _add_schedules(self, schedules: Sequence[MovedSchedule]) -> None:
         puts = [
             SchedulePut(
-                name=one.name,
-                kind=one.kind,
-                definition=one.definition,
-                next_us=one.next_us,
-                paused=one.paused,
-                note=one.note,
-                trimmed_us=one.last_us,
+                name=schedule.name,
+                kind=schedule.kind,
+                definition=schedule.definition,
+                next_us=schedule.next_us,
+                paused=schedule.paused,
+                note=schedule.note,
+                trimmed_us=schedule.last_us,
             )
-            for one in schedules
+            for schedule in schedules
         ]
         there = await self._store.get_schedules([put.name for put in puts])
         new = [put for put, row in zip(puts, there, strict=True) if row is None]
@@ -159,17 +159,21 @@ class _Import:
         )
 
     async def _add_instances(self, instances: Sequence[MovedInstance]) -> None:
-        there = await self._store.get([one.id for one in instances])
-        missing = [one for one, record in zip(instances, there, strict=True) if record is None]
-        holders = {one.slot: None for one in missing if one.slot}
+        there = await self._store.get([instance.id for instance in instances])
+        missing = [instance for instance, record in zip(instances, there, strict=True) if record is None]
+        holders = {instance.slot: None for instance in missing if instance.slot}
         slots = dict(zip(holders, await self._store.get_schedules(list(holders)), strict=True)) if holders else {}
         # without its schedule, an instance needs no slot
-        plain = [one for one in missing if slots.get(one.slot) is None]
-        answers = await self._store.enqueue([_new(one) for one in plain], node=NODE)
-        refused = [(one.id, answer.id) for one, answer in zip(plain, answers, strict=True) if answer.id != one.id]
-        for one in missing:
-            if slots.get(one.slot) is not None:
-                refused += await self._add_with_slot(one)
+        plain = [instance for instance in missing if slots.get(instance.slot) is None]
+        answers = await self._store.enqueue([_new(instance) for instance in plain], node=NODE)
+        refused = [
+            (instance.id, answer.id)
+            for instance, answer in zip(plain, answers, strict=True)
+            if answer.id != instance.id
+        ]
+        for instance in missing:
+            if slots.get(instance.slot) is not None:
+                refused += await self._add_with_slot(instance)
         done = self._done
         self._done = replace(
             done,
@@ -179,21 +183,21 @@ class _Import:
             refusals=done.refusals + len(refused),
         )
 
-    async def _add_with_slot(self, one: MovedInstance) -> list[tuple[str, str]]:
+    async def _add_with_slot(self, instance: MovedInstance) -> list[tuple[str, str]]:
         """Let an instance take the slot of its schedule, or wait for it, as a trigger does."""
         # an instance that waits for a slot has never run, so it brings no crashes and no losses
-        new = structs.replace(_new(one), crashes=0, losses=0)
+        new = structs.replace(_new(instance), crashes=0, losses=0)
         for _ in range(_TRIES):
-            (row,) = await self._store.get_schedules([one.slot])
+            (row,) = await self._store.get_schedules([instance.slot])
             if row is None:
-                await self._store.enqueue([_new(one)], node=NODE)
+                await self._store.enqueue([_new(instance)], node=NODE)
                 return []
             fire = Fire(
-                schedule=one.slot,
+                schedule=instance.slot,
                 revision=row.revision,
-                nominal_us=id_time_us(one.id),
+                nominal_us=id_time_us(instance.id),
                 outcome=FireOutcome.TRIGGERED,
-                request=one.id,
+                request=instance.id,
                 instance=new,
                 overlap=Overlap.QUEUE,
                 queue_limit=_NO_LIMIT,
@@ -202,22 +206,22 @@ class _Import:
             (answer,) = await self._store.fire([fire], term=None, node=NODE)
             if answer.status is FireStatus.DONE:
                 refused = answer.record is not None and answer.record.outcome is FireOutcome.SKIPPED
-                return [(one.id, "")] if refused else []
-        raise StoreUnavailableError(self._store.url, f"schedule {one.slot!r} changes all the time")
+                return [(instance.id, "")] if refused else []
+        raise StoreUnavailableError(self._store.url, f"schedule {instance.slot!r} changes all the time")
 
 
-def _new(one: MovedInstance) -> NewInstance:
+def _new(instance: MovedInstance) -> NewInstance:
     return NewInstance(
-        id=one.id,
-        kind=one.kind,
-        spec=one.spec,
-        priority=one.priority,
-        due_us=one.due_us,
-        attempts=one.attempts,
-        crashes=one.crashes,
-        losses=one.losses,
-        key=one.key,
-        tags=one.tags,
-        retention_us=one.retention_us,
-        max_crashes=one.max_crashes,
+        id=instance.id,
+        kind=instance.kind,
+        spec=instance.spec,
+        priority=instance.priority,
+        due_us=instance.due_us,
+        attempts=instance.attempts,
+        crashes=instance.crashes,
+        losses=instance.losses,
+        key=instance.key,
+        tags=instance.tags,
+        retention_us=instance.retention_us,
+        max_crashes=instance.max_crashes,
     )

@@ -106,18 +106,18 @@ def read_line(number: int, line: bytes) -> Line:
     return value
 
 
-def _check(number: int, one: MovedInstance) -> None:
+def _check(number: int, instance: MovedInstance) -> None:
     """Check what a store takes on trust from a node."""
     try:
-        checked_id(one.id)
+        checked_id(instance.id)
     except OptionError as error:
         raise DecodeError(f"line {number} of the export: {error}") from None
     if not (
-        MIN_PRIORITY <= one.priority <= MAX_PRIORITY
-        and min(one.attempts, one.crashes, one.losses, one.max_crashes) >= 0
-        and max(one.attempts, one.crashes, one.losses, one.max_crashes) < 2**31
+        MIN_PRIORITY <= instance.priority <= MAX_PRIORITY
+        and min(instance.attempts, instance.crashes, instance.losses, instance.max_crashes) >= 0
+        and max(instance.attempts, instance.crashes, instance.losses, instance.max_crashes) < 2**31
     ):
-        raise DecodeError(f"line {number} of the export: instance {one.id} has a number that is out of range")
+        raise DecodeError(f"line {number} of the export: instance {instance.id} has a number that is out of range")
 
 
 @asynccontextmanager

@@ -86,12 +86,12 @@ class Days:
         if month not in self.months:
             return ()
         kind = monthrange(year, month)
-        found = self._kinds.get(kind)
-        if found is None:
+        days = self._kinds.get(kind)
+        if days is None:
             first = (kind[0] + 1) % 7
-            found = tuple(day for day in range(1, kind[1] + 1) if self._matches(day, first, kind[1]))
-            self._kinds[kind] = found
-        return found
+            days = tuple(day for day in range(1, kind[1] + 1) if self._matches(day, first, kind[1]))
+            self._kinds[kind] = days
+        return days
 
     def _matches(self, day: int, first: int, length: int) -> bool:
         weekday = (first + day - 1) % 7

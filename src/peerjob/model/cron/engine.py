@@ -27,8 +27,8 @@ class Cron:
         block = moment // BLOCK
         while block * BLOCK < LAST:
             for span in spans(self.zone, block):
-                if span.end > moment and (found := self._first(span, max(moment, span.start))) is not None:
-                    return found * SECOND
+                if span.end > moment and (first := self._first(span, max(moment, span.start))) is not None:
+                    return first * SECOND
             # start the search one day early, since the wall times of a day can begin on the previous day in UTC
             day = self._days.next(((block + 1) * BLOCK) // DAY - 1)
             if day is None:
@@ -41,8 +41,8 @@ class Cron:
         block = (end - 1) // BLOCK
         while block * BLOCK > FIRST:
             for span in reversed(spans(self.zone, block)):
-                if span.start < end and (found := self._last(span, min(end, span.end))) is not None:
-                    return found * SECOND
+                if span.start < end and (last := self._last(span, min(end, span.end))) is not None:
+                    return last * SECOND
             # start the search one day late, since the wall times of a day can end on the next day in UTC
             day = self._days.previous((block * BLOCK) // DAY + 1)
             if day is None:

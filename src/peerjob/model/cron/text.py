@@ -186,14 +186,14 @@ class _Values:
 
 
 def _values(given: str, field: CronField, text: str) -> _Values:
-    found: _Values | None = None
+    expanded: _Values | None = None
     for item in text.split(","):
         values = _item_values(field, item)
         if values is None:
             raise ScheduleError(f"cron={given!r}: {field.name} {_reason(field, item)}")
-        found = values if found is None else found | values
-    assert found is not None
-    return found
+        expanded = values if expanded is None else expanded | values
+    assert expanded is not None
+    return expanded
 
 
 @lru_cache(maxsize=MAX_ITEMS_CACHED)
@@ -226,7 +226,7 @@ def _item_values(field: CronField, item: str) -> _Values | None:
         return _Values(last=True)
     if nth:
         places = [
-            (weekday, place) for weekday, found in cast(dict[int, set[int | str]], nth).items() for place in found
+            (weekday, place) for weekday, ordinals in cast(dict[int, set[int | str]], nth).items() for place in ordinals
         ]
         return _Values(
             nth=frozenset((weekday, place) for weekday, place in places if isinstance(place, int)),

@@ -58,27 +58,27 @@ def spans(zone: tzinfo, block: int) -> tuple[Span, ...]:
     """Return the stretches of one block in order. Block n starts n × BLOCK after the epoch."""
     start, end = block * BLOCK, (block + 1) * BLOCK
     # begin one day before the block, since a clock change on that day can repeat wall times within the block
-    found = [Span(start - DAY, end, _offset(zone, start - DAY), start - DAY + _offset(zone, start - DAY))]
+    spans = [Span(start - DAY, end, _offset(zone, start - DAY), start - DAY + _offset(zone, start - DAY))]
     for day in range(start, end + 1, DAY):
-        before, offset = found[-1].offset, _offset(zone, day)
+        before, offset = spans[-1].offset, _offset(zone, day)
         if offset != before:
             change = _change(zone, day - DAY, day)
             if change < end:
-                found[-1] = found[-1]._replace(end=change)
-                found.append(Span(change, end, offset, change + before))
-    return tuple(_from(span, start) for span in found if span.end > start)
+                spans[-1] = spans[-1]._replace(end=change)
+                spans.append(Span(change, end, offset, change + before))
+    return tuple(_from(span, start) for span in spans if span.end > start)
 
 
 def transitions(zone: tzinfo, after: int, until: int) -> list[tuple[Span, Span]]:
     """Return the stretches before and after each change of offset in (after, until]."""
-    found: list[tuple[Span, Span]] = []
+    pairs: list[tuple[Span, Span]] = []
     previous: Span | None = None
     for block in range(after // BLOCK, until // BLOCK + 1):
         for span in spans(zone, block):
             if previous is not None and previous.offset != span.offset and after < span.start <= until:
-                found.append((previous, span))
+                pairs.append((previous, span))
             previous = span
-    return found
+    return pairs
 
 
 def _from(span: Span, start: int) -> Span:
