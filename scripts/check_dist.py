@@ -103,14 +103,14 @@ def _tracked() -> set[str]:
 
 def _packaged(tracked: set[str]) -> dict[str, str]:
     """The tracked files of the packages: the path in the wheel, and the path in the repository."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for name in tracked:
         first, _, rest = name.partition("/")
         if first == "src" and not Path(ROOT, name).is_symlink():
-            found[rest] = name
+            versions[rest] = name
         elif first in FOLDERS:
-            found[f"peerjob/{name}"] = name
-    return found
+            versions[f"peerjob/{name}"] = name
+    return versions
 
 
 def _wheel_problems(wheel: Path) -> list[str]:
@@ -154,12 +154,12 @@ def _differences(where: str, names: set[str], expected: set[str]) -> list[str]:
 
 def _included(extra: str) -> set[str]:
     """The extras that an extra brings, and itself."""
-    found = {extra}
+    extras = {extra}
     for text in PROJECT["optional-dependencies"].get(extra, ()):
         if text.startswith("peerjob["):
             for name in text.removeprefix("peerjob[").removesuffix("]").split(","):
-                found |= _included(name)
-    return found
+                extras |= _included(name)
+    return extras
 
 
 def _extra_problems(home: Path, wheel: Path, extra: str, *constraints: str) -> list[str]:
@@ -170,7 +170,7 @@ def _extra_problems(home: Path, wheel: Path, extra: str, *constraints: str) -> l
     pip = (sys.executable, "-m", "pip", "--python", str(python))
     _run(*pip, "install", "--quiet", "--no-compile", wanted, *constraints)
     listed = _run(*pip, "list", "--format", "json")
-    packages = {one["name"]: one["version"] for one in json.loads(listed)}
+    packages = {package["name"]: package["version"] for package in json.loads(listed)}
     size = sum(path.stat().st_size for path in home.rglob("*") if path.is_file() and not path.is_symlink()) / 1e6
     print(f"{home.name:24} {len(packages):3} packages {size:6.1f} MB", flush=True)
 

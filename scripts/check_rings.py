@@ -16,14 +16,14 @@ SOURCES = Path(__file__).parents[1] / "src"
 
 def modules(sources: Path) -> dict[str, Path]:
     """The files of all packages below a folder, by the full names of their modules."""
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for folder, _, names in os.walk(sources, followlinks=True):
         for name in names:
             path = Path(folder, name)
             if path.suffix == ".py":
                 parts = path.relative_to(sources).with_suffix("").parts
-                found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+                paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return paths
 
 
 def imported_names(path: Path, package: str) -> Iterator[tuple[str, str]]:
@@ -68,12 +68,12 @@ def rings(edges: dict[str, set[str]]) -> Iterator[list[str]]:
 
 def main() -> int:
     edges = graph(SOURCES)
-    found = list(rings(edges))
-    for ring in found:
+    cycles = list(rings(edges))
+    for ring in cycles:
         print(f"import ring: {' -> '.join(ring)}")
-    if not found:
+    if not cycles:
         print(f"no import ring in {len(edges)} modules")
-    return bool(found)
+    return bool(cycles)
 
 
 if __name__ == "__main__":

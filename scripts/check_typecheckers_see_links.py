@@ -35,8 +35,8 @@ def missed(checker: str, home: Path) -> list[str]:
     """Run a checker in the copy and name the folders in which it found no error."""
     command = [Path(sys.executable).with_name(checker)]
     output = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False).stdout
-    found = {int(number) for number in re.findall(r"planted_(\d+)\.py:\d.*error", output)}
-    return [str(folder) for number, folder in enumerate(FOLDERS) if number not in found]
+    seen = {int(number) for number in re.findall(r"planted_(\d+)\.py:\d.*error", output)}
+    return [str(folder) for number, folder in enumerate(FOLDERS) if number not in seen]
 
 
 def main() -> int:

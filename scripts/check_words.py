@@ -30,8 +30,8 @@ def _words() -> Iterator[str]:
         if path == Path(__file__):
             continue
         for number, line in _prose(path):
-            if found := WORDS.search(line):
-                yield f"{path.relative_to(ROOT)}:{number}: {found.group()!r} hides the subject: {line.strip()}"
+            if match := WORDS.search(line):
+                yield f"{path.relative_to(ROOT)}:{number}: {match.group()!r} hides the subject: {line.strip()}"
 
 
 def _files() -> list[Path]:

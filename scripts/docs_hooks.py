@@ -50,8 +50,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
     """The page, if it loads nothing from another host."""
-    if found := FOREIGN.search(output):
-        raise import_module("mkdocs.exceptions").PluginError(f"{page.file.src_uri} loads {found[0]}")
+    if match := FOREIGN.search(output):
+        raise import_module("mkdocs.exceptions").PluginError(f"{page.file.src_uri} loads {match[0]}")
     return output
 
 

@@ -89,14 +89,14 @@ def _settings(table: type[Any]) -> str:
 
 def _rows(table: type[Any]) -> Iterator[tuple[str, str, str, str]]:
     hints = get_type_hints(table, include_extras=True)
-    for one in fields(table):
-        row = hints[one.name].__metadata__[0]
+    for field in fields(table):
+        row = hints[field.name].__metadata__[0]
         if not isinstance(row, Setting):
             yield f"`{row.metavar}`", f"`{row.envvar}`", "", str(row.help)
             continue
-        flags = row.flags or (f"--{one.name.replace('_', '-')}",)
-        variable = variable_of(one.name) if row.variable == "" else row.variable
-        value = one.default if one.default is not MISSING else ""
+        flags = row.flags or (f"--{field.name.replace('_', '-')}",)
+        variable = variable_of(field.name) if row.variable == "" else row.variable
+        value = field.default if field.default is not MISSING else ""
         default = row.more.get("show_default") or ("none" if value is None else f"`{_text(value)}`")
         yield ", ".join(f"`{flag}`" for flag in flags), f"`{variable}`" if variable else "", default, row.help
 

@@ -161,10 +161,10 @@ def main() -> int:
 def methods(twin: Twin) -> str:
     """The methods of one class, in the order of the asynchronous class."""
     module = ast.parse((HANDLES / f"{twin.source.lower()}.py").read_text())
-    found = next(node for node in module.body if isinstance(node, ast.ClassDef) and node.name == twin.source)
+    definition = next(node for node in module.body if isinstance(node, ast.ClassDef) and node.name == twin.source)
     return "".join(
         f"\n{twin_of(node, twin)}"
-        for node in found.body
+        for node in definition.body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and not node.name.startswith("_")
         and node.name not in ASYNC_ONLY

@@ -29,14 +29,14 @@ def _git(*arguments: str) -> list[str]:
 
 def tests_of(files: Iterable[str]) -> list[str]:
     """The unit tests of changed files: a changed test itself, else the folder; those of model if nothing changed."""
-    found: set[Path] = set()
+    chosen: set[Path] = set()
     for name in files:
         parts = PurePosixPath(name.removeprefix("src/peerjob/")).parts
         if parts[:2] == UNIT.parts and name.endswith(".py"):
-            found.add(Path(name))
+            chosen.add(Path(name))
         elif (ROOT / UNIT / parts[0]).is_dir():
-            found.add(UNIT / parts[0])
-    return sorted(str(path) for path in found if not any(parent in found for parent in path.parents)) or [
+            chosen.add(UNIT / parts[0])
+    return sorted(str(path) for path in chosen if not any(parent in chosen for parent in path.parents)) or [
         str(UNIT / "model")
     ]
 

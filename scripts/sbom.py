@@ -37,40 +37,40 @@ def bill() -> dict[str, Any]:
     made = subprocess.run([*command, *options, "--output-file", "-"], capture_output=True, text=True, check=False)
     if made.returncode:
         sys.exit(made.stderr)
-    found: dict[str, Any] = json.loads(made.stdout)
-    root = found["metadata"]["component"]
+    document: dict[str, Any] = json.loads(made.stdout)
+    root = document["metadata"]["component"]
     root["version"] = release()
     root["purl"] = f"pkg:pypi/peerjob@{root['version']}"
-    refs = {one["name"]: one["bom-ref"] for one in found["components"]}
-    for one in found["components"]:
-        del one["description"]  # the text of the line in the lock file
+    refs = {component["name"]: component["bom-ref"] for component in document["components"]}
+    for component in document["components"]:
+        del component["description"]  # the text of the line in the lock file
     needs = needed()
-    found["dependencies"] = [
+    document["dependencies"] = [
         {"ref": ref, "dependsOn": sorted(refs[other] for other in refs if name in needs[other])}
         for name, ref in [("peerjob", root["bom-ref"]), *sorted(refs.items())]
     ]
-    return found
+    return document
 
 
 def release() -> str:
     """The release of peerjob."""
     text = (ROOT / "src" / "peerjob" / "version.py").read_text()
-    found = re.search(r'__version__ = "(.+)"', text)
-    assert found is not None
-    return found[1]
+    match = re.search(r'__version__ = "(.+)"', text)
+    assert match is not None
+    return match[1]
 
 
 def needed() -> dict[str, set[str]]:
     """Locked package → the packages that need it."""
-    found: dict[str, set[str]] = {}
+    requirements: dict[str, set[str]] = {}
     name = ""
     for line in LOCK.read_text().splitlines():
         if locked := re.match(r"([\w.-]+)==", line):
             name = locked[1]
-            found[name] = set()
+            requirements[name] = set()
         elif via := re.match(r"    #\s+(?:via\s+)?([\w.-]+)", line):
-            found[name].add(via[1])
-    return found
+            requirements[name].add(via[1])
+    return requirements
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ async def main(arguments: Sequence[str]) -> int:
         url = await serving.serve(dashboard(node, authorize=by_header))
         paths = await paths_of(node)
         if arguments:
-            chosen = [one for one in every(paths) if not arguments[1:] or one.name in arguments[1:]]
+            chosen = [picture for picture in every(paths) if not arguments[1:] or picture.name in arguments[1:]]
             problems = await take(chosen, url, Path(arguments[0]))
         else:
             problems = await take(published(paths), url, IMAGES)

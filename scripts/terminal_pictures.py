@@ -85,7 +85,7 @@ def screen(command: list[str | Path], *, columns: int, **environment: str) -> li
     with tempfile.TemporaryDirectory() as folder:
         child: pexpect.spawn[str] = pexpect.spawn(
             str(command[0]),
-            [str(one) for one in command[1:]],
+            [str(word) for word in command[1:]],
             cwd=folder,
             env={"PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin:/usr/sbin", "TERM": "xterm-256color", **environment},
             dimensions=(LINES, columns),
@@ -124,10 +124,10 @@ def _style(char: Any) -> Style:
 
 def without_jobs(lines: list[Text]) -> list[Text]:
     """The lines, with dots for those of single jobs."""
-    found: list[Text] = []
+    texts: list[Text] = []
     for omitted, run in itertools.groupby(lines, lambda line: bool(JOB.search(line.plain))):
-        found += [Text("     …", Style(dim=True))] if omitted else run
-    return found
+        texts += [Text("     …", Style(dim=True))] if omitted else run
+    return texts
 
 
 def draw(name: str, title: str, lines: list[Text]) -> None:
@@ -167,17 +167,17 @@ def _started(nodes: ExitStack, folder: Path, store: str, name: str, listen: str)
         printed += line
         if "ready to run" in line:
             break
-    found = re.search(r"serves gRPC on (\S+)", printed)
-    if found is None:
+    match = re.search(r"serves gRPC on (\S+)", printed)
+    if match is None:
         raise SystemExit(printed)
-    return found[1]
+    return match[1]
 
 
 async def _screens(store: str, address: str) -> list[list[Text]]:
     command: list[str | Path] = [BIN / "jobctl", "--address", address, "top", "--count", str(TOP_SECONDS)]
     async with Node(store, workers=0, allow_unknown=True, name="shop") as node:
         working = asyncio.create_task(work(node))
-        screens = await asyncio.gather(*(asyncio.to_thread(screen, command, columns=one) for one in TOP_WIDTHS))
+        screens = await asyncio.gather(*(asyncio.to_thread(screen, command, columns=width) for width in TOP_WIDTHS))
         working.cancel()
         return screens
 

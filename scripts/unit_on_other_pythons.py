@@ -43,14 +43,14 @@ def environment(version: tuple[int, int], python: Path) -> Path:
 
 def main() -> int:
     others = [version for version in VERSIONS if version != sys.version_info[:2]]
-    found = [(version, python) for version in others if (python := interpreter(version))]
-    if not found:
+    available = [(version, python) for version in others if (python := interpreter(version))]
+    if not available:
         print("no other Python found")
     arguments = [argument for argument in sys.argv[1:] if argument != "--every"]
     if arguments == sys.argv[1:]:
-        found = found[-1:]
+        available = available[-1:]
     failed: list[str] = []
-    for version, python in found:
+    for version, python in available:
         print(f"unit tests on {python}", flush=True)
         pytest = environment(version, python) / "pytest"
         if subprocess.run([pytest, "tests/unit", *MARKED, *arguments], cwd=ROOT, check=False).returncode:

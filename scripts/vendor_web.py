@@ -88,13 +88,13 @@ def fetch(package: Package) -> None:
 
 def problems_of(package: Package) -> list[str]:
     """What is wrong with the committed files of a package."""
-    found: list[str] = []
+    problems: list[str] = []
     for name, expected in package.files.values():
         path = VENDOR / name
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
         if digest != expected:
-            found.append(f"{name}: expected {expected}, found {digest}")
-    return found
+            problems.append(f"{name}: expected {expected}, found {digest}")
+    return problems
 
 
 if __name__ == "__main__":

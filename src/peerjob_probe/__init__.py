@@ -72,10 +72,10 @@ def _get(host: str, port: int, path: str, until: float) -> tuple[int, str]:
                 break
             answer += piece
     head, _, body = answer.partition(b"\r\n\r\n")
-    found = re.match(rb"HTTP/1\.[01] (\d{3})", head)
-    if found is None:
+    match = re.match(rb"HTTP/1\.[01] (\d{3})", head)
+    if match is None:
         raise ValueError("the answer is not HTTP" if answer else "it closed the connection")
-    return int(found[1]), body.decode("utf-8", "replace")
+    return int(match[1]), body.decode("utf-8", "replace")
 
 
 def _left(until: float) -> float:

@@ -59,15 +59,15 @@ def parameters_of(table: type[Any], *, environment: bool, hidden: str | None = N
     """
     hints = get_type_hints(table, include_extras=True)
     made: list[inspect.Parameter] = []
-    for one in fields(table):
-        kind: Any = hints[one.name]
-        default = one.default_factory() if callable(one.default_factory) else one.default
+    for field in fields(table):
+        kind: Any = hints[field.name]
+        default = field.default_factory() if callable(field.default_factory) else field.default
         if isinstance(row := kind.__metadata__[0], Setting):
             texts = {"metavar": "FILE"} if kind.__origin__ == Path | None else {}
             texts |= {"show_default": "none"} if default is None else {}
             row = replace(row, more={**texts, **row.more})
-            kind = Annotated[kind.__origin__, _option(one.name, row, environment=environment, hidden=hidden)]
-        made.append(inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
+            kind = Annotated[kind.__origin__, _option(field.name, row, environment=environment, hidden=hidden)]
+        made.append(inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
     return made
 
 
@@ -82,20 +82,22 @@ def _option(name: str, row: Setting, *, environment: bool, hidden: str | None) -
 
 def options_of(function: Callable[..., Any], *, environment: bool) -> list[inspect.Parameter]:
     """The parameters of a function after the first one, with the options of a table in place of the table."""
-    found: list[inspect.Parameter] = []
-    for one in _parameters(function):
-        options = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
-        found += parameters_of(one.annotation, environment=environment) if _is_table(one.annotation) else options
-    return found
+    parameters: list[inspect.Parameter] = []
+    for parameter in _parameters(function):
+        options = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+        parameters += (
+            parameters_of(parameter.annotation, environment=environment) if _is_table(parameter.annotation) else options
+        )
+    return parameters
 
 
 def arguments_of(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a function after the first one, from the values of `options_of`."""
     made: dict[str, Any] = {}
-    for one in _parameters(function):
-        table = one.annotation
+    for parameter in _parameters(function):
+        table = parameter.annotation
         values = {row.name: given[row.name] for row in fields(table)} if _is_table(table) else {}
-        made[one.name] = table(**values) if values else given[one.name]
+        made[parameter.name] = table(**values) if values else given[parameter.name]
     return made
 
 
@@ -112,7 +114,7 @@ def declare(command: Callable[..., Any], parameters: Iterable[inspect.Parameter]
     context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     signature = inspect.Signature([context, *parameters])
     vars(command)["__signature__"] = signature
-    command.__annotations__ = {one.name: one.annotation for one in signature.parameters.values()}
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in signature.parameters.values()}
 
 
 # -- values ----------------------------------------------------------------------------------------------------------
@@ -133,18 +135,18 @@ def merged(layers: Iterable[Mapping[str, Any]], exclusive: Exclusive) -> dict[st
 
     Raises OptionError for a layer that gives a value in both ways of an exclusive pair.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for layer in layers:
-        for one, other in exclusive:
-            if layer.keys() & one and layer.keys() & other:
-                given = sorted(layer.keys() & (one | other))
+        for first, other in exclusive:
+            if layer.keys() & first and layer.keys() & other:
+                given = sorted(layer.keys() & (first | other))
                 raise OptionError(given[0], " and ".join(given), "one of them")
-            for mine, theirs in ((one, other), (other, one)):
+            for mine, theirs in ((first, other), (other, first)):
                 if layer.keys() & mine:
                     for name in theirs:
-                        found.pop(name, None)
-        found.update(layer)
-    return found
+                        values.pop(name, None)
+        values.update(layer)
+    return values
 
 
 def read_setting(option: str, path: Path, expected: str = "a file that can be read") -> str:
@@ -163,12 +165,12 @@ def use_file(context: typer.Context, path: Path | None) -> Path | None:
         table = tomllib.loads(read_setting("--config", path))
     except tomllib.TOMLDecodeError as error:
         raise OptionError("--config", str(path), f"TOML ({error})") from None
-    known = {str(one.name) for one in context.command.params} - {"config"}
+    known = {str(param.name) for param in context.command.params} - {"config"}
     values: dict[str, Any] = {}
     for name, value in _flat(table).items():
         option = name.replace("-", "_")
         if option not in known:
-            listed = ", ".join(sorted(one.replace("_", "-") for one in known))
+            listed = ", ".join(sorted(name.replace("_", "-") for name in known))
             raise OptionError(str(path), name, f"one of {listed}")
         values[option] = [value] if option == "jobs" and isinstance(value, str) else value
     context.default_map = {**(context.default_map or {}), **values}
@@ -177,10 +179,10 @@ def use_file(context: typer.Context, path: Path | None) -> Path | None:
 
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """The options in a configuration file, without tables: `cert` in the table `[tls]` becomes `tls-cert`."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in table.items():
         if isinstance(value, dict):
-            found |= _flat(cast("dict[str, Any]", value), f"{prefix}{name}-")
+            values |= _flat(cast("dict[str, Any]", value), f"{prefix}{name}-")
         else:
-            found[f"{prefix}{name}"] = value
-    return found
+            values[f"{prefix}{name}"] = value
+    return values

@@ -118,12 +118,12 @@ class EagerRun(Generic[R_co]):
     @property
     def waits(self) -> list[float]:
         """Seconds between the attempts, by backoff and jitter."""
-        return [one.wait for one in self.attempts if one.wait]
+        return [attempt.wait for attempt in self.attempts if attempt.wait]
 
     @property
     def logs(self) -> list[LogEntry]:
         """The log lines of all attempts."""
-        return [line for one in self.attempts for line in one.logs]
+        return [line for attempt in self.attempts for line in attempt.logs]
 
     @property
     def progress(self) -> Progress | None:

@@ -70,7 +70,7 @@ def dashboard(
     """
     managers = manager if isinstance(manager, Mapping) else {"": manager}
     # a caller without a type checker can pass any object
-    if not managers or not all(isinstance(one, Manager) for one in managers.values()):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not managers or not all(isinstance(manager, Manager) for manager in managers.values()):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionError("manager", manager, "a Node or a Client, or several of them by name")
     for name in managers if isinstance(manager, Mapping) else ():
         if not _NAME.fullmatch(name) or name in RESERVED:
@@ -81,7 +81,7 @@ def dashboard(
         raise OptionError(
             "hosts, frame_ancestors", (hosts, frame_ancestors), "a list of names, and sources of a policy"
         )
-    served = {name: ServedCluster(name, one) for name, one in managers.items()}
+    served = {name: ServedCluster(name, manager) for name, manager in managers.items()}
     proxies = TrustedProxies(trusted_proxies)
     site = _Site(served, authorize)
     app = Shield(Starlette(routes=site.routes()), hosts=hosts, frame_ancestors=frame_ancestors)
@@ -113,8 +113,8 @@ class Dashboard:
         headers = Headers(scope=scope)
         address = self._proxies.caller_of(peer, headers.getlist(HEADER))
         scheme = headers.get("x-forwarded-proto", "").strip().lower()
-        found: dict[str, Any] = {} if address == peer else {"client": (address, 0)}
-        return found | ({"scheme": scheme} if scheme in ("http", "https") else {})
+        scope_of_caller: dict[str, Any] = {} if address == peer else {"client": (address, 0)}
+        return scope_of_caller | ({"scheme": scheme} if scheme in ("http", "https") else {})
 
 
 class _Site:
@@ -132,18 +132,20 @@ class _Site:
 
     def routes(self) -> list[BaseRoute]:
         """The static files, the sign-in, and the pages of each cluster."""
-        found: list[BaseRoute] = [Mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))]
+        routes: list[BaseRoute] = [Mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))]
         if isinstance(self._authorize, SignIn):
-            found += self._authorize.routes(self._renderer)
+            routes += self._authorize.routes(self._renderer)
         pages = [route.route(self._answer) for route in ROUTES]
         if "" in self._served:
-            return [*found, *pages]
-        return [*found, Route("/", self._clusters), Mount("/{cluster}", routes=pages)]
+            return [*routes, *pages]
+        return [*routes, Route("/", self._clusters), Mount("/{cluster}", routes=pages)]
 
     async def _clusters(self, request: Request) -> Response:
         async def answer(visit: Visit) -> Response:
             rights = visit.principal.rights
-            shown = {name: one.for_kinds(rights) for name, one in self._served.items() if one.is_within(rights)}
+            shown = {
+                name: cluster.for_kinds(rights) for name, cluster in self._served.items() if cluster.is_within(rights)
+            }
             return HTMLResponse(await self._renderer.page(visit, await clusters_page(visit, shown)))
 
         return await self._admitted(request, None, answer)
@@ -176,7 +178,11 @@ class _Site:
             principal = await principal_of(self._authorize, request, clock.time_us())
         except AuthorizeError as error:
             return HTMLResponse(self._renderer.text("denied.html", root=root, text=str(error)), error.status)
-        within = [] if principal is None else [one for one in self._served.values() if one.is_within(principal.rights)]
+        within = (
+            []
+            if principal is None
+            else [cluster for cluster in self._served.values() if cluster.is_within(principal.rights)]
+        )
         if principal is None or not within or (served is not None and served not in within):
             if principal is None and isinstance(self._authorize, SignIn) and request.method in ("GET", "HEAD"):
                 return self._authorize.redirect(request)
@@ -196,7 +202,7 @@ class _Site:
             principal=principal,
             session=fresh,
             title=title,
-            clusters=[one.name for one in within if one.name],
+            clusters=[cluster.name for cluster in within if cluster.name],
             viewers=self.viewers,
             sent=self._sent,
             form_id=new_form_id(clock),

@@ -62,11 +62,11 @@ class ServedCluster:
         if not rights.kinds:
             return self
         key = tuple(sorted(rights.kinds))
-        found = self._scoped.pop(key, None) or ServedCluster(self.name, ScopedManager(self.manager, rights))
-        self._scoped[key] = found
+        cluster = self._scoped.pop(key, None) or ServedCluster(self.name, ScopedManager(self.manager, rights))
+        self._scoped[key] = cluster
         if len(self._scoped) > MAX_SCOPES:
             self._scoped.popitem(last=False)
-        return found
+        return cluster
 
     def is_within(self, rights: Rights) -> bool:
         """Whether the rights cover the namespace. Only a node tells its namespace."""

@@ -53,7 +53,9 @@ class Field:
     @property
     def options(self) -> list[tuple[str, str]]:
         """The choices of a select with their labels: the text of a string, else JSON."""
-        return [(one, str(msgspec.json.decode(one)) if one.startswith('"') else one) for one in self.choices]
+        return [
+            (choice, str(msgspec.json.decode(choice)) if choice.startswith('"') else choice) for choice in self.choices
+        ]
 
     @property
     def empty(self) -> str:
@@ -78,10 +80,10 @@ def fields_of(schema_text: str | None) -> list[Field]:
     required = schema.get("required")
     names = cast("list[object]", required) if isinstance(required, list) else []
     definitions = _object(schema.get("$defs"))
-    found = [_field(name, _object(part), name in names, definitions) for name, part in properties.items()]
+    fields = [_field(name, _object(part), name in names, definitions) for name, part in properties.items()]
     if schema.get("additionalProperties") is True or not isinstance(schema.get("properties"), dict):
-        found.append(Field(name=REST, control="json", type="JSON object", required=False, default="{}", example="{}"))
-    return found
+        fields.append(Field(name=REST, control="json", type="JSON object", required=False, default="{}", example="{}"))
+    return fields
 
 
 def _field(name: str, part: dict[str, Any], required: bool, definitions: dict[str, Any]) -> Field:
@@ -109,11 +111,11 @@ def _without_null(part: dict[str, Any], definitions: dict[str, Any]) -> tuple[di
     options = part.get("anyOf")
     nullable = False
     if isinstance(options, list):
-        others = [one for one in map(_object, cast("list[object]", options)) if one.get("type") != "null"]
+        others = [option for option in map(_object, cast("list[object]", options)) if option.get("type") != "null"]
         nullable = len(others) < len(cast("list[object]", options))
         if len(others) == 1:
             part = others[0]
-        elif {one.get("type") for one in others} == {"number", "string"}:
+        elif {other.get("type") for other in others} == {"number", "string"}:
             part = {"type": "string", "format": "decimal"}
     reference = part.get("$ref")
     if isinstance(reference, str):
@@ -152,7 +154,7 @@ def _control(part: dict[str, Any]) -> tuple[Control, str, tuple[str, ...], str]:
 def _skeleton(part: dict[str, Any]) -> str:
     """An object with the names and types of its properties."""
     properties = _object(part.get("properties"))
-    inner = ", ".join(f"{to_json(name)}: {_object(one).get('type', '…')!s}" for name, one in properties.items())
+    inner = ", ".join(f"{to_json(name)}: {_object(member).get('type', '…')!s}" for name, member in properties.items())
     return f"{{{inner}}}"
 
 

@@ -71,7 +71,7 @@ def instance_ids(form_id: str, digest: str, now_us: int, since_us: int = 0) -> l
         return []
     begin = max(id_time_us(form_id), -(-since_us // 1_000) * 1_000)
     number = max(0, now_us - begin) // SPAN_US
-    return [hashed_id(begin + one * SPAN_US, f"{digest} {one}") for one in range(number, max(-1, number - 2), -1)]
+    return [hashed_id(begin + span * SPAN_US, f"{digest} {span}") for span in range(number, max(-1, number - 2), -1)]
 
 
 def request_id_of(form_id: str, digest: str, now_us: int) -> str | None:

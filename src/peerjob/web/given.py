@@ -6,10 +6,10 @@ the node converts it to the annotation of the parameter, as it does for `jobctl`
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import msgspec
@@ -21,13 +21,13 @@ from .fields import REST, WHOLE, Field
 from .values import has_mask
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class GivenArguments:
     """The arguments of a submitted form, and the problem of each field that cannot be read."""
 
     args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict[str, Any])
-    problems: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    problems: dict[str, list[str]] = dataclasses.field(default_factory=dict[str, list[str]])
     """By the name of the parameter; by "" for those of the whole form."""
 
 
@@ -40,29 +40,29 @@ def read_arguments(fields: Sequence[Field], form: Mapping[str, str]) -> GivenArg
     if whole:
         return _read_whole(whole)
     read = GivenArguments()
-    for one in fields:
-        text = form.get(one.key, "")
-        if not text.strip() and not (text and one.control in ("text", "password")):
-            if not one.required:
+    for field in fields:
+        text = form.get(field.key, "")
+        if not text.strip() and not (text and field.control in ("text", "password")):
+            if not field.required:
                 continue
-            if not one.nullable and one.type != "text":
-                read.problems.setdefault(one.name, []).append("missing")
+            if not field.nullable and field.type != "text":
+                read.problems.setdefault(field.name, []).append("missing")
                 continue
-            read.kwargs[one.name] = None if one.nullable else ""
+            read.kwargs[field.name] = None if field.nullable else ""
             continue
         try:
-            value = _read(one, text)
+            value = _read(field, text)
         except ValueError as error:
             # the sentence says what is expected, then what was given
-            problem = str(error).partition(", got ")[0] if one.secret else str(error)
-            read.problems.setdefault(one.name, []).append(problem)
+            problem = str(error).partition(", got ")[0] if field.secret else str(error)
+            read.problems.setdefault(field.name, []).append(problem)
             continue
-        if one.name != REST:
-            read.kwargs[one.name] = value
+        if field.name != REST:
+            read.kwargs[field.name] = value
         elif isinstance(value, dict):
             read.kwargs.update(cast("dict[str, Any]", value))
         else:
-            read.problems.setdefault(one.name, []).append("expected a JSON object")
+            read.problems.setdefault(field.name, []).append("expected a JSON object")
     return read
 
 
@@ -79,15 +79,15 @@ def _read_whole(text: str) -> GivenArguments:
     return GivenArguments(problems={WHOLE: ["expected a JSON array or object"]})
 
 
-def _read(one: Field, text: str) -> Any:
+def _read(field: Field, text: str) -> Any:
     """The value of a text; raises ValueError with a sentence for people."""
-    if one.control == "json":
+    if field.control == "json":
         return _json(text)
-    if one.type == "whole number":
+    if field.type == "whole number":
         if not re.fullmatch(r"\s*[+-]?\d{1,4300}\s*", text, re.ASCII):
             raise ValueError(f"expected a whole number, got {text[:100]!r}")
         return int(text)
-    if one.type == "number":
+    if field.type == "number":
         try:
             number = float(text)
         except ValueError:
@@ -95,9 +95,9 @@ def _read(one: Field, text: str) -> Any:
         if not math.isfinite(number):
             raise ValueError(f"expected a number, got {text[:100]!r}")
         return number
-    if one.choices:
-        if text not in one.choices:
-            raise ValueError(f"expected one of {', '.join(one.choices)}, got {text[:100]!r}")
+    if field.choices:
+        if text not in field.choices:
+            raise ValueError(f"expected one of {', '.join(field.choices)}, got {text[:100]!r}")
         return msgspec.json.decode(text)
     return text
 
@@ -115,28 +115,28 @@ def _json(text: str) -> Any:
 
 def problems_by_field(problems: Iterable[str], fields: Iterable[Field]) -> dict[str, list[str]]:
     """The problems of an ArgumentError by the parameter that they begin with; by "" for all others."""
-    names = {one.name for one in fields}
-    found: dict[str, list[str]] = {}
+    names = {field.name for field in fields}
+    errors: dict[str, list[str]] = {}
     for problem in problems:
         name = re.split(r"[\[:]", problem, maxsplit=1)[0]
         known = name in names
-        found.setdefault(name if known else "", []).append(problem.removeprefix(f"{name}: ") if known else problem)
-    return found
+        errors.setdefault(name if known else "", []).append(problem.removeprefix(f"{name}: ") if known else problem)
+    return errors
 
 
 def form_of(fields: Sequence[Field], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, str]:
     """The form values that give these arguments again; without values that are or contain a secret."""
-    plain = [one for one in fields if one.name != REST]
+    plain = [field for field in fields if field.name != REST]
     if len(args) > len(plain):
         return {WHOLE: to_json(list(args))} if not kwargs and not has_mask(args) else {}
-    given = {one.name: value for one, value in zip(plain, args, strict=False)} | dict(kwargs)
+    given = {field.name: value for field, value in zip(plain, args, strict=False)} | dict(kwargs)
     given = {name: value for name, value in given.items() if not has_mask(value)}
     form: dict[str, str] = {}
-    for one in plain:
-        if one.name in given and not one.secret:
-            form[one.key] = _text(one, given.pop(one.name))
+    for field in plain:
+        if field.name in given and not field.secret:
+            form[field.key] = _text(field, given.pop(field.name))
         else:
-            given.pop(one.name, None)
+            given.pop(field.name, None)
     if given:
         form[f"arg.{REST}"] = to_json(given)
     return form
@@ -144,18 +144,18 @@ def form_of(fields: Sequence[Field], args: Sequence[Any], kwargs: Mapping[str, A
 
 def shown_again(fields: Sequence[Field], form: Mapping[str, str]) -> dict[str, str]:
     """The values of a submitted form without its secrets. JSON of several arguments can contain one, too."""
-    hidden = {one.key for one in fields if one.secret}
+    hidden = {field.key for field in fields if field.secret}
     if hidden:
         hidden |= {WHOLE, f"arg.{REST}"}
     return {key: text for key, text in form.items() if key not in hidden}
 
 
-def _text(one: Field, value: Any) -> str:
-    if value is None and one.control != "json":
+def _text(field: Field, value: Any) -> str:
+    if value is None and field.control != "json":
         return ""
-    if one.control == "json" or one.choices or not isinstance(value, str):
+    if field.control == "json" or field.choices or not isinstance(value, str):
         text = to_json(value)
         # JSON has no times, UUIDs and decimals: they are texts there, and the field takes the text
-        is_text = one.control != "json" and not one.choices and text.startswith('"')
+        is_text = field.control != "json" and not field.choices and text.startswith('"')
         return str(msgspec.json.decode(text)) if is_text else text
     return value

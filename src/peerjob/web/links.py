@@ -63,5 +63,5 @@ def safe_link(text: str) -> str:
     plain = text.startswith("/") and not text.startswith("//") and "\\" not in text and text.isprintable()
     path = text.partition("?")[0].partition("#")[0]
     # browsers also take "%2e" for a dot
-    folders = (unquote(one) in (".", "..") for one in path.split("/"))
+    folders = (unquote(part) in (".", "..") for part in path.split("/"))
     return text if plain and not any(folders) and unquote(path)[:2] not in ("//", "/\\") else "/"

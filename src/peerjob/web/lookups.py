@@ -86,14 +86,14 @@ async def page_of(manager: Manager, query: Query, error: str = "") -> ResultPage
     if not error:
         page = await manager.lookup_instances(query)
         return ResultPage(map(row_of, page), page.cursor)
-    wanted, found, scanned, cursor = error.casefold(), list[InstanceRow](), 0, query.cursor
+    wanted, rows, scanned, cursor = error.casefold(), list[InstanceRow](), 0, query.cursor
     for _ in range(MAX_LOOKUPS):
-        page = await manager.lookup_instances(replace(query, cursor=cursor, limit=ROWS - len(found)))
+        page = await manager.lookup_instances(replace(query, cursor=cursor, limit=ROWS - len(rows)))
         scanned, cursor = scanned + len(page), page.cursor
-        found += [row_of(one) for one in page if wanted in error_text(one).casefold()]
-        if cursor is None or len(found) >= ROWS or scanned >= MAX_SCANNED:
+        rows += [row_of(instance) for instance in page if wanted in error_text(instance).casefold()]
+        if cursor is None or len(rows) >= ROWS or scanned >= MAX_SCANNED:
             break
-    return ResultPage(found, cursor)
+    return ResultPage(rows, cursor)
 
 
 class SharedLists:

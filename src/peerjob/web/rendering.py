@@ -79,13 +79,16 @@ def kept(value: object) -> Markup:
     """A value of a hidden field, which comes back as it was. What cannot be printed stands as a character reference."""
     text = str(escape(value))
     # HTML reads references to U+0080 to U+009F as other characters
-    parts = (one if one.isprintable() or "\x80" <= one <= "\x9f" else f"&#{ord(one)};" for one in text)
+    parts = (
+        character if character.isprintable() or "\x80" <= character <= "\x9f" else f"&#{ord(character)};"
+        for character in text
+    )
     return Markup("".join(parts))  # noqa: S704  # it is escaped
 
 
 def typed(value: object) -> Markup:
     """A value of a field that people see: as it was, but for characters that change what they see."""
-    return kept(_MISLEADING.sub(lambda found: ascii(found[0])[1:-1], str(value)))
+    return kept(_MISLEADING.sub(lambda match: ascii(match[0])[1:-1], str(value)))
 
 
 def ago(at: datetime | int | None, now: datetime) -> Markup:

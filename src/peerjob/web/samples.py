@@ -123,16 +123,16 @@ class Samples:
     async def _read_oldest(self, stats: Stats) -> tuple[tuple[Instance[Any], ...], frozenset[str]]:
         """The oldest waiting instances of all kinds, then those of some kinds that are not among them."""
         query, without_wait = Query(state=State.SCHEDULED, limit=MAX_OLDEST), set[str]()
-        found = list(await self._manager.lookup_instances(query))
-        if len(found) == MAX_OLDEST:
+        instances = list(await self._manager.lookup_instances(query))
+        if len(instances) == MAX_OLDEST:
             now_us = self._manager.clock.time_us()
-            for kind in may_all_be_delayed(stats, found, now_us)[:MAX_DELAYED_KINDS]:
+            for kind in may_all_be_delayed(stats, instances, now_us)[:MAX_DELAYED_KINDS]:
                 own = await self._manager.lookup_instances(replace(query, kind=kind))
-                due = [one for one in own if to_us(one.due_at) <= now_us]
-                found += due[:1]
+                due = [instance for instance in own if to_us(instance.due_at) <= now_us]
+                instances += due[:1]
                 if not due:
                     without_wait.add(kind)
-        return tuple(found), frozenset(without_wait)
+        return tuple(instances), frozenset(without_wait)
 
     async def _read(self) -> None:
         clock, changes = self._manager.clock, dict[str, Any](absence="")
@@ -167,8 +167,8 @@ class Samples:
 
 def may_all_be_delayed(stats: Stats, oldest: Sequence[Instance[Any]], now_us: int) -> list[str]:
     """The kinds that can have only delayed instances, by the counts and the oldest instances of all kinds."""
-    seen = Counter(one.kind for one in oldest)
-    waits = {one.kind for one in oldest if to_us(one.due_at) <= now_us}
+    seen = Counter(instance.kind for instance in oldest)
+    waits = {instance.kind for instance in oldest if to_us(instance.due_at) <= now_us}
     counts = {kind: stats.total(State.SCHEDULED, kind) for kind in stats.counts}
     return sorted(kind for kind, count in counts.items() if seen[kind] < count <= stats.delayed and kind not in waits)
 

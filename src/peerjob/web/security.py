@@ -116,23 +116,23 @@ def host_in(request: Request) -> str:
 async def principal_of(authorize: Authorize, request: Request, now_us: int) -> Principal | None:
     """The sender of a request; None if it may do nothing. Raises AuthorizeError."""
     try:
-        found = cast("object", await authorize(request))
+        principal = cast("object", await authorize(request))
     except HTTPException:
         raise  # an answer of the application's own
     except Exception as error:
         logger.exception("authorize failed for %s %s; the request was refused", request.method, request.url.path)
         raise AuthorizeError from error
-    if isinstance(found, Role):
-        return Principal(name="dashboard", rights=Rights(role=found))
-    if found is not None and not isinstance(found, Principal):
+    if isinstance(principal, Role):
+        return Principal(name="dashboard", rights=Rights(role=principal))
+    if principal is not None and not isinstance(principal, Principal):
         logger.error(
             "authorize must return a Role, a Principal or None, got %s for %s %s; the request was refused",
-            type(found).__name__,
+            type(principal).__name__,
             request.method,
             request.url.path,
         )
         raise AuthorizeError
-    return None if found is None or found.rights.expired(now_us) else found
+    return None if principal is None or principal.rights.expired(now_us) else principal
 
 
 # -- sessions ----------------------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def sessions_in(request: Request) -> list[str]:
 
 def unsigned_sessions_in(request: Request) -> list[str]:
     """The ids of the sessions without a sign-in, always in the same order."""
-    given = sorted(one for one in request.cookies.items() if one[0].startswith(f"{COOKIE}_"))
+    given = sorted(cookie for cookie in request.cookies.items() if cookie[0].startswith(f"{COOKIE}_"))
     return [session for _, session in given if _SESSION.fullmatch(session)]
 
 

@@ -65,14 +65,14 @@ class SignIn:
     async def __call__(self, request: Request) -> Principal | None:
         """The signed-in sender of a request, or None."""
         session = session_in(request)
-        found = self._sessions.get(session)
-        if found is None:
+        signed_in = self._sessions.get(session)
+        if signed_in is None:
             return None
-        principal = found.principal
+        principal = signed_in.principal
         if (
-            self._clock.elapsed() >= found.until
+            self._clock.elapsed() >= signed_in.until
             or principal.rights.expired(self._clock.time_us())
-            or not any(one.knows(principal) for one in self._authenticators)
+            or not any(authenticator.knows(principal) for authenticator in self._authenticators)
         ):
             del self._sessions[session]
             return None
@@ -155,8 +155,8 @@ class SignIn:
         return response
 
     async def _principal_of(self, token: str) -> Principal:
-        for one in self._authenticators:
-            principal = await one.principal_of(token)
+        for authenticator in self._authenticators:
+            principal = await authenticator.principal_of(token)
             if principal is None:
                 continue
             rights = principal.rights

@@ -55,13 +55,13 @@ async def count(manager: Manager, query: Query) -> tuple[int, bool]:
     """How many instances match, and whether that is all of them: the count stops at 10,000."""
     if query.id is None and query.tag is None and query.before is None and query.after is None:
         return await manager.count(query), True
-    found, cursor = 0, None
-    while found < MAX_COUNTED:
+    count, cursor = 0, None
+    while count < MAX_COUNTED:
         page = await manager.lookup_instances(replace(query, limit=1_000, cursor=cursor))
-        found, cursor = found + len(page), page.cursor
+        count, cursor = count + len(page), page.cursor
         if cursor is None:
-            return found, True
-    return found, False
+            return count, True
+    return count, False
 
 
 async def step(manager: Manager, verb: Verb, query: Query, once: Once) -> StepResult:
@@ -73,7 +73,7 @@ async def step(manager: Manager, verb: Verb, query: Query, once: Once) -> StepRe
     if query.cursor is not None or (page.cursor is not None and first == last):
         # a step removes a whole millisecond, since a removal cannot name single instances
         if verb != "clear":
-            same = [one.id for one in page if one.created_at == first]
+            same = [instance.id for instance in page if instance.created_at == first]
             more = page.cursor if len(same) == len(page) else None
             after = first if more else first + MILLISECOND if len(same) < len(page) else None
             return StepResult(count=await act_on(manager, verb, same, once), after=after, cursor=more)
@@ -97,7 +97,7 @@ async def act_on(manager: Manager, verb: Verb, ids: Iterable[str], once: Once) -
     """Cancel or retry single instances; those that are gone, or in another state, do not count."""
     turns = asyncio.Semaphore(CONCURRENT)
 
-    async def one(id: str) -> bool:
+    async def act(id: str) -> bool:
         async with turns:
             try:
                 if verb == "cancel":
@@ -110,4 +110,4 @@ async def act_on(manager: Manager, verb: Verb, ids: Iterable[str], once: Once) -
                 return False
             return True
 
-    return sum(await asyncio.gather(*(one(id) for id in ids)))
+    return sum(await asyncio.gather(*(act(id) for id in ids)))

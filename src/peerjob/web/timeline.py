@@ -31,7 +31,7 @@ class Stretch:
 
 def stretches(history: Sequence[HistoryEntry], now: datetime) -> list[Stretch]:
     """The times between the entries; the last one ends now, unless its state is final."""
-    found: list[Stretch] = []
+    stretches: list[Stretch] = []
     for number, entry in enumerate(history):
         last = number + 1 == len(history)
         end = (entry.timestamp if entry.state.is_final else now) if last else history[number + 1].timestamp
@@ -39,8 +39,8 @@ def stretches(history: Sequence[HistoryEntry], now: datetime) -> list[Stretch]:
         note = f": {entry.note}" if entry.note else ""
         passed = "" if entry.state.is_final else f" for {span(end - entry.timestamp)}"
         label = f"{entry.state}{where}{passed}{note}"
-        found.append(Stretch(state=entry.state, begin=entry.timestamp, end=max(end, entry.timestamp), label=label))
-    return found
+        stretches.append(Stretch(state=entry.state, begin=entry.timestamp, end=max(end, entry.timestamp), label=label))
+    return stretches
 
 
 def timeline(history: Sequence[HistoryEntry], now: datetime) -> Markup:

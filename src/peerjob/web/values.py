@@ -64,11 +64,11 @@ def masked_like(value: Any, shown: Any) -> Any:
         return MASK
     if isinstance(value, dict) and isinstance(shown, dict):
         known = cast("dict[str, Any]", shown)
-        return {key: masked_like(one, known.get(key)) for key, one in cast("dict[str, Any]", value).items()}
+        return {key: masked_like(item, known.get(key)) for key, item in cast("dict[str, Any]", value).items()}
     if isinstance(value, list) and isinstance(shown, list):
         items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
         others: list[Any] = shown  # pyright: ignore[reportUnknownVariableType]
-        return [masked_like(one, other) for one, other in zip_longest(items, others[: len(items)])]
+        return [masked_like(item, other) for item, other in zip_longest(items, others[: len(items)])]
     return value  # pyright: ignore[reportUnknownVariableType]
 
 

@@ -15,20 +15,20 @@ from .output import Column, Format, TableView, note
 
 AUDIT: TableView[AuditRecord] = TableView(
     columns=(
-        Column(title="TIME", text=lambda one: moment(one.at), whole=True),
-        Column(title="PRINCIPAL", text=lambda one: one.principal),
-        Column(title="VERB", text=lambda one: one.verb),
-        Column(title="CRITERIA", text=lambda one: one.criteria or "-"),
-        Column(title="COUNT", text=lambda one: "-" if one.count is None else str(one.count), right=True),
-        Column(title="RESULT", text=lambda one: one.result),
-        Column(title="CALLS", text=lambda one: str(one.calls), wide=True, right=True),
-        Column(title="ADDRESS", text=lambda one: one.address or "-", wide=True),
-        Column(title="NODE", text=lambda one: one.node, wide=True),
+        Column(title="TIME", text=lambda record: moment(record.at), whole=True),
+        Column(title="PRINCIPAL", text=lambda record: record.principal),
+        Column(title="VERB", text=lambda record: record.verb),
+        Column(title="CRITERIA", text=lambda record: record.criteria or "-"),
+        Column(title="COUNT", text=lambda record: "-" if record.count is None else str(record.count), right=True),
+        Column(title="RESULT", text=lambda record: record.result),
+        Column(title="CALLS", text=lambda record: str(record.calls), wide=True, right=True),
+        Column(title="ADDRESS", text=lambda record: record.address or "-", wide=True),
+        Column(title="NODE", text=lambda record: record.node, wide=True),
     ),
-    name=lambda one: one.id,
-    plain=lambda one: {"time": one.at.isoformat(), **_without_time(one)},
+    name=lambda record: record.id,
+    plain=lambda record: {"time": record.at.isoformat(), **_without_time(record)},
     nothing="no acting call is recorded",
-    alert=lambda one: one.result != "ok",
+    alert=lambda record: record.result != "ok",
 )
 
 
@@ -45,10 +45,10 @@ async def audit(
 ) -> None:
     """List the latest acting calls over gRPC, the latest first: which caller did what. Needs the role admin."""
     async with session.client() as client:
-        found = await client.audit(limit)
-    session.out.many(found, AUDIT)
-    if len(found) == limit < MAX_AUDIT and session.out.format in (Format.TABLE, Format.WIDE):
-        note(f"there may be more than these {len(found)}; --limit shows up to {MAX_AUDIT:,}")
+        records = await client.audit(limit)
+    session.out.many(records, AUDIT)
+    if len(records) == limit < MAX_AUDIT and session.out.format in (Format.TABLE, Format.WIDE):
+        note(f"there may be more than these {len(records)}; --limit shows up to {MAX_AUDIT:,}")
 
 
 def _without_time(record: AuditRecord) -> dict[str, object]:

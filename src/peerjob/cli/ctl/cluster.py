@@ -21,30 +21,30 @@ from .output import Column, TableView, note
 
 LEADERS: TableView[Leader] = TableView(
     columns=(
-        Column(title="LEADER", text=lambda one: one.name),
-        Column(title="TERM", text=lambda one: str(one.term.number), right=True),
-        Column(title="SINCE", text=lambda one: moment(one.since)),
-        Column(title="COORDINATOR", text=lambda one: one.term.coordinator),
-        Column(title="INCARNATION", text=lambda one: one.incarnation, wide=True),
+        Column(title="LEADER", text=lambda leader: leader.name),
+        Column(title="TERM", text=lambda leader: str(leader.term.number), right=True),
+        Column(title="SINCE", text=lambda leader: moment(leader.since)),
+        Column(title="COORDINATOR", text=lambda leader: leader.term.coordinator),
+        Column(title="INCARNATION", text=lambda leader: leader.incarnation, wide=True),
     ),
-    name=lambda one: one.name,
-    plain=lambda one: {
-        "name": one.name,
-        "incarnation": one.incarnation,
-        "term": one.term.number,
-        "coordinator": one.term.coordinator,
-        "since": None if one.since is None else one.since.isoformat(),
+    name=lambda leader: leader.name,
+    plain=lambda leader: {
+        "name": leader.name,
+        "incarnation": leader.incarnation,
+        "term": leader.term.number,
+        "coordinator": leader.term.coordinator,
+        "since": None if leader.since is None else leader.since.isoformat(),
     },
 )
 
 WORKERS: TableView[Worker] = TableView(
     columns=(
-        Column(title="WORKER", text=lambda one: str(one.number), right=True),
-        Column(title="NODE", text=lambda one: one.node),
-        Column(title="RUNS", text=lambda one: f"{one.instance or '-'}{' (stuck)' if one.stuck else ''}"),
-        Column(title="KIND", text=lambda one: one.kind or "-"),
+        Column(title="WORKER", text=lambda worker: str(worker.number), right=True),
+        Column(title="NODE", text=lambda worker: worker.node),
+        Column(title="RUNS", text=lambda worker: f"{worker.instance or '-'}{' (stuck)' if worker.stuck else ''}"),
+        Column(title="KIND", text=lambda worker: worker.kind or "-"),
     ),
-    name=lambda one: str(one.number),
+    name=lambda worker: str(worker.number),
     plain=asdict,
     nothing="the node that answers has no workers",
 )
@@ -150,35 +150,35 @@ def _subject(given: str | None, name: str) -> str:
 async def leader(session: ClientSession) -> None:
     """Show the leader, which fires the schedules. The exit status is 1 if no leader is known."""
     async with session.client() as client:
-        found = await client.leader()
-    if found is None:
+        leader = await client.leader()
+    if leader is None:
         raise CommandError("no leader is known: schedules do not fire until there is one")
-    session.out.row(found, LEADERS)
+    session.out.row(leader, LEADERS)
 
 
 async def stats(session: ClientSession) -> None:
     """Show the numbers of instances, by kind and state."""
     async with session.client() as client:
-        found = await client.stats()
-    session.out.summary(_plain(found), tallies(found), KINDS)
+        stats = await client.stats()
+    session.out.summary(_plain(stats), tallies(stats), KINDS)
 
 
-def tallies(found: Stats) -> list[Tallies]:
+def tallies(stats: Stats) -> list[Tallies]:
     """A row for each kind with instances, and one for all kinds if there are several."""
-    kinds = sorted(kind for kind in found.counts if found.total(kind=kind))
-    rows: list[Tallies] = [(kind, found.counts[kind], found.unserved.get(kind, 0)) for kind in kinds]
+    kinds = sorted(kind for kind in stats.counts if stats.total(kind=kind))
+    rows: list[Tallies] = [(kind, stats.counts[kind], stats.unserved.get(kind, 0)) for kind in kinds]
     if len(rows) > 1:
-        rows.append(("(all)", {state: found.total(state) for state in COUNTED}, sum(found.unserved.values())))
+        rows.append(("(all)", {state: stats.total(state) for state in COUNTED}, sum(stats.unserved.values())))
     return rows
 
 
-def _plain(found: Stats) -> dict[str, Any]:
+def _plain(stats: Stats) -> dict[str, Any]:
     return {
-        "nodes": found.nodes,
-        "delayed": found.delayed,
-        "undecodable": found.undecodable,
-        "unserved": found.unserved,
+        "nodes": stats.nodes,
+        "delayed": stats.delayed,
+        "undecodable": stats.undecodable,
+        "unserved": stats.unserved,
         "counts": {
-            kind: {str(state): count for state, count in counts.items()} for kind, counts in found.counts.items()
+            kind: {str(state): count for state, count in counts.items()} for kind, counts in stats.counts.items()
         },
     }

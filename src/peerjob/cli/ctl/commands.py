@@ -66,8 +66,8 @@ def verb(app: typer.Typer, name: str, **settings: Any) -> Callable[[Verb], Verb]
 
         def command(ctx: typer.Context, **given: Any) -> int | None:
             before: dict[str, Any] = ctx.find_root().obj or {}
-            after = {one: given.pop(one) for one in OPTIONS}
-            both = {one: before.get(one) if value is None else value for one, value in after.items()}
+            after = {option: given.pop(option) for option in OPTIONS}
+            both = {option: before.get(option) if value is None else value for option, value in after.items()}
             return asyncio.run(function(ClientSession(settings_of(both, os.environ)), **arguments_of(function, given)))
 
         shared = parameters_of(CtlOptions, environment=False, hidden=CONNECTION)

@@ -25,7 +25,7 @@ STATES = (*(str(state).casefold() for state in SINGLE), "active", "error", "fina
 
 def states(incomplete: str) -> list[str]:
     """The states that begin with a text."""
-    return [one for one in STATES if one.startswith(incomplete.casefold())]
+    return [state for state in STATES if state.startswith(incomplete.casefold())]
 
 
 def kinds(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -43,7 +43,7 @@ def schedules(ctx: typer.Context, incomplete: str) -> list[str]:
     """The names of the schedules."""
 
     async def read(client: Client) -> set[str]:
-        return {one.name for one in await client.schedules()}
+        return {schedule.name for schedule in await client.schedules()}
 
     return _from_cluster(ctx, incomplete, read)
 
@@ -52,7 +52,7 @@ def nodes(ctx: typer.Context, incomplete: str) -> list[str]:
     """The names of the live nodes."""
 
     async def read(client: Client) -> set[str]:
-        return {one.name for one in await client.nodes()}
+        return {node.name for node in await client.nodes()}
 
     return _from_cluster(ctx, incomplete, read)
 
@@ -67,7 +67,7 @@ def _from_cluster(
             return await read(client)
 
     try:
-        found = asyncio.run(ask())
+        names = asyncio.run(ask())
     except (PeerjobError, OSError):
         return []
-    return sorted(one for one in found if one.startswith(incomplete))
+    return sorted(name for name in names if name.startswith(incomplete))

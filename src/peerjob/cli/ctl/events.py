@@ -30,22 +30,22 @@ MAX_FIRST = 100
 
 ENTRIES: TableView[HistoryEntry] = TableView(
     columns=(
-        Column(title="TIME", text=lambda one: f"{one.timestamp:%Y-%m-%d %H:%M:%S.%f}"[:-3] + "Z"),
-        Column(title="STATE", text=lambda one: str(one.state)),
-        Column(title="TIMES", text=lambda one: str(one.count), wide=True, right=True),
-        Column(title="NODE", text=lambda one: one.node or "-"),
-        Column(title="NOTE", text=lambda one: one.note or "-"),
+        Column(title="TIME", text=lambda entry: f"{entry.timestamp:%Y-%m-%d %H:%M:%S.%f}"[:-3] + "Z"),
+        Column(title="STATE", text=lambda entry: str(entry.state)),
+        Column(title="TIMES", text=lambda entry: str(entry.count), wide=True, right=True),
+        Column(title="NODE", text=lambda entry: entry.node or "-"),
+        Column(title="NOTE", text=lambda entry: entry.note or "-"),
     ),
-    name=lambda one: str(one.state),
-    plain=lambda one: one.to_dict(),
+    name=lambda entry: str(entry.state),
+    plain=lambda entry: entry.to_dict(),
 )
 CHANGES: TableView[HistoryEntry] = TableView(
     columns=(
-        Column(title="UUID", text=lambda one: one.instance_id, whole=True),
-        Column(title="KIND", text=lambda one: one.kind),
+        Column(title="UUID", text=lambda entry: entry.instance_id, whole=True),
+        Column(title="KIND", text=lambda entry: entry.kind),
         *ENTRIES.columns,
     ),
-    name=lambda one: one.instance_id,
+    name=lambda entry: entry.instance_id,
     plain=ENTRIES.plain,
     nothing="no instance matches",
 )

@@ -133,11 +133,11 @@ async def wait(
         named = [await client.lookup_instance(uuid) for uuid in chosen.uuids or []]
         try:
             async with asyncio.timeout(seconds):
-                for one in named:
-                    await one.wait()
+                for instance in named:
+                    await instance.wait()
         except TimeoutError:
             raise CommandError(f"not all of them are final after {within}", ExitStatus.TIME_OVER) from None
-    incomplete = any(one.state is not State.COMPLETED for one in named)
+    incomplete = any(instance.state is not State.COMPLETED for instance in named)
     return _show(session, named, ExitStatus.FAILED if incomplete else ExitStatus.OK)
 
 

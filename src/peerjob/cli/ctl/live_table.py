@@ -29,7 +29,7 @@ class LiveTable:
         self._seen[instance.id] = instance, line or before
         rows = max(1, self._out.console.height - MARGIN)
         while len(self._seen) > rows:
-            over = (id for id, (one, _) in self._seen.items() if one.state.is_final)
+            over = (id for id, (instance, _) in self._seen.items() if instance.state.is_final)
             del self._seen[next(over, next(iter(self._seen)))]
 
     def table(self, now: datetime) -> Table:

@@ -23,11 +23,11 @@ ScheduleName = Annotated[
 
 VERSIONS: TableView[dict[str, str]] = TableView(
     columns=(
-        Column(title="JOBCTL", text=lambda one: one["jobctl"]),
-        Column(title="NODE", text=lambda one: one["node"]),
+        Column(title="JOBCTL", text=lambda row: row["jobctl"]),
+        Column(title="NODE", text=lambda row: row["node"]),
     ),
-    name=lambda one: one["node"],
-    plain=lambda one: one,
+    name=lambda row: row["node"],
+    plain=lambda row: row,
 )
 
 
@@ -94,8 +94,8 @@ async def count(
     """Print the number of instances."""
     query = chosen.query()
     async with session.client() as client:
-        found = await client.count(query)
-    session.out.text(str(found), {"count": found})
+        count = await client.count(query)
+    session.out.text(str(count), {"count": count})
 
 
 async def list_schedules(session: ClientSession) -> None:

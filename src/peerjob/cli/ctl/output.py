@@ -77,10 +77,10 @@ class Printer:
         """Print a list of objects."""
         match self.format:
             case Format.JSON | Format.YAML:
-                self._plain([view.plain(one) for one in things])
+                self._plain([view.plain(thing) for thing in things])
             case Format.NAME:
-                for one in things:
-                    print(printable(view.name(one)))
+                for thing in things:
+                    print(printable(view.name(thing)))
             case _:
                 if not things:
                     note(view.nothing)
@@ -91,7 +91,7 @@ class Printer:
 
     def note_lost(self, table: Table, view: TableView[T]) -> None:
         """Name the columns for which the terminal had no room."""
-        if lost := [one.title for one in self._columns(view)[len(table.columns) :]]:
+        if lost := [column.title for column in self._columns(view)[len(table.columns) :]]:
             note(f"no room for {', '.join(lost)}: use a wider terminal, or -o json")
 
     def one(self, thing: T, view: TableView[T]) -> None:
@@ -154,24 +154,24 @@ class Printer:
         A table `below` another one has no header, and columns of at least the same widths.
         """
         columns = self._columns(view)
-        rows = [[Text(printable(one.text(thing))) for one in columns] for thing in things]
+        rows = [[Text(printable(column.text(thing))) for column in columns] for thing in things]
         needs: list[tuple[int, int]] = []
-        for number, one in enumerate(columns):
-            wanted = max([len(one.title), *(row[number].cell_len for row in rows)])
+        for number, column in enumerate(columns):
+            wanted = max([len(column.title), *(row[number].cell_len for row in rows)])
             if below is not None and number < len(below.columns):
                 wanted = max(wanted, below.columns[number].width or 0)
-            needs.append((wanted if one.whole else min(wanted, MIN_WIDTH), wanted))
+            needs.append((wanted if column.whole else min(wanted, MIN_WIDTH), wanted))
         widths = _widths(needs, self.console.width)
         table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold", show_header=below is None)
-        for one, width in zip(columns, widths, strict=False):
-            table.add_column(one.title, no_wrap=True, width=width, justify="right" if one.right else "left")
+        for column, width in zip(columns, widths, strict=False):
+            table.add_column(column.title, no_wrap=True, width=width, justify="right" if column.right else "left")
         for thing, row in zip(things, rows, strict=True):
             style = "red" if view.alert is not None and view.alert(thing) else None
             table.add_row(*row[: len(widths)], style=style)
         return table
 
     def _columns(self, view: TableView[T]) -> Sequence[Column[T]]:
-        return [one for one in view.columns if self.format is Format.WIDE or not one.wide]
+        return [column for column in view.columns if self.format is Format.WIDE or not column.wide]
 
     def _plain(self, value: Any) -> None:
         plain = json.loads(to_json(value))

@@ -52,8 +52,8 @@ class _PartPrinter(Generic[T]):
             case Format.YAML:
                 print(printable_json(to_yaml(self._plain(things))), end="")
             case Format.NAME:
-                for one in things:
-                    print(printable(self._view.name(one)))
+                for thing in things:
+                    print(printable(self._view.name(thing)))
             case _:
                 self._table = self._out.table(things, self._view, below=self._table)
                 self._out.console.print(self._table)
@@ -69,4 +69,4 @@ class _PartPrinter(Generic[T]):
             self._out.note_lost(self._table, self._view)
 
     def _plain(self, things: Sequence[T]) -> object:
-        return json.loads(to_json([self._view.plain(one) for one in things]))
+        return json.loads(to_json([self._view.plain(thing) for thing in things]))

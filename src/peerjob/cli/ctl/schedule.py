@@ -236,7 +236,7 @@ async def _show_end(session: ClientSession, instance: Instance[Any], within: str
 
 def _arguments(texts: list[str], keyword: list[str], json: str | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if json is None:
-        return tuple(texts), dict(_pair(one) for one in keyword)
+        return tuple(texts), dict(_pair(text) for text in keyword)
     if texts or keyword:
         raise OptionError("--json-args", f"{len(json):,} characters", "no other arguments with it")
     try:
@@ -276,8 +276,8 @@ def _backoff(wait: str | None, factor: float | None, longest: str | None, jitter
 
 
 def _error_classes(option: str, names: Iterable[str]) -> tuple[type[BaseException], ...]:
-    found = [getattr(builtins, name, None) or getattr(errors, name, None) for name in names]
-    for name, one in zip(names, found, strict=True):
-        if not (isinstance(one, type) and issubclass(one, BaseException)):
+    classes = [getattr(builtins, name, None) or getattr(errors, name, None) for name in names]
+    for name, error_class in zip(names, classes, strict=True):
+        if not (isinstance(error_class, type) and issubclass(error_class, BaseException)):
             raise OptionError(f"--{option.replace('_', '-')}", name, "a built-in error class, or one of peerjob")
-    return tuple(cast("list[type[BaseException]]", found))
+    return tuple(cast("list[type[BaseException]]", classes))

@@ -24,13 +24,13 @@ from .repeats import RequestId, repeatable
 
 BACKFILLS: TableView[Backfill] = TableView(
     columns=(
-        Column(title="TIMES", text=lambda one: str(one.times), right=True),
-        Column(title="MADE", text=lambda one: str(one.made), right=True),
-        Column(title="KNOWN", text=lambda one: str(one.known), right=True),
-        Column(title="TRIMMED", text=lambda one: str(one.trimmed), right=True),
-        Column(title="SKIPPED", text=lambda one: str(one.skipped), right=True),
+        Column(title="TIMES", text=lambda counts: str(counts.times), right=True),
+        Column(title="MADE", text=lambda counts: str(counts.made), right=True),
+        Column(title="KNOWN", text=lambda counts: str(counts.known), right=True),
+        Column(title="TRIMMED", text=lambda counts: str(counts.trimmed), right=True),
+        Column(title="SKIPPED", text=lambda counts: str(counts.skipped), right=True),
     ),
-    name=lambda one: str(one.made),
+    name=lambda counts: str(counts.made),
     plain=structs.asdict,
 )
 
@@ -158,8 +158,8 @@ def _show(session: ClientSession, explanation: Explanation) -> None:
             "words": explanation.words,
             "fires": [fire.isoformat() for fire in explanation.fires],
             "changes": [
-                {"at": one.at.isoformat(), "shift": one.shift.total_seconds(), "effect": one.effect}
-                for one in explanation.changes
+                {"at": change.at.isoformat(), "shift": change.shift.total_seconds(), "effect": change.effect}
+                for change in explanation.changes
             ],
         },
     )

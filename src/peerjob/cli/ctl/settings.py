@@ -46,7 +46,7 @@ def given_options(ctx: typer.Context) -> dict[str, Any]:
     while level is not None:
         levels.insert(0, level.params)
         level = level.parent
-    return {name: one[name] for one in levels for name in OPTIONS if one.get(name) is not None}
+    return {name: level[name] for level in levels for name in OPTIONS if level.get(name) is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class CtlOptions:
     ] = None
 
 
-OPTIONS = tuple(one.name for one in fields(CtlOptions))
+OPTIONS = tuple(field.name for field in fields(CtlOptions))
 IN_CONTEXTS = frozenset(OPTIONS) - {"output", "context", "config"}
 """The options that a context of the configuration file, or an environment variable, can set."""
 PATHS = frozenset({"tls_ca", "tls_cert", "tls_key", "token_file"})
@@ -135,12 +135,12 @@ def settings_of(given: Mapping[str, Any], environment: Mapping[str, str]) -> Ctl
         {name: environment[key] for name in IN_CONTEXTS if environment.get(key := variable_of(name))},
         {name: given[name] for name in IN_CONTEXTS if given.get(name) is not None},
     ]
-    found = merged(layers, EXCLUSIVE)
+    values = merged(layers, EXCLUSIVE)
     return CtlSettings(
-        target=str(found.get("address") or f"{_host(found.get('host', HOST))}:{found.get('port', GRPC_PORT)}"),
-        token=_token(found),
-        tls=_tls(found),
-        timeout=str(found.get("request_timeout", TIMEOUT)),
+        target=str(values.get("address") or f"{_host(values.get('host', HOST))}:{values.get('port', GRPC_PORT)}"),
+        token=_token(values),
+        tls=_tls(values),
+        timeout=str(values.get("request_timeout", TIMEOUT)),
         output=given.get("output") or Format.TABLE,
     )
 
@@ -149,25 +149,25 @@ def _host(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
-def _token(found: Mapping[str, Any]) -> str | None:
-    if found.get("token") is not None:
-        return str(found["token"])
-    if found.get("token_file") is None:
+def _token(values: Mapping[str, Any]) -> str | None:
+    if values.get("token") is not None:
+        return str(values["token"])
+    if values.get("token_file") is None:
         return None
-    path = Path(found["token_file"]).expanduser()
+    path = Path(values["token_file"]).expanduser()
     return read_setting("token_file", path, "a file with a token that can be read")
 
 
-def _tls(found: Mapping[str, Any]) -> ClientTls | None:
-    files = {name: Path(found[name]).expanduser() for name in ("tls_ca", "tls_cert", "tls_key") if name in found}
-    asked = _flag(found["tls"]) if "tls" in found else bool(files or "tls_server_name" in found)
+def _tls(values: Mapping[str, Any]) -> ClientTls | None:
+    files = {name: Path(values[name]).expanduser() for name in ("tls_ca", "tls_cert", "tls_key") if name in values}
+    asked = _flag(values["tls"]) if "tls" in values else bool(files or "tls_server_name" in values)
     if not asked:
         return None
     return ClientTls(
         ca=files.get("tls_ca"),
         certificate=files.get("tls_cert"),
         key=files.get("tls_key"),
-        server_name=found.get("tls_server_name"),
+        server_name=values.get("tls_server_name"),
     )
 
 

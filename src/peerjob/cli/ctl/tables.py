@@ -22,27 +22,29 @@ def instances(now: datetime) -> TableView[Instance[Any]]:
     """The table of instances, with ages as of now."""
     return TableView(
         columns=(
-            Column(title="UUID", text=lambda one: one.id, whole=True),
-            Column(title="KIND", text=lambda one: one.kind),
-            Column(title="STATE", text=lambda one: str(one.state)),
-            Column(title="AGE", text=lambda one: age(one.created_at, now), right=True),
-            Column(title="NODE", text=lambda one: one.node or "-"),
-            Column(title="TRIES", text=lambda one: str(one.attempts), wide=True, right=True),
-            Column(title="PRIORITY", text=lambda one: str(one.priority), wide=True, right=True),
-            Column(title="DUE", text=lambda one: moment(one.due_at), wide=True),
-            Column(title="TAGS", text=lambda one: ",".join(one.tags) or "-", wide=True),
+            Column(title="UUID", text=lambda instance: instance.id, whole=True),
+            Column(title="KIND", text=lambda instance: instance.kind),
+            Column(title="STATE", text=lambda instance: str(instance.state)),
+            Column(title="AGE", text=lambda instance: age(instance.created_at, now), right=True),
+            Column(title="NODE", text=lambda instance: instance.node or "-"),
+            Column(title="TRIES", text=lambda instance: str(instance.attempts), wide=True, right=True),
+            Column(title="PRIORITY", text=lambda instance: str(instance.priority), wide=True, right=True),
+            Column(title="DUE", text=lambda instance: moment(instance.due_at), wide=True),
+            Column(title="TAGS", text=lambda instance: ",".join(instance.tags) or "-", wide=True),
             Column(title="ARGUMENTS", text=_arguments, wide=True),
-            Column(title="ERROR", text=lambda one: "-" if one.error is None else str(one.error), wide=True),
+            Column(
+                title="ERROR", text=lambda instance: "-" if instance.error is None else str(instance.error), wide=True
+            ),
         ),
-        name=lambda one: one.id,
-        plain=lambda one: one.to_dict(),
+        name=lambda instance: instance.id,
+        plain=lambda instance: instance.to_dict(),
         nothing="no instance matches",
     )
 
 
-def _arguments(one: Instance[Any]) -> str:
+def _arguments(instance: Instance[Any]) -> str:
     try:
-        return to_json(one.arguments)
+        return to_json(instance.arguments)
     except DecodeError:
         return "(unreadable)"
 
@@ -54,43 +56,43 @@ def _nodes_of(job: RegisteredJob) -> str:
 
 JOBS: TableView[RegisteredJob] = TableView(
     columns=(
-        Column(title="KIND", text=lambda one: one.kind),
-        Column(title="RECURS", text=lambda one: recurrence_text(one.cron, one.every, one.timezone)),
-        Column(title="SIGNATURE", text=lambda one: one.signature or "-"),
+        Column(title="KIND", text=lambda job: job.kind),
+        Column(title="RECURS", text=lambda job: recurrence_text(job.cron, job.every, job.timezone)),
+        Column(title="SIGNATURE", text=lambda job: job.signature or "-"),
         Column(title="NODES", text=_nodes_of),
-        Column(title="DESCRIPTION", text=lambda one: one.description or "-"),
-        Column(title="PRIORITY", text=lambda one: str(one.priority), wide=True, right=True),
+        Column(title="DESCRIPTION", text=lambda job: job.description or "-"),
+        Column(title="PRIORITY", text=lambda job: str(job.priority), wide=True, right=True),
         Column(
             title="RETRIES",
-            text=lambda one: "forever" if one.max_retries is None else str(one.max_retries),
+            text=lambda job: "forever" if job.max_retries is None else str(job.max_retries),
             wide=True,
             right=True,
         ),
-        Column(title="TIMEOUT", text=lambda one: "-" if one.timeout is None else span(one.timeout), wide=True),
-        Column(title="RUNS", text=lambda one: "here" if one.runs_here else "elsewhere", wide=True),
-        Column(title="REGISTERED", text=lambda one: moment(one.registered_at), wide=True),
-        Column(title="VERSION", text=lambda one: str(one.version), wide=True, right=True),
+        Column(title="TIMEOUT", text=lambda job: "-" if job.timeout is None else span(job.timeout), wide=True),
+        Column(title="RUNS", text=lambda job: "here" if job.runs_here else "elsewhere", wide=True),
+        Column(title="REGISTERED", text=lambda job: moment(job.registered_at), wide=True),
+        Column(title="VERSION", text=lambda job: str(job.version), wide=True, right=True),
     ),
-    name=lambda one: one.kind,
-    plain=lambda one: {
-        "kind": one.kind,
-        "description": one.description,
-        "signature": one.signature or None,
-        "nodes": list(one.nodes),
-        "node_count": one.node_count,
-        "registered_at": None if one.registered_at is None else one.registered_at.isoformat(),
-        "priority": one.priority,
-        "max_retries": one.max_retries,
-        "timeout": None if one.timeout is None else one.timeout.total_seconds(),
-        "crontab": one.cron,
-        "every": None if one.every is None else one.every.total_seconds(),
-        "timezone": one.timezone,
-        "schedule_at": one.schedule_at,
-        "tags": list(one.tags),
-        "aliases": list(one.aliases),
-        "version": one.version,
-        "runs_here": one.runs_here,
-        "json_schema": None if one.json_schema is None else json.loads(one.json_schema),
+    name=lambda job: job.kind,
+    plain=lambda job: {
+        "kind": job.kind,
+        "description": job.description,
+        "signature": job.signature or None,
+        "nodes": list(job.nodes),
+        "node_count": job.node_count,
+        "registered_at": None if job.registered_at is None else job.registered_at.isoformat(),
+        "priority": job.priority,
+        "max_retries": job.max_retries,
+        "timeout": None if job.timeout is None else job.timeout.total_seconds(),
+        "crontab": job.cron,
+        "every": None if job.every is None else job.every.total_seconds(),
+        "timezone": job.timezone,
+        "schedule_at": job.schedule_at,
+        "tags": list(job.tags),
+        "aliases": list(job.aliases),
+        "version": job.version,
+        "runs_here": job.runs_here,
+        "json_schema": None if job.json_schema is None else json.loads(job.json_schema),
     },
     nothing="no live node has jobs",
 )
@@ -105,31 +107,31 @@ def recurrence_text(cron: str | None, every: timedelta | None, timezone: str | N
 
 NODES: TableView[NodeView] = TableView(
     columns=(
-        Column(title="NODE", text=lambda one: one.name),
-        Column(title="INTAKE", text=lambda one: one.intake or "-"),
-        Column(title="RUNNING", text=lambda one: str(one.running), right=True),
-        Column(title="WORKERS", text=lambda one: str(one.info.workers), right=True),
-        Column(title="HEARD", text=lambda one: f"{one.heartbeat_age:.1f}s ago"),
-        Column(title="HOST", text=lambda one: one.info.host or "-"),
-        Column(title="PID", text=lambda one: str(one.info.pid or "-"), right=True),
-        Column(title="VERSION", text=lambda one: one.info.version or "-"),
-        Column(title="STARTED", text=lambda one: moment(one.started_at), wide=True),
-        Column(title="INCARNATION", text=lambda one: one.info.incarnation, wide=True),
-        Column(title="KINDS", text=lambda one: ",".join(one.info.kinds) or "-", wide=True),
+        Column(title="NODE", text=lambda node: node.name),
+        Column(title="INTAKE", text=lambda node: node.intake or "-"),
+        Column(title="RUNNING", text=lambda node: str(node.running), right=True),
+        Column(title="WORKERS", text=lambda node: str(node.info.workers), right=True),
+        Column(title="HEARD", text=lambda node: f"{node.heartbeat_age:.1f}s ago"),
+        Column(title="HOST", text=lambda node: node.info.host or "-"),
+        Column(title="PID", text=lambda node: str(node.info.pid or "-"), right=True),
+        Column(title="VERSION", text=lambda node: node.info.version or "-"),
+        Column(title="STARTED", text=lambda node: moment(node.started_at), wide=True),
+        Column(title="INCARNATION", text=lambda node: node.info.incarnation, wide=True),
+        Column(title="KINDS", text=lambda node: ",".join(node.info.kinds) or "-", wide=True),
     ),
-    name=lambda one: one.name,
-    plain=lambda one: {
-        "name": one.name,
-        "incarnation": one.info.incarnation,
-        "intake": one.intake or None,
-        "running": one.running,
-        "workers": one.info.workers,
-        "heartbeat_age": one.heartbeat_age,
-        "host": one.info.host,
-        "pid": one.info.pid,
-        "version": one.info.version,
-        "started_at": one.started_at.isoformat(),
-        "kinds": list(one.info.kinds),
+    name=lambda node: node.name,
+    plain=lambda node: {
+        "name": node.name,
+        "incarnation": node.info.incarnation,
+        "intake": node.intake or None,
+        "running": node.running,
+        "workers": node.info.workers,
+        "heartbeat_age": node.heartbeat_age,
+        "host": node.info.host,
+        "pid": node.info.pid,
+        "version": node.info.version,
+        "started_at": node.started_at.isoformat(),
+        "kinds": list(node.info.kinds),
     },
     nothing="no live node",
 )
@@ -139,43 +141,47 @@ def schedules(now: datetime) -> TableView[Schedule]:
     """The table of schedules, with ages as of now."""
     return TableView(
         columns=(
-            Column(title="NAME", text=lambda one: one.name),
-            Column(title="KIND", text=lambda one: one.kind),
+            Column(title="NAME", text=lambda schedule: schedule.name),
+            Column(title="KIND", text=lambda schedule: schedule.kind),
             Column(title="RECURS", text=_recurs),
-            Column(title="NEXT", text=lambda one: "paused" if one.paused else until(one.next_at, now), right=True),
-            Column(title="LAST", text=lambda one: age(one.last_at, now), right=True),
-            Column(title="RUNNING", text=lambda one: one.running or "-", wide=True),
-            Column(title="WAITING", text=lambda one: str(len(one.waiting)), wide=True, right=True),
-            Column(title="NEXT AT", text=lambda one: moment(one.next_at), wide=True),
-            Column(title="NOTE", text=lambda one: one.note or "-", wide=True),
+            Column(
+                title="NEXT",
+                text=lambda schedule: "paused" if schedule.paused else until(schedule.next_at, now),
+                right=True,
+            ),
+            Column(title="LAST", text=lambda schedule: age(schedule.last_at, now), right=True),
+            Column(title="RUNNING", text=lambda schedule: schedule.running or "-", wide=True),
+            Column(title="WAITING", text=lambda schedule: str(len(schedule.waiting)), wide=True, right=True),
+            Column(title="NEXT AT", text=lambda schedule: moment(schedule.next_at), wide=True),
+            Column(title="NOTE", text=lambda schedule: schedule.note or "-", wide=True),
         ),
-        name=lambda one: one.name,
-        plain=lambda one: one.to_dict(),
+        name=lambda schedule: schedule.name,
+        plain=lambda schedule: schedule.to_dict(),
         nothing="no schedule",
     )
 
 
-def _recurs(one: Schedule) -> str:
+def _recurs(schedule: Schedule) -> str:
     try:
-        return recurrence_text(one.cron, one.every, one.timezone)
+        return recurrence_text(schedule.cron, schedule.every, schedule.timezone)
     except DecodeError:
         return "(unreadable)"
 
 
 FIRES: TableView[FireEntry] = TableView(
     columns=(
-        Column(title="NOMINAL", text=lambda one: moment(one.nominal), whole=True),
+        Column(title="NOMINAL", text=lambda fire: moment(fire.nominal), whole=True),
         # the number of nominal times; with this title, a row of one fire fits into 80 columns
-        Column(title="N", text=lambda one: str(one.count), right=True),
-        Column(title="OUTCOME", text=lambda one: f"{one.outcome}{' (ongoing)' if one.ongoing else ''}"),
-        Column(title="INSTANCE", text=lambda one: one.instance_id or "-", whole=True),
-        Column(title="LATE", text=lambda one: span(one.late), wide=True, right=True),
-        Column(title="NODE", text=lambda one: one.node or "-", wide=True),
-        Column(title="TERM", text=lambda one: str(one.term or "-"), wide=True, right=True),
-        Column(title="WHY", text=lambda one: one.reason or "-"),
+        Column(title="N", text=lambda fire: str(fire.count), right=True),
+        Column(title="OUTCOME", text=lambda fire: f"{fire.outcome}{' (ongoing)' if fire.ongoing else ''}"),
+        Column(title="INSTANCE", text=lambda fire: fire.instance_id or "-", whole=True),
+        Column(title="LATE", text=lambda fire: span(fire.late), wide=True, right=True),
+        Column(title="NODE", text=lambda fire: fire.node or "-", wide=True),
+        Column(title="TERM", text=lambda fire: str(fire.term or "-"), wide=True, right=True),
+        Column(title="WHY", text=lambda fire: fire.reason or "-"),
     ),
-    name=lambda one: one.instance_id or one.nominal.isoformat(),
-    plain=lambda one: one.to_dict(),
+    name=lambda fire: fire.instance_id or fire.nominal.isoformat(),
+    plain=lambda fire: fire.to_dict(),
     nothing="nothing has become due yet",
 )
 

@@ -247,11 +247,11 @@ def overview(
         since = age(leader.since, now)
         led, short = f"{leader.name} leads (term {leader.term.number}, {since})", f"{leader.name} leads ({since})"
     delayed = f" ({stats.delayed:,} of them delayed)" if stats.delayed else ""
-    closed = sum(one.intake in ("draining", "drained") for one in nodes)
+    closed = sum(node.intake in ("draining", "drained") for node in nodes)
     drains = f" ({closed} of them draining or drained)" if closed else ""
     numbers = [
         f"{counted(len(nodes), 'node')}{drains}",
-        counted(sum(one.info.workers for one in nodes), "worker"),
+        counted(sum(node.info.workers for node in nodes), "worker"),
         f"{stats.total(State.PROCESSING):,} running",
         f"{stats.total(State.SCHEDULED):,} queued{delayed}",
     ]
@@ -290,11 +290,11 @@ async def _oldest(client: Client, stats: Stats, now: datetime) -> dict[str, time
     queued = {kind: stats.total(State.SCHEDULED, kind) for kind in stats.counts}
     longest = sorted((kind for kind in queued if queued[kind]), key=lambda kind: -queued[kind])[:MAX_AGES]
     queries = [Query(kind=kind, state=State.SCHEDULED, limit=MAX_OLDEST) for kind in longest]
-    found: dict[str, timedelta] = {}
+    waits: dict[str, timedelta] = {}
     for kind, page in zip(longest, await asyncio.gather(*map(client.lookup_instances, queries)), strict=True):
-        if due := [one.due_at for one in page if to_us(one.due_at) <= to_us(now)]:
-            found[kind] = now - min(due)
-    return found
+        if due := [instance.due_at for instance in page if to_us(instance.due_at) <= to_us(now)]:
+            waits[kind] = now - min(due)
+    return waits
 
 
 def fitting(out: Printer, rows: Sequence[T], view: TableView[T], importance: Sequence[str]) -> TableView[T]:
@@ -302,10 +302,10 @@ def fitting(out: Printer, rows: Sequence[T], view: TableView[T], importance: Seq
 
     `importance` has the titles, the most important first. Empty columns are left out before others.
     """
-    shown = [one for one in view.columns if out.format is Format.WIDE or not one.wide]
-    texts = {one.title: [printable(one.text(row)) for row in rows] for one in shown}
+    shown = [column for column in view.columns if out.format is Format.WIDE or not column.wide]
+    texts = {column.title: [printable(column.text(row)) for row in rows] for column in shown}
     needs = {title: max(map(cell_len, (title, *texts[title]))) + GAP for title in texts}
-    ranked = [*importance, *(one.title for one in shown if one.title not in importance)]
+    ranked = [*importance, *(column.title for column in shown if column.title not in importance)]
     always, others = ranked[:NEVER_LEFT_OUT], ranked[NEVER_LEFT_OUT:]
     empty = [title for title in others if all(text in ("0", "-") for text in texts[title])]
     kept = set(always)
@@ -318,7 +318,9 @@ def fitting(out: Printer, rows: Sequence[T], view: TableView[T], importance: Seq
         if not kept.issuperset(titles):
             break
     # if even the columns that stay have no room, the name is cut
-    return replace(view, columns=[replace(one, whole=one is not shown[0]) for one in shown if one.title in kept])
+    return replace(
+        view, columns=[replace(column, whole=column is not shown[0]) for column in shown if column.title in kept]
+    )
 
 
 def _lines(parts: Sequence[str], width: int) -> list[str]:

@@ -46,7 +46,7 @@ def _is_id(text: str) -> bool:
 
 
 def _show(session: ClientSession, subject: str, reasons: list[str], traceback: str = "") -> None:
-    text = "\n".join([subject, *(f"  {one}" for one in reasons)])
+    text = "\n".join([subject, *(f"  {reason}" for reason in reasons)])
     if traceback:
         text += f"\n\n{traceback.rstrip()}"
     session.out.text(text, {"subject": subject, "reasons": reasons, "traceback": traceback or None})

@@ -19,9 +19,11 @@ def to_yaml(value: Any) -> str:
 
 def _block(value: Any) -> list[str]:
     if isinstance(value, dict) and value:
-        return [line for key, one in cast("dict[str, Any]", value).items() for line in _entry(f"{_scalar(key)}:", one)]
+        return [
+            line for key, item in cast("dict[str, Any]", value).items() for line in _entry(f"{_scalar(key)}:", item)
+        ]
     if isinstance(value, list) and value:
-        return [line for one in cast("Sequence[Any]", value) for line in _item(one)]
+        return [line for item in cast("Sequence[Any]", value) for line in _item(item)]
     return [_scalar(value)]
 
 

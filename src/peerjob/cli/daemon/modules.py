@@ -70,10 +70,10 @@ def _jobs_of(name: str) -> Jobs:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:  # the import runs user code, which can raise any error
         raise OptionError("MODULE", name, f"a module that can be imported ({_reason(name, error)})") from error
-    found = collect_jobs(module)
-    if not found:
+    jobs = collect_jobs(module)
+    if not jobs:
         raise OptionError("MODULE", name, "a module with jobs (none of its attributes is a Job or a JobGroup)")
-    return found
+    return jobs
 
 
 def _reason(name: str, error: BaseException) -> str:

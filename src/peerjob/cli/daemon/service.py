@@ -124,8 +124,8 @@ class Service:
         try:
             await self._node.stop(grace)
         finally:
-            for one in stopping:
-                await one
+            for task in stopping:
+                await task
             if self._metrics is not None:
                 await self._metrics.stop()
 

@@ -332,7 +332,9 @@ class DaemonSettings:
         return WebServer(
             node,
             self.web_listen,
-            authenticators=[one for one in (tokens, self.jwt(node.clock)) if one is not None],
+            authenticators=[
+                authenticator for authenticator in (tokens, self.jwt(node.clock)) if authenticator is not None
+            ],
             tls=self.tls,
             insecure=self.insecure,
             hosts=self.web_host or (),
@@ -349,7 +351,7 @@ def takes_settings(command: Callable[..., int]) -> Callable[..., int]:
     own = options_of(command, environment=True)
 
     def run(*, ctx: typer.Context, **given: Any) -> int:
-        values: dict[str, Any] = {one.name: given.pop(one.name) for one in fields(DaemonSettings)}
+        values: dict[str, Any] = {field.name: given.pop(field.name) for field in fields(DaemonSettings)}
         values.update(_urls(ctx))
         return command(DaemonSettings(**values), **given)
 
@@ -360,12 +362,12 @@ def takes_settings(command: Callable[..., int]) -> Callable[..., int]:
 
 def _urls(context: typer.Context) -> dict[str, str]:
     """The URLs of the store and of the coordinator, each from its option or its file, by precedence."""
-    names = {one: f"--{one.replace('_', '-')}" for one in ("store", "store_file", "coordinator", "coordinator_file")}
-    found = merged(given_layers(context, names), EXCLUSIVE)
+    names = {name: f"--{name.replace('_', '-')}" for name in ("store", "store_file", "coordinator", "coordinator_file")}
+    values = merged(given_layers(context, names), EXCLUSIVE)
     urls: dict[str, str] = {}
     for name in ("store", "coordinator"):
-        if (file := found.get(f"--{name}-file")) is not None:
+        if (file := values.get(f"--{name}-file")) is not None:
             urls[name] = read_setting(f"--{name}-file", file)
-        elif f"--{name}" in found:
-            urls[name] = found[f"--{name}"]
+        elif f"--{name}" in values:
+            urls[name] = values[f"--{name}"]
     return urls

@@ -36,24 +36,31 @@ def evaluate(
     leads: LeaderWatch | None = None,
 ) -> tuple[dict[str, Any], list[Check]]:
     """The result as `--json` prints it, with times in seconds, and the checks."""
-    done = [one for one in instances if one.state is State.COMPLETED]
-    receipts: list[dict[str, Any]] = [one.outcome() for one in done]
-    count = sum((Count(one["count"]) for one in receipts), Count())
-    entries = [entry for one in instances for entry in one.record.history]
-    ended = [one.record.history[-1].at_us for one in instances if one.state.is_final]
+    done = [instance for instance in instances if instance.state is State.COMPLETED]
+    receipts: list[dict[str, Any]] = [instance.outcome() for instance in done]
+    count = sum((Count(receipt["count"]) for receipt in receipts), Count())
+    entries = [entry for instance in instances for entry in instance.record.history]
+    ended = [instance.record.history[-1].at_us for instance in instances if instance.state.is_final]
     seconds = (max(ended, default=0) - min((entry.at_us for entry in entries), default=0)) / 1_000_000
-    stale = sum((one["fence"], one["node"]) != (of.fence, of.node) for one, of in zip(receipts, done, strict=True))
-    completed = [one.id for one in instances for entry in one.record.history if entry.state is State.COMPLETED]
+    stale = sum(
+        (receipt["fence"], receipt["node"]) != (of.fence, of.node) for receipt, of in zip(receipts, done, strict=True)
+    )
+    completed = [
+        instance.id for instance in instances for entry in instance.record.history if entry.state is State.COMPLETED
+    ]
     twice = stale + len(completed) - len(set(completed))
-    failed, lost = len(ended) - len(done), len(scheduled - {one.id for one in instances if one.state.is_final})
+    failed, lost = (
+        len(ended) - len(done),
+        len(scheduled - {instance.id for instance in instances if instance.state.is_final}),
+    )
     claimed_again = _takeovers(instances, kill.node) if kill else []
     last_us = max(claimed_again, default=math.inf)
     recovery = round((last_us - kill.at_us) / 1_000_000, 3) if kill and last_us < math.inf else None
-    found = f"{len(done):,} of {len(scheduled):,}, {failed:,} failed"
+    shown = f"{len(done):,} of {len(scheduled):,}, {failed:,} failed"
     tokens = f"{count['tokens']:,} and {single['tokens']:,} tokens"
     checks = [
         Check("totals equal those of one process", count == single, tokens),
-        Check("all that was scheduled completed", len(done) == len(scheduled), found),
+        Check("all that was scheduled completed", len(done) == len(scheduled), shown),
         Check("nothing lost", not lost, f"{lost:,}"),
         Check("nothing completed twice", not twice, f"{twice:,}"),
     ]
@@ -90,10 +97,10 @@ def evaluate(
 
 def _takeovers(instances: Sequence[Instance[Any]], dead: str) -> list[float]:
     """For each claim that the killed node lost, the time of the next claim of that instance; inf if there is none."""
-    found: list[float] = []
-    for history in (one.record.history for one in instances):
+    waits: list[float] = []
+    for history in (instance.record.history for instance in instances):
         for at, entry in enumerate(history):
             after = history[at + 1 :]
             if entry.state is State.PROCESSING and entry.node == dead and not (after and after[0].node == dead):
-                found.append(next((later.at_us for later in after if later.state is State.PROCESSING), math.inf))
-    return found
+                waits.append(next((later.at_us for later in after if later.state is State.PROCESSING), math.inf))
+    return waits

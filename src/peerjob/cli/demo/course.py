@@ -105,7 +105,7 @@ class Demo:
             stats = await self._course(len(files), [workload.count.call(path) for path in files])
             self.view.event("waiting for the same count in one process")
             single = workload.Count(json.loads(await counter.line()))
-            instances = [one async for one in self._observer.iter_instances(Query(limit=500))]
+            instances = [instance async for instance in self._observer.iter_instances(Query(limit=500))]
             if self.dashboard is not None and self.view.live is not None:
                 await self._until_interrupted()
         result, checks = evaluate(instances, self._ids, single, self._killed, kill_wanted=self.kill, leads=self._leads)
@@ -169,7 +169,7 @@ class Demo:
         if self._coordinator is not None:
             self._leads.see(await self._observer.leader())
         stats = await self._observer.stats()
-        self.view.show(stats, [one for one in await self._observer.nodes() if one.info.workers])
+        self.view.show(stats, [node for node in await self._observer.nodes() if node.info.workers])
         return stats
 
     async def _schedule(self, calls: Iterable[Call[workload.Receipt]], noun: str) -> None:
@@ -180,7 +180,13 @@ class Demo:
     async def _kill_one(self) -> None:
         """Kill the node that runs the most slow jobs; kill none if no slow job runs."""
         running = Query(kind=workload.slow.kind, state=State.PROCESSING)
-        slow = Counter([one.node async for one in self._observer.iter_instances(running) if one.progress is not None])
+        slow = Counter(
+            [
+                instance.node
+                async for instance in self._observer.iter_instances(running)
+                if instance.progress is not None
+            ]
+        )
         for victim, held in slow.most_common(1):
             marker = await self._observer.schedule(workload.urgent, f"the kill of {victim}")
             self._ids.add(marker.id)

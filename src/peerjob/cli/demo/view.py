@@ -41,7 +41,7 @@ class DemoView(logging.Handler):
         """Show the cluster as it is now."""
         waiting, running, done = map(stats.total, (State.SCHEDULED, State.PROCESSING, State.FINAL))
         if self.live is not None:
-            rows = [(one.name, str(one.info.pid), one.running, f"{one.heartbeat_age:.1f} s ago") for one in nodes]
+            rows = [(node.name, str(node.info.pid), node.running, f"{node.heartbeat_age:.1f} s ago") for node in nodes]
             shown = Group(_table("node,process,running,heartbeat", rows), kind_table(stats))
             self.live.update(shown, refresh=True)
         elif (now := self._clock.elapsed()) >= self._next_line:

@@ -28,8 +28,8 @@ lines are counted."""
 def source_files(limit: int | None = None) -> list[str]:
     """The `.py` files of the running Python's standard library, at most `limit` of them, sorted."""
     root = Path(sysconfig.get_path("stdlib"))
-    found = (path for path in root.rglob("*.py") if NOT_STANDARD.isdisjoint(path.relative_to(root).parts))
-    return sorted(str(path) for path in found if path.is_file() and os.access(path, os.R_OK))[:limit]
+    files = (path for path in root.rglob("*.py") if NOT_STANDARD.isdisjoint(path.relative_to(root).parts))
+    return sorted(str(path) for path in files if path.is_file() and os.access(path, os.R_OK))[:limit]
 
 
 def count_file(path: str) -> Count:
@@ -40,7 +40,7 @@ def count_file(path: str) -> Count:
         tokens = list(tokenize.tokenize(io.BytesIO(source).readline))
     except (SyntaxError, tokenize.TokenError, ValueError):  # a file whose bytes are not text raises ValueError
         return Count(files=1, lines=lines, untokenized=1)
-    definitions = sum(one.type == token.NAME and one.string in ("def", "class") for one in tokens)
+    definitions = sum(part.type == token.NAME and part.string in ("def", "class") for part in tokens)
     return Count(files=1, lines=lines, tokens=len(tokens), definitions=definitions)
 
 

@@ -208,14 +208,14 @@ class Client(RemoteManager, StartableManager):
             request = pb.ScheduleJobsRequest(jobs=chunk, view=pb.INSTANCE_VIEW_ENCODED)
             answer = await self._ids.send(rpcs.SCHEDULE_JOBS, request, partial(self._renew, request), made=ids_made)
             made += [
-                await self._made(one, next(jobs).job, own_id=sent.uuid)
-                for one, sent in zip(answer.scheduled, request.jobs, strict=True)
+                await self._made(scheduled, next(jobs).job, own_id=sent.uuid)
+                for scheduled, sent in zip(answer.scheduled, request.jobs, strict=True)
             ]
         return made
 
     def _renew(self, request: pb.ScheduleJobsRequest) -> None:
-        for one in request.jobs:
-            one.uuid = self._ids.one()
+        for job in request.jobs:
+            job.uuid = self._ids.one()
 
     async def _add_schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Schedule:
         return await self._put_schedule(self._request(target, args, kwargs, recurs=True))
@@ -281,7 +281,7 @@ class Client(RemoteManager, StartableManager):
     async def workers(self) -> list[Worker]:
         """The workers of the node that answers, each with the instance that it runs."""
         answer = await self._connection.call(rpcs.LIST_WORKERS, pb.ListWorkersRequest())
-        return [worker_of(one, answer.node) for one in answer.workers]
+        return [worker_of(worker, answer.node) for worker in answer.workers]
 
     async def resize_workers(self, n: int, *, node: str | None = None) -> str:
         request = pb.ResizeWorkersRequest(workers=whole_number("resize_workers", n, 1, MAX_WORKERS), node=node)

@@ -191,9 +191,9 @@ class Connection:
         tls = self._tls
         shown = tls is not None and tls.certificate is not None
         node = self._nodes[self._current]
-        found = await mismatch(node.address, tls=tls is not None, certificate=shown, within=MAX_CONNECT)
-        if found is not None:
-            return found
+        reason = await mismatch(node.address, tls=tls is not None, certificate=shown, within=MAX_CONNECT)
+        if reason is not None:
+            return reason
         try:
             await node.ask(rpcs.GET_VERSION, b"", timeout=MAX_CONNECT)
         except grpc.aio.AioRpcError as error:
@@ -218,9 +218,9 @@ class Connection:
         return data
 
     def _failure(self, error: grpc.aio.AioRpcError, late: str) -> Exception:
-        found = error_in(tuple(error.trailing_metadata() or ()))
-        if found is not None:
-            return found
+        reported = error_in(tuple(error.trailing_metadata() or ()))
+        if reported is not None:
+            return reported
         code, text = error.code(), error.details() or ""
         match code:
             case Code.UNAVAILABLE | Code.CANCELLED:

@@ -74,17 +74,17 @@ class RemoteManager(Manager):
 
     async def lookup_instances(self, query: Query | None = None) -> ResultPage[Instance[Any]]:
         query = query or Query()
-        found: list[Instance[Any]] = []
+        instances: list[Instance[Any]] = []
         cursor = query.cursor
         while True:
             # a node limits the size of a response, so a long list takes several requests
-            wanted = replace(query, cursor=cursor, limit=query.limit - len(found))
+            wanted = replace(query, cursor=cursor, limit=query.limit - len(instances))
             request = pb.LookupInstancesRequest(query=query_message(wanted))
             answer = await self._connection.call(rpcs.LOOKUP_INSTANCES, request)
-            found += [Instance(self, record_of(one)) for one in answer.instances]
+            instances += [Instance(self, record_of(instance)) for instance in answer.instances]
             cursor = _cursor(answer)
-            if cursor is None or len(found) >= query.limit:
-                return ResultPage(found, cursor)
+            if cursor is None or len(instances) >= query.limit:
+                return ResultPage(instances, cursor)
 
     async def lookup_history(self, query: Query | None = None) -> ResultPage[HistoryEntry]:
         request = pb.LookupHistoryRequest(query=query_message(query))
@@ -123,7 +123,7 @@ class RemoteManager(Manager):
     async def registered_jobs(self, kind: str | None = None, *, schemas: bool = False) -> list[RegisteredJob]:
         listed = await self._run(rpcs.LIST_REGISTERED_JOBS, (kind, schemas))
         # a node of an older release returns all jobs
-        return [one for one in listed if kind in (None, one.kind)]
+        return [job for job in listed if kind in (None, job.kind)]
 
     async def nodes(self) -> list[NodeView]:
         return await self._run(rpcs.LIST_NODES, None)
@@ -138,15 +138,15 @@ class RemoteManager(Manager):
     # -- schedules ---------------------------------------------------------------------------------------------------
 
     async def schedules(self) -> list[Schedule]:
-        found: list[Schedule] = []
+        schedules: list[Schedule] = []
         cursor: str | None = None
         while True:
             request = pb.ListSchedulesRequest(cursor=cursor)
             answer = await self._connection.call(rpcs.LIST_SCHEDULES, request)
-            found += [Schedule(self, row_of(one)) for one in answer.schedules]
+            schedules += [Schedule(self, row_of(schedule)) for schedule in answer.schedules]
             cursor = _cursor(answer)
             if cursor is None:
-                return found
+                return schedules
 
     async def lookup_schedule(self, name: str) -> Schedule:
         return Schedule(self, await self._run(rpcs.GET_SCHEDULE, name_of(name)))
@@ -188,7 +188,7 @@ class RemoteManager(Manager):
             cursor=cursor,
         )
         answer = await self._connection.call(rpcs.LIST_FIRES, request)
-        return ResultPage([fire_of(name, one) for one in answer.fires], _cursor(answer))
+        return ResultPage([fire_of(name, fire) for fire in answer.fires], _cursor(answer))
 
     async def next_fires(self, schedule: ScheduleView | str, n: int = 5) -> list[datetime]:
         return await self._run(rpcs.NEXT_FIRES, (name_of(schedule), whole_number("n", n, 1, MAX_PREVIEW)))
@@ -196,7 +196,7 @@ class RemoteManager(Manager):
     # -- acting ------------------------------------------------------------------------------------------------------
 
     async def cancel_instances(self, query: Query) -> list[Instance[Any]]:
-        return [one async for part in self.cancel_pages(query) for one in part]
+        return [instance async for part in self.cancel_pages(query) for instance in part]
 
     @typed
     async def cancel_pages(self, query: Query) -> AsyncGenerator[list[Instance[Any]]]:
@@ -214,7 +214,7 @@ class RemoteManager(Manager):
         return moved
 
     async def retry_instances(self, query: Query, *, id: str | UUID | None = None) -> list[Instance[Any]]:
-        return [one async for part in self.retry_pages(query, id=id) for one in part]
+        return [instance async for part in self.retry_pages(query, id=id) for instance in part]
 
     @typed
     async def retry_pages(self, query: Query, *, id: str | UUID | None = None) -> AsyncGenerator[list[Instance[Any]]]:
@@ -251,7 +251,7 @@ class RemoteManager(Manager):
         while True:
             answer = await send()
             cursor = _cursor(answer)
-            yield [await self._whole_instance(one) for one in answer.instances]
+            yield [await self._whole_instance(instance) for instance in answer.instances]
             if cursor is None:
                 return
             request.query.cursor = cursor

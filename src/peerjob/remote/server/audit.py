@@ -59,7 +59,7 @@ def _criteria(name: str, request: Any) -> str:
     if name == "ScheduleJob":
         return f"kind={request.kind}"
     if name == "ScheduleJobs":
-        kinds = sorted({one.kind for one in request.jobs})
+        kinds = sorted({job.kind for job in request.jobs})
         return f"kind={','.join(kinds[:MAX_KINDS])}{',…' if len(kinds) > MAX_KINDS else ''}"
     if name == "PutSchedule":
         return f"name={request.job.options.name or request.job.kind} kind={request.job.kind}"
@@ -79,7 +79,7 @@ def _count(name: str, response: Any) -> int | None:
     if isinstance(response, pb.ScheduleJobResponse):
         return int(not (response.existed or response.repeated))
     if isinstance(response, pb.ScheduleJobsResponse):
-        return sum(not (one.existed or one.repeated) for one in response.scheduled)
+        return sum(not (scheduled.existed or scheduled.repeated) for scheduled in response.scheduled)
     fields = response.DESCRIPTOR.fields_by_name
     if "count" in fields or "made" in fields:
         return int(response.count if "count" in fields else response.made)

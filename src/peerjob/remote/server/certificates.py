@@ -38,7 +38,7 @@ class Certificates:
         """The new configuration; None if nothing changed."""
         with self._lock:
             try:
-                found = self._tls.read(self._shown)
+                pems = self._tls.read(self._shown)
             except OptionError as error:
                 if str(error) != self._complaint:
                     self._complaint = str(error)
@@ -46,11 +46,11 @@ class Certificates:
                     logger.error("the certificate stays as it was: %s", error)  # noqa: TRY400
                 return None
             self._complaint = ""
-            if found == self._shown:
+            if pems == self._shown:
                 return None
-            self._shown = found
+            self._shown = pems
         logger.info("the server uses a new certificate: that of %s", self._tls.name)
-        return _configuration(found)
+        return _configuration(pems)
 
 
 def _configuration(pems: Pems) -> grpc.ServerCertificateConfiguration:

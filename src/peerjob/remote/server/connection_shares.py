@@ -69,17 +69,17 @@ class ConnectionShares(BackgroundRole):
             self._known.clear()
             return
         port = self._port()
-        found = [one for file in files if (one := _connection(file, port)) is not None]
-        if len(found) >= self._most:
-            self._limits.warn("all", "the server has %d connections and closes further ones at once", len(found))
+        connections = [connection for file in files if (connection := _connection(file, port)) is not None]
+        if len(connections) >= self._most:
+            self._limits.warn("all", "the server has %d connections and closes further ones at once", len(connections))
         age = {inode: number for number, inode in enumerate(self._known)}
-        found.sort(key=lambda one: age.get(one.inode, len(age)))
-        self._known = dict.fromkeys(one.inode for one in found)
+        connections.sort(key=lambda connection: age.get(connection.inode, len(age)))
+        self._known = dict.fromkeys(connection.inode for connection in connections)
         held: dict[str, int] = {}
-        for one in found:
-            caller = network_of(one.address)
+        for connection in connections:
+            caller = network_of(connection.address)
             held[caller] = held.get(caller, 0) + 1
-            if held[caller] > self._share and not self._proxies.trusts(one.address):
+            if held[caller] > self._share and not self._proxies.trusts(connection.address):
                 self._limits.warn(
                     "address",
                     "the server closes connections from %s: one address may have %d of %d; if it is a proxy, trust it",
@@ -87,7 +87,7 @@ class ConnectionShares(BackgroundRole):
                     self._share,
                     self._most,
                 )
-                _close(one, port)
+                _close(connection, port)
 
 
 def _connection(file: int, port: int) -> _Connection | None:
@@ -96,10 +96,10 @@ def _connection(file: int, port: int) -> _Connection | None:
         info = os.fstat(file)
         if not stat.S_ISSOCK(info.st_mode):
             return None
-        with _copy(file) as one:
-            if one.family not in (socket.AF_INET, socket.AF_INET6) or one.getsockname()[1] != port:
+        with _copy(file) as copy:
+            if copy.family not in (socket.AF_INET, socket.AF_INET6) or copy.getsockname()[1] != port:
                 return None
-            return _Connection(file, info.st_ino, str(one.getpeername()[0]))
+            return _Connection(file, info.st_ino, str(copy.getpeername()[0]))
     except OSError:
         return None
 
@@ -116,6 +116,6 @@ def _copy(file: int) -> socket.socket:
 
 def _close(given: _Connection, port: int) -> None:
     """End a connection, unless it has ended by itself. gRPC then closes its file."""
-    with contextlib.suppress(OSError), _copy(given.file) as one:
-        if one.getsockname()[1] == port and os.fstat(one.fileno()).st_ino == given.inode:
-            one.shutdown(socket.SHUT_RDWR)
+    with contextlib.suppress(OSError), _copy(given.file) as copy:
+        if copy.getsockname()[1] == port and os.fstat(copy.fileno()).st_ino == given.inode:
+            copy.shutdown(socket.SHUT_RDWR)

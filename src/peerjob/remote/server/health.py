@@ -37,12 +37,12 @@ class HealthReporter(BackgroundRole):
     async def show(self) -> None:
         """Update the health service now."""
         healthy = self._node.is_healthy
-        found = dict.fromkeys(NAMES, healthy) | {name: self._node.probe(probe).ok for name, probe in PROBES.items()}
-        for name, good in found.items():
+        states = dict.fromkeys(NAMES, healthy) | {name: self._node.probe(probe).ok for name, probe in PROBES.items()}
+        for name, good in states.items():
             if self._shown.get(name) is not good:
                 status = health_pb2.HealthCheckResponse.SERVING if good else health_pb2.HealthCheckResponse.NOT_SERVING
                 await self.servicer.set(name, status)
-        self._shown = found
+        self._shown = states
 
     async def stop(self) -> None:
         """Stop, and report that this node no longer serves."""

@@ -58,16 +58,16 @@ class InstanceRpcs:
         if len(request.jobs) > MAX_BULK:
             raise OptionError("jobs", len(request.jobs), f"at most {MAX_BULK:,} in one request")
         await check_kinds(self._node, request.jobs)
-        calls = await map_with_pauses(request.jobs, lambda one: call_of(one, self._node.find_job))
+        calls = await map_with_pauses(request.jobs, lambda job: call_of(job, self._node.find_job))
         ids = ids_of(request.jobs)
         instances = await self._node.schedule_many(calls, ids=ids)
-        unserved = {kind for kind in {one.kind for one in instances} if not await self._node.is_served(kind)}
+        unserved = {kind for kind in {instance.kind for instance in instances} if not await self._node.is_served(kind)}
         made = list(zip(instances, request.jobs, strict=True))
         show = _message_in(request.view)
         scheduled = await messages_that_fit(
             made,
-            lambda one: _scheduled(*one, show, unserved=one[0].kind in unserved),
-            lambda one: _scheduled(*one, _bare, unserved=one[0].kind in unserved),
+            lambda pair: _scheduled(*pair, show, unserved=pair[0].kind in unserved),
+            lambda pair: _scheduled(*pair, _bare, unserved=pair[0].kind in unserved),
         )
         return pb.ScheduleJobsResponse(scheduled=scheduled)
 

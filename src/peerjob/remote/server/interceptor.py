@@ -74,14 +74,16 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 
     def _is_valid(self, caller: Principal) -> bool:
         return not caller.rights.expired(self._clock.time_us()) and (
-            caller is ANYBODY or any(one.knows(caller) for one in self._authenticators)
+            caller is ANYBODY or any(authenticator.knows(caller) for authenticator in self._authenticators)
         )
 
     def _address_of(self, context: Context) -> str:
         peer = host_of(context.peer())
         if not self._proxies.trusts(peer):
             return peer
-        return self._proxies.caller_of(peer, [str(one[1]) for one in context.invocation_metadata() if one[0] == HEADER])
+        return self._proxies.caller_of(
+            peer, [str(pair[1]) for pair in context.invocation_metadata() if pair[0] == HEADER]
+        )
 
     async def _admit(self, path: str, address: str, context: Context) -> Principal:
         """The caller; aborts the call if a check fails."""
@@ -103,8 +105,8 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         return caller
 
     async def _authenticate(self, token: str) -> Principal:
-        for one in self._authenticators:
-            caller = await one.principal_of(token)
+        for authenticator in self._authenticators:
+            caller = await authenticator.principal_of(token)
             if caller is not None:
                 if caller.rights.expired(self._clock.time_us()):
                     raise UnauthenticatedError("the token has expired")

@@ -98,11 +98,11 @@ class Jwt(Authenticator):
         known = self._known.get(digest)
         if known is not None and self.knows(known):
             return known
-        found = await self._checked(token)
-        self._known[digest] = found
+        principal = await self._checked(token)
+        self._known[digest] = principal
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
-        return found
+        return principal
 
     def knows(self, principal: Principal) -> bool:
         return bool(principal.key) and self._keys.has(principal.key)
@@ -144,7 +144,7 @@ class Jwt(Authenticator):
     def _until(self, claims: dict[str, Any]) -> datetime:
         now = self._clock.time_us() / 1_000_000
         ends, begins = claims["exp"], claims.get("nbf", 0)
-        if not all(isinstance(one, int | float) and abs(one) < 1e11 for one in (ends, begins)):
+        if not all(isinstance(time, int | float) and abs(time) < 1e11 for time in (ends, begins)):
             raise UnauthenticatedError("the token is not valid here: exp or nbf is no time")
         if begins > now + self._leeway:
             raise UnauthenticatedError("the token is not valid yet")
@@ -180,19 +180,19 @@ class _Keys:
     def has(self, id: str) -> bool:
         """Whether the issuer has a key, by the last read. Old keys are read again, for the next call."""
         self._refreshed(MAX_AGE)
-        return any(one.id == id for one in self._keys.values())
+        return any(key.id == id for key in self._keys.values())
 
     async def key(self, name: str) -> _Key:
         """The key of a name; without a name, the only key. Raises UnauthenticatedError."""
-        found = self._find(name)
-        reading = self._refreshed(MIN_AGE if found is None else MAX_AGE)
+        key = self._find(name)
+        reading = self._refreshed(MIN_AGE if key is None else MAX_AGE)
         # old keys are used until the new ones are there
-        if found is None and reading is not None:
+        if key is None and reading is not None:
             await asyncio.shield(reading)
-            found = self._find(name)
-        if found is None:
+            key = self._find(name)
+        if key is None:
             raise UnauthenticatedError("the token is signed with a key that is not known here")
-        return found
+        return key
 
     def _find(self, name: str) -> _Key | None:
         return next(iter(self._keys.values())) if not name and len(self._keys) == 1 else self._keys.get(name)
@@ -308,17 +308,17 @@ def _parsed(data: bytes) -> dict[str, _Key]:
     jwt = _library()
     if len(data) > MAX_KEYS_BYTES:
         raise OptionError("keys", f"more than {MAX_KEYS_BYTES:,} bytes", "a JWKS")
-    found: dict[str, _Key] = {}
+    keys: dict[str, _Key] = {}
     try:
-        for one in json.loads(data)["keys"]:
-            if one.get("kty") in ALGORITHMS and one.get("use", "sig") == "sig":
+        for entry in json.loads(data)["keys"]:
+            if entry.get("kty") in ALGORITHMS and entry.get("use", "sig") == "sig":
                 try:
-                    found[str(one.get("kid", ""))] = _key(one, jwt.PyJWK(one))
+                    keys[str(entry.get("kid", ""))] = _key(entry, jwt.PyJWK(entry))
                 except (jwt.PyJWTError, _WeakKeyError) as error:
                     logger.warning("a key of the token issuer is left out: %s", error)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise OptionError("keys", f"{len(data):,} bytes", 'a JWKS: {"keys": […]}') from None
-    return found
+    return keys
 
 
 class _WeakKeyError(Exception):
@@ -331,32 +331,32 @@ def _key(given: Mapping[str, Any], key: PyJWK) -> _Key:
     parts = json.dumps([given.get(name) for name in ("kid", "kty", "crv", "n", "e", "x", "y")])
     fitting = ALGORITHMS[str(key.key_type)]
     if "alg" in given or key.key_type == "EC":  # each curve has one algorithm
-        fitting = tuple(one for one in fitting if one == key.algorithm_name)
+        fitting = tuple(algorithm for algorithm in fitting if algorithm == key.algorithm_name)
     return _Key(id=hashlib.sha256(parts.encode()).hexdigest(), public=key.key, algorithms=fitting)
 
 
 def _values(claims: Mapping[str, Any], path: str) -> set[str]:
     """The values of a claim: a text with words, or a list of texts."""
-    found: Any = claims.get(path)
-    if found is None:
-        found = claims
+    value: Any = claims.get(path)
+    if value is None:
+        value = claims
         for part in path.split("."):
-            found = cast("dict[str, Any]", found).get(part) if isinstance(found, dict) else None
-    if isinstance(found, str):
-        return {found, *found.split()}
+            value = cast("dict[str, Any]", value).get(part) if isinstance(value, dict) else None
+    if isinstance(value, str):
+        return {value, *value.split()}
     try:
-        return set(msgspec.convert(found, list[str]))
+        return set(msgspec.convert(value, list[str]))
     except msgspec.ValidationError:
         return set()
 
 
 def parse_rights(option: str, texts: list[str]) -> dict[str, Rights]:
     """Read VALUE=ROLE;kinds=…;namespaces=… for each value of a claim; raises OptionError."""
-    found: dict[str, Rights] = {}
+    mapped: dict[str, Rights] = {}
     for text in texts:
         value, equals, rights = text.partition("=")
-        if not equals or not value or value in found:
+        if not equals or not value or value in mapped:
             wanted = "VALUE=ROLE, such as ops=admin or mail-team=operator;kinds=mail.*, once for each value"
             raise OptionError(option, text, wanted)
-        found[value] = Rights.parse(option, rights.split(";"))
-    return found
+        mapped[value] = Rights.parse(option, rights.split(";"))
+    return mapped

@@ -64,7 +64,7 @@ async def page_that_fits(
         asked = min(step, left)
         page = await look_up(replace(query, limit=asked, cursor=cursor))
         shown = await map_with_pauses(page, to_message)
-        added = sum(one.ByteSize() + 8 for one in shown)
+        added = sum(message.ByteSize() + 8 for message in shown)
         if size + added > MAX_BYTES:
             if messages:
                 return messages, cursor
@@ -81,8 +81,8 @@ async def page_that_fits(
 def _leading(messages: Sequence[M]) -> int:
     """How many of the first instances fit; at least one."""
     size = 0
-    for number, (_, group) in enumerate(groupby(messages, key=lambda one: one.uuid)):
-        size += sum(one.ByteSize() + 8 for one in group)
+    for number, (_, group) in enumerate(groupby(messages, key=lambda message: message.uuid)):
+        size += sum(message.ByteSize() + 8 for message in group)
         if size > MAX_BYTES:
             return max(1, number)
     return 1
@@ -101,8 +101,8 @@ async def latest_that_fit(
             "a lookup without a limit matched more than fits into one response; the latest %d entries were sent",
             len(messages),
         )
-    by_instance = [list(group) for _, group in groupby(messages, key=lambda one: one.uuid)]
-    return [one for group in reversed(by_instance) for one in group], cursor is not None
+    by_instance = [list(group) for _, group in groupby(messages, key=lambda message: message.uuid)]
+    return [message for group in reversed(by_instance) for message in group], cursor is not None
 
 
 async def part_of(
@@ -119,7 +119,7 @@ async def part_of(
     async with aclosing(pages):
         async for page in pages:
             changed += page
-            size += sum(len(one.record.spec) + FRAME_BYTES for one in page)
+            size += sum(len(instance.record.spec) + FRAME_BYTES for instance in page)
             if page.cursor is not None and not whole and (size * 2 > MAX_BYTES or now() > until):
                 return changed, page.cursor
     return changed, None

@@ -76,10 +76,10 @@ class ScheduleRpcs:
         count = checked_count(request.count if request.HasField("count") else 5)
         timezone = request.timezone if request.HasField("timezone") else self._node.timezone
         text, times = explain_text(request.cron, timezone)
-        found = replace(text, fires=tuple(await map_with_pauses(islice(times, count), lambda one: one)))
+        explained = replace(text, fires=tuple(await map_with_pauses(islice(times, count), lambda time: time)))
         return pb.ExplainCronResponse(
-            words=found.words,
-            timezone=found.timezone,
-            times=[stamp(to_us(one)) for one in found.fires],
-            text=str(found),
+            words=explained.words,
+            timezone=explained.timezone,
+            times=[stamp(to_us(fire)) for fire in explained.fires],
+            text=str(explained),
         )

@@ -76,7 +76,7 @@ class Server(GrpcServer):
         self._trail = node.audit_trail
         proxies = TrustedProxies(trusted_proxies)
         self._access = AccessInterceptor(
-            [one for one in (tokens, jwt) if one is not None],
+            [authenticator for authenticator in (tokens, jwt) if authenticator is not None],
             namespace=node.namespace,
             limiter=None if rate is None else RateLimiter(rate, node.clock),
             clock=node.clock,

@@ -64,7 +64,7 @@ class Tokens(Authenticator):
     """The tokens that a server accepts."""
 
     def __init__(self, tokens: Iterable[Token]) -> None:
-        self._principals = tuple(one.principal for one in several("tokens", tokens, Token, "Tokens in a list"))
+        self._principals = tuple(token.principal for token in several("tokens", tokens, Token, "Tokens in a list"))
 
     @classmethod
     @typed
@@ -87,12 +87,12 @@ class Tokens(Authenticator):
 
     def find(self, token: str) -> Principal | None:
         """The caller with a token; None for an unknown token."""
-        digest, found = hash_token(token), None
+        digest, match = hash_token(token), None
         # all tokens are compared: a search that ends at the match would reveal the place of the match by its time
-        for one in self._principals:
-            if hmac.compare_digest(one.credential, digest):
-                found = one
-        return found
+        for principal in self._principals:
+            if hmac.compare_digest(principal.credential, digest):
+                match = principal
+        return match
 
     def knows(self, principal: Principal) -> bool:
         return principal in self._principals

@@ -19,7 +19,7 @@ def activity_fields(activity: Activity) -> dict[str, Any]:
     return {
         "start": stamp(to_us(activity.start)),
         "step": span(activity.step // _MICROSECOND),
-        "kinds": [_message(kind, one) for kind, one in activity.kinds.items()],
+        "kinds": [_message(kind, counts) for kind, counts in activity.kinds.items()],
         "others": _message("", activity.others),
     }
 
@@ -29,21 +29,21 @@ def activity_of(message: pb.GetActivityResponse) -> Activity:
     return Activity(
         start=to_datetime(stamp_us(message.start)),
         step=timedelta(microseconds=span_us(message.step)),
-        kinds={one.kind: _kind_of(one) for one in message.kinds},
+        kinds={row.kind: _kind_of(row) for row in message.kinds},
         others=_kind_of(message.others),
     )
 
 
-def _message(kind: str, one: KindActivity) -> pb.KindActivity:
+def _message(kind: str, counts: KindActivity) -> pb.KindActivity:
     return pb.KindActivity(
         kind=kind,
-        started=one.started,
-        completed=one.completed,
-        failed=one.failed,
-        retried=one.retried,
-        cancelled=one.cancelled,
-        durations=one.durations.counts,
-        waits=one.waits.counts,
+        started=counts.started,
+        completed=counts.completed,
+        failed=counts.failed,
+        retried=counts.retried,
+        cancelled=counts.cancelled,
+        durations=counts.durations.counts,
+        waits=counts.waits.counts,
     )
 
 

@@ -147,8 +147,8 @@ def stats_message(stats: Stats) -> pb.GetStatsResponse:
 def stats_of(message: pb.GetStatsResponse) -> Stats:
     """The inverse of `stats_message`."""
     counts: dict[str, dict[State, int]] = {}
-    for one in message.counts:
-        counts.setdefault(one.kind, {})[State(one.state)] = one.count
+    for count in message.counts:
+        counts.setdefault(count.kind, {})[State(count.state)] = count.count
     return Stats(
         counts=counts,
         delayed=message.delayed,

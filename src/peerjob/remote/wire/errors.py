@@ -98,10 +98,10 @@ def error_in(metadata: Sequence[tuple[str, str | bytes]] | None) -> Exception | 
 def _raised_again(data: bytes) -> Exception | None:
     try:
         detail = pb.ErrorDetail.FromString(data)
-        found = _BY_NAME.get(detail.type)
-        if found is None:
+        error_class = _BY_NAME.get(detail.type)
+        if error_class is None:
             return None
-        kind, known = found
+        kind, known = error_class
         if not known.fields:
             return kind(detail.message)
         fields: dict[str, Any] = decode_value(detail.fields)
@@ -141,7 +141,7 @@ def _bounded(value: Any, characters: int, items: int) -> Any:
     if isinstance(value, str):
         return _cut(value, characters)
     if is_tuple(value):
-        kept = tuple(_bounded(one, characters, items) for one in value[:items])
+        kept = tuple(_bounded(item, characters, items) for item in value[:items])
         return kept if len(value) <= items else (*kept, f"and {len(value) - items:,} more")
     return value
 

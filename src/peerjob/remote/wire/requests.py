@@ -142,16 +142,16 @@ _CONVERTED: dict[str, Callable[[str, Any], Message]] = {
     "backoff": _backoff_message,
     "timeout": lambda _, timeout: span(0 if timeout is None else to_micros(timeout)),
     "tags": lambda _, tags: pb.Labels(values=tags),
-    "retry_on": lambda option, tests: pb.Labels(values=[_class_name(option, one) for one in tests]),
-    "no_retry_on": lambda option, tests: pb.Labels(values=[_class_name(option, one) for one in tests]),
+    "retry_on": lambda option, tests: pb.Labels(values=[_class_name(option, test) for test in tests]),
+    "no_retry_on": lambda option, tests: pb.Labels(values=[_class_name(option, test) for test in tests]),
 }
 
 
 def _error_class(name: str) -> type[BaseException] | None:
     for home in (builtins, errors):
-        found = getattr(home, name, None)
-        if isinstance(found, type) and issubclass(found, BaseException):
-            return found
+        error_class = getattr(home, name, None)
+        if isinstance(error_class, type) and issubclass(error_class, BaseException):
+            return error_class
     return None
 
 
@@ -260,10 +260,10 @@ def _classes(option: str, names: Iterable[str]) -> tuple[type[BaseException], ..
     names = list(names)
     if len(names) > MAX_ERROR_TESTS:
         raise OptionError(option, f"{len(names):,} classes", f"at most {MAX_ERROR_TESTS:,}")
-    found: list[type[BaseException]] = []
+    classes: list[type[BaseException]] = []
     for name in names:
-        one = _error_class(name)
-        if one is None:
+        error_class = _error_class(name)
+        if error_class is None:
             raise OptionError(option, name, "the name of a built-in error class or of one of peerjob")
-        found.append(one)
-    return tuple(found)
+        classes.append(error_class)
+    return tuple(classes)

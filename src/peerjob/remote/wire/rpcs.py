@@ -147,21 +147,23 @@ def _range_of(message: pb.BackfillRequest) -> tuple[str, datetime, datetime]:
 
 
 _NOTHING = Fields[None, None](lambda _: {}, lambda _: None)
-_QUERY = Fields[Query | None, Query](lambda query: {"query": query_message(query)}, lambda one: query_of(one.query))
+_QUERY = Fields[Query | None, Query](
+    lambda query: {"query": query_message(query)}, lambda message: query_of(message.query)
+)
 _FILTER = Fields[Filter | None, Filter](
-    lambda chosen: {"filter": filter_message(chosen)}, lambda one: filter_of(one.filter)
+    lambda chosen: {"filter": filter_message(chosen)}, lambda message: filter_of(message.filter)
 )
 _UUID, _NAME = _field("uuid", str), _field("name", str)
 _REQUEST = Fields[tuple[str, str | None], tuple[str, str | None]](
     lambda given: {"uuid": given[0], "request_uuid": given[1]},
-    lambda one: (one.uuid, one.request_uuid if one.HasField("request_uuid") else None),
+    lambda message: (message.uuid, message.request_uuid if message.HasField("request_uuid") else None),
 )
 _NOTED_NAME = Fields[tuple[str, str], tuple[str, str]](
-    lambda given: {"name": given[0], "note": given[1]}, lambda one: (one.name, one.note)
+    lambda given: {"name": given[0], "note": given[1]}, lambda message: (message.name, message.note)
 )
 _COUNTED_NAME = Fields[tuple[str, int], tuple[str, int]](
     lambda given: {"name": given[0], "count": given[1]},
-    lambda one: (one.name, one.count if one.HasField("count") else 5),
+    lambda message: (message.name, message.count if message.HasField("count") else 5),
 )
 _RANGE = Fields[tuple[str, datetime, datetime], tuple[str, datetime, datetime]](
     lambda given: {
@@ -173,34 +175,38 @@ _RANGE = Fields[tuple[str, datetime, datetime], tuple[str, datetime, datetime]](
 )
 _KIND = Fields[tuple[str | None, bool], tuple[str | None, bool]](
     lambda given: {"kind": given[0], "schemas": given[1]},
-    lambda one: (one.kind if one.HasField("kind") else None, one.schemas),
+    lambda message: (message.kind if message.HasField("kind") else None, message.schemas),
 )
 _JOBS = Fields[list[RegisteredJob], list[RegisteredJob]](
-    lambda jobs: {"jobs": map(job_message, jobs)}, lambda one: [job_of(each) for each in one.jobs]
+    lambda jobs: {"jobs": map(job_message, jobs)}, lambda message: [job_of(each) for each in message.jobs]
 )
 _COUNT, _CANCELLED, _REMOVED = _field("count", int), _field("cancelled", bool), _field("removed", bool)
 _MOVED = _field("moved", bool)
 _NODES = Fields[list[NodeView], list[NodeView]](
-    lambda views: {"nodes": map(node_message, views)}, lambda one: [node_of(node) for node in one.nodes]
+    lambda views: {"nodes": map(node_message, views)}, lambda message: [node_of(node) for node in message.nodes]
 )
 _LEADER = Fields[Leader | None, Leader | None](
     lambda leader: {"leader": None if leader is None else leader_message(leader)},
-    lambda one: leader_of(one.leader) if one.HasField("leader") else None,
+    lambda message: leader_of(message.leader) if message.HasField("leader") else None,
 )
 _MINUTES = Fields[int, int](
-    lambda minutes: {"minutes": minutes}, lambda one: one.minutes if one.HasField("minutes") else MAX_ACTIVITY_MINUTES
+    lambda minutes: {"minutes": minutes},
+    lambda message: message.minutes if message.HasField("minutes") else MAX_ACTIVITY_MINUTES,
 )
 _ACTIVITY = Fields[Activity, Activity](activity_fields, activity_of)
-_LIMIT = Fields[int, int](lambda limit: {"limit": limit}, lambda one: one.limit if one.HasField("limit") else 100)
+_LIMIT = Fields[int, int](
+    lambda limit: {"limit": limit}, lambda message: message.limit if message.HasField("limit") else 100
+)
 _AUDIT = Fields[list[AuditRecord], list[AuditRecord]](
-    lambda records: {"records": map(audit_message, records)}, lambda one: [audit_of(each) for each in one.records]
+    lambda records: {"records": map(audit_message, records)},
+    lambda message: [audit_of(each) for each in message.records],
 )
 _SCHEDULE = Fields[ScheduleView, ScheduleRow](
-    lambda view: {"schedule": schedule_message(view)}, lambda one: row_of(one.schedule)
+    lambda view: {"schedule": schedule_message(view)}, lambda message: row_of(message.schedule)
 )
 _TIMES = Fields[Sequence[datetime], list[datetime]](
-    lambda times: {"times": [stamp(to_us(one)) for one in times]},
-    lambda one: [to_datetime(stamp_us(time)) for time in one.times],
+    lambda times: {"times": [stamp(to_us(message)) for message in times]},
+    lambda message: [to_datetime(stamp_us(time)) for time in message.times],
 )
 _BACKFILL = Fields[Backfill, Backfill](structs.asdict, backfill_of)
 

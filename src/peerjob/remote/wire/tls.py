@@ -43,22 +43,22 @@ class ServerTls:
     def read(self, known: Pems | None = None) -> Pems:
         """The present contents of the files; raises OptionError for invalid ones, unless they are `known`."""
         while True:
-            found = self._pems()
-            if found == known:
-                return found
-            wrong = self._wrong(found)
+            pems = self._pems()
+            if pems == known:
+                return pems
+            wrong = self._wrong(pems)
             # files that changed during the check are read again: another program is writing them
-            if found == self._pems():
+            if pems == self._pems():
                 break
         if wrong is not None:
             raise wrong
-        return found
+        return pems
 
     def _pems(self) -> Pems:
         ca = None if self.client_ca is None else _read("client_ca", self.client_ca)
         return Pems(_read("certificate", self.certificate), _read("key", self.key), ca)
 
-    def _wrong(self, found: Pems) -> OptionError | None:
+    def _wrong(self, pems: Pems) -> OptionError | None:
         """The reason for which gRPC would refuse the contents; gRPC itself gives none.
 
         A certificate and key that are not in files are not checked here.
@@ -71,8 +71,8 @@ class ServerTls:
             pair = f"{_name(self.certificate)} and {_name(self.key)}"
             return OptionError("tls", pair, f"a certificate and its private key ({_reason(error)})")
         try:
-            if found.client_ca is not None:
-                context.load_verify_locations(cadata=found.client_ca.decode("ascii", "replace"))
+            if pems.client_ca is not None:
+                context.load_verify_locations(cadata=pems.client_ca.decode("ascii", "replace"))
         except ssl.SSLError as error:
             return OptionError("client_ca", _name(self.client_ca or b""), f"certificates ({_reason(error)})")
         return None

@@ -48,7 +48,7 @@ class Assertions:
         fired = sum(record.outcome is FireOutcome.FIRED for record in records)
         if fired == times or (times is None and fired):
             return
-        others = {outcome: sum(one.outcome is outcome for one in records) for outcome in FireOutcome}
+        others = {outcome: sum(record.outcome is outcome for record in records) for outcome in FireOutcome}
         counts = ", ".join(f"{count} {outcome}" for outcome, count in others.items() if count) or "no record"
         expected = "at least 1 fire" if times is None else f"{times} fire(s)"
         self._fail(f"schedule {name!r}: expected {expected}, got {counts}")

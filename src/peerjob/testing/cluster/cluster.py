@@ -107,10 +107,10 @@ class _ReachableManager:
         """Like `Manager.wait_final`, with a default timeout of an hour."""
         within = "1h" if timeout is None else timeout
         await self._until_final(str(uuid), within)
-        found: Instance[Any] = await self._ask(lambda node: node.lookup_instance(uuid))
-        if not found.state.is_final:
+        instance: Instance[Any] = await self._ask(lambda node: node.lookup_instance(uuid))
+        if not instance.state.is_final:
             raise TimeoutError(f"instance {uuid} is not final after {within} of virtual time")
-        return found.record
+        return instance.record
 
     def __getattr__(self, name: str) -> Any:
         if not inspect.iscoroutinefunction(getattr(Node, name)):

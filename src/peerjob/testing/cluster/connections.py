@@ -36,8 +36,8 @@ class SharedData(MemoryData):
     def first(self, prefix: str, limit: int) -> list[str]:
         """Return the first keys that begin with a prefix. The prefix ends in `/`."""
         with self.lock:
-            found = self.range(Range(prefix, prefix_end(prefix), limit, keys_only=True))
-        return [key for key, _ in found.items]
+            entries = self.range(Range(prefix, prefix_end(prefix), limit, keys_only=True))
+        return [key for key, _ in entries.items]
 
 
 class Link:

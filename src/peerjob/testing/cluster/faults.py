@@ -33,8 +33,10 @@ WAITING_VERBS = frozenset({"next_hints", "claim_on_hint", "changed"})
 
 def _verbs() -> frozenset[str]:
     contracts: tuple[type[Any], ...] = (Store, Liveness, Elections)
-    found = {name for one in contracts for name, member in vars(one).items() if inspect.iscoroutinefunction(member)}
-    return frozenset(found - {"close"})
+    verbs = {
+        name for contract in contracts for name, member in vars(contract).items() if inspect.iscoroutinefunction(member)
+    }
+    return frozenset(verbs - {"close"})
 
 
 VERBS = _verbs()
@@ -150,15 +152,15 @@ class _Faulty:
         self._gate = gate
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inner, name)
+        member = getattr(self._inner, name)
         if name not in VERBS:
-            return found
+            return member
         faults, gate = self._faults, self._gate
 
         async def verb(*args: Any, **named: Any) -> Any:
             if gate is not None:
                 await gate()
-            return await faults.call(name, self._node, self._url, found, args, named)
+            return await faults.call(name, self._node, self._url, member, args, named)
 
         # store the wrapped verb as an attribute, so that the next use of the verb skips `__getattr__`
         setattr(self, name, verb)

@@ -168,16 +168,16 @@ class EventJournal(MemoryWatch):
 
     def is_active(self, id: str | None = None) -> bool:
         """Whether an instance, or any instance, exists and has not ended; a running body counts."""
-        for one in list(self._active) if id is None else self._active & {id}:
-            if self._keys.state + one in self._data.entries:
+        for instance in list(self._active) if id is None else self._active & {id}:
+            if self._keys.state + instance in self._data.entries:
                 return True
             # the store was cleared, so the instance does not exist any more
-            self._active.discard(one)
+            self._active.discard(instance)
         return False
 
     def active(self) -> list[str]:
         """Ids of all instances that exist and have not ended."""
-        return sorted(one for one in self._active if self._keys.state + one in self._data.entries)
+        return sorted(instance for instance in self._active if self._keys.state + instance in self._data.entries)
 
     def row(self, id: str) -> Row | None:
         """The last write of an instance, even if the instance was removed later."""
@@ -190,11 +190,11 @@ class EventJournal(MemoryWatch):
 
     def fires(self, schedule: str) -> list[FireRecord]:
         """The outcomes of a schedule's nominal times in order, trimmed ones included."""
-        found: dict[str, FireRecord] = {}
+        records: dict[str, FireRecord] = {}
         for event in self._events:
             if event.key.startswith(self._ledger) and self._schedule_of(event.key) == schedule:
-                found[event.key] = decode_fire(event.value)
-        return sorted(found.values(), key=lambda record: record.nominal_us)
+                records[event.key] = decode_fire(event.value)
+        return sorted(records.values(), key=lambda record: record.nominal_us)
 
     def schedules(self) -> list[str]:
         """Names of all schedules, removed ones included."""
@@ -210,7 +210,9 @@ class EventJournal(MemoryWatch):
         """The last events, as text."""
         events = self._events[-MAX_SHOWN:]
         lines = [f"  … {len(self._events) - MAX_SHOWN:,} earlier events"] if len(self._events) > MAX_SHOWN else []
-        lines += [f"  {TraceEvent(at_us=one.at_us, elapsed=one.elapsed, text=self._text_of(one))}" for one in events]
+        lines += [
+            f"  {TraceEvent(at_us=event.at_us, elapsed=event.elapsed, text=self._text_of(event))}" for event in events
+        ]
         return "\n".join(lines)
 
     def _add(self, key: str, value: bytes) -> None:

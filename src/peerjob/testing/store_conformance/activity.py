@@ -41,8 +41,8 @@ class ActivityRules(StoreSuite):
     async def test_slots_are_read_by_their_numbers_in_order(self, store: Store) -> None:
         for slot in (SLOT, SLOT - 1, SLOT + 2):
             await store.add_activity(ActivitySample(slot, {"work": ActivityRow(slot - SLOT + 5)}))
-        assert [one.slot for one in await store.activity(SLOT - 1, SLOT + 1)] == [SLOT - 1, SLOT]
-        assert [one.slot for one in await store.activity(SLOT + 1, SLOT + 9)] == [SLOT + 2]
+        assert [sample.slot for sample in await store.activity(SLOT - 1, SLOT + 1)] == [SLOT - 1, SLOT]
+        assert [sample.slot for sample in await store.activity(SLOT + 1, SLOT + 9)] == [SLOT + 2]
         assert await store.activity(SLOT + 1, SLOT + 1) == []
 
     async def test_a_slot_replaces_the_one_at_the_same_place_of_the_ring(self, store: Store) -> None:
@@ -57,7 +57,7 @@ class ActivityRules(StoreSuite):
         slots = range(SLOT, SLOT + MAX_SLOTS, 4)
         for slot in slots:
             await store.add_activity(ActivitySample(slot, rows))
-        assert [one.slot for one in await store.activity(SLOT, SLOT + MAX_SLOTS - 1)] == list(slots)
+        assert [sample.slot for sample in await store.activity(SLOT, SLOT + MAX_SLOTS - 1)] == list(slots)
 
     async def test_the_busiest_kinds_have_rows_and_the_others_are_counted_together(self, store: Store) -> None:
         busy = {f"busy-{number:03d}": ActivityRow(0, 0, 10) for number in range(MAX_SAMPLED_KINDS - 1)}

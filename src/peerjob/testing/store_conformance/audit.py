@@ -39,7 +39,7 @@ class AuditRules(StoreSuite):
     async def test_records_of_several_nodes_at_a_time_are_all_kept(self, store: Store) -> None:
         records = [self._record(number) for number in range(40)]
         await asyncio.gather(*(store.add_audit(records[at : at + 10]) for at in range(0, 40, 10)))
-        assert sorted(one.at_us for one in await store.audit()) == list(range(40))
+        assert sorted(record.at_us for record in await store.audit()) == list(range(40))
 
     def _record(self, number: int) -> AuditRecord:
         return AuditRecord(

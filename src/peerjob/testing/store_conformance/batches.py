@@ -47,7 +47,7 @@ class Twin:
         """All answers so far."""
         if not self.singly:
             return await call(all) if all else []
-        return [answer for one in all for answer in await call([one])]
+        return [answer for item in all for answer in await call([item])]
 
     async def commit(self, outcomes: Sequence[Outcome]) -> list[Ack]:
         """Commit, under a fresh request id."""
@@ -69,7 +69,7 @@ class BatchRules(ScheduleSuite):
     async def test_a_batch_does_what_its_parts_do_one_after_another(self, store: Store, seed: int) -> None:
         chance = random.Random(seed)
         other = await self.open(namespace=f"{self.namespace}-singly")
-        twins = [Twin(one, one is other, await self.join(one)) for one in (store, other)]
+        twins = [Twin(opened, opened is other, await self.join(opened)) for opened in (store, other)]
         walk = BatchWalk(self, twins, chance, due_us=twins[0].peer.joined_us - 1_000_000)
         for twin in twins:
             for name in NAMES:
@@ -81,13 +81,13 @@ class BatchRules(ScheduleSuite):
             await other.expire(100)
 
     async def test_a_key_that_a_call_frees_is_free_for_the_rest_of_it(self, store: Store) -> None:
-        one, other = [await self.schedule(store, name) for name in NAMES]
+        schedule, other = [await self.schedule(store, name) for name in NAMES]
         holder, first, second = self.make.instances(3, key="k")
-        await self.done(store, self.a_fire(one, instance=holder, overlap=Overlap.REPLACE))
+        await self.done(store, self.a_fire(schedule, instance=holder, overlap=Overlap.REPLACE))
         records = await self.done(
             store,
             self.a_fire(other, 0, instance=first),
-            self.a_fire(one, 1, overlap=Overlap.REPLACE),
+            self.a_fire(schedule, 1, overlap=Overlap.REPLACE),
             self.a_fire(other, 1, instance=second),
         )
         assert [record.outcome for record in records] == [FireOutcome.SKIPPED, FireOutcome.FIRED, FireOutcome.FIRED]
@@ -136,8 +136,8 @@ class BatchWalk:
                 )
                 for (name, fire), number in zip(wanted, numbers, strict=True)
             ]
-            found = await twin.each(partial(twin.store.fire, term=None), fires)
-            answers.append([timeless(answer.record) for answer in found])
+            fired = await twin.each(partial(twin.store.fire, term=None), fires)
+            answers.append([timeless(answer.record) for answer in fired])
         assert answers[0] == answers[1]
 
     def options(self, key: str) -> Fire:
@@ -217,7 +217,7 @@ class BatchWalk:
             seen.append(
                 [
                     [record and outline(record) for record in records],
-                    [[timeless(one) for one in await suite.ledger(store, name)] for name in NAMES],
+                    [[timeless(record) for record in await suite.ledger(store, name)] for name in NAMES],
                     [await suite.held(store, name) for name in NAMES],
                     await suite.counts(store),
                     await store.due(),

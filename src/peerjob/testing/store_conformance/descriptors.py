@@ -45,9 +45,9 @@ class DescriptorRules(StoreSuite):
         kept = (*reversed(others), first)
         assert await store.descriptors(["mail"]) == [tuple(described("mail", version) for version in kept)]
         await store.publish_descriptors([described("mail", first, schema=b"{}")])
-        (found,) = await store.descriptors(["mail"])
-        assert [one.digest[-1] for one in found] == [first, *reversed(others)]
-        assert found[0].schema == b"{}"
+        (latest,) = await store.descriptors(["mail"])
+        assert [descriptor.digest[-1] for descriptor in latest] == [first, *reversed(others)]
+        assert latest[0].schema == b"{}"
 
     async def test_several_nodes_that_publish_at_once_lose_none(self, store: Store) -> None:
         other = await self.open()
@@ -55,8 +55,8 @@ class DescriptorRules(StoreSuite):
         await other.publish_descriptors([described("mail", 2), described("text", 2)])
         await store.publish_descriptors([described("text", 1), described("mail", 1)])
         mail, text = await other.descriptors(["mail", "text"])
-        assert [one.digest[-1] for one in mail] == [1, 2]
-        assert [one.digest[-1] for one in text] == [1, 2]
+        assert [descriptor.digest[-1] for descriptor in mail] == [1, 2]
+        assert [descriptor.digest[-1] for descriptor in text] == [1, 2]
 
     async def test_descriptors_belong_to_their_namespace_and_outlive_a_clear(self, store: Store) -> None:
         neighbour = await self.open(namespace=f"{self.namespace}b")
@@ -80,7 +80,9 @@ class DescriptorRules(StoreSuite):
     async def test_as_many_as_a_call_takes(self, store: Store) -> None:
         batch = [described(f"kind-{number}") for number in range(MAX_BATCH)]
         assert await store.publish_descriptors(batch) == [True] * MAX_BATCH
-        assert await store.descriptors([one.kind for one in batch]) == [(one,) for one in batch]
+        assert await store.descriptors([descriptor.kind for descriptor in batch]) == [
+            (descriptor,) for descriptor in batch
+        ]
         with pytest.raises(ValueError, match="501"):
             await store.publish_descriptors([*batch, described("one more")])
         with pytest.raises(ValueError, match="501"):
@@ -93,7 +95,9 @@ class DescriptorRules(StoreSuite):
         ]
         for build in builds:
             assert await store.publish_descriptors(build) == [False] * 40
-        assert await store.descriptors([one.kind for one in builds[0]]) == list(zip(*reversed(builds), strict=True))
+        assert await store.descriptors([descriptor.kind for descriptor in builds[0]]) == list(
+            zip(*reversed(builds), strict=True)
+        )
 
     async def test_a_row_of_a_node_has_the_digests_of_its_kinds(self, store: Store) -> None:
         for count in (2, 300):

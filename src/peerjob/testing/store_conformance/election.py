@@ -37,10 +37,10 @@ class ElectionRules(StoreSuite):
         self, elections: Elections, candidate: Candidate | None = None, *, ttl_us: int = TTL_US
     ) -> Leader:
         """A candidate that must win; it resigns after the test."""
-        one = candidate or self.candidate()
-        leader = await self.campaign(elections, one, ttl_us=ttl_us)
-        assert leader.incarnation == one.incarnation
-        self._cleanup.push_async_callback(elections.resign, one.incarnation)
+        first = candidate or self.candidate()
+        leader = await self.campaign(elections, first, ttl_us=ttl_us)
+        assert leader.incarnation == first.incarnation
+        self._cleanup.push_async_callback(elections.resign, first.incarnation)
         return leader
 
     async def campaign(self, elections: Elections, candidate: Candidate, *, ttl_us: int) -> Leader:
@@ -56,9 +56,9 @@ class ElectionRules(StoreSuite):
         assert await elections.leader() is None
 
     async def test_the_first_candidate_leads(self, store: Store, elections: Elections) -> None:
-        one = self.candidate("one")
-        leader = await self.elected(elections, one)
-        assert (leader.incarnation, leader.name) == (one.incarnation, "one")
+        first = self.candidate("one")
+        leader = await self.elected(elections, first)
+        assert (leader.incarnation, leader.name) == (first.incarnation, "one")
         assert leader.term.coordinator
         assert leader.term.number > 0
         other = await self.election(store)
@@ -67,10 +67,10 @@ class ElectionRules(StoreSuite):
             assert await other.campaign(self.candidate("two"), ttl_us=TTL_US) == leader
 
     async def test_a_leader_that_campaigns_again_keeps_its_term(self, elections: Elections) -> None:
-        one = self.candidate()
-        leader = await self.elected(elections, one)
+        first = self.candidate()
+        leader = await self.elected(elections, first)
         for _ in range(3):
-            assert await elections.campaign(one, ttl_us=TTL_US) == leader
+            assert await elections.campaign(first, ttl_us=TTL_US) == leader
         assert await elections.leader() == leader
 
     async def test_of_many_at_once_one_wins(self, store: Store) -> None:
@@ -90,9 +90,9 @@ class ElectionRules(StoreSuite):
             await clients[3].resign(answers[0].incarnation)
 
     async def test_a_resignation_frees_the_leadership(self, store: Store, elections: Elections) -> None:
-        one, other = self.candidate("one"), await self.election(store)
-        first = await self.elected(elections, one)
-        await elections.resign(one.incarnation)
+        candidate, other = self.candidate("one"), await self.election(store)
+        first = await self.elected(elections, candidate)
+        await elections.resign(candidate.incarnation)
         assert await other.leader() is None
         second = await self.elected(other, self.candidate("two"))
         assert second.term.number > first.term.number
@@ -102,22 +102,22 @@ class ElectionRules(StoreSuite):
     async def test_a_term_that_the_store_refused_is_not_followed_by_one_that_it_may_refuse(
         self, store: Store, elections: Elections
     ) -> None:
-        one, other = self.candidate("one"), await self.election(store)
-        refused = (await self.elected(elections, one)).term
-        await elections.resign(one.incarnation, refused=refused)
+        first, other = self.candidate("one"), await self.election(store)
+        refused = (await self.elected(elections, first)).term
+        await elections.resign(first.incarnation, refused=refused)
         anew = (await self.elected(other, self.candidate("two"))).term
         assert anew.coordinator != refused.coordinator or anew.number > refused.number
-        await elections.resign(one.incarnation, refused=refused)
+        await elections.resign(first.incarnation, refused=refused)
         leader = await other.leader()
         assert leader is not None
         assert leader.term == anew
 
     async def test_a_term_is_never_taken_twice(self, elections: Elections) -> None:
-        one = self.candidate()
+        first = self.candidate()
         terms: list[int] = []
         for _ in range(5):
-            terms.append((await self.elected(elections, one)).term.number)
-            await elections.resign(one.incarnation)
+            terms.append((await self.elected(elections, first)).term.number)
+            await elections.resign(first.incarnation)
         assert terms == sorted(set(terms))
 
     async def test_a_candidate_resigns_only_for_itself(self, store: Store, elections: Elections) -> None:
@@ -128,32 +128,32 @@ class ElectionRules(StoreSuite):
         assert await other.leader() == leader
 
     async def test_a_late_resignation_ends_no_other_term(self, elections: Elections) -> None:
-        one = self.candidate("one")
-        await self.elected(elections, one)
-        await elections.resign(one.incarnation)
+        first = self.candidate("one")
+        await self.elected(elections, first)
+        await elections.resign(first.incarnation)
         leader = await self.elected(elections, self.candidate("two"))
-        await elections.resign(one.incarnation)
+        await elections.resign(first.incarnation)
         assert await elections.leader() == leader
 
     async def test_a_silent_leader_loses_the_leadership(self, store: Store, elections: Elections) -> None:
         ttl_us = round(self.short_ttl * 1_000_000)
-        one, two = self.candidate("one"), self.candidate("two")
-        first = await self.elected(elections, one, ttl_us=ttl_us)
+        candidate, two = self.candidate("one"), self.candidate("two")
+        first = await self.elected(elections, candidate, ttl_us=ttl_us)
         await self.lapse()
         other = await self.election(store)
         second = await self._soon(other, two)
         assert second.term.number > first.term.number
-        assert await elections.campaign(one, ttl_us=TTL_US) == second
+        assert await elections.campaign(candidate, ttl_us=TTL_US) == second
 
     async def test_campaigning_keeps_the_leadership(self, store: Store, elections: Elections) -> None:
         ttl = max(self.short_ttl, 0.5)
-        one, other = self.candidate("one"), await self.election(store)
+        first, other = self.candidate("one"), await self.election(store)
         asked, kept = self.clock.elapsed(), 0
-        leader = await self.elected(elections, one, ttl_us=round(ttl * 1_000_000))
+        leader = await self.elected(elections, first, ttl_us=round(ttl * 1_000_000))
         while kept < 10:
             await self.pass_time(ttl / 4)
             asking = self.clock.elapsed()
-            now = await self.campaign(elections, one, ttl_us=round(ttl * 1_000_000))
+            now = await self.campaign(elections, first, ttl_us=round(ttl * 1_000_000))
             seen = await other.leader()
             if self.clock.elapsed() - asked < ttl:
                 assert now == seen == leader
@@ -165,26 +165,26 @@ class ElectionRules(StoreSuite):
 
     async def test_a_leader_that_returns_in_time_keeps_its_term(self, store: Store, elections: Elections) -> None:
         """A client that lost its connection campaigns over a new connection."""
-        one = self.candidate()
-        leader = await self.elected(elections, one)
-        assert await (await self.election(store)).campaign(one, ttl_us=TTL_US) == leader
+        first = self.candidate()
+        leader = await self.elected(elections, first)
+        assert await (await self.election(store)).campaign(first, ttl_us=TTL_US) == leader
 
     async def test_a_resignation_is_heard(self, store: Store, elections: Elections) -> None:
         """Candidates learn of a resignation from `changed`, or from a hint that the store sends to every node."""
-        one, other = self.candidate(), await self.election(store)
-        await self.elected(elections, one)
+        first, other = self.candidate(), await self.election(store)
+        await self.elected(elections, first)
         peer = await self.join(store)
         await self.hints(peer)
         while await self.in_time(other.changed(self.hint_wait)):
             pass
         assert not await self.in_time(other.changed(self.hint_wait))
-        await elections.resign(one.incarnation)
+        await elections.resign(first.incarnation)
         assert await self.in_time(other.changed(1)) or await self.hinted(peer, "leader")
 
     async def test_the_end_of_a_silent_leader_is_heard(self, store: Store, elections: Elections) -> None:
         """A candidate waits for it without a question in between."""
-        one, two, other = self.candidate("one"), self.candidate("two"), await self.election(store)
-        await self.elected(elections, one, ttl_us=round(self.short_ttl * 1_000_000))
+        first, two, other = self.candidate("one"), self.candidate("two"), await self.election(store)
+        await self.elected(elections, first, ttl_us=round(self.short_ttl * 1_000_000))
         await other.campaign(two, ttl_us=TTL_US)
         began = self.clock.elapsed()
         while self.clock.elapsed() - began < self.patience:
@@ -197,11 +197,11 @@ class ElectionRules(StoreSuite):
 
     async def test_a_node_that_may_not_lead_waits_for_no_old_end(self, store: Store, elections: Elections) -> None:
         """It asks who leads. The end of the leadership that its last campaign met says nothing any more."""
-        one, two, other = self.candidate("one"), self.candidate("two"), await self.election(store)
-        await self.elected(elections, one, ttl_us=round(self.short_ttl * 1_000_000))
+        first, two, other = self.candidate("one"), self.candidate("two"), await self.election(store)
+        await self.elected(elections, first, ttl_us=round(self.short_ttl * 1_000_000))
         await other.campaign(two, ttl_us=TTL_US)
         await self.lapse()
-        leader = await self._soon(elections, one)
+        leader = await self._soon(elections, first)
         changes = 0
         while await self.in_time(other.changed(0.5)):
             changes += 1
@@ -210,9 +210,9 @@ class ElectionRules(StoreSuite):
 
     async def test_namespaces_have_leaders_of_their_own(self, store: Store, elections: Elections) -> None:
         other = await self.election(await self.open(namespace=f"{self.namespace}-b"))
-        one = await self.elected(elections, self.candidate("one"))
+        first = await self.elected(elections, self.candidate("one"))
         two = await self.elected(other, self.candidate("two"))
-        assert (await elections.leader(), await other.leader()) == (one, two)
+        assert (await elections.leader(), await other.leader()) == (first, two)
 
     async def _soon(self, elections: Elections, candidate: Candidate) -> Leader:
         """Campaign until the expired leadership is free and the candidate has it."""

@@ -18,7 +18,7 @@ ENDINGS = [Action.COMPLETE, Action.TERMINATE, Action.TIME_OUT, Action.CANCEL]
 
 def again(answers: Sequence[Enqueued]) -> list[Enqueued]:
     """What a store answers when the same instances are enqueued again."""
-    return [msgspec.structs.replace(one, repeated=one.is_new) for one in answers]
+    return [msgspec.structs.replace(answer, repeated=answer.is_new) for answer in answers]
 
 
 class EnqueueRules(StoreSuite):
@@ -58,7 +58,7 @@ class EnqueueRules(StoreSuite):
         assert (other.attempts, other.losses, other.retention_us, other.max_crashes) == (0, 0, None, 3)
         peer = await self.join(store, kinds=("work", "lone"))
         claims = {claim.id: claim for claim in await peer.take()}
-        assert [claims[one.id].attempts for one in (tried, plain, lone)] == [4, 1, 3]
+        assert [claims[new.id].attempts for new in (tried, plain, lone)] == [4, 1, 3]
 
     async def test_a_suspect_of_another_store_is_claimed_alone(self, store: Store) -> None:
         suspect, plain = self.make.instance(crashes=1, losses=1), self.make.instance()

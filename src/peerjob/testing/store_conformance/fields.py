@@ -127,41 +127,41 @@ class FieldRules(StoreSuite):
             crashes=1,
         )
         await store.enqueue([new], node="sender")
-        one = Followed(self, store, new)
-        await one.compare()
-        return one
+        followed = Followed(self, store, new)
+        await followed.compare()
+        return followed
 
     async def worked(self, store: Store, peer: Peer, size: int = 2) -> tuple[Followed, Claim]:
         """An instance that runs, after a retry and a report that left an error and a progress."""
-        one = await self.followed(store)
-        claim = await one.claimed(peer)
-        await one.said(peer, claim, Action.RETRY, error=b"e" * size, progress=b"half", note="retry 1")
-        await one.waits(peer, "retry 1", error=b"e" * size, progress=b"half")
-        return one, await one.claimed(peer)
+        followed = await self.followed(store)
+        claim = await followed.claimed(peer)
+        await followed.said(peer, claim, Action.RETRY, error=b"e" * size, progress=b"half", note="retry 1")
+        await followed.waits(peer, "retry 1", error=b"e" * size, progress=b"half")
+        return followed, await followed.claimed(peer)
 
     @pytest.mark.parametrize("size", [2, LARGE])
     async def test_a_return_to_the_queue_keeps_what_it_does_not_set(self, store: Store, size: int) -> None:
         peer = await self.join(store, "worker")
-        one, claim = await self.worked(store, peer, size)
-        attempts = one.expected.attempts - 1
+        followed, claim = await self.worked(store, peer, size)
+        attempts = followed.expected.attempts - 1
 
-        await one.said(peer, claim, Action.REPORT, started=True)
-        await one.compare()
-        await one.said(peer, claim, Action.REPORT, progress=b"three quarters")
-        await one.changed(progress=b"three quarters")
-        await one.said(peer, claim, Action.SNOOZE, note="snoozed")
-        await one.waits(peer, "snoozed", attempts=attempts)
-        claim = await one.claimed(peer)
-        await one.said(peer, claim, Action.HAND_BACK, note="handed back", progress=b"whole")
-        await one.waits(peer, "handed back", due_us=one.expected.due_us, attempts=attempts, progress=b"whole")
-        claim = await one.claimed(peer)
-        await one.said(peer, claim, Action.RETRY, note="retry 2")
-        await one.waits(peer, "retry 2")
-        claim = await one.claimed(peer)
-        await one.said(peer, claim, Action.SNOOZE, error=b"f" * size, note="again")
-        await one.waits(peer, "again", attempts=attempts + 1, error=b"f" * size)
-        again = [self.make.instance(key=one.new.key)]
-        assert [added.id for added in await store.enqueue(again)] == [one.new.id]
+        await followed.said(peer, claim, Action.REPORT, started=True)
+        await followed.compare()
+        await followed.said(peer, claim, Action.REPORT, progress=b"three quarters")
+        await followed.changed(progress=b"three quarters")
+        await followed.said(peer, claim, Action.SNOOZE, note="snoozed")
+        await followed.waits(peer, "snoozed", attempts=attempts)
+        claim = await followed.claimed(peer)
+        await followed.said(peer, claim, Action.HAND_BACK, note="handed back", progress=b"whole")
+        await followed.waits(peer, "handed back", due_us=followed.expected.due_us, attempts=attempts, progress=b"whole")
+        claim = await followed.claimed(peer)
+        await followed.said(peer, claim, Action.RETRY, note="retry 2")
+        await followed.waits(peer, "retry 2")
+        claim = await followed.claimed(peer)
+        await followed.said(peer, claim, Action.SNOOZE, error=b"f" * size, note="again")
+        await followed.waits(peer, "again", attempts=attempts + 1, error=b"f" * size)
+        again = [self.make.instance(key=followed.new.key)]
+        assert [added.id for added in await store.enqueue(again)] == [followed.new.id]
 
     @pytest.mark.parametrize("size", [2, LARGE])
     @pytest.mark.parametrize("action", FINAL_STATE)
@@ -169,36 +169,36 @@ class FieldRules(StoreSuite):
         """Those of an earlier outcome do not stay."""
         peer = await self.join(store, "worker")
         for result, error in ((b"r" * size, None), (None, b"g" * size), (None, None)):
-            one, claim = await self.worked(store, peer, size)
-            await one.said(peer, claim, action, result=result, error=error, note="the end")
-            await one.changed(FINAL_STATE[action], "worker", "the end", result=result, error=error)
-            again = [self.make.instance(key=one.new.key)]
+            followed, claim = await self.worked(store, peer, size)
+            await followed.said(peer, claim, action, result=result, error=error, note="the end")
+            await followed.changed(FINAL_STATE[action], "worker", "the end", result=result, error=error)
+            again = [self.make.instance(key=followed.new.key)]
             assert (await store.enqueue(again))[0].is_new
             await store.cancel([again[0].id], request=self.make.request())
 
     @pytest.mark.parametrize("runs", [False, True])
     async def test_a_cancel_keeps_what_the_instance_has(self, store: Store, runs: bool) -> None:
         peer = await self.join(store, "worker")
-        one, claim = await self.worked(store, peer)
+        followed, claim = await self.worked(store, peer)
         if not runs:
-            await one.said(peer, claim, Action.HAND_BACK)
-            await one.waits(peer, "", due_us=one.expected.due_us, attempts=one.expected.attempts - 1)
+            await followed.said(peer, claim, Action.HAND_BACK)
+            await followed.waits(peer, "", due_us=followed.expected.due_us, attempts=followed.expected.attempts - 1)
         await store.cancel([claim.id], node="operator", request=self.make.request())
         owner = (await self.read(store, claim.id)).owner
         assert owner in ("", peer.incarnation if runs else "")
-        await one.changed(State.CANCELLED, "operator", "cancelled by user", owner=owner)
+        await followed.changed(State.CANCELLED, "operator", "cancelled by user", owner=owner)
         assert await peer.end(claim, Action.RELEASE) is (Ack.CANCELLED if runs else Ack.LOST)
-        await one.changed(owner="")
+        await followed.changed(owner="")
 
     @pytest.mark.parametrize("started", [False, True])
     async def test_the_death_of_a_node_changes_the_charge(self, store: Store, started: bool) -> None:
         reaper, mortal = await self.join(store, "reaper"), await self.join_briefly(store, "mortal")
-        one, claim = await self.worked(store, mortal)
+        followed, claim = await self.worked(store, mortal)
         if started:
-            await one.said(mortal, claim, Action.REPORT, started=True)
+            await followed.said(mortal, claim, Action.REPORT, started=True)
         await self.reap_all(reaper)
-        before = one.expected
-        await one.waits(
+        before = followed.expected
+        await followed.waits(
             reaper,
             "node lost",
             due_us=before.due_us,
@@ -206,53 +206,55 @@ class FieldRules(StoreSuite):
             crashes=before.crashes + started,
             losses=before.losses + (not started),
         )
-        await one.claimed(reaper)
+        await followed.claimed(reaper)
 
     async def test_a_node_that_leaves_changes_no_charge(self, store: Store) -> None:
         leaver, other = await self.join(store, "leaver"), await self.join(store, "other")
-        one, claim = await self.worked(store, leaver)
-        await one.said(leaver, claim, Action.REPORT, started=True)
+        followed, claim = await self.worked(store, leaver)
+        await followed.said(leaver, claim, Action.REPORT, started=True)
         assert await store.leave(leaver.incarnation) == 1
-        await one.waits(leaver, "handed back", due_us=one.expected.due_us, attempts=one.expected.attempts - 1)
-        await one.claimed(other)
+        await followed.waits(
+            leaver, "handed back", due_us=followed.expected.due_us, attempts=followed.expected.attempts - 1
+        )
+        await followed.claimed(other)
 
     async def test_an_end_as_poison_keeps_what_the_instance_has(self, store: Store) -> None:
         reaper, mortal = await self.join(store, "reaper"), await self.join_briefly(store, "mortal")
-        one = Followed(self, store, self.make.instance(max_crashes=0, key="k", tags=("t",), due_us=1))
-        await store.enqueue([one.new], node="sender")
-        claim = await one.claimed(mortal)
-        await one.said(mortal, claim, Action.REPORT, started=True, progress=b"half")
+        followed = Followed(self, store, self.make.instance(max_crashes=0, key="k", tags=("t",), due_us=1))
+        await store.enqueue([followed.new], node="sender")
+        claim = await followed.claimed(mortal)
+        await followed.said(mortal, claim, Action.REPORT, started=True, progress=b"half")
         await self.reap_all(reaper)
-        await one.changed(State.TERMINATED, "reaper", "poison", attempts=0, crashes=1, owner="", progress=b"half")
+        await followed.changed(State.TERMINATED, "reaper", "poison", attempts=0, crashes=1, owner="", progress=b"half")
         assert (await store.enqueue([self.make.instance(key="k")]))[0].is_new
 
     async def test_a_crash_that_becomes_a_loss_changes_nothing_else(self, store: Store) -> None:
         reaper, mortal = await self.join(store, "reaper"), await self.join_briefly(store, "mortal")
-        one, claim = await self.worked(store, mortal)
-        await one.said(mortal, claim, Action.REPORT, started=True)
+        followed, claim = await self.worked(store, mortal)
+        await followed.said(mortal, claim, Action.REPORT, started=True)
         await self.reap_all(reaper)
-        before = one.expected
-        await one.waits(
+        before = followed.expected
+        await followed.waits(
             reaper, "node lost", due_us=before.due_us, attempts=before.attempts - 1, crashes=before.crashes + 1
         )
         await self.join(store, "mortal", previous=mortal.incarnation)
-        await one.changed(crashes=before.crashes, losses=before.losses + 1)
+        await followed.changed(crashes=before.crashes, losses=before.losses + 1)
 
     @pytest.mark.parametrize("clear", ["clear_history", "clear_logs"])
     async def test_a_clear_changes_no_other_field(self, store: Store, clear: str) -> None:
         peer = await self.join(store, "worker")
-        one, claim = await self.worked(store, peer)
-        await one.said(peer, claim, Action.COMPLETE, result=b"r", error=b"g", note="done")
-        await one.changed(State.COMPLETED, "worker", "done", result=b"r", error=b"g")
+        followed, claim = await self.worked(store, peer)
+        await followed.said(peer, claim, Action.COMPLETE, result=b"r", error=b"g", note="done")
+        await followed.changed(State.COMPLETED, "worker", "done", result=b"r", error=b"g")
         edit: Callable[..., Any] = getattr(store, clear)
         for _ in range(2):
             _, cursor = await edit(Filter())
             while cursor is not None:
                 _, cursor = await edit(Filter(), cursor=cursor)
             if clear == "clear_logs":
-                one.lines.clear()
+                followed.lines.clear()
             else:
-                last = one.expected.history[-1]
-                count = sum(entry.count for entry in one.expected.history)
-                one.expected = replace(one.expected, history=(replace(last, count=count),))
-            await one.compare()
+                last = followed.expected.history[-1]
+                count = sum(entry.count for entry in followed.expected.history)
+                followed.expected = replace(followed.expected, history=(replace(last, count=count),))
+            await followed.compare()

@@ -131,8 +131,8 @@ class FiringRules(ScheduleSuite):
             answers = await self.in_time(
                 asyncio.gather(
                     *(
-                        self.send(one, self.a_fire(row, number), node=str(place))
-                        for place, one in enumerate((store, other))
+                        self.send(opened, self.a_fire(row, number), node=str(place))
+                        for place, opened in enumerate((store, other))
                     )
                 )
             )
@@ -284,9 +284,9 @@ class FiringRules(ScheduleSuite):
         row = await self.schedule(store)
         for number in range(10):
             fire = self.a_fire(row, number)
-            one, two = await self.in_time(asyncio.gather(self.send(store, fire), self.send(other, fire)))
-            assert one == two
-            assert_done(one[0])
+            first, two = await self.in_time(asyncio.gather(self.send(store, fire), self.send(other, fire)))
+            assert first == two
+            assert_done(first[0])
         assert await self.counts(store) == {State.SCHEDULED: 10}
 
     async def test_a_fire_sent_again_after_its_instance_is_over(self, store: Store) -> None:
@@ -308,9 +308,9 @@ class TermRules(ScheduleSuite):
         other = await self.open()
         await self.done(store, self.a_fire(row), term=Term(coordinator="c", number=5))
         await self.done(other, self.a_fire(row, 1), term=Term(coordinator="c", number=7))
-        for one in (store, other):
+        for opened in (store, other):
             late = self.a_fire(row, 2)
-            assert await self.refused(one, late, Term(coordinator="c", number=5)) is FireStatus.DEPOSED
+            assert await self.refused(opened, late, Term(coordinator="c", number=5)) is FireStatus.DEPOSED
         await self.done(store, self.a_fire(row, 2), term=Term(coordinator="c", number=7))
 
     @pytest.mark.parametrize("outcome", list(FireOutcome))

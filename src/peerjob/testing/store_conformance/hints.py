@@ -202,7 +202,7 @@ class HintRules(StoreSuite):
         stores = [store, await self.open(), await self.open()]
         sender = await self.open()
         for _ in range(15):
-            peers = [await self.join(one) for one in stores]
+            peers = [await self.join(store) for store in stores]
             got = 0
 
             async def send(count: int) -> None:
@@ -298,10 +298,10 @@ class HintRules(StoreSuite):
             waiter = await self.join(store)
             await store.enqueue(self.make.instances(1))
             claim = await worker.take_one()
-            (found,), _ = await self.in_time(
+            (hint,), _ = await self.in_time(
                 asyncio.gather(store.watch_final(waiter.incarnation, [claim.id]), worker.end(claim))
             )
-            assert isinstance(found, Record) or await self.hinted(waiter, "final", claim.id)
+            assert isinstance(hint, Record) or await self.hinted(waiter, "final", claim.id)
 
     async def test_a_watcher_sees_every_change(self, store: Store) -> None:
         watcher, worker = await self.join(store, "watcher"), await self.join(store, "worker")
@@ -346,8 +346,10 @@ class HintRules(StoreSuite):
             taken += len(claims)
             await worker.commit(*map(outcome, claims))
         assert taken == len(batch)
-        found = await store.watch_final(waiter.incarnation, [new.id for new in batch])
-        records = [one for one in found if isinstance(one, Record)]
-        assert all(one.state is State.COMPLETED for one in records)
-        assert [one for one in found if not isinstance(one, Record)] == [State.COMPLETED] * (len(batch) - len(records))
+        answers = await store.watch_final(waiter.incarnation, [new.id for new in batch])
+        records = [answer for answer in answers if isinstance(answer, Record)]
+        assert all(answer.state is State.COMPLETED for answer in records)
+        assert [answer for answer in answers if not isinstance(answer, Record)] == [State.COMPLETED] * (
+            len(batch) - len(records)
+        )
         assert 1 <= len(records) < len(batch)

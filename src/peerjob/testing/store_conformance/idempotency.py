@@ -78,18 +78,18 @@ class IdempotencyRules(StoreSuite):
         await store.enqueue(self.make.instances(5))
         peer = await self.join(store)
         want, request = peer.want(2), self.make.request()
-        one, two = await self.in_time(
+        first, two = await self.in_time(
             asyncio.gather(peer.claim(want, request=request), peer.claim(want, request=request))
         )
-        assert one.claims == two.claims
-        assert len(one.claims) == 2
+        assert first.claims == two.claims
+        assert len(first.claims) == 2
         assert await self.counts(store) == {State.PROCESSING: 2, State.SCHEDULED: 3}
 
     async def test_peers_do_not_share_requests(self, store: Store) -> None:
         await store.enqueue(self.make.instances(2))
-        one, two = await self.join(store), await self.join(store)
+        peer, two = await self.join(store), await self.join(store)
         request = self.make.request()
-        first = await one.claim(one.want(1), request=request)
+        first = await peer.claim(peer.want(1), request=request)
         second = await two.claim(two.want(1), request=request)
         assert len({*ids_of(first.claims), *ids_of(second.claims)}) == 2
 

@@ -35,8 +35,8 @@ class IsolationRules(StoreSuite):
 
     async def test_one_id_and_key_in_each_namespace(self, store: Store) -> None:
         new = self.make.instance(key="k")
-        for one in (store, *await self.neighbours(store)):
-            assert await one.enqueue([new]) == [Enqueued(new.id, True)]
+        for opened in (store, *await self.neighbours(store)):
+            assert await opened.enqueue([new]) == [Enqueued(new.id, True)]
 
     async def test_a_claim_is_held_in_its_namespace(self, store: Store) -> None:
         new = self.make.instance()
@@ -69,8 +69,8 @@ class IsolationRules(StoreSuite):
 
     async def test_clear_stays_at_home(self, store: Store) -> None:
         neighbours = await self.neighbours(store)
-        for one in (store, *neighbours):
-            await one.enqueue(self.make.instances(3))
+        for opened in (store, *neighbours):
+            await opened.enqueue(self.make.instances(3))
         await store.clear()
         assert await self.counts(store) == {}
         for neighbour in neighbours:

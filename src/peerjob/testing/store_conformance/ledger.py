@@ -51,7 +51,7 @@ class LedgerRules(ScheduleSuite):
         for name in ("s", "s/", "t"):
             await self.schedule(store, name)
             await self.fired(store, name=name)
-        instances = [one.instance for name in ("s", "s/", "t") for one in await self.ledger(store, name)]
+        instances = [record.instance for name in ("s", "s/", "t") for record in await self.ledger(store, name)]
         assert len(set(instances)) == len(instances) == 3
 
     # -- records that cover several nominal times

@@ -213,11 +213,11 @@ class LivenessRules(StoreSuite):
         batch = self.make.instances(7)
         await store.enqueue(batch)
         dead = await self.join_briefly(store)
-        one, two = await self.join(store), await self.join(store)
+        peer, two = await self.join(store), await self.join(store)
         await dead.take()
-        first = await self.reap(one, limit=3)
+        first = await self.reap(peer, limit=3)
         second = await store.reap(3, reaper=two.incarnation)
-        third = await store.reap(3, reaper=one.incarnation)
+        third = await store.reap(3, reaper=peer.incarnation)
         assert [len(first), len(second), len(third)] == [3, 3, 1]
         assert {*ids_of(first), *ids_of(second), *ids_of(third)} == {new.id for new in batch}
         assert await store.reap(3, reaper=two.incarnation) == []
@@ -252,7 +252,7 @@ class LivenessRules(StoreSuite):
         for number in range(3):
             await (await self.join_briefly(store, f"dead {number}")).take(10)
         stores = [store, await self.open()]
-        reapers = [await self.join(one) for one in stores]
+        reapers = [await self.join(store) for store in stores]
         await self.lapse()
         # a server may end expired leases late and one after the other
         while len(await store.nodes()) > len(reapers):

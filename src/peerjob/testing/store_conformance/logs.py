@@ -40,11 +40,11 @@ class LogRules(StoreSuite):
         await peer.report(claims[done.id], logs=(self.make.line("from the run"),))
         await peer.end(claims[done.id])
         await store.enqueue([queued])
-        before = {one.id: await self.read(store, one.id) for one in (queued, held, done)}
-        for one in (queued, held, done):
-            assert await store.add_lines(one.id, [self.make.line("first"), self.make.line("second")])
-            assert await store.add_lines(one.id, [self.make.line("third")])
-            assert await self.read(store, one.id) == before[one.id]
+        before = {new.id: await self.read(store, new.id) for new in (queued, held, done)}
+        for new in (queued, held, done):
+            assert await store.add_lines(new.id, [self.make.line("first"), self.make.line("second")])
+            assert await store.add_lines(new.id, [self.make.line("third")])
+            assert await self.read(store, new.id) == before[new.id]
         assert not await store.add_lines(self.make.id(), [self.make.line("first")])
         added = ["first", "second", "third"]
         assert [line.message for line in await self.lines(store, queued.id)] == added
@@ -63,8 +63,8 @@ class LogRules(StoreSuite):
 
     async def test_lines_of_others_are_elsewhere(self, store: Store) -> None:
         peer = await self.join(store)
-        one, other = await self.write(peer, 3), await self.write(peer, 2, start=10)
-        assert [line.message for line in await self.lines(store, one)] == ["0", "1", "2"]
+        first, other = await self.write(peer, 3), await self.write(peer, 2, start=10)
+        assert [line.message for line in await self.lines(store, first)] == ["0", "1", "2"]
         assert [line.message for line in await self.lines(store, other)] == ["10", "11"]
 
     async def test_an_instance_without_lines_has_an_empty_page(self, store: Store) -> None:

@@ -64,10 +64,10 @@ class ReadingRules(StoreSuite):
         assert [record and (record.spec, record.result) for record in records] == [
             (LARGE, id.encode() * 2_000) for id in ids
         ]
-        found = await store.watch_final(waiter.incarnation, [*ids, self.make.id()])
-        assert found.pop() is None
-        assert [one.state if isinstance(one, Record) else one for one in found] == [State.COMPLETED] * 40
-        assert found[0] == records[0]
+        answers = await store.watch_final(waiter.incarnation, [*ids, self.make.id()])
+        assert answers.pop() is None
+        assert [answer.state if isinstance(answer, Record) else answer for answer in answers] == [State.COMPLETED] * 40
+        assert answers[0] == records[0]
         assert await self.found(store, Query(limit=40)) == ids
 
     async def test_an_empty_store_has_one_empty_page(self, store: Store) -> None:

@@ -171,7 +171,7 @@ class OwnershipRules(StoreSuite):
                 acks = await peer.commit(*stale, *outcomes)
                 assert acks[: len(stale)] == [Ack.LOST] * len(stale)
                 assert acks[len(stale) :] == [Ack.DONE] * len(outcomes)
-                accepted.update(one.id for one in outcomes if one.action is Action.COMPLETE)
+                accepted.update(outcome.id for outcome in outcomes if outcome.action is Action.COMPLETE)
                 stale = outcomes[:2]
                 if not claims:
                     await asyncio.sleep(0)

@@ -59,12 +59,12 @@ class QueueRules(StoreSuite):
 
     async def test_a_claimed_instance_is_not_claimed_again(self, store: Store) -> None:
         await store.enqueue(self.make.instances(2))
-        one, other = await self.join(store, "one"), await self.join(store, "other")
-        first = await one.take(1)
+        peer, other = await self.join(store, "one"), await self.join(store, "other")
+        first = await peer.take(1)
         second = await other.take()
         assert len(first) == len(second) == 1
         assert first[0].id != second[0].id
-        assert await one.take() == ()
+        assert await peer.take() == ()
 
     async def test_a_claim_keeps_its_limit(self, store: Store) -> None:
         await store.enqueue(self.make.instances(5))

@@ -362,7 +362,7 @@ class RetentionRules(StoreSuite):
             ("before", to_datetime(times[3]), lambda at: at < times[3]),
             ("older_than", "150m", lambda at: at < now - 2.5 * hour),
         ]
-        for chosen in (one for size in (1, 2, 3) for one in itertools.combinations(bounds, size)):
+        for chosen in (combination for size in (1, 2, 3) for combination in itertools.combinations(bounds, size)):
             batch = [self.make.instance(id=self.make.id(at)) for at in times]
             await self.finish(peer, *batch)
             filter = Filter(**{name: value for name, value, _ in chosen})

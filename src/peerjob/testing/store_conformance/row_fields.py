@@ -64,7 +64,7 @@ class RowFieldRules(ScheduleSuite):
         await self.same(store, row, paused=False, note="", next_us=nth(8), last_us=resumed.last_us, **changed)
 
     async def view(self, store: Store, peer: Peer) -> NodeView:
-        (view,) = [one for one in await store.nodes() if one.info.incarnation == peer.incarnation]
+        (view,) = [node for node in await store.nodes() if node.info.incarnation == peer.incarnation]
         assert view.age_us == 0  # the views of a manager have it
         return view
 

@@ -248,7 +248,7 @@ class RunNowRules(ScheduleSuite):
         before = await self.everything(store, *ids[:3])
 
         for again in (store, elsewhere):
-            assert [(await again.run_now([one], request=request))[0] for one in ids] == wanted
+            assert [(await again.run_now([uuid], request=request))[0] for uuid in ids] == wanted
             assert await again.run_now(ids[::-1], request=request) == wanted[::-1]
         assert await self.everything(store, *ids[:3]) == before
         assert ((await store.health()).delayed, await peer.take()) == (3, ())
@@ -261,10 +261,10 @@ class RunNowRules(ScheduleSuite):
             batch = self.make.instances(3, delay_us=HOUR_US)
             await store.enqueue(batch)
             request, ids = self.make.request(), ids_of(batch)
-            one, another = await self.in_time(
+            first, another = await self.in_time(
                 asyncio.gather(store.run_now(ids, request=request), other.run_now(ids[::-1], request=request))
             )
-            assert one == another == [RunNow.DUE_NOW] * 3
+            assert first == another == [RunNow.DUE_NOW] * 3
 
     async def test_of_two_requests_at_once_one_acts(self, store: Store) -> None:
         other = await self.open()

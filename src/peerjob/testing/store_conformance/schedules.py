@@ -99,7 +99,7 @@ class ScheduleRules(ScheduleSuite):
             updated_us=row.updated_us,
         )
         assert (row.last_us, row.holder) == (nth(0), record.instance)
-        assert [one.instance for one in await self.ledger(store)] == [record.instance]
+        assert [record.instance for record in await self.ledger(store)] == [record.instance]
 
     async def test_a_put_accounts_for_what_it_steps_over(self, store: Store) -> None:
         row = await self.schedule(store, paused=True)

@@ -78,10 +78,14 @@ class Walk:
         await verb()
 
     def holding(self, peer: Peer, state: State) -> list[Expected]:
-        return [one for one in self.model.values() if one.holder == peer.incarnation and one.state == state]
+        return [
+            expected
+            for expected in self.model.values()
+            if expected.holder == peer.incarnation and expected.state == state
+        ]
 
-    def said(self, one: Expected, action: Action) -> Outcome:
-        return Outcome(id=one.new.id, fence=one.fence, action=action)
+    def said(self, expected: Expected, action: Action) -> Outcome:
+        return Outcome(id=expected.new.id, fence=expected.fence, action=action)
 
     async def join(self) -> None:
         self.peers.append(await self.suite.join(self.store, f"peer {len(self.peers)}", KINDS))
@@ -101,25 +105,25 @@ class Walk:
         wanted: list[Enqueued] = []
         for new in batch:
             holders = [
-                one.new.id
-                for one in self.model.values()
-                if one.has_key and (one.new.kind, one.new.key) == (new.kind, new.key)
+                expected.new.id
+                for expected in self.model.values()
+                if expected.has_key and (expected.new.kind, expected.new.key) == (new.kind, new.key)
             ]
             if not holders:
                 self.model[new.id] = Expected(new, new.due_us or 0)
             wanted.append(Enqueued((holders or [new.id])[0], not holders))
         assert await self.store.enqueue(batch) == wanted
-        assert await self.store.enqueue(batch) == [replace(one, repeated=one.is_new) for one in wanted]
+        assert await self.store.enqueue(batch) == [replace(answer, repeated=answer.is_new) for answer in wanted]
 
     async def claim(self) -> None:
         peer = self.chance.choice(self.peers)
         limit = self.chance.randint(1, 4)
         caps = {kind: self.chance.randint(0, 3) for kind in KINDS if self.chance.random() < 0.9}
         left, wanted = Counter(caps), list[str]()
-        for one in self.due():
-            if left[one.new.kind] > 0 and len(wanted) < limit:
-                left[one.new.kind] -= 1
-                wanted.append(one.new.id)
+        for expected in self.due():
+            if left[expected.new.kind] > 0 and len(wanted) < limit:
+                left[expected.new.kind] -= 1
+                wanted.append(expected.new.id)
 
         want, request = peer.want(limit, caps), self.suite.make.request()
         claims = (await peer.claim(want, request=request)).claims
@@ -127,7 +131,9 @@ class Walk:
             assert ids_of(claims) == wanted
         else:
             assert len(claims) == len(wanted)
-            assert ids_of(claims) == [one.new.id for one in self.due() if one.new.id in set(ids_of(claims))]
+            assert ids_of(claims) == [
+                expected.new.id for expected in self.due() if expected.new.id in set(ids_of(claims))
+            ]
             assert Counter(claim.kind for claim in claims) <= Counter(caps)
         if claims and self.chance.random() < 0.3:
             assert (await peer.claim(want, request=request)).claims == claims
@@ -136,78 +142,84 @@ class Walk:
 
     def due(self) -> list[Expected]:
         """The claimable instances, in order."""
-        due = (one for one in self.model.values() if one.state == State.SCHEDULED and self.is_due(one))
-        return sorted(due, key=lambda one: one.place)
+        due = (
+            expected for expected in self.model.values() if expected.state == State.SCHEDULED and self.is_due(expected)
+        )
+        return sorted(due, key=lambda expected: expected.place)
 
-    def is_due(self, one: Expected) -> bool:
+    def is_due(self, expected: Expected) -> bool:
         """Whether an instance is not one of those that the walk makes for a far future."""
-        return one.due_us < self.now_us + 10**11
+        return expected.due_us < self.now_us + 10**11
 
     def claimed(self, peer: Peer, claim: Claim) -> None:
-        one = self.model[claim.id]
-        one.attempts += 1
-        assert claim.attempts == one.attempts
-        assert claim.fence > one.fence
-        assert claim.due_us == one.due_us
-        one.fence, one.holder = claim.fence, peer.incarnation
-        one.history.append(State.PROCESSING)
+        expected = self.model[claim.id]
+        expected.attempts += 1
+        assert claim.attempts == expected.attempts
+        assert claim.fence > expected.fence
+        assert claim.due_us == expected.due_us
+        expected.fence, expected.holder = claim.fence, peer.incarnation
+        expected.history.append(State.PROCESSING)
 
     async def commit(self) -> None:
         peer = self.chance.choice(self.peers)
         running = self.holding(peer, State.PROCESSING)
         chosen = self.chance.sample(running, min(len(running), self.chance.randint(1, 3)))
         actions = [action for action in Action if action is not Action.RELEASE]
-        batch = [(one, self.chance.choice(actions)) for one in chosen]
+        batch = [(expected, self.chance.choice(actions)) for expected in chosen]
         request = self.suite.make.request()
         for _ in range(self.chance.choice((1, 1, 2))):
-            acks = await peer.commit(*(self.said(one, action) for one, action in batch), request=request)
+            acks = await peer.commit(*(self.said(expected, action) for expected, action in batch), request=request)
             assert acks == [Ack.DONE] * len(batch)
-        for one, action in batch:
+        for expected, action in batch:
             if action is Action.REPORT:
                 continue
-            self.stale.append((peer, self.said(one, action)))
-            one.holder = ""
-            one.ended_by = peer.incarnation
-            one.history.append(FINAL_STATE.get(action, State.SCHEDULED))
+            self.stale.append((peer, self.said(expected, action)))
+            expected.holder = ""
+            expected.ended_by = peer.incarnation
+            expected.history.append(FINAL_STATE.get(action, State.SCHEDULED))
             if action in (Action.SNOOZE, Action.HAND_BACK):
-                one.attempts -= 1
+                expected.attempts -= 1
             if action in (Action.RETRY, Action.SNOOZE):
-                due_us = (await self.suite.read(self.store, one.new.id)).due_us
+                due_us = (await self.suite.read(self.store, expected.new.id)).due_us
                 assert due_us >= self.now_us
-                one.due_us = due_us
+                expected.due_us = due_us
 
     async def cancel(self) -> None:
         chosen = self.chance.sample(list(self.model.values()), min(len(self.model), 2))
         request = self.suite.make.request()
-        wanted = [one.state for one in chosen]
+        wanted = [expected.state for expected in chosen]
         for _ in range(self.chance.choice((1, 1, 2))):
-            was = await self.store.cancel([one.new.id for one in chosen], request=request)
+            was = await self.store.cancel([expected.new.id for expected in chosen], request=request)
             assert was == wanted
-        for one in chosen:
-            if not one.state.is_final:
-                one.history.append(State.CANCELLED)
+        for expected in chosen:
+            if not expected.state.is_final:
+                expected.history.append(State.CANCELLED)
 
     async def run_now(self) -> None:
         chosen = self.chance.sample(list(self.model.values()), min(len(self.model), 3))
-        late = [one for one in chosen if one.state == State.SCHEDULED and not self.is_due(one)]
+        late = [expected for expected in chosen if expected.state == State.SCHEDULED and not self.is_due(expected)]
         request = self.suite.make.request()
         wanted = [
-            one.state if one.state != State.SCHEDULED else RunNow.DUE_NOW if one in late else RunNow.WAS_DUE
-            for one in chosen
+            expected.state
+            if expected.state != State.SCHEDULED
+            else RunNow.DUE_NOW
+            if expected in late
+            else RunNow.WAS_DUE
+            for expected in chosen
         ]
         for _ in range(self.chance.choice((1, 1, 2))):
-            assert await self.store.run_now([one.new.id for one in chosen], request=request) == wanted
-        for one in late:
-            one.due_us = (await self.suite.read(self.store, one.new.id)).due_us
-            assert self.is_due(one)
+            assert await self.store.run_now([expected.new.id for expected in chosen], request=request) == wanted
+        for expected in late:
+            expected.due_us = (await self.suite.read(self.store, expected.new.id)).due_us
+            assert self.is_due(expected)
 
     async def release(self) -> None:
         for peer in self.peers:
-            for one in self.holding(peer, State.CANCELLED):
+            for expected in self.holding(peer, State.CANCELLED):
                 action = self.chance.choice(list(Action))
-                assert await peer.commit(self.said(one, action)) == [Ack.CANCELLED]
+                assert await peer.commit(self.said(expected, action)) == [Ack.CANCELLED]
                 if action is not Action.REPORT:
-                    one.holder = ""
+                    expected.holder = ""
 
     async def say_stale_things(self) -> None:
         for peer, said in self.chance.sample(self.stale, min(len(self.stale), 3)):
@@ -216,17 +228,17 @@ class Walk:
     async def restart(self) -> None:
         leaver = self.peers.pop(self.chance.randrange(len(self.peers)))
         await self.store.leave(leaver.incarnation)
-        for one in self.holding(leaver, State.PROCESSING):
-            one.attempts -= 1
-            one.history.append(State.SCHEDULED)
-        for one in self.model.values():
-            if one.holder == leaver.incarnation:
-                one.holder = ""
+        for expected in self.holding(leaver, State.PROCESSING):
+            expected.attempts -= 1
+            expected.history.append(State.SCHEDULED)
+        for expected in self.model.values():
+            if expected.holder == leaver.incarnation:
+                expected.holder = ""
         await self.join()
 
     async def clear(self) -> None:
         await self.store.clear_instances(Filter())
-        final = [id for id, one in self.model.items() if one.state.is_final and not one.holder]
+        final = [id for id, expected in self.model.items() if expected.state.is_final and not expected.holder]
         for id in final:
             del self.model[id]
         self.stale = [(peer, said) for peer, said in self.stale if said.id in self.model]
@@ -236,23 +248,25 @@ class Walk:
     async def look(self) -> None:
         wanted = State(self.chance.randint(1, int(State.ALL))) & State.ALL
         kind = self.chance.choice((None, *KINDS))
-        ids = sorted(id for id, one in self.model.items() if one.state & wanted and kind in (None, one.new.kind))
+        ids = sorted(
+            id for id, expected in self.model.items() if expected.state & wanted and kind in (None, expected.new.kind)
+        )
         query = Query(state=wanted, kind=kind, limit=self.chance.randint(1, 20))
         assert await self.suite.found(self.store, query) == ids
 
     async def compare(self) -> None:
-        for id, one in self.model.items():
+        for id, expected in self.model.items():
             record = await self.suite.read(self.store, id)
-            assert states(record) == one.history
-            assert (record.attempts, record.fence) == (one.attempts, one.fence)
+            assert states(record) == expected.history
+            assert (record.attempts, record.fence) == (expected.attempts, expected.fence)
             assert (record.crashes, record.losses) == (0, 0)
-            assert (record.due_us, record.priority) == (one.due_us, one.new.priority)
-            if one.state != State.CANCELLED:
-                assert record.owner == (one.ended_by if one.state.is_final else one.holder)
+            assert (record.due_us, record.priority) == (expected.due_us, expected.new.priority)
+            if expected.state != State.CANCELLED:
+                assert record.owner == (expected.ended_by if expected.state.is_final else expected.holder)
         for kind in KINDS:
-            of_kind = Counter(one.state for one in self.model.values() if one.new.kind == kind)
+            of_kind = Counter(expected.state for expected in self.model.values() if expected.new.kind == kind)
             assert await self.suite.counts(self.store, kind) == dict(of_kind)
-        assert await self.store.due() == dict(Counter(one.new.kind for one in self.due()))
+        assert await self.store.due() == dict(Counter(expected.new.kind for expected in self.due()))
         for peer in self.peers:
             running = self.holding(peer, State.PROCESSING)
             cancelled = self.holding(peer, State.CANCELLED)
@@ -260,8 +274,8 @@ class Walk:
             if running:
                 assert renewed.held is not None
                 held = {claim.id: claim.fence for claim in renewed.held}
-                assert held.items() >= {one.new.id: one.fence for one in running}.items()
-            assert sorted(renewed.cancelled) == sorted(one.new.id for one in cancelled)
+                assert held.items() >= {expected.new.id: expected.fence for expected in running}.items()
+            assert sorted(renewed.cancelled) == sorted(expected.new.id for expected in cancelled)
 
     async def end_all(self) -> None:
         """End and remove every instance, and let every peer leave."""

@@ -14,22 +14,22 @@ async def audit(visit: Visit) -> Shown:
     """The latest records of the audit log, filtered by text and verb."""
     records = await visit.manager.audit(MAX_AUDIT)
     text, verb = visit.param("q").casefold(), visit.param("verb")
-    found = [one for one in records if verb in ("", one.verb) and _matches(one, text)]
-    begin = visit.offset(len(found), PAGE)
+    matches = [record for record in records if verb in ("", record.verb) and _matches(record, text)]
+    begin = visit.offset(len(matches), PAGE)
     return Shown(
         "audit.html",
-        rows=found[begin : begin + PAGE],
-        total=len(found),
+        rows=matches[begin : begin + PAGE],
+        total=len(matches),
         everything=len(records),
         begin=begin,
         page=PAGE,
-        verbs=sorted({one.verb for one in records}),
+        verbs=sorted({record.verb for record in records}),
     )
 
 
 def _matches(record: AuditRecord, text: str) -> bool:
     fields = (record.principal, record.address, record.verb, record.criteria, record.result, record.node)
-    return any(text in one.casefold() for one in fields)
+    return any(text in value.casefold() for value in fields)
 
 
 ROUTES = (page("/audit", audit, title="Audit", role=Role.ADMIN),)

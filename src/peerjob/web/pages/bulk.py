@@ -58,8 +58,8 @@ async def _selected(visit: Visit, verb: Verb, filters: Filters) -> Shown | Done:
     visit.act.verb, visit.act.criteria = RPC[verb], f"uuid={','.join(ids)}"
     if verb == "retry" and visit.scope.is_limited:
         # one that is gone does not count, as in `act_on`
-        found = [one.kind for id in ids for one in await visit.manager.lookup_instances(Query(uuid=id))]
-        for kind in sorted(set(found)):
+        kinds = [instance.kind for id in ids for instance in await visit.manager.lookup_instances(Query(uuid=id))]
+        for kind in sorted(set(kinds)):
             await visit.check_runs(kind)
     visit.act.count = await steps.act_on(visit.manager, verb, ids, visit.once)
     return Done(to=back, notice=f"{DONE[verb]}: {visit.act.count:,} of {len(ids):,}.")

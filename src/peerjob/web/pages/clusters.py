@@ -12,7 +12,7 @@ from peerjob.web.visit import Shown, Visit
 
 async def clusters_page(visit: Visit, clusters: Mapping[str, ServedCluster]) -> Shown:
     """Show the totals of all clusters; a cluster that does not answer shows the last ones."""
-    samples = await asyncio.gather(*(one.samples.current() for one in clusters.values()))
+    samples = await asyncio.gather(*(cluster.samples.current() for cluster in clusters.values()))
     rows = [
         (name, Links(root=visit.root, cluster=name).url("/"), sample)
         for name, sample in zip(clusters, samples, strict=True)

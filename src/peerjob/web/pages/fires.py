@@ -41,7 +41,7 @@ class Cell:
     @property
     def worst(self) -> str:
         """The class that decides the colour; "" for an hour without nominal times."""
-        return next((one for one in WORST if self.counts[one]), "")
+        return next((outcome for outcome in WORST if self.counts[outcome]), "")
 
     @property
     def words(self) -> str:
@@ -94,26 +94,26 @@ def _hours(fire: FireEntry, zone: tzinfo, oldest: datetime) -> Iterator[tuple[da
 
 async def fires(visit: Visit) -> Shown:
     """The ledger of one schedule, page by page."""
-    found = await visit.manager.lookup_schedule(visit.path_value("name"))
-    zone = zone_of(found)
+    schedule = await visit.manager.lookup_schedule(visit.path_value("name"))
+    zone = zone_of(schedule)
     cursor = visit.param("cursor") or None
-    table = await found.fires(limit=ROWS, cursor=cursor)
+    table = await schedule.fires(limit=ROWS, cursor=cursor)
     days: list[Day] = []
     if cursor is None:
-        counted = table if table.cursor is None else await found.fires(limit=CALENDAR)
+        counted = table if table.cursor is None else await schedule.fires(limit=CALENDAR)
         days = calendar(counted, zone, visit.now)
     return Shown(
-        "fires.html", schedule=found, rows=table, cursor=table.cursor, days=days, zone=str(zone), class_of=class_of
+        "fires.html", schedule=schedule, rows=table, cursor=table.cursor, days=days, zone=str(zone), class_of=class_of
     )
 
 
 async def fires_csv(visit: Visit) -> Response:
     """The ledger of one schedule as a file."""
-    found = await visit.manager.lookup_schedule(visit.path_value("name"))
+    schedule = await visit.manager.lookup_schedule(visit.path_value("name"))
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
-    for fire in await found.fires(limit=MAX_CSV):
+    for fire in await schedule.fires(limit=MAX_CSV):
         plain = fire.to_dict() | {"late_seconds": fire.late.total_seconds()}
         writer.writerow([_cell(plain[name]) for name in COLUMNS])
     headers = {"Content-Disposition": 'attachment; filename="fires.csv"'}

@@ -49,8 +49,8 @@ LEVELS = tuple(level.name for level in (Level.DEBUG, Level.INFO, Level.WARN, Lev
 
 async def instance(visit: Visit) -> Shown:
     """The page."""
-    one = await visit.manager.lookup_instance(visit.path_value("id"))
-    lines, count = await _lines(visit, one)
+    instance = await visit.manager.lookup_instance(visit.path_value("id"))
+    lines, count = await _lines(visit, instance)
     level, text = visit.param("level").upper(), visit.param("text")
 
     def wanted(line: LogEntry) -> bool:
@@ -58,10 +58,10 @@ async def instance(visit: Visit) -> Shown:
 
     return Shown(
         "instance.html",
-        one=one,
-        parts=_parts(visit, one, await _reasons(visit, one)),
-        arguments=shown_value(arguments_text(one)),
-        chain=await _chain(visit, one),
+        one=instance,
+        parts=_parts(visit, instance, await _reasons(visit, instance)),
+        arguments=shown_value(arguments_text(instance)),
+        chain=await _chain(visit, instance),
         lines=list(filter(wanted, lines)),
         older=max(0, count - len(lines)),
         levels=LEVELS,
@@ -70,44 +70,44 @@ async def instance(visit: Visit) -> Shown:
     )
 
 
-def _parts(visit: Visit, one: Instance[Any], reasons: list[str]) -> Parts:
-    history = [HistoryEntry(one.id, one.kind, entry) for entry in one.record.history]
+def _parts(visit: Visit, instance: Instance[Any], reasons: list[str]) -> Parts:
+    history = [HistoryEntry(instance.id, instance.kind, entry) for entry in instance.record.history]
 
     def render(template: str, **values: Any) -> str:
-        return visit.templates.text(template, now=visit.now, visit=visit, one=one, **values)
+        return visit.templates.text(template, now=visit.now, visit=visit, one=instance, **values)
 
     return {
-        "state": render("instance_state.html", progress=_progress(one), reasons=reasons),
-        "due": str((due if one.state is State.SCHEDULED else ago)(one.due_at, visit.now)),
+        "state": render("instance_state.html", progress=_progress(instance), reasons=reasons),
+        "due": str((due if instance.state is State.SCHEDULED else ago)(instance.due_at, visit.now)),
         "timeline": timeline(history, visit.now),
-        "history": render("instance_history.html", history=history, traceback=shown_value(traceback_text(one))),
-        "result": render("instance_result.html", result=shown_value(result_text(one))),
+        "history": render("instance_history.html", history=history, traceback=shown_value(traceback_text(instance))),
+        "result": render("instance_result.html", result=shown_value(result_text(instance))),
     }
 
 
-def _actions(visit: Visit, one: Instance[Any]) -> str:
-    return visit.templates.text("instance_actions.html", now=visit.now, visit=visit, one=one)
+def _actions(visit: Visit, instance: Instance[Any]) -> str:
+    return visit.templates.text("instance_actions.html", now=visit.now, visit=visit, one=instance)
 
 
-async def _reasons(visit: Visit, one: Instance[Any]) -> list[str]:
+async def _reasons(visit: Visit, instance: Instance[Any]) -> list[str]:
     try:
-        reasons = why_instance(await observe(visit.manager, one, visit.now, max_searched=MAX_BEFORE))
+        reasons = why_instance(await observe(visit.manager, instance, visit.now, max_searched=MAX_BEFORE))
         # the bar shows the progress, and is always the latest
         return [reason for reason in reasons if not reason.startswith("it reports ")]
     except DecodeError as error:
         return [f"a part of its record cannot be read: {error}"]
 
 
-def _progress(one: Instance[Any]) -> Any:
+def _progress(instance: Instance[Any]) -> Any:
     try:
-        return one.progress
+        return instance.progress
     except DecodeError:
         return None
 
 
-async def _lines(visit: Visit, one: Instance[Any]) -> tuple[deque[LogEntry], int]:
+async def _lines(visit: Visit, instance: Instance[Any]) -> tuple[deque[LogEntry], int]:
     lines, count = deque[LogEntry](maxlen=MAX_LINES), 0
-    async with aclosing(_read(visit, one)) as read:
+    async with aclosing(_read(visit, instance)) as read:
         async for line in read:
             lines.append(line)
             count += 1
@@ -116,28 +116,28 @@ async def _lines(visit: Visit, one: Instance[Any]) -> tuple[deque[LogEntry], int
     return lines, count
 
 
-async def _read(visit: Visit, one: Instance[Any]) -> AsyncGenerator[LogEntry]:
-    async for line in visit.manager.iter_logs(one.id):
-        yield LogEntry(one.id, one.kind, line)
+async def _read(visit: Visit, instance: Instance[Any]) -> AsyncGenerator[LogEntry]:
+    async for line in visit.manager.iter_logs(instance.id):
+        yield LogEntry(instance.id, instance.kind, line)
 
 
-async def _chain(visit: Visit, one: Instance[Any]) -> list[tuple[str, str]]:
+async def _chain(visit: Visit, instance: Instance[Any]) -> list[tuple[str, str]]:
     """The instances that this one repeats, the latest first: id, and state or "removed"."""
-    found: list[tuple[str, str]] = []
-    old = _repeated(one)
-    while old is not None and len(found) < MAX_CHAIN:
+    chain: list[tuple[str, str]] = []
+    old = _repeated(instance)
+    while old is not None and len(chain) < MAX_CHAIN:
         try:
-            one = await visit.manager.lookup_instance(old)
+            instance = await visit.manager.lookup_instance(old)
         except UnknownInstanceError:
-            return [*found, (str(old), "removed")]
-        found.append((one.id, str(one.state)))
-        old = _repeated(one)
-    return found
+            return [*chain, (str(old), "removed")]
+        chain.append((instance.id, str(instance.state)))
+        old = _repeated(instance)
+    return chain
 
 
-def _repeated(one: Instance[Any]) -> UUID | None:
+def _repeated(instance: Instance[Any]) -> UUID | None:
     try:
-        return one.retry_of
+        return instance.retry_of
     except DecodeError:
         return None
 
@@ -147,20 +147,20 @@ def _repeated(one: Instance[Any]) -> UUID | None:
 
 async def download(visit: Visit) -> Response:
     """A whole value as a text file."""
-    one, what = await visit.manager.lookup_instance(visit.path_value("id")), visit.path_value("what")
+    instance, what = await visit.manager.lookup_instance(visit.path_value("id")), visit.path_value("what")
     match what:
         case "arguments":
-            text = arguments_text(one)
+            text = arguments_text(instance)
         case "result":
-            text = result_text(one)
+            text = result_text(instance)
         case "traceback":
-            text = traceback_text(one)
+            text = traceback_text(instance)
         case "log":
-            async with aclosing(_read(visit, one)) as read:
+            async with aclosing(_read(visit, instance)) as read:
                 text = "\n".join([_line_text(line) async for line in read])
         case _:
             raise OptionError("value", what, "arguments, result, traceback or log")
-    headers = {"Content-Disposition": f'attachment; filename="{one.id}-{what}.txt"'}
+    headers = {"Content-Disposition": f'attachment; filename="{instance.id}-{what}.txt"'}
     return PlainTextResponse(printable(text, lines=True), headers=headers)
 
 
@@ -174,8 +174,8 @@ def _line_text(line: LogEntry) -> str:
 async def live_instance(visit: Visit) -> Response:
     """The live view of the page."""
     await visit.viewers.turn()
-    one = await visit.manager.lookup_instance(visit.path_value("id"))
-    return live(visit, _events(visit, one.id))
+    instance = await visit.manager.lookup_instance(visit.path_value("id"))
+    return live(visit, _events(visit, instance.id))
 
 
 async def _events(visit: Visit, id: str) -> AsyncGenerator[str | bytes]:
@@ -185,13 +185,13 @@ async def _events(visit: Visit, id: str) -> AsyncGenerator[str | bytes]:
     async with visit.served.feeds.open(id) as feed:
         while True:
             await visit.viewers.turn()
-            ended, one, chunks = feed.ended, feed.instance, list[Chunk]()
+            ended, instance, chunks = feed.ended, feed.instance, list[Chunk]()
             parts = {"banner": banner(visit, await visit.served.samples.current())}
-            if one is not None:
-                if one is not shown:
+            if instance is not None:
+                if instance is not shown:
                     # the forms are those of this session, so they are no part of a page that others may be shown
-                    shown, actions = one, _actions(visit, one)
-                parts |= {**await _shared(visit, feed, one), "actions": actions}
+                    shown, actions = instance, _actions(visit, instance)
+                parts |= {**await _shared(visit, feed, instance), "actions": actions}
                 waits, count = feed.count - count >= MAX_LINES, feed.count
                 if ended or not waits or visit.manager.clock.elapsed() - reported > FLOOD_SECONDS:
                     # the feed begins with all lines, so that none is missing between the page and its live view
@@ -205,7 +205,7 @@ async def _events(visit: Visit, id: str) -> AsyncGenerator[str | bytes]:
                 await visit.viewers.turn()
                 yield chunk.event(partial(_lines_event, visit))
             if ended:
-                yield event("end", "") if one is not None and one.state.is_final else ""
+                yield event("end", "") if instance is not None and instance.state.is_final else ""
                 return
             if not waits:
                 await feed.news(INTERVAL)
@@ -213,25 +213,30 @@ async def _events(visit: Visit, id: str) -> AsyncGenerator[str | bytes]:
             await asyncio.sleep(PAUSE)
 
 
-async def _shared(visit: Visit, feed: Feed, one: Instance[Any]) -> Parts:
+async def _shared(visit: Visit, feed: Feed, instance: Instance[Any]) -> Parts:
     """The parts of the page, which all views share."""
     clock, explained, links = visit.manager.clock, feed.explained, Links(root=visit.root, cluster=visit.cluster)
     async with explained.turn:
-        if clock.elapsed() - explained.at > WHY_SECONDS or str(one.state) != explained.state:
-            explained.reasons = await _reasons_now(visit, one)
-            explained.at, explained.state = clock.elapsed(), str(one.state)
+        if clock.elapsed() - explained.at > WHY_SECONDS or str(instance.state) != explained.state:
+            explained.reasons = await _reasons_now(visit, instance)
+            explained.at, explained.state = clock.elapsed(), str(instance.state)
     known, reasons = explained.parts.get(links), explained.reasons
-    if known is not None and known[0] is one and known[1] is reasons and clock.elapsed() - known[2] < PARTS_SECONDS:
+    if (
+        known is not None
+        and known[0] is instance
+        and known[1] is reasons
+        and clock.elapsed() - known[2] < PARTS_SECONDS
+    ):
         return known[3]
-    parts = _parts(visit, one, reasons)
-    explained.parts[links] = one, reasons, clock.elapsed(), parts
+    parts = _parts(visit, instance, reasons)
+    explained.parts[links] = instance, reasons, clock.elapsed(), parts
     return parts
 
 
-async def _reasons_now(visit: Visit, one: Instance[Any]) -> list[str]:
+async def _reasons_now(visit: Visit, instance: Instance[Any]) -> list[str]:
     try:
         async with asyncio.timeout(PATIENCE):
-            return await _reasons(visit, one)
+            return await _reasons(visit, instance)
     except ABSENT as error:
         return [describe_absence(error)]
 

@@ -54,10 +54,10 @@ async def run_now(visit: Visit) -> Done:
 async def retry(visit: Visit) -> Done:
     """Schedule an instance again, as it was."""
     id = _id(visit)
-    one = await visit.manager.lookup_instance(id)
-    await visit.check_runs(one.kind)
-    if not one.state.is_final:
-        raise RefusedError(409, f"The instance is {one.state}; only a final one is retried.")
+    instance = await visit.manager.lookup_instance(id)
+    await visit.check_runs(instance.kind)
+    if not instance.state.is_final:
+        raise RefusedError(409, f"The instance is {instance.state}; only a final one is retried.")
     made = await visit.manager.retry_instance(id, id=await visit.once())
     visit.act.count = 1
     return Done(to=visit.url(f"/instances/{made.id}"), notice="This instance repeats the other one.")
@@ -65,51 +65,55 @@ async def retry(visit: Visit) -> Done:
 
 async def ask_again(visit: Visit) -> Shown:
     """The form for other arguments."""
-    one = await visit.manager.lookup_instance(visit.param("id"))
-    return _form(one, arguments_text(one))
+    instance = await visit.manager.lookup_instance(visit.param("id"))
+    return _form(instance, arguments_text(instance))
 
 
 async def again(visit: Visit) -> Shown | Done:
     """Schedule an instance of the same kind with other arguments."""
-    one = await visit.manager.lookup_instance(visit.need("id"))
-    visit.act.criteria = f"kind={one.kind}"
-    await visit.check_runs(one.kind)
+    instance = await visit.manager.lookup_instance(visit.need("id"))
+    visit.act.criteria = f"kind={instance.kind}"
+    await visit.check_runs(instance.kind)
     text = visit.given("arguments")
     try:
         given = _arguments(text)
-        if await visit.manager.registered_jobs(one.kind):
-            made, notice = await visit.schedule_once(Job[..., Any, Any](one.kind).call(*given.args, **given.kwargs))
+        if await visit.manager.registered_jobs(instance.kind):
+            made, notice = await visit.schedule_once(
+                Job[..., Any, Any](instance.kind).call(*given.args, **given.kwargs)
+            )
         else:
             # an alias, or a kind that no node knows, which raises
-            made, notice = await visit.manager.schedule(one.kind, *given.args, **given.kwargs), "Scheduled."
+            made, notice = await visit.manager.schedule(instance.kind, *given.args, **given.kwargs), "Scheduled."
             visit.act.count = int(made.is_new)
     except (ArgumentError, UnknownKindError, PayloadTooLargeError, OptionError) as error:
         visit.act.count = 0
-        return _form(one, await _without_secrets(visit, one, text), str(error))
+        return _form(instance, await _without_secrets(visit, instance, text), str(error))
     return Done(to=visit.url(f"/instances/{made.id}"), notice=notice)
 
 
-def _form(one: Instance[Any], text: str, problem: str = "") -> Shown:
+def _form(instance: Instance[Any], text: str, problem: str = "") -> Shown:
     status = 422 if problem else 200
-    return Shown("again.html", status=status, one=one, arguments=text, problem=problem, masked=has_masked(one))
+    return Shown(
+        "again.html", status=status, one=instance, arguments=text, problem=problem, masked=has_masked(instance)
+    )
 
 
-async def _without_secrets(visit: Visit, one: Instance[Any], text: str) -> str:
+async def _without_secrets(visit: Visit, instance: Instance[Any], text: str) -> str:
     """The edited text with "***" for its secrets; if they cannot be found in it, the text as it was at first."""
-    jobs = await visit.manager.registered_jobs(one.kind, schemas=True)
+    jobs = await visit.manager.registered_jobs(instance.kind, schemas=True)
     fields = fields_of(jobs[0].json_schema) if jobs else []
     secrets = {field.name for field in fields if field.secret}
-    if not secrets and not has_masked(one):
+    if not secrets and not has_masked(instance):
         return printable_json(text)
     if not fields:
-        return arguments_text(one)
+        return arguments_text(instance)
     try:
         given = msgspec.json.decode(text, type=_Given)
     except (ValueError, RecursionError):
-        return arguments_text(one)
+        return arguments_text(instance)
     args = [MASK if place < len(fields) and fields[place].secret else value for place, value in enumerate(given.args)]
     kwargs = {name: MASK if name in secrets else value for name, value in given.kwargs.items()}
-    old = {"args": list(one.args), "kwargs": one.kwargs}
+    old = {"args": list(instance.args), "kwargs": instance.kwargs}
     return pretty(masked_like({"args": args, "kwargs": kwargs}, json.loads(to_json(old))))
 
 

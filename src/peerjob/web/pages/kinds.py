@@ -51,11 +51,11 @@ class KindLine:
 async def kinds(visit: Visit) -> Shown:
     """The kinds, filtered by text."""
     jobs, sample = await asyncio.gather(visit.manager.registered_jobs(), visit.served.samples.current())
-    by_kind = {one.kind: one for one in jobs}
+    by_kind = {job.kind: job for job in jobs}
     text = visit.param("q").casefold()
-    names = [one for one in sorted(by_kind.keys() | sample.stats.counts.keys()) if text in one.casefold()]
+    names = [kind for kind in sorted(by_kind.keys() | sample.stats.counts.keys()) if text in kind.casefold()]
     begin = visit.offset(len(names), PAGE)
-    rows = [_row(one, by_kind.get(one), sample) for one in names[begin : begin + PAGE]]
+    rows = [_row(kind, by_kind.get(kind), sample) for kind in names[begin : begin + PAGE]]
     return Shown("kinds.html", rows=rows, total=len(names), begin=begin, page=PAGE)
 
 
@@ -96,8 +96,8 @@ class Ended:
     def bars(self) -> list[tuple[str, int]]:
         """How many durations are within each bound that occurs."""
         counts = Counter(
-            next((bound for bound in Distribution.BOUNDS if one <= bound), Distribution.BOUNDS[-1])
-            for one in self.durations
+            next((bound for bound in Distribution.BOUNDS if duration <= bound), Distribution.BOUNDS[-1])
+            for duration in self.durations
         )
         return [(f"{bound:g} s", counts[bound]) for bound in Distribution.BOUNDS if counts[bound]]
 
@@ -115,8 +115,8 @@ async def kind(visit: Visit) -> Shown:
 
 
 async def _job(visit: Visit, name: str) -> RegisteredJob | None:
-    found = await visit.manager.registered_jobs(name, schemas=True)
-    return found[0] if found else None
+    jobs = await visit.manager.registered_jobs(name, schemas=True)
+    return jobs[0] if jobs else None
 
 
 async def _shown(
@@ -148,14 +148,14 @@ async def _ended(visit: Visit, kind: str) -> Ended:
     ended = await visit.manager.lookup_instances(query)
     return Ended(
         size=len(ended),
-        states=Counter(str(one.state) for one in ended),
-        durations=sorted(seconds for one in ended if (seconds := _duration(one)) is not None),
+        states=Counter(str(instance.state) for instance in ended),
+        durations=sorted(seconds for instance in ended if (seconds := _duration(instance)) is not None),
     )
 
 
-def _duration(one: Instance[Any]) -> float | None:
-    begin = one.processed_at
-    end = one.record.history[-1].at_us if one.record.history else None
+def _duration(instance: Instance[Any]) -> float | None:
+    begin = instance.processed_at
+    end = instance.record.history[-1].at_us if instance.record.history else None
     return None if begin is None or end is None else max(0.0, end / 1_000_000 - begin.timestamp())
 
 
@@ -197,7 +197,7 @@ def _options(form: dict[str, str], given: GivenArguments) -> dict[str, Any]:
     """The options of a form; adds to the problems of `given`."""
     options: dict[str, Any] = {name: text for name in OPTIONS if (text := form.get(name, "").strip())}
     if "tags" in options:
-        options["tags"] = tuple(tag for one in options["tags"].split(",") if (tag := one.strip()))
+        options["tags"] = tuple(tag for tag_text in options["tags"].split(",") if (tag := tag_text.strip()))
     if "priority" in options:
         try:
             options["priority"] = int(options["priority"][:20])

@@ -64,10 +64,10 @@ async def nodes(visit: Visit) -> Shown:
         visit.manager.nodes(), visit.manager.leader(), visit.manager.lookup_instances(running)
     )
     by_owner: dict[str, list[tuple[Instance[Any], datetime | None]]] = {}
-    for one in runs:
-        by_owner.setdefault(one.record.owner, []).append((one, one.processed_at))
+    for worker in runs:
+        by_owner.setdefault(worker.record.owner, []).append((worker, worker.processed_at))
     rows: list[NodeLine] = []
-    for view in sorted(views, key=lambda one: (one.name, one.info.incarnation)):
+    for view in sorted(views, key=lambda node: (node.name, node.info.incarnation)):
         own = sorted(by_owner.get(view.info.incarnation, []), key=lambda run: run[1] or visit.now)
         rows.append(
             NodeLine(

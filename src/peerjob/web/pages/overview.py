@@ -78,7 +78,7 @@ def _tiles(sample: Sample, now: datetime) -> list[tuple[str, str, str, bool]]:
     stats, activity = sample.stats, sample.activity
     failed = 0 if activity is None else sum(activity.total.failed)
     queued = stats.total(State.SCHEDULED)
-    waits = [now - one.due_at for one in sample.oldest if one.due_at <= now]
+    waits = [now - instance.due_at for instance in sample.oldest if instance.due_at <= now]
     waiting = [
         ("Queued", f"{max(0, queued - stats.delayed):,}", "Scheduled", False),
         ("Delayed", f"{stats.delayed:,}", "Scheduled", False),
@@ -116,10 +116,10 @@ def kind_rows(sample: Sample, now: datetime) -> list[KindSummary]:
 
 def _oldest(sample: Sample, kind: str, now: datetime) -> str:
     """The longest wait of a kind. If only other kinds are among the oldest, it is shorter than theirs."""
-    waits = [now - one.due_at for one in sample.oldest if one.kind == kind and one.due_at <= now]
+    waits = [now - instance.due_at for instance in sample.oldest if instance.kind == kind and instance.due_at <= now]
     if waits:
         return span(max(waits))
-    seen = [one for one in sample.oldest if one.kind == kind]
+    seen = [instance for instance in sample.oldest if instance.kind == kind]
     if len(sample.oldest) < MAX_OLDEST or kind in sample.without_wait:
         return "–"
     if len(seen) == sample.stats.total(State.SCHEDULED, kind):

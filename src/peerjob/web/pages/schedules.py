@@ -60,20 +60,22 @@ async def schedules(visit: Visit) -> Shown:
     """The schedules, filtered by text and state."""
     everything = await visit.manager.schedules()
     text, state = visit.param("q").casefold(), visit.param("state")
-    found = [one for one in everything if text in one.name.casefold() or text in one.kind.casefold()]
+    matches = [
+        schedule for schedule in everything if text in schedule.name.casefold() or text in schedule.kind.casefold()
+    ]
     if state in ("active", "paused"):
-        found = [one for one in found if one.paused == (state == "paused")]
-    begin = visit.offset(len(found), PAGE)
-    rows = found[begin : begin + PAGE]
-    tallies = await asyncio.gather(*(_tally(one) for one in rows))
+        matches = [schedule for schedule in matches if schedule.paused == (state == "paused")]
+    begin = visit.offset(len(matches), PAGE)
+    rows = matches[begin : begin + PAGE]
+    tallies = await asyncio.gather(*(_tally(schedule) for schedule in rows))
     return Shown(
         "schedules.html",
-        rows=[(one, recurrence_words(one), tally) for one, tally in zip(rows, tallies, strict=True)],
-        total=len(found),
+        rows=[(schedule, recurrence_words(schedule), tally) for schedule, tally in zip(rows, tallies, strict=True)],
+        total=len(matches),
         everything=len(everything),
         begin=begin,
         page=PAGE,
-        paused=sum(one.paused for one in everything),
+        paused=sum(schedule.paused for schedule in everything),
     )
 
 
@@ -123,49 +125,49 @@ class Preview:
 
 async def schedule(visit: Visit) -> Shown:
     """One schedule."""
-    found = await visit.manager.lookup_schedule(visit.path_value("name"))
-    meaning = _meaning(found, visit.now)
+    schedule = await visit.manager.lookup_schedule(visit.path_value("name"))
+    meaning = _meaning(schedule, visit.now)
     coming: list[datetime] = []
     if not meaning.problem:
-        coming = await found.next_fires(COMING)
+        coming = await schedule.next_fires(COMING)
     preview = None
     if visit.param("start") or visit.param("end"):
-        preview = await _preview(found, visit)
+        preview = await _preview(schedule, visit)
     return Shown(
         "schedule.html",
-        schedule=found,
+        schedule=schedule,
         meaning=meaning,
-        coming=[one.astimezone(zone_of(found)) for one in coming],
-        tally=await _tally(found),
-        zone=_zone_name(found),
+        coming=[time.astimezone(zone_of(schedule)) for time in coming],
+        tally=await _tally(schedule),
+        zone=_zone_name(schedule),
         preview=preview,
         start=visit.param("start"),
         end=visit.param("end"),
     )
 
 
-def _meaning(found: Schedule, now: datetime) -> Meaning:
+def _meaning(schedule: Schedule, now: datetime) -> Meaning:
     try:
-        arguments = to_json([*found.args, found.kwargs] if found.kwargs else list(found.args))
-        if found.cron is None:
-            return Meaning(words=recurrence_words(found), arguments=arguments)
-        told = explain(found.cron, found.timezone, start=now, count=0)
+        arguments = to_json([*schedule.args, schedule.kwargs] if schedule.kwargs else list(schedule.args))
+        if schedule.cron is None:
+            return Meaning(words=recurrence_words(schedule), arguments=arguments)
+        told = explain(schedule.cron, schedule.timezone, start=now, count=0)
         return Meaning(words=told.words, changes=told.changes, arguments=arguments)
     except (DecodeError, ScheduleError) as error:
         return Meaning(problem=str(error))
 
 
-def zone_of(found: Schedule) -> tzinfo:
+def zone_of(schedule: Schedule) -> tzinfo:
     """The zone of a schedule; UTC if it is unknown here."""
     try:
-        return zone_named(found.timezone)
+        return zone_named(schedule.timezone)
     except (DecodeError, ScheduleError):
         return UTC
 
 
-def _zone_name(found: Schedule) -> str:
+def _zone_name(schedule: Schedule) -> str:
     try:
-        return found.timezone
+        return schedule.timezone
     except DecodeError:
         return "UTC"
 
@@ -181,27 +183,29 @@ def _moment(name: str, text: str, zone: tzinfo) -> datetime:
     return moment
 
 
-def _range(found: Schedule, start: str, end: str) -> tuple[datetime, datetime]:
-    zone = zone_of(found)
+def _range(schedule: Schedule, start: str, end: str) -> tuple[datetime, datetime]:
+    zone = zone_of(schedule)
     first, last = _moment("from", start, zone), _moment("to", end, zone)
     if not first < last:
         raise OptionError("to", end, f"a time after {start}")
     return first, last
 
 
-async def _preview(found: Schedule, visit: Visit) -> Preview:
+async def _preview(schedule: Schedule, visit: Visit) -> Preview:
     """Count what a backfill would make. A backfill ends before the next time that the leader fires."""
     try:
-        start, end = _range(found, visit.param("start"), visit.param("end"))
-        recurrence = recurrence_of(found.definition)
+        start, end = _range(schedule, visit.param("start"), visit.param("end"))
+        recurrence = recurrence_of(schedule.definition)
     except (OptionError, DecodeError, ScheduleError) as error:
         return Preview(start=visit.now, end=visit.now, problem=str(error))
-    over = to_us(visit.now) + 1 if found.paused or found.next_at is None else to_us(min(visit.now, found.next_at))
+    over = (
+        to_us(visit.now) + 1 if schedule.paused or schedule.next_at is None else to_us(min(visit.now, schedule.next_at))
+    )
     after, until = max(to_us(start), 0) - 1, min(to_us(end), over) - 1
     times = recurrence.count(after, until) if after < until else 0
     known = 0
     if 0 < times <= MAX_BACKFILL:
-        page_of_fires = await found.fires(after=start, before=end, limit=MAX_BACKFILL)
+        page_of_fires = await schedule.fires(after=start, before=end, limit=MAX_BACKFILL)
         known = sum(fire.instance_id is not None and fire.outcome.advances for fire in page_of_fires)
         known += sum(fire.outcome is FireOutcome.BACKFILLED for fire in page_of_fires)
     return Preview(
@@ -218,60 +222,60 @@ async def _preview(found: Schedule, visit: Visit) -> Preview:
 
 async def _named(visit: Visit) -> Schedule:
     """The schedule of a form; raises AuthError for a kind that the sender must not use."""
-    found = await visit.manager.lookup_schedule(visit.given("name"))
-    await visit.check_runs(found.kind)
-    visit.act.criteria = f"name={found.name}"
-    return found
+    schedule = await visit.manager.lookup_schedule(visit.given("name"))
+    await visit.check_runs(schedule.kind)
+    visit.act.criteria = f"name={schedule.name}"
+    return schedule
 
 
 async def pause(visit: Visit) -> Done:
     """Pause a schedule."""
-    found = await _named(visit)
-    await found.pause(visit.given("note").strip())
+    schedule = await _named(visit)
+    await schedule.pause(visit.given("note").strip())
     visit.act.count = 1
-    return _back(visit, found, "The schedule is paused.")
+    return _back(visit, schedule, "The schedule is paused.")
 
 
 async def resume(visit: Visit) -> Done:
     """Resume a schedule."""
-    found = await _named(visit)
-    await found.resume()
+    schedule = await _named(visit)
+    await schedule.resume()
     visit.act.count = 1
-    return _back(visit, found, "The schedule fires again, from its next time on.")
+    return _back(visit, schedule, "The schedule fires again, from its next time on.")
 
 
 async def trigger(visit: Visit) -> Done:
     """Make one instance of a schedule now."""
-    found = await _named(visit)
+    schedule = await _named(visit)
     id = await visit.once()
-    made = await found.trigger(id=id)
+    made = await schedule.trigger(id=id)
     visit.act.count = int(made is not None)
     if made is not None:
         return Done(to=visit.url(f"/instances/{made.id}"), notice="The schedule made this instance.")
     at = None if id is None else to_datetime(id_time_us(id))
-    records = await found.fires(after=at, before=None if at is None else at + timedelta(microseconds=1), limit=1)
+    records = await schedule.fires(after=at, before=None if at is None else at + timedelta(microseconds=1), limit=1)
     reason = records[0].reason if records else ""
-    return _back(visit, found, f"No instance was made{': ' if reason else ''}{reason}.")
+    return _back(visit, schedule, f"No instance was made{': ' if reason else ''}{reason}.")
 
 
 async def backfill(visit: Visit) -> Done:
     """Make the instances of past nominal times."""
-    found = await _named(visit)
-    start, end = _range(found, visit.need("start"), visit.need("end"))
+    schedule = await _named(visit)
+    start, end = _range(schedule, visit.need("start"), visit.need("end"))
     visit.act.criteria += f" start={start.isoformat()} end={end.isoformat()}"
-    recurrence = recurrence_of(found.definition)
+    recurrence = recurrence_of(schedule.definition)
     if recurrence.count(max(to_us(start), 0) - 1, min(to_us(end), to_us(visit.now)) - 1) > MAX_BACKFILL:
         raise OptionError("to", visit.given("end"), f"a range of at most {MAX_BACKFILL:,} nominal times")
-    counts = await found.backfill(start, end)
+    counts = await schedule.backfill(start, end)
     visit.act.count = counts.made
     notice = f"Backfill: {counts.made:,} made, {counts.known:,} had an instance, {counts.skipped:,} skipped"
     if counts.trimmed:
         notice += f", {counts.trimmed:,} older than the ledger"
-    return _back(visit, found, f"{notice}.")
+    return _back(visit, schedule, f"{notice}.")
 
 
-def _back(visit: Visit, found: Schedule, notice: str) -> Done:
-    return Done(to=visit.url(f"/schedules/{visit.part(found.name)}"), notice=notice)
+def _back(visit: Visit, schedule: Schedule, notice: str) -> Done:
+    return Done(to=visit.url(f"/schedules/{visit.part(schedule.name)}"), notice=notice)
 
 
 ROUTES = (

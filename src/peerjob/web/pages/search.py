@@ -41,7 +41,9 @@ async def search(visit: Visit) -> Shown | Done:
     if len(text) <= MAX_TAG and await visit.manager.lookup_instances(Query(tag=text, limit=ROWS)):
         return Done(to=visit.url("/instances", tag=text))
     similar = [kind for kind in kinds if text.casefold() in kind.casefold()][:MAX_SIMILAR]
-    schedules = [one.name for one in await visit.manager.schedules() if text.casefold() in one.name.casefold()]
+    schedules = [
+        schedule.name for schedule in await visit.manager.schedules() if text.casefold() in schedule.name.casefold()
+    ]
     return Shown("search.html", text=text, kinds=similar, schedules=schedules[:MAX_SIMILAR], problem=problem)
 
 
