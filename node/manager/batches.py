@@ -126,8 +126,8 @@ class Enqueuer:
             results += answer
         return results
 
-    async def _enqueue(self, batch: Sequence[NewInstance]) -> list[Enqueued]:
-        return await self._store.enqueue(batch, node=self._node)
+    def _enqueue(self, batch: Sequence[NewInstance]) -> Awaitable[list[Enqueued]]:
+        return self._store.enqueue(batch, node=self._node)
 
 
 def _batches_of(instances: Sequence[NewInstance]) -> list[list[NewInstance]]:

@@ -274,7 +274,7 @@ class CallEncoder:
                 raise OptionError("key", f"a function of job {job.kind!r}", _KEY_ELSEWHERE)
         elif isinstance(key, str) and ("{" in key or "}" in key) and "key" not in job.overrides:
             key = self._from_template(key, call, binding if described is None else described.parameters)
-        return policy, spec, _key(key, executor, call)
+        return policy, spec, None if key is None else _key(key, executor, call)
 
     def _from_template(self, template: str, call: Call[Any], parameters: CallParameters | None) -> str:
         if parameters is None:  # the parameters are not known here, so only arguments by name have a name
@@ -290,9 +290,9 @@ def _anything(*args: Any, **kwargs: Any) -> None:
     """Stand for a callable whose parameters are not known here."""
 
 
-def _key(key: Any, executor: Callable[..., Any] | None, call: Call[Any]) -> str | None:
-    if not callable(key):
-        return cast("str | None", key)
+def _key(key: str | Callable[[Any], Any], executor: Callable[..., Any] | None, call: Call[Any]) -> str:
+    if isinstance(key, str):
+        return key
     made = key(Arguments(executor, call.args, call.kwargs))
     return checked_text(f"key (from function {getattr(key, '__qualname__', key)})", made, MAX_KEY)
 

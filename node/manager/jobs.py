@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
@@ -76,11 +76,14 @@ class NodeJobManager(Manager):
         runtime = self._runtime
         if runtime is None:
             raise NodeStateError(f"node {self.name!r} is not running; start it, or use `async with`")
-        if self._is_forked:
+        if self._process != os.getpid():
             raise NodeStateError(forked_text(self.name))
+        running_loop = _running_loop()
+        if running_loop is runtime.loop:
+            return runtime
         if runtime.loop.is_closed():
             raise NodeStateError(closed_loop_text(self.name))
-        if _running_loop() not in (None, runtime.loop):
+        if running_loop is not None:
             raise NodeStateError(
                 f"node {self.name!r} was started in another event loop: call it there, for example with "
                 "asyncio.run_coroutine_threadsafe(), or in a job with a parameter of type BlockingManager"
@@ -216,24 +219,35 @@ class NodeJobManager(Manager):
 
     # -- scheduling --------------------------------------------------------------------------------------------------
 
-    async def _schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
+    # Each coroutine on the way to the store costs time at each resumption. So methods that only pass a call on return
+    # the coroutine of the next method.
+
+    def _schedule(
+        self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Coroutine[Any, Any, Instance[Any]]:
         if isinstance(target, str):
-            return await self._schedule_call(await self._resolve(target, args, kwargs))
-        self._need_runtime()
-        return await self._schedule_call(self._call_encoder.resolve(target, args, kwargs))
+            return self._schedule_kind(target, args, kwargs)
+        runtime = self._need_runtime()
+        return self._schedule_call(runtime, self._call_encoder.resolve(target, args, kwargs))
+
+    async def _schedule_kind(self, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
+        call = await self._resolve(kind, args, kwargs)
+        return await self._schedule_call(self._need_runtime(), call)
 
     async def schedule_as(self, id: str, call: Call[R]) -> Instance[R]:
-        self._need_runtime()
-        return await self._schedule_call(call, checked_new_id(id, self.clock.time_us()))
-
-    async def _schedule_call(self, call: Call[R], id: str = "") -> Instance[R]:
-        if self._tracing is None:
-            return await self._add(call, id)
-        with self._tracing.scheduling([call.job.kind]):
-            return await self._add(call, id)
-
-    async def _add(self, call: Call[R], id: str) -> Instance[R]:
         runtime = self._need_runtime()
+        return await self._schedule_call(runtime, call, checked_new_id(id, self.clock.time_us()))
+
+    def _schedule_call(self, runtime: NodeRuntime, call: Call[R], id: str = "") -> Coroutine[Any, Any, Instance[R]]:
+        if self._tracing is None:
+            return self._add(runtime, call, id)
+        return self._add_traced(self._tracing, runtime, call, id)
+
+    async def _add_traced(self, tracing: Tracing, runtime: NodeRuntime, call: Call[R], id: str) -> Instance[R]:
+        with tracing.scheduling([call.job.kind]):
+            return await self._add(runtime, call, id)
+
+    async def _add(self, runtime: NodeRuntime, call: Call[R], id: str) -> Instance[R]:
         new: NewInstance | None = None
         if not self._is_elsewhere(call.job):
             new = self._call_encoder.new(call)

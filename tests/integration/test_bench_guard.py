@@ -12,7 +12,7 @@ from peerjob.store.lua.client import driver
 from peerjob.store.lua.scripts.script import Script, load_scripts
 from peerjob.store.lua.store import LuaStore
 from support.guard.comparing import ADVICE, differences, expected
-from support.guard.measuring import ENGINES, NODE, measured, metered
+from support.guard.measuring import ENGINES, NODE, SCHEDULE, measured, metered
 from support.guard.store_paths import store_paths
 from support.servers import needed
 
@@ -65,3 +65,10 @@ async def test_the_guard_sees_an_added_command_in_a_script(monkeypatch: pytest.M
         line, _ = await _enqueue_differs("redis")
 
     assert line == f"redis, {PATH}: exists 0 → 1"
+
+
+def test_the_guard_sees_a_count_above_its_limit() -> None:
+    within = {"calls": 110, "coroutines": 8}
+    assert differences({}, {"redis": {SCHEDULE: within}}) == []
+    line, _ = differences({}, {"redis": {SCHEDULE: within | {"coroutines": 9}}})
+    assert line == f"redis, {SCHEDULE}: coroutines 8 → 9"

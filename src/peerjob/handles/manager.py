@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, ParamSpec, TypeVar, overload
@@ -107,7 +107,9 @@ class Manager(Injectable, ABC):
         return await self._schedule(job, args, kwargs)
 
     @abstractmethod
-    async def _schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]: ...
+    def _schedule(
+        self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Coroutine[Any, Any, Instance[Any]]: ...
 
     @abstractmethod
     async def schedule_as(self, id: str, call: Call[R]) -> Instance[R]:

@@ -14,7 +14,7 @@ import enum
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -38,6 +38,7 @@ from peerjob.store.rules import check_layout
 from peerjob.store.url import Host
 
 from .address import Address
+from .durability import Durability
 from .reports import Reports
 from .sentinel import Sentinels
 
@@ -199,20 +200,28 @@ class Driver(ABC):
 
     async def run(self, *calls: Call) -> list[Reply]:
         """Run scripts in this order, sent in one write if the library can."""
-        return self._checked(await self._evaluate(self._evalshas(calls), self._call_timeout))
+        commands = self._evalshas(calls)
+        replies = await self._send(commands, self._call_timeout)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                return self._checked(await self._resend_if_needed(replies, commands, self._call_timeout))
+        return replies
 
-    async def run_durably(self, *calls: Call) -> list[Reply]:
+    def run_durably(self, *calls: Call) -> Coroutine[Any, Any, list[Reply]]:
         """Run scripts as `run` does, and wait for the `durability` of the URL.
 
         Raises StoreUnconfirmedError if the confirmation did not come in time; the scripts have run nevertheless. To be
         sure, send the same calls again: a later confirmation alone could be that of another server.
         """
         durability = self._address.durability
-        if durability is None:
-            return await self.run(*calls)
+        return self.run(*calls) if durability is None else self._run_confirmed(durability, calls)
+
+    async def _run_confirmed(self, durability: Durability, calls: Sequence[Call]) -> list[Reply]:
         commands = [*self._evalshas([*calls, ("confirm", ())]), durability.command]
+        timeout = self._call_timeout + durability.timeout
         async with self._durable_room():
-            *replies, waited = await self._evaluate(commands, self._call_timeout + durability.timeout, alone=True)
+            replies = await self._send(commands, timeout, alone=True)
+            *replies, waited = await self._resend_if_needed(replies, commands, timeout, alone=True)
         checked = self._checked(replies)[:-1]
         if missing := durability.missing(waited):
             raise StoreUnconfirmedError(self.url, missing)
@@ -330,10 +339,10 @@ class Driver(ABC):
             self._server = primary
             await self._leave()
 
-    async def _evaluate(
-        self, commands: Sequence[tuple[Argument, ...]], timeout: float, *, alone: bool = False
+    async def _resend_if_needed(
+        self, replies: list[Any], commands: Sequence[tuple[Argument, ...]], timeout: float, *, alone: bool = False
     ) -> list[Any]:
-        replies = await self._send(commands, timeout, alone=alone)
+        """Return the replies to scripts, after the commands were sent again if the server did not run all of them."""
         if self._address.cluster and isinstance(replies[0], Exception) and self.cause_of(replies[0]) is Cause.MOVED:
             replies = await self._send(commands, timeout, alone=alone)
         if any(map(self._lacks_script, replies)):
@@ -425,9 +434,9 @@ class LuaCommands:
         (reply,) = await self._retry(lambda: self._driver.run((script, arguments)))
         return reply
 
-    async def _run_durably(self, *calls: Call) -> list[Reply]:
+    def _run_durably(self, *calls: Call) -> Awaitable[list[Reply]]:
         """Run scripts whose loss would break a guarantee, until the writes are as durable as the URL demands."""
-        return await self._retry(lambda: self._driver.run_durably(*calls))
+        return self._retry(lambda: self._driver.run_durably(*calls))
 
 
 def log_set_aside(fields: Sequence[bytes]) -> None:

@@ -68,25 +68,19 @@ class LuaQueueCommands(LuaCommands):
             return []
         for one in instances:
             check_id(one.id)
-        if len(instances) == 1 and (added := await self._enqueue_plain(instances[0], node)) is not None:
-            return [added]
+        plain = plain_arguments(instances[0], node) if len(instances) == 1 and self._cheap_script else None
+        while plain is not None and self._cheap_script:
+            (reply,) = await self._run_durably((self._cheap_script, plain))
+            if reply:
+                self._cheap_script = _CHEAP_SCRIPTS[abs(reply)]
+                return [Enqueued(instances[0].id, True, repeated=reply < 0)]
+            self._cheap_script = _CHEAP_SCRIPTS[2] if self._cheap_script == _CHEAP_SCRIPTS[1] else ""
         answers: list[Enqueued] = []
         for part in _by_kinds(instances):
             (reply,) = await self._run_durably(("enqueue", enqueue_arguments(part, node)))
             self._cheap_script = _CHEAP_SCRIPTS.get(reply, "") if isinstance(reply, int) else ""
             answers += _enqueued(part, reply)
         return answers
-
-    async def _enqueue_plain(self, instance: NewInstance, node: str) -> Enqueued | None:
-        """Add an instance by a cheap script; None if no cheap script fits."""
-        plain = plain_arguments(instance, node) if self._cheap_script else None
-        while plain is not None and self._cheap_script:
-            (reply,) = await self._run_durably((self._cheap_script, plain))
-            if reply:
-                self._cheap_script = _CHEAP_SCRIPTS[abs(reply)]
-                return Enqueued(instance.id, True, repeated=reply < 0)
-            self._cheap_script = _CHEAP_SCRIPTS[2] if self._cheap_script == _CHEAP_SCRIPTS[1] else ""
-        return None
 
     async def claim(self, incarnation: str, want: Want, *, request: str) -> Claimed:
         check_batch(want.limit)

@@ -11,12 +11,13 @@ from support.etcd import EtcdServer
 from support.servers import RedisServer
 
 from .meters import Counts, EtcdMeter, Meter, RedisMeter, SqliteMeter
-from .node_paths import calls_of_one_job, files_of_one_job, idle_minute, left_by_jobs, one_job
+from .node_paths import calls_of_one_job, calls_of_schedule, files_of_one_job, idle_minute, left_by_jobs, one_job
 from .store_paths import store_paths
 
 Paths = Mapping[str, Mapping[str, int]]
 NODE = "node"
 ENGINES = ("redis", "etcd", "sqlite", NODE)
+SCHEDULE = "schedule() of a plain job"
 
 
 async def measured(parts: Iterable[str]) -> dict[str, Paths]:
@@ -30,6 +31,7 @@ async def _of_engine(engine: str) -> Paths:
         if engine == "redis":
             # on the other engines, its cost depends on which requests happen to come together
             paths["one job of an idle node"] = await one_job(url, meter)
+            paths[SCHEDULE] = await calls_of_schedule(url)
         return paths
 
 

@@ -8,13 +8,14 @@ import gc
 import operator
 import sys
 from collections.abc import Sequence
+from inspect import CO_COROUTINE
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from uuid import uuid4
 
 import peerjob
-from peerjob import Node, job
+from peerjob import Job, Node, job
 from peerjob.model.record import Ack, Claim, StoreLimits
 from peerjob.node.observe.observer import Observer
 from peerjob.node.work.outcomes import Entry
@@ -35,6 +36,7 @@ RUNS = 5
 MINUTES = 20
 """Minutes over which the calls of an idle node are counted."""
 PACKAGE = Path(peerjob.__file__).parent
+TESTS = f"{Path(__file__).parents[2]}/"
 
 
 @job(kind="add")
@@ -78,6 +80,47 @@ async def one_job(url: str, meter: Meter) -> Counts:
 def _waits_with_claim(node: Node) -> bool:
     runtime = node._runtime  # pyright: ignore[reportPrivateUsage]
     return runtime is not None and runtime.claim_loop.hint_wait.claim is not None
+
+
+async def calls_of_schedule(url: str) -> Counts:
+    """The functions that Python calls from `schedule` to its return, and the most coroutines that await one another.
+
+    The only worker is busy, so the store wakes no part of the node. The least counts of several calls have none of the
+    calls that timers add.
+    """
+    leave = asyncio.Event()
+    counts = Counts()
+
+    def called(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and not frame.f_code.co_filename.startswith(TESTS):
+            counts["calls"] += 1
+            counts["coroutines"] = max(counts["coroutines"], _nested_coroutines(frame))
+
+    async def schedule(node: Node) -> Counts:
+        counts.clear()
+        sys.setprofile(called)
+        try:
+            await node.schedule(add, 1, 2)
+        finally:
+            sys.setprofile(None)
+        return Counts(counts)
+
+    stay = Job("stay", leave.wait)
+    async with Node(url, jobs=[add, stay], workers=1, namespace=f"guard-{uuid4().hex[:12]}") as node:
+        await node.schedule(stay)
+        await until(lambda: bool(node.workers()[0].instance))
+        found = [await schedule(node) for _ in range(TIMES + 1)]
+        leave.set()
+    return functools.reduce(operator.and_, found[1:])
+
+
+def _nested_coroutines(frame: FrameType | None) -> int:
+    """How many coroutines of the package are on the stack."""
+    count = 0
+    while frame is not None:
+        code, frame = frame.f_code, frame.f_back
+        count += bool(code.co_flags & CO_COROUTINE) and code.co_filename.startswith(f"{PACKAGE}/")
+    return count
 
 
 async def files_of_one_job() -> Counts:
