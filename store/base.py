@@ -23,7 +23,9 @@ Each implementation keeps these rules for each command:
   A driver retries for `retry_for` seconds while the server is away, then raises.
 * A record that cannot be decoded is set aside (moved out of every queue and index), counted in `health`, and
   reported once through the logger `peerjob.store`; the command continues with the other instances. A read leaves the
-  entry in a queue to the next claim, and `due` counts the entry until then. The logs can stay for an operator.
+  entry in a queue to the next claim, and `due` counts the entry until then. That claim goes on with the next
+  instances: the order within a kind stays, and another kind can come first. The logs can stay for an operator.
+  `clear` removes what was set aside, and the count begins again.
 * Every key starts with the namespace.
 * Cost: enqueue, claim and commit are O(log n) per instance, for any number of kinds of the node and the namespace.
   They do not depend on the number of final instances, and read no open range. The first claim for a set of many kinds
@@ -167,10 +169,10 @@ class Store(Protocol):
         """Scheduled or Processing → Cancelled, in one step each; returns the earlier state per id.
 
         None: the id is unknown. A final state: the instance was final and is unchanged (an instance that the same
-        request cancelled before answers as before). A running instance loses its fence at once: no commit of its
-        holder changes it any more. Its owner entry stays as "releasing" until the holder releases it or is reaped;
-        then its unique key is free, and retention can remove it. The holder is hinted "cancel" and sees the instance in
-        every renewal.
+        request cancelled before answers as before, or None if it was removed since). A running instance loses its
+        fence at once: no commit of its holder changes it any more. Its owner entry stays as "releasing" until the
+        holder releases it or is reaped; then its unique key is free, and retention can remove it. The holder is hinted
+        "cancel" and sees the instance in every renewal.
         """
         ...
 
@@ -376,8 +378,9 @@ class Store(Protocol):
 
         Records of instances and records of stretches are kept apart, so a backfilled time within a missed stretch
         has both. A stretch is joined with the stretch directly before it if outcome and reason are the same. Each fire
-        trims the ledger to its limits (`StoreLimits.max_fires`, `fires_kept_us`), except its own record. Raises
-        StoreFullError, with nothing written, if the store cannot take an instance.
+        trims the ledger to its limits (`StoreLimits.max_fires`, `fires_kept_us`), but keeps the records of its call:
+        they are the answers to a repeat. Raises StoreFullError, with nothing written, if the store cannot take an
+        instance.
         """
         ...
 

@@ -24,7 +24,8 @@ def fire(step: AtomicStep, fires: Sequence[Fire], *, term: Term | None, node: st
     if any(one.instance is not None for one in fires):
         check_room(step)
     deposed = is_deposed(step, term)
-    return [_fire(step, one, term, node, deposed=deposed) for one in fires]
+    written: list[FireRecord] = []
+    return [_fire(step, one, term, node, written, deposed=deposed) for one in fires]
 
 
 def is_deposed(step: AtomicStep, term: Term | None) -> bool:
@@ -36,7 +37,10 @@ def is_deposed(step: AtomicStep, term: Term | None) -> bool:
     return highest > term.number
 
 
-def _fire(step: AtomicStep, fire: Fire, term: Term | None, node: str, *, deposed: bool) -> FireAnswer:
+def _fire(
+    step: AtomicStep, fire: Fire, term: Term | None, node: str, written: list[FireRecord], *, deposed: bool
+) -> FireAnswer:
+    """Do one fire; `written` gets its record."""
     schedule = step.state.schedules.get(fire.schedule)
     if schedule is None:
         return FireAnswer(status=FireStatus.STALE)
@@ -50,7 +54,8 @@ def _fire(step: AtomicStep, fire: Fire, term: Term | None, node: str, *, deposed
         if record is None or record.instance:
             schedule.stretch = None
     if record is not None:
-        trim(step, schedule, record)
+        written.append(record)
+        trim(step, schedule, written)
     return FireAnswer(status=status, record=record)
 
 

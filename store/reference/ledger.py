@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec.structs import replace
 
 from peerjob.model.firing import Fire, FireOutcome, FirePage, FireRecord
@@ -57,17 +59,17 @@ def made(schedule: ScheduleData, fire: Fire) -> bool:
     return entry is not None and bool(entry.record.instance)
 
 
-def trim(step: AtomicStep, schedule: ScheduleData, written: FireRecord) -> None:
-    """Remove the records that are too old, and the earliest ones above the limit, except the one just written.
+def trim(step: AtomicStep, schedule: ScheduleData, written: Sequence[FireRecord]) -> None:
+    """Remove the records that are too old, and the earliest ones above the limit, except those of this call.
 
-    That one is the answer if the same fire comes again.
+    Those are the answers if the same call comes again.
     """
     limits, ledger = step.limits, schedule.ledger
     surplus = len(ledger) - limits.max_fires
     for place in sorted(ledger):
         record = ledger[place].record
         old = record.at_us + limits.fires_kept_us < step.now_us
-        if record is not written and (surplus > 0 or old):
+        if all(record is not one for one in written) and (surplus > 0 or old):
             surplus -= 1
             del ledger[place]
             if place[1] == _INSTANCE and record.instance:

@@ -44,7 +44,7 @@ def put_schedule(step: AtomicStep, put: SchedulePut) -> ScheduleRow | None:
     schedules[put.name] = schedule
     step.state.removals.pop(put.name, None)
     if put.account is not None:
-        trim(step, schedule, add_stretch(step, schedule, replace(put.account, at_us=step.now_us)))
+        trim(step, schedule, [add_stretch(step, schedule, replace(put.account, at_us=step.now_us))])
     step.hint_all("schedule", put.name)
     return to_row(step, schedule)
 

@@ -73,6 +73,23 @@ async def test_a_claim_sets_a_damaged_record_aside_and_takes_the_others(site: Ma
     assert (await store.lookup(Query(tag="QQQQ"))).records == ()
 
 
+@pytest.mark.parametrize("kinds", [("work",), tuple(f"kind {number}" for number in range(40))])
+async def test_an_unreadable_suspect_delays_no_other_instance(site: MakeSite, kinds: tuple[str, ...]) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    peer, make = await here.join(store, kinds=kinds), here.make
+    suspects = [make.instance(kind=kinds[0], crashes=3, max_crashes=9, priority=1) for _ in range(3)]
+    first, other = make.instance(kind=kinds[-1], priority=0), make.instance(kind=kinds[-1])
+    await store.enqueue([first, *suspects, other])
+    with connect(here) as server:
+        for bad in (first, *suspects[:2]):
+            server.set(here.key(f"i:{bad.id}"), BAD)
+    found = [[claim.id for claim in await peer.take()] for _ in range(3)]
+    assert found[:2] in ([[suspects[2].id], [other.id]], [[other.id], [suspects[2].id]])
+    assert found[2] == []
+    assert await damaged(store) == 3
+
+
 async def test_a_read_sets_nothing_aside_that_a_claim_takes(site: MakeSite) -> None:
     """The damaged name of a live node does not come into histories."""
     here = site()

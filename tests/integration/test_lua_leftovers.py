@@ -23,6 +23,24 @@ async def test_a_lookup_takes_what_was_set_aside_out_of_the_index_of_its_tag(sit
     assert (await store.health()).undecodable == 2
 
 
+async def test_clear_removes_what_was_set_aside(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    first, second, third = here.make.instances(3)
+    await store.enqueue([first, second, third])
+    assert await store.add_lines(first.id, [here.make.line("a line")])
+    for one in (first, second):
+        here.server.command("SET", here.key(f"i:{one.id}"), "junk")
+    assert await store.get([first.id, second.id]) == [None, None]
+    assert (await store.health()).undecodable == 2
+    await store.enqueue([second])
+    assert here.server.command("EXISTS", here.key(f"l:{first.id}")) == 1
+    await store.clear()
+    assert (await store.health()).undecodable == 0
+    for what in ("bad:*", "a:*", "l:*", "i:*"):
+        assert here.server.command("KEYS", here.key(what)) == []
+
+
 async def test_waiters_that_are_gone_are_forgotten(site: MakeSite) -> None:
     """An instance that never ends does not collect the nodes that waited for it, one after the other."""
     here = site()

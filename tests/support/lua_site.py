@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import struct
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -46,8 +46,8 @@ class Site:
         self.cleanup.push_async_callback(store.close)
         return store
 
-    async def join(self, store: LuaStore, ttl_us: int = LONG_TTL_US) -> Peer:
-        peer = Peer(store=store, info=self.make.node(), make=self.make)
+    async def join(self, store: LuaStore, ttl_us: int = LONG_TTL_US, kinds: Sequence[str] = ("work",)) -> Peer:
+        peer = Peer(store=store, info=self.make.node(kinds=kinds), make=self.make)
         self.cleanup.push_async_callback(peer.close)
         return await peer.join(ttl_us)
 

@@ -6,7 +6,7 @@ is applied. Fires of one schedule in one call share a step, up to the size of a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from peerjob.model.errors import StoreFullError, StoreUnavailableError
 from peerjob.model.firing import Fire, FireAnswer, FirePage, Term
@@ -45,6 +45,7 @@ class FireCommands(CancelCommands):
             raise StoreFullError(f"the store at {context.url} is nearly full and takes no new instances")
         answers: dict[int, FireAnswer] = {}
         pending: dict[int, Fire] = dict(enumerate(fires))
+        written: set[str] = set()
         failures = 0
         while pending and failures < ROUNDS:
             known = None if term is None else self._term_compares.get(term)
@@ -56,7 +57,7 @@ class FireCommands(CancelCommands):
             for schedule in reads.schedules.values():
                 if schedule.excess:
                     await self._cancel(schedule.excess, node=node, request=schedule.excess_request, note=REPLACED)
-            done = await self._write_fires(reads, answers)
+            done = await self._write_fires(reads, answers, written)
             self._term_compares = {term: reads.term_compare} if done and term and reads.term_compare else {}
             failures += not done
             pending = {place: fire for place, fire in pending.items() if place not in answers}
@@ -64,8 +65,11 @@ class FireCommands(CancelCommands):
             raise StoreUnavailableError(context.url, "too many writers at once")
         return [answers[place] for place in range(len(fires))]
 
-    async def _write_fires(self, reads: FireReads, answers: dict[int, FireAnswer]) -> bool:
-        """Write the step of each schedule; the answer is whether all steps were applied."""
+    async def _write_fires(self, reads: FireReads, answers: dict[int, FireAnswer], written_keys: set[str]) -> bool:
+        """Write the step of each schedule; the answer is whether all steps were applied.
+
+        `written_keys` has the keys that earlier rounds of the call wrote, and gets those of the applied steps.
+        """
         wakeups = Wakeups()
         schedules: list[ScheduleFires] = []
         for schedule in reads.schedules.values():
@@ -73,12 +77,13 @@ class FireCommands(CancelCommands):
                 schedules.append(schedule)
             else:
                 answers.update(schedule.answers)
-        changes = [self._fire_change(reads, schedule) for schedule in schedules]
+        changes = [self._fire_change(reads, schedule, written_keys) for schedule in schedules]
         for schedule in schedules:
             wakeups.add_queued(schedule.plan)
         written = await self._writer.write(changes)
         for schedule, _ in written.applied(schedules):
             answers.update(schedule.answers)
+            written_keys.update(op.key for op in schedule.plan.ops)
             wakeups.changed += schedule.changed
             wakeups.cancelled |= schedule.cancelled
         for schedule in schedules:
@@ -86,11 +91,11 @@ class FireCommands(CancelCommands):
         await self._context.hints.send(wakeups, written)
         return all(written.revisions)
 
-    def _fire_change(self, reads: FireReads, schedule: ScheduleFires) -> Change:
+    def _fire_change(self, reads: FireReads, schedule: ScheduleFires, written_keys: Container[str]) -> Change:
         key, plan = self._keys.next_fire(schedule.name), schedule.plan
         first_records = reads.first_records.get(schedule.next_fire.epoch, ())
         ledger = FireLedger(self._context)
-        after = ledger.trim(schedule.next_fire, first_records, plan.ops, reads.now_us, schedule.fresh_us)
+        after = ledger.trim(schedule.next_fire, first_records, plan.ops, reads.now_us, schedule.fresh_us, written_keys)
         plan.ops.append(Put(key, encode(after)))
         compares = [Compare(key, mod=schedule.mod)]
         if reads.term_compare is not None:

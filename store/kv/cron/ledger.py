@@ -6,7 +6,7 @@ bound of their times. Its revision shows whether the ledger has changed since it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from msgspec.structs import replace
 
@@ -92,22 +92,31 @@ class FireLedger:
         return record or FireRecord(nominal_us=int(place[:18]), outcome=FireOutcome.MISSED)
 
     def trim(
-        self, next_fire: NextFire, first_records: FirstRecords, ops: list[Op], now_us: int, fresh_us: int
+        self,
+        next_fire: NextFire,
+        first_records: FirstRecords,
+        ops: list[Op],
+        now_us: int,
+        fresh_us: int,
+        written: Container[str] = (),
     ) -> NextFire:
         """Plan the removal of the first records: surplus ones, and those that are too old.
 
-        `fresh_us` is the earliest nominal time that `ops` adds.
+        `fresh_us` is the earliest nominal time that `ops` adds. The records of `ops`, and those with the keys
+        `written`, stay: they are the answers if the same call comes again.
         """
         context, limits = self._context, self._context.limits
         ledger = context.keys.ledger(next_fire.epoch)
-        written = {op.key for op in ops}
+        added = {op.key for op in ops}
         surplus = next_fire.records - limits.max_fires
         removed, trimmed_us, stretch = 0, next_fire.trimmed_us, next_fire.stretch
         left: FireRecord | None = None
         for place, record in first_records[: MAX_TRIMMED + 1]:
             too_old = record.at_us + limits.fires_kept_us < now_us
-            if (removed < surplus or too_old) and removed < MAX_TRIMMED and ledger + place not in written:
-                ops.append(Delete(ledger + place))
+            key = ledger + place
+            stays = key in added or key in written
+            if (removed < surplus or too_old) and removed < MAX_TRIMMED and not stays:
+                ops.append(Delete(key))
                 removed += 1
                 if record.instance and place[18] == INSTANCE:
                     trimmed_us = max(trimmed_us, record.nominal_us)

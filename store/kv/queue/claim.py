@@ -90,6 +90,8 @@ class ClaimCommands(KVCommands):
                     break
             elif call.claims or await self._register_idle(call, selection, now_us):
                 break
+        if attempt and len(call.claims) > 1:
+            call.claims.sort(key=_place_of)
         # an instance can come in the round after the one that found none
         next_due_us = None if call.claims else log.next_due_us
         return Claimed(claims=tuple(call.claims), now_us=log.now_us, next_due_us=next_due_us)
@@ -320,5 +322,11 @@ class ClaimCommands(KVCommands):
                 held = row.state is State.PROCESSING and row.owner == call.incarnation
                 if held and row.fence == int(fence) and spec is not None:
                     claims.append(to_claim(id, row, spec))
+        claims.sort(key=_place_of)
         first = log.parts[0]
         return Claimed(claims=tuple(claims), now_us=first.now_us, next_due_us=first.next_due_us)
+
+
+def _place_of(claim: Claim) -> tuple[int, int, str]:
+    """The place in the order of the queue: a later round of a claim can find an earlier instance."""
+    return claim.priority, claim.due_us, claim.id

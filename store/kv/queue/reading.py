@@ -308,6 +308,11 @@ class ReadCommands(KVCommands):
         with contextlib.suppress(LayoutError):
             await self._recount.if_due()
         sums = await context.counts.totals()
+        if any(value < 0 for values in sums.values() for value in values):
+            context.counts.in_doubt = True
+            with contextlib.suppress(LayoutError):
+                await self._recount.if_due()
+            sums = await context.counts.totals()
         (lives,) = await self._kv.read([below(keys.live, 1, keys_only=True)])
         counts = {
             keys.unescaped(part): {state: values[slot] for state, slot in SLOT.items() if values[slot]}

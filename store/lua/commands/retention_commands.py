@@ -59,6 +59,10 @@ class LuaRetentionCommands(LuaCommands):
             cursor = "0"
             while cursor != b"0":
                 (cursor,) = await self._run_durably(("sweep", (what, cursor, _MAX_CLEARED)))
+        while True:
+            (left,) = await self._run_durably(("clear_aside", (_MAX_CLEARED,)))
+            if not left:
+                break
 
     async def _clear_final(self, what: str, filter: Filter, cursor: str | None, limit: int) -> tuple[int, str | None]:
         """Clear one page.

@@ -11,7 +11,7 @@ import pytest
 from peerjob.model.audit import AuditRecord
 from peerjob.model.firing import Candidate, Fire, FireOutcome, FireStatus, Overlap, SchedulePut, ScheduleRow
 from peerjob.model.query import Query
-from peerjob.model.record import Ack, NodeView, StoreLimits
+from peerjob.model.record import Ack, NodeView, StoreLimits, Want
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import Entry, Put, Step
 from peerjob.store.kv.format.keys import below
@@ -105,6 +105,27 @@ async def test_an_impossible_record_is_set_aside_and_the_others_are_claimed(
     await bench.put_field(f"state/{batch[1].id}", place, value)
     assert {claim.id for claim in [*await peer.take(), *await peer.take()]} == {batch[at].id for at in (0, 2, 3)}
     assert (await bench.store.health()).undecodable == 1
+
+
+async def test_a_claim_beside_an_impossible_record_is_in_the_order_of_the_queue(bench: Bench) -> None:
+    """The limit of the kind makes the claim look again, and it finds an earlier instance then."""
+    peer = await bench.join()
+    kinds = (("work", 0), ("work", 1), ("work", 2), ("other", 3))
+    bad, first, second, third = (bench.make.instance(kind=kind, priority=place) for kind, place in kinds)
+    await bench.store.enqueue([bad, first, second, third])
+    await bench.put_field(f"state/{bad.id}", 1, 0)
+    want, request = Want(kinds={"work": 2, "other": 2}, limit=10), bench.make.request()
+    claimed = await peer.store.claim(peer.incarnation, want, request=request)
+    assert [claim.id for claim in claimed.claims] == [first.id, second.id, third.id]
+    assert (await bench.another().claim(peer.incarnation, want, request=request)).claims == claimed.claims
+
+
+async def test_a_sum_below_zero_is_counted_anew(bench: Bench) -> None:
+    await bench.store.enqueue(bench.make.instances(3))
+    assert (await bench.store.health()).counts["work"] == {State.SCHEDULED: 3}
+    (key,) = await _keys(bench, "count/work/")
+    await bench.put(key, msgspec.msgpack.encode([-5] * 9))
+    assert (await bench.another().health()).counts == {"work": {State.SCHEDULED: 3}}
 
 
 async def test_a_history_with_an_impossible_state_is_refused(bench: Bench) -> None:

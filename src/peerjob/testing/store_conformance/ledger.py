@@ -227,6 +227,18 @@ class LedgerRules(ScheduleSuite):
         assert await self.done(small, backfill) == first
         assert len(await self.ledger(small)) == 3
 
+    async def test_a_repeated_call_below_a_full_ledger_has_the_answers_of_the_first(self, store: Store) -> None:
+        small = await self.open(StoreLimits(max_fires=3))
+        row = await self.schedule(small)
+        for number in range(3):
+            await self.fired(small, number)
+        fires = [self.a_fire(row, number, TRIGGERED) for number in (-1, -2, 5)]
+        first = await self.done(small, *fires)
+        assert len(await self.ledger(small)) == 3
+        assert await self.done(small, *fires) == first
+        await self.fired(small, 3)
+        assert len(await self.ledger(small)) == 3
+
     async def test_a_long_stretch_is_one_record(self, store: Store) -> None:
         small = await self.open(StoreLimits(max_fires=3))
         await self.schedule(small)

@@ -8,7 +8,7 @@
 --          instances)}
 local limit, ids = tonumber(ARGV[1]), {}
 local kinds, cursor = some_kinds(ARGV[2], ARGV[3])
-local emptied = {}
+local emptied, releasing = {}, {}
 for _, kind in ipairs(kinds) do
   local before = #ids
   for _, state in ipairs(SINGLE) do
@@ -22,6 +22,7 @@ for _, kind in ipairs(kinds) do
         hint(record.owner, 'c' .. id)
       elseif record then
         add('ZREM', expiry_key(kind), expiry_member(record, id))
+        releasing[#releasing + 1] = record.releasing and id or nil
       end
       if record then
         release_key_and_slot(record, id)
@@ -37,6 +38,7 @@ for _, kind in ipairs(kinds) do
     prepare_queue(kind, true, true)
   end
 end
+end_claims_of(releasing)
 hint_end(ids)
 pass_slots_and_wake()
 for _, kind in ipairs(emptied) do

@@ -27,10 +27,11 @@ call('ZCARD', slot_key(name))
 local new, now_text = digits(next_revision()), digits(now)
 local stretch, account = '', ARGV[11] ~= '' and cmsgpack.unpack(ARGV[11])
 last = last or ARGV[12]
+local written = {}
 if account then
   account.at_us = now
   last = digits(max(tonumber(last), ends_at(account)))
-  add_gap(name, '', account)
+  written[add_gap(name, '', account)] = true
   stretch = digits(account.nominal_us)
 end
 hint_all('s' .. name)
@@ -44,5 +45,5 @@ set_revision('latest', new)
 call('ZADD', SCHEDULES, new, name)
 call('ZREM', REMOVED, name)
 write_all()
-trim_ledger(name, tonumber(ARGV[9]), tonumber(ARGV[10]), trimmed or ARGV[12])
+trim_ledger(name, tonumber(ARGV[9]), tonumber(ARGV[10]), trimmed or ARGV[12], written)
 return schedule_row(name)

@@ -101,33 +101,51 @@ local function first_suspect(claim, kinds)
   return first
 end
 
--- Begin to select the instances of a claim. A suspect is an instance whose earlier nodes died. A claim takes a suspect
--- alone, and only if the suspect comes before all other instances.
+-- Choose the suspect that the claim takes, if there is one. A suspect is an instance whose earlier nodes died. A claim
+-- takes a suspect alone, and only if the suspect comes before all other instances.
+local function find_suspect(selection)
+  local claim = selection.claim
+  local suspect = claim.wants_suspect and claim.limit > 0 and first_suspect(claim, selection.kinds)
+  local first = suspect and best_source(selection)
+  selection.suspect = suspect and not (first and precedes(first, suspect)) and suspect or nil
+end
+
+-- Return the chosen suspect as `select_due` does, the first time that this is called for the suspect.
+local function select_suspect(selection)
+  local suspect = selection.suspect
+  if suspect and not suspect.selected then
+    suspect.selected = true
+    return {sub(suspect.member, 17)}, {suspect}
+  end
+end
+
+-- Begin to select the instances of a claim.
 local function open_selection(claim)
   local limit = claim.limit
   local kinds = claim.letter == 's' and claim.named or claim.letter == 'u' and limit > 0
     and call('SMEMBERS', set_key(claim.set)) or {}
   local heads = {key = heads_key(claim.set, false), offset = 0, at = -1, window = {}, piece = 16,
     ended = claim.letter ~= 'x' or limit <= 0}
-  local selection = {claim = claim, sources = {}, heap = {}, heads = heads, opened = {}, suspect = nil}
+  local selection = {claim = claim, kinds = kinds, sources = {}, heap = {}, heads = heads, opened = {}, suspect = nil}
   for n = 1, #kinds do
     open_source(selection, kinds[n], #kinds == 1 and limit or 16)
   end
   advance(heads, limit)
-  local suspect = claim.wants_suspect and limit > 0 and first_suspect(claim, kinds)
-  local first = suspect and best_source(selection)
-  if suspect and not (first and precedes(first, suspect)) then
-    selection.suspect = suspect
-  end
+  find_suspect(selection)
   return selection
 end
 
--- Return the ids of the next instances, and the source of each; nil if the claim is full, or nothing is left. `before`
--- are the ids that the last call returned.
-local function select_due(selection, before)
-  local claim, heap, heads = selection.claim, selection.heap, selection.heads
+-- Return the ids of the next instances, and the source of each; nil if the claim is full, or nothing is left.
+local function select_due(selection)
+  local claim, heap, heads, suspect = selection.claim, selection.heap, selection.heads, selection.suspect
+  if suspect and suspect.selected and claim.count == 0 then
+    -- The entry of a suspect that cannot be claimed leaves its queue at once, so that the next suspect is found.
+    add('ZREM', prepare_queue(suspect.kind, true, true), suspect.member)
+    write_all()
+    find_suspect(selection)
+  end
   if selection.suspect then
-    return not before and {sub(selection.suspect.member, 17)} or nil, {selection.suspect}
+    return select_suspect(selection)
   elseif claim.cut_at or claim.count >= claim.limit then
     return nil
   end
@@ -149,6 +167,11 @@ local function select_due(selection, before)
     else
       drop_first(heap, precedes)
     end
+  end
+  if not ids[1] and claim.count == 0 and claim.refused > 0 then
+    -- The instances before the first suspect could not be claimed.
+    find_suspect(selection)
+    return select_suspect(selection)
   end
   return ids[1] and ids, sources
 end
@@ -173,8 +196,9 @@ end
 
 -- Remove the taken instances from their queues. They are the first ones of each queue, so one command removes them.
 local function leave_queues(selection)
-  local taken = {}
-  for _, source in ipairs(selection.suspect and {selection.suspect} or selection.sources) do
+  local taken, sources = {}, selection.sources
+  sources[#sources + 1] = selection.suspect
+  for _, source in ipairs(sources) do
     if source.taken > 0 then
       taken[prepare_queue(source.kind, source.suspect, true, source.head)] = source.taken
     end

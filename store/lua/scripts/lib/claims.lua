@@ -115,3 +115,20 @@ local function mend_claims(incarnation)
   end
   return count
 end
+
+-- Plan to end the claims of instances whose records do not name the incarnation: cancelled or unreadable ones.
+local function end_claims_of(ids)
+  local incarnations = #ids > 0 and call('ZRANGE', LEASES, 0, -1) or {}
+  local dead = #ids > 0 and call('HGETALL', DEAD) or {}
+  for n = 1, #dead, 2 do
+    incarnations[#incarnations + 1] = dead[n]
+  end
+  for _, incarnation in ipairs(incarnations) do
+    local key = owned_key(incarnation)
+    for n, claim in ipairs(call('HMGET', key, unpack(ids))) do
+      if claim then
+        add('HDEL', key, ids[n])
+      end
+    end
+  end
+end

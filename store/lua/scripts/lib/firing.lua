@@ -28,8 +28,8 @@ local function refusal(fire, revision, next_time, paused, trimmed)
 end
 
 -- Do one fire. `make` plans the instance of the fire, and writes into the record the id of the instance, or the reason
--- why there is none.
-local function fire_one(at, deposed, make)
+-- why there is none. `written` has the records of this call.
+local function fire_one(at, deposed, make, written)
   local name, nominal, next_time = ARGV[at], ARGV[at + 2], ARGV[at + 3]
   local key = schedule_key(name)
   local revision, next_now, paused, last, trimmed, stretch =
@@ -85,16 +85,17 @@ local function fire_one(at, deposed, make)
   if outcome ~= 'triggered' then
     add_pair('HSET', key, 'last', digits(max(tonumber(last), ends_at(record))))
   end
+  written[answer[2]] = true
   write_all()
-  trim_ledger(name, tonumber(ARGV[4]), tonumber(ARGV[5]), trimmed, answer[2])
+  trim_ledger(name, tonumber(ARGV[4]), tonumber(ARGV[5]), trimmed, written)
   return answer
 end
 
 local function fire_all(make)
   local deposed = is_deposed(ARGV[2], ARGV[3])
-  local replies, at = {}, FIRST_FIRE
+  local replies, written, at = {}, {}, FIRST_FIRE
   for n = 1, tonumber(ARGV[FIRST_FIRE - 1]) do
-    replies[n] = fire_one(at, deposed, make)
+    replies[n] = fire_one(at, deposed, make, written)
     at = at + FIRE_SIZE + (ARGV[at + 5] ~= '' and INSTANCE_SIZE + TEMPLATE_SIZE or 0)
   end
   write_all()

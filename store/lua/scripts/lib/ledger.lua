@@ -79,9 +79,9 @@ local function add_gap(name, stretch, record)
   return add_fire(key, record)
 end
 
--- Remove the earliest records beyond the limits of number and age, except the one that was just written: it is the answer
--- if the same fire comes again. The caller sends all other writes first. `trimmed` is the latest nominal time whose
--- record of an instance was removed.
+-- Remove the earliest records beyond the limits of number and age, except those of `written`: the records of this call
+-- are the answers if the same call comes again. The caller sends all other writes first. `trimmed` is the latest nominal
+-- time whose record of an instance was removed.
 local function trim_ledger(name, max_fires, kept, trimmed, written)
   local keys = {fired_key(name), gaps_key(name)}
   local surplus, any_old = -max_fires, false
@@ -106,7 +106,7 @@ local function trim_ledger(name, max_fires, kept, trimmed, written)
   local latest_trimmed, removed = tonumber(trimmed), 0
   for n = 1, min(MAX_TRIMMED, #early) do
     local one = early[n]
-    if one.raw ~= written and (removed < surplus or (one.record.at_us or 0) + kept < now) then
+    if not written[one.raw] and (removed < surplus or (one.record.at_us or 0) + kept < now) then
       call('ZREM', one.key, one.raw)
       removed = removed + 1
       latest_trimmed = one.record.instance and is_nominal(one.record) and max(latest_trimmed, one.nominal) or latest_trimmed

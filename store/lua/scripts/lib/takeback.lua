@@ -76,9 +76,8 @@ local function take_back(incarnation, how, max_count, node, retention)
     end
     if not record then
       end_claim(incarnation, id, record, nil)
-      -- `clear` removes a cancelled instance without the claim of the node that still runs its body; another command
-      -- can have set the instance aside before
-      if raws[n] or not (flags and has_flag(flags, 'r')) and call('EXISTS', bad_key(id)) == 0 then
+      -- another command can have set the instance aside before
+      if raws[n] or call('EXISTS', bad_key(id)) == 0 then
         set_aside(id, '', raws[n] and 'unreadable record' or 'claimed without a record')
       end
     elseif fence and (record.releasing and digits(record.fence) == fence or holds(record, incarnation, fence)) then

@@ -161,10 +161,10 @@ local function apply(n, id)
     record = decode(raws[n]) or false
     records[id] = record
   end
-  if (has_flag(flags, 'r') or record and record.releasing) and not (record and record.state == PROCESSING) then
+  if record and record.state ~= PROCESSING and (has_flag(flags, 'r') or record.releasing) then
     if action ~= 'P' then
       owns[id] = false
-      if record and record.releasing then
+      if record.releasing then
         end_claim(incarnation, id, record, {retention = retention})
         put_string(keys[n], encode(record))
       else
