@@ -10,6 +10,11 @@ from peerjob.store.memory.data import MemoryData
 
 def assert_counted(data: MemoryData, namespace: str) -> None:
     """Hold that the counters say how many keys there are in the queues and indexes that they count."""
+    assert miscounted(data, namespace) == {}
+
+
+def miscounted(data: MemoryData, namespace: str) -> dict[tuple[str, int], tuple[int, int]]:
+    """The wrong counters, by kind and place: what they say, and how many keys there are."""
     keys = Keys(namespace)
     counted, held = Counter[tuple[str, int]](), Counter[tuple[str, int]]()
     slots = {f"by/{state:d}": slot for state, slot in SLOT.items()}
@@ -29,4 +34,5 @@ def assert_counted(data: MemoryData, namespace: str) -> None:
             held["", SET_ASIDE] += 1
         elif what == "own" and not (claim := decode_owned(entry.value)).releasing:
             held[keys.kind(claim.kind), PROCESSING] += 1
-    assert {place: count for place, count in counted.items() if count} == held
+    places = counted.keys() | held.keys()
+    return {place: (counted[place], held[place]) for place in places if counted[place] != held[place]}

@@ -218,7 +218,13 @@ class Calls(ScheduleCalls, QueryCalls):
     def _cancel(self, request: str, given: Given) -> Made:
         ids = list(dict.fromkeys(self._known.instance(pick) for pick in given["picks"]))
         node = given.get("by", "")
-        return Made("cancel", lambda side: side.store.cancel(ids, node=node, request=request), moves=True, removes=True)
+        return Made(
+            "cancel",
+            lambda side: side.store.cancel(ids, node=node, request=request),
+            moves=True,
+            removes=True,
+            ids=tuple(ids),
+        )
 
     def _run_now(self, request: str, given: Given) -> Made:
         ids = list(dict.fromkeys(self._known.instance(pick) for pick in given["picks"]))
@@ -292,7 +298,7 @@ class Calls(ScheduleCalls, QueryCalls):
                 incarnation, ttl_us=LONG_US, running=len(fences), count=len(fences), fences_digest=digest(fences)
             )
 
-        return Made("renew", call, incarnation=incarnation)
+        return Made("renew", call, incarnation=incarnation, ids=tuple(id for id, _ in claims))
 
     def _reap(self, request: str, given: Given) -> Made:
         reaper, limit = self._known.incarnation(given["node"]), given["limit"]

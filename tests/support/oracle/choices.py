@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from peerjob.model.record import Claimed, Reaped
+from peerjob.model.record import MAX_BATCH_BYTES, Claimed, Reaped, Want
+from peerjob.store.kv.format.rows import SMALL
 
 from .compare import Raised
 
@@ -43,35 +44,63 @@ def chosen_by(verb: str, answer: Any) -> Chosen:
     return chosen
 
 
+@dataclass(frozen=True)
+class Due:
+    """A due instance that a claim could take."""
+
+    id: str
+    kind: str
+    suspect: bool
+    size: int
+    """Bytes of its arguments."""
+
+
 def claim_objections(
-    due: list[tuple[str, str, bool]], kinds: Mapping[str, int], claimed: list[str], best: list[str], *, strict: bool
+    due: Sequence[Due], want: Want, claimed: Sequence[str], best: Sequence[str], *, strict: bool, damaged: bool
 ) -> list[str]:
     """Objections to the claims of an engine.
 
-    `due` has (id, kind, whether it is a suspect) of all due instances of the wanted kinds, in strict order; `best` is
-    what a claim in strict order takes. A claim may end early, but not before its first instance.
+    `due` has all due instances of the wanted kinds, in strict order; `best` is what a claim in strict order takes. A
+    claim may end early, but not before its first instance. `damaged`: entries of damaged instances can be among them.
     """
     if claimed == best[: len(claimed)] and (claimed or not best):
         return []
-    if strict:
+    if strict and not damaged:
         return [f"claimed {claimed}, and the best due instances are {best}"]
-    return _allowed_in_window(due, kinds, claimed, best)
+    return list(_objections(due, want, claimed, best, strict=strict, damaged=damaged))
 
 
-def _allowed_in_window(
-    due: list[tuple[str, str, bool]], kinds: Mapping[str, int], claimed: list[str], wanted: list[str]
-) -> list[str]:
-    known = {id: (kind, suspect) for id, kind, suspect in due}
+def _objections(
+    due: Sequence[Due], want: Want, claimed: Sequence[str], best: Sequence[str], *, strict: bool, damaged: bool
+) -> Iterator[str]:
+    """Objections to claims that need not be the best ones: within a window of the order, or beside damaged entries.
+
+    *Choice*: the entry of a damaged instance counts towards the limit of its kind until a claim has come to it, and a
+    suspect is not the first one behind it. So another kind can come first, but the order within a kind stays.
+    """
+    known, taken = {one.id: one for one in due}, set(claimed)
     if not claimed:
-        return [f"claimed nothing, and {wanted} are due"]
+        yield f"claimed nothing, and {best} are due"
+        return
     if unknown := [id for id in claimed if id not in known]:
-        return [f"claimed {unknown}, which are not due"]
-    if len(claimed) > 1 and any(known[id][1] for id in claimed):
-        return [f"claimed a suspect with others: {claimed}"]
-    if len(claimed) > len(wanted):
-        return [f"claimed {claimed}, more than the limits allow"]
-    for kind in {known[id][0] for id in claimed}:
-        if sum(known[id][0] == kind for id in claimed) > kinds.get(kind, 0):
-            return [f"claimed {claimed}, over the limit of kind {kind!r}"]
-    order = [id for id, _, _ in due if id in set(claimed)]
-    return [] if claimed == order else [f"claimed {claimed} in another order than {order}"]
+        yield f"claimed {unknown}, which are not due"
+        return
+    ones = [known[id] for id in claimed]
+    if len(claimed) > 1 and any(one.suspect for one in ones):
+        yield f"claimed a suspect with others: {claimed}"
+    if strict and ones[0].suspect and claimed != best:
+        yield f"claimed the suspect {claimed}, which is not the first"
+    # *Choice*: whether arguments count that are stored with the record
+    large = sum(one.size for one in ones if one.size > SMALL)
+    if len(claimed) > want.limit or (len(claimed) > 1 and large > MAX_BATCH_BYTES):
+        yield f"claimed {claimed}, more than the limits allow: {large:,} bytes"
+    for kind in {one.kind for one in ones}:
+        of_kind = [one.id for one in ones if one.kind == kind]
+        if len(of_kind) > want.kinds.get(kind, 0):
+            yield f"claimed {claimed}, over the limit of kind {kind!r}"
+        first = [one.id for one in due if one.kind == kind and (not one.suspect or one.id in taken)][: len(of_kind)]
+        if strict and of_kind != first:
+            yield f"claimed {of_kind} of kind {kind!r}, and its first are {first}"
+    order = [one.id for one in due if one.id in taken]
+    if claimed != order and not (strict and damaged):
+        yield f"claimed {claimed} in another order than {order}"

@@ -19,7 +19,7 @@ from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, 
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
-from support.counted import assert_counted
+from support.counted import miscounted
 from support.leftovers import leftovers_of, traces_of
 
 from .clocks import ShiftedClock, SteppedClock
@@ -115,12 +115,8 @@ class Engine:
         traces = await traces_of(self.store, incarnations)
         # a watch of all changes by an incarnation that has ended expires
         left = [*await leftovers_of(self.store), *(key for key in traces if not key.startswith("changes"))]
-        try:
-            if self.data is not None:
-                assert_counted(self.data, self.namespace)
-        except AssertionError as error:
-            left.append(f"counters: {error}")
-        return left
+        wrong = {} if self.data is None else miscounted(self.data, self.namespace)
+        return [*left, *(f"counter/{kind}/{slot}/{count}/{held}" for (kind, slot), (count, held) in wrong.items())]
 
 
 class Yielding(MemoryKeyValue):

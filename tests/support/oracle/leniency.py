@@ -1,15 +1,24 @@
-"""How a run makes a call, and which differences of two answers it leaves out."""
+"""How a run makes a call, and which differences of two answers it leaves out: choices of the engine, each by name."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Collection
+from typing import Any
+
+from msgspec.structs import replace
 
 from peerjob.model.errors import PeerjobError
-from peerjob.model.record import Ack
+from peerjob.model.record import Ack, Claimed, Enqueued, Record
+from peerjob.model.state import State
 
 from .compare import Raised
+from .damage import Damaged
 from .known import Call, Made
 from .names import Side
+
+AFTER_RACE = "records after the race"
+"""The verb of the reading after a race."""
+REPEATED = ("repeated", "again", "late")
 
 
 async def answer(call: Call, side: Side) -> Any:
@@ -25,24 +34,71 @@ async def answer_of(made: Made, side: Side) -> Any:
     return await answer(made.call, side)
 
 
-def without_ended(ours: list[Ack], theirs: list[Ack]) -> list[Ack]:
+def alike(
+    made: Made, ours: Any, theirs: Any, how: str, *, first: Any, present: Collection[str], damaged: Damaged
+) -> tuple[Any, Any]:
+    """Two answers without what the contract leaves to the engine.
+
+    `first` is the engine's first answer to a call that comes late; `present` are the instances of the reference.
+    """
+    if isinstance(ours, Raised) or isinstance(theirs, Raised):
+        return ours, theirs
+    match made.verb:
+        case "commit" if how == "late":
+            return ours, _as_first(ours, theirs, first)
+        case "cancel" if how in REPEATED:
+            return ours, _without_removed(made.ids, ours, theirs, present)
+        case "enqueue" if how == "cancelled":
+            # the call that was given up may have added them
+            return _either(ours), _either(theirs)
+        case "watch_final":
+            # *Choice*: the record of a final instance, or its state if the reply is long enough
+            return [_state_of(one) for one in ours], [_state_of(one) for one in theirs]
+        case "renew":
+            return damaged.renewed(ours, theirs, made.ids)
+        case "claim" | "claim_on_hint":
+            return _claims(ours, theirs, how, damaged)
+        case "turn":
+            (our_acks, our_claims), (their_acks, their_claims) = ours, theirs
+            our_claims, their_claims = _claims(our_claims, their_claims, how, damaged)
+            return (our_acks, our_claims), (their_acks, their_claims)
+        case _ if made.verb == AFTER_RACE:
+            return ours, {**theirs, "due": damaged.due(ours["due"], theirs["due"])}
+        case _:
+            return ours, theirs
+
+
+def _as_first(ours: list[Ack], theirs: list[Ack], first: Any) -> list[Ack]:
     """The answers to a late commit. *Choice*: of a claim that has ended, an engine can still know how it ended."""
-    pairs = zip(ours, theirs, strict=True)
-    return [our if our is Ack.LOST else their for our, their in pairs]
+    before: list[Any] = first if isinstance(first, list) else [None] * len(ours)
+    return [
+        our if our is Ack.LOST and their is known else their
+        for our, their, known in zip(ours, theirs, before, strict=True)
+    ]
 
 
-def state_of(answer: Any) -> Any:
-    """The state in an answer that is a record or only the state."""
-    return answer["state"] if isinstance(answer, dict) else answer
+def _without_removed(
+    ids: Collection[str], ours: list[State | None], theirs: list[State | None], present: Collection[str]
+) -> list[State | None]:
+    """The answers to a repeated cancel. *Choice*: about an instance that was removed since: None, or the first one."""
+    return [
+        our if their is None and id not in present else their for id, our, their in zip(ids, ours, theirs, strict=True)
+    ]
 
 
-_ANEW = ("now_us", "next_due_us")
+def _either(answers: list[Enqueued]) -> list[Enqueued]:
+    return [replace(one, repeated=True) for one in answers]
 
 
-def without_times(answer: Any) -> Any:
-    """The answer to a claim that is repeated: if the first one found nothing, the store may look again."""
-    if isinstance(answer, list):
-        return [without_times(one) for one in answer]
-    if isinstance(answer, dict) and "dead" in answer:
-        return {name: value for name, value in cast("dict[str, Any]", answer).items() if name not in _ANEW}
-    return answer
+def _state_of(answer: Record | State | None) -> State | None:
+    return answer.state if isinstance(answer, Record) else answer
+
+
+def _claims(ours: Claimed | None, theirs: Claimed | None, how: str, damaged: Damaged) -> tuple[Any, Any]:
+    """The answers to a claim. *Choice*: if the first one found nothing, a repeated one may look again."""
+    if ours is None or theirs is None or ours.dead or theirs.dead:
+        return ours, theirs
+    theirs = damaged.claimed(ours, theirs)
+    if how in ("repeated", "again"):
+        theirs = replace(theirs, now_us=ours.now_us, next_due_us=ours.next_due_us)
+    return ours, theirs

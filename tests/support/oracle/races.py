@@ -18,6 +18,7 @@ from peerjob.store.base import Store
 from .choices import Chosen, chosen_by
 from .compare import Raised
 from .known import Known, Made
+from .leniency import AFTER_RACE
 from .names import Side
 from .readback import without_zeros
 from .reference import Reference
@@ -97,7 +98,7 @@ async def _read(side: Side) -> None:
     return None
 
 
-_READ = Made("records after the race", _read)
+_READ = Made(AFTER_RACE, _read)
 
 
 async def _records(store: Store, known: Known, logged: Collection[str]) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from peerjob.store.reference.state import Namespace, Remembered
 from peerjob.store.reference.step import AtomicStep
 from peerjob.store.reference.store import ReferenceData, ReferenceStore
 
-from .choices import Chosen, claim_objections
+from .choices import Chosen, Due, claim_objections
 from .clocks import SteppedClock
+from .damage import Damaged
 
 NAMESPACE = "reference"
 JUST_ENDED = 4
@@ -29,9 +30,10 @@ JUST_ENDED = 4
 class Followed(Choices):
     """Chooses as the engine chose, and objects to what the contract does not leave to it."""
 
-    def __init__(self, state: Namespace, chosen: Chosen, *, strict: bool) -> None:
+    def __init__(self, state: Namespace, chosen: Chosen, damaged: Damaged, *, strict: bool) -> None:
         self._state = state
         self._chosen = chosen
+        self._damaged = damaged
         self._strict = strict
 
     def claimed(self, ids: Sequence[str], want: Want) -> Sequence[str]:
@@ -40,9 +42,15 @@ class Followed(Choices):
         if chosen.claimed is None:
             return ids
         queues = (queue for kind, queue in self._state.ready.items() if want.kinds.get(kind, 0) > 0)
-        due = [(id, instances[id].kind, instances[id].suspect) for _, _, id in merge(*queues)]
-        chosen.objections += claim_objections(due, want.kinds, chosen.claimed, list(ids), strict=self._strict)
-        known = {id for id, _, _ in due}
+        due = [
+            Due(id, one.kind, one.suspect, len(one.spec))
+            for one, id in ((instances[id], id) for _, _, id in merge(*queues))
+        ]
+        damaged = any(self._damaged.waiting[kind] and most > 0 for kind, most in want.kinds.items())
+        chosen.objections += claim_objections(
+            due, want, chosen.claimed, list(ids), strict=self._strict, damaged=damaged
+        )
+        known = {one.id for one in due}
         return [id for id in chosen.claimed if id in known]
 
     def reaped(self, ids: Sequence[str], limit: int) -> Sequence[str]:
@@ -89,12 +97,13 @@ class FollowedData(ReferenceData):
     def __init__(self, *, strict: bool) -> None:
         super().__init__()
         self.chosen = Chosen()
+        self.damaged = Damaged()
         self._strict = strict
 
     @contextlib.contextmanager
     def step(self, namespace: str, clock: Clock, limits: StoreLimits, choices: Choices) -> Generator[AtomicStep]:
         state = self.namespaces.setdefault(namespace, Namespace())
-        followed = Followed(state, self.chosen, strict=self._strict)
+        followed = Followed(state, self.chosen, self.damaged, strict=self._strict)
         yield FollowedStep(state, clock.time_us(), limits, followed, looks_again=bool(self.chosen.claimed))
 
 
@@ -169,9 +178,11 @@ class Reference:
         for id in gone:
             remove(self._step(), self._state.instances[id])
 
-    def set_aside(self, id: str) -> None:
-        """Do what an engine does with a record that it cannot read."""
+    def set_aside(self, id: str, damaged: Damaged) -> None:
+        """Do what an engine does with a record that it cannot read; `damaged` notes the instance."""
+        damaged.add(self._state.instances[id])
         set_aside(self._step(), id)
+        self._data.damaged = damaged
 
     # -- what idle nodes can run
 

@@ -4,42 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from peerjob.model.firing import ScheduleRow
-from peerjob.model.record import Ack, Renewed
-from peerjob.model.state import State
+from peerjob.model.record import Renewed
 
 from .calls import Calls, Given
 from .choices import chosen_by
 from .compare import Comparison, Raised, plain
-from .damage import damage
+from .damage import Damaged, damage
 from .engines import Engine
 from .fire_generator import KINDS, SCHEDULES
-from .known import Known, Made, ignored
-from .leniency import answer, answer_of, state_of, without_ended, without_times
+from .known import Known, Made
+from .leniency import alike, answer, answer_of
 from .names import Ids, Side
 from .program import NOTHING, Op, Program
 from .races import Race
 from .readback import Reading
 from .reference import Reference
+from .repeats import REMEMBERED, UNLIKE_AGAIN, Repeats
 from .sleepers import Sleepers
 
-BLURRED = "blurred"
 GIVEN_UP_AFTER = 4
 """Steps of the event loop after which a call is given up, at most."""
-REMEMBERED = 60
-"""Seconds for which each store remembers an answer, and an incarnation that has ended."""
-KEPT = 40
-"""Calls that can still arrive late."""
-MAY_BE_LATE = {"claim_on_hint", "commit", "renew", "put_schedule", "remove_schedule", "cancel", "run_now"}
-"""Verbs of which an earlier call can arrive after a later one: it waited on a connection that its caller has left."""
-OF_DAMAGED = ("ready/", "due/", "expiry/", "unique/", "k:", "q:", "s:", "delayed", "slots", "counters")
-"""Beginnings of keys whose entries a damaged record can leave behind."""
-UNLIKE_AGAIN = {"leave"}
-"""Verbs whose repeated call tells less than the first one."""
 
 
 @dataclass
@@ -79,15 +68,12 @@ class Lockstep:
         self._ours = Side("reference", reference.store)
         self._known = Known(Ids(program.seed, engine.clock.time_us()))
         self._calls = Calls(self._known, engine.clock.time_us)
-        self._done: list[tuple[Made, float]] = []
-        """Calls that can be sent again, and when they were made."""
-        self._sent: list[tuple[Made, float]] = []
-        """The last calls that can arrive late, and when they were made."""
+        self._repeats = Repeats()
         self._sleepers = Sleepers()
-        self._damaged: Counter[str] = Counter()
-        """Kind → number of instances that were set aside."""
-        self._aside = False
-        """Whether an instance was set aside."""
+        self._damaged = Damaged()
+        self._after_leave: set[str] = set()
+        """Incarnations that made a call after they left."""
+        self._left: set[str] = set()
         self._renewed: Renewed | None = None
         """The engine's answer to the last renewal."""
         self._reaped = 0
@@ -136,14 +122,12 @@ class Lockstep:
             await self._engine.know_clock()
         if op.verb in ("campaign", "resign"):
             await self._theirs.election()
-        await self._exchange(made, op.how)
+        self._note_late_callers([made])
+        theirs = await self._exchange(made, op.how)
         while op.verb == "reap" and self._reaped == op.given["limit"]:
             # *Choice*: a reap that has reached its limit may leave other incarnations for the next one
             await self._exchange(made)
-        if not made.once and made.verb not in UNLIKE_AGAIN:
-            self._done.append((made, self._engine.clock.elapsed()))
-        if made.verb in MAY_BE_LATE:
-            self._sent = [*self._sent, (made, self._engine.clock.elapsed())][-KEPT:]
+        self._repeats.note(made, self._engine.clock.elapsed(), theirs)
 
     async def _read_schedules(self) -> None:
         rows = await self._ours.store.get_schedules(SCHEDULES)
@@ -151,17 +135,19 @@ class Lockstep:
 
     # -- one call of both stores
 
-    async def _exchange(self, made: Made, how: str = "") -> None:
+    async def _exchange(self, made: Made, how: str = "", first: Any = None) -> Any:
+        """Make a call, once or twice; returns the first answer of the engine."""
         if made.once or made.verb in UNLIKE_AGAIN:
             how = ""
         await self._engine.tick()
-        await self._both(made, how)
+        theirs = await self._both(made, how, first)
         if how == "repeated":
             await self._both(made, how)
         if made.over:
             await self._engine.end_lease(made.incarnation)
+        return theirs
 
-    async def _both(self, made: Made, how: str) -> None:
+    async def _both(self, made: Made, how: str, first: Any = None) -> Any:
         """Make the call on the engine, then on the reference, and compare the answers."""
         self.verdict.calls[made.verb] += 1
         before_us = self._engine.clock.time_us()
@@ -196,34 +182,17 @@ class Lockstep:
             side, written = (self._ours, theirs) if ours is None else (self._theirs, ours)
             (row,) = await side.store.get_schedules([cast("ScheduleRow", written).name])
             ours, theirs = ours or row, theirs or row
-        found = chosen.objections + self._compare(made.verb, ours, theirs, how)
+        found = chosen.objections + self._compare(made, ours, theirs, how, first)
         if found:
             raise Found(found)
         if made.moves:
             await self._hear()
+        return theirs
 
-    def _compare(self, verb: str, ours: Any, theirs: Any, how: str) -> list[str]:
-        if how == "late" and verb == "commit" and isinstance(theirs, list) and isinstance(ours, list):
-            theirs = without_ended(cast("list[Ack]", ours), cast("list[Ack]", theirs))
-        if how == "late" and verb == "cancel" and isinstance(theirs, list) and isinstance(ours, list):
-            # *Choice*: the answer about an instance that was removed since is None, or the first one
-            pairs = zip(cast("list[State | None]", ours), cast("list[State | None]", theirs), strict=True)
-            theirs = [our if their is None else their for our, their in pairs]
-        wanted, got = (
-            plain(ours, self._ours),
-            self._without_damaged(plain(ours, self._ours), plain(theirs, self._theirs)),
-        )
-        if verb == "enqueue" and how == "cancelled" and isinstance(wanted, list) and isinstance(got, list):
-            wanted, got = ([{**one, "repeated": "either"} for one in side] for side in (wanted, got))
-        if verb == "renew" and self._damaged and isinstance(wanted, dict) and isinstance(got, dict):
-            # *Choice*: the claim of a damaged instance ends with its record, or with the outcome of the run
-            wanted, got = ({**cast("dict[str, Any]", one), "held": None} for one in (wanted, got))
-        if verb == "watch_final" and isinstance(wanted, list) and isinstance(got, list):
-            wanted, got = ([state_of(one) for one in side] for side in (wanted, got))
-        if how in ("repeated", "again") or self._damaged:
-            # *Choice*: a claim that comes to the entries of damaged instances need not tell when the next one is due
-            wanted, got = without_times(wanted), without_times(got)
-        return self._comparison().differences(wanted, got, verb)
+    def _compare(self, made: Made, ours: Any, theirs: Any, how: str = "", first: Any = None) -> list[str]:
+        present = self._reference.instances()
+        ours, theirs = alike(made, ours, theirs, how, first=first, present=present, damaged=self._damaged)
+        return self._comparison().differences(plain(ours, self._ours), plain(theirs, self._theirs), made.verb)
 
     def _comparison(self) -> Comparison:
         return Comparison(self.verdict.longest_us, self._engine.lease_slack_us)
@@ -270,7 +239,9 @@ class Lockstep:
             raise Blurred
         self.verdict.calls["check"] += 1
         ours = await reading.of(self._ours)
-        if found := self._comparison().differences(ours, self._without_damaged(ours, theirs), "read"):
+        for name in [name for name in theirs if name.split(" ", maxsplit=1)[0] == "due"]:
+            theirs[name] = self._damaged.due(ours[name], theirs[name])
+        if found := self._comparison().differences(ours, theirs, "read"):
             raise Found(found)
 
     async def _pass(self, given: Given) -> None:
@@ -281,35 +252,17 @@ class Lockstep:
                 node.forgotten |= given["seconds"] > REMEMBERED
 
     async def _again(self, given: Given) -> None:
-        """Send an earlier call again, if its caller has not sent a later one of that verb."""
-        if len(self._done) < given["back"]:
-            return
-        made, at = self._done[-given["back"]]
-        later = [one for one, _ in self._done[len(self._done) - given["back"] + 1 :]]
-        same = [one for one in later if (one.verb, one.incarnation) == (made.verb, made.incarnation)]
-        if same or self._engine.clock.elapsed() - at > REMEMBERED:
-            return
-        made = replace(made, learn=made.learn if made.want else ignored)
-        await self._exchange(made, "again")
+        """Send an earlier call again."""
+        made = self._repeats.again(given["back"], self._engine.clock.elapsed())
+        if made is not None:
+            await self._exchange(made, "again")
 
     async def _late(self, given: Given) -> None:
-        """Deliver an earlier call whose caller has sent a later one of that verb, or has ended."""
-        now, ended = self._engine.clock.elapsed(), set(self._known.ended)
-        callers = [(made.verb, made.incarnation) for made, _ in self._sent]
-        late = [
-            made
-            for number, (made, at) in enumerate(self._sent)
-            if now - at <= REMEMBERED
-            and (made.verb != "claim_on_hint" or self._engine.waits_on_server)
-            and (made.incarnation in ended if made.verb == "renew" else callers[number] in callers[number + 1 :])
-        ]
-        if not late:
-            return
-        made = replace(late[given["pick"] % len(late)], learn=ignored, want=None)
-        # the store remembers the answer to one request of a caller, so the present one cannot come again
-        caller = (made.verb, made.incarnation)
-        self._done = [one for one in self._done if (one[0].verb, one[0].incarnation) != caller]
-        await self._exchange(made, "late")
+        """Deliver an earlier call late."""
+        now, waits = self._engine.clock.elapsed(), self._engine.waits_on_server
+        sent = self._repeats.late(given["pick"], now, set(self._known.ended), waits_on_server=waits)
+        if sent is not None:
+            await self._exchange(sent.made, "late", sent.answer)
 
     async def _damage(self, given: Given) -> None:
         """Damage the record of an instance; the engine finds that at the next read, and sets the instance aside."""
@@ -324,28 +277,11 @@ class Lockstep:
         if await self._engine.store.get([id]) != [None]:
             raise Found([f"damage: the engine reads the damaged record of {id}"])
         self._measure(before_us, self._engine.clock.time_us())
-        self._reference.set_aside(id)
-        self._damaged[self._known.kinds[id]] += 1
-        self._aside = True
+        self._reference.set_aside(id, self._damaged)
         # *Choice*: the logs of the instance stay for an operator, or go with its record
         self._known.instances.remove(id)
         # a parked instance can become due, of which a read wakes no node
         self._sleepers.wake_all()
-
-    def _without_damaged(self, ours: Any, theirs: Any) -> Any:
-        """What the engine tells. *Choice*: `due` can count a damaged instance until a claim comes to its entry."""
-        if not self._damaged or not isinstance(ours, dict) or not isinstance(theirs, dict):
-            return theirs
-        wanted, found = cast("dict[str, Any]", ours), cast("dict[str, Any]", theirs)
-        for name in [name for name in found if name.split(" ", maxsplit=1)[0] == "due" and name in wanted]:
-            counts = {
-                kind: self._undamaged(kind, wanted[name].get(kind, 0), count) for kind, count in found[name].items()
-            }
-            found = {**found, name: {kind: count for kind, count in counts.items() if count}}
-        return found
-
-    def _undamaged(self, kind: str, wanted: int, found: int) -> int:
-        return wanted if wanted <= found <= wanted + self._damaged[kind] else found
 
     async def _race(self, given: Given) -> None:
         await self._read_schedules()
@@ -361,13 +297,11 @@ class Lockstep:
         self.verdict.calls.update(f"{made.verb} in a race" for made in mades)
         gone = await self._gone(self._reference.instances())
 
-        def compare(made: Made, ours: Any, theirs: Any) -> list[str]:
-            return self._compare(made.verb, ours, theirs, "")
-
-        if found := await race.judge(answer_of, compare, gone):
+        if found := await race.judge(answer_of, self._compare, gone):
             raise Found(found)
         self._sleepers.wake_all()
-        self._done += [(made, self._engine.clock.elapsed()) for made in mades if not made.once]
+        self._repeats.note_race(mades, self._engine.clock.elapsed())
+        self._note_late_callers(mades)
 
     async def _idle(self, given: Given) -> None:
         """Compare what the renewals of all nodes say."""
@@ -408,7 +342,18 @@ class Lockstep:
             await store.expire(1_000)
         await store.health()  # the read of the counters corrects them, if a call was given up
         left = await self._engine.leftovers(incarnations)
-        # *Choice*: what a damaged record cannot tell stays until a claim or an enqueue comes to it
-        left = [one for one in left if not self._aside or not one.startswith(OF_DAMAGED)]
+        left = [one for one in self._damaged.left(left) if not self._is_late_answer(one)]
         if left:
             raise Found([f"left over: {left}"])
+
+    def _note_late_callers(self, mades: Iterable[Made]) -> None:
+        for made in mades:
+            if made.verb == "leave":
+                self._left.add(made.incarnation)
+            elif made.incarnation in self._left:
+                self._after_leave.add(made.incarnation)
+
+    def _is_late_answer(self, entry: str) -> bool:
+        """Whether an entry is the answer to a call of an incarnation that had left: it expires."""
+        part, _, rest = entry.partition("/")
+        return part == "journal" and rest.partition("/")[0] in self._after_leave
