@@ -72,7 +72,7 @@ class ClaimCommands(KVCommands):
         context = self._context
         check_batch(want.limit)
         call = ClaimCall(incarnation, want, await context.answer_logs.open(incarnation, verb, request))
-        log = call.answer_log
+        log, takes = call.answer_log, 0
         for attempt in range(ROUNDS):
             if attempt:
                 await context.answer_logs.refresh(log)
@@ -86,11 +86,12 @@ class ClaimCommands(KVCommands):
             selection = Selection(context.queues, self._clock, call.heads, call.feed, suspects=suspects)
             picks = await self._pick(call, selection)
             if picks:
+                takes += 1
                 if await self._take(call, selection, picks, now_us) or call.limit == 0:
                     break
             elif call.claims or await self._register_idle(call, selection, now_us):
                 break
-        if attempt and len(call.claims) > 1:
+        if takes > 1:
             call.claims.sort(key=_place_of)
         # an instance can come in the round after the one that found none
         next_due_us = None if call.claims else log.next_due_us
