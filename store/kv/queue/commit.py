@@ -221,13 +221,19 @@ class _OutcomeSource:
         """Apply the outcomes of one instance in order."""
         revision, row = stored
         update = _InstanceUpdate(id, places, revision, row, row)
-        known = update.stored.request == self._request
+        ended = False
         for place in update.places:
             outcome = outcomes[place]
-            if known and update.stored.fence == outcome.fence:
-                update.acks.append(Ack.CANCELLED if update.stored.cancel else Ack.DONE)
-            else:
+            if row.request != self._request or row.fence != outcome.fence:
                 update.acks.append(self._apply(update, outcome))
+            elif ended and not (row.final and _is_only_logs(outcome)):
+                update.acks.append(Ack.LOST)
+            else:
+                # an earlier run of the request has applied the outcome
+                update.acks.append(Ack.CANCELLED if row.cancel else Ack.DONE)
+                ended = ended or not (
+                    outcome.action is Action.REPORT or (outcome.action is Action.RELEASE and not row.cancel)
+                )
         return update
 
     def _apply(self, update: _InstanceUpdate, outcome: Outcome) -> Ack:

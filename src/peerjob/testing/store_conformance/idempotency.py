@@ -55,6 +55,28 @@ class IdempotencyRules(StoreSuite):
         assert await peer.commit(outcome(later), outcome(held)) == [Ack.DONE, Ack.DONE]
         assert await send() == ()
 
+    @pytest.mark.parametrize("action", [Action.COMPLETE, Action.RETRY, Action.RELEASE])
+    async def test_a_batch_that_comes_late_tells_no_more_than_at_first(self, store: Store, action: Action) -> None:
+        """Another request was answered since. The record may still tell, but a lost outcome is never told as done."""
+        await store.enqueue(self.make.instances(2))
+        peer, request = await self.join(store), self.make.request()
+        claim, other = await peer.take()
+        if action is Action.RELEASE:
+            await store.cancel([claim.id], request=self.make.request())
+        line = self.make.line("late")
+        batch = [
+            outcome(claim, Action.REPORT, progress=b"half"),
+            outcome(claim, action),
+            outcome(claim, Action.HAND_BACK),
+            outcome(claim, Action.REPORT, logs=(line,)),
+        ]
+        first = await peer.commit(*batch, request=request)
+        assert first[:3] == ([Ack.CANCELLED] * 2 if action is Action.RELEASE else [Ack.DONE] * 2) + [Ack.LOST]
+        assert first[3] is (Ack.DONE if action is Action.COMPLETE else Ack.LOST)
+        await peer.end(other)
+        late = await peer.commit(*batch, request=request)
+        assert all(ack in (before, Ack.LOST) for before, ack in zip(first[:3], late[:3], strict=True))
+
     async def test_one_instance_sent_again_alone_is_there_once(self, store: Store) -> None:
         """A store may add one instance by a cheaper command, which must recognize a repeated request, too."""
         new = self.make.instance()
