@@ -115,7 +115,7 @@ def peerjob_clock(request: pytest.FixtureRequest) -> Generator[VirtualClock]:
             yield _clock_of(request.getfixturevalue(name))
             return
     from peerjob.testing import VirtualClock
-    from peerjob.testing.cluster.members import moment_of
+    from peerjob.testing.cluster.cluster_nodes import moment_of
 
     settings = request.getfixturevalue("_peerjob_settings")
     given = {name: settings[name] for name in ("start", "seed") if name in settings}

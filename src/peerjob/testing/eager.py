@@ -42,7 +42,7 @@ from peerjob.node.work.run import HeldClaims, Run, ended_record, record_of
 from peerjob.node.work.runner import InstanceRunner
 
 from .clock import VirtualClock
-from .stand_ins import NAME, CallersThread, EagerContextBackend, EagerOutbox, InPlaceExecutor, NoNode, SkippingClock
+from .stand_ins import NAME, CallersThread, DirectExecutor, EagerContextBackend, EagerOutbox, NoNode, SkippingClock
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -254,7 +254,7 @@ class _Attempts:
         self._manager = cast(Manager, NoNode(clock, call_encoder))
         context_vars = ContextVars()
         self._resources = Resources(overrides, context_vars)
-        self._executor = InPlaceExecutor(clock=clock, threads=1, resources=self._resources, pool=pool)
+        self._executor = DirectExecutor(clock=clock, threads=1, resources=self._resources, pool=pool)
         self._processors = Processors(clock, NAME, context_vars, pool)
         self._failures = FailureLog(NAME)
         outcome_builder = OutcomeBuilder(clock, MAX_PAYLOAD, node=NAME, failures=self._failures)

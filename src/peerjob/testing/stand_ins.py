@@ -54,7 +54,7 @@ class CallersThread(ThreadPool):
         """Start no thread, since the caller's thread does the work."""
 
 
-class InPlaceExecutor(Executor):
+class DirectExecutor(Executor):
     """Runs every body in this process."""
 
     async def call(self, binding: Binding, data: bytes, context: Context, run_in: str, began: Any = None) -> Any:

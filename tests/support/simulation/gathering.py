@@ -19,7 +19,7 @@ from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryWatch
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing import TestCluster
-from peerjob.testing.cluster.members import NAMESPACE
+from peerjob.testing.cluster.cluster_nodes import NAMESPACE
 from support.leaders import read_ledger
 from support.leftovers import kinds_left, leftovers_of
 

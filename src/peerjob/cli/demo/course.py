@@ -22,7 +22,7 @@ from peerjob.store.drivers import wipe_namespace
 from . import workload
 from .checks import Kill, evaluate
 from .leader_watch import LeaderWatch, first_leader
-from .processes import Child, DemoError, find_etcd, find_server
+from .processes import DemoError, DemoProcess, find_etcd, find_server
 from .view import DemoView
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Demo:
     """Makes the server of the dashboard; on a terminal, the demo keeps it open after the end. None: no dashboard."""
     clock: SystemClock
     view: DemoView
-    _children: dict[str, Child] = field(default_factory=dict[str, Child])
+    _children: dict[str, DemoProcess] = field(default_factory=dict[str, DemoProcess])
     _ids: set[str] = field(default_factory=set[str])
     _killed: Kill | None = None
     _coordinator: str | None = None
@@ -97,7 +97,7 @@ class Demo:
             if self._coordinator is None:
                 await self._require_empty_namespace()
             stack.push_async_callback(self._clear_namespace)
-            counter = stack.enter_context(Child("the count in one process", "count", str(self.files or "")))
+            counter = stack.enter_context(DemoProcess("the count in one process", "count", str(self.files or "")))
             if self._coordinator is None:
                 self._start_nodes(stack, url)
             watching = asyncio.create_task(self._show_events())
@@ -123,8 +123,8 @@ class Demo:
             assert task is not None
             task.uncancel()
 
-    def _start(self, stack: AsyncExitStack, name: str, *arguments: str) -> Child:
-        self._children[name] = stack.enter_context(Child(name, *arguments))
+    def _start(self, stack: AsyncExitStack, name: str, *arguments: str) -> DemoProcess:
+        self._children[name] = stack.enter_context(DemoProcess(name, *arguments))
         return self._children[name]
 
     def _start_nodes(self, stack: AsyncExitStack, url: str) -> None:

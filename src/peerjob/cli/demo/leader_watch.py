@@ -35,7 +35,7 @@ class LeaderWatch:
             self._tell(f"etcd elected {leader.name} as the leader (term {leader.term.number})")
 
     def kill(self) -> None:
-        """Note that the leader is killed now."""
+        """Remember that the leader is killed now."""
         self.killed, self._killed_at = self.name, self._clock.elapsed()
 
 

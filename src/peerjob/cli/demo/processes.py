@@ -31,7 +31,7 @@ class DemoError(Exception):
     """The demo cannot continue; the text is for its user."""
 
 
-class Child(Popen[bytes]):
+class DemoProcess(Popen[bytes]):
     """A process of the demo, in a session of its own, so that Ctrl-C reaches the demo alone."""
 
     def __init__(self, name: str, part: str, *arguments: str) -> None:

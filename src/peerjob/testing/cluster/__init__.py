@@ -3,8 +3,8 @@
 Read in this order:
 
 - `cluster`: `TestCluster`, the class that tests use. Its base classes are `operations` (kill, pause, partition, skew),
-  `members` (start, find and stop nodes) and `assertions`.
-- `member`: one start of a node. It has a clock (`clocks`), and links to the store and the coordinator (`connections`).
+  `cluster_nodes` (start, find and stop nodes) and `assertions`.
+- `cluster_node`: one start of a node, with a clock (`clocks`) and links to store and coordinator (`connections`).
   Its tasks (`node_tasks`) can stand still or vanish, as a process can.
 - `faults`: a layer over any store, on which calls fail, arrive late or run twice.
 - `journal`: a record of all events, for assertions and traces.

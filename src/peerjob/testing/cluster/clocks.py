@@ -90,7 +90,7 @@ class ClusterClock(VirtualClock):
         """Convert a wall-clock time to the time of the loop."""
         return (time_us - self.start_us - self._shift_us) / 1_000_000
 
-    def room(self, stays: Callable[[asyncio.TimerHandle], bool]) -> float:
+    def idle_seconds(self, stays: Callable[[asyncio.TimerHandle], bool]) -> float:
         """Seconds until the end of an `advance` or a limit, or until the first timer without `stays`."""
         driven = self._driven
         waiting = [mover.target for mover in self._movers if not mover.arrival.done()]

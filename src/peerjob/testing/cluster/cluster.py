@@ -16,8 +16,8 @@ from peerjob.model.job import Call, Job
 from peerjob.model.record import Record
 from peerjob.node.node import Node
 
+from .cluster_node import ClusterNode
 from .journal import describe
-from .member import Member
 from .operations import ClusterOperations
 
 P = ParamSpec("P")
@@ -82,7 +82,7 @@ class TestCluster(ClusterOperations):
     async def _until_final(self, id: str, limit: Duration) -> bool:
         return await self.clock.until(lambda: not self._journal.is_active(id), limit)
 
-    def _reachable(self) -> Member:
+    def _reachable(self) -> ClusterNode:
         self.clock.check()
         for _, member in sorted(self._members.items()):
             if member.answers:

@@ -114,7 +114,7 @@ class EventJournal(MemoryWatch):
             return
         self._add(key, value)
 
-    def note(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Record a fault or another action of the test."""
         self._add("", text.encode())
 
@@ -130,21 +130,21 @@ class EventJournal(MemoryWatch):
         )
         self.bodies.append(run)
         self._running.add(len(self.bodies) - 1)
-        self.note(f"{kind} {short(instance)} begins on {node}, attempt {attempt}")
+        self.log(f"{kind} {short(instance)} begins on {node}, attempt {attempt}")
         return len(self.bodies) - 1
 
-    def body_ends(self, place: int, end: str) -> None:
+    def body_ends(self, index: int, end: str) -> None:
         """Record the end of a body."""
-        run = self.bodies[place]
-        self._running.discard(place)
+        run = self.bodies[index]
+        self._running.discard(index)
         run.ended, run.ended_us, run.end = len(self._events), self._clock.time_us(), end
-        self.note(f"{run.kind} {short(run.instance)} ends on {run.node}: {end}")
+        self.log(f"{run.kind} {short(run.instance)} ends on {run.node}: {end}")
 
     def node_vanishes(self, node: str) -> None:
         """Record the end of all bodies of a killed node."""
-        for place in sorted(self._running):
-            if self.bodies[place].node == node:
-                self.body_ends(place, "killed")
+        for index in sorted(self._running):
+            if self.bodies[index].node == node:
+                self.body_ends(index, "killed")
 
     def next_due_us(self, after_us: int = 0) -> int | None:
         """The first due time of a delayed instance after a moment, or None."""

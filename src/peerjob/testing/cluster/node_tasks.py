@@ -169,7 +169,7 @@ class TaskSorter:
         loop = self._loop
         steps = [step for step in loop._ready if _node_tasks_of(step) is node_tasks]
         if steps:
-            # asyncio has counted the ready steps of this iteration already: put an empty step in place of each removed
+            # asyncio has counted the ready steps of this iteration already: put an empty step instead of each removed
             # step
             left = [_empty_step(loop) if _node_tasks_of(step) is node_tasks else step for step in loop._ready]
             loop._ready.clear()
@@ -191,11 +191,11 @@ def _close(node_tasks: NodeTasks, task: asyncio.Task[Any]) -> None:
     context = Context()
     context.run(_NODE_TASKS.set, node_tasks)
     for _ in range(_MAX_AWAITS):
-        if context.run(_close_once, coroutine):
+        if context.run(_try_close, coroutine):
             return
 
 
-def _close_once(coroutine: Coroutine[Any, Any, Any]) -> bool:
+def _try_close(coroutine: Coroutine[Any, Any, Any]) -> bool:
     """Close a coroutine. Return False if the coroutine has not ended, because a `finally` block awaits."""
     try:
         coroutine.close()

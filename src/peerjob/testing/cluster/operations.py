@@ -9,8 +9,8 @@ from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError, OptionError
 from peerjob.node.node import GRACE, Node
 
+from .cluster_nodes import ClusterMembers
 from .faults import LATE, FaultKind
-from .members import ClusterMembers
 
 Cut = Literal["store", "coordinator", "both"]
 
@@ -25,7 +25,7 @@ class ClusterOperations(ClusterMembers):
         continues in its thread, since Python cannot end a thread; the cluster ignores its answer.
         """
         member = self._need(node)
-        self._note(f"kill {member.name}")
+        self._log_operation(f"kill {member.name}")
         own = self._task_sorter.is_in(member.tasks)
         member.kill()
         if own:
@@ -36,7 +36,7 @@ class ClusterOperations(ClusterMembers):
         member = self._need(node)
         if member.tasks.paused:
             raise NodeStateError(f"node {member.name!r} is paused: resume it first")
-        self._note(f"stop {member.name}")
+        self._log_operation(f"stop {member.name}")
         await self._run(self._run_on(member, member.node.stop(grace)))
 
     async def restart(self, node: Node | str) -> Node:
@@ -48,7 +48,7 @@ class ClusterOperations(ClusterMembers):
         if member.lives or member.starts:
             how = "runs: kill or stop it first" if member.lives else "starts already"
             raise NodeStateError(f"node {member.name!r} {how}")
-        self._note(f"restart {member.name}")
+        self._log_operation(f"restart {member.name}")
         started = self._new_member(member.name)
         await self._run(self._start(started))
         return started.node
@@ -60,14 +60,14 @@ class ClusterOperations(ClusterMembers):
         """
         member = self._need(node)
         if not member.tasks.paused:
-            self._note(f"pause {member.name}")
+            self._log_operation(f"pause {member.name}")
             member.pause()
 
     async def resume(self, node: Node | str) -> None:
         """Resume a paused node, as SIGCONT does. Its timers are then overdue."""
         member = self._need(node)
         if member.tasks.paused:
-            self._note(f"resume {member.name}")
+            self._log_operation(f"resume {member.name}")
             member.resume()
 
     async def partition(self, node: Node | str, from_: Cut = "both") -> None:
@@ -78,7 +78,7 @@ class ClusterOperations(ClusterMembers):
         member = self._member(node)
         if from_ not in get_args(Cut):
             raise OptionError("from_", from_, f"one of {', '.join(map(repr, get_args(Cut)))}")
-        self._note(f"partition {member.name} from {from_}")
+        self._log_operation(f"partition {member.name} from {from_}")
         if from_ != "coordinator":
             member.store_link.cut = True
         if from_ != "store":
@@ -87,7 +87,7 @@ class ClusterOperations(ClusterMembers):
     async def heal(self, node: Node | str | None = None) -> None:
         """End the effects of `partition`, `store_fails` and `slow`, for one node or (None) for all."""
         members = list(self._members.values()) if node is None else [self._member(node)]
-        self._note(f"heal {'all' if node is None else members[0].name}")
+        self._log_operation(f"heal {'all' if node is None else members[0].name}")
         self._faults.clear(None if node is None else members[0].name)
         for member in members:
             self._heal(member)
@@ -95,7 +95,7 @@ class ClusterOperations(ClusterMembers):
     async def skew(self, node: Node | str, by: Duration) -> None:
         """Set a node's wall clock ahead of the right time, or behind ("-30s"); "0s" corrects it."""
         member = self._member(node)
-        self._note(f"skew {member.name} by {by}")
+        self._log_operation(f"skew {member.name} by {by}")
         member.clock.ahead_us = round(to_seconds(by, "by", negative=True) * 1_000_000)
 
     async def store_fails(
@@ -117,7 +117,7 @@ class ClusterOperations(ClusterMembers):
         """
         name = None if node is None else self._member(node).name
         self._faults.add(verb, how, times=times, node=name, by=by)
-        self._note(f"{verb} of {name or 'all'} fails {times or 'many'} time(s): {how}")
+        self._log_operation(f"{verb} of {name or 'all'} fails {times or 'many'} time(s): {how}")
 
     async def slow(self, verb: str, by: Duration, *, node: Node | str | None = None) -> None:
         """Delay each answer to a verb by this time until `heal`, for one node or (None) for all."""

@@ -17,9 +17,9 @@ from peerjob.node.work.outcomes import Outbox
 from peerjob.store.kv.format.keys import Keys
 
 from .clocks import ClusterClock
+from .cluster_node import ClusterNode
 from .connections import SharedData
 from .journal import EventJournal
-from .member import Member
 from .node_tasks import belongs_to, role_of
 
 POLLS = frozenset({"lease", "election", "reaper", "claim loop", "hints", "cron", "waiters", "watchers", "retention"})
@@ -45,7 +45,7 @@ class TimeJumps:
         clock: ClusterClock,
         data: SharedData,
         journal: EventJournal,
-        members: Callable[[], Iterable[Member]],
+        members: Callable[[], Iterable[ClusterNode]],
         is_disturbed: Callable[[], bool],
         keys: Keys,
         ttl_us: int,
@@ -65,17 +65,17 @@ class TimeJumps:
         self.skipped = 0.0
         """Total of the skipped seconds."""
 
-    def note_disturbance(self) -> None:
+    def remember_disturbance(self) -> None:
         """Allow no jump until the cluster had time to recover from a fault."""
         self._quiet_until = self._clock.steady + self._quiet
 
     def jump_if_idle(self) -> bool:
         """Jump if the cluster only polls, and return whether time jumped. Call it while the loop is at rest."""
         clock = self._clock
-        if clock.steady < self._quiet_until or (room := clock.room(_is_poll)) < MIN_JUMP:
+        if clock.steady < self._quiet_until or (idle := clock.idle_seconds(_is_poll)) < MIN_JUMP:
             return False
         if self._is_disturbed():
-            self.note_disturbance()
+            self.remember_disturbance()
             return False
         members = [member for member in self._members() if member.lives]
         if not all(member.is_at_rest for member in members):
@@ -83,14 +83,14 @@ class TimeJumps:
         claimed = {kind for member in members for kind in member.claims}
         if claimed and self._is_ready(claimed):
             return False
-        seconds = min(room, self._until_due(claims=bool(claimed)))
+        seconds = min(idle, self._until_due(claims=bool(claimed)))
         leader = next((member for member in members if member.is_leader), None)
         if not MIN_JUMP <= seconds < float("inf") or leader is None:
             return False
         self._jump(seconds, members, leader)
         return True
 
-    def _jump(self, seconds: float, members: list[Member], leader: Member) -> None:
+    def _jump(self, seconds: float, members: list[ClusterNode], leader: ClusterNode) -> None:
         self.count += 1
         self.skipped += seconds
         self._data.postpone(self._ttl_us, round(seconds * 1_000_000))

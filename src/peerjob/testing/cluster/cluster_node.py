@@ -28,7 +28,7 @@ RETRY_FOR = 30.0
 """Seconds for which a node that is cut off retries a store call. A store on the network uses the same period."""
 
 
-class Member:
+class ClusterNode:
     """One start of a node, from the start of its process to the end."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Member:
         latency: float,
         faults: Faults,
         journal: EventJournal,
-        make: Callable[[Member], Node],
+        make: Callable[[ClusterNode], Node],
     ) -> None:
         self.name = name
         self.starting = True
@@ -79,7 +79,7 @@ class Member:
         )
         return self._faults.over_elections(elections, URL, self.name, self._gate)
 
-    def inherit_faults(self, before: Member) -> None:
+    def inherit_faults(self, before: ClusterNode) -> None:
         """Take the clock error and the cut links of an earlier start on the same machine."""
         self.clock.ahead_us = before.clock.ahead_us
         self.store_link.cut = before.store_link.cut

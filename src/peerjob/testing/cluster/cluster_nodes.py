@@ -23,10 +23,10 @@ from peerjob.testing.helpers import ClusterOptions
 
 from .assertions import Assertions
 from .clocks import ClusterClock
+from .cluster_node import ClusterNode
 from .connections import SharedData
 from .faults import Faults
 from .journal import EventJournal
-from .member import Member
 from .node_tasks import TaskSorter
 from .time_jumps import TimeJumps
 
@@ -67,14 +67,14 @@ class ClusterMembers(Assertions):
         self._latency = to_seconds(latency, "latency")
         self._jumps_allowed = jumps
         self._data = SharedData()
-        self._members: dict[str, Member] = {}
+        self._members: dict[str, ClusterNode] = {}
         self._starts = 0
         self._entered = False
         self._task_sorter: TaskSorter
         self.clock = ClusterClock(moment_of(start), seed)
         """The cluster's clock, which has no error. The clocks of the nodes follow the cluster's clock."""
         self._journal = EventJournal(self._data, NAMESPACE, self.clock)
-        self._faults = Faults(self._journal.note)
+        self._faults = Faults(self._journal.log)
         self._time_jumps = TimeJumps(
             clock=self.clock,
             data=self._data,
@@ -103,7 +103,7 @@ class ClusterMembers(Assertions):
         for member in self._members.values():
             # the wall clock moves again after the start of all nodes: let each node check which schedules are due
             member.poll(claim=False)
-        self._time_jumps.note_disturbance()
+        self._time_jumps.remember_disturbance()
         if self._jumps_allowed:
             self.clock.before_rest = self._time_jumps.jump_if_idle
         return self
@@ -120,12 +120,12 @@ class ClusterMembers(Assertions):
             await self._run(self._start(self._new_member(name)))
         if not await self.clock.until(self._is_led, MAX_BOOT):
             self._fail(f"no node leads {format_seconds(MAX_BOOT)} after the start")
-        self._journal.note(f"{len(self._names)} node(s) run, {self.leader.name} leads")
+        self._journal.log(f"{len(self._names)} node(s) run, {self.leader.name} leads")
 
-    def _new_member(self, name: str) -> Member:
+    def _new_member(self, name: str) -> ClusterNode:
         self._starts += 1
         before = self._members.get(name)
-        member = self._members[name] = Member(
+        member = self._members[name] = ClusterNode(
             name,
             task_sorter=self._task_sorter,
             driver=self.clock,
@@ -142,13 +142,13 @@ class ClusterMembers(Assertions):
             member.inherit_faults(before)
         return member
 
-    async def _start(self, member: Member) -> None:
+    async def _start(self, member: ClusterNode) -> None:
         try:
             await self._run_on(member, member.node.start())
         finally:
             member.starting = False
 
-    def _make(self, member: Member) -> Node:
+    def _make(self, member: ClusterNode) -> Node:
         options = self._options.copy()
         options["lifespan"] = self._lifespan(member)
         return Node(
@@ -163,7 +163,7 @@ class ClusterMembers(Assertions):
             **options,
         )
 
-    def _lifespan(self, member: Member) -> Lifespan:
+    def _lifespan(self, member: ClusterNode) -> Lifespan:
         @contextlib.asynccontextmanager
         async def lifespan(node: Node) -> AsyncGenerator[None]:
             member.watch_bodies()
@@ -221,11 +221,11 @@ class ClusterMembers(Assertions):
     def _is_disturbed(self) -> bool:
         return self._faults.planned or any(member.is_disturbed for member in self._members.values() if member.lives)
 
-    def _note(self, text: str) -> None:
+    def _log_operation(self, text: str) -> None:
         """Record a fault. Time jumps stay off until the cluster has had time to recover."""
         self.clock.check()
-        self._journal.note(text)
-        self._time_jumps.note_disturbance()
+        self._journal.log(text)
+        self._time_jumps.remember_disturbance()
 
     @property
     def faults(self) -> Faults:
@@ -237,7 +237,7 @@ class ClusterMembers(Assertions):
     async def _run(self, work: Coroutine[Any, Any, T], limit: Duration = "1h") -> T:
         return await self.clock.run(work, limit)
 
-    async def _run_on(self, member: Member, work: Coroutine[Any, Any, T]) -> T:
+    async def _run_on(self, member: ClusterNode, work: Coroutine[Any, Any, T]) -> T:
         """Await work as a task of a node; raises NodeStoppedError if the node is killed before the work ends."""
         task = self._task_sorter.start(member.tasks, work)
         try:
@@ -251,7 +251,7 @@ class ClusterMembers(Assertions):
             raise NodeStoppedError(f"node {member.name!r} was killed before it answered; it may have done the work")
         return await task
 
-    def _member(self, node: Node | str) -> Member:
+    def _member(self, node: Node | str) -> ClusterNode:
         name = node.name if isinstance(node, Node) else cast(Any, node)
         if not isinstance(name, str):
             raise OptionError("node", node, "a Node, or the name of one")
@@ -261,13 +261,13 @@ class ClusterMembers(Assertions):
             raise NodeStateError(f"no node is called {name!r}; there are {there}")
         return member
 
-    def _need(self, node: Node | str) -> Member:
+    def _need(self, node: Node | str) -> ClusterNode:
         member = self._member(node)
         if not member.lives:
             raise NodeStateError(f"node {member.name!r} {'still starts' if member.starts else 'does not run'}")
         return member
 
-    def _heal(self, member: Member) -> None:
+    def _heal(self, member: ClusterNode) -> None:
         for link in (member.store_link, member.coordinator_link):
             if link.cut:
                 link.heal()
