@@ -189,7 +189,7 @@ class CronRole(BackgroundRole):
         """Send the fires in one call. After the call, even after an error, each schedule is in the timetable again."""
         open, wait_us = set(planned), BACKOFF_US
         try:
-            await self._settle(timetable, planned, open, term)
+            await self._send_fires(timetable, planned, open, term)
         except StoreRefusedError as error:
             if len(planned) == 1:
                 wait_us = LONG_BACKOFF_US
@@ -238,7 +238,7 @@ class CronRole(BackgroundRole):
             self._logged_unusable[entry.row.name] = entry.row.revision
             logger.error("schedule %r is unusable and does not fire: %s", entry.row.name, error)
 
-    async def _settle(
+    async def _send_fires(
         self, timetable: Timetable, planned: dict[TimetableEntry, Fire], open: set[TimetableEntry], term: Term
     ) -> None:
         """Send the fires. Remove from `open` each schedule that was put back into the timetable."""

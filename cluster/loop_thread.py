@@ -64,7 +64,7 @@ class LastingExecutor(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future: Future[T] = Future()
-        call = functools.partial(_settle, future, functools.partial(fn, *args, **kwargs))
+        call = functools.partial(_resolve, future, functools.partial(fn, *args, **kwargs))
         self._calls.put(call)
         if not self._idle_threads.acquire(blocking=False) and self._started < self._most:
             try:
@@ -100,7 +100,7 @@ class LastingExecutor(ThreadPoolExecutor):
                 call()
 
 
-def _settle(future: Future[T], work: Callable[[], T]) -> None:
+def _resolve(future: Future[T], work: Callable[[], T]) -> None:
     if not future.set_running_or_notify_cancel():
         return
     try:

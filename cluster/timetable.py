@@ -79,13 +79,13 @@ class Timetable:
     def enter(self, entry: TimetableEntry, not_before_us: int = 0) -> None:
         """Order a schedule by its next time, or by `not_before_us` if that is later.
 
-        A schedule that is paused, has no next time, or is not current gets no place.
+        A schedule that is paused, has no next time, or is not current is in no order.
         """
         if entry.row.paused or entry.next_us is None or not self.holds(entry):
             return
         heapq.heappush(self._order, (max(entry.next_us, not_before_us), next(self._numbers), entry))
         if len(self._order) > 2 * len(self._entries) + 100:
-            self._order = [place for place in self._order if self.holds(place[2])]
+            self._order = [item for item in self._order if self.holds(item[2])]
             heapq.heapify(self._order)
 
     def look(self, now_us: int) -> None:

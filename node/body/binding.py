@@ -12,8 +12,8 @@ from peerjob.handles.blocking import BlockingInstance
 from peerjob.handles.context import Context
 from peerjob.model.codec import decode_value, has_secret
 from peerjob.model.descriptor import described
+from peerjob.model.direct_call import injected_value
 from peerjob.model.errors import ArgumentError, DecodeError, OptionError
-from peerjob.model.in_place import injected_value
 from peerjob.model.injected import INJECTED, Resource
 from peerjob.model.job import Job
 from peerjob.model.references import import_path, misnamed_script

@@ -162,10 +162,10 @@ class CallParameters:
 
     def _placed(self, args: tuple[Any, ...] | list[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
         """Match positional arguments to parameters. A "?" is a placeholder if the call is valid with it, else text."""
-        placed = self.signature.place(args)
+        placed = self.signature.align(args)
         problems = self.signature.misfits(placed, kwargs)
         if problems and TEXT_PLACEHOLDER in [one for one in args if type(one) is str]:
-            as_text = self.signature.place(args, text_placeholders=False)
+            as_text = self.signature.align(args, text_placeholders=False)
             if not self.signature.misfits(as_text, kwargs):
                 return as_text, []
         return placed, problems

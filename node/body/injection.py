@@ -20,8 +20,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from typing import Any
 
 from peerjob.handles.context import Context
+from peerjob.model.direct_call import injected_value
 from peerjob.model.errors import NodeStateError, OptionError
-from peerjob.model.in_place import injected_value
 from peerjob.model.injected import Resource
 from peerjob.model.signature import Parameter, analyse
 

@@ -41,7 +41,7 @@ class FreeSpace:
         """Ask the member in use how much of its quota is used."""
         # A user without the right to read the status learns that etcd is full from a refused write.
         with contextlib.suppress(StoreCredentialsError, StorePermissionError):
-            self._note(await self._client.call("status", etcd.StatusRequest()))
+            self._remember(await self._client.call("status", etcd.StatusRequest()))
         self._checked = self._clock.elapsed()
 
     async def _follow(self) -> None:
@@ -55,7 +55,7 @@ class FreeSpace:
         finally:
             self._task = None
 
-    def _note(self, status: Any) -> None:
+    def _remember(self, status: Any) -> None:
         address = self._client.address
         # etcd 3.5 does not report a quota (dbSizeQuota is 0), so the quota of the URL or the default is used.
         quota = status.dbSizeQuota or address.quota or DEFAULT_QUOTA

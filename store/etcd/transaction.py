@@ -35,9 +35,9 @@ class AtomicRequest:
         for step in (*steps, also):
             compares.update(dict.fromkeys(map(wire.compare, step.compares)))
         branches, along = [*map(_branch, steps)], _branch(also)
-        room = MAX_OPERATIONS - max(len(compares), len(steps) + 1)
-        self.fits = max(map(len, [along, *branches])) <= room
-        self._groups = _grouped(branches, room)
+        operations_left = MAX_OPERATIONS - max(len(compares), len(steps) + 1)
+        self.fits = max(map(len, [along, *branches])) <= operations_left
+        self._groups = _grouped(branches, operations_left)
         nested = (wire.nested(chain.from_iterable(branches[start:end])) for start, end in self._groups)
         self.data = b"".join([*compares, *nested, wire.nested(along)])
 
@@ -54,12 +54,12 @@ class AtomicRequest:
         return Applied(reply.header.revision, answers, _answers(self._also, reply.responses[-1].response_txn))
 
 
-def _grouped(branches: Sequence[Sequence[bytes]], room: int) -> list[tuple[int, int]]:
-    """Group branches, in order, into as few nested transactions as possible; each has at most `room` operations."""
+def _grouped(branches: Sequence[Sequence[bytes]], operations_left: int) -> list[tuple[int, int]]:
+    """Group branches, in order, into as few nested transactions as possible, each of at most `operations_left`."""
     groups: list[tuple[int, int]] = []
     start = size = 0
     for at, branch in enumerate(branches):
-        if size + len(branch) > room and at > start:
+        if size + len(branch) > operations_left and at > start:
             groups.append((start, at))
             start, size = at, 0
         size += len(branch)

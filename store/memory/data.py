@@ -91,15 +91,15 @@ class SortedKeys:
         """How many keys are in [start, end)."""
         if not len(self):
             return 0
-        self._settle()
+        self._merge_pending()
         return self._sorted.bisect_left(end) - self._sorted.bisect_left(start)
 
     def between(self, start: str, end: str, *, reverse: bool = False) -> Iterator[str]:
         """The keys in [start, end); the set must not change during the iteration."""
-        self._settle()
+        self._merge_pending()
         return self._sorted.irange(start, end, (True, False), reverse)
 
-    def _settle(self) -> None:
+    def _merge_pending(self) -> None:
         if self._removed:
             if len(self._removed) * 8 > len(self._sorted):
                 self._sorted = _sorted_keys(key for key in self._sorted if key not in self._removed)

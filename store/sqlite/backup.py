@@ -15,7 +15,7 @@ from peerjob.store.url import redact, scheme_of
 from .address import parse_address
 from .errors import translated
 from .file import StoreFile
-from .place import real_path
+from .location import real_path
 from .rights import create_file
 
 

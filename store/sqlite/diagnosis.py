@@ -10,13 +10,13 @@ from pathlib import Path
 from peerjob.model.findings import Finding, Severity
 
 from .address import parse_address
-from .place import check_mount, check_place, real_path
+from .location import check_location, check_mount, real_path
 from .rights import log_paths
 from .session import reserve_of
 from .write_lock import WriteLock, described, is_stopped, lock_path
 
 _PATIENCE = 1.0
-"""Seconds for which the turn to write may be taken before that is a finding; a write takes some milliseconds."""
+"""Seconds for which the write lock may be taken before that is a finding; a write takes some milliseconds."""
 _PAUSE = 0.01
 
 
@@ -26,7 +26,7 @@ def diagnose_sqlite(url: str) -> list[Finding]:
     check_mount(address.path)
     # the lock file is beside the real file
     path = real_path(address.path)
-    check_place(path)
+    check_location(path)
     kept = "each write waits for the disk" if address.sync == "full" else "a power cut can lose the last writes"
     findings = [Finding("file", Severity.OK, f"{path}, {_size(path)}; sync={address.sync}: {kept}")]
     findings.append(_space(path))

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from peerjob.model.errors import LayoutError, OptionError, PeerjobError, StoreError, StoreUnavailableError
 
 from .errors import code_of, is_busy, translated
-from .place import check_place
+from .location import check_location
 from .rights import create_file, share_log
 from .write_lock import user_of_another_file
 
@@ -20,8 +20,8 @@ APPLICATION = 0x706A6F62
 TABLES = 1
 """The version of the tables that this release writes, as SQLite's user version."""
 BUSY = 2.0
-"""Seconds for which SQLite itself waits for a lock. Our processes take turns, so they wait here only while one opens or
-closes the file."""
+"""Seconds for which SQLite itself waits for a lock. Our processes take the write lock first, so they wait here only
+while a process opens or closes the file."""
 _PAUSE = 0.02
 SCHEMA = (
     """CREATE TABLE kv (key TEXT PRIMARY KEY, value BLOB NOT NULL, mod INTEGER NOT NULL, lease INTEGER NOT NULL)
@@ -48,7 +48,7 @@ class StoreFile:
         self.path = path
         self._folder = path.parent
         self._url = url
-        check_place(path)
+        check_location(path)
         self._check_users()
         self.connection = _connect(path, url)
         try:

@@ -19,7 +19,7 @@ _NETWORK = frozenset(
 _REAL_FILE = "a path in a folder that exists"
 
 
-def check_place(path: Path) -> None:
+def check_location(path: Path) -> None:
     """Raise OptionError if the file cannot be there."""
     folder = path.parent
     check_mount(path)

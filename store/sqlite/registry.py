@@ -12,7 +12,7 @@ from pathlib import Path
 
 from peerjob.model.clock import Clock
 
-from .place import check_mount, real_path
+from .location import check_mount, real_path
 from .thread import FileThread
 
 

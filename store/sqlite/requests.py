@@ -15,8 +15,8 @@ from .transaction import Transaction
 T = TypeVar("T")
 Work = Callable[[Transaction, Leases], T]
 
-TURN_TIMEOUT = 5.0
-"""Seconds that a write waits for its turn while another process writes."""
+WRITE_LOCK_TIMEOUT = 5.0
+"""Seconds that a write waits for the write lock while another process writes."""
 
 
 @dataclass(eq=False, slots=True)
@@ -29,7 +29,7 @@ class Request:
     durable: bool
     """Whether the answer must wait for the disk."""
     until: float
-    """The monotonic time until which a write waits for its turn."""
+    """The monotonic time until which a write waits for the write lock."""
     outcome: Any = None
     error: BaseException | None = None
 
@@ -41,7 +41,7 @@ class Request:
 def request_of(work: Work[Any], *, writes: bool, durable: bool) -> Request:
     """A request whose future belongs to the running event loop."""
     future = asyncio.get_running_loop().create_future()
-    return Request(work, future, writes, durable, time.monotonic() + TURN_TIMEOUT)
+    return Request(work, future, writes, durable, time.monotonic() + WRITE_LOCK_TIMEOUT)
 
 
 def deliver(requests: Iterable[Request]) -> None:

@@ -105,7 +105,7 @@ class Session:
             self._run("ROLLBACK")
 
     def write(self, requests: Sequence[Request], watches: Sequence[SqliteWatch]) -> None:
-        """Apply writes in one transaction of SQLite, while this process has the turn.
+        """Apply writes in one transaction of SQLite, while this process has the write lock.
 
         Raises sqlite3.Error or PeerjobError if nothing was written.
         """
@@ -165,7 +165,7 @@ class Session:
     # -- watches --------------------------------------------------------------------------------------------------
 
     def register(self, watches: Sequence[SqliteWatch]) -> None:
-        """Write which keys this process watches, so that others ring its bell; needs the turn to write."""
+        """Write which keys this process watches, so that others ring its bell; needs the write lock."""
         name = self._bells.name
         self._run("BEGIN IMMEDIATE")
         try:
@@ -204,7 +204,7 @@ class Session:
             self._forget(gone)
 
     def _forget(self, gone: Sequence[str]) -> None:
-        """Remove the registrations of processes that have ended; needs the turn to write."""
+        """Remove the registrations of processes that have ended; needs the write lock."""
         self._peers = [peer for peer in self._peers if peer[0] not in gone]
         for name in gone:
             self._run("DELETE FROM watch WHERE socket = ?", (name,))
@@ -242,7 +242,7 @@ class Session:
         self.check_space()
 
     def check_space(self) -> None:
-        """Note whether new instances must be refused."""
+        """Remember whether new instances must be refused."""
         free, size = self._file.free_bytes()
         # the next checkpoint may let the file grow by all that is in the log
         self.full = free - (self._changes - self._copied) * PAGE < reserve_of(size)

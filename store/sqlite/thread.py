@@ -1,6 +1,6 @@
 """The thread that owns a file: it answers the requests that came together with one transaction of SQLite.
 
-Reads need no turn to write, so they are answered first, and also while the thread waits for its turn.
+Reads need no write lock, so they are answered first, and also while the thread waits for the write lock.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TICK = 1.0
 _MOST = 32
 """Most requests in one transaction of SQLite, so that peers wait for some milliseconds only."""
 _FIRST_PAUSE, _MAX_PAUSE = 0.0001, 0.002
-"""Seconds between two looks whether the turn to write is free."""
+"""Seconds between two looks whether the write lock is free."""
 _IDLE_PAUSE = 0.01
 
 
@@ -238,8 +238,8 @@ class FileThread:
             deliver(reads)
 
     def _write(self, session: Session) -> None:
-        """Apply the writes that wait, as far as this process gets its turn."""
-        if not self._take_turn(session):
+        """Apply the writes that wait, as far as this process gets the write lock."""
+        if not self._take_write_lock(session):
             return
         writes = _taken(self._writes)
         try:
@@ -259,7 +259,7 @@ class FileThread:
                 for request in writes:
                     request.error = failed
         except (sqlite3.Error, OSError) as error:
-            _LOGGER.warning("cannot note the watches of %s: %s", self._url, error)
+            _LOGGER.warning("cannot write the watches of %s: %s", self._url, error)
             self._must_register = True
             fail(writes, StoreUnavailableError(self._url, str(error)))
             writes = []
@@ -279,8 +279,8 @@ class FileThread:
             return error
         return None
 
-    def _take_turn(self, session: Session) -> bool:
-        """Wait for the turn to write; False if nothing is left that needs it, or if the thread must park."""
+    def _take_write_lock(self, session: Session) -> bool:
+        """Wait for the write lock; False if nothing is left that needs it, or if the thread must park."""
         pause = _FIRST_PAUSE
         while not session.lock.take():
             now = time.monotonic()

@@ -17,7 +17,7 @@ class SqliteWatch(LocalWatch):
         self._on_close = on_close
 
     def tell_all(self, puts: Mapping[str, bytes]) -> None:
-        """Note keys that were put; called from the thread of the file."""
+        """Remember keys that were put; called from the thread of the file."""
         for key, value in puts.items():
             self.tell(key, value)
 

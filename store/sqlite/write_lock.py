@@ -1,4 +1,4 @@
-"""The turn to write: a lock beside the file, which processes take before SQLite's own lock.
+"""The write lock: a lock beside the file, which processes take before SQLite's own lock.
 
 SQLite answers "busy" while another process writes, and does not say which. The kernel knows the holder of this lock,
 and frees the lock when the holder dies. A second lock marks the process that writes checkpoints.
@@ -22,7 +22,7 @@ from .rights import OWNER_ONLY, follow_file
 
 _FLOCK = struct.Struct("hhqqi4x")
 """`struct flock` of Linux on machines with 64 bits: type, whence, start, length, process id."""
-_TURN, _CHECKPOINTS = 0, 1
+_WRITE, _CHECKPOINTS = 0, 1
 _FILES = 16
 """The first of the bytes that stand for inodes."""
 _INODES = 1 << 61
@@ -38,12 +38,12 @@ class WriteLock:
         follow_file(lock_path(path), path)
 
     def take(self) -> bool:
-        """Take the turn to write; False if another process has it."""
-        return self._lock(_TURN)
+        """Take the write lock; False if another process has it."""
+        return self._lock(_WRITE)
 
     def give(self) -> None:
-        """Give the turn to write back."""
-        fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, _TURN)
+        """Give the write lock back."""
+        fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, _WRITE)
 
     def lead(self) -> bool:
         """Whether this process writes checkpoints; once it does, it does until it ends."""
@@ -54,8 +54,8 @@ class WriteLock:
         fcntl.lockf(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, _byte_of(inode))
 
     def holder(self) -> int | None:
-        """The process that has the turn to write; None if there is none, or if this process cannot see it."""
-        return _holder(self._fd, _TURN, 1) or None
+        """The process that has the write lock; None if there is none, or if this process cannot see it."""
+        return _holder(self._fd, _WRITE, 1) or None
 
     def close(self) -> None:
         """Close the file; idempotent, because the number can belong to another file by the second call."""
@@ -119,7 +119,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def described(pid: int | None) -> str:
-    """A sentence about the process that has the turn to write."""
+    """A sentence about the process that has the write lock."""
     if pid is None:
         return "another process is inside a write"
     if is_stopped(pid):

@@ -204,7 +204,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
     from peerjob.remote.server import calls, grpc_server, server
     from peerjob.remote.wire import requests
     from peerjob.store.sqlite import driver
-    from peerjob.store.sqlite.requests import TURN_TIMEOUT
+    from peerjob.store.sqlite.requests import WRITE_LOCK_TIMEOUT
     from peerjob.transfer import importing, lines
     from peerjob.web import cluster as web_cluster
     from peerjob.web import feeds, filters, forms, lookups, security, signin, steps, values, viewers
@@ -257,7 +257,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "line of an export": lines.MAX_LINE,
         "instances that an import refused": importing.MAX_REFUSED,
         "arguments or result of an instance on SQLite": driver.MAX_PAYLOAD,
-        "wait for the turn to write a SQLite file": TURN_TIMEOUT,
+        "wait for the turn to write a SQLite file": WRITE_LOCK_TIMEOUT,
         "published parameters and options of a kind": descriptor.MAX_BODY,
         "published JSON schema of a kind": schema.MAX_SCHEMA,
         "published builds of a kind": MAX_DESCRIPTORS,

@@ -92,7 +92,7 @@ async def test_no_kill_loses_an_acknowledged_write_or_damages_the_file(
 async def test_a_stopped_writer_is_named_and_readers_go_on(
     kv: SqliteKeyValue, processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "TURN_TIMEOUT", 0.3)
+    monkeypatch.setattr(requests, "WRITE_LOCK_TIMEOUT", 0.3)
     holder = processes.start("hold")
     await holder.line("holds")
     holder.pause()

@@ -11,7 +11,7 @@ FOLDER = "a b ü/peerjob"
 TESTS = (
     "tests/unit/django",
     "tests/unit/deploy/test_workflows.py",
-    "tests/unit/store/test_sqlite_place.py",
+    "tests/unit/store/test_sqlite_location.py",
     "tests/unit/node/test_executor.py",
     "tests/unit/node/test_processes.py",
     "tests/unit/test_docs.py",

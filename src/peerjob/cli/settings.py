@@ -22,7 +22,7 @@ Exclusive = tuple[tuple[set[str], set[str]], ...]
 """Pairs of ways to give the same value. A value given in one way removes weaker values given in the other way."""
 PREFIX = "PEERJOB_"
 SOURCES = ("DEFAULT", "DEFAULT_MAP", "ENVIRONMENT", "COMMANDLINE")
-"""The places from which typer takes the values of options, the weakest first."""
+"""The sources from which typer takes the values of options, the weakest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def _option(name: str, row: Setting, *, environment: bool, hidden: str | None) -
 
 
 def options_of(function: Callable[..., Any], *, environment: bool) -> list[inspect.Parameter]:
-    """The parameters of a function after the first one, with the options of a table in place of the table."""
+    """The parameters of a function after the first one, with the options of a table instead of the table."""
     parameters: list[inspect.Parameter] = []
     for parameter in _parameters(function):
         options = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]

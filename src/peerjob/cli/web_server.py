@@ -169,10 +169,10 @@ class _ConnectionLimits:
         self._log = LimitLog(logger, clock)
 
     def take(self, address: str) -> str | None:
-        """A place for a connection, which is given back by its name; None if there is none for this address."""
+        """A permit for a connection, which is given back by its name; None if there is none for this address."""
         # there is no limit of all here: uvicorn answers requests above it with 503
         caller = "" if self._proxies.trusts(address) else network_of(address)
-        if caller and not self._shares.has_room(caller):
+        if caller and not self._shares.admits(caller):
             self._log.warn(
                 "address",
                 "the dashboard closes a connection from %s: one address may have %d of %d; if it is a proxy, trust it",
@@ -194,7 +194,7 @@ class _HttpProtocol(H11Protocol):
     """Closes connections whose request does not arrive, so that they do not keep others out."""
 
     limits: _ConnectionLimits
-    _place: str | None = None
+    _permit: str | None = None
     _timer: asyncio.TimerHandle | None = None
     _received = _slow = 0
     """The bytes of this connection, and how many of them came while it stayed only because they did."""
@@ -203,8 +203,8 @@ class _HttpProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._place = self.limits.take(str((transport.get_extra_info("peername") or ("",))[0]))
-        if self._place is None:
+        self._permit = self.limits.take(str((transport.get_extra_info("peername") or ("",))[0]))
+        if self._permit is None:
             transport.abort()
         else:
             self._look(None)
@@ -212,9 +212,9 @@ class _HttpProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._place is not None:
-            self.limits.give_back(self._place)
-            self._place = None
+        if self._permit is not None:
+            self.limits.give_back(self._permit)
+            self._permit = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

@@ -126,14 +126,14 @@ class _TaskRun:
         self.arguments = (TaskContext(task_result=self.result), *args) if task.takes_context else args
 
     def ended(self, value: Any) -> Any:
-        """Note the return value, and return the value to store; raises as `as_json` does."""
+        """Keep the return value, and return the value to store; raises as `as_json` does."""
         finished = isinstance(value, FinishedResult)
         plain = as_json(value.result if finished else value)
         self._end(TaskResultStatus.SUCCESSFUL, _return_value=plain)
         return FinishedResult(plain) if finished else plain
 
     def failed(self, error: BaseException) -> bool:
-        """Note an error; False if it only ends this run: the run was told to end, or put itself off."""
+        """Keep an error; False if it only ends this run: the run was told to end, or put itself off."""
         if isinstance(error, asyncio.CancelledError | Snooze):
             return False
         path = f"{type(error).__module__}.{type(error).__qualname__}"

@@ -204,10 +204,10 @@ class Manager(Injectable, ABC):
     async def run_now(self, uuid: str | UUID, *, id: str | UUID | None = None) -> bool:
         """Make one delayed instance due at once, also one that snoozed or waits for a retry; False if it was due.
 
-        One that was due keeps its place in the queue. Attempts, priority, options and the history stay. `id` is the id
-        of the request, a UUIDv7 of about now: a repeated call with it has the same answer and changes nothing. Raises
-        UnknownInstanceError, NodeStateError if the instance runs, is final or waits for an earlier instance of its
-        schedule, and OptionError for another `id`.
+        An instance that was due keeps its position. Attempts, priority, options and the history stay. `id` is the
+        id of the request, a UUIDv7 of about now: a repeated call with it has the same answer and changes nothing.
+        Raises UnknownInstanceError, NodeStateError if the instance runs, is final or waits for an earlier instance of
+        its schedule, and OptionError for another `id`.
         """
 
     @abstractmethod

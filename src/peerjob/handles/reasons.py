@@ -99,8 +99,10 @@ def _why_waiting(observations: Observations) -> Iterator[str]:
         yield f"it is delayed: due {age(instance.due_at, observations.now)}, at {moment(instance.due_at)}"
     if (slot := observations.slot_of) is not None and slot.running != instance.id and instance.id in slot.waiting:
         waits = True
-        place = slot.waiting.index(instance.id)
-        others = f", nor are {_others(place)} before it" if place > 1 else ", nor is one before it" if place else ""
+        position = slot.waiting.index(instance.id)
+        others = (
+            f", nor are {_others(position)} before it" if position > 1 else ", nor is one before it" if position else ""
+        )
         yield f"it is parked: schedule {slot.name} runs one at a time, and {slot.running} is not final{others}"
     if not observations.nodes:
         yield "no node is live"
@@ -120,9 +122,11 @@ def _why_queued(observations: Observations) -> Iterator[str]:
     if closed := _closed(observations.instance.kind, observations.nodes):
         names += f"; {closed}"
     least = "" if observations.counted_all else "at least "
-    place = f"queued behind {least}{_others(observations.before)}" if observations.before else "the next in the queue"
+    position = (
+        f"queued behind {least}{_others(observations.before)}" if observations.before else "the next in the queue"
+    )
     if not free or observations.before:
-        yield (f"it is {place}: {workers - free} of the {workers} workers that run its kind are busy (on {names})")
+        yield (f"it is {position}: {workers - free} of the {workers} workers that run its kind are busy (on {names})")
     elif is_suspect(observations.instance.crashes, observations.instance.losses):
         deaths = observations.instance.crashes + observations.instance.losses
         yield f"nodes died {deaths} times while they ran it, so only a node that runs nothing else claims it"

@@ -14,7 +14,7 @@ from .manager import Manager
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """The place up to which a reader knows an instance. A stream that broke off continues from there."""
+    """The position up to which a reader knows an instance. A stream that broke off continues from there."""
 
     entries: int
     """Number of states, folded ones included."""

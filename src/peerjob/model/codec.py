@@ -231,7 +231,7 @@ def _check_hashed(values: Iterable[Any], stored: Iterable[Any], path: Path, role
         return
     seen: set[Any] = set()
     for index, (value, tagged) in enumerate(zip(values, stored, strict=True)):
-        place = (*path, value if role == "key" else index)
+        item_path = (*path, value if role == "key" else index)
         try:
             decoded = _decode(_encode(tagged))
             is_new = decoded not in seen
@@ -239,10 +239,10 @@ def _check_hashed(values: Iterable[Any], stored: Iterable[Any], path: Path, role
         except TypeError:
             stands = "a mapping of its fields" if stored_fields(value) is not None else "a value without a hash"
             raise EncodeError(
-                place, f"{_named(value)} cannot be {with_article(role)}: it is stored as {stands}"
+                item_path, f"{_named(value)} cannot be {with_article(role)}: it is stored as {stands}"
             ) from None
         if not is_new:
-            raise EncodeError(place, f"{_named(value)} is stored like another {role}, so one of them would be lost")
+            raise EncodeError(item_path, f"{_named(value)} is stored like another {role}, so one of them would be lost")
 
 
 def _leaf(code: int, as_text: Callable[[Any], str]) -> Callable[[Any, Path, int], Ext]:

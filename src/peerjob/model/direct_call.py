@@ -12,7 +12,7 @@ from .policy import FinishedResult
 from .signature import Parameter, analyse
 
 
-def call_in_place(executor: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def call_directly(executor: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call an executor like an ordinary function, and supply injected parameters from the running job.
 
     Outside of a job, a Context, Instance or Worker is detached. Raises NodeStateError for a node or a resource that was
@@ -40,17 +40,17 @@ def _call(executor: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
     signature = analyse(executor)
     if not signature.supplied:
         return executor(*args, **kwargs)
-    placements = [signature.place(args), signature.place(args, text_placeholders=False), list(args)]
-    placed = next((placement for placement in placements if not signature.misfits(placement, kwargs)), placements[-1])
+    alignments = [signature.align(args), signature.align(args, text_placeholders=False), list(args)]
+    aligned = next((alignment for alignment in alignments if not signature.misfits(alignment, kwargs)), alignments[-1])
 
     def supply(parameter: Parameter) -> Any:
-        return _in_place(parameter, args, kwargs)
+        return _detached(parameter, args, kwargs)
 
-    filled_args, filled_kwargs = signature.fill(placed, kwargs, supply)
+    filled_args, filled_kwargs = signature.fill(aligned, kwargs, supply)
     return executor(*filled_args, **filled_kwargs)
 
 
-def _in_place(parameter: Parameter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _detached(parameter: Parameter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if parameter.injected is None:
         raise NodeStateError(
             f"{parameter.name}: only a node makes {parameter.resource!r}; pass a value to a direct call"

@@ -14,8 +14,8 @@ import msgspec
 from typing_extensions import ParamSpec, TypeVar, Unpack
 
 from .callables import ExecutorHolder, mark_coroutine_function
+from .direct_call import call_directly
 from .errors import OptionError
-from .in_place import call_in_place
 from .json_text import to_json
 from .key_template import names_in
 from .limits import MAX_KIND, checked_text
@@ -95,7 +95,7 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
         """Call the function directly, like an ordinary function. peerjob supplies the injected parameters."""
         if self.executor is None:
             raise TypeError(f"job {self.kind!r} is a handle for work that runs elsewhere; it cannot be called here")
-        return cast(C_co, call_in_place(self.executor, args, kwargs))
+        return cast(C_co, call_directly(self.executor, args, kwargs))
 
     def __repr__(self) -> str:
         return f"<Job {self.kind!r}>"

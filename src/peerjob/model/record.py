@@ -194,7 +194,7 @@ class Action(StrEnum):
     SNOOZE = "snooze"
     """Return to Scheduled with a due time after `delay_us`. The attempt does not count."""
     HAND_BACK = "hand_back"
-    """Return to Scheduled with the same due time, so that the place in the queue stays. The attempt does not count."""
+    """Return to Scheduled with the same due time, which keeps the position in the queue. The attempt does not count."""
     RELEASE = "release"
     """The body of a cancelled instance has ended, so the store removes the owner entry and frees the key."""
     REPORT = "report"

@@ -14,7 +14,7 @@ class RunNow(StrEnum):
     DUE_NOW = "due now"
     """The instance was delayed. This call made it due."""
     WAS_DUE = "was due"
-    """The instance was due already, and keeps its place in the queue."""
+    """The instance was due already, and keeps its position in the queue."""
     PARKED = "parked"
     """The instance waits for the slot of its schedule, and is unchanged."""
 

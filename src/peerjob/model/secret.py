@@ -10,7 +10,7 @@ from typing import Annotated, Any, NewType
 import typing_extensions
 
 MASK = "***"
-"""The text that views show in place of a secret."""
+"""The text that views show instead of a secret."""
 
 
 class Secret:

@@ -1,4 +1,4 @@
-"""Limits for one caller of a service, so that it leaves room for the others."""
+"""Limits for one caller of a service, so that others can be served, too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOG_SECONDS = 60.0
 class Shares:
     """Counts what each caller holds of a limit of `most` in all, or of none. One caller may hold at most `share`.
 
-    The last `reserve` places are for admins.
+    The last `reserve` permits are for admins.
     """
 
     def __init__(self, most: float, share: int, reserve: int = 0) -> None:
@@ -25,8 +25,8 @@ class Shares:
         self._held: dict[str, int] = {}
         self.total = 0
 
-    def has_room(self, caller: str, *, admin: bool = False) -> bool:
-        """Whether a caller may take one place more."""
+    def admits(self, caller: str, *, admin: bool = False) -> bool:
+        """Whether a caller may take one permit more."""
         most = self._most if admin else self._most - self._reserve
         return self.total < most and self.has_share(caller)
 
@@ -36,7 +36,7 @@ class Shares:
 
     @contextlib.contextmanager
     def taken(self, caller: str) -> Generator[None]:
-        """Take a place until the `with` block ends."""
+        """Take a permit until the `with` block ends."""
         self.take(caller)
         try:
             yield

@@ -68,7 +68,7 @@ class Signature:
         """The annotation of the result. EMPTY if there is none, and for `-> None`, which describes no value."""
         self.is_generator = has_code(executor, inspect.isgeneratorfunction)
         self.is_async_generator = has_code(executor, inspect.isasyncgenfunction)
-        self._places_supplied = any(parameter.supplied for parameter in self.positional)
+        self._supplies_positional = any(parameter.supplied for parameter in self.positional)
         # a supplied positional-only parameter forces all parameters before that parameter to be passed by position too
         self._reach = max(
             (
@@ -78,7 +78,7 @@ class Signature:
             ),
             default=0,
         )
-        self._places: dict[int, tuple[list[tuple[int, Parameter]], list[Parameter]]] = {}
+        self._positions: dict[int, tuple[list[tuple[int, Parameter]], list[Parameter]]] = {}
 
     @functools.cached_property
     def hash(self) -> str:
@@ -90,42 +90,42 @@ class Signature:
         ]
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
 
-    def place(self, args: Sequence[Any], *, text_placeholders: bool = True) -> list[Any]:
+    def align(self, args: Sequence[Any], *, text_placeholders: bool = True) -> list[Any]:
         """Assign positional arguments to the parameters, with INJECTED for parameters that the node supplies.
 
         For such a parameter the caller may pass a placeholder ("?" too with `text_placeholders`), a value of its class,
         or nothing.
         """
-        if not self._places_supplied:
+        if not self._supplies_positional:
             return list(args)
-        placed: list[Any] = []
+        aligned: list[Any] = []
         taken = 0
         for parameter in self.positional:
             if taken == len(args):
                 break
             value = args[taken]
             if not parameter.supplied:
-                placed.append(value)
+                aligned.append(value)
                 taken += 1
             elif is_placeholder(value, text=text_placeholders):
-                placed.append(INJECTED)
+                aligned.append(INJECTED)
                 taken += 1
             elif parameter.injected is not None and injectable_of(type(value)) == (parameter.injected, False):
-                placed.append(value)
+                aligned.append(value)
                 taken += 1
             else:
-                placed.append(INJECTED)
-        placed.extend(args[taken:])
-        return placed
+                aligned.append(INJECTED)
+        aligned.extend(args[taken:])
+        return aligned
 
-    def misfits(self, placed: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
+    def misfits(self, aligned: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
         """Describe the superfluous and the missing arguments, one sentence each."""
         problems: list[str] = []
-        if self.var_positional is None and len(placed) > len(self.positional):
+        if self.var_positional is None and len(aligned) > len(self.positional):
             takes = sum(not parameter.supplied for parameter in self.positional)
-            given = takes + len(placed) - len(self.positional)
+            given = takes + len(aligned) - len(self.positional)
             problems.append(f"takes at most {counted(takes, 'positional argument')}, {given} given")
-        given_by_position = {parameter.name for parameter in self.positional[: len(placed)]}
+        given_by_position = {parameter.name for parameter in self.positional[: len(aligned)]}
         for name in kwargs:
             if name not in self.by_name:
                 if self.var_keyword is None:
@@ -143,16 +143,16 @@ class Signature:
         return problems
 
     def fill(
-        self, placed: list[Any], kwargs: dict[str, Any], supply: Callable[[Parameter], Any]
+        self, aligned: list[Any], kwargs: dict[str, Any], supply: Callable[[Parameter], Any]
     ) -> tuple[list[Any], dict[str, Any]]:
         """Return the arguments of the call; `supply` gives the value of each parameter that is still open."""
         if not self.supplied:
-            return placed, kwargs
-        by_position, by_name = self._open_places(len(placed))
-        args = [*placed, *(EMPTY for _ in range(len(placed), self._reach))]
+            return aligned, kwargs
+        by_position, by_name = self._open_positions(len(aligned))
+        args = [*aligned, *(EMPTY for _ in range(len(aligned), self._reach))]
         filled = dict(kwargs)
         for index, parameter in by_position:
-            if index >= len(placed) or args[index] is INJECTED:
+            if index >= len(aligned) or args[index] is INJECTED:
                 value = filled.pop(parameter.name, INJECTED if parameter.supplied else parameter.default)
                 args[index] = supply(parameter) if parameter.supplied and is_placeholder(value) else value
         for parameter in by_name:
@@ -160,15 +160,15 @@ class Signature:
                 filled[parameter.name] = supply(parameter)
         return args, filled
 
-    def _open_places(self, count: int) -> tuple[list[tuple[int, Parameter]], list[Parameter]]:
-        """Return the parameters to fill by position and by name, for a call that has placed `count` arguments."""
-        if count not in self._places:
+    def _open_positions(self, count: int) -> tuple[list[tuple[int, Parameter]], list[Parameter]]:
+        """Return the parameters to fill by position and by name, for a call that has aligned `count` arguments."""
+        if count not in self._positions:
             reached = self.positional[: max(count, self._reach)]
-            self._places[count] = (
+            self._positions[count] = (
                 [(index, parameter) for index, parameter in enumerate(reached) if parameter.supplied or index >= count],
                 [parameter for parameter in self.supplied if parameter not in reached],
             )
-        return self._places[count]
+        return self._positions[count]
 
 
 def is_placeholder(value: Any, *, text: bool = True) -> bool:

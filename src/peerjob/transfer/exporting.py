@@ -117,16 +117,16 @@ def _moved_schedule(row: ScheduleRow) -> MovedSchedule:
 
 def _moved_instance(record: Record) -> MovedInstance:
     # the claim counted the run as an attempt, which the loss of its node takes back
-    lost = int(record.state is State.PROCESSING)
+    loss = int(record.state is State.PROCESSING)
     return MovedInstance(
         id=record.id,
         kind=record.kind,
         spec=record.spec,
         priority=record.priority,
         due_us=record.due_us,
-        attempts=record.attempts - lost,
+        attempts=record.attempts - loss,
         crashes=record.crashes,
-        losses=record.losses + lost,
+        losses=record.losses + loss,
         key=record.key,
         tags=record.tags,
         retention_us=record.retention_us,

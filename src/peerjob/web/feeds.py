@@ -44,7 +44,7 @@ class Explained:
     """Why an instance is in its state, and the parts of its page, shared by all views."""
 
     def __init__(self) -> None:
-        self.turn = asyncio.Lock()
+        self.lock = asyncio.Lock()
         self.reasons: list[str] = []
         self.at = float("-inf")
         self.state = ""

@@ -93,7 +93,7 @@ class SentForms(Generic[T]):
     def __init__(self) -> None:
         self._sent: OrderedDict[str, _SentForm[T]] = OrderedDict()
 
-    async def once(
+    async def answer(
         self,
         digest: str,
         clock: Clock,

@@ -45,7 +45,7 @@ class _LiveResponse(StreamingResponse):
         if not self._visit.has_live_view:
             await _too_many()(scope, receive, send)
             return
-        # a reader that takes no more bytes keeps its place no longer than the others
+        # a reader that takes no more bytes keeps its permit no longer than the others
         with self._visit.viewers.counted(self._visit.caller), contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LONGEST + HEARTBEAT):
                 await super().__call__(scope, receive, send)

@@ -133,7 +133,7 @@ async def _act(route: PageRoute, verb: str, visit: Visit, renderer: Renderer) ->
         # a repeat, in this process or another, gets an answer with the same forms
         visit = replace(visit, form_id=following_id(form_id_in(fields), digest))
     try:
-        done = await visit.sent.once(
+        done = await visit.sent.answer(
             digest,
             visit.manager.clock,
             lambda: _acted(route, visit),

@@ -83,7 +83,7 @@ class SignIn:
 
         async def show(request: Request) -> Response:
             if not session_in(request) and comes_from_another_site(request):
-                # a new session would take the place of the one whose cookie was not sent
+                # a new session would replace the one whose cookie was not sent
                 root = str(request.scope["peerjob.root"])
                 return HTMLResponse(renderer.text("bounce.html", link=f"{root}{safe_link(link_of(request, root))}"))
             if await self(request) is not None:

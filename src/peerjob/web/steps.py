@@ -21,8 +21,8 @@ from peerjob.model.state import State
 
 Verb = Literal["cancel", "retry", "clear"]
 
-Once = Callable[[Callable[[str], str]], Awaitable[str | None]]
-"""Gives the id of a step, as `Visit.once` does."""
+RepeatId = Callable[[Callable[[str], str]], Awaitable[str | None]]
+"""Gives the id of a step, as `Visit.repeat_id` does."""
 
 STEP = 500
 MAX_COUNTED = 10_000
@@ -64,7 +64,7 @@ async def count(manager: Manager, query: Query) -> tuple[int, bool]:
     return count, False
 
 
-async def step(manager: Manager, verb: Verb, query: Query, once: Once) -> StepResult:
+async def step(manager: Manager, verb: Verb, query: Query, repeat_id: RepeatId) -> StepResult:
     """Act on the next instances of a query that `matching` made, after its cursor if it has one."""
     page = await manager.lookup_instances(replace(query, limit=STEP))
     if not page:
@@ -76,7 +76,7 @@ async def step(manager: Manager, verb: Verb, query: Query, once: Once) -> StepRe
             same = [instance.id for instance in page if instance.created_at == first]
             more = page.cursor if len(same) == len(page) else None
             after = first if more else first + MILLISECOND if len(same) < len(page) else None
-            return StepResult(count=await act_on(manager, verb, same, once), after=after, cursor=more)
+            return StepResult(count=await act_on(manager, verb, same, repeat_id), after=after, cursor=more)
         end = first + MILLISECOND
     else:
         # the next page can begin within the millisecond in which this one ends
@@ -86,25 +86,25 @@ async def step(manager: Manager, verb: Verb, query: Query, once: Once) -> StepRe
         case "cancel":
             done = len(await manager.cancel_instances(window))
         case "retry":
-            id = await once(lambda given: derived_id(given, page[0].id))
+            id = await repeat_id(lambda given: derived_id(given, page[0].id))
             done = len(await manager.retry_instances(window, id=id))
         case "clear":
             done = await manager.clear_instances(Filter(after=window.after, before=window.before))
     return StepResult(count=done, after=end if page.cursor is not None else None)
 
 
-async def act_on(manager: Manager, verb: Verb, ids: Iterable[str], once: Once) -> int:
+async def act_on(manager: Manager, verb: Verb, ids: Iterable[str], repeat_id: RepeatId) -> int:
     """Cancel or retry single instances; those that are gone, or in another state, do not count."""
-    turns = asyncio.Semaphore(CONCURRENT)
+    concurrent = asyncio.Semaphore(CONCURRENT)
 
     async def act(id: str) -> bool:
-        async with turns:
+        async with concurrent:
             try:
                 if verb == "cancel":
                     return await manager.cancel_instance(id)
                 if not (await manager.lookup_instance(id)).state.is_final:
                     return False
-                given = await once(lambda given: derived_id(given, id))
+                given = await repeat_id(lambda given: derived_id(given, id))
                 await manager.retry_instance(id, id=None if given is None else derived_id(given, id))
             except UnknownInstanceError:
                 return False

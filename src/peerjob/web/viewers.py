@@ -20,20 +20,20 @@ class Viewers:
 
     def __init__(self) -> None:
         self._open = Shares(MAX_VIEWERS, MAX_VIEWERS_CALLER, RESERVED_VIEWERS)
-        self._turns = asyncio.Lock()
+        self._one_at_a_time = asyncio.Lock()
         self.closed = asyncio.Event()
 
-    def have_room(self, caller: str, *, admin: bool) -> bool:
+    def admits(self, caller: str, *, admin: bool) -> bool:
         """Whether a caller may open one view more."""
-        return not self.closed.is_set() and self._open.has_room(caller, admin=admin)
+        return not self.closed.is_set() and self._open.admits(caller, admin=admin)
 
     def close(self) -> None:
         """Let all views end, and no further one open."""
         self.closed.set()
 
-    async def turn(self) -> None:
-        """Wait until it is the turn of this view to work: other requests come between two turns."""
-        async with self._turns:
+    async def wait_for_others(self) -> None:
+        """Wait until no other view works; other requests come before this one goes on."""
+        async with self._one_at_a_time:
             await asyncio.sleep(0)
 
     def counted(self, caller: str) -> contextlib.AbstractContextManager[None]:

@@ -120,7 +120,7 @@ class Visit(Links):
     @property
     def has_live_view(self) -> bool:
         """Whether the sender may open one live view more."""
-        return self.viewers.have_room(self.caller, admin=self.principal.rights.role >= Role.ADMIN)
+        return self.viewers.admits(self.caller, admin=self.principal.rights.role >= Role.ADMIN)
 
     def may(self, role: Role | str) -> bool:
         """Whether the sender has a role, such as "operator". An admin of some kinds is none of the cluster."""
@@ -166,7 +166,7 @@ class Visit(Links):
         """What tells the sent form from all others; "" if it has no id."""
         return form_digest(self.session, self.principal.name, str(self.request.scope["path"]), dict(self.fields))
 
-    async def once(self, made_by: Callable[[str], str] = str, *, since: datetime | None = None) -> str | None:
+    async def repeat_id(self, made_by: Callable[[str], str] = str, *, since: datetime | None = None) -> str | None:
         """An id for what the form makes: the same for a repeat, also in another process. None for a form without id.
 
         `made_by` says which instance the manager makes with such an id. What is made is not older than `since`.
@@ -184,9 +184,9 @@ class Visit(Links):
         form_id = form_id_in(dict(self.fields))
         return request_id_of(form_id, self.digest, self.manager.clock.time_us())
 
-    async def schedule_once(self, call: Call[Any]) -> tuple[Instance[Any], str]:
+    async def schedule_form(self, call: Call[Any]) -> tuple[Instance[Any], str]:
         """Schedule a call, or find the instance that the same form made before; with a sentence for the reader."""
-        id = await self.once()
+        id = await self.repeat_id()
         made = await (self.manager.schedule(call) if id is None else self.manager.schedule_as(id, call))
         self.act.count = int(made.is_new)
         is_of_form = made.is_new or made.id == id

@@ -540,7 +540,7 @@ async def test_what_can_be_asked_again_goes_on_while_a_node_hangs(stub: Stub) ->
         acts: list[Callable[[], Any]] = [client.nodes, client.count, lambda: client.schedule(WORK, 1)]
         for act in acts:
             client._connection._current = 0  # pyright: ignore[reportPrivateUsage]
-            client._connection._nodes[0]._note_answer()  # pyright: ignore[reportPrivateUsage]
+            client._connection._nodes[0]._remember_answer()  # pyright: ignore[reportPrivateUsage]
             stub.hangs = True
             await act()
         assert stub.calls == ["ListNodes", "GetVersion", "CountInstances", "GetVersion", "ScheduleJob", "GetVersion"]

@@ -42,7 +42,7 @@ from peerjob import (
 )
 from peerjob.model.spec import decode_spec
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.remote.client.remote_manager import wait_in_turns
+from peerjob.remote.client.remote_manager import long_poll
 from peerjob.testing import VirtualClock
 from support.rpc import raw_client, served
 from support.waiting import until
@@ -588,8 +588,8 @@ async def test_a_wait_goes_on_at_another_node_where_one_hangs(clock: VirtualCloc
             raise TimeoutError
         return one
 
-    assert await clock.run(wait_in_turns(wait, None)) == "over"
+    assert await clock.run(long_poll(wait, None)) == "over"
     said[:] = ["hangs"] * 3
     began = clock.elapsed()
-    assert await clock.run(wait_in_turns(wait, 1.0)) is None
+    assert await clock.run(long_poll(wait, 1.0)) is None
     assert clock.elapsed() - began < 2

@@ -7,7 +7,7 @@ import pytest
 
 from peerjob.model.errors import OptionError
 from peerjob.store.sqlite.address import parse_address
-from peerjob.store.sqlite.place import check_place, file_system_of
+from peerjob.store.sqlite.location import check_location, file_system_of
 
 MOUNTS = r"""
 24 1 0:22 / /proc rw,nosuid shared:12 - proc proc rw
@@ -97,5 +97,5 @@ def test_a_place_that_cannot_have_the_file_is_refused(tmp_path: Path) -> None:
         (tmp_path / "two.db", "2 hard links"),
     ):
         with pytest.raises(OptionError, match=expected):
-            check_place(path)
-    check_place(tmp_path / "new.db")
+            check_location(path)
+    check_location(tmp_path / "new.db")

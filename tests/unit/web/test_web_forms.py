@@ -291,7 +291,7 @@ async def test_forms_are_forgotten_after_a_while_and_above_a_number(clock: Virtu
             acted.append(digest)
             return len(acted)
 
-        return await forms.once(digest, clock, act, keeps=lambda _: True, is_unknown=lambda _: False)
+        return await forms.answer(digest, clock, act, keeps=lambda _: True, is_unknown=lambda _: False)
 
     assert [await send("a"), await send("a"), await send("b")] == [1, 1, 2]
     await clock.advance(KEPT_SECONDS)

@@ -163,7 +163,7 @@ async def test_other_requests_come_between_the_turns_of_views() -> None:
     views, done = viewers.Viewers(), list[int]()
 
     async def work(number: int) -> None:
-        await views.turn()
+        await views.wait_for_others()
         done.append(number)
 
     working = [asyncio.create_task(work(number)) for number in range(50)]

@@ -11,7 +11,7 @@ from peerjob.model.ages import moment
 from peerjob.model.audit import MAX_AUDIT, AuditRecord
 
 from .commands import ClientSession, verb
-from .output import Column, Format, TableView, note
+from .output import Column, Format, TableView, to_stderr
 
 AUDIT: TableView[AuditRecord] = TableView(
     columns=(
@@ -48,7 +48,7 @@ async def audit(
         records = await client.audit(limit)
     session.out.many(records, AUDIT)
     if len(records) == limit < MAX_AUDIT and session.out.format in (Format.TABLE, Format.WIDE):
-        note(f"there may be more than these {len(records)}; --limit shows up to {MAX_AUDIT:,}")
+        to_stderr(f"there may be more than these {len(records)}; --limit shows up to {MAX_AUDIT:,}")
 
 
 def _without_time(record: AuditRecord) -> dict[str, object]:

@@ -20,12 +20,12 @@ def add_to(app: typer.Typer) -> None:
     verb(app, "backup")(backup)
 
 
-async def backup(session: ClientSession, file: Copy, place: StoreUrl) -> None:
+async def backup(session: ClientSession, file: Copy, source: StoreUrl) -> None:
     """Copy the file of a SQLite store, with all namespaces; nodes may run meanwhile.
 
     The copy is a state of one moment, checked for damage, and only its owner can read it. Redis, Valkey and etcd have
     backups of their own.
     """
-    url = place.url()
+    url = source.url()
     size = back_up(url, file)
     session.out.text(f"copied the store to {file}: {size:,} bytes", {"file": str(file), "bytes": size})

@@ -18,7 +18,7 @@ from peerjob.remote.client.client import Client
 
 from .commands import ClientSession, group, interruptible, verb
 from .errors import CommandError
-from .output import note
+from .output import to_stderr
 from .query_options import After, Before, time_of
 
 OlderThan = Annotated[
@@ -73,7 +73,7 @@ async def clear_all(session: ClientSession, yes: Yes = False) -> None:
     _ask("Remove all instances of the namespace, queued and running ones too?", yes=yes)
     async with session.client() as client:
         await client.clear()
-    note("removed all instances of the namespace")
+    to_stderr("removed all instances of the namespace")
 
 
 async def _clear(

@@ -17,7 +17,7 @@ from peerjob.model.worker import Worker
 from . import completion
 from .commands import ClientSession, group, verb
 from .errors import CommandError
-from .output import Column, TableView, note
+from .output import Column, TableView, to_stderr
 
 LEADERS: TableView[Leader] = TableView(
     columns=(
@@ -104,7 +104,7 @@ async def resize_workers(
     """Change the number of workers of a node. Running jobs continue."""
     async with session.client() as client:
         name = await client.resize_workers(count, node=node)
-    note(f"{_subject(node, name)} has {counted(count, 'worker')} now")
+    to_stderr(f"{_subject(node, name)} has {counted(count, 'worker')} now")
 
 
 NodeName = Annotated[
@@ -132,14 +132,14 @@ async def drain(
     """
     async with session.client() as client:
         name = await client.drain(within, node=node)
-    note(f"{_subject(node, name)} is drained")
+    to_stderr(f"{_subject(node, name)} is drained")
 
 
 async def undrain(session: ClientSession, node: NodeName = None) -> None:
     """Let a node take work again that drains or is drained."""
     async with session.client() as client:
         name = await client.undrain(node=node)
-    note(f"{_subject(node, name)} takes work")
+    to_stderr(f"{_subject(node, name)} takes work")
 
 
 def _subject(given: str | None, name: str) -> str:

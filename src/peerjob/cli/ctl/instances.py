@@ -21,7 +21,7 @@ from peerjob.remote.client.client import Client
 from . import tables
 from .commands import ClientSession, group, verb
 from .errors import CommandError, error_report
-from .output import note
+from .output import to_stderr
 from .parts import print_parts
 from .query_options import InstanceSelection
 from .repeats import RequestId, repeatable
@@ -178,7 +178,7 @@ async def _each(
                 report = error_report(error)
                 if report is None:
                     raise
-                note(report.message)
+                to_stderr(report.message)
                 status = report.status
     except BaseException:
         # the caller learns which instances are changed, also if the node goes away or Ctrl-C ends the command

@@ -11,7 +11,7 @@ from peerjob.version import __version__
 from . import completion, tables
 from .commands import ClientSession, group, verb
 from .events import list_history, list_logs
-from .output import Column, Format, TableView, note
+from .output import Column, Format, TableView, to_stderr
 from .query_options import InstanceSelection, Limit, Uuid
 
 ScheduleName = Annotated[
@@ -84,7 +84,7 @@ async def list_instances(
         page = await client.lookup_instances(query)
     session.out.many(page, tables.instances(session.now))
     if page.cursor is not None and session.out.format in (Format.TABLE, Format.WIDE):
-        note(f"there may be more than these {len(page)}; --limit shows up to 10,000")
+        to_stderr(f"there may be more than these {len(page)}; --limit shows up to 10,000")
 
 
 async def count(

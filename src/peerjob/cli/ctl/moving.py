@@ -25,7 +25,7 @@ from peerjob.transfer.lines import MAX_LINE, End, Header, read_line
 
 from .commands import ClientSession, interruptible, verb
 from .errors import CommandError
-from .output import note
+from .output import to_stderr
 
 SHOWN_REFUSALS = 20
 
@@ -63,7 +63,7 @@ class StoreOptions(StoreUrl):
 
     namespace: Annotated[str | None, setting("The namespace.", metavar="NAME", default="default")] = None
 
-    def place(self) -> tuple[str, str]:
+    def store_and_namespace(self) -> tuple[str, str]:
         """The URL and the namespace; raises OptionError."""
         return self.url(), self.namespace or os.environ.get(variable_of("namespace")) or "default"
 
@@ -78,14 +78,14 @@ def add_to(app: typer.Typer) -> None:
     verb(app, "import")(import_all)
 
 
-async def export_all(session: ClientSession, file: Target, place: StoreOptions) -> None:
+async def export_all(session: ClientSession, file: Target, target: StoreOptions) -> None:
     """Write the schedules and unfinished instances of a namespace as JSON lines; jobctl import reads them.
 
     Stop all nodes of the namespace first: jobctl refuses a namespace with a live node. The export changes nothing. It
     contains arguments with their secrets, so jobctl makes a file that only its owner can read. Results, logs, histories
     and final instances are not exported.
     """
-    url, namespace = place.place()
+    url, namespace = target.store_and_namespace()
     number, total, undecodable, line = 0, 0, 0, b""
     with (
         _written(file) as output,
@@ -99,20 +99,20 @@ async def export_all(session: ClientSession, file: Target, place: StoreOptions) 
                 show(min(number, total), total)
                 number += 1
     if undecodable:
-        note(f"{counted(undecodable, 'record')} cannot be decoded, and cannot be exported")
+        to_stderr(f"{counted(undecodable, 'record')} cannot be decoded, and cannot be exported")
     if isinstance(end := read_line(number, line), End):
         where = f"namespace {namespace} at {redact(url)}"
-        note(f"exported {counted(end.schedules, 'schedule')} and {counted(end.instances, 'instance')} of {where}")
+        to_stderr(f"exported {counted(end.schedules, 'schedule')} and {counted(end.instances, 'instance')} of {where}")
 
 
-async def import_all(session: ClientSession, file: Source, place: StoreOptions) -> int:
+async def import_all(session: ClientSession, file: Source, target: StoreOptions) -> int:
     """Add the schedules and instances of jobctl export to a namespace; ids, keys, priorities and due times stay.
 
     What the namespace has already is skipped, so an import that broke off can be repeated. Import before the nodes of
     the new namespace start, and remove the old namespace with jobd clear afterwards. The exit status is 1 if the export
     is not whole, or if an instance was not added because another unfinished one has its key.
     """
-    url, namespace = place.place()
+    url, namespace = target.store_and_namespace()
     if str(file) == "-" and sys.stdin.isatty():
         raise CommandError("there is nothing to import: give a file, or pipe jobctl export to it", ExitStatus.USAGE)
     with _lines(file) as lines, _bar("import") as show, interruptible():
@@ -122,7 +122,7 @@ async def import_all(session: ClientSession, file: Source, place: StoreOptions) 
 
         done = await import_namespace(url, lines, namespace=namespace, clock=session.clock, on_progress=progress)
     for id, other in done.refused[:SHOWN_REFUSALS]:
-        note(f"instance {id} was not added: {f'instance {other}' if other else 'another instance'} has its key")
+        to_stderr(f"instance {id} was not added: {f'instance {other}' if other else 'another instance'} has its key")
     session.out.text(
         f"imported {counted(done.schedules, 'schedule')} and {counted(done.instances, 'instance')}; skipped "
         f"{counted(done.known_schedules, 'schedule')} and {counted(done.known_instances, 'instance')} that are there; "

@@ -83,16 +83,16 @@ class Printer:
                     print(printable(view.name(thing)))
             case _:
                 if not things:
-                    note(view.nothing)
+                    to_stderr(view.nothing)
                     return
                 table = self.table(things, view)
                 self.console.print(table)
-                self.note_lost(table, view)
+                self.report_hidden(table, view)
 
-    def note_lost(self, table: Table, view: TableView[T]) -> None:
+    def report_hidden(self, table: Table, view: TableView[T]) -> None:
         """Name the columns for which the terminal had no room."""
-        if lost := [column.title for column in self._columns(view)[len(table.columns) :]]:
-            note(f"no room for {', '.join(lost)}: use a wider terminal, or -o json")
+        if hidden := [column.title for column in self._columns(view)[len(table.columns) :]]:
+            to_stderr(f"no room for {', '.join(hidden)}: use a wider terminal, or -o json")
 
     def one(self, thing: T, view: TableView[T]) -> None:
         """Print one object; as a table, all its fields."""
@@ -181,14 +181,14 @@ class Printer:
             print(printable_json(json.dumps(plain, indent=2, ensure_ascii=False)))
 
 
-def _widths(needs: Sequence[tuple[int, int]], room: int) -> list[int]:
+def _widths(needs: Sequence[tuple[int, int]], width: int) -> list[int]:
     """The widths of the first columns that fit, each with its least and its wanted width. One column always fits."""
     widths: list[int] = []
     for least, _ in needs:
-        if widths and sum(widths) + least + GAP * len(widths) > room:
+        if widths and sum(widths) + least + GAP * len(widths) > width:
             break
         widths.append(least)
-    spare = max(0, room - sum(widths) - GAP * (len(widths) - 1))
+    spare = max(0, width - sum(widths) - GAP * (len(widths) - 1))
     # a column that wants little leaves the rest of its share to the others
     by_want = sorted(range(len(widths)), key=lambda number: needs[number][1] - needs[number][0])
     for left, number in zip(range(len(widths), 0, -1), by_want, strict=True):
@@ -198,6 +198,6 @@ def _widths(needs: Sequence[tuple[int, int]], room: int) -> list[int]:
     return widths
 
 
-def note(text: str) -> None:
-    """Print a note on standard error."""
+def to_stderr(text: str) -> None:
+    """Print a sentence for the user on standard error."""
     complain("jobctl", printable(text))

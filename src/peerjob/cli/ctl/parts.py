@@ -66,7 +66,7 @@ class _PartPrinter(Generic[T]):
         elif self._out.format is Format.JSON:
             print("\n]")
         elif self._table is not None:
-            self._out.note_lost(self._table, self._view)
+            self._out.report_hidden(self._table, self._view)
 
     def _plain(self, things: Sequence[T]) -> object:
         return json.loads(to_json([self._view.plain(thing) for thing in things]))

@@ -13,7 +13,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.errors import NodeUnavailableError, StoreUnavailableError
 from peerjob.model.ids import IdSource, checked_id
 
-from .output import note
+from .output import to_stderr
 
 RequestId = Annotated[
     str | None,
@@ -36,5 +36,5 @@ def repeatable(clock: Clock, given: str | None) -> Generator[str]:
     try:
         yield id
     except (NodeUnavailableError, StoreUnavailableError, TimeoutError, asyncio.CancelledError):
-        note(f"it is not known whether this took effect: the same command with --id {id} makes nothing twice")
+        to_stderr(f"it is not known whether this took effect: the same command with --id {id} makes nothing twice")
         raise

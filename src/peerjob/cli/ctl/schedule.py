@@ -20,7 +20,7 @@ from peerjob.model.state import State
 from . import completion, tables
 from .commands import ClientSession, verb
 from .errors import CommandError
-from .output import note
+from .output import to_stderr
 from .repeats import RequestId, repeatable
 
 WHEN, HOW, RECURRENCE = "When", "How it runs", "Recurrence"
@@ -211,7 +211,7 @@ async def schedule(
         with repeatable(client.clock, request) as id:
             instance = await (client.schedule_as if allow_unknown else client.schedule_known)(id, call)
         if instance.id != id:
-            note("an instance with this key exists already")
+            to_stderr("an instance with this key exists already")
         if wait:
             await _show_end(session, instance, within)
         else:

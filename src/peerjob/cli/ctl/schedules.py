@@ -18,7 +18,7 @@ from . import tables
 from .commands import ClientSession, group, verb
 from .errors import CommandError
 from .lookups import ScheduleName, get_schedule, list_schedules
-from .output import Column, TableView, note
+from .output import Column, TableView, to_stderr
 from .query_options import Limit, given_time, time_of
 from .repeats import RequestId, repeatable
 
@@ -85,7 +85,7 @@ async def remove(session: ClientSession, name: ScheduleName) -> None:
     async with session.client() as client:
         if not await client.remove_schedule(name):
             raise UnknownScheduleError(name)
-    note(f"removed schedule {name}")
+    to_stderr(f"removed schedule {name}")
 
 
 async def backfill(

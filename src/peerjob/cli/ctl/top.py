@@ -261,9 +261,9 @@ def overview(
     parts: list[Any] = [Text(printable(line)) for line in head]
     if history.now is not None:
         line = history.now.text()
-        room = min(60, width - len(line) - 2)
-        beside = room >= MIN_BARS
-        bars = Text(history.sparkline(room if beside else min(60, width)), style="green")
+        width_left = min(60, width - len(line) - 2)
+        beside = width_left >= MIN_BARS
+        bars = Text(history.sparkline(width_left if beside else min(60, width)), style="green")
         parts += [Text.assemble(line, "  ", bars)] if beside else [Text(line), bars]
     parts += [Text(), out.table(nodes, fitting(out, nodes, tables.NODES, IMPORTANCE_OF_NODES))]
     if rows:
@@ -309,12 +309,12 @@ def fitting(out: Printer, rows: Sequence[T], view: TableView[T], importance: Seq
     always, others = ranked[:NEVER_LEFT_OUT], ranked[NEVER_LEFT_OUT:]
     empty = [title for title in others if all(text in ("0", "-") for text in texts[title])]
     kept = set(always)
-    room = out.console.width + GAP - sum(needs[title] for title in always)
+    width_left = out.console.width + GAP - sum(needs[title] for title in always)
     for titles in ([title for title in others if title not in empty], empty):
         for title in titles:
-            if needs[title] <= room:
+            if needs[title] <= width_left:
                 kept.add(title)
-                room -= needs[title]
+                width_left -= needs[title]
         if not kept.issuperset(titles):
             break
     # if even the columns that stay have no room, the name is cut

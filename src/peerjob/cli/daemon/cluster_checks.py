@@ -145,11 +145,11 @@ def _unserved(waiting: dict[str, int], own: OwnKinds) -> Iterator[Finding]:
 
 
 def _schedules(rows: Sequence[ScheduleRow], served: set[str], own: OwnKinds) -> Iterator[Finding]:
-    lost = [row for row in rows if row.kind not in served and row.kind not in own.signatures and not row.paused]
-    for row in lost:
+    unserved = [row for row in rows if row.kind not in served and row.kind not in own.signatures and not row.paused]
+    for row in unserved:
         text = f"{row.name}: no node runs its kind {row.kind}, so it does not fire; start one, or remove or pause it"
         yield Finding("schedules", Severity.WARN, text)
-    if not lost:
+    if not unserved:
         paused = sum(row.paused for row in rows)
         yield Finding("schedules", Severity.OK, f"{len(rows)}, {paused} of them paused")
 

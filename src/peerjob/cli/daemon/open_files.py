@@ -28,7 +28,7 @@ def raise_limit() -> int:
 
 def connections_within(limit: int, asked: int) -> int:
     """How many of the connections that were asked for the limit of open files leaves room for."""
-    room = max(1, limit - RESERVED)
-    if asked > room:
-        logger.warning("the limit of %d open files leaves room for %d of %d connections", limit, room, asked)
-    return min(asked, room)
+    available = max(1, limit - RESERVED)
+    if asked > available:
+        logger.warning("the limit of %d open files leaves room for %d of %d connections", limit, available, asked)
+    return min(asked, available)

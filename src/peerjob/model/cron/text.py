@@ -43,7 +43,7 @@ class CronField:
     name: str
     low: int
     high: int
-    place: int
+    index: int
     """Index of the field in the text for croniter that parses this field. Seconds are parsed as minutes."""
     forms: str
     names: tuple[str, ...] = ()
@@ -201,12 +201,12 @@ def _item_values(field: CronField, item: str) -> _Values | None:
     """Return the values of one item of a field, or None for an invalid item."""
     if not _ITEM.fullmatch(item) or _CHANCE.match(item):
         return None
-    if field.place == 2 and (match := _NEAREST.fullmatch(item)):
+    if field.index == 2 and (match := _NEAREST.fullmatch(item)):
         day = int(match[1] or match[2])
         return _Values(nearest=frozenset({day})) if field.low <= day <= field.high else None
-    if field.place == 4 and (match := _LAST_WEEKDAY.fullmatch(item)):
+    if field.index == 4 and (match := _LAST_WEEKDAY.fullmatch(item)):
         item = f"L{field.number(match[1])}"
-    highest = 6 if field.place == 4 else field.high
+    highest = 6 if field.index == 4 else field.high
     # replace a range of one value, such as "5-5", by the value: croniter expands the range to the whole field.
     # Before version 7, croniter also expands a step from the last value, such as "59/2"
     if match := _STRETCH.fullmatch(item):
@@ -216,21 +216,23 @@ def _item_values(field: CronField, item: str) -> _Values | None:
     import croniter as croniter_  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 
     words = ["*"] * 5
-    words[field.place] = item
+    words[field.index] = item
     try:
         expanded, nth = cast(Any, croniter_).croniter.expand(" ".join(words))
     except (ValueError, TypeError, LookupError, ArithmeticError):
         return None
-    values = cast(list[int | str], expanded[field.place])
+    values = cast(list[int | str], expanded[field.index])
     if values == ["l"]:
         return _Values(last=True)
     if nth:
-        places = [
-            (weekday, place) for weekday, ordinals in cast(dict[int, set[int | str]], nth).items() for place in ordinals
+        ordinals_of_days = [
+            (weekday, ordinal)
+            for weekday, ordinals in cast(dict[int, set[int | str]], nth).items()
+            for ordinal in ordinals
         ]
         return _Values(
-            nth=frozenset((weekday, place) for weekday, place in places if isinstance(place, int)),
-            last_weekdays=frozenset(weekday for weekday, place in places if place == "l"),
+            nth=frozenset((weekday, ordinal) for weekday, ordinal in ordinals_of_days if isinstance(ordinal, int)),
+            last_weekdays=frozenset(weekday for weekday, ordinal in ordinals_of_days if ordinal == "l"),
         )
     every = range(field.low, highest + 1)
     return _Values(numbers=frozenset(every if values == ["*"] else cast(list[int], values)))

@@ -58,7 +58,7 @@ def _days(days: Days) -> str:
     by_number += [f"the working day nearest to day {day}" for day in sorted(days.nearest)]
     by_number += ["the last day"] * days.last
     by_weekday = [_listed(_named(days.weekdays, WEEKDAYS))] if days.weekdays else []
-    by_weekday += [f"the {ORDINALS[place - 1]} {WEEKDAYS[weekday]}" for weekday, place in sorted(days.nth)]
+    by_weekday += [f"the {ORDINALS[ordinal - 1]} {WEEKDAYS[weekday]}" for weekday, ordinal in sorted(days.nth)]
     by_weekday += [f"the last {WEEKDAYS[weekday]}" for weekday in sorted(days.last_weekdays)]
     any_number, any_weekday = len(days.days) == 31, len(days.weekdays) == 7
     if (any_number and any_weekday) or (not days.both and (any_number or any_weekday)):

@@ -37,7 +37,7 @@ from peerjob.remote.wire.values import span
 from .client_clock import ClientClock
 from .connection import Connection, split_target
 from .new_ids import NewIds
-from .remote_manager import ANSWER, RemoteManager, wait_in_turns
+from .remote_manager import ANSWER, RemoteManager, long_poll
 
 R = TypeVar("R")
 
@@ -298,7 +298,7 @@ class Client(RemoteManager, StartableManager):
             answer = await self._connection.call(rpcs.DRAIN, request, timeout=left + ANSWER)
             return answer if answer.drained else None
 
-        drained = await wait_in_turns(wait, seconds)
+        drained = await long_poll(wait, seconds)
         if drained is None:
             who = "the node" if node is None else f"node {node!r}"
             raise TimeoutError(f"{who} is not drained after {seconds:g} s; it still drains")

@@ -44,7 +44,7 @@ MAX_SILENCE = 5.0
 """Seconds without an answer after which the client asks another node, if there are other addresses."""
 
 
-class LostError(NodeUnavailableError):
+class StreamBrokenError(NodeUnavailableError):
     """The node of a stream went away; another node may answer."""
 
 
@@ -144,7 +144,7 @@ class Connection:
     async def stream(
         self, rpc: Rpc[Q, A], request: Q, on_begin: Callable[[], Awaitable[object]] | None = None
     ) -> AsyncGenerator[A, None]:
-        """The answers to one call, from one node; raises LostError if that node goes away.
+        """The answers to one call, from one node; raises StreamBrokenError if that node goes away.
 
         `on_begin` is called when the node has begun to watch.
         """
@@ -160,7 +160,7 @@ class Connection:
             failure = self._failure(error, f"{rpc.name} was not answered in time")
             if isinstance(failure, NodeUnavailableError | NodeStoppedError):
                 self._leave(node)
-                raise LostError(self.addresses, str(failure)) from None
+                raise StreamBrokenError(self.addresses, str(failure)) from None
             raise failure from None
         finally:
             call.cancel()

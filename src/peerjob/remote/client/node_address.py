@@ -70,9 +70,9 @@ class NodeAddress:
             answer: bytes = await (call if max_silence is None else self._watched(call, max_silence))
         except grpc.aio.AioRpcError as error:
             if error.code() not in _NO_ANSWER:
-                self._note_answer()
+                self._remember_answer()
             raise
-        self._note_answer()
+        self._remember_answer()
         return answer
 
     async def is_there(self, max_silence: float) -> bool:
@@ -103,6 +103,6 @@ class NodeAddress:
             return error.code() not in _NO_ANSWER
         return True
 
-    def _note_answer(self) -> None:
+    def _remember_answer(self) -> None:
         self._last_answer = asyncio.get_running_loop().time()
         self._avoided_until = -float("inf")

@@ -38,7 +38,7 @@ from peerjob.remote.wire.schedules import fire_of, row_of
 from peerjob.remote.wire.updates import update_of
 from peerjob.remote.wire.values import span, stamp
 
-from .connection import Connection, LostError
+from .connection import Connection, StreamBrokenError
 from .new_ids import NewIds
 
 C = TypeVar("C")
@@ -106,7 +106,7 @@ class RemoteManager(Manager):
                         for message in answer.lines:
                             yield line_of(message)
                 return
-            except LostError:
+            except StreamBrokenError:
                 continue
 
     async def count(self, query: Query | None = None) -> int:
@@ -272,7 +272,7 @@ class RemoteManager(Manager):
             answer = await self._connection.call(rpcs.WAIT_INSTANCE, request, timeout=left + ANSWER)
             return record_of(answer.instance) if answer.final else None
 
-        record = await wait_in_turns(wait, seconds)
+        record = await long_poll(wait, seconds)
         if record is None:
             raise TimeoutError(f"instance {id} is not final after {seconds:g} s")
         return record
@@ -285,7 +285,7 @@ class RemoteManager(Manager):
             answer = await self._connection.call(rpcs.WAIT_INSTANCES, request, timeout=left + ANSWER)
             return answer.quiet or None
 
-        if await wait_in_turns(wait, seconds) is None:
+        if await long_poll(wait, seconds) is None:
             raise TimeoutError(f"matching instances are not final after {seconds:g} s")
 
     async def watch(
@@ -302,7 +302,7 @@ class RemoteManager(Manager):
                 async with aclosing(self._connection.stream(rpcs.WATCH, request, on_begin)) as answers:
                     async for answer in answers:
                         yield self._event_of(answer)
-            except LostError:
+            except StreamBrokenError:
                 continue
 
     async def watch_instance(self, uuid: str | UUID) -> AsyncIterator[Event]:
@@ -316,7 +316,7 @@ class RemoteManager(Manager):
                         for event in update_of(answer).events(self):
                             yield event
                 return
-            except LostError:
+            except StreamBrokenError:
                 continue
 
     def _event_of(self, message: pb.WatchResponse) -> Event:
@@ -332,7 +332,7 @@ class RemoteManager(Manager):
                 return Event(what="progress", instance=instance, state=record.state)
 
 
-async def wait_in_turns(wait: Callable[[float], Awaitable[T | None]], seconds: float | None) -> T | None:
+async def long_poll(wait: Callable[[float], Awaitable[T | None]], seconds: float | None) -> T | None:
     """Repeat a wait on a node until it returns a value, or until the time is over."""
     loop = asyncio.get_running_loop()
     until = None if seconds is None else loop.time() + seconds

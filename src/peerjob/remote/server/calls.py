@@ -88,8 +88,8 @@ class OpenCalls(BackgroundRole):
         self._long: dict[Task, Principal] = {}
         self._receiving: dict[Task, float] = {}
         """Since when each call receives its message, the oldest first."""
-        self._by_caller = _Turns(MAX_RECEIVING)
-        self._by_connection = _Turns(MAX_RECEIVING_CONNECTION)
+        self._by_caller = _KeyLimit(MAX_RECEIVING)
+        self._by_connection = _KeyLimit(MAX_RECEIVING_CONNECTION)
         self._probes: dict[Task, None] = {}
         self._probe_watches: dict[Task, None] = {}
         self._ended: dict[Task, ErrorStatus] = {}
@@ -99,7 +99,7 @@ class OpenCalls(BackgroundRole):
     def admitting(self, address: str) -> Generator[bool]:
         """Count a call whose token is being checked, until the `with` block ends; False if there are too many."""
         caller = network_of(address)
-        if not self._admitting.has_room(caller):
+        if not self._admitting.admits(caller):
             self._limits.warn(
                 "admitting",
                 "the server refuses a call from %s: it checks the tokens of %d calls",
@@ -117,7 +117,7 @@ class OpenCalls(BackgroundRole):
         Aborts the call if there are too many, of this caller or of all, or if the caller does not read its answers.
         """
         key = caller.credential or network_of(address)
-        if not self._open.has_room(key, admin=caller.rights.role >= Role.ADMIN):
+        if not self._open.admits(key, admin=caller.rights.role >= Role.ADMIN):
             self._limits.warn(
                 "calls",
                 "the server refuses a call of %s from %s: %d calls are open; one caller may have %d, and all %d",
@@ -175,7 +175,7 @@ class OpenCalls(BackgroundRole):
             self._unread.pop(key, None)
 
     async def receive(self, caller: Principal, context: Context) -> Any:
-        """The message of a call, when it is the caller's turn to send it."""
+        """The message of a call, when the caller may send it."""
         task, peer = _current(), context.peer()
         await self._by_connection.take(peer)
         try:
@@ -190,12 +190,12 @@ class OpenCalls(BackgroundRole):
             self._by_connection.give_back(peer)
 
     async def receive_probe(self, context: Context) -> Any:
-        """The message of a health check. Its place is never taken for long, so that probes always get one."""
+        """The message of a health check. Its permit is never held for long, so that probes always get one."""
         with self._replacing(self._probes, MAX_PROBES):
             return await _message(context)
 
     def watching_probe(self) -> contextlib.AbstractContextManager[None]:
-        """Keep a place for a watch of the health."""
+        """Keep a permit for a watch of the health."""
         return self._replacing(self._probe_watches, MAX_PROBE_WATCHES)
 
     @contextlib.contextmanager
@@ -229,23 +229,23 @@ class OpenCalls(BackgroundRole):
                 break
             self._end(task, TOO_LATE)
         callers = {id(caller): caller for caller in self._long.values()}
-        lost = {key for key, caller in callers.items() if not self._valid(caller)}
+        revoked = {key for key, caller in callers.items() if not self._valid(caller)}
         for task, caller in self._long.items():
-            if id(caller) in lost:
+            if id(caller) in revoked:
                 self._end(task, NO_RIGHTS)
 
     @contextlib.contextmanager
-    def _replacing(self, places: dict[Task, None], most: int) -> Generator[None]:
+    def _replacing(self, permits: dict[Task, None], most: int) -> Generator[None]:
         task = _current()
-        if len(places) >= most:
-            oldest = next(iter(places))
-            del places[oldest]
+        if len(permits) >= most:
+            oldest = next(iter(permits))
+            del permits[oldest]
             self._end(oldest, REPLACED)
-        places[task] = None
+        permits[task] = None
         try:
             yield
         finally:
-            places.pop(task, None)
+            permits.pop(task, None)
 
     def _end(self, task: Task, status: ErrorStatus) -> None:
         if task not in self._ended:
@@ -254,8 +254,8 @@ class OpenCalls(BackgroundRole):
             task.cancel()
 
 
-class _Turns:
-    """Lets each key have `most` turns at a time; further ones wait."""
+class _KeyLimit:
+    """Lets each key have `most` calls under it at a time; further calls wait."""
 
     def __init__(self, most: int) -> None:
         self._most = most

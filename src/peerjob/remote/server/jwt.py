@@ -262,7 +262,7 @@ async def _in_thread(read: Callable[[Any], bytes], source: str | Path) -> bytes:
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[bytes] = loop.create_future()
 
-    def settle(data: bytes, error: Exception | None) -> None:
+    def resolve(data: bytes, error: Exception | None) -> None:
         if answer.done():
             return
         if error is None:
@@ -277,7 +277,7 @@ async def _in_thread(read: Callable[[Any], bytes], source: str | Path) -> bytes:
         except Exception as error:  # noqa: BLE001  # raised again by the caller
             failed = error
         with contextlib.suppress(RuntimeError):  # the event loop has ended
-            loop.call_soon_threadsafe(settle, data, failed)
+            loop.call_soon_threadsafe(resolve, data, failed)
 
     threading.Thread(target=run, name="peerjob-jwt-keys", daemon=True).start()
     try:

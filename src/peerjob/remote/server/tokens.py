@@ -88,7 +88,7 @@ class Tokens(Authenticator):
     def find(self, token: str) -> Principal | None:
         """The caller with a token; None for an unknown token."""
         digest, match = hash_token(token), None
-        # all tokens are compared: a search that ends at the match would reveal the place of the match by its time
+        # all tokens are compared: a search that ends at the match would reveal the position of the match by its time
         for principal in self._principals:
             if hmac.compare_digest(principal.credential, digest):
                 match = principal
@@ -106,7 +106,7 @@ def hash_token(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _token(place: str, words: list[str]) -> Token:
+def _token(line: str, words: list[str]) -> Token:
     fields = [word for word in words[2:] if is_field(word)]
     name = " ".join(word for word in words[2:] if not is_field(word))
     try:
@@ -116,4 +116,4 @@ def _token(place: str, words: list[str]) -> Token:
         return Token(digest=digest, rights=Rights.parse("tokens", [words[0], *fields]), name=name)
     except (IndexError, ValueError, OptionError):
         # the line is not shown, since it can contain a token by mistake
-        raise OptionError("tokens", place, f"{ROLES}, and a SHA-256, then a name, {EXAMPLES}") from None
+        raise OptionError("tokens", line, f"{ROLES}, and a SHA-256, then a name, {EXAMPLES}") from None

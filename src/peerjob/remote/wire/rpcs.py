@@ -158,7 +158,7 @@ _REQUEST = Fields[tuple[str, str | None], tuple[str, str | None]](
     lambda given: {"uuid": given[0], "request_uuid": given[1]},
     lambda message: (message.uuid, message.request_uuid if message.HasField("request_uuid") else None),
 )
-_NOTED_NAME = Fields[tuple[str, str], tuple[str, str]](
+_NAME_AND_NOTE = Fields[tuple[str, str], tuple[str, str]](
     lambda given: {"name": given[0], "note": given[1]}, lambda message: (message.name, message.note)
 )
 _COUNTED_NAME = Fields[tuple[str, int], tuple[str, int]](
@@ -263,7 +263,7 @@ PAUSE_SCHEDULE = _by_verb(
     "PauseSchedule",
     _OPERATOR,
     _UNLESS_SILENT,
-    _NOTED_NAME,
+    _NAME_AND_NOTE,
     lambda to, given: to.pause_schedule(*given),
     _SCHEDULE,
     changes_schedule=True,

@@ -31,7 +31,7 @@ from peerjob.web.values import arguments_text, result_text, shown_value, traceba
 from peerjob.web.visit import Shown, Visit
 
 MAX_BEFORE = 500
-"""The most queued instances that the page counts to tell the place in the queue."""
+"""The most queued instances that the page counts to tell the position in the queue."""
 MAX_READ = 20_000
 """The most log lines that a page reads; the store keeps 1,000 unless a node sets another limit."""
 MAX_CHAIN = 10
@@ -173,7 +173,7 @@ def _line_text(line: LogEntry) -> str:
 
 async def live_instance(visit: Visit) -> Response:
     """The live view of the page."""
-    await visit.viewers.turn()
+    await visit.viewers.wait_for_others()
     instance = await visit.manager.lookup_instance(visit.path_value("id"))
     return live(visit, _events(visit, instance.id))
 
@@ -184,7 +184,7 @@ async def _events(visit: Visit, id: str) -> AsyncGenerator[str | bytes]:
     shown, actions, waits = None, "", False
     async with visit.served.feeds.open(id) as feed:
         while True:
-            await visit.viewers.turn()
+            await visit.viewers.wait_for_others()
             ended, instance, chunks = feed.ended, feed.instance, list[Chunk]()
             parts = {"banner": banner(visit, await visit.served.samples.current())}
             if instance is not None:
@@ -202,7 +202,7 @@ async def _events(visit: Visit, id: str) -> AsyncGenerator[str | bytes]:
             sent.update(news)
             yield event("parts", news) if news else ""
             for chunk in chunks:
-                await visit.viewers.turn()
+                await visit.viewers.wait_for_others()
                 yield chunk.event(partial(_lines_event, visit))
             if ended:
                 yield event("end", "") if instance is not None and instance.state.is_final else ""
@@ -216,7 +216,7 @@ async def _events(visit: Visit, id: str) -> AsyncGenerator[str | bytes]:
 async def _shared(visit: Visit, feed: Feed, instance: Instance[Any]) -> Parts:
     """The parts of the page, which all views share."""
     clock, explained, links = visit.manager.clock, feed.explained, Links(root=visit.root, cluster=visit.cluster)
-    async with explained.turn:
+    async with explained.lock:
         if clock.elapsed() - explained.at > WHY_SECONDS or str(instance.state) != explained.state:
             explained.reasons = await _reasons_now(visit, instance)
             explained.at, explained.state = clock.elapsed(), str(instance.state)

@@ -58,7 +58,7 @@ async def retry(visit: Visit) -> Done:
     await visit.check_runs(instance.kind)
     if not instance.state.is_final:
         raise RefusedError(409, f"The instance is {instance.state}; only a final one is retried.")
-    made = await visit.manager.retry_instance(id, id=await visit.once())
+    made = await visit.manager.retry_instance(id, id=await visit.repeat_id())
     visit.act.count = 1
     return Done(to=visit.url(f"/instances/{made.id}"), notice="This instance repeats the other one.")
 
@@ -78,7 +78,7 @@ async def again(visit: Visit) -> Shown | Done:
     try:
         given = _arguments(text)
         if await visit.manager.registered_jobs(instance.kind):
-            made, notice = await visit.schedule_once(
+            made, notice = await visit.schedule_form(
                 Job[..., Any, Any](instance.kind).call(*given.args, **given.kwargs)
             )
         else:
@@ -111,7 +111,7 @@ async def _without_secrets(visit: Visit, instance: Instance[Any], text: str) -> 
         given = msgspec.json.decode(text, type=_Given)
     except (ValueError, RecursionError):
         return arguments_text(instance)
-    args = [MASK if place < len(fields) and fields[place].secret else value for place, value in enumerate(given.args)]
+    args = [MASK if index < len(fields) and fields[index].secret else value for index, value in enumerate(given.args)]
     kwargs = {name: MASK if name in secrets else value for name, value in given.kwargs.items()}
     old = {"args": list(instance.args), "kwargs": instance.kwargs}
     return pretty(masked_like({"args": args, "kwargs": kwargs}, json.loads(to_json(old))))

@@ -180,7 +180,7 @@ async def schedule(visit: Visit) -> Done | Shown:
             call = (handle.with_options(**cast("Any", options)) if options else handle).call(
                 *given.args, **given.kwargs
             )
-            made, notice = await visit.schedule_once(call)
+            made, notice = await visit.schedule_form(call)
         except ArgumentError as error:
             given.problems.update(problems_by_field(error.problems, fields))
         except OptionError as error:

@@ -247,7 +247,7 @@ async def resume(visit: Visit) -> Done:
 async def trigger(visit: Visit) -> Done:
     """Make one instance of a schedule now."""
     schedule = await _named(visit)
-    id = await visit.once()
+    id = await visit.repeat_id()
     made = await schedule.trigger(id=id)
     visit.act.count = int(made is not None)
     if made is not None:
