@@ -13,6 +13,8 @@ from support.damage.logs import CaseLogs, case_logs
 from support.damage.matrix import Case, Drawn, plan, play
 from support.damage.values import Etcd, Holder, Redis, Sqlite
 
+pytestmark = pytest.mark.matrix("a share of a soak; test_lua_damaged.py and the unit tests have each kind of damage")
+
 ENGINES = ("redis", "valkey", "etcd", "sqlite")
 SEED = 1
 SHARE = 4

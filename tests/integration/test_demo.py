@@ -127,6 +127,7 @@ def test_a_killed_leader_and_a_killed_node_lose_nothing() -> None:
     assert 0 < result["election_seconds"] < IN_TIME
 
 
+@pytest.mark.matrix("the promises of the demo are those of a node; one run stays in make test")
 def test_a_killed_node_loses_nothing_on_etcd(etcd_server: EtcdServer, namespace: str) -> None:
     check_killed(result_of(demo("--json", "--store", etcd_server.url, "--namespace", namespace)))
 
@@ -143,6 +144,7 @@ def check_killed(result: dict[str, Any], *, slow: int = 6) -> None:
     assert result["jobs_per_second"] > 0
 
 
+@pytest.mark.matrix("the promises of the demo are those of a node; one run stays in make test")
 def test_on_memory_one_node_does_it_all() -> None:
     result = result_of(demo("--json", "--store", "memory://", "--nodes", "1"))
 
@@ -151,6 +153,7 @@ def test_on_memory_one_node_does_it_all() -> None:
     assert result["matches_single_process"] is True
 
 
+@pytest.mark.matrix("the promises of the demo are those of a node; one run stays in make test")
 def test_a_new_file_of_sqlite_is_removed_at_the_end(mark: dict[str, str]) -> None:
     done = subprocess.run(
         [JOBD, "demo", "--files", "20", "--store", "sqlite", "--nodes", "2", "--no-kill", "--json"],
@@ -164,6 +167,7 @@ def test_a_new_file_of_sqlite_is_removed_at_the_end(mark: dict[str, str]) -> Non
     assert [*Path(mark["TMPDIR"]).iterdir()] == []
 
 
+@pytest.mark.matrix("the promises of the demo are those of a node; one run stays in make test")
 def test_no_kill_kills_no_node_and_the_report_is_readable(valkey_url: str) -> None:
     done = demo("--store", valkey_url, "--nodes", "2", "--no-kill", "--workers", "2")
 
@@ -173,6 +177,7 @@ def test_no_kill_kills_no_node_and_the_report_is_readable(valkey_url: str) -> No
     assert "44 of 44, 0 failed" in done.stdout
 
 
+@pytest.mark.matrix("the promises of the demo are those of a node; one run stays in make test")
 @linux_only
 @pytest.mark.parametrize(("store", "stop"), [("embedded", signal.SIGINT), ("redis", signal.SIGTERM)])
 def test_an_interrupted_demo_leaves_nothing(
@@ -195,6 +200,7 @@ def test_an_interrupted_demo_leaves_nothing(
         assert instances_in(redis_server) == []
 
 
+@pytest.mark.matrix("the promises of the demo are those of a node; one run stays in make test")
 @linux_only
 def test_what_a_demo_started_ends_when_the_demo_is_killed(
     start_demo: Callable[..., ChildProcess], mark: dict[str, str]
@@ -207,6 +213,7 @@ def test_what_a_demo_started_ends_when_the_demo_is_killed(
     assert nothing_is_left(mark, within=PATIENCE)
 
 
+@pytest.mark.matrix("the promises of the demo are those of a node; one run stays in make test")
 @linux_only
 def test_a_node_that_dies_unasked_ends_the_demo_with_its_last_words(
     start_demo: Callable[..., ChildProcess], mark: dict[str, str]
@@ -240,6 +247,7 @@ def test_an_unreachable_store_is_reported_in_one_line() -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.matrix("the promises of the demo are those of a node; one run stays in make test")
 def test_a_namespace_that_is_in_use_is_refused_and_left_alone(redis_server: Server, namespace: str) -> None:
     async def with_node(act: Callable[[Node], Coroutine[Any, Any, T]]) -> T:
         async with Node(redis_server.url, workers=0, namespace=namespace) as node:

@@ -27,7 +27,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {"SHOP_DATA": str(tmp_path), "PYTHONUNBUFFERED": "1"}
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.matrix("starts a PostgreSQL"))])
 def database(request: pytest.FixtureRequest, environment: dict[str, str], tmp_path: Path) -> Iterator[None]:
     """The database of the project."""
     with ExitStack() as stack:

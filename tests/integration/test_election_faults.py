@@ -133,7 +133,7 @@ class Candidates:
                 assert before <= began[later], f"{child.output.stem} acts in {term} after {later} began"
 
 
-def on(setups: list[tuple[str, str | None]]) -> pytest.MarkDecorator:
+def on(setups: list[tuple[str, str | None] | pytest.ParameterSet]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("store_url", "coordinator"), setups, indirect=["store_url"])
 
 
@@ -146,7 +146,9 @@ def coordinator_url(request: pytest.FixtureRequest, coordinator: str | None) -> 
 
 
 @pytest.mark.timeout(300)
-@on([("redis", None), ("redis", "etcd")])
+@on(
+    [("redis", None), pytest.param("redis", "etcd", marks=pytest.mark.matrix("a long fault, with another coordinator"))]
+)
 async def test_at_most_one_node_acts_and_one_soon_does(
     store_url: str, coordinator_url: str | None, namespace: str, tmp_path: Path
 ) -> None:

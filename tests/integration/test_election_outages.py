@@ -77,6 +77,7 @@ async def fired_since(store: Store, moment_us: int, *schedules: str) -> None:
     await until(fired)
 
 
+@pytest.mark.matrix("a long fault; shorter ones have the same promises")
 async def test_a_coordinator_that_restarts_costs_fires_that_the_policy_makes_up_for(
     redis_url: str, namespace: str, start_etcd: StartEtcd
 ) -> None:

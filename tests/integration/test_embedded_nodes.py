@@ -43,6 +43,7 @@ def jobctl(redis_server: Server, namespace: str, tmp_path: Path) -> Iterator[Job
         yield jobctl
 
 
+@pytest.mark.matrix("runs the commands of the documentation, in real time")
 def test_the_commands_of_the_page_print_what_it_shows(jobctl: Jobctl) -> None:
     console = "".join(re.findall(r"^```console\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE))
     commands = re.findall(r"^\$ jobctl (.*)\n((?:[^$\n].*\n)*)", console, re.MULTILINE)

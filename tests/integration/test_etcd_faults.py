@@ -41,7 +41,9 @@ async def check_all_completed(group: Peers, ids: set[str], *, once: bool = True)
     assert all(node.running for node in group.children)
 
 
-@pytest.mark.parametrize("whom", ["the leader", "a follower"])
+@pytest.mark.parametrize(
+    "whom", ["the leader", pytest.param("a follower", marks=pytest.mark.matrix("disturbs less than the leader"))]
+)
 async def test_a_killed_member_disturbs_no_node(
     start_etcd_cluster: StartEtcdCluster, namespace: str, tmp_path: Path, whom: str
 ) -> None:
@@ -68,6 +70,7 @@ async def test_a_killed_member_disturbs_no_node(
         await check_all_completed(group, {one.id for one in (*scheduled, *late, *again)})
 
 
+@pytest.mark.matrix("a long fault; shorter ones have the same promises")
 async def test_a_leader_that_stands_still_is_left_for_another(
     start_etcd_cluster: StartEtcdCluster, namespace: str, tmp_path: Path
 ) -> None:
@@ -107,6 +110,7 @@ async def test_without_a_majority_everybody_waits(
         await check_all_completed(group, {(await late).id, *(one.id for one in scheduled)}, once=False)
 
 
+@pytest.mark.matrix("a long fault; shorter ones have the same promises")
 async def test_a_node_that_is_killed_is_noticed_by_the_others(
     start_etcd_cluster: StartEtcdCluster, namespace: str, tmp_path: Path
 ) -> None:
@@ -159,6 +163,7 @@ async def test_compaction_at_any_time_breaks_nothing(start_etcd: StartEtcd, name
 # -- quiet
 
 
+@pytest.mark.matrix("a long fault; shorter ones have the same promises")
 async def test_idle_nodes_write_nothing(start_etcd: StartEtcd, namespace: str) -> None:
     server = start_etcd()
     async with AsyncExitStack() as nodes:
@@ -360,6 +365,7 @@ async def test_a_lease_that_another_client_revokes_blocks_nothing(start_etcd: St
         assert node.running
 
 
+@pytest.mark.matrix("a long fault; shorter ones have the same promises")
 async def test_an_etcd_that_is_slow_for_good_stops_no_node(
     start_etcd: StartEtcd, namespace: str, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 
+import pytest
 import uvloop
 
 from peerjob import Job, Node
@@ -28,5 +29,6 @@ async def start_programs(url: str) -> list[int | None]:
     return ends
 
 
+@pytest.mark.matrix("forks for many seconds")
 def test_programs_that_uvloop_starts_survive_calls_under_way(etcd_url: str) -> None:
     assert uvloop.run(start_programs(etcd_url)) == [0] * PROGRAMS

@@ -18,6 +18,8 @@ from support.processes import ChildProcess
 from support.servers import StartServer
 from support.waiting import PATIENCE
 
+pytestmark = pytest.mark.matrix("runs the examples")
+
 ROOT = Path(__file__).parents[2]
 
 Run = Callable[..., ChildProcess]

@@ -33,6 +33,8 @@ from support.simulation.evidence import Evidence, Order, Run
 from support.stalls import now_us
 from support.waiting import PATIENCE
 
+pytestmark = pytest.mark.matrix("tests a tool for tests")
+
 
 async def test_a_lab_of_some_seconds_finds_no_violation(tmp_path: Path) -> None:
     told: list[str] = []

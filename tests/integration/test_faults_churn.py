@@ -12,6 +12,8 @@ from support.journal import check_one_owner, read_journal
 from support.peers import check_histories, everything, peers
 from support.waiting import PATIENCE, until
 
+pytestmark = pytest.mark.matrix("a long fault; shorter ones have the same promises")
+
 
 @pytest.mark.parametrize("store_url", ["valkey", "etcd"], indirect=True)
 async def test_nodes_killed_and_paused_at_any_moment_lose_and_double_nothing(

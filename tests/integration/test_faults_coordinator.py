@@ -15,6 +15,8 @@ from support.leaders import SECOND
 from support.peers import READY, TTL, everything, peers
 from support.waiting import until
 
+pytestmark = pytest.mark.matrix("a long fault; shorter ones have the same promises")
+
 NODES, WORKERS = 3, 10
 BODY = 0.2
 RATE = NODES * WORKERS / BODY

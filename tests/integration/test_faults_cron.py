@@ -19,6 +19,8 @@ from support.peers import READY, TTL, Peers, peers
 from support.processes import ChildProcess
 from support.stalls import Stalls
 
+pytestmark = pytest.mark.matrix("a long fault; shorter ones have the same promises")
+
 SETUPS = (("valkey", None), ("etcd", None), ("redis", "etcd"))
 """Stores, and coordinators where the store is not its own."""
 NODES = 4

@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from support.fault_jobs import noted
 from support.fires import fired_until, settled
 from support.journal import read_journal
 from support.leaders import SECOND
 from support.peers import everything, peers
+
+pytestmark = pytest.mark.matrix("a long fault; shorter ones have the same promises")
 
 OFF = {"ahead": 30.0, "behind": -30.0}
 DELAY = 4.0

@@ -17,6 +17,8 @@ from support.peers import READY, TTL, everything, peers
 from support.stalls import Span
 from support.waiting import until
 
+pytestmark = pytest.mark.matrix("a long fault; shorter ones have the same promises")
+
 BODY = 0.5
 HOLDERS = {"again": 3, "parked": 0}
 """Schedules, and how many crashes an instance of them survives."""

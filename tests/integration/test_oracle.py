@@ -3,11 +3,13 @@
 import pytest
 
 from support.oracle.soaking import findings
+from support.searches import cases
 
 SEEDS = {"redis": range(201, 215), "valkey": range(301, 315), "etcd": range(401, 408)}
 
 
+@pytest.mark.search
 @pytest.mark.parametrize("engine", SEEDS)
 async def test_a_server_answers_as_the_reference(engine: str, request: pytest.FixtureRequest) -> None:
     url: str = request.getfixturevalue(f"{engine}_url")
-    assert await findings(url, SEEDS[engine]) == []
+    assert await findings(url, cases(SEEDS[engine])) == []

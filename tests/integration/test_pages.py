@@ -17,6 +17,8 @@ from support.pages import replace as replace_servers
 from support.servers import StartServer, free_port
 from support.terminals import Terminal
 
+pytestmark = pytest.mark.matrix("runs the commands of the documentation, in real time")
+
 WITH_COMMANDS = [page for page in pages() if page.has_commands]
 
 

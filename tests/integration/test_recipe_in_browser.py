@@ -16,7 +16,10 @@ from support.processes import ChildProcess
 from support.servers import StartServer, free_port
 from support.waiting import PATIENCE
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.matrix("drives a browser; unit tests have what each page says and refuses"),
+]
 
 RECIPE = DOCS / "cookbook" / "progress.md"
 LOAVES = 100

@@ -14,6 +14,8 @@ from support.processes import ChildProcess
 from support.servers import ServerProcess, free_port
 from support.waiting import PATIENCE
 
+pytestmark = pytest.mark.matrix("a long fault; shorter ones have the same promises")
+
 TICKING = """
 @job(kind="tick", cron="* * * * * *", overlap="allow")
 async def tick() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from support.searches import seeds
 from support.simulation.storm_soak import ENGINES, judged
 
 SEEDS = (1, 2)
@@ -14,7 +15,7 @@ def engine_url(request: pytest.FixtureRequest) -> str:
     return url
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", seeds(SEEDS))
 async def test_a_random_program_keeps_every_invariant(engine_url: str, seed: int) -> None:
     violations, happened = await judged(engine_url, seed)
     assert violations == []

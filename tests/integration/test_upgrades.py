@@ -15,6 +15,8 @@ from support.processes import ChildProcess
 from support.releases import Release, two_releases
 from support.waiting import PATIENCE, until
 
+pytestmark = pytest.mark.matrix("runs a release beside this tree; test_two_builds.py has the rules of the store")
+
 CALLERS = 2
 PAUSE = 0.02
 """Seconds between two calls of one caller, so that the audit at the end has some thousands to read at most."""

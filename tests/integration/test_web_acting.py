@@ -14,7 +14,10 @@ from support.browser import Pages
 from support.waiting import until
 from support.web_site import Cluster, Serving, by_header, fail, jobs, send
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.matrix("drives a browser; unit tests have what each page says and refuses"),
+]
 
 MANY = 2_000
 

@@ -8,7 +8,10 @@ from peerjob.web import dashboard
 from support.browser import Pages
 from support.web_site import Serving, by_header, jobs
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.matrix("drives a browser; unit tests have what each page says and refuses"),
+]
 
 NAMES = [
     "a/b",

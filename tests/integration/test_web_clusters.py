@@ -18,7 +18,10 @@ from support.jobd import Jobd
 from support.waiting import until
 from support.web_site import Serving, by_header, jobs
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.matrix("drives a browser; unit tests have what each page says and refuses"),
+]
 
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 

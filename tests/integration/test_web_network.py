@@ -15,7 +15,10 @@ from support.browser import Pages
 from support.waiting import until
 from support.web_site import Serving, by_header, jobs
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.matrix("drives a browser; unit tests have what each page says and refuses"),
+]
 
 SIGNAL = "/static/icon.svg?signal="
 """A request by which a page and its test tell each other how far they are."""

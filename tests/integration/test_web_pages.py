@@ -13,7 +13,10 @@ from support.browser import NARROW, WIDE, Pages, axe_findings
 from support.servers import StartServer
 from support.web_site import ROLE_HEADER, Cluster, Serving, add_hostile, by_header, jobs, pages_with
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.matrix("drives a browser; unit tests have what each page says and refuses"),
+]
 
 ADMIN_ONLY = ("/audit",)
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"

@@ -15,7 +15,10 @@ from peerjob.web import SignIn, dashboard
 from support.browser import Pages
 from support.web_site import Cluster, Serving, by_header
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.matrix("drives a browser; unit tests have what each page says and refuses"),
+]
 
 
 def foreign(text: str) -> Starlette:

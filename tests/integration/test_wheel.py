@@ -9,6 +9,8 @@ from pathlib import Path, PurePath
 
 import pytest
 
+pytestmark = pytest.mark.matrix("builds the package")
+
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("cluster", "node", "proto", "store")
 SHIPPED = {".css", ".html", ".js", ".lua", ".proto", ".py", ".pyi", ".svg", ".txt", ".typed"}

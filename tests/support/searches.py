@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import pytest
-from _pytest.mark import ParameterSet
 
 T = TypeVar("T")
 
@@ -28,7 +27,7 @@ def cases(among: Sequence[T]) -> Sequence[T]:
     return among[: examples(len(among))]
 
 
-def seeds(among: Sequence[int]) -> list[ParameterSet]:
+def seeds(among: Sequence[int]) -> list[pytest.ParameterSet]:
     """Parameters of a test that has one search for each seed: those beyond the share are left to `make matrix`."""
     first = -(-len(among) // SHARE)
     return [

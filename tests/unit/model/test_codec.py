@@ -18,7 +18,7 @@ import attrs
 import msgspec
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peerjob.model.bounds import MAX_DEPTH
@@ -26,6 +26,7 @@ from peerjob.model.codec import decode_value, encode_value
 from peerjob.model.errors import DecodeError, EncodeError, PeerjobError
 from peerjob.model.injected import INJECTED
 from peerjob.model.json_text import to_json
+from support.searches import examples
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -63,7 +64,9 @@ def containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 values = st.recursive(scalars, containers, max_leaves=20)
 
 
+@pytest.mark.search
 @given(values)
+@settings(max_examples=examples(100))
 def test_every_value_comes_back_as_it_went(value: Any) -> None:
     found = decode_value(encode_value(value))
     assert found == value

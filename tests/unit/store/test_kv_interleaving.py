@@ -297,8 +297,17 @@ VERBS = [
 ]
 
 
-@pytest.mark.parametrize("intruder", VERBS)
-@pytest.mark.parametrize("verb", VERBS)
+def pairs() -> list[pytest.ParameterSet]:
+    """Each verb with each intruder; `make test` has a third of them, in which each verb meets four or five others."""
+    rest = pytest.mark.matrix("two thirds of the pairs of verbs")
+    return [
+        pytest.param(verb, intruder, marks=[rest] if (row + column) % 3 else [])
+        for row, verb in enumerate(VERBS)
+        for column, intruder in enumerate(VERBS)
+    ]
+
+
+@pytest.mark.parametrize(("verb", "intruder"), pairs())
 async def test_any_call_may_come_between_the_requests_of_a_verb(
     clock: VirtualClock, verb: Callable[..., Awaitable[Call]], intruder: Callable[..., Awaitable[Call]]
 ) -> None:

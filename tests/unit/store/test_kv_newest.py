@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peerjob.model.clock import SystemClock, to_datetime
@@ -19,6 +19,7 @@ from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer, outcome
+from support.searches import examples
 
 pytestmark = pytest.mark.one_python
 
@@ -59,7 +60,9 @@ def ids_of(bursts: list[tuple[int, int, int]], random: Random) -> list[str]:
     return sorted(found, reverse=True)
 
 
+@pytest.mark.search
 @given(bursts=BURSTS, limit=st.sampled_from([1, 2, 50, 500]), seed=st.integers(0, 99), data=st.data())
+@settings(max_examples=examples(100))
 async def test_pages_have_all_ids_in_order(
     bursts: list[tuple[int, int, int]], limit: int, seed: int, data: st.DataObject
 ) -> None:

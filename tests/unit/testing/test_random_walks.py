@@ -16,6 +16,7 @@ from peerjob.model.state import ARROWS
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import flaky_store, shared_url
 from support.flaky import FlakyStore
+from support.searches import seeds
 
 VERBS = ["turn", "enqueue", "next_hints", "renew", "reap", "get", "lookup", "watch_final", "cancel", "join", "leave"]
 
@@ -162,7 +163,10 @@ def check(walk: Walk, ended: dict[str, Instance[Any]]) -> None:
             assert record.attempts <= {"quick": 3, "slow": 2}[record.kind]
 
 
-@pytest.mark.parametrize("seed", [*range(12), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(12, 400))])
+@pytest.mark.long("a walk has three nodes, 120 steps and hours of virtual time")
+@pytest.mark.parametrize(
+    "seed", [*seeds(range(12)), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(12, 400))]
+)
 async def test_nothing_is_lost_doubled_or_undone(seed: int) -> None:
     with VirtualClock(seed=seed) as clock:
         walk = Walk(clock)

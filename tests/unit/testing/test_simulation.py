@@ -15,6 +15,7 @@ def judged(seed: int) -> Verdict:
     return run(generate(seed))
 
 
+@pytest.mark.long("a program has hundreds of operations and faults")
 @pytest.mark.parametrize("seed", seeds(SEEDS))
 def test_a_random_program_keeps_every_invariant(seed: int) -> None:
     verdict = judged(seed)
