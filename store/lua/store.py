@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peerjob.model.clock import Clock
+from peerjob.model.errors import OptionError
 from peerjob.model.extras import needs_extra
 from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.store.calls import RETRY_FOR, answer_within
@@ -14,6 +15,7 @@ from peerjob.store.url import redact
 
 from .check.capabilities import capabilities_of
 from .client.address import Address, parse_address
+from .client.credentials import Credentials
 from .client.driver import Driver, prefix
 from .client.redis_driver import RedisDriver
 from .commands.node_commands import LuaNodeCommands
@@ -23,6 +25,9 @@ from .commands.retention_commands import LuaRetentionCommands
 from .commands.schedule_commands import LuaScheduleCommands
 from .commands.separate_clients import LuaElections, LuaLiveness
 from .scripts.rights import check_rights, checked_commands
+
+if TYPE_CHECKING:
+    from redis.credentials import CredentialProvider
 
 OPEN_TIMEOUT = 4.5
 _MAX_WIPED = 1_000
@@ -40,10 +45,12 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
         clock: Clock,
         limits: StoreLimits,
         retry_for: float,
+        credentials: Credentials | None,
     ) -> None:
         super().__init__(driver, clock=clock, limits=limits, retry_for=retry_for)
         self._address = address
         self._make_separate_driver = make_separate_driver
+        self._credentials = credentials
         self._capabilities = Capabilities(engine=address.scheme, durability="none")
 
     @property
@@ -59,14 +66,15 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
         return None
 
     async def open(self) -> None:
+        if self._credentials is not None:
+            self._credentials.live_here()
         try:
             async with answer_within(OPEN_TIMEOUT, url=self.url):
                 await self._driver.open()
                 self._capabilities = await capabilities_of(self._driver, self._address)
                 keys = prefix(self._driver.namespace)
                 ((layout, denied, missing),) = await self._driver.run(("open", (checked_commands(keys),)))
-                user = self._address.username or "default"
-                check_rights(denied, missing, url=self.url, user=user, prefix=keys)
+                check_rights(denied, missing, url=self.url, user=self._driver.user, prefix=keys)
                 check_layout(layout.decode(), namespace=self._driver.namespace, url=self.url)
         except BaseException:
             await self._driver.close()
@@ -83,6 +91,8 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
 
     async def close(self) -> None:
         await self._driver.close()
+        if self._credentials is not None:
+            await self._credentials.close()
 
     def liveness(self) -> LuaLiveness:
         return LuaLiveness(self.url, self._make_separate_driver, clock=self._clock)
@@ -91,9 +101,18 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
         return LuaElections(self.url, self._make_separate_driver, clock=self._clock)
 
 
-def lua_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = RETRY_FOR) -> LuaStore:
+def lua_store(
+    url: str,
+    *,
+    namespace: str,
+    clock: Clock,
+    limits: StoreLimits,
+    retry_for: float = RETRY_FOR,
+    credentials: CredentialProvider | None = None,
+) -> LuaStore:
     """The store that a redis or valkey URL names, not opened yet; `+glide` in the scheme chooses valkey-glide."""
     address = parse_address(url)
+    given = None if credentials is None else _credentials_of(credentials, address, clock)
 
     def make_driver() -> Driver:
         if address.library == "glide":
@@ -106,6 +125,25 @@ def lua_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, re
     def make_separate_driver() -> Driver:
         # Do not use GLIDE for the lease and the leadership: all GLIDE clients of a process stop with the event loop of
         # the first client.
-        return RedisDriver(address, namespace=namespace)
+        return RedisDriver(address, namespace=namespace, credentials=given)
 
-    return LuaStore(address, make_driver(), make_separate_driver, clock=clock, limits=limits, retry_for=retry_for)
+    return LuaStore(
+        address,
+        make_driver(),
+        make_separate_driver,
+        clock=clock,
+        limits=limits,
+        retry_for=retry_for,
+        credentials=given,
+    )
+
+
+def _credentials_of(provider: CredentialProvider, address: Address, clock: Clock) -> Credentials:
+    expected = ""
+    if address.library == "glide":
+        expected = "a store URL without +glide: only connections of redis-py ask a provider"
+    elif address.username or address.password:
+        expected = "a store URL without a user and a password"
+    if expected:
+        raise OptionError("credentials", type(provider).__name__, expected)
+    return Credentials(provider, url=address.url, clock=clock)

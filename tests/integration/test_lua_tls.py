@@ -1,10 +1,12 @@
 """Redis and Valkey with TLS: each connection of a store follows its URL."""
 
 import asyncio
+import socket
 import subprocess
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,6 +118,28 @@ async def test_only_the_authority_of_the_url_is_trusted(
     await store.open()
     await store.close()
     await refused(f"{url}&ca_certs={other_ca(tmp_path)}", match=r"(?i)certificate")
+
+
+async def test_the_certificate_is_for_the_name_of_the_host_and_not_for_its_address(
+    start_server: StartServer, signed: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each address of the name is tried alone; the first one refuses connections here."""
+
+    def found(host: str, port: int, *_: object, **__: object) -> list[tuple[Any, ...]]:
+        assert host.endswith(".example")
+        addresses = ("127.0.0.2", "127.0.0.1")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    port = free_port()
+    cert, key = signed.for_host("store.example")
+    files = ("--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", signed.ca)
+    start_server("redis", config=("--tls-port", str(port), *map(str, files), "--tls-auth-clients", "no"))
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    url = f"rediss://store.example:{port}?ca_certs={signed.ca}"
+    store = lua_store(url, namespace="any", clock=SystemClock(), limits=StoreLimits())
+    await store.open()
+    await store.close()
+    await refused(url.replace("store.", "other."), match=r"(?i)certificate")
 
 
 async def refused(url: str, match: str | None = None) -> None:

@@ -278,16 +278,20 @@ class Certificates:
         _openssl("ca", "-batch", "-notext", *signed_by, *days, "-in", request, "-out", cert)
         return cert, key
 
-    def _sign(self, name: str) -> tuple[Path, Path]:
-        cert, key, request, extensions = self._request(name)
+    def for_host(self, name: str) -> tuple[Path, Path]:
+        """A certificate for the name of a host, and its key."""
+        return self._sign(name, f"DNS:{name}")
+
+    def _sign(self, name: str, hosts: str = "IP:127.0.0.1,DNS:localhost") -> tuple[Path, Path]:
+        cert, key, request, extensions = self._request(name, hosts)
         signed_by = ("-CA", self.ca, "-CAkey", self._ca_key, "-CAcreateserial", "-days", "2")
         _openssl("x509", "-req", "-in", request, *signed_by, "-extfile", extensions, "-out", cert)
         return cert, key
 
-    def _request(self, name: str) -> tuple[Path, Path, Path, Path]:
+    def _request(self, name: str, hosts: str = "IP:127.0.0.1,DNS:localhost") -> tuple[Path, Path, Path, Path]:
         """Where the certificate will be, its key, what asks for it, and what is to stand in it."""
         cert, key, request, extensions = (self._folder / f"{name}.{end}" for end in ("pem", "key", "csr", "ext"))
-        extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth,clientAuth\n")
+        extensions.write_text(f"subjectAltName={hosts}\nextendedKeyUsage=serverAuth,clientAuth\n")
         _openssl("req", "-new", "-subj", f"/CN={name}", *_new_key(key), "-out", request)
         return cert, key, request, extensions
 

@@ -1,4 +1,4 @@
-"""A machine's clock that was set wrong."""
+"""Clocks of a machine that differ from its time: set wrong, or moved on by a test."""
 
 from peerjob.model.clock import SystemClock
 
@@ -12,3 +12,14 @@ class ShiftedClock(SystemClock):
 
     def time_us(self) -> int:
         return super().time_us() + self._ahead_us
+
+
+class MovedClock(SystemClock):
+    """The system's clock; a test moves its monotonic time on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moved = 0.0
+
+    def elapsed(self) -> float:
+        return super().elapsed() + self.moved

@@ -22,7 +22,7 @@ EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text
 CORE_ONLY = """
 import json, sys
 for name in ["cryptography", "django", "etcd3aio", "glide", "jwt", "google.protobuf", "grpc", "grpc_health",
-             "grpc_reflection", "jinja2", "opentelemetry", "opentelemetry.context", "prometheus_client", "redis",
+             "grpc_reflection", "jinja2", "opentelemetry", "opentelemetry.context", "prometheus_client",
              "rich", "shellingham", "starlette", "typer", "uvloop"]:
     sys.modules[name] = None
 import asyncio
@@ -127,10 +127,21 @@ def test_the_error_is_an_import_error() -> None:
     assert caught.value.missing == "grpc"
 
 
-def test_a_node_on_redis_imports_no_module_that_it_does_not_need() -> None:
+@pytest.mark.parametrize(
+    ("store", "unused"),
+    [
+        # redis-py needs email, importlib and tempfile
+        ("redis://h", ["croniter", "grpc", "multiprocessing", "pydantic", "sqlite3"]),
+        ("etcd://h", ["croniter", "hiredis", "multiprocessing", "pydantic", "redis", "sqlite3"]),
+        ("sqlite:///", ["croniter", "email", "grpc", "hiredis", "importlib.metadata", "importlib.resources",
+                               "multiprocessing", "pydantic", "redis"]),
+        ("memory://", ["croniter", "email", "grpc", "hiredis", "importlib.metadata", "importlib.resources",
+                       "multiprocessing", "pydantic", "redis", "sqlite3", "tempfile"]),
+    ],
+)  # fmt: skip
+def test_a_node_imports_no_module_that_its_store_does_not_need(store: str, unused: list[str], tmp_path: Path) -> None:
     """Each of these takes half a megabyte or more in every process with a node."""
-    unused = ["croniter", "email", "grpc", "importlib.metadata", "importlib.resources", "multiprocessing", "pydantic",
-              "redis", "sqlite3", "tempfile"]  # fmt: skip
-    code = f"import sys, peerjob; peerjob.Node('redis://h'); print(sys.modules.keys() & {set(unused)})"
+    store = store.replace(":///", f"://{tmp_path}/jobs.db")
+    code = f"import sys, peerjob; peerjob.Node({store!r}); print(sys.modules.keys() & {set(unused)})"
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert run.stdout == "set()\n"

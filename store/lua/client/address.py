@@ -75,7 +75,7 @@ class Address:
     url: str
     scheme: Literal["redis", "valkey"]
     library: Literal["own", "glide"] = "own"
-    """The client library: valkey-glide for `valkey+glide` and its forms, that of this package for all others."""
+    """The client library: valkey-glide for `valkey+glide` and its forms, redis-py for all others."""
     hosts: tuple[Host, ...]
     """One server; with `cluster`, some members of the cluster; with `sentinel`, the sentinels."""
     socket: str = ""

@@ -1,19 +1,16 @@
 """A connection to a server: a protocol of asyncio that sends commands and reads replies.
 
-Streams and a timeout object for each call would cost more time than a short call itself. So replies arrive in a
-protocol, and one timer serves all calls of a connection.
+Streams and a timeout object for each call would cost more time than a short call itself. So redis-py opens a connection
+and signs in, and this protocol has its stream. Replies arrive in the protocol, and one timer serves all calls.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
-import ssl
 import weakref
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Self, cast
 
 import hiredis
@@ -21,26 +18,26 @@ import hiredis
 from peerjob.store.lua.scripts.script import Argument
 from peerjob.store.url import Host
 
+from .announced import ReplyReader
 from .connection_options import ConnectionOptions
-from .first_answer import NoAnswerError, first_answer
+from .credentials import Credentials, Given
+from .opening import open_stream
+from .redis_py import StreamOwner
 from .replies import CallTimeoutError, ConnectionLostError, ProtocolError, ServerError
 
 _CLOSED = "Connection closed by server."
-_PARTIAL = object()
-"""hiredis returns this if a reply has not arrived completely."""
-_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-"""Seconds without data until the system asks if the peer is there, seconds until it asks again, and questions without
-an answer that close the connection."""
 
 # Cast, because the type stub of hiredis allows only commands of one word.
 pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
 
 
-class ServerConnection(asyncio.Protocol):
+class ServerConnection(StreamOwner):
     """An open connection with at most one call under way."""
 
     server: Host | str
     """The host or the path of a socket, as given to `open`."""
+    given: Given
+    """The credentials that the server accepted last."""
     _transport: asyncio.Transport
 
     @classmethod
@@ -49,83 +46,46 @@ class ServerConnection(asyncio.Protocol):
 
         Raises ConnectionLostError, CallTimeoutError, and ServerError if the server refuses the connection.
         """
-        connection = await cls._connected(server, options)
-        connection.server = server
-        try:
-            if commands := list(options.sign_in()):
-                await connection._sign_in(commands, deadline)
-        except BaseException:
-            connection.end()
-            raise
-        return connection
-
-    @classmethod
-    async def _connected(cls, server: Host | str, options: ConnectionOptions) -> Self:
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(options.timeout):
-                if isinstance(server, str):
-                    _, connection = await loop.create_unix_connection(cls, server)
-                    return connection
-                return await cls._connected_to_any(server, options)
-        except TimeoutError as error:
-            raise ConnectionLostError(f"Timeout connecting to {server}") from error
-        except (OSError, ValueError) as error:
-            raise ConnectionLostError(_not_connected(server, error)) from error
-
-    @classmethod
-    async def _connected_to_any(cls, server: Host, options: ConnectionOptions) -> Self:
-        """Connect to the first address of a host that accepts: a dead address must not take the time of the others."""
-        tls = options.tls_context()
-        addresses = await _addresses(server)
-        if len(addresses) == 1:
-            return await cls._connected_to(addresses[0], server, tls)
-        attempts = [partial(cls._connected_to, address, server, tls) for address in addresses]
-        try:
-            return await first_answer(attempts, expected=(OSError, ValueError), discard=cls.end)
-        except NoAnswerError as error:
-            reasons = dict.fromkeys(_not_connected(server, problem) for problem in error.problems)
-            raise ConnectionLostError(" ".join(reasons)) from None
-
-    @classmethod
-    async def _connected_to(cls, address: str, server: Host, tls: ssl.SSLContext | None) -> Self:
-        name = server.name if tls is not None else None
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(cls, address, server.port, ssl=tls, server_hostname=name)
-        try:
-            connection._keep_alive()
-        except BaseException:
-            connection.end()
-            raise
+        connection, given = await open_stream(cls, server, options, deadline)
+        connection.server, connection.given = server, given
         return connection
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._reader = hiredis.Reader(protocolError=ProtocolError, replyError=ServerError, notEnoughData=_PARTIAL)
+        self._reader = ReplyReader()
+        self._stream: asyncio.StreamWriter | None = None
         self._answer: asyncio.Future[list[Any]] | None = None
         self._replies: list[Any] = []
         self._count = 0
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def _keep_alive(self) -> None:
-        """Let the system notice a peer that is gone without a word, while a call waits for hints."""
-        sock = self._transport.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in _KEEPALIVE.items():
-            if (option := getattr(socket, name, None)) is not None:
-                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    def take(self, stream: asyncio.StreamWriter, early: bytes) -> None:
+        """Take the stream of an open connection."""
+        self._stream = stream  # it would close the transport at its own end
+        self._transport = cast("asyncio.Transport", stream.transport)
+        _connections.add(self)
+        if early:
+            self._loop.call_soon(self.data_received, early)  # after the first command
 
-    async def _sign_in(self, commands: Sequence[tuple[Argument, ...]], deadline: float) -> None:
-        problem: Exception | None = None
+    async def sign_in_again(self, credentials: Credentials, deadline: float) -> None:
+        """Send the latest credentials, unless the server has them; a refusal asks the provider once more.
+
+        Raises what `call` raises, and ServerError if the server refuses these, too.
+        """
+        given = credentials.renewed()
+        if given is None or given == self.given:
+            return
         try:
-            replies = await self.send(commands, deadline)
-        except ConnectionLostError as error:
-            # A server that refuses a connection answers once, and closes it.
-            problem, replies = error, self._replies
-        problem = next((reply for reply in replies if isinstance(reply, ServerError)), problem)
-        if problem is not None:
-            raise problem
+            (reply,) = await self.send([("AUTH", *given)], deadline)
+        except ServerError as error:
+            reply = error
+        if isinstance(reply, ServerError):
+            given = await credentials.instead_of(given)
+            (reply,) = await self.send([("AUTH", *given)], deadline)
+        if isinstance(reply, ServerError):
+            raise reply
+        self.given = given
 
     def send(self, commands: Sequence[tuple[Argument, ...]], deadline: float) -> asyncio.Future[list[Any]]:
         """Pack commands, and send them as `call` does."""
@@ -164,7 +124,7 @@ class ServerConnection(asyncio.Protocol):
 
     def end(self) -> None:
         """Close the connection at once; with TLS, an orderly end would wait for the server."""
-        if self._loop.is_closed():
+        if self._stream is None or self._loop.is_closed():
             return  # Python closes the socket with the transport, which needs the event loop for all else
         self.fail(ConnectionLostError("the connection ended"))
         if self._timer is not None:
@@ -181,18 +141,11 @@ class ServerConnection(asyncio.Protocol):
             with ours, theirs:
                 os.dup2(ours.fileno(), sock.fileno(), inheritable=False)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
-        self._transport = cast("asyncio.Transport", transport)
-        _connections.add(self)
-
     def data_received(self, data: bytes) -> None:
         """Read the replies in new data."""
         replies = self._replies
         try:
-            self._reader.feed(data)
-            while (reply := self._reader.gets(False)) is not _PARTIAL:
-                replies.append(reply)
+            self._reader.read(data, replies)
         except ProtocolError as error:
             self.fail(error)
         else:
@@ -231,33 +184,6 @@ class ServerConnection(asyncio.Protocol):
             self._timer = self._loop.call_at(self._deadline, self._check_deadline)
         else:
             self.fail(CallTimeoutError(late))
-
-
-async def _addresses(server: Host) -> Sequence[str]:
-    """Return the addresses of a host, the preferred one first."""
-    if _is_address(server.name):
-        return [server.name]
-    found = await asyncio.get_running_loop().getaddrinfo(server.name, server.port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(_with_scope(address) for *_, address in found))
-
-
-def _is_address(name: str) -> bool:
-    for family in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(OSError):
-            socket.inet_pton(family, name)
-            return True
-    return False
-
-
-def _with_scope(address: Sequence[Any]) -> str:
-    """Return an address with the network interface of a link-local one."""
-    name, _, *more = address
-    return f"{name}%{more[1]}" if more and more[1] else name
-
-
-def _not_connected(server: Host | str, error: Exception) -> str:
-    number, *rest = error.args or (type(error).__name__,)
-    return f"Error {number} connecting to {server}." + (f" {rest[0]}." if rest else "")
 
 
 _connections = weakref.WeakSet[ServerConnection]()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from peerjob.store.lua.scripts.script import Argument
-
 from .address import Address, Tls
+from .credentials import Credentials, Given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,20 +18,17 @@ class ConnectionOptions:
     tls: Tls | None
     timeout: float
     """Seconds until the connection is open, without the sign-in."""
+    credentials: Credentials | None = None
+    """The credentials of a provider, in place of a user and a password."""
     db: int = 0
     name: str = ""
     """The name of the connection in `CLIENT LIST`."""
 
-    def sign_in(self) -> Iterator[tuple[Argument, ...]]:
-        """Yield the first commands of a connection."""
-        if self.username:
-            yield "AUTH", self.username, self.password
-        elif self.password:
-            yield "AUTH", self.password
-        if self.name:
-            yield "CLIENT", "SETNAME", self.name
-        if self.db:
-            yield "SELECT", self.db
+    async def given(self) -> Given:
+        """The credentials for a new connection; an empty password is none."""
+        if self.credentials is not None:
+            return await self.credentials.current()
+        return (self.username, self.password) if self.username else (self.password,)
 
     def tls_context(self) -> ssl.SSLContext | None:
         """Read the certificates; they may have changed since the last connection."""
@@ -49,9 +44,10 @@ class ConnectionOptions:
         return context
 
 
-def server_options(address: Address, timeout: float) -> ConnectionOptions:
+def server_options(address: Address, timeout: float, credentials: Credentials | None = None) -> ConnectionOptions:
     """The options of a connection to the server."""
     return ConnectionOptions(
+        credentials=credentials,
         username=address.username,
         password=address.password,
         tls=address.tls,

@@ -10,7 +10,6 @@ Refused credentials, a missing right and a missing command have their own errors
 from __future__ import annotations
 
 import asyncio
-import enum
 import os
 import re
 from abc import ABC, abstractmethod
@@ -21,24 +20,19 @@ from typing import Any, ClassVar
 from peerjob.model.clock import Clock
 from peerjob.model.errors import (
     OptionError,
-    StoreCommandError,
-    StoreCredentialsError,
     StoreError,
-    StoreFullError,
-    StorePermissionError,
-    StoreRefusedError,
-    StoreUnavailableError,
     StoreUnconfirmedError,
 )
 from peerjob.model.record import StoreLimits
 from peerjob.store.calls import LOGGER, CallRetry, opened_before_fork
 from peerjob.store.lua.scripts.script import Argument, Call, Reply, load_scripts
 from peerjob.store.per_loop import PerLoop
-from peerjob.store.rules import check_layout
 from peerjob.store.url import Host
 
 from .address import Address
+from .credentials import Credentials
 from .durability import Durability
+from .refusals import Cause, cause_in_text, refusal, user_of
 from .reports import Reports
 from .sentinel import Sentinels
 
@@ -51,38 +45,6 @@ CONNECT_TIMEOUT = 4.0
 CALL_TIMEOUT = 5.0
 _MAX_LOADS = 3
 """A call loads its scripts at most this many times more if the server loses them again."""
-PASSING_CODES = (
-    "ASK",
-    "BUSY",
-    "CLUSTERDOWN",
-    "LOADING",
-    "MASTERDOWN",
-    "MISCONF",
-    "MOVED",
-    "NOREPLICAS",
-    "READONLY",
-    "TRYAGAIN",
-    "UNBLOCKED",
-)
-NOT_LOCAL = "Script attempted to access a non local key"
-"""While the hash slot of a namespace moves, a script can get the text NOT_LOCAL in place of TRYAGAIN. The script has
-written nothing in that case."""
-
-_LAYOUT = re.compile(r"\bLAYOUT:? (\S+)")
-"""The pattern fits both client libraries, which word the error of a script differently."""
-
-_DISK_ADVICE = (
-    "when its disk has room again, run BGREWRITEAOF before it restarts, because it may refuse to load the file that it "
-    "has now"
-)
-"""The step after a failed write of the append-only file.
-
-A server with `appendfsync everysec` goes on when its disk has room. If it has rewritten the file since it started, the
-file now has zeros between two commands: the server removed the incomplete command, and wrote the next one where the
-incomplete one had ended. Seen with Redis 8.0.2 and Valkey 8.1.1.
-"""
-
-_DEMOTED = re.compile(r"\b(READONLY|ReadOnly|UNBLOCKED)\b|read only replica")
 
 
 def prefix(namespace: str) -> str:
@@ -91,19 +53,6 @@ def prefix(namespace: str) -> str:
     `scripts/lib/keys.lua` builds the keys from it.
     """
     return f"{{peerjob:{namespace}}}:"
-
-
-class Cause(enum.Enum):
-    """Why a server refused a command."""
-
-    FULL = "out of memory"
-    MOVED = "another server of the cluster has the slot"
-    PASSING = "a later call may succeed"
-    CREDENTIALS = "the server refuses the user name or the password"
-    FORBIDDEN = "the user lacks a right"
-    NO_COMMAND = "the server does not have the command"
-    NO_SCRIPT = "the server does not know the script"
-    OTHER = "anything else"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,20 +66,6 @@ class SlowCall:
     """The name of our script, or in capitals a command of another program."""
 
 
-_CAUSES = (
-    (re.compile(r"ACL failure in script|\bNOPERM\b|o permissions to "), Cause.FORBIDDEN),
-    (
-        re.compile(r"\bunknown (?:sub)?command\b|\bUnknown \w+ command called from|Invalid command passed"),
-        Cause.NO_COMMAND,
-    ),
-    (re.compile(r"\b(?:NOAUTH|WRONGPASS)\b|called without any password|Authentication required"), Cause.CREDENTIALS),
-    (re.compile(r"max number of clients |Script killed by user"), Cause.PASSING),
-)
-"""Texts of the servers that both client libraries pass on without a class of their own."""
-_GLIDE_PREFIX = re.compile(r"^.*?An error was signalled by the server: - (?:ResponseError: |PermissionDenied: )?")
-_ARGUMENTS = re.compile(r",? with args beginning with: .*", re.DOTALL)
-
-
 class Driver(ABC):
     """A client of one server or cluster, for one namespace, on one event loop."""
 
@@ -138,14 +73,22 @@ class Driver(ABC):
     """At most this many calls wait for a disk or for replicas at the same time. Each call has a connection of its
     own."""
 
-    def __init__(self, address: Address, *, namespace: str, call_timeout: float = CALL_TIMEOUT) -> None:
+    def __init__(
+        self,
+        address: Address,
+        *,
+        namespace: str,
+        call_timeout: float = CALL_TIMEOUT,
+        credentials: Credentials | None = None,
+    ) -> None:
         self._address = address
+        self._credentials = credentials
         self._connect_timeout = min(CONNECT_TIMEOUT, call_timeout)
         self._fixed = not address.cluster and address.sentinel is None
         self._server = address.hosts[0] if self._fixed and address.hosts else None
         """The server that has the namespace. None: the driver must ask the cluster or the sentinels."""
         self._search = PerLoop(asyncio.Lock)
-        self.sentinels = None if address.sentinel is None else Sentinels(address, self._connect_timeout)
+        self.sentinels = None if address.sentinel is None else Sentinels(address, self._connect_timeout, credentials)
         self._following: asyncio.Task[None] | None = None
         self.namespace = namespace
         self._prefix = prefix(namespace)
@@ -165,6 +108,11 @@ class Driver(ABC):
     def url(self) -> str:
         """The URL without its password."""
         return self._address.url
+
+    @property
+    def user(self) -> str:
+        """The user that signs in."""
+        return user_of(self._address, self._credentials)
 
     @property
     def server(self) -> Host | None:
@@ -311,7 +259,7 @@ class Driver(ABC):
         cause = self._cause(error)
         if cause is not Cause.OTHER:
             return cause
-        return next((found for pattern, found in _CAUSES if pattern.search(str(error))), Cause.OTHER)
+        return cause_in_text(str(error))
 
     async def _located(self) -> Host:
         """Return the server that has the namespace; concurrent calls share one search."""
@@ -378,40 +326,15 @@ class Driver(ABC):
 
     def _refusal(self, error: Exception, *, connecting: bool = False) -> StoreError:
         """The error to raise for an error of the server: its answer to a command, or to a new connection."""
-        url, cause = self._address.url, self.cause_of(error)
-        text = _ARGUMENTS.sub("", _GLIDE_PREFIX.sub("", str(error).strip())).removeprefix("ERR ")
-        code = text.split(" ", 1)[0].split(":", 1)[0]
-        if cause is Cause.MOVED and not self._address.cluster:
-            return StoreError(f"the server at {url} is one of a cluster: add ?cluster=true to the URL")
-        if code == "MISCONF" and "AOF" in text:
-            return StoreUnavailableError(url, f"{text}; {_DISK_ADVICE}")
-        if cause in (Cause.MOVED, Cause.PASSING, Cause.NO_SCRIPT) or code in PASSING_CODES or NOT_LOCAL in text:
-            return StoreUnavailableError(url, text)
-        if (layout := _LAYOUT.search(text)) is not None:
-            check_layout(layout[1], namespace=self.namespace, url=url)
-        user = repr(self._address.username or "default")
-        if cause is Cause.FULL:
-            return StoreFullError(f"the store at {url} is out of memory: {text}")
-        if cause is Cause.CREDENTIALS:
-            with_or_without = "with" if self._address.password else "without"
-            return StoreCredentialsError(f"the store at {url} refused user {user} {with_or_without} a password: {text}")
-        if cause is Cause.FORBIDDEN:
-            return StorePermissionError(
-                f"user {user} of the store at {url} lacks a right on keys {self._prefix}*: {text}"
-            )
-        if cause is Cause.NO_COMMAND:
-            return StoreCommandError(f"the store at {url} lacks a command that peerjob needs: {text}")
-        if connecting:
-            return StoreError(f"the store at {url} refused the connection: {text}")
-        return StoreRefusedError(f"the store at {url} refused a command: {text}")
-
-
-def is_demoted(error: Exception) -> bool:
-    """Whether the server says that it is no longer a primary: every connection to it must be closed.
-
-    The same address may lead to the new primary while connections to the old one stay open.
-    """
-    return _DEMOTED.search(str(error)) is not None
+        return refusal(
+            error,
+            self.cause_of(error),
+            address=self._address,
+            namespace=self.namespace,
+            prefix=self._prefix,
+            credentials=self._credentials,
+            connecting=connecting,
+        )
 
 
 def _pairs(reply: list[Any] | dict[bytes, Any]) -> dict[bytes, Any]:

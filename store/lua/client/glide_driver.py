@@ -20,9 +20,10 @@ from peerjob.store.lua.scripts.script import Argument
 from peerjob.store.per_loop import PerLoop
 
 from .address import Address
-from .driver import CALL_TIMEOUT, Cause, Driver, is_demoted
+from .driver import CALL_TIMEOUT, Driver
 from .glide_client import GlideConnection, connect
 from .redis_driver import RedisDriver
+from .refusals import Cause, is_demoted
 
 _CAUSES = (
     (re.compile(r"^OOM"), Cause.FULL),

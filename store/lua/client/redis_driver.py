@@ -1,4 +1,4 @@
-"""Redis and Valkey through connections of this package: one for each call under way."""
+"""Redis and Valkey through connections of redis-py: one for each call under way."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from .address import Address
 from .cluster_search import locate
 from .connection import ServerConnection, pack
 from .connection_options import server_options
-from .driver import CALL_TIMEOUT, Cause, Driver, is_demoted
+from .credentials import Credentials
+from .driver import CALL_TIMEOUT, Driver
+from .refusals import Cause, is_demoted
 from .replies import CallTimeoutError, ConnectionLostError, ServerError
 
 KEPT_CONNECTIONS = 16
@@ -41,8 +43,15 @@ class RedisDriver(Driver):
 
     MAX_DURABLE_CALLS = 32
 
-    def __init__(self, address: Address, *, namespace: str, call_timeout: float = CALL_TIMEOUT) -> None:
-        super().__init__(address, namespace=namespace, call_timeout=call_timeout)
+    def __init__(
+        self,
+        address: Address,
+        *,
+        namespace: str,
+        call_timeout: float = CALL_TIMEOUT,
+        credentials: Credentials | None = None,
+    ) -> None:
+        super().__init__(address, namespace=namespace, call_timeout=call_timeout, credentials=credentials)
         self._free: list[ServerConnection] = []
         self._busy: set[ServerConnection] = set()
         """The connections with a call under way."""
@@ -52,7 +61,7 @@ class RedisDriver(Driver):
         """How many times all connections had to be closed. A connection that was opened before is not kept."""
         self._closed = False
         self._room = PerLoop(lambda: asyncio.Semaphore(MAX_CALLS))
-        self._options = server_options(address, self._connect_timeout)
+        self._options = server_options(address, self._connect_timeout, credentials)
         self._members = address.hosts
         """The known members of the cluster."""
 
@@ -101,6 +110,8 @@ class RedisDriver(Driver):
         try:
             connection = self._idle() or await self._open(deadline)
             self._busy.add(connection)
+            if self._credentials is not None:
+                await self._sign_in_again(connection, self._credentials, deadline)
             replies = await connection.call(packed, len(commands), deadline)
         except _LeftError as error:
             if connection is not None:
@@ -110,11 +121,7 @@ class RedisDriver(Driver):
             self._lost(connection)
             if isinstance(error, StoreError):
                 raise
-            if isinstance(error, ServerError):
-                # Errors of the commands are replies, so the server refused the connection itself.
-                raise self._refusal(error, connecting=True) from error
-            reason = no_answer(timeout, error.late) if isinstance(error, CallTimeoutError) else str(error)
-            raise StoreUnavailableError(self._address.url, reason) from error
+            raise self._failure(error, timeout) from error
         except BaseException:
             if connection is not None:
                 connection.end()
@@ -127,6 +134,13 @@ class RedisDriver(Driver):
                 self._busy.discard(connection)
             if room is not None:
                 room.release()
+
+    def _failure(self, error: Exception, timeout: float) -> StoreError:
+        if isinstance(error, ServerError):
+            # Errors of the commands are replies, so the server refused the connection itself.
+            return self._refusal(error, connecting=True)
+        reason = no_answer(timeout, error.late) if isinstance(error, CallTimeoutError) else str(error)
+        return StoreUnavailableError(self._address.url, reason)
 
     def _cause(self, error: Exception) -> Cause:
         return _CAUSES.get(error.code, Cause.OTHER) if isinstance(error, ServerError) else Cause.OTHER
@@ -152,6 +166,16 @@ class RedisDriver(Driver):
             connection.end()
         else:
             self._free.append(connection)
+
+    async def _sign_in_again(self, connection: ServerConnection, credentials: Credentials, deadline: float) -> None:
+        """Let the connection have the latest credentials: those that it was opened with will end."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                await connection.sign_in_again(credentials, deadline)
+        except CallTimeoutError:
+            raise
+        except TimeoutError as error:  # the provider did not answer
+            raise CallTimeoutError(asyncio.get_running_loop().time() - deadline) from error
 
     async def _open(self, deadline: float) -> ServerConnection:
         """Return a new open connection."""

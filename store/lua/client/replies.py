@@ -9,6 +9,14 @@ class ConnectionLostError(Exception):
     """There is no connection: it was closed, or could not be opened."""
 
 
+def not_connected(server: object, cause: BaseException) -> ConnectionLostError:
+    """The error for a connection that could not be opened."""
+    if isinstance(cause, TimeoutError):
+        return ConnectionLostError(f"Timeout connecting to {server}")
+    number, *rest = cause.args or (type(cause).__name__,)
+    return ConnectionLostError(f"Error {number} connecting to {server}." + (f" {rest[0]}." if rest else ""))
+
+
 class ProtocolError(ConnectionLostError):
     """The server sent data that is no reply, or a reply to no command."""
 
@@ -34,3 +42,8 @@ class ServerError(Exception):
     def ends_connection(self) -> bool:
         """Whether the connection is of no use: the server loads its data, or wants other credentials."""
         return str(self).startswith(_ENDING)
+
+    @property
+    def refuses_credentials(self) -> bool:
+        """Whether the server does not accept the user or the password of a new connection."""
+        return self.code in ("NOAUTH", "WRONGPASS") or "called without any password" in str(self)

@@ -27,6 +27,7 @@ from peerjob.store.url import Host
 from .address import Address
 from .connection import ServerConnection
 from .connection_options import ConnectionOptions, sentinel_options, server_options
+from .credentials import Credentials
 from .replies import ConnectionLostError, ServerError
 from .subscription import Subscription
 
@@ -72,13 +73,13 @@ class SentinelAnswers:
 class Sentinels:
     """The sentinels of an address."""
 
-    def __init__(self, address: Address, connect_timeout: float) -> None:
+    def __init__(self, address: Address, connect_timeout: float, credentials: Credentials | None = None) -> None:
         assert address.sentinel is not None, "the address has sentinels"
         self._address = address
         self._majority = len(address.hosts) // 2 + 1
         self._name = address.sentinel.primary
         self._options = sentinel_options(address, min(ASK_TIMEOUT, connect_timeout))
-        self._server_options = server_options(address, connect_timeout)
+        self._server_options = server_options(address, connect_timeout, credentials)
 
     @property
     def hosts(self) -> tuple[Host, ...]:

@@ -4,7 +4,8 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import hiredis
 import pytest
@@ -218,45 +219,90 @@ async def opening(
         await ended.wait()
 
 
-async def test_the_first_commands_of_a_connection_are_sent_in_one_write() -> None:
-    """A later command needs the one in front of it, but no round trip of its own."""
+def commands_of(reader: asyncio.StreamReader) -> AsyncGenerator[list[bytes]]:
+    """The commands that a client sends."""
     requests = hiredis.Reader()
+
+    async def each() -> AsyncGenerator[list[bytes]]:
+        while data := await reader.read(1000):
+            requests.feed(data)
+            while (command := requests.gets()) is not False:
+                yield cast("list[bytes]", command)
+
+    return each()
+
+
+async def test_a_new_connection_signs_in_and_has_a_name_and_a_database() -> None:
+    """Each command needs the one in front of it."""
     seen = list[object]()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while len(seen) < 3:
-            requests.feed(await reader.read(1000))
-            while (command := requests.gets()) is not False:
-                seen.append(command)
-        writer.write(b"+OK\r\n" * 3)
-        await reader.read()
+        async for command in commands_of(reader):
+            seen.append(command)
+            writer.write(b"+OK\r\n")
 
     async with opening(serve, "/3") as connection:
         (await connection).end()
     assert seen == [[b"AUTH", b"user", b"password"], [b"CLIENT", b"SETNAME", b"peerjob"], [b"SELECT", b"3"]]
 
 
-@pytest.mark.parametrize(
-    ("answer", "raised", "text"),
-    [
-        (b"", CallTimeoutError, "^$"),
-        (b"-ERR max number of clients reached\r\n", ServerError, "max number"),
-        (b"+OK\r\n-NOPERM No permissions to run the command\r\n", ServerError, "NOPERM"),
-    ],
-    ids=["no answer", "an answer for all commands", "a refused command"],
-)
-async def test_a_refused_sign_in_raises_the_reason(answer: bytes, raised: type[Exception], text: str) -> None:
-    """A server that refuses a connection answers once and closes it, however many commands came."""
+async def test_a_connection_over_a_unix_socket_signs_in_once(tmp_path: Path) -> None:
+    """redis-py signs in on such a connection a second time, if nothing keeps it from that."""
+    seen, ended = list[object](), asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"peerjob\r\n")
-        writer.write(answer)
-        if answer:
+        async for command in commands_of(reader):
+            seen.append(command[0])
+            writer.write(b"+OK\r\n")
+        writer.close()
+        ended.set()
+
+    path = str(tmp_path / "redis.sock")
+    options = server_options(parse_address(f"redis+unix://:password@{path}"), PATIENCE)
+    async with await asyncio.start_unix_server(serve, path), asyncio.timeout(PATIENCE):
+        (await ServerConnection.open(path, options, asyncio.get_running_loop().time() + PATIENCE)).end()
+        await ended.wait()
+    assert seen == [b"AUTH", b"CLIENT"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "raised", "text"),
+    [
+        ([], CallTimeoutError, "^$"),
+        ([b"-ERR max number of clients reached\r\n"], ServerError, "max number"),
+        ([b"+OK\r\n", b"-NOPERM No permissions to run the command\r\n"], ServerError, "NOPERM"),
+        ([b"*2147483647\r\n"], ProtocolError, "more than 999,999 elements"),
+    ],
+    ids=["no answer", "a refused sign-in", "a refused command", "an endless answer"],
+)
+async def test_a_refused_sign_in_raises_the_reason(answers: list[bytes], raised: type[Exception], text: str) -> None:
+    """The error has the code of the server, and no connection stays open."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        left = list(answers)
+        async for _ in commands_of(reader):
+            if left:
+                writer.write(left.pop(0))
+            if answers and not left:
+                writer.write_eof()
+
+    async with opening(serve, within=PATIENCE if answers else 0.05) as connection:
+        with pytest.raises(raised, match=text):
+            await connection
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["stays open", "closed"])
+async def test_a_server_that_refuses_a_connection_before_its_first_command_is_understood(ends: bool) -> None:
+    """A server with too many clients writes its error at once; redis-py's stream can have read it already."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"-ERR max number of clients reached\r\n")
+        if ends:
             writer.write_eof()
         await reader.read()
 
-    async with opening(serve, within=PATIENCE if answer else 0.05) as connection:
-        with pytest.raises(raised, match=text):
+    async with opening(serve) as connection:
+        with pytest.raises(ServerError, match="max number of clients"):
             await connection
 
 
