@@ -45,6 +45,7 @@ from .runtime import NodeRuntime
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
+    from redis.credentials import CredentialProvider
 
 
 R = TypeVar("R")
@@ -75,6 +76,8 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
     - `store_retry`: how long a call is repeated while the store is away, before it raises StoreUnavailableError; with 0
       it is not repeated. A try waits for an answer for 5 s at most, on SQLite for 15 s. Outcomes of jobs are kept and
       repeated without a limit. It is for a store by URL.
+    - `credentials`: a `CredentialProvider` of redis-py, for a store on Redis or Valkey whose URL has no user and no
+      password. The node asks it every minute, and signs in again on open connections when the answer changes.
     - `lease_ttl`: how long peers wait before they take over from a lost node, 1 s to 1 day.
     - `timezone`: for cron schedules without a timezone.
     - `allow_references`: modules and packages whose functions may be options of single runs, such as
@@ -92,6 +95,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         jobs: JobSource = (),
         workers: int = 10,
         coordinator: Coordinator | None = None,
+        credentials: CredentialProvider | None = None,
         namespace: str = "default",
         name: str | None = None,
         lease_ttl: Duration = 5.0,
@@ -116,6 +120,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
             jobs=self._registry.jobs(),
             workers=self._workers,
             coordinator=coordinator,
+            credentials=credentials,
             namespace=namespace,
             name=name,
             lease_ttl=lease_ttl,
@@ -136,12 +141,21 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         self._allow_unknown = allow_unknown
         if isinstance(store, str):
             opened: Store = open_store(
-                store, namespace=namespace, clock=self.clock, limits=self._store_limits, retry_for=retry_for
+                store,
+                namespace=namespace,
+                clock=self.clock,
+                limits=self._store_limits,
+                retry_for=retry_for,
+                credentials=credentials,
             )
+        elif credentials is not None:
+            raise OptionError("credentials", type(credentials).__name__, "none, except with a store by URL")
         else:
             opened = store
         self._store = timed(opened, self.clock, self._store_called)
-        self._elections = _elections_of(coordinator, self._store, namespace=namespace, clock=self.clock)
+        self._elections = _elections_of(
+            coordinator, self._store, namespace=namespace, clock=self.clock, credentials=credentials
+        )
         self._registered_us = {}
         self._registry = Registry(checked_modules(allow_references))
         self._call_encoder = CallEncoder(
@@ -455,12 +469,17 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
 
 
 def _elections_of(
-    coordinator: Coordinator | None, store: Store, *, namespace: str, clock: Clock
+    coordinator: Coordinator | None,
+    store: Store,
+    *,
+    namespace: str,
+    clock: Clock,
+    credentials: CredentialProvider | None,
 ) -> Callable[[], Elections]:
     if coordinator is None:
         return store.elections
     if isinstance(coordinator, str):
-        return open_elections(coordinator, namespace=namespace, clock=clock)
+        return open_elections(coordinator, namespace=namespace, clock=clock, credentials=credentials)
     if not callable(coordinator):  # pyright: ignore[reportUnnecessaryComparison]  # untyped callers pass any object
         raise OptionError("coordinator", coordinator, "a URL, or a function that makes a client of elections")
     return coordinator

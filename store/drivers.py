@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from peerjob.model.arguments import finite_number, typed_except_secrets
 from peerjob.model.clock import Clock
@@ -20,7 +20,10 @@ from peerjob.model.record import StoreLimits
 
 from .base import Elections, Store
 from .calls import RETRY_FOR
-from .url import redact, scheme_of
+from .url import credentials_of, redact, scheme_of
+
+if TYPE_CHECKING:
+    from redis.credentials import CredentialProvider
 
 NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LUA = (
@@ -42,7 +45,15 @@ class Engine(Store, Protocol):
 
 
 @typed_except_secrets("url")
-def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = RETRY_FOR) -> Engine:
+def open_store(
+    url: str,
+    *,
+    namespace: str,
+    clock: Clock,
+    limits: StoreLimits,
+    retry_for: float = RETRY_FOR,
+    credentials: CredentialProvider | None = None,
+) -> Engine:
     """The store that a URL names, not opened yet; raises OptionError for a URL that names none.
 
     `memory://` is private to its caller, `memory://name` is shared in the process. `sqlite:///path/file.db` is a file
@@ -51,12 +62,16 @@ def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, r
     `redis+sentinel://` takes the hosts of sentinels and the name of the primary, `redis+unix://` the path of a socket.
     `valkey+glide://`, `valkeys+glide://` and the same with `+sentinel` use valkey-glide.
     `etcd://` and, with TLS, `etcds://` take the hosts of all members, with commas between them.
-    The store retries a call for `retry_for` seconds while the server is away.
+    The store retries a call for `retry_for` seconds while the server is away. On Redis and Valkey, `credentials` gives
+    the user and the password in place of the URL.
     """
     finite_number("retry_for", retry_for, "seconds, of zero or more and at most 1,000 years", 0, MAX_SECONDS)
     if not NAMESPACE.fullmatch(namespace):
         raise OptionError("namespace", namespace, "1 to 64 letters, digits, '.', '_' or '-'")
     scheme = scheme_of(url)
+    _check_provider(credentials)
+    if credentials is not None and scheme not in _LUA:
+        raise OptionError("credentials", type(credentials).__name__, "none, except with a store on Redis or Valkey")
     if scheme == "memory":
         from .memory.driver import memory_store
 
@@ -68,7 +83,9 @@ def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, r
     if scheme in _LUA:
         from .lua.store import lua_store
 
-        return lua_store(url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
+        return lua_store(
+            url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for, credentials=credentials
+        )
     if scheme in _ETCD:
         with needs_extra("etcd", redact(url)):
             from .etcd.driver import etcd_store
@@ -91,10 +108,19 @@ async def wipe_namespace(url: str, *, namespace: str, clock: Clock) -> int:
 
 
 @typed_except_secrets("url")
-def open_elections(url: str, *, namespace: str, clock: Clock) -> Callable[[], Elections]:
-    """A factory of clients for the leadership that the server of a URL keeps; see `open_store`."""
+def open_elections(
+    url: str, *, namespace: str, clock: Clock, credentials: CredentialProvider | None = None
+) -> Callable[[], Elections]:
+    """A factory of clients for the leadership that the server of a URL keeps; see `open_store`.
+
+    `credentials` is for a Redis or Valkey whose URL has no user and no password; others ignore it.
+    """
+    _check_provider(credentials)
     try:
-        return open_store(url, namespace=namespace, clock=clock, limits=StoreLimits()).elections
+        if credentials is not None and (scheme_of(url) not in _LUA or any(credentials_of(url))):
+            credentials = None
+        store = open_store(url, namespace=namespace, clock=clock, limits=StoreLimits(), credentials=credentials)
+        return store.elections
     except OptionError as error:
         if error.option != "store":
             raise
@@ -124,6 +150,11 @@ async def diagnose(url: str, *, namespace: str, clock: Clock) -> Sequence[Findin
     if scheme != "memory":
         raise _unknown(url)
     return ()
+
+
+def _check_provider(credentials: CredentialProvider | None) -> None:
+    if credentials is not None and not callable(getattr(credentials, "get_credentials_async", None)):
+        raise OptionError("credentials", type(credentials).__name__, "a CredentialProvider of redis-py")
 
 
 def _unknown(url: str) -> OptionError:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from redis.credentials import CredentialProvider
 
 import peerjob
 from peerjob import Backoff, Client, Filter, Job, JobGroup, Node, OptionError, PeerjobError, Query, Rights, Role, Token
@@ -88,7 +89,7 @@ def test_each_argument_is_kept_or_refused(name: str) -> None:
     call, good = CALLS[name]
     called(call, good)
     wrong: list[str] = []
-    for parameter, annotation in parameters_of(call, NAMES).items():
+    for parameter, annotation in parameters_of(call, {**NAMES, "CredentialProvider": CredentialProvider}).items():
         for value in ODD:
             place = f"{name}({parameter}={shown(value)[:40]})"
             try:

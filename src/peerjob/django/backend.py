@@ -45,6 +45,7 @@ class TaskBackend(BaseTaskBackend):
 
     - `store`: the URL of the store (default: SQLite, in the file `peerjob.db` of BASE_DIR).
     - `coordinator`: the URL of the service that elects the leader (default: the store).
+    - `credentials`: a `CredentialProvider` of redis-py, as in `Node`, for a store on Redis or Valkey.
     - `namespace`: separates the applications of one store (default: `"default"`).
     - `enqueue_on_commit`: inside of a transaction, store a task when the transaction commits (default: True). Its id is
       known at once. Until the commit, `refresh()` raises TaskResultDoesNotExist.

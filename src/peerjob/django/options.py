@@ -6,13 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
 from peerjob import Duration, Job, Node
 
 from .framework import InvalidTaskBackend
+
+if TYPE_CHECKING:
+    from redis.credentials import CredentialProvider
 
 DEFAULT_FILE = "peerjob.db"
 """The file of the default store, in BASE_DIR of the project; without a BASE_DIR, in the current folder."""
@@ -24,6 +27,7 @@ class BackendOptions:
 
     store: str = field(repr=False)  # the URL can contain a password
     coordinator: str | None = field(default=None, repr=False)
+    credentials: CredentialProvider | None = field(default=None, repr=False)
     namespace: str = "default"
     store_retry: Duration = 30.0
     enqueue_on_commit: bool = True
@@ -42,6 +46,7 @@ class BackendOptions:
             jobs=jobs,
             workers=workers,
             coordinator=self.coordinator,
+            credentials=self.credentials,
             namespace=self.namespace,
             store_retry=self.store_retry,
             name=name,
@@ -54,6 +59,7 @@ class BackendOptions:
 _EXPECTED: dict[str, tuple[type[Any] | tuple[type[Any], ...], str]] = {
     "store": (str, "a URL, such as redis://localhost:6379"),
     "coordinator": ((str, type(None)), "a URL, such as etcd://localhost:2379"),
+    "credentials": (object, "a CredentialProvider of redis-py"),
     "namespace": (str, "a name"),
     "store_retry": ((str, int, float, timedelta), "a duration, such as 2s"),
     "enqueue_on_commit": (bool, "True or False"),

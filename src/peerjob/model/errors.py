@@ -388,9 +388,9 @@ class UnauthenticatedError(AuthError):
 
 
 class StoreCredentialsError(StoreError, UnauthenticatedError):
-    """The store refuses the user name or the password of its URL. It is raised at once, without retries.
+    """The store refuses the user name or the password of its URL or provider. It is raised at once, without retries.
 
-    Solution: Correct the user and the password in the URL of the store.
+    Solution: Correct the user and the password in the URL of the store, or what the provider of credentials returns.
     """
 
 

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core import checks
 from django.test.utils import override_settings
 from django.utils.module_loading import import_string
+from redis.credentials import UsernamePasswordCredentialProvider
 
 from peerjob import OptionError
 from peerjob.django import TaskBackend, with_options
@@ -19,7 +20,7 @@ from support.django_site import tasks
 BAD = [
     (
         {"stroe": "x"},
-        "['OPTIONS']: expected options among store, coordinator, namespace, store_retry, enqueue_on_commit, got",
+        "['OPTIONS']: expected options among store, coordinator, credentials, namespace, store_retry, enqueue_on_com",
     ),
     ({"store": 5}, "['OPTIONS']['store']: expected a URL, such as redis://localhost:6379, got int 5"),
     ({"store": Path("/x")}, "['OPTIONS']['store']: expected a URL, such as redis://localhost:6379, got PosixPath"),
@@ -27,6 +28,17 @@ BAD = [
     ({"namespace": None}, "['OPTIONS']['namespace']: expected a name, got NoneType None"),
     ({"enqueue_on_commit": "yes"}, "['OPTIONS']['enqueue_on_commit']: expected True or False, got str 'yes'"),
 ]
+
+
+def test_the_node_of_a_backend_gets_its_provider_of_credentials() -> None:
+    provider = UsernamePasswordCredentialProvider("jobs", "hidden")
+    options = read_options("default", {"store": "redis://localhost", "credentials": provider})
+    assert "hidden" not in repr(options)
+    options.node()
+    for store, given in (("redis://localhost", object()), ("sqlite:///jobs.db", provider)):
+        with pytest.raises(OptionError) as raised:
+            read_options("default", {"store": store, "credentials": given}).node()
+        assert raised.value.option == "credentials"
 
 
 @pytest.mark.parametrize(("options", "text"), BAD, ids=str)
