@@ -9,10 +9,11 @@ from peerjob.store.kv.format.base import Compare, Delete
 from peerjob.store.kv.format.keys import timed
 from peerjob.store.kv.format.rows import Row
 from peerjob.store.kv.index.counts import READY
-from peerjob.store.kv.index.selection import Pick
 from peerjob.store.kv.write.context import KVContext
 from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.step_plan import Change, HeldSlot, StepPlan
+
+from .claim_select import Pick
 
 
 class MisplacedEntries:

@@ -18,7 +18,7 @@ from peerjob.store.base import Store
 from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Put, Range, Step
 from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.index import counts, queues
-from peerjob.store.kv.index.selection import MAX_PASSED, Pick, Room, share_of
+from peerjob.store.kv.queue.claim_select import MAX_PASSED, Pick, Room, share_of
 from peerjob.store.kv.store import KVStore
 from peerjob.store.kv.write import answers, context, hints, kind_sets
 from peerjob.store.memory.data import Costs, MemoryData

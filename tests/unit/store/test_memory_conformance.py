@@ -8,7 +8,7 @@ import pytest
 
 from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
-from peerjob.store.kv.queue import claim_queues
+from peerjob.store.kv.queue import claim_call
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
@@ -70,4 +70,4 @@ class TestGroupedKinds(TestMemory):
 
     @pytest.fixture(autouse=True)
     def _no_few_kinds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(claim_queues, "FEW_KINDS", 0)
+        monkeypatch.setattr(claim_call, "FEW_KINDS", 0)

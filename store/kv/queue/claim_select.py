@@ -1,7 +1,10 @@
-"""Selects the first due instances: a merge of the queues of several kinds and priorities.
+"""The due instances that a claim takes: a merge of the queues of several kinds and priorities.
 
 Each queue is read window by window. Entries may be picked up to the *horizon*: the first place that some queue has not
 been read up to. To move the horizon, the queues that determine it are read further.
+
+If the store keeps the order within a window only, each live incarnation takes a share of the first instances, so that
+their claims seldom conflict.
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ import msgspec
 
 from peerjob.model.clock import Clock
 from peerjob.store.kv.format.base import Step
+from peerjob.store.kv.index.index_feed import IndexFeed
+from peerjob.store.kv.index.queues import Head, Queues, Scan
+from peerjob.store.kv.write.context import KVContext
 
-from .index_feed import IndexFeed
-from .queues import Head, Queues, Scan
+from .claim_call import ClaimCall
 
 _MAX_SCANS = 100
 """One request reads at most this number of queues; a claim reads further queues with further requests."""
@@ -24,6 +29,8 @@ _MIN_READ = 8
 """A claim opens at least this number of queues at a time, and reads at least this number of entries of each queue."""
 _MANY_QUEUES = 20
 """If one claim reads more queues than this, the claim moves the head of each queue behind the picked instances."""
+_MAX_WINDOW = 1000
+"""A claim reads at most this number of due instances to pick the share of the node, unless the claim wants more."""
 MAX_PASSED = 4
 """After a node has passed over an instance of another node's share this often, the node takes the instance itself."""
 _MAX_COUNTED = 2000
@@ -89,7 +96,7 @@ class _Source:
 
 
 class Room:
-    """How many instances of each kind may be picked."""
+    """How many instances of each kind may be picked. A kind is held back here: a claim passes over one without room."""
 
     def __init__(self, caps: Mapping[str, int], taken: Mapping[str, int], spread: int = 1) -> None:
         self._caps = caps
@@ -119,6 +126,7 @@ class Selection:
         self._feed = feed
         self._sources: list[_Source] = []
         self._add((kind, head) for kind, its_heads in heads.items() for head in its_heads)
+        self.picks: list[Pick] = []
         self.left_kinds: tuple[str, ...] = ()
         """Kinds of due instances that were read and not picked: the claim wakes one other node for these kinds."""
 
@@ -133,12 +141,13 @@ class Selection:
         self._sources.sort(key=lambda source: (source.priority, source.suspect))
         return added
 
-    async def pick(self, limit: int, room: Room) -> list[Pick]:
-        """The first `limit` instances within the limits of kinds. A suspect is picked only if first, and alone."""
+    async def pick(self, limit: int, room: Room) -> None:
+        """Pick the first `limit` instances of kinds that have room. A suspect is picked only if first, and alone."""
         await self._open(limit + 1)
         await self._read(self._sources[:_MAX_SCANS], limit)
         while True:
-            picks, rest, spent, horizon = self._merge(limit, room)
+            self.picks, rest, spent, horizon = self._merge(limit, room)
+            picks = self.picks
             full = len(picks) == limit or (len(picks) == 1 and picks[0].suspect)
             unfinished = [source for source in self._sources if source.open]
             if full:
@@ -155,9 +164,14 @@ class Selection:
                         continue
             if not waiting:
                 left = rest or (await self._open(1) if full else [])
-                self.left_kinds = tuple(dict.fromkeys(pick.kind for pick in left))
-                return picks
+                self.keep(picks, (pick.kind for pick in left))
+                return
             await self._read(waiting[:_MAX_SCANS], limit)
+
+    def keep(self, picks: list[Pick], left_kinds: Iterable[str]) -> None:
+        """Keep these picks, and leave others, of the given kinds, to other nodes."""
+        self.picks = picks
+        self.left_kinds = tuple(dict.fromkeys((*left_kinds, *self.left_kinds)))
 
     @property
     def _bound(self) -> tuple[int, str] | None:
@@ -224,6 +238,21 @@ class Selection:
     def empty(self) -> list[tuple[str, Head]]:
         """Kind and head of each empty queue."""
         return [(source.kind, source.head) for source in self._sources if source.scan.done and not source.picks]
+
+
+async def select_due(context: KVContext, call: ClaimCall) -> Selection:
+    """Select the first due instances, or this node's share of them."""
+    suspects = call.want.suspects and not call.claims
+    selection = Selection(context.queues, context.clock, call.heads, call.feed, suspects=suspects)
+    spread = 2 * len(call.live) if len(call.live) > 1 else 1
+    window = min(call.limit * spread, max(call.limit, _MAX_WINDOW))
+    if window:
+        await selection.pick(window, Room(call.want.kinds, call.taken, spread))
+    if spread > 1:
+        room = Room(call.want.kinds, call.taken)
+        share, left = share_of(selection.picks, call.limit, room, call.incarnation, call.live, call.passed_over)
+        selection.keep(share, (pick.kind for pick in left))
+    return selection
 
 
 def share_of(

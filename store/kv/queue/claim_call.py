@@ -1,0 +1,105 @@
+"""One call of `claim`: its wishes, what it has read and taken, and its answer if the request was answered before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from peerjob.model.caps import Caps
+from peerjob.model.record import Claim, Claimed, Want
+from peerjob.model.state import State
+from peerjob.store.kv.format.base import Entry
+from peerjob.store.kv.format.rows import to_claim
+from peerjob.store.kv.index.index_feed import IndexFeed
+from peerjob.store.kv.index.queues import Head
+from peerjob.store.kv.kinds.kind_groups import Groups
+from peerjob.store.kv.write.answers import AnswerLog
+from peerjob.store.kv.write.context import KVContext
+
+FEW_KINDS = 32
+"""A claim for at most this number of kinds reads the heads of all ready queues of each kind."""
+
+
+class ClaimCall:
+    """The state of one call of `claim`."""
+
+    def __init__(self, incarnation: str, want: Want, answer_log: AnswerLog, passed_over: dict[str, int]) -> None:
+        self.incarnation = incarnation
+        self.want = want
+        self.registered = want.kinds.kinds if isinstance(want.kinds, Caps) else tuple(want.kinds)
+        self.answer_log = answer_log
+        self.passed_over = passed_over
+        """Instance → number of claims in which the incarnation left that instance and took later ones."""
+        # for many kinds, the sum of the limits takes longer than the claim; the limit of each kind is checked in any
+        # case
+        self.has_few_kinds = len(want.kinds) <= FEW_KINDS
+        self.limit = min(want.limit, sum(want.kinds.values())) if self.has_few_kinds else want.limit
+        self.taken: dict[str, int] = {}
+        self.groups: Groups | None = None
+        """The groups of the node's kinds; None while the claim reads the heads of all queues directly."""
+        self.feed: IndexFeed | None = None
+        self.node = Entry(b"", 0)
+        self.name = ""
+        self.live: list[str] = []
+        """Incarnations that share the due instances; empty unless the store keeps the order within a window only."""
+        self.heads: dict[str, list[Head]] = {}
+        self.delayed: list[Head] = []
+        self.claims: list[Claim] = []
+        self.numbers: set[int] = set()
+        """Numbers under which this call has stored its claims in the answer log."""
+        self.picked = 0
+        self.waited = False
+        self.answer_log.guarded = True
+
+    @property
+    def now_us(self) -> int:
+        """The time at which this run of the request began."""
+        return self.answer_log.now_us
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of which more instances may be claimed."""
+        return tuple(kind for kind, limit in self.want.kinds.items() if limit > self.taken.get(kind, 0))
+
+    @property
+    def wants_all(self) -> bool:
+        """Whether the claim takes instances of each registered kind, and also suspects."""
+        caps = self.want.kinds
+        limits = (caps.default, *caps.others.values()) if isinstance(caps, Caps) else caps.values()
+        return self.want.suspects and all(limit > 0 for limit in limits)
+
+    @property
+    def answered(self) -> bool:
+        """Whether the answer log has answers of an earlier run of the same request."""
+        others = self.answer_log.answers.keys() - self.numbers
+        return bool(others or (self.answer_log.parts and not self.numbers and not self.waited))
+
+    def add(self, claim: Claim) -> None:
+        """Add a claim to the answer."""
+        self.claims.append(claim)
+        self.taken[claim.kind] = self.taken.get(claim.kind, 0) + 1
+        self.limit = 0 if claim.suspect else self.limit - 1
+
+
+def in_order(claims: Iterable[Claim]) -> tuple[Claim, ...]:
+    """Claims in the order of the queue: a later round of a claim can find an earlier instance."""
+    return tuple(sorted(claims, key=lambda claim: (claim.priority, claim.due_us, claim.id)))
+
+
+async def repeat_answer(context: KVContext, call: ClaimCall) -> Claimed | None:
+    """The answer of the first run of a repeated request, without claims that were taken back since; or None."""
+    if not call.answered:
+        return None
+    log = call.answer_log
+    answers = [answer.split(" ") for _, answer in sorted(log.answers.items())]
+    rows = await context.rows([id for _, id in answers])
+    specs = await context.kv.get([context.keys.args + id for _, id in answers])
+    claims: list[Claim] = []
+    for (fence, id), entry in zip(answers, specs, strict=True):
+        if id in rows:
+            row = rows[id][1]
+            spec = row.spec if entry is None else entry.value
+            held = row.state is State.PROCESSING and row.owner == call.incarnation
+            if held and row.fence == int(fence) and spec is not None:
+                claims.append(to_claim(id, row, spec))
+    first = log.parts[0]
+    return Claimed(claims=in_order(claims), now_us=first.now_us, next_due_us=first.next_due_us)

@@ -1,0 +1,119 @@
+"""The delayed instances: a claim moves those that are due to the ready queues.
+
+A move changes queue entries only and no record, so any store can move any instance at any time. The clock of the
+moving node decides what is due. A node whose clock is off therefore moves an instance only a while after the instance
+was due by the median of the clocks: that node may be the only one with free workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from peerjob.store.kv.format.base import Compare, Delete, Entry, Range
+from peerjob.store.kv.format.keys import prefix_end, time_text
+from peerjob.store.kv.format.rows import Delayed, decode_delayed
+from peerjob.store.kv.index.counts import DELAYED
+from peerjob.store.kv.index.queues import AFTER_ALL, Head
+from peerjob.store.kv.write.context import KVContext
+from peerjob.store.kv.write.hints import Wakeups
+from peerjob.store.kv.write.step_plan import Change, StepPlan
+
+from .claim_call import ClaimCall
+
+MAX_MOVED = 500
+"""Most instances that one claim moves to ready queues. A move of a thousand, of 10,000 kinds,
+blocked a Redis server for 20 ms."""
+LEFT_TO_OTHERS_US = 2_000_000
+"""A node whose clock is off leaves due instances to other nodes for this long, and then moves the instances itself."""
+
+
+class DelayedQueue:
+    """The sixteen queues of delayed instances, as one."""
+
+    def __init__(self, context: KVContext) -> None:
+        self._context = context
+
+    async def move_due(self, call: ClaimCall) -> bool:
+        """Move what is due to the ready queues, earliest first; False if nothing is.
+
+        Other nodes are woken for the kinds that this claim does not take.
+        """
+        context = self._context
+        if not context.clock_skew.judgement.known:
+            return False
+        # the median clock decides: this node's wall clock may have been set since the last comparison with other clocks
+        now_us = context.clock_skew.median_us() - (LEFT_TO_OTHERS_US if context.clock_skew.is_off else 0)
+        until = time_text(now_us + 1)
+        begun = [head for head in call.delayed if head.start < until]
+        if not begun:
+            return False
+        scans = [context.queues.scan(head, now_us=now_us, until=until) for head in begun]
+        while unfinished := [scan for scan in scans if not scan.done and len(scan.places) < MAX_MOVED]:
+            await context.queues.read(unfinished, MAX_MOVED)
+        due = [
+            (place, scan.head.queue, entry)
+            for scan in scans
+            for place, entry in zip(scan.places, scan.entries, strict=True)
+        ]
+        due.sort(key=lambda item: item[0])
+        changes: list[Change] = []
+        kinds: list[str] = []
+        for place, queue, entry in due[:MAX_MOVED]:
+            id = place[19:]
+            plan = StepPlan(context.keys, now_us)
+            plan.ops.append(Delete(queue + place))
+            delayed = await self._delayed(id, queue + place, entry)
+            if delayed is None:
+                # the kind of an unreadable entry is unknown, so only a recount can correct the counter that included
+                # the entry
+                context.counts.in_doubt = True
+                kinds.append("")
+            else:
+                plan.shifts.append((delayed.kind, DELAYED, -1))
+                plan.add_to_queue(id, delayed.kind, delayed.priority, int(place[:18]), suspect=delayed.suspect)
+                kinds.append(delayed.kind)
+            changes.append(plan.change([Compare(queue + place, mod=entry.mod)]))
+        written = await context.writer.write(changes)
+        moved: dict[str, int] = {}
+        for kind, _ in written.applied(kinds):
+            if kind:
+                moved[kind] = moved.get(kind, 0) + 1
+        if len(due) <= MAX_MOVED:
+            await context.queues.move_on(context.queues.advance(head, until) for head in begun)
+        own: Mapping[str, int] = call.want.kinds if call.want.limit else {}
+        others = {kind: count for kind, count in moved.items() if kind not in own}
+        await context.hints.send(Wakeups(ready=others, except_for=call.incarnation if own else ""), written)
+        return True
+
+    async def _delayed(self, id: str, key: str, entry: Entry) -> Delayed | None:
+        """Decode an entry of a delayed queue. If the entry is unreadable, the instance's record is used, if any."""
+        delayed = self._context.unreadable.read(key, entry, decode_delayed, "the record of the instance replaces it")
+        if delayed is not None:
+            return delayed
+        # the move deletes the entry, so it counts no more
+        self._context.unreadable.replaced(key)
+        found = (await self._context.rows([id])).get(id)
+        return None if found is None else Delayed(found[1].kind, found[1].priority, found[1].suspect)
+
+    async def next_due(self, heads: Sequence[Head]) -> int | None:
+        """The time at which the earliest instance is due; None without one, or if other nodes decide. Moves heads."""
+        if not self._context.clock_skew.decides:
+            return None
+        place = await self._context.queues.earliest(heads)
+        return None if place == AFTER_ALL else int(place[:18])
+
+    def before(self, heads: Sequence[Head], next_due_us: int | None) -> list[Range]:
+        """Reads that find nothing while no delayed instance is due before `next_due_us`."""
+        if not self._context.clock_skew.decides:
+            return []
+        stop = None if next_due_us is None else time_text(next_due_us)
+        return [
+            Range(
+                head.queue + head.start,
+                prefix_end(head.queue) if stop is None else head.queue + stop,
+                limit=1,
+                keys_only=True,
+            )
+            for head in heads
+            if stop is None or head.start < stop
+        ]

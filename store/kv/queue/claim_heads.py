@@ -1,0 +1,88 @@
+"""The heads of the queues that a claim reads first, in one request with the record of its node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.store.kv.format.base import Found, Range
+from peerjob.store.kv.format.keys import below
+from peerjob.store.kv.format.rows import live_of
+from peerjob.store.kv.index.index_feed import IndexFeed
+from peerjob.store.kv.kinds.kind_groups import Grouping, Groups
+from peerjob.store.kv.write.context import KVContext
+from peerjob.store.kv.write.writer import ROUNDS
+
+from .claim_call import ClaimCall
+
+_MAX_HEADS = 64
+"""A claim for few kinds reads at most this number of heads. A claim with more heads or more
+kinds reads the indexes of `kind_groups`."""
+
+
+class ClaimHeads:
+    """Reads the heads of the queues for claims."""
+
+    def __init__(self, context: KVContext) -> None:
+        self._context = context
+        self._grouping = Grouping(context)
+        self._groups: dict[str, Groups] = {}
+        """Incarnation → groups of the incarnation's kinds, for nodes with many kinds or queues."""
+
+    async def read(self, call: ClaimCall) -> bool:
+        """Read the node and the heads; False if the node is not alive."""
+        context = self._context
+        node, lives = Range(context.keys.node + call.incarnation), context.keys.live
+        windowed = [below(lives)] if context.kv.capabilities.order == "windowed" else []
+        known = self._groups.get(call.incarnation)
+        if known is not None and (known.kinds is call.registered or known.kinds == call.registered):
+            call.groups = known
+        elif not call.has_few_kinds:
+            call.groups = await self._read_groups(call)
+        for _ in range(ROUNDS):
+            reads = [node, *windowed, context.queues.delayed_heads(), *self.of_ready(call)]
+            nodes, *found = await context.kv.read(reads)
+            if windowed:
+                call.live = [
+                    incarnation
+                    for incarnation, entry in ((key[len(lives) :], entry) for key, entry in found.pop(0).items)
+                    if incarnation == call.incarnation or live_of(entry).claims
+                ]
+            delayed, *ready = found
+            call.name, alive = context.name(call.incarnation, nodes.items[0][1] if nodes.items else None)
+            if not alive:
+                return False
+            call.node, call.delayed = nodes.items[0][1], context.queues.heads(delayed)
+            if await self._set_heads(call, ready):
+                return True
+        raise StoreUnavailableError(context.url, "too many nodes register kinds at once")
+
+    def of_ready(self, call: ClaimCall) -> list[Range]:
+        """The reads that find the heads of the ready queues of all wanted kinds."""
+        keys = self._context.keys
+        if call.groups is None:
+            return [below(keys.ready_heads(kind), _MAX_HEADS + 1) for kind in call.kinds]
+        return [*self._grouping.marks(call.groups), *(below(keys.order_heads(group)) for group in call.groups.marks)]
+
+    async def _set_heads(self, call: ClaimCall, ready: Sequence[Found]) -> bool:
+        """Store the heads that were read; False if heads are too many or groups changed, so the caller reads again."""
+        queues = self._context.queues
+        if call.groups is None:
+            if sum(found.count for found in ready) > _MAX_HEADS:
+                call.groups = await self._read_groups(call)
+                return False
+            call.heads = {kind: queues.heads(found) for kind, found in zip(call.kinds, ready, strict=True)}
+            return True
+        marks, heads = ready[: len(call.groups.marks)], ready[len(call.groups.marks) :]
+        if not call.groups.hold(marks):
+            call.groups = await self._read_groups(call)
+            return False
+        indexes = [head for found in heads for head in queues.heads(found)]
+        # an earlier attempt of the claim may have read the same heads without indexes, and each queue must count once
+        call.heads = {}
+        call.feed = IndexFeed(queues, self._context.keys, indexes, call.groups.names, call.now_us)
+        return True
+
+    async def _read_groups(self, call: ClaimCall) -> Groups:
+        groups = self._groups[call.incarnation] = await self._grouping.settled(call.registered)
+        return groups

@@ -1,0 +1,149 @@
+"""A node that finds nothing to claim waits: it is registered as idle, so that new instances wake it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from peerjob.store.kv.format.base import Compare, Delete, Found, Op, Put, Range, Step
+from peerjob.store.kv.format.keys import prefix_end, time_text
+from peerjob.store.kv.format.rows import Idle, encode
+from peerjob.store.kv.index.queues import AFTER_ALL
+from peerjob.store.kv.write.context import KVContext
+from peerjob.store.kv.write.idle_signs import IdleSign
+
+from .claim_call import ClaimCall
+from .claim_due import DelayedQueue
+from .claim_heads import ClaimHeads
+from .claim_select import Selection
+
+_MANY_QUEUES = 16
+"""If one kind has more queues than this, a claim deletes the heads of empty queues, so that
+later claims read fewer heads."""
+_MAX_STEP_READS = 100
+"""Most reads in the step that registers an idle node: etcd counts reads as operations, and
+limits the operations of a step."""
+_LAG_US = 5_000_000
+"""The head of an empty queue stays this far behind the current time, so that a node with a
+slow clock can add entries without lowering the head."""
+
+
+class IdleNodes:
+    """Registers idle nodes."""
+
+    def __init__(self, context: KVContext, heads: ClaimHeads, delayed: DelayedQueue) -> None:
+        self._context = context
+        self._heads = heads
+        self._delayed = delayed
+        self._entries: dict[str, tuple[Idle | None, int]] = {}
+        """Incarnation → its last registration and the revision; None if the registration is unknown."""
+
+    def removal(self, incarnation: str) -> list[Op]:
+        """The write that ends the registration of an incarnation, if this store may have written one."""
+        return [Delete(self._context.keys.idle + incarnation)] if incarnation in self._entries else []
+
+    def forget(self, incarnation: str) -> None:
+        """Note that an incarnation is not registered."""
+        self._entries.pop(incarnation, None)
+
+    async def wait(self, call: ClaimCall, selection: Selection) -> bool:
+        """Register the node as idle if the same step finds nothing to claim; False if an instance was added."""
+        context, kv, log = self._context, self._context.kv, call.answer_log
+        await self._tidy_empty_queues(call, selection)
+        next_due_us = log.next_due_us = await self._delayed.next_due(call.delayed)
+        registration = Idle(call.kinds, ()) if call.groups is None else Idle((), tuple(call.groups.marks))
+        waits = call.want.idle and call.limit > 0 and bool(registration.kinds or registration.groups)
+        alive = Compare(context.keys.node + call.incarnation, mod=call.node.mod)
+        part = log.part()
+        compares, ops, idle = [alive, part.guard()], list[Op](), context.keys.idle + call.incarnation
+        known = self._entries.get(call.incarnation) if waits else None
+        if known is not None and known[0] == registration:
+            # an earlier claim wrote the same registration: the step only compares that no wakeup has deleted the
+            # registration
+            compares.append(Compare(idle, mod=known[1]))
+            part.unused()
+        else:
+            ops.append(part.put((), await context.writer.short_lease()))
+            if waits:
+                ops.append(Put(idle, encode(registration)))
+        context.idle_signs.set(None)
+        reads = self._repeated_reads(call, selection, next_due_us)
+        step_reads = reads if len(reads) <= _MAX_STEP_READS else ()
+        applied = await kv.txn([Step(compares, ops, step_reads)])
+        answer = applied.steps[0]
+        if answer is not None and step_reads != reads:
+            # read after the registration was written: the read finds earlier instances, and later instances find the
+            # registration
+            answer = await kv.read(reads)
+        if answer is None:
+            if known is not None:
+                # the transaction failed, so this node may or may not be registered as idle: remember that, so that the
+                # next claim deletes or rewrites the registration
+                self._entries[call.incarnation] = (None, -1)
+            return False
+        call.waited = True
+        if ops:
+            part.written(applied.revision)
+            if waits:
+                self._entries[call.incarnation] = (registration, applied.revision)
+        if not self._has_new(call, selection, answer):
+            # while the clock of this node decides nothing, the reads do not find delayed instances
+            if waits and call.wants_all and step_reads == reads and context.clock_skew.decides:
+                _, revision = self._entries[call.incarnation]
+                context.idle_signs.set(IdleSign(call.incarnation, idle, revision, reads, answer))
+            return True
+        if waits:
+            await kv.txn([Step([], [Delete(idle)])])
+            self.forget(call.incarnation)
+        return False
+
+    async def _tidy_empty_queues(self, call: ClaimCall, selection: Selection) -> None:
+        """Move the heads of empty queues forward. If a kind has many queues, delete the heads of the empty ones."""
+        queues, lag = self._context.queues, time_text(call.now_us - _LAG_US)
+        steps = selection.settled(())
+        empty = [] if steps else [(head, len(call.heads.get(kind, ()))) for kind, head in selection.empty()]
+        if call.feed is not None:
+            unused = call.feed.unused()
+            empty += [(head, len(unused)) for head in unused]
+        for head, count in empty:
+            if count > _MANY_QUEUES:
+                steps.append(queues.drop(head))
+            elif head.start[:18] < time_text(call.now_us - 2 * _LAG_US):
+                steps.append(queues.advance(head, lag + "/"))
+        await queues.move_on(steps)
+
+    def _repeated_reads(self, call: ClaimCall, selection: Selection, next_due_us: int | None) -> list[Range]:
+        """The reads that find entries added to the queues after the claim has read the queues."""
+        return [
+            *self._heads.of_ready(call),
+            *(call.feed.repeated_reads() if call.feed is not None else ()),
+            *(Range(head.queue + head.start, prefix_end(head.queue), 1, True) for head in selection.heads()),
+            self._context.queues.delayed_heads(),
+            *self._delayed.before(call.delayed, next_due_us),
+        ]
+
+    def _has_new(self, call: ClaimCall, selection: Selection, answer: Sequence[Found]) -> bool:
+        """Whether `_repeated_reads` found something new."""
+        queues, rest = self._context.queues, deque(answer)
+
+        def take(count: int) -> list[Found]:
+            return [rest.popleft() for _ in range(count)]
+
+        if call.groups is None or call.feed is None:
+            read = {head.queue for head in selection.heads()}
+            new = any(
+                head.queue not in read and (call.want.suspects or "/s/" not in head.queue)
+                for found in take(len(call.kinds))
+                for head in queues.heads(found)
+            )
+        else:
+            count = len(call.groups.marks)
+            new = not call.groups.hold(take(count))
+            indexes = {head.queue for head in call.feed.heads()}
+            new = any(head.queue not in indexes for found in take(count) for head in queues.heads(found)) or new
+            new = call.feed.has_new(take(len(indexes))) or new
+        new = any(found.count for found in take(len(selection.heads()))) or new
+        (delayed,) = take(1)
+        begins = {head.queue: head.start for head in call.delayed}
+        new = any(head.start < begins.get(head.queue, AFTER_ALL) for head in queues.heads(delayed)) or new
+        return new or any(found.count for found in rest)

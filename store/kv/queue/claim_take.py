@@ -1,0 +1,172 @@
+"""Selected instances become Processing: records, queue entries and indexes change in one step for each instance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from peerjob.model.errors import DecodeError
+from peerjob.model.record import MAX_BATCH_BYTES, Claim
+from peerjob.model.state import State
+from peerjob.store.kv.format.base import Compare, Delete, Entry, Put, Step
+from peerjob.store.kv.format.keys import time_text
+from peerjob.store.kv.format.rows import Owned, Row, encode, extended, to_claim
+from peerjob.store.kv.index.counts import PROCESSING, READY, SCHEDULED
+from peerjob.store.kv.index.queues import Head
+from peerjob.store.kv.write.context import KVContext
+from peerjob.store.kv.write.hints import Wakeups
+from peerjob.store.kv.write.step_plan import Change
+
+from .claim_call import ClaimCall
+from .claim_idle import IdleNodes
+from .claim_select import Pick, Selection
+from .misplaced import MisplacedEntries
+
+_CLAIMS_PER_HEAD_MOVE = 200
+"""A claim moves the head of a queue after this number of claims from the queue: each move costs a request."""
+_LARGE_READS = 32
+"""A claim reads the large arguments of so many instances at a time, since it ends when they have MAX_BATCH_BYTES."""
+
+
+class Taking:
+    """Takes what a claim has selected."""
+
+    def __init__(self, context: KVContext, idle: IdleNodes) -> None:
+        self._context = context
+        self._keys = context.keys
+        self._idle = idle
+        self._misplaced = MisplacedEntries(context)
+        self._claims_since_move: dict[str, int] = {}
+        """Queue → number of claims from the queue since the last move of the queue's head."""
+        self._last_fence = 0
+
+    async def take(self, call: ClaimCall, selection: Selection) -> bool:
+        """Claim the picks; False if other nodes took some or some are unreadable, so that the caller selects again."""
+        context = self._context
+        found = await self._claimable(selection.picks, call.claims)
+        if len(found) < len(selection.picks):
+            left = (pick.kind for pick in selection.picks[len(found) :])
+            selection.keep(selection.picks[: len(found)], left)
+        picks = selection.picks
+        if not picks:
+            return True
+        stale = [pick for pick, claimable in zip(picks, found, strict=True) if claimable is None]
+        changes: list[Change] = []
+        planned: list[tuple[int, str, Row, bytes]] = []
+        for pick, claimable in zip(picks, found, strict=True):
+            if claimable is not None:
+                revision, row, spec = claimable
+                taken, change = self._plan(call, pick, revision, row)
+                changes.append(change)
+                planned.append((call.picked, pick.id, taken, spec))
+        if stale:
+            await self._misplaced.remove(stale, call.now_us)
+        alive = Compare(self._keys.node + call.incarnation, mod=call.node.mod)
+        extra_ops = self._idle.removal(call.incarnation)
+        written = await context.writer.write(changes, answer_log=call.answer_log, extra_ops=extra_ops, guards=[alive])
+        if any(written.revisions):
+            self._idle.forget(call.incarnation)
+        wakeups = Wakeups(any_of=selection.left_kinds, except_for=call.incarnation)
+        for (number, id, taken, spec), revision in written.applied(planned):
+            call.numbers.add(number)
+            call.passed_over.pop(id, None)
+            context.cache(id, revision, taken)
+            call.add(to_claim(id, taken, spec))
+            wakeups.changed.append(id)
+        await context.hints.send(wakeups, written)
+        if stale or not all(written.revisions):
+            return False
+        await self._move_heads(call, selection)
+        return True
+
+    def _plan(self, call: ClaimCall, pick: Pick, revision: int, row: Row) -> tuple[Row, Change]:
+        """The record of a claimed instance, and the step that writes it."""
+        keys, id = self._keys, pick.id
+        call.picked += 1
+        self._last_fence = max(self._last_fence, call.now_us - 1) + 1
+        taken = replace(
+            row,
+            state=State.PROCESSING,
+            attempts=row.attempts + 1,
+            # a damaged record with a far too large fence must not raise the fences of other instances
+            fence=max(row.fence + 1, self._last_fence),
+            owner=call.incarnation,
+            started=False,
+            # another node's clock found the instance due and can be ahead of this node's: no history shows a claim
+            # before the due time
+            history=extended(row, State.PROCESSING, max(call.now_us, row.due_us), call.name, ""),
+        )
+        return taken, Change(
+            [Compare(keys.state + id, mod=revision)],
+            [
+                Put(keys.state + id, encode(taken)),
+                Delete(pick.key),
+                Put(keys.owned(call.incarnation) + id, encode(Owned(taken.fence, taken.suspect, kind=row.kind))),
+                Delete(keys.by(row.kind, State.SCHEDULED) + id),
+            ],
+            ((row.kind, SCHEDULED, -1), (row.kind, READY, -1), (row.kind, PROCESSING, 1)),
+            answers=((call.picked, f"{taken.fence} {id}"),),
+        )
+
+    async def _claimable(self, picks: Sequence[Pick], claims: Sequence[Claim]) -> list[tuple[int, Row, bytes] | None]:
+        """Revision, record and arguments of each pick; None if its queue entry does not match its record.
+
+        The answer ends before the first pick whose large arguments would exceed MAX_BATCH_BYTES together with those of
+        earlier picks and of `claims`; a claim of one instance has no limit.
+        An instance that moves to another queue during the claim can be picked twice; only one of the entries matches.
+        """
+        context, kv, keys = self._context, self._context.kv, self._keys
+        found: list[tuple[int, Row, bytes] | None] = []
+        large: list[tuple[int, Entry, Row]] = []
+        entries = await kv.get([keys.state + pick.id for pick in picks])
+        for pick, entry in zip(picks, entries, strict=True):
+            row = None if entry is None else await context.row_of(pick.id, entry)
+            if (
+                entry is None
+                or row is None
+                or row.state is not State.SCHEDULED
+                or pick.queue != keys.ready(row.kind, row.priority, suspect=row.suspect)
+                or pick.place[:18] != time_text(row.due_us)
+            ):
+                found.append(None)
+                continue
+            if row.spec is None:
+                large.append((len(found), entry, row))
+            found.append((entry.mod, row, row.spec or b""))
+        size = sum(len(claim.spec) for claim in claims) if large else 0
+        for first in range(0, len(large), _LARGE_READS):
+            part = large[first : first + _LARGE_READS]
+            stored = await kv.get([keys.args + picks[at].id for at, _, _ in part])
+            for (at, entry, row), args in zip(part, stored, strict=True):
+                if args is None:
+                    await context.set_aside.put(picks[at].id, entry, DecodeError("it has no arguments"))
+                    found[at] = None
+                    continue
+                size += len(args.value)
+                if size > MAX_BATCH_BYTES and (at or claims):
+                    return found[:at]
+                found[at] = (entry.mod, row, args.value)
+        return found
+
+    async def _move_heads(self, call: ClaimCall, selection: Selection) -> None:
+        """Move the heads of queues behind the picks: of many queues after each claim, else after a number of claims."""
+        queues, claims, picks = self._context.queues, self._claims_since_move, selection.picks
+        settled = [step for step in selection.settled(picks) if step is not None]
+        await queues.move_on(settled)
+        begins: dict[Head, str] = {}
+        if call.feed is not None:
+            begins.update(call.feed.begins())
+            for index in begins:
+                claims[index.queue] = claims.get(index.queue, 0) + len(settled)
+        if not settled:
+            last = {pick.queue: pick.place for pick in picks}
+            for pick in picks:
+                claims[pick.queue] = claims.get(pick.queue, 0) + 1
+            begins.update((head, last.get(head.queue, head.start)) for head in selection.heads())
+        steps: list[Step | None] = []
+        for head, place in begins.items():
+            if claims.get(head.queue, 0) >= _CLAIMS_PER_HEAD_MOVE:
+                claims[head.queue] = 0
+                steps.append(queues.advance(head, place))
+        await queues.move_on(steps)
