@@ -13,9 +13,9 @@ To follow a job from enqueue to its end, read in this order:
 2. `context` and `store`: what all verbs share; `KVStore` inherits one group of verbs per file
 3. `step_plan`: how an instance enters and leaves indexes, queues, keys and slots; `enqueue` is its simplest user
 4. `writer`: many steps in one request; with `counts` (counters) and `answers` (repeated requests)
-5. `queues`: queues whose first entries are cheap to read
+5. `queues` and `scan`: queues whose first entries are cheap to read
 6. `claim`: how a node gets instances, in four parts: `claim_call` (which repeats an answer), `claim_due`,
-   `claim_select`, `claim_take`. `claim_heads` is what a claim reads first, and `claim_idle` is a claim without instances
+   `claim_select`, `claim_take`. `claim_heads` reads what a claim needs first; `claim_idle` ends one without instances
 7. `commit`, `cancel`, `logs`, `retention`: how instances end and are removed
 
 Then by topic:

@@ -15,7 +15,7 @@ from peerjob.store.kv.format.base import Delete, Entry, Op, Put
 from peerjob.store.kv.format.keys import time_text
 from peerjob.store.kv.format.rows import encode
 from peerjob.store.kv.format.schedule_rows import NextFire, decode_fire
-from peerjob.store.kv.index.queues import Head
+from peerjob.store.kv.index.scan import Head
 from peerjob.store.kv.write.context import KVContext
 
 INSTANCE, GAP, TRIGGER = "f", "g", "t"

@@ -25,7 +25,7 @@ from peerjob.store.kv.format.schedule_rows import (
     to_schedule_row,
 )
 from peerjob.store.kv.format.unreadable import WRITTEN_ANEW
-from peerjob.store.kv.index.queues import Head, Scan
+from peerjob.store.kv.index.scan import Head, Scan
 from peerjob.store.kv.write.context import KVContext
 from peerjob.store.per_loop import PerLoop
 from peerjob.store.rules import MAX_REMOVALS

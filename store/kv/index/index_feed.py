@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from peerjob.store.kv.format.base import Found, Range
 from peerjob.store.kv.format.keys import Keys, prefix_end
 
-from .queues import Head, Queues, Scan
+from .queues import Queues
+from .scan import Head, Scan
 
 _MAX_READ = 50
 """One request reads at most this number of indexes; the feed reads further indexes with further requests."""

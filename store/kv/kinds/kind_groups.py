@@ -24,7 +24,7 @@ from peerjob.model.errors import StoreUnavailableError
 from peerjob.store.kv.format.base import Compare, Delete, Entry, Found, Op, Put, Range, Step, mod_of
 from peerjob.store.kv.format.keys import below, prefix_end
 from peerjob.store.kv.format.rows import count_of, encode, group_of, node_of
-from peerjob.store.kv.index.queues import Head
+from peerjob.store.kv.index.scan import Head
 from peerjob.store.kv.write.context import KVContext
 from peerjob.store.kv.write.writer import ROUNDS
 

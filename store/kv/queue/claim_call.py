@@ -10,7 +10,7 @@ from peerjob.model.state import State
 from peerjob.store.kv.format.base import Entry
 from peerjob.store.kv.format.rows import to_claim
 from peerjob.store.kv.index.index_feed import IndexFeed
-from peerjob.store.kv.index.queues import Head
+from peerjob.store.kv.index.scan import Head
 from peerjob.store.kv.kinds.kind_groups import Groups
 from peerjob.store.kv.write.answers import AnswerLog
 from peerjob.store.kv.write.context import KVContext

@@ -13,7 +13,7 @@ from peerjob.store.kv.format.base import Compare, Delete, Entry, Range
 from peerjob.store.kv.format.keys import prefix_end, time_text
 from peerjob.store.kv.format.rows import Delayed, decode_delayed
 from peerjob.store.kv.index.counts import DELAYED
-from peerjob.store.kv.index.queues import AFTER_ALL, Head
+from peerjob.store.kv.index.scan import AFTER_ALL, Head
 from peerjob.store.kv.write.context import KVContext
 from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.step_plan import Change, StepPlan

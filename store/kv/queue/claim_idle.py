@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from peerjob.store.kv.format.base import Compare, Delete, Found, Op, Put, Range, Step
 from peerjob.store.kv.format.keys import prefix_end, time_text
 from peerjob.store.kv.format.rows import Idle, encode
-from peerjob.store.kv.index.queues import AFTER_ALL
+from peerjob.store.kv.index.scan import AFTER_ALL
 from peerjob.store.kv.write.context import KVContext
 from peerjob.store.kv.write.idle_signs import IdleSign
 

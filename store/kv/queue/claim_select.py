@@ -18,7 +18,8 @@ import msgspec
 from peerjob.model.clock import Clock
 from peerjob.store.kv.format.base import Step
 from peerjob.store.kv.index.index_feed import IndexFeed
-from peerjob.store.kv.index.queues import Head, Queues, Scan
+from peerjob.store.kv.index.queues import Queues
+from peerjob.store.kv.index.scan import Head, Scan
 from peerjob.store.kv.write.context import KVContext
 
 from .claim_call import ClaimCall

@@ -13,7 +13,7 @@ from peerjob.store.kv.format.base import Compare, Delete, Entry, Put, Step
 from peerjob.store.kv.format.keys import time_text
 from peerjob.store.kv.format.rows import Owned, Row, encode, extended, to_claim
 from peerjob.store.kv.index.counts import PROCESSING, READY, SCHEDULED
-from peerjob.store.kv.index.queues import Head
+from peerjob.store.kv.index.scan import Head
 from peerjob.store.kv.write.context import KVContext
 from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.step_plan import Change

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from peerjob.store.kv.format.base import Compare, Delete, Found
 from peerjob.store.kv.format.keys import LATEST_US, below, time_text
 from peerjob.store.kv.index.counts import FINAL_SLOTS, SLOT
-from peerjob.store.kv.index.queues import Head, Scan
+from peerjob.store.kv.index.scan import Head, Scan
 from peerjob.store.kv.kinds.kind_cleanup import UnusedKinds
 from peerjob.store.kv.write.context import KVCommands, KVContext, retried
 from peerjob.store.kv.write.step_plan import Change, StepPlan
