@@ -172,6 +172,19 @@ async def test_claims_of_a_large_set_come_in_order(site: MakeSite) -> None:
     assert got == [one.id for one in sorted(batch, key=lambda one: (one.priority, one.due_us, one.id))]
 
 
+async def test_a_claim_of_more_queues_than_it_opens_skips_none(site: MakeSite) -> None:
+    """A claim opens 200 queues. It must not go on in them past the head of a queue that it does not open."""
+    here = site()
+    store = await here.open()
+    peer = await join(here, store, names(210))
+    for priority in (1, 2):
+        await store.enqueue([here.make.instance(kind=kind, priority=priority) for kind in names(210)])
+    priorities: list[int] = []
+    while claims := (await peer.claim(Want(kinds=Caps(peer.info.kinds, 500), limit=500))).claims:
+        priorities += [claim.priority for claim in claims]
+    assert priorities == [1] * 210 + [2] * 210
+
+
 async def test_a_cap_holds_for_a_kind_of_a_large_set(site: MakeSite) -> None:
     here = site()
     store = await here.open()

@@ -47,7 +47,8 @@ local function open_source(selection, kind, piece)
   end
 end
 
--- Return the source with the best next instance, and correct stale entries of the index of heads.
+-- Return the source with the best next instance, and correct stale entries of the index of heads. Return nil if the
+-- best one is in a queue too many.
 local function best_source(selection)
   local claim, heads, heap, opened = selection.claim, selection.heads, selection.heap, selection.opened
   while heads.member and (not heap[1] or precedes(heads, heap[1])) do
@@ -153,7 +154,10 @@ local function select_due(selection)
   -- Assume that the next instances are as large as the largest so far, so that the script reads few that do not fit.
   local some = claim.largest == 0 and 8 or max(1, min(32, math.floor((MAX_CLAIM_BYTES - claim.bytes) / claim.largest)))
   for n = 1, min(some, limit - claim.count) do
-    local source = heads.member and best_source(selection) or heap[1]
+    local source = heap[1]
+    if heads.member then
+      source = best_source(selection)
+    end
     if not source then
       break
     end
