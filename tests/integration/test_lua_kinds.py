@@ -213,6 +213,21 @@ async def test_a_wrong_entry_of_an_index_is_put_right(site: MakeSite) -> None:
     assert indexes(here, "head") == {}
 
 
+async def test_a_wrong_entry_of_an_index_of_suspects_loses_none(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    kinds = names(50)
+    peer = await join(here, store, kinds)
+    assert await peer.take() == ()
+    first, second = (here.make.instance(kind=kinds[0], crashes=3) for _ in range(2))
+    await store.enqueue([first, second])
+    (index,), (entries,) = keys(here, "shead:"), indexes(here, "shead").values()
+    score, _, head = next(iter(entries)).partition(" ")
+    here.server.command("DEL", index)
+    here.server.command("ZADD", index, score, head.replace(first.id, second.id))
+    assert [(await peer.take_one()).id for _ in range(2)] == [first.id, second.id]
+
+
 async def test_more_sets_than_have_an_index(site: MakeSite) -> None:
     here = site()
     store = await here.open()

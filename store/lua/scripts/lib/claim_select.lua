@@ -71,31 +71,32 @@ local function best_source(selection)
   return heap[1]
 end
 
--- Return the first suspect of the wanted kinds, or nil. `kinds` is empty if the set of kinds has an index of heads.
+-- Return the first suspect of the wanted kinds, or nil, and correct stale entries of the index of heads. `kinds` is
+-- empty if the set of kinds has an index.
 local function first_suspect(claim, kinds)
-  local first = nil
-  local function compare(kind, member, score)
-    local suspect = {kind = kind, suspect = true, member = member, score = tonumber(score), left = 0, taken = 1}
-    if room_of(claim, kind) > 0 and (not first or precedes(suspect, first)) then
-      first = suspect
-    end
-  end
-  if claim.letter == 'x' then
-    local heads = call('ZRANGE', heads_key(claim.set, true), 0, 15, 'WITHSCORES')
-    for n = 1, #heads, 2 do
-      compare(sub(heads[n], ID_SIZE + 17), sub(heads[n], 1, ID_SIZE + 16), heads[n + 1])
-    end
-    return first
+  local index, first = heads_key(claim.set, true), nil
+  local entries = claim.letter == 'x' and call('ZRANGE', index, 0, 15) or {}
+  for n = 1, #entries do
+    kinds[n] = sub(entries[n], ID_SIZE + 17)
   end
   for begin = 1, #kinds, SLICE do
     local last, keys = min(begin + SLICE - 1, #kinds), {}
     for n = begin, last do
       keys[n - begin + 1] = suspects_key(kinds[n])
     end
-    for n = begin, call('EXISTS', unpack(keys)) > 0 and last or 0 do
-      local head = call('ZRANGE', suspects_key(kinds[n]), 0, 0, 'WITHSCORES')
-      if head[1] then
-        compare(kinds[n], head[1], head[2])
+    for n = begin, (entries[1] or call('EXISTS', unpack(keys)) > 0) and last or 0 do
+      local kind, head = kinds[n], call('ZRANGE', suspects_key(kinds[n]), 0, 0, 'WITHSCORES')
+      local suspect = head[1] and {kind = kind, suspect = true, member = head[1], score = tonumber(head[2]), left = 0,
+        taken = 1}
+      if entries[n] and entries[n] ~= (head[1] or '') .. kind then
+        prepare_queue(kind, true, true)
+        add('ZREM', index, entries[n])
+        if suspect then
+          add_pair('ZADD', index, head[2], head[1] .. kind)
+        end
+      end
+      if suspect and room_of(claim, kind) > 0 and (not first or precedes(suspect, first)) then
+        first = suspect
       end
     end
   end
