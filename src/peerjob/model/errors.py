@@ -2,7 +2,7 @@
 
 docs/reference/errors.md lists them with their bases. The last paragraph of each docstring is its column of solutions.
 
-`Retry`, `Fail` and `Snooze` are signals that a job raises; they do not derive from PeerjobError.
+`Retry`, `Fail` and `Snooze` are control exceptions, which a job raises; they do not derive from PeerjobError.
 """
 
 from __future__ import annotations
