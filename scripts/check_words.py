@@ -1,6 +1,7 @@
-"""Fails if a comment, a docstring, a Lua comment or a page has a word that hides the subject of a sentence.
+"""Fails if a sentence has a word that hides its subject, or if a name has a word with a second meaning.
 
-Reading is what counts; this list only holds the worst words. Each class name of the product is unique, too.
+Sentences are those of comments, docstrings and pages. Reading is what counts; these lists only hold the worst words.
+Each class name of the product is unique, too. docs/glossary.md tells what each word means.
 """
 
 import ast
@@ -11,15 +12,37 @@ import sys
 import tokenize
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 WORDS = re.compile(r"\b(nobody|somebody|whoever|whom|whosoever)\b", re.IGNORECASE)
+ONE_MEANING: dict[str, tuple[frozenset[str], str]] = {
+    "settle": (frozenset({"settle"}), "flush, resolve, acknowledge"),
+    "lost": (
+        frozenset({"lost", "LOST", "OwnershipLost", "assert_lost", "connection_lost"}),
+        "missed, disconnected, dropped, missing",
+    ),
+    "once": (frozenset(), "together, immediately, repeat_id"),
+    "note": (frozenset({"note", "NOTE", "MAX_NOTE", "NOTE_LIMIT", "_NAME_AND_NOTE", "error_note"}), "remember, log"),
+    "room": (frozenset(), "remaining, bytes_left, permit"),
+    "turn": (frozenset({"turn", "by_turn"}), "lock, long_poll, write_lock"),
+    "place": (frozenset(), "position, index, path, permit, location"),
+}
+"""A part of names → the names that have it with its one meaning, and words for its former other meanings."""
+NO_NAMES = {"one": "the name of the thing", "found": "what was found"}
+"""Names of variables that do not say what they hold."""
+KEPT = {("src/peerjob/model/errors.py", "found")}
+"""An attribute of LayoutError, which users may read."""
+CLASSES = {"Member": "a part of a flow", "Child": "a part of a flow"}
+"""Names of classes that are kept free, for what."""
+CHECKED = ("cluster", "src", "store/etcd", "store/memory", "store/sqlite")
+"""The folders whose names are checked."""
 PRODUCT = ("cluster", "node", "store", "src", "bench", "scripts", "examples", "docs", "README.md", "CONTRIBUTING.md")
 
 
 def main() -> int:
-    problems = [*_words(), *_classes()]
+    problems = [*_words(), *_names(), *_classes()]
     for problem in problems:
         print(problem)
     return 1 if problems else 0
@@ -55,11 +78,54 @@ def _prose(path: Path) -> Iterator[tuple[int, str]]:
                     yield token.start[0] + offset, line
 
 
+def _names() -> Iterator[str]:
+    for path in _files():
+        name = path.relative_to(ROOT).as_posix()
+        if path.suffix != ".py" or not name.startswith(CHECKED):
+            continue
+        for part in _parts(path.stem):
+            if part in ONE_MEANING:
+                yield f"{name}: {part!r} has one meaning: call the file {ONE_MEANING[part][1]}"
+        for node in ast.walk(_parsed(path)):
+            bound, is_variable = _bound(node)
+            where = f"{name}:{getattr(node, 'lineno', 0)}"
+            if is_variable and bound in NO_NAMES and (name, bound) not in KEPT:
+                yield f"{where}: the variable {bound!r} does not say what it holds: {NO_NAMES[bound]}"
+            if isinstance(node, ast.ClassDef) and bound in CLASSES:
+                yield f"{where}: the class {bound!r} is kept free for {CLASSES[bound]}"
+            for part in () if bound.startswith("test_") else _parts(bound):
+                allowed, others = ONE_MEANING.get(part, (frozenset({bound}), ""))
+                if bound not in allowed:
+                    yield f"{where}: {part!r} in {bound!r} has one meaning, see the glossary; else {others}"
+
+
+def _bound(node: ast.AST) -> tuple[str, bool]:
+    """The name that a node defines, or "", and whether it is a variable."""
+    match node:
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            return name, False
+        case ast.Attribute(attr=name, ctx=ast.Store()):
+            return name, False
+        case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+            return name, True
+        case _:
+            return "", False
+
+
+def _parts(name: str) -> list[str]:
+    return [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
+
+
+@cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def _classes() -> Iterator[str]:
     places: dict[str, list[str]] = defaultdict(list)
     for path in _files():
         if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in ("cluster", "node", "store", "src"):
-            for node in ast.parse(path.read_text()).body:
+            for node in _parsed(path).body:
                 if isinstance(node, ast.ClassDef):
                     places[node.name].append(str(path.relative_to(ROOT)))
     for name, files in sorted(places.items()):

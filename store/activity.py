@@ -35,7 +35,7 @@ def encode_sample(sample: ActivitySample) -> bytes:
 
 def samples_in(stored: Iterable[bytes], first: int, last: int) -> list[ActivitySample]:
     """The samples of the slots from `first` to `last`, without those that cannot be decoded."""
-    found: list[ActivitySample] = []
+    samples: list[ActivitySample] = []
     for data in stored:
         try:
             sample = _decode(data)
@@ -43,16 +43,16 @@ def samples_in(stored: Iterable[bytes], first: int, last: int) -> list[ActivityS
             LOGGER.error("a sample of activity is left out: %s", error)
             continue
         if first <= sample.slot <= last:
-            found.append(sample)
-    return found
+            samples.append(sample)
+    return samples
 
 
 def merged(stored: bytes | None, sample: ActivitySample) -> ActivitySample:
     """A sample added to the stored one, if that is of the same slot and can be decoded; within the limits."""
     before = [] if stored is None else samples_in([stored], sample.slot, sample.slot)
     rows: dict[str, ActivityRow] = {}
-    for one in (*before, sample):
-        for kind, row in one.rows.items():
+    for slot_sample in (*before, sample):
+        for kind, row in slot_sample.rows.items():
             _add(rows, kind, row)
     return limited(ActivitySample(sample.slot, rows))
 
@@ -62,7 +62,7 @@ def limited(sample: ActivitySample) -> ActivitySample:
     rows: dict[str, ActivityRow] = {}
     room = MAX_SAMPLED_NAMES
     kinds = 0
-    for kind in sorted(sample.rows, key=lambda one: (-sample.rows[one].events, one)):
+    for kind in sorted(sample.rows, key=lambda sampled: (-sample.rows[sampled].events, sampled)):
         size = len(kind.encode())
         keeps = kind == OTHER_KINDS or (kinds < MAX_SAMPLED_KINDS and size <= room)
         if keeps and kind != OTHER_KINDS:
@@ -76,17 +76,17 @@ def _add(rows: dict[str, ActivityRow], kind: str, row: ActivityRow) -> None:
     rows[kind] = row if before is None else _sum(before, row)
 
 
-def _sum(one: ActivityRow, other: ActivityRow) -> ActivityRow:
+def _sum(row: ActivityRow, other: ActivityRow) -> ActivityRow:
     return ActivityRow(
-        one.started + other.started,
-        one.completed + other.completed,
-        one.failed + other.failed,
-        one.retried + other.retried,
-        one.cancelled + other.cancelled,
-        _added(one.durations, other.durations),
-        _added(one.waits, other.waits),
+        row.started + other.started,
+        row.completed + other.completed,
+        row.failed + other.failed,
+        row.retried + other.retried,
+        row.cancelled + other.cancelled,
+        _added(row.durations, other.durations),
+        _added(row.waits, other.waits),
     )
 
 
-def _added(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
-    return tuple(map(sum, zip_longest(one, other, fillvalue=0)))
+def _added(counts: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
+    return tuple(map(sum, zip_longest(counts, other, fillvalue=0)))

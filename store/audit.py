@@ -15,11 +15,11 @@ _decode = reader(AuditRecord, "audit")
 
 def audit_records(stored: Iterable[bytes]) -> list[AuditRecord]:
     """The records, without those that cannot be decoded."""
-    found: list[AuditRecord] = []
+    records: list[AuditRecord] = []
     for data in stored:
         try:
-            found.append(_decode(data))
+            records.append(_decode(data))
         except DecodeError as error:
             # log no traceback: the message of a DecodeError already names the cause
             LOGGER.error("a record of the audit log is left out: %s", error)
-    return found
+    return records

@@ -94,9 +94,9 @@ def no_answer(seconds: float, late: float) -> str:
 
 async def both(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
     """Await two coroutines at the same time, each to its end, even if the other fails; then raise the first error."""
-    one, other = await asyncio.gather(first, second, return_exceptions=True)
-    if isinstance(one, BaseException):
-        raise one
+    earlier, other = await asyncio.gather(first, second, return_exceptions=True)
+    if isinstance(earlier, BaseException):
+        raise earlier
     if isinstance(other, BaseException):
         raise other
-    return one, other
+    return earlier, other

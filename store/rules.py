@@ -25,17 +25,17 @@ REPLACED = "replaced by a later fire"
 _MAKES_INSTANCE = (FireOutcome.FIRED, FireOutcome.BACKFILLED, FireOutcome.TRIGGERED)
 
 
-def check_layout(found: str, *, namespace: str, url: str) -> None:
+def check_layout(layout: str, *, namespace: str, url: str) -> None:
     """Raise LayoutError unless a namespace has the layout of this release."""
-    if found == str(LAYOUT):
+    if layout == str(LAYOUT):
         return
-    number = int(found) if found.isascii() and found.isdigit() else None
+    number = int(layout) if layout.isascii() and layout.isdigit() else None
     if number is not None and number < LAYOUT:
         cure = f"it was written before release 0.1: remove it with `jobd clear --namespace {namespace}`"
     else:
         cure = "a newer release writes it: upgrade this node"
     raise LayoutError(
-        f"namespace {namespace!r} at {url} has layout {found}, this release has layout {LAYOUT}; {cure}",
+        f"namespace {namespace!r} at {url} has layout {layout}, this release has layout {LAYOUT}; {cure}",
         found=number,
         known=LAYOUT,
     )

@@ -108,22 +108,22 @@ def query_options(url: str, known: Mapping[str, type[Any]]) -> dict[str, Any]:
 
     It also refuses what no URL of a store may have.
     """
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for name, text in _pairs(url):
         if name not in known:
             # An unknown option can be a part of a password with an unescaped `?` or `&`, so the error must not show it.
             if "@" in name + text or _SECRET_OPTION.search(url):
                 raise OptionError("store", redact(url), _ESCAPED)
             raise OptionError(f"store option {name!r}", text, f"one of {', '.join(sorted(known)) or 'none'}")
-        if name in found:
+        if name in options:
             raise OptionError("store", redact(url), f"the option {name!r} once")
         wanted = known[name]
         try:
-            found[name] = _READ[wanted](text)
+            options[name] = _READ[wanted](text)
         except ValueError:
             expected = "true or false" if wanted is bool else with_article(wanted.__name__)
             raise OptionError(f"store option {name!r}", text, expected) from None
-    return found
+    return options
 
 
 def _pairs(url: str) -> list[tuple[str, str]]:

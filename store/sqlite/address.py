@@ -50,11 +50,11 @@ def parse_address(url: str) -> SqliteAddress:
     relative = path.startswith(("/./", "/../"))
     absolute = os.path.abspath(path[1:] if relative else path)  # noqa: PTH100  # resolves `..` without reading links
     # a path that begins with two slashes, as in SQLAlchemy's URLs, means the same as one slash
-    found = Path("/" + absolute.lstrip("/"))
-    if found.parent == ROOT and not relative and not path.startswith("//"):
+    file = Path("/" + absolute.lstrip("/"))
+    if file.parent == ROOT and not relative and not path.startswith("//"):
         raise OptionError(
             "store",
             redact(url),
-            f"sqlite:///.{found} for a file in the current folder, or sqlite:///{found} for one in the folder /",
+            f"sqlite:///.{file} for a file in the current folder, or sqlite:///{file} for one in the folder /",
         )
-    return SqliteAddress(path=found, sync="full" if sync == "full" else "normal")
+    return SqliteAddress(path=file, sync="full" if sync == "full" else "normal")

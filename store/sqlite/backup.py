@@ -58,7 +58,7 @@ def _copy(path: Path, url: str, partial: Path) -> None:
             source.connection.backup(copy)
             # without a log beside it, the copy is one file
             copy.execute("PRAGMA journal_mode = DELETE")
-            if (found := copy.execute("PRAGMA quick_check(1)").fetchone()) != ("ok",):
-                raise StoreError(f"the file of the store at {url} is damaged ({found[0]}): replace it with a backup")
+            if (verdict := copy.execute("PRAGMA quick_check(1)").fetchone()) != ("ok",):
+                raise StoreError(f"the file of the store at {url} is damaged ({verdict[0]}): replace it with a backup")
     finally:
         source.close()

@@ -43,8 +43,8 @@ def _size(path: Path) -> str:
 
 
 def _space(path: Path) -> Finding:
-    found = os.statvfs(path.parent)
-    free, reserve = found.f_bavail * found.f_frsize, reserve_of(found.f_blocks * found.f_frsize)
+    usage = os.statvfs(path.parent)
+    free, reserve = usage.f_bavail * usage.f_frsize, reserve_of(usage.f_blocks * usage.f_frsize)
     text = f"{free:,} bytes are free"
     if free < reserve:
         return Finding("space", Severity.FAIL, f"{text}: new instances are refused below {reserve:,}")
@@ -53,9 +53,9 @@ def _space(path: Path) -> Finding:
 
 def _rights(path: Path) -> list[Finding]:
     """Files that all local users may read or write. A group has its rights because an administrator gave them."""
-    files = [one for one in (path, *log_paths(path), lock_path(path)) if one.exists()]
+    files = [file for file in (path, *log_paths(path), lock_path(path)) if file.exists()]
     for right, verb, verdict in ((0o002, "write", Severity.FAIL), (0o004, "read", Severity.WARN)):
-        exposed = [one.name for one in files if one.stat().st_mode & right]
+        exposed = [file.name for file in files if file.stat().st_mode & right]
         if exposed:
             can = f"all users of this machine can {verb} {' '.join(exposed)}"
             return [Finding("rights", verdict, f"{can}, and with a lock stop all writes; chmod o-rw")]

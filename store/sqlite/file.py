@@ -55,13 +55,13 @@ class StoreFile:
             self._check_owner()
             self._prepare(identity)
             share_log(path)
-            found = path.stat()
+            status = path.stat()
         except BaseException as error:
             self.connection.close()
             if isinstance(error, sqlite3.Error):
                 raise translated(error, url) from error
             raise
-        self._file = (found.st_dev, found.st_ino)
+        self._file = (status.st_dev, status.st_ino)
 
     @property
     def identity(self) -> str:
@@ -71,18 +71,18 @@ class StoreFile:
     def check_same(self) -> None:
         """Raise StoreError if the path no longer names this file: what is written now would be lost."""
         try:
-            found = os.stat(self.path)  # noqa: PTH116  # once for each write, and cheaper than Path.stat
+            status = os.stat(self.path)  # noqa: PTH116  # once for each write, and cheaper than Path.stat
         except FileNotFoundError:
             raise StoreError(f"the file of the store at {self._url} was removed: restart its processes") from None
         except OSError as error:
             raise StoreUnavailableError(self._url, error.strerror or str(error)) from error
-        if (found.st_dev, found.st_ino) != self._file:
+        if (status.st_dev, status.st_ino) != self._file:
             raise StoreError(f"the file of the store at {self._url} was replaced: restart its processes")
 
     def free_bytes(self) -> tuple[int, int]:
         """The free bytes of the file system, and its size."""
-        found = os.statvfs(self._folder)
-        return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+        usage = os.statvfs(self._folder)
+        return usage.f_bavail * usage.f_frsize, usage.f_blocks * usage.f_frsize
 
     def checkpoint(self) -> bool:
         """Copy the log into the file, so that the log starts again; False if readers still need the log."""

@@ -24,10 +24,10 @@ def check_location(path: Path) -> None:
     folder = path.parent
     check_mount(path)
     try:
-        found = folder.stat()
+        status = folder.stat()
     except OSError as error:
         raise OptionError("store", str(path), f"{_REAL_FILE} ({folder}: {error.strerror})") from None
-    if not stat.S_ISDIR(found.st_mode):
+    if not stat.S_ISDIR(status.st_mode):
         raise OptionError("store", str(path), f"{_REAL_FILE} ({folder} is no folder)")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OptionError("store", str(path), f"a path in a folder that this user may write; {folder} is read-only")
@@ -53,16 +53,16 @@ def check_mount(path: Path) -> None:
 
 def _check_file(path: Path) -> None:
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return
     except OSError as error:
         raise OptionError("store", str(path), f"a file that this user may read ({error.strerror})") from None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise OptionError("store", str(path), "a file, not a folder or a device")
-    if found.st_nlink > 1:
+    if status.st_nlink > 1:
         # the log of SQLite is named after the path, so two names of one file have two logs
-        raise OptionError("store", str(path), f"a file with one name; this one has {found.st_nlink} hard links")
+        raise OptionError("store", str(path), f"a file with one name; this one has {status.st_nlink} hard links")
     if not os.access(path, os.R_OK | os.W_OK):
         raise OptionError("store", str(path), "a file that this user may read and write")
 

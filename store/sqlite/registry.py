@@ -29,7 +29,7 @@ class FileRegistry:
         check_mount(path)
         path = real_path(path)
         with self._lock:
-            self._threads = {at: one for at, one in self._threads.items() if one.users or one.is_alive}
+            self._threads = {at: thread for at, thread in self._threads.items() if thread.users or thread.is_alive}
             known = self._threads.get(path)
             if known is None or not known.users:
                 known = self._threads[path] = FileThread(path, url, clock, known)

@@ -57,15 +57,15 @@ def _follow(path: Path, like: os.stat_result, rights: int) -> None:
     """Set owner, group and rights. Nothing changes if the path is another user's: that user's processes do it."""
     # by path, since the close of a second descriptor of the file would drop this process's locks
     with contextlib.suppress(OSError):
-        found = path.lstat()
-        if stat.S_ISLNK(found.st_mode):
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
             return
-        owner = like.st_uid if os.geteuid() == 0 else found.st_uid
-        if (found.st_uid, found.st_gid) != (owner, like.st_gid):
+        owner = like.st_uid if os.geteuid() == 0 else status.st_uid
+        if (status.st_uid, status.st_gid) != (owner, like.st_gid):
             try:
                 os.chown(path, owner, like.st_gid, follow_symlinks=False)
             except OSError:
                 # this user is not in the group of the file, and must not give these rights to another group
                 rights &= ~0o070
-        if found.st_mode & 0o777 != rights:
-            path.chmod(found.st_mode & _SETTINGS | rights)
+        if status.st_mode & 0o777 != rights:
+            path.chmod(status.st_mode & _SETTINGS | rights)

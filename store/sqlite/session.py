@@ -220,7 +220,7 @@ class Session:
             self.revision, self._changes = self._run("SELECT revision, changes FROM store").fetchone()
             for watch in watches:
                 newer = [self._table.newer(prefix, prefix_end(prefix), watch.seen) for prefix in watch.prefixes]
-                watch.tell_all({key: value for found in newer for key, value, mod in found if mod not in self._own})
+                watch.tell_all({key: value for rows in newer for key, value, mod in rows if mod not in self._own})
                 watch.seen = self.revision
             self._own.clear()
         finally:

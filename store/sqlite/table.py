@@ -47,10 +47,10 @@ class Table:
 
     def mods(self, keys: Collection[str]) -> dict[str, int]:
         """The revision of each key; 0 for a key that does not exist."""
-        found = dict.fromkeys(keys, 0)
+        counts = dict.fromkeys(keys, 0)
         for part in _padded(keys):
-            found |= _decode_mods(self._run(self._mods[len(part)], part).fetchone()[0])
-        return found
+            counts |= _decode_mods(self._run(self._mods[len(part)], part).fetchone()[0])
+        return counts
 
     def entries(self, keys: Sequence[str]) -> dict[str, Entry]:
         """The entries of those keys that exist."""
@@ -64,8 +64,8 @@ class Table:
         """The answer to a read."""
         start, end, limit = wanted.start, wanted.end, wanted.limit
         if not end:
-            found = self.entries((start,))
-            return Found(((start, found[start]),), 1) if found else _NOTHING
+            entries = self.entries((start,))
+            return Found(((start, entries[start]),), 1) if entries else _NOTHING
         value, order = "x''" if wanted.keys_only else "value", "DESC" if wanted.reverse else ""
         select = f"SELECT key, {value}, mod, lease {_INSIDE} ORDER BY key {order} LIMIT ?"
         rows = self._run(select, (start, end, limit or -1)).fetchall()

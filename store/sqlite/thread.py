@@ -122,7 +122,7 @@ class FileThread:
 
     def _remove_watch(self, watch: SqliteWatch) -> None:
         with self._watches_lock:
-            self._set_watches(tuple(one for one in self._watches if one is not watch))
+            self._set_watches(tuple(other for other in self._watches if other is not watch))
 
     def _set_watches(self, watches: tuple[SqliteWatch, ...]) -> None:
         self._watches = watches

@@ -78,8 +78,8 @@ class Transaction:
     def entries(self, keys: Sequence[str]) -> list[Entry | None]:
         """The entries of keys after the writes so far."""
         self.flush()
-        found = self._table.entries(keys)
-        return [found.get(key) for key in keys]
+        entries = self._table.entries(keys)
+        return [entries.get(key) for key in keys]
 
     def revoke(self, lease: int) -> None:
         """End a lease, and delete its keys."""

@@ -85,8 +85,8 @@ def user_of_another_file(path: Path, inode: int | None) -> int | None:
         if inode is None:
             return _holder(fd, _FILES, _INODES)
         byte = _byte_of(inode)
-        found = _holder(fd, _FILES, byte - _FILES) if byte > _FILES else None
-        return found if found is not None else _holder(fd, byte + 1, _INODES)
+        holder = _holder(fd, _FILES, byte - _FILES) if byte > _FILES else None
+        return holder if holder is not None else _holder(fd, byte + 1, _INODES)
     finally:
         os.close(fd)
 

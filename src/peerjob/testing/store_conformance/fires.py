@@ -131,8 +131,8 @@ class FiringRules(ScheduleSuite):
             answers = await self.in_time(
                 asyncio.gather(
                     *(
-                        self.send(opened, self.a_fire(row, number), node=str(place))
-                        for place, opened in enumerate((store, other))
+                        self.send(opened, self.a_fire(row, number), node=str(index))
+                        for index, opened in enumerate((store, other))
                     )
                 )
             )
@@ -190,8 +190,8 @@ class FiringRules(ScheduleSuite):
         fires[70] = self.stretch(rows[70], 0, 3)
         answers = await self.send(store, *fires)
         assert answers[7].status is FireStatus.STALE
-        for place, (fire, answer) in enumerate(zip(fires, answers, strict=True)):
-            if place != 7:
+        for index, (fire, answer) in enumerate(zip(fires, answers, strict=True)):
+            if index != 7:
                 record = assert_done(answer)
                 assert record.instance == ("" if fire.instance is None else fire.instance.id)
         assert await self.counts(store) == {State.SCHEDULED: 118}

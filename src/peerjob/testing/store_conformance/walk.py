@@ -41,7 +41,7 @@ class Expected:
         return self.history[-1]
 
     @property
-    def place(self) -> tuple[int, int, str]:
+    def position(self) -> tuple[int, int, str]:
         return self.new.priority, self.due_us, self.new.id
 
     @property
@@ -145,7 +145,7 @@ class Walk:
         due = (
             expected for expected in self.model.values() if expected.state == State.SCHEDULED and self.is_due(expected)
         )
-        return sorted(due, key=lambda expected: expected.place)
+        return sorted(due, key=lambda expected: expected.position)
 
     def is_due(self, expected: Expected) -> bool:
         """Whether an instance is not one of those that the walk makes for a far future."""
