@@ -12,7 +12,7 @@ MAX_CLIENTS = 10_000
 
 
 class RateLimiter:
-    """Allows each client `rate` calls per second, and `burst` at once after a pause (default: those of a second)."""
+    """Allows each client `rate` calls per second, and `burst` together after a pause (default: those of a second)."""
 
     def __init__(self, rate: float, clock: Clock, *, burst: int | None = None) -> None:
         finite_number("rate", rate, "a number of calls per second, over zero and at most a billion", 1e-9, 1e9)

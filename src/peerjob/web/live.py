@@ -34,7 +34,7 @@ def live(visit: Visit, events: AsyncGenerator[str] | AsyncGenerator[str | bytes]
 
 
 class _LiveResponse(StreamingResponse):
-    """Counts its view from the moment in which it begins, so that many requests at once do not pass the limit."""
+    """Counts its view from the moment in which it begins, so that many concurrent requests do not pass the limit."""
 
     def __init__(self, visit: Visit, events: AsyncGenerator[str] | AsyncGenerator[str | bytes]) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

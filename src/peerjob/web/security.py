@@ -28,7 +28,7 @@ logger = logging.getLogger("peerjob.web")
 COOKIE = "peerjob_session"
 """The cookie of a session that has signed in. The names of those without a sign-in begin like this.
 
-Pages that a browser without a cookie opens at once get a session each. The cookies have names of their own, so that no
+Pages that a browser without a cookie opens together get a session each. The cookies have names of their own, so that no
 late answer replaces a sign-in, or the session of another page whose forms are open.
 """
 TOKEN_FIELD = "form_token"  # noqa: S105  # the name of a field

@@ -35,7 +35,7 @@ from .security import (
 )
 
 ATTEMPTS, ATTEMPT_SECONDS = 10, 6.0
-"""The attempts of one address at once, and the seconds after which it may try once more."""
+"""The attempts of one address in a row, and the seconds after which it may try once more."""
 SESSION_SECONDS = 12 * 3600.0
 MAX_SESSIONS = 1_000
 """The most sessions; above this number, the oldest one ends."""

@@ -58,7 +58,7 @@ async def instance(visit: Visit) -> Shown:
 
     return Shown(
         "instance.html",
-        one=instance,
+        instance=instance,
         parts=_parts(visit, instance, await _reasons(visit, instance)),
         arguments=shown_value(arguments_text(instance)),
         chain=await _chain(visit, instance),
@@ -74,7 +74,7 @@ def _parts(visit: Visit, instance: Instance[Any], reasons: list[str]) -> Parts:
     history = [HistoryEntry(instance.id, instance.kind, entry) for entry in instance.record.history]
 
     def render(template: str, **values: Any) -> str:
-        return visit.templates.text(template, now=visit.now, visit=visit, one=instance, **values)
+        return visit.templates.text(template, now=visit.now, visit=visit, instance=instance, **values)
 
     return {
         "state": render("instance_state.html", progress=_progress(instance), reasons=reasons),
@@ -86,7 +86,7 @@ def _parts(visit: Visit, instance: Instance[Any], reasons: list[str]) -> Parts:
 
 
 def _actions(visit: Visit, instance: Instance[Any]) -> str:
-    return visit.templates.text("instance_actions.html", now=visit.now, visit=visit, one=instance)
+    return visit.templates.text("instance_actions.html", now=visit.now, visit=visit, instance=instance)
 
 
 async def _reasons(visit: Visit, instance: Instance[Any]) -> list[str]:

@@ -94,7 +94,7 @@ async def again(visit: Visit) -> Shown | Done:
 def _form(instance: Instance[Any], text: str, problem: str = "") -> Shown:
     status = 422 if problem else 200
     return Shown(
-        "again.html", status=status, one=instance, arguments=text, problem=problem, masked=has_masked(instance)
+        "again.html", status=status, instance=instance, arguments=text, problem=problem, masked=has_masked(instance)
     )
 
 

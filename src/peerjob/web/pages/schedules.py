@@ -213,7 +213,7 @@ async def _preview(schedule: Schedule, visit: Visit) -> Preview:
         end=end,
         times=times,
         known=min(known, times),
-        problem=f"at most {MAX_BACKFILL:,} nominal times at once; divide the range" if times > MAX_BACKFILL else "",
+        problem=f"at most {MAX_BACKFILL:,} nominal times a backfill; divide the range" if times > MAX_BACKFILL else "",
     )
 
 
