@@ -33,7 +33,7 @@ PAGE = 200
 BATCH = 50
 """Most fires in one call of `Store.fire`, so that planning a call takes only a few milliseconds."""
 MAX_CALLS = 4
-"""Most calls of `Store.fire` that are under way at a time."""
+"""Most calls of `Store.fire` that are in flight at a time."""
 MAX_LATE_CALLS = 2
 """Most calls for late schedules at a time. The other calls are kept for schedules that are due now."""
 PLANNING_TIME = 0.005

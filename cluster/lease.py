@@ -178,7 +178,7 @@ class Lease:
             self._thread.start()
 
     async def stop(self) -> None:
-        """Stop, and wait until no renewal is under way; idempotent."""
+        """Stop, and wait until no renewal is in flight; idempotent."""
         self._stopping = True
         self.renew_soon()
         if self._task is not None:

@@ -62,7 +62,7 @@ class _Injected:
 INJECTED: Any = _Injected()
 """Default of a parameter whose value the node supplies. The annotation of the parameter selects the value."""
 PLACEHOLDER: Any = INJECTED
-"""Argument that leaves its place to the node: `schedule(job, PLACEHOLDER, 5)`. The text "?" does the same."""
+"""Argument that leaves its position to the node: `schedule(job, PLACEHOLDER, 5)`. The text "?" does the same."""
 
 
 class Resource:

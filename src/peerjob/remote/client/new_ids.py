@@ -51,7 +51,7 @@ class NewIds:
         # no id can have a time outside the calendar
         is_told = answer.HasField("time") and FIRST_US <= node_us <= LAST_US
         known, self._ahead = self._ahead, self._clock.compare(node_us if is_told else None)
-        # calls under way compare the clocks at the same time: one warning is enough
+        # calls in flight compare the clocks at the same time: one warning is enough
         if (ahead := self._ahead) and abs(ahead - known) * 1_000_000 > TRUSTED_US:
             logger.warning(
                 "the clock of this machine is %s %s that of the node at %s: new ids take the time of the node",
@@ -97,7 +97,7 @@ class NewIds:
             return await self._connection.call(rpc, request)
 
     async def _compare_anew(self) -> None:
-        """Compare the clocks, and note whether the time for new ids has changed."""
+        """Compare the clocks, and remember whether the time for new ids has changed."""
         before_us, changes = self._clock.time_us(), self.changes
         await self.compare()
         if abs(self._clock.time_us() - before_us) > TRUSTED_US and self.changes == changes:
