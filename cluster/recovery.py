@@ -1,4 +1,4 @@
-"""Reaps: takes claims back from dead incarnations, one step of the store for each instance. Every node does it."""
+"""Reaps: reclaims the claims of dead incarnations, one transaction of the store for each. Every node does it."""
 
 from __future__ import annotations
 

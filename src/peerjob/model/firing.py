@@ -188,7 +188,7 @@ class FireRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Fire(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision about a nominal time, by a leader, a trigger or a backfill. The store executes it in one step."""
+    """A decision about a nominal time, by a leader, a trigger or a backfill. The store makes it one transaction."""
 
     schedule: str
     revision: int

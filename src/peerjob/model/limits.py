@@ -1,6 +1,6 @@
 """Limits of texts and counts, the same on every store; `docs/limits.md` lists all limits.
 
-With them, each instance fits into one step of the smallest store: etcd allows 128 operations and 1.5 MiB.
+With them, each instance fits into one transaction of the smallest store: etcd allows 128 operations and 1.5 MiB.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ MAX_KEY = 1_000
 MAX_TAG = 200
 """Most characters of a tag."""
 MAX_TAGS = 50
-"""Most tags of one instance. One step of the store writes the instance and an index entry for each tag."""
+"""Most tags of one instance. One transaction of the store writes the instance and an index entry for each tag."""
 MAX_ALIASES = 100
 """Most aliases of one job."""
 MAX_NOTE = 1_000

@@ -166,7 +166,7 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
     suspects: bool = True
     """Whether a suspect may be claimed. A suspect is claimed alone, and only if it is first in the queue's order."""
     idle: bool = True
-    """Whether the store registers the node as idle in the same step if nothing was found and `limit` > 0."""
+    """Whether the store registers the node as idle in the same transaction if nothing was found and `limit` > 0."""
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
@@ -236,7 +236,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     note: str = ""
     """The reason, for the history. A store may cut it after 200 characters."""
     logs: tuple[LogLine, ...] = ()
-    """Log lines, which the store appends before the transition in the same step."""
+    """Log lines, which the store appends before the transition in the same transaction."""
 
 
 class Ack(StrEnum):
@@ -433,9 +433,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     "os": the data survives each process, and is lost only if the operating system ends before it has written the data.
     """
     confirmed_by: str = ""
-    """The confirmation that each step waits for: "aof" or "replicas:<n>".
+    """The confirmation that each transaction waits for: "aof" or "replicas:<n>".
 
-    "": each step waits only for the server's answer.
+    "": each transaction waits only for the server's answer.
     """
     order: str = "strict"
     """The order of claims across nodes: "strict" or "windowed"."""

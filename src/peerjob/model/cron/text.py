@@ -21,7 +21,7 @@ EXPECTED = (
     "@yearly, @monthly, @weekly, @daily, @hourly, or @every and a duration"
 )
 MIN_EVERY_US = 10_000
-"""Shortest interval of `@every`, in microseconds. The limit protects the store, which does one step for each fire."""
+"""Shortest interval of `@every`, in microseconds. The limit protects the store: each fire is a transaction."""
 MAX_ITEMS_CACHED = 5_000
 MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")

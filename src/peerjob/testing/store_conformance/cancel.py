@@ -1,4 +1,4 @@
-"""A cancel is final in one step; the holder can then only release the instance."""
+"""A cancel is final in one transaction; the holder can then only release the instance."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""ONE-FIRE: each nominal time is accounted for once, in one step, by a caller that knows the state of the schedule."""
+"""ONE-FIRE: one transaction accounts for each nominal time, for a caller that knows the state of the schedule."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The step that ends the holder of a slot also passes the slot on."""
+"""The transaction that ends the holder of a slot also passes the slot on."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
