@@ -50,13 +50,16 @@ from .work.changes import ChangeListener, HintRouter
 from .work.claim_loop import ClaimLoop
 from .work.context_backend import NodeContextBackend
 from .work.failure_log import FailureLog
+from .work.hint_wait import HintWait
+from .work.in_flight import InFlight
 from .work.intake import LAST_COMMIT, Intake
-from .work.outcomes import Outbox, OutcomeBuilder
+from .work.outcomes import OutcomeBuilder
 from .work.pool import Pool, Prefetch
 from .work.processors import Processors
 from .work.reconciler import Reconciler
 from .work.run import HeldClaims
 from .work.runner import InstanceRunner
+from .work.unsent_reports import UnsentReports, Waker
 
 if TYPE_CHECKING:
     from peerjob.node.observe.spans import Tracing
@@ -120,7 +123,9 @@ class NodeRuntime:
         self.held_claims = HeldClaims(self.ids.one())
         self._failure_log = FailureLog(name)
         self._outcome_builder = OutcomeBuilder(clock, max_payload, node=name, failures=self._failure_log)
-        self.outbox = Outbox(self.held_claims)
+        self.waker = Waker()
+        self.unsent_reports = UnsentReports(self.held_claims, self.waker)
+        self.in_flight = InFlight(self.unsent_reports)
         self.processors = Processors(clock, name, self._context_vars)
         self.context_backend = NodeContextBackend(clock=clock, name=name, store=store, manager=manager)
         self._resources = Resources(overrides, self._context_vars)
@@ -132,7 +137,7 @@ class NodeRuntime:
             registry=registry,
             executor=self.executor,
             context_backend=self.context_backend,
-            outbox=self.outbox,
+            unsent_reports=self.unsent_reports,
             outcome_builder=self._outcome_builder,
             processors=self.processors,
             prefetch=prefetch,
@@ -144,7 +149,8 @@ class NodeRuntime:
             node=name,
             runner=runner if tracing is None else TracedRunner(runner, tracing, name),
             lease=self.lease,
-            outbox=self.outbox,
+            unsent_reports=self.unsent_reports,
+            waker=self.waker,
             prefetch=prefetch,
             context_vars=self._context_vars,
         )
@@ -158,7 +164,8 @@ class NodeRuntime:
             runner=runner,
             pool=self.pool,
             context_backend=self.context_backend,
-            outbox=self.outbox,
+            unsent_reports=self.unsent_reports,
+            waker=self.waker,
             log_lines=self.log_lines,
             processors=self.processors,
             waiters=self.waiters,
@@ -170,17 +177,41 @@ class NodeRuntime:
             store=store,
             kinds=registry.kinds,
             held_claims=self.held_claims,
-            outbox=self.outbox,
+            unsent_reports=self.unsent_reports,
+            in_flight=self.in_flight,
+            waker=self.waker,
             pool=self.pool,
             changes=self.changes,
             on_dead=self.lease_dead,
-            expects_changes=lambda: self.waiters.waits or self.watchers.watches,
             observers=observers,
         )
-        self.intake = Intake(
-            name, pool=self.pool, claim_loop=self.claim_loop, outbox=self.outbox, show=self._show, resize=self._resize
+        hint_wait = HintWait(
+            clock=clock,
+            store=store,
+            kinds=registry.kinds,
+            held_claims=self.held_claims,
+            in_flight=self.in_flight,
+            unsent_reports=self.unsent_reports,
+            waker=self.waker,
+            pool=self.pool,
+            expects_changes=lambda: self.waiters.waits or self.watchers.watches,
+            take=self.claim_loop.take_hinted,
         )
-        self._reconciler = Reconciler(held_claims=self.held_claims, outbox=self.outbox, claim_loop=self.claim_loop)
+        self.intake = Intake(
+            name,
+            pool=self.pool,
+            claim_loop=self.claim_loop,
+            in_flight=self.in_flight,
+            waker=self.waker,
+            show=self._show,
+            resize=self._resize,
+        )
+        self._reconciler = Reconciler(
+            held_claims=self.held_claims,
+            in_flight=self.in_flight,
+            unsent_reports=self.unsent_reports,
+            waker=self.waker,
+        )
 
         # the parts below do the work of the public methods of the manager
         self.enqueuer = Enqueuer(store, name, self._context_vars.copy)
@@ -220,8 +251,8 @@ class NodeRuntime:
         self.roles: tuple[BackgroundRole, ...] = (
             HintRouter(
                 clock=clock,
-                hint_wait=self.claim_loop.hint_wait,
-                outbox=self.outbox,
+                hint_wait=hint_wait,
+                waker=self.waker,
                 lease=self.lease,
                 waiters=self.waiters,
                 watchers=self.watchers,
@@ -244,7 +275,7 @@ class NodeRuntime:
         self._foreign_roles = () if elections == store.elections else (self.election,)
         self.capture = CaptureHandler(self.context_backend)
         if not clock.virtual:  # under virtual time, the lease has no thread that could watch the event loop
-            self.lease.loop_watch = LoopWatch(self.pool, self.claim_loop.hint_wait, name)
+            self.lease.loop_watch = LoopWatch(self.pool, self.in_flight, name)
 
     @property
     def incarnation(self) -> str:
@@ -367,7 +398,7 @@ class NodeRuntime:
         """Publish the new kinds, and claim for them."""
         self._spawn(self._show())
         self.catalogue.changed()
-        self.outbox.hint()
+        self.waker.hint()
 
     async def _join(self, previous: str | None = None) -> None:
         asked_at = self._clock.elapsed()
@@ -439,12 +470,12 @@ class NodeRuntime:
     def trust_ended(self) -> None:
         logger.warning("node %r lost trust in its lease; it starts nothing and cancels running bodies", self._name)
         self.pool.cancel("lost", keep=lambda run: run.policy is not None and run.policy.on_store_loss == "continue")
-        self.outbox.wake()
+        self.waker.wake()
 
     def trust_returned(self) -> None:
         logger.info("node %r: the lease is renewed again", self._name)
         self.pool.dispatch()
-        self.outbox.hint()
+        self.waker.hint()
         self.election.soon()
 
     def layout_changed(self, error: LayoutError) -> None:

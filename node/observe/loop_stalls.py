@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 
-from peerjob.node.work.hint_wait import HintWait
+from peerjob.node.work.in_flight import InFlight
 from peerjob.node.work.pool import Pool
 
 logger = logging.getLogger("peerjob.node")
@@ -29,9 +29,9 @@ class LoopWatch:
     The thread of the lease calls `ask` and then `check` about once a second, for as long as the node runs.
     """
 
-    def __init__(self, pool: Pool, hint_wait: HintWait, node: str) -> None:
+    def __init__(self, pool: Pool, in_flight: InFlight, node: str) -> None:
         self._pool = pool
-        self._hint_wait = hint_wait
+        self._in_flight = in_flight
         self._node = node
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -53,7 +53,7 @@ class LoopWatch:
         if asked_at is None:
             return None
         self._warn(now, asked_at, checked_at)
-        return self._hint_wait.give_up() if now - asked_at >= SILENT_AFTER else None
+        return self._in_flight.give_up_hinted_claim() if now - asked_at >= SILENT_AFTER else None
 
     def _warn(self, now: float, asked_at: float, checked_at: float) -> None:
         if now - checked_at > PAUSED_AFTER:

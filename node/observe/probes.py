@@ -113,11 +113,11 @@ def _ready(runtime: NodeRuntime) -> list[Finding]:
 def _drained(runtime: NodeRuntime) -> list[Finding]:
     pool = runtime.pool
     left = pool.running + pool.waiting
-    settled = not runtime.claim_loop.unsettled and runtime.claim_loop.hint_wait.claim is None
+    stored = not runtime.in_flight.unacknowledged and runtime.in_flight.hinted_claim is None
     return [
         _finding("intake", not pool.accepting, "takes work" if pool.accepting else "takes no work"),
         _finding("workers", not left, f"{pool.running} instance(s) run, {pool.waiting} are held"),
-        _finding("outcomes", settled, "are all in the store" if settled else "are on their way to the store"),
+        _finding("outcomes", stored, "are all in the store" if stored else "are on their way to the store"),
     ]
 
 

@@ -34,11 +34,12 @@ from peerjob.node.observe.observer import Observer, call_listener
 
 from .context_backend import NodeContextBackend
 from .hint_wait import HintWait
-from .outcomes import Outbox, outcome_of, report
+from .outcomes import outcome_of, report
 from .pool import Pool
 from .processors import Processors
 from .run import HeldClaims, Run, ended_record
 from .runner import InstanceRunner
+from .unsent_reports import UnsentReports, Waker
 
 
 class ChangeListener:
@@ -55,7 +56,8 @@ class ChangeListener:
         runner: InstanceRunner,
         pool: Pool,
         context_backend: NodeContextBackend,
-        outbox: Outbox,
+        unsent_reports: UnsentReports,
+        waker: Waker,
         log_lines: LogLineWriter,
         processors: Processors,
         waiters: Waiters,
@@ -70,7 +72,8 @@ class ChangeListener:
         self._runner = runner
         self._pool = pool
         self._context_backend = context_backend
-        self._outbox = outbox
+        self._unsent_reports = unsent_reports
+        self._waker = waker
         self._log_lines = log_lines
         self._processors = processors
         self._waiters = waiters
@@ -127,7 +130,7 @@ class ChangeListener:
         if run.context is not None:
             self._context_backend.runs.pop(run.context, None)
         if run.logs and ended:
-            self._outbox.add(run, report(run))
+            self._unsent_reports.add(run, report(run))
         elif run.logs:
             # the instance is in the queue again, so the store refuses log lines that are sent with the old claim
             self._log_lines.keep_all(run.claim.id, run.take_logs())
@@ -156,7 +159,7 @@ class ChangeListener:
         if run is None or run.ended:
             return
         if run.context is None and self._pool.drop(run):
-            self._outbox.give_back(run, outcome_of(run, Action.RELEASE))
+            self._unsent_reports.give_back(run, outcome_of(run, Action.RELEASE))
         else:
             run.cancel("user")
 
@@ -166,7 +169,7 @@ class ChangeListener:
         """Tell observers, waiters and processors of the claims that this node took back from a dead peer."""
         for observer in self._observers:
             call_listener("reaper", observer.reaped, reaped)
-        self._outbox.hint()
+        self._waker.hint()
         for one in reaped:
             if one.state.is_final:
                 self._waiters.ended(one.id)
@@ -219,7 +222,7 @@ class HintRouter(BackgroundRole):
         *,
         clock: Clock,
         hint_wait: HintWait,
-        outbox: Outbox,
+        waker: Waker,
         lease: Lease,
         waiters: Waiters,
         watchers: Watchers,
@@ -229,7 +232,7 @@ class HintRouter(BackgroundRole):
     ) -> None:
         super().__init__(clock)
         self._hint_wait = hint_wait
-        self._outbox = outbox
+        self._waker = waker
         self._lease = lease
         self._waiters = waiters
         self._watchers = watchers
@@ -243,14 +246,14 @@ class HintRouter(BackgroundRole):
                 hints = await self._hint_wait.next_hints()
             except StoreError:
                 # hints may be lost with the answer, so each part reads the store
-                self._outbox.hint()
+                self._waker.hint()
                 self._election.soon()
                 self._cron.changed()
                 raise
             for hint in hints:
                 match hint.what:
                     case "work":
-                        self._outbox.hint()
+                        self._waker.hint()
                     case "cancel":
                         self._lease.renew_soon()
                     case "final":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from peerjob.cluster.role import BackgroundRole
@@ -18,11 +17,12 @@ from peerjob.node.observe.observer import Observer, call_listener, log_listener_
 from peerjob.store.base import Store
 
 from .changes import ChangeListener
-from .hint_wait import HintWait
-from .outcomes import Entry, Outbox, StoreRequest
+from .in_flight import InFlight, StoreRequest
+from .outcomes import Entry
 from .pool import Pool
 from .refused_records import parts_of
 from .run import HeldClaims, Run
+from .unsent_reports import UnsentReports, Waker
 
 logger = logging.getLogger("peerjob.node")
 
@@ -49,7 +49,7 @@ MAX_FAILURES = 3
 class ClaimLoop(BackgroundRole):
     """The only caller of `Store.turn`. Nothing else commits, and only `hint_wait` claims, too.
 
-    `on_dead` takes an incarnation that the store has declared dead. `expects_changes`: see HintWait.
+    `on_dead` takes an incarnation that the store has declared dead.
     """
 
     name = "claim loop"
@@ -64,18 +64,21 @@ class ClaimLoop(BackgroundRole):
         store: Store,
         kinds: Callable[[], tuple[str, ...]],
         held_claims: HeldClaims,
-        outbox: Outbox,
+        unsent_reports: UnsentReports,
+        in_flight: InFlight,
+        waker: Waker,
         pool: Pool,
         changes: ChangeListener,
         on_dead: Callable[[str], None],
-        expects_changes: Callable[[], bool],
         observers: Sequence[Observer] = (),
     ) -> None:
         super().__init__(clock)
         self._store = store
         self._kinds = kinds
         self._held_claims = held_claims
-        self._outbox = outbox
+        self._unsent_reports = unsent_reports
+        self._in_flight = in_flight
+        self._waker = waker
         self._pool = pool
         self._changes = changes
         self._on_dead = on_dead
@@ -85,50 +88,31 @@ class ClaimLoop(BackgroundRole):
         self._due_at = math.inf
         """When the next delayed instance is due, by the last answer to a claim."""
         self._serial = 0
-        self._asked: deque[StoreRequest] = deque()
-        """Requests that the store has not answered: a single request, or the parts of a refused request."""
         self._failures = 0
-        """How often in a row the first request in `_asked` was refused, or raised an unexpected error."""
+        """How often in a row the first request in flight was refused, or raised an unexpected error."""
         self._claim_wait = 0.0
         self._no_claim_until = 0.0
-        self.rounds = 0
-        """Rounds that the store answered. The reconciler counts rounds to find claims whose answer was lost."""
-        self.hint_wait = HintWait(
-            clock=clock,
-            store=store,
-            kinds=kinds,
-            held_claims=held_claims,
-            outbox=outbox,
-            pool=pool,
-            expects_changes=expects_changes,
-            take=self._take_hinted,
-        )
-
-    @property
-    def unsettled(self) -> bool:
-        """Whether an outcome is not in the store yet, or an answer to a claim is missing."""
-        return self._outbox.unsent or bool(self._asked)
 
     def renewed(self, work_due: bool | None) -> None:
         """Plan the next claim without a hint by the answer to a renewal (`Renewed.work_due`)."""
         if work_due:
             limit, _ = self._pool.room(self._kinds())
             if limit:
-                self._outbox.hint()
+                self._waker.hint()
         elif work_due is not None:
             self._poll_at = max(self._poll_at, asyncio.get_running_loop().time() + self.spread(QUIET))
 
     def not_renewed(self) -> None:
         """Claim without a hint: a renewal failed, so no answer told whether work is due."""
         self._poll_at = min(self._poll_at, asyncio.get_running_loop().time())
-        self._outbox.wake()
+        self._waker.wake()
 
     async def flush(self, timeout: float) -> bool:
         """Wait until the store answered every outcome; False if the time was over first."""
         try:
             async with asyncio.timeout(timeout):
-                while self.unsettled:
-                    self._outbox.wake()
+                while self._in_flight.unacknowledged:
+                    self._waker.wake()
                     await asyncio.sleep(0.005)
         except TimeoutError:
             return False
@@ -137,17 +121,17 @@ class ClaimLoop(BackgroundRole):
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            self._outbox.woken.clear()
-            self.hint_wait.review()
-            if not self._asked:
+            self._waker.woken.clear()
+            self._review_hinted_claim()
+            if not self._in_flight.requests:
                 await self._collect(loop)
                 composed = self._compose(loop.time())
                 if composed is None:
                     self.watchdog.beat()
                     await self._sleep(loop)
                     continue
-                self._asked.append(composed)
-            asked = self._asked[0]
+                self._in_flight.requests.append(composed)
+            asked = self._in_flight.requests[0]
             asked_at = loop.time()
             try:
                 acks, claimed = await self._store.turn(
@@ -161,21 +145,21 @@ class ClaimLoop(BackgroundRole):
                 self.watchdog.beat()
                 continue
             except StoreError:
-                raise  # the request stays in `_asked`, so the next call of `run` sends the request again
+                raise  # the request stays in flight, so the next call of `run` sends the request again
             except Exception as error:
                 self._failures += 1
                 if self._failures < MAX_FAILURES and (asked.alone or not asked.apart):
                     raise
                 self._refused(asked, error)
-                if not self._asked:
+                if not self._in_flight.requests:
                     raise
                 continue
             found = await self._found_done(asked.entries, acks) if asked.apart else acks
             # remove the request only when every answer is known: if an error came after the removal, the runs of the
             # request would never settle
-            self._asked.popleft()
+            self._in_flight.requests.popleft()
             self._failures = 0
-            self.rounds += 1
+            self._in_flight.rounds += 1
             answered_at = loop.time()
             for observer in self._observers:
                 call_listener(
@@ -189,18 +173,18 @@ class ClaimLoop(BackgroundRole):
             self.watchdog.beat()
 
     async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Sleep until the outbox wakes the claim loop, or until a claim without a hint is due."""
+        """Sleep until a part of the node wakes the claim loop, or until a claim without a hint is due."""
         limit, _ = self._pool.room(self._kinds())
         claim_at = max(min(self._poll_at, self._due_at), self._no_claim_until)
         if limit and claim_at <= loop.time() + MAX_SLEEP:
-            timer = loop.call_at(claim_at, self._outbox.wake)
+            timer = loop.call_at(claim_at, self._waker.wake)
         else:
-            timer = loop.call_later(MAX_SLEEP, self._outbox.wake)
-        self.hint_wait.settled(True)
+            timer = loop.call_later(MAX_SLEEP, self._waker.wake)
+        self._in_flight.claim_loop_sleeps.set()
         try:
-            await self._outbox.woken.wait()
+            await self._waker.woken.wait()
         finally:
-            self.hint_wait.settled(False)
+            self._in_flight.claim_loop_sleeps.clear()
             timer.cancel()
 
     async def _collect(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -209,38 +193,46 @@ class ClaimLoop(BackgroundRole):
         The claim loop waits only while each pass of the event loop brings an outcome, and while claims wait for a
         worker. A body that waits for something else therefore delays no outcome.
         """
-        outbox, until = self._outbox, loop.time() + COLLECT
-        before, size = 0, len(outbox)
-        while before < size < COLLECTED and self._pool.waiting and not outbox.has_reports and loop.time() < until:
+        unsent, until = self._unsent_reports, loop.time() + COLLECT
+        before, size = 0, len(unsent)
+        while before < size < COLLECTED and self._pool.waiting and not unsent.has_reports and loop.time() < until:
             await asyncio.sleep(0)
-            before, size = size, len(outbox)
+            before, size = size, len(unsent)
+
+    def _review_hinted_claim(self) -> None:
+        """Withdraw the claim that waits for a hint if no worker is free any more, or the node runs other kinds."""
+        claim = self._in_flight.hinted_claim
+        if claim is None:
+            return
+        kinds = self._kinds()
+        if (kinds is not claim.kinds and kinds != claim.kinds) or not self._pool.room(kinds)[0]:
+            claim.withdraw()
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
     def _compose(self, now: float) -> StoreRequest | None:
         """The request of this round; None if there is nothing to send."""
         incarnation = self._held_claims.incarnation
-        entries = self._outbox.take()
+        entries = self._unsent_reports.take()
         want: Want | None = None
         if entries and entries[0][0].incarnation != incarnation:
             # outcomes of a dead incarnation are sent under that incarnation: the store answers LOST to each of them
             incarnation = entries[0][0].incarnation
         else:
-            if self._outbox.has_reports:
-                entries += self._outbox.take_reports(entries, now)
+            if self._unsent_reports.has_reports:
+                entries += self._unsent_reports.take_reports(entries, now)
             want = self._want(now)
         if not entries and want is None:
             return None
         return StoreRequest(incarnation=incarnation, entries=entries, want=want, request=self._request(incarnation))
 
     def _want(self, now: float) -> Want | None:
-        outbox = self._outbox
-        if now < self._no_claim_until or (not outbox.hinted and now < min(self._poll_at, self._due_at)):
+        if now < self._no_claim_until or (not self._waker.hinted and now < min(self._poll_at, self._due_at)):
             return None
         limit, caps = self._pool.room(self._kinds())
         if not limit:
             return None
-        outbox.hinted = False
+        self._waker.hinted = False
         return Want(kinds=caps, limit=limit, suspects=self._pool.may_take_suspect)
 
     def _request(self, incarnation: str) -> str:
@@ -249,10 +241,10 @@ class ClaimLoop(BackgroundRole):
 
     def _refused(self, asked: StoreRequest, error: Exception) -> None:
         """Split or reduce a request that the store refuses for good, or drop the request if no part is left to send."""
-        self._asked.popleft()
+        self._in_flight.requests.popleft()
         self._failures = 0
         parts = parts_of(asked, error, lambda: self._request(asked.incarnation))
-        self._asked.extendleft(reversed(parts))
+        self._in_flight.requests.extendleft(reversed(parts))
         if parts:
             return
         for run, outcome in asked.entries:
@@ -262,7 +254,7 @@ class ClaimLoop(BackgroundRole):
                 self._held_claims.remove(run)
         if asked.want is None:
             return
-        self._outbox.hinted = True
+        self._waker.hinted = True
         if isinstance(error, StoreRefusedError):
             self._claim_wait = min(MAX_REFUSAL, 2 * self._claim_wait or POLL)
             self._no_claim_until = asyncio.get_running_loop().time() + self._claim_wait
@@ -340,7 +332,7 @@ class ClaimLoop(BackgroundRole):
                 wait = (wait_us + hashed_up_to(spread_us, f"{incarnation}/{claimed.next_due_us}")) / 1_000_000
                 self._due_at = now + min(max(0.001, wait), MAX_WAIT)
             return
-        self._outbox.hinted = True  # claim again: only an empty answer proves that no instance is due
+        self._waker.hinted = True  # claim again: only an empty answer proves that no instance is due
         runs = [Run(claim, incarnation, now) for claim in claimed.claims]
         for run in runs:
             self._held_claims.add(run)
@@ -350,22 +342,22 @@ class ClaimLoop(BackgroundRole):
                 log_listener_failure(f"instance {run.claim.id}", error)
         self._pool.take(runs)
 
-    def _take_hinted(self, incarnation: str, claimed: Claimed) -> None:
+    def take_hinted(self, incarnation: str, claimed: Claimed) -> None:
         """Take the claims that came with a hint."""
         for observer in self._observers:
             call_listener("round", observer.round_ended, None, [], [], claimed.claims)
         loop = asyncio.get_running_loop()
         self._take(incarnation, claimed, loop.time())
-        loop.call_soon(self._outbox.wake)  # bodies start before the next request, as in `_let_bodies_start`
+        loop.call_soon(self._waker.wake)  # bodies start before the next request, as in `_let_bodies_start`
 
     async def _let_bodies_start(self, claimed: Claimed) -> None:
         """Let claimed bodies start before the next request, unless outcomes wait for it.
 
         Bodies that end at once are part of that request.
         """
-        if claimed.claims and not self._outbox.unsent:
+        if claimed.claims and not self._unsent_reports.awaited:
             await asyncio.sleep(0)
 
     async def stop(self) -> None:
         await super().stop()
-        self._outbox.close()
+        self._unsent_reports.close()

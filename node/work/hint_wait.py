@@ -8,9 +8,7 @@ change during the wait. The claim loop claims more.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import threading
 from collections.abc import Callable, Sequence
 
 from peerjob.model.clock import Clock
@@ -18,9 +16,11 @@ from peerjob.model.errors import LayoutError, StoreUnavailableError
 from peerjob.model.record import Claimed, Hint, Want
 from peerjob.store.base import Store
 
-from .outcomes import Outbox, handed_back
+from .in_flight import HintedClaim, InFlight
+from .outcomes import handed_back
 from .pool import Pool
 from .run import HeldClaims, Run
+from .unsent_reports import UnsentReports, Waker
 
 logger = logging.getLogger("peerjob.node")
 
@@ -35,31 +35,6 @@ LOST = (Hint("cancel", ""), Hint("schedule", ""), Hint("leader", ""))
 """Hints that a call without an answer can have taken. The readers of other hints ask the store each second anyway."""
 REFUSED_WAIT = 30.0
 """Seconds without claims ahead after the store refused one for good."""
-
-
-class HintedClaim:
-    """A claim that the store runs when the wait for hints ends."""
-
-    def __init__(self, incarnation: str, kinds: tuple[str, ...], want: Want, request: str) -> None:
-        self.incarnation = incarnation
-        self.kinds = kinds
-        self.want = want
-        self.request = request
-        self.limit = asyncio.timeout(None)
-        self.waits = False
-        self.given_up = False
-        """Whether the thread of the lease withdraws it, because the event loop is blocked."""
-        self._undecided = threading.Lock()
-
-    def withdraw(self) -> None:
-        """End the wait before its time."""
-        if self.waits:
-            self.waits = False
-            self.limit.reschedule(asyncio.get_running_loop().time())
-
-    def decide(self) -> bool:
-        """Whether this call is the first one, in any thread. Its caller takes what the store claims, or returns it."""
-        return self._undecided.acquire(blocking=False)
 
 
 class HintWait:
@@ -77,7 +52,9 @@ class HintWait:
         store: Store,
         kinds: Callable[[], tuple[str, ...]],
         held_claims: HeldClaims,
-        outbox: Outbox,
+        in_flight: InFlight,
+        unsent_reports: UnsentReports,
+        waker: Waker,
         pool: Pool,
         expects_changes: Callable[[], bool],
         take: Callable[[str, Claimed], None],
@@ -86,94 +63,48 @@ class HintWait:
         self._store = store
         self._kinds = kinds
         self._held_claims = held_claims
-        self._outbox = outbox
+        self._in_flight = in_flight
+        self._unsent_reports = unsent_reports
+        self._waker = waker
         self._pool = pool
         self._expects_changes = expects_changes
         self._take = take
-        self._settled = asyncio.Event()
-        """Set while the claim loop sleeps, because it has nothing to send."""
         self._serial = 0
         self._busy_wait = BUSY_WAIT
         self._expects_work = False
         """Whether the last hints told of work."""
         self._not_before = 0.0
         """When claims go ahead again, after the store refused one."""
-        self.claim: HintedClaim | None = None
-        """The claim whose answer has not come yet."""
-        self._ended = asyncio.Event()
-        """Set at the end of each claim."""
-        self._loop = asyncio.get_running_loop()
 
     async def next_hints(self) -> Sequence[Hint]:
         """Wait for hints, up to HINTS_WAIT; takes the claims that come with them.
 
         A hint about work whose claim came with it is left out.
         """
-        if self.claim is not None:  # the last call failed
-            return await self._repeat(self.claim)
-        self.claim = await self._compose()
-        if self.claim is not None:
-            return await self._wait(self.claim)
+        if (failed := self._in_flight.hinted_claim) is not None:
+            return await self._repeat(failed)
+        claim = await self._compose()
+        if claim is not None:
+            self._in_flight.hinted_claim = claim
+            return await self._wait(claim)
         hints = await self._store.next_hints(self._held_claims.incarnation, self._plain_wait())
         self._expects_work = any(hint.what == "work" for hint in hints)
         return hints
-
-    # -- for the claim loop ------------------------------------------------------------------------------------------
-
-    def settled(self, is_settled: bool) -> None:
-        """The claim loop sleeps, or it goes on."""
-        if is_settled:
-            self._settled.set()
-        else:
-            self._settled.clear()
-
-    def review(self) -> None:
-        """Withdraw the claim if it does not fit any more: no worker is free, or the node runs other kinds."""
-        claim = self.claim
-        if claim is not None and not self._fits(claim):
-            claim.withdraw()
-
-    async def end_claim(self, timeout: float) -> None:
-        """Withdraw the claim of a node that takes no more work, and wait until its answer is known."""
-        try:
-            async with asyncio.timeout(timeout):
-                while self.claim is not None:
-                    self._ended.clear()
-                    self.claim.withdraw()
-                    await self._ended.wait()
-        except TimeoutError:
-            return
-
-    # -- for the thread of the lease ----------------------------------------------------------------------------------
-
-    def give_up(self) -> str | None:
-        """The request of the claim for `Liveness.withdraw`, while the event loop is blocked; None if there is none.
-
-        The event loop does not run what came with this claim. It withdraws the claim, too, when it goes on.
-        """
-        claim = self.claim
-        if claim is None:
-            return None
-        if not claim.given_up and claim.decide():
-            claim.given_up = True
-            with contextlib.suppress(RuntimeError):  # the event loop is closed
-                self._loop.call_soon_threadsafe(claim.withdraw)
-        return claim.request if claim.given_up else None
 
     # -- claims ------------------------------------------------------------------------------------------------------
 
     async def _compose(self) -> HintedClaim | None:
         """The claim for the next wait; None if the node is busy."""
-        if self._expects_work and not self._settled.is_set() and not self._expects_changes():
+        if self._expects_work and not self._in_flight.claim_loop_sleeps.is_set() and not self._expects_changes():
             try:
                 async with asyncio.timeout(SETTLE):
-                    await self._settled.wait()
+                    await self._in_flight.claim_loop_sleeps.wait()
             except TimeoutError:
                 return None
         # a body that blocks the event loop would keep the instance of a claim ahead from its peers
         if (
             self._pool.running
-            or not self._settled.is_set()
+            or not self._in_flight.claim_loop_sleeps.is_set()
             or self._expects_changes()
             or self._clock.elapsed() < self._not_before
         ):
@@ -196,10 +127,6 @@ class HintWait:
         self._busy_wait = 2 * wait
         return wait
 
-    def _fits(self, claim: HintedClaim) -> bool:
-        kinds = self._kinds()
-        return (kinds is claim.kinds or kinds == claim.kinds) and self._pool.room(kinds)[0] > 0
-
     async def _wait(self, claim: HintedClaim) -> Sequence[Hint]:
         try:
             async with claim.limit:
@@ -212,7 +139,7 @@ class HintWait:
                 raise
             return await self._repeat(claim)
         except asyncio.CancelledError:
-            self._end()  # the node ends, and hands back what the store has claimed for it
+            self._in_flight.end_hinted_claim()  # the node ends, and hands back what the store has claimed for it
             raise
         except (LayoutError, StoreUnavailableError):
             raise
@@ -223,7 +150,7 @@ class HintWait:
             claim.waits = False
         if claim.given_up:
             return (*hints, *await self._repeat(claim))
-        self._end()
+        self._in_flight.end_hinted_claim()
         self._expects_work = any(hint.what == "work" for hint in hints)
         if claimed is not None:
             self._taken(claim, claimed)
@@ -241,27 +168,23 @@ class HintWait:
         except Exception as error:  # noqa: BLE001  # as in `_wait`
             self._refused(error)
             return LOST
-        self._end()
-        self._outbox.hint()  # the first call can have taken a hint about work
+        self._in_flight.end_hinted_claim()
+        self._waker.hint()  # the first call can have taken a hint about work
         if claimed is not None and (claimed.claims or claimed.dead):
             self._taken(claim, claimed)
         return (*hints, *LOST)
 
-    def _end(self) -> None:
-        self.claim = None
-        self._ended.set()
-
     def _taken(self, claim: HintedClaim, claimed: Claimed) -> None:
         if claimed.claims:
-            self._settled.clear()
+            self._in_flight.claim_loop_sleeps.clear()
         if not claimed.claims or claim.decide():
             self._take(claim.incarnation, claimed)
         elif claim.given_up:  # the thread of the lease has not returned them yet
             for run in (Run(one, claim.incarnation, 0.0) for one in claimed.claims):
-                self._outbox.add(run, handed_back(run, "the event loop of the node was blocked"))
+                self._unsent_reports.add(run, handed_back(run, "the event loop of the node was blocked"))
 
     def _refused(self, error: Exception) -> None:
-        self._end()  # if the store has claimed an instance, the reconciler hands it back
-        self._outbox.hint()
+        self._in_flight.end_hinted_claim()  # if the store has claimed an instance, the reconciler hands it back
+        self._waker.hint()
         self._not_before = self._clock.elapsed() + REFUSED_WAIT
         logger.warning("the store refuses a claim with a hint; the node claims after hints for a while: %s", error)

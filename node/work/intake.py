@@ -12,8 +12,9 @@ from peerjob.model.limits import MAX_WORKERS
 from peerjob.model.record import Instruction
 
 from .claim_loop import ClaimLoop
-from .outcomes import Outbox
+from .in_flight import InFlight
 from .pool import Pool
+from .unsent_reports import Waker
 
 logger = logging.getLogger("peerjob.node")
 
@@ -30,14 +31,16 @@ class Intake:
         *,
         pool: Pool,
         claim_loop: ClaimLoop,
-        outbox: Outbox,
+        in_flight: InFlight,
+        waker: Waker,
         show: Callable[[], Coroutine[Any, Any, None]],
         resize: Callable[[int], None],
     ) -> None:
         self._node = node
         self._pool = pool
         self._claim_loop = claim_loop
-        self._outbox = outbox
+        self._in_flight = in_flight
+        self._waker = waker
         self._show = show
         self._resize = resize
         self._followed = ""
@@ -78,7 +81,7 @@ class Intake:
             return
         loop = asyncio.get_running_loop()
         self._pool.accepting = False
-        self._outbox.wake()  # the claim loop withdraws the claim that waits for a hint
+        self._waker.wake()  # the claim loop withdraws the claim that waits for a hint
         self._pool.empty_backlog("node drained")
         self._quiet = loop.create_future()
         self._draining = loop.create_task(
@@ -88,7 +91,7 @@ class Intake:
     async def _drain(self, quiet: asyncio.Future[None]) -> None:
         showing = asyncio.get_running_loop().create_task(self._show())
         await self._pool.quiet(None)
-        await self._claim_loop.hint_wait.end_claim(LAST_COMMIT)
+        await self._in_flight.withdraw_hinted_claim(LAST_COMMIT)
         await self._claim_loop.flush(LAST_COMMIT)
         quiet.set_result(None)
         await showing
@@ -118,7 +121,7 @@ class Intake:
         self._end_drain()
         self._pool.accepting = True
         self._pool.dispatch()
-        self._outbox.hint()
+        self._waker.hint()
         return True
 
     def _ended(self) -> NodeStateError:

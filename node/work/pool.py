@@ -18,8 +18,9 @@ from peerjob.model.worker import Worker
 from peerjob.node.body.context_vars import ContextVars
 from peerjob.node.exit import abandon
 
-from .outcomes import Outbox, handed_back, put_off
+from .outcomes import handed_back, put_off
 from .run import PROBATION, Run
+from .unsent_reports import UnsentReports, Waker
 
 logger = logging.getLogger("peerjob.node")
 
@@ -42,7 +43,7 @@ class Trust(Protocol):
 
 
 class Runner(Protocol):
-    """Runs one claimed instance to its end, and puts the outcome into the outbox."""
+    """Runs one claimed instance to its end, and adds the outcome to the unsent reports."""
 
     async def run(self, run: Run) -> None: ...
 
@@ -77,7 +78,7 @@ class Prefetch:
 
 
 class Pool:
-    """Slots and backlog. A body starts only while the lease is trusted and the outbox is not full."""
+    """Slots and backlog. A body starts only while the lease is trusted and fewer reports are unsent than the bound."""
 
     def __init__(
         self,
@@ -86,7 +87,8 @@ class Pool:
         node: str,
         runner: Runner,
         lease: Trust,
-        outbox: Outbox,
+        unsent_reports: UnsentReports,
+        waker: Waker,
         prefetch: Prefetch,
         context_vars: ContextVars,
     ) -> None:
@@ -95,7 +97,8 @@ class Pool:
         self._node = node
         self._runner = runner
         self._lease = lease
-        self._outbox = outbox
+        self._unsent_reports = unsent_reports
+        self._waker = waker
         self._prefetch = prefetch
         self._loop = asyncio.get_running_loop()
         self._free = list(range(size))
@@ -152,7 +155,7 @@ class Pool:
         return sum(run.ended_at is None and run.is_stuck(now) for run in self._running.values())
 
     def _may_start(self) -> bool:
-        return self._lease.trusted and not self._outbox.full
+        return self._lease.trusted and not self._unsent_reports.full
 
     # -- what to claim -----------------------------------------------------------------------------------------
 
@@ -229,7 +232,7 @@ class Pool:
         run.variables = self.context_vars.captured
         run.task = self._loop.create_task(self._work(run), context=run.variables.copy())
         if run.claim.suspect:
-            self._loop.call_later(PROBATION, self._outbox.hint)
+            self._loop.call_later(PROBATION, self._waker.hint)
 
     async def _work(self, run: Run) -> None:
         if run.task is None:  # with `asyncio.eager_task_factory`, the run begins before `create_task` returns
@@ -247,7 +250,7 @@ class Pool:
                 self._hand_back(run, "node stopped")
         except Exception:
             logger.exception("instance %s: the node failed to run it", run.claim.id)
-            self._outbox.give_back(run, put_off(run, FAILURE_WAIT, "the node failed to run it"))
+            self._unsent_reports.give_back(run, put_off(run, FAILURE_WAIT, "the node failed to run it"))
         finally:
             self._finished(run)
 
@@ -261,12 +264,12 @@ class Pool:
         if not self._running:
             self._quiet.set()
         if run.claim.suspect:
-            self._outbox.hint()
+            self._waker.hint()
         elif len(self._running) < self._size:
-            self._outbox.wake()
+            self._waker.wake()
 
     def _hand_back(self, run: Run, note: str) -> None:
-        self._outbox.give_back(run, handed_back(run, note))
+        self._unsent_reports.give_back(run, handed_back(run, note))
 
     def _hand_back_stale(self) -> None:
         self._sweep = None
@@ -285,7 +288,7 @@ class Pool:
         self._free = [number for number in range(size) if number not in self._running]
         heapq.heapify(self._free)
         self.dispatch()
-        self._outbox.wake()
+        self._waker.wake()
 
     def empty_backlog(self, note: str) -> None:
         """Hand back every claim that has not started."""

@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 from peerjob.model.record import Claim, Held
 
-from .claim_loop import ClaimLoop
-from .hint_wait import HintedClaim
-from .outcomes import Outbox, handed_back
+from .in_flight import HintedClaim, InFlight
+from .outcomes import handed_back
 from .run import HeldClaims, Run
+from .unsent_reports import UnsentReports, Waker
 
 logger = logging.getLogger("peerjob.node")
 
@@ -41,14 +41,17 @@ class _Since(NamedTuple):
 class Reconciler:
     """Hands back claims whose answer was lost, and cancels runs whose claim is gone."""
 
-    def __init__(self, *, held_claims: HeldClaims, outbox: Outbox, claim_loop: ClaimLoop) -> None:
+    def __init__(
+        self, *, held_claims: HeldClaims, in_flight: InFlight, unsent_reports: UnsentReports, waker: Waker
+    ) -> None:
         self._held_claims = held_claims
-        self._outbox = outbox
-        self._claim_loop = claim_loop
+        self._in_flight = in_flight
+        self._unsent_reports = unsent_reports
+        self._waker = waker
         self._suspected: dict[tuple[str, int], _Since] = {}
         """Id and fence of each claim that only one side holds → the first comparison."""
-        self._answered = claim_loop.rounds
-        """`ClaimLoop.rounds` at the last comparison."""
+        self._answered = in_flight.rounds
+        """`InFlight.rounds` at the last comparison."""
         self._quiet = 0
         """How many comparisons found that the claim loop had nothing to send since the comparison before."""
 
@@ -71,12 +74,12 @@ class Reconciler:
             run = known.get(key)
             rounds = now.rounds - since.rounds
             if rounds < ROUNDS:
-                self._outbox.hint()
+                self._waker.hint()
                 continue
             if run is None and since.claim is not None and since.claim is now.claim:
                 since.claim.withdraw()  # its answer can still bring the instance
                 if rounds < MAX_ROUNDS:
-                    self._outbox.hint()
+                    self._waker.hint()
                     continue
                 since.claim.decide()  # an answer that comes later is ignored
             del self._suspected[key]
@@ -87,11 +90,11 @@ class Reconciler:
                 run.cancel("lost")
 
     def _now(self) -> _Since:
-        loop = self._claim_loop
-        if loop.rounds == self._answered and not loop.unsettled:
+        in_flight = self._in_flight
+        if in_flight.rounds == self._answered and not in_flight.unacknowledged:
             self._quiet += 1
-        self._answered = loop.rounds
-        return _Since(loop.rounds + self._quiet, loop.hint_wait.claim)
+        self._answered = in_flight.rounds
+        return _Since(in_flight.rounds + self._quiet, in_flight.hinted_claim)
 
     def _hand_back(self, id: str, fence: int) -> None:
         logger.warning("instance %s: the answer to its claim was lost; the node hands it back", id)
@@ -99,4 +102,4 @@ class Reconciler:
             id=id, kind="", fence=fence, spec=b"", priority=0, due_us=0, attempts=0, crashes=0, losses=0, at_us=0
         )
         run = Run(claim, self._held_claims.incarnation, 0.0)
-        self._outbox.add(run, handed_back(run, "the answer to the claim was lost"))
+        self._unsent_reports.add(run, handed_back(run, "the answer to the claim was lost"))

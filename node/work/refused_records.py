@@ -16,7 +16,7 @@ from peerjob.model.record import Action, Outcome
 from peerjob.model.spec import ErrorInfo, encode
 from peerjob.node.body.errors import message_of, type_name
 
-from .outcomes import StoreRequest
+from .in_flight import StoreRequest
 
 logger = logging.getLogger("peerjob.node")
 

@@ -24,10 +24,11 @@ from peerjob.node.body.injection import clear_cancellations
 from peerjob.node.body.registry import Registry
 
 from .context_backend import NodeContextBackend
-from .outcomes import Outbox, OutcomeBuilder, handed_back, outcome_of, put_off
+from .outcomes import OutcomeBuilder, handed_back, outcome_of, put_off
 from .pool import Prefetch
 from .processors import Processors
 from .run import Run
+from .unsent_reports import UnsentReports
 
 logger = logging.getLogger("peerjob.node")
 
@@ -51,7 +52,7 @@ class InstanceRunner:
         registry: Registry,
         executor: Executor,
         context_backend: NodeContextBackend,
-        outbox: Outbox,
+        unsent_reports: UnsentReports,
         outcome_builder: OutcomeBuilder,
         processors: Processors,
         prefetch: Prefetch,
@@ -63,7 +64,7 @@ class InstanceRunner:
         self._registry = registry
         self._executor = executor
         self._context_backend = context_backend
-        self._outbox = outbox
+        self._unsent_reports = unsent_reports
         self._outcome_builder = outcome_builder
         self._processors = processors
         self._prefetch = prefetch
@@ -72,12 +73,15 @@ class InstanceRunner:
         self._misfits: dict[str, int] = {}
 
     async def run(self, run: Run) -> None:
-        """Run an instance and put its outcome into the outbox. Cancelling the task ends the body, not this call."""
+        """Run an instance, and add its outcome to the unsent reports.
+
+        Cancelling the task ends the body, not this call.
+        """
         outcome = run.outcome = await self._outcome(run)
         run.ended = True
         if run.context is not None:
             self._context_backend.runs.pop(run.context, None)
-        self._outbox.add(run, outcome)
+        self._unsent_reports.add(run, outcome)
 
     def prepare(self, run: Run) -> None:
         """Find the job, the policy and the arguments; raises DecodeError for an unreadable record."""
@@ -101,7 +105,7 @@ class InstanceRunner:
         claim = run.claim
         # the start of a suspect is committed before the node decodes the record: if decoding kills or freezes the node,
         # the crash must count for this instance
-        if claim.suspect and not await self._outbox.commit_start(run):
+        if claim.suspect and not await self._unsent_reports.commit_start(run):
             run.lost = True
             return handed_back(run, "lost before it began")
         try:
@@ -131,7 +135,7 @@ class InstanceRunner:
         self._context_backend.runs[context] = run
         started = run.started_at = loop.time()
         began = None if timeout is None else functools.partial(self._began, run, context, timeout)
-        self._outbox.watch_reports()
+        self._unsent_reports.watch_reports()
         try:
             result = await self._executor.call(binding, run.arguments, context, policy.run_in, began)
         except (asyncio.CancelledError, Snooze, Exception) as raised:  # noqa: BLE001  # a job must not stop the node

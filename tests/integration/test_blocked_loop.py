@@ -49,7 +49,7 @@ class Peer:
 
 def _waits_with_claim(node: Node) -> bool:
     runtime = node._runtime  # pyright: ignore[reportPrivateUsage]
-    return runtime is not None and runtime.claim_loop.hint_wait.claim is not None
+    return runtime is not None and runtime.in_flight.hinted_claim is not None
 
 
 @pytest.mark.parametrize("store_url", ["redis", "valkey"], indirect=True)

@@ -49,11 +49,11 @@ def _state(node: Node) -> Iterator[str]:
     loop, now = runtime.claim_loop, asyncio.get_running_loop().time()
     claim_at = min(loop._poll_at, loop._due_at)
     yield (
-        f"claim loop: {loop.rounds} rounds answered, {loop._failures} failures in a row, last beat "
-        f"{loop.watchdog.missing():.1f} s ago, hinted {runtime.outbox.hinted}, claims without a hint in "
+        f"claim loop: {runtime.in_flight.rounds} rounds answered, {loop._failures} failures in a row, last beat "
+        f"{loop.watchdog.missing():.1f} s ago, hinted {runtime.waker.hinted}, claims without a hint in "
         f"{claim_at - now:.1f} s, refused until {max(0.0, loop._no_claim_until - now):.1f} s from now"
     )
-    for request in loop._asked:
+    for request in runtime.in_flight.requests:
         yield f"claim loop: unanswered request {request.request} with {len(request.entries)} outcomes, {request.want}"
     limit, caps = runtime.pool.room(loop._kinds())
     yield f"pool: room for {limit} ({caps}), {runtime.pool.running} run, {runtime.pool.waiting} wait"

@@ -40,9 +40,10 @@ from peerjob.node.work.pool import Prefetch
 from peerjob.node.work.processors import Processors
 from peerjob.node.work.run import HeldClaims, Run, ended_record, record_of
 from peerjob.node.work.runner import InstanceRunner
+from peerjob.node.work.unsent_reports import Waker
 
 from .clock import VirtualClock
-from .stand_ins import NAME, CallersThread, DirectExecutor, EagerContextBackend, EagerOutbox, NoNode, SkippingClock
+from .stand_ins import NAME, CallersThread, DirectExecutor, EagerContextBackend, EagerReports, NoNode, SkippingClock
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -265,7 +266,7 @@ class _Attempts:
             registry=registry,
             executor=self._executor,
             context_backend=context_backend,
-            outbox=EagerOutbox(HeldClaims(NAME)),
+            unsent_reports=EagerReports(HeldClaims(NAME), Waker()),
             outcome_builder=outcome_builder,
             processors=self._processors,
             prefetch=Prefetch(),

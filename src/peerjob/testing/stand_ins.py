@@ -17,7 +17,7 @@ from peerjob.node.body.executor import Executor
 from peerjob.node.body.threads import ThreadPool
 from peerjob.node.manager.call_encoder import CallEncoder
 from peerjob.node.work.context_backend import NodeContextBackend
-from peerjob.node.work.outcomes import Outbox
+from peerjob.node.work.unsent_reports import UnsentReports
 
 NAME = "eager"
 """Name of the node that a job sees when it runs eagerly."""
@@ -91,7 +91,7 @@ class EagerContextBackend(NodeContextBackend):
         return True
 
 
-class EagerOutbox(Outbox):
+class EagerReports(UnsentReports):
     """Accepts the reports of a run, and drops them."""
 
     def watch_reports(self) -> None:

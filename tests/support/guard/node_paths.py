@@ -79,7 +79,7 @@ async def one_job(url: str, meter: Meter) -> Counts:
 
 def _waits_with_claim(node: Node) -> bool:
     runtime = node._runtime  # pyright: ignore[reportPrivateUsage]
-    return runtime is not None and runtime.claim_loop.hint_wait.claim is not None
+    return runtime is not None and runtime.in_flight.hinted_claim is not None
 
 
 async def calls_of_schedule(url: str) -> Counts:

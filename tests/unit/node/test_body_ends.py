@@ -73,7 +73,7 @@ class Bench:
 
     async def end_of(self, instance: Instance[Any]) -> str:
         async def over() -> bool:
-            return not self.runtime.pool.runs() and not self.runtime.claim_loop.unsettled
+            return not self.runtime.pool.runs() and not self.runtime.in_flight.unacknowledged
 
         await until(over)
         return ending_of((await instance.history())[-1])

@@ -9,7 +9,8 @@ import pytest
 from peerjob import Job, Node, State
 from peerjob.model.errors import StoreRefusedError
 from peerjob.model.record import Want
-from peerjob.node.work.hint_wait import HINTS_WAIT, REFUSED_WAIT, HintWait
+from peerjob.node.work.hint_wait import HINTS_WAIT, REFUSED_WAIT
+from peerjob.node.work.in_flight import InFlight
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import flaky_store, notes_of, shared_url
 from support.flaky import FlakyStore
@@ -51,9 +52,9 @@ async def starts_with_the_hint(clock: VirtualClock, work: Work, flaky: FlakyStor
     flaky.heal()
 
 
-def hint_wait(node: Node) -> HintWait:
+def in_flight(node: Node) -> InFlight:
     assert node._runtime is not None  # pyright: ignore[reportPrivateUsage]
-    return node._runtime.claim_loop.hint_wait  # pyright: ignore[reportPrivateUsage]
+    return node._runtime.in_flight  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.fixture
@@ -247,7 +248,7 @@ async def test_a_blocked_event_loop_runs_no_instance_of_the_claim_that_was_given
     async with idle(clock, work, flaky, url) as (worker, client):
         instance = await client.schedule("work")
         await clock.advance(0.01)
-        assert hint_wait(worker).give_up() is not None
+        assert in_flight(worker).give_up_hinted_claim() is not None
         late.release()
         flaky.heal()
         await clock.run(instance.wait())
@@ -259,11 +260,11 @@ async def test_a_claim_that_was_given_up_is_withdrawn_and_followed_by_another(
     clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
 ) -> None:
     async with idle(clock, work, flaky, url) as (worker, client):
-        given_up = hint_wait(worker).give_up()
+        given_up = in_flight(worker).give_up_hinted_claim()
         assert given_up is not None
-        assert hint_wait(worker).give_up() == given_up  # a later renewal withdraws it again
+        assert in_flight(worker).give_up_hinted_claim() == given_up  # a later renewal withdraws it again
         await clock.advance(0.1)
-        assert hint_wait(worker).claim is not None
+        assert in_flight(worker).hinted_claim is not None
         await starts_with_the_hint(clock, work, flaky, client)
 
 
@@ -271,12 +272,12 @@ async def test_a_claim_that_the_node_took_is_not_given_up(
     clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
 ) -> None:
     async with idle(clock, work, flaky, url) as (worker, client):
-        claim = hint_wait(worker).claim
+        claim = in_flight(worker).hinted_claim
         await client.schedule("work", 30)
         await clock.advance(0.1)
         assert claim is not None
         assert not claim.decide()
-        assert hint_wait(worker).give_up() is None
+        assert in_flight(worker).give_up_hinted_claim() is None
 
 
 def wants_of(flaky: FlakyStore) -> list[tuple[int, bool]]:
@@ -340,7 +341,7 @@ async def test_a_claim_that_another_part_has_decided_on_is_not_given_up(
     clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
 ) -> None:
     async with idle(clock, work, flaky, url) as (worker, _):
-        claim = hint_wait(worker).claim
+        claim = in_flight(worker).hinted_claim
         assert claim is not None
         assert claim.decide()
-        assert hint_wait(worker).give_up() is None
+        assert in_flight(worker).give_up_hinted_claim() is None

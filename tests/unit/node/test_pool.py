@@ -7,17 +7,17 @@ import pytest
 
 from peerjob.model.record import MAX_BATCH, Action, Claim, Outcome
 from peerjob.node.body.context_vars import ContextVars
-from peerjob.node.work.outcomes import Outbox
 from peerjob.node.work.pool import HOLD, WORTH, Pool, Prefetch
 from peerjob.node.work.run import HeldClaims, Run
+from peerjob.node.work.unsent_reports import UnsentReports, Waker
 from peerjob.testing.clock import VirtualClock
 
 
-class ClockedOutbox(Outbox):
-    """An outbox that notes when each claim was handed back."""
+class ClockedReports(UnsentReports):
+    """Unsent reports that tell when each claim was handed back."""
 
     def __init__(self, clock: VirtualClock) -> None:
-        super().__init__(HeldClaims("incarnation"))
+        super().__init__(HeldClaims("incarnation"), Waker())
         self._clock = clock
         self.handed_back: list[tuple[str, float]] = []
 
@@ -34,14 +34,15 @@ class Bench:
         self.trusted = True
         self.started: list[str] = []
         self._ends: dict[str, asyncio.Event] = {}
-        self._outbox = ClockedOutbox(clock)
+        self._unsent_reports = ClockedReports(clock)
         self.prefetch = Prefetch()
         self.pool = Pool(
             size=1,
             node="node",
             runner=self,
             lease=self,
-            outbox=self._outbox,
+            unsent_reports=self._unsent_reports,
+            waker=Waker(),
             prefetch=self.prefetch,
             context_vars=ContextVars(),
         )
@@ -64,7 +65,7 @@ class Bench:
 
     @property
     def handed_back(self) -> list[tuple[str, float]]:
-        return self._outbox.handed_back
+        return self._unsent_reports.handed_back
 
 
 def _claim(id: str) -> Claim:

@@ -148,7 +148,7 @@ class ClusterNode:
             and runtime.joined
             and runtime._joining is None
             and runtime.lease.may_reap
-            and not runtime.claim_loop.unsettled
+            and not runtime.in_flight.unacknowledged
             and not runtime.pool.waiting
             and not self.store_link.under_way
             and not self.coordinator_link.under_way
@@ -176,7 +176,7 @@ class ClusterNode:
             time.correct(time.ahead_us)
             runtime._cron._wake.set()
             if claim:
-                runtime.outbox.hint()
+                runtime.waker.hint()
 
     def pause(self) -> None:
         """Stand still, as SIGSTOP does."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-from peerjob.node.work.outcomes import Outbox
+from peerjob.node.work.unsent_reports import UnsentReports
 from peerjob.store.kv.format.keys import Keys
 
 from .clocks import ClusterClock
@@ -125,7 +125,7 @@ class TimeJumps:
 
 
 def _is_poll(timer: asyncio.TimerHandle) -> bool:
-    return role_of(timer) in POLLS or getattr(_callback(timer), "__func__", None) is Outbox._report
+    return role_of(timer) in POLLS or getattr(_callback(timer), "__func__", None) is UnsentReports._report
 
 
 def _callback(timer: asyncio.TimerHandle) -> object:
