@@ -118,148 +118,65 @@ class NodeRuntime:
         self.lease = Lease(clock=clock, ttl=lease_ttl, liveness=store.liveness, listener=self, farewell=farewell)
         now_us = self.lease.time.time_us
 
-        # the parts below take each instance from its claim to its commit
-        self.log_lines = LogLineWriter(clock=clock, store=store, node=name)
-        self.held_claims = HeldClaims(self.ids.one())
+        # Each row builds a part from the parts that it knows. It knows no part below its row, except for the callbacks.
+
+        # the work: each instance on its way from its claim to its commit
+        held = self.held_claims = HeldClaims(self.ids.one())
+        incarnation = held.current_incarnation
+        waker = self.waker = Waker()
+        unsent = self.unsent_reports = UnsentReports(held, waker)
+        in_flight = self.in_flight = InFlight(unsent)
+        self.log_lines = LogLineWriter(clock, store, name)
+        self.waiters = Waiters(clock, store, incarnation)
+        self.records = RecordReader(store, self._context_vars.copy)
+        self.watchers = Watchers(clock, store, self.records, incarnation, manager)
         self._failure_log = FailureLog(name)
-        self._outcome_builder = OutcomeBuilder(clock, max_payload, node=name, failures=self._failure_log)
-        self.waker = Waker()
-        self.unsent_reports = UnsentReports(self.held_claims, self.waker)
-        self.in_flight = InFlight(self.unsent_reports)
+        self._outcome_builder = OutcomeBuilder(clock, max_payload, name, self._failure_log)
         self.processors = Processors(clock, name, self._context_vars)
-        self.context_backend = NodeContextBackend(clock=clock, name=name, store=store, manager=manager)
+        self.context_backend = NodeContextBackend(clock, name, store, manager)
         self._resources = Resources(overrides, self._context_vars)
-        self.executor = Executor(clock=clock, threads=max(1, workers), resources=self._resources)
+        self.executor = Executor(clock, max(1, workers), self._resources)
         prefetch = Prefetch()
         runner = InstanceRunner(
-            clock=clock,
-            manager=manager,
-            registry=registry,
-            executor=self.executor,
-            context_backend=self.context_backend,
-            unsent_reports=self.unsent_reports,
-            outcome_builder=self._outcome_builder,
-            processors=self.processors,
-            prefetch=prefetch,
-            loop_ends=self._loop_ends,
-            local_objects=store.local_objects,
-        )
-        self.pool = Pool(
-            size=workers,
-            node=name,
-            runner=runner if tracing is None else TracedRunner(runner, tracing, name),
-            lease=self.lease,
-            unsent_reports=self.unsent_reports,
-            waker=self.waker,
-            prefetch=prefetch,
-            context_vars=self._context_vars,
-        )
-        self.waiters = Waiters(clock=clock, store=store, incarnation=self.held_claims.current_incarnation)
+            clock, manager, registry, self.executor, self.context_backend, unsent, self._outcome_builder,
+            self.processors, prefetch, self._loop_ends, store.local_objects,
+        )  # fmt: skip
+        traced = runner if tracing is None else TracedRunner(runner, tracing, name)
+        pool = self.pool = Pool(workers, name, traced, self.lease, unsent, waker, prefetch, self._context_vars)
         self.changes = ChangeListener(
-            clock=clock,
-            name=name,
-            manager=manager,
-            registry=registry,
-            held_claims=self.held_claims,
-            runner=runner,
-            pool=self.pool,
-            context_backend=self.context_backend,
-            unsent_reports=self.unsent_reports,
-            waker=self.waker,
-            log_lines=self.log_lines,
-            processors=self.processors,
-            waiters=self.waiters,
-            observers=observers,
-            spawn=self._spawn,
-        )
+            clock, name, manager, registry, held, runner, pool, self.context_backend, unsent, waker, self.log_lines,
+            self.processors, self.waiters, observers, self._spawn,
+        )  # fmt: skip
         self.claim_loop = ClaimLoop(
-            clock=clock,
-            store=store,
-            kinds=registry.kinds,
-            held_claims=self.held_claims,
-            unsent_reports=self.unsent_reports,
-            in_flight=self.in_flight,
-            waker=self.waker,
-            pool=self.pool,
-            changes=self.changes,
-            on_dead=self.lease_dead,
-            observers=observers,
+            clock, store, registry.kinds, held, unsent, in_flight, waker, pool, self.changes, self.lease_dead, observers
         )
         hint_wait = HintWait(
-            clock=clock,
-            store=store,
-            kinds=registry.kinds,
-            held_claims=self.held_claims,
-            in_flight=self.in_flight,
-            unsent_reports=self.unsent_reports,
-            waker=self.waker,
-            pool=self.pool,
-            expects_changes=lambda: self.waiters.waits or self.watchers.watches,
-            take=self.claim_loop.take_hinted,
-        )
-        self.intake = Intake(
-            name,
-            pool=self.pool,
-            claim_loop=self.claim_loop,
-            in_flight=self.in_flight,
-            waker=self.waker,
-            show=self._show,
-            resize=self._resize,
-        )
-        self._reconciler = Reconciler(
-            held_claims=self.held_claims,
-            in_flight=self.in_flight,
-            unsent_reports=self.unsent_reports,
-            waker=self.waker,
-        )
+            clock, store, registry.kinds, held, in_flight, unsent, waker, pool, self._expects_changes,
+            self.claim_loop.take_hinted,
+        )  # fmt: skip
+        self.intake = Intake(name, pool, self.claim_loop, in_flight, waker, self._show, self._resize)
+        self._reconciler = Reconciler(held, in_flight, unsent, waker)
 
-        # the parts below do the work of the public methods of the manager
+        # what the verbs of the manager use
         self.enqueuer = Enqueuer(store, name, self._context_vars.copy)
-        self.records = RecordReader(store, self._context_vars.copy)
         self.activity = ActivityReader(store, self.lease.time)
-        self.catalogue = KindCatalogue(
-            clock=clock, store=store, node=name, kinds=self._published_kinds, registry=registry, max_kinds=max_kinds
-        )
-        self.job_schedules = JobSchedules(clock=clock, store=store, node=name, now_us=now_us)
-        self.watchers = Watchers(
-            clock=clock,
-            store=store,
-            records=self.records,
-            incarnation=self.held_claims.current_incarnation,
-            manager=manager,
-        )
+        self.catalogue = KindCatalogue(clock, store, name, self._published_kinds, registry, max_kinds)
+        self.job_schedules = JobSchedules(clock, store, name, now_us)
 
-        # the roles below run in the background, and coordinate this node with its peers
+        # the roles that coordinate this node with its peers
         self.election = Election(
-            clock=clock,
-            elections=elections,
-            candidate=lambda: Candidate(incarnation=self.incarnation, name=name),
-            ttl=lease_ttl,
-            eligible=self._may_lead,
+            clock=clock, elections=elections, candidate=self._candidate, ttl=lease_ttl, eligible=self._may_lead
         )
         self._cron = CronRole(
-            clock=clock,
-            store=store,
-            election=self.election,
-            node=name,
-            ids=self.ids,
-            now_us=now_us,
-            on_made=self.changes.made,
-            on_fired=self.changes.fired,
-        )
+            clock=clock, store=store, election=self.election, node=name, ids=self.ids, now_us=now_us,
+            on_made=self.changes.made, on_fired=self.changes.fired,
+        )  # fmt: skip
         self._reaper = Reaper(clock=clock, store=store, lease=self.lease, on_reaped=self.changes.reaped)
+        router = HintRouter(
+            clock, hint_wait, waker, self.lease, self.waiters, self.watchers, self.election, self._cron, self._reaper
+        )
         self.roles: tuple[BackgroundRole, ...] = (
-            HintRouter(
-                clock=clock,
-                hint_wait=hint_wait,
-                waker=self.waker,
-                lease=self.lease,
-                waiters=self.waiters,
-                watchers=self.watchers,
-                election=self.election,
-                cron=self._cron,
-                reaper=self._reaper,
-            ),
+            router,
             self.waiters,
             self.watchers,
             self._reaper,
@@ -269,7 +186,7 @@ class NodeRuntime:
             self.job_schedules,
             self.election,
             self._cron,
-            ActivitySampler(clock=clock, store=store, counts=activity, time=self.lease.time),
+            ActivitySampler(clock, store, activity, self.lease.time),
         )
         # a separate coordinator has its own layout, so a layout error of the coordinator must not stop the node
         self._foreign_roles = () if elections == store.elections else (self.election,)
@@ -280,6 +197,13 @@ class NodeRuntime:
     @property
     def incarnation(self) -> str:
         return self.held_claims.incarnation
+
+    def _candidate(self) -> Candidate:
+        return Candidate(incarnation=self.incarnation, name=self._name)
+
+    def _expects_changes(self) -> bool:
+        """Whether hints about other changes than new work are likely."""
+        return self.waiters.waits or self.watchers.watches
 
     def _published_kinds(self) -> tuple[str, ...]:
         return self._registry.kinds() if self.pool.size else ()

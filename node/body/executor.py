@@ -26,7 +26,7 @@ class Executor:
     `threads` limits the sync bodies, and the processes, at a time. `pool` runs sync bodies instead of an own pool.
     """
 
-    def __init__(self, *, clock: Clock, threads: int, resources: Resources, pool: ThreadPool | None = None) -> None:
+    def __init__(self, clock: Clock, threads: int, resources: Resources, pool: ThreadPool | None = None) -> None:
         self._clock = clock
         self._resources = resources
         self._threads = pool or ThreadPool(threads)

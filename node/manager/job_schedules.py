@@ -37,7 +37,7 @@ class JobSchedules(BackgroundRole):
 
     name = "definitions"
 
-    def __init__(self, *, clock: Clock, store: Store, node: str, now_us: Callable[[], int]) -> None:
+    def __init__(self, clock: Clock, store: Store, node: str, now_us: Callable[[], int]) -> None:
         super().__init__(clock)
         self._store = store
         self._node = node

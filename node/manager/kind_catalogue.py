@@ -53,7 +53,6 @@ class KindCatalogue(BackgroundRole):
 
     def __init__(
         self,
-        *,
         clock: Clock,
         store: Store,
         node: str,

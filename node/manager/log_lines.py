@@ -26,7 +26,7 @@ class LogLineWriter(BackgroundRole):
 
     name = "lines"
 
-    def __init__(self, *, clock: Clock, store: Store, node: str) -> None:
+    def __init__(self, clock: Clock, store: Store, node: str) -> None:
         super().__init__(clock)
         self._store = store
         self._node = node

@@ -21,7 +21,7 @@ class Waiters(BackgroundRole):
 
     name = "waiters"
 
-    def __init__(self, *, clock: Clock, store: Store, incarnation: Callable[[], str]) -> None:
+    def __init__(self, clock: Clock, store: Store, incarnation: Callable[[], str]) -> None:
         super().__init__(clock)
         self._store = store
         self._incarnation = incarnation

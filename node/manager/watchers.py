@@ -104,7 +104,7 @@ class Watchers(BackgroundRole):
     name = "watchers"
 
     def __init__(
-        self, *, clock: Clock, store: Store, records: RecordReader, incarnation: Callable[[], str], manager: Manager
+        self, clock: Clock, store: Store, records: RecordReader, incarnation: Callable[[], str], manager: Manager
     ) -> None:
         super().__init__(clock)
         self.followers = Followers(clock=clock, store=store, read=records.record, ask_for_hints=self._register)

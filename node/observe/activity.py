@@ -134,7 +134,7 @@ class ActivitySampler(BackgroundRole):
 
     name = "activity"
 
-    def __init__(self, *, clock: Clock, store: Store, counts: ActivityCounts, time: CorrectedTime) -> None:
+    def __init__(self, clock: Clock, store: Store, counts: ActivityCounts, time: CorrectedTime) -> None:
         super().__init__(clock)
         counts.begin()
         self._store = store

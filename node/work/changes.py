@@ -47,7 +47,6 @@ class ChangeListener:
 
     def __init__(
         self,
-        *,
         clock: Clock,
         name: str,
         manager: Manager,
@@ -219,7 +218,6 @@ class HintRouter(BackgroundRole):
 
     def __init__(
         self,
-        *,
         clock: Clock,
         hint_wait: HintWait,
         waker: Waker,

@@ -59,7 +59,6 @@ class ClaimLoop(BackgroundRole):
 
     def __init__(
         self,
-        *,
         clock: Clock,
         store: Store,
         kinds: Callable[[], tuple[str, ...]],

@@ -24,7 +24,7 @@ MAX_PROGRESS = 1_000
 class NodeContextBackend:
     """Answers calls on job contexts, from the event loop and from threads."""
 
-    def __init__(self, *, clock: Clock, name: str, store: Store, manager: Manager) -> None:
+    def __init__(self, clock: Clock, name: str, store: Store, manager: Manager) -> None:
         self._clock = clock
         self._name = name
         self._store = store

@@ -47,7 +47,6 @@ class HintWait:
 
     def __init__(
         self,
-        *,
         clock: Clock,
         store: Store,
         kinds: Callable[[], tuple[str, ...]],

@@ -28,7 +28,6 @@ class Intake:
     def __init__(
         self,
         node: str,
-        *,
         pool: Pool,
         claim_loop: ClaimLoop,
         in_flight: InFlight,

@@ -29,7 +29,7 @@ Signal = Fail | Retry | Snooze
 class OutcomeBuilder:
     """Makes outcomes. A failed attempt also has its entry in the log of failures."""
 
-    def __init__(self, clock: Clock, max_payload: int, *, node: str, failures: FailureLog) -> None:
+    def __init__(self, clock: Clock, max_payload: int, node: str, failures: FailureLog) -> None:
         self._clock = clock
         self._node = node
         self._failures = failures

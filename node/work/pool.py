@@ -82,7 +82,6 @@ class Pool:
 
     def __init__(
         self,
-        *,
         size: int,
         node: str,
         runner: Runner,

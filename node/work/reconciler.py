@@ -42,7 +42,7 @@ class Reconciler:
     """Hands back claims whose answer was lost, and cancels runs whose claim is gone."""
 
     def __init__(
-        self, *, held_claims: HeldClaims, in_flight: InFlight, unsent_reports: UnsentReports, waker: Waker
+        self, held_claims: HeldClaims, in_flight: InFlight, unsent_reports: UnsentReports, waker: Waker
     ) -> None:
         self._held_claims = held_claims
         self._in_flight = in_flight

@@ -46,7 +46,6 @@ class InstanceRunner:
 
     def __init__(
         self,
-        *,
         clock: Clock,
         manager: Manager,
         registry: Registry,
