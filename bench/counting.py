@@ -9,7 +9,7 @@ from peerjob.model.clock import SystemClock
 from peerjob.model.record import StoreLimits
 from peerjob.store.etcd.address import parse_address
 from peerjob.store.etcd.driver import EtcdKeyValue
-from peerjob.store.kv.format.base import Applied, Compare, Step
+from peerjob.store.kv.format.base import Applied, Compare, Transaction
 from peerjob.store.kv.store import KVStore
 
 
@@ -20,22 +20,24 @@ class Refusals(Protocol):
     counters: int
 
 
-def count_refusals(refusals: Refusals, applied: Applied, also: Step | None) -> None:
-    """Add the steps of a transaction that the server refused."""
+def count_refusals(refusals: Refusals, applied: Applied, also: Transaction | None) -> None:
+    """Add the transactions of a request that the server refused."""
     if also is not None:
-        failed = sum(answer is None for answer in applied.steps)
+        failed = sum(answer is None for answer in applied.answers)
         refusals.changes += failed
         refusals.counters += applied.also is None and not failed
 
 
 class CountingEtcd(EtcdKeyValue):
-    """Counts the steps that the server refused because another client was faster."""
+    """Counts the transactions that the server refused because another client was faster."""
 
     changes = 0
     counters = 0
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
-        applied = await super().txn(steps, also, guards)
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
+        applied = await super().txn(transactions, also, guards)
         count_refusals(self, applied, also)
         return applied
 
@@ -49,13 +51,13 @@ class AllRefusals:
 
 @contextmanager
 def refusals_of(driver: type[Any]) -> Generator[AllRefusals]:
-    """Count the refused steps of all clients of a driver class while the context is open."""
+    """Count the refused transactions of all clients of a driver class while the context is open."""
     found, txn = AllRefusals(), driver.txn
 
     async def counted(
-        self: Any, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()
+        self: Any, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
     ) -> Applied:
-        applied: Applied = await txn(self, steps, also, guards)
+        applied: Applied = await txn(self, transactions, also, guards)
         count_refusals(found, applied, also)
         return applied
 

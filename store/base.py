@@ -1,4 +1,4 @@
-"""The store contract: commands, each of them one atomic step per instance.
+"""The store contract: commands, each of them one transaction per instance.
 
 `peerjob.store.reference` is the same contract as a program, in plain Python. To know what a command means, read it
 there.
@@ -142,7 +142,8 @@ class Store(Protocol):
         A suspect (`record.is_suspect`) that comes first is taken alone if `want.suspects`, and passed over otherwise;
         a suspect never delays the instances behind it. A claim that leaves due work wakes one more idle node. It ends
         before its limit if payloads are large (MAX_BATCH_BYTES) or of more than 200 kinds. A claim that finds nothing
-        registers the incarnation as idle in the same step. An incarnation that is dead or unknown gets `dead=True`.
+        registers the incarnation as idle in the same transaction. An incarnation that is dead or unknown gets
+        `dead=True`.
         """
         ...
 
@@ -166,7 +167,7 @@ class Store(Protocol):
         ...
 
     async def cancel(self, ids: Sequence[str], *, node: str = "", request: str) -> list[State | None]:
-        """Scheduled or Processing → Cancelled, in one step each; returns the earlier state per id.
+        """Scheduled or Processing → Cancelled, in one transaction each; returns the earlier state per id.
 
         None: the id is unknown. A final state: the instance was final and is unchanged (an instance that the same
         request cancelled before answers as before, or None if it was removed since). A running instance loses its
@@ -177,7 +178,7 @@ class Store(Protocol):
         ...
 
     async def run_now(self, ids: Sequence[str], *, request: str) -> list[RunNowAnswer]:
-        """Make delayed instances due at the store's time, in one step each; returns what became of each id.
+        """Make delayed instances due at the store's time, in one transaction each; returns what became of each id.
 
         None: the id is unknown. A state other than Scheduled: the instance runs or is final, and is unchanged. DUE_NOW:
         the instance was Scheduled with a later due time, also after a retry or a snooze. Only its due time changes: the
@@ -190,7 +191,7 @@ class Store(Protocol):
         ...
 
     async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:
-        """Append log lines to an instance in any state, in one step; False if there is no such instance.
+        """Append log lines to an instance in any state, in one transaction; False if there is no such instance.
 
         The caller does not run the instance: it is, for example, a processor on the node that scheduled the instance.
         So no fence guards the lines, and only the logs change. The driver does not retry, so that no line comes
@@ -223,7 +224,7 @@ class Store(Protocol):
         ...
 
     async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | State | None]:
-        """Register for a "final" hint on each of these instances and read it, in one step each.
+        """Register for a "final" hint on each of these instances and read it, in one transaction each.
 
         The answer is the state if the instance is not final, and None if it is unknown. A final instance answers with
         its record, until the reply is long enough, then with its state: `get` reads the rest.
@@ -252,8 +253,8 @@ class Store(Protocol):
     async def reap(self, limit: int, *, reaper: str) -> list[Reaped]:
         """Take back up to `limit` claims of incarnations whose lease has expired; [] if there is none.
 
-        Marks the incarnation dead first, in one step; any peer can continue where another stopped. A claim whose start
-        was reported counts as a crash, any other as a loss. But if a suspect was running there, also one that was
+        Marks the incarnation dead first, in one transaction; any peer can continue where another stopped. A claim whose
+        start was reported counts as a crash, any other as a loss. But if a suspect was running there, also one that was
         cancelled before, only suspects are charged. Over max_crashes the instance becomes Terminated ("poison"),
         otherwise Scheduled with its old due time. Neither counts as an attempt. Instances that were cancelled while
         running are released. The caller decides whether it may reap (only after a full TTL of answered renewals), so
@@ -297,7 +298,7 @@ class Store(Protocol):
         ...
 
     async def add_activity(self, sample: ActivitySample) -> None:
-        """Add the counts of a node to those of its slot, in one step. Only the last MAX_SLOTS slots have a place.
+        """Add the counts of a node to those of its slot, in one transaction. Only the last MAX_SLOTS slots are kept.
 
         A slot has rows for MAX_SAMPLED_KINDS kinds, the busiest, with names of MAX_SAMPLED_NAMES bytes. The driver does
         not retry; raises StoreUnavailableError. A store that is nearly full drops the sample.
@@ -328,9 +329,9 @@ class Store(Protocol):
     async def put_schedule(self, put: SchedulePut) -> ScheduleRow | None:
         """Write a schedule if it is as expected; otherwise None (read it again).
 
-        The row gets a new revision. `account` goes into the ledger in the same step. Every live incarnation is hinted
-        "schedule", once for writes that come together. The same put again answers None or the row, and changes nothing
-        twice.
+        The row gets a new revision. `account` goes into the ledger in the same transaction. Every live incarnation is
+        hinted "schedule", once for writes that come together. The same put again answers None or the row, and changes
+        nothing twice.
         """
         ...
 
@@ -355,7 +356,7 @@ class Store(Protocol):
         ...
 
     async def fire(self, fires: Sequence[Fire], *, term: Term | None, node: str = "") -> list[FireAnswer]:
-        """Account for nominal times, each in one step: ledger, next time, slot and instance together or not at all.
+        """Account for nominal times, each in one transaction: ledger, next time, slot and instance, or nothing.
 
         At most MAX_SCHEDULES, with different pairs of schedule and nominal time; atomic per fire, answered in order.
         A fire is done if the schedule has this revision and is not paused, and
@@ -372,7 +373,7 @@ class Store(Protocol):
         takes the slot of the schedule if the slot is free: its holder is gone, or is over together with its body.
         If the slot is not free, SKIP and a full queue make the record SKIPPED with a reason, and so does a unique key
         that is taken. QUEUE parks the instance: Scheduled, in no queue. REPLACE cancels the holder and the parked
-        instances, and takes the slot or is parked. The step that ends the holder (commit, cancel, reap, release,
+        instances, and takes the slot or is parked. The transaction that ends the holder (commit, cancel, reap, release,
         removal) also gives the slot to the first parked instance and queues it. A skipped backfill made no instance,
         and may come again. Its record gives way to that of the instance.
 
@@ -443,19 +444,19 @@ class Store(Protocol):
         ...
 
     async def clear_instances(self, filter: Filter, *, limit: int = 500) -> int:
-        """Remove final instances that match, in one bounded step; returns how many (0: none is left)."""
+        """Remove final instances that match, in one bounded transaction; returns how many (0: none is left)."""
         ...
 
     async def clear_history(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
-        """Reduce the history of matching final instances to its last entry, in one bounded step."""
+        """Reduce the history of matching final instances to its last entry, in one bounded transaction."""
         ...
 
     async def clear_logs(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
-        """Remove the logs of matching final instances, in one bounded step."""
+        """Remove the logs of matching final instances, in one bounded transaction."""
         ...
 
     async def clear(self) -> None:
-        """Remove every instance in the namespace, in any state, in bounded steps; nodes stay joined.
+        """Remove every instance in the namespace, in any state, in bounded transactions; nodes stay joined.
 
         Instances that are added meanwhile may stay.
         """

@@ -1,7 +1,7 @@
 """Rules that are the same in each engine: the layout of a namespace, and limits, texts and checks of fires.
 
 The layout of a namespace decides which releases may write it. A release with incompatible transitions raises the
-number. Every step that writes compares it, so a node of another release changes nothing.
+number. Every transaction that writes compares it, so a node of another release changes nothing.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.store.calls import RETRY_FOR, answer_within, both
-from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, LeaseEndedError, Range, Step
+from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, LeaseEndedError, Range, Transaction
 from peerjob.store.kv.format.request_limits import MAX_OPERATIONS
 from peerjob.store.kv.store import KVStore
 
@@ -47,7 +47,7 @@ class EtcdKeyValue:
         self._space = FreeSpace(self._client, clock)
         self._identity = ""
         self._conflict_free = _CONFLICT_FREE
-        """The number of transactions with several steps since the last conflict."""
+        """The number of requests with several transactions since the last conflict."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -90,13 +90,15 @@ class EtcdKeyValue:
         replies = await self._read(ranges)
         return [transaction.found(response.response_range) for reply in replies for response in reply.responses]
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
-        many = also is not None and len(steps) > 1
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
+        many = also is not None and len(transactions) > 1
         if also is not None and many and self._conflict_free >= _CONFLICT_FREE:
-            whole = transaction.AtomicRequest(steps, also, guards)
+            whole = transaction.AtomicRequest(transactions, also, guards)
             if whole.fits and (done := whole.applied(await self._client.call("txn", whole.data))):
                 return done
-        request = transaction.StepwiseRequest(steps, also, guards)
+        request = transaction.SeparateRequest(transactions, also, guards)
         applied = request.applied(await self._client.call("txn", request.data))
         if many:
             self._conflict_free = 0 if applied.also is None else self._conflict_free + 1

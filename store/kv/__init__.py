@@ -11,8 +11,8 @@ To follow a job from enqueue to its end, read in this order:
 
 1. `base` (transactions), `keys` (the layout), `rows` and `schedule_rows` (the records)
 2. `context` and `store`: what all verbs share; `KVStore` inherits one group of verbs per file
-3. `step_plan`: how an instance enters and leaves indexes, queues, keys and slots; `enqueue` is its simplest user
-4. `writer`: many steps in one request; with `counts` (counters) and `answers` (repeated requests)
+3. `transaction_plan`: how an instance enters and leaves indexes, queues, keys and slots; `enqueue` is its simplest user
+4. `writer`: many transactions in one request; with `counts` (counters) and `answers` (repeated requests)
 5. `queues` and `scan`: queues whose first entries are cheap to read
 6. `claim`: how a node gets instances, in four parts: `claim_call` (which repeats an answer), `claim_due`,
    `claim_select`, `claim_take`. `claim_heads` reads what a claim needs first; `claim_idle` ends one without instances
@@ -34,8 +34,8 @@ belong to schedules.
 
 The ideas:
 
-* **One step per instance.** A step compares the revision of the instance's record, and changes record, indexes,
-  ownership and unique key together. A request has many steps, so a conflict delays one instance only.
+* **One transaction per instance.** A transaction compares the revision of the instance's record, and changes record,
+  indexes, ownership and unique key together. A request has many transactions, so a conflict delays one instance only.
 * **Small records.** Transitions do not touch large arguments, results, progress and log lines: these have separate
   keys. Small arguments and results are in the record, where they cost less than a key.
 * **Claims without a lease.** Only `live/<incarnation>` ends with a lease. A node is dead when its `node/` record says
@@ -44,7 +44,7 @@ The ideas:
   of retention and the indexes of final instances are such queues.
 * **No background work.** Claims move due instances, commits remove final ones, reads of counters correct the counters.
 * **One fire per time.** A fire compares and rewrites the small `next/` record. Ledger, slot and instance change in the
-  same step. Any verb that ends the holder of a slot passes the slot on, also in the same step.
+  same transaction. Any verb that ends the holder of a slot passes the slot on, also in the same transaction.
 * **Nodes compare their clocks**, because no server's clock decides what is due. A node whose clock is off leaves that
   to others.
 * **Hints are keys** under the incarnation that they are for. A node reads them with a watch; a lease deletes the rest.

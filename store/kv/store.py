@@ -14,7 +14,7 @@ from peerjob.store.url import redact
 from .cron.firing import FireCommands
 from .cron.schedules import ScheduleCommands
 from .cron.slot_repair import SlotRepair
-from .format.base import Applied, Compare, Delete, KeyValue, LeaseEndedError, Put, Step
+from .format.base import Applied, Compare, Delete, KeyValue, LeaseEndedError, Put, Transaction
 from .format.keys import Keys, below
 from .format.layout import mended_layout
 from .kinds.descriptors import DescriptorCommands
@@ -37,7 +37,7 @@ _WIPED_AT_ONCE = 1_000
 class GuardedKeyValue:
     """A `KeyValue` that raises LayoutError instead of changing a namespace with another layout.
 
-    This costs a transaction one compare, of the revision of the layout key. If the transaction is refused, the layout
+    This costs a request one compare, of the revision of the layout key. If the request is refused, the layout
     may have changed, so the key is read again.
     """
 
@@ -74,11 +74,13 @@ class GuardedKeyValue:
     def separate(self) -> GuardedKeyValue:
         return GuardedKeyValue(self._kv.separate(), key=self._key, namespace=self._namespace, url=self._url)
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
         guard = self._guard or await self.read_layout()
         while True:
             try:
-                applied = await self._kv.txn(steps, also, (guard, *guards))
+                applied = await self._kv.txn(transactions, also, (guard, *guards))
             except LeaseEndedError:
                 self.on_lease_ended()
                 raise
@@ -96,7 +98,7 @@ class GuardedKeyValue:
                 check_layout(entry.value.decode(errors="replace"), namespace=self._namespace, url=self._url)
                 self._guard = Compare(self._key, mod=entry.mod)
                 return self._guard
-            await self._kv.txn([Step([Compare(self._key)], [Put(self._key, str(LAYOUT).encode())])])
+            await self._kv.txn([Transaction([Compare(self._key)], [Put(self._key, str(LAYOUT).encode())])])
 
     async def wipe(self, root: str) -> int:
         """Delete every key of the namespace, with any layout; the answer is their number."""
@@ -107,7 +109,7 @@ class GuardedKeyValue:
             if not found.items:
                 return removed
             last = found.items[-1][0]
-            await self._kv.txn([Step([], [Delete(found.items[0][0], f"{last}\0")])])
+            await self._kv.txn([Transaction([], [Delete(found.items[0][0], f"{last}\0")])])
             removed += len(found.items)
 
 
@@ -165,7 +167,7 @@ class KVStore(
         counted, now_us = self._keys.counted, self._clock.time_us()
         try:
             await self._guarded.read_layout()
-            await self._kv.txn([Step([Compare(counted)], [Put(counted, str(now_us).encode())])])
+            await self._kv.txn([Transaction([Compare(counted)], [Put(counted, str(now_us).encode())])])
         except BaseException:
             await self._kv.close()
             raise

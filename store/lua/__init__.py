@@ -1,6 +1,6 @@
 """Engine A: Redis and Valkey.
 
-Each command of the store is one Lua script (`scripts/`), which the server runs as one atomic step.
+Each command of the store is one Lua script (`scripts/`), which the server runs as one transaction.
 
 The folders, from the ground up; each imports only those before it: `scripts` (the commands, by what they serve, and how
 they are built), `client` (connections), `commands` (the contract) and `check` (the server). `store` is the whole.
@@ -34,7 +34,7 @@ Rules of the scripts
 * Ownership is the entry of an instance in the `own:` hash of its holder. The fence in it is max(previous + 1, TIME),
   so it grows even if the server lost its last second. Terms of leaders and revisions of schedules grow in the same
   way.
-* The answer for a repeated request is stored per (incarnation, command), in the same step as its effect.
+* The answer for a repeated request is stored per (incarnation, command), in the same transaction as its effect.
 
 Where an instance is stored
 ---------------------------

@@ -13,7 +13,18 @@ import msgspec
 # sortedcontainers has no type annotations.
 import sortedcontainers  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 
-from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Found, LeaseEndedError, Op, Put, Range, Step
+from peerjob.store.kv.format.base import (
+    Applied,
+    Compare,
+    Delete,
+    Entry,
+    Found,
+    LeaseEndedError,
+    Op,
+    Put,
+    Range,
+    Transaction,
+)
 from peerjob.store.kv.format.local_watch import LocalWatch
 from peerjob.store.kv.format.request_limits import check
 
@@ -192,34 +203,39 @@ class MemoryData:
 
     # -- writing --------------------------------------------------------------------------------------------------
 
-    def apply(self, steps: Sequence[Step], also: Step | None, guards: Sequence[Compare] = ()) -> Applied:
+    def apply(
+        self, transactions: Sequence[Transaction], also: Transaction | None, guards: Sequence[Compare] = ()
+    ) -> Applied:
         if self.costs is not None:
-            check(steps, also, guards)
-            self._check_leases([*steps, also] if also is not None else steps)
+            check(transactions, also, guards)
+            self._check_leases([*transactions, also] if also is not None else transactions)
         if not self._holds(guards):
-            return Applied(self.revision, [None] * len(steps), refused=True)
-        held = [self._holds(step.compares) for step in steps]
+            return Applied(self.revision, [None] * len(transactions), refused=True)
+        held = [self._holds(transaction.compares) for transaction in transactions]
         with_also = also is not None and all(held) and self._holds(also.compares)
         revision = self.revision + 1
-        answers = [self._do(step, revision) if holds else None for step, holds in zip(steps, held, strict=True)]
+        answers = [
+            self._do(transaction, revision) if holds else None
+            for transaction, holds in zip(transactions, held, strict=True)
+        ]
         last = self._do(also, revision) if with_also and also is not None else None
         self.revision = revision
         return Applied(revision, answers, last)
 
-    def _check_leases(self, steps: Sequence[Step]) -> None:
-        """Raise LeaseEndedError if a step uses a lease that has ended, as etcd does."""
-        for step in steps:
-            for op in step.ops:
+    def _check_leases(self, transactions: Sequence[Transaction]) -> None:
+        """Raise LeaseEndedError if a transaction uses a lease that has ended, as etcd does."""
+        for transaction in transactions:
+            for op in transaction.ops:
                 if isinstance(op, Put) and op.lease and op.lease not in self._leases:
                     raise LeaseEndedError("memory://", "the lease has ended")
 
-    def _do(self, step: Step, revision: int) -> Sequence[Found]:
-        for op in step.ops:
+    def _do(self, transaction: Transaction, revision: int) -> Sequence[Found]:
+        for op in transaction.ops:
             if type(op) is Put:
                 self._put(op.key, op.value, revision, op.lease)
             else:
                 self._delete(op)
-        return [self.range(wanted) for wanted in step.reads] if step.reads else _NO_READS
+        return [self.range(wanted) for wanted in transaction.reads] if transaction.reads else _NO_READS
 
     def _holds(self, compares: Sequence[Compare]) -> bool:
         entries = self._entries

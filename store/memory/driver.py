@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from peerjob.model.clock import Clock
 from peerjob.model.errors import OptionError
 from peerjob.model.record import Capabilities, StoreLimits
-from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Step
+from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Transaction
 from peerjob.store.kv.store import KVStore
 from peerjob.store.url import query_options, redact, split_url
 
@@ -105,11 +105,13 @@ class MemoryKeyValue:
             data.expire(self._clock.time_us())
             return [data.range(wanted) for wanted in ranges]
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
         data = self._data
         with data.lock:
             data.expire(self._clock.time_us())
-            return data.apply(steps, also, guards)
+            return data.apply(transactions, also, guards)
 
     def watch(self, *prefixes: str, ends: Sequence[str] = ()) -> MemoryWatch:
         return MemoryWatch(self._data, prefixes)

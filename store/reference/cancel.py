@@ -10,10 +10,12 @@ from peerjob.model.state import State
 from .ends import end
 from .queues import remove_from_queue
 from .state import InstanceData
-from .step import AtomicStep
+from .transaction import ReferenceTransaction
 
 
-def cancel(step: AtomicStep, ids: Sequence[str], *, node: str = "", request: str) -> list[State | None]:
+def cancel(
+    transaction: ReferenceTransaction, ids: Sequence[str], *, node: str = "", request: str
+) -> list[State | None]:
     """Cancel instances; returns the earlier state of each."""
     check_batch(len(ids))
 
@@ -21,20 +23,20 @@ def cancel(step: AtomicStep, ids: Sequence[str], *, node: str = "", request: str
         states: dict[str, State | None] = {}
         for id in ids:
             if id not in states:
-                instance = step.state.instances.get(id)
+                instance = transaction.state.instances.get(id)
                 states[id] = None if instance is None else instance.state
                 if instance is not None and not instance.state.is_final:
-                    cancel_one(step, instance, node, "cancelled by user")
+                    cancel_one(transaction, instance, node, "cancelled by user")
         return [states[id] for id in ids]
 
-    return step.once(request, "cancel", request, run)
+    return transaction.once(request, "cancel", request, run)
 
 
-def cancel_one(step: AtomicStep, instance: InstanceData, node: str, note: str) -> None:
+def cancel_one(transaction: ReferenceTransaction, instance: InstanceData, node: str, note: str) -> None:
     """Cancel an instance that is not final. If its body runs, the owner learns it and releases the instance later."""
     if instance.state is State.PROCESSING:
         instance.releasing = True
-        step.hint(instance.owner, "cancel")
+        transaction.hint(instance.owner, "cancel")
     else:
-        remove_from_queue(step, instance)
-    end(step, instance, State.CANCELLED, node, note)
+        remove_from_queue(transaction, instance)
+    end(transaction, instance, State.CANCELLED, node, note)

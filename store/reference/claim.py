@@ -12,45 +12,47 @@ from peerjob.model.state import State
 
 from .queues import move_due, remove_from_queue
 from .state import InstanceData
-from .step import AtomicStep
+from .transaction import ReferenceTransaction
 
 
-def claim(step: AtomicStep, incarnation: str, want: Want, *, request: str, command: str = "claim") -> Claimed:
+def claim(
+    transaction: ReferenceTransaction, incarnation: str, want: Want, *, request: str, command: str = "claim"
+) -> Claimed:
     """Give the best due instances to an incarnation; if there is none, the incarnation is idle."""
     check_batch(want.limit)
-    node = step.node(incarnation)
+    node = transaction.node(incarnation)
     if node is None:
-        return Claimed(now_us=step.now_us, dead=True)
-    known = step.answered(incarnation, command, request)
+        return Claimed(now_us=transaction.now_us, dead=True)
+    known = transaction.answered(incarnation, command, request)
     if known is not None:
-        return _repeated(step, incarnation, cast("Claimed", known.answer))
-    if command == "hint-claim" and _is_late(step, incarnation, request):
-        return Claimed(now_us=step.now_us)
-    _fall_due(step, incarnation, want)
-    claims = take(step, incarnation, step.choices.claimed(claimable(step, want), want))
+        return _repeated(transaction, incarnation, cast("Claimed", known.answer))
+    if command == "hint-claim" and _is_late(transaction, incarnation, request):
+        return Claimed(now_us=transaction.now_us)
+    _fall_due(transaction, incarnation, want)
+    claims = take(transaction, incarnation, transaction.choices.claimed(claimable(transaction, want), want))
     next_due_us = None
     if claims:
         node.idle = None
-        step.wake(*_kinds_left(step, want), but=incarnation)
+        transaction.wake(*_kinds_left(transaction, want), but=incarnation)
     else:
         node.idle = want if want.idle and want.limit > 0 else node.idle
-        next_due_us = step.state.delayed[0][0] if step.state.delayed else None
-    answer = Claimed(claims=tuple(claims), now_us=step.now_us, next_due_us=next_due_us)
-    step.remember(incarnation, command, request, answer)
+        next_due_us = transaction.state.delayed[0][0] if transaction.state.delayed else None
+    answer = Claimed(claims=tuple(claims), now_us=transaction.now_us, next_due_us=next_due_us)
+    transaction.remember(incarnation, command, request, answer)
     return answer
 
 
-def claimable(step: AtomicStep, want: Want) -> list[str]:
+def claimable(transaction: ReferenceTransaction, want: Want) -> list[str]:
     """The instances that a claim may take: lowest priority number first, then earliest due time, then id.
 
     A suspect that comes first is taken alone, if suspects are wanted. Other suspects are passed over.
     """
     room = Counter(dict(want.kinds))
-    queues = [queue for kind, queue in step.state.ready.items() if room[kind] > 0]
+    queues = [queue for kind, queue in transaction.state.ready.items() if room[kind] > 0]
     ids: list[str] = []
     bytes_left = MAX_BATCH_BYTES
     for at, (_, _, id) in enumerate(merge(*queues)):
-        one = step.state.instances[id]
+        one = transaction.state.instances[id]
         if len(ids) == want.limit or (ids and bytes_left < len(one.spec)):
             break
         if one.suspect:
@@ -63,37 +65,37 @@ def claimable(step: AtomicStep, want: Want) -> list[str]:
     return ids
 
 
-def take(step: AtomicStep, incarnation: str, ids: Sequence[str]) -> list[Claim]:
+def take(transaction: ReferenceTransaction, incarnation: str, ids: Sequence[str]) -> list[Claim]:
     """Give instances to an incarnation, each with a new fence. The attempt counts."""
     claims: list[Claim] = []
     for id in ids:
-        one = step.state.instances[id]
-        remove_from_queue(step, one)
-        step.state.last_fence += 1
-        one.fence, one.owner, one.started = step.state.last_fence, incarnation, False
+        one = transaction.state.instances[id]
+        remove_from_queue(transaction, one)
+        transaction.state.last_fence += 1
+        one.fence, one.owner, one.started = transaction.state.last_fence, incarnation, False
         one.attempts += 1
-        step.transition(one, State.PROCESSING, step.name(incarnation))
+        transaction.transition(one, State.PROCESSING, transaction.name(incarnation))
         claims.append(to_claim(one))
     return claims
 
 
-def _fall_due(step: AtomicStep, incarnation: str, want: Want) -> None:
+def _fall_due(transaction: ReferenceTransaction, incarnation: str, want: Want) -> None:
     """Move what is due from the delayed instances. It wakes nodes for the kinds that this claim does not take."""
-    for one in move_due(step):
+    for one in move_due(transaction):
         if want.limit == 0 or want.kinds.get(one.kind, 0) == 0:
-            step.wake(one.kind, but=incarnation)
+            transaction.wake(one.kind, but=incarnation)
 
 
-def _kinds_left(step: AtomicStep, want: Want) -> list[str]:
+def _kinds_left(transaction: ReferenceTransaction, want: Want) -> list[str]:
     """The kinds of which a claim leaves due instances."""
-    return [kind for kind in step.state.ready if want.kinds.get(kind, 0) > 0]
+    return [kind for kind in transaction.state.ready if want.kinds.get(kind, 0) > 0]
 
 
-def _repeated(step: AtomicStep, incarnation: str, answer: Claimed) -> Claimed:
+def _repeated(transaction: ReferenceTransaction, incarnation: str, answer: Claimed) -> Claimed:
     """The answer of the first run, without the claims that have ended since."""
 
     def still_held(claim: Claim) -> bool:
-        one = step.state.instances.get(claim.id)
+        one = transaction.state.instances.get(claim.id)
         return (
             one is not None and one.state is State.PROCESSING and (one.owner, one.fence) == (incarnation, claim.fence)
         )
@@ -102,9 +104,9 @@ def _repeated(step: AtomicStep, incarnation: str, answer: Claimed) -> Claimed:
     return Claimed(claims=claims, now_us=answer.now_us, next_due_us=answer.next_due_us)
 
 
-def _is_late(step: AtomicStep, incarnation: str, request: str) -> bool:
+def _is_late(transaction: ReferenceTransaction, incarnation: str, request: str) -> bool:
     """Whether a later call of `claim_on_hint` was answered: the requests of an incarnation grow."""
-    last = step.state.answers.get((incarnation, "hint-claim"))
+    last = transaction.state.answers.get((incarnation, "hint-claim"))
     return last is not None and request < last.request
 
 

@@ -11,69 +11,74 @@ from .ends import end, release
 from .queues import add_to_queue
 from .retention import remove_some
 from .state import InstanceData
-from .step import AtomicStep
+from .transaction import ReferenceTransaction
 
 
 def commit(
-    step: AtomicStep, incarnation: str, outcomes: Sequence[Outcome], *, request: str, command: str = "commit"
+    transaction: ReferenceTransaction,
+    incarnation: str,
+    outcomes: Sequence[Outcome],
+    *,
+    request: str,
+    command: str = "commit",
 ) -> list[Ack]:
     """Apply outcomes in order, then remove up to twice as many old instances as have ended."""
     check_batch(len(outcomes))
 
     def run() -> list[Ack]:
-        acks = [_apply(step, incarnation, outcome) for outcome in outcomes]
-        remove_some(step, 2 * step.ended)
+        acks = [_apply(transaction, incarnation, outcome) for outcome in outcomes]
+        remove_some(transaction, 2 * transaction.ended)
         return acks
 
-    return step.once(incarnation, command, request, run)
+    return transaction.once(incarnation, command, request, run)
 
 
-def _apply(step: AtomicStep, incarnation: str, outcome: Outcome) -> Ack:
+def _apply(transaction: ReferenceTransaction, incarnation: str, outcome: Outcome) -> Ack:
     """Apply one outcome, if fence and incarnation are those of the last claim and the run has not ended."""
-    instance = step.state.instances.get(outcome.id)
+    instance = transaction.state.instances.get(outcome.id)
     if instance is None or (instance.owner, instance.fence) != (incarnation, outcome.fence):
         return Ack.LOST
     if instance.state is State.PROCESSING:
-        _report(step, instance, outcome)
+        _report(transaction, instance, outcome)
         if outcome.action not in (Action.REPORT, Action.RELEASE):
-            _end_run(step, instance, outcome)
+            _end_run(transaction, instance, outcome)
         return Ack.DONE
     if instance.releasing:
         if outcome.action is not Action.REPORT:
-            release(step, instance)
+            release(transaction, instance)
         return Ack.CANCELLED
     if _has_only_logs(outcome):
-        append_lines(step, instance, outcome.logs)
+        append_lines(transaction, instance, outcome.logs)
         return Ack.DONE
     return Ack.LOST
 
 
-def _report(step: AtomicStep, instance: InstanceData, outcome: Outcome) -> None:
+def _report(transaction: ReferenceTransaction, instance: InstanceData, outcome: Outcome) -> None:
     """Store logs, progress and the start of the body, without a transition."""
     instance.started = instance.started or outcome.started
     if outcome.progress is not None:
         instance.progress = outcome.progress
-        step.changed(instance)
-    append_lines(step, instance, outcome.logs)
+        transaction.changed(instance)
+    append_lines(transaction, instance, outcome.logs)
 
 
-def _end_run(step: AtomicStep, instance: InstanceData, outcome: Outcome) -> None:
+def _end_run(transaction: ReferenceTransaction, instance: InstanceData, outcome: Outcome) -> None:
     """End a run: the instance becomes final, or Scheduled again."""
-    action, node = outcome.action, step.name(instance.owner)
+    action, node = outcome.action, transaction.name(instance.owner)
     instance.started = False
     if action in FINAL_STATE:
         instance.result, instance.error = outcome.result, outcome.error
-        step.ended += 1
-        end(step, instance, FINAL_STATE[action], node, outcome.note)
+        transaction.ended += 1
+        end(transaction, instance, FINAL_STATE[action], node, outcome.note)
         return
     instance.owner = ""
     if action is not Action.RETRY:
         instance.attempts -= 1
     if action is not Action.HAND_BACK:
-        instance.due_us = min(LAST_MOMENT_US, step.now_us + max(0, outcome.delay_us))
+        instance.due_us = min(LAST_MOMENT_US, transaction.now_us + max(0, outcome.delay_us))
         instance.error = instance.error if outcome.error is None else outcome.error
-    step.transition(instance, State.SCHEDULED, node, outcome.note)
-    add_to_queue(step, instance)
+    transaction.transition(instance, State.SCHEDULED, node, outcome.note)
+    add_to_queue(transaction, instance)
 
 
 def _has_only_logs(outcome: Outcome) -> bool:
@@ -82,25 +87,25 @@ def _has_only_logs(outcome: Outcome) -> bool:
     return outcome.action is Action.REPORT and bool(outcome.logs) and not outcome.started and others == (None,) * 3
 
 
-def add_lines(step: AtomicStep, id: str, lines: Sequence[LogLine]) -> bool:
+def add_lines(transaction: ReferenceTransaction, id: str, lines: Sequence[LogLine]) -> bool:
     """Append log lines to an instance in any state, without a fence."""
     check_batch(len(lines))
-    instance = step.state.instances.get(id)
+    instance = transaction.state.instances.get(id)
     if instance is None:
         return False
-    append_lines(step, instance, lines)
+    append_lines(transaction, instance, lines)
     return True
 
 
-def append_lines(step: AtomicStep, instance: InstanceData, lines: Sequence[LogLine]) -> None:
+def append_lines(transaction: ReferenceTransaction, instance: InstanceData, lines: Sequence[LogLine]) -> None:
     """Append log lines, and drop the oldest ones above the limits of lines and bytes."""
     if not lines:
         return
-    logs, limits = instance.logs, step.limits
+    logs, limits = instance.logs, transaction.limits
     logs += lines
     instance.logged += len(lines)
     sizes = [len(line.message.encode(errors="surrogatepass")) for line in logs]
     while len(logs) > limits.max_log_lines or sum(sizes) > limits.max_log_bytes:
         del logs[0], sizes[0]
         instance.dropped += 1
-    step.changed(instance)
+    transaction.changed(instance)

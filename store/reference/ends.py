@@ -9,57 +9,57 @@ from peerjob.model.state import State
 
 from .queues import add_to_queue, discard, remove_from_queue
 from .state import InstanceData
-from .step import AtomicStep
+from .transaction import ReferenceTransaction
 
 
-def end(step: AtomicStep, instance: InstanceData, state: State, node: str, note: str = "") -> None:
+def end(transaction: ReferenceTransaction, instance: InstanceData, state: State, node: str, note: str = "") -> None:
     """Make an instance final. If its body still runs (`releasing`), it keeps its key and its slot."""
-    kept_us = step.limits.retention_us if instance.retention_us is None else instance.retention_us
-    instance.expires_us = step.now_us + kept_us
-    step.transition(instance, state, node, note)
-    for watcher in step.state.watchers.pop(instance.id, set()):
-        step.hint(watcher, "final", instance.id)
+    kept_us = transaction.limits.retention_us if instance.retention_us is None else instance.retention_us
+    instance.expires_us = transaction.now_us + kept_us
+    transaction.transition(instance, state, node, note)
+    for watcher in transaction.state.watchers.pop(instance.id, set()):
+        transaction.hint(watcher, "final", instance.id)
     if not instance.releasing:
-        be_over(step, instance)
+        be_over(transaction, instance)
 
 
-def release(step: AtomicStep, instance: InstanceData) -> None:
+def release(transaction: ReferenceTransaction, instance: InstanceData) -> None:
     """End the body of a cancelled instance."""
     instance.releasing, instance.owner = False, ""
-    be_over(step, instance)
+    be_over(transaction, instance)
 
 
-def be_over(step: AtomicStep, instance: InstanceData) -> None:
+def be_over(transaction: ReferenceTransaction, instance: InstanceData) -> None:
     """Free the unique key and the slot of an instance; from now on, it can be removed."""
-    insort(step.state.expiring, (instance.expires_us, instance.id))
-    free_key_and_slot(step, instance)
+    insort(transaction.state.expiring, (instance.expires_us, instance.id))
+    free_key_and_slot(transaction, instance)
 
 
-def free_key_and_slot(step: AtomicStep, instance: InstanceData) -> None:
+def free_key_and_slot(transaction: ReferenceTransaction, instance: InstanceData) -> None:
     """Free the unique key, and give the slot to the first parked instance."""
     if instance.key is not None:
-        step.state.keys.pop((instance.kind, instance.key), None)
+        transaction.state.keys.pop((instance.kind, instance.key), None)
     if not instance.slot:
         return
-    slot = step.state.slots[instance.slot]
+    slot = transaction.state.slots[instance.slot]
     held = slot[0] == instance.id
     slot.remove(instance.id)
     if not slot:
-        del step.state.slots[instance.slot]
+        del transaction.state.slots[instance.slot]
     elif held:
-        add_to_queue(step, step.state.instances[slot[0]])
+        add_to_queue(transaction, transaction.state.instances[slot[0]])
     instance.slot = ""
 
 
-def remove(step: AtomicStep, instance: InstanceData) -> None:
+def remove(transaction: ReferenceTransaction, instance: InstanceData) -> None:
     """Remove an instance in any state. Its enqueue may come again, and must then add nothing."""
-    state = step.state
+    state = transaction.state
     if instance.over:
         discard(state.expiring, (instance.expires_us, instance.id))
     else:
-        remove_from_queue(step, instance)
-        free_key_and_slot(step, instance)
+        remove_from_queue(transaction, instance)
+        free_key_and_slot(transaction, instance)
     del state.instances[instance.id]
     state.watchers.pop(instance.id, None)
-    if instance.created_us + REPEAT_US > step.now_us:
+    if instance.created_us + REPEAT_US > transaction.now_us:
         state.removed[instance.id] = instance.created_us + REPEAT_US

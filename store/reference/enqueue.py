@@ -10,52 +10,52 @@ from peerjob.model.state import State
 
 from .queues import add_to_queue
 from .state import InstanceData
-from .step import AtomicStep
+from .transaction import ReferenceTransaction
 
 
-def enqueue(step: AtomicStep, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
+def enqueue(transaction: ReferenceTransaction, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
     """Add instances, each once: not again by the same call, and not beside one that has its unique key."""
     check_batch(len(instances))
-    check_room(step)
-    return [_enqueue(step, new, node) for new in instances]
+    check_room(transaction)
+    return [_enqueue(transaction, new, node) for new in instances]
 
 
-def _enqueue(step: AtomicStep, new: NewInstance, node: str) -> Enqueued:
-    if is_known(step, new.id):
+def _enqueue(transaction: ReferenceTransaction, new: NewInstance, node: str) -> Enqueued:
+    if is_known(transaction, new.id):
         return Enqueued(new.id, True, repeated=True)
-    if holder := key_holder(step, new):
+    if holder := key_holder(transaction, new):
         return Enqueued(holder, False)
-    add_instance(step, new, node)
+    add_instance(transaction, new, node)
     return Enqueued(new.id, True)
 
 
-def check_room(step: AtomicStep) -> None:
+def check_room(transaction: ReferenceTransaction) -> None:
     """Raise StoreFullError if the store takes no new instances."""
-    most = step.state.max_instances
-    if most is not None and len(step.state.instances) >= most:
+    most = transaction.state.max_instances
+    if most is not None and len(transaction.state.instances) >= most:
         raise StoreFullError(f"the store has {most:,} instances and takes no new ones")
 
 
-def is_known(step: AtomicStep, id: str) -> bool:
+def is_known(transaction: ReferenceTransaction, id: str) -> bool:
     """Whether an instance exists, or was removed while its enqueue may come again."""
-    return id in step.state.instances or step.state.removed.get(id, 0) > step.now_us
+    return id in transaction.state.instances or transaction.state.removed.get(id, 0) > transaction.now_us
 
 
-def key_holder(step: AtomicStep, new: NewInstance) -> str:
+def key_holder(transaction: ReferenceTransaction, new: NewInstance) -> str:
     """The instance that has the unique key of a new one; "" if it is free."""
-    return "" if new.key is None else step.state.keys.get((new.kind, new.key), "")
+    return "" if new.key is None else transaction.state.keys.get((new.kind, new.key), "")
 
 
-def add_instance(step: AtomicStep, new: NewInstance, node: str, slot: str = "") -> None:
+def add_instance(transaction: ReferenceTransaction, new: NewInstance, node: str, slot: str = "") -> None:
     """Add an instance, in the slot of a schedule if there is one: parked, unless it is the first there."""
-    due_us = step.now_us if new.due_us is None else new.due_us
+    due_us = transaction.now_us if new.due_us is None else new.due_us
     instance = InstanceData(
         id=new.id,
         kind=new.kind,
         spec=new.spec,
         priority=new.priority,
-        due_us=min(LAST_MOMENT_US, due_us if new.delay_us is None else step.now_us + new.delay_us),
-        created_us=step.now_us,
+        due_us=min(LAST_MOMENT_US, due_us if new.delay_us is None else transaction.now_us + new.delay_us),
+        created_us=transaction.now_us,
         key=new.key,
         tags=new.tags,
         retention_us=new.retention_us,
@@ -65,13 +65,13 @@ def add_instance(step: AtomicStep, new: NewInstance, node: str, slot: str = "") 
         losses=new.losses,
         slot=slot,
     )
-    state = step.state
+    state = transaction.state
     state.instances[new.id] = instance
     if new.key is not None:
         state.keys[new.kind, new.key] = new.id
-    step.transition(instance, State.CREATED, node)
-    step.transition(instance, State.SCHEDULED, node)
+    transaction.transition(instance, State.CREATED, node)
+    transaction.transition(instance, State.SCHEDULED, node)
     if slot:
         state.slots.setdefault(slot, []).append(new.id)
     if not slot or state.slots[slot][0] == new.id:
-        add_to_queue(step, instance)
+        add_to_queue(transaction, instance)

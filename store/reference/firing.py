@@ -15,47 +15,55 @@ from .cancel import cancel_one
 from .enqueue import add_instance, check_room, is_known, key_holder
 from .ledger import add_record, add_stretch, made, place_of, recorded, trim
 from .state import ScheduleData
-from .step import AtomicStep
+from .transaction import ReferenceTransaction
 
 
-def fire(step: AtomicStep, fires: Sequence[Fire], *, term: Term | None, node: str = "") -> list[FireAnswer]:
+def fire(
+    transaction: ReferenceTransaction, fires: Sequence[Fire], *, term: Term | None, node: str = ""
+) -> list[FireAnswer]:
     """Do fires one after the other; each sees the effects of those before it."""
     check_fires(fires)
     if any(one.instance is not None for one in fires):
-        check_room(step)
-    deposed = is_deposed(step, term)
+        check_room(transaction)
+    deposed = is_deposed(transaction, term)
     written: list[FireRecord] = []
-    return [_fire(step, one, term, node, written, deposed=deposed) for one in fires]
+    return [_fire(transaction, one, term, node, written, deposed=deposed) for one in fires]
 
 
-def is_deposed(step: AtomicStep, term: Term | None) -> bool:
+def is_deposed(transaction: ReferenceTransaction, term: Term | None) -> bool:
     """Whether the store has seen a higher term of the same coordinator; it remembers the highest."""
     if term is None:
         return False
-    highest = step.state.terms.get(term.coordinator, term.number)
-    step.state.terms[term.coordinator] = max(highest, term.number)
+    highest = transaction.state.terms.get(term.coordinator, term.number)
+    transaction.state.terms[term.coordinator] = max(highest, term.number)
     return highest > term.number
 
 
 def _fire(
-    step: AtomicStep, fire: Fire, term: Term | None, node: str, written: list[FireRecord], *, deposed: bool
+    transaction: ReferenceTransaction,
+    fire: Fire,
+    term: Term | None,
+    node: str,
+    written: list[FireRecord],
+    *,
+    deposed: bool,
 ) -> FireAnswer:
     """Do one fire; `written` gets its record."""
-    schedule = step.state.schedules.get(fire.schedule)
+    schedule = transaction.state.schedules.get(fire.schedule)
     if schedule is None:
         return FireAnswer(status=FireStatus.STALE)
     known = recorded(schedule, fire)
     if known is not None:
         return FireAnswer(status=FireStatus.DONE, record=known)
     status = FireStatus.DEPOSED if deposed else _status(schedule, fire)
-    record = _do(step, schedule, fire, term, node) if status is FireStatus.DONE else None
+    record = _do(transaction, schedule, fire, term, node) if status is FireStatus.DONE else None
     if fire.outcome.advances and status in (FireStatus.DONE, FireStatus.KNOWN):
         schedule.next_us = fire.next_us
         if record is None or record.instance:
             schedule.stretch = None
     if record is not None:
         written.append(record)
-        trim(step, schedule, written)
+        trim(transaction, schedule, written)
     return FireAnswer(status=status, record=record)
 
 
@@ -73,10 +81,12 @@ def _status(schedule: ScheduleData, fire: Fire) -> FireStatus:
     return FireStatus.DONE
 
 
-def _do(step: AtomicStep, schedule: ScheduleData, fire: Fire, term: Term | None, node: str) -> FireRecord:
+def _do(
+    transaction: ReferenceTransaction, schedule: ScheduleData, fire: Fire, term: Term | None, node: str
+) -> FireRecord:
     """Make the instance of a fire, if it has one, and write the record."""
     # the leader's clock found the fire due, and may be ahead: no record shows a fire before its nominal time
-    at_us = max(step.now_us, fire.nominal_us) if fire.outcome is FireOutcome.FIRED else step.now_us
+    at_us = max(transaction.now_us, fire.nominal_us) if fire.outcome is FireOutcome.FIRED else transaction.now_us
     record = FireRecord(
         nominal_us=fire.nominal_us,
         outcome=fire.outcome,
@@ -90,35 +100,35 @@ def _do(step: AtomicStep, schedule: ScheduleData, fire: Fire, term: Term | None,
         request=fire.request,
     )
     if fire.instance is not None:
-        record = _make(step, fire, fire.instance, record, node)
+        record = _make(transaction, fire, fire.instance, record, node)
     if fire.outcome.advances and not record.instance:
-        return add_stretch(step, schedule, record)
+        return add_stretch(transaction, schedule, record)
     add_record(schedule, place_of(fire), record)
     return record
 
 
-def _make(step: AtomicStep, fire: Fire, new: NewInstance, record: FireRecord, node: str) -> FireRecord:
+def _make(transaction: ReferenceTransaction, fire: Fire, new: NewInstance, record: FireRecord, node: str) -> FireRecord:
     """Add the instance of a fire, or tell why there is none."""
-    if is_known(step, new.id):
+    if is_known(transaction, new.id):
         return replace(record, instance=new.id)
-    reason = _refusal(step, fire, new)
+    reason = _refusal(transaction, fire, new)
     if reason:
         return replace(record, outcome=FireOutcome.SKIPPED, reason=reason)
-    cancelled = _replace(step, fire.schedule, node) if fire.overlap is Overlap.REPLACE else ""
+    cancelled = _replace(transaction, fire.schedule, node) if fire.overlap is Overlap.REPLACE else ""
     slot = "" if fire.overlap is Overlap.ALLOW else fire.schedule
-    add_instance(step, new, node, slot)
-    parked = bool(slot) and step.state.slots[slot][0] != new.id
+    add_instance(transaction, new, node, slot)
+    parked = bool(slot) and transaction.state.slots[slot][0] != new.id
     return replace(record, instance=new.id, parked=parked, cancelled=cancelled)
 
 
-def _refusal(step: AtomicStep, fire: Fire, new: NewInstance) -> str:
+def _refusal(transaction: ReferenceTransaction, fire: Fire, new: NewInstance) -> str:
     """Why a fire makes no instance: the key or the slot is taken; "" if it makes one."""
-    slot = step.state.slots.get(fire.schedule, [])
-    holder = key_holder(step, new)
+    slot = transaction.state.slots.get(fire.schedule, [])
+    holder = key_holder(transaction, new)
     if holder:
         # the instances that a fire replaces free their keys, except the one whose body still runs
         freed = fire.overlap is Overlap.REPLACE and holder in slot
-        if not freed or step.state.instances[holder].state is not State.SCHEDULED:
+        if not freed or transaction.state.instances[holder].state is not State.SCHEDULED:
             return KEY_TAKEN
     if slot and fire.overlap is Overlap.SKIP:
         return STILL_RUNS
@@ -127,12 +137,12 @@ def _refusal(step: AtomicStep, fire: Fire, new: NewInstance) -> str:
     return ""
 
 
-def _replace(step: AtomicStep, slot: str, node: str) -> str:
+def _replace(transaction: ReferenceTransaction, slot: str, node: str) -> str:
     """Cancel the parked instances, then the holder of a slot; returns the last cancelled one."""
     cancelled = ""
-    for id in reversed(list(step.state.slots.get(slot, []))):
-        instance = step.state.instances[id]
+    for id in reversed(list(transaction.state.slots.get(slot, []))):
+        instance = transaction.state.instances[id]
         if not instance.state.is_final:
-            cancel_one(step, instance, node, REPLACED)
+            cancel_one(transaction, instance, node, REPLACED)
             cancelled = id
     return cancelled

@@ -11,31 +11,31 @@ from peerjob.model.record import MAX_BATCH_BYTES, Hint, Record, check_batch
 from peerjob.model.state import State
 
 from .state import to_record
-from .step import AtomicStep
+from .transaction import ReferenceTransaction
 
 T = TypeVar("T")
 
 
-def take_hints(step: AtomicStep, incarnation: str) -> list[Hint]:
+def take_hints(transaction: ReferenceTransaction, incarnation: str) -> list[Hint]:
     """The hints that an incarnation has not read yet."""
-    node = step.state.nodes.get(incarnation)
+    node = transaction.state.nodes.get(incarnation)
     if node is None:
         return []
     hints, node.hints = node.hints, []
     return hints
 
 
-def watch_final(step: AtomicStep, incarnation: str, ids: Sequence[str]) -> list[Record | State | None]:
+def watch_final(transaction: ReferenceTransaction, incarnation: str, ids: Sequence[str]) -> list[Record | State | None]:
     """Register for the end of instances. Final ones answer with their records, as far as one reply takes them."""
     check_batch(len(ids))
     answers: list[Record | State | None] = []
     room = MAX_BATCH_BYTES
     for id in ids:
-        instance = step.state.instances.get(id)
+        instance = transaction.state.instances.get(id)
         if instance is None:
             answers.append(None)
         elif not instance.state.is_final:
-            step.state.watchers.setdefault(id, set()).add(incarnation)
+            transaction.state.watchers.setdefault(id, set()).add(incarnation)
             answers.append(instance.state)
         else:
             answers.append(to_record(instance) if room > 0 else instance.state)
@@ -43,11 +43,11 @@ def watch_final(step: AtomicStep, incarnation: str, ids: Sequence[str]) -> list[
     return answers
 
 
-def watch_changes(step: AtomicStep, incarnation: str, ttl: float) -> None:
+def watch_changes(transaction: ReferenceTransaction, incarnation: str, ttl: float) -> None:
     """Hint every change to an incarnation for a time."""
-    node = step.node(incarnation)
+    node = transaction.node(incarnation)
     if node is not None:
-        node.hears_changes_until_us = step.now_us + round(ttl * 1_000_000)
+        node.hears_changes_until_us = transaction.now_us + round(ttl * 1_000_000)
 
 
 class WaitingCalls:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from peerjob.model.firing import Fire, FireOutcome, FirePage, FireRecord
 
 from .state import LedgerEntry, ScheduleData
-from .step import AtomicStep
+from .transaction import ReferenceTransaction
 
 Place = tuple[int, int, str]
 _STRETCH, _INSTANCE, _TRIGGER = 0, 1, 2
@@ -29,14 +29,14 @@ def add_record(schedule: ScheduleData, place: Place, record: FireRecord) -> None
         schedule.last_us = max(schedule.last_us, record.nominal_us, record.until_us)
 
 
-def add_stretch(step: AtomicStep, schedule: ScheduleData, record: FireRecord) -> FireRecord:
+def add_stretch(transaction: ReferenceTransaction, schedule: ScheduleData, record: FireRecord) -> FireRecord:
     """Write the record of times without an instance, joined with the stretch directly before if both are alike."""
     until_us = record.until_us or record.nominal_us
     schedule.last_us = max(schedule.last_us, until_us)
     before = None if schedule.stretch is None else schedule.ledger.get(schedule.stretch)
     requests = [record.request]
     if before is not None and (before.record.outcome, before.record.reason) == (record.outcome, record.reason):
-        if before.record.at_us == step.now_us:
+        if before.record.at_us == transaction.now_us:
             requests = [*before.requests, record.request]
         count = before.record.count + record.count
         record = replace(record, nominal_us=before.record.nominal_us, until_us=until_us, count=count)
@@ -59,16 +59,16 @@ def made(schedule: ScheduleData, fire: Fire) -> bool:
     return entry is not None and bool(entry.record.instance)
 
 
-def trim(step: AtomicStep, schedule: ScheduleData, written: Sequence[FireRecord]) -> None:
+def trim(transaction: ReferenceTransaction, schedule: ScheduleData, written: Sequence[FireRecord]) -> None:
     """Remove the records that are too old, and the earliest ones above the limit, except those of this call.
 
     Those are the answers if the same call comes again.
     """
-    limits, ledger = step.limits, schedule.ledger
+    limits, ledger = transaction.limits, schedule.ledger
     surplus = len(ledger) - limits.max_fires
     for place in sorted(ledger):
         record = ledger[place].record
-        old = record.at_us + limits.fires_kept_us < step.now_us
+        old = record.at_us + limits.fires_kept_us < transaction.now_us
         if all(record is not one for one in written) and (surplus > 0 or old):
             surplus -= 1
             del ledger[place]
@@ -77,7 +77,7 @@ def trim(step: AtomicStep, schedule: ScheduleData, written: Sequence[FireRecord]
 
 
 def fires(
-    step: AtomicStep,
+    transaction: ReferenceTransaction,
     name: str,
     *,
     after_us: int | None = None,
@@ -86,7 +86,7 @@ def fires(
     cursor: str | None = None,
 ) -> FirePage:
     """A page of a ledger, the latest nominal time first."""
-    schedule = step.state.schedules.get(name)
+    schedule = transaction.state.schedules.get(name)
     if schedule is None:
         return FirePage((), None)
     below = None if cursor is None else _place_in(cursor)

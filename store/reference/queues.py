@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from .state import InstanceData
-from .step import AtomicStep
+from .transaction import ReferenceTransaction
 
 T = TypeVar("T", tuple[int, str], tuple[int, int, str])
 
@@ -15,24 +15,24 @@ MAX_MOVED = 500
 """Most delayed instances that one claim finds due."""
 
 
-def add_to_queue(step: AtomicStep, instance: InstanceData) -> None:
+def add_to_queue(transaction: ReferenceTransaction, instance: InstanceData) -> None:
     """Make a Scheduled instance claimable, now or at its due time, and wake one idle node.
 
     A delayed instance wakes one only if it is the earliest, so that the node learns when to claim.
     """
-    if instance.due_us <= step.now_us:
-        _add_ready(step, instance)
-        step.wake(instance.kind)
+    if instance.due_us <= transaction.now_us:
+        _add_ready(transaction, instance)
+        transaction.wake(instance.kind)
         return
     place = (instance.due_us, instance.id)
-    insort(step.state.delayed, place)
-    if step.state.delayed[0] == place:
-        step.wake(instance.kind)
+    insort(transaction.state.delayed, place)
+    if transaction.state.delayed[0] == place:
+        transaction.wake(instance.kind)
 
 
-def remove_from_queue(step: AtomicStep, instance: InstanceData) -> None:
+def remove_from_queue(transaction: ReferenceTransaction, instance: InstanceData) -> None:
     """Remove a Scheduled instance from its queue; a parked one is in none."""
-    state = step.state
+    state = transaction.state
     queue = state.ready.get(instance.kind, [])
     discard(queue, (instance.priority, instance.due_us, instance.id))
     if not queue:
@@ -40,23 +40,23 @@ def remove_from_queue(step: AtomicStep, instance: InstanceData) -> None:
     discard(state.delayed, (instance.due_us, instance.id))
 
 
-def move_due(step: AtomicStep) -> list[InstanceData]:
+def move_due(transaction: ReferenceTransaction) -> list[InstanceData]:
     """Make the delayed instances claimable that are due by now; returns them."""
-    delayed, moved = step.state.delayed, list[InstanceData]()
-    while delayed and delayed[0][0] <= step.now_us and len(moved) < MAX_MOVED:
+    delayed, moved = transaction.state.delayed, list[InstanceData]()
+    while delayed and delayed[0][0] <= transaction.now_us and len(moved) < MAX_MOVED:
         _, id = delayed.pop(0)
-        moved.append(step.state.instances[id])
-        _add_ready(step, moved[-1])
+        moved.append(transaction.state.instances[id])
+        _add_ready(transaction, moved[-1])
     return moved
 
 
-def due_instances(step: AtomicStep) -> Iterator[InstanceData]:
+def due_instances(transaction: ReferenceTransaction) -> Iterator[InstanceData]:
     """All instances that are due and not claimed: the claimable ones, and the delayed ones that no claim found due."""
-    state = step.state
+    state = transaction.state
     for queue in state.ready.values():
         yield from (state.instances[id] for _, _, id in queue)
     for due_us, id in state.delayed:
-        if due_us > step.now_us:
+        if due_us > transaction.now_us:
             break
         yield state.instances[id]
 
@@ -68,6 +68,6 @@ def discard(queue: list[T], place: T) -> None:
         del queue[at]
 
 
-def _add_ready(step: AtomicStep, instance: InstanceData) -> None:
-    queue = step.state.ready.setdefault(instance.kind, [])
+def _add_ready(transaction: ReferenceTransaction, instance: InstanceData) -> None:
+    queue = transaction.state.ready.setdefault(instance.kind, [])
     insort(queue, (instance.priority, instance.due_us, instance.id))

@@ -13,23 +13,23 @@ from peerjob.model.state import State
 
 from .queues import due_instances
 from .state import InstanceData, to_record
-from .step import AtomicStep
+from .transaction import ReferenceTransaction
 
 PAGE = 500
 """Most instances of one page that a command without a limit looks at."""
 
 
-def get(step: AtomicStep, ids: Sequence[str]) -> list[Record | None]:
+def get(transaction: ReferenceTransaction, ids: Sequence[str]) -> list[Record | None]:
     """Records by id."""
     check_batch(len(ids))
-    found = [step.state.instances.get(id) for id in ids]
+    found = [transaction.state.instances.get(id) for id in ids]
     return [None if instance is None else to_record(instance) for instance in found]
 
 
-def lookup(step: AtomicStep, query: Query) -> Page:
+def lookup(transaction: ReferenceTransaction, query: Query) -> Page:
     """A page of the instances that match, in order of creation."""
     cursor = None if query.cursor is None else checked_id(query.cursor, "cursor")
-    matching = [one for one in step.state.instances.values() if matches(one, query)]
+    matching = [one for one in transaction.state.instances.values() if matches(one, query)]
     matching.sort(key=lambda one: one.id, reverse=query.order == "desc")
     page, cursor = page_of(matching, cursor, query.limit, descending=query.order == "desc")
     return Page(tuple(map(to_record, page)), cursor)
@@ -64,11 +64,11 @@ def page_of(
     return page, page[-1].id if len(left) > limit else None
 
 
-def logs(step: AtomicStep, id: str, *, cursor: str | None = None, limit: int = 1000) -> LogPage:
+def logs(transaction: ReferenceTransaction, id: str, *, cursor: str | None = None, limit: int = 1000) -> LogPage:
     """Log lines from the line with the number `cursor` on."""
     if cursor is not None and not (cursor.isascii() and cursor.isdigit()):
         raise OptionError("cursor", cursor, "the cursor of a page")
-    instance, start = step.state.instances.get(id), int(cursor or 0)
+    instance, start = transaction.state.instances.get(id), int(cursor or 0)
     if instance is None:
         return LogPage((), str(start))
     first = instance.logged - len(instance.logs)
@@ -77,16 +77,16 @@ def logs(step: AtomicStep, id: str, *, cursor: str | None = None, limit: int = 1
     return LogPage(tuple(lines), str(start + len(lines)), instance.dropped)
 
 
-def due(step: AtomicStep, kinds: Sequence[str] = ()) -> dict[str, int]:
+def due(transaction: ReferenceTransaction, kinds: Sequence[str] = ()) -> dict[str, int]:
     """How many instances of each kind are due and not claimed."""
-    return dict(Counter(one.kind for one in due_instances(step) if not kinds or one.kind in kinds))
+    return dict(Counter(one.kind for one in due_instances(transaction) if not kinds or one.kind in kinds))
 
 
-def health(step: AtomicStep) -> Health:
+def health(transaction: ReferenceTransaction) -> Health:
     """Counts by kind and state."""
     counts: dict[str, dict[State, int]] = {}
-    for (kind, state), count in Counter((one.kind, one.state) for one in step.state.instances.values()).items():
+    for (kind, state), count in Counter((one.kind, one.state) for one in transaction.state.instances.values()).items():
         counts.setdefault(kind, {})[state] = count
-    nodes = sum(node.alive(step.now_us) for node in step.state.nodes.values())
-    delayed, undecodable = len(step.state.delayed), step.state.undecodable
+    nodes = sum(node.alive(transaction.now_us) for node in transaction.state.nodes.values())
+    delayed, undecodable = len(transaction.state.delayed), transaction.state.undecodable
     return Health(counts=counts, delayed=delayed, nodes=nodes, undecodable=undecodable)

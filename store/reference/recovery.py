@@ -9,67 +9,67 @@ from .ends import end, release
 from .queues import add_to_queue
 from .retention import remove_some
 from .state import InstanceData, NodeData
-from .step import AtomicStep
+from .transaction import ReferenceTransaction
 
 
-def leave(step: AtomicStep, incarnation: str) -> int:
+def leave(transaction: ReferenceTransaction, incarnation: str) -> int:
     """End a lease in order, and hand back the claims without a count; returns how many."""
-    node = step.state.nodes.get(incarnation)
+    node = transaction.state.nodes.get(incarnation)
     if node is None:
         return 0
     if not node.ended:
-        _end_node(step, node, "left")
-    held = step.state.held_by(incarnation)
+        _end_node(transaction, node, "left")
+    held = transaction.state.held_by(incarnation)
     for instance in held:
-        _take_back(step, instance, node, node.info.name)
+        _take_back(transaction, instance, node, node.info.name)
     return len(held)
 
 
-def reap(step: AtomicStep, limit: int, *, reaper: str) -> list[Reaped]:
+def reap(transaction: ReferenceTransaction, limit: int, *, reaper: str) -> list[Reaped]:
     """Mark incarnations as dead whose leases have expired, and take back up to `limit` claims of dead ones."""
-    nodes, by = step.state.nodes, step.name(reaper) or reaper
-    if reaper in nodes and nodes[reaper].alive(step.now_us):
-        expired = [name for name, node in nodes.items() if not node.ended and not node.alive(step.now_us)]
-        for incarnation in step.choices.dead(expired):
-            held = step.state.held_by(incarnation)
+    nodes, by = transaction.state.nodes, transaction.name(reaper) or reaper
+    if reaper in nodes and nodes[reaper].alive(transaction.now_us):
+        expired = [name for name, node in nodes.items() if not node.ended and not node.alive(transaction.now_us)]
+        for incarnation in transaction.choices.dead(expired):
+            held = transaction.state.held_by(incarnation)
             nodes[incarnation].suspect_ran = any(one.suspect and one.started for one in held)
-            _end_node(step, nodes[incarnation], "dead")
-    claims = [one.id for name, node in nodes.items() if node.ended for one in step.state.held_by(name)]
+            _end_node(transaction, nodes[incarnation], "dead")
+    claims = [one.id for name, node in nodes.items() if node.ended for one in transaction.state.held_by(name)]
     reaped: list[Reaped] = []
-    for id in step.choices.reaped(claims, limit):
-        instance = step.state.instances[id]
+    for id in transaction.choices.reaped(claims, limit):
+        instance = transaction.state.instances[id]
         node = nodes[instance.owner]
-        _take_back(step, instance, node, by)
+        _take_back(transaction, instance, node, by)
         reaped.append(Reaped(id=id, kind=instance.kind, state=instance.state, node=node.info.name))
-    remove_some(step, 2 * step.ended)
+    remove_some(transaction, 2 * transaction.ended)
     return reaped
 
 
-def _end_node(step: AtomicStep, node: NodeData, how: str) -> None:
+def _end_node(transaction: ReferenceTransaction, node: NodeData, how: str) -> None:
     """End an incarnation. From now on it claims nothing, and gets no hints."""
-    node.ended, node.ended_us = how, step.now_us
+    node.ended, node.ended_us = how, transaction.now_us
     node.idle, node.hints, node.hears_changes_until_us = None, [], 0
-    for id, waiting in list(step.state.watchers.items()):
+    for id, waiting in list(transaction.state.watchers.items()):
         waiting.discard(node.info.incarnation)
         if not waiting:
-            del step.state.watchers[id]
+            del transaction.state.watchers[id]
 
 
-def _take_back(step: AtomicStep, instance: InstanceData, node: NodeData, by: str) -> None:
+def _take_back(transaction: ReferenceTransaction, instance: InstanceData, node: NodeData, by: str) -> None:
     """End a claim of an incarnation that has ended. The attempt does not count."""
     if instance.releasing:
-        release(step, instance)
+        release(transaction, instance)
         return
     if node.ended == "dead":
         _charge(instance, node)
     instance.attempts -= 1
     instance.owner, instance.started = "", False
     if instance.crashes > instance.max_crashes:
-        step.ended += 1
-        end(step, instance, State.TERMINATED, by, "poison")
+        transaction.ended += 1
+        end(transaction, instance, State.TERMINATED, by, "poison")
         return
-    step.transition(instance, State.SCHEDULED, by, "node lost" if node.ended == "dead" else "handed back")
-    add_to_queue(step, instance)
+    transaction.transition(instance, State.SCHEDULED, by, "node lost" if node.ended == "dead" else "handed back")
+    add_to_queue(transaction, instance)
 
 
 def _charge(instance: InstanceData, node: NodeData) -> None:

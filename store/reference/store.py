@@ -1,4 +1,4 @@
-"""`peerjob.store.base.Store` over the commands of this package: each runs in one step, under one lock."""
+"""`peerjob.store.base.Store` over the commands of this package: each runs in one transaction, under one lock."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ from .commit import add_lines, commit
 from .enqueue import enqueue
 from .run_now import run_now
 from .state import Namespace
-from .step import AtomicStep
+from .transaction import ReferenceTransaction
 
 _CAPABILITIES = Capabilities(
     engine="memory",
@@ -79,13 +79,15 @@ class ReferenceData:
         self.waiters = hints.WaitingCalls()
 
     @contextlib.contextmanager
-    def step(self, namespace: str, clock: Clock, limits: StoreLimits, choices: Choices) -> Generator[AtomicStep]:
+    def transaction(
+        self, namespace: str, clock: Clock, limits: StoreLimits, choices: Choices
+    ) -> Generator[ReferenceTransaction]:
         """One command. Calls that wait for what it leaves look again afterwards."""
         with self.lock:
             state = self.namespaces.setdefault(namespace, Namespace())
-            step = AtomicStep(state, clock.time_us(), limits, choices)
-            yield step
-        if step.rings:
+            transaction = ReferenceTransaction(state, clock.time_us(), limits, choices)
+            yield transaction
+        if transaction.rings:
             self.waiters.ring()
 
 
@@ -107,8 +109,8 @@ class _Commands:
         self._namespace = namespace
         self._choices = choices or Choices()
 
-    def _step(self) -> contextlib.AbstractContextManager[AtomicStep]:
-        return self._data.step(self._namespace, self._clock, self._limits, self._choices)
+    def _transaction(self) -> contextlib.AbstractContextManager[ReferenceTransaction]:
+        return self._data.transaction(self._namespace, self._clock, self._limits, self._choices)
 
     async def open(self) -> None:
         """Do nothing: there is no server."""
@@ -121,9 +123,9 @@ class ReferenceLiveness(_Commands):
     """See `peerjob.store.coordination.Liveness`."""
 
     async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
-        with self._step() as step:
+        with self._transaction() as transaction:
             return liveness.renew(
-                step, incarnation, ttl_us=ttl_us, running=running, count=count, fences_digest=fences_digest
+                transaction, incarnation, ttl_us=ttl_us, running=running, count=count, fences_digest=fences_digest
             )
 
     async def withdraw(self, incarnation: str, request: str, *, timeout: float) -> None:
@@ -140,29 +142,29 @@ class ReferenceElections(_Commands):
         """When the leadership of another candidate ends, if the last question was a campaign."""
 
     async def campaign(self, candidate: Candidate, *, ttl_us: int) -> Leader:
-        with self._step() as step:
-            self._seen = elections.campaign(step, candidate, ttl_us=ttl_us)
+        with self._transaction() as transaction:
+            self._seen = elections.campaign(transaction, candidate, ttl_us=ttl_us)
             leads = self._seen.incarnation == candidate.incarnation
-            self._ends_us = None if leads else step.state.leads_until_us
+            self._ends_us = None if leads else transaction.state.leads_until_us
             return self._seen
 
     async def resign(self, incarnation: str, *, refused: Term | None = None) -> None:
-        with self._step() as step:
-            elections.resign(step, incarnation)
+        with self._transaction() as transaction:
+            elections.resign(transaction, incarnation)
 
     async def leader(self) -> Leader | None:
-        with self._step() as step:
-            self._seen, self._ends_us = elections.leader(step), None
+        with self._transaction() as transaction:
+            self._seen, self._ends_us = elections.leader(transaction), None
             return self._seen
 
     async def changed(self, timeout: float) -> bool:
         def other_leader() -> bool:
-            with self._step() as step:
-                before, self._seen = self._seen, elections.leader(step)
+            with self._transaction() as transaction:
+                before, self._seen = self._seen, elections.leader(transaction)
                 return before != self._seen
 
-        with self._step() as step:
-            left = math.inf if self._ends_us is None else max(0, self._ends_us - step.now_us) / 1_000_000
+        with self._transaction() as transaction:
+            left = math.inf if self._ends_us is None else max(0, self._ends_us - transaction.now_us) / 1_000_000
         return await self._data.waiters.until(other_leader, min(left, timeout)) or left <= timeout
 
 
@@ -177,8 +179,8 @@ class ReferenceStore(_Commands):
         return self._data.objects
 
     async def wipe(self) -> int:
-        with self._step() as step:
-            count = len(step.state.instances)
+        with self._transaction() as transaction:
+            count = len(transaction.state.instances)
             self._data.namespaces[self._namespace] = Namespace()
             return count
 
@@ -191,44 +193,44 @@ class ReferenceStore(_Commands):
     # -- queue ----------------------------------------------------------------------------------------------------
 
     async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
-        with self._step() as step:
-            return enqueue(step, instances, node=node)
+        with self._transaction() as transaction:
+            return enqueue(transaction, instances, node=node)
 
     async def claim(self, incarnation: str, want: Want, *, request: str) -> Claimed:
-        with self._step() as step:
-            return claim(step, incarnation, want, request=request)
+        with self._transaction() as transaction:
+            return claim(transaction, incarnation, want, request=request)
 
     async def commit(self, incarnation: str, outcomes: Sequence[Outcome], *, request: str) -> list[Ack]:
-        with self._step() as step:
-            return commit(step, incarnation, outcomes, request=request)
+        with self._transaction() as transaction:
+            return commit(transaction, incarnation, outcomes, request=request)
 
     async def turn(
         self, incarnation: str, outcomes: Sequence[Outcome], want: Want | None, *, request: str
     ) -> tuple[list[Ack], Claimed]:
-        with self._step() as step:
-            acks = commit(step, incarnation, outcomes, request=request, command="turn-commit")
+        with self._transaction() as transaction:
+            acks = commit(transaction, incarnation, outcomes, request=request, command="turn-commit")
             if want is None:
-                return acks, Claimed(now_us=step.now_us)
-            return acks, claim(step, incarnation, want, request=request, command="turn-claim")
+                return acks, Claimed(now_us=transaction.now_us)
+            return acks, claim(transaction, incarnation, want, request=request, command="turn-claim")
 
     async def cancel(self, ids: Sequence[str], *, node: str = "", request: str) -> list[State | None]:
-        with self._step() as step:
-            return cancel(step, ids, node=node, request=request)
+        with self._transaction() as transaction:
+            return cancel(transaction, ids, node=node, request=request)
 
     async def run_now(self, ids: Sequence[str], *, request: str) -> list[RunNowAnswer]:
-        with self._step() as step:
-            return run_now(step, ids, request=request)
+        with self._transaction() as transaction:
+            return run_now(transaction, ids, request=request)
 
     async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:
-        with self._step() as step:
-            return add_lines(step, id, lines)
+        with self._transaction() as transaction:
+            return add_lines(transaction, id, lines)
 
     # -- hints and waiters ----------------------------------------------------------------------------------------
 
     async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
         def take() -> list[Hint]:
-            with self._step() as step:
-                return hints.take_hints(step, incarnation)
+            with self._transaction() as transaction:
+                return hints.take_hints(transaction, incarnation)
 
         return await self._data.waiters.until(take, timeout)
 
@@ -238,92 +240,92 @@ class ReferenceStore(_Commands):
         found = await self.next_hints(incarnation, timeout)
         if timeout > 0 and not any(hint.what == "work" for hint in found):
             return found, None
-        with self._step() as step:
-            return found, claim(step, incarnation, want, request=request, command="hint-claim")
+        with self._transaction() as transaction:
+            return found, claim(transaction, incarnation, want, request=request, command="hint-claim")
 
     async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | State | None]:
-        with self._step() as step:
-            return hints.watch_final(step, incarnation, ids)
+        with self._transaction() as transaction:
+            return hints.watch_final(transaction, incarnation, ids)
 
     async def watch_changes(self, incarnation: str, ttl: float) -> None:
-        with self._step() as step:
-            hints.watch_changes(step, incarnation, ttl)
+        with self._transaction() as transaction:
+            hints.watch_changes(transaction, incarnation, ttl)
 
     # -- liveness -------------------------------------------------------------------------------------------------
 
     async def join(self, node: NodeInfo, *, ttl_us: int, previous: str | None = None) -> int:
-        with self._step() as step:
-            return liveness.join(step, node, ttl_us=ttl_us, previous=previous)
+        with self._transaction() as transaction:
+            return liveness.join(transaction, node, ttl_us=ttl_us, previous=previous)
 
     async def leave(self, incarnation: str) -> int:
-        with self._step() as step:
-            return recovery.leave(step, incarnation)
+        with self._transaction() as transaction:
+            return recovery.leave(transaction, incarnation)
 
     async def reap(self, limit: int, *, reaper: str) -> list[Reaped]:
-        with self._step() as step:
-            return recovery.reap(step, limit, reaper=reaper)
+        with self._transaction() as transaction:
+            return recovery.reap(transaction, limit, reaper=reaper)
 
     async def nodes(self) -> list[NodeView]:
-        with self._step() as step:
-            return liveness.nodes(step)
+        with self._transaction() as transaction:
+            return liveness.nodes(transaction)
 
     async def instruct(self, incarnation: str, instruction: Instruction) -> bool:
-        with self._step() as step:
-            return liveness.instruct(step, incarnation, instruction)
+        with self._transaction() as transaction:
+            return liveness.instruct(transaction, incarnation, instruction)
 
     async def publish_kinds(self, kinds: Sequence[str]) -> None:
-        with self._step() as step:
-            catalogue.publish_kinds(step, kinds)
+        with self._transaction() as transaction:
+            catalogue.publish_kinds(transaction, kinds)
 
     async def published_kinds(self, kinds: Sequence[str]) -> list[bool]:
-        with self._step() as step:
-            return catalogue.published_kinds(step, kinds)
+        with self._transaction() as transaction:
+            return catalogue.published_kinds(transaction, kinds)
 
     async def publish_descriptors(self, descriptors: Sequence[KindDescriptor]) -> list[bool]:
-        with self._step() as step:
-            return catalogue.publish_descriptors(step, descriptors)
+        with self._transaction() as transaction:
+            return catalogue.publish_descriptors(transaction, descriptors)
 
     async def descriptors(self, kinds: Sequence[str]) -> list[tuple[KindDescriptor, ...]]:
-        with self._step() as step:
-            return catalogue.descriptors(step, kinds)
+        with self._transaction() as transaction:
+            return catalogue.descriptors(transaction, kinds)
 
     async def add_audit(self, records: Sequence[AuditRecord]) -> None:
-        with self._step() as step:
-            journals.add_audit(step, records)
+        with self._transaction() as transaction:
+            journals.add_audit(transaction, records)
 
     async def audit(self, limit: int = MAX_AUDIT) -> list[AuditRecord]:
-        with self._step() as step:
-            return journals.audit(step, limit)
+        with self._transaction() as transaction:
+            return journals.audit(transaction, limit)
 
     async def add_activity(self, sample: ActivitySample) -> None:
-        with self._step() as step:
-            journals.add_activity(step, sample)
+        with self._transaction() as transaction:
+            journals.add_activity(transaction, sample)
 
     async def activity(self, first: int, last: int) -> list[ActivitySample]:
-        with self._step() as step:
-            return journals.activity(step, first, last)
+        with self._transaction() as transaction:
+            return journals.activity(transaction, first, last)
 
     # -- schedules ------------------------------------------------------------------------------------------------
 
     async def put_schedule(self, put: SchedulePut) -> ScheduleRow | None:
-        with self._step() as step:
-            return schedules.put_schedule(step, put)
+        with self._transaction() as transaction:
+            return schedules.put_schedule(transaction, put)
 
     async def remove_schedule(self, name: str, *, expected: int | None = None, request: str) -> bool:
-        with self._step() as step:
-            return schedules.remove_schedule(step, name, expected=expected, request=request)
+        with self._transaction() as transaction:
+            return schedules.remove_schedule(transaction, name, expected=expected, request=request)
 
     async def get_schedules(self, names: Sequence[str]) -> list[ScheduleRow | None]:
-        with self._step() as step:
-            return schedules.get_schedules(step, names)
+        with self._transaction() as transaction:
+            return schedules.get_schedules(transaction, names)
 
     async def changed_schedules(self, revision: int, *, limit: int = MAX_SCHEDULES) -> SchedulePage:
-        with self._step() as step:
-            return schedules.changed_schedules(step, revision, limit=limit)
+        with self._transaction() as transaction:
+            return schedules.changed_schedules(transaction, revision, limit=limit)
 
     async def fire(self, fires: Sequence[Fire], *, term: Term | None, node: str = "") -> list[FireAnswer]:
-        with self._step() as step:
-            return firing.fire(step, fires, term=term, node=node)
+        with self._transaction() as transaction:
+            return firing.fire(transaction, fires, term=term, node=node)
 
     async def fires(
         self,
@@ -334,49 +336,49 @@ class ReferenceStore(_Commands):
         limit: int = 100,
         cursor: str | None = None,
     ) -> FirePage:
-        with self._step() as step:
-            return ledger.fires(step, name, after_us=after_us, before_us=before_us, limit=limit, cursor=cursor)
+        with self._transaction() as transaction:
+            return ledger.fires(transaction, name, after_us=after_us, before_us=before_us, limit=limit, cursor=cursor)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
     async def get(self, ids: Sequence[str]) -> list[Record | None]:
-        with self._step() as step:
-            return reading.get(step, ids)
+        with self._transaction() as transaction:
+            return reading.get(transaction, ids)
 
     async def lookup(self, query: Query) -> Page:
-        with self._step() as step:
-            return reading.lookup(step, query)
+        with self._transaction() as transaction:
+            return reading.lookup(transaction, query)
 
     async def logs(self, id: str, *, cursor: str | None = None, limit: int = 1000) -> LogPage:
-        with self._step() as step:
-            return reading.logs(step, id, cursor=cursor, limit=limit)
+        with self._transaction() as transaction:
+            return reading.logs(transaction, id, cursor=cursor, limit=limit)
 
     async def due(self, kinds: Sequence[str] = ()) -> dict[str, int]:
-        with self._step() as step:
-            return reading.due(step, kinds)
+        with self._transaction() as transaction:
+            return reading.due(transaction, kinds)
 
     async def health(self) -> Health:
-        with self._step() as step:
-            return reading.health(step)
+        with self._transaction() as transaction:
+            return reading.health(transaction)
 
     # -- retention ------------------------------------------------------------------------------------------------
 
     async def expire(self, limit: int) -> int:
-        with self._step() as step:
-            return retention.expire(step, limit)
+        with self._transaction() as transaction:
+            return retention.expire(transaction, limit)
 
     async def clear_instances(self, filter: Filter, *, limit: int = 500) -> int:
-        with self._step() as step:
-            return retention.clear_instances(step, filter, limit=limit)
+        with self._transaction() as transaction:
+            return retention.clear_instances(transaction, filter, limit=limit)
 
     async def clear_history(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
-        with self._step() as step:
-            return retention.clear_history(step, filter, cursor=cursor)
+        with self._transaction() as transaction:
+            return retention.clear_history(transaction, filter, cursor=cursor)
 
     async def clear_logs(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
-        with self._step() as step:
-            return retention.clear_logs(step, filter, cursor=cursor)
+        with self._transaction() as transaction:
+            return retention.clear_logs(transaction, filter, cursor=cursor)
 
     async def clear(self) -> None:
-        with self._step() as step:
-            retention.clear(step)
+        with self._transaction() as transaction:
+            retention.clear(transaction)

@@ -9,7 +9,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreError, StoreUnavailableError
 from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.store.calls import RETRY_FOR, answer_within, opened_before_fork
-from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Step
+from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Transaction
 from peerjob.store.kv.store import KVStore
 
 from .address import SqliteAddress, parse_address
@@ -99,10 +99,12 @@ class SqliteKeyValue:
     async def read(self, ranges: Sequence[Range]) -> list[Found]:
         return await self._read(lambda transaction, leases: [transaction.read(wanted) for wanted in ranges])
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
-        every = [*steps, also] if also is not None else steps
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
+        every = [*transactions, also] if also is not None else transactions
         return await self._write(
-            lambda transaction, leases: transaction.apply(steps, also, guards), durable=needs_disk(every)
+            lambda transaction, leases: transaction.apply(transactions, also, guards), durable=needs_disk(every)
         )
 
     def watch(self, *prefixes: str, ends: Sequence[str] = ()) -> SqliteWatch:

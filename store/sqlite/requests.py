@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .leases import Leases
-from .transaction import Transaction
+from .transaction import SharedTransaction
 
 T = TypeVar("T")
-Work = Callable[[Transaction, Leases], T]
+Work = Callable[[SharedTransaction, Leases], T]
 
 WRITE_LOCK_TIMEOUT = 5.0
 """Seconds that a write waits for the write lock while another process writes."""
@@ -33,7 +33,7 @@ class Request:
     outcome: Any = None
     error: BaseException | None = None
 
-    def run(self, transaction: Transaction, leases: Leases) -> None:
+    def run(self, transaction: SharedTransaction, leases: Leases) -> None:
         """Do the work, and keep its result."""
         self.outcome = self.work(transaction, leases)
 

@@ -18,7 +18,7 @@ from .file import opened
 from .leases import Leases
 from .requests import Request
 from .table import Table
-from .transaction import PAGE, Transaction
+from .transaction import PAGE, SharedTransaction
 from .watch import SqliteWatch
 from .write_lock import WriteLock
 
@@ -139,7 +139,7 @@ class Session:
         self.check_space()
         self._tell(transaction, watches)
 
-    def _begin(self, watches: Sequence[SqliteWatch]) -> tuple[Transaction, int]:
+    def _begin(self, watches: Sequence[SqliteWatch]) -> tuple[SharedTransaction, int]:
         self._file.check_same()
         row = self._run("SELECT revision, watches, changes, copied FROM store").fetchone()
         revision, version, self._changes, copied = row
@@ -153,9 +153,11 @@ class Session:
             transaction.next_revision()
         return transaction, revision
 
-    def _transaction(self, revision: int, heard: tuple[str, ...]) -> Transaction:
+    def _transaction(self, revision: int, heard: tuple[str, ...]) -> SharedTransaction:
         now_us = self._clock.time_us()
-        return Transaction(self._table, self._leases, url=self._url, revision=revision, now_us=now_us, heard=heard)
+        return SharedTransaction(
+            self._table, self._leases, url=self._url, revision=revision, now_us=now_us, heard=heard
+        )
 
     def _set_durable(self, durable: bool) -> None:
         if durable is not self._durable:
@@ -188,7 +190,7 @@ class Session:
         self._peers = [(name, tuple(prefixes)) for name, prefixes in peers.items()]
         self._watches_version = version
 
-    def _tell(self, transaction: Transaction, watches: Sequence[SqliteWatch]) -> None:
+    def _tell(self, transaction: SharedTransaction, watches: Sequence[SqliteWatch]) -> None:
         told = transaction.told
         if not told:
             return

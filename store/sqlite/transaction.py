@@ -1,4 +1,4 @@
-"""Steps in a transaction of SQLite: a transaction of ours compares first, and then writes all of it or nothing.
+"""Transactions in a transaction of SQLite: a transaction of ours compares first, and then writes all of it or nothing.
 
 Several transactions of ours share one of SQLite. Their writes are collected, and reach SQLite together: with the next
 read that may see them, or at the end.
@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Found, LeaseEndedError, Op, Put, Range, Step
+from peerjob.store.kv.format.base import (
+    Applied,
+    Compare,
+    Delete,
+    Entry,
+    Found,
+    LeaseEndedError,
+    Op,
+    Put,
+    Range,
+    Transaction,
+)
 
 from .leases import Leases
 from .table import Row, Table
@@ -17,7 +28,7 @@ PAGE = 4096
 _NO_READS: tuple[Found, ...] = ()
 
 
-class Transaction:
+class SharedTransaction:
     """The transactions of ours within one of SQLite."""
 
     def __init__(
@@ -42,18 +53,23 @@ class Transaction:
         """Known revisions: of keys that were compared or written."""
         self._known_leases: set[int] = set()
 
-    def apply(self, steps: Sequence[Step], also: Step | None, guards: Sequence[Compare]) -> Applied:
+    def apply(
+        self, transactions: Sequence[Transaction], also: Transaction | None, guards: Sequence[Compare]
+    ) -> Applied:
         """See `KeyValue.txn`."""
-        every = [*steps, also] if also is not None else steps
-        self._load(compare for part in (guards, *(step.compares for step in every)) for compare in part)
+        every = [*transactions, also] if also is not None else transactions
+        self._load(compare for part in (guards, *(transaction.compares for transaction in every)) for compare in part)
         if not self._hold(guards):
-            return Applied(self.revision, [None] * len(steps), refused=True)
-        held = [self._hold(step.compares) for step in steps]
+            return Applied(self.revision, [None] * len(transactions), refused=True)
+        held = [self._hold(transaction.compares) for transaction in transactions]
         with_also = also is not None and all(held) and self._hold(also.compares)
-        done = [step for step, holds in zip(steps, held, strict=True) if holds]
+        done = [transaction for transaction, holds in zip(transactions, held, strict=True) if holds]
         self._check_leases([*done, also] if with_also and also is not None else done)
         revision = self.next_revision()
-        answers = [self._do(step, revision) if holds else None for step, holds in zip(steps, held, strict=True)]
+        answers = [
+            self._do(transaction, revision) if holds else None
+            for transaction, holds in zip(transactions, held, strict=True)
+        ]
         last = self._do(also, revision) if with_also and also is not None else None
         return Applied(revision, answers, last)
 
@@ -128,20 +144,24 @@ class Transaction:
 
     # -- writes ---------------------------------------------------------------------------------------------------
 
-    def _check_leases(self, steps: Sequence[Step]) -> None:
-        leases = {op.lease for step in steps for op in step.ops if isinstance(op, Put)} - self._known_leases - {0}
+    def _check_leases(self, transactions: Sequence[Transaction]) -> None:
+        leases = (
+            {op.lease for transaction in transactions for op in transaction.ops if isinstance(op, Put)}
+            - self._known_leases
+            - {0}
+        )
         for lease in leases:
             if not self._leases.exists(lease):
                 raise LeaseEndedError(self._url, "the lease has ended")
         self._known_leases |= leases
 
-    def _do(self, step: Step, revision: int) -> Sequence[Found]:
-        for op in step.ops:
+    def _do(self, transaction: Transaction, revision: int) -> Sequence[Found]:
+        for op in transaction.ops:
             if type(op) is Put:
                 self._put(op, revision)
             else:
                 self._delete(op)
-        return [self.read(wanted) for wanted in step.reads] if step.reads else _NO_READS
+        return [self.read(wanted) for wanted in transaction.reads] if transaction.reads else _NO_READS
 
     def _put(self, op: Put, revision: int) -> None:
         key = op.key
@@ -163,9 +183,9 @@ class Transaction:
         self._mods[op.key] = 0
 
 
-def needs_disk(steps: Iterable[Step]) -> bool:
+def needs_disk(transactions: Iterable[Transaction]) -> bool:
     """Whether a transaction writes more than keys that end with their leases.
 
     A power cut ends all leases, so such keys need not wait for the disk.
     """
-    return any(isinstance(op, Put) and not op.lease for step in steps for op in step.ops)
+    return any(isinstance(op, Put) and not op.lease for transaction in transactions for op in transaction.ops)

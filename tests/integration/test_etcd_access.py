@@ -13,7 +13,7 @@ from peerjob.model.findings import Severity
 from peerjob.store.base import Store
 from peerjob.store.drivers import diagnose
 from peerjob.store.etcd.address import EtcdAddress, parse_address
-from peerjob.store.kv.format.base import Put, Step
+from peerjob.store.kv.format.base import Put, Transaction
 from support.etcd import ROOT_PASSWORD, EtcdServer, StartEtcd, other_ca
 from support.etcd_site import EtcdSite
 from support.waiting import IN_TIME, PATIENCE
@@ -102,7 +102,9 @@ async def test_tokens_that_ended_are_renewed_unseen(guarded: EtcdServer, etcd_si
             assert await kv.keepalive(lease)
         else:
             # many calls at once, one of which renews the token
-            await asyncio.gather(*(kv.txn([Step([], [Put(f"in/{turn}/{number}", b"")])]) for number in range(20)))
+            await asyncio.gather(
+                *(kv.txn([Transaction([], [Put(f"in/{turn}/{number}", b"")])]) for number in range(20))
+            )
     assert len(guarded.keys("in/")) == 40
     reported = set[str]()
     while len(reported) < 40:
@@ -115,7 +117,7 @@ async def test_a_watch_that_begins_with_an_old_token_goes_on(guarded: EtcdServer
     await asyncio.sleep(2.2)
     watch = kv.watch("in/")
     assert await watch.changed(PATIENCE) is None
-    await kv.txn([Step([], [Put("in/new", b"")])])
+    await kv.txn([Transaction([], [Put("in/new", b"")])])
     assert list(await watch.changed(PATIENCE) or ()) == ["in/new"]
     watch.close()
 
@@ -125,7 +127,7 @@ async def test_rights_that_change_meanwhile_are_met_with_a_new_token(guarded: Et
     kv = await etcd_site.driver(with_user(guarded.url, "root", ROOT_PASSWORD))
     for number in range(3):
         guarded.call("auth/user/add", name=f"user{number}", password="any")
-        await kv.txn([Step([], [Put(f"key{number}", b"")])])
+        await kv.txn([Transaction([], [Put(f"key{number}", b"")])])
 
 
 async def test_a_password_for_an_etcd_without_users_is_no_error(start_etcd: StartEtcd, etcd_site: EtcdSite) -> None:

@@ -10,7 +10,7 @@ import pytest
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreError, StoreUnavailableError
 from peerjob.store.etcd.driver import EtcdKeyValue
-from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Found, KeyValue, Op, Put, Range, Step
+from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Found, KeyValue, Op, Put, Range, Transaction
 from peerjob.store.kv.format.request_limits import RequestRefusedError, check
 from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
@@ -33,7 +33,7 @@ def root(etcd_site: EtcdSite) -> str:
 # -- transactions
 
 
-_Plan = tuple[list[Step], Step | None, list[Compare]]
+_Plan = tuple[list[Transaction], Transaction | None, list[Compare]]
 """The parts of a transaction."""
 
 
@@ -56,19 +56,19 @@ class Both:
         """One transaction, for each store with its own revisions."""
         chance, free = self.chance, self.names.copy()
         chance.shuffle(free)
-        per_store: list[list[Step]] = [[] for _ in self.stores]
+        per_store: list[list[Transaction]] = [[] for _ in self.stores]
         count = chance.randint(1, 4)
         for _ in range(count):
             ops = [self.op(free.pop()) for _ in range(chance.randint(0, 3))]
             reads = [self.range() for _ in range(chance.randint(0, 2))]
             choices = [self.choice() for _ in range(chance.randint(0, 2))]
-            for steps, content in zip(per_store, contents, strict=True):
-                steps.append(Step([_compare(dict(content), *choice) for choice in choices], ops, reads))
+            for transactions, content in zip(per_store, contents, strict=True):
+                transactions.append(Transaction([_compare(dict(content), *choice) for choice in choices], ops, reads))
         guarded = [(name, 1.0, right) for name, _, right in (self.choice() for _ in range(chance.choice((0, 0, 1, 2))))]
         guards = [[_compare(dict(content), *choice) for choice in guarded] for content in contents]
         return [
-            (steps[:-1], steps[-1], guards_here) if count > 2 else (steps, None, guards_here)
-            for steps, guards_here in zip(per_store, guards, strict=True)
+            (transactions[:-1], transactions[-1], guards_here) if count > 2 else (transactions, None, guards_here)
+            for transactions, guards_here in zip(per_store, guards, strict=True)
         ]
 
     def choice(self) -> tuple[str, float, float]:
@@ -107,13 +107,15 @@ def _seen(found: Found, *, keys_only: bool) -> object:
     return [(key, b"" if keys_only else entry.value) for key, entry in found.items], found.count
 
 
-def _answers(applied: Applied, steps: Sequence[Step], also: Step | None, _: Sequence[Compare]) -> list[object]:
-    every = [*zip(steps, applied.steps, strict=True), *([(also, applied.also)] if also is not None else [])]
+def _answers(
+    applied: Applied, transactions: Sequence[Transaction], also: Transaction | None, _: Sequence[Compare]
+) -> list[object]:
+    every = [*zip(transactions, applied.answers, strict=True), *([(also, applied.also)] if also is not None else [])]
     return [
         None
         if answers is None
-        else [_seen(found, keys_only=read.keys_only) for read, found in zip(step.reads, answers, strict=True)]
-        for step, answers in every
+        else [_seen(found, keys_only=read.keys_only) for read, found in zip(transaction.reads, answers, strict=True)]
+        for transaction, answers in every
     ]
 
 
@@ -126,24 +128,24 @@ async def test_the_server_takes_what_the_limits_take(kv: EtcdKeyValue, root: str
         count, compares, reads, along = (max(1, size + chance.randint(-2, 2)) for size in sizes)
         widths = [(chance.randint(0, compares), chance.randint(0, reads)) for _ in range(count)]
         widths[0] = compares, reads
-        steps = [
-            Step(
+        transactions = [
+            Transaction(
                 [Compare(f"{root}{number}/{chance.randint(0, 200)}") for _ in range(wide)],
                 [],
                 [Range(f"{root}{one}") for one in range(deep)],
             )
             for wide, deep in widths
         ]
-        also = Step([], [], [Range(f"{root}{one}") for one in range(along)]) if chance.random() < 0.7 else None
+        also = Transaction([], [], [Range(f"{root}{one}") for one in range(along)]) if chance.random() < 0.7 else None
         guards = [Compare(f"{root}guard/{one}") for one in range(chance.choice((0, 1, 5)))]
         fits = True
         try:
-            check(steps, also, guards)
+            check(transactions, also, guards)
         except RequestRefusedError:
             fits = False
         accepted = True
         try:
-            await kv.txn(steps, also, guards)
+            await kv.txn(transactions, also, guards)
         except StoreError as refused:
             assert "too many operations" in str(refused)  # noqa: PT017  # any other error is a fault of the test
             accepted = False
@@ -163,16 +165,16 @@ async def test_any_transaction_does_what_it_does_in_memory(kv: EtcdKeyValue, roo
         done = [await store.txn(*plan) for store, plan in zip(both.stores, plans, strict=True)]
         seen = [_answers(one, *plan) for one, plan in zip(done, plans, strict=True)]
         assert seen[0] == seen[1], plans[0]
-        applied += sum(answer is not None for answer in done[0].steps)
+        applied += sum(answer is not None for answer in done[0].answers)
         on_etcd, in_memory = await both.contents()
         assert [(key, entry.value) for key, entry in on_etcd] == [(key, entry.value) for key, entry in in_memory]
     assert applied > 60
 
 
 async def test_what_is_written_has_the_revision_of_the_answer(kv: EtcdKeyValue, root: str) -> None:
-    first = await kv.txn([Step([], [Put(f"{root}a", b"1")]), Step([], [Put(f"{root}b", b"2")])])
-    again = await kv.txn([Step([Compare(f"{root}a", mod=first.revision)], [Put(f"{root}a", b"3")])])
-    assert again.steps == [()]
+    first = await kv.txn([Transaction([], [Put(f"{root}a", b"1")]), Transaction([], [Put(f"{root}b", b"2")])])
+    again = await kv.txn([Transaction([Compare(f"{root}a", mod=first.revision)], [Put(f"{root}a", b"3")])])
+    assert again.answers == [()]
     entries = await kv.get([f"{root}a", f"{root}b", f"{root}c"])
     assert entries == [Entry(b"3", again.revision), Entry(b"2", first.revision), None]
 
@@ -187,9 +189,9 @@ async def test_what_goes_along_with_many_steps_needs_all_of_them(
     kv: EtcdKeyValue, root: str, compares: int, more: int, along: int, fails: int | str | None
 ) -> None:
     mark = f"{root}mark"
-    await kv.txn([Step([], [Put(mark, b"5")])])
-    steps = [
-        Step(
+    await kv.txn([Transaction([], [Put(mark, b"5")])])
+    transactions = [
+        Transaction(
             [
                 Compare(f"{root}{number}", mod=1 if number == fails else 0),
                 *(Compare(f"{root}{number}/{place}") for place in range(1, compares)),
@@ -199,15 +201,15 @@ async def test_what_goes_along_with_many_steps_needs_all_of_them(
         )
         for number in range(40)
     ]
-    also = Step(
+    also = Transaction(
         [Compare(mark, below="6"), *(Compare(f"{root}none/{number}") for number in range(more))],
         [Put(f"{root}also/{number}", b"y") for number in range(along)],
         [Range(mark)],
     )
     guards = [Compare(mark, below="6"), Compare(f"{root}guard", mod=1 if fails == "guard" else 0)]
-    applied = await kv.txn(steps, also, guards)
-    assert [answer is None for answer in applied.steps] == [fails in (number, "guard") for number in range(40)]
-    for number, answer in enumerate(applied.steps):
+    applied = await kv.txn(transactions, also, guards)
+    assert [answer is None for answer in applied.answers] == [fails in (number, "guard") for number in range(40)]
+    for number, answer in enumerate(applied.answers):
         if answer is not None:
             assert [key for key, _ in answer[0].items] == [f"{root}{number}"]
     (found,) = await kv.read([Range(f"{root}also/", f"{root}also0")])
@@ -226,7 +228,7 @@ async def test_what_goes_along_with_many_steps_needs_all_of_them(
 async def test_reads_are_as_many_and_as_large_as_they_need_be(kv: EtcdKeyValue, root: str) -> None:
     value = b"v" * 1_000_000
     for number in range(6):
-        await kv.txn([Step([], [Put(f"{root}{number}", value)])])
+        await kv.txn([Transaction([], [Put(f"{root}{number}", value)])])
     (found,) = await kv.read([Range(root, root[:-1] + "0")])
     assert [entry.value for _, entry in found.items] == [value] * 6
     entries = await kv.get([f"{root}{number}" for number in range(300)])
@@ -254,7 +256,7 @@ async def test_a_lease_takes_its_keys_along_and_lasts_whole_seconds(
     kv: EtcdKeyValue, root: str, etcd_server: EtcdServer
 ) -> None:
     short, long = await kv.grant(3_200_000), await kv.grant(59_000_001)
-    await kv.txn([Step([], [Put(f"{root}short", b"", short), Put(f"{root}long", b"", long)])])
+    await kv.txn([Transaction([], [Put(f"{root}short", b"", short), Put(f"{root}long", b"", long)])])
     left = await kv.remaining([short, long])
     assert left[0] <= 4_500_000
     assert 50_000_000 < left[1] <= 60_500_000
@@ -276,7 +278,7 @@ async def test_a_write_on_a_lease_that_has_ended_does_nothing(kv: EtcdKeyValue, 
     lease = await kv.grant(60_000_000)
     await kv.revoke(lease)
     with pytest.raises(StoreUnavailableError, match="lease not found"):
-        await kv.txn([Step([], [Put(f"{root}plain", b"")]), Step([], [Put(f"{root}leased", b"", lease)])])
+        await kv.txn([Transaction([], [Put(f"{root}plain", b"")]), Transaction([], [Put(f"{root}leased", b"", lease)])])
     assert await kv.get([f"{root}plain"]) == [None]
 
 
@@ -286,11 +288,11 @@ async def test_a_write_on_a_lease_that_has_ended_does_nothing(kv: EtcdKeyValue, 
 async def test_a_watch_tells_what_was_put_and_nothing_else(kv: EtcdKeyValue, root: str) -> None:
     watch = kv.watch(f"{root}in/")
     # most likely before the server knows the watch; the watch must see it nevertheless
-    await kv.txn([Step([], [Put(f"{root}in/first", b""), Put(f"{root}in0", b""), Put(f"{root}out", b"")])])
+    await kv.txn([Transaction([], [Put(f"{root}in/first", b""), Put(f"{root}in0", b""), Put(f"{root}out", b"")])])
     assert list(await watch.changed(PATIENCE) or ()) == [f"{root}in/first"]
-    await kv.txn([Step([], [Delete(f"{root}in/first")])])
+    await kv.txn([Transaction([], [Delete(f"{root}in/first")])])
     assert await watch.changed(0.1) == {}
-    await kv.txn([Step([], [Put(f"{root}in/b", b""), Put(f"{root}in/a", b"")])])
+    await kv.txn([Transaction([], [Put(f"{root}in/b", b""), Put(f"{root}in/a", b"")])])
     assert sorted(await watch.changed(PATIENCE) or ()) == [f"{root}in/a", f"{root}in/b"]
     watch.close()
 
@@ -298,13 +300,13 @@ async def test_a_watch_tells_what_was_put_and_nothing_else(kv: EtcdKeyValue, roo
 async def test_a_watch_tells_of_keys_that_end_with_their_lease(kv: EtcdKeyValue, root: str) -> None:
     watch = kv.watch(f"{root}in/", ends=(f"{root}live/",))
     lease = await kv.grant(60_000_000)
-    await kv.txn([Step([], [Put(f"{root}live/a", b"x", lease), Put(f"{root}live/b", b"x")])])
+    await kv.txn([Transaction([], [Put(f"{root}live/a", b"x", lease), Put(f"{root}live/b", b"x")])])
     assert await watch.changed(0.1) == {}
     await kv.revoke(lease)
     assert await watch.changed(PATIENCE) == {f"{root}live/a": b""}
-    await kv.txn([Step([], [Delete(f"{root}live/b")])])
+    await kv.txn([Transaction([], [Delete(f"{root}live/b")])])
     assert await watch.changed(PATIENCE) == {f"{root}live/b": b""}
-    await kv.txn([Step([], [Put(f"{root}in/c", b"y")])])
+    await kv.txn([Transaction([], [Put(f"{root}in/c", b"y")])])
     assert await watch.changed(PATIENCE) == {f"{root}in/c": b"y"}
     watch.close()
 
@@ -313,14 +315,14 @@ async def test_a_watch_that_missed_something_says_so_and_goes_on(start_etcd: Sta
     server = start_etcd()
     kv = await etcd_site.driver(server.url)
     watch = kv.watch("in/")
-    await kv.txn([Step([], [Put("in/first", b"")])])
+    await kv.txn([Transaction([], [Put("in/first", b"")])])
     assert list(await watch.changed(PATIENCE) or ()) == ["in/first"]
 
     server.kill()
     server.start()
     assert await watch.changed(PATIENCE) is None
 
-    await kv.txn([Step([], [Put("in/second", b"")])])
+    await kv.txn([Transaction([], [Put("in/second", b"")])])
     assert list(await watch.changed(PATIENCE) or ()) == ["in/second"]
     watch.close()
 
@@ -331,11 +333,11 @@ async def test_a_watch_that_begins_in_what_was_compacted_says_so_and_goes_on(
     server = start_etcd()
     kv, other = await etcd_site.driver(server.url), await etcd_site.driver(server.url)
     for number in range(10):
-        await other.txn([Step([], [Put(f"in/{number}", b"")])])
+        await other.txn([Transaction([], [Put(f"in/{number}", b"")])])
     server.compact()
     watch = kv.watch("in/")
     assert await watch.changed(PATIENCE) is None
-    await other.txn([Step([], [Put("in/new", b"")])])
+    await other.txn([Transaction([], [Put("in/new", b"")])])
     assert list(await watch.changed(PATIENCE) or ()) == ["in/new"]
     watch.close()
 

@@ -10,7 +10,7 @@ import pytest
 from peerjob import Job, JobFailed, Node, PayloadTooLargeError, Query, State
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Ack
-from peerjob.store.kv.format.base import Put, Step
+from peerjob.store.kv.format.base import Put, Transaction
 from peerjob.testing.factories import outcome
 from support.etcd import EtcdServer, StartEtcd, StartEtcdCluster
 from support.etcd_site import EtcdSite
@@ -336,13 +336,13 @@ async def test_members_that_are_gone_are_passed_over(start_etcd_cluster: StartEt
     next(one for one in cluster.members if one is not leader).kill()
     for number, kv in enumerate(drivers):
         try:
-            await kv.txn([Step([], [Put(f"in/{number}", b"")])])
+            await kv.txn([Transaction([], [Put(f"in/{number}", b"")])])
         except StoreUnavailableError:
             # the connection broke during the request: the outcome is unknown, and the retry goes to another member
-            await kv.txn([Step([], [Put(f"in/{number}", b"")])])
+            await kv.txn([Transaction([], [Put(f"in/{number}", b"")])])
     late = [await etcd_site.driver(cluster.url) for _ in range(6)]
     assert all([await kv.get(["in/0"]) for kv in late])
-    await late[0].txn([Step([], [Put("in/last", b"")])])
+    await late[0].txn([Transaction([], [Put("in/last", b"")])])
     for watch in watches:
         reported: set[str] = set()
         while "in/last" not in reported:

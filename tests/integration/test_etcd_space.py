@@ -15,7 +15,7 @@ from peerjob.model.record import StoreLimits
 from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
-from peerjob.store.kv.format.base import Delete, Put, Step
+from peerjob.store.kv.format.base import Delete, Put, Transaction
 from support.etcd import EtcdServer, StartEtcd
 from support.etcd_site import EtcdSite
 from support.waiting import PATIENCE, until
@@ -183,13 +183,13 @@ async def test_a_driver_says_why_it_was_refused(start_etcd: StartEtcd, etcd_site
     server = start_etcd(quota=QUOTA)
     kv = await etcd_site.driver(f"{server.url}?quota={QUOTA}")
     lease = await kv.grant(60_000_000)
-    await kv.txn([Step([], [Put("key", b"")])])
+    await kv.txn([Transaction([], [Put("key", b"")])])
     assert not kv.full
     use_up(server)
     with pytest.raises(StoreUnavailableError, match="out of space"):
         await kv.grant(1_000_000)
     assert kv.full
-    assert (await kv.txn([Step([], [Delete("key")])])).steps == [()]
+    assert (await kv.txn([Transaction([], [Delete("key")])])).answers == [()]
     assert await kv.get(["key"]) == [None]
     assert await kv.keepalive(lease)
 

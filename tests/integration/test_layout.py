@@ -18,7 +18,7 @@ from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
 from peerjob.store.etcd.address import parse_address
 from peerjob.store.etcd.driver import EtcdKeyValue
-from peerjob.store.kv.format.base import Delete, Put, Step
+from peerjob.store.kv.format.base import Delete, Put, Transaction
 from peerjob.store.rules import LAYOUT
 from peerjob.testing.factories import Factory, Peer, outcome
 from support.etcd import EtcdServer
@@ -54,7 +54,7 @@ class Place:
         key = f"{self.namespace}/layout"
         kv = EtcdKeyValue(parse_address(self.url), SystemClock())
         await kv.open()
-        await kv.txn([Step([], [Delete(key) if layout is None else Put(key, str(layout).encode())])])
+        await kv.txn([Transaction([], [Delete(key) if layout is None else Put(key, str(layout).encode())])])
         await kv.close()
 
 

@@ -20,7 +20,7 @@ from peerjob.model.findings import Severity
 from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.drivers import diagnose, open_store
-from peerjob.store.kv.format.base import Put, Step
+from peerjob.store.kv.format.base import Put, Transaction
 from peerjob.store.sqlite.address import parse_address
 from peerjob.store.sqlite.backup import back_up
 from peerjob.store.sqlite.driver import SqliteKeyValue
@@ -151,7 +151,7 @@ async def test_leases_that_cannot_end_in_a_removed_file_take_no_processor_time(t
     await asyncio.sleep(2)
     assert time.process_time() - began < 0.2
     (tmp_path / "old.db").rename(path)
-    await kv.txn([Step([], [Put("test/a", b"")])])
+    await kv.txn([Transaction([], [Put("test/a", b"")])])
     await kv.close()
 
 

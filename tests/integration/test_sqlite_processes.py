@@ -12,7 +12,7 @@ import pytest
 
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.store.kv.format.base import Put, Step
+from peerjob.store.kv.format.base import Put, Transaction
 from peerjob.store.kv.format.keys import below
 from peerjob.store.sqlite import requests
 from peerjob.store.sqlite.address import parse_address
@@ -98,11 +98,11 @@ async def test_a_stopped_writer_is_named_and_readers_go_on(
     holder.pause()
 
     with pytest.raises(StoreUnavailableError, match=f"process {holder.pid} is stopped inside a write.*kill -CONT"):
-        await kv.txn([Step([], [Put("test/a", b"")])])
+        await kv.txn([Transaction([], [Put("test/a", b"")])])
     assert await kv.get(["test/a"]) == [None]
 
     holder.kill()
-    await kv.txn([Step([], [Put("test/a", b"")])])
+    await kv.txn([Transaction([], [Put("test/a", b"")])])
     (entry,) = await kv.get(["test/a"])
     assert entry is not None
 
@@ -168,7 +168,9 @@ def test_a_folder_that_the_user_may_not_write_is_refused(tmp_path: Path) -> None
 async def test_two_users_of_one_process_share_the_file(kv: SqliteKeyValue) -> None:
     other = kv.separate()
     await other.open()
-    await asyncio.gather(*(one.txn([Step([], [Put(f"test/{n}", b"")])]) for n, one in enumerate((kv, other) * 5)))
+    await asyncio.gather(
+        *(one.txn([Transaction([], [Put(f"test/{n}", b"")])]) for n, one in enumerate((kv, other) * 5))
+    )
     await other.close()
     (found,) = await kv.read([below("test/")])
     assert found.count == 10

@@ -10,7 +10,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
-from peerjob.store.kv.format.base import Applied, Compare, KeyValue, Put, Step
+from peerjob.store.kv.format.base import Applied, Compare, KeyValue, Put, Transaction
 from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.store import KVStore
 from peerjob.store.lua.scripts.script import Script, load_scripts
@@ -93,17 +93,19 @@ class _ExtendedKeyValue:
         self._inner = kv
         self._prefix = prefix
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
-        return await self._inner.txn([self._extended(step) for step in steps], also, guards)
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
+        return await self._inner.txn([self._extended(transaction) for transaction in transactions], also, guards)
 
-    def _extended(self, step: Step) -> Step:
+    def _extended(self, transaction: Transaction) -> Transaction:
         ops = [
             Put(op.key, _with_extra(op.value), op.lease)
             if isinstance(op, Put) and op.key.startswith(self._prefix)
             else op
-            for op in step.ops
+            for op in transaction.ops
         ]
-        return Step(step.compares, ops, step.reads)
+        return Transaction(transaction.compares, ops, transaction.reads)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

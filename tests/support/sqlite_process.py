@@ -18,7 +18,7 @@ from pathlib import Path
 
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import OptionError, StoreError
-from peerjob.store.kv.format.base import Compare, Delete, Op, Put, Step, mod_of
+from peerjob.store.kv.format.base import Compare, Delete, Op, Put, Transaction, mod_of
 from peerjob.store.sqlite.address import parse_address
 from peerjob.store.sqlite.driver import SqliteKeyValue
 from peerjob.store.sqlite.requests import request_of
@@ -44,8 +44,8 @@ async def write(url: str, name: str) -> None:
             Put(f"test/by/{name}/{number:08d}", b"x" * 300),
             Delete("test/claim"),
         ]
-        applied = await kv.txn([Step([Compare(COUNTER, mod=mod_of(entry))], ops)])
-        if applied.steps[0] is not None:
+        applied = await kv.txn([Transaction([Compare(COUNTER, mod=mod_of(entry))], ops)])
+        if applied.answers[0] is not None:
             print(f"wrote {number}", flush=True)
             number += 1
 
@@ -62,7 +62,7 @@ def fork(url: str) -> None:
     parent = SqliteKeyValue(parse_address(url), SystemClock())
     with asyncio.Runner() as runner:
         runner.run(parent.open())
-        runner.run(parent.txn([Step([], [Put("test/before", b"")])]))
+        runner.run(parent.txn([Transaction([], [Put("test/before", b"")])]))
         child = os.fork()
         if child == 0:
             status = 1
@@ -72,7 +72,7 @@ def fork(url: str) -> None:
                 status = 0
             finally:
                 os._exit(status)
-        runner.run(parent.txn([Step([], [Put("test/parent", b"")])]))
+        runner.run(parent.txn([Transaction([], [Put("test/parent", b"")])]))
         print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         found = runner.run(parent.get(["test/before", "test/parent", "test/child"]))
         print("found", sum(entry is not None for entry in found))
@@ -90,7 +90,7 @@ def forks(url: str) -> None:
                 os._exit(0)
         for child in children:
             os.waitpid(child, 0)
-        runner.run(kv.txn([Step([], [Put("test/parent", b"")])]))
+        runner.run(kv.txn([Transaction([], [Put("test/parent", b"")])]))
         runner.run(kv.close())
     print("forked")
 
@@ -103,7 +103,7 @@ async def _in_child(inherited: SqliteKeyValue, url: str) -> None:
     await inherited.close()
     own = SqliteKeyValue(parse_address(url), SystemClock())
     await own.open()
-    await own.txn([Step([], [Put("test/child", b"")])])
+    await own.txn([Transaction([], [Put("test/child", b"")])])
     (entry,) = await own.get(["test/before"])
     assert entry is not None
     await own.close()
@@ -143,8 +143,8 @@ async def member(url: str, user: str) -> None:
     session = Session(parse_address(url).path, url, SystemClock())
     assert session.lock.take()
     session.register([SqliteWatch(("test/",), 0, lambda _: None)])
-    step = Step([], [Put(f"test/{user}", b"")])
-    put = request_of(lambda transaction, _: transaction.apply([step], None, ()), writes=True, durable=False)
+    own = Transaction([], [Put(f"test/{user}", b"")])
+    put = request_of(lambda shared, _: shared.apply([own], None, ()), writes=True, durable=False)
     session.write([put], [])
     session.lock.give()
     assert put.error is None

@@ -1,4 +1,4 @@
-"""Decides the outcome of each fire by what was read, and plans the fire's part of its schedule's step."""
+"""Decides the outcome of each fire by what was read, and plans the fire's part of its schedule's transaction."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .fire_reads import FireReads, ScheduleFires, place_of
 from .ledger import FireLedger
 
 _MAX_OPS = 80
-"""Most operations in a step with several fires; further fires of the schedule wait for the next step."""
+"""Most operations in a transaction with several fires; further fires of the schedule wait for the next transaction."""
 _OPS_PER_FIRE = 12
 """A fire needs at most this number of operations, besides those for tags and for replaced instances."""
 _MAX_REPLACED = 4
-"""A fire cancels at most this number of parked instances in its own step; an earlier step cancels the others."""
+"""A fire cancels at most this number of parked instances in its own transaction; an earlier one cancels the others."""
 
 
 class FirePlanner:
@@ -37,11 +37,11 @@ class FirePlanner:
         self._term = term
         self._node = node
         self.answers: dict[int, FireAnswer] = {}
-        """Answers to fires of schedules that do not exist: no step has to be applied before
+        """Answers to fires of schedules that do not exist: no transaction has to be applied before
         the caller gets these answers."""
 
     def add(self, place: int, fire: Fire) -> None:
-        """Answer a fire or plan it. A fire that must wait for another step gets no answer yet."""
+        """Answer a fire or plan it. A fire that must wait for another transaction gets no answer yet."""
         schedule = self._reads.schedules.get(fire.schedule)
         if schedule is None:
             self.answers[place] = FireAnswer(status=FireStatus.STALE)
@@ -63,7 +63,7 @@ class FirePlanner:
         schedule.answers[place] = answer
 
     def _is_full(self, schedule: ScheduleFires, fire: Fire) -> bool:
-        """Whether a step has no room for one more fire. An empty step has room for any fire."""
+        """Whether a transaction has no room for one more fire. An empty transaction has room for any fire."""
         ops, new = schedule.plan.ops, fire.instance
         if not ops or new is None:
             return len(ops) > _MAX_OPS
@@ -104,7 +104,7 @@ class FirePlanner:
         return self._reads.ledger.get(self._keys.ledger(schedule.next_fire.epoch) + place_of(fire))
 
     def _plan(self, schedule: ScheduleFires, fire: Fire) -> FireRecord | None:
-        """Plan a fire in the step of the schedule; None if the fire must wait for another step."""
+        """Plan a fire in the transaction of the schedule; None if the fire must wait for a later one."""
         # the leader's clock found the fire due and can be ahead of this node's: no record shows a fire before its
         # nominal time
         at_us = max(self._reads.now_us, fire.nominal_us if fire.outcome is FireOutcome.FIRED else 0)
@@ -146,7 +146,7 @@ class FirePlanner:
     def _plan_instance(
         self, schedule: ScheduleFires, fire: Fire, new: NewInstance, record: FireRecord
     ) -> FireRecord | None:
-        """Plan a fire's instance. The record has the reason for a skip; None if the fire must wait for another step."""
+        """Plan a fire's instance. The record has the reason for a skip; None if the fire must wait for a later one."""
         keys, reads, plan = self._keys, self._reads, schedule.plan
         if new.id in reads.made:
             return replace(record, instance=new.id)
@@ -220,8 +220,8 @@ class FirePlanner:
             last_cancelled = id
             schedule.changed.append(id)
             if row.key is not None and row.state is State.SCHEDULED:
-                # the unique key becomes free when the step is written, so later fires of the call with the same key
-                # wait for a further step
+                # the unique key becomes free when the transaction is written, so later fires of the call with the same
+                # key wait for a further transaction
                 reads.used.add(self._keys.unique(row.kind, row.key))
             if row.state is State.PROCESSING:
                 schedule.cancelled.add(row.owner)
@@ -232,7 +232,7 @@ class FirePlanner:
         return id in self._reads.rows and self._reads.rows[id][1].keeps
 
     def _frees_key(self, schedule: ScheduleFires, owner: str) -> bool:
-        """Whether the replacing step itself frees the unique key of the owner: a running owner keeps the key longer."""
+        """Whether the replacing transaction itself frees the unique key of the owner: a running owner keeps it."""
         held, rows = schedule.held, self._reads.rows
         replaced = owner == held.slot.holder or held.parks(owner)
         return replaced and owner in rows and rows[owner][1].state is State.SCHEDULED

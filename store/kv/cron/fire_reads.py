@@ -1,4 +1,4 @@
-"""Reads what fires depend on, in a few requests for a batch; the steps of the fires compare what was read."""
+"""Reads what fires depend on, in a few requests for a batch; the transactions of the fires compare what was read."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ import msgspec
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.firing import Fire, FireAnswer, FireOutcome, FireRecord, Overlap, Term
 from peerjob.model.state import State
-from peerjob.store.kv.format.base import Compare, Entry, Put, Step, mod_of
+from peerjob.store.kv.format.base import Compare, Entry, Put, Transaction, mod_of
 from peerjob.store.kv.format.keys import LATEST_US, escaped, time_text, timed
 from peerjob.store.kv.format.rows import Row, is_gone, number_of
 from peerjob.store.kv.format.schedule_rows import NextFire, decode_fire, decode_next_fire
 from peerjob.store.kv.write.context import KVContext
-from peerjob.store.kv.write.step_plan import HeldSlot, StepPlan
+from peerjob.store.kv.write.transaction_plan import HeldSlot, TransactionPlan
 from peerjob.store.kv.write.writer import ROUNDS
 
 from .ledger import INSTANCE, TRIGGER, FireLedger, FirstRecords
 
 
 class ScheduleFires(msgspec.Struct):
-    """The step that the fires of one call make for one schedule."""
+    """The transaction that the fires of one call make for one schedule."""
 
     name: str
     mod: int
     next_fire: NextFire
-    plan: StepPlan
+    plan: TransactionPlan
     answers: dict[int, FireAnswer] = {}
     changed: list[str] = []
     cancelled: set[str] = set()
-    """Incarnations that run an instance which the step cancels; each of them gets a hint."""
+    """Incarnations that run an instance which the transaction cancels; each of them gets a hint."""
     fresh_us: int = LATEST_US
-    """The earliest nominal time of the ledger records that the step writes."""
+    """The earliest nominal time of the ledger records that the transaction writes."""
     moved: bool = False
-    """Whether the step changes the next time of the schedule without a new record in the ledger."""
+    """Whether the transaction changes the next time of the schedule without a new record in the ledger."""
     closed: bool = False
-    """Whether the step takes no more fires, so that further fires of the schedule wait for another step."""
+    """Whether the transaction takes no more fires, so that further fires of the schedule wait for a later one."""
     excess: tuple[str, ...] = ()
-    """Parked instances for which the step of the replacing fire has no room; they are cancelled before that step."""
+    """Parked instances for which the transaction of the replacing fire has no room; they are cancelled before it."""
     excess_request: str = ""
     """The request id of the fire that replaces the instances in `excess`."""
 
@@ -54,7 +54,7 @@ class FireReads(msgspec.Struct):
 
     now_us: int
     schedules: dict[str, ScheduleFires]
-    """Name of a schedule → planned step of the schedule; without schedules that do not exist."""
+    """Name of a schedule → planned transaction of the schedule; without schedules that do not exist."""
     term_compare: Compare | None = None
     """A compare that holds while the term of the fires is the latest one; None without a term,
     or if a later term exists."""
@@ -71,7 +71,7 @@ class FireReads(msgspec.Struct):
     """Id → revision of the entry in a delayed queue, for each Scheduled instance that a fire replaces."""
     first_records: dict[int, FirstRecords] = {}
     used: set[str] = set()
-    """Keys of instance records and unique keys that a planned step writes; no other step of
+    """Keys of instance records and unique keys that a planned transaction writes; no other transaction of
     the request can write them."""
 
 
@@ -95,7 +95,7 @@ async def read_for_fires(
         if next_entry is not None and next_fire is not None:
             held = await context.slots.held(name, slot_entry)
             reads.schedules[name] = ScheduleFires(
-                name, next_entry.mod, next_fire, StepPlan(context.keys, reads.now_us, {name: held})
+                name, next_entry.mod, next_fire, TransactionPlan(context.keys, reads.now_us, {name: held})
             )
     if term is not None:
         reads.term_compare = term_compare or await _term_compare(context, term)
@@ -121,8 +121,8 @@ async def _term_compare(context: KVContext, term: Term) -> Compare | None:
         if latest > term.number:
             return None
         put = Put(key, str(term.number).encode())
-        applied = await context.kv.txn([Step([Compare(key, mod=mod_of(entry))], [put])])
-        if applied.steps[0] is not None:
+        applied = await context.kv.txn([Transaction([Compare(key, mod=mod_of(entry))], [put])])
+        if applied.answers[0] is not None:
             return Compare(key, mod=applied.revision)
     raise StoreUnavailableError(context.url, "too many writers at once")
 

@@ -1,7 +1,7 @@
-"""The verbs `fire` and `fires`: ledger, next time, slot and instance change in one step.
+"""The verbs `fire` and `fires`: ledger, next time, slot and instance change in one transaction.
 
-The step compares the schedule's `next/` record, which every fire rewrites. So of two fires for the same time, only one
-is applied. Fires of one schedule in one call share a step, up to the size of a step.
+The transaction compares the schedule's `next/` record, which every fire rewrites. So of two fires for the same time,
+only one is applied. Fires of one schedule in one call share a transaction, up to the size of a transaction.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from peerjob.store.kv.format.schedule_rows import decode_fire, decode_next_fire
 from peerjob.store.kv.queue.cancel import CancelCommands
 from peerjob.store.kv.write.context import KVContext, retried
 from peerjob.store.kv.write.hints import Wakeups
-from peerjob.store.kv.write.step_plan import Change
+from peerjob.store.kv.write.transaction_plan import Change
 from peerjob.store.kv.write.writer import ROUNDS
 from peerjob.store.rules import REPLACED, check_fires
 
@@ -66,9 +66,9 @@ class FireCommands(CancelCommands):
         return [answers[place] for place in range(len(fires))]
 
     async def _write_fires(self, reads: FireReads, answers: dict[int, FireAnswer], written_keys: set[str]) -> bool:
-        """Write the step of each schedule; the answer is whether all steps were applied.
+        """Write the transaction of each schedule; the answer is whether all transactions were applied.
 
-        `written_keys` has the keys that earlier rounds of the call wrote, and gets those of the applied steps.
+        `written_keys` has the keys that earlier rounds of the call wrote, and gets those of the applied transactions.
         """
         wakeups = Wakeups()
         schedules: list[ScheduleFires] = []

@@ -1,7 +1,7 @@
 """The ledger of a schedule: the outcome of each nominal time, within limits.
 
-A step that writes a record also writes the schedule's `NextFire`. So `NextFire` has the number of records and a lower
-bound of their times. Its revision shows whether the ledger has changed since it was read.
+A transaction that writes a record also writes the schedule's `NextFire`. So `NextFire` has the number of records and a
+lower bound of their times. Its revision shows whether the ledger has changed since it was read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FirstRecords = Sequence[tuple[str, FireRecord]]
 
 
 class FireLedger:
-    """Plans the records of a step, and the removal of surplus records."""
+    """Plans the records of a transaction, and the removal of surplus records."""
 
     def __init__(self, context: KVContext) -> None:
         self._context = context
@@ -37,8 +37,8 @@ class FireLedger:
     ) -> NextFire:
         """Plan the write of a record in `ops`; the answer is `NextFire` afterwards."""
         key = self._context.keys.ledger(next_fire.epoch) + place
-        # several fires of a step can extend the same record, but a step must write a key only once: the last write
-        # replaces the others
+        # several fires of a transaction can extend the same record, but a transaction must write a key only once: the
+        # last write replaces the others
         ops[:] = [op for op in ops if op.key != key]
         ops.append(Put(key, encode(record)))
         if not is_new:

@@ -1,4 +1,4 @@
-"""Writes puts and removals of schedules: each gets the next revision, and waiting ones share a transaction."""
+"""Writes puts and removals of schedules: each gets the next revision, and waiting ones share a request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from peerjob.model.errors import PeerjobError, StoreRefusedError, StoreUnavailableError
 from peerjob.model.firing import SchedulePut, ScheduleRow
-from peerjob.store.kv.format.base import MAX_REQUEST_BYTES, Compare, Delete, Entry, Op, Put, Range, Step, mod_of
+from peerjob.store.kv.format.base import MAX_REQUEST_BYTES, Compare, Delete, Entry, Op, Put, Range, Transaction, mod_of
 from peerjob.store.kv.format.keys import prefix_end, time_text
 from peerjob.store.kv.format.rows import NOTHING_EXTRA, encode
 from peerjob.store.kv.format.schedule_rows import (
@@ -34,7 +34,7 @@ from .ledger import FireLedger
 
 _ATTEMPTS = 64
 _MAX_EDITS = 40
-"""Most schedules that one transaction writes; further puts and removals wait for the next transaction."""
+"""Most schedules that one request writes; further puts and removals wait for the next request."""
 
 
 class ScheduleEdit(ABC):
@@ -49,17 +49,17 @@ class ScheduleEdit(ABC):
         self.size = size
         """Bytes of the large values that the edit writes."""
         self.keys = (context.keys.schedule(name), context.keys.next_fire(name), further_key)
-        """The keys that must be read before the step of the edit can be planned."""
+        """The keys that must be read before the transaction of the edit can be planned."""
         self.error: PeerjobError | None = None
-        """The error of the transaction that contained the edit; None while no transaction has failed."""
+        """The error of the request that contained the edit; None while no request has failed."""
         self.is_done = False
 
     @abstractmethod
-    def step(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Step | None:
-        """The step that writes the edit with this revision; None if the edit has nothing to write."""
+    def transaction(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Transaction | None:
+        """The transaction that writes the edit with this revision; None if the edit has nothing to write."""
 
     def written(self) -> None:
-        """Note that the step was applied."""
+        """Note that the transaction was applied."""
         self.is_done = True
 
 
@@ -72,7 +72,7 @@ class ScheduleWriter:
         self._waiting: list[ScheduleEdit] = []
 
     async def write(self, edit: ScheduleEdit) -> None:
-        """Write an edit; edits that wait behind the edit share the transaction."""
+        """Write an edit; edits that wait behind the edit share the request."""
         self._waiting.append(edit)
         try:
             async with self._lock():
@@ -88,7 +88,7 @@ class ScheduleWriter:
             raise StoreUnavailableError(self._context.url, "too many writers at once")
 
     def _next_edits(self) -> Iterable[ScheduleEdit]:
-        """The first edits of different schedules that fit into one transaction."""
+        """The first edits of different schedules that fit into one request."""
         names: set[str] = set()
         size = 0
         for edit in self._waiting:
@@ -101,14 +101,14 @@ class ScheduleWriter:
             yield edit
 
     async def _write(self, edits: Sequence[ScheduleEdit]) -> None:
-        """Try once to write the edits in one transaction; an edit that has a conflict keeps waiting."""
+        """Try once to write the edits in one request; an edit that has a conflict keeps waiting."""
         try:
             await self._try(edits)
         except StoreRefusedError as error:
             if len(edits) == 1:
                 edits[0].error = error
                 return
-            # the server may have refused the transaction because of one edit only, so each edit gets a transaction of
+            # the server may have refused the request because of one edit only, so each edit gets a request of
             # its own
             for edit in edits:
                 await self._write([edit])
@@ -123,25 +123,25 @@ class ScheduleWriter:
         revisions = await read_revisions(context, found[counter])
         revision, now_us, removals = revisions.latest, context.clock.time_us(), 0
         planned: list[ScheduleEdit] = []
-        steps: list[Step] = []
+        transactions: list[Transaction] = []
         for edit in edits:
-            step = edit.step(revision + 1, now_us, found)
-            if step is not None:
+            transaction = edit.transaction(revision + 1, now_us, found)
+            if transaction is not None:
                 revision += 1
                 removals += edit.removes
                 planned.append(edit)
-                steps.append(step)
-        if not steps:
+                transactions.append(transaction)
+        if not transactions:
             return
         dropped = await self._dropped(revisions, removals) if removals else {}
         after = Revisions(
             revision, revisions.removals + removals - len(dropped), max([revisions.floor, *dropped.values()])
         )
-        count = Step([], [Put(counter, encode(after)), *(Delete(key) for key in dropped)])
+        count = Transaction([], [Put(counter, encode(after)), *(Delete(key) for key in dropped)])
         # each put and each removal compares the revision counter, so that no two writes get the same revision
         guard = Compare(counter, mod=mod_of(found[counter]))
-        applied = await context.kv.txn([count, *steps], guards=[guard])
-        for edit, answer in zip(planned, applied.steps[1:], strict=True):
+        applied = await context.kv.txn([count, *transactions], guards=[guard])
+        for edit, answer in zip(planned, applied.answers[1:], strict=True):
             if answer is not None:
                 edit.written()
 
@@ -164,13 +164,13 @@ class PutEdit(ScheduleEdit):
         self._put = put
         self.row: ScheduleRow | None = None
 
-    def step(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Step | None:
+    def transaction(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Transaction | None:
         context, keys, put = self._context, self._context.keys, self._put
         schedule_entry, next_entry, slot = (found[key] for key in self.keys)
         old, next_fire = read_pair(context, put.name, schedule_entry, next_entry)
         waiting = read_slot(context, put.name, slot)
         if not _is_expected(put, old, next_fire):
-            # an earlier attempt may have set a row, but the step of that attempt had a conflict
+            # an earlier attempt may have set a row, but the transaction of that attempt had a conflict
             self.row = None
             if old is not None and next_fire is not None and _is_same(put, old):
                 self.row = to_schedule_row(put.name, old, next_fire, waiting)
@@ -203,7 +203,7 @@ class PutEdit(ScheduleEdit):
             ops.append(Delete(place_at(context, keys.changed, old.revision, put.name)))
         ops.append(Put(self.keys[1], encode(after)))
         self.row = to_schedule_row(put.name, schedule, after, waiting)
-        return Step([Compare(self.keys[1], mod=mod_of(next_entry))], ops)
+        return Transaction([Compare(self.keys[1], mod=mod_of(next_entry))], ops)
 
 
 class RemoveEdit(ScheduleEdit):
@@ -217,7 +217,7 @@ class RemoveEdit(ScheduleEdit):
         self._lease = lease
         self.removed = False
 
-    def step(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Step | None:
+    def transaction(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Transaction | None:
         context, keys = self._context, self._context.keys
         schedule_entry, next_entry, known = (found[key] for key in self.keys)
         is_there = schedule_entry is not None or next_entry is not None
@@ -238,7 +238,7 @@ class RemoveEdit(ScheduleEdit):
         ops.extend(Delete(ledger, prefix_end(ledger)) for ledger in ledgers)
         if self._lease:
             ops.append(Put(self.keys[2], b"", self._lease))
-        return Step([], ops)
+        return Transaction([], ops)
 
     def written(self) -> None:
         self.removed = self.is_done = True
@@ -306,7 +306,9 @@ async def used_revisions(context: KVContext) -> Revisions:
 async def write_revisions(context: KVContext, entry: Entry, revisions: Revisions) -> Revisions:
     """Replace the stored revisions, unless another store has written them meanwhile."""
     keys = context.keys
-    await context.kv.txn([Step([Compare(keys.revisions, mod=entry.mod)], [Put(keys.revisions, encode(revisions))])])
+    await context.kv.txn(
+        [Transaction([Compare(keys.revisions, mod=entry.mod)], [Put(keys.revisions, encode(revisions))])]
+    )
     return revisions
 
 

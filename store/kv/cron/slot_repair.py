@@ -9,7 +9,7 @@ from peerjob.store.kv.format.rows import Row
 from peerjob.store.kv.format.schedule_rows import Parked, SlotRow, decode_fire, decode_next_fire
 from peerjob.store.kv.write.context import KVContext
 from peerjob.store.kv.write.hints import Wakeups
-from peerjob.store.kv.write.step_plan import HeldSlot, StepPlan
+from peerjob.store.kv.write.transaction_plan import HeldSlot, TransactionPlan
 
 _MAX_FIRES = 500
 """Most fires that a repair reads, the latest first: more instances than wait for any slot."""
@@ -37,7 +37,7 @@ class SlotRepair:
             if id not in running and id not in queued
         ]
         held = HeldSlot(entry.mod, SlotRow(holder, tuple(parked)), touched=True)
-        plan = StepPlan(keys, context.clock.time_us(), {name: held})
+        plan = TransactionPlan(keys, context.clock.time_us(), {name: held})
         compares: list[Compare] = []
         if not holder and parked:
             compares.append(Compare(keys.state + parked[0].id, mod=rows[parked[0].id][0]))

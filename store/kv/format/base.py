@@ -5,9 +5,9 @@ An entry has the revision of its last write.
 
 The engine keeps these limits, so drivers may rely on them:
 
-* A transaction has at most MAX_STEPS steps, and MAX_REQUEST_BYTES unless it has one step only.
-* A step has at most MAX_STEP_OPS operations, unless it is the only one.
-* No two steps of a transaction write the same key.
+* A request has at most MAX_TRANSACTIONS transactions, and MAX_REQUEST_BYTES unless it has one transaction only.
+* A transaction has at most MAX_TRANSACTION_OPS operations, unless it is the only one.
+* No two transactions of a request write the same key.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ import msgspec
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Capabilities
 
-MAX_STEPS = 60
-"""Most steps in one transaction; the engine cuts a larger batch into several requests."""
+MAX_TRANSACTIONS = 60
+"""Most transactions in one request; the engine cuts a larger batch into several requests."""
 MAX_WIDTH = 122
-"""Most steps plus compares in a transaction of several steps, the step `also` included: etcd accepts 128."""
-MAX_STEP_OPS = 24
-"""Most operations in a step that shares a transaction with other steps."""
+"""Most transactions plus compares in a request of several transactions, `also` included: etcd accepts 128."""
+MAX_TRANSACTION_OPS = 24
+"""Most operations in a transaction that shares a request with other transactions."""
 MAX_REQUEST_BYTES = 512 << 10
-"""Most bytes in a transaction of several steps. A driver that puts each step twice into a
+"""Most bytes in a request of several transactions. A driver that puts each transaction twice into a
 request still stays within etcd's limit of 1.5 MiB."""
 MAX_ALONE_BYTES = 5 << 18
-"""Most bytes of result, error, progress and log lines that one step stores for an instance: a
+"""Most bytes of result, error, progress and log lines that one transaction stores for an instance: a
 result of 1 MiB and 256 KiB of lines."""
 
 
@@ -78,7 +78,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Compare(msgspec.Struct, frozen=True, gc=False):
-    """A condition on the state before the transaction."""
+    """A condition on the state before the request."""
 
     key: str
     mod: int = 0
@@ -109,7 +109,7 @@ Op = Put | Delete
 
 
 def bytes_of(compares: Sequence[Compare], ops: Sequence[Op]) -> int:
-    """About how many bytes of a request a step uses."""
+    """About how many bytes of a request a transaction uses."""
     size = 24 * (len(compares) + len(ops))
     for compare in compares:
         size += len(compare.key) + len(compare.below) + len(compare.end)
@@ -118,7 +118,7 @@ def bytes_of(compares: Sequence[Compare], ops: Sequence[Op]) -> int:
     return size
 
 
-class Step(msgspec.Struct, frozen=True):
+class Transaction(msgspec.Struct, frozen=True):
     """Operations that are applied in order if all compares hold; the reads are answered afterwards."""
 
     compares: Sequence[Compare]
@@ -127,16 +127,16 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Applied(msgspec.Struct, frozen=True):
-    """The result of a transaction."""
+    """The result of a request."""
 
     revision: int
-    """The revision of all writes of the transaction."""
-    steps: Sequence[Sequence[Found] | None]
-    """For each step, the answers to the reads of the step, or None if a compare of the step did not hold."""
+    """The revision of all writes of the request."""
+    answers: Sequence[Sequence[Found] | None]
+    """For each transaction, the answers to its reads, or None if one of its compares did not hold."""
     also: Sequence[Found] | None = None
-    """The answers to the reads of the step `also`, or None if `also` was not applied."""
+    """The answers to the reads of the transaction `also`, or None if `also` was not applied."""
     refused: bool = False
-    """Whether no step was applied, possibly because a guard did not hold."""
+    """Whether no transaction was applied, possibly because a guard did not hold."""
 
 
 class Watch(Protocol):
@@ -199,10 +199,13 @@ class KeyValue(Protocol):
         """Answers to several reads, as of one moment if they fit into one request."""
         ...
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
-        """Apply, atomically, each step whose compares hold.
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
+        """Apply, atomically, each transaction whose compares hold.
 
-        `also` is applied if its compares hold and all steps were applied. If a guard does not hold, nothing is applied.
+        `also` is applied if its compares hold and all transactions were applied. If a guard does not hold, nothing is
+        applied.
         """
         ...
 
@@ -240,9 +243,9 @@ def mod_of(entry: Entry | None) -> int:
     return 0 if entry is None else entry.mod
 
 
-async def apply_steps(kv: KeyValue, steps: Sequence[Step]) -> list[Sequence[Found] | None]:
-    """Apply independent steps, in as many transactions as they need; the answers are those of `Applied.steps`."""
+async def apply_all(kv: KeyValue, transactions: Sequence[Transaction]) -> list[Sequence[Found] | None]:
+    """Apply independent transactions, in as many requests as they need; the answers are those of `Applied.answers`."""
     answers: list[Sequence[Found] | None] = []
-    for at in range(0, len(steps), MAX_STEPS):
-        answers += (await kv.txn(steps[at : at + MAX_STEPS])).steps
+    for at in range(0, len(transactions), MAX_TRANSACTIONS):
+        answers += (await kv.txn(transactions[at : at + MAX_TRANSACTIONS])).answers
     return answers

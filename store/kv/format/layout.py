@@ -7,7 +7,7 @@ import re
 
 from peerjob.store.rules import LAYOUT
 
-from .base import Compare, Entry, KeyValue, Put, Step
+from .base import Compare, Entry, KeyValue, Put, Transaction
 
 LAYOUT_VALUE = str(LAYOUT).encode()
 """The value of the key that stores the layout of this release."""
@@ -22,7 +22,7 @@ async def mended_layout(kv: KeyValue, key: str, entry: Entry) -> bool:
     """
     if _NUMBER.fullmatch(entry.value):
         return False
-    applied = await kv.txn([Step([Compare(key, mod=entry.mod)], [Put(key, LAYOUT_VALUE)])])
-    if applied.steps[0] is not None:
+    applied = await kv.txn([Transaction([Compare(key, mod=entry.mod)], [Put(key, LAYOUT_VALUE)])])
+    if applied.answers[0] is not None:
         logger.error("%s: the layout of the namespace cannot be read; the layout %d replaces it", key, LAYOUT)
     return True

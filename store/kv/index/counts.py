@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 
 from peerjob.model.clock import Clock
 from peerjob.model.state import State
-from peerjob.store.kv.format.base import Compare, Entry, Found, KeyValue, Put, Range, Step, mod_of
+from peerjob.store.kv.format.base import Compare, Entry, Found, KeyValue, Put, Range, Transaction, mod_of
 from peerjob.store.kv.format.keys import Keys, below, prefix_end
 from peerjob.store.kv.format.rows import SLOTS, decode_counts, encode
 from peerjob.store.kv.format.unreadable import WRITTEN_ANEW, Unreadable
@@ -116,7 +116,7 @@ class Counts:
         """Write zeros to the unreadable ones of these counters, which count as zeros."""
         for key, entry in found.items:
             if self._unreadable.read(key, entry, decode_counts, WRITTEN_ANEW) is None:
-                await self._kv.txn([Step([Compare(key, mod=entry.mod)], [Put(key, encode([0] * SLOTS))])])
+                await self._kv.txn([Transaction([Compare(key, mod=entry.mod)], [Put(key, encode([0] * SLOTS))])])
 
     async def page(self, start: str) -> tuple[Found, str]:
         """Some counters from a key on, and the start of the next page, "" after the last."""

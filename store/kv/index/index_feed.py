@@ -115,7 +115,7 @@ class IndexFeed:
         return heads
 
     def _found(self, index: _Index) -> None:
-        """Add the heads that new index entries name. One step writes entry and head, so both have the same revision."""
+        """Add the heads that new index entries name. One transaction writes entry and head, at one revision."""
         places = index.scan.places
         for at in range(index.taken, len(places)):
             head = self._queues.ordered(index.head, places[at], index.scan.entries[at].mod)

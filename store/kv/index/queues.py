@@ -1,15 +1,15 @@
 """Queues in key order, whose first entries can be read without the cost of the rest.
 
 etcd counts every key in a range, and every key deleted there since the last compaction, even beyond the limit. So each
-queue has a *head*: a key whose value is a lower bound of the places in the queue. A step that adds an entry compares
-the head with its place; if the head is above, the head is lowered first. A read that finds no entries after the head
-moves the head forward, and compares that this part is still empty.
+queue has a *head*: a key whose value is a lower bound of the places in the queue. A transaction that adds an entry
+compares the head with its place; if the head is above, the head is lowered first. A read that finds no entries after
+the head moves the head forward, and compares that this part is still empty.
 
 `scan` reads a queue from its head on. A place is `<time>/<id>`, or `<id>` in an index.
 
 The ready queues of a kind with a group (`kind_groups`) are entries of an index, sorted by their heads. The index is a
-queue too. A step that changes the head of a ready queue also changes its entry in the index. The value of a head is a
-place, and after a blank the group. A blank sorts before all characters of a place, so the compare still works.
+queue too. A transaction that changes the head of a ready queue also changes its entry in the index. The value of a head
+is a place, and after a blank the group. A blank sorts before all characters of a place, so the compare still works.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from peerjob.store.kv.format.base import (
     Op,
     Put,
     Range,
-    Step,
-    apply_steps,
+    Transaction,
+    apply_all,
     mod_of,
 )
 from peerjob.store.kv.format.keys import LATEST_US, Keys, below, prefix_end
@@ -54,7 +54,7 @@ _NO_ID = "00000000-0000-0000"
 
 
 class Opening(msgspec.Struct, frozen=True):
-    """The compares and writes of a step that opens a queue."""
+    """The compares and writes of a transaction that opens a queue."""
 
     compares: list[Compare]
     ops: list[Op]
@@ -74,7 +74,7 @@ class Queues:
     # -- adding ---------------------------------------------------------------------------------------------------
 
     def guard(self, queue: str, place: str) -> Compare:
-        """The compare that a step needs to add entries at this place or later."""
+        """The compare that a transaction needs to add entries at this place or later."""
         return Compare(self._keys.head(queue), below=place)
 
     def forget(self, queues: Iterable[str]) -> None:
@@ -85,15 +85,15 @@ class Queues:
     async def open(self, places: Mapping[str, str], *, alone: Collection[str] = ()) -> dict[str, Opening]:
         """Lower the head of each of these queues below its place.
 
-        A queue in `alone` gets one entry only. If it has no head yet, the step that adds the entry can also write the
-        head: the answer has the parts of that step.
+        A queue in `alone` gets one entry only. If it has no head yet, the transaction that adds the entry can also
+        write the head: the answer has the parts of that transaction.
         """
         openings: dict[str, Opening] = {}
         for _ in range(_ATTEMPTS):
             unknown = [queue for queue in self._unopened(places) if queue not in openings]
             if not unknown:
                 break
-            steps: list[Step] = []
+            transactions: list[Transaction] = []
             lowered: list[Head] = []
             indexes: dict[str, str] = {}
             heads = await self._writable_heads(unknown)
@@ -106,15 +106,15 @@ class Queues:
                 new = replace(head, start=_FIRST if unreadable else place[:-1])
                 opening = self._begun(head, new, guards, indexes)
                 if head.mod or queue not in alone:
-                    steps.append(Step(opening.compares, opening.ops))
+                    transactions.append(Transaction(opening.compares, opening.ops))
                     lowered.append(new)
                 else:
                     openings[queue] = opening
             if indexes:
                 await self.open(indexes)
-            await self._apply(steps, lowered, indexes)
-        # heads that still move are no error: each step that adds an entry compares the head, and a conflict causes
-        # another call of `open`
+            await self._apply(transactions, lowered, indexes)
+        # heads that still move are no error: each transaction that adds an entry compares the head, and a conflict
+        # causes another call of `open`
         return openings
 
     def are_open(self, places: Mapping[str, str]) -> bool:
@@ -126,12 +126,12 @@ class Queues:
         return [queue for queue, place in places.items() if not known.get(queue, place) < place]
 
     def opened(self, places: Iterable[tuple[str, str]]) -> None:
-        """Note that a step opened queues, with entries at these places."""
+        """Note that a transaction opened queues, with entries at these places."""
         for queue, place in places:
             self._note(queue, place[:-1])
 
     def reread(self, compares: Iterable[Compare]) -> None:
-        """Forget the heads that a step with a conflict compared, so that the next write reads the heads again."""
+        """Forget the heads that a transaction with a conflict compared, so that the next write reads them again."""
         self.forget(self._keys.queue_of(compare.key) for compare in compares if compare.below)
 
     async def _writable_heads(self, queues: Sequence[str]) -> dict[str, tuple[Head, list[Compare]]]:
@@ -165,9 +165,11 @@ class Queues:
         ops += self._moved(old, new)
         return Opening(compares, ops)
 
-    async def _apply(self, steps: Sequence[Step], heads: Sequence[Head], indexes: Iterable[str]) -> list[bool]:
-        """Write heads; the answer says for each head whether the step was applied."""
-        done = [answer is not None for answer in await apply_steps(self._kv, steps)]
+    async def _apply(
+        self, transactions: Sequence[Transaction], heads: Sequence[Head], indexes: Iterable[str]
+    ) -> list[bool]:
+        """Write heads; the answer says for each head whether the transaction was applied."""
+        done = [answer is not None for answer in await apply_all(self._kv, transactions)]
         for head, is_done in zip(heads, done, strict=True):
             if is_done:
                 self._note(head.queue, head.start)
@@ -178,7 +180,7 @@ class Queues:
     async def regroup(self, heads: Mapping[Head, tuple[str, int]]) -> bool:
         """Move heads to the index of another group. Each is given with its new group and the revision of `group/`."""
         keys = self._keys
-        steps: list[Step] = []
+        transactions: list[Transaction] = []
         indexes: dict[str, str] = {}
         moved: list[Head] = []
         for head, (group, mod) in heads.items():
@@ -186,10 +188,10 @@ class Queues:
             kind = keys.group + keys.ready_parts(head.queue)[0]
             guards = [Compare(keys.head(head.queue), mod=head.mod), Compare(kind, mod=mod)]
             opening = self._begun(head, new, guards, indexes)
-            steps.append(Step(opening.compares, opening.ops))
+            transactions.append(Transaction(opening.compares, opening.ops))
             moved.append(new)
         await self.open(indexes)
-        return all(await self._apply(steps, moved, indexes))
+        return all(await self._apply(transactions, moved, indexes))
 
     def _entry(self, head: Head) -> tuple[str, str]:
         """The index of a ready queue, and the place of the queue's entry in the index."""
@@ -265,26 +267,26 @@ class Queues:
         await self.move_on(self.advance(scan.head, scan.places[0]) for scan in scans if scan.places)
         return best
 
-    def advance(self, head: Head, place: str) -> Step | None:
-        """The step that moves a head to just before a place, unless an entry was added before that place."""
+    def advance(self, head: Head, place: str) -> Transaction | None:
+        """The transaction that moves a head to just before a place, unless an entry was added before that place."""
         start = place[:-1]
         if not head.start < start:
             return None
         key, new = self._keys.head(head.queue), replace(head, start=start)
         empty = Compare(head.queue + head.start, end=head.queue + start)
-        return Step([Compare(key, mod=head.mod), empty], [Put(key, new.value), *self._moved(head, new)])
+        return Transaction([Compare(key, mod=head.mod), empty], [Put(key, new.value), *self._moved(head, new)])
 
-    def drop(self, head: Head) -> Step:
-        """The step that deletes the head of an empty queue."""
+    def drop(self, head: Head) -> Transaction:
+        """The transaction that deletes the head of an empty queue."""
         key = self._keys.head(head.queue)
         empty = Compare(head.queue + head.start, end=prefix_end(head.queue))
-        return Step([Compare(key, mod=head.mod), empty], [Delete(key), *self._moved(head, None)])
+        return Transaction([Compare(key, mod=head.mod), empty], [Delete(key), *self._moved(head, None)])
 
-    async def move_on(self, steps: Iterable[Step | None]) -> None:
-        """Apply steps that move or delete heads. A step with a conflict is dropped: later reads only cost more."""
-        wanted = [step for step in steps if step is not None]
-        await apply_steps(self._kv, wanted)
-        self.forget(self._keys.queue_of(step.ops[0].key) for step in wanted)
+    async def move_on(self, transactions: Iterable[Transaction | None]) -> None:
+        """Apply transactions that move or delete heads. One with a conflict is dropped: later reads only cost more."""
+        wanted = [transaction for transaction in transactions if transaction is not None]
+        await apply_all(self._kv, wanted)
+        self.forget(self._keys.queue_of(transaction.ops[0].key) for transaction in wanted)
 
     def _note(self, queue: str, start: str) -> None:
         if len(self._known) > _MAX_KNOWN:

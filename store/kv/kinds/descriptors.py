@@ -13,7 +13,16 @@ from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.published import MAX_DESCRIPTORS, KindDescriptor
 from peerjob.model.record import Moment, check_batch
 from peerjob.model.spec import reader
-from peerjob.store.kv.format.base import MAX_REQUEST_BYTES, MAX_STEPS, Compare, Put, Step, apply_steps, bytes_of, mod_of
+from peerjob.store.kv.format.base import (
+    MAX_REQUEST_BYTES,
+    MAX_TRANSACTIONS,
+    Compare,
+    Put,
+    Transaction,
+    apply_all,
+    bytes_of,
+    mod_of,
+)
 from peerjob.store.kv.format.rows import encode, number_of
 from peerjob.store.kv.write.context import KVCommands, retried
 from peerjob.store.kv.write.writer import ROUNDS
@@ -52,7 +61,7 @@ class DescriptorCommands(KVCommands):
         ]
         if stale:
             lease = await self._kv.grant(kept_us)
-            await apply_steps(self._kv, [Step([], [Put(key, str(now_us).encode(), lease)]) for key in stale])
+            await apply_all(self._kv, [Transaction([], [Put(key, str(now_us).encode(), lease)]) for key in stale])
 
     @retried
     async def published_kinds(self, kinds: Sequence[str]) -> list[bool]:
@@ -69,17 +78,19 @@ class DescriptorCommands(KVCommands):
         for _ in range(ROUNDS):
             now_us, kept_us = self._clock.time_us(), self._context.limits.kinds_kept_us
             keys = [self._keys.descriptor(one.kind) for one in left]
-            writes: list[tuple[KindDescriptor, Step]] = []
+            writes: list[tuple[KindDescriptor, Transaction]] = []
             for one, key, entry in zip(left, keys, await self._kv.get(keys), strict=True):
                 stored = self._context.decoded(entry, key, _read) or ()
                 found = _published(one, stored, now_us, fresh_us=kept_us // _PUBLISHED_PARTS)
                 missing[one.kind] = not found[0].schema
                 if found != stored:
                     lease = lease or await self._kv.grant(kept_us)
-                    writes.append((one, Step([Compare(key, mod=mod_of(entry))], [Put(key, encode(found), lease)])))
+                    writes.append(
+                        (one, Transaction([Compare(key, mod=mod_of(entry))], [Put(key, encode(found), lease)]))
+                    )
             left = list[KindDescriptor]()
-            for part in _transactions(writes):
-                answers = (await self._kv.txn([step for _, step in part])).steps
+            for part in _requests(writes):
+                answers = (await self._kv.txn([transaction for _, transaction in part])).answers
                 left += [one for (one, _), answer in zip(part, answers, strict=True) if answer is None]
             if not left:
                 return [missing[one.kind] for one in descriptors]
@@ -99,17 +110,19 @@ class DescriptorCommands(KVCommands):
         ]
 
 
-def _transactions(writes: Sequence[tuple[KindDescriptor, Step]]) -> Iterator[list[tuple[KindDescriptor, Step]]]:
-    """The writes in parts that fit into a transaction: each step writes all descriptors of its kind."""
-    part: list[tuple[KindDescriptor, Step]] = []
+def _requests(
+    writes: Sequence[tuple[KindDescriptor, Transaction]],
+) -> Iterator[list[tuple[KindDescriptor, Transaction]]]:
+    """The writes in parts that fit into a request: each transaction writes all descriptors of its kind."""
+    part: list[tuple[KindDescriptor, Transaction]] = []
     size = 0
-    for one, step in writes:
-        step_size = bytes_of(step.compares, step.ops)
-        if part and (len(part) == MAX_STEPS or size + step_size > MAX_REQUEST_BYTES):
+    for one, transaction in writes:
+        own_size = bytes_of(transaction.compares, transaction.ops)
+        if part and (len(part) == MAX_TRANSACTIONS or size + own_size > MAX_REQUEST_BYTES):
             yield part
             part, size = [], 0
-        part.append((one, step))
-        size += step_size
+        part.append((one, transaction))
+        size += own_size
     if part:
         yield part
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from peerjob.store.kv.format.base import Compare, Delete, Op, Put, Range, Step, apply_steps, mod_of
+from peerjob.store.kv.format.base import Compare, Delete, Op, Put, Range, Transaction, apply_all, mod_of
 from peerjob.store.kv.format.keys import below, prefix_end
 from peerjob.store.kv.format.rows import UNREADABLE_NODE, encode, group_of, node_of
 from peerjob.store.kv.write.context import KVContext
@@ -28,7 +28,7 @@ class UnusedKinds:
     async def delete(self) -> None:
         """Delete heads, counters and groups of some kinds that no node has and that have no instances.
 
-        Each step compares that the deleted keys are still unused. A kind that is used later begins as a new one.
+        Each transaction compares that the deleted keys are still unused. A kind that is used later begins as a new one.
         """
         context, keys = self._context, self._context.keys
         page, self._counter = await context.counts.page(self._counter or keys.count)
@@ -57,7 +57,7 @@ class UnusedKinds:
         ]
         await context.queues.move_on(context.queues.drop(head) for head in heads)
         counters = await context.kv.read([context.counts.of(keys.unescaped(part)) for part in parts])
-        steps: list[Step] = []
+        transactions: list[Transaction] = []
         for part, shards in zip(parts, counters, strict=True):
             values = context.counts.summed(shards).get(part)
             if values is not None and not any(values):
@@ -66,8 +66,8 @@ class UnusedKinds:
                     Compare(prefix, end=prefix_end(prefix))
                     for prefix in (f"{keys.root}head/{what}/{part}/" for what in ("by", "ready"))
                 ]
-                steps.append(Step(compares, [Delete(key) for key, _ in shards.items]))
-        await apply_steps(context.kv, steps)
+                transactions.append(Transaction(compares, [Delete(key) for key, _ in shards.items]))
+        await apply_all(context.kv, transactions)
 
     async def _delete_from_groups(self, parts: Collection[str]) -> None:
         """Remove kinds without a queue from their groups."""
@@ -86,7 +86,7 @@ class UnusedKinds:
                 Compare(heads, end=prefix_end(heads)),
             ]
             ops: list[Op] = [Delete(keys.group + part), Put(marker, encode(left)) if left > 0 else Delete(marker)]
-            await context.kv.txn([Step(compares, ops)])
+            await context.kv.txn([Transaction(compares, ops)])
 
     async def _delete_indexes(self) -> None:
         """Delete the empty indexes of groups that do not exist."""

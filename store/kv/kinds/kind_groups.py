@@ -9,8 +9,8 @@ another group. So the number of groups is the number of different sets of kinds.
 `groups/<group>`, which is written when a kind is added or removed. A claim also reads the markers. If one has changed,
 the claim reads its groups again.
 
-A step changes the group of a kind; further steps then move the heads of its queues. All steps can be repeated. Each
-process completes them before it uses the groups, so no process depends on another one.
+A transaction changes the group of a kind; further transactions then move the heads of its queues. All transactions can
+be repeated. Each process completes them before it uses the groups, so no process depends on another one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.store.kv.format.base import Compare, Delete, Entry, Found, Op, Put, Range, Step, mod_of
+from peerjob.store.kv.format.base import Compare, Delete, Entry, Found, Op, Put, Range, Transaction, mod_of
 from peerjob.store.kv.format.keys import below, prefix_end
 from peerjob.store.kv.format.rows import count_of, encode, group_of, node_of
 from peerjob.store.kv.index.scan import Head
@@ -29,7 +29,7 @@ from peerjob.store.kv.write.context import KVContext
 from peerjob.store.kv.write.writer import ROUNDS
 
 _MAX_MOVED = 100
-"""One step moves at most this number of kinds to another group, so that a server accepts the step."""
+"""One transaction moves at most this number of kinds to another group, so that a server accepts the transaction."""
 _MANY_GROUPS = 8
 """If a node has more groups than this, groups whose kinds always occur together on nodes are merged."""
 _PAGE = 1_000
@@ -105,7 +105,7 @@ class Grouping:
         found: Mapping[str, _Kind],
         marks: Mapping[str, Entry | None],
     ) -> None:
-        """Move kinds to groups, some in each step; after a conflict, the caller plans the rest again."""
+        """Move kinds to groups, some in each transaction; after a conflict, the caller plans the rest again."""
         keys = self._keys
         targets = [target for _, target in moves if target not in marks]
         entries = {
@@ -126,8 +126,8 @@ class Grouping:
                     Put(keys.groups + group, encode(count)) if count > 0 else Delete(keys.groups + group)
                     for group, count in counts.items()
                 ]
-                applied = await self._kv.txn([Step(compares, ops)])
-                if applied.steps[0] is None:
+                applied = await self._kv.txn([Transaction(compares, ops)])
+                if applied.answers[0] is None:
                     return
                 known |= {group: (count, applied.revision if count else 0) for group, count in counts.items()}
 

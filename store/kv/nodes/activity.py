@@ -5,7 +5,7 @@ from __future__ import annotations
 from peerjob.model.activity_sample import ActivitySample
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.store.activity import encode_sample, limited, merged, place_of, samples_in
-from peerjob.store.kv.format.base import Compare, Put, Step, mod_of
+from peerjob.store.kv.format.base import Compare, Put, Transaction, mod_of
 from peerjob.store.kv.write.context import KVCommands, retried
 from peerjob.store.kv.write.writer import ROUNDS
 
@@ -23,8 +23,8 @@ class ActivityCommands(KVCommands):
         for _ in range(ROUNDS):
             (entry,) = await self._kv.get([key])
             total = merged(None if entry is None else entry.value, sample)
-            step = Step([Compare(key, mod=mod_of(entry))], [Put(key, encode_sample(total))])
-            if (await self._kv.txn([step])).steps[0] is not None:
+            transaction = Transaction([Compare(key, mod=mod_of(entry))], [Put(key, encode_sample(total))])
+            if (await self._kv.txn([transaction])).answers[0] is not None:
                 return
         raise StoreUnavailableError(self._keys.root[:-1], "the activity changes again and again")
 

@@ -10,12 +10,12 @@ from peerjob.model.audit import MAX_AUDIT, AuditRecord
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import check_batch
 from peerjob.store.audit import audit_records
-from peerjob.store.kv.format.base import MAX_STEP_OPS, Compare, Entry, Put, Range, Step, mod_of
+from peerjob.store.kv.format.base import MAX_TRANSACTION_OPS, Compare, Entry, Put, Range, Transaction, mod_of
 from peerjob.store.kv.format.rows import number_of
 from peerjob.store.kv.write.context import KVCommands, retried
 from peerjob.store.kv.write.writer import ROUNDS
 
-_AT_ONCE = MAX_STEP_OPS - 1
+_AT_ONCE = MAX_TRANSACTION_OPS - 1
 
 
 class AuditCommands(KVCommands):
@@ -34,7 +34,7 @@ class AuditCommands(KVCommands):
             before = await self._next(entry)
             ops = [Put(counter, str(before + len(records)).encode())]
             ops += [Put(self._slot(before + at), msgspec.msgpack.encode(one)) for at, one in enumerate(records)]
-            if (await self._kv.txn([Step([Compare(counter, mod=mod_of(entry))], ops)])).steps[0] is not None:
+            if (await self._kv.txn([Transaction([Compare(counter, mod=mod_of(entry))], ops)])).answers[0] is not None:
                 return
         raise StoreUnavailableError(self._keys.root[:-1], "the audit log changes again and again")
 

@@ -11,7 +11,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.errors import DecodeError, StoreUnavailableError
 from peerjob.model.firing import Candidate, Leader, Term
 from peerjob.store.calls import MAX_ANSWER, answer_within
-from peerjob.store.kv.format.base import Compare, Entry, KeyValue, Put, Step, Watch, mod_of
+from peerjob.store.kv.format.base import Compare, Entry, KeyValue, Put, Transaction, Watch, mod_of
 from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.format.rows import encode
 from peerjob.store.kv.format.schedule_rows import LeaderRow, decode_leader
@@ -94,7 +94,7 @@ class KVElections:
                 entry, token = await self._kv.get([self._now, self._token])
                 origin, row = self._origin(token), self._row(entry)
                 if not origin:
-                    await self._kv.txn([Step([Compare(self._token, mod=mod_of(token))], [self._new_token()])])
+                    await self._kv.txn([Transaction([Compare(self._token, mod=mod_of(token))], [self._new_token()])])
                 elif entry is None or row is None:
                     leader = await self._take(candidate, ttl_us, entry, token)
                     if leader is not None:
@@ -117,8 +117,8 @@ class KVElections:
         lease = await self._kv.grant(ttl_us)
         row = LeaderRow(candidate.incarnation, candidate.name, lease, self._clock.time_us())
         compares = [Compare(self._now, mod=mod_of(entry)), Compare(self._token, mod=mod_of(token))]
-        applied = await self._kv.txn([Step(compares, [Put(self._now, encode(row), lease)])])
-        if applied.steps[0] is None:
+        applied = await self._kv.txn([Transaction(compares, [Put(self._now, encode(row), lease)])])
+        if applied.answers[0] is None:
             await self._kv.revoke(lease)
             return None
         return self._leader(row, applied.revision, self._origin(token))
@@ -131,10 +131,10 @@ class KVElections:
             if entry is None or row is None or row.incarnation != incarnation:
                 return
             if refused is not None and refused == self._leader(row, entry.mod, self._origin(token)).term:
-                await self._kv.txn([Step([Compare(self._now, mod=entry.mod)], [self._new_token()])])
+                await self._kv.txn([Transaction([Compare(self._now, mod=entry.mod)], [self._new_token()])])
             await self._kv.revoke(entry.lease)
             # a watch does not report deleted keys, so this write tells the other nodes that the leader has resigned
-            await self._kv.txn([Step([], [Put(self._left, entry.value)])])
+            await self._kv.txn([Transaction([], [Put(self._left, entry.value)])])
 
     async def leader(self) -> Leader | None:
         self._lease_of_peer = 0

@@ -16,7 +16,7 @@ import msgspec
 from peerjob.model.clock import Clock
 from peerjob.model.record import Held, Renewed, digest
 from peerjob.store.calls import MAX_ANSWER, answer_within
-from peerjob.store.kv.format.base import Compare, Entry, Found, KeyValue, Op, Put, Range, Step
+from peerjob.store.kv.format.base import Compare, Entry, Found, KeyValue, Op, Put, Range, Transaction
 from peerjob.store.kv.format.keys import Keys, below, prefix_end
 from peerjob.store.kv.format.layout import LAYOUT_VALUE, mended_layout
 from peerjob.store.kv.format.rows import UNREADABLE_NODE, Live, NodeRow, decode_node, encode, live_of
@@ -168,8 +168,8 @@ class KVLiveness:
             if self._peer_clocks.must_report:
                 report, on_written = self._peer_clocks.report()
                 ops.append(Put(keys.clocks + incarnation, encode(report), fresh))
-            applied = await kv.txn([Step([alive], ops)])
-            if applied.steps[0] is not None:
+            applied = await kv.txn([Transaction([alive], ops)])
+            if applied.answers[0] is not None:
                 self._lease = fresh
                 if on_written is not None:
                     on_written()
@@ -183,8 +183,8 @@ class KVLiveness:
     async def _row_of(self, incarnation: str, node: Entry, live: Entry | None) -> NodeRow | None:
         """The record of the incarnation. The last readable one replaces an unreadable one while the node is alive.
 
-        The step that marks an incarnation as ended deletes its lease, so an incarnation with a lease is alive. None: it
-        may have ended.
+        The transaction that marks an incarnation as ended deletes its lease, so an incarnation with a lease is alive.
+        None: it may have ended.
         """
         key = self._keys.node + incarnation
         row = self._unreadable.read(key, node, decode_node, WRITTEN_ANEW)
@@ -197,7 +197,7 @@ class KVLiveness:
         if known is None or known.info.incarnation != incarnation:
             return UNREADABLE_NODE
         compares = [Compare(key, mod=node.mod), Compare(self._keys.live + incarnation, mod=live.mod)]
-        await self._kv.txn([Step(compares, [Put(key, encode(known))])])
+        await self._kv.txn([Transaction(compares, [Put(key, encode(known))])])
         return None if known.ended else known
 
 

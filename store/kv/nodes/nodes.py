@@ -8,11 +8,11 @@ from msgspec.structs import replace
 
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Instruction, NodeInfo, NodeView
-from peerjob.store.kv.format.base import Compare, Delete, Op, Put, Step, mod_of
+from peerjob.store.kv.format.base import Compare, Delete, Op, Put, Transaction, mod_of
 from peerjob.store.kv.format.keys import below
 from peerjob.store.kv.format.rows import UNREADABLE_NODE, Live, Row, decode_node, encode, live_of, node_of
 from peerjob.store.kv.write.context import KVCommands, retried
-from peerjob.store.kv.write.step_plan import Change
+from peerjob.store.kv.write.transaction_plan import Change
 from peerjob.store.kv.write.writer import ROUNDS
 
 _MAX_CHARGES = 500
@@ -39,11 +39,12 @@ class NodeCommands(KVCommands):
             if before is not None:
                 row = replace(row, extra=before.extra)
             new = Live(lease, ttl_us, 0 if old is None else max(0, old.running), claims=row.claims)
-            # one step writes record and lease, because a reaper treats a node that has a record without a lease as dead
+            # one transaction writes record and lease, because a reaper treats a node that has a record without a lease
+            # as dead
             ops = [Put(node_key, encode(row)), Put(live_key, encode(new), lease)]
             same = Compare(node_key, mod=mod_of(entry))
-            applied = await kv.txn([Step([same, Compare(ended_key), *stored], ops)])
-            if applied.steps[0] is not None:
+            applied = await kv.txn([Transaction([same, Compare(ended_key), *stored], ops)])
+            if applied.answers[0] is not None:
                 if old is not None:
                     await kv.revoke(old.lease)
                 break
@@ -66,8 +67,10 @@ class NodeCommands(KVCommands):
                 await self._context.hints.renew(incarnation)
                 await asyncio.sleep(_MENDED_AFTER)
                 continue
-            step = Step([Compare(node_key, mod=entry.mod)], [Put(node_key, encode(row.instructed(instruction)))])
-            if (await kv.txn([step])).steps[0] is not None:
+            transaction = Transaction(
+                [Compare(node_key, mod=entry.mod)], [Put(node_key, encode(row.instructed(instruction)))]
+            )
+            if (await kv.txn([transaction])).answers[0] is not None:
                 await self._context.hints.renew(incarnation)
                 return True
         raise StoreUnavailableError(keys.root[:-1], "the row of a node changes again and again")
@@ -93,8 +96,10 @@ class NodeCommands(KVCommands):
             (entry,) = await self._kv.get([node_key])
             if entry is None or (row := node_of(entry.value)).ended != "dead":
                 return
-            step = Step([Compare(node_key, mod=entry.mod)], [Put(node_key, encode(replace(row, ended="returned")))])
-            if (await self._kv.txn([step])).steps[0] is not None:
+            transaction = Transaction(
+                [Compare(node_key, mod=entry.mod)], [Put(node_key, encode(replace(row, ended="returned")))]
+            )
+            if (await self._kv.txn([transaction])).answers[0] is not None:
                 return
 
     @retried

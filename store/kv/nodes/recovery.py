@@ -8,13 +8,13 @@ from msgspec.structs import replace
 
 from peerjob.model.record import Reaped
 from peerjob.model.state import State
-from peerjob.store.kv.format.base import Compare, Delete, Entry, Op, Put, Range, Step
+from peerjob.store.kv.format.base import Compare, Delete, Entry, Op, Put, Range, Transaction
 from peerjob.store.kv.format.keys import below, prefix_end
 from peerjob.store.kv.format.rows import NodeRow, Row, encode, extended, node_of
 from peerjob.store.kv.queue.retention import RetentionCommands
 from peerjob.store.kv.write.context import retried
 from peerjob.store.kv.write.hints import Wakeups
-from peerjob.store.kv.write.step_plan import Change, StepPlan
+from peerjob.store.kv.write.transaction_plan import Change, TransactionPlan
 from peerjob.store.kv.write.writer import ROUNDS
 
 from .watching import WatchCommands
@@ -97,8 +97,8 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
         keys = self._keys
         compares = [Compare(keys.node + incarnation, mod=node.mod), *guards]
         deletes = [Delete(prefix + incarnation) for prefix in (keys.live, keys.idle)]
-        applied = await self._kv.txn([Step(compares, [Put(keys.node + incarnation, encode(row)), *deletes])])
-        return applied.steps[0] is not None
+        applied = await self._kv.txn([Transaction(compares, [Put(keys.node + incarnation, encode(row)), *deletes])])
+        return applied.answers[0] is not None
 
     async def _take_back(self, incarnation: str, node: NodeRow, limit: int, by: str) -> tuple[list[Reaped], bool]:
         """Take back up to `limit` claims, and return whether more are left. Without claims, delete the incarnation."""
@@ -135,7 +135,7 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
                 stale.append(Delete(keys.owned(incarnation) + id))
                 continue
             after = self._row_after_loss(row, node, now_us, by)
-            plan = StepPlan.for_row(keys, now_us, row, slots)
+            plan = TransactionPlan.for_row(keys, now_us, row, slots)
             plan.ops.append(Put(keys.state + id, encode(after)))
             plan.end_claim(id, row, after)
             if after.crashes > row.crashes:
@@ -192,4 +192,4 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
         if lease := await self._writer.short_lease():
             # a join that arrives late or is repeated finds the key `ended`, and so does not bring the incarnation back
             ops.append(Put(keys.ended + incarnation, b"", lease))
-        await self._kv.txn([Step([], ops)])
+        await self._kv.txn([Transaction([], ops)])

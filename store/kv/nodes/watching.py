@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Hint, Record, check_batch
 from peerjob.model.state import State
-from peerjob.store.kv.format.base import Delete, Put, Range, Step, Watch
+from peerjob.store.kv.format.base import Delete, Put, Range, Transaction, Watch
 from peerjob.store.kv.format.keys import below
 from peerjob.store.kv.queue.reading import FIRST_RECORDS, ReadCommands
 from peerjob.store.kv.write.context import KVContext, retried
@@ -88,18 +88,21 @@ class WatchCommands(ReadCommands):
         lease = await self._writer.short_lease()
         for at in range(0, len(unique), _WATCHED_AT_ONCE):
             part = unique[at : at + _WATCHED_AT_ONCE]
-            # one step registers the node and reads the state, so that an end of the instance between registration and
-            # read is not missed
-            steps = [Step([], [Put(keys.watch(id) + incarnation, b"", lease)], [Range(keys.state + id)]) for id in part]
-            applied = await self._kv.txn(steps)
-            for id, answers in zip(part, applied.steps, strict=True):
+            # one transaction registers the node and reads the state, so that an end of the instance between
+            # registration and read is not missed
+            transactions = [
+                Transaction([], [Put(keys.watch(id) + incarnation, b"", lease)], [Range(keys.state + id)])
+                for id in part
+            ]
+            applied = await self._kv.txn(transactions)
+            for id, answers in zip(part, applied.answers, strict=True):
                 rows = [answer.items[0][1] for answer in answers or () if answer.items]
                 row = await self._context.row_of(id, rows[0]) if rows else None
                 states[id] = None if row is None else row.state
             # a final or unknown instance causes no further hint, so the registration is deleted again
             settled = [id for id in part if (state := states[id]) is None or state.is_final]
             if settled:
-                await self._kv.txn([Step([], [Delete(keys.watch(id) + incarnation) for id in settled])])
+                await self._kv.txn([Transaction([], [Delete(keys.watch(id) + incarnation) for id in settled])])
         final = [id for id, state in states.items() if state is not None and state.is_final][:FIRST_RECORDS]
         found: dict[str, Record | State | None] = {
             **states,
@@ -114,4 +117,4 @@ class WatchCommands(ReadCommands):
         # the stored time ends the registration, and the lease only deletes the key later: some servers have coarser
         # leases than `ttl`
         lease = await self._kv.grant(ttl_us)
-        await self._kv.txn([Step([], [Put(self._keys.changes + incarnation, until, lease)])])
+        await self._kv.txn([Transaction([], [Put(self._keys.changes + incarnation, until, lease)])])

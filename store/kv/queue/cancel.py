@@ -14,7 +14,7 @@ from peerjob.store.kv.format.keys import timed
 from peerjob.store.kv.format.rows import Owned, Row, encode, extended
 from peerjob.store.kv.write.context import KVCommands, KVContext, retried
 from peerjob.store.kv.write.hints import Wakeups
-from peerjob.store.kv.write.step_plan import Change, StepPlan
+from peerjob.store.kv.write.transaction_plan import Change, TransactionPlan
 from peerjob.store.kv.write.writer import ROUNDS
 
 NOTE = "cancelled by user"
@@ -54,7 +54,7 @@ class CancelCommands(KVCommands):
             changes: list[Change] = []
             for id, entry in zip(live, entries, strict=True):
                 revision, row = rows[id]
-                plan = StepPlan.for_row(keys, now_us, row, slots)
+                plan = TransactionPlan.for_row(keys, now_us, row, slots)
                 plan.compares.append(Compare(keys.state + id, mod=revision))
                 plan_cancel(context, plan, id, row, mod_of(entry), node=node, request=request, note=note)
                 wakeups.add_queued(plan)
@@ -76,7 +76,15 @@ class CancelCommands(KVCommands):
 
 
 def plan_cancel(
-    context: KVContext, plan: StepPlan, id: str, row: Row, delayed_mod: int, *, node: str, request: str, note: str
+    context: KVContext,
+    plan: TransactionPlan,
+    id: str,
+    row: Row,
+    delayed_mod: int,
+    *,
+    node: str,
+    request: str,
+    note: str,
 ) -> None:
     """Plan the cancellation of an instance that is not final, besides the compare of its record.
 

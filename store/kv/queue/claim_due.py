@@ -16,7 +16,7 @@ from peerjob.store.kv.index.counts import DELAYED
 from peerjob.store.kv.index.scan import AFTER_ALL, Head
 from peerjob.store.kv.write.context import KVContext
 from peerjob.store.kv.write.hints import Wakeups
-from peerjob.store.kv.write.step_plan import Change, StepPlan
+from peerjob.store.kv.write.transaction_plan import Change, TransactionPlan
 
 from .claim_call import ClaimCall
 
@@ -60,7 +60,7 @@ class DelayedQueue:
         kinds: list[str] = []
         for place, queue, entry in due[:MAX_MOVED]:
             id = place[19:]
-            plan = StepPlan(context.keys, now_us)
+            plan = TransactionPlan(context.keys, now_us)
             plan.ops.append(Delete(queue + place))
             delayed = await self._delayed(id, queue + place, entry)
             if delayed is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from peerjob.store.kv.format.base import Compare, Delete, Found, Op, Put, Range, Step
+from peerjob.store.kv.format.base import Compare, Delete, Found, Op, Put, Range, Transaction
 from peerjob.store.kv.format.keys import prefix_end, time_text
 from peerjob.store.kv.format.rows import Idle, encode
 from peerjob.store.kv.index.scan import AFTER_ALL
@@ -20,9 +20,9 @@ from .claim_select import Selection
 _MANY_QUEUES = 16
 """If one kind has more queues than this, a claim deletes the heads of empty queues, so that
 later claims read fewer heads."""
-_MAX_STEP_READS = 100
-"""Most reads in the step that registers an idle node: etcd counts reads as operations, and
-limits the operations of a step."""
+_MAX_REQUEST_READS = 100
+"""Most reads in the transaction that registers an idle node: etcd counts reads as operations, and
+limits the operations of a transaction."""
 _LAG_US = 5_000_000
 """The head of an empty queue stays this far behind the current time, so that a node with a
 slow clock can add entries without lowering the head."""
@@ -47,7 +47,7 @@ class IdleNodes:
         self._entries.pop(incarnation, None)
 
     async def wait(self, call: ClaimCall, selection: Selection) -> bool:
-        """Register the node as idle if the same step finds nothing to claim; False if an instance was added."""
+        """Register the node as idle if the same transaction finds nothing to claim; False if an instance was added."""
         context, kv, log = self._context, self._context.kv, call.answer_log
         await self._tidy_empty_queues(call, selection)
         next_due_us = log.next_due_us = await self._delayed.next_due(call.delayed)
@@ -58,7 +58,7 @@ class IdleNodes:
         compares, ops, idle = [alive, part.guard()], list[Op](), context.keys.idle + call.incarnation
         known = self._entries.get(call.incarnation) if waits else None
         if known is not None and known[0] == registration:
-            # an earlier claim wrote the same registration: the step only compares that no wakeup has deleted the
+            # an earlier claim wrote the same registration: the transaction only compares that no wakeup has deleted the
             # registration
             compares.append(Compare(idle, mod=known[1]))
             part.unused()
@@ -68,16 +68,16 @@ class IdleNodes:
                 ops.append(Put(idle, encode(registration)))
         context.idle_signs.set(None)
         reads = self._repeated_reads(call, selection, next_due_us)
-        step_reads = reads if len(reads) <= _MAX_STEP_READS else ()
-        applied = await kv.txn([Step(compares, ops, step_reads)])
-        answer = applied.steps[0]
-        if answer is not None and step_reads != reads:
+        request_reads = reads if len(reads) <= _MAX_REQUEST_READS else ()
+        applied = await kv.txn([Transaction(compares, ops, request_reads)])
+        answer = applied.answers[0]
+        if answer is not None and request_reads != reads:
             # read after the registration was written: the read finds earlier instances, and later instances find the
             # registration
             answer = await kv.read(reads)
         if answer is None:
             if known is not None:
-                # the transaction failed, so this node may or may not be registered as idle: remember that, so that the
+                # the request failed, so this node may or may not be registered as idle: remember that, so that the
                 # next claim deletes or rewrites the registration
                 self._entries[call.incarnation] = (None, -1)
             return False
@@ -88,29 +88,29 @@ class IdleNodes:
                 self._entries[call.incarnation] = (registration, applied.revision)
         if not self._has_new(call, selection, answer):
             # while the clock of this node decides nothing, the reads do not find delayed instances
-            if waits and call.wants_all and step_reads == reads and context.clock_skew.decides:
+            if waits and call.wants_all and request_reads == reads and context.clock_skew.decides:
                 _, revision = self._entries[call.incarnation]
                 context.idle_signs.set(IdleSign(call.incarnation, idle, revision, reads, answer))
             return True
         if waits:
-            await kv.txn([Step([], [Delete(idle)])])
+            await kv.txn([Transaction([], [Delete(idle)])])
             self.forget(call.incarnation)
         return False
 
     async def _tidy_empty_queues(self, call: ClaimCall, selection: Selection) -> None:
         """Move the heads of empty queues forward. If a kind has many queues, delete the heads of the empty ones."""
         queues, lag = self._context.queues, time_text(call.now_us - _LAG_US)
-        steps = selection.settled(())
-        empty = [] if steps else [(head, len(call.heads.get(kind, ()))) for kind, head in selection.empty()]
+        transactions = selection.settled(())
+        empty = [] if transactions else [(head, len(call.heads.get(kind, ()))) for kind, head in selection.empty()]
         if call.feed is not None:
             unused = call.feed.unused()
             empty += [(head, len(unused)) for head in unused]
         for head, count in empty:
             if count > _MANY_QUEUES:
-                steps.append(queues.drop(head))
+                transactions.append(queues.drop(head))
             elif head.start[:18] < time_text(call.now_us - 2 * _LAG_US):
-                steps.append(queues.advance(head, lag + "/"))
-        await queues.move_on(steps)
+                transactions.append(queues.advance(head, lag + "/"))
+        await queues.move_on(transactions)
 
     def _repeated_reads(self, call: ClaimCall, selection: Selection, next_due_us: int | None) -> list[Range]:
         """The reads that find entries added to the queues after the claim has read the queues."""

@@ -16,7 +16,7 @@ from zlib import crc32
 import msgspec
 
 from peerjob.model.clock import Clock
-from peerjob.store.kv.format.base import Step
+from peerjob.store.kv.format.base import Transaction
 from peerjob.store.kv.index.index_feed import IndexFeed
 from peerjob.store.kv.index.queues import Queues
 from peerjob.store.kv.index.scan import Head, Scan
@@ -83,8 +83,8 @@ class _Source:
                 )
             )
 
-    def settled(self, queues: Queues, taken: Container[str]) -> Step | None:
-        """The step that moves the head behind the taken entries, or deletes the head if no entry is left."""
+    def settled(self, queues: Queues, taken: Container[str]) -> Transaction | None:
+        """The transaction that moves the head behind the taken entries, or deletes the head if no entry is left."""
         left = next((pick.place for pick in self.picks if pick.key not in taken), None)
         if left is None and self.scan.done:
             return queues.drop(self.head)
@@ -222,8 +222,8 @@ class Selection:
         for source in unfinished:
             source.update()
 
-    def settled(self, picks: Sequence[Pick]) -> list[Step | None]:
-        """With many queues, the steps that move their heads behind the picks.
+    def settled(self, picks: Sequence[Pick]) -> list[Transaction | None]:
+        """With many queues, the transactions that move their heads behind the picks.
 
         Without the moves, each claim would open all queues again that once had the first instance.
         """

@@ -1,4 +1,4 @@
-"""Selected instances become Processing: records, queue entries and indexes change in one step for each instance."""
+"""Selected instances become Processing, each in one transaction: its record, its queue entry and its indexes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from msgspec.structs import replace
 from peerjob.model.errors import DecodeError
 from peerjob.model.record import MAX_BATCH_BYTES, Claim
 from peerjob.model.state import State
-from peerjob.store.kv.format.base import Compare, Delete, Entry, Put, Step
+from peerjob.store.kv.format.base import Compare, Delete, Entry, Put, Transaction
 from peerjob.store.kv.format.keys import time_text
 from peerjob.store.kv.format.rows import Owned, Row, encode, extended, to_claim
 from peerjob.store.kv.index.counts import PROCESSING, READY, SCHEDULED
 from peerjob.store.kv.index.scan import Head
 from peerjob.store.kv.write.context import KVContext
 from peerjob.store.kv.write.hints import Wakeups
-from peerjob.store.kv.write.step_plan import Change
+from peerjob.store.kv.write.transaction_plan import Change
 
 from .claim_call import ClaimCall
 from .claim_idle import IdleNodes
@@ -81,7 +81,7 @@ class Taking:
         return True
 
     def _plan(self, call: ClaimCall, pick: Pick, revision: int, row: Row) -> tuple[Row, Change]:
-        """The record of a claimed instance, and the step that writes it."""
+        """The record of a claimed instance, and the transaction that writes it."""
         keys, id = self._keys, pick.id
         call.picked += 1
         self._last_fence = max(self._last_fence, call.now_us - 1) + 1
@@ -152,7 +152,7 @@ class Taking:
     async def _move_heads(self, call: ClaimCall, selection: Selection) -> None:
         """Move the heads of queues behind the picks: of many queues after each claim, else after a number of claims."""
         queues, claims, picks = self._context.queues, self._claims_since_move, selection.picks
-        settled = [step for step in selection.settled(picks) if step is not None]
+        settled = [transaction for transaction in selection.settled(picks) if transaction is not None]
         await queues.move_on(settled)
         begins: dict[Head, str] = {}
         if call.feed is not None:
@@ -164,9 +164,9 @@ class Taking:
             for pick in picks:
                 claims[pick.queue] = claims.get(pick.queue, 0) + 1
             begins.update((head, last.get(head.queue, head.start)) for head in selection.heads())
-        steps: list[Step | None] = []
+        transactions: list[Transaction | None] = []
         for head, place in begins.items():
             if claims.get(head.queue, 0) >= _CLAIMS_PER_HEAD_MOVE:
                 claims[head.queue] = 0
-                steps.append(queues.advance(head, place))
-        await queues.move_on(steps)
+                transactions.append(queues.advance(head, place))
+        await queues.move_on(transactions)

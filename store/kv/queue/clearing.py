@@ -13,7 +13,7 @@ from peerjob.store.kv.format.keys import below, prefix_end, timed
 from peerjob.store.kv.format.rows import Row, encode, folded
 from peerjob.store.kv.index.counts import SET_ASIDE
 from peerjob.store.kv.write.context import retried
-from peerjob.store.kv.write.step_plan import Change, StepPlan
+from peerjob.store.kv.write.transaction_plan import Change, TransactionPlan
 
 from .reading import ReadCommands
 from .retention import RetentionCommands
@@ -51,8 +51,8 @@ class ClearCommands(ReadCommands, RetentionCommands):
 
     @retried
     async def clear(self) -> None:
-        # each instance is removed by its own step, so that the counters stay right; an instance added during the call
-        # may remain
+        # each instance is removed by its own transaction, so that the counters stay right; an instance added during the
+        # call may remain
         keys = self._keys
         start, left = keys.state, list[str]()
         while start:
@@ -79,7 +79,7 @@ class ClearCommands(ReadCommands, RetentionCommands):
                 if row.slot in used:
                     continue
                 used.add(row.slot)
-            plan = StepPlan.for_row(keys, now_us, row, slots)
+            plan = TransactionPlan.for_row(keys, now_us, row, slots)
             plan.remove(id, row, mod_of(entry), lease=await context.removal_lease(row, now_us))
             changes.append(plan.change([Compare(keys.state + id, mod=revision)]))
             planned.append(id)

@@ -15,7 +15,7 @@ from peerjob.store.kv.format.rows import SMALL, Out, Row, encode, extended
 from peerjob.store.kv.write.answers import AnswerLog
 from peerjob.store.kv.write.context import KVContext, retried
 from peerjob.store.kv.write.hints import Wakeups
-from peerjob.store.kv.write.step_plan import Change, HeldSlot, StepPlan
+from peerjob.store.kv.write.transaction_plan import Change, HeldSlot, TransactionPlan
 from peerjob.store.kv.write.writer import ROUNDS
 
 from .logs import LogCommands
@@ -183,7 +183,7 @@ class CommitCommands(LogCommands, RetentionCommands):
         self, update: _InstanceUpdate, now_us: int, wakeups: Wakeups, slots: Mapping[str, HeldSlot]
     ) -> Change:
         keys, id, stored = self._keys, update.id, update.stored
-        plan = StepPlan.for_row(keys, now_us, stored, slots)
+        plan = TransactionPlan.for_row(keys, now_us, stored, slots)
         ops = plan.ops
         payload = len(update.progress or b"")
         if update.out is not None:

@@ -11,7 +11,7 @@ from peerjob.store.kv.format.base import Compare, Put
 from peerjob.store.kv.format.rows import SMALL, Row, encode, is_gone
 from peerjob.store.kv.write.context import KVCommands, retried
 from peerjob.store.kv.write.hints import Wakeups
-from peerjob.store.kv.write.step_plan import Change, StepPlan
+from peerjob.store.kv.write.transaction_plan import Change, TransactionPlan
 from peerjob.store.kv.write.writer import ROUNDS
 
 
@@ -52,7 +52,7 @@ class EnqueueCommands(KVCommands):
             if unique is not None:
                 seen.add(unique)
                 compares.append(Compare(unique, mod=unowned.get(unique, 0)))
-            plan = StepPlan(keys, now_us)
+            plan = TransactionPlan(keys, now_us)
             plan_instance(plan, new, node)
             wakeups.add_queued(plan)
             wakeups.changed.append(new.id)
@@ -91,7 +91,7 @@ class EnqueueCommands(KVCommands):
         return unowned
 
 
-def plan_instance(plan: StepPlan, new: NewInstance, node: str, *, slot: str = "", parked: bool = False) -> Row:
+def plan_instance(plan: TransactionPlan, new: NewInstance, node: str, *, slot: str = "", parked: bool = False) -> Row:
     """Plan an instance with everything that belongs to it. A parked instance enters no queue yet."""
     keys, now_us = plan.keys, plan.now_us
     due_us = now_us if new.due_us is None else new.due_us

@@ -11,7 +11,7 @@ from peerjob.store.kv.format.rows import Row
 from peerjob.store.kv.index.counts import READY
 from peerjob.store.kv.write.context import KVContext
 from peerjob.store.kv.write.hints import Wakeups
-from peerjob.store.kv.write.step_plan import Change, HeldSlot, StepPlan
+from peerjob.store.kv.write.transaction_plan import Change, HeldSlot, TransactionPlan
 
 from .claim_select import Pick
 
@@ -44,7 +44,7 @@ class MisplacedEntries:
             right = self._context.keys.ready(row.kind, row.priority, suspect=row.suspect) + timed(row.due_us, pick.id)
             if right == pick.key:
                 continue  # the instance was claimed and handed back meanwhile, so its entry is a new one
-            plan = StepPlan(context.keys, now_us)
+            plan = TransactionPlan(context.keys, now_us)
             plan.add_to_queue(pick.id, row.kind, row.priority, row.due_us, suspect=row.suspect)
             moved.append((pick, self._move(plan, pick, right, revision, row, held)))
             wakeups.add_queued(plan)
@@ -53,8 +53,10 @@ class MisplacedEntries:
         gone += [pick for (pick, _), revision in zip(moved, written.revisions, strict=True) if not revision]
         await context.writer.write([_removal(pick) for pick in gone])
 
-    def _move(self, plan: StepPlan, pick: Pick, right: str, revision: int, row: Row, held: HeldSlot | None) -> Change:
-        """The step that replaces the entry, if the instance has no entry in another queue."""
+    def _move(
+        self, plan: TransactionPlan, pick: Pick, right: str, revision: int, row: Row, held: HeldSlot | None
+    ) -> Change:
+        """The transaction that replaces the entry, if the instance has no entry in another queue."""
         keys = self._context.keys
         compares = [
             Compare(pick.key, mod=pick.mod),

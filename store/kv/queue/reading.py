@@ -11,7 +11,7 @@ from peerjob.model.ids import checked_id, id_time_us
 from peerjob.model.query import Query
 from peerjob.model.record import Health, Page, Record, check_batch
 from peerjob.model.state import State
-from peerjob.store.kv.format.base import Compare, Delete, Entry, Range, Step, apply_steps, mod_of
+from peerjob.store.kv.format.base import Compare, Delete, Entry, Range, Transaction, apply_all, mod_of
 from peerjob.store.kv.format.keys import below, time_text
 from peerjob.store.kv.format.rows import SLOTS, decode_out, delayed_of, to_record
 from peerjob.store.kv.index.counts import DELAYED, READY, SET_ASIDE, SLOT
@@ -160,10 +160,10 @@ class ReadCommands(KVCommands):
             return
         keys = self._keys
         tag = keys.tag(query.tag)
-        steps = [Step([Compare(keys.state + id)], [Delete(tag + id)]) for id in ids]
+        transactions = [Transaction([Compare(keys.state + id)], [Delete(tag + id)]) for id in ids]
         # LayoutError: nodes of another version own the namespace, and those nodes remove the ids
         with contextlib.suppress(LayoutError):
-            await apply_steps(self._kv, steps)
+            await apply_all(self._kv, transactions)
 
     async def _find_ids(
         self,

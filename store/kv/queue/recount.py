@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from peerjob.model.state import State
-from peerjob.store.kv.format.base import Compare, Put, Step, mod_of
+from peerjob.store.kv.format.base import Compare, Put, Transaction, mod_of
 from peerjob.store.kv.format.keys import below
 from peerjob.store.kv.format.rows import SLOTS, number_of
 from peerjob.store.kv.index.counts import DELAYED, PROCESSING, READY, SCHEDULED, SET_ASIDE, SLOT, kind_of
 from peerjob.store.kv.write.context import KVContext
-from peerjob.store.kv.write.step_plan import slot_of
+from peerjob.store.kv.write.transaction_plan import slot_of
 
 _STATES = [state for state in SLOT if state is not State.PROCESSING]
 _PERIOD_US = 3_600_000_000
@@ -48,8 +48,8 @@ class Recount:
             return
         # if two stores begin a round together, the second store has a conflict and leaves the round to the first store
         put = Put(key, f"{began} {start}".encode())
-        applied = await context.kv.txn([Step([Compare(key, mod=mod_of(entry))], [put])])
-        if applied.steps[0] is None:
+        applied = await context.kv.txn([Transaction([Compare(key, mod=mod_of(entry))], [put])])
+        if applied.answers[0] is None:
             return
         await self._round(applied.revision, began, start)
 
@@ -69,7 +69,9 @@ class Recount:
                 mod = await self._correct(keys.unescaped(part), added, mod, f"{began} {start}")
                 if not mod:
                     return
-        await context.kv.txn([Step([Compare(keys.counted, mod=mod)], [Put(keys.counted, f"{began} {start}".encode())])])
+        await context.kv.txn(
+            [Transaction([Compare(keys.counted, mod=mod)], [Put(keys.counted, f"{began} {start}".encode())])]
+        )
 
     async def _differences(self, parts: Sequence[str]) -> dict[str, list[int]]:
         """The differences between indexes and counters that are not zero, by escaped kind."""
@@ -114,8 +116,10 @@ class Recount:
             await context.counts.load(shard, [kind])
             compares, puts = shard.add({kind: added})
             first = Compare(keys.counted, mod=mod)
-            written = await context.kv.txn([Step([first, *compares], [*puts, Put(keys.counted, state.encode())])])
-            if written.steps[0] is None:
+            written = await context.kv.txn(
+                [Transaction([first, *compares], [*puts, Put(keys.counted, state.encode())])]
+            )
+            if written.answers[0] is None:
                 shard.refused()
                 context.counts.in_doubt = True
                 return 0

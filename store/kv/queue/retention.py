@@ -10,7 +10,7 @@ from peerjob.store.kv.index.counts import FINAL_SLOTS, SLOT
 from peerjob.store.kv.index.scan import Head, Scan
 from peerjob.store.kv.kinds.kind_cleanup import UnusedKinds
 from peerjob.store.kv.write.context import KVCommands, KVContext, retried
-from peerjob.store.kv.write.step_plan import Change, StepPlan
+from peerjob.store.kv.write.transaction_plan import Change, TransactionPlan
 
 _EMPTY_AHEAD_US = 3_600_000_000
 """The head of an empty expiry queue is moved at most this far into the future."""
@@ -147,7 +147,7 @@ class RetentionCommands(KVCommands):
         removable: list[str] = []
         for id, (revision, row) in rows.items():
             if not row.keeps:
-                plan = StepPlan(self._keys, now_us)
+                plan = TransactionPlan(self._keys, now_us)
                 plan.remove(id, row, 0, lease=await self._context.removal_lease(row, now_us))
                 changes.append(plan.change([Compare(self._keys.state + id, mod=revision)]))
                 removable.append(id)

@@ -15,7 +15,7 @@ from peerjob.store.kv.format.keys import timed
 from peerjob.store.kv.format.rows import Row, encode, number_of
 from peerjob.store.kv.write.context import KVCommands, retried
 from peerjob.store.kv.write.hints import Wakeups
-from peerjob.store.kv.write.step_plan import Change, HeldSlot, StepPlan
+from peerjob.store.kv.write.transaction_plan import Change, HeldSlot, TransactionPlan
 from peerjob.store.kv.write.writer import ROUNDS
 
 _NUMBERS: Mapping[RunNowAnswer, int] = {answer: number for number, answer in STORED_ANSWERS.items()}
@@ -61,7 +61,7 @@ class RunNowCommands(KVCommands):
         compares: Mapping[str, Compare],
         answers: dict[str, RunNowAnswer],
     ) -> None:
-        """Write the changes of instances and their answers; `answers` gets those whose step was applied."""
+        """Write the changes of instances and their answers; `answers` gets those whose transaction was applied."""
         context, keys = self._context, self._keys
         rows = await context.rows(ids)
         now_us = self._clock.time_us()
@@ -74,10 +74,10 @@ class RunNowCommands(KVCommands):
         wakeups = Wakeups()
         changes: list[Change] = []
         for id, answer in found.items():
-            plan = StepPlan(keys, now_us)
+            plan = TransactionPlan(keys, now_us)
             if answer is RunNow.DUE_NOW:
                 revision, row = rows[id]
-                plan = StepPlan.for_row(keys, now_us, row, slots)
+                plan = TransactionPlan.for_row(keys, now_us, row, slots)
                 plan.compares.append(Compare(keys.state + id, mod=revision))
                 _make_due(plan, id, row, delayed[id])
                 wakeups.add_queued(plan)
@@ -104,7 +104,7 @@ def _answer(id: str, row: Row | None, now_us: int, slots: Mapping[str, HeldSlot]
     return RunNow.WAS_DUE if row.due_us <= now_us else RunNow.DUE_NOW
 
 
-def _make_due(plan: StepPlan, id: str, row: Row, delayed_mod: int) -> None:
+def _make_due(plan: TransactionPlan, id: str, row: Row, delayed_mod: int) -> None:
     """Plan the move of an instance from the delayed queue to its ready queue, besides the compare of its record."""
     plan.remove_from_queue(id, row, delayed_mod)
     plan.ops.append(Put(plan.keys.state + id, encode(replace(row, due_us=plan.now_us))))

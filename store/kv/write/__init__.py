@@ -1,1 +1,1 @@
-"""How a command writes: steps of an instance, requests of many steps, repeated answers, and hints."""
+"""How a command writes: transactions of an instance, requests of many transactions, repeated answers, and hints."""

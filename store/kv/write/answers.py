@@ -37,7 +37,7 @@ class AnswerLog(msgspec.Struct, gc=False):
     """Whether a change is applied only if no other run of the same request has written the same part of the answers."""
     extra: tuple[tuple[int, str], ...] = ()
     """Answers to outcomes that change no instance. The next part of the log stores those
-    answers, because no step does."""
+    answers, because no transaction does."""
 
     @property
     def answers(self) -> dict[int, str]:

@@ -24,7 +24,7 @@ from .idle_signs import IdleSigns
 from .kind_sets import KindSets
 from .owned import ClaimIndex
 from .set_aside import SetAside
-from .step_plan import Slots
+from .transaction_plan import Slots
 from .writer import Writer
 
 T = TypeVar("T")
@@ -66,7 +66,8 @@ class KVContext:
     async def rows(self, ids: Sequence[str], *, cached: bool = False) -> dict[str, tuple[int, Row]]:
         """Readable records by id, each with its revision.
 
-        With `cached`, records that this store wrote come from memory. The compare of the next step detects old ones.
+        With `cached`, records that this store wrote come from memory. The compare of the next transaction detects old
+        ones.
         """
         rows: dict[str, tuple[int, Row]] = {}
         missing: list[str] = []

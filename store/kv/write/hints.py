@@ -13,12 +13,12 @@ import msgspec
 
 from peerjob.model.clock import Clock
 from peerjob.model.errors import DecodeError
-from peerjob.store.kv.format.base import Compare, Delete, Entry, KeyValue, Op, Put, Step, apply_steps
+from peerjob.store.kv.format.base import Compare, Delete, Entry, KeyValue, Op, Put, Transaction, apply_all
 from peerjob.store.kv.format.keys import Keys, below, time_text
 from peerjob.store.kv.format.rows import decode_idle, group_of, number_of
 from peerjob.store.kv.index.queues import Queues
 
-from .step_plan import StepPlan
+from .transaction_plan import TransactionPlan
 from .writer import ROUNDS, Writer, Written
 
 _GROUP = "\0"
@@ -50,7 +50,7 @@ class Wakeups(msgspec.Struct):
     except_for: str = ""
     """The incarnation that the events do not wake, because the incarnation itself claims or ends."""
 
-    def add_queued(self, plan: StepPlan) -> None:
+    def add_queued(self, plan: TransactionPlan) -> None:
         """Add the instances that a plan adds to queues."""
         for kind in plan.ready:
             self.ready[kind] = self.ready.get(kind, 0) + 1
@@ -146,14 +146,14 @@ class Hints:
 
     async def _deregister(self, chosen: Sequence[tuple[str, Entry]], lease: int) -> list[bool]:
         """Wake the chosen idle nodes; the answer says for each node whether its registration was changed or gone."""
-        steps = [
-            Step(
+        transactions = [
+            Transaction(
                 [Compare(key, mod=entry.mod)],
                 [Delete(key), Put(self._keys.hint(key[len(self._keys.idle) :]) + "work/", b"", lease)],
             )
             for key, entry in chosen
         ]
-        return [answer is None for answer in await apply_steps(self._kv, steps)]
+        return [answer is None for answer in await apply_all(self._kv, transactions)]
 
     def _kinds(self, entry: Entry) -> frozenset[str]:
         known = self._idle_kinds.get(entry.value)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import NodeInfo
-from peerjob.store.kv.format.base import MAX_REQUEST_BYTES, Compare, Delete, KeyValue, Put, Step
+from peerjob.store.kv.format.base import MAX_REQUEST_BYTES, Compare, Delete, KeyValue, Put, Transaction
 from peerjob.store.kv.format.keys import Keys, below, prefix_end
 from peerjob.store.kv.format.rows import UNREADABLE_NODE, NodeRow, digests_of, encode, kinds_of, node_of
 
@@ -39,7 +39,7 @@ class KindSets:
         self._known: dict[str, _KindSet] = {}
 
     async def stored(self, node: NodeInfo) -> tuple[NodeRow, list[Compare]]:
-        """Store the kinds of a node; the answer is its row, and the compares for the step that writes the row."""
+        """Store the kinds of a node; the answer is its row, and the compares for the write of the row."""
         if len(node.kinds) <= _MAX_KINDS_IN_ROW:
             return NodeRow(node), []
         parts = [encode(part) for part in _parts(node)]
@@ -51,11 +51,11 @@ class KindSets:
         stamp, prefix = self._keys.kinds + digest, f"{self._keys.kinds}{digest}/"
         compares, names = [_is_there(stamp)], [prefix + number for number in numbers]
         for _ in range(ROUNDS):
-            applied = await self._kv.txn([Step(compares, [Put(stamp, str(len(parts)).encode())])])
-            if applied.steps[0] is not None:
+            applied = await self._kv.txn([Transaction(compares, [Put(stamp, str(len(parts)).encode())])])
+            if applied.answers[0] is not None:
                 break
             for name, part in zip(names, parts, strict=True):
-                await self._kv.txn([Step([], [Put(name, part)])])
+                await self._kv.txn([Transaction([], [Put(name, part)])])
             compares = [_is_there(name) for name in names]
         else:
             raise StoreUnavailableError(self._keys.root[:-1], "the kinds of a joining node are removed again and again")
@@ -96,7 +96,7 @@ class KindSets:
         stamps = {key: mod for key, mod in all_keys.items() if "/" not in key[len(keys.kinds) :]}
         # a node that died before it wrote the stamp leaves parts; a node that is still writing them begins again
         for stamp in {key.rpartition("/")[0] for key in all_keys.keys() - stamps.keys()} - stamps.keys():
-            await kv.txn([Step([Compare(stamp)], [Delete(f"{stamp}/", prefix_end(f"{stamp}/"))])])
+            await kv.txn([Transaction([Compare(stamp)], [Delete(f"{stamp}/", prefix_end(f"{stamp}/"))])])
         if not stamps:
             return
         (found,) = await kv.read([below(keys.node)])
@@ -107,7 +107,9 @@ class KindSets:
         for stamp, mod in stamps.items():
             if stamp not in named:
                 parts = f"{stamp}/"
-                await kv.txn([Step([Compare(stamp, mod=mod)], [Delete(stamp), Delete(parts, prefix_end(parts))])])
+                await kv.txn(
+                    [Transaction([Compare(stamp, mod=mod)], [Delete(stamp), Delete(parts, prefix_end(parts))])]
+                )
 
     def _remember(self, digest: str, kinds: _KindSet) -> None:
         if len(self._known) >= _MAX_KNOWN:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peerjob.model.errors import DecodeError
-from peerjob.store.kv.format.base import Compare, Entry, KeyValue, Put, Step, apply_steps
+from peerjob.store.kv.format.base import Compare, Entry, KeyValue, Put, Transaction, apply_all
 from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.format.rows import Owned, decode_owned, decode_row, encode, is_gone
 from peerjob.store.kv.format.unreadable import WRITTEN_ANEW, Unreadable
@@ -42,7 +42,7 @@ class ClaimIndex:
         keys = self._keys
         parts = [key[len(keys.own) :].split("/") for key, _ in checked]
         records = await self._kv.get([keys.state + id for _, id in parts])
-        steps: list[Step] = []
+        transactions: list[Transaction] = []
         for (key, entry), (incarnation, id), record in zip(checked, parts, records, strict=True):
             before = claims.pop(key, None)
             owned = None if record is None else _claim_of(record, incarnation)
@@ -50,9 +50,9 @@ class ClaimIndex:
                 claims[key] = owned
                 if owned != before:
                     compares = [Compare(key, mod=entry.mod), Compare(keys.state + id, mod=record.mod)]
-                    steps.append(Step(compares, [Put(key, encode(owned))]))
-        if steps:
-            await apply_steps(self._kv, steps)
+                    transactions.append(Transaction(compares, [Put(key, encode(owned))]))
+        if transactions:
+            await apply_all(self._kv, transactions)
 
 
 def _claim_of(record: Entry, incarnation: str) -> Owned | None:

@@ -11,7 +11,7 @@ from peerjob.store.kv.format.keys import Keys, below
 from peerjob.store.kv.format.rows import owned_of
 from peerjob.store.kv.index.counts import PROCESSING, SET_ASIDE, SLOT, Counts, Shift
 
-from .step_plan import Change, Slots, StepPlan
+from .transaction_plan import Change, Slots, TransactionPlan
 from .writer import Writer
 
 logger = logging.getLogger("peerjob.store")
@@ -34,7 +34,7 @@ class SetAside:
         Entries of the instance in queues stay there. A read that finds such an entry deletes the entry.
         """
         keys, now_us = self._keys, self._clock.time_us()
-        plan = StepPlan(keys, now_us, await self._slots.find(id))
+        plan = TransactionPlan(keys, now_us, await self._slots.find(id))
         for name in plan.slots:
             plan.pass_slot_on(name, id)
         slot_change = plan.change()

@@ -1,8 +1,8 @@
 """Writes changes: many in one request, each of them atomic.
 
-Each change of an instance is one step with its own compares, so a conflict delays that instance only. A further step,
-`also`, concerns all changes: it writes counters and answers, and reads which nodes wait. It is applied if all steps
-were applied. After a conflict, a second request writes it for the steps that were applied.
+Each change of an instance is one transaction with its own compares, so a conflict delays that instance only. A further
+transaction, `also`, concerns all changes: it writes counters and answers, and reads which nodes wait. It is applied if
+all transactions were applied. After a conflict, a second request writes it for the transactions that were applied.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import REPEAT_US
 from peerjob.store.kv.format.base import (
     MAX_REQUEST_BYTES,
-    MAX_STEP_OPS,
-    MAX_STEPS,
+    MAX_TRANSACTION_OPS,
+    MAX_TRANSACTIONS,
     MAX_WIDTH,
     Applied,
     Compare,
@@ -31,7 +31,7 @@ from peerjob.store.kv.format.base import (
     Op,
     Put,
     Range,
-    Step,
+    Transaction,
     bytes_of,
 )
 from peerjob.store.kv.format.keys import Keys, below, prefix_end
@@ -40,7 +40,7 @@ from peerjob.store.kv.index.counts import CounterShard, Counts
 from peerjob.store.kv.index.queues import Opening, Queues
 
 from .answers import AnswerLog, AnswerLogPart
-from .step_plan import Change
+from .transaction_plan import Change
 
 T = TypeVar("T")
 
@@ -136,7 +136,7 @@ class Writer:
     async def plain(self, ops: Sequence[Op]) -> None:
         """Apply operations without compares, in as many requests as they need."""
         for at in range(0, len(ops), _PLAIN_OPS):
-            await self._kv.txn([Step([], ops[at : at + _PLAIN_OPS])])
+            await self._kv.txn([Transaction([], ops[at : at + _PLAIN_OPS])])
 
     async def write(
         self,
@@ -190,11 +190,12 @@ class Writer:
         if part.answer_log is not None and part.answer_log.guarded:
             common.append(part.answer_log.guard())
         adding = {queue: self._queues.guard(queue, place) for queue, place in part.places.items()}
-        # a guard that all steps need is compared once for the whole request, since the number of compares is limited
+        # a guard that all transactions need is compared once for the whole request, since the number of compares is
+        # limited
         own = {queue: guard for queue, guard in adding.items() if part.adders[queue] < len(changes)}
         common += [guard for queue, guard in adding.items() if queue not in own]
-        steps = [
-            Step(
+        transactions = [
+            Transaction(
                 [*change.compares, *(own[queue] for queue, _ in change.adds if queue in own)]
                 if own
                 else change.compares,
@@ -202,15 +203,15 @@ class Writer:
             )
             for change in changes
         ]
-        part.applied = applied = await self._send(part, changes, lease, steps, common)
-        for change, answer in zip(changes, applied.steps, strict=True):
+        part.applied = applied = await self._send(part, changes, lease, transactions, common)
+        for change, answer in zip(changes, applied.answers, strict=True):
             if change.opens and answer is not None:
                 self._queues.opened(change.opens)
             elif change.opens:
                 self._queues.reread(change.compares)
         if applied.also is None:
             self._queues.forget(adding)
-            done = [change for change, answer in zip(changes, applied.steps, strict=True) if answer is not None]
+            done = [change for change, answer in zip(changes, applied.answers, strict=True) if answer is not None]
             await self._settle(part, done, lease)
 
     async def _send(
@@ -218,18 +219,19 @@ class Writer:
         part: _Part,
         changes: Sequence[Change],
         lease: int,
-        steps: Sequence[Step] = (),
+        transactions: Sequence[Transaction] = (),
         guards: Sequence[Compare] = (),
     ) -> Applied:
-        """Send steps, and the step `also` with the counters and answers of the changes."""
+        """Send transactions, and the transaction `also` with the counters and answers of the changes."""
         shard, shifts = self._counts.take_shard(), _summed(changes)
-        # a request without steps has one cause of refusal: another store has written the same shard of the counters
-        contended = not steps
+        # a request without transactions has one cause of refusal: another store has written the same shard of the
+        # counters
+        contended = not transactions
         try:
             await self._counts.load(shard, shifts)
             also = self._also(part, changes, shard.add(shifts), lease)
             try:
-                applied = await self._kv.txn(steps, also, guards)
+                applied = await self._kv.txn(transactions, also, guards)
             except BaseException:
                 self._note_doubt()
                 shard.refused()
@@ -245,13 +247,13 @@ class Writer:
 
     def _also(
         self, part: _Part, changes: Sequence[Change], counting: tuple[list[Compare], list[Put]], lease: int
-    ) -> Step:
+    ) -> Transaction:
         compares, puts = counting
         ops: list[Op] = [*puts, *part.extra_ops]
         if part.answer_log is not None:
             ops.append(part.answer_log.put((pair for change in changes for pair in change.answers), lease))
         part.ended = [id for change in changes for id in change.ended]
-        return Step(compares, ops, (*self._listener_reads, *self._watched(part.ended)))
+        return Transaction(compares, ops, (*self._listener_reads, *self._watched(part.ended)))
 
     def _watched(self, ended: Sequence[str]) -> list[Range]:
         """The reads that find incarnations waiting for the instances: one read for all ids of the same four seconds."""
@@ -263,7 +265,7 @@ class Writer:
         return [Range(watch(first), prefix_end(watch(last)), _MAX_WATCHED, True) for first, last in bursts.values()]
 
     async def _settle(self, part: _Part, done: Sequence[Change], lease: int) -> None:
-        """Write the step `also` for those changes that the first request has applied."""
+        """Write the transaction `also` for those changes that the first request has applied."""
         guarded = part.answer_log is not None and part.answer_log.guarded
         if not done and (guarded or not part.extra_ops):
             # a compare of the whole request failed, so nothing was written: the caller sends the request again,
@@ -306,7 +308,7 @@ class _Part:
 
 
 def _joined(parts: Sequence[_Part]) -> Written:
-    revisions = [0 if answer is None else part.applied.revision for part in parts for answer in part.applied.steps]
+    revisions = [0 if answer is None else part.applied.revision for part in parts for answer in part.applied.answers]
     written = Written(
         revisions,
         ended=[id for part in parts for id in part.ended if part.found],
@@ -355,11 +357,11 @@ def _adders(changes: Iterable[Change]) -> dict[str, int]:
 
 
 def _parts(changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
-    """Cut a batch into requests, by the limits on steps, compares, operations and bytes."""
+    """Cut a batch into requests, by the limits on transactions, compares, operations and bytes."""
     start, size, compares = 0, 0, 0
     shared: set[str] = set()
     for at, change in enumerate(changes):
-        heavy = len(change.ops) > MAX_STEP_OPS
+        heavy = len(change.ops) > MAX_TRANSACTION_OPS
         compares += len(change.compares)
         own = bytes_of(change.compares, change.ops)
         size += own
@@ -367,8 +369,12 @@ def _parts(changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
             shared.add(queue)
         for kind, _, _ in change.shifts:
             shared.add(kind)
-        steps = at - start + 1
-        over = steps > MAX_STEPS or size > MAX_REQUEST_BYTES or steps + 1 + compares + len(shared) > MAX_WIDTH
+        transactions = at - start + 1
+        over = (
+            transactions > MAX_TRANSACTIONS
+            or size > MAX_REQUEST_BYTES
+            or transactions + 1 + compares + len(shared) > MAX_WIDTH
+        )
         if at > start and (over or heavy):
             yield changes[start:at]
             start, size, compares = at, own, len(change.compares)

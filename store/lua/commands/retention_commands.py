@@ -16,7 +16,7 @@ _CURSOR = r"\d{1,20}\.[0-9a-f-]{0,36}"
 
 
 class LuaRetentionCommands(LuaCommands):
-    """Commands that remove instances, in bounded steps."""
+    """Commands that remove instances, in bounded transactions."""
 
     async def expire(self, limit: int) -> int:
         while await self._run("forget", MAX_BATCH):

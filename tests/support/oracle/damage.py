@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from peerjob.model.record import Claimed, Renewed
 from peerjob.model.state import State
 from peerjob.store.base import Store
-from peerjob.store.kv.format.base import Put, Step
+from peerjob.store.kv.format.base import Put, Transaction
 from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.index.counts import DELAYED
 from peerjob.store.kv.store import KVStore
@@ -36,7 +36,7 @@ async def damage(store: Store, id: str) -> None:
     private: Any = store
     if isinstance(store, KVStore):
         kv, keys = private._context.kv, private._context.keys
-        await kv.txn([Step([], [Put(keys.state + id, UNREADABLE)])])
+        await kv.txn([Transaction([], [Put(keys.state + id, UNREADABLE)])])
         return
     host = store.url.partition("://")[2].partition("?")[0]  # the options are those of peerjob
     async with redis.asyncio.Redis.from_url(f"redis://{host}") as client:

@@ -15,7 +15,7 @@ from peerjob.model.clock import Clock, SystemClock
 from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
-from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Step
+from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Transaction
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
@@ -133,9 +133,11 @@ class Yielding(MemoryKeyValue):
         await asyncio.sleep(0)
         return await super().read(ranges)
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
         await asyncio.sleep(0)
-        applied = await super().txn(steps, also, guards)
+        applied = await super().txn(transactions, also, guards)
         await asyncio.sleep(0)
         return applied
 

@@ -15,8 +15,8 @@ from peerjob.store.reference.choices import Choices
 from peerjob.store.reference.ends import remove
 from peerjob.store.reference.retention import removable, set_aside
 from peerjob.store.reference.state import Namespace, Remembered
-from peerjob.store.reference.step import AtomicStep
 from peerjob.store.reference.store import ReferenceData, ReferenceStore
+from peerjob.store.reference.transaction import ReferenceTransaction
 
 from .choices import Chosen, Due, claim_objections
 from .clocks import SteppedClock
@@ -78,8 +78,8 @@ class Followed(Choices):
 
 
 @dataclass
-class FollowedStep(AtomicStep):
-    """A step of a run."""
+class FollowedTransaction(ReferenceTransaction):
+    """A transaction of a run."""
 
     looks_again: bool = False
 
@@ -101,10 +101,12 @@ class FollowedData(ReferenceData):
         self._strict = strict
 
     @contextlib.contextmanager
-    def step(self, namespace: str, clock: Clock, limits: StoreLimits, choices: Choices) -> Generator[AtomicStep]:
+    def transaction(
+        self, namespace: str, clock: Clock, limits: StoreLimits, choices: Choices
+    ) -> Generator[ReferenceTransaction]:
         state = self.namespaces.setdefault(namespace, Namespace())
         followed = Followed(state, self.chosen, self.damaged, strict=self._strict)
-        yield FollowedStep(state, clock.time_us(), limits, followed, looks_again=bool(self.chosen.claimed))
+        yield FollowedTransaction(state, clock.time_us(), limits, followed, looks_again=bool(self.chosen.claimed))
 
 
 class Reference:
@@ -120,8 +122,8 @@ class Reference:
     def _state(self) -> Namespace:
         return self._data.namespaces.setdefault(NAMESPACE, Namespace())
 
-    def _step(self) -> AtomicStep:
-        return AtomicStep(self._state, self._clock.now_us, self._limits)
+    def _transaction(self) -> ReferenceTransaction:
+        return ReferenceTransaction(self._state, self._clock.now_us, self._limits)
 
     @property
     def now_us(self) -> int:
@@ -154,7 +156,7 @@ class Reference:
         *Choice*: of a kind with too many final instances, those go that were created first, or those that would leave
         first. An engine may remove them before it adds the ones that have just ended.
         """
-        return set(removable(self._step())) | set(self._leaving_first())
+        return set(removable(self._transaction())) | set(self._leaving_first())
 
     def _leaving_first(self) -> list[str]:
         finals = Counter(one.kind for one in self._state.instances.values() if one.state.is_final)
@@ -176,12 +178,12 @@ class Reference:
     def remove(self, gone: Collection[str]) -> None:
         """Remove what the engine removed."""
         for id in gone:
-            remove(self._step(), self._state.instances[id])
+            remove(self._transaction(), self._state.instances[id])
 
     def set_aside(self, id: str, damaged: Damaged) -> None:
         """Do what an engine does with a record that it cannot read; `damaged` notes the instance."""
         damaged.add(self._state.instances[id])
-        set_aside(self._step(), id)
+        set_aside(self._transaction(), id)
         self._data.damaged = damaged
 
     # -- what idle nodes can run

@@ -12,7 +12,7 @@ from peerjob.model.firing import SchedulePut
 from peerjob.model.query import Query
 from peerjob.model.record import Claim, LogLine, StoreLimits, Want
 from peerjob.model.spec import encode_arguments
-from peerjob.store.kv.format.base import Put, Range, Step
+from peerjob.store.kv.format.base import Put, Range, Transaction
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
@@ -87,7 +87,7 @@ class Scene:
     async def damage(self, key: str, damage: Callable[[bytes], bytes]) -> None:
         (found,) = await self.kv.read([Range(key, key + "\x00")])
         for _, entry in found.items:
-            await self.kv.txn([Step([], [Put(key, damage(entry.value), entry.lease)])])
+            await self.kv.txn([Transaction([], [Put(key, damage(entry.value), entry.lease)])])
 
     async def look(self) -> set[str]:
         """Everything that can be looked at, with new eyes; the ids of the instances that are found."""

@@ -13,7 +13,7 @@ from peerjob.model.firing import Candidate, Fire, FireOutcome, FireStatus, Overl
 from peerjob.model.query import Query
 from peerjob.model.record import Ack, NodeView, StoreLimits, Want
 from peerjob.model.state import State
-from peerjob.store.kv.format.base import Entry, Put, Step
+from peerjob.store.kv.format.base import Entry, Put, Transaction
 from peerjob.store.kv.format.keys import below
 from peerjob.store.kv.format.rows import decode_row
 from peerjob.store.kv.store import KVStore
@@ -48,7 +48,7 @@ class Bench:
 
     async def put(self, key: str, data: bytes) -> None:
         """Replace a value, as a damage would."""
-        await self.kv.txn([Step([], [Put(f"n/{key}", data, (await self.entry(key)).lease)])])
+        await self.kv.txn([Transaction([], [Put(f"n/{key}", data, (await self.entry(key)).lease)])])
 
     async def put_field(self, key: str, place: int, value: Any) -> None:
         """Replace one field of a stored array."""

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerjob.store.etcd.api import etcd
-from peerjob.store.etcd.transaction import AtomicRequest, StepwiseRequest, reading
-from peerjob.store.kv.format.base import Compare, Delete, Op, Put, Range, Step
+from peerjob.store.etcd.transaction import AtomicRequest, SeparateRequest, reading
+from peerjob.store.kv.format.base import Compare, Delete, Op, Put, Range, Transaction
 from peerjob.store.kv.format.request_limits import MAX_OPERATIONS
 
 KEYS = st.text(st.characters(codec="ascii"), min_size=1, max_size=200)
@@ -19,7 +19,7 @@ COMPARES = st.builds(Compare, KEYS, NUMBERS) | st.builds(Compare, KEYS, below=KE
 OPS: st.SearchStrategy[Op] = st.builds(Put, KEYS, VALUES, NUMBERS) | st.builds(Delete, KEYS, ENDS)
 RANGES = st.builds(Range, KEYS, ENDS, NUMBERS, st.booleans(), st.booleans())
 STEPS = st.builds(
-    Step, st.lists(COMPARES, max_size=3), st.lists(OPS, max_size=4), st.lists(RANGES, max_size=2).map(tuple)
+    Transaction, st.lists(COMPARES, max_size=3), st.lists(OPS, max_size=4), st.lists(RANGES, max_size=2).map(tuple)
 )
 
 
@@ -50,37 +50,44 @@ def read(wanted: Range) -> dict[str, Any]:
     }
 
 
-def nested(step: Step, compares: Sequence[Compare]) -> dict[str, Any]:
-    return {"request_txn": {"compare": [*map(compare, compares)], "success": branch(step)}}
+def nested(transaction: Transaction, compares: Sequence[Compare]) -> dict[str, Any]:
+    return {"request_txn": {"compare": [*map(compare, compares)], "success": branch(transaction)}}
 
 
-def branch(step: Step) -> list[dict[str, Any]]:
-    return [*map(write, step.ops), *map(read, step.reads)]
+def branch(transaction: Transaction) -> list[dict[str, Any]]:
+    return [*map(write, transaction.ops), *map(read, transaction.reads)]
 
 
 @given(st.lists(STEPS, max_size=4), STEPS, st.lists(COMPARES, max_size=2))
 def test_steps_are_nested_behind_the_guards_and_what_goes_along_needs_all_of_them(
-    steps: list[Step], also: Step, guards: list[Compare]
+    transactions: list[Transaction], also: Transaction, guards: list[Compare]
 ) -> None:
-    every = list(dict.fromkeys(compare for step in [*steps, also] for compare in step.compares))
+    every = list(dict.fromkeys(compare for transaction in [*transactions, also] for compare in transaction.compares))
     expected = etcd.TxnRequest(
         compare=[*map(compare, guards)],
-        success=[*(nested(step, step.compares) for step in steps), nested(also, every)],
+        success=[*(nested(transaction, transaction.compares) for transaction in transactions), nested(also, every)],
     )
-    assert etcd.TxnRequest.FromString(StepwiseRequest(steps, also, guards).data) == expected
+    assert etcd.TxnRequest.FromString(SeparateRequest(transactions, also, guards).data) == expected
 
 
 def test_too_many_compares_stand_outside_and_the_steps_by_themselves_in_the_other_branch() -> None:
     guards = [Compare("guard", mod=7)]
-    steps = [Step([Compare(f"step/{n}", mod=n), Compare("both")], [Put(f"step/{n}", b"x")]) for n in range(3)]
-    also = Step([Compare(f"more/{n}") for n in range(123)], [Put("also", b"y"), Delete("gone")], [Range("also")])
-    every = list(dict.fromkeys(one for part in (guards, *(step.compares for step in [*steps, also])) for one in part))
+    transactions = [
+        Transaction([Compare(f"transaction/{n}", mod=n), Compare("both")], [Put(f"transaction/{n}", b"x")])
+        for n in range(3)
+    ]
+    also = Transaction([Compare(f"more/{n}") for n in range(123)], [Put("also", b"y"), Delete("gone")], [Range("also")])
+    every = list(
+        dict.fromkeys(
+            one for part in (guards, *(transaction.compares for transaction in [*transactions, also])) for one in part
+        )
+    )
     expected = etcd.TxnRequest(
         compare=[*map(compare, every)],
-        success=[*(nested(step, []) for step in steps), *branch(also)],
-        failure=[nested(step, [*guards, *step.compares]) for step in steps],
+        success=[*(nested(transaction, []) for transaction in transactions), *branch(also)],
+        failure=[nested(transaction, [*guards, *transaction.compares]) for transaction in transactions],
     )
-    assert etcd.TxnRequest.FromString(StepwiseRequest(steps, also, guards).data) == expected
+    assert etcd.TxnRequest.FromString(SeparateRequest(transactions, also, guards).data) == expected
 
 
 @given(st.lists(RANGES, max_size=5))
@@ -90,33 +97,33 @@ def test_reads_stand_alone(ranges: list[Range]) -> None:
 
 @given(st.lists(STEPS, max_size=4), STEPS, st.lists(COMPARES, max_size=2))
 def test_all_or_nothing_has_each_compare_once_and_few_nested_transactions(
-    steps: list[Step], also: Step, guards: list[Compare]
+    transactions: list[Transaction], also: Transaction, guards: list[Compare]
 ) -> None:
-    every = dict.fromkeys([*guards, *(one for step in [*steps, also] for one in step.compares)])
+    every = dict.fromkeys([*guards, *(one for transaction in [*transactions, also] for one in transaction.compares)])
     expected = etcd.TxnRequest(
         compare=[*map(compare, every)],
         success=[
-            {"request_txn": {"success": [one for step in steps for one in branch(step)]}},
+            {"request_txn": {"success": [one for transaction in transactions for one in branch(transaction)]}},
             nested(also, []),
         ],
     )
-    whole = AtomicRequest(steps, also, guards)
+    whole = AtomicRequest(transactions, also, guards)
     assert whole.fits
     assert etcd.TxnRequest.FromString(whole.data) == expected
 
 
 @given(st.integers(2, 70), st.integers(1, 3), st.integers(0, 24), st.integers(0, 60))
-def test_all_or_nothing_fits_or_says_that_it_does_not(steps: int, compares: int, ops: int, along: int) -> None:
+def test_all_or_nothing_fits_or_says_that_it_does_not(transactions: int, compares: int, ops: int, along: int) -> None:
     every = [
-        Step([Compare(f"{n}/{at}") for at in range(compares)], [Put(f"{n}/{at}", b"x") for at in range(ops)])
-        for n in range(steps)
+        Transaction([Compare(f"{n}/{at}") for at in range(compares)], [Put(f"{n}/{at}", b"x") for at in range(ops)])
+        for n in range(transactions)
     ]
-    whole = AtomicRequest(every, Step([], [Put(f"along/{n}", b"y") for n in range(along)]))
+    whole = AtomicRequest(every, Transaction([], [Put(f"along/{n}", b"y") for n in range(along)]))
     request = etcd.TxnRequest.FromString(whole.data)
     inner = [one.request_txn.success for one in request.success]
     width = max(len(request.compare), len(inner))
-    assert whole.fits == (max(ops, along) + max(steps * compares, steps + 1) <= MAX_OPERATIONS)
+    assert whole.fits == (max(ops, along) + max(transactions * compares, transactions + 1) <= MAX_OPERATIONS)
     assert not whole.fits or width + max(map(len, inner)) <= MAX_OPERATIONS
     assert [one.request_put.key for part in inner[:-1] for one in part] == [
-        op.key.encode() for step in every for op in step.ops if isinstance(op, Put)
+        op.key.encode() for transaction in every for op in transaction.ops if isinstance(op, Put)
     ]

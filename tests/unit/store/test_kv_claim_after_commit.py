@@ -7,7 +7,7 @@ import pytest
 
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Ack, Action, Claim, Outcome, StoreLimits
-from peerjob.store.kv.format.base import Applied, Compare, Step
+from peerjob.store.kv.format.base import Applied, Compare, Transaction
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
@@ -27,11 +27,13 @@ class Watched(MemoryKeyValue):
         self.free = asyncio.Event()
         self.written: asyncio.Queue[str] = asyncio.Queue()
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
         written = [op.key.split("/")[3] for op in (also.ops if also else ()) if "/turn-" in op.key]
         if self.held in written:
             await self.free.wait()
-        applied = await super().txn(steps, also, guards)
+        applied = await super().txn(transactions, also, guards)
         for verb in written:
             self.written.put_nowait(verb)
         if self.lost in written:

@@ -15,7 +15,7 @@ from msgspec import structs
 from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.model.state import State
 from peerjob.store.base import Store
-from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Put, Range, Step
+from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Put, Range, Transaction
 from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.index import counts, queues
 from peerjob.store.kv.queue.claim_select import MAX_PASSED, Pick, Room, share_of
@@ -51,10 +51,12 @@ class Overtaken(MemoryKeyValue):
         await self._pause()
         return found
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
         await self._pause()
-        applied = await super().txn(steps, also, guards)
-        self.conflicts += sum(answer is None for answer in applied.steps)
+        applied = await super().txn(transactions, also, guards)
+        self.conflicts += sum(answer is None for answer in applied.answers)
         await self._pause()
         return applied
 
@@ -110,7 +112,7 @@ class Windowed(Overtaken):
 
 
 async def conflicts(clock: VirtualClock, driver: type[Overtaken]) -> int:
-    """The number of steps that fail while four nodes claim all instances."""
+    """The number of transactions that fail while four nodes claim all instances."""
     make = Factory(clock)
     kv = driver(MemoryData(costs=Costs()), clock)
 
@@ -235,11 +237,13 @@ class Interrupted(MemoryKeyValue):
 
     others: Callable[[], Awaitable[None]] | None = None
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
         others, self.others = self.others, None
         if others is not None:
             await others()
-        return await super().txn(steps, also, guards)
+        return await super().txn(transactions, also, guards)
 
 
 async def test_no_claim_takes_an_instance_twice_when_its_queues_become_too_many_meanwhile(clock: VirtualClock) -> None:
@@ -278,7 +282,7 @@ async def test_a_claim_takes_an_instance_once_if_another_queue_still_has_an_entr
     await store.enqueue([other, moved])
     old, new = (keys.ready("work", priority, suspect=False) for priority in (6, 5))
     (entry,) = (key for key in data.entries if key.startswith(new))
-    await kv.txn([Step([], [Put(old + entry.removeprefix(new), b"")])])
+    await kv.txn([Transaction([], [Put(old + entry.removeprefix(new), b"")])])
 
     claims = await peer.take(3)
 

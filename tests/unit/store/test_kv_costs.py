@@ -11,7 +11,7 @@ from peerjob.model.query import Query
 from peerjob.model.record import Action, Claim, StoreLimits
 from peerjob.model.run_now import RunNow
 from peerjob.store.kv.format import request_limits
-from peerjob.store.kv.format.base import MAX_REQUEST_BYTES, Delete, Entry, Found, Put, Range, Step
+from peerjob.store.kv.format.base import MAX_REQUEST_BYTES, Delete, Entry, Found, Put, Range, Transaction
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
@@ -95,8 +95,8 @@ async def bench(clock: VirtualClock) -> AsyncIterator[Bench]:
 
 
 async def test_the_model_charges_keys_tombstones_and_no_limit(bench: Bench) -> None:
-    await bench.kv.txn([Step([], [Put(f"n/a/{number:03d}", b"") for number in range(100)])])
-    await bench.kv.txn([Step([], [Delete("n/a/000", "n/a/050")])])
+    await bench.kv.txn([Transaction([], [Put(f"n/a/{number:03d}", b"") for number in range(100)])])
+    await bench.kv.txn([Transaction([], [Delete("n/a/000", "n/a/050")])])
     await bench.kv.read([Range("n/a/", "n/a0", limit=1)])
     assert bench.costs.worst == 100
     bench.data.compact()
@@ -331,13 +331,13 @@ async def test_the_kinds_of_nodes_go_with_the_last_node(bench: Bench) -> None:
 
 
 async def test_a_transaction_over_a_limit_is_caught(bench: Bench) -> None:
-    twice = [Step([], [Put("n/a/1", b"")]), Step([], [Put("n/a/1", b"")])]
-    wide = [Step([], [Put(f"n/a/{number}", b"")]) for number in range(129)]
-    deep = [Step([], [Put(f"n/a/{number}", b"") for number in range(128)])]
-    both = [Step([], [Put("n/a/1", b""), Delete("n/a/", "n/a0")])]
-    for steps in (twice, wide, deep, both):
+    twice = [Transaction([], [Put("n/a/1", b"")]), Transaction([], [Put("n/a/1", b"")])]
+    wide = [Transaction([], [Put(f"n/a/{number}", b"")]) for number in range(129)]
+    deep = [Transaction([], [Put(f"n/a/{number}", b"") for number in range(128)])]
+    both = [Transaction([], [Put("n/a/1", b""), Delete("n/a/", "n/a0")])]
+    for transactions in (twice, wide, deep, both):
         with pytest.raises(request_limits.RequestRefusedError):
-            await bench.kv.txn(steps)
+            await bench.kv.txn(transactions)
 
 
 def ids_of(claims: tuple[Claim, ...]) -> list[str]:

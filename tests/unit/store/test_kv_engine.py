@@ -17,21 +17,21 @@ from peerjob.model.record import MAX_HISTORY, REPEAT_US, Ack, Action, Claim, Out
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import (
     MAX_REQUEST_BYTES,
-    MAX_STEPS,
+    MAX_TRANSACTIONS,
     Applied,
     Compare,
     Delete,
     Found,
     Put,
     Range,
-    Step,
+    Transaction,
     bytes_of,
 )
 from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.format.rows import SMALL
 from peerjob.store.kv.store import KVStore
 from peerjob.store.kv.write.context import KVCommands
-from peerjob.store.kv.write.step_plan import Change
+from peerjob.store.kv.write.transaction_plan import Change
 from peerjob.store.kv.write.writer import _parts  # pyright: ignore[reportPrivateUsage]
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
@@ -57,11 +57,13 @@ class Unreliable(MemoryKeyValue):
     lose_next = 0
     """Answers to drop in any case."""
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
         chance = self._clock.random.random()
         if chance < self.share / 2:
             raise StoreUnavailableError("memory://", "the request was lost")
-        applied = await super().txn(steps, also, guards)
+        applied = await super().txn(transactions, also, guards)
         if also is not None and self.lose_next:
             self.lose_next -= 1
             raise StoreUnavailableError("memory://", "the answer was lost")
@@ -114,7 +116,7 @@ class Bench:
 
     async def spoil(self, *ids: str) -> None:
         """Make some records unreadable."""
-        await self.kv.txn([Step([], [Put(self.keys.state + id, b"\xc1 spoilt") for id in ids])])
+        await self.kv.txn([Transaction([], [Put(self.keys.state + id, b"\xc1 spoilt") for id in ids])])
 
     async def persist(self, call: Callable[[], Awaitable[Result]]) -> Result:
         """Call until an answer comes."""
@@ -215,7 +217,7 @@ async def test_a_wrong_counter_is_put_right_within_the_hour(bench: Bench) -> Non
     _, cancelled = await peer.take(2)
     await bench.store.cancel([cancelled.id], request="r")
     assert len((await peer.claim(Want(kinds={"rest": 1}, limit=1))).claims) == 1
-    await bench.kv.txn([Step([], [Delete(f"{bench.keys.count}work/", f"{bench.keys.count}work0")])])
+    await bench.kv.txn([Transaction([], [Delete(f"{bench.keys.count}work/", f"{bench.keys.count}work0")])])
     other = bench.another()
     await other.enqueue([*bench.make.instances(2), *bench.make.instances(2, delay_us=9_000_000_000)])
     rest = {"rest": {State.PROCESSING: 1}}
@@ -420,7 +422,7 @@ async def test_an_instance_without_arguments_is_set_aside(bench: Bench) -> None:
     peer = await bench.join()
     first, second = bench.make.instances(2, spec=LARGE)
     await bench.store.enqueue([first, second])
-    await bench.kv.txn([Step([], [Delete(bench.keys.args + first.id)])])
+    await bench.kv.txn([Transaction([], [Delete(bench.keys.args + first.id)])])
     assert [claim.id for claim in await peer.take()] == [second.id]
     assert (await bench.store.health()).undecodable == 1
 
@@ -453,7 +455,7 @@ async def test_a_state_record_stays_small(bench: Bench) -> None:
     assert len(entry.value) <= 4096
     (record,) = await bench.store.get([new.id])
     assert record is not None
-    assert sum(step.count for step in record.history) == 2 + 2 * MAX_HISTORY
+    assert sum(entry.count for entry in record.history) == 2 + 2 * MAX_HISTORY
 
 
 async def test_lines_that_processors_log_after_the_end_are_kept(bench: Bench) -> None:
@@ -472,7 +474,7 @@ async def test_lines_that_processors_log_after_the_end_are_kept(bench: Bench) ->
 
 
 async def test_a_newer_layout_is_refused(bench: Bench) -> None:
-    await bench.kv.txn([Step([], [Put(bench.keys.layout, b"99")])])
+    await bench.kv.txn([Transaction([], [Put(bench.keys.layout, b"99")])])
     with pytest.raises(LayoutError, match="99"):
         await bench.another().open()
 
@@ -517,10 +519,10 @@ def test_a_batch_is_cut_where_the_next_change_does_not_fit(size: int) -> None:
     assert [change for part in parts for change in part] == changes
     sizes = [sum(bytes_of(change.compares, change.ops) for change in part) for part in parts]
     assert all(total <= MAX_REQUEST_BYTES or len(part) == 1 for total, part in zip(sizes, parts, strict=True))
-    assert all(len(part) <= MAX_STEPS for part in parts)
+    assert all(len(part) <= MAX_TRANSACTIONS for part in parts)
     one = bytes_of((), changes[0].ops)
     assert all(
-        total + one > MAX_REQUEST_BYTES or len(part) == MAX_STEPS
+        total + one > MAX_REQUEST_BYTES or len(part) == MAX_TRANSACTIONS
         for total, part in zip(sizes, parts[:-1], strict=False)
     )
 

@@ -17,7 +17,7 @@ from peerjob.model.firing import Fire, FireOutcome, FireStatus, Overlap, Schedul
 from peerjob.model.query import Filter, Query
 from peerjob.model.record import Ack, Action, Claim, NewInstance, Record, StoreLimits
 from peerjob.model.state import ARROWS, State
-from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Step
+from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Transaction
 from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.format.rows import node_of
 from peerjob.store.kv.store import KVStore
@@ -61,9 +61,11 @@ class Interrupted(MemoryKeyValue):
         await self._request()
         return await super().read(ranges)
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
         await self._request()
-        return await super().txn(steps, also, guards)
+        return await super().txn(transactions, also, guards)
 
     async def grant(self, ttl_us: int) -> int:
         await self._request()

@@ -8,7 +8,7 @@ import pytest
 
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import StoreLimits
-from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Found, Range, Step
+from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Found, Range, Transaction
 from peerjob.store.kv.index import counts
 from peerjob.store.kv.kinds.kind_groups import Grouping
 from peerjob.store.kv.store import KVStore
@@ -48,14 +48,18 @@ class Tally(MemoryKeyValue):
         self.entries += sum(len(found.items) for found in answers)
         return answers
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
         self.fails_at -= 1
         if self.fails_at == 0:
             raise StoreUnavailableError("memory://", "the process ended here")
-        every = [*steps, also] if also is not None else steps
+        every = [*transactions, also] if also is not None else transactions
         self.requests += 1
-        self.operations += sum(len(step.compares) + len(step.ops) + len(step.reads) for step in every)
-        return await super().txn(steps, also, guards)
+        self.operations += sum(
+            len(transaction.compares) + len(transaction.ops) + len(transaction.reads) for transaction in every
+        )
+        return await super().txn(transactions, also, guards)
 
     def spent(self) -> tuple[int, int, int]:
         """Requests, operations and entries since the last call."""
@@ -320,7 +324,7 @@ async def test_the_parts_of_kinds_that_a_dead_node_has_stored_leave_no_keys(cloc
     info = make.node(kinds=[f"kind-{number}" for number in range(20)])
     await store.join(info, ttl_us=LONG_TTL_US)
     stamp, *parts = sorted(key for key in data.entries if key.startswith("n/kinds/"))
-    await kv.txn([Step([], [Delete(stamp), Delete(f"n/node/{info.incarnation}")])])
+    await kv.txn([Transaction([], [Delete(stamp), Delete(f"n/node/{info.incarnation}")])])
     assert parts
     await store.reap(10, reaper=info.incarnation)
     await store.expire(10)
@@ -335,12 +339,19 @@ async def test_a_join_stores_its_kinds_again_if_they_are_removed_meanwhile(clock
 
         removed = False
 
-        async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
-            applied = await super().txn(steps, also, guards)
-            parts = [op.key for step in steps for op in step.ops if "/kinds/" in op.key and op.key.count("/") == 3]
+        async def txn(
+            self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+        ) -> Applied:
+            applied = await super().txn(transactions, also, guards)
+            parts = [
+                op.key
+                for transaction in transactions
+                for op in transaction.ops
+                if "/kinds/" in op.key and op.key.count("/") == 3
+            ]
             if parts and not self.removed:
                 self.removed = True
-                await super().txn([Step([], [Delete(key) for key in parts])])
+                await super().txn([Transaction([], [Delete(key) for key in parts])])
             return applied
 
     kv = Removing(data, clock)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from peerjob.model.record import StoreLimits
-from peerjob.store.kv.format.base import Applied, Compare, Found, Range, Step
+from peerjob.store.kv.format.base import Applied, Compare, Found, Range, Transaction
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
@@ -27,9 +27,11 @@ class FarKeyValue(MemoryKeyValue):
         await asyncio.sleep(TRIP)
         return await super().read(ranges)
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
         await asyncio.sleep(TRIP)
-        return await super().txn(steps, also, guards)
+        return await super().txn(transactions, also, guards)
 
     async def keepalive(self, lease: int) -> bool:
         await asyncio.sleep(TRIP)

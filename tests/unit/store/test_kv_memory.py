@@ -8,7 +8,7 @@ import pytest
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import OptionError, StoreFullError
 from peerjob.model.record import StoreLimits
-from peerjob.store.kv.format.base import Compare, Delete, Found, Put, Range, Step
+from peerjob.store.kv.format.base import Compare, Delete, Found, Put, Range, Transaction
 from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue, forget, memory_store
 from peerjob.testing.clock import VirtualClock
@@ -20,8 +20,8 @@ def kv(clock: VirtualClock) -> MemoryKeyValue:
     return MemoryKeyValue(MemoryData(), clock)
 
 
-def put(key: str, value: bytes = b"", *, lease: int = 0, only_if: Compare | None = None) -> Step:
-    return Step([] if only_if is None else [only_if], [Put(key, value, lease)])
+def put(key: str, value: bytes = b"", *, lease: int = 0, only_if: Compare | None = None) -> Transaction:
+    return Transaction([] if only_if is None else [only_if], [Put(key, value, lease)])
 
 
 def keys_of(found: Found) -> list[str]:
@@ -31,33 +31,35 @@ def keys_of(found: Found) -> list[str]:
 async def test_a_step_whose_compare_fails_does_not_stop_the_others(kv: MemoryKeyValue) -> None:
     await kv.txn([put("n/a/taken")])
     applied = await kv.txn([put("n/a/1"), put("n/a/2", only_if=Compare("n/a/taken")), put("n/a/3")])
-    assert [answer is not None for answer in applied.steps] == [True, False, True]
+    assert [answer is not None for answer in applied.answers] == [True, False, True]
     (found,) = await kv.read([Range("n/a/", "n/a0")])
     assert keys_of(found) == ["n/a/1", "n/a/3", "n/a/taken"]
 
 
 async def test_compares_see_the_state_before_the_transaction(kv: MemoryKeyValue) -> None:
-    applied = await kv.txn([put("n/a/1"), put("n/a/2", only_if=Compare("n/a/1")), Step([Compare("n/a/1", mod=1)], [])])
-    assert [answer is not None for answer in applied.steps] == [True, True, False]
+    applied = await kv.txn(
+        [put("n/a/1"), put("n/a/2", only_if=Compare("n/a/1")), Transaction([Compare("n/a/1", mod=1)], [])]
+    )
+    assert [answer is not None for answer in applied.answers] == [True, True, False]
 
 
 async def test_also_needs_every_step(kv: MemoryKeyValue) -> None:
-    along = Step([], [Put("n/b/count", b"1")], [Range("n/b/count")])
+    along = Transaction([], [Put("n/b/count", b"1")], [Range("n/b/count")])
     await kv.txn([put("n/a/1")])
     refused = await kv.txn([put("n/a/2"), put("n/a/1", only_if=Compare("n/a/1"))], along)
     assert refused.also is None
     accepted = await kv.txn([put("n/a/3")], along)
     assert accepted.also is not None
     assert keys_of(accepted.also[0]) == ["n/b/count"]
-    refused = await kv.txn([put("n/a/4")], Step([Compare("n/b/count")], []))
-    assert (refused.steps[0] is not None, refused.also) == (True, None)
+    refused = await kv.txn([put("n/a/4")], Transaction([Compare("n/b/count")], []))
+    assert (refused.answers[0] is not None, refused.also) == (True, None)
 
 
 async def test_nothing_is_applied_where_a_guard_does_not_hold(kv: MemoryKeyValue) -> None:
     await kv.txn([put("n/a/taken")])
-    along = Step([], [Put("n/b/count", b"1")])
+    along = Transaction([], [Put("n/b/count", b"1")])
     refused = await kv.txn([put("n/a/1"), put("n/a/2")], along, [Compare("n/a/free"), Compare("n/a/taken")])
-    assert (refused.steps, refused.also) == ([None, None], None)
+    assert (refused.answers, refused.also) == ([None, None], None)
     accepted = await kv.txn([put("n/a/3")], along, [Compare("n/a/free")])
     assert accepted.also is not None
     (found,) = await kv.read([Range("n/a/", "n/a0")])
@@ -69,7 +71,7 @@ async def test_revisions_only_grow_and_are_compared(kv: MemoryKeyValue) -> None:
     second = await kv.txn([put("n/a/1", b"y", only_if=Compare("n/a/1", mod=first.revision))])
     third = await kv.txn([put("n/a/1", b"z", only_if=Compare("n/a/1", mod=first.revision))])
     assert second.revision > first.revision
-    assert third.steps == [None]
+    assert third.answers == [None]
     (entry,) = await kv.get(["n/a/1"])
     assert entry is not None
     assert (entry.value, entry.mod) == (b"y", second.revision)
@@ -78,22 +80,22 @@ async def test_revisions_only_grow_and_are_compared(kv: MemoryKeyValue) -> None:
 async def test_a_value_is_compared_with_a_text(kv: MemoryKeyValue) -> None:
     await kv.txn([put("n/head/q", b"0005")])
     for below, holds in [("0006", True), ("0005", False), ("0004", False), ("00051", True)]:
-        applied = await kv.txn([Step([Compare("n/head/q", below=below)], [])])
-        assert (applied.steps[0] is not None) is holds, below
-    applied = await kv.txn([Step([Compare("n/head/absent", below="9")], [])])
-    assert applied.steps == [None]
+        applied = await kv.txn([Transaction([Compare("n/head/q", below=below)], [])])
+        assert (applied.answers[0] is not None) is holds, below
+    applied = await kv.txn([Transaction([Compare("n/head/absent", below="9")], [])])
+    assert applied.answers == [None]
 
 
 async def test_a_stretch_is_compared_with_nothing(kv: MemoryKeyValue) -> None:
     await kv.txn([put("n/q/5")])
     for start, end, holds in [("n/q/", "n/q/5", True), ("n/q/5", "n/q/6", False), ("n/q/6", "n/q0", True)]:
-        applied = await kv.txn([Step([Compare(start, end=end)], [])])
-        assert (applied.steps[0] is not None) is holds, start
+        applied = await kv.txn([Transaction([Compare(start, end=end)], [])])
+        assert (applied.answers[0] is not None) is holds, start
 
 
 async def test_ranges_are_in_order_bounded_and_counted(kv: MemoryKeyValue) -> None:
     await kv.txn([put(f"n/a/{number:02d}") for number in (7, 3, 9, 1, 5)])
-    await kv.txn([Step([], [Delete("n/a/05")])])
+    await kv.txn([Transaction([], [Delete("n/a/05")])])
     await kv.txn([put("n/a-b/00"), put("n/b/00")])
     up, down, some, everything, none = await kv.read(
         [
@@ -113,7 +115,7 @@ async def test_ranges_are_in_order_bounded_and_counted(kv: MemoryKeyValue) -> No
 
 async def test_a_range_is_removed_as_a_whole(kv: MemoryKeyValue) -> None:
     await kv.txn([put(f"n/a/{number}") for number in range(5)])
-    await kv.txn([Step([], [Delete("n/a/1", "n/a/4")])])
+    await kv.txn([Transaction([], [Delete("n/a/1", "n/a/4")])])
     (found,) = await kv.read([Range("n/a/", "n/a0")])
     assert keys_of(found) == ["n/a/0", "n/a/4"]
 

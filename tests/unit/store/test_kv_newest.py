@@ -11,7 +11,7 @@ from peerjob.model.clock import SystemClock, to_datetime
 from peerjob.model.ids import id_time_us
 from peerjob.model.query import Query
 from peerjob.model.record import NewInstance, StoreLimits
-from peerjob.store.kv.format.base import Entry, Found, Put, Range, Step
+from peerjob.store.kv.format.base import Entry, Found, Put, Range, Transaction
 from peerjob.store.kv.format.rows import SMALL
 from peerjob.store.kv.index.newest import NewestIds, id_at
 from peerjob.store.kv.store import KVStore
@@ -69,7 +69,7 @@ async def test_pages_have_all_ids_in_order(
     random = Random(seed)
     ids = ids_of(bursts, random)
     kv = MemoryKeyValue(MemoryData(), SystemClock())
-    await kv.txn([Step([], [Put(random.choice(INDEXES) + id, b"") for id in ids])])
+    await kv.txn([Transaction([], [Put(random.choice(INDEXES) + id, b"") for id in ids])])
     newest = NewestIds(kv)
     start = data.draw(st.sampled_from(["", *(one[:13] for one in ids[::40])]))
     for _ in range(2):  # the second time, it knows where the first page began

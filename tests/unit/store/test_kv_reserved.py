@@ -3,7 +3,7 @@
 import pytest
 
 from peerjob.model.record import StoreLimits
-from peerjob.store.kv.format.base import Put, Range, Step
+from peerjob.store.kv.format.base import Put, Range, Transaction
 from peerjob.store.kv.format.keys import Keys, prefix_end
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryData
@@ -38,7 +38,7 @@ class Bench:
 async def bench(clock: VirtualClock) -> Bench:
     bench = Bench(clock)
     await bench.store.open()
-    await bench.kv.txn([Step([], bench.entries)])
+    await bench.kv.txn([Transaction([], bench.entries)])
     return bench
 
 

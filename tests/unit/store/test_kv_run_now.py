@@ -12,7 +12,7 @@ from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import SUSPECT_AFTER, Action, StoreLimits
 from peerjob.model.run_now import RunNow, RunNowAnswer
 from peerjob.model.state import State
-from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Put, Range, Step
+from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Put, Range, Transaction
 from peerjob.store.kv.format.keys import Keys, timed
 from peerjob.store.kv.format.rows import Row, decode_row, encode
 from peerjob.store.kv.store import KVStore
@@ -41,11 +41,13 @@ class Unreliable(MemoryKeyValue):
             await act()
         return await super().get(keys)
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
         chance = self._clock.random.random()
         if chance < self.share / 2:
             raise StoreUnavailableError("memory://", "the request was lost")
-        applied = await super().txn(steps, also, guards)
+        applied = await super().txn(transactions, also, guards)
         if chance < self.share or (self.lose_next and also is not None):
             self.lose_next = False
             raise StoreUnavailableError("memory://", "the answer was lost")
@@ -81,7 +83,7 @@ class Bench:
         return decode_row(entry.value)
 
     async def put(self, key: str, value: bytes) -> None:
-        await self.kv.txn([Step([], [Put(key, value)])])
+        await self.kv.txn([Transaction([], [Put(key, value)])])
 
     async def tables(self) -> Counter[str]:
         """The number of keys of each table of the namespace."""
@@ -156,7 +158,7 @@ async def test_one_that_a_faster_clock_found_due_moves_too(bench: Bench) -> None
     row = await bench.row(id)
     place = timed(row.due_us, id)
     ready = bench.keys.ready(row.kind, row.priority, suspect=False)
-    await bench.kv.txn([Step([], [Delete(bench.keys.delayed(id) + place), Put(ready + place, b"")])])
+    await bench.kv.txn([Transaction([], [Delete(bench.keys.delayed(id) + place), Put(ready + place, b"")])])
     assert await bench.store.run_now([id], request="r") == [RunNow.DUE_NOW]
     assert [claim.id for claim in await peer.take()] == [id]
     assert (await bench.tables())["ready"] == 0

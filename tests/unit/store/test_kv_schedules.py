@@ -11,7 +11,7 @@ import pytest
 from peerjob.model.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
 from peerjob.model.firing import Candidate, Fire, FireOutcome, FireStatus, Overlap, SchedulePut, ScheduleRow, Term
 from peerjob.model.record import REPEAT_US, Ack, Action, NewInstance, StoreLimits
-from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Put, Range, Step
+from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Put, Range, Transaction
 from peerjob.store.kv.format.keys import Keys, prefix_end
 from peerjob.store.kv.nodes.elections import KVElections
 from peerjob.store.kv.store import KVStore
@@ -35,15 +35,17 @@ class Line(MemoryKeyValue):
     refused = ""
     """A key that no transaction may write."""
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
         self.writes += 1
         await asyncio.sleep(0)
-        if any(op.key == self.refused for step in steps for op in step.ops):
+        if any(op.key == self.refused for transaction in transactions for op in transaction.ops):
             raise StoreRefusedError("the request was refused")
         chance = self._clock.random.random()
         if chance < self.share / 2:
             raise StoreUnavailableError("memory://", "the request was lost")
-        applied = await super().txn(steps, also, guards)
+        applied = await super().txn(transactions, also, guards)
         if chance < self.share:
             raise StoreUnavailableError("memory://", "the answer was lost")
         return applied
@@ -244,7 +246,7 @@ async def test_a_leader_whose_key_is_gone_takes_the_leadership_anew(bench: Bench
     one = Candidate(incarnation="1", name="one")
     again = first = await elections.campaign(one, ttl_us=10 * SECOND_US)
     assert await elections.campaign(one, ttl_us=10 * SECOND_US) == first  # the candidate knows its key now
-    await bench.kv.txn([Step([], [Delete(f"{bench.keys.leader}now")])])
+    await bench.kv.txn([Transaction([], [Delete(f"{bench.keys.leader}now")])])
     for _ in range(4):
         await bench.clock.advance(1)
         again = await elections.campaign(one, ttl_us=10 * SECOND_US)
@@ -284,7 +286,7 @@ async def test_a_full_store_takes_no_instance_but_every_record(bench: Bench) -> 
 async def test_an_unreadable_instance_passes_the_slot_on(bench: Bench) -> None:
     row = await bench.schedule("a/b")
     ids = [await bench.fired(row, number, Overlap.QUEUE) for number in range(4)]
-    await bench.kv.txn([Step([], [Put(bench.keys.state + id, b"\xc1") for id in (ids[0], ids[2])])])
+    await bench.kv.txn([Transaction([], [Put(bench.keys.state + id, b"\xc1") for id in (ids[0], ids[2])])])
     assert await bench.store.get([ids[0], ids[2]]) == [None, None]
     (row_now,) = await bench.store.get_schedules(["a/b"])
     assert row_now is not None
@@ -297,7 +299,7 @@ async def test_an_unreadable_instance_passes_the_slot_on(bench: Bench) -> None:
 async def test_a_slot_that_was_left_behind_is_free(bench: Bench, overlap: Overlap) -> None:
     row = await bench.schedule()
     first = await bench.fired(row, 0, overlap)
-    await bench.kv.txn([Step([], [Delete(bench.keys.state + first)])])
+    await bench.kv.txn([Transaction([], [Delete(bench.keys.state + first)])])
     second = await bench.fired(row, 1, overlap)
     (row_now,) = await bench.store.get_schedules(["s"])
     assert row_now is not None
@@ -307,7 +309,7 @@ async def test_a_slot_that_was_left_behind_is_free(bench: Bench, overlap: Overla
 async def test_an_instance_that_waits_for_a_free_slot_gets_the_slot(bench: Bench) -> None:
     row = await bench.schedule()
     first, second = [await bench.fired(row, number, Overlap.QUEUE) for number in range(2)]
-    await bench.kv.txn([Step([], [Delete(bench.keys.state + first)])])
+    await bench.kv.txn([Transaction([], [Delete(bench.keys.state + first)])])
     assert await bench.fired(row, 2, Overlap.SKIP) == ""
     peer = await Peer(store=bench.store, info=bench.make.node(), make=bench.make).join()
     assert [claim.id for claim in await peer.take()] == [second]
@@ -320,7 +322,7 @@ async def test_an_unreadable_schedule_is_logged_once_and_can_be_put_again(
     rows = [await bench.schedule(name) for name in "ab"]
     for row in rows:
         await bench.fired(row, 0, Overlap.SKIP)
-    await bench.kv.txn([Step([], [Put(f"n/{table}/a", b"\xc1")])])
+    await bench.kv.txn([Transaction([], [Put(f"n/{table}/a", b"\xc1")])])
     with caplog.at_level(logging.ERROR, logger="peerjob.store"):
         await bench.store.fire([bench.fire(row, 1) for row in rows], term=None)
         for _ in range(3):
@@ -344,7 +346,7 @@ async def test_an_unreadable_record_of_the_ledger_is_passed_over(bench: Bench) -
         await bench.fired(row, number)
     prefix = bench.keys.ledger(row.revision)
     second = (await bench.keys_below(prefix))[1]
-    await bench.kv.txn([Step([], [Put(prefix + second, b"\xc1")])])
+    await bench.kv.txn([Transaction([], [Put(prefix + second, b"\xc1")])])
     assert len((await small.fires("s")).records) == 2
     for number in range(3, 6):
         (answer,) = await small.fire([bench.fire(row, number)], term=None)
@@ -370,10 +372,12 @@ async def test_firing_many_costs_a_few_requests(bench: Bench) -> None:
     requests = 0
 
     class Counted(MemoryKeyValue):
-        async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+        async def txn(
+            self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+        ) -> Applied:
             nonlocal requests
             requests += 1
-            return await super().txn(steps, also, guards)
+            return await super().txn(transactions, also, guards)
 
     store = bench.another(Counted(bench.data, bench.clock))
     rows = [await bench.schedule(str(number)) for number in range(100)]

@@ -9,7 +9,7 @@ import pytest
 from peerjob.model.clock import Clock
 from peerjob.model.record import NodeInfo, StoreLimits
 from peerjob.model.state import State
-from peerjob.store.kv.format.base import Put, Step
+from peerjob.store.kv.format.base import Put, Transaction
 from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.format.rows import ClockReport, encode
 from peerjob.store.kv.store import KVStore
@@ -374,7 +374,7 @@ async def test_a_clock_that_was_set_and_set_back_at_once_is_asked_for_again(cloc
         _, on_written = clocks.report()
         on_written()
         value = encode(ClockReport(clock.time_us() + off_us, ()))
-        await kv.txn([Step([], [Put(f"{keys.clocks}peer", value)])])
+        await kv.txn([Transaction([], [Put(f"{keys.clocks}peer", value)])])
         await clock.settle()
         asked.append(clocks.report()[0].asks)
     await clocks.stop()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from peerjob.store.kv.format.base import Put, Step
+from peerjob.store.kv.format.base import Put, Transaction
 from peerjob.store.sqlite.requests import request_of
 from peerjob.store.sqlite.session import Session
 from peerjob.store.sqlite.watch import SqliteWatch
@@ -23,7 +23,9 @@ async def test_a_process_rings_those_that_watch_the_key(
         cleanup.callback(writer.close)
         watcher.register([SqliteWatch(("test/watched/",), 0, lambda _: None)])
         put = request_of(
-            lambda transaction, _: transaction.apply([Step([], [Put(key, b"")])], None, ()), writes=True, durable=False
+            lambda transaction, _: transaction.apply([Transaction([], [Put(key, b"")])], None, ()),
+            writes=True,
+            durable=False,
         )
         writer.write([put], [])
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from peerjob.store.kv.format.base import Compare, Delete, Put, Range, Step
+from peerjob.store.kv.format.base import Compare, Delete, Put, Range, Transaction
 from peerjob.store.sqlite.file import SCHEMA
 from peerjob.store.sqlite.leases import NEVER, Leases
 from peerjob.store.sqlite.table import Table
-from peerjob.store.sqlite.transaction import Transaction
+from peerjob.store.sqlite.transaction import SharedTransaction
 from peerjob.testing import VirtualClock
 
 SECOND = 1_000_000
@@ -24,8 +24,10 @@ def connection() -> Iterator[sqlite3.Connection]:
     made.close()
 
 
-def transaction(connection: sqlite3.Connection, leases: Leases, *, revision: int = 0, now_us: int = 0) -> Transaction:
-    return Transaction(Table(connection), leases, url="sqlite:///x", revision=revision, now_us=now_us, heard=())
+def transaction(
+    connection: sqlite3.Connection, leases: Leases, *, revision: int = 0, now_us: int = 0
+) -> SharedTransaction:
+    return SharedTransaction(Table(connection), leases, url="sqlite:///x", revision=revision, now_us=now_us, heard=())
 
 
 async def test_a_renewal_extends_a_lease_to_its_full_time_and_no_further(
@@ -61,7 +63,7 @@ async def test_the_keys_of_a_lease_end_with_it(connection: sqlite3.Connection, c
     leases = Leases(connection, clock)
     leases.grant(1, 5 * SECOND)
     first = transaction(connection, leases)
-    first.apply([Step([], [Put("a/held", b"", lease=1), Put("a/kept", b"")])], None, [])
+    first.apply([Transaction([], [Put("a/held", b"", lease=1), Put("a/kept", b"")])], None, [])
     first.flush()
     leases.revoke(1)
     assert [key for key, _ in transaction(connection, leases).read(Range("a/", "a0")).items] == ["a/kept"]
@@ -80,11 +82,11 @@ async def test_a_key_of_a_deleted_range_is_gone_for_later_compares(
 ) -> None:
     leases = Leases(connection, clock)
     one = transaction(connection, leases)
-    made = one.apply([Step([], [Put("a/1", b"x"), Put("b/1", b"x")])], None, [])
-    one.apply([Step([], [Delete("a/", end="a0")])], None, [])
+    made = one.apply([Transaction([], [Put("a/1", b"x"), Put("b/1", b"x")])], None, [])
+    one.apply([Transaction([], [Delete("a/", end="a0")])], None, [])
     gone, old, kept = (
-        one.apply([Step([Compare("a/1")], [])], None, []),
-        one.apply([Step([Compare("a/1", mod=made.revision)], [])], None, []),
-        one.apply([Step([Compare("b/1", mod=made.revision)], [])], None, []),
+        one.apply([Transaction([Compare("a/1")], [])], None, []),
+        one.apply([Transaction([Compare("a/1", mod=made.revision)], [])], None, []),
+        one.apply([Transaction([Compare("b/1", mod=made.revision)], [])], None, []),
     )
-    assert [found.steps[0] is not None for found in (gone, old, kept)] == [True, False, True]
+    assert [found.answers[0] is not None for found in (gone, old, kept)] == [True, False, True]

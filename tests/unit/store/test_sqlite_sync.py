@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from peerjob.model.clock import SystemClock
-from peerjob.store.kv.format.base import Delete, Op, Put, Step
+from peerjob.store.kv.format.base import Delete, Op, Put, Transaction
 from peerjob.store.sqlite.address import parse_address
 from peerjob.store.sqlite.driver import SqliteKeyValue
 from support.synced import seen_commits
@@ -40,11 +40,11 @@ async def test_a_transaction_that_keeps_something_waits_for_the_disk(
         await kv.open()
         lease = await kv.grant(60_000_000)
 
-        def step(part: list[Op | str]) -> Step:
-            return Step([], [Put(one, b"", lease) if isinstance(one, str) else one for one in part])
+        def transaction(part: list[Op | str]) -> Transaction:
+            return Transaction([], [Put(one, b"", lease) if isinstance(one, str) else one for one in part])
 
         seen.clear()
-        await kv.txn([step(part) for part in parts], None if also is None else step(also))
+        await kv.txn([transaction(part) for part in parts], None if also is None else transaction(also))
         (commit,) = seen
         await kv.close()
 

@@ -11,7 +11,7 @@ import msgspec
 
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Capabilities
-from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Step
+from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Transaction
 from peerjob.store.kv.format.keys import prefix_end
 from peerjob.store.memory.data import MemoryData, MemoryWatch
 from peerjob.store.memory.driver import MemoryKeyValue
@@ -130,8 +130,10 @@ class LinkedKeyValue:
     async def read(self, ranges: Sequence[Range]) -> list[Found]:
         return await self._link.carry(lambda: self._kv.read(ranges))
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
-        return await self._link.carry(lambda: self._kv.txn(steps, also, guards))
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
+        return await self._link.carry(lambda: self._kv.txn(transactions, also, guards))
 
     def watch(self, *prefixes: str, ends: Sequence[str] = ()) -> LinkedWatch:
         return LinkedWatch(self._data, prefixes, self._link)

@@ -19,7 +19,7 @@ REMEMBERED_US = 3_600_000_000
 
 
 @dataclass
-class AtomicStep:
+class ReferenceTransaction:
     """One command. It ends before the next one begins, so it is atomic."""
 
     state: Namespace
@@ -27,7 +27,7 @@ class AtomicStep:
     limits: StoreLimits
     choices: Choices = field(default_factory=Choices)
     ended: int = 0
-    """How many instances outcomes and reaps have ended in this step."""
+    """How many instances outcomes and reaps have ended in this transaction."""
     rings: bool = False
     """Whether the command left something that a caller waits for: a hint, or another leader."""
 

@@ -1,8 +1,8 @@
-"""The plan of one step: how an instance enters and leaves its indexes, its queue, its key and its slot.
+"""The plan of one transaction: how an instance enters and leaves its indexes, its queue, its key and its slot.
 
-All transitions of an instance use these methods. So record, indexes, queues, ownership and counts change in one step.
-A step that changes a slot compares what was read of the slot. Two steps of one request therefore cannot both change a
-slot: the second one is repeated in the next round.
+All transitions of an instance use these methods. So record, indexes, queues, ownership and counts change in one
+transaction. A transaction that changes a slot compares what was read of the slot. Two transactions of one request
+therefore cannot both change a slot: the second one is repeated in the next round.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from peerjob.store.kv.index.counts import DELAYED, READY, SCHEDULED, SLOT, Shift
 
 
 class Change(msgspec.Struct, gc=False):
-    """One step, as the writer takes it."""
+    """One transaction, as the writer takes it."""
 
     compares: Sequence[Compare]
     ops: Sequence[Op]
@@ -31,11 +31,11 @@ class Change(msgspec.Struct, gc=False):
     adds: tuple[tuple[str, str], ...] = ()
     """Queue and place of each queue entry that `ops` adds; the writer adds the compares of the heads of the queues."""
     ended: tuple[str, ...] = ()
-    """Ids of the instances that the step makes final."""
+    """Ids of the instances that the transaction makes final."""
     answers: tuple[tuple[int, str], ...] = ()
-    """Places in the caller's batch, each with the answer that is valid if the step is applied."""
+    """Places in the caller's batch, each with the answer that is valid if the transaction is applied."""
     opens: tuple[tuple[str, str], ...] = ()
-    """Queues that the step opens, each with the first place that the step adds to the queue."""
+    """Queues that the transaction opens, each with the first place that the transaction adds to the queue."""
 
 
 class HeldSlot(msgspec.Struct):
@@ -101,8 +101,8 @@ def slot_of(entry: Entry | None) -> SlotRow:
         return SlotRow()
 
 
-class StepPlan(msgspec.Struct, gc=False):
-    """The parts of one step, besides the compare and the write of the instance's record."""
+class TransactionPlan(msgspec.Struct, gc=False):
+    """The parts of one transaction, besides the compare and the write of the instance's record."""
 
     keys: Keys
     now_us: int
@@ -113,19 +113,19 @@ class StepPlan(msgspec.Struct, gc=False):
     adds: list[tuple[str, str]] = []
     compares: list[Compare] = []
     ended: list[str] = []
-    """Ids of the instances that the step makes final."""
+    """Ids of the instances that the transaction makes final."""
     ready: list[str] = []
     """The kind of each instance that enters a ready queue."""
     delayed: list[tuple[int, str]] = []
     """The due time and kind of each instance that enters a delayed queue."""
 
     @classmethod
-    def for_row(cls, keys: Keys, now_us: int, row: Row, slots: Mapping[str, HeldSlot]) -> StepPlan:
+    def for_row(cls, keys: Keys, now_us: int, row: Row, slots: Mapping[str, HeldSlot]) -> TransactionPlan:
         """A plan for an instance, with its slot if the instance holds it or waits for it."""
         return cls(keys, now_us, {row.slot: slots[row.slot]} if row.slot in slots and row.keeps else {})
 
     def change(self, compares: Sequence[Compare] = (), *, answers: tuple[tuple[int, str], ...] = ()) -> Change:
-        """The step, with further compares."""
+        """The transaction, with further compares."""
         for name, held in self.slots.items():
             if held.touched:
                 self._write_slot(name, held)
