@@ -199,3 +199,18 @@ async def test_a_full_store_is_seen_when_it_is_opened(start_etcd: StartEtcd, etc
     use_up(server)
     kv = await etcd_site.driver(server.url)
     assert kv.full
+
+
+async def test_a_server_with_space_and_an_alarm_is_full(
+    start_etcd: StartEtcd, etcd_site: EtcdSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Space was made, and the alarm was not cleared: etcd still refuses writes."""
+    server = start_etcd(quota=QUOTA)
+    member = server.call("maintenance/status")["header"]["member_id"]
+    server.call("maintenance/alarm", action="ACTIVATE", memberID=member, alarm="NOSPACE")
+    kv = await etcd_site.driver(f"{server.url}?quota={QUOTA}")
+    assert kv.full
+    assert "and has raised NOSPACE" in caplog.text
+    server.make_room()
+    await until(lambda: not kv.full)
+    assert "takes new instances again" in caplog.text

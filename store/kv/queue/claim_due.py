@@ -81,7 +81,7 @@ class DelayedQueue:
         if len(due) <= MAX_MOVED:
             await context.queues.move_on(context.queues.advance(head, until) for head in begun)
         own: Mapping[str, int] = call.want.kinds if call.want.limit else {}
-        others = {kind: count for kind, count in moved.items() if kind not in own}
+        others = {kind: count for kind, count in moved.items() if own.get(kind, 0) <= 0}
         await context.hints.send(Wakeups(ready=others, except_for=call.incarnation if own else ""), written)
         return True
 

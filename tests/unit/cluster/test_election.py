@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import pairwise
 from typing import cast
 
 import pytest
 
+from peerjob.cluster.election import MAX_PAUSE
 from peerjob.model.firing import Term
 from peerjob.model.ids import IdSource
 from peerjob.store.base import Elections
@@ -269,6 +271,19 @@ async def test_refused_terms_are_logged_once_and_requested_less_often(
     await clock.advance(0.1)
     assert node.election.is_leader
     assert len([one for one in logged(caplog) if one.levelno == logging.WARNING]) == 2
+
+
+async def test_the_pauses_after_refused_terms_have_a_limit(clock: VirtualClock, stand: Stand) -> None:
+    node = await stand("node")
+    led: list[float] = []
+    for _ in range(2500):
+        await clock.advance(0.1)
+        if node.election.term is not None:
+            led.append(clock.elapsed())
+            node.election.depose(node.election.term)
+    gaps = [later - earlier for earlier, later in pairwise(led)]
+    assert MAX_PAUSE - 1 < max(gaps) < MAX_PAUSE + 1
+    assert len([gap for gap in gaps if gap > MAX_PAUSE - 1]) > 3
 
 
 async def test_stopping_takes_a_bounded_time_without_an_answer(clock: VirtualClock, stand: Stand) -> None:

@@ -1,6 +1,7 @@
 """Processes with one SQLite file ring the bells of those that watch the keys, and no others."""
 
 import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,31 @@ async def test_a_process_rings_those_that_watch_the_key(
         assert put.error is None
         assert watcher.heard() is rings
         assert not writer.heard()
+
+
+async def test_a_process_that_has_ended_is_registered_no_more(tmp_path: Path, clock: VirtualClock) -> None:
+    """It could not say so. The next process that would ring its bell removes it, and no other one."""
+    path = tmp_path / "a.db"
+    with contextlib.ExitStack() as cleanup:
+        watcher, writer, ended = (Session(path, f"sqlite://{path}", clock) for _ in range(3))
+        cleanup.callback(watcher.close)
+        cleanup.callback(writer.close)
+        for session in (watcher, ended):
+            session.register([SqliteWatch(("test/watched/",), 0, lambda _: None)])
+        ended.close()
+        assert _registered(path) == 2
+        put = request_of(
+            lambda transaction, _: transaction.apply([Transaction([], [Put("test/watched/a", b"")])], None, ()),
+            writes=True,
+            durable=False,
+        )
+        writer.write([put], [])
+        writer.register([])
+        assert watcher.heard()
+        assert _registered(path) == 1
+
+
+def _registered(path: Path) -> int:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM watch").fetchone()
+    return int(count)

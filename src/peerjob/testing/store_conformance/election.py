@@ -112,6 +112,17 @@ class ElectionRules(StoreSuite):
         assert leader is not None
         assert leader.term == anew
 
+    async def test_a_resignation_that_names_another_term_keeps_the_coordinator(self, elections: Elections) -> None:
+        """The store refused an earlier term of the node. Terms that follow each other stop its late fires."""
+        first = self.candidate("one")
+        earlier = (await self.elected(elections, first)).term
+        await elections.resign(first.incarnation)
+        term = (await self.elected(elections, first)).term
+        await elections.resign(first.incarnation, refused=earlier)
+        after = (await self.elected(elections, self.candidate("two"))).term
+        assert after.coordinator == term.coordinator == earlier.coordinator
+        assert after.number > term.number
+
     async def test_a_term_is_never_taken_twice(self, elections: Elections) -> None:
         first = self.candidate()
         terms: list[int] = []

@@ -124,6 +124,26 @@ class HintRules(StoreSuite):
         await store.enqueue(self.make.instances(1, delay_us=30_000_000))
         assert len(await self.woken(peers, 1)) == 1
 
+    async def test_the_earliest_delayed_of_a_batch_wakes_one(self, store: Store) -> None:
+        await store.enqueue(self.make.instances(1, delay_us=60_000_000))
+        peers = [await self.idle(store, str(number)) for number in range(2)]
+        await store.enqueue(
+            [self.make.instance(delay_us=delay_us) for delay_us in (90_000_000, 30_000_000, 95_000_000)]
+        )
+        assert len(await self.woken(peers, 1)) == 1
+
+    async def test_what_falls_due_in_a_claim_of_another_kind_wakes_another_node(self, store: Store) -> None:
+        """The claiming node is registered as idle for both kinds, and is the first in the list."""
+        kinds = ("work", "other")
+        claiming = await self.join(store, "claiming", kinds=kinds)
+        sleeper = await self.join(store, "sleeper", kinds=kinds)
+        await store.enqueue(self.make.instances(1, kind="other", delay_us=1_000_000))
+        for peer in (claiming, sleeper):
+            assert (await peer.claim(peer.want(kinds={"work": 1, "other": 1}))).claims == ()
+        await self.pass_time(1.1)
+        assert (await claiming.claim(claiming.want(kinds={"work": 1, "other": 0}))).claims == ()
+        assert await self.woken([sleeper], 1) == ["sleeper"]
+
     @pytest.mark.parametrize("action", [Action.HAND_BACK, Action.RETRY, Action.SNOOZE])
     async def test_what_is_given_back_wakes_one(self, store: Store, action: Action) -> None:
         await store.enqueue(self.make.instances(1))

@@ -249,6 +249,16 @@ class LedgerRules(ScheduleSuite):
         assert await self.numbers(small) == [(0, FIRED, 1), (1, MISSED, 29), (30, FIRED, 1)]
         assert (await self.row(small)).trimmed_us == 0
 
+    async def test_a_stretch_whose_record_was_trimmed_does_not_come_back(self, store: Store) -> None:
+        small = await self.open(StoreLimits(max_fires=2))
+        await self.schedule(small)
+        await self.fired(small, 0, MISSED)
+        for number in (7, 8):
+            await self.fired(small, number, TRIGGERED)
+        assert [number for number, _, _ in await self.numbers(small)] == [7, 8]
+        record = await self.fired(small, 1, MISSED)
+        assert (record.nominal_us, record.until_us, record.count) == (nth(1), 0, 1)
+
     async def test_several_in_one_call_keep_the_bound(self, store: Store) -> None:
         small = await self.open(StoreLimits(max_fires=4))
         row = await self.schedule(small)

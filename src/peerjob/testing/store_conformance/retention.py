@@ -215,6 +215,26 @@ class RetentionRules(StoreSuite):
             left = now_left
         assert left == 0
 
+    @pytest.mark.parametrize("ended", [1, 3])
+    async def test_commits_catch_up_with_what_has_expired(self, store: Store, ended: int) -> None:
+        """Each commit removes more than it adds, whether it ends one instance or several of a kind."""
+        peer = await self.join(store)
+        await self.finish(peer, *self.make.instances(12, retention_us=SOON))
+        await self.pass_time(0.25)
+        for commits in range(1, 12 // (2 * ended) + 1):
+            await self.finish(peer, *self.make.instances(ended))
+            assert await self.counts(store) == {State.COMPLETED: 12 - commits * ended}
+
+    @pytest.mark.parametrize("ended", [1, 3])
+    async def test_commits_catch_up_with_too_many_of_a_kind(self, store: Store, ended: int) -> None:
+        peer = await self.join(store)
+        await self.finish(peer, *self.make.instances(12))
+        few = await self.open(StoreLimits(max_final_per_kind=2))
+        other = await self.join(few)
+        for commits in range(1, 3):
+            await self.finish(other, *self.make.instances(ended))
+            assert await self.counts(store) == {State.COMPLETED: 12 - commits * ended}
+
     # -- removal above the number of final instances
 
     async def test_only_so_many_are_kept_per_kind(self, store: Store) -> None:

@@ -55,6 +55,19 @@ class SuspectRules(StoreSuite):
         await self.lose(store, reaper, started=False)
         assert await self.charges(store, new.id) == (0, 1)
 
+    async def test_a_later_report_does_not_take_the_start_back(self, store: Store) -> None:
+        first, second, third = self.make.instances(3)
+        await store.enqueue([first, second, third])
+        mortal, reaper = await self.join_briefly(store), await self.join(store)
+        claims = await mortal.take()
+        for claim in claims:
+            await mortal.report(claim, started=True)
+        await mortal.report(claims[0], progress=b"half")
+        await mortal.report(claims[1], logs=(self.make.line("line"),))
+        await mortal.report(claims[2])
+        await self.reap(reaper)
+        assert [await self.charges(store, started.id) for started in (first, second, third)] == [(1, 0)] * 3
+
     @pytest.mark.parametrize("limit", [1, 100])
     async def test_only_the_suspect_is_charged(self, store: Store, limit: int) -> None:
         reaper = await self.join(store)

@@ -48,9 +48,10 @@ for ids, sources in select_due, selection do
 end
 
 -- Other nodes get what is left; a node that got nothing waits for a hint.
+-- What it moved and does not take is for other nodes.
+woken[incarnation] = limit > 0
 if claim.count > 0 then
   remove_idle(incarnation)
-  woken[incarnation] = true
   local left = kind_left(selection)
   if left then
     newly_due[left] = max(newly_due[left] or 0, 1)
