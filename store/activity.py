@@ -23,7 +23,7 @@ from .calls import LOGGER
 _decode = reader(ActivitySample, "activity")
 
 
-def place_of(slot: int) -> int:
+def position_of(slot: int) -> int:
     """The place of a slot in the ring. A later slot takes the place of the one that is MAX_SLOTS earlier."""
     return slot % MAX_SLOTS
 

@@ -396,7 +396,7 @@ class Store(Protocol):
     ) -> FirePage:
         """The ledger of one schedule, latest nominal time first, from `after_us` on and before `before_us`.
 
-        A stretch has the place of its first nominal time.
+        A stretch has the position of its first nominal time.
         """
         ...
 

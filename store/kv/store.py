@@ -31,7 +31,7 @@ from .queue.enqueue import EnqueueCommands
 from .queue.run_now import RunNowCommands
 from .write.context import KVContext
 
-_WIPED_AT_ONCE = 1_000
+_WIPE_BATCH = 1_000
 
 
 class GuardedKeyValue:
@@ -105,7 +105,7 @@ class GuardedKeyValue:
         await self._kv.open()
         removed = 0
         while True:
-            (found,) = await self._kv.read([below(root, _WIPED_AT_ONCE, keys_only=True)])
+            (found,) = await self._kv.read([below(root, _WIPE_BATCH, keys_only=True)])
             if not found.items:
                 return removed
             last = found.items[-1][0]

@@ -29,7 +29,7 @@ def cancel(
                     cancel_one(transaction, instance, node, "cancelled by user")
         return [states[id] for id in ids]
 
-    return transaction.once(request, "cancel", request, run)
+    return transaction.idempotent(request, "cancel", request, run)
 
 
 def cancel_one(transaction: ReferenceTransaction, instance: InstanceData, node: str, note: str) -> None:

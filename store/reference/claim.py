@@ -47,8 +47,8 @@ def claimable(transaction: ReferenceTransaction, want: Want) -> list[str]:
 
     A suspect that comes first is taken alone, if suspects are wanted. Other suspects are passed over.
     """
-    room = Counter(dict(want.kinds))
-    queues = [queue for kind, queue in transaction.state.ready.items() if room[kind] > 0]
+    remaining = Counter(dict(want.kinds))
+    queues = [queue for kind, queue in transaction.state.ready.items() if remaining[kind] > 0]
     ids: list[str] = []
     bytes_left = MAX_BATCH_BYTES
     for at, (_, _, id) in enumerate(merge(*queues)):
@@ -58,8 +58,8 @@ def claimable(transaction: ReferenceTransaction, want: Want) -> list[str]:
         if one.suspect:
             if want.suspects and at == 0:
                 return [id]
-        elif room[one.kind] > 0:
-            room[one.kind] -= 1
+        elif remaining[one.kind] > 0:
+            remaining[one.kind] -= 1
             bytes_left -= len(one.spec)
             ids.append(id)
     return ids

@@ -30,7 +30,7 @@ def commit(
         remove_some(transaction, 2 * transaction.ended)
         return acks
 
-    return transaction.once(incarnation, command, request, run)
+    return transaction.idempotent(incarnation, command, request, run)
 
 
 def _apply(transaction: ReferenceTransaction, incarnation: str, outcome: Outcome) -> Ack:

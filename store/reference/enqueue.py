@@ -16,7 +16,7 @@ from .transaction import ReferenceTransaction
 def enqueue(transaction: ReferenceTransaction, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
     """Add instances, each once: not again by the same call, and not beside one that has its unique key."""
     check_batch(len(instances))
-    check_room(transaction)
+    check_not_full(transaction)
     return [_enqueue(transaction, new, node) for new in instances]
 
 
@@ -29,7 +29,7 @@ def _enqueue(transaction: ReferenceTransaction, new: NewInstance, node: str) -> 
     return Enqueued(new.id, True)
 
 
-def check_room(transaction: ReferenceTransaction) -> None:
+def check_not_full(transaction: ReferenceTransaction) -> None:
     """Raise StoreFullError if the store takes no new instances."""
     most = transaction.state.max_instances
     if most is not None and len(transaction.state.instances) >= most:

@@ -12,8 +12,8 @@ from peerjob.model.state import State
 from peerjob.store.rules import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS, check_fires
 
 from .cancel import cancel_one
-from .enqueue import add_instance, check_room, is_known, key_holder
-from .ledger import add_record, add_stretch, made, place_of, recorded, trim
+from .enqueue import add_instance, check_not_full, is_known, key_holder
+from .ledger import add_record, add_stretch, made, position_of, recorded, trim
 from .state import ScheduleData
 from .transaction import ReferenceTransaction
 
@@ -24,7 +24,7 @@ def fire(
     """Do fires one after the other; each sees the effects of those before it."""
     check_fires(fires)
     if any(one.instance is not None for one in fires):
-        check_room(transaction)
+        check_not_full(transaction)
     deposed = is_deposed(transaction, term)
     written: list[FireRecord] = []
     return [_fire(transaction, one, term, node, written, deposed=deposed) for one in fires]
@@ -103,7 +103,7 @@ def _do(
         record = _make(transaction, fire, fire.instance, record, node)
     if fire.outcome.advances and not record.instance:
         return add_stretch(transaction, schedule, record)
-    add_record(schedule, place_of(fire), record)
+    add_record(schedule, position_of(fire), record)
     return record
 
 

@@ -29,7 +29,7 @@ def watch_final(transaction: ReferenceTransaction, incarnation: str, ids: Sequen
     """Register for the end of instances. Final ones answer with their records, as far as one reply takes them."""
     check_batch(len(ids))
     answers: list[Record | State | None] = []
-    room = MAX_BATCH_BYTES
+    bytes_left = MAX_BATCH_BYTES
     for id in ids:
         instance = transaction.state.instances.get(id)
         if instance is None:
@@ -38,8 +38,8 @@ def watch_final(transaction: ReferenceTransaction, incarnation: str, ids: Sequen
             transaction.state.watchers.setdefault(id, set()).add(incarnation)
             answers.append(instance.state)
         else:
-            answers.append(to_record(instance) if room > 0 else instance.state)
-            room -= len(instance.spec) + len(instance.result or b"") + len(instance.error or b"")
+            answers.append(to_record(instance) if bytes_left > 0 else instance.state)
+            bytes_left -= len(instance.spec) + len(instance.result or b"") + len(instance.error or b"")
     return answers
 
 

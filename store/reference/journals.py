@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from peerjob.model.activity_sample import ActivitySample
 from peerjob.model.audit import MAX_AUDIT, AuditRecord
 from peerjob.model.record import check_batch
-from peerjob.store.activity import encode_sample, limited, merged, place_of, samples_in
+from peerjob.store.activity import encode_sample, limited, merged, position_of, samples_in
 
 from .transaction import ReferenceTransaction
 
@@ -24,9 +24,11 @@ def audit(transaction: ReferenceTransaction, limit: int = MAX_AUDIT) -> list[Aud
 
 
 def add_activity(transaction: ReferenceTransaction, sample: ActivitySample) -> None:
-    """Add counts to those of the same slot. A sample of another slot takes the place of the earlier one."""
-    place = place_of(sample.slot)
-    transaction.state.activity[place] = encode_sample(merged(transaction.state.activity.get(place), limited(sample)))
+    """Add counts to those of the same slot. A sample of another slot replaces the earlier one."""
+    position = position_of(sample.slot)
+    transaction.state.activity[position] = encode_sample(
+        merged(transaction.state.activity.get(position), limited(sample))
+    )
 
 
 def activity(transaction: ReferenceTransaction, first: int, last: int) -> list[ActivitySample]:

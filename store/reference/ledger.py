@@ -11,21 +11,21 @@ from peerjob.model.firing import Fire, FireOutcome, FirePage, FireRecord
 from .state import LedgerEntry, ScheduleData
 from .transaction import ReferenceTransaction
 
-Place = tuple[int, int, str]
+Position = tuple[int, int, str]
 _STRETCH, _INSTANCE, _TRIGGER = 0, 1, 2
 
 
-def place_of(fire: Fire) -> Place:
-    """The place of the instance of a fire. A nominal time has one; triggers are told apart by their requests."""
+def position_of(fire: Fire) -> Position:
+    """The position of the instance of a fire. A nominal time has one; triggers are told apart by their requests."""
     if fire.outcome is FireOutcome.TRIGGERED:
         return (fire.nominal_us, _TRIGGER, fire.request)
     return (fire.nominal_us, _INSTANCE, "")
 
 
-def add_record(schedule: ScheduleData, place: Place, record: FireRecord) -> None:
+def add_record(schedule: ScheduleData, position: Position, record: FireRecord) -> None:
     """Write the record of an instance, or of the attempt to make one."""
-    schedule.ledger[place] = LedgerEntry(record=record, requests=[record.request])
-    if place[1] == _INSTANCE:
+    schedule.ledger[position] = LedgerEntry(record=record, requests=[record.request])
+    if position[1] == _INSTANCE:
         schedule.last_us = max(schedule.last_us, record.nominal_us, record.until_us)
 
 
@@ -47,15 +47,17 @@ def add_stretch(transaction: ReferenceTransaction, schedule: ScheduleData, recor
 
 def recorded(schedule: ScheduleData, fire: Fire) -> FireRecord | None:
     """The record that an earlier call with the same request wrote."""
-    before = [place for place in schedule.ledger if place[0] <= fire.nominal_us and place[1] == _STRETCH]
-    places = [place_of(fire), max(before, default=None)]
-    entries = [schedule.ledger[place] for place in places if place is not None and place in schedule.ledger]
+    before = [position for position in schedule.ledger if position[0] <= fire.nominal_us and position[1] == _STRETCH]
+    positions = [position_of(fire), max(before, default=None)]
+    entries = [
+        schedule.ledger[position] for position in positions if position is not None and position in schedule.ledger
+    ]
     return next((entry.record for entry in entries if fire.request in entry.requests), None)
 
 
 def made(schedule: ScheduleData, fire: Fire) -> bool:
     """Whether the ledger has an instance of this nominal time."""
-    entry = schedule.ledger.get(place_of(fire))
+    entry = schedule.ledger.get(position_of(fire))
     return entry is not None and bool(entry.record.instance)
 
 
@@ -66,13 +68,13 @@ def trim(transaction: ReferenceTransaction, schedule: ScheduleData, written: Seq
     """
     limits, ledger = transaction.limits, schedule.ledger
     surplus = len(ledger) - limits.max_fires
-    for place in sorted(ledger):
-        record = ledger[place].record
+    for position in sorted(ledger):
+        record = ledger[position].record
         old = record.at_us + limits.fires_kept_us < transaction.now_us
         if all(record is not one for one in written) and (surplus > 0 or old):
             surplus -= 1
-            del ledger[place]
-            if place[1] == _INSTANCE and record.instance:
+            del ledger[position]
+            if position[1] == _INSTANCE and record.instance:
                 schedule.trimmed_us = max(schedule.trimmed_us, record.nominal_us)
 
 
@@ -89,19 +91,19 @@ def fires(
     schedule = transaction.state.schedules.get(name)
     if schedule is None:
         return FirePage((), None)
-    below = None if cursor is None else _place_in(cursor)
-    places = [
-        place
-        for place in sorted(schedule.ledger, reverse=True)
-        if (after_us is None or place[0] >= after_us)
-        and (before_us is None or place[0] < before_us)
-        and (below is None or place < below)
+    below = None if cursor is None else _position_in(cursor)
+    positions = [
+        position
+        for position in sorted(schedule.ledger, reverse=True)
+        if (after_us is None or position[0] >= after_us)
+        and (before_us is None or position[0] < before_us)
+        and (below is None or position < below)
     ]
-    page = places[:limit]
-    records = tuple(schedule.ledger[place].record for place in page)
-    return FirePage(records, "{}:{}:{}".format(*page[-1]) if len(places) > limit else None)
+    page = positions[:limit]
+    records = tuple(schedule.ledger[position].record for position in page)
+    return FirePage(records, "{}:{}:{}".format(*page[-1]) if len(positions) > limit else None)
 
 
-def _place_in(cursor: str) -> Place:
+def _position_in(cursor: str) -> Position:
     nominal_us, rank, request = cursor.split(":", 2)
     return int(nominal_us), int(rank), request

@@ -20,7 +20,7 @@ def join(transaction: ReferenceTransaction, info: NodeInfo, *, ttl_us: int, prev
 
 
 def _forgive(transaction: ReferenceTransaction, previous: str) -> None:
-    """Turn the crashes that the death of an incarnation charged, and will charge, into losses: its process lives."""
+    """Make losses of the crashes that the death of an incarnation charged, and will charge: its process lives."""
     node = transaction.state.nodes.get(previous)
     if node is None:
         return

@@ -24,9 +24,9 @@ def add_to_queue(transaction: ReferenceTransaction, instance: InstanceData) -> N
         _add_ready(transaction, instance)
         transaction.wake(instance.kind)
         return
-    place = (instance.due_us, instance.id)
-    insort(transaction.state.delayed, place)
-    if transaction.state.delayed[0] == place:
+    position = (instance.due_us, instance.id)
+    insort(transaction.state.delayed, position)
+    if transaction.state.delayed[0] == position:
         transaction.wake(instance.kind)
 
 
@@ -61,10 +61,10 @@ def due_instances(transaction: ReferenceTransaction) -> Iterator[InstanceData]:
         yield state.instances[id]
 
 
-def discard(queue: list[T], place: T) -> None:
-    """Remove a place from a sorted list, if it is there."""
-    at = bisect_left(queue, place)
-    if at < len(queue) and queue[at] == place:
+def discard(queue: list[T], position: T) -> None:
+    """Remove a position from a sorted list, if it is there."""
+    at = bisect_left(queue, position)
+    if at < len(queue) and queue[at] == position:
         del queue[at]
 
 

@@ -16,7 +16,9 @@ from .transaction import ReferenceTransaction
 def run_now(transaction: ReferenceTransaction, ids: Sequence[str], *, request: str) -> list[RunNowAnswer]:
     """Make delayed instances due; returns what became of each. A repeat has the answer of the first call for each."""
     check_batch(len(ids))
-    return [transaction.once(f"{request} {id}", "run_now", request, partial(_run_now, transaction, id)) for id in ids]
+    return [
+        transaction.idempotent(f"{request} {id}", "run_now", request, partial(_run_now, transaction, id)) for id in ids
+    ]
 
 
 def _run_now(transaction: ReferenceTransaction, id: str) -> RunNowAnswer:

@@ -130,9 +130,9 @@ class ScheduleData:
     last_us: int
     trimmed_us: int
     ledger: dict[tuple[int, int, str], LedgerEntry] = field(default_factory=dict[tuple[int, int, str], LedgerEntry])
-    """Entries by place; see `ledger.place_of`."""
+    """Entries by position; see `ledger.position_of`."""
     stretch: tuple[int, int, str] | None = None
-    """The place of the last entry, if the last nominal times made no instance: the next ones can join it."""
+    """The position of the last entry, if the last nominal times made no instance: the next ones can join it."""
 
 
 @dataclass
@@ -196,7 +196,7 @@ class Namespace:
     kinds: dict[str, PublishedKind] = field(default_factory=dict[str, PublishedKind])
     audit: list[AuditRecord] = field(default_factory=list[AuditRecord])
     activity: dict[int, bytes] = field(default_factory=dict[int, bytes])
-    """Place in the ring of slots → sample."""
+    """Position in the ring of slots → sample."""
 
     def held_by(self, incarnation: str) -> list[InstanceData]:
         """The claims of an incarnation, with the cancelled instances that it has not released."""
@@ -230,5 +230,5 @@ def to_record(instance: InstanceData) -> Record:
 
 
 def wants(want: Want, kinds: Collection[str]) -> bool:
-    """Whether a claim has room for one of some kinds."""
+    """Whether a claim can take one of some kinds."""
     return any(want.kinds.get(kind, 0) > 0 for kind in kinds)

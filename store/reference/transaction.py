@@ -33,7 +33,7 @@ class ReferenceTransaction:
 
     # -- requests
 
-    def once(self, caller: str, command: str, request: str, run: Callable[[], T]) -> T:
+    def idempotent(self, caller: str, command: str, request: str, run: Callable[[], T]) -> T:
         """Run a command, or give the answer of its first run if the same request comes again."""
         known = self.answered(caller, command, request)
         if known is not None:
@@ -77,7 +77,7 @@ class ReferenceTransaction:
                 self.hint(incarnation, what, id)
 
     def wake(self, *kinds: str, but: str = "") -> None:
-        """Wake one idle node that has room for one of these kinds."""
+        """Wake one idle node that can take one of these kinds."""
         for incarnation, node in self.state.nodes.items():
             if incarnation != but and node.alive(self.now_us) and node.idle is not None and wants(node.idle, kinds):
                 node.idle = None

@@ -15,7 +15,7 @@ from peerjob.store.kv.queue.enqueue import plan_instance
 from peerjob.store.kv.write.context import KVContext
 from peerjob.store.rules import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS
 
-from .fire_reads import FireReads, ScheduleFires, place_of
+from .fire_reads import FireReads, ScheduleFires, position_of
 from .ledger import FireLedger
 
 _MAX_OPS = 80
@@ -40,11 +40,11 @@ class FirePlanner:
         """Answers to fires of schedules that do not exist: no transaction has to be applied before
         the caller gets these answers."""
 
-    def add(self, place: int, fire: Fire) -> None:
+    def add(self, index: int, fire: Fire) -> None:
         """Answer a fire or plan it. A fire that must wait for another transaction gets no answer yet."""
         schedule = self._reads.schedules.get(fire.schedule)
         if schedule is None:
-            self.answers[place] = FireAnswer(status=FireStatus.STALE)
+            self.answers[index] = FireAnswer(status=FireStatus.STALE)
             return
         if schedule.closed:
             return
@@ -60,10 +60,10 @@ class FirePlanner:
                 schedule.closed = True
                 return
             answer = FireAnswer(status=FireStatus.DONE, record=record)
-        schedule.answers[place] = answer
+        schedule.answers[index] = answer
 
     def _is_full(self, schedule: ScheduleFires, fire: Fire) -> bool:
-        """Whether a transaction has no room for one more fire. An empty transaction has room for any fire."""
+        """Whether one more fire does not fit into a transaction. Any fire fits into an empty one."""
         ops, new = schedule.plan.ops, fire.instance
         if not ops or new is None:
             return len(ops) > _MAX_OPS
@@ -101,7 +101,7 @@ class FirePlanner:
 
     def _recorded(self, schedule: ScheduleFires, fire: Fire) -> FireRecord | None:
         """The ledger's record for the nominal time of a fire: of an instance, or of an attempt to make one."""
-        return self._reads.ledger.get(self._keys.ledger(schedule.next_fire.epoch) + place_of(fire))
+        return self._reads.ledger.get(self._keys.ledger(schedule.next_fire.epoch) + position_of(fire))
 
     def _plan(self, schedule: ScheduleFires, fire: Fire) -> FireRecord | None:
         """Plan a fire in the transaction of the schedule; None if the fire must wait for a later one."""
@@ -125,15 +125,15 @@ class FirePlanner:
             if with_instance is None:
                 return None
             record = with_instance
-        ops, ledger, place = schedule.plan.ops, self._ledger, place_of(fire)
+        ops, ledger, position = schedule.plan.ops, self._ledger, position_of(fire)
         before = schedule.next_fire
         schedule.fresh_us = min(schedule.fresh_us, fire.nominal_us)
         if not fire.outcome.advances:
-            after = ledger.add(before, place, record, ops, is_new=self._recorded(schedule, fire) is None)
+            after = ledger.add(before, position, record, ops, is_new=self._recorded(schedule, fire) is None)
             if fire.outcome is FireOutcome.BACKFILLED:
                 after = replace(after, last_us=max(after.last_us, fire.nominal_us))
         elif record.instance:
-            after = ledger.add(before, place, record, ops)
+            after = ledger.add(before, position, record, ops)
             last_us = max(after.last_us, fire.until_us, fire.nominal_us)
             after = replace(after, next_us=fire.next_us, stretch=None, last_us=last_us)
         else:

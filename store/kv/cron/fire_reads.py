@@ -39,7 +39,7 @@ class ScheduleFires(msgspec.Struct):
     closed: bool = False
     """Whether the transaction takes no more fires, so that further fires of the schedule wait for a later one."""
     excess: tuple[str, ...] = ()
-    """Parked instances for which the transaction of the replacing fire has no room; they are cancelled before it."""
+    """Parked instances that do not fit into the transaction of the replacing fire; they are cancelled before it."""
     excess_request: str = ""
     """The request id of the fire that replaces the instances in `excess`."""
 
@@ -75,8 +75,8 @@ class FireReads(msgspec.Struct):
     the request can write them."""
 
 
-def place_of(fire: Fire) -> str:
-    """The place of a fire's record in the ledger. The place of a trigger contains the request, to be unique."""
+def position_of(fire: Fire) -> str:
+    """The position of a fire's record in the ledger. The position of a trigger contains the request, to be unique."""
     suffix = f"{TRIGGER}{escaped(fire.request)}" if fire.outcome is FireOutcome.TRIGGERED else INSTANCE
     return f"{time_text(fire.nominal_us)}{suffix}"
 
@@ -142,7 +142,7 @@ async def _read_entries(context: KVContext, reads: FireReads, fires: Iterable[Fi
             or fire.nominal_us != next_fire.next_us
             or fire.nominal_us <= next_fire.last_us
         ):
-            records.append(keys.ledger(next_fire.epoch) + place_of(fire))
+            records.append(keys.ledger(next_fire.epoch) + position_of(fire))
             states.append(keys.state + fire.instance.id)
         if fire.instance.key is not None:
             uniques.append(keys.unique(fire.instance.kind, fire.instance.key))
@@ -176,13 +176,13 @@ async def _read_rows(context: KVContext, reads: FireReads, fires: Iterable[Fire]
     if not ids:
         return
     reads.rows = await context.rows([*ids, *replaced])
-    places = {
+    positions = {
         id: context.keys.delayed(id) + timed(reads.rows[id][1].due_us, id)
         for id in replaced
         if id in reads.rows and reads.rows[id][1].state is State.SCHEDULED
     }
-    entries = await context.kv.get(list(places.values())) if places else []
-    reads.delayed = {id: mod_of(entry) for id, entry in zip(places, entries, strict=True)}
+    entries = await context.kv.get(list(positions.values())) if positions else []
+    reads.delayed = {id: mod_of(entry) for id, entry in zip(positions, entries, strict=True)}
 
 
 def _present(keys: Sequence[str], entries: Sequence[Entry | None]) -> list[tuple[str, Entry]]:

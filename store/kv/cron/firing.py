@@ -51,8 +51,8 @@ class FireCommands(CancelCommands):
             known = None if term is None else self._term_compares.get(term)
             reads = await read_for_fires(context, list(pending.values()), term, known)
             planner = FirePlanner(context, reads, term, node)
-            for place, fire in pending.items():
-                planner.add(place, fire)
+            for index, fire in pending.items():
+                planner.add(index, fire)
             answers.update(planner.answers)
             for schedule in reads.schedules.values():
                 if schedule.excess:
@@ -60,10 +60,10 @@ class FireCommands(CancelCommands):
             done = await self._write_fires(reads, answers, written)
             self._term_compares = {term: reads.term_compare} if done and term and reads.term_compare else {}
             failures += not done
-            pending = {place: fire for place, fire in pending.items() if place not in answers}
+            pending = {index: fire for index, fire in pending.items() if index not in answers}
         if pending:
             raise StoreUnavailableError(context.url, "too many writers at once")
-        return [answers[place] for place in range(len(fires))]
+        return [answers[index] for index in range(len(fires))]
 
     async def _write_fires(self, reads: FireReads, answers: dict[int, FireAnswer], written_keys: set[str]) -> bool:
         """Write the transaction of each schedule; the answer is whether all transactions were applied.

@@ -23,7 +23,7 @@ MAX_TRIMMED = 8
 """Most old records that one fire removes from the ledger; later fires remove the rest."""
 
 FirstRecords = Sequence[tuple[str, FireRecord]]
-"""The first records of a ledger in order, each with the place of the record."""
+"""The first records of a ledger in order, each with the position of the record."""
 
 
 class FireLedger:
@@ -33,10 +33,10 @@ class FireLedger:
         self._context = context
 
     def add(
-        self, next_fire: NextFire, place: str, record: FireRecord, ops: list[Op], *, is_new: bool = True
+        self, next_fire: NextFire, position: str, record: FireRecord, ops: list[Op], *, is_new: bool = True
     ) -> NextFire:
         """Plan the write of a record in `ops`; the answer is `NextFire` afterwards."""
-        key = self._context.keys.ledger(next_fire.epoch) + place
+        key = self._context.keys.ledger(next_fire.epoch) + position
         # several fires of a transaction can extend the same record, but a transaction must write a key only once: the
         # last write replaces the others
         ops[:] = [op for op in ops if op.key != key]
@@ -59,8 +59,8 @@ class FireLedger:
         if last is not None and joins:
             count = last.count + record.count
             joined = replace(record, nominal_us=last.nominal_us, until_us=until_us, count=count)
-        place = f"{time_text(joined.nominal_us)}{GAP}"
-        after = self.add(next_fire, place, joined, ops, is_new=not joins)
+        position = f"{time_text(joined.nominal_us)}{GAP}"
+        after = self.add(next_fire, position, joined, ops, is_new=not joins)
         return replace(after, stretch=joined, last_us=max(next_fire.last_us, until_us))
 
     async def first_records(self, states: Sequence[tuple[NextFire, int]], now_us: int) -> dict[int, FirstRecords]:
@@ -77,19 +77,20 @@ class FireLedger:
             if next_fire.records + added > limits.max_fires
             or (next_fire.records and next_fire.oldest_us + limits.fires_kept_us < now_us)
         }
-        while unfinished := [scan for scan in scans.values() if not scan.done and len(scan.places) <= MAX_TRIMMED]:
+        while unfinished := [scan for scan in scans.values() if not scan.done and len(scan.positions) <= MAX_TRIMMED]:
             await context.queues.read(unfinished, MAX_TRIMMED + 1)
         return {
             epoch: [
-                (place, self._read(epoch, place, entry)) for place, entry in zip(scan.places, scan.entries, strict=True)
+                (position, self._read(epoch, position, entry))
+                for position, entry in zip(scan.positions, scan.entries, strict=True)
             ]
             for epoch, scan in scans.items()
         }
 
-    def _read(self, epoch: int, place: str, entry: Entry) -> FireRecord:
+    def _read(self, epoch: int, position: str, entry: Entry) -> FireRecord:
         """Decode a record. An unreadable record counts as the oldest possible one, so that it is removed first."""
-        record = self._context.decoded(entry, self._context.keys.ledger(epoch) + place, decode_fire)
-        return record or FireRecord(nominal_us=int(place[:18]), outcome=FireOutcome.MISSED)
+        record = self._context.decoded(entry, self._context.keys.ledger(epoch) + position, decode_fire)
+        return record or FireRecord(nominal_us=int(position[:18]), outcome=FireOutcome.MISSED)
 
     def trim(
         self,
@@ -111,16 +112,16 @@ class FireLedger:
         surplus = next_fire.records - limits.max_fires
         removed, trimmed_us, stretch = 0, next_fire.trimmed_us, next_fire.stretch
         left: FireRecord | None = None
-        for place, record in first_records[: MAX_TRIMMED + 1]:
+        for position, record in first_records[: MAX_TRIMMED + 1]:
             too_old = record.at_us + limits.fires_kept_us < now_us
-            key = ledger + place
+            key = ledger + position
             stays = key in added or key in written
             if (removed < surplus or too_old) and removed < MAX_TRIMMED and not stays:
                 ops.append(Delete(key))
                 removed += 1
-                if record.instance and place[18] == INSTANCE:
+                if record.instance and position[18] == INSTANCE:
                     trimmed_us = max(trimmed_us, record.nominal_us)
-                if stretch is not None and place == f"{time_text(stretch.nominal_us)}{GAP}":
+                if stretch is not None and position == f"{time_text(stretch.nominal_us)}{GAP}":
                     stretch = None
             elif left is None:
                 left = record

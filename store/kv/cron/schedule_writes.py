@@ -59,7 +59,7 @@ class ScheduleEdit(ABC):
         """The transaction that writes the edit with this revision; None if the edit has nothing to write."""
 
     def written(self) -> None:
-        """Note that the transaction was applied."""
+        """Remember that the transaction was applied."""
         self.is_done = True
 
 
@@ -153,7 +153,7 @@ class ScheduleWriter:
         queue = self._context.keys.removed
         removed = revision_scan(self._context, queue, revisions.floor, revisions.latest)
         await self._context.queues.first(removed, surplus)
-        return {queue + place: int(place[:18]) for place in removed.places[:surplus]}
+        return {queue + position: int(position[:18]) for position in removed.positions[:surplus]}
 
 
 class PutEdit(ScheduleEdit):
@@ -190,7 +190,7 @@ class PutEdit(ScheduleEdit):
         )
         ops: list[Op] = [
             Put(keys.schedule(put.name), encode(schedule)),
-            Put(place_at(context, keys.changed, revision, put.name), b""),
+            Put(position_at(context, keys.changed, revision, put.name), b""),
         ]
         after = next_fire or NextFire(
             revision, schedule.epoch, None, paused=False, last_us=put.trimmed_us, trimmed_us=put.trimmed_us
@@ -200,7 +200,7 @@ class PutEdit(ScheduleEdit):
             record = replace(put.account, at_us=now_us)
             after = FireLedger(context).add_gap(after, record, ops)
         if old is not None:
-            ops.append(Delete(place_at(context, keys.changed, old.revision, put.name)))
+            ops.append(Delete(position_at(context, keys.changed, old.revision, put.name)))
         ops.append(Put(self.keys[1], encode(after)))
         self.row = to_schedule_row(put.name, schedule, after, waiting)
         return Transaction([Compare(self.keys[1], mod=mod_of(next_entry))], ops)
@@ -230,10 +230,10 @@ class RemoveEdit(ScheduleEdit):
         ops: list[Op] = [
             Delete(keys.schedule(self.name)),
             Delete(keys.next_fire(self.name)),
-            Put(place_at(context, keys.removed, revision, self.name), b""),
+            Put(position_at(context, keys.removed, revision, self.name), b""),
         ]
         revisions = dict.fromkeys(part.revision for part in parts)
-        ops.extend(Delete(place_at(context, keys.changed, old, self.name)) for old in revisions)
+        ops.extend(Delete(position_at(context, keys.changed, old, self.name)) for old in revisions)
         ledgers = dict.fromkeys(keys.ledger(part.epoch) for part in parts)
         ops.extend(Delete(ledger, prefix_end(ledger)) for ledger in ledgers)
         if self._lease:
@@ -294,12 +294,12 @@ async def used_revisions(context: KVContext) -> Revisions:
             for prefix in (keys.changed, keys.removed)
         ]
     )
-    places = [
+    positions = [
         key[len(prefix) :]
         for prefix, found in ((keys.changed, changed), (keys.removed, removed))
         for key, _ in found.items
     ]
-    latest = max((int(place[:18]) for place in places), default=0)
+    latest = max((int(position[:18]) for position in positions), default=0)
     return Revisions(latest, removed.count, latest)
 
 
@@ -313,11 +313,11 @@ async def write_revisions(context: KVContext, entry: Entry, revisions: Revisions
 
 
 def revision_scan(context: KVContext, queue: str, after: int, latest: int) -> Scan:
-    """A scan of the places after one revision, up to another."""
+    """A scan of the positions after one revision, up to another."""
     return context.queues.scan(Head(queue, time_text(after + 1), 0), now_us=latest + 1, until=time_text(latest + 1))
 
 
-def place_at(context: KVContext, queue: str, revision: int, name: str) -> str:
+def position_at(context: KVContext, queue: str, revision: int, name: str) -> str:
     """The key of a schedule in a queue that is sorted by revision."""
     return f"{queue}{time_text(revision)}/{context.keys.kind(name)}"
 

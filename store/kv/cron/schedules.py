@@ -24,7 +24,7 @@ from .schedule_writes import (
     write_revisions,
 )
 
-_READ_AT_ONCE = 100
+_READ_BATCH = 100
 _LOADING = 1 << 31
 """A negative revision continues the first load. The number without the sign is the revision at the start of the load,
 times this constant, plus the last loaded revision."""
@@ -61,13 +61,13 @@ class ScheduleCommands(KVCommands):
         pending = list(dict.fromkeys(names))
         for _ in range(ROUNDS):
             torn: list[str] = []
-            for at in range(0, len(pending), _READ_AT_ONCE):
-                part = pending[at : at + _READ_AT_ONCE]
+            for at in range(0, len(pending), _READ_BATCH):
+                part = pending[at : at + _READ_BATCH]
                 entries = await self._kv.get(
                     [key for name in part for key in (keys.schedule(name), keys.next_fire(name), keys.slot(name))]
                 )
-                for place, name in enumerate(part):
-                    schedule_entry, next_entry, slot_entry = entries[3 * place : 3 * place + 3]
+                for position, name in enumerate(part):
+                    schedule_entry, next_entry, slot_entry = entries[3 * position : 3 * position + 3]
                     schedule, next_fire = read_parts(context, name, schedule_entry, next_entry)
                     if schedule is not None and next_fire is not None and are_pair(schedule, next_fire):
                         found[name] = to_schedule_row(name, schedule, next_fire, read_slot(context, name, slot_entry))
@@ -99,20 +99,20 @@ class ScheduleCommands(KVCommands):
             # during the first load, only removals after the start of the load matter: schedules removed before are not
             # loaded
             scans.append(revision_scan(context, keys.removed, max(after, begun), revisions.latest))
-        while unfinished := [scan for scan in scans if not scan.done and len(scan.places) <= limit]:
+        while unfinished := [scan for scan in scans if not scan.done and len(scan.positions) <= limit]:
             await context.queues.read(unfinished, limit + 1)
-        changes = sorted((place, scan is not scans[0]) for scan in scans for place in scan.places)
+        changes = sorted((position, scan is not scans[0]) for scan in scans for position in scan.positions)
         more = len(changes) > limit
         changes = changes[:limit]
         upto = int(changes[-1][0][:18]) if more else revisions.latest
-        names = [keys.unescaped(place[19:]) for place, _ in changes]
+        names = [keys.unescaped(position[19:]) for position, _ in changes]
         rows = await self._read_schedules(
             [name for name, (_, removed) in zip(names, changes, strict=True) if not removed]
         )
         current = {row.name: row for row in rows if row is not None}
         page: list[ScheduleRow] = []
-        for name, (place, removed) in zip(names, changes, strict=True):
-            at = int(place[:18])
+        for name, (position, removed) in zip(names, changes, strict=True):
+            at = int(position[:18])
             row = _removed(name, at) if removed else current.get(name)
             # a schedule that was written again after the scan is reported later, under the new revision
             if row is not None and row.revision == at:

@@ -62,10 +62,10 @@ class SlotRepair:
     async def _queued(self, rows: dict[str, tuple[int, Row]]) -> list[str]:
         """The Scheduled instances that are in a queue, and so do not wait for the slot."""
         keys = self._context.keys
-        places: list[tuple[str, str]] = []
+        positions: list[tuple[str, str]] = []
         for id, (_, row) in rows.items():
-            place = timed(row.due_us, id)
+            position = timed(row.due_us, id)
             ready = keys.ready(row.kind, row.priority, suspect=row.suspect)
-            places += [(id, ready + place), (id, keys.delayed(id) + place)]
-        entries = await self._context.kv.get([key for _, key in places]) if places else []
-        return list(dict.fromkeys(id for (id, _), entry in zip(places, entries, strict=True) if mod_of(entry)))
+            positions += [(id, ready + position), (id, keys.delayed(id) + position)]
+        entries = await self._context.kv.get([key for _, key in positions]) if positions else []
+        return list(dict.fromkeys(id for (id, _), entry in zip(positions, entries, strict=True) if mod_of(entry)))

@@ -15,7 +15,7 @@
 | `expiry/<shard>/<time>/<id>` | final instances, by the end of their retention |
 | `head/<queue>` | lower bound of a queue, see `queues`; for a ready queue also the group of its kind |
 | `group/<kind>`, `groups/<group>` | group of a kind; number of kinds in a group, see `kind_groups` |
-| `order/<group>/<priority>/<place>/<kind>/<n or s>` | ready queues of a group, by their lower bounds |
+| `order/<group>/<priority>/<position>/<kind>/<n or s>` | ready queues of a group, by their lower bounds |
 | `own/<incarnation>/<id>` | `Owned`: a claim, without a lease |
 | `catalogue/<kind>` | when a node published the kind; with a lease |
 | `activity/<n>` | `ActivitySample`: the counts of all nodes in the slot with this number modulo MAX_SLOTS |
@@ -82,7 +82,7 @@ def time_text(time_us: int) -> str:
 
 
 def timed(time_us: int, id: str) -> str:
-    """A place in a queue that is sorted by time, then id."""
+    """A position in a queue that is sorted by time, then id."""
     return f"{min(max(time_us, 0), LATEST_US):018d}/{id}"
 
 
@@ -192,9 +192,9 @@ class Keys:
         """Prefix of the heads of a group's indexes."""
         return f"{self.root}head/order/{group}/"
 
-    def ordered_queue(self, order: str, place: str) -> str:
+    def ordered_queue(self, order: str, position: str) -> str:
         """The ready queue of an entry of an index."""
-        kind, side = place.rsplit("/", 2)[1:]
+        kind, side = position.rsplit("/", 2)[1:]
         return f"{self.root}ready/{kind}/{side}/{order[:-1].rsplit('/', 1)[1]}/"
 
     # -- parts of an instance -------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ class LocalWatch(ABC):
         self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
 
     def tell(self, key: str, value: bytes) -> None:
-        """Note a key that was put, from any thread; keys below other prefixes are left out."""
+        """Remember a key that was put, from any thread; keys below other prefixes are left out."""
         if not key.startswith(self.prefixes):
             return
         with self._lock:

@@ -223,7 +223,7 @@ class Idle(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Answers(msgspec.Struct, frozen=True, array_like=True):
-    """Answers to a request, by place in its batch."""
+    """Answers to a request, by index in its batch."""
 
     request: str
     answers: tuple[tuple[Count, Answer], ...] = ()

@@ -41,13 +41,13 @@ class Unreadable:
         try:
             value = decode(entry.value)
         except DecodeError as error:
-            self.note(key, entry.mod, error, effect)
+            self.report(key, entry.mod, error, effect)
             return None
         if self._known:
             self.replaced(key)
         return value
 
-    def note(self, key: str, mod: int, problem: object, effect: str = LEFT_OUT) -> None:
+    def report(self, key: str, mod: int, problem: object, effect: str = LEFT_OUT) -> None:
         """Report and count an unreadable value, unless the same one was reported before."""
         if self._known.get(key) == mod:
             return
@@ -60,6 +60,6 @@ class Unreadable:
         logger.error("%s: %s; %s", key, problem, effect)
 
     def replaced(self, key: str) -> None:
-        """Note that a good value was written, or that the key was deleted."""
+        """Remember that a good value was written, or that the key was deleted."""
         self._known.pop(key, None)
         self._left_out.discard(key)

@@ -152,12 +152,12 @@ class CounterShard:
         return compares, puts
 
     def written(self, revision: int) -> None:
-        """Note that the additions were written."""
+        """Remember that the additions were written."""
         for kind, values in self._planned:
             self._known[self.number, kind] = (revision, values)
 
     def refused(self) -> None:
-        """Note that the additions were not written, or may not have been."""
+        """Remember that the additions were not written, or may not have been."""
         for kind, _ in self._planned:
             self._known.pop((self.number, kind), None)
 

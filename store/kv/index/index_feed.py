@@ -62,7 +62,7 @@ class IndexFeed:
 
     @property
     def bound(self) -> tuple[int, str] | None:
-        """A lower bound (priority and place) of the heads that were not returned yet; None if all were returned."""
+        """A lower bound (priority and position) of the heads that were not returned yet; None if all were returned."""
         first = self._first
         return None if first is None else first.bound
 
@@ -85,10 +85,10 @@ class IndexFeed:
             if index not in found:  # a bound that did not change during a read is in the heap twice
                 found.append(index)
         for index in found:
-            self._note_bound(index)
+            self._remember_bound(index)
         return found
 
-    def _note_bound(self, index: _Index) -> None:
+    def _remember_bound(self, index: _Index) -> None:
         """Add the bound of an index to the heap, after the bound has changed."""
         if (bound := index.bound) is not None:
             heapq.heappush(self._bounds, (bound, index.number))
@@ -102,7 +102,7 @@ class IndexFeed:
                 await self._queues.read([index.scan for index in unread], limit)
                 for index in unread:
                     self._found(index)
-                    self._note_bound(index)
+                    self._remember_bound(index)
             heads += self._next(limit - len(heads))
         return heads
 
@@ -111,27 +111,27 @@ class IndexFeed:
         heads: list[tuple[str, Head]] = []
         while len(heads) < limit and (index := self._first) is not None and index.waiting:
             heads.append(index.waiting.popleft())
-            self._note_bound(index)
+            self._remember_bound(index)
         return heads
 
     def _found(self, index: _Index) -> None:
         """Add the heads that new index entries name. One transaction writes entry and head, at one revision."""
-        places = index.scan.places
-        for at in range(index.taken, len(places)):
-            head = self._queues.ordered(index.head, places[at], index.scan.entries[at].mod)
+        positions = index.scan.positions
+        for at in range(index.taken, len(positions)):
+            head = self._queues.ordered(index.head, positions[at], index.scan.entries[at].mod)
             kind = self._kinds.get(self._keys.ready_parts(head.queue)[0])
             if kind is not None and head.queue not in self._known:
                 self._known.add(head.queue)
                 index.waiting.append((kind, head))
-        index.taken = len(places)
+        index.taken = len(positions)
 
     def unused(self) -> list[Head]:
         """The heads of empty indexes."""
-        return [index.head for index in self._indexes if index.scan.done and not index.scan.places]
+        return [index.head for index in self._indexes if index.scan.done and not index.scan.positions]
 
     def begins(self) -> list[tuple[Head, str]]:
-        """Indexes with an entry, each with the place of the first one."""
-        return [(index.head, index.scan.places[0]) for index in self._indexes if index.scan.places]
+        """Indexes with an entry, each with the position of the first one."""
+        return [(index.head, index.scan.positions[0]) for index in self._indexes if index.scan.positions]
 
     def repeated_reads(self) -> list[Range]:
         """Reads that show whether an index has other entries now."""
@@ -143,7 +143,7 @@ class IndexFeed:
     def has_new(self, found: Sequence[Found]) -> bool:
         """Whether `repeated_reads` found new entries."""
         return any(
-            entries.more or any(key[len(index.head.queue) :] not in index.scan.places for key, _ in entries.items)
+            entries.more or any(key[len(index.head.queue) :] not in index.scan.positions for key, _ in entries.items)
             for index, entries in zip(self._indexes, found, strict=True)
         )
 

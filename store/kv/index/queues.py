@@ -1,15 +1,16 @@
 """Queues in key order, whose first entries can be read without the cost of the rest.
 
 etcd counts every key in a range, and every key deleted there since the last compaction, even beyond the limit. So each
-queue has a *head*: a key whose value is a lower bound of the places in the queue. A transaction that adds an entry
-compares the head with its place; if the head is above, the head is lowered first. A read that finds no entries after
+queue has a *head*: a key whose value is a lower bound of the positions in the queue. A transaction that adds an entry
+compares the head with its position; if the head is above, the head is lowered first. A read that finds no entries after
 the head moves the head forward, and compares that this part is still empty.
 
-`scan` reads a queue from its head on. A place is `<time>/<id>`, or `<id>` in an index.
+`scan` reads a queue from its head on. A position is `<time>/<id>`, or `<id>` in an index.
 
 The ready queues of a kind with a group (`kind_groups`) are entries of an index, sorted by their heads. The index is a
 queue too. A transaction that changes the head of a ready queue also changes its entry in the index. The value of a head
-is a place, and after a blank the group. A blank sorts before all characters of a place, so the compare still works.
+is a position, and after a blank the group. A blank sorts before all characters of a position, so the compare still
+works.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ from peerjob.store.kv.format.unreadable import WRITTEN_ANEW, Unreadable
 from .scan import AFTER_ALL, Head, Scan, WindowWidth
 
 _FIRST = "0"
-"""A text that sorts before every place in a queue."""
+"""A text that sorts before every position in a queue."""
 _ATTEMPTS = 8
 _MAX_KNOWN = 50_000
 """A store remembers the heads and the window widths of at most this number of queues."""
 _MAX_REST = 36 + 1 + 12 * MAX_KIND
-"""Most characters after the time in a place: an id, a slash and a kind, whose characters are up to 12 if escaped."""
+"""Most characters after the time in a position: an id, a slash and a kind, whose characters are up to 12 if escaped."""
 _START = re.compile(f"[0-9]{{1,18}}(/[!-~]{{0,{_MAX_REST}}})?|0[0-9a-f-]{{1,35}}")
-"""The text of a head: a time, or a time with the rest of a place, or an id; the last part of each can be cut."""
+"""The text of a head: a time, or a time with the rest of a position, or an id; the last part of each can be cut."""
 _NO_ID = "00000000-0000-0000"
 """An index entry contains this id if the head of the queue is a time without an id."""
 
@@ -73,24 +74,24 @@ class Queues:
 
     # -- adding ---------------------------------------------------------------------------------------------------
 
-    def guard(self, queue: str, place: str) -> Compare:
-        """The compare that a transaction needs to add entries at this place or later."""
-        return Compare(self._keys.head(queue), below=place)
+    def guard(self, queue: str, position: str) -> Compare:
+        """The compare that a transaction needs to add entries at this position or later."""
+        return Compare(self._keys.head(queue), below=position)
 
     def forget(self, queues: Iterable[str]) -> None:
         """Forget the heads of queues after a conflict, so that the next write to the queues reads the heads."""
         for queue in queues:
             self._known.pop(queue, None)
 
-    async def open(self, places: Mapping[str, str], *, alone: Collection[str] = ()) -> dict[str, Opening]:
-        """Lower the head of each of these queues below its place.
+    async def open(self, positions: Mapping[str, str], *, alone: Collection[str] = ()) -> dict[str, Opening]:
+        """Lower the head of each of these queues below its position.
 
         A queue in `alone` gets one entry only. If it has no head yet, the transaction that adds the entry can also
         write the head: the answer has the parts of that transaction.
         """
         openings: dict[str, Opening] = {}
         for _ in range(_ATTEMPTS):
-            unknown = [queue for queue in self._unopened(places) if queue not in openings]
+            unknown = [queue for queue in self._unopened(positions) if queue not in openings]
             if not unknown:
                 break
             transactions: list[Transaction] = []
@@ -98,12 +99,12 @@ class Queues:
             indexes: dict[str, str] = {}
             heads = await self._writable_heads(unknown)
             for queue, (head, guards) in heads.items():
-                place = places[queue]
-                if head.mod and "" < head.start < place:
-                    self._note(queue, head.start)
+                position = positions[queue]
+                if head.mod and "" < head.start < position:
+                    self._remember(queue, head.start)
                     continue
                 unreadable = head.mod and not head.start
-                new = replace(head, start=_FIRST if unreadable else place[:-1])
+                new = replace(head, start=_FIRST if unreadable else position[:-1])
                 opening = self._begun(head, new, guards, indexes)
                 if head.mod or queue not in alone:
                     transactions.append(Transaction(opening.compares, opening.ops))
@@ -117,18 +118,18 @@ class Queues:
         # causes another call of `open`
         return openings
 
-    def are_open(self, places: Mapping[str, str]) -> bool:
-        """Whether the head of each queue is known to be below the place that is given for the queue."""
-        return not self._unopened(places)
+    def are_open(self, positions: Mapping[str, str]) -> bool:
+        """Whether the head of each queue is known to be below the position that is given for the queue."""
+        return not self._unopened(positions)
 
-    def _unopened(self, places: Mapping[str, str]) -> list[str]:
+    def _unopened(self, positions: Mapping[str, str]) -> list[str]:
         known = self._known
-        return [queue for queue, place in places.items() if not known.get(queue, place) < place]
+        return [queue for queue, position in positions.items() if not known.get(queue, position) < position]
 
-    def opened(self, places: Iterable[tuple[str, str]]) -> None:
-        """Note that a transaction opened queues, with entries at these places."""
-        for queue, place in places:
-            self._note(queue, place[:-1])
+    def opened(self, positions: Iterable[tuple[str, str]]) -> None:
+        """Remember that a transaction opened queues, with entries at these positions."""
+        for queue, position in positions:
+            self._remember(queue, position[:-1])
 
     def reread(self, compares: Iterable[Compare]) -> None:
         """Forget the heads that a transaction with a conflict compared, so that the next write reads them again."""
@@ -156,12 +157,12 @@ class Queues:
         return heads
 
     def _begun(self, old: Head, new: Head, guards: Sequence[Compare], indexes: dict[str, str]) -> Opening:
-        """The compares and writes of a new head and of its index entry; `indexes` gets the place of the entry."""
+        """The compares and writes of a new head and of its index entry; `indexes` gets the position of the entry."""
         compares, ops = [*guards], list[Op]([Put(self._keys.head(new.queue), new.value)])
         if new.group:
-            index, place = self._entry(new)
-            compares.append(self.guard(index, place))
-            indexes[index] = min(place, indexes.get(index, place))
+            index, position = self._entry(new)
+            compares.append(self.guard(index, position))
+            indexes[index] = min(position, indexes.get(index, position))
         ops += self._moved(old, new)
         return Opening(compares, ops)
 
@@ -172,7 +173,7 @@ class Queues:
         done = [answer is not None for answer in await apply_all(self._kv, transactions)]
         for head, is_done in zip(heads, done, strict=True):
             if is_done:
-                self._note(head.queue, head.start)
+                self._remember(head.queue, head.start)
         if not all(done):
             self.forget(indexes)
         return done
@@ -194,7 +195,7 @@ class Queues:
         return all(await self._apply(transactions, moved, indexes))
 
     def _entry(self, head: Head) -> tuple[str, str]:
-        """The index of a ready queue, and the place of the queue's entry in the index."""
+        """The index of a ready queue, and the position of the queue's entry in the index."""
         kind, side, priority = self._keys.ready_parts(head.queue)
         time, _, id = head.start.partition("/")
         return self._keys.order(head.group, priority), f"{time:0<18}/{id or _NO_ID}/{kind}/{side}"
@@ -223,23 +224,23 @@ class Queues:
             if not key.startswith(self._reserved)
         ]
         for head in heads:
-            self._note(head.queue, head.start)
+            self._remember(head.queue, head.start)
         return heads
 
     def head(self, queue: str, entry: Entry) -> Head:
-        """Decode a head. An unreadable head counts as below all places, so that reads begin with the first entry."""
+        """Decode a head. An unreadable head counts as below all positions, so that reads begin with the first entry."""
         start, _, group = entry.value.decode(errors="replace").partition(" ")
         if _START.fullmatch(start) and (not group or group_of(group.encode())):
             return Head(queue, start, entry.mod, group)
-        self._unreadable.note(self._keys.head(queue), entry.mod, "the head of a queue cannot be read", WRITTEN_ANEW)
+        self._unreadable.report(self._keys.head(queue), entry.mod, "the head of a queue cannot be read", WRITTEN_ANEW)
         return Head(queue, "", entry.mod)
 
-    def ordered(self, index: Head, place: str, mod: int) -> Head:
+    def ordered(self, index: Head, position: str, mod: int) -> Head:
         """The head of the ready queue that an entry of an index names."""
         group = index.queue[:-1].rsplit("/", 2)[1]
-        time, id, _ = place.split("/", 2)
+        time, id, _ = position.split("/", 2)
         start = time if id == _NO_ID else f"{time}/{id}"
-        return Head(self._keys.ordered_queue(index.queue, place), start, mod, group)
+        return Head(self._keys.ordered_queue(index.queue, position), start, mod, group)
 
     def scan(self, head: Head, *, now_us: int, until: str = AFTER_ALL, whole: bool = False) -> Scan:
         """Begin to read a queue; with `whole` in one read, unless the queue is known to be long."""
@@ -254,22 +255,22 @@ class Queues:
 
     async def first(self, scan: Scan, limit: int) -> None:
         """Read until a scan has found `limit` entries, or all."""
-        while len(scan.places) < limit and not scan.done:
-            await self.read([scan], limit - len(scan.places))
+        while len(scan.positions) < limit and not scan.done:
+            await self.read([scan], limit - len(scan.positions))
 
     async def earliest(self, heads: Sequence[Head]) -> str:
-        """The first place in some queues, or AFTER_ALL. Moves each head to the first entry that was found."""
+        """The first position in some queues, or AFTER_ALL. Moves each head to the first entry that was found."""
         best = AFTER_ALL
         scans = [self.scan(head, now_us=LATEST_US) for head in heads]
-        while unfinished := [scan for scan in scans if not (scan.done or scan.places) and scan.at < best]:
+        while unfinished := [scan for scan in scans if not (scan.done or scan.positions) and scan.at < best]:
             await self.read(unfinished, 1)
-            best = min([best, *(scan.places[0] for scan in unfinished if scan.places)])
-        await self.move_on(self.advance(scan.head, scan.places[0]) for scan in scans if scan.places)
+            best = min([best, *(scan.positions[0] for scan in unfinished if scan.positions)])
+        await self.move_on(self.advance(scan.head, scan.positions[0]) for scan in scans if scan.positions)
         return best
 
-    def advance(self, head: Head, place: str) -> Transaction | None:
-        """The transaction that moves a head to just before a place, unless an entry was added before that place."""
-        start = place[:-1]
+    def advance(self, head: Head, position: str) -> Transaction | None:
+        """The transaction that moves a head to just before a position, unless an entry was added before it."""
+        start = position[:-1]
         if not head.start < start:
             return None
         key, new = self._keys.head(head.queue), replace(head, start=start)
@@ -288,7 +289,7 @@ class Queues:
         await apply_all(self._kv, wanted)
         self.forget(self._keys.queue_of(transaction.ops[0].key) for transaction in wanted)
 
-    def _note(self, queue: str, start: str) -> None:
+    def _remember(self, queue: str, start: str) -> None:
         if len(self._known) > _MAX_KNOWN:
             self._known.clear()
         self._known[queue] = start

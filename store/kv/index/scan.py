@@ -1,7 +1,7 @@
 """A read of one queue, which begins at its head and reads windows.
 
-The windows are as wide as earlier windows of the queue had to be. A place is `<time>/<id>`, or `<id>` in an index.
-Windows are measured in numbers that sort like places, so a window can cut even between a thousand entries of one
+The windows are as wide as earlier windows of the queue had to be. A position is `<time>/<id>`, or `<id>` in an index.
+Windows are measured in numbers that sort like positions, so a window can cut even between a thousand entries of one
 microsecond.
 """
 
@@ -13,7 +13,7 @@ from peerjob.store.kv.format.base import Entry, Found, Range
 from peerjob.store.kv.format.keys import prefix_end
 
 AFTER_ALL = "~"
-"""A text that sorts after every place in a queue."""
+"""A text that sorts after every position in a queue."""
 _ID_BITS = 64
 _EMPTY_FACTOR = 8
 """After an empty window, the next window is this many times wider: a read gets at most so many
@@ -39,7 +39,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class WindowWidth(msgspec.Struct):
-    """The widths of the windows on a queue, as numbers that sort like places."""
+    """The widths of the windows on a queue, as numbers that sort like positions."""
 
     coarse: int
     """The width of a window that spans several instants."""
@@ -60,9 +60,9 @@ class Scan:
     ) -> None:
         self.head = head
         self.at = head.start
-        """All entries before this place have been read."""
+        """All entries before this position have been read."""
         self.done = not self.at < until
-        self.places: list[str] = []
+        self.positions: list[str] = []
         self.entries: list[Entry] = []
         self._until = until
         self._timed = "/by/" not in head.queue
@@ -75,7 +75,7 @@ class Scan:
         self._width = self._widths.fine or self._widths.coarse
         self._end = ""
         self._gap_from: int | None = None
-        """The number of the place at which the current gap begins; None outside a gap."""
+        """The number of the position at which the current gap begins; None outside a gap."""
 
     def window(self, limit: int) -> Range:
         """The next window."""
@@ -88,7 +88,7 @@ class Scan:
                 # instant
                 end = (at // self._instant + 1) * self._instant
             if end < self._now:
-                self._end = min(self._place(end), self._until)
+                self._end = min(self._position(end), self._until)
         if not self.at < self._end:
             self._end = self._until
         queue = self.head.queue
@@ -99,10 +99,10 @@ class Scan:
         """Add the entries of a window."""
         cut, start = len(self.head.queue), self.at
         for key, entry in found.items:
-            self.places.append(key[cut:])
+            self.positions.append(key[cut:])
             self.entries.append(entry)
         if found.count > len(found.items):
-            self.at = self.places[-1] + "!"
+            self.at = self.positions[-1] + "!"
         else:
             self.at = self._end
             self.done = self._end == self._until
@@ -125,7 +125,7 @@ class Scan:
             ):
                 widths.fine, self._width = 0, max(widths.coarse, widths.gap)
             return
-        first, last = self._number(self.places[-seen]), self._number(self.places[-1])
+        first, last = self._number(self.positions[-seen]), self._number(self.positions[-1])
         if self._gap_from is not None:
             gap, max_gap = first - self._gap_from, _MAX_GAP_MS * self._instant * (1000 if self._timed else 1)
             if gap >= self._instant:
@@ -145,13 +145,13 @@ class Scan:
             widths.coarse = max(widths.coarse, self._width) * 4
         self._width = widths.fine or widths.coarse
 
-    def _number(self, place: str) -> int:
+    def _number(self, position: str) -> int:
         if not self._timed:
-            return _id_number(place)
-        time, _, id = place.partition("/")
+            return _id_number(position)
+        time, _, id = position.partition("/")
         return int((time + "0" * 18)[:18]) << _ID_BITS | _id_number(id)
 
-    def _place(self, number: int) -> str:
+    def _position(self, number: int) -> str:
         digits = f"{number & (1 << _ID_BITS) - 1:016x}"
         id = f"{digits[:8]}-{digits[8:12]}-{digits[12:]}"
         return f"{number >> _ID_BITS:018d}/{id}" if self._timed else id

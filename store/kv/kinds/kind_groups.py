@@ -67,7 +67,7 @@ class Grouping:
         """The reads of the markers."""
         return [Range(self._keys.groups + group, keys_only=True) for group in groups.marks]
 
-    async def settled(self, kinds: tuple[str, ...]) -> Groups:
+    async def stable(self, kinds: tuple[str, ...]) -> Groups:
         """The groups of these kinds. A kind without a group gets one."""
         for _ in range(8 * ROUNDS):
             found = await self._groups_of(kinds)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from peerjob.model.activity_sample import ActivitySample
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.store.activity import encode_sample, limited, merged, place_of, samples_in
+from peerjob.store.activity import encode_sample, limited, merged, position_of, samples_in
 from peerjob.store.kv.format.base import Compare, Put, Transaction, mod_of
 from peerjob.store.kv.write.context import KVCommands, retried
 from peerjob.store.kv.write.writer import ROUNDS
 
-_AT_ONCE = 40
+_BATCH = 40
 """Slots that one request reads: below 3 MB, also if all numbers are large."""
 
 
@@ -31,11 +31,11 @@ class ActivityCommands(KVCommands):
     @retried
     async def activity(self, first: int, last: int) -> list[ActivitySample]:
         found: list[ActivitySample] = []
-        for begin in range(first, last + 1, _AT_ONCE):
-            keys = [self._activity_key(slot) for slot in range(begin, min(begin + _AT_ONCE, last + 1))]
+        for begin in range(first, last + 1, _BATCH):
+            keys = [self._activity_key(slot) for slot in range(begin, min(begin + _BATCH, last + 1))]
             entries = await self._kv.get(keys)
             found += samples_in([one.value for one in entries if one is not None], first, last)
         return found
 
     def _activity_key(self, slot: int) -> str:
-        return f"{self._keys.activity}{place_of(slot):03d}"
+        return f"{self._keys.activity}{position_of(slot):03d}"

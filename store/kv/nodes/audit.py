@@ -15,7 +15,7 @@ from peerjob.store.kv.format.rows import number_of
 from peerjob.store.kv.write.context import KVCommands, retried
 from peerjob.store.kv.write.writer import ROUNDS
 
-_AT_ONCE = MAX_TRANSACTION_OPS - 1
+_BATCH = MAX_TRANSACTION_OPS - 1
 
 
 class AuditCommands(KVCommands):
@@ -23,8 +23,8 @@ class AuditCommands(KVCommands):
 
     async def add_audit(self, records: Sequence[AuditRecord]) -> None:
         check_batch(len(records))
-        for first in range(0, len(records), _AT_ONCE):
-            await self._append(records[first : first + _AT_ONCE])
+        for first in range(0, len(records), _BATCH):
+            await self._append(records[first : first + _BATCH])
 
     @retried
     async def _append(self, records: Sequence[AuditRecord]) -> None:

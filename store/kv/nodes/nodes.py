@@ -76,7 +76,7 @@ class NodeCommands(KVCommands):
         raise StoreUnavailableError(keys.root[:-1], "the row of a node changes again and again")
 
     async def _forgive(self, previous: str) -> None:
-        """Turn crashes that a reaper charged because of `previous` into losses: the process did not crash."""
+        """Make losses of the crashes that a reaper charged because of `previous`: the process did not crash."""
         keys = self._keys
         await self._mark_returned(keys.node + previous)
         prefix = keys.charged(previous)

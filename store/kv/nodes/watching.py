@@ -14,7 +14,7 @@ from peerjob.store.kv.queue.reading import FIRST_RECORDS, ReadCommands
 from peerjob.store.kv.write.context import KVContext, retried
 
 _MAX_FETCHED = 1000
-_WATCHED_AT_ONCE = 20
+_WATCH_BATCH = 20
 
 
 class WatchCommands(ReadCommands):
@@ -86,8 +86,8 @@ class WatchCommands(ReadCommands):
         states: dict[str, State | None] = {}
         # a waiting node registers again each second; the lease deletes the registration of a node that has died
         lease = await self._writer.short_lease()
-        for at in range(0, len(unique), _WATCHED_AT_ONCE):
-            part = unique[at : at + _WATCHED_AT_ONCE]
+        for at in range(0, len(unique), _WATCH_BATCH):
+            part = unique[at : at + _WATCH_BATCH]
             # one transaction registers the node and reads the state, so that an end of the instance between
             # registration and read is not missed
             transactions = [
@@ -100,9 +100,9 @@ class WatchCommands(ReadCommands):
                 row = await self._context.row_of(id, rows[0]) if rows else None
                 states[id] = None if row is None else row.state
             # a final or unknown instance causes no further hint, so the registration is deleted again
-            settled = [id for id in part if (state := states[id]) is None or state.is_final]
-            if settled:
-                await self._kv.txn([Transaction([], [Delete(keys.watch(id) + incarnation) for id in settled])])
+            final = [id for id in part if (state := states[id]) is None or state.is_final]
+            if final:
+                await self._kv.txn([Transaction([], [Delete(keys.watch(id) + incarnation) for id in final])])
         final = [id for id, state in states.items() if state is not None and state.is_final][:FIRST_RECORDS]
         found: dict[str, Record | State | None] = {
             **states,

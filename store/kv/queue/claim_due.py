@@ -48,21 +48,21 @@ class DelayedQueue:
         if not begun:
             return False
         scans = [context.queues.scan(head, now_us=now_us, until=until) for head in begun]
-        while unfinished := [scan for scan in scans if not scan.done and len(scan.places) < MAX_MOVED]:
+        while unfinished := [scan for scan in scans if not scan.done and len(scan.positions) < MAX_MOVED]:
             await context.queues.read(unfinished, MAX_MOVED)
         due = [
-            (place, scan.head.queue, entry)
+            (position, scan.head.queue, entry)
             for scan in scans
-            for place, entry in zip(scan.places, scan.entries, strict=True)
+            for position, entry in zip(scan.positions, scan.entries, strict=True)
         ]
         due.sort(key=lambda item: item[0])
         changes: list[Change] = []
         kinds: list[str] = []
-        for place, queue, entry in due[:MAX_MOVED]:
-            id = place[19:]
+        for position, queue, entry in due[:MAX_MOVED]:
+            id = position[19:]
             plan = TransactionPlan(context.keys, now_us)
-            plan.ops.append(Delete(queue + place))
-            delayed = await self._delayed(id, queue + place, entry)
+            plan.ops.append(Delete(queue + position))
+            delayed = await self._delayed(id, queue + position, entry)
             if delayed is None:
                 # the kind of an unreadable entry is unknown, so only a recount can correct the counter that included
                 # the entry
@@ -70,9 +70,9 @@ class DelayedQueue:
                 kinds.append("")
             else:
                 plan.shifts.append((delayed.kind, DELAYED, -1))
-                plan.add_to_queue(id, delayed.kind, delayed.priority, int(place[:18]), suspect=delayed.suspect)
+                plan.add_to_queue(id, delayed.kind, delayed.priority, int(position[:18]), suspect=delayed.suspect)
                 kinds.append(delayed.kind)
-            changes.append(plan.change([Compare(queue + place, mod=entry.mod)]))
+            changes.append(plan.change([Compare(queue + position, mod=entry.mod)]))
         written = await context.writer.write(changes)
         moved: dict[str, int] = {}
         for kind, _ in written.applied(kinds):
@@ -99,8 +99,8 @@ class DelayedQueue:
         """The time at which the earliest instance is due; None without one, or if other nodes decide. Moves heads."""
         if not self._context.clock_skew.decides:
             return None
-        place = await self._context.queues.earliest(heads)
-        return None if place == AFTER_ALL else int(place[:18])
+        position = await self._context.queues.earliest(heads)
+        return None if position == AFTER_ALL else int(position[:18])
 
     def before(self, heads: Sequence[Head], next_due_us: int | None) -> list[Range]:
         """Reads that find nothing while no delayed instance is due before `next_due_us`."""

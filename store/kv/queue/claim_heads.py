@@ -84,5 +84,5 @@ class ClaimHeads:
         return True
 
     async def _read_groups(self, call: ClaimCall) -> Groups:
-        groups = self._groups[call.incarnation] = await self._grouping.settled(call.registered)
+        groups = self._groups[call.incarnation] = await self._grouping.stable(call.registered)
         return groups

@@ -43,7 +43,7 @@ class IdleNodes:
         return [Delete(self._context.keys.idle + incarnation)] if incarnation in self._entries else []
 
     def forget(self, incarnation: str) -> None:
-        """Note that an incarnation is not registered."""
+        """Forget the registration of an incarnation."""
         self._entries.pop(incarnation, None)
 
     async def wait(self, call: ClaimCall, selection: Selection) -> bool:
@@ -100,7 +100,7 @@ class IdleNodes:
     async def _tidy_empty_queues(self, call: ClaimCall, selection: Selection) -> None:
         """Move the heads of empty queues forward. If a kind has many queues, delete the heads of the empty ones."""
         queues, lag = self._context.queues, time_text(call.now_us - _LAG_US)
-        transactions = selection.settled(())
+        transactions = selection.head_moves(())
         empty = [] if transactions else [(head, len(call.heads.get(kind, ()))) for kind, head in selection.empty()]
         if call.feed is not None:
             unused = call.feed.unused()

@@ -1,7 +1,7 @@
 """The due instances that a claim takes: a merge of the queues of several kinds and priorities.
 
-Each queue is read window by window. Entries may be picked up to the *horizon*: the first place that some queue has not
-been read up to. To move the horizon, the queues that determine it are read further.
+Each queue is read window by window. Entries may be picked up to the *horizon*: the first position that some queue has
+not been read up to. To move the horizon, the queues that determine it are read further.
 
 If the store keeps the order within a window only, each live incarnation takes a share of the first instances, so that
 their claims seldom conflict.
@@ -42,7 +42,7 @@ class Pick(msgspec.Struct, frozen=True, gc=False):
     """A due instance, as an entry of its queue."""
 
     priority: int
-    place: str
+    position: str
     kind: str
     queue: str
     suspect: bool
@@ -50,11 +50,11 @@ class Pick(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def id(self) -> str:
-        return self.place[19:]
+        return self.position[19:]
 
     @property
     def key(self) -> str:
-        return self.queue + self.place
+        return self.queue + self.position
 
 
 class _Source:
@@ -70,12 +70,12 @@ class _Source:
         self.picks: list[Pick] = []
 
     def update(self) -> None:
-        """Turn new entries of the scan into picks."""
-        for at in range(len(self.picks), len(self.scan.places)):
+        """Make picks of new entries of the scan."""
+        for at in range(len(self.picks), len(self.scan.positions)):
             self.picks.append(
                 Pick(
                     self.priority,
-                    self.scan.places[at],
+                    self.scan.positions[at],
                     self.kind,
                     self.head.queue,
                     self.suspect,
@@ -83,9 +83,9 @@ class _Source:
                 )
             )
 
-    def settled(self, queues: Queues, taken: Container[str]) -> Transaction | None:
+    def head_moves(self, queues: Queues, taken: Container[str]) -> Transaction | None:
         """The transaction that moves the head behind the taken entries, or deletes the head if no entry is left."""
-        left = next((pick.place for pick in self.picks if pick.key not in taken), None)
+        left = next((pick.position for pick in self.picks if pick.key not in taken), None)
         if left is None and self.scan.done:
             return queues.drop(self.head)
         return queues.advance(self.head, left or self.scan.at)
@@ -96,8 +96,8 @@ class _Source:
         return not self.scan.done and not (self.suspect and self.picks)
 
 
-class Room:
-    """How many instances of each kind may be picked. A kind is held back here: a claim passes over one without room."""
+class Remaining:
+    """How many instances of each kind may be picked. A kind is held back here: a claim passes over a kind with 0."""
 
     def __init__(self, caps: Mapping[str, int], taken: Mapping[str, int], spread: int = 1) -> None:
         self._caps = caps
@@ -142,12 +142,12 @@ class Selection:
         self._sources.sort(key=lambda source: (source.priority, source.suspect))
         return added
 
-    async def pick(self, limit: int, room: Room) -> None:
-        """Pick the first `limit` instances of kinds that have room. A suspect is picked only if first, and alone."""
+    async def pick(self, limit: int, remaining: Remaining) -> None:
+        """Pick the first `limit` instances, within what remains. A suspect is picked only if first, and alone."""
         await self._open(limit + 1)
         await self._read(self._sources[:_MAX_SCANS], limit)
         while True:
-            self.picks, rest, spent, horizon = self._merge(limit, room)
+            self.picks, rest, spent, horizon = self._merge(limit, remaining)
             picks = self.picks
             full = len(picks) == limit or (len(picks) == 1 and picks[0].suspect)
             unfinished = [source for source in self._sources if source.open]
@@ -155,8 +155,8 @@ class Selection:
                 waiting = [] if rest else unfinished
             else:
                 waiting = [source for source in unfinished if source.kind not in spent]
-                # the queues with the earliest unread places determine the horizon; a few are read together, since each
-                # read is a round trip
+                # the queues with the earliest unread positions determine the horizon; a few are read together, since
+                # each read is a round trip
                 waiting.sort(key=lambda source: (source.priority, source.scan.at))
                 waiting = waiting[:_MIN_READ]
                 if self._bound is not None and self._bound == horizon:
@@ -176,7 +176,7 @@ class Selection:
 
     @property
     def _bound(self) -> tuple[int, str] | None:
-        """A lower bound of the places in queues that were not opened; None if all queues were opened."""
+        """A lower bound of the positions in queues that were not opened; None if all queues were opened."""
         return None if self._feed is None else self._feed.bound
 
     async def _open(self, count: int) -> list[_Source]:
@@ -185,12 +185,14 @@ class Selection:
             return []
         return self._add(await self._feed.more(min(max(count, _MIN_READ), _MAX_SCANS)))
 
-    def _merge(self, limit: int, room: Room) -> tuple[list[Pick], list[Pick], set[str], tuple[int, str] | None]:
+    def _merge(
+        self, limit: int, remaining: Remaining
+    ) -> tuple[list[Pick], list[Pick], set[str], tuple[int, str] | None]:
         """The picks, the other entries that were read, the kinds at their limit, and the horizon."""
         pool = [pick for source in self._sources for pick in source.picks]
         if len(self._sources) > 1:
-            pool.sort(key=lambda pick: (pick.priority, pick.place))
-        spent = {source.kind for source in self._sources if room.of(source.kind) <= 0}
+            pool.sort(key=lambda pick: (pick.priority, pick.position))
+        spent = {source.kind for source in self._sources if remaining.of(source.kind) <= 0}
         bounds = [] if self._bound is None else [self._bound]
         while True:
             horizon = min(
@@ -204,9 +206,9 @@ class Selection:
                 ),
                 default=None,
             )
-            picks, rest = _taken(pool, limit, room, horizon)
+            picks, rest = _taken(pool, limit, remaining, horizon)
             used = Counter(pick.kind for pick in picks)
-            more = {kind for kind, count in used.items() if count >= room.of(kind)} - spent
+            more = {kind for kind, count in used.items() if count >= remaining.of(kind)} - spent
             if not more:
                 return picks, rest, spent, horizon
             spent |= more
@@ -222,7 +224,7 @@ class Selection:
         for source in unfinished:
             source.update()
 
-    def settled(self, picks: Sequence[Pick]) -> list[Transaction | None]:
+    def head_moves(self, picks: Sequence[Pick]) -> list[Transaction | None]:
         """With many queues, the transactions that move their heads behind the picks.
 
         Without the moves, each claim would open all queues again that once had the first instance.
@@ -230,7 +232,7 @@ class Selection:
         if self._feed is None or len(self._sources) <= _MANY_QUEUES:
             return []
         taken = {pick.key for pick in picks}
-        return [source.settled(self._queues, taken) for source in self._sources if source.scan.head.mod]
+        return [source.head_moves(self._queues, taken) for source in self._sources if source.scan.head.mod]
 
     def heads(self) -> list[Head]:
         """The heads of all opened queues."""
@@ -248,10 +250,10 @@ async def select_due(context: KVContext, call: ClaimCall) -> Selection:
     spread = 2 * len(call.live) if len(call.live) > 1 else 1
     window = min(call.limit * spread, max(call.limit, _MAX_WINDOW))
     if window:
-        await selection.pick(window, Room(call.want.kinds, call.taken, spread))
+        await selection.pick(window, Remaining(call.want.kinds, call.taken, spread))
     if spread > 1:
-        room = Room(call.want.kinds, call.taken)
-        share, left = share_of(selection.picks, call.limit, room, call.incarnation, call.live, call.passed_over)
+        remaining = Remaining(call.want.kinds, call.taken)
+        share, left = share_of(selection.picks, call.limit, remaining, call.incarnation, call.live, call.passed_over)
         selection.keep(share, (pick.kind for pick in left))
     return selection
 
@@ -259,7 +261,7 @@ async def select_due(context: KVContext, call: ClaimCall) -> Selection:
 def share_of(
     picks: Sequence[Pick],
     limit: int,
-    room: Room,
+    remaining: Remaining,
     incarnation: str,
     live: Sequence[str],
     passed_over: dict[str, int],
@@ -283,7 +285,7 @@ def share_of(
     used, own_picks, others = Counter[str](), list[int](), list[int]()
     for _, _, at in ranked:
         kind = picks[at].kind
-        if len(own_picks) < limit and used[kind] < room.of(kind):
+        if len(own_picks) < limit and used[kind] < remaining.of(kind):
             used[kind] += 1
             own_picks.append(at)
         else:
@@ -299,19 +301,19 @@ def share_of(
 
 
 def _taken(
-    pool: Sequence[Pick], limit: int, room: Room, horizon: tuple[int, str] | None
+    pool: Sequence[Pick], limit: int, remaining: Remaining, horizon: tuple[int, str] | None
 ) -> tuple[list[Pick], list[Pick]]:
     left: dict[str, int] = {}
     picks: list[Pick] = []
     passed: list[Pick] = []
     for at, pick in enumerate(pool):
-        if len(picks) == limit or (horizon is not None and (pick.priority, pick.place) >= horizon):
+        if len(picks) == limit or (horizon is not None and (pick.priority, pick.position) >= horizon):
             return picks, passed + list(pool[at:])
         if pick.suspect:
             if at == 0:
                 return [pick], list(pool[1:])
             passed.append(pick)
-        elif (free := left.get(pick.kind) or (0 if pick.kind in left else room.of(pick.kind))) > 0:
+        elif (free := left.get(pick.kind) or (0 if pick.kind in left else remaining.of(pick.kind))) > 0:
             left[pick.kind] = free - 1
             picks.append(pick)
         else:

@@ -127,7 +127,7 @@ class Taking:
                 or row is None
                 or row.state is not State.SCHEDULED
                 or pick.queue != keys.ready(row.kind, row.priority, suspect=row.suspect)
-                or pick.place[:18] != time_text(row.due_us)
+                or pick.position[:18] != time_text(row.due_us)
             ):
                 found.append(None)
                 continue
@@ -152,21 +152,21 @@ class Taking:
     async def _move_heads(self, call: ClaimCall, selection: Selection) -> None:
         """Move the heads of queues behind the picks: of many queues after each claim, else after a number of claims."""
         queues, claims, picks = self._context.queues, self._claims_since_move, selection.picks
-        settled = [transaction for transaction in selection.settled(picks) if transaction is not None]
-        await queues.move_on(settled)
+        moves = [transaction for transaction in selection.head_moves(picks) if transaction is not None]
+        await queues.move_on(moves)
         begins: dict[Head, str] = {}
         if call.feed is not None:
             begins.update(call.feed.begins())
             for index in begins:
-                claims[index.queue] = claims.get(index.queue, 0) + len(settled)
-        if not settled:
-            last = {pick.queue: pick.place for pick in picks}
+                claims[index.queue] = claims.get(index.queue, 0) + len(moves)
+        if not moves:
+            last = {pick.queue: pick.position for pick in picks}
             for pick in picks:
                 claims[pick.queue] = claims.get(pick.queue, 0) + 1
             begins.update((head, last.get(head.queue, head.start)) for head in selection.heads())
         transactions: list[Transaction | None] = []
-        for head, place in begins.items():
+        for head, position in begins.items():
             if claims.get(head.queue, 0) >= _CLAIMS_PER_HEAD_MOVE:
                 claims[head.queue] = 0
-                transactions.append(queues.advance(head, place))
+                transactions.append(queues.advance(head, position))
         await queues.move_on(transactions)

@@ -68,8 +68,8 @@ class ClearCommands(ReadCommands, RetentionCommands):
         context, keys = self._context, self._keys
         rows = await context.rows(ids)
         slots = await context.slots.held_by(row for _, row in rows.values())
-        places = [keys.delayed(id) + timed(row.due_us, id) for id, (_, row) in rows.items()]
-        entries = await self._kv.get(places)
+        positions = [keys.delayed(id) + timed(row.due_us, id) for id, (_, row) in rows.items()]
+        entries = await self._kv.get(positions)
         now_us = self._clock.time_us()
         changes: list[Change] = []
         planned: list[str] = []

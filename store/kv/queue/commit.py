@@ -26,7 +26,7 @@ class _InstanceUpdate(msgspec.Struct):
     """The update of one instance by the outcomes of one call."""
 
     id: str
-    places: list[int]
+    indexes: list[int]
     revision: int
     stored: Row
     row: Row
@@ -50,7 +50,7 @@ class _InstanceUpdate(msgspec.Struct):
 
     @property
     def answers(self) -> tuple[tuple[int, str], ...]:
-        return tuple(zip(self.places, self.acks, strict=True))
+        return tuple(zip(self.indexes, self.acks, strict=True))
 
 
 class CommitCommands(LogCommands, RetentionCommands):
@@ -66,22 +66,22 @@ class CommitCommands(LogCommands, RetentionCommands):
         if not outcomes:
             return []
         answer_log = await context.answer_logs.open(incarnation, verb, request)
-        acks = {place: Ack(answer) for place, answer in answer_log.answers.items()}
+        acks = {index: Ack(answer) for index, answer in answer_log.answers.items()}
         pending: dict[str, list[int]] = {}
-        for place, outcome in enumerate(outcomes):
-            if place not in acks:
-                pending.setdefault(outcome.id, []).append(place)
+        for index, outcome in enumerate(outcomes):
+            if index not in acks:
+                pending.setdefault(outcome.id, []).append(index)
         source = _OutcomeSource(context, incarnation, await context.name_of(incarnation), request)
         ended: dict[str, int] = {}
         for attempt in range(ROUNDS):
             updates = await self._check_outcomes(pending, outcomes, source, acks, cached=attempt == 0)
             await self._write_updates(updates, source, answer_log, acks, ended)
             for update in updates:
-                if update.places[0] in acks:
+                if update.indexes[0] in acks:
                     del pending[update.id]
             if not pending:
                 await self._remove_surplus(ended)
-                return [acks[place] for place in range(len(outcomes))]
+                return [acks[index] for index in range(len(outcomes))]
         raise StoreUnavailableError(context.url, "too many writers at once")
 
     def _may_add_to_queue(self, outcomes: Sequence[Outcome]) -> bool:
@@ -106,15 +106,15 @@ class CommitCommands(LogCommands, RetentionCommands):
         updates: list[_InstanceUpdate] = []
         unchanged: list[str] = []
         rows = await context.rows(list(pending), cached=cached)
-        for id, places in pending.items():
+        for id, indexes in pending.items():
             if id in rows:
-                update = source.check(id, places, rows[id], outcomes)
+                update = source.check(id, indexes, rows[id], outcomes)
                 if update.changed or not (cached and context.is_cached(id)):
                     updates.append(update)
                 else:
                     unchanged.append(id)
             else:
-                acks.update((place, Ack.LOST) for place in places)
+                acks.update((index, Ack.LOST) for index in indexes)
         if unchanged:
             # an outcome that changes no record is not compared with the stored record, so a cached record could be old:
             # read again
@@ -124,8 +124,8 @@ class CommitCommands(LogCommands, RetentionCommands):
                 if id in rows:
                     updates.append(source.check(id, pending[id], rows[id], outcomes))
                 else:
-                    acks.update((place, Ack.LOST) for place in pending[id])
-        for id in [id for id, places in pending.items() if places[0] in acks]:
+                    acks.update((index, Ack.LOST) for index in pending[id])
+        for id in [id for id, indexes in pending.items() if indexes[0] in acks]:
             del pending[id]
         return updates
 
@@ -143,7 +143,7 @@ class CommitCommands(LogCommands, RetentionCommands):
         slots = await context.slots.held_by(update.stored for update in changing if not update.row.keeps)
         for update in updates:
             if not update.changed:
-                acks.update(zip(update.places, update.acks, strict=True))
+                acks.update(zip(update.indexes, update.acks, strict=True))
                 answer_log.extra += update.answers
         changes = [await self._update_change(update, source.now_us, wakeups, slots) for update in changing]
         written = await self._writer.write(changes, answer_log=answer_log)
@@ -151,7 +151,7 @@ class CommitCommands(LogCommands, RetentionCommands):
             if not revision:
                 context.uncache((update.id,))
                 continue
-            acks.update(zip(update.places, update.acks, strict=True))
+            acks.update(zip(update.indexes, update.acks, strict=True))
             wakeups.changed.append(update.id)
             if update.row.final:
                 context.uncache((update.id,))
@@ -189,8 +189,8 @@ class CommitCommands(LogCommands, RetentionCommands):
         if update.out is not None:
             payload += update.out.size
         if update.logs:
-            room = MAX_ALONE_BYTES - payload
-            update.row = await self._append_lines(id, update.row, update.logs, ops, room=room)
+            bytes_left = MAX_ALONE_BYTES - payload
+            update.row = await self._append_lines(id, update.row, update.logs, ops, bytes_left=bytes_left)
         row = update.row
         if update.progress is not None:
             ops.append(Put(keys.progress + id, update.progress))
@@ -216,14 +216,14 @@ class _OutcomeSource:
         self.now_us = 0
 
     def check(
-        self, id: str, places: list[int], stored: tuple[int, Row], outcomes: Sequence[Outcome]
+        self, id: str, indexes: list[int], stored: tuple[int, Row], outcomes: Sequence[Outcome]
     ) -> _InstanceUpdate:
         """Apply the outcomes of one instance in order."""
         revision, row = stored
-        update = _InstanceUpdate(id, places, revision, row, row)
+        update = _InstanceUpdate(id, indexes, revision, row, row)
         ended = False
-        for place in update.places:
-            outcome = outcomes[place]
+        for index in update.indexes:
+            outcome = outcomes[index]
             if row.request != self._request or row.fence != outcome.fence:
                 update.acks.append(self._apply(update, outcome))
             elif ended and not (row.final and _is_only_logs(outcome)):

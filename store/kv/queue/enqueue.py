@@ -29,7 +29,7 @@ class EnqueueCommands(KVCommands):
         for _ in range(ROUNDS):
             await self._add_pending(pending, answers, unowned, node)
             if not pending:
-                return [answers[place] for place in range(len(instances))]
+                return [answers[index] for index in range(len(instances))]
             unowned = await self._answer_known(pending, answers)
         raise StoreUnavailableError(self._context.url, "too many writers at once")
 
@@ -40,9 +40,9 @@ class EnqueueCommands(KVCommands):
         keys, now_us = self._keys, self._clock.time_us()
         wakeups = Wakeups()
         changes: list[Change] = []
-        places: list[int] = []
+        indexes: list[int] = []
         seen: set[str] = set()
-        for place, new in pending.items():
+        for index, new in pending.items():
             unique = None if new.key is None else keys.unique(new.kind, new.key)
             state = keys.state + new.id
             if state in seen or (unique is not None and unique in seen):
@@ -57,10 +57,10 @@ class EnqueueCommands(KVCommands):
             wakeups.add_queued(plan)
             wakeups.changed.append(new.id)
             changes.append(plan.change(compares))
-            places.append(place)
+            indexes.append(index)
         written = await self._writer.write(changes)
-        for place, _ in written.applied(places):
-            answers[place] = Enqueued(pending.pop(place).id, True)
+        for index, _ in written.applied(indexes):
+            answers[index] = Enqueued(pending.pop(index).id, True)
         await self._context.hints.send(wakeups, written)
 
     async def _answer_known(self, pending: dict[int, NewInstance], answers: dict[int, Enqueued]) -> dict[str, int]:
@@ -70,24 +70,24 @@ class EnqueueCommands(KVCommands):
         """
         keys, order = self._keys, list(pending.items())
         states = await self._kv.get([keys.state + new.id for _, new in order])
-        uniques = {place: keys.unique(new.kind, new.key) for place, new in order if new.key is not None}
+        uniques = {index: keys.unique(new.kind, new.key) for index, new in order if new.key is not None}
         owners = dict(zip(uniques, await self._kv.get(list(uniques.values())), strict=True))
         owner_ids = [entry.value.decode(errors="replace") for entry in owners.values() if entry is not None]
         present = dict(zip(owner_ids, await self._kv.get([keys.state + id for id in owner_ids]), strict=True))
         unowned: dict[str, int] = {}
-        for (place, new), state in zip(order, states, strict=True):
-            owner = owners.get(place)
+        for (index, new), state in zip(order, states, strict=True):
+            owner = owners.get(index)
             if state is not None:
-                answers[place] = Enqueued(new.id, True, repeated=True)
+                answers[index] = Enqueued(new.id, True, repeated=True)
             elif owner is not None:
                 owner_id = owner.value.decode(errors="replace")
                 if is_gone(present[owner_id]):
-                    unowned[uniques[place]] = owner.mod
+                    unowned[uniques[index]] = owner.mod
                     continue
-                answers[place] = Enqueued(owner_id, False)
+                answers[index] = Enqueued(owner_id, False)
             else:
                 continue
-            del pending[place]
+            del pending[index]
         return unowned
 
 

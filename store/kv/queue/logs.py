@@ -31,12 +31,14 @@ class LogCommands(KVCommands):
         lines = tuple(line for number, line in numbered if number >= at)[:limit]
         return LogPage(lines, str(at + len(lines)), row.log_dropped)
 
-    async def _append_lines(self, id: str, row: Row, lines: tuple[LogLine, ...], ops: list[Op], *, room: int) -> Row:
-        """Plan the writes of lines in `ops`, in at most `room` bytes; the answer is the record afterwards."""
+    async def _append_lines(
+        self, id: str, row: Row, lines: tuple[LogLine, ...], ops: list[Op], *, bytes_left: int
+    ) -> Row:
+        """Plan the writes of lines in `ops`, in at most `bytes_left` bytes; the answer is the record afterwards."""
         prefix = self._keys.log(id)
         after = row.log_next + len(lines)
         first, kept_bytes = await self._kept_lines(prefix, row, lines)
-        fitting = _fitting(lines, room)
+        fitting = _fitting(lines, bytes_left)
         if fitting < len(lines):
             first = max(first, after - fitting)
             kept_bytes = _size(lines[first - row.log_next :])
@@ -107,11 +109,11 @@ def _size(lines: Sequence[LogLine]) -> int:
     return sum(len(line.message.encode(errors="surrogatepass")) for line in lines)
 
 
-def _fitting(lines: Sequence[LogLine], room: int) -> int:
-    """The number of lines, counted from the last line back, that fit into `room` bytes."""
+def _fitting(lines: Sequence[LogLine], bytes_left: int) -> int:
+    """The number of lines, counted from the last line back, that fit into `bytes_left` bytes."""
     for count, line in enumerate(reversed(lines)):
-        room -= len(encode(line))
-        if room < _CHUNK_BYTES:
+        bytes_left -= len(encode(line))
+        if bytes_left < _CHUNK_BYTES:
             return count
     return len(lines)
 

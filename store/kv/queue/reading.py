@@ -83,9 +83,9 @@ class ReadCommands(KVCommands):
         The largest record so far limits the next request, so that replies stay near `_MAX_READ_BYTES`.
         """
         keys = self._keys
-        at, at_once, largest = 0, FIRST_RECORDS, 1
+        at, batch, largest = 0, FIRST_RECORDS, 1
         while at < len(ids):
-            part = ids[at : at + at_once]
+            part = ids[at : at + batch]
             entries = await self._kv.get(
                 [key + id for id in part for key in (keys.state, keys.args, keys.out, keys.progress)]
             )
@@ -94,7 +94,7 @@ class ReadCommands(KVCommands):
                 largest = max(largest, sum(len(entry.value) for entry in own if entry is not None))
                 records[id] = await self._record_of(id, *own)
             at += len(part)
-            at_once = max(1, min(MAX_RANGES, _MAX_READ_BYTES // largest))
+            batch = max(1, min(MAX_RANGES, _MAX_READ_BYTES // largest))
 
     async def _record_of(
         self, id: str, state: Entry | None, args: Entry | None, out: Entry | None, progress: Entry | None
@@ -114,7 +114,7 @@ class ReadCommands(KVCommands):
                 await self._context.set_aside.put(id, state, error)
                 return None
             # the instance runs again, and only the error of its last attempt is lost
-            self._context.unreadable.note(self._keys.out + id, mod_of(out), error)
+            self._context.unreadable.report(self._keys.out + id, mod_of(out), error)
             found = None
         return to_record(id, row, spec, found, None if progress is None else progress.value)
 

@@ -20,9 +20,9 @@ from peerjob.store.kv.write.transaction_plan import slot_of
 
 _STATES = [state for state in SLOT if state is not State.PROCESSING]
 _PERIOD_US = 3_600_000_000
-_AT_ONCE = 12
+_BATCH = 12
 """Most kinds that one request compares: the counters and indexes of a kind must be read as of one moment."""
-_MAX_COUNTED = 10 * _AT_ONCE
+_MAX_COUNTED = 10 * _BATCH
 """Most kinds that one call of `if_due` compares; the next call continues with further kinds."""
 
 
@@ -64,8 +64,8 @@ class Recount:
         kinds = list(parts)
         if len(kinds) > _MAX_COUNTED:
             kinds, start = kinds[:_MAX_COUNTED], f"{keys.count}{kinds[_MAX_COUNTED]}/"
-        for at in range(0, len(kinds), _AT_ONCE):
-            for part, added in (await self._differences(kinds[at : at + _AT_ONCE])).items():
+        for at in range(0, len(kinds), _BATCH):
+            for part, added in (await self._differences(kinds[at : at + _BATCH])).items():
                 mod = await self._correct(keys.unescaped(part), added, mod, f"{began} {start}")
                 if not mod:
                     return

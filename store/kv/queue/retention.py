@@ -83,7 +83,7 @@ class RetentionCommands(KVCommands):
                 break
             scan = queues.scan(head, now_us=now_us, until=until)
             await queues.first(scan, limit - removed)
-            ids = [place[19:] for place in scan.places[: limit - removed]]
+            ids = [position[19:] for position in scan.positions[: limit - removed]]
             gone = await self._remove_final(ids)
             removed += len(gone)
             await self._move_expiry_head(scan, ids, gone)
@@ -93,19 +93,19 @@ class RetentionCommands(KVCommands):
         """Move the head of an expiry queue to the first entry that is left."""
         context, queues, head = self._context, self._context.queues, scan.head
         if len(gone) < len(ids):
-            at = {place[19:]: place for place in scan.places}
+            at = {position[19:]: position for position in scan.positions}
             await self._drop_stale([head.queue + at[id] for id in await self._without_record(ids, gone)])
             return
-        if len(ids) < len(scan.places):
-            place = scan.places[len(ids)]
+        if len(ids) < len(scan.positions):
+            position = scan.positions[len(ids)]
         elif not scan.done:
-            place = scan.at
+            position = scan.at
         else:
             ahead = queues.scan(Head(head.queue, scan.at, head.mod), now_us=LATEST_US)
             await queues.first(ahead, 1)
             empty_us = self._clock.time_us() + min(context.limits.retention_us, _EMPTY_AHEAD_US)
-            place = ahead.places[0] if ahead.places else time_text(empty_us) + "/"
-        await queues.move_on([queues.advance(head, place)])
+            position = ahead.positions[0] if ahead.positions else time_text(empty_us) + "/"
+        await queues.move_on([queues.advance(head, position)])
 
     async def _without_record(self, ids: Sequence[str], gone: Sequence[str]) -> list[str]:
         """The ids that were not removed and have no record."""
@@ -127,16 +127,17 @@ class RetentionCommands(KVCommands):
             for index, entry in zip(indexes, entries, strict=True)
             if entry is not None
         ]
-        while unfinished := [scan for scan in scans if not scan.done and len(scan.places) < limit]:
+        while unfinished := [scan for scan in scans if not scan.done and len(scan.positions) < limit]:
             await queues.read(unfinished, limit)
-        index_of = {id: scan.head.queue for scan in scans for id in scan.places}
+        index_of = {id: scan.head.queue for scan in scans for id in scan.positions}
         oldest = sorted(index_of)[:limit]
         gone = set(await self._remove_final(oldest))
         if len(gone) < len(oldest):
             await self._drop_stale([index_of[id] + id for id in await self._without_record(oldest, list(gone))])
         else:
             await queues.move_on(
-                queues.advance(scan.head, max((id for id in scan.places if id in gone), default="")) for scan in scans
+                queues.advance(scan.head, max((id for id in scan.positions if id in gone), default=""))
+                for scan in scans
             )
         return len(gone)
 

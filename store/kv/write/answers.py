@@ -41,7 +41,7 @@ class AnswerLog(msgspec.Struct, gc=False):
 
     @property
     def answers(self) -> dict[int, str]:
-        """Earlier answers, by place in the batch."""
+        """Earlier answers, by index in the batch."""
         return dict(pair for part in self.parts for pair in part.answers)
 
     def part(self) -> AnswerLogPart:
@@ -72,11 +72,11 @@ class AnswerLogPart:
         return Put(self._key, encode(kept), lease)
 
     def written(self, revision: int) -> None:
-        """Note that this part was written."""
+        """Remember that this part was written."""
         self._answer_log.revisions[self._number] = revision
 
     def unused(self) -> None:
-        """Note that this part is not written, so another part stores its answers."""
+        """Remember that this part is not written, so another part stores its answers."""
         self._answer_log.extra += self._extra
 
 

@@ -40,14 +40,14 @@ class SetAside:
         slot_change = plan.change()
         kinds = sorted(await self._counts.totals())
         (nodes,) = await self._kv.read([below(keys.node, keys_only=True)])
-        places = [(kind, state) for kind in kinds for state in SLOT if state is not State.PROCESSING]
-        indexes = [f"{keys.root}by/{kind}/{state:d}/{id}" for kind, state in places]
+        positions = [(kind, state) for kind in kinds for state in SLOT if state is not State.PROCESSING]
+        indexes = [f"{keys.root}by/{kind}/{state:d}/{id}" for kind, state in positions]
         owned = [keys.owned(key[len(keys.node) :]) + id for key, _ in nodes.items]
         present = await self._kv.get([*indexes, *owned])
         ops: list[Op] = [Delete(keys.state + id), Put(keys.set_aside + id, entry.value), *slot_change.ops]
         ops.extend(Delete(key) for key, found in zip([*indexes, *owned], present, strict=True) if found)
         shifts: list[Shift] = [("", SET_ASIDE, 1), *slot_change.shifts]
-        for (kind, state), found in zip(places, present, strict=False):
+        for (kind, state), found in zip(positions, present, strict=False):
             if found is not None:
                 shifts.append((keys.unescaped(kind), SLOT[state], -1))
         for found in present[len(indexes) :]:

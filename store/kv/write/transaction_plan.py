@@ -29,13 +29,13 @@ class Change(msgspec.Struct, gc=False):
     ops: Sequence[Op]
     shifts: tuple[Shift, ...] = ()
     adds: tuple[tuple[str, str], ...] = ()
-    """Queue and place of each queue entry that `ops` adds; the writer adds the compares of the heads of the queues."""
+    """Queue and position of each queue entry that `ops` adds; the writer adds the compares of the heads."""
     ended: tuple[str, ...] = ()
     """Ids of the instances that the transaction makes final."""
     answers: tuple[tuple[int, str], ...] = ()
-    """Places in the caller's batch, each with the answer that is valid if the transaction is applied."""
+    """Indexes in the caller's batch, each with the answer that is valid if the transaction is applied."""
     opens: tuple[tuple[str, str], ...] = ()
-    """Queues that the transaction opens, each with the first place that the transaction adds to the queue."""
+    """Queues that the transaction opens, each with the first position that the transaction adds to the queue."""
 
 
 class HeldSlot(msgspec.Struct):
@@ -146,31 +146,31 @@ class TransactionPlan(msgspec.Struct, gc=False):
 
     def add_to_queue(self, id: str, kind: str, priority: int, due_us: int, *, suspect: bool = False) -> None:
         """Add a Scheduled instance to a ready or delayed queue; no other code adds to those queues."""
-        keys, place = self.keys, timed(due_us, id)
+        keys, position = self.keys, timed(due_us, id)
         if due_us <= self.now_us:
             queue = keys.ready(kind, priority, suspect=suspect)
-            self.ops.append(Put(queue + place, b""))
+            self.ops.append(Put(queue + position, b""))
             self.shifts.append((kind, READY, 1))
             self.ready.append(kind)
         else:
             queue = keys.delayed(id)
-            self.ops.append(Put(queue + place, encode(Delayed(kind, priority, suspect))))
+            self.ops.append(Put(queue + position, encode(Delayed(kind, priority, suspect))))
             self.shifts.append((kind, DELAYED, 1))
             self.delayed.append((due_us, kind))
-        self.adds.append((queue, place))
+        self.adds.append((queue, position))
 
     def remove_from_queue(self, id: str, row: Row, delayed_mod: int) -> None:
         """Remove a Scheduled instance from its queue, unless it is parked.
 
         `delayed_mod` is the revision of its entry in the delayed queue, 0 if there is none.
         """
-        keys, place = self.keys, timed(row.due_us, id)
-        self.compares.append(Compare(keys.delayed(id) + place, mod=delayed_mod))
+        keys, position = self.keys, timed(row.due_us, id)
+        self.compares.append(Compare(keys.delayed(id) + position, mod=delayed_mod))
         if delayed_mod:
-            self.ops.append(Delete(keys.delayed(id) + place))
+            self.ops.append(Delete(keys.delayed(id) + position))
             self.shifts.append((row.kind, DELAYED, -1))
         elif not (row.slot in self.slots and self.slots[row.slot].parks(id)):
-            self.ops.append(Delete(keys.ready(row.kind, row.priority, suspect=row.suspect) + place))
+            self.ops.append(Delete(keys.ready(row.kind, row.priority, suspect=row.suspect) + position))
             self.shifts.append((row.kind, READY, -1))
 
     # -- claims and ends ------------------------------------------------------------------------------------------
@@ -205,9 +205,9 @@ class TransactionPlan(msgspec.Struct, gc=False):
 
     def _release(self, id: str, row: Row) -> None:
         """Free the unique key and the slot of a final instance, and start the retention of the instance."""
-        queue, place = self.keys.expiring(row.expires_us), timed(row.expires_us, id)
-        self.ops.append(Put(queue + place, b""))
-        self.adds.append((queue, place))
+        queue, position = self.keys.expiring(row.expires_us), timed(row.expires_us, id)
+        self.ops.append(Put(queue + position, b""))
+        self.adds.append((queue, position))
         self._free_key_and_slot(id, row)
 
     def remove(self, id: str, row: Row, delayed_mod: int, *, lease: int) -> None:

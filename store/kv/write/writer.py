@@ -124,8 +124,8 @@ class Writer:
             self._removal_lease_until_us = now_us + _REMOVAL_LEASE_US
         return self._removal_lease
 
-    def _note_doubt(self) -> None:
-        """Note that the effect of a request is unknown: counters may be wrong, and the leases may have ended."""
+    def _remember_doubt(self) -> None:
+        """Remember that the effect of a request is unknown: counters may be wrong, and the leases may have ended."""
         self._counts.in_doubt = True
         self.forget_leases()
 
@@ -175,11 +175,11 @@ class Writer:
 
     async def _opened(self, changes: Sequence[Change]) -> Sequence[Change]:
         """Open the queues to which the changes add, and return the changes. Some changes open a queue themselves."""
-        places = _first_places(changes)
-        if not places or self._queues.are_open(places):
+        positions = _first_positions(changes)
+        if not positions or self._queues.are_open(positions):
             return changes
         adders = _adders(changes)
-        openings = await self._queues.open(places, alone=[queue for queue, count in adders.items() if count == 1])
+        openings = await self._queues.open(positions, alone=[queue for queue, count in adders.items() if count == 1])
         if not openings:
             return changes
         return [_with(change, openings) for change in changes]
@@ -189,7 +189,7 @@ class Writer:
         common = [*guards]
         if part.answer_log is not None and part.answer_log.guarded:
             common.append(part.answer_log.guard())
-        adding = {queue: self._queues.guard(queue, place) for queue, place in part.places.items()}
+        adding = {queue: self._queues.guard(queue, position) for queue, position in part.positions.items()}
         # a guard that all transactions need is compared once for the whole request, since the number of compares is
         # limited
         own = {queue: guard for queue, guard in adding.items() if part.adders[queue] < len(changes)}
@@ -212,7 +212,7 @@ class Writer:
         if applied.also is None:
             self._queues.forget(adding)
             done = [change for change, answer in zip(changes, applied.answers, strict=True) if answer is not None]
-            await self._settle(part, done, lease)
+            await self._finish_part(part, done, lease)
 
     async def _send(
         self,
@@ -233,7 +233,7 @@ class Writer:
             try:
                 applied = await self._kv.txn(transactions, also, guards)
             except BaseException:
-                self._note_doubt()
+                self._remember_doubt()
                 shard.refused()
                 raise
             if applied.also is None:
@@ -264,7 +264,7 @@ class Writer:
         watch = self._keys.watch
         return [Range(watch(first), prefix_end(watch(last)), _MAX_WATCHED, True) for first, last in bursts.values()]
 
-    async def _settle(self, part: _Part, done: Sequence[Change], lease: int) -> None:
+    async def _finish_part(self, part: _Part, done: Sequence[Change], lease: int) -> None:
         """Write the transaction `also` for those changes that the first request has applied."""
         guarded = part.answer_log is not None and part.answer_log.guarded
         if not done and (guarded or not part.extra_ops):
@@ -279,7 +279,7 @@ class Writer:
                     return
             raise StoreUnavailableError(self._url, "too many writers at once")
         except BaseException:
-            self._note_doubt()
+            self._remember_doubt()
             raise
 
 
@@ -288,8 +288,8 @@ class _Part:
 
     def __init__(self, changes: Sequence[Change]) -> None:
         self.changes = changes
-        self.places = _first_places(changes)
-        """Queue → first place that the changes add to the queue."""
+        self.positions = _first_positions(changes)
+        """Queue → first position that the changes add to the queue."""
         self.adders = _adders(changes)
         """Queue → number of changes that add entries to the queue."""
         self.extra_ops: Sequence[Op] = ()
@@ -300,7 +300,7 @@ class _Part:
         self.found_revision = 0
 
     def set_written(self, applied: Applied, shard: CounterShard) -> None:
-        """Note that `also` was written."""
+        """Remember that `also` was written."""
         self.found, self.found_revision = applied.also or (), applied.revision
         shard.written(applied.revision)
         if self.answer_log is not None:
@@ -322,7 +322,7 @@ def _joined(parts: Sequence[_Part]) -> Written:
 
 def _with(change: Change, openings: Mapping[str, Opening]) -> Change:
     """A change that also opens the queues to which no other change adds."""
-    opens = {queue: place for queue, place in _first_places([change]).items() if queue in openings}
+    opens = {queue: position for queue, position in _first_positions([change]).items() if queue in openings}
     if not opens:
         return change
     begun = [openings[queue] for queue in opens]
@@ -335,15 +335,15 @@ def _with(change: Change, openings: Mapping[str, Opening]) -> Change:
     )
 
 
-def _first_places(changes: Iterable[Change]) -> dict[str, str]:
-    """Queue → first place that the changes add to the queue."""
-    places: dict[str, str] = {}
+def _first_positions(changes: Iterable[Change]) -> dict[str, str]:
+    """Queue → first position that the changes add to the queue."""
+    positions: dict[str, str] = {}
     for change in changes:
-        for queue, place in change.adds:
-            known = places.get(queue)
-            if known is None or place < known:
-                places[queue] = place
-    return places
+        for queue, position in change.adds:
+            known = positions.get(queue)
+            if known is None or position < known:
+                positions[queue] = position
+    return positions
 
 
 def _adders(changes: Iterable[Change]) -> dict[str, int]:

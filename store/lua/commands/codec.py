@@ -137,8 +137,8 @@ def claimed(reply: Reply) -> Claimed:
         )
     labels = iter(reply[4])
     for number, key, tags in zip(labels, labels, labels, strict=True):
-        place: int = number - 1
-        claims[place] = msgspec.structs.replace(claims[place], key=key[1:].decode() if key else None, tags=_tags(tags))
+        index: int = number - 1
+        claims[index] = msgspec.structs.replace(claims[index], key=key[1:].decode() if key else None, tags=_tags(tags))
     return Claimed(claims=tuple(claims), now_us=now, next_due_us=reply[2] or None)
 
 

@@ -16,7 +16,7 @@ from peerjob.model.published import DIGEST_BYTES, MAX_DESCRIPTORS, KindDescripto
 from peerjob.model.record import MAX_BATCH, Instruction, NodeInfo, NodeView, Reaped, StoreLimits, check_batch
 from peerjob.model.spec import reader
 from peerjob.model.state import State
-from peerjob.store.activity import encode_sample, limited, merged, place_of, samples_in
+from peerjob.store.activity import encode_sample, limited, merged, position_of, samples_in
 from peerjob.store.audit import audit_records
 from peerjob.store.lua.client.driver import MAX_REPLY_BYTES, Driver, LuaCommands, log_set_aside
 
@@ -141,7 +141,7 @@ class LuaNodeCommands(LuaCommands):
         writes = 0
         for _ in range(_ACTIVITY_ROUNDS):
             before, after = (_SLOT_HEAD.pack(sample.slot, number) for number in (writes, writes + 1))
-            arguments = (place_of(sample.slot), before, after + encode_sample(total))
+            arguments = (position_of(sample.slot), before, after + encode_sample(total))
             # Not retried: if the first try was applied, its counts would be added again.
             (stored,) = await self._driver.run(("add_activity", arguments))
             if not stored:
@@ -154,7 +154,7 @@ class LuaNodeCommands(LuaCommands):
         found: list[ActivitySample] = []
         at = first
         while at <= last:
-            reply = await self._run("activity", MAX_REPLY_BYTES, *map(place_of, range(at, last + 1)))
+            reply = await self._run("activity", MAX_REPLY_BYTES, *map(position_of, range(at, last + 1)))
             found += samples_in((one[_SLOT_HEAD.size :] for one in reply if one is not None), first, last)
             at += len(reply)
         return found

@@ -99,7 +99,7 @@ class LuaReadCommands(LuaCommands):
             first, last = (first, f"({cursor}") if descending else (f"({cursor}", last)
         of_kind = "" if query.kind is None else f"k{query.kind}"
         what = of_kind if query.tag is None else f"t{query.tag}"
-        at_once = MAX_LOOKUPS // max(1, sum(bool(state & query.states) for state in _INDEXED))
+        batch = MAX_LOOKUPS // max(1, sum(bool(state & query.states) for state in _INDEXED))
         ids: list[str] = []
         more = False
         scanned: Argument = "0"
@@ -114,7 +114,7 @@ class LuaReadCommands(LuaCommands):
                 limit,
                 MAX_REPLY_BYTES,
                 scanned,
-                at_once,
+                batch,
             )
             if await self._unindex(wrong) and is_whole and has_more and not found:
                 continue  # so many entries were no ids that the page has none

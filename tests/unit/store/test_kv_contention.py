@@ -18,7 +18,7 @@ from peerjob.store.base import Store
 from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Put, Range, Transaction
 from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.index import counts, queues
-from peerjob.store.kv.queue.claim_select import MAX_PASSED, Pick, Room, share_of
+from peerjob.store.kv.queue.claim_select import MAX_PASSED, Pick, Remaining, share_of
 from peerjob.store.kv.store import KVStore
 from peerjob.store.kv.write import answers, context, hints, kind_sets
 from peerjob.store.memory.data import Costs, MemoryData
@@ -193,8 +193,8 @@ def test_an_instance_stays_in_the_share_until_it_is_claimed(clock: VirtualClock)
     picks = [Pick(0, f"{number:019}{make.instance().id}", "work", "q/", False, 1) for number in range(40)]
     seen = Counter[str]()
     for _ in range(30):
-        share, left = share_of(picks, 10, Room({"work": 40}, {}, 1), "a", ["a", "b"], passed_over)
-        seen.update(pick.id for pick in left if pick.place < share[-1].place)
+        share, left = share_of(picks, 10, Remaining({"work": 40}, {}, 1), "a", ["a", "b"], passed_over)
+        seen.update(pick.id for pick in left if pick.position < share[-1].position)
     assert 0 < max(seen.values()) <= MAX_PASSED
 
 
@@ -202,7 +202,7 @@ def test_a_share_has_no_more_of_a_kind_than_its_node_has_room_for(clock: Virtual
     make = Factory(clock)
     kinds = ["work", "rest"] * 20
     picks = [Pick(0, f"{at:019}{make.instance().id}", kind, "q/", False, 1) for at, kind in enumerate(kinds)]
-    share, left = share_of(picks, 30, Room({"work": 3, "rest": 5}, {"rest": 1}, 1), "a", ["a"], {})
+    share, left = share_of(picks, 30, Remaining({"work": 3, "rest": 5}, {"rest": 1}, 1), "a", ["a"], {})
     assert Counter(pick.kind for pick in share) == {"work": 3, "rest": 4}
     assert len(share) + len(left) == len(picks)
 

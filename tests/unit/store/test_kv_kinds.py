@@ -284,11 +284,11 @@ async def test_a_kind_that_leaves_its_group_before_the_marker_is_read_is_found(c
         return kv, Grouping(context)
 
     (kv, node), (_, other) = grouping(), grouping()
-    await node.settled(("a", "b"))
-    kv.between = lambda: other.settled(("a",))
-    groups = await node.settled(("a", "b"))
+    await node.stable(("a", "b"))
+    kv.between = lambda: other.stable(("a",))
+    groups = await node.stable(("a", "b"))
     assert kv.between is None
-    assert groups == await node.settled(("a", "b"))
+    assert groups == await node.stable(("a", "b"))
 
 
 async def test_nodes_show_their_kinds_however_many_sets_of_kinds_there_are(clock: VirtualClock) -> None:

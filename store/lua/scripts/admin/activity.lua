@@ -2,8 +2,8 @@
 -- Read slots of the activity, until the reply is long enough.
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
--- ARGV     limit of the reply in bytes, then places in the ring
--- Reply    the stored samples, or nil, of the first places; at least one
+-- ARGV     limit of the reply in bytes, then positions in the ring
+-- Reply    the stored samples, or nil, of the first positions; at least one
 local reply, size = {}, 0
 for n = 2, #ARGV do
   local sample = call('HGET', ACTIVITY, ARGV[n])

@@ -56,7 +56,7 @@ local done = read_payloads(ids, false, MAX_BYTES, function(n, raw)
 end)
 for n = 1, #wrong, 2 do
   add('ZREM', wrong[n], wrong[n + 1])
-  note_stray(wrong[n + 1], '', 'its entry in an index is no id and is removed')
+  count_stray(wrong[n + 1], '', 'its entry in an index is no id and is removed')
 end
 more = more or done < #ids
 pass_slots_and_wake()

@@ -18,7 +18,7 @@ end
 for n, record in ipairs(#keys > 0 and call('MGET', unpack(keys)) or {}) do
   local member, value = entries[n][1], entries[n][2]
   if not record and what == 'slots' then
-    note_slot_left(value, member)
+    free_slot_later(value, member)
   elseif not record then
     add(what == 'delayed' and 'ZREM' or 'HDEL', PREFIX .. what, member)
   end

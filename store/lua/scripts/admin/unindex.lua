@@ -6,7 +6,7 @@
 -- Reply    as write_set_aside in lib/aside.lua
 for n = 1, #ARGV, 2 do
   if sub(ARGV[n], 1, #PREFIX) == PREFIX and call('ZREM', ARGV[n], ARGV[n + 1]) == 1 then
-    note_stray(ARGV[n + 1], '', 'its entry in an index is no id and is removed')
+    count_stray(ARGV[n + 1], '', 'its entry in an index is no id and is removed')
   end
 end
 return write_set_aside()

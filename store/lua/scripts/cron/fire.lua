@@ -7,12 +7,12 @@
 -- Reply    see lib/firing.lua
 local node, retention = ARGV[1], tonumber(ARGV[6])
 
--- Return the holder of a slot, the waiting instances, and the place after the last of them. A holder that is over but
+-- Return the holder of a slot, the waiting instances, and the position after the last. A holder that is over but
 -- still in the slot leaves the slot in the same call.
 local function slot_now(name)
   local members = call('ZRANGE', slot_key(name), 0, -1, 'WITHSCORES')
-  local place = tonumber(members[#members] or '0') + 1
-  local slot = {waiting = {}, place = is_time(place) and max(now, place) or now}
+  local position = tonumber(members[#members] or '0') + 1
+  local slot = {waiting = {}, position = is_time(position) and max(now, position) or now}
   for n = 1, #members, 2 do
     if slot.holder then
       slot.waiting[#slot.waiting + 1] = members[n]
@@ -21,7 +21,7 @@ local function slot_now(name)
       if record and (not is_final(record.state) or record.releasing) then
         slot.holder, slot.record = members[n], record
       else
-        note_slot_left(name, members[n])
+        free_slot_later(name, members[n])
       end
     end
   end
@@ -31,7 +31,7 @@ end
 -- Cancel the holder of the slot and the waiting instances. Return the id of the earliest cancelled instance, or nil.
 local function replace(name, slot)
   local cancelled_ids = {}
-  local made_room = nil
+  local freed = nil
   for n = #slot.waiting, 0, -1 do
     local id = n == 0 and slot.holder or slot.waiting[n]
     local record = n == 0 and slot.record or decode(call('MGET', record_key(id))[1])
@@ -39,17 +39,17 @@ local function replace(name, slot)
       local waits = record.state == SCHEDULED
       cancel(record, id, node, REPLACED, retention)
       cancelled_ids[#cancelled_ids + 1] = id
-      made_room = id
+      freed = id
       if n == 0 and waits then
         slot.holder = nil
       end
     elseif n > 0 then
-      note_slot_left(name, id)
+      free_slot_later(name, id)
     end
   end
   slot.waiting = {}
   hint_end(cancelled_ids)
-  return made_room
+  return freed
 end
 
 local function is_replaced(slot, id)
@@ -68,7 +68,7 @@ local function make(at, name, record, overlap)
   local limit, id, spec = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 2]
   local key = record_key(id)
   -- A call that is sent again after the ledger was trimmed finds no record of the first call. The instance can exist,
-  -- or have existed: it must not be added twice, and must not make room for itself.
+  -- or have existed: it must not be added twice, and must not free a slot for itself.
   if call('MGET', key)[1] or has_gone and call('EXISTS', gone_key(id)) == 1 then
     record.instance = id
     return
@@ -93,7 +93,7 @@ local function make(at, name, record, overlap)
     local waits = slot.holder ~= nil
     record.instance, record.parked = id, waits or nil
     if takes_slot then
-      add_pair('ZADD', slot_key(name), slot.place, id)
+      add_pair('ZADD', slot_key(name), slot.position, id)
       add_pair('HSET', SLOTS, id, name)
     end
     add_instance(one, id, key, spec, waits)

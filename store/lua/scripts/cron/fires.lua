@@ -7,17 +7,17 @@
 -- Reply    {time of the last record, number of records of that time so far, "1" if there are more, then the records}
 local skipped, limit = tonumber(ARGV[4]), tonumber(ARGV[5])
 local found = {}
-for place, key in ipairs({fired_key(ARGV[1]), gaps_key(ARGV[1])}) do
+for position, key in ipairs({fired_key(ARGV[1]), gaps_key(ARGV[1])}) do
   local some = call('ZRANGE', key, ARGV[3], ARGV[2], 'BYSCORE', 'REV', 'LIMIT', 0, skipped + limit + 1, 'WITHSCORES')
   for n = 1, #some, 2 do
-    found[#found + 1] = {raw = some[n], nominal = tonumber(some[n + 1]), place = place, n = n}
+    found[#found + 1] = {raw = some[n], nominal = tonumber(some[n + 1]), position = position, n = n}
   end
 end
 table.sort(found, function(a, b)
   if a.nominal ~= b.nominal then
     return a.nominal > b.nominal
   end
-  return a.place < b.place or a.place == b.place and a.n < b.n
+  return a.position < b.position or a.position == b.position and a.n < b.n
 end)
 local last = min(skipped + limit, #found)
 local reply = {'', 0, #found > last and '1' or ''}

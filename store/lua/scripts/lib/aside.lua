@@ -8,12 +8,12 @@ local function set_aside(id, kind, reason)
   to_set_aside[#to_set_aside + 1] = {id, kind, reason}
   local schedule = call('HGET', SLOTS, id)
   if schedule then
-    note_slot_left(schedule, id)
+    free_slot_later(schedule, id)
   end
 end
 
 -- Plan to count and report an entry of a queue or an index that is wrong. The instance itself is not affected.
-local function note_stray(id, kind, reason)
+local function count_stray(id, kind, reason)
   strays[#strays + 1] = {id, kind, reason}
 end
 
@@ -33,7 +33,7 @@ local function unindex(id, kinds)
   end
 end
 
--- Do what set_aside and note_stray have planned. Return a flat list with "1" for an instance that was set aside or ""
+-- Do what set_aside and count_stray have planned. Return a flat list with "1" for an instance that was set aside or ""
 -- for an entry, and id, kind and reason of each.
 local function write_set_aside()
   local ASIDE_LIMIT, ASIDE_MS, MAX_SEARCHED = 1000, 7 * 86400000, 5000

@@ -27,7 +27,7 @@ local function move_due(claim)
   -- If the claiming node runs a kind, the claim itself takes the instances of the kind, so other nodes need no hint.
   for kind in pairs(claim.limit > 0 and newly_due or {}) do
     local in_set = claim.caps[kind] or claim.letter ~= 's' and find(sets_of(kind) or '', claim.set, 1, true)
-    if in_set and room_of(claim, kind) > 0 then
+    if in_set and remaining_of(claim, kind) > 0 then
       newly_due[kind] = nil
     end
   end

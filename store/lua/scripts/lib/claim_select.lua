@@ -8,8 +8,8 @@ local MAX_CLAIM_BYTES = 1048576
 local MAX_OPENED = 200
 
 -- Return how many instances of a kind a claim can take. A kind is held back here: the selection opens no queue of a
--- kind without room.
-local function room_of(claim, kind)
+-- kind of which nothing remains.
+local function remaining_of(claim, kind)
   return min(claim.caps[kind] or claim.default, claim.limit)
 end
 
@@ -36,7 +36,7 @@ end
 
 local function open_source(selection, kind, piece)
   local claim, key = selection.claim, ready_key(kind)
-  local source = {kind = kind, key = key, left = room_of(claim, kind), piece = min(piece, claim.limit), offset = 0,
+  local source = {kind = kind, key = key, left = remaining_of(claim, kind), piece = min(piece, claim.limit), offset = 0,
     at = -1, taken = 0, window = {}}
   if source.left > 0 and advance(source, claim.limit) then
     source.head = {source.member, source.window[2]}
@@ -59,7 +59,7 @@ local function best_source(selection)
     local source = opened[kind] == nil and open_source(selection, kind, 4)
     local actual = opened[kind] or source and source.member .. kind
     opened[kind] = actual or false
-    if actual ~= heads.member and room_of(claim, kind) > 0 then
+    if actual ~= heads.member and remaining_of(claim, kind) > 0 then
       prepare_queue(kind, false, true)
       add('ZREM', heads.key, heads.member)
       if source then
@@ -95,7 +95,7 @@ local function first_suspect(claim, kinds)
           add_pair('ZADD', index, head[2], head[1] .. kind)
         end
       end
-      if suspect and room_of(claim, kind) > 0 and (not first or precedes(suspect, first)) then
+      if suspect and remaining_of(claim, kind) > 0 and (not first or precedes(suspect, first)) then
         first = suspect
       end
     end

@@ -59,7 +59,7 @@ local function take(claim, selection, ids, sources)
         replace_pick(selection, source)
         if unusual and spec and unusual.fence < LATEST then
           -- The record decides: an instance that is in another state or of another kind only leaves this queue.
-          note_stray(id, kind, 'its entry in a queue is wrong and is removed')
+          count_stray(id, kind, 'its entry in a queue is wrong and is removed')
         elseif raw or call('EXISTS', bad_key(id)) == 0 then
           set_aside(id, kind, not raw and 'queued without a record' or not spec and 'queued without arguments'
             or 'unreadable record')

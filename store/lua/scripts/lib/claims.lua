@@ -77,11 +77,11 @@ end
 -- an entry does not name its instance, search the first Processing instances of each kind.
 local function mend_claims(incarnation)
   local MAX_SEARCHED = 1000
-  local key, known, damaged, lost, count = owned_key(incarnation), {}, {}, false, 0
+  local key, known, damaged, incomplete, count = owned_key(incarnation), {}, {}, false, 0
   if not is_hash(key) then
     call('RENAME', key, bad_key('own:' .. incarnation))
     call('PEXPIRE', bad_key('own:' .. incarnation), 7 * 86400000)
-    lost, count = true, 1
+    incomplete, count = true, 1
   end
   local found = call('HGETALL', key)
   for n = 1, #found, 2 do
@@ -97,11 +97,11 @@ local function mend_claims(incarnation)
   for _, id in ipairs(damaged) do
     if not known[id] then
       call('HDEL', key, id)
-      lost = true
+      incomplete = true
     end
   end
-  local left = lost and MAX_SEARCHED or 0
-  for _, kind in ipairs(lost and some_kinds('0', MAX_SEARCHED) or {}) do
+  local left = incomplete and MAX_SEARCHED or 0
+  for _, kind in ipairs(incomplete and some_kinds('0', MAX_SEARCHED) or {}) do
     local ids = left > 0 and call('ZRANGE', index_key(PROCESSING, kind), 0, left - 1) or {}
     left = left - #ids
     local unknown = {}

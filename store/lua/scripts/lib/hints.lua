@@ -60,7 +60,7 @@ local function work_due(incarnation)
   elseif letter == 'x' then
     keys = {heads_key(set, false), heads_key(set, true)}
   else
-    -- Kinds that the last claim left out count, too: the node may have room for them now.
+    -- Kinds that the last claim left out count, too: the node may take them now.
     for _, kind in ipairs(call('SMEMBERS', set_key(set))) do
       keys[#keys + 1], keys[#keys + 2] = ready_key(kind), suspects_key(kind)
     end

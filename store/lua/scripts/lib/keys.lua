@@ -18,7 +18,7 @@ local INDEXED = PREFIX .. 'indexed'
 local CATALOGUE = PREFIX .. 'catalogue'
 -- list of the last records of the audit log, the oldest first
 local AUDIT = PREFIX .. 'audit'
--- hash, a ring of slots: place -> the counts of all nodes in a slot; see add_activity.lua
+-- hash, a ring of slots: position -> the counts of all nodes in a slot; see add_activity.lua
 local ACTIVITY = PREFIX .. 'activity'
 -- hash of published kinds: kind -> its descriptors; see publish_descriptors.lua
 local DESCRIPTORS = PREFIX .. 'descriptors'

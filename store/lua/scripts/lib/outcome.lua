@@ -74,7 +74,7 @@ local function release_key_and_slot(record, id)
     add('HDEL', unique_key(record.kind), record.key)
   end
   if record.slot ~= '' then
-    note_slot_left(record.slot, id)
+    free_slot_later(record.slot, id)
     record.slot = ''
   end
 end
@@ -128,7 +128,7 @@ end
 
 local ended_ids, ended_kinds = {}, {}
 
-local function note_end(kind, id)
+local function remember_end(kind, id)
   ended_ids[#ended_ids + 1] = id
   ended_kinds[kind] = (ended_kinds[kind] or 0) + 1
 end
@@ -152,7 +152,7 @@ local function end_claim(incarnation, id, record, to)
   else
     finish(record, id, to.state, to.node, to.note, to.retention)
     release_key_and_slot(record, id)
-    note_end(record.kind, id)
+    remember_end(record.kind, id)
   end
 end
 
@@ -164,7 +164,7 @@ local function end_usual(owned, incarnation, id, key, raw, state, node, note, re
     add('HDEL', owned, id)
     move_in_index(kind, id, PROCESSING, state)
     set_expiry(kind, id, id .. STATE_TEXT[state], own_retention, retention)
-    note_end(kind, id)
+    remember_end(kind, id)
     put_string(key, record)
     if changes_wanted then
       hint_change(id)

@@ -1,12 +1,12 @@
 -- The instances of a schedule take the slot of the schedule one at a time. Instances that wait for the slot are
 -- Scheduled and indexed, but in no queue.
--- A script notes each instance that leaves a slot. After the script has planned everything else, the script passes the
+-- A script keeps each instance that leaves a slot. After the script has planned everything else, the script passes the
 -- slot on and wakes nodes for new work.
 -- One function does both: few calls have a slot to pass on, and the server builds every function of a script at each
 -- call.
 local leaving = nil
 
-local function note_slot_left(schedule, id)
+local function free_slot_later(schedule, id)
   leaving = leaving or {}
   leaving[#leaving + 1] = {schedule, id}
 end

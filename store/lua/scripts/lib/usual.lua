@@ -1,7 +1,6 @@
--- The change of usual records, which most are.
--- Most records have no flag, and have room in their history. A record does not name its instance, so instances that one
--- call added or one claim took have equal records. A claim and an end change each of these records once, and keep the
--- result for equal ones: the old record -> the change.
+-- The change of usual records. Most records have no flag, and fewer entries in their history than the limit. A record
+-- does not name its instance, so instances that one call added or one claim took have equal records. A claim and an end
+-- change each of these records once, and keep the result for equal ones: the old record -> the change.
 local claims_of, ends_of = {}, {}
 
 -- Claim a record of the kind that is Scheduled. Return {kind, text (the new record), fence, priority, due, attempts,

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Turn up to 500 crashes that were charged to an incarnation into losses: the process was marked dead, but is alive.
+-- Make losses of up to 500 crashes that were charged to an incarnation: the process was marked dead, but is alive.
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     the previous incarnation of the process

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Make delayed instances due now. Only the due time of a record changes, and the place of the instance in the queues.
+-- Make delayed instances due now. Only the due time of a record changes, and its position in the queues.
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     request, ids

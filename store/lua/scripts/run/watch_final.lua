@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Register an incarnation for a hint when instances end, and read the ended ones in the same transaction, so that no end is
+-- Register an incarnation for a hint when instances end, and read the ended ones in one transaction, so that no end is
 -- missed.
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
