@@ -28,6 +28,7 @@ ONE_MEANING: dict[str, tuple[frozenset[str], str]] = {
     "room": (frozenset(), "remaining, bytes_left, permit"),
     "turn": (frozenset({"turn", "by_turn"}), "lock, long_poll, write_lock"),
     "place": (frozenset(), "position, index, path, permit, location"),
+    "outbox": (frozenset(), "unsent_reports"),
 }
 """A part of names → the names that have it with its one meaning, and words for its former other meanings."""
 NO_NAMES = {"one": "the name of the thing", "found": "what was found"}
@@ -36,7 +37,7 @@ KEPT = {("src/peerjob/model/errors.py", "found")}
 """An attribute of LayoutError, which users may read."""
 CLASSES = {"Member": "a part of a flow", "Child": "a part of a flow"}
 """Names of classes that are kept free, for what."""
-CHECKED = ("cluster", "src", "store/etcd", "store/memory", "store/sqlite")
+CHECKED = ("cluster", "node/body", "src", "store/etcd", "store/memory", "store/sqlite")
 """The folders whose names are checked."""
 PRODUCT = ("cluster", "node", "store", "src", "bench", "scripts", "examples", "docs", "README.md", "CONTRIBUTING.md")
 

@@ -22,7 +22,7 @@ from peerjob.model.signature import Parameter, analyse
 from .blocking import BlockingBodyManager
 from .call_parameters import CallParameters, too_many
 from .injection import check_resource
-from .typed_places import ResultType
+from .typed_positions import ResultType
 
 Mode = Literal["async", "thread", "process"]
 
@@ -44,7 +44,9 @@ class Binding(CallParameters):
         self.job = job
         self.executor: Callable[..., Any] = job.executor
         self.resources: Mapping[str, Resource] = {
-            one.name: one.resource for one in self.signature.parameters if one.resource is not None
+            parameter.name: parameter.resource
+            for parameter in self.signature.parameters
+            if parameter.resource is not None
         }
         self.result = ResultType(self.signature.returns)
         self._check()
@@ -97,19 +99,19 @@ class Binding(CallParameters):
 
         Raises DecodeError for bytes that are no arguments, StoredArgumentError for arguments that do not fit.
         """
-        placed, converted = self.converted(data)
-        return self.filled(placed, converted, context, resources) if self.signature.supplied else (placed, converted)
+        aligned, converted = self.converted(data)
+        return self.filled(aligned, converted, context, resources) if self.signature.supplied else (aligned, converted)
 
     def filled(
         self,
-        placed: list[Any],
+        aligned: list[Any],
         kwargs: dict[str, Any],
         context: Context,
         resources: Mapping[str, Any] = _NO_RESOURCES,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> tuple[list[Any], dict[str, Any]]:
         """Add what the node supplies to converted arguments; `loop` is the node's (default: the running loop)."""
-        return self.signature.fill(placed, kwargs, lambda one: _supply(one, context, resources, loop))
+        return self.signature.fill(aligned, kwargs, lambda parameter: _supply(parameter, context, resources, loop))
 
     def converted(self, data: bytes) -> tuple[list[Any], dict[str, Any]]:
         """Decode and convert arguments; those that the node supplies are still missing."""
@@ -124,18 +126,18 @@ class Binding(CallParameters):
             return args, kwargs
         if (excess := too_many(args, kwargs)) is not None:
             raise StoredArgumentError(self.kind, [excess])
-        placed, problems = self._placed(args, kwargs)
+        aligned, problems = self._aligned(args, kwargs)
         values: list[Any] = []
-        for name, value, place in self._given(placed, kwargs, problems):
+        for name, value, position in self._given(aligned, kwargs, problems):
             try:
-                values.append(place.convert(value))
+                values.append(position.convert(value))
             except Exception as error:  # noqa: BLE001  # conversion runs code of users, which can raise anything
-                problems += place.explain(error, hidden=place.secret or has_secret(data), name=name)
+                problems += position.explain(error, hidden=position.secret or has_secret(data), name=name)
         if problems:
             raise StoredArgumentError(self.kind, problems)
-        found = iter(values)
-        filled = [one if self._is_open(index, one) else next(found) for index, one in enumerate(placed)]
-        return filled, {name: next(found) for name in kwargs if not self._supplies(name)}
+        supplied = iter(values)
+        filled = [value if self._is_open(index, value) else next(supplied) for index, value in enumerate(aligned)]
+        return filled, {name: next(supplied) for name in kwargs if not self._supplies(name)}
 
     # -- callables that cannot run -----------------------------------------------------------------------------
 
@@ -144,26 +146,36 @@ class Binding(CallParameters):
         signature = self.signature
         if signature.is_generator or signature.is_async_generator:
             raise OptionError("executor", self.executor, "a function that returns; a generator's body never runs")
-        places = {
-            one.name: one for one in (*self._named.values(), *self._places, self._rest, self._more) if one is not None
+        positions = {
+            typed.name: typed
+            for typed in (*self._named.values(), *self._positions, self._rest, self._more)
+            if typed is not None
         }
-        for place in (*places.values(), self.result.place):
-            if not place.supplied and (reason := place.confusion()) is not None:
+        for position in (*positions.values(), self.result.position):
+            if not position.supplied and (reason := position.confusion()) is not None:
                 expected = f"classes that can be told apart once stored, for job {self.kind!r}: {reason}"
-                raise OptionError(place.name, place.annotation, expected)
-        for one in signature.parameters:
-            if one.default is INJECTED and not one.supplied:
-                raise OptionError(one.name, one.annotation, "Context, Instance, Node, Worker or a blocking twin")
-            if signature.is_async and one.injected in ("blocking manager", "blocking instance"):
-                raise OptionError(one.name, one.annotation, "Node or Instance: an async function must not block")
-            if one.resource is not None:
-                check_resource(one.resource)
+                raise OptionError(position.name, position.annotation, expected)
+        for parameter in signature.parameters:
+            if parameter.default is INJECTED and not parameter.supplied:
+                raise OptionError(
+                    parameter.name, parameter.annotation, "Context, Instance, Node, Worker or a blocking twin"
+                )
+            if signature.is_async and parameter.injected in ("blocking manager", "blocking instance"):
+                raise OptionError(
+                    parameter.name, parameter.annotation, "Node or Instance: an async function must not block"
+                )
+            if parameter.resource is not None:
+                check_resource(parameter.resource)
 
     def _check_process(self) -> None:
         self.import_path  # noqa: B018  # the property raises OptionError if a process cannot import the callable
-        for one in self.signature.supplied:
-            if one.injected not in ("context", "worker"):
-                raise OptionError(one.name, one.resource or one.annotation, "Context alone: the body runs in a process")
+        for parameter in self.signature.supplied:
+            if parameter.injected not in ("context", "worker"):
+                raise OptionError(
+                    parameter.name,
+                    parameter.resource or parameter.annotation,
+                    "Context alone: the body runs in a process",
+                )
 
 
 def _supply(

@@ -54,8 +54,8 @@ def explain(name: str, error: Exception) -> list[str]:
     if not isinstance(error, pydantic.ValidationError):
         return [f"{name}: {type(error).__name__}: {error}"]
     return [
-        f"{name}{path_text(one['loc'])}: {one['msg'].removeprefix('Value error, ')} (got {_short(one['input'])})"
-        for one in error.errors(include_url=False, include_context=False)
+        f"{name}{path_text(flaw['loc'])}: {flaw['msg'].removeprefix('Value error, ')} (got {_short(flaw['input'])})"
+        for flaw in error.errors(include_url=False, include_context=False)
     ]
 
 
@@ -110,7 +110,9 @@ def _prepared(annotation: Any, inside: frozenset[Any]) -> Any:
         return _prepared_literal(annotation) if origin is Literal else annotation
     if base in _STREAMS:
         item = parts[0] if parts else Any
-        wholes = [types.GenericAlias(one, item) for one in (list, set)] + [types.GenericAlias(tuple, (item, ...))]
+        wholes = [types.GenericAlias(container, item) for container in (list, set)] + [
+            types.GenericAlias(tuple, (item, ...))
+        ]
         return _any_of(tuple(wholes), inside)
     if base in _ARRAYS or base in _OBJECTS:
         inner = tuple(part if part is ... else _prepared(part, inside) for part in parts)
@@ -125,14 +127,14 @@ def _prepared(annotation: Any, inside: frozenset[Any]) -> Any:
 
 def _prepared_literal(annotation: Any) -> Any:
     literals = typing.get_args(annotation)
-    if not any(isinstance(one, Enum) for one in literals):
+    if not any(isinstance(literal, Enum) for literal in literals):
         return annotation
     return Annotated[annotation, pydantic.BeforeValidator(functools.partial(_literal_member, literals))]
 
 
 def _prepared_union(parts: tuple[Any, ...], inside: frozenset[Any]) -> Any:
     whole = _any_of(parts, inside)
-    shapes = [one for part in parts for one in StoredShape(part).members]
+    shapes = [member for part in parts for member in StoredShape(part).members]
     return Annotated[Any, pydantic.PlainValidator(_Chooser(shapes, whole))] if _needs_choice(shapes) else whole
 
 
@@ -198,9 +200,9 @@ def _member(kind: type[Enum], value: Any) -> Any:
 
 def _literal_member(literals: tuple[Any, ...], value: Any) -> Any:
     """Return the enum member, among literals, that is stored as this value; return the value if there is none."""
-    for one in literals:
-        if isinstance(one, Enum) and type(one.value) is type(value) and one.value == value:
-            return one
+    for literal in literals:
+        if isinstance(literal, Enum) and type(literal.value) is type(value) and literal.value == value:
+            return literal
     return value
 
 
@@ -234,8 +236,8 @@ def _needs_choice(shapes: list[StoredShape]) -> bool:
 
     pydantic tries the prepared members in order, and cannot prefer an exact value to a converted one.
     """
-    valued = [one for one in shapes if one.kind is not type(None)]
-    return len(valued) > 1 and any(one.fields is not None or one.is_enum or one.is_container for one in valued)
+    valued = [shape for shape in shapes if shape.kind is not type(None)]
+    return len(valued) > 1 and any(shape.fields is not None or shape.is_enum or shape.is_container for shape in valued)
 
 
 class _Chooser:
@@ -247,11 +249,11 @@ class _Chooser:
         self._adapters: dict[int, Converter] = {}
 
     def __call__(self, value: Any) -> Any:
-        likely = [one for one in enumerate(self._shapes) if one[1].accepts(value)]
+        likely = [candidate for candidate in enumerate(self._shapes) if candidate[1].accepts(value)]
         if len(likely) > 1:
-            likely = [one for one in likely if one[1].matches(value)] or likely
+            likely = [candidate for candidate in likely if candidate[1].matches(value)] or likely
             # `dict` accepts each stored object, so a class with fields comes first, in any order of the members
-            likely.sort(key=lambda one: one[1].fields is None)
+            likely.sort(key=lambda candidate: candidate[1].fields is None)
         for index, shape in likely[:1]:
             with contextlib.suppress(pydantic.ValidationError):
                 return self._converter(index, shape)(value)
@@ -279,7 +281,7 @@ def _prepared_subclass(kind: type[Any]) -> Any:
         return Annotated[Any, pydantic.PlainValidator(_SubclassMaker(kind, bytes))]
     if hasattr(kind, "__get_pydantic_core_schema__") or kind.__module__ in ("builtins", "datetime"):
         return None
-    base = next((one for one in _BUILTINS if issubclass(kind, one)), None)
+    base = next((builtin for builtin in _BUILTINS if issubclass(kind, builtin)), None)
     if base is None and hasattr(kind, "__index__"):
         base = int
     return None if base is None or base is kind else Annotated[Any, pydantic.PlainValidator(_SubclassMaker(kind, base))]
@@ -331,11 +333,11 @@ class _Rebuilder:
             return value
         given = self._named(_any_text(value) if self._positional else _object_text(value))
         # do not wrap a ValidationError: pydantic adds the path to this value before the paths inside the error
-        found = self._model.model_validate(given, by_alias=True, by_name=True)
+        model = self._model.model_validate(given, by_alias=True, by_name=True)
         values = {
-            one.name: getattr(found, name)
-            for name, one in zip(self._model.model_fields, self._fields, strict=True)
-            if name in found.model_fields_set
+            field.name: getattr(model, name)
+            for name, field in zip(self._model.model_fields, self._fields, strict=True)
+            if name in model.model_fields_set
         }
         if self._plain:
             return values
@@ -349,7 +351,7 @@ class _Rebuilder:
             values = cast(list[Any], value)
             if len(values) > len(self._fields):
                 raise ValueError(f"{self._kind.__name__} has {len(self._fields)} fields, not {len(values)}")
-            return {one.name: item for one, item in zip(self._fields, values, strict=False)}
+            return {field.name: item for field, item in zip(self._fields, values, strict=False)}
         if not isinstance(value, Mapping):
             raise ValueError(
                 f"expected {with_article(self._kind.__name__)}, as a mapping of its fields or JSON text of one"
@@ -357,24 +359,24 @@ class _Rebuilder:
         given = dict(cast(Mapping[str, Any], value))
         if self._tag is not None and given.pop(self._tag[0], self._tag[1]) != self._tag[1]:
             raise ValueError(f"expected the tag {self._tag[1]!r}")
-        for one in self._fields:
-            if one.other is not None and one.other in given and one.name not in given:
-                given[one.name] = given.pop(one.other)
+        for field in self._fields:
+            if field.other is not None and field.other in given and field.name not in given:
+                given[field.name] = given.pop(field.other)
         return given
 
     @functools.cached_property
     def _model(self) -> type[pydantic.BaseModel]:
         # made at the first use: a class can have a field of the same class, so making converters early would never end
-        prepared = [_prepared(one.annotation, frozenset()) for one in self._fields]
+        prepared = [_prepared(field.annotation, frozenset()) for field in self._fields]
         try:
             return self._make_model(prepared)
         except Exception:  # noqa: BLE001  # code of users can raise anything while pydantic makes a schema
-            return self._make_model([one if _is_understood(one) else Any for one in prepared])
+            return self._make_model([annotation if _is_understood(annotation) else Any for annotation in prepared])
 
     def _make_model(self, annotations: list[Any]) -> type[pydantic.BaseModel]:
         definitions: dict[str, Any] = {
-            f"field_{index}_": (annotation, pydantic.Field(... if one.required else None, alias=one.name))
-            for index, (one, annotation) in enumerate(zip(self._fields, annotations, strict=True))
+            f"field_{index}_": (annotation, pydantic.Field(... if field.required else None, alias=field.name))
+            for index, (field, annotation) in enumerate(zip(self._fields, annotations, strict=True))
         }
         config = pydantic.ConfigDict(arbitrary_types_allowed=True, extra="forbid")
         return pydantic.create_model(self._kind.__name__, __config__=config, **definitions)

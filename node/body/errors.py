@@ -55,9 +55,9 @@ def signal_in(error: BaseException) -> Fail | Retry | Snooze | None:
     """The signal in an error or a group of errors: the first Fail, else the first Retry, else the first Snooze."""
     errors = errors_in(error)
     for kind in (Fail, Retry, Snooze):
-        for one in errors:
-            if isinstance(one, kind):
-                return one
+        for raised in errors:
+            if isinstance(raised, kind):
+                return raised
     return None
 
 
@@ -117,14 +117,14 @@ def clipped(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-_OURS = tuple(f"{Path(one).resolve().parents[1]}{os.sep}" for one in (__file__, inspect.getfile(PeerjobError)))
+_OURS = tuple(f"{Path(file).resolve().parents[1]}{os.sep}" for file in (__file__, inspect.getfile(PeerjobError)))
 
 
-def from_body(found: TracebackType | None) -> TracebackType | None:
+def from_body(frames: TracebackType | None) -> TracebackType | None:
     """Leave out the frames of peerjob that lead to the body."""
-    while found is not None and _is_ours(found.tb_frame.f_code.co_filename):
-        found = found.tb_next
-    return found
+    while frames is not None and _is_ours(frames.tb_frame.f_code.co_filename):
+        frames = frames.tb_next
+    return frames
 
 
 def _is_ours(filename: str) -> bool:
@@ -152,7 +152,7 @@ def pack_error(error: BaseException) -> bytes | None:
 
 def _pack_group(group: BaseExceptionGroup[BaseException]) -> bytes | None:
     with contextlib.suppress(Exception):  # a group can be nested too deep to be encoded
-        parts = [(type_name(one), message_of(one), pack_error(one)) for one in group.exceptions]
+        parts = [(type_name(exception), message_of(exception), pack_error(exception)) for exception in group.exceptions]
         return encode_value([clipped(group.message), parts])
     return None
 
@@ -174,7 +174,7 @@ def _unpacked(made: list[Any]) -> BaseException:
     if len(made) == 2:
         message, parts = made
         # make the parts without tracebacks, because the traceback of the group contains the tracebacks of all parts
-        return BaseExceptionGroup(message, [unpack_error(ErrorInfo(kind, text), one) for kind, text, one in parts])
+        return BaseExceptionGroup(message, [unpack_error(ErrorInfo(kind, text), part) for kind, text, part in parts])
     path, args, holds = made
     error = _made_again(resolve_imported(path), args)
     error.__dict__.update(holds or {})

@@ -92,12 +92,12 @@ class Executor:
     async def _run(
         self, binding: Binding, data: bytes, context: Context, mode: Mode, began: Callable[[], None] | None
     ) -> Any:
-        placed, kwargs = binding.converted(data)
+        aligned, kwargs = binding.converted(data)
         if mode == "process":
             with self._clock.outside():
                 return await self._processes.run(binding, data, context, began)
         if not binding.resources:
-            args, kwargs = binding.filled(placed, kwargs, context)
+            args, kwargs = binding.filled(aligned, kwargs, context)
             return await self._body(context, mode, lambda: binding.executor(*args, **kwargs))
         attempt = self._resources.attempt(binding.resources, context, in_thread=mode == "thread")
         values = await attempt.open()
@@ -108,9 +108,9 @@ class Executor:
                 await asyncio.sleep(0)
                 raise asyncio.CancelledError(context.cancel_reason)
             if mode == "thread":
-                result = await self._with_resources(attempt, binding, placed, kwargs, context)
+                result = await self._with_resources(attempt, binding, aligned, kwargs, context)
             else:
-                args, named = binding.filled(placed, kwargs, context, values)
+                args, named = binding.filled(aligned, kwargs, context, values)
                 result = await self._body(context, mode, lambda: binding.executor(*args, **named))
         except BaseException as error:
             if isinstance(error, GeneratorExit) and current_run.get() is not context:
@@ -122,7 +122,7 @@ class Executor:
         return result
 
     async def _with_resources(
-        self, attempt: Attempt, binding: Binding, placed: list[Any], kwargs: dict[str, Any], context: Context
+        self, attempt: Attempt, binding: Binding, aligned: list[Any], kwargs: dict[str, Any], context: Context
     ) -> Any:
         """Run a body in a thread that also makes and closes its sync resources."""
         loop = asyncio.get_running_loop()
@@ -131,7 +131,7 @@ class Executor:
         def body() -> Any:
             values = attempt.open_here()
             try:
-                args, named = binding.filled(placed, kwargs, context, values, loop)
+                args, named = binding.filled(aligned, kwargs, context, values, loop)
                 result = _called(lambda: binding.executor(*args, **named), context)
             except BaseException as error:
                 context.ended = True

@@ -36,13 +36,13 @@ def fields_of(annotation: Any) -> list[ClassField] | None:
     kind = typing.get_origin(annotation) or annotation
     if not isinstance(kind, type) or is_model(kind):
         return None
-    found = _declared(kind)
+    declared = _declared(kind)
     parts = typing.get_args(annotation)
     parameters: tuple[Any, ...] = getattr(kind, "__parameters__", ())
-    if not found or not parts or len(parts) != len(parameters):
-        return found
+    if not declared or not parts or len(parts) != len(parameters):
+        return declared
     values = dict(zip(parameters, parts, strict=True))
-    return [dataclasses.replace(one, annotation=_filled(one.annotation, values)) for one in found]
+    return [dataclasses.replace(field, annotation=_filled(field.annotation, values)) for field in declared]
 
 
 def model_fields(kind: Any) -> list[ClassField]:
@@ -70,20 +70,22 @@ def _declared(declared: type[Any]) -> list[ClassField] | None:
     if dataclasses.is_dataclass(kind):
         missing = dataclasses.MISSING
         return [
-            ClassField(one.name, hint, one.default is missing and one.default_factory is missing)
-            for one, hint in _with_hints(kind, {one.name: one for one in dataclasses.fields(kind) if one.init})
+            ClassField(field.name, hint, field.default is missing and field.default_factory is missing)
+            for field, hint in _with_hints(
+                kind, {field.name: field for field in dataclasses.fields(kind) if field.init}
+            )
         ]
     if hasattr(kind, "__attrs_attrs__"):
         import attrs
 
         return [
-            ClassField(one.alias, hint, one.default is attrs.NOTHING, one.name)
-            for one, hint in _with_hints(kind, {one.name: one for one in kind.__attrs_attrs__ if one.init})
+            ClassField(field.alias, hint, field.default is attrs.NOTHING, field.name)
+            for field, hint in _with_hints(kind, {field.name: field for field in kind.__attrs_attrs__ if field.init})
         ]
     if issubclass(kind, msgspec.Struct):
         return [
-            ClassField(one.name, hint, one.required, one.encode_name)
-            for one, hint in _with_hints(kind, {one.name: one for one in msgspec.structs.fields(kind)})
+            ClassField(field.name, hint, field.required, field.encode_name)
+            for field, hint in _with_hints(kind, {field.name: field for field in msgspec.structs.fields(kind)})
         ]
     if typing_extensions.is_typeddict(kind):
         hints = _hints(kind)
@@ -94,14 +96,14 @@ def _declared(declared: type[Any]) -> list[ClassField] | None:
     names: tuple[str, ...] | None = getattr(declared, "_fields", None)
     if names is not None and issubclass(kind, tuple):
         defaults: Mapping[str, Any] = getattr(declared, "_field_defaults", {})
-        named = {one: one for one in names}
+        named = {name: name for name in names}
         return [ClassField(name, hint, name not in defaults) for name, hint in _with_hints(kind, named)]
     return None
 
 
 def _with_hints(kind: Any, fields: Mapping[str, Any]) -> Iterable[tuple[Any, Any]]:
     hints = _hints(kind)
-    return [(one, _bare(hints.get(name, Any))) for name, one in fields.items()]
+    return [(field, _bare(hints.get(name, Any))) for name, field in fields.items()]
 
 
 def _hints(kind: Any) -> Mapping[str, Any]:
@@ -130,4 +132,4 @@ def _filled(hint: Any, values: Mapping[Any, Any]) -> Any:
     if isinstance(hint, TypeVar):
         return values.get(hint, hint)
     inner = cast("tuple[Any, ...]", getattr(hint, "__parameters__", ()))
-    return hint[tuple(values.get(one, one) for one in inner)] if inner else hint
+    return hint[tuple(values.get(inner_type, inner_type) for inner_type in inner)] if inner else hint

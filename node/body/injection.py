@@ -71,7 +71,12 @@ class Resources:
         # the factory of a failed resource is called again for the next attempt
         if opened is None or opened.failed:
             opened = self._of_node[factory] = _OpenResource(
-                _managed(factory, lambda one: needs[one.name] if one.name in needs else injected_value(one, context)),
+                _managed(
+                    factory,
+                    lambda parameter: (
+                        needs[parameter.name] if parameter.name in needs else injected_value(parameter, context)
+                    ),
+                ),
                 # the context variables of the node, because the resource outlives this attempt
                 self._context_vars.copy(),
             )
@@ -190,8 +195,10 @@ class Attempt:
 
     def _supply(self, factory: Factory) -> Callable[[Parameter], Any]:
         needs = _needs(factory)
-        return lambda one: (
-            self._made[self._key(needs[one.name])] if one.name in needs else injected_value(one, self._context)
+        return lambda parameter: (
+            self._made[self._key(needs[parameter.name])]
+            if parameter.name in needs
+            else injected_value(parameter, self._context)
         )
 
     def _values(self) -> dict[str, Any]:
@@ -264,19 +271,21 @@ def check_resource(
     """Raise OptionError for a factory that cannot be called: it needs itself, or a parameter that has no value."""
     factory = (overrides or {}).get(resource.factory, resource.factory)
     if factory in inside:
-        circle = " -> ".join(_name(one) for one in (*inside[inside.index(factory) :], factory))
+        circle = " -> ".join(_name(inner) for inner in (*inside[inside.index(factory) :], factory))
         raise OptionError("Depends", factory, f"a factory that does not need itself: {circle}")
-    for one in analyse(factory).parameters:
-        if one.resource is not None:
-            if resource.scope == "node" and one.resource.scope == "attempt":
-                raise OptionError("Depends", factory, f"a factory whose {one.name} has scope='node' too")
-            check_resource(one.resource, overrides, (*inside, factory))
-        elif one.injected is not None:
+    for parameter in analyse(factory).parameters:
+        if parameter.resource is not None:
+            if resource.scope == "node" and parameter.resource.scope == "attempt":
+                raise OptionError("Depends", factory, f"a factory whose {parameter.name} has scope='node' too")
+            check_resource(parameter.resource, overrides, (*inside, factory))
+        elif parameter.injected is not None:
             allowed = ("manager",) if resource.scope == "node" else ("manager", "context", "instance", "worker")
-            if one.injected not in allowed:
-                raise OptionError("Depends", factory, f"a factory that asks for {' or '.join(allowed)}, not {one.name}")
-        elif one.required:
-            raise OptionError("Depends", factory, f"a factory with a default or Depends for {one.name}")
+            if parameter.injected not in allowed:
+                raise OptionError(
+                    "Depends", factory, f"a factory that asks for {' or '.join(allowed)}, not {parameter.name}"
+                )
+        elif parameter.required:
+            raise OptionError("Depends", factory, f"a factory with a default or Depends for {parameter.name}")
 
 
 def _called(factory: Factory, supply: Callable[[Parameter], Any]) -> Any:
@@ -311,7 +320,9 @@ def _has(value: object, method: str) -> bool:
 
 
 def _needs(factory: Factory) -> dict[str, Resource]:
-    return {one.name: one.resource for one in analyse(factory).supplied if one.resource is not None}
+    return {
+        parameter.name: parameter.resource for parameter in analyse(factory).supplied if parameter.resource is not None
+    }
 
 
 def _is_async(factory: Factory) -> bool:

@@ -28,7 +28,7 @@ from . import frames
 from .child_watcher import ChildWatcher
 from .errors import BodyError, describe_error, pack_error, unpack_error
 from .threads import wait_to_end
-from .typed_places import Encoded
+from .typed_positions import Encoded
 
 if TYPE_CHECKING:
     from .binding import Binding
@@ -76,11 +76,11 @@ class ProcessPool:
             nominal_us=context.nominal_us,
         )
         run = _BodyRun(context, began)
-        process = await self._run_once(start, run)
+        process = await self._run_in_process(start, run)
         if run.ending.result() is None and not run.started and not run.overdue and context.cancel_reason is None:
             # run the body in another process: the first one died before it read the order, so the body did not begin
             run = _BodyRun(context, began)
-            process = await self._run_once(start, run)
+            process = await self._run_in_process(start, run)
         match run.ending.result():
             case frames.Returned(result, finished):
                 return FinishedResult(Encoded(result)) if finished else Encoded(result)
@@ -106,7 +106,7 @@ class ProcessPool:
 
     @property
     def _surplus(self) -> int:
-        return sum(one.alive for one in self._all) - max(1, self._size)
+        return sum(process.alive for process in self._all) - max(1, self._size)
 
     async def close(self) -> None:
         """Kill every process and wait for its end."""
@@ -119,7 +119,7 @@ class ProcessPool:
         for process in list(self._all):
             process.kill_without_loop()
 
-    async def _run_once(self, start: frames.Start, run: _BodyRun) -> _Process:
+    async def _run_in_process(self, start: frames.Start, run: _BodyRun) -> _Process:
         """Run a body in a process, and return that process."""
         process = await self._take(run.context)
         process.will_load(start.path)

@@ -38,9 +38,9 @@ class Registry:
         A later source may replace a job, as `register` does. Raises JobConflictError for two functions of one kind in
         the same source.
         """
-        found = collect_jobs(source)
-        _check_conflicts(found)
-        compiled = [(job, Binding(job)) for job in found if job.executor is not None]
+        jobs = collect_jobs(source)
+        _check_conflicts(jobs)
+        compiled = [(job, Binding(job)) for job in jobs if job.executor is not None]
         self._check_names(job for job, _ in compiled)
         self._check_count(job for job, _ in compiled)
         for job, binding in compiled:
@@ -51,10 +51,10 @@ class Registry:
             for alias in job.aliases:
                 self._aliases[alias] = job.kind
         self._kinds = None
-        for job in found:
+        for job in jobs:
             if job.executor is None:  # a handle has no function, so this node only schedules the job
                 self._jobs.setdefault(job.kind, job)
-        return found
+        return jobs
 
     def adopt(self, jobs: Iterable[Job[..., Any, Any]]) -> list[Job[..., Any, Any]]:
         """Register jobs that this node schedules and does not run yet, without their schedules; returns them.
@@ -87,10 +87,10 @@ class Registry:
 
     def job(self, kind: str) -> Job[..., Any, Any]:
         """Return the job of a kind or alias; raises UnknownKindError."""
-        found = self._jobs.get(kind) or self._jobs.get(self._aliases.get(kind, ""))
-        if found is None:
+        job = self._jobs.get(kind) or self._jobs.get(self._aliases.get(kind, ""))
+        if job is None:
             raise UnknownKindError(kind, list(self._jobs))
-        return found
+        return job
 
     def find(self, kind: str) -> Job[..., Any, Any] | None:
         return self._jobs.get(kind) or self._jobs.get(self._aliases.get(kind, ""))
@@ -109,10 +109,10 @@ class Registry:
 
     def trusted(self, job: Job[..., Any, Any] | None = None) -> Trusted:
         """The modules whose functions stored options may name: those of `job` and of all jobs that run here."""
-        known = [one for one in self._jobs.values() if one.executor is not None]
+        known = [job for job in self._jobs.values() if job.executor is not None]
         if job is not None and job.executor is not None:
             known.append(job)
-        modules = {str(getattr(one.executor, "__module__", "")) for one in known} - {""}
+        modules = {str(getattr(job.executor, "__module__", "")) for job in known} - {""}
         return Trusted(modules=frozenset(map(module_name, modules)), prefixes=self._prefixes)
 
     def kinds(self) -> tuple[str, ...]:
@@ -128,19 +128,19 @@ class Registry:
 
     def descriptors(self) -> dict[str, KindDescriptor]:
         """What this node publishes about its kinds and aliases, without schemas; kinds with too much to say are out."""
-        found: dict[str, KindDescriptor] = {}
+        descriptors: dict[str, KindDescriptor] = {}
         for kind in self.kinds():
             binding = self.binding(kind)
             described = None if binding is None else binding.descriptor
             if described is not None:
-                found[kind] = KindDescriptor(kind=kind, digest=described[0], body=described[1])
-        return found
+                descriptors[kind] = KindDescriptor(kind=kind, digest=described[0], body=described[1])
+        return descriptors
 
     def digests(self) -> bytes:
         """The digests of the descriptors, as in `NodeInfo.descriptors`."""
         bindings = [self.binding(kind) for kind in self.kinds()]
         described = [None if binding is None else binding.descriptor for binding in bindings]
-        return b"".join(bytes(DIGEST_BYTES) if one is None else one[0] for one in described)
+        return b"".join(bytes(DIGEST_BYTES) if encoded is None else encoded[0] for encoded in described)
 
     def _check_names(self, added: Iterable[Job[..., Any, Any]]) -> None:
         """Refuse two jobs that define the same schedule: each would overwrite the other."""
@@ -167,30 +167,30 @@ class Registry:
             logger.warning("job %r is registered again with another signature; it replaces the old job", job.kind)
 
 
-def _is_same(one: Any, other: Any, compared: Set[tuple[int, int]] = frozenset()) -> bool:
+def _is_same(value: Any, other: Any, compared: Set[tuple[int, int]] = frozenset()) -> bool:
     """Whether two executors are the same function, or come from the same `def`, which ran twice.
 
     A function runs its inner `def` at each call. A script that another module imports by its name runs twice, too.
     """
-    if one == other or (id(one), id(other)) in compared:
+    if value == other or (id(value), id(other)) in compared:
         return True
-    if not isinstance(one, FunctionType) or not isinstance(other, FunctionType):
+    if not isinstance(value, FunctionType) or not isinstance(other, FunctionType):
         return False
     return (
-        one.__code__ == other.__code__
-        and one.__defaults__ == other.__defaults__
-        and one.__kwdefaults__ == other.__kwdefaults__
-        and (one.__globals__ is other.__globals__ or _source(one) == _source(other))
-        and _are_same_cells(one, other, compared | {(id(one), id(other))})
+        value.__code__ == other.__code__
+        and value.__defaults__ == other.__defaults__
+        and value.__kwdefaults__ == other.__kwdefaults__
+        and (value.__globals__ is other.__globals__ or _source(value) == _source(other))
+        and _are_same_cells(value, other, compared | {(id(value), id(other))})
     )
 
 
-def _are_same_cells(one: FunctionType, other: FunctionType, compared: Set[tuple[int, int]]) -> bool:
+def _are_same_cells(function: FunctionType, other: FunctionType, compared: Set[tuple[int, int]]) -> bool:
     """Whether the functions use the same variables of the functions around them, as decorated ones do."""
     try:
         pairs = [
             (cell.cell_contents, its.cell_contents)
-            for cell, its in zip(one.__closure__ or (), other.__closure__ or (), strict=True)
+            for cell, its in zip(function.__closure__ or (), other.__closure__ or (), strict=True)
         ]
     except ValueError:  # a variable without a value
         return False
@@ -208,10 +208,10 @@ def _source(function: FunctionType) -> tuple[str, str] | object:
 
 def _check_conflicts(jobs: Iterable[Job[..., Any, Any]]) -> None:
     """Raise JobConflictError for jobs of one kind with different functions: only one of them would run."""
-    found: dict[str, Callable[..., Any]] = {}
+    functions: dict[str, Callable[..., Any]] = {}
     for job in jobs:
         if job.executor is not None:
-            first = found.setdefault(job.kind, job.executor)
+            first = functions.setdefault(job.kind, job.executor)
             if first is not job.executor and not _is_same(first, job.executor):
                 raise JobConflictError(job.kind, _described(first), _described(job.executor))
 
@@ -226,6 +226,6 @@ def _described(executor: Callable[..., Any]) -> str:
 
 def checked_modules(given: Sequence[str]) -> tuple[str, ...]:
     """Return the names of modules and packages; raises OptionError."""
-    if isinstance(given, str) or not all(part.isidentifier() for one in given for part in one.split(".")):
+    if isinstance(given, str) or not all(part.isidentifier() for name in given for part in name.split(".")):
         raise OptionError("allow_references", given, "a list of names of modules")
     return tuple(given)

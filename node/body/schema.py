@@ -34,14 +34,18 @@ _ANY_OBJECT = b'{"type":"object"}'
 
 def schema_of(signature: Signature) -> bytes:
     """The schema of an object with all arguments by name, as JSON; a default of a secret is not in it."""
-    fields = [one for one in signature.parameters if not one.supplied and one.kind not in _VARIADIC]
+    fields = [
+        parameter for parameter in signature.parameters if not parameter.supplied and parameter.kind not in _VARIADIC
+    ]
     # the schema of a class has the defaults of its fields, so a class with a secret field has no schema here
-    complex_ones = {one.name: one.annotation for one in fields if _is_complex(one) and not is_secret(one.annotation)}
+    complex_ones = {
+        field.name: field.annotation for field in fields if _is_complex(field) and not is_secret(field.annotation)
+    }
     parts, definitions = _made(complex_ones) if complex_ones else ({}, {})
     schema: dict[str, Any] = {
         "type": "object",
-        "properties": {one.name: _property(one, parts.get(one.name, {})) for one in fields},
-        "required": [one.name for one in fields if one.required],
+        "properties": {field.name: _property(field, parts.get(field.name, {})) for field in fields},
+        "required": [field.name for field in fields if field.required],
         "additionalProperties": signature.var_keyword is not None,
     }
     if definitions:
@@ -56,24 +60,24 @@ def schema_of(signature: Signature) -> bytes:
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def _scalar(one: Parameter) -> dict[str, Any] | None:
-    name, optional = scalar_of(one.annotation)
+def _scalar(parameter: Parameter) -> dict[str, Any] | None:
+    name, optional = scalar_of(parameter.annotation)
     if not name:
         return None
     schema = _SCALAR_SCHEMAS[name]
     return {"anyOf": [schema, {"type": "null"}]} if optional else schema
 
 
-def _is_complex(one: Parameter) -> bool:
-    return one.annotation is not EMPTY and _scalar(one) is None
+def _is_complex(parameter: Parameter) -> bool:
+    return parameter.annotation is not EMPTY and _scalar(parameter) is None
 
 
-def _property(one: Parameter, part: dict[str, Any]) -> dict[str, Any]:
-    schema = {**(_scalar(one) or part)}
-    if is_secret(one.annotation):
+def _property(parameter: Parameter, part: dict[str, Any]) -> dict[str, Any]:
+    schema = {**(_scalar(parameter) or part)}
+    if is_secret(parameter.annotation):
         return schema | {"writeOnly": True}
-    if one.default is not EMPTY and type(one.default) in _PLAIN:
-        schema["default"] = one.default
+    if parameter.default is not EMPTY and type(parameter.default) in _PLAIN:
+        schema["default"] = parameter.default
     return schema
 
 

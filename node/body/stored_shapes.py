@@ -26,10 +26,12 @@ Form = type[Any] | tuple[type[Any], Any]
 """A class, for all of its values; or a class and a value, for this value alone."""
 
 _SCALARS: Mapping[Any, frozenset[Form]] = {
-    one: frozenset({one})
-    for one in (str, int, bool, bytes, complex, datetime, date, time, timedelta, UUID, Decimal, type(None))
+    kind: frozenset({kind})
+    for kind in (str, int, bool, bytes, complex, datetime, date, time, timedelta, UUID, Decimal, type(None))
 } | {float: frozenset({float, int}), bytearray: frozenset({bytes}), memoryview: frozenset({bytes})}
-_CONTAINERS: Mapping[Any, frozenset[Form]] = {one: frozenset({one}) for one in (list, tuple, set, frozenset, dict)} | {
+_CONTAINERS: Mapping[Any, frozenset[Form]] = {
+    kind: frozenset({kind}) for kind in (list, tuple, set, frozenset, dict)
+} | {
     collections.deque: frozenset({list}),
     collections.OrderedDict: frozenset({dict}),
     collections.defaultdict: frozenset({dict}),
@@ -44,9 +46,9 @@ _CONTAINERS: Mapping[Any, frozenset[Form]] = {one: frozenset({one}) for one in (
 _STORED_AS_TEXT = (PurePath, IPv4Address, IPv4Network, IPv6Address, IPv6Network, IPv4Interface, IPv6Interface)
 # pairs of classes: a value of a subclass of the first class is stored as a value of the second class
 _BASES: tuple[tuple[Any, type[Any]], ...] = (
-    *((one, one) for one in (str, int, float, bytes, datetime, date, timedelta, UUID, Decimal, tuple)),
+    *((kind, kind) for kind in (str, int, float, bytes, datetime, date, timedelta, UUID, Decimal, tuple)),
     (abc.Mapping, dict),
-    *((one, one) for one in (list, frozenset, set)),
+    *((kind, kind) for kind in (list, frozenset, set)),
     (_STORED_AS_TEXT, str),
 )
 
@@ -63,15 +65,19 @@ class StoredShape:
     def members(self) -> tuple[StoredShape, ...]:
         """The members of a union. Any other annotation is its own only member."""
         if self.kind in (Union, types.UnionType):
-            return tuple(one for part in self.parts for one in StoredShape(part).members)
+            return tuple(member for part in self.parts for member in StoredShape(part).members)
         return (self,)
 
     @functools.cached_property
     def forms(self) -> frozenset[Form] | None:
         """The forms that a stored value can have; None for any form."""
         if len(self.members) > 1:
-            found = [one.forms for one in self.members]
-            return None if None in found else frozenset[Form]().union(*(one for one in found if one is not None))
+            forms = [member.forms for member in self.members]
+            return (
+                None
+                if None in forms
+                else frozenset[Form]().union(*(accepted for accepted in forms if accepted is not None))
+            )
         kind = self.kind
         if kind is Literal:
             return self.forms_beside(())
@@ -93,7 +99,9 @@ class StoredShape:
         """The forms of stored values, without those of literals that are members of the enumeration `kind`."""
         if self.kind is not Literal:
             return self.forms
-        return frozenset(_form_of(one) for one in typing.get_args(self.annotation) if not isinstance(one, kind))
+        return frozenset(
+            _form_of(argument) for argument in typing.get_args(self.annotation) if not isinstance(argument, kind)
+        )
 
     @functools.cached_property
     def fields(self) -> dict[str, ClassField] | None:
@@ -101,15 +109,15 @@ class StoredShape:
         if not isinstance(self.kind, type):
             return None
         if is_model(self.kind):
-            found = None if getattr(self.kind, "__pydantic_root_model__", False) else model_fields(self.kind)
+            fields = None if getattr(self.kind, "__pydantic_root_model__", False) else model_fields(self.kind)
         else:
-            found = fields_of(self.annotation)
-        return None if found is None else {one.name: one for one in found}
+            fields = fields_of(self.annotation)
+        return None if fields is None else {field.name: field for field in fields}
 
     @functools.cached_property
     def inner(self) -> dict[str, StoredShape]:
         """The shapes of the fields."""
-        return {name: StoredShape(one.annotation) for name, one in (self.fields or {}).items()}
+        return {name: StoredShape(field.annotation) for name, field in (self.fields or {}).items()}
 
     @functools.cached_property
     def items(self) -> tuple[StoredShape, ...]:
@@ -143,7 +151,7 @@ class StoredShape:
         names: set[str] = value.keys() - ({tag[0]} if tag is not None else set[str]())
         if typing_extensions.is_typeddict(self.kind):
             return names <= self.fields.keys() and all(
-                one.name in names or not one.required for one in self.fields.values()
+                field.name in names or not field.required for field in self.fields.values()
             )
         return names == self.fields.keys()
 
@@ -152,19 +160,19 @@ class StoredShape:
         if self.forms is None:
             return True
         if len(self.members) > 1:
-            return any(one.matches(value) for one in self.members)
+            return any(member.matches(value) for member in self.members)
         if not self.accepts(value):
             return False
         if self.fields is not None:
             return all(shape.matches(value[name]) for name, shape in self.inner.items() if name in value)
         if not self.items or self.kind not in _CONTAINERS:
             return True
-        found: Any = value
+        part: Any = value
         if isinstance(value, dict):
-            return all(map(self.items[0].matches, found)) and all(map(self.items[-1].matches, found.values()))
+            return all(map(self.items[0].matches, part)) and all(map(self.items[-1].matches, part.values()))
         if self.kind is tuple and ... not in self.parts:
-            return len(found) == len(self.items) and all(map(StoredShape.matches, self.items, found))
-        return all(map(self.items[0].matches, found))
+            return len(part) == len(self.items) and all(map(StoredShape.matches, self.items, part))
+        return all(map(self.items[0].matches, part))
 
 
 def bare(annotation: Any) -> Any:
@@ -184,17 +192,17 @@ def bare(annotation: Any) -> Any:
             return annotation
 
 
-def overlap(one: frozenset[Form] | None, other: frozenset[Form] | None) -> bool:
+def overlap(forms: frozenset[Form] | None, other: frozenset[Form] | None) -> bool:
     """Whether one stored value can have a form of both sets."""
-    if one is None or other is None:
+    if forms is None or other is None:
         return True
-    return any(_same_form(a, b) for a in one for b in other)
+    return any(_same_form(a, b) for a in forms for b in other)
 
 
-def _same_form(one: Form, other: Form) -> bool:
-    if isinstance(one, tuple) and isinstance(other, tuple):
-        return one == other
-    return (one[0] if isinstance(one, tuple) else one) is (other[0] if isinstance(other, tuple) else other)
+def _same_form(form: Form, other: Form) -> bool:
+    if isinstance(form, tuple) and isinstance(other, tuple):
+        return form == other
+    return (form[0] if isinstance(form, tuple) else form) is (other[0] if isinstance(other, tuple) else other)
 
 
 def _form_of(value: Any) -> Form:

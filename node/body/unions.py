@@ -27,8 +27,8 @@ def find_confusion(annotation: Any) -> str | None:
 def is_discriminated(additions: tuple[Any, ...]) -> bool:
     """Whether the additions to a union in Annotated tell pydantic how to choose a member."""
     return any(
-        getattr(one, "discriminator", None) is not None or hasattr(one, "__get_pydantic_core_schema__")
-        for one in additions
+        getattr(addition, "discriminator", None) is not None or hasattr(addition, "__get_pydantic_core_schema__")
+        for addition in additions
     )
 
 
@@ -46,8 +46,8 @@ def _confusions(annotation: Any, seen: set[Any]) -> Iterator[str]:
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (Union, types.UnionType):
         members = [member for part in parts for member in StoredShape(part).members]
-        for one, other in itertools.combinations(members, 2):
-            if (reason := _confusion(one, other, ())) is not None:
+        for first, other in itertools.combinations(members, 2):
+            if (reason := _confusion(first, other, ())) is not None:
                 yield reason
     for part in parts:
         yield from _confusions(part, seen)
@@ -60,50 +60,50 @@ def _confusions(annotation: Any, seen: set[Any]) -> Iterator[str]:
                 yield from _confusions(field.annotation, seen)
 
 
-def _confusion(one: StoredShape, other: StoredShape, inside: tuple[Any, ...]) -> str | None:
+def _confusion(shape: StoredShape, other: StoredShape, inside: tuple[Any, ...]) -> str | None:
     """Say why an object of one shape can be read as the other shape; None if that is impossible or harmless."""
-    if one.kind is other.kind and not one.items:
+    if shape.kind is other.kind and not shape.items:
         return None
-    if not overlap(one.forms, other.forms) or one.forms is None or other.forms is None:
+    if not overlap(shape.forms, other.forms) or shape.forms is None or other.forms is None:
         return None
-    for a, b in ((one, other), (other, one)):
+    for a, b in ((shape, other), (other, shape)):
         if a.is_plain_enum and overlap(a.forms, b.forms_beside(a.kind)):
             return f"{_name(a)} and {_name(b)} have values in common"
-    if one.fields is not None and other.fields is not None:
-        if _told_apart(one, other, inside) or (_is_plain(one) and _is_plain(other)):
+    if shape.fields is not None and other.fields is not None:
+        if _told_apart(shape, other, inside) or (_is_plain(shape) and _is_plain(other)):
             return None
-        named = ", ".join(map(repr, one.fields)) or "none"
-        return f"{_name(one)} and {_name(other)} have the same fields ({named}); a Literal field can tell them apart"
-    if one.kind is other.kind or (one.items and other.items):
-        return _confusion_inside(one, other, inside)
+        named = ", ".join(map(repr, shape.fields)) or "none"
+        return f"{_name(shape)} and {_name(other)} have the same fields ({named}); a Literal field can tell them apart"
+    if shape.kind is other.kind or (shape.items and other.items):
+        return _confusion_inside(shape, other, inside)
     return None
 
 
-def _confusion_inside(one: StoredShape, other: StoredShape, inside: tuple[Any, ...]) -> str | None:
+def _confusion_inside(shape: StoredShape, other: StoredShape, inside: tuple[Any, ...]) -> str | None:
     """Like `_confusion`, for the items of two containers. Items that always differ tell the containers apart."""
-    if one.fields is not None or other.fields is not None or len(one.items) != len(other.items):
+    if shape.fields is not None or other.fields is not None or len(shape.items) != len(other.items):
         return None
-    found: str | None = None
-    for left, right in zip(one.items, other.items, strict=True):
-        if not overlap(left.forms, right.forms) and len(one.items) > 1:
+    reason: str | None = None
+    for left, right in zip(shape.items, other.items, strict=True):
+        if not overlap(left.forms, right.forms) and len(shape.items) > 1:
             return None
         for a, b in itertools.product(left.members, right.members):
-            found = found or _confusion(a, b, inside)
-    return found
+            reason = reason or _confusion(a, b, inside)
+    return reason
 
 
-def _told_apart(one: StoredShape, other: StoredShape, inside: tuple[Any, ...]) -> bool:
+def _told_apart(shape: StoredShape, other: StoredShape, inside: tuple[Any, ...]) -> bool:
     """Whether the stored mappings of two classes with fields always differ."""
-    names, others = one.fields or {}, other.fields or {}
+    names, others = shape.fields or {}, other.fields or {}
     if names.keys() != others.keys():
         return True
-    pair = (one.annotation, other.annotation)
-    if pair in inside or one.kind is other.kind:
+    pair = (shape.annotation, other.annotation)
+    if pair in inside or shape.kind is other.kind:
         return False
-    if tag_of(one.kind) != tag_of(other.kind):
+    if tag_of(shape.kind) != tag_of(other.kind):
         return True
     for name in names:
-        left, right = one.inner[name], other.inner[name]
+        left, right = shape.inner[name], other.inner[name]
         if not overlap(left.forms, right.forms):
             return True
         both = left.fields is not None and right.fields is not None

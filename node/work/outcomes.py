@@ -14,7 +14,7 @@ from peerjob.model.policy import Policy
 from peerjob.model.record import Action, Outcome
 from peerjob.model.spec import encode
 from peerjob.node.body.errors import BodyError, describe_error, signal_in
-from peerjob.node.body.typed_places import Encoded
+from peerjob.node.body.typed_positions import Encoded
 
 from .backoff import FALLBACK, BackoffFailed, backoff_seconds, isolated
 from .failure_log import FailureLog, error_note

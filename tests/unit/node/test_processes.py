@@ -37,7 +37,7 @@ from peerjob.node.body.child_watcher import ChildWatcher
 from peerjob.node.body.errors import BodyError, RemoteBodyError, describe_error
 from peerjob.node.body.executor import Executor
 from peerjob.node.body.injection import Resources
-from peerjob.node.body.typed_places import Encoded
+from peerjob.node.body.typed_positions import Encoded
 from peerjob.testing.clock import VirtualClock
 from support import bodies
 from support.processes import ChildProcess
@@ -500,7 +500,7 @@ from peerjob.model.job import Job
 from peerjob.node.body.binding import Binding
 from peerjob.node.body.executor import Executor
 from peerjob.node.body.injection import Resources
-from peerjob.node.body.typed_places import Encoded
+from peerjob.node.body.typed_positions import Encoded
 from support import bodies
 
 async def main():

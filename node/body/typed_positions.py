@@ -1,4 +1,4 @@
-"""A place that has a type: a parameter, or the result, which is encoded after the body and read by callers."""
+"""The type of a parameter, or of the result, which is encoded after the body and read by callers."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from peerjob.model.record import Record
 from peerjob.model.secret import MASK, is_secret
 from peerjob.model.signature import EMPTY, annotation_text
 
-from .lost_parts import Path, first_lost_part
+from .dropped_parts import Path, first_dropped_part
 
 ANYTHING: Any = object()
-"""The value of `TypedPlace.exact` for an annotation that every value fits."""
+"""The value of `TypedPosition.exact` for an annotation that every value fits."""
 _NOTHING: Any = object()
-"""The value of `TypedPlace.exact` for an annotation to which every value must be converted."""
+"""The value of `TypedPosition.exact` for an annotation to which every value must be converted."""
 _BUILTINS = frozenset({int, str, float, bool, bytes, complex, type(None), list, dict, tuple, set, frozenset})
 _EXACT = _BUILTINS | {datetime, date, time, timedelta, UUID, Decimal}
 
 
-class TypedPlace:
+class TypedPosition:
     """A name, an annotation, and the converter to it, which is made for the first value that needs it."""
 
     def __init__(self, name: str, annotation: Any, *, supplied: bool = False) -> None:
@@ -80,7 +80,7 @@ class TypedPlace:
 
 
 def _exact(annotation: Any) -> Any:
-    if any(annotation is one for one in (EMPTY, Any, object)):
+    if any(annotation is untyped for untyped in (EMPTY, Any, object)):
         return ANYTHING
     return annotation if isinstance(annotation, type) and annotation in _EXACT else _NOTHING
 
@@ -97,17 +97,17 @@ class ResultType:
     """The type that a job returns; made once per job."""
 
     def __init__(self, annotation: Any) -> None:
-        self.place = TypedPlace("result", annotation)
+        self.position = TypedPosition("result", annotation)
 
     def encode(self, value: Any) -> bytes | None:
         """Encode a result, None as None; raises EncodeError for a value that `read` could not return."""
         if value is None:
             return None
         data = encode_value(value)
-        if not self.place.takes(value):
+        if not self.position.takes(value):
             stored = decode_value(data)
             # check the stored form too: an object of a subclass can be stored as another class, as a NamedTuple is
-            if not self.place.admits(value) or not self.place.admits(stored):
+            if not self.position.admits(value) or not self.position.admits(stored):
                 self._check(value, data, stored)
         return data
 
@@ -116,26 +116,26 @@ class ResultType:
         if record.result is None:
             return None
         raw = decode_value(record.result)
-        if self.place.admits(raw) or raw is None:
+        if self.position.admits(raw) or raw is None:
             return raw
         try:
-            return self.place.convert(raw)
+            return self.position.convert(raw)
         except Exception as error:  # noqa: BLE001  # conversion runs code of users, which can raise anything
-            hidden = self.place.secret or has_secret(record.result)
-            problems = self.place.explain(error, hidden=hidden)
+            hidden = self.position.secret or has_secret(record.result)
+            problems = self.position.explain(error, hidden=hidden)
             raise ResultTypeError(record.id, record.kind, self._text, problems, raw) from (None if hidden else error)
 
     def _check(self, value: Any, data: bytes, stored: Any) -> None:
         try:
-            problem = first_lost_part(value, self.place.convert(stored))
+            problem = first_dropped_part(value, self.position.convert(stored))
         except Exception as error:  # conversion runs code of users, which can raise anything
-            if self.place.secret or has_secret(data):
+            if self.position.secret or has_secret(data):
                 raise EncodeError((), f"does not fit the result type {self._text} (got {MASK})") from None
-            path, reason = self.place.located(error)
+            path, reason = self.position.located(error)
             raise EncodeError(path, f"does not fit the result type {self._text}: {reason}") from error
         if problem is not None:
             raise EncodeError(*problem)
 
     @property
     def _text(self) -> str:
-        return annotation_text(self.place.annotation)
+        return annotation_text(self.position.annotation)
