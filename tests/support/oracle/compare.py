@@ -14,7 +14,8 @@ from typing import Any, cast
 import msgspec
 
 from peerjob.model.firing import Leader, Term
-from peerjob.model.record import Claim, Held, Record, Renewed
+from peerjob.model.record import MAX_HISTORY, Claim, Held, Record, Renewed
+from peerjob.store.kv.format.rows import HISTORY_BYTES
 
 from .names import Side
 
@@ -28,6 +29,10 @@ _ANYTHING = {
     "work_due",  # the rule of hints
     "reap_in_us",  # the rule of hints
 }
+
+
+ENTRY_BYTES = 30
+"""The most bytes of a history entry beside its texts, as an engine counts them."""
 
 
 class Time(msgspec.Struct, frozen=True):
@@ -99,7 +104,8 @@ class Comparison:
         if isinstance(wanted, dict) and isinstance(found, dict):
             ours, theirs = cast("dict[str, Any]", wanted), cast("dict[str, Any]", found)
             for key in sorted(ours.keys() | theirs.keys(), key=str):
-                yield from self._walk(ours.get(key), theirs.get(key), f"{where}.{key}")
+                walk = self._histories if key == "history" else self._walk
+                yield from walk(ours.get(key), theirs.get(key), f"{where}.{key}")
         elif isinstance(wanted, list) and isinstance(found, list):
             if len(wanted) != len(found):
                 yield f"{where}: reference {shown(_brief(wanted))}, engine {shown(_brief(found))}"
@@ -112,6 +118,27 @@ class Comparison:
                 yield f"{where}: reference {wanted.us}, engine {found.us} ({found.us - wanted.us:+} µs)"
         elif wanted != found:
             yield f"{where}: reference {shown(wanted)}, engine {shown(found)}"
+
+    def _histories(self, wanted: Any, found: Any, where: str) -> Iterator[str]:
+        """*Choice*: how many of the oldest entries an engine joins into one, which counts them."""
+        if len(wanted) != len(found):
+            counts = [sum(entry["count"] for entry in side) for side in (wanted, found)]
+            kept = min(len(wanted), len(found)) - 1
+            if counts[0] != counts[1] or kept < _never_joined(wanted):
+                yield f"{where}: reference {counts[0]} in {len(wanted)}, engine {counts[1]} in {len(found)} entries"
+                return
+            wanted, found = wanted[-kept:], found[-kept:]
+        yield from self._walk(wanted, found, where)
+
+
+def _never_joined(history: list[dict[str, Any]]) -> int:
+    """How many of the latest entries each engine keeps one by one."""
+    size = 0
+    for number, entry in enumerate(reversed(history[1:])):
+        size += ENTRY_BYTES + len(entry["node"].encode()) + len(entry["note"].encode())
+        if size > HISTORY_BYTES or number == MAX_HISTORY - 2:
+            return number
+    return len(history) - 1
 
 
 def _brief(items: list[Any]) -> list[Any]:

@@ -55,6 +55,7 @@ WEIGHTS = {
     "late": 2,
     "damage": 0.5,
     "race": 5,
+    "rounds": 0.15,
     "check": 4,
     "idle": 3,
     "pass": 1.5,
@@ -299,6 +300,9 @@ class Generator(FireGenerator):
             case _:
                 pass
         return [verb, given]
+
+    def _rounds(self) -> Given:
+        return {"node": self.number(NODES), "times": self._random.choice((5, 28)), "note": self._random.choice((0, 40))}
 
     def _check(self) -> Given:
         return {"seed": self._random.randrange(1_000_000)}

@@ -108,6 +108,7 @@ class Lockstep:
             "late": self._late,
             "damage": self._damage,
             "race": self._race,
+            "rounds": self._rounds,
             "idle": self._idle,
         }
         if op.verb in oracle:
@@ -302,6 +303,15 @@ class Lockstep:
         self._sleepers.wake_all()
         self._repeats.note_race(mades, self._engine.clock.elapsed())
         self._note_late_callers(mades)
+
+    async def _rounds(self, given: Given) -> None:
+        """Claim the first instance and hand it back, again and again, so that its history becomes long."""
+        node, first = given["node"], 1_000_000 + 100 * self.verdict.at
+        claim = {"node": node, "kinds": dict.fromkeys(KINDS, 1), "limit": 1, "suspects": False}
+        back = {"of": "held", "pick": -1, "action": "hand_back", "note": given["note"]}
+        for number in range(given["times"]):
+            await self._perform(first + 2 * number, Op("claim", claim))
+            await self._perform(first + 2 * number + 1, Op("commit", {"node": node, "outcomes": [back]}))
 
     async def _idle(self, given: Given) -> None:
         """Compare what the renewals of all nodes say."""
