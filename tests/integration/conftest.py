@@ -23,13 +23,13 @@ from support.servers import ServerProcess, StartServer, needed
 from support.waiting import PATIENCE
 from support.web_site import Cluster, Serving, by_header, fill, jobs
 
-LONGEST, EARLY = "test_faults_cron.py", 20
+EARLY = 20
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Come early to the tests that wait for a minute each: at the end, all other workers would wait for them."""
-    longest = [item for item in items if item.path.name == LONGEST]
-    others = [item for item in items if item.path.name != LONGEST]
+    """Come early to the tests that take long: at the end, all other workers would wait for them."""
+    longest = [item for item in items if item.get_closest_marker("long") is not None]
+    others = [item for item in items if item.get_closest_marker("long") is None]
     items[:] = [*others[:EARLY], *longest, *others[EARLY:]]
 
 

@@ -119,6 +119,7 @@ def left_in(server: EtcdServer, namespace: str) -> list[str]:
     return [key for key in server.keys(f"{namespace}/") if key.split("/")[1] not in bookkeeping]
 
 
+@pytest.mark.long("waits for two leases to end")
 def test_a_killed_leader_and_a_killed_node_lose_nothing() -> None:
     result = result_of(demo("--json"))
 

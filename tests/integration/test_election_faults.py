@@ -145,6 +145,7 @@ def coordinator_url(request: pytest.FixtureRequest, coordinator: str | None) -> 
     return None if coordinator is None else str(request.getfixturevalue(f"{coordinator}_url"))
 
 
+@pytest.mark.long("waits for six terms")
 @pytest.mark.timeout(300)
 @on(
     [("redis", None), pytest.param("redis", "etcd", marks=pytest.mark.matrix("a long fault, with another coordinator"))]

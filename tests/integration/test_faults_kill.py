@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from peerjob import Instance, Query, State
+from support.division import in_matrix
 from support.fault_jobs import fatal, gated, held, noted, poison, work
 from support.journal import check_one_owner, read_journal
 from support.peers import TTL, check_histories, everything, peers
@@ -77,7 +78,7 @@ async def test_a_poison_job_is_parked_and_its_neighbours_complete(
         assert max(one.crashes for one in neighbours) <= 2 + lapses
 
 
-@pytest.mark.parametrize("store_url", ["valkey", "etcd"], indirect=True)
+@pytest.mark.parametrize("store_url", [in_matrix("valkey"), "etcd"], indirect=True)
 async def test_sigterm_hands_back_at_once_and_counts_nothing(store_url: str, namespace: str, tmp_path: Path) -> None:
     async with peers(store_url, namespace, tmp_path) as group:
         leaver = group.start(name="leaver", workers=20)
@@ -121,7 +122,7 @@ async def test_a_job_that_ends_its_process_from_a_thread_is_parked(
         assert bad.error is not None or any("poison" in entry.note for entry in bad.record.history)
 
 
-@pytest.mark.parametrize("store_url", ["redis", "etcd"], indirect=True)
+@pytest.mark.parametrize("store_url", ["redis", in_matrix("etcd")], indirect=True)
 async def test_two_nodes_of_one_name_do_not_confuse_each_other(store_url: str, namespace: str, tmp_path: Path) -> None:
     async with peers(store_url, namespace, tmp_path) as group:
         journal, gate = tmp_path / "journal", tmp_path / "opened"
@@ -148,7 +149,7 @@ async def test_two_nodes_of_one_name_do_not_confuse_each_other(store_url: str, n
         assert other.running
 
 
-@pytest.mark.parametrize("store_url", ["valkey", "etcd"], indirect=True)
+@pytest.mark.parametrize("store_url", [in_matrix("valkey"), "etcd"], indirect=True)
 async def test_sigterm_ends_a_node_whose_thread_ignores_it(store_url: str, namespace: str, tmp_path: Path) -> None:
     async with peers(store_url, namespace, tmp_path) as group:
         stuck = group.start(name="stuck", workers=2)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from peerjob import Query, State
+from support.division import in_matrix
 from support.fault_jobs import work
 from support.peers import TTL, check_histories, everything, peers
 from support.servers import ServerKind, ServerProcess, StartServer
@@ -33,6 +34,7 @@ async def test_the_backlog_is_drained_after_the_server_was_killed_and_restarted(
         assert all(node.running for node in nodes)
 
 
+@pytest.mark.parametrize("durable_server", ["redis", "valkey", in_matrix("etcd")], indirect=True)
 async def test_an_outage_longer_than_the_lease_reaps_no_node(
     durable_server: ServerProcess, namespace: str, tmp_path: Path
 ) -> None:
@@ -87,6 +89,7 @@ async def test_a_server_that_loses_its_last_second_leaves_a_legal_past(
             assert (await one.result())[1] == one.fence
 
 
+@pytest.mark.parametrize("durable_server", ["redis", "valkey", in_matrix("etcd")], indirect=True)
 async def test_a_server_that_hangs_and_goes_on_loses_nothing(
     durable_server: ServerProcess, namespace: str, tmp_path: Path
 ) -> None:

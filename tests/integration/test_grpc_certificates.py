@@ -57,7 +57,9 @@ async def connects(child: ChildProcess, tls: ClientTls, *, within: float = PATIE
         return False
 
 
-@pytest.mark.parametrize("mutual", [False, True], ids=["tls", "mutual"])
+@pytest.mark.parametrize(
+    "mutual", [pytest.param(False, marks=pytest.mark.matrix("a part of mutual TLS")), True], ids=["tls", "mutual"]
+)
 async def test_a_pair_that_is_renewed_is_shown_from_the_next_connection_on(
     jobd: Jobd, tmp_path: Path, *, mutual: bool
 ) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from peerjob import Client, Query, State
 from peerjob.remote.client.connection import MAX_SILENCE
 from support.jobd import Jobd, target
@@ -12,6 +14,7 @@ QUIET = MAX_SILENCE + 1
 """Seconds after which a client no longer takes for granted that a node is there."""
 
 
+@pytest.mark.matrix("a long fault; shorter ones have the same promises")
 async def test_clients_of_daemons_that_hang_go_on_in_time(
     jobd: Jobd, redis_url: str, namespace: str, tmp_path: Path
 ) -> None:

@@ -131,6 +131,7 @@ async def rates(site: Site) -> tuple[float, float]:
     return leader + of_leader, (nodes - leader) / FOLLOWERS + of_follower
 
 
+@pytest.mark.matrix("counts requests for a minute; the unit tests of idle nodes count them on virtual time")
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_idle_nodes_send_few_requests(engine: str) -> None:
     with needed(), site_of(engine) as site:

@@ -14,6 +14,7 @@ from peerjob.model.state import State
 from peerjob.store.lua.store import LuaStore
 from peerjob.testing.factories import LONG_TTL_US, Peer, outcome
 from support.lua_site import MakeSite, Site
+from support.searches import seeds
 
 MANY = 10_000
 ORDERS: tuple[Literal["asc", "desc"], ...] = ("asc", "desc")
@@ -71,7 +72,7 @@ def members(here: Site, command: str, key: str) -> set[str]:
     return set(cast("Iterable[str]", here.server.command(command, here.key(key))))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(range(3)))
 async def test_an_index_tells_the_head_of_each_queue(  # noqa: C901  # its steps share the claims
     site: MakeSite, seed: int
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from peerjob import Job, Node, NodeStateError
 from support.closed_loops import after_a_closed_loop
+from support.division import in_matrix
 from support.servers import StartServer
 
 
@@ -33,6 +34,7 @@ async def use(node: Node) -> None:
         assert results == list(range(MANY))
 
 
+@pytest.mark.parametrize("store_url", ["memory", "redis", "valkey", in_matrix("etcd")], indirect=True)
 def test_a_node_runs_under_load_in_one_loop_after_the_other(store_url: str, caplog: pytest.LogCaptureFixture) -> None:
     node = Node(store_url, jobs=[WORK], namespace="loops")
     for _ in range(3):
@@ -40,7 +42,7 @@ def test_a_node_runs_under_load_in_one_loop_after_the_other(store_url: str, capl
     assert "different event loop" not in caplog.text
 
 
-@pytest.mark.parametrize("form", ["valkey", "valkey+glide", "durable"])
+@pytest.mark.parametrize("form", [in_matrix("valkey"), in_matrix("valkey+glide"), "durable"])
 def test_a_node_on_valkey_does_too(start_server: StartServer, form: str, caplog: pytest.LogCaptureFixture) -> None:
     server = start_server("valkey", appendonly=True, config=("--appendfsync", "always"))
     url = f"{server.url}?durability=aof" if form == "durable" else server.url.replace("valkey:", f"{form}:")
@@ -61,6 +63,7 @@ def test_a_node_whose_loop_was_closed_is_released_by_a_stop_and_starts_again(sto
     assert "was closed without a stop" in after_a_closed_loop(store_url)
 
 
+@pytest.mark.matrix("make test runs it on another engine")
 def test_a_node_on_glide_is_too(start_server: StartServer) -> None:
     url = start_server("valkey").url.replace("valkey:", "valkey+glide:")
     assert "was closed without a stop" in after_a_closed_loop(url)

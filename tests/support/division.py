@@ -86,6 +86,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.matrix("the same test runs on Redis"))
 
 
+def in_matrix(value: str, why: str = "make test runs it on another engine") -> pytest.ParameterSet:
+    """A value of a parameter that only `make matrix` has."""
+    return pytest.param(value, marks=pytest.mark.matrix(why))
+
+
 def on_redis(nodeid: str) -> str:
     """The id that a test would have on Redis."""
     path, separator, test = nodeid.partition("::")
