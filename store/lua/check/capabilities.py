@@ -53,12 +53,12 @@ def missing_replicas(wanted: Wanted, info: Mapping[str, str]) -> str | None:
     return f"{wanted.confirmer} must confirm each step, and {replicas}"
 
 
-def _with_confirmation(wanted: Wanted | None, found: Capabilities) -> Capabilities:
-    """Return the capabilities; the confirmation that each step waits for raises the durability of the server."""
+def _with_confirmation(wanted: Wanted | None, capabilities: Capabilities) -> Capabilities:
+    """Return the capabilities; the confirmation that each call waits for raises the durability of the server."""
     if wanted is None:
-        return found
-    durability = "replicated" if wanted.replicas and found.durability != "fsync" else "fsync"
-    return msgspec.structs.replace(found, durability=durability, confirmed_by=wanted.text)
+        return capabilities
+    durability = "replicated" if wanted.replicas and capabilities.durability != "fsync" else "fsync"
+    return msgspec.structs.replace(capabilities, durability=durability, confirmed_by=wanted.text)
 
 
 async def persistence_settings(driver: Driver) -> Mapping[str, str]:

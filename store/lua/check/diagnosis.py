@@ -43,8 +43,8 @@ async def diagnose_lua(url: str, namespace: str) -> list[Finding]:
     if not info:
         # valkey-glide asks for INFO when it connects
         verdict = Severity.FAIL if address.library == "glide" else Severity.WARN
-        found = [Finding("server", verdict, warning) for warning in capabilities.warnings]
-        return [*found, *shard, *watched, *foreign, *_durability(address.durability, info, settings)]
+        findings = [Finding("server", verdict, warning) for warning in capabilities.warnings]
+        return [*findings, *shard, *watched, *foreign, *_durability(address.durability, info, settings)]
     return [
         Finding("server", Severity.OK, _version(info)),
         *shard,
@@ -82,14 +82,14 @@ async def _sentinels(
     able = len(answers.known) >= newest.quorum and 2 * len(answers.known) > total and newest.replicas > 0
     verdict = Severity.FAIL if not able else Severity.WARN if missing else Severity.OK
     needed = "" if able else f"; a failover needs a replica, a majority of the sentinels and {newest.quorum} of them"
-    found = [Finding("sentinels", verdict, f"{known}{missing}{needed}")]
+    findings = [Finding("sentinels", verdict, f"{known}{missing}{needed}")]
     if (durability is None or not durability.replicas) and settings.get("min-replicas-to-write") == "0":
         text = (
             "a failover loses the latest acknowledged writes: set durability=replicas:1 in the URL, or limit the loss "
             "with min-replicas-to-write on the servers"
         )
-        found.append(Finding("failover", Severity.WARN, text))
-    return found
+        findings.append(Finding("failover", Severity.WARN, text))
+    return findings
 
 
 def _slow_calls(calls: Sequence[SlowCall] | None, now: int) -> Iterator[Finding]:

@@ -31,7 +31,7 @@ async def wrong_types(driver: Driver) -> dict[str, tuple[str, str]]:
     """
     start = prefix(driver.namespace)
     pattern = start.replace("*", "\\*").replace("?", "\\?").replace("[", "\\[")
-    found: dict[str, tuple[str, str]] = {}
+    wrong: dict[str, tuple[str, str]] = {}
     cursor: Argument = 0
     for _ in range(MAX_LOOKED_AT // _AT_ONCE):
         scanned = await driver.ask(("SCAN", cursor, "MATCH", f"{pattern}*", "COUNT", _AT_ONCE))
@@ -45,8 +45,8 @@ async def wrong_types(driver: Driver) -> dict[str, tuple[str, str]]:
             expected = TYPES.get(f"{first}{colon}") or TYPES.get(first)
             actual = stored.decode() if isinstance(stored, bytes) else str(stored)
             if expected is not None and actual not in (expected, "none"):
-                found[name] = (actual, expected)
+                wrong[name] = (actual, expected)
         if cursor in (b"0", 0):
             break
         await asyncio.sleep(0)
-    return found
+    return wrong

@@ -88,7 +88,7 @@ class Address:
     """`?cluster=true`: the hosts belong to a cluster, which tells the client which server has the namespace."""
     sentinel: SentinelSettings | None = None
     durability: Durability | None = None
-    """`?durability=aof` or `replicas:<n>`, and `&durability_timeout=`: the confirmation that each step waits for. None:
+    """`?durability=aof` or `replicas:<n>`, and `&durability_timeout=`: the confirmation that each call waits for. None:
     no wait."""
 
 

@@ -15,7 +15,7 @@ from .address import Address
 from .connection import ServerConnection
 from .connection_options import ConnectionOptions
 from .first_answer import NoAnswerError, first_answer
-from .replies import CallTimeoutError, ConnectionLostError, ServerError
+from .replies import CallTimeoutError, DisconnectedError, ServerError
 
 _SLOTS = 16_384
 _UNKNOWN = b"?"
@@ -40,7 +40,7 @@ async def locate(
     """
     questions = [partial(_ask, host, key_slot(prefix), options) for host in known]
     try:
-        return await first_answer(questions, expected=(ServerError, ConnectionLostError, CallTimeoutError))
+        return await first_answer(questions, expected=(ServerError, DisconnectedError, CallTimeoutError))
     except NoAnswerError as error:
         problems = error.problems
     if all(isinstance(problem, ServerError) for problem in problems):
@@ -52,10 +52,10 @@ async def locate(
 async def _ask(host: Host, slot: int, options: ConnectionOptions) -> tuple[Host, tuple[Host, ...]]:
     """Return the server that has a slot, and all servers, as one member of the cluster knows them."""
     ranges = await _slots(host, options)
-    found = _primary(ranges, slot, host)
-    if found is None:
-        raise ConnectionLostError("no server of the cluster has the slot of this namespace")
-    return found, _members(ranges, host)
+    primary = _primary(ranges, slot, host)
+    if primary is None:
+        raise DisconnectedError("no server of the cluster has the slot of this namespace")
+    return primary, _members(ranges, host)
 
 
 async def _slots(host: Host, options: ConnectionOptions) -> list[Any]:
@@ -80,7 +80,7 @@ def _primary(ranges: Sequence[Any], slot: int, asked: Host) -> Host | None:
 def _members(ranges: Sequence[Any], asked: Host) -> tuple[Host, ...]:
     """Return all servers; the one that answered is the last, because its answer may be out of date."""
     named = (_host(server, asked) for _, _, *servers in ranges for server in servers)
-    return (*(one for one in dict.fromkeys(named) if one not in (None, asked)), asked)
+    return (*(server for server in dict.fromkeys(named) if server not in (None, asked)), asked)
 
 
 def _host(server: Sequence[Any], asked: Host) -> Host | None:

@@ -23,7 +23,7 @@ from .connection_options import ConnectionOptions
 from .credentials import Credentials, Given
 from .opening import open_stream
 from .redis_py import StreamOwner
-from .replies import CallTimeoutError, ConnectionLostError, ProtocolError, ServerError
+from .replies import CallTimeoutError, DisconnectedError, ProtocolError, ServerError
 
 _CLOSED = "Connection closed by server."
 
@@ -32,7 +32,7 @@ pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)  # 
 
 
 class ServerConnection(StreamOwner):
-    """An open connection with at most one call under way."""
+    """An open connection with at most one call in flight."""
 
     server: Host | str
     """The host or the path of a socket, as given to `open`."""
@@ -44,7 +44,7 @@ class ServerConnection(StreamOwner):
     async def open(cls, server: Host | str, options: ConnectionOptions, deadline: float) -> Self:
         """Connect to a host, or to the path of a socket, and sign in until `deadline`, a time of the event loop.
 
-        Raises ConnectionLostError, CallTimeoutError, and ServerError if the server refuses the connection.
+        Raises DisconnectedError, CallTimeoutError, and ServerError if the server refuses the connection.
         """
         connection, given = await open_stream(cls, server, options, deadline)
         connection.server, connection.given = server, given
@@ -99,7 +99,7 @@ class ServerConnection(StreamOwner):
         assert self._answer is None, "one call at a time"
         answer = self._answer = self._loop.create_future()
         if self.is_closed:
-            self._fail(ConnectionLostError(_CLOSED))
+            self._fail(DisconnectedError(_CLOSED))
             return answer
         self._replies = []
         self._count = count
@@ -118,7 +118,7 @@ class ServerConnection(StreamOwner):
         return self._loop.is_closed() or self._transport.is_closing()
 
     def fail(self, error: Exception) -> None:
-        """End the call under way, if there is one, and close the transport, so that no later call uses it."""
+        """End the call in flight, if there is one, and close the transport, so that no later call uses it."""
         self._fail(error)
         self._transport.abort()
 
@@ -126,7 +126,7 @@ class ServerConnection(StreamOwner):
         """Close the connection at once; with TLS, an orderly end would wait for the server."""
         if self._stream is None or self._loop.is_closed():
             return  # Python closes the socket with the transport, which needs the event loop for all else
-        self.fail(ConnectionLostError("the connection ended"))
+        self.fail(DisconnectedError("the connection ended"))
         if self._timer is not None:
             self._timer.cancel()
 
@@ -152,13 +152,15 @@ class ServerConnection(StreamOwner):
             self._received(replies)
 
     def _received(self, replies: list[Any]) -> None:
-        """End the call under way, if `replies` has its last one."""
+        """End the call in flight, if `replies` has its last one."""
         if self._answer is None or len(replies) > self._count:
             self.fail(ProtocolError("the server sent a reply to no command"))
         elif len(replies) == self._count:
             answer, self._answer, self._replies = self._answer, None, []  # the caller alone keeps large replies
             if not answer.done():
-                ending = next((one for one in replies if isinstance(one, ServerError) and one.ends_connection), None)
+                ending = next(
+                    (reply for reply in replies if isinstance(reply, ServerError) and reply.ends_connection), None
+                )
                 answer.set_result(replies) if ending is None else answer.set_exception(ending)
 
     def eof_received(self) -> None:
@@ -166,8 +168,8 @@ class ServerConnection(StreamOwner):
         self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the call under way."""
-        self._fail(ConnectionLostError(str(exc) if exc is not None else _CLOSED))
+        """End the call in flight."""
+        self._fail(DisconnectedError(str(exc) if exc is not None else _CLOSED))
 
     def _fail(self, error: Exception) -> None:
         answer, self._answer = self._answer, None
@@ -175,7 +177,7 @@ class ServerConnection(StreamOwner):
             answer.set_exception(error)
 
     def _check_deadline(self) -> None:
-        """Fail the call under way if its time is over; otherwise start the timer again for that time."""
+        """Fail the call in flight if its time is over; otherwise start the timer again for that time."""
         self._timer = None
         if self._answer is None:
             return

@@ -19,7 +19,7 @@ class ConnectionOptions:
     timeout: float
     """Seconds until the connection is open, without the sign-in."""
     credentials: Credentials | None = None
-    """The credentials of a provider, in place of a user and a password."""
+    """The credentials of a provider, instead of a user and a password."""
     db: int = 0
     name: str = ""
     """The name of the connection in `CLIENT LIST`."""

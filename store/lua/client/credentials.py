@@ -41,7 +41,7 @@ class Credentials:
         self._home: asyncio.AbstractEventLoop | None = None
         """The event loop on which the provider runs."""
         self._question: asyncio.Task[Given] | None = None
-        """The question under way, a task of `_home`."""
+        """The question in flight, a task of `_home`."""
 
     @property
     def user(self) -> str | None:
@@ -78,7 +78,7 @@ class Credentials:
         return latest if latest is not None and latest != refused else await self._ask()
 
     async def close(self) -> None:
-        """End the question under way."""
+        """End the question in flight."""
         question, self._question = self._question, None
         if question is not None and not question.get_loop().is_closed():
             question.cancel()
@@ -96,7 +96,7 @@ class Credentials:
         return self._home
 
     def _shared_question(self) -> asyncio.Task[Given]:
-        """Return the question under way, or start one."""
+        """Return the question in flight, or start one."""
         question = self._question
         if question is None or question.done() or question.get_loop() is not asyncio.get_running_loop():
             self._ask_at = self._clock.elapsed() + ASK_AGAIN

@@ -102,7 +102,7 @@ class Driver(ABC):
         self._process = os.getpid()
         """The id of the process that opened the driver."""
         self._scripts = load_scripts()
-        self._durable_room = PerLoop(lambda: asyncio.Semaphore(self.MAX_DURABLE_CALLS))
+        self._durable_in_flight = PerLoop(lambda: asyncio.Semaphore(self.MAX_DURABLE_CALLS))
 
     @property
     def url(self) -> str:
@@ -167,7 +167,7 @@ class Driver(ABC):
     async def _run_confirmed(self, durability: Durability, calls: Sequence[Call]) -> list[Reply]:
         commands = [*self._evalshas([*calls, ("confirm", ())]), durability.command]
         timeout = self._call_timeout + durability.timeout
-        async with self._durable_room():
+        async with self._durable_in_flight():
             replies = await self._send(commands, timeout, alone=True)
             *replies, waited = await self._resend_if_needed(replies, commands, timeout, alone=True)
         checked = self._checked(replies)[:-1]
@@ -239,7 +239,7 @@ class Driver(ABC):
 
     @abstractmethod
     async def _leave(self) -> None:
-        """Close every connection, and end the calls under way: another server has the namespace now."""
+        """Close every connection, and end the calls in flight: another server has the namespace now."""
 
     @abstractmethod
     def _send(
@@ -264,12 +264,12 @@ class Driver(ABC):
     async def _located(self) -> Host:
         """Return the server that has the namespace; concurrent calls share one search."""
         async with self._search():
-            return self._server or self._noted(await self._locate())
+            return self._server or self._remember(await self._locate())
 
-    def _noted(self, found: Host) -> Host:
+    def _remember(self, host: Host) -> Host:
         # A failover that `_moved` reported during the search is newer than the answer.
         if self._server is None:
-            self._server = found
+            self._server = host
         return self._server
 
     async def _locate(self) -> Host:
@@ -304,7 +304,7 @@ class Driver(ABC):
             # Send all commands again, so that no script runs before the script in front of it. A script that has run
             # repeats its answer.
             shas = {command[1] for command in commands if command[0] == "EVALSHA"}
-            loads = [("SCRIPT", "LOAD", one.source) for one in self._scripts.values() if one.sha in shas]
+            loads = [("SCRIPT", "LOAD", script.source) for script in self._scripts.values() if script.sha in shas]
             replies = await self._send([*loads, *commands], timeout, alone=alone)
             self._checked(replies[: len(loads)])
             replies = replies[len(loads) :]

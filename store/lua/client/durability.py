@@ -57,8 +57,8 @@ class Durability:
         reached: int = reply if self.replicas else reply[0]
         if reached >= (self.replicas or 1):
             return ""
-        found = f" ({reached} did)" if self.replicas > 1 else ""
-        return f"{self.confirmer} did not confirm it within {self.timeout:g} s{found}"
+        number = f" ({reached} did)" if self.replicas > 1 else ""
+        return f"{self.confirmer} did not confirm it within {self.timeout:g} s{number}"
 
 
 def parse_durability(text: str | None, timeout: str | None) -> Durability | None:
@@ -77,7 +77,7 @@ def parse_durability(text: str | None, timeout: str | None) -> Durability | None
 
 
 def online_replicas(info: Mapping[str, str]) -> int:
-    """The number of replicas that are connected and in step."""
+    """The number of replicas that are connected and up to date."""
     return sum(
         name[5:].isdecimal() and _ONLINE.search(text) is not None for name, text in info.items() if name[:5] == "slave"
     )

@@ -15,7 +15,7 @@ from .connection_options import ConnectionOptions
 from .credentials import Given
 from .first_answer import NoAnswerError, first_answer
 from .redis_py import StreamOwner, connect
-from .replies import ConnectionLostError, ServerError, not_connected
+from .replies import DisconnectedError, ServerError, not_connected
 
 S = TypeVar("S", bound=StreamOwner)
 
@@ -26,7 +26,7 @@ async def open_stream(
     """Connect to a host, or to the path of a socket, and sign in until `deadline`, a time of the event loop.
 
     Returns the owner of the stream, and the credentials that the server accepted. A refusal asks the provider of
-    credentials once more. Raises ConnectionLostError, CallTimeoutError, and ServerError if the server refuses the
+    credentials once more. Raises DisconnectedError, CallTimeoutError, and ServerError if the server refuses the
     connection.
     """
     given = await options.given()
@@ -58,9 +58,9 @@ async def _open(
     # A dead address must not take the time of the others.
     attempts = [partial(attempt, address) for address in addresses]
     try:
-        return await first_answer(attempts, expected=(ConnectionLostError,), discard=lambda owner: owner.end())
+        return await first_answer(attempts, expected=(DisconnectedError,), discard=lambda owner: owner.end())
     except NoAnswerError as error:
-        raise ConnectionLostError(" ".join(dict.fromkeys(map(str, error.problems)))) from None
+        raise DisconnectedError(" ".join(dict.fromkeys(map(str, error.problems)))) from None
 
 
 async def _addresses(server: Host, timeout: float) -> Sequence[str]:
@@ -68,8 +68,8 @@ async def _addresses(server: Host, timeout: float) -> Sequence[str]:
     if _is_address(server.name):
         return [server.name]
     async with asyncio.timeout(timeout):
-        found = await asyncio.get_running_loop().getaddrinfo(server.name, server.port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(_with_scope(address) for *_, address in found))
+        answers = await asyncio.get_running_loop().getaddrinfo(server.name, server.port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(_with_scope(address) for *_, address in answers))
 
 
 def _is_address(name: str) -> bool:

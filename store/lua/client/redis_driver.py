@@ -1,4 +1,4 @@
-"""Redis and Valkey through connections of redis-py: one for each call under way."""
+"""Redis and Valkey through connections of redis-py: one for each call in flight."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .connection_options import server_options
 from .credentials import Credentials
 from .driver import CALL_TIMEOUT, Driver
 from .refusals import Cause, is_demoted
-from .replies import CallTimeoutError, ConnectionLostError, ServerError
+from .replies import CallTimeoutError, DisconnectedError, ServerError
 
 KEPT_CONNECTIONS = 16
 """The driver keeps at most this many idle connections open. For more concurrent calls, the driver opens more
@@ -31,7 +31,7 @@ _CAUSES = {"OOM": Cause.FULL, "MOVED": Cause.MOVED, "NOSCRIPT": Cause.NO_SCRIPT}
 """Causes by the code of an error; the driver of both client libraries finds the others by their text."""
 
 
-class _LeftError(ConnectionLostError):
+class _LeftError(DisconnectedError):
     """The sentinels chose another primary, which the driver knows already."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class _LeftError(ConnectionLostError):
 
 
 class RedisDriver(Driver):
-    """One server, with a connection for each call under way."""
+    """One server, with a connection for each call in flight."""
 
     MAX_DURABLE_CALLS = 32
 
@@ -54,13 +54,13 @@ class RedisDriver(Driver):
         super().__init__(address, namespace=namespace, call_timeout=call_timeout, credentials=credentials)
         self._free: list[ServerConnection] = []
         self._busy: set[ServerConnection] = set()
-        """The connections with a call under way."""
+        """The connections with a call in flight."""
         self._opening: set[asyncio.Timeout] = set()
         """The time limits of the connections that are being opened."""
         self._losses = 0
         """How many times all connections had to be closed. A connection that was opened before is not kept."""
         self._closed = False
-        self._room = PerLoop(lambda: asyncio.Semaphore(MAX_CALLS))
+        self._in_flight = PerLoop(lambda: asyncio.Semaphore(MAX_CALLS))
         self._options = server_options(address, self._connect_timeout, credentials)
         self._members = address.hosts
         """The known members of the cluster."""
@@ -75,7 +75,7 @@ class RedisDriver(Driver):
         self._forget_server()  # it may be another one when the driver is opened again
 
     def give_up(self) -> None:
-        self._lost(None)
+        self._drop(None)
 
     async def _moved(self, primary: Host) -> None:
         await super()._moved(primary)
@@ -100,10 +100,10 @@ class RedisDriver(Driver):
         self, commands: Sequence[tuple[Argument, ...]], timeout: float, *, alone: bool = False
     ) -> list[Any]:
         self._check_process()
-        packed = b"".join(map(pack, commands))  # before it takes room: fails if a text cannot be encoded
-        room = None if alone else self._room()
-        if room is not None:
-            await room.acquire()
+        packed = b"".join(map(pack, commands))  # before it takes a permit: fails if a text cannot be encoded
+        permit = None if alone else self._in_flight()
+        if permit is not None:
+            await permit.acquire()
         deadline = asyncio.get_running_loop().time() + timeout
         connection: ServerConnection | None = None
         losses = self._losses
@@ -117,8 +117,8 @@ class RedisDriver(Driver):
             if connection is not None:
                 connection.end()
             raise StoreUnavailableError(self._address.url, str(error)) from error
-        except (ServerError, ConnectionLostError, OSError) as error:
-            self._lost(connection)
+        except (ServerError, DisconnectedError, OSError) as error:
+            self._drop(connection)
             if isinstance(error, StoreError):
                 raise
             raise self._failure(error, timeout) from error
@@ -132,8 +132,8 @@ class RedisDriver(Driver):
         finally:
             if connection is not None:
                 self._busy.discard(connection)
-            if room is not None:
-                room.release()
+            if permit is not None:
+                permit.release()
 
     def _failure(self, error: Exception, timeout: float) -> StoreError:
         if isinstance(error, ServerError):
@@ -161,7 +161,7 @@ class RedisDriver(Driver):
         may lead there, too.
         """
         if any(map(_leads_elsewhere, replies)):
-            self._lost(connection)
+            self._drop(connection)
         elif self._closed or losses != self._losses or len(self._free) >= KEPT_CONNECTIONS:
             connection.end()
         else:
@@ -204,10 +204,10 @@ class RedisDriver(Driver):
             return await super()._locate()
         # The hosts of the URL, too: all others can have new addresses since the last search.
         known = tuple(dict.fromkeys((*self._members, *self._address.hosts)))
-        found, self._members = await locate(self._prefix, known, self._address, self._options)
-        return found
+        primary, self._members = await locate(self._prefix, known, self._address, self._options)
+        return primary
 
-    def _lost(self, connection: ServerConnection | None) -> None:
+    def _drop(self, connection: ServerConnection | None) -> None:
         """Close a failed connection and all idle ones, unless it led to a server that the driver has left already.
 
         All idle ones lead to one server, so they would fail one after the other.

@@ -112,7 +112,7 @@ async def connect(
 ) -> None:
     """Connect to one address of a host, or to the path of a socket, and sign in; then the owner has the connection.
 
-    Raises ConnectionLostError, CallTimeoutError, and ServerError if the server refuses the connection.
+    Raises DisconnectedError, CallTimeoutError, and ServerError if the server refuses the connection.
     """
     connection = _made(server, address, options, given)
     connection.owner, connection.deadline = owner, deadline

@@ -33,7 +33,7 @@ PASSING_CODES = (
     "UNBLOCKED",
 )
 NOT_LOCAL = "Script attempted to access a non local key"
-"""While the hash slot of a namespace moves, a script can get the text NOT_LOCAL in place of TRYAGAIN. The script has
+"""While the hash slot of a namespace moves, a script can get the text NOT_LOCAL instead of TRYAGAIN. The script has
 written nothing in that case."""
 
 _LAYOUT = re.compile(r"\bLAYOUT:? (\S+)")
@@ -43,9 +43,9 @@ _DISK_ADVICE = (
     "when its disk has room again, run BGREWRITEAOF before it restarts, because it may refuse to load the file that it "
     "has now"
 )
-"""The step after a failed write of the append-only file.
+"""What to do after a failed write of the append-only file.
 
-A server with `appendfsync everysec` goes on when its disk has room. If it has rewritten the file since it started, the
+A server with `appendfsync everysec` goes on when its disk has space. If it has rewritten the file since it started, the
 file now has zeros between two commands: the server removed the incomplete command, and wrote the next one where the
 incomplete one had ended. Seen with Redis 8.0.2 and Valkey 8.1.1.
 """
@@ -82,7 +82,7 @@ _ARGUMENTS = re.compile(r",? with args beginning with: .*", re.DOTALL)
 
 def cause_in_text(text: str) -> Cause:
     """Return the cause that the text of an error tells, with either client library."""
-    return next((found for pattern, found in _CAUSES if pattern.search(text)), Cause.OTHER)
+    return next((cause for pattern, cause in _CAUSES if pattern.search(text)), Cause.OTHER)
 
 
 def user_of(address: Address, credentials: Credentials | None) -> str:

@@ -5,19 +5,19 @@ from __future__ import annotations
 _ENDING = ("LOADING ", "NOAUTH ", "WRONGPASS ", "ERR max number of clients ")
 
 
-class ConnectionLostError(Exception):
+class DisconnectedError(Exception):
     """There is no connection: it was closed, or could not be opened."""
 
 
-def not_connected(server: object, cause: BaseException) -> ConnectionLostError:
+def not_connected(server: object, cause: BaseException) -> DisconnectedError:
     """The error for a connection that could not be opened."""
     if isinstance(cause, TimeoutError):
-        return ConnectionLostError(f"Timeout connecting to {server}")
+        return DisconnectedError(f"Timeout connecting to {server}")
     number, *rest = cause.args or (type(cause).__name__,)
-    return ConnectionLostError(f"Error {number} connecting to {server}." + (f" {rest[0]}." if rest else ""))
+    return DisconnectedError(f"Error {number} connecting to {server}." + (f" {rest[0]}." if rest else ""))
 
 
-class ProtocolError(ConnectionLostError):
+class ProtocolError(DisconnectedError):
     """The server sent data that is no reply, or a reply to no command."""
 
 

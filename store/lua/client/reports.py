@@ -43,4 +43,4 @@ class Reports:
 
     def keep(self, prefix: str, there: Container[str]) -> None:
         """Note which values exist, of those whose name has the prefix."""
-        self._left_out = {one for one in self._left_out if not one.startswith(prefix) or one in there}
+        self._left_out = {name for name in self._left_out if not name.startswith(prefix) or name in there}

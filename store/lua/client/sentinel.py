@@ -28,7 +28,7 @@ from .address import Address
 from .connection import ServerConnection
 from .connection_options import ConnectionOptions, sentinel_options, server_options
 from .credentials import Credentials
-from .replies import ConnectionLostError, ServerError
+from .replies import DisconnectedError, ServerError
 from .subscription import Subscription
 
 LOGGER = logging.getLogger("peerjob.store")
@@ -67,7 +67,7 @@ class SentinelAnswers:
     @property
     def newest(self) -> Primary | None:
         """The newest configuration, if possible of a sentinel that can reach the primary."""
-        return max(self.known, key=lambda one: (one.epoch, not one.down), default=None)
+        return max(self.known, key=lambda primary: (primary.epoch, not primary.down), default=None)
 
 
 class Sentinels:
@@ -167,7 +167,7 @@ class Sentinels:
             flat: list[bytes] = await _asked(host, self._options, "SENTINEL", "MASTER", self._name)
         except ServerError as error:
             raise self._refusal(host, error) from error
-        except (ConnectionLostError, OSError) as error:
+        except (DisconnectedError, OSError) as error:
             reason = f"no answer within {ASK_TIMEOUT:g} s" if isinstance(error, TimeoutError) else str(error)
             raise StoreUnavailableError(url, f"{host}: {reason}") from error
         try:
@@ -202,7 +202,7 @@ class Sentinels:
         """Raise StoreUnavailableError if a server is not a primary. Other errors appear at the first call."""
         try:
             role = (await _asked(host, self._server_options, "ROLE"))[0]
-        except (ServerError, ConnectionLostError, OSError):
+        except (ServerError, DisconnectedError, OSError):
             return
         if role != b"master":
             raise StoreUnavailableError(self._address.url, f"{host} is not the primary any more, or not yet")

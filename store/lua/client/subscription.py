@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from .connection import ServerConnection
-from .replies import ConnectionLostError, ServerError
+from .replies import DisconnectedError, ServerError
 
 
 class Subscription(ServerConnection):
@@ -23,7 +23,7 @@ class Subscription(ServerConnection):
             raise reply
 
     async def next_message(self) -> Any:
-        """Return the next message; a cancelled call loses none. Raises ConnectionLostError."""
+        """Return the next message; a cancelled call loses none. Raises DisconnectedError."""
         message = await self._messages.get()
         if isinstance(message, Exception):
             raise message
@@ -32,7 +32,7 @@ class Subscription(ServerConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         """End `next_message`."""
         super().connection_lost(exc)
-        self._messages.put_nowait(ConnectionLostError(str(exc)))
+        self._messages.put_nowait(DisconnectedError(str(exc)))
 
     def _received(self, replies: list[Any]) -> None:
         answers = self._count if self._answer is not None else 0

@@ -13,7 +13,7 @@ import pytest
 from peerjob.store.lua.client.address import parse_address
 from peerjob.store.lua.client.connection import ServerConnection
 from peerjob.store.lua.client.connection_options import server_options
-from peerjob.store.lua.client.replies import CallTimeoutError, ConnectionLostError, ProtocolError, ServerError
+from peerjob.store.lua.client.replies import CallTimeoutError, DisconnectedError, ProtocolError, ServerError
 from peerjob.store.url import Host
 from support.waiting import PATIENCE, until
 
@@ -122,7 +122,7 @@ async def test_the_timer_of_a_short_call_does_not_shorten_a_later_call() -> None
         (b"-NOAUTH Authentication required.\r\n", ServerError),
         (b"!nonsense\r\n", ProtocolError),
         (PONG + PONG, ProtocolError),
-        (b"", ConnectionLostError),
+        (b"", DisconnectedError),
     ],
     ids=["loading", "not signed in", "no reply", "two replies", "closed"],
 )
@@ -150,7 +150,7 @@ async def test_an_idle_connection_that_the_server_spoils_is_closed(sent: bytes) 
     async with connected(serve) as connection:
         opened.set()
         await until(lambda: connection.is_closed)
-        with pytest.raises(ConnectionLostError):
+        with pytest.raises(DisconnectedError):
             await call(connection)
 
 
@@ -163,7 +163,7 @@ async def test_the_end_of_a_connection_fails_the_call_under_way() -> None:
     async with connected(serve) as connection:
         waiting = call(connection)
         connection.end()
-        with pytest.raises(ConnectionLostError):
+        with pytest.raises(DisconnectedError):
             await waiting
         assert connection.is_closed
 
@@ -179,7 +179,7 @@ async def test_a_connection_that_fails_after_its_answer_is_closed() -> None:
     async with connected(serve) as connection:
         answer = call(connection)
         await until(answer.done)
-        connection.fail(ConnectionLostError("the sentinels chose another primary"))
+        connection.fail(DisconnectedError("the sentinels chose another primary"))
         assert await answer == [b"PONG"]
         assert connection.is_closed
 
