@@ -1,4 +1,4 @@
-"""Scheduled → Processing: the command `claim`."""
+"""Scheduled → Processing: the command `claim`, in four parts: repeat an answer, move what fell due, select, take."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import cast
 from peerjob.model.record import MAX_BATCH_BYTES, Claim, Claimed, Want, check_batch
 from peerjob.model.state import State
 
-from .queues import move_due, remove_from_queue
+from .queues import move_delayed, remove_from_queue
 from .state import InstanceData
 from .transaction import ReferenceTransaction
 
@@ -23,13 +23,12 @@ def claim(
     node = transaction.node(incarnation)
     if node is None:
         return Claimed(now_us=transaction.now_us, dead=True)
-    known = transaction.answered(incarnation, command, request)
-    if known is not None:
-        return _repeated(transaction, incarnation, cast("Claimed", known.answer))
-    if command == "hint-claim" and _is_late(transaction, incarnation, request):
-        return Claimed(now_us=transaction.now_us)
-    _fall_due(transaction, incarnation, want)
-    claims = take(transaction, incarnation, transaction.choices.claimed(claimable(transaction, want), want))
+    repeated = repeat_answer(transaction, incarnation, command, request)
+    if repeated is not None:
+        return repeated
+    move_due(transaction, incarnation, want)
+    selected = transaction.choices.claimed(select_due(transaction, want), want)
+    claims = take(transaction, incarnation, selected)
     next_due_us = None
     if claims:
         node.idle = None
@@ -42,25 +41,55 @@ def claim(
     return answer
 
 
-def claimable(transaction: ReferenceTransaction, want: Want) -> list[str]:
+def repeat_answer(transaction: ReferenceTransaction, incarnation: str, command: str, request: str) -> Claimed | None:
+    """The answer of the first run of a request, without the claims that have ended since; None for a new request."""
+
+    def still_held(claim: Claim) -> bool:
+        instance = transaction.state.instances.get(claim.id)
+        return (
+            instance is not None
+            and instance.state is State.PROCESSING
+            and (instance.owner, instance.fence) == (incarnation, claim.fence)
+        )
+
+    known = transaction.answered(incarnation, command, request)
+    if known is not None:
+        answer = cast("Claimed", known.answer)
+        claims = tuple(claim for claim in answer.claims if still_held(claim))
+        return Claimed(claims=claims, now_us=answer.now_us, next_due_us=answer.next_due_us)
+    last = transaction.state.answers.get((incarnation, command))
+    # the requests of an incarnation grow: a call of `claim_on_hint` that waited on a lost connection comes too late
+    is_late = command == "hint-claim" and last is not None and request < last.request
+    return Claimed(now_us=transaction.now_us) if is_late else None
+
+
+def move_due(transaction: ReferenceTransaction, incarnation: str, want: Want) -> None:
+    """Move what is due from the delayed instances. It wakes nodes for the kinds that this claim does not take."""
+    for instance in move_delayed(transaction):
+        if want.limit == 0 or want.kinds.get(instance.kind, 0) == 0:
+            transaction.wake(instance.kind, but=incarnation)
+
+
+def select_due(transaction: ReferenceTransaction, want: Want) -> list[str]:
     """The instances that a claim may take: lowest priority number first, then earliest due time, then id.
 
-    A suspect that comes first is taken alone, if suspects are wanted. Other suspects are passed over.
+    A suspect that comes first is taken alone, if suspects are wanted. Other suspects are passed over, and so are the
+    instances of a kind of which nothing remains to take.
     """
     remaining = Counter(dict(want.kinds))
     queues = [queue for kind, queue in transaction.state.ready.items() if remaining[kind] > 0]
     ids: list[str] = []
     bytes_left = MAX_BATCH_BYTES
-    for at, (_, _, id) in enumerate(merge(*queues)):
-        one = transaction.state.instances[id]
-        if len(ids) == want.limit or (ids and bytes_left < len(one.spec)):
+    for number, (_, _, id) in enumerate(merge(*queues)):
+        instance = transaction.state.instances[id]
+        if len(ids) == want.limit or (ids and bytes_left < len(instance.spec)):
             break
-        if one.suspect:
-            if want.suspects and at == 0:
+        if instance.suspect:
+            if want.suspects and number == 0:
                 return [id]
-        elif remaining[one.kind] > 0:
-            remaining[one.kind] -= 1
-            bytes_left -= len(one.spec)
+        elif remaining[instance.kind] > 0:
+            remaining[instance.kind] -= 1
+            bytes_left -= len(instance.spec)
             ids.append(id)
     return ids
 
@@ -69,45 +98,19 @@ def take(transaction: ReferenceTransaction, incarnation: str, ids: Sequence[str]
     """Give instances to an incarnation, each with a new fence. The attempt counts."""
     claims: list[Claim] = []
     for id in ids:
-        one = transaction.state.instances[id]
-        remove_from_queue(transaction, one)
+        instance = transaction.state.instances[id]
+        remove_from_queue(transaction, instance)
         transaction.state.last_fence += 1
-        one.fence, one.owner, one.started = transaction.state.last_fence, incarnation, False
-        one.attempts += 1
-        transaction.transition(one, State.PROCESSING, transaction.name(incarnation))
-        claims.append(to_claim(one))
+        instance.fence, instance.owner, instance.started = transaction.state.last_fence, incarnation, False
+        instance.attempts += 1
+        transaction.transition(instance, State.PROCESSING, transaction.name(incarnation))
+        claims.append(to_claim(instance))
     return claims
-
-
-def _fall_due(transaction: ReferenceTransaction, incarnation: str, want: Want) -> None:
-    """Move what is due from the delayed instances. It wakes nodes for the kinds that this claim does not take."""
-    for one in move_due(transaction):
-        if want.limit == 0 or want.kinds.get(one.kind, 0) == 0:
-            transaction.wake(one.kind, but=incarnation)
 
 
 def _kinds_left(transaction: ReferenceTransaction, want: Want) -> list[str]:
     """The kinds of which a claim leaves due instances."""
     return [kind for kind in transaction.state.ready if want.kinds.get(kind, 0) > 0]
-
-
-def _repeated(transaction: ReferenceTransaction, incarnation: str, answer: Claimed) -> Claimed:
-    """The answer of the first run, without the claims that have ended since."""
-
-    def still_held(claim: Claim) -> bool:
-        one = transaction.state.instances.get(claim.id)
-        return (
-            one is not None and one.state is State.PROCESSING and (one.owner, one.fence) == (incarnation, claim.fence)
-        )
-
-    claims = tuple(claim for claim in answer.claims if still_held(claim))
-    return Claimed(claims=claims, now_us=answer.now_us, next_due_us=answer.next_due_us)
-
-
-def _is_late(transaction: ReferenceTransaction, incarnation: str, request: str) -> bool:
-    """Whether a later call of `claim_on_hint` was answered: the requests of an incarnation grow."""
-    last = transaction.state.answers.get((incarnation, "hint-claim"))
-    return last is not None and request < last.request
 
 
 def to_claim(instance: InstanceData) -> Claim:

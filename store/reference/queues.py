@@ -40,7 +40,7 @@ def remove_from_queue(transaction: ReferenceTransaction, instance: InstanceData)
     discard(state.delayed, (instance.due_us, instance.id))
 
 
-def move_due(transaction: ReferenceTransaction) -> list[InstanceData]:
+def move_delayed(transaction: ReferenceTransaction) -> list[InstanceData]:
     """Make the delayed instances claimable that are due by now; returns them."""
     delayed, moved = transaction.state.delayed, list[InstanceData]()
     while delayed and delayed[0][0] <= transaction.now_us and len(moved) < MAX_MOVED:
