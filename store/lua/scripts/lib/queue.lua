@@ -123,8 +123,9 @@ local function prepare_queue(kind, suspect, shrinks, first)
   return key
 end
 
--- Instances enter a queue only through add_to_queue, and hints.lua wakes nodes for them. `newly_due` counts the new
--- claimable instances by kind; `earliest_delayed` is the earliest of the new delayed ones.
+-- Instances enter a queue only through add_to_queue, and hints.lua wakes nodes for them. The one exception is add_plain in
+-- arrival.lua, for one instance alone. `newly_due` counts the new claimable instances by kind; `earliest_delayed` is the
+-- earliest of the new delayed ones.
 local newly_due, earliest_delayed = {}, nil
 
 -- The last queue is kept with its planned writes: most instances of a batch enter the same queue.
