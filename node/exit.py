@@ -103,7 +103,7 @@ async def outlast(task: asyncio.Task[None], on_cancel: Callable[[], None] = lamb
 
 
 async def call_after(event: asyncio.Event, call: Callable[[], None]) -> None:
-    """Call a function once an event is set."""
+    """Call a function when an event is set."""
     await event.wait()
     call()
 

@@ -259,11 +259,11 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
     async def stop(self, grace: Duration = GRACE) -> None:
         """Stop claiming, let running bodies continue for `grace`, then cancel them, hand back the rest, and leave.
 
-        Peers run instances that were handed back at once, without a counted attempt. Idempotent. Running bodies may use
-        the node until they end. If this call is cancelled, the grace ends, and the node still leaves. A `start` under
-        way raises NodeStateError, and so does this call in another event loop than `start`, unless that loop is closed:
-        then the call releases what the node holds, without a grace, unless such a call is under way in a third loop.
-        In a child that was forked after `start`, it does nothing: the node of the parent goes on.
+        Peers immediately run instances that were handed back, without a counted attempt. Idempotent. Running bodies may
+        use the node until they end. If this call is cancelled, the grace ends, and the node still leaves. A `start`
+        under way raises NodeStateError, and so does this call in another event loop than `start`, unless that loop is
+        closed: then the call releases what the node holds, without a grace, unless such a call is under way in a third
+        loop. In a child that was forked after `start`, it does nothing: the node of the parent goes on.
         """
         seconds, runtime = to_seconds(grace, "grace"), self._runtime
         if self._is_forked:

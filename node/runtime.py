@@ -235,8 +235,8 @@ class NodeRuntime:
             logger.log(logging.WARNING if promises.shared else logging.INFO, "%s: %s", self._store.url, warning)
         await self._join()
         self.lease.start()
-        await self.catalogue.settle()
-        await self.job_schedules.settle()
+        await self.catalogue.publish_first()
+        await self.job_schedules.flush()
         for role in self.roles:
             self._start(role)
 
@@ -269,7 +269,7 @@ class NodeRuntime:
         flushed = self.joined and await self.claim_loop.flush(LAST_COMMIT)
         await self.processors.close()
         if self.joined:
-            await self.log_lines.settle(LAST_COMMIT)
+            await self.log_lines.flush(LAST_COMMIT)
         if flushed:
             await self.claim_loop.flush(LAST_COMMIT)
         await self.claim_loop.stop()

@@ -51,8 +51,8 @@ def as_exception(error: BaseException) -> Exception:
     return BodyError(error)
 
 
-def signal_in(error: BaseException) -> Fail | Retry | Snooze | None:
-    """The signal in an error or a group of errors: the first Fail, else the first Retry, else the first Snooze."""
+def control_exception_in(error: BaseException) -> Fail | Retry | Snooze | None:
+    """The control exception in an error or a group: the first Fail, else the first Retry, else the first Snooze."""
     errors = errors_in(error)
     for kind in (Fail, Retry, Snooze):
         for raised in errors:
@@ -62,15 +62,15 @@ def signal_in(error: BaseException) -> Fail | Retry | Snooze | None:
 
 
 def describe_error(error: BaseException) -> ErrorInfo:
-    """Describe an error as it is stored; a group with a signal by the signal, and the traceback of the whole group.
+    """Describe an error as it is stored; a group by its control exception, with the traceback of the whole group.
 
     Never raises, even if methods of the error do.
     """
     if isinstance(error, BodyError):
         error = error.cause
-    signal = signal_in(error)
-    if signal is not None and signal is not error:
-        return msgspec.structs.replace(_described(error), type=type_name(signal), message=message_of(signal))
+    raised = control_exception_in(error)
+    if raised is not None and raised is not error:
+        return msgspec.structs.replace(_described(error), type=type_name(raised), message=message_of(raised))
     return _described(error)
 
 

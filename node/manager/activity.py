@@ -17,7 +17,7 @@ from peerjob.store.base import Store
 SLOTS_A_MINUTE = 60_000_000 // SLOT_US
 LAG_US = 5_000_000
 """A slot is shown this long after its end: nodes write their samples within `activity.MAX_DELAY` seconds."""
-STEPS_AT_ONCE = 10
+STEPS_BATCH = 10
 """Steps after which other tasks of the event loop run."""
 
 _Row = tuple[int, ActivityRow]
@@ -50,7 +50,7 @@ async def _activity_of(samples: Sequence[ActivitySample], first: int, last: int)
     events = Counter[str]()
     for sample in samples:
         step = sample.slot - first
-        if step % STEPS_AT_ONCE == 0:
+        if step % STEPS_BATCH == 0:
             await asyncio.sleep(0)
         for kind, row in sample.rows.items():
             rows.setdefault(kind, []).append((step, row))

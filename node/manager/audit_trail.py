@@ -1,6 +1,6 @@
 """The audit log of a node: each acting call of a caller becomes a record in the log and in the store.
 
-Records go to the logger at once. They go to the store together, once a second, so that no call waits for its record.
+Records go to the logger immediately. They go to the store together, once a second, so no call waits for its record.
 Calls that schedule and differ in nothing that the record shows share one record in the store.
 """
 
@@ -104,7 +104,7 @@ class AuditTrail(BackgroundRole):
             logger.warning("%d record(s) did not get into the store, which was away; this log has them", self._dropped)
             self._dropped = 0
 
-    async def settle(self) -> None:
+    async def flush_now(self) -> None:
         """Write the records now, unless the node has ended or the store does not answer."""
         try:
             async with asyncio.timeout(FLUSH_SECONDS):
@@ -115,4 +115,4 @@ class AuditTrail(BackgroundRole):
     async def stop(self) -> None:
         """Stop, and write the last records."""
         await super().stop()
-        await self.settle()
+        await self.flush_now()

@@ -108,7 +108,7 @@ class Enqueuer:
         self._store = store
         self._node = node
         self.add = Batcher(self._enqueue, _batches_of, make_context).ask
-        """Store one instance; returns once the store has the instance."""
+        """Store one instance; returns when the store has the instance."""
 
     async def add_many(self, instances: Sequence[NewInstance]) -> list[Enqueued]:
         """Store many instances, in batches; returns answers in their order."""

@@ -25,7 +25,7 @@ POLL = 0.25
 MAX_FOLLOW = 15.0
 """Most seconds until another node follows an instruction. A live node gets the instruction with each renewal.
 
-A client waits in turns of 20 s, and for `undrain` 30 s. A later turn of a drain takes the drain as begun.
+A client waits by long polls of 20 s, and for `undrain` 30 s. A later poll of a drain takes the drain as begun.
 """
 
 
@@ -33,7 +33,7 @@ class NodeClusterManager(NodeJobManager):
     """The verbs of a node for the nodes of its cluster."""
 
     async def registered_jobs(self, kind: str | None = None, *, schemas: bool = False) -> list[RegisteredJob]:
-        self._note_registered()
+        self._remember_registered()
         listed = {one.kind: one for one in await self._need_runtime().catalogue.listed(kind)}
         jobs = [_own(job, self._registered_us[job.kind]) for job in self.jobs() if kind in (None, job.kind)]
         jobs += [_other(one) for one in listed.values() if self.find_job(one.kind) is None]

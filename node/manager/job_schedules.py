@@ -71,13 +71,13 @@ class JobSchedules(BackgroundRole):
     async def run(self) -> None:
         while True:
             if self._check_needed:
-                await self._find_lost()
+                await self._find_missing()
             await self.write()
             self._added.clear()
             if not self._check_needed:
                 await self._added.wait()
 
-    async def _find_lost(self) -> None:
+    async def _find_missing(self) -> None:
         """Make schedules pending that are missing and were not removed on purpose; raises StoreError."""
         names, missing = list(self._registered), set[str]()
         for at in range(0, len(names), MAX_SCHEDULES):
@@ -86,14 +86,14 @@ class JobSchedules(BackgroundRole):
             missing |= {name for name, row in zip(part, rows, strict=True) if row is None}
         if missing:
             missing -= await self._removed()
-        lost = {name: one for name, one in self._registered.items() if name in missing}
-        self._pending |= lost
+        definitions = {name: one for name, one in self._registered.items() if name in missing}
+        self._pending |= definitions
         self._check_needed = False
-        if lost:
+        if definitions:
             logger.warning(
                 "the store has lost %d schedule(s) that code defines, such as %r; node %r writes them again",
-                len(lost),
-                next(iter(lost)),
+                len(definitions),
+                next(iter(definitions)),
                 self._node,
             )
 
@@ -106,7 +106,7 @@ class JobSchedules(BackgroundRole):
             revision, more = page.revision, page.more
         return removed
 
-    async def settle(self) -> None:
+    async def flush(self) -> None:
         """Write pending schedules before schedules are read; after an error of the store, the role tries again."""
         if self._pending:
             with contextlib.suppress(StoreError):
@@ -121,29 +121,29 @@ class JobSchedules(BackgroundRole):
         while names := list(self._pending)[:MAX_SCHEDULES]:
             rows = await self._store.get_schedules(names)
             # write the schedules concurrently, because a store can combine concurrent writes
-            settled = await asyncio.gather(
-                *(self._settle_one(name, row) for name, row in zip(names, rows, strict=True)), return_exceptions=True
+            stored = await asyncio.gather(
+                *(self._store_one(name, row) for name, row in zip(names, rows, strict=True)), return_exceptions=True
             )
-            for error in settled:
+            for error in stored:
                 if isinstance(error, BaseException):
                     raise error
-            if not all(settled):
+            if not all(stored):
                 await asyncio.sleep(self.clock.random.uniform(0, MAX_CONFLICT_WAIT))
 
-    async def _settle_one(self, name: str, row: ScheduleRow | None) -> bool:
+    async def _store_one(self, name: str, row: ScheduleRow | None) -> bool:
         definition = self._pending.get(name)
         if definition is None:
             return True
         try:
-            settled = await self._settled(name, definition, row)
+            stored = await self._write_one(name, definition, row)
         except StoreRefusedError as error:
             logger.error("schedule %r is not written, the store refuses it: %s", name, error)  # noqa: TRY400
-            settled = True
-        if settled and self._pending.get(name) is definition:
+            stored = True
+        if stored and self._pending.get(name) is definition:
             del self._pending[name]
-        return settled
+        return stored
 
-    async def _settled(self, name: str, definition: Definition, row: ScheduleRow | None) -> bool:
+    async def _write_one(self, name: str, definition: Definition, row: ScheduleRow | None) -> bool:
         """Write a schedule if necessary; False if another node changed the schedule after it was read."""
         written = digest(definition)
         if row is not None:

@@ -109,12 +109,12 @@ class NodeJobManager(Manager):
         # make the definitions first, so that an invalid definition raises before any job is added
         defined = self._call_encoder.defined(found)
         self._registry.add(found)
-        self._note_registered()
+        self._remember_registered()
         if self._runtime is not None:
             self._runtime.job_schedules.add(defined)
             self._runtime.kinds_changed()
 
-    def _note_registered(self) -> None:
+    def _remember_registered(self) -> None:
         now_us = self.clock.time_us()
         self._registered_us = {one.kind: self._registered_us.get(one.kind, now_us) for one in self._registry.jobs()}
 
@@ -362,8 +362,8 @@ class NodeJobManager(Manager):
         runtime = self._need_runtime()
         await self._prepare({record.kind for record in old})
         new = [
-            structs.replace(self._call_encoder.again(record), id=derived_id(request, record.id), due_us=due_us + place)
-            for place, record in enumerate(old)
+            structs.replace(self._call_encoder.again(record), id=derived_id(request, record.id), due_us=due_us + index)
+            for index, record in enumerate(old)
         ]
         answers = await runtime.enqueuer.add_many(new)
         repeated = [one.id for one, answer in zip(new, answers, strict=True) if answer.repeated]

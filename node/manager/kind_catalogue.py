@@ -63,7 +63,7 @@ class KindCatalogue(BackgroundRole):
         super().__init__(clock)
         self._max_kinds = max_kinds
         self._admitted: set[str] = set()
-        self._room = 0
+        self._remaining = 0
         self._counted_at: float | None = None
         self._store = store
         self._node = node
@@ -92,7 +92,7 @@ class KindCatalogue(BackgroundRole):
         """Publish the kinds soon, because they have changed."""
         self._changed.set()
 
-    async def settle(self) -> None:
+    async def publish_first(self) -> None:
         """Publish the kinds before the node claims; after an error of the store, the role tries again."""
         with contextlib.suppress(StoreError):
             await self.publish()
@@ -166,16 +166,16 @@ class KindCatalogue(BackgroundRole):
         if self._counted_at is None or now - self._counted_at >= MAX_COUNT_AGE:
             counts = (await self._store.health()).counts
             self._counted_at = now
-            self._room = self._max_kinds - len(counts)
+            self._remaining = self._max_kinds - len(counts)
             self._admitted = set(counts)
         if kind in self._admitted:
             return
-        if self._room <= 0:
+        if self._remaining <= 0:
             raise StoreFullError(
                 f"no room for another kind: the namespace has {self._max_kinds:,} kinds or more, the limit "
                 f"(StoreLimits.max_kinds), and no node has published {kind!r}"
             )
-        self._room -= 1
+        self._remaining -= 1
         self._admitted.add(kind)
 
     async def check_served(self, kind: str) -> bool:

@@ -54,16 +54,11 @@ class LogLineWriter(BackgroundRole):
             self._added.clear()
             await self.flush()
 
-    async def settle(self, seconds: float) -> None:
-        """Write the waiting lines, for so many seconds at most."""
+    async def flush(self, seconds: float | None = None) -> None:
+        """Write the waiting lines, and wait for a write that is in progress, for so many seconds at most."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.flush()
-
-    async def flush(self) -> None:
-        """Write the waiting lines, and wait for a write that is in progress."""
-        async with self._writing:
-            await self._flush()
+            async with asyncio.timeout(seconds), self._writing:
+                await self._flush()
 
     async def _flush(self) -> None:
         while self._waiting:

@@ -43,7 +43,7 @@ class NodeScheduleManager(NodeJobManager):
     # -- reading -----------------------------------------------------------------------------------------------------
 
     async def schedules(self) -> list[Schedule]:
-        await self._need_runtime().job_schedules.settle()
+        await self._need_runtime().job_schedules.flush()
         return [Schedule(self, row) for row in await all_schedules(self._store)]
 
     async def lookup_schedule(self, name: str) -> Schedule:
@@ -137,7 +137,7 @@ class NodeScheduleManager(NodeJobManager):
 
     async def remove_schedule(self, schedule: ScheduleView | str) -> bool:
         runtime = self._need_runtime()
-        await runtime.job_schedules.settle()
+        await runtime.job_schedules.flush()
         return await self._store.remove_schedule(name_of(schedule), request=runtime.ids.one())
 
     async def trigger_schedule(
@@ -197,7 +197,7 @@ class NodeScheduleManager(NodeJobManager):
 
     async def _change(self, name: str, change: Callable[[ScheduleRow | None], SchedulePut | ScheduleRow]) -> Schedule:
         """Write the result of `change`, a row for no change; call `change` again if another change came first."""
-        await self._need_runtime().job_schedules.settle()
+        await self._need_runtime().job_schedules.flush()
         for _ in range(MAX_ATTEMPTS):
             (row,) = await self._store.get_schedules([name])
             wanted = change(row)
@@ -210,7 +210,7 @@ class NodeScheduleManager(NodeJobManager):
         raise self._contended(name)
 
     async def _row(self, schedule: ScheduleView | str) -> ScheduleRow:
-        await self._need_runtime().job_schedules.settle()
+        await self._need_runtime().job_schedules.flush()
         (row,) = await self._store.get_schedules([name_of(schedule)])
         return _found(schedule, row)
 

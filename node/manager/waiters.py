@@ -31,7 +31,7 @@ class Waiters(BackgroundRole):
         self._wake = asyncio.Event()
 
     async def final(self, id: str) -> Record:
-        """Return the record of an instance once it is final; raises UnknownInstanceError."""
+        """Return the record of an instance when it is final; raises UnknownInstanceError."""
         future: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(id, []).append(future)
         self._new.add(id)

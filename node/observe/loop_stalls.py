@@ -86,5 +86,5 @@ class LoopWatch:
         frame = sys._current_frames().get(self._thread)  # pyright: ignore[reportPrivateUsage]
         if frame is None:
             return name
-        place = traceback.extract_stack(frame, limit=1)[0]
-        return f"{name}, at {place.filename}:{place.lineno} in {place.name}"
+        location = traceback.extract_stack(frame, limit=1)[0]
+        return f"{name}, at {location.filename}:{location.lineno} in {location.name}"

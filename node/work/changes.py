@@ -118,7 +118,7 @@ class ChangeListener:
             try:
                 told.append((on_complete, instance.outcome()))
             except Exception as error:  # noqa: BLE001  # an unreadable result must not stop the claim loop
-                self._processors.note(run, on_complete, "was not called: the result cannot be read:", error)
+                self._processors.report(run, on_complete, "was not called: the result cannot be read:", error)
         context = run.context
         if context is not None:
             self._context_backend.runs[context] = run

@@ -31,7 +31,7 @@ POLL = 1.0
 QUIET = 3 * POLL
 """Seconds for which an idle node does not claim without a hint after a renewal: the answer said that no work is due."""
 MAX_SPREAD_US = 10_000
-"""Most microseconds by which an idle node claims later than an instance is due, so that not all nodes claim at once."""
+"""Most microseconds by which an idle node claims later than an instance is due, so not all nodes claim together."""
 MAX_WAIT = 60.0
 """Most seconds for which an idle node trusts the due time of the last answer: clocks drift."""
 MAX_SLEEP = 10.0
@@ -95,7 +95,7 @@ class ClaimLoop(BackgroundRole):
     def renewed(self, work_due: bool | None) -> None:
         """Plan the next claim without a hint by the answer to a renewal (`Renewed.work_due`)."""
         if work_due:
-            limit, _ = self._pool.room(self._kinds())
+            limit, _ = self._pool.claimable(self._kinds())
             if limit:
                 self._waker.hint()
         elif work_due is not None:
@@ -155,7 +155,7 @@ class ClaimLoop(BackgroundRole):
                 continue
             found = await self._found_done(asked.entries, acks) if asked.apart else acks
             # remove the request only when every answer is known: if an error came after the removal, the runs of the
-            # request would never settle
+            # request would wait for ever
             self._in_flight.requests.popleft()
             self._failures = 0
             self._in_flight.rounds += 1
@@ -164,7 +164,7 @@ class ClaimLoop(BackgroundRole):
                 call_listener(
                     "round", observer.round_ended, answered_at - asked_at, asked.entries, acks, claimed.claims
                 )
-            self._settle(asked.entries, found)
+            self._acknowledge(asked.entries, found)
             if asked.want is not None:
                 self._claim_wait = 0.0
                 self._take(asked.incarnation, claimed, loop.time())
@@ -173,7 +173,7 @@ class ClaimLoop(BackgroundRole):
 
     async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Sleep until a part of the node wakes the claim loop, or until a claim without a hint is due."""
-        limit, _ = self._pool.room(self._kinds())
+        limit, _ = self._pool.claimable(self._kinds())
         claim_at = max(min(self._poll_at, self._due_at), self._no_claim_until)
         if limit and claim_at <= loop.time() + MAX_SLEEP:
             timer = loop.call_at(claim_at, self._waker.wake)
@@ -204,7 +204,7 @@ class ClaimLoop(BackgroundRole):
         if claim is None:
             return
         kinds = self._kinds()
-        if (kinds is not claim.kinds and kinds != claim.kinds) or not self._pool.room(kinds)[0]:
+        if (kinds is not claim.kinds and kinds != claim.kinds) or not self._pool.claimable(kinds)[0]:
             claim.withdraw()
 
     # -- requests ----------------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ class ClaimLoop(BackgroundRole):
     def _want(self, now: float) -> Want | None:
         if now < self._no_claim_until or (not self._waker.hinted and now < min(self._poll_at, self._due_at)):
             return None
-        limit, caps = self._pool.room(self._kinds())
+        limit, caps = self._pool.claimable(self._kinds())
         if not limit:
             return None
         self._waker.hinted = False
@@ -280,7 +280,7 @@ class ClaimLoop(BackgroundRole):
         }
         return [Ack.DONE if run.claim.id in done else ack for (run, _), ack in zip(entries, acks, strict=True)]
 
-    def _settle(self, entries: Sequence[Entry], acks: Sequence[Ack]) -> None:
+    def _acknowledge(self, entries: Sequence[Entry], acks: Sequence[Ack]) -> None:
         """Tell waiters and processors of the outcomes that the store accepted."""
         for (run, outcome), ack in zip(entries, acks, strict=True):
             if outcome.action is Action.REPORT:
@@ -352,7 +352,7 @@ class ClaimLoop(BackgroundRole):
     async def _let_bodies_start(self, claimed: Claimed) -> None:
         """Let claimed bodies start before the next request, unless outcomes wait for it.
 
-        Bodies that end at once are part of that request.
+        Bodies that end immediately are part of that request.
         """
         if claimed.claims and not self._unsent_reports.awaited:
             await asyncio.sleep(0)

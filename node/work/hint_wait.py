@@ -28,10 +28,10 @@ HINTS_WAIT = 5.0
 """Most seconds that one call waits for hints. After a change of incarnation, the next call uses the new incarnation."""
 BUSY_WAIT = 0.25
 """Most seconds of the first wait while a body runs; each further one is twice as long, up to HINTS_WAIT."""
-SETTLE = 0.005
+SLEEP_WAIT = 0.005
 """Most seconds after a hint about work until the next wait begins. A claim loop that has nothing to send by then lets
 the next wait end with a claim, too."""
-LOST = (Hint("cancel", ""), Hint("schedule", ""), Hint("leader", ""))
+MISSED_HINTS = (Hint("cancel", ""), Hint("schedule", ""), Hint("leader", ""))
 """Hints that a call without an answer can have taken. The readers of other hints ask the store each second anyway."""
 REFUSED_WAIT = 30.0
 """Seconds without claims ahead after the store refused one for good."""
@@ -96,7 +96,7 @@ class HintWait:
         """The claim for the next wait; None if the node is busy."""
         if self._expects_work and not self._in_flight.claim_loop_sleeps.is_set() and not self._expects_changes():
             try:
-                async with asyncio.timeout(SETTLE):
+                async with asyncio.timeout(SLEEP_WAIT):
                     await self._in_flight.claim_loop_sleeps.wait()
             except TimeoutError:
                 return None
@@ -109,7 +109,7 @@ class HintWait:
         ):
             return None
         kinds = self._kinds()
-        limit, caps = self._pool.room(kinds)
+        limit, caps = self._pool.claimable(kinds)
         if not limit:
             return None
         self._serial += 1
@@ -144,7 +144,7 @@ class HintWait:
             raise
         except Exception as error:  # noqa: BLE001  # no refused claim may keep the node from its hints
             self._refused(error)
-            return LOST
+            return MISSED_HINTS
         finally:
             claim.waits = False
         if claim.given_up:
@@ -166,12 +166,12 @@ class HintWait:
             raise
         except Exception as error:  # noqa: BLE001  # as in `_wait`
             self._refused(error)
-            return LOST
+            return MISSED_HINTS
         self._in_flight.end_hinted_claim()
         self._waker.hint()  # the first call can have taken a hint about work
         if claimed is not None and (claimed.claims or claimed.dead):
             self._taken(claim, claimed)
-        return (*hints, *LOST)
+        return (*hints, *MISSED_HINTS)
 
     def _taken(self, claim: HintedClaim, claimed: Claimed) -> None:
         if claimed.claims:

@@ -13,7 +13,7 @@ from peerjob.model.errors import Fail, JobTimedOut, PayloadTooLargeError, Peerjo
 from peerjob.model.policy import Policy
 from peerjob.model.record import Action, Outcome
 from peerjob.model.spec import encode
-from peerjob.node.body.errors import BodyError, describe_error, signal_in
+from peerjob.node.body.errors import BodyError, control_exception_in, describe_error
 from peerjob.node.body.typed_positions import Encoded
 
 from .backoff import FALLBACK, BackoffFailed, backoff_seconds, isolated
@@ -23,7 +23,7 @@ from .run import Run
 logger = logging.getLogger("peerjob.node")
 
 Entry = tuple[Run, Outcome]
-Signal = Fail | Retry | Snooze
+ControlException = Fail | Retry | Snooze
 
 
 class OutcomeBuilder:
@@ -50,10 +50,10 @@ class OutcomeBuilder:
     def failed(self, run: Run, policy: Policy, error: BaseException, instance: Instance[Any]) -> Outcome:
         """The body raised an error: retry if the policy allows it."""
         error = error.cause if isinstance(error, BodyError) else error
-        signal = signal_in(error)
-        if isinstance(signal, Fail) or not self._may_retry(run, policy, error, signal):
+        raised = control_exception_in(error)
+        if isinstance(raised, Fail) or not self._may_retry(run, policy, error, raised):
             return self.terminated(run, error)
-        return self._retry(run, policy, error, instance, signal if isinstance(signal, Retry) else None)
+        return self._retry(run, policy, error, instance, raised if isinstance(raised, Retry) else None)
 
     def timed_out(self, run: Run, policy: Policy, error: BaseException, instance: Instance[Any]) -> Outcome:
         """The attempt took too long: retry as after an error. The last attempt ends as TimedOut."""
@@ -69,16 +69,18 @@ class OutcomeBuilder:
         self._failures.failed(run, error, info, "it ends as Terminated", level=logging.ERROR)
         return outcome_of(run, Action.TERMINATE, error=encode(info), note=error_note(info))
 
-    def snoozed(self, run: Run, signal: Snooze) -> Outcome:
+    def snoozed(self, run: Run, raised: Snooze) -> Outcome:
         """The body delayed its own instance."""
-        note = f"snoozed for {format_seconds(signal.seconds)}"
+        note = f"snoozed for {format_seconds(raised.seconds)}"
         self._failures.snoozed(run, note)
-        return put_off(run, signal.seconds, note)
+        return put_off(run, raised.seconds, note)
 
-    def _may_retry(self, run: Run, policy: Policy, error: BaseException, signal: Signal | None = None) -> bool:
+    def _may_retry(
+        self, run: Run, policy: Policy, error: BaseException, raised: ControlException | None = None
+    ) -> bool:
         if policy.max_retries is not None and run.claim.attempts > policy.max_retries:
             return False
-        if isinstance(signal, Retry):
+        if isinstance(raised, Retry):
             return True
         try:
             return bool(isolated(run, policy.retryable, error))
@@ -132,7 +134,7 @@ def outcome_of(
 
 
 def handed_back(run: Run, note: str) -> Outcome:
-    """Give the claim back, so that any node can run the instance at once."""
+    """Give the claim back, so that any node can run the instance immediately."""
     return outcome_of(run, Action.HAND_BACK, note=note)
 
 

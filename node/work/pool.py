@@ -158,7 +158,7 @@ class Pool:
 
     # -- what to claim -----------------------------------------------------------------------------------------
 
-    def room(self, kinds: tuple[str, ...]) -> tuple[int, Caps]:
+    def claimable(self, kinds: tuple[str, ...]) -> tuple[int, Caps]:
         """(limit, kind → cap) of the next claim: free workers, plus what is worth holding ahead. Limit 0: no claim.
 
         The next claim most likely brings the kinds of the last claim. So the slowest kind of the last claim limits how
@@ -322,7 +322,7 @@ class Pool:
         return True
 
     async def quiet_unless(self, hurried: asyncio.Event, seconds: float, least: float = 0.0) -> bool:
-        """Like `quiet`, but once the event is set, wait for only `least` seconds."""
+        """Like `quiet`, but after the event is set, wait for only `least` seconds."""
         quiet = self._loop.create_task(self.quiet(max(seconds, least)))
         hurry = self._loop.create_task(hurried.wait())
         try:

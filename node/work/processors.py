@@ -59,7 +59,7 @@ class Processors:
         try:
             return await self._call(run, callback, instance, error)
         except Exception as raised:  # noqa: BLE001  # an error that `on_terminate` raises is its answer
-            self.note(run, callback, "raised", raised)
+            self.report(run, callback, "raised", raised)
             return raised
 
     def tell(
@@ -78,7 +78,7 @@ class Processors:
                 try:
                     await self._call(run, callback, instance, argument)
                 except Exception as raised:  # noqa: BLE001  # an error of a processor must not stop the node
-                    self.note(run, callback, "raised", raised)
+                    self.report(run, callback, "raised", raised)
 
         return self._track(instance.id, chain())
 
@@ -137,7 +137,7 @@ class Processors:
             answer = await self._threads.run(call, on_cancel=_give_up)
         return await _harmless(answer) if inspect.isawaitable(answer) else answer
 
-    def note(self, run: Run | None, callback: Callable[..., Any], what: str, raised: Exception) -> None:
+    def report(self, run: Run | None, callback: Callable[..., Any], what: str, raised: Exception) -> None:
         """Log the failure of a processor on its instance and on the node."""
         cause = raised.cause if isinstance(raised, BodyError) else raised
         self._log(run, f"processor {_name(callback)} {what} {type_name(cause)}: {message_of(cause)}")

@@ -47,7 +47,7 @@ def parts_of(asked: StoreRequest, error: Exception, new_request: Callable[[], st
                 run.claim.id,
                 run.claim.kind,
                 outcome.action,
-                "without its logs, progress and note" if reduced == 1 else "with this error in place of its result",
+                "without its logs, progress and note" if reduced == 1 else "with this error instead of its result",
                 error,
             )
             return [replace(asked, entries=[(run, less)], request=new_request(), reduced=reduced, apart=True)]

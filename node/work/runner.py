@@ -18,7 +18,7 @@ from peerjob.model.record import Action, Outcome
 from peerjob.model.references import StoredReferenceError
 from peerjob.model.spec import Spec, decode_spec
 from peerjob.node.body.binding import Binding, StoredArgumentError
-from peerjob.node.body.errors import BodyError, signal_in
+from peerjob.node.body.errors import BodyError, control_exception_in
 from peerjob.node.body.executor import Executor
 from peerjob.node.body.injection import clear_cancellations
 from peerjob.node.body.registry import Registry
@@ -177,9 +177,9 @@ class InstanceRunner:
     async def _raised(
         self, run: Run, binding: Binding, policy: Policy, context: Context, error: BaseException
     ) -> Outcome:
-        signal = signal_in(error)
-        if isinstance(signal, Snooze):
-            return self._outcome_builder.snoozed(run, signal)
+        raised = control_exception_in(error)
+        if isinstance(raised, Snooze):
+            return self._outcome_builder.snoozed(run, raised)
         reason = context.cancel_reason
         if reason == "timeout" or reason == "user":
             return await self._cancelled(run, policy, reason)
@@ -187,7 +187,7 @@ class InstanceRunner:
             return await self._misfit(run, binding, error)
         if reason is None and isinstance(error, asyncio.CancelledError) and clear_cancellations() and self._loop_ends():
             reason = "drain"  # the event loop is being closed, so the node stops
-        elif signal is not None or not context.told:
+        elif raised is not None or not context.told:
             reason = None
         if reason is not None:
             return handed_back(run, HANDED_BACK[reason])

@@ -134,7 +134,7 @@ class UnsentReports:
     def take_reports(self, batch: list[Entry], now: float) -> list[Entry]:
         """Reports of running bodies that fit into a batch, and do not end in it."""
         ending = {run.claim.id for run, _ in batch}
-        room = MAX_BATCH - len(batch)
+        remaining = MAX_BATCH - len(batch)
         starts, self._starts = self._starts, []
         self._report_due = False
         runs = [run for run in self._running() if run.has_report and run not in starts]
@@ -145,7 +145,7 @@ class UnsentReports:
             if run.claim.id in ending or run.ended or run.lost:
                 if run.acked is not None and awaited:
                     run.acked.set_result(Ack.LOST)
-            elif len(reports) < room and size < MAX_BATCH_BYTES:
+            elif len(reports) < remaining and size < MAX_BATCH_BYTES:
                 if awaited:
                     run.started_at = now
                 started = report(run)

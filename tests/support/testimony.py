@@ -55,8 +55,8 @@ def _state(node: Node) -> Iterator[str]:
     )
     for request in runtime.in_flight.requests:
         yield f"claim loop: unanswered request {request.request} with {len(request.entries)} outcomes, {request.want}"
-    limit, caps = runtime.pool.room(loop._kinds())
-    yield f"pool: room for {limit} ({caps}), {runtime.pool.running} run, {runtime.pool.waiting} wait"
+    limit, caps = runtime.pool.claimable(loop._kinds())
+    yield f"pool: claims {limit} at most ({caps}), {runtime.pool.running} run, {runtime.pool.waiting} wait"
     lease = runtime.lease
     yield (
         f"lease: trusted {lease.trusted}, last answer {lease.age:.1f} s ago, {lease.failures} failures, "

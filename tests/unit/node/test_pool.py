@@ -144,7 +144,7 @@ class Hashed(str):
 async def test_the_caps_of_a_claim_take_no_longer_with_many_kinds(bench: Bench) -> None:
     kinds = tuple(Hashed(f"kind-{number}") for number in range(100))
     for _ in range(10):
-        limit, caps = bench.pool.room(kinds)
+        limit, caps = bench.pool.claimable(kinds)
         assert caps.get("kind-7") == limit == 1
     assert [kind.times for kind in kinds] == [1] * 100
 
@@ -172,7 +172,7 @@ def test_what_is_claimed_ahead_is_bounded_however_quick_the_bodies_are(
 async def test_the_backlog_is_bounded_however_quick_the_bodies_are(bench: Bench) -> None:
     bench.prefetch.measured("k", 0)
     claims = 0
-    while limit := bench.pool.room(("k",))[0]:
+    while limit := bench.pool.claimable(("k",))[0]:
         assert limit <= MAX_BATCH
         await bench.take(*(f"{number}" for number in range(claims, claims + max(1, limit // 10))))
         claims = bench.pool.waiting + bench.pool.running

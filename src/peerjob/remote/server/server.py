@@ -119,7 +119,7 @@ class Server(GrpcServer):
         """Refuse new calls, end streams and waits, give other calls `grace` to end; idempotent."""
         to_seconds(grace, "grace")
         # the store can be closed before the last calls have ended
-        await self._trail.settle()
+        await self._trail.flush_now()
         health, self._health = self._health, None
         if health is not None:
             await health.stop()
