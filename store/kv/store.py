@@ -105,12 +105,12 @@ class GuardedKeyValue:
         await self._kv.open()
         removed = 0
         while True:
-            (found,) = await self._kv.read([below(root, _WIPE_BATCH, keys_only=True)])
-            if not found.items:
+            (answer,) = await self._kv.read([below(root, _WIPE_BATCH, keys_only=True)])
+            if not answer.items:
                 return removed
-            last = found.items[-1][0]
-            await self._kv.txn([Transaction([], [Delete(found.items[0][0], f"{last}\0")])])
-            removed += len(found.items)
+            last = answer.items[-1][0]
+            await self._kv.txn([Transaction([], [Delete(answer.items[0][0], f"{last}\0")])])
+            removed += len(answer.items)
 
 
 class KVStore(

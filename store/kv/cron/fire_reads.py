@@ -148,13 +148,13 @@ async def _read_entries(context: KVContext, reads: FireReads, fires: Iterable[Fi
             uniques.append(keys.unique(fire.instance.kind, fire.instance.key))
     if not records and not uniques:
         return
-    found = await context.kv.get([*records, *states, *uniques])
-    for key, entry in _present(records, found):
+    entries = await context.kv.get([*records, *states, *uniques])
+    for key, entry in _present(records, entries):
         record = context.decoded(entry, key, decode_fire)
         if record is not None:
             reads.ledger[key] = record
-    reads.made = {key[len(keys.state) :] for key, _ in _present(states, found[len(records) :])}
-    taken = dict(_present(uniques, found[2 * len(records) :]))
+    reads.made = {key[len(keys.state) :] for key, _ in _present(states, entries[len(records) :])}
+    taken = dict(_present(uniques, entries[2 * len(records) :]))
     owners = [entry.value.decode(errors="replace") for entry in taken.values()]
     present = dict(zip(owners, await context.kv.get([keys.state + id for id in owners]), strict=True)) if owners else {}
     for key, entry in taken.items():

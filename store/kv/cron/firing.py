@@ -123,7 +123,7 @@ class FireCommands(CancelCommands):
         if cursor is not None:
             end = min(end, ledger + cursor)
         wanted = Range(start, max(start, end), max(1, min(limit, _MAX_PAGE)), reverse=True)
-        (found,) = await self._kv.read([wanted])
-        readable = (context.decoded(entry, key, decode_fire) for key, entry in found.items)
+        (answer,) = await self._kv.read([wanted])
+        readable = (context.decoded(entry, key, decode_fire) for key, entry in answer.items)
         records = tuple(record for record in readable if record is not None)
-        return FirePage(records, found.items[-1][0][len(ledger) :] if found.more and found.items else None)
+        return FirePage(records, answer.items[-1][0][len(ledger) :] if answer.more and answer.items else None)

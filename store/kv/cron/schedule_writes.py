@@ -55,7 +55,7 @@ class ScheduleEdit(ABC):
         self.is_done = False
 
     @abstractmethod
-    def transaction(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Transaction | None:
+    def transaction(self, revision: int, now_us: int, entries: Mapping[str, Entry | None]) -> Transaction | None:
         """The transaction that writes the edit with this revision; None if the edit has nothing to write."""
 
     def written(self) -> None:
@@ -119,13 +119,13 @@ class ScheduleWriter:
     async def _try(self, edits: Sequence[ScheduleEdit]) -> None:
         context, counter = self._context, self._context.keys.revisions
         wanted = [counter, *dict.fromkeys(key for edit in edits for key in edit.keys)]
-        found = dict(zip(wanted, await context.kv.get(wanted), strict=True))
-        revisions = await read_revisions(context, found[counter])
+        entries = dict(zip(wanted, await context.kv.get(wanted), strict=True))
+        revisions = await read_revisions(context, entries[counter])
         revision, now_us, removals = revisions.latest, context.clock.time_us(), 0
         planned: list[ScheduleEdit] = []
         transactions: list[Transaction] = []
         for edit in edits:
-            transaction = edit.transaction(revision + 1, now_us, found)
+            transaction = edit.transaction(revision + 1, now_us, entries)
             if transaction is not None:
                 revision += 1
                 removals += edit.removes
@@ -139,7 +139,7 @@ class ScheduleWriter:
         )
         count = Transaction([], [Put(counter, encode(after)), *(Delete(key) for key in dropped)])
         # each put and each removal compares the revision counter, so that no two writes get the same revision
-        guard = Compare(counter, mod=mod_of(found[counter]))
+        guard = Compare(counter, mod=mod_of(entries[counter]))
         applied = await context.kv.txn([count, *transactions], guards=[guard])
         for edit, answer in zip(planned, applied.answers[1:], strict=True):
             if answer is not None:
@@ -164,9 +164,9 @@ class PutEdit(ScheduleEdit):
         self._put = put
         self.row: ScheduleRow | None = None
 
-    def transaction(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Transaction | None:
+    def transaction(self, revision: int, now_us: int, entries: Mapping[str, Entry | None]) -> Transaction | None:
         context, keys, put = self._context, self._context.keys, self._put
-        schedule_entry, next_entry, slot = (found[key] for key in self.keys)
+        schedule_entry, next_entry, slot = (entries[key] for key in self.keys)
         old, next_fire = read_pair(context, put.name, schedule_entry, next_entry)
         waiting = read_slot(context, put.name, slot)
         if not _is_expected(put, old, next_fire):
@@ -217,11 +217,15 @@ class RemoveEdit(ScheduleEdit):
         self._lease = lease
         self.removed = False
 
-    def transaction(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Transaction | None:
+    def transaction(self, revision: int, now_us: int, entries: Mapping[str, Entry | None]) -> Transaction | None:
         context, keys = self._context, self._context.keys
-        schedule_entry, next_entry, known = (found[key] for key in self.keys)
+        schedule_entry, next_entry, known = (entries[key] for key in self.keys)
         is_there = schedule_entry is not None or next_entry is not None
-        parts = [one for one in read_parts(context, self.name, schedule_entry, next_entry) if one is not None]
+        parts = [
+            read_part
+            for read_part in read_parts(context, self.name, schedule_entry, next_entry)
+            if read_part is not None
+        ]
         # a schedule with a damaged part has no certain revision: it can be removed without one
         current = parts[0].revision if len(parts) == 2 and parts[0].revision == parts[1].revision else None
         if known is not None or not is_there or self._expected not in (None, current):
@@ -296,8 +300,8 @@ async def used_revisions(context: KVContext) -> Revisions:
     )
     positions = [
         key[len(prefix) :]
-        for prefix, found in ((keys.changed, changed), (keys.removed, removed))
-        for key, _ in found.items
+        for prefix, listed in ((keys.changed, changed), (keys.removed, removed))
+        for key, _ in listed.items
     ]
     latest = max((int(position[:18]) for position in positions), default=0)
     return Revisions(latest, removed.count, latest)

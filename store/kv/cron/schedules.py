@@ -57,7 +57,7 @@ class ScheduleCommands(KVCommands):
     async def _read_schedules(self, names: Sequence[str]) -> list[ScheduleRow | None]:
         check_count(names, "schedules")
         context, keys = self._context, self._keys
-        found: dict[str, ScheduleRow] = {}
+        rows: dict[str, ScheduleRow] = {}
         pending = list(dict.fromkeys(names))
         for _ in range(ROUNDS):
             torn: list[str] = []
@@ -70,11 +70,11 @@ class ScheduleCommands(KVCommands):
                     schedule_entry, next_entry, slot_entry = entries[3 * position : 3 * position + 3]
                     schedule, next_fire = read_parts(context, name, schedule_entry, next_entry)
                     if schedule is not None and next_fire is not None and are_pair(schedule, next_fire):
-                        found[name] = to_schedule_row(name, schedule, next_fire, read_slot(context, name, slot_entry))
+                        rows[name] = to_schedule_row(name, schedule, next_fire, read_slot(context, name, slot_entry))
                     elif _is_torn((schedule, next_fire), (schedule_entry, next_entry)):
                         torn.append(name)
             pending = torn
-        return [found.get(name) for name in names]
+        return [rows.get(name) for name in names]
 
     @retried
     async def changed_schedules(self, revision: int, *, limit: int = MAX_SCHEDULES) -> SchedulePage:

@@ -55,8 +55,8 @@ class SlotRepair:
         if next_fire is None:
             return {}
         ledger = keys.ledger(next_fire.epoch)
-        (found,) = await context.kv.read([Range(ledger, prefix_end(ledger), _MAX_FIRES, reverse=True)])
-        records = [context.decoded(entry, key, decode_fire) for key, entry in reversed(found.items)]
+        (answer,) = await context.kv.read([Range(ledger, prefix_end(ledger), _MAX_FIRES, reverse=True)])
+        records = [context.decoded(entry, key, decode_fire) for key, entry in reversed(answer.items)]
         return await context.rows([record.instance for record in records if record is not None and record.instance])
 
     async def _queued(self, rows: dict[str, tuple[int, Row]]) -> list[str]:

@@ -92,13 +92,13 @@ class Counts:
             self.add_up(page, sums)
         return sums
 
-    def summed(self, found: Found) -> dict[str, list[int]]:
+    def summed(self, answer: Found) -> dict[str, list[int]]:
         """Sums over the shards, by escaped kind."""
-        return self.add_up(found, {})
+        return self.add_up(answer, {})
 
-    def add_up(self, found: Found, sums: dict[str, list[int]]) -> dict[str, list[int]]:
+    def add_up(self, answer: Found, sums: dict[str, list[int]]) -> dict[str, list[int]]:
         """Add counters to sums over the shards, by escaped kind."""
-        for key, entry in found.items:
+        for key, entry in answer.items:
             kind, values = kind_of(self._keys, key), self._counted(key, entry)
             known = sums.get(kind)
             sums[kind] = values if known is None else [a + b for a, b in zip(known, values, strict=True)]
@@ -112,16 +112,16 @@ class Counts:
             return [0] * SLOTS
         return values
 
-    async def mend(self, found: Found) -> None:
+    async def mend(self, answer: Found) -> None:
         """Write zeros to the unreadable ones of these counters, which count as zeros."""
-        for key, entry in found.items:
+        for key, entry in answer.items:
             if self._unreadable.read(key, entry, decode_counts, WRITTEN_ANEW) is None:
                 await self._kv.txn([Transaction([Compare(key, mod=entry.mod)], [Put(key, encode([0] * SLOTS))])])
 
     async def page(self, start: str) -> tuple[Found, str]:
         """Some counters from a key on, and the start of the next page, "" after the last."""
-        (found,) = await self._kv.read([Range(start, prefix_end(self._keys.count), _PAGE)])
-        return found, found.next_key if found.more else ""
+        (answer,) = await self._kv.read([Range(start, prefix_end(self._keys.count), _PAGE)])
+        return answer, answer.next_key if answer.more else ""
 
 
 class CounterShard:

@@ -79,14 +79,14 @@ class IndexFeed:
 
     def _lowest(self, count: int) -> list[_Index]:
         """The indexes with the lowest bounds."""
-        found: list[_Index] = []
-        while len(found) < count and (index := self._first) is not None:
+        indexes: list[_Index] = []
+        while len(indexes) < count and (index := self._first) is not None:
             heapq.heappop(self._bounds)
-            if index not in found:  # a bound that did not change during a read is in the heap twice
-                found.append(index)
-        for index in found:
+            if index not in indexes:  # a bound that did not change during a read is in the heap twice
+                indexes.append(index)
+        for index in indexes:
             self._remember_bound(index)
-        return found
+        return indexes
 
     def _remember_bound(self, index: _Index) -> None:
         """Add the bound of an index to the heap, after the bound has changed."""
@@ -140,11 +140,11 @@ class IndexFeed:
             for index in self._indexes
         ]
 
-    def has_new(self, found: Sequence[Found]) -> bool:
+    def has_new(self, answers: Sequence[Found]) -> bool:
         """Whether `repeated_reads` found new entries."""
         return any(
             entries.more or any(key[len(index.head.queue) :] not in index.scan.positions for key, _ in entries.items)
-            for index, entries in zip(self._indexes, found, strict=True)
+            for index, entries in zip(self._indexes, answers, strict=True)
         )
 
     def heads(self) -> list[Head]:

@@ -121,14 +121,14 @@ class _Reading:
         for window, answers in zip(windows, await self._read(windows, 2 * self._limit), strict=True):
             if len(self.ids) >= self._limit:
                 return
-            if any(found.more for found in answers):
+            if any(answer.more for answer in answers):
                 await self._divide(window)
             else:
                 self._take(window, answers)
 
     def _take(self, window: Window, answers: Sequence[Found]) -> None:
-        for index, found in zip(self._indexes, answers, strict=True):
-            self.ids.update(key[len(index) :] for key, _ in found.items)
+        for index, answer in zip(self._indexes, answers, strict=True):
+            self.ids.update(key[len(index) :] for key, _ in answer.items)
         self.at = window.start
 
     async def _divide(self, window: Window) -> None:
@@ -137,19 +137,19 @@ class _Reading:
         if len(parts) == 1:
             (answers,) = await self._read([window], self._limit, reverse=True)
             self._take(window, answers)
-            self.cut = any(found.more for found in answers)
+            self.cut = any(answer.more for answer in answers)
             return
         few: list[Window] = []
         count = 0
         for part, answers in zip(parts, await self._read(parts, 1), strict=True):
-            if max(found.count for found in answers) > self._limit:
+            if max(answer.count for answer in answers) > self._limit:
                 await self._add_joined(few)
                 if not self.done:
                     await self._divide(part)
                 few, count = [], 0
             else:
                 few.append(part)
-                count += sum(found.count for found in answers)
+                count += sum(answer.count for answer in answers)
                 if count >= self._limit - len(self.ids):
                     await self._add_joined(few)
                     few, count = [], 0

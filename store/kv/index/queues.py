@@ -150,9 +150,9 @@ class Queues:
                 continue
             guards, group = [Compare(keys.head(queue))], ""
             if queue in kinds:
-                found = groups[kinds[queue]]
-                guards.append(Compare(kinds[queue], mod=mod_of(found)))
-                group = "" if found is None else group_of(found.value)
+                group_entry = groups[kinds[queue]]
+                guards.append(Compare(kinds[queue], mod=mod_of(group_entry)))
+                group = "" if group_entry is None else group_of(group_entry.value)
             heads[queue] = Head(queue, "", 0, group), guards
         return heads
 
@@ -216,11 +216,11 @@ class Queues:
         """The read of the heads of all delayed queues."""
         return below(self._keys.head(self._keys.due) + "/")
 
-    def heads(self, found: Found) -> list[Head]:
+    def heads(self, answer: Found) -> list[Head]:
         """The heads that a read found, without those that are reserved for later releases."""
         heads = [
             self.head(self._keys.queue_of(key), entry)
-            for key, entry in found.items
+            for key, entry in answer.items
             if not key.startswith(self._reserved)
         ]
         for head in heads:
@@ -250,8 +250,8 @@ class Queues:
 
     async def read(self, scans: Sequence[Scan], limit: int) -> None:
         """Read the next window of each scan."""
-        for scan, found in zip(scans, await self._kv.read([scan.window(limit) for scan in scans]), strict=True):
-            scan.take(found, limit)
+        for scan, answer in zip(scans, await self._kv.read([scan.window(limit) for scan in scans]), strict=True):
+            scan.take(answer, limit)
 
     async def first(self, scan: Scan, limit: int) -> None:
         """Read until a scan has found `limit` entries, or all."""

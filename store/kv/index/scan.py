@@ -95,24 +95,24 @@ class Scan:
         stop = prefix_end(queue) if self._end == AFTER_ALL else queue + self._end
         return Range(queue + self.at, stop, limit)
 
-    def take(self, found: Found, limit: int) -> None:
+    def take(self, answer: Found, limit: int) -> None:
         """Add the entries of a window."""
         cut, start = len(self.head.queue), self.at
-        for key, entry in found.items:
+        for key, entry in answer.items:
             self.positions.append(key[cut:])
             self.entries.append(entry)
-        if found.count > len(found.items):
+        if answer.count > len(answer.items):
             self.at = self.positions[-1] + "!"
         else:
             self.at = self._end
             self.done = self._end == self._until
-        self._adapt(found, start, 2 * max(limit, 8))
+        self._adapt(answer, start, 2 * max(limit, 8))
 
-    def _adapt(self, found: Found, start: str, wanted: int) -> None:
+    def _adapt(self, answer: Found, start: str, wanted: int) -> None:
         """Set the width of the next window by the entries of the last one, so that the next one has about `wanted`."""
-        widths, seen = self._widths, len(found.items)
+        widths, seen = self._widths, len(answer.items)
         over_gap = self._width == widths.gap
-        widths.short = found.count <= 4 * wanted and (widths.short or self.done)
+        widths.short = answer.count <= 4 * wanted and (widths.short or self.done)
         if widths.short and self.done:
             return  # the next scan reads the whole queue
         if seen == 0:
@@ -133,15 +133,15 @@ class Scan:
             self._gap_from = None
         part = (last - first) * wanted // seen
         crowded = first // self._instant == last // self._instant
-        if found.count > 4 * wanted:
+        if answer.count > 4 * wanted:
             if crowded:
                 widths.fine = max(1, part)
-                widths.coarse = max(self._instant, min(widths.coarse, self._width * wanted // found.count))
+                widths.coarse = max(self._instant, min(widths.coarse, self._width * wanted // answer.count))
             else:
                 widths.coarse = max(self._instant, part)
         elif widths.fine and crowded and seen > 1:
             widths.fine = max(widths.fine, part)
-        elif found.count * 4 < wanted and not over_gap:
+        elif answer.count * 4 < wanted and not over_gap:
             widths.coarse = max(widths.coarse, self._width) * 4
         self._width = widths.fine or widths.coarse
 

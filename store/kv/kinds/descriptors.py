@@ -72,41 +72,47 @@ class DescriptorCommands(KVCommands):
     @retried
     async def publish_descriptors(self, descriptors: Sequence[KindDescriptor]) -> list[bool]:
         check_batch(len(descriptors))
-        await self._publish([one.kind for one in descriptors])
+        await self._publish([descriptor.kind for descriptor in descriptors])
         missing: dict[str, bool] = {}
         left, lease = list(descriptors), 0
         for _ in range(ROUNDS):
             now_us, kept_us = self._clock.time_us(), self._context.limits.kinds_kept_us
-            keys = [self._keys.descriptor(one.kind) for one in left]
+            keys = [self._keys.descriptor(descriptor.kind) for descriptor in left]
             writes: list[tuple[KindDescriptor, Transaction]] = []
-            for one, key, entry in zip(left, keys, await self._kv.get(keys), strict=True):
+            for descriptor, key, entry in zip(left, keys, await self._kv.get(keys), strict=True):
                 stored = self._context.decoded(entry, key, _read) or ()
-                found = _published(one, stored, now_us, fresh_us=kept_us // _PUBLISHED_PARTS)
-                missing[one.kind] = not found[0].schema
-                if found != stored:
+                published = _published(descriptor, stored, now_us, fresh_us=kept_us // _PUBLISHED_PARTS)
+                missing[descriptor.kind] = not published[0].schema
+                if published != stored:
                     lease = lease or await self._kv.grant(kept_us)
                     writes.append(
-                        (one, Transaction([Compare(key, mod=mod_of(entry))], [Put(key, encode(found), lease)]))
+                        (
+                            descriptor,
+                            Transaction([Compare(key, mod=mod_of(entry))], [Put(key, encode(published), lease)]),
+                        )
                     )
             left = list[KindDescriptor]()
             for part in _requests(writes):
                 answers = (await self._kv.txn([transaction for _, transaction in part])).answers
-                left += [one for (one, _), answer in zip(part, answers, strict=True) if answer is None]
+                left += [descriptor for (descriptor, _), answer in zip(part, answers, strict=True) if answer is None]
             if not left:
-                return [missing[one.kind] for one in descriptors]
+                return [missing[descriptor.kind] for descriptor in descriptors]
         raise StoreUnavailableError(self._context.url, "the descriptors of a kind change again and again")
 
     @retried
     async def descriptors(self, kinds: Sequence[str]) -> list[tuple[KindDescriptor, ...]]:
         check_batch(len(kinds))
         keys = [self._keys.descriptor(kind) for kind in kinds]
-        found = [
+        stored_lists = [
             self._context.decoded(entry, key, _read) or ()
             for key, entry in zip(keys, await self._kv.get(keys), strict=True)
         ]
         return [
-            tuple(KindDescriptor(kind=kind, digest=one.digest, body=one.body, schema=one.schema) for one in stored)
-            for kind, stored in zip(kinds, found, strict=True)
+            tuple(
+                KindDescriptor(kind=kind, digest=published.digest, body=published.body, schema=published.schema)
+                for published in stored
+            )
+            for kind, stored in zip(kinds, stored_lists, strict=True)
         ]
 
 
@@ -116,12 +122,12 @@ def _requests(
     """The writes in parts that fit into a request: each transaction writes all descriptors of its kind."""
     part: list[tuple[KindDescriptor, Transaction]] = []
     size = 0
-    for one, transaction in writes:
+    for descriptor, transaction in writes:
         own_size = bytes_of(transaction.compares, transaction.ops)
         if part and (len(part) == MAX_TRANSACTIONS or size + own_size > MAX_REQUEST_BYTES):
             yield part
             part, size = [], 0
-        part.append((one, transaction))
+        part.append((descriptor, transaction))
         size += own_size
     if part:
         yield part
@@ -129,9 +135,9 @@ def _requests(
 
 def _published(new: KindDescriptor, stored: tuple[_Stored, ...], now_us: int, *, fresh_us: int) -> tuple[_Stored, ...]:
     """The descriptors of a kind after one was published; the same object if nothing changes."""
-    old = next((one for one in stored if one.digest == new.digest), None)
+    old = next((published for published in stored if published.digest == new.digest), None)
     schema = new.schema if old is None else old.schema or new.schema
     if old is not None and old is stored[0] and now_us - old.at_us < fresh_us and old.schema == schema:
         return stored
-    others = [one for one in stored if one is not old][: MAX_DESCRIPTORS - 1]
+    others = [published for published in stored if published is not old][: MAX_DESCRIPTORS - 1]
     return (_Stored(now_us, new.digest, new.body, schema), *others)

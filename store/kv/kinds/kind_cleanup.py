@@ -38,8 +38,8 @@ class UnusedKinds:
         counted = {part for part, values in context.counts.summed(page).items() if part and not any(values)}
         groups = {key[len(keys.group) :] for key, _ in grouped.items}
         if counted or groups:
-            (found,) = await context.kv.read([below(keys.node)])
-            rows = [node_of(entry.value) for _, entry in found.items]
+            (answer,) = await context.kv.read([below(keys.node)])
+            rows = [node_of(entry.value) for _, entry in answer.items]
             if UNREADABLE_NODE in rows:
                 return  # the kinds of that node are unknown until it writes its record anew
             infos = await context.kind_sets.whole(rows)
@@ -53,7 +53,9 @@ class UnusedKinds:
         context, keys = self._context, self._context.keys
         prefixes = [f"{keys.root}head/{what}/{part}/" for part in parts for what in ("by", "ready")]
         heads = [
-            head for found in await context.kv.read(list(map(below, prefixes))) for head in context.queues.heads(found)
+            head
+            for answer in await context.kv.read(list(map(below, prefixes)))
+            for head in context.queues.heads(answer)
         ]
         await context.queues.move_on(context.queues.drop(head) for head in heads)
         counters = await context.kv.read([context.counts.of(keys.unescaped(part)) for part in parts])
@@ -91,8 +93,8 @@ class UnusedKinds:
     async def _delete_indexes(self) -> None:
         """Delete the empty indexes of groups that do not exist."""
         context, keys = self._context, self._context.keys
-        (found,) = await context.kv.read([below(f"{keys.root}head/order/", _MAX_KINDS)])
-        heads = context.queues.heads(found)
+        (answer,) = await context.kv.read([below(f"{keys.root}head/order/", _MAX_KINDS)])
+        heads = context.queues.heads(answer)
         if not heads:
             return
         marks = [keys.groups + head.queue[len(keys.root) :].split("/")[1] for head in heads]

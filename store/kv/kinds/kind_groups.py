@@ -46,7 +46,7 @@ class Groups(msgspec.Struct, frozen=True):
 
     def hold(self, marks: Iterable[Found]) -> bool:
         """Whether the markers that were read have the revisions in `marks`."""
-        return [found.items[0][1].mod if found.items else 0 for found in marks] == [*self.marks.values()]
+        return [mark.items[0][1].mod if mark.items else 0 for mark in marks] == [*self.marks.values()]
 
 
 class _Kind(msgspec.Struct, frozen=True):
@@ -70,17 +70,17 @@ class Grouping:
     async def stable(self, kinds: tuple[str, ...]) -> Groups:
         """The groups of these kinds. A kind without a group gets one."""
         for _ in range(8 * ROUNDS):
-            found = await self._groups_of(kinds)
-            groups = list(dict.fromkeys(kind.group for kind in found.values() if kind.group))
+            stored = await self._groups_of(kinds)
+            groups = list(dict.fromkeys(kind.group for kind in stored.values() if kind.group))
             marks = dict(zip(groups, await self._kv.get([self._keys.groups + group for group in groups]), strict=True))
-            moves = _moves(kinds, found, marks)
+            moves = _moves(kinds, stored, marks)
             if not moves and len(groups) > _MANY_GROUPS:
-                moves = _merges(kinds, found, await self._others())
+                moves = _merges(kinds, stored, await self._others())
             if moves:
-                await self._move(moves, found, marks)
+                await self._move(moves, stored, marks)
             # the second read finds groups that changed before the markers were read, and `hold` finds groups that
             # change later
-            elif await self._followed(kinds, found) and await self._groups_of(kinds) == found:
+            elif await self._followed(kinds, stored) and await self._groups_of(kinds) == stored:
                 names = {self._keys.kind(kind): kind for kind in kinds}
                 mods = {group: mod_of(entry) for group, entry in marks.items()}
                 return Groups(kinds, names, mods)
@@ -102,7 +102,7 @@ class Grouping:
     async def _move(
         self,
         moves: Mapping[tuple[str, str], Sequence[str]],
-        found: Mapping[str, _Kind],
+        stored: Mapping[str, _Kind],
         marks: Mapping[str, Entry | None],
     ) -> None:
         """Move kinds to groups, some in each transaction; after a conflict, the caller plans the rest again."""
@@ -119,7 +119,7 @@ class Grouping:
                 counts = {target: known[target][0] + len(part)}
                 if source:
                     counts[source] = known[source][0] - len(part)
-                compares = [Compare(keys.group_of(kind), mod=found[kind].mod) for kind in part]
+                compares = [Compare(keys.group_of(kind), mod=stored[kind].mod) for kind in part]
                 compares += [Compare(keys.groups + group, mod=known[group][1]) for group in counts]
                 ops: list[Op] = [Put(keys.group_of(kind), target.encode()) for kind in part]
                 ops += [
@@ -131,10 +131,10 @@ class Grouping:
                     return
                 known |= {group: (count, applied.revision if count else 0) for group, count in counts.items()}
 
-    async def _followed(self, kinds: Sequence[str], found: Mapping[str, _Kind]) -> bool:
+    async def _followed(self, kinds: Sequence[str], stored: Mapping[str, _Kind]) -> bool:
         """Move the queue heads of the kinds to the indexes of their groups; False after a conflict."""
         keys = self._keys
-        group_of = {keys.kind(kind): group for kind, group in found.items()}
+        group_of = {keys.kind(kind): group for kind, group in stored.items()}
         late = {
             head: (group.group, group.mod)
             for head in await self._heads(kinds)
@@ -146,17 +146,17 @@ class Grouping:
         """The heads of the ready queues of the kinds; if the kinds are many, the heads of all kinds."""
         keys, heads = self._keys, list[Head]()
         if len(kinds) <= _MAX_MOVED:
-            for found in await self._kv.read([below(keys.ready_heads(kind)) for kind in kinds]):
-                heads += self._queues.heads(found)
+            for stored in await self._kv.read([below(keys.ready_heads(kind)) for kind in kinds]):
+                heads += self._queues.heads(stored)
             return heads
         start = keys.head(f"{keys.root}ready/") + "/"
         end = prefix_end(start)
         while True:
-            (found,) = await self._kv.read([Range(start, end, _PAGE)])
-            heads += self._queues.heads(found)
-            if not found.more:
+            (stored,) = await self._kv.read([Range(start, end, _PAGE)])
+            heads += self._queues.heads(stored)
+            if not stored.more:
                 return heads
-            start = found.next_key
+            start = stored.next_key
 
 
 def size_of(entry: Entry | None) -> int:
@@ -165,12 +165,12 @@ def size_of(entry: Entry | None) -> int:
 
 
 def _moves(
-    kinds: Sequence[str], found: Mapping[str, _Kind], marks: Mapping[str, Entry | None]
+    kinds: Sequence[str], stored: Mapping[str, _Kind], marks: Mapping[str, Entry | None]
 ) -> dict[tuple[str, str], list[str]]:
     """(Old group, new group) → kinds to move: kinds without a group, or in a group with kinds of other nodes."""
     name = hashlib.sha256("\0".join(sorted(kinds)).encode()).hexdigest()[:12]
     moves: dict[tuple[str, str], list[str]] = {}
-    for group, members in _by_group(kinds, found).items():
+    for group, members in _by_group(kinds, stored).items():
         if not group:
             moves["", name] = members
         elif len(members) < size_of(marks[group]):
@@ -181,10 +181,10 @@ def _moves(
 
 
 def _merges(
-    kinds: Sequence[str], found: Mapping[str, _Kind], others: Iterable[frozenset[str]]
+    kinds: Sequence[str], stored: Mapping[str, _Kind], others: Iterable[frozenset[str]]
 ) -> dict[tuple[str, str], list[str]]:
     """(Old group, new group) → kinds to move: groups are merged if each node has all of their kinds or none."""
-    own, sets = _by_group(kinds, found), list(others)
+    own, sets = _by_group(kinds, stored), list(others)
     classes: dict[tuple[bool, ...], list[str]] = {}
     for group, members in own.items():
         classes.setdefault(tuple(members[0] in kinds_of_node for kinds_of_node in sets), []).append(group)
@@ -195,8 +195,8 @@ def _merges(
     return moves
 
 
-def _by_group(kinds: Sequence[str], found: Mapping[str, _Kind]) -> dict[str, list[str]]:
+def _by_group(kinds: Sequence[str], stored: Mapping[str, _Kind]) -> dict[str, list[str]]:
     own: dict[str, list[str]] = {}
     for kind in kinds:
-        own.setdefault(found[kind].group, []).append(kind)
+        own.setdefault(stored[kind].group, []).append(kind)
     return own

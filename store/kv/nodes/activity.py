@@ -30,12 +30,12 @@ class ActivityCommands(KVCommands):
 
     @retried
     async def activity(self, first: int, last: int) -> list[ActivitySample]:
-        found: list[ActivitySample] = []
+        samples: list[ActivitySample] = []
         for begin in range(first, last + 1, _BATCH):
             keys = [self._activity_key(slot) for slot in range(begin, min(begin + _BATCH, last + 1))]
             entries = await self._kv.get(keys)
-            found += samples_in([one.value for one in entries if one is not None], first, last)
-        return found
+            samples += samples_in([entry.value for entry in entries if entry is not None], first, last)
+        return samples
 
     def _activity_key(self, slot: int) -> str:
         return f"{self._keys.activity}{position_of(slot):03d}"

@@ -33,7 +33,7 @@ class AuditCommands(KVCommands):
             (entry,) = await self._kv.get([counter])
             before = await self._next(entry)
             ops = [Put(counter, str(before + len(records)).encode())]
-            ops += [Put(self._slot(before + at), msgspec.msgpack.encode(one)) for at, one in enumerate(records)]
+            ops += [Put(self._slot(before + at), msgspec.msgpack.encode(record)) for at, record in enumerate(records)]
             if (await self._kv.txn([Transaction([Compare(counter, mod=mod_of(entry))], ops)])).answers[0] is not None:
                 return
         raise StoreUnavailableError(self._keys.root[:-1], "the audit log changes again and again")
@@ -43,8 +43,8 @@ class AuditCommands(KVCommands):
         (entry,) = await self._kv.get([f"{self._keys.audit}next"])
         after = await self._next(entry)
         first = max(0, after - min(limit, MAX_AUDIT))
-        (found,) = await self._kv.read([self._ring])
-        stored = {key: one.value for key, one in found.items}
+        (answer,) = await self._kv.read([self._ring])
+        stored = {key: entry.value for key, entry in answer.items}
         slots = [self._slot(number) for number in range(after - 1, first - 1, -1)]
         return audit_records(stored[slot] for slot in slots if slot in stored)
 
@@ -58,10 +58,10 @@ class AuditCommands(KVCommands):
         number = 0 if entry is None else number_of(entry.value)
         if number >= 0:
             return number
-        (found,) = await self._kv.read([self._ring])
-        if not found.items:
+        (answer,) = await self._kv.read([self._ring])
+        if not answer.items:
             return MAX_AUDIT
-        latest, _ = max(found.items, key=lambda item: (item[1].mod, item[0]))
+        latest, _ = max(answer.items, key=lambda item: (item[1].mod, item[0]))
         return MAX_AUDIT + int(latest[len(self._keys.audit) :]) + 1
 
     def _slot(self, number: int) -> str:

@@ -150,11 +150,11 @@ class KVElections:
         if self._lease_of_peer and not self._kv.reports_ends:
             (left_us,) = await self._kv.remaining([self._lease_of_peer])
             left = left_us / 1_000_000 + self._spread()
-        found = await self._watch.changed(min(timeout, left))
-        if found and not any(found.values()):
+        changes = await self._watch.changed(min(timeout, left))
+        if changes and not any(changes.values()):
             # the key was deleted: the lease has ended, or the leader resigns, and then tells it
             await self._watch.changed(self._spread())
-        return found != {} or left <= timeout
+        return changes != {} or left <= timeout
 
     def _new_watch(self) -> Watch:
         return self._kv.watch(self._prefix, ends=(self._prefix,) if self._kv.reports_ends else ())

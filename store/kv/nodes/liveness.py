@@ -90,10 +90,10 @@ class KVLiveness:
         now_us, prefix = self._clock.time_us(), self._keys.owned(incarnation)
         async with answer_within(ttl_us * MAX_ANSWER / 1_000_000, url=self._url):
             sign = self._idle_signs.of(incarnation)
-            found = await self._extend(incarnation, ttl_us, running, sign)
-            if found is None:
+            renewed = await self._extend(incarnation, ttl_us, running, sign)
+            if renewed is None:
                 return Renewed(dead=True, now_us=now_us)
-            row, read = found
+            row, read = renewed
             reap_in_us = await self._leases_of_peers.reap_in_us(read.nodes, read.lives, read.peers, ttl_us)
             # a claim or a commit that is on its way makes the two differ for a moment, so the second difference counts
             claims = await self._claim_index.claims(read.owned.items, doubted=self._differs)
@@ -127,12 +127,12 @@ class KVLiveness:
         ranges = [*singles, below(keys.owned(incarnation)), nodes, *ring, *signs]
         lease, self._lease = self._lease, 0
         if lease:
-            alive, found = await kv.extend(lease, ranges)
+            alive, answers = await kv.extend(lease, ranges)
             lease = lease if alive else 0
         else:
-            found = await kv.read(ranges)
-        node, live, layout = (single.items[0][1] if single.items else None for single in found[:3])
-        owned, counted, *rest = found[3:]
+            answers = await kv.read(ranges)
+        node, live, layout = (single.items[0][1] if single.items else None for single in answers[:3])
+        owned, counted, *rest = answers[3:]
         leased, rest = rest[: len(ring)], rest[len(ring) :]
         peers = () if kv.reports_ends else self._leases_of_peers.watched(incarnation, leased)
         return lease, _Read(node, live, layout, owned, counted, leased[-1], peers, rest)
@@ -222,9 +222,9 @@ class LeasesOfPeers:
         live = self._keys.live
         return [Range(f"{live}{incarnation}!", prefix_end(live), WATCHED), below(live, WATCHED)]
 
-    def watched(self, incarnation: str, found: Sequence[Found]) -> list[tuple[str, Entry]]:
+    def watched(self, incarnation: str, answers: Sequence[Found]) -> list[tuple[str, Entry]]:
         """The watched peers in the answers to `reads`."""
-        peers = {key: entry for ring in found for key, entry in ring.items}
+        peers = {key: entry for ring in answers for key, entry in ring.items}
         peers.pop(self._keys.live + incarnation, None)
         return list(peers.items())[:WATCHED]
 

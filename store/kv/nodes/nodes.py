@@ -81,10 +81,10 @@ class NodeCommands(KVCommands):
         await self._mark_returned(keys.node + previous)
         prefix = keys.charged(previous)
         for _ in range(ROUNDS):
-            (found,) = await self._kv.read([below(prefix, _MAX_CHARGES)])
-            if not found.items:
+            (answer,) = await self._kv.read([below(prefix, _MAX_CHARGES)])
+            if not answer.items:
                 return
-            charged = {key[len(prefix) :]: Compare(key, mod=entry.mod) for key, entry in found.items}
+            charged = {key[len(prefix) :]: Compare(key, mod=entry.mod) for key, entry in answer.items}
             rows = await self._context.rows(list(charged))
             changes = [_forgiven(keys.state + id, rows.get(id), charge) for id, charge in charged.items()]
             await self._writer.write(changes)

@@ -86,8 +86,8 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
     async def _dead_row(self, incarnation: str, row: NodeRow) -> NodeRow:
         """The row that marks a node as dead. If a suspect ran on the node, only suspects are charged with the crash."""
         prefix = self._keys.owned(incarnation)
-        (found,) = await self._kv.read([below(prefix)])
-        claims = await self._context.claim_index.claims(found.items)
+        (answer,) = await self._kv.read([below(prefix)])
+        claims = await self._context.claim_index.claims(answer.items)
         rows = await self._context.rows([key[len(prefix) :] for key, owned in claims.items() if owned.suspect])
         ran = any(row.suspect and row.started and row.owner == incarnation for _, row in rows.values())
         return replace(row, ended="dead", suspect_ran=ran)
@@ -105,14 +105,14 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
         node_key, prefix = self._keys.node + incarnation, self._keys.owned(incarnation)
         taken: list[Reaped] = []
         for _ in range(ROUNDS):
-            stored, found = await self._kv.read([Range(node_key), below(prefix, limit)])
-            if not found.items:
+            stored, held = await self._kv.read([Range(node_key), below(prefix, limit)])
+            if not held.items:
                 await self._delete_incarnation(incarnation)
                 return taken, False
             # a return of the process changes the row, and with it what a claim is charged with
             guard = Compare(node_key, mod=stored.items[0][1].mod if stored.items else 0)
             row = node_of(stored.items[0][1].value) if stored.items else node
-            owned = [key[len(prefix) :] for key, _ in found.items]
+            owned = [key[len(prefix) :] for key, _ in held.items]
             taken += await self._take_back_claims(incarnation, row, owned, by, guard)
             if taken:
                 break

@@ -42,17 +42,17 @@ class WatchCommands(ReadCommands):
             # instead of hints of its own
             ends = (self._keys.live,) if self._kv.reports_ends else ()
             watch = self._watches[incarnation] = self._kv.watch(prefix, self._keys.schedules, ends=ends)
-            found = await self._stored_hints(prefix)
+            stored = await self._stored_hints(prefix)
         else:
-            found = await self._changed_keys(watch, prefix, 0)
+            stored = await self._changed_keys(watch, prefix, 0)
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
-        while not found and (left := until - loop.time()) > 0:
-            found = await self._changed_keys(watch, prefix, left)
-        own = [key for key in found if key.startswith(prefix)]
+        while not stored and (left := until - loop.time()) > 0:
+            stored = await self._changed_keys(watch, prefix, left)
+        own = [key for key in stored if key.startswith(prefix)]
         await self._writer.plain([Delete(key) for key in own])
-        hints = [Hint("schedule", "")] if self._keys.revisions in found else []
-        if any(key.startswith(self._keys.live) for key in found):
+        hints = [Hint("schedule", "")] if self._keys.revisions in stored else []
+        if any(key.startswith(self._keys.live) for key in stored):
             hints.append(Hint("dead", ""))
         for key in own:
             topic, _, id = key[len(prefix) :].partition("/")
@@ -60,14 +60,14 @@ class WatchCommands(ReadCommands):
         return hints
 
     async def _changed_keys(self, watch: Watch, prefix: str, timeout: float) -> list[str]:
-        found = await watch.changed(timeout)
-        if found is None:
+        changes = await watch.changed(timeout)
+        if changes is None:
             return [*await self._stored_hints(prefix), self._keys.revisions, self._keys.live]
-        return [*found]
+        return [*changes]
 
     async def _stored_hints(self, prefix: str) -> list[str]:
-        (found,) = await self._kv.read([below(prefix, _MAX_FETCHED, keys_only=True)])
-        return [key for key, _ in found.items]
+        (answer,) = await self._kv.read([below(prefix, _MAX_FETCHED, keys_only=True)])
+        return [key for key, _ in answer.items]
 
     def _stop_watches(self) -> None:
         for incarnation in list(self._watches):
@@ -104,11 +104,11 @@ class WatchCommands(ReadCommands):
             if final:
                 await self._kv.txn([Transaction([], [Delete(keys.watch(id) + incarnation) for id in final])])
         final = [id for id, state in states.items() if state is not None and state.is_final][:FIRST_RECORDS]
-        found: dict[str, Record | State | None] = {
+        shown: dict[str, Record | State | None] = {
             **states,
             **dict(zip(final, await self._read_records(final), strict=True)),
         }
-        return [found[id] for id in ids]
+        return [shown[id] for id in ids]
 
     @retried
     async def watch_changes(self, incarnation: str, ttl: float) -> None:

@@ -92,8 +92,8 @@ class DelayedQueue:
             return delayed
         # the move deletes the entry, so it counts no more
         self._context.unreadable.replaced(key)
-        found = (await self._context.rows([id])).get(id)
-        return None if found is None else Delayed(found[1].kind, found[1].priority, found[1].suspect)
+        stored = (await self._context.rows([id])).get(id)
+        return None if stored is None else Delayed(stored[1].kind, stored[1].priority, stored[1].suspect)
 
     async def next_due(self, heads: Sequence[Head]) -> int | None:
         """The time at which the earliest instance is due; None without one, or if other nodes decide. Moves heads."""

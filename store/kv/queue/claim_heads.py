@@ -41,14 +41,14 @@ class ClaimHeads:
             call.groups = await self._read_groups(call)
         for _ in range(ROUNDS):
             reads = [node, *windowed, context.queues.delayed_heads(), *self.of_ready(call)]
-            nodes, *found = await context.kv.read(reads)
+            nodes, *answers = await context.kv.read(reads)
             if windowed:
                 call.live = [
                     incarnation
-                    for incarnation, entry in ((key[len(lives) :], entry) for key, entry in found.pop(0).items)
+                    for incarnation, entry in ((key[len(lives) :], entry) for key, entry in answers.pop(0).items)
                     if incarnation == call.incarnation or live_of(entry).claims
                 ]
-            delayed, *ready = found
+            delayed, *ready = answers
             call.name, alive = context.name(call.incarnation, nodes.items[0][1] if nodes.items else None)
             if not alive:
                 return False
@@ -68,16 +68,16 @@ class ClaimHeads:
         """Store the heads that were read; False if heads are too many or groups changed, so the caller reads again."""
         queues = self._context.queues
         if call.groups is None:
-            if sum(found.count for found in ready) > _MAX_HEADS:
+            if sum(answer.count for answer in ready) > _MAX_HEADS:
                 call.groups = await self._read_groups(call)
                 return False
-            call.heads = {kind: queues.heads(found) for kind, found in zip(call.kinds, ready, strict=True)}
+            call.heads = {kind: queues.heads(answer) for kind, answer in zip(call.kinds, ready, strict=True)}
             return True
         marks, heads = ready[: len(call.groups.marks)], ready[len(call.groups.marks) :]
         if not call.groups.hold(marks):
             call.groups = await self._read_groups(call)
             return False
-        indexes = [head for found in heads for head in queues.heads(found)]
+        indexes = [head for answer in heads for head in queues.heads(answer)]
         # an earlier attempt of the claim may have read the same heads without indexes, and each queue must count once
         call.heads = {}
         call.feed = IndexFeed(queues, self._context.keys, indexes, call.groups.names, call.now_us)

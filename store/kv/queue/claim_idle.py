@@ -133,17 +133,17 @@ class IdleNodes:
             read = {head.queue for head in selection.heads()}
             new = any(
                 head.queue not in read and (call.want.suspects or "/s/" not in head.queue)
-                for found in take(len(call.kinds))
-                for head in queues.heads(found)
+                for answer in take(len(call.kinds))
+                for head in queues.heads(answer)
             )
         else:
             count = len(call.groups.marks)
             new = not call.groups.hold(take(count))
             indexes = {head.queue for head in call.feed.heads()}
-            new = any(head.queue not in indexes for found in take(count) for head in queues.heads(found)) or new
+            new = any(head.queue not in indexes for answer in take(count) for head in queues.heads(answer)) or new
             new = call.feed.has_new(take(len(indexes))) or new
-        new = any(found.count for found in take(len(selection.heads()))) or new
+        new = any(answer.count for answer in take(len(selection.heads()))) or new
         (delayed,) = take(1)
         begins = {head.queue: head.start for head in call.delayed}
         new = any(head.start < begins.get(head.queue, AFTER_ALL) for head in queues.heads(delayed)) or new
-        return new or any(found.count for found in rest)
+        return new or any(answer.count for answer in rest)

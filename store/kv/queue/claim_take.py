@@ -44,17 +44,17 @@ class Taking:
     async def take(self, call: ClaimCall, selection: Selection) -> bool:
         """Claim the picks; False if other nodes took some or some are unreadable, so that the caller selects again."""
         context = self._context
-        found = await self._claimable(selection.picks, call.claims)
-        if len(found) < len(selection.picks):
-            left = (pick.kind for pick in selection.picks[len(found) :])
-            selection.keep(selection.picks[: len(found)], left)
+        readable = await self._claimable(selection.picks, call.claims)
+        if len(readable) < len(selection.picks):
+            left = (pick.kind for pick in selection.picks[len(readable) :])
+            selection.keep(selection.picks[: len(readable)], left)
         picks = selection.picks
         if not picks:
             return True
-        stale = [pick for pick, claimable in zip(picks, found, strict=True) if claimable is None]
+        stale = [pick for pick, claimable in zip(picks, readable, strict=True) if claimable is None]
         changes: list[Change] = []
         planned: list[tuple[int, str, Row, bytes]] = []
-        for pick, claimable in zip(picks, found, strict=True):
+        for pick, claimable in zip(picks, readable, strict=True):
             if claimable is not None:
                 revision, row, spec = claimable
                 taken, change = self._plan(call, pick, revision, row)
@@ -117,7 +117,7 @@ class Taking:
         An instance that moves to another queue during the claim can be picked twice; only one of the entries matches.
         """
         context, kv, keys = self._context, self._context.kv, self._keys
-        found: list[tuple[int, Row, bytes] | None] = []
+        claimable: list[tuple[int, Row, bytes] | None] = []
         large: list[tuple[int, Entry, Row]] = []
         entries = await kv.get([keys.state + pick.id for pick in picks])
         for pick, entry in zip(picks, entries, strict=True):
@@ -129,11 +129,11 @@ class Taking:
                 or pick.queue != keys.ready(row.kind, row.priority, suspect=row.suspect)
                 or pick.position[:18] != time_text(row.due_us)
             ):
-                found.append(None)
+                claimable.append(None)
                 continue
             if row.spec is None:
-                large.append((len(found), entry, row))
-            found.append((entry.mod, row, row.spec or b""))
+                large.append((len(claimable), entry, row))
+            claimable.append((entry.mod, row, row.spec or b""))
         size = sum(len(claim.spec) for claim in claims) if large else 0
         for first in range(0, len(large), _LARGE_READS):
             part = large[first : first + _LARGE_READS]
@@ -141,13 +141,13 @@ class Taking:
             for (at, entry, row), args in zip(part, stored, strict=True):
                 if args is None:
                     await context.set_aside.put(picks[at].id, entry, DecodeError("it has no arguments"))
-                    found[at] = None
+                    claimable[at] = None
                     continue
                 size += len(args.value)
                 if size > MAX_BATCH_BYTES and (at or claims):
-                    return found[:at]
-                found[at] = (entry.mod, row, args.value)
-        return found
+                    return claimable[:at]
+                claimable[at] = (entry.mod, row, args.value)
+        return claimable
 
     async def _move_heads(self, call: ClaimCall, selection: Selection) -> None:
         """Move the heads of queues behind the picks: of many queues after each claim, else after a number of claims."""

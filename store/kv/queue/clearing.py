@@ -56,9 +56,9 @@ class ClearCommands(ReadCommands, RetentionCommands):
         keys = self._keys
         start, left = keys.state, list[str]()
         while start:
-            (found,) = await self._kv.read([Range(start, prefix_end(keys.state), limit=_PAGE, keys_only=True)])
-            left += await self._remove_any([key[len(keys.state) :] for key, _ in found.items])
-            start = found.next_key if found.more else ""
+            (answer,) = await self._kv.read([Range(start, prefix_end(keys.state), limit=_PAGE, keys_only=True)])
+            left += await self._remove_any([key[len(keys.state) :] for key, _ in answer.items])
+            start = answer.next_key if answer.more else ""
         while left:
             left = [id for at in range(0, len(left), _PAGE) for id in await self._remove_any(left[at : at + _PAGE])]
         await self._remove_set_aside()
@@ -92,11 +92,11 @@ class ClearCommands(ReadCommands, RetentionCommands):
         """Remove the records that were set aside, with the arguments, results, progress and logs of the instances."""
         keys = self._keys
         while True:
-            (found,) = await self._kv.read([below(keys.set_aside, _PAGE, keys_only=True)])
-            if not found.items:
+            (answer,) = await self._kv.read([below(keys.set_aside, _PAGE, keys_only=True)])
+            if not answer.items:
                 return
             changes: list[Change] = []
-            for key, _ in found.items:
+            for key, _ in answer.items:
                 id = key[len(keys.set_aside) :]
                 ops: list[Op] = [Delete(key), *(Delete(part + id) for part in (keys.args, keys.out, keys.progress))]
                 ops.append(Delete(keys.log(id), prefix_end(keys.log(id))))

@@ -83,20 +83,20 @@ class LogCommands(KVCommands):
             return numbered
         begin = await self._chunk_of(prefix, at)
         while True:
-            (found,) = await self._kv.read([Range(begin, prefix_end(prefix), _CHUNKS_READ)])
-            for key, entry in found.items:
+            (answer,) = await self._kv.read([Range(begin, prefix_end(prefix), _CHUNKS_READ)])
+            for key, entry in answer.items:
                 lines = self._context.decoded(entry, key, decode_lines) or ()
                 numbered.extend(enumerate(lines, int(key[len(prefix) :])))
             enough = limit and numbered and numbered[-1][0] + 1 - at >= limit
-            if enough or not found.more:
+            if enough or not answer.more:
                 return numbered
-            begin = found.next_key
+            begin = answer.next_key
 
     async def _chunk_of(self, prefix: str, number: int) -> str:
         """The key of the chunk that holds a line."""
         wanted = Range(prefix, _chunk_key(prefix, number + 1), limit=1, keys_only=True, reverse=True)
-        (found,) = await self._kv.read([wanted])
-        return found.items[0][0] if found.items else _chunk_key(prefix, 0)
+        (answer,) = await self._kv.read([wanted])
+        return answer.items[0][0] if answer.items else _chunk_key(prefix, 0)
 
 
 def _chunk_key(prefix: str, number: int) -> str:

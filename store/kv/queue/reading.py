@@ -108,15 +108,15 @@ class ReadCommands(KVCommands):
         if spec is None:
             return None
         try:
-            found = None if out is None else decode_out(out.value)
+            stored = None if out is None else decode_out(out.value)
         except DecodeError as error:
             if row.final:
                 await self._context.set_aside.put(id, state, error)
                 return None
             # the instance runs again, and only the error of its last attempt is lost
             self._context.unreadable.report(self._keys.out + id, mod_of(out), error)
-            found = None
-        return to_record(id, row, spec, found, None if progress is None else progress.value)
+            stored = None
+        return to_record(id, row, spec, stored, None if progress is None else progress.value)
 
     # -- pages ----------------------------------------------------------------------------------------------------
 
@@ -137,22 +137,22 @@ class ReadCommands(KVCommands):
             )
         else:
             ids, more = await self._find_tagged(query)
-        found: list[Record] = []
+        matches: list[Record] = []
         gone: list[str] = []
         last = ""
         for at in range(0, len(ids), MAX_RANGES):
             part = ids[at : at + MAX_RANGES]
             for id, record in zip(part, await self._read_records(part), strict=True):
-                if len(found) == query.limit:
+                if len(matches) == query.limit:
                     await self._untag(query, gone)
-                    return Page(tuple(found), last)
+                    return Page(tuple(matches), last)
                 last = id
                 if record is not None and _matches(record, query):
-                    found.append(record)
+                    matches.append(record)
                 elif record is None:
                     gone.append(id)
         await self._untag(query, gone)
-        return Page(tuple(found), last if more else None)
+        return Page(tuple(matches), last if more else None)
 
     async def _untag(self, query: Query, ids: Sequence[str]) -> None:
         """Remove ids without a record from the index of a tag. They are left when an unreadable record is set aside."""
@@ -220,9 +220,9 @@ class ReadCommands(KVCommands):
             for at in range(0, len(indexes), MAX_RANGES):
                 part = indexes[at : at + MAX_RANGES]
                 ranges = [window.range_of(index, limit, reverse=reverse) for index in part]
-                for index, found in zip(part, await self._kv.read(ranges), strict=True):
-                    ids.extend(key[len(index) :] for key, _ in found.items)
-                    more = more or found.more
+                for index, answer in zip(part, await self._kv.read(ranges), strict=True):
+                    ids.extend(key[len(index) :] for key, _ in answer.items)
+                    more = more or answer.more
         more = more or bool(windows)
         ids = sorted(set(ids), reverse=reverse)
         if narrow and ids and not start:
@@ -236,16 +236,16 @@ class ReadCommands(KVCommands):
         if not states & State.PROCESSING:
             return []
         keys = self._keys
-        (found,) = await self._kv.read([below(keys.node, keys_only=True)])
-        return [keys.owned(key[len(keys.node) :]) for key, _ in found.items]
+        (answer,) = await self._kv.read([below(keys.node, keys_only=True)])
+        return [keys.owned(key[len(keys.node) :]) for key, _ in answer.items]
 
     async def _state_indexes(self, kind: str | None, states: State) -> tuple[list[str], int, int]:
         """Indexes of a kind and states besides Processing, the number of ids in them, and of all instances."""
         context, keys = self._context, self._keys
         wanted = [(state, slot) for state, slot in SLOT.items() if state & states and state is not State.PROCESSING]
         if kind is not None:
-            (found,) = await self._kv.read([context.counts.of(kind)])
-            values = context.counts.summed(found).get(keys.kind(kind), [0] * SLOTS)
+            (answer,) = await self._kv.read([context.counts.of(kind)])
+            values = context.counts.summed(answer).get(keys.kind(kind), [0] * SLOTS)
             # the counters only decide how the indexes are read, so a wrong counter hides no instance
             return [keys.by(kind, state) for state, _ in wanted], sum(values[slot] for _, slot in wanted), 0
         sums = await context.counts.totals()
@@ -270,10 +270,10 @@ class ReadCommands(KVCommands):
         bounds = _bounds(bounds_us, query.cursor, reverse=reverse)
         if reverse:
             # the number of ids with the tag is unknown; few of them take one request
-            (found,) = await self._kv.read([Window(*bounds).range_of(index, limit)])
-            if found.more:
+            (answer,) = await self._kv.read([Window(*bounds).range_of(index, limit)])
+            if answer.more:
                 return await self._newest.read([index], bounds, limit, self._clock.time_us())
-            return [key[len(index) :] for key, _ in reversed(found.items)], False
+            return [key[len(index) :] for key, _ in reversed(answer.items)], False
         return await self._read_ids([index], bounds_us, query.cursor, limit, reverse, 0)
 
     # -- numbers --------------------------------------------------------------------------------------------------
@@ -283,20 +283,20 @@ class ReadCommands(KVCommands):
         context, keys = self._context, self._keys
         if kinds:
             sums: dict[str, list[int]] = {}
-            for found in await self._kv.read([context.counts.of(kind) for kind in kinds]):
-                context.counts.add_up(found, sums)
+            for answer in await self._kv.read([context.counts.of(kind) for kind in kinds]):
+                context.counts.add_up(answer, sums)
         else:
             sums = await context.counts.totals()
         due = Counter({keys.unescaped(part): values[READY] for part, values in sums.items()})
         # an instance that became due stays in its delayed queue until the next claim moves it, so delayed queues count
         # too
         until = time_text(self._clock.time_us() + 1)
-        (found,) = await self._kv.read([context.queues.delayed_heads()])
-        heads = [head for head in context.queues.heads(found) if head.start < until]
+        (answer,) = await self._kv.read([context.queues.delayed_heads()])
+        heads = [head for head in context.queues.heads(answer) if head.start < until]
         now_due = await self._kv.read(
             [Range(head.queue + head.start, head.queue + until, _MAX_DUE_READ) for head in heads]
         )
-        entries = [delayed_of(entry.value) for found in now_due for _, entry in found.items][:_MAX_DUE_READ]
+        entries = [delayed_of(entry.value) for answer in now_due for _, entry in answer.items][:_MAX_DUE_READ]
         wanted = frozenset(kinds)
         due.update(entry.kind for entry in entries if entry is not None and (not wanted or entry.kind in wanted))
         return {kind: count for kind, count in due.items() if count > 0}

@@ -81,7 +81,7 @@ class Recount:
         indexes = [
             index for kind in kinds for index in (*(keys.by(kind, state) for state in _STATES), keys.ready_of(kind))
         ]
-        found = await context.kv.read(
+        answers = await context.kv.read(
             [
                 *counters,
                 *(below(prefix, 1, keys_only=True) for prefix in (*indexes, keys.set_aside)),
@@ -89,21 +89,21 @@ class Recount:
                 below(keys.slots),
             ]
         )
-        owned, slots = found[-2:]
+        owned, slots = answers[-2:]
         claims = await context.claim_index.claims(owned.items)
         running = Counter(claim.kind for claim in claims.values() if not claim.releasing)
         parked = Counter(parked.kind for _, entry in slots.items for parked in slot_of(entry).parked)
         differences: dict[str, list[int]] = {}
         for number, (part, kind) in enumerate(zip(parts, kinds, strict=True)):
-            counted = context.counts.summed(found[number]).get(part, [0] * SLOTS)
+            counted = context.counts.summed(answers[number]).get(part, [0] * SLOTS)
             first = len(kinds) + number * (len(_STATES) + 1)
-            held = [index.count for index in found[first : first + len(_STATES) + 1]]
+            held = [index.count for index in answers[first : first + len(_STATES) + 1]]
             actual = [0] * SLOTS
             for state, count in zip(_STATES, held, strict=False):
                 actual[SLOT[state]] = count
             actual[PROCESSING], actual[READY] = running[kind], held[-1]
             actual[DELAYED] = max(0, actual[SCHEDULED] - held[-1] - parked[kind])
-            actual[SET_ASIDE] = found[-3].count if kind == "" else 0
+            actual[SET_ASIDE] = answers[-3].count if kind == "" else 0
             if actual != counted:
                 differences[part] = [after - before for before, after in zip(counted, actual, strict=True)]
         return differences

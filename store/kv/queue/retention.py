@@ -62,8 +62,8 @@ class RetentionCommands(KVCommands):
         if removed and removed < limit:
             # the removed instances count no more
             counters = await self._kv.read(of_kinds)
-        for kind, found in zip(kinds, counters, strict=True):
-            values = context.counts.summed(found).get(keys.kind(kind))
+        for kind, answer in zip(kinds, counters, strict=True):
+            values = context.counts.summed(answer).get(keys.kind(kind))
             if values is None:
                 continue
             surplus = sum(values[slot] for slot in FINAL_SLOTS) - context.limits.max_final_per_kind
@@ -71,10 +71,10 @@ class RetentionCommands(KVCommands):
             if wanted > 0:
                 removed += await self._remove_oldest(kind, wanted)
 
-    async def _remove_expired(self, found: Found, limit: int) -> int:
+    async def _remove_expired(self, answer: Found, limit: int) -> int:
         queues, now_us = self._context.queues, self._clock.time_us()
         until = time_text(now_us + 1)
-        heads = [head for head in queues.heads(found) if head.start < until]
+        heads = [head for head in queues.heads(answer) if head.start < until]
         # in random order, so that nodes that remove instances at the same time begin with different queues
         self._clock.random.shuffle(heads)
         removed = 0

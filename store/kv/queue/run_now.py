@@ -66,14 +66,14 @@ class RunNowCommands(KVCommands):
         rows = await context.rows(ids)
         now_us = self._clock.time_us()
         slots = await context.slots.held_by(row for _, row in rows.values())
-        found = {id: _answer(id, rows.get(id, (0, None))[1], now_us, slots) for id in ids}
-        moving = [id for id, answer in found.items() if answer is RunNow.DUE_NOW]
+        outcomes = {id: _answer(id, rows.get(id, (0, None))[1], now_us, slots) for id in ids}
+        moving = [id for id, answer in outcomes.items() if answer is RunNow.DUE_NOW]
         entries = await self._kv.get([keys.delayed(id) + timed(rows[id][1].due_us, id) for id in moving])
         delayed = dict(zip(moving, map(mod_of, entries), strict=True))
         lease = await self._writer.short_lease()
         wakeups = Wakeups()
         changes: list[Change] = []
-        for id, answer in found.items():
+        for id, answer in outcomes.items():
             plan = TransactionPlan(keys, now_us)
             if answer is RunNow.DUE_NOW:
                 revision, row = rows[id]
@@ -86,8 +86,8 @@ class RunNowCommands(KVCommands):
                 plan.ops.append(Put(compares[id].key, str(_NUMBERS[answer]).encode(), lease))
             changes.append(plan.change())
         written = await self._writer.write(changes)
-        for id, _ in written.applied(found):
-            answers[id] = found[id]
+        for id, _ in written.applied(outcomes):
+            answers[id] = outcomes[id]
         wakeups.changed += [id for id in moving if id in answers]
         context.uncache(moving)
         await context.hints.send(wakeups, written)

@@ -103,10 +103,10 @@ class AnswerLogs:
 
     async def refresh(self, answer_log: AnswerLog) -> None:
         """Read the stored parts."""
-        (found,) = await self._kv.read([below(answer_log.prefix)])
+        (answer,) = await self._kv.read([below(answer_log.prefix)])
         answer_log.revisions.clear()
         answer_log.parts = []
-        for key, entry in found.items:
+        for key, entry in answer.items:
             number = int(key[len(answer_log.prefix) :])
             answer_log.revisions[number] = entry.mod
             # an unreadable part counts as absent: the repeated request decides by the records of the instances

@@ -222,8 +222,8 @@ class PeerClocks:
     async def _live(self) -> set[str]:
         """The incarnations whose lease has not ended."""
         live = self._keys.live
-        (found,) = await self._kv.read([below(live, keys_only=True)])
-        return {key[len(live) :] for key, _ in found.items}
+        (answer,) = await self._kv.read([below(live, keys_only=True)])
+        return {key[len(live) :] for key, _ in answer.items}
 
     async def _listen(self, watch: Watch) -> None:
         while True:

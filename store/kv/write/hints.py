@@ -95,13 +95,13 @@ class Hints:
 
     async def _watchers(self, written: Written) -> list[tuple[str, str]]:
         """Pairs of an instance that ended and an incarnation that waits for the end of the instance."""
-        if not any(found.count for found in written.watched):
+        if not any(answer.count for answer in written.watched):
             return []
         watched = written.watched
-        if any(found.more for found in watched):
+        if any(answer.more for answer in watched):
             watched = await self._kv.read([below(self._keys.watch(id), keys_only=True) for id in written.ended])
         ended, cut = set(written.ended), len(self._keys.watched)
-        pairs = [key[cut:].split("/") for found in watched for key, _ in found.items]
+        pairs = [key[cut:].split("/") for answer in watched for key, _ in answer.items]
         return [(id, watcher) for id, watcher in pairs if id in ended]
 
     def _listeners(self, entries: Sequence[tuple[str, Entry]]) -> list[str]:
@@ -137,12 +137,12 @@ class Hints:
                 return
             short = [reason for reason, miss in zip(reasons, missed, strict=True) if miss]
             wanted = [(wanted[reason][0], short.count(reason)) for reason in sorted(set(short))]
-            (found,) = await self._kv.read([below(self._keys.idle)])
-            idle = found.items
+            (answer,) = await self._kv.read([below(self._keys.idle)])
+            idle = answer.items
 
     async def _is_earliest(self, due_us: int) -> bool:
-        (found,) = await self._kv.read([self._queues.delayed_heads()])
-        return await self._queues.earliest(self._queues.heads(found)) >= time_text(due_us)
+        (answer,) = await self._kv.read([self._queues.delayed_heads()])
+        return await self._queues.earliest(self._queues.heads(answer)) >= time_text(due_us)
 
     async def _deregister(self, chosen: Sequence[tuple[str, Entry]], lease: int) -> list[bool]:
         """Wake the chosen idle nodes; the answer says for each node whether its registration was changed or gone."""
@@ -173,8 +173,8 @@ class Hints:
         known = {kind: self._group_of[kind] for kind in kinds if kind in self._group_of}
         if missing := [kind for kind in kinds if kind not in known]:
             entries = await self._kv.get([self._keys.group_of(kind) for kind in missing])
-            found = zip(missing, entries, strict=True)
-            read = {kind: group_of(entry.value) for kind, entry in found if entry is not None}
+            entry_of_kind = zip(missing, entries, strict=True)
+            read = {kind: group_of(entry.value) for kind, entry in entry_of_kind if entry is not None}
             known |= read
             self._group_of |= read
         return {_GROUP + group for group in known.values()}

@@ -29,9 +29,9 @@ class IdleSign(msgspec.Struct, frozen=True):
         """The registration, and the reads that find new instances."""
         return [Range(self.key, keys_only=True), *self.ranges]
 
-    def holds(self, found: Sequence[Found]) -> bool:
+    def holds(self, read: Sequence[Found]) -> bool:
         """Whether the answers to `reads` are as they were at the registration."""
-        registration, *answers = found
+        registration, *answers = read
         return [entry.mod for _, entry in registration.items] == [self.revision] and _texts(answers) == _texts(
             self.answers
         )
@@ -54,4 +54,4 @@ class IdleSigns:
 
 
 def _texts(answers: Sequence[Found]) -> list[tuple[int, list[tuple[str, int]]]]:
-    return [(found.count, [(key, entry.mod) for key, entry in found.items]) for found in answers]
+    return [(answer.count, [(key, entry.mod) for key, entry in answer.items]) for answer in answers]

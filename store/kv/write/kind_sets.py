@@ -79,9 +79,9 @@ class KindSets:
         known = self._known.get(digest)
         if known is not None:
             return known
-        (found,) = await self._kv.read([below(f"{self._keys.kinds}{digest}/")])
-        kinds = [pair for _, entry in found.items for pair in kinds_of(entry.value)]
-        digests = next((entry.value for key, entry in found.items if key.endswith(f"/{_DIGESTS}")), None)
+        (answer,) = await self._kv.read([below(f"{self._keys.kinds}{digest}/")])
+        kinds = [pair for _, entry in answer.items for pair in kinds_of(entry.value)]
+        digests = next((entry.value for key, entry in answer.items if key.endswith(f"/{_DIGESTS}")), None)
         signatures = {kind: signature for kind, signature in kinds if signature is not None}
         read = tuple(kind for kind, _ in kinds), signatures, b"" if digests is None else digests_of(digests)
         if kinds:
@@ -99,8 +99,8 @@ class KindSets:
             await kv.txn([Transaction([Compare(stamp)], [Delete(f"{stamp}/", prefix_end(f"{stamp}/"))])])
         if not stamps:
             return
-        (found,) = await kv.read([below(keys.node)])
-        rows = [node_of(entry.value) for _, entry in found.items]
+        (answer,) = await kv.read([below(keys.node)])
+        rows = [node_of(entry.value) for _, entry in answer.items]
         if UNREADABLE_NODE in rows:
             return  # the kinds of that node are unknown until it writes its record anew
         named = {keys.kinds + row.kinds for row in rows}

@@ -45,16 +45,16 @@ class SetAside:
         owned = [keys.owned(key[len(keys.node) :]) + id for key, _ in nodes.items]
         present = await self._kv.get([*indexes, *owned])
         ops: list[Op] = [Delete(keys.state + id), Put(keys.set_aside + id, entry.value), *slot_change.ops]
-        ops.extend(Delete(key) for key, found in zip([*indexes, *owned], present, strict=True) if found)
+        ops.extend(Delete(key) for key, answer in zip([*indexes, *owned], present, strict=True) if answer)
         shifts: list[Shift] = [("", SET_ASIDE, 1), *slot_change.shifts]
-        for (kind, state), found in zip(positions, present, strict=False):
-            if found is not None:
+        for (kind, state), answer in zip(positions, present, strict=False):
+            if answer is not None:
                 shifts.append((keys.unescaped(kind), SLOT[state], -1))
-        for found in present[len(indexes) :]:
-            claim = None if found is None else owned_of(found.value)
+        for answer in present[len(indexes) :]:
+            claim = None if answer is None else owned_of(answer.value)
             if claim is None:
                 # the kind of an unreadable claim is unknown, so only a recount can correct its counter
-                self._counts.in_doubt |= found is not None
+                self._counts.in_doubt |= answer is not None
             elif not claim.releasing:
                 shifts.append((claim.kind, PROCESSING, -1))
         compares = [Compare(keys.state + id, mod=entry.mod), *slot_change.compares]

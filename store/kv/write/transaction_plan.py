@@ -83,8 +83,8 @@ class Slots:
 
     async def find(self, id: str) -> dict[str, HeldSlot]:
         """The slot of an instance whose record cannot be read."""
-        (found,) = await self._kv.read([below(self._keys.slots)])
-        for key, entry in found.items:
+        (answer,) = await self._kv.read([below(self._keys.slots)])
+        for key, entry in answer.items:
             held = HeldSlot(entry.mod, slot_of(entry))
             if id == held.slot.holder or held.parks(id):
                 return {self._keys.unescaped(key[len(self._keys.slots) :]): held}

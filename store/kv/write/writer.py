@@ -312,11 +312,11 @@ def _joined(parts: Sequence[_Part]) -> Written:
     written = Written(
         revisions,
         ended=[id for part in parts for id in part.ended if part.found],
-        watched=[found for part in parts for found in part.found[_LISTENER_READS:]],
+        watched=[answer for part in parts for answer in part.found[_LISTENER_READS:]],
     )
     latest = max(parts, key=lambda part: part.found_revision)
     if latest.found:
-        written.idle, written.listeners = (found.items for found in latest.found[:_LISTENER_READS])
+        written.idle, written.listeners = (answer.items for answer in latest.found[:_LISTENER_READS])
     return written
 
 

@@ -49,34 +49,40 @@ def enqueue_arguments(instances: Sequence[NewInstance], node: str) -> list[Argum
     templates: list[Argument] = []
     numbers: dict[tuple[object, ...], int] = {}
     members: list[Argument] = []
-    for one in instances:
+    for instance in instances:
         shape = (
-            one.kind,
-            one.priority,
-            one.due_us,
-            one.delay_us,
-            one.key,
-            one.tags,
-            one.retention_us,
-            one.max_crashes,
-            one.attempts,
-            one.crashes,
-            one.losses,
+            instance.kind,
+            instance.priority,
+            instance.due_us,
+            instance.delay_us,
+            instance.key,
+            instance.tags,
+            instance.retention_us,
+            instance.max_crashes,
+            instance.attempts,
+            instance.crashes,
+            instance.losses,
         )
         number = numbers.get(shape)
         if number is None:
             number = numbers[shape] = len(numbers) + 1
-            templates += template_arguments(one)
-        members += (one.id, number, one.spec)
+            templates += template_arguments(instance)
+        members += (instance.id, number, instance.spec)
     return [node, len(numbers), *templates, *members]
 
 
-def plain_arguments(one: NewInstance, node: str) -> tuple[Argument, ...] | None:
+def plain_arguments(instance: NewInstance, node: str) -> tuple[Argument, ...] | None:
     """Arguments of enqueue_one.lua and enqueue_waking.lua; None if the instance is not simple enough for it."""
-    if one.due_us is not None or one.delay_us or one.key is not None or one.tags or _counts(one):
+    if (
+        instance.due_us is not None
+        or instance.delay_us
+        or instance.key is not None
+        or instance.tags
+        or _counts(instance)
+    ):
         return None
-    retention = -1 if one.retention_us is None else one.retention_us
-    return (node, one.kind, one.priority, retention, one.max_crashes, one.id, one.spec)
+    retention = -1 if instance.retention_us is None else instance.retention_us
+    return (node, instance.kind, instance.priority, retention, instance.max_crashes, instance.id, instance.spec)
 
 
 def check_id(id: str) -> None:
@@ -85,27 +91,31 @@ def check_id(id: str) -> None:
         raise ValueError(f"an id is a UUID of {ID_SIZE} characters, not {id!r}")
 
 
-def template_arguments(one: NewInstance) -> tuple[Argument, ...]:
+def template_arguments(instance: NewInstance) -> tuple[Argument, ...]:
     """A template of equal instances, as arrival.lua reads it."""
-    if one.due_us is not None:
-        due = f"={min(max(one.due_us, 0), MAX_TIME_US)}"
+    if instance.due_us is not None:
+        due = f"={min(max(instance.due_us, 0), MAX_TIME_US)}"
     else:
-        due = f"+{one.delay_us}" if one.delay_us else ""
+        due = f"+{instance.delay_us}" if instance.delay_us else ""
     return (
-        one.kind,
-        one.priority,
+        instance.kind,
+        instance.priority,
         due,
-        "" if one.key is None else f"k{one.key}",
-        b"".join(_sized(tag.encode()) for tag in dict.fromkeys(one.tags)),
-        -1 if one.retention_us is None else one.retention_us,
-        one.max_crashes,
-        _counts(one),
+        "" if instance.key is None else f"k{instance.key}",
+        b"".join(_sized(tag.encode()) for tag in dict.fromkeys(instance.tags)),
+        -1 if instance.retention_us is None else instance.retention_us,
+        instance.max_crashes,
+        _counts(instance),
     )
 
 
-def _counts(one: NewInstance) -> str:
+def _counts(instance: NewInstance) -> str:
     """The counts of an instance that comes from another store; "" for any other."""
-    return f"{one.attempts} {one.crashes} {one.losses}" if one.attempts or one.crashes or one.losses else ""
+    return (
+        f"{instance.attempts} {instance.crashes} {instance.losses}"
+        if instance.attempts or instance.crashes or instance.losses
+        else ""
+    )
 
 
 def claimed(reply: Reply) -> Claimed:
@@ -145,26 +155,26 @@ def claimed(reply: Reply) -> Claimed:
 def outcome_arguments(outcomes: Sequence[Outcome]) -> list[Argument]:
     """The outcomes in the arguments of commit.lua."""
     arguments: list[Argument] = []
-    for one in outcomes:
-        what = ACTIONS[one.action]
+    for outcome in outcomes:
+        what = ACTIONS[outcome.action]
         extra: list[Argument] = []
-        if one.started:
+        if outcome.started:
             what += "s"
-        for letter, value in (("r", one.result), ("e", one.error), ("p", one.progress)):
+        for letter, value in (("r", outcome.result), ("e", outcome.error), ("p", outcome.progress)):
             if value is not None:
                 what += letter
                 extra.append(value)
-        if one.delay_us > 0:
+        if outcome.delay_us > 0:
             what += "d"
-            extra.append(one.delay_us)
-        if one.note:
+            extra.append(outcome.delay_us)
+        if outcome.note:
             what += "n"
-            extra.append(one.note[:MAX_NOTE])
-        if one.logs:
+            extra.append(outcome.note[:MAX_NOTE])
+        if outcome.logs:
             what += "l"
-            extra.append(len(one.logs))
-            extra += map(pack_line, one.logs)
-        arguments += (one.id, one.fence, what, *extra)
+            extra.append(len(outcome.logs))
+            extra += map(pack_line, outcome.logs)
+        arguments += (outcome.id, outcome.fence, what, *extra)
     return arguments
 
 

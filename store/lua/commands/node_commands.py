@@ -96,15 +96,15 @@ class LuaNodeCommands(LuaCommands):
         self._shown = {name: known[name] for name, shown in alive if name in known and known[name][0] == shown}
         new = [name for name, _ in alive if name not in self._shown]
         while new:
-            found = await self._run("shown", MAX_REPLY_BYTES, *new[:MAX_BATCH])
-            for name, info, shown in zip(new, found[::2], found[1::2], strict=False):
+            results = await self._run("shown", MAX_REPLY_BYTES, *new[:MAX_BATCH])
+            for name, info, shown in zip(new, results[::2], results[1::2], strict=False):
                 try:
                     # `info` is None if the incarnation left after the list of live incarnations was read.
                     if info is not None:
                         self._shown[name] = (shown, _decode(info))
                 except ValueError as error:
                     self._reports.left_out(_node(name), error)
-            del new[: len(found) // 2]
+            del new[: len(results) // 2]
 
     async def instruct(self, incarnation: str, instruction: Instruction) -> bool:
         return bool(await self._run("instruct", incarnation, encode_instruction(instruction)))
@@ -115,14 +115,18 @@ class LuaNodeCommands(LuaCommands):
 
     async def publish_descriptors(self, descriptors: Sequence[KindDescriptor]) -> list[bool]:
         check_batch(len(descriptors))
-        fields = [field for one in descriptors for field in (one.kind, one.digest, one.body, one.schema)]
+        fields = [
+            field
+            for descriptor in descriptors
+            for field in (descriptor.kind, descriptor.digest, descriptor.body, descriptor.schema)
+        ]
         reply = await self._run("publish_descriptors", self._limits.kinds_kept_us, MAX_DESCRIPTORS, *fields)
         return [bool(missing) for missing in reply]
 
     async def descriptors(self, kinds: Sequence[str]) -> list[tuple[KindDescriptor, ...]]:
         check_batch(len(kinds))
-        found = await self._run("descriptors", self._limits.kinds_kept_us, *kinds)
-        return [tuple(self._descriptors_in(kind, data)) for kind, data in zip(kinds, found, strict=True)]
+        reply = await self._run("descriptors", self._limits.kinds_kept_us, *kinds)
+        return [tuple(self._descriptors_in(kind, data)) for kind, data in zip(kinds, reply, strict=True)]
 
     async def published_kinds(self, kinds: Sequence[str]) -> list[bool]:
         check_batch(len(kinds))
@@ -151,13 +155,13 @@ class LuaNodeCommands(LuaCommands):
         raise StoreUnavailableError(self._driver.url, "the activity changes again and again")
 
     async def activity(self, first: int, last: int) -> list[ActivitySample]:
-        found: list[ActivitySample] = []
+        samples: list[ActivitySample] = []
         at = first
         while at <= last:
             reply = await self._run("activity", MAX_REPLY_BYTES, *map(position_of, range(at, last + 1)))
-            found += samples_in((one[_SLOT_HEAD.size :] for one in reply if one is not None), first, last)
+            samples += samples_in((data[_SLOT_HEAD.size :] for data in reply if data is not None), first, last)
             at += len(reply)
-        return found
+        return samples
 
     async def watch_changes(self, incarnation: str, ttl: float) -> None:
         await self._run("watch_changes", incarnation, round(ttl * 1_000_000))

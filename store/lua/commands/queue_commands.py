@@ -66,8 +66,8 @@ class LuaQueueCommands(LuaCommands):
         check_batch(len(instances))
         if not instances:
             return []
-        for one in instances:
-            check_id(one.id)
+        for instance in instances:
+            check_id(instance.id)
         plain = plain_arguments(instances[0], node) if len(instances) == 1 and self._cheap_script else None
         while plain is not None and self._cheap_script:
             (reply,) = await self._run_durably((self._cheap_script, plain))
@@ -108,9 +108,9 @@ class LuaQueueCommands(LuaCommands):
             return [], await self._claim(incarnation, "turn-claim", request, want)
         set_name = await self._set_for(incarnation, want)
         claim = claim_arguments(incarnation, "turn-claim", request, set_name, want)
-        committed, found = await self._commit(outcomes, commit, ("claim", claim))
-        if self._knows_set(incarnation, found):
-            return _acks(committed), _claimed(found)
+        committed, claim_reply = await self._commit(outcomes, commit, ("claim", claim))
+        if self._knows_set(incarnation, claim_reply):
+            return _acks(committed), _claimed(claim_reply)
         return _acks(committed), await self._claim(incarnation, "turn-claim", request, want)
 
     async def cancel(self, ids: Sequence[str], *, node: str = "", request: str) -> list[State | None]:
@@ -160,18 +160,18 @@ class LuaQueueCommands(LuaCommands):
             return self._driver.pop_and_run(key, MAX_HINTS, timeout if calls == 1 else 0, (script, arguments))
 
         script = self._script_for(want, set_name)
-        found, reply = await self._retry(attempt)
+        hint_reply, reply = await self._retry(attempt)
         # an error: as when the server has lost its scripts, which `_run` sends again
         if isinstance(reply, Exception) or reply[0] == b"more":
             self._full_claims = _FULL_CLAIMS
             reply = await self._run("claim", *arguments)
         if self._knows_set(incarnation, reply):
-            return _hints(found), _claimed(reply)
+            return _hints(hint_reply), _claimed(reply)
         if calls > 1:
             want = replace(want, limit=0)  # an earlier attempt can have claimed, before the node registered other kinds
         elif timeout > 0:
-            return _hints(found), None
-        return _hints(found), await self._claim(incarnation, "hint-claim", request, want)
+            return _hints(hint_reply), None
+        return _hints(hint_reply), await self._claim(incarnation, "hint-claim", request, want)
 
     def _script_for(self, want: Want, set_name: str) -> str:
         """The script for a claim that waits for a hint: the cheap one, unless it was of no use a short while ago."""
@@ -185,9 +185,9 @@ class LuaQueueCommands(LuaCommands):
     async def _claim(self, incarnation: str, command: str, request: str, want: Want) -> Claimed:
         while True:
             set_name = await self._set_for(incarnation, want)
-            found = await self._run("claim", *claim_arguments(incarnation, command, request, set_name, want))
-            if self._knows_set(incarnation, found):
-                return _claimed(found)
+            reply = await self._run("claim", *claim_arguments(incarnation, command, request, set_name, want))
+            if self._knows_set(incarnation, reply):
+                return _claimed(reply)
 
     async def _commit(self, outcomes: Sequence[Outcome], arguments: Sequence[Argument], *calls: Call) -> list[Reply]:
         """Commit outcomes, and run further calls after the commit in the same round trip."""
@@ -288,7 +288,7 @@ def _are_same(kinds: tuple[str, ...], caps: Mapping[str, int]) -> bool:
 
 def _by_kinds(instances: Sequence[NewInstance]) -> list[Sequence[NewInstance]]:
     """Return the batch, in halves if it has very many kinds: each kind has its own queue and indexes."""
-    if len({one.kind for one in instances}) <= MAX_KINDS:
+    if len({instance.kind for instance in instances}) <= MAX_KINDS:
         return [instances]
     half = len(instances) // 2
     return [*_by_kinds(instances[:half]), *_by_kinds(instances[half:])]
@@ -296,11 +296,11 @@ def _by_kinds(instances: Sequence[NewInstance]) -> list[Sequence[NewInstance]]:
 
 def _enqueued(instances: Sequence[NewInstance], reply: Reply) -> list[Enqueued]:
     if isinstance(reply, int):
-        return [Enqueued(one.id, True) for one in instances]
+        return [Enqueued(instance.id, True) for instance in instances]
     answers: list[Enqueued] = []
-    for one, holder in zip(instances, reply, strict=True):
-        id = one.id if holder == 0 else cast("bytes", holder).decode()
-        answers.append(Enqueued(id, id == one.id, repeated=holder != 0 and id == one.id))
+    for instance, holder in zip(instances, reply, strict=True):
+        id = instance.id if holder == 0 else cast("bytes", holder).decode()
+        answers.append(Enqueued(id, id == instance.id, repeated=holder != 0 and id == instance.id))
     return answers
 
 

@@ -35,16 +35,18 @@ class LuaReadCommands(LuaCommands):
         if not ids:
             return []
         states, *pairs = await self._run("watch_final", incarnation, MAX_REPLY_BYTES, *ids)
-        found: list[Record | State | None] = [State(state) if state in _STATES else None for state in states]
-        final = [n for n, one in enumerate(found) if isinstance(one, State) and one.is_final][: len(pairs) // 2]
+        answers: list[Record | State | None] = [State(state) if state in _STATES else None for state in states]
+        final = [n for n, answer in enumerate(answers) if isinstance(answer, State) and answer.is_final][
+            : len(pairs) // 2
+        ]
         for n, record in zip(final, await self._records([ids[n] for n in final], pairs), strict=True):
-            found[n] = record
-        return found
+            answers[n] = record
+        return answers
 
     async def lookup(self, query: Query) -> Page:
         if query.id is not None:
-            found = [record for record in await self.get([query.id]) if record and _matches(record, query)]
-            return Page(tuple(found), None)
+            matches = [record for record in await self.get([query.id]) if record and _matches(record, query)]
+            return Page(tuple(matches), None)
         matching: list[Record] = []
         cursor = query.cursor
         for _ in range(1 + query.limit // MAX_BATCH):
@@ -71,8 +73,8 @@ class LuaReadCommands(LuaCommands):
         for part in parts:
             cursor: Argument = "0"
             while True:
-                cursor, *found = await self._run("due", cursor, MAX_LOOKUPS // 2, *part)
-                due |= {kind.decode(): count for kind, count in zip(found[::2], found[1::2], strict=True) if count}
+                cursor, *counts = await self._run("due", cursor, MAX_LOOKUPS // 2, *part)
+                due |= {kind.decode(): count for kind, count in zip(counts[::2], counts[1::2], strict=True) if count}
                 if cursor == b"0":
                     break
         return due
@@ -104,7 +106,7 @@ class LuaReadCommands(LuaCommands):
         more = False
         scanned: Argument = "0"
         while True:
-            scanned, is_whole, has_more, wrong, *found = await self._run(
+            scanned, is_whole, has_more, wrong, *reply = await self._run(
                 "lookup",
                 what,
                 int(query.states),
@@ -116,16 +118,16 @@ class LuaReadCommands(LuaCommands):
                 scanned,
                 batch,
             )
-            if await self._unindex(wrong) and is_whole and has_more and not found:
+            if await self._unindex(wrong) and is_whole and has_more and not reply:
                 continue  # so many entries were no ids that the page has none
             if is_whole:
-                ids = [name.decode() for name in found[::3]]
-                pairs = [part for n in range(0, len(found), 3) for part in found[n + 1 : n + 3]]
+                ids = [name.decode() for name in reply[::3]]
+                pairs = [part for n in range(0, len(reply), 3) for part in reply[n + 1 : n + 3]]
                 more = bool(has_more and ids)
                 break
             # Keep one id more than the page holds. The additional id shows that there are more, and bounds the next
             # call.
-            ids = sorted({*ids, *(name.decode() for name in found)}, reverse=descending)
+            ids = sorted({*ids, *(name.decode() for name in reply)}, reverse=descending)
             del ids[limit + 1 :]
             if len(ids) > limit:
                 first, last = (f"[{ids[-1]}", last) if descending else (first, f"[{ids[-1]}")
@@ -182,7 +184,7 @@ class LuaReadCommands(LuaCommands):
                 unreadable.append((name, kind))
             records.append(record)
         for start in range(0, len(unreadable), _MAX_SET_ASIDE):
-            named = [part for one in unreadable[start : start + _MAX_SET_ASIDE] for part in one]
+            named = [part for names in unreadable[start : start + _MAX_SET_ASIDE] for part in names]
             log_set_aside(await self._run("set_aside", *named))
         return records
 

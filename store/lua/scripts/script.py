@@ -114,9 +114,9 @@ def _definitions(parts: Iterable[str]) -> tuple[list[_Definition], dict[str, str
 def _split(part: str) -> Iterator[tuple[list[str], str]]:
     """Yield the names and the code of each top-level definition of a part."""
     code = _without_comments(part)
-    found = list(_DEFINITION.finditer(code))
-    ends = [match.start() for match in found[1:]] + [len(code)]
-    for match, end in zip(found, ends, strict=True):
+    definitions = list(_DEFINITION.finditer(code))
+    ends = [match.start() for match in definitions[1:]] + [len(code)]
+    for match, end in zip(definitions, ends, strict=True):
         yield match[1].split(", "), code[match.start() : end].rstrip()
 
 
@@ -161,6 +161,6 @@ def _script(name: str, text: str, definitions: Sequence[_Definition], literals: 
             wanted.update(words)
             chosen.append(definition)
     code = _nested([*reversed(chosen)], body)
-    check = "" if name == "open" else lua_check(WRITES & {found.lower() for found in _COMMAND.findall(code)})
+    check = "" if name == "open" else lua_check(WRITES & {command.lower() for command in _COMMAND.findall(code)})
     source = "\n".join(filter(None, [shebang, check, code]))
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
