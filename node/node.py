@@ -440,7 +440,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
             raise NodeStateError(f"node {self.name!r} is started already; trace() comes before")
         tracing = make_tracing(self.clock, provider)
         if self._tracing is not None:
-            self._observers = [one for one in self._observers if not isinstance(one, ClaimLoopSpans)]
+            self._observers = [observer for observer in self._observers if not isinstance(observer, ClaimLoopSpans)]
         self._tracing = tracing
         self._call_encoder.carrier = tracing.carrier
         self.observe(ClaimLoopSpans(tracing))

@@ -102,16 +102,16 @@ def _counted(counts: Backfill, answers: Sequence[FireAnswer]) -> Backfill:
 
 async def _bounded(times: Iterator[int], name: str) -> list[int]:
     """All times; raises ScheduleError for too many. The event loop runs other tasks after each chunk."""
-    found: list[int] = []
+    all_times: list[int] = []
     while chunk := list(islice(times, CHUNK)):
-        found += chunk
-        if len(found) > MAX_TIMES:
+        all_times += chunk
+        if len(all_times) > MAX_TIMES:
             raise ScheduleError(
                 f"backfill of {name!r}: expected at most {MAX_TIMES:,} nominal times in the range, got more; "
                 "divide it into several"
             )
         await asyncio.sleep(0)
-    return found
+    return all_times
 
 
 async def _read_again(store: Store, old: ScheduleRow) -> ScheduleRow:

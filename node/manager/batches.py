@@ -153,10 +153,10 @@ class RecordReader:
 
     async def record(self, uuid: str | UUID) -> Record:
         """One record; raises UnknownInstanceError, or OptionError for text that is no UUID."""
-        found = await self.find(uuid)
-        if found is None:
+        record = await self.find(uuid)
+        if record is None:
             raise UnknownInstanceError(checked_id(uuid))
-        return found
+        return record
 
     async def find(self, uuid: str | UUID) -> Record | None:
         """One record, or None; raises OptionError for text that is no UUID."""
@@ -164,10 +164,10 @@ class RecordReader:
 
     async def find_many(self, ids: Sequence[str]) -> dict[str, Record]:
         """The records that the store has of these ids, by id."""
-        found: dict[str, Record] = {}
+        records: dict[str, Record] = {}
         for part in _reads_of(ids):
-            found.update({record.id: record for record in await self._store.get(part) if record is not None})
-        return found
+            records.update({record.id: record for record in await self._store.get(part) if record is not None})
+        return records
 
 
 def _reads_of(ids: Sequence[str]) -> list[Sequence[str]]:

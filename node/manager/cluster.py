@@ -34,11 +34,11 @@ class NodeClusterManager(NodeJobManager):
 
     async def registered_jobs(self, kind: str | None = None, *, schemas: bool = False) -> list[RegisteredJob]:
         self._remember_registered()
-        listed = {one.kind: one for one in await self._need_runtime().catalogue.listed(kind)}
+        listed = {listed_kind.kind: listed_kind for listed_kind in await self._need_runtime().catalogue.listed(kind)}
         jobs = [_own(job, self._registered_us[job.kind]) for job in self.jobs() if kind in (None, job.kind)]
-        jobs += [_other(one) for one in listed.values() if self.find_job(one.kind) is None]
+        jobs += [_other(listed_kind) for listed_kind in listed.values() if self.find_job(listed_kind.kind) is None]
         jobs.sort(key=attrgetter("kind"))
-        return [_completed(one, listed.get(one.kind), schemas=schemas) for one in jobs]
+        return [_completed(job, listed.get(job.kind), schemas=schemas) for job in jobs]
 
     async def drain(self, timeout: Duration | None = None, *, node: str | None = None) -> str:
         seconds = None if timeout is None else to_seconds(timeout, "timeout")
@@ -76,13 +76,13 @@ class NodeClusterManager(NodeJobManager):
         """The live node with this name or incarnation; None for this node itself."""
         checked_text("node", node, MAX_NODE_NAME)
         live = await self._open_store().nodes()
-        found = [view for view in live if node in (view.name, view.info.incarnation)]
-        if not found:
+        matching = [view for view in live if node in (view.name, view.info.incarnation)]
+        if not matching:
             raise UnknownNodeError(node, [view.name for view in live])
-        if len(found) > 1:
-            incarnations = ", ".join(view.info.incarnation for view in found[:10])
-            raise OptionError("node", node, f"the name of one node: {len(found)} nodes have it (use {incarnations})")
-        return None if found[0].info.incarnation == self._need_runtime().incarnation else found[0]
+        if len(matching) > 1:
+            incarnations = ", ".join(view.info.incarnation for view in matching[:10])
+            raise OptionError("node", node, f"the name of one node: {len(matching)} nodes have it (use {incarnations})")
+        return None if matching[0].info.incarnation == self._need_runtime().incarnation else matching[0]
 
     async def _resize_other(self, view: NodeView, workers: int) -> None:
         await self._instruct(view, drain=view.intake != "active", workers=workers)
@@ -101,7 +101,7 @@ class NodeClusterManager(NodeJobManager):
         instruction = Instruction(request=self._need_runtime().ids.one(), drain=drain, workers=workers)
         store = self._open_store()
         if not await store.instruct(view.info.incarnation, instruction):
-            raise UnknownNodeError(view.name, [one.name for one in await store.nodes()])
+            raise UnknownNodeError(view.name, [node.name for node in await store.nodes()])
 
     async def _until_intake(self, view: NodeView, intake: str, *, has_begun: bool = False) -> None:
         """Wait until the list of nodes shows that another node has followed an instruction."""
@@ -121,10 +121,10 @@ class NodeClusterManager(NodeJobManager):
     async def _present(self, view: NodeView) -> NodeView:
         """Read a live node again; raises UnknownNodeError."""
         live = await self._open_store().nodes()
-        for one in live:
-            if one.info.incarnation == view.info.incarnation:
-                return one
-        raise UnknownNodeError(view.name, [one.name for one in live])
+        for node in live:
+            if node.info.incarnation == view.info.incarnation:
+                return node
+        raise UnknownNodeError(view.name, [node.name for node in live])
 
     def _check_follows(self, view: NodeView, began: float) -> None:
         """Raise NodeStateError for a node that follows no instruction for too long."""
@@ -154,21 +154,21 @@ def _own(job: Job[..., Any, Any], registered_us: int) -> RegisteredJob:
 
 def _other(listed: ListedKind) -> RegisteredJob:
     """A job whose code is on other nodes."""
-    one = listed.descriptor
+    descriptor = listed.descriptor
     return RegisteredJob(
         kind=listed.kind,
-        description=one.description,
+        description=descriptor.description,
         registered_at=None,
-        priority=Policy.priority if one.priority is None else one.priority,
-        max_retries=one.max_retries,
-        timeout=None if one.timeout is None else timedelta(seconds=one.timeout),
+        priority=Policy.priority if descriptor.priority is None else descriptor.priority,
+        max_retries=descriptor.max_retries,
+        timeout=None if descriptor.timeout is None else timedelta(seconds=descriptor.timeout),
         cron=None,
         every=None,
         timezone=None,
         schedule_at=None,
-        tags=one.tags or (),
+        tags=descriptor.tags or (),
         aliases=(),
-        version=one.version,
+        version=descriptor.version,
         runs_here=False,
     )
 

@@ -53,14 +53,14 @@ class NodeInstanceManager(NodeJobManager):
     async def lookup_instances(self, query: Query | None = None) -> ResultPage[Instance[Any]]:
         """Look up a page that is full unless it is the last: short pages of the store are joined."""
         store, query = self._open_store(), query or Query()
-        found: list[Instance[Any]] = []
+        instances: list[Instance[Any]] = []
         cursor = query.cursor
         while True:
-            page = await store.lookup(replace(query, cursor=cursor, limit=max(1, query.limit - len(found))))
-            found += [Instance(self, record) for record in page.records]
+            page = await store.lookup(replace(query, cursor=cursor, limit=max(1, query.limit - len(instances))))
+            instances += [Instance(self, record) for record in page.records]
             cursor = page.cursor
-            if cursor is None or len(found) >= query.limit:
-                return ResultPage(found, cursor)
+            if cursor is None or len(instances) >= query.limit:
+                return ResultPage(instances, cursor)
 
     async def lookup_history(self, query: Query | None = None) -> ResultPage[HistoryEntry]:
         query = query or Query()
@@ -161,7 +161,7 @@ class NodeInstanceManager(NodeJobManager):
             try:
                 async with asyncio.timeout(seconds):
                     while page := await self.lookup_instances(active):
-                        await asyncio.gather(*(runtime.waiters.final_or_removed(one.id) for one in page))
+                        await asyncio.gather(*(runtime.waiters.final_or_removed(instance.id) for instance in page))
             except TimeoutError:
                 left = await self.count(active)
                 raise TimeoutError(f"{left} matching instance(s) are not final after {seconds:g} s") from None
@@ -262,7 +262,7 @@ class NodeInstanceManager(NodeJobManager):
     async def audit(self, limit: int = 100) -> list[AuditRecord]:
         given_audit_limit(limit)
         # a lost answer of the store can repeat records
-        return list({one.id: one for one in await self._open_store().audit(limit)}.values())
+        return list({record.id: record for record in await self._open_store().audit(limit)}.values())
 
     def keep_audit(
         self,

@@ -60,7 +60,9 @@ class JobSchedules(BackgroundRole):
 
     def forget(self, kind: str) -> None:
         """Stop writing the schedules of a kind, which is not registered any more."""
-        self._registered = {name: one for name, one in self._registered.items() if one.kind != kind}
+        self._registered = {
+            name: definition for name, definition in self._registered.items() if definition.kind != kind
+        }
 
     def check_again(self) -> None:
         """Write the schedules again that the store has lost."""
@@ -86,7 +88,7 @@ class JobSchedules(BackgroundRole):
             missing |= {name for name, row in zip(part, rows, strict=True) if row is None}
         if missing:
             missing -= await self._removed()
-        definitions = {name: one for name, one in self._registered.items() if name in missing}
+        definitions = {name: definition for name, definition in self._registered.items() if name in missing}
         self._pending |= definitions
         self._check_needed = False
         if definitions:

@@ -105,10 +105,10 @@ class NodeJobManager(Manager):
     # -- jobs --------------------------------------------------------------------------------------------------------
 
     def register(self, source: JobSource) -> None:
-        found = collect_jobs(source)
+        jobs = collect_jobs(source)
         # make the definitions first, so that an invalid definition raises before any job is added
-        defined = self._call_encoder.defined(found)
-        self._registry.add(found)
+        defined = self._call_encoder.defined(jobs)
+        self._registry.add(jobs)
         self._remember_registered()
         if self._runtime is not None:
             self._runtime.job_schedules.add(defined)
@@ -116,7 +116,7 @@ class NodeJobManager(Manager):
 
     def _remember_registered(self) -> None:
         now_us = self.clock.time_us()
-        self._registered_us = {one.kind: self._registered_us.get(one.kind, now_us) for one in self._registry.jobs()}
+        self._registered_us = {job.kind: self._registered_us.get(job.kind, now_us) for job in self._registry.jobs()}
 
     def unregister(self, kind: str) -> Job[..., Any, Any]:
         job = self._registry.remove(kind)
@@ -149,11 +149,11 @@ class NodeJobManager(Manager):
         own = {kind: job.kind if (job := self._registry.find(kind)) is not None else kind for kind in kinds}
         if not all(map(catalogue.is_prepared, own.values())):
             await catalogue.prepare(own.values())
-        found: dict[str, set[str]] = {}
+        behind: dict[str, set[str]] = {}
         for kind, stored in own.items():
             rule = catalogue.rule_of(stored)
-            found[kind] = {stored, *(one.runs for one in (rule.described if rule is not None else ()))}
-        return found
+            behind[kind] = {stored, *(description.runs for description in (rule.described if rule is not None else ()))}
+        return behind
 
     async def is_served(self, kind: str) -> bool:
         """Whether this node or another live node runs a kind, as of the last few seconds."""
@@ -275,11 +275,12 @@ class NodeJobManager(Manager):
         """Store many runs, in batches; check every call before storing the first. `ids` as in `schedule_as`."""
         self._need_runtime()
         now_us = self.clock.time_us()
-        ids = [checked_new_id(one, now_us) for one in ids]
+        ids = [checked_new_id(id, now_us) for id in ids]
         given: Iterable[Any] = calls  # an item can also be a kind as text, although the signature does not say so
         resolve = self._call_encoder.resolve
         taken: list[Call[R]] = [
-            await self._resolve(one, (), {}) if isinstance(one, str) else resolve(one, (), {}) for one in given
+            await self._resolve(target, (), {}) if isinstance(target, str) else resolve(target, (), {})
+            for target in given
         ]
         if self._tracing is None:
             return await self._add_many(taken, ids)
@@ -290,11 +291,11 @@ class NodeJobManager(Manager):
         runtime = self._need_runtime()
         new = await self._made(calls, self._call_encoder.new)
         self._adopt({id(call.job): call.job for call in calls}.values())
-        await self._admit({one.kind for one in new})
+        await self._admit({instance.kind for instance in new})
         if ids:
-            new = [structs.replace(one, id=id) for one, id in zip(new, ids, strict=True)]
+            new = [structs.replace(instance, id=id) for instance, id in zip(new, ids, strict=True)]
         answers = await runtime.enqueuer.add_many(new)
-        for kind in {one.kind for one in new}:
+        for kind in {instance.kind for instance in new}:
             await self.is_served(kind)
         now = self.clock.time_us()
         history = fresh_history(now)
@@ -302,11 +303,11 @@ class NodeJobManager(Manager):
         earlier = [answer.id for answer in answers if not answer.is_new or (ids and answer.repeated)]
         stored = await runtime.records.find_many(earlier) if earlier else {}
         instances: list[Instance[R]] = []
-        for call, one, answer in zip(calls, new, answers, strict=True):
+        for call, new_instance, answer in zip(calls, new, answers, strict=True):
             if ids and answer.repeated:
-                instances.append(self._stored_before(one, stored.get(one.id), call.job))
+                instances.append(self._stored_before(new_instance, stored.get(new_instance.id), call.job))
             elif answer.is_new:
-                instances.append(runtime.changes.scheduled(call.job, fresh_record(one, now, history)))
+                instances.append(runtime.changes.scheduled(call.job, fresh_record(new_instance, now, history)))
             elif answer.id in stored:
                 instances.append(Instance(self, stored[answer.id], job=call.job, is_new=False))
             else:
@@ -366,15 +367,15 @@ class NodeJobManager(Manager):
             for index, record in enumerate(old)
         ]
         answers = await runtime.enqueuer.add_many(new)
-        repeated = [one.id for one, answer in zip(new, answers, strict=True) if answer.repeated]
+        repeated = [retry.id for retry, answer in zip(new, answers, strict=True) if answer.repeated]
         stored = await runtime.records.find_many(repeated) if repeated else {}
         made: list[Instance[Any]] = []
-        for one, answer in zip(new, answers, strict=True):
-            job = self.find_job(one.kind)
+        for retry, answer in zip(new, answers, strict=True):
+            job = self.find_job(retry.kind)
             if answer.repeated:
-                made.append(self._stored_before(one, stored.get(one.id), job))
+                made.append(self._stored_before(retry, stored.get(retry.id), job))
             else:
-                made.append(runtime.changes.scheduled(job, fresh_record(one, self.clock.time_us())))
+                made.append(runtime.changes.scheduled(job, fresh_record(retry, self.clock.time_us())))
         return made
 
     async def retry_instance(self, uuid: str | UUID, *, id: str | UUID | None = None) -> Instance[Any]:

@@ -119,7 +119,7 @@ class KindCatalogue(BackgroundRole):
         for at in range(0, len(descriptors), MAX_PUBLISHED):
             part = descriptors[at : at + MAX_PUBLISHED]
             answers = await self._store.publish_descriptors(part)
-            missing += [one for one, lacks in zip(part, answers, strict=True) if lacks]
+            missing += [descriptor for descriptor, lacks in zip(part, answers, strict=True) if lacks]
         return missing
 
     async def _document(self) -> None:
@@ -219,7 +219,7 @@ class KindCatalogue(BackgroundRole):
             for kind, digest in digests_of(kinds, digests):
                 live.setdefault(kind, set()).add(digest)
         self._rows = rows
-        self._live = {kind: frozenset(found) for kind, found in live.items()}
+        self._live = {kind: frozenset(digests) for kind, digests in live.items()}
         self._current.clear()
 
     # -- kinds whose code is elsewhere -------------------------------------------------------------------------------
@@ -243,7 +243,12 @@ class KindCatalogue(BackgroundRole):
                 continue
             digests = self._live.get(kind)
             # the store knows which one of several builds was published last
-            if again or digests is None or len(digests) > 1 or any((kind, one) not in known for one in digests if one):
+            if (
+                again
+                or digests is None
+                or len(digests) > 1
+                or any((kind, digest) not in known for digest in digests if digest)
+            ):
                 unread.append(kind)
             else:
                 self._set(self._rule(kind, [known.get((kind, digest)) for digest in digests]))
@@ -267,12 +272,16 @@ class KindCatalogue(BackgroundRole):
         for at in range(0, len(kinds), MAX_READ):
             part = kinds[at : at + MAX_READ]
             for name, stored in zip(part, await self._store.descriptors(part), strict=True):
-                read = [(one, descriptor_of(one.body)) for one in stored if one.digest in live[name]]
-                found = [(one, descriptor) for one, descriptor in read if descriptor is not None]
+                read = [
+                    (stored_kind, descriptor_of(stored_kind.body))
+                    for stored_kind in stored
+                    if stored_kind.digest in live[name]
+                ]
+                readable = [(stored_kind, descriptor) for stored_kind, descriptor in read if descriptor is not None]
                 latest, schema = Descriptor(), b""
-                if found:
-                    one, latest = max(found, key=lambda pair: pair[1].version)
-                    schema = one.schema
+                if readable:
+                    latest_kind, latest = max(readable, key=lambda pair: pair[1].version)
+                    schema = latest_kind.schema
                 nodes = sorted(chain.from_iterable(live[name].values()))
                 shown = tuple(nodes[:MAX_NAMES])
                 listed.append(
@@ -290,17 +299,17 @@ class KindCatalogue(BackgroundRole):
         self._current.add(rule.kind)
 
     def _read(self, kind: str, stored: Sequence[KindDescriptor]) -> KindRule:
-        live = self._live.get(kind, frozenset(one.digest for one in stored[:1]))
-        found = {one.digest: self._compiled(one) for one in stored if one.digest in live}
-        missing = live - found.keys()
+        live = self._live.get(kind, frozenset(descriptor.digest for descriptor in stored[:1]))
+        compiled = {descriptor.digest: self._compiled(descriptor) for descriptor in stored if descriptor.digest in live}
+        missing = live - compiled.keys()
         if missing - {b""}:
             self._partial.add(kind)
-        return self._rule(kind, [*found.values(), *(None for _ in missing)])
+        return self._rule(kind, [*compiled.values(), *(None for _ in missing)])
 
     def _rule(self, kind: str, described: Sequence[DescribedKind | None]) -> KindRule:
-        found = [one for one in described if one is not None]
-        found.sort(key=lambda one: -one.version)
-        return KindRule(kind=kind, described=tuple(found), is_complete=bool(found) and len(found) == len(described))
+        known = [description for description in described if description is not None]
+        known.sort(key=lambda description: -description.version)
+        return KindRule(kind=kind, described=tuple(known), is_complete=bool(known) and len(known) == len(described))
 
     def _compiled(self, stored: KindDescriptor) -> DescribedKind | None:
         known_by = stored.kind, stored.digest

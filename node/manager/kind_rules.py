@@ -51,9 +51,9 @@ class KindRule:
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, DescribedKind | None]:
         """Encode the arguments of a call, with the first build that accepts them; raises ArgumentError if none can."""
         refused: ArgumentError | None = None
-        for one in self.described:
+        for description in self.described:
             try:
-                return one.parameters.encode(args, kwargs), one
+                return description.parameters.encode(args, kwargs), description
             except ArgumentError as error:
                 refused = refused or error
         if refused is not None and self.is_complete:

@@ -73,7 +73,7 @@ class NodeScheduleManager(NodeJobManager):
                 and (before_us is None or pause.nominal_us < before_us)
             ):
                 entries.append(FireEntry(row.name, pause, ongoing=True))
-                entries.sort(key=lambda one: one.record.nominal_us, reverse=True)
+                entries.sort(key=lambda entry: entry.record.nominal_us, reverse=True)
         return ResultPage(entries, page.cursor)
 
     async def next_fires(self, schedule: ScheduleView | str, n: int = 5) -> list[datetime]:
@@ -115,8 +115,8 @@ class NodeScheduleManager(NodeJobManager):
         self._need_runtime()
         checked_text("note", note, MAX_NOTE, least=0)
 
-        def change(found: ScheduleRow | None) -> SchedulePut | ScheduleRow:
-            row = _found(schedule, found)
+        def change(stored: ScheduleRow | None) -> SchedulePut | ScheduleRow:
+            row = _found(schedule, stored)
             if row.paused and row.note == note:
                 return row
             return structs.replace(unchanged(row), paused=True, note=note)
@@ -124,8 +124,8 @@ class NodeScheduleManager(NodeJobManager):
         return await self._change(name_of(schedule), change)
 
     async def resume_schedule(self, schedule: ScheduleView | str) -> Schedule:
-        def change(found: ScheduleRow | None) -> SchedulePut | ScheduleRow:
-            row = _found(schedule, found)
+        def change(stored: ScheduleRow | None) -> SchedulePut | ScheduleRow:
+            row = _found(schedule, stored)
             if not row.paused:
                 return row
             now_us = self._store_time_us()

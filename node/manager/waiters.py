@@ -98,16 +98,16 @@ class Waiters(BackgroundRole):
             if not part:
                 continue
             try:
-                found: Sequence[Record | State | None]
+                answers: Sequence[Record | State | None]
                 if register:
-                    found = await self._store.watch_final(self._incarnation(), part)
+                    answers = await self._store.watch_final(self._incarnation(), part)
                 else:
-                    found = await self._store.get(part)
+                    answers = await self._store.get(part)
             except BaseException:
                 # `run` reads these instances when the role runs again after the error
                 self._new.update(ids[start:])
                 raise
-            for id, answer in zip(part, found, strict=True):
+            for id, answer in zip(part, answers, strict=True):
                 if answer is None:
                     self._resolve(id, UnknownInstanceError(id))
                 elif isinstance(answer, Record):

@@ -185,11 +185,11 @@ class Watchers(BackgroundRole):
             newest = await self._newest() if joining else ""
             if poll:
                 scopes = {stream.scope for stream in (*self._streams, *joining)}
-                found = await self._lookup({(kind, tag) for kind, id, tag in scopes if id is None})
-                for record in found.values():
+                records = await self._lookup({(kind, tag) for kind, id, tag in scopes if id is None})
+                for record in records.values():
                     await self._send(record, joining, hinted=record.id in changed)
                 single = {id for _, id, _ in scopes if id is not None and id not in self._final}
-                ids = dict.fromkeys(id for id in (*changed, *single, *self._active) if id not in found)
+                ids = dict.fromkeys(id for id in (*changed, *single, *self._active) if id not in records)
             await self._get(list(ids), joining, changed)
         except BaseException as error:
             self._changed = changed | self._changed
@@ -263,8 +263,13 @@ class Watchers(BackgroundRole):
             events.append(Event(what="progress", instance=instance, state=record.state))
         new_entries = min(_entries(record) - sent.entries, len(record.history))
         states = [
-            Event(what="state", instance=instance, state=one.state, entry=HistoryEntry(record.id, record.kind, one))
-            for one in record.history[len(record.history) - new_entries :]
+            Event(
+                what="state",
+                instance=instance,
+                state=transition.state,
+                entry=HistoryEntry(record.id, record.kind, transition),
+            )
+            for transition in record.history[len(record.history) - new_entries :]
         ]
         for stream in streams:
             if unknown and record.state.is_final and record.id <= stream.newest:

@@ -115,9 +115,9 @@ class ActivityCounts(Observer):
         self._counts_of(kind).cancelled += 1
 
     def reaped(self, reaped: Sequence[Reaped]) -> None:
-        for one in reaped:
-            if one.state is State.TERMINATED:
-                self._counts_of(one.kind).failed += 1
+        for claim in reaped:
+            if claim.state is State.TERMINATED:
+                self._counts_of(claim.kind).failed += 1
 
     def _counts_of(self, kind: str) -> _KindCounts:
         counts = self._kinds.get(kind)

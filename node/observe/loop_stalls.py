@@ -78,7 +78,7 @@ class LoopWatch:
 
     def _blocker(self) -> str:
         task = asyncio.current_task(self._loop)
-        run = next((one for one in self._pool.runs() if one.task is task), None)
+        run = next((run for run in self._pool.runs() if run.task is task), None)
         name = "a callback" if task is None else f"task {task.get_name()!r}"
         if run is not None:
             name = f"instance {run.claim.id} of {run.claim.kind!r}"

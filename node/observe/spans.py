@@ -75,14 +75,14 @@ class Tracing:
     @contextlib.contextmanager
     def scheduling(self, kinds: Sequence[str]) -> Generator[None]:
         """Make a span around the scheduling of one instance of each of these kinds."""
-        one = len(set(kinds)) == 1
+        is_one_kind = len(set(kinds)) == 1
         attributes = _operation("send", "schedule")
-        if one:
+        if is_one_kind:
             attributes["messaging.destination.name"] = kinds[0]
         if len(kinds) != 1:
             attributes["messaging.batch.message_count"] = len(kinds)
         span = self._tracer.start_span(
-            f"schedule {kinds[0]}" if one else "schedule",
+            f"schedule {kinds[0]}" if is_one_kind else "schedule",
             kind=SpanKind.PRODUCER,
             attributes=attributes,
             start_time=self._now(),
@@ -146,7 +146,7 @@ class Tracing:
         self._round_trip("commit", "settle", contexts, seconds)
 
     def _round_trip(self, name: str, operation: str, contexts: Sequence[SpanContext], seconds: float) -> None:
-        sampled = [one for one in contexts if one.is_valid and one.trace_flags.sampled]
+        sampled = [context for context in contexts if context.is_valid and context.trace_flags.sampled]
         if not sampled:
             return
         now = self._now()
@@ -155,7 +155,7 @@ class Tracing:
             context=Context(),
             kind=SpanKind.CLIENT,
             attributes={**_operation(operation, name), "messaging.batch.message_count": len(contexts)},
-            links=[Link(one) for one in sampled[:MAX_LINKS]],
+            links=[Link(context) for context in sampled[:MAX_LINKS]],
             start_time=now - round(seconds * 1_000_000_000),
         )
         span.end(now)

@@ -169,12 +169,12 @@ class ChangeListener:
         for observer in self._observers:
             call_listener("reaper", observer.reaped, reaped)
         self._waker.hint()
-        for one in reaped:
-            if one.state.is_final:
-                self._waiters.ended(one.id)
-            job = self._registry.find(one.kind)
+        for claim in reaped:
+            if claim.state.is_final:
+                self._waiters.ended(claim.id)
+            job = self._registry.find(claim.kind)
             if job is not None and job.policy.on_state_change is not None:
-                self._read(one.id, self._changed, one.state)
+                self._read(claim.id, self._changed, claim.state)
 
     def fired(self, fire: Fire, record: FireRecord) -> None:
         """Tell the observers of a fire that this node recorded as the leader."""

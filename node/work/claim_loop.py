@@ -153,7 +153,7 @@ class ClaimLoop(BackgroundRole):
                 if not self._in_flight.requests:
                     raise
                 continue
-            found = await self._found_done(asked.entries, acks) if asked.apart else acks
+            answered = await self._found_done(asked.entries, acks) if asked.apart else acks
             # remove the request only when every answer is known: if an error came after the removal, the runs of the
             # request would wait for ever
             self._in_flight.requests.popleft()
@@ -164,7 +164,7 @@ class ClaimLoop(BackgroundRole):
                 call_listener(
                     "round", observer.round_ended, answered_at - asked_at, asked.entries, acks, claimed.claims
                 )
-            self._acknowledge(asked.entries, found)
+            self._acknowledge(asked.entries, answered)
             if asked.want is not None:
                 self._claim_wait = 0.0
                 self._take(asked.incarnation, claimed, loop.time())

@@ -179,7 +179,7 @@ class HintWait:
         if not claimed.claims or claim.decide():
             self._take(claim.incarnation, claimed)
         elif claim.given_up:  # the thread of the lease has not returned them yet
-            for run in (Run(one, claim.incarnation, 0.0) for one in claimed.claims):
+            for run in (Run(hinted, claim.incarnation, 0.0) for hinted in claimed.claims):
                 self._unsent_reports.add(run, handed_back(run, "the event loop of the node was blocked"))
 
     def _refused(self, error: Exception) -> None:

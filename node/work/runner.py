@@ -203,8 +203,8 @@ class InstanceRunner:
     async def _untrusted(self, run: Run, error: StoredReferenceError) -> Outcome:
         """An option names a function that this node must not use, so no body ran. Offer the instance to peers."""
         claim = run.claim
-        others = [one.info for one in await self._manager.nodes() if claim.kind in one.info.open_kinds]
-        names = sorted(one.name for one in others if one.incarnation != run.incarnation)
+        others = [node.info for node in await self._manager.nodes() if claim.kind in node.info.open_kinds]
+        names = sorted(peer.name for peer in others if peer.incarnation != run.incarnation)
         offered = self._offered(run, names)
         if offered is not None:
             return offered

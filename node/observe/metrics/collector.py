@@ -97,7 +97,7 @@ class Metrics(Collector):
         ages: dict[str, float] = {}
         for kind in [kind for kind in sorted(stats.counts) if stats.total(State.SCHEDULED, kind)][:MAX_AGES]:
             oldest = await self.node.lookup_instances(Query(kind=kind, state=State.SCHEDULED, limit=MAX_OLDEST))
-            due_us = min((one.record.due_us for one in oldest), default=now_us)
+            due_us = min((instance.record.due_us for instance in oldest), default=now_us)
             ages[kind] = max(0, now_us - due_us) / 1_000_000
         return MetricsView(stats=stats, ages=ages)
 

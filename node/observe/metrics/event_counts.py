@@ -142,10 +142,10 @@ class EventCounts(Observer):
         self.kinds[kind].canceled += 1
 
     def reaped(self, reaped: Sequence[Reaped]) -> None:
-        for one in reaped:
-            counts = self.kinds[one.kind]
+        for claim in reaped:
+            counts = self.kinds[claim.kind]
             counts.reaped += 1
-            if one.state is State.TERMINATED:
+            if claim.state is State.TERMINATED:
                 counts.terminated += 1
 
     def fired(self, fire: Fire, record: FireRecord) -> None:

@@ -134,7 +134,7 @@ class HttpListener:
         if method not in ("GET", "HEAD"):
             return plain(HTTPStatus.METHOD_NOT_ALLOWED, extra="Allow: GET, HEAD\r\n").encoded()
         accept = ",".join(
-            value.strip() for name, _, value in (one.partition(":") for one in fields) if name.lower() == "accept"
+            value.strip() for name, _, value in (field.partition(":") for field in fields) if name.lower() == "accept"
         )
         return (await page(accept)).encoded(head_only=method == "HEAD")
 
