@@ -82,12 +82,14 @@ def select_due(transaction: ReferenceTransaction, want: Want) -> list[str]:
     bytes_left = MAX_BATCH_BYTES
     for number, (_, _, id) in enumerate(merge(*queues)):
         instance = transaction.state.instances[id]
-        if len(ids) == want.limit or (ids and bytes_left < len(instance.spec)):
+        if len(ids) == want.limit:
             break
         if instance.suspect:
             if want.suspects and number == 0:
                 return [id]
         elif remaining[instance.kind] > 0:
+            if ids and bytes_left < len(instance.spec):
+                break
             remaining[instance.kind] -= 1
             bytes_left -= len(instance.spec)
             ids.append(id)

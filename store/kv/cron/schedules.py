@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peerjob.model.firing import MAX_SCHEDULES, SchedulePage, SchedulePut, ScheduleRow
-from peerjob.store.kv.format.base import Entry
-from peerjob.store.kv.format.schedule_rows import to_schedule_row
+from msgspec.structs import replace
+
+from peerjob.model.firing import MAX_SCHEDULES, FireRecord, SchedulePage, SchedulePut, ScheduleRow
+from peerjob.store.kv.format.base import Compare, Entry, Op, Put, Transaction
+from peerjob.store.kv.format.keys import time_text
+from peerjob.store.kv.format.rows import encode
+from peerjob.store.kv.format.schedule_rows import decode_next_fire, to_schedule_row
 from peerjob.store.kv.write.context import KVCommands, KVContext, retried
 from peerjob.store.kv.write.writer import ROUNDS
 from peerjob.store.rules import check_count
 
+from .ledger import GAP, FireLedger
 from .schedule_writes import (
     PutEdit,
     RemoveEdit,
@@ -41,7 +46,29 @@ class ScheduleCommands(KVCommands):
     async def put_schedule(self, put: SchedulePut) -> ScheduleRow | None:
         edit = PutEdit(self._context, put)
         await self._schedule_writer.write(edit)
+        if edit.row is not None and put.account is not None:
+            trimmed_us = await self._trim_ledger(put.name, put.account)
+            return replace(edit.row, trimmed_us=max(edit.row.trimmed_us, trimmed_us))
         return edit.row
+
+    async def _trim_ledger(self, name: str, account: FireRecord) -> int:
+        """Keep the ledger within its limits: a schedule that is put again and again need never fire.
+
+        The answer is `trimmed_us` afterwards. `account` is the record that the put has written, which stays.
+        """
+        key, now_us, ledger = self._keys.next_fire(name), self._clock.time_us(), FireLedger(self._context)
+        (entry,) = await self._kv.get([key])
+        next_fire = self._context.decoded(entry, key, decode_next_fire)
+        if entry is None or next_fire is None:
+            return 0
+        first = await ledger.first_records([(next_fire, 0)], now_us)
+        ops: list[Op] = []
+        own = f"{self._keys.ledger(next_fire.epoch)}{time_text(account.nominal_us)}{GAP}"
+        after = ledger.trim(next_fire, first.get(next_fire.epoch, ()), ops, now_us, account.nominal_us, {own})
+        if ops:
+            # a fire that comes in between trims the ledger itself
+            await self._kv.txn([Transaction([Compare(key, mod=entry.mod)], [*ops, Put(key, encode(after))])])
+        return after.trimmed_us
 
     @retried
     async def remove_schedule(self, name: str, *, expected: int | None = None, request: str) -> bool:

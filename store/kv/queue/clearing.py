@@ -95,6 +95,8 @@ class ClearCommands(ReadCommands, RetentionCommands):
             (answer,) = await self._kv.read([below(keys.set_aside, _PAGE, keys_only=True)])
             if not answer.items:
                 return
+            # an instance that was added again and set aside again counts twice
+            self._context.counts.in_doubt = True
             changes: list[Change] = []
             for key, _ in answer.items:
                 id = key[len(keys.set_aside) :]

@@ -73,8 +73,7 @@ class FireGenerator:
             back=(-2, 0.1),
             wrong_next=(True, 0.1),
             trimmed=(-4, 0.1),
-            # *Choice*: a full ledger is cut by the put, or by the next fire
-            account=(account, 0.2 if self.outcomes is OUTCOMES else 0),
+            account=(account, 0.2),
         )
 
     def _remove_schedule(self) -> Given:

@@ -69,10 +69,14 @@ def alike(
 
 
 def _as_first(ours: list[Ack], theirs: list[Ack], first: Any) -> list[Ack]:
-    """The answers to a late commit. *Choice*: of a claim that has ended, an engine can still know how it ended."""
+    """The answers to a late commit.
+
+    *Choice*: of a claim that has ended, an engine can still know what it answered at first, or that a user has
+    cancelled the instance since.
+    """
     before: list[Any] = first if isinstance(first, list) else [None] * len(ours)
     return [
-        our if our is Ack.LOST and their is known else their
+        our if our is Ack.LOST and (their is known or (their is Ack.CANCELLED and known is Ack.DONE)) else their
         for our, their, known in zip(ours, theirs, before, strict=True)
     ]
 

@@ -280,7 +280,7 @@ class Lockstep:
         self._measure(before_us, self._engine.clock.time_us())
         self._reference.set_aside(id, self._damaged)
         # *Choice*: the logs of the instance stay for an operator, or go with its record
-        self._known.instances.remove(id)
+        self._known.instances = [known for known in self._known.instances if known != id]
         # a parked instance can become due, of which a read wakes no node
         self._sleepers.wake_all()
 

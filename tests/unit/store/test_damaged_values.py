@@ -120,6 +120,17 @@ async def test_a_claim_beside_an_impossible_record_is_in_the_order_of_the_queue(
     assert (await bench.another().claim(peer.incarnation, want, request=request)).claims == claimed.claims
 
 
+async def test_a_clear_ends_the_count_of_what_was_set_aside(bench: Bench) -> None:
+    new = bench.make.instance()
+    assert (await bench.store.health()).undecodable == 0  # no count is due for an hour
+    for _ in range(2):
+        await bench.another().enqueue([new])
+        await bench.put(f"state/{new.id}", b"")
+        assert await bench.store.get([new.id]) == [None]
+    await bench.store.clear()
+    assert (await bench.store.health()).undecodable == 0
+
+
 async def test_a_sum_below_zero_is_counted_anew(bench: Bench) -> None:
     await bench.store.enqueue(bench.make.instances(3))
     assert (await bench.store.health()).counts["work"] == {State.SCHEDULED: 3}

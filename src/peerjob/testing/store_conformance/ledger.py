@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from peerjob.model.firing import FireOutcome, FireStatus, Overlap
+from peerjob.model.firing import FireOutcome, FireRecord, FireStatus, Overlap
 from peerjob.model.record import StoreLimits
 from peerjob.model.state import State
 from peerjob.store.base import Store
@@ -238,6 +238,23 @@ class LedgerRules(ScheduleSuite):
         assert await self.done(small, *fires) == first
         await self.fired(small, 3)
         assert len(await self.ledger(small)) == 3
+
+    async def test_puts_that_pass_over_times_keep_the_bound(self, store: Store) -> None:
+        small = await self.open(StoreLimits(max_fires=3))
+        row = await self.schedule(small)
+        await self.fired(small, 0)
+        row = await self.row(small)
+        for number in range(1, 13):
+            account = FireRecord(
+                nominal_us=nth(number), outcome=(MISSED, PAUSED)[number % 2], at_us=0, request=self.make.request()
+            )
+            after = await self.put(small, row, next_us=nth(number + 1), account=account)
+            assert after is not None
+            assert after == await self.row(small)
+            row = after
+        assert [number for number, _, _ in await self.numbers(small)] == [10, 11, 12]
+        assert row.trimmed_us == nth(0)
+        assert await self.refused(small, self.a_fire(row, 0, BACKFILLED)) is FireStatus.TRIMMED
 
     async def test_a_long_stretch_is_one_record(self, store: Store) -> None:
         small = await self.open(StoreLimits(max_fires=3))

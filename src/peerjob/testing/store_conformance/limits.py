@@ -81,6 +81,14 @@ class LimitRules(ScheduleSuite):
         assert [len(part) for part in claims] == [3, 2, 1]
         assert {claim.id for part in claims for claim in part} == {whole.id, *(new.id for new in batch)}
 
+    async def test_large_arguments_of_a_kind_without_room_end_no_claim(self, store: Store) -> None:
+        large = self.make.instances(2, kind="other", spec=bytes(MAX_BATCH_BYTES * 6 // 10), priority=1)
+        small = self.make.instances(3, priority=2)
+        await store.enqueue([*large, *small])
+        peer = await self.join(store, kinds=("work", "other"))
+        claimed = await peer.claim(peer.want(10, {"other": 1, "work": 5}))
+        assert [claim.id for claim in claimed.claims] == [large[0].id, *(new.id for new in small)]
+
     async def test_the_longest_delay_loses_nothing(self, store: Store) -> None:
         far_us = to_micros("365000d", "delay")
         late = self.make.instance(delay_us=far_us)
