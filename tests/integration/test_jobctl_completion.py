@@ -31,9 +31,9 @@ def offered(line: str, **environment: str) -> list[str]:
     ],
 )
 def test_names_come_from_the_live_cluster(target: str, line: str, words: set[str]) -> None:
-    assert words <= set(offered(line, PEERJOB_ADDRESS=target))
-    end = line.rpartition(" ")[2]
-    assert all(word.startswith(end) for word in offered(line, PEERJOB_ADDRESS=target))
+    end, offers = line.rpartition(" ")[2], offered(line, PEERJOB_ADDRESS=target)
+    assert words <= {*offers}
+    assert all(word.startswith(end) for word in offers)
 
 
 def test_options_of_the_connection_count(target: str) -> None:

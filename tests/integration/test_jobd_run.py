@@ -13,6 +13,7 @@ import pytest
 from peerjob import Client, Instance, Node, Role, State, UnauthenticatedError
 from peerjob.cli.daemon.tokens import create
 from peerjob.model.rights import Rights
+from support.division import in_matrix
 from support.etcd import EtcdServer
 from support.jobd import READY, Jobd, target
 from support.servers import Server, ServerProcess
@@ -21,7 +22,7 @@ from support.waiting import PATIENCE, until
 TERM = signal.SIGTERM
 
 
-@pytest.fixture(params=["redis", "etcd"])
+@pytest.fixture(params=["redis", in_matrix("etcd")])
 def server(request: pytest.FixtureRequest) -> ServerProcess:
     found: ServerProcess = request.getfixturevalue(f"{request.param}_server")
     return found

@@ -6,6 +6,7 @@ import grpc
 import pytest
 
 from peerjob import Client, Job, Node
+from support.division import in_matrix
 from support.etcd import Certificates
 from support.jobd import Jobd, target
 from support.keda import Keda
@@ -15,7 +16,7 @@ from support.waiting import PATIENCE, until
 ANSWERS = r"answers KEDA on (\S+)"
 
 
-@pytest.fixture(params=["redis", "etcd"])
+@pytest.fixture(params=["redis", in_matrix("etcd")])
 def server(request: pytest.FixtureRequest) -> ServerProcess:
     found: ServerProcess = request.getfixturevalue(f"{request.param}_server")
     return found

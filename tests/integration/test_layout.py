@@ -21,6 +21,7 @@ from peerjob.store.etcd.driver import EtcdKeyValue
 from peerjob.store.kv.format.base import Delete, Put, Transaction
 from peerjob.store.rules import LAYOUT
 from peerjob.testing.factories import Factory, Peer, outcome
+from support.division import in_matrix
 from support.etcd import EtcdServer
 from support.jobd import Jobd
 from support.servers import Server, ServerProcess
@@ -177,7 +178,7 @@ async def test_a_node_of_an_older_release_drains_and_says_so_once(
     assert record.attempts == 1
 
 
-@pytest.mark.parametrize("place", ["redis", "etcd"], indirect=True)
+@pytest.mark.parametrize("place", ["redis", in_matrix("etcd")], indirect=True)
 async def test_jobd_names_both_layouts_and_clears_the_namespace(place: Place, store: Store, jobd: Jobd) -> None:
     await store.enqueue(place.make.instances(3))
     await place.set_layout(LAYOUT - 1)

@@ -118,8 +118,16 @@ def tool(name: str) -> Path:
     return Path(sys.executable).with_name(name)
 
 
+SLOW_RELOADS = pytest.mark.matrix("reloads with other options; one set stays in make test")
+
+
 @pytest.mark.parametrize(
-    ("options", "kind"), [("-k sync", "thread"), ("-k gthread --threads 2", "deaf"), ("-k sync --preload", "loop")]
+    ("options", "kind"),
+    [
+        ("-k sync", "thread"),
+        pytest.param("-k gthread --threads 2", "deaf", marks=SLOW_RELOADS),
+        pytest.param("-k sync --preload", "loop", marks=SLOW_RELOADS),
+    ],
 )
 async def test_five_reloads_of_gunicorn_count_no_crash(
     redis_url: str, namespace: str, observer: Node, tmp_path: Path, options: str, kind: str
@@ -214,6 +222,7 @@ async def test_a_django_command_leaves(
     await handed_back(await observer.lookup_instance(id))
 
 
+@pytest.mark.matrix("runs pytest within a test")
 async def test_tests_that_stop_no_node_leave(redis_url: str, namespace: str, observer: Node, tmp_path: Path) -> None:
     tests = Path(__file__).parents[1]
     command: list[str | Path] = [

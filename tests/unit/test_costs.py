@@ -11,7 +11,7 @@ CONFTEST = """
 from support import costs
 
 pytest_plugins = ["support.costs", "support.division"]
-costs.BUDGETS["unit"] = 0.05
+costs.BUDGETS["unit"] = 0.04
 """
 
 TESTS = """
@@ -29,12 +29,12 @@ def spend(seconds):
 
 @pytest.fixture(scope="module")
 def shared():
-    spend(time.process_time() + 0.12)
+    spend(time.process_time() + 0.16)
 
 
 @pytest.fixture
 def own():
-    spend(time.process_time() + 0.12)
+    spend(time.process_time() + 0.16)
 
 
 def test_cheap(): ...
@@ -47,7 +47,7 @@ def test_own(own): ...
 
 
 def test_own_process():
-    code = "import time\\nwhile time.process_time() < 0.12: pass"
+    code = "import time\\nwhile time.process_time() < 0.16: pass"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -97,6 +97,7 @@ def small_heap() -> Iterator[None]:
     gc.unfreeze()
 
 
+@pytest.mark.long("measures each hostile value several times")
 @pytest.mark.usefixtures("small_heap")
 async def test_no_hostile_argument_holds_up_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scheduled by a client, converted, run, listed and watched."""
@@ -125,6 +126,7 @@ async def test_no_hostile_argument_holds_up_the_loop(monkeypatch: pytest.MonkeyP
         assert too_long == {}
 
 
+@pytest.mark.long("measures each hostile value several times")
 @pytest.mark.usefixtures("small_heap")
 async def test_no_hostile_request_holds_up_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     async with served(WORK, ANY) as (_, server), raw_client(server.target) as client:

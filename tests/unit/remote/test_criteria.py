@@ -173,6 +173,7 @@ async def test_watches(manager: Manager) -> None:
             task.cancel()
 
 
+@pytest.mark.long("each query has a store of its own")
 @pytest.mark.parametrize("verb", ["cancel_instances", "retry_instances"])
 async def test_verbs_that_act(manager: Manager, verb: str) -> None:
     for number in range(len(QUERIES)):

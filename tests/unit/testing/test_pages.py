@@ -16,6 +16,7 @@ LOADED = (peerjob.testing, fastapi, flask)
 PAGES = sorted([*(DOCS / "cookbook").glob("*.md"), *(DOCS / "guides").glob("*.md")])
 
 
+@pytest.mark.long("runs pytest within a test")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
 def test_the_tests_of_a_page_pass(page: Path, pytester: pytest.Pytester) -> None:
     shown = files(page)

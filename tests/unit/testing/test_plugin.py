@@ -183,6 +183,7 @@ async def test_that_passes(peerjob_cluster): ...
     assert "seed 26" not in shown
 
 
+@pytest.mark.long("runs pytest within a test")
 def test_a_timeout_that_interrupts_a_body_ends_the_test(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
@@ -214,6 +215,7 @@ def test_it_costs_nothing_where_no_test_uses_it() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
+@pytest.mark.long("runs pytest within a test")
 def test_the_examples_of_the_guide_run(pytester: pytest.Pytester) -> None:
     text = (Path(__file__).parents[3] / "docs" / "testing.md").read_text()
     blocks = re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
