@@ -22,7 +22,7 @@ from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.model.worker import Worker
 from peerjob.store.base import Elections, Store
 from peerjob.store.calls import RETRY_FOR
-from peerjob.store.drivers import open_elections, open_store
+from peerjob.store.drivers import open_elections, open_store, takes_credentials
 from peerjob.store.timed import timed
 
 from .body.registry import Registry, checked_modules
@@ -76,8 +76,8 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
     - `store_retry`: how long a call is repeated while the store is away, before it raises StoreUnavailableError; with 0
       it is not repeated. A try waits for an answer for 5 s at most, on SQLite for 15 s. Outcomes of jobs are kept and
       repeated without a limit. It is for a store by URL.
-    - `credentials`: a `CredentialProvider` of redis-py, for a store on Redis or Valkey whose URL has no user and no
-      password. The node asks it every minute, and signs in again on open connections when the answer changes.
+    - `credentials`: a `CredentialProvider` of redis-py, for a store or a coordinator on Redis or Valkey whose URL has
+      no user and no password. The node asks it every minute. Open connections sign in again when its answer changes.
     - `lease_ttl`: how long peers wait before they take over from a lost node, 1 s to 1 day.
     - `timezone`: for cron schedules without a timezone.
     - `allow_references`: modules and packages whose functions may be options of single runs, such as
@@ -139,6 +139,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
         self._lifespan = lifespan
         self._store_limits = store_limits or StoreLimits()
         self._allow_unknown = allow_unknown
+        for_store = None if takes_credentials(coordinator) and not takes_credentials(store) else credentials
         if isinstance(store, str):
             opened: Store = open_store(
                 store,
@@ -146,9 +147,9 @@ class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, Startab
                 clock=self.clock,
                 limits=self._store_limits,
                 retry_for=retry_for,
-                credentials=credentials,
+                credentials=for_store,
             )
-        elif credentials is not None:
+        elif for_store is not None:
             raise OptionError("credentials", type(credentials).__name__, "none, except with a store by URL")
         else:
             opened = store

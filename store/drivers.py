@@ -113,11 +113,11 @@ def open_elections(
 ) -> Callable[[], Elections]:
     """A factory of clients for the leadership that the server of a URL keeps; see `open_store`.
 
-    `credentials` is for a Redis or Valkey whose URL has no user and no password; others ignore it.
+    `credentials` is for a URL that takes it, as `takes_credentials` tells; others ignore it.
     """
     _check_provider(credentials)
     try:
-        if credentials is not None and (scheme_of(url) not in _LUA or any(credentials_of(url))):
+        if not takes_credentials(url):
             credentials = None
         store = open_store(url, namespace=namespace, clock=clock, limits=StoreLimits(), credentials=credentials)
         return store.elections
@@ -150,6 +150,16 @@ async def diagnose(url: str, *, namespace: str, clock: Clock) -> Sequence[Findin
     if scheme != "memory":
         raise _unknown(url)
     return ()
+
+
+def takes_credentials(url: object) -> bool:
+    """Whether a provider can sign in: to a Redis or Valkey by redis-py, with a URL that has no user and no password."""
+    return (
+        isinstance(url, str)
+        and scheme_of(url) in _LUA
+        and "glide" not in scheme_of(url)
+        and not any(credentials_of(url))
+    )
 
 
 def _check_provider(credentials: CredentialProvider | None) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -180,6 +181,17 @@ async def test_a_node_works_while_its_password_changes(
         await until(lambda: node.is_leader)
     assert provider.loops == {asyncio.get_running_loop()}
     assert provider.questions > 8
+
+
+async def test_a_coordinator_alone_gets_the_credentials(provider: Rotating, tmp_path: Path, namespace: str) -> None:
+    url = provider.servers[0].url
+    node = Node(f"sqlite://{tmp_path}/jobs.db", coordinator=url, namespace=namespace, credentials=provider)
+    async with node, asyncio.timeout(PATIENCE):
+        await until(lambda: node.is_leader)
+        provider.rotate(cut=True)
+        signed_in = provider.calls("auth")
+        await until(lambda: node.is_leader and provider.calls("auth") > signed_in)
+        assert provider.questions == 2
 
 
 async def works(url: str, provider: Rotating, namespace: str) -> None:

@@ -118,6 +118,7 @@ class Credentials:
                 f"the provider of credentials for {self._url} returned a {type(given).__name__}, "
                 "expected (password,) or (user, password), as text"
             )
+        given = given[-1:] if given[0] == "" else given  # as redis-py does for the default user
         self._latest, self._ask_at = given, self._clock.elapsed() + ASK_EVERY
         return given
 

@@ -116,6 +116,14 @@ async def test_an_answer_that_is_none_is_told_without_its_secret(answer: object,
     assert "secret" not in str(raised.value)
 
 
+async def test_an_empty_user_is_the_default_user(make: Make) -> None:
+    """`AUTH` takes no empty user."""
+    credentials = make(Provider(("", "secret"), ("", "")))
+    assert await credentials.current() == ("secret",)
+    assert credentials.user is None
+    assert await credentials.instead_of(("secret",)) == ("",)
+
+
 async def test_a_refusal_asks_once_for_all_connections(make: Make) -> None:
     provider = Provider()
     credentials = make(provider)
@@ -184,7 +192,12 @@ def test_only_a_store_by_url_takes_a_provider() -> None:
         Node("redis://localhost", credentials=cast("Any", "hidden"))
 
 
-def test_a_coordinator_with_credentials_of_its_own_keeps_them() -> None:
+def test_a_coordinator_takes_a_provider_unless_its_url_has_credentials() -> None:
     provider = UsernamePasswordCredentialProvider("jobs", "hidden")
     for coordinator in ("redis://user:secret@localhost", "redis://localhost", "memory://"):
         Node("redis://localhost", coordinator=coordinator, credentials=provider)
+    for store in ("memory://", "valkey+glide://localhost", "redis://:secret@localhost"):
+        Node(store, coordinator="redis://localhost", credentials=provider)
+        with pytest.raises(OptionError) as raised:
+            Node(store, coordinator="redis://:secret@localhost", credentials=provider)
+        assert raised.value.option == "credentials"
