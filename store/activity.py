@@ -60,13 +60,13 @@ def merged(stored: bytes | None, sample: ActivitySample) -> ActivitySample:
 def limited(sample: ActivitySample) -> ActivitySample:
     """The same counts, with rows for the busiest kinds only; the other kinds are added to the row OTHER_KINDS."""
     rows: dict[str, ActivityRow] = {}
-    room = MAX_SAMPLED_NAMES
+    bytes_left = MAX_SAMPLED_NAMES
     kinds = 0
     for kind in sorted(sample.rows, key=lambda sampled: (-sample.rows[sampled].events, sampled)):
         size = len(kind.encode())
-        keeps = kind == OTHER_KINDS or (kinds < MAX_SAMPLED_KINDS and size <= room)
+        keeps = kind == OTHER_KINDS or (kinds < MAX_SAMPLED_KINDS and size <= bytes_left)
         if keeps and kind != OTHER_KINDS:
-            kinds, room = kinds + 1, room - size
+            kinds, bytes_left = kinds + 1, bytes_left - size
         _add(rows, kind if keeps else OTHER_KINDS, sample.rows[kind])
     return ActivitySample(sample.slot, rows)
 

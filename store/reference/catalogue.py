@@ -29,16 +29,16 @@ def published_kinds(transaction: ReferenceTransaction, kinds: Sequence[str]) -> 
 def publish_descriptors(transaction: ReferenceTransaction, descriptors: Sequence[KindDescriptor]) -> list[bool]:
     """Publish kinds with their descriptors; returns for each whether its schema is missing."""
     check_batch(len(descriptors))
-    return [_publish_descriptor(transaction, one) for one in descriptors]
+    return [_publish_descriptor(transaction, descriptor) for descriptor in descriptors]
 
 
 def _publish_descriptor(transaction: ReferenceTransaction, given: KindDescriptor) -> bool:
     """Put a descriptor first. Without a schema, it keeps the schema that was published before."""
     known = _publish(transaction, given.kind)
-    before = [one for one in known.descriptors if one.digest == given.digest]
+    before = [descriptor for descriptor in known.descriptors if descriptor.digest == given.digest]
     if before and not given.schema:
         given = replace(given, schema=before[0].schema)
-    others = [one for one in known.descriptors if one.digest != given.digest]
+    others = [descriptor for descriptor in known.descriptors if descriptor.digest != given.digest]
     known.descriptors = [given, *others][:MAX_DESCRIPTORS]
     return not given.schema
 
@@ -46,8 +46,8 @@ def _publish_descriptor(transaction: ReferenceTransaction, given: KindDescriptor
 def descriptors(transaction: ReferenceTransaction, kinds: Sequence[str]) -> list[tuple[KindDescriptor, ...]]:
     """The descriptors of each kind, the latest published first."""
     check_batch(len(kinds))
-    found = [_known(transaction, kind) for kind in kinds]
-    return [() if known is None else tuple(known.descriptors) for known in found]
+    known_kinds = [_known(transaction, kind) for kind in kinds]
+    return [() if known is None else tuple(known.descriptors) for known in known_kinds]
 
 
 def _known(transaction: ReferenceTransaction, kind: str) -> PublishedKind | None:

@@ -23,11 +23,11 @@ def fire(
 ) -> list[FireAnswer]:
     """Do fires one after the other; each sees the effects of those before it."""
     check_fires(fires)
-    if any(one.instance is not None for one in fires):
+    if any(fire.instance is not None for fire in fires):
         check_not_full(transaction)
     deposed = is_deposed(transaction, term)
     written: list[FireRecord] = []
-    return [_fire(transaction, one, term, node, written, deposed=deposed) for one in fires]
+    return [_fire(transaction, fire, term, node, written, deposed=deposed) for fire in fires]
 
 
 def is_deposed(transaction: ReferenceTransaction, term: Term | None) -> bool:

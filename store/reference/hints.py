@@ -62,10 +62,10 @@ class WaitingCalls:
         self._waiting.add(waiter)
         try:
             async with asyncio.timeout(timeout):
-                while not (found := look()):
+                while not (answer := look()):
                     await waiter[1].wait()
                     waiter[1].clear()
-                return found
+                return answer
         except TimeoutError:
             return look()
         finally:

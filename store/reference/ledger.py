@@ -71,7 +71,7 @@ def trim(transaction: ReferenceTransaction, schedule: ScheduleData, written: Seq
     for position in sorted(ledger):
         record = ledger[position].record
         old = record.at_us + limits.fires_kept_us < transaction.now_us
-        if all(record is not one for one in written) and (surplus > 0 or old):
+        if all(record is not kept for kept in written) and (surplus > 0 or old):
             surplus -= 1
             del ledger[position]
             if position[1] == _INSTANCE and record.instance:

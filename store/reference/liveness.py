@@ -48,7 +48,7 @@ def renew(
         held=None if agrees else tuple(Held(instance.id, instance.fence) for instance in held),
         cancelled=tuple(instance.id for instance in held if instance.releasing),
         instruction=node.instruction,
-        work_due=node.idle is None or any(one.kind in node.idle.kinds for one in due_instances(transaction)),
+        work_due=node.idle is None or any(instance.kind in node.idle.kinds for instance in due_instances(transaction)),
         reap_in_us=_reap_in_us(transaction, node),
     )
 

@@ -22,15 +22,15 @@ PAGE = 500
 def get(transaction: ReferenceTransaction, ids: Sequence[str]) -> list[Record | None]:
     """Records by id."""
     check_batch(len(ids))
-    found = [transaction.state.instances.get(id) for id in ids]
-    return [None if instance is None else to_record(instance) for instance in found]
+    instances = [transaction.state.instances.get(id) for id in ids]
+    return [None if instance is None else to_record(instance) for instance in instances]
 
 
 def lookup(transaction: ReferenceTransaction, query: Query) -> Page:
     """A page of the instances that match, in order of creation."""
     cursor = None if query.cursor is None else checked_id(query.cursor, "cursor")
-    matching = [one for one in transaction.state.instances.values() if matches(one, query)]
-    matching.sort(key=lambda one: one.id, reverse=query.order == "desc")
+    matching = [instance for instance in transaction.state.instances.values() if matches(instance, query)]
+    matching.sort(key=lambda instance: instance.id, reverse=query.order == "desc")
     page, cursor = page_of(matching, cursor, query.limit, descending=query.order == "desc")
     return Page(tuple(map(to_record, page)), cursor)
 
@@ -59,7 +59,7 @@ def page_of(
     """The page behind a cursor, the id of the last instance that was read; and the next cursor."""
     left = list(instances)
     if cursor is not None:
-        left = [one for one in left if (one.id < cursor if descending else one.id > cursor)]
+        left = [instance for instance in left if (instance.id < cursor if descending else instance.id > cursor)]
     page = left[:limit]
     return page, page[-1].id if len(left) > limit else None
 
@@ -79,13 +79,17 @@ def logs(transaction: ReferenceTransaction, id: str, *, cursor: str | None = Non
 
 def due(transaction: ReferenceTransaction, kinds: Sequence[str] = ()) -> dict[str, int]:
     """How many instances of each kind are due and not claimed."""
-    return dict(Counter(one.kind for one in due_instances(transaction) if not kinds or one.kind in kinds))
+    return dict(
+        Counter(instance.kind for instance in due_instances(transaction) if not kinds or instance.kind in kinds)
+    )
 
 
 def health(transaction: ReferenceTransaction) -> Health:
     """Counts by kind and state."""
     counts: dict[str, dict[State, int]] = {}
-    for (kind, state), count in Counter((one.kind, one.state) for one in transaction.state.instances.values()).items():
+    for (kind, state), count in Counter(
+        (instance.kind, instance.state) for instance in transaction.state.instances.values()
+    ).items():
         counts.setdefault(kind, {})[state] = count
     nodes = sum(node.alive(transaction.now_us) for node in transaction.state.nodes.values())
     delayed, undecodable = len(transaction.state.delayed), transaction.state.undecodable

@@ -32,9 +32,9 @@ def reap(transaction: ReferenceTransaction, limit: int, *, reaper: str) -> list[
         expired = [name for name, node in nodes.items() if not node.ended and not node.alive(transaction.now_us)]
         for incarnation in transaction.choices.dead(expired):
             held = transaction.state.held_by(incarnation)
-            nodes[incarnation].suspect_ran = any(one.suspect and one.started for one in held)
+            nodes[incarnation].suspect_ran = any(instance.suspect and instance.started for instance in held)
             _end_node(transaction, nodes[incarnation], "dead")
-    claims = [one.id for name, node in nodes.items() if node.ended for one in transaction.state.held_by(name)]
+    claims = [instance.id for name, node in nodes.items() if node.ended for instance in transaction.state.held_by(name)]
     reaped: list[Reaped] = []
     for id in transaction.choices.reaped(claims, limit):
         instance = transaction.state.instances[id]

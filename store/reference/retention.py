@@ -58,7 +58,9 @@ def removable(transaction: ReferenceTransaction) -> list[str]:
 
 def clear_instances(transaction: ReferenceTransaction, filter: Filter, *, limit: int = 500) -> int:
     """Remove final instances that match, the oldest first."""
-    ids = transaction.choices.removed([one.id for one in _matching(transaction, filter) if one.over], limit)
+    ids = transaction.choices.removed(
+        [instance.id for instance in _matching(transaction, filter) if instance.over], limit
+    )
     for id in ids:
         remove(transaction, transaction.state.instances[id])
     return len(ids)

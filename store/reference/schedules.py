@@ -71,8 +71,8 @@ def remove_schedule(transaction: ReferenceTransaction, name: str, *, expected: i
 def get_schedules(transaction: ReferenceTransaction, names: Sequence[str]) -> list[ScheduleRow | None]:
     """Schedules by name."""
     check_count(names, "schedules")
-    found = [transaction.state.schedules.get(name) for name in names]
-    return [None if schedule is None else to_row(transaction, schedule) for schedule in found]
+    rows = [transaction.state.schedules.get(name) for name in names]
+    return [None if schedule is None else to_row(transaction, schedule) for schedule in rows]
 
 
 def changed_schedules(transaction: ReferenceTransaction, revision: int, *, limit: int = MAX_SCHEDULES) -> SchedulePage:

@@ -200,7 +200,7 @@ class Namespace:
 
     def held_by(self, incarnation: str) -> list[InstanceData]:
         """The claims of an incarnation, with the cancelled instances that it has not released."""
-        return [one for one in self.instances.values() if one.held and one.owner == incarnation]
+        return [instance for instance in self.instances.values() if instance.held and instance.owner == incarnation]
 
 
 def to_record(instance: InstanceData) -> Record:

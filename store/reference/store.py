@@ -237,11 +237,11 @@ class ReferenceStore(_Commands):
     async def claim_on_hint(
         self, incarnation: str, want: Want, *, request: str, timeout: float
     ) -> tuple[list[Hint], Claimed | None]:
-        found = await self.next_hints(incarnation, timeout)
-        if timeout > 0 and not any(hint.what == "work" for hint in found):
-            return found, None
+        hints = await self.next_hints(incarnation, timeout)
+        if timeout > 0 and not any(hint.what == "work" for hint in hints):
+            return hints, None
         with self._transaction() as transaction:
-            return found, claim(transaction, incarnation, want, request=request, command="hint-claim")
+            return hints, claim(transaction, incarnation, want, request=request, command="hint-claim")
 
     async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | State | None]:
         with self._transaction() as transaction:

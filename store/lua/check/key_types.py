@@ -10,7 +10,7 @@ from peerjob.store.lua.scripts.script import Argument
 
 MAX_LOOKED_AT = 200_000
 """A search looks at about this many keys of the server."""
-_AT_ONCE = 1_000
+_BATCH = 1_000
 _NAMES = {
     "hash": (
         "activity dead descriptors idle k kinds leader node now own req revisions schedule sets slots terms watched"
@@ -33,8 +33,8 @@ async def wrong_types(driver: Driver) -> dict[str, tuple[str, str]]:
     pattern = start.replace("*", "\\*").replace("?", "\\?").replace("[", "\\[")
     wrong: dict[str, tuple[str, str]] = {}
     cursor: Argument = 0
-    for _ in range(MAX_LOOKED_AT // _AT_ONCE):
-        scanned = await driver.ask(("SCAN", cursor, "MATCH", f"{pattern}*", "COUNT", _AT_ONCE))
+    for _ in range(MAX_LOOKED_AT // _BATCH):
+        scanned = await driver.ask(("SCAN", cursor, "MATCH", f"{pattern}*", "COUNT", _BATCH))
         if scanned is None:
             return {}
         cursor, keys = scanned[0][0], scanned[0][1]
