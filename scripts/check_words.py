@@ -37,7 +37,7 @@ KEPT = {("src/peerjob/model/errors.py", "found")}
 """An attribute of LayoutError, which users may read."""
 CLASSES = {"Member": "a part of a flow", "Child": "a part of a flow"}
 """Names of classes that are kept free, for what."""
-CHECKED = ("cluster", "node", "src", "store/etcd", "store/memory", "store/sqlite")
+CHECKED = ("cluster", "node", "src", "store")
 """The folders whose names are checked."""
 PRODUCT = ("cluster", "node", "store", "src", "bench", "scripts", "examples", "docs", "README.md", "CONTRIBUTING.md")
 
