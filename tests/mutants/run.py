@@ -65,28 +65,28 @@ def main() -> int:
     )
     parser.add_argument("--check", action="store_true", help="only check that each defect fits its file")
     given = parser.parse_args()
-    chosen = [one for one in planted() if not given.ids or one.id in given.ids]
-    unknown = set(given.ids) - {one.id for one in chosen}
+    chosen = [defect for defect in planted() if not given.ids or defect.id in given.ids]
+    unknown = set(given.ids) - {defect.id for defect in chosen}
     if unknown:
         parser.error(f"not listed: {', '.join(sorted(unknown))}")
     if given.check:
         return check(chosen)
-    found: list[Caught] = []
+    results: list[Caught] = []
     until = math.inf
     if given.seconds is not None:
         until = time.monotonic() + given.seconds
         random.Random(commit()).shuffle(chosen)
 
-    def in_time(one: Planted) -> Caught | None:
-        return attempt(one, only_listed=given.only_listed) if time.monotonic() < until else None
+    def in_time(defect: Planted) -> Caught | None:
+        return attempt(defect, only_listed=given.only_listed) if time.monotonic() < until else None
 
     with ThreadPoolExecutor(given.jobs) as pool:
         for caught in filter(None, pool.map(in_time, chosen)):
-            found.append(caught)
-            progress = f"[{len(found)}/{len(chosen)}] {caught.defect.id}"
+            results.append(caught)
+            progress = f"[{len(results)}/{len(chosen)}] {caught.defect.id}"
             print(f"{progress} {caught.test or 'NOT CAUGHT'} {caught.seconds:.0f} s", file=sys.stderr, flush=True)
-    print(table(found))
-    return sum(not one.test for one in found) > 0
+    print(table(results))
+    return sum(not caught.test for caught in results) > 0
 
 
 def commit() -> str:
@@ -98,12 +98,12 @@ def commit() -> str:
 def check(chosen: Sequence[Planted]) -> int:
     """Print the defects that no longer fit their file; 1 if there is one."""
     unfit = 0
-    for one in chosen:
+    for defect in chosen:
         try:
-            one.planted((ROOT / one.file).read_text())
+            defect.planted((ROOT / defect.file).read_text())
         except (OSError, ValueError, SyntaxError) as error:
             unfit += 1
-            print(f"{one.id}: {error}")
+            print(f"{defect.id}: {error}")
     print(f"{len(chosen) - unfit} of {len(chosen)} planted defects fit")
     return int(unfit > 0)
 
@@ -132,7 +132,7 @@ def wider_sets(file: str) -> list[str]:
 def failed_test(home: Path, arguments: Sequence[str]) -> str:
     """The first test that fails there, or ""; raises RuntimeError where the tests could not be run."""
     source = str(home / "src")
-    run = ended(home, [Path(sys.executable).with_name("pytest"), "-x", "-q", *arguments], source)
+    run = ended(home, [Path(sys.executable).with_name("pytest"), "-x", "-q", "--whole", *arguments], source)
     if run.returncode == 0:
         return ""
     if run.returncode < 0:
@@ -153,14 +153,15 @@ def failing_seed(home: Path) -> str:
     return failed[1] if failed is not None else "an error of the simulation" if run.returncode else ""
 
 
-def table(found: Sequence[Caught]) -> str:
+def table(results: Sequence[Caught]) -> str:
     """The results in Markdown, and the rate."""
     rows = [
-        f"| {one.defect.id} | {one.defect.defect} | {f'`{one.test}`' if one.test else 'nothing'} | {one.seconds:.0f} |"
-        for one in found
+        f"| {caught.defect.id} | {caught.defect.defect} | {f'`{caught.test}`' if caught.test else 'nothing'} "
+        f"| {caught.seconds:.0f} |"
+        for caught in results
     ]
-    caught = sum(bool(one.test) for one in found)
-    rate = f"{caught} of {len(found)} caught, {caught / len(found):.0%}"
+    count = sum(bool(caught.test) for caught in results)
+    rate = f"{count} of {len(results)} caught"
     return "\n".join(["| id | defect | caught by | seconds |", "|---|---|---|---|", *rows, "", rate])
 
 

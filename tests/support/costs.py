@@ -128,8 +128,8 @@ class Summary:
         self._above: list[tuple[float, float, str]] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        found = dict(report.user_properties)
-        cost, limit = found.get("cost"), found.get("budget")
+        properties = dict(report.user_properties)
+        cost, limit = properties.get("cost"), properties.get("budget")
         if isinstance(cost, float):
             self.costs[report.nodeid] = cost
             if isinstance(limit, float) and cost > limit:

@@ -34,8 +34,8 @@ _RULES = "peerjob.testing.store_conformance."
 @cache
 def table() -> Mapping[str, Mapping[str, Sequence[str]]]:
     """The groups of rules that each command runs on a set-up."""
-    found: dict[str, dict[str, list[str]]] = tomllib.loads(TABLE.read_text())
-    return {setup: {command: row[command] for command in COMMANDS if command in row} for setup, row in found.items()}
+    rows: dict[str, dict[str, list[str]]] = tomllib.loads(TABLE.read_text())
+    return {setup: {command: row[command] for command in COMMANDS if command in row} for setup, row in rows.items()}
 
 
 def groups_of(suite: type) -> set[str]:

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.one_python
 
 
 def jobs(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text())["jobs"]
-    return found
+    by_name: dict[str, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text())["jobs"]
+    return by_name
 
 
 def made(text: str) -> set[str]:
@@ -28,18 +28,18 @@ def made(text: str) -> set[str]:
 
 def made_by(name: str) -> set[str]:
     """The targets that a workflow makes; a step may have a target for each run of its job."""
-    found: set[str] = set()
+    targets: set[str] = set()
     for job in jobs(name).values():
         commands = "\n".join(step.get("run", "") for step in job["steps"])
-        found |= made(commands)
+        targets |= made(commands)
         if "make ${{ matrix.target }}" in commands:
-            found |= {*job["strategy"]["matrix"]["target"]}
-    return found
+            targets |= {*job["strategy"]["matrix"]["target"]}
+    return targets
 
 
 def needed_by(target: str) -> set[str]:
-    (found,) = re.findall(rf"^{target}: (.*?) ##", MAKEFILE, re.MULTILINE)
-    return {*found.split()}
+    (prerequisites,) = re.findall(rf"^{target}: (.*?) ##", MAKEFILE, re.MULTILINE)
+    return {*prerequisites.split()}
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
@@ -78,7 +78,7 @@ def test_the_workflow_runs_every_python_that_the_project_promises() -> None:
 
 
 def test_the_tests_of_upgrades_find_the_tag_of_the_previous_release() -> None:
-    (checkout,) = [one for one in jobs("test")["integration"]["steps"] if "checkout" in one.get("uses", "")]
+    (checkout,) = [step for step in jobs("test")["integration"]["steps"] if "checkout" in step.get("uses", "")]
     assert checkout["with"] == {"fetch-depth": 0}
 
 
@@ -120,6 +120,6 @@ def test_the_dev_container_installs_by_make() -> None:
     "form", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml")), ids=lambda path: path.name
 )
 def test_a_form_is_readable(form: Path) -> None:
-    found = yaml.safe_load(form.read_text())
+    content = yaml.safe_load(form.read_text())
 
-    assert "body" in found or found["blank_issues_enabled"] is False
+    assert "body" in content or content["blank_issues_enabled"] is False
