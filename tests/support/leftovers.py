@@ -66,6 +66,7 @@ OF_ENDED: Mapping[str, str] = {
     "req": _LATE_JOIN,
     "ended": _LATE_JOIN,
     "charged": _REJOIN,
+    "clocks": "a join again begins a new lease, and one that was given up leaves the last one to its end",
     "watch": _WAITER,
     "hint": _UNREAD,
     "wake": _UNREAD,

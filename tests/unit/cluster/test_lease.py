@@ -214,3 +214,14 @@ async def test_an_answer_that_the_incarnation_before_is_dead_ends_no_trust(renew
     assert lease.trusted
     assert not heard.dead
     assert not heard.ended
+
+
+async def test_a_lease_that_is_not_trusted_lets_its_node_take_no_other_for_dead(renewing: RenewedLease) -> None:
+    """The machine slept, and no renewal has failed yet."""
+    lease = renewing.lease
+    await renewing.clock.advance(TTL + 1)
+    before = lease.may_reap
+    assert before
+    renewing.machine.slept = TTL
+    assert not lease.trusted
+    assert not lease.may_reap
