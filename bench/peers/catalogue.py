@@ -24,6 +24,8 @@ class Peer:
     service: ServiceKind = "redis"
     drain_slots: int = 10
     """How many jobs a process runs at a time in a drain: 1 where each running job needs a process of its own."""
+    blocking: tuple[str, ...] | None = None
+    """The arguments of the program for a producer that blocks; None if the peer has only asynchronous calls."""
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     """Settings that the peer takes from the environment."""
     keeps: str
@@ -98,6 +100,7 @@ def _peerjob(name: str, service: ServiceKind, jobs: int, setting: str) -> Peer:
         requirements=(".[cluster]", "hiredis"),
         program="use_peerjob.py",
         worker=_program("peerjob"),
+        blocking=("sync",),
         jobs=jobs,
         service=service,
         keeps="result, arguments, history",
@@ -125,6 +128,7 @@ PEERS: tuple[Peer, ...] = (
         name="celery",
         requirements=("celery[redis]", "hiredis"),
         program="use_celery.py",
+        blocking=(),
         worker=_celery,
         jobs=8_000,
         drain_slots=1,
@@ -135,6 +139,7 @@ PEERS: tuple[Peer, ...] = (
         name="rq",
         requirements=("rq", "hiredis"),
         program="use_rq.py",
+        blocking=(),
         worker=_rq,
         jobs=6_000,
         drain_slots=1,
@@ -163,6 +168,7 @@ PEERS: tuple[Peer, ...] = (
         name="dramatiq",
         requirements=("dramatiq[redis]", "hiredis"),
         program="use_dramatiq.py",
+        blocking=(),
         worker=_dramatiq,
         jobs=16_000,
         keeps="nothing",
@@ -173,6 +179,7 @@ PEERS: tuple[Peer, ...] = (
         name="huey",
         requirements=("huey[redis]", "hiredis"),
         program="use_huey.py",
+        blocking=(),
         worker=_huey,
         jobs=16_000,
         keeps="nothing",
@@ -212,6 +219,7 @@ PEERS: tuple[Peer, ...] = (
         name="procrastinate",
         requirements=("procrastinate", "psycopg[binary,pool]", "uvloop"),
         program="use_procrastinate.py",
+        blocking=("sync",),
         worker=_program("procrastinate"),
         jobs=3_000,
         service="postgres",

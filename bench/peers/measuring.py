@@ -33,7 +33,7 @@ def one_round(peer: Peer, *, quick: bool) -> Figures:
     with running(peer.service) as service, tempfile.TemporaryDirectory(prefix="peers-") as folder:
         place = Place(peer, service.url, Marks(Path(folder, "marks")))
         jobs = max(1_000, peer.jobs // 10) if quick else peer.jobs
-        for measure in (_enqueue_and_drain, _two_workers, _latency, _pauses):
+        for measure in (_enqueue_and_drain, _two_workers, _latency, _pauses, _enqueue_blocking):
             try:
                 found |= measure(place, service, jobs)
             except PeerError as error:
@@ -90,6 +90,19 @@ def _pauses(place: Place, service: Service, jobs: int) -> Figures:
         with working(place, producer, slots=SLOTS):
             _await(place, PAUSES)
     return {"pauses": PAUSES / rate(place.marks.read(), processes=1)}
+
+
+def _enqueue_blocking(place: Place, service: Service, jobs: int) -> Figures:
+    """Enqueue from code without an event loop. Nothing runs these jobs, so this is the last measure."""
+    if place.peer.blocking is None:
+        return {}
+    count = min(4_000, jobs // 4)
+    with producing(place, arguments=place.peer.blocking) as producer:
+        producer.ask("threads", count=WARM)
+        return {
+            "enqueue sync": count / producer.seconds("one", count=count),
+            "enqueue sync 8": count / producer.seconds("threads", count=count),
+        }
 
 
 def _await(place: Place, count: int) -> None:

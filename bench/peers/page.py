@@ -52,7 +52,7 @@ def text(report: Report) -> str:
         changes=_changes(report),
         ahead=_ahead(report),
         throughput=report.table(("drain 1", "drain 2", "pauses")),
-        enqueue=report.table(("enqueue one", "enqueue together", "enqueue bulk")),
+        enqueue=report.table(("enqueue one", "enqueue together", "enqueue bulk", "enqueue sync", "enqueue sync 8")),
         latency=report.table(("latency p50", "latency p99", "after kill")),
         cost=report.table(("worker cpu", "server cpu", "peak", "together")),
         settings=markdown_table([["", "settings", "keeps of an ended job"], *settings], numbers=False),

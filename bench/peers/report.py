@@ -29,6 +29,8 @@ MEASURES = (
     Measure(key="enqueue one", title="enqueue, one at a time", unit="jobs/s", best="high"),
     Measure(key="enqueue together", title="enqueue, 100 at once", unit="jobs/s", best="high"),
     Measure(key="enqueue bulk", title="enqueue, bulk", unit="jobs/s", best="high"),
+    Measure(key="enqueue sync", title="enqueue from synchronous code", unit="jobs/s", best="high"),
+    Measure(key="enqueue sync 8", title="enqueue from synchronous code, eight threads", unit="jobs/s", best="high"),
     Measure(key="latency p50", title="idle latency p50", unit="ms", best="low", digits=2),
     Measure(key="latency p99", title="idle latency p99", unit="ms", best="low", digits=2),
     Measure(key="worker cpu", title="worker CPU per 1,000 jobs", unit="s", best="low", digits=3),

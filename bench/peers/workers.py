@@ -68,9 +68,9 @@ class Place:
 class Producer:
     """The program that enqueues, in the venv of the peer."""
 
-    def __init__(self, place: Place, slots: int = 10) -> None:
+    def __init__(self, place: Place, slots: int = 10, arguments: tuple[str, ...] = ()) -> None:
         self.place = place
-        command = ["@python", place.peer.program]
+        command = ["@python", place.peer.program, *arguments]
         self.process = place.start(command, slots, talks=True)
         self.has_bulk: bool = self._answer()["bulk"]
 
@@ -100,8 +100,8 @@ class Producer:
 
 
 @contextmanager
-def producing(place: Place, slots: int = 10) -> Generator[Producer]:
-    producer = Producer(place, slots)
+def producing(place: Place, slots: int = 10, arguments: tuple[str, ...] = ()) -> Generator[Producer]:
+    producer = Producer(place, slots, arguments)
     try:
         yield producer
     finally:

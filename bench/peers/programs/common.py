@@ -19,6 +19,7 @@ URL = os.environ.get("PEER_URL", "")
 SLOTS = int(os.environ.get("PEER_SLOTS", "10"))
 MARK = struct.Struct("<IId")
 TOGETHER = 100
+THREADS = 8
 CHUNK = 1_000
 HELD = 300.0
 LATENCY = 1_000_000
@@ -68,10 +69,9 @@ def produce(one: Callable[[str, int], object], many: Callable[[str, range], obje
                 for n in range(count):
                     one(job, n)
             case "together":
-                turns = iter(range(count))
-                with ThreadPoolExecutor(TOGETHER) as pool:
-                    for done in [pool.submit(_repeat, one, job, turns) for _ in range(TOGETHER)]:
-                        done.result()
+                _in_threads(TOGETHER, one, job, count)
+            case "threads":
+                _in_threads(THREADS, one, job, count)
             case "bulk":
                 assert many is not None
                 for first in range(0, count, CHUNK):
@@ -80,6 +80,13 @@ def produce(one: Callable[[str, int], object], many: Callable[[str, range], obje
                 _say({"sent": _send_each(one, job, count)})
                 continue
         _say({"seconds": time.monotonic() - begin})
+
+
+def _in_threads(threads: int, one: Callable[[str, int], object], job: str, count: int) -> None:
+    turns = iter(range(count))
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(_repeat, one, job, turns) for _ in range(threads)]:
+            done.result()
 
 
 def _repeat(one: Callable[[str, int], object], job: str, turns: Any) -> None:

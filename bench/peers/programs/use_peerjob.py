@@ -5,7 +5,7 @@ import signal
 import sys
 
 import uvloop
-from common import SLOTS, URL, hold_async, mark, pause_async, produce_async
+from common import SLOTS, URL, hold_async, mark, pause_async, produce, produce_async
 
 from peerjob import Job, Node
 
@@ -41,5 +41,12 @@ async def main() -> None:
         )
 
 
-if __name__ == "__main__":
+def block() -> None:
+    with Node(URL, workers=0, allow_unknown=True).blocking() as node:
+        produce(lambda job, n: node.schedule(JOBS[job], n))
+
+
+if __name__ == "__main__" and sys.argv[1:] == ["sync"]:
+    block()
+elif __name__ == "__main__":
     uvloop.run(work() if sys.argv[1:] == ["work"] else main())

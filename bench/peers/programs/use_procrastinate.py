@@ -4,8 +4,8 @@ import logging
 import sys
 
 import uvloop
-from common import SLOTS, URL, hold_async, mark, pause_async, produce_async
-from procrastinate import App, PsycopgConnector
+from common import SLOTS, URL, hold_async, mark, pause_async, produce, produce_async
+from procrastinate import App, PsycopgConnector, SyncPsycopgConnector
 
 app = App(connector=PsycopgConnector(conninfo=URL, max_size=20))
 
@@ -44,6 +44,16 @@ async def main() -> None:
         await produce_async(lambda job, n: JOBS[job].defer_async(n=n), many)
 
 
-if __name__ == "__main__":
+def block() -> None:
+    blocking = app.with_connector(SyncPsycopgConnector(conninfo=URL))
+    with blocking.open():
+        if not blocking.check_connection():
+            blocking.schema_manager.apply_schema()
+        produce(lambda job, n: blocking.tasks[job].defer(n=n))
+
+
+if __name__ == "__main__" and sys.argv[1:] == ["sync"]:
+    block()
+elif __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
     uvloop.run(work() if sys.argv[1:] == ["work"] else main())
