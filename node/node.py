@@ -35,6 +35,7 @@ from .manager.cluster import NodeClusterManager
 from .manager.instances import NodeInstanceManager
 from .manager.jobs import JobSource, closed_loop_text, forked_text
 from .manager.pending_start import PendingStart
+from .manager.retries import NodeRetryManager
 from .manager.schedules import NodeScheduleManager
 from .observe.activity import ActivityCounts
 from .observe.node_stats import NodeStats, node_stats_of
@@ -63,7 +64,7 @@ EXIT_MARGIN = 7.0
 """Seconds, added to the grace, that an exiting process waits for a node whose event loop runs in another thread."""
 
 
-class Node(NodeInstanceManager, NodeScheduleManager, NodeClusterManager, StartableManager):
+class Node(NodeInstanceManager, NodeRetryManager, NodeScheduleManager, NodeClusterManager, StartableManager):
     """One of equal peers that share a store: schedules jobs, runs them, and takes over from peers that die.
 
     Use a node as an async context manager, or call `start()` and `stop()`. `run()` starts, waits for SIGTERM and stops.

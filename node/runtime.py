@@ -98,6 +98,7 @@ class NodeRuntime:
         audit_trail: AuditTrail,
     ) -> None:
         self._store = store
+        self.direct_calls = None if clock.virtual else store.direct_calls()
         self._clock = clock
         self._name = name
         self._audit_trail = audit_trail

@@ -20,6 +20,8 @@ LONG = {"drain", "result", "wait"}
 """Verbs that wait for jobs; a cancellation of the calling job ends the wait."""
 ON_LOOP = {"register", "unregister"}
 """Synchronous functions that must run on the event loop of the manager."""
+STORED = {"schedule": "job, args, kwargs", "schedule_as": "call, (), {}, id"}
+"""Method → the arguments of `BlockingCalls.store`, which stores one run."""
 WITHOUT = {"watch": {"on_begin"}}
 """Method → parameters that the blocking method lacks. Docstring lines that name these parameters are left out."""
 
@@ -213,6 +215,8 @@ def statements(method: ast.FunctionDef | ast.AsyncFunctionDef, twin: Twin, retur
         return [f"return {twin.manager}.call_on_loop(lambda manager: manager.{verb})"]
     if isinstance(method, ast.FunctionDef):
         return [f"return {twin.target}.{verb}"]
+    if twin.target == "self.manager" and method.name in STORED:
+        return [f"return BlockingInstance(self, self.store({STORED[method.name]}))"]
     call = f"{twin.manager}.call{'_long' * (method.name in LONG)}({twin.target}.{verb})"
     if ast.unparse(method.body[-1]) == "return self":
         return [twin.refresh.format(call=call), "return self"]

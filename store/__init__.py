@@ -8,5 +8,5 @@ Read in this order:
 4. `kv` is engine B: the same commands over a transactional key-value store. `memory` and `etcd` are its drivers.
 
 Both engines use `calls` (limits of time, and retries while the server is away) and `rules` (which releases may write a
-namespace; limits and texts of fires). `paging` is for callers.
+namespace; limits and texts of fires). `paging` is for callers. `direct` is for threads without an event loop.
 """

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from peerjob.model.clock import Clock
+from peerjob.model.record import Enqueued, NewInstance
 
 from .base import Liveness, Store
+from .direct import DirectCalls
 
 _UNTIMED = ("open", "close", "next_hints", "claim_on_hint")
 """Calls that wait for hints are not measured, since their time says nothing about the server."""
@@ -46,6 +48,22 @@ class _TimedStore(_Timed):
 
     def liveness(self) -> Liveness:
         return cast("Liveness", _Timed(self._store.liveness(), [RENEW], self._clock, self._report))
+
+    def direct_calls(self) -> DirectCalls | None:
+        direct = self._store.direct_calls()
+        return None if direct is None else _TimedDirectCalls(direct, self._clock, self._report)
+
+
+class _TimedDirectCalls:
+    def __init__(self, target: DirectCalls, clock: Clock, report: Report) -> None:
+        self._target, self._elapsed, self._report = target, clock.elapsed, report
+
+    def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
+        began = self._elapsed()
+        try:
+            return self._target.enqueue(instances, node=node)
+        finally:
+            self._report("enqueue", self._elapsed() - began)
 
 
 def _measured(target: Store | Liveness, verb: str, clock: Clock, report: Report) -> Callable[..., Any]:

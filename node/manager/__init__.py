@@ -3,7 +3,7 @@
 Read in this order:
 
 1. `jobs`: what all verbs need (the store, the registry, and the runtime of a node that runs), and the verbs that store
-   new instances. Then the verbs for `instances` and for `schedules`; `Node` inherits them.
+   new instances. Then the verbs for `retries`, `instances` and `schedules`; `Node` inherits them.
 2. `call_encoder`: from a call to the stored instance. `schedule_changes`: from a definition to the stored schedule.
    `backfill`: instances for past nominal times.
 3. What the runtime holds for the verbs: `batches` sends concurrent requests to the store together;

@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
 from msgspec import structs
@@ -16,14 +15,18 @@ from msgspec import structs
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
 from peerjob.model.durations import Duration, to_seconds
-from peerjob.model.errors import ArgumentError, NodeStateError, OptionError, UnknownInstanceError, UnknownKindError
-from peerjob.model.ids import checked_id, checked_new_id, derived_id
+from peerjob.model.errors import (
+    ArgumentError,
+    NodeStateError,
+    OptionError,
+    StoreUnavailableError,
+    UnknownInstanceError,
+    UnknownKindError,
+)
+from peerjob.model.ids import checked_id, checked_new_id
 from peerjob.model.injected import current_run
 from peerjob.model.job import Call, Job, JobGroup, collect_jobs
-from peerjob.model.query import Query, ResultPage
-from peerjob.model.record import NewInstance, Record
-from peerjob.model.spec import decode_spec
-from peerjob.model.state import State
+from peerjob.model.record import Enqueued, NewInstance, Record
 from peerjob.node.body.registry import Registry
 from peerjob.node.runtime import NodeRuntime
 from peerjob.store.base import Store
@@ -193,7 +196,9 @@ class NodeJobManager(Manager):
 
     def _needs_no_check(self, runtime: NodeRuntime, job: Job[..., Any, Any]) -> bool:
         """Whether this node runs the job or, without workers, has looked up the kind in the last few seconds."""
-        return self._registry.runs(job) if runtime.pool.size else runtime.catalogue.needs_no_look(job.kind)
+        if runtime.pool.size:
+            return self._registry.runs(job)
+        return runtime.catalogue.needs_no_look(job.kind, registered=self._registry.find(job.kind) is not None)
 
     # -- kinds whose code is elsewhere -------------------------------------------------------------------------------
 
@@ -265,11 +270,51 @@ class NodeJobManager(Manager):
         answer = await runtime.enqueuer.add(new)
         if not checked:
             await self.is_served(new.kind)
+        if answer.is_new and not (id and answer.repeated):
+            return runtime.changes.scheduled(call.job, fresh_record(new, self.clock.time_us()))
+        return await self._added_before(runtime, call.job, new, answer, id)
+
+    async def _added_before(
+        self, runtime: NodeRuntime, job: Job[..., Any, Any], new: NewInstance, answer: Enqueued, id: str
+    ) -> Instance[Any]:
+        """The instance that the store had already: with the key of `new`, or with the id that the caller chose."""
         if not answer.is_new:
-            return Instance(self, await runtime.records.record(answer.id), job=call.job, is_new=False)
-        if id and answer.repeated:
-            return self._stored_before(new, await runtime.records.find(id), call.job)
-        return runtime.changes.scheduled(call.job, fresh_record(new, self.clock.time_us()))
+            return Instance(self, await runtime.records.record(answer.id), job=job, is_new=False)
+        return self._stored_before(new, await runtime.records.find(id), job)
+
+    def schedule_directly(
+        self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], id: str | None = None
+    ) -> Instance[Any] | Coroutine[Any, Any, Instance[Any]]:
+        runtime = self._need_runtime()
+        if id is not None and not isinstance(target, Call):
+            return self.schedule_as(id, target)  # it refuses what is no call
+        if isinstance(target, str):
+            return self._schedule_kind(target, args, kwargs)
+        call = self._call_encoder.resolve(cast("object", target), args, kwargs)
+        id = "" if id is None else checked_new_id(id, self.clock.time_us())
+        job, direct = call.job, runtime.direct_calls
+        is_plain = self._tracing is None and job.policy.on_state_change is None and not self._is_elsewhere(job)
+        if direct is None or not is_plain or not self._needs_no_check(runtime, job):
+            return self._schedule_call(runtime, call, id)
+        new = self._call_encoder.new(call)
+        if id:
+            new = structs.replace(new, id=id)
+        try:
+            (answer,) = direct.enqueue([new], node=self.name)
+        except StoreUnavailableError:
+            return self._add_again(runtime, job, new, id)
+        if answer.is_new and not (id and answer.repeated):
+            return Instance(self, fresh_record(new, self.clock.time_us()), job=job)
+        return self._added_before(runtime, job, new, answer, id)
+
+    async def _add_again(
+        self, runtime: NodeRuntime, job: Job[..., Any, Any], new: NewInstance, id: str
+    ) -> Instance[Any]:
+        """Store an instance that the store has perhaps stored already; it has the same id, so nothing comes twice."""
+        answer = await runtime.enqueuer.add(new)
+        if answer.is_new and not (id and answer.repeated):
+            return runtime.changes.scheduled(job, fresh_record(new, self.clock.time_us()))
+        return await self._added_before(runtime, job, new, answer, id)
 
     async def schedule_many(self, calls: Iterable[Call[R]], *, ids: Sequence[str] = ()) -> list[Instance[R]]:
         """Store many runs, in batches; check every call before storing the first. `ids` as in `schedule_as`."""
@@ -328,81 +373,6 @@ class NodeJobManager(Manager):
             return self._need_runtime().changes.scheduled(job, record)
         return Instance(self, record, job=job, is_new=False)
 
-    async def retry_instances(self, query: Query, *, id: str | UUID | None = None) -> list[Instance[Any]]:
-        made: list[Instance[Any]] = []
-        async for page in self.retry_pages(query, id=id):
-            made += page
-        return made
-
-    async def retry_pages(
-        self, query: Query, *, id: str | UUID | None = None
-    ) -> AsyncGenerator[ResultPage[Instance[Any]]]:
-        """Like `retry_instances`, page by page: a page has the new instances, and the cursor of the next page.
-
-        Only one page of old instances is in memory at a time: each can have a large result or traceback.
-        """
-        runtime = self._need_runtime()
-        request = runtime.ids.one() if id is None else checked_new_id(id, self.clock.time_us(), "id")
-        final, cursor, due_us = query.states & State.FINAL, query.cursor, 0
-        while final:
-            page = await self._store.lookup(replace(query, state=final, cursor=cursor, limit=BULK_PAGE))
-            cursor = page.cursor
-            # a repeat, or a later page, can find instances that this request made, and that have ended since
-            old = [record for record in page.records if not _is_made_by(request, record)]
-            # the new ids are in no order, so each instance is due a microsecond after the one before
-            due_us = max(due_us, self._store_time_us() - len(old))
-            made = await self._retry(old, request, due_us)
-            due_us += len(old)
-            del page, old
-            yield ResultPage(made, cursor)
-            if cursor is None:
-                return
-
-    async def _retry(self, old: Sequence[Record], request: str, due_us: int) -> list[Instance[Any]]:
-        """Schedule new instances of final ones; the first is due at `due_us`."""
-        runtime = self._need_runtime()
-        await self._prepare({record.kind for record in old})
-        new = [
-            structs.replace(self._call_encoder.again(record), id=derived_id(request, record.id), due_us=due_us + index)
-            for index, record in enumerate(old)
-        ]
-        answers = await runtime.enqueuer.add_many(new)
-        repeated = [retry.id for retry, answer in zip(new, answers, strict=True) if answer.repeated]
-        stored = await runtime.records.find_many(repeated) if repeated else {}
-        made: list[Instance[Any]] = []
-        for retry, answer in zip(new, answers, strict=True):
-            job = self.find_job(retry.kind)
-            if answer.repeated:
-                made.append(self._stored_before(retry, stored.get(retry.id), job))
-            else:
-                made.append(runtime.changes.scheduled(job, fresh_record(retry, self.clock.time_us())))
-        return made
-
-    async def retry_instance(self, uuid: str | UUID, *, id: str | UUID | None = None) -> Instance[Any]:
-        runtime = self._need_runtime()
-        given = None if id is None else checked_new_id(id, self.clock.time_us(), "id")
-        old = await runtime.records.find(uuid)
-        if old is None:
-            # the retry can exist for longer than the old instance
-            made = None if given is None else await runtime.records.find(given)
-            if made is None or decode_spec(made.spec).retry_of != checked_id(uuid):
-                raise UnknownInstanceError(checked_id(uuid))
-            return Instance(self, made, job=self.find_job(made.kind), is_new=False)
-        if not old.state.is_final:
-            raise NodeStateError(f"instance {old.id} is {old.state!s}; only a final one can be repeated")
-        await self._prepare([old.kind])
-        new = self._call_encoder.again(old)
-        if given is not None:
-            new = structs.replace(new, id=given)
-        answer = await runtime.enqueuer.add(new)
-        job = self.find_job(new.kind)
-        if not answer.repeated:
-            return runtime.changes.scheduled(job, fresh_record(new, self.clock.time_us()))
-        record = await runtime.records.find(new.id)
-        if record is not None and decode_spec(record.spec).retry_of != old.id:
-            raise OptionError("id", new.id, f"an id that only a retry of {old.id} has")
-        return self._stored_before(new, record, job)
-
     # -- results -----------------------------------------------------------------------------------------------------
 
     async def wait_final(self, uuid: str | UUID, timeout: Duration | None = None) -> Record:
@@ -441,9 +411,3 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
-
-
-def _is_made_by(request: str, record: Record) -> bool:
-    """Whether an instance is a retry that this request made."""
-    old = decode_spec(record.spec).retry_of
-    return old is not None and record.id == derived_id(request, str(old))

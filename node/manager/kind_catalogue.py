@@ -195,10 +195,13 @@ class KindCatalogue(BackgroundRole):
             )
         return False
 
-    def needs_no_look(self, kind: str) -> bool:
-        """Whether the last few seconds showed that a kind is served, or that it is admitted and warned about."""
-        checked = kind in self._live or (kind in self._warned and (kind in self._known or kind in self._admitted))
-        return checked and self._is_fresh()
+    def needs_no_look(self, kind: str, *, registered: bool) -> bool:
+        """Whether the last few seconds showed that a kind is served, or that it is admitted and warned about.
+
+        A kind that is `registered` here needs no admission.
+        """
+        admitted = registered or kind in self._known or kind in self._admitted
+        return (kind in self._live or (admitted and kind in self._warned)) and self._is_fresh()
 
     async def served(self) -> Set[str]:
         """The kinds that live nodes run, as of the last few seconds; raises StoreError."""
@@ -209,7 +212,7 @@ class KindCatalogue(BackgroundRole):
     async def _look(self) -> None:
         """Read the live nodes, and forget the rules if their kinds have changed."""
         rows = [(node.info.kinds, node.info.descriptors) for node in await self._store.nodes()]
-        self._looked_at = asyncio.get_running_loop().time()
+        self._looked_at = self.clock.elapsed()
         self._current -= self._partial
         self._partial.clear()
         if rows == self._rows:
@@ -322,7 +325,7 @@ class KindCatalogue(BackgroundRole):
 
     def _is_fresh(self) -> bool:
         looked_at = self._looked_at
-        return looked_at is not None and asyncio.get_running_loop().time() - looked_at < MAX_SERVED_AGE
+        return looked_at is not None and self.clock.elapsed() - looked_at < MAX_SERVED_AGE
 
 
 def _remember(kinds: set[str], kind: str) -> None:

@@ -162,6 +162,9 @@ class KVStore(
     def local_objects(self) -> dict[str, Any] | None:
         return self._local
 
+    def direct_calls(self) -> None:
+        return None
+
     async def open(self) -> None:
         await self._kv.open()
         counted, now_us = self._keys.counted, self._clock.time_us()

@@ -13,10 +13,11 @@ Read in this order:
 2. `script` builds each script from its file and the definitions that it names.
 3. `store` is the whole: it inherits the groups of commands `queue_commands`, `node_commands`, `schedule_commands`,
    `read_commands` and `retention_commands`. Their base is in `driver`; `codec` converts values.
-4. `driver` is a client of a server. `redis_driver` keeps connections, and `connection` has their calls. `opening` opens
-   them with `redis_py`, and `credentials` has the answers of a provider. `announced` reads replies, and `refusals` has
-   the errors for them. `cluster_search` and `sentinel` find the server. `glide_driver` (with `glide_client`) uses
-   valkey-glide, for `valkey+glide://` only. `address` and `durability` read the URL.
+4. `driver` is a client of a server. `redis_driver` keeps connections, and `connection` has their calls. `opening`
+   opens them with `redis_py`, and `credentials` has the answers of a provider. `announced` reads replies, and
+   `refusals` has the errors for them. `blocking_driver` sends for threads without an event loop. `cluster_search` and
+   `sentinel` find the server. `glide_driver` (with `glide_client`) uses valkey-glide, for `valkey+glide://` only.
+   `address` and `durability` read the URL.
 5. `separate_clients`: the lease and the leadership. `capabilities` reads the properties of the server, and `diagnosis`
    its health.
 

@@ -15,6 +15,7 @@ from peerjob.store.url import redact
 
 from .check.capabilities import capabilities_of
 from .client.address import Address, parse_address
+from .client.blocking_driver import BlockingDriver
 from .client.credentials import Credentials
 from .client.driver import Driver, prefix
 from .client.redis_driver import RedisDriver
@@ -24,6 +25,7 @@ from .commands.read_commands import LuaReadCommands
 from .commands.retention_commands import LuaRetentionCommands
 from .commands.schedule_commands import LuaScheduleCommands
 from .commands.separate_clients import LuaElections, LuaLiveness
+from .direct_calls import DirectCommands, LuaDirectCalls
 from .scripts.rights import check_rights, checked_commands
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
         self._make_separate_driver = make_separate_driver
         self._credentials = credentials
         self._capabilities = Capabilities(engine=address.scheme, durability="none")
+        self._direct: BlockingDriver | None = None
 
     @property
     def url(self) -> str:
@@ -64,6 +67,15 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
     @property
     def local_objects(self) -> dict[str, Any] | None:
         return None
+
+    def direct_calls(self) -> LuaDirectCalls | None:
+        # confirmations wait on the event loop, and the connections of valkey-glide are its own
+        if self._address.durability is not None or not isinstance(self._driver, RedisDriver):
+            return None
+        if self._direct is None:
+            self._direct = BlockingDriver(self._address, self._driver, credentials=self._credentials)
+        commands = DirectCommands(self._direct, clock=self._clock, limits=self._limits, retry_for=0)
+        return LuaDirectCalls(commands)
 
     async def open(self) -> None:
         if self._credentials is not None:
@@ -91,6 +103,8 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
 
     async def close(self) -> None:
         await self._driver.close()
+        if self._direct is not None:
+            await self._direct.close()
         if self._credentials is not None:
             await self._credentials.close()
 

@@ -21,12 +21,12 @@ class StoringBackend(TaskBackend):
     @property
     def results(self) -> list[AnyResult]:
         """The results of all tasks, oldest first."""
-        page = task_store_of(self.checked_options).ask(lambda node: node.lookup_instances())
-        return [result_of(self.alias, instance) for instance in page]
+        page = task_store_of(self.checked_options).manager.lookup_instances()
+        return [result_of(self.alias, found.instance) for found in page]
 
     def clear(self) -> None:
         """Remove all tasks."""
-        task_store_of(self.checked_options).ask(lambda node: node.clear())
+        task_store_of(self.checked_options).manager.clear()
 
 
 class RunningBackend(TaskBackend):

@@ -112,6 +112,9 @@ class FlakyStore:
     def liveness(self) -> "FlakyLiveness":
         return FlakyLiveness(self)
 
+    def direct_calls(self) -> None:
+        return None
+
     def elections(self) -> "FlakyElections":
         return FlakyElections(self)
 

@@ -8,7 +8,7 @@ import functools
 import os
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from peerjob import Call, Instance, Job, Node, SystemClock
 from peerjob.node.body.registry import Registry
@@ -24,7 +24,7 @@ class TaskStore:
     """Stores and reads instances. Its node starts with the first call, in each process, and leaves at exit."""
 
     def __init__(self, options: BackendOptions) -> None:
-        self._manager = options.node().blocking()
+        self.manager = options.node().blocking()
         self._encoder = CallEncoder(
             clock=SystemClock(),
             registry=Registry(),
@@ -44,11 +44,13 @@ class TaskStore:
     def store(self, id: str, call: Call[Any]) -> Instance[Any]:
         """Store an instance. Raises a StoreError if the store cannot take it."""
         # from then on, a node with workers would also run a job that its command does not serve
-        return self.ask(lambda node: node.schedule_as(id, call), job=call.job)
+        return self._ask(
+            lambda node: node.schedule_as(id, call), lambda: self.manager.schedule_as(id, call).instance, job=call.job
+        )
 
     def read(self, id: str) -> Instance[Any]:
         """Read an instance. Raises OptionError for text that is no UUID, UnknownInstanceError, or a StoreError."""
-        return self.ask(lambda node: node.lookup_instance(id))
+        return self._ask(lambda node: node.lookup_instance(id), lambda: self.manager.lookup_instance(id).instance)
 
     @contextlib.contextmanager
     def using(self, node: Node) -> Generator[None]:
@@ -61,12 +63,18 @@ class TaskStore:
 
     def close(self) -> None:
         """Stop the own node. Later calls raise NodeStateError."""
-        self._manager.close()
+        self.manager.close()
 
-    def ask(self, verb: Callable[[Node], Coroutine[Any, Any, T]], *, job: Job[..., Any, Any] | None = None) -> T:
+    def _ask(
+        self,
+        verb: Callable[[Node], Coroutine[Any, Any, T]],
+        own: Callable[[], T],
+        *,
+        job: Job[..., Any, Any] | None = None,
+    ) -> T:
         """Call a verb of a node and return its answer, also on a thread that runs an event loop.
 
-        With `job`, a node that was lent with `using` is called only if it runs that job.
+        With `job`, a node that was lent with `using` is called only if it runs that job. `own` asks the own node.
         """
         running = _running_loop()
         if self._lent is not None:
@@ -76,13 +84,10 @@ class TaskStore:
             if serves and pid == os.getpid() and running is not loop:
                 return asyncio.run_coroutine_threadsafe(verb(node), loop).result()
         if running is None:
-            return self._ask_own(verb)
+            return own()
         # a sync call inside an async function blocks that function's event loop, as the caller asked for
         with ThreadPoolExecutor(max_workers=1) as executor:
-            return executor.submit(self._ask_own, verb).result()
-
-    def _ask_own(self, verb: Callable[[Node], Coroutine[Any, Any, T]]) -> T:
-        return self._manager.call(verb(cast(Node, self._manager.manager)))
+            return executor.submit(own).result()
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -217,7 +217,7 @@ class BlockingVerbs(BlockingCalls):
         Raises ArgumentError, UnknownKindError, PayloadTooLargeError, OptionError or ScheduleError for an invalid call,
         which stores nothing. Raises StoreUnavailableError or StoreFullError if the store cannot take the run.
         """
-        return BlockingInstance(self, self.call(self.manager.schedule(job, *args, **kwargs)))
+        return BlockingInstance(self, self.store(job, args, kwargs))
 
     def schedule_as(self, id: str, call: Call[R]) -> BlockingInstance[R]:
         """Like `schedule(call)`, under a UUIDv7 of the caller, so that a repeated call stores no second instance.
@@ -226,7 +226,7 @@ class BlockingVerbs(BlockingCalls):
         call changes nothing, not even with other arguments: it returns the instance that is stored, and `is_new` is
         False. Raises OptionError if an instance of another kind has the id.
         """
-        return BlockingInstance(self, self.call(self.manager.schedule_as(id, call)))
+        return BlockingInstance(self, self.store(call, (), {}, id))
 
     def schedule_many(self, calls: Iterable[Call[R]]) -> list[BlockingInstance[R]]:
         """Store many runs in batches. All calls are checked before the first is stored."""

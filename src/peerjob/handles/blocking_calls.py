@@ -28,6 +28,11 @@ class BlockingCalls(Injectable, ABC):
         """Like `call`, for work that waits for other jobs; inside a job, a cancellation of that job ends it."""
         return self.call(work)
 
+    def store(self, job: Any, args: tuple[Any, ...], kwargs: dict[str, Any], id: str | None = None) -> Instance[Any]:
+        """Store one run of a job, under the id of the caller if there is one."""
+        stored = self.manager.schedule_directly(job, args, kwargs, id)
+        return stored if isinstance(stored, Instance) else self.call(stored)
+
     def call_on_loop(self, act: Callable[[Manager], T]) -> T:
         """Call a function on the loop of the manager."""
         manager = self.manager

@@ -22,6 +22,7 @@ from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, NodeView, Record
 from peerjob.model.state import State
 
+from .direct_scheduling import DirectScheduling
 from .entries import HistoryEntry, LogEntry
 from .instance import Event, Instance
 from .registered_job import RegisteredJob
@@ -51,7 +52,7 @@ class Stats:
         return sum(count for states in kinds for entered, count in states.items() if entered & state)
 
 
-class Manager(Injectable, ABC):
+class Manager(DirectScheduling, Injectable, ABC):
     """Schedules, looks up, waits for and cancels instances. `Node` implements it."""
 
     injected_as: ClassVar[Injection] = "manager"

@@ -113,6 +113,14 @@ class ServerConnection(StreamOwner):
         return answer
 
     @property
+    def address(self) -> str:
+        """The address of the server, or the path of its socket."""
+        if isinstance(self.server, str):
+            return self.server
+        name, _, *more = self._transport.get_extra_info("peername")
+        return f"{name}%{more[1]}" if more and more[1] else name
+
+    @property
     def is_closed(self) -> bool:
         """Whether the connection is known to be closed, or its event loop is."""
         return self._loop.is_closed() or self._transport.is_closing()

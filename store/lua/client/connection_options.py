@@ -28,6 +28,15 @@ class ConnectionOptions:
         """The credentials for a new connection; an empty password is none."""
         if self.credentials is not None:
             return await self.credentials.current()
+        return self._own()
+
+    def latest(self) -> Given | None:
+        """The credentials for a connection at once, without a question; None if a provider has given none yet."""
+        if self.credentials is not None:
+            return self.credentials.renewed()
+        return self._own()
+
+    def _own(self) -> Given:
         return (self.username, self.password) if self.username else (self.password,)
 
     def tls_context(self) -> ssl.SSLContext | None:

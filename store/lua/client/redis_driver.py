@@ -61,7 +61,9 @@ class RedisDriver(Driver):
         """How many times all connections had to be closed. A connection that was opened before is not kept."""
         self._closed = False
         self._in_flight = PerLoop(lambda: asyncio.Semaphore(MAX_CALLS))
-        self._options = server_options(address, self._connect_timeout, credentials)
+        self.options = server_options(address, self._connect_timeout, credentials)
+        self.peer: tuple[Host | str, str] | None = None
+        """The server of the latest connection, and the address where it was reached."""
         self._members = address.hosts
         """The known members of the cluster."""
 
@@ -143,7 +145,7 @@ class RedisDriver(Driver):
         return StoreUnavailableError(self._address.url, reason)
 
     def _cause(self, error: Exception) -> Cause:
-        return _CAUSES.get(error.code, Cause.OTHER) if isinstance(error, ServerError) else Cause.OTHER
+        return cause_by_code(error)
 
     def _idle(self) -> ServerConnection | None:
         """Return an idle connection, and drop those that the server has closed; None if there is none."""
@@ -184,7 +186,7 @@ class RedisDriver(Driver):
         try:
             async with limit:
                 server = self._address.socket or self._server or await self._located()
-                connection = await ServerConnection.open(server, self._options, deadline)
+                connection = await ServerConnection.open(server, self.options, deadline)
         except TimeoutError as error:
             if limit not in self._opening:
                 raise _LeftError from error
@@ -195,6 +197,7 @@ class RedisDriver(Driver):
             if limit not in self._opening:  # it opened before the limit could end it
                 connection.end()
                 raise _LeftError
+            self.peer = server, connection.address
             return connection
         finally:
             self._opening.discard(limit)
@@ -204,7 +207,7 @@ class RedisDriver(Driver):
             return await super()._locate()
         # The hosts of the URL, too: all others can have new addresses since the last search.
         known = tuple(dict.fromkeys((*self._members, *self._address.hosts)))
-        primary, self._members = await locate(self._prefix, known, self._address, self._options)
+        primary, self._members = await locate(self._prefix, known, self._address, self.options)
         return primary
 
     def _drop(self, connection: ServerConnection | None) -> None:
@@ -223,6 +226,11 @@ class RedisDriver(Driver):
         self._losses += 1
         while self._free:
             self._free.pop().end()
+
+
+def cause_by_code(error: Exception) -> Cause:
+    """Why a server refused a command, by the code of its error; OTHER if the code alone does not tell."""
+    return _CAUSES.get(error.code, Cause.OTHER) if isinstance(error, ServerError) else Cause.OTHER
 
 
 def _leads_elsewhere(reply: Any) -> bool:

@@ -1,20 +1,25 @@
 """Connections of redis-py: it opens sockets, TLS and Unix sockets, and signs in. Then a protocol has the stream.
 
 redis-py has no public call that hands over the stream of a connection. This module alone uses its private names:
-`_reader`, `_writer` and `_connection_arguments`. A test fails if a release of redis-py renames one of them.
+`_reader`, `_writer` and `_connection_arguments`, and `_sock` and `_wrap_socket_with_ssl` of its blocking classes. A
+test fails if a release of redis-py renames one of them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Mapping, Sequence
-from ssl import SSLContext
+from ssl import SSLContext, SSLSocket
 from typing import Any, cast
 
+from redis import connection as blocking
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from peerjob.store.lua.scripts.script import Argument
 from peerjob.store.url import Host
@@ -129,8 +134,16 @@ async def connect(
 
 
 def _made(server: Host | str, address: str, options: ConnectionOptions, given: Given) -> _HandedOver:
+    common = _common(options, given)
+    if isinstance(server, str):
+        return _Unix(path=address, **common)
+    kind = _Plain if options.tls is None else _Encrypted
+    return kind(host=address, port=server.port, **common)
+
+
+def _common(options: ConnectionOptions, given: Given) -> dict[str, Any]:
     *user, password = given
-    common: dict[str, Any] = {
+    return {
         "username": user[0] if user else None,
         "password": password or None,
         "db": options.db,
@@ -140,7 +153,39 @@ def _made(server: Host | str, address: str, options: ConnectionOptions, given: G
         "socket_timeout": None,
         "socket_connect_timeout": options.timeout,
     }
+
+
+class _BlockingEncrypted(blocking.SSLConnection):
+    """A connection to one address of a host, whose certificate has the name of the host."""
+
+    name: str
+    context: SSLContext
+
+    def _wrap_socket_with_ssl(self, sock: socket.socket) -> SSLSocket:
+        return self.context.wrap_socket(sock, server_hostname=self.name)
+
+
+def connect_blocking(
+    server: Host | str, address: str, options: ConnectionOptions, given: Given, call_timeout: float
+) -> socket.socket:
+    """Connect to one address of a host, or to the path of a socket, and sign in; for a thread without an event loop.
+
+    Each read and write of the socket ends after `call_timeout` seconds. Raises DisconnectedError.
+    """
+    common = _common(options, given)
+    common |= {"socket_timeout": call_timeout, "retry": Retry(NoBackoff(), 0)}
+    tls = options.tls_context()
+    connection: Any
     if isinstance(server, str):
-        return _Unix(path=address, **common)
-    kind = _Plain if options.tls is None else _Encrypted
-    return kind(host=address, port=server.port, **common)
+        connection = blocking.UnixDomainSocketConnection(path=address, **common)  # type: ignore[abstract,no-untyped-call]
+    else:
+        kind = blocking.Connection if tls is None else _BlockingEncrypted
+        connection = kind(host=address, port=server.port, socket_keepalive=True, **common)
+        connection.name, connection.context = server.name, tls
+    try:
+        connection.connect()
+    except RedisError as error:
+        raise not_connected(server, error.__cause__ or error.__context__ or error) from error
+    sock: socket.socket = connection._sock
+    connection._sock = None  # redis-py closes each socket that it still has at its end
+    return sock

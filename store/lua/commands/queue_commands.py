@@ -69,12 +69,12 @@ class LuaQueueCommands(LuaCommands):
         for instance in instances:
             check_id(instance.id)
         plain = plain_arguments(instances[0], node) if len(instances) == 1 and self._cheap_script else None
-        while plain is not None and self._cheap_script:
-            (reply,) = await self._run_durably((self._cheap_script, plain))
+        while plain is not None and (script := self._cheap_script):  # other threads change it, too
+            (reply,) = await self._run_durably((script, plain))
             if reply:
                 self._cheap_script = _CHEAP_SCRIPTS[abs(reply)]
                 return [Enqueued(instances[0].id, True, repeated=reply < 0)]
-            self._cheap_script = _CHEAP_SCRIPTS[2] if self._cheap_script == _CHEAP_SCRIPTS[1] else ""
+            self._cheap_script = _CHEAP_SCRIPTS[2] if script == _CHEAP_SCRIPTS[1] else ""
         answers: list[Enqueued] = []
         for part in _by_kinds(instances):
             (reply,) = await self._run_durably(("enqueue", enqueue_arguments(part, node)))

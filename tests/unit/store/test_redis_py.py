@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import socket
 import ssl
 import tomllib
 from pathlib import Path
@@ -40,6 +41,18 @@ def test_redis_py_takes_a_context_for_tls() -> None:
     assert connection.ssl_context.context is None
     connection.ssl_context.context = context
     assert connection._connection_arguments() == {"host": "127.0.0.1", "port": 1, "ssl": context}
+
+
+def test_the_private_names_of_the_blocking_connections_exist() -> None:
+    """A release that renames one would keep the socket, or connect without the context of the URL."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        opened: Any = redis.Connection(host="127.0.0.1", port=port, driver_info=None, protocol=2)  # type: ignore[no-untyped-call]
+        opened.connect()
+        assert isinstance(opened._sock, socket.socket)
+        opened.disconnect()
+        assert opened._sock is None
+    assert "_wrap_socket_with_ssl" in vars(redis.SSLConnection)
 
 
 def test_redis_py_signs_in_through_the_methods_that_are_replaced() -> None:

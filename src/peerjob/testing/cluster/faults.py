@@ -177,6 +177,9 @@ class _FaultyStore(_Faulty):
         """Make a client for leases, with the same faults."""
         return cast(Liveness, _Faulty(self._faults, self._inner.liveness(), self._url, self._node, self._gate))
 
+    def direct_calls(self) -> None:
+        return None  # each call of a thread goes through the event loop, and meets its fault
+
     def elections(self) -> Elections:
         """Make a client for elections, with the same faults."""
         return self._faults.over_elections(self._inner.elections(), self._url, self._node, self._gate)

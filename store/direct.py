@@ -1,0 +1,31 @@
+"""Commands that a thread without an event loop runs to their end by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
+
+from peerjob.model.record import Enqueued, NewInstance
+
+T = TypeVar("T")
+
+
+class DirectCalls(Protocol):
+    """Commands on connections of their own, for any number of threads; each blocks its thread.
+
+    They mean what the commands of the same names mean in `Store`. Each makes one attempt. After StoreUnavailableError,
+    the caller repeats the same call on the event loop, which has the retries: both commands may be repeated.
+    """
+
+    def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]: ...
+
+
+def run_unsuspended(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that awaits nothing which suspends it; raises RuntimeError if it suspends."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        answer: T = end.value
+        return answer
+    work.close()
+    raise RuntimeError("a call without an event loop was suspended")

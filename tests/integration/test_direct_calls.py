@@ -1,0 +1,294 @@
+"""Threads without an event loop store runs on connections of their own; the event loop of the node takes what fails."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from peerjob import INJECTED, ArgumentError, BlockingManager, Job, Node, OptionError, State, StoreFullError
+from peerjob.model.clock import SystemClock
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.ids import IdSource
+from peerjob.store.lua.client.blocking_driver import MAX_CALLS
+from support.etcd import Certificates
+from support.lua_site import CuttingProxy
+from support.sentinels import WatchedServers
+from support.servers import Server, StartServer, free_port, needed, tls_scheme
+from support.waiting import IN_TIME, PATIENCE
+
+
+def add(x: object, y: int) -> int:
+    return y
+
+
+ADD = Job("add", add)
+new_id = IdSource(SystemClock()).one
+with_each_server = pytest.mark.parametrize("kind", ["redis", "valkey"])
+
+
+@pytest.fixture
+def server(redis_server: Server) -> Server:
+    return redis_server
+
+
+@contextmanager
+def opened(url: str, namespace: str = "default", **settings: object) -> Generator[BlockingManager]:
+    """A manager without workers."""
+    with Node(url, jobs=[ADD], workers=0, namespace=namespace, **settings).blocking() as manager:  # type: ignore[arg-type]
+        manager.schedule(ADD, 0, 0)  # it looks who serves the kind, on the event loop
+        yield manager
+
+
+@contextmanager
+def busy_loop(manager: BlockingManager) -> Generator[None]:
+    """Keep the event loop of the node from doing anything."""
+    entered, leave = threading.Event(), threading.Event()
+    left = list[bool]()
+
+    def block(_: object) -> None:
+        entered.set()
+        left.append(leave.wait(IN_TIME))
+
+    blocked = threading.Thread(target=manager.call_on_loop, args=(block,))
+    blocked.start()
+    assert entered.wait(IN_TIME)
+    try:
+        yield
+    finally:
+        leave.set()
+        blocked.join()
+    assert left == [True], "the calls waited for the event loop"
+
+
+@contextmanager
+def interrupted(seconds: float) -> Generator[None]:
+    """Raise KeyboardInterrupt in the main thread after a time."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def sums(manager: BlockingManager) -> list[int]:
+    """What the stored runs add to 0, in order; without the first run."""
+    found = [list(page.args)[1] for page in manager.iter_instances()]
+    return sorted(found)[1:]
+
+
+@with_each_server
+def test_a_thread_needs_no_event_loop_to_store_a_run(kind: str, request: pytest.FixtureRequest, namespace: str) -> None:
+    with opened(request.getfixturevalue(f"{kind}_url"), namespace) as manager:
+        with busy_loop(manager):
+            plain = manager.schedule(ADD, 0, 1)
+            under_id = manager.schedule_as(new_id(), ADD.call(0, 2))
+            with_key = manager.schedule(ADD.with_options(key="one").call(0, 3))
+            tagged = manager.schedule(ADD.with_options(tags=["a"], after="1h", priority=1).call(0, 4))
+        stored = [plain, under_id, with_key, tagged]
+        assert all(instance.is_new for instance in stored)
+        assert [manager.lookup_instance(instance.id).state for instance in stored] == [State.SCHEDULED] * 4
+        assert sums(manager) == [1, 2, 3, 4]
+        again = manager.schedule(ADD.with_options(key="one").call(0, 5))
+        assert (again.id, again.is_new) == (with_key.id, False)
+        repeated = manager.schedule_as(under_id.id, ADD.call(0, 6))
+        assert (repeated.id, repeated.is_new) == (under_id.id, False)
+        assert sums(manager) == [1, 2, 3, 4]
+
+
+def test_a_sync_job_stores_runs_while_the_event_loop_is_busy(redis_url: str, namespace: str) -> None:
+    held = threading.Event()
+
+    def spawn(manager: BlockingManager = INJECTED) -> str:
+        assert held.wait(IN_TIME)
+        return manager.schedule(ADD, 0, 1).id
+
+    job = Job("spawn", spawn)
+    with Node(redis_url, jobs=[ADD, job], namespace=namespace).blocking() as manager:
+        instance = manager.schedule(job.call())
+        with busy_loop(manager):
+            held.set()
+        assert manager.lookup_instance(instance.result(timeout=IN_TIME)).result(timeout=IN_TIME) == 1
+
+
+async def test_a_lost_answer_stores_nothing_twice(server: Server, namespace: str) -> None:
+    def play(proxy: CuttingProxy) -> None:
+        with opened(f"redis://127.0.0.1:{proxy.port}", namespace) as manager:
+            manager.schedule(ADD, 0, 1)
+            for number in range(2, 6):
+                proxy.cuts = 1
+                assert manager.schedule(ADD, 0, number).is_new
+                proxy.cuts = 1
+                assert manager.schedule_as(new_id(), ADD.call(0, 10 * number)).is_new
+            assert sums(manager) == [1, 2, 3, 4, 5, 20, 30, 40, 50]
+
+    async with CuttingProxy(server.port) as proxy:
+        await asyncio.to_thread(play, proxy)
+
+
+def test_more_threads_than_connections(server: Server, namespace: str) -> None:
+    threads, each = MAX_CALLS + 8, 25
+    with opened(server.url, namespace) as manager, ThreadPoolExecutor(threads) as pool:
+        numbers = range(1, threads * each + 1)
+        instances = list(pool.map(lambda number: manager.schedule(ADD, 0, number), numbers))
+        assert len({instance.id for instance in instances}) == len(instances)
+        # each caller has the instance of its own call
+        found = {instance.id: instance.args[1] for instance in manager.iter_instances()}
+        assert [found[instance.id] for instance in instances] == list(numbers)
+
+
+@with_each_server
+def test_a_server_that_restarts(kind: str, start_server: StartServer, namespace: str) -> None:
+    server = start_server(kind, appendonly=True)  # type: ignore[arg-type]
+    with opened(server.url, namespace) as manager:
+        manager.schedule(ADD, 0, 1)
+        server.kill()
+        restarting = threading.Timer(0.5, server.start)
+        restarting.start()
+        assert manager.schedule(ADD, 0, 2).is_new
+        restarting.join()
+        assert manager.schedule(ADD, 0, 3).is_new
+        assert sums(manager) == [1, 2, 3]
+
+
+def test_a_server_that_stays_away(start_server: StartServer, namespace: str) -> None:
+    server = start_server("redis")
+    with opened(server.url, namespace, store_retry=0.2) as manager:
+        server.kill()
+        with pytest.raises(StoreUnavailableError):
+            manager.schedule(ADD, 0, 1)
+
+
+def test_ctrl_c_in_a_call_leaves_no_answer_for_the_next_call(start_server: StartServer, namespace: str) -> None:
+    server = start_server("redis")
+    with opened(server.url, namespace) as manager:
+        manager.schedule(ADD, 0, 1)
+        server.pause()
+        try:
+            with interrupted(0.3), pytest.raises(KeyboardInterrupt):
+                manager.schedule(ADD, 0, 2)
+        finally:
+            server.resume()
+        third = manager.schedule(ADD, 0, 3)
+        assert list(manager.lookup_instance(third.id).args) == [0, 3]
+        assert {1, 3} <= set(sums(manager)) <= {1, 2, 3}
+
+
+def test_a_full_server_is_told_as_such(start_server: StartServer, namespace: str) -> None:
+    server = start_server("redis")
+    with opened(server.url, namespace) as manager:
+        server.command("CONFIG", "SET", "maxmemory", "1mb")
+        with pytest.raises(StoreFullError):
+            manager.schedule(ADD, 0, 1)
+        server.command("CONFIG", "SET", "maxmemory", "0")
+        assert manager.schedule(ADD, 0, 2).is_new
+
+
+def test_a_forked_child_has_connections_of_its_own(server: Server, namespace: str) -> None:
+    with opened(server.url, namespace) as manager:
+        manager.schedule(ADD, 0, 1)
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                manager.schedule(ADD, 0, 2)
+                manager.schedule(ADD, 0, 3)
+                manager.close()
+                status = 0
+            finally:
+                os._exit(status)
+        for number in range(4, 30):
+            manager.schedule(ADD, 0, number)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        manager.schedule(ADD, 0, 30)
+        assert sums(manager) == list(range(1, 31))
+
+
+def test_no_connection_stays_after_the_end(start_server: StartServer, namespace: str) -> None:
+    server = start_server("redis")
+
+    def connections() -> int:
+        clients = server.command("CLIENT", "LIST")
+        return str(clients).count("name=peerjob")
+
+    with opened(server.url, namespace) as manager, ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: manager.schedule(ADD, 0, number), range(1, 200)))
+        assert connections() > 2
+    until = time.monotonic() + IN_TIME
+    while connections():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_server_with_tls(start_server: StartServer, signed: Certificates, namespace: str) -> None:
+    port = free_port()
+    files = (
+        "--tls-cert-file",
+        signed.server_cert,
+        "--tls-key-file",
+        signed.server_key,
+        "--tls-ca-cert-file",
+        signed.ca,
+    )
+    start_server("redis", config=("--tls-port", str(port), *map(str, files), "--tls-auth-clients", "yes"))
+    theirs = f"cert_file={signed.client_cert}&key_file={signed.client_key}&ca_certs={signed.ca}"
+    with opened(f"{tls_scheme('redis')}://127.0.0.1:{port}?{theirs}", namespace) as manager:
+        with busy_loop(manager):
+            manager.schedule(ADD, 0, 1)
+            manager.schedule(ADD, "x" * 200_000, 2)
+        assert sums(manager) == [1, 2]
+
+
+def test_a_socket_of_the_file_system(
+    start_server: StartServer, namespace: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("s") / "s"
+    start_server("redis", config=("--unixsocket", str(path)))
+    with opened(f"redis+unix://{path}", namespace) as manager:
+        with busy_loop(manager):
+            manager.schedule(ADD, 0, 1)
+        assert sums(manager) == [1]
+
+
+def test_calls_go_to_the_new_primary(namespace: str) -> None:
+    with needed(), WatchedServers("redis") as watched, opened(watched.url, namespace) as manager:
+        manager.schedule(ADD, 0, 1)
+        old = watched.primary()
+        old.kill()
+        second = manager.schedule(ADD, 0, 2)
+        until = time.monotonic() + PATIENCE
+        while watched.agreed_primary() in (None, old):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        with busy_loop(manager):
+            third = manager.schedule(ADD, 0, 3)
+        assert manager.lookup_instance(second.id).state is State.SCHEDULED
+        assert manager.lookup_instance(third.id).state is State.SCHEDULED
+
+
+@pytest.mark.parametrize("wrong", [ADD, "add", 5, None], ids=["job", "kind", "number", "nothing"])
+def test_what_is_no_call_is_refused(redis_url: str, namespace: str, wrong: Any) -> None:
+    with opened(redis_url, namespace) as manager:
+        with pytest.raises(OptionError, match="call"):
+            manager.schedule_as(new_id(), wrong)
+        for id in (5, "", "x", "00000000-0000-7000-8000-000000000000"):
+            wrong_id: Any = id
+            with pytest.raises(OptionError):
+                manager.schedule_as(wrong_id, ADD.call(0, 1))
+        too_few: Any = ADD
+        with pytest.raises(ArgumentError):
+            manager.schedule(too_few.call())
+        assert sums(manager) == []
