@@ -82,9 +82,9 @@ local function repeat_answer(incarnation, command, request)
   end
   local ids, fences, at, next_due = kept_claims(kept, request)
   claim_reply[2], claim_reply[3] = tonumber(at), tonumber(next_due)
-  local found = #ids > 0 and read_with_specs(ids)
+  local stored = #ids > 0 and read_with_specs(ids)
   for n, id in ipairs(ids) do
-    local record, spec = decode(found[2 * n - 1]), found[2 * n]
+    local record, spec = decode(stored[2 * n - 1]), stored[2 * n]
     -- With another fence, the claim is a later one, which its node runs.
     local held = record and record.state == PROCESSING and digits(record.fence) == fences[n]
     if held and spec then

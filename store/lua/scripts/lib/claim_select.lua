@@ -13,8 +13,8 @@ local function remaining_of(claim, kind)
   return min(claim.caps[kind] or claim.default, claim.limit)
 end
 
-local function precedes(one, other)
-  return one.score < other.score or one.score == other.score and one.member < other.member
+local function precedes(source, other)
+  return source.score < other.score or source.score == other.score and source.member < other.member
 end
 
 -- Go on to the next instance of a source; return nil at its end.

@@ -33,10 +33,10 @@ end
 -- Claim the selected instances that can be claimed and fit into the reply, and set unreadable ones aside. An instance
 -- that does not fit stays in its queue.
 local function take(claim, selection, ids, sources)
-  local found, keys = read_with_specs(ids)
+  local stored, keys = read_with_specs(ids)
   local incarnation, name = claim.incarnation, claim.name
   for n = 1, #ids do
-    local id, raw, spec, source, key = ids[n], found[2 * n - 1], found[2 * n], sources[n], keys[2 * n - 1]
+    local id, raw, spec, source, key = ids[n], stored[2 * n - 1], stored[2 * n], sources[n], keys[2 * n - 1]
     local kind, flags = source.kind, source.suspect and 'q' or ''
     local size = (raw and #raw or 0) + (spec and #spec or 0)
     if size > claim.largest then

@@ -83,12 +83,12 @@ local function mend_claims(incarnation)
     call('PEXPIRE', bad_key('own:' .. incarnation), 7 * 86400000)
     incomplete, count = true, 1
   end
-  local found = call('HGETALL', key)
-  for n = 1, #found, 2 do
-    known[found[n]] = true
-    if not is_id(found[n]) or not claim_parts(found[n + 1]) then
-      known[found[n]], count = false, count + 1
-      damaged[#damaged + 1] = found[n]
+  local claims = call('HGETALL', key)
+  for n = 1, #claims, 2 do
+    known[claims[n]] = true
+    if not is_id(claims[n]) or not claim_parts(claims[n + 1]) then
+      known[claims[n]], count = false, count + 1
+      damaged[#damaged + 1] = claims[n]
     end
   end
   for first = 1, #damaged, SLICE do

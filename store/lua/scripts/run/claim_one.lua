@@ -43,9 +43,9 @@ end
 
 -- 4. Take it.
 local id = sub(member, 17)
-local found = call('MGET', record_key(id), spec_key(id))
-local usual = claimed(found[1], kind, incarnation, name)
-if not usual or not found[2] then
+local stored = call('MGET', record_key(id), spec_key(id))
+local usual = claimed(stored[1], kind, incarnation, name)
+if not usual or not stored[2] then
   return {'more'}
 end
 -- A key of a wrong type must cause an error before the first write.
@@ -64,4 +64,4 @@ if idle then
 end
 call('HSET', requests, command, kept_answer(request, '0', id, '\n' .. fence))
 return {'ok', now, 0, {}, {},
-  {kind, usual.fence, usual.priority, usual.due, usual.attempts, usual.crashes, usual.losses}, id, found[2], 1}
+  {kind, usual.fence, usual.priority, usual.due, usual.attempts, usual.crashes, usual.losses}, id, stored[2], 1}
