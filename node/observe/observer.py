@@ -41,7 +41,7 @@ class Observer:
     def store_called(self, verb: str, seconds: float) -> None:
         """A call of a verb of the store ended after `seconds`, also with an error.
 
-        The verb `renew` is told in the thread of the lease.
+        The verb `renew` is told in the thread of the lease, and `enqueue` also in threads that call a BlockingManager.
         """
 
 

@@ -103,8 +103,9 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
 
     async def close(self) -> None:
         await self._driver.close()
-        if self._direct is not None:
-            await self._direct.close()
+        direct, self._direct = self._direct, None
+        if direct is not None:
+            await direct.close()
         if self._credentials is not None:
             await self._credentials.close()
 

@@ -17,7 +17,11 @@ from peerjob import INJECTED, ArgumentError, BlockingManager, Job, Node, OptionE
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.ids import IdSource
+from peerjob.model.record import StoreLimits
 from peerjob.store.lua.client.blocking_driver import MAX_CALLS
+from peerjob.store.lua.store import lua_store
+from peerjob.store.url import Host
+from peerjob.testing.factories import Factory
 from support.etcd import Certificates
 from support.lua_site import CuttingProxy
 from support.sentinels import WatchedServers
@@ -231,6 +235,82 @@ def test_no_connection_stays_after_the_end(start_server: StartServer, namespace:
     while connections():
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+def test_a_call_at_the_end_of_the_node_leaves_no_connection(start_server: StartServer, namespace: str) -> None:
+    server = start_server("redis")
+    with opened(server.url, namespace) as manager:
+        manager.schedule(ADD, 0, 1)
+        node: Any = manager.manager
+        calls, new = node._need_runtime().direct_calls, node._call_encoder.new(ADD.call(0, 2))
+    calls.enqueue([new])  # as a thread that was about to call
+    assert "name=peerjob" not in str(server.command("CLIENT", "LIST"))
+    with opened(server.url, namespace) as manager:
+        assert {1, 2} <= set(sums(manager))
+
+
+def test_connections_that_the_server_closed_fail_no_call(start_server: StartServer, namespace: str) -> None:
+    server = start_server("redis")
+    with opened(server.url, namespace) as manager, ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: manager.schedule(ADD, 0, number), range(1, 200)))
+        server.command("CLIENT", "KILL", "TYPE", "normal")
+        with busy_loop(manager):
+            assert manager.schedule(ADD, 0, 200).is_new
+
+
+def test_one_call_without_an_answer_ends_all_idle_connections(start_server: StartServer, namespace: str) -> None:
+    server = start_server("redis")
+    with opened(server.url, namespace) as manager, ThreadPoolExecutor(8) as pool:
+        driver: Any = manager.manager._store._direct  # type: ignore[attr-defined]
+        driver._call_timeout = 0.5
+        list(pool.map(lambda number: manager.schedule(ADD, 0, number), range(1, 200)))
+        idle = driver._free
+        assert len(idle) > 1
+        server.pause()
+        try:
+            stored = pool.submit(manager.schedule, ADD, 0, 200)
+            until = time.monotonic() + IN_TIME
+            while idle:
+                assert time.monotonic() < until
+                time.sleep(0.02)
+        finally:
+            server.resume()
+        assert stored.result().is_new
+
+
+async def test_a_server_that_is_no_longer_the_primary_gets_no_run(start_server: StartServer, namespace: str) -> None:
+    old, new = start_server("redis"), start_server("redis")
+    clock = SystemClock()
+    store = lua_store(old.url, namespace=namespace, clock=clock, limits=StoreLimits(), retry_for=0)
+    await store.open()
+    calls, make = store.direct_calls(), Factory(clock)
+    assert calls is not None
+    calls.enqueue([make.instance()])
+    before = old.command("DBSIZE"), new.command("DBSIZE")
+    held: Any = store
+    driver = held._driver
+    await driver._moved(
+        Host("127.0.0.1", new.port)
+    )  # the word of a sentinel; the old one is cut off, and still answers
+    late = [make.instance()]
+    with pytest.raises(StoreUnavailableError):
+        calls.enqueue(late)
+    assert (old.command("DBSIZE"), new.command("DBSIZE")) == before
+    await store.enqueue([make.instance()])
+    calls.enqueue([make.instance()])
+    assert old.command("DBSIZE") == before[0]
+    await store.close()
+
+
+def test_a_user_and_a_database(start_server: StartServer, namespace: str) -> None:
+    server = start_server("redis")
+    server.command("ACL", "SETUSER", "worker", "on", ">secret", "~*", "&*", "+@all")
+    with opened(f"redis://worker:secret@127.0.0.1:{server.port}/3", namespace) as manager:
+        with busy_loop(manager):
+            manager.schedule(ADD, 0, 1)
+        clients = str(server.command("CLIENT", "LIST"))
+        assert clients.count("user=worker") == clients.count("db=3") == clients.count("name=peerjob")
+        assert sums(manager) == [1]
 
 
 def test_a_server_with_tls(start_server: StartServer, signed: Certificates, namespace: str) -> None:

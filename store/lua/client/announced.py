@@ -46,6 +46,11 @@ class ReplyReader:
         while (reply := gets(False)) is not _PARTIAL:
             replies.append(reply)
 
+    @property
+    def has_rest(self) -> bool:
+        """Whether a reply has arrived in part."""
+        return bool(self._held) or self._reader.has_data()
+
     def _checked(self, data: bytes, replies: list[Any]) -> bytes:
         """Feed the data up to the last length that is too large if it is one; return the rest."""
         data, self._held = self._held + data, b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -39,13 +40,20 @@ class BlockingDriver(Driver):
         self._leading = leading
         self._free: list[BlockingConnection] = []
         self._in_flight = threading.Semaphore(MAX_CALLS)
+        self._closed = False
 
     async def _release(self) -> None:
-        while self._free:
-            self._free.pop().end()
+        self._closed = True
+        self._drop_free()
 
     async def _leave(self) -> None:
-        await self._release()
+        self._drop_free()
+
+    def _drop_free(self) -> None:
+        """End all idle connections. Other threads take them, and give some back, at the same time."""
+        with contextlib.suppress(IndexError):
+            while True:
+                self._free.pop().end()
 
     async def _send(
         self, commands: Sequence[tuple[Argument, ...]], timeout: float, *, alone: bool = False
@@ -61,6 +69,7 @@ class BlockingDriver(Driver):
         except (DisconnectedError, OSError) as error:
             if connection is not None:
                 connection.end()
+            self._drop_free()  # all lead to one server, so they would fail one after the other
             raise StoreUnavailableError(self.url, str(error)) from error
         except BaseException:
             if connection is not None:
@@ -70,12 +79,14 @@ class BlockingDriver(Driver):
             self._in_flight.release()
         if len(self._free) < KEPT_CONNECTIONS and not any(isinstance(reply, Exception) for reply in replies):
             self._free.append(connection)
+            if self._closed:  # seen after it is in the list, so that the driver or this thread ends it
+                self._drop_free()
         else:
             connection.end()
         return replies
 
     def _idle(self) -> BlockingConnection | None:
-        """Return an idle connection, and drop those that lead elsewhere or have old credentials; None if none is left.
+        """Return an idle connection that can be used for a call, and drop the others on the way; None if none is left.
 
         Other threads take connections at the same time.
         """
@@ -85,7 +96,7 @@ class BlockingDriver(Driver):
                 connection = self._free.pop()
             except IndexError:
                 return None
-            if connection.peer == peer and connection.given == given:
+            if connection.peer == peer and connection.given == given and connection.is_usable:
                 return connection
             connection.end()
 
@@ -93,8 +104,14 @@ class BlockingDriver(Driver):
         peer, given = self._leading.peer, self._leading.options.latest()
         if peer is None or given is None:
             raise StoreUnavailableError(self.url, "the event loop has no connection to it at the moment")
-        sock = connect_blocking(*peer, self._leading.options, given, self._call_timeout)
-        return BlockingConnection(sock, peer, given)
+        sock = connect_blocking(*peer, self._leading.options, self._call_timeout)
+        connection = BlockingConnection(sock, peer, given)
+        try:
+            connection.sign_in(self._leading.options, self._call_timeout)
+        except BaseException:
+            connection.end()
+            raise
+        return connection
 
     def _cause(self, error: Exception) -> Cause:
         return cause_by_code(error)

@@ -66,10 +66,9 @@ class Credentials:
     def renewed(self) -> Given | None:
         """Return the latest credentials at once. If they are old, ask the provider meanwhile."""
         if self._clock.elapsed() >= self._ask_at:
-            home = self._live_loop()
             self._ask_at = self._clock.elapsed() + ASK_AGAIN
-            with contextlib.suppress(RuntimeError):  # raised if the event loop was just closed
-                home.call_soon_threadsafe(self._shared_question)
+            with contextlib.suppress(RuntimeError):  # the event loop was closed, and this thread has none
+                self._live_loop().call_soon_threadsafe(self._shared_question)
         return self._latest
 
     async def instead_of(self, refused: Given) -> Given:

@@ -62,10 +62,19 @@ class RedisDriver(Driver):
         self._closed = False
         self._in_flight = PerLoop(lambda: asyncio.Semaphore(MAX_CALLS))
         self.options = server_options(address, self._connect_timeout, credentials)
-        self.peer: tuple[Host | str, str] | None = None
-        """The server of the latest connection, and the address where it was reached."""
+        self._reached: tuple[Host | str, str] | None = None
+        """The server of the latest connection, and its address."""
         self._members = address.hosts
         """The known members of the cluster."""
+
+    @property
+    def peer(self) -> tuple[Host | str, str] | None:
+        """The server that has the namespace, and the address where it was reached; None until it is reached.
+
+        A server that is no longer the primary can still answer: what it takes now is lost.
+        """
+        reached = self._reached
+        return reached if reached is not None and reached[0] == (self._address.socket or self._server) else None
 
     async def open(self) -> None:
         self._closed = False
@@ -197,7 +206,7 @@ class RedisDriver(Driver):
             if limit not in self._opening:  # it opened before the limit could end it
                 connection.end()
                 raise _LeftError
-            self.peer = server, connection.address
+            self._reached = server, connection.address
             return connection
         finally:
             self._opening.discard(limit)

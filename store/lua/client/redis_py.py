@@ -134,20 +134,21 @@ async def connect(
 
 
 def _made(server: Host | str, address: str, options: ConnectionOptions, given: Given) -> _HandedOver:
-    common = _common(options, given)
+    *user, password = given
+    common = _common(options) | {
+        "username": user[0] if user else None,
+        "password": password or None,
+        "db": options.db,
+        "client_name": options.name or None,
+    }
     if isinstance(server, str):
         return _Unix(path=address, **common)
     kind = _Plain if options.tls is None else _Encrypted
     return kind(host=address, port=server.port, **common)
 
 
-def _common(options: ConnectionOptions, given: Given) -> dict[str, Any]:
-    *user, password = given
+def _common(options: ConnectionOptions) -> dict[str, Any]:
     return {
-        "username": user[0] if user else None,
-        "password": password or None,
-        "db": options.db,
-        "client_name": options.name or None,
         "protocol": 2,
         "driver_info": None,
         "socket_timeout": None,
@@ -166,13 +167,13 @@ class _BlockingEncrypted(blocking.SSLConnection):
 
 
 def connect_blocking(
-    server: Host | str, address: str, options: ConnectionOptions, given: Given, call_timeout: float
+    server: Host | str, address: str, options: ConnectionOptions, call_timeout: float
 ) -> socket.socket:
-    """Connect to one address of a host, or to the path of a socket, and sign in; for a thread without an event loop.
+    """Connect to one address of a host, or to the path of a socket; for a thread without an event loop.
 
     Each read and write of the socket ends after `call_timeout` seconds. Raises DisconnectedError.
     """
-    common = _common(options, given)
+    common = _common(options)
     common |= {"socket_timeout": call_timeout, "retry": Retry(NoBackoff(), 0)}
     tls = options.tls_context()
     connection: Any

@@ -201,3 +201,22 @@ def test_a_coordinator_takes_a_provider_unless_its_url_has_credentials() -> None
         with pytest.raises(OptionError) as raised:
             Node(store, coordinator="redis://:secret@localhost", credentials=provider)
         assert raised.value.option == "credentials"
+
+
+async def test_a_thread_without_an_event_loop_has_the_latest_credentials_after_the_loop_of_the_provider_ended(
+    make: Make, clock: MovedClock
+) -> None:
+    credentials = make(Provider())
+    loop = asyncio.new_event_loop()
+
+    async def first() -> None:
+        credentials.live_here()
+        await credentials.current()
+
+    def play() -> object:
+        loop.run_until_complete(first())
+        loop.close()
+        clock.moved += ASK_EVERY
+        return credentials.renewed()
+
+    assert await asyncio.to_thread(play) == ("jobs", "1")
