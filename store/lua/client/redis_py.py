@@ -135,7 +135,7 @@ async def connect(
 
 def _made(server: Host | str, address: str, options: ConnectionOptions, given: Given) -> _HandedOver:
     *user, password = given
-    common = _common(options) | {
+    common: dict[str, Any] = _common(options) | {
         "username": user[0] if user else None,
         "password": password or None,
         "db": options.db,
