@@ -133,16 +133,17 @@ class HintRules(StoreSuite):
         assert len(await self.woken(peers, 1)) == 1
 
     async def test_what_falls_due_in_a_claim_of_another_kind_wakes_another_node(self, store: Store) -> None:
-        """The claiming node is registered as idle for both kinds, and is the first in the list."""
-        kinds = ("work", "other")
-        claiming = await self.join(store, "claiming", kinds=kinds)
-        sleeper = await self.join(store, "sleeper", kinds=kinds)
-        await store.enqueue(self.make.instances(1, kind="other", delay_us=1_000_000))
-        for peer in (claiming, sleeper):
-            assert (await peer.claim(peer.want(kinds={"work": 1, "other": 1}))).claims == ()
-        await self.pass_time(1.1)
-        assert (await claiming.claim(claiming.want(kinds={"work": 1, "other": 0}))).claims == ()
-        assert await self.woken([sleeper], 1) == ["sleeper"]
+        """The claiming node is registered as idle for all kinds, and is the first in the list."""
+        others = [f"other {number}" for number in range(4)]
+        claiming = await self.join(store, "claiming", kinds=("work", *others))
+        sleepers = [await self.join(store, kind, kinds=("work", kind)) for kind in others]
+        await store.enqueue([self.make.instance(kind=kind, delay_us=2_000_000) for kind in others])
+        for peer in (claiming, *sleepers):
+            assert (await peer.claim(peer.want(kinds=dict.fromkeys(peer.info.kinds, 1)))).claims == ()
+        await self.pass_time(2.1)
+        none = dict.fromkeys(others, 0)
+        assert (await claiming.claim(claiming.want(kinds={"work": 1, **none}))).claims == ()
+        assert sorted(await self.woken(sleepers, 4)) == others
 
     @pytest.mark.parametrize("action", [Action.HAND_BACK, Action.RETRY, Action.SNOOZE])
     async def test_what_is_given_back_wakes_one(self, store: Store, action: Action) -> None:
