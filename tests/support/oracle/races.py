@@ -49,13 +49,14 @@ class Race:
     async def judge(self, answer: Answer, compare: Compare, gone: Collection[str]) -> list[str]:
         """Find an order of the calls that explains the answers, and adopt it; otherwise the differences of each."""
         self._gone = gone
-        before, tried = self._state(), list[str]()
+        before, now_us, tried = self._state(), self._reference.now_us, list[str]()
         for order in permutations(range(len(self._mades))):
             found = await self._differences(order, answer, compare)
             if not found:
                 return []
             tried.append(f"in order {[self._mades[place].verb for place in order]}: {'; '.join(found[:3])}")
             self._restore(before)
+            self._reference.at(now_us)  # each order begins at the same time
         return ["no order explains the race", *tried]
 
     async def _differences(self, order: Sequence[int], answer: Answer, compare: Compare) -> list[str]:
