@@ -72,9 +72,10 @@ class Followed(Choices):
         if chosen.gone is None:
             chosen.may_remove = max(chosen.may_remove, limit)
             return ()
-        if len(chosen.gone) > limit:
-            chosen.objections.append(f"removed {len(chosen.gone)} instances, and may remove {limit}")
-        return [id for id in ids if id in chosen.gone]
+        if len(chosen.gone) > min(limit, len(ids)):
+            chosen.objections.append(f"removed {sorted(chosen.gone)}, and may remove {limit} of {len(ids)}")
+        # *Choice*: which of too many final instances of a kind are the oldest; see `Reference.removable`
+        return sorted(chosen.gone)
 
 
 @dataclass
