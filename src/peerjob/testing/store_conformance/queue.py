@@ -2,6 +2,7 @@
 
 import pytest
 
+from peerjob.model.query import Query
 from peerjob.model.record import FINAL_STATE, Ack, Action, Claimed
 from peerjob.model.state import State
 from peerjob.store.base import Store
@@ -251,6 +252,22 @@ class QueueRules(StoreSuite):
         await peer.report(claim, progress=b"half")
         await peer.end(claim)
         assert (await self.read(store, claim.id)).progress == b"half"
+
+    async def test_later_outcomes_leave_progress_in_a_page_of_many(self, store: Store) -> None:
+        """A store can read many records in another way than one."""
+        await store.enqueue(self.make.instances(24))
+        peer = await self.join(store)
+        claims = await peer.take()
+        await peer.commit(*(outcome(claim, Action.REPORT, progress=b"half", started=True) for claim in claims))
+        line = self.make.line("line")
+        await peer.commit(*(outcome(claim, Action.REPORT, logs=(line,)) for claim in claims[:8]))
+        await peer.commit(*(outcome(claim) for claim in claims[8:16]))
+        await peer.commit(*(outcome(claim, Action.RETRY, delay_us=60_000_000) for claim in claims[16:]))
+        for records in (
+            await store.get([claim.id for claim in claims]),
+            (await store.lookup(Query(limit=100))).records,
+        ):
+            assert [record and record.progress for record in records] == [b"half"] * 24
 
     async def test_the_logs_of_an_outcome_are_kept(self, store: Store) -> None:
         await store.enqueue(self.make.instances(1))
