@@ -5,7 +5,7 @@ The cost is the larger one of two numbers, which other work on the machine hardl
 * the processor time of the test, of its fixtures and of the processes that ended meanwhile
 * the time that it took, without the time in which some process of the machine waited for a processor
 
-What a fixture of a module or a session takes is not the cost of the test that asks first.
+What a fixture of a module or a session takes is not the cost of the test that asks first, or that ends last.
 """
 
 import resource
@@ -101,6 +101,18 @@ class Meter:
         finally:
             self._in_shared = False
             self._shared += so_far() - began
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> Generator[None, object, object]:
+        began = so_far()
+        try:
+            return (yield)
+        finally:
+            # servers of a module or a session may end here, with all the processor time that they have used
+            if nextitem is None or nextitem.path != item.path:
+                self._shared += so_far() - began
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
