@@ -13,40 +13,10 @@ Read in this order: `suite` has what all parts share, and `timetable` what the p
 file has the rules of one topic as a class. `conformance` joins them. `walk` and `batches` are random walks.
 """
 
+import pkgutil
+
 import pytest
 
-_PARTS = (
-    "cancel",
-    "changes",
-    "election",
-    "enqueue",
-    "fields",
-    "firing",
-    "hints",
-    "hinted_claims",
-    "history",
-    "idempotency",
-    "isolation",
-    "ledger",
-    "liveness",
-    "logs",
-    "order",
-    "overlap",
-    "ownership",
-    "passing",
-    "queue",
-    "reading",
-    "replacing",
-    "residue",
-    "retention",
-    "run_now",
-    "row_fields",
-    "schedules",
-    "suite",
-    "suspects",
-    "timetable",
-    "walk",
-)
-pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
+pytest.register_assert_rewrite(*(f"{__name__}.{part.name}" for part in pkgutil.iter_modules(__path__)))
 
 from .conformance import StoreConformance as StoreConformance  # noqa: E402  # pytest must rewrite its asserts
