@@ -22,7 +22,7 @@ def join(transaction: ReferenceTransaction, info: NodeInfo, *, ttl_us: int, prev
 def _forgive(transaction: ReferenceTransaction, previous: str) -> None:
     """Make losses of the crashes that the death of an incarnation charged, and will charge: its process lives."""
     node = transaction.state.nodes.get(previous)
-    if node is None:
+    if node is None or node.ended != "dead":
         return
     charged, node.charged, node.forgiven = node.charged, set(), True
     for id in charged:
