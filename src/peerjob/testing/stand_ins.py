@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from peerjob.handles.context import Context
+from peerjob.handles.direct_scheduling import DirectScheduling
 from peerjob.handles.manager import Manager
 from peerjob.model.clock import Clock, SystemClock
 from peerjob.model.errors import NodeStateError
@@ -61,7 +62,7 @@ class DirectExecutor(Executor):
         return await super().call(binding, data, context, "auto" if run_in == "process" else run_in, began)
 
 
-class NoNode:
+class NoNode(DirectScheduling):
     """The manager of an eager job: verbs that need a node raise NodeStateError."""
 
     def __init__(self, clock: Clock, call_encoder: CallEncoder) -> None:
