@@ -200,7 +200,7 @@ async def test_instances_that_wait_for_long_are_explained(redis_url: str, namesp
         "  2 Scheduled work of None",
         "  1 Processing work of busy",
         "  0 began from 20 s to 30 s after the last fault",
-        "  pool: room for 0 ",
+        "  pool: claims 0 at most ",
         "  lease: trusted True",
         f"node {busy.pid}:\n  live ok",
         f"node {killed.pid}:\n  it has ended with -9",

@@ -1,6 +1,5 @@
 """A project of Django, and a node that runs its tasks."""
 
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -11,8 +10,11 @@ import pytest
 from django.db import connections
 from django.test.utils import override_settings
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "support.django_site.settings")
-django.setup()
+SETTINGS = ("DJANGO_SETTINGS_MODULE", "support.django_site.settings")
+
+with pytest.MonkeyPatch.context() as patch:
+    patch.setenv(*SETTINGS)
+    django.setup()
 
 from peerjob import Node  # noqa: E402
 from peerjob.django import TaskBackend  # noqa: E402
@@ -22,6 +24,12 @@ from peerjob.django.task_store import task_store_of  # noqa: E402
 from support.django_site import tasks  # noqa: E402
 
 NodeMaker = Callable[..., AbstractAsyncContextManager[Node]]
+
+
+@pytest.fixture(autouse=True)
+def settings_of_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the settings to the processes of these tests only: programs of other tests have their own."""
+    monkeypatch.setenv(*SETTINGS)
 
 
 @pytest.fixture(autouse=True, scope="session")
