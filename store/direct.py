@@ -13,8 +13,8 @@ T = TypeVar("T")
 class DirectCalls(Protocol):
     """Commands on connections of their own, for any number of threads; each blocks its thread.
 
-    They mean what the commands of the same names mean in `Store`. Each makes one attempt. After StoreUnavailableError,
-    the caller repeats the same call on the event loop, which has the retries: both commands may be repeated.
+    A call means what the command of the same name means in `Store`. It makes one attempt. After StoreUnavailableError,
+    the caller repeats it on the event loop, which has the retries: an enqueue is idempotent by the ids.
     """
 
     def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]: ...
