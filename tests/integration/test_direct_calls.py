@@ -17,11 +17,11 @@ from peerjob import INJECTED, ArgumentError, BlockingManager, Job, Node, OptionE
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.ids import IdSource
-from peerjob.model.record import StoreLimits
+from peerjob.model.record import Enqueued, NewInstance, StoreLimits
 from peerjob.store.lua.client.blocking_driver import MAX_CALLS
 from peerjob.store.lua.store import lua_store
 from peerjob.store.url import Host
-from peerjob.testing.factories import Factory
+from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
 from support.etcd import Certificates
 from support.lua_site import CuttingProxy
 from support.sentinels import WatchedServers
@@ -276,6 +276,48 @@ def test_one_call_without_an_answer_ends_all_idle_connections(start_server: Star
         finally:
             server.resume()
         assert stored.result().is_new
+
+
+async def test_a_thread_tells_what_every_script_needs(start_server: StartServer, namespace: str) -> None:
+    """A node that is idle or watches, an instance that is there, a server without scripts: each has another script."""
+    server = start_server("redis")
+    clock = SystemClock()
+    store = lua_store(server.url, namespace=namespace, clock=clock, limits=StoreLimits(), retry_for=0)
+    await store.open()
+    calls, make = store.direct_calls(), Factory(clock)
+    assert calls is not None
+    peer = await Peer(store=store, info=make.node(), make=make).join(LONG_TTL_US)
+    stored = make.instances(7)
+
+    def enqueue(instance: NewInstance) -> None:
+        assert calls is not None
+        assert calls.enqueue([instance], node="näher") == [Enqueued(instance.id, True)]
+        assert calls.enqueue([instance], node="näher") == [Enqueued(instance.id, True, repeated=True)]
+
+    try:
+        enqueue(stored[0])
+        assert [one.id for one in (await peer.take(10))] == [stored[0].id]
+        assert not await peer.take(10)  # it is idle now
+        enqueue(stored[1])
+        assert [hint.what for hint in await store.next_hints(peer.incarnation, IN_TIME)] == ["work"]
+        enqueue(stored[2])
+        server.command("SCRIPT", "FLUSH")
+        enqueue(stored[3])
+        server.command("SET", f"{{peerjob:{namespace}}}:watching", "", "PX", 60_000)
+        enqueue(stored[4])
+        server.command("DEL", f"{{peerjob:{namespace}}}:watching")
+        enqueue(stored[5])
+        server.command("DEL", f"{{peerjob:{namespace}}}:layout")
+        enqueue(stored[6])
+        assert [one.id for one in (await peer.take(10))] == [one.id for one in stored[1:]]
+        record = (await store.get([stored[6].id]))[0]
+        assert record is not None
+        assert {entry.node for entry in record.history[:2]} == {"näher"}
+        with pytest.raises(ValueError, match="36"):
+            calls.enqueue([make.instance(id="short")])
+    finally:
+        await peer.close()
+        await store.close()
 
 
 async def test_a_server_that_is_no_longer_the_primary_gets_no_run(start_server: StartServer, namespace: str) -> None:

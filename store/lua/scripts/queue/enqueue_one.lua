@@ -10,8 +10,7 @@
 -- the spec.
 local kind, priority, id = ARGV[1], ARGV[2], ARGV[7]
 local key = PREFIX .. 'i:' .. id
-if call('EXISTS', INDEXED, WATCHING, key, PREFIX .. 'gone:' .. id) > 0 or call('HLEN', IDLE) > 0
-  or call('MGET', KEYS[2])[1] ~= LAYOUT then
+if call('EXISTS', INDEXED, WATCHING, IDLE, key, PREFIX .. 'gone:' .. id) > 0 or call('MGET', KEYS[2])[1] ~= LAYOUT then
   return 0
 end
 local queue, index = PREFIX .. 'q:' .. kind, PREFIX .. '2:' .. kind
