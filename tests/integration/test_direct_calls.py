@@ -13,7 +13,18 @@ from typing import Any
 
 import pytest
 
-from peerjob import INJECTED, ArgumentError, BlockingManager, Job, Node, OptionError, State, StoreFullError
+from peerjob import (
+    INJECTED,
+    ArgumentError,
+    BlockingManager,
+    Job,
+    Node,
+    OptionError,
+    Query,
+    State,
+    StoreError,
+    StoreFullError,
+)
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.ids import IdSource
@@ -36,6 +47,7 @@ def add(x: object, y: int) -> int:
 ADD = Job("add", add)
 new_id = IdSource(SystemClock()).one
 with_each_server = pytest.mark.parametrize("kind", ["redis", "valkey"])
+with_each_store = pytest.mark.parametrize("kind", ["redis", "valkey", "sqlite"])
 
 
 @pytest.fixture
@@ -94,9 +106,15 @@ def sums(manager: BlockingManager) -> list[int]:
     return sorted(found)[1:]
 
 
-@with_each_server
-def test_a_thread_needs_no_event_loop_to_store_a_run(kind: str, request: pytest.FixtureRequest, namespace: str) -> None:
-    with opened(request.getfixturevalue(f"{kind}_url"), namespace) as manager:
+@pytest.fixture
+def direct_url(kind: str, request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(f"{kind}_url")
+    return url
+
+
+@with_each_store
+def test_a_thread_needs_no_event_loop_to_store_a_run(direct_url: str, namespace: str) -> None:
+    with opened(direct_url, namespace) as manager:
         with busy_loop(manager):
             plain = manager.schedule(ADD, 0, 1)
             under_id = manager.schedule_as(new_id(), ADD.call(0, 2))
@@ -113,7 +131,8 @@ def test_a_thread_needs_no_event_loop_to_store_a_run(kind: str, request: pytest.
         assert sums(manager) == [1, 2, 3, 4]
 
 
-def test_a_sync_job_stores_runs_while_the_event_loop_is_busy(redis_url: str, namespace: str) -> None:
+@with_each_store
+def test_a_sync_job_stores_runs_while_the_event_loop_is_busy(direct_url: str, namespace: str) -> None:
     held = threading.Event()
 
     def spawn(manager: BlockingManager = INJECTED) -> str:
@@ -121,7 +140,7 @@ def test_a_sync_job_stores_runs_while_the_event_loop_is_busy(redis_url: str, nam
         return manager.schedule(ADD, 0, 1).id
 
     job = Job("spawn", spawn)
-    with Node(redis_url, jobs=[ADD, job], namespace=namespace).blocking() as manager:
+    with Node(direct_url, jobs=[ADD, job], namespace=namespace).blocking() as manager:
         instance = manager.schedule(job.call())
         with busy_loop(manager):
             held.set()
@@ -143,9 +162,10 @@ async def test_a_lost_answer_stores_nothing_twice(server: Server, namespace: str
         await asyncio.to_thread(play, proxy)
 
 
-def test_more_threads_than_connections(server: Server, namespace: str) -> None:
+@with_each_store
+def test_more_threads_than_connections(direct_url: str, namespace: str) -> None:
     threads, each = MAX_CALLS + 8, 25
-    with opened(server.url, namespace) as manager, ThreadPoolExecutor(threads) as pool:
+    with opened(direct_url, namespace) as manager, ThreadPoolExecutor(threads) as pool:
         numbers = range(1, threads * each + 1)
         instances = list(pool.map(lambda number: manager.schedule(ADD, 0, number), numbers))
         assert len({instance.id for instance in instances}) == len(instances)
@@ -201,8 +221,9 @@ def test_a_full_server_is_told_as_such(start_server: StartServer, namespace: str
         assert manager.schedule(ADD, 0, 2).is_new
 
 
-def test_a_forked_child_has_connections_of_its_own(server: Server, namespace: str) -> None:
-    with opened(server.url, namespace) as manager:
+@with_each_store
+def test_a_forked_child_has_connections_of_its_own(direct_url: str, namespace: str) -> None:
+    with opened(direct_url, namespace) as manager:
         manager.schedule(ADD, 0, 1)
         child = os.fork()
         if not child:
@@ -219,6 +240,28 @@ def test_a_forked_child_has_connections_of_its_own(server: Server, namespace: st
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         manager.schedule(ADD, 0, 30)
         assert sums(manager) == list(range(1, 31))
+
+
+def test_threads_enqueue_while_a_worker_of_sqlite_runs_all(sqlite_url: str, namespace: str) -> None:
+    """The counters of all states are those of the stored instances, and each instance ran once."""
+    with (
+        Node(sqlite_url, jobs=[ADD], namespace=namespace).blocking() as manager,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        manager.schedule(ADD, 0, 0)
+        instances = list(pool.map(lambda number: manager.schedule(ADD, 0, number), range(1, 200)))
+        assert [instance.result(timeout=PATIENCE) for instance in instances] == list(range(1, 200))
+        assert manager.count(Query(kind="add", state=State.COMPLETED)) == 200
+        assert {one.attempts for one in manager.iter_instances()} == {1}
+
+
+def test_a_store_of_sqlite_that_has_ended_answers_at_once(sqlite_url: str, namespace: str) -> None:
+    with opened(sqlite_url, namespace) as manager:
+        node: Any = manager.manager
+        calls, new = node._need_runtime().direct_calls, node._call_encoder.new(ADD.call(0, 2))
+        assert calls.enqueue([new])[0].is_new
+    with pytest.raises(StoreError, match="not open"):
+        calls.enqueue([new])
 
 
 def test_no_connection_stays_after_the_end(start_server: StartServer, namespace: str) -> None:
