@@ -114,7 +114,7 @@ bench: $(VENV)/.installed servers ## measure throughput, latency and memory
 bench-peers: $(VENV)/.installed servers ## measure peerjob beside ten other job queues, and write docs/benchmarks.md
 	PYTHONPATH=bench:tests $(BIN)/python -m peers $(ARGS)
 
-bench-remote: $(VENV)/.installed servers ## measure jobd over gRPC: watchers, calls per second, memory
+bench-remote: $(VENV)/.installed servers ## measure jobd over gRPC: watchers, calls per second, memory, the cost of a lone job
 	$(BIN)/python bench/remote.py $(ARGS)
 
 bench-guard: $(VENV)/.installed servers ## count what the paths of a job cost, and compare with the expected counts

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from peerjob.model.errors import StoreError, StoreUnavailableError
+from peerjob.model.permits import Permits
 from peerjob.store.calls import no_answer
 from peerjob.store.lua.scripts.script import Argument
 from peerjob.store.per_loop import PerLoop
-from peerjob.store.permits import Permits
 from peerjob.store.url import Host
 
 from .address import Address

@@ -321,12 +321,12 @@ def _sized(text: bytes) -> bytes:
 def _texts(raw: bytes, position: int, count: int) -> tuple[list[bytes], int]:
     texts: list[bytes] = []
     for _ in range(count):
-        (size,) = _SIZE.unpack_from(raw, position)
-        position += _SIZE.size
-        if position + size > len(raw):
-            raise ValueError(f"{len(raw)} bytes, at least {position + size} expected")
-        texts.append(raw[position : position + size])
-        position += size
+        begin = position + 4
+        position = begin + int.from_bytes(raw[position:begin])
+        texts.append(raw[begin:position])
+    # a size that is cut off reads as a smaller one, and then begins after the end
+    if position > len(raw):
+        raise ValueError(f"{len(raw)} bytes, at least {position} expected")
     return texts, position
 
 

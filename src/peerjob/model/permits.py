@@ -7,7 +7,7 @@ from collections import deque
 
 
 class Permits:
-    """A semaphore without a coroutine for a permit that is free, since each call of a store needs one."""
+    """A semaphore without a coroutine for a permit that is free, since each call of a store or a server needs one."""
 
     def __init__(self, count: int) -> None:
         self._free = count

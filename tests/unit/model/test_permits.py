@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from peerjob.store.permits import Permits
+from peerjob.model.permits import Permits
 
 
 async def test_takes_no_more_than_the_count() -> None:
