@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
-from peerjob.model.record import Enqueued, NewInstance
+from peerjob.model.record import Enqueued, NewInstance, Record
 
 T = TypeVar("T")
 
@@ -18,6 +18,7 @@ class DirectCalls(Protocol):
     """
 
     def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]: ...
+    def get(self, ids: Sequence[str]) -> list[Record | None]: ...
 
 
 class HasDirectCalls(Protocol):

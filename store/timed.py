@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from peerjob.model.clock import Clock
-from peerjob.model.record import Enqueued, NewInstance
+from peerjob.model.record import Enqueued, NewInstance, Record
 
 from .base import Liveness, Store
 from .direct import DirectCalls, direct_calls_of
@@ -64,6 +64,13 @@ class _TimedDirectCalls:
             return self._target.enqueue(instances, node=node)
         finally:
             self._report("enqueue", self._elapsed() - began)
+
+    def get(self, ids: Sequence[str]) -> list[Record | None]:
+        began = self._elapsed()
+        try:
+            return self._target.get(ids)
+        finally:
+            self._report("get", self._elapsed() - began)
 
 
 def _measured(target: Store | Liveness, verb: str, clock: Clock, report: Report) -> Callable[..., Any]:
