@@ -319,7 +319,7 @@ class Instance(InstanceView, Injectable, Generic[R_co]):
     def __init__(
         self, manager: InstanceManager | None, record: Record, *, job: object = None, is_new: bool = True
     ) -> None:
-        super().__init__()
+        self._spec: Spec | None = None  # as in `InstanceView`, whose call would take as long as all lines below
         self._manager = manager
         self._job = job
         self._record = record
