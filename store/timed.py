@@ -62,6 +62,7 @@ class _TimedStore(_Timed):
 class _TimedDirectCalls:
     def __init__(self, target: DirectCalls, clock: Clock, report: Report, observers: Sized) -> None:
         self._target, self._elapsed, self._report, self._observers = target, clock.elapsed, report, observers
+        self.retry_for = target.retry_for
 
     def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
         if not self._observers:
@@ -73,6 +74,8 @@ class _TimedDirectCalls:
             self._report("enqueue", self._elapsed() - began)
 
     def get(self, ids: Sequence[str]) -> list[Record | None]:
+        if not self._observers:
+            return self._target.get(ids)
         began = self._elapsed()
         try:
             return self._target.get(ids)

@@ -51,10 +51,12 @@ class NodeInstanceManager(NodeJobManager):
         direct = self._need_runtime().direct_calls
         if direct is None or not isinstance(uuid, str | UUID) or not isinstance(job, Job | None):
             return None  # `lookup_instance` names what is of a wrong type
-        id = checked_id(uuid)
+        id, began = checked_id(uuid), self.clock.elapsed()
         try:
             (record,) = direct.get([id])
         except StoreUnavailableError:
+            if self.clock.elapsed() - began > direct.retry_for:
+                raise
             return None
         if record is None:
             raise UnknownInstanceError(id)

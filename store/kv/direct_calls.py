@@ -30,7 +30,8 @@ class _ThreadCommands(EnqueueCommands, ReadCommands):
 class KVDirectCalls:
     """See `DirectCalls`."""
 
-    def __init__(self, make_context: Callable[[], KVContext], main: KVContext) -> None:
+    def __init__(self, make_context: Callable[[], KVContext], main: KVContext, retry_for: float) -> None:
+        self.retry_for = retry_for
         self._make_context = make_context
         self._main = main
         self._free: list[_ThreadCommands] = []

@@ -59,8 +59,9 @@ class DirectCommands(LuaQueueCommands, LuaReadCommands):
 class LuaDirectCalls:
     """See `DirectCalls`. The scripts are those of the store; only the connections differ."""
 
-    def __init__(self, commands: DirectCommands) -> None:
+    def __init__(self, commands: DirectCommands, retry_for: float) -> None:
         self._commands = commands
+        self.retry_for = retry_for
 
     def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
         if len(instances) == 1 and (answer := self._commands.enqueue_alone(instances[0], node)) is not None:

@@ -266,6 +266,25 @@ def test_a_server_that_stays_away(start_server: StartServer, namespace: str) -> 
             manager.schedule(ADD, 0, 1)
 
 
+def test_a_server_that_gives_no_answer_costs_one_try(start_server: StartServer, namespace: str) -> None:
+    server = start_server("redis")
+    with opened(server.url, namespace, store_retry=0.2) as manager:
+        instance = manager.schedule(ADD, 0, 1)
+        driver: Any = manager.manager._store._direct  # type: ignore[attr-defined]
+        driver._call_timeout = 0.5
+        driver._drop_free()
+        server.pause()
+        try:
+            with busy_loop(manager):  # the second try would be there
+                with pytest.raises(StoreUnavailableError):
+                    manager.schedule(ADD, 0, 2)
+                with pytest.raises(StoreUnavailableError):
+                    instance.refresh()
+        finally:
+            server.resume()
+        assert manager.schedule(ADD, 0, 3).is_new
+
+
 def test_ctrl_c_in_a_call_leaves_no_answer_for_the_next_call(start_server: StartServer, namespace: str) -> None:
     server = start_server("redis")
     with opened(server.url, namespace) as manager:
