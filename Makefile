@@ -32,7 +32,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo quick test matrix lint pyright proto blocking unit unit-others coverage integration matrix-tests django-suite test-soak soak faultlab test-compose mutants mutants-some slips bench bench-peers bench-remote bench-guard bench-durability bench-web scale docs docs-serve pictures format screenshots lock dist upgrade release manifests sbom pin-actions servers clean
+.PHONY: help demo quick test matrix lint pyright proto blocking reference unit unit-others coverage integration matrix-tests django-suite test-soak soak faultlab test-compose mutants mutants-some slips bench bench-peers bench-remote bench-guard bench-durability bench-web scale docs docs-serve pictures format screenshots lock dist upgrade release manifests sbom pin-actions servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,7 @@ lint: $(VENV)/.installed ## style, types by mypy, the direction of imports, and 
 	$(BIN)/python scripts/generate_proto.py --check
 	$(BIN)/python scripts/generate_blocking.py --check
 	$(BIN)/python scripts/generate_manifests.py --check
+	$(BIN)/python scripts/generate_reference.py --check
 	$(BIN)/python scripts/vendor_web.py --check
 	$(BIN)/python tests/mutants/run.py --check
 
@@ -140,6 +141,9 @@ bench-web: $(VENV)/.installed servers ## measure the pages of the dashboard over
 
 proto: $(VENV)/.installed ## generate the Python messages from the .proto files
 	$(BIN)/python scripts/generate_proto.py
+
+reference: $(VENV)/.installed ## write into docs/reference what its pages show of the code
+	$(BIN)/python scripts/generate_reference.py
 
 blocking: $(VENV)/.installed ## generate the blocking verbs from the asynchronous ones
 	$(BIN)/python scripts/generate_blocking.py

@@ -4,7 +4,7 @@ A page is plain Markdown that GitHub shows, too. On the site, the hooks
 
 * draw diagrams (blocks of mermaid) as pictures, so that no script draws them in the reader's browser,
 * point a link to a file outside of docs/ at the repository,
-* put in the parts that come from the code, such as the help of the commands,
+* make anew what generate_reference.py wrote into the pages of the reference, with links between names,
 * list the decisions on their page,
 * refuse a page that loads anything from another host.
 
@@ -27,7 +27,6 @@ FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 FOREIGN = re.compile(
     r'<(?:script|img|iframe|source)\b[^>]*\bsrc="(?:https?:)?//[^"]*"|<link\b[^>]*\bhref="(?:https?:)?//[^"]*"'
 )
-PART = re.compile(r"^<!-- part: (.+) -->$", re.MULTILINE)
 FLAG = re.compile(r"^(```\w+.*?) notest\b", re.MULTILINE)
 
 
@@ -41,11 +40,11 @@ def on_config(config: Any) -> None:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """The page as the site has it."""
     folder = (DOCS / page.file.src_uri).parent
-    text = FLAG.sub(r"\1", markdown)
+    text = import_module("generate_reference").PIECE.sub(_piece, markdown)
+    text = FLAG.sub(r"\1", text)
     if page.file.src_uri == "decisions/README.md":
         text += _decisions(folder)
-    text = _outside_of_fences(text, folder)
-    return PART.sub(lambda mark: import_module("docs_parts").part(mark[1]), text)
+    return _outside_of_fences(text, folder)
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
@@ -64,6 +63,14 @@ def draw(source: str, *_: Any, **__: Any) -> str:
         raise import_module("pymdownx.superfences").SuperFencesException(f"a diagram: {error}") from error
     data = base64.b64encode(picture.encode()).decode()
     return f'<div class="diagram"><img alt="diagram" src="data:image/svg+xml;base64,{data}"></div>'
+
+
+def _piece(match: re.Match[str]) -> str:
+    what, name = match.groups()
+    if what == "part":
+        return str(import_module("docs_parts").part(name))
+    path, *own = name.split()
+    return f"::: {path}" + ("\n    options: {inherited_members: false}" if own else "")
 
 
 def _outside_of_fences(text: str, folder: Path) -> str:

@@ -13,7 +13,7 @@ import peerjob_pytest
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = "".join(path.read_text() for path in sorted((ROOT / "docs" / "reference").glob("*.md")))
-SHOWN = re.findall(r"^::: (\S+)$", REFERENCE, re.MULTILINE)
+SHOWN = re.findall(r"^<!-- reference: (\S+)(?: own)? -->$", REFERENCE, re.MULTILINE)
 MODULES: tuple[ModuleType, ...] = (peerjob, peerjob.testing)
 FIXTURES = [name for name in vars(peerjob_pytest) if name.startswith("peerjob_")]
 
