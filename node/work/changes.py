@@ -41,6 +41,10 @@ from .run import HeldClaims, Run, ended_record
 from .runner import InstanceRunner
 from .unsent_reports import UnsentReports, Waker
 
+# each run needs these members, and Python finds a name of a module in a small part of the time
+_COMPLETED = State.COMPLETED
+_WITHOUT_RUN = frozenset({Action.RELEASE, Action.HAND_BACK})
+
 
 class ChangeListener:
     """Passes changes on to waiters, processors and observers. `spawn` runs a read of the store in the background."""
@@ -98,9 +102,9 @@ class ChangeListener:
         if state is not None:
             self._waiters.ended(run.claim.id)
         policy = run.policy
-        if policy is None or outcome.action in (Action.RELEASE, Action.HAND_BACK):
+        if policy is None or outcome.action in _WITHOUT_RUN:
             return
-        on_complete = policy.on_complete if state is State.COMPLETED else None
+        on_complete = policy.on_complete if state is _COMPLETED else None
         if policy.on_state_change is None and on_complete is None:
             return
         record = ended_record(

@@ -47,6 +47,9 @@ COLLECT = 0.005
 MAX_FAILURES = 3
 """Tries before the claim loop drops an outcome that the store refuses, or a request with an unexpected error."""
 
+# each run needs these members, and Python finds a name of a module in a small part of the time
+_REPORT, _DONE = Action.REPORT, Ack.DONE
+
 
 class ClaimLoop(BackgroundRole):
     """The only caller of `Store.turn`. Nothing else commits, and only `hint_wait` claims, too.
@@ -289,11 +292,11 @@ class ClaimLoop(BackgroundRole):
     def _acknowledge(self, entries: Sequence[Entry], acks: Sequence[Ack]) -> None:
         """Tell waiters and processors of the outcomes that the store accepted."""
         for (run, outcome), ack in zip(entries, acks, strict=True):
-            if outcome.action is Action.REPORT:
+            if outcome.action is _REPORT:
                 self._report_answered(run, ack)
                 continue
             self._held_claims.remove(run)
-            if ack is Ack.DONE:
+            if ack is _DONE:
                 try:
                     self._changes.accepted(run, outcome)
                 except Exception as error:  # noqa: BLE001  # no processor or waiter may stop the claim loop

@@ -24,6 +24,8 @@ logger = logging.getLogger("peerjob.node")
 
 Entry = tuple[Run, Outcome]
 ControlException = Fail | Retry | Snooze
+# each run needs these members, and Python finds a name of a module in a small part of the time
+_COMPLETE, _HAND_BACK = Action.COMPLETE, Action.HAND_BACK
 
 
 class OutcomeBuilder:
@@ -45,7 +47,7 @@ class OutcomeBuilder:
                 raise PayloadTooLargeError(f"result of {run.claim.kind!r}", len(encoded), self.max_payload)
         except (PeerjobError, TypeError, ValueError, RecursionError) as error:
             return self.terminated(run, error)
-        return outcome_of(run, Action.COMPLETE, result=encoded)
+        return outcome_of(run, _COMPLETE, result=encoded)
 
     def failed(self, run: Run, policy: Policy, error: BaseException, instance: Instance[Any]) -> Outcome:
         """The body raised an error: retry if the policy allows it."""
@@ -135,7 +137,7 @@ def outcome_of(
 
 def handed_back(run: Run, note: str) -> Outcome:
     """Give the claim back, so that any node can run the instance immediately."""
-    return outcome_of(run, Action.HAND_BACK, note=note)
+    return outcome_of(run, _HAND_BACK, note=note)
 
 
 def put_off(run: Run, seconds: float, note: str) -> Outcome:

@@ -50,6 +50,10 @@ class UnsentReports:
         self._waker = waker
         self._entries: deque[Entry] = deque()
         self._bytes = 0
+        self._incarnation = ""
+        """The incarnation of the last entry."""
+        self._is_mixed = False
+        """Whether the entries can be of several incarnations."""
         self._starts: list[Run] = []
         """Runs whose bodies wait until the store has recorded the start."""
         self._report_due = False
@@ -74,6 +78,9 @@ class UnsentReports:
     # -- for the node ------------------------------------------------------------------------------------------------
 
     def add(self, run: Run, outcome: Outcome) -> None:
+        if run.incarnation != self._incarnation:
+            self._is_mixed = bool(self._entries)
+            self._incarnation = run.incarnation
         self._entries.append((run, outcome))
         self._bytes += size_of(outcome)
         self._waker.wake()
@@ -121,6 +128,11 @@ class UnsentReports:
         All outcomes of a batch are of one incarnation, as `Store.turn` requires.
         """
         entries, batch, size = self._entries, list[Entry](), 0
+        if len(entries) <= MAX_BATCH and self._bytes <= MAX_BATCH_BYTES and not self._is_mixed:
+            batch += entries
+            entries.clear()
+            self._bytes = 0
+            return batch
         while entries and len(batch) < MAX_BATCH:
             run, outcome = entries[0]
             weight = size_of(outcome)
@@ -129,6 +141,7 @@ class UnsentReports:
             size += weight
             batch.append(entries.popleft())
         self._bytes -= size
+        self._is_mixed = self._is_mixed and bool(entries)
         return batch
 
     def take_reports(self, batch: list[Entry], now: float) -> list[Entry]:

@@ -188,10 +188,15 @@ def outcome_arguments(outcomes: Sequence[Outcome]) -> list[Argument]:
         extra: list[Argument] = []
         if outcome.started:
             what += "s"
-        for letter, value in (("r", outcome.result), ("e", outcome.error), ("p", outcome.progress)):
-            if value is not None:
-                what += letter
-                extra.append(value)
+        if outcome.result is not None:
+            what += "r"
+            extra.append(outcome.result)
+        if outcome.error is not None:
+            what += "e"
+            extra.append(outcome.error)
+        if outcome.progress is not None:
+            what += "p"
+            extra.append(outcome.progress)
         if outcome.delay_us > 0:
             what += "d"
             extra.append(outcome.delay_us)

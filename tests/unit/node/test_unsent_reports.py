@@ -43,6 +43,17 @@ def test_a_batch_is_of_one_incarnation() -> None:
     assert batches(filled(0, 0, 0, 0, 0, incarnations="aabba")) == [["0", "1"], ["2", "3"], ["4"]]
 
 
+def test_a_batch_is_of_one_incarnation_after_others_were_taken() -> None:
+    unsent = filled(0, 0, 0, incarnations="aab")
+    assert [run.claim.id for run, _ in unsent.take()] == ["0", "1"]
+    for id, incarnation in (("3", "b"), ("4", "c"), ("5", "c")):
+        unsent.add(a_run(id, incarnation), an_end(a_run(id, incarnation)))
+    assert batches(unsent) == [["2", "3"], ["4", "5"]]
+    unsent.add(a_run("6", "c"), an_end(a_run("6", "c")))
+    unsent.add(a_run("7", "a"), an_end(a_run("7", "a")))
+    assert batches(unsent) == [["6"], ["7"]]
+
+
 def test_a_batch_is_bounded_by_number_and_by_bytes_and_always_holds_one() -> None:
     assert [len(batch) for batch in batches(filled(*[0] * (MAX_BATCH + 1)))] == [MAX_BATCH, 1]
     half, whole = MAX_BATCH_BYTES // 2, 2 * MAX_BATCH_BYTES
