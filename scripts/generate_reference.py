@@ -2,7 +2,8 @@
 
 GitHub shows a page as it is stored, so the content is in the pages, each piece between two comments. The first one
 names its source: `<!-- reference: peerjob.Node -->` a public name, `<!-- reference: peerjob.Node own -->` the same
-without what it inherits, and `<!-- part: errors -->` a part of docs_parts.py. griffe reads the code without import.
+without what it inherits, and `<!-- part: errors -->` a part of docs_parts.py. A new name comes as `::: peerjob.Name`.
+griffe reads the code without import.
 
 The hooks of MkDocs leave the pieces out: mkdocstrings and docs_parts.py make them anew, with links between names.
 With --check, the script writes nothing, and exits with 1 if a page is stale.
@@ -23,6 +24,8 @@ PIECE = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 """A piece with its content; one that was never written has its first comment only."""
+NEW = re.compile(r"^::: (\S+)$(\n +options: \{inherited_members: false\}$)?", re.MULTILINE)
+"""A name in the form of mkdocstrings, which becomes a piece."""
 MAX_LINE = 100
 PACKAGES = ("peerjob", "peerjob_pytest")
 
@@ -31,7 +34,7 @@ def main() -> int:
     stale: list[Path] = []
     for path in sorted(PAGES.glob("*.md")):
         old = path.read_text()
-        new = PIECE.sub(_piece, old)
+        new = PIECE.sub(_piece, NEW.sub(_begun, old))
         if new != old:
             stale.append(path)
             if "--check" not in sys.argv[1:]:
@@ -41,6 +44,10 @@ def main() -> int:
     for path in stale:
         print(f"{path.relative_to(ROOT)} is not what the code says: make reference")
     return 1 if stale else 0
+
+
+def _begun(match: re.Match[str]) -> str:
+    return f"<!-- reference: {match[1]}{' own' if match[2] else ''} -->"
 
 
 def _piece(match: re.Match[str]) -> str:

@@ -100,6 +100,25 @@ def test_a_new_piece_does_not_take_the_content_of_the_next_one(generator: Any) -
     assert generator.PIECE.sub("X", page) == "X\n\ntext\n\nX\n\nmore\n"
 
 
+def test_a_name_in_the_form_of_mkdocstrings_becomes_a_piece(
+    generator: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "docs" / "page.md"
+    page.parent.mkdir()
+    page.write_text("::: a.B\n    options: {inherited_members: false}\n\n::: a.C\n")
+    monkeypatch.setattr(generator, "ROOT", tmp_path)
+    monkeypatch.setattr(generator, "PAGES", page.parent)
+    monkeypatch.setattr(generator, "reference", lambda path, own="": f"{path} {own}".strip())
+    monkeypatch.setattr("sys.argv", ["generate_reference.py", "--check"])
+    assert generator.main() == 1
+    monkeypatch.setattr("sys.argv", ["generate_reference.py"])
+    for _ in range(2):
+        assert generator.main() == 0
+        assert page.read_text() == (
+            "<!-- reference: a.B own -->\n\na.B own\n\n<!-- end -->\n\n<!-- reference: a.C -->\n\na.C\n\n<!-- end -->\n"
+        )
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 def test_each_piece_has_content_on_github_and_none_of_it_on_the_site(generator: Any, page: Path) -> None:
     text = page.read_text()
