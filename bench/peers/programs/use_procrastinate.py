@@ -7,7 +7,8 @@ import uvloop
 from common import SLOTS, URL, hold_async, mark, pause_async, produce, produce_async
 from procrastinate import App, PsycopgConnector, SyncPsycopgConnector
 
-app = App(connector=PsycopgConnector(conninfo=URL, max_size=20))
+BLOCKS = sys.argv[1:] == ["sync"]
+app = App(connector=(SyncPsycopgConnector if BLOCKS else PsycopgConnector)(conninfo=URL, max_size=20))
 
 
 @app.task(name="mark")
@@ -45,14 +46,13 @@ async def main() -> None:
 
 
 def block() -> None:
-    blocking = app.with_connector(SyncPsycopgConnector(conninfo=URL))
-    with blocking.open():
-        if not blocking.check_connection():
-            blocking.schema_manager.apply_schema()
-        produce(lambda job, n: blocking.tasks[job].defer(n=n))
+    with app.open():
+        if not app.check_connection():
+            app.schema_manager.apply_schema()
+        produce(lambda job, n: JOBS[job].defer(n=n))
 
 
-if __name__ == "__main__" and sys.argv[1:] == ["sync"]:
+if __name__ == "__main__" and BLOCKS:
     block()
 elif __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
