@@ -28,6 +28,7 @@ from peerjob.model.firing import Candidate
 from peerjob.model.ids import IdSource
 from peerjob.model.record import NodeInfo, Renewed
 from peerjob.store.base import Elections, Store
+from peerjob.store.rules import READS_LAYOUT
 from peerjob.version import __version__
 
 from .body.context_vars import ContextVars
@@ -355,6 +356,7 @@ class NodeRuntime:
             started_us=self._started_us,
             intake=self.intake.state,
             ahead_us=self.lease.time.told_ahead_us,
+            reads_layout=READS_LAYOUT,
         )
 
     def _may_lead(self) -> bool:

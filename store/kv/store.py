@@ -18,6 +18,7 @@ from .format.base import Applied, Compare, Delete, KeyValue, LeaseEndedError, Pu
 from .format.keys import Keys, below
 from .format.layout import mended_layout
 from .kinds.descriptors import DescriptorCommands
+from .kinds.limits import LimitCommands
 from .nodes.activity import ActivityCommands
 from .nodes.audit import AuditCommands
 from .nodes.elections import KVElections
@@ -121,6 +122,7 @@ class KVStore(
     ActivityCommands,
     NodeCommands,
     DescriptorCommands,
+    LimitCommands,
     RunNowCommands,
     RecoveryCommands,
     ScheduleCommands,

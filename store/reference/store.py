@@ -55,6 +55,7 @@ from .choices import Choices
 from .claim import claim
 from .commit import add_lines, commit
 from .enqueue import enqueue
+from .limit_stubs import LimitStubs
 from .run_now import run_now
 from .state import Namespace
 from .transaction import ReferenceTransaction
@@ -168,7 +169,7 @@ class ReferenceElections(_Commands):
         return await self._data.waiters.until(other_leader, min(left, timeout)) or left <= timeout
 
 
-class ReferenceStore(_Commands):
+class ReferenceStore(_Commands, LimitStubs):
     """See `peerjob.store.base.Store`, and for each command the function that it calls."""
 
     url = "memory://"
