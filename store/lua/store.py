@@ -91,6 +91,7 @@ class LuaStore(
                 ((layout, denied, missing),) = await self._driver.run(("open", (checked_commands(keys),)))
                 check_rights(denied, missing, url=self.url, user=self._driver.user, prefix=keys)
                 check_layout(layout.decode(), namespace=self._driver.namespace, url=self.url)
+                self._layout = int(layout)
         except BaseException:
             await self._driver.close()
             raise

@@ -1,30 +1,70 @@
-"""The verbs about limits."""
+"""Commands of limits: what nodes publish, what operators set, and what both read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peerjob.model.stored_limit import KeyLimitPage, KindLimits, LimitKey, LimitPage, LimitSetting
-from peerjob.store.lua.client.driver import LuaCommands
+from peerjob.model.record import check_batch
+from peerjob.model.stored_limit import (
+    KeyLimitPage,
+    KindLimits,
+    LimitKey,
+    LimitNumbers,
+    LimitPage,
+    LimitSetting,
+    LimitView,
+)
+from peerjob.store.lua.client.driver import LuaCommands, check_cursor
+from peerjob.store.lua.scripts.script import Argument, Reply
+from peerjob.store.rules import LAYOUT, LIMITS_LAYOUT, check_kinds_of_limit, layout_refused
+
+_PAGE_CURSOR = r"(?s:[01].*)"
 
 
 class LuaLimitCommands(LuaCommands):
-    """The verbs about limits."""
+    """Commands that write and read limits."""
+
+    _layout = LAYOUT
+    """The layout of the namespace, as an answer told last."""
 
     async def publish_limits(self, limits: Sequence[KindLimits]) -> None:
-        raise NotImplementedError
+        check_batch(len(limits))
+        has_limits = any(of_kind.shared or of_kind.key_concurrency for of_kind in limits)
+        if not limits or (not has_limits and self._layout < LIMITS_LAYOUT):
+            return
+        arguments: list[Argument] = []
+        for of_kind in limits:
+            arguments += (of_kind.kind, of_kind.key_concurrency, len(of_kind.shared))
+            for limit in of_kind.shared:
+                arguments += (limit.name, *_fields(limit.numbers))
+        ((layout, refusing, name, kinds),) = await self._run_durably(("publish_limits", arguments))
+        self._check_readers(refusing)
+        self._layout = int(layout)
+        check_kinds_of_limit(name.decode(), kinds)
 
     async def set_limit(self, setting: LimitSetting) -> bool:
-        raise NotImplementedError
+        arguments = (setting.name, setting.kind, *_fields(setting.numbers), setting.note)
+        ((done, refusing),) = await self._run_durably(("set_limit", arguments))
+        self._check_readers(refusing)
+        return bool(done)
 
     async def pause_kind(self, kind: str, paused: bool, note: str = "") -> None:
-        raise NotImplementedError
+        (refusing,) = await self._run_durably(("pause_kind", (kind, int(paused), note)))
+        self._check_readers(refusing)
 
     async def throttle(self, name: str, delay_us: int, *, shorten: bool = False) -> bool:
-        raise NotImplementedError
+        return bool(await self._run("throttle", name, delay_us, int(shorten)))
 
     async def limits(self, *, kind: str | None = None, cursor: str | None = None, limit: int = 100) -> LimitPage:
-        raise NotImplementedError
+        after = "" if cursor is None else check_cursor(cursor, _PAGE_CURSOR)
+        now, last, *rows = await self._run("limits", kind or "", after, limit)
+        return LimitPage(tuple(_view(row, int(now)) for row in rows), last.decode() or None)
+
+    def _check_readers(self, refusing: Sequence[bytes]) -> None:
+        if refusing:
+            names = sorted({name.decode() for name in refusing})
+            namespace, url = self._driver.namespace, self._driver.url
+            raise layout_refused(names, LIMITS_LAYOUT, "limits", namespace=namespace, url=url)
 
     async def key_limits(
         self,
@@ -45,3 +85,41 @@ class LuaLimitCommands(LuaCommands):
 
     async def check_limits(self, cursor: str | None = None) -> tuple[int, str | None]:
         raise NotImplementedError
+
+
+def _fields(numbers: LimitNumbers) -> tuple[int, int, int]:
+    return numbers.concurrency, numbers.period_us, numbers.burst
+
+
+def _view(row: Reply, now: int) -> LimitView:
+    """The view of an entry in the reply of limits.lua."""
+    what, name, *rest = row
+    if what == b"k":
+        paused, concurrency, running, waiting, is_set, note = rest
+        return LimitView(
+            kinds=(name.decode(),),
+            concurrency=concurrency or None,
+            running=running,
+            waiting=waiting,
+            remaining=0 if paused == b"1" else None,
+            paused=paused == b"1",
+            note=note.decode(),
+            source="setting" if is_set else "code",
+        )
+    concurrency, period_us, burst, tat, closed, running, waiting, is_set, note, kinds = rest
+    numbers = LimitNumbers(concurrency=concurrency, period_us=period_us, burst=burst)
+    starts = numbers.starts_at(int(tat), now)
+    opens_us = 0 if starts else numbers.opens_us(int(tat))
+    return LimitView(
+        name=name.decode(),
+        kinds=tuple(map(bytes.decode, kinds)),
+        concurrency=concurrency or None,
+        period_us=period_us,
+        burst=burst or None,
+        running=running,
+        waiting=waiting,
+        remaining=0 if int(closed) > now else max(0, min(starts, concurrency - running if concurrency else starts)),
+        opens_us=max(opens_us, int(closed)) if int(closed) > now or not starts else 0,
+        note=note.decode(),
+        source="setting" if is_set else "code",
+    )

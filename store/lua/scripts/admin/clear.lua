@@ -43,7 +43,7 @@ hint_end(ids)
 pass_slots_and_wake()
 for _, kind in ipairs(emptied) do
   -- A kind in `emptied` has no instances left, so every entry under the keys of the kind is a leftover.
-  call('UNLINK', ready_key(kind), suspects_key(kind), expiry_key(kind), unique_key(kind))
+  call('UNLINK', ready_key(kind), suspects_key(kind), expiry_key(kind), unique_key(kind), releasing_key(kind))
   if sets_of(kind) == '' then
     add('HDEL', KINDS, kind)
   end

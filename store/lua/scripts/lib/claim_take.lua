@@ -12,6 +12,9 @@ local function give(claim, id, key, kind, text, fence, flags)
     given_fence, given_entry = fence, claim_entry(digits(fence), flags)
   end
   add_pair('HSET', claim.owned, id, given_entry)
+  if shared then
+    shared.gave(kind)
+  end
   if changes_wanted then
     hint_change(id)
   end

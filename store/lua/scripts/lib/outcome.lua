@@ -122,6 +122,10 @@ local function cancel(record, id, node, note, retention)
     end
   end
   finish(record, id, CANCELLED, node, note, retention)
+  if shared and record.releasing and shared.rule(record.kind) then
+    call('SCARD', releasing_key(record.kind))
+    add('SADD', releasing_key(record.kind), id)
+  end
   put_string(record_key(id), encode(record))
   hint_change(id)
 end
@@ -138,6 +142,10 @@ end
 -- `to` is {state, due, node, note, retention}, or nil if the instance is not claimed. The caller writes the record.
 local function end_claim(incarnation, id, record, to)
   add('HDEL', owned_key(incarnation), id)
+  if shared and record and record.state == CANCELLED and shared.rule(record.kind) then
+    shared.ends(record.kind)
+    add('SREM', releasing_key(record.kind), id)
+  end
   if not to then
     return
   elseif record.releasing then

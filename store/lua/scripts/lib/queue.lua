@@ -172,6 +172,9 @@ local function move_in_index(kind, id, before, state)
   if move.kind ~= kind or move.state ~= state or move.before ~= before or move.pending ~= pending then
     local from, to = index_key(before, kind), index_key(state, kind)
     check_zsets(from, to)
+    if shared and before == PROCESSING then
+      shared.ends(kind)
+    end
     move = {kind = kind, before = before, state = state, pending = pending, from = pending_list('ZREM', from),
       to = pending_list('ZADD', to)}
   end

@@ -42,5 +42,8 @@ local function pass_slots_and_wake()
       add('HDEL', SLOTS, id)
     end
   end
+  if shared then
+    limit_wakes.make_room(newly_due)
+  end
   wake_for_new_work()
 end

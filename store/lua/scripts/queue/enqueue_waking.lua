@@ -10,7 +10,11 @@ if has_watchers then
   return 0
 end
 local answer = idle_left > 0 and 2 or 1
-wake(ARGV[2], 1)
+if shared then
+  limit_wakes.wake(ARGV[2], 1, wake)
+else
+  wake(ARGV[2], 1)
+end
 if not add_plain(unpack(ARGV)) then
   return -answer
 end
