@@ -53,7 +53,7 @@ Each implementation keeps these rules for each command:
 * Commands that read all kinds do so in pages, and show one moment only if one page is enough. A kind leaves nothing
   behind after its last instance was removed and its last node has left.
 * A call holds at most MAX_BATCH instances; more raises ValueError.
-* The first use of a limit (`publish_limits` with one, `set_limit`, `pause_kind`) raises the layout of the namespace to
+* The first use of a limit (`publish_limits` with one, `pause_kind`) raises the layout of the namespace to
   LIMITS_LAYOUT in the same step. It raises LayoutError, with the names, if a live incarnation does not read that layout
   (`NodeInfo.reads_layout`). A namespace without limits and paused kinds does nothing for them in any other command.
 
@@ -375,7 +375,7 @@ class Store(Protocol):
         False: nothing has this limit, and nothing is stored. A setting stays when its kinds are gone. Lower numbers end
         no claim and take no admission back. A shared limit with more room wakes idle nodes in the same transaction. The
         keys of a kind with more room admit instances in transactions of at most 500 keys, before the call returns; if
-        the caller dies, `check_limits` goes on. Raises OptionError, LayoutError.
+        the caller dies, `check_limits` goes on. Raises OptionError.
         """
         ...
 

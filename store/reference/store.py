@@ -48,15 +48,31 @@ from peerjob.model.record import (
 )
 from peerjob.model.run_now import RunNowAnswer
 from peerjob.model.state import State
+from peerjob.model.stored_limit import KeyLimitPage, KindLimits, LimitKey, LimitPage, LimitSetting
 
-from . import catalogue, elections, firing, hints, journals, ledger, liveness, reading, recovery, retention, schedules
+from . import (
+    catalogue,
+    elections,
+    firing,
+    gates,
+    hints,
+    journals,
+    ledger,
+    liveness,
+    reading,
+    recovery,
+    retention,
+    schedules,
+    shared_limits,
+)
 from .cancel import cancel
 from .choices import Choices
 from .claim import claim
 from .commit import add_lines, commit
 from .enqueue import enqueue
-from .limit_stubs import LimitStubs
+from .gates import pass_gates
 from .run_now import run_now
+from .shared_limits import wake
 from .state import Namespace
 from .transaction import ReferenceTransaction
 
@@ -86,8 +102,10 @@ class ReferenceData:
         """One command. Calls that wait for what it leaves look again afterwards."""
         with self.lock:
             state = self.namespaces.setdefault(namespace, Namespace())
-            transaction = ReferenceTransaction(state, clock.time_us(), limits, choices)
+            transaction = ReferenceTransaction(state, clock.time_us(), limits, choices, namespace=namespace)
             yield transaction
+            pass_gates(transaction)
+            wake(transaction)
         if transaction.rings:
             self.waiters.ring()
 
@@ -169,7 +187,7 @@ class ReferenceElections(_Commands):
         return await self._data.waiters.until(other_leader, min(left, timeout)) or left <= timeout
 
 
-class ReferenceStore(_Commands, LimitStubs):
+class ReferenceStore(_Commands):
     """See `peerjob.store.base.Store`, and for each command the function that it calls."""
 
     url = "memory://"
@@ -308,6 +326,54 @@ class ReferenceStore(_Commands, LimitStubs):
     async def activity(self, first: int, last: int) -> list[ActivitySample]:
         with self._transaction() as transaction:
             return journals.activity(transaction, first, last)
+
+    # -- limits ---------------------------------------------------------------------------------------------------
+
+    async def publish_limits(self, limits: Sequence[KindLimits]) -> None:
+        with self._transaction() as transaction:
+            shared_limits.publish_limits(transaction, limits, self.capabilities.limits)
+
+    async def set_limit(self, setting: LimitSetting) -> bool:
+        with self._transaction() as transaction:
+            return shared_limits.set_limit(transaction, setting, self.capabilities.limits)
+
+    async def pause_kind(self, kind: str, paused: bool, note: str = "") -> None:
+        with self._transaction() as transaction:
+            shared_limits.pause_kind(transaction, kind, paused=paused, note=note)
+
+    async def throttle(self, name: str, delay_us: int, *, shorten: bool = False) -> bool:
+        with self._transaction() as transaction:
+            return shared_limits.throttle(transaction, name, delay_us, shorten=shorten)
+
+    async def limits(self, *, kind: str | None = None, cursor: str | None = None, limit: int = 100) -> LimitPage:
+        with self._transaction() as transaction:
+            return shared_limits.limits(transaction, kind=kind, cursor=cursor, limit=limit)
+
+    async def key_limits(
+        self,
+        kind: str,
+        *,
+        prefix: str = "",
+        waiting_only: bool = False,
+        cursor: str | None = None,
+        limit: int = 500,
+    ) -> KeyLimitPage:
+        with self._transaction() as transaction:
+            return gates.key_limits(
+                transaction, kind, prefix=prefix, waiting_only=waiting_only, cursor=cursor, limit=limit
+            )
+
+    async def limit_keys(self, ids: Sequence[str]) -> list[LimitKey | None]:
+        with self._transaction() as transaction:
+            return gates.limit_keys(transaction, ids)
+
+    async def key_holders(self, kind: str, key: str) -> list[str]:
+        with self._transaction() as transaction:
+            return gates.key_holders(transaction, kind, key)
+
+    async def check_limits(self, cursor: str | None = None) -> tuple[int, str | None]:
+        with self._transaction() as transaction:
+            return gates.check_limits(transaction, cursor)
 
     # -- schedules ------------------------------------------------------------------------------------------------
 

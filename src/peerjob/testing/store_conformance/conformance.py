@@ -28,12 +28,14 @@ from .order import OrderRules
 from .overlap import OverlapRules
 from .ownership import OwnershipRules
 from .queue import QueueRules
+from .rates import RateRules
 from .replacement import ReplacingRules
 from .residue import ResidueRules
 from .retention import RetentionRules
 from .row_fields import RowFieldRules
 from .run_now import RunNowRules
 from .schedules import ScheduleRules
+from .shared_limits import SharedLimitRules
 from .slot_handover import PassingRules
 from .suspects import SuspectRules
 from .walk import RandomWalks
@@ -76,6 +78,8 @@ class StoreConformance(
     PassingRules,
     ReplacingRules,
     ElectionRules,
+    SharedLimitRules,
+    RateRules,
     BatchRules,
     RandomWalks,
 ):
