@@ -171,6 +171,7 @@ clean: ## remove all that the other targets made
 # --group needs pip 25.1
 $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "peerjob needs Python 3.11 or later" >&2; exit 1; }
+	@test -d src/peerjob/store || $(or $(PYTHON),$(BIN)/python) setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --editable '.[all]' --group dev

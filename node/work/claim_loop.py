@@ -37,7 +37,10 @@ MAX_WAIT = 60.0
 MAX_SLEEP = 10.0
 """Most seconds that the claim loop sleeps, so that an idle claim loop still proves to its watchdog that it runs."""
 MAX_REFUSAL = 30.0
-"""Most seconds before the claim loop repeats a refused claim. The wait starts at `POLL` and doubles each time."""
+"""Most seconds before the claim loop repeats a claim that the store refuses, or that raises an unexpected error.
+
+The wait starts at `POLL` and doubles each time.
+"""
 COLLECTED = MAX_BATCH // 4
 """Outcomes for which the claim loop waits at most. With more, the store would be idle for too long."""
 COLLECT = 0.005
@@ -254,10 +257,10 @@ class ClaimLoop(BackgroundRole):
         if asked.want is None:
             return
         self._waker.hinted = True
-        if isinstance(error, StoreRefusedError):
-            self._claim_wait = min(MAX_REFUSAL, 2 * self._claim_wait or POLL)
-            self._no_claim_until = asyncio.get_running_loop().time() + self._claim_wait
-            logger.error("the store refuses the claim; the node repeats it in %g s: %s", self._claim_wait, error)
+        self._claim_wait = min(MAX_REFUSAL, 2 * self._claim_wait or POLL)
+        self._no_claim_until = asyncio.get_running_loop().time() + self._claim_wait
+        failure = "the store refuses the claim" if isinstance(error, StoreRefusedError) else "the claim fails"
+        logger.error("%s; the node repeats it in %g s: %s", failure, self._claim_wait, error)
 
     # -- answers -----------------------------------------------------------------------------------------------------
 

@@ -41,7 +41,7 @@ _MAX_PART = 500
 """The maximum number of kinds in one call that registers a part of a set."""
 _MAX_ATTEMPTS = 3
 """The maximum number of times that a set is sent, if the server loses parts of the set."""
-_CHEAP_SCRIPTS = {1: "enqueue_one", 2: "enqueue_waking"}
+_CHEAP_SCRIPTS = {1: "enqueue_one", 2: "enqueue_waking", 3: "enqueue_indexed"}
 """The cheap scripts that enqueue, by the reply that recommends each for the next call."""
 _FULL_CLAIMS = 10
 """Claims until the next try of claim_one.lua, so that few claims need a second round trip while a node watches."""
@@ -74,7 +74,7 @@ class LuaQueueCommands(LuaCommands):
             if reply:
                 self._cheap_script = _CHEAP_SCRIPTS[abs(reply)]
                 return [Enqueued(instances[0].id, True, repeated=reply < 0)]
-            self._cheap_script = _CHEAP_SCRIPTS[2] if script == _CHEAP_SCRIPTS[1] else ""
+            self._cheap_script = "" if script == _CHEAP_SCRIPTS[2] else _CHEAP_SCRIPTS[2]
         answers: list[Enqueued] = []
         for part in _by_kinds(instances):
             (reply,) = await self._run_durably(("enqueue", enqueue_arguments(part, node)))
