@@ -5,11 +5,11 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from peerjob.model.limit import limit_numbers
-from peerjob.model.record import Claim, NodeInfo
+from peerjob.model.record import Claim, NewInstance, NodeInfo
 from peerjob.model.stored_limit import KeyLimitView, KindLimits, LimitNumbers, LimitSetting, LimitView, SharedLimit
 from peerjob.store.base import Store
 from peerjob.store.rules import LAYOUT
-from peerjob.testing.factories import Peer
+from peerjob.testing.factories import InstanceOptions, Peer
 
 from .suite import StoreSuite
 
@@ -84,6 +84,27 @@ class LimitSuite(StoreSuite):
         view = (await self.keys(store, kind)).get(key)
         return (0, 0) if view is None else (view.admitted, view.waiting)
 
+    def keyed(self, count: int, key: str = "a", concurrency: int = 1, **options: object) -> list[NewInstance]:
+        """Instances with one limit key."""
+        given: InstanceOptions = {"limit_key": key, "key_concurrency": concurrency, **options}  # type: ignore[typeddict-item]
+        return self.make.instances(count, **given)
+
+    def unique(self) -> NewInstance:
+        """An instance with a limit key and a unique key."""
+        return self.make.instance(limit_key="b", key_concurrency=1, key="unique")
+
+    async def assert_whole(self, store: Store, *held: Claim, kind: str = "work") -> None:
+        """Check that admitted instances are queued or claimed, and that none waits for a key with a free place."""
+        views = await self.keys(store, kind)
+        bare = views.pop("", None)
+        assert bare is None, "each instance has a key"
+        claimed = sum(claim.kind == kind for claim in held)
+        assert sum(view.admitted for view in views.values()) == (await store.due([kind])).get(kind, 0) + claimed
+        for view in views.values():
+            assert view.concurrency is not None
+            assert view.waiting == 0 or view.admitted >= view.concurrency, view
+            assert view.admitted + view.waiting > 0, view
+
     async def check_all(self, store: Store) -> int:
         """Check all pages of admissions; returns how many belonged to no instance."""
         freed, cursor = await store.check_limits()
@@ -101,6 +122,7 @@ class LimitSuite(StoreSuite):
         ids: list[str] = []
         while claims := await peer.take(1):
             ids += [claim.id for claim in claims]
+            await self.pass_time(0.001)
             for claim in claims:
                 await peer.end(claim)
         return ids

@@ -305,4 +305,4 @@ class SharedLimitRules(LimitSuite):
         await store.leave(peer.incarnation)
         for _ in range(3):
             await store.expire(10)
-        assert list(await self.leftovers(store)) == []
+        await self.assert_nothing_left(store)
