@@ -32,7 +32,7 @@ local function unindex(id, kinds)
       call('ZREM', expiry_key(kind), id .. state, id .. state .. '+')
     end
     if shared then
-      call('SREM', releasing_key(kind), id)
+      call('SREM', kind_key('r', kind), id)
     end
   end
 end

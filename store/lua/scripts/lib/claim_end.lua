@@ -1,8 +1,22 @@
 -- What a claim does after it has taken instances: for other nodes, for shared limits, and for its queues.
 
+-- Return when an incarnation that found nothing must claim again, because a limit opens: the earlier time of this one and
+-- `next_due`. Of the incarnations that wait for a limit, one gets the moment.
+local next_moment = shared and function(incarnation, next_due)
+  for kind, rule in pairs(shared.held_back) do
+    local closed = limit_wakes.closed_limit(rule)
+    if closed and not limit_wakes.has_alarm(closed, incarnation) and shared.queued(kind) > 0 then
+      closed.told = true
+      add_pair('HSET', limit_key(closed.name), 'alarm', digits(closed.opens) .. ' ' .. incarnation)
+      next_due = next_due > 0 and min(next_due, closed.opens) or closed.opens
+    end
+  end
+  return next_due
+end
+
 -- Use up the rates of what was given. Wake nodes for the room that the commit of the same turn made and this claim left.
 -- Hand on the moment at which a limit opens, if the node of a full claim can be busy at that moment.
-local function limits_after_claim(claim, selection)
+local limits_after_claim = shared and function(claim, selection)
   local requests, is_full, offers = requests_key(claim.incarnation), claim.count >= claim.limit, {}
   for name, limit in pairs(shared.limits) do
     if limit and limit.given > 0 and limit.period > 0 then
@@ -17,9 +31,9 @@ local function limits_after_claim(claim, selection)
   local freed = call('HGET', requests, 'freed')
   if freed then
     add('HDEL', requests, 'freed')
-    each_text(freed, function(name)
+    for name in string.gmatch(freed, '[^%z]+') do
       offers[name] = LATEST
-    end)
+    end
   end
   local taken, suspect = {}, selection.suspect
   for _, source in ipairs(selection.sources) do
@@ -34,7 +48,7 @@ local function limits_after_claim(claim, selection)
   for name, most in pairs(offers) do
     local limit = shared.limit(name)
     if limit then
-      limit_wakes.offer(limit, newly_due, most, taken, claims_again)
+      offer_room(limit, most, taken, claims_again)
     end
   end
   for _, name in ipairs(shared.damaged) do

@@ -119,7 +119,7 @@ local function find_suspect(selection)
 end
 
 -- Return the source, or the best other one if its kind has no room any more. A source without room leaves the heap.
-local function source_with_room(selection, source)
+local source_with_room = shared and function(selection, source)
   local heap = selection.heap
   while source and source.rule and shared.room(source.rule) <= 0 do
     source.held_back = true

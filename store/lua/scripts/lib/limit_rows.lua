@@ -16,20 +16,13 @@ local function raise_layout()
   return names
 end
 
-local function texts_of(packed)
+-- Return the texts of a list with NULs between them.
+local function texts_of(joined)
   local texts = {}
-  each_text(packed, function(text)
+  for text in string.gmatch(joined, '[^%z]+') do
     texts[#texts + 1] = text
-  end)
-  return texts
-end
-
-local function packed_texts(texts)
-  local packed = {}
-  for n, text in ipairs(texts) do
-    packed[n] = pack('>I4c0', #text, text)
   end
-  return table.concat(packed)
+  return texts
 end
 
 -- Return three numbers of a text: concurrency, period and burst; nil if there is no such text.
@@ -79,7 +72,7 @@ end
 
 -- Write what holds back a kind; return whether that changes anything.
 local function write_rule(kind, rule)
-  local text = rule.paused .. ' ' .. digits(rule.by_code) .. ' ' .. digits(rule.by_setting) .. ' ' .. packed_texts(rule.names)
+  local text = rule.paused .. ' ' .. digits(rule.by_code) .. ' ' .. digits(rule.by_setting) .. ' ' .. table.concat(rule.names, '\0')
   text = text ~= '0 0 0 ' and text or false
   local is_changed = text ~= limit_field('k' .. kind)
   if is_changed then
@@ -118,7 +111,7 @@ local function write_limit(name, limit)
   end
   call('HSET', key, 'concurrency', numbers[1], 'period', numbers[2], 'burst', numbers[3],
     'tat', whole_number(found[4]) and found[4] or 0, 'closed', whole_number(found[5]) and found[5] or 0,
-    'kinds', packed_texts(limit.kinds), 'code', table.concat(code, ' '), 'note', limit.note)
+    'kinds', table.concat(limit.kinds, '\0'), 'code', table.concat(code, ' '), 'note', limit.note)
   if limit.set then
     call('HSET', key, 'set', table.concat(limit.set, ' '))
   else

@@ -2,22 +2,32 @@
 -- passes over a kind that is paused or has a limit without room.
 -- LIMITS has a field for each kind with limits or a pause: "k" and the kind -> "1 " if it is paused or "0 ", the
 -- concurrency of its keys by the code and by the setting (0 for none) with a space after each, and the names of its
--- shared limits as packed texts. Further fields: "l" and the name of each shared limit; "p" and a kind -> the note of its
--- pause; "s" and a kind -> the note of its setting.
+-- shared limits with NULs between them. Further fields: "l" and the name of each shared limit; "p" and a kind -> the note
+-- of its pause; "s" and a kind -> the note of its setting.
 -- The hash of a shared limit has the numbers that count (0: not limited), and where they come from:
 --   concurrency, period (microseconds between two starts), burst (starts at once)
 --   tat (theoretical arrival time of the next start, see LimitNumbers in Python), closed (no start before this time)
 --   alarm (the moment at which an incarnation claims again, a space, and the incarnation)
---   kinds (packed texts), code and set (the numbers of the code and of the setting, with spaces), note (of the setting)
+--   kinds (with NULs between them), code and set (the numbers of the code and of the setting), note (of the setting)
 -- Only claims look for damaged limits: a claim removes and reports one, and the next publication writes it again.
 -- Nothing counts the claims of a limit: the indexes of Processing instances tell how many there are.
 
--- Nil if no limit is in use and no kind is paused: a script then makes none of these functions.
+-- Nil if no limit is in use and no kind is paused: a script then makes none of these functions. They use few other
+-- definitions, because a script makes those at each call.
 -- While a script runs, a limit has `left`: how many starts are possible; `opens`: the moment at which time alone makes
--- further starts possible, or nil; `given`: how many starts the script gave. limit_wakes.lua has the wakes.
+-- further starts possible, or nil; `given`: how many starts the script gave.
 local shared = limited and (function()
   local self = {held_back = {}, damaged = {}, ended = {}, limits = {}}
   local rules, limits = {}, self.limits
+
+  -- Return fields of a hash, and whether the key has another type.
+  local function fields_of(key, ...)
+    local found = redis.pcall('HMGET', key, ...)
+    if found.err and not find(found.err, '^WRONGTYPE ') then
+      error(found)
+    end
+    return found.err and {} or found, found.err
+  end
 
   -- Return the number of entries of a key after the planned writes.
   local function planned(writes, key)
@@ -28,28 +38,30 @@ local shared = limited and (function()
   end
 
   function self.claimed(kind)
-    local bodies = releasing_key(kind)
-    return size_of(index_key(PROCESSING, kind)) + call('SCARD', bodies) + planned(pending.SADD, bodies)
+    local bodies = kind_key('r', kind)
+    return size_of(kind_key(PROCESSING, kind)) + call('SCARD', bodies) + planned(pending.SADD, bodies)
       - planned(pending.SREM, bodies)
   end
 
   function self.queued(kind)
-    return size_of(ready_key(kind)) + size_of(suspects_key(kind))
+    return size_of(kind_key('q', kind)) + size_of(kind_key('s', kind))
   end
 
   -- Return a limit by its name. A damaged limit lets all pass, as a missing one does.
   function self.limit(name)
     local limit = limits[name]
     if limit == nil then
-      local found, damaged = coordination(limit_key(name), 'concurrency', 'period', 'burst', 'tat', 'closed', 'alarm', 'kinds')
-      local is_missing = not damaged and table.concat({found[1] or '', found[2] or '', found[7] or ''}) == ''
+      local FIELDS = {'concurrency', 'period', 'burst', 'tat', 'closed', 'alarm', 'kinds'}
+      local found, damaged = fields_of(PREFIX .. 'limit:' .. name, unpack(FIELDS))
+      local is_missing = not damaged and not (found[1] or found[2] or found[7])
       limit = {name = name, alarm = found[6] or '', kinds = {}, given = 0}
-      each_text(found[7] or '', function(kind)
+      for kind in string.gmatch(found[7] or '', '[^%z]+') do
         limit.kinds[#limit.kinds + 1] = kind
-      end)
-      for n, field in ipairs({'concurrency', 'period', 'burst', 'tat', 'closed'}) do
-        limit[field] = whole_number(found[n])
-        damaged = damaged or not limit[field]
+      end
+      for n = 1, 5 do
+        local digits_only = match(found[n] or '', '^%d+$')
+        limit[FIELDS[n]] = digits_only and min(tonumber(digits_only), LATEST)
+        damaged = damaged or not digits_only
       end
       if damaged or limit.period > 0 and limit.burst == 0 then
         self.damaged[#self.damaged + 1] = not is_missing and name or nil
@@ -87,12 +99,12 @@ local shared = limited and (function()
     for n, kind in ipairs(kinds) do
       fields[n] = 'k' .. kind
     end
-    for n, text in ipairs(#kinds > 0 and coordination(LIMITS, unpack(fields)) or {}) do
+    for n, text in ipairs(#kinds > 0 and fields_of(PREFIX .. 'limits', unpack(fields)) or {}) do
       local paused, names = match(text or '', '^([01]) %d+ %d+ (.*)$')
       local rule = paused and {paused = paused == '1', limits = {}} or false
-      each_text(names or '', function(name)
+      for name in string.gmatch(names or '', '[^%z]+') do
         rule.limits[#rule.limits + 1] = self.limit(name) or nil
-      end)
+      end
       rules[kinds[n]] = rule
     end
   end
@@ -143,7 +155,6 @@ local shared = limited and (function()
       end
     end
   end
-
 
   return self
 end)()

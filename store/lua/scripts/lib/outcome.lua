@@ -123,8 +123,8 @@ local function cancel(record, id, node, note, retention)
   end
   finish(record, id, CANCELLED, node, note, retention)
   if shared and record.releasing and shared.rule(record.kind) then
-    call('SCARD', releasing_key(record.kind))
-    add('SADD', releasing_key(record.kind), id)
+    call('SCARD', kind_key('r', record.kind))
+    add('SADD', kind_key('r', record.kind), id)
   end
   put_string(record_key(id), encode(record))
   hint_change(id)
@@ -144,7 +144,7 @@ local function end_claim(incarnation, id, record, to)
   add('HDEL', owned_key(incarnation), id)
   if shared and record and record.state == CANCELLED and shared.rule(record.kind) then
     shared.ends(record.kind)
-    add('SREM', releasing_key(record.kind), id)
+    add('SREM', kind_key('r', record.kind), id)
   end
   if not to then
     return

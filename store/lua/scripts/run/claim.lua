@@ -72,7 +72,7 @@ elseif claim.refused == 0 then
     table.sort(without)
     add_idle(incarnation, set_name, without)
     if shared then
-      claim_reply[3] = limit_wakes.next_moment(incarnation, claim_reply[3])
+      claim_reply[3] = next_moment(incarnation, claim_reply[3])
     end
   end
 end
