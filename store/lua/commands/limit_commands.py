@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from peerjob.model.record import check_batch
 from peerjob.model.stored_limit import (
+    MAX_CONCURRENCY,
     KeyLimitPage,
     KindLimits,
     LimitKey,
@@ -84,42 +85,46 @@ class LuaLimitCommands(LuaCommands):
         raise NotImplementedError
 
     async def check_limits(self, cursor: str | None = None) -> tuple[int, str | None]:
-        raise NotImplementedError
+        await self._run("check_limits", self._limits.kinds_kept_us)
+        return 0, None
 
 
 def _fields(numbers: LimitNumbers) -> tuple[int, int, int]:
     return numbers.concurrency, numbers.period_us, numbers.burst
 
 
+def _remaining(left: bytes) -> int | None:
+    return int(left) if int(left) < MAX_CONCURRENCY else None
+
+
 def _view(row: Reply, now: int) -> LimitView:
     """The view of an entry in the reply of limits.lua."""
     what, name, *rest = row
     if what == b"k":
-        paused, concurrency, running, waiting, is_set, note = rest
+        paused, concurrency, running, waiting, is_set, note, left = rest
         return LimitView(
             kinds=(name.decode(),),
             concurrency=concurrency or None,
             running=running,
             waiting=waiting,
-            remaining=0 if paused == b"1" else None,
+            remaining=_remaining(left),
             paused=paused == b"1",
             note=note.decode(),
             source="setting" if is_set else "code",
         )
-    concurrency, period_us, burst, tat, closed, running, waiting, is_set, note, kinds = rest
+    concurrency, period_us, burst, tat, closed, running, waiting, is_set, note, left, kinds = rest
     numbers = LimitNumbers(concurrency=concurrency, period_us=period_us, burst=burst)
-    starts = numbers.starts_at(int(tat), now)
-    opens_us = 0 if starts else numbers.opens_us(int(tat))
+    opens_us = max(0 if numbers.starts_at(int(tat), now) else numbers.opens_us(int(tat)), int(closed))
     return LimitView(
         name=name.decode(),
         kinds=tuple(map(bytes.decode, kinds)),
         concurrency=concurrency or None,
         period_us=period_us,
-        burst=burst or None,
+        burst=burst if period_us else None,
         running=running,
         waiting=waiting,
-        remaining=0 if int(closed) > now else max(0, min(starts, concurrency - running if concurrency else starts)),
-        opens_us=max(opens_us, int(closed)) if int(closed) > now or not starts else 0,
+        remaining=_remaining(left),
+        opens_us=opens_us if opens_us > now else 0,
         note=note.decode(),
         source="setting" if is_set else "code",
     )

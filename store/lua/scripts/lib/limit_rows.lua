@@ -121,6 +121,43 @@ local function write_limit(name, limit)
   return is_changed
 end
 
+local function without(kinds, kind)
+  local others = {}
+  for _, other in ipairs(kinds) do
+    others[#others + 1] = other ~= kind and other or nil
+  end
+  return others
+end
+
+-- Replace the limits of a kind, and add the kinds that may go on to `woken_kinds`. Return nothing; or the name and the
+-- number of kinds of a limit that would have too many.
+local function replace_limits(kind, by_code, published, woken_kinds)
+  local rule, limits, names = read_rule(kind), {}, {}
+  for _, name in ipairs(rule.names) do
+    limits[name] = read_limit(name)
+    limits[name].kinds = without(limits[name].kinds, kind)
+  end
+  for n, one in ipairs(published) do
+    local limit = limits[one.name] or read_limit(one.name)
+    limit.kinds, limit.code, limits[one.name], names[n] = without(limit.kinds, kind), one.numbers, limit, one.name
+    table.insert(limit.kinds, kind)
+    table.sort(limit.kinds)
+    if #limit.kinds > MAX_LIMIT_KINDS then
+      return one.name, #limit.kinds
+    end
+  end
+  rule.by_code, rule.names = by_code, names
+  local is_changed = write_rule(kind, rule)
+  for name, limit in pairs(limits) do
+    if write_limit(name, limit) or is_changed then
+      for _, other in ipairs(limit.kinds) do
+        woken_kinds[#woken_kinds + 1] = other
+      end
+    end
+  end
+  woken_kinds[#woken_kinds + 1] = is_changed and kind or nil
+end
+
 -- Wake nodes for the queued instances of kinds that may go on.
 local function wake_kinds(kinds)
   for _, kind in ipairs(shared and kinds or {}) do

@@ -4,8 +4,9 @@
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     a kind, to read only its limits and the kind itself, or ""; "" or the last entry of the page before; limit
 -- Reply    {now, the last entry or "" if there are no more; per entry a list}. Of a limit: "l", name, concurrency,
---          period, burst, tat, closed, running, waiting, "1" if it has a setting, note, its kinds. Of a
---          kind: "k", kind, "1" if it is paused, concurrency of its keys, running, waiting, "1" if it has a setting, note
+--          period, burst, tat, closed, running, waiting, "1" if it has a setting, note, how many more may start, its
+--          kinds. Of a kind: "k", kind, "1" if it is paused, concurrency of its keys, running, waiting, "1" if it has a
+--          setting, note, how many more may start
 if not shared then
   return {digits(now), ''}
 end
@@ -35,13 +36,14 @@ local function row_of_limit(name)
     running, waiting = running + shared.claimed(kind), waiting + shared.queued(kind)
   end
   return {'l', name, limit.concurrency, limit.period, limit.burst, digits(limit.tat), digits(limit.closed), running,
-    waiting, rest.set and '1' or '', rest.note, limit.kinds}
+    waiting, rest.set and '1' or '', rest.note, digits(max(shared.left(limit), 0)), limit.kinds}
 end
 
 local function row_of_kind(kind)
   local rule = read_rule(kind)
   return {'k', kind, rule.paused, rule.by_setting > 0 and rule.by_setting or rule.by_code, shared.claimed(kind),
-    shared.queued(kind), rule.by_setting > 0 and '1' or '', limit_field('p' .. kind) or limit_field('s' .. kind) or ''}
+    shared.queued(kind), rule.by_setting > 0 and '1' or '', rule.paused == '1' and (limit_field('p' .. kind) or '') or limit_field('s' .. kind) or '',
+    digits(shared.rule(kind) and shared.room(shared.rule(kind)) or LATEST)}
 end
 
 local reply = {digits(now), ''}

@@ -17,43 +17,6 @@ if refusing[1] or layout ~= LIMITS_LAYOUT then
   return {layout, refusing, '', 0}
 end
 
-local function without(kinds, kind)
-  local others = {}
-  for _, other in ipairs(kinds) do
-    others[#others + 1] = other ~= kind and other or nil
-  end
-  return others
-end
-
--- Return the name and the number of kinds of a limit that would have too many, or nil.
-local function publish(kind, by_code, published)
-  local rule, limits, names = read_rule(kind), {}, {}
-  for _, name in ipairs(rule.names) do
-    limits[name] = read_limit(name)
-    limits[name].kinds = without(limits[name].kinds, kind)
-  end
-  for n, one in ipairs(published) do
-    local limit = limits[one.name] or read_limit(one.name)
-    limit.kinds, limit.code, limits[one.name], names[n] = without(limit.kinds, kind), one.numbers, limit, one.name
-    table.insert(limit.kinds, kind)
-    table.sort(limit.kinds)
-    if #limit.kinds > MAX_LIMIT_KINDS then
-      return one.name, #limit.kinds
-    end
-  end
-  rule.by_code, rule.names = by_code, names
-  local is_changed = write_rule(kind, rule)
-  for name, limit in pairs(limits) do
-    if write_limit(name, limit) or is_changed then
-      for _, other in ipairs(limit.kinds) do
-        woken_kinds[#woken_kinds + 1] = other
-      end
-    end
-  end
-  woken_kinds[#woken_kinds + 1] = is_changed and kind or nil
-  call('ZADD', CATALOGUE, digits(now), kind)
-end
-
 local crowded, count
 at = 1
 while ARGV[at] and not crowded do
@@ -62,7 +25,10 @@ while ARGV[at] and not crowded do
     local from = at + 4 * n - 1
     published[n] = {name = ARGV[from], numbers = {tonumber(ARGV[from + 1]), tonumber(ARGV[from + 2]), tonumber(ARGV[from + 3])}}
   end
-  crowded, count = publish(ARGV[at], tonumber(ARGV[at + 1]), published)
+  crowded, count = replace_limits(ARGV[at], tonumber(ARGV[at + 1]), published, woken_kinds)
+  if not crowded then
+    call('ZADD', CATALOGUE, digits(now), ARGV[at])
+  end
   at = at + 3 + 4 * #published
 end
 wake_kinds(woken_kinds)
