@@ -26,26 +26,6 @@ Each implementation keeps these rules for each command:
   entry in a queue to the next claim, and `due` counts the entry until then. That claim goes on with the next
   instances: the order within a kind stays, and another kind can come first. The logs can stay for an operator.
   `clear` removes what was set aside, and the count begins again.
-* A *shared limit* (`publish_limits`, `set_limit`) is a cap of the claim, as those of `Want.kinds`: the claim passes
-  over a kind while one of its limits has no room or the kind is paused, so nothing waits elsewhere.
-  Room is the concurrency less the instances of its kinds that are claimed (bodies of cancelled instances included), and
-  at most the claims that the rate allows now (GCRA, see `LimitNumbers`). Only claims that are given use up a rate;
-  nothing gives them back, and a repeated claim uses nothing. An end of a claim that makes room in a full limit wakes at
-  most as many idle nodes as there is room, less what the same turn goes on to claim. An enqueue to a paused kind or a
-  full limit wakes none. If only time opens a limit, one node gets the moment (`Claimed.next_due_us`); an enqueue, and a
-  claim that leaves work behind, wake one node if no live idle node has it. `Renewed.work_due` ignores what may not go.
-* A *key limit* is a gate in front of the queue of its kind. An instance with a `limit_key` comes to the gate where it
-  would enter the queue: due, and after it has the slot of its schedule. It leaves the key when its claim or its body
-  ends, or when it leaves the queue without a claim. At most `concurrency` instances of the key are past the gate
-  (*admitted*): in the queue, or claimed. The others wait, in no queue: no claim, `due` or `work_due` sees them, and no
-  node is woken for them. After all other effects of a command, and in a claim after delayed instances have moved, each
-  key that has room admits instances by priority, due time, id: those that wait and those that this command brought. An
-  instance that this command brought keeps its due time as its place in the queue. One that waited before gets the
-  present time as its place, and keeps its due time. If an instance that came has a better priority than the key's last
-  admitted instance, and that one is not claimed, they change places. RETRY and SNOOZE leave the key; HAND_BACK, `leave`
-  and `reap` leave it and come again with the old due time. The concurrency of a key is that of the setting for its
-  kind, otherwise the one that came with the last `enqueue` or `fire` of a due instance. Delayed, parked and returning
-  instances bring theirs only to a key that has no instances.
 * Every key starts with the namespace.
 * Cost: enqueue, claim and commit are O(log n) per instance, for any number of kinds of the node and the namespace.
   They do not depend on the number of final instances, and read no open range. The first claim for a set of many kinds
@@ -53,9 +33,7 @@ Each implementation keeps these rules for each command:
 * Commands that read all kinds do so in pages, and show one moment only if one page is enough. A kind leaves nothing
   behind after its last instance was removed and its last node has left.
 * A call holds at most MAX_BATCH instances; more raises ValueError.
-* The first use of a limit (`publish_limits` with one, `pause_kind`) raises the layout of the namespace to
-  LIMITS_LAYOUT in the same step. It raises LayoutError, with the names, if a live incarnation does not read that layout
-  (`NodeInfo.reads_layout`). A namespace without limits and paused kinds does nothing for them in any other command.
+* `peerjob.store.limits` has the rules of shared limits and key limits.
 
 Implementations differ in whose clock decides that an instance is due, and in how strict the order is: see
 `capabilities`.
@@ -100,15 +78,15 @@ from peerjob.model.record import (
 )
 from peerjob.model.run_now import RunNowAnswer
 from peerjob.model.state import State
-from peerjob.model.stored_limit import KeyLimitPage, KindLimits, LimitKey, LimitPage, LimitSetting
 
 from .coordination import Elections, Liveness
 from .direct import DirectCalls
+from .limits import Limits
 
 __all__ = ["DirectCalls", "Elections", "Liveness", "Store"]
 
 
-class Store(Protocol):
+class Store(Limits, Protocol):
     """A shared store, bound to one namespace, used from one event loop."""
 
     @property
@@ -351,90 +329,6 @@ class Store(Protocol):
 
     async def descriptors(self, kinds: Sequence[str]) -> list[tuple[KindDescriptor, ...]]:
         """The descriptors of each kind, the latest published first; at most MAX_BATCH kinds."""
-        ...
-
-    # -- limits ---------------------------------------------------------------------------------------------------
-
-    async def publish_limits(self, limits: Sequence[KindLimits]) -> None:
-        """Replace the limits of kinds, each kind once; at most MAX_BATCH. Adds the kinds to the catalogue.
-
-        One transaction each. The numbers of a shared limit are those that were published last; its rate goes on from
-        the present use. A kind that is published without limits has none from now on, and its instances that wait for a
-        key are admitted as the key gets room. A shared limit without kinds and without a setting is gone. What may go
-        on from now wakes idle nodes. The same call again changes nothing.
-
-        Raises OptionError, with nothing stored for the kind, if a shared limit would have more than MAX_LIMIT_KINDS
-        kinds, or a concurrency is above `Capabilities.limits`. Raises LayoutError. A call without a limit sends nothing
-        to the server if this store has seen no LIMITS_LAYOUT in the namespace.
-        """
-        ...
-
-    async def set_limit(self, setting: LimitSetting) -> bool:
-        """Replace or remove the setting of a shared limit, or of the keys of a kind, in one transaction.
-
-        False: nothing has this limit, and nothing is stored. A setting stays when its kinds are gone. Lower numbers end
-        no claim and take no admission back. A shared limit with more room wakes idle nodes in the same transaction. The
-        keys of a kind with more room admit instances in transactions of at most 500 keys, before the call returns; if
-        the caller dies, `check_limits` goes on. Raises OptionError.
-        """
-        ...
-
-    async def pause_kind(self, kind: str, paused: bool, note: str = "") -> None:
-        """Pause a kind, or resume it, in one transaction: claims pass over a paused kind. Claimed instances go on.
-
-        Fires and enqueues happen as before. The pause stays, also for a kind that nothing runs, until it is resumed.
-        To resume wakes idle nodes. Raises LayoutError.
-        """
-        ...
-
-    async def throttle(self, name: str, delay_us: int, *, shorten: bool = False) -> bool:
-        """Close a shared limit until `delay_us` from now, by the clock that counts rates; False: no kind has the limit.
-
-        A limit that is closed for longer stays so, unless `shorten`: then it opens after `delay_us`, with 0 at once. A
-        closed limit gives no claims; claimed instances go on. A call that opens it wakes idle nodes.
-        """
-        ...
-
-    async def limits(self, *, kind: str | None = None, cursor: str | None = None, limit: int = 100) -> LimitPage:
-        """The shared limits by name, then the kinds that are paused or have a key limit, by name.
-
-        With a kind: only its shared limits, and its own view. Reads the counters of at most `limit` limits, and is not
-        for hot paths.
-        """
-        ...
-
-    async def key_limits(
-        self,
-        kind: str,
-        *,
-        prefix: str = "",
-        waiting_only: bool = False,
-        cursor: str | None = None,
-        limit: int = 500,
-    ) -> KeyLimitPage:
-        """A page of the keys of a kind that have admitted or waiting instances; a page may be short, even empty.
-
-        Without prefix, the first page of all keys has a view with the key "" if unfinished instances have no key.
-        """
-        ...
-
-    async def limit_keys(self, ids: Sequence[str]) -> list[LimitKey | None]:
-        """The key of each instance; None for one that is unknown, final with its body ended, or without a key.
-
-        At most MAX_BATCH. For an export, and to explain why an instance waits.
-        """
-        ...
-
-    async def key_holders(self, kind: str, key: str) -> list[str]:
-        """Up to MAX_HOLDERS instances that are admitted with this key. May read all keys of the kind, in pages."""
-        ...
-
-    async def check_limits(self, cursor: str | None = None) -> tuple[int, str | None]:
-        """Check a page of 500 admissions; returns how many belonged to no instance, and the cursor of the next page.
-
-        Frees these, and logs an ERROR. Lets each key of the page that has room admit instances. The last page also
-        removes the published limits of kinds that have left the catalogue. Does nothing in a namespace without limits.
-        """
         ...
 
     # -- schedules ------------------------------------------------------------------------------------------------
