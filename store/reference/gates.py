@@ -10,7 +10,7 @@ from peerjob.model.state import State
 from peerjob.model.stored_limit import MAX_HOLDERS, KeyLimitPage, KeyLimitView, LimitKey
 
 from .queues import add_ready, discard, remove_from_queue
-from .shared_limits import rules_of, tidy
+from .shared_limits import rules_of, tidy, wake
 from .state import InstanceData, KeyData
 from .transaction import ReferenceTransaction
 
@@ -62,6 +62,12 @@ def _change_places(
         data.admitted.remove(last.id)
         insort(data.waiting, (last.priority, last.due_us, last.id))
         _admit(transaction, data, position, came)
+
+
+def finish(transaction: ReferenceTransaction) -> None:
+    """End a command: let instances pass their gates, and wake idle nodes."""
+    pass_gates(transaction)
+    wake(transaction)
 
 
 def key_limits(

@@ -70,9 +70,7 @@ from .choices import Choices
 from .claim import claim
 from .commit import add_lines, commit
 from .enqueue import enqueue
-from .gates import pass_gates
 from .run_now import run_now
-from .shared_limits import wake
 from .state import Namespace
 from .transaction import ReferenceTransaction
 
@@ -104,8 +102,7 @@ class ReferenceData:
             state = self.namespaces.setdefault(namespace, Namespace())
             transaction = ReferenceTransaction(state, clock.time_us(), limits, choices, namespace=namespace)
             yield transaction
-            pass_gates(transaction)
-            wake(transaction)
+            gates.finish(transaction)
         if transaction.rings:
             self.waiters.ring()
 
