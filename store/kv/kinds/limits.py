@@ -237,13 +237,13 @@ class LimitCommands(DescriptorCommands):
         cursor: str | None = None,
         limit: int = 500,
     ) -> KeyLimitPage:
-        raise NotImplementedError
+        return KeyLimitPage(())
 
     async def limit_keys(self, ids: Sequence[str]) -> list[LimitKey | None]:
-        raise NotImplementedError
+        return [None] * len(ids)
 
     async def key_holders(self, kind: str, key: str) -> list[str]:
-        raise NotImplementedError
+        return []
 
     # -- checks ---------------------------------------------------------------------------------------------------
 
