@@ -72,7 +72,7 @@ def enqueue_arguments(instances: Sequence[NewInstance], node: str) -> list[Argum
         if number is None:
             number = numbers[shape] = len(numbers) + 1
             templates += template_arguments(instance)
-        members += (instance.id, number, instance.spec)
+        members += (instance.id, with_limit_key(number, instance), instance.spec)
     return [node, len(numbers), *templates, *members]
 
 
@@ -83,6 +83,7 @@ def plain_arguments(instance: NewInstance, node: str) -> tuple[Argument, ...] | 
         or instance.delay_us
         or instance.key is not None
         or instance.tags
+        or instance.limit_key
         or _counts(instance)
     ):
         return None
@@ -107,6 +108,11 @@ def plain_record(
     history_size = 2 * (1 + _TIME_BYTES + len(entry))
     numbers = _COUNTS.pack(0, 0, 0, max_crashes, retention, 0, 0) + _sized(kind.encode()) + _sized(b"")
     return head, numbers + _SIZE.pack(history_size) + bytes([State.CREATED]), between, entry
+
+
+def with_limit_key(number: int, instance: NewInstance) -> Argument:
+    """A number, and after it the concurrency and the limit key of an instance that has one."""
+    return f"{number} {instance.key_concurrency} {instance.limit_key}" if instance.limit_key else number
 
 
 def check_id(id: str) -> None:

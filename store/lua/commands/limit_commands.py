@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peerjob.model.record import check_batch
+from peerjob.model.record import MAX_BATCH, check_batch
 from peerjob.model.stored_limit import (
     MAX_CONCURRENCY,
+    MAX_HOLDERS,
     KeyLimitPage,
+    KeyLimitView,
     KindLimits,
     LimitKey,
     LimitNumbers,
@@ -15,11 +17,16 @@ from peerjob.model.stored_limit import (
     LimitSetting,
     LimitView,
 )
-from peerjob.store.lua.client.driver import LuaCommands, check_cursor
+from peerjob.store.calls import LOGGER
+from peerjob.store.lua.client.driver import LuaCommands, check_cursor, log_set_aside
 from peerjob.store.lua.scripts.script import Argument, Reply
 from peerjob.store.rules import LAYOUT, LIMITS_LAYOUT, check_kinds_of_limit, layout_refused
 
 _PAGE_CURSOR = r"(?s:[01].*)"
+_SCAN_CURSOR = r"\d{1,20}"
+_CHECK_CURSOR = r"(?s:\d{1,20}:.*)"
+_OPENED_KEYS = 500
+_LOOKED_AT = 1_000
 
 
 class LuaLimitCommands(LuaCommands):
@@ -47,6 +54,9 @@ class LuaLimitCommands(LuaCommands):
         arguments = (setting.name, setting.kind, *_fields(setting.numbers), setting.note)
         ((done, refusing),) = await self._run_durably(("set_limit", arguments))
         self._check_readers(refusing)
+        cursor: Argument = "0" if done and setting.kind else b"0"
+        while cursor != b"0":
+            (cursor,) = await self._run_durably(("open_keys", (setting.kind, cursor, _OPENED_KEYS)))
         return bool(done)
 
     async def pause_kind(self, kind: str, paused: bool, note: str = "") -> None:
@@ -76,17 +86,48 @@ class LuaLimitCommands(LuaCommands):
         cursor: str | None = None,
         limit: int = 500,
     ) -> KeyLimitPage:
-        raise NotImplementedError
+        at = "0" if cursor is None else check_cursor(cursor, _SCAN_CURSOR)
+        arguments = (kind, at, limit, prefix, int(waiting_only))
+        after, bare, *fields = await self._run("key_limits", *arguments)
+        of_keys = zip(*[iter(fields)] * 4, strict=True)
+        views = [
+            KeyLimitView(key=key.decode(), concurrency=concurrency, admitted=admitted, waiting=waiting)
+            for key, concurrency, admitted, waiting in of_keys
+        ]
+        if bare and not prefix and not waiting_only and cursor is None:
+            views.insert(0, KeyLimitView(key="", admitted=bare))
+        return KeyLimitPage(tuple(views), after.decode() if after != b"0" else None)
 
     async def limit_keys(self, ids: Sequence[str]) -> list[LimitKey | None]:
-        raise NotImplementedError
+        check_batch(len(ids))
+        entries = await self._run("limit_keys", *ids)
+        return [_limit_key(entry.decode()) for entry in entries] or [None] * len(ids)
 
     async def key_holders(self, kind: str, key: str) -> list[str]:
-        raise NotImplementedError
+        holders: list[bytes] = []
+        cursor: Argument = "0"
+        while len(holders) < MAX_HOLDERS:
+            cursor, *some = await self._run("key_holders", kind, key, cursor, _LOOKED_AT)
+            holders += some
+            if cursor == b"0":
+                break
+        return [holder.decode() for holder in dict.fromkeys(holders)][:MAX_HOLDERS]
 
     async def check_limits(self, cursor: str | None = None) -> tuple[int, str | None]:
-        await self._run("check_limits", self._limits.kinds_kept_us)
-        return 0, None
+        at, _, kind = check_cursor(cursor or "0:", _CHECK_CURSOR).partition(":")
+        arguments = (self._limits.kinds_kept_us, kind, at, MAX_BATCH)
+        freed, kind_bytes, at_bytes, damaged = await self._run("check_limits", *arguments)
+        log_set_aside(damaged)
+        if freed:
+            LOGGER.error("freed %d admissions that belonged to no instance", freed)
+        return int(freed), f"{at_bytes.decode()}:{kind_bytes.decode()}" if kind_bytes else None
+
+
+def _limit_key(entry: str) -> LimitKey | None:
+    """The key in an entry of `g:`, as gates.lua has it."""
+    state, _, rest = entry.partition(" ")
+    concurrency, _, key = rest.partition(" ")
+    return LimitKey(key=key, concurrency=int(concurrency), waiting=state[0] in "wW") if key else None
 
 
 def _fields(numbers: LimitNumbers) -> tuple[int, int, int]:

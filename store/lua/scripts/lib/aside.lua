@@ -6,6 +6,11 @@ local to_set_aside, strays = {}, {}
 local function set_aside(id, kind, reason)
   call('LLEN', ASIDE)
   to_set_aside[#to_set_aside + 1] = {id, kind, reason}
+  if gates and kind ~= '' then
+    gates.leaves(id, kind, true)
+  elseif gates then
+    gates.leaves_any(id)
+  end
   local schedule = call('HGET', SLOTS, id)
   if schedule then
     free_slot_later(schedule, id)

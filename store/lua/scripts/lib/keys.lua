@@ -99,6 +99,8 @@ local function ready_key(kind) return kind_key('q', kind) end
 local function suspects_key(kind) return kind_key('s', kind) end
 -- sorted set, the index of a state and kind: 0 -> id; equal scores keep the ids in order of creation
 local function index_key(state, kind) return kind_key(state, kind) end
+-- hash, the keys of the gate of a kind: key -> what of it is admitted, and how much waits; see gates.lua
+-- hash of the instances of a kind with a key: id -> where the instance is, and the key; see gates.lua
 -- hash, a shared limit: see limits.lua
 local function limit_key(name) return PREFIX .. 'limit:' .. name end
 -- set: cancelled instances of a kind with a shared limit, whose bodies still run

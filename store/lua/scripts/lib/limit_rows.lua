@@ -75,6 +75,9 @@ local function write_rule(kind, rule)
   local text = rule.paused .. ' ' .. digits(rule.by_code) .. ' ' .. digits(rule.by_setting) .. ' ' .. table.concat(rule.names, '\0')
   text = text ~= '0 0 0 ' and text or false
   local is_changed = text ~= limit_field('k' .. kind)
+  if is_changed and not text and call('HLEN', kind_key('g', kind)) > 0 then
+    set_limit_field('g' .. kind, '')
+  end
   if is_changed then
     set_limit_field('k' .. kind, text)
   end
@@ -121,7 +124,7 @@ local function write_limit(name, limit)
   return is_changed
 end
 
-local function without(kinds, kind)
+local function kinds_without(kinds, kind)
   local others = {}
   for _, other in ipairs(kinds) do
     others[#others + 1] = other ~= kind and other or nil
@@ -135,11 +138,11 @@ local function replace_limits(kind, by_code, published, woken_kinds)
   local rule, limits, names = read_rule(kind), {}, {}
   for _, name in ipairs(rule.names) do
     limits[name] = read_limit(name)
-    limits[name].kinds = without(limits[name].kinds, kind)
+    limits[name].kinds = kinds_without(limits[name].kinds, kind)
   end
   for n, one in ipairs(published) do
     local limit = limits[one.name] or read_limit(one.name)
-    limit.kinds, limit.code, limits[one.name], names[n] = without(limit.kinds, kind), one.numbers, limit, one.name
+    limit.kinds, limit.code, limits[one.name], names[n] = kinds_without(limit.kinds, kind), one.numbers, limit, one.name
     table.insert(limit.kinds, kind)
     table.sort(limit.kinds)
     if #limit.kinds > MAX_LIMIT_KINDS then

@@ -3,7 +3,7 @@
 -- LIMITS has a field for each kind with limits or a pause: "k" and the kind -> "1 " if it is paused or "0 ", the
 -- concurrency of its keys by the code and by the setting (0 for none) with a space after each, and the names of its
 -- shared limits with NULs between them. Further fields: "l" and the name of each shared limit; "p" and a kind -> the note
--- of its pause; "s" and a kind -> the note of its setting.
+-- of its pause; "s" and a kind -> the note of its setting; "g" and a kind with keys, see gates.lua.
 -- The hash of a shared limit has the numbers that count (0: not limited), and where they come from:
 --   concurrency, period (microseconds between two starts), burst (starts at once)
 --   tat (theoretical arrival time of the next start, see LimitNumbers in Python), closed (no start before this time)
@@ -100,8 +100,8 @@ local shared = limited and (function()
       fields[n] = 'k' .. kind
     end
     for n, text in ipairs(#kinds > 0 and fields_of(PREFIX .. 'limits', unpack(fields)) or {}) do
-      local paused, names = match(text or '', '^([01]) %d+ %d+ (.*)$')
-      local rule = paused and {paused = paused == '1', limits = {}} or false
+      local paused, own, names = match(text or '', '^([01]) %d+ (%d+) (.*)$')
+      local rule = paused and {paused = paused == '1', own = tonumber(own), limits = {}} or false
       for name in string.gmatch(names or '', '[^%z]+') do
         rule.limits[#rule.limits + 1] = self.limit(name) or nil
       end
@@ -109,7 +109,8 @@ local shared = limited and (function()
     end
   end
 
-  -- Return the rule of a kind with the list of its `limits`; false for a kind that nothing holds back.
+  -- Return the rule of a kind: whether it is `paused`, `own`, the set concurrency of its keys, and the list of its
+  -- `limits`; false for a kind that nothing holds back.
   function self.rule(kind)
     if rules[kind] == nil then
       self.load({kind})

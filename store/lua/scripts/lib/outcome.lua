@@ -68,8 +68,12 @@ local function remove_expired(kind, added, max_count, max_final)
   return removed
 end
 
--- Free the unique key and the slot of an instance whose body has ended, so that other instances can take them.
+-- Free the unique key, the slot and the key of the gate of an instance whose body has ended, so that other instances can
+-- take them.
 local function release_key_and_slot(record, id)
+  if gates then
+    gates.leaves(id, record.kind, true)
+  end
   if record.key and call('HGET', unique_key(record.kind), record.key) == id then
     add('HDEL', unique_key(record.kind), record.key)
   end
@@ -155,6 +159,9 @@ local function end_claim(incarnation, id, record, to)
   elseif to.state == SCHEDULED then
     add_transition(record, SCHEDULED, to.node, to.note)
     record.owner, record.due = '', to.due
+    if gates then
+      gates.leaves(id, record.kind, false)
+    end
     reindex(record, id, PROCESSING)
     add_to_queue(id, record.kind, record.priority, record.due, is_suspect(record))
   else
@@ -173,6 +180,9 @@ local function end_usual(owned, incarnation, id, key, raw, state, node, note, re
     move_in_index(kind, id, PROCESSING, state)
     set_expiry(kind, id, id .. STATE_TEXT[state], own_retention, retention)
     remember_end(kind, id)
+    if gates then
+      gates.leaves(id, kind, true)
+    end
     put_string(key, record)
     if changes_wanted then
       hint_change(id)

@@ -77,6 +77,9 @@ local function pass_slots_and_wake()
       add('HDEL', SLOTS, id)
     end
   end
+  if gates then
+    pass_gates()
+  end
   if shared then
     offer_ended()
   end

@@ -1,0 +1,82 @@
+-- Key limits: a gate in front of the queue of a kind. Of each key, so many instances are past the gate (admitted): in the
+-- queue, or claimed. The others wait in no queue. The record of an instance does not show the key, so each instance with
+-- a key has an entry in `g:` from its enqueue to the end of its body:
+--   a letter, a time in 16 digits or nothing, a space, the concurrency that came with the instance, a space, the key
+--   q: admitted, and its place in the queue; w (W for a suspect): waiting, and its due time; -: neither, as when delayed
+-- An entry of `n:` has a space after each of: number of admitted instances, concurrency, number of waiting ones. The last
+-- admitted ones follow, each with its priority and a comma.
+--
+-- This file keeps which instances come to a gate, and which leave it. gate_pass.lua then lets the next ones pass. Nil
+-- without the key `limited`, as `shared` in limits.lua.
+local gates = limited and (function()
+  local self, gated = {leaving = {}, coming = {}, new = {}}, {}
+
+  local function of_kind(lists, kind)
+    lists[kind] = lists[kind] or {}
+    return lists[kind]
+  end
+
+  -- Return whether instances of a kind have keys.
+  function self.has(kind)
+    if gated[kind] == nil then
+      gated[kind] = call('HLEN', kind_key('g', kind)) > 0
+    end
+    return gated[kind]
+  end
+
+  -- Keep the concurrency and the key of a new instance, as in an entry of `g:`. LIMITS has a field for each kind with
+  -- keys: that of its rule, or "g" and the kind.
+  function self.bring(id, kind, number_and_key)
+    if not self.has(kind) and not shared.rule(kind) then
+      add_pair('HSET', PREFIX .. 'limits', 'g' .. kind, '')
+    end
+    gated[kind] = true
+    of_kind(self.new, kind)[id] = number_and_key
+  end
+
+  -- Keep that an instance comes to its gate. Return false if no instance of its kind has a key.
+  function self.comes(id, kind, priority, due, suspect)
+    if not self.has(kind) then
+      return false
+    end
+    local list = of_kind(self.coming, kind)
+    list[#list + 1] = {id = id, priority = tonumber(priority), due = due, suspect = suspect}
+    return true
+  end
+
+  -- Keep that an instance leaves its key. `is_over`: the instance does not come back.
+  function self.leaves(id, kind, is_over)
+    if self.has(kind) then
+      of_kind(self.leaving, kind)[id] = is_over and 'over' or 'back'
+    end
+  end
+
+  -- Keep that an instance of an unknown kind leaves its key.
+  function self.leaves_any(id)
+    local fields = call('HGETALL', PREFIX .. 'limits')
+    for n = 1, #fields, 2 do
+      local what, kind = sub(fields[n], 1, 1), sub(fields[n], 2)
+      if (what == 'k' or what == 'g') and call('HEXISTS', kind_key('g', kind), id) == 1 then
+        self.leaves(id, kind, true)
+      end
+    end
+  end
+
+  -- Return the letter, the time, the concurrency and the key of an entry of `g:`, or nil.
+  function self.parsed(entry_text)
+    return match(entry_text or '', '^([-qwW])(%d*) (%d+) (.+)$')
+  end
+
+  -- Return the place of an instance in its queue; `due` if the instance did not wait.
+  function self.place(id, kind, due)
+    local letter, place = self.parsed(self.has(kind) and call('HGET', kind_key('g', kind), id))
+    return letter == 'q' and tonumber(place) or due
+  end
+
+  return self
+end)()
+
+-- sorted set like a queue: the instances of a kind that wait for a key
+local waiting_key = gates and function(kind, key)
+  return PREFIX .. 'w:' .. #kind .. ':' .. kind .. key
+end
