@@ -28,6 +28,7 @@ from peerjob.model.firing import Candidate
 from peerjob.model.ids import IdSource
 from peerjob.model.record import NodeInfo, Renewed
 from peerjob.store.base import Elections, Store
+from peerjob.store.direct import direct_calls_of
 from peerjob.store.rules import READS_LAYOUT
 from peerjob.version import __version__
 
@@ -99,7 +100,7 @@ class NodeRuntime:
         audit_trail: AuditTrail,
     ) -> None:
         self._store = store
-        self.direct_calls = None if clock.virtual else store.direct_calls()
+        self.direct_calls = None if clock.virtual else direct_calls_of(store)
         self._clock = clock
         self._name = name
         self._audit_trail = audit_trail

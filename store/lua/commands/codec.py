@@ -78,18 +78,21 @@ def enqueue_arguments(instances: Sequence[NewInstance], node: str) -> list[Argum
 
 def plain_arguments(instance: NewInstance, node: str) -> tuple[Argument, ...] | None:
     """Arguments of enqueue_waking.lua and the cheaper scripts; None if the instance is not simple enough for them."""
-    if (
-        instance.due_us is not None
-        or instance.delay_us
-        or instance.key is not None
-        or instance.tags
-        or instance.limit_key
-        or _counts(instance)
-    ):
+    if not is_plain(instance):
         return None
     kind, priority = instance.kind, instance.priority
     parts = plain_record(kind, priority, instance.retention_us, instance.max_crashes, node)
     return (kind, priority, *parts, instance.id, instance.spec)
+
+
+def is_plain(instance: NewInstance) -> bool:
+    """Whether an instance is due now, and has no key, no limit key, no tags, and no counts of another store."""
+    return (
+        instance.due_us is None
+        and not instance.delay_us
+        and instance.key is None
+        and not (instance.tags or instance.limit_key or instance.attempts or instance.crashes or instance.losses)
+    )
 
 
 @lru_cache(maxsize=MAX_PLAIN_RECORDS)
@@ -323,12 +326,12 @@ def _sized(text: bytes) -> bytes:
 def _texts(raw: bytes, position: int, count: int) -> tuple[list[bytes], int]:
     texts: list[bytes] = []
     for _ in range(count):
-        (size,) = _SIZE.unpack_from(raw, position)
-        position += _SIZE.size
-        if position + size > len(raw):
-            raise ValueError(f"{len(raw)} bytes, at least {position + size} expected")
-        texts.append(raw[position : position + size])
-        position += size
+        begin = position + 4
+        position = begin + int.from_bytes(raw[position:begin])
+        texts.append(raw[begin:position])
+    # a size that is cut off reads as a smaller one, and then begins after the end
+    if position > len(raw):
+        raise ValueError(f"{len(raw)} bytes, at least {position} expected")
     return texts, position
 
 

@@ -116,7 +116,7 @@ async def test_a_claim_that_the_store_refuses_keeps_no_outcome_back(
         gate.set()
         assert await clock.run(instance.result(), 5) == 1
         await clock.advance(100)
-        assert 0 < len([r for r in caplog.records if "the node repeats it in" in r.message]) < 12
+        assert 0 < len([r for r in caplog.records if "the node repeats it in" in r.message]) < 25
         fault.release()
         again = await node.schedule("waits")
         assert await clock.run(again.result(), 31) == 1
