@@ -145,6 +145,8 @@ def wake(transaction: ReferenceTransaction) -> None:
 def publish_limits(transaction: ReferenceTransaction, limits: Sequence[KindLimits], support: LimitSupport) -> None:
     """Replace the limits of kinds."""
     check_batch(len(limits))
+    if transaction.state.layout < LIMITS_LAYOUT and not any(given.shared or given.key_concurrency for given in limits):
+        return
     for given in limits:
         check_supported([given.key_concurrency, *(shared.numbers for shared in given.shared)], support)
         for shared in given.shared:

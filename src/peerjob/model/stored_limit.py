@@ -93,7 +93,10 @@ class LimitView(msgspec.Struct, frozen=True, kw_only=True):
     period_us: int = 0
     burst: int | None = None
     running: int = 0
-    """Number of claims of the kinds, with the bodies of cancelled instances that have not ended."""
+    """Number of claims of the kinds, with the bodies of cancelled instances that have not ended.
+
+    Without a concurrency of a shared limit, a store may leave these bodies out.
+    """
     waiting: int = 0
     """Number of instances in the queues of the kinds. Instances that wait for their key are in no queue."""
     remaining: int | None = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from peerjob.model.stored_limit import (
     MAX_HOLDERS,
     KeyLimitView,
@@ -81,7 +83,8 @@ async def limits_of(store: Store, page: int) -> list[LimitView]:
         views += answer.views
         cursor = answer.cursor
         if cursor is None:
-            return views
+            # *Choice*: whether bodies of cancelled instances are counted where nothing depends on it
+            return [view if view.name and view.concurrency else replace(view, running=0) for view in views]
 
 
 async def keys_of(store: Store, kinds: Collection[str], page: int) -> dict[str, Any]:
