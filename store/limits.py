@@ -1,28 +1,40 @@
 """The part of the store contract about limits: what they mean for all commands, and the commands that change them.
 
-* A *shared limit* (`publish_limits`, `set_limit`) is a cap of the claim, as those of `Want.kinds`: the claim passes
-  over a kind while one of its limits has no room or the kind is paused, so nothing waits elsewhere.
-  Room is the concurrency less the instances of its kinds that are claimed (bodies of cancelled instances included), and
-  at most the claims that the rate allows now (GCRA, see `LimitNumbers`). Only claims that are given use up a rate;
-  nothing gives them back, and a repeated claim uses nothing. An end of a claim that makes room in a full limit wakes at
-  most as many idle nodes as there is room, less what the same turn goes on to claim. An enqueue to a paused kind or a
-  full limit wakes none. If only time opens a limit, one node gets the moment (`Claimed.next_due_us`); an enqueue, and a
-  claim that leaves work behind, wake one node if no live idle node has it. `Renewed.work_due` ignores what may not go.
-* A *key limit* is a gate in front of the queue of its kind. An instance with a `limit_key` comes to the gate where it
-  would enter the queue: due, and after it has the slot of its schedule. It leaves the key when its claim or its body
-  ends, or when it leaves the queue without a claim. At most `concurrency` instances of the key are past the gate
-  (*admitted*): in the queue, or claimed. The others wait, in no queue: no claim, `due` or `work_due` sees them, and no
-  node is woken for them. After all other effects of a command, and in a claim after delayed instances have moved, each
-  key that has room admits instances by priority, due time, id: those that wait and those that this command brought. An
-  instance that this command brought keeps its due time as its place in the queue. One that waited before gets the
-  present time as its place, and keeps its due time. If an instance that came has a better priority than the key's last
-  admitted instance, and that one is not claimed, they change places. RETRY and SNOOZE leave the key; HAND_BACK, `leave`
-  and `reap` leave it and come again with the old due time. The concurrency of a key is that of the setting for its
-  kind, otherwise the one that came with the last `enqueue` or `fire` of a due instance. Delayed, parked and returning
-  instances bring theirs only to a key that has no instances.
-* The first use of a limit (`publish_limits` with one, `pause_kind`) raises the layout of the namespace to
-  LIMITS_LAYOUT in the same step. It raises LayoutError, with the names, if a live incarnation does not read that layout
-  (`NodeInfo.reads_layout`). A namespace without limits and paused kinds does nothing for them in any other command.
+A *shared limit* is a cap of the claim, as those of `Want.kinds`:
+
+* The claim passes over a kind that is paused, or one of whose limits has no claims left. The instances stay in their
+  queue, so no permit is kept elsewhere.
+* A limit has claims left up to its concurrency, less the claimed instances of its kinds. Bodies of cancelled instances
+  count until they end. The rate allows claims by GCRA (`LimitNumbers`).
+* Only claims that are given use up a rate. Nothing gives them back. A repeated claim uses nothing.
+* If claims of a full limit end, the command wakes idle nodes: at most as many as the limit has claims left, less those
+  that the same turn goes on to claim.
+* An enqueue to a paused kind, or to a limit that is full by its concurrency, wakes no node.
+* If only time opens a limit, one idle node gets the moment (`Claimed.next_due_us`). An enqueue, and a claim that leaves
+  work behind, wake one node if no live idle node has the moment.
+* `Renewed.work_due` tells of no work that the limits hold back.
+
+A *key limit* is a gate in front of the queue of its kind:
+
+* An instance with a `limit_key` comes to the gate where it would enter the queue: when it is due, and after it has got
+  the slot of its schedule.
+* At most `concurrency` instances of a key are *admitted*: they are in the queue, or claimed. The others wait in no
+  queue. No claim and no `work_due` sees them, `due` does not count them, and no node is woken for them.
+* An instance leaves its key when its claim ends, or its body if it was cancelled, or when it leaves the queue without a
+  claim. RETRY and SNOOZE leave the key. HAND_BACK, `leave` and `reap` leave it and come again, with the old due time.
+* A key admits instances after all other effects of a command, and in a claim also after delayed instances have moved.
+  While the key is not full, the next one is the best by priority, due time and id: of those that wait, and of those
+  that this command brought.
+* The queue is in the order of priority, due time and id. An instance that waited before this command has the time of
+  its admission there instead of its due time. Its record keeps the due time.
+* If an instance that came has a better priority than the one that the key admitted last, and that one is not claimed,
+  the two change places.
+* The concurrency of a key is that of the setting for the kind. Without a setting, it is the one that came with the last
+  `enqueue` or `fire` of a due instance. Other instances bring theirs only to a key that has no instances.
+
+The first use of a limit (`publish_limits` with one, `pause_kind`) raises the layout of the namespace to LIMITS_LAYOUT
+in the same step. It raises LayoutError, with the names, if a live incarnation does not read that layout
+(`NodeInfo.reads_layout`). In a namespace without limits and paused kinds, the other commands do nothing for them.
 """
 
 from __future__ import annotations

@@ -29,6 +29,9 @@
 | `idle/<incarnation>` | `Idle`: the node waits for due instances |
 | `journal/<incarnation>/<verb>/<n>` | the last answers of a verb, see `answers` |
 | `charged/<incarnation>/<id>` | a crash that a reaper charged to the instance |
+| `limited/<kind>`, `limit/<name>` | `LimitedKind`, `StoredLimit`: the limits in use, see `limit_rules` |
+| `use/<name>` | `RateUse`: how far the rate of a shared limit is used up |
+| `permit//<name>/<n>` | id of the instance whose claim holds the permit n of a shared limit |
 | `watch/<id>/<incarnation>` | the incarnation waits for the end of the instance |
 | `changes/<incarnation>` | the incarnation wants hints about all changes, until a time |
 | `hint/<incarnation>/<topic>/<id>` | hints that the node has not read yet |
@@ -119,6 +122,10 @@ class Keys:
         self.changed = f"{root}changed/"
         self.removed = f"{root}removed/"
         self.slots = f"{root}slot/"
+        self.limited = f"{root}limited/"
+        self.limits = f"{root}limit/"
+        self.all_permits = f"{root}permit/"
+        self.shared_permits = f"{self.all_permits}/"
         self.leader = f"{root}leader/"
         self._escaped: dict[str, str] = {}
 
@@ -196,6 +203,24 @@ class Keys:
         """The ready queue of an entry of an index."""
         kind, side = position.rsplit("/", 2)[1:]
         return f"{self.root}ready/{kind}/{side}/{order[:-1].rsplit('/', 1)[1]}/"
+
+    # -- limits ---------------------------------------------------------------------------------------------------
+
+    def limited_kind(self, kind: str) -> str:
+        return f"{self.limited}{self.kind(kind)}"
+
+    def limit(self, name: str) -> str:
+        return f"{self.limits}{escaped(name)}"
+
+    def rate_use(self, name: str) -> str:
+        return f"{self.root}use/{escaped(name)}"
+
+    def permits(self, name: str) -> str:
+        """Prefix of the permits of a shared limit."""
+        return f"{self.shared_permits}{escaped(name)}/"
+
+    def permit(self, name: str, number: int) -> str:
+        return f"{self.permits(name)}{number:06d}"
 
     # -- parts of an instance -------------------------------------------------------------------------------------
 

@@ -1,30 +1,232 @@
-"""The verbs about limits."""
+"""The verbs about limits. See `limit_rules`: each change of limits also writes the key of the layout."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import logging
+from collections.abc import Callable, Sequence
 
-from peerjob.model.stored_limit import KeyLimitPage, KindLimits, LimitKey, LimitPage, LimitSetting
-from peerjob.store.kv.write.context import KVCommands
+from msgspec.structs import replace
+
+from peerjob.model.errors import OptionError, StoreUnavailableError
+from peerjob.model.record import LAST_MOMENT_US, LimitSupport, check_batch
+from peerjob.model.stored_limit import (
+    KeyLimitPage,
+    KindLimits,
+    LimitKey,
+    LimitNumbers,
+    LimitPage,
+    LimitSetting,
+)
+from peerjob.store.kv.format.base import Compare, Delete, Entry, Op, Put, Range, Transaction, apply_all, mod_of
+from peerjob.store.kv.format.keys import Keys, below, prefix_end
+from peerjob.store.kv.format.layout import LIMITS_VALUE
+from peerjob.store.kv.format.limit_rows import LimitedKind, RateUse, StoredLimit, permits_of
+from peerjob.store.kv.format.rows import encode, node_of
+from peerjob.store.kv.write.context import retried
+from peerjob.store.kv.write.hints import Wakeups
+from peerjob.store.kv.write.limit_rules import Rules
+from peerjob.store.kv.write.writer import ROUNDS
+from peerjob.store.rules import LIMITS_LAYOUT, check_kinds_of_limit, check_readers, check_supported
+
+from .descriptors import DescriptorCommands
+from .limit_views import LimitViews, view_positions
+
+_MAX_KINDS = 15
+"""The limits of so many kinds fit into one transaction."""
+_NOT_SET = LimitNumbers()
+_CHECKED = 500
+"""Most permits that one check reads."""
+logger = logging.getLogger("peerjob.store")
 
 
-class LimitCommands(KVCommands):
+class LimitDraft:
+    """Changes of the limits of a namespace, until one transaction writes them."""
+
+    def __init__(self, keys: Keys, rules: Rules) -> None:
+        self._keys = keys
+        self.kinds = dict(rules.kinds)
+        self.limits = dict(rules.limits)
+        self._stored = rules
+        self.opened: dict[str, None] = {}
+        """Kinds of which more instances may go."""
+
+    def put_kind(self, kind: str, limited: LimitedKind) -> None:
+        """Replace the limits of a kind; a kind without any needs no record."""
+        self.kinds[kind] = limited
+        if limited == LimitedKind():
+            del self.kinds[kind]
+        self.opened[kind] = None
+
+    def put_limit(self, name: str, limit: StoredLimit) -> None:
+        """Replace a shared limit; one without kinds and without a setting is gone."""
+        self.limits[name] = limit
+        if not limit.kinds and limit.setting == _NOT_SET:
+            del self.limits[name]
+        self.opened.update(dict.fromkeys(limit.kinds))
+
+    def publish(self, published: KindLimits, support: LimitSupport) -> None:
+        """Replace the limits of a kind by those of its code. Raises OptionError, and changes nothing."""
+        check_supported([shared.numbers for shared in published.shared], support)
+        check_supported([published.key_concurrency], support)
+        kind, numbers = published.kind, {shared.name: shared.numbers for shared in published.shared}
+        before = self.kinds.get(kind, LimitedKind())
+        after = {name: self._with_kind(name, kind, code) for name, code in numbers.items()}
+        for name, limit in after.items():
+            check_kinds_of_limit(name, len(limit.kinds))
+        for name in before.shared:
+            if name in self.limits and name not in numbers:
+                kinds = tuple(other for other in self.limits[name].kinds if other != kind)
+                self.put_limit(name, replace(self.limits[name], kinds=kinds))
+        for name, limit in after.items():
+            self.put_limit(name, limit)
+        shared, key_concurrency = tuple(numbers), published.key_concurrency
+        self.put_kind(kind, replace(before, shared=shared, key_concurrency=key_concurrency))
+
+    def _with_kind(self, name: str, kind: str, code: LimitNumbers) -> StoredLimit:
+        limit = self.limits.get(name)
+        if limit is None:
+            # a damaged limit is written anew
+            limit = StoredLimit(tuple(other for other, limited in self.kinds.items() if name in limited.shared))
+        return replace(limit, kinds=tuple(sorted({*limit.kinds, kind})), code=code)
+
+    def ops(self) -> list[Op]:
+        """The writes that differ from what is stored."""
+        keys, ops = self._keys, list[Op]()
+        for kind in self.opened:
+            new, old = self.kinds.get(kind), self._stored.kinds.get(kind)
+            if new != old:
+                key = keys.limited_kind(kind)
+                ops.append(Delete(key) if new is None else Put(key, encode(new)))
+        for name in {**self._stored.limits, **self.limits}:
+            limit = self.limits.get(name)
+            if limit is None:
+                ops += [Delete(keys.limit(name)), Delete(keys.rate_use(name))]
+            elif limit != self._stored.limits.get(name):
+                ops.append(Put(keys.limit(name), encode(limit)))
+        return ops
+
+
+class LimitCommands(DescriptorCommands):
     """The verbs about limits."""
 
+    @retried
     async def publish_limits(self, limits: Sequence[KindLimits]) -> None:
-        raise NotImplementedError
+        check_batch(len(limits))
+        if not any(of_kind.shared or of_kind.key_concurrency for of_kind in limits) and not self._context.kv.limited:
+            return
+        await self._publish([of_kind.kind for of_kind in limits])
+        await self._publish_all(limits)
 
+    async def _publish_all(self, limits: Sequence[KindLimits]) -> None:
+        """Replace the limits of kinds, some in each transaction; after an error, those of the kinds before it."""
+        support = self._kv.capabilities.limits
+        errors: list[OptionError] = []
+
+        def plan(part: Sequence[KindLimits], draft: LimitDraft) -> None:
+            errors.clear()
+            try:
+                for of_kind in part:
+                    draft.publish(of_kind, support)
+            except OptionError as error:
+                errors.append(error)
+
+        for at in range(0, len(limits), _MAX_KINDS):
+            await self._change(functools.partial(plan, limits[at : at + _MAX_KINDS]))
+            if errors:
+                raise errors[0]
+
+    @retried
     async def set_limit(self, setting: LimitSetting) -> bool:
-        raise NotImplementedError
+        check_supported([setting.numbers], self._kv.capabilities.limits)
+        done = False
 
+        def plan(draft: LimitDraft) -> None:
+            nonlocal done
+            note = "" if setting.numbers == _NOT_SET else setting.note
+            limit, limited = draft.limits.get(setting.name), draft.kinds.get(setting.kind)
+            if setting.name:
+                done = limit is not None and (limit.setting != _NOT_SET or setting.numbers != _NOT_SET)
+                if limit is not None:
+                    draft.put_limit(setting.name, replace(limit, setting=setting.numbers, note=note))
+                return
+            number = setting.numbers.concurrency
+            done = limited is not None and (limited.key_setting > 0 or (number > 0 and limited.key_concurrency > 0))
+            if limited is not None and done:
+                draft.put_kind(setting.kind, replace(limited, key_setting=number, note=note))
+
+        await self._change(plan)
+        return done
+
+    @retried
     async def pause_kind(self, kind: str, paused: bool, note: str = "") -> None:
-        raise NotImplementedError
+        def plan(draft: LimitDraft) -> None:
+            limited = draft.kinds.get(kind, LimitedKind())
+            if paused or limited.paused:
+                draft.put_kind(kind, replace(limited, paused=paused, reason=note if paused else ""))
 
+        await self._change(plan)
+
+    async def _change(self, plan: Callable[[LimitDraft], None]) -> None:
+        """Change limits in one transaction, and wake nodes for what may go from now on."""
+        context, kv, keys = self._context, self._context.kv, self._keys
+        for _ in range(8 * ROUNDS):
+            rules = await context.limit_rules.current()
+            draft = LimitDraft(keys, rules)
+            plan(draft)
+            ops = draft.ops()
+            if ops and not kv.limited:
+                await self._check_readers()
+            ops.append(Put(keys.layout, LIMITS_VALUE))
+            # without a change, the transaction still shows that the limits are those that this store knows
+            transaction = Transaction([], ops if len(ops) > 1 else [])
+            if (await kv.txn([transaction], guards=[rules.stamp])).answers[0] is not None:
+                if len(ops) > 1:
+                    await kv.read_layout()
+                    await context.hints.wake(Wakeups(opened=tuple(draft.opened)))
+                return
+        raise StoreUnavailableError(context.url, "the limits of the namespace change again and again")
+
+    async def _check_readers(self) -> None:
+        """Raise LayoutError if a live node does not read the layout with limits."""
+        keys = self._keys
+        nodes, lives = await self._kv.read([below(keys.node), below(keys.live, keys_only=True)])
+        alive = {key[len(keys.live) :] for key, _ in lives.items}
+        infos = [node_of(entry.value).info for key, entry in nodes.items if key[len(keys.node) :] in alive]
+        check_readers(infos, LIMITS_LAYOUT, "limits", namespace=keys.root[:-1], url=self._context.url)
+
+    @retried
     async def throttle(self, name: str, delay_us: int, *, shorten: bool = False) -> bool:
-        raise NotImplementedError
+        context, key = self._context, self._keys.rate_use(name)
+        for _ in range(8 * ROUNDS):
+            rules = await context.limit_rules.current()
+            limit, now_us = rules.limits.get(name), context.clock_skew.median_us()
+            if limit is None or not limit.kinds:
+                if (await self._kv.txn([Transaction([], [])], guards=[rules.stamp])).answers[0] is not None:
+                    return False
+                continue
+            answers = await self._kv.read(context.limit_rules.reads(name))
+            state = context.limit_rules.states(rules, [name], answers, now_us)[name]
+            closed_us = min(now_us + max(0, delay_us), LAST_MOMENT_US)
+            use = RateUse(state.use.tat_us, closed_us if shorten else max(closed_us, state.use.closed_us))
+            transaction = Transaction([Compare(key, mod=mod_of(state.entry))], [Put(key, encode(use))])
+            if (await self._kv.txn([transaction], guards=[rules.stamp])).answers[0] is not None:
+                if use.closed_us < state.use.closed_us:
+                    await context.hints.wake(Wakeups(opened=limit.kinds))
+                return True
+        raise StoreUnavailableError(context.url, "the limit changes again and again")
 
+    # -- views ----------------------------------------------------------------------------------------------------
+
+    @retried
     async def limits(self, *, kind: str | None = None, cursor: str | None = None, limit: int = 100) -> LimitPage:
-        raise NotImplementedError
+        context = self._context
+        # a read compares no layout, so this store may not know the last change
+        await context.kv.read_layout()
+        rules = await context.limit_rules.current()
+        positions = view_positions(rules, kind, cursor)
+        views = await LimitViews(context, rules).read(positions[:limit])
+        return LimitPage(tuple(views), positions[limit - 1] if len(positions) > limit else None)
 
     async def key_limits(
         self,
@@ -35,13 +237,58 @@ class LimitCommands(KVCommands):
         cursor: str | None = None,
         limit: int = 500,
     ) -> KeyLimitPage:
-        raise NotImplementedError
+        return KeyLimitPage(())
 
     async def limit_keys(self, ids: Sequence[str]) -> list[LimitKey | None]:
-        raise NotImplementedError
+        return [None] * len(ids)
 
     async def key_holders(self, kind: str, key: str) -> list[str]:
-        raise NotImplementedError
+        return []
 
+    # -- checks ---------------------------------------------------------------------------------------------------
+
+    @retried
     async def check_limits(self, cursor: str | None = None) -> tuple[int, str | None]:
-        raise NotImplementedError
+        context, prefix = self._context, self._keys.all_permits
+        if not context.kv.limited:
+            return 0, None
+        (page,) = await self._kv.read([Range(prefix + (cursor or ""), prefix_end(prefix), _CHECKED)])
+        freed = await self._free_permits(page.items)
+        if page.more:
+            return freed, page.next_key[len(prefix) :]
+        await self._drop_unknown_kinds()
+        return freed, None
+
+    async def _free_permits(self, items: Sequence[tuple[str, Entry]]) -> int:
+        """Free the permits of shared limits that no claim holds; returns how many."""
+        context, cut = self._context, len(self._keys.shared_permits)
+        held = {key: entry.value.decode(errors="replace") for key, entry in items}
+        rows = await context.rows(list(held.values()))
+        strays: dict[str, str] = {}
+        transactions: list[Transaction] = []
+        for key, entry in items:
+            revision, row = rows.get(held[key], (0, None))
+            name, _, number = key[cut:].partition("/")
+            name = self._keys.unescaped(name)
+            if row is None or not row.claimed or (name, int(number)) not in permits_of(row):
+                compares = [Compare(key, mod=entry.mod)]
+                if row is not None:
+                    compares.append(Compare(self._keys.state + held[key], mod=revision))
+                transactions.append(Transaction(compares, [Delete(key)]))
+                strays[key] = name
+        done = zip(strays.items(), await apply_all(self._kv, transactions), strict=True)
+        freed = {key: name for (key, name), answer in done if answer is not None}
+        limits = (await context.limit_rules.current()).limits
+        for key in freed:
+            logger.error("%s: no claim holds this permit of a limit; it is free from now on", key)
+        if opened := {kind for name in freed.values() if name in limits for kind in limits[name].kinds}:
+            await context.hints.wake(Wakeups(opened=tuple(opened)))
+        return len(freed)
+
+    async def _drop_unknown_kinds(self) -> None:
+        """Remove the published limits of kinds that have left the catalogue."""
+        kinds = (await self._context.limit_rules.current()).kinds
+        published = [kind for kind, limited in kinds.items() if limited.shared or limited.key_concurrency]
+        known = await self._kv.get([self._keys.catalogued(kind) for kind in published])
+        gone = [kind for kind, entry in zip(published, known, strict=True) if entry is None]
+        await self._publish_all([KindLimits(kind=kind) for kind in gone])

@@ -60,7 +60,16 @@ class CommitCommands(LogCommands, RetentionCommands):
     async def commit(self, incarnation: str, outcomes: Sequence[Outcome], *, request: str) -> list[Ack]:
         return await self._commit(incarnation, outcomes, request, "commit")
 
-    async def _commit(self, incarnation: str, outcomes: Sequence[Outcome], request: str, verb: str) -> list[Ack]:
+    async def _commit(
+        self,
+        incarnation: str,
+        outcomes: Sequence[Outcome],
+        request: str,
+        verb: str,
+        *,
+        full: list[str] | None = None,
+    ) -> list[Ack]:
+        """See `commit`. `full` gets the shared limits that were full, for the claim that follows."""
         context = self._context
         check_batch(len(outcomes))
         if not outcomes:
@@ -75,7 +84,7 @@ class CommitCommands(LogCommands, RetentionCommands):
         ended: dict[str, int] = {}
         for attempt in range(ROUNDS):
             updates = await self._check_outcomes(pending, outcomes, source, acks, cached=attempt == 0)
-            await self._write_updates(updates, source, answer_log, acks, ended)
+            await self._write_updates(updates, source, answer_log, acks, ended, full)
             for update in updates:
                 if update.indexes[0] in acks:
                     del pending[update.id]
@@ -84,10 +93,11 @@ class CommitCommands(LogCommands, RetentionCommands):
                 return [acks[index] for index in range(len(outcomes))]
         raise StoreUnavailableError(context.url, "too many writers at once")
 
-    def _may_add_to_queue(self, outcomes: Sequence[Outcome]) -> bool:
-        """Whether an outcome can add an instance to a queue: the same one again, or the next one of its schedule."""
+    def _may_let_go(self, outcomes: Sequence[Outcome]) -> bool:
+        """Whether a claim may find more after the outcomes: the same instance, the next of its schedule, or permits."""
         return not all(
-            outcome.action is Action.REPORT or (outcome.action in FINAL_STATE and self._context.has_no_slot(outcome.id))
+            outcome.action is Action.REPORT
+            or (outcome.action in FINAL_STATE and self._context.frees_nothing(outcome.id))
             for outcome in outcomes
         )
 
@@ -136,6 +146,7 @@ class CommitCommands(LogCommands, RetentionCommands):
         answer_log: AnswerLog,
         acks: dict[int, Ack],
         ended: dict[str, int],
+        full: list[str] | None,
     ) -> None:
         context = self._context
         wakeups = Wakeups()
@@ -159,7 +170,7 @@ class CommitCommands(LogCommands, RetentionCommands):
                     ended[update.row.kind] = ended.get(update.row.kind, 0) + 1
             else:
                 context.cache(update.id, revision, update.row)
-        await context.hints.send(wakeups, written)
+        await context.hints.send(wakeups, written, later=full)
 
     async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:
         # not retried: lines have no request id, so a repeated call would append them twice

@@ -16,6 +16,7 @@ from peerjob.model.errors import DecodeError
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import Compare, Delete, Entry, KeyValue, Op, Put, mod_of
 from peerjob.store.kv.format.keys import Keys, below, prefix_end, timed
+from peerjob.store.kv.format.limit_rows import permits_of
 from peerjob.store.kv.format.rows import GONE, NOTHING_EXTRA, Delayed, Row, encode
 from peerjob.store.kv.format.schedule_rows import Parked, SlotRow, decode_slot
 from peerjob.store.kv.format.unreadable import WRITTEN_ANEW, Unreadable
@@ -116,6 +117,8 @@ class TransactionPlan(msgspec.Struct, gc=False):
     """Ids of the instances that the transaction makes final."""
     ready: list[str] = []
     """The kind of each instance that enters a ready queue."""
+    freed: list[str] = []
+    """The shared limit of each permit that is given back."""
     delayed: list[tuple[int, str]] = []
     """The due time and kind of each instance that enters a delayed queue."""
 
@@ -178,6 +181,7 @@ class TransactionPlan(msgspec.Struct, gc=False):
     def end_claim(self, id: str, before: Row, after: Row) -> None:
         """End a claim. Besides the removal of the instance, no other code ends claims."""
         self.ops.append(Delete(self.keys.owned(before.owner) + id))
+        self._give_permits_back(before)
         if before.releasing:
             self._release(id, after)
             return
@@ -186,6 +190,12 @@ class TransactionPlan(msgspec.Struct, gc=False):
             self.add_final(id, after)
         else:
             self.add_scheduled(id, after)
+
+    def _give_permits_back(self, row: Row) -> None:
+        """Delete the permits of a claim that ends, with the body of a cancelled instance."""
+        for name, number in permits_of(row):
+            self.ops.append(Delete(self.keys.permit(name, number)))
+            self.freed.append(name)
 
     def remove_from_index(self, id: str, row: Row) -> None:
         """Remove an instance from the index of its state."""
@@ -232,6 +242,7 @@ class TransactionPlan(msgspec.Struct, gc=False):
             self.remove_from_queue(id, row, delayed_mod)
         elif row.keeps:
             ops.append(Delete(keys.owned(row.owner) + id))
+            self._give_permits_back(row)
         else:
             ops.append(Delete(keys.expiring(row.expires_us) + timed(row.expires_us, id)))
         if row.keeps:

@@ -31,7 +31,7 @@ class RateRules(LimitSuite):
         claimed = await peer.claim()
         assert claimed.claims == ()
         assert claimed.next_due_us is not None
-        assert first.at_us < claimed.next_due_us <= first.at_us + 500_000
+        assert first.at_us < claimed.next_due_us <= claimed.now_us + 500_000
         await self.pass_time((claimed.next_due_us - claimed.now_us) / 1_000_000 + 0.002)
         (second,) = await peer.take()
         assert second.at_us - first.at_us >= 500_000
@@ -89,7 +89,7 @@ class RateRules(LimitSuite):
         await store.enqueue(self.make.instances(2))
         assert await self.woken(others) == []
         if self.renewals_tell:
-            assert [(await other.renew()).work_due for other in others] == [False] * 3
+            assert not any([(await other.renew()).work_due for other in others])
         await store.leave(waiting.incarnation)
         rest = [other for other in others if other is not waiting]
         assert [(await other.claim()).next_due_us is not None for other in rest] == [True, False]
@@ -185,7 +185,7 @@ class RateRules(LimitSuite):
         await peer.commit(outcome(claim))
         assert await peer.take() == ()
         await self.hints(peer)
-        await store.enqueue([self.make.instance(kind="paused", priority=9)])
+        await store.enqueue([self.make.instance(kind="paused")])
         assert await self.woken([peer]) == []
         if self.renewals_tell:
             assert (await peer.renew()).work_due is False
