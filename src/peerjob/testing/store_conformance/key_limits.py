@@ -240,6 +240,19 @@ class KeyLimitRules(LimitSuite, ScheduleSuite):
             await peer.end(await peer.take_one())
             assert await self.counts_of(store) == left
 
+    async def test_a_returning_instance_keeps_the_concurrency_of_its_key(self, store: Store) -> None:
+        await self.limit_keys(store)
+        await store.enqueue(self.keyed(3, concurrency=3))
+        await store.enqueue(self.keyed(1, concurrency=1))
+        await store.enqueue(self.keyed(1, concurrency=3, delay_us=200_000))
+        peer = await self.join(store)
+        claim = await peer.take_one()
+        await peer.end(claim, Action.HAND_BACK)
+        assert await self.counts_of(store) == (2, 2)
+        await self.pass_time(0.21)
+        await peer.take(1)
+        assert await self.counts_of(store) == (2, 3)
+
     async def test_many_waiting_keys_open_together(self, store: Store) -> None:
         await self.limit_keys(store)
         keys = [f"key {number:04}" for number in range(60)]

@@ -30,9 +30,10 @@ class KeyOrderRules(LimitSuite):
 
     async def test_one_that_passes_at_once_keeps_its_due_time(self, store: Store) -> None:
         await self.limit_keys(store)
-        (early,) = self.keyed(1, due_us=1_000_000)
         (other,) = self.make.instances(1)
+        (early,) = self.keyed(1, due_us=1_000_000)
         await store.enqueue([other])
+        await self.pass_time(0.001)
         await store.enqueue([early])
         assert await self.drained(await self.join(store)) == [early.id, other.id]
 
