@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
 from peerjob.model.record import MAX_BATCH, check_batch
@@ -22,6 +23,7 @@ from peerjob.store.lua.client.driver import LuaCommands, check_cursor, log_set_a
 from peerjob.store.lua.scripts.script import Argument, Reply
 from peerjob.store.rules import LAYOUT, LIMITS_LAYOUT, check_kinds_of_limit, layout_refused
 
+_ENTRY = struct.Struct(">c16sI")
 _PAGE_CURSOR = r"(?s:[01].*)"
 _SCAN_CURSOR = r"\d{1,20}"
 _CHECK_CURSOR = r"(?s:\d{1,20}:.*)"
@@ -101,7 +103,7 @@ class LuaLimitCommands(LuaCommands):
     async def limit_keys(self, ids: Sequence[str]) -> list[LimitKey | None]:
         check_batch(len(ids))
         entries = await self._run("limit_keys", *ids)
-        return [_limit_key(entry.decode()) for entry in entries] or [None] * len(ids)
+        return [_limit_key(entry) for entry in entries] or [None] * len(ids)
 
     async def key_holders(self, kind: str, key: str) -> list[str]:
         holders: list[bytes] = []
@@ -123,11 +125,12 @@ class LuaLimitCommands(LuaCommands):
         return int(freed), f"{at_bytes.decode()}:{kind_bytes.decode()}" if kind_bytes else None
 
 
-def _limit_key(entry: str) -> LimitKey | None:
+def _limit_key(entry: bytes) -> LimitKey | None:
     """The key in an entry of `g:`, as gates.lua has it."""
-    state, _, rest = entry.partition(" ")
-    concurrency, _, key = rest.partition(" ")
-    return LimitKey(key=key, concurrency=int(concurrency), waiting=state[0] in "wW") if key else None
+    if len(entry) <= _ENTRY.size:
+        return None
+    letter, _, concurrency = _ENTRY.unpack_from(entry)
+    return LimitKey(key=entry[_ENTRY.size :].decode(), concurrency=concurrency, waiting=letter in b"wW")
 
 
 def _fields(numbers: LimitNumbers) -> tuple[int, int, int]:

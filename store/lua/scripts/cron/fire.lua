@@ -65,7 +65,7 @@ local function is_replaced(slot, id)
 end
 
 local function make(at, name, record, overlap)
-  local limit_text, number_and_key = match(ARGV[at], '^(%d+) ?(.*)$')
+  local limit_text, concurrency, gate_key = match(ARGV[at], '^(%d+) ?(%d*) ?(.*)$')
   local limit, id, spec = tonumber(limit_text), ARGV[at + 1], ARGV[at + 2]
   local key = record_key(id)
   -- A call that is sent again after the ledger was trimmed finds no record of the first call. The instance can exist,
@@ -97,7 +97,7 @@ local function make(at, name, record, overlap)
       add_pair('ZADD', slot_key(name), slot.position, id)
       add_pair('HSET', SLOTS, id, name)
     end
-    add_instance(one, id, key, spec, waits, number_and_key ~= '' and number_and_key or nil)
+    add_instance(one, id, key, spec, waits, gate_key ~= '' and concurrency or nil, gate_key)
   end
   pass_slots_and_wake()
   key_holders = {}

@@ -48,11 +48,11 @@ local function key_holder(shape)
 end
 
 -- Plan the writes of a new instance. If `waits` is true, the instance waits for the slot of its schedule, so it enters
--- no queue yet. `number_and_key`: see gates.lua, nil for an instance without a limit of its key.
-local function add_instance(shape, id, key, spec, waits, number_and_key)
+-- no queue yet. `concurrency` and `gate_key`: of an instance that comes to a gate, see gates.lua; else nil.
+local function add_instance(shape, id, key, spec, waits, concurrency, gate_key)
   local kind = shape.kind
-  if gates and number_and_key then
-    gates.bring(id, kind, number_and_key)
+  if gates and concurrency then
+    gates.bring(id, kind, concurrency, gate_key)
   end
   if shape.key then
     key_holders[#kind .. ':' .. kind .. shape.key] = id

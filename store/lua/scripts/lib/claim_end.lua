@@ -19,8 +19,9 @@ end
 local limits_after_claim = shared and function(claim, selection)
   local requests, is_full, offers = requests_key(claim.incarnation), claim.count >= claim.limit, {}
   for name, limit in pairs(shared.limits) do
-    if limit and limit.given > 0 and limit.period > 0 then
-      limit.tat, limit.left = max(limit.tat, now) + limit.given * limit.period, nil
+    local given = limit and limit.left and limit.before - limit.left or 0
+    if given > 0 and limit.period > 0 then
+      limit.tat, limit.left = max(limit.tat, now) + given * limit.period, nil
       add_pair('HSET', limit_key(name), 'tat', digits(limit.tat))
       offers[name] = 1
     end

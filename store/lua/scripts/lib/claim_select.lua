@@ -118,19 +118,27 @@ local function find_suspect(selection)
   selection.suspect = suspect and not (first and precedes(first, suspect)) and suspect or nil
 end
 
--- Return the source, or the best other one if its kind has no room any more. A source without room leaves the heap.
+-- Take a start of the source, or of the best other one if its kind has no room any more, and return the source. A source
+-- without room leaves the heap.
 local source_with_room = shared and function(selection, source)
   local heap = selection.heap
-  while source and source.rule and shared.room(source.rule) <= 0 do
+  while source and source.rule do
+    local one, other = source.rule.limits[1], source.rule.limits[2]
+    if (not one or one.left > 0) and (not other or other.left > 0) then
+      if one then
+        one.left = one.left - 1
+      end
+      if other then
+        other.left = other.left - 1
+      end
+      break
+    end
     source.held_back = true
     drop_first(heap, precedes)
     source = heap[1]
     if selection.heads.member then
       source = best_source(selection)
     end
-  end
-  if source and source.rule then
-    shared.take(source.rule, 1)
   end
   return source
 end

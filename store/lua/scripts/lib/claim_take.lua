@@ -12,9 +12,6 @@ local function give(claim, id, key, kind, text, fence, flags)
     given_fence, given_entry = fence, claim_entry(digits(fence), flags)
   end
   add_pair('HSET', claim.owned, id, given_entry)
-  if shared then
-    shared.gave(kind)
-  end
   if changes_wanted then
     hint_change(id)
   end
@@ -47,6 +44,9 @@ local function take(claim, selection, ids, sources)
     end
     if claim.cut_at or spec and claim.bytes > 0 and claim.bytes + #spec > MAX_CLAIM_BYTES then
       source.taken = source.taken - 1
+      if source.rule then
+        shared.take(source.rule, -1)
+      end
       claim.cut_at = claim.cut_at or kind
     else
       local usual = claimed(raw, kind, incarnation, name)

@@ -1,93 +1,119 @@
 -- Instances pass the gates of their keys. A script does this once, after it has planned all else but its wakes: an
 -- instance that the script cancels must not pass. A claim also does it after it has moved delayed instances.
+-- An instance is a table: id, priority, score (the priority as text), due, suspect, member (its position in a queue), and
+-- what its entry of `g:` has: letter, time, concurrency, key. A state is what `n:` has about a key.
 
--- Pass the gates of one kind. `keys` have further keys whose waiting instances can pass.
+-- sorted set like a queue: the instances of a kind that wait for a key
+local waiting_key = gates and function(kind, key)
+  return PREFIX .. 'w:' .. #kind .. ':' .. kind .. key
+end
+
+-- Pass the gates of one kind. `keys`: further keys of which instances can pass.
 local pass_kind = gates and function(kind, keys)
-  local MAX_LAST = 320
+  local MAX_LAST, NO_TIME, COUNTS = 320, '0000000000000000', '>I4I4I4'
   local g, n = kind_key('g', kind), kind_key('n', kind)
   local leavers, came, new = gates.leaving[kind] or {}, gates.coming[kind] or {}, gates.new[kind] or {}
   local rule = shared.rule(kind)
-  local entries, states, passing = {}, {}, {}
+  local own = rule and rule.own > 0 and rule.own
+  local states, names, passing, changed, known = {}, {}, {}, {}, {}
 
-  local function read(ids)
-    for at, text in ipairs(ids[1] and call('HMGET', g, unpack(ids)) or {}) do
-      local letter, time, number, key = gates.parsed(text)
-      entries[ids[at]] = letter and {letter = letter, time = time, number = number, key = key} or nil
-    end
-  end
-  local function write(id, row)
-    add_pair('HSET', g, id, row.letter .. row.time .. ' ' .. row.number .. ' ' .. row.key)
-  end
-
-  -- 1. Read the entries of the instances, and the states of their keys.
-  local ids = {}
-  for id in pairs(leavers) do
-    ids[#ids + 1] = id
-  end
-  for _, instance in ipairs(came) do
-    if not new[instance.id] and not leavers[instance.id] then
-      ids[#ids + 1] = instance.id
-    end
-  end
-  read(ids)
-  for id, text in pairs(new) do
-    local number, key = match(text, '^(%d+) (.+)$')
-    entries[id] = {letter = '-', time = '', number = number, key = key, is_new = true}
-  end
-  local names = {}
   local function touch(key)
-    if states[key] == nil then
+    if key and states[key] == nil then
       names[#names + 1], states[key] = key, false
     end
   end
-  for _, row in pairs(entries) do
-    touch(row.key)
+
+  -- Read the entries of instances. One without a key, or with a damaged entry, gets none.
+  local function read(instances)
+    local ids = {}
+    for at, instance in ipairs(instances) do
+      ids[at] = instance.id
+    end
+    for at, text in ipairs(ids[1] and call('HMGET', g, unpack(ids)) or {}) do
+      local instance = instances[at]
+      instance.letter, instance.time, instance.concurrency, instance.key = gates.parsed(text)
+    end
+  end
+
+  local function change(instance, letter, time)
+    instance.letter, instance.time = letter, time
+    changed[instance.id] = instance
+  end
+
+  -- 1. Read the entries of the instances, and the states of their keys.
+  local stored = {}
+  for id in pairs(leavers) do
+    known[id] = {id = id}
+    stored[#stored + 1] = known[id]
+  end
+  for _, instance in ipairs(came) do
+    if known[instance.id] then
+      instance.left = known[instance.id]
+    elseif not instance.is_new then
+      stored[#stored + 1] = instance
+    end
+  end
+  read(stored)
+  for _, instance in ipairs(stored) do
+    touch(instance.key)
+  end
+  for _, instance in pairs(new) do
+    changed[instance.id], instance.time = instance, NO_TIME
+    instance.concurrency = pack('>I4', instance.concurrency)
+    touch(instance.key)
   end
   for _, key in ipairs(keys) do
     touch(key)
   end
   for at, text in ipairs(names[1] and call('HMGET', n, unpack(names)) or {}) do
-    local admitted, number, waiting, last = match(text or '', '^(%d+) (%d+) (%d+) (.*)$')
-    local queue = waiting_key(kind, names[at])
-    -- For a damaged state, the key begins anew, with the instances that wait.
-    states[names[at]] = {is_stored = text ~= false, admitted = tonumber(admitted or 0), number = tonumber(number or 0),
-      waiting = tonumber(waiting or text and call('ZCARD', queue) or 0), last = last or '', queue = queue, came = {}, left = {},
-      left_count = 0}
+    local state = {admitted = 0, concurrency = 0, waiting = 0, last = ''}
+    if text and #text >= 12 then
+      state.admitted, state.concurrency, state.waiting = unpack_text(COUNTS, text)
+      state.last = sub(text, 13)
+    elseif text then
+      -- After damage, the key begins anew, with the instances that wait.
+      state.waiting = call('ZCARD', waiting_key(kind, names[at]))
+    end
+    state.is_stored, states[names[at]] = text and true, state
   end
 
   -- 2. Instances leave.
   for id, how in pairs(leavers) do
-    local row = entries[id]
-    local state = row and states[row.key]
-    if state and row.letter == 'q' then
+    local instance = known[id]
+    local state, letter = states[instance.key], instance.letter
+    if letter == 'q' then
       state.admitted = max(0, state.admitted - 1)
       local at = find(state.last, id, 1, true)
       if at then
         state.last = sub(state.last, 1, at - 1) .. sub(state.last, find(state.last, ',', at, true) + 1)
       end
-    elseif state and row.letter ~= '-' then
-      local member = row.time .. id
-      state.waiting, state.left[member], state.left_count = max(0, state.waiting - 1), true, state.left_count + 1
-      add('ZREM', state.queue, member)
+    elseif letter == 'w' or letter == 'W' then
+      state.waiting, state.left = max(0, state.waiting - 1), state.left or {}
+      state.left[#state.left + 1], state.left[instance.time .. id] = id, true
+      add('ZREM', waiting_key(kind, instance.key), instance.time .. id)
     end
     if how == 'over' then
       add('HDEL', g, id)
     elseif state then
-      row.letter, row.time, row.is_changed = '-', '', true
+      change(instance, '-', NO_TIME)
     end
   end
 
   -- 3. Instances come. One without a key passes no gate.
   for _, instance in ipairs(came) do
-    local row = entries[instance.id]
-    local state = row and states[row.key]
-    if not state or row.letter == 'q' then
-      add_to_queue(instance.id, kind, instance.priority, instance.due, instance.suspect, true)
-    elseif row.letter == '-' then
-      if row.is_new or not state.is_stored and not state.came[1] then
-        state.number = tonumber(row.number)
+    local left = instance.left
+    if left then
+      instance.letter, instance.concurrency, instance.key = left.letter, left.concurrency, left.key
+    end
+    local state = states[instance.key]
+    if not state or instance.letter == 'q' then
+      add_to_queue(instance.id, kind, instance.score, instance.due, instance.suspect, true)
+    elseif instance.letter == '-' then
+      if instance.is_new or not state.is_stored and not state.came then
+        state.concurrency = unpack_text('>I4', instance.concurrency)
       end
-      instance.member, instance.row = ready_member(instance.due, instance.id), row
+      instance.member = ready_member(instance.due, instance.id)
+      state.came = state.came or {}
       state.came[#state.came + 1] = instance
     end
   end
@@ -98,38 +124,33 @@ local pass_kind = gates and function(kind, keys)
 
   local function admit(state, instance, place)
     instance.place, passing[#passing + 1] = place, instance
-    state.admitted = state.admitted + 1
-    state.last = state.last .. instance.id .. digits(instance.priority) .. ','
-    while #state.last > MAX_LAST do
+    state.admitted, state.last = state.admitted + 1, state.last .. instance.id .. instance.score .. ','
+    if #state.last > MAX_LAST then
       state.last = sub(state.last, find(state.last, ',', 1, true) + 1)
     end
   end
 
   local function wait(state, instance)
-    local row = instance.row
-    add_pair('ZADD', state.queue, instance.priority, instance.member)
-    row.letter, row.time, row.is_changed = instance.suspect and 'W' or 'w', sub(instance.member, 1, 16), true
+    add_pair('ZADD', waiting_key(kind, instance.key), instance.score, instance.member)
+    change(instance, instance.suspect and 'W' or 'w', sub(instance.member, 1, 16))
     state.waiting = state.waiting + 1
   end
 
   -- If the last admitted instance is queued, and has a worse priority than one that came, the two change places. It was
   -- admitted earlier: one that this script admits precedes all that it does not admit.
   local function change_places(state, instance)
-    local id, priority = match(state.last, '([^,]+),$'), nil
-    if id then
-      id, priority = sub(id, 1, ID_SIZE), tonumber(sub(id, ID_SIZE + 1))
-    end
-    if not priority or priority <= instance.priority then
+    local text = match(state.last, '([^,]+),$')
+    local last = text and {id = sub(text, 1, ID_SIZE), score = sub(text, ID_SIZE + 1)}
+    if not last or (tonumber(last.score) or instance.priority) <= instance.priority then
       return
     end
-    local record = decode(call('MGET', record_key(id))[1])
-    read({id})
-    local row = entries[id]
-    if record and record.state == SCHEDULED and row and row.letter == 'q' then
-      local suspect = is_suspect(record)
-      add('ZREM', prepare_queue(kind, suspect, true), row.time .. id)
-      state.last, state.admitted = sub(state.last, 1, find(state.last, id, 1, true) - 1), state.admitted - 1
-      wait(state, {member = ready_member(record.due, id), priority = priority, suspect = suspect, row = row})
+    local record = decode(call('MGET', record_key(last.id))[1])
+    read({last})
+    if record and record.state == SCHEDULED and last.letter == 'q' then
+      last.suspect, last.member = is_suspect(record), ready_member(record.due, last.id)
+      add('ZREM', prepare_queue(kind, last.suspect, true), last.time .. last.id)
+      state.last, state.admitted = sub(state.last, 1, -#text - 2), state.admitted - 1
+      wait(state, last)
       admit(state, instance, instance.due)
       -- Nodes were woken for the other one.
       newly_due[kind] = (newly_due[kind] or 0) - 1
@@ -137,24 +158,30 @@ local pass_kind = gates and function(kind, keys)
   end
 
   -- 4. As many as there is room for pass: of those that waited and those that came, in the order of the queue.
+  local waited = {}
   for _, key in ipairs(names) do
     local state = states[key]
-    local room = (rule and rule.own > 0 and rule.own or state.number) - state.admitted
-    local waiting = room > 0 and state.waiting > 0
-      and call('ZRANGE', state.queue, 0, room + state.left_count - 1, 'WITHSCORES') or {}
-    if state.came[2] then
-      table.sort(state.came, precedes_other)
+    local came_here, next_came, at = state.came or {}, 1, 1
+    local room, queue = (own or state.concurrency) - state.admitted, {}
+    if room > 0 and state.waiting > 0 then
+      queue = call('ZRANGE', waiting_key(kind, key), 0, room + #(state.left or {}) - 1, 'WITHSCORES')
     end
-    local at, next_came = 1, 1
+    if came_here[2] then
+      table.sort(came_here, precedes_other)
+    end
     while room > 0 do
-      while waiting[at] and state.left[waiting[at]] do
+      while queue[at] and state.left and state.left[queue[at]] do
         at = at + 2
       end
-      local first, instance = waiting[at] and {member = waiting[at], priority = tonumber(waiting[at + 1])}, state.came[next_came]
+      local instance, first = came_here[next_came], nil
+      if queue[at] then
+        first = {member = queue[at], score = queue[at + 1], priority = tonumber(queue[at + 1])}
+      end
       if first and not (instance and precedes_other(instance, first)) then
-        first.id, first.key, at = sub(first.member, 17), key, at + 2
-        add('ZREM', state.queue, first.member)
+        first.id, at = sub(first.member, 17), at + 2
+        add('ZREM', waiting_key(kind, key), first.member)
         state.waiting = max(0, state.waiting - 1)
+        waited[#waited + 1] = first
         admit(state, first, now)
       elseif instance then
         next_came = next_came + 1
@@ -164,37 +191,33 @@ local pass_kind = gates and function(kind, keys)
       end
       room = room - 1
     end
-    if state.came[next_came] then
-      change_places(state, state.came[next_came])
+    if came_here[next_came] then
+      change_places(state, came_here[next_came])
     end
-    for _, instance in ipairs({unpack(state.came, next_came)}) do
-      if not instance.place then
-        wait(state, instance)
+    for rest = next_came, #came_here do
+      if not came_here[rest].place then
+        wait(state, came_here[rest])
       end
     end
     if state.admitted + state.waiting > 0 then
-      add_pair('HSET', n, key, table.concat({state.admitted, state.number, state.waiting, state.last}, ' '))
+      add_pair('HSET', n, key, pack(COUNTS, state.admitted, state.concurrency, state.waiting) .. state.last)
     elseif state.is_stored then
       add('HDEL', n, key)
     end
   end
 
   -- 5. Those that passed enter the queue.
-  ids = {}
+  read(waited)
   for _, instance in ipairs(passing) do
-    ids[#ids + 1] = not instance.row and instance.id or nil
+    local suspect = instance.suspect or instance.letter == 'W'
+    if instance.key then
+      change(instance, 'q', instance.due and sub(instance.member, 1, 16) or format('%016.0f', now))
+    end
+    add_to_queue(instance.id, kind, instance.score, instance.place, suspect, true)
   end
-  read(ids)
-  for _, instance in ipairs(passing) do
-    local row = instance.row or entries[instance.id] or {number = digits(states[instance.key].number), key = instance.key}
-    local suspect = instance.suspect or not instance.row and row.letter == 'W'
-    row.letter, row.time, row.is_changed = 'q', format('%016.0f', instance.place), true
-    entries[instance.id] = row
-    add_to_queue(instance.id, kind, instance.priority, instance.place, suspect, true)
-  end
-  for id, row in pairs(entries) do
-    if (row.is_changed or row.is_new) and leavers[id] ~= 'over' then
-      write(id, row)
+  for id, instance in pairs(changed) do
+    if leavers[id] ~= 'over' then
+      add_pair('HSET', g, id, instance.letter .. instance.time .. instance.concurrency .. instance.key)
     end
   end
   if newly_due[kind] and newly_due[kind] <= 0 then

@@ -1,19 +1,24 @@
 -- Key limits: a gate in front of the queue of a kind. Of each key, so many instances are past the gate (admitted): in the
 -- queue, or claimed. The others wait in no queue. The record of an instance does not show the key, so each instance with
 -- a key has an entry in `g:` from its enqueue to the end of its body:
---   a letter, a time in 16 digits or nothing, a space, the concurrency that came with the instance, a space, the key
+--   a letter, a time in 16 digits, the concurrency that came with the instance in 4 bytes, the key
 --   q: admitted, and its place in the queue; w (W for a suspect): waiting, and its due time; -: neither, as when delayed
--- An entry of `n:` has a space after each of: number of admitted instances, concurrency, number of waiting ones. The last
--- admitted ones follow, each with its priority and a comma.
+-- An entry of `n:` has the number of admitted instances, the concurrency and the number of waiting ones in 4 bytes each.
+-- The last admitted ones follow, each with its priority and a comma.
 --
 -- This file keeps which instances come to a gate, and which leave it. gate_pass.lua then lets the next ones pass. Nil
 -- without the key `limited`, as `shared` in limits.lua.
 local gates = limited and (function()
+  -- kind -> the instances that leave ("over", or "back" if they come again), that come, and that are new
   local self, gated = {leaving = {}, coming = {}, new = {}}, {}
 
   local function of_kind(lists, kind)
-    lists[kind] = lists[kind] or {}
-    return lists[kind]
+    local list = lists[kind]
+    if not list then
+      list = {}
+      lists[kind] = list
+    end
+    return list
   end
 
   -- Return whether instances of a kind have keys.
@@ -24,14 +29,13 @@ local gates = limited and (function()
     return gated[kind]
   end
 
-  -- Keep the concurrency and the key of a new instance, as in an entry of `g:`. LIMITS has a field for each kind with
-  -- keys: that of its rule, or "g" and the kind.
-  function self.bring(id, kind, number_and_key)
+  -- Keep the key of a new instance. LIMITS has a field for each kind with keys: that of its rule, or "g" and the kind.
+  function self.bring(id, kind, concurrency, key)
     if not self.has(kind) and not shared.rule(kind) then
       add_pair('HSET', PREFIX .. 'limits', 'g' .. kind, '')
     end
     gated[kind] = true
-    of_kind(self.new, kind)[id] = number_and_key
+    of_kind(self.new, kind)[id] = {id = id, letter = '-', concurrency = concurrency, key = key, is_new = true}
   end
 
   -- Keep that an instance comes to its gate. Return false if no instance of its kind has a key.
@@ -39,8 +43,10 @@ local gates = limited and (function()
     if not self.has(kind) then
       return false
     end
-    local list = of_kind(self.coming, kind)
-    list[#list + 1] = {id = id, priority = tonumber(priority), due = due, suspect = suspect}
+    local list, new = of_kind(self.coming, kind), self.new[kind]
+    local one = new and new[id] or {id = id}
+    one.priority, one.score, one.due, one.suspect = tonumber(priority), priority, due, suspect
+    list[#list + 1] = one
     return true
   end
 
@@ -62,9 +68,12 @@ local gates = limited and (function()
     end
   end
 
-  -- Return the letter, the time, the concurrency and the key of an entry of `g:`, or nil.
+  -- Return the letter, the time, the concurrency in 4 bytes, and the key of an entry of `g:`; nil for a damaged one.
   function self.parsed(entry_text)
-    return match(entry_text or '', '^([-qwW])(%d*) (%d+) (.+)$')
+    local letter = entry_text and #entry_text > 21 and sub(entry_text, 1, 1)
+    if letter and find('qwW-', letter, 1, true) then
+      return letter, sub(entry_text, 2, 17), sub(entry_text, 18, 21), sub(entry_text, 22)
+    end
   end
 
   -- Return the place of an instance in its queue; `due` if the instance did not wait.
@@ -75,8 +84,3 @@ local gates = limited and (function()
 
   return self
 end)()
-
--- sorted set like a queue: the instances of a kind that wait for a key
-local waiting_key = gates and function(kind, key)
-  return PREFIX .. 'w:' .. #kind .. ':' .. kind .. key
-end

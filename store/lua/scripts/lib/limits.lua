@@ -15,7 +15,7 @@
 -- Nil if no limit is in use and no kind is paused: a script then makes none of these functions. They use few other
 -- definitions, because a script makes those at each call.
 -- While a script runs, a limit has `left`: how many starts are possible; `opens`: the moment at which time alone makes
--- further starts possible, or nil; `given`: how many starts the script gave.
+-- further starts possible, or nil; `before`: how many starts were possible at first.
 local shared = limited and (function()
   local self = {held_back = {}, damaged = {}, ended = {}, limits = {}}
   local rules, limits = {}, self.limits
@@ -54,7 +54,7 @@ local shared = limited and (function()
       local FIELDS = {'concurrency', 'period', 'burst', 'tat', 'closed', 'alarm', 'kinds'}
       local found, damaged = fields_of(PREFIX .. 'limit:' .. name, unpack(FIELDS))
       local is_missing = not damaged and not (found[1] or found[2] or found[7])
-      limit = {name = name, alarm = found[6] or '', kinds = {}, given = 0}
+      limit = {name = name, alarm = found[6] or '', kinds = {}}
       for kind in string.gmatch(found[7] or '', '[^%z]+') do
         limit.kinds[#limit.kinds + 1] = kind
       end
@@ -89,7 +89,7 @@ local shared = limited and (function()
       if limit.closed > now and (left > 0 or opens) then
         left, opens = 0, max(opens or 0, limit.closed)
       end
-      limit.left, limit.opens = left, opens
+      limit.left, limit.before, limit.opens = left, left, opens
     end
     return limit.left
   end
@@ -139,12 +139,14 @@ local shared = limited and (function()
     end
   end
 
-  -- Keep that an instance of a kind is given: that alone uses up a rate.
-  function self.gave(kind)
+  -- Return whether a claim of one instance of a kind only needs to take the instance.
+  function self.is_simple(kind)
     local rule = self.rule(kind)
-    for _, limit in ipairs(rule and rule.limits or {}) do
-      limit.given = limit.given + 1
+    local is_simple = not rule or not rule.paused
+    for _, limit in ipairs(is_simple and rule and rule.limits or {}) do
+      is_simple = is_simple and limit.period == 0 and limit.closed <= now and self.left(limit) > 0
     end
+    return is_simple
   end
 
   -- Keep that claims of a kind end, before the first of these ends is planned. An end in a full limit makes room.

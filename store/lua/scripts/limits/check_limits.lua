@@ -22,7 +22,7 @@ local function count_again(kind)
   for n = 2, #entries, 2 do
     local letter, _, number, key = gates.parsed(entries[n])
     if letter then
-      states[key], numbers[key] = states[key] or {0, 0, {}}, number
+      states[key], numbers[key] = states[key] or {0, 0}, unpack_text('>I4', number)
       local state = states[key]
       if letter == 'q' then
         state[1] = state[1] + 1
@@ -34,7 +34,7 @@ local function count_again(kind)
   call('UNLINK', kind_key('n', kind))
   for key, state in pairs(states) do
     if state[1] + state[2] > 0 then
-      call('HSET', kind_key('n', kind), key, table.concat({state[1], numbers[key], state[2], ''}, ' '))
+      call('HSET', kind_key('n', kind), key, pack('>I4I4I4', state[1], numbers[key], state[2]))
     end
   end
 end

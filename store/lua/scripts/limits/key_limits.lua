@@ -11,11 +11,11 @@ local unfinished = call('ZCARD', index_key(SCHEDULED, kind)) + call('ZCARD', ind
   + call('SCARD', releasing_key(kind))
 local reply = {found[1], max(0, unfinished - call('HLEN', kind_key('g', kind)))}
 for n = 1, #found[2], 2 do
-  local admitted, number, waiting = match(found[2][n + 1], '^(%d+) (%d+) (%d+) ')
-  if admitted and sub(found[2][n], 1, #ARGV[4]) == ARGV[4] and (ARGV[5] ~= '1' or waiting ~= '0') then
+  local is_whole, admitted, concurrency, waiting = pcall(unpack_text, '>I4I4I4', found[2][n + 1])
+  if is_whole and sub(found[2][n], 1, #ARGV[4]) == ARGV[4] and (ARGV[5] ~= '1' or waiting > 0) then
     local size = #reply
-    reply[size + 1], reply[size + 2] = found[2][n], rule.by_setting > 0 and rule.by_setting or tonumber(number)
-    reply[size + 3], reply[size + 4] = tonumber(admitted), tonumber(waiting)
+    reply[size + 1], reply[size + 2] = found[2][n], rule.by_setting > 0 and rule.by_setting or concurrency
+    reply[size + 3], reply[size + 4] = admitted, waiting
   end
 end
 return reply

@@ -38,9 +38,9 @@ end
 
 local answers, refused, seen, any_new = {}, false, {}, false
 for n = 1, count do
-  local id, one, number_and_key = ARGV[cursor], templates[ARGV[cursor + 1]], nil
+  local id, one, concurrency, gate_key = ARGV[cursor], templates[ARGV[cursor + 1]], nil, nil
   if not one then
-    one, number_and_key = match(ARGV[cursor + 1], '^(%d+) (.+)$')
+    one, concurrency, gate_key = match(ARGV[cursor + 1], '^(%d+) (%d+) (.+)$')
     one = templates[one]
   end
   local answer = seen[id] or 0
@@ -51,7 +51,7 @@ for n = 1, count do
     if holding then
       answer, refused = holding, true
     else
-      add_instance(one, id, keys[n], ARGV[cursor + 2], false, number_and_key)
+      add_instance(one, id, keys[n], ARGV[cursor + 2], false, concurrency, gate_key)
       any_new = true
     end
   end
