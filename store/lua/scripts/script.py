@@ -21,32 +21,9 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 _PARTS = (
-    *(
-        "base",
-        "values",
-        "keys",
-        "kinds",
-        "limits",
-        "limit_wakes",
-        "heap",
-        "record",
-        "usual",
-        "claims",
-        "lease",
-        "gates",
-    ),
-    *(
-        "queue",
-        "hints",
-        "gate_pass",
-        "slot",
-        "aside",
-        "claim_repeat",
-        "claim_select",
-        "claim_due",
-        "claim_take",
-        "claim_end",
-    ),
+    *("base", "values", "keys", "kinds", "limits", "limit_wakes", "heap", "record", "usual", "claims", "lease"),
+    *("gates", "queue", "hints", "gate_pass", "slot", "aside"),
+    *("claim_repeat", "claim_select", "claim_due", "claim_take", "claim_end"),
     *("outcome", "takeback", "payloads", "pages", "arrival", "schedule", "ledger", "firing", "limit_rows"),
 )
 """The files of `lib`, in an order in which each definition uses only earlier definitions."""

@@ -51,16 +51,14 @@ end
 -- no queue yet. `concurrency` and `gate_key`: of an instance that comes to a gate, see gates.lua; else nil.
 local function add_instance(shape, id, key, spec, waits, concurrency, gate_key)
   local kind = shape.kind
-  if gates and concurrency then
-    gates.bring(id, kind, concurrency, gate_key)
-  end
   if shape.key then
     key_holders[#kind .. ':' .. kind .. shape.key] = id
     add_pair('HSET', unique_key(kind), shape.key, id)
   end
   put_string(key, shape.record)
   put_string(spec_key(id), spec)
-  if not waits then
+  local comes_to_gate = gates and concurrency and gates.bring(id, shape, concurrency, gate_key, waits)
+  if not waits and not comes_to_gate then
     add_to_queue(id, kind, shape.priority, shape.due, shape.suspect)
   end
   add_pair('ZADD', shape.index, '0', id)

@@ -10,17 +10,24 @@ end
 
 -- Pass the gates of one kind. `keys`: further keys of which instances can pass.
 local pass_kind = gates and function(kind, keys)
-  local MAX_LAST, NO_TIME, COUNTS = 320, '0000000000000000', '>I4I4I4'
+  local MAX_LAST, NO_TIME, COUNTS, NOTHING = 160, '0000000000000000', '>I4I4I4', {}
   local g, n = kind_key('g', kind), kind_key('n', kind)
-  local leavers, came, new = gates.leaving[kind] or {}, gates.coming[kind] or {}, gates.new[kind] or {}
+  local leavers, came = gates.leaving[kind] or NOTHING, gates.coming[kind] or NOTHING
   local rule = shared.rule(kind)
   local own = rule and rule.own > 0 and rule.own
-  local states, names, passing, changed, known = {}, {}, {}, {}, {}
+  local states, names, passing, texts_of_leavers = {}, {}, {}, {}
+  local entries, counts = pending_list('HSET', g), pending_list('HSET', n)
 
   local function touch(key)
-    if key and states[key] == nil then
-      names[#names + 1], states[key] = key, false
+    if key and not states[key] then
+      names[#names + 1], states[key] = key, NOTHING
     end
+  end
+
+  local function write(instance, letter, time)
+    local size = #entries
+    entries[size + 1] = instance.id
+    entries[size + 2] = letter .. time .. instance.concurrency .. instance.key
   end
 
   -- Read the entries of instances. One without a key, or with a damaged entry, gets none.
@@ -29,44 +36,43 @@ local pass_kind = gates and function(kind, keys)
     for at, instance in ipairs(instances) do
       ids[at] = instance.id
     end
-    for at, text in ipairs(ids[1] and call('HMGET', g, unpack(ids)) or {}) do
+    for at, text in ipairs(ids[1] and call('HMGET', g, unpack(ids)) or NOTHING) do
       local instance = instances[at]
       instance.letter, instance.time, instance.concurrency, instance.key = gates.parsed(text)
     end
   end
 
-  local function change(instance, letter, time)
-    instance.letter, instance.time = letter, time
-    changed[instance.id] = instance
-  end
-
   -- 1. Read the entries of the instances, and the states of their keys.
-  local stored = {}
+  local ids, stored = {}, {}
   for id in pairs(leavers) do
-    known[id] = {id = id}
-    stored[#stored + 1] = known[id]
+    ids[#ids + 1] = id
+  end
+  for at, text in ipairs(ids[1] and call('HMGET', g, unpack(ids)) or NOTHING) do
+    if text and #text > 21 then
+      texts_of_leavers[ids[at]] = text
+      touch(sub(text, 22))
+    end
   end
   for _, instance in ipairs(came) do
-    if known[instance.id] then
-      instance.left = known[instance.id]
-    elseif not instance.is_new then
+    if not instance.is_new then
       stored[#stored + 1] = instance
+    else
+      touch(instance.key)
     end
   end
   read(stored)
   for _, instance in ipairs(stored) do
     touch(instance.key)
   end
-  for _, instance in pairs(new) do
-    changed[instance.id], instance.time = instance, NO_TIME
-    instance.concurrency = pack('>I4', instance.concurrency)
-    touch(instance.key)
+  for _, instance in ipairs(gates.new[kind] or NOTHING) do
+    write(instance, '-', NO_TIME)
   end
   for _, key in ipairs(keys) do
     touch(key)
   end
-  for at, text in ipairs(names[1] and call('HMGET', n, unpack(names)) or {}) do
-    local state = {admitted = 0, concurrency = 0, waiting = 0, last = ''}
+  for at, text in ipairs(names[1] and call('HMGET', n, unpack(names)) or NOTHING) do
+    local state = {key = names[at], is_stored = text and true, admitted = 0, concurrency = 0, waiting = 0, last = '',
+      came = false, left = false}
     if text and #text >= 12 then
       state.admitted, state.concurrency, state.waiting = unpack_text(COUNTS, text)
       state.last = sub(text, 13)
@@ -74,46 +80,46 @@ local pass_kind = gates and function(kind, keys)
       -- After damage, the key begins anew, with the instances that wait.
       state.waiting = call('ZCARD', waiting_key(kind, names[at]))
     end
-    state.is_stored, states[names[at]] = text and true, state
+    states[names[at]] = state
   end
 
   -- 2. Instances leave.
-  for id, how in pairs(leavers) do
-    local instance = known[id]
-    local state, letter = states[instance.key], instance.letter
+  for id, text in pairs(texts_of_leavers) do
+    local state, letter = states[sub(text, 22)], sub(text, 1, 1)
     if letter == 'q' then
       state.admitted = max(0, state.admitted - 1)
       local at = find(state.last, id, 1, true)
       if at then
         state.last = sub(state.last, 1, at - 1) .. sub(state.last, find(state.last, ',', at, true) + 1)
       end
-    elseif letter == 'w' or letter == 'W' then
+    elseif letter ~= '-' then
+      local member = sub(text, 2, 17) .. id
       state.waiting, state.left = max(0, state.waiting - 1), state.left or {}
-      state.left[#state.left + 1], state.left[instance.time .. id] = id, true
-      add('ZREM', waiting_key(kind, instance.key), instance.time .. id)
+      state.left[#state.left + 1], state.left[member] = id, true
+      add('ZREM', waiting_key(kind, state.key), member)
     end
+    if leavers[id] == 'back' then
+      local size = #entries
+      entries[size + 1], entries[size + 2] = id, '-' .. NO_TIME .. sub(text, 18)
+    end
+  end
+  for id, how in pairs(leavers) do
     if how == 'over' then
       add('HDEL', g, id)
-    elseif state then
-      change(instance, '-', NO_TIME)
     end
   end
 
   -- 3. Instances come. One without a key passes no gate.
   for _, instance in ipairs(came) do
-    local left = instance.left
-    if left then
-      instance.letter, instance.concurrency, instance.key = left.letter, left.concurrency, left.key
-    end
-    local state = states[instance.key]
-    if not state or instance.letter == 'q' then
+    local state = states[instance.key or '']
+    local letter = leavers[instance.id] and '-' or instance.letter
+    if not state or letter == 'q' then
       add_to_queue(instance.id, kind, instance.score, instance.due, instance.suspect, true)
-    elseif instance.letter == '-' then
+    elseif letter == '-' then
       if instance.is_new or not state.is_stored and not state.came then
         state.concurrency = unpack_text('>I4', instance.concurrency)
       end
-      instance.member = ready_member(instance.due, instance.id)
-      state.came = state.came or {}
+      instance.member, state.came = ready_member(instance.due, instance.id), state.came or {}
       state.came[#state.came + 1] = instance
     end
   end
@@ -131,8 +137,8 @@ local pass_kind = gates and function(kind, keys)
   end
 
   local function wait(state, instance)
-    add_pair('ZADD', waiting_key(kind, instance.key), instance.score, instance.member)
-    change(instance, instance.suspect and 'W' or 'w', sub(instance.member, 1, 16))
+    add_pair('ZADD', waiting_key(kind, state.key), instance.score, instance.member)
+    write(instance, instance.suspect and 'W' or 'w', sub(instance.member, 1, 16))
     state.waiting = state.waiting + 1
   end
 
@@ -159,12 +165,12 @@ local pass_kind = gates and function(kind, keys)
 
   -- 4. As many as there is room for pass: of those that waited and those that came, in the order of the queue.
   local waited = {}
-  for _, key in ipairs(names) do
-    local state = states[key]
-    local came_here, next_came, at = state.came or {}, 1, 1
-    local room, queue = (own or state.concurrency) - state.admitted, {}
+  local function pass(state)
+    local came_here, next_came, at = state.came or NOTHING, 1, 1
+    local room, queue, key = (own or state.concurrency) - state.admitted, NOTHING, nil
     if room > 0 and state.waiting > 0 then
-      queue = call('ZRANGE', waiting_key(kind, key), 0, room + #(state.left or {}) - 1, 'WITHSCORES')
+      key = waiting_key(kind, state.key)
+      queue = call('ZRANGE', key, 0, room + #(state.left or NOTHING) - 1, 'WITHSCORES')
     end
     if came_here[2] then
       table.sort(came_here, precedes_other)
@@ -175,13 +181,12 @@ local pass_kind = gates and function(kind, keys)
       end
       local instance, first = came_here[next_came], nil
       if queue[at] then
-        first = {member = queue[at], score = queue[at + 1], priority = tonumber(queue[at + 1])}
+        first = {id = sub(queue[at], 17), member = queue[at], score = queue[at + 1], priority = tonumber(queue[at + 1])}
       end
       if first and not (instance and precedes_other(instance, first)) then
-        first.id, at = sub(first.member, 17), at + 2
-        add('ZREM', waiting_key(kind, key), first.member)
+        at, waited[#waited + 1] = at + 2, first
+        add('ZREM', key, first.member)
         state.waiting = max(0, state.waiting - 1)
-        waited[#waited + 1] = first
         admit(state, first, now)
       elseif instance then
         next_came = next_came + 1
@@ -199,8 +204,17 @@ local pass_kind = gates and function(kind, keys)
         wait(state, came_here[rest])
       end
     end
+  end
+
+  for _, key in ipairs(names) do
+    local state = states[key]
+    if state.came or state.waiting > 0 then
+      pass(state)
+    end
     if state.admitted + state.waiting > 0 then
-      add_pair('HSET', n, key, pack(COUNTS, state.admitted, state.concurrency, state.waiting) .. state.last)
+      local size = #counts
+      counts[size + 1] = key
+      counts[size + 2] = pack(COUNTS, state.admitted, state.concurrency, state.waiting) .. state.last
     elseif state.is_stored then
       add('HDEL', n, key)
     end
@@ -209,20 +223,16 @@ local pass_kind = gates and function(kind, keys)
   -- 5. Those that passed enter the queue.
   read(waited)
   for _, instance in ipairs(passing) do
-    local suspect = instance.suspect or instance.letter == 'W'
     if instance.key then
-      change(instance, 'q', instance.due and sub(instance.member, 1, 16) or format('%016.0f', now))
+      write(instance, 'q', instance.due and sub(instance.member, 1, 16) or format('%016.0f', now))
     end
+    local suspect = instance.suspect or instance.letter == 'W'
     add_to_queue(instance.id, kind, instance.score, instance.place, suspect, true)
-  end
-  for id, instance in pairs(changed) do
-    if leavers[id] ~= 'over' then
-      add_pair('HSET', g, id, instance.letter .. instance.time .. instance.concurrency .. instance.key)
-    end
   end
   if newly_due[kind] and newly_due[kind] <= 0 then
     newly_due[kind] = nil
   end
+  pending.HSET[g], pending.HSET[n] = entries[1] and entries or nil, counts[1] and counts or nil
 end
 
 local pass_gates = gates and function()

@@ -29,31 +29,43 @@ local gates = limited and (function()
     return gated[kind]
   end
 
-  -- Keep the key of a new instance. LIMITS has a field for each kind with keys: that of its rule, or "g" and the kind.
-  function self.bring(id, kind, concurrency, key)
-    if not self.has(kind) and not shared.rule(kind) then
-      add_pair('HSET', PREFIX .. 'limits', 'g' .. kind, '')
-    end
-    gated[kind] = true
-    of_kind(self.new, kind)[id] = {id = id, letter = '-', concurrency = concurrency, key = key, is_new = true}
-  end
-
   -- Keep that an instance comes to its gate. Return false if no instance of its kind has a key.
-  function self.comes(id, kind, priority, due, suspect)
+  function self.comes(id, kind, score, due, suspect)
     if not self.has(kind) then
       return false
     end
-    local list, new = of_kind(self.coming, kind), self.new[kind]
-    local one = new and new[id] or {id = id}
-    one.priority, one.score, one.due, one.suspect = tonumber(priority), priority, due, suspect
-    list[#list + 1] = one
+    local list = of_kind(self.coming, kind)
+    list[#list + 1] = {id = id, letter = '', concurrency = '', key = '', is_new = false, priority = tonumber(score),
+      score = score, due = due, suspect = suspect, member = '', place = false}
     return true
+  end
+
+  local packed = {}
+
+  -- Keep the key of a new instance of a template, and whether it comes to its gate now. LIMITS has a field for each kind
+  -- with keys: that of its rule, or "g" and the kind.
+  function self.bring(id, shape, concurrency, key, waits)
+    local kind = shape.kind
+    if not self.has(kind) and not shared.rule(kind) then
+      add_pair('HSET', PREFIX .. 'limits', 'g' .. kind, '')
+    end
+    gated[kind], packed[concurrency] = true, packed[concurrency] or pack('>I4', concurrency)
+    local comes_now = not waits and shape.due <= now
+    local list = of_kind(comes_now and self.coming or self.new, kind)
+    list[#list + 1] = {id = id, letter = '-', concurrency = packed[concurrency], key = key, is_new = true,
+      priority = tonumber(shape.priority), score = shape.priority, due = shape.due, suspect = shape.suspect,
+      member = '', place = false}
+    return comes_now
   end
 
   -- Keep that an instance leaves its key. `is_over`: the instance does not come back.
   function self.leaves(id, kind, is_over)
-    if self.has(kind) then
-      of_kind(self.leaving, kind)[id] = is_over and 'over' or 'back'
+    local list = self.leaving[kind]
+    if not list and self.has(kind) then
+      list = of_kind(self.leaving, kind)
+    end
+    if list then
+      list[id] = is_over and 'over' or 'back'
     end
   end
 
