@@ -48,11 +48,6 @@ class Limit:
             raise OptionError("burst", self.burst, "None, because there is no rate")
         limit_numbers(self.concurrency, self.rate, self.burst)
 
-    @property
-    def numbers(self) -> LimitNumbers:
-        """The limit in the form that a store counts with."""
-        return limit_numbers(self.concurrency, self.rate, self.burst)
-
 
 @dataclass(frozen=True)
 class KeyLimit:

@@ -141,6 +141,19 @@ class LimitKey(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the instance waits for its key."""
 
 
+class InstanceLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What limits an instance."""
+
+    limits: tuple[LimitView, ...] = ()
+    """The shared limits of its kind, and the view of its kind if it is paused or has a key limit."""
+    key: KeyLimitView | None = None
+    """The key of an unfinished instance; None: it has none."""
+    waits: bool = False
+    """Whether the instance waits for its key."""
+    holders: tuple[str, ...] = ()
+    """Up to MAX_HOLDERS instances that are in the queue or claimed with this key; read only if the instance waits."""
+
+
 class LimitPage(msgspec.Struct, frozen=True):
     """A page of limits; `cursor` is None on the last page."""
 
