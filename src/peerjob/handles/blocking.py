@@ -100,7 +100,7 @@ class BlockingVerbs(BlockingCalls):
 
     def lookup_instance(self, uuid: str | UUID, job: Job[..., Any, Any] | None = None) -> BlockingInstance[Any]:
         """Return one instance by id; raises UnknownInstanceError, also if it is not an instance of `job`."""
-        return BlockingInstance(self, self.call(self.manager.lookup_instance(uuid, job)))
+        return BlockingInstance(self, self.find(uuid, job))
 
     def lookup_instances(self, query: Query | None = None) -> ResultPage[BlockingInstance[Any]]:
         """Return a page of instances by creation time. Continue with `query.at(page.cursor)`."""

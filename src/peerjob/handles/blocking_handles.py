@@ -56,12 +56,12 @@ class BlockingInstance(InstanceView, Injectable, Generic[R_co]):
 
     def refresh(self) -> BlockingInstance[R_co]:
         """Read the record again; raises UnknownInstanceError if retention has removed the instance."""
-        self._manager.call(self._instance.refresh())
+        self._manager.refresh(self._instance)
         return self
 
     def wait(self, timeout: Duration | None = None) -> BlockingInstance[R_co]:
         """Wait until the instance is final, and refresh it. Raises TimeoutError, but no error of the job."""
-        self._manager.call_long(self._instance.wait(timeout))
+        self._manager.wait_final(self._instance, timeout)
         return self
 
     def result(self, timeout: Duration | None = None) -> R_co:
@@ -71,7 +71,7 @@ class BlockingInstance(InstanceView, Injectable, Generic[R_co]):
         Raises JobFailed, JobCancelled or JobTimedOut if the instance did not complete, TimeoutError after `timeout`,
         and ResultTypeError if the stored result does not fit the annotation.
         """
-        return self._manager.call_long(self._instance.result(timeout))
+        return self._manager.result(self._instance, timeout)
 
     def cancel(self) -> bool:
         """Cancel the instance, queued or running, on any node; False if it was already final."""

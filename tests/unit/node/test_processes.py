@@ -61,6 +61,9 @@ class Recorder:
         self.owner: bool | Exception = True
         self.throttled: list[tuple[str, int]] = []
 
+    def time_us(self) -> int:
+        return 1_000_000
+
     def report_progress(self, context: Context, fraction: float, message: str) -> None:
         self.progress.append((fraction, message))
 
