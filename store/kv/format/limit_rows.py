@@ -8,18 +8,39 @@ from typing import Annotated, Any
 import msgspec
 
 from peerjob.model.errors import DecodeError
-from peerjob.model.record import Count, Moment
+from peerjob.model.record import Count, Moment, NewInstance
 from peerjob.model.spec import reader
 from peerjob.model.stored_limit import LimitNumbers
 
-from .rows import NOTHING_EXTRA, Kind, Row, encode, or_default
+from .rows import NOTHING_EXTRA, Id, Kind, LimitKey, Priority, Row, encode, or_default
 
 _PERMITS = "permits"
 """The permits of the last claim in `Row.extra`."""
+_LIMIT_KEY = "limit_key"
+"""The limit key of the instance in `Row.extra`."""
 
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 Permit = tuple[Name, Count]
 """The name of a shared limit, and the number of a permit."""
+
+
+class KeyPermit(msgspec.Struct, frozen=True, array_like=True):
+    """An instance that is past the gate of its limit key, with what is needed to find its queue entry."""
+
+    id: Id
+    priority: Priority
+    due_us: Moment
+    queued_us: Moment
+    """The time in its queue entry."""
+    suspect: bool
+    concurrency: Count
+
+
+class Waiting(msgspec.Struct, frozen=True, array_like=True):
+    """The entry of an instance that waits for a permit of its limit key."""
+
+    suspect: bool
+    concurrency: Count
 
 
 class StoredLimit(msgspec.Struct, frozen=True, array_like=True):
@@ -73,7 +94,10 @@ class RateUse(msgspec.Struct, frozen=True, array_like=True):
 _read_limit = reader(StoredLimit, "shared limit")
 decode_limited_kind = reader(LimitedKind, "limits of a kind")
 decode_rate_use = reader(RateUse, "use of a rate")
+decode_key_permit = reader(KeyPermit, "permit of a limit key")
+decode_waiting = reader(Waiting, "entry of an instance that waits for its limit key")
 _extra_of = or_default(reader(dict[str, Any], "later fields of a record"), dict[str, Any]())
+_limit_key_of = or_default(reader(tuple[Name, Count], "limit key"), None)
 _permits_of = or_default(reader(tuple[Permit, ...], "permits"), tuple[Permit, ...]())
 
 
@@ -92,6 +116,27 @@ def permits_of(row: Row) -> tuple[Permit, ...]:
         return ()
     permits = _extra_of(row.extra).get(_PERMITS)
     return _permits_of(encode(permits)) if permits else ()
+
+
+def limit_key_of(row: Row) -> LimitKey | None:
+    """The limit key of an instance, and the concurrency that came with it."""
+    if row.extra == NOTHING_EXTRA:
+        return None
+    stored = _extra_of(row.extra).get(_LIMIT_KEY)
+    return _limit_key_of(encode(stored)) if stored else None
+
+
+def gate_of(row: Row) -> tuple[str, str] | None:
+    """Kind and limit key of an instance."""
+    limit_key = limit_key_of(row)
+    return None if limit_key is None else (row.kind, limit_key[0])
+
+
+def extra_of(new: NewInstance) -> msgspec.Raw:
+    """The last field of the record of a new instance."""
+    if not new.limit_key:
+        return NOTHING_EXTRA
+    return msgspec.Raw(encode({_LIMIT_KEY: (new.limit_key, new.key_concurrency)}))
 
 
 def with_permits(extra: msgspec.Raw, permits: Sequence[Permit]) -> msgspec.Raw:

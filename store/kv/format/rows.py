@@ -148,12 +148,22 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return not self.final or self.releasing
 
 
+LimitKey = tuple[Annotated[str, msgspec.Meta(min_length=1)], Count]
+"""The limit key of an instance, and the concurrency that came with it."""
+
+
 class Delayed(msgspec.Struct, frozen=True, array_like=True):
     """The entry of a delayed instance, with what is needed to move it."""
 
     kind: Kind
     priority: Priority
     suspect: bool
+    limit_key: LimitKey | None = None
+
+    @property
+    def value(self) -> bytes:
+        """The stored entry, without the last field if it has no value."""
+        return encode((self.kind, self.priority, self.suspect, *((self.limit_key,) if self.limit_key else ())))
 
 
 class Owned(msgspec.Struct, frozen=True, array_like=True):
@@ -227,6 +237,11 @@ class Idle(msgspec.Struct, frozen=True, array_like=True):
     """The groups of the node's kinds, if the node has many kinds; `kinds` is empty in that case."""
     opens: tuple[tuple[str, Moment], ...] = ()
     """Shared limits that time opens, each with the moment at which this node claims because of it."""
+
+    @property
+    def value(self) -> bytes:
+        """The stored registration, without the last field if it has no value."""
+        return encode((self.kinds, self.groups, *((self.opens,) if self.opens else ())))
 
 
 class Answers(msgspec.Struct, frozen=True, array_like=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
@@ -11,6 +10,7 @@ from msgspec.structs import replace
 from peerjob.model.errors import OptionError, StoreUnavailableError
 from peerjob.model.record import LAST_MOMENT_US, LimitSupport, check_batch
 from peerjob.model.stored_limit import (
+    MAX_HOLDERS,
     KeyLimitPage,
     KindLimits,
     LimitKey,
@@ -18,26 +18,27 @@ from peerjob.model.stored_limit import (
     LimitPage,
     LimitSetting,
 )
-from peerjob.store.kv.format.base import Compare, Delete, Entry, Op, Put, Range, Transaction, apply_all, mod_of
+from peerjob.store.kv.format.base import Compare, Delete, Op, Put, Range, Transaction, mod_of
 from peerjob.store.kv.format.keys import Keys, below, prefix_end
 from peerjob.store.kv.format.layout import LIMITS_VALUE
-from peerjob.store.kv.format.limit_rows import LimitedKind, RateUse, StoredLimit, permits_of
+from peerjob.store.kv.format.limit_rows import LimitedKind, RateUse, StoredLimit
 from peerjob.store.kv.format.rows import encode, node_of
-from peerjob.store.kv.write.context import retried
+from peerjob.store.kv.write.context import KVContext, retried
 from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.limit_rules import Rules
 from peerjob.store.kv.write.writer import ROUNDS
 from peerjob.store.rules import LIMITS_LAYOUT, check_kinds_of_limit, check_readers, check_supported
 
 from .descriptors import DescriptorCommands
+from .key_views import KeyViews, limit_keys
 from .limit_views import LimitViews, view_positions
+from .permit_checks import PermitChecks
 
 _MAX_KINDS = 15
 """The limits of so many kinds fit into one transaction."""
 _NOT_SET = LimitNumbers()
 _CHECKED = 500
 """Most permits that one check reads."""
-logger = logging.getLogger("peerjob.store")
 
 
 class LimitDraft:
@@ -110,6 +111,10 @@ class LimitDraft:
 class LimitCommands(DescriptorCommands):
     """The verbs about limits."""
 
+    def __init__(self, context: KVContext) -> None:
+        super().__init__(context)
+        self._checks = PermitChecks(context)
+
     @retried
     async def publish_limits(self, limits: Sequence[KindLimits]) -> None:
         check_batch(len(limits))
@@ -156,7 +161,19 @@ class LimitCommands(DescriptorCommands):
                 draft.put_kind(setting.kind, replace(limited, key_setting=number, note=note))
 
         await self._change(plan)
+        if done and setting.kind:
+            await self._open_gates(setting.kind)
         return done
+
+    async def _open_gates(self, kind: str) -> None:
+        """Let waiting instances of a kind pass where the new concurrency of its limit keys allows it."""
+        prefix = self._keys.head(self._keys.waits) + "/"
+        start = f"{prefix}{self._keys.kind(kind)}/"
+        end = prefix_end(start)
+        while start:
+            (page,) = await self._kv.read([Range(start, end, _CHECKED, keys_only=True)])
+            await self._context.settle({self._keys.gate_of(key, prefix): set() for key, _ in page.items})
+            start = page.next_key if page.more else ""
 
     @retried
     async def pause_kind(self, kind: str, paused: bool, note: str = "") -> None:
@@ -228,6 +245,7 @@ class LimitCommands(DescriptorCommands):
         views = await LimitViews(context, rules).read(positions[:limit])
         return LimitPage(tuple(views), positions[limit - 1] if len(positions) > limit else None)
 
+    @retried
     async def key_limits(
         self,
         kind: str,
@@ -237,53 +255,32 @@ class LimitCommands(DescriptorCommands):
         cursor: str | None = None,
         limit: int = 500,
     ) -> KeyLimitPage:
-        return KeyLimitPage(())
+        views = KeyViews(self._context, kind)
+        keys, more = await views.keys(prefix, cursor, limit, waiting_only=waiting_only)
+        bare = await views.without_key() if not (prefix or waiting_only or cursor) else []
+        return KeyLimitPage((*bare, *await views.read(keys)), keys[-1] if more and keys else None)
 
+    @retried
     async def limit_keys(self, ids: Sequence[str]) -> list[LimitKey | None]:
-        return [None] * len(ids)
+        check_batch(len(ids))
+        return await limit_keys(self._context, ids)
 
+    @retried
     async def key_holders(self, kind: str, key: str) -> list[str]:
-        return []
+        rules = await self._context.limit_rules.current()
+        state = (await self._context.gates.read([(kind, key)], rules))[kind, key]
+        return [permit.id for _, permit in sorted(state.known, key=lambda item: item[0])][:MAX_HOLDERS]
 
     # -- checks ---------------------------------------------------------------------------------------------------
 
     @retried
     async def check_limits(self, cursor: str | None = None) -> tuple[int, str | None]:
-        context, prefix = self._context, self._keys.all_permits
-        if not context.kv.limited:
+        if not self._context.kv.limited:
             return 0, None
-        (page,) = await self._kv.read([Range(prefix + (cursor or ""), prefix_end(prefix), _CHECKED)])
-        freed = await self._free_permits(page.items)
-        if page.more:
-            return freed, page.next_key[len(prefix) :]
-        await self._drop_unknown_kinds()
-        return freed, None
-
-    async def _free_permits(self, items: Sequence[tuple[str, Entry]]) -> int:
-        """Free the permits of shared limits that no claim holds; returns how many."""
-        context, cut = self._context, len(self._keys.shared_permits)
-        held = {key: entry.value.decode(errors="replace") for key, entry in items}
-        rows = await context.rows(list(held.values()))
-        strays: dict[str, str] = {}
-        transactions: list[Transaction] = []
-        for key, entry in items:
-            revision, row = rows.get(held[key], (0, None))
-            name, _, number = key[cut:].partition("/")
-            name = self._keys.unescaped(name)
-            if row is None or not row.claimed or (name, int(number)) not in permits_of(row):
-                compares = [Compare(key, mod=entry.mod)]
-                if row is not None:
-                    compares.append(Compare(self._keys.state + held[key], mod=revision))
-                transactions.append(Transaction(compares, [Delete(key)]))
-                strays[key] = name
-        done = zip(strays.items(), await apply_all(self._kv, transactions), strict=True)
-        freed = {key: name for (key, name), answer in done if answer is not None}
-        limits = (await context.limit_rules.current()).limits
-        for key in freed:
-            logger.error("%s: no claim holds this permit of a limit; it is free from now on", key)
-        if opened := {kind for name in freed.values() if name in limits for kind in limits[name].kinds}:
-            await context.hints.wake(Wakeups(opened=tuple(opened)))
-        return len(freed)
+        freed, after = await self._checks.page(cursor)
+        if after is None:
+            await self._drop_unknown_kinds()
+        return freed, after
 
     async def _drop_unknown_kinds(self) -> None:
         """Remove the published limits of kinds that have left the catalogue."""

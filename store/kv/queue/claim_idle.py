@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from peerjob.store.kv.format.base import Compare, Delete, Found, Op, Put, Range, Transaction
 from peerjob.store.kv.format.keys import time_text
-from peerjob.store.kv.format.rows import Idle, encode
+from peerjob.store.kv.format.rows import Idle
 from peerjob.store.kv.index.scan import AFTER_ALL
 from peerjob.store.kv.write.context import KVContext
 from peerjob.store.kv.write.idle_signs import IdleSign
@@ -69,7 +69,7 @@ class IdleNodes:
         else:
             ops.append(part.put((), await context.writer.short_lease()))
             if registration is not None:
-                ops.append(Put(idle, encode(registration)))
+                ops.append(Put(idle, registration.value))
         context.idle_signs.set(None)
         reads = self._repeated_reads(call, selection, next_due_us)
         own = len(reads)

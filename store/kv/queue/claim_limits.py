@@ -1,21 +1,19 @@
 """What the limits leave to a claim: how many instances, and which permits.
 
 A permit is a key with a number. Only one claim can write a key that did not exist, so at most `concurrency` claims hold
-permits below that number. A lower concurrency leaves permits above it. While h of these are held, a claim takes none of
-the h highest free numbers. So claims that have read different states cannot exceed the concurrency together either.
+permits below that number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
-from peerjob.model.clock import Clock
 from peerjob.model.stored_limit import MAX_CONCURRENCY
 from peerjob.store.kv.format.base import Compare, Found, Put, Range, Transaction, mod_of
 from peerjob.store.kv.format.limit_rows import Permit
 from peerjob.store.kv.format.rows import encode
 from peerjob.store.kv.write.context import KVContext
-from peerjob.store.kv.write.limit_rules import LimitState, Rules
+from peerjob.store.kv.write.limit_rules import LimitState, Rules, free_numbers
 
 
 class ClaimLimits:
@@ -102,7 +100,7 @@ class ClaimLimits:
             state, cut = self._states[name], len(self._context.keys.permits(name))
             held = {int(key[cut:]) for key, _ in state.permits.items}
             known = self._numbers[name] = free_numbers(
-                held, state.limit.numbers.concurrency or MAX_CONCURRENCY, self._context.clock
+                held, state.limit.numbers.concurrency or MAX_CONCURRENCY, self._context.clock.random.getrandbits(32)
             )
         return known
 
@@ -129,13 +127,3 @@ class Budget:
             return False
         self.use(kind, 1)
         return True
-
-
-def free_numbers(held: Set[int], concurrency: int, clock: Clock) -> Iterator[int]:
-    """The numbers that a claim may take, beginning anywhere, so that claims of several nodes seldom choose the same."""
-    end, above = concurrency, sum(number >= concurrency for number in held)
-    while above and end:
-        end -= 1
-        above -= end not in held
-    start = clock.random.randrange(end) if end else 0
-    return (number for at in range(end) if (number := (start + at) % end) not in held)

@@ -11,7 +11,7 @@ from peerjob.model.record import MAX_BATCH_BYTES, Claim
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import Compare, Delete, Entry, Put, Transaction
 from peerjob.store.kv.format.keys import time_text
-from peerjob.store.kv.format.limit_rows import with_permits
+from peerjob.store.kv.format.limit_rows import limit_key_of, with_permits
 from peerjob.store.kv.format.rows import NOTHING_EXTRA, Owned, Row, encode, extended, to_claim
 from peerjob.store.kv.index.counts import PROCESSING, READY, SCHEDULED
 from peerjob.store.kv.index.scan import Head
@@ -105,8 +105,10 @@ class Taking:
             extra=row.extra if row.extra == NOTHING_EXTRA and not permits else with_permits(row.extra, permits),
         )
         names = [keys.permit(*permit) for permit in permits]
+        # an instance with a limit key can leave its queue without a change of its record
+        entry = [] if row.extra == NOTHING_EXTRA else [Compare(pick.key, mod=pick.mod)]
         return taken, Change(
-            [Compare(keys.state + id, mod=revision), *map(Compare, names)],
+            [Compare(keys.state + id, mod=revision), *entry, *map(Compare, names)],
             [
                 *(Put(name, id.encode()) for name in names),
                 Put(keys.state + id, encode(taken)),
@@ -136,7 +138,7 @@ class Taking:
                 or row is None
                 or row.state is not State.SCHEDULED
                 or pick.queue != keys.ready(row.kind, row.priority, suspect=row.suspect)
-                or pick.position[:18] != time_text(row.due_us)
+                or (pick.position[:18] != time_text(row.due_us) and limit_key_of(row) is None)
             ):
                 claimable.append(None)
                 continue

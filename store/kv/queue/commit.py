@@ -11,9 +11,11 @@ from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import FINAL_STATE, LAST_MOMENT_US, Ack, Action, LogLine, Outcome, check_batch
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import MAX_ALONE_BYTES, Compare, Delete, Put
+from peerjob.store.kv.format.limit_rows import limit_key_of
 from peerjob.store.kv.format.rows import SMALL, Out, Row, encode, extended
 from peerjob.store.kv.write.answers import AnswerLog
 from peerjob.store.kv.write.context import KVContext, retried
+from peerjob.store.kv.write.gates import GatePlan, stamps
 from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.transaction_plan import Change, HeldSlot, TransactionPlan
 from peerjob.store.kv.write.writer import ROUNDS
@@ -38,6 +40,11 @@ class _InstanceUpdate(msgspec.Struct):
     @property
     def changed(self) -> bool:
         return self.row is not self.stored
+
+    @property
+    def ends(self) -> bool:
+        """Whether the claim ends, or the body of the cancelled instance."""
+        return self.row.state is not self.stored.state or (self.stored.releasing and not self.row.releasing)
 
     def end_with(self, result: bytes | None, error: bytes | None) -> tuple[bool, Out | None]:
         """Set result and error, under a separate key if large; the answer is `has_out` and `out` for the record."""
@@ -152,12 +159,21 @@ class CommitCommands(LogCommands, RetentionCommands):
         wakeups = Wakeups()
         changing = [update for update in updates if update.changed]
         slots = await context.slots.held_by(update.stored for update in changing if not update.row.keeps)
+        ending = [(update.id, update.stored) for update in changing if update.ends]
+        gates = await context.gates.plan_of(ending, (held.slot for held in slots.values()))
+        if gates is not None:
+            gates.returning |= {
+                (update.row.kind, limit_key[0])
+                for update in changing
+                if update.ends and not update.row.final and update.row.due_us <= source.now_us
+                if (limit_key := limit_key_of(update.row)) is not None
+            }
         for update in updates:
             if not update.changed:
                 acks.update(zip(update.indexes, update.acks, strict=True))
                 answer_log.extra += update.answers
-        changes = [await self._update_change(update, source.now_us, wakeups, slots) for update in changing]
-        written = await self._writer.write(changes, answer_log=answer_log)
+        changes = [await self._update_change(update, source.now_us, wakeups, slots, gates) for update in changing]
+        written = await self._writer.write(changes, answer_log=answer_log, guards=stamps(gates))
         for update, revision in zip(changing, written.revisions, strict=True):
             if not revision:
                 context.uncache((update.id,))
@@ -191,10 +207,15 @@ class CommitCommands(LogCommands, RetentionCommands):
         raise StoreUnavailableError(context.url, "too many writers at once")
 
     async def _update_change(
-        self, update: _InstanceUpdate, now_us: int, wakeups: Wakeups, slots: Mapping[str, HeldSlot]
+        self,
+        update: _InstanceUpdate,
+        now_us: int,
+        wakeups: Wakeups,
+        slots: Mapping[str, HeldSlot],
+        gates: GatePlan | None = None,
     ) -> Change:
         keys, id, stored = self._keys, update.id, update.stored
-        plan = TransactionPlan.for_row(keys, now_us, stored, slots)
+        plan = TransactionPlan.for_row(keys, now_us, stored, slots, gates)
         ops = plan.ops
         payload = len(update.progress or b"")
         if update.out is not None:
@@ -209,7 +230,7 @@ class CommitCommands(LogCommands, RetentionCommands):
             ops.append(Put(keys.out + id, encode(update.out)))
         elif stored.has_out and not row.has_out:
             ops.append(Delete(keys.out + id))
-        if row.state is not stored.state or (stored.releasing and not row.releasing):
+        if update.ends:
             plan.end_claim(id, stored, row)
         ops.append(Put(keys.state + id, encode(row)))
         wakeups.add_queued(plan)

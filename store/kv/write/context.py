@@ -19,6 +19,7 @@ from peerjob.store.kv.index.queues import Queues
 
 from .answers import AnswerLogs
 from .clock_skew import ClockSkew
+from .gates import Gates
 from .guarded import GuardedKeyValue
 from .hints import Hints
 from .idle_signs import IdleSigns
@@ -27,6 +28,7 @@ from .limit_rules import LimitsInUse
 from .limited_wakes import LimitedWakes
 from .owned import ClaimIndex
 from .set_aside import SetAside
+from .settling import Settling
 from .transaction_plan import Slots
 from .writer import Writer
 
@@ -57,6 +59,9 @@ class KVContext:
         self.clock_skew = ClockSkew(clock)
         limited = LimitedWakes(kv, self.keys, self.limit_rules, self.counts, self.clock_skew.median_us)
         self.hints = Hints(kv, self.keys, clock, self.writer, self.queues, limited)
+        self.gates = Gates(kv, self.keys, self.queues, self.unreadable, self.limit_rules)
+        settling = Settling(kv, self.keys, clock, self.gates, self.limit_rules, self.writer, self.hints)
+        self.settle = self.hints.settle = settling.settle
         self.answer_logs = AnswerLogs(kv, self.keys, self.unreadable)
         self.claim_index = ClaimIndex(kv, self.keys, self.unreadable)
         self.slots = Slots(kv, self.keys, self.unreadable)

@@ -6,7 +6,7 @@ lease. To wake an idle node, a store deletes the registration of the node, so on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from peerjob.store.kv.format.keys import Keys, below, time_text
 from peerjob.store.kv.format.rows import decode_idle, group_of, number_of
 from peerjob.store.kv.index.queues import Queues
 
+from .gates import Gate
 from .limited_wakes import LimitedWakes
 from .transaction_plan import TransactionPlan
 from .writer import ROUNDS, Writer, Written
@@ -45,6 +46,8 @@ class Wakeups(msgspec.Struct):
     """Due time and kind of each instance that was added to a delayed queue."""
     any_of: tuple[str, ...] = ()
     """Kinds of the due instances that a full claim left; one idle node is woken for all of these kinds."""
+    came: dict[Gate, set[str]] = {}
+    """Limit keys to settle, each with the ids of the instances that came to it."""
     freed: dict[str, int] = {}
     """Shared limit → number of permits that were given back."""
     full: list[str] = []
@@ -61,6 +64,8 @@ class Wakeups(msgspec.Struct):
         """Add the instances that a plan adds to queues."""
         for kind in plan.ready:
             self.ready[kind] = self.ready.get(kind, 0) + 1
+        for gate, id in plan.came:
+            self.came.setdefault(gate, set()).add(id)
         for name in plan.freed:
             self.freed[name] = self.freed.get(name, 0) + 1
         self.delayed += plan.delayed
@@ -78,6 +83,8 @@ class Hints:
         self._clock = clock
         self._writer = writer
         self._limited = limited
+        self.settle: Callable[[Mapping[Gate, Set[str]]], Awaitable[None]] | None = None
+        """Lets instances pass the gates of limit keys."""
         self._idle_kinds: dict[bytes, frozenset[str]] = {}
         self._group_of: dict[str, str] = {}
         """Kind → group of the kind. If a remembered group is old, the wrong node is woken, and
@@ -89,6 +96,8 @@ class Hints:
 
         `later` gets the shared limits that were full: the caller claims first, then wakes nodes for what is left.
         """
+        if wakeups.came and self.settle is not None:
+            await self.settle(wakeups.came)
         if wakeups.freed and written.idle:
             full = await self._limited.were_full(wakeups.freed)
             (wakeups.full if later is None else later).extend(full)

@@ -8,7 +8,7 @@ of the layout says so, and no key is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -151,3 +151,16 @@ class LimitState(msgspec.Struct):
         numbers, tat_us = self.limit.numbers, self.use.tat_us
         used_up = numbers.starts_at(tat_us, self.now_us) == 0
         return max(closed_us, numbers.opens_us(tat_us)) if used_up else closed_us
+
+
+def free_numbers(held: Collection[int], concurrency: int, start: int) -> Iterator[int]:
+    """The numbers of permits that may be taken, beginning anywhere, so that few writers choose the same one.
+
+    A lower concurrency leaves permits above it. While h of these are held, the h highest free numbers are left out. So
+    writers that have read different states cannot exceed the concurrency together either.
+    """
+    end, above = concurrency, sum(number >= concurrency for number in held)
+    while above and end:
+        end -= 1
+        above -= end not in held
+    return (number for at in range(end) if (number := (start + at) % end) not in held)
