@@ -42,13 +42,13 @@ local pass_kind = gates and function(kind, keys)
     end
   end
 
-  -- 1. Read the entries of the instances, and the states of their keys.
+  -- 1. Read the entries of the instances, and the states of their keys. check_limits.lua finds a damaged entry.
   local ids, stored = {}, {}
   for id in pairs(leavers) do
     ids[#ids + 1] = id
   end
   for at, text in ipairs(ids[1] and call('HMGET', g, unpack(ids)) or NOTHING) do
-    if text and #text > 21 then
+    if gates.parsed(text) then
       texts_of_leavers[ids[at]] = text
       touch(sub(text, 22))
     end
@@ -98,14 +98,11 @@ local pass_kind = gates and function(kind, keys)
       state.left[#state.left + 1], state.left[member] = id, true
       add('ZREM', waiting_key(kind, state.key), member)
     end
-    if leavers[id] == 'back' then
+    if leavers[id] == 'over' then
+      add('HDEL', g, id)
+    else
       local size = #entries
       entries[size + 1], entries[size + 2] = id, '-' .. NO_TIME .. sub(text, 18)
-    end
-  end
-  for id, how in pairs(leavers) do
-    if how == 'over' then
-      add('HDEL', g, id)
     end
   end
 
@@ -167,7 +164,7 @@ local pass_kind = gates and function(kind, keys)
   local waited = {}
   local function pass(state)
     local came_here, next_came, at = state.came or NOTHING, 1, 1
-    local room, queue, key = (own or state.concurrency) - state.admitted, NOTHING, nil
+    local room, queue, key = (own or max(1, state.concurrency)) - state.admitted, NOTHING, nil
     if room > 0 and state.waiting > 0 then
       key = waiting_key(kind, state.key)
       queue = call('ZRANGE', key, 0, room + #(state.left or NOTHING) - 1, 'WITHSCORES')

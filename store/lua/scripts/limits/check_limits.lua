@@ -53,9 +53,6 @@ if kind then
       count_stray(found[2][n], kind, 'its key cannot be read and is removed')
     end
   end
-  if strays[1] then
-    count_again(kind)
-  end
   for first = 1, #keys, SLICE do
     for n, raw in ipairs(call('MGET', unpack(keys, first, min(first + SLICE - 1, #keys)))) do
       records[first + n - 1] = raw
@@ -71,6 +68,14 @@ if kind then
   local names = {}
   for key in pairs(touched) do
     names[#names + 1] = key
+  end
+  for n, text in ipairs(names[1] and call('HMGET', kind_key('n', kind), unpack(names)) or {}) do
+    if text and #text < 12 then
+      count_stray(names[n], kind, 'the counts of this key cannot be read and are made anew')
+    end
+  end
+  if strays[1] then
+    count_again(kind)
   end
   pass_kind(kind, names)
   gates.leaving = {}
