@@ -15,7 +15,7 @@ JOBS = "support.limited_jobs"
 KEYS = ("a", "b", "c")
 
 
-@pytest.mark.parametrize("store_url", ["redis"], indirect=True)
+@pytest.mark.parametrize("store_url", ["redis", "etcd", "sqlite"], indirect=True)
 async def test_no_limit_is_exceeded_while_nodes_are_killed(store_url: str, namespace: str, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     killed: dict[int, float] = {}

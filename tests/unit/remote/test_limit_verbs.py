@@ -29,6 +29,7 @@ from peerjob.handles.reasons import why_instance
 from peerjob.model.clock import to_datetime
 from peerjob.remote.scaler.demand import DemandReader
 from peerjob.remote.scaler.metadata import Trigger, read_trigger
+from support.dashboards import pages_of, submit
 from support.rpc import served
 from support.waiting import until
 
@@ -64,6 +65,32 @@ async def client(site: tuple[Node, Server]) -> AsyncIterator[Client]:
 
 async def limits_of(manager: Manager) -> list[LimitView]:
     return [view async for view in manager.limits()]
+
+
+async def test_a_client_shows_what_the_node_shows(node: Node, client: Client) -> None:
+    for _ in range(3):
+        await client.schedule("one")
+    for tenant in ("a", "a", "b"):
+        await client.schedule("two", tenant)
+
+    async def full() -> bool:
+        return (await limits_of(node))[0].running == 2
+
+    await until(full)
+    await client.pause_kind("free", "a note")
+    views = await limits_of(client)
+    assert views == await limits_of(node)
+    assert [(view.name, view.kinds) for view in views] == [("few", ("one", "two")), ("", ("free",)), ("", ("two",))]
+    assert (views[0].concurrency, views[0].rate, views[0].remaining, views[0].waiting) == (2, "1000/s", 0, 3)
+    assert (views[1].paused, views[1].note) == (True, "a note")
+    keys = [view async for view in client.key_limits("two")]
+    assert keys == [view async for view in node.key_limits("two")]
+    assert sorted((view.key, view.admitted, view.waiting) for view in keys) == [("tenant/a", 1, 1), ("tenant/b", 1, 0)]
+    assert [view.key async for view in client.key_limits("two", waiting_only=True)] == ["tenant/a"]
+    assert [view.key async for view in client.key_limits("two", prefix="tenant/b")] == ["tenant/b"]
+
+    await client.resume_kind("free")
+    assert [view.name for view in await limits_of(node)] == ["few", ""]
 
 
 async def test_a_client_sets_limits_and_gets_the_errors_of_the_node(node: Node, client: Client) -> None:
@@ -129,6 +156,29 @@ def test_the_tables_of_jobctl_fit_a_terminal(capsys: pytest.CaptureFixture[str])
         "jobctl: no limit: no kind has one, and none is paused\n"
         "jobctl: no key: no unfinished instance of this kind is due\n"
     )
+
+
+async def test_the_dashboard_shows_limits_and_pauses_kinds(node: Node) -> None:
+    async with pages_of(node) as browser:
+        for tenant in ("a", "a"):
+            await node.schedule("two", tenant)
+        page = (await browser.get("/limits")).text
+        assert "few" in page
+        assert "each key of two" in page
+        assert "tenant/a" in (await browser.get("/limits", params={"kind": "two"})).text
+        assert "tenant/a" not in (await browser.get("/limits", params={"kind": "two", "q": "b"})).text
+        assert (await submit(browser, "/limits/pause", kind="free", note="a note")).status_code == 303
+        page = (await browser.get("/limits")).text
+        assert "paused" in page
+        assert "a note" in page
+        assert (await submit(browser, "/limits/pause", kind="unknown")).status_code == 404
+        await submit(browser, "/limits/resume", kind="free")
+        assert "a note" not in (await browser.get("/limits")).text
+        await node.audit_trail.flush()
+        assert {(one.verb, one.criteria) for one in await node.audit()} >= {
+            ("PauseKind", "kind=free"),
+            ("ResumeKind", "kind=free"),
+        }
 
 
 async def test_metrics_have_shared_limits_only(node: Node) -> None:
