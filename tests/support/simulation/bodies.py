@@ -126,8 +126,8 @@ class Bodies:
         return run.result
 
 
-def _limit_key(token: str, plan: list[str], padding: str = "") -> str:
-    return limit_key(token)
+def _limit_key(arguments: Any) -> str:
+    return limit_key(arguments.token)
 
 
 async def _sleep(_run: Run, context: Context, seconds: float) -> None:

@@ -129,7 +129,7 @@ class Generator:
         return {
             "concurrency": drawn.choice((0, 2, 3, 6)),
             "rate": drawn.choice(("", "", "50/s")),
-            "key_concurrency": 0,
+            "key_concurrency": drawn.choice((0, 1, 1, 2)),
         }
 
     # -- operations
