@@ -33,6 +33,8 @@ def new_instance(
         priority=definition.priority,
         due_us=due_us,
         key=definition.key,
+        limit_key=definition.limit_key,
+        key_concurrency=definition.key_concurrency,
         tags=definition.tags,
         retention_us=definition.retention_us,
         max_crashes=definition.max_crashes,

@@ -1,4 +1,7 @@
-"""Deletes final instances whose retention is over. Commits delete them too, but only while instances end."""
+"""Deletes final instances whose retention is over. Commits delete them too, but only while instances end.
+
+The leader also checks the admissions of key limits, a page at a time.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,7 @@ class RetentionRole(BackgroundRole):
         self._store = store
         self._is_leader = is_leader
         self._steps = BatchSize(BATCH)
+        self._checked_to: str | None = None
 
     async def run(self) -> None:
         while True:
@@ -43,6 +47,8 @@ class RetentionRole(BackgroundRole):
                     await self.pause(PERIOD, JITTER)
             while await self._steps.step(self._filled):
                 pass
+            if self._is_leader():
+                _, self._checked_to = await self._store.check_limits(self._checked_to)
 
     async def _filled(self, limit: int) -> bool:
         """Delete up to `limit` instances; True if more may be left."""

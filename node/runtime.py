@@ -29,6 +29,7 @@ from peerjob.model.ids import IdSource
 from peerjob.model.record import NodeInfo, Renewed
 from peerjob.store.base import Elections, Store
 from peerjob.store.direct import direct_calls_of
+from peerjob.store.rules import READS_LAYOUT
 from peerjob.version import __version__
 
 from .body.context_vars import ContextVars
@@ -144,16 +145,22 @@ class NodeRuntime:
             self.processors, prefetch, self._loop_ends, store.local_objects,
         )  # fmt: skip
         traced = runner if tracing is None else TracedRunner(runner, tracing, name)
-        pool = self.pool = Pool(workers, name, traced, self.lease, unsent, waker, prefetch, self._context_vars)
+        catalogue = self.catalogue = KindCatalogue(
+            clock, store, name, self._published_kinds, registry, max_kinds, waker.hint
+        )
+        pool = self.pool = Pool(
+            workers, name, traced, self.lease, unsent, waker, prefetch, self._context_vars, registry.rated
+        )
         self.changes = ChangeListener(
             clock, name, manager, registry, held, runner, pool, self.context_backend, unsent, waker, self.log_lines,
             self.processors, self.waiters, observers, self._spawn,
         )  # fmt: skip
         self.claim_loop = ClaimLoop(
-            clock, store, registry.kinds, held, unsent, in_flight, waker, pool, self.changes, self.lease_dead, observers
-        )
+            clock, store, catalogue.claimable, held, unsent, in_flight, waker, pool, self.changes, self.lease_dead,
+            observers,
+        )  # fmt: skip
         hint_wait = HintWait(
-            clock, store, registry.kinds, held, in_flight, unsent, waker, pool, self._expects_changes,
+            clock, store, catalogue.claimable, held, in_flight, unsent, waker, pool, self._expects_changes,
             self.claim_loop.take_hinted,
         )  # fmt: skip
         self.intake = Intake(name, pool, self.claim_loop, in_flight, waker, self._show, self._resize)
@@ -162,7 +169,6 @@ class NodeRuntime:
         # what the verbs of the manager use
         self.enqueuer = Enqueuer(store, name, self._context_vars.copy)
         self.activity = ActivityReader(store, self.lease.time)
-        self.catalogue = KindCatalogue(clock, store, name, self._published_kinds, registry, max_kinds)
         self.job_schedules = JobSchedules(clock, store, name, now_us)
 
         # the roles that coordinate this node with its peers
@@ -317,6 +323,8 @@ class NodeRuntime:
         await self._show()
 
     def _resize(self, workers: int) -> None:
+        if not self.pool.size:
+            self.catalogue.changed()  # a node without workers publishes no kinds
         self.executor.resize(workers)
         self.pool.resize(workers)
 
@@ -356,6 +364,7 @@ class NodeRuntime:
             started_us=self._started_us,
             intake=self.intake.state,
             ahead_us=self.lease.time.told_ahead_us,
+            reads_layout=READS_LAYOUT,
         )
 
     def _may_lead(self) -> bool:

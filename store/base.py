@@ -33,6 +33,7 @@ Each implementation keeps these rules for each command:
 * Commands that read all kinds do so in pages, and show one moment only if one page is enough. A kind leaves nothing
   behind after its last instance was removed and its last node has left.
 * A call holds at most MAX_BATCH instances; more raises ValueError.
+* `peerjob.store.limits` has the rules of shared limits and key limits.
 
 Implementations differ in whose clock decides that an instance is due, and in how strict the order is: see
 `capabilities`.
@@ -79,11 +80,12 @@ from peerjob.model.run_now import RunNowAnswer
 from peerjob.model.state import State
 
 from .coordination import Elections, Liveness
+from .limits import Limits
 
 __all__ = ["Elections", "Liveness", "Store"]
 
 
-class Store(Protocol):
+class Store(Limits, Protocol):
     """A shared store, bound to one namespace, used from one event loop."""
 
     @property
@@ -421,7 +423,8 @@ class Store(Protocol):
     async def due(self, kinds: Sequence[str] = ()) -> dict[str, int]:
         """How many instances of these kinds (by default all) are due and not claimed; kinds with none are absent.
 
-        An instance that is parked behind a slot is not due. Of the delayed instances that fell due since the last
+        An instance that is parked behind a slot, or that waits for its key, is not due. One that a shared limit holds
+        back is due: `limits` tells how much room there is. Of the delayed instances that fell due since the last
         claim, at most 1,000 are counted. Reads one counter per kind, in pages, so it is not for hot paths. The number
         of kinds has no limit.
         """

@@ -6,13 +6,19 @@ number. Every transaction that writes compares it, so a node of another release 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from peerjob.model.errors import LayoutError
+from peerjob.model.errors import LayoutError, OptionError
 from peerjob.model.firing import MAX_SCHEDULES, Fire, FireOutcome
+from peerjob.model.record import LimitSupport, NodeInfo
+from peerjob.model.stored_limit import MAX_LIMIT_KINDS, LimitNumbers
 
 LAYOUT = 2
-"""The layout that the running version of peerjob writes. Layout 1 was written before version 0.1 and cannot be read."""
+"""The layout of a new namespace. Layout 1 was written before version 0.1 and cannot be read."""
+LIMITS_LAYOUT = 3
+"""The layout of a namespace that has used limits. `check_readers` tells when a namespace gets it."""
+READS_LAYOUT = 3
+"""The highest layout that this release can work with. Each node tells it: `NodeInfo.reads_layout`."""
 MAX_REMOVALS = 1_000
 """The store remembers this many removals of schedules; a reader that missed more removals loads all schedules again."""
 STILL_RUNS = "an earlier instance is not over"
@@ -26,18 +32,39 @@ _MAKES_INSTANCE = (FireOutcome.FIRED, FireOutcome.BACKFILLED, FireOutcome.TRIGGE
 
 
 def check_layout(layout: str, *, namespace: str, url: str) -> None:
-    """Raise LayoutError unless a namespace has the layout of this release."""
-    if layout == str(LAYOUT):
-        return
+    """Raise LayoutError unless this release can work with the layout of a namespace."""
     number = int(layout) if layout.isascii() and layout.isdigit() else None
+    if number is not None and LAYOUT <= number <= READS_LAYOUT:
+        return
     if number is not None and number < LAYOUT:
         cure = f"it was written before release 0.1: remove it with `jobd clear --namespace {namespace}`"
     else:
         cure = "a newer release writes it: upgrade this node"
     raise LayoutError(
-        f"namespace {namespace!r} at {url} has layout {layout}, this release has layout {LAYOUT}; {cure}",
+        f"namespace {namespace!r} at {url} has layout {layout}, this release reads up to {READS_LAYOUT}; {cure}",
         found=number,
-        known=LAYOUT,
+        known=READS_LAYOUT,
+    )
+
+
+def check_readers(live: Iterable[NodeInfo], layout: int, what: str, *, namespace: str, url: str) -> None:
+    """Raise LayoutError if a live node cannot work with the layout that `what` needs.
+
+    The step that raises the layout calls this for all live incarnations, so no node of an older release works on.
+    """
+    names = sorted({node.name for node in live if node.reads_layout < layout})
+    if names:
+        raise layout_refused(names, layout, what, namespace=namespace, url=url)
+
+
+def layout_refused(names: Sequence[str], layout: int, what: str, *, namespace: str, url: str) -> LayoutError:
+    """The error that names the nodes because of which a namespace keeps its layout."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return LayoutError(
+        f"{what} need layout {layout} in namespace {namespace!r} at {url}, but these nodes read only an older layout: "
+        f"{', '.join(names[:5])}{more}; update peerjob on all nodes first, then use {what}",
+        known=layout,
+        nodes=names,
     )
 
 
@@ -54,3 +81,17 @@ def check_count(items: Sequence[object], what: str) -> None:
     """Raise ValueError if one call has too many schedules or fires."""
     if len(items) > MAX_SCHEDULES:
         raise ValueError(f"a call holds at most {MAX_SCHEDULES} {what}, got {len(items)}")
+
+
+def check_supported(numbers: Iterable[LimitNumbers | int], support: LimitSupport) -> None:
+    """Raise OptionError for a concurrency that a store cannot count; an int is the concurrency of a key."""
+    for given in numbers:
+        concurrency = given if isinstance(given, int) else given.concurrency
+        if concurrency > support.max_concurrency:
+            raise OptionError("concurrency", concurrency, f"at most {support.max_concurrency:,} on this store")
+
+
+def check_kinds_of_limit(name: str, kinds: int) -> None:
+    """Raise OptionError if too many kinds share a limit."""
+    if kinds > MAX_LIMIT_KINDS:
+        raise OptionError("limits", name, f"a limit that at most {MAX_LIMIT_KINDS} kinds share")

@@ -11,12 +11,18 @@ from peerjob.model.record import Enqueued, NewInstance, Record
 
 from .base import Liveness, Store
 from .direct import DirectCalls, direct_calls_of
+from .limits import Limits
 
 _UNTIMED = ("open", "close", "next_hints", "claim_on_hint")
 """Calls that wait for hints are not measured, since their time says nothing about the server."""
 RENEW = "renew"
 VERBS = (
-    *(name for name, verb in vars(Store).items() if inspect.iscoroutinefunction(verb) and name not in _UNTIMED),
+    *(
+        name
+        for part in (Store, Limits)
+        for name, verb in vars(part).items()
+        if inspect.iscoroutinefunction(verb) and name not in _UNTIMED
+    ),
     RENEW,
 )
 """The measured calls: the verbs of a store, and the renewal of the lease."""

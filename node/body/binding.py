@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
-from peerjob.handles.blocking import BlockingInstance
+from peerjob.handles.blocking_handles import BlockingInstance
 from peerjob.handles.context import Context
 from peerjob.model.codec import decode_value, has_secret
 from peerjob.model.descriptor import described
@@ -143,6 +143,7 @@ class Binding(CallParameters):
 
     def _check(self) -> None:
         self.check_template(self.job.policy.key)
+        self.check_template(None if (limit := self.job.policy.key_limit) is None else limit.key)
         signature = self.signature
         if signature.is_generator or signature.is_async_generator:
             raise OptionError("executor", self.executor, "a function that returns; a generator's body never runs")

@@ -49,7 +49,7 @@ class Cancel(msgspec.Struct, tag=True, frozen=True):
 
 
 class Owner(msgspec.Struct, tag=True, frozen=True):
-    """Node: whether the claim is still held; answers the `AskOwner` of this number."""
+    """Node: whether the claim is still held; answers the `AskOwner` or the `Throttle` of this number."""
 
     number: int
     held: bool
@@ -82,6 +82,14 @@ class AskOwner(msgspec.Struct, tag=True, frozen=True):
     number: int
 
 
+class Throttle(msgspec.Struct, tag=True, frozen=True):
+    """Process: closes a shared limit; the `Owner` of this number answers."""
+
+    number: int
+    limit: str
+    delay_us: int
+
+
 class Returned(msgspec.Struct, tag=True, frozen=True):
     """Process: the body returned this value, encoded; None for None."""
 
@@ -106,7 +114,7 @@ class Snoozed(msgspec.Struct, tag=True, frozen=True):
 
 FromNode = Start | Cancel | Owner
 Ending = Returned | Raised | Snoozed
-FromProcess = Started | Line | ProgressReport | AskOwner | Ending
+FromProcess = Started | Line | ProgressReport | AskOwner | Throttle | Ending
 
 _encode = msgspec.msgpack.Encoder().encode
 decode_from_node: Callable[[bytes], FromNode] = reader(cast("type[FromNode]", FromNode), "frame of a node")

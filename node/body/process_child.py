@@ -211,9 +211,14 @@ class _Server:
         self._send_for(context, frames.ProgressReport(fraction, clipped(message)))
 
     async def check_owner(self, context: Context) -> bool:
-        number = next(self._numbers)
+        return await self._ask(context, frames.AskOwner(number := next(self._numbers)), number)
+
+    async def throttle(self, context: Context, limit: str, delay_us: int) -> None:
+        await self._ask(context, frames.Throttle(number := next(self._numbers), limit, delay_us), number)
+
+    async def _ask(self, context: Context, frame: frames.AskOwner | frames.Throttle, number: int) -> bool:
         question = self._questions[number] = Future[frames.Owner]()
-        if not self._send_for(context, frames.AskOwner(number)):
+        if not self._send_for(context, frame):
             del self._questions[number]
             return False
         answer = await asyncio.wrap_future(question)

@@ -16,7 +16,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -331,15 +332,20 @@ class _Process(asyncio.Protocol):
             case frames.ProgressReport(fraction, message):
                 run.context.progress(fraction, message)
             case frames.AskOwner(number):
-                task = self._loop.create_task(self._answer(number, run.context))
-                self._answers.add(task)
-                task.add_done_callback(self._answers.discard)
+                self._answer_later(number, run.context.assert_owner())
+            case frames.Throttle(number, limit, delay_us):
+                self._answer_later(number, run.context.throttle(limit, timedelta(microseconds=delay_us)))
             case _:
                 run.end(frame)
 
-    async def _answer(self, number: int, context: Context) -> None:
+    def _answer_later(self, number: int, act: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(self._answer(number, act))
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
+
+    async def _answer(self, number: int, act: Coroutine[Any, Any, None]) -> None:
         try:
-            await context.assert_owner()
+            await act
             answer = frames.Owner(number, held=True)
         except OwnershipLost:
             answer = frames.Owner(number, held=False)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence, Set
 from types import FunctionType
 from typing import Any
 
 from peerjob.model.errors import JobConflictError, OptionError, ScheduleError, UnknownKindError
 from peerjob.model.job import Job, collect_jobs
+from peerjob.model.limit import Limit, limit_numbers
 from peerjob.model.limits import MAX_NODE_KINDS
 from peerjob.model.published import DIGEST_BYTES, KindDescriptor
 from peerjob.model.references import Trusted, module_name
+from peerjob.model.stored_limit import MAX_LIMIT_KINDS, KindLimits, LimitNumbers, SharedLimit
 
 from .binding import Binding
 
@@ -33,6 +36,7 @@ class Registry:
         self._kinds: tuple[str, ...] | None = None
         self.changes = 0
         """How often jobs were added or removed, for caches of what this registry answers."""
+        self._rated: tuple[tuple[str, ...], Set[str]] = ((), frozenset())
 
     def add(self, source: Any) -> list[Job[..., Any, Any]]:
         """Register the jobs of a source. All of them are checked before the first is added.
@@ -45,6 +49,7 @@ class Registry:
         compiled = [(job, Binding(job)) for job in jobs if job.executor is not None]
         self._check_names(job for job, _ in compiled)
         self._check_count(job for job, _ in compiled)
+        self._check_limits(job for job, _ in compiled)
         for job, binding in compiled:
             self._warn_on_clash(job, binding)
             self._removed.discard(job.kind)
@@ -142,6 +147,24 @@ class Registry:
                 descriptors[kind] = KindDescriptor(kind=kind, digest=described[0], body=described[1])
         return descriptors
 
+    def limits(self) -> list[KindLimits]:
+        """The limits of each kind and alias, as this node publishes them; an alias has those of its job."""
+        return [self._limits_of(kind) for kind in self.kinds()]
+
+    def rated(self) -> Set[str]:
+        """The kinds and aliases with a limit that has a rate."""
+        if self._rated[0] is not self.kinds():
+            self._rated = self.kinds(), {row.kind for row in self.limits() if any(map(_has_rate, row.shared))}
+        return self._rated[1]
+
+    def _limits_of(self, kind: str) -> KindLimits:
+        policy = self.job(kind).policy
+        shared = tuple(
+            SharedLimit(name=limit.name, numbers=_numbers(limit)) for limit in policy.limits if isinstance(limit, Limit)
+        )
+        concurrency = 0 if policy.key_limit is None else policy.key_limit.concurrency
+        return KindLimits(kind=kind, shared=shared, key_concurrency=concurrency)
+
     def digests(self) -> bytes:
         """The digests of the descriptors, as in `NodeInfo.descriptors`."""
         bindings = [self.binding(kind) for kind in self.kinds()]
@@ -166,6 +189,21 @@ class Registry:
             kinds |= {job.kind, *job.aliases}
         if len(kinds) > MAX_NODE_KINDS:
             raise OptionError("jobs", f"{len(kinds):,} kinds and aliases", f"at most {MAX_NODE_KINDS:,} on one node")
+
+    def _check_limits(self, added: Iterable[Job[..., Any, Any]]) -> None:
+        """Refuse two limits of one name with different numbers, and a limit of more kinds than MAX_LIMIT_KINDS."""
+        jobs = {kind: self._jobs[kind] for kind in self._bindings} | {job.kind: job for job in added}
+        known: dict[str, Limit] = {}
+        kinds = Counter[str]()
+        for job in jobs.values():
+            for limit in job.policy.limits:
+                if not isinstance(limit, Limit):
+                    continue
+                if _numbers(known.setdefault(limit.name, limit)) != _numbers(limit):
+                    raise OptionError("limits", limit, f"the numbers of {known[limit.name]}, which has the same name")
+                kinds[limit.name] += 1 + len(job.aliases)
+                if kinds[limit.name] > MAX_LIMIT_KINDS:
+                    raise OptionError("limits", limit.name, f"a limit that at most {MAX_LIMIT_KINDS} kinds share")
 
     def _warn_on_clash(self, job: Job[..., Any, Any], binding: Binding) -> None:
         old = self._bindings.get(job.kind)
@@ -204,6 +242,14 @@ def _are_same_cells(function: FunctionType, other: FunctionType, compared: Set[t
         value is its or (type(value) is type(its) and type(value) in _COMPARED and _is_same(value, its, compared))
         for value, its in pairs
     )
+
+
+def _numbers(limit: Limit) -> LimitNumbers:
+    return limit_numbers(limit.concurrency, limit.rate, limit.burst)
+
+
+def _has_rate(limit: SharedLimit) -> bool:
+    return limit.numbers.period_us > 0
 
 
 def _source(function: FunctionType) -> tuple[str, str] | object:

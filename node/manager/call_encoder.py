@@ -17,7 +17,8 @@ from peerjob.model.errors import ArgumentError, OptionError, PayloadTooLargeErro
 from peerjob.model.hashed import hashed_up_to
 from peerjob.model.ids import IdSource
 from peerjob.model.job import Call, Job
-from peerjob.model.limits import MAX_KEY, checked_text
+from peerjob.model.limit import KeyLimit
+from peerjob.model.limits import MAX_KEY, MAX_LIMIT_NAME, checked_text
 from peerjob.model.policy import Policy, make_policy, store_overrides
 from peerjob.model.record import NewInstance, Record, Transition
 from peerjob.model.signature import analyse
@@ -32,6 +33,10 @@ from .kind_rules import DescribedKind, KindRule
 _KEY_ELSEWHERE = (
     "a key of this call (key=), or a template such as 'user/{user}' in the job's definition: only nodes with the code "
     "of the job can call the function"
+)
+_LIMIT_KEY_ELSEWHERE = (
+    "a key that this node can make: a template such as KeyLimit('tenant/{tenant}'), because only nodes with the code "
+    "of the job can call a function"
 )
 # each call needs these members, and Python finds a name of a module in a small part of the time
 _CREATED, _SCHEDULED = State.CREATED, State.SCHEDULED
@@ -132,7 +137,8 @@ class CallEncoder:
                 f"schedule() means one run, but this variant of job {job.kind!r} was given a recurrence (cron= or "
                 "every=); add_schedule() takes it"
             )
-        policy, spec, key = self._encode(call, job.overrides, self._clock.time_us(), self.carrier())
+        policy, spec, key, limit_key = self._encode(call, job.overrides, self._clock.time_us(), self.carrier())
+        limit = policy.key_limit
         return NewInstance(
             id=self.ids.one(),
             kind=job.kind,
@@ -144,6 +150,8 @@ class CallEncoder:
             tags=policy.tags,
             retention_us=policy.retention_us,
             max_crashes=policy.max_crashes,
+            limit_key=limit_key,
+            key_concurrency=0 if limit is None else limit.concurrency,
         )
 
     def _jitter_us(self, job: Job[..., Any, Any]) -> int:
@@ -170,7 +178,8 @@ class CallEncoder:
                 "give it a duration, Jitter.random(...) or Jitter.hashed(...)"
             )
         known = registered or self._registry.find(job.kind) is job
-        policy, spec, key = self._encode(call, {} if known else job.overrides, 0, {})
+        policy, spec, key, limit_key = self._encode(call, {} if known else job.overrides, 0, {})
+        limit = policy.key_limit
         return job.schedule_name, Definition(
             kind=job.kind,
             spec=spec,
@@ -186,6 +195,8 @@ class CallEncoder:
             start_deadline_us=timing.start_deadline_us,
             priority=policy.priority,
             key=key,
+            limit_key=limit_key,
+            key_concurrency=0 if limit is None else limit.concurrency,
             tags=policy.tags,
             retention_us=policy.retention_us,
             max_crashes=policy.max_crashes,
@@ -212,6 +223,14 @@ class CallEncoder:
         # a store needs only these two options; the node that runs the instance reads the other options from the spec
         kept = {name: old.overrides[name] for name in old.overrides.keys() & {"retention", "max_crashes"}}
         policy = make_policy(options | kept)
+        described = rule.described[0] if rule is not None and rule.described and definition is None else None
+        limit = self._checked_limit(record.kind, policy, described, rule)
+        limit_key = ""
+        if limit is not None:
+            job = definition or Job[..., Any, Any](record.kind)
+            args, kwargs = decode_value(old.args)
+            parameters = self._registry.binding(record.kind) if described is None else described.parameters
+            limit_key = self._limit_key(limit, job.executor, Call(job, tuple(args), kwargs), parameters)
         return NewInstance(
             id=self.ids.one(),
             kind=record.kind,
@@ -220,6 +239,8 @@ class CallEncoder:
             tags=record.tags,
             retention_us=policy.retention_us,
             max_crashes=policy.max_crashes,
+            limit_key=limit_key,
+            key_concurrency=0 if limit is None else limit.concurrency,
         )
 
     def read_result(self, record: Record, job: Job[..., Any, Any] | None) -> Any:
@@ -266,10 +287,11 @@ class CallEncoder:
 
     def _encode(
         self, call: Call[Any], overrides: dict[str, Any], created_us: int, trace: dict[str, str]
-    ) -> tuple[Policy, bytes, str | None]:
-        """Make the policy, the encoded spec and the idempotency key of a call."""
+    ) -> tuple[Policy, bytes, str | None, str]:
+        """Make the policy, the encoded spec, the idempotency key and the key of the key limit ("": none) of a call."""
         job = call.job
         binding, registered = self._find(job)
+        rule: KindRule | None = None
         described: DescribedKind | None = None
         if binding is not None:
             arguments = binding.encode(call.args, call.kwargs)
@@ -296,12 +318,44 @@ class CallEncoder:
                 raise OptionError("key", f"a function of job {job.kind!r}", _KEY_ELSEWHERE)
         elif isinstance(key, str) and ("{" in key or "}" in key) and "key" not in job.overrides:
             key = self._from_template(key, call, binding if described is None else described.parameters)
-        return policy, spec, None if key is None else _key(key, executor, call)
+        limit_key = ""
+        if policy.key_limit is not None or rule is not None:
+            limit = self._checked_limit(job.kind, policy, described, rule)
+            if limit is not None:
+                parameters = binding if described is None else described.parameters
+                limit_key = self._limit_key(limit, executor, call, parameters)
+        return policy, spec, None if key is None else _key(key, executor, call), limit_key
 
-    def _from_template(self, template: str, call: Call[Any], parameters: CallParameters | None) -> str:
+    def _from_template(
+        self, template: str, call: Call[Any], parameters: CallParameters | None, most: int = MAX_KEY
+    ) -> str:
         if parameters is None:  # the parameters are not known here, so only arguments by name have a name
             parameters = CallParameters(call.job.kind, analyse(_anything))
-        return checked_text(f"key (from {template!r})", parameters.key(template, call.args, call.kwargs), MAX_KEY)
+        return checked_text(f"key (from {template!r})", parameters.key(template, call.args, call.kwargs), most)
+
+    @staticmethod
+    def _checked_limit(
+        kind: str, policy: Policy, described: DescribedKind | None, rule: KindRule | None
+    ) -> KeyLimit | None:
+        """The key limit of a kind; raises OptionError if the kind has one whose key cannot be made here."""
+        if policy.key_limit is None and (
+            (described is not None and described.has_limited_keys) or (rule is not None and rule.has_key_limit)
+        ):
+            raise OptionError("limits", f"the key limit of job {kind!r}", _LIMIT_KEY_ELSEWHERE)
+        return policy.key_limit
+
+    def _limit_key(
+        self, limit: KeyLimit, executor: Callable[..., Any] | None, call: Call[Any], parameters: CallParameters | None
+    ) -> str:
+        """The key of a call for the key limit of its kind."""
+        if isinstance(limit.key, str):
+            return self._from_template(limit.key, call, parameters, MAX_LIMIT_NAME)
+        try:
+            made = limit.key(Arguments(executor, call.args, call.kwargs))
+        except Exception as error:
+            problem = f"the key function of its KeyLimit raised {type(error).__name__}: {error}"
+            raise ArgumentError(call.job.kind, [problem]) from error
+        return checked_text(_source(limit.key), made, MAX_LIMIT_NAME)
 
 
 def _is_call(target: object) -> TypeIs[Call[Any]]:
@@ -316,7 +370,11 @@ def _key(key: str | Callable[[Any], Any], executor: Callable[..., Any] | None, c
     if isinstance(key, str):
         return key
     made = key(Arguments(executor, call.args, call.kwargs))
-    return checked_text(f"key (from function {getattr(key, '__qualname__', key)})", made, MAX_KEY)
+    return checked_text(_source(key), made, MAX_KEY)
+
+
+def _source(key: Callable[..., Any]) -> str:
+    return f"key (from function {getattr(key, '__qualname__', key)})"
 
 
 def fresh_history(at_us: int) -> tuple[Transition, ...]:

@@ -18,8 +18,8 @@ from peerjob.model.limits import MAX_NODE_NAME, checked_text
 from peerjob.model.policy import Policy
 from peerjob.model.record import Instruction, NodeView
 
-from .jobs import NodeJobManager
 from .kind_rules import ListedKind
+from .limits import NodeLimitManager
 
 POLL = 0.25
 """Seconds between two reads of the nodes, while a call waits for another node to follow an instruction."""
@@ -30,8 +30,8 @@ A client waits by long polls of 20 s, and for `undrain` 30 s. A later poll of a 
 """
 
 
-class NodeClusterManager(NodeJobManager):
-    """The verbs of a node for the nodes of its cluster."""
+class NodeClusterManager(NodeLimitManager):
+    """The verbs of a node for the nodes of its cluster, and for limits."""
 
     async def registered_jobs(self, kind: str | None = None, *, schemas: bool = False) -> list[RegisteredJob]:
         self._remember_registered()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence, Set
+from dataclasses import replace
 from itertools import chain
 
 from msgspec import structs
@@ -13,9 +13,10 @@ from msgspec import structs
 from peerjob.cluster.role import BackgroundRole, wait_set
 from peerjob.model.clock import Clock
 from peerjob.model.descriptor import MAX_BODY, Descriptor, descriptor_of
-from peerjob.model.errors import StoreError, StoreFullError
+from peerjob.model.errors import LayoutError, OptionError, StoreError, StoreFullError
 from peerjob.model.published import KindDescriptor, digests_of
 from peerjob.model.record import MAX_BATCH
+from peerjob.model.stored_limit import KindLimits
 from peerjob.node.body.registry import Registry
 from peerjob.node.body.schema import schema_of
 from peerjob.store.base import Store
@@ -59,8 +60,14 @@ class KindCatalogue(BackgroundRole):
         kinds: Callable[[], Sequence[str]],
         registry: Registry,
         max_kinds: int,
+        claim_again: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(clock)
+        self._claim_again = claim_again
+        self._limits: dict[str, KindLimits] = {}
+        """The published limits of the kinds that this node runs."""
+        self._claimable: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+        """All kinds of this node, and those of them that it may claim."""
         self._max_kinds = max_kinds
         self._admitted: set[str] = set()
         self._remaining = 0
@@ -93,12 +100,31 @@ class KindCatalogue(BackgroundRole):
         self._changed.set()
 
     async def publish_first(self) -> None:
-        """Publish the kinds before the node claims; after an error of the store, the role tries again."""
-        with contextlib.suppress(StoreError):
+        """Publish the kinds before the node claims; after an error of the store, the role tries again.
+
+        Raises LayoutError and OptionError if the namespace cannot have the limits of these kinds.
+        """
+        try:
             await self.publish()
+        except LayoutError:
+            raise
+        except StoreError as error:
+            logger.debug("the kinds of this node are not published yet: %s", error)
+
+    def claimable(self) -> tuple[str, ...]:
+        """The kinds that this node may claim: all but those whose limits are not published yet."""
+        kinds = self._registry.kinds()
+        if self._claimable[0] is not kinds:
+            unpublished = {
+                limits.kind
+                for limits in self._registry.limits()
+                if limits != self._limits.get(limits.kind, KindLimits(kind=limits.kind))
+            }
+            self._claimable = kinds, tuple(kind for kind in kinds if kind not in unpublished) if unpublished else kinds
+        return self._claimable[1]
 
     async def publish(self) -> None:
-        """Publish every kind that this node runs, with its descriptor; raises StoreError."""
+        """Publish every kind that this node runs, with its descriptor and its limits; raises StoreError."""
         kinds = self._kinds()
         descriptors = self._registry.descriptors() if kinds else {}
         self._undocumented = await self._publish(list(descriptors.values()))
@@ -112,6 +138,13 @@ class KindCatalogue(BackgroundRole):
                 kind,
                 MAX_BODY,
             )
+        limits = self._registry.limits() if kinds else []
+        for at in range(0, len(limits), MAX_BATCH):
+            await self._store.publish_limits(limits[at : at + MAX_BATCH])
+        if kinds:
+            self._limits = {row.kind: row for row in limits if row.shared or row.key_concurrency}
+            self._claimable = (), ()
+            self._claim_again()
 
     async def _publish(self, descriptors: Sequence[KindDescriptor]) -> list[KindDescriptor]:
         """Publish descriptors in parts; returns those without a stored schema."""
@@ -141,6 +174,8 @@ class KindCatalogue(BackgroundRole):
             self._changed.clear()
             try:
                 await self.publish()
+            except OptionError as error:
+                logger.error("the node does not claim kinds whose limits cannot be published: %s", error)  # noqa: TRY400
             except BaseException:
                 self._changed.set()
                 raise
@@ -254,11 +289,11 @@ class KindCatalogue(BackgroundRole):
             ):
                 unread.append(kind)
             else:
-                self._set(self._rule(kind, [known.get((kind, digest)) for digest in digests]))
+                await self._set(self._rule(kind, [known.get((kind, digest)) for digest in digests]))
         for at in range(0, len(unread), MAX_READ):
             part = unread[at : at + MAX_READ]
             for kind, stored in zip(part, await self._store.descriptors(part), strict=True):
-                self._set(self._read(kind, stored))
+                await self._set(self._read(kind, stored))
 
     async def listed(self, kind: str | None = None) -> list[ListedKind]:
         """The kinds that live nodes run, by name, or only one of them; raises StoreError."""
@@ -292,7 +327,12 @@ class KindCatalogue(BackgroundRole):
                 )
         return listed
 
-    def _set(self, rule: KindRule) -> None:
+    async def _set(self, rule: KindRule) -> None:
+        if not rule.is_complete:
+            # a node that does not describe the kind can have given it a key limit
+            views = (await self._store.limits(kind=rule.kind)).views
+            has_key_limit = any(not view.name and view.concurrency is not None for view in views)
+            rule = replace(rule, has_key_limit=has_key_limit)
         self._rules.pop(rule.kind, None)
         if len(self._rules) >= MAX_DESCRIBED:
             oldest = next(iter(self._rules))

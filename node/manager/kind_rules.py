@@ -35,6 +35,7 @@ class DescribedKind:
         self.policy = make_policy(self.options)
         self.version = descriptor.version
         self.has_key_function = descriptor.key_function
+        self.has_limited_keys = descriptor.limit_key_function or descriptor.limit_key is not None
         self.parameters = CallParameters(kind, signature_of(descriptor))
 
 
@@ -47,6 +48,8 @@ class KindRule:
     """One for each build of the job: the highest version first, then the latest published."""
     is_complete: bool = False
     """Whether each live node of the kind is described. If not, another node may accept any call."""
+    has_key_limit: bool = False
+    """Whether the store says that the kind has a key limit; only asked for a kind that is not complete."""
 
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, DescribedKind | None]:
         """Encode the arguments of a call, with the first build that accepts them; raises ArgumentError if none can."""

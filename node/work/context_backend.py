@@ -10,6 +10,7 @@ from peerjob.handles.instance import Instance
 from peerjob.handles.job_log import make_line, storable
 from peerjob.handles.manager import Manager
 from peerjob.model.clock import Clock
+from peerjob.model.errors import OptionError
 from peerjob.model.spec import Progress, encode
 from peerjob.model.state import State
 from peerjob.model.worker import Worker
@@ -63,6 +64,10 @@ class NodeContextBackend:
             and record.state is State.PROCESSING
             and (record.fence, record.owner) == (context.fence, run.incarnation)
         )
+
+    async def throttle(self, context: Context, limit: str, delay_us: int) -> None:
+        if not await self._store.throttle(limit, delay_us):
+            raise OptionError("limit", limit, "the name of a limit that a kind has")
 
     def make_instance(self, context: Context) -> Instance[Any]:
         return self.instance_of(self.runs[context])

@@ -7,7 +7,7 @@ import heapq
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from itertools import islice
 from typing import Protocol
 
@@ -90,8 +90,10 @@ class Pool:
         waker: Waker,
         prefetch: Prefetch,
         context_vars: ContextVars,
+        rated: Callable[[], Set[str]] = frozenset,
     ) -> None:
         self.context_vars = context_vars
+        self._rated = rated
         self._size = size
         self._node = node
         self._runner = runner
@@ -162,13 +164,17 @@ class Pool:
         """(limit, kind → cap) of the next claim: free workers, plus what is worth holding ahead. Limit 0: no claim.
 
         The next claim most likely brings the kinds of the last claim. So the slowest kind of the last claim limits how
-        much the pool holds ahead. Otherwise a claim of many quick instances would wait behind slow ones.
+        much the pool holds ahead. Otherwise a claim of many quick instances would wait behind slow ones. Of kinds with
+        a rate, nothing is held ahead: a claim that is handed back uses up the rate twice.
         """
         if not kinds or not self.accepting or not self._may_start():
             return 0, Caps(kinds, 0)
         free = self._size - len(self._running)
         held = len(self._backlog)
         best = min((self._prefetch.ahead(kind, self._size) for kind in self._latest), default=0)
+        rated = self._rated() if best else frozenset[str]()
+        if not rated.isdisjoint(self._latest):
+            best = 0
         if free <= held and held > best // 2:
             return 0, Caps(kinds, 0)
         # while quick kinds keep every worker busy, each claim can still bring one instance of another kind. Otherwise
@@ -182,7 +188,10 @@ class Pool:
             known, prefetch = self._known(kinds), self._prefetch
             ahead = {kind: prefetch.ahead(kind, self._size) for kind in prefetch.latest(MAX_QUICK) if kind in known}
             quick = {kind: max(least, free + min(best, more) - held) for kind, more in ahead.items() if more}
-        return min(MAX_BATCH, max(quick.values(), default=default)), Caps(kinds, default, quick, self._known(kinds))
+        limit = min(MAX_BATCH, max(quick.values(), default=default))
+        if best and rated:
+            quick |= dict.fromkeys(rated & self._known(kinds), max(0, free - held))
+        return limit, Caps(kinds, default, quick, self._known(kinds))
 
     def _known(self, kinds: tuple[str, ...]) -> frozenset[str]:
         if self._kinds[0] is not kinds:

@@ -4,7 +4,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from .handles.blocking import BlockingInstance, BlockingSchedule
+from .handles.blocking_handles import BlockingInstance, BlockingSchedule
 from .handles.context import Context
 from .handles.entries import HistoryEntry, LogEntry
 from .handles.instance import Event, Instance
@@ -61,13 +61,15 @@ from .model.findings import Finding, Severity
 from .model.firing import FireOutcome, Leader, Overlap, Term
 from .model.injected import INJECTED, PLACEHOLDER, Depends
 from .model.job import Call, Job, JobGroup, job
+from .model.limit import KeyLimit, Limit
 from .model.policy import Backoff, Finished, Policy, Priority, Recovered
 from .model.query import Filter, Query, ResultPage
-from .model.record import Capabilities, LogLine, NodeInfo, NodeView, StoreLimits
+from .model.record import Capabilities, LimitSupport, LogLine, NodeInfo, NodeView, StoreLimits
 from .model.rights import Principal, Rights, Role
 from .model.secret import Secret
 from .model.spec import ErrorInfo, Progress
 from .model.state import Level, State
+from .model.stored_limit import KeyLimitView, LimitView
 from .model.timing import Jitter
 from .model.worker import Worker
 from .node.manager.blocking import BlockingManager
@@ -134,10 +136,15 @@ __all__ = [
     "JobProcessDied",
     "JobTimedOut",
     "Jwt",
+    "KeyLimit",
+    "KeyLimitView",
     "KindActivity",
     "LayoutError",
     "Leader",
     "Level",
+    "Limit",
+    "LimitSupport",
+    "LimitView",
     "LogEntry",
     "LogLine",
     "Manager",

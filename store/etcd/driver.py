@@ -9,7 +9,7 @@ from typing import Any
 
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.model.record import Capabilities, StoreLimits
+from peerjob.model.record import Capabilities, LimitSupport, StoreLimits
 from peerjob.store.calls import RETRY_FOR, answer_within, both
 from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, LeaseEndedError, Range, Transaction
 from peerjob.store.kv.format.request_limits import MAX_OPERATIONS
@@ -27,7 +27,12 @@ OPEN_TIMEOUT = 4.5
 _CONFLICT_FREE = 8
 """After this many transactions in a row without a conflict, the driver sends the next one as an AtomicRequest."""
 _CAPABILITIES = Capabilities(
-    engine="etcd", durability="fsync", order="windowed", clock="nodes", max_payload=MAX_PAYLOAD
+    engine="etcd",
+    durability="fsync",
+    order="windowed",
+    clock="nodes",
+    max_payload=MAX_PAYLOAD,
+    limits=LimitSupport(max_concurrency=1_000, rate_clock="nodes"),
 )
 
 

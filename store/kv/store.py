@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from peerjob.model.clock import Clock
 from peerjob.model.record import Ack, Capabilities, Claimed, Hint, Outcome, StoreLimits, Want
 from peerjob.store.calls import both
-from peerjob.store.rules import LAYOUT, check_layout
 from peerjob.store.url import redact
 
 from .cron.firing import FireCommands
 from .cron.schedules import ScheduleCommands
 from .cron.slot_repair import SlotRepair
 from .direct_calls import KVDirectCalls
-from .format.base import Applied, Compare, Delete, KeyValue, LeaseEndedError, Put, Transaction
-from .format.keys import Keys, below
-from .format.layout import mended_layout
-from .kinds.descriptors import DescriptorCommands
+from .format.base import Compare, KeyValue, Put, Transaction
+from .format.keys import Keys
+from .kinds.limits import LimitCommands
 from .nodes.activity import ActivityCommands
 from .nodes.audit import AuditCommands
 from .nodes.elections import KVElections
@@ -31,87 +29,8 @@ from .queue.commit import CommitCommands
 from .queue.enqueue import EnqueueCommands
 from .queue.run_now import RunNowCommands
 from .write.context import KVContext
-
-_WIPE_BATCH = 1_000
-
-
-class GuardedKeyValue:
-    """A `KeyValue` that raises LayoutError instead of changing a namespace with another layout.
-
-    This costs a request one compare, of the revision of the layout key. If the request is refused, the layout
-    may have changed, so the key is read again.
-    """
-
-    def __init__(self, kv: KeyValue, *, key: str, namespace: str, url: str) -> None:
-        self._kv = kv
-        self._key = key
-        self._namespace = namespace
-        self._url = url
-        self._guard: Compare | None = None
-        self.open, self.close = kv.open, kv.close
-        self.get, self.read, self.watch = kv.get, kv.read, kv.watch
-        self.grant, self.keepalive, self.revoke, self.remaining = kv.grant, kv.keepalive, kv.revoke, kv.remaining
-        self.extend = kv.extend
-        self.on_lease_ended: Callable[[], None] = lambda: None
-        """Called when the server does not know the lease of a put, for example after the
-        server was wiped or restored."""
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._kv.capabilities
-
-    @property
-    def identity(self) -> str:
-        return self._kv.identity
-
-    @property
-    def reports_ends(self) -> bool:
-        return self._kv.reports_ends
-
-    @property
-    def full(self) -> bool:
-        return self._kv.full
-
-    def separate(self) -> GuardedKeyValue:
-        return GuardedKeyValue(self._kv.separate(), key=self._key, namespace=self._namespace, url=self._url)
-
-    async def txn(
-        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
-    ) -> Applied:
-        guard = self._guard or await self.read_layout()
-        while True:
-            try:
-                applied = await self._kv.txn(transactions, also, (guard, *guards))
-            except LeaseEndedError:
-                self.on_lease_ended()
-                raise
-            if not applied.refused or guard == (now := await self.read_layout()):
-                return applied
-            guard = now
-
-    async def read_layout(self) -> Compare:
-        """A compare that holds while the namespace has this version's layout. A new namespace gets that layout."""
-        while True:
-            (entry,) = await self._kv.get([self._key])
-            if entry is not None and await mended_layout(self._kv, self._key, entry):
-                continue
-            if entry is not None:
-                check_layout(entry.value.decode(errors="replace"), namespace=self._namespace, url=self._url)
-                self._guard = Compare(self._key, mod=entry.mod)
-                return self._guard
-            await self._kv.txn([Transaction([Compare(self._key)], [Put(self._key, str(LAYOUT).encode())])])
-
-    async def wipe(self, root: str) -> int:
-        """Delete every key of the namespace, with any layout; the answer is their number."""
-        await self._kv.open()
-        removed = 0
-        while True:
-            (answer,) = await self._kv.read([below(root, _WIPE_BATCH, keys_only=True)])
-            if not answer.items:
-                return removed
-            last = answer.items[-1][0]
-            await self._kv.txn([Transaction([], [Delete(answer.items[0][0], f"{last}\0")])])
-            removed += len(answer.items)
+from .write.guarded import GuardedKeyValue
+from .write.hints import Wakeups
 
 
 class KVStore(
@@ -121,7 +40,7 @@ class KVStore(
     AuditCommands,
     ActivityCommands,
     NodeCommands,
-    DescriptorCommands,
+    LimitCommands,
     RunNowCommands,
     RecoveryCommands,
     ScheduleCommands,
@@ -145,7 +64,7 @@ class KVStore(
         """Take a `KeyValue`; `blocking` leads to the same data, and blocks its thread instead of suspending."""
 
         def guard(kv: KeyValue, retry_for: float) -> tuple[GuardedKeyValue, KVContext]:
-            guarded = GuardedKeyValue(kv, key=Keys(namespace).layout, namespace=namespace, url=redact(url))
+            guarded = GuardedKeyValue(kv, keys=Keys(namespace), url=redact(url))
             context = KVContext(
                 guarded, url=redact(url), namespace=namespace, clock=clock, limits=limits, retry_for=retry_for
             )
@@ -214,16 +133,22 @@ class KVStore(
     async def turn(
         self, incarnation: str, outcomes: Sequence[Outcome], want: Want | None, *, request: str
     ) -> tuple[list[Ack], Claimed]:
+        full: list[str] = []
+
         async def commit() -> list[Ack]:
-            return await self._retry(lambda: self._commit(incarnation, outcomes, request, "turn-commit"))
+            later = None if want is None else full
+            return await self._retry(lambda: self._commit(incarnation, outcomes, request, "turn-commit", full=later))
 
         async def claim(want: Want) -> Claimed:
             return await self._retry(lambda: self._claim(incarnation, want, request, "turn-claim"))
 
         if want is None:
             return await commit(), Claimed(now_us=self._clock.time_us())
-        if not outcomes or self._may_add_to_queue(outcomes):
-            return await commit(), await claim(want)
+        if not outcomes or self._may_let_go(outcomes):
+            acks, claimed = await commit(), await claim(want)
+            if full:
+                await self._context.hints.wake(Wakeups(full=full, except_for=incarnation))
+            return acks, claimed
         # the claim is sent first, so that the server handles the claim while this process builds the commit
         claimed, acks = await both(claim(want), commit())
         return acks, claimed

@@ -19,6 +19,7 @@ from .client.blocking_driver import BlockingDriver
 from .client.credentials import Credentials
 from .client.driver import Driver, prefix
 from .client.redis_driver import RedisDriver
+from .commands.limit_commands import LuaLimitCommands
 from .commands.node_commands import LuaNodeCommands
 from .commands.queue_commands import LuaQueueCommands
 from .commands.read_commands import LuaReadCommands
@@ -35,7 +36,9 @@ OPEN_TIMEOUT = 4.5
 _MAX_WIPED = 1_000
 
 
-class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCommands, LuaRetentionCommands):
+class LuaStore(
+    LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCommands, LuaRetentionCommands, LuaLimitCommands
+):
     """One namespace on one server or cluster."""
 
     def __init__(
@@ -89,6 +92,7 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
                 ((layout, denied, missing),) = await self._driver.run(("open", (checked_commands(keys),)))
                 check_rights(denied, missing, url=self.url, user=self._driver.user, prefix=keys)
                 check_layout(layout.decode(), namespace=self._driver.namespace, url=self.url)
+                self._layout = int(layout)
         except BaseException:
             await self._driver.close()
             raise

@@ -10,7 +10,9 @@ from typing import cast
 from peerjob.model.record import MAX_BATCH_BYTES, Claim, Claimed, Want, check_batch
 from peerjob.model.state import State
 
+from .gates import pass_gates
 from .queues import move_delayed, remove_from_queue
+from .shared_limits import RemainingByLimits, charge, may_go, tell_moment
 from .state import InstanceData
 from .transaction import ReferenceTransaction
 
@@ -27,15 +29,21 @@ def claim(
     if repeated is not None:
         return repeated
     move_due(transaction, incarnation, want)
+    pass_gates(transaction)
     selected = transaction.choices.claimed(select_due(transaction, want), want)
     claims = take(transaction, incarnation, selected)
     next_due_us = None
     if claims:
         node.idle = None
         transaction.wake(*_kinds_left(transaction, want), but=incarnation)
+        for kind in [kind for kind in transaction.queued if want.kinds.get(kind, 0) > 0]:
+            del transaction.queued[kind]
     else:
         node.idle = want if want.idle and want.limit > 0 else node.idle
-        next_due_us = transaction.state.delayed[0][0] if transaction.state.delayed else None
+        moments = [due_us for due_us, _ in transaction.state.delayed[:1]]
+        if want.idle and want.limit > 0 and (opens_us := tell_moment(transaction, incarnation, want)) is not None:
+            moments.append(opens_us)
+        next_due_us = min(moments, default=None)
     answer = Claimed(claims=tuple(claims), now_us=transaction.now_us, next_due_us=next_due_us)
     transaction.remember(incarnation, command, request, answer)
     return answer
@@ -71,13 +79,13 @@ def move_due(transaction: ReferenceTransaction, incarnation: str, want: Want) ->
 
 
 def select_due(transaction: ReferenceTransaction, want: Want) -> list[str]:
-    """The instances that a claim may take: lowest priority number first, then earliest due time, then id.
+    """The instances that a claim may take: lowest priority number first, then earliest `queued_us`, then id.
 
     A suspect that comes first is taken alone, if suspects are wanted. Other suspects are passed over, and so are the
-    instances of a kind of which nothing remains to take.
+    instances of a kind of which nothing remains to take, by the claim or by the limits of the kind.
     """
-    remaining = Counter(dict(want.kinds))
-    queues = [queue for kind, queue in transaction.state.ready.items() if remaining[kind] > 0]
+    remaining, by_limits = Counter(dict(want.kinds)), RemainingByLimits(transaction)
+    queues = [queue for kind, queue in transaction.state.ready.items() if min(remaining[kind], by_limits.of(kind)) > 0]
     ids: list[str] = []
     bytes_left = MAX_BATCH_BYTES
     for number, (_, _, id) in enumerate(merge(*queues)):
@@ -87,10 +95,11 @@ def select_due(transaction: ReferenceTransaction, want: Want) -> list[str]:
         if instance.suspect:
             if want.suspects and number == 0:
                 return [id]
-        elif remaining[instance.kind] > 0:
+        elif min(remaining[instance.kind], by_limits.of(instance.kind)) > 0:
             if ids and bytes_left < len(instance.spec):
                 break
             remaining[instance.kind] -= 1
+            by_limits.use(instance.kind)
             bytes_left -= len(instance.spec)
             ids.append(id)
     return ids
@@ -107,12 +116,13 @@ def take(transaction: ReferenceTransaction, incarnation: str, ids: Sequence[str]
         instance.attempts += 1
         transaction.transition(instance, State.PROCESSING, transaction.name(incarnation))
         claims.append(to_claim(instance))
+    charge(transaction, [claim.kind for claim in claims])
     return claims
 
 
 def _kinds_left(transaction: ReferenceTransaction, want: Want) -> list[str]:
-    """The kinds of which a claim leaves due instances."""
-    return [kind for kind in transaction.state.ready if want.kinds.get(kind, 0) > 0]
+    """The kinds of which a claim leaves due instances for which another node must claim."""
+    return [kind for kind in transaction.state.ready if want.kinds.get(kind, 0) > 0 and may_go(transaction, kind)]
 
 
 def to_claim(instance: InstanceData) -> Claim:

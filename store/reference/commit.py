@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from peerjob.model.record import FINAL_STATE, LAST_MOMENT_US, Ack, Action, LogLine, Outcome, check_batch
 from peerjob.model.state import State
 
+from . import gates
 from .ends import end, release
 from .queues import add_to_queue
 from .retention import remove_some
+from .shared_limits import claim_ends
 from .state import InstanceData
 from .transaction import ReferenceTransaction
 
@@ -65,6 +67,7 @@ def _report(transaction: ReferenceTransaction, instance: InstanceData, outcome: 
 def _end_run(transaction: ReferenceTransaction, instance: InstanceData, outcome: Outcome) -> None:
     """End a run: the instance becomes final, or Scheduled again."""
     action, node = outcome.action, transaction.name(instance.owner)
+    claim_ends(transaction, instance.kind)
     instance.started = False
     if action in FINAL_STATE:
         instance.result, instance.error = outcome.result, outcome.error
@@ -78,6 +81,7 @@ def _end_run(transaction: ReferenceTransaction, instance: InstanceData, outcome:
         instance.due_us = min(LAST_MOMENT_US, transaction.now_us + max(0, outcome.delay_us))
         instance.error = instance.error if outcome.error is None else outcome.error
     transaction.transition(instance, State.SCHEDULED, node, outcome.note)
+    gates.leave(transaction, instance)
     add_to_queue(transaction, instance)
 
 

@@ -7,7 +7,9 @@ from bisect import insort
 from peerjob.model.record import REPEAT_US
 from peerjob.model.state import State
 
+from . import gates
 from .queues import add_to_queue, discard, remove_from_queue
+from .shared_limits import claim_ends
 from .state import InstanceData
 from .transaction import ReferenceTransaction
 
@@ -25,12 +27,14 @@ def end(transaction: ReferenceTransaction, instance: InstanceData, state: State,
 
 def release(transaction: ReferenceTransaction, instance: InstanceData) -> None:
     """End the body of a cancelled instance."""
+    claim_ends(transaction, instance.kind)
     instance.releasing, instance.owner = False, ""
     be_over(transaction, instance)
 
 
 def be_over(transaction: ReferenceTransaction, instance: InstanceData) -> None:
-    """Free the unique key and the slot of an instance; from now on, it can be removed."""
+    """Free the keys and the slot of an instance; from now on, it can be removed."""
+    gates.leave(transaction, instance)
     insort(transaction.state.expiring, (instance.expires_us, instance.id))
     free_key_and_slot(transaction, instance)
 
@@ -57,7 +61,10 @@ def remove(transaction: ReferenceTransaction, instance: InstanceData) -> None:
     if instance.over:
         discard(state.expiring, (instance.expires_us, instance.id))
     else:
+        if instance.held:
+            claim_ends(transaction, instance.kind)
         remove_from_queue(transaction, instance)
+        gates.leave(transaction, instance)
         free_key_and_slot(transaction, instance)
     del state.instances[instance.id]
     state.watchers.pop(instance.id, None)

@@ -64,6 +64,8 @@ def add_instance(transaction: ReferenceTransaction, new: NewInstance, node: str,
         crashes=new.crashes,
         losses=new.losses,
         slot=slot,
+        limit_key=new.limit_key,
+        key_concurrency=new.key_concurrency,
     )
     state = transaction.state
     state.instances[new.id] = instance
@@ -74,4 +76,4 @@ def add_instance(transaction: ReferenceTransaction, new: NewInstance, node: str,
     if slot:
         state.slots.setdefault(slot, []).append(new.id)
     if not slot or state.slots[slot][0] == new.id:
-        add_to_queue(transaction, instance)
+        add_to_queue(transaction, instance, is_new=True)

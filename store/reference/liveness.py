@@ -5,6 +5,7 @@ from __future__ import annotations
 from peerjob.model.record import Held, Instruction, NodeInfo, NodeView, Renewed, digest
 
 from .queues import due_instances
+from .shared_limits import may_go
 from .state import NodeData
 from .transaction import ReferenceTransaction
 
@@ -48,7 +49,11 @@ def renew(
         held=None if agrees else tuple(Held(instance.id, instance.fence) for instance in held),
         cancelled=tuple(instance.id for instance in held if instance.releasing),
         instruction=node.instruction,
-        work_due=node.idle is None or any(instance.kind in node.idle.kinds for instance in due_instances(transaction)),
+        work_due=node.idle is None
+        or any(
+            kind in node.idle.kinds and may_go(transaction, kind)
+            for kind in {instance.kind for instance in due_instances(transaction)}
+        ),
         reap_in_us=_reap_in_us(transaction, node),
     )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from peerjob.model.record import Reaped
 from peerjob.model.state import State
 
+from . import gates
 from .ends import end, release
 from .queues import add_to_queue
 from .retention import remove_some
+from .shared_limits import claim_ends
 from .state import InstanceData, NodeData
 from .transaction import ReferenceTransaction
 
@@ -60,6 +62,7 @@ def _take_back(transaction: ReferenceTransaction, instance: InstanceData, node: 
     if instance.releasing:
         release(transaction, instance)
         return
+    claim_ends(transaction, instance.kind)
     if node.ended == "dead":
         _charge(instance, node)
     instance.attempts -= 1
@@ -69,6 +72,7 @@ def _take_back(transaction: ReferenceTransaction, instance: InstanceData, node: 
         end(transaction, instance, State.TERMINATED, by, "poison")
         return
     transaction.transition(instance, State.SCHEDULED, by, "node lost" if node.ended == "dead" else "handed back")
+    gates.leave(transaction, instance)
     add_to_queue(transaction, instance)
 
 

@@ -20,6 +20,8 @@ from peerjob.model.record import (
     is_suspect,
 )
 from peerjob.model.state import State
+from peerjob.model.stored_limit import LimitNumbers
+from peerjob.store.rules import LAYOUT
 
 
 @dataclass(kw_only=True)
@@ -52,6 +54,10 @@ class InstanceData:
     """When the retention of the final instance ends."""
     slot: str = ""
     """The schedule whose slot the instance holds or waits for."""
+    limit_key: str = ""
+    key_concurrency: int = 0
+    queued_us: int = 0
+    """Orders the queue within a priority: the due time, or the time at which its key admitted it."""
     result: bytes | None = None
     error: bytes | None = None
     progress: bytes | None = None
@@ -153,6 +159,52 @@ class PublishedKind:
 
 
 @dataclass(kw_only=True)
+class LimitData:
+    """A shared limit."""
+
+    code: LimitNumbers = field(default_factory=LimitNumbers)
+    setting: LimitNumbers | None = None
+    note: str = ""
+    tat_us: int = 0
+    """The theoretical arrival time of the next claim, by the rate."""
+    closed_us: int = 0
+    """Until when the limit is throttled."""
+    told: str = ""
+    """The incarnation that claims again at `told_us`, when the limit opens."""
+    told_us: int = 0
+
+    @property
+    def numbers(self) -> LimitNumbers:
+        """The numbers that count."""
+        return self.code if self.setting is None else self.setting.over(self.code)
+
+
+@dataclass(kw_only=True)
+class LimitsOfKind:
+    """What limits a kind."""
+
+    names: tuple[str, ...] = ()
+    """Its shared limits."""
+    key_concurrency: int = 0
+    own_concurrency: int = 0
+    """The setting for its keys; 0: that of the code counts."""
+    note: str = ""
+    paused: bool = False
+    reason: str = ""
+
+
+@dataclass(kw_only=True)
+class KeyData:
+    """A key of a kind that has instances."""
+
+    concurrency: int
+    admitted: list[str] = field(default_factory=list[str])
+    """The instances in the queue or claimed, in the order of their admission."""
+    waiting: list[tuple[int, int, str]] = field(default_factory=list[tuple[int, int, str]])
+    """(priority, due time, id) of the others: a sorted list."""
+
+
+@dataclass(kw_only=True)
 class Namespace:
     """All data of one namespace."""
 
@@ -168,13 +220,19 @@ class Namespace:
 
     # the queues: sorted lists
     ready: dict[str, list[tuple[int, int, str]]] = field(default_factory=dict[str, list[tuple[int, int, str]]])
-    """Kind → (priority, due time, id) of its claimable instances."""
+    """Kind → (priority, `queued_us`, id) of its claimable instances."""
     delayed: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
     """(due time, id) of the instances that no claim has found due yet."""
     expiring: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
     """(end of the retention, id) of the instances that are over."""
     slots: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """Schedule → the instance that holds its slot, then those that wait for it, in no queue."""
+
+    layout: int = LAYOUT
+    shared_limits: dict[str, LimitData] = field(default_factory=dict[str, LimitData])
+    kind_rules: dict[str, LimitsOfKind] = field(default_factory=dict[str, LimitsOfKind])
+    limit_keys: dict[tuple[str, str], KeyData] = field(default_factory=dict[tuple[str, str], KeyData])
+    """Kind and key → the instances of the key that are not delayed and not over."""
 
     nodes: dict[str, NodeData] = field(default_factory=dict[str, NodeData])
     watchers: dict[str, set[str]] = field(default_factory=dict[str, set[str]])

@@ -48,8 +48,23 @@ from peerjob.model.record import (
 )
 from peerjob.model.run_now import RunNowAnswer
 from peerjob.model.state import State
+from peerjob.model.stored_limit import KeyLimitPage, KindLimits, LimitKey, LimitPage, LimitSetting
 
-from . import catalogue, elections, firing, hints, journals, ledger, liveness, reading, recovery, retention, schedules
+from . import (
+    catalogue,
+    elections,
+    firing,
+    gates,
+    hints,
+    journals,
+    ledger,
+    liveness,
+    reading,
+    recovery,
+    retention,
+    schedules,
+    shared_limits,
+)
 from .cancel import cancel
 from .choices import Choices
 from .claim import claim
@@ -85,8 +100,9 @@ class ReferenceData:
         """One command. Calls that wait for what it leaves look again afterwards."""
         with self.lock:
             state = self.namespaces.setdefault(namespace, Namespace())
-            transaction = ReferenceTransaction(state, clock.time_us(), limits, choices)
+            transaction = ReferenceTransaction(state, clock.time_us(), limits, choices, namespace=namespace)
             yield transaction
+            gates.finish(transaction)
         if transaction.rings:
             self.waiters.ring()
 
@@ -304,6 +320,54 @@ class ReferenceStore(_Commands):
     async def activity(self, first: int, last: int) -> list[ActivitySample]:
         with self._transaction() as transaction:
             return journals.activity(transaction, first, last)
+
+    # -- limits ---------------------------------------------------------------------------------------------------
+
+    async def publish_limits(self, limits: Sequence[KindLimits]) -> None:
+        with self._transaction() as transaction:
+            shared_limits.publish_limits(transaction, limits, self.capabilities.limits)
+
+    async def set_limit(self, setting: LimitSetting) -> bool:
+        with self._transaction() as transaction:
+            return shared_limits.set_limit(transaction, setting, self.capabilities.limits)
+
+    async def pause_kind(self, kind: str, paused: bool, note: str = "") -> None:
+        with self._transaction() as transaction:
+            shared_limits.pause_kind(transaction, kind, paused=paused, note=note)
+
+    async def throttle(self, name: str, delay_us: int, *, shorten: bool = False) -> bool:
+        with self._transaction() as transaction:
+            return shared_limits.throttle(transaction, name, delay_us, shorten=shorten)
+
+    async def limits(self, *, kind: str | None = None, cursor: str | None = None, limit: int = 100) -> LimitPage:
+        with self._transaction() as transaction:
+            return shared_limits.limits(transaction, kind=kind, cursor=cursor, limit=limit)
+
+    async def key_limits(
+        self,
+        kind: str,
+        *,
+        prefix: str = "",
+        waiting_only: bool = False,
+        cursor: str | None = None,
+        limit: int = 500,
+    ) -> KeyLimitPage:
+        with self._transaction() as transaction:
+            return gates.key_limits(
+                transaction, kind, prefix=prefix, waiting_only=waiting_only, cursor=cursor, limit=limit
+            )
+
+    async def limit_keys(self, ids: Sequence[str]) -> list[LimitKey | None]:
+        with self._transaction() as transaction:
+            return gates.limit_keys(transaction, ids)
+
+    async def key_holders(self, kind: str, key: str) -> list[str]:
+        with self._transaction() as transaction:
+            return gates.key_holders(transaction, kind, key)
+
+    async def check_limits(self, cursor: str | None = None) -> tuple[int, str | None]:
+        with self._transaction() as transaction:
+            return gates.check_limits(transaction, cursor)
 
     # -- schedules ------------------------------------------------------------------------------------------------
 

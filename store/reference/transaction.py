@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
@@ -28,6 +29,13 @@ class ReferenceTransaction:
     choices: Choices = field(default_factory=Choices)
     ended: int = 0
     """How many instances outcomes and reaps have ended in this transaction."""
+    gates: dict[tuple[str, str], set[str]] = field(default_factory=dict[tuple[str, str], set[str]])
+    """Kind and key from which an instance left → the instances that came to the key in this transaction."""
+    queued: Counter[str] = field(default_factory=Counter[str])
+    """Kind with limits → how many instances came to its queue."""
+    opened: set[str] = field(default_factory=set[str])
+    """The shared limits that were full and whose claims ended, or that were changed."""
+    namespace: str = ""
     rings: bool = False
     """Whether the command left something that a caller waits for: a hint, or another leader."""
 

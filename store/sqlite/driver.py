@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreError, StoreUnavailableError
-from peerjob.model.record import Capabilities, StoreLimits
+from peerjob.model.record import Capabilities, LimitSupport, StoreLimits
 from peerjob.store.calls import RETRY_FOR, answer_within, opened_before_fork
 from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Transaction
 from peerjob.store.kv.store import KVStore
@@ -65,6 +65,7 @@ class SqliteKeyValue:
             order="windowed",
             clock="nodes",
             max_payload=MAX_PAYLOAD,
+            limits=LimitSupport(rate_clock="nodes"),
             warnings=() if durable else (_NORMAL,),
         )
 

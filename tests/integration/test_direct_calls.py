@@ -21,6 +21,7 @@ from peerjob import (
     Job,
     JobCancelled,
     JobFailed,
+    KeyLimit,
     Node,
     NodeStateError,
     OptionError,
@@ -199,6 +200,23 @@ async def test_a_blocking_read_on_an_event_loop_is_refused(redis_url: str, names
         with pytest.raises(RuntimeError, match="would stop the running event loop"):
             read()
     await asyncio.to_thread(with_manager.close)
+
+
+@with_each_store
+def test_a_run_of_a_thread_has_the_key_of_its_key_limit(direct_url: str, namespace: str) -> None:
+    keyed = Job("keyed", add, limits=[KeyLimit("y/{y}", concurrency=2)])
+    with Node(direct_url, jobs=[keyed], namespace=namespace).blocking() as worker:
+        worker.pause_kind("keyed")
+        with Node(direct_url, jobs=[keyed], namespace=namespace, workers=0).blocking() as manager:
+            manager.schedule(keyed, 0, 1)  # it looks who serves the kind, on the event loop
+            with busy_loop(manager):
+                for _ in range(4):
+                    assert manager.schedule(keyed, 0, 1).is_new
+                assert manager.schedule_as(new_id(), keyed.call(0, 2)).is_new
+            keys = {view.key: (view.admitted, view.waiting) for view in manager.key_limits("keyed")}
+            assert keys == {"y/1": (2, 3), "y/2": (1, 0)}
+        worker.resume_kind("keyed")
+        worker.wait(timeout=IN_TIME)
 
 
 @with_each_store

@@ -19,7 +19,7 @@ from peerjob.store.drivers import open_store
 from peerjob.store.etcd.address import parse_address
 from peerjob.store.etcd.driver import EtcdKeyValue
 from peerjob.store.kv.format.base import Delete, Put, Transaction
-from peerjob.store.rules import LAYOUT
+from peerjob.store.rules import LAYOUT, READS_LAYOUT
 from peerjob.testing.factories import Factory, Peer, outcome
 from support.division import in_matrix
 from support.etcd import EtcdServer
@@ -27,7 +27,7 @@ from support.jobd import Jobd
 from support.servers import Server, ServerProcess
 from support.waiting import PATIENCE, until
 
-NEWER = LAYOUT + 1
+NEWER = READS_LAYOUT + 1
 
 
 @dataclass
@@ -117,7 +117,7 @@ async def test_no_verb_writes_to_a_namespace_of_another_layout(place: Place, sto
     for verb, call in verbs.items():
         with pytest.raises(LayoutError) as refused:
             await call()
-        assert (refused.value.found, refused.value.known) == (NEWER, LAYOUT), verb
+        assert (refused.value.found, refused.value.known) == (NEWER, READS_LAYOUT), verb
     assert await seen() == before
     await elections.close()
     await peer.close()
@@ -135,7 +135,7 @@ async def test_a_layout_that_was_lost_is_written_again(place: Place, store: Stor
 @pytest.mark.parametrize(("layout", "advice"), [(LAYOUT - 1, "jobd clear"), (NEWER, "upgrade this node")])
 async def test_another_layout_is_refused_by_name(place: Place, store: Store, layout: int, advice: str) -> None:
     await place.set_layout(layout)
-    with pytest.raises(LayoutError, match=rf"layout {layout}, this release has layout {LAYOUT}.*{advice}"):
+    with pytest.raises(LayoutError, match=rf"layout {layout}, this release reads up to {READS_LAYOUT}.*{advice}"):
         await place.open()
 
 
@@ -186,7 +186,7 @@ async def test_jobd_names_both_layouts_and_clears_the_namespace(place: Place, st
     checked = jobd.launch("check", "shop.jobs", *where)
     assert checked.wait() == 1
     words = "".join("".join(checked.lines).split())
-    assert f"layout{LAYOUT - 1},thisreleasehaslayout{LAYOUT}" in words
+    assert f"layout{LAYOUT - 1},thisreleasereadsupto{READS_LAYOUT}" in words
     assert jobd.launch("clear", *where, "--yes").wait() == 0
     again = await place.open()
     assert await again.get([]) == []

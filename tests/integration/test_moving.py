@@ -17,6 +17,7 @@ import pytest
 from peerjob import (
     Imported,
     Job,
+    KeyLimit,
     Node,
     NodeStateError,
     PayloadTooLargeError,
@@ -308,6 +309,27 @@ async def test_a_node_that_has_left_again_is_noticed(source: str, namespace: str
     with pytest.raises(NodeStateError, match="changed during the export"):
         async for _ in lines:
             pass
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("redis_url", "sqlite_url"), ("sqlite_url", "redis_url"), ("sqlite_url", "etcd_url")],
+    indirect=True,
+)
+async def test_instances_keep_their_limit_keys(source: str, target: str, namespace: str) -> None:
+    keyed = Job("mark", mark, limits=[KeyLimit("n/{number}", concurrency=2)])
+    async with Node(source, namespace=namespace, jobs=keyed, workers=1) as node:
+        await node.pause_kind("mark")
+        await node.schedule_many(keyed.call(number) for number in (1, 1, 1, 1, 2))
+        before = {view.key: (view.admitted, view.waiting) async for view in node.key_limits("mark")}
+        assert before == {"n/1": (2, 2), "n/2": (1, 0)}
+    lines = [line async for line in export_namespace(source, namespace=namespace)]
+    assert (await import_namespace(target, lines, namespace=namespace)).instances == 5
+    async with Node(target, namespace=namespace, workers=0, name="reader") as reader:
+        assert {view.key: (view.admitted, view.waiting) async for view in reader.key_limits("mark")} == before
+        async with Node(target, namespace=namespace, jobs=keyed) as node:
+            await node.wait(timeout=60)
+        assert [view async for view in reader.key_limits("mark")] == []
 
 
 @pytest.mark.parametrize("target", ["redis_url", "etcd_url"], indirect=True)

@@ -8,6 +8,7 @@ are the change, `tests` the arguments of pytest for the tests that should see it
 * S: slips that the tests did not see when they were planted the first time
 * M: slips of the kind that a tired engineer writes
 * N: the first sensible slip at a place of the package that was drawn at random
+* L: slips in limits
 * P: slips in what runs in production: rights, audit, drains, gateways, sentinels, SQLite
 """
 

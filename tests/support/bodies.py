@@ -203,6 +203,10 @@ async def asks_owner(ctx: Context) -> None:
     await ctx.assert_owner()
 
 
+async def throttles(limit: str, ctx: Context) -> None:
+    await ctx.throttle(limit, "30s")
+
+
 async def gives_up_asking(ctx: Context) -> str:
     """Cancels its question before the answer comes, and asks again."""
     task = asyncio.create_task(ctx.assert_owner())

@@ -30,6 +30,7 @@ from peerjob.model.record import (
     Want,
 )
 from peerjob.model.run_now import RunNowAnswer
+from peerjob.model.stored_limit import KeyLimitPage, KindLimits, LimitKey, LimitPage, LimitSetting
 from peerjob.store.base import Elections, Liveness
 
 
@@ -162,6 +163,41 @@ class CountingStore:
 
     async def published_kinds(self, kinds: Sequence[str]) -> list[bool]:
         return await self._inner.published_kinds(kinds)
+
+    async def publish_limits(self, limits: Sequence[KindLimits]) -> None:
+        await self._inner.publish_limits(limits)
+
+    async def set_limit(self, setting: LimitSetting) -> bool:
+        return await self._inner.set_limit(setting)
+
+    async def pause_kind(self, kind: str, paused: bool, note: str = "") -> None:
+        await self._inner.pause_kind(kind, paused, note)
+
+    async def throttle(self, name: str, delay_us: int, *, shorten: bool = False) -> bool:
+        return await self._inner.throttle(name, delay_us, shorten=shorten)
+
+    async def limits(self, *, kind: str | None = None, cursor: str | None = None, limit: int = 100) -> LimitPage:
+        return await self._inner.limits(kind=kind, cursor=cursor, limit=limit)
+
+    async def key_limits(
+        self,
+        kind: str,
+        *,
+        prefix: str = "",
+        waiting_only: bool = False,
+        cursor: str | None = None,
+        limit: int = 500,
+    ) -> KeyLimitPage:
+        return await self._inner.key_limits(kind, prefix=prefix, waiting_only=waiting_only, cursor=cursor, limit=limit)
+
+    async def limit_keys(self, ids: Sequence[str]) -> list[LimitKey | None]:
+        return await self._inner.limit_keys(ids)
+
+    async def key_holders(self, kind: str, key: str) -> list[str]:
+        return await self._inner.key_holders(kind, key)
+
+    async def check_limits(self, cursor: str | None = None) -> tuple[int, str | None]:
+        return await self._inner.check_limits(cursor)
 
     async def put_schedule(self, put: SchedulePut) -> ScheduleRow | None:
         return await self._inner.put_schedule(put)

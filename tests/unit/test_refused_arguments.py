@@ -12,7 +12,22 @@ import pytest
 from redis.credentials import CredentialProvider
 
 import peerjob
-from peerjob import Backoff, Client, Filter, Job, JobGroup, Node, OptionError, PeerjobError, Query, Rights, Role, Token
+from peerjob import (
+    Backoff,
+    Client,
+    Filter,
+    Job,
+    JobGroup,
+    KeyLimit,
+    Limit,
+    Node,
+    OptionError,
+    PeerjobError,
+    Query,
+    Rights,
+    Role,
+    Token,
+)
 from peerjob.model.limits import MAX_SEED
 from peerjob.model.printable import shown
 from peerjob.store.drivers import open_elections, open_store
@@ -51,6 +66,8 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Backoff": (Backoff, {}),
     "Backoff.exponential": (Backoff.exponential, {}),
     "Backoff.fixed": (Backoff.fixed, {"wait": 1}),
+    "Limit": (Limit, {"name": "few", "concurrency": 1}),
+    "KeyLimit": (KeyLimit, {"key": "all"}),
     "Jitter": (peerjob.Jitter, {"limit_us": 1, "by_name": True}),
     "Jitter.hashed": (peerjob.Jitter.hashed, {"limit": 1}),
     "Jitter.random": (peerjob.Jitter.random, {"limit": 1}),
@@ -225,7 +242,7 @@ def test_each_public_constructor_is_in_the_table() -> None:
         *("Capabilities", "ClockChange", "Context", "Distribution", "ErrorInfo", "Event", "Explanation", "Finding"),
         *("FireEntry", "HistoryEntry", "Imported", "Instance", "KindActivity", "Leader", "LogEntry", "LogLine"),
         *("NodeInfo", "NodeStats", "NodeView", "Policy", "ProbeAnswer", "Progress", "RegisteredJob", "ResultPage"),
-        *("Schedule", "ScheduleView", "Stats", "Term", "Worker"),
+        *("KeyLimitView", "LimitSupport", "LimitView", "Schedule", "ScheduleView", "Stats", "Term", "Worker"),
     }
     any_value = {"Recovered", "Secret", "SystemClock", "Finished"}
     asynchronous = {"export_namespace", "import_namespace", "serve_metrics"}

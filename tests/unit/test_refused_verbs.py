@@ -52,6 +52,7 @@ async def good_arguments(manager: Manager) -> dict[str, Any]:
         "start": datetime(2026, 1, 1, tzinfo=UTC),
         "end": datetime(2026, 1, 2, tzinfo=UTC),
         "n": 2,
+        "prefix": "a",
         "minutes": 5,
         "timeout": 5,
     }

@@ -108,6 +108,10 @@ QUEUE_AGE = _gauge(
 )
 DELAYED = _gauge("peerjob_delayed", "Instances that are not due yet.")
 NODES = _gauge("peerjob_nodes", "Live nodes.")
+LIMIT_RUNNING = _gauge("peerjob_limit_running", "Claims that a shared limit counts, on all nodes.", "limit")
+LIMIT_CONCURRENCY = _gauge("peerjob_limit_concurrency", "The most claims of a shared limit at a time.", "limit")
+LIMIT_WAITING = _gauge("peerjob_limit_waiting", "Queued instances of the kinds of a shared limit.", "limit")
+LIMIT_REMAINING = _gauge("peerjob_limit_remaining", "How many more claims a shared limit allows now.", "limit")
 UNDECODABLE = _gauge("peerjob_undecodable", "Records that were set aside because they cannot be read.")
 
 ALL = (*KIND_COUNTERS.values(), *(value for value in list(globals().values()) if isinstance(value, Metric)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from heapq import nlargest
 
@@ -18,6 +18,7 @@ from peerjob.model.arguments import typed
 from peerjob.model.errors import NodeStateError, StoreError
 from peerjob.model.query import Query
 from peerjob.model.state import State
+from peerjob.model.stored_limit import LimitView
 from peerjob.node.node import Node
 from peerjob.store.per_loop import PerLoop
 from peerjob.version import __version__
@@ -46,6 +47,8 @@ class MetricsView:
 
     stats: Stats
     ages: dict[str, float] = field(default_factory=dict[str, float])
+    limits: tuple[LimitView, ...] = ()
+    """The shared limits. Keys would be too many series."""
 
 
 class Metrics(Collector):
@@ -99,7 +102,8 @@ class Metrics(Collector):
             oldest = await self.node.lookup_instances(Query(kind=kind, state=State.SCHEDULED, limit=MAX_OLDEST))
             due_us = min((instance.record.due_us for instance in oldest), default=now_us)
             ages[kind] = max(0, now_us - due_us) / 1_000_000
-        return MetricsView(stats=stats, ages=ages)
+        limits = [view async for view in self.node.limits() if view.name]
+        return MetricsView(stats=stats, ages=ages, limits=tuple(limits[:MAX_LABELS]))
 
     # -- called by the registry ---------------------------------------------------------------------------------------
 
@@ -172,6 +176,14 @@ class Metrics(Collector):
         yield catalogue.DELAYED, [(NO_LABELS, stats.delayed)]
         yield catalogue.NODES, [(NO_LABELS, stats.nodes)]
         yield catalogue.UNDECODABLE, [(NO_LABELS, stats.undecodable)]
+        yield catalogue.LIMIT_RUNNING, [((view.name,), view.running) for view in view.limits]
+        yield catalogue.LIMIT_CONCURRENCY, _known((view.name, view.concurrency) for view in view.limits)
+        yield catalogue.LIMIT_WAITING, [((view.name,), view.waiting) for view in view.limits]
+        yield catalogue.LIMIT_REMAINING, _known((view.name, view.remaining) for view in view.limits)
+
+
+def _known(numbers: Iterable[tuple[str, int | None]]) -> list[Row]:
+    return [((name,), number) for name, number in numbers if number is not None]
 
 
 def _by_kind(numbers: Mapping[str, int], shown: Set[str]) -> list[Row]:

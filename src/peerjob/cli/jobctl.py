@@ -6,7 +6,21 @@ import typer
 
 from . import console
 from . import silent_grpc as _before_grpc  # noqa: F401  # pyright: ignore[reportUnusedImport]
-from .ctl import audit, backup, clear, cluster, events, instances, lookups, moving, schedule, schedules, top, why
+from .ctl import (
+    audit,
+    backup,
+    clear,
+    cluster,
+    events,
+    instances,
+    limits,
+    lookups,
+    moving,
+    schedule,
+    schedules,
+    top,
+    why,
+)
 from .ctl.commands import VerbGroup, shared_options
 from .ctl.errors import error_report
 
@@ -28,7 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(shared_options)
-for part in (lookups, schedule, events, instances, clear, schedules, cluster, audit, top, why, moving, backup):
+for part in (lookups, schedule, events, instances, clear, schedules, cluster, limits, audit, top, why, moving, backup):
     part.add_to(app)
 
 

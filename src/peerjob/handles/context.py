@@ -10,9 +10,11 @@ from datetime import datetime
 from typing import Any, ClassVar, Literal, NoReturn, Protocol, SupportsFloat, SupportsIndex, TypeVar
 
 from peerjob.model.clock import SystemClock, to_datetime
-from peerjob.model.durations import Duration, to_seconds
+from peerjob.model.durations import Duration, to_micros, to_seconds
 from peerjob.model.errors import OptionError, OwnershipLost, Snooze
 from peerjob.model.injected import Injectable, Injection, current_run
+from peerjob.model.limit import Limit
+from peerjob.model.limits import MAX_LIMIT_NAME, checked_text
 from peerjob.model.printable import shown
 from peerjob.model.worker import Worker
 
@@ -32,6 +34,7 @@ class ContextBackend(Protocol):
     def time_us(self) -> int: ...
     def report_progress(self, context: Context, fraction: float, message: str) -> None: ...
     async def check_owner(self, context: Context) -> bool: ...
+    async def throttle(self, context: Context, limit: str, delay_us: int) -> None: ...
     def make_instance(self, context: Context) -> Instance[Any]: ...
     def make_worker(self, context: Context) -> Worker: ...
     def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> bool: ...
@@ -213,6 +216,19 @@ class Context(Injectable):
         """Read the claim from the store, and raise OwnershipLost unless this run still holds it."""
         if self._backend is not None and not await self._backend.check_owner(self):
             raise OwnershipLost(f"instance {self.id} is not held under fence {self.fence} any more")
+
+    # -- limits --------------------------------------------------------------------------------------------------
+
+    async def throttle(self, limit: Limit | str, duration: Duration) -> None:
+        """Close a shared limit for all nodes: none of its kinds is claimed for this time. Running jobs go on.
+
+        A limit that is closed for longer stays so. Raises OptionError if no kind has a limit of this name. A job that
+        runs eagerly, or without a node, closes nothing.
+        """
+        name = limit.name if isinstance(limit, Limit) else checked_text("limit", limit, MAX_LIMIT_NAME)
+        delay_us = to_micros(duration, "duration")
+        if self._backend is not None:
+            await self._backend.throttle(self, name, delay_us)
 
     # -- reports ----------------------------------------------------------------------------------------
 

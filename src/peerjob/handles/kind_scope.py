@@ -20,6 +20,7 @@ from peerjob.model.own_cursors import own_cursor
 from peerjob.model.query import Query, ResultPage
 from peerjob.model.record import NodeView
 from peerjob.model.rights import SYSTEM, Rights, Role
+from peerjob.model.stored_limit import LimitView
 from peerjob.model.worker import Worker
 
 from .instance import Instance
@@ -173,6 +174,11 @@ class KindScope:
         if worker.kind is None or self.includes(worker.kind):
             return worker
         return replace(worker, kind=None, instance=None)
+
+    def limits(self, views: Iterable[LimitView]) -> tuple[LimitView, ...]:
+        """The limits of these kinds, which name no other kind. Their counts are those of all their kinds."""
+        own = [structs.replace(view, kinds=tuple(self.own(view.kinds))) for view in views]
+        return tuple(view for view in own if view.kinds)
 
     async def page(
         self,

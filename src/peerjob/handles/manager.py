@@ -21,6 +21,7 @@ from peerjob.model.job import Call, Job, JobGroup
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, NodeView, Record
 from peerjob.model.state import State
+from peerjob.model.stored_limit import InstanceLimits, KeyLimitPage, KeyLimitView, LimitPage, LimitView
 
 from .direct_scheduling import DirectScheduling
 from .entries import HistoryEntry, LogEntry
@@ -398,6 +399,77 @@ class Manager(DirectScheduling, Injectable, ABC):
 
         `node`, result and errors as in `drain`. The most for another node is 10,000.
         """
+
+    # -- limits ------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def set_limit(
+        self,
+        name: str,
+        *,
+        concurrency: int | None = None,
+        rate: str | None = None,
+        burst: int | None = None,
+        note: str = "",
+    ) -> None:
+        """Set numbers of a shared limit. The store keeps them, and they are stronger than those of the code.
+
+        What is None is as in the code, so without numbers the limit returns to the code. A rate has a burst of at most
+        10 unless one is given. Claimed instances go on. Raises OptionError for a bad number, or if no kind has a limit
+        of this name.
+        """
+
+    @abstractmethod
+    async def set_key_limit(self, kind: str, *, concurrency: int | None = None, note: str = "") -> None:
+        """Set the concurrency of each key of a kind; as in `set_limit`. Raises OptionError for a kind without one."""
+
+    @abstractmethod
+    async def pause_kind(self, kind: str, note: str = "") -> None:
+        """Let nodes claim no instances of a kind until `resume_kind`; `note` says why. The pause outlives restarts.
+
+        Claimed instances go on, and schedules fire as before. On a paused kind only the note changes. An alias is a
+        kind of its own. Raises UnknownKindError.
+        """
+
+    @abstractmethod
+    async def resume_kind(self, kind: str) -> None:
+        """Let nodes claim a kind again; a kind that is not paused does not change."""
+
+    @typed
+    async def limits(self) -> AsyncIterator[LimitView]:
+        """Yield the shared limits by name, then the kinds that are paused or have a key limit; reads page by page."""
+        page = await self._limit_page()
+        while True:
+            for view in page.views:
+                yield view
+            if page.cursor is None:
+                return
+            page = await self._limit_page(page.cursor)
+
+    @typed
+    async def key_limits(
+        self, kind: str, *, prefix: str = "", waiting_only: bool = False
+    ) -> AsyncIterator[KeyLimitView]:
+        """Yield the keys of a kind that have instances in the queue, claimed or waiting; reads page by page.
+
+        A view with the key "" counts the unfinished instances without a key, which no limit of a key counts.
+        """
+        page = await self._key_limit_page(kind, prefix, waiting_only)
+        while True:
+            for view in page.views:
+                yield view
+            if page.cursor is None:
+                return
+            page = await self._key_limit_page(kind, prefix, waiting_only, page.cursor)
+
+    @abstractmethod
+    async def _limit_page(self, cursor: str | None = None) -> LimitPage: ...
+    @abstractmethod
+    async def _key_limit_page(
+        self, kind: str, prefix: str, waiting_only: bool, cursor: str | None = None
+    ) -> KeyLimitPage: ...
+    @abstractmethod
+    async def _limits_of(self, uuid: str | UUID) -> InstanceLimits: ...
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 

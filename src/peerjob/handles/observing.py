@@ -6,10 +6,11 @@ from collections import Counter
 from datetime import datetime
 from typing import Any
 
-from peerjob.model.errors import UnknownScheduleError
+from peerjob.model.errors import RemoteError, UnknownInstanceError, UnknownScheduleError
 from peerjob.model.query import Query
 from peerjob.model.record import NodeView
 from peerjob.model.state import State
+from peerjob.model.stored_limit import MAX_HOLDERS, InstanceLimits
 
 from .instance import Instance
 from .manager import Manager
@@ -27,9 +28,14 @@ async def observe(
     """The state of the cluster around an instance, for `why_instance`."""
     nodes = await manager.nodes()
     busy: Counter[str] = Counter()
+    limits = await _limits(manager, instance)
+    holders = {kind: dict[str, str]() for view in limits.limits for kind in view.kinds} | {instance.kind: {}}
     if not instance.state.is_final:
         async for running in manager.iter_instances(Query(state=State.PROCESSING, limit=PAGE)):
             busy[running.node or ""] += 1
+            of_kind = holders.get(running.kind, {})
+            if running.id in limits.holders or len(of_kind) <= MAX_HOLDERS:
+                of_kind[running.id] = running.node or "?"
     before, all_of_them = 0, True
     due = instance.state is State.SCHEDULED and instance.due_at <= now
     if due and able(instance.kind, nodes):
@@ -40,6 +46,8 @@ async def observe(
         nodes=nodes,
         slot_of=await _schedule(manager, instance.record.slot),
         busy=busy,
+        limits=limits,
+        running=holders,
         before=before,
         counted_all=all_of_them,
     )
@@ -55,6 +63,19 @@ async def explain_schedule(manager: Manager, schedule: Schedule, now: datetime) 
         leader=await manager.leader(),
         last=fires[0] if fires else None,
     )
+
+
+async def _limits(manager: Manager, instance: Instance[Any]) -> InstanceLimits:
+    if instance.state is not State.SCHEDULED:
+        return InstanceLimits()
+    try:
+        return await manager._limits_of(instance.id)  # pyright: ignore[reportPrivateUsage]  # no public verb
+    except UnknownInstanceError:  # it was removed meanwhile
+        return InstanceLimits()
+    except RemoteError as error:
+        if error.code != "UNIMPLEMENTED":  # a node of an older release knows no limits
+            raise
+        return InstanceLimits()
 
 
 async def _schedule(manager: Manager, name: str) -> Schedule | None:

@@ -12,8 +12,10 @@ from peerjob.model.firing import Leader
 from peerjob.model.printable import counted
 from peerjob.model.record import NodeView, Record, is_suspect
 from peerjob.model.state import State
+from peerjob.model.stored_limit import InstanceLimits
 
 from .instance import Instance
+from .limit_reasons import Running, why_limited
 from .schedule import FireEntry, ScheduleView
 
 
@@ -28,6 +30,9 @@ class Observations:
     """The schedule whose slot the instance has, or waits for."""
     busy: Mapping[str, int] = field(default_factory=dict[str, int])
     """Node → number of claimed instances, read from the store now; NodeView has the number at the last renewal."""
+    limits: InstanceLimits = field(default_factory=InstanceLimits)
+    running: Running = field(default_factory=dict[str, dict[str, str]])
+    """Running instances of each kind, with their nodes; enough of them to name the holders of limits."""
     before: int = 0
     """The number of due instances that the nodes for this kind claim before this instance."""
     counted_all: bool = True
@@ -104,6 +109,9 @@ def _why_waiting(observations: Observations) -> Iterator[str]:
             f", nor are {_others(position)} before it" if position > 1 else ", nor is one before it" if position else ""
         )
         yield f"it is parked: schedule {slot.name} runs one at a time, and {slot.running} is not final{others}"
+    for sentence in why_limited(instance.kind, observations.limits, observations.running, observations.now):
+        waits = True
+        yield sentence
     if not observations.nodes:
         yield "no node is live"
     elif not observations.able and (closed := _closed(instance.kind, observations.nodes)):

@@ -10,6 +10,8 @@ from operator import attrgetter
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
+from msgspec import structs
+
 from peerjob.model.activity import Activity
 from peerjob.model.audit import AuditRecord
 from peerjob.model.durations import Duration
@@ -19,6 +21,7 @@ from peerjob.model.job import Call, Job
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, NodeView, Record
 from peerjob.model.rights import Rights
+from peerjob.model.stored_limit import InstanceLimits, KeyLimitPage, LimitPage
 
 from .entries import HistoryEntry, LogEntry
 from .instance import Event, Instance
@@ -236,6 +239,43 @@ class ScopedManager(Manager):
 
     async def resize_workers(self, n: int, *, node: str | None = None) -> str:
         self._scope.refuse_whole("a resize")
+
+    # -- limits ------------------------------------------------------------------------------------------------------
+
+    async def set_limit(
+        self,
+        name: str,
+        *,
+        concurrency: int | None = None,
+        rate: str | None = None,
+        burst: int | None = None,
+        note: str = "",
+    ) -> None:
+        self._scope.refuse_whole("a setting of a limit")
+
+    async def set_key_limit(self, kind: str, *, concurrency: int | None = None, note: str = "") -> None:
+        self._scope.refuse_whole("a setting of a limit")
+
+    async def pause_kind(self, kind: str, note: str = "") -> None:
+        self._scope.refuse_whole("a pause of a kind")
+
+    async def resume_kind(self, kind: str) -> None:
+        self._scope.refuse_whole("a pause of a kind")
+
+    async def _limit_page(self, cursor: str | None = None) -> LimitPage:
+        page = await self._manager._limit_page(cursor)
+        return LimitPage(self._scope.limits(page.views), page.cursor)
+
+    async def _key_limit_page(
+        self, kind: str, prefix: str, waiting_only: bool, cursor: str | None = None
+    ) -> KeyLimitPage:
+        self._scope.check_included(kind)
+        return await self._manager._key_limit_page(kind, prefix, waiting_only, cursor)
+
+    async def _limits_of(self, uuid: str | UUID) -> InstanceLimits:
+        await self._lookup_instance(uuid, None)
+        limits = await self._manager._limits_of(uuid)
+        return structs.replace(limits, limits=self._scope.limits(limits.limits))
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 

@@ -39,6 +39,9 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Longest delay of a fire after its nominal time; a later fire counts as missed. None: no limit."""
     priority: int = 5
     key: str | None = None
+    limit_key: str = ""
+    """The key of the kind's key limit; "": it has none."""
+    key_concurrency: int = 0
     tags: tuple[str, ...] = ()
     retention_us: int | None = None
     max_crashes: int = MAX_CRASHES

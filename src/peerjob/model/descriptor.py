@@ -5,6 +5,7 @@ A node that lacks the code of the kind checks calls by it and applies the option
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import types
@@ -12,16 +13,17 @@ import typing
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Union, cast
 from uuid import UUID
 
 import msgspec
 
 from .durations import MAX_SECONDS
-from .errors import DecodeError
+from .errors import DecodeError, OptionError
 from .injected import Resource
 from .job import Job
 from .key_template import names_in
+from .limit import KeyLimit
 from .published import DIGEST_BYTES
 from .secret import Secret, is_secret
 from .signature import EMPTY, Parameter, Signature, annotation_text
@@ -88,6 +90,12 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The key template."""
     key_function: bool = False
     """Whether the key is made by a function, which only nodes with the code have."""
+    limit_key: str | None = None
+    """The template of the key limit's key."""
+    limit_key_function: bool = False
+    """Whether a function makes the key of the key limit, which only nodes with the code have."""
+    key_concurrency: int = 1
+    """The concurrency of each key, with `limit_key`."""
     max_retries: int | None = 0
     """Only shown, as `timeout` is: the node that runs an instance has both options."""
     timeout: float | None = None
@@ -103,8 +111,14 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             "retention": self.retention_us,
             "max_crashes": self.max_crashes,
             "key": self.key,
+            "limits": None if self.limit_key is None else self._key_limits(),
         }
         return {name: value for name, value in described.items() if value is not None}
+
+    def _key_limits(self) -> tuple[KeyLimit, ...] | None:
+        with contextlib.suppress(OptionError):  # no call may fail by a descriptor that this release cannot read
+            return (KeyLimit(cast(str, self.limit_key), concurrency=self.key_concurrency),)
+        return None
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -134,7 +148,9 @@ def described(
     """
     options = job.options
     key = options.get("key")
-    named = names_in(key) if isinstance(key, str) else ()
+    limit = job.policy.key_limit
+    limit_key = None if limit is None else limit.key
+    named = {name for template in (key, limit_key) if isinstance(template, str) for name in names_in(template)}
     descriptor = Descriptor(
         kind=job.kind,
         parameters=tuple(
@@ -154,6 +170,9 @@ def described(
         max_crashes=options.get("max_crashes"),
         key=key if isinstance(key, str) else None,
         key_function=callable(key),
+        limit_key=limit_key if isinstance(limit_key, str) else None,
+        limit_key_function=callable(limit_key),
+        key_concurrency=1 if limit is None else limit.concurrency,
         max_retries=job.policy.max_retries,
         timeout=job.policy.timeout,
         recurrence=_recurrence(job) if job.timing.recurs else None,

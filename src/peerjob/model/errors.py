@@ -244,15 +244,21 @@ class StoreFullError(StoreError):
 
 
 class LayoutError(StoreError):
-    """The namespace has the layout `found` of another release; this release uses the layout `known`.
+    """The namespace has the layout `found` of another release, or `nodes` do not read the layout `known` yet.
 
-    Solution: Use the release of the other nodes, or another namespace. `jobd clear` removes an old one.
+    Without `nodes`, `known` is the highest layout of this release. With `nodes`, a new feature needs the layout.
+
+    Solution: Use the release of the other nodes, or another namespace. `jobd clear` removes an old one. With `nodes`:
+    update peerjob on them first.
     """
 
-    def __init__(self, message: str, *, found: int | None = None, known: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, found: int | None = None, known: int | None = None, nodes: Sequence[str] = ()
+    ) -> None:
         super().__init__(message)
         self.found = found
         self.known = known
+        self.nodes = tuple(nodes)
 
 
 class NodeStateError(PeerjobError, RuntimeError):

@@ -117,7 +117,12 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
         return _restored, (self.kind, path or executor, self.options, self.overrides, self.base)
 
     def with_options(self, **options: Unpack[Options]) -> Job[P, R_co, C_co]:
-        """Return a variant of the same kind. Its options win, and are stored with its instances."""
+        """Return a variant of the same kind. Its options win, and are stored with its instances.
+
+        Raises OptionError for `limits`: they belong to the kind, and so to the definition of the job.
+        """
+        if "limits" in options:
+            raise OptionError("limits", options["limits"], "none in with_options(): they belong to the definition")
         overrides = self.overrides | checked(cast(dict[str, Any], options))
         merged = self.options | checked(cast(dict[str, Any], options))
         if {"at", "after", "cron", "every"} & options.keys():

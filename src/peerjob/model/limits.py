@@ -19,6 +19,8 @@ MAX_ALIASES = 100
 """Most aliases of one job."""
 MAX_NOTE = 1_000
 """Most characters of the note of a pause, and of a description."""
+MAX_LIMIT_NAME = 200
+"""Most characters of the name of a shared limit, and of the key of a key limit."""
 MAX_ARGUMENTS = 1_000
 """Most arguments of one call. A list counts as one argument."""
 MAX_ERROR_TESTS = 100

@@ -15,11 +15,12 @@ from datetime import datetime
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast
 
-from .arguments import finite_number
+from .arguments import finite_number, several
 from .durations import MAX_SECONDS, Duration, to_micros, to_seconds
 from .errors import OptionError
 from .hashed import hashed_share
 from .injected import current_run
+from .limit import KeyLimit, Limit
 from .limits import (
     MAX_ALIASES,
     MAX_COUNT,
@@ -34,6 +35,7 @@ from .limits import (
 )
 from .record import MAX_CRASHES, MAX_PRIORITY, MIN_PRIORITY
 from .references import Trusted, from_stored, to_stored
+from .stored_limit import MAX_SHARED_LIMITS
 from .timing import Jitter, Timing
 
 if TYPE_CHECKING:
@@ -171,6 +173,7 @@ class Options(TypedDict, total=False):
     misfire_limit: int
     start_deadline: Duration | None
     key: str | Callable[..., str] | None
+    limits: Iterable[Limit | KeyLimit]
     on_complete: Callable[[Instance[Any], Any], object] | None
     on_terminate: Callable[[Instance[Any], BaseException], object] | None
     on_state_change: Callable[[Instance[Any], State], object] | None
@@ -192,6 +195,9 @@ class Policy:
     on_store_loss: Literal["cancel", "continue"] = "cancel"
     max_crashes: int = MAX_CRASHES
     key: Any = None
+    limits: tuple[Limit | KeyLimit, ...] = ()
+    key_limit: KeyLimit | None = None
+    """The limit of `limits` that counts each key by itself."""
     on_complete: Callable[..., object] | None = None
     on_terminate: Callable[..., object] | None = None
     on_state_change: Callable[..., object] | None = None
@@ -237,7 +243,10 @@ def _any_matches(tests: tuple[Any, ...], error: BaseException) -> bool:
 
 
 DEFINITION_ONLY = frozenset({"aliases", "version", "description"})
-"""Options that describe the job itself. `with_options` takes these options, but instances do not store them."""
+"""Options that describe the job itself. `with_options` takes these options, but instances do not store them.
+
+`limits` describes the kind, so `with_options` refuses it.
+"""
 
 
 def checked(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,7 +263,7 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-POLICY_FIELDS = frozenset(field.name for field in fields(Policy)) - {"retention_us"}
+POLICY_FIELDS = frozenset(field.name for field in fields(Policy)) - {"retention_us", "key_limit"}
 
 
 def make_policy(options: Mapping[str, Any]) -> Policy:
@@ -262,12 +271,14 @@ def make_policy(options: Mapping[str, Any]) -> Policy:
     kept = {name: value for name, value in options.items() if name in POLICY_FIELDS}
     if "retention" in options:
         kept["retention_us"] = options["retention"]
+    if "limits" in options:
+        kept["key_limit"] = next((limit for limit in options["limits"] if isinstance(limit, KeyLimit)), None)
     return Policy(**kept)
 
 
 _ERROR_TESTS = frozenset({"retry_on", "no_retry_on"})
 _STORED_BY_REFERENCE = _ERROR_TESTS | {"on_complete", "on_terminate", "on_state_change"}
-_NOT_STORED = frozenset({"at", "after", "key", "tags", "priority", "name"})
+_NOT_STORED = frozenset({"at", "after", "key", "limits", "tags", "priority", "name"})
 """Options that have their own fields in the record, so the stored overrides leave them out."""
 
 
@@ -411,6 +422,15 @@ def _key(option: str, value: Any) -> Any:
     return value if is_function else checked_text(option, value, MAX_KEY)
 
 
+def _limits(option: str, value: Any) -> tuple[Limit | KeyLimit, ...]:
+    given = several(option, value, cast(Any, Limit | KeyLimit), "a list of Limit and KeyLimit")
+    shared = [limit.name for limit in given if isinstance(limit, Limit)]
+    if len(shared) > MAX_SHARED_LIMITS or len(given) - len(shared) > 1 or len(set(shared)) < len(shared):
+        expected = f"at most {MAX_SHARED_LIMITS} Limit with different names, and one KeyLimit"
+        raise OptionError(option, f"{len(shared)} Limit and {len(given) - len(shared)} KeyLimit", expected)
+    return given
+
+
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "description": _text(MAX_NOTE, least=0),
     "name": _optional(_text(MAX_KEY)),
@@ -426,6 +446,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "on_store_loss": _choice("cancel", "continue"),
     "max_crashes": _whole(f"a whole number from 0 to {MAX_COUNT:,}", high=MAX_COUNT),
     "key": _optional(_key),
+    "limits": _limits,
     "on_complete": _optional(_callback),
     "on_terminate": _optional(_callback),
     "on_state_change": _optional(_callback),

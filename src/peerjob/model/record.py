@@ -63,6 +63,10 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Counted runs in another store, from which the instance comes; so also `crashes` and `losses`."""
     crashes: int = 0
     losses: int = 0
+    limit_key: str = ""
+    """The key of the kind's key limit; "": the instance passes no gate, and no limit of a key counts it."""
+    key_concurrency: int = 0
+    """The concurrency of the key by the code of the caller; see `limit.KeyLimit`. Only with `limit_key`."""
 
 
 class Enqueued(msgspec.Struct, frozen=True, gc=False):
@@ -176,7 +180,11 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True):
     """The claimed instances, in the order in which they start."""
     now_us: int = 0
     next_due_us: int | None = None
-    """The earliest due time of a delayed instance. Set only if no instance was found."""
+    """When this incarnation must claim again without a hint. Set only if no instance was found.
+
+    The earliest due time of a delayed instance, or the earlier moment at which a shared limit opens. Of the nodes that
+    wait for a limit, only one gets the moment.
+    """
     dead: bool = False
     """Whether this incarnation is marked dead or never joined. Nothing was claimed: join as a new incarnation."""
 
@@ -271,6 +279,8 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the node takes work: "active", "draining" or "drained"; "" for an older release, which does not tell."""
     ahead_us: Moment = 0
     """See `Renewed.ahead_us`; as of its last change by more than 0.25 s. 0 in older releases."""
+    reads_layout: Count = 2
+    """The highest layout of a namespace that the node can work with. Releases before this field read layout 2."""
 
     @property
     def open_kinds(self) -> tuple[str, ...]:
@@ -422,6 +432,15 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """Number of records that the store set aside because they cannot be decoded."""
 
 
+class LimitSupport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a store can do with limits."""
+
+    max_concurrency: int = 1_000_000
+    """The highest concurrency of a limit."""
+    rate_clock: str = "server"
+    """The clock that counts rates: "server" or "nodes"."""
+
+
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """Guarantees and limits of a store."""
 
@@ -444,6 +463,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = True
     """Whether other processes can use the same store."""
     max_payload: int = 512 << 20
+    limits: LimitSupport = LimitSupport()
     warnings: tuple[str, ...] = ()
     """Data that the server's present settings can lose, one sentence for each."""
 

@@ -24,6 +24,7 @@ from peerjob.model.record import (
 )
 from peerjob.model.state import Level
 from peerjob.store.base import Liveness, Store
+from peerjob.store.rules import READS_LAYOUT
 
 LONG_TTL_US = 600_000_000
 
@@ -44,6 +45,8 @@ class InstanceOptions(TypedDict, total=False):
     attempts: int
     crashes: int
     losses: int
+    limit_key: str
+    key_concurrency: int
 
 
 class OutcomeOptions(TypedDict, total=False):
@@ -95,6 +98,7 @@ class Factory:
             workers=10,
             host="host",
             pid=1,
+            reads_layout=READS_LAYOUT,
         )
 
     def line(self, message: str, level: Level = Level.INFO) -> LogLine:

@@ -91,6 +91,9 @@ class EagerContextBackend(NodeContextBackend):
     async def check_owner(self, context: Context) -> bool:
         return True
 
+    async def throttle(self, context: Context, limit: str, delay_us: int) -> None:
+        """Close nothing: an eager run ignores limits."""
+
 
 class EagerReports(UnsentReports):
     """Accepts the reports of a run, and drops them."""

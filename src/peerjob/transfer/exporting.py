@@ -11,6 +11,7 @@ from peerjob.model.firing import ScheduleRow
 from peerjob.model.query import Query
 from peerjob.model.record import MAX_BATCH, Health, Record
 from peerjob.model.state import State
+from peerjob.model.stored_limit import LimitKey
 from peerjob.store.base import Store
 from peerjob.version import __version__
 
@@ -50,9 +51,9 @@ async def export_namespace(
         for row in rows:
             yield line_of(_moved_schedule(row))
         count = 0
-        async for record in _unfinished(source):
+        async for record, key in _unfinished(source):
             count += 1
-            line = line_of(_moved_instance(record))
+            line = line_of(_moved_instance(record, key))
             if len(line) > MAX_LINE:
                 raise PayloadTooLargeError(f"the line of instance {record.id}", len(line), MAX_LINE)
             yield line
@@ -92,12 +93,13 @@ async def _schedules(store: Store) -> tuple[list[ScheduleRow], int]:
     return rows, revision
 
 
-async def _unfinished(store: Store) -> AsyncIterator[Record]:
+async def _unfinished(store: Store) -> AsyncIterator[tuple[Record, LimitKey | None]]:
     query = Query(state=State.ACTIVE, limit=MAX_BATCH)
     while True:
         page = await store.lookup(query)
-        for record in page.records:
-            yield record
+        keys = await store.limit_keys([record.id for record in page.records]) if page.records else []
+        for pair in zip(page.records, keys, strict=True):
+            yield pair
         if page.cursor is None:
             return
         query = query.at(page.cursor)
@@ -115,7 +117,7 @@ def _moved_schedule(row: ScheduleRow) -> MovedSchedule:
     )
 
 
-def _moved_instance(record: Record) -> MovedInstance:
+def _moved_instance(record: Record, key: LimitKey | None) -> MovedInstance:
     # the claim counted the run as an attempt, which the loss of its node takes back
     loss = int(record.state is State.PROCESSING)
     return MovedInstance(
@@ -132,4 +134,6 @@ def _moved_instance(record: Record) -> MovedInstance:
         retention_us=record.retention_us,
         max_crashes=record.max_crashes,
         slot=record.slot,
+        limit_key="" if key is None else key.key,
+        key_concurrency=0 if key is None else key.concurrency,
     )

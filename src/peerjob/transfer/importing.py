@@ -14,6 +14,7 @@ from peerjob.model.errors import DecodeError, PayloadTooLargeError, StoreUnavail
 from peerjob.model.firing import Fire, FireOutcome, FireStatus, Overlap, SchedulePut
 from peerjob.model.ids import id_time_us
 from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, NewInstance
+from peerjob.model.stored_limit import KindLimits
 from peerjob.store.base import Store
 
 from .lines import End, Header, MovedInstance, MovedSchedule, opened, read_line
@@ -77,6 +78,7 @@ class _Import:
         self._schedules: list[MovedSchedule] = []
         self._instances: list[MovedInstance] = []
         self._bytes = 0
+        self._limited = set[str]()
         self._done = Imported()
 
     async def run(self, lines: Iterable[bytes]) -> Imported:
@@ -163,6 +165,7 @@ class _Import:
         missing = [instance for instance, record in zip(instances, there, strict=True) if record is None]
         holders = {instance.slot: None for instance in missing if instance.slot}
         slots = dict(zip(holders, await self._store.get_schedules(list(holders)), strict=True)) if holders else {}
+        await self._limit_keys(missing)
         # without its schedule, an instance needs no slot
         plain = [instance for instance in missing if slots.get(instance.slot) is None]
         answers = await self._store.enqueue([_new(instance) for instance in plain], node=NODE)
@@ -182,6 +185,15 @@ class _Import:
             refused=(*done.refused, *refused)[:MAX_REFUSED],
             refusals=done.refusals + len(refused),
         )
+
+    async def _limit_keys(self, instances: Sequence[MovedInstance]) -> None:
+        """Give the kinds of instances with keys their key limits: a store counts no key before its first limit."""
+        new = {instance.kind: instance for instance in instances if instance.limit_key}
+        for kind in new.keys() - self._limited:
+            self._limited.add(kind)
+            if not (await self._store.limits(kind=kind)).views:
+                limits = KindLimits(kind=kind, key_concurrency=new[kind].key_concurrency)
+                await self._store.publish_limits([limits])
 
     async def _add_with_slot(self, instance: MovedInstance) -> list[tuple[str, str]]:
         """Let an instance take the slot of its schedule, or wait for it, as a trigger does."""
@@ -224,4 +236,6 @@ def _new(instance: MovedInstance) -> NewInstance:
         tags=instance.tags,
         retention_us=instance.retention_us,
         max_crashes=instance.max_crashes,
+        limit_key=instance.limit_key,
+        key_concurrency=instance.key_concurrency,
     )

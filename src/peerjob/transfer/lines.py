@@ -15,6 +15,7 @@ import msgspec
 from peerjob.model.clock import Clock, SystemClock
 from peerjob.model.errors import DecodeError, OptionError
 from peerjob.model.ids import checked_id
+from peerjob.model.limit import checked_concurrency, checked_limit_key
 from peerjob.model.record import MAX_PRIORITY, MIN_PRIORITY, Moment, StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
@@ -68,6 +69,8 @@ class MovedInstance(msgspec.Struct, frozen=True, kw_only=True, tag="instance", o
     max_crashes: int
     slot: str = ""
     """The schedule whose slot the instance holds or waits for."""
+    limit_key: str = ""
+    key_concurrency: int = 0
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True, tag="end"):
@@ -112,6 +115,12 @@ def _check(number: int, instance: MovedInstance) -> None:
         checked_id(instance.id)
     except OptionError as error:
         raise DecodeError(f"line {number} of the export: {error}") from None
+    if instance.limit_key:
+        try:
+            checked_limit_key(instance.limit_key)
+            checked_concurrency(instance.key_concurrency)
+        except OptionError as error:
+            raise DecodeError(f"line {number} of the export: instance {instance.id}: {error}") from None
     if not (
         MIN_PRIORITY <= instance.priority <= MAX_PRIORITY
         and min(instance.attempts, instance.crashes, instance.losses, instance.max_crashes) >= 0

@@ -8,8 +8,7 @@ from peerjob.model.firing import Fire, FireAnswer, FireOutcome, FireRecord, Fire
 from peerjob.model.record import MAX_BATCH, NewInstance
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import MAX_REQUEST_BYTES, Compare, bytes_of
-from peerjob.store.kv.format.rows import NOTHING_EXTRA
-from peerjob.store.kv.format.schedule_rows import SUSPECT_EXTRA, Parked
+from peerjob.store.kv.format.schedule_rows import Parked
 from peerjob.store.kv.queue.cancel import plan_cancel
 from peerjob.store.kv.queue.enqueue import plan_instance
 from peerjob.store.kv.write.context import KVContext
@@ -180,8 +179,7 @@ class FirePlanner:
                 return _skipped(record, QUEUE_FULL)
         row = plan_instance(plan, new, self._node, slot=schedule.name if with_slot else "", parked=parked)
         if with_slot:
-            extra = SUSPECT_EXTRA if row.suspect else NOTHING_EXTRA
-            slot, waiting = schedule.held.slot, Parked(new.id, row.kind, row.priority, row.due_us, extra)
+            slot, waiting = schedule.held.slot, Parked.of(new.id, row)
             schedule.held.slot = (
                 replace(slot, parked=(*slot.parked, waiting)) if parked else replace(slot, holder=new.id, parked=())
             )

@@ -14,7 +14,9 @@ from peerjob.store.kv.format.base import Compare, Entry, Put, Transaction, mod_o
 from peerjob.store.kv.format.keys import LATEST_US, escaped, time_text, timed
 from peerjob.store.kv.format.rows import Row, is_gone, number_of
 from peerjob.store.kv.format.schedule_rows import NextFire, decode_fire, decode_next_fire
+from peerjob.store.kv.queue.enqueue import arrival_of
 from peerjob.store.kv.write.context import KVContext
+from peerjob.store.kv.write.gates import GatePlan
 from peerjob.store.kv.write.transaction_plan import HeldSlot, TransactionPlan
 from peerjob.store.kv.write.writer import ROUNDS
 
@@ -69,6 +71,8 @@ class FireReads(msgspec.Struct):
     """Id → revision and record of an instance that holds a slot or waits for a slot."""
     delayed: dict[str, int] = {}
     """Id → revision of the entry in a delayed queue, for each Scheduled instance that a fire replaces."""
+    gates: GatePlan | None = None
+    """The limit keys of the instances."""
     first_records: dict[int, FirstRecords] = {}
     used: set[str] = set()
     """Keys of instance records and unique keys that a planned transaction writes; no other transaction of
@@ -103,6 +107,7 @@ async def read_for_fires(
     known = [fire for fire in fires if fire.schedule in reads.schedules]
     await _read_entries(context, reads, known)
     await _read_rows(context, reads, known)
+    await _read_gates(context, reads, known)
     counts = Counter(fire.schedule for fire in known)
     reads.first_records = await FireLedger(context).first_records(
         [(schedule.next_fire, counts[schedule.name]) for schedule in reads.schedules.values()], reads.now_us
@@ -183,6 +188,20 @@ async def _read_rows(context: KVContext, reads: FireReads, fires: Iterable[Fire]
     }
     entries = await context.kv.get(list(positions.values())) if positions else []
     reads.delayed = {id: mod_of(entry) for id, entry in zip(positions, entries, strict=True)}
+
+
+async def _read_gates(context: KVContext, reads: FireReads, fires: Sequence[Fire]) -> None:
+    """Read the limit keys of new instances, of those that are replaced, and of those that may get a slot."""
+    new = [fire.instance for fire in fires if fire.instance is not None]
+    rows = [(id, row) for id, (_, row) in reads.rows.items()]
+    slots = [schedule.held.slot for schedule in reads.schedules.values()]
+    arrivals = [arrival for instance in new if (arrival := arrival_of(instance, reads.now_us)) is not None]
+    gates = await context.gates.plan_of(rows, slots, [arrival.gate for arrival in arrivals])
+    if gates is not None:
+        gates.expect(arrivals)
+        reads.gates = gates
+        for schedule in reads.schedules.values():
+            schedule.plan.gates = gates
 
 
 def _present(keys: Sequence[str], entries: Sequence[Entry | None]) -> list[tuple[str, Entry]]:

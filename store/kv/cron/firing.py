@@ -16,6 +16,7 @@ from peerjob.store.kv.format.rows import encode
 from peerjob.store.kv.format.schedule_rows import decode_fire, decode_next_fire
 from peerjob.store.kv.queue.cancel import CancelCommands
 from peerjob.store.kv.write.context import KVContext, retried
+from peerjob.store.kv.write.gates import stamps
 from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.transaction_plan import Change
 from peerjob.store.kv.write.writer import ROUNDS
@@ -80,7 +81,7 @@ class FireCommands(CancelCommands):
         changes = [self._fire_change(reads, schedule, written_keys) for schedule in schedules]
         for schedule in schedules:
             wakeups.add_queued(schedule.plan)
-        written = await self._writer.write(changes)
+        written = await self._writer.write(changes, guards=stamps(reads.gates))
         for schedule, _ in written.applied(schedules):
             answers.update(schedule.answers)
             written_keys.update(op.key for op in schedule.plan.ops)

@@ -8,6 +8,7 @@ from peerjob.store.kv.format.keys import prefix_end, timed
 from peerjob.store.kv.format.rows import Row
 from peerjob.store.kv.format.schedule_rows import Parked, SlotRow, decode_fire, decode_next_fire
 from peerjob.store.kv.write.context import KVContext
+from peerjob.store.kv.write.gates import GatePlan
 from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.transaction_plan import HeldSlot, TransactionPlan
 
@@ -29,15 +30,12 @@ class SlotRepair:
         context, keys = self._context, self._context.keys
         rows = {id: row for id, row in (await self._instances(name)).items() if row[1].slot == name and row[1].keeps}
         running = [id for id, (_, row) in rows.items() if row.state is not State.SCHEDULED]
-        queued = [id for id in await self._queued(rows) if id not in running]
+        gates = await context.gates.plan_of((id, row) for id, (_, row) in rows.items())
+        queued = [id for id in await self._queued(rows, gates) if id not in running]
         holder = next(iter([*running, *queued]), "")
-        parked = [
-            Parked(id, row.kind, row.priority, row.due_us)
-            for id, (_, row) in rows.items()
-            if id not in running and id not in queued
-        ]
+        parked = [Parked.of(id, row) for id, (_, row) in rows.items() if id not in running and id not in queued]
         held = HeldSlot(entry.mod, SlotRow(holder, tuple(parked)), touched=True)
-        plan = TransactionPlan(keys, context.clock.time_us(), {name: held})
+        plan = TransactionPlan(keys, context.clock.time_us(), {name: held}, gates=gates)
         compares: list[Compare] = []
         if not holder and parked:
             compares.append(Compare(keys.state + parked[0].id, mod=rows[parked[0].id][0]))
@@ -59,7 +57,7 @@ class SlotRepair:
         records = [context.decoded(entry, key, decode_fire) for key, entry in reversed(answer.items)]
         return await context.rows([record.instance for record in records if record is not None and record.instance])
 
-    async def _queued(self, rows: dict[str, tuple[int, Row]]) -> list[str]:
+    async def _queued(self, rows: dict[str, tuple[int, Row]], gates: GatePlan | None) -> list[str]:
         """The Scheduled instances that are in a queue, and so do not wait for the slot."""
         keys = self._context.keys
         positions: list[tuple[str, str]] = []
@@ -68,4 +66,5 @@ class SlotRepair:
             ready = keys.ready(row.kind, row.priority, suspect=row.suspect)
             positions += [(id, ready + position), (id, keys.delayed(id) + position)]
         entries = await self._context.kv.get([key for _, key in positions]) if positions else []
-        return list(dict.fromkeys(id for (id, _), entry in zip(positions, entries, strict=True) if mod_of(entry)))
+        queued = [id for (id, _), entry in zip(positions, entries, strict=True) if mod_of(entry)]
+        return list(dict.fromkeys([*queued, *(() if gates is None else gates.known)]))

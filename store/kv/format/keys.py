@@ -29,6 +29,13 @@
 | `idle/<incarnation>` | `Idle`: the node waits for due instances |
 | `journal/<incarnation>/<verb>/<n>` | the last answers of a verb, see `answers` |
 | `charged/<incarnation>/<id>` | a crash that a reaper charged to the instance |
+| `limited/<kind>`, `limit/<name>` | `LimitedKind`, `StoredLimit`: the limits in use, see `limit_rules` |
+| `use/<name>` | `RateUse`: how far the rate of a shared limit is used up |
+| `permit//<name>/<n>` | id of the instance whose claim holds the permit n of a shared limit |
+| `permit/<kind>/<key>/<n>` | `KeyPermit`: an instance that is past the gate of a limit key |
+| `permit/<kind>/<key>/c` | the concurrency of the key, if its permits have another one |
+| `later/<kind>/<id>` | index of the delayed instances that have a limit key |
+| `wait/<kind>/<key>/<priority>/<due>/<id>` | `Waiting`: an instance that waits for a permit of its limit key |
 | `watch/<id>/<incarnation>` | the incarnation waits for the end of the instance |
 | `changes/<incarnation>` | the incarnation wants hints about all changes, until a time |
 | `hint/<incarnation>/<topic>/<id>` | hints that the node has not read yet |
@@ -119,6 +126,12 @@ class Keys:
         self.changed = f"{root}changed/"
         self.removed = f"{root}removed/"
         self.slots = f"{root}slot/"
+        self.limited = f"{root}limited/"
+        self.limits = f"{root}limit/"
+        self.all_permits = f"{root}permit/"
+        self.shared_permits = f"{self.all_permits}/"
+        self.waits = f"{root}wait/"
+        self.later = f"{root}later/"
         self.leader = f"{root}leader/"
         self._escaped: dict[str, str] = {}
 
@@ -196,6 +209,44 @@ class Keys:
         """The ready queue of an entry of an index."""
         kind, side = position.rsplit("/", 2)[1:]
         return f"{self.root}ready/{kind}/{side}/{order[:-1].rsplit('/', 1)[1]}/"
+
+    # -- limits ---------------------------------------------------------------------------------------------------
+
+    def limited_kind(self, kind: str) -> str:
+        return f"{self.limited}{self.kind(kind)}"
+
+    def limit(self, name: str) -> str:
+        return f"{self.limits}{escaped(name)}"
+
+    def rate_use(self, name: str) -> str:
+        return f"{self.root}use/{escaped(name)}"
+
+    def permits(self, name: str) -> str:
+        """Prefix of the permits of a shared limit."""
+        return f"{self.shared_permits}{escaped(name)}/"
+
+    def permit(self, name: str, number: int) -> str:
+        return f"{self.permits(name)}{number:06d}"
+
+    def key_permits(self, gate: tuple[str, str]) -> str:
+        """Prefix of the permits of a kind and a limit key."""
+        kind, key = gate
+        return f"{self.all_permits}{self.kind(kind)}/{escaped(key)}/"
+
+    def waiting(self, gate: tuple[str, str], priority: int | None = None) -> str:
+        """The queue of the instances of a priority that wait for a limit key; without one, the prefix of all queues."""
+        kind, key = gate
+        queues = f"{self.waits}{self.kind(kind)}/{escaped(key)}/"
+        return queues if priority is None else f"{queues}{priority + 2**31:08x}/"
+
+    def gate_of(self, key: str, prefix: str) -> tuple[str, str]:
+        """Kind and limit key of a permit or of the head of a queue, after a prefix."""
+        kind, limit_key, _ = key[len(prefix) :].split("/", 2)
+        return unquote(kind), unquote(limit_key)
+
+    def later_of(self, kind: str) -> str:
+        """Prefix of the index of the delayed instances of a kind that have a limit key."""
+        return f"{self.later}{self.kind(kind)}/"
 
     # -- parts of an instance -------------------------------------------------------------------------------------
 

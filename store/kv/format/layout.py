@@ -5,24 +5,30 @@ from __future__ import annotations
 import logging
 import re
 
-from peerjob.store.rules import LAYOUT
+from peerjob.store.rules import LAYOUT, LIMITS_LAYOUT
 
 from .base import Compare, Entry, KeyValue, Put, Transaction
+from .keys import Keys, below
 
 LAYOUT_VALUE = str(LAYOUT).encode()
-"""The value of the key that stores the layout of this release."""
+"""The value of the key that stores the layout of a namespace without limits."""
+LIMITS_VALUE = str(LIMITS_LAYOUT).encode()
+"""The value of that key in a namespace that has used limits."""
 _NUMBER = re.compile(rb"[0-9]{1,9}")
 logger = logging.getLogger("peerjob.store")
 
 
-async def mended_layout(kv: KeyValue, key: str, entry: Entry) -> bool:
-    """Write the layout of this release if the stored one is no number; False if it is one.
+async def mended_layout(kv: KeyValue, keys: Keys, entry: Entry) -> bool:
+    """Write the layout that the namespace needs if the stored one is no number; False if it is one.
 
     Each release writes a number, so any other text is damage. Without a layout, no node would work any more.
     """
     if _NUMBER.fullmatch(entry.value):
         return False
-    applied = await kv.txn([Transaction([Compare(key, mod=entry.mod)], [Put(key, LAYOUT_VALUE)])])
+    limits = await kv.read([below(prefix, 1, keys_only=True) for prefix in (keys.limited, keys.limits)])
+    layout = LIMITS_VALUE if any(answer.count for answer in limits) else LAYOUT_VALUE
+    applied = await kv.txn([Transaction([Compare(keys.layout, mod=entry.mod)], [Put(keys.layout, layout)])])
     if applied.answers[0] is not None:
-        logger.error("%s: the layout of the namespace cannot be read; the layout %d replaces it", key, LAYOUT)
+        text = "%s: the layout of the namespace cannot be read; the layout %s replaces it"
+        logger.error(text, keys.layout, layout.decode())
     return True

@@ -138,9 +138,18 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return self.state >= State.CANCELLED
 
     @property
+    def claimed(self) -> bool:
+        """Whether an incarnation holds the claim, or runs the body of the cancelled instance."""
+        return self.state is State.PROCESSING or self.releasing
+
+    @property
     def keeps(self) -> bool:
         """Whether the instance or its body has not ended, so that the instance keeps its unique key and its slot."""
         return not self.final or self.releasing
+
+
+LimitKey = tuple[Annotated[str, msgspec.Meta(min_length=1)], Count]
+"""The limit key of an instance, and the concurrency that came with it."""
 
 
 class Delayed(msgspec.Struct, frozen=True, array_like=True):
@@ -149,6 +158,12 @@ class Delayed(msgspec.Struct, frozen=True, array_like=True):
     kind: Kind
     priority: Priority
     suspect: bool
+    limit_key: LimitKey | None = None
+
+    @property
+    def value(self) -> bytes:
+        """The stored entry, without the last field if it has no value."""
+        return encode((self.kind, self.priority, self.suspect, *((self.limit_key,) if self.limit_key else ())))
 
 
 class Owned(msgspec.Struct, frozen=True, array_like=True):
@@ -220,6 +235,13 @@ class Idle(msgspec.Struct, frozen=True, array_like=True):
     kinds: tuple[str, ...]
     groups: tuple[str, ...] = ()
     """The groups of the node's kinds, if the node has many kinds; `kinds` is empty in that case."""
+    opens: tuple[tuple[str, Moment], ...] = ()
+    """Shared limits that time opens, each with the moment at which this node claims because of it."""
+
+    @property
+    def value(self) -> bytes:
+        """The stored registration, without the last field if it has no value."""
+        return encode((self.kinds, self.groups, *((self.opens,) if self.opens else ())))
 
 
 class Answers(msgspec.Struct, frozen=True, array_like=True):
@@ -291,6 +313,7 @@ def _extra_of(row: NodeRow) -> dict[str, Any]:
 _decode_extra = or_default(reader(dict[str, Any], "later fields of a node"), dict[str, Any]())
 node_of = or_default(decode_node, UNREADABLE_NODE)
 owned_of = or_default(decode_owned, None)
+idle_of = or_default(decode_idle, None)
 clock_report_of = or_default(decode_clock_report, None)
 delayed_of = or_default(decode_delayed, None)
 kinds_of = or_default(decode_kinds, list[tuple[str, str | None]]())

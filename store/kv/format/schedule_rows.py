@@ -14,7 +14,8 @@ from peerjob.model.firing import FireRecord, ScheduleRow
 from peerjob.model.record import Count, Moment
 from peerjob.model.spec import reader
 
-from .rows import NOTHING_EXTRA, Id, Kind, Lease, Priority, encode
+from .limit_rows import limit_key_of
+from .rows import NOTHING_EXTRA, Id, Kind, Lease, LimitKey, Priority, Row, encode, or_default
 
 Revision = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 """The number of a put or a removal. A page of schedules carries two of them in one number."""
@@ -73,6 +74,16 @@ SUSPECT_EXTRA = msgspec.Raw(encode({"suspect": True}))
 """The last field of a parked suspect. Only an instance from another store is a suspect before its first run."""
 
 
+class _ParkedExtra(msgspec.Struct, frozen=True):
+    """The last field of a parked instance."""
+
+    suspect: bool = False
+    limit_key: LimitKey | None = None
+
+
+_later_of = or_default(reader(_ParkedExtra, "later fields of a parked instance"), _ParkedExtra())
+
+
 class Parked(msgspec.Struct, frozen=True, array_like=True):
     """An instance that waits for a slot, with what is needed to add it to its queue without its record."""
 
@@ -82,10 +93,29 @@ class Parked(msgspec.Struct, frozen=True, array_like=True):
     due_us: Moment
     extra: msgspec.Raw = NOTHING_EXTRA
 
+    @classmethod
+    def of(cls, id: str, row: Row) -> Parked:
+        """The entry of an instance that starts to wait."""
+        limit_key = limit_key_of(row)
+        extra = SUSPECT_EXTRA if row.suspect else NOTHING_EXTRA
+        if limit_key is not None:
+            extra = msgspec.Raw(encode({"suspect": row.suspect, "limit_key": limit_key}))
+        return cls(id, row.kind, row.priority, row.due_us, extra)
+
     @property
     def suspect(self) -> bool:
         """Whether the instance waits in the queue of suspects after it has the slot."""
-        return self.extra == SUSPECT_EXTRA
+        return self.extra == SUSPECT_EXTRA or (self.extra != NOTHING_EXTRA and bool(_later_of(self.extra).suspect))
+
+    @property
+    def limit_key(self) -> LimitKey | None:
+        """The limit key of the instance, and the concurrency that came with it."""
+        return None if self.extra in (NOTHING_EXTRA, SUSPECT_EXTRA) else _later_of(self.extra).limit_key
+
+    @property
+    def gate(self) -> tuple[str, str] | None:
+        """Kind and limit key of the instance."""
+        return None if self.limit_key is None else (self.kind, self.limit_key[0])
 
 
 class SlotRow(msgspec.Struct, frozen=True, array_like=True):

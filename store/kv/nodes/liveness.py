@@ -18,7 +18,7 @@ from peerjob.model.record import Held, Renewed, digest
 from peerjob.store.calls import MAX_ANSWER, answer_within
 from peerjob.store.kv.format.base import Compare, Entry, Found, KeyValue, Op, Put, Range, Transaction
 from peerjob.store.kv.format.keys import Keys, below, prefix_end
-from peerjob.store.kv.format.layout import LAYOUT_VALUE, mended_layout
+from peerjob.store.kv.format.layout import LAYOUT_VALUE, LIMITS_VALUE, mended_layout
 from peerjob.store.kv.format.rows import UNREADABLE_NODE, Live, NodeRow, decode_node, encode, live_of
 from peerjob.store.kv.format.unreadable import WRITTEN_ANEW, Unreadable
 from peerjob.store.kv.write.clock_skew import ClockSkew, PeerClocks
@@ -146,7 +146,8 @@ class KVLiveness:
         for _ in range(ROUNDS):
             extended, read = await self._read(incarnation, sign)
             layout = read.layout
-            if layout is not None and layout.value != LAYOUT_VALUE and not await mended_layout(kv, keys.layout, layout):
+            known = layout is None or layout.value in (LAYOUT_VALUE, LIMITS_VALUE)
+            if layout is not None and not known and not await mended_layout(kv, keys, layout):
                 # a lease is extended without a transaction, and only transactions compare the layout: check the layout
                 # separately
                 check_layout(layout.value.decode(errors="replace"), namespace=keys.root[:-1], url=self._url)

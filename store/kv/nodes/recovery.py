@@ -13,6 +13,7 @@ from peerjob.store.kv.format.keys import below, prefix_end
 from peerjob.store.kv.format.rows import NodeRow, Row, encode, extended, node_of
 from peerjob.store.kv.queue.retention import RetentionCommands
 from peerjob.store.kv.write.context import retried
+from peerjob.store.kv.write.gates import stamps
 from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.transaction_plan import Change, TransactionPlan
 from peerjob.store.kv.write.writer import ROUNDS
@@ -129,13 +130,17 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
         planned: list[tuple[str, Row, Row]] = []
         stale: list[Op] = []
         slots = await context.slots.held_by(row for _, row in rows.values())
+        taken = [(id, row) for id, (_, row) in rows.items()]
+        gates = await context.gates.plan_of(taken, (held.slot for held in slots.values()))
+        if gates is not None:
+            gates.returning = set(gates.states)
         for id in owned:
             revision, row = rows.get(id, (0, None))
             if row is None or row.owner != incarnation or not row.keeps:
                 stale.append(Delete(keys.owned(incarnation) + id))
                 continue
             after = self._row_after_loss(row, node, now_us, by)
-            plan = TransactionPlan.for_row(keys, now_us, row, slots)
+            plan = TransactionPlan.for_row(keys, now_us, row, slots, gates)
             plan.ops.append(Put(keys.state + id, encode(after)))
             plan.end_claim(id, row, after)
             if after.crashes > row.crashes:
@@ -144,7 +149,7 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
             wakeups.add_queued(plan)
             planned.append((id, row, after))
         await self._writer.plain(stale)
-        written = await self._writer.write(changes, guards=[guard])
+        written = await self._writer.write(changes, guards=[guard, *stamps(gates)])
         context.uncache(owned)
         reaped: list[Reaped] = []
         ended: dict[str, int] = {}

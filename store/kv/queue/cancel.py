@@ -13,6 +13,7 @@ from peerjob.store.kv.format.base import Compare, Put, mod_of
 from peerjob.store.kv.format.keys import timed
 from peerjob.store.kv.format.rows import Owned, Row, encode, extended
 from peerjob.store.kv.write.context import KVCommands, KVContext, retried
+from peerjob.store.kv.write.gates import stamps
 from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.transaction_plan import Change, TransactionPlan
 from peerjob.store.kv.write.writer import ROUNDS
@@ -50,16 +51,18 @@ class CancelCommands(KVCommands):
             if not live:
                 return [answers[id] for id in ids]
             entries = await self._kv.get([keys.delayed(id) + timed(rows[id][1].due_us, id) for id in live])
+            leaving = [(id, rows[id][1]) for id in live]
+            gates = await context.gates.plan_of(leaving, (held.slot for held in slots.values()))
             wakeups = Wakeups()
             changes: list[Change] = []
             for id, entry in zip(live, entries, strict=True):
                 revision, row = rows[id]
-                plan = TransactionPlan.for_row(keys, now_us, row, slots)
+                plan = TransactionPlan.for_row(keys, now_us, row, slots, gates)
                 plan.compares.append(Compare(keys.state + id, mod=revision))
                 plan_cancel(context, plan, id, row, mod_of(entry), node=node, request=request, note=note)
                 wakeups.add_queued(plan)
                 changes.append(plan.change())
-            written = await self._writer.write(changes)
+            written = await self._writer.write(changes, guards=stamps(gates))
             failures += not all(written.revisions)
             for id, _ in written.applied(live):
                 row = rows[id][1]

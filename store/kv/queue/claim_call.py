@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from peerjob.model.caps import Caps
 from peerjob.model.record import Claim, Claimed, Want
 from peerjob.model.state import State
-from peerjob.store.kv.format.base import Entry
+from peerjob.store.kv.format.base import Compare, Entry
 from peerjob.store.kv.format.rows import to_claim
 from peerjob.store.kv.index.index_feed import IndexFeed
 from peerjob.store.kv.index.scan import Head
 from peerjob.store.kv.kinds.kind_groups import Groups
 from peerjob.store.kv.write.answers import AnswerLog
 from peerjob.store.kv.write.context import KVContext
+
+from .claim_limits import ClaimLimits
 
 FEW_KINDS = 32
 """A claim for at most this number of kinds reads the heads of all ready queues of each kind."""
@@ -37,6 +39,12 @@ class ClaimCall:
         self.groups: Groups | None = None
         """The groups of the node's kinds; None while the claim reads the heads of all queues directly."""
         self.feed: IndexFeed | None = None
+        self.by_limits: ClaimLimits | None = None
+        """What the limits of the wanted kinds leave; None while no kind has limits."""
+        self.charged: dict[str, int] = {}
+        """See `ClaimLimits`."""
+        self.stamp = Compare("")
+        """Holds while the limits of the namespace are those that the claim has read."""
         self.node = Entry(b"", 0)
         self.name = ""
         self.live: list[str] = []
@@ -61,6 +69,16 @@ class ClaimCall:
         return tuple(kind for kind, limit in self.want.kinds.items() if limit > self.taken.get(kind, 0))
 
     @property
+    def closed(self) -> Set[str]:
+        """The kinds of which a limit allows no instance."""
+        return frozenset() if self.by_limits is None else self.by_limits.closed
+
+    @property
+    def open_kinds(self) -> tuple[str, ...]:
+        """The kinds of which more instances may be claimed, as far as limits allow it."""
+        return tuple(kind for kind in self.kinds if kind not in self.closed) if self.closed else self.kinds
+
+    @property
     def wants_all(self) -> bool:
         """Whether the claim takes instances of each registered kind, and also suspects."""
         caps = self.want.kinds
@@ -76,6 +94,8 @@ class ClaimCall:
     def add(self, claim: Claim) -> None:
         """Add a claim to the answer."""
         self.claims.append(claim)
+        if self.by_limits is not None:
+            self.by_limits.given(claim.kind)
         self.taken[claim.kind] = self.taken.get(claim.kind, 0) + 1
         self.limit = 0 if claim.suspect else self.limit - 1
 

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 
 from peerjob.store.kv.format.base import Compare, Delete, Entry, Range
 from peerjob.store.kv.format.keys import prefix_end, time_text
+from peerjob.store.kv.format.limit_rows import limit_key_of
 from peerjob.store.kv.format.rows import Delayed, decode_delayed
-from peerjob.store.kv.index.counts import DELAYED
 from peerjob.store.kv.index.scan import AFTER_ALL, Head
 from peerjob.store.kv.write.context import KVContext
+from peerjob.store.kv.write.gates import Arrival, GatePlan, stamps
 from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.transaction_plan import Change, TransactionPlan
 
@@ -57,33 +58,56 @@ class DelayedQueue:
         ]
         due.sort(key=lambda item: item[0])
         changes: list[Change] = []
-        kinds: list[str] = []
-        for position, queue, entry in due[:MAX_MOVED]:
+        plans: list[TransactionPlan] = []
+        moving = [
+            (position, queue, entry, await self._delayed(position[19:], queue + position, entry))
+            for position, queue, entry in due[:MAX_MOVED]
+        ]
+        gates = await self._gates(moving)
+        for position, queue, entry, delayed in moving:
             id = position[19:]
-            plan = TransactionPlan(context.keys, now_us)
-            plan.ops.append(Delete(queue + position))
-            delayed = await self._delayed(id, queue + position, entry)
+            plan = TransactionPlan(context.keys, now_us, gates=gates)
             if delayed is None:
+                plan.ops.append(Delete(queue + position))
                 # the kind of an unreadable entry is unknown, so only a recount can correct the counter that included
                 # the entry
                 context.counts.in_doubt = True
-                kinds.append("")
             else:
-                plan.shifts.append((delayed.kind, DELAYED, -1))
-                plan.add_to_queue(id, delayed.kind, delayed.priority, int(position[:18]), suspect=delayed.suspect)
-                kinds.append(delayed.kind)
+                kind, priority, due_us = delayed.kind, delayed.priority, int(position[:18])
+                plan.leave_delayed(queue + position, id, kind, has_limit_key=delayed.limit_key is not None)
+                plan.add_to_queue(id, kind, priority, due_us, suspect=delayed.suspect, limit_key=delayed.limit_key)
+            plans.append(plan)
             changes.append(plan.change([Compare(queue + position, mod=entry.mod)]))
-        written = await context.writer.write(changes)
-        moved: dict[str, int] = {}
-        for kind, _ in written.applied(kinds):
-            if kind:
-                moved[kind] = moved.get(kind, 0) + 1
+        written = await context.writer.write(changes, guards=stamps(gates))
+        moved = Wakeups()
+        for plan, _ in written.applied(plans):
+            moved.add_queued(plan)
+        await context.settle(moved.came)
         if len(due) <= MAX_MOVED:
             await context.queues.move_on(context.queues.advance(head, until) for head in begun)
         own: Mapping[str, int] = call.want.kinds if call.want.limit else {}
-        others = {kind: count for kind, count in moved.items() if own.get(kind, 0) <= 0}
+        others = {kind: count for kind, count in moved.ready.items() if own.get(kind, 0) <= 0}
         await context.hints.send(Wakeups(ready=others, except_for=call.incarnation if own else ""), written)
         return True
+
+    async def _gates(self, moving: Sequence[tuple[str, str, Entry, Delayed | None]]) -> GatePlan | None:
+        """The limit keys to which delayed instances come."""
+        arrivals = [
+            Arrival(
+                (delayed.kind, delayed.limit_key[0]),
+                delayed.limit_key[1],
+                False,
+                delayed.priority,
+                int(position[:18]),
+                position[19:],
+            )
+            for position, _, _, delayed in moving
+            if delayed is not None and delayed.limit_key is not None
+        ]
+        gates = await self._context.gates.plan(arrival.gate for arrival in arrivals) if arrivals else None
+        if gates is not None:
+            gates.expect(arrivals)
+        return gates
 
     async def _delayed(self, id: str, key: str, entry: Entry) -> Delayed | None:
         """Decode an entry of a delayed queue. If the entry is unreadable, the instance's record is used, if any."""
@@ -93,7 +117,10 @@ class DelayedQueue:
         # the move deletes the entry, so it counts no more
         self._context.unreadable.replaced(key)
         stored = (await self._context.rows([id])).get(id)
-        return None if stored is None else Delayed(stored[1].kind, stored[1].priority, stored[1].suspect)
+        if stored is None:
+            return None
+        row = stored[1]
+        return Delayed(row.kind, row.priority, row.suspect, limit_key_of(row))
 
     async def next_due(self, heads: Sequence[Head]) -> int | None:
         """The time at which the earliest instance is due; None without one, or if other nodes decide. Moves heads."""

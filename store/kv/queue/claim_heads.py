@@ -14,6 +14,7 @@ from peerjob.store.kv.write.context import KVContext
 from peerjob.store.kv.write.writer import ROUNDS
 
 from .claim_call import ClaimCall
+from .claim_limits import ClaimLimits
 
 _MAX_HEADS = 64
 """A claim for few kinds reads at most this number of heads. A claim with more heads or more
@@ -40,8 +41,16 @@ class ClaimHeads:
         elif not call.has_few_kinds:
             call.groups = await self._read_groups(call)
         for _ in range(ROUNDS):
-            reads = [node, *windowed, context.queues.delayed_heads(), *self.of_ready(call)]
+            rules = await context.limit_rules.current()
+            by_limits = ClaimLimits(context, rules, call.want.kinds, call.charged) if rules.kinds else None
+            limits = [] if by_limits is None else by_limits.reads
+            reads = [node, *windowed, context.queues.delayed_heads(), *self.of_ready(call, call.kinds), *limits]
+            now_us = context.clock_skew.median_us()
             nodes, *answers = await context.kv.read(reads)
+            call.by_limits, call.stamp = by_limits, rules.stamp
+            if by_limits is not None:
+                by_limits.read(answers[len(answers) - len(limits) :], now_us)
+                del answers[len(answers) - len(limits) :]
             if windowed:
                 call.live = [
                     incarnation
@@ -57,11 +66,11 @@ class ClaimHeads:
                 return True
         raise StoreUnavailableError(context.url, "too many nodes register kinds at once")
 
-    def of_ready(self, call: ClaimCall) -> list[Range]:
-        """The reads that find the heads of the ready queues of all wanted kinds."""
+    def of_ready(self, call: ClaimCall, kinds: Sequence[str]) -> list[Range]:
+        """The reads that find the heads of the ready queues of these kinds, or of all groups if the node has some."""
         keys = self._context.keys
         if call.groups is None:
-            return [below(keys.ready_heads(kind), _MAX_HEADS + 1) for kind in call.kinds]
+            return [below(keys.ready_heads(kind), _MAX_HEADS + 1) for kind in kinds]
         return [*self._grouping.marks(call.groups), *(below(keys.order_heads(group)) for group in call.groups.marks)]
 
     async def _set_heads(self, call: ClaimCall, ready: Sequence[Found]) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from peerjob.store.kv.format.base import Compare, Delete, Found, Op, Put, Range, Transaction
-from peerjob.store.kv.format.keys import prefix_end, time_text
-from peerjob.store.kv.format.rows import Idle, encode
+from peerjob.store.kv.format.keys import time_text
+from peerjob.store.kv.format.rows import Idle
 from peerjob.store.kv.index.scan import AFTER_ALL
 from peerjob.store.kv.write.context import KVContext
 from peerjob.store.kv.write.idle_signs import IdleSign
@@ -16,6 +18,7 @@ from .claim_call import ClaimCall
 from .claim_due import DelayedQueue
 from .claim_heads import ClaimHeads
 from .claim_select import Selection
+from .closed_kinds import ClosedKinds, rest_of
 
 _MANY_QUEUES = 16
 """If one kind has more queues than this, a claim deletes the heads of empty queues, so that
@@ -51,8 +54,9 @@ class IdleNodes:
         context, kv, log = self._context, self._context.kv, call.answer_log
         await self._tidy_empty_queues(call, selection)
         next_due_us = log.next_due_us = await self._delayed.next_due(call.delayed)
-        registration = Idle(call.kinds, ()) if call.groups is None else Idle((), tuple(call.groups.marks))
-        waits = call.want.idle and call.limit > 0 and bool(registration.kinds or registration.groups)
+        closed = None if call.by_limits is None else ClosedKinds(context, call, selection, call.by_limits)
+        registration = await self._registration(call, closed)
+        waits = registration is not None
         alive = Compare(context.keys.node + call.incarnation, mod=call.node.mod)
         part = log.part()
         compares, ops, idle = [alive, part.guard()], list[Op](), context.keys.idle + call.incarnation
@@ -64,12 +68,15 @@ class IdleNodes:
             part.unused()
         else:
             ops.append(part.put((), await context.writer.short_lease()))
-            if waits:
-                ops.append(Put(idle, encode(registration)))
+            if registration is not None:
+                ops.append(Put(idle, registration.value))
         context.idle_signs.set(None)
         reads = self._repeated_reads(call, selection, next_due_us)
+        own = len(reads)
+        if closed is not None:
+            reads += closed.reads
         request_reads = reads if len(reads) <= _MAX_REQUEST_READS else ()
-        applied = await kv.txn([Transaction(compares, ops, request_reads)])
+        applied = await kv.txn([Transaction(compares, ops, request_reads)], guards=[call.stamp])
         answer = applied.answers[0]
         if answer is not None and request_reads != reads:
             # read after the registration was written: the read finds earlier instances, and later instances find the
@@ -86,16 +93,29 @@ class IdleNodes:
             part.written(applied.revision)
             if waits:
                 self._entries[call.incarnation] = (registration, applied.revision)
-        if not self._has_new(call, selection, answer):
+        may_go = closed is not None and closed.may_go(answer[own:])
+        if not may_go and not self._has_new(call, selection, answer[:own]):
             # while the clock of this node decides nothing, the reads do not find delayed instances
             if waits and call.wants_all and request_reads == reads and context.clock_skew.decides:
                 _, revision = self._entries[call.incarnation]
-                context.idle_signs.set(IdleSign(call.incarnation, idle, revision, reads, answer))
+                sign = IdleSign(call.incarnation, idle, revision, reads[:own], answer[:own], closed)
+                context.idle_signs.set(sign)
             return True
         if waits:
             await kv.txn([Transaction([], [Delete(idle)])])
             self.forget(call.incarnation)
         return False
+
+    async def _registration(self, call: ClaimCall, closed: ClosedKinds | None) -> Idle | None:
+        """The registration of the node, which may learn when a limit opens; None if the node does not wait."""
+        log = call.answer_log
+        registration = Idle(call.kinds, ()) if call.groups is None else Idle((), tuple(call.groups.marks))
+        if not (call.want.idle and call.limit > 0 and (registration.kinds or registration.groups)):
+            return None
+        if closed is not None and (opens := await closed.untold()):
+            log.next_due_us = min(us for us in (log.next_due_us, *opens.values()) if us is not None)
+            return replace(registration, opens=tuple(opens.items()))
+        return registration
 
     async def _tidy_empty_queues(self, call: ClaimCall, selection: Selection) -> None:
         """Move the heads of empty queues forward. If a kind has many queues, delete the heads of the empty ones."""
@@ -115,9 +135,9 @@ class IdleNodes:
     def _repeated_reads(self, call: ClaimCall, selection: Selection, next_due_us: int | None) -> list[Range]:
         """The reads that find entries added to the queues after the claim has read the queues."""
         return [
-            *self._heads.of_ready(call),
+            *self._heads.of_ready(call, call.open_kinds),
             *(call.feed.repeated_reads() if call.feed is not None else ()),
-            *(Range(head.queue + head.start, prefix_end(head.queue), 1, True) for head in selection.heads()),
+            *map(rest_of, selection.heads(call.closed)),
             self._context.queues.delayed_heads(),
             *self._delayed.before(call.delayed, next_due_us),
         ]
@@ -133,7 +153,7 @@ class IdleNodes:
             read = {head.queue for head in selection.heads()}
             new = any(
                 head.queue not in read and (call.want.suspects or "/s/" not in head.queue)
-                for answer in take(len(call.kinds))
+                for answer in take(len(call.open_kinds))
                 for head in queues.heads(answer)
             )
         else:
@@ -142,7 +162,7 @@ class IdleNodes:
             indexes = {head.queue for head in call.feed.heads()}
             new = any(head.queue not in indexes for answer in take(count) for head in queues.heads(answer)) or new
             new = call.feed.has_new(take(len(indexes))) or new
-        new = any(answer.count for answer in take(len(selection.heads()))) or new
+        new = any(answer.count for answer in take(len(selection.heads(call.closed)))) or new
         (delayed,) = take(1)
         begins = {head.queue: head.start for head in call.delayed}
         new = any(head.start < begins.get(head.queue, AFTER_ALL) for head in queues.heads(delayed)) or new

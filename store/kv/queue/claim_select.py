@@ -10,7 +10,7 @@ their claims seldom conflict.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence, Set
 from zlib import crc32
 
 import msgspec
@@ -23,6 +23,7 @@ from peerjob.store.kv.index.scan import Head, Scan
 from peerjob.store.kv.write.context import KVContext
 
 from .claim_call import ClaimCall
+from .claim_limits import Budget, ClaimLimits
 
 _MAX_SCANS = 100
 """One request reads at most this number of queues; a claim reads further queues with further requests."""
@@ -99,14 +100,34 @@ class _Source:
 class Remaining:
     """How many instances of each kind may be picked. A kind is held back here: a claim passes over a kind with 0."""
 
-    def __init__(self, caps: Mapping[str, int], taken: Mapping[str, int], spread: int = 1) -> None:
+    def __init__(
+        self, caps: Mapping[str, int], taken: Mapping[str, int], spread: int = 1, by_limits: ClaimLimits | None = None
+    ) -> None:
         self._caps = caps
         self._taken = taken
         self._spread = spread
+        self._by_limits = by_limits
+        self.closed: Set[str] = frozenset() if by_limits is None else by_limits.closed
+        """Kinds of which a limit allows none."""
 
     def of(self, kind: str) -> int:
         """The number of instances of this kind that can be picked."""
+        if kind in self.closed:
+            return 0
         return (self._caps.get(kind, 0) - self._taken.get(kind, 0)) * self._spread
+
+    def budget(self) -> Budget | None:
+        """What the shared limits leave to all kinds together; None without limits."""
+        return None if self._by_limits is None else self._by_limits.budget(self._spread)
+
+    def spent(self, kinds: Iterable[str], used: Mapping[str, int]) -> set[str]:
+        """Those of these kinds of which no more can be picked, if so many of each kind are."""
+        budget = self.budget()
+        if budget is None:
+            return {kind for kind in used or kinds if used.get(kind, 0) >= self.of(kind)}
+        for kind, count in used.items():
+            budget.use(kind, count)
+        return {kind for kind in kinds if used.get(kind, 0) >= self.of(kind) or not budget.allows(kind)}
 
 
 class Selection:
@@ -150,7 +171,7 @@ class Selection:
             self.picks, rest, spent, horizon = self._merge(limit, remaining)
             picks = self.picks
             full = len(picks) == limit or (len(picks) == 1 and picks[0].suspect)
-            unfinished = [source for source in self._sources if source.open]
+            unfinished = [source for source in self._sources if source.open and source.kind not in remaining.closed]
             if full:
                 waiting = [] if rest else unfinished
             else:
@@ -189,10 +210,11 @@ class Selection:
         self, limit: int, remaining: Remaining
     ) -> tuple[list[Pick], list[Pick], set[str], tuple[int, str] | None]:
         """The picks, the other entries that were read, the kinds at their limit, and the horizon."""
-        pool = [pick for source in self._sources for pick in source.picks]
+        pool = [pick for source in self._sources if source.kind not in remaining.closed for pick in source.picks]
         if len(self._sources) > 1:
             pool.sort(key=lambda pick: (pick.priority, pick.position))
-        spent = {source.kind for source in self._sources if remaining.of(source.kind) <= 0}
+        kinds = {source.kind for source in self._sources}
+        spent = remaining.spent(kinds, {})
         bounds = [] if self._bound is None else [self._bound]
         while True:
             horizon = min(
@@ -208,7 +230,7 @@ class Selection:
             )
             picks, rest = _taken(pool, limit, remaining, horizon)
             used = Counter(pick.kind for pick in picks)
-            more = {kind for kind, count in used.items() if count >= remaining.of(kind)} - spent
+            more = remaining.spent(kinds, used) - spent
             if not more:
                 return picks, rest, spent, horizon
             spent |= more
@@ -234,9 +256,17 @@ class Selection:
         taken = {pick.key for pick in picks}
         return [source.head_moves(self._queues, taken) for source in self._sources if source.scan.head.mod]
 
-    def heads(self) -> list[Head]:
-        """The heads of all opened queues."""
-        return [source.head for source in self._sources]
+    def heads(self, closed: Set[str] = frozenset()) -> list[Head]:
+        """The heads of all opened queues, except those of some kinds."""
+        return [source.head for source in self._sources if source.kind not in closed]
+
+    def queued(self, kinds: Collection[str]) -> list[str]:
+        """Those of these kinds of which instances were read."""
+        return [source.kind for source in self._sources if source.picks and source.kind in kinds]
+
+    def heads_by_kind(self) -> list[tuple[str, Head]]:
+        """Kind and head of all opened queues."""
+        return [(source.kind, source.head) for source in self._sources]
 
     def empty(self) -> list[tuple[str, Head]]:
         """Kind and head of each empty queue."""
@@ -250,11 +280,14 @@ async def select_due(context: KVContext, call: ClaimCall) -> Selection:
     spread = 2 * len(call.live) if len(call.live) > 1 else 1
     window = min(call.limit * spread, max(call.limit, _MAX_WINDOW))
     if window:
-        await selection.pick(window, Remaining(call.want.kinds, call.taken, spread))
+        await selection.pick(window, Remaining(call.want.kinds, call.taken, spread, call.by_limits))
     if spread > 1:
-        remaining = Remaining(call.want.kinds, call.taken)
+        remaining = Remaining(call.want.kinds, call.taken, by_limits=call.by_limits)
         share, left = share_of(selection.picks, call.limit, remaining, call.incarnation, call.live, call.passed_over)
         selection.keep(share, (pick.kind for pick in left))
+    if call.by_limits is not None and len(selection.picks) == call.limit:
+        # if no node waits for the moment at which these kinds open, the woken node will
+        selection.keep(selection.picks, selection.queued(call.by_limits.timed))
     return selection
 
 
@@ -282,10 +315,11 @@ def share_of(
         is_own = part == own or passed_over.get(id, 0) >= MAX_PASSED
         ranked.append((0, at, at) if is_own else ((part - own) % count, drawn, at))
     ranked.sort()
-    used, own_picks, others = Counter[str](), list[int](), list[int]()
+    used, own_picks, others, budget = Counter[str](), list[int](), list[int](), remaining.budget()
     for _, _, at in ranked:
         kind = picks[at].kind
-        if len(own_picks) < limit and used[kind] < remaining.of(kind):
+        may_take = len(own_picks) < limit and used[kind] < remaining.of(kind)
+        if may_take and (budget is None or budget.take(kind)):
             used[kind] += 1
             own_picks.append(at)
         else:
@@ -304,6 +338,7 @@ def _taken(
     pool: Sequence[Pick], limit: int, remaining: Remaining, horizon: tuple[int, str] | None
 ) -> tuple[list[Pick], list[Pick]]:
     left: dict[str, int] = {}
+    budget = remaining.budget()
     picks: list[Pick] = []
     passed: list[Pick] = []
     for at, pick in enumerate(pool):
@@ -313,7 +348,9 @@ def _taken(
             if at == 0:
                 return [pick], list(pool[1:])
             passed.append(pick)
-        elif (free := left.get(pick.kind) or (0 if pick.kind in left else remaining.of(pick.kind))) > 0:
+        elif (free := left.get(pick.kind) or (0 if pick.kind in left else remaining.of(pick.kind))) > 0 and (
+            budget is None or budget.take(pick.kind)
+        ):
             left[pick.kind] = free - 1
             picks.append(pick)
         else:

@@ -11,7 +11,8 @@ from peerjob.model.record import MAX_BATCH_BYTES, Claim
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import Compare, Delete, Entry, Put, Transaction
 from peerjob.store.kv.format.keys import time_text
-from peerjob.store.kv.format.rows import Owned, Row, encode, extended, to_claim
+from peerjob.store.kv.format.limit_rows import limit_key_of, with_permits
+from peerjob.store.kv.format.rows import NOTHING_EXTRA, Owned, Row, encode, extended, to_claim
 from peerjob.store.kv.index.counts import PROCESSING, READY, SCHEDULED
 from peerjob.store.kv.index.scan import Head
 from peerjob.store.kv.write.context import KVContext
@@ -62,9 +63,13 @@ class Taking:
                 planned.append((call.picked, pick.id, taken, spec))
         if stale:
             await self._misplaced.remove(stale, call.now_us)
+        if call.by_limits is not None and not await call.by_limits.charge(row.kind for _, _, row, _ in planned):
+            return False
         alive = Compare(self._keys.node + call.incarnation, mod=call.node.mod)
         extra_ops = self._idle.removal(call.incarnation)
-        written = await context.writer.write(changes, answer_log=call.answer_log, extra_ops=extra_ops, guards=[alive])
+        written = await context.writer.write(
+            changes, answer_log=call.answer_log, extra_ops=extra_ops, guards=[alive, call.stamp]
+        )
         if any(written.revisions):
             self._idle.forget(call.incarnation)
         wakeups = Wakeups(any_of=selection.left_kinds, except_for=call.incarnation)
@@ -85,6 +90,7 @@ class Taking:
         keys, id = self._keys, pick.id
         call.picked += 1
         self._last_fence = max(self._last_fence, call.now_us - 1) + 1
+        permits = () if call.by_limits is None else call.by_limits.permits(row.kind)
         taken = replace(
             row,
             state=State.PROCESSING,
@@ -96,10 +102,15 @@ class Taking:
             # another node's clock found the instance due and can be ahead of this node's: no history shows a claim
             # before the due time
             history=extended(row, State.PROCESSING, max(call.now_us, row.due_us), call.name, ""),
+            extra=row.extra if row.extra == NOTHING_EXTRA and not permits else with_permits(row.extra, permits),
         )
+        names = [keys.permit(*permit) for permit in permits]
+        # an instance with a limit key can leave its queue without a change of its record
+        entry = [] if row.extra == NOTHING_EXTRA else [Compare(pick.key, mod=pick.mod)]
         return taken, Change(
-            [Compare(keys.state + id, mod=revision)],
+            [Compare(keys.state + id, mod=revision), *entry, *map(Compare, names)],
             [
+                *(Put(name, id.encode()) for name in names),
                 Put(keys.state + id, encode(taken)),
                 Delete(pick.key),
                 Put(keys.owned(call.incarnation) + id, encode(Owned(taken.fence, taken.suspect, kind=row.kind))),
@@ -127,7 +138,7 @@ class Taking:
                 or row is None
                 or row.state is not State.SCHEDULED
                 or pick.queue != keys.ready(row.kind, row.priority, suspect=row.suspect)
-                or pick.position[:18] != time_text(row.due_us)
+                or (pick.position[:18] != time_text(row.due_us) and limit_key_of(row) is None)
             ):
                 claimable.append(None)
                 continue

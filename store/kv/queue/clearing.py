@@ -13,6 +13,8 @@ from peerjob.store.kv.format.keys import below, prefix_end, timed
 from peerjob.store.kv.format.rows import Row, encode, folded
 from peerjob.store.kv.index.counts import SET_ASIDE
 from peerjob.store.kv.write.context import retried
+from peerjob.store.kv.write.gates import stamps
+from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.transaction_plan import Change, TransactionPlan
 
 from .reading import ReadCommands
@@ -70,7 +72,10 @@ class ClearCommands(ReadCommands, RetentionCommands):
         slots = await context.slots.held_by(row for _, row in rows.values())
         positions = [keys.delayed(id) + timed(row.due_us, id) for id, (_, row) in rows.items()]
         entries = await self._kv.get(positions)
+        leaving = [(id, row) for id, (_, row) in rows.items()]
+        gates = await context.gates.plan_of(leaving, (held.slot for held in slots.values()))
         now_us = self._clock.time_us()
+        wakeups = Wakeups()
         changes: list[Change] = []
         planned: list[str] = []
         used: set[str] = set()
@@ -79,12 +84,14 @@ class ClearCommands(ReadCommands, RetentionCommands):
                 if row.slot in used:
                     continue
                 used.add(row.slot)
-            plan = TransactionPlan.for_row(keys, now_us, row, slots)
+            plan = TransactionPlan.for_row(keys, now_us, row, slots, gates)
             plan.remove(id, row, mod_of(entry), lease=await context.removal_lease(row, now_us))
             changes.append(plan.change([Compare(keys.state + id, mod=revision)]))
             planned.append(id)
-        written = await self._writer.write(changes)
+            wakeups.add_queued(plan)
+        written = await self._writer.write(changes, guards=stamps(gates))
         context.uncache(rows)
+        await context.settle(wakeups.came)
         done = {id for id, _ in written.applied(planned)}
         return [id for id in rows if id not in done]
 

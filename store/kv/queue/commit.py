@@ -11,9 +11,11 @@ from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import FINAL_STATE, LAST_MOMENT_US, Ack, Action, LogLine, Outcome, check_batch
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import MAX_ALONE_BYTES, Compare, Delete, Put
+from peerjob.store.kv.format.limit_rows import limit_key_of
 from peerjob.store.kv.format.rows import SMALL, Out, Row, encode, extended
 from peerjob.store.kv.write.answers import AnswerLog
 from peerjob.store.kv.write.context import KVContext, retried
+from peerjob.store.kv.write.gates import GatePlan, stamps
 from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.transaction_plan import Change, HeldSlot, TransactionPlan
 from peerjob.store.kv.write.writer import ROUNDS
@@ -39,6 +41,11 @@ class _InstanceUpdate(msgspec.Struct):
     def changed(self) -> bool:
         return self.row is not self.stored
 
+    @property
+    def ends(self) -> bool:
+        """Whether the claim ends, or the body of the cancelled instance."""
+        return self.row.state is not self.stored.state or (self.stored.releasing and not self.row.releasing)
+
     def end_with(self, result: bytes | None, error: bytes | None) -> tuple[bool, Out | None]:
         """Set result and error, under a separate key if large; the answer is `has_out` and `out` for the record."""
         out = None if result is None and error is None else Out(result, error)
@@ -60,7 +67,16 @@ class CommitCommands(LogCommands, RetentionCommands):
     async def commit(self, incarnation: str, outcomes: Sequence[Outcome], *, request: str) -> list[Ack]:
         return await self._commit(incarnation, outcomes, request, "commit")
 
-    async def _commit(self, incarnation: str, outcomes: Sequence[Outcome], request: str, verb: str) -> list[Ack]:
+    async def _commit(
+        self,
+        incarnation: str,
+        outcomes: Sequence[Outcome],
+        request: str,
+        verb: str,
+        *,
+        full: list[str] | None = None,
+    ) -> list[Ack]:
+        """See `commit`. `full` gets the shared limits that were full, for the claim that follows."""
         context = self._context
         check_batch(len(outcomes))
         if not outcomes:
@@ -75,7 +91,7 @@ class CommitCommands(LogCommands, RetentionCommands):
         ended: dict[str, int] = {}
         for attempt in range(ROUNDS):
             updates = await self._check_outcomes(pending, outcomes, source, acks, cached=attempt == 0)
-            await self._write_updates(updates, source, answer_log, acks, ended)
+            await self._write_updates(updates, source, answer_log, acks, ended, full)
             for update in updates:
                 if update.indexes[0] in acks:
                     del pending[update.id]
@@ -84,10 +100,11 @@ class CommitCommands(LogCommands, RetentionCommands):
                 return [acks[index] for index in range(len(outcomes))]
         raise StoreUnavailableError(context.url, "too many writers at once")
 
-    def _may_add_to_queue(self, outcomes: Sequence[Outcome]) -> bool:
-        """Whether an outcome can add an instance to a queue: the same one again, or the next one of its schedule."""
+    def _may_let_go(self, outcomes: Sequence[Outcome]) -> bool:
+        """Whether a claim may find more after the outcomes: the same instance, the next of its schedule, or permits."""
         return not all(
-            outcome.action is Action.REPORT or (outcome.action in FINAL_STATE and self._context.has_no_slot(outcome.id))
+            outcome.action is Action.REPORT
+            or (outcome.action in FINAL_STATE and self._context.frees_nothing(outcome.id))
             for outcome in outcomes
         )
 
@@ -136,17 +153,27 @@ class CommitCommands(LogCommands, RetentionCommands):
         answer_log: AnswerLog,
         acks: dict[int, Ack],
         ended: dict[str, int],
+        full: list[str] | None,
     ) -> None:
         context = self._context
         wakeups = Wakeups()
         changing = [update for update in updates if update.changed]
         slots = await context.slots.held_by(update.stored for update in changing if not update.row.keeps)
+        ending = [(update.id, update.stored) for update in changing if update.ends]
+        gates = await context.gates.plan_of(ending, (held.slot for held in slots.values()))
+        if gates is not None:
+            gates.returning |= {
+                (update.row.kind, limit_key[0])
+                for update in changing
+                if update.ends and not update.row.final and update.row.due_us <= source.now_us
+                if (limit_key := limit_key_of(update.row)) is not None
+            }
         for update in updates:
             if not update.changed:
                 acks.update(zip(update.indexes, update.acks, strict=True))
                 answer_log.extra += update.answers
-        changes = [await self._update_change(update, source.now_us, wakeups, slots) for update in changing]
-        written = await self._writer.write(changes, answer_log=answer_log)
+        changes = [await self._update_change(update, source.now_us, wakeups, slots, gates) for update in changing]
+        written = await self._writer.write(changes, answer_log=answer_log, guards=stamps(gates))
         for update, revision in zip(changing, written.revisions, strict=True):
             if not revision:
                 context.uncache((update.id,))
@@ -159,7 +186,7 @@ class CommitCommands(LogCommands, RetentionCommands):
                     ended[update.row.kind] = ended.get(update.row.kind, 0) + 1
             else:
                 context.cache(update.id, revision, update.row)
-        await context.hints.send(wakeups, written)
+        await context.hints.send(wakeups, written, later=full)
 
     async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:
         # not retried: lines have no request id, so a repeated call would append them twice
@@ -180,10 +207,15 @@ class CommitCommands(LogCommands, RetentionCommands):
         raise StoreUnavailableError(context.url, "too many writers at once")
 
     async def _update_change(
-        self, update: _InstanceUpdate, now_us: int, wakeups: Wakeups, slots: Mapping[str, HeldSlot]
+        self,
+        update: _InstanceUpdate,
+        now_us: int,
+        wakeups: Wakeups,
+        slots: Mapping[str, HeldSlot],
+        gates: GatePlan | None = None,
     ) -> Change:
         keys, id, stored = self._keys, update.id, update.stored
-        plan = TransactionPlan.for_row(keys, now_us, stored, slots)
+        plan = TransactionPlan.for_row(keys, now_us, stored, slots, gates)
         ops = plan.ops
         payload = len(update.progress or b"")
         if update.out is not None:
@@ -198,7 +230,7 @@ class CommitCommands(LogCommands, RetentionCommands):
             ops.append(Put(keys.out + id, encode(update.out)))
         elif stored.has_out and not row.has_out:
             ops.append(Delete(keys.out + id))
-        if row.state is not stored.state or (stored.releasing and not row.releasing):
+        if update.ends:
             plan.end_claim(id, stored, row)
         ops.append(Put(keys.state + id, encode(row)))
         wakeups.add_queued(plan)

@@ -8,8 +8,10 @@ from peerjob.model.errors import StoreFullError, StoreUnavailableError
 from peerjob.model.record import LAST_MOMENT_US, Enqueued, NewInstance, Transition, check_batch
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import Compare, Put
+from peerjob.store.kv.format.limit_rows import extra_of
 from peerjob.store.kv.format.rows import SMALL, Row, encode, is_gone
 from peerjob.store.kv.write.context import KVCommands, retried
+from peerjob.store.kv.write.gates import Arrival, Gate, stamps
 from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.transaction_plan import Change, TransactionPlan
 from peerjob.store.kv.write.writer import ROUNDS
@@ -42,6 +44,9 @@ class EnqueueCommands(KVCommands):
         changes: list[Change] = []
         indexes: list[int] = []
         seen: set[str] = set()
+        gates = await self._context.gates.plan(gate_of_new(new, now_us) for new in pending.values())
+        if gates is not None:
+            gates.expect(arrival for new in pending.values() if (arrival := arrival_of(new, now_us)) is not None)
         for index, new in pending.items():
             unique = None if new.key is None else keys.unique(new.kind, new.key)
             state = keys.state + new.id
@@ -52,13 +57,13 @@ class EnqueueCommands(KVCommands):
             if unique is not None:
                 seen.add(unique)
                 compares.append(Compare(unique, mod=unowned.get(unique, 0)))
-            plan = TransactionPlan(keys, now_us)
+            plan = TransactionPlan(keys, now_us, gates=gates)
             plan_instance(plan, new, node)
             wakeups.add_queued(plan)
             wakeups.changed.append(new.id)
             changes.append(plan.change(compares))
             indexes.append(index)
-        written = await self._writer.write(changes)
+        written = await self._writer.write(changes, guards=stamps(gates))
         for index, _ in written.applied(indexes):
             answers[index] = Enqueued(pending.pop(index).id, True)
         await self._context.hints.send(wakeups, written)
@@ -91,17 +96,30 @@ class EnqueueCommands(KVCommands):
         return unowned
 
 
+def gate_of_new(new: NewInstance, now_us: int) -> Gate | None:
+    """The limit key to whose gate a new instance comes at once."""
+    return (new.kind, new.limit_key) if new.limit_key and _due_us(new, now_us) <= now_us else None
+
+
+def arrival_of(new: NewInstance, now_us: int) -> Arrival | None:
+    """A new instance that comes to its gate at once."""
+    gate, due_us = gate_of_new(new, now_us), _due_us(new, now_us)
+    return None if gate is None else Arrival(gate, new.key_concurrency, True, new.priority, due_us, new.id)
+
+
+def _due_us(new: NewInstance, now_us: int) -> int:
+    due_us = now_us if new.due_us is None else new.due_us
+    return min(due_us if new.delay_us is None else now_us + new.delay_us, LAST_MOMENT_US)
+
+
 def plan_instance(plan: TransactionPlan, new: NewInstance, node: str, *, slot: str = "", parked: bool = False) -> Row:
     """Plan an instance with everything that belongs to it. A parked instance enters no queue yet."""
     keys, now_us = plan.keys, plan.now_us
-    due_us = now_us if new.due_us is None else new.due_us
-    if new.delay_us is not None:
-        due_us = now_us + new.delay_us
     row = Row(
         new.kind,
         State.SCHEDULED,
         new.priority,
-        min(due_us, LAST_MOMENT_US),
+        _due_us(new, now_us),
         (Transition(State.CREATED, now_us, node), Transition(State.SCHEDULED, now_us, node)),
         attempts=new.attempts,
         crashes=new.crashes,
@@ -112,6 +130,7 @@ def plan_instance(plan: TransactionPlan, new: NewInstance, node: str, *, slot: s
         max_crashes=new.max_crashes,
         slot=slot,
         spec=new.spec if len(new.spec) <= SMALL else None,
+        extra=extra_of(new),
     )
     plan.ops.append(Put(keys.state + new.id, encode(row)))
     if row.spec is None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import Compare, Delete
 from peerjob.store.kv.format.keys import timed
+from peerjob.store.kv.format.limit_rows import limit_key_of
 from peerjob.store.kv.format.rows import Row
 from peerjob.store.kv.index.counts import READY
 from peerjob.store.kv.write.context import KVContext
@@ -37,7 +38,8 @@ class MisplacedEntries:
         for pick in picks:
             revision, row = rows.get(pick.id, (0, None))
             held = None if row is None else slots.get(row.slot)
-            waits = row is not None and row.state is State.SCHEDULED
+            # an instance with a limit key has its permit, by which a check of limits finds it
+            waits = row is not None and row.state is State.SCHEDULED and limit_key_of(row) is None
             if row is None or not waits or (held is not None and held.slot.holder != pick.id):
                 gone.append(pick)
                 continue

@@ -85,6 +85,7 @@ class Recount:
             [
                 *counters,
                 *(below(prefix, 1, keys_only=True) for prefix in (*indexes, keys.set_aside)),
+                *(below(f"{keys.waits}{part}/", 1, keys_only=True) for part in parts),
                 below(keys.own),
                 below(keys.slots),
             ]
@@ -102,8 +103,9 @@ class Recount:
             for state, count in zip(_STATES, held, strict=False):
                 actual[SLOT[state]] = count
             actual[PROCESSING], actual[READY] = running[kind], held[-1]
-            actual[DELAYED] = max(0, actual[SCHEDULED] - held[-1] - parked[kind])
-            actual[SET_ASIDE] = answers[-3].count if kind == "" else 0
+            waiting = answers[len(kinds) + len(indexes) + 1 + number].count
+            actual[DELAYED] = max(0, actual[SCHEDULED] - held[-1] - parked[kind] - waiting)
+            actual[SET_ASIDE] = answers[len(kinds) + len(indexes)].count if kind == "" else 0
             if actual != counted:
                 differences[part] = [after - before for before, after in zip(counted, actual, strict=True)]
         return differences

@@ -12,8 +12,10 @@ from peerjob.model.run_now import STORED_ANSWERS, RunNow, RunNowAnswer
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import Compare, Entry, Put, mod_of
 from peerjob.store.kv.format.keys import timed
+from peerjob.store.kv.format.limit_rows import gate_of, limit_key_of
 from peerjob.store.kv.format.rows import Row, encode, number_of
 from peerjob.store.kv.write.context import KVCommands, retried
+from peerjob.store.kv.write.gates import Arrival, stamps
 from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.transaction_plan import Change, HeldSlot, TransactionPlan
 from peerjob.store.kv.write.writer import ROUNDS
@@ -70,6 +72,14 @@ class RunNowCommands(KVCommands):
         moving = [id for id, answer in outcomes.items() if answer is RunNow.DUE_NOW]
         entries = await self._kv.get([keys.delayed(id) + timed(rows[id][1].due_us, id) for id in moving])
         delayed = dict(zip(moving, map(mod_of, entries), strict=True))
+        gates = await context.gates.plan(gate_of(rows[id][1]) for id in moving)
+        if gates is not None:
+            coming = ((id, rows[id][1], limit_key_of(rows[id][1])) for id in moving)
+            gates.expect(
+                Arrival((row.kind, limit_key[0]), limit_key[1], False, row.priority, now_us, id)
+                for id, row, limit_key in coming
+                if limit_key is not None
+            )
         lease = await self._writer.short_lease()
         wakeups = Wakeups()
         changes: list[Change] = []
@@ -77,7 +87,7 @@ class RunNowCommands(KVCommands):
             plan = TransactionPlan(keys, now_us)
             if answer is RunNow.DUE_NOW:
                 revision, row = rows[id]
-                plan = TransactionPlan.for_row(keys, now_us, row, slots)
+                plan = TransactionPlan.for_row(keys, now_us, row, slots, gates)
                 plan.compares.append(Compare(keys.state + id, mod=revision))
                 _make_due(plan, id, row, delayed[id])
                 wakeups.add_queued(plan)
@@ -85,7 +95,7 @@ class RunNowCommands(KVCommands):
             if lease:
                 plan.ops.append(Put(compares[id].key, str(_NUMBERS[answer]).encode(), lease))
             changes.append(plan.change())
-        written = await self._writer.write(changes)
+        written = await self._writer.write(changes, guards=stamps(gates))
         for id, _ in written.applied(outcomes):
             answers[id] = outcomes[id]
         wakeups.changed += [id for id in moving if id in answers]
@@ -108,7 +118,8 @@ def _make_due(plan: TransactionPlan, id: str, row: Row, delayed_mod: int) -> Non
     """Plan the move of an instance from the delayed queue to its ready queue, besides the compare of its record."""
     plan.remove_from_queue(id, row, delayed_mod)
     plan.ops.append(Put(plan.keys.state + id, encode(replace(row, due_us=plan.now_us))))
-    plan.add_to_queue(id, row.kind, row.priority, plan.now_us, suspect=row.suspect)
+    limit_key = limit_key_of(row)
+    plan.add_to_queue(id, row.kind, row.priority, plan.now_us, suspect=row.suspect, limit_key=limit_key)
 
 
 def _number_in(entry: Entry | None) -> int:

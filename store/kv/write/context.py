@@ -10,20 +10,25 @@ from peerjob.model.clock import Clock
 from peerjob.model.errors import DecodeError
 from peerjob.model.record import REPEAT_US, StoreLimits
 from peerjob.store.calls import CallRetry
-from peerjob.store.kv.format.base import Entry, KeyValue
+from peerjob.store.kv.format.base import Entry
 from peerjob.store.kv.format.keys import Keys
-from peerjob.store.kv.format.rows import GONE, UNREADABLE_NODE, Row, decode_row, node_of
+from peerjob.store.kv.format.rows import GONE, NOTHING_EXTRA, UNREADABLE_NODE, Row, decode_row, node_of
 from peerjob.store.kv.format.unreadable import Unreadable
 from peerjob.store.kv.index.counts import Counts
 from peerjob.store.kv.index.queues import Queues
 
 from .answers import AnswerLogs
 from .clock_skew import ClockSkew
+from .gates import Gates
+from .guarded import GuardedKeyValue
 from .hints import Hints
 from .idle_signs import IdleSigns
 from .kind_sets import KindSets
+from .limit_rules import LimitsInUse
+from .limited_wakes import LimitedWakes
 from .owned import ClaimIndex
 from .set_aside import SetAside
+from .settling import Settling
 from .transaction_plan import Slots
 from .writer import Writer
 
@@ -38,7 +43,7 @@ class KVContext:
     """What the verbs of one store share: connection, settings, cached records and names of nodes."""
 
     def __init__(
-        self, kv: KeyValue, *, url: str, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 0
+        self, kv: GuardedKeyValue, *, url: str, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 0
     ) -> None:
         self.kv = kv
         self.url = url
@@ -47,15 +52,20 @@ class KVContext:
         self.retry = CallRetry(clock=clock, retry_for=retry_for)
         self.keys = Keys(namespace)
         self.unreadable = Unreadable()
+        self.limit_rules = LimitsInUse(kv, self.keys, self.unreadable)
         self.queues = Queues(kv, self.keys, self.unreadable)
         self.counts = Counts(kv, self.keys, clock, self.unreadable)
         self.writer = Writer(kv, self.keys, clock, self.counts, self.queues, url)
-        self.hints = Hints(kv, self.keys, clock, self.writer, self.queues)
+        self.clock_skew = ClockSkew(clock)
+        limited = LimitedWakes(kv, self.keys, self.limit_rules, self.counts, self.clock_skew.median_us)
+        self.hints = Hints(kv, self.keys, clock, self.writer, self.queues, limited)
+        self.gates = Gates(kv, self.keys, self.queues, self.unreadable, self.limit_rules)
+        settling = Settling(kv, self.keys, clock, self.gates, self.limit_rules, self.writer, self.hints)
+        self.settle = self.hints.settle = settling.settle
         self.answer_logs = AnswerLogs(kv, self.keys, self.unreadable)
         self.claim_index = ClaimIndex(kv, self.keys, self.unreadable)
         self.slots = Slots(kv, self.keys, self.unreadable)
         self.kind_sets = KindSets(kv, self.keys)
-        self.clock_skew = ClockSkew(clock)
         self.idle_signs = IdleSigns()
         self.set_aside = SetAside(kv, self.keys, clock, self.writer, self.counts, self.slots)
         self._rows: dict[str, tuple[int, Row]] = {}
@@ -105,10 +115,10 @@ class KVContext:
         """Whether a record is in memory."""
         return id in self._rows
 
-    def has_no_slot(self, id: str) -> bool:
-        """Whether the cached record shows that an instance has no slot; a record never gets a slot later."""
+    def frees_nothing(self, id: str) -> bool:
+        """Whether the cached record shows that the end of an instance lets no other one go: no slot, and no permits."""
         known = self._rows.get(id)
-        return known is not None and not known[1].slot
+        return known is not None and not known[1].slot and known[1].extra == NOTHING_EXTRA
 
     def uncache(self, ids: Iterable[str]) -> None:
         """Forget some records, so that the next use reads them from the server."""

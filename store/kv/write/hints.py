@@ -6,7 +6,7 @@ lease. To wake an idle node, a store deletes the registration of the node, so on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -18,6 +18,8 @@ from peerjob.store.kv.format.keys import Keys, below, time_text
 from peerjob.store.kv.format.rows import decode_idle, group_of, number_of
 from peerjob.store.kv.index.queues import Queues
 
+from .gates import Gate
+from .limited_wakes import LimitedWakes
 from .transaction_plan import TransactionPlan
 from .writer import ROUNDS, Writer, Written
 
@@ -44,6 +46,14 @@ class Wakeups(msgspec.Struct):
     """Due time and kind of each instance that was added to a delayed queue."""
     any_of: tuple[str, ...] = ()
     """Kinds of the due instances that a full claim left; one idle node is woken for all of these kinds."""
+    came: dict[Gate, set[str]] = {}
+    """Limit keys to settle, each with the ids of the instances that came to it."""
+    freed: dict[str, int] = {}
+    """Shared limit → number of permits that were given back."""
+    full: list[str] = []
+    """Shared limits that were full before permits of them were given back."""
+    opened: tuple[str, ...] = ()
+    """Kinds whose limits were changed, so that more of their instances may go."""
     changed: list[str] = []
     cancelled: set[str] = set()
     """Incarnations that run an instance which was cancelled."""
@@ -54,27 +64,45 @@ class Wakeups(msgspec.Struct):
         """Add the instances that a plan adds to queues."""
         for kind in plan.ready:
             self.ready[kind] = self.ready.get(kind, 0) + 1
+        for gate, id in plan.came:
+            self.came.setdefault(gate, set()).add(id)
+        for name in plan.freed:
+            self.freed[name] = self.freed.get(name, 0) + 1
         self.delayed += plan.delayed
 
 
 class Hints:
     """Sends hints."""
 
-    def __init__(self, kv: KeyValue, keys: Keys, clock: Clock, writer: Writer, queues: Queues) -> None:
+    def __init__(
+        self, kv: KeyValue, keys: Keys, clock: Clock, writer: Writer, queues: Queues, limited: LimitedWakes
+    ) -> None:
         self._kv = kv
         self._queues = queues
         self._keys = keys
         self._clock = clock
         self._writer = writer
+        self._limited = limited
+        self.settle: Callable[[Mapping[Gate, Set[str]]], Awaitable[None]] | None = None
+        """Lets instances pass the gates of limit keys."""
         self._idle_kinds: dict[bytes, frozenset[str]] = {}
         self._group_of: dict[str, str] = {}
         """Kind → group of the kind. If a remembered group is old, the wrong node is woken, and
         the right node finds the instance later."""
         self._groups_until_us = 0
 
-    async def send(self, wakeups: Wakeups, written: Written) -> None:
-        """Send hints about the events to the nodes that wait for them, according to the registrations in `written`."""
-        wakes = bool(written.idle and (wakeups.ready or wakeups.delayed or wakeups.any_of))
+    async def send(self, wakeups: Wakeups, written: Written, *, later: list[str] | None = None) -> None:
+        """Send hints about the events to the nodes that wait for them, according to the registrations in `written`.
+
+        `later` gets the shared limits that were full: the caller claims first, then wakes nodes for what is left.
+        """
+        if wakeups.came and self.settle is not None:
+            await self.settle(wakeups.came)
+        if wakeups.freed and written.idle:
+            full = await self._limited.were_full(wakeups.freed)
+            (wakeups.full if later is None else later).extend(full)
+        claimable = wakeups.ready or wakeups.delayed or wakeups.any_of or wakeups.full or wakeups.opened
+        wakes = bool(written.idle and claimable)
         listeners = self._listeners(written.listeners) if wakeups.changed and written.listeners else []
         watchers = await self._watchers(written)
         if not (wakes or listeners or watchers or wakeups.cancelled):
@@ -88,6 +116,11 @@ class Hints:
         await self._writer.plain(ops)
         if wakes:
             await self._wake(wakeups, written.idle, lease)
+
+    async def wake(self, wakeups: Wakeups) -> None:
+        """Wake idle nodes that are registered now."""
+        (idle,) = await self._kv.read([below(self._keys.idle)])
+        await self.send(wakeups, Written([], idle=idle.items))
 
     async def renew(self, incarnation: str) -> None:
         """Tell an incarnation to renew its lease now, because it has a new instruction."""
@@ -110,9 +143,7 @@ class Hints:
 
     async def _wake(self, wakeups: Wakeups, idle: Sequence[tuple[str, Entry]], lease: int) -> None:
         """Wake idle nodes: one for each due instance, one for a full claim, one for a new earliest due time."""
-        wanted = [({kind}, count) for kind, count in wakeups.ready.items()]
-        if wakeups.any_of:
-            wanted.append((set(wakeups.any_of), 1))
+        wanted = await self._limited.wanted(wakeups.ready, wakeups.any_of, wakeups.full, wakeups.opened, idle)
         if wakeups.delayed:
             due_us, kind = min(wakeups.delayed)
             if await self._is_earliest(due_us):

@@ -7,10 +7,22 @@ still stands, so that new work causes a hint, and no instance is due that causes
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
 from peerjob.store.kv.format.base import Found, Range
+
+
+class LimitSign(Protocol):
+    """Tells whether instances may go that limits held back at the registration."""
+
+    @property
+    def reads(self) -> Sequence[Range]: ...
+
+    def may_go(self, answers: Sequence[Found]) -> bool:
+        """Whether they may, by the answers to `reads`."""
+        ...
 
 
 class IdleSign(msgspec.Struct, frozen=True):
@@ -23,17 +35,22 @@ class IdleSign(msgspec.Struct, frozen=True):
     ranges: Sequence[Range]
     """The reads that find new instances."""
     answers: Sequence[Found]
+    closed: LimitSign | None = None
+    """What holds back other instances of the incarnation."""
 
     @property
     def reads(self) -> list[Range]:
         """The registration, and the reads that find new instances."""
-        return [Range(self.key, keys_only=True), *self.ranges]
+        held_back = () if self.closed is None else self.closed.reads
+        return [Range(self.key, keys_only=True), *self.ranges, *held_back]
 
     def holds(self, read: Sequence[Found]) -> bool:
         """Whether the answers to `reads` are as they were at the registration."""
-        registration, *answers = read
-        return [entry.mod for _, entry in registration.items] == [self.revision] and _texts(answers) == _texts(
-            self.answers
+        registration, answers = read[0], read[1 : 1 + len(self.ranges)]
+        return (
+            [entry.mod for _, entry in registration.items] == [self.revision]
+            and _texts(answers) == _texts(self.answers)
+            and not (self.closed is not None and self.closed.may_go(read[1 + len(answers) :]))
         )
 
 

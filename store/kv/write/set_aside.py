@@ -29,7 +29,7 @@ class SetAside:
         self._slots = slots
 
     async def put(self, id: str, entry: Entry, error: Exception) -> None:
-        """Move a record that cannot be read out of the way, and out of its slot.
+        """Move a record that cannot be read out of the way, out of its slot, and away from the permits of its claim.
 
         Entries of the instance in queues stay there. A read that finds such an entry deletes the entry.
         """
@@ -46,6 +46,12 @@ class SetAside:
         present = await self._kv.get([*indexes, *owned])
         ops: list[Op] = [Delete(keys.state + id), Put(keys.set_aside + id, entry.value), *slot_change.ops]
         ops.extend(Delete(key) for key, answer in zip([*indexes, *owned], present, strict=True) if answer)
+        compares = [Compare(keys.state + id, mod=entry.mod), *slot_change.compares]
+        (permits,) = await self._kv.read([below(keys.shared_permits)])
+        for key, permit in permits.items:
+            if permit.value == id.encode():
+                ops.append(Delete(key))
+                compares.append(Compare(key, mod=permit.mod))
         shifts: list[Shift] = [("", SET_ASIDE, 1), *slot_change.shifts]
         for (kind, state), answer in zip(positions, present, strict=False):
             if answer is not None:
@@ -57,7 +63,6 @@ class SetAside:
                 self._counts.in_doubt |= answer is not None
             elif not claim.releasing:
                 shifts.append((claim.kind, PROCESSING, -1))
-        compares = [Compare(keys.state + id, mod=entry.mod), *slot_change.compares]
         written = await self._writer.write([Change(compares, ops, tuple(shifts), slot_change.adds)])
         if written.revisions[0]:
             logger.error("instance %s cannot be read and was set aside: %s", id, error)

@@ -16,10 +16,13 @@ from peerjob.model.errors import DecodeError
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import Compare, Delete, Entry, KeyValue, Op, Put, mod_of
 from peerjob.store.kv.format.keys import Keys, below, prefix_end, timed
-from peerjob.store.kv.format.rows import GONE, NOTHING_EXTRA, Delayed, Row, encode
+from peerjob.store.kv.format.limit_rows import KeyPermit, Waiting, gate_of, limit_key_of, permits_of
+from peerjob.store.kv.format.rows import GONE, NOTHING_EXTRA, Delayed, LimitKey, Row, encode
 from peerjob.store.kv.format.schedule_rows import Parked, SlotRow, decode_slot
 from peerjob.store.kv.format.unreadable import WRITTEN_ANEW, Unreadable
 from peerjob.store.kv.index.counts import DELAYED, READY, SCHEDULED, SLOT, Shift
+
+from .gates import Gate, GatePlan, KeyState, Waiter
 
 
 class Change(msgspec.Struct, gc=False):
@@ -116,13 +119,22 @@ class TransactionPlan(msgspec.Struct, gc=False):
     """Ids of the instances that the transaction makes final."""
     ready: list[str] = []
     """The kind of each instance that enters a ready queue."""
+    freed: list[str] = []
+    """The shared limit of each permit that is given back."""
+    gates: GatePlan | None = None
+    """The limit keys of the instances of the request."""
+    came: list[tuple[Gate, str]] = []
+    """Limit keys that must be settled, each with the id of the instance that comes, or ""."""
     delayed: list[tuple[int, str]] = []
     """The due time and kind of each instance that enters a delayed queue."""
 
     @classmethod
-    def for_row(cls, keys: Keys, now_us: int, row: Row, slots: Mapping[str, HeldSlot]) -> TransactionPlan:
+    def for_row(
+        cls, keys: Keys, now_us: int, row: Row, slots: Mapping[str, HeldSlot], gates: GatePlan | None = None
+    ) -> TransactionPlan:
         """A plan for an instance, with its slot if the instance holds it or waits for it."""
-        return cls(keys, now_us, {row.slot: slots[row.slot]} if row.slot in slots and row.keeps else {})
+        held = {row.slot: slots[row.slot]} if row.slot in slots and row.keeps else {}
+        return cls(keys, now_us, held, gates=gates)
 
     def change(self, compares: Sequence[Compare] = (), *, answers: tuple[tuple[int, str], ...] = ()) -> Change:
         """The transaction, with further compares."""
@@ -137,16 +149,32 @@ class TransactionPlan(msgspec.Struct, gc=False):
     def add_scheduled(self, id: str, row: Row) -> None:
         """Add a Scheduled instance to its index and its queue."""
         self.index_scheduled(id, row)
-        self.add_to_queue(id, row.kind, row.priority, row.due_us, suspect=row.suspect)
+        limit_key = limit_key_of(row)
+        self.add_to_queue(id, row.kind, row.priority, row.due_us, suspect=row.suspect, limit_key=limit_key)
 
     def index_scheduled(self, id: str, row: Row) -> None:
         """Add a Scheduled instance to its index."""
         self.ops.append(Put(self.keys.by(row.kind, State.SCHEDULED) + id, b""))
         self.shifts.append((row.kind, SCHEDULED, 1))
 
-    def add_to_queue(self, id: str, kind: str, priority: int, due_us: int, *, suspect: bool = False) -> None:
-        """Add a Scheduled instance to a ready or delayed queue; no other code adds to those queues."""
+    def add_to_queue(
+        self,
+        id: str,
+        kind: str,
+        priority: int,
+        due_us: int,
+        *,
+        suspect: bool = False,
+        limit_key: LimitKey | None = None,
+    ) -> None:
+        """Add a Scheduled instance to a ready or delayed queue, or bring it to its gate.
+
+        No other code adds to those queues.
+        """
         keys, position = self.keys, timed(due_us, id)
+        if due_us <= self.now_us and limit_key is not None:
+            self._come((kind, limit_key[0]), limit_key[1], id, priority, due_us, suspect=suspect)
+            return
         if due_us <= self.now_us:
             queue = keys.ready(kind, priority, suspect=suspect)
             self.ops.append(Put(queue + position, b""))
@@ -154,7 +182,9 @@ class TransactionPlan(msgspec.Struct, gc=False):
             self.ready.append(kind)
         else:
             queue = keys.delayed(id)
-            self.ops.append(Put(queue + position, encode(Delayed(kind, priority, suspect))))
+            self.ops.append(Put(queue + position, Delayed(kind, priority, suspect, limit_key).value))
+            if limit_key is not None:
+                self.ops.append(Put(keys.later_of(kind) + id, b""))
             self.shifts.append((kind, DELAYED, 1))
             self.delayed.append((due_us, kind))
         self.adds.append((queue, position))
@@ -165,19 +195,33 @@ class TransactionPlan(msgspec.Struct, gc=False):
         `delayed_mod` is the revision of its entry in the delayed queue, 0 if there is none.
         """
         keys, position = self.keys, timed(row.due_us, id)
+        is_parked = row.slot in self.slots and self.slots[row.slot].parks(id)
+        if not (delayed_mod or is_parked) and (gate := gate_of(row)) is not None:
+            self._leave_gate(gate, id, row)
+            return
         self.compares.append(Compare(keys.delayed(id) + position, mod=delayed_mod))
         if delayed_mod:
-            self.ops.append(Delete(keys.delayed(id) + position))
-            self.shifts.append((row.kind, DELAYED, -1))
-        elif not (row.slot in self.slots and self.slots[row.slot].parks(id)):
+            self.leave_delayed(keys.delayed(id) + position, id, row.kind, has_limit_key=gate_of(row) is not None)
+        elif not is_parked:
             self.ops.append(Delete(keys.ready(row.kind, row.priority, suspect=row.suspect) + position))
             self.shifts.append((row.kind, READY, -1))
+
+    def leave_delayed(self, entry: str, id: str, kind: str, *, has_limit_key: bool) -> None:
+        """Remove an instance from the delayed queue."""
+        self.ops.append(Delete(entry))
+        self.shifts.append((kind, DELAYED, -1))
+        if has_limit_key:
+            self.ops.append(Delete(self.keys.later_of(kind) + id))
 
     # -- claims and ends ------------------------------------------------------------------------------------------
 
     def end_claim(self, id: str, before: Row, after: Row) -> None:
         """End a claim. Besides the removal of the instance, no other code ends claims."""
         self.ops.append(Delete(self.keys.owned(before.owner) + id))
+        self._give_permits_back(before)
+        gate = gate_of(before)
+        if gate is not None and (after.final or after.due_us > self.now_us):
+            self._pass_gate_on(gate, id)
         if before.releasing:
             self._release(id, after)
             return
@@ -186,6 +230,12 @@ class TransactionPlan(msgspec.Struct, gc=False):
             self.add_final(id, after)
         else:
             self.add_scheduled(id, after)
+
+    def _give_permits_back(self, row: Row) -> None:
+        """Delete the permits of a claim that ends, with the body of a cancelled instance."""
+        for name, number in permits_of(row):
+            self.ops.append(Delete(self.keys.permit(name, number)))
+            self.freed.append(name)
 
     def remove_from_index(self, id: str, row: Row) -> None:
         """Remove an instance from the index of its state."""
@@ -232,11 +282,103 @@ class TransactionPlan(msgspec.Struct, gc=False):
             self.remove_from_queue(id, row, delayed_mod)
         elif row.keeps:
             ops.append(Delete(keys.owned(row.owner) + id))
+            self._give_permits_back(row)
+            if (gate := gate_of(row)) is not None:
+                self._leave_gate(gate, id, row)
         else:
             ops.append(Delete(keys.expiring(row.expires_us) + timed(row.expires_us, id)))
         if row.keeps:
             self._free_key_and_slot(id, row)
         ops.append(Delete(keys.watch(id), prefix_end(keys.watch(id))))
+
+    # -- limit keys -----------------------------------------------------------------------------------------------
+
+    @property
+    def _plan_of_gates(self) -> GatePlan:
+        assert self.gates is not None, "the command has read the limit keys of its instances"
+        return self.gates
+
+    def _come(self, gate: Gate, number: int, id: str, priority: int, due_us: int, *, suspect: bool) -> None:
+        """Bring a due instance to its gate: it passes at once, or waits until the gate is settled."""
+        gates = self._plan_of_gates
+        state = gates.states[gate]
+        concurrency, chosen = state.number or number, gates.number_for(id)
+        held = state.permit_of(id)
+        if held is not None and state.may_keep:
+            chosen = held[0]
+        elif held is not None:
+            self._give_permit_back(state, held[0])
+        if chosen is not None:
+            permit = KeyPermit(id, priority, due_us, due_us, suspect, concurrency)
+            self._admit(state, chosen, permit)
+            if held is None:
+                self.compares += [Compare(state.permit(chosen)), gates.none_waits(gate)]
+        else:
+            self.wait(gate, id, priority, due_us, Waiting(suspect, concurrency))
+            self.came.append((gate, id))
+        self.ops += gates.concurrency_ops(gate, id)
+
+    def _admit(self, state: KeyState, number: int, permit: KeyPermit) -> None:
+        """Give a permit to an instance, and put it into the queue of its kind."""
+        kind, _ = state.gate
+        queue = self.keys.ready(kind, permit.priority, suspect=permit.suspect)
+        position = timed(permit.queued_us, permit.id)
+        self.ops += [Put(state.permit(number), encode(permit)), Put(queue + position, b"")]
+        self.adds.append((queue, position))
+        self.shifts.append((kind, READY, 1))
+        self.ready.append(kind)
+
+    def wait(self, gate: Gate, id: str, priority: int, due_us: int, entry: Waiting) -> None:
+        """Let an instance wait for its limit key."""
+        queue, position = self.keys.waiting(gate, priority), timed(due_us, id)
+        self.ops.append(Put(queue + position, encode(entry)))
+        self.adds.append((queue, position))
+
+    def admit_waiter(self, state: KeyState, number: int, waiter: Waiter, queued_us: int) -> None:
+        """Give a permit to an instance that waits."""
+        self.compares.append(Compare(waiter.queue + waiter.position, mod=waiter.mod))
+        self.ops.append(Delete(waiter.queue + waiter.position))
+        permit = KeyPermit(waiter.id, waiter.priority, waiter.due_us, queued_us, waiter.entry.suspect, state.number)
+        self._admit(state, number, permit)
+
+    def _pass_gate_on(self, gate: Gate, id: str) -> None:
+        """Let the first waiting instance have the permit of a claim that ends; each end takes another one."""
+        state = self._plan_of_gates.states[gate]
+        held = state.permit_of(id)
+        if held is None:
+            return
+        number = held[0]
+        fits = number < state.concurrency and state.admitted <= state.concurrency
+        if state.waiting and fits and gate not in self._plan_of_gates.returning:
+            self.admit_waiter(state, number, state.waiting.pop(0), self.now_us)
+            return
+        self._give_permit_back(state, number)
+        if state.has_queues:
+            self.came.append((gate, ""))
+        else:
+            self.compares.append(self._plan_of_gates.none_waits(gate))
+
+    def _leave_gate(self, gate: Gate, id: str, row: Row) -> None:
+        """Take an instance from its limit key, with its queue entry if it is queued."""
+        state = self._plan_of_gates.states[gate]
+        held = state.permit_of(id)
+        if held is not None:
+            number, mod, permit = held
+            if row.state is State.SCHEDULED:
+                queue = self.keys.ready(row.kind, permit.priority, suspect=permit.suspect)
+                self.ops.append(Delete(queue + timed(permit.queued_us, id)))
+                self.shifts.append((row.kind, READY, -1))
+            self.compares.append(Compare(state.permit(number), mod=mod))
+            self._give_permit_back(state, number)
+            self.came.append((gate, ""))
+        elif (waits := self._plan_of_gates.waits.get(id)) is not None:
+            key = self.keys.waiting(gate, row.priority) + timed(row.due_us, id)
+            self.compares.append(Compare(key, mod=waits))
+            self.ops.append(Delete(key))
+
+    def _give_permit_back(self, state: KeyState, number: int) -> None:
+        state.left += 1
+        self.ops += [Delete(state.permit(number)), *state.last_ops()]
 
     # -- keys and slots -------------------------------------------------------------------------------------------
 
@@ -256,6 +398,7 @@ class TransactionPlan(msgspec.Struct, gc=False):
                 next_holder.priority,
                 next_holder.due_us,
                 suspect=next_holder.suspect,
+                limit_key=next_holder.limit_key,
             )
 
     def leave_slot(self, name: str, id: str) -> Parked | None:

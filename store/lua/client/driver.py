@@ -364,11 +364,14 @@ class LuaCommands:
 
 
 def log_set_aside(fields: Sequence[bytes]) -> None:
-    """Log what a script set aside or removed: "1" or "", id, kind, reason, one after the other."""
+    """Log what a script set aside or removed: "1", "" or "l" (a limit), id or name, kind, reason, again and again."""
     texts = [item.decode(errors="backslashreplace") for item in fields]
-    for is_aside, name, kind, reason in zip(*[iter(texts)] * 4, strict=True):
-        text = "set aside instance %s of kind %r: %s" if is_aside else "instance %s of kind %r: %s"
-        LOGGER.error(text, name, kind or "?", reason)
+    for what, name, kind, reason in zip(*[iter(texts)] * 4, strict=True):
+        if what == "l":
+            LOGGER.error("limit %r: %s", name, reason)
+        else:
+            text = "set aside instance %s of kind %r: %s" if what else "instance %s of kind %r: %s"
+            LOGGER.error(text, name, kind or "?", reason)
 
 
 def check_cursor(cursor: str, form: str) -> str:

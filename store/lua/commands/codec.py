@@ -72,7 +72,7 @@ def enqueue_arguments(instances: Sequence[NewInstance], node: str) -> list[Argum
         if number is None:
             number = numbers[shape] = len(numbers) + 1
             templates += template_arguments(instance)
-        members += (instance.id, number, instance.spec)
+        members += (instance.id, with_limit_key(number, instance), instance.spec)
     return [node, len(numbers), *templates, *members]
 
 
@@ -86,12 +86,12 @@ def plain_arguments(instance: NewInstance, node: str) -> tuple[Argument, ...] | 
 
 
 def is_plain(instance: NewInstance) -> bool:
-    """Whether an instance is due now, and has no key, no tags, and no counts of another store."""
+    """Whether an instance is due now, and has no key, no limit key, no tags, and no counts of another store."""
     return (
         instance.due_us is None
         and not instance.delay_us
         and instance.key is None
-        and not (instance.tags or instance.attempts or instance.crashes or instance.losses)
+        and not (instance.tags or instance.limit_key or instance.attempts or instance.crashes or instance.losses)
     )
 
 
@@ -111,6 +111,11 @@ def plain_record(
     history_size = 2 * (1 + _TIME_BYTES + len(entry))
     numbers = _COUNTS.pack(0, 0, 0, max_crashes, retention, 0, 0) + _sized(kind.encode()) + _sized(b"")
     return head, numbers + _SIZE.pack(history_size) + bytes([State.CREATED]), between, entry
+
+
+def with_limit_key(number: int, instance: NewInstance) -> Argument:
+    """A number, and after it the concurrency and the limit key of an instance that has one."""
+    return f"{number} {instance.key_concurrency} {instance.limit_key}" if instance.limit_key else number
 
 
 def check_id(id: str) -> None:

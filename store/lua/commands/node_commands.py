@@ -39,7 +39,8 @@ class LuaNodeCommands(LuaCommands):
         """Per incarnation, the latest NodeInfo that was read, and the time at which the node wrote the NodeInfo."""
 
     async def join(self, node: NodeInfo, *, ttl_us: int, previous: str | None = None) -> int:
-        reply = await self._run("join", node.incarnation, node.name, msgspec.msgpack.encode(node), ttl_us)
+        info = msgspec.msgpack.encode(node)
+        reply = await self._run("join", node.incarnation, node.name, info, ttl_us, node.reads_layout)
         while previous is not None and await self._run("forgive", previous) > 0:
             pass
         return int(reply)

@@ -97,7 +97,9 @@ class LuaQueueCommands(LuaCommands):
         self, incarnation: str, outcomes: Sequence[Outcome], want: Want | None, *, request: str
     ) -> tuple[list[Ack], Claimed]:
         check_batch(len(outcomes))
-        commit = self._commit_arguments(incarnation, "turn-commit", request, outcomes)
+        # a commit that a claim follows leaves it to the claim to wake nodes for the room in limits
+        command = "turn-commit" if want is not None else "turn-end"
+        commit = self._commit_arguments(incarnation, command, request, outcomes)
         if want is None:
             if not outcomes:
                 return [], Claimed()

@@ -24,7 +24,7 @@ from peerjob.store.lua.client.driver import MAX_REPLY_BYTES, LuaCommands, check_
 from peerjob.store.lua.scripts.script import Argument, Reply
 from peerjob.store.rules import MAX_REMOVALS, check_count, check_fires
 
-from .codec import check_id, template_arguments
+from .codec import check_id, template_arguments, with_limit_key
 
 MAX_FIRES = 1_000
 """The maximum number of fires in one page of a ledger."""
@@ -173,7 +173,8 @@ def _fire_arguments(fire: Fire, term: Term | None, node: str) -> list[Argument]:
     if new is None:
         return [*arguments, ""]
     check_id(new.id)
-    return [*arguments, fire.overlap.value, fire.queue_limit, new.id, new.spec, *template_arguments(new)]
+    queue_limit = with_limit_key(fire.queue_limit, new)
+    return [*arguments, fire.overlap.value, queue_limit, new.id, new.spec, *template_arguments(new)]
 
 
 def _row(reply: Reply) -> ScheduleRow | None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peerjob.model.record import MAX_HISTORY, REPEAT_US, SUSPECT_AFTER
-from peerjob.store.rules import KEY_TAKEN, LAYOUT, QUEUE_FULL, REPLACED, STILL_RUNS
+from peerjob.model.stored_limit import MAX_LIMIT_KINDS
+from peerjob.store.rules import KEY_TAKEN, LAYOUT, LIMITS_LAYOUT, QUEUE_FULL, REPLACED, STILL_RUNS
 
 from .rights import WRITES, lua_check
 
@@ -20,15 +21,18 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 _PARTS = (
-    *("base", "values", "keys", "kinds", "heap", "record", "usual", "claims", "lease", "queue", "hints", "slot"),
-    *("aside", "claim_repeat", "claim_select", "claim_due", "claim_take"),
-    *("outcome", "takeback", "payloads", "pages", "arrival", "schedule", "ledger", "firing"),
+    *("base", "values", "keys", "kinds", "limits", "limit_wakes", "heap", "record", "usual", "claims", "lease"),
+    *("gates", "queue", "hints", "gate_pass", "slot", "aside"),
+    *("claim_repeat", "claim_select", "claim_due", "claim_take", "claim_end"),
+    *("outcome", "takeback", "payloads", "pages", "arrival", "schedule", "ledger", "firing", "limit_rows"),
 )
 """The files of `lib`, in an order in which each definition uses only earlier definitions."""
-_VERBS = ("queue", "run", "cron", "nodes", "kinds", "admin")
+_VERBS = ("queue", "run", "cron", "nodes", "kinds", "limits", "admin")
 """The folders of the scripts, by the verbs that they serve."""
 _CONSTANTS = {
     "LAYOUT": str(LAYOUT),
+    "LIMITS_LAYOUT": str(LIMITS_LAYOUT),
+    "MAX_LIMIT_KINDS": MAX_LIMIT_KINDS,
     "MAX_HISTORY": MAX_HISTORY,
     "SUSPECT_AFTER": SUSPECT_AFTER,
     "REPEAT_MS": REPEAT_US // 1000,

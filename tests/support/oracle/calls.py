@@ -21,9 +21,11 @@ from peerjob.model.record import (
 )
 from peerjob.model.state import Level
 from peerjob.store.base import Store
+from peerjob.store.rules import READS_LAYOUT
 
 from .compare import Time
 from .known import Answers, Known, Made
+from .limit_calls import LimitCalls
 from .names import Side
 from .query_calls import QueryCalls
 from .schedule_calls import ScheduleCalls
@@ -64,7 +66,7 @@ def lines_of(given: list[Given]) -> tuple[LogLine, ...]:
     )
 
 
-class Calls(ScheduleCalls, QueryCalls):
+class Calls(ScheduleCalls, QueryCalls, LimitCalls):
     """The calls of one run, by what is known when they are made."""
 
     def __init__(self, known: Known, now_us: Callable[[], int]) -> None:
@@ -95,6 +97,8 @@ class Calls(ScheduleCalls, QueryCalls):
             attempts=work.get("attempts", 0),
             crashes=work.get("crashes", 0),
             losses=work.get("losses", 0),
+            limit_key=work.get("limit_key", ""),
+            key_concurrency=work.get("key_concurrency", 0),
         )
 
     def _enqueue(self, request: str, given: Given) -> Made:
@@ -263,6 +267,7 @@ class Calls(ScheduleCalls, QueryCalls):
             version="1",
             started_us=self._known.ids.start_us,
             intake=given.get("intake", "active"),
+            reads_layout=READS_LAYOUT,
         )
         ttl_us = OVER_US if given.get("over") else LONG_US
         previous = last if given.get("previous") and last else None

@@ -19,7 +19,7 @@ from peerjob.store.kv.format.rows import HISTORY_BYTES
 
 from .names import Side
 
-_TIMES = {"at_us", "due_us", "now_us", "next_due_us", "created_us", "updated_us", "since_us"}
+_TIMES = {"at_us", "due_us", "now_us", "next_due_us", "created_us", "updated_us", "since_us", "opens_us"}
 _OF_LEASES = {"renewed_us", "expires_us"}
 _ANYTHING = {
     "cursor",  # opaque: walks are compared instead

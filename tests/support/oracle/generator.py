@@ -8,7 +8,8 @@ from typing import Any
 
 from peerjob.model.record import MAX_BATCH_BYTES, Action, StoreLimits
 
-from .fire_generator import HOUR, KINDS, OUTCOMES, FireGenerator
+from .fire_generator import HOUR, KINDS, OUTCOMES
+from .limit_generator import LIMIT_WEIGHTS, LimitGenerator
 from .program import Op, Program
 
 OPERATIONS = 60
@@ -67,14 +68,19 @@ RACERS = ("commit", "commit", "claim", "cancel", "run_now", "enqueue", "reap", "
 Given = dict[str, Any]
 
 
-class Generator(FireGenerator):
+class Generator(LimitGenerator):
     """Draws one program."""
 
     def __init__(self, seed: int) -> None:
-        super().__init__(random.Random(f"oracle {seed}"))
+        super().__init__(random.Random(f"oracle {seed}"), seed)
         self._seed = seed
         rng = self._random
         self._focus = {verb: weight * rng.choice((0.3, 1, 1, 3)) for verb, weight in WEIGHTS.items()}
+        if self.is_limited:
+            # an engine may find the key of a damaged instance later, when it checks all of them
+            self._focus |= LIMIT_WEIGHTS | {"damage": 0}
+        if self.is_rated:
+            self._focus["race"] = 0
         self._hours = 0
         # some programs reach the limit of bytes of a claim with three instances
         if random.Random(f"sizes {seed}").random() < LARGE:
@@ -86,6 +92,8 @@ class Generator(FireGenerator):
         # *Choice*: of two records with the same nominal time, either is the earliest, and leaves a full ledger first
         self.outcomes = ("fired", "triggered") if limits.max_fires < 1_000 else OUTCOMES
         ops = [Op("join", self._join_of(number, new=True)) for number in range(NODES)]
+        if self.is_limited:
+            ops.append(Op("publish_limits", self._publish_limits()))
         while len(ops) < operations + NODES:
             (verb,) = self._random.choices(list(self._focus), list(self._focus.values()))
             ops.append(Op(verb, self._given(verb), self._how()))
@@ -103,7 +111,8 @@ class Generator(FireGenerator):
 
     def _how(self) -> str:
         drawn = self._random.random()
-        return "repeated" if drawn < REPEATED else "cancelled" if drawn < REPEATED + CANCELLED else ""
+        given_up = 0 if self.is_rated else CANCELLED
+        return "repeated" if drawn < REPEATED else "cancelled" if drawn < REPEATED + given_up else ""
 
     def _given(self, verb: str) -> Given:
         drawer: Callable[[], Given] = getattr(self, f"_{verb}")

@@ -75,6 +75,8 @@ class Known:
     """Schedule → the places of its revisions."""
     schedules: dict[str, ScheduleRow] = field(default_factory=dict[str, ScheduleRow])
     """The rows of the reference, read before an operation that needs them."""
+    limited: bool = False
+    """Whether kinds have limits."""
     tags: set[str] = field(default_factory=set[str])
 
     def node(self, number: int) -> Node:

@@ -12,7 +12,7 @@ from peerjob.model.record import Ack, Claimed, Enqueued, Record
 from peerjob.model.state import State
 
 from .compare import Raised
-from .damage import Damaged
+from .damage import APART_US, Damaged
 from .known import Call, Made
 from .names import Side
 
@@ -35,11 +35,20 @@ async def answer_of(made: Made, side: Side) -> Any:
 
 
 def alike(
-    made: Made, ours: Any, theirs: Any, how: str, *, first: Any, present: Collection[str], damaged: Damaged
+    made: Made,
+    ours: Any,
+    theirs: Any,
+    how: str,
+    *,
+    first: Any,
+    present: Collection[str],
+    damaged: Damaged,
+    moments: Collection[int] = (),
 ) -> tuple[Any, Any]:
     """Two answers without what the contract leaves to the engine.
 
     `first` is the engine's first answer to a call that comes late; `present` are the instances of the reference.
+    `moments` are the times at which its limits open.
     """
     if isinstance(ours, Raised) or isinstance(theirs, Raised):
         return ours, theirs
@@ -57,9 +66,10 @@ def alike(
         case "renew":
             return damaged.renewed(ours, theirs, made.ids)
         case "claim" | "claim_on_hint":
-            return _claims(ours, theirs, how, damaged)
+            return _claims(ours, _told(ours, theirs, moments), how, damaged)
         case "turn":
             (our_acks, our_claims), (their_acks, their_claims) = ours, theirs
+            their_claims = _told(our_claims, their_claims, moments)
             our_claims, their_claims = _claims(our_claims, their_claims, how, damaged)
             return (our_acks, our_claims), (their_acks, their_claims)
         case _ if made.verb == AFTER_RACE:
@@ -106,3 +116,12 @@ def _claims(ours: Claimed | None, theirs: Claimed | None, how: str, damaged: Dam
     if how in ("repeated", "again"):
         theirs = replace(theirs, now_us=ours.now_us, next_due_us=ours.next_due_us)
     return ours, theirs
+
+
+def _told(ours: Claimed | None, theirs: Claimed | None, moments: Collection[int]) -> Claimed | None:
+    """A claim of the engine. *Choice*: which idle incarnation learns when a limit opens."""
+    if ours is None or theirs is None or not moments or theirs.claims:
+        return theirs
+    next_us = theirs.next_due_us
+    known = next_us is None or any(abs(next_us - one) < APART_US for one in moments)
+    return replace(theirs, next_due_us=ours.next_due_us) if known else theirs

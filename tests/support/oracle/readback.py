@@ -14,6 +14,7 @@ from peerjob.model.state import State
 
 from .compare import plain
 from .known import Known
+from .limit_calls import keys_of, limit_keys_of, limits_of
 from .names import Side
 from .query_calls import SLOT_US
 
@@ -70,6 +71,10 @@ class Reading:
                 query = Query(limit=self._page, order=order, **criteria)
                 found[f"lookup {criteria} {order}"] = [id async for id in self._ids(side, query)]
         found |= await self._counts(side) | await self._schedules_of(side) | await self._catalogue(side)
+        if known.limited:
+            found["limits"] = plain(await limits_of(store, self._page), side)
+            found |= await keys_of(store, self._kinds, self._page)
+            found |= plain(await limit_keys_of(store, known.instances), side)
         found["nodes"] = plain(await store.nodes(), side)
         return found
 

@@ -13,7 +13,9 @@ from peerjob.model.clock import Clock
 from peerjob.model.record import Claimed, StoreLimits, Want
 from peerjob.store.reference.choices import Choices
 from peerjob.store.reference.ends import remove
+from peerjob.store.reference.gates import finish
 from peerjob.store.reference.retention import removable, set_aside
+from peerjob.store.reference.shared_limits import RemainingByLimits, opens_us
 from peerjob.store.reference.state import Namespace, Remembered
 from peerjob.store.reference.store import ReferenceData, ReferenceStore
 from peerjob.store.reference.transaction import ReferenceTransaction
@@ -35,13 +37,16 @@ class Followed(Choices):
         self._chosen = chosen
         self._damaged = damaged
         self._strict = strict
+        self.transaction: ReferenceTransaction | None = None
 
     def claimed(self, ids: Sequence[str], want: Want) -> Sequence[str]:
         """The claims of the engine, as far as they are due."""
         chosen, instances = self._chosen, self._state.instances
         if chosen.claimed is None:
             return ids
-        queues = (queue for kind, queue in self._state.ready.items() if want.kinds.get(kind, 0) > 0)
+        assert self.transaction is not None
+        left = RemainingByLimits(self.transaction)
+        queues = (queue for kind, queue in self._state.ready.items() if min(want.kinds.get(kind, 0), left.of(kind)) > 0)
         due = [
             Due(id, one.kind, one.suspect, len(one.spec))
             for one, id in ((instances[id], id) for _, _, id in merge(*queues))
@@ -50,7 +55,11 @@ class Followed(Choices):
         chosen.objections += claim_objections(
             due, want, chosen.claimed, list(ids), strict=self._strict, damaged=damaged
         )
-        known = {one.id for one in due}
+        known = {one.id: one for one in due}
+        for id in known.keys() & {*chosen.claimed}:
+            if left.of(known[id].kind) <= 0:
+                chosen.objections.append(f"claimed {chosen.claimed}, over a limit of kind {known[id].kind!r}")
+            left.use(known[id].kind)
         return [id for id in chosen.claimed if id in known]
 
     def reaped(self, ids: Sequence[str], limit: int) -> Sequence[str]:
@@ -107,7 +116,11 @@ class FollowedData(ReferenceData):
     ) -> Generator[ReferenceTransaction]:
         state = self.namespaces.setdefault(namespace, Namespace())
         followed = Followed(state, self.chosen, self.damaged, strict=self._strict)
-        yield FollowedTransaction(state, clock.time_us(), limits, followed, looks_again=bool(self.chosen.claimed))
+        followed.transaction = FollowedTransaction(
+            state, clock.time_us(), limits, followed, looks_again=bool(self.chosen.claimed)
+        )
+        yield followed.transaction
+        finish(followed.transaction)
 
 
 class Reference:
@@ -143,6 +156,10 @@ class Reference:
         """The times at which something changes by itself."""
         state = self._state
         times = [due_us for due_us, _ in state.delayed] + [expires_us for expires_us, _ in state.expiring]
+        for limit in state.shared_limits.values():
+            numbers = limit.numbers
+            # each of these moments allows one more claim
+            times += [limit.closed_us, *(limit.tat_us - number * numbers.period_us for number in range(numbers.burst))]
         return times + [node.expires_us + 1 for node in state.nodes.values() if not node.ended]
 
     # -- what an engine removes by its own choice
@@ -178,13 +195,17 @@ class Reference:
 
     def remove(self, gone: Collection[str]) -> None:
         """Remove what the engine removed."""
+        transaction = self._transaction()
         for id in gone:
-            remove(self._transaction(), self._state.instances[id])
+            remove(transaction, self._state.instances[id])
+        finish(transaction)
 
     def set_aside(self, id: str, damaged: Damaged) -> None:
         """Do what an engine does with a record that it cannot read; `damaged` notes the instance."""
         damaged.add(self._state.instances[id])
-        set_aside(self._transaction(), id)
+        transaction = self._transaction()
+        set_aside(transaction, id)
+        finish(transaction)
         self._data.damaged = damaged
 
     # -- what idle nodes can run
@@ -196,10 +217,18 @@ class Reference:
 
     def ready_kinds(self) -> set[str]:
         """The kinds with a due instance that each node with the kind can claim."""
-        instances = self._state.instances
+        instances, left = self._state.instances, RemainingByLimits(self._transaction())
         return {
-            kind for kind, queue in self._state.ready.items() if any(not instances[id].suspect for _, _, id in queue)
+            kind
+            for kind, queue in self._state.ready.items()
+            if left.of(kind) > 0 and any(not instances[id].suspect for _, _, id in queue)
         }
+
+    def moments(self) -> list[int]:
+        """When claims are possible that time alone prevents now: of delayed instances, and of limits."""
+        closed = (opens_us(limit, self.now_us) for limit in self._state.shared_limits.values())
+        opening = [moment_us for moment_us in closed if moment_us]
+        return opening and [*opening, *(due_us for due_us, _ in self._state.delayed[:1])]
 
     # -- copies, for races
 

@@ -19,6 +19,7 @@ from .engines import Engine
 from .fire_generator import KINDS, SCHEDULES
 from .known import Known, Made
 from .leniency import alike, answer, answer_of
+from .limit_calls import unlimit
 from .names import Ids, Side
 from .program import NOTHING, Op, Program
 from .races import Race
@@ -192,7 +193,10 @@ class Lockstep:
 
     def _compare(self, made: Made, ours: Any, theirs: Any, how: str = "", first: Any = None) -> list[str]:
         present = self._reference.instances()
-        ours, theirs = alike(made, ours, theirs, how, first=first, present=present, damaged=self._damaged)
+        moments = self._reference.moments()
+        ours, theirs = alike(
+            made, ours, theirs, how, first=first, present=present, damaged=self._damaged, moments=moments
+        )
         return self._comparison().differences(plain(ours, self._ours), plain(theirs, self._theirs), made.verb)
 
     def _comparison(self) -> Comparison:
@@ -348,6 +352,8 @@ class Lockstep:
             await store.leave(incarnation)
         for name in SCHEDULES:
             await store.remove_schedule(name, request=known.ids.request(900_000))
+        if known.limited:
+            await unlimit(store, KINDS)
         for _ in range(8):
             await store.expire(1_000)
         await store.health()  # the read of the counters corrects them, if a call was given up

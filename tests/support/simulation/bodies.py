@@ -9,10 +9,12 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
 
-from peerjob import INJECTED, Context, Fail, Finished, Instance, Job, Retry
+from peerjob import INJECTED, Context, Fail, Finished, Instance, Job, KeyLimit, Limit, Retry
 from peerjob.model.errors import Snooze
 
 from .evidence import Order, Run
+from .limited import limit_key
+from .program import Program
 from .remains import SPOKEN
 
 VARIABLE: ContextVar[str] = ContextVar("simulated", default="")
@@ -28,7 +30,8 @@ class SimulatedError(Exception):
 class Bodies:
     """The jobs of one program, the journal of their runs, and the instances in answers to callers."""
 
-    def __init__(self, now_us: Callable[[], int]) -> None:
+    def __init__(self, now_us: Callable[[], int], program: Program) -> None:
+        self._program = program
         self.runs: list[Run] = []
         self.orders: dict[str, Order] = {}
         self._now_us = now_us
@@ -36,7 +39,16 @@ class Bodies:
 
     def job(self, number: int) -> Job[..., Any, Any]:
         """The job of a kind."""
-        return Job(f"k{number}", self.body, max_retries=2, backoff=0.2)
+        return Job(f"k{number}", self.body, max_retries=2, backoff=0.2, limits=self._limits())
+
+    def _limits(self) -> list[Limit | KeyLimit]:
+        """The limits of each kind."""
+        program, limits = self._program, list[Limit | KeyLimit]()
+        if program.concurrency or program.rate:
+            limits.append(Limit("shared", concurrency=program.concurrency or None, rate=program.rate or None))
+        if program.key_concurrency:
+            limits.append(KeyLimit(_limit_key, concurrency=program.key_concurrency))
+        return limits
 
     def ordered(self, instance: Instance[Any], token: str, options: dict[str, Any] | None = None) -> None:
         """Record an instance from an answer to a caller. An instance that was found by its key is known already."""
@@ -112,6 +124,10 @@ class Bodies:
             child = await context.manager.schedule(f"{run.kind}", f"{run.token}/child", ["return"])
             self.ordered(child, f"{run.token}/child")
         return run.result
+
+
+def _limit_key(arguments: Any) -> str:
+    return limit_key(arguments.token)
 
 
 async def _sleep(_run: Run, context: Context, seconds: float) -> None:

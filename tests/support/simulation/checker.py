@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from .evidence import Evidence, Violation
 from .firing import one_fire
 from .histories import legal_history, retries
+from .limited import limit, rate
 from .order import order
 from .owners import no_loss, one_owner
 from .remains import bounded, isolated
@@ -19,6 +20,8 @@ INVARIANTS: dict[str, Invariant] = {
     "ONE-FIRE": one_fire,
     "ORDER": order,
     "RETRIES": retries,
+    "LIMIT": limit,
+    "RATE": rate,
     "BOUNDED": bounded,
     "ISOLATED": isolated,
 }

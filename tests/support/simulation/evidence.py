@@ -9,6 +9,7 @@ from typing import Literal
 from peerjob.model.definition import Definition
 from peerjob.model.firing import FireRecord, ScheduleRow
 from peerjob.model.record import MAX_CRASHES, LogLine, Record, Transition
+from peerjob.model.stored_limit import LimitNumbers
 
 Ending = Literal["", "returned", "raised", "snoozed", "cancelled"]
 """The end of a body, as the body reported it; "" without a report."""
@@ -111,10 +112,21 @@ class Evidence:
     """Keys in the store without an owner, after each instance was removed and each node had left."""
     skew_us: int = 0
     """Most by which the clocks of nodes differed."""
+    latency: float = 0.0
+    """Seconds for which a request to the store is under way on average."""
     strict: bool = True
     """Whether the store promises strict order."""
+    limit: LimitNumbers = field(default_factory=LimitNumbers)
+    """The shared limit of all kinds."""
+    key_concurrency: int = 0
+    """The concurrency of each key of each kind."""
     starts: Mapping[str, int] = field(default_factory=dict[str, int])
     """Node → how many incarnations it had, at most; of others order within a window is not judged."""
+
+    @property
+    def tells_times(self) -> bool:
+        """Whether the times in histories are those of the transactions."""
+        return not self.skew_us and not self.latency
 
     def runs_of(self) -> dict[str, list[Run]]:
         """The runs of each instance, by the time at which they began."""

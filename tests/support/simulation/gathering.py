@@ -11,8 +11,10 @@ from urllib.parse import unquote
 
 from peerjob import Node, Query
 from peerjob.model.definition import Definition, decode_definition
+from peerjob.model.limit import limit_numbers
 from peerjob.model.query import MAX_LIMIT
 from peerjob.model.record import LogLine, Record
+from peerjob.model.stored_limit import KindLimits
 from peerjob.store.base import Store
 from peerjob.store.kv.format.schedule_rows import decode_schedule
 from peerjob.store.kv.store import KVStore
@@ -27,6 +29,7 @@ from .bodies import Bodies
 from .calls import Calls
 from .evidence import Evidence, Ledger
 from .faults import Faults
+from .program import Program
 
 T = TypeVar("T")
 FORGOTTEN = "65m"
@@ -60,10 +63,10 @@ async def heal(cluster: TestCluster, names: Sequence[str]) -> None:
 
 
 async def gather(
-    cluster: TestCluster, bodies: Bodies, calls: Calls, faults: Faults, definitions: Definitions, *, ttl: float
+    cluster: TestCluster, bodies: Bodies, calls: Calls, faults: Faults, definitions: Definitions, program: Program
 ) -> Evidence:
     """All evidence of a cluster that is at rest. Stops its nodes, and removes every instance, to see what is left."""
-    store = a_store(cluster)
+    store, ttl = a_store(cluster), program.ttl
     await store.open()
     records: dict[str, Record] = {record.id: record async for record in records_of(store)}
     logs = {id: await _lines(store, id) for id in records}
@@ -83,13 +86,17 @@ async def gather(
         absences=faults.absences,
         ledgers=ledgers,
         skew_us=faults.skew_us,
+        latency=program.latency,
         strict=cluster.nodes[0].capabilities.order == "strict",
+        limit=limit_numbers(program.concurrency or None, program.rate or None, None),
+        key_concurrency=program.key_concurrency,
         starts=_starts(cluster, faults),
     )
     await cluster.advance(2 * ttl + 3)  # the nodes that were killed last are taken for dead
     for node in cluster.nodes:
         await cluster.stop(node)
     await store.clear()
+    await store.publish_limits([KindLimits(kind=f"k{number}") for number in range(program.kinds)])
     await cluster.advance(FORGOTTEN)
     for _ in range(ROUNDS):
         await store.health()

@@ -116,9 +116,21 @@ class Generator:
             workers=rng.choice((1, 2, 4, 10)),
             ttl=rng.choice((1.0, 2.0, 5.0)),
             kinds=self._kinds,
+            **self._limits(),
             latency=rng.choice((0.0, 0.0, 0.001, 0.02)),
             ops=tuple(self._ops),
         )
+
+    def _limits(self) -> Given:
+        """The limits of a program: of its kinds together, and of their keys."""
+        drawn = random.Random(f"limits {self._seed}")
+        if self._kinds > 8 or drawn.random() < 0.4:
+            return {}
+        return {
+            "concurrency": drawn.choice((0, 2, 3, 6)),
+            "rate": drawn.choice(("", "", "50/s")),
+            "key_concurrency": drawn.choice((0, 1, 1, 2)),
+        }
 
     # -- operations
 

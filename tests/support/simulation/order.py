@@ -35,10 +35,10 @@ def order(evidence: Evidence) -> Iterator[Violation]:
     The place is (priority, due time, id). The check looks at the first claim of each instance that a caller scheduled,
     as its due time is known then: it is no earlier than the time at which the store took the instance. Three kinds of
     instances may be passed over: a suspect, one that waits for a schedule's slot, and one that was delayed, until a
-    node has moved it to the due ones. Nodes whose clocks differ are not judged. On a store with order within a window,
-    each incarnation may pass an instance over in a few of its claims.
+    node has moved it to the due ones. Nodes whose clocks differ are not judged, nor are instances that wait for keys.
+    On a store with order within a window, each incarnation may pass an instance over in a few of its claims.
     """
-    if evidence.skew_us or not (evidence.strict or evidence.starts):
+    if evidence.skew_us or evidence.key_concurrency or not (evidence.strict or evidence.starts):
         return
     by_kind: dict[str, list[_First]] = {}
     for one in evidence.orders.values():

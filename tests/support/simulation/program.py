@@ -31,6 +31,11 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     ttl: float
     kinds: int
+    concurrency: int = 0
+    """That of the limit that all kinds share; 0: they share none."""
+    rate: str = ""
+    key_concurrency: int = 0
+    """That of the keys of each kind; 0: no key is limited."""
     latency: float = 0.0
     """Seconds for which a request to the store, and its answer, are under way on average."""
     ops: tuple[Op, ...]

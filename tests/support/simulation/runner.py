@@ -66,7 +66,7 @@ class Runner:
     async def run(self) -> Verdict:
         """Run the program, and judge it."""
         program = self._program
-        bodies = self._bodies = Bodies(self._now_us)
+        bodies = self._bodies = Bodies(self._now_us, program)
         jobs = {number: bodies.job(number) for number in range(program.kinds)}
         asyncio.get_running_loop().set_exception_handler(self._hear)
         async with TestCluster(
@@ -89,7 +89,7 @@ class Runner:
                 self._begin(number, op)
             await cluster.advance(0.1)  # the last operations have begun before everything is healed
             await self._rest()
-            evidence = await gather(cluster, self._bodies, self._calls, self._faults, definitions, ttl=program.ttl)
+            evidence = await gather(cluster, self._bodies, self._calls, self._faults, definitions, program)
             events = [str(event) for event in cluster.trace]
         return Verdict(
             program=program,

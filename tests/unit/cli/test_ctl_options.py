@@ -33,6 +33,8 @@ BASE: dict[str, list[str]] = {
     "clear instances": ["--yes"],
     "clear history": ["--yes"],
     "clear logs": ["--yes"],
+    "pause": ["--kind", "other"],
+    "resume": ["--kind", "other"],
     "schedules pause": ["name"],
     "schedules fires": ["name"],
 }

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NotRequired, Optional, Require
 
 import pytest
 
-from peerjob.handles.blocking import BlockingInstance, BlockingVerbs
+from peerjob.handles.blocking import BlockingVerbs
+from peerjob.handles.blocking_handles import BlockingInstance
 from peerjob.handles.context import Context
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
@@ -295,6 +296,8 @@ class Hooks:
 
     async def check_owner(self, context: Context) -> bool:
         return True
+
+    async def throttle(self, context: Context, limit: str, delay_us: int) -> None: ...
 
     def make_instance(self, context: Context) -> Instance[Any]:
         return Instance(None, record(context.id))

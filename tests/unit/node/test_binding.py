@@ -36,7 +36,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typing_extensions import TypeAliasType
 
-from peerjob.handles.blocking import BlockingInstance, BlockingVerbs
+from peerjob.handles.blocking import BlockingVerbs
+from peerjob.handles.blocking_handles import BlockingInstance
 from peerjob.handles.context import Context
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
@@ -552,6 +553,8 @@ class Hooks:
 
     async def check_owner(self, context: Context) -> bool:
         return True
+
+    async def throttle(self, context: Context, limit: str, delay_us: int) -> None: ...
 
     def make_instance(self, context: Context) -> Instance[Any]:
         return AN_INSTANCE

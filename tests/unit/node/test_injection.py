@@ -402,6 +402,8 @@ class Given:
     async def check_owner(self, context: Context) -> bool:
         return True
 
+    async def throttle(self, context: Context, limit: str, delay_us: int) -> None: ...
+
     def make_instance(self, context: Context) -> Any:
         return "the instance"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from peerjob import Fail, Job, Metrics, Query, Retry
+from peerjob import Fail, Job, Limit, Metrics, Query, Retry
 from peerjob.model.firing import Fire, FireOutcome, FireRecord
 from peerjob.node.observe.metrics import catalogue
 from peerjob.node.observe.metrics.event_counts import MAX_LABELS, OTHERS, EventCounts, Histogram
@@ -334,7 +334,8 @@ async def test_names_that_users_choose_do_not_grow_the_metrics_without_end() -> 
 
 
 async def test_a_scrape_has_exactly_the_metrics_of_the_catalogue(clock: VirtualClock) -> None:
-    async with running_node(SLEEP, clock=clock, allow_unknown=True) as node:
+    limited = Job("limited", lambda: None, limits=[Limit("few", concurrency=1)])
+    async with running_node(SLEEP, limited, clock=clock, allow_unknown=True) as node:
         metrics = Metrics(node, compat=True)
         await node.add_schedule(SLEEP.with_options(every="10s", name="often"), 1)
         await node.schedule("unknown")

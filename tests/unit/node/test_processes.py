@@ -23,6 +23,7 @@ from peerjob.model.errors import (
     Fail,
     JobProcessDied,
     NodeStateError,
+    OptionError,
     OwnershipLost,
     PayloadTooLargeError,
     Retry,
@@ -58,6 +59,7 @@ class Recorder:
         self.progress: list[tuple[float, str]] = []
         self.lines: list[tuple[int, str, Any]] = []
         self.owner: bool | Exception = True
+        self.throttled: list[tuple[str, int]] = []
 
     def time_us(self) -> int:
         return 1_000_000
@@ -69,6 +71,11 @@ class Recorder:
         if isinstance(self.owner, Exception):
             raise self.owner
         return self.owner
+
+    async def throttle(self, context: Context, limit: str, delay_us: int) -> None:
+        if isinstance(self.owner, Exception):
+            raise self.owner
+        self.throttled.append((limit, delay_us))
 
     def make_instance(self, context: Context) -> Instance[Any]:
         raise NotImplementedError
@@ -558,6 +565,14 @@ def test_on_uvloop(tmp_path: Path) -> None:
         await executor.close()
 
     uvloop.run(main())
+
+
+async def test_a_limit_is_throttled_through_the_node(executor: Executor, recorder: Recorder) -> None:
+    await run(executor, bodies.throttles, "stripe", context=Context(id="run", backend=recorder))
+    assert recorder.throttled == [("stripe", 30_000_000)]
+    recorder.owner = OptionError("limit", "stripe", "the name of a limit that a kind has")
+    with pytest.raises(OptionError, match="limit: expected"):
+        await run(executor, bodies.throttles, "stripe", context=Context(id="run", backend=recorder))
 
 
 async def test_a_body_may_give_up_its_question_for_the_owner(executor: Executor, recorder: Recorder) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from peerjob import INJECTED, Filter, Instance, Job, Manager, Node, Query
+from peerjob import INJECTED, Filter, Instance, Job, KeyLimit, Limit, Manager, Node, Query
 from peerjob.model.clock import to_datetime
 from peerjob.model.ids import IdSource
 from peerjob.remote.wire.rpcs import RPCS
@@ -30,6 +30,7 @@ async def hang() -> None:
 
 
 ADD, HANG = Job("add", add), Job("hang", hang)
+LIMITED = Job("limited", add, limits=[Limit("few", concurrency=9), KeyLimit("{x}")])
 TICK = ADD.with_options(name="tick", every="1m")
 
 
@@ -68,6 +69,10 @@ SAME: dict[str, Act] = {
     "drain": lambda to, _: to.drain(60, node="b"),
     "resize_workers": lambda to, _: to.resize_workers(3, node="a"),
     "clear": lambda to, _: to.clear(),
+    "set_limit": lambda to, _: to.set_limit("few", concurrency=5, rate="9/s", note="a note"),
+    "set_key_limit": lambda to, _: to.set_key_limit("limited", concurrency=2),
+    "pause_kind": lambda to, _: to.pause_kind("add", "a note"),
+    "resume_kind": lambda to, _: to.resume_kind("hang"),
 }
 """Verbs whose repeat changes nothing and has the same answer."""
 LESS: dict[str, tuple[Act, Any, Any]] = {
@@ -79,7 +84,10 @@ LESS: dict[str, tuple[Act, Any, Any]] = {
     "backfill": (lambda to, given: to.backfill("tick", given.start, given.start + timedelta(minutes=2)), 1, 0),
 }
 """Verbs whose repeat changes nothing, and whose answer counts what the call itself changed."""
-TOLD_ELSEWHERE = {"schedule", "schedule_many", "clear_history", "keep_line", "context.progress", "import_namespace"}
+TOLD_ELSEWHERE = {
+    *("schedule", "schedule_many", "clear_history", "keep_line", "context.progress", "context.throttle"),
+    "import_namespace",
+}
 """Verbs of the table that have tests of their own, or that act again."""
 
 
@@ -91,12 +99,13 @@ async def state_of(node: Node) -> object:
         rows,
         [[entry.record for entry in await node.fires(row.name)] for row in rows],
         [(view.info.name, view.info.workers, view.intake) for view in await node.nodes()],
+        [view async for view in node.limits()],
     )
 
 
 @pytest.fixture
 async def nodes(clock: VirtualClock) -> AsyncGenerator[tuple[Node, Node, Given]]:
-    async with running_nodes(clock, "a", "b", jobs=[ADD, HANG]) as (one, two):
+    async with running_nodes(clock, "a", "b", jobs=[ADD, HANG, LIMITED]) as (one, two):
         await one.add_schedule(TICK.call(1, 2))
         await one.add_schedule(TICK.with_options(name="paused").call(1, 2))
         await one.pause_schedule("paused")

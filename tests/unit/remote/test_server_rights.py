@@ -18,6 +18,8 @@ from peerjob import (
     Filter,
     Instance,
     Job,
+    KeyLimit,
+    Limit,
     Node,
     OptionError,
     Role,
@@ -40,16 +42,18 @@ SECRETS = {"mail.send": "hidden-in-mail", "report": "hidden-in-report"}
 LIMITED: dict[str, tuple[grpc.StatusCode, grpc.StatusCode]] = {
     # the answers to a token for mail.*, to a call about mail.send and to the same call about report
     **dict.fromkeys(["GetVersion", "ExplainCron", "GetLeader", "ListNodes", "ListWorkers"], (OK, OK)),
-    **dict.fromkeys(["ListRegisteredJobs", "GetStats", "GetActivity", "ListSchedules"], (OK, OK)),
+    **dict.fromkeys(["ListRegisteredJobs", "GetStats", "GetActivity", "ListSchedules", "ListLimits"], (OK, OK)),
+    "ListKeyLimits": (OK, DENIED),
     **dict.fromkeys(["LookupInstances", "LookupHistory", "LookupLogs", "CountInstances", "Watch"], (OK, DENIED)),
     **dict.fromkeys(["WaitInstances", "CancelInstances", "RetryInstances"], (OK, DENIED)),
-    **dict.fromkeys(["GetInstance", "ReadLogs", "WaitInstance", "WatchInstance"], (OK, UNKNOWN)),
+    **dict.fromkeys(["GetInstance", "ReadLogs", "WaitInstance", "WatchInstance", "ExplainLimits"], (OK, UNKNOWN)),
     **dict.fromkeys(["CancelInstance", "RunNow", "RetryInstance"], (OK, UNKNOWN)),
     **dict.fromkeys(["GetSchedule", "ListFires", "NextFires", "PauseSchedule", "ResumeSchedule"], (OK, UNKNOWN)),
     **dict.fromkeys(["TriggerSchedule", "RemoveSchedule", "Backfill"], (OK, UNKNOWN)),
     **dict.fromkeys(["ScheduleJob", "ScheduleJobs", "PutSchedule"], (OK, DENIED)),
     **dict.fromkeys(["Clear", "ClearInstances", "ClearHistory", "ClearLogs"], (DENIED, DENIED)),
     **dict.fromkeys(["ResizeWorkers", "Drain", "Undrain", "ListAudit"], (DENIED, DENIED)),
+    **dict.fromkeys(["SetLimit", "SetKeyLimit", "PauseKind", "ResumeKind"], (DENIED, DENIED)),
 }
 CALLERS = [(role, kinds) for role in Role for kinds in ((), ("mail.*",))]
 TOKENS = Tokens([Token.of(f"{role.name}{len(kinds)}", role, role.name, kinds=kinds) for role, kinds in CALLERS])
@@ -61,7 +65,9 @@ async def say(secret: str, instance: Instance[str] = INJECTED) -> str:
     return secret
 
 
-JOBS = [Job(kind, say) for kind in SECRETS]
+JOBS = [
+    Job(kind, say, limits=[Limit(kind, concurrency=100), KeyLimit("{secret}", concurrency=100)]) for kind in SECRETS
+]
 
 
 def request_of(name: str, kind: str, uuid: str) -> Any:
@@ -69,6 +75,8 @@ def request_of(name: str, kind: str, uuid: str) -> Any:
     request = RPCS[name].request()
     fields = request.DESCRIPTOR.fields_by_name
     given: dict[str, Any] = {"uuid": uuid, "name": kind, "timeout": Duration(), "cron": "0 0 * * *", "workers": 1}
+    if name not in ("ScheduleJob", "ListRegisteredJobs"):
+        given["kind"] = kind
     for field, value in given.items():
         if field in fields and hasattr(value, "CopyFrom"):
             getattr(request, field).CopyFrom(value)
@@ -245,6 +253,7 @@ async def test_lists_leave_out_other_kinds() -> None:
                 rpc.role > Role.READER
                 or not name.startswith(("List", "Lookup", "GetStats"))
                 or "name" in rpc.request.DESCRIPTOR.fields_by_name
+                or name == "ListKeyLimits"  # it is about one kind
             ):
                 continue
             limited, full = [await client.send(name, b"", token=token) for token in ("READER1", "READER0")]

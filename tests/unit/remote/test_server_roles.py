@@ -38,6 +38,10 @@ def test_every_rpc_has_a_role_and_what_only_looks_needs_the_least() -> None:
         "ResizeWorkers",
         "Drain",
         "Undrain",
+        "SetLimit",
+        "SetKeyLimit",
+        "PauseKind",
+        "ResumeKind",
     }
     looking = ("Get", "List", "Lookup", "Read", "Count", "Wait", "Watch", "Next", "Explain")
     assert all(name.startswith(looking) for name in by_role[Role.READER] - {"ServerReflectionInfo"})

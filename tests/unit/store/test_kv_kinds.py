@@ -9,10 +9,12 @@ import pytest
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import StoreLimits
 from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Found, Range, Transaction
+from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.index import counts
 from peerjob.store.kv.kinds.kind_groups import Grouping
 from peerjob.store.kv.store import KVStore
 from peerjob.store.kv.write.context import KVContext
+from peerjob.store.kv.write.guarded import GuardedKeyValue
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
@@ -280,7 +282,8 @@ async def test_a_kind_that_leaves_its_group_before_the_marker_is_read_is_found(c
 
     def grouping() -> tuple[RacingTally, Grouping]:
         kv = RacingTally(data, clock)
-        context = KVContext(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+        guarded = GuardedKeyValue(kv, keys=Keys("n"), url="memory://")
+        context = KVContext(guarded, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
         return kv, Grouping(context)
 
     (kv, node), (_, other) = grouping(), grouping()

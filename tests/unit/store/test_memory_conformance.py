@@ -14,17 +14,17 @@ from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Peer
-from peerjob.testing.store_conformance import StoreConformance
+from peerjob.testing.store_conformance import KeyedConformance, StoreConformance
+from peerjob.testing.store_conformance.suite import StoreSuite
 from support.counted import assert_counted
 from support.leftovers import leftovers_of, traces_of
 
 Result = TypeVar("Result")
 
 
-class TestMemory(StoreConformance):
-    """Every rule, without a second of waiting."""
+class OnMemory(StoreSuite):
+    """Stores in memory."""
 
-    conformance_on = "memory"
     renewals_tell = True
 
     @cached_property
@@ -61,6 +61,18 @@ class TestMemory(StoreConformance):
 
     async def in_time(self, awaitable: Awaitable[Result]) -> Result:
         return await self.clock.run(awaitable)
+
+
+class TestMemory(OnMemory, StoreConformance):
+    """Every rule, without a second of waiting."""
+
+    conformance_on = "memory"
+
+
+class TestKeyed(OnMemory, KeyedConformance):
+    """The rules, with wide key limits."""
+
+    conformance_on = "memory-keyed"
 
 
 class TestGroupedKinds(TestMemory):

@@ -14,15 +14,15 @@ from peerjob.store.reference.state import Namespace
 from peerjob.store.reference.store import ReferenceData, ReferenceStore
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer
-from peerjob.testing.store_conformance import StoreConformance
+from peerjob.testing.store_conformance import KeyedConformance, StoreConformance
+from peerjob.testing.store_conformance.suite import StoreSuite
 
 Result = TypeVar("Result")
 
 
-class TestReference(StoreConformance):
-    """Every rule, without a second of waiting."""
+class OnReference(StoreSuite):
+    """The reference store, without a second of waiting."""
 
-    conformance_on = "reference"
     renewals_tell = True
 
     @cached_property
@@ -44,6 +44,18 @@ class TestReference(StoreConformance):
 
     async def in_time(self, awaitable: Awaitable[Result]) -> Result:
         return await self.clock.run(awaitable)
+
+
+class TestReference(OnReference, StoreConformance):
+    """Every rule."""
+
+    conformance_on = "reference"
+
+
+class TestKeyedReference(OnReference, KeyedConformance):
+    """The rules, with wide key limits."""
+
+    conformance_on = "reference-keyed"
 
 
 def test_a_command_wakes_a_call_that_waits_in_another_event_loop() -> None:
@@ -72,5 +84,16 @@ def test_a_command_wakes_a_call_that_waits_in_another_event_loop() -> None:
 def left_in(state: Namespace) -> list[str]:
     """What a namespace holds about instances and nodes, without what it forgets by itself."""
     nodes = [incarnation for incarnation, node in state.nodes.items() if not node.ended or state.held_by(incarnation)]
-    of_instances = (state.instances, state.keys, state.ready, state.delayed, state.expiring, state.slots)
-    return [*map(str, (part for part in (*of_instances, state.watchers) if part)), *nodes]
+    of_instances = (
+        state.instances,
+        state.keys,
+        state.ready,
+        state.delayed,
+        state.expiring,
+        state.slots,
+        state.limit_keys,
+    )
+    return [
+        *map(str, (part for part in (*of_instances, state.watchers, state.kind_rules, state.shared_limits) if part)),
+        *nodes,
+    ]

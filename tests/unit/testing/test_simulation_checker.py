@@ -12,6 +12,7 @@ from peerjob.model.firing import FireOutcome, FireRecord, Overlap, ScheduleRow
 from peerjob.model.record import LogLine, Record, Transition
 from peerjob.model.spec import Progress, Spec, encode, encode_arguments
 from peerjob.model.state import State
+from peerjob.model.stored_limit import LimitNumbers
 from support.simulation.checker import check
 from support.simulation.evidence import Absence, Evidence, Ledger, Order, Run
 
@@ -147,10 +148,20 @@ def again(**fields: Any) -> Run:
     return a_run(**(given | fields))
 
 
+def limited(limit: LimitNumbers, second_us: int, *runs: Run, key_concurrency: int = 0) -> Evidence:
+    """Two instances of one limit and one key; the second one is claimed at this time."""
+    steps = (*PLAIN[:2], (State.PROCESSING, second_us, ""), (State.COMPLETED, second_us + 10, ""))
+    same = encode(Spec(args=encode_arguments((f"t-{ID}",), {})))
+    runs = runs or (a_run(), a_run(OTHER, begin_us=second_us + 6, end_us=second_us + 7, token=f"t-{ID}"))
+    records = {ID: a_record(), OTHER: a_record(OTHER, steps, spec=same)}
+    return Evidence(records=records, runs=runs, limit=limit, key_concurrency=key_concurrency)
+
+
 TWICE = a_record(steps=LOST_ONCE, fence=8, losses=1)
 
 LEGAL: dict[str, Evidence] = {
     "one run": evidence(),
+    "a limit that is kept": limited(LimitNumbers(concurrency=1, period_us=10, burst=1), 20, key_concurrency=1),
     "a run on a node that was killed, then another": evidence(
         TWICE,
         a_run(end_us=None, ending=""),
@@ -322,6 +333,13 @@ ILLEGAL: dict[str, tuple[str, Callable[[], Evidence]]] = {
         "RETRIES",
         lambda: evidence(a_record(steps=(*PLAIN[:3], (State.TERMINATED, 20, "poison")), attempts=0)),
     ),
+    "more claims than the concurrency": ("LIMIT", lambda: limited(LimitNumbers(concurrency=1), 15)),
+    "more claims of a key than its concurrency": ("LIMIT", lambda: limited(LimitNumbers(), 15, key_concurrency=1)),
+    "more bodies than the concurrency": (
+        "LIMIT",
+        lambda: limited(LimitNumbers(concurrency=1), 20, a_run(), a_run(OTHER, begin_us=18, end_us=29)),
+    ),
+    "a claim too soon": ("RATE", lambda: limited(LimitNumbers(period_us=11, burst=1), 20)),
     "a key without an owner": ("BOUNDED", lambda: evidence(leftovers=["own/x/y"])),
     "more lines than allowed": ("BOUNDED", lambda: evidence(logs={ID: [LogLine(1, 1, "line")] * 1001})),
     "a variable that another body set": ("ISOLATED", lambda: evidence(None, a_run(found=OTHER))),

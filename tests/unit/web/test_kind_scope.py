@@ -20,7 +20,7 @@ OWN, OTHER = "mail.send", "bank.login"
 RIGHTS = Rights(role=Role.READER, kinds=("mail.*",))
 PAGES: dict[str, tuple[int, int]] = {
     # the answers to rights for mail.*: about mail.send, and the same about bank.login
-    **dict.fromkeys(["/", "/instances", "/schedules", "/kinds", "/nodes", "/search"], (200, 200)),
+    **dict.fromkeys(["/", "/instances", "/schedules", "/kinds", "/limits", "/nodes", "/search"], (200, 200)),
     **dict.fromkeys(["/instances/{id}", "/instances/{id}/{what}", "/instance/again"], (200, 404)),
     **dict.fromkeys(["/schedules/{name:path}", "/fires/{name:path}", "/fires.csv/{name:path}"], (200, 404)),
     "/kinds/{kind:path}": (200, 403),

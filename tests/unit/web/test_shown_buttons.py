@@ -66,12 +66,13 @@ async def reading(rights: Rights) -> AsyncGenerator[tuple[Node, httpx.AsyncClien
         await node.add_schedule(Job("mail.tick", str).with_options(every="1h", name="paused").call())
         await (await node.lookup_schedule("paused")).pause()
         day = urlencode({"start": "2025-01-01T00:00", "end": "2025-01-01T01:00"})
+        await node.pause_kind("mail.late")
         yield (
             node,
             client,
             [
                 "/", "/instances", f"/instances/{done.id}", f"/instances/{late.id}", "/kinds", "/kinds/mail.send",
-                "/schedules", "/schedules/tick", f"/schedules/tick?{day}", "/schedules/paused", "/nodes",
+                "/schedules", "/schedules/tick", f"/schedules/tick?{day}", "/schedules/paused", "/nodes", "/limits",
             ],
         )  # fmt: skip
 

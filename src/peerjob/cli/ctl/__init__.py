@@ -5,8 +5,9 @@ arguments. `verb` makes a command of it, with the shared options of `settings`. 
 verb; the latter override the former. `query_options` are the options that select instances.
 
 The verbs are in `lookups` (get, list, count), `schedule`, `events` (logs, history, watch), `instances` (cancel, retry,
-wait), `clear`, `moving` (export, import), `schedules`, `cluster` (workers, drain, leader, stats, top) and `why`, with
-`reasons`. `output` prints results, `tables` has the columns of each kind of object, and `errors` the texts of errors.
+wait), `clear`, `moving` (export, import), `schedules`, `cluster` (workers, drain, leader, stats, top), `limits` and
+`why`, with `reasons`. `output` prints results, `tables` has the columns of each kind of object, and `errors` the texts
+of errors.
 
 Results go to standard output, everything else to standard error. A table fits the terminal; without a terminal it is
 never cut. Control characters in the output of jobs are escaped.

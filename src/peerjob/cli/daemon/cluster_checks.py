@@ -16,6 +16,7 @@ from peerjob.model.ids import IdSource
 from peerjob.model.record import NodeInfo, NodeView
 from peerjob.store.base import Elections, Store
 from peerjob.store.paging import all_schedules
+from peerjob.store.rules import READS_LAYOUT
 
 from .config_checks import OwnKinds
 
@@ -55,6 +56,7 @@ async def check_clock(store: Store, clock: Clock, *, peers: int) -> list[Finding
             pid=os.getpid(),
             version=__version__,
             started_us=clock.time_us(),
+            reads_layout=READS_LAYOUT,
         ),
         ttl_us=_TTL_US,
     )

@@ -25,8 +25,11 @@ from peerjob.model.errors import UnknownInstanceError
 from peerjob.model.firing import Leader
 from peerjob.model.ids import checked_id
 from peerjob.model.job import Job
+from peerjob.model.limit import limit_numbers
+from peerjob.model.limits import MAX_KIND, MAX_LIMIT_NAME, MAX_NOTE, checked_text
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, NodeView, Record
+from peerjob.model.stored_limit import InstanceLimits, KeyLimitPage, LimitPage
 from peerjob.node.manager.schedules import MAX_PREVIEW
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire import rpcs
@@ -134,6 +137,46 @@ class RemoteManager(Manager):
     async def audit(self, limit: int = 100) -> list[AuditRecord]:
         given_audit_limit(limit)
         return await self._run(rpcs.LIST_AUDIT, limit)
+
+    # -- limits ------------------------------------------------------------------------------------------------------
+
+    async def set_limit(
+        self,
+        name: str,
+        *,
+        concurrency: int | None = None,
+        rate: str | None = None,
+        burst: int | None = None,
+        note: str = "",
+    ) -> None:
+        checked_text("name", name, MAX_LIMIT_NAME)
+        limit_numbers(concurrency, rate, burst)
+        setting = {"name": name, "concurrency": concurrency, "rate": rate, "burst": burst, "note": _explanation(note)}
+        await self._run(rpcs.SET_LIMIT, setting)
+
+    async def set_key_limit(self, kind: str, *, concurrency: int | None = None, note: str = "") -> None:
+        limit_numbers(concurrency, None, None)
+        setting = {"kind": checked_text("kind", kind, MAX_KIND), "concurrency": concurrency, "note": _explanation(note)}
+        await self._run(rpcs.SET_KEY_LIMIT, setting)
+
+    async def pause_kind(self, kind: str, note: str = "") -> None:
+        await self._run(rpcs.PAUSE_KIND, {"kind": checked_text("kind", kind, MAX_KIND), "note": _explanation(note)})
+
+    async def resume_kind(self, kind: str) -> None:
+        await self._run(rpcs.RESUME_KIND, {"kind": checked_text("kind", kind, MAX_KIND)})
+
+    async def _limit_page(self, cursor: str | None = None) -> LimitPage:
+        return await self._run(rpcs.LIST_LIMITS, cursor)
+
+    async def _key_limit_page(
+        self, kind: str, prefix: str, waiting_only: bool, cursor: str | None = None
+    ) -> KeyLimitPage:
+        checked_text("kind", kind, MAX_KIND)
+        checked_text("prefix", prefix, MAX_LIMIT_NAME, least=0)
+        return await self._run(rpcs.LIST_KEY_LIMITS, (kind, prefix, waiting_only, cursor))
+
+    async def _limits_of(self, uuid: str | UUID) -> InstanceLimits:
+        return await self._run(rpcs.EXPLAIN_LIMITS, checked_id(uuid))
 
     # -- schedules ---------------------------------------------------------------------------------------------------
 
@@ -344,6 +387,10 @@ async def long_poll(wait: Callable[[float], Awaitable[T | None]], seconds: float
             answer = None  # the node hangs, so the client sends the next wait to another node
         if answer is not None or (until is not None and loop.time() >= until):
             return answer
+
+
+def _explanation(note: str) -> str:
+    return checked_text("note", note, MAX_NOTE, least=0)
 
 
 def _given(id: str | UUID | None) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from peerjob.handles.manager import Stats
 from peerjob.model.state import State
+from peerjob.model.stored_limit import LimitView
 from peerjob.node.node import Node
 from peerjob.store.per_loop import PerLoop
 
@@ -24,14 +25,28 @@ class Demand:
 
     due: dict[str, int]
     stats: Stats
+    limits: tuple[LimitView, ...] = ()
 
     def jobs(self, trigger: Trigger) -> int:
         """The jobs that count for a trigger: those that run on any node, and those that are due."""
         kinds = trigger.kinds or (None,)
         if trigger.include_delayed:
             return sum(self.stats.total(State.ACTIVE, kind) for kind in kinds)
-        waiting = sum(self.due.values()) if not trigger.kinds else sum(self.due.get(kind, 0) for kind in trigger.kinds)
+        due = self.due if not trigger.kinds else {kind: self.due.get(kind, 0) for kind in trigger.kinds}
+        waiting = sum(self._startable(due).values())
         return waiting + sum(self.stats.total(State.PROCESSING, kind) for kind in kinds)
+
+    def _startable(self, due: dict[str, int]) -> dict[str, int]:
+        """The due jobs without those that a paused kind or a limit without room holds back: more nodes start none."""
+        startable = dict(due)
+        for view in self.limits:
+            remaining = 0 if view.paused else view.remaining
+            if remaining is None:
+                continue
+            for kind in view.kinds:
+                startable[kind] = min(startable.get(kind, 0), remaining)
+                remaining -= startable[kind]
+        return startable
 
 
 class DemandReader:
@@ -50,6 +65,7 @@ class DemandReader:
                 async with asyncio.timeout(READ_TIMEOUT):
                     # due jobs are read first: a job that is claimed between the two reads counts twice, not zero times
                     due = await self._node.due()
-                    self._read = Demand(due=due, stats=await self._node.stats())
+                    limits = tuple([view async for view in self._node.limits()])
+                    self._read = Demand(due=due, stats=await self._node.stats(), limits=limits)
                 self._read_at = self._node.clock.elapsed()
             return self._read

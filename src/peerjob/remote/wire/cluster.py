@@ -12,6 +12,9 @@ from peerjob.proto.job.v1 import service_pb2 as pb
 
 from .values import optional_stamp, span, span_us, stamp, stamp_us, state_number
 
+OLD_LAYOUT = 2
+"""What a node reads that does not tell it."""
+
 
 def node_message(view: NodeView) -> pb.Node:
     """The message of a node."""
@@ -33,6 +36,7 @@ def node_message(view: NodeView) -> pb.Node:
         intake=info.intake,
         descriptors=info.descriptors,
         ahead_us=info.ahead_us,
+        reads_layout=info.reads_layout,
     )
 
 
@@ -52,6 +56,7 @@ def node_of(message: pb.Node) -> NodeView:
             intake=message.intake,
             descriptors=message.descriptors,
             ahead_us=message.ahead_us,
+            reads_layout=message.reads_layout or OLD_LAYOUT,
         ),
         running=message.running,
         renewed_us=stamp_us(message.renewed_at),

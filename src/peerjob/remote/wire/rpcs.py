@@ -1,3 +1,4 @@
+# pyright: reportPrivateUsage=false
 """The table of RPCs: for each one its messages, the role that a caller needs, and whether a client may send it again.
 
 An RPC that maps to one verb of the manager is a `VerbRpc`. Its row also says how criteria become a request and back,
@@ -28,11 +29,21 @@ from peerjob.model.firing import Leader, ScheduleRow
 from peerjob.model.query import Filter, Query
 from peerjob.model.record import NodeView
 from peerjob.model.rights import Role
+from peerjob.model.stored_limit import InstanceLimits, KeyLimitPage, LimitPage
 from peerjob.proto.job.v1 import service_pb2 as pb
 
 from .activity import activity_fields, activity_of
 from .cluster import audit_message, audit_of, leader_message, leader_of, node_message, node_of
 from .jobs import job_message, job_of
+from .limits import (
+    given,
+    instance_limits_fields,
+    instance_limits_of,
+    key_page_fields,
+    key_page_of,
+    limit_page_fields,
+    limit_page_of,
+)
 from .queries import filter_message, filter_of, query_message, query_of
 from .schedules import backfill_of, row_of, schedule_message
 from .values import given_moment, stamp, stamp_us
@@ -201,6 +212,21 @@ _AUDIT = Fields[list[AuditRecord], list[AuditRecord]](
     lambda records: {"records": map(audit_message, records)},
     lambda message: [audit_of(each) for each in message.records],
 )
+_CURSOR = Fields[str | None, str | None](lambda cursor: {"cursor": cursor}, lambda message: given(message, "cursor"))
+_KEYS_OF = Fields[tuple[str, str, bool, str | None], tuple[str, str, bool, str | None]](
+    lambda given: {"kind": given[0], "prefix": given[1], "waiting_only": given[2], "cursor": given[3]},
+    lambda message: (message.kind, message.prefix, message.waiting_only, given(message, "cursor")),
+)
+_SETTING = Fields[dict[str, Any], dict[str, Any]](
+    lambda setting: setting,
+    lambda message: {
+        field.name: given(message, field.name) if field.has_presence else getattr(message, field.name)
+        for field in message.DESCRIPTOR.fields
+    },
+)
+_LIMITS = Fields[LimitPage, LimitPage](limit_page_fields, limit_page_of)
+_KEY_LIMITS = Fields[KeyLimitPage, KeyLimitPage](key_page_fields, key_page_of)
+_INSTANCE_LIMITS = Fields[InstanceLimits, InstanceLimits](instance_limits_fields, instance_limits_of)
 _SCHEDULE = Fields[ScheduleView, ScheduleRow](
     lambda view: {"schedule": schedule_message(view)}, lambda message: row_of(message.schedule)
 )
@@ -297,6 +323,22 @@ EXPLAIN_CRON = Rpc("ExplainCron", pb.ExplainCronRequest, pb.ExplainCronResponse,
 LIST_NODES = _by_verb("ListNodes", _READER, _ALWAYS, _NOTHING, lambda to, _: to.nodes(), _NODES)
 GET_LEADER = _by_verb("GetLeader", _READER, _ALWAYS, _NOTHING, lambda to, _: to.leader(), _LEADER)
 LIST_AUDIT = _by_verb("ListAudit", _ADMIN, _ALWAYS, _LIMIT, lambda to, limit: to.audit(limit), _AUDIT)
+# `_limit_page` and the like are verbs for this table, and for `limits`, `key_limits` and `why`, which use them
+LIST_LIMITS = _by_verb("ListLimits", _READER, _ALWAYS, _CURSOR, lambda to, cursor: to._limit_page(cursor), _LIMITS)
+LIST_KEY_LIMITS = _by_verb(
+    "ListKeyLimits", _READER, _ALWAYS, _KEYS_OF, lambda to, given: to._key_limit_page(*given), _KEY_LIMITS
+)
+EXPLAIN_LIMITS = _by_verb(
+    "ExplainLimits", _READER, _ALWAYS, _UUID, lambda to, uuid: to._limits_of(uuid), _INSTANCE_LIMITS
+)
+SET_LIMIT = _by_verb("SetLimit", _ADMIN, _UNLESS_SILENT, _SETTING, lambda to, given: to.set_limit(**given), _NOTHING)
+SET_KEY_LIMIT = _by_verb(
+    "SetKeyLimit", _ADMIN, _UNLESS_SILENT, _SETTING, lambda to, given: to.set_key_limit(**given), _NOTHING
+)
+PAUSE_KIND = _by_verb("PauseKind", _ADMIN, _UNLESS_SILENT, _SETTING, lambda to, given: to.pause_kind(**given), _NOTHING)
+RESUME_KIND = _by_verb(
+    "ResumeKind", _ADMIN, _UNLESS_SILENT, _SETTING, lambda to, given: to.resume_kind(**given), _NOTHING
+)
 LIST_WORKERS = Rpc("ListWorkers", pb.ListWorkersRequest, pb.ListWorkersResponse, _READER, _ALWAYS)
 RESIZE_WORKERS = Rpc("ResizeWorkers", pb.ResizeWorkersRequest, pb.ResizeWorkersResponse, _ADMIN, _NEVER)
 DRAIN = Rpc("Drain", pb.DrainRequest, pb.DrainResponse, _ADMIN, _NEVER, waits=True)
@@ -318,6 +360,7 @@ SCOPES: dict[str, Scope] = {
             CANCEL_INSTANCE,
             RUN_NOW,
             RETRY_INSTANCE,
+            EXPLAIN_LIMITS,
         ),
         Scope.SCHEDULE: (
             GET_SCHEDULE,
@@ -343,8 +386,23 @@ SCOPES: dict[str, Scope] = {
             LIST_SCHEDULES,
             LIST_NODES,
             LIST_WORKERS,
+            LIST_LIMITS,
+            LIST_KEY_LIMITS,
         ),
-        Scope.WHOLE: (LIST_AUDIT, CLEAR_INSTANCES, CLEAR_HISTORY, CLEAR_LOGS, CLEAR, RESIZE_WORKERS, DRAIN, UNDRAIN),
+        Scope.WHOLE: (
+            LIST_AUDIT,
+            CLEAR_INSTANCES,
+            CLEAR_HISTORY,
+            CLEAR_LOGS,
+            CLEAR,
+            RESIZE_WORKERS,
+            DRAIN,
+            UNDRAIN,
+            SET_LIMIT,
+            SET_KEY_LIMIT,
+            PAUSE_KIND,
+            RESUME_KIND,
+        ),
     }.items()
     for rpc in cast("tuple[Rpc[Any, Any], ...]", rpcs)
 }

@@ -19,4 +19,5 @@ import pytest
 
 pytest.register_assert_rewrite(*(f"{__name__}.{part.name}" for part in pkgutil.iter_modules(__path__)))
 
+from .conformance import KeyedConformance as KeyedConformance  # noqa: E402
 from .conformance import StoreConformance as StoreConformance  # noqa: E402  # pytest must rewrite its asserts

@@ -1,5 +1,16 @@
 """All parts of the suite in one class."""
 
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Unpack
+
+from msgspec.structs import replace
+
+from peerjob.model.record import NewInstance, StoreLimits
+from peerjob.store.base import Store
+from peerjob.testing.factories import Factory, InstanceOptions
+
 from .activity import ActivityRules
 from .audit import AuditRules
 from .batches import BatchRules
@@ -18,6 +29,9 @@ from .idempotency import IdempotencyRules
 from .idle_nodes import IdleRules
 from .instructions import InstructionRules
 from .isolation import IsolationRules
+from .key_limits import KeyLimitRules
+from .key_order import KeyOrderRules
+from .key_races import KeyRaceRules
 from .kinds import KindRules
 from .ledger import LedgerRules
 from .limits import LimitRules
@@ -28,18 +42,20 @@ from .order import OrderRules
 from .overlap import OverlapRules
 from .ownership import OwnershipRules
 from .queue import QueueRules
+from .rates import RateRules
 from .replacement import ReplacingRules
 from .residue import ResidueRules
 from .retention import RetentionRules
 from .row_fields import RowFieldRules
 from .run_now import RunNowRules
 from .schedules import ScheduleRules
+from .shared_limits import SharedLimitRules
 from .slot_handover import PassingRules
 from .suspects import SuspectRules
 from .walk import RandomWalks
 
 
-class StoreConformance(
+class _RulesWithoutLimits(
     EnqueueRules,
     QueueRules,
     OrderRules,
@@ -79,4 +95,37 @@ class StoreConformance(
     BatchRules,
     RandomWalks,
 ):
+    """The rules that hold with and without limits."""
+
+
+class StoreConformance(_RulesWithoutLimits, SharedLimitRules, RateRules, KeyLimitRules, KeyOrderRules, KeyRaceRules):
     """Every rule of the contract in `peerjob.store.base`; a subclass provides `make_store`."""
+
+
+class KeyedConformance(_RulesWithoutLimits):
+    """The rules again, with a key limit on each instance that is wide enough to change nothing."""
+
+    @cached_property
+    def make(self) -> Factory:
+        return _KeyedFactory(self.clock)
+
+    async def open(self, limits: StoreLimits | None = None, namespace: str | None = None) -> Store:
+        """Open a store on a namespace that has a limit, because a kind without instances is paused."""
+        store = await super().open(limits, namespace)
+        await store.pause_kind(_UNUSED, True)
+        return store
+
+    async def assert_nothing_left(self, store: Store) -> None:
+        await store.pause_kind(_UNUSED, False)
+        await super().assert_nothing_left(store)
+
+
+_UNUSED = "unused"
+
+
+class _KeyedFactory(Factory):
+    """Gives each instance one of 16 limit keys."""
+
+    def instance(self, **options: Unpack[InstanceOptions]) -> NewInstance:
+        new = super().instance(**options)
+        return replace(new, limit_key=f"key {new.id[-1]}", key_concurrency=1_000)

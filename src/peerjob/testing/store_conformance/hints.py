@@ -354,7 +354,7 @@ class HintRules(StoreSuite):
         await store.watch_changes(watcher.incarnation, 60)
         await store.leave(watcher.incarnation)
         await store.watch_changes(watcher.incarnation, 60)
-        assert list(await self.leftovers(store)) == []
+        await self.assert_nothing_left(store)
 
     async def test_a_look_at_many_ends_is_bounded(self, store: Store) -> None:
         """A long reply has only the states of the last instances: otherwise one call would block the store."""

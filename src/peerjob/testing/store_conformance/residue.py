@@ -63,7 +63,7 @@ class ResidueRules(StoreSuite):
         assert list(await self.traces(store, goes)) == []
         await self.ended(store, stays)
         assert list(await self.traces(store, goes, stays)) == []
-        assert list(await self.leftovers(store)) == []
+        await self.assert_nothing_left(store)
 
     async def test_the_descriptors_of_a_kind_are_forgotten_with_it(self, store: Store) -> None:
         brief = await self.open(StoreLimits(kinds_kept_us=2_000_000))
@@ -74,7 +74,7 @@ class ResidueRules(StoreSuite):
             if await brief.published_kinds(["old"]) == [False]:
                 break
         assert await brief.descriptors(["old"]) == [()]
-        assert list(await self.leftovers(brief)) == []
+        await self.assert_nothing_left(brief)
 
     async def test_a_node_that_claimed_work_for_another_is_not_idle(self, store: Store) -> None:
         """The claim took its registration: new work sends it no hint, so a renewal says that it must claim."""

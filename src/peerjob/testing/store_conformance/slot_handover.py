@@ -240,4 +240,4 @@ class PassingRules(ScheduleSuite):
         # several calls of `expire` are needed to forget the kinds of the node that left
         for _ in range(3):
             await store.expire(10)
-        assert list(await self.leftovers(store)) == []
+        await self.assert_nothing_left(store)

@@ -69,6 +69,10 @@ class StoreSuite:
         """
         return ()
 
+    async def assert_nothing_left(self, store: Store) -> None:
+        """Assert that the namespace has no data that nothing owns."""
+        assert list(await self.leftovers(store)) == []
+
     async def traces(self, store: Store, *ended: Peer) -> Sequence[str]:
         """Data that names one of these peers, which have ended, and that has no reason to stay.
 

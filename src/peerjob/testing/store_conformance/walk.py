@@ -304,4 +304,4 @@ class RandomWalks(StoreSuite):
                 await walk.compare()
         await walk.end_all()
         await store.leave(first.incarnation)
-        assert list(await self.leftovers(store)) == []
+        await self.assert_nothing_left(store)

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from peerjob.web.page import PageRoute, page
 
-from . import audit, bulk, fires, instance, instance_actions, instances, kinds, nodes, overview, schedules, search
+from . import (
+    audit,
+    bulk,
+    fires,
+    instance,
+    instance_actions,
+    instances,
+    kinds,
+    limits,
+    nodes,
+    overview,
+    schedules,
+    search,
+)
 from .missing import missing
 
 ROUTES: tuple[PageRoute, ...] = (
@@ -16,6 +29,7 @@ ROUTES: tuple[PageRoute, ...] = (
     *schedules.ROUTES,
     *fires.ROUTES,
     *kinds.ROUTES,
+    *limits.ROUTES,
     *nodes.ROUTES,
     *audit.ROUTES,
     *search.ROUTES,

@@ -28,6 +28,9 @@ for _, kind in ipairs(kinds) do
         release_key_and_slot(record, id)
         remember_removed(id, created_at(record))
       end
+      if gates then
+        gates.leaves(id, kind, true)
+      end
       remove(id, kind, state, record and record.tags or '')
       ids[#ids + 1] = id
     end
@@ -43,10 +46,17 @@ hint_end(ids)
 pass_slots_and_wake()
 for _, kind in ipairs(emptied) do
   -- A kind in `emptied` has no instances left, so every entry under the keys of the kind is a leftover.
-  call('UNLINK', ready_key(kind), suspects_key(kind), expiry_key(kind), unique_key(kind))
+  call('UNLINK', ready_key(kind), suspects_key(kind), expiry_key(kind), unique_key(kind), releasing_key(kind),
+    kind_key('g', kind), kind_key('n', kind))
   if sets_of(kind) == '' then
     add('HDEL', KINDS, kind)
   end
+  if limited then
+    add('HDEL', LIMITS, 'g' .. kind)
+  end
 end
 write_all()
+if limited and call('HLEN', LIMITS) == 0 then
+  call('UNLINK', LIMITED)
+end
 return {#ids, #emptied == #kinds and cursor or ARGV[2]}

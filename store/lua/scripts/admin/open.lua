@@ -18,6 +18,7 @@ if #denied + #missing > 0 then
 end
 local found = call('GET', KEYS[2])
 if not found then
-  call('SET', KEYS[2], LAYOUT)
+  found = call('EXISTS', KEYS[1] .. 'limited') == 1 and LIMITS_LAYOUT or LAYOUT
+  call('SET', KEYS[2], found)
 end
-return {found or LAYOUT, denied, missing}
+return {found, denied, missing}

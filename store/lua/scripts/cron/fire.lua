@@ -65,7 +65,8 @@ local function is_replaced(slot, id)
 end
 
 local function make(at, name, record, overlap)
-  local limit, id, spec = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 2]
+  local limit_text, concurrency, gate_key = match(ARGV[at], '^(%d+) ?(%d*) ?(.*)$')
+  local limit, id, spec = tonumber(limit_text), ARGV[at + 1], ARGV[at + 2]
   local key = record_key(id)
   -- A call that is sent again after the ledger was trimmed finds no record of the first call. The instance can exist,
   -- or have existed: it must not be added twice, and must not free a slot for itself.
@@ -96,7 +97,7 @@ local function make(at, name, record, overlap)
       add_pair('ZADD', slot_key(name), slot.position, id)
       add_pair('HSET', SLOTS, id, name)
     end
-    add_instance(one, id, key, spec, waits)
+    add_instance(one, id, key, spec, waits, gate_key ~= '' and concurrency or nil, gate_key)
   end
   pass_slots_and_wake()
   key_holders = {}

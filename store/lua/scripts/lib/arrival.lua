@@ -48,8 +48,8 @@ local function key_holder(shape)
 end
 
 -- Plan the writes of a new instance. If `waits` is true, the instance waits for the slot of its schedule, so it enters
--- no queue yet.
-local function add_instance(shape, id, key, spec, waits)
+-- no queue yet. `concurrency` and `gate_key`: of an instance that comes to a gate, see gates.lua; else nil.
+local function add_instance(shape, id, key, spec, waits, concurrency, gate_key)
   local kind = shape.kind
   if shape.key then
     key_holders[#kind .. ':' .. kind .. shape.key] = id
@@ -57,7 +57,8 @@ local function add_instance(shape, id, key, spec, waits)
   end
   put_string(key, shape.record)
   put_string(spec_key(id), spec)
-  if not waits then
+  local comes_to_gate = gates and concurrency and gates.bring(id, shape, concurrency, gate_key, waits)
+  if not waits and not comes_to_gate then
     add_to_queue(id, kind, shape.priority, shape.due, shape.suspect)
   end
   add_pair('ZADD', shape.index, '0', id)

@@ -6,15 +6,21 @@ local to_set_aside, strays = {}, {}
 local function set_aside(id, kind, reason)
   call('LLEN', ASIDE)
   to_set_aside[#to_set_aside + 1] = {id, kind, reason}
+  if gates and kind ~= '' then
+    gates.leaves(id, kind, true)
+  elseif gates then
+    gates.leaves_any(id)
+  end
   local schedule = call('HGET', SLOTS, id)
   if schedule then
     free_slot_later(schedule, id)
   end
 end
 
--- Plan to count and report an entry of a queue or an index that is wrong. The instance itself is not affected.
-local function count_stray(id, kind, reason)
-  strays[#strays + 1] = {id, kind, reason}
+-- Plan to count and report an entry of a queue or an index that is wrong. The instance itself is not affected. `what`: "l"
+-- for a limit, whose name `id` is.
+local function count_stray(id, kind, reason, what)
+  strays[#strays + 1] = {id, kind, reason, what}
 end
 
 -- Return the kinds under which an instance can be indexed. For an unknown kind, return only the first kinds of the
@@ -30,11 +36,14 @@ local function unindex(id, kinds)
       call('ZREM', index_key(state, kind), id)
       call('ZREM', expiry_key(kind), id .. state, id .. state .. '+')
     end
+    if shared then
+      call('SREM', kind_key('r', kind), id)
+    end
   end
 end
 
--- Do what set_aside and count_stray have planned. Return a flat list with "1" for an instance that was set aside or ""
--- for an entry, and id, kind and reason of each.
+-- Do what set_aside and count_stray have planned. Return a flat list with "1" for an instance that was set aside, "l" for
+-- a limit, or "" for an entry, and id, kind and reason of each.
 local function write_set_aside()
   local ASIDE_LIMIT, ASIDE_MS, MAX_SEARCHED = 1000, 7 * 86400000, 5000
   local report = {}
@@ -62,7 +71,7 @@ local function write_set_aside()
     add_to_report('1', one)
   end
   for _, one in ipairs(strays) do
-    add_to_report('', one)
+    add_to_report(one[4] or '', one)
   end
   if #to_set_aside > 0 then
     call('LTRIM', ASIDE, 0, ASIDE_LIMIT - 1)

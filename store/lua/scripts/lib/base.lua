@@ -19,13 +19,14 @@ local LATEST = 2 ^ 53 - 1
 
 -- Every script that writes compares the layout, so a node changes no namespace of an incompatible version of peerjob. A
 -- server that lost its data gets the layout again.
--- The same MGET reads three markers. `indexed`: a set of kinds has an index of heads. `watching`: an incarnation
--- watches every change. `gone`: an instance was removed while a repeat of its enqueue can still arrive.
-local layout, has_indexes, has_watchers, has_gone =
-  unpack(call('MGET', KEYS[2], KEYS[1] .. 'indexed', KEYS[1] .. 'watching', KEYS[1] .. 'gone'))
+-- The same MGET reads four markers. `indexed`: a set of kinds has an index of heads. `watching`: an incarnation
+-- watches every change. `gone`: an instance was removed while a repeat of its enqueue can still arrive. `limited`: a
+-- limit is in use, or a kind is paused.
+local layout, has_indexes, has_watchers, has_gone, limited =
+  unpack(call('MGET', KEYS[2], KEYS[1] .. 'indexed', KEYS[1] .. 'watching', KEYS[1] .. 'gone', KEYS[1] .. 'limited'))
 if not layout then
-  call('SET', KEYS[2], LAYOUT)
-elseif layout ~= LAYOUT then
+  call('SET', KEYS[2], limited and LIMITS_LAYOUT or LAYOUT)
+elseif layout ~= LAYOUT and layout ~= LIMITS_LAYOUT then
   return redis.error_reply('LAYOUT ' .. layout)
 end
 

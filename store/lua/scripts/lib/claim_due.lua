@@ -23,6 +23,9 @@ local function move_due(claim)
     end
     add('ZREM', DELAYED, member)
   end
+  if gates then
+    pass_gates()
+  end
   write_all()
   -- If the claiming node runs a kind, the claim itself takes the instances of the kind, so other nodes need no hint.
   for kind in pairs(claim.limit > 0 and newly_due or {}) do

@@ -10,7 +10,13 @@ local MAX_OPENED = 200
 -- Return how many instances of a kind a claim can take. A kind is held back here: the selection opens no queue of a
 -- kind of which nothing remains.
 local function remaining_of(claim, kind)
-  return min(claim.caps[kind] or claim.default, claim.limit)
+  local remaining = min(claim.caps[kind] or claim.default, claim.limit)
+  local rule = shared and remaining > 0 and shared.rule(kind)
+  if rule then
+    remaining = min(remaining, shared.room(rule))
+    shared.held_back[kind] = remaining == 0 and rule or nil
+  end
+  return remaining
 end
 
 local function precedes(source, other)
@@ -37,7 +43,7 @@ end
 local function open_source(selection, kind, piece)
   local claim, key = selection.claim, ready_key(kind)
   local source = {kind = kind, key = key, left = remaining_of(claim, kind), piece = min(piece, claim.limit), offset = 0,
-    at = -1, taken = 0, window = {}}
+    at = -1, taken = 0, window = {}, rule = shared and shared.rule(kind)}
   if source.left > 0 and advance(source, claim.limit) then
     source.head = {source.member, source.window[2]}
     selection.sources[#selection.sources + 1] = source
@@ -87,7 +93,7 @@ local function first_suspect(claim, kinds)
     for n = begin, (entries[1] or call('EXISTS', unpack(keys)) > 0) and last or 0 do
       local kind, head = kinds[n], call('ZRANGE', suspects_key(kinds[n]), 0, 0, 'WITHSCORES')
       local suspect = head[1] and {kind = kind, suspect = true, member = head[1], score = tonumber(head[2]), left = 0,
-        taken = 1}
+        taken = 1, rule = shared and shared.rule(kind)}
       if entries[n] and entries[n] ~= (head[1] or '') .. kind then
         prepare_queue(kind, true, true)
         add('ZREM', index, entries[n])
@@ -112,11 +118,39 @@ local function find_suspect(selection)
   selection.suspect = suspect and not (first and precedes(first, suspect)) and suspect or nil
 end
 
+-- Take a start of the source, or of the best other one if its kind has no room any more, and return the source. A source
+-- without room leaves the heap.
+local source_with_room = shared and function(selection, source)
+  local heap = selection.heap
+  while source and source.rule do
+    local one, other = source.rule.limits[1], source.rule.limits[2]
+    if (not one or one.left > 0) and (not other or other.left > 0) then
+      if one then
+        one.left = one.left - 1
+      end
+      if other then
+        other.left = other.left - 1
+      end
+      break
+    end
+    source.held_back = true
+    drop_first(heap, precedes)
+    source = heap[1]
+    if selection.heads.member then
+      source = best_source(selection)
+    end
+  end
+  return source
+end
+
 -- Return the chosen suspect as `select_due` does, the first time that this is called for the suspect.
 local function select_suspect(selection)
   local suspect = selection.suspect
   if suspect and not suspect.selected then
     suspect.selected = true
+    if suspect.rule then
+      shared.take(suspect.rule, 1)
+    end
     return {sub(suspect.member, 17)}, {suspect}
   end
 end
@@ -159,6 +193,9 @@ local function select_due(selection)
     if heads.member then
       source = best_source(selection)
     end
+    if shared then
+      source = source_with_room(selection, source)
+    end
     if not source then
       break
     end
@@ -187,28 +224,13 @@ local function replace_pick(selection, source)
   if source.left == 1 and source.member and not source.suspect then
     push(selection.heap, source, precedes)
   end
-end
-
--- Return a kind of which the selection leaves due instances, or nil.
-local function kind_left(selection)
-  local claim, heads = selection.claim, selection.heads
-  local left = claim.cut_at or heads.member and sub(heads.member, ID_SIZE + 17)
-  for _, source in ipairs(selection.sources) do
-    left = left or source.member and source.kind
-  end
-  return left
-end
-
--- Remove the taken instances from their queues. They are the first ones of each queue, so one command removes them.
-local function leave_queues(selection)
-  local taken, sources = {}, selection.sources
-  sources[#sources + 1] = selection.suspect
-  for _, source in ipairs(sources) do
-    if source.taken > 0 then
-      taken[prepare_queue(source.kind, source.suspect, true, source.head)] = source.taken
+  if source.rule then
+    shared.take(source.rule, -1)
+    for _, other in ipairs(selection.sources) do
+      if other.held_back and shared.room(other.rule) > 0 then
+        other.held_back = nil
+        push(selection.heap, other, precedes)
+      end
     end
-  end
-  for key, count in pairs(taken) do
-    call('ZREMRANGEBYRANK', key, 0, count - 1)
   end
 end

@@ -44,6 +44,9 @@ local function take(claim, selection, ids, sources)
     end
     if claim.cut_at or spec and claim.bytes > 0 and claim.bytes + #spec > MAX_CLAIM_BYTES then
       source.taken = source.taken - 1
+      if source.rule then
+        shared.take(source.rule, -1)
+      end
       claim.cut_at = claim.cut_at or kind
     else
       local usual = claimed(raw, kind, incarnation, name)

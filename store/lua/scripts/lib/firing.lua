@@ -4,7 +4,8 @@
 -- ARGV     node name; coordinator ("" for no term), number of its term; limit of records in a ledger, how long a record
 --          is kept; default retention; number of fires;
 --          per fire: schedule, revision, nominal time, next time ("" for none), its record as MessagePack,
---          overlap ("" for no instance); with an instance: limit of parked ones, id, spec, template as in arrival.lua
+--          overlap ("" for no instance); with an instance: limit of parked ones (and concurrency and key, as in enqueue.lua),
+--          id, spec, template as in arrival.lua
 -- Reply    per fire {letter, record or ""}: D done, S stale, K known, T trimmed, X deposed
 local FIRE_SIZE, INSTANCE_SIZE, FIRST_FIRE = 6, 3, 8
 

@@ -62,10 +62,15 @@ local function work_due(incarnation)
   else
     -- Kinds that the last claim left out count, too: the node may take them now.
     for _, kind in ipairs(call('SMEMBERS', set_key(set))) do
-      keys[#keys + 1], keys[#keys + 2] = ready_key(kind), suspects_key(kind)
+      if not shared or limit_wakes.wanted(kind, 1) > 0 then
+        keys[#keys + 1], keys[#keys + 2] = ready_key(kind), suspects_key(kind)
+      end
     end
   end
   local due = keys[1] and call('EXISTS', unpack(keys)) > 0
+  if due and shared and letter == 'x' then
+    due = limit_wakes.is_due_in(keys)
+  end
   local next_due = not due and earliest_due()
   return (due or next_due and next_due <= now) and '1' or '0'
 end
@@ -94,11 +99,13 @@ local function wake_some(some, kind, wanted)
   return wanted
 end
 
--- Send hints to idle, live nodes that can run a kind: to `wanted` nodes, but to at most MAX_WOKEN.
+-- Send hints to idle, live nodes that can run a kind: to `wanted` nodes, but to at most MAX_WOKEN. Return how many nodes
+-- got one.
 local function wake(kind, wanted)
   local MAX_SETS, MAX_SAMPLED, MAX_WOKEN = 32, 256, 200
   local sets = idle_left > 0 and wanted > 0 and sets_of(kind) or ''
   wanted = min(wanted, MAX_WOKEN)
+  local before = wanted
   if #sets > MAX_SETS * SET_SIZE then
     -- Most nodes can run a kind that is in many sets, so a sample of the idle nodes is enough.
     local sample, some = call('HRANDFIELD', IDLE, MAX_SAMPLED, 'WITHVALUES'), {}
@@ -107,10 +114,7 @@ local function wake(kind, wanted)
         some[#some + 1] = sample[n]
       end
     end
-    if #some > 0 then
-      wake_some(some, kind, wanted)
-    end
-    return
+    return #some > 0 and before - wake_some(some, kind, wanted) or 0
   end
   for at = 1, #sets, SET_SIZE do
     -- Read 8 incarnations more than wanted, because some of them can be dead.
@@ -119,13 +123,18 @@ local function wake(kind, wanted)
       wanted = wake_some(some, kind, wanted)
     end
   end
+  return before - wanted
 end
 
 -- Wake as many nodes as there are newly queued instances. If a new delayed instance is the earliest one, wake one node,
 -- so that the node learns when to claim.
 local function wake_for_new_work()
   for kind, wanted in pairs(newly_due) do
-    wake(kind, wanted)
+    if shared then
+      limit_wakes.wake(kind, wanted, wake)
+    else
+      wake(kind, wanted)
+    end
   end
   if earliest_delayed and idle_left > 0 then
     local earliest = earliest_due()

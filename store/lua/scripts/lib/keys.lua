@@ -34,6 +34,10 @@ local WATCHED = PREFIX .. 'watched'
 local CHANGES = PREFIX .. 'changes'
 -- string that expires together with the last entry of CHANGES
 local WATCHING = PREFIX .. 'watching'
+-- string that exists while a limit is in use or a kind is paused
+local LIMITED = PREFIX .. 'limited'
+-- hash of kinds with a limit or a pause: kind -> what holds it back; see limits.lua
+local LIMITS = PREFIX .. 'limits'
 -- hash of instances that hold the slot of a schedule or wait for the slot: id -> schedule
 local SLOTS = PREFIX .. 'slots'
 -- sorted set of schedules: revision -> name
@@ -95,6 +99,12 @@ local function ready_key(kind) return kind_key('q', kind) end
 local function suspects_key(kind) return kind_key('s', kind) end
 -- sorted set, the index of a state and kind: 0 -> id; equal scores keep the ids in order of creation
 local function index_key(state, kind) return kind_key(state, kind) end
+-- hash, the keys of the gate of a kind: key -> what of it is admitted, and how much waits; see gates.lua
+-- hash of the instances of a kind with a key: id -> where the instance is, and the key; see gates.lua
+-- hash, a shared limit: see limits.lua
+local function limit_key(name) return PREFIX .. 'limit:' .. name end
+-- set: cancelled instances of a kind with a shared limit, whose bodies still run
+local function releasing_key(kind) return kind_key('r', kind) end
 -- sorted set like index_key, for the instances with a tag
 local function tag_key(tag) return PREFIX .. 't:' .. tag end
 -- sorted set of final instances: expiry -> id, state, "+" if it has tags
@@ -122,7 +132,7 @@ local function heads_key(set, suspect) return PREFIX .. (suspect and 'shead:' or
 -- hash, the claims of an incarnation: id -> fence, s (started), q (suspect), r (releasing), fence, padding; see claims.lua
 local function owned_key(incarnation) return PREFIX .. 'own:' .. incarnation end
 -- hash, a live incarnation: name, info, shown (when info was written), running, renewed, ttl, steady (see lease.lua),
--- set (of kinds), instruction
+-- set (of kinds), instruction, reads (the highest layout that the node reads)
 local function node_key(incarnation) return PREFIX .. 'node:' .. incarnation end
 -- hash, the requests of an incarnation: command -> last request and its answer. When the incarnation has ended, the
 -- hash has the field `ended` with the entry of DEAD, and expires.

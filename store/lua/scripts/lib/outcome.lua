@@ -68,8 +68,12 @@ local function remove_expired(kind, added, max_count, max_final)
   return removed
 end
 
--- Free the unique key and the slot of an instance whose body has ended, so that other instances can take them.
+-- Free the unique key, the slot and the key of the gate of an instance whose body has ended, so that other instances can
+-- take them.
 local function release_key_and_slot(record, id)
+  if gates then
+    gates.leaves(id, record.kind, true)
+  end
   if record.key and call('HGET', unique_key(record.kind), record.key) == id then
     add('HDEL', unique_key(record.kind), record.key)
   end
@@ -122,6 +126,10 @@ local function cancel(record, id, node, note, retention)
     end
   end
   finish(record, id, CANCELLED, node, note, retention)
+  if shared and record.releasing and shared.rule(record.kind) then
+    call('SCARD', kind_key('r', record.kind))
+    add('SADD', kind_key('r', record.kind), id)
+  end
   put_string(record_key(id), encode(record))
   hint_change(id)
 end
@@ -138,6 +146,10 @@ end
 -- `to` is {state, due, node, note, retention}, or nil if the instance is not claimed. The caller writes the record.
 local function end_claim(incarnation, id, record, to)
   add('HDEL', owned_key(incarnation), id)
+  if shared and record and record.state == CANCELLED and shared.rule(record.kind) then
+    shared.ends(record.kind)
+    add('SREM', kind_key('r', record.kind), id)
+  end
   if not to then
     return
   elseif record.releasing then
@@ -147,6 +159,9 @@ local function end_claim(incarnation, id, record, to)
   elseif to.state == SCHEDULED then
     add_transition(record, SCHEDULED, to.node, to.note)
     record.owner, record.due = '', to.due
+    if gates then
+      gates.leaves(id, record.kind, false)
+    end
     reindex(record, id, PROCESSING)
     add_to_queue(id, record.kind, record.priority, record.due, is_suspect(record))
   else
@@ -165,6 +180,9 @@ local function end_usual(owned, incarnation, id, key, raw, state, node, note, re
     move_in_index(kind, id, PROCESSING, state)
     set_expiry(kind, id, id .. STATE_TEXT[state], own_retention, retention)
     remember_end(kind, id)
+    if gates then
+      gates.leaves(id, kind, true)
+    end
     put_string(key, record)
     if changes_wanted then
       hint_change(id)

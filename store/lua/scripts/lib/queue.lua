@@ -131,8 +131,11 @@ local newly_due, earliest_delayed = {}, nil
 -- The last queue is kept with its planned writes: most instances of a batch enter the same queue.
 local entered = {}
 
-local function add_to_queue(id, kind, priority, due, suspect)
+local function add_to_queue(id, kind, priority, due, suspect, passed)
   if due <= now then
+    if gates and not passed and gates.comes(id, kind, priority, due, suspect) then
+      return
+    end
     if entered.kind ~= kind or entered.suspect ~= suspect or entered.pending ~= pending then
       local key = prepare_queue(kind, suspect)
       entered = {kind = kind, suspect = suspect, pending = pending, key = key, list = pending_list('ZADD', key)}
@@ -160,9 +163,10 @@ end
 -- its queue.
 local function remove_from_queue(record, id)
   local suspect = is_suspect(record)
+  local place = gates and gates.place(id, record.kind, record.due) or record.due
   check_zset(DELAYED)
   add('ZREM', DELAYED, delayed_member(id, suspect, record.priority, record.kind))
-  add('ZREM', prepare_queue(record.kind, suspect, true), ready_member(record.due, id))
+  add('ZREM', prepare_queue(record.kind, suspect, true), ready_member(place, id))
 end
 
 -- The last move is kept with its planned writes: most instances of a batch make the same move.
@@ -172,6 +176,9 @@ local function move_in_index(kind, id, before, state)
   if move.kind ~= kind or move.state ~= state or move.before ~= before or move.pending ~= pending then
     local from, to = index_key(before, kind), index_key(state, kind)
     check_zsets(from, to)
+    if shared and before == PROCESSING then
+      shared.ends(kind)
+    end
     move = {kind = kind, before = before, state = state, pending = pending, from = pending_list('ZREM', from),
       to = pending_list('ZADD', to)}
   end

@@ -11,6 +11,41 @@ local function free_slot_later(schedule, id)
   leaving[#leaving + 1] = {schedule, id}
 end
 
+-- Plan to wake nodes for up to `most` queued instances of each kind of a limit; `wake` in hints.lua wakes no more than
+-- there is room for. `taken`: instances that leave a queue besides the planned writes. `passes_over`: whether not to wake
+-- for a kind.
+local offer_room = shared and function(limit, most, taken, passes_over)
+  for _, kind in ipairs(limit.kinds) do
+    local queued = not passes_over(kind) and min(most, shared.queued(kind) - (taken[kind] or 0)) or 0
+    newly_due[kind] = queued > 0 and max(newly_due[kind] or 0, queued) or newly_due[kind]
+  end
+end
+
+-- Wake nodes for the room that ends of claims make in full limits. If a claim of the same turn follows, it does that for
+-- what it leaves: the names of the limits are kept for it.
+local offer_ended = shared and function()
+  local names, follower = {}, shared.followed_by_claim
+  for name, limit in pairs(shared.ended) do
+    limit.left = nil
+    if limit.was_full then
+      names[#names + 1], names[name] = name, true
+    end
+    if limit.was_full and not follower then
+      offer_room(limit, LATEST, {}, function() return false end)
+    end
+  end
+  for kind in pairs(follower and newly_due or {}) do
+    local rule = shared.rule(kind)
+    for _, limit in ipairs(rule and rule.limits or {}) do
+      newly_due[kind] = not names[limit.name] and newly_due[kind] or nil
+    end
+  end
+  if follower and names[1] then
+    add_pair('HSET', follower, 'freed', table.concat(names, '\0'))
+  end
+  shared.ended = {}
+end
+
 local function pass_slots_and_wake()
   local leavers = {}
   for _, one in ipairs(leaving or {}) do
@@ -41,6 +76,12 @@ local function pass_slots_and_wake()
       add('ZREM', key, id)
       add('HDEL', SLOTS, id)
     end
+  end
+  if gates then
+    pass_gates()
+  end
+  if shared then
+    offer_ended()
   end
   wake_for_new_work()
 end

@@ -2,7 +2,7 @@
 -- Add a live incarnation, or update its NodeInfo. A late join does not revive an incarnation that has ended.
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
--- ARGV     incarnation, name, info, ttl
+-- ARGV     incarnation, name, info, ttl, the highest layout that the node reads
 -- Reply    now
 local incarnation, key = ARGV[1], node_key(ARGV[1])
 call('ZCARD', LEASES)
@@ -10,7 +10,7 @@ local steady = steady_since(incarnation, tonumber(ARGV[4]))
 if call('HEXISTS', DEAD, incarnation) == 0 and call('HEXISTS', requests_key(incarnation), 'ended') == 0 then
   call('ZADD', LEASES, digits(now + tonumber(ARGV[4])), incarnation)
   call('HSET', key, 'name', ARGV[2], 'info', ARGV[3], 'shown', digits(now), 'renewed', digits(now),
-    'steady', steady, 'ttl', ARGV[4])
+    'steady', steady, 'ttl', ARGV[4], 'reads', ARGV[5])
   call('HSETNX', key, 'running', '0')
 end
 return digits(now)

@@ -5,7 +5,8 @@
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     node name, number of templates;
 --          per template: as in lib/arrival.lua;
---          per instance: id, number of its template, spec
+--          per instance: id, number of its template, spec. With a key for a gate, a space, the concurrency of the key,
+--          a space and the key follow the number
 -- Reply    per instance 0 (the instance is new), its own id (an earlier call added it), or the id of the instance that
 --          has its key. If all are new, a number that says what the caller can try next time: 1 enqueue_one.lua,
 --          since no node is idle, no node watches, and no set has an index; 3 enqueue_indexed.lua, since no node is
@@ -37,7 +38,11 @@ end
 
 local answers, refused, seen, any_new = {}, false, {}, false
 for n = 1, count do
-  local id, one = ARGV[cursor], templates[ARGV[cursor + 1]]
+  local id, one, concurrency, gate_key = ARGV[cursor], templates[ARGV[cursor + 1]], nil, nil
+  if not one then
+    one, concurrency, gate_key = match(ARGV[cursor + 1], '^(%d+) (%d+) (.+)$')
+    one = templates[one]
+  end
   local answer = seen[id] or 0
   if stored[n] or removed[n] or answer == 0 and seen[id] then
     answer, refused = id, true
@@ -46,7 +51,7 @@ for n = 1, count do
     if holding then
       answer, refused = holding, true
     else
-      add_instance(one, id, keys[n], ARGV[cursor + 2])
+      add_instance(one, id, keys[n], ARGV[cursor + 2], false, concurrency, gate_key)
       any_new = true
     end
   end
@@ -56,6 +61,9 @@ for n = 1, count do
 end
 
 if any_new then
+  if gates then
+    pass_gates()
+  end
   wake_for_new_work()
   write_all()
 end

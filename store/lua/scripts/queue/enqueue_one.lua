@@ -9,8 +9,9 @@
 -- The keys are those of keys.lua: the record, the mark of a removed instance, the queue, the index of SCHEDULED, and
 -- the spec.
 local kind, priority, id = ARGV[1], ARGV[2], ARGV[7]
-local key = PREFIX .. 'i:' .. id
-if call('EXISTS', INDEXED, WATCHING, IDLE, key, PREFIX .. 'gone:' .. id) > 0 or call('MGET', KEYS[2])[1] ~= LAYOUT then
+local key, stored_layout = PREFIX .. 'i:' .. id, call('MGET', KEYS[2])[1]
+if call('EXISTS', INDEXED, WATCHING, IDLE, key, PREFIX .. 'gone:' .. id) > 0
+  or stored_layout ~= LAYOUT and stored_layout ~= LIMITS_LAYOUT then
   return 0
 end
 local queue, index = PREFIX .. 'q:' .. kind, PREFIX .. '2:' .. kind

@@ -11,7 +11,11 @@ if has_watchers then
   return 0
 end
 local answer = idle_left > 0 and 2 or has_indexes and 3 or 1
-wake(ARGV[1], 1)
+if shared then
+  limit_wakes.wake(ARGV[1], 1, wake)
+else
+  wake(ARGV[1], 1)
+end
 if not add_plain(unpack(ARGV)) then
   return -answer
 end

@@ -10,7 +10,8 @@
 --          Keys and tags, for each claim that has any: number of the claim, "" or "k" and the key, tags
 --          Shapes, what claims have in common: kind, fence, priority, due, attempts, crashes, losses of each
 --
--- The parts are in lib/claim_repeat.lua, lib/claim_due.lua, lib/claim_select.lua and lib/claim_take.lua.
+-- The parts are in lib/claim_repeat.lua, lib/claim_due.lua, lib/claim_select.lua, lib/claim_take.lua and
+-- lib/claim_end.lua.
 local incarnation, command, request, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local wants_idle, set_name = ARGV[6] == '1', ARGV[7]
 local name, registered = unpack(call('HMGET', node_key(incarnation), 'name', 'set'))
@@ -37,6 +38,9 @@ for n = 9, #ARGV, 2 do
 end
 -- A key of a wrong type must cause an error before the first write.
 call('HLEN', claim.owned)
+if shared then
+  shared.load(claim.named)
+end
 
 -- 2. Move what fell due to its queue.
 move_due(claim)
@@ -67,7 +71,13 @@ elseif claim.refused == 0 then
     end
     table.sort(without)
     add_idle(incarnation, set_name, without)
+    if shared then
+      claim_reply[3] = next_moment(incarnation, claim_reply[3])
+    end
   end
+end
+if shared then
+  limits_after_claim(claim, selection)
 end
 pass_slots_and_wake()
 

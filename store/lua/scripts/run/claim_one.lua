@@ -21,11 +21,12 @@ if next_due and next_due <= now then
   return {'more'}
 end
 
--- 3. Select the only instance that is due.
+-- 3. Select the only instance that is due. One of a kind that is paused, full, or has a rate is for
+-- claim.lua.
 local kind, member = nil, nil
 for n = 9, #ARGV, 2 do
   local first = call('ZRANGE', ready_key(ARGV[n]), 0, 1)
-  if first[2] or first[1] and member or tonumber(ARGV[n + 1]) <= 0 then
+  if first[2] or first[1] and member or tonumber(ARGV[n + 1]) <= 0 or first[1] and shared and not shared.is_simple(ARGV[n]) then
     return {'more'}
   elseif first[1] then
     kind, member = ARGV[n], first[1]

@@ -3,7 +3,7 @@
 -- instance.
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
--- ARGV     incarnation, command, request, default retention, limit of final instances per kind, limit of log lines,
+-- ARGV     incarnation, command ("turn-commit": a claim follows), request, default retention, limit of final instances per kind, limit of log lines,
 --          limit of log bytes, number of outcomes; per outcome: id, fence, letters and arguments. The first letter is
 --          the action: C complete, T terminate, O time out, X cancel, R retry, Z snooze, H hand back, L release, P
 --          report. After the action come s (started), and a letter for each argument: r result, e error, p progress, d
@@ -59,6 +59,9 @@ for n = 1, tonumber(ARGV[8]) do
   position, actions[n], arguments[n] = read_outcome(position)
 end
 
+if shared and command == 'turn-commit' then
+  shared.followed_by_claim = requests_key(incarnation)
+end
 local claims, raws = call('HMGET', owned, unpack(ids)), call('MGET', unpack(keys))
 local alive = call('ZSCORE', LEASES, incarnation)
 local name = text_or(call('HGET', node_key(incarnation), 'name') or sub(call('HGET', DEAD, incarnation) or '', 3), incarnation)

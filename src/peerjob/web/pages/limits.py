@@ -1,0 +1,63 @@
+"""Limits: shared limits, paused kinds and the keys of a kind, and the forms that pause and resume a kind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, TypeVar, cast
+
+from peerjob.model.rights import Role
+from peerjob.web.page import action, page
+from peerjob.web.visit import Done, Shown, Visit
+
+T = TypeVar("T")
+
+MAX_ROWS = 500
+"""Most limits, and most keys of a kind, that a page shows."""
+
+
+async def limits(visit: Visit) -> Shown:
+    """The shared limits, and the kinds that are paused or limit each of their keys; or the keys of one kind."""
+    manager, kind = visit.manager, visit.param("kind")
+    if not kind:
+        rows, cut = await _first(manager.limits())
+        return Shown("limits.html", rows=rows, cut=cut, keys=None)
+    keys, cut = await _first(manager.key_limits(kind, prefix=visit.param("q")))
+    return Shown("limits.html", rows=[], cut=cut, keys=keys, kind=kind)
+
+
+async def _first(views: AsyncIterator[T]) -> tuple[list[T], bool]:
+    """The first rows, and whether there are more."""
+    rows = list[T]()
+    async with aclosing(cast("Any", views)) as opened:
+        async for view in opened:
+            if len(rows) == MAX_ROWS:
+                return rows, True
+            rows.append(view)
+    return rows, False
+
+
+async def pause(visit: Visit) -> Done:
+    """Let nodes claim no instances of a kind."""
+    kind = _kind(visit)
+    await visit.manager.pause_kind(kind, visit.given("note").strip())
+    return Done(to=visit.url("/limits"), notice="The kind is paused; its running jobs continue.")
+
+
+async def resume(visit: Visit) -> Done:
+    """Let nodes claim a kind again."""
+    await visit.manager.resume_kind(_kind(visit))
+    return Done(to=visit.url("/limits"), notice="Nodes claim the kind again.")
+
+
+def _kind(visit: Visit) -> str:
+    kind = visit.need("kind")
+    visit.act.criteria = f"kind={kind}"
+    return kind
+
+
+ROUTES = (
+    page("/limits", limits, title="Limits"),
+    action("/limits/pause", pause, role=Role.ADMIN, verb="PauseKind"),
+    action("/limits/resume", resume, role=Role.ADMIN, verb="ResumeKind"),
+)

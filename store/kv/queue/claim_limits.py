@@ -1,0 +1,129 @@
+"""What the limits leave to a claim: how many instances, and which permits.
+
+A permit is a key with a number. Only one claim can write a key that did not exist, so at most `concurrency` claims hold
+permits below that number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+
+from peerjob.model.stored_limit import MAX_CONCURRENCY
+from peerjob.store.kv.format.base import Compare, Found, Put, Range, Transaction, mod_of
+from peerjob.store.kv.format.limit_rows import Permit
+from peerjob.store.kv.format.rows import encode
+from peerjob.store.kv.write.context import KVContext
+from peerjob.store.kv.write.limit_rules import LimitState, Rules, free_numbers
+
+
+class ClaimLimits:
+    """The limits of the kinds that a claim wants, at one attempt."""
+
+    def __init__(self, context: KVContext, rules: Rules, caps: Mapping[str, int], charged: dict[str, int]) -> None:
+        self._context = context
+        self.rules = rules
+        wanted = [kind for kind in rules.kinds if caps.get(kind, 0) > 0]
+        self.limits = {kind: names for kind in wanted if (names := rules.shared(kind))}
+        """Kind → its shared limits, for the wanted kinds that have some."""
+        self.closed = {kind for kind in wanted if rules.kinds[kind].paused}
+        """The wanted kinds of which nothing may be claimed now."""
+        self.timed: Set[str] = frozenset()
+        """Those of them that only time opens."""
+        self.free: dict[str, int] = {}
+        """Shared limit → how many instances the claim may take."""
+        self._names = list(dict.fromkeys(name for names in self.limits.values() for name in names))
+        self._states: dict[str, LimitState] = {}
+        self._numbers: dict[str, Iterator[int]] = {}
+        self._charged = charged
+        """Rate → claims that an earlier attempt of the call has charged and not given."""
+
+    @property
+    def reads(self) -> list[Range]:
+        """The reads of the states of the limits."""
+        reads, limits = self._context.limit_rules.reads, self.rules.limits
+        # without a concurrency, any number will do: the permits are only counted
+        whole = {name: limits[name].numbers.concurrency > 0 for name in self._names}
+        return [read for name in self._names for read in reads(name, whole=whole[name])]
+
+    def read(self, answers: Sequence[Found], now_us: int) -> None:
+        """Take the answers to `reads`."""
+        self._states = self._context.limit_rules.states(self.rules, self._names, answers, now_us)
+        for name, state in self._states.items():
+            charged = self._charged.get(name, 0) if now_us >= state.use.closed_us else 0
+            self.free[name] = min(state.places, state.starts + charged)
+        full = {kind for kind, names in self.limits.items() if any(self._states[name].places <= 0 for name in names)}
+        used_up = {kind for kind, names in self.limits.items() if any(self.free[name] <= 0 for name in names)}
+        self.timed = used_up - full - self.closed
+        self.closed |= used_up
+
+    def budget(self, spread: int) -> Budget | None:
+        """What the shared limits leave, `spread` times; None if no wanted kind has one."""
+        return Budget(self.limits, {name: free * spread for name, free in self.free.items()}) if self.limits else None
+
+    # -- what is taken --------------------------------------------------------------------------------------------
+
+    async def charge(self, kinds: Iterable[str]) -> bool:
+        """Charge one claim of each of these kinds to its rates; False if another claim has changed a rate meanwhile."""
+        counts: dict[str, int] = {}
+        for name in (name for kind in kinds for name in self.limits.get(kind, ())):
+            counts[name] = counts.get(name, 0) + 1
+        writes: dict[str, int] = {}
+        transactions: list[Transaction] = []
+        for name, count in counts.items():
+            state, more = self._states[name], count - self._charged.get(name, 0)
+            if state.limit.numbers.period_us and more > 0:
+                tat_us = state.limit.numbers.tat_after(state.use.tat_us, state.now_us, more)
+                use, key = state.use.with_tat(tat_us), self._context.keys.rate_use(name)
+                transactions.append(Transaction([Compare(key, mod=mod_of(state.entry))], [Put(key, encode(use))]))
+                writes[name] = more
+        if transactions:
+            applied = await self._context.kv.txn(transactions, guards=[self.rules.stamp])
+            done = [name for name, answer in zip(writes, applied.answers, strict=True) if answer is not None]
+            for name in done:
+                self._charged[name] = self._charged.get(name, 0) + writes[name]
+            return len(done) == len(writes)
+        return True
+
+    def given(self, kind: str) -> None:
+        """Remember that a claim of this kind was given: what was charged for it is used up."""
+        for name in self.limits.get(kind, ()):
+            if self._charged.get(name):
+                self._charged[name] -= 1
+
+    def permits(self, kind: str) -> list[Permit]:
+        """Permits for one claim of a kind."""
+        return [(name, next(self._free_numbers(name))) for name in self.limits.get(kind, ())]
+
+    def _free_numbers(self, name: str) -> Iterator[int]:
+        known = self._numbers.get(name)
+        if known is None:
+            state, cut = self._states[name], len(self._context.keys.permits(name))
+            held = {int(key[cut:]) for key, _ in state.permits.items}
+            known = self._numbers[name] = free_numbers(
+                held, state.limit.numbers.concurrency or MAX_CONCURRENCY, self._context.clock.random.getrandbits(32)
+            )
+        return known
+
+
+class Budget:
+    """What is left of shared limits while a claim selects."""
+
+    def __init__(self, limits: Mapping[str, Sequence[str]], free: dict[str, int]) -> None:
+        self._limits = limits
+        self._free = free
+
+    def allows(self, kind: str) -> bool:
+        """Whether the limits of a kind allow one more instance."""
+        return all(self._free[name] > 0 for name in self._limits.get(kind, ()))
+
+    def use(self, kind: str, count: int) -> None:
+        """Count instances that are selected."""
+        for name in self._limits.get(kind, ()):
+            self._free[name] -= count
+
+    def take(self, kind: str) -> bool:
+        """Count an instance, if the limits of its kind allow one more."""
+        if not self.allows(kind):
+            return False
+        self.use(kind, 1)
+        return True

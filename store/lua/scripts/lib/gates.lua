@@ -1,0 +1,98 @@
+-- Key limits: a gate in front of the queue of a kind. Of each key, so many instances are past the gate (admitted): in the
+-- queue, or claimed. The others wait in no queue. The record of an instance does not show the key, so each instance with
+-- a key has an entry in `g:` from its enqueue to the end of its body:
+--   a letter, a time in 16 digits, the concurrency that came with the instance in 4 bytes, the key
+--   q: admitted, and its place in the queue; w (W for a suspect): waiting, and its due time; -: neither, as when delayed
+-- An entry of `n:` has the number of admitted instances, the concurrency and the number of waiting ones in 4 bytes each.
+-- The last admitted ones follow, each with its priority and a comma.
+--
+-- This file keeps which instances come to a gate, and which leave it. gate_pass.lua then lets the next ones pass. Nil
+-- without the key `limited`, as `shared` in limits.lua.
+local gates = limited and (function()
+  -- kind -> the instances that leave ("over", or "back" if they come again), that come, and that are new
+  local self, gated = {leaving = {}, coming = {}, new = {}}, {}
+
+  local function of_kind(lists, kind)
+    local list = lists[kind]
+    if not list then
+      list = {}
+      lists[kind] = list
+    end
+    return list
+  end
+
+  -- Return whether instances of a kind have keys.
+  function self.has(kind)
+    if gated[kind] == nil then
+      gated[kind] = call('HLEN', kind_key('g', kind)) > 0
+    end
+    return gated[kind]
+  end
+
+  -- Keep that an instance comes to its gate. Return false if no instance of its kind has a key.
+  function self.comes(id, kind, score, due, suspect)
+    if not self.has(kind) then
+      return false
+    end
+    local list = of_kind(self.coming, kind)
+    list[#list + 1] = {id = id, letter = '', concurrency = '', key = '', is_new = false, priority = tonumber(score),
+      score = score, due = due, suspect = suspect, member = '', place = false}
+    return true
+  end
+
+  local packed = {}
+
+  -- Keep the key of a new instance of a template, and whether it comes to its gate now. LIMITS has a field for each kind
+  -- with keys: that of its rule, or "g" and the kind.
+  function self.bring(id, shape, concurrency, key, waits)
+    local kind = shape.kind
+    if not self.has(kind) and not shared.rule(kind) then
+      add_pair('HSET', PREFIX .. 'limits', 'g' .. kind, '')
+    end
+    gated[kind], packed[concurrency] = true, packed[concurrency] or pack('>I4', concurrency)
+    local comes_now = not waits and shape.due <= now
+    local list = of_kind(comes_now and self.coming or self.new, kind)
+    list[#list + 1] = {id = id, letter = '-', concurrency = packed[concurrency], key = key, is_new = true,
+      priority = tonumber(shape.priority), score = shape.priority, due = shape.due, suspect = shape.suspect,
+      member = '', place = false}
+    return comes_now
+  end
+
+  -- Keep that an instance leaves its key. `is_over`: the instance does not come back.
+  function self.leaves(id, kind, is_over)
+    local list = self.leaving[kind]
+    if not list and self.has(kind) then
+      list = of_kind(self.leaving, kind)
+    end
+    if list then
+      list[id] = is_over and 'over' or 'back'
+    end
+  end
+
+  -- Keep that an instance of an unknown kind leaves its key.
+  function self.leaves_any(id)
+    local fields = call('HGETALL', PREFIX .. 'limits')
+    for n = 1, #fields, 2 do
+      local what, kind = sub(fields[n], 1, 1), sub(fields[n], 2)
+      if (what == 'k' or what == 'g') and call('HEXISTS', kind_key('g', kind), id) == 1 then
+        self.leaves(id, kind, true)
+      end
+    end
+  end
+
+  -- Return the letter, the time, the concurrency in 4 bytes, and the key of an entry of `g:`; nil for a damaged one.
+  function self.parsed(entry_text)
+    local letter = entry_text and #entry_text > 21 and sub(entry_text, 1, 1)
+    if letter and find('qwW-', letter, 1, true) then
+      return letter, sub(entry_text, 2, 17), sub(entry_text, 18, 21), sub(entry_text, 22)
+    end
+  end
+
+  -- Return the place of an instance in its queue; `due` if the instance did not wait.
+  function self.place(id, kind, due)
+    local letter, place = self.parsed(self.has(kind) and call('HGET', kind_key('g', kind), id))
+    return letter == 'q' and tonumber(place) or due
+  end
+
+  return self
+end)()

@@ -1,0 +1,64 @@
+-- Which nodes a limit wakes, and which node waits for the moment at which a limit opens. A limit has `told` if a node
+-- learns of that moment in this script. Nil as `shared` in limits.lua.
+local limit_wakes = shared and (function()
+  -- A node that waits looks at this many kinds of its set.
+  local MAX_HEADS = 500
+  local self = {}
+
+  -- Whether a live idle incarnation claims again when a closed limit opens, or earlier.
+  function self.has_alarm(limit, except)
+    local at, holder = match(limit.alarm, '^(%d+) (.+)$')
+    return limit.told or holder and holder ~= except and tonumber(at) >= now and tonumber(at) <= limit.opens
+      and call('HEXISTS', IDLE, holder) == 1 and tonumber(call('ZSCORE', LEASES, holder) or '0') > now
+  end
+
+  -- Return the limit of a kind that time alone opens, the last one; nil if there is none, or if the kind has no room
+  -- for another reason.
+  function self.closed_limit(rule)
+    local last = nil
+    for _, limit in ipairs(rule.limits) do
+      if shared.left(limit) <= 0 and not limit.opens then
+        return nil
+      elseif shared.left(limit) <= 0 and not (last and last.opens > limit.opens) then
+        last = limit
+      end
+    end
+    return not rule.paused and last or nil
+  end
+
+  -- Return how many nodes the given number of queued instances of a kind may wake: as many as can start, or one if no
+  -- node waits yet for the moment at which a limit opens; then also that limit.
+  function self.wanted(kind, instances)
+    local rule = shared.rule(kind)
+    local closed = rule and self.closed_limit(rule)
+    if closed and not self.has_alarm(closed) then
+      return min(instances, 1), closed
+    end
+    return rule and min(instances, shared.room(rule)) or instances
+  end
+
+  -- Wake nodes for queued instances of a kind by calling `wake`.
+  function self.wake(kind, instances, wake)
+    local wanted, closed = self.wanted(kind, instances)
+    local nodes, rule = wake(kind, wanted), shared.rule(kind)
+    if closed then
+      closed.told = nodes > 0
+    elseif rule then
+      shared.take(rule, nodes)
+    end
+  end
+
+  -- Return whether a kind whose head is in one of these indexes has something to do for a node that waits.
+  function self.is_due_in(heads)
+    for _, key in ipairs(heads) do
+      for _, member in ipairs(call('ZRANGE', key, 0, MAX_HEADS - 1)) do
+        if self.wanted(sub(member, ID_SIZE + 17), 1) > 0 then
+          return true
+        end
+      end
+    end
+    return false
+  end
+
+  return self
+end)()

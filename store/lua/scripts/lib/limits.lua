@@ -1,0 +1,163 @@
+-- Shared limits and paused kinds. A shared limit belongs to kinds, and bounds the claims of all of them together. A claim
+-- passes over a kind that is paused or has a limit without room.
+-- LIMITS has a field for each kind with limits or a pause: "k" and the kind -> "1 " if it is paused or "0 ", the
+-- concurrency of its keys by the code and by the setting (0 for none) with a space after each, and the names of its
+-- shared limits with NULs between them. Further fields: "l" and the name of each shared limit; "p" and a kind -> the note
+-- of its pause; "s" and a kind -> the note of its setting; "g" and a kind with keys, see gates.lua.
+-- The hash of a shared limit has the numbers that count (0: not limited), and where they come from:
+--   concurrency, period (microseconds between two starts), burst (starts at once)
+--   tat (theoretical arrival time of the next start, see LimitNumbers in Python), closed (no start before this time)
+--   alarm (the moment at which an incarnation claims again, a space, and the incarnation)
+--   kinds (with NULs between them), code and set (the numbers of the code and of the setting), note (of the setting)
+-- Only claims look for damaged limits: a claim removes and reports one, and the next publication writes it again.
+-- Nothing counts the claims of a limit: the indexes of Processing instances tell how many there are.
+
+-- Nil if no limit is in use and no kind is paused: a script then makes none of these functions. They use few other
+-- definitions, because a script makes those at each call.
+-- While a script runs, a limit has `left`: how many starts are possible; `opens`: the moment at which time alone makes
+-- further starts possible, or nil; `before`: how many starts were possible at first.
+local shared = limited and (function()
+  local self = {held_back = {}, damaged = {}, ended = {}, limits = {}}
+  local rules, limits = {}, self.limits
+
+  -- Return fields of a hash, and whether the key has another type.
+  local function fields_of(key, ...)
+    local found = redis.pcall('HMGET', key, ...)
+    if found.err and not find(found.err, '^WRONGTYPE ') then
+      error(found)
+    end
+    return found.err and {} or found, found.err
+  end
+
+  -- Return the number of entries of a key after the planned writes.
+  local function planned(writes, key)
+    return writes and writes[key] and #writes[key] or 0
+  end
+  local function size_of(key)
+    return call('ZCARD', key) + planned(pending.ZADD, key) / 2 - planned(pending.ZREM, key)
+  end
+
+  function self.claimed(kind)
+    local bodies = kind_key('r', kind)
+    return size_of(kind_key(PROCESSING, kind)) + call('SCARD', bodies) + planned(pending.SADD, bodies)
+      - planned(pending.SREM, bodies)
+  end
+
+  function self.queued(kind)
+    return size_of(kind_key('q', kind)) + size_of(kind_key('s', kind))
+  end
+
+  -- Return a limit by its name. A damaged limit lets all pass, as a missing one does.
+  function self.limit(name)
+    local limit = limits[name]
+    if limit == nil then
+      local FIELDS = {'concurrency', 'period', 'burst', 'tat', 'closed', 'alarm', 'kinds'}
+      local found, damaged = fields_of(PREFIX .. 'limit:' .. name, unpack(FIELDS))
+      local is_missing = not damaged and not (found[1] or found[2] or found[7])
+      limit = {name = name, alarm = found[6] or '', kinds = {}}
+      for kind in string.gmatch(found[7] or '', '[^%z]+') do
+        limit.kinds[#limit.kinds + 1] = kind
+      end
+      for n = 1, 5 do
+        local digits_only = match(found[n] or '', '^%d+$')
+        limit[FIELDS[n]] = digits_only and min(tonumber(digits_only), LATEST)
+        damaged = damaged or not digits_only
+      end
+      if damaged or limit.period > 0 and limit.burst == 0 then
+        self.damaged[#self.damaged + 1] = not is_missing and name or nil
+        limit = false
+      end
+      limits[name] = limit
+    end
+    return limit
+  end
+
+  -- Return how many starts a limit allows now.
+  function self.left(limit)
+    if not limit.left then
+      local left, opens, period = LATEST, nil, limit.period
+      if limit.concurrency > 0 then
+        left = limit.concurrency
+        for _, kind in ipairs(limit.kinds) do
+          left = left - self.claimed(kind)
+        end
+      end
+      if left > 0 and period > 0 then
+        left = min(left, math.floor((now + limit.burst * period - max(limit.tat, now)) / period))
+        opens = left <= 0 and limit.tat - (limit.burst - min(limit.burst, math.ceil(5000 / period))) * period or nil
+      end
+      if limit.closed > now and (left > 0 or opens) then
+        left, opens = 0, max(opens or 0, limit.closed)
+      end
+      limit.left, limit.before, limit.opens = left, left, opens
+    end
+    return limit.left
+  end
+
+  function self.load(kinds)
+    local fields = {}
+    for n, kind in ipairs(kinds) do
+      fields[n] = 'k' .. kind
+    end
+    for n, text in ipairs(#kinds > 0 and fields_of(PREFIX .. 'limits', unpack(fields)) or {}) do
+      local paused, own, names = match(text or '', '^([01]) %d+ (%d+) (.*)$')
+      local rule = paused and {paused = paused == '1', own = tonumber(own), limits = {}} or false
+      for name in string.gmatch(names or '', '[^%z]+') do
+        rule.limits[#rule.limits + 1] = self.limit(name) or nil
+      end
+      rules[kinds[n]] = rule
+    end
+  end
+
+  -- Return the rule of a kind: whether it is `paused`, `own`, the set concurrency of its keys, and the list of its
+  -- `limits`; false for a kind that nothing holds back.
+  function self.rule(kind)
+    if rules[kind] == nil then
+      self.load({kind})
+    end
+    return rules[kind] or false
+  end
+
+  -- Return how many instances of a kind can start now.
+  function self.room(rule)
+    local room = rule.paused and 0 or LATEST
+    for _, limit in ipairs(rule.limits) do
+      room = min(room, max(self.left(limit), 0))
+    end
+    return room
+  end
+
+  function self.may_go(kind)
+    local rule = self.rule(kind)
+    return not rule or self.room(rule) > 0
+  end
+
+  -- Take or return starts of a kind.
+  function self.take(rule, starts)
+    for _, limit in ipairs(rule.limits) do
+      limit.left = self.left(limit) - starts
+    end
+  end
+
+  -- Return whether a claim of one instance of a kind only needs to take the instance.
+  function self.is_simple(kind)
+    local rule = self.rule(kind)
+    local is_simple = not rule or not rule.paused
+    for _, limit in ipairs(is_simple and rule and rule.limits or {}) do
+      is_simple = is_simple and limit.period == 0 and limit.closed <= now and self.left(limit) > 0
+    end
+    return is_simple
+  end
+
+  -- Keep that claims of a kind end, before the first of these ends is planned. An end in a full limit makes room.
+  function self.ends(kind)
+    local rule = self.rule(kind)
+    for _, limit in ipairs(rule and rule.limits or {}) do
+      if not self.ended[limit.name] then
+        self.ended[limit.name], limit.was_full = limit, self.left(limit) <= 0 and not limit.opens
+      end
+    end
+  end
+
+  return self
+end)()

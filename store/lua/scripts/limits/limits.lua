@@ -1,0 +1,62 @@
+#!lua flags=no-writes
+-- Read shared limits by name, and then the kinds that are paused or have a key limit, by name.
+--
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
+-- ARGV     a kind, to read only its limits and the kind itself, or ""; "" or the last entry of the page before; limit
+-- Reply    {now, the last entry or "" if there are no more; per entry a list}. Of a limit: "l", name, concurrency,
+--          period, burst, tat, closed, running, waiting, "1" if it has a setting, note, how many more may start, its
+--          kinds. Of a kind: "k", kind, "1" if it is paused, concurrency of its keys, running, waiting, "1" if it has a
+--          setting, note, how many more may start
+if not shared then
+  return {digits(now), ''}
+end
+local only = ARGV[1] ~= '' and read_rule(ARGV[1])
+local chosen = {}
+for _, name in ipairs(only and only.names or {}) do
+  chosen['l' .. name] = true
+end
+local entries, stored = {}, call('HGETALL', LIMITS)
+for n = 1, #stored, 2 do
+  local field, rule = stored[n], sub(stored[n], 1, 1) == 'k' and rule_in(stored[n + 1])
+  limit_fields[field] = stored[n + 1]
+  local is_entry = sub(field, 1, 1) == 'l' or rule and (rule.paused == '1' or rule.by_code + rule.by_setting > 0)
+  if is_entry and (not only or chosen[field] or field == 'k' .. ARGV[1]) then
+    entries[#entries + 1] = (rule and '1' or '0') .. sub(field, 2)
+  end
+end
+table.sort(entries)
+
+local function row_of_limit(name)
+  local limit, rest = shared.limit(name), read_limit(name)
+  if not limit then
+    return nil
+  end
+  local running, waiting = 0, 0
+  for _, kind in ipairs(limit.kinds) do
+    running, waiting = running + shared.claimed(kind), waiting + shared.queued(kind)
+  end
+  return {'l', name, limit.concurrency, limit.period, limit.burst, digits(limit.tat), digits(limit.closed), running,
+    waiting, rest.set and '1' or '', rest.note, digits(max(shared.left(limit), 0)), limit.kinds}
+end
+
+local function row_of_kind(kind)
+  local rule = read_rule(kind)
+  return {'k', kind, rule.paused, rule.by_setting > 0 and rule.by_setting or rule.by_code, shared.claimed(kind),
+    shared.queued(kind), rule.by_setting > 0 and '1' or '', rule.paused == '1' and (limit_field('p' .. kind) or '') or limit_field('s' .. kind) or '',
+    digits(shared.rule(kind) and shared.room(shared.rule(kind)) or LATEST)}
+end
+
+local reply = {digits(now), ''}
+for _, entry_text in ipairs(entries) do
+  if entry_text > ARGV[2] then
+    if #reply - 2 == tonumber(ARGV[3]) then
+      reply[2] = reply.last
+      break
+    end
+    local name = sub(entry_text, 2)
+    local row = sub(entry_text, 1, 1) == '0' and row_of_limit(name) or sub(entry_text, 1, 1) == '1' and row_of_kind(name)
+    reply[#reply + 1] = row or nil
+    reply.last = entry_text
+  end
+end
+return reply

@@ -1,0 +1,77 @@
+"""Limits over processes on real servers, with kills: what runs at a time is counted in the bodies."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from peerjob import State
+from support.limited_jobs import FEW, JOURNAL, RATED, few, few_too, keyed, rated, read_journal
+from support.peers import READY, Peers, peers
+from support.processes import ChildProcess
+
+JOBS = "support.limited_jobs"
+KEYS = ("a", "b", "c")
+
+
+@pytest.mark.parametrize("store_url", ["redis", "etcd", "sqlite"], indirect=True)
+async def test_no_limit_is_exceeded_while_nodes_are_killed(store_url: str, namespace: str, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    killed: dict[int, float] = {}
+    async with peers(store_url, namespace, tmp_path) as group:
+        nodes = [_launch(group, journal) for _ in range(3)]
+        for node in nodes:
+            node.wait_for(READY)
+        made = await group.client.schedule_many(
+            [
+                *(kind.call(0.3) for _ in range(30) for kind in (few, few_too)),
+                *(keyed.call(key, 0.1) for _ in range(20) for key in KEYS),
+                *(rated.call() for _ in range(150)),
+            ]
+        )
+        for victim in nodes[:2]:
+            await group.running(2)
+            victim.kill()
+            killed[victim.pid] = time.monotonic()
+            _launch(group, journal)
+        await group.client.wait(timeout=90)
+        ended = [await one.refresh() for one in made]
+        limits = [view async for view in group.client.limits()]
+
+    assert {one.state for one in ended} == {State.COMPLETED}
+    noted = read_journal(journal, killed)
+    assert noted.most["few"] == FEW.concurrency
+    assert [noted.most[key] for key in KEYS] == [1] * len(KEYS)
+    # a claim comes before its body, so bodies can be closer together than claims: by the time that a node needs
+    _check_rate(sorted(noted.starts["rated"]), slack=0.2)
+    assert [(view.running, view.waiting) for view in limits] == [(0, 0)] * len(limits)
+
+
+def _launch(group: Peers, journal: Path) -> ChildProcess:
+    return group.launch(jobs=JOBS, ttl=2.0, workers=5, env={JOURNAL: str(journal)})
+
+
+def _check_rate(starts: list[float], *, slack: float) -> None:
+    assert RATED.burst is not None
+    for first, begin in enumerate(starts):
+        for last in range(first, len(starts)):
+            assert last - first + 1 <= RATED.burst + (starts[last] - begin + slack) * 50 + 1
+
+
+@pytest.mark.parametrize("store_url", ["redis", "etcd", "sqlite"], indirect=True)
+async def test_a_pause_of_a_kind_holds_on_all_nodes(store_url: str, namespace: str, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    async with peers(store_url, namespace, tmp_path) as group:
+        for node in [_launch(group, journal) for _ in range(2)]:
+            node.wait_for(READY)
+        await (await group.client.schedule(few, 0)).result(30)
+        await group.client.pause_kind("few", "a test")
+        paused = await group.client.schedule(few, 0)
+        await (await group.client.schedule(few_too, 0)).result(30)
+        await asyncio.sleep(1)
+        assert (await paused.refresh()).state is State.SCHEDULED
+        await group.client.resume_kind("few")
+        began = time.monotonic()
+        await paused.result(30)
+        assert time.monotonic() - began < 5

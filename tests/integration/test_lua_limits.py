@@ -1,0 +1,262 @@
+"""Limits on Redis and Valkey: what damage does to them, which nodes a turn wakes, and kinds that an index finds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import redis
+
+from peerjob.model.record import Action, NewInstance
+from peerjob.model.stored_limit import KindLimits, LimitNumbers, LimitSetting, SharedLimit
+from peerjob.store.lua.store import LuaStore
+from peerjob.testing.factories import Peer, outcome
+from support.lua_site import MakeSite, Site
+
+pytestmark = pytest.mark.parametrize("site", ["redis", "valkey"], indirect=True)
+BAD = b"\x80\xff"
+MANY = tuple(f"kind-{number:02}" for number in range(40))
+"""Kinds of a set that has an index."""
+
+
+def connect(here: Site) -> redis.Redis:
+    return redis.Redis(port=here.server.port)
+
+
+def shared(*kinds: str, name: str = "shared", **numbers: int) -> list[KindLimits]:
+    limits = (SharedLimit(name=name, numbers=LimitNumbers(**numbers)),)
+    return [KindLimits(kind=kind, shared=limits) for kind in kinds]
+
+
+def keyed(here: Site, count: int, **options: int) -> list[NewInstance]:
+    return [
+        here.make.instance(limit_key="k", key_concurrency=1, priority=options.get("priority", 5)) for _ in range(count)
+    ]
+
+
+async def hinted(peer: Peer) -> list[str]:
+    return [hint.what for hint in await peer.store.next_hints(peer.incarnation, 0.05)]
+
+
+async def ids(peer: Peer, limit: int = 100) -> list[str]:
+    return [claim.id for claim in await peer.take(limit)]
+
+
+async def counts(store: LuaStore) -> Sequence[tuple[str, int, int]]:
+    return [(view.key, view.admitted, view.waiting) for view in (await store.key_limits("work")).views]
+
+
+async def test_a_damaged_record_takes_no_room(site: MakeSite) -> None:
+    """Two kinds share the room, so a refused instance of one lets an instance of the other go."""
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits(shared("work", "other", concurrency=2))
+    bad = here.make.instance(kind="other", priority=1)
+    batch = [here.make.instance(kind="other", priority=2), here.make.instance(), here.make.instance()]
+    await store.enqueue([bad, *batch])
+    with connect(here) as server:
+        server.set(here.key(f"i:{bad.id}"), BAD)
+    peer = await here.join(store, kinds=("work", "other"))
+    assert await ids(peer) == [batch[0].id, batch[1].id]
+    assert await ids(peer) == []
+
+
+async def test_a_damaged_record_uses_up_no_rate(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits(shared("work", period_us=60_000_000, burst=3))
+    bad, *batch = here.make.instances(6)
+    await store.enqueue([bad, *batch])
+    with connect(here) as server:
+        server.set(here.key(f"i:{bad.id}"), BAD)
+    peer = await here.join(store)
+    assert await ids(peer, 1) == [batch[0].id]
+    assert await ids(peer) == [batch[1].id, batch[2].id]
+
+
+@pytest.mark.parametrize("damage", ["value", "type"])
+async def test_a_damaged_limit_lets_pass_until_it_is_published(
+    site: MakeSite, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits(shared("work", concurrency=1))
+    await store.enqueue(here.make.instances(4))
+    peer = await here.join(store)
+    first = await peer.take_one()
+    with connect(here) as server:
+        if damage == "value":
+            server.hset(here.key("limit:shared"), "concurrency", BAD)
+        else:
+            server.set(here.key("limit:shared"), "text")
+    with caplog.at_level(logging.ERROR, logger="peerjob.store"):
+        assert len(await peer.take(1)) == 1
+        assert len(await peer.take(1)) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "limit 'shared': it cannot be read and lets all pass until a node publishes it again"
+    ]
+    await store.publish_limits(shared("work", concurrency=1))
+    assert await ids(peer) == []
+    (view,) = (await store.limits()).views
+    assert (view.concurrency, view.running) == (1, 3)
+    await peer.end(first)
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_damaged_record_frees_its_key(site: MakeSite, known: bool) -> None:
+    """A claim knows the kind of what it sets aside; a cancel finds the key without it."""
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits([KindLimits(kind="work", key_concurrency=1)])
+    bad, good = keyed(here, 2)
+    await store.enqueue([bad, good])
+    peer = await here.join(store)
+    with connect(here) as server:
+        server.set(here.key(f"i:{bad.id}"), BAD)
+    if not known:
+        await store.cancel([bad.id], request=here.make.request())
+        assert await counts(store) == [("k", 1, 0)]
+    assert [*(await ids(peer)), *(await ids(peer))] == [good.id]
+
+
+@pytest.mark.parametrize("what", ["g", "n"])
+async def test_a_key_goes_on_after_damage(site: MakeSite, what: str) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits([KindLimits(kind="work", key_concurrency=1)])
+    batch = keyed(here, 3)
+    await store.enqueue(batch)
+    peer = await here.join(store)
+    claim = await peer.take_one()
+    with connect(here) as server:
+        server.hset(here.key(f"{what}:work"), "k" if what == "n" else claim.id, BAD)
+    await peer.end(claim)
+    await store.check_limits()
+    done: list[str] = []
+    while claims := await peer.take(1):
+        done += [one.id for one in claims]
+        await peer.end(claims[0])
+        await store.check_limits()
+    assert done == [new.id for new in batch[1:]]
+    assert await counts(store) == []
+
+
+async def test_a_damaged_entry_of_a_waiting_instance_is_reported(
+    site: MakeSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits([KindLimits(kind="work", key_concurrency=2)])
+    await store.enqueue(keyed(here, 1))
+    (bad,) = keyed(here, 1, priority=7)
+    await store.enqueue([bad])
+    with connect(here) as server:
+        server.hset(here.key("g:work"), bad.id, BAD)
+    with caplog.at_level(logging.ERROR, logger="peerjob.store"):
+        await store.check_limits()
+    (record,) = caplog.records
+    assert bad.id in record.getMessage()
+    assert await counts(store) == [("", 1, 0), ("k", 1, 0)]
+
+
+async def test_a_check_frees_what_belongs_to_no_instance(site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits([KindLimits(kind="work", key_concurrency=1)])
+    gone, waiting = keyed(here, 2)
+    await store.enqueue([gone, waiting])
+    peer = await here.join(store)
+    await peer.take_one()
+    with connect(here) as server:
+        server.delete(here.key(f"i:{gone.id}"))
+    with caplog.at_level(logging.ERROR, logger="peerjob.store"):
+        assert (await store.check_limits())[0] == 1
+    assert [record.getMessage() for record in caplog.records] == ["freed 1 admissions that belonged to no instance"]
+    assert await ids(peer) == [waiting.id]
+
+
+async def test_a_turn_offers_the_room_that_it_leaves(site: MakeSite) -> None:
+    """The kinds of a limit run on different nodes: the claim of one cannot use the room that its commit made."""
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits(shared("work", "other", concurrency=2))
+    await store.enqueue([here.make.instance(), here.make.instance(), here.make.instance(kind="other")])
+    peer, sleeper = await here.join(store), await here.join(store, kinds=("other",))
+    claims = await peer.take()
+    assert await ids(sleeper) == []
+    await store.enqueue(here.make.instances(1))
+    for expected in (0, 1):
+        ended = [outcome(claims[expected])]
+        _, claimed = await store.turn(peer.incarnation, ended, peer.want(1), request=here.make.request())
+        assert len(claimed.claims) == 1 - expected
+        assert await hinted(sleeper) == ["work"] * expected
+
+
+async def test_the_cheap_claim_of_an_idle_node_keeps_limits(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits(
+        [*shared("work", concurrency=1), *shared("other", name="rate", period_us=10**9, burst=1)]
+    )
+    peer = await here.join(store, kinds=("work", "other", "third"))
+    await store.pause_kind("third", True)
+    await store.enqueue([here.make.instance(), here.make.instance()])
+    batch = [here.make.instance(kind="other"), here.make.instance(kind="other"), here.make.instance(kind="third")]
+    want, claimed = peer.want(1, suspects=False), [await peer.take_one()]
+    hinting: Any = store
+    for new in batch:
+        for _ in range(2):
+            hinting._full_claims = 0
+            request = here.make.request()
+            _, answer = await store.claim_on_hint(peer.incarnation, want, request=request, timeout=0)
+            claimed += answer.claims if answer is not None else ()
+        await store.enqueue([new])
+    assert [claim.kind for claim in claimed] == ["work", "other"]
+
+
+async def test_a_turn_without_a_claim_wakes_at_its_commit(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits(shared("work", concurrency=1))
+    await store.enqueue(here.make.instances(2))
+    peer, sleeper = await here.join(store), await here.join(store)
+    claim = await peer.take_one()
+    assert await ids(sleeper) == []
+    await store.turn(peer.incarnation, [outcome(claim)], None, request=here.make.request())
+    assert await hinted(sleeper) == ["work"]
+
+
+async def test_an_index_finds_what_may_go(site: MakeSite) -> None:
+    """A claim and a renewal pass over the heads of queues that are full or paused."""
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits(shared(*MANY[:20], concurrency=1))
+    await store.pause_kind(MANY[20], True)
+    await store.enqueue([here.make.instance(kind=kind) for kind in MANY[:21]])
+    peer = await here.join(store, kinds=MANY)
+    (claim,) = await peer.take()
+    assert await ids(peer) == []
+    assert (await peer.renew(claim)).work_due is False
+    last = here.make.instance(kind=MANY[-1], priority=9)
+    await store.enqueue([last])
+    assert (await peer.renew(claim)).work_due is True
+    assert await ids(peer) == [last.id]
+    assert await store.set_limit(LimitSetting(name="shared", numbers=LimitNumbers(concurrency=2)))
+    assert len(await ids(peer)) == 1
+    await peer.end(claim, Action.HAND_BACK)
+    assert await ids(peer) == [claim.id]
+
+
+async def test_a_lost_layout_is_that_of_limits_again(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits(shared("work", concurrency=1))
+    with connect(here) as server:
+        server.delete(here.key("layout"))
+        await store.enqueue(here.make.instances(2))
+        assert server.get(here.key("layout")) == b"3"
+        server.delete(here.key("layout"))
+        await here.open()
+        assert server.get(here.key("layout")) == b"3"
