@@ -4,7 +4,11 @@ An `Outbox` needs the library of your session, and none of peerjob's extras. `Ou
 extra `sql`.
 """
 
-from .handle import ScheduledRow
-from .outbox import Outbox
+from peerjob.node.work.outbox import OutboxState
 
-__all__ = ["Outbox", "ScheduledRow"]
+from .handle import ScheduledRow
+from .inbox import transact
+from .outbox import Outbox
+from .relay import OutboxRelay
+
+__all__ = ["Outbox", "OutboxRelay", "OutboxState", "ScheduledRow", "transact"]
