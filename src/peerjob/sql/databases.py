@@ -20,6 +20,9 @@ from .tables import Dialect, checked_dialect
 
 T = TypeVar("T")
 
+LAST_WAIT = 5.0
+"""Seconds that a cancelled caller waits for its call. A database that does not answer must not keep a node running."""
+
 
 class Database(ABC):
     """A database, as a relay uses it."""
@@ -37,20 +40,22 @@ class Database(ABC):
 
 
 async def in_thread(call: Callable[[], T], executor: Executor | None = None) -> T:
-    """Run a call in a thread with the context variables of the caller; a cancellation waits for the end of the call."""
+    """Run a call in a thread with the context variables of the caller; a cancellation waits as `outlasted` does."""
     copied = contextvars.copy_context()
     run: Callable[[], T] = functools.partial(copied.run, call)
-    task = asyncio.get_running_loop().run_in_executor(executor, run)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        task.exception()  # the cancellation hides an error of the call
-        raise cancelled
-    return task.result()
+    return await outlasted(asyncio.get_running_loop().run_in_executor(executor, run))
+
+
+async def outlasted(future: asyncio.Future[T]) -> T:
+    """Wait for a future. After a cancellation, wait for it for 5 s at most: it uses what the caller frees."""
+    try:
+        await asyncio.wait([future])
+    except asyncio.CancelledError:
+        await asyncio.wait([future], timeout=LAST_WAIT)
+        if future.done() and not future.cancelled():
+            future.exception()  # the cancellation hides an error of the future
+        raise
+    return future.result()
 
 
 class EngineDatabase(Database):

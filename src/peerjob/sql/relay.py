@@ -13,7 +13,7 @@ from peerjob.model.errors import DecodeError, StoreError
 from peerjob.model.record import MAX_BATCH, NewInstance
 from peerjob.node.work.outbox import OutboxState, RelayNode
 
-from .databases import Database, EngineDatabase
+from .databases import Database, EngineDatabase, outlasted
 from .inbox_rows import FIRST, old_instances, remove_instances
 from .listening import Listener
 from .outbox import relays
@@ -59,11 +59,12 @@ class OutboxRelay:
         reading = relays.setdefault(self.table, set())
         identity = self._database.identity
         reading.add(identity)
+        thread = ThreadPoolExecutor(1, thread_name_prefix="peerjob-outbox")
         try:
-            with ThreadPoolExecutor(1, thread_name_prefix="peerjob-outbox") as thread:
-                await _Passes(node, self._database, self.table, thread).run()
+            await _Passes(node, self._database, self.table, thread).run()
         finally:
             reading.discard(identity)
+            thread.shutdown(wait=False)
 
     async def state(self) -> OutboxState:
         """Count the rows; raises TableError, or an error of the database."""
@@ -214,7 +215,15 @@ class _Passes:
         if self._listener is not None and self._listener.is_broken:
             await self._forget_listener()
         if self._listener is None and self._can_listen:
-            self._listener = await self._database.listen(self._table, self._wake.set, self._thread)
+            opening = asyncio.get_running_loop().create_task(
+                self._database.listen(self._table, self._wake.set, self._thread)
+            )
+            try:
+                self._listener = await outlasted(opening)
+            except asyncio.CancelledError:
+                if opening.done() and not opening.cancelled() and not opening.exception():
+                    self._listener = opening.result()
+                raise
             self._can_listen = self._listener is not None
 
     async def _forget_listener(self) -> None:
