@@ -3,6 +3,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# the commit that `make upgrade` and `make release` begin with; empty: the last tag
+FROM ?=
 # parallel test processes; those of the integration tests start servers of their own, and mostly wait for them
 WORKERS ?= 3
 INTEGRATION_WORKERS ?= 4
@@ -30,7 +32,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo quick test matrix lint pyright proto blocking unit unit-others integration matrix-tests django-suite test-soak soak faultlab test-compose mutants mutants-some slips bench bench-peers bench-remote bench-guard bench-durability bench-web scale docs docs-serve pictures format screenshots lock dist manifests sbom servers clean
+.PHONY: help demo quick test matrix lint pyright proto blocking unit unit-others coverage integration matrix-tests django-suite test-soak soak faultlab test-compose mutants mutants-some slips bench bench-peers bench-remote bench-guard bench-durability bench-web scale docs docs-serve pictures format screenshots lock dist upgrade release manifests sbom pin-actions servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +70,11 @@ unit: $(VENV)/.installed ## tests that need no service
 
 unit-others: $(VENV)/.installed ## the unit tests on the newest other Python that is found; ARGS=--every: on each
 	$(BIN)/python scripts/unit_on_other_pythons.py -n $(WORKERS) $(ARGS)
+
+coverage: $(VENV)/.installed ## how much of the package the unit tests run; `make unit` is what judges them
+# the counting takes time, so tests that limit a time can fail here
+	COVERAGE_FILE=build/coverage/data $(BIN)/pytest tests/unit -n $(WORKERS) --dist worksteal $(IN_TEST) -q \
+		--cov=peerjob --cov-branch --cov-report=html:build/coverage/html --cov-report=term:skip-covered $(ARGS) || test $$? = 1
 
 integration: $(VENV)/.installed servers ## tests with real servers, processes and faults
 	$(BIN)/pytest tests/integration -n $(INTEGRATION_WORKERS) --dist worksteal $(DURATIONS) $(IN_TEST) $(ARGS)
@@ -107,7 +114,7 @@ bench: $(VENV)/.installed servers ## measure throughput, latency and memory
 bench-peers: $(VENV)/.installed servers ## measure peerjob beside ten other job queues, and write docs/benchmarks.md
 	PYTHONPATH=bench:tests $(BIN)/python -m peers $(ARGS)
 
-bench-remote: $(VENV)/.installed servers ## measure jobd over gRPC: watchers, calls per second, memory
+bench-remote: $(VENV)/.installed servers ## measure jobd over gRPC: watchers, calls per second, memory, the cost of a lone job
 	$(BIN)/python bench/remote.py $(ARGS)
 
 bench-guard: $(VENV)/.installed servers ## count what the paths of a job cost, and compare with the expected counts
@@ -157,8 +164,17 @@ dist: $(VENV)/.installed ## build the sdist and the wheel, check them and each e
 	$(BIN)/python -m pip install --quiet build
 	$(BIN)/python scripts/check_dist.py
 
+upgrade: $(VENV)/.installed servers ## nodes of the last release, or of FROM=COMMIT, and of this tree share a namespace, on each store
+	UPGRADE_FROM=$(FROM) $(BIN)/pytest tests/integration/test_upgrades.py -m 'matrix or soak' $(ARGS)
+
+release: $(VENV)/.installed servers ## make all of a release ready, and check it: make release FROM=COMMIT, which is by default the last tag
+	$(BIN)/python scripts/release.py --from '$(FROM)'
+
 sbom: $(VENV)/.installed ## write build/sbom: the packages of the image as CycloneDX
 	$(BIN)/python scripts/sbom.py $(ARGS)
+
+pin-actions: $(VENV)/.installed ## name the actions of the workflows by the hashes of their tags; asks GitHub
+	$(BIN)/python scripts/pin_actions.py $(ARGS)
 
 servers: ## install what tests want of the system, where that is ours to do (root on Debian)
 	@sh scripts/install_servers.sh
@@ -171,6 +187,7 @@ clean: ## remove all that the other targets made
 # --group needs pip 25.1
 $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "peerjob needs Python 3.11 or later" >&2; exit 1; }
+	@test -d src/peerjob/store || $(or $(PYTHON),$(BIN)/python) setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --editable '.[all]' --group dev

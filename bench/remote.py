@@ -22,6 +22,7 @@ import uvloop
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from caller import OWN_CONNECTION, noop
+from lone import GOALS, lone
 from parts import Row
 from peerjob import State
 from peerjob.proto.job.v1 import service_pb2 as pb
@@ -197,6 +198,14 @@ def resident(child: ChildProcess) -> int:
 
 async def main(parts: list[str], rounds: int, seconds: float, memory_seconds: float) -> None:
     rows: list[Row] = []
+    for engine in GOALS:
+        if "lone" in parts or f"lone-{engine}" in parts:
+            with tempfile.TemporaryDirectory() as folder:
+                rows += await lone(engine, Path(folder), 2 * seconds)
+    if parts and all(part.startswith("lone") for part in parts):
+        tell(rows)
+        show(rows)
+        return
     with tempfile.TemporaryDirectory() as folder, RedisServer() as redis:
         if "calls" in parts:
             bare = ChildProcess.python(HERE / "echo.py", output=Path(folder) / "echo.log")
@@ -214,7 +223,7 @@ async def main(parts: list[str], rounds: int, seconds: float, memory_seconds: fl
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="calls,watch,memory", help="which, with commas (default: all)")
+    parser.add_argument("--only", default="calls,watch,memory,lone", help="which, with commas (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="jobs that are watched (default: 5)")
     parser.add_argument("--seconds", type=float, default=5, help="of calling, for each RPC (default: 5)")
     parser.add_argument("--memory-seconds", type=float, default=60, help="of watching the memory (default: 60)")

@@ -39,13 +39,15 @@ def refuse_green_threads() -> None:
         )
 
 
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop that runs in this thread. An error for each thread without one would cost time."""
+    return asyncio._get_running_loop()  # pyright: ignore[reportPrivateUsage]
+
+
 def refuse_running_loop() -> None:
     """Raise RuntimeError on a thread that runs an event loop, which a blocking call would stop."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise RuntimeError("a blocking verb would stop the running event loop; use the node itself and await it")
+    if running_loop() is not None:
+        raise RuntimeError("a blocking verb would stop the running event loop; use the node itself and await it")
 
 
 class LastingExecutor(ThreadPoolExecutor):

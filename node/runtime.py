@@ -28,6 +28,7 @@ from peerjob.model.firing import Candidate
 from peerjob.model.ids import IdSource
 from peerjob.model.record import NodeInfo, Renewed
 from peerjob.store.base import Elections, Store
+from peerjob.store.direct import direct_calls_of
 from peerjob.version import __version__
 
 from .body.context_vars import ContextVars
@@ -100,7 +101,7 @@ class NodeRuntime:
         relay: Relay | None = None,
     ) -> None:
         self._store = store
-        self.direct_calls = None if clock.virtual else store.direct_calls()
+        self.direct_calls = None if clock.virtual else direct_calls_of(store)
         self._clock = clock
         self._name = name
         self._audit_trail = audit_trail

@@ -79,9 +79,8 @@ from peerjob.model.run_now import RunNowAnswer
 from peerjob.model.state import State
 
 from .coordination import Elections, Liveness
-from .direct import DirectCalls
 
-__all__ = ["DirectCalls", "Elections", "Liveness", "Store"]
+__all__ = ["Elections", "Liveness", "Store"]
 
 
 class Store(Protocol):
@@ -120,10 +119,6 @@ class Store(Protocol):
 
     def elections(self) -> Elections:
         """A new client for the leadership that the store holds, not opened yet."""
-        ...
-
-    def direct_calls(self) -> DirectCalls | None:
-        """Calls for threads without an event loop; None if the engine has none. They work while the store is open."""
         ...
 
     # -- queue ----------------------------------------------------------------------------------------------------

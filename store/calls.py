@@ -37,6 +37,8 @@ class CallRetry:
 
     async def __call__(self, call: Callable[[], Awaitable[T]]) -> T:
         """Await `call()` until it answers; raises its last StoreUnavailableError."""
+        if self._retry_for <= 0:
+            return await call()  # also in a thread without an event loop
         # the clock of the event loop, because the waits between the tries use that clock
         time = asyncio.get_running_loop().time
         until = time() + self._retry_for

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from peerjob.model.record import Enqueued, NewInstance
 
@@ -18,6 +18,20 @@ class DirectCalls(Protocol):
     """
 
     def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]: ...
+
+
+class HasDirectCalls(Protocol):
+    """What a `Store` has besides, if threads without an event loop need not go through one."""
+
+    def direct_calls(self) -> DirectCalls | None:
+        """The calls, which work while the store is open; None if this URL has none."""
+        ...
+
+
+def direct_calls_of(store: object) -> DirectCalls | None:
+    """The calls of a store; None if it has none, as many stores of third parties."""
+    make = getattr(store, "direct_calls", None)
+    return None if make is None else cast("HasDirectCalls", store).direct_calls()
 
 
 def run_unsuspended(work: Coroutine[Any, Any, T]) -> T:

@@ -10,7 +10,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.record import Enqueued, NewInstance
 
 from .base import Liveness, Store
-from .direct import DirectCalls
+from .direct import DirectCalls, direct_calls_of
 
 _UNTIMED = ("open", "close", "next_hints", "claim_on_hint")
 """Calls that wait for hints are not measured, since their time says nothing about the server."""
@@ -50,7 +50,7 @@ class _TimedStore(_Timed):
         return cast("Liveness", _Timed(self._store.liveness(), [RENEW], self._clock, self._report))
 
     def direct_calls(self) -> DirectCalls | None:
-        direct = self._store.direct_calls()
+        direct = direct_calls_of(self._store)
         return None if direct is None else _TimedDirectCalls(direct, self._clock, self._report)
 
 

@@ -31,6 +31,8 @@ class Registry:
         self._aliases: dict[str, str] = {}
         self._removed: set[str] = set()
         self._kinds: tuple[str, ...] | None = None
+        self.changes = 0
+        """How often jobs were added or removed, for caches of what this registry answers."""
 
     def add(self, source: Any) -> list[Job[..., Any, Any]]:
         """Register the jobs of a source. All of them are checked before the first is added.
@@ -50,10 +52,10 @@ class Registry:
             self._bindings[job.kind] = binding
             for alias in job.aliases:
                 self._aliases[alias] = job.kind
-        self._kinds = None
         for job in jobs:
             if job.executor is None:  # a handle has no function, so this node only schedules the job
                 self._jobs.setdefault(job.kind, job)
+        self._changed()
         return jobs
 
     def adopt(self, jobs: Iterable[Job[..., Any, Any]]) -> list[Job[..., Any, Any]]:
@@ -82,8 +84,12 @@ class Registry:
         self._removed.add(job.kind)
         self._bindings.pop(job.kind, None)
         self._aliases = {alias: target for alias, target in self._aliases.items() if target != job.kind}
-        self._kinds = None
+        self._changed()
         return job
+
+    def _changed(self) -> None:
+        self._kinds = None
+        self.changes += 1
 
     def job(self, kind: str) -> Job[..., Any, Any]:
         """Return the job of a kind or alias; raises UnknownKindError."""

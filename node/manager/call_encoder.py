@@ -35,6 +35,8 @@ _KEY_ELSEWHERE = (
 )
 MAX_UNREGISTERED = 1_000
 """Most bindings that are cached for jobs that are not registered; the oldest is dropped first."""
+MAX_LOOKUPS = 1_000
+"""Most definitions whose binding is kept; when there are more, all are looked up again."""
 
 
 class Arguments(Mapping[str, Any]):
@@ -94,6 +96,8 @@ class CallEncoder:
         self.rule_of: Callable[[str], KindRule | None] = lambda kind: None
         """Returns what is known of a kind whose code is elsewhere; None on a client, whose node knows."""
         self._unregistered: dict[tuple[str, int], Binding] = {}
+        self._lookups: dict[int, tuple[Job[..., Any, Any], int, Binding | None, Job[..., Any, Any] | None]] = {}
+        """id of a definition → the definition, the changes of the registry until then, and what `_find` returned."""
 
     def resolve(self, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[Any]:
         """Make the call of `schedule(target, *args, **kwargs)`; raises OptionError, ArgumentError.
@@ -240,22 +244,38 @@ class CallEncoder:
             binding = self._unregistered[cached_by] = Binding(job)
         return binding
 
+    def _find(self, job: Job[..., Any, Any]) -> tuple[Binding | None, Job[..., Any, Any] | None]:
+        """The binding of a job, and the registered job of its kind; raises OptionError for a job that cannot run.
+
+        Most calls are of a few definitions, so the answer is kept until the registry changes. A variant, as
+        `with_options` makes for each call, is looked up each time.
+        """
+        known, changes = self._lookups.get(id(job)), self._registry.changes
+        if known is not None and known[0] is job and known[1] == changes:
+            return known[2], known[3]
+        binding, registered = self._binding(job), self._registry.find(job.kind)
+        if binding is not None:
+            binding.mode(job.policy.run_in)  # raises OptionError for a job that cannot run as `run_in` says
+        if job.base is None:
+            if len(self._lookups) >= MAX_LOOKUPS:
+                self._lookups.clear()
+            self._lookups[id(job)] = job, changes, binding, registered
+        return binding, registered
+
     def _encode(
         self, call: Call[Any], overrides: dict[str, Any], created_us: int, trace: dict[str, str]
     ) -> tuple[Policy, bytes, str | None]:
         """Make the policy, the encoded spec and the idempotency key of a call."""
         job = call.job
-        binding = self._binding(job)
+        binding, registered = self._find(job)
         described: DescribedKind | None = None
         if binding is not None:
-            binding.mode(job.policy.run_in)  # raises OptionError for a job that cannot run as `run_in` says
             arguments = binding.encode(call.args, call.kwargs)
         elif (rule := self.rule_of(job.kind)) is not None:
             arguments, described = rule.encode(call.args, call.kwargs)
         else:
             check_count(job.kind, call.args, call.kwargs)
             arguments = encode_arguments(call.args, call.kwargs)
-        registered = self._registry.find(job.kind)
         policy, executor = job.policy, job.executor
         if described is not None:
             # a kind whose code is elsewhere takes the options that are not set here from the nodes with the code

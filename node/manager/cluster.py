@@ -10,6 +10,7 @@ from typing import Any
 
 from peerjob.handles.registered_job import RegisteredJob
 from peerjob.model.clock import to_datetime
+from peerjob.model.descriptor import DescribedRecurrence
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError, OptionError, UnknownNodeError
 from peerjob.model.job import Job
@@ -155,6 +156,7 @@ def _own(job: Job[..., Any, Any], registered_us: int) -> RegisteredJob:
 def _other(listed: ListedKind) -> RegisteredJob:
     """A job whose code is on other nodes."""
     descriptor = listed.descriptor
+    recurrence = descriptor.recurrence or DescribedRecurrence()
     return RegisteredJob(
         kind=listed.kind,
         description=descriptor.description,
@@ -162,9 +164,9 @@ def _other(listed: ListedKind) -> RegisteredJob:
         priority=Policy.priority if descriptor.priority is None else descriptor.priority,
         max_retries=descriptor.max_retries,
         timeout=None if descriptor.timeout is None else timedelta(seconds=descriptor.timeout),
-        cron=None,
-        every=None,
-        timezone=None,
+        cron=recurrence.cron,
+        every=None if recurrence.every_us is None else timedelta(microseconds=recurrence.every_us),
+        timezone=recurrence.timezone,
         schedule_at=None,
         tags=descriptor.tags or (),
         aliases=(),

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from msgspec import structs
 
+from peerjob.cluster.loop_thread import running_loop
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
 from peerjob.model.durations import Duration, to_seconds
@@ -81,12 +82,12 @@ class NodeJobManager(Manager):
             raise NodeStateError(f"node {self.name!r} is not running; start it, or use `async with`")
         if self._process != os.getpid():
             raise NodeStateError(forked_text(self.name))
-        running_loop = _running_loop()
-        if running_loop is runtime.loop:
+        loop = running_loop()
+        if loop is runtime.loop:
             return runtime
         if runtime.loop.is_closed():
             raise NodeStateError(closed_loop_text(self.name))
-        if running_loop is not None:
+        if loop is not None:
             raise NodeStateError(
                 f"node {self.name!r} was started in another event loop: call it there, for example with "
                 "asyncio.run_coroutine_threadsafe(), or in a job with a parameter of type BlockingManager"
@@ -404,10 +405,3 @@ def forked_text(node: str) -> str:
         f"node {node!r} was started before a fork, and runs in the parent: make another node in this process, or one "
         "with Node(...).blocking() before the fork"
     )
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from peerjob.model.findings import Finding, Severity
+from peerjob.model.printable import counted
 from peerjob.node.runtime import NodeRuntime
 
 
@@ -112,11 +113,11 @@ def _ready(runtime: NodeRuntime) -> list[Finding]:
 
 def _drained(runtime: NodeRuntime) -> list[Finding]:
     pool = runtime.pool
-    left = pool.running + pool.waiting
     stored = not runtime.in_flight.unacknowledged and runtime.in_flight.hinted_claim is None
     return [
         _finding("intake", not pool.accepting, "takes work" if pool.accepting else "takes no work"),
-        _finding("workers", not left, f"{pool.running} instance(s) run, {pool.waiting} are held"),
+        # a node that takes no work holds no claims that have not started: it hands them back at once
+        _finding("workers", not pool.running, f"{counted(pool.running, 'instance')} still in a worker"),
         _finding("outcomes", stored, "are all in the store" if stored else "are on their way to the store"),
     ]
 

@@ -38,6 +38,8 @@ MAX_SLEEP = 10.0
 """Most seconds that the claim loop sleeps, so that an idle claim loop still proves to its watchdog that it runs."""
 MAX_REFUSAL = 30.0
 """Most seconds before the claim loop repeats a refused claim. The wait starts at `POLL` and doubles each time."""
+MAX_FAULT = 5.0
+"""The same for a claim that raises an unexpected error."""
 COLLECTED = MAX_BATCH // 4
 """Outcomes for which the claim loop waits at most. With more, the store would be idle for too long."""
 COLLECT = 0.005
@@ -91,6 +93,8 @@ class ClaimLoop(BackgroundRole):
         """How often in a row the first request in flight was refused, or raised an unexpected error."""
         self._claim_wait = 0.0
         self._no_claim_until = 0.0
+        self._claim_fails = False
+        """Whether the last claim raised an unexpected error. The watchdog then gets no beat from a loop that sleeps."""
 
     def renewed(self, work_due: bool | None) -> None:
         """Plan the next claim without a hint by the answer to a renewal (`Renewed.work_due`)."""
@@ -126,7 +130,6 @@ class ClaimLoop(BackgroundRole):
                 await self._collect(loop)
                 composed = self._compose(loop.time())
                 if composed is None:
-                    self.watchdog.beat()
                     await self._sleep(loop)
                     continue
                 self._in_flight.requests.append(composed)
@@ -166,13 +169,15 @@ class ClaimLoop(BackgroundRole):
                 )
             self._acknowledge(asked.entries, answered)
             if asked.want is not None:
-                self._claim_wait = 0.0
+                self._claim_wait, self._claim_fails = 0.0, False
                 self._take(asked.incarnation, claimed, loop.time())
                 await self._let_bodies_start(claimed)
             self.watchdog.beat()
 
     async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Sleep until a part of the node wakes the claim loop, or until a claim without a hint is due."""
+        if not self._claim_fails:
+            self.watchdog.beat()
         limit, _ = self._pool.claimable(self._kinds())
         claim_at = max(min(self._poll_at, self._due_at), self._no_claim_until)
         if limit and claim_at <= loop.time() + MAX_SLEEP:
@@ -254,10 +259,11 @@ class ClaimLoop(BackgroundRole):
         if asked.want is None:
             return
         self._waker.hinted = True
-        if isinstance(error, StoreRefusedError):
-            self._claim_wait = min(MAX_REFUSAL, 2 * self._claim_wait or POLL)
-            self._no_claim_until = asyncio.get_running_loop().time() + self._claim_wait
-            logger.error("the store refuses the claim; the node repeats it in %g s: %s", self._claim_wait, error)
+        self._claim_fails = not isinstance(error, StoreRefusedError)
+        self._claim_wait = min(MAX_FAULT if self._claim_fails else MAX_REFUSAL, 2 * self._claim_wait or POLL)
+        self._no_claim_until = asyncio.get_running_loop().time() + self._claim_wait
+        failure = "the claim fails" if self._claim_fails else "the store refuses the claim"
+        logger.error("%s; the node repeats it in %g s: %s", failure, self._claim_wait, error)
 
     # -- answers -----------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from peerjob.store.url import redact
 from .cron.firing import FireCommands
 from .cron.schedules import ScheduleCommands
 from .cron.slot_repair import SlotRepair
+from .direct_calls import KVDirectCalls
 from .format.base import Applied, Compare, Delete, KeyValue, LeaseEndedError, Put, Transaction
 from .format.keys import Keys, below
 from .format.layout import mended_layout
@@ -139,15 +140,23 @@ class KVStore(
         limits: StoreLimits,
         local: dict[str, Any] | None = None,
         retry_for: float = 0,
+        blocking: KeyValue | None = None,
     ) -> None:
-        guarded = GuardedKeyValue(kv, key=Keys(namespace).layout, namespace=namespace, url=redact(url))
-        context = KVContext(
-            guarded, url=redact(url), namespace=namespace, clock=clock, limits=limits, retry_for=retry_for
-        )
+        """Take a `KeyValue`; `blocking` leads to the same data, and blocks its thread instead of suspending."""
+
+        def guard(kv: KeyValue, retry_for: float) -> tuple[GuardedKeyValue, KVContext]:
+            guarded = GuardedKeyValue(kv, key=Keys(namespace).layout, namespace=namespace, url=redact(url))
+            context = KVContext(
+                guarded, url=redact(url), namespace=namespace, clock=clock, limits=limits, retry_for=retry_for
+            )
+            guarded.on_lease_ended = context.writer.forget_leases
+            return guarded, context
+
+        guarded, context = guard(kv, retry_for)
         context.slots.repair = SlotRepair(context).write
-        guarded.on_lease_ended = context.writer.forget_leases
         super().__init__(context)
         self._guarded = guarded
+        self._direct = None if blocking is None else KVDirectCalls(lambda: guard(blocking, 0)[1], context)
         self._local = local
 
     @property
@@ -162,8 +171,8 @@ class KVStore(
     def local_objects(self) -> dict[str, Any] | None:
         return self._local
 
-    def direct_calls(self) -> None:
-        return None
+    def direct_calls(self) -> KVDirectCalls | None:
+        return self._direct
 
     async def open(self) -> None:
         await self._kv.open()

@@ -74,8 +74,7 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
             return None
         if self._direct is None:
             self._direct = BlockingDriver(self._address, self._driver, credentials=self._credentials)
-        commands = DirectCommands(self._direct, clock=self._clock, limits=self._limits, retry_for=0)
-        return LuaDirectCalls(commands)
+        return LuaDirectCalls(DirectCommands(self._direct, clock=self._clock, limits=self._limits))
 
     async def open(self) -> None:
         if self._credentials is not None:

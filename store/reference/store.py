@@ -178,9 +178,6 @@ class ReferenceStore(_Commands):
     def local_objects(self) -> dict[str, Any] | None:
         return self._data.objects
 
-    def direct_calls(self) -> None:
-        return None
-
     async def wipe(self) -> int:
         with self._transaction() as transaction:
             count = len(transaction.state.instances)

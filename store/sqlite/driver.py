@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreError, StoreUnavailableError
@@ -14,7 +16,7 @@ from peerjob.store.kv.store import KVStore
 
 from .address import SqliteAddress, parse_address
 from .registry import FILES
-from .requests import Request, Work, request_of
+from .requests import BlockingAnswer, Work, request_of
 from .thread import FileThread
 from .transaction import needs_disk
 from .watch import SqliteWatch
@@ -25,6 +27,9 @@ MAX_PAYLOAD = 64 << 20
 OPEN_TIMEOUT = 4.5
 CALL_TIMEOUT = 15.0
 """Seconds that a call waits for the disk."""
+_NO_ANSWER = f"the disk has not answered within {CALL_TIMEOUT:g} s"
+_LOOK = 1.0
+"""Seconds between two looks of a thread that waits whether the thread of the file lives."""
 _NORMAL = "A power cut can lose the last writes: the store's URL has sync=normal."
 
 
@@ -34,7 +39,15 @@ def sqlite_store(
     """The store that a SQLite URL names, not opened yet."""
     address = parse_address(url)
     kv = SqliteKeyValue(address, clock)
-    return KVStore(kv, url=address.url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
+    return KVStore(
+        kv,
+        url=address.url,
+        namespace=namespace,
+        clock=clock,
+        limits=limits,
+        retry_for=retry_for,
+        blocking=BlockingKeyValue(kv, address, clock),
+    )
 
 
 class SqliteKeyValue:
@@ -86,9 +99,9 @@ class SqliteKeyValue:
         thread, self._thread = self._thread, None
         # the thread of a parent does not run in its child
         if thread is not None and not thread.is_inherited and FILES.release(thread):
-            request = request_of(lambda transaction, leases: None, writes=False, durable=False)
-            thread.end(request)
-            await request.future
+            ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            thread.end(request_of(lambda transaction, leases: None, ended, writes=False, durable=False))
+            await ended
 
     def separate(self) -> SqliteKeyValue:
         return SqliteKeyValue(self._address, self._clock)
@@ -108,7 +121,7 @@ class SqliteKeyValue:
         )
 
     def watch(self, *prefixes: str, ends: Sequence[str] = ()) -> SqliteWatch:
-        return self._open_thread().watch(prefixes)
+        return self.open_thread().watch(prefixes)
 
     async def grant(self, ttl_us: int) -> int:
         return await self._write(lambda transaction, leases: transaction.grant(ttl_us))
@@ -134,24 +147,61 @@ class SqliteKeyValue:
         return await self._do(work, writes=True, durable=durable and self._address.sync == "full")
 
     async def _do(self, work: Work[T], *, writes: bool, durable: bool) -> T:
-        thread, request = self._open_thread(), request_of(work, writes=writes, durable=durable)
-        thread.submit(request)
-        late = request.future.get_loop().call_later(CALL_TIMEOUT, self._give_up, request)
+        thread, loop = self.open_thread(), asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        thread.submit(request_of(work, answer, writes=writes, durable=durable))
+        late = loop.call_later(CALL_TIMEOUT, self._give_up, answer)
         try:
-            done: T = await request.future
+            return await answer
         finally:
             late.cancel()
-        return done
 
-    def _give_up(self, request: Request) -> None:
-        if not request.future.done():
-            reason = f"the disk has not answered within {CALL_TIMEOUT:g} s"
-            request.future.set_exception(StoreUnavailableError(self._address.url, reason))
+    def _give_up(self, answer: asyncio.Future[Any]) -> None:
+        if not answer.done():
+            answer.set_exception(StoreUnavailableError(self._address.url, _NO_ANSWER))
 
-    def _open_thread(self) -> FileThread:
+    def open_thread(self) -> FileThread:
+        """The thread of the file; raises StoreError if the store is not open, or was opened before a fork."""
         thread = self._thread
         if thread is None:
             raise StoreError(f"the store at {self._address.url} is not open")
         if thread.is_inherited:
             raise StoreError(opened_before_fork(self._address.url))
         return thread
+
+
+class BlockingKeyValue(SqliteKeyValue):
+    """The file of another `SqliteKeyValue`, for threads without an event loop: each call blocks its thread."""
+
+    def __init__(self, leading: SqliteKeyValue, address: SqliteAddress, clock: Clock) -> None:
+        super().__init__(address, clock)
+        self._leading = leading
+
+    @property
+    def full(self) -> bool:
+        return self._leading.full
+
+    def open_thread(self) -> FileThread:
+        return self._leading.open_thread()
+
+    async def _do(self, work: Work[T], *, writes: bool, durable: bool) -> T:
+        thread, answer = self.open_thread(), BlockingAnswer()
+        request = request_of(work, answer, writes=writes, durable=durable)
+        thread.submit(request)
+        try:
+            self._wait(answer, thread)
+        except BaseException:
+            answer.give_up()
+            raise
+        if request.error is not None:
+            raise request.error
+        done: T = request.outcome
+        return done
+
+    def _wait(self, answer: BlockingAnswer, thread: FileThread) -> None:
+        until = time.monotonic() + CALL_TIMEOUT
+        while not answer.wait(_LOOK):
+            if time.monotonic() > until:
+                raise StoreUnavailableError(self._address.url, _NO_ANSWER)
+            if not thread.is_alive:  # it ended while this thread gave it the request
+                raise StoreUnavailableError(self._address.url, "it was closed")

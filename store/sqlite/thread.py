@@ -311,6 +311,6 @@ def _taken(queue: deque[Request]) -> list[Request]:
     taken: list[Request] = []
     while queue and len(taken) < _MOST:
         request = queue.popleft()
-        if not request.future.cancelled():
+        if not request.answer.cancelled():
             taken.append(request)
     return taken

@@ -13,15 +13,26 @@ from typing import Any
 
 import pytest
 
-from peerjob import INJECTED, ArgumentError, BlockingManager, Job, Node, OptionError, State, StoreFullError
+from peerjob import (
+    INJECTED,
+    ArgumentError,
+    BlockingManager,
+    Job,
+    Node,
+    OptionError,
+    Query,
+    State,
+    StoreError,
+    StoreFullError,
+)
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.ids import IdSource
-from peerjob.model.record import StoreLimits
+from peerjob.model.record import Enqueued, NewInstance, StoreLimits
 from peerjob.store.lua.client.blocking_driver import MAX_CALLS
 from peerjob.store.lua.store import lua_store
 from peerjob.store.url import Host
-from peerjob.testing.factories import Factory
+from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
 from support.etcd import Certificates
 from support.lua_site import CuttingProxy
 from support.sentinels import WatchedServers
@@ -36,6 +47,7 @@ def add(x: object, y: int) -> int:
 ADD = Job("add", add)
 new_id = IdSource(SystemClock()).one
 with_each_server = pytest.mark.parametrize("kind", ["redis", "valkey"])
+with_each_store = pytest.mark.parametrize("kind", ["redis", "valkey", "sqlite"])
 
 
 @pytest.fixture
@@ -94,9 +106,15 @@ def sums(manager: BlockingManager) -> list[int]:
     return sorted(found)[1:]
 
 
-@with_each_server
-def test_a_thread_needs_no_event_loop_to_store_a_run(kind: str, request: pytest.FixtureRequest, namespace: str) -> None:
-    with opened(request.getfixturevalue(f"{kind}_url"), namespace) as manager:
+@pytest.fixture
+def direct_url(kind: str, request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(f"{kind}_url")
+    return url
+
+
+@with_each_store
+def test_a_thread_needs_no_event_loop_to_store_a_run(direct_url: str, namespace: str) -> None:
+    with opened(direct_url, namespace) as manager:
         with busy_loop(manager):
             plain = manager.schedule(ADD, 0, 1)
             under_id = manager.schedule_as(new_id(), ADD.call(0, 2))
@@ -113,7 +131,8 @@ def test_a_thread_needs_no_event_loop_to_store_a_run(kind: str, request: pytest.
         assert sums(manager) == [1, 2, 3, 4]
 
 
-def test_a_sync_job_stores_runs_while_the_event_loop_is_busy(redis_url: str, namespace: str) -> None:
+@with_each_store
+def test_a_sync_job_stores_runs_while_the_event_loop_is_busy(direct_url: str, namespace: str) -> None:
     held = threading.Event()
 
     def spawn(manager: BlockingManager = INJECTED) -> str:
@@ -121,7 +140,7 @@ def test_a_sync_job_stores_runs_while_the_event_loop_is_busy(redis_url: str, nam
         return manager.schedule(ADD, 0, 1).id
 
     job = Job("spawn", spawn)
-    with Node(redis_url, jobs=[ADD, job], namespace=namespace).blocking() as manager:
+    with Node(direct_url, jobs=[ADD, job], namespace=namespace).blocking() as manager:
         instance = manager.schedule(job.call())
         with busy_loop(manager):
             held.set()
@@ -143,9 +162,10 @@ async def test_a_lost_answer_stores_nothing_twice(server: Server, namespace: str
         await asyncio.to_thread(play, proxy)
 
 
-def test_more_threads_than_connections(server: Server, namespace: str) -> None:
+@with_each_store
+def test_more_threads_than_connections(direct_url: str, namespace: str) -> None:
     threads, each = MAX_CALLS + 8, 25
-    with opened(server.url, namespace) as manager, ThreadPoolExecutor(threads) as pool:
+    with opened(direct_url, namespace) as manager, ThreadPoolExecutor(threads) as pool:
         numbers = range(1, threads * each + 1)
         instances = list(pool.map(lambda number: manager.schedule(ADD, 0, number), numbers))
         assert len({instance.id for instance in instances}) == len(instances)
@@ -201,8 +221,9 @@ def test_a_full_server_is_told_as_such(start_server: StartServer, namespace: str
         assert manager.schedule(ADD, 0, 2).is_new
 
 
-def test_a_forked_child_has_connections_of_its_own(server: Server, namespace: str) -> None:
-    with opened(server.url, namespace) as manager:
+@with_each_store
+def test_a_forked_child_has_connections_of_its_own(direct_url: str, namespace: str) -> None:
+    with opened(direct_url, namespace) as manager:
         manager.schedule(ADD, 0, 1)
         child = os.fork()
         if not child:
@@ -219,6 +240,28 @@ def test_a_forked_child_has_connections_of_its_own(server: Server, namespace: st
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         manager.schedule(ADD, 0, 30)
         assert sums(manager) == list(range(1, 31))
+
+
+def test_threads_enqueue_while_a_worker_of_sqlite_runs_all(sqlite_url: str, namespace: str) -> None:
+    """The counters of all states are those of the stored instances, and each instance ran once."""
+    with (
+        Node(sqlite_url, jobs=[ADD], namespace=namespace).blocking() as manager,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        manager.schedule(ADD, 0, 0)
+        instances = list(pool.map(lambda number: manager.schedule(ADD, 0, number), range(1, 200)))
+        assert [instance.result(timeout=PATIENCE) for instance in instances] == list(range(1, 200))
+        assert manager.count(Query(kind="add", state=State.COMPLETED)) == 200
+        assert {one.attempts for one in manager.iter_instances()} == {1}
+
+
+def test_a_store_of_sqlite_that_has_ended_answers_at_once(sqlite_url: str, namespace: str) -> None:
+    with opened(sqlite_url, namespace) as manager:
+        node: Any = manager.manager
+        calls, new = node._need_runtime().direct_calls, node._call_encoder.new(ADD.call(0, 2))
+        assert calls.enqueue([new])[0].is_new
+    with pytest.raises(StoreError, match="not open"):
+        calls.enqueue([new])
 
 
 def test_no_connection_stays_after_the_end(start_server: StartServer, namespace: str) -> None:
@@ -276,6 +319,48 @@ def test_one_call_without_an_answer_ends_all_idle_connections(start_server: Star
         finally:
             server.resume()
         assert stored.result().is_new
+
+
+async def test_a_thread_tells_what_every_script_needs(start_server: StartServer, namespace: str) -> None:
+    """A node that is idle or watches, an instance that is there, a server without scripts: each has another script."""
+    server = start_server("redis")
+    clock = SystemClock()
+    store = lua_store(server.url, namespace=namespace, clock=clock, limits=StoreLimits(), retry_for=0)
+    await store.open()
+    calls, make = store.direct_calls(), Factory(clock)
+    assert calls is not None
+    peer = await Peer(store=store, info=make.node(), make=make).join(LONG_TTL_US)
+    stored = make.instances(7)
+
+    def enqueue(instance: NewInstance) -> None:
+        assert calls is not None
+        assert calls.enqueue([instance], node="näher") == [Enqueued(instance.id, True)]
+        assert calls.enqueue([instance], node="näher") == [Enqueued(instance.id, True, repeated=True)]
+
+    try:
+        enqueue(stored[0])
+        assert [one.id for one in (await peer.take(10))] == [stored[0].id]
+        assert not await peer.take(10)  # it is idle now
+        enqueue(stored[1])
+        assert [hint.what for hint in await store.next_hints(peer.incarnation, IN_TIME)] == ["work"]
+        enqueue(stored[2])
+        server.command("SCRIPT", "FLUSH")
+        enqueue(stored[3])
+        server.command("SET", f"{{peerjob:{namespace}}}:watching", "", "PX", 60_000)
+        enqueue(stored[4])
+        server.command("DEL", f"{{peerjob:{namespace}}}:watching")
+        enqueue(stored[5])
+        server.command("DEL", f"{{peerjob:{namespace}}}:layout")
+        enqueue(stored[6])
+        assert [one.id for one in (await peer.take(10))] == [one.id for one in stored[1:]]
+        record = (await store.get([stored[6].id]))[0]
+        assert record is not None
+        assert {entry.node for entry in record.history[:2]} == {"näher"}
+        with pytest.raises(ValueError, match="36"):
+            calls.enqueue([make.instance(id="short")])
+    finally:
+        await peer.close()
+        await store.close()
 
 
 async def test_a_server_that_is_no_longer_the_primary_gets_no_run(start_server: StartServer, namespace: str) -> None:

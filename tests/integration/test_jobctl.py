@@ -162,10 +162,28 @@ def test_an_output_that_takes_nothing_is_one_line() -> None:
         1,
         "jobctl: the output cannot be written: [Errno 28] No space left on device\n",
     )
-    closed = subprocess.run(
-        ["sh", "-c", '"$0" --version >&-', JOBCTL], capture_output=True, timeout=PATIENCE, check=False
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("--version >&-", "the output cannot be written: [Errno 9] Bad file descriptor"),
+        ("export - >&-", "standard output cannot be written: Bad file descriptor"),
+        ("export - >&- <&-", "standard output cannot be written: Bad file descriptor"),
+        ("import - <&-", "the export is not whole"),
+    ],
+)
+def test_a_stream_that_the_caller_has_closed_is_one_line(tmp_path: Path, command: str, message: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" {command}', JOBCTL],
+        capture_output=True,
+        env=os.environ | {"PEERJOB_STORE": f"sqlite:///{tmp_path / 'jobs.db'}"},
+        timeout=PATIENCE,
+        check=False,
+        text=True,
     )
-    assert (closed.returncode, closed.stdout, closed.stderr) == (0, b"", b"")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"jobctl: {message}")
 
 
 # -- schedule --------------------------------------------------------------------------------------------------------

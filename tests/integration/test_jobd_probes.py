@@ -156,7 +156,7 @@ async def test_a_drain_then_a_sigterm_lets_fifty_running_jobs_end(
 
         first = probed.launch("drain", "--pid", pid, "--timeout", "0.5s")
         assert await first.exit() == 1
-        assert first.lines == ["jobd: not drained after 0.5 s: workers: 50 instance(s) run, 0 are held"]
+        assert first.lines == ["jobd: not drained after 0.5 s: workers: 50 instances still in a worker"]
         assert await probed.ask("live") == (0, "ok")
         status, line = await probed.ask("ready")
         assert (status, line) == (1, "jobd: not ready: intake: drains or stops, and takes no work")

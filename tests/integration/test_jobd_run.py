@@ -176,6 +176,7 @@ def test_a_port_in_use_is_reported_in_one_line(jobd: Jobd, option: str) -> None:
     assert line.startswith("jobd: ")
     assert address in line
     assert "no other program listens on" in line
+    assert "--listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0" in line
 
 
 def test_options_come_from_flags_then_the_environment_then_a_file(jobd: Jobd, redis_server: Server) -> None:

@@ -12,11 +12,13 @@ import pytest
 
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.record import Enqueued, StoreLimits
 from peerjob.store.kv.format.base import Put, Transaction
 from peerjob.store.kv.format.keys import below
 from peerjob.store.sqlite import requests
 from peerjob.store.sqlite.address import parse_address
-from peerjob.store.sqlite.driver import SqliteKeyValue
+from peerjob.store.sqlite.driver import SqliteKeyValue, sqlite_store
+from peerjob.testing.factories import Factory
 from support.processes import ChildProcess
 from support.sqlite_process import COUNTER
 from support.stalls import Stalls, now_us
@@ -105,6 +107,28 @@ async def test_a_stopped_writer_is_named_and_readers_go_on(
     await kv.txn([Transaction([], [Put("test/a", b"")])])
     (entry,) = await kv.get(["test/a"])
     assert entry is not None
+
+
+async def test_a_thread_whose_write_waits_too_long_stores_nothing(
+    url: str, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SystemClock()
+    store, make = sqlite_store(url, namespace="test", clock=clock, limits=StoreLimits(), retry_for=0), Factory(clock)
+    await store.open()
+    calls = store.direct_calls()
+    assert calls is not None
+    monkeypatch.setattr(requests, "WRITE_LOCK_TIMEOUT", 0.3)
+    holder = processes.start("hold")
+    await holder.line("holds")
+    first, second = make.instances(2)
+
+    with pytest.raises(StoreUnavailableError, match=f"process {holder.pid} is inside a write"):
+        await asyncio.to_thread(calls.enqueue, [first])
+    holder.kill()
+    assert await asyncio.to_thread(calls.enqueue, [second]) == [Enqueued(second.id, True)]
+    assert await asyncio.to_thread(calls.enqueue, [second]) == [Enqueued(second.id, True, repeated=True)]
+    assert [one and one.id for one in await store.get([first.id, second.id])] == [None, second.id]
+    await store.close()
 
 
 async def test_a_renewal_is_answered_within_a_second_while_four_processes_write(

@@ -85,6 +85,21 @@ async def test_no_page_is_wider_than_a_phone_with_long_words(web_serving: Servin
         assert found == {}
 
 
+async def test_each_instance_is_one_line_with_its_id_kind_state_and_age_on_a_phone(
+    full_cluster: Cluster, browser_pages: Pages
+) -> None:
+    page = await browser_pages.open()
+    await page.goto(f"{full_cluster.url}/instances?error=e")
+    for width in (NARROW, WIDE):
+        await page.set_viewport_size({"width": width, "height": 900})
+        heights = await page.eval_on_selector_all("#rows tr", "rows => rows.map(row => row.offsetHeight)")
+        assert heights
+        assert max(heights) < 60, "a text takes several lines"
+        cells = page.locator("#rows tr").first.locator("td")
+        seen = [await cells.nth(number).is_visible() for number in range(await cells.count())]
+        assert seen == [True] * 5 + [width == WIDE] * 3
+
+
 @pytest.mark.parametrize("state", ["empty", "full"])
 async def test_each_page_opens_only_in_its_roles(
     state: str, empty_cluster: Cluster, full_cluster: Cluster, browser_pages: Pages

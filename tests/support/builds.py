@@ -22,6 +22,8 @@ EXTRA = msgspec.msgpack.encode({"later": [1, b"\x00"], "5": 2.5})
 
 _ENCODE = "local function encode(record)\n"
 _NEW_RECORD = "local function new_record("
+_IN_PARTS = {"enqueue_one", "enqueue_indexed", "enqueue_waking"}
+"""The scripts that make the record of a plain instance of its parts."""
 
 
 def newer_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits) -> Store:
@@ -63,7 +65,9 @@ def _with_tails(scripts: Mapping[str, Script]) -> Mapping[str, Script]:
     literal = "".join(f"\\{byte:03d}" for byte in TAIL)
     for script in scripts.values():
         source = script.source.replace(_ENCODE, f"{_ENCODE}  record.tail = record.tail or '{literal}'\n")
-        if _NEW_RECORD in source:
+        if script.name in _IN_PARTS:
+            source = _with_tail_of_parts(source, literal)
+        elif _NEW_RECORD in source:
             source = _with_tail_from_birth(source, literal)
         sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
         changed[script.name] = Script(script.name, source, sha)
@@ -84,6 +88,16 @@ end
 """
     body, end, after = rest.partition("\nend\n")
     return f"{head}local function new_record_plainly({body}{end}{born}{after}"
+
+
+def _with_tail_of_parts(source: str, literal: str) -> str:
+    """The client sends the record of a plain instance: its flags are in the first part, and the last part ends it."""
+    first, end, rest = source.partition("\n")
+    changed = f"""
+ARGV[3] = string.sub(ARGV[3], 1, 2) .. string.char(string.byte(ARGV[3], 3) + 128) .. string.sub(ARGV[3], 4)
+ARGV[6] = ARGV[6] .. string.rep('\\000', 20) .. struct.pack('>I4c0', {len(TAIL)}, '{literal}')
+"""
+    return f"{first}{end}{changed}{rest}"
 
 
 class _ExtendedKeyValue:

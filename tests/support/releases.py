@@ -1,9 +1,11 @@
 """Two releases for a test of upgrades: the previous one, and this tree.
 
 Until there is a release, both are made of this tree: nodes of the later one add to each record that they write what a
-later release could add (`support.builds`). From the first release tag on, the earlier nodes run the tagged tree.
+later release could add (`support.builds`). From the first release tag on, the earlier nodes run the tagged tree. The
+variable UPGRADE_FROM names another commit to begin with.
 """
 
+import os
 import subprocess
 import tarfile
 from dataclasses import dataclass
@@ -28,11 +30,11 @@ class Release:
 
 
 def two_releases(folder: Path) -> tuple[Release, Release]:
-    """The earlier and the later release; a tagged tree is unpacked into the folder."""
-    tag = latest_tag()
-    if tag is None:
+    """The earlier and the later release; the tree of a tag or a commit is unpacked into the folder."""
+    commit = os.environ.get("UPGRADE_FROM") or latest_tag()
+    if commit is None:
         return Release("this tree"), Release("a later one", adds=True)
-    return unpacked(tag, folder), Release("this tree")
+    return unpacked(commit, folder), Release("this tree")
 
 
 def latest_tag() -> str | None:

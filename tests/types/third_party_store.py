@@ -30,7 +30,7 @@ from peerjob.model.record import (
     Want,
 )
 from peerjob.model.run_now import RunNowAnswer
-from peerjob.store.base import DirectCalls, Elections, Liveness
+from peerjob.store.base import Elections, Liveness
 
 
 class CountingLiveness:
@@ -70,9 +70,6 @@ class CountingStore:
     @property
     def local_objects(self) -> dict[str, Any] | None:
         return self._inner.local_objects
-
-    def direct_calls(self) -> DirectCalls | None:
-        return self._inner.direct_calls()
 
     async def open(self) -> None:
         await self._inner.open()

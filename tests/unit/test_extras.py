@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -113,6 +114,11 @@ def test_the_extras_of_errors_are_those_of_the_project() -> None:
     assert set(get_args(Extra)) <= set(EXTRAS)
     parts = {name for text in EXTRAS["cluster"] for name in Requirement(text).extras}
     assert parts == {"cli", "etcd", "grpc", "metrics", "uvloop"}
+
+
+def test_the_page_about_the_installation_has_each_extra() -> None:
+    page = (ROOT / "docs" / "start" / "install.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \| ", page, re.MULTILINE)) == set(EXTRAS)
 
 
 def test_a_defect_of_peerjob_is_not_reported_as_a_missing_extra() -> None:

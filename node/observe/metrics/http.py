@@ -9,8 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from peerjob.model.errors import OptionError
-from peerjob.model.listen_address import parse_listen
+from peerjob.model.listen_address import address_not_free, parse_listen
 
 logger = logging.getLogger("peerjob.metrics")
 
@@ -69,11 +68,7 @@ class HttpListener:
         try:
             self._server = await asyncio.start_server(self._connected, host, self._asked_port, limit=MAX_HEAD)
         except OSError as error:
-            raise OptionError(
-                self._option,
-                self._listen,
-                f"an address of this machine that no other program listens on ({error.strerror or error})",
-            ) from None
+            raise address_not_free(self._option, self._listen, error.strerror or str(error)) from None
         return True
 
     async def stop(self) -> None:

@@ -80,13 +80,17 @@ def main(app: Callable[..., Any], name: str, refuse: Callable[[Exception], Error
 
 
 def _prepare_streams() -> None:
-    """Let both output streams take every text, in every locale."""
+    """Replace streams that the caller has closed, and let both output streams take every text, in every locale.
+
+    A closed standard input is empty, and a write to a closed standard output fails, as to a full disk.
+    """
     codecs.register_error(_ESCAPE, _escaped)
-    for name in ("stdout", "stderr"):
+    # in this order, since each takes the lowest free descriptor, which is the one that the caller has closed
+    for name, flags, mode in (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_WRONLY, "w")):
         stream: Any = getattr(sys, name)
-        if stream is None:  # the caller has closed it
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
-        elif isinstance(stream, io.TextIOWrapper):
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode, encoding="utf-8"))
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_ESCAPE)
 
 

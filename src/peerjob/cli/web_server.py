@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 from peerjob import Node, OptionError
 from peerjob.model.clock import Clock
 from peerjob.model.extras import needs_extra
-from peerjob.model.listen_address import is_loopback, parse_listen
+from peerjob.model.listen_address import address_not_free, is_loopback, parse_listen
 from peerjob.model.rights import ANYBODY, Authenticator, Principal
 from peerjob.model.shares import LimitLog, Shares
 from peerjob.model.trusted_proxies import LOOPBACK as LOOPBACK_PROXIES
@@ -129,7 +129,7 @@ class WebServer:
             listening = socket.create_server((self._host.strip("[]"), self._port), family=family, backlog=128)
         except OSError as error:
             address = f"{self._host}:{self._port}"
-            raise OptionError("web_listen", address, f"an address that is free here ({error.strerror})") from None
+            raise address_not_free("web_listen", address, error.strerror or str(error)) from None
         listening.setblocking(False)
         self._port = int(listening.getsockname()[1])
         self._server = _UvicornServer(config)

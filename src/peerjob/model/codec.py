@@ -71,6 +71,19 @@ def encode_value(value: Any) -> bytes:
     return data
 
 
+def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """Encode the list `[args, kwargs]` as `encode_value` does, in fewer steps for plain values without names."""
+    if not kwargs and _PLAIN.issuperset(map(type, args)):
+        try:
+            data = _encode((args, kwargs))
+        except (OverflowError, UnicodeEncodeError):
+            pass  # a value needs a tag
+        else:
+            if len(data) <= TRIVIAL:
+                return data
+    return encode_value([list(args), kwargs])
+
+
 def _encode_any(value: Any) -> bytes:
     if _is_plain(value, MAX_DEPTH):
         try:

@@ -17,6 +17,7 @@ from uuid import UUID
 
 import msgspec
 
+from .durations import MAX_SECONDS
 from .errors import DecodeError
 from .injected import Resource
 from .job import Job
@@ -61,6 +62,14 @@ class DescribedParameter(msgspec.Struct, frozen=True, array_like=True):
     """The text of the default in a key; only for parameters that the key template names."""
 
 
+class DescribedRecurrence(msgspec.Struct, frozen=True, array_like=True):
+    """When the schedule of a kind fires, as its definition says."""
+
+    cron: str | None = None
+    every_us: Annotated[int, msgspec.Meta(gt=0, le=MAX_SECONDS * 1_000_000)] | None = None
+    timezone: str | None = None
+
+
 class Descriptor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The parameters and options of a kind."""
 
@@ -82,6 +91,8 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_retries: int | None = 0
     """Only shown, as `timeout` is: the node that runs an instance has both options."""
     timeout: float | None = None
+    recurrence: DescribedRecurrence | None = None
+    """Only shown: the fires follow the schedule in the store."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -145,12 +156,18 @@ def described(
         key_function=callable(key),
         max_retries=job.policy.max_retries,
         timeout=job.policy.timeout,
+        recurrence=_recurrence(job) if job.timing.recurs else None,
     )
     # the hash of the signature tells annotations apart that the descriptor does not name, and so their schemas
     body = _encode(descriptor)
     if len(body) > MAX_BODY:
         return None
     return hashlib.blake2b(body + signature.hash.encode(), digest_size=DIGEST_BYTES).digest(), body
+
+
+def _recurrence(job: Job[..., Any, Any]) -> DescribedRecurrence:
+    timing = job.timing
+    return DescribedRecurrence(cron=job.options.get("cron"), every_us=timing.every_us, timezone=timing.timezone)
 
 
 def _described(parameter: Parameter, default: str | None, secret: bool) -> DescribedParameter:

@@ -57,18 +57,21 @@ class IdSource:
             return self._next(self._clock.time_us() // 1000)
 
     def _next(self, millis: int) -> str:
-        bits = self._clock.random.getrandbits
         counter = self._counter + 1
-        is_later = millis > self._millis or counter >= 1 << 26
-        if is_later:
-            self._millis = max(millis, self._millis + 1)
-            counter = bits(24) + 1
-        low = counter & 0x3FFF
-        if is_later or not low:
-            head = f"{self._millis:012x}"
-            self._head = f"{head[:8]}-{head[8:]}-{0x7000 | counter >> 14:04x}-"
+        if millis > self._millis or not counter & 0x3FFF:
+            counter = self._new_head(millis, counter)
         self._counter = counter
-        return self._head + ((0x8000 | low) << 48 | bits(48)).to_bytes(8).hex("-", 6)
+        tail = (0x8000 | counter & 0x3FFF) << 48 | self._clock.random.getrandbits(48)
+        return self._head + tail.to_bytes(8).hex("-", 6)
+
+    def _new_head(self, millis: int, counter: int) -> int:
+        """Make the head of the next ids, and return the counter of the next id."""
+        if millis > self._millis or counter >= 1 << 26:
+            self._millis = max(millis, self._millis + 1)
+            counter = self._clock.random.getrandbits(24) + 1
+        head = f"{self._millis:012x}"
+        self._head = f"{head[:8]}-{head[8:]}-{0x7000 | counter >> 14:04x}-"
+        return counter
 
 
 class OutboxIdSource(IdSource):

@@ -8,6 +8,8 @@ from .errors import OptionError
 
 GRPC_PORT = 59051
 """The default port on which a node serves gRPC."""
+FREE_ADDRESS = "an address of this machine that no other program listens on"
+"""What a server expects of its address when it starts."""
 
 
 def parse_listen(option: str, listen: str, *, example: int) -> tuple[str, int]:
@@ -16,6 +18,11 @@ def parse_listen(option: str, listen: str, *, example: int) -> tuple[str, int]:
     if not colon or not host or not port.isdecimal() or int(port) > 65_535:
         raise OptionError(option, listen, f"host:port, such as 127.0.0.1:{example} or [::1]:{example}")
     return host, int(port)
+
+
+def address_not_free(option: str, address: str, reason: str = "") -> OptionError:
+    """The error of a server that cannot listen on an address."""
+    return OptionError(option, address, f"{FREE_ADDRESS}{f' ({reason})' if reason else ''}")
 
 
 def is_loopback(host: str) -> bool:

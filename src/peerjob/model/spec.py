@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from .bounds import TRIVIAL, Bounds
-from .codec import decode_shown, encode_value, has_secret
+from .codec import decode_shown, encode_call, encode_value, has_secret
 from .errors import DecodeError, EncodeError
 from .record import Moment
 
@@ -97,7 +97,7 @@ decode_progress = reader(Progress, "stored progress")
 
 def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     """Encode arguments for storage."""
-    return encode_value([list(args), kwargs])
+    return encode_call(args, kwargs)
 
 
 def redacted(data: bytes) -> bytes:

@@ -6,6 +6,7 @@ which may have made it up. So the list is read from its end, as long as each add
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Iterable
 
@@ -19,6 +20,10 @@ HEADER = "x-forwarded-for"
 LOOPBACK = ("127.0.0.0/8", "::1")
 _IPV6_PREFIX = 64
 """The bits of an IPv6 address that name a network. A caller can choose the others for each connection."""
+_MAX_KEPT = 1024
+"""Most addresses that are kept parsed, since each call of a server needs that of its caller several times."""
+_MAX_KEPT_TEXT = 64
+"""Most characters of a text that is kept. Longer ones come from callers that make up X-Forwarded-For."""
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 """IPv4 addresses in the form of IPv6 addresses."""
 
@@ -55,6 +60,11 @@ class TrustedProxies:
 
 def network_of(address: str) -> str:
     """What counts as one caller of all connections from an address: the address, or the network of an IPv6 address."""
+    return _network_of(address) if len(address) <= _MAX_KEPT_TEXT else _network_of.__wrapped__(address)
+
+
+@functools.lru_cache(maxsize=_MAX_KEPT)
+def _network_of(address: str) -> str:
     parsed = _address(address)
     if isinstance(parsed, ipaddress.IPv6Address) and not parsed.is_loopback:
         return str(ipaddress.ip_network((int(parsed), _IPV6_PREFIX), strict=False))
@@ -77,6 +87,11 @@ def _network(option: str, text: str) -> Network:
 
 def _address(text: str) -> Address | None:
     """The address in a text, which may have a port; None if there is none. A zone is left out: it can be any text."""
+    return _parsed(text) if len(text) <= _MAX_KEPT_TEXT else _parsed.__wrapped__(text)
+
+
+@functools.lru_cache(maxsize=_MAX_KEPT)
+def _parsed(text: str) -> Address | None:
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

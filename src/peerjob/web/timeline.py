@@ -17,6 +17,8 @@ WIDTH, BAR, TEXT = 1000, 22, 14
 """The size of the drawing."""
 LEAST = 4.0
 """The least width of a span, so that a short one can be seen."""
+COLORS = {"queue": "queued", "run": "running", "good": "completed", "warn": "cancelled", "bad": "failed"}
+"""The meaning of each color, by its class in app.css."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +66,17 @@ def timeline(history: Sequence[HistoryEntry], now: datetime) -> Markup:
         '<text x="0" y="{0}">{1:%H:%M:%S}</text><text x="{2}" y="{0}" text-anchor="end">{3:%H:%M:%S} UTC</text>'
     )
     label = "; ".join(printable(part.label) for part in parts[-10:])
-    return Markup('<svg class="timeline" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}</svg>').format(
+    drawing = Markup('<svg class="timeline" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}</svg>').format(
         WIDTH, BAR + TEXT, label, Markup("").join(drawn), ends.format(BAR + TEXT - 2, begin, WIDTH, end)
     )
+    return drawing + _legend(parts)
+
+
+def _legend(parts: Sequence[Stretch]) -> Markup:
+    """The meaning of each color that the drawing has."""
+    entry = Markup('<span class="cell {}"></span> {} ')
+    entries = [entry.format(name, COLORS[name]) for name in dict.fromkeys(_class(part.state) for part in parts)]
+    return Markup('<p class="legend">{}</p>').format(Markup("").join(entries))
 
 
 def _class(state: State) -> str:

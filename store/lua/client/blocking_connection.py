@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import ssl
+import struct
 import time
 import weakref
 from typing import Any
@@ -16,6 +18,8 @@ from .credentials import Given
 from .replies import DisconnectedError, ProtocolError
 
 _READ_BYTES = 65_536
+_TIMEVAL = struct.Struct("ll")
+"""A `struct timeval`: seconds, and microseconds."""
 
 
 class BlockingConnection:
@@ -28,10 +32,25 @@ class BlockingConnection:
         """The credentials that the server accepted."""
         self._socket = sock
         self._reader = ReplyReader()
+        self._is_encrypted = isinstance(sock, ssl.SSLSocket)
+        self._arrived = select.poll()
+        self._arrived.register(sock, select.POLLIN)
         _connections.add(self)
+
+    def limit(self, seconds: float) -> None:
+        """Let each read and write end after this time; necessary before the first call."""
+        if self._is_encrypted:
+            self._socket.settimeout(seconds)
+            return
+        # the kernel measures the time: for a timeout of the socket, Python would wait by a call of its own
+        limit = _TIMEVAL.pack(int(seconds), max(1, int(seconds % 1 * 1_000_000)))
+        self._socket.setblocking(True)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
     def sign_in(self, options: ConnectionOptions, timeout: float) -> None:
         """Sign in, name the connection, and select the database; raises what `call` raises."""
+        self.limit(timeout)
         commands = [("AUTH", *self.given)] if self.given[-1] else []
         commands.append(("CLIENT", "SETNAME", options.name))
         if options.db:
@@ -46,11 +65,15 @@ class BlockingConnection:
         """Whether the connection is open, and the server has sent nothing since the last call."""
         if self._reader.has_rest:
             return False
+        return not self._arrived.poll(0) or (self._is_encrypted and self._has_only_tickets())
+
+    def _has_only_tickets(self) -> bool:
+        """Whether an encrypted connection is open, and has got no data, but only messages of TLS itself."""
         timeout = self._socket.gettimeout()
         try:
             self._socket.settimeout(0)
             self._socket.recv(1)
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except ssl.SSLWantReadError:
             self._socket.settimeout(timeout)
             return True
         except OSError:
@@ -64,16 +87,29 @@ class BlockingConnection:
         After an error, end the connection.
         """
         until = time.monotonic() + timeout
-        self._socket.sendall(packed)
         replies: list[Any] = []
-        self._read(replies)
-        while len(replies) < count:
-            if time.monotonic() > until:
-                raise TimeoutError(f"no complete answer within {timeout:g} s")
+        try:
+            if self._is_encrypted:
+                self._socket.sendall(packed)
+            elif (sent := self._socket.send(packed)) < len(packed):
+                self._send_rest(packed, sent, until)
             self._read(replies)
+            while len(replies) < count:
+                if time.monotonic() > until:
+                    raise TimeoutError
+                self._read(replies)
+        except (TimeoutError, BlockingIOError):  # the latter, if the kernel measures the time
+            raise TimeoutError(f"no complete answer within {timeout:g} s") from None
         if len(replies) > count:
             raise ProtocolError("the server sent a reply to no command")
         return replies
+
+    def _send_rest(self, packed: bytes, sent: int, until: float) -> None:
+        rest = memoryview(packed)
+        while sent < len(packed):
+            if time.monotonic() > until:
+                raise TimeoutError
+            sent += self._socket.send(rest[sent:])
 
     def _read(self, replies: list[Any]) -> None:
         data = self._socket.recv(_READ_BYTES)

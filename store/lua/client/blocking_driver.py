@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import threading
+import queue
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +40,9 @@ class BlockingDriver(Driver):
         super().__init__(address, namespace=leading.namespace, credentials=credentials)
         self._leading = leading
         self._free: list[BlockingConnection] = []
-        self._in_flight = threading.Semaphore(MAX_CALLS)
+        self._permits = queue.SimpleQueue[None]()
+        for _ in range(MAX_CALLS):
+            self._permits.put(None)
         self._closed = False
 
     async def _release(self) -> None:
@@ -58,14 +61,20 @@ class BlockingDriver(Driver):
     async def _send(
         self, commands: Sequence[tuple[Argument, ...]], timeout: float, *, alone: bool = False
     ) -> list[Any]:
+        return self.exchange(b"".join(map(pack, commands)), len(commands), timeout)
+
+    def exchange(self, packed: bytes, count: int, timeout: float | None = None) -> list[Any]:
+        """Send packed commands in one write; the replies include the server's errors as values."""
+        timeout = self._call_timeout if timeout is None else timeout
         self._check_process()
-        packed = b"".join(map(pack, commands))
-        if not self._in_flight.acquire(timeout=timeout):
-            raise StoreUnavailableError(self.url, f"{MAX_CALLS} threads wait for answers")
+        try:
+            self._permits.get(timeout=timeout)
+        except queue.Empty:
+            raise StoreUnavailableError(self.url, f"{MAX_CALLS} threads wait for answers") from None
         connection: BlockingConnection | None = None
         try:
             connection = self._idle() or self._open()
-            replies = connection.call(packed, len(commands), timeout)
+            replies = connection.call(packed, count, timeout)
         except (DisconnectedError, OSError) as error:
             if connection is not None:
                 connection.end()
@@ -76,14 +85,21 @@ class BlockingDriver(Driver):
                 connection.end()
             raise
         finally:
-            self._in_flight.release()
-        if len(self._free) < KEPT_CONNECTIONS and not any(isinstance(reply, Exception) for reply in replies):
-            self._free.append(connection)
-            if self._closed:  # seen after it is in the list, so that the driver or this thread ends it
-                self._drop_free()
-        else:
-            connection.end()
+            self._permits.put(None)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                connection.end()
+                return replies
+        self._give_back(connection)
         return replies
+
+    def _give_back(self, connection: BlockingConnection) -> None:
+        if len(self._free) >= KEPT_CONNECTIONS:
+            connection.end()
+            return
+        self._free.append(connection)
+        if self._closed:  # seen after it is in the list, so that the driver or this thread ends it
+            self._drop_free()
 
     def _idle(self) -> BlockingConnection | None:
         """Return an idle connection that can be used for a call, and drop the others on the way; None if none is left.
@@ -104,10 +120,12 @@ class BlockingDriver(Driver):
         peer, given = self._leading.peer, self._leading.options.latest()
         if peer is None or given is None:
             raise StoreUnavailableError(self.url, "the event loop has no connection to it at the moment")
+        until = time.monotonic() + self._call_timeout
         sock = connect_blocking(*peer, self._leading.options, self._call_timeout)
         connection = BlockingConnection(sock, peer, given)
         try:
-            connection.sign_in(self._leading.options, self._call_timeout)
+            connection.sign_in(self._leading.options, max(0.001, until - time.monotonic()))
+            connection.limit(self._call_timeout)
         except BaseException:
             connection.end()
             raise

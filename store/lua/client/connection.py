@@ -165,11 +165,13 @@ class ServerConnection(StreamOwner):
             self.fail(ProtocolError("the server sent a reply to no command"))
         elif len(replies) == self._count:
             answer, self._answer, self._replies = self._answer, None, []  # the caller alone keeps large replies
-            if not answer.done():
-                ending = next(
-                    (reply for reply in replies if isinstance(reply, ServerError) and reply.ends_connection), None
-                )
-                answer.set_result(replies) if ending is None else answer.set_exception(ending)
+            if answer.done():
+                return
+            for reply in replies:
+                if isinstance(reply, ServerError) and reply.ends_connection:
+                    answer.set_exception(reply)
+                    return
+            answer.set_result(replies)
 
     def eof_received(self) -> None:
         """Close the connection: the server sends nothing more."""

@@ -148,7 +148,7 @@ class Driver(ABC):
 
     async def run(self, *calls: Call) -> list[Reply]:
         """Run scripts in this order, sent in one write if the library can."""
-        commands = self._evalshas(calls)
+        commands = self.commands(*calls)
         replies = await self._send(commands, self._call_timeout)
         for reply in replies:
             if isinstance(reply, Exception):
@@ -165,7 +165,7 @@ class Driver(ABC):
         return self.run(*calls) if durability is None else self._run_confirmed(durability, calls)
 
     async def _run_confirmed(self, durability: Durability, calls: Sequence[Call]) -> list[Reply]:
-        commands = [*self._evalshas([*calls, ("confirm", ())]), durability.command]
+        commands = [*self.commands(*calls, ("confirm", ())), durability.command]
         timeout = self._call_timeout + durability.timeout
         async with self._durable_in_flight():
             replies = await self._send(commands, timeout, alone=True)
@@ -189,7 +189,7 @@ class Driver(ABC):
         An error of the script is returned: the elements are no longer in the list.
         """
         wait = ("BLMPOP", f"{max(timeout, 0.001):.3f}", 1, key, "LEFT", "COUNT", limit)
-        commands = [wait, *self._evalshas([call])]
+        commands = [wait, *self.commands(call)]
         popped, reply = await self._send(commands, timeout + self._call_timeout, alone=True)
         (popped,) = self._checked([popped])
         return [] if popped is None else _pairs(popped)[key.encode()], reply
@@ -313,7 +313,8 @@ class Driver(ABC):
     def _lacks_script(self, reply: Any) -> bool:
         return isinstance(reply, Exception) and self.cause_of(reply) is Cause.NO_SCRIPT
 
-    def _evalshas(self, calls: Sequence[Call]) -> list[tuple[Argument, ...]]:
+    def commands(self, *calls: Call) -> list[tuple[Argument, ...]]:
+        """The commands that run scripts."""
         keys = self._declared
         scripts = self._scripts
         return [("EVALSHA", scripts[name].sha, len(keys), *keys, *arguments) for name, arguments in calls]

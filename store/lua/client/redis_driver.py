@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from peerjob.model.errors import StoreError, StoreUnavailableError
+from peerjob.model.permits import Permits
 from peerjob.store.calls import no_answer
 from peerjob.store.lua.scripts.script import Argument
 from peerjob.store.per_loop import PerLoop
@@ -60,7 +61,7 @@ class RedisDriver(Driver):
         self._losses = 0
         """How many times all connections had to be closed. A connection that was opened before is not kept."""
         self._closed = False
-        self._in_flight = PerLoop(lambda: asyncio.Semaphore(MAX_CALLS))
+        self._in_flight = PerLoop(lambda: Permits(MAX_CALLS))
         self.options = server_options(address, self._connect_timeout, credentials)
         self._reached: tuple[Host | str, str] | None = None
         """The server of the latest connection, and its address."""
@@ -112,9 +113,9 @@ class RedisDriver(Driver):
     ) -> list[Any]:
         self._check_process()
         packed = b"".join(map(pack, commands))  # before it takes a permit: fails if a text cannot be encoded
-        permit = None if alone else self._in_flight()
-        if permit is not None:
-            await permit.acquire()
+        permits = None if alone else self._in_flight()
+        if permits is not None and not permits.take():
+            await permits.wait()
         deadline = asyncio.get_running_loop().time() + timeout
         connection: ServerConnection | None = None
         losses = self._losses
@@ -143,8 +144,8 @@ class RedisDriver(Driver):
         finally:
             if connection is not None:
                 self._busy.discard(connection)
-            if permit is not None:
-                permit.release()
+            if permits is not None:
+                permits.give_back()
 
     def _failure(self, error: Exception, timeout: float) -> StoreError:
         if isinstance(error, ServerError):
@@ -171,9 +172,11 @@ class RedisDriver(Driver):
         `losses` is the number from the start of the call: if another call has met a lost server since, this connection
         may lead there, too.
         """
-        if any(map(_leads_elsewhere, replies)):
-            self._drop(connection)
-        elif self._closed or losses != self._losses or len(self._free) >= KEPT_CONNECTIONS:
+        for reply in replies:
+            if isinstance(reply, ServerError) and _leads_elsewhere(reply):
+                self._drop(connection)
+                return
+        if self._closed or losses != self._losses or len(self._free) >= KEPT_CONNECTIONS:
             connection.end()
         else:
             self._free.append(connection)
@@ -242,6 +245,6 @@ def cause_by_code(error: Exception) -> Cause:
     return _CAUSES.get(error.code, Cause.OTHER) if isinstance(error, ServerError) else Cause.OTHER
 
 
-def _leads_elsewhere(reply: Any) -> bool:
-    """Return whether a reply is an error which says that another server is the primary of the namespace."""
-    return isinstance(reply, ServerError) and (reply.code in ("MOVED", "READONLY") or is_demoted(reply))
+def _leads_elsewhere(error: ServerError) -> bool:
+    """Return whether an error says that another server is the primary of the namespace."""
+    return error.code in ("MOVED", "READONLY") or is_demoted(error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Mapping, Sequence
@@ -161,20 +162,23 @@ class _BlockingEncrypted(blocking.SSLConnection):
 
     name: str
     context: SSLContext
+    until: float
 
     def _wrap_socket_with_ssl(self, sock: socket.socket) -> SSLSocket:
+        sock.settimeout(max(0.001, self.until - time.monotonic()))  # of the whole handshake
         return self.context.wrap_socket(sock, server_hostname=self.name)
 
 
-def connect_blocking(
-    server: Host | str, address: str, options: ConnectionOptions, call_timeout: float
-) -> socket.socket:
+def connect_blocking(server: Host | str, address: str, options: ConnectionOptions, timeout: float) -> socket.socket:
     """Connect to one address of a host, or to the path of a socket; for a thread without an event loop.
 
-    Each read and write of the socket ends after `call_timeout` seconds. Raises DisconnectedError.
+    It takes at most `timeout` seconds, the handshake of TLS included. The caller sets the timeout of the socket. Raises
+    DisconnectedError.
     """
     common = _common(options)
-    common |= {"socket_timeout": call_timeout, "retry": Retry(NoBackoff(), 0)}
+    common |= {"socket_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
+    common["socket_connect_timeout"] = min(options.timeout, timeout)
+    until = time.monotonic() + timeout
     tls = options.tls_context()
     connection: Any
     if isinstance(server, str):
@@ -182,7 +186,7 @@ def connect_blocking(
     else:
         kind = blocking.Connection if tls is None else _BlockingEncrypted
         connection = kind(host=address, port=server.port, socket_keepalive=True, **common)
-        connection.name, connection.context = server.name, tls
+        connection.name, connection.context, connection.until = server.name, tls, until
     try:
         connection.connect()
     except RedisError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 import msgspec
@@ -21,8 +22,12 @@ MAX_TIME_US = 2**53 - 1
 """The latest time in microseconds that a double holds exactly: the year 2255."""
 ID_SIZE = 36
 MAX_NOTE = 1000
+MAX_PLAIN_RECORDS = 1_000
+"""The maximum number of kinds and options whose record is kept for the next instance."""
 
 _NUMBERS = struct.Struct(">BBBHidddIIIIdII")
+_HEAD, _COUNTS = struct.Struct(">BBBHi"), struct.Struct(">IIIIdII")
+_TIME_BYTES = 8
 _SIZE = struct.Struct(">I")
 _ENTRY = struct.Struct(">BdI")
 _HAS_KEY, _HAS_RESULT, _HAS_ERROR, _HAS_PROGRESS, _HAS_SLOT, _HAS_TAIL = 2, 4, 8, 16, 64, 128
@@ -72,17 +77,40 @@ def enqueue_arguments(instances: Sequence[NewInstance], node: str) -> list[Argum
 
 
 def plain_arguments(instance: NewInstance, node: str) -> tuple[Argument, ...] | None:
-    """Arguments of enqueue_one.lua and enqueue_waking.lua; None if the instance is not simple enough for it."""
-    if (
-        instance.due_us is not None
-        or instance.delay_us
-        or instance.key is not None
-        or instance.tags
-        or _counts(instance)
-    ):
+    """Arguments of enqueue_waking.lua and the cheaper scripts; None if the instance is not simple enough for them."""
+    if not is_plain(instance):
         return None
-    retention = -1 if instance.retention_us is None else instance.retention_us
-    return (node, instance.kind, instance.priority, retention, instance.max_crashes, instance.id, instance.spec)
+    kind, priority = instance.kind, instance.priority
+    parts = plain_record(kind, priority, instance.retention_us, instance.max_crashes, node)
+    return (kind, priority, *parts, instance.id, instance.spec)
+
+
+def is_plain(instance: NewInstance) -> bool:
+    """Whether an instance is due now, and has no key, no tags, and no counts of another store."""
+    return (
+        instance.due_us is None
+        and not instance.delay_us
+        and instance.key is None
+        and not (instance.tags or instance.attempts or instance.crashes or instance.losses)
+    )
+
+
+@lru_cache(maxsize=MAX_PLAIN_RECORDS)
+def plain_record(
+    kind: str, priority: int, retention_us: int | None, max_crashes: int, node: str
+) -> tuple[bytes, bytes, bytes, bytes]:
+    """The record of a new instance without key, tags and slot, cut where its time belongs.
+
+    The time stands four times in the record: the due time, followed by the fence 0; the time of the last change; and
+    the times of Created and of Scheduled.
+    """
+    retention = -1 if retention_us is None else retention_us
+    entry = _SIZE.pack(1) + _sized(node.encode()) + _sized(b"")
+    between = entry + bytes([State.SCHEDULED])
+    head = _HEAD.pack(FORMAT, State.SCHEDULED, 0, 2, priority)
+    history_size = 2 * (1 + _TIME_BYTES + len(entry))
+    numbers = _COUNTS.pack(0, 0, 0, max_crashes, retention, 0, 0) + _sized(kind.encode()) + _sized(b"")
+    return head, numbers + _SIZE.pack(history_size) + bytes([State.CREATED]), between, entry
 
 
 def check_id(id: str) -> None:
@@ -293,12 +321,12 @@ def _sized(text: bytes) -> bytes:
 def _texts(raw: bytes, position: int, count: int) -> tuple[list[bytes], int]:
     texts: list[bytes] = []
     for _ in range(count):
-        (size,) = _SIZE.unpack_from(raw, position)
-        position += _SIZE.size
-        if position + size > len(raw):
-            raise ValueError(f"{len(raw)} bytes, at least {position + size} expected")
-        texts.append(raw[position : position + size])
-        position += size
+        begin = position + 4
+        position = begin + int.from_bytes(raw[position:begin])
+        texts.append(raw[begin:position])
+    # a size that is cut off reads as a smaller one, and then begins after the end
+    if position > len(raw):
+        raise ValueError(f"{len(raw)} bytes, at least {position} expected")
     return texts, position
 
 

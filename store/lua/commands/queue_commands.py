@@ -41,7 +41,7 @@ _MAX_PART = 500
 """The maximum number of kinds in one call that registers a part of a set."""
 _MAX_ATTEMPTS = 3
 """The maximum number of times that a set is sent, if the server loses parts of the set."""
-_CHEAP_SCRIPTS = {1: "enqueue_one", 2: "enqueue_waking"}
+CHEAP_SCRIPTS = {1: "enqueue_one", 2: "enqueue_waking", 3: "enqueue_indexed"}
 """The cheap scripts that enqueue, by the reply that recommends each for the next call."""
 _FULL_CLAIMS = 10
 """Claims until the next try of claim_one.lua, so that few claims need a second round trip while a node watches."""
@@ -59,7 +59,7 @@ class LuaQueueCommands(LuaCommands):
         """Per incarnation, the kinds of the latest registration and the name of the set of the kinds."""
         self._full_claims = 0
         """How many of the next claims that wait for a hint use claim.lua, since claim_one.lua did nothing."""
-        self._cheap_script = _CHEAP_SCRIPTS[1]
+        self._cheap_script = CHEAP_SCRIPTS[1]
         """The script for a single plain instance; "" while a node watches all changes. The last enqueue tells which."""
 
     async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
@@ -72,13 +72,13 @@ class LuaQueueCommands(LuaCommands):
         while plain is not None and (script := self._cheap_script):  # other threads change it, too
             (reply,) = await self._run_durably((script, plain))
             if reply:
-                self._cheap_script = _CHEAP_SCRIPTS[abs(reply)]
+                self._cheap_script = CHEAP_SCRIPTS[abs(reply)]
                 return [Enqueued(instances[0].id, True, repeated=reply < 0)]
-            self._cheap_script = _CHEAP_SCRIPTS[2] if script == _CHEAP_SCRIPTS[1] else ""
+            self._cheap_script = "" if script == CHEAP_SCRIPTS[2] else CHEAP_SCRIPTS[2]
         answers: list[Enqueued] = []
         for part in _by_kinds(instances):
             (reply,) = await self._run_durably(("enqueue", enqueue_arguments(part, node)))
-            self._cheap_script = _CHEAP_SCRIPTS.get(reply, "") if isinstance(reply, int) else ""
+            self._cheap_script = CHEAP_SCRIPTS.get(reply, "") if isinstance(reply, int) else ""
             answers += _enqueued(part, reply)
         return answers
 

@@ -42,9 +42,9 @@ _CONSTANTS = {
     "KEY_TAKEN": KEY_TAKEN,
     "REPLACED": REPLACED,
 }
-_ANY_LAYOUT = ("open", "wipe")
-"""Scripts that can write to a namespace of any layout. All other writing scripts stop at the check of `layout` in
-base.lua."""
+_OWN_LAYOUT_CHECK = ("open", "wipe", "enqueue_one")
+"""Scripts that can write to a namespace of any layout, and one that compares the layout itself. All other writing
+scripts stop at the check of `layout` in base.lua."""
 _MAX_OUTER = 60
 """Lua's limit of names of outer levels that a function uses."""
 _LEVEL = 30
@@ -157,7 +157,7 @@ def _script(name: str, text: str, definitions: Sequence[_Definition], literals: 
     shebang, _, body = text.partition("\n")
     body = _with_literals(_without_comments(body), literals)
     wanted = set(_TOKEN.findall(body))
-    if "no-writes" not in shebang and name not in _ANY_LAYOUT:
+    if "no-writes" not in shebang and name not in _OWN_LAYOUT_CHECK:
         wanted.add("layout")
     chosen: list[_Definition] = []
     for definition in reversed(definitions):

@@ -71,6 +71,14 @@ def test_what_is_no_terminal_gets_lines_of_any_length(capsys: pytest.CaptureFixt
     assert "x" * 500 in capsys.readouterr().out
 
 
+def test_what_is_no_terminal_has_the_width_that_is_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    Printer(Format.TABLE).many([{"name": "x" * 500, "more": None}], PEOPLE)
+    assert [len(line.rstrip()) for line in capsys.readouterr().out.splitlines()] == [4, 60]
+
+
 def test_the_columns_of_wide_are_left_out_of_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     Printer(Format.WIDE).many([ANN], PEOPLE)
     assert capsys.readouterr().out.split() == ["NAME", "MORE", "Ann", "[1,", "2]"]

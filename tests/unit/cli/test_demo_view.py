@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from peerjob import NodeView, State, Stats
@@ -69,3 +70,12 @@ async def test_without_a_terminal_there_is_a_line_a_second_and_one_for_each_even
     lines = out.getvalue().splitlines()
     assert [line.split()[0] for line in lines] == ["0.0s", "1.0s", "2.0s", "2.5s"]
     assert lines[0].endswith("3 nodes, 3,000 waiting, 6 running, 3,702 of 6,708 done")
+
+
+def test_only_what_runs_on_a_live_node_counts_as_running(clock: VirtualClock) -> None:
+    """Claims ahead of the workers and claims of a killed node wait."""
+    out = io.StringIO()
+    stats = Stats(counts={"demo.slow": {State.SCHEDULED: 1_000, State.PROCESSING: 182, State.COMPLETED: 18}})
+    (node,) = nodes(1)
+    DemoView(Console(file=out, width=80), clock).show(stats, [replace(node, running=179)])
+    assert out.getvalue().rstrip().endswith("1 node, 1,178 waiting, 4 running, 18 of 1,200 done")

@@ -278,7 +278,7 @@ async def test_a_port_in_use_is_named() -> None:
         first = WebServer(node, "127.0.0.1:0")
         await first.start()
         second = WebServer(node, first.url.removeprefix("http://").rstrip("/"))
-        with pytest.raises(OptionError, match="web_listen: expected an address that is free here"):
+        with pytest.raises(OptionError, match="web_listen: expected an address of this machine"):
             await second.start()
         await first.stop()
         await first.stop()

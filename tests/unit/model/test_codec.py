@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peerjob.model.bounds import MAX_DEPTH
-from peerjob.model.codec import decode_value, encode_value
+from peerjob.model.codec import decode_value, encode_call, encode_value
 from peerjob.model.errors import DecodeError, EncodeError, PeerjobError
 from peerjob.model.injected import INJECTED
 from peerjob.model.json_text import to_json
@@ -515,3 +515,25 @@ def test_json_for_people_of_a_mapping_with_odd_keys_or_values(value: Any, expect
 def test_a_time_of_day_keeps_its_zone() -> None:
     found = decode_value(encode_value(time(9, 30, tzinfo=ZoneInfo("Europe/Berlin"))))
     assert (found.replace(tzinfo=None), found.tzinfo) == (time(9, 30), ZoneInfo("Europe/Berlin"))
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        (1, "text", 2.5, True, None, b"bytes"),
+        (2**64, "half \ud800"),
+        ("x" * 5_000,),
+        ([1, [2, {"a": (3,)}]], {1, 2}),
+        (IntEnum("Level", "LOW").LOW,),  # type: ignore[attr-defined]  # made by a call
+    ],
+    ids=["none", "plain", "tagged", "long", "nested", "enum"],
+)
+@pytest.mark.parametrize("kwargs", [{}, {"name": 1}])
+def test_a_call_is_encoded_as_the_list_of_its_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    assert encode_call(args, kwargs) == encode_value([list(args), kwargs])
+
+
+def test_a_call_with_a_value_that_cannot_be_stored_is_refused() -> None:
+    with pytest.raises(EncodeError, match="object"):
+        encode_call((1, object()), {})

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from peerjob.model import trusted_proxies
 from peerjob.model.errors import OptionError
 from peerjob.model.trusted_proxies import TrustedProxies, network_of
 
@@ -91,3 +92,12 @@ def test_proxies_are_texts_in_a_list(given: Any) -> None:
 )
 def test_an_ipv6_network_counts_as_one_caller(address: str, network: str) -> None:
     assert network_of(address) == network
+
+
+def test_a_long_text_of_a_caller_is_not_kept() -> None:
+    kept = trusted_proxies._parsed.cache_info().currsize  # pyright: ignore[reportPrivateUsage]
+    for number in range(20):
+        made_up = f"{'x' * 1_000}{number}"
+        assert TRUSTED.caller_of("10.0.0.7", [made_up]) == "10.0.0.7"
+        assert network_of(made_up) == made_up
+    assert trusted_proxies._parsed.cache_info().currsize <= kept + 1  # pyright: ignore[reportPrivateUsage]

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -30,8 +30,11 @@ from peerjob import (
     OptionError,
     Query,
     State,
+    Store,
 )
 from peerjob.model.clock import SystemClock
+from peerjob.model.record import StoreLimits
+from peerjob.store.drivers import open_store
 from peerjob.testing import running_node
 from support.factories import shared_url
 
@@ -428,3 +431,22 @@ def test_the_blocking_verbs_are_those_of_the_asynchronous_classes() -> None:
     done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+class OlderStore:
+    """A store by a third party, made before threads had calls of their own."""
+
+    def __init__(self, inner: object) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "direct_calls":
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+
+def test_a_store_without_calls_for_threads(tmp_path: Path) -> None:
+    inner = open_store(f"sqlite://{tmp_path}/store.db", namespace="default", clock=SystemClock(), limits=StoreLimits())
+    store = cast("Store", OlderStore(inner))
+    with Node(store, jobs=[ADD]).blocking() as manager:
+        assert manager.schedule(ADD, 40, 2).result(timeout=60) == 42

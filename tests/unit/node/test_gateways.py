@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import msgspec
@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from peerjob import INJECTED, ArgumentError, Client, Context, Job, Node, OptionError, Query, Secret, Server, Store
 from peerjob.model.definition import decode_definition
+from peerjob.model.descriptor import DescribedRecurrence, Descriptor
 from peerjob.model.published import KindDescriptor
 from peerjob.model.record import Enqueued, NewInstance, NodeInfo
 from peerjob.model.spec import redacted
@@ -27,6 +28,9 @@ async def charge(
 
 
 def strict(number: int, at: datetime | None = None) -> None: ...
+
+
+def night() -> None: ...
 
 
 def hidden(name: str, password: Annotated[str, Secret] = "geheim") -> None: ...
@@ -346,6 +350,48 @@ async def test_a_client_of_a_gateway_gets_the_same() -> None:
             await client.schedule("charge")
         with pytest.raises(ArgumentError, match="has no parameter 'x'"):
             await client.schedule_many([Job("strict").call(1, x=2)])
+
+
+async def test_a_gateway_lists_the_recurrence_of_a_kind() -> None:
+    url = shared_url()
+    jobs = [
+        CHARGE,
+        Job("nightly", night, cron="0 3 * * *", timezone="Europe/Berlin"),
+        Job("often", night, every="90s"),
+        Job("interval", night, cron="@every 5m"),
+    ]
+    async with (
+        Node(url, jobs=jobs, name="worker", workers=1) as worker,
+        Node(url, name="gateway", workers=0) as gateway,
+        Server(gateway, "127.0.0.1:0") as server,
+        Client(f"127.0.0.1:{server.port}") as client,
+    ):
+        listed = {job.kind: (job.cron, job.every, job.timezone) for job in await client.registered_jobs()}
+        assert listed == {job.kind: (job.cron, job.every, job.timezone) for job in await worker.registered_jobs()}
+    assert listed == {
+        "charge": (None, None, None),
+        "nightly": ("0 3 * * *", None, "Europe/Berlin"),
+        "often": (None, timedelta(seconds=90), None),
+        "interval": ("@every 5m", timedelta(minutes=5), None),
+    }
+
+
+def test_an_older_release_reads_the_descriptor_of_a_recurring_kind() -> None:
+    """It skips what it does not know, and the descriptor of a kind without a recurrence is the one that it writes."""
+    older = msgspec.defstruct(
+        "Older",
+        [
+            (field.name, field.type, field.default)
+            for field in msgspec.structs.fields(Descriptor)
+            if field.name != "recurrence"
+        ],
+        kw_only=True,
+        omit_defaults=True,
+    )
+    plain = Descriptor(kind="nightly", priority=2, tags=("a",))
+    recurring = replace(plain, recurrence=DescribedRecurrence(cron="0 3 * * *", timezone="UTC"))
+    read = msgspec.msgpack.decode(msgspec.msgpack.encode(recurring), type=older)
+    assert msgspec.msgpack.encode(read) == msgspec.msgpack.encode(plain)
 
 
 async def test_a_build_that_is_published_after_its_node_has_joined_is_found(clock: VirtualClock) -> None:

@@ -82,7 +82,7 @@ async def test_a_drain_makes_it_unready_at_once_and_drained_when_nothing_runs(cl
         draining = asyncio.ensure_future(node.drain())
         await clock.advance(0.5)
         assert answers(node) == {"live": True, "ready": False, "started": True, "drained": False}
-        assert "fail  workers: 2 instance(s) run, 0 are held" in said(node, Probe.DRAINED)
+        assert "fail  workers: 2 instances still in a worker" in said(node, Probe.DRAINED)
 
         await clock.run(draining)
         assert answers(node) == {"live": True, "ready": False, "started": True, "drained": True}

@@ -41,11 +41,11 @@ def held(node: Node) -> int:
     return len(node._runtime.held_claims)  # pyright: ignore[reportPrivateUsage]
 
 
-@pytest.mark.parametrize("begins", ["before", "during", "after"])
+@pytest.mark.parametrize("begins", ["before", "under way", "during", "after"])
 @pytest.mark.parametrize("fault", ["stall", "stall_answers", "lose_answers"])
 @pytest.mark.parametrize("verb", ["turn", "claim_on_hint", "next_hints", "renew", "join"])
 async def test_nothing_is_lost_doubled_or_kept(clock: VirtualClock, verb: str, fault: str, begins: str) -> None:
-    """Work comes before, while or after the node joins anew; an answer of the old incarnation changes nothing."""
+    """Work comes before the node joins anew, with the request that is late, meanwhile or afterwards."""
     work, flaky = Work(), flaky_store(clock)
     job = Job("work", work, on_complete=work.on_complete)
     async with running_node(job, clock=clock, store=flaky.store, workers=3) as node:
@@ -61,6 +61,8 @@ async def test_nothing_is_lost_doubled_or_kept(clock: VirtualClock, verb: str, f
             await schedule()
             await clock.advance(0.5)
         met = getattr(flaky, fault)(verb, times=1)
+        if begins == "under way":
+            await schedule()
         await clock.advance(0.3)
         await flaky.inner.leave(old)
         if begins == "during":
@@ -83,6 +85,25 @@ async def test_nothing_is_lost_doubled_or_kept(clock: VirtualClock, verb: str, f
         await clock.advance(2)
         assert [view.running for view in await node.nodes()] == [0]
         assert await node.count(Query(state=State.ACTIVE)) == 0
+
+
+async def test_claims_of_the_incarnation_before_that_come_late_do_not_run(clock: VirtualClock) -> None:
+    """The store has taken them back, so a peer may run them."""
+    work, flaky = Work(), flaky_store(clock)
+    job = Job("work", work)
+    async with running_node(job, clock=clock, store=flaky.store, workers=3) as node:
+        await clock.advance(6)
+        answer = flaky.stall_answers("turn", times=1)
+        for number in range(3):
+            await node.schedule(job, f"work {number}")
+        await clock.advance(0.3)
+        assert answer.met.is_set()
+        await flaky.inner.leave(node.incarnation)
+        await clock.advance(7)
+        answer.release()
+        await clock.run(node.wait(Query.all()))
+        # the claim of the first one came with a hint, and its body ran until the lease had ended
+        assert [work.began[f"work {number}"] for number in range(3)] == [2, 1, 1]
 
 
 async def test_a_commit_whose_claim_is_refused_keeps_its_request(clock: VirtualClock) -> None:

@@ -635,3 +635,15 @@ async def test_a_call_of_a_kind_without_a_function_here_has_a_limit_of_arguments
         for target in ("elsewhere", Job("elsewhere")):
             with pytest.raises(ArgumentError, match="1,001 arguments, over the limit of 1,000"):
                 await node.schedule(target, *range(1_001), **({"allow_unknown": True} if target == "elsewhere" else {}))
+
+
+async def test_a_call_is_checked_by_what_is_registered_now(clock: VirtualClock) -> None:
+    handle = Job[..., Any, Any]("sum")
+    async with running_node(clock=clock, workers=0) as node:
+        assert (await node.schedule(handle, "any text")).args == ("any text",)
+        node.register(Job("sum", add, tags=["checked"]))
+        with pytest.raises(ArgumentError):
+            await node.schedule(handle, "any text")
+        assert (await node.schedule(handle, 1, 2)).tags == ("checked",)
+        node.unregister("sum")
+        assert (await node.schedule(handle, "any text")).tags == ()

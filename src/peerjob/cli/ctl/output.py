@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ MIN_WIDTH = 5
 GAP = 2
 """Spaces between two columns."""
 MAX_WIDTH = 100_000
-"""The width of an output that is not a terminal."""
+"""The width of an output that is not a terminal, unless COLUMNS is set."""
 
 
 class Format(StrEnum):
@@ -71,7 +72,9 @@ class Printer:
 
     def __init__(self, format: Format) -> None:
         self.format = format
-        self.console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else MAX_WIDTH)
+        # rich reads COLUMNS itself, and otherwise takes 80 for an output that is not a terminal
+        fits = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+        self.console = Console(highlight=False, soft_wrap=False, width=None if fits else MAX_WIDTH)
 
     def many(self, things: Sequence[T], view: TableView[T]) -> None:
         """Print a list of objects."""

@@ -39,14 +39,20 @@ class DemoView(logging.Handler):
 
     def show(self, stats: Stats, nodes: Sequence[NodeView]) -> None:
         """Show the cluster as it is now."""
-        waiting, running, done = map(stats.total, (State.SCHEDULED, State.PROCESSING, State.FINAL))
+        running = [min(node.running, node.info.workers) for node in nodes]
         if self.live is not None:
-            rows = [(node.name, str(node.info.pid), node.running, f"{node.heartbeat_age:.1f} s ago") for node in nodes]
+            rows = [
+                (node.name, str(node.info.pid), bodies, f"{node.heartbeat_age:.1f} s ago")
+                for node, bodies in zip(nodes, running, strict=True)
+            ]
             shown = Group(_table("node,process,running,heartbeat", rows), kind_table(stats))
             self.live.update(shown, refresh=True)
         elif (now := self._clock.elapsed()) >= self._next_line:
             self._next_line = now + LINE_SECONDS
-            progress = f"{waiting:,} waiting, {running:,} running, {done:,} of {stats.total():,} done"
+            done = stats.total(State.FINAL)
+            # what a node has claimed ahead waits for a worker, and what a killed node has claimed for a live node
+            waiting = stats.total() - done - sum(running)
+            progress = f"{waiting:,} waiting, {sum(running):,} running, {done:,} of {stats.total():,} done"
             self.event(f"{counted(len(nodes), 'node')}, {progress}")
 
     def result(self, result: dict[str, Any], checks: Sequence[Check], stats: Stats, single: workload.Count) -> None:

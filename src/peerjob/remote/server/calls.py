@@ -18,6 +18,7 @@ import grpc
 from peerjob.cluster.role import BackgroundRole
 from peerjob.model.clock import Clock
 from peerjob.model.errors import UnauthenticatedError
+from peerjob.model.permits import Permits
 from peerjob.model.rights import Principal, Role
 from peerjob.model.shares import LimitLog, Shares
 from peerjob.model.trusted_proxies import network_of
@@ -259,28 +260,30 @@ class _KeyLimit:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._free: dict[str, asyncio.Semaphore] = {}
+        self._permits: dict[str, Permits] = {}
         self._users: dict[str, int] = {}
 
     async def take(self, key: str) -> None:
-        free = self._free.get(key)
-        if free is None:
-            free = self._free[key] = asyncio.Semaphore(self._most)
+        permits = self._permits.get(key)
+        if permits is None:
+            permits = self._permits[key] = Permits(self._most)
         self._users[key] = self._users.get(key, 0) + 1
+        if permits.take():
+            return
         try:
-            await free.acquire()
+            await permits.wait()
         except BaseException:
             self._leave(key)
             raise
 
     def give_back(self, key: str) -> None:
-        self._free[key].release()
+        self._permits[key].give_back()
         self._leave(key)
 
     def _leave(self, key: str) -> None:
         self._users[key] -= 1
         if not self._users[key]:
-            del self._users[key], self._free[key]
+            del self._users[key], self._permits[key]
 
 
 async def abort(context: Context, status: ErrorStatus) -> NoReturn:

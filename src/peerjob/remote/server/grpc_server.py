@@ -12,10 +12,10 @@ import grpc
 
 from peerjob.model.arguments import whole_number
 from peerjob.model.durations import Duration, to_seconds
-from peerjob.model.errors import NodeStateError, OptionError
+from peerjob.model.errors import NodeStateError
 from peerjob.model.grpc_import import begin_grpc
 from peerjob.model.limits import MAX_SIZE
-from peerjob.model.listen_address import parse_listen
+from peerjob.model.listen_address import address_not_free, parse_listen
 from peerjob.node.node import Node
 from peerjob.remote.wire.compression import UNCOMPRESSED
 from peerjob.remote.wire.tls import ServerTls
@@ -92,9 +92,7 @@ class GrpcServer(ABC):
                 self._certificates = Certificates(self._tls)
                 self._port = server.add_secure_port(address, self._certificates.credentials)
         except RuntimeError:
-            raise OptionError(
-                self.option, address, "an address of this machine that no other program listens on"
-            ) from None
+            raise address_not_free(self.option, address) from None
         await self._prepare(server)
         await server.start()
         self._server, self._service = server, service

@@ -122,10 +122,13 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         @asynccontextmanager
         async def accepted(requests: Any, context: Context) -> AsyncGenerator[tuple[Any, str]]:
             address = self._address_of(context)
-            with self.calls.admitting(address) as counted:
-                if not counted:
-                    await abort(context, TOO_MANY)
-                caller = await self._admit(path, address, context)
+            if self._authenticators:
+                with self.calls.admitting(address) as counted:
+                    if not counted:
+                        await abort(context, TOO_MANY)
+                    caller = await self._admit(path, address, context)
+            else:
+                caller = await self._admit(path, address, context)  # it waits for nothing, so there is nothing to count
             key = await self.calls.count(caller, address, context)
             given = requests if handler.request_streaming else await self.calls.receive(caller, context)
             with self.calls.long(caller) if long else nullcontext():

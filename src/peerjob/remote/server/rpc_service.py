@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Container, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Container, Mapping, Sequence
 from typing import Any, NoReturn, cast
 from urllib.parse import unquote
 
@@ -80,11 +80,15 @@ class RpcService:
 
     def _unary(self, name: str, kind: type[Message], serve: Unary) -> Callable[[bytes, Context], Awaitable[bytes]]:
         async def handle(request: bytes, context: Context) -> bytes:
-            with self._opened(name), self._node.in_trace_of(context.invocation_metadata):
-                try:
-                    return self._sized(await serve(parsed(kind, request), context))
-                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # each error becomes a gRPC status
-                    await self._fail(name, error, context)
+            task = self._opened(name)
+            try:
+                with self._node.in_trace_of(context.invocation_metadata):
+                    try:
+                        return self._sized(await serve(parsed(kind, request), context))
+                    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # it becomes a gRPC status
+                        await self._fail(name, error, context)
+            finally:
+                self._closed(task)
 
         return handle
 
@@ -92,25 +96,28 @@ class RpcService:
         self, name: str, kind: type[Message], serve: Streaming
     ) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
         async def handle(request: bytes, context: Context) -> AsyncIterator[bytes]:
-            with self._opened(name):
+            task = self._opened(name)
+            try:
                 try:
                     async with contextlib.aclosing(serve(parsed(kind, request), context)) as messages:
                         async for message in messages:
                             yield self._sized(message)
                 except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # each error becomes a gRPC status
                     await self._fail(name, error, context)
+            finally:
+                self._closed(task)
 
         return handle
 
-    @contextlib.contextmanager
-    def _opened(self, name: str) -> Generator[None]:
+    def _opened(self, name: str) -> asyncio.Task[Any]:
+        """Note that the call of this task is open."""
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         self._open[task] = name
-        try:
-            yield
-        finally:
-            del self._open[task]
-            self._ended.discard(task)
+        return task
+
+    def _closed(self, task: asyncio.Task[Any]) -> None:
+        del self._open[task]
+        self._ended.discard(task)
 
     def _end_call(self, task: asyncio.Task[Any]) -> None:
         self._ended.add(task)

@@ -70,8 +70,9 @@ local function add_instance(shape, id, key, spec, waits)
 end
 
 -- Add one instance that is due now and has no unique key and no tags. There is one instance, so the writes need no plan:
--- they follow the last check at once. Return false if the instance was added before.
-local function add_plain(node, kind, priority, retention, max_crashes, id, spec)
+-- they follow the last check at once. Return false if the instance was added before. The arguments are those of
+-- enqueue_waking.lua.
+local function add_plain(kind, priority, first, numbers, between, last, id, spec)
   local key, queue, index = record_key(id), ready_key(kind), index_key(SCHEDULED, kind)
   if call('MGET', key)[1] or has_gone and call('EXISTS', gone_key(id)) == 1 then
     return false
@@ -85,7 +86,9 @@ local function add_plain(node, kind, priority, retention, max_crashes, id, spec)
   if not known_kinds[kind] then
     call('HSETNX', KINDS, kind, '')
   end
-  call('MSET', key, new_record(kind, priority, now, nil, '', retention, max_crashes, node), spec_key(id), spec)
+  local time = pack('>d', now)
+  local record = first .. time .. NO_FENCE .. time .. numbers .. time .. between .. time .. last
+  call('MSET', key, record, spec_key(id), spec)
   local member = ready_member(now, id)
   call('ZADD', queue, priority, member)
   call('ZADD', index, 0, id)

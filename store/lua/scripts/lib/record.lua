@@ -15,6 +15,8 @@ local LAST = '>I4c0'
 local ENTRY = '>BdI4I4c0I4c0'
 local RESULT_AND_ERROR = '>I4I4I4c0I4c0I4'
 local TWO_ENTRIES = '>BdI4I4c0I4c0BdI4I4c0I4c0'
+-- The fence of an instance that was never claimed.
+local NO_FENCE = '\0\0\0\0\0\0\0\0'
 local STATES = {[SCHEDULED] = true, [PROCESSING] = true, [CANCELLED] = true, [TIMED_OUT] = true,
   [COMPLETED] = true, [TERMINATED] = true}
 

@@ -8,7 +8,8 @@
 --          per instance: id, number of its template, spec
 -- Reply    per instance 0 (the instance is new), its own id (an earlier call added it), or the id of the instance that
 --          has its key. If all are new, a number that says what the caller can try next time: 1 enqueue_one.lua,
---          since no node is idle and no node watches; 2 enqueue_waking.lua, since no node watches; 0 neither
+--          since no node is idle, no node watches, and no set has an index; 3 enqueue_indexed.lua, since no node is
+--          idle and no node watches; 2 enqueue_waking.lua, since no node watches; 0 none of them
 local node, shapes = ARGV[1], tonumber(ARGV[2])
 local were_idle = idle_left
 
@@ -58,4 +59,4 @@ if any_new then
   wake_for_new_work()
   write_all()
 end
-return refused and answers or changes_wanted and 0 or were_idle > 0 and 2 or 1
+return refused and answers or changes_wanted and 0 or were_idle > 0 and 2 or has_indexes and 3 or 1

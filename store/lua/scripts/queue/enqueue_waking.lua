@@ -2,15 +2,16 @@
 -- As enqueue_one.lua, and wake an idle node that runs the kind. If a node watches, the script does nothing.
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
--- ARGV     as in enqueue_one.lua
--- Reply    2: added now, while a node was idle; 1: the same, but no node was idle, so that the caller can try
---          enqueue_one.lua next time; -2 and -1: as 2 and 1, but an earlier call added it; 0: nothing was done, use
---          enqueue.lua
+-- ARGV     kind; priority; the record of the instance in four parts, between which its time belongs, as `plain_record` in
+--          codec.py makes them; id; spec
+-- Reply    2: added now, while a node was idle; 1 or 3: the same, but no node was idle, so that the caller can try
+--          enqueue_one.lua (1) or enqueue_indexed.lua (3) next time; -1, -2 and -3: as 1, 2 and 3, but an earlier call
+--          added it; 0: nothing was done, use enqueue.lua
 if has_watchers then
   return 0
 end
-local answer = idle_left > 0 and 2 or 1
-wake(ARGV[2], 1)
+local answer = idle_left > 0 and 2 or has_indexes and 3 or 1
+wake(ARGV[1], 1)
 if not add_plain(unpack(ARGV)) then
   return -answer
 end

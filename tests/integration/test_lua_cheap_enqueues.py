@@ -1,0 +1,121 @@
+"""The scripts that enqueue one plain instance: each writes what enqueue.lua writes, or leaves it to another script."""
+
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import redis
+
+from peerjob.model.query import Query
+from peerjob.model.record import NewInstance
+from peerjob.model.state import State
+from peerjob.store.lua.commands.codec import enqueue_arguments, plain_arguments
+from peerjob.store.lua.scripts.script import Reply
+from peerjob.store.lua.store import LuaStore
+from support.lua_site import MakeSite, Site, with_each_driver
+
+CHEAP = ("enqueue_one", "enqueue_indexed", "enqueue_waking")
+NODE = "näher"
+MANY = tuple(f"kind-{number}" for number in range(40))
+"""Kinds of a set that has an index."""
+
+
+async def run(store: Any, script: str, instance: NewInstance) -> Reply:
+    """The reply of a script that enqueues."""
+    arguments = enqueue_arguments([instance], NODE) if script == "enqueue" else plain_arguments(instance, NODE)
+    (reply,) = await store._driver.run((script, arguments))
+    return reply
+
+
+def stored(here: Site, instance: NewInstance) -> tuple[object, ...]:
+    """What the server has of an instance: record, spec, and entries of its queue and index; without id and time."""
+    id = instance.id.encode()
+    with redis.Redis(port=here.server.port) as connected:
+        client: Any = connected
+        record, spec = (client.get(here.key(f"{letter}:{instance.id}")) for letter in "ia")
+        queued = client.zrange(here.key(f"q:{instance.kind}"), 0, -1, withscores=True)
+        indexed = client.zrange(here.key(f"2:{instance.kind}"), 0, -1, withscores=True)
+        known = client.hget(here.key("kinds"), instance.kind)
+    assert isinstance(record, bytes), "it is stored"
+    at = record[9:17]
+    (now,) = struct.unpack(">d", at)
+    assert record.count(at) == 4, "due, changed, Created, Scheduled"
+    (entry,) = [entry for entry in queued if entry[0].endswith(id)]
+    assert entry[0] == b"%016d" % now + id
+    assert (id, 0) in indexed
+    return record.replace(at, b"time"), spec, entry[1], known
+
+
+@pytest.mark.parametrize("script", CHEAP)
+@pytest.mark.parametrize(
+    "options", [{}, {"priority": -7, "retention_us": 2**52, "max_crashes": 9}], ids=["", "options"]
+)
+async def test_each_script_writes_what_the_general_one_writes(
+    site: MakeSite, script: str, options: dict[str, int]
+) -> None:
+    here = site()
+    store = await here.open()
+    usual, cheap = (here.make.instance(kind="größe", spec=b"\0\xff", **options) for _ in range(2))  # type: ignore[arg-type]
+    assert await run(store, "enqueue", usual) == 1
+    assert await run(store, script, cheap) == 1
+    assert stored(here, cheap) == stored(here, usual)
+    first, second = (await store.lookup(Query())).records
+    assert [entry.node for entry in first.history] == [entry.node for entry in second.history] == [NODE, NODE]
+
+
+async def idle(here: Site, store: LuaStore) -> None:
+    await (await here.join(store)).take(1)
+
+
+async def index(here: Site, store: LuaStore) -> None:
+    peer = await here.join(store, kinds=MANY)
+    await peer.take(1)
+    await store.enqueue([here.make.instance(kind=MANY[0])])  # no node is idle
+
+
+async def lose_layout(here: Site, store: LuaStore) -> None:
+    here.server.command("DEL", here.key("layout"))
+
+
+async def watch(here: Site, store: LuaStore) -> None:
+    here.server.command("SET", here.key("watching"), "", "PX", 60_000)
+
+
+@with_each_driver
+@pytest.mark.parametrize(
+    ("prepare", "replies"),
+    [(idle, [0, 0, 2]), (watch, [0, 0, 0]), (index, [0, 3, 3]), (lose_layout, [0, 1, 1])],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+async def test_a_script_does_nothing_where_another_one_has_more_to_do(
+    site: MakeSite, prepare: Callable[[Site, LuaStore], Awaitable[None]], replies: list[int]
+) -> None:
+    here = site()
+    store = await here.open()
+    await prepare(here, store)
+    for script, reply in zip(CHEAP, replies, strict=True):
+        instance, before = here.make.instance(), here.dump()
+        assert await run(store, script, instance) == reply, script
+        assert reply or here.dump() == before
+        await prepare(here, store) if prepare is lose_layout else None
+    more = [here.make.instance() for _ in range(3)]
+    for instance in more:
+        (answer,) = await store.enqueue([instance])
+        assert (answer.is_new, answer.repeated) == (True, False)
+        (again,) = await store.enqueue([instance])
+        assert (again.is_new, again.repeated) == (True, True)
+    found = {one.id: one.state for one in (await store.lookup(Query())).records}
+    assert {found[one.id] for one in more} == {State.SCHEDULED}
+
+
+@pytest.mark.parametrize("key", ["i", "gone"])
+async def test_a_script_stores_no_instance_again(site: MakeSite, key: str) -> None:
+    here = site()
+    store = await here.open()
+    instance = here.make.instance()
+    here.server.command("SET", here.key(f"{key}:{instance.id}"), "")
+    here.server.command("SET", here.key("gone"), "")
+    before = here.dump()
+    assert [await run(store, script, instance) for script in CHEAP] == [0, -1, -1]
+    assert here.dump() == before
