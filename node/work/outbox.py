@@ -21,7 +21,7 @@ from .changes import ChangeListener
 
 
 class OutboxState(msgspec.Struct, frozen=True, kw_only=True):
-    """The rows of an outbox at one moment."""
+    """The rows of an outbox and of its inbox at one moment; 100,000 stands for more rows, too."""
 
     table: str
     rows: int
@@ -30,6 +30,8 @@ class OutboxState(msgspec.Struct, frozen=True, kw_only=True):
     """Age of the oldest of these rows in seconds; 0 if there is none."""
     refused: int
     """Rows that the relay has kept aside, because they cannot be sent."""
+    inbox: int
+    """Instances of which the inbox keeps values."""
 
 
 class RelayNode(Protocol):

@@ -110,4 +110,10 @@ DELAYED = _gauge("peerjob_delayed", "Instances that are not due yet.")
 NODES = _gauge("peerjob_nodes", "Live nodes.")
 UNDECODABLE = _gauge("peerjob_undecodable", "Records that were set aside because they cannot be read.")
 
+# -- the database of a node with an outbox
+OUTBOX_ROWS = _gauge("peerjob_outbox_rows", "Rows that wait for a relay, up to 100,000.", "table")
+OUTBOX_AGE = _gauge("peerjob_outbox_age_seconds", "Age of the oldest row that waits for a relay.", "table")
+OUTBOX_REFUSED = _gauge("peerjob_outbox_refused", "Rows that were kept aside because they cannot be sent.", "table")
+INBOX = _gauge("peerjob_inbox_instances", "Instances of which the inbox keeps values, up to 100,000.", "table")
+
 ALL = (*KIND_COUNTERS.values(), *(value for value in list(globals().values()) if isinstance(value, Metric)))

@@ -19,6 +19,7 @@ from peerjob.model.errors import NodeStateError, StoreError
 from peerjob.model.query import Query
 from peerjob.model.state import State
 from peerjob.node.node import Node
+from peerjob.node.work.outbox import OutboxState
 from peerjob.store.per_loop import PerLoop
 from peerjob.version import __version__
 
@@ -61,6 +62,7 @@ class Metrics(Collector):
         self._compat = compat
         self._events = EventCounts()
         self._view: MetricsView | None = None
+        self._outbox: OutboxState | None = None
         self._read_at: float | None = None
         self._reading = PerLoop(asyncio.Lock)
         self.registry = CollectorRegistry()
@@ -89,7 +91,18 @@ class Metrics(Collector):
             except (StoreError, TimeoutError, NodeStateError) as error:
                 logger.debug("the namespace cannot be read for a scrape: %r", error)
                 self._view = None
+            self._outbox = await self._read_outbox()
             self._read_at = now
+
+    async def _read_outbox(self) -> OutboxState | None:
+        if self.node.outbox is None:
+            return None
+        try:
+            async with asyncio.timeout(READ_TIMEOUT):
+                return await self.node.outbox.state()
+        except Exception as error:  # noqa: BLE001  # each library has its own errors of a database
+            logger.debug("the outbox cannot be read for a scrape: %r", error)
+            return None
 
     async def _read(self) -> MetricsView:
         stats = await self.node.stats()
@@ -109,7 +122,12 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Return every metric with its samples."""
-        for metric, rows in (*self._event_rows(), *self._node_rows(), *self._namespace_rows()):
+        for metric, rows in (
+            *self._event_rows(),
+            *self._node_rows(),
+            *self._namespace_rows(),
+            *self._outbox_rows(),
+        ):
             for name in (metric.name, metric.compat) if self._compat and metric.compat else (metric.name,):
                 yield _family(metric, name, rows)
 
@@ -172,6 +190,16 @@ class Metrics(Collector):
         yield catalogue.DELAYED, [(NO_LABELS, stats.delayed)]
         yield catalogue.NODES, [(NO_LABELS, stats.nodes)]
         yield catalogue.UNDECODABLE, [(NO_LABELS, stats.undecodable)]
+
+    def _outbox_rows(self) -> Iterator[tuple[catalogue.Metric, list[Row]]]:
+        state = self._outbox
+        if state is None:
+            return
+        labels = (state.table,)
+        yield catalogue.OUTBOX_ROWS, [(labels, state.rows)]
+        yield catalogue.OUTBOX_AGE, [(labels, state.oldest)]
+        yield catalogue.OUTBOX_REFUSED, [(labels, state.refused)]
+        yield catalogue.INBOX, [(labels, state.inbox)]
 
 
 def _by_kind(numbers: Mapping[str, int], shown: Set[str]) -> list[Row]:

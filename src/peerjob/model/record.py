@@ -37,9 +37,9 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 REPEAT_US = 120_000_000
 """Period after an instance's creation in which a caller that got no answer may enqueue the instance again:
 a client retries for 30 s, and the node behind the client retries its store for 30 s more."""
-OUTBOX_REPEAT_US = 87_000_000_000
-"""The same period for an instance of an outbox: a day, in which a relay enqueues a row again, and ten minutes for the
-call that began before its end."""
+OUTBOX_REPEAT_US = 86_400_000_000
+"""The same period for an instance of an outbox: a relay enqueues a row again for almost a day. A final instance is kept
+for as long by default, so it needs no mark."""
 
 
 def repeat_us(id: str) -> int:

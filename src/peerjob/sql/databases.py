@@ -20,6 +20,7 @@ from .tables import Dialect, checked_dialect
 
 T = TypeVar("T")
 
+_URLS = "a URL of SQLAlchemy, such as postgresql://user@host/app or sqlite:////path/app.db, whose driver is installed"
 LAST_WAIT = 5.0
 """Seconds that a cancelled caller waits for its call. A database that does not answer must not keep a node running."""
 
@@ -56,6 +57,25 @@ async def outlasted(future: asyncio.Future[T]) -> T:
             future.exception()  # the cancellation hides an error of the future
         raise
     return future.result()
+
+
+def engine_at(url: str) -> Any:
+    """The engine of a URL, with psycopg for PostgreSQL unless the URL names a driver; raises OptionError."""
+    with needs_extra("sql", "OutboxRelay"):
+        from sqlalchemy import create_engine, make_url
+        from sqlalchemy.exc import ArgumentError
+    # no error shows the URL, which can contain a password
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise OptionError("outbox", "a text that is no URL", _URLS) from None
+    if parsed.drivername in ("postgres", "postgresql"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    checked_dialect(parsed.drivername.partition("+")[0], "outbox")
+    try:
+        return create_engine(parsed)
+    except (ArgumentError, ImportError) as error:
+        raise OptionError("outbox", f"{parsed.drivername} ({error})", _URLS) from None
 
 
 class EngineDatabase(Database):

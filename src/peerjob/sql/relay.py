@@ -13,7 +13,7 @@ from peerjob.model.errors import DecodeError, StoreError
 from peerjob.model.record import MAX_BATCH, NewInstance
 from peerjob.node.work.outbox import OutboxState, RelayNode
 
-from .databases import Database, EngineDatabase, outlasted
+from .databases import Database, EngineDatabase, engine_at, outlasted
 from .inbox_rows import FIRST, old_instances, remove_instances
 from .listening import Listener
 from .outbox import relays
@@ -36,7 +36,7 @@ CLEAN_PERIOD = 3_600.0
 """Seconds between two searches of the leader for instances of the inbox that are over."""
 KEPT = 86_400.0
 """Seconds for which the inbox keeps the rows of an instance that is over."""
-OLD = "it was taken more than a day ago: its instance may have run, and the store may have forgotten its id"
+OLD = "it was taken about a day ago: its instance may have run, and the store may have forgotten its id"
 
 
 class OutboxRelay:
@@ -53,6 +53,11 @@ class OutboxRelay:
     def __init__(self, engine: Any, table: str = DEFAULT_TABLE) -> None:
         self._database: Database = engine if isinstance(engine, Database) else EngineDatabase(engine)
         self.table = checked_table(table)
+
+    @classmethod
+    def at(cls, url: str, table: str = DEFAULT_TABLE) -> OutboxRelay:
+        """The relay of the database with this URL of SQLAlchemy; raises OptionError."""
+        return cls(engine_at(url), table)
 
     async def run(self, node: RelayNode) -> None:
         """Send rows until a cancellation; a node calls it."""

@@ -53,11 +53,11 @@ async def test_a_removed_instance_of_an_outbox_is_known_for_a_day(
     async def added(*batch: NewInstance) -> list[Enqueued]:
         return await store.enqueue(batch)
 
-    for seconds in (60, REPEAT_US / 1_000_000 + 100, DAY - 400):
+    for seconds in (60, REPEAT_US / 1_000_000 + 100, DAY - 800):
         await clock.advance(seconds)
         assert await added(*rows) == [Enqueued(new.id, True, repeated=True) for new in rows]
     assert await added(plain) == [Enqueued(plain.id, True)]
-    await clock.advance(OUTBOX_REPEAT_US / 1_000_000 - DAY + 400)
+    await clock.advance(800)
     assert await added(rows[0]) == [Enqueued(rows[0].id, True)]
 
 
@@ -68,4 +68,4 @@ def test_ids_of_an_outbox_ascend_and_have_the_mark() -> None:
     assert made == sorted(set(made))
     assert all(is_outbox_id(id) and id[24:29] == OUTBOX_MARK and id[14] == "7" for id in made)
     assert not is_outbox_id("00000000-0000-7000-8000-000000000000")
-    assert repeat_us(made[0]) == OUTBOX_REPEAT_US > 86_400_000_000 > repeat_us(made[0].replace(OUTBOX_MARK, "00000"))
+    assert repeat_us(made[0]) == OUTBOX_REPEAT_US > repeat_us(made[0].replace(OUTBOX_MARK, "00000"))
