@@ -159,7 +159,9 @@ class Node(NodeInstanceManager, NodeRetryManager, NodeScheduleManager, NodeClust
             raise OptionError("credentials", type(credentials).__name__, "none, except with a store by URL")
         else:
             opened = store
-        self._store = timed(opened, self.clock, self._store_called)
+        self._call_observers: list[Observer] = []
+        """The observers that take the times of calls of the store."""
+        self._store = timed(opened, self.clock, self._store_called, self._call_observers)
         self._elections = elections_of(
             coordinator, self._store, namespace=namespace, clock=self.clock, credentials=credentials
         )
@@ -188,7 +190,7 @@ class Node(NodeInstanceManager, NodeRetryManager, NodeScheduleManager, NodeClust
     # -- start and stop -----------------------------------------------------------------------------------------------
 
     def _store_called(self, verb: str, seconds: float) -> None:
-        for observer in self._observers:
+        for observer in self._call_observers:
             try:
                 observer.store_called(verb, seconds)
             except Exception as error:  # noqa: BLE001  # it is logged, and the call keeps its answer
@@ -437,6 +439,8 @@ class Node(NodeInstanceManager, NodeRetryManager, NodeScheduleManager, NodeClust
     def observe(self, observer: Observer) -> None:
         """Add an observer of this node. It stays over stops and starts."""
         self._observers.append(observer)
+        if getattr(observer.store_called, "__func__", None) is not Observer.store_called:
+            self._call_observers.append(observer)
 
     def trace(self, provider: TracerProvider | None = None) -> None:
         """Carry OpenTelemetry traces from callers to bodies, and make spans of schedules, claims, runs and commits.

@@ -14,14 +14,23 @@ from pathlib import Path
 HANDLES = Path(__file__).parents[1] / "src/peerjob/handles"
 TARGET = HANDLES / "blocking.py"
 
-ASYNC_ONLY = {"detached_value", "iter_logs", "keep_audit", "keep_line", "outcome", "read_result", "wait_final"}
+ASYNC_ONLY = {
+    *("detached_value", "iter_logs", "keep_audit", "keep_line", "outcome", "read_result", "refresh_directly"),
+    "wait_final",
+}
 """Methods of the asynchronous classes for which no blocking method is generated."""
 LONG = {"drain", "result", "wait"}
 """Verbs that wait for jobs; a cancellation of the calling job ends the wait."""
 ON_LOOP = {"register", "unregister"}
 """Synchronous functions that must run on the event loop of the manager."""
-STORED = {"schedule": "job, args, kwargs", "schedule_as": "call, (), {}, id"}
-"""Method → the arguments of `BlockingCalls.store`, which stores one run."""
+DIRECT = {
+    "schedule": "self.store(job, args, kwargs)",
+    "schedule_as": "self.store(call, (), {}, id)",
+    "lookup_instance": "self.find(uuid, job)",
+}
+"""Method of a manager → the call of `BlockingCalls` that can do it without the event loop."""
+ON_INSTANCE = {"refresh": "refresh", "wait": "wait_final", "result": "result"}
+"""Method of an instance → the method of `BlockingCalls` with that instance as its first argument."""
 WITHOUT = {"watch": {"on_begin"}}
 """Method → parameters that the blocking method lacks. Docstring lines that name these parameters are left out."""
 
@@ -215,9 +224,12 @@ def statements(method: ast.FunctionDef | ast.AsyncFunctionDef, twin: Twin, retur
         return [f"return {twin.manager}.call_on_loop(lambda manager: manager.{verb})"]
     if isinstance(method, ast.FunctionDef):
         return [f"return {twin.target}.{verb}"]
-    if twin.target == "self.manager" and method.name in STORED:
-        return [f"return BlockingInstance(self, self.store({STORED[method.name]}))"]
+    if twin.source == "Manager" and method.name in DIRECT:
+        return [f"return BlockingInstance(self, {DIRECT[method.name]})"]
     call = f"{twin.manager}.call{'_long' * (method.name in LONG)}({twin.target}.{verb})"
+    if twin.source == "Instance" and method.name in ON_INSTANCE:
+        passed = ", ".join(filter(None, [twin.target, arguments(method.args)]))
+        call = f"{twin.manager}.{ON_INSTANCE[method.name]}({passed})"
     if ast.unparse(method.body[-1]) == "return self":
         return [twin.refresh.format(call=call), "return self"]
     if not re.search(r"\b(Instance|Schedule)\b", returned):

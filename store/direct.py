@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
-from peerjob.model.record import Enqueued, NewInstance
+from peerjob.model.record import Enqueued, NewInstance, Record
 
 T = TypeVar("T")
 
@@ -14,10 +14,14 @@ class DirectCalls(Protocol):
     """Commands on connections of their own, for any number of threads; each blocks its thread.
 
     A call means what the command of the same name means in `Store`. It makes one attempt. After StoreUnavailableError,
-    the caller repeats it on the event loop, which has the retries: an enqueue is idempotent by the ids.
+    the caller repeats it on the event loop, which has the retries: an enqueue is idempotent by the ids. If the attempt
+    took longer than `retry_for` seconds, the caller raises that error instead.
     """
 
+    @property
+    def retry_for(self) -> float: ...
     def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]: ...
+    def get(self, ids: Sequence[str]) -> list[Record | None]: ...
 
 
 class HasDirectCalls(Protocol):

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from peerjob.cluster.loop_thread import refuse_running_loop
 from peerjob.handles.blocking import BlockingVerbs
 from peerjob.handles.context import Context
-from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
 
 T = TypeVar("T")
@@ -28,9 +27,10 @@ class BlockingBodyManager(BlockingVerbs):
     def manager(self) -> Manager:
         return self._manager
 
-    def store(self, job: Any, args: tuple[Any, ...], kwargs: dict[str, Any], id: str | None = None) -> Instance[Any]:
+    @property
+    def direct_manager(self) -> Manager:
         refuse_running_loop()
-        return super().store(job, args, kwargs, id)
+        return self._manager
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         return self._begin(work).result()

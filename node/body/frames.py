@@ -36,6 +36,8 @@ class Start(msgspec.Struct, tag=True, frozen=True):
     """The level of the node's root logger, which the process sets on its own root logger."""
     sent_ns: int
     """Monotonic time of sending; the process adds the time until the body begins to `deadline_us`."""
+    now_us: int
+    """Time of sending by the node's clock, from which the process counts on."""
     schedule: str | None = None
     nominal_us: int = 0
 

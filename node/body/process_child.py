@@ -203,6 +203,10 @@ class _Server:
 
     # -- the backend of job contexts ---------------------------------------------------------------------------
 
+    def time_us(self) -> int:
+        assert self._start is not None
+        return self._start.now_us + (time.monotonic_ns() - self._start.sent_ns) // 1_000
+
     def report_progress(self, context: Context, fraction: float, message: str) -> None:
         self._send_for(context, frames.ProgressReport(fraction, clipped(message)))
 

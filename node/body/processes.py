@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from peerjob.handles.context import Context
+from peerjob.model.clock import to_us
 from peerjob.model.errors import JobProcessDied, OwnershipLost, Snooze
 from peerjob.model.policy import FinishedResult
 
@@ -72,6 +73,7 @@ class ProcessPool:
             worker=None if worker is None else (worker.number, worker.node),
             log_level=logging.getLogger().level,
             sent_ns=time.monotonic_ns(),
+            now_us=to_us(context.now()),
             schedule=context.schedule,
             nominal_us=context.nominal_us,
         )

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from msgspec import structs
@@ -20,12 +20,12 @@ from peerjob.model.activity import Activity, given_minutes
 from peerjob.model.audit import AuditRecord, given_audit_limit
 from peerjob.model.clock import Clock, to_datetime
 from peerjob.model.durations import Duration, to_seconds
-from peerjob.model.errors import NodeStateError, UnknownInstanceError
+from peerjob.model.errors import NodeStateError, StoreUnavailableError, UnknownInstanceError
 from peerjob.model.firing import Leader
 from peerjob.model.ids import checked_id, checked_new_id
 from peerjob.model.job import Job
 from peerjob.model.query import Filter, Query, ResultPage
-from peerjob.model.record import LogLine, LogPage, NodeView
+from peerjob.model.record import LogLine, LogPage, NodeView, Record
 from peerjob.model.run_now import RunNow
 from peerjob.model.state import State
 
@@ -45,7 +45,24 @@ class NodeInstanceManager(NodeJobManager):
     # -- reading -----------------------------------------------------------------------------------------------------
 
     async def _lookup_instance(self, uuid: str | UUID, job: Job[..., Any, Any] | None) -> Instance[Any]:
-        record = await self._need_runtime().records.record(uuid)
+        return self._looked_up(await self._need_runtime().records.record(uuid), job)
+
+    def lookup_directly(self, uuid: object, job: object = None) -> Instance[Any] | None:
+        direct = self._need_runtime().direct_calls
+        if direct is None or not isinstance(uuid, str | UUID) or not isinstance(job, Job | None):
+            return None  # `lookup_instance` names what is of a wrong type
+        id, began = checked_id(uuid), self.clock.elapsed()
+        try:
+            (record,) = direct.get([id])
+        except StoreUnavailableError:
+            if self.clock.elapsed() - began > direct.retry_for:
+                raise
+            return None
+        if record is None:
+            raise UnknownInstanceError(id)
+        return self._looked_up(record, cast("Job[..., Any, Any] | None", job))
+
+    def _looked_up(self, record: Record, job: Job[..., Any, Any] | None) -> Instance[Any]:
         if job is not None and record.kind not in (job.kind, *job.aliases):
             raise UnknownInstanceError(f"{record.id} of kind {job.kind!r} (it is of kind {record.kind!r})")
         return Instance(self, record, job=job)

@@ -300,9 +300,12 @@ class NodeJobManager(Manager):
         new = self._call_encoder.new(call)
         if id:
             new = structs.replace(new, id=id)
+        began = self.clock.elapsed()
         try:
             (answer,) = direct.enqueue([new], node=self.name)
         except StoreUnavailableError:
+            if self.clock.elapsed() - began > direct.retry_for:
+                raise
             return self._add_again(runtime, job, new, id)
         if answer.is_new and not (id and answer.repeated):
             return Instance(self, fresh_record(new, self.clock.time_us()), job=job)

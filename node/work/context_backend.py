@@ -37,6 +37,9 @@ class NodeContextBackend:
         """The instance as its processors and its body see it."""
         return Instance(self._manager, record_of(run.claim, self._name, run.incarnation))
 
+    def time_us(self) -> int:
+        return self._clock.time_us()
+
     def report_progress(self, context: Context, fraction: float, message: str) -> None:
         run = self.runs.get(context)
         if run is not None:

@@ -156,7 +156,7 @@ class KVStore(
         context.slots.repair = SlotRepair(context).write
         super().__init__(context)
         self._guarded = guarded
-        self._direct = None if blocking is None else KVDirectCalls(lambda: guard(blocking, 0)[1], context)
+        self._direct = None if blocking is None else KVDirectCalls(lambda: guard(blocking, 0)[1], context, retry_for)
         self._local = local
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Sequence
 from functools import lru_cache
 
 from peerjob.model.clock import Clock
-from peerjob.model.record import Enqueued, NewInstance, StoreLimits
+from peerjob.model.record import Enqueued, NewInstance, Record, StoreLimits
 from peerjob.store.direct import run_unsuspended
 from peerjob.store.lua.scripts.script import Call, Reply
 
@@ -14,13 +14,14 @@ from .client.blocking_driver import BlockingDriver
 from .client.connection import pack
 from .commands.codec import ID_SIZE, MAX_PLAIN_RECORDS, is_plain, plain_record
 from .commands.queue_commands import CHEAP_SCRIPTS, LuaQueueCommands
+from .commands.read_commands import LuaReadCommands
 
 _EMPTY = b"$0\r\n\r\n"
 """An empty argument, packed."""
 
 
-class DirectCommands(LuaQueueCommands):
-    """The commands of the queue, each script sent one time."""
+class DirectCommands(LuaQueueCommands, LuaReadCommands):
+    """The commands of the queue and those that read, each script sent one time."""
 
     def __init__(self, driver: BlockingDriver, *, clock: Clock, limits: StoreLimits) -> None:
         super().__init__(driver, clock=clock, limits=limits, retry_for=0)
@@ -58,10 +59,14 @@ class DirectCommands(LuaQueueCommands):
 class LuaDirectCalls:
     """See `DirectCalls`. The scripts are those of the store; only the connections differ."""
 
-    def __init__(self, commands: DirectCommands) -> None:
+    def __init__(self, commands: DirectCommands, retry_for: float) -> None:
         self._commands = commands
+        self.retry_for = retry_for
 
     def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
         if len(instances) == 1 and (answer := self._commands.enqueue_alone(instances[0], node)) is not None:
             return [answer]
         return run_unsuspended(self._commands.enqueue(instances, node=node))
+
+    def get(self, ids: Sequence[str]) -> list[Record | None]:
+        return run_unsuspended(self._commands.get(ids))

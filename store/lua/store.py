@@ -51,6 +51,7 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
     ) -> None:
         super().__init__(driver, clock=clock, limits=limits, retry_for=retry_for)
         self._address = address
+        self._retry_for = retry_for
         self._make_separate_driver = make_separate_driver
         self._credentials = credentials
         self._capabilities = Capabilities(engine=address.scheme, durability="none")
@@ -74,7 +75,8 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
             return None
         if self._direct is None:
             self._direct = BlockingDriver(self._address, self._driver, credentials=self._credentials)
-        return LuaDirectCalls(DirectCommands(self._direct, clock=self._clock, limits=self._limits))
+        commands = DirectCommands(self._direct, clock=self._clock, limits=self._limits)
+        return LuaDirectCalls(commands, self._retry_for)
 
     async def open(self) -> None:
         if self._credentials is not None:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -18,12 +19,16 @@ from peerjob import (
     ArgumentError,
     BlockingManager,
     Job,
+    JobCancelled,
+    JobFailed,
     Node,
+    NodeStateError,
     OptionError,
     Query,
     State,
     StoreError,
     StoreFullError,
+    UnknownInstanceError,
 )
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreUnavailableError
@@ -44,7 +49,12 @@ def add(x: object, y: int) -> int:
     return y
 
 
+def fail() -> None:
+    raise ValueError("broken")
+
+
 ADD = Job("add", add)
+FAIL = Job("fail", fail, max_retries=0)
 new_id = IdSource(SystemClock()).one
 with_each_server = pytest.mark.parametrize("kind", ["redis", "valkey"])
 with_each_store = pytest.mark.parametrize("kind", ["redis", "valkey", "sqlite"])
@@ -132,6 +142,66 @@ def test_a_thread_needs_no_event_loop_to_store_a_run(direct_url: str, namespace:
 
 
 @with_each_store
+def test_a_thread_needs_no_event_loop_to_read_an_instance(direct_url: str, namespace: str) -> None:
+    with Node(direct_url, jobs=[ADD, FAIL], namespace=namespace).blocking() as manager:
+        done, failed = manager.schedule(ADD, 0, 1), manager.schedule(FAIL)
+        done.wait(timeout=PATIENCE)
+        failed.wait(timeout=PATIENCE)
+        manager.drain()
+        delayed = manager.schedule(ADD.with_options(after="1h"), 0, 2)
+        old = manager.lookup_instance(delayed.id)
+        unknown = new_id()
+        with busy_loop(manager):
+            found = manager.lookup_instance(done.id, ADD)
+            assert (found.state, found.result(), found.args[1]) == (State.COMPLETED, 1, 1)
+            assert manager.lookup_instance(UUID(delayed.id)).state is State.SCHEDULED
+            assert old.refresh().state is State.SCHEDULED
+            for instance in (delayed, done):
+                assert manager.lookup_instance(instance.id).refresh().id == instance.id
+            with pytest.raises(JobFailed, match="broken"):
+                manager.lookup_instance(failed.id).result()
+            assert manager.lookup_instance(failed.id).wait().state is State.TERMINATED
+            with pytest.raises(UnknownInstanceError):
+                manager.lookup_instance(unknown)
+            with pytest.raises(UnknownInstanceError):
+                manager.lookup_instance(done.id, FAIL)
+        with pytest.raises(TimeoutError):
+            delayed.result(timeout=0.1)
+        assert delayed.cancel()
+        with pytest.raises(JobCancelled):
+            old.result(timeout=PATIENCE)
+        untyped: Any = manager
+        for wrong in (5, None, "x", b"x"):
+            with pytest.raises(OptionError, match="uuid"):
+                untyped.lookup_instance(wrong)
+        with pytest.raises(OptionError, match="job"):
+            untyped.lookup_instance(done.id, "add")
+    for read in (done.refresh, done.wait, done.result, lambda: manager.lookup_instance(done.id)):
+        with pytest.raises(NodeStateError, match="closed"):
+            read()
+
+
+def test_a_thread_reads_while_the_server_restarts(start_server: StartServer, namespace: str) -> None:
+    server = start_server("redis", appendonly=True)
+    with opened(server.url, namespace) as manager:
+        instance = manager.schedule(ADD, 0, 1)
+        server.kill()
+        restarting = threading.Timer(0.5, server.start)
+        restarting.start()
+        assert instance.refresh().state is State.SCHEDULED
+        restarting.join()
+
+
+async def test_a_blocking_read_on_an_event_loop_is_refused(redis_url: str, namespace: str) -> None:
+    with_manager = Node(redis_url, jobs=[ADD], workers=0, namespace=namespace).blocking()
+    instance = await asyncio.to_thread(with_manager.schedule, ADD, 0, 1)
+    for read in (instance.refresh, instance.result, instance.wait, lambda: with_manager.lookup_instance(instance.id)):
+        with pytest.raises(RuntimeError, match="would stop the running event loop"):
+            read()
+    await asyncio.to_thread(with_manager.close)
+
+
+@with_each_store
 def test_a_sync_job_stores_runs_while_the_event_loop_is_busy(direct_url: str, namespace: str) -> None:
     held = threading.Event()
 
@@ -194,6 +264,25 @@ def test_a_server_that_stays_away(start_server: StartServer, namespace: str) -> 
         server.kill()
         with pytest.raises(StoreUnavailableError):
             manager.schedule(ADD, 0, 1)
+
+
+def test_a_server_that_gives_no_answer_costs_one_try(start_server: StartServer, namespace: str) -> None:
+    server = start_server("redis")
+    with opened(server.url, namespace, store_retry=0.2) as manager:
+        instance = manager.schedule(ADD, 0, 1)
+        driver: Any = manager.manager._store._direct  # type: ignore[attr-defined]
+        driver._call_timeout = 0.5
+        driver._drop_free()
+        server.pause()
+        try:
+            with busy_loop(manager):  # the second try would be there
+                with pytest.raises(StoreUnavailableError):
+                    manager.schedule(ADD, 0, 2)
+                with pytest.raises(StoreUnavailableError):
+                    instance.refresh()
+        finally:
+            server.resume()
+        assert manager.schedule(ADD, 0, 3).is_new
 
 
 def test_ctrl_c_in_a_call_leaves_no_answer_for_the_next_call(start_server: StartServer, namespace: str) -> None:

@@ -299,3 +299,8 @@ def leaves_a_thread(go: str, said: str, ctx: Context) -> int:
 
     threading.Thread(target=speak, daemon=True).start()
     return os.getpid()
+
+
+def time_and_deadline(context: Context = INJECTED) -> list[datetime]:
+    assert context.deadline is not None
+    return [context.now(), context.deadline]

@@ -234,7 +234,12 @@ class Server(ServerProcess):
         self._settings = [
             *("--bind", "127.0.0.1", "--protected-mode", "no", "--enable-debug-command", "local"),
             *("--dir", self._home.name, "--save", "", "--loglevel", "notice"),
-            *("--appendonly", "yes" if settings.get("appendonly") else "no"),
+            # with `everysec`, a kill can take the writes of two seconds: the server waits for a sync that is under way
+            *(
+                ("--appendonly", "yes", "--appendfsync", "always")
+                if settings.get("appendonly")
+                else ("--appendonly", "no")
+            ),
             *("--maxmemory", settings.get("maxmemory", "0")),
             *("--maxmemory-policy", settings.get("policy", "noeviction")),
             *(_CLUSTER_SETTINGS if self._cluster else ()),

@@ -11,7 +11,7 @@ from django.apps import apps
 from django.core import checks
 from django.db import connections, transaction
 
-from peerjob import Call, OptionError, PeerjobError, UnknownInstanceError
+from peerjob import Call, Instance, OptionError, PeerjobError, UnknownInstanceError
 from peerjob.model.ids import id_time_us
 
 from .framework import (
@@ -92,9 +92,20 @@ class TaskBackend(BaseTaskBackend):
         args, kwargs = as_json(args), as_json(kwargs)
         call = Call(job_for(self.alias, task), tuple(args), kwargs)
         tasks = self._task_store()
-        result: TaskResult[P, R] = TaskResult(
+        waiting = open_transactions() if self.checked_options.enqueue_on_commit else set[str]()
+        if waiting:
+            result = self._result(task, tasks.new_id(call), args, kwargs)
+            after_commit(waiting, lambda: self._stored(result, tasks.store(result.id, call)))
+        else:
+            instance = tasks.store_new(call)
+            result = self._result(task, instance.id, args, kwargs)
+            self._stored(result, instance)
+        return result
+
+    def _result(self, task: Task[P, R], id: str, args: list[Any], kwargs: dict[str, Any]) -> TaskResult[P, R]:
+        return TaskResult(
             task=task,
-            id=tasks.new_id(call),
+            id=id,
             status=TaskResultStatus.READY,
             enqueued_at=None,
             started_at=None,
@@ -106,11 +117,6 @@ class TaskBackend(BaseTaskBackend):
             errors=[],
             worker_ids=[],
         )
-        if self.checked_options.enqueue_on_commit:
-            after_commit(lambda: self._store(tasks, call, result))
-        else:
-            self._store(tasks, call, result)
-        return result
 
     def get_result(self, result_id: str) -> AnyResult:
         """Read a result; raises TaskResultDoesNotExist, also after retention has removed it."""
@@ -150,8 +156,7 @@ class TaskBackend(BaseTaskBackend):
         except OptionError as error:
             raise InvalidTaskBackend(f"TASKS[{self.alias!r}]['OPTIONS']: {error}") from error
 
-    def _store(self, tasks: TaskStore, call: Call[Any], result: AnyResult) -> None:
-        tasks.store(result.id, call)
+    def _stored(self, result: AnyResult, instance: Instance[Any]) -> None:
         object.__setattr__(result, "enqueued_at", moment(id_time_us(result.id)))
         task_enqueued.send_robust(type(self), task_result=result)
 
@@ -160,16 +165,19 @@ def _is_datetime(value: object) -> bool:
     return isinstance(value, datetime)
 
 
-def after_commit(call: Callable[[], None]) -> None:
-    """Call a function when each transaction that is open in this thread has committed; never if one rolls back."""
-    waiting = {connection.alias for connection in connections.all(initialized_only=True) if connection.in_atomic_block}
-    if not waiting:
-        call()
+def open_transactions() -> set[str]:
+    """The aliases of the databases with an open transaction in this thread."""
+    return {connection.alias for connection in connections.all(initialized_only=True) if connection.in_atomic_block}
+
+
+def after_commit(aliases: set[str], call: Callable[[], None]) -> None:
+    """Call a function when the open transactions of these databases have committed; never if one rolls back."""
+    waiting = set(aliases)
 
     def committed(alias: str) -> None:
         waiting.discard(alias)
         if not waiting:
             call()
 
-    for alias in sorted(waiting):
+    for alias in sorted(aliases):
         transaction.on_commit(functools.partial(committed, alias), using=alias)

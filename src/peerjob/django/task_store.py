@@ -41,8 +41,12 @@ class TaskStore:
         """
         return self._encoder.new(call).id
 
+    def store_new(self, call: Call[Any]) -> Instance[Any]:
+        """Store an instance. Raises what `new_id` raises, or a StoreError if the store cannot take it."""
+        return self._ask(lambda node: node.schedule(call), lambda: self.manager.schedule(call).instance, job=call.job)
+
     def store(self, id: str, call: Call[Any]) -> Instance[Any]:
-        """Store an instance. Raises a StoreError if the store cannot take it."""
+        """Store an instance with an id of `new_id`. Raises a StoreError if the store cannot take it."""
         # from then on, a node with workers would also run a job that its command does not serve
         return self._ask(
             lambda node: node.schedule_as(id, call), lambda: self.manager.schedule_as(id, call).instance, job=call.job

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from .framework import normalize_json
+
+_SAME = frozenset({str, int, bool, type(None)})
+"""Types whose values JSON gives back as they are."""
+_encode = json.JSONEncoder(allow_nan=False).encode
 
 
 def as_json(value: object) -> Any:
@@ -14,4 +18,12 @@ def as_json(value: object) -> Any:
     Tuples become lists, keys become text, and bytes become text if they are UTF-8. Raises TypeError for a type that
     JSON lacks, and ValueError for a value that it lacks: other bytes, NaN and infinity.
     """
-    return json.loads(json.dumps(normalize_json(value), allow_nan=False))
+    if isinstance(value, list | tuple):
+        items = cast("list[object] | tuple[object, ...]", value)
+        if _SAME.issuperset(map(type, items)):
+            return list(items)
+    elif isinstance(value, dict):
+        named = cast("dict[object, object]", value)
+        if _SAME.issuperset(map(type, named.values())) and all(type(name) is str for name in named):
+            return dict(named)
+    return json.loads(_encode(normalize_json(value)))

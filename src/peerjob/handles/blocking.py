@@ -62,12 +62,12 @@ class BlockingInstance(InstanceView, Injectable, Generic[R_co]):
 
     def refresh(self) -> BlockingInstance[R_co]:
         """Read the record again; raises UnknownInstanceError if retention has removed the instance."""
-        self._manager.call(self._instance.refresh())
+        self._manager.refresh(self._instance)
         return self
 
     def wait(self, timeout: Duration | None = None) -> BlockingInstance[R_co]:
         """Wait until the instance is final, and refresh it. Raises TimeoutError, but no error of the job."""
-        self._manager.call_long(self._instance.wait(timeout))
+        self._manager.wait_final(self._instance, timeout)
         return self
 
     def result(self, timeout: Duration | None = None) -> R_co:
@@ -77,7 +77,7 @@ class BlockingInstance(InstanceView, Injectable, Generic[R_co]):
         Raises JobFailed, JobCancelled or JobTimedOut if the instance did not complete, TimeoutError after `timeout`,
         and ResultTypeError if the stored result does not fit the annotation.
         """
-        return self._manager.call_long(self._instance.result(timeout))
+        return self._manager.result(self._instance, timeout)
 
     def cancel(self) -> bool:
         """Cancel the instance, queued or running, on any node; False if it was already final."""
@@ -240,7 +240,7 @@ class BlockingVerbs(BlockingCalls):
 
     def lookup_instance(self, uuid: str | UUID, job: Job[..., Any, Any] | None = None) -> BlockingInstance[Any]:
         """Return one instance by id; raises UnknownInstanceError, also if it is not an instance of `job`."""
-        return BlockingInstance(self, self.call(self.manager.lookup_instance(uuid, job)))
+        return BlockingInstance(self, self.find(uuid, job))
 
     def lookup_instances(self, query: Query | None = None) -> ResultPage[BlockingInstance[Any]]:
         """Return a page of instances by creation time. Continue with `query.at(page.cursor)`."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
+from uuid import UUID
 
+from peerjob.model.durations import Duration
 from peerjob.model.injected import Injectable, Injection
+from peerjob.model.job import Job
 from peerjob.model.query import Query, ResultPage
 
 from .instance import Instance
@@ -30,8 +33,33 @@ class BlockingCalls(Injectable, ABC):
 
     def store(self, job: Any, args: tuple[Any, ...], kwargs: dict[str, Any], id: str | None = None) -> Instance[Any]:
         """Store one run of a job, under the id of the caller if there is one."""
-        stored = self.manager.schedule_directly(job, args, kwargs, id)
+        stored = self.direct_manager.schedule_directly(job, args, kwargs, id)
         return stored if isinstance(stored, Instance) else self.call(stored)
+
+    def find(self, uuid: str | UUID, job: Job[..., Any, Any] | None) -> Instance[Any]:
+        """Read one instance."""
+        manager = self.direct_manager
+        instance = manager.lookup_directly(uuid, job)
+        return self.call(cast("Any", manager).lookup_instance(uuid, job)) if instance is None else instance
+
+    def refresh(self, instance: Instance[Any]) -> None:
+        """Read an instance again."""
+        _ = self.direct_manager
+        if not instance.refresh_directly():
+            self.call(instance.refresh())
+
+    def wait_final(self, instance: Instance[Any], timeout: Duration | None) -> None:
+        """Wait until an instance is final, and read it again. For one that is final, this is one read."""
+        _ = self.direct_manager
+        if not (instance.refresh_directly() and instance.state.is_final):
+            self.call_long(instance.wait(timeout))
+
+    def result(self, instance: Instance[T], timeout: Duration | None) -> T:
+        """Wait until an instance is final, and return its result."""
+        _ = self.direct_manager
+        if not instance.state.is_final:
+            self.wait_final(instance, timeout)
+        return instance.outcome()
 
     def call_on_loop(self, act: Callable[[Manager], T]) -> T:
         """Call a function on the loop of the manager."""
@@ -60,6 +88,11 @@ class BlockingCalls(Injectable, ABC):
                 yield item
         finally:
             self.call(_close(stream))
+
+    @property
+    def direct_manager(self) -> Manager:
+        """The manager, for a call of this thread; raises RuntimeError on a thread that runs an event loop."""
+        return self.manager
 
     @property
     @abstractmethod

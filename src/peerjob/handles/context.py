@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, ClassVar, Literal, NoReturn, Protocol, SupportsFloat, SupportsIndex, TypeVar
 
-from peerjob.model.clock import to_datetime
+from peerjob.model.clock import SystemClock, to_datetime
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError, OwnershipLost, Snooze
 from peerjob.model.injected import Injectable, Injection, current_run
@@ -29,6 +29,7 @@ _NO_INTERRUPTS: Any = frozenset[Any]()
 class ContextBackend(Protocol):
     """The part of a node that serves contexts. A detached context has no backend."""
 
+    def time_us(self) -> int: ...
     def report_progress(self, context: Context, fraction: float, message: str) -> None: ...
     async def check_owner(self, context: Context) -> bool: ...
     def make_instance(self, context: Context) -> Instance[Any]: ...
@@ -136,6 +137,13 @@ class Context(Injectable):
     def nominal_at(self) -> datetime | None:
         """The nominal time of the schedule's fire (see `Instance.nominal_at`), or None."""
         return to_datetime(self.nominal_us) if self.nominal_us else None
+
+    def now(self) -> datetime:
+        """Return the time in UTC by the node's clock, as `deadline` and `nominal_at` are. In a test, it is virtual.
+
+        A detached context returns the time of the machine.
+        """
+        return to_datetime(SystemClock().time_us() if self._backend is None else self._backend.time_us())
 
     # -- cancellation --------------------------------------------------------------------------------------------
 

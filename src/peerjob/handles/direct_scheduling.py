@@ -1,4 +1,4 @@
-"""How a thread without an event loop stores a run."""
+"""How a thread without an event loop stores a run, and reads an instance."""
 
 from __future__ import annotations
 
@@ -23,3 +23,7 @@ class DirectScheduling:
             manager.schedule(target, *args, **kwargs) if id is None else manager.schedule_as(id, target)
         )
         return rest
+
+    def lookup_directly(self, uuid: object, job: object = None) -> Instance[Any] | None:
+        """Read one instance from a thread without an event loop; None if only `lookup_instance` can do that now."""
+        return None

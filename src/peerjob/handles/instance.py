@@ -294,6 +294,7 @@ class InstanceManager(Protocol):
     """The verbs of a `Manager` that an `Instance` calls."""
 
     async def lookup_instance(self, uuid: str, /) -> Instance[Any]: ...
+    def lookup_directly(self, uuid: str, /) -> Instance[Any] | None: ...
     async def wait_final(self, uuid: str, timeout: Duration | None, /) -> Record: ...
     def read_result(self, record: Record, job: Any, /) -> Any: ...
     async def cancel_instance(self, uuid: str, /) -> bool: ...
@@ -318,7 +319,7 @@ class Instance(InstanceView, Injectable, Generic[R_co]):
     def __init__(
         self, manager: InstanceManager | None, record: Record, *, job: object = None, is_new: bool = True
     ) -> None:
-        super().__init__()
+        self._spec: Spec | None = None  # as in `InstanceView`, whose call would take as long as all lines below
         self._manager = manager
         self._job = job
         self._record = record
@@ -365,6 +366,13 @@ class Instance(InstanceView, Injectable, Generic[R_co]):
         """Read the record again; raises UnknownInstanceError if retention has removed the instance."""
         self._record = (await self._need_manager().lookup_instance(self.id)).record
         return self
+
+    def refresh_directly(self) -> bool:
+        """Read the record again in a thread without an event loop; False if only `refresh` can do that now."""
+        latest = self._need_manager().lookup_directly(self.id)
+        if latest is not None:
+            self._record = latest.record
+        return latest is not None
 
     async def wait(self, timeout: Duration | None = None) -> Instance[R_co]:
         """Wait until the instance is final, and refresh it. Raises TimeoutError, but no error of the job."""

@@ -159,7 +159,8 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
     @property
     def version(self) -> int:
         """Version of the definition, for rolling deploys; 0 by default."""
-        return cast(int, self.options.get("version", 0))
+        version: int = self.options.get("version", 0)
+        return version
 
     @property
     def schedule_name(self) -> str:

@@ -21,10 +21,16 @@ lists only."""
 # Each length stands behind a line, or begins the data. A pattern with a literal begin is much faster.
 _is_behind_line = re.compile(rb"\r\n[*%~>|][0-9]{7}").search
 _is_first = re.compile(rb"\n?[*%~>|][0-9]{7}").match
+_SHORTEST = 8
+"""A length of seven digits and its type have as many bytes."""
 _BEGUN = re.compile(rb"[*%~>|][0-9]{0,6}\Z")
 _LINE_END = ord("\n")
 _PARTIAL = object()
 """hiredis returns this if a reply has not arrived completely."""
+
+
+def _announces(data: bytes) -> bool:
+    return _is_behind_line(data) is not None or _is_first(data) is not None
 
 
 class ReplyReader:
@@ -39,7 +45,7 @@ class ReplyReader:
 
     def read(self, data: bytes, replies: list[Any]) -> None:
         """Append the replies that `data` completes; raises ProtocolError."""
-        if self._held or data[-1] != _LINE_END or _is_behind_line(data) is not None or _is_first(data) is not None:
+        if self._held or data[-1] != _LINE_END or (len(data) >= _SHORTEST and _announces(data)):
             data = self._checked(data, replies)
         self._feed(data)
         gets = self._gets

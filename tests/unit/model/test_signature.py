@@ -288,6 +288,9 @@ def in_place(executor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 class Hooks:
+    def time_us(self) -> int:
+        return 1_000_000
+
     def report_progress(self, context: Context, fraction: float, message: str) -> None: ...
 
     async def check_owner(self, context: Context) -> bool:

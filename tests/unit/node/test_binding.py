@@ -545,6 +545,9 @@ def test_arguments_nested_too_deep() -> None:
 
 
 class Hooks:
+    def time_us(self) -> int:
+        return 1_000_000
+
     def report_progress(self, context: Context, fraction: float, message: str) -> None: ...
 
     async def check_owner(self, context: Context) -> bool:

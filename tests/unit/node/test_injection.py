@@ -394,6 +394,9 @@ async def test_a_surprise_in_a_thread_is_refused(executor: Executor, trace: Trac
 
 
 class Given:
+    def time_us(self) -> int:
+        return 1_000_000
+
     def report_progress(self, context: Context, fraction: float, message: str) -> None: ...
 
     async def check_owner(self, context: Context) -> bool:

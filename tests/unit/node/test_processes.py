@@ -59,6 +59,9 @@ class Recorder:
         self.lines: list[tuple[int, str, Any]] = []
         self.owner: bool | Exception = True
 
+    def time_us(self) -> int:
+        return 1_000_000
+
     def report_progress(self, context: Context, fraction: float, message: str) -> None:
         self.progress.append((fraction, message))
 

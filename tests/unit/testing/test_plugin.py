@@ -219,7 +219,7 @@ def test_it_costs_nothing_where_no_test_uses_it() -> None:
 def test_the_examples_of_the_guide_run(pytester: pytest.Pytester) -> None:
     text = (Path(__file__).parents[3] / "docs" / "testing.md").read_text()
     blocks = re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    assert len(blocks) == len(re.findall("^```python", text, re.MULTILINE)) == 7
+    assert len(blocks) == len(re.findall("^```python", text, re.MULTILINE)) == 8
     for name, code in blocks:
         pytester.makefile(".py", **{name.removesuffix(".py"): code})
     (settings,) = re.findall(r"^```toml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
