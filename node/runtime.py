@@ -197,7 +197,6 @@ class NodeRuntime:
                 OutboxRole(
                     clock, relay, registry, self.enqueuer, self.records, self.catalogue, self.changes,
                     lambda kind: self.pool.size > 0 and registry.binding(kind) is not None,
-                    lambda: self.election.is_leader,
                 ),
             )  # fmt: skip
         # a separate coordinator has its own layout, so a layout error of the coordinator must not stop the node

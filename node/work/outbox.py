@@ -39,9 +39,6 @@ class RelayNode(Protocol):
 
     clock: Clock
 
-    @property
-    def is_leader(self) -> bool: ...
-
     async def send(self, instances: Sequence[NewInstance]) -> list[Exception | None]:
         """Enqueue instances, of which some may be in the store already; None, or why the store refuses the instance.
 
@@ -81,7 +78,6 @@ class OutboxRole(BackgroundRole):
         catalogue: KindCatalogue,
         changes: ChangeListener,
         runs_here: Callable[[str], bool],
-        leads: Callable[[], bool],
     ) -> None:
         super().__init__(clock)
         self._relay = relay
@@ -91,7 +87,6 @@ class OutboxRole(BackgroundRole):
         self._catalogue = catalogue
         self._changes = changes
         self._runs_here = runs_here
-        self._leads = leads
 
     async def run(self) -> None:
         await self._relay.run(self)
@@ -138,8 +133,3 @@ class OutboxRole(BackgroundRole):
         """See `RelayNode.over`."""
         records = await self._records.find_many(ids)
         return [id for id in ids if id not in records or records[id].state.is_final]
-
-    @property
-    def is_leader(self) -> bool:
-        """Whether the node leads now."""
-        return self._leads()

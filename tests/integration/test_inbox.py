@@ -266,8 +266,7 @@ async def test_the_relay_cleans_the_inbox_of_instances_that_are_over(bank: Bank)
             bank.execute(f"UPDATE peerjob_inbox_fence SET written = {old} WHERE instance = :id", id=id)
         relay: Any = OutboxRelay(bank.engine)
         async with Node(first._store, outbox=relay, workers=0) as second:  # pyright: ignore[reportPrivateUsage]
-            await until(lambda: second.is_leader or first.is_leader)
-            await first.stop(0)
+            assert second.running
             await until(lambda: {str(row[0]) for row in bank.kept("peerjob_inbox_fence")} == {held.id, fresh.id})
             assert {str(row[0]) for row in bank.kept()} == {held.id, fresh.id}
 

@@ -59,10 +59,6 @@ class DyingNode:
         self.clock = node.clock
         self.over = node.over
 
-    @property
-    def is_leader(self) -> bool:
-        return self._node.is_leader
-
     async def send(self, instances: Sequence[NewInstance]) -> list[Exception | None]:
         if self._database.point == "taken":
             die()

@@ -39,6 +39,10 @@ class Database(ABC):
     async def listen(self, channel: str, wake: Callable[[], None], executor: Executor | None) -> Listener | None:
         """Call `wake` at each notification of a channel; None if the driver cannot."""
 
+    async def close(self) -> None:
+        """Release what the calls above left open; they can open it again."""
+        return
+
 
 async def in_thread(call: Callable[[], T], executor: Executor | None = None) -> T:
     """Run a call in a thread with the context variables of the caller; a cancellation waits as `outlasted` does."""

@@ -33,7 +33,7 @@ SEND_LIMIT = 300.0
 ASIDE_PERIOD = 60.0
 """Seconds between two searches for rows that were taken too long ago."""
 CLEAN_PERIOD = 3_600.0
-"""Seconds between two searches of the leader for instances of the inbox that are over."""
+"""About the seconds between two searches for instances of the inbox that are over."""
 KEPT = 86_400.0
 """Seconds for which the inbox keeps the rows of an instance that is over."""
 OLD = "it was taken about a day ago: its instance may have run, and the store may have forgotten its id"
@@ -45,9 +45,10 @@ class OutboxRelay:
     - `engine`: an Engine or AsyncEngine of SQLAlchemy, on PostgreSQL or SQLite.
     - `table`: the table of the `Outbox`.
 
-    Several nodes can have a relay of one table. On PostgreSQL each of them works, and a notification wakes them at the
-    commit of a row. On SQLite the leader works, and looks each second. A row that cannot be sent goes to the table with
-    the suffix `_bad`. Raises OptionError.
+    Several nodes can have a relay of one table. On PostgreSQL, a notification wakes them at the commit of a row. On
+    SQLite, they look each second. A row that cannot be sent goes to the table with the suffix `_bad`.
+
+    Raises OptionError.
     """
 
     def __init__(self, engine: Any, table: str = DEFAULT_TABLE) -> None:
@@ -122,6 +123,7 @@ class _Passes:
                             await self._wake.wait()
         finally:
             await self._forget_listener()
+            await self._database.close()
 
     def _report(self, error: Exception) -> None:
         text = f"{type(error).__name__}: {error}"
@@ -131,8 +133,6 @@ class _Passes:
 
     async def _pass(self) -> bool:
         """Take rows and send them; whether more rows may be waiting."""
-        if self._database.dialect == "sqlite" and not self._node.is_leader:
-            return False
         await self._listen()
         await self._look_aside()
         # a take locks the file for the writers of the program, and a look does not
@@ -194,8 +194,8 @@ class _Passes:
             for id in await self._run(lambda connected: old_rows(connected, self._table, MAX_BATCH)):
                 self._refuse(id, OLD)
             self._aside_at = now + ASIDE_PERIOD
-        if now >= self._clean_at and self._node.is_leader:
-            self._clean_at = now + CLEAN_PERIOD
+        if now >= self._clean_at:
+            self._clean_at = now + CLEAN_PERIOD * self._node.clock.random.uniform(0.5, 1.5)
             await self._clean()
 
     async def _clean(self) -> None:
