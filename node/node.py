@@ -90,7 +90,7 @@ class Node(NodeInstanceManager, NodeRetryManager, NodeScheduleManager, NodeClust
     Raises OptionError for an invalid setting.
     """
 
-    @typed_except_secrets("store", "coordinator")
+    @typed_except_secrets("store", "coordinator", "outbox")
     def __init__(
         self,
         store: str | Store = "memory://",
