@@ -22,7 +22,7 @@ from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.model.worker import Worker
 from peerjob.store.base import Elections, Store
 from peerjob.store.calls import RETRY_FOR
-from peerjob.store.drivers import open_elections, open_store, takes_credentials
+from peerjob.store.drivers import elections_of, open_store, takes_credentials
 from peerjob.store.timed import timed
 
 from .body.registry import Registry, checked_modules
@@ -43,6 +43,7 @@ from .observe.observer import Observer, log_listener_failure
 from .observe.probes import Probe, ProbeAnswer, answer_probe
 from .observe.tracing import ClaimLoopSpans, make_tracing
 from .runtime import NodeRuntime
+from .work.outbox import Relay
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -84,11 +85,12 @@ class Node(NodeInstanceManager, NodeRetryManager, NodeScheduleManager, NodeClust
     - `allow_references`: modules and packages whose functions may be options of single runs, such as
       `with_options(on_complete=)`. The modules that define jobs are always allowed.
     - `max_payload`: most bytes of the arguments, and of the result.
+    - `outbox`: an `OutboxRelay` of `peerjob.sql`, which makes instances of the rows of an outbox while the node runs.
 
     Raises OptionError for an invalid setting.
     """
 
-    @typed_except_secrets("store", "coordinator")
+    @typed_except_secrets("store", "coordinator", "outbox")
     def __init__(
         self,
         store: str | Store = "memory://",
@@ -108,6 +110,7 @@ class Node(NodeInstanceManager, NodeRetryManager, NodeScheduleManager, NodeClust
         store_limits: StoreLimits | None = None,
         allow_unknown: bool = False,
         allow_references: Sequence[str] = (),
+        outbox: Relay | None = None,
     ) -> None:
         self.clock: Clock = clock or SystemClock()
         self.name = checked_text("name", name, MAX_NODE_NAME) if name else _default_name()
@@ -133,7 +136,9 @@ class Node(NodeInstanceManager, NodeRetryManager, NodeScheduleManager, NodeClust
             store_limits=store_limits,
             allow_unknown=allow_unknown,
             allow_references=allow_references,
+            outbox=outbox,
         )
+        self.outbox = outbox
         self._given_store = isinstance(store, str)
         self._workers = whole_number("workers", workers, 0, MAX_WORKERS)
         self._max_payload = whole_number("max_payload", max_payload, 1, MAX_SIZE)
@@ -157,7 +162,7 @@ class Node(NodeInstanceManager, NodeRetryManager, NodeScheduleManager, NodeClust
         self._call_observers: list[Observer] = []
         """The observers that take the times of calls of the store."""
         self._store = timed(opened, self.clock, self._store_called, self._call_observers)
-        self._elections = _elections_of(
+        self._elections = elections_of(
             coordinator, self._store, namespace=namespace, clock=self.clock, credentials=credentials
         )
         self._registered_us = {}
@@ -224,6 +229,7 @@ class Node(NodeInstanceManager, NodeRetryManager, NodeScheduleManager, NodeClust
             tracing=self._tracing,
             farewell=self._farewell if self._given_store else None,
             audit_trail=self.audit_trail,
+            relay=self.outbox,
         )
         self._runtime = runtime
         self._process = os.getpid()
@@ -472,23 +478,6 @@ class Node(NodeInstanceManager, NodeRetryManager, NodeScheduleManager, NodeClust
         if self._tracing is not None:
             made.trace(self._tracing.provider)
         return made
-
-
-def _elections_of(
-    coordinator: Coordinator | None,
-    store: Store,
-    *,
-    namespace: str,
-    clock: Clock,
-    credentials: CredentialProvider | None,
-) -> Callable[[], Elections]:
-    if coordinator is None:
-        return store.elections
-    if isinstance(coordinator, str):
-        return open_elections(coordinator, namespace=namespace, clock=clock, credentials=credentials)
-    if not callable(coordinator):  # pyright: ignore[reportUnnecessaryComparison]  # untyped callers pass any object
-        raise OptionError("coordinator", coordinator, "a URL, or a function that makes a client of elections")
-    return coordinator
 
 
 def _default_name() -> str:

@@ -55,6 +55,7 @@ from .work.failure_log import FailureLog
 from .work.hint_wait import HintWait
 from .work.in_flight import InFlight
 from .work.intake import LAST_COMMIT, Intake
+from .work.outbox import OutboxRole, Relay
 from .work.outcomes import OutcomeBuilder
 from .work.pool import Pool, Prefetch
 from .work.processors import Processors
@@ -98,6 +99,7 @@ class NodeRuntime:
         tracing: Tracing | None = None,
         farewell: Callable[[str], Awaitable[None]] | None = None,
         audit_trail: AuditTrail,
+        relay: Relay | None = None,
     ) -> None:
         self._store = store
         self.direct_calls = None if clock.virtual else direct_calls_of(store)
@@ -196,6 +198,13 @@ class NodeRuntime:
             self._cron,
             ActivitySampler(clock, store, activity, self.lease.time),
         )
+        if relay is not None:
+            self.roles += (
+                OutboxRole(
+                    clock, relay, registry, self.enqueuer, self.records, self.catalogue, self.changes,
+                    lambda kind: self.pool.size > 0 and registry.binding(kind) is not None,
+                ),
+            )  # fmt: skip
         # a separate coordinator has its own layout, so a layout error of the coordinator must not stop the node
         self._foreign_roles = () if elections == store.elections else (self.election,)
         self.capture = CaptureHandler(self.context_backend)

@@ -57,6 +57,7 @@ features = {
     ),
     "metrics": lambda: peerjob.serve_metrics,
     "cli": lambda: (command("jobd"), command("jobctl")),
+    "sql": lambda: __import__("peerjob.sql").sql.OutboxRelay.at("sqlite://"),
     "otel": lambda: Node("memory://").trace(),
     "web": lambda: __import__("peerjob.web").web.dashboard(Node("memory://"), authorize=call_over_grpc),
     "uvloop": lambda: loop_factory() or (_ for _ in ()).throw(RuntimeError("peerjob[uvloop]'")),

@@ -28,7 +28,6 @@ ONE_MEANING: dict[str, tuple[frozenset[str], str]] = {
     "room": (frozenset(), "remaining, bytes_left, permit"),
     "turn": (frozenset({"turn", "by_turn"}), "lock, long_poll, write_lock"),
     "place": (frozenset(), "position, index, path, permit, location"),
-    "outbox": (frozenset(), "unsent_reports"),
 }
 """A part of names → the names that have it with its one meaning, and words for its former other meanings."""
 NO_NAMES = {"one": "the name of the thing", "found": "what was found"}

@@ -169,3 +169,21 @@ def _check_provider(credentials: CredentialProvider | None) -> None:
 
 def _unknown(url: str) -> OptionError:
     return OptionError("store", redact(url), f"a URL that starts with {', '.join(f'{s}://' for s in SCHEMES)}")
+
+
+def elections_of(
+    coordinator: str | Callable[[], Elections] | None,
+    store: Store,
+    *,
+    namespace: str,
+    clock: Clock,
+    credentials: CredentialProvider | None,
+) -> Callable[[], Elections]:
+    """A function that makes clients of the service that elects the leader; raises OptionError."""
+    if coordinator is None:
+        return store.elections
+    if isinstance(coordinator, str):
+        return open_elections(coordinator, namespace=namespace, clock=clock, credentials=credentials)
+    if not callable(coordinator):  # pyright: ignore[reportUnnecessaryComparison]  # untyped callers pass any object
+        raise OptionError("coordinator", coordinator, "a URL, or a function that makes a client of elections")
+    return coordinator

@@ -18,6 +18,7 @@ from hypothesis import settings as hypothesis_settings
 
 from support.etcd import SHORT_LEASES, Certificates, EtcdCluster, EtcdServer, EtcdSettings, StartEtcd, StartEtcdCluster
 from support.etcd_site import EtcdSite
+from support.postgres import Database, new_database, running_postgres
 from support.servers import (
     SERVERS,
     RedisServer,
@@ -88,6 +89,22 @@ def sqlite_file() -> Iterator[Path]:
     """A shared file, in memory where that can be; not to be filled up, replaced or damaged."""
     with tempfile.TemporaryDirectory(prefix="peerjob-", dir=MEMORY if MEMORY.is_dir() else None) as folder:
         yield Path(folder, "peerjob.db")
+
+
+@pytest.fixture(scope="session")
+def postgres_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The host of a shared PostgreSQL, which is the folder of its socket; not to be stopped."""
+    with contextlib.ExitStack() as stack:
+        with needed():
+            folder = stack.enter_context(running_postgres(tmp_path_factory.mktemp("postgres") / "output"))
+        yield folder
+
+
+@pytest.fixture
+def postgres(postgres_host: Path) -> Iterator[Database]:
+    """A database of the test's own on the shared PostgreSQL."""
+    with new_database(postgres_host) as database:
+        yield database
 
 
 @pytest.fixture

@@ -113,17 +113,21 @@ class ResultType:
 
     def read(self, record: Record) -> Any:
         """Read the result of a Completed instance, as its job returned it; raises DecodeError or ResultTypeError."""
-        if record.result is None:
+        return self.decode(record.result, record.id, record.kind)
+
+    def decode(self, data: bytes | None, id: str, kind: str) -> Any:
+        """Like `read`, for the bytes alone."""
+        if data is None:
             return None
-        raw = decode_value(record.result)
+        raw = decode_value(data)
         if self.position.admits(raw) or raw is None:
             return raw
         try:
             return self.position.convert(raw)
         except Exception as error:  # noqa: BLE001  # conversion runs code of users, which can raise anything
-            hidden = self.position.secret or has_secret(record.result)
+            hidden = self.position.secret or has_secret(data)
             problems = self.position.explain(error, hidden=hidden)
-            raise ResultTypeError(record.id, record.kind, self._text, problems, raw) from (None if hidden else error)
+            raise ResultTypeError(id, kind, self._text, problems, raw) from (None if hidden else error)
 
     def _check(self, value: Any, data: bytes, stored: Any) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 
-from peerjob.model.record import REPEAT_US
+from peerjob.model.record import repeat_us
 from peerjob.model.state import State
 
 from . import gates
@@ -68,5 +68,6 @@ def remove(transaction: ReferenceTransaction, instance: InstanceData) -> None:
         free_key_and_slot(transaction, instance)
     del state.instances[instance.id]
     state.watchers.pop(instance.id, None)
-    if instance.created_us + REPEAT_US > transaction.now_us:
-        state.removed[instance.id] = instance.created_us + REPEAT_US
+    remembered_until_us = instance.created_us + repeat_us(instance.id)
+    if remembered_until_us > transaction.now_us:
+        state.removed[instance.id] = remembered_until_us

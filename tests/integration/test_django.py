@@ -27,11 +27,20 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {"SHOP_DATA": str(tmp_path), "PYTHONUNBUFFERED": "1"}
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.matrix("starts a PostgreSQL"))])
+@pytest.fixture(
+    params=[
+        "sqlite",
+        pytest.param("sqlite with an outbox", marks=pytest.mark.matrix("tests/unit/django has the outbox")),
+        pytest.param("postgres", marks=pytest.mark.matrix("starts a PostgreSQL")),
+        pytest.param("postgres with an outbox", marks=pytest.mark.matrix("starts a PostgreSQL")),
+    ]
+)
 def database(request: pytest.FixtureRequest, environment: dict[str, str], tmp_path: Path) -> Iterator[None]:
     """The database of the project."""
+    if "outbox" in request.param:
+        environment["SHOP_OUTBOX"] = "1"
     with ExitStack() as stack:
-        if request.param == "postgres":
+        if "postgres" in request.param:
             try:
                 folder = stack.enter_context(running_postgres(tmp_path / "postgres"))
             except MissingServerError as missing:

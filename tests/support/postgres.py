@@ -4,11 +4,14 @@ import os
 import shutil
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import psycopg
+from psycopg import sql
 
 from support.processes import ChildProcess
 from support.servers import MissingServerError
@@ -59,3 +62,31 @@ def running_postgres(output: Path) -> Generator[Path]:
             server.wait_for("ready to accept connections")
             with psycopg.connect(host=str(home), user="postgres", dbname="postgres"):
                 yield home
+
+
+class Database(NamedTuple):
+    """A database on a server of the tests."""
+
+    host: Path
+    name: str
+
+    def url(self, driver: str = "psycopg") -> str:
+        """The URL of SQLAlchemy."""
+        return f"postgresql+{driver}://postgres@/{self.name}?host={self.host}"
+
+    @property
+    def conninfo(self) -> str:
+        """What psycopg takes."""
+        return f"host={self.host} user=postgres dbname={self.name}"
+
+
+@contextmanager
+def new_database(host: Path) -> Generator[Database]:
+    """Make a database, and remove it with the connections to it."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(host=str(host), user="postgres", dbname="postgres", autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            yield Database(host, name)
+        finally:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))

@@ -24,7 +24,7 @@ CORE_ONLY = """
 import json, sys
 for name in ["cryptography", "django", "etcd3aio", "glide", "jwt", "google.protobuf", "grpc", "grpc_health",
              "grpc_reflection", "jinja2", "opentelemetry", "opentelemetry.context", "prometheus_client",
-             "rich", "shellingham", "starlette", "typer", "uvloop"]:
+             "rich", "shellingham", "sqlalchemy", "starlette", "typer", "uvloop"]:
     sys.modules[name] = None
 import asyncio
 import peerjob, peerjob.testing, peerjob_probe
@@ -77,6 +77,9 @@ NEEDS: dict[str, tuple[str, Extra]] = {
     "Node('memory://').trace()": ("trace()", "otel"),
     "__import__('peerjob.web')": ("peerjob.web", "web"),
     "__import__('peerjob.django')": ("peerjob.django", "django"),
+    "__import__('peerjob.sql').sql.OutboxRelay(None)": ("OutboxRelay", "sql"),
+    "__import__('peerjob.sql').sql.OutboxRelay.at('sqlite://')": ("OutboxRelay", "sql"),
+    "__import__('peerjob.sql').sql.transact(None, None, None)": ("transact", "sql"),
     "command('jobd')": ("jobd", "cli"),
     "command('jobctl')": ("jobctl", "cli"),
 }

@@ -8,13 +8,14 @@ from types import ModuleType
 import pytest
 
 import peerjob
+import peerjob.sql
 import peerjob.testing
 import peerjob_pytest
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = "".join(path.read_text() for path in sorted((ROOT / "docs" / "reference").glob("*.md")))
 SHOWN = re.findall(r"^<!-- reference: (\S+)(?: own)? -->$", REFERENCE, re.MULTILINE)
-MODULES: tuple[ModuleType, ...] = (peerjob, peerjob.testing)
+MODULES: tuple[ModuleType, ...] = (peerjob, peerjob.sql, peerjob.testing)
 FIXTURES = [name for name in vars(peerjob_pytest) if name.startswith("peerjob_")]
 
 

@@ -24,6 +24,11 @@ TASKS = {"default": {"BACKEND": "peerjob.django.TaskBackend"}}
 if "SHOP_STORE" in os.environ:
     TASKS["default"]["OPTIONS"] = {"store": os.environ["SHOP_STORE"]}
 
+# with an outbox, a task and its order are one transaction of the database
+if os.environ.get("SHOP_OUTBOX") == "1":
+    INSTALLED_APPS.append("peerjob.django.outbox")
+    TASKS["default"].setdefault("OPTIONS", {})["outbox"] = True
+
 if "SHOP_POSTGRES" in os.environ:
     DATABASES = {
         "default": {

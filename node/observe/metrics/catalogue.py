@@ -114,4 +114,10 @@ LIMIT_WAITING = _gauge("peerjob_limit_waiting", "Queued instances of the kinds o
 LIMIT_REMAINING = _gauge("peerjob_limit_remaining", "How many more claims a shared limit allows now.", "limit")
 UNDECODABLE = _gauge("peerjob_undecodable", "Records that were set aside because they cannot be read.")
 
+# -- the database of a node with an outbox
+OUTBOX_ROWS = _gauge("peerjob_outbox_rows", "Rows that wait for a relay, up to 100,000.", "table")
+OUTBOX_AGE = _gauge("peerjob_outbox_age_seconds", "Age of the oldest row that waits for a relay.", "table")
+OUTBOX_REFUSED = _gauge("peerjob_outbox_refused", "Rows that were kept aside because they cannot be sent.", "table")
+INBOX = _gauge("peerjob_inbox_instances", "Instances of which the inbox keeps values, up to 100,000.", "table")
+
 ALL = (*KIND_COUNTERS.values(), *(value for value in list(globals().values()) if isinstance(value, Metric)))

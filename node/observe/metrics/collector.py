@@ -20,6 +20,7 @@ from peerjob.model.query import Query
 from peerjob.model.state import State
 from peerjob.model.stored_limit import LimitView
 from peerjob.node.node import Node
+from peerjob.node.work.outbox import OutboxState
 from peerjob.store.per_loop import PerLoop
 from peerjob.version import __version__
 
@@ -64,6 +65,7 @@ class Metrics(Collector):
         self._compat = compat
         self._events = EventCounts()
         self._view: MetricsView | None = None
+        self._outbox: OutboxState | None = None
         self._read_at: float | None = None
         self._reading = PerLoop(asyncio.Lock)
         self.registry = CollectorRegistry()
@@ -92,7 +94,18 @@ class Metrics(Collector):
             except (StoreError, TimeoutError, NodeStateError) as error:
                 logger.debug("the namespace cannot be read for a scrape: %r", error)
                 self._view = None
+            self._outbox = await self._read_outbox()
             self._read_at = now
+
+    async def _read_outbox(self) -> OutboxState | None:
+        if self.node.outbox is None:
+            return None
+        try:
+            async with asyncio.timeout(READ_TIMEOUT):
+                return await self.node.outbox.state()
+        except Exception as error:  # noqa: BLE001  # each library has its own errors of a database
+            logger.debug("the outbox cannot be read for a scrape: %r", error)
+            return None
 
     async def _read(self) -> MetricsView:
         stats = await self.node.stats()
@@ -113,7 +126,12 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Return every metric with its samples."""
-        for metric, rows in (*self._event_rows(), *self._node_rows(), *self._namespace_rows()):
+        for metric, rows in (
+            *self._event_rows(),
+            *self._node_rows(),
+            *self._namespace_rows(),
+            *self._outbox_rows(),
+        ):
             for name in (metric.name, metric.compat) if self._compat and metric.compat else (metric.name,):
                 yield _family(metric, name, rows)
 
@@ -180,6 +198,16 @@ class Metrics(Collector):
         yield catalogue.LIMIT_CONCURRENCY, _known((view.name, view.concurrency) for view in view.limits)
         yield catalogue.LIMIT_WAITING, [((view.name,), view.waiting) for view in view.limits]
         yield catalogue.LIMIT_REMAINING, _known((view.name, view.remaining) for view in view.limits)
+
+    def _outbox_rows(self) -> Iterator[tuple[catalogue.Metric, list[Row]]]:
+        state = self._outbox
+        if state is None:
+            return
+        labels = (state.table,)
+        yield catalogue.OUTBOX_ROWS, [(labels, state.rows)]
+        yield catalogue.OUTBOX_AGE, [(labels, state.oldest)]
+        yield catalogue.OUTBOX_REFUSED, [(labels, state.refused)]
+        yield catalogue.INBOX, [(labels, state.inbox)]
 
 
 def _known(numbers: Iterable[tuple[str, int | None]]) -> list[Row]:

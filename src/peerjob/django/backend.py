@@ -49,6 +49,8 @@ class TaskBackend(BaseTaskBackend):
     - `namespace`: separates the applications of one store (default: `"default"`).
     - `enqueue_on_commit`: inside of a transaction, store a task when the transaction commits (default: True). Its id is
       known at once. Until the commit, `refresh()` raises TaskResultDoesNotExist.
+    - `outbox`: True, or an alias of DATABASES: write a task as a row of that database, in the transaction of the
+      request; `manage.py peerjob` sends it after the commit. It needs the app `peerjob.django.outbox` (default: False).
 
     Invalid options are errors of `manage.py check`, and raise InvalidTaskBackend at each use of the backend.
     """
@@ -86,14 +88,19 @@ class TaskBackend(BaseTaskBackend):
 
         Raises InvalidTask, ArgumentError or PayloadTooLargeError for an invalid call, and TypeError or ValueError for
         an argument that JSON lacks: at once and also inside of a transaction. Raises StoreUnavailableError or
-        StoreFullError if the store cannot take the run.
+        StoreFullError if the store cannot take the run, and TableError for an outbox without tables.
         """
         self.validate_task(task)
         args, kwargs = as_json(args), as_json(kwargs)
         call = Call(job_for(self.alias, task), tuple(args), kwargs)
         tasks = self._task_store()
         waiting = open_transactions() if self.checked_options.enqueue_on_commit else set[str]()
-        if waiting:
+        outbox = self.checked_options.outbox_alias
+        if outbox is not None:
+            row = tasks.outbox.schedule_in_autocommit(connections[outbox], call)
+            result = self._result(task, row.id, args, kwargs)
+            self._enqueued(result)
+        elif waiting:
             result = self._result(task, tasks.new_id(call), args, kwargs)
             after_commit(waiting, lambda: self._stored(result, tasks.store(result.id, call)))
         else:
@@ -137,6 +144,13 @@ class TaskBackend(BaseTaskBackend):
         except PeerjobError as error:
             problems.append(checks.Error(f"{where}['OPTIONS']: {error}", id="peerjob.E002"))
         else:
+            alias = self.checked_options.outbox_alias
+            if alias is not None and not apps.is_installed("peerjob.django.outbox"):
+                text = f"{where} uses an outbox, but INSTALLED_APPS has no 'peerjob.django.outbox'."
+                problems.append(checks.Warning(text, hint="Its migration makes the tables.", id="peerjob.W004"))
+            if alias is not None and alias not in connections:
+                text = f"{where}['OPTIONS']['outbox']: expected True or an alias of DATABASES, got {alias!r}"
+                problems.append(checks.Error(text, id="peerjob.E003"))
             if self.checked_options.store.startswith("memory:"):
                 hint = "Use sqlite:///… on one machine, or redis:// for several."
                 text = f"{where}: the store memory:// is lost with its process, and no other process sees it."
@@ -157,6 +171,9 @@ class TaskBackend(BaseTaskBackend):
             raise InvalidTaskBackend(f"TASKS[{self.alias!r}]['OPTIONS']: {error}") from error
 
     def _stored(self, result: AnyResult, instance: Instance[Any]) -> None:
+        self._enqueued(result)
+
+    def _enqueued(self, result: AnyResult) -> None:
         object.__setattr__(result, "enqueued_at", moment(id_time_us(result.id)))
         task_enqueued.send_robust(type(self), task_result=result)
 

@@ -17,6 +17,8 @@ from .framework import InvalidTaskBackend
 if TYPE_CHECKING:
     from redis.credentials import CredentialProvider
 
+    from peerjob.sql import OutboxRelay
+
 DEFAULT_FILE = "peerjob.db"
 """The file of the default store, in BASE_DIR of the project; without a BASE_DIR, in the current folder."""
 
@@ -31,6 +33,12 @@ class BackendOptions:
     namespace: str = "default"
     store_retry: Duration = 30.0
     enqueue_on_commit: bool = True
+    outbox: bool | str = False
+
+    @property
+    def outbox_alias(self) -> str | None:
+        """The alias of the database with the outbox; None without one."""
+        return ("default" if self.outbox is True else self.outbox) or None
 
     def node(
         self,
@@ -39,8 +47,12 @@ class BackendOptions:
         workers: int = 0,
         name: str | None = None,
         lease_ttl: Duration = 5.0,
+        relays: bool = False,
     ) -> Node:
-        """A node of these options, not started; raises OptionError for a value that no node accepts."""
+        """A node of these options, not started; raises OptionError for a value that no node accepts.
+
+        With `relays`, it relays the outbox, if the options name one.
+        """
         return Node(
             self.store,
             jobs=jobs,
@@ -53,7 +65,17 @@ class BackendOptions:
             lease_ttl=lease_ttl,
             timezone=settings.TIME_ZONE,
             allow_unknown=True,
+            outbox=self._relay() if relays else None,
         )
+
+    def _relay(self) -> OutboxRelay | None:
+        if self.outbox_alias is None:
+            return None
+        from peerjob.sql import OutboxRelay
+
+        from .outbox.database import DjangoDatabase
+
+        return OutboxRelay(DjangoDatabase(self.outbox_alias))
 
 
 _EXPECTED: dict[str, tuple[type[Any] | tuple[type[Any], ...], str]] = {
@@ -63,6 +85,7 @@ _EXPECTED: dict[str, tuple[type[Any] | tuple[type[Any], ...], str]] = {
     "namespace": (str, "a name"),
     "store_retry": ((str, int, float, timedelta), "a duration, such as 2s"),
     "enqueue_on_commit": (bool, "True or False"),
+    "outbox": ((bool, str), "True, False or an alias of DATABASES"),
 }
 
 

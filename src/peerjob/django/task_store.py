@@ -14,6 +14,7 @@ from peerjob import Call, Instance, Job, Node, SystemClock
 from peerjob.node.body.registry import Registry
 from peerjob.node.manager.call_encoder import CallEncoder
 from peerjob.node.node import MAX_PAYLOAD
+from peerjob.sql import Outbox
 
 from .options import BackendOptions
 
@@ -44,6 +45,11 @@ class TaskStore:
     def store_new(self, call: Call[Any]) -> Instance[Any]:
         """Store an instance. Raises what `new_id` raises, or a StoreError if the store cannot take it."""
         return self._ask(lambda node: node.schedule(call), lambda: self.manager.schedule(call).instance, job=call.job)
+
+    @functools.cached_property
+    def outbox(self) -> Outbox:
+        """Writes the rows of an outbox."""
+        return Outbox()
 
     def store(self, id: str, call: Call[Any]) -> Instance[Any]:
         """Store an instance with an id of `new_id`. Raises a StoreError if the store cannot take it."""

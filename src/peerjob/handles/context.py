@@ -49,6 +49,7 @@ class Context(Injectable):
     injected_as: ClassVar[Injection] = "context"
 
     __slots__ = (
+        "__weakref__",
         "_backend",
         "_cancelled",
         "_corrected",

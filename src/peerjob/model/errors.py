@@ -261,6 +261,18 @@ class LayoutError(StoreError):
         self.nodes = tuple(nodes)
 
 
+class TableError(PeerjobError, LookupError):
+    """A table of an outbox is missing, or it is of another version; `ddl` has the statements that make all tables.
+
+    Solution: Execute `ddl` in the database, for example with `Outbox.create_table`.
+    """
+
+    def __init__(self, table: str, problem: str, ddl: str) -> None:
+        self.table = table
+        self.ddl = ddl
+        super().__init__(f"table {table} of the outbox {problem}; these statements make what is missing:\n{ddl}")
+
+
 class NodeStateError(PeerjobError, RuntimeError):
     """The node's state does not allow the call: it is not started, stopped, or started already.
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from .errors import MissingExtraError
 
-Extra = Literal["cli", "django", "etcd", "grpc", "jwt", "metrics", "otel", "valkey", "web"]
+Extra = Literal["cli", "django", "etcd", "grpc", "jwt", "metrics", "otel", "sql", "valkey", "web"]
 
 
 @contextlib.contextmanager

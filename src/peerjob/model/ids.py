@@ -13,6 +13,18 @@ MAX_SKEW_US = 86_400_000_000
 """The largest difference between the time in an id that a caller chose and the time of the node, in microseconds."""
 
 
+OUTBOX_MARK = "0b0c5"
+"""The hexadecimal digits with which the last group of the id of a row of an outbox begins. They are random in other
+ids, of which one in a million has them."""
+OUTBOX_MARK_AT = 24
+"""The position of these digits in the text of an id."""
+
+
+def is_outbox_id(id: str) -> bool:
+    """Whether an id has the mark of an outbox: a relay may enqueue the instance again for a day."""
+    return id.startswith(OUTBOX_MARK, OUTBOX_MARK_AT)
+
+
 class IdSource:
     """Makes UUIDv7 ids as text, strictly ascending even within a millisecond.
 
@@ -60,6 +72,14 @@ class IdSource:
         head = f"{self._millis:012x}"
         self._head = f"{head[:8]}-{head[8:]}-{0x7000 | counter >> 14:04x}-"
         return counter
+
+
+class OutboxIdSource(IdSource):
+    """Makes the ids of rows of an outbox, which have its mark."""
+
+    def one(self) -> str:
+        id = super().one()
+        return f"{id[:OUTBOX_MARK_AT]}{OUTBOX_MARK}{id[OUTBOX_MARK_AT + len(OUTBOX_MARK) :]}"
 
 
 def id_text(uuid: str | UUID) -> str:

@@ -18,6 +18,7 @@ from peerjob.model.state import State
 from peerjob.node.manager.blocking import BlockingManager
 from peerjob.node.manager.jobs import JobSource
 from peerjob.node.node import Coordinator, Lifespan, Node
+from peerjob.node.work.outbox import Relay
 from peerjob.store.base import Store
 
 from .clock import VirtualClock
@@ -44,6 +45,7 @@ class NodeOptions(ClusterOptions, total=False):
     namespace: str
     name: str | None
     store_limits: StoreLimits | None
+    outbox: Relay | None
 
 
 @contextlib.asynccontextmanager

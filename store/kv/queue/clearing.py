@@ -85,7 +85,7 @@ class ClearCommands(ReadCommands, RetentionCommands):
                     continue
                 used.add(row.slot)
             plan = TransactionPlan.for_row(keys, now_us, row, slots, gates)
-            plan.remove(id, row, mod_of(entry), lease=await context.removal_lease(row, now_us))
+            plan.remove(id, row, mod_of(entry), lease=await context.removal_lease(id, row, now_us))
             changes.append(plan.change([Compare(keys.state + id, mod=revision)]))
             planned.append(id)
             wakeups.add_queued(plan)

@@ -149,7 +149,7 @@ class RetentionCommands(KVCommands):
         for id, (revision, row) in rows.items():
             if not row.keeps:
                 plan = TransactionPlan(self._keys, now_us)
-                plan.remove(id, row, 0, lease=await self._context.removal_lease(row, now_us))
+                plan.remove(id, row, 0, lease=await self._context.removal_lease(id, row, now_us))
                 changes.append(plan.change([Compare(self._keys.state + id, mod=revision)]))
                 removable.append(id)
         written = await self._writer.write(changes)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 from peerjob.model.clock import Clock
 from peerjob.model.errors import DecodeError
-from peerjob.model.record import REPEAT_US, StoreLimits
+from peerjob.model.record import StoreLimits, repeat_us
 from peerjob.store.calls import CallRetry
 from peerjob.store.kv.format.base import Entry
 from peerjob.store.kv.format.keys import Keys
@@ -158,14 +158,15 @@ class KVContext:
 
     # -- retention ------------------------------------------------------------------------------------------------
 
-    async def removal_lease(self, row: Row, now_us: int) -> int:
+    async def removal_lease(self, id: str, row: Row, now_us: int) -> int:
         """The lease of the empty record that replaces a removed instance; 0 if no empty record is needed.
 
         The record is needed while the enqueue may be repeated. A full store accepts no enqueue and no such record.
         """
-        if now_us >= row.history[0].at_us + REPEAT_US or self.kv.full:
+        period_us = repeat_us(id)
+        if now_us >= row.history[0].at_us + period_us or self.kv.full:
             return 0
-        return await self.writer.removal_lease()
+        return await self.writer.removal_lease(period_us)
 
     def expires_us(self, row: Row, now_us: int) -> int:
         """When retention removes an instance that becomes final now."""

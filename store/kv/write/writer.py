@@ -17,7 +17,6 @@ from msgspec.structs import replace
 
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.model.record import REPEAT_US
 from peerjob.store.kv.format.base import (
     MAX_REQUEST_BYTES,
     MAX_TRANSACTION_OPS,
@@ -93,8 +92,8 @@ class Writer:
         self._listener_reads = (below(keys.idle), below(keys.changes))
         self._short_lease = 0
         self._short_lease_until_us = 0
-        self._removal_lease = 0
-        self._removal_lease_until_us = 0
+        self._removal_leases: dict[int, tuple[int, int]] = {}
+        """Period of the lease → the lease, and the time until which it is used."""
 
     async def short_lease(self) -> int:
         """A lease for keys that are needed for five minutes; 0 (no lease) on a server without space."""
@@ -113,16 +112,17 @@ class Writer:
                 self._short_lease_until_us = now_us + _NO_LEASE_US
         return self._short_lease
 
-    async def removal_lease(self) -> int:
+    async def removal_lease(self, period_us: int) -> int:
         """A lease for the empty records of removed instances: it lasts while an enqueue may be repeated.
 
         A lease is used for a few seconds only, so that few keys end at the same time.
         """
         now_us = self._clock.time_us()
-        if not self._removal_lease_until_us - _REMOVAL_LEASE_US <= now_us < self._removal_lease_until_us:
-            self._removal_lease = await self._kv.grant(REPEAT_US + _REMOVAL_LEASE_US)
-            self._removal_lease_until_us = now_us + _REMOVAL_LEASE_US
-        return self._removal_lease
+        lease, until_us = self._removal_leases.get(period_us, (0, 0))
+        if not until_us - _REMOVAL_LEASE_US <= now_us < until_us:
+            lease = await self._kv.grant(period_us + _REMOVAL_LEASE_US)
+            self._removal_leases[period_us] = lease, now_us + _REMOVAL_LEASE_US
+        return lease
 
     def _remember_doubt(self) -> None:
         """Remember that the effect of a request is unknown: counters may be wrong, and the leases may have ended."""
@@ -131,7 +131,8 @@ class Writer:
 
     def forget_leases(self) -> None:
         """Get new leases for the next requests: the server may not have the last ones."""
-        self._short_lease_until_us = self._removal_lease_until_us = 0
+        self._short_lease_until_us = 0
+        self._removal_leases.clear()
 
     async def plain(self, ops: Sequence[Op]) -> None:
         """Apply operations without compares, in as many requests as they need."""

@@ -11,7 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peerjob.model.record import MAX_HISTORY, REPEAT_US, SUSPECT_AFTER
+from peerjob.model.ids import OUTBOX_MARK, OUTBOX_MARK_AT
+from peerjob.model.record import MAX_HISTORY, OUTBOX_REPEAT_US, REPEAT_US, SUSPECT_AFTER
 from peerjob.model.stored_limit import MAX_LIMIT_KINDS
 from peerjob.store.rules import KEY_TAKEN, LAYOUT, LIMITS_LAYOUT, QUEUE_FULL, REPLACED, STILL_RUNS
 
@@ -36,6 +37,10 @@ _CONSTANTS = {
     "MAX_HISTORY": MAX_HISTORY,
     "SUSPECT_AFTER": SUSPECT_AFTER,
     "REPEAT_MS": REPEAT_US // 1000,
+    "OUTBOX_REPEAT_MS": OUTBOX_REPEAT_US // 1000,
+    "OUTBOX_MARK": OUTBOX_MARK,
+    "OUTBOX_MARK_FIRST": OUTBOX_MARK_AT + 1,
+    "OUTBOX_MARK_LAST": OUTBOX_MARK_AT + len(OUTBOX_MARK),
     "STILL_RUNS": STILL_RUNS,
     "QUEUE_FULL": QUEUE_FULL,
     "KEY_TAKEN": KEY_TAKEN,

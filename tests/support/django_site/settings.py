@@ -5,7 +5,12 @@ import os
 import django
 
 DATABASES = {name: {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"} for name in ("default", "other")}
-INSTALLED_APPS = ["support.django_site", "peerjob.django", *([] if django.VERSION >= (6, 0) else ["django_tasks"])]
+INSTALLED_APPS = [
+    "support.django_site",
+    "peerjob.django",
+    "peerjob.django.outbox",
+    *([] if django.VERSION >= (6, 0) else ["django_tasks"]),
+]
 USE_TZ = True
 TASKS = {
     "default": {

@@ -162,7 +162,7 @@ def test_the_check_refuses_each_address_that_a_start_refuses(given: Given, bad: 
 
 
 def test_files_that_others_can_write_or_read_are_named(tmp_path: Path) -> None:
-    files = {name: tmp_path / name for name in ("tokens", "key", "cert", "ca", "store", "coordinator")}
+    files = {name: tmp_path / name for name in ("tokens", "key", "cert", "ca", "store", "coordinator", "outbox")}
     for file in files.values():
         file.write_text("")
         file.chmod(0o640)
@@ -173,9 +173,10 @@ def test_files_that_others_can_write_or_read_are_named(tmp_path: Path) -> None:
         tokens_file=files["tokens"],
         store_file=files["store"],
         coordinator_file=files["coordinator"],
+        outbox_file=files["outbox"],
     )
     assert exposed_files(settings) == []
-    secret = [(name, 0o026) for name in ("key", "store", "coordinator")]
+    secret = [(name, 0o026) for name in ("key", "store", "coordinator", "outbox")]
     for name, exposing in (("tokens", 0o022), ("ca", 0o022), ("cert", 0), *secret):
         for right in (0o020, 0o040, 0o002, 0o004):
             files[name].chmod(0o600 | right)

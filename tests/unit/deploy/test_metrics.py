@@ -62,6 +62,8 @@ def test_every_metric_is_shown() -> None:
     assert {metric.name for metric in catalogue.ALL if not used & set(metric.series)} <= {
         "peerjob_node_up",  # says of a stopped node that the rest is missing for that reason
         "peerjob_registered",  # for users of go-job
+        "peerjob_outbox_rows",  # the age of the oldest row tells whether a relay works
+        "peerjob_inbox_instances",  # the size of a table of the application
     }
 
 

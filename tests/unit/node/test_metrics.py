@@ -10,6 +10,7 @@ from peerjob import Fail, Job, Limit, Metrics, Query, Retry
 from peerjob.model.firing import Fire, FireOutcome, FireRecord
 from peerjob.node.observe.metrics import catalogue
 from peerjob.node.observe.metrics.event_counts import MAX_LABELS, OTHERS, EventCounts, Histogram
+from peerjob.node.work.outbox import OutboxState, RelayNode
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, drain, running_node
 from support.factories import flaky_store, running_nodes, shared_url
@@ -333,9 +334,19 @@ async def test_names_that_users_choose_do_not_grow_the_metrics_without_end() -> 
     assert counts.fires[OTHERS] == {FireOutcome.MISSED: 100}
 
 
+class Idle:
+    """The relay of an outbox with seven rows."""
+
+    async def run(self, node: RelayNode) -> None:
+        await asyncio.Event().wait()
+
+    async def state(self) -> OutboxState:
+        return OutboxState(table="peerjob_outbox", rows=7, oldest=1.5, refused=2, inbox=3)
+
+
 async def test_a_scrape_has_exactly_the_metrics_of_the_catalogue(clock: VirtualClock) -> None:
     limited = Job("limited", lambda: None, limits=[Limit("few", concurrency=1)])
-    async with running_node(SLEEP, limited, clock=clock, allow_unknown=True) as node:
+    async with running_node(SLEEP, limited, clock=clock, allow_unknown=True, outbox=Idle()) as node:
         metrics = Metrics(node, compat=True)
         await node.add_schedule(SLEEP.with_options(every="10s", name="often"), 1)
         await node.schedule("unknown")

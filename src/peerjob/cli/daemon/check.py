@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -15,6 +16,7 @@ from peerjob import Clock, PeerjobError, SystemClock
 from peerjob.cli import event_loop
 from peerjob.model.findings import Finding, Severity
 from peerjob.model.record import StoreLimits
+from peerjob.node.work.outbox import OutboxState
 from peerjob.store.drivers import diagnose, open_elections, open_store
 from peerjob.store.url import redact
 
@@ -22,6 +24,10 @@ from .cluster_checks import check_clock, check_cluster, check_leader, check_spee
 from .config_checks import check_configuration
 from .settings import DaemonSettings
 
+_PATIENCE = 10.0
+"""Seconds that the database of an outbox has to answer."""
+_OLD = 60.0
+"""Age of the oldest row in seconds from which the check warns."""
 STYLES = {Severity.OK: "green", Severity.WARN: "yellow", Severity.FAIL: "bold red"}
 
 
@@ -42,6 +48,7 @@ def check(settings: DaemonSettings, *, as_json: bool, strict: bool) -> int:
 async def examine(settings: DaemonSettings, clock: Clock) -> Sequence[Finding]:
     """All findings; a store that cannot be reached is a finding too."""
     own, findings = check_configuration(settings, clock)
+    findings += await _outbox(settings)
     where = redact(settings.store)
     try:
         findings += await diagnose(settings.store, namespace=settings.namespace, clock=clock)
@@ -63,6 +70,30 @@ async def examine(settings: DaemonSettings, clock: Clock) -> Sequence[Finding]:
     finally:
         await store.close()
     return findings
+
+
+async def _outbox(settings: DaemonSettings) -> Sequence[Finding]:
+    try:
+        relay = settings.relay()
+        if relay is None:
+            return []
+        async with asyncio.timeout(_PATIENCE):
+            state = await relay.state()
+    except Exception as error:  # noqa: BLE001  # each driver of a database has its own errors
+        return [Finding("outbox", Severity.FAIL, f"{type(error).__name__}: {error}")]
+    text = f"{state.table}: {state.rows:,} row(s) wait"
+    if state.rows:
+        text += f", the oldest for {state.oldest:,.0f} s"
+    if state.oldest > _OLD:
+        return [Finding("outbox", Severity.WARN, f"{text}; does a node with this outbox run?"), *_refused(state)]
+    return [Finding("outbox", Severity.OK, text), *_refused(state)]
+
+
+def _refused(state: OutboxState) -> Sequence[Finding]:
+    if not state.refused:
+        return []
+    text = f"{state.refused:,} row(s) cannot be sent; the table {state.table}_bad has them with their errors"
+    return [Finding("outbox", Severity.WARN, text)]
 
 
 async def _leader(settings: DaemonSettings, clock: Clock, *, nodes_run: bool) -> Sequence[Finding]:

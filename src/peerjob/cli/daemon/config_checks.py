@@ -74,6 +74,7 @@ def exposed_files(settings: DaemonSettings) -> list[str]:
     files = {
         settings.store_file: (secret, "read or write {}, which can hold the store's password; chmod 0600"),
         settings.coordinator_file: (secret, "read or write {}, which can hold the coordinator's password; chmod 0600"),
+        settings.outbox_file: (secret, "read or write {}, which can hold the database's password; chmod 0600"),
         settings.tokens_file: (_WRITABLE_BY_OTHERS, "write {}, and so give themselves access; chmod go-w"),
         settings.tls_key: (secret, "read or write {}, the key of the service; chmod 0600"),
         settings.tls_client_ca: (_WRITABLE_BY_OTHERS, "write {}, and so give themselves access; chmod go-w"),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # these imports load gRPC, so at run time only the functions 
     from peerjob import Jwt, ScalerServer, Server, ServerTls, Tokens
     from peerjob.cli.web_server import WebServer
     from peerjob.node.observe.metrics import MetricsServer
+    from peerjob.sql import OutboxRelay
 
 OFF = "off"
 DEFAULT_STORE = "sqlite:///./peerjob.db"
@@ -120,6 +121,18 @@ class DaemonSettings:
     namespace: Annotated[str, setting("Separates the applications of one store.", metavar="NAME", panel=STORE)] = (
         "default"
     )
+
+    outbox: Annotated[
+        str | None,
+        setting(
+            "The database whose outbox this node relays, as a URL of SQLAlchemy: postgresql://host/app.",
+            metavar="URL",
+            default="none",
+            panel=STORE,
+        ),
+    ] = field(default=None, repr=False)  # the URL can contain a password
+    outbox_file: Annotated[Path | None, setting("A file that contains the URL of the outbox.", panel=STORE)] = None
+    outbox_table: Annotated[str, setting("The table of the outbox.", metavar="NAME", panel=STORE)] = "peerjob_outbox"
 
     listen: Annotated[
         str,
@@ -289,7 +302,16 @@ class DaemonSettings:
             clock=clock,
             allow_unknown=True,
             allow_references=(*self.jobs, *(self.allow_references or ())),
+            outbox=self.relay(),
         )
+
+    def relay(self) -> OutboxRelay | None:
+        """The relay of the outbox; None without one."""
+        if self.outbox is None:
+            return None
+        from peerjob.sql import OutboxRelay
+
+        return OutboxRelay.at(self.outbox, self.outbox_table)
 
     def server(self, node: Node, tokens: Tokens | None) -> Server | None:
         """The gRPC service of a node, not started; None if it is off."""
@@ -343,7 +365,9 @@ class DaemonSettings:
         )
 
 
-EXCLUSIVE = (({"--store"}, {"--store-file"}), ({"--coordinator"}, {"--coordinator-file"}))
+_URLS = ("store", "coordinator", "outbox")
+"""The options with a URL, each of which a file can contain."""
+EXCLUSIVE = tuple(({f"--{name}"}, {f"--{name}-file"}) for name in _URLS)
 
 
 def takes_settings(command: Callable[..., int]) -> Callable[..., int]:
@@ -361,11 +385,11 @@ def takes_settings(command: Callable[..., int]) -> Callable[..., int]:
 
 
 def _urls(context: typer.Context) -> dict[str, str]:
-    """The URLs of the store and of the coordinator, each from its option or its file, by precedence."""
-    names = {name: f"--{name.replace('_', '-')}" for name in ("store", "store_file", "coordinator", "coordinator_file")}
+    """The URLs of the store, the coordinator and the outbox, each from its option or its file, by precedence."""
+    names = {f"{name}{end}": f"--{name}{end.replace('_', '-')}" for name in _URLS for end in ("", "_file")}
     values = merged(given_layers(context, names), EXCLUSIVE)
     urls: dict[str, str] = {}
-    for name in ("store", "coordinator"):
+    for name in _URLS:
         if (file := values.get(f"--{name}-file")) is not None:
             urls[name] = read_setting(f"--{name}-file", file)
         elif f"--{name}" in values:

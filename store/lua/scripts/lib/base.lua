@@ -151,11 +151,15 @@ local function write_all()
     send_pending()
   end
   send_list('UNLINK', keys_to_unlink)
-  for n, one in ipairs(gone) do
-    call('SET', KEYS[1] .. 'gone:' .. one[1], '', 'PX', one[2])
-    if n == 1 then
-      call('SET', KEYS[1] .. 'gone', '', 'PX', REPEAT_MS)
+  if gone[1] then
+    -- The value tells that one of the marks may stay for longer: the time of `gone` must never become shorter.
+    local longer = has_gone == 'longer'
+    for n = 1, #gone do
+      call('SET', KEYS[1] .. 'gone:' .. gone[n][1], '', 'PX', gone[n][2])
+      longer = longer or gone[n][2] > REPEAT_MS
     end
+    call('SET', KEYS[1] .. 'gone', longer and 'longer' or '', 'PX', longer and OUTBOX_REPEAT_MS or REPEAT_MS)
+    has_gone = longer and 'longer' or ''
   end
   for key in pairs(hinted) do
     call('LTRIM', key, -WAKE_LIMIT, -1)

@@ -2,9 +2,14 @@
 
 -- A client repeats an enqueue whose answer was lost, so the id of an instance that is removed early is remembered until
 -- no repeat can arrive. `created` is a time of the server: the time in the id comes from the clock of the client, which
--- can be wrong.
+-- can be wrong. The relay of an outbox can repeat an enqueue for longer.
+local function repeat_ms(id)
+  return sub(id, OUTBOX_MARK_FIRST, OUTBOX_MARK_LAST) == OUTBOX_MARK and OUTBOX_REPEAT_MS or REPEAT_MS
+end
+
 local function remember_removed(id, created)
-  local left = min(math.ceil((created - now) / 1000) + REPEAT_MS, REPEAT_MS)
+  local period = repeat_ms(id)
+  local left = min(math.ceil((created - now) / 1000) + period, period)
   if left > 0 then
     gone[#gone + 1] = {id, left}
   end
@@ -89,7 +94,7 @@ local function set_expiry(kind, id, member, own_retention, retention)
   local key, kept = expiry_key(kind), own_retention >= 0 and own_retention or retention
   check_zset(key)
   add_pair('ZADD', key, now + kept, member)
-  if kept < REPEAT_MS * 1000 then
+  if kept < OUTBOX_REPEAT_MS * 1000 and kept < repeat_ms(id) * 1000 then
     remember_removed(id, now)
   end
 end

@@ -107,6 +107,7 @@ class Command(BaseCommand):
             workers=options["workers"],
             name=options["name"],
             lease_ttl=options["lease_ttl"],
+            relays=True,
         )
         service = Service(
             node,

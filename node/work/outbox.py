@@ -1,0 +1,135 @@
+"""How a relay of an outbox works on a node: the role that runs it, and what the relay asks of its node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from peerjob.cluster.role import BackgroundRole
+from peerjob.model.clock import Clock
+from peerjob.model.errors import StoreError, StoreFullError, StoreRefusedError
+from peerjob.model.job import Job
+from peerjob.model.record import NewInstance
+from peerjob.node.body.registry import Registry
+from peerjob.node.manager.batches import Enqueuer, RecordReader
+from peerjob.node.manager.call_encoder import fresh_record
+from peerjob.node.manager.kind_catalogue import KindCatalogue
+
+from .changes import ChangeListener
+
+
+class OutboxState(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows of an outbox and of its inbox at one moment; 100,000 stands for more rows, too."""
+
+    table: str
+    rows: int
+    """Rows that no relay has sent yet."""
+    oldest: float
+    """Age of the oldest of these rows in seconds; 0 if there is none."""
+    refused: int
+    """Rows that the relay has kept aside, because they cannot be sent."""
+    inbox: int
+    """Instances of which the inbox keeps values."""
+
+
+class RelayNode(Protocol):
+    """What a relay asks of its node."""
+
+    clock: Clock
+
+    async def send(self, instances: Sequence[NewInstance]) -> list[Exception | None]:
+        """Enqueue instances, of which some may be in the store already; None, or why the store refuses the instance.
+
+        Raises StoreError if the store takes nothing now: it is away, or full.
+        """
+        ...
+
+    async def over(self, ids: Sequence[str]) -> list[str]:
+        """Those of the ids whose instance is final, or not in the store."""
+        ...
+
+
+class Relay(Protocol):
+    """Makes instances of the rows of an outbox; `peerjob.sql` has one."""
+
+    async def run(self, node: RelayNode) -> None:
+        """Send rows until a cancellation; several nodes can call this at a time."""
+        ...
+
+    async def state(self) -> OutboxState:
+        """Count the rows. Raises an error of the database."""
+        ...
+
+
+class OutboxRole(BackgroundRole):
+    """Runs a relay, and enqueues for it."""
+
+    name = "outbox"
+
+    def __init__(
+        self,
+        clock: Clock,
+        relay: Relay,
+        registry: Registry,
+        enqueuer: Enqueuer,
+        records: RecordReader,
+        catalogue: KindCatalogue,
+        changes: ChangeListener,
+        runs_here: Callable[[str], bool],
+    ) -> None:
+        super().__init__(clock)
+        self._relay = relay
+        self._registry = registry
+        self._enqueuer = enqueuer
+        self._records = records
+        self._catalogue = catalogue
+        self._changes = changes
+        self._runs_here = runs_here
+
+    async def run(self) -> None:
+        await self._relay.run(self)
+
+    async def send(self, instances: Sequence[NewInstance]) -> list[Exception | None]:
+        """See `RelayNode.send`."""
+        refused: dict[str, Exception] = {}
+        for kind in {instance.kind for instance in instances}:
+            if self._registry.find(kind) is None:
+                try:
+                    await self._catalogue.admit(kind)
+                except StoreFullError as error:
+                    refused[kind] = error
+        admitted = [instance for instance in instances if instance.kind not in refused]
+        answers = iter(await self._enqueue(admitted))
+        for kind in {instance.kind for instance in admitted}:
+            if not self._runs_here(kind):
+                await self._catalogue.check_served(kind)
+        return [refused.get(instance.kind) or next(answers) for instance in instances]
+
+    async def _enqueue(self, instances: Sequence[NewInstance]) -> list[Exception | None]:
+        try:
+            answers = await self._enqueuer.add_many(instances)
+        except Exception as error:
+            if isinstance(error, StoreError) and not isinstance(error, StoreRefusedError):
+                raise
+            if len(instances) == 1:
+                return [error]
+            # one bad instance must not keep the others from the store
+            half = len(instances) // 2
+            return [*await self._enqueue(instances[:half]), *await self._enqueue(instances[half:])]
+        now_us = self.clock.time_us()
+        jobs: dict[str, Job[..., Any, Any] | None] = {}
+        for instance, answer in zip(instances, answers, strict=True):
+            if instance.kind not in jobs:
+                job = self._registry.find(instance.kind)
+                jobs[instance.kind] = job if job is not None and job.policy.on_state_change is not None else None
+            job = jobs[instance.kind]
+            if job is not None and answer.is_new and not answer.repeated:
+                self._changes.scheduled(job, fresh_record(instance, now_us))
+        return [None] * len(instances)
+
+    async def over(self, ids: Sequence[str]) -> list[str]:
+        """See `RelayNode.over`."""
+        records = await self._records.find_many(ids)
+        return [id for id in ids if id not in records or records[id].state.is_final]

@@ -1,0 +1,1 @@
+"""The app `peerjob.django.outbox`, for INSTALLED_APPS: its migration makes the tables of an outbox."""

@@ -1,0 +1,148 @@
+"""The database of a relay or of an inbox: runs work in a transaction, on a thread or on an asynchronous engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+from peerjob.model.errors import OptionError
+from peerjob.model.extras import needs_extra
+
+from .listening import Listener, listener_of
+from .sessions import Identity, identity_of_url
+from .statements import Connected, SqlAlchemyConnected
+from .tables import Dialect, checked_dialect
+
+T = TypeVar("T")
+
+_URLS = "a URL of SQLAlchemy, such as postgresql://user@host/app or sqlite:////path/app.db, whose driver is installed"
+LAST_WAIT = 5.0
+"""Seconds that a cancelled caller waits for its call. A database that does not answer must not keep a node running."""
+
+
+class Database(ABC):
+    """A database, as a relay uses it."""
+
+    dialect: Dialect
+    identity: Identity
+
+    @abstractmethod
+    async def run(self, work: Callable[[Connected], T], executor: Executor | None = None) -> T:
+        """Run work in a transaction, and return its answer after the commit. A cancellation waits for its end."""
+
+    @abstractmethod
+    async def listen(self, channel: str, wake: Callable[[], None], executor: Executor | None) -> Listener | None:
+        """Call `wake` at each notification of a channel; None if the driver cannot."""
+
+    async def close(self) -> None:
+        """Release what the calls above left open; they can open it again."""
+        return
+
+
+async def in_thread(call: Callable[[], T], executor: Executor | None = None) -> T:
+    """Run a call in a thread with the context variables of the caller; a cancellation waits as `outlasted` does."""
+    copied = contextvars.copy_context()
+    run: Callable[[], T] = functools.partial(copied.run, call)
+    return await outlasted(asyncio.get_running_loop().run_in_executor(executor, run))
+
+
+async def outlasted(future: asyncio.Future[T]) -> T:
+    """Wait for a future. After a cancellation, wait for it for 5 s at most: it uses what the caller frees."""
+    try:
+        await asyncio.wait([future])
+    except asyncio.CancelledError:
+        await asyncio.wait([future], timeout=LAST_WAIT)
+        if future.done() and not future.cancelled():
+            future.exception()  # the cancellation hides an error of the future
+        raise
+    return future.result()
+
+
+def engine_at(url: str) -> Any:
+    """The engine of a URL, with psycopg for PostgreSQL unless the URL names a driver; raises OptionError."""
+    with needs_extra("sql", "OutboxRelay"):
+        from sqlalchemy import create_engine, make_url
+        from sqlalchemy.exc import ArgumentError
+    # no error shows the URL, which can contain a password
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise OptionError("outbox", "a text that is no URL", _URLS) from None
+    if parsed.drivername in ("postgres", "postgresql"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    checked_dialect(parsed.drivername.partition("+")[0], "outbox")
+    try:
+        return create_engine(parsed)
+    except (ArgumentError, ImportError) as error:
+        raise OptionError("outbox", f"{parsed.drivername} ({error})", _URLS) from None
+
+
+class EngineDatabase(Database):
+    """The database of an Engine or AsyncEngine of SQLAlchemy."""
+
+    def __init__(self, engine: Any) -> None:
+        with needs_extra("sql", "OutboxRelay"):
+            from sqlalchemy import Engine
+            from sqlalchemy.ext.asyncio import AsyncEngine
+        if not isinstance(engine, Engine | AsyncEngine):
+            raise OptionError("engine", type(engine).__name__, "an Engine or AsyncEngine of SQLAlchemy")
+        self._engine: Any = engine
+        self._is_async = isinstance(engine, AsyncEngine)
+        self.dialect: Dialect = checked_dialect(engine.dialect.name, "engine")
+        self.identity = identity_of_url(engine.url)
+
+    async def run(self, work: Callable[[Connected], T], executor: Executor | None = None) -> T:
+        if self._is_async:
+            async with self._engine.begin() as connection:
+                answer: T = await connection.run_sync(self._connected(work))
+            return answer
+
+        def run() -> T:
+            with self._engine.begin() as connection:
+                return self._connected(work)(connection)
+
+        return await in_thread(run, executor)
+
+    def _connected(self, work: Callable[[Connected], T]) -> Callable[[Any], T]:
+        return lambda connection: work(SqlAlchemyConnected(connection, self.dialect))
+
+    async def listen(self, channel: str, wake: Callable[[], None], executor: Executor | None) -> Listener | None:
+        if self.dialect != "postgresql":
+            return None
+        if self._is_async:
+            connection = await self._engine.connect()
+            driver = await connection.run_sync(_listening, channel, self._engine.dialect.driver)
+
+            async def close() -> None:
+                # SQLAlchemy leaves the connection of some asynchronous drivers open if it is out of its pool
+                try:
+                    await connection.close()
+                finally:
+                    await driver.close()
+        else:
+
+            def open_and_listen() -> tuple[Any, Any]:
+                opened = self._engine.connect()
+                return opened, _listening(opened, channel, self._engine.dialect.driver)
+
+            opened, driver = await in_thread(open_and_listen, executor)
+
+            async def close() -> None:
+                await in_thread(opened.close, executor)
+
+        return await listener_of(driver, channel, wake, close)
+
+
+def _listening(connection: Any, channel: str, driver: str) -> Any:
+    """Take a connection out of its pool and let it listen; returns the connection of the driver."""
+    connection.execution_options(isolation_level="AUTOCOMMIT")
+    connected = connection.connection.driver_connection
+    connection.detach()
+    if driver != "asyncpg":  # the driver sends LISTEN itself
+        connection.exec_driver_sql(f'LISTEN "{channel}"')
+    return connected

@@ -1,0 +1,240 @@
+"""`OutboxRelay`: makes an instance of each committed row of an outbox."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from peerjob.model.errors import DecodeError, StoreError
+from peerjob.model.record import MAX_BATCH, NewInstance
+from peerjob.node.work.outbox import OutboxState, RelayNode
+
+from .databases import Database, EngineDatabase, engine_at, outlasted
+from .inbox_rows import FIRST, old_instances, remove_instances
+from .listening import Listener
+from .outbox import relays
+from .relay_rows import delete, is_empty, keep_aside, old_rows, state_of, take
+from .rows import decode_row
+from .statements import Connected
+from .tables import DEFAULT_TABLE, bad_table, checked_table, table_error
+
+T = TypeVar("T")
+
+logger = logging.getLogger("peerjob.sql")
+
+PERIOD = 1.0
+"""Seconds between two looks at the table without a notification."""
+SEND_LIMIT = 300.0
+"""Most seconds between the take of a row and its enqueue. A paused process takes the rows anew."""
+ASIDE_PERIOD = 60.0
+"""Seconds between two searches for rows that were taken too long ago."""
+CLEAN_PERIOD = 3_600.0
+"""About the seconds between two searches for instances of the inbox that are over."""
+KEPT = 86_400.0
+"""Seconds for which the inbox keeps the rows of an instance that is over."""
+OLD = "it was taken about a day ago: its instance may have run, and the store may have forgotten its id"
+
+
+class OutboxRelay:
+    """Takes rows of an outbox and enqueues them under their ids, while a node runs: `Node(outbox=OutboxRelay(engine))`.
+
+    - `engine`: an Engine or AsyncEngine of SQLAlchemy, on PostgreSQL or SQLite.
+    - `table`: the table of the `Outbox`.
+
+    Several nodes can have a relay of one table. On PostgreSQL, a notification wakes them at the commit of a row. On
+    SQLite, they look each second. A row that cannot be sent goes to the table with the suffix `_bad`.
+
+    Raises OptionError.
+    """
+
+    def __init__(self, engine: Any, table: str = DEFAULT_TABLE) -> None:
+        self._database: Database = engine if isinstance(engine, Database) else EngineDatabase(engine)
+        self.table = checked_table(table)
+
+    @classmethod
+    def at(cls, url: str, table: str = DEFAULT_TABLE) -> OutboxRelay:
+        """The relay of the database with this URL of SQLAlchemy; raises OptionError."""
+        return cls(engine_at(url), table)
+
+    async def run(self, node: RelayNode) -> None:
+        """Send rows until a cancellation; a node calls it."""
+        reading = relays.setdefault(self.table, set())
+        identity = self._database.identity
+        reading.add(identity)
+        thread = ThreadPoolExecutor(1, thread_name_prefix="peerjob-outbox")
+        try:
+            await _Passes(node, self._database, self.table, thread).run()
+        finally:
+            reading.discard(identity)
+            thread.shutdown(wait=False)
+
+    async def state(self) -> OutboxState:
+        """Count the rows; raises TableError, or an error of the database."""
+        return await checked(self._database, self.table, lambda connected: state_of(connected, self.table))
+
+
+async def checked(
+    database: Database, table: str, work: Callable[[Connected], T], thread: ThreadPoolExecutor | None = None
+) -> T:
+    """Run work in a transaction; an error that tells of a missing table becomes a TableError."""
+    try:
+        return await database.run(work, thread)
+    except Exception as error:
+        told = table_error(error, table, database.dialect)
+        if told is None:
+            raise
+        raise told from error
+
+
+class _Passes:
+    """The passes of a relay on one node: each takes rows, enqueues them, and deletes them with the next take."""
+
+    def __init__(self, node: RelayNode, database: Database, table: str, thread: ThreadPoolExecutor) -> None:
+        self._node = node
+        self._database = database
+        self._table = table
+        self._thread = thread
+        self._wake = asyncio.Event()
+        self._listener: Listener | None = None
+        self._can_listen = True
+        self._sent: list[str] = []
+        self._refused: dict[str, str] = {}
+        self._aside_at = self._clean_at = 0.0
+        self._last_error = ""
+
+    async def run(self) -> None:
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    is_full = await self._pass()
+                except StoreError:
+                    raise
+                except Exception as error:  # noqa: BLE001  # each library has its own errors of a database that is away
+                    self._report(error)
+                    is_full = False
+                if not is_full:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(PERIOD):
+                            await self._wake.wait()
+        finally:
+            await self._forget_listener()
+            await self._database.close()
+
+    def _report(self, error: Exception) -> None:
+        text = f"{type(error).__name__}: {error}"
+        if text != self._last_error:
+            logger.warning("the relay of the outbox %s tries again each second: %s", self._table, text)
+        self._last_error = text
+
+    async def _pass(self) -> bool:
+        """Take rows and send them; whether more rows may be waiting."""
+        await self._listen()
+        await self._look_aside()
+        # a take locks the file for the writers of the program, and a look does not
+        if self._database.dialect == "sqlite" and not (self._sent or self._refused) and await self._run(self._is_empty):
+            return False
+        taken_at = self._node.clock.elapsed()
+        rows = await self._run(self._take)
+        self._sent, self._refused = [], {}
+        self._last_error = ""
+        instances = [instance for instance in map(self._decoded, rows) if instance is not None]
+        if instances:
+            # a process that was paused meanwhile must not send: the store could have forgotten the ids
+            if self._node.clock.elapsed() - taken_at > SEND_LIMIT:
+                return True
+            async with asyncio.timeout(SEND_LIMIT):
+                errors = await self._node.send(instances)
+            for instance, error in zip(instances, errors, strict=True):
+                if error is None:
+                    self._sent.append(instance.id)
+                else:
+                    self._refuse(instance.id, error)
+        if len(rows) < MAX_BATCH and (self._sent or self._refused):
+            await self._run(self._finish)
+            self._sent, self._refused = [], {}
+        return len(rows) == MAX_BATCH
+
+    def _is_empty(self, connected: Connected) -> bool:
+        return is_empty(connected, self._table)
+
+    def _finish(self, connected: Connected) -> None:
+        delete(connected, self._table, self._sent)
+        keep_aside(connected, self._table, self._refused)
+
+    def _take(self, connected: Connected) -> list[tuple[str, bytes]]:
+        """Delete the rows of the last pass and take others, in one transaction."""
+        self._finish(connected)
+        return take(connected, self._table, MAX_BATCH)
+
+    def _decoded(self, row: tuple[str, bytes]) -> NewInstance | None:
+        try:
+            return decode_row(*row)
+        except DecodeError as error:
+            self._refuse(row[0], error)
+            return None
+
+    def _refuse(self, id: str, error: object) -> None:
+        self._refused[id] = str(error)
+        logger.error(
+            "row %s of the outbox %s cannot be sent, and is kept in %s: %s",
+            id,
+            self._table,
+            bad_table(self._table),
+            error,
+        )
+
+    async def _look_aside(self) -> None:
+        now = self._node.clock.elapsed()
+        if now >= self._aside_at:
+            for id in await self._run(lambda connected: old_rows(connected, self._table, MAX_BATCH)):
+                self._refuse(id, OLD)
+            self._aside_at = now + ASIDE_PERIOD
+        if now >= self._clean_at:
+            self._clean_at = now + CLEAN_PERIOD * self._node.clock.random.uniform(0.5, 1.5)
+            await self._clean()
+
+    async def _clean(self) -> None:
+        """Remove the rows of the inbox whose instance is over for a day."""
+        after, ids = FIRST, [""]
+        while ids:
+
+            def page(connected: Connected, after: str = after) -> list[str]:
+                return old_instances(connected, self._table, KEPT, after, MAX_BATCH)
+
+            ids = await self._run(page)
+            over: Sequence[str] = await self._node.over(ids) if ids else []
+            if over:
+
+                def remove(connected: Connected, over: Sequence[str] = over) -> None:
+                    remove_instances(connected, self._table, over)
+
+                await self._run(remove)
+            after = ids[-1] if ids else after
+
+    async def _listen(self) -> None:
+        if self._listener is not None and self._listener.is_broken:
+            await self._forget_listener()
+        if self._listener is None and self._can_listen:
+            opening = asyncio.get_running_loop().create_task(
+                self._database.listen(self._table, self._wake.set, self._thread)
+            )
+            try:
+                self._listener = await outlasted(opening)
+            except asyncio.CancelledError:
+                if opening.done() and not opening.cancelled() and not opening.exception():
+                    self._listener = opening.result()
+                raise
+            self._can_listen = self._listener is not None
+
+    async def _forget_listener(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            await listener.close()
+
+    async def _run(self, work: Callable[[Connected], T]) -> T:
+        return await checked(self._database, self._table, work, self._thread)

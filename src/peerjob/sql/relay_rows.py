@@ -1,0 +1,103 @@
+"""The rows of an outbox, as a relay takes, deletes and keeps them aside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from peerjob.node.work.outbox import OutboxState
+
+from .statements import Connected
+from .tables import FENCES, Dialect, bad_table, beside
+
+REPEATED_FOR = 85_800
+"""Seconds after the first time of `taken` in which a row is sent again. The store knows its id for a day, and a call
+that begins before the end of this time ends within minutes."""
+MOST_COUNTED = 100_000
+"""Most rows of a table that a count reads."""
+LENT_FOR = 1
+"""Seconds after which another relay takes a row that was taken and not deleted."""
+
+_NOW: dict[Dialect, str] = {"postgresql": "now()", "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now')"}
+_AGO: dict[Dialect, str] = {
+    "postgresql": "now() - interval '{} seconds'",
+    "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now', '-{} seconds')",
+}
+_ID: dict[Dialect, str] = {"postgresql": "CAST(:id AS uuid)", "sqlite": ":id"}
+_AGE: dict[Dialect, str] = {
+    "postgresql": "CAST(coalesce(extract(epoch FROM now() - min(created)), 0) AS float8)",
+    "sqlite": "coalesce((julianday('now') - julianday(min(created))) * 86400, 0)",
+}
+
+
+def is_empty(connected: Connected, table: str) -> bool:
+    """Whether an outbox has no row; it takes no lock."""
+    return not connected.execute(f"SELECT 1 FROM {table} LIMIT 1")  # noqa: S608  # the name is checked
+
+
+def take(connected: Connected, table: str, limit: int) -> list[tuple[str, bytes]]:
+    """Take the first rows that no other relay has, in the order of their ids; the time of the first take stays."""
+    dialect = connected.dialect
+    lent, old = (_AGO[dialect].format(seconds) for seconds in (LENT_FOR, REPEATED_FOR))
+    due = f"FROM {table} WHERE taken IS NULL OR (taken < {lent} AND taken > {old}) ORDER BY id LIMIT :limit"
+    if dialect == "postgresql":
+        sql = (
+            f"WITH due AS (SELECT id, taken {due} FOR UPDATE SKIP LOCKED) "  # noqa: S608  # the name is checked
+            f"UPDATE {table} AS row SET taken = coalesce(due.taken, now()) FROM due WHERE row.id = due.id "
+            "RETURNING CAST(row.id AS text), row.call"
+        )
+    else:
+        sql = (
+            f"UPDATE {table} SET taken = coalesce(taken, {_NOW[dialect]}) "  # noqa: S608  # the name is checked
+            f"WHERE id IN (SELECT id {due}) RETURNING id, call"
+        )
+    return sorted((str(id), bytes(call)) for id, call in connected.execute(sql, {"limit": limit}))
+
+
+def delete(connected: Connected, table: str, ids: Sequence[str]) -> None:
+    """Delete rows that were sent."""
+    if not ids:
+        return
+    if connected.dialect == "postgresql":
+        sql = f"DELETE FROM {table} WHERE id = ANY(CAST(:ids AS uuid[]))"  # noqa: S608  # the name is checked
+        connected.execute(sql, {"ids": list(ids)})
+    else:
+        sql = f"DELETE FROM {table} WHERE id = :id"  # noqa: S608  # the name is checked
+        connected.execute(sql, [{"id": id} for id in ids])
+
+
+def keep_aside(connected: Connected, table: str, errors: Mapping[str, str]) -> None:
+    """Move rows to the table of bad rows, each with its error."""
+    if not errors:
+        return
+    id = _ID[connected.dialect]
+    text = "CAST(:error AS text)"
+    sql = (
+        f"INSERT INTO {bad_table(table)} (id, call, created, taken, error) "  # noqa: S608  # the name is checked
+        f"SELECT id, call, created, taken, {text} FROM {table} WHERE id = {id} "
+        "ON CONFLICT (id) DO UPDATE SET error = excluded.error"
+    )
+    connected.execute(sql, [{"id": row, "error": error} for row, error in errors.items()])
+    delete(connected, table, list(errors))
+
+
+def old_rows(connected: Connected, table: str, limit: int) -> list[str]:
+    """Rows that were taken so long ago that the store perhaps does not know their ids any more."""
+    old = _AGO[connected.dialect].format(REPEATED_FOR)
+    sql = f"SELECT CAST(id AS text) FROM {table} WHERE taken <= {old} LIMIT :limit"  # noqa: S608  # checked
+    return [str(id) for (id,) in connected.execute(sql, {"limit": limit})]
+
+
+def state_of(connected: Connected, table: str) -> OutboxState:
+    """Count the rows."""
+    age = _AGE[connected.dialect]
+    # ids ascend with the time, so the first id is about the oldest row
+    first = f"SELECT created FROM {table} ORDER BY id LIMIT 1"  # noqa: S608  # the name is checked
+    ((oldest,),) = connected.execute(f"SELECT {age} FROM ({first}) AS oldest")  # noqa: S608  # checked
+    rows, refused, inbox = (_count(connected, name) for name in (table, bad_table(table), beside(table, FENCES)))
+    return OutboxState(table=table, rows=rows, oldest=max(0.0, float(oldest)), refused=refused, inbox=inbox)
+
+
+def _count(connected: Connected, table: str) -> int:
+    sql = f"SELECT count(*) FROM (SELECT 1 FROM {table} LIMIT {MOST_COUNTED}) AS counted"  # noqa: S608  # checked
+    ((count,),) = connected.execute(sql)
+    return int(count)

@@ -1,0 +1,64 @@
+"""What the column `call` of an outbox holds: an instance to enqueue, after one byte with the version of the form."""
+
+from __future__ import annotations
+
+import msgspec
+
+from peerjob.model.errors import DecodeError
+from peerjob.model.record import MAX_CRASHES, NewInstance
+from peerjob.model.spec import decode_spec, reader
+
+VERSION = 1
+
+
+class StoredCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """An instance without its id, which the row has. The due time is a time: it does not depend on the relay."""
+
+    kind: str
+    spec: bytes
+    priority: int = 5
+    due_us: int | None = None
+    key: str | None = None
+    tags: tuple[str, ...] = ()
+    retention_us: int | None = None
+    max_crashes: int = MAX_CRASHES
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decode = reader(StoredCall, "row of an outbox")
+
+
+def encode_row(new: NewInstance, now_us: int) -> bytes:
+    """The column `call` for an instance."""
+    stored = StoredCall(
+        kind=new.kind,
+        spec=new.spec,
+        priority=new.priority,
+        due_us=now_us + new.delay_us if new.delay_us else new.due_us,
+        key=new.key,
+        tags=new.tags,
+        retention_us=new.retention_us,
+        max_crashes=new.max_crashes,
+    )
+    return bytes((VERSION,)) + _encoder.encode(stored)
+
+
+def decode_row(id: str, call: bytes | memoryview) -> NewInstance:
+    """The instance of a row; raises DecodeError, also for a form of a newer release."""
+    data = bytes(call)
+    if data[:1] != bytes((VERSION,)):
+        form = data[0] if data else "none"
+        raise DecodeError(f"row of an outbox has the form {form}, and this release reads the form {VERSION}")
+    stored = _decode(data[1:])
+    decode_spec(stored.spec)
+    return NewInstance(
+        id=id,
+        kind=stored.kind,
+        spec=stored.spec,
+        priority=stored.priority,
+        due_us=stored.due_us,
+        key=stored.key,
+        tags=stored.tags,
+        retention_us=stored.retention_us,
+        max_crashes=stored.max_crashes,
+    )

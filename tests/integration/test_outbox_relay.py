@@ -1,0 +1,255 @@
+"""A relay makes one instance of each committed row, on PostgreSQL and SQLite, with each kind of engine."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from peerjob import Job, JobFailed, Node, State, UnknownInstanceError
+from peerjob.sql import Outbox, OutboxRelay
+from support.postgres import Database
+from support.waiting import until
+
+
+async def double(number: int) -> int:
+    if number < 0:
+        raise ValueError(number)
+    return 2 * number
+
+
+job = Job("double", double)
+outbox = Outbox()
+ENGINES = ["psycopg", "async-psycopg", "asyncpg", "sqlite", "aiosqlite"]
+MakeNode = Callable[..., AbstractAsyncContextManager[Node]]
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the outbox has logged."""
+    return [record.getMessage() for record in caplog.records if record.name == "peerjob.sql"]
+
+
+class Base:
+    """A database with the tables, an engine for rows, and the engine of a relay."""
+
+    def __init__(self, kind: str, database: Database | None, file: Path) -> None:
+        self.kind = kind
+        self.engine: Engine = create_engine(f"sqlite:///{file}" if database is None else database.url())
+        drivers = {"async-psycopg": "psycopg", "asyncpg": "asyncpg"}
+        if database is None:
+            urls = (f"sqlite:///{file}", f"sqlite+aiosqlite:///{file}")
+        else:
+            urls = (database.url(), database.url(drivers.get(kind, "psycopg")))
+        self.relay_engine: Any = (
+            create_engine(urls[0]) if kind in ("psycopg", "sqlite") else create_async_engine(urls[1])
+        )
+        with self.engine.begin() as connection:
+            outbox.create_table(connection)
+
+    def rows(self, table: str = "peerjob_outbox") -> list[Any]:
+        with self.engine.connect() as connection:
+            return list(connection.execute(text(f"SELECT * FROM {table} ORDER BY 1")).all())
+
+    def execute(self, sql: str, **given: Any) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(text(sql), given)
+
+    async def close(self) -> None:
+        self.engine.dispose()
+        disposing = self.relay_engine.dispose()
+        if disposing is not None:
+            await disposing
+
+
+@pytest.fixture(
+    params=[
+        kind
+        if kind in ("psycopg", "asyncpg", "sqlite")
+        else pytest.param(kind, marks=pytest.mark.matrix("another driver runs the same test"))
+        for kind in ENGINES
+    ]
+)
+async def base(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Base]:
+    is_file = "sqlite" in request.param
+    database: Database | None = None if is_file else request.getfixturevalue("postgres")
+    made = Base(request.param, database, tmp_path / "own.db")
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def make_node(redis_url: str, namespace: str) -> MakeNode:
+    @asynccontextmanager
+    async def make(base: Base, jobs: Any = (job,), **options: Any) -> AsyncGenerator[Node]:
+        relay = OutboxRelay(base.relay_engine)
+        async with Node(redis_url, jobs=jobs, namespace=namespace, outbox=relay, **options) as node:
+            yield node
+
+    return make
+
+
+async def test_rows_become_instances_and_leave_the_table(base: Base, make_node: MakeNode) -> None:
+    with base.engine.begin() as connection:
+        before = outbox.schedule_many(connection, [job.call(number) for number in range(3)])
+    async with make_node(base) as node:
+        assert [await row.result(node, 30) for row in before] == [0, 2, 4]
+        with base.engine.begin() as connection:
+            row = outbox.schedule(connection, job.call(21))
+            bad = outbox.schedule(connection, job.with_options(max_retries=0).call(-1))
+        assert await row.result(node, 30) == 42
+        with pytest.raises(JobFailed, match="-1"):
+            await bad.result(node, 30)
+        instance = await row.instance(node)
+        assert (instance.id, instance.state) == (row.id, State.COMPLETED)
+        await until(lambda: base.rows() == [])
+        assert len(await node.lookup_instances()) == 5
+
+
+async def test_a_rollback_makes_no_instance(base: Base, make_node: MakeNode) -> None:
+    async with make_node(base) as node:
+        with base.engine.connect() as connection:
+            lost = outbox.schedule(connection, job.call(1))
+            connection.rollback()
+            kept = outbox.schedule(connection, job.call(2))
+            connection.commit()
+        assert await kept.result(node, 30) == 4
+        with pytest.raises(UnknownInstanceError):
+            await lost.instance(node, arrival=0.1)
+        with pytest.raises(TimeoutError, match=r"is not final after 0\.2 s"):
+            await lost.result(node, 0.2)
+
+
+async def test_a_row_that_cannot_be_read_is_kept_aside_and_hides_no_other(
+    base: Base, make_node: MakeNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, newer = "00000000-0000-7000-8000-000000000001", "00000000-0000-7000-8000-000000000002"
+    for id, call in ((broken, b"\x01rubbish"), (newer, b"\x02")):
+        base.execute("INSERT INTO peerjob_outbox (id, call) VALUES (:id, :call)", id=id, call=call)
+    with base.engine.begin() as connection:
+        good = outbox.schedule(connection, job.call(4))
+    async with make_node(base) as node:
+        assert await good.result(node, 30) == 8
+        await until(lambda: base.rows() == [])
+        relay: Any = node.outbox
+        state = await relay.state()
+    bad = base.rows("peerjob_outbox_bad")
+    assert [str(row[0]) for row in bad] == [broken, newer]
+    assert "cannot be read" in bad[0][4]
+    assert "has the form 2, and this release reads the form 1" in bad[1][4]
+    assert bytes(bad[0][1]) == b"\x01rubbish"
+    assert (state.rows, state.refused, state.oldest) == (0, 2, 0.0)
+    assert any("cannot be sent, and is kept in peerjob_outbox_bad" in line for line in told(caplog))
+
+
+async def test_a_row_that_was_never_sent_is_sent_at_any_age(base: Base, make_node: MakeNode) -> None:
+    with base.engine.begin() as connection:
+        row = outbox.schedule(connection, job.call(4))
+    id = f"00000000-0000{row.id[13:]}"
+    base.execute("UPDATE peerjob_outbox SET id = :id", id=id)
+    async with make_node(base) as node:
+        await until(lambda: base.rows() == [])
+        assert (await node.wait_final(id, 30)).state is State.COMPLETED
+
+
+async def test_a_row_that_was_taken_is_sent_again_for_a_day(base: Base, make_node: MakeNode) -> None:
+    with base.engine.begin() as connection:
+        sent, old = outbox.schedule_many(connection, [job.call(4), job.call(5)])
+    ago = {"pg": "now() - interval '{} minutes'", "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now', '-{} minutes')"}
+    dialect = "sqlite" if "sqlite" in base.kind else "pg"
+    for row, minutes in ((sent, 1_425), (old, 1_435)):
+        base.execute(f"UPDATE peerjob_outbox SET taken = {ago[dialect].format(minutes)} WHERE id = :id", id=row.id)
+    async with make_node(base) as node:
+        assert await sent.result(node, 30) == 8
+        await until(lambda: base.rows() == [])
+    ((id, _, _, taken, error),) = base.rows("peerjob_outbox_bad")
+    assert str(id) == old.id
+    assert taken is not None
+    assert "taken about a day ago" in error
+
+
+async def test_a_row_is_sent_once_also_after_its_instance_was_removed(base: Base, make_node: MakeNode) -> None:
+    """A relay was killed after the enqueue and before the delete, and the instance has run and is gone."""
+    ran: list[int] = []
+
+    async def note(number: int) -> None:
+        ran.append(number)
+
+    brief = Job("note", note, retention="0s")
+    with base.engine.begin() as connection:
+        row = outbox.schedule(connection, brief.call(1))
+    (stored,) = base.rows()
+    async with make_node(base, [brief]) as node:
+        await until(lambda: ran == [1] and base.rows() == [])
+        base.execute("INSERT INTO peerjob_outbox (id, call) VALUES (:id, :call)", id=row.id, call=bytes(stored[1]))
+        with base.engine.begin() as connection:
+            outbox.schedule(connection, brief.call(2))
+        await until(lambda: ran == [1, 2] and base.rows() == [])
+        assert node.running
+
+
+async def test_a_missing_table_is_told_once_and_the_relay_goes_on(
+    base: Base, make_node: MakeNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    base.execute("DROP TABLE peerjob_outbox")
+    caplog.set_level(logging.WARNING)
+    async with make_node(base) as node:
+        await until(lambda: any("outbox is missing" in line for line in told(caplog)))
+        with base.engine.begin() as connection:
+            outbox.create_table(connection)
+            row = outbox.schedule(connection, job.call(4))
+        assert await row.result(node, 30) == 8
+    assert sum("outbox is missing" in line for line in told(caplog)) == 1
+
+
+async def test_rows_in_another_database_than_the_relays_are_warned_of(
+    base: Base, make_node: MakeNode, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    other = create_engine(f"sqlite:///{tmp_path}/other.db")
+    async with make_node(base):
+        await asyncio.sleep(0)
+        for _ in range(2):
+            with other.begin() as connection:
+                outbox.create_table(connection)
+                outbox.schedule(connection, job.call(4))
+        with base.engine.begin() as connection:
+            outbox.schedule(connection, job.call(4))
+    other.dispose()
+    warnings = [line for line in told(caplog) if "no relay may send" in line]
+    assert len(warnings) == 1
+    assert "other.db" in warnings[0]
+
+
+async def test_a_commit_wakes_the_relay(postgres: Database, make_node: MakeNode, tmp_path: Path) -> None:
+    base = Base("psycopg", postgres, tmp_path)
+    async with make_node(base) as node:
+        times: list[float] = []
+        with psycopg.connect(postgres.conninfo) as connection:
+            for number in range(40):
+                row = outbox.schedule(connection, job.call(number))
+                began = time.perf_counter()
+                connection.commit()
+                await row.result(node, 30)
+                times.append(time.perf_counter() - began)
+    await base.close()
+    assert sorted(times)[len(times) // 2] < 0.5, "a look each second is slower than that"
+
+
+async def test_the_relay_listens_again_after_its_connection_ended(
+    postgres: Database, make_node: MakeNode, tmp_path: Path
+) -> None:
+    base = Base("psycopg", postgres, tmp_path)
+    async with make_node(base) as node:
+        with psycopg.connect(postgres.conninfo, autocommit=True) as admin:
+            for number in range(3):
+                with base.engine.begin() as connection:
+                    row = outbox.schedule(connection, job.call(number))
+                assert await row.result(node, 30) == 2 * number
+                admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
+    await base.close()
