@@ -36,16 +36,16 @@ class DirectCommands(LuaQueueCommands, LuaReadCommands):
 
         If an earlier call stored the instance, `enqueue` says so. It also raises the errors of the server.
         """
-        script, id, spec = self._cheap_script, instance.id, instance.spec
+        script, id, spec = self._cheap_script, instance.id.encode(), instance.spec
         if not script or not is_plain(instance) or len(id) != ID_SIZE:
             return None
         begin = self._begin(script, instance.kind, instance.priority, instance.retention_us, instance.max_crashes, node)
-        packed = b"%b$36\r\n%b\r\n$%d\r\n%b\r\n" % (begin, id.encode(), len(spec), spec)
+        packed = b"%b$36\r\n%b\r\n$%d\r\n%b\r\n" % (begin, id, len(spec), spec)
         (reply,) = self._exchange(packed, 1)
         if not isinstance(reply, int) or reply <= 0:
             return None
         self._cheap_script = CHEAP_SCRIPTS[reply]
-        return Enqueued(id, True)
+        return Enqueued(instance.id, True)
 
     def _packed_begin(
         self, script: str, kind: str, priority: int, retention_us: int | None, max_crashes: int, node: str

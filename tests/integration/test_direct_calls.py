@@ -465,6 +465,9 @@ async def test_a_thread_tells_what_every_script_needs(start_server: StartServer,
         assert {entry.node for entry in record.history[:2]} == {"näher"}
         with pytest.raises(ValueError, match="36"):
             calls.enqueue([make.instance(id="short")])
+        wide = make.instance(id="é" * 36, spec=b"\r\n$1\r\n")  # more bytes than characters
+        enqueue(wide)
+        assert [one.id for one in (await peer.take(10))] == [wide.id]
     finally:
         await peer.close()
         await store.close()

@@ -52,6 +52,18 @@ async def test_clients_reach_it_and_it_runs_what_they_schedule(
     assert child.terminate() == 0
 
 
+async def test_collections_of_garbage_pass_over_what_was_there_at_the_start(
+    jobd: Jobd, redis_url: str, namespace: str
+) -> None:
+    code = "def count() -> int:\n    return gc.get_freeze_count()\n\njob = Job('count', count)\n"
+    code = f"import gc\nfrom peerjob import Job\n\n{code}"
+    jobd.module.write_text(code)
+    jobd.run("--store", redis_url, "--namespace", namespace)
+    async with onlooker(redis_url, namespace) as client:
+        instance = await client.schedule("count")
+        assert await instance.result(timeout=PATIENCE) > 10_000
+
+
 async def test_it_lets_running_jobs_end_and_leaves_the_others(
     jobd: Jobd, server: ServerProcess, namespace: str, tmp_path: Path
 ) -> None:

@@ -43,7 +43,7 @@ def test_make_refuses_a_clone_without_links_before_it_installs(clone: Path) -> N
     assert not (clone / ".venv").exists()
 
 
-@pytest.mark.long("pip runs twice, and builds the package once")
+@pytest.mark.matrix("pip runs twice, and builds the package once")
 def test_pip_refuses_such_a_clone_until_the_commands_of_its_line_have_run(clone: Path, tmp_path: Path) -> None:
     refused = pip(clone, to=tmp_path / "broken")
     assert refused.returncode != 0

@@ -16,7 +16,7 @@ WORKFLOW = """steps:
   - uses: some/other@0123456789012345678901234567890123456789 # v1
 """
 
-pytestmark = pytest.mark.one_python
+pytestmark = [pytest.mark.one_python, pytest.mark.matrix("about a command of maintainers")]
 
 
 class Hub:

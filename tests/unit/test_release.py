@@ -41,7 +41,7 @@ run) echo "peerjob 0.2.0" ;;
 esac
 """
 
-pytestmark = pytest.mark.one_python
+pytestmark = [pytest.mark.one_python, pytest.mark.matrix("about a command of maintainers")]
 
 
 class Tree:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -11,13 +12,22 @@ from support.etcd import EtcdServer
 from support.servers import RedisServer
 
 from .meters import Counts, EtcdMeter, Meter, RedisMeter, SqliteMeter
-from .node_paths import calls_of_one_job, calls_of_schedule, files_of_one_job, idle_minute, left_by_jobs, one_job
+from .node_paths import (
+    calls_of_a_thread,
+    calls_of_one_job,
+    calls_of_schedule,
+    files_of_one_job,
+    idle_minute,
+    left_by_jobs,
+    one_job,
+)
 from .store_paths import store_paths
 
 Paths = Mapping[str, Mapping[str, int]]
 NODE = "node"
 ENGINES = ("redis", "etcd", "sqlite", NODE)
 SCHEDULE = "schedule() of a plain job"
+SCHEDULE_IN_A_THREAD = "schedule() of a plain job, in a thread"
 
 
 async def measured(parts: Iterable[str]) -> dict[str, Paths]:
@@ -32,6 +42,7 @@ async def _of_engine(engine: str) -> Paths:
             # on the other engines, its cost depends on which requests happen to come together
             paths["one job of an idle node"] = await one_job(url, meter)
             paths[SCHEDULE] = await calls_of_schedule(url)
+            paths[SCHEDULE_IN_A_THREAD] = await asyncio.to_thread(calls_of_a_thread, url)
         return paths
 
 

@@ -6,6 +6,8 @@ import asyncio
 import functools
 import gc
 import operator
+import select
+import socket
 import sys
 from collections.abc import Sequence
 from inspect import CO_COROUTINE
@@ -15,7 +17,7 @@ from types import FrameType
 from uuid import uuid4
 
 import peerjob
-from peerjob import Job, Node, job
+from peerjob import BlockingManager, Job, Node, job
 from peerjob.model.record import Ack, Claim, StoreLimits
 from peerjob.node.observe.observer import Observer
 from peerjob.node.work.outcomes import Entry
@@ -111,6 +113,34 @@ async def calls_of_schedule(url: str) -> Counts:
         await until(lambda: bool(node.workers()[0].instance))
         found = [await schedule(node) for _ in range(TIMES + 1)]
         leave.set()
+    return functools.reduce(operator.and_, found[1:])
+
+
+def calls_of_a_thread(url: str) -> Counts:
+    """The functions of sockets that a thread without an event loop calls from `schedule` to its return.
+
+    In each of them, the thread gives other threads the interpreter lock, and then waits for it again.
+    """
+    counts = Counts()
+
+    def called(frame: FrameType, event: str, function: object) -> None:
+        if event == "c_call":
+            owner = type(getattr(function, "__self__", None))
+            if owner in (socket.socket, type(select.poll())):
+                counts[getattr(function, "__name__", "?")] += 1
+
+    def schedule(manager: BlockingManager) -> Counts:
+        counts.clear()
+        sys.setprofile(called)
+        try:
+            manager.schedule(add, 1, 2)
+        finally:
+            sys.setprofile(None)
+        return Counts(counts)
+
+    with Node(url, jobs=[add], workers=0, namespace=f"guard-{uuid4().hex[:12]}").blocking() as manager:
+        manager.schedule(add, 1, 2)
+        found = [schedule(manager) for _ in range(TIMES + 1)]
     return functools.reduce(operator.and_, found[1:])
 
 

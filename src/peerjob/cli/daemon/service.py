@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 from collections.abc import Callable, Generator, Sequence
@@ -18,6 +19,15 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = (*STOPPING, signal.SIGHUP, signal.SIGUSR1)
 
 logger = logging.getLogger("peerjob.daemon")
+
+
+def _leave_out_of_collections() -> None:
+    """Let garbage collections pass over the objects of the program and its modules, which live until its end.
+
+    Each full collection would look at all of them, which takes a tenth of the time of a node with short jobs.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 class GracefulServer(Protocol):
@@ -70,6 +80,7 @@ class Service:
                     await self._metrics.start()
                 for server in self._servers:
                     await server.start()
+                _leave_out_of_collections()
                 await self._node.start()
                 logger.info(
                     "ready to run %s", ", ".join(job.kind for job in self._node.jobs()) or "nothing, as configured"
