@@ -665,6 +665,27 @@ def test_workers_are_listed_and_resized(jobctl: Jobctl) -> None:
     assert jobctl("workers", "resize", "0").status == 2
 
 
+def test_a_kind_is_paused_shown_and_resumed(jobctl: Jobctl) -> None:
+    empty = jobctl("limits")
+    assert (empty.out, empty.err) == ("", "jobctl: no limit: no kind has one, and none is paused\n")
+    assert jobctl("pause", "--kind", "none").status == 3
+    paused = jobctl("pause", "--kind", "add", "--note", "a test")
+    assert (paused.status, paused.err) == (0, "jobctl: kind add is paused\n")
+    try:
+        header, row = jobctl("limits").lines
+        assert header.split() == ["LIMIT", "RUNNING", "OF", "RATE", "WAITING", "STATE", "KINDS"]
+        assert row.split() == ["(add)", "0", "-", "-", "0", "paused", "add"]
+        (plain,) = jobctl("limits", "-o", "json").json
+        assert (plain["kinds"], plain["state"], plain["note"], plain["name"]) == (["add"], "paused", "a test", None)
+        uuid = jobctl("schedule", "add", "1", "1", "-o", "name").out.strip()
+        assert "kind 'add' is paused: a test; jobctl resume --kind add lets nodes claim it" in jobctl("why", uuid).out
+        assert "(without a key)" in jobctl("limits", "--kind", "add").out
+    finally:
+        assert jobctl("resume", "--kind", "add").err == "jobctl: nodes claim kind add\n"
+    assert jobctl("wait", uuid, "--within", "30").status == 0
+    assert jobctl("limits", "--kind", "none").err == "jobctl: no key: no unfinished instance of this kind is due\n"
+
+
 def test_top_shows_nodes_queues_and_the_leader(jobctl: Jobctl, target: str) -> None:
     assert jobctl("schedule", "add", "1", "1", "--after", "1h").status == 0
     counts = jobctl("stats", "-o", "json").json["counts"].values()

@@ -177,6 +177,24 @@ async def test_a_check_frees_what_belongs_to_no_instance(site: MakeSite, caplog:
     assert await ids(peer) == [waiting.id]
 
 
+async def test_a_check_frees_the_room_of_bodies_that_are_gone(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits(shared("work", concurrency=2))
+    await store.enqueue(here.make.instances(3))
+    peer = await here.join(store)
+    claims = await peer.take()
+    await store.cancel([claims[0].id], request=here.make.request())
+    with connect(here) as server:
+        server.srem(here.key("r:work"), claims[0].id)
+        server.sadd(here.key("r:work"), claims[0].id, here.make.id(), claims[1].id)
+    assert await ids(peer) == []
+    assert (await store.check_limits())[0] == 2
+    assert await ids(peer) == []
+    await peer.end(claims[0], Action.RELEASE)
+    assert len(await ids(peer)) == 1
+
+
 async def test_a_turn_offers_the_room_that_it_leaves(site: MakeSite) -> None:
     """The kinds of a limit run on different nodes: the claim of one cannot use the room that its commit made."""
     here = site()

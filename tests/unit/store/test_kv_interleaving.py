@@ -17,10 +17,12 @@ from peerjob.model.firing import Fire, FireOutcome, FireStatus, Overlap, Schedul
 from peerjob.model.query import Filter, Query
 from peerjob.model.record import Ack, Action, Claim, NewInstance, Record, StoreLimits
 from peerjob.model.state import ARROWS, State
+from peerjob.model.stored_limit import KeyLimitView
 from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Transaction
 from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.format.rows import node_of
 from peerjob.store.kv.store import KVStore
+from peerjob.store.kv.write.limit_rules import free_numbers
 from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
@@ -621,3 +623,62 @@ async def test_a_lookup_of_many_kinds_finds_an_instance_that_returns_to_its_queu
         if scene.kv.waits:
             return
     pytest.fail("the lookup needs ten requests or more")
+
+
+# -- limit keys
+
+
+async def keyed(clock: VirtualClock, verb: str, intruder: str) -> None:
+    """Run a verb and an intruder on one limit key, and check that a free permit and a waiting instance never stay."""
+
+    async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
+        peers = [await scene.join(store, f"node {number}") for number, store in enumerate((scene.store, scene.other))]
+        await scene.add(scene.other, *(scene.make.instance(limit_key="a", key_concurrency=2) for _ in range(2)))
+        claims = [await peer.take_one() for peer in peers]
+
+        def call(what: str, number: int) -> Call:
+            peer, claim = peers[number], claims[number]
+            match what:
+                case "enqueue":
+                    new = scene.make.instance(limit_key="a", key_concurrency=2)
+                    return partial(scene.add, peer.store, new)  # type: ignore[arg-type]
+                case "hand back":
+                    return partial(peer.end, claim, Action.HAND_BACK)
+                case "cancel":
+                    return partial(scene.cancel, peer.store, claim.id)  # type: ignore[arg-type]
+                case _:
+                    return partial(peer.end, claim)
+
+        async def check() -> None:
+            (view,) = (await scene.other.key_limits("work")).views or (KeyLimitView(key="a"),)
+            assert view.admitted <= 2
+            assert not view.waiting or view.admitted == 2, view
+
+        return call(verb, 0), call(intruder, 1), check
+
+    await everywhere(clock, prepare)
+
+
+@pytest.mark.parametrize("verb", ["enqueue", "end", "hand back", "cancel"])
+@pytest.mark.parametrize("intruder", ["enqueue", "end", "hand back"])
+async def test_no_free_permit_stays_beside_an_instance_that_waits(
+    clock: VirtualClock, verb: str, intruder: str
+) -> None:
+    await keyed(clock, verb, intruder)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_writers_that_read_before_the_concurrency_was_lowered_do_not_exceed_it(seed: int) -> None:
+    chance = VirtualClock(seed=seed).random
+    concurrency, held = 5, set(chance.sample(range(12), 6))
+    for _ in range(200):
+        left = concurrency - len(held)
+        plans = (
+            [next(free_numbers(held, concurrency, chance.randrange(99)), None) for _ in range(3)] if left > 0 else []
+        )
+        for number in plans:
+            if number is not None and number not in held:
+                held.add(number)
+                assert len(held) <= concurrency
+        if held and chance.random() < 0.6:
+            held.remove(chance.choice(sorted(held)))

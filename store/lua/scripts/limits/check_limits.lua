@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Free the keys of some instances that are gone, and let the next ones pass. With the last of them, remove the limits of
--- kinds that have left the catalogue.
+-- Free the keys of some instances that are gone, and let the next ones pass. With the last of them, free the room of
+-- bodies that are gone, and remove the limits of kinds that have left the catalogue.
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     how long a kind is kept; kind and cursor ("" and "0" to begin); number of instances to look at
@@ -84,10 +84,27 @@ if kind then
   next_kind, next_at = found[1] ~= '0' and kind or kinds[2] or '', found[1]
 end
 
+-- Free the room of bodies whose claims are gone; return how many there were.
+local function free_bodies(of)
+  local bodies, body_keys, count = call('SRANDMEMBER', releasing_key(of), 500), {}, 0
+  for n, id in ipairs(bodies) do
+    body_keys[n] = record_key(id)
+  end
+  for n, raw in ipairs(bodies[1] and call('MGET', unpack(body_keys)) or {}) do
+    if not raw or (byte(raw, 3) or 0) % 2 ~= RELEASING then
+      call('SREM', releasing_key(of), bodies[n])
+      count = count + 1
+    end
+  end
+  return count
+end
+
 if next_kind == '' then
   local woken_kinds = {}
   for n = 1, #stored, 2 do
     local what, of = sub(stored[n], 1, 1), sub(stored[n], 2)
+    local bodies = what == 'k' and free_bodies(of) or 0
+    freed, woken_kinds[#woken_kinds + 1] = freed + bodies, bodies > 0 and of or nil
     local rule = what == 'k' and rule_in(stored[n + 1])
     local published = rule and (rule.names[1] or rule.by_code > 0) and (call('ZSCORE', CATALOGUE, of) or '0')
     if published and tonumber(published) <= since then
