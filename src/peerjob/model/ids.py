@@ -77,8 +77,8 @@ class IdSource:
 class OutboxIdSource(IdSource):
     """Makes the ids of rows of an outbox, which have its mark."""
 
-    def one(self) -> str:
-        id = super().one()
+    def _next(self, millis: int) -> str:
+        id = super()._next(millis)
         return f"{id[:OUTBOX_MARK_AT]}{OUTBOX_MARK}{id[OUTBOX_MARK_AT + len(OUTBOX_MARK) :]}"
 
 
