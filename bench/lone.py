@@ -13,7 +13,7 @@ from pathlib import Path
 from caller import OWN_CONNECTION, noop
 from parts import Row
 from peerjob.proto.job.v1 import service_pb2 as pb
-from processes import HERE, cpu_seconds
+from processes import HERE
 from support.etcd import EtcdServer
 from support.jobd import JOBD, READY, target
 from support.processes import ChildProcess
@@ -39,6 +39,12 @@ def _pair(store: str, folder: Path) -> Generator[list[ChildProcess]]:
     finally:
         for node in nodes:
             node.close()
+
+
+def _run_seconds(pid: int) -> float:
+    """CPU time of all threads of a process. /proc/PID/stat counts whole ticks, which miss most of such short work."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
 
 async def _come(clients: Sequence[RawClient], seconds: float, latencies: list[float]) -> int:
@@ -67,9 +73,9 @@ async def lone(engine: str, folder: Path, seconds: float) -> list[Row]:
             clients = [await stack.enter_async_context(raw_client(target(node), [OWN_CONNECTION])) for node in nodes]
             await _come(clients, WARM_UP, latencies)
             latencies.clear()
-            own, of_server = sum(map(cpu_seconds, pids)), cpu_seconds(server.child.pid)
+            own, of_server = sum(map(_run_seconds, pids)), _run_seconds(server.child.pid)
             count = await _come(clients, seconds, latencies)
-            own, of_server = sum(map(cpu_seconds, pids)) - own, cpu_seconds(server.child.pid) - of_server
+            own, of_server = sum(map(_run_seconds, pids)) - own, _run_seconds(server.child.pid) - of_server
     what, (nodes_goal, server_goal) = f"lone jobs, {RATE}/s to {NODES} nodes", GOALS[engine]
     return [
         Row(f"{what}: CPU of the nodes for each", engine, own / count * 1000, "ms", nodes_goal, "low"),
