@@ -3,7 +3,8 @@
 -- An instance is a table: id, priority, score (the priority as text), due, suspect, member (its position in a queue), and
 -- what its entry of `g:` has: letter, time, concurrency, key. A state is what `n:` has about a key.
 
--- sorted set like a queue: the instances of a kind that wait for a key
+-- sorted set like a queue, the instances of a kind that wait for a key: priority -> due time in 16 digits, id, letter and
+-- concurrency as in `g:`
 local waiting_key = gates and function(kind, key)
   return PREFIX .. 'w:' .. #kind .. ':' .. kind .. key
 end
@@ -48,7 +49,7 @@ local pass_kind = gates and function(kind, keys)
     ids[#ids + 1] = id
   end
   for at, text in ipairs(ids[1] and call('HMGET', g, unpack(ids)) or NOTHING) do
-    if gates.parsed(text) then
+    if gates.is_whole(text) then
       texts_of_leavers[ids[at]] = text
       touch(sub(text, 22))
     end
@@ -93,7 +94,7 @@ local pass_kind = gates and function(kind, keys)
         state.last = sub(state.last, 1, at - 1) .. sub(state.last, find(state.last, ',', at, true) + 1)
       end
     elseif letter ~= '-' then
-      local member = sub(text, 2, 17) .. id
+      local member = sub(text, 2, 17) .. id .. letter .. sub(text, 18, 21)
       state.waiting, state.left = max(0, state.waiting - 1), state.left or {}
       state.left[#state.left + 1], state.left[member] = id, true
       add('ZREM', waiting_key(kind, state.key), member)
@@ -134,8 +135,9 @@ local pass_kind = gates and function(kind, keys)
   end
 
   local function wait(state, instance)
-    add_pair('ZADD', waiting_key(kind, state.key), instance.score, instance.member)
-    write(instance, instance.suspect and 'W' or 'w', sub(instance.member, 1, 16))
+    local letter = instance.suspect and 'W' or 'w'
+    add_pair('ZADD', waiting_key(kind, state.key), instance.score, instance.member .. letter .. instance.concurrency)
+    write(instance, letter, sub(instance.member, 1, 16))
     state.waiting = state.waiting + 1
   end
 
@@ -161,7 +163,6 @@ local pass_kind = gates and function(kind, keys)
   end
 
   -- 4. As many as there is room for pass: of those that waited and those that came, in the order of the queue.
-  local waited = {}
   local function pass(state)
     local came_here, next_came, at = state.came or NOTHING, 1, 1
     local room, queue, key = (own or max(1, state.concurrency)) - state.admitted, NOTHING, nil
@@ -178,10 +179,11 @@ local pass_kind = gates and function(kind, keys)
       end
       local instance, first = came_here[next_came], nil
       if queue[at] then
-        first = {id = sub(queue[at], 17), member = queue[at], score = queue[at + 1], priority = tonumber(queue[at + 1])}
+        first = {id = sub(queue[at], 17, 52), member = queue[at], score = queue[at + 1], priority = tonumber(queue[at + 1]),
+          suspect = sub(queue[at], 53, 53) == 'W', concurrency = sub(queue[at], 54), key = state.key, place = false}
       end
       if first and not (instance and precedes_other(instance, first)) then
-        at, waited[#waited + 1] = at + 2, first
+        at = at + 2
         add('ZREM', key, first.member)
         state.waiting = max(0, state.waiting - 1)
         admit(state, first, now)
@@ -218,13 +220,9 @@ local pass_kind = gates and function(kind, keys)
   end
 
   -- 5. Those that passed enter the queue.
-  read(waited)
   for _, instance in ipairs(passing) do
-    if instance.key then
-      write(instance, 'q', instance.due and sub(instance.member, 1, 16) or format('%016.0f', now))
-    end
-    local suspect = instance.suspect or instance.letter == 'W'
-    add_to_queue(instance.id, kind, instance.score, instance.place, suspect, true)
+    write(instance, 'q', instance.due and sub(instance.member, 1, 16) or format('%016.0f', now))
+    add_to_queue(instance.id, kind, instance.score, instance.place, instance.suspect, true)
   end
   if newly_due[kind] and newly_due[kind] <= 0 then
     newly_due[kind] = nil

@@ -80,11 +80,16 @@ local gates = limited and (function()
     end
   end
 
+  local LETTERS = {[byte('q')] = true, [byte('w')] = true, [byte('W')] = true, [byte('-')] = true}
+
+  function self.is_whole(entry_text)
+    return entry_text and #entry_text > 21 and LETTERS[byte(entry_text)]
+  end
+
   -- Return the letter, the time, the concurrency in 4 bytes, and the key of an entry of `g:`; nil for a damaged one.
   function self.parsed(entry_text)
-    local letter = entry_text and #entry_text > 21 and sub(entry_text, 1, 1)
-    if letter and find('qwW-', letter, 1, true) then
-      return letter, sub(entry_text, 2, 17), sub(entry_text, 18, 21), sub(entry_text, 22)
+    if self.is_whole(entry_text) then
+      return sub(entry_text, 1, 1), sub(entry_text, 2, 17), sub(entry_text, 18, 21), sub(entry_text, 22)
     end
   end
 
