@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 
 from peerjob.model.errors import LayoutError, OptionError
 from peerjob.model.firing import MAX_SCHEDULES, Fire, FireOutcome
-from peerjob.model.record import LimitSupport, NodeInfo
-from peerjob.model.stored_limit import MAX_LIMIT_KINDS, LimitNumbers
+from peerjob.model.record import NodeInfo
+from peerjob.model.stored_limit import MAX_LIMIT_KINDS, LimitNumbers, LimitSupport
 
 LAYOUT = 2
 """The layout of a new namespace. Layout 1 was written before version 0.1 and cannot be read."""

@@ -65,12 +65,12 @@ from .model.job import Call, Job, JobGroup, job
 from .model.limit import KeyLimit, Limit
 from .model.policy import Backoff, Finished, Policy, Priority, Recovered
 from .model.query import Filter, Query, ResultPage
-from .model.record import Capabilities, LimitSupport, LogLine, NodeInfo, NodeView, StoreLimits
+from .model.record import Capabilities, LogLine, NodeInfo, NodeView, StoreLimits
 from .model.rights import Principal, Rights, Role
 from .model.secret import Secret
 from .model.spec import ErrorInfo, Progress
 from .model.state import Level, State
-from .model.stored_limit import KeyLimitView, LimitView
+from .model.stored_limit import KeyLimitView, LimitSupport, LimitView
 from .model.timing import Jitter
 from .model.worker import Worker
 from .node.manager.blocking import BlockingManager

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from peerjob.model.record import LimitSupport, Want, check_batch
+from peerjob.model.record import Want, check_batch
 from peerjob.model.stored_limit import (
     MAX_CONCURRENCY,
     KindLimits,
     LimitNumbers,
     LimitPage,
     LimitSetting,
+    LimitSupport,
     LimitView,
 )
 from peerjob.store.rules import LIMITS_LAYOUT, check_kinds_of_limit, check_readers, check_supported

@@ -17,6 +17,7 @@ from .arguments import Numbers
 from .clock import to_datetime
 from .ids import is_outbox_id
 from .state import State
+from .stored_limit import LimitSupport
 
 MIN_PRIORITY = -(2**31)
 MAX_PRIORITY = 2**31 - 1
@@ -439,15 +440,6 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     nodes: int = 0
     undecodable: int = 0
     """Number of records that the store set aside because they cannot be decoded."""
-
-
-class LimitSupport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a store can do with limits."""
-
-    max_concurrency: int = 1_000_000
-    """The highest concurrency of a limit."""
-    rate_clock: str = "server"
-    """The clock that counts rates: "server" or "nodes"."""
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):

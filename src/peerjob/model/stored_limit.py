@@ -53,6 +53,15 @@ class LimitNumbers(msgspec.Struct, frozen=True, kw_only=True):
         return tat_us - (self.burst - starts) * self.period_us
 
 
+class LimitSupport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a store can do with limits."""
+
+    max_concurrency: int = 1_000_000
+    """The highest concurrency of a limit."""
+    rate_clock: str = "server"
+    """The clock that counts rates: "server" or "nodes"."""
+
+
 class SharedLimit(msgspec.Struct, frozen=True, kw_only=True):
     """One shared limit of a kind, as its code gives it."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from peerjob.model.errors import OptionError, StoreUnavailableError
-from peerjob.model.record import LAST_MOMENT_US, LimitSupport, check_batch
+from peerjob.model.record import LAST_MOMENT_US, check_batch
 from peerjob.model.stored_limit import (
     MAX_HOLDERS,
     KeyLimitPage,
@@ -17,6 +17,7 @@ from peerjob.model.stored_limit import (
     LimitNumbers,
     LimitPage,
     LimitSetting,
+    LimitSupport,
 )
 from peerjob.store.kv.format.base import Compare, Delete, Op, Put, Range, Transaction, mod_of
 from peerjob.store.kv.format.keys import Keys, below, prefix_end

@@ -39,7 +39,7 @@ class LimitGenerator(FireGenerator):
         return given
 
     def _publish_limits(self) -> Given:
-        kinds = {kind: {"names": self._names[kind], "keys": self._keys[kind]} for kind in KINDS}
+        kinds = {kind: {"names": [*self._names[kind]], "keys": self._keys[kind]} for kind in KINDS}
         return {"kinds": kinds, "numbers": {name: self._numbers() for name in ("l", "m")}}
 
     def _numbers(self) -> Given:
