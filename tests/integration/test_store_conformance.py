@@ -13,7 +13,7 @@ from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
 from peerjob.testing.factories import Peer
-from peerjob.testing.store_conformance import StoreConformance
+from peerjob.testing.store_conformance import KeyedConformance, StoreConformance
 from peerjob.testing.store_conformance.election import ElectionRules
 from peerjob.testing.store_conformance.hints import HintRules
 from peerjob.testing.store_conformance.idempotency import IdempotencyRules
@@ -102,6 +102,18 @@ class TestRedis(Conformance):
     """A Redis server."""
 
     conformance_on = "redis"
+    claims_wait = True
+
+    @pytest.fixture(autouse=True)
+    def _url(self, redis_url: str) -> None:
+        self.url = redis_url
+
+
+class TestKeyedRedis(OnUrl, KeyedConformance):
+    """A Redis server, with a wide key limit on each instance."""
+
+    conformance_on = "redis-keyed"
+    renewals_tell = True
     claims_wait = True
 
     @pytest.fixture(autouse=True)

@@ -117,6 +117,7 @@ class KeyedConformance(_RulesWithoutLimits):
 
     async def assert_nothing_left(self, store: Store) -> None:
         await store.pause_kind(_UNUSED, False)
+        assert await self.check_all(store) == 0
         await super().assert_nothing_left(store)
 
 

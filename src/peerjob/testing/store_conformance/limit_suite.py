@@ -105,14 +105,6 @@ class LimitSuite(StoreSuite):
             assert view.waiting == 0 or view.admitted >= view.concurrency, view
             assert view.admitted + view.waiting > 0, view
 
-    async def check_all(self, store: Store) -> int:
-        """Check all pages of admissions; returns how many belonged to no instance."""
-        freed, cursor = await store.check_limits()
-        while cursor is not None:
-            more, cursor = await store.check_limits(cursor)
-            freed += more
-        return freed
-
     def older(self, peer: Peer) -> NodeInfo:
         """The description of a peer as a release before limits writes it."""
         return replace(peer.info, reads_layout=LAYOUT)

@@ -73,6 +73,14 @@ class StoreSuite:
         """Assert that the namespace has no data that nothing owns."""
         assert list(await self.leftovers(store)) == []
 
+    async def check_all(self, store: Store) -> int:
+        """Check all pages of admissions; returns how many belonged to no instance."""
+        freed, cursor = await store.check_limits()
+        while cursor is not None:
+            more, cursor = await store.check_limits(cursor)
+            freed += more
+        return freed
+
     async def traces(self, store: Store, *ended: Peer) -> Sequence[str]:
         """Data that names one of these peers, which have ended, and that has no reason to stay.
 
