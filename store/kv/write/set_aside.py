@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable, Mapping, Set
 
 from peerjob.model.clock import Clock
 from peerjob.model.state import State
-from peerjob.store.kv.format.base import Compare, Delete, Entry, KeyValue, Op, Put
-from peerjob.store.kv.format.keys import Keys, below
+from peerjob.store.kv.format.base import Compare, Delete, Entry, KeyValue, Op, Put, Range
+from peerjob.store.kv.format.keys import Keys, below, prefix_end
+from peerjob.store.kv.format.limit_rows import key_permit_of
 from peerjob.store.kv.format.rows import owned_of
 from peerjob.store.kv.index.counts import PROCESSING, SET_ASIDE, SLOT, Counts, Shift
 
+from .gates import Gate
 from .transaction_plan import Change, Slots, TransactionPlan
 from .writer import Writer
 
+_PAGE = 2_000
 logger = logging.getLogger("peerjob.store")
 
 
 class SetAside:
     """Sets unreadable records aside."""
 
-    def __init__(self, kv: KeyValue, keys: Keys, clock: Clock, writer: Writer, counts: Counts, slots: Slots) -> None:
+    def __init__(
+        self,
+        kv: KeyValue,
+        keys: Keys,
+        clock: Clock,
+        writer: Writer,
+        counts: Counts,
+        slots: Slots,
+        let_pass: Callable[[Mapping[Gate, Set[str]]], Awaitable[None]],
+    ) -> None:
         self._kv = kv
         self._keys = keys
         self._clock = clock
         self._writer = writer
         self._counts = counts
         self._slots = slots
+        self._let_pass = let_pass
 
     async def put(self, id: str, entry: Entry, error: Exception) -> None:
         """Move a record that cannot be read out of the way, out of its slot, and away from the permits of its claim.
@@ -47,11 +61,9 @@ class SetAside:
         ops: list[Op] = [Delete(keys.state + id), Put(keys.set_aside + id, entry.value), *slot_change.ops]
         ops.extend(Delete(key) for key, answer in zip([*indexes, *owned], present, strict=True) if answer)
         compares = [Compare(keys.state + id, mod=entry.mod), *slot_change.compares]
-        (permits,) = await self._kv.read([below(keys.shared_permits)])
-        for key, permit in permits.items:
-            if permit.value == id.encode():
-                ops.append(Delete(key))
-                compares.append(Compare(key, mod=permit.mod))
+        permits = await self._permits(id)
+        ops.extend(Delete(key) for key in permits)
+        compares.extend(Compare(key, mod=mod) for key, mod in permits.items())
         shifts: list[Shift] = [("", SET_ASIDE, 1), *slot_change.shifts]
         for (kind, state), answer in zip(positions, present, strict=False):
             if answer is not None:
@@ -66,3 +78,22 @@ class SetAside:
         written = await self._writer.write([Change(compares, ops, tuple(shifts), slot_change.adds)])
         if written.revisions[0]:
             logger.error("instance %s cannot be read and was set aside: %s", id, error)
+            of_keys = [key for key in permits if not key.startswith((keys.shared_permits, keys.waits))]
+            await self._let_pass({keys.gate_of(key, keys.all_permits): set() for key in of_keys})
+
+    async def _permits(self, id: str) -> dict[str, int]:
+        """The permits of an instance, and its entry if it waits for its limit key, each with its revision."""
+        keys, permits = self._keys, dict[str, int]()
+        for prefix in (keys.all_permits, keys.waits):
+            start, end = prefix, prefix_end(prefix)
+            while start:
+                (page,) = await self._kv.read([Range(start, end, _PAGE)])
+                permits |= {key: entry.mod for key, entry in page.items if key.endswith(id) or _holder(entry) == id}
+                start = page.next_key if page.more else ""
+        return permits
+
+
+def _holder(entry: Entry) -> str:
+    """The id in a permit, of a shared limit or of a limit key."""
+    permit = key_permit_of(entry.value)
+    return entry.value.decode(errors="replace") if permit is None else permit.id
