@@ -53,6 +53,7 @@ def rows() -> int:
         return int(count)
 
 
+@pytest.mark.long("a relay on SQLite looks each second")
 async def test_a_committed_task_is_sent_and_runs(migrated: TaskBackend) -> None:
     def request() -> AnyResult:
         with transaction.atomic():
