@@ -22,6 +22,8 @@ class StoredCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     tags: tuple[str, ...] = ()
     retention_us: int | None = None
     max_crashes: int = MAX_CRASHES
+    limit_key: str = ""
+    key_concurrency: int = 0
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -39,6 +41,8 @@ def encode_row(new: NewInstance, now_us: int) -> bytes:
         tags=new.tags,
         retention_us=new.retention_us,
         max_crashes=new.max_crashes,
+        limit_key=new.limit_key,
+        key_concurrency=new.key_concurrency,
     )
     return bytes((VERSION,)) + _encoder.encode(stored)
 
@@ -61,4 +65,6 @@ def decode_row(id: str, call: bytes | memoryview) -> NewInstance:
         tags=stored.tags,
         retention_us=stored.retention_us,
         max_crashes=stored.max_crashes,
+        limit_key=stored.limit_key,
+        key_concurrency=stored.key_concurrency,
     )
