@@ -329,7 +329,13 @@ def test_an_error_is_raised_again_as_it_was(error: Exception) -> None:
 
 
 def test_errors_of_every_kind_have_a_status() -> None:
-    local = {errors.RemoteError, errors.NodeUnavailableError, errors.TlsMismatchError, errors.MissingExtraError}
+    local = {
+        errors.RemoteError,
+        errors.NodeUnavailableError,
+        errors.TlsMismatchError,
+        errors.MissingExtraError,
+        errors.TableError,
+    }
     outcomes: set[type[PeerjobError]] = {
         errors.JobFailed,
         errors.JobCancelled,
