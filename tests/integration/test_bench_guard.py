@@ -11,7 +11,7 @@ from peerjob.store.kv.store import KVStore
 from peerjob.store.lua.client import driver
 from peerjob.store.lua.scripts.script import Script, load_scripts
 from peerjob.store.lua.store import LuaStore
-from support.guard.comparing import ADVICE, differences, expected
+from support.guard.comparing import ADVICE, LIMITS, differences, expected
 from support.guard.measuring import ENGINES, NODE, SCHEDULE, measured, metered
 from support.guard.store_paths import store_paths
 from support.servers import needed
@@ -64,11 +64,12 @@ async def test_the_guard_sees_an_added_command_in_a_script(monkeypatch: pytest.M
     with needed():
         line, _ = await _enqueue_differs("redis")
 
-    assert line == f"redis, {PATH}: exists 0 → 1"
+    assert line == f"redis, {PATH}: exists 1 → 2"
 
 
 def test_the_guard_sees_a_count_above_its_limit() -> None:
-    within = {"calls": 110, "coroutines": 8}
+    within = LIMITS[SCHEDULE]
     assert differences({}, {"redis": {SCHEDULE: within}}) == []
-    line, _ = differences({}, {"redis": {SCHEDULE: within | {"coroutines": 9}}})
-    assert line == f"redis, {SCHEDULE}: coroutines 8 → 9"
+    most = within["coroutines"]
+    line, _ = differences({}, {"redis": {SCHEDULE: {**within, "coroutines": most + 1}}})
+    assert line == f"redis, {SCHEDULE}: coroutines {most} → {most + 1}"

@@ -300,7 +300,8 @@ async def test_slow_calls_are_told_with_their_verbs(
     monkeypatch: pytest.MonkeyPatch,
     running: Callable[..., Any],
 ) -> None:
-    server = start_server(kind, config=("--slowlog-log-slower-than", "0"))
+    # a node makes more calls than the log keeps by default
+    server = start_server(kind, config=("--slowlog-log-slower-than", "0", "--slowlog-max-len", "2000"))
 
     async def slow_calls() -> tuple[Severity, str]:
         findings = await diagnose(server.url, namespace=namespace, clock=SystemClock())

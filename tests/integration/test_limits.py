@@ -194,7 +194,7 @@ async def test_kinds_of_a_node_are_bounded(namespace: str) -> None:
 def test_each_documented_number_is_that_of_the_code() -> None:
     from peerjob.cli import web_server
     from peerjob.handles.job_log import MAX_MESSAGE
-    from peerjob.model import activity_sample, audit, bounds, descriptor, limits, query
+    from peerjob.model import activity_sample, audit, bounds, descriptor, limits, query, stored_limit
     from peerjob.model.published import MAX_DESCRIPTORS
     from peerjob.model.record import MAX_HISTORY
     from peerjob.node import node
@@ -203,12 +203,14 @@ def test_each_documented_number_is_that_of_the_code() -> None:
     from peerjob.node.work import context_backend, failure_log
     from peerjob.remote.server import calls, grpc_server, server
     from peerjob.remote.wire import requests
+    from peerjob.sql import relay_rows, tables
     from peerjob.store.sqlite import driver
     from peerjob.store.sqlite.requests import WRITE_LOCK_TIMEOUT
     from peerjob.transfer import importing, lines
     from peerjob.web import cluster as web_cluster
     from peerjob.web import feeds, filters, forms, lookups, security, signin, steps, values, viewers
     from peerjob.web.page import ACT_PATIENCE
+    from peerjob.web.pages import limits as limit_pages
     from peerjob.web.pages import nodes, overview, schedules
     from peerjob.web.patience import PATIENCE
 
@@ -289,6 +291,11 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "kinds without a node that the overview warns of": overview.MAX_UNSERVED,
         "sent forms that a process remembers, to answer a repeat": forms.MAX_FORMS,
         "sets of kinds of limited tokens, whose samples are kept": web_cluster.MAX_SCOPES,
+        "kinds that share a limit, aliases included": stored_limit.MAX_LIMIT_KINDS,
+        "limits on the page Limits, and keys of a kind": limit_pages.MAX_ROWS,
+        "arguments of one call, encoded": node.MAX_PAYLOAD,
+        "name of the table, and of its schema": tables.MAX_TABLE,
+        "rows and instances that `jobd check` and a metric count": relay_rows.MOST_COUNTED,
     }
     assert {name: number(ROWS[name][0]) for name in code} == code
     days = {
@@ -313,5 +320,14 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "ended instances whose durations the page of a kind shows",
         "attempts to sign in from one address",
         "gRPC connections of one address, except a [trusted proxy](security.md#callers-behind-proxies)",
+        "limits of a job",
+        "name of a shared limit; key of a key limit",
+        "concurrency of a limit",
+        "burst of a rate; rate of a limit",
+        "value of `transact`, encoded",
+        "name of a `transact`",
+        "rows in one pass of a relay",
+        "time in which a row is sent again after it was taken",
+        "values of an instance that is over",
     }
     assert set(ROWS) == code.keys() | days.keys() | without_one_number
