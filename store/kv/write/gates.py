@@ -143,7 +143,7 @@ class KeyState:
 class GatePlan:
     """The limit keys that the transactions of one request change."""
 
-    def __init__(self, keys: Keys, states: Mapping[Gate, KeyState], stamp: Compare, waits: Mapping[str, int]) -> None:
+    def __init__(self, keys: Keys, states: dict[Gate, KeyState], stamp: Compare, waits: Mapping[str, int]) -> None:
         self._keys = keys
         self.states = states
         self.stamp = stamp
@@ -248,6 +248,10 @@ class Gates:
             }
             read = zip(entries, await self._kv.get(list(entries.values())), strict=True)
             plan.waits = {id: entry.mod for id, entry in read if entry is not None}
+            known = set(plan.known)
+            if unseen := {gates[id][0] for id in entries if id not in known}:
+                # they are delayed or parked, or they passed their gates between the two reads
+                plan.states |= await self.read(sorted(unseen), await self._limit_rules.current())
         return plan
 
     async def read(self, gates: Sequence[Gate], rules: Rules, *, ahead: int = _AHEAD) -> dict[Gate, KeyState]:

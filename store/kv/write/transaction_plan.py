@@ -371,10 +371,12 @@ class TransactionPlan(msgspec.Struct, gc=False):
             self.compares.append(Compare(state.permit(number), mod=mod))
             self._give_permit_back(state, number)
             self.came.append((gate, ""))
-        elif (waits := self._plan_of_gates.waits.get(id)) is not None:
+        else:
+            waits = self._plan_of_gates.waits.get(id, 0)
             key = self.keys.waiting(gate, row.priority) + timed(row.due_us, id)
             self.compares.append(Compare(key, mod=waits))
-            self.ops.append(Delete(key))
+            if waits:
+                self.ops.append(Delete(key))
 
     def _give_permit_back(self, state: KeyState, number: int) -> None:
         state.left += 1

@@ -667,6 +667,28 @@ async def test_no_free_permit_stays_beside_an_instance_that_waits(
     await keyed(clock, verb, intruder)
 
 
+@pytest.mark.parametrize("verb", ["cancel", "clear"])
+@pytest.mark.parametrize("intruder", [Action.COMPLETE, Action.HAND_BACK])
+async def test_an_instance_that_gets_its_permit_while_it_is_removed_leaves_none(
+    clock: VirtualClock, verb: str, intruder: Action
+) -> None:
+    async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
+        peer = await scene.join(scene.other)
+        batch = [scene.make.instance(limit_key="a", key_concurrency=1) for _ in range(3)]
+        await scene.add(scene.other, *batch)
+        claim = await peer.take_one()
+        cancel = partial(scene.cancel, scene.store, batch[1].id)
+
+        async def check() -> None:
+            while claims := await peer.take():
+                await peer.commit(*map(outcome, claims))
+            assert (await scene.other.key_limits("work")).views == ()
+
+        return cancel if verb == "cancel" else scene.store.clear, partial(peer.end, claim, intruder), check
+
+    await everywhere(clock, prepare)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_writers_that_read_before_the_concurrency_was_lowered_do_not_exceed_it(seed: int) -> None:
     chance = VirtualClock(seed=seed).random
