@@ -67,7 +67,7 @@ class KVContext:
         self.slots = Slots(kv, self.keys, self.unreadable)
         self.kind_sets = KindSets(kv, self.keys)
         self.idle_signs = IdleSigns()
-        self.set_aside = SetAside(kv, self.keys, clock, self.writer, self.counts, self.slots, self.settle)
+        self.set_aside = SetAside(kv, self.keys, clock, self.writer, self.counts, self.slots, self.gates, self.settle)
         self._rows: dict[str, tuple[int, Row]] = {}
         self._names: dict[str, str] = {}
 

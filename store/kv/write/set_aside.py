@@ -13,7 +13,7 @@ from peerjob.store.kv.format.limit_rows import key_permit_of
 from peerjob.store.kv.format.rows import owned_of
 from peerjob.store.kv.index.counts import PROCESSING, SET_ASIDE, SLOT, Counts, Shift
 
-from .gates import Gate
+from .gates import Gate, Gates
 from .transaction_plan import Change, Slots, TransactionPlan
 from .writer import Writer
 
@@ -32,6 +32,7 @@ class SetAside:
         writer: Writer,
         counts: Counts,
         slots: Slots,
+        gates: Gates,
         let_pass: Callable[[Mapping[Gate, Set[str]]], Awaitable[None]],
     ) -> None:
         self._kv = kv
@@ -40,6 +41,7 @@ class SetAside:
         self._writer = writer
         self._counts = counts
         self._slots = slots
+        self._gates = gates
         self._let_pass = let_pass
 
     async def put(self, id: str, entry: Entry, error: Exception) -> None:
@@ -48,7 +50,9 @@ class SetAside:
         Entries of the instance in queues stay there. A read that finds such an entry deletes the entry.
         """
         keys, now_us = self._keys, self._clock.time_us()
-        plan = TransactionPlan(keys, now_us, await self._slots.find(id))
+        slots = await self._slots.find(id)
+        gates = await self._gates.plan(parked.gate for held in slots.values() for parked in held.slot.parked)
+        plan = TransactionPlan(keys, now_us, slots, gates=gates)
         for name in plan.slots:
             plan.pass_slot_on(name, id)
         slot_change = plan.change()
@@ -79,7 +83,10 @@ class SetAside:
         if written.revisions[0]:
             logger.error("instance %s cannot be read and was set aside: %s", id, error)
             of_keys = [key for key in permits if not key.startswith((keys.shared_permits, keys.waits))]
-            await self._let_pass({keys.gate_of(key, keys.all_permits): set() for key in of_keys})
+            came: dict[Gate, set[str]] = {keys.gate_of(key, keys.all_permits): set() for key in of_keys}
+            for gate, comer in plan.came:
+                came.setdefault(gate, set()).add(comer)
+            await self._let_pass(came)
 
     async def _permits(self, id: str) -> dict[str, int]:
         """The permits of an instance, and its entry if it waits for its limit key, each with its revision."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Unpack
 
 import msgspec
 import pytest
@@ -20,7 +20,7 @@ from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
-from peerjob.testing.factories import Factory, Peer
+from peerjob.testing.factories import Factory, InstanceOptions, Peer
 
 DAMAGED = [b"", b"\xff\xfe", b"9" * 400, b"\x93\x02\xa3abc\xcc\x80", b"\xcf" + b"\xff" * 8]
 
@@ -62,7 +62,7 @@ class Bench:
         assert row is not None
         return row
 
-    async def fire(self, row: ScheduleRow) -> ScheduleRow:
+    async def fire(self, row: ScheduleRow, **options: Unpack[InstanceOptions]) -> ScheduleRow:
         """Fire a schedule at its next time, in its slot; the schedule afterwards."""
         assert row.next_us is not None
         fire = Fire(
@@ -72,7 +72,7 @@ class Bench:
             next_us=row.next_us + 1_000_000,
             outcome=FireOutcome.FIRED,
             request=self.make.request(),
-            instance=self.make.instance(),
+            instance=self.make.instance(**options),
             overlap=Overlap.QUEUE,
             queue_limit=9,
         )
@@ -382,6 +382,19 @@ async def test_an_unreadable_schedule_is_left_out_reported_once_and_can_be_remov
     assert (await bench.store.health()).undecodable == 0
     assert await _keys(bench, "schedule/") == ["schedule/good"]
     assert await _keys(bench, "next/") == ["next/good"]
+
+
+async def test_the_slot_of_an_unreadable_record_goes_to_an_instance_with_a_limit_key(bench: Bench) -> None:
+    peer, row = await bench.join(), await bench.schedule()
+    for _ in range(3):
+        row = await bench.fire(row, limit_key="a", key_concurrency=1)
+    assert row.holder is not None
+    await bench.put(f"state/{row.holder}", b"\xff\xfe")
+    for parked in row.parked:
+        claim = await peer.take_one()
+        assert claim.id == parked
+        assert await peer.end(claim) is Ack.DONE
+    assert (await bench.store.key_limits("work")).views == ()
 
 
 @pytest.mark.parametrize("data", DAMAGED)
