@@ -7,7 +7,7 @@ ARGS ?=
 FROM ?=
 # parallel test processes; those of the integration tests start servers of their own, and mostly wait for them
 WORKERS ?= 3
-INTEGRATION_WORKERS ?= 4
+INTEGRATION_WORKERS ?= 5
 # how the tests are divided: `test` has what a change can break on any engine, once, and `matrix` has the rest
 IN_TEST := -m 'not matrix and not soak and not compose'
 IN_MATRIX := --whole -m '(matrix or search) and not soak and not compose'
