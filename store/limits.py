@@ -34,7 +34,8 @@ A *key limit* is a gate in front of the queue of its kind:
 
 The first use of a limit (`publish_limits` with one, `pause_kind`) raises the layout of the namespace to LIMITS_LAYOUT
 in the same step. It raises LayoutError, with the names, if a live incarnation does not read that layout
-(`NodeInfo.reads_layout`). In a namespace without limits and paused kinds, the other commands do nothing for them.
+(`NodeInfo.reads_layout`). On some stores, the first instance with a key does so, too. In a namespace without limits and
+paused kinds, the other commands do nothing for them.
 """
 
 from __future__ import annotations

@@ -19,9 +19,11 @@ from peerjob.model.stored_limit import (
     LimitView,
 )
 from peerjob.store.calls import LOGGER
-from peerjob.store.lua.client.driver import LuaCommands, check_cursor, log_set_aside
+from peerjob.store.lua.client.driver import check_cursor, log_set_aside
 from peerjob.store.lua.scripts.script import Argument, Reply
-from peerjob.store.rules import LAYOUT, LIMITS_LAYOUT, check_kinds_of_limit, layout_refused
+from peerjob.store.rules import LAYOUT, LIMITS_LAYOUT, check_kinds_of_limit
+
+from .gate_commands import LuaGateCommands
 
 _ENTRY = struct.Struct(">c16sI")
 _PAGE_CURSOR = r"(?s:[01].*)"
@@ -31,7 +33,7 @@ _OPENED_KEYS = 500
 _LOOKED_AT = 1_000
 
 
-class LuaLimitCommands(LuaCommands):
+class LuaLimitCommands(LuaGateCommands):
     """Commands that write and read limits."""
 
     _layout = LAYOUT
@@ -72,12 +74,6 @@ class LuaLimitCommands(LuaCommands):
         after = "" if cursor is None else check_cursor(cursor, _PAGE_CURSOR)
         now, last, *rows = await self._run("limits", kind or "", after, limit)
         return LimitPage(tuple(_view(row, int(now)) for row in rows), last.decode() or None)
-
-    def _check_readers(self, refusing: Sequence[bytes]) -> None:
-        if refusing:
-            names = sorted({name.decode() for name in refusing})
-            namespace, url = self._driver.namespace, self._driver.url
-            raise layout_refused(names, LIMITS_LAYOUT, "limits", namespace=namespace, url=url)
 
     async def key_limits(
         self,

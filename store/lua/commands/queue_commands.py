@@ -26,10 +26,11 @@ from peerjob.model.record import (
 )
 from peerjob.model.run_now import STORED_ANSWERS, RunNowAnswer
 from peerjob.model.state import State
-from peerjob.store.lua.client.driver import Driver, LuaCommands, log_set_aside, prefix
+from peerjob.store.lua.client.driver import Driver, log_set_aside, prefix
 from peerjob.store.lua.scripts.script import Argument, Call, Reply
 
 from .codec import acks, check_id, claimed, enqueue_arguments, outcome_arguments, pack_line, plain_arguments
+from .gate_commands import LuaGateCommands
 
 MAX_KINDS = 200
 """The maximum number of kinds in one script call that enqueues."""
@@ -50,7 +51,7 @@ _SMALL = "s"
 _HINTS = {"w": "work", "c": "cancel", "f": "final", "g": "change", "s": "schedule", "l": "leader"}
 
 
-class LuaQueueCommands(LuaCommands):
+class LuaQueueCommands(LuaGateCommands):
     """Commands that move instances from state to state."""
 
     def __init__(self, driver: Driver, *, clock: Clock, limits: StoreLimits, retry_for: float) -> None:
@@ -77,7 +78,8 @@ class LuaQueueCommands(LuaCommands):
             self._cheap_script = "" if script == CHEAP_SCRIPTS[2] else CHEAP_SCRIPTS[2]
         answers: list[Enqueued] = []
         for part in _by_kinds(instances):
-            (reply,) = await self._run_durably(("enqueue", enqueue_arguments(part, node)))
+            kinds = [instance.kind for instance in part if instance.limit_key]
+            reply = await self._run_with_gates("enqueue", enqueue_arguments(part, node), kinds)
             self._cheap_script = CHEAP_SCRIPTS.get(reply, "") if isinstance(reply, int) else ""
             answers += _enqueued(part, reply)
         return answers

@@ -20,11 +20,12 @@ from peerjob.model.firing import (
     Term,
 )
 from peerjob.model.spec import reader
-from peerjob.store.lua.client.driver import MAX_REPLY_BYTES, LuaCommands, check_cursor
+from peerjob.store.lua.client.driver import MAX_REPLY_BYTES, check_cursor
 from peerjob.store.lua.scripts.script import Argument, Reply
 from peerjob.store.rules import MAX_REMOVALS, check_count, check_fires
 
 from .codec import check_id, template_arguments, with_limit_key
+from .gate_commands import LuaGateCommands
 
 MAX_FIRES = 1_000
 """The maximum number of fires in one page of a ledger."""
@@ -44,7 +45,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = reader(FireRecord, "fire")
 
 
-class LuaScheduleCommands(LuaCommands):
+class LuaScheduleCommands(LuaGateCommands):
     """Commands that write, read and fire schedules."""
 
     async def put_schedule(self, put: SchedulePut) -> ScheduleRow | None:
@@ -107,7 +108,8 @@ class LuaScheduleCommands(LuaCommands):
         # A call without a new instance runs the script `account`, which the server accepts even if its memory is full.
         has_instances = any(fire.instance is not None for fire in fires)
         script = "fire" if has_instances else "account"
-        (replies,) = await self._run_durably((script, arguments))
+        keyed = [new.kind for fire in fires if (new := fire.instance) is not None and new.limit_key]
+        replies = await self._run_with_gates(script, arguments, keyed)
         return [
             FireAnswer(
                 status=_STATUSES[status],

@@ -40,6 +40,21 @@ class KeyLimitRules(LimitSuite, ScheduleSuite):
         assert await self.counts_of(store) == (2, 3)
         assert await self.counts_of(store, "b") == (1, 0)
 
+    @pytest.mark.parametrize("way", ["enqueue", "fire"])
+    async def test_a_key_counts_although_no_node_has_published_a_limit(self, store: Store, way: str) -> None:
+        """As when a web application schedules before the first node with workers starts."""
+        first, second = self.keyed(2)
+        if way == "enqueue":
+            await store.enqueue([first])
+        else:
+            await self.schedule(store)
+            await self.fired(store, instance=first)
+        await store.enqueue([second])
+        assert await self.counts_of(store) == (1, 1)
+        peer = await self.join(store)
+        assert await self.drained(peer) == [first.id, second.id]
+        assert await self.keys(store) == {}
+
     async def test_each_kind_has_its_own_keys(self, store: Store) -> None:
         await self.limit_keys(store)
         await self.limit_keys(store, kind="other")

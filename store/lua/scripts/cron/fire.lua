@@ -4,7 +4,7 @@
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     see lib/firing.lua
--- Reply    see lib/firing.lua
+-- Reply    see lib/firing.lua; or -1 as in enqueue.lua
 local node, retention = ARGV[1], tonumber(ARGV[6])
 
 -- Return the holder of a slot, the waiting instances, and the position after the last. A holder that is over but
@@ -103,5 +103,12 @@ local function make(at, name, record, overlap)
   key_holders = {}
 end
 
+local at = FIRST_FIRE
+for n = 1, gates and 0 or tonumber(ARGV[FIRST_FIRE - 1]) do
+  if ARGV[at + 5] ~= '' and find(ARGV[at + FIRE_SIZE], ' ', 1, true) then
+    return -1
+  end
+  at = at + FIRE_SIZE + (ARGV[at + 5] ~= '' and INSTANCE_SIZE + TEMPLATE_SIZE or 0)
+end
 local replies = fire_all(make)
 return replies

@@ -10,7 +10,8 @@
 -- Reply    per instance 0 (the instance is new), its own id (an earlier call added it), or the id of the instance that
 --          has its key. If all are new, a number that says what the caller can try next time: 1 enqueue_one.lua,
 --          since no node is idle, no node watches, and no set has an index; 3 enqueue_indexed.lua, since no node is
---          idle and no node watches; 2 enqueue_waking.lua, since no node watches; 0 none of them
+--          idle and no node watches; 2 enqueue_waking.lua, since no node watches; 0 none of them. -1: nothing was
+--          done, because the namespace has no limits yet and an instance has a key; use open_gates.lua first
 local node, shapes = ARGV[1], tonumber(ARGV[2])
 local were_idle = idle_left
 
@@ -40,6 +41,9 @@ local answers, refused, seen, any_new = {}, false, {}, false
 for n = 1, count do
   local id, one, concurrency, gate_key = ARGV[cursor], templates[ARGV[cursor + 1]], nil, nil
   if not one then
+    if not gates then
+      return -1
+    end
     one, concurrency, gate_key = match(ARGV[cursor + 1], '^(%d+) (%d+) (.+)$')
     one = templates[one]
   end
