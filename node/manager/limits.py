@@ -51,7 +51,10 @@ class NodeLimitManager(NodeJobManager):
         await self._open_store().pause_kind(kind, paused=True, note=note)
 
     async def resume_kind(self, kind: str) -> None:
-        await self._open_store().pause_kind(checked_text("kind", kind, MAX_KIND), paused=False)
+        checked_text("kind", kind, MAX_KIND)
+        if not (await self._open_store().limits(kind=kind)).views:  # a pause stays when no node publishes the kind
+            await self.check_known([kind])
+        await self._open_store().pause_kind(kind, paused=False)
 
     async def _limit_page(self, cursor: str | None = None) -> LimitPage:
         return await self._open_store().limits(cursor=cursor)

@@ -346,7 +346,7 @@ class BlockingVerbs(BlockingCalls):
         self.call(self.manager.pause_kind(kind, note))
 
     def resume_kind(self, kind: str) -> None:
-        """Let nodes claim a kind again; a kind that is not paused does not change."""
+        """Let nodes claim a kind again; a kind that is not paused does not change. Raises UnknownKindError."""
         self.call(self.manager.resume_kind(kind))
 
     def limits(self) -> Iterator[LimitView]:

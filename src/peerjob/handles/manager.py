@@ -433,7 +433,7 @@ class Manager(DirectScheduling, Injectable, ABC):
 
     @abstractmethod
     async def resume_kind(self, kind: str) -> None:
-        """Let nodes claim a kind again; a kind that is not paused does not change."""
+        """Let nodes claim a kind again; a kind that is not paused does not change. Raises UnknownKindError."""
 
     @typed
     async def limits(self) -> AsyncIterator[LimitView]:

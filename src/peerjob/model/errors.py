@@ -78,8 +78,8 @@ class UnknownKindError(PeerjobError, LookupError):
         self.known = tuple(known)
         listed = ", ".join(sorted(self.known)[:10]) or "none"
         super().__init__(
-            f"no node knows the kind {kind!r} (known: {listed}); "
-            "register a job of it, or pass allow_unknown=True to let it wait for a node that has one"
+            f"no node knows the kind {kind!r} (known: {listed}); register a job of it, "
+            "or schedule with allow_unknown=True, so that the instance waits for a node that has one"
         )
 
 

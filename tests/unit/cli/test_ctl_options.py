@@ -9,6 +9,7 @@ from peerjob.cli.ctl.commands import ClientSession
 from peerjob.cli.ctl.errors import CommandError
 from peerjob.cli.ctl.settings import OPTIONS
 from peerjob.model.clock import SystemClock
+from peerjob.model.errors import OptionError
 from support.jobctl import ROOT, VERBS
 
 VALUES: dict[str, list[str]] = {
@@ -22,6 +23,8 @@ VALUES: dict[str, list[str]] = {
     "--oldest": [],
     "--within": ["5s"],
     "--note": ["n"],
+    "--prefix": ["p"],
+    "--waiting": [],
 }
 """Each option that the first call shows, and a value that is not its default."""
 BASE: dict[str, list[str]] = {
@@ -33,6 +36,7 @@ BASE: dict[str, list[str]] = {
     "clear instances": ["--yes"],
     "clear history": ["--yes"],
     "clear logs": ["--yes"],
+    "limits": ["--kind", "other"],
     "pause": ["--kind", "other"],
     "resume": ["--kind", "other"],
     "schedules pause": ["name"],
@@ -95,6 +99,12 @@ def options() -> list[tuple[str, str]]:
 def test_an_option_changes_what_is_asked_for(verb: str, option: str) -> None:
     base = BASE.get(verb, [])
     assert asked(verb, *base, option, *VALUES[option]) != asked(verb, *base)
+
+
+@pytest.mark.parametrize("option", [["--prefix", "p"], ["--waiting"]], ids=lambda one: one[0])
+def test_options_for_keys_need_a_kind(option: list[str]) -> None:
+    with pytest.raises(OptionError, match=f"{option[0]}: expected --kind with it"):
+        ROOT.main(["limits", *option], standalone_mode=False)
 
 
 @pytest.mark.parametrize("option", [["--kind", "k"], ["--state", "completed"], ["--tag", "t"]], ids=lambda one: one[0])

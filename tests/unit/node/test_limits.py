@@ -222,9 +222,20 @@ async def test_a_paused_kind_is_not_claimed_and_its_running_instances_go_on(
 
 async def test_a_pause_of_a_kind_that_nothing_runs_is_a_mistake(clock: VirtualClock) -> None:
     async with running_node(Job("work", lambda: 1), clock=clock) as node:
-        with pytest.raises(UnknownKindError):
-            await node.pause_kind("wrok")
-        await node.resume_kind("wrok")
+        for call in (node.pause_kind, node.resume_kind):
+            with pytest.raises(UnknownKindError):
+                await call("wrok")
+        await node.resume_kind("work")
+
+
+async def test_a_pause_of_a_kind_that_nothing_runs_any_more_can_end(clock: VirtualClock) -> None:
+    url = shared_url()
+    store = memory_store(clock, url)
+    await store.open()
+    async with running_node(Job("work", lambda: 1), store=url, clock=clock) as node:
+        await store.pause_kind("gone", paused=True)
+        await node.resume_kind("gone")
+        assert await limits_of(node) == {}
 
 
 def test_the_verbs_of_limits_block_too() -> None:

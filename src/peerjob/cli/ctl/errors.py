@@ -47,6 +47,7 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (errors.TlsMismatchError, ""),
     (errors.NodeUnavailableError, "check --address, and whether the node listens there and needs --tls-ca"),
     (errors.NodeStoppedError, "ask another node with --address"),
+    (errors.UnknownKindError, "`jobctl schedule --allow-unknown` schedules it anyway"),
     (errors.UnknownInstanceError, "`jobctl list instances` shows the instances"),
     (errors.UnknownScheduleError, "`jobctl list schedules` shows the schedules"),
 )
@@ -72,7 +73,7 @@ def error_report(error: Exception) -> ErrorReport | None:
 def _text(error: Exception) -> str:
     if isinstance(error, errors.UnknownKindError):
         known = ", ".join(sorted(error.known)) or "none"
-        return f"no node has a job of kind {error.kind!r} (known: {known}); --allow-unknown schedules it anyway"
+        return f"no node has a job of kind {error.kind!r} (known: {known})"
     if isinstance(error, errors.TlsMismatchError):
         return f"{_MISMATCHES[error.wants]} ({error.addresses[0]})"
     return str(error) or type(error).__name__

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from peerjob.model.ages import moment
+from peerjob.model.errors import OptionError
 from peerjob.model.stored_limit import KeyLimitView, LimitView
 
 from . import completion
@@ -93,7 +94,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 Kind = Annotated[
-    str, typer.Option("--kind", metavar="KIND", help="The kind.", show_default=False, autocompletion=completion.kinds)
+    str,
+    typer.Option("--kind", "-k", metavar="KIND", help="The kind.", show_default=False, autocompletion=completion.kinds),
 ]
 
 
@@ -102,7 +104,12 @@ async def limits(
     kind: Annotated[
         str | None,
         typer.Option(
-            metavar="KIND", help="Show the keys of this kind.", show_default="none", autocompletion=completion.kinds
+            "--kind",
+            "-k",
+            metavar="KIND",
+            help="Show the keys of this kind.",
+            show_default="none",
+            autocompletion=completion.kinds,
         ),
     ] = None,
     prefix: Annotated[str, typer.Option(metavar="TEXT", help="Only keys that begin with it.", show_default="all")] = "",
@@ -112,6 +119,8 @@ async def limits(
 
     A line with a kind in brackets is a kind that is paused, or that limits each of its keys.
     """
+    if kind is None and (prefix or waiting):
+        raise OptionError("--prefix" if prefix else "--waiting", prefix or waiting, "--kind with it")
     async with session.client() as client:
         if kind is None:
             session.out.many([view async for view in client.limits()], LIMITS)
