@@ -171,6 +171,8 @@ async def test_the_dashboard_shows_limits_and_pauses_kinds(node: Node) -> None:
         page = (await browser.get("/limits")).text
         assert "paused" in page
         assert "a note" in page
+        assert "kind free</a>" in page
+        assert "each key of free" not in page
         assert (await submit(browser, "/limits/pause", kind="unknown")).status_code == 404
         await submit(browser, "/limits/resume", kind="free")
         assert "a note" not in (await browser.get("/limits")).text
