@@ -37,7 +37,7 @@ export PYTHONDONTWRITEBYTECODE :=
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.installed ## three nodes at work on a Valkey of their own; one of them is killed
+demo: $(VENV)/.installed ## three nodes at work on a Valkey of their own; two of them are killed
 	$(BIN)/jobd demo $(ARGS)
 
 quick: $(VENV)/.installed ## check what differs from main, in seconds

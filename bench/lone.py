@@ -42,7 +42,7 @@ def _pair(store: str, folder: Path) -> Generator[list[ChildProcess]]:
 
 
 def _run_seconds(pid: int) -> float:
-    """CPU time of all threads of a process. /proc/PID/stat counts whole ticks, which miss most of such short work."""
+    """CPU time of all threads of a process, in nanoseconds of the kernel; /proc/PID/stat has the same sum in ticks."""
     threads = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
