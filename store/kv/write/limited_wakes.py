@@ -55,8 +55,8 @@ class LimitedWakes:
             more.want(wanted, {kind}, more.queued.get(kind, 0))
         for name in freed:
             if name in rules.limits:
-                kinds = {kind for kind in rules.limits[name].kinds if more.of(kind) > 0}
-                more.want(wanted, kinds, sum(more.queued.get(kind, 0) for kind in kinds))
+                kinds = {kind for kind in rules.limits[name].kinds if more.queued.get(kind) and more.of(kind) > 0}
+                more.want(wanted, kinds, sum(more.queued[kind] for kind in kinds))
         return wanted
 
     async def were_full(self, freed: Mapping[str, int]) -> list[str]:

@@ -165,6 +165,20 @@ class SharedLimitRules(LimitSuite):
         await peer.end(claim)
         assert await self.woken([sleeper], 1) == ["sleeper"]
 
+    async def test_room_in_a_limit_wakes_a_node_that_runs_what_is_queued(self, store: Store) -> None:
+        await self.limit(store, "work", "other", concurrency=1)
+        await store.enqueue(self.make.instances(2))
+        peer = await self.join(store)
+        claim = await peer.take_one()
+        sleepers = [
+            await self.join(store, name, kinds=(kind,)) for name, kind in [("first", "other"), ("second", "work")]
+        ]
+        for sleeper in sleepers:
+            await sleeper.claim()
+            await self.hints(sleeper)
+        await peer.end(claim)
+        assert await self.woken(sleepers, 1) == ["second"]
+
     async def test_no_more_nodes_wake_than_the_limit_lets_go(self, store: Store) -> None:
         await self.limit(store, concurrency=2)
         await store.enqueue(self.make.instances(10))
