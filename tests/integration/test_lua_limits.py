@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import redis
 
 from peerjob.model.record import Action, NewInstance
+from peerjob.model.state import State
 from peerjob.model.stored_limit import KindLimits, LimitNumbers, LimitSetting, SharedLimit
 from peerjob.store.lua.store import LuaStore
 from peerjob.testing.factories import Peer, outcome
@@ -156,9 +158,50 @@ async def test_a_damaged_entry_of_a_waiting_instance_is_reported(
         server.hset(here.key("g:work"), bad.id, BAD)
     with caplog.at_level(logging.ERROR, logger="peerjob.store"):
         await store.check_limits()
-    (record,) = caplog.records
-    assert bad.id in record.getMessage()
-    assert await counts(store) == [("", 1, 0), ("k", 1, 0)]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert bad.id in messages[0]
+    assert await counts(store) == [("k", 1, 1)]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["entry of the holder", "entry of a waiting one", "entries", "counts", "wrong counts", "no counts", "waiting"],
+)
+async def test_no_damage_lets_an_instance_wait_for_ever(site: MakeSite, damage: str) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits([KindLimits(kind="work", key_concurrency=1)])
+    batch = keyed(here, 4)
+    await store.enqueue(batch)
+    peer = await here.join(store)
+    claim = await peer.take_one()
+    with connect(here) as server:
+        match damage:
+            case "entry of the holder":
+                server.hdel(here.key("g:work"), batch[0].id)
+            case "entry of a waiting one":
+                server.hdel(here.key("g:work"), batch[1].id)
+            case "entries":
+                server.delete(here.key("g:work"))
+            case "counts":
+                server.hset(here.key("n:work"), "k", b"9" * 400)
+            case "wrong counts":
+                server.hset(here.key("n:work"), "k", struct.pack(">III", 5, 1, 0))
+            case "no counts":
+                server.delete(here.key("n:work"))
+            case _:
+                server.delete(here.key("w:4:workk"))
+    left = [claim]
+    for _ in range(3):
+        while left:
+            await peer.commit(*map(outcome, left))
+            left = await peer.take()
+        _, cursor = await store.check_limits()
+        assert cursor is None
+        left = await peer.take()
+    assert {record.state for record in await store.get([one.id for one in batch]) if record} == {State.COMPLETED}
+    assert await counts(store) == []
 
 
 async def test_a_check_frees_what_belongs_to_no_instance(site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:

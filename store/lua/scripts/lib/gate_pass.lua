@@ -74,7 +74,7 @@ local pass_kind = gates and function(kind, keys)
   for at, text in ipairs(names[1] and call('HMGET', n, unpack(names)) or NOTHING) do
     local state = {key = names[at], is_stored = text and true, admitted = 0, concurrency = 0, waiting = 0, last = '',
       came = false, left = false}
-    if text and #text >= 12 then
+    if text and #text >= 12 and byte(text) == 0 and (#text == 12 or sub(text, -1) == ',') then
       state.admitted, state.concurrency, state.waiting = unpack_text(COUNTS, text)
       state.last = sub(text, 13)
     elseif text then

@@ -10,33 +10,76 @@ local since, from, at, freed = now - tonumber(ARGV[1]), ARGV[2], ARGV[3], 0
 local stored, kinds, seen = shared and call('HGETALL', LIMITS) or {}, {}, {}
 for n = 1, #stored, 2 do
   local what, kind = sub(stored[n], 1, 1), sub(stored[n], 2)
-  if (what == 'k' or what == 'g') and kind >= from and not seen[kind] and gates.has(kind) then
+  if (what == 'k' or what == 'g') and kind >= from and not seen[kind]
+    and (gates.has(kind) or call('HLEN', kind_key('n', kind)) > 0) then
     seen[kind], kinds[#kinds + 1] = true, kind
   end
 end
 table.sort(kinds)
 
--- Count the instances of each key of a kind again, after damage.
+-- A kind with at most this many entries is counted as a whole, so that wrong counts of its keys are found.
+local MAX_COUNTED = 5000
+local NUMBERS = '>I4I4I4'
+
+-- Count the instances of each key of a kind, and correct what differs: the counts, and the waiting instances that have
+-- no entry or are not in the sorted set. Return the keys that differ.
 local function count_again(kind)
-  local states, numbers, entries = {}, {}, call('HGETALL', kind_key('g', kind))
-  for n = 2, #entries, 2 do
-    local letter, _, number, key = gates.parsed(entries[n])
+  local g, n, states, known, wrong = kind_key('g', kind), kind_key('n', kind), {}, {}, {}
+  local function state_of(key, number)
+    states[key] = states[key] or {admitted = 0, waiting = 0, number = number, missing = {}}
+    return states[key]
+  end
+  local entries, counts = call('HGETALL', g), call('HGETALL', n)
+  for at = 2, #entries, 2 do
+    local letter, time, number, key = gates.parsed(entries[at])
     if letter then
-      states[key], numbers[key] = states[key] or {0, 0}, unpack_text('>I4', number)
-      local state = states[key]
-      if letter == 'q' then
-        state[1] = state[1] + 1
-      elseif letter ~= '-' then
-        state[2] = state[2] + 1
+      local state, id = state_of(key, unpack_text('>I4', number)), entries[at - 1]
+      known[id] = true
+      state.admitted = state.admitted + (letter == 'q' and 1 or 0)
+      if letter ~= 'q' and letter ~= '-' then
+        state.waiting, state.missing[time .. id .. letter .. number] = state.waiting + 1, id
       end
     end
   end
-  call('UNLINK', kind_key('n', kind))
+  local stored = {}
+  for at = 1, #counts, 2 do
+    stored[counts[at]] = counts[at + 1]
+    state_of(counts[at], 1)
+  end
   for key, state in pairs(states) do
-    if state[1] + state[2] > 0 then
-      call('HSET', kind_key('n', kind), key, pack('>I4I4I4', state[1], numbers[key], state[2]))
+    local queue, text = waiting_key(kind, key), stored[key]
+    local is_whole, admitted, number, waiting = pcall(unpack_text, NUMBERS, text or pack(NUMBERS, 0, 0, 0))
+    if not is_whole or admitted ~= state.admitted or waiting ~= state.waiting or waiting ~= call('ZCARD', queue) then
+      wrong[#wrong + 1] = key
+      for _, member in ipairs(call('ZRANGE', queue, 0, -1)) do
+        local id = sub(member, 17, 52)
+        if state.missing[member] then
+          state.missing[member] = nil
+        elseif known[id] or #member ~= 57 or call('EXISTS', record_key(id)) == 0 then
+          call('ZREM', queue, member)
+        else
+          known[id], state.waiting = true, state.waiting + 1
+          call('HSET', g, id, sub(member, 53, 53) .. sub(member, 1, 16) .. sub(member, 54) .. key)
+        end
+      end
+      for member, id in pairs(state.missing) do
+        local record = decode(call('MGET', record_key(id))[1])
+        if record and record.state == SCHEDULED then
+          call('ZADD', queue, record.priority, member)
+        else
+          call('HDEL', g, id)
+          state.waiting = state.waiting - 1
+        end
+      end
+      if state.admitted + state.waiting > 0 then
+        local is_number = is_whole and number > 0 and number <= 1000000
+        call('HSET', n, key, pack(NUMBERS, state.admitted, is_number and number or state.number, state.waiting))
+      else
+        call('HDEL', n, key)
+      end
     end
   end
+  return wrong
 end
 
 local kind, next_kind, next_at = kinds[1], '', '0'
@@ -65,17 +108,20 @@ if kind then
       freed = freed + (one[2] == 'q' and 1 or 0)
     end
   end
-  local names = {}
+  local names, is_whole = {}, not strays[1]
   for key in pairs(touched) do
     names[#names + 1] = key
   end
-  for n, text in ipairs(names[1] and call('HMGET', kind_key('n', kind), unpack(names)) or {}) do
-    if text and #text < 12 then
-      count_stray(names[n], kind, 'the counts of this key cannot be read and are made anew')
-    end
+  for at, text in ipairs(names[1] and call('HMGET', kind_key('n', kind), unpack(names)) or {}) do
+    local waiting = text and #text >= 12 and select(3, unpack_text(NUMBERS, text)) or 0
+    is_whole = is_whole and waiting == call('ZCARD', waiting_key(kind, names[at]))
   end
-  if strays[1] then
-    count_again(kind)
+  local size = call('HLEN', kind_key('g', kind)) + call('HLEN', kind_key('n', kind))
+  if not is_whole or at == '0' and size <= MAX_COUNTED then
+    for _, key in ipairs(count_again(kind)) do
+      count_stray(key, kind, 'the counts of this key were wrong and are made anew')
+      names[#names + 1] = not touched[key] and key or nil
+    end
   end
   pass_kind(kind, names)
   gates.leaving = {}
