@@ -4,11 +4,13 @@ import contextlib
 import sqlite3
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
@@ -17,6 +19,7 @@ from peerjob import ArgumentError, Job, OptionError, PayloadTooLargeError, Table
 from peerjob.model.ids import is_outbox_id
 from peerjob.sql import Outbox
 from peerjob.sql.rows import decode_row
+from peerjob.sql.tables import channel_of
 from support.outbox_sites import POSTGRES, SQLITE, Site
 from support.postgres import Database
 
@@ -185,6 +188,91 @@ def test_a_table_may_have_a_schema(postgres: Database) -> None:
         outbox.schedule(connection, job.call(1))
         count = connection.execute("SELECT count(*) FROM app.own_outbox").fetchone()
     assert count == (1,)
+
+
+def test_a_long_name_has_a_channel(postgres: Database) -> None:
+    schema = "s" * 48
+    outbox = Outbox(f"{schema}.{'t' * 48}")
+    with psycopg.connect(postgres.conninfo) as connection:
+        connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+        outbox.create_table(connection)
+        connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel_of(outbox.table))))
+        connection.commit()
+        outbox.schedule(connection, job.call(1))
+        connection.commit()
+        heard = list(connection.notifies(timeout=10, stop_after=1))
+    assert [one.channel for one in heard] == [channel_of(outbox.table)]
+
+
+def test_tables_can_be_made_twice_at_one_time(postgres: Database) -> None:
+    outbox = Outbox()
+
+    def make() -> None:
+        with psycopg.connect(postgres.conninfo) as late:
+            outbox.create_table(late)
+
+    with (
+        ThreadPoolExecutor(1) as pool,
+        psycopg.connect(postgres.conninfo, autocommit=True) as watching,
+        psycopg.connect(postgres.conninfo) as early,
+    ):
+        outbox.create_table(early)
+        second = pool.submit(make)
+        waits = (
+            "SELECT 1 FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = %s)"
+        )
+        while not watching.execute(waits, [postgres.name]).fetchone():
+            assert not second.done()
+        early.commit()
+        second.result()
+
+
+async def test_rows_belong_to_a_transaction_of_two_phases(postgres: Database) -> None:
+    outbox = Outbox()
+    engine = create_engine(postgres.url())
+    with engine.begin() as connection:
+        outbox.create_table(connection)
+    with Session(engine, twophase=True) as session:
+        one = outbox.schedule(session, job.call(1))
+        session.commit()
+    with psycopg.connect(postgres.conninfo) as plain:
+        plain.tpc_begin("second")
+        two, three = outbox.schedule_many(plain, [job.call(2), job.call(3)])
+        plain.tpc_prepare()
+        plain.tpc_commit()
+    async with await psycopg.AsyncConnection.connect(postgres.conninfo) as asynchronous:
+        await asynchronous.tpc_begin("third")
+        four = await outbox.schedule_async(asynchronous, job.call(4))
+        await asynchronous.tpc_prepare()
+        await asynchronous.tpc_commit()
+    with engine.connect() as connection:
+        ids = [str(row[0]) for row in connection.execute(text("SELECT id FROM peerjob_outbox"))]
+    engine.dispose()
+    assert sorted(ids) == sorted(row.id for row in (one, two, three, four))
+
+
+async def test_the_class_of_the_cursors_does_not_matter(postgres: Database) -> None:
+    outbox = Outbox()
+    with psycopg.connect(postgres.conninfo, cursor_factory=psycopg.RawCursor) as connection:
+        outbox.create_table(connection)
+        outbox.schedule(connection, job.call(1))
+    factory = psycopg.AsyncRawCursor
+    async with await psycopg.AsyncConnection.connect(postgres.conninfo, cursor_factory=factory) as asynchronous:
+        await outbox.schedule_async(asynchronous, job.call(2))
+        count = await (await asynchronous.execute("SELECT count(*) FROM peerjob_outbox")).fetchone()
+    assert count == (2,)
+
+
+def test_wrong_numbers_and_lists_are_refused() -> None:
+    outbox = Outbox()
+    single: Any = job.call(1)
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        outbox.create_table(connection)
+        with pytest.raises(OptionError, match=r"calls: expected a list of calls; schedule\(\) takes one"):
+            outbox.schedule_many(connection, single)
+        for limit in (0, -1, "x"):
+            with pytest.raises(OptionError, match="limit: expected a whole number"):
+                outbox.clean(connection, limit=limit)  # type: ignore[arg-type]
 
 
 def test_a_delay_begins_with_the_call() -> None:

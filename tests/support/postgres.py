@@ -50,6 +50,7 @@ def running_postgres(output: Path) -> Generator[Path]:
         ]
         subprocess.run(initdb, check=True, user=USER, cwd=home, capture_output=True)
         options = {"listen_addresses": "", "unix_socket_directories": str(home), "fsync": "off", "jit": "off"}
+        options["max_prepared_transactions"] = "4"
         command: list[str | Path] = [
             found / "postgres",
             "-D",

@@ -24,7 +24,7 @@ from .inbox_rows import clean
 from .rows import encode_row
 from .sessions import Identity, OpenTransaction, run_async, transaction_of
 from .statements import Statement, insertion
-from .tables import DEFAULT_TABLE, Dialect, checked_dialect, checked_table, ddl, statements, table_error
+from .tables import DEFAULT_TABLE, Dialect, checked_dialect, checked_table, creation_lock, ddl, statements, table_error
 
 R = TypeVar("R")
 
@@ -96,16 +96,18 @@ class Outbox:
             return []
         seen: list[Dialect] = []
 
-        def statement(dialect: Dialect, identity: Callable[[], Identity]) -> Statement:
+        def statement(dialect: Dialect, identity: Callable[[], Identity], is_two_phase: bool) -> Statement:
             seen.append(dialect)
             self._warn_of_another(identity)
-            return self._insertion(dialect, new)
+            return self._insertion(dialect, new, notifies=not is_two_phase)
 
         with self._table_errors(seen):
             await run_async(session, statement)
         return handles
 
     def _made(self, calls: Iterable[Call[R]]) -> tuple[list[NewInstance], list[ScheduledRow[R]]]:
+        if isinstance(calls, Call):
+            raise OptionError("calls", "a call", "a list of calls; schedule() takes one")
         given: Sequence[Any] = list(calls)
         for call in given:
             if not isinstance(call, Call):
@@ -113,15 +115,16 @@ class Outbox:
         new = [self._encoder.new(call) for call in given]
         return new, [ScheduledRow(instance.id, call.job) for instance, call in zip(new, given, strict=True)]
 
-    def _insertion(self, dialect: Dialect, new: Sequence[NewInstance]) -> Statement:
+    def _insertion(self, dialect: Dialect, new: Sequence[NewInstance], *, notifies: bool) -> Statement:
         now_us = self._clock.time_us()
-        return insertion(self.table, dialect, [(instance.id, encode_row(instance, now_us)) for instance in new])
+        rows = [(instance.id, encode_row(instance, now_us)) for instance in new]
+        return insertion(self.table, dialect, rows, notifies=notifies)
 
     def _write(self, transaction: OpenTransaction, new: Sequence[NewInstance]) -> None:
         connected = transaction.connected
         self._warn_of_another(transaction.identity)
         with self._table_errors([connected.dialect]):
-            connected.execute(*self._insertion(connected.dialect, new))
+            connected.execute(*self._insertion(connected.dialect, new, notifies=not transaction.is_two_phase))
 
     @contextlib.contextmanager
     def _table_errors(self, dialect: Sequence[Dialect]) -> Generator[None]:
@@ -160,7 +163,7 @@ class Outbox:
         For an AsyncSession or AsyncConnection: `await connection.run_sync(outbox.create_table)`.
         """
         connected = transaction_of(connection, autocommit=True).connected
-        for statement in statements(self.table, connected.dialect):
+        for statement in [*creation_lock(connected.dialect), *statements(self.table, connected.dialect)]:
             connected.execute(statement)
 
     def clean(self, connection: object, *, older: Duration = "30d", limit: int = MAX_BATCH) -> int:
@@ -169,4 +172,5 @@ class Outbox:
         It does not look at the store: `older` must be longer than an instance can wait and run. A relay of the
         database does this with the states of the instances, after a day.
         """
-        return clean(transaction_of(connection, autocommit=True).connected, self.table, older, limit)
+        most = whole_number("limit", limit, 1, MAX_SIZE)
+        return clean(transaction_of(connection, autocommit=True).connected, self.table, older, most)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from peerjob.model.errors import OptionError
@@ -42,13 +43,17 @@ class OpenTransaction(NamedTuple):
 
     connected: Connected
     identity: Callable[[], Identity]
+    is_two_phase: bool = False
+    """Whether the transaction can be prepared, and then committed later."""
 
 
 def identity_of(dialect: Dialect, host: object, port: object, name: object) -> Identity:
     """The identity of a database. Names of this machine count as one. The place of a socket is its folder."""
     location = str(host or "")
     if dialect == "sqlite":
-        return Identity(dialect, "", str(name or ""))
+        file = str(name or "")
+        is_file = file not in ("", ":memory:") and not file.startswith("file:")
+        return Identity(dialect, "", os.path.realpath(file) if is_file else file)
     where = "localhost" if location in _LOCAL else location
     return Identity(dialect, f"{where}:{port or 5432}", str(name or ""))
 
@@ -74,7 +79,7 @@ def transaction_of(session: object, *, autocommit: bool = False) -> OpenTransact
         return _of_sqlalchemy(given, autocommit)
     if is_a(given, "psycopg", "Connection"):
         _check_psycopg(given, autocommit)
-        return OpenTransaction(PsycopgConnected(given), lambda: _identity_of_psycopg(given))
+        return OpenTransaction(PsycopgConnected(given), lambda: _identity_of_psycopg(given), _has_tpc(given))
     if is_a(given, "sqlite3", "Connection"):
         return _of_sqlite(given, autocommit)
     if is_a(given, "django.db.backends.base.base", "BaseDatabaseWrapper") or is_a(
@@ -86,8 +91,13 @@ def transaction_of(session: object, *, autocommit: bool = False) -> OpenTransact
     raise OptionError("session", type(session).__name__, SESSION)
 
 
-async def run_async(session: object, statement_of: Callable[[Dialect, Callable[[], Identity]], Statement]) -> None:
-    """Execute a statement in the open transaction of an asynchronous session; raises OptionError."""
+async def run_async(
+    session: object, statement_of: Callable[[Dialect, Callable[[], Identity], bool], Statement]
+) -> None:
+    """Execute a statement in the open transaction of an asynchronous session; raises OptionError.
+
+    `statement_of` gets the fields of the OpenTransaction.
+    """
     given: Any = session
     if is_a(session, "sqlalchemy.ext.asyncio", "async_scoped_session"):
         given = given()
@@ -95,7 +105,7 @@ async def run_async(session: object, statement_of: Callable[[Dialect, Callable[[
 
         def run(sync: object) -> None:
             transaction = transaction_of(sync)
-            statement = statement_of(transaction.connected.dialect, transaction.identity)
+            statement = statement_of(transaction.connected.dialect, transaction.identity, transaction.is_two_phase)
             transaction.connected.execute(*statement)
 
         if is_a(given, "sqlalchemy.ext.asyncio", "AsyncConnection") and given.closed:
@@ -103,9 +113,12 @@ async def run_async(session: object, statement_of: Callable[[Dialect, Callable[[
         await given.run_sync(run)
     elif is_a(given, "psycopg", "AsyncConnection"):
         _check_psycopg(given, autocommit=False)
-        statement = statement_of("postgresql", lambda: _identity_of_psycopg(given))
-        cursor: Awaitable[Any] = given.execute(pyformat(statement.sql), statement.parameters)
-        await cursor
+        from psycopg import AsyncCursor
+
+        statement = statement_of("postgresql", lambda: _identity_of_psycopg(given), _has_tpc(given))
+        made: Any = AsyncCursor(given)
+        async with made as cursor:
+            await cursor.execute(pyformat(statement.sql), statement.parameters)
     else:
         expected = ASYNC_SESSION
         if _is_sync(given):
@@ -145,6 +158,8 @@ def _connection_of(session: Any) -> Any:
 
 
 def _of_sqlalchemy(connection: Any, autocommit: bool) -> OpenTransaction:
+    from sqlalchemy import TwoPhaseTransaction
+
     if connection.closed:
         raise OptionError("session", "a closed connection", OPEN)
     dialect = checked_dialect(connection.dialect.name, "session")
@@ -154,7 +169,9 @@ def _of_sqlalchemy(connection: Any, autocommit: bool) -> OpenTransaction:
         # programs with a BEGIN of their own leave sqlite3 in autocommit
         if commits and not getattr(pooled.driver_connection, "in_transaction", False):
             raise OptionError("session", "a connection in autocommit", IN_TRANSACTION)
-    return OpenTransaction(SqlAlchemyConnected(connection, dialect), lambda: identity_of_url(connection.engine.url))
+    is_two_phase = isinstance(connection.get_transaction(), TwoPhaseTransaction)
+    connected = SqlAlchemyConnected(connection, dialect)
+    return OpenTransaction(connected, lambda: identity_of_url(connection.engine.url), is_two_phase)
 
 
 def identity_of_url(url: Any) -> Identity:
@@ -177,6 +194,11 @@ def _check_psycopg(connection: Any, autocommit: bool) -> None:
         raise OptionError("session", "a connection in autocommit", IN_TRANSACTION)
 
 
+def _has_tpc(connection: Any) -> bool:
+    # psycopg shows this nowhere else
+    return getattr(connection, "_tpc", None) is not None
+
+
 def _identity_of_psycopg(connection: Any) -> Identity:
     info = connection.info
     return identity_of("postgresql", info.host, info.port, info.dbname)
@@ -196,11 +218,13 @@ def _of_sqlite(connection: Any, autocommit: bool) -> OpenTransaction:
     if commits and not connection.in_transaction and not autocommit:
         raise OptionError("session", "a connection in autocommit", IN_TRANSACTION)
 
-    def identity() -> Identity:
-        rows = connection.execute("PRAGMA database_list").fetchall()
-        return identity_of("sqlite", "", "", next((row[2] for row in rows if row[1] == "main"), ""))
+    connected = SqliteConnected(connection)
 
-    return OpenTransaction(SqliteConnected(connection), identity)
+    def identity() -> Identity:
+        rows = connected.execute("PRAGMA database_list")
+        return identity_of("sqlite", "", "", next((file for _, name, file in rows if name == "main"), ""))
+
+    return OpenTransaction(connected, identity)
 
 
 def _of_django(connection: Any, autocommit: bool) -> OpenTransaction:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from .tables import Dialect
+from .tables import Dialect, channel_of
 
 Parameters = Mapping[str, Any]
 Rows = list[tuple[Any, ...]]
@@ -64,9 +64,12 @@ class PsycopgConnected:
         self._connection = connection
 
     def execute(self, sql: str, parameters: Parameters | Sequence[Parameters] = ()) -> Rows:
+        from psycopg import Cursor
         from psycopg.rows import tuple_row
 
-        with self._connection.cursor(row_factory=tuple_row) as cursor:
+        # the cursor of the connection can be of another class, with other placeholders
+        made: Any = Cursor(self._connection, row_factory=tuple_row)
+        with made as cursor:
             if parameters and not isinstance(parameters, Mapping):
                 cursor.executemany(pyformat(sql), parameters)
             else:
@@ -109,19 +112,24 @@ class DjangoConnected:
             return list(cursor.fetchall()) if cursor.description else []
 
 
-def insertion(table: str, dialect: Dialect, rows: Sequence[tuple[str, bytes]]) -> Statement:
-    """One statement that adds rows, and on PostgreSQL wakes the relays at the commit."""
+def insertion(table: str, dialect: Dialect, rows: Sequence[tuple[str, bytes]], *, notifies: bool = True) -> Statement:
+    """One statement that adds rows, and on PostgreSQL wakes the relays at the commit.
+
+    A transaction that notifies cannot be prepared for two phases.
+    """
     if dialect == "sqlite":
         parameters = [{"id": id, "call": call} for id, call in rows]
         sql = f"INSERT INTO {table} (id, call) VALUES (:id, :call)"  # noqa: S608  # the name is checked
         return Statement(sql, parameters[0] if len(parameters) == 1 else parameters)
     values = "VALUES (CAST(:id AS uuid), CAST(:call AS bytea))"
-    given: Parameters = {"channel": table}
+    given: Parameters = {"channel": channel_of(table)} if notifies else {}
     if len(rows) == 1:
         given = {**given, "id": rows[0][0], "call": rows[0][1]}
     else:
         values = "SELECT row.id, row.call FROM unnest(CAST(:ids AS uuid[]), CAST(:calls AS bytea[])) AS row (id, call)"
         given = {**given, "ids": [id for id, _ in rows], "calls": [call for _, call in rows]}
+    if not notifies:
+        return Statement(f"INSERT INTO {table} (id, call) {values}", given)
     sql = (
         f"WITH added AS (INSERT INTO {table} (id, call) {values} RETURNING 1) "  # noqa: S608  # the name is checked
         "SELECT pg_notify(CAST(:channel AS text), '') FROM (SELECT 1 FROM added LIMIT 1) AS one"

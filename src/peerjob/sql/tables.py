@@ -15,6 +15,7 @@ INBOX = "peerjob_inbox"
 FENCES = "peerjob_inbox_fence"
 MAX_TABLE = 48
 """Most characters of a name. With a suffix, it is a name of PostgreSQL, which has 63 bytes at most."""
+MAX_CHANNEL = 63
 
 _NAME = re.compile(rf"[a-z_][a-z0-9_]{{0,{MAX_TABLE - 1}}}")
 _MISSING = {"42P01", "3F000"}
@@ -103,6 +104,11 @@ def bad_table(table: str) -> str:
     return f"{table}_bad"
 
 
+def channel_of(table: str) -> str:
+    """The channel of the notifications of an outbox: PostgreSQL allows 63 bytes."""
+    return table[-MAX_CHANNEL:]
+
+
 def beside(table: str, other: str) -> str:
     """The name of a table in the schema of an outbox."""
     schema, dot, _ = table.rpartition(".")
@@ -119,6 +125,14 @@ def ddl(table: str, dialect: Dialect) -> str:
 def statements(table: str, dialect: Dialect) -> list[str]:
     """The statements of `ddl`, one by one."""
     return [statement.strip() for statement in ddl(table, dialect).split(";\n") if statement.strip()]
+
+
+def creation_lock(dialect: Dialect) -> list[str]:
+    """The statements that keep two transactions from making the tables at one time.
+
+    On PostgreSQL, one of two simultaneous CREATE TABLE IF NOT EXISTS can fail.
+    """
+    return ["SELECT pg_advisory_xact_lock(194085)"] if dialect == "postgresql" else []
 
 
 def removal(table: str) -> list[str]:
