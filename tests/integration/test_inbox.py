@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import threading
 import uuid
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +16,7 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from peerjob import INJECTED, Context, Job, JobFailed, Node, OptionError, OwnershipLost, Retry, TableError
+from peerjob import INJECTED, Context, Job, JobFailed, JobTimedOut, Node, OptionError, OwnershipLost, Retry, TableError
 from peerjob.sql import Outbox, OutboxRelay, transact
 from support.postgres import Database
 from support.waiting import until
@@ -144,6 +146,26 @@ async def test_an_error_rolls_back_and_the_name_can_be_used_again(bank: Bank) ->
     async with Node("memory://", jobs=[job]) as node:
         await (await node.schedule(job)).result(30)
     assert bank.written() == [3]
+
+
+async def test_a_call_that_waits_for_a_thread_does_not_outlast_its_run(bank: Bank) -> None:
+    loop, full, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+
+    async def body(context: Context = INJECTED) -> None:
+        loop.run_in_executor(None, go_on.wait)
+        full.set()
+        await transact(context, bank.engine, write, 1)
+
+    job = Job("book", body, timeout="200ms", max_retries=0)
+    async with Node("memory://", jobs=[job]) as node:
+        instance = await node.schedule(job)
+        with pytest.raises(JobTimedOut):
+            await instance.result(30)
+        assert full.is_set()
+        go_on.set()
+        await loop.run_in_executor(None, lambda: None)
+    assert bank.written() == []
 
 
 class Claims:

@@ -1,7 +1,9 @@
 """A relay makes one instance of each committed row, on PostgreSQL and SQLite, with each kind of engine."""
 
 import asyncio
+import contextlib
 import logging
+import sqlite3
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -15,6 +17,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from peerjob import Job, JobFailed, Node, State, UnknownInstanceError
 from peerjob.sql import Outbox, OutboxRelay
+from peerjob.sql.outbox import relays
 from support.postgres import Database
 from support.waiting import until
 
@@ -148,6 +151,29 @@ async def test_a_row_that_cannot_be_read_is_kept_aside_and_hides_no_other(
     assert any("cannot be sent, and is kept in peerjob_outbox_bad" in line for line in told(caplog))
 
 
+@pytest.mark.parametrize("part", ["text as call", "number as call", "bytes as id", "capitals in id", "id of no outbox"])
+async def test_a_row_of_a_wrong_type_hides_no_other(tmp_path: Path, make_node: MakeNode, part: str) -> None:
+    base = Base("sqlite", None, tmp_path / "own.db")
+    with base.engine.begin() as connection:
+        lost, good = outbox.schedule_many(connection, [job.call(3), job.call(4)])
+    new: dict[str, tuple[str, object]] = {
+        "text as call": ("call", "text"),
+        "number as call": ("call", 5),
+        "bytes as id": ("id", b"0" * 16),
+        "capitals in id": ("id", lost.id.upper()),
+        "id of no outbox": ("id", lost.id[:24] + "0" * 12),
+    }
+    column, value = new[part]
+    base.execute(f"UPDATE peerjob_outbox SET {column} = :value WHERE id = :id", value=value, id=lost.id)
+    async with make_node(base) as node:
+        assert await good.result(node, 30) == 8
+        await until(lambda: base.rows() == [])
+        assert len(await node.lookup_instances()) == 1
+    ((id, call, *_),) = base.rows("peerjob_outbox_bad")
+    assert (call if column == "call" else id) == value
+    await base.close()
+
+
 async def test_a_row_that_was_never_sent_is_sent_at_any_age(base: Base, make_node: MakeNode) -> None:
     with base.engine.begin() as connection:
         row = outbox.schedule(connection, job.call(4))
@@ -224,6 +250,46 @@ async def test_rows_in_another_database_than_the_relays_are_warned_of(
     warnings = [line for line in told(caplog) if "no relay may send" in line]
     assert len(warnings) == 1
     assert "other.db" in warnings[0]
+
+
+@pytest.mark.long("waits for the last seconds that a node gives its database")
+@pytest.mark.parametrize("kind", ["psycopg", "asyncpg"])
+async def test_a_database_that_does_not_answer_keeps_no_node_from_its_stop(
+    postgres: Database, make_node: MakeNode, tmp_path: Path, kind: str
+) -> None:
+    base = Base(kind, postgres, tmp_path)
+    with psycopg.connect(postgres.conninfo) as locking, psycopg.connect(postgres.conninfo, autocommit=True) as watching:
+
+        def blocked() -> bool:
+            waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'peerjob_outbox'::regclass"
+            return watching.execute(waits).fetchone() is not None
+
+        async with make_node(base):
+            locking.execute("LOCK TABLE peerjob_outbox")
+            await until(blocked)
+            began = time.monotonic()
+        took = time.monotonic() - began
+        locking.rollback()
+        others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN %'"
+        await until(lambda: watching.execute(others).fetchone() == (0,))
+        await until(lambda: base.relay_engine.pool.checkedout() == 0)
+    await base.close()
+    assert took < 30, "the node waits 5 s for the call and 5 s for the end of its connection"
+
+
+async def test_a_file_is_one_database_by_each_path(
+    tmp_path: Path, make_node: MakeNode, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = Base("sqlite", None, Path("own.db"))
+    async with make_node(base) as node:
+        await until(lambda: bool(relays.get("peerjob_outbox")))
+        with contextlib.closing(sqlite3.connect(tmp_path / "own.db")) as connection, connection:
+            connection.row_factory = lambda cursor, row: dict(zip(cursor.description, row, strict=True))
+            row = outbox.schedule(connection, job.call(4))
+        assert await row.result(node, 30) == 8
+    assert not any("no relay may send" in line for line in told(caplog))
+    await base.close()
 
 
 async def test_a_commit_wakes_the_relay(postgres: Database, make_node: MakeNode, tmp_path: Path) -> None:

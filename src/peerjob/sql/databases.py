@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import queue
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import Executor
-from typing import Any, TypeVar
+from concurrent.futures import Executor, Future
+from typing import Any, TypeVar, cast
 
 from peerjob.model.errors import OptionError
 from peerjob.model.extras import needs_extra
 
-from .listening import Listener, listener_of
+from .listening import LAST_WAIT, Listener, listener_of
 from .sessions import Identity, identity_of_url
 from .statements import Connected, SqlAlchemyConnected
 from .tables import Dialect, checked_dialect
@@ -21,8 +23,36 @@ from .tables import Dialect, checked_dialect
 T = TypeVar("T")
 
 _URLS = "a URL of SQLAlchemy, such as postgresql://user@host/app or sqlite:////path/app.db, whose driver is installed"
-LAST_WAIT = 5.0
-"""Seconds that a cancelled caller waits for its call. A database that does not answer must not keep a node running."""
+
+
+class DaemonThread(Executor):
+    """One thread that runs calls in turn. A call to a database that does not answer keeps no process from its end."""
+
+    def __init__(self, name: str) -> None:
+        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._serve, name=name, daemon=True).start()
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        future: Future[T] = Future()
+        self._calls.put((future, functools.partial(fn, *args, **kwargs)))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the thread after the calls that it has; it never waits."""
+        self._calls.put(None)
+
+    def _serve(self) -> None:
+        while (item := self._calls.get()) is not None:
+            future, call = item
+            if future.set_running_or_notify_cancel():
+                try:
+                    answer = call()
+                except BaseException as error:  # noqa: BLE001  # the caller gets each error
+                    future.set_exception(error)
+                else:
+                    future.set_result(answer)
+                    del answer
+            del item, future, call
 
 
 class Database(ABC):
@@ -45,22 +75,50 @@ class Database(ABC):
 
 
 async def in_thread(call: Callable[[], T], executor: Executor | None = None) -> T:
-    """Run a call in a thread with the context variables of the caller; a cancellation waits as `outlasted` does."""
+    """Run a call in a thread with the context variables of the caller; a cancellation waits as `outlasted` does.
+
+    A call that waits for a free thread at the cancellation never begins.
+    """
     copied = contextvars.copy_context()
-    run: Callable[[], T] = functools.partial(copied.run, call)
-    return await outlasted(asyncio.get_running_loop().run_in_executor(executor, run))
+    begun, abandoned = threading.Event(), threading.Event()
+
+    def run() -> T:
+        begun.set()
+        if abandoned.is_set():
+            return cast("T", None)  # no caller waits for it
+        return copied.run(call)
+
+    def has_begun() -> bool:
+        abandoned.set()
+        return begun.is_set()
+
+    return await outlasted(asyncio.get_running_loop().run_in_executor(executor, run), has_begun)
 
 
-async def outlasted(future: asyncio.Future[T]) -> T:
+async def close_in_thread(close: Callable[[], object], executor: Executor | None) -> None:
+    """Close something in a thread. If the caller waits no longer, the thread still closes it."""
+    if executor is None:
+        await in_thread(close)
+    else:
+        executor.submit(close)
+        await in_thread(lambda: None, executor)
+
+
+async def outlasted(future: asyncio.Future[T], has_begun: Callable[[], bool] = lambda: True) -> T:
     """Wait for a future. After a cancellation, wait for it for 5 s at most: it uses what the caller frees."""
     try:
         await asyncio.wait([future])
     except asyncio.CancelledError:
-        await asyncio.wait([future], timeout=LAST_WAIT)
-        if future.done() and not future.cancelled():
-            future.exception()  # the cancellation hides an error of the future
+        future.add_done_callback(_ignore_error)  # the cancellation hides an error of the future
+        if has_begun():
+            await asyncio.wait([future], timeout=LAST_WAIT)
         raise
     return future.result()
+
+
+def _ignore_error(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 def engine_at(url: str) -> Any:
@@ -133,7 +191,7 @@ class EngineDatabase(Database):
             opened, driver = await in_thread(open_and_listen, executor)
 
             async def close() -> None:
-                await in_thread(opened.close, executor)
+                await close_in_thread(opened.close, executor)
 
         return await listener_of(driver, channel, wake, close)
 

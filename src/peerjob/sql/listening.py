@@ -7,6 +7,9 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+LAST_WAIT = 5.0
+"""Seconds that a call or its end may still take when a node stops. A database that does not answer must not keep it."""
+
 
 class Listener:
     """A connection that listens. `is_broken` says whether it hears nothing more."""
@@ -46,12 +49,13 @@ class Listener:
         self._wake()
 
     async def close(self) -> None:
-        """Close the connection; errors of an ended connection do not matter."""
+        """Close the connection, for 5 s at most; errors of an ended connection do not matter."""
         if self._fd is not None:
             asyncio.get_running_loop().remove_reader(self._fd)
             self._fd = None
         with contextlib.suppress(Exception):
-            await self._close()
+            async with asyncio.timeout(LAST_WAIT):
+                await self._close()
 
 
 async def listener_of(

@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import Any, TypeVar
 
 from peerjob.model.errors import DecodeError, StoreError
 from peerjob.model.record import MAX_BATCH, NewInstance
 from peerjob.node.work.outbox import OutboxState, RelayNode
 
-from .databases import Database, EngineDatabase, engine_at, outlasted
+from .databases import DaemonThread, Database, EngineDatabase, engine_at, outlasted
 from .inbox_rows import FIRST, old_instances, remove_instances
 from .listening import Listener
 from .outbox import relays
 from .relay_rows import delete, is_empty, keep_aside, old_rows, state_of, take
-from .rows import decode_row
+from .rows import check_id, decode_row
 from .statements import Connected
-from .tables import DEFAULT_TABLE, bad_table, checked_table, table_error
+from .tables import DEFAULT_TABLE, bad_table, channel_of, checked_table, table_error
 
 T = TypeVar("T")
 
@@ -65,21 +65,19 @@ class OutboxRelay:
         reading = relays.setdefault(self.table, set())
         identity = self._database.identity
         reading.add(identity)
-        thread = ThreadPoolExecutor(1, thread_name_prefix="peerjob-outbox")
+        thread = DaemonThread("peerjob-outbox")
         try:
             await _Passes(node, self._database, self.table, thread).run()
         finally:
             reading.discard(identity)
-            thread.shutdown(wait=False)
+            thread.shutdown()
 
     async def state(self) -> OutboxState:
         """Count the rows; raises TableError, or an error of the database."""
         return await checked(self._database, self.table, lambda connected: state_of(connected, self.table))
 
 
-async def checked(
-    database: Database, table: str, work: Callable[[Connected], T], thread: ThreadPoolExecutor | None = None
-) -> T:
+async def checked(database: Database, table: str, work: Callable[[Connected], T], thread: Executor | None = None) -> T:
     """Run work in a transaction; an error that tells of a missing table becomes a TableError."""
     try:
         return await database.run(work, thread)
@@ -93,7 +91,7 @@ async def checked(
 class _Passes:
     """The passes of a relay on one node: each takes rows, enqueues them, and deletes them with the next take."""
 
-    def __init__(self, node: RelayNode, database: Database, table: str, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, node: RelayNode, database: Database, table: str, thread: Executor) -> None:
         self._node = node
         self._database = database
         self._table = table
@@ -102,8 +100,10 @@ class _Passes:
         self._listener: Listener | None = None
         self._can_listen = True
         self._sent: list[str] = []
-        self._refused: dict[str, str] = {}
+        self._refused: dict[Any, str] = {}
         self._aside_at = self._clean_at = 0.0
+        self._clean_after: str | None = None
+        """The last instance that the present search of the inbox has seen; None between two searches."""
         self._last_error = ""
 
     async def run(self) -> None:
@@ -166,19 +166,22 @@ class _Passes:
         delete(connected, self._table, self._sent)
         keep_aside(connected, self._table, self._refused)
 
-    def _take(self, connected: Connected) -> list[tuple[str, bytes]]:
+    def _take(self, connected: Connected) -> list[tuple[Any, Any]]:
         """Delete the rows of the last pass and take others, in one transaction."""
         self._finish(connected)
         return take(connected, self._table, MAX_BATCH)
 
-    def _decoded(self, row: tuple[str, bytes]) -> NewInstance | None:
+    def _decoded(self, row: tuple[Any, Any]) -> NewInstance | None:
+        id, call = row
         try:
-            return decode_row(*row)
+            new = decode_row(id, call)
+            check_id(id)
         except DecodeError as error:
-            self._refuse(row[0], error)
+            self._refuse(id, error)
             return None
+        return new
 
-    def _refuse(self, id: str, error: object) -> None:
+    def _refuse(self, id: Any, error: object) -> None:
         self._refused[id] = str(error)
         logger.error(
             "row %s of the outbox %s cannot be sent, and is kept in %s: %s",
@@ -196,32 +199,26 @@ class _Passes:
             self._aside_at = now + ASIDE_PERIOD
         if now >= self._clean_at:
             self._clean_at = now + CLEAN_PERIOD * self._node.clock.random.uniform(0.5, 1.5)
-            await self._clean()
+            self._clean_after = FIRST
+        if self._clean_after is not None:
+            # rows that wait must not wait for all pages
+            after, self._clean_after = self._clean_after, None
+            self._clean_after = await self._clean(after)
 
-    async def _clean(self) -> None:
-        """Remove the rows of the inbox whose instance is over for a day."""
-        after, ids = FIRST, [""]
-        while ids:
-
-            def page(connected: Connected, after: str = after) -> list[str]:
-                return old_instances(connected, self._table, KEPT, after, MAX_BATCH)
-
-            ids = await self._run(page)
-            over: Sequence[str] = await self._node.over(ids) if ids else []
-            if over:
-
-                def remove(connected: Connected, over: Sequence[str] = over) -> None:
-                    remove_instances(connected, self._table, over)
-
-                await self._run(remove)
-            after = ids[-1] if ids else after
+    async def _clean(self, after: str) -> str | None:
+        """Remove the rows of the next instances of the inbox that are over for a day; returns where to go on."""
+        ids = await self._run(lambda connected: old_instances(connected, self._table, KEPT, after, MAX_BATCH))
+        over = await self._node.over(ids) if ids else []
+        if over:
+            await self._run(lambda connected: remove_instances(connected, self._table, over))
+        return ids[-1] if len(ids) == MAX_BATCH else None
 
     async def _listen(self) -> None:
         if self._listener is not None and self._listener.is_broken:
             await self._forget_listener()
         if self._listener is None and self._can_listen:
             opening = asyncio.get_running_loop().create_task(
-                self._database.listen(self._table, self._wake.set, self._thread)
+                self._database.listen(channel_of(self._table), self._wake.set, self._thread)
             )
             try:
                 self._listener = await outlasted(opening)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from peerjob.node.work.outbox import OutboxState
 
@@ -34,8 +35,11 @@ def is_empty(connected: Connected, table: str) -> bool:
     return not connected.execute(f"SELECT 1 FROM {table} LIMIT 1")  # noqa: S608  # the name is checked
 
 
-def take(connected: Connected, table: str, limit: int) -> list[tuple[str, bytes]]:
-    """Take the first rows that no other relay has, in the order of their ids; the time of the first take stays."""
+def take(connected: Connected, table: str, limit: int) -> list[tuple[Any, Any]]:
+    """Take the first rows that no other relay has, in the order of their ids; the time of the first take stays.
+
+    A column of SQLite can have values of any type.
+    """
     dialect = connected.dialect
     lent, old = (_AGO[dialect].format(seconds) for seconds in (LENT_FOR, REPEATED_FOR))
     due = f"FROM {table} WHERE taken IS NULL OR (taken < {lent} AND taken > {old}) ORDER BY id LIMIT :limit"
@@ -50,10 +54,11 @@ def take(connected: Connected, table: str, limit: int) -> list[tuple[str, bytes]
             f"UPDATE {table} SET taken = coalesce(taken, {_NOW[dialect]}) "  # noqa: S608  # the name is checked
             f"WHERE id IN (SELECT id {due}) RETURNING id, call"
         )
-    return sorted((str(id), bytes(call)) for id, call in connected.execute(sql, {"limit": limit}))
+    rows = [(id, call) for id, call in connected.execute(sql, {"limit": limit})]
+    return sorted(rows, key=lambda row: str(row[0]))
 
 
-def delete(connected: Connected, table: str, ids: Sequence[str]) -> None:
+def delete(connected: Connected, table: str, ids: Sequence[Any]) -> None:
     """Delete rows that were sent."""
     if not ids:
         return
@@ -65,7 +70,7 @@ def delete(connected: Connected, table: str, ids: Sequence[str]) -> None:
         connected.execute(sql, [{"id": id} for id in ids])
 
 
-def keep_aside(connected: Connected, table: str, errors: Mapping[str, str]) -> None:
+def keep_aside(connected: Connected, table: str, errors: Mapping[Any, str]) -> None:
     """Move rows to the table of bad rows, each with its error."""
     if not errors:
         return
@@ -80,11 +85,12 @@ def keep_aside(connected: Connected, table: str, errors: Mapping[str, str]) -> N
     delete(connected, table, list(errors))
 
 
-def old_rows(connected: Connected, table: str, limit: int) -> list[str]:
+def old_rows(connected: Connected, table: str, limit: int) -> list[Any]:
     """Rows that were taken so long ago that the store perhaps does not know their ids any more."""
     old = _AGO[connected.dialect].format(REPEATED_FOR)
-    sql = f"SELECT CAST(id AS text) FROM {table} WHERE taken <= {old} LIMIT :limit"  # noqa: S608  # checked
-    return [str(id) for (id,) in connected.execute(sql, {"limit": limit})]
+    id = "CAST(id AS text)" if connected.dialect == "postgresql" else "id"
+    sql = f"SELECT {id} FROM {table} WHERE taken <= {old} LIMIT :limit"  # noqa: S608  # checked
+    return [row[0] for row in connected.execute(sql, {"limit": limit})]
 
 
 def state_of(connected: Connected, table: str) -> OutboxState:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import msgspec
 
 from peerjob.model.errors import DecodeError
+from peerjob.model.ids import is_outbox_id
 from peerjob.model.record import MAX_CRASHES, NewInstance
 from peerjob.model.spec import decode_spec, reader
 
 VERSION = 1
+_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class StoredCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -47,8 +52,16 @@ def encode_row(new: NewInstance, now_us: int) -> bytes:
     return bytes((VERSION,)) + _encoder.encode(stored)
 
 
-def decode_row(id: str, call: bytes | memoryview) -> NewInstance:
+def check_id(id: object) -> None:
+    """Raise DecodeError for an id that no outbox has made: the store remembers only those for a day."""
+    if not (isinstance(id, str) and _ID.fullmatch(id) and is_outbox_id(id)):
+        raise DecodeError(f"the id {id!r} was not made by an outbox")
+
+
+def decode_row(id: str, call: Any) -> NewInstance:
     """The instance of a row; raises DecodeError, also for a form of a newer release."""
+    if not isinstance(call, bytes | bytearray | memoryview):
+        raise DecodeError(f"row of an outbox has a call that is {type(call).__name__}, and not bytes")
     data = bytes(call)
     if data[:1] != bytes((VERSION,)):
         form = data[0] if data else "none"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import Any, TypeVar
 
 from django.db import connections, transaction
 
-from peerjob.sql.databases import Database, in_thread
-from peerjob.sql.listening import Listener, listener_of
+from peerjob.sql.databases import DaemonThread, Database, close_in_thread, in_thread
+from peerjob.sql.listening import LAST_WAIT, Listener, listener_of
 from peerjob.sql.sessions import identity_of_django
 from peerjob.sql.statements import Connected, DjangoConnected
 from peerjob.sql.tables import checked_dialect
@@ -31,7 +33,7 @@ class DjangoDatabase(Database):
         connection = connections[alias]
         self.dialect = checked_dialect(connection.vendor, "outbox")
         self.identity = identity_of_django(connection, self.dialect)
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread: DaemonThread | None = None
 
     async def run(self, work: Callable[[Connected], T], executor: Executor | None = None) -> T:
         def run() -> T:
@@ -59,17 +61,19 @@ class DjangoDatabase(Database):
         own = await in_thread(connect, self._executor())
 
         async def close() -> None:
-            await in_thread(own.close, self._executor())
+            await close_in_thread(own.close, self._executor())
 
         return await listener_of(own.connection, channel, wake, close)
 
     async def close(self) -> None:
         thread, self._thread = self._thread, None
         if thread is not None:
-            await asyncio.get_running_loop().run_in_executor(thread, _close, self._alias)
-            thread.shutdown(wait=False)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WAIT):
+                    await close_in_thread(functools.partial(_close, self._alias), thread)
+            thread.shutdown()
 
-    def _executor(self) -> ThreadPoolExecutor:
+    def _executor(self) -> DaemonThread:
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="peerjob-outbox")
+            self._thread = DaemonThread("peerjob-outbox")
         return self._thread
