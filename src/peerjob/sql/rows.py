@@ -60,7 +60,7 @@ def check_id(id: object) -> None:
 
 def decode_row(id: str, call: Any) -> NewInstance:
     """The instance of a row; raises DecodeError, also for a form of a newer release."""
-    if not isinstance(call, bytes | bytearray | memoryview):
+    if type(call) not in (bytes, bytearray, memoryview):
         raise DecodeError(f"row of an outbox has a call that is {type(call).__name__}, and not bytes")
     data = bytes(call)
     if data[:1] != bytes((VERSION,)):
