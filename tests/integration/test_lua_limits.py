@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from peerjob.model.record import Action, NewInstance
+from peerjob.model.record import Action, Claim, NewInstance
 from peerjob.model.state import State
 from peerjob.model.stored_limit import KindLimits, LimitNumbers, LimitSetting, SharedLimit
 from peerjob.store.lua.store import LuaStore
@@ -192,7 +192,7 @@ async def test_no_damage_lets_an_instance_wait_for_ever(site: MakeSite, damage: 
                 server.delete(here.key("n:work"))
             case _:
                 server.delete(here.key("w:4:workk"))
-    left = [claim]
+    left: Sequence[Claim] = [claim]
     for _ in range(3):
         while left:
             await peer.commit(*map(outcome, left))

@@ -208,7 +208,8 @@ def written(engine: Engine) -> int:
 
 @pytest.mark.long("waits for leases of processes that are killed and paused")
 @pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.soak)])
-@pytest.mark.parametrize("plain", [False, pytest.param(True, marks=pytest.mark.matrix("shows that the test can fail"))])
+# without `transact`, numbers come twice only if a kill falls between a transfer and its outcome
+@pytest.mark.parametrize("plain", [False, pytest.param(True, marks=pytest.mark.soak)])
 async def test_transfers_are_written_once(
     postgres: Database, redis_url: str, namespace: str, tmp_path: Path, count: int, *, plain: bool
 ) -> None:
