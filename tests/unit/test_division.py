@@ -70,7 +70,7 @@ def test_each_setup_of_the_table_has_one_test_class() -> None:
 
 
 def test_make_test_runs_each_group_on_both_engines() -> None:
-    for setup in ("memory", "sqlite", "redis", "reference"):
+    for setup in ("memory", "redis", "reference"):
         assert table()[setup]["test"] == [REST], setup
 
 
