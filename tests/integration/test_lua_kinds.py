@@ -420,3 +420,11 @@ async def test_clearing_sweeps_a_namespace_of_many_kinds(site: MakeSite) -> None
     assert left_behind <= here.all_keys()
     await store.clear()
     assert not left_behind & here.all_keys()
+
+
+async def test_a_step_of_a_clear_removes_no_more_than_its_limit(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    await store.enqueue(here.make.instances(10))
+    steps: list[Any] = [await store._run("clear", 4, "0", 4) for _ in range(3)]  # pyright: ignore[reportPrivateUsage]
+    assert [removed for removed, _ in steps] == [4, 4, 2]
