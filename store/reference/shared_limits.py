@@ -72,7 +72,7 @@ def claim_ends(transaction: ReferenceTransaction, kind: str) -> None:
 
 
 def _places(transaction: ReferenceTransaction, name: str) -> int:
-    """How many more claims the concurrency of a limit allows, whatever its rate."""
+    """How many more claims the concurrency of a limit allows. Its rate can allow fewer."""
     concurrency = transaction.state.shared_limits[name].numbers.concurrency
     return max(0, concurrency - _running(transaction, kinds_of(transaction, name))) if concurrency else MAX_CONCURRENCY
 

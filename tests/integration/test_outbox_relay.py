@@ -17,7 +17,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from peerjob import Job, JobFailed, Node, State, UnknownInstanceError
 from peerjob.sql import Outbox, OutboxRelay
+from peerjob.sql.databases import EngineDatabase
 from peerjob.sql.outbox import relays
+from peerjob.sql.relay_rows import take
 from support.postgres import Database
 from support.waiting import until
 
@@ -113,6 +115,17 @@ async def test_rows_become_instances_and_leave_the_table(base: Base, make_node: 
         assert (instance.id, instance.state) == (row.id, State.COMPLETED)
         await until(lambda: base.rows() == [])
         assert len(await node.lookup_instances()) == 5
+
+
+async def test_a_take_ends_with_the_row_that_fills_its_bytes(base: Base, make_node: MakeNode) -> None:
+    size = Job("size", len)
+    with base.engine.begin() as connection:
+        rows = outbox.schedule_many(connection, [size.call("x" * 300_000) for _ in range(10)])
+    database = EngineDatabase(base.relay_engine)
+    taken = await database.run(lambda connected: take(connected, "peerjob_outbox", 500, 1 << 20))
+    assert [id for id, _ in taken] == [row.id for row in rows[:4]]
+    async with make_node(base, size) as node:
+        assert [await row.result(node, 30) for row in rows] == [300_000] * 10
 
 
 async def test_a_rollback_makes_no_instance(base: Base, make_node: MakeNode) -> None:

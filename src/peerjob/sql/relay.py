@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from typing import Any, TypeVar
 
 from peerjob.model.errors import DecodeError, StoreError
-from peerjob.model.record import MAX_BATCH, NewInstance
+from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, NewInstance
 from peerjob.node.work.outbox import OutboxState, RelayNode
 
 from .databases import DaemonThread, Database, EngineDatabase, engine_at, outlasted
@@ -140,6 +140,7 @@ class _Passes:
             return False
         taken_at = self._node.clock.elapsed()
         rows = await self._run(self._take)
+        is_full = len(rows) == MAX_BATCH or sum(_size(call) for _, call in rows) >= MAX_BATCH_BYTES
         self._sent, self._refused = [], {}
         self._last_error = ""
         instances = [instance for instance in map(self._decoded, rows) if instance is not None]
@@ -154,10 +155,10 @@ class _Passes:
                     self._sent.append(instance.id)
                 else:
                     self._refuse(instance.id, error)
-        if len(rows) < MAX_BATCH and (self._sent or self._refused):
+        if not is_full and (self._sent or self._refused):
             await self._run(self._finish)
             self._sent, self._refused = [], {}
-        return len(rows) == MAX_BATCH
+        return is_full
 
     def _is_empty(self, connected: Connected) -> bool:
         return is_empty(connected, self._table)
@@ -169,7 +170,7 @@ class _Passes:
     def _take(self, connected: Connected) -> list[tuple[Any, Any]]:
         """Delete the rows of the last pass and take others, in one transaction."""
         self._finish(connected)
-        return take(connected, self._table, MAX_BATCH)
+        return take(connected, self._table, MAX_BATCH, MAX_BATCH_BYTES)
 
     def _decoded(self, row: tuple[Any, Any]) -> NewInstance | None:
         id, call = row
@@ -235,3 +236,8 @@ class _Passes:
 
     async def _run(self, work: Callable[[Connected], T]) -> T:
         return await checked(self._database, self._table, work, self._thread)
+
+
+def _size(call: Any) -> int:
+    """The bytes of a row's call; a column of SQLite can have a value of another type, which has none here."""
+    return len(call) if isinstance(call, bytes | str | memoryview) else 0

@@ -35,26 +35,30 @@ def is_empty(connected: Connected, table: str) -> bool:
     return not connected.execute(f"SELECT 1 FROM {table} LIMIT 1")  # noqa: S608  # the name is checked
 
 
-def take(connected: Connected, table: str, limit: int) -> list[tuple[Any, Any]]:
+def take(connected: Connected, table: str, limit: int, size: int) -> list[tuple[Any, Any]]:
     """Take the first rows that no other relay has, in the order of their ids; the time of the first take stays.
 
-    A column of SQLite can have values of any type.
+    It takes at most `limit` rows, and none after `size` bytes. A column of SQLite can have values of any type.
     """
     dialect = connected.dialect
     lent, old = (_AGO[dialect].format(seconds) for seconds in (LENT_FOR, REPEATED_FOR))
-    due = f"FROM {table} WHERE taken IS NULL OR (taken < {lent} AND taken > {old}) ORDER BY id LIMIT :limit"
+    free = f"FROM {table} WHERE taken IS NULL OR (taken < {lent} AND taken > {old}) ORDER BY id LIMIT :limit"
+    before = "sum(size) OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
+    within = f"coalesce({before}, 0) < CAST(:size AS bigint)"
     if dialect == "postgresql":
         sql = (
-            f"WITH due AS (SELECT id, taken {due} FOR UPDATE SKIP LOCKED) "  # noqa: S608  # the name is checked
-            f"UPDATE {table} AS row SET taken = coalesce(due.taken, now()) FROM due WHERE row.id = due.id "
+            f"WITH free AS (SELECT id, taken, octet_length(call) AS size {free} FOR UPDATE SKIP LOCKED), "  # noqa: S608  # the name is checked
+            f"due AS (SELECT id, taken, {within} AS within FROM free) "
+            f"UPDATE {table} AS row SET taken = coalesce(due.taken, now()) FROM due WHERE row.id = due.id AND within "
             "RETURNING CAST(row.id AS text), row.call"
         )
     else:
         sql = (
             f"UPDATE {table} SET taken = coalesce(taken, {_NOW[dialect]}) "  # noqa: S608  # the name is checked
-            f"WHERE id IN (SELECT id {due}) RETURNING id, call"
+            f"WHERE id IN (SELECT id FROM (SELECT id, {within} AS within FROM "
+            f"(SELECT id, coalesce(length(call), 0) AS size {free})) WHERE within) RETURNING id, call"
         )
-    rows = [(id, call) for id, call in connected.execute(sql, {"limit": limit})]
+    rows = [(id, call) for id, call in connected.execute(sql, {"limit": limit, "size": size})]
     return sorted(rows, key=lambda row: str(row[0]))
 
 
