@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -57,7 +58,9 @@ def _check_file(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise OptionError("store", str(path), f"a file that this user may read ({error.strerror})") from None
+        # from Python 3.13 on, `real_path` leaves a loop of links to this check
+        expected = _REAL_FILE if error.errno == errno.ELOOP else "a file that this user may read"
+        raise OptionError("store", str(path), f"{expected} ({error.strerror})") from None
     if not stat.S_ISREG(status.st_mode):
         raise OptionError("store", str(path), "a file, not a folder or a device")
     if status.st_nlink > 1:
