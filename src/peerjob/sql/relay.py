@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from concurrent.futures import Executor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from peerjob.model.errors import DecodeError, StoreError
 from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, NewInstance
@@ -240,4 +240,4 @@ class _Passes:
 
 def _size(call: Any) -> int:
     """The bytes of a row's call; a column of SQLite can have a value of another type, which has none here."""
-    return len(call) if isinstance(call, bytes | str | memoryview) else 0
+    return len(cast(Sized, call)) if isinstance(call, bytes | str | memoryview) else 0
