@@ -33,7 +33,7 @@ Each implementation keeps these rules for each command:
 * Commands that read all kinds do so in pages, and show one moment only if one page is enough. A kind leaves nothing
   behind after its last instance was removed and its last node has left.
 * A call holds at most MAX_BATCH instances; more raises ValueError.
-* `peerjob.store.limits` has the rules of shared limits and key limits.
+* `peerjob.store.limits` has the rules of shared limits and key limits, `peerjob.store.durable` those of durable bodies.
 
 Implementations differ in whose clock decides that an instance is due, and in how strict the order is: see
 `capabilities`.
@@ -80,12 +80,13 @@ from peerjob.model.run_now import RunNowAnswer
 from peerjob.model.state import State
 
 from .coordination import Elections, Liveness
+from .durable import Durable
 from .limits import Limits
 
 __all__ = ["Elections", "Liveness", "Store"]
 
 
-class Store(Limits, Protocol):
+class Store(Limits, Durable, Protocol):
     """A shared store, bound to one namespace, used from one event loop."""
 
     @property
@@ -157,7 +158,7 @@ class Store(Limits, Protocol):
         instance Scheduled, due at now + delay; HAND_BACK keeps its old due time. A commit works until the claim is
         taken back, even if the lease has expired. A REPORT with only logs is also accepted from the
         (fence, incarnation) whose outcome made the instance final: it keeps later logs of processors. `Record.owner`
-        still names that incarnation. For an instance that was cancelled while it ran, the answer is CANCELLED, and
+        still names that incarnation. SUSPEND makes the instance wait; see `peerjob.store.durable`. For an instance that was cancelled while it ran, the answer is CANCELLED, and
         each action except REPORT also releases the instance.
         """
         ...
@@ -185,7 +186,7 @@ class Store(Limits, Protocol):
         None: the id is unknown. A state other than Scheduled: the instance runs or is final, and is unchanged. DUE_NOW:
         the instance was Scheduled with a later due time, also after a retry or a snooze. Only its due time changes: the
         history has no entry, because the state stays. An idle node is woken as by `enqueue`, and "change" is hinted.
-        WAS_DUE and PARKED: unchanged.
+        WAS_DUE, PARKED and SUSPENDED: unchanged.
 
         The store remembers the answer of a request for each id, for at least five minutes. A repeat from any caller has
         that answer and changes nothing.

@@ -11,13 +11,16 @@ from collections.abc import Iterable, Sequence
 from peerjob.model.errors import LayoutError, OptionError
 from peerjob.model.firing import MAX_SCHEDULES, Fire, FireOutcome
 from peerjob.model.record import NodeInfo
+from peerjob.model.state import State
 from peerjob.model.stored_limit import MAX_LIMIT_KINDS, LimitNumbers, LimitSupport
 
 LAYOUT = 2
 """The layout of a new namespace. Layout 1 was written before version 0.1 and cannot be read."""
 LIMITS_LAYOUT = 3
 """The layout of a namespace that has used limits. `check_readers` tells when a namespace gets it."""
-READS_LAYOUT = 3
+FLOWS_LAYOUT = 4
+"""The layout of a namespace that has used steps, signals or children. It includes LIMITS_LAYOUT."""
+READS_LAYOUT = 4
 """The highest layout that this release can work with. Each node tells it: `NodeInfo.reads_layout`."""
 MAX_REMOVALS = 1_000
 """The store remembers this many removals of schedules; a reader that missed more removals loads all schedules again."""
@@ -27,8 +30,17 @@ KEY_TAKEN = "the key is taken"
 """STILL_RUNS, QUEUE_FULL and KEY_TAKEN are the reasons in the record of a fire that the store skipped."""
 REPLACED = "replaced by a later fire"
 """The note of an instance that a later fire cancelled, because the schedule has the overlap policy REPLACE."""
+SUSPENDED = "suspended"
+"""The note of an instance that a SUSPEND without a note made Scheduled."""
+PARENT_ENDED = "its parent ended"
+"""The note of a child that was cancelled because its parent is final."""
 
 _MAKES_INSTANCE = (FireOutcome.FIRED, FireOutcome.BACKFILLED, FireOutcome.TRIGGERED)
+
+
+def need_failed(id: str, state: State | None) -> str:
+    """The note of an instance that was cancelled because a child that it needs did not complete; None: it is gone."""
+    return f"needs {id}, which " + ("is gone" if state is None else f"ended {state}")
 
 
 def check_layout(layout: str, *, namespace: str, url: str) -> None:

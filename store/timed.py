@@ -11,6 +11,7 @@ from peerjob.model.record import Enqueued, NewInstance, Record
 
 from .base import Liveness, Store
 from .direct import DirectCalls, direct_calls_of
+from .durable import Durable
 from .limits import Limits
 
 _UNTIMED = ("open", "close", "next_hints", "claim_on_hint")
@@ -19,7 +20,7 @@ RENEW = "renew"
 VERBS = (
     *(
         name
-        for part in (Store, Limits)
+        for part in (Store, Limits, Durable)
         for name, verb in vars(part).items()
         if inspect.iscoroutinefunction(verb) and name not in _UNTIMED
     ),

@@ -8,6 +8,7 @@ from typing import Any
 from peerjob.model.clock import Clock
 from peerjob.model.record import Ack, Capabilities, Claimed, Hint, Outcome, StoreLimits, Want
 from peerjob.store.calls import both
+from peerjob.store.durable_stub import DurableStub
 from peerjob.store.url import redact
 
 from .cron.firing import FireCommands
@@ -34,6 +35,7 @@ from .write.hints import Wakeups
 
 
 class KVStore(
+    DurableStub,
     EnqueueCommands,
     ClaimCommands,
     CommitCommands,

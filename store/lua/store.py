@@ -13,6 +13,8 @@ from peerjob.store.calls import RETRY_FOR, answer_within
 from peerjob.store.rules import check_layout
 from peerjob.store.url import redact
 
+from peerjob.store.durable_stub import DurableStub
+
 from .check.capabilities import capabilities_of
 from .client.address import Address, parse_address
 from .client.blocking_driver import BlockingDriver
@@ -37,7 +39,13 @@ _MAX_WIPED = 1_000
 
 
 class LuaStore(
-    LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCommands, LuaRetentionCommands, LuaLimitCommands
+    DurableStub,
+    LuaQueueCommands,
+    LuaNodeCommands,
+    LuaScheduleCommands,
+    LuaReadCommands,
+    LuaRetentionCommands,
+    LuaLimitCommands,
 ):
     """One namespace on one server or cluster."""
 

@@ -49,6 +49,7 @@ from peerjob.model.record import (
 from peerjob.model.run_now import RunNowAnswer
 from peerjob.model.state import State
 from peerjob.model.stored_limit import KeyLimitPage, KindLimits, LimitKey, LimitPage, LimitSetting
+from peerjob.store.durable_stub import DurableStub
 
 from . import (
     catalogue,
@@ -184,7 +185,7 @@ class ReferenceElections(_Commands):
         return await self._data.waiters.until(other_leader, min(left, timeout)) or left <= timeout
 
 
-class ReferenceStore(_Commands):
+class ReferenceStore(DurableStub, _Commands):
     """See `peerjob.store.base.Store`, and for each command the function that it calls."""
 
     url = "memory://"

@@ -35,6 +35,7 @@ class Query:
     """Criteria for instances, history and logs. An instance must match all given criteria.
 
     - `state`: one state, a composite, or several. `level`: a sum of levels.
+    - `parent`: an instance; its children match, also after its end.
     - `before` (exclusive) and `after` (inclusive): the time of creation.
     - `limit`: the size of a page, by default 100, at most 10,000. `cursor`: from the previous page. `order`: by
       creation.
@@ -50,6 +51,7 @@ class Query:
     level: Level | int | None = None
     instance: HasId | str | UUID | None = None
     tag: str | None = None
+    parent: HasId | str | UUID | None = None
     before: datetime | None = None
     after: datetime | None = None
     limit: int = 100
@@ -74,6 +76,9 @@ class Query:
         if self.instance is not None:
             given = getattr(self.instance, "id", self.instance)
             object.__setattr__(self, "instance", checked_id(given, "instance"))
+        if self.parent is not None:
+            given = getattr(self.parent, "id", self.parent)
+            object.__setattr__(self, "parent", checked_id(given, "parent"))
 
     @classmethod
     def all(cls) -> Self:
@@ -84,6 +89,11 @@ class Query:
     def id(self) -> str | None:
         """The id of the single instance that `uuid` or `instance` names, or None."""
         return self.uuid or self.instance  # type: ignore[return-value]  # __post_init__ made text of both
+
+    @property
+    def parent_id(self) -> str | None:
+        """The id of the parent whose children match, or None."""
+        return self.parent  # type: ignore[return-value]  # __post_init__ made text of it
 
     @property
     def states(self) -> State:

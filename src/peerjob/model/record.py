@@ -15,6 +15,7 @@ import msgspec
 
 from .arguments import Numbers
 from .clock import to_datetime
+from .durable import Need, Step, Wait
 from .ids import is_outbox_id
 from .state import State
 from .stored_limit import LimitSupport
@@ -79,6 +80,15 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The concurrency of the key by the code of the caller; see `limit.KeyLimit`. Only with `limit_key`."""
 
 
+class NewChild(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A child to add. Its instance has no `key` and no slot of a schedule."""
+
+    instance: NewInstance
+    needs: tuple[Need, ...] = ()
+    more: bool = False
+    """Whether a later call brings more needs. Until the call without `more`, the child is *open* and does not run."""
+
+
 class Enqueued(msgspec.Struct, frozen=True, gc=False):
     """Answer for one enqueued instance; `repeated` if an earlier call, or an earlier try of this one, added it."""
 
@@ -130,6 +140,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Time for which the store keeps the final instance; None: the store's default. Unknown to a `Client`, too."""
     max_crashes: int = MAX_CRASHES
     """Unknown to a `Client`, which shows the default."""
+    parent: str = ""
+    """The id of the instance that made this one as its child."""
+    wait: Wait | None = None
+    """What the instance waits for since it was suspended; None if it does not wait."""
+    open: bool = False
+    """Whether the instance is a child that cannot run yet, because its parent has not told all of its needs."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -149,6 +165,11 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Time of the claim, by the clock that decides about due times."""
     key: str | None = None
     tags: tuple[str, ...] = ()
+    parent: str = ""
+    linked: bool = False
+    """Whether the instance has steps, children or a parent. Each `Outcome` of the claim repeats it."""
+    has_steps: bool = False
+    """Whether the instance has steps or signals."""
 
     @property
     def suspect(self) -> bool:
@@ -216,7 +237,9 @@ class Action(StrEnum):
     RELEASE = "release"
     """The body of a cancelled instance has ended, so the store removes the owner entry and frees the key."""
     REPORT = "report"
-    """Store a start of the body, progress or log lines, without a transition."""
+    """Store a start of the body, progress, steps, needs or log lines, without a transition."""
+    SUSPEND = "suspend"
+    """Return to Scheduled, and wait in no queue until `Outcome.wait` is over. The attempt does not count."""
 
 
 FINAL_STATE: dict[Action, State] = {
@@ -255,6 +278,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The reason, for the history. A store may cut it after 200 characters."""
     logs: tuple[LogLine, ...] = ()
     """Log lines, which the store appends before the transition in the same transaction."""
+    steps: tuple[Step, ...] = ()
+    """Values to keep, each under a name that has none or this one; at most MAX_STEP_BYTES in all."""
+    needs: tuple[Need, ...] = ()
+    """Children of the instance that its wait needs; only with REPORT and SUSPEND, at most MAX_NEEDS_CALL."""
+    wait: Wait | None = None
+    """Only with SUSPEND, which must have it."""
+    linked: bool = False
+    """`Claim.linked`, which tells some stores where to write. A wrong value costs a round trip."""
 
 
 class Ack(StrEnum):
@@ -266,6 +297,8 @@ class Ack(StrEnum):
     """Nothing was written: the sender does not own the instance any more (reaped, claimed elsewhere or removed)."""
     CANCELLED = "cancelled"
     """A user cancelled the instance first, so it stays Cancelled. If the body has ended, the owner entry is removed."""
+    TAKEN = "taken"
+    """A step has another value already. Nothing of the outcome was written, and the sender still owns the instance."""
 
 
 class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -373,6 +406,8 @@ class Renewed(msgspec.Struct, frozen=True, kw_only=True):
     work_due: bool | None = None
     """Whether this incarnation must claim now, even without a hint. False: it is registered as idle, and no instance is
     due that it can claim. None: the store does not know."""
+    settling: bool = False
+    """Whether the store has ends of instances that `settle` must follow up. The hint "settle" may come earlier."""
     reap_in_us: int | None = None
     """Microseconds until `reap` can find something, because a lease of a peer ends; the hint "dead" may come earlier.
     None: the store does not know."""
@@ -410,7 +445,8 @@ class Hint(msgspec.Struct, frozen=True):
 
     "work": claim now. "cancel": renew now, to get the cancelled instances and the instruction. "final": the instance
     `id` is final. "change": the instance `id` has changed. "schedule": the schedule `id` was written or removed.
-    "leader": the leadership may be free. "dead": the lease of a peer may have ended.
+    "leader": the leadership may be free. "dead": the lease of a peer may have ended. "settle": call `settle` until it
+    says that nothing is left.
     """
     id: str = ""
 
@@ -440,6 +476,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     nodes: int = 0
     undecodable: int = 0
     """Number of records that the store set aside because they cannot be decoded."""
+    settling: int = 0
+    """Number of ends of instances that `settle` has not followed up yet; above MAX_SETTLED, a store may count less."""
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):

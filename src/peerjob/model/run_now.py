@@ -17,6 +17,8 @@ class RunNow(StrEnum):
     """The instance was due already, and keeps its position in the queue."""
     PARKED = "parked"
     """The instance waits for the slot of its schedule, and is unchanged."""
+    SUSPENDED = "suspended"
+    """The instance waits for a signal, a time or children (`Record.wait`), or for its parent (`Record.open`)."""
 
 
 RunNowAnswer = RunNow | State | None
@@ -26,6 +28,7 @@ STORED_ANSWERS: Mapping[int, RunNowAnswer] = {
     1: RunNow.DUE_NOW,
     2: RunNow.WAS_DUE,
     3: RunNow.PARKED,
+    5: RunNow.SUSPENDED,
     **{int(state): state for state in SINGLE if state > State.SCHEDULED},
 }
 """The answers by the numbers that the engines store."""

@@ -1,0 +1,84 @@
+"""The part of the store contract about durable bodies: steps, signals, waits and children.
+
+`peerjob.model.durable` has the words and the numbers. The rules for all commands:
+
+* An instance that SUSPEND ended *waits*: it is Scheduled, and is not in its queue. It enters the queue when its wait is
+  over: the awaited signal is there, or its needs are over, or its time has come. If the wait is over at once, it enters
+  at once. Until a wait with a time is over, the instance is among the delayed ones, and its `due_us` is that time.
+  `due_us` is the former due time again when a signal or the needs end the wait. So work in progress comes before later
+  work of the same priority. To enter the queue is the same as for any instance: a key limit can hold it there.
+* SUSPEND sets crashes and losses to 0, and so does each outcome with a step that is new. SUSPEND keeps the unique key
+  and the slot of a schedule, and leaves the place of a key limit. Its note is "suspended" unless the outcome has one.
+* A wait and its needs belong to a fence. A claim ends the wait, and what it needed before counts no more.
+* A step is written by an outcome, before its transition. Another value for a name changes nothing (Ack.TAKEN). Steps
+  and signals stay until their instance is removed. `commit` refuses other mistakes of the caller with ValueError.
+* A *child* has a parent. It is *held* until its parent is final: it does not expire, `clear_instances` leaves it, and
+  it does not count for `max_final_per_kind`. The end of the parent lets it go: if the child is over, its retention
+  begins at that moment. If it is not final, it is cancelled, with the note PARENT_ENDED. So is one that is open.
+* An instance that needs children enters its queue when it is not open and none of its needs is left. If a child that
+  it needs as "completed" ends otherwise, it is cancelled, with a note that names the child; see `need_failed`.
+  A need of a child that is unknown counts as ended and not completed.
+* *Over* is final without a body: a cancelled instance is over when its holder has released it. Needs and holds look at
+  that, so a next step never starts beside a body that still runs.
+* Who ends an instance also *settles* it: the same command follows up to MAX_SETTLED edges and children, after all its
+  other effects. If more is left, it hints "settle" to the calling incarnation, or else to a live one, and
+  `Renewed.settling` tells all. Each transaction of `settle` can come again, from any node.
+* An instance that is set aside counts as ended and not completed for what needs it, and as an ended parent.
+* `clear` removes steps, edges and what is to be settled as well.
+
+All commands here, and outcomes with steps, needs or SUSPEND, need the layout FLOWS_LAYOUT: `require_layout` first.
+Otherwise they raise ValueError. A namespace without them stays as it is, and its commands cost what they cost before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from peerjob.model.durable import SignalAnswer, StepPage
+from peerjob.model.record import Enqueued, Held, NewChild
+
+
+class Durable(Protocol):
+    """The commands about steps, signals and children."""
+
+    async def require_layout(self, layout: int, what: str) -> None:
+        """Raise the layout of the namespace, in one step, if it is lower; `what` names the reason in the error.
+
+        Raises LayoutError, with the names, if a live incarnation does not read that layout. Sends nothing to the server
+        if this store has seen that layout.
+        """
+        ...
+
+    async def spawn(self, incarnation: str, parent: Held, children: Sequence[NewChild]) -> list[Enqueued] | None:
+        """Add children of a running instance; one transaction each. None: the caller does not hold the claim of it.
+
+        Then nothing more is added; the claim is compared in each transaction. Idempotent by the ids: a child that is
+        known gives `repeated`. If it is open, it gets the needs of the call, and a call without `more` closes it. If it
+        is closed, nothing changes. Wakes idle nodes as `enqueue`. Raises StoreFullError, and ValueError for more than
+        MAX_CHILDREN_CALL children, MAX_NEEDS_CALL needs in all, or a known instance of another parent.
+        """
+        ...
+
+    async def signal(self, id: str, name: str, value: bytes) -> SignalAnswer:
+        """Keep the value of a signal, in one transaction; the first value wins. Wakes an instance that waits for it.
+
+        Idempotent: the same value again is SAME. The answer for a final instance whose signal has a value is SAME or
+        OTHER. "change" is hinted.
+        """
+        ...
+
+    async def steps(self, id: str, *, cursor: str | None = None) -> StepPage:
+        """The steps and signals of an instance by stored name, in pages of about MAX_BATCH_BYTES.
+
+        Empty for an instance that is unknown or has none.
+        """
+        ...
+
+    async def open_needs(self, ids: Sequence[str]) -> list[int]:
+        """How many needs of each instance that waits are not over; 0 for any other. At most MAX_BATCH; for views."""
+        ...
+
+    async def settle(self, limit: int = 100) -> bool:
+        """Follow up ends of instances, at most `limit` edges and children; whether more is left."""
+        ...
