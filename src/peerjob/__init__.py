@@ -16,12 +16,14 @@ from .model.activity import Activity, Distribution, KindActivity
 from .model.audit import AuditRecord
 from .model.clock import Clock, SystemClock
 from .model.durations import Duration
+from .model.ended import Ended
 from .model.errors import (
     ArgumentError,
     AuthError,
     DecodeError,
     EncodeError,
     Fail,
+    FlowFailed,
     JobCancelled,
     JobConflictError,
     JobFailed,
@@ -60,6 +62,7 @@ from .model.explain import ClockChange, Explanation, explain
 from .model.extras import Extra, needs_extra
 from .model.findings import Finding, Severity
 from .model.firing import FireOutcome, Leader, Overlap, Term
+from .model.flow import Flow, Member
 from .model.injected import INJECTED, PLACEHOLDER, Depends
 from .model.job import Call, Job, JobGroup, job
 from .model.limit import KeyLimit, Limit
@@ -116,6 +119,7 @@ __all__ = [
     "Duration",
     "Elections",
     "EncodeError",
+    "Ended",
     "ErrorInfo",
     "Event",
     "Explanation",
@@ -125,6 +129,8 @@ __all__ = [
     "Finished",
     "FireEntry",
     "FireOutcome",
+    "Flow",
+    "FlowFailed",
     "HistoryEntry",
     "Imported",
     "Instance",
@@ -149,6 +155,7 @@ __all__ = [
     "LogEntry",
     "LogLine",
     "Manager",
+    "Member",
     "Metrics",
     "MetricsServer",
     "MissingExtraError",

@@ -61,6 +61,8 @@ class Bounds:
     """The tag that wraps exactly one value."""
     zoned: frozenset[int]
     """Tags whose content is text that can name a time zone."""
+    light: frozenset[int] = frozenset()
+    """Tags of leaves that count as a container does: a call can have 10,000 of them."""
 
     def check(self, data: bytes | memoryview) -> None:
         """Raise BoundsError for a value over a limit, and another error for invalid MessagePack.
@@ -198,7 +200,7 @@ class _Walk:
             # a map stored as a list of pairs counts as one level, like a plain map, so subtract the level of the list
             after = self._values(start, 1, depth - 1 if tag == bounds.pairs else depth)
         else:
-            self._count(LEAF - 1)
+            self._count((CONTAINER if tag in bounds.light else LEAF) - 1)
             after = end
             if tag in bounds.zoned and (zone := self._data[start:end].partition(b"[")[2]):
                 self._zones.add(zone)

@@ -5,6 +5,7 @@
 - Enum members are stored by value, and objects with fields (dataclass, pydantic, attrs, msgspec, NamedTuple) as a dict.
   The annotation of the parameter restores them.
 - Secrets have a tag around their value, so that views can mask them without the signature.
+- A reference to the result of a member of a flow has a tag with the member's number.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from .bounds import (
 )
 from .errors import DecodeError, EncodeError
 from .injected import INJECTED
+from .outputs import Output, Ref, taken
 from .printable import with_article
 from .secret import MASK, Secret
 
@@ -49,9 +51,14 @@ _TUPLE, _SET, _FROZENSET, _MAPPING = 1, 2, 3, 4
 _DATETIME, _DATE, _TIME, _TIMEDELTA = 5, 6, 7, 8
 _UUID, _DECIMAL, _INT, _COMPLEX, _TEXT, _INJECTED = 9, 10, 11, 12, 13, 14
 _SECRET = 15
+_REF = 16
 
 _bounds = Bounds(
-    lists=frozenset({_TUPLE, _SET, _FROZENSET}), pairs=_MAPPING, wrapper=_SECRET, zoned=frozenset({_DATETIME, _TIME})
+    lists=frozenset({_TUPLE, _SET, _FROZENSET}),
+    pairs=_MAPPING,
+    wrapper=_SECRET,
+    zoned=frozenset({_DATETIME, _TIME}),
+    light=frozenset({_REF}),
 )
 _PLAIN = frozenset({int, str, float, bool, type(None), bytes})
 _HASHED = _PLAIN | {datetime, date, time, timedelta, UUID, Decimal, complex}
@@ -117,6 +124,21 @@ def has_secret(data: bytes) -> bool:
     buffers: list[memoryview] = []
     _read(_make_decoder(buffers.append), data)
     return bool(buffers)
+
+
+def has_reference(data: bytes) -> bool:
+    """Whether an encoded value contains a reference to a member of a flow; raises DecodeError."""
+    if _REF not in data:
+        return False
+    found: list[Ref] = []
+    replace_references(data, found.append)
+    return bool(found)
+
+
+def replace_references(data: bytes, value_of: Callable[[Ref], Any]) -> Any:
+    """Decode a value as `decode_kept` does, with `value_of(reference)` for each reference."""
+    decode: Callable[[bytes | memoryview], Any] = _make_decoder(lambda secret: Secret(decode(secret)), value_of)
+    return _read(decode, data)
 
 
 # -- encoding ------------------------------------------------------------------------------------------------
@@ -258,6 +280,14 @@ def _check_hashed(values: Iterable[Any], stored: Iterable[Any], path: Path, role
             raise EncodeError(item_path, f"{_named(value)} is stored like another {role}, so one of them would be lost")
 
 
+def _output(value: Output | Ref, path: Path) -> Ext:
+    try:
+        ref = taken(value)
+    except EncodeError as error:
+        raise EncodeError(path, error.reason) from None
+    return Ext(_REF, _encode(2 * ref.member + ref.ended))
+
+
 def _leaf(code: int, as_text: Callable[[Any], str]) -> Callable[[Any, Path, int], Ext]:
     return lambda value, _path, _depth: Ext(code, as_text(value).encode())
 
@@ -337,6 +367,8 @@ _TAGGED: dict[type[Any], Callable[[Any, Path, int], Ext]] = {
     Decimal: _decimal,
     complex: lambda value, _path, _depth: Ext(_COMPLEX, struct.pack(">dd", value.real, value.imag)),
     Secret: lambda value, path, depth: _secret(value.get_secret_value(), path, depth),
+    Ref: lambda value, path, _depth: _output(value, path),
+    Output: lambda value, path, _depth: _output(value, path),
     type(INJECTED): lambda _value, _path, _depth: Ext(_INJECTED, b""),
 }
 
@@ -428,6 +460,12 @@ def _read_timedelta(data: memoryview) -> timedelta:
     return timedelta(*_timedelta_parts(data))
 
 
+def _read_ref(data: memoryview) -> Ref:
+    number = _ref_number(data)
+    return Ref(number >> 1, bool(number & 1))
+
+
+_ref_number = msgspec.msgpack.Decoder(int).decode
 _timedelta_parts = msgspec.msgpack.Decoder(tuple[int, int, int]).decode
 
 
@@ -462,8 +500,13 @@ _READERS: dict[int, Callable[[memoryview], Any]] = {
 }
 
 
-def _make_decoder(read_secret: Callable[[memoryview], Any]) -> Callable[[bytes | memoryview], Any]:
-    """Make a decoder that passes each secret to `read_secret`, also the secrets inside containers."""
+def _make_decoder(
+    read_secret: Callable[[memoryview], Any], value_of: Callable[[Ref], Any] = lambda ref: ref
+) -> Callable[[bytes | memoryview], Any]:
+    """Make a decoder that passes each secret to `read_secret`, also the secrets inside containers.
+
+    `value_of` gives the value that stands in the place of a reference.
+    """
 
     def restore(code: int, data: memoryview) -> Any:
         read = readers.get(code)
@@ -479,13 +522,14 @@ def _make_decoder(read_secret: Callable[[memoryview], Any]) -> Callable[[bytes |
         _FROZENSET: lambda data: frozenset(_spread(_list(decode(data)))),
         _MAPPING: lambda data: _read_pairs(_list(decode(data))),
         _SECRET: read_secret,
+        _REF: lambda data: value_of(_read_ref(data)),
     }
     return decode
 
 
 # a lambda, since `_decode` has no value until this assignment is done; the lambda looks up `_decode` at each secret
 _decode: Callable[[bytes | memoryview], Any] = _make_decoder(lambda data: _decode(data))  # noqa: PLW0108
-_decode_shown = _make_decoder(lambda _data: MASK)
+_decode_shown = _make_decoder(lambda _data: MASK, repr)
 _decode_kept = _make_decoder(lambda data: Secret(_decode(data)))
 
 

@@ -342,6 +342,19 @@ class JobFailed(PeerjobError):
         super().__init__(f"{type}: {message}" if message else type)
 
 
+class FlowFailed(PeerjobError):
+    """A member of a flow that is not optional did not complete; `member` and `uuid` name the first one, by number.
+
+    Solution: Read the error of the member. `retry_flow` runs the flow again, and keeps what completed.
+    """
+
+    def __init__(self, flow: str, member: str, uuid: str, end: str) -> None:
+        self.flow = flow
+        self.member = member
+        self.uuid = uuid
+        super().__init__(f"member {member!r} of flow {flow!r} ({uuid}) ended {end}")
+
+
 class JobCancelled(PeerjobError):
     """The instance ended in Cancelled.
 

@@ -133,6 +133,11 @@ def derived_id(request: str, source: str) -> str:
     return hashed_id(id_time_us(id_text(request)), f"{id_text(request)} {id_text(source)}")
 
 
+def child_id(parent: str, name: str) -> str:
+    """Return the id of the child of an instance with this name: each run of the parent makes the same child."""
+    return hashed_id(id_time_us(parent), f"{parent} {name}")
+
+
 def id_time_us(uuid: str) -> int:
     """Return the creation time of a UUIDv7 in microseconds, with a resolution of a millisecond."""
     return int(uuid[:8] + uuid[9:13], 16) * 1000

@@ -28,6 +28,9 @@ _OF_THE_CLASS = ("__module__", "__annotations__", "__annotate__", "__type_params
 """What a job has from its class, and not from its callable."""
 """The name of a module. `importlib` also takes names that a statement cannot have, such as `nightly-jobs`."""
 
+FLOW_KIND = "peerjob.flow"
+"""The kind of the instances that run flows. No job of a user has it."""
+
 P = ParamSpec("P", default=...)
 Q = ParamSpec("Q")
 R = TypeVar("R")
@@ -80,6 +83,8 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
     def __init__(self: Job[..., Any, Any], kind: str, /, **options: Unpack[Options]) -> None: ...
     def __init__(self, kind: str, executor: Callable[..., Any] | None = None, /, **options: Unpack[Options]) -> None:
         checked_text("kind", kind, MAX_KIND)
+        if kind == FLOW_KIND:
+            raise OptionError("kind", kind, "another kind: this one runs flows, and schedule_flow() schedules it")
         if executor is not None and not callable(executor):
             raise OptionError("executor", executor, "a callable")
         if isinstance(key := options.get("key"), str):
@@ -190,6 +195,13 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
     def to_json(self) -> str:
         """`to_dict` as JSON text."""
         return to_json(self.to_dict())
+
+
+def flow_job(executor: Callable[..., Any], **options: Unpack[Options]) -> Job[..., Any, Any]:
+    """Make the job of the kind FLOW_KIND."""
+    job: Job[..., Any, Any] = object.__new__(Job)
+    _fill(job, FLOW_KIND, executor, checked(cast(dict[str, Any], options)), {}, None)
+    return job
 
 
 def _restored(

@@ -1,0 +1,122 @@
+"""The stored form of a flow: the argument of the instance that runs it.
+
+Members of a flow are often alike, so the options of a call are stored once for all members that have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Annotated, Any
+
+import msgspec
+
+from .codec import decode_value, encode_value
+from .durable import Need, When
+from .errors import DecodeError
+from .flow import MAX_EDGES, MAX_MEMBERS
+from .ids import child_id
+from .record import Count
+from .spec import reader
+
+
+class CallOptions(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What a member has besides its arguments and its needs; the names are those of `NewInstance` and `Spec`."""
+
+    kind: str
+    priority: int
+    tags: tuple[str, ...]
+    retention_us: int | None
+    max_crashes: int
+    limit_key: str
+    key_concurrency: int
+    overrides: dict[str, Any]
+    version: int
+
+
+class StoredMember(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One member: the place of its options in the graph, its arguments, and what it needs."""
+
+    options: Count
+    args: bytes
+    needs: tuple[Count, ...]
+    """Twice the number of a needed member, which is lower than the own one; plus one if it must only be over."""
+    optional: bool
+
+    def needed(self) -> list[tuple[int, When]]:
+        """Number of a needed member, and what it must be."""
+        return [(need >> 1, "ended" if need & 1 else "completed") for need in self.needs]
+
+
+class Graph(msgspec.Struct, frozen=True, array_like=True):
+    """A flow as it is stored."""
+
+    options: tuple[CallOptions, ...]
+    members: Annotated[tuple[StoredMember, ...], msgspec.Meta(max_length=MAX_MEMBERS)]
+
+    def kind(self, number: int) -> str:
+        """The kind of a member."""
+        return self.options[self.members[number].options].kind
+
+    def kinds(self) -> frozenset[str]:
+        """The kinds of all members."""
+        return frozenset(options.kind for options in self.options)
+
+    def name(self, number: int) -> str:
+        """The name of a member in errors and views, as `Member.name`."""
+        return f"{self.kind(number)}/{number}"
+
+    def ids(self, flow: str) -> list[str]:
+        """The ids of the members of the instance that runs the flow, by number."""
+        return [member_id(flow, number) for number in range(len(self.members))]
+
+    def last_members(self) -> list[int]:
+        """The numbers of the members that no other member needs."""
+        needed = {need >> 1 for member in self.members for need in member.needs}
+        return [number for number in range(len(self.members)) if number not in needed]
+
+
+def member_id(flow: str, number: int) -> str:
+    """The id of a member of the instance that runs a flow."""
+    return child_id(flow, f"member/{number}")
+
+
+def needs_of(member: StoredMember, flow: str, kept: Container[int]) -> tuple[Need, ...]:
+    """The needs of a member, for the store, without those whose results the flow has kept."""
+    return tuple(Need(member_id(flow, number), when) for number, when in member.needed() if number not in kept)
+
+
+_read_graph = reader(Graph, "stored flow", open=True)
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def encode_graph(graph: Graph) -> bytes:
+    """Encode a graph for storage."""
+    return _encode(graph)
+
+
+def decode_graph(data: bytes) -> Graph:
+    """Read a stored graph; raises DecodeError, also for a graph whose numbers point to nothing."""
+    graph = _read_graph(data)
+    edges = 0
+    for number, member in enumerate(graph.members):
+        edges += len(member.needs)
+        if member.options >= len(graph.options) or any(need >> 1 >= number for need in member.needs):
+            raise DecodeError(f"stored flow cannot be read: member {number} needs what comes later or does not exist")
+    if edges > MAX_EDGES:
+        raise DecodeError(f"stored flow cannot be read: {edges:,} needs, over the limit of {MAX_EDGES:,}")
+    return graph
+
+
+KEPT = "kept/"
+"""The beginning of the names of the steps in which a flow keeps results of the flow that it repeats."""
+
+
+def encode_kept(results: dict[int, bytes]) -> bytes:
+    """Encode results of members, by number, as the value of a step."""
+    return encode_value([part for pair in results.items() for part in pair])
+
+
+def kept_results(value: bytes) -> dict[int, bytes]:
+    """Read what `encode_kept` wrote; raises DecodeError."""
+    parts = decode_value(value)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
