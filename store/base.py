@@ -158,8 +158,8 @@ class Store(Limits, Durable, Protocol):
         instance Scheduled, due at now + delay; HAND_BACK keeps its old due time. A commit works until the claim is
         taken back, even if the lease has expired. A REPORT with only logs is also accepted from the
         (fence, incarnation) whose outcome made the instance final: it keeps later logs of processors. `Record.owner`
-        still names that incarnation. SUSPEND makes the instance wait; see `peerjob.store.durable`. For an instance that was cancelled while it ran, the answer is CANCELLED, and
-        each action except REPORT also releases the instance.
+        still names that incarnation. SUSPEND makes the instance wait; see `peerjob.store.durable`. For an instance that
+        was cancelled while it ran, the answer is CANCELLED, and each action except REPORT also releases the instance.
         """
         ...
 

@@ -10,10 +10,9 @@ from peerjob.model.errors import OptionError
 from peerjob.model.extras import needs_extra
 from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.store.calls import RETRY_FOR, answer_within
+from peerjob.store.durable_stub import DurableStub
 from peerjob.store.rules import check_layout
 from peerjob.store.url import redact
-
-from peerjob.store.durable_stub import DurableStub
 
 from .check.capabilities import capabilities_of
 from .client.address import Address, parse_address
