@@ -130,9 +130,9 @@ def has_reference(data: bytes) -> bool:
     """Whether an encoded value contains a reference to a member of a flow; raises DecodeError."""
     if _REF not in data:
         return False
-    found: list[Ref] = []
-    replace_references(data, found.append)
-    return bool(found)
+    refs: list[Ref] = []
+    replace_references(data, refs.append)
+    return bool(refs)
 
 
 def replace_references(data: bytes, value_of: Callable[[Ref], Any]) -> Any:

@@ -78,7 +78,7 @@ def _row(kind: str, job: RegisteredJob | None, sample: Sample) -> KindLine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
+class EndedRuns:
     """The latest instances that ended, with outcomes and durations."""
 
     size: int
@@ -143,10 +143,10 @@ async def _shown(
     )
 
 
-async def _ended(visit: Visit, kind: str) -> Ended:
+async def _ended(visit: Visit, kind: str) -> EndedRuns:
     query = Query(kind=kind, state=State.FINAL, after=visit.now - DAY, limit=SAMPLE, order="desc")
     ended = await visit.manager.lookup_instances(query)
-    return Ended(
+    return EndedRuns(
         size=len(ended),
         states=Counter(str(instance.state) for instance in ended),
         durations=sorted(seconds for instance in ended if (seconds := _duration(instance)) is not None),
