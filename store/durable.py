@@ -7,27 +7,35 @@
   at once. Until a wait with a time is over, the instance is among the delayed ones, and its `due_us` is that time.
   `due_us` is the former due time again when a signal or the needs end the wait. So work in progress comes before later
   work of the same priority. To enter the queue is the same as for any instance: a key limit can hold it there.
+* A wait whose time has come is over without a write. A later signal or end of a need does not move the instance, and
+  `Record.wait` can show the wait until the claim.
 * SUSPEND sets crashes and losses to 0, and so does each outcome with a step that is new. SUSPEND keeps the unique key
-  and the slot of a schedule, and leaves the place of a key limit. Its note is "suspended" unless the outcome has one.
+  and the slot of a schedule, and leaves the place of a key limit. Its note is SUSPENDED unless the outcome has one.
+  Error and progress of the outcome are kept as by SNOOZE; delay and result are ignored.
 * A wait and its needs belong to a fence. A claim ends the wait, and what it needed before counts no more.
-* A step is written by an outcome, before its transition. Another value for a name changes nothing (Ack.TAKEN). Steps
-  and signals stay until their instance is removed. `commit` refuses other mistakes of the caller with ValueError.
+* A step is written by an outcome, before its transition. Another value for a name changes nothing (Ack.TAKEN), and so
+  does a step of a cancelled instance (Ack.CANCELLED). Steps and signals stay until their instance is removed. `commit`
+  refuses what `durable_checks.check_outcome` refuses, and does not count the steps of an instance.
 * A *child* has a parent. It is *held* until its parent is final: it does not expire, `clear_instances` leaves it, and
   it does not count for `max_final_per_kind`. The end of the parent lets it go: if the child is over, its retention
   begins at that moment. If it is not final, it is cancelled, with the note PARENT_ENDED. So is one that is open.
-* An instance that needs children enters its queue when it is not open and none of its needs is left. If a child that
-  it needs as "completed" ends otherwise, it is cancelled, with a note that names the child; see `need_failed`.
-  A need of a child that is unknown counts as ended and not completed.
+* A child that is open, or that needs children, waits (`Wait(needs=True)`) and enters its queue, at its own due time,
+  when it is not open and none of its needs is left. If a child that it needs as "completed" ends otherwise, it is
+  cancelled, with a note that names that child; see `need_failed`.
+* A need names a child of the same parent that exists already. A need of any other instance, and one of an instance that
+  is gone, counts as ended and not completed.
 * *Over* is final without a body: a cancelled instance is over when its holder has released it. Needs and holds look at
   that, so a next step never starts beside a body that still runs.
 * Who ends an instance also *settles* it: the same command follows up to MAX_SETTLED edges and children, after all its
   other effects. If more is left, it hints "settle" to the calling incarnation, or else to a live one, and
-  `Renewed.settling` tells all. Each transaction of `settle` can come again, from any node.
-* An instance that is set aside counts as ended and not completed for what needs it, and as an ended parent.
+  `Renewed.settling` tells all. Each transaction of `settle` can come again, from any node. The history entries of its
+  cancels name no node. An instance that enters its queue gets no entry.
+* An instance that is set aside counts as gone for what needs it, and as an ended parent.
 * `clear` removes steps, edges and what is to be settled as well.
 
-All commands here, and outcomes with steps, needs or SUSPEND, need the layout FLOWS_LAYOUT: `require_layout` first.
-Otherwise they raise ValueError. A namespace without them stays as it is, and its commands cost what they cost before.
+`spawn`, `signal`, and outcomes with steps, needs or SUSPEND need the layout FLOWS_LAYOUT: `require_layout` of the same
+store first. Otherwise they raise ValueError. A namespace without them stays as it is, and its commands cost what they
+cost before.
 """
 
 from __future__ import annotations
@@ -55,8 +63,9 @@ class Durable(Protocol):
 
         Then nothing more is added; the claim is compared in each transaction. Idempotent by the ids: a child that is
         known gives `repeated`. If it is open, it gets the needs of the call, and a call without `more` closes it. If it
-        is closed, nothing changes. Wakes idle nodes as `enqueue`. Raises StoreFullError, and ValueError for more than
-        MAX_CHILDREN_CALL children, MAX_NEEDS_CALL needs in all, or a known instance of another parent.
+        is closed, final or removed, nothing changes. Wakes idle nodes as `enqueue`. Raises StoreFullError, and
+        ValueError for what `durable_checks.check_children` refuses. Raises ValueError, too, for a known instance of
+        another parent; earlier children of the call can then be added.
         """
         ...
 
@@ -64,14 +73,14 @@ class Durable(Protocol):
         """Keep the value of a signal, in one transaction; the first value wins. Wakes an instance that waits for it.
 
         Idempotent: the same value again is SAME. The answer for a final instance whose signal has a value is SAME or
-        OTHER. "change" is hinted.
+        OTHER. "change" is hinted. Raises ValueError for what `durable_checks.check_signal` refuses.
         """
         ...
 
     async def steps(self, id: str, *, cursor: str | None = None) -> StepPage:
-        """The steps and signals of an instance by stored name, in pages of about MAX_BATCH_BYTES.
+        """The steps and signals of an instance, in any order, in pages of about MAX_BATCH_BYTES.
 
-        Empty for an instance that is unknown or has none.
+        Empty for an instance that is unknown or has none. A value that comes meanwhile can be on a page or not.
         """
         ...
 

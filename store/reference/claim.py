@@ -114,6 +114,7 @@ def take(transaction: ReferenceTransaction, incarnation: str, ids: Sequence[str]
         transaction.state.last_fence += 1
         instance.fence, instance.owner, instance.started = transaction.state.last_fence, incarnation, False
         instance.attempts += 1
+        instance.wait, instance.needs = None, set()
         transaction.transition(instance, State.PROCESSING, transaction.name(incarnation))
         claims.append(to_claim(instance))
     charge(transaction, [claim.kind for claim in claims])
@@ -140,4 +141,7 @@ def to_claim(instance: InstanceData) -> Claim:
         at_us=instance.history[-1].at_us,
         key=instance.key,
         tags=instance.tags,
+        parent=instance.parent,
+        linked=bool(instance.parent or instance.steps or instance.has_children),
+        has_steps=bool(instance.steps),
     )

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 from peerjob.model.record import FINAL_STATE, LAST_MOMENT_US, Ack, Action, LogLine, Outcome, check_batch
 from peerjob.model.state import State
+from peerjob.store.rules import SUSPENDED
 
 from . import gates
+from .durable import add_steps, check_durable, is_taken, suspend
+from .edges import attach, settle
 from .ends import end, release
 from .queues import add_to_queue
 from .retention import remove_some
@@ -26,10 +29,12 @@ def commit(
 ) -> list[Ack]:
     """Apply outcomes in order, then remove up to twice as many old instances as have ended."""
     check_batch(len(outcomes))
+    check_durable(transaction, outcomes)
 
     def run() -> list[Ack]:
         acks = [_apply(transaction, incarnation, outcome) for outcome in outcomes]
         remove_some(transaction, 2 * transaction.ended)
+        settle(transaction)
         return acks
 
     return transaction.idempotent(incarnation, command, request, run)
@@ -41,6 +46,8 @@ def _apply(transaction: ReferenceTransaction, incarnation: str, outcome: Outcome
     if instance is None or (instance.owner, instance.fence) != (incarnation, outcome.fence):
         return Ack.LOST
     if instance.state is State.PROCESSING:
+        if is_taken(instance, outcome.steps):
+            return Ack.TAKEN
         _report(transaction, instance, outcome)
         if outcome.action not in (Action.REPORT, Action.RELEASE):
             _end_run(transaction, instance, outcome)
@@ -62,6 +69,8 @@ def _report(transaction: ReferenceTransaction, instance: InstanceData, outcome: 
         instance.progress = outcome.progress
         transaction.changed(instance)
     append_lines(transaction, instance, outcome.logs)
+    add_steps(transaction, instance, outcome.steps)
+    attach(transaction, instance, instance.id, outcome.needs)
 
 
 def _end_run(transaction: ReferenceTransaction, instance: InstanceData, outcome: Outcome) -> None:
@@ -78,15 +87,22 @@ def _end_run(transaction: ReferenceTransaction, instance: InstanceData, outcome:
     if action is not Action.RETRY:
         instance.attempts -= 1
     if action is not Action.HAND_BACK:
-        instance.due_us = min(LAST_MOMENT_US, transaction.now_us + max(0, outcome.delay_us))
         instance.error = instance.error if outcome.error is None else outcome.error
-    transaction.transition(instance, State.SCHEDULED, node, outcome.note)
+    if action in (Action.RETRY, Action.SNOOZE):
+        instance.due_us = min(LAST_MOMENT_US, transaction.now_us + max(0, outcome.delay_us))
+    note = outcome.note or (SUSPENDED if action is Action.SUSPEND else "")
+    transaction.transition(instance, State.SCHEDULED, node, note)
     gates.leave(transaction, instance)
-    add_to_queue(transaction, instance)
+    if outcome.wait is not None:
+        suspend(transaction, instance, outcome.wait)
+    else:
+        add_to_queue(transaction, instance)
 
 
 def _has_only_logs(outcome: Outcome) -> bool:
     """Whether an outcome has log lines and nothing else, as the late lines of processors have."""
+    if outcome.steps or outcome.needs:
+        return False
     others = (outcome.result, outcome.error, outcome.progress)
     return outcome.action is Action.REPORT and bool(outcome.logs) and not outcome.started and others == (None,) * 3
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from peerjob.model.durable import Wait
 from peerjob.model.errors import StoreFullError
 from peerjob.model.record import LAST_MOMENT_US, Enqueued, NewInstance, check_batch
 from peerjob.model.state import State
@@ -46,8 +47,13 @@ def key_holder(transaction: ReferenceTransaction, new: NewInstance) -> str:
     return "" if new.key is None else transaction.state.keys.get((new.kind, new.key), "")
 
 
-def add_instance(transaction: ReferenceTransaction, new: NewInstance, node: str, slot: str = "") -> None:
-    """Add an instance, in the slot of a schedule if there is one: parked, unless it is the first there."""
+def add_instance(
+    transaction: ReferenceTransaction, new: NewInstance, node: str, slot: str = "", parent: str = ""
+) -> None:
+    """Add an instance, in the slot of a schedule if there is one: parked, unless it is the first there.
+
+    A child is open, and waits.
+    """
     due_us = transaction.now_us if new.due_us is None else new.due_us
     instance = InstanceData(
         id=new.id,
@@ -66,6 +72,9 @@ def add_instance(transaction: ReferenceTransaction, new: NewInstance, node: str,
         slot=slot,
         limit_key=new.limit_key,
         key_concurrency=new.key_concurrency,
+        parent=parent,
+        open=bool(parent),
+        wait=Wait(needs=True) if parent else None,
     )
     state = transaction.state
     state.instances[new.id] = instance
@@ -75,5 +84,5 @@ def add_instance(transaction: ReferenceTransaction, new: NewInstance, node: str,
     transaction.transition(instance, State.SCHEDULED, node)
     if slot:
         state.slots.setdefault(slot, []).append(new.id)
-    if not slot or state.slots[slot][0] == new.id:
+    if not parent and (not slot or state.slots[slot][0] == new.id):
         add_to_queue(transaction, instance, is_new=True)

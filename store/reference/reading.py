@@ -42,6 +42,7 @@ def matches(instance: InstanceData, query: Query) -> bool:
         query.id in (None, instance.id)
         and query.kind in (None, instance.kind)
         and bool(instance.state & query.states)
+        and query.parent_id in (None, instance.parent)
         and (query.tag is None or query.tag in instance.tags)
         and (query.after_us is None or created_us >= query.after_us)
         and (query.before_us is None or created_us < query.before_us)

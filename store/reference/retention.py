@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from peerjob.model.query import Filter
 from peerjob.model.record import Transition
 
-from .ends import remove
+from .ends import is_held, remove
 from .reading import created_us_of, page_of
 from .state import InstanceData
-from .transaction import REMEMBERED_US, ReferenceTransaction
+from .transaction import REMEMBERED_US, ReferenceTransaction, Settled
 
 
 def expire(transaction: ReferenceTransaction, limit: int) -> int:
@@ -59,7 +59,12 @@ def removable(transaction: ReferenceTransaction) -> list[str]:
 def clear_instances(transaction: ReferenceTransaction, filter: Filter, *, limit: int = 500) -> int:
     """Remove final instances that match, the oldest first."""
     ids = transaction.choices.removed(
-        [instance.id for instance in _matching(transaction, filter) if instance.over], limit
+        [
+            instance.id
+            for instance in _matching(transaction, filter)
+            if instance.over and not is_held(transaction, instance)
+        ],
+        limit,
     )
     for id in ids:
         remove(transaction, transaction.state.instances[id])
@@ -93,6 +98,8 @@ def clear(transaction: ReferenceTransaction) -> None:
     """Remove every instance in any state."""
     for instance in list(transaction.state.instances.values()):
         remove(transaction, instance)
+    transaction.state.edges.clear()
+    transaction.state.children.clear()
     transaction.state.undecodable = 0
 
 
@@ -114,3 +121,4 @@ def set_aside(transaction: ReferenceTransaction, id: str) -> None:
     remove(transaction, transaction.state.instances[id])
     transaction.state.removed.pop(id, None)
     transaction.state.undecodable += 1
+    transaction.settling.append(Settled(id, None, final=True, over=True))

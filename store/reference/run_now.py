@@ -27,6 +27,8 @@ def _run_now(transaction: ReferenceTransaction, id: str) -> RunNowAnswer:
         return None if instance is None else instance.state
     if id in transaction.state.slots.get(instance.slot, [])[1:]:
         return RunNow.PARKED
+    if instance.waits(transaction.now_us):
+        return RunNow.SUSPENDED
     if instance.due_us <= transaction.now_us:
         return RunNow.WAS_DUE
     remove_from_queue(transaction, instance)

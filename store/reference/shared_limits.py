@@ -15,9 +15,10 @@ from peerjob.model.stored_limit import (
     LimitSupport,
     LimitView,
 )
-from peerjob.store.rules import LIMITS_LAYOUT, check_kinds_of_limit, check_readers, check_supported
+from peerjob.store.rules import LIMITS_LAYOUT, check_kinds_of_limit, check_supported
 
 from .catalogue import publish_kinds
+from .layout import raise_layout
 from .state import LimitData, LimitsOfKind
 from .transaction import ReferenceTransaction
 
@@ -153,7 +154,7 @@ def publish_limits(transaction: ReferenceTransaction, limits: Sequence[KindLimit
         for shared in given.shared:
             check_kinds_of_limit(shared.name, len({given.kind, *kinds_of(transaction, shared.name)}))
         if given.shared or given.key_concurrency:
-            _raise_layout(transaction)
+            raise_layout(transaction, LIMITS_LAYOUT, "limits")
         publish_kinds(transaction, [given.kind])
         rules = transaction.state.kind_rules.setdefault(given.kind, LimitsOfKind())
         names = {*rules.names, *(shared.name for shared in given.shared)}
@@ -191,7 +192,7 @@ def set_limit(transaction: ReferenceTransaction, setting: LimitSetting, support:
 def pause_kind(transaction: ReferenceTransaction, kind: str, *, paused: bool, note: str) -> None:
     """Pause a kind, or resume it."""
     if paused:
-        _raise_layout(transaction)
+        raise_layout(transaction, LIMITS_LAYOUT, "limits")
     rules = transaction.state.kind_rules.setdefault(kind, LimitsOfKind())
     rules.paused, rules.reason = paused, note if paused else ""
     transaction.queued[kind] = len(transaction.state.ready.get(kind, ()))
@@ -207,15 +208,6 @@ def throttle(transaction: ReferenceTransaction, name: str, delay_us: int, *, sho
     limit.closed_us = until_us if shorten else max(limit.closed_us, until_us)
     transaction.opened.add(name)
     return True
-
-
-def _raise_layout(transaction: ReferenceTransaction) -> None:
-    """Raise the layout of the namespace, unless a live node does not read it."""
-    state = transaction.state
-    if state.layout < LIMITS_LAYOUT:
-        live = (node.info for node in state.nodes.values() if node.alive(transaction.now_us))
-        check_readers(live, LIMITS_LAYOUT, "limits", namespace=transaction.namespace, url="memory://")
-        state.layout = LIMITS_LAYOUT
 
 
 def tidy(transaction: ReferenceTransaction) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from peerjob.model.audit import AuditRecord
+from peerjob.model.durable import Wait, When
 from peerjob.model.firing import FireRecord, Leader
 from peerjob.model.published import KindDescriptor
 from peerjob.model.record import (
@@ -66,6 +67,19 @@ class InstanceData:
     """How many lines were appended; the last one in `logs` has the number `logged - 1`."""
     dropped: int = 0
     """How many of them were dropped at the limit."""
+    steps: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    """Steps and signals by stored name."""
+    wait: Wait | None = None
+    """What the instance waits for, until its claim or until a signal or its needs end the wait."""
+    former_due_us: int = 0
+    """The due time before a wait with a time."""
+    needs: set[str] = field(default_factory=set[str])
+    """The children that are not over, of those that were needed under this fence."""
+    parent: str = ""
+    open: bool = False
+    """Whether the instance is a child that gets more needs."""
+    has_children: bool = False
+    """Whether the instance has ever made a child."""
 
     @property
     def suspect(self) -> bool:
@@ -81,6 +95,20 @@ class InstanceData:
     def over(self) -> bool:
         """Whether the instance is final and its body has ended: its key and its slot are free."""
         return self.state.is_final and not self.releasing
+
+    def waits(self, now_us: int) -> bool:
+        """Whether the instance waits. A wait whose time has come is over."""
+        wait = self.wait
+        return wait is not None and (wait.until_us is None or wait.until_us > now_us)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An instance needs another one, under a fence."""
+
+    dependant: str
+    fence: int
+    when: When
 
 
 @dataclass(kw_only=True)
@@ -228,6 +256,11 @@ class Namespace:
     slots: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """Schedule → the instance that holds its slot, then those that wait for it, in no queue."""
 
+    edges: dict[str, list[Edge]] = field(default_factory=dict[str, list[Edge]])
+    """Instance that is not over → what needs it."""
+    children: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """Parent that is not final → its children, which are held."""
+
     layout: int = LAYOUT
     shared_limits: dict[str, LimitData] = field(default_factory=dict[str, LimitData])
     kind_rules: dict[str, LimitsOfKind] = field(default_factory=dict[str, LimitsOfKind])
@@ -284,6 +317,9 @@ def to_record(instance: InstanceData) -> Record:
         slot=instance.slot,
         retention_us=instance.retention_us,
         max_crashes=instance.max_crashes,
+        parent=instance.parent,
+        wait=instance.wait,
+        open=instance.open,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from peerjob.model.activity_sample import ActivitySample
 from peerjob.model.audit import MAX_AUDIT, AuditRecord
 from peerjob.model.clock import Clock
+from peerjob.model.durable import MAX_SETTLED, SignalAnswer, StepPage
 from peerjob.model.firing import (
     MAX_SCHEDULES,
     Candidate,
@@ -31,10 +32,12 @@ from peerjob.model.record import (
     Claimed,
     Enqueued,
     Health,
+    Held,
     Hint,
     Instruction,
     LogLine,
     LogPage,
+    NewChild,
     NewInstance,
     NodeInfo,
     NodeView,
@@ -49,10 +52,11 @@ from peerjob.model.record import (
 from peerjob.model.run_now import RunNowAnswer
 from peerjob.model.state import State
 from peerjob.model.stored_limit import KeyLimitPage, KindLimits, LimitKey, LimitPage, LimitSetting
-from peerjob.store.durable_stub import DurableStub
 
 from . import (
     catalogue,
+    durable,
+    edges,
     elections,
     firing,
     gates,
@@ -70,7 +74,9 @@ from .cancel import cancel
 from .choices import Choices
 from .claim import claim
 from .commit import add_lines, commit
+from .edges import settle
 from .enqueue import enqueue
+from .layout import raise_layout
 from .run_now import run_now
 from .state import Namespace
 from .transaction import ReferenceTransaction
@@ -103,6 +109,7 @@ class ReferenceData:
             state = self.namespaces.setdefault(namespace, Namespace())
             transaction = ReferenceTransaction(state, clock.time_us(), limits, choices, namespace=namespace)
             yield transaction
+            settle(transaction)
             gates.finish(transaction)
         if transaction.rings:
             self.waiters.ring()
@@ -185,7 +192,7 @@ class ReferenceElections(_Commands):
         return await self._data.waiters.until(other_leader, min(left, timeout)) or left <= timeout
 
 
-class ReferenceStore(DurableStub, _Commands):
+class ReferenceStore(_Commands):
     """See `peerjob.store.base.Store`, and for each command the function that it calls."""
 
     url = "memory://"
@@ -369,6 +376,32 @@ class ReferenceStore(DurableStub, _Commands):
     async def check_limits(self, cursor: str | None = None) -> tuple[int, str | None]:
         with self._transaction() as transaction:
             return gates.check_limits(transaction, cursor)
+
+    # -- durable bodies -------------------------------------------------------------------------------------------
+
+    async def require_layout(self, layout: int, what: str) -> None:
+        with self._transaction() as transaction:
+            raise_layout(transaction, layout, what)
+
+    async def spawn(self, incarnation: str, parent: Held, children: Sequence[NewChild]) -> list[Enqueued] | None:
+        with self._transaction() as transaction:
+            return edges.spawn(transaction, incarnation, parent, children)
+
+    async def signal(self, id: str, name: str, value: bytes) -> SignalAnswer:
+        with self._transaction() as transaction:
+            return durable.signal(transaction, id, name, value)
+
+    async def steps(self, id: str, *, cursor: str | None = None) -> StepPage:
+        with self._transaction() as transaction:
+            return durable.steps(transaction, id, cursor)
+
+    async def open_needs(self, ids: Sequence[str]) -> list[int]:
+        with self._transaction() as transaction:
+            return durable.open_needs(transaction, ids)
+
+    async def settle(self, limit: int = MAX_SETTLED) -> bool:
+        """Nothing is left: the command that ends an instance settles it."""
+        return False
 
     # -- schedules ------------------------------------------------------------------------------------------------
 

@@ -11,12 +11,27 @@ from peerjob.model.record import MAX_HISTORY, Hint, StoreLimits, Transition
 from peerjob.model.state import State
 
 from .choices import Choices
-from .state import InstanceData, Namespace, NodeData, Remembered, wants
+from .state import Edge, InstanceData, Namespace, NodeData, Remembered, wants
 
 T = TypeVar("T")
 
 REMEMBERED_US = 3_600_000_000
 """Time for which an answer and an ended incarnation are remembered: longer than any call is repeated."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """An end that others wait for."""
+
+    id: str
+    state: State | None
+    """The final state; None for an instance that is gone."""
+    final: bool = False
+    """Whether the instance became final, which lets its children go."""
+    over: bool = False
+    """Whether the instance is over, which ends what needs it."""
+    edges: tuple[Edge, ...] = ()
+    """What needs it, if that came after its end."""
 
 
 @dataclass
@@ -35,6 +50,8 @@ class ReferenceTransaction:
     """Kind with limits → how many instances came to its queue."""
     opened: set[str] = field(default_factory=set[str])
     """The shared limits that were full and whose claims ended, or that were changed."""
+    settling: list[Settled] = field(default_factory=list[Settled])
+    """What has ended in this transaction, and is not followed up yet; see `edges.settle`."""
     namespace: str = ""
     rings: bool = False
     """Whether the command left something that a caller waits for: a hint, or another leader."""

@@ -7,6 +7,7 @@ from typing import Any
 from peerjob import Filter, Node, Query, State, Store
 from peerjob.model.activity_sample import ActivitySample
 from peerjob.model.audit import AuditRecord
+from peerjob.model.durable import SignalAnswer, StepPage
 from peerjob.model.firing import Fire, FireAnswer, FirePage, SchedulePage, SchedulePut, ScheduleRow, Term
 from peerjob.model.published import KindDescriptor
 from peerjob.model.record import (
@@ -15,10 +16,12 @@ from peerjob.model.record import (
     Claimed,
     Enqueued,
     Health,
+    Held,
     Hint,
     Instruction,
     LogLine,
     LogPage,
+    NewChild,
     NewInstance,
     NodeInfo,
     NodeView,
@@ -240,6 +243,24 @@ class CountingStore:
 
     async def health(self) -> Health:
         return await self._inner.health()
+
+    async def require_layout(self, layout: int, what: str) -> None:
+        await self._inner.require_layout(layout, what)
+
+    async def spawn(self, incarnation: str, parent: Held, children: Sequence[NewChild]) -> list[Enqueued] | None:
+        return await self._inner.spawn(incarnation, parent, children)
+
+    async def signal(self, id: str, name: str, value: bytes) -> SignalAnswer:
+        return await self._inner.signal(id, name, value)
+
+    async def steps(self, id: str, *, cursor: str | None = None) -> StepPage:
+        return await self._inner.steps(id, cursor=cursor)
+
+    async def open_needs(self, ids: Sequence[str]) -> list[int]:
+        return await self._inner.open_needs(ids)
+
+    async def settle(self, limit: int = 100) -> bool:
+        return await self._inner.settle(limit)
 
     async def expire(self, limit: int) -> int:
         return await self._inner.expire(limit)

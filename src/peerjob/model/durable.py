@@ -24,6 +24,8 @@ MAX_STEP_BYTES = 1 << 20
 """Most bytes of one value."""
 MAX_ALL_STEP_BYTES = 16 << 20
 """Most bytes of all values of an instance, signals included."""
+MAX_STEPS_CALL = 50
+"""Most steps in one outcome."""
 MAX_CHILDREN_CALL = 200
 """Most children in one call of `spawn`."""
 MAX_NEEDS_CALL = 500

@@ -143,7 +143,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     parent: str = ""
     """The id of the instance that made this one as its child."""
     wait: Wait | None = None
-    """What the instance waits for since it was suspended; None if it does not wait."""
+    """What the instance waits for: since it was suspended, or as a child. None if it does not wait.
+
+    A wait whose time has come can be here until the claim.
+    """
     open: bool = False
     """Whether the instance is a child that cannot run yet, because its parent has not told all of its needs."""
 
@@ -167,7 +170,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tags: tuple[str, ...] = ()
     parent: str = ""
     linked: bool = False
-    """Whether the instance has steps, children or a parent. Each `Outcome` of the claim repeats it."""
+    """True if the instance has steps, children or a parent. Each `Outcome` of the claim repeats it."""
     has_steps: bool = False
     """Whether the instance has steps or signals."""
 
@@ -279,9 +282,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     logs: tuple[LogLine, ...] = ()
     """Log lines, which the store appends before the transition in the same transaction."""
     steps: tuple[Step, ...] = ()
-    """Values to keep, each under a name that has none or this one; at most MAX_STEP_BYTES in all."""
+    """Values to keep, each under a name that has none or this one; at most MAX_STEPS_CALL and MAX_STEP_BYTES."""
     needs: tuple[Need, ...] = ()
-    """Children of the instance that its wait needs; only with REPORT and SUSPEND, at most MAX_NEEDS_CALL."""
+    """Children of the instance that its wait needs as "ended", at most MAX_NEEDS_CALL; only with REPORT and SUSPEND."""
     wait: Wait | None = None
     """Only with SUSPEND, which must have it."""
     linked: bool = False

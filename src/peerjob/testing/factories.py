@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypedDict, Unpack
 
 from peerjob.model.clock import Clock
+from peerjob.model.durable import Need, Step, Wait
 from peerjob.model.ids import IdSource
 from peerjob.model.record import (
     MAX_BATCH,
@@ -59,6 +60,10 @@ class OutcomeOptions(TypedDict, total=False):
     delay_us: int
     note: str
     logs: tuple[LogLine, ...]
+    steps: tuple[Step, ...]
+    needs: tuple[Need, ...]
+    wait: Wait | None
+    linked: bool
 
 
 class Factory:
@@ -108,7 +113,8 @@ class Factory:
 
 def outcome(claim: Claim, action: Action = Action.COMPLETE, **options: Unpack[OutcomeOptions]) -> Outcome:
     """Make the outcome that the owner of a claim reports."""
-    return Outcome(id=claim.id, fence=claim.fence, action=action, **options)
+    given: OutcomeOptions = {"linked": claim.linked, **options}
+    return Outcome(id=claim.id, fence=claim.fence, action=action, **given)
 
 
 @dataclass(kw_only=True)
@@ -176,6 +182,11 @@ class Peer:
     async def report(self, claim: Claim, **options: Unpack[OutcomeOptions]) -> Ack:
         """Report without a change of state: a start, progress, log lines."""
         return await self.end(claim, Action.REPORT, **options)
+
+    async def suspend(self, claim: Claim, until: Wait, **options: Unpack[OutcomeOptions]) -> Ack:
+        """End the run; the instance then waits."""
+        given: OutcomeOptions = {**options, "wait": until}
+        return await self.end(claim, Action.SUSPEND, **given)
 
     async def renew(self, *held: Claim, ttl_us: int = LONG_TTL_US) -> Renewed:
         """Renew the lease, with these claims held."""

@@ -32,6 +32,7 @@ from .isolation import IsolationRules
 from .key_limits import KeyLimitRules
 from .key_order import KeyOrderRules
 from .key_races import KeyRaceRules
+from .key_waits import KeyWaitRules
 from .kinds import KindRules
 from .ledger import LedgerRules
 from .limits import LimitRules
@@ -50,8 +51,11 @@ from .row_fields import RowFieldRules
 from .run_now import RunNowRules
 from .schedules import ScheduleRules
 from .shared_limits import SharedLimitRules
+from .signals import SignalRules
 from .slot_handover import PassingRules
+from .steps import StepRules
 from .suspects import SuspectRules
+from .suspending import SuspendRules
 from .walk import RandomWalks
 
 
@@ -94,11 +98,16 @@ class _RulesWithoutLimits(
     ElectionRules,
     BatchRules,
     RandomWalks,
+    StepRules,
+    SignalRules,
+    SuspendRules,
 ):
     """The rules that hold with and without limits."""
 
 
-class StoreConformance(_RulesWithoutLimits, SharedLimitRules, RateRules, KeyLimitRules, KeyOrderRules, KeyRaceRules):
+class StoreConformance(
+    _RulesWithoutLimits, SharedLimitRules, RateRules, KeyLimitRules, KeyOrderRules, KeyRaceRules, KeyWaitRules
+):
     """Every rule of the contract in `peerjob.store.base`; a subclass provides `make_store`."""
 
 

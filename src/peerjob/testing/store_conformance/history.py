@@ -7,7 +7,7 @@ from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import outcome
 
-from .suite import StoreSuite, states
+from .suite import PLAIN_ACTIONS, StoreSuite, states
 
 QUEUED = [State.CREATED, State.SCHEDULED]
 
@@ -36,7 +36,7 @@ class HistoryRules(StoreSuite):
         await peer.end(claim, action, result=b"first", error=b"first")
         before = await self.everything(store, claim.id)
 
-        for later in Action:
+        for later in PLAIN_ACTIONS:
             said = outcome(
                 claim, later, result=b"no", error=b"no", progress=b"no", started=True, logs=(self.make.line("no"),)
             )

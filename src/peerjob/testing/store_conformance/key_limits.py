@@ -13,7 +13,7 @@ from peerjob.store.base import Store
 from peerjob.testing.factories import outcome
 
 from .limit_suite import LimitSuite
-from .suite import ids_of
+from .suite import PLAIN_ACTIONS, ids_of
 from .timetable import ScheduleSuite
 
 
@@ -66,7 +66,7 @@ class KeyLimitRules(LimitSuite, ScheduleSuite):
     @pytest.mark.parametrize(
         "ending",
         [
-            *(action.value for action in Action if action not in (Action.REPORT, Action.RELEASE)),
+            *(action.value for action in PLAIN_ACTIONS if action not in (Action.REPORT, Action.RELEASE)),
             "leave",
             "die",
             "poison",

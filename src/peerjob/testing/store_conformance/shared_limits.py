@@ -9,7 +9,7 @@ from peerjob.store.base import Store
 from peerjob.testing.factories import Peer, outcome
 
 from .limit_suite import LimitSuite
-from .suite import ids_of
+from .suite import PLAIN_ACTIONS, ids_of
 
 
 class SharedLimitRules(LimitSuite):
@@ -92,7 +92,7 @@ class SharedLimitRules(LimitSuite):
     @pytest.mark.parametrize(
         "ending",
         [
-            *(action.value for action in Action if action not in (Action.REPORT, Action.RELEASE)),
+            *(action.value for action in PLAIN_ACTIONS if action not in (Action.REPORT, Action.RELEASE)),
             "leave",
             "die",
             "cancel, release",

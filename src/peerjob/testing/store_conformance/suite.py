@@ -13,12 +13,15 @@ import pytest
 
 from peerjob.model.clock import Clock, SystemClock
 from peerjob.model.query import Query
-from peerjob.model.record import Claim, Hint, LogLine, NewInstance, Page, Reaped, Record, StoreLimits
+from peerjob.model.record import Action, Claim, Hint, LogLine, NewInstance, Page, Reaped, Record, StoreLimits
 from peerjob.model.state import ARROWS, State
 from peerjob.store.base import Store
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
 
 Result = TypeVar("Result")
+
+PLAIN_ACTIONS = tuple(action for action in Action if action is not Action.SUSPEND)
+"""The actions without a wait."""
 
 
 class StoreSuite:
