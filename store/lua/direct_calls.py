@@ -12,7 +12,7 @@ from peerjob.store.lua.scripts.script import Call, Reply
 
 from .client.blocking_driver import BlockingDriver
 from .client.connection import pack
-from .commands.codec import ID_SIZE, MAX_PLAIN_RECORDS, is_plain, plain_record
+from .commands.arrivals import ID_SIZE, MAX_PLAIN_RECORDS, is_plain, plain_record
 from .commands.queue_commands import CHEAP_SCRIPTS, LuaQueueCommands
 from .commands.read_commands import LuaReadCommands
 

@@ -10,7 +10,6 @@ from peerjob.model.errors import OptionError
 from peerjob.model.extras import needs_extra
 from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.store.calls import RETRY_FOR, answer_within
-from peerjob.store.durable_stub import DurableStub
 from peerjob.store.rules import check_layout
 from peerjob.store.url import redact
 
@@ -38,7 +37,6 @@ _MAX_WIPED = 1_000
 
 
 class LuaStore(
-    DurableStub,
     LuaQueueCommands,
     LuaNodeCommands,
     LuaScheduleCommands,

@@ -10,7 +10,7 @@ import redis
 from peerjob.model.query import Query
 from peerjob.model.record import NewInstance
 from peerjob.model.state import State
-from peerjob.store.lua.commands.codec import enqueue_arguments, plain_arguments
+from peerjob.store.lua.commands.arrivals import enqueue_arguments, plain_arguments
 from peerjob.store.lua.scripts.script import Reply
 from peerjob.store.lua.store import LuaStore
 from support.lua_site import MakeSite, Site, with_each_driver

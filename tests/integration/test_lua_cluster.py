@@ -32,7 +32,10 @@ from peerjob.testing.store_conformance.overlap import OverlapRules
 from peerjob.testing.store_conformance.queue import QueueRules
 from peerjob.testing.store_conformance.retention import RetentionRules
 from peerjob.testing.store_conformance.schedules import ScheduleRules
+from peerjob.testing.store_conformance.signals import SignalRules
+from peerjob.testing.store_conformance.steps import StepRules
 from peerjob.testing.store_conformance.suite import StoreSuite
+from peerjob.testing.store_conformance.suspending import SuspendRules
 from peerjob.testing.store_conformance.timetable import ScheduleSuite
 from support.lua_site import with_each_driver_to_a_cluster
 from support.servers import MissingServerError, Server, ServerCluster, ServerKind, free_port, needed, through_glide
@@ -76,6 +79,9 @@ class EveryScript(
     LedgerRules,
     OverlapRules,
     ElectionRules,
+    StepRules,
+    SignalRules,
+    SuspendRules,
 ):
     """Rules that together run every script."""
 

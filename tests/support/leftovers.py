@@ -30,6 +30,7 @@ _UNREAD = (
 
 OF_LUA: Mapping[str, str] = {
     "layout": "the version of the stored form, which each release checks",
+    "flows": "that version again, in case the server loses the key `layout`",
     "catalogue": _PUBLISHED,
     "descriptors": _PUBLISHED,
     "terms": _NUMBERS,

@@ -13,13 +13,16 @@ MAX_LOOKED_AT = 200_000
 _BATCH = 1_000
 _NAMES = {
     "hash": (
-        "activity dead descriptors g idle k kinds leader limit limits n node now own req revisions schedule sets slots "
-        "terms watched"
+        "activity c dead descriptors g idle k kinds leader limit limits n node now own req revisions schedule sets "
+        "slots terms watched"
     ),
     "list": "aside audit l wake",
     "set": "charged idle: r set unused users",
-    "string": "a asides cancel confirmed gone i indexed layout limited removal watching",
-    "zset": "catalogue changes delayed f fired gaps head leases q removed s schedules shead slot t w 2 4 8 16 32 64",
+    "string": "a asides cancel confirmed flows gone i indexed layout limited removal watching",
+    "zset": (
+        "catalogue changes d delayed f fired gaps head leases m q removed s schedules settling shead slot t w "
+        "2 4 8 16 32 64"
+    ),
 }
 TYPES: Mapping[str, str] = {name: type for type, names in _NAMES.items() for name in names.split()}
 """The first part of a key → its type. Only `idle` has two: that of the key, and that of the keys `idle:…`."""

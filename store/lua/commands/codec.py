@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, cast
 
 import msgspec
 
 from peerjob.model.errors import DecodeError
-from peerjob.model.record import Ack, Action, Claim, Claimed, LogLine, NewInstance, Outcome, Record, Transition
+from peerjob.model.record import (
+    Ack,
+    Action,
+    Claim,
+    Claimed,
+    LogLine,
+    Outcome,
+    Record,
+    Transition,
+)
 from peerjob.model.spec import reader
 from peerjob.model.state import SINGLE, State
 from peerjob.store.lua.scripts.script import Argument, Reply
 
+from .thread import NO_THREAD, PARENT_MARK, add_thread_arguments, unpack_thread
+
 FORMAT = 1
-MAX_TAIL = 512
-"""The maximum number of bytes that later versions of peerjob can keep in the tail of a record."""
+MAX_TAIL = 1536
+"""The maximum number of bytes in the tail of a record: the thread, and up to 512 bytes of later versions of peerjob."""
 MAX_TIME_US = 2**53 - 1
 """The latest time in microseconds that a double holds exactly: the year 2255."""
-ID_SIZE = 36
 MAX_NOTE = 1000
-MAX_PLAIN_RECORDS = 1_000
-"""The maximum number of kinds and options whose record is kept for the next instance."""
 
 _NUMBERS = struct.Struct(">BBBHidddIIIIdII")
-_HEAD, _COUNTS = struct.Struct(">BBBHi"), struct.Struct(">IIIIdII")
-_TIME_BYTES = 8
 _SIZE = struct.Struct(">I")
 _ENTRY = struct.Struct(">BdI")
 _HAS_KEY, _HAS_RESULT, _HAS_ERROR, _HAS_PROGRESS, _HAS_SLOT, _HAS_TAIL = 2, 4, 8, 16, 64, 128
@@ -45,110 +50,9 @@ ACTIONS = {
     Action.HAND_BACK: "H",
     Action.RELEASE: "L",
     Action.REPORT: "P",
+    Action.SUSPEND: "S",
 }
-ACKS = {ord("D"): Ack.DONE, ord("L"): Ack.LOST, ord("C"): Ack.CANCELLED}
-
-
-def enqueue_arguments(instances: Sequence[NewInstance], node: str) -> list[Argument]:
-    """Arguments of enqueue.lua; instances that differ only in id and spec share a template."""
-    templates: list[Argument] = []
-    numbers: dict[tuple[object, ...], int] = {}
-    members: list[Argument] = []
-    for instance in instances:
-        shape = (
-            instance.kind,
-            instance.priority,
-            instance.due_us,
-            instance.delay_us,
-            instance.key,
-            instance.tags,
-            instance.retention_us,
-            instance.max_crashes,
-            instance.attempts,
-            instance.crashes,
-            instance.losses,
-        )
-        number = numbers.get(shape)
-        if number is None:
-            number = numbers[shape] = len(numbers) + 1
-            templates += template_arguments(instance)
-        members += (instance.id, with_limit_key(number, instance), instance.spec)
-    return [node, len(numbers), *templates, *members]
-
-
-def plain_arguments(instance: NewInstance, node: str) -> tuple[Argument, ...] | None:
-    """Arguments of enqueue_waking.lua and the cheaper scripts; None if the instance is not simple enough for them."""
-    if not is_plain(instance):
-        return None
-    kind, priority = instance.kind, instance.priority
-    parts = plain_record(kind, priority, instance.retention_us, instance.max_crashes, node)
-    return (kind, priority, *parts, instance.id, instance.spec)
-
-
-def is_plain(instance: NewInstance) -> bool:
-    """Whether an instance is due now, and has no key, no limit key, no tags, and no counts of another store."""
-    return (
-        instance.due_us is None
-        and not instance.delay_us
-        and instance.key is None
-        and not (instance.tags or instance.limit_key or instance.attempts or instance.crashes or instance.losses)
-    )
-
-
-@lru_cache(maxsize=MAX_PLAIN_RECORDS)
-def plain_record(
-    kind: str, priority: int, retention_us: int | None, max_crashes: int, node: str
-) -> tuple[bytes, bytes, bytes, bytes]:
-    """The record of a new instance without key, tags and slot, cut where its time belongs.
-
-    The time stands four times in the record: the due time, followed by the fence 0; the time of the last change; and
-    the times of Created and of Scheduled.
-    """
-    retention = -1 if retention_us is None else retention_us
-    entry = _SIZE.pack(1) + _sized(node.encode()) + _sized(b"")
-    between = entry + bytes([State.SCHEDULED])
-    head = _HEAD.pack(FORMAT, State.SCHEDULED, 0, 2, priority)
-    history_size = 2 * (1 + _TIME_BYTES + len(entry))
-    numbers = _COUNTS.pack(0, 0, 0, max_crashes, retention, 0, 0) + _sized(kind.encode()) + _sized(b"")
-    return head, numbers + _SIZE.pack(history_size) + bytes([State.CREATED]), between, entry
-
-
-def with_limit_key(number: int, instance: NewInstance) -> Argument:
-    """A number, and after it the concurrency and the limit key of an instance that has one."""
-    return f"{number} {instance.key_concurrency} {instance.limit_key}" if instance.limit_key else number
-
-
-def check_id(id: str) -> None:
-    """Raise ValueError if an id has not the length of a UUID."""
-    if len(id) != ID_SIZE:
-        raise ValueError(f"an id is a UUID of {ID_SIZE} characters, not {id!r}")
-
-
-def template_arguments(instance: NewInstance) -> tuple[Argument, ...]:
-    """A template of equal instances, as arrival.lua reads it."""
-    if instance.due_us is not None:
-        due = f"={min(max(instance.due_us, 0), MAX_TIME_US)}"
-    else:
-        due = f"+{instance.delay_us}" if instance.delay_us else ""
-    return (
-        instance.kind,
-        instance.priority,
-        due,
-        "" if instance.key is None else f"k{instance.key}",
-        b"".join(_sized(tag.encode()) for tag in dict.fromkeys(instance.tags)),
-        -1 if instance.retention_us is None else instance.retention_us,
-        instance.max_crashes,
-        _counts(instance),
-    )
-
-
-def _counts(instance: NewInstance) -> str:
-    """The counts of an instance that comes from another store; "" for any other."""
-    return (
-        f"{instance.attempts} {instance.crashes} {instance.losses}"
-        if instance.attempts or instance.crashes or instance.losses
-        else ""
-    )
+ACKS = {ord("D"): Ack.DONE, ord("L"): Ack.LOST, ord("C"): Ack.CANCELLED, ord("T"): Ack.TAKEN}
 
 
 def claimed(reply: Reply) -> Claimed:
@@ -179,9 +83,17 @@ def claimed(reply: Reply) -> Claimed:
             )
         )
     labels = iter(reply[4])
-    for number, key, tags in zip(labels, labels, labels, strict=True):
+    for number, key, tags, tail in zip(labels, labels, labels, labels, strict=True):
         index: int = number - 1
-        claims[index] = msgspec.structs.replace(claims[index], key=key[1:].decode() if key else None, tags=_tags(tags))
+        thread = unpack_thread(tail)
+        claims[index] = msgspec.structs.replace(
+            claims[index],
+            key=key[1:].decode() if key else None,
+            tags=_tags(tags),
+            linked=thread is not None,
+            has_steps=thread is not None and thread.values > 0,
+            parent="" if thread is None else thread.parent,
+        )
     return Claimed(claims=tuple(claims), now_us=now, next_due_us=reply[2] or None)
 
 
@@ -212,6 +124,8 @@ def outcome_arguments(outcomes: Sequence[Outcome]) -> list[Argument]:
             what += "l"
             extra.append(len(outcome.logs))
             extra += map(pack_line, outcome.logs)
+        if outcome.steps or outcome.needs or outcome.wait is not None:
+            what += add_thread_arguments(outcome, extra)
         arguments += (outcome.id, outcome.fence, what, *extra)
     return arguments
 
@@ -273,10 +187,12 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
         (key, tags, result, error, progress), end = _texts(raw, end, 5)
     if flags & _HAS_SLOT:
         (slot,), end = _texts(raw, end, 1)
+    thread = NO_THREAD
     if flags & _HAS_TAIL:
         (tail,), end = _texts(raw, end, 1)
         if len(tail) > MAX_TAIL:
             raise DecodeError(f"record of {id}: a tail of {len(tail)} bytes, at most {MAX_TAIL} expected")
+        thread = unpack_thread(tail) or NO_THREAD
     if end != len(raw):
         raise DecodeError(f"record of {id}: {len(raw)} bytes, {end} expected")
     transitions = _unpack_history(history)
@@ -303,6 +219,9 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
         slot=slot.decode(),
         retention_us=None if kept < 0 else int(kept),
         max_crashes=max_crashes,
+        parent=thread.parent,
+        wait=thread.wait(fence, due) if state == State.SCHEDULED else None,
+        open=thread.is_open(fence) and state == State.SCHEDULED,
     )
 
 
@@ -324,10 +243,6 @@ def _unpack_history(raw: bytes) -> tuple[Transition, ...]:
     return tuple(entries)
 
 
-def _sized(text: bytes) -> bytes:
-    return _SIZE.pack(len(text)) + text
-
-
 def _texts(raw: bytes, position: int, count: int) -> tuple[list[bytes], int]:
     texts: list[bytes] = []
     for _ in range(count):
@@ -345,5 +260,6 @@ def _tags(raw: bytes) -> tuple[str, ...]:
     position = 0
     while position < len(raw):
         (tag,), position = _texts(raw, position, 1)
-        tags.append(tag.decode())
+        if not tag.startswith(PARENT_MARK):
+            tags.append(tag.decode())
     return tuple(tags)

@@ -21,7 +21,7 @@ from peerjob.model.stored_limit import (
 from peerjob.store.calls import LOGGER
 from peerjob.store.lua.client.driver import check_cursor, log_set_aside
 from peerjob.store.lua.scripts.script import Argument, Reply
-from peerjob.store.rules import LAYOUT, LIMITS_LAYOUT, check_kinds_of_limit
+from peerjob.store.rules import LIMITS_LAYOUT, check_kinds_of_limit
 
 from .gate_commands import LuaGateCommands
 
@@ -35,9 +35,6 @@ _LOOKED_AT = 1_000
 
 class LuaLimitCommands(LuaGateCommands):
     """Commands that write and read limits."""
-
-    _layout = LAYOUT
-    """The layout of the namespace, as an answer told last."""
 
     async def publish_limits(self, limits: Sequence[KindLimits]) -> None:
         check_batch(len(limits))

@@ -13,7 +13,6 @@ from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import (
     Ack,
-    Action,
     Claimed,
     Enqueued,
     Hint,
@@ -27,17 +26,15 @@ from peerjob.model.record import (
 from peerjob.model.run_now import STORED_ANSWERS, RunNowAnswer
 from peerjob.model.state import State
 from peerjob.store.lua.client.driver import Driver, log_set_aside, prefix
-from peerjob.store.lua.scripts.script import Argument, Call, Reply
+from peerjob.store.lua.scripts.script import Argument, Reply
 
-from .codec import acks, check_id, claimed, enqueue_arguments, outcome_arguments, pack_line, plain_arguments
-from .gate_commands import LuaGateCommands
+from .arrivals import check_id, enqueue_arguments, plain_arguments
+from .codec import acks, claimed, pack_line
+from .durable_commands import LuaDurableCommands
 
 MAX_KINDS = 200
 """The maximum number of kinds in one script call that enqueues."""
 MAX_HINTS = 500
-_UNCONFIRMED = frozenset({Action.REPORT, Action.HAND_BACK})
-"""Outcomes that need no confirmation, because a loss is repaired: the store takes back a claim that the node does not
-know, and nodes report again."""
 _MAX_PART = 500
 """The maximum number of kinds in one call that registers a part of a set."""
 _MAX_ATTEMPTS = 3
@@ -48,10 +45,10 @@ _FULL_CLAIMS = 10
 """Claims until the next try of claim_one.lua, so that few claims need a second round trip while a node watches."""
 _SMALL = "s"
 """The first letter of the name of a small set. A claim names the kinds of a small set itself."""
-_HINTS = {"w": "work", "c": "cancel", "f": "final", "g": "change", "s": "schedule", "l": "leader"}
+_HINTS = {"w": "work", "c": "cancel", "f": "final", "g": "change", "s": "schedule", "l": "leader", "t": "settle"}
 
 
-class LuaQueueCommands(LuaGateCommands):
+class LuaQueueCommands(LuaDurableCommands):
     """Commands that move instances from state to state."""
 
     def __init__(self, driver: Driver, *, clock: Clock, limits: StoreLimits, retry_for: float) -> None:
@@ -192,28 +189,6 @@ class LuaQueueCommands(LuaGateCommands):
             reply = await self._run("claim", *claim_arguments(incarnation, command, request, set_name, want))
             if self._knows_set(incarnation, reply):
                 return _claimed(reply)
-
-    async def _commit(self, outcomes: Sequence[Outcome], arguments: Sequence[Argument], *calls: Call) -> list[Reply]:
-        """Commit outcomes, and run further calls after the commit in the same round trip."""
-        if any(outcome.action not in _UNCONFIRMED for outcome in outcomes):
-            return await self._run_durably(("commit", arguments), *calls)
-        return await self._retry(lambda: self._driver.run(("commit", arguments), *calls))
-
-    def _commit_arguments(
-        self, incarnation: str, command: str, request: str, outcomes: Sequence[Outcome]
-    ) -> list[Argument]:
-        limits = self._limits
-        return [
-            incarnation,
-            command,
-            request,
-            limits.retention_us,
-            limits.max_final_per_kind,
-            limits.max_log_lines,
-            limits.max_log_bytes,
-            len(outcomes),
-            *outcome_arguments(outcomes),
-        ]
 
     # -- the kinds of claims: each set is registered under the hash of its kinds -------------------------------------
 

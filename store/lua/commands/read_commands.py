@@ -13,6 +13,7 @@ from peerjob.store.lua.client.driver import MAX_LOOKUPS, MAX_REPLY_BYTES, LuaCom
 from peerjob.store.lua.scripts.script import Argument
 
 from .codec import unpack_line, unpack_record
+from .thread import parent_tag
 
 MAX_PAGE_BYTES = 4 << 20
 """A page of instances ends after this many bytes, so that a reply and its memory stay small."""
@@ -83,7 +84,7 @@ class LuaReadCommands(LuaCommands):
         counts: dict[str, dict[State, int]] = {}
         cursor: Argument = "0"
         while True:
-            cursor, delayed, nodes, undecodable, *kinds = await self._run(
+            cursor, delayed, nodes, undecodable, settling, *kinds = await self._run(
                 "health", cursor, MAX_LOOKUPS // len(_INDEXED)
             )
             for kind, numbers in zip(kinds[::2], kinds[1::2], strict=True):
@@ -92,7 +93,7 @@ class LuaReadCommands(LuaCommands):
                     counts[kind.decode()] = of_kind
             if cursor == b"0":
                 undecodable += len(self._reports)
-                return Health(counts=counts, delayed=delayed, nodes=nodes, undecodable=undecodable)
+                return Health(counts=counts, delayed=delayed, nodes=nodes, undecodable=undecodable, settling=settling)
 
     async def _page(self, query: Query, cursor: str | None, limit: int) -> tuple[list[Record], str | None]:
         descending = query.order == "desc"
@@ -100,7 +101,8 @@ class LuaReadCommands(LuaCommands):
         if cursor is not None:
             first, last = (first, f"({cursor}") if descending else (f"({cursor}", last)
         of_kind = "" if query.kind is None else f"k{query.kind}"
-        what = of_kind if query.tag is None else f"t{query.tag}"
+        tag = query.tag if query.parent_id is None else parent_tag(query.parent_id)
+        what = of_kind if tag is None else f"t{tag}"
         batch = MAX_LOOKUPS // max(1, sum(bool(state & query.states) for state in _INDEXED))
         ids: list[str] = []
         more = False
@@ -139,11 +141,11 @@ class LuaReadCommands(LuaCommands):
                 del ids[len(pairs) // 2 :]
                 break
         records = await self._records(ids, pairs, kind=query.kind or "", indexed=True)
-        if query.tag is not None and (gone := [id for id, record in zip(ids, records, strict=True) if record is None]):
+        if tag is not None and (gone := [id for id, record in zip(ids, records, strict=True) if record is None]):
             # A node whose version is not allowed to write the namespace skips the cleanup. A node with the right
             # version removes the ids.
             with contextlib.suppress(LayoutError):
-                await self._run("untag", query.tag, *gone)
+                await self._run("untag", tag, *gone)
         return [record for record in records if record is not None], ids[-1] if more else None
 
     async def _unindex(self, wrong: Sequence[bytes]) -> bool:
@@ -209,6 +211,7 @@ def _matches(record: Record, query: Query) -> bool:
         bool(record.state & query.states)
         and (query.kind is None or record.kind == query.kind)
         and (query.tag is None or query.tag in record.tags)
+        and (query.parent_id is None or query.parent_id == record.parent)
         and (first == "-" or record.id >= first[1:])
         and (last == "+" or record.id < last[1:])
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from peerjob.model.durable import MAX_SETTLED
 from peerjob.model.query import Filter
 from peerjob.model.record import MAX_BATCH
 from peerjob.store.lua.client.driver import MAX_LOOKUPS, LuaCommands, check_cursor, log_set_aside
@@ -63,6 +64,9 @@ class LuaRetentionCommands(LuaCommands):
             (left,) = await self._run_durably(("clear_aside", (_MAX_CLEARED,)))
             if not left:
                 break
+        # What needs a removed instance, and the children of one, are removed as well: only the edges are left.
+        while (await self._run("settle", MAX_SETTLED, self._limits.retention_us))[0]:
+            pass
 
     async def _clear_final(self, what: str, filter: Filter, cursor: str | None, limit: int) -> tuple[int, str | None]:
         """Clear one page.

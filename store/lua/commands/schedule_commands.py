@@ -24,7 +24,7 @@ from peerjob.store.lua.client.driver import MAX_REPLY_BYTES, check_cursor
 from peerjob.store.lua.scripts.script import Argument, Reply
 from peerjob.store.rules import MAX_REMOVALS, check_count, check_fires
 
-from .codec import check_id, template_arguments, with_limit_key
+from .arrivals import check_id, template_arguments, with_limit_key
 from .gate_commands import LuaGateCommands
 
 MAX_FIRES = 1_000

@@ -69,7 +69,7 @@ class LuaLiveness(SeparateClient):
         reply = await self._run("renew", incarnation, ttl_us, running, count, fences_digest, timeout=limit)
         if not reply:
             return Renewed(dead=True)
-        now, held, cancelled, instruction, work_due, reap_in_us, mended = reply
+        now, held, cancelled, instruction, work_due, reap_in_us, mended, settling = reply
         if mended:
             text = "node %s: %d damaged entries of its claims are replaced by what the records show"
             LOGGER.error(text, incarnation, mended)
@@ -84,6 +84,7 @@ class LuaLiveness(SeparateClient):
             instruction=instruction_of(instruction),
             work_due=work_due == b"1" if work_due else None,
             reap_in_us=int(reap_in_us),
+            settling=bool(settling),
         )
 
     async def withdraw(self, incarnation: str, request: str, *, timeout: float) -> None:

@@ -11,10 +11,23 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peerjob.model.durable import MAX_ALL_STEP_BYTES, MAX_SETTLED, MAX_SIGNALS, SIGNAL_MARK
 from peerjob.model.ids import OUTBOX_MARK, OUTBOX_MARK_AT
 from peerjob.model.record import MAX_HISTORY, OUTBOX_REPEAT_US, REPEAT_US, SUSPECT_AFTER
+from peerjob.model.state import State
 from peerjob.model.stored_limit import MAX_LIMIT_KINDS
-from peerjob.store.rules import KEY_TAKEN, LAYOUT, LIMITS_LAYOUT, QUEUE_FULL, REPLACED, STILL_RUNS
+from peerjob.store.rules import (
+    FLOWS_LAYOUT,
+    KEY_TAKEN,
+    LAYOUT,
+    LIMITS_LAYOUT,
+    PARENT_ENDED,
+    QUEUE_FULL,
+    REPLACED,
+    STILL_RUNS,
+    SUSPENDED,
+    need_failed,
+)
 
 from .rights import WRITES, lua_check
 
@@ -22,17 +35,20 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 _PARTS = (
-    *("base", "values", "keys", "kinds", "limits", "limit_wakes", "heap", "record", "usual", "claims", "lease"),
-    *("gates", "queue", "hints", "gate_pass", "slot", "aside"),
+    *("base", "values", "keys", "kinds", "limits", "limit_wakes", "layouts"),
+    *("heap", "record", "usual", "claims", "lease"),
+    *("gates", "queue", "thread", "hints", "gate_pass", "slot", "aside"),
     *("claim_repeat", "claim_select", "claim_due", "claim_take", "claim_end"),
-    *("outcome", "takeback", "payloads", "pages", "arrival", "schedule", "ledger", "firing", "limit_rows"),
+    *("outcome", "logs", "read_outcome", "takeback", "payloads", "pages"),
+    *("arrival", "schedule", "ledger", "firing", "limit_rows", "settle", "attach", "thread_outcome"),
 )
 """The files of `lib`, in an order in which each definition uses only earlier definitions."""
-_VERBS = ("queue", "run", "cron", "nodes", "kinds", "limits", "admin")
+_VERBS = ("queue", "run", "cron", "nodes", "kinds", "limits", "flows", "admin")
 """The folders of the scripts, by the verbs that they serve."""
 _CONSTANTS = {
     "LAYOUT": str(LAYOUT),
     "LIMITS_LAYOUT": str(LIMITS_LAYOUT),
+    "FLOWS_LAYOUT": str(FLOWS_LAYOUT),
     "MAX_LIMIT_KINDS": MAX_LIMIT_KINDS,
     "MAX_HISTORY": MAX_HISTORY,
     "SUSPECT_AFTER": SUSPECT_AFTER,
@@ -45,7 +61,19 @@ _CONSTANTS = {
     "QUEUE_FULL": QUEUE_FULL,
     "KEY_TAKEN": KEY_TAKEN,
     "REPLACED": REPLACED,
+    "SUSPENDED": SUSPENDED,
+    "PARENT_ENDED": PARENT_ENDED,
+    "NEED_GONE": need_failed("%s", None),
+    "NEED_CANCELLED": need_failed("%s", State.CANCELLED),
+    "NEED_TIMED_OUT": need_failed("%s", State.TIMED_OUT),
+    "NEED_TERMINATED": need_failed("%s", State.TERMINATED),
+    "MAX_SETTLED": MAX_SETTLED,
+    "SIGNAL_MARK": SIGNAL_MARK,
+    "MAX_SIGNALS": MAX_SIGNALS,
+    "MAX_ALL_STEP_BYTES": MAX_ALL_STEP_BYTES,
 }
+_WITH_MORE = {"commit_linked": ("commit", "thread_outcome")}
+"""Scripts with the code of another one and a further definition, which the code uses if it is there."""
 _OWN_LAYOUT_CHECK = ("open", "wipe", "enqueue_one")
 """Scripts that can write to a namespace of any layout, and one that compares the layout itself. All other writing
 scripts stop at the check of `layout` in base.lua."""
@@ -90,7 +118,10 @@ def load_scripts() -> Mapping[str, Script]:
     definitions, literals = _definitions([constants, *parts])
     files = chain.from_iterable((folder / verbs).iterdir() for verbs in _VERBS)
     texts = {path.name[:-4]: path.read_text(encoding="utf-8") for path in files if path.name.endswith(".lua")}
-    return {name: _script(name, text, definitions, literals) for name, text in texts.items()}
+    scripts = {name: _script(name, text, definitions, literals) for name, text in texts.items()}
+    for name, (base, also) in _WITH_MORE.items():
+        scripts[name] = _script(name, texts[base], definitions, literals, {also})
+    return scripts
 
 
 def _folder() -> Traversable:
@@ -156,11 +187,17 @@ def _nested(definitions: Sequence[_Definition], body: str) -> str:
     return "return (function()\n".join(levels) + body + "\nend)()" * (len(levels) - 1)
 
 
-def _script(name: str, text: str, definitions: Sequence[_Definition], literals: Mapping[str, str]) -> Script:
+def _script(
+    name: str,
+    text: str,
+    definitions: Sequence[_Definition],
+    literals: Mapping[str, str],
+    also: Iterable[str] = (),
+) -> Script:
     """Join a command with only the definitions that it needs: each definition costs the server time at every call."""
     shebang, _, body = text.partition("\n")
     body = _with_literals(_without_comments(body), literals)
-    wanted = set(_TOKEN.findall(body))
+    wanted = {*_TOKEN.findall(body), *also}
     if "no-writes" not in shebang and name not in _OWN_LAYOUT_CHECK:
         wanted.add("layout")
     chosen: list[_Definition] = []

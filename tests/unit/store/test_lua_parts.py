@@ -98,7 +98,15 @@ def test_a_script_gets_what_it_names_and_nothing_else() -> None:
     assert len({script.sha for script in scripts.values()}) == len(scripts)
     for script in scripts.values():
         shebang = script.source.splitlines()[0]
-        grows = script.name in ("enqueue", "enqueue_indexed", "enqueue_one", "enqueue_waking", "fire", "put_schedule")
+        grows = script.name in (
+            "enqueue",
+            "enqueue_indexed",
+            "enqueue_one",
+            "enqueue_waking",
+            "fire",
+            "put_schedule",
+            "spawn",
+        )
         assert shebang == "#!lua" if grows else shebang in ("#!lua flags=allow-oom", "#!lua flags=no-writes")
 
 

@@ -31,7 +31,10 @@ for _, kind in ipairs(kinds) do
       if gates then
         gates.leaves(id, kind, true)
       end
-      remove(id, kind, state, record and record.tags or '')
+      if layout == FLOWS_LAYOUT and (not record or record.thread) then
+        settle_gone(id)
+      end
+      remove(id, kind, state, record and record.tags or '', layout == FLOWS_LAYOUT)
       ids[#ids + 1] = id
     end
   end

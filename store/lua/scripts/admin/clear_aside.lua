@@ -12,6 +12,7 @@ for _, entry_text in ipairs(found) do
   if call('EXISTS', record_key(id)) == 0 then
     unlink(spec_key(id))
     unlink(logs_key(id))
+    unlink(steps_key(id))
     without_record[#without_record + 1] = id
   end
 end

@@ -15,12 +15,12 @@ local cleared = 0
 
 local clear = {
   instances = function(record, id)
-    if record.releasing then
+    if record.releasing or is_held(record, id) then
       return false
     end
     add('ZREM', expiry_key(record.kind), expiry_member(record, id))
     release_key_and_slot(record, id)
-    remove(id, record.kind, record.state, record.tags)
+    remove(id, record.kind, record.state, record.tags, record.thread)
     remember_removed(id, created_at(record))
     return true
   end,

@@ -18,7 +18,8 @@ if #denied + #missing > 0 then
 end
 local found = call('GET', KEYS[2])
 if not found then
-  found = call('EXISTS', KEYS[1] .. 'limited') == 1 and LIMITS_LAYOUT or LAYOUT
+  found = call('EXISTS', KEYS[1] .. 'flows') == 1 and FLOWS_LAYOUT or call('EXISTS', KEYS[1] .. 'limited') == 1 and LIMITS_LAYOUT
+    or LAYOUT
   call('SET', KEYS[2], found)
 end
 return {found, denied, missing}

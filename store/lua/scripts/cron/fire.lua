@@ -111,4 +111,7 @@ for n = 1, gates and 0 or tonumber(ARGV[FIRST_FIRE - 1]) do
   at = at + FIRE_SIZE + (ARGV[at + 5] ~= '' and INSTANCE_SIZE + TEMPLATE_SIZE or 0)
 end
 local replies = fire_all(make)
+if settle then
+  settle(MAX_SETTLED, retention)
+end
 return replies

@@ -6,6 +6,9 @@ local to_set_aside, strays = {}, {}
 local function set_aside(id, kind, reason)
   call('LLEN', ASIDE)
   to_set_aside[#to_set_aside + 1] = {id, kind, reason}
+  if layout == FLOWS_LAYOUT then
+    settle_gone(id)
+  end
   if gates and kind ~= '' then
     gates.leaves(id, kind, true)
   elseif gates then
@@ -34,7 +37,7 @@ local function unindex(id, kinds)
   for _, kind in ipairs(kinds) do
     for _, state in ipairs(SINGLE) do
       call('ZREM', index_key(state, kind), id)
-      call('ZREM', expiry_key(kind), id .. state, id .. state .. '+')
+      call('ZREM', expiry_key(kind), id .. state, id .. state .. '+', id .. state .. '*', id .. state .. '+*')
     end
     if shared then
       call('SREM', kind_key('r', kind), id)
@@ -67,6 +70,7 @@ local function write_set_aside()
     call('PEXPIRE', bad_key(id), ASIDE_MS)
     call('PEXPIRE', spec_key(id), ASIDE_MS)
     call('PEXPIRE', logs_key(id), ASIDE_MS)
+    call('PEXPIRE', steps_key(id), ASIDE_MS)
     call('LPUSH', ASIDE, id .. ' ' .. kind .. ': ' .. reason)
     add_to_report('1', one)
   end

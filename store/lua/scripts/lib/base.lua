@@ -25,8 +25,9 @@ local LATEST = 2 ^ 53 - 1
 local layout, has_indexes, has_watchers, has_gone, limited =
   unpack(call('MGET', KEYS[2], KEYS[1] .. 'indexed', KEYS[1] .. 'watching', KEYS[1] .. 'gone', KEYS[1] .. 'limited'))
 if not layout then
-  call('SET', KEYS[2], limited and LIMITS_LAYOUT or LAYOUT)
-elseif layout ~= LAYOUT and layout ~= LIMITS_LAYOUT then
+  layout = call('EXISTS', KEYS[1] .. 'flows') == 1 and FLOWS_LAYOUT or limited and LIMITS_LAYOUT or LAYOUT
+  call('SET', KEYS[2], layout)
+elseif layout ~= LAYOUT and layout ~= LIMITS_LAYOUT and layout ~= FLOWS_LAYOUT then
   return redis.error_reply('LAYOUT ' .. layout)
 end
 

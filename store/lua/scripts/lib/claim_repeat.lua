@@ -19,10 +19,11 @@ end
 
 local function add_record_to_reply(id, spec, record)
   add_to_reply(id, spec, record)
-  if record.key or record.tags ~= '' then
+  if record.key or record.tags ~= '' or record.thread then
     local size = #claim_labels
     claim_labels[size + 1] = (claim_reply_size - 6) / 3
     claim_labels[size + 2], claim_labels[size + 3] = record.key and 'k' .. record.key or '', record.tags
+    claim_labels[size + 4] = record.thread and record.tail or ''
   end
 end
 

@@ -20,6 +20,15 @@ local function hint_all(what)
   end
 end
 
+-- Send a hint to one live node, to this incarnation if it is one: ends of instances must be followed up.
+local function hint_settle(incarnation)
+  local live = incarnation and call('ZSCORE', LEASES, incarnation) and incarnation
+    or call('ZRANGE', LEASES, now, '+inf', 'BYSCORE', 'LIMIT', 0, 1)[1]
+  if live then
+    hint(live, 't')
+  end
+end
+
 -- Plan to remove an incarnation from the idle ones.
 local function remove_idle(incarnation, entry_text)
   entry_text = entry_text or call('HGET', IDLE, incarnation)

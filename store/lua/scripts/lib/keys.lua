@@ -38,6 +38,10 @@ local WATCHING = PREFIX .. 'watching'
 local LIMITED = PREFIX .. 'limited'
 -- hash of kinds with a limit or a pause: kind -> what holds it back; see limits.lua
 local LIMITS = PREFIX .. 'limits'
+-- string that exists once the namespace has the layout of steps and children
+local FLOWS = PREFIX .. 'flows'
+-- sorted set of ends of instances that are not followed up: time of the end -> entry; see settle.lua
+local SETTLING = PREFIX .. 'settling'
 -- hash of instances that hold the slot of a schedule or wait for the slot: id -> schedule
 local SLOTS = PREFIX .. 'slots'
 -- sorted set of schedules: revision -> name
@@ -88,6 +92,12 @@ local function record_key(id) return PREFIX .. 'i:' .. id end
 local function spec_key(id) return PREFIX .. 'a:' .. id end
 -- list: log lines of an instance, each with the size of its message in 4 bytes in front
 local function logs_key(id) return PREFIX .. 'l:' .. id end
+-- hash, the steps and signals of an instance: stored name -> value
+local function steps_key(id) return PREFIX .. 'c:' .. id end
+-- sorted set, the children of an instance that it holds: 0 -> id; see settle.lua
+local function children_key(id) return PREFIX .. 'm:' .. id end
+-- sorted set, the edges of an instance, from those that need it: 0 -> id, "c" or "e", fence; see settle.lua
+local function edges_key(id) return PREFIX .. 'd:' .. id end
 -- string that expires: marks an instance that was removed while a repeat of its enqueue can still arrive; the key
 -- `gone` says that there are marks
 local function gone_key(id) return PREFIX .. 'gone:' .. id end
@@ -107,7 +117,7 @@ local function limit_key(name) return PREFIX .. 'limit:' .. name end
 local function releasing_key(kind) return kind_key('r', kind) end
 -- sorted set like index_key, for the instances with a tag
 local function tag_key(tag) return PREFIX .. 't:' .. tag end
--- sorted set of final instances: expiry -> id, state, "+" if it has tags
+-- sorted set of final instances: expiry -> id, state, "+" if it has tags, "*" if it has a thread
 local function expiry_key(kind) return kind_key('f', kind) end
 -- hash of the unique keys of a kind: unique key -> id
 local function unique_key(kind) return PREFIX .. 'k:' .. kind end

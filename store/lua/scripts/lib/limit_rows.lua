@@ -1,21 +1,5 @@
 -- The stored limits, as the scripts read and write them that publish, set and show limits. limits.lua has the format.
 
--- Return the names of live nodes that do not read the layout of limits. If there is none, raise the layout.
-local function raise_layout()
-  local names = {}
-  for _, incarnation in ipairs(layout == LIMITS_LAYOUT and {} or call('ZRANGE', LEASES, now, '+inf', 'BYSCORE')) do
-    local found = call('HMGET', node_key(incarnation), 'name', 'reads')
-    if (whole_number(found[2]) or 0) < tonumber(LIMITS_LAYOUT) then
-      names[#names + 1] = text_or(found[1], incarnation)
-    end
-  end
-  if not names[1] and layout ~= LIMITS_LAYOUT then
-    call('SET', KEYS[2], LIMITS_LAYOUT)
-    layout = LIMITS_LAYOUT
-  end
-  return names
-end
-
 -- Return the texts of a list with NULs between them.
 local function texts_of(joined)
   local texts = {}

@@ -1,4 +1,4 @@
--- The end of a claim (the instance ends, or returns to its queue), the logs of an instance, and retention.
+-- The end of a claim (the instance ends, or returns to its queue), and retention.
 
 -- A client repeats an enqueue whose answer was lost, so the id of an instance that is removed early is remembered until
 -- no repeat can arrive. `created` is a time of the server: the time in the id comes from the clock of the client, which
@@ -22,12 +22,16 @@ local function created_at(record)
   return whole and at or now
 end
 
--- Remove an instance with its logs and index entries; `tags` are the tags in the record of the instance.
-local function remove(id, kind, state, tags)
+-- Remove an instance with its logs and index entries; `tags` are the tags in the record of the instance. `has_thread`:
+-- whether it can have steps.
+local function remove(id, kind, state, tags, has_thread)
   add('ZREM', index_key(state, kind), id)
   unlink(record_key(id))
   unlink(spec_key(id))
   unlink(logs_key(id))
+  if has_thread then
+    unlink(steps_key(id))
+  end
   each_text(tags, function(tag)
     check_zset(tag_key(tag))
     add('ZREM', tag_key(tag), id)
@@ -35,7 +39,7 @@ local function remove(id, kind, state, tags)
 end
 
 local function expiry_member(record, id)
-  return id .. STATE_TEXT[record.state] .. (record.tags ~= '' and '+' or '')
+  return id .. STATE_TEXT[record.state] .. (record.tags ~= '' and '+' or '') .. (record.thread and '*' or '')
 end
 
 -- Remove up to `max_count` final instances of a kind that have expired or exceed `max_final`. `added` is the number of
@@ -58,14 +62,14 @@ local function remove_expired(kind, added, max_count, max_final)
       break
     end
     local member = found[n]
-    local id, state, tagged = sub(member, 1, ID_SIZE), match(member, '^(%d+)(%+?)$', ID_SIZE + 1)
+    local id, state, tagged, has_thread = sub(member, 1, ID_SIZE), match(member, '^(%d+)(%+?)(%*?)$', ID_SIZE + 1)
     if state then
       local early = tonumber(found[n + 1]) > now
       local record = (early or tagged == '+') and decode(call('MGET', record_key(id))[1])
       if early then
         remember_removed(id, record and created_at(record) or now)
       end
-      remove(id, kind, state, record and record.tags or '')
+      remove(id, kind, state, record and record.tags or '', has_thread == '*')
     end
     add('ZREM', key, member)
     removed = removed + 1
@@ -99,13 +103,24 @@ local function set_expiry(kind, id, member, own_retention, retention)
   end
 end
 
+-- Let a final instance expire whose body has ended, unless its parent holds it. An instance with a thread ends only in a
+-- script that follows up ends; any other script fails here, before its first write.
+local function be_over(record, id, retention)
+  if not (record.thread and threads.is_over(record, id)) then
+    set_expiry(record.kind, id, expiry_member(record, id), record.retention, retention)
+  end
+end
+
 local function finish(record, id, state, node, note, retention)
   local before = record.state
   add_transition(record, state, node, note)
   record.owner = ''
   reindex(record, id, before)
+  if record.thread then
+    threads.final(record, id)
+  end
   if not record.releasing then
-    set_expiry(record.kind, id, expiry_member(record, id), record.retention, retention)
+    be_over(record, id, retention)
   end
 end
 
@@ -160,7 +175,7 @@ local function end_claim(incarnation, id, record, to)
   elseif record.releasing then
     record.releasing = false
     release_key_and_slot(record, id)
-    set_expiry(record.kind, id, expiry_member(record, id), record.retention, to.retention)
+    be_over(record, id, to.retention)
   elseif to.state == SCHEDULED then
     add_transition(record, SCHEDULED, to.node, to.note)
     record.owner, record.due = '', to.due
@@ -168,7 +183,9 @@ local function end_claim(incarnation, id, record, to)
       gates.leaves(id, record.kind, false)
     end
     reindex(record, id, PROCESSING)
-    add_to_queue(id, record.kind, record.priority, record.due, is_suspect(record))
+    if not to.waits then
+      add_to_queue(id, record.kind, record.priority, record.due, is_suspect(record))
+    end
   else
     finish(record, id, to.state, to.node, to.note, to.retention)
     release_key_and_slot(record, id)
@@ -204,44 +221,4 @@ local function after_claims(max_final)
     remove_expired(kind, added, 2 * added, max_final)
   end
   pass_slots_and_wake()
-end
-
-local function message_size(line)
-  return #line >= 4 and unpack_text('>I4', line) or 0
-end
-
--- Plan to append lines to the logs of an instance, and to drop the oldest lines above the limits.
-local function append_logs(record, id, lines, max_lines, max_bytes)
-  local key = logs_key(id)
-  local kept = call('LLEN', key)
-  local total, bytes = kept + #lines, kept > 0 and record.log_bytes or 0
-  for _, line in ipairs(lines) do
-    bytes = bytes + message_size(line)
-  end
-  local drop, old, fetched = 0, {}, 0
-  while drop < total and (total - drop > max_lines or bytes > max_bytes) do
-    local line
-    if drop < kept then
-      if drop >= fetched then
-        old = call('LRANGE', key, fetched, fetched + 99)
-        fetched = fetched + 100
-      end
-      line = old[drop % 100 + 1]
-    else
-      line = lines[drop - kept + 1]
-    end
-    bytes = bytes - message_size(line)
-    drop = drop + 1
-  end
-  record.log_total, record.log_bytes = record.log_total + #lines, max(bytes, 0)
-  return {key = key, drop = min(drop, kept), from = max(drop - kept, 0) + 1, lines = lines}
-end
-
-local function write_logs(plan)
-  if plan.drop > 0 then
-    call('LTRIM', plan.key, plan.drop, -1)
-  end
-  for first = plan.from, #plan.lines, SLICE do
-    call('RPUSH', plan.key, unpack(plan.lines, first, min(first + SLICE - 1, #plan.lines)))
-  end
 end

@@ -2,12 +2,14 @@
 -- whole.
 -- Numbers come first, followed by texts with their sizes. The last texts are present only if a flag is set for one of
 -- them.
--- The flag HAS_TAIL says that a tail follows: entries of later versions of peerjob, each a tag (1 byte), a length (2
--- bytes) and the bytes. This version does not read a tail; every transition keeps the tail unchanged. codec.py reads
--- the same format.
+-- The flag HAS_TAIL says that a tail follows: entries, each a tag (1 byte), a length (2 bytes) and the bytes. If the first
+-- one has the tag THREAD, it is the thread, see thread.lua. The others are of later versions of peerjob; every transition
+-- keeps them unchanged. codec.py reads the same format.
 local FORMAT = 1
 local RELEASING, HAS_KEY, HAS_RESULT, HAS_ERROR, HAS_PROGRESS, HAS_TAGS, HAS_SLOT = 1, 2, 4, 8, 16, 32, 64
-local HAS_TAIL, TAIL_LIMIT = 128, 512
+local HAS_TAIL, TAIL_LIMIT = 128, 1536
+local THREAD, THREAD_SIZE = 1, 32
+local THREAD_ENTRY = '>BI2BI4I2I2I4ddBc0I2c0'
 local RECORD = '>BBBI2i4dddI4I4I4I4dI4I4I4c0I4c0I4c0'
 local OPTIONS = '>I4c0I4c0I4c0I4c0I4c0'
 local RECORD_WITH_ENTRY = RECORD .. 'c0'
@@ -86,6 +88,14 @@ local function decode_options(record, raw, flags, from)
   if ok and present(flags, HAS_TAIL) then
     ok, record.tail, stop = pcall(unpack_text, LAST, raw, stop)
     ok = ok and #record.tail <= TAIL_LIMIT
+    if ok and byte(record.tail) == THREAD then
+      local thread, size = {}, nil
+      record.thread = thread
+      ok, thread.tag, size, thread.flags, thread.needs, thread.steps, thread.signals, thread.bytes, thread.due, thread.fence,
+        thread.parent, thread.awaits, thread.stop = pcall(unpack_text, THREAD_ENTRY, record.tail)
+      ok = ok and thread.stop == size + 4 and is_time(thread.due) and is_time(thread.fence) and is_text(thread.parent)
+        and is_text(thread.awaits)
+    end
   end
   ok = ok and is_text(key) and are_texts(tags) and is_text(record.slot)
   return ok and stop
@@ -108,7 +118,7 @@ local function decode(raw)
     crashes = crashes, losses = losses, max_crashes = max_crashes, retention = retention, log_total = log_total,
     log_bytes = log_bytes, kind = kind, owner = owner, history = history, tags = '', key = nil, result = nil,
     error = nil, progress = nil, releasing = nil, slot = '',
-    tail = nil,
+    tail = nil, thread = nil,
   }
   if flags ~= 0 then
     stop = decode_options(record, raw, flags, stop)

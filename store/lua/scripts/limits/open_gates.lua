@@ -4,7 +4,7 @@
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     kinds
 -- Reply    names of live nodes that do not read the layout of limits
-local refusing = raise_layout()
+local refusing = raise_layout(LIMITS_LAYOUT)
 for n = 1, refusing[1] and 0 or #ARGV do
   set_limit_field('g' .. ARGV[n], '')
 end

@@ -6,7 +6,7 @@
 -- Reply    names of live nodes that do not read the layout of limits
 local kind, paused, rule = ARGV[1], ARGV[2], read_rule(ARGV[1])
 if paused == '1' then
-  local refusing = raise_layout()
+  local refusing = raise_layout(LIMITS_LAYOUT)
   if refusing[1] then
     return refusing
   end

@@ -12,8 +12,8 @@ while ARGV[at] do
   is_limited = is_limited or ARGV[at + 1] ~= '0' or ARGV[at + 2] ~= '0'
   at = at + 3 + 4 * tonumber(ARGV[at + 2])
 end
-local refusing = is_limited and raise_layout() or {}
-if refusing[1] or layout ~= LIMITS_LAYOUT then
+local refusing = is_limited and raise_layout(LIMITS_LAYOUT) or {}
+if refusing[1] or tonumber(layout) < tonumber(LIMITS_LAYOUT) then
   return {layout, refusing, '', 0}
 end
 

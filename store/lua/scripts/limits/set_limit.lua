@@ -15,7 +15,7 @@ end
 if not has_setting and (removes or not is_known) then
   return {0, {}}
 end
-local refusing = raise_layout()
+local refusing = raise_layout(LIMITS_LAYOUT)
 if refusing[1] then
   return {0, refusing}
 end

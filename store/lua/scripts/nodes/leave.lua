@@ -26,6 +26,9 @@ if all then
   call('HDEL', DEAD, incarnation)
 end
 write_all()
+if settle then
+  settle(MAX_SETTLED, tonumber(ARGV[3]))
+end
 -- If the incarnation was marked dead before, a set of charged crashes exists and must expire.
 call('PEXPIRE', charged_key(incarnation), CHARGED_MS)
 return {#taken, all and 1 or 0, write_set_aside()}

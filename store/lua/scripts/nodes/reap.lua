@@ -47,6 +47,9 @@ for _, incarnation in ipairs(emptied) do
   call('HDEL', DEAD, incarnation)
 end
 write_all()
+if settle then
+  settle(MAX_SETTLED, tonumber(ARGV[3]), false, reaper)
+end
 for n = 1, #dead, 2 do
   call('PEXPIRE', charged_key(dead[n]), CHARGED_MS)
 end

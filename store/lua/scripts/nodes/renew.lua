@@ -6,7 +6,7 @@
 -- Reply    {} if dead; else {now, all claims as id, fence, id, ... or "" if number and digest match, cancelled ids
 --          whose claim has not ended, the instruction or "", "1" if the incarnation must claim, "0" if not, "" if that
 --          is not known, microseconds until the first lease of another incarnation ends, number of damaged entries of
---          claims that were replaced by what the records show}
+--          claims that were replaced by what the records show, 1 if ends of instances must be followed up, else 0}
 local incarnation = ARGV[1]
 local key = node_key(incarnation)
 local ends = call('ZSCORE', LEASES, incarnation)
@@ -71,4 +71,6 @@ if tonumber(ends) > now + tonumber(ARGV[2]) then
 end
 call('ZADD', LEASES, digits(now + tonumber(ARGV[2])), incarnation)
 call('HSET', key, 'running', ARGV[3], 'renewed', digits(now), 'steady', steady, 'ttl', ARGV[2])
-return {digits(now), same and '' or held, cancelled, call('HGET', key, 'instruction') or '', due, digits(reap_in), mended}
+local settling = layout == FLOWS_LAYOUT and call('EXISTS', SETTLING) or 0
+return {digits(now), same and '' or held, cancelled, call('HGET', key, 'instruction') or '', due, digits(reap_in), mended,
+  settling}

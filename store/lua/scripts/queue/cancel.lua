@@ -40,4 +40,7 @@ pass_slots_and_wake()
 
 call('SET', cancelled_key(request), table.concat(states, ','), 'PX', ANSWER_MS)
 write_all()
+if settle then
+  settle(MAX_SETTLED, retention)
+end
 return {write_set_aside(), unpack(states)}

@@ -11,7 +11,7 @@
 local kind, priority, id = ARGV[1], ARGV[2], ARGV[7]
 local key, stored_layout = PREFIX .. 'i:' .. id, call('MGET', KEYS[2])[1]
 if call('EXISTS', INDEXED, WATCHING, IDLE, key, PREFIX .. 'gone:' .. id) > 0
-  or stored_layout ~= LAYOUT and stored_layout ~= LIMITS_LAYOUT then
+  or stored_layout ~= LAYOUT and stored_layout ~= LIMITS_LAYOUT and stored_layout ~= FLOWS_LAYOUT then
   return 0
 end
 local queue, index = PREFIX .. 'q:' .. kind, PREFIX .. '2:' .. kind

@@ -3,7 +3,7 @@
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     kind; priority; the record of the instance in four parts, between which its time belongs, as `plain_record` in
---          codec.py makes them; id; spec
+--          arrivals.py makes them; id; spec
 -- Reply    2: added now, while a node was idle; 1 or 3: the same, but no node was idle, so that the caller can try
 --          enqueue_one.lua (1) or enqueue_indexed.lua (3) next time; -1, -2 and -3: as 1, 2 and 3, but an earlier call
 --          added it; 0: nothing was done, use enqueue.lua

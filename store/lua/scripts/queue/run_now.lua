@@ -4,11 +4,11 @@
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     request, ids
 -- Reply    {set-aside instances, then a number per id}: 0 the id is unknown, 1 due now, 2 was due before, 3 waits for
---          the slot of its schedule; else the state of the instance
+--          the slot of its schedule, 5 is suspended; else the state of the instance
 local ANSWER_MS = 600000
-local UNKNOWN, DUE_NOW, WAS_DUE, PARKED = 0, 1, 2, 3
-local ANSWERS = {[UNKNOWN] = true, [DUE_NOW] = true, [WAS_DUE] = true, [PARKED] = true, [PROCESSING] = true,
-  [CANCELLED] = true, [TIMED_OUT] = true, [COMPLETED] = true, [TERMINATED] = true}
+local UNKNOWN, DUE_NOW, WAS_DUE, PARKED, IS_SUSPENDED = 0, 1, 2, 3, 5
+local ANSWERS = {[UNKNOWN] = true, [DUE_NOW] = true, [WAS_DUE] = true, [PARKED] = true, [IS_SUSPENDED] = true,
+  [PROCESSING] = true, [CANCELLED] = true, [TIMED_OUT] = true, [COMPLETED] = true, [TERMINATED] = true}
 local answers_key = run_now_key(ARGV[1])
 local keys = {}
 for n = 2, #ARGV do
@@ -23,6 +23,8 @@ end
 local function run_now(record, id)
   if record.state ~= SCHEDULED then
     return record.state
+  elseif is_waiting(record) then
+    return IS_SUSPENDED
   elseif is_parked(record, id) then
     return PARKED
   elseif record.due <= now then

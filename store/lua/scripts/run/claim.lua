@@ -7,7 +7,8 @@
 --          for all kinds)
 -- Reply    {"dead"}; {"set"} if the incarnation did not register the set and the limit is not 0; or {"ok", now, next
 --          due time or 0, set-aside instances, keys and tags, shapes, then per claim: id, spec, number of its shape}.
---          Keys and tags, for each claim that has any: number of the claim, "" or "k" and the key, tags
+--          Keys and tags, for each claim that has any or a thread: number of the claim, "" or "k" and the key, tags, ""
+--          or a tail with the thread
 --          Shapes, what claims have in common: kind, fence, priority, due, attempts, crashes, losses of each
 --
 -- The parts are in lib/claim_repeat.lua, lib/claim_due.lua, lib/claim_select.lua, lib/claim_take.lua and

@@ -4,51 +4,22 @@
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     incarnation, command ("turn-commit": a claim follows), request, default retention, limit of final instances per kind, limit of log lines,
---          limit of log bytes, number of outcomes; per outcome: id, fence, letters and arguments. The first letter is
---          the action: C complete, T terminate, O time out, X cancel, R retry, Z snooze, H hand back, L release, P
---          report. After the action come s (started), and a letter for each argument: r result, e error, p progress, d
---          delay, n note, l number of log lines and each of them
--- Reply    {a letter per outcome: D done, L lost, C cancelled; set-aside instances}
+--          limit of log bytes, number of outcomes, the outcomes as lib/read_outcome.lua reads them; "alone" if no claim
+--          follows although the command says it
+-- Reply    {a letter per outcome: D done, L lost, C cancelled; set-aside instances}; or {"linked"}: nothing was done,
+--          since an instance has a thread, see thread.lua; use commit_linked
+--
+-- The script commit_linked has the same code and also lib/thread_outcome.lua, which has its further letters. Its reply
+-- can be {"layout"}: nothing was done, since the namespace has not the layout of steps and children.
 local incarnation, command, request = ARGV[1], ARGV[2], ARGV[3]
 local retention, max_final = tonumber(ARGV[4]), tonumber(ARGV[5])
 local max_lines, max_bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
 local owned = owned_key(incarnation)
-local FINAL = {C = COMPLETED, T = TERMINATED, O = TIMED_OUT, X = CANCELLED}
-local STARTED, RESULT, ERROR, PROGRESS, DELAY, NOTE, LOGS = byte('srepdnl', 1, 7)
 
 local answered = call('HGET', requests_key(incarnation), command)
 if answered and sub(answered, 1, #request + 1) == request .. '\n'
-  and find(answered, '^[DLC]+$', #request + 2) and #answered == #request + 1 + tonumber(ARGV[8]) then
+  and find(answered, '^[DLCT]+$', #request + 2) and #answered == #request + 1 + tonumber(ARGV[8]) then
   return {sub(answered, #request + 2), {}}
-end
-
-local ACTIONS = {C = true, T = true, O = true, X = true, R = true, Z = true, H = true, L = true, P = true}
-
--- Return the position in ARGV after an outcome, then the action and the arguments of the outcome, by letter.
-local function read_outcome(position)
-  local letters, fields = ARGV[position + 2], {}
-  local action = sub(letters, 1, 1)
-  if not ACTIONS[action] then
-    error('an outcome has the action "' .. action .. '", one of C, T, O, X, R, Z, H, L and P expected')
-  end
-  position = position + 3
-  for at = 2, #letters do
-    local letter = byte(letters, at)
-    if letter == STARTED then
-      fields[STARTED] = true
-    elseif letter == LOGS then
-      local lines = {}
-      for n = 1, tonumber(ARGV[position]) do
-        lines[n] = ARGV[position + n]
-      end
-      fields[LOGS] = lines
-      position = position + #lines + 1
-    else
-      fields[letter] = ARGV[position]
-      position = position + 1
-    end
-  end
-  return position, action, fields
 end
 
 local ids, keys, fences, actions, arguments = {}, {}, {}, {}, {}
@@ -59,7 +30,7 @@ for n = 1, tonumber(ARGV[8]) do
   position, actions[n], arguments[n] = read_outcome(position)
 end
 
-if shared and command == 'turn-commit' then
+if shared and command == 'turn-commit' and not ARGV[position] then
   shared.followed_by_claim = requests_key(incarnation)
 end
 local claims, raws = call('HMGET', owned, unpack(ids)), call('MGET', unpack(keys))
@@ -71,7 +42,7 @@ local owns, records, written, new_logs = {}, {}, {}, {}
 for n, id in ipairs(ids) do
   owns[id] = claims[n]
 end
-local started = {}
+local started, is_linked = {}, false
 -- records that end_usual wrote
 local ended_records = {}
 
@@ -88,7 +59,7 @@ local function report(id, claim, record, fields)
     owns[id] = claim_entry(fence, flags .. 's')
     started[#started + 1] = id
   end
-  if fields[LOGS] or fields[PROGRESS] then
+  if fields[LOGS] or fields[PROGRESS] or fields.thread then
     written[id] = record
   end
 end
@@ -107,17 +78,19 @@ local function end_run(id, record, action, fields)
   if action ~= 'R' then
     record.attempts = record.attempts - 1
   end
-  if action ~= 'H' then
+  if action == 'S' then
+    threads.suspend(record, id, fields.thread, to)
+  elseif action ~= 'H' then
     to.due = min(LATEST, now + tonumber(fields[DELAY] or '0'))
-    record.error = fields[ERROR] or record.error
   end
+  record.error = action ~= 'H' and fields[ERROR] or record.error
   end_claim(incarnation, id, record, to)
 end
 
 -- A processor can log after the end of a run. The late lines are kept unless another node has claimed the instance
 -- since the run ended.
 local function late_logs(id, fence, action, fields)
-  if action ~= 'P' or not fields[LOGS] or fields[PROGRESS] or fields[STARTED] then
+  if action ~= 'P' or not fields[LOGS] or fields[PROGRESS] or fields[STARTED] or fields.thread then
     return 'L'
   end
   local record = records[id]
@@ -152,7 +125,7 @@ local function apply(n, id)
     end
   end
   local record = records[id]
-  if record == nil and flags == '' and FINAL[action] and not fields[LOGS] and not fields[PROGRESS] then
+  if record == nil and flags == '' and FINAL[action] and not (fields[LOGS] or fields[PROGRESS] or fields.thread) then
     ended_records[id] = end_usual(owned, incarnation, id, keys[n], raws[n], FINAL[action], name, fields[NOTE] or '',
       fields[RESULT], fields[ERROR], retention)
     if ended_records[id] then
@@ -163,6 +136,10 @@ local function apply(n, id)
   if record == nil then
     record = decode(raws[n]) or false
     records[id] = record
+  end
+  if record and record.thread and not threads then
+    is_linked = true
+    return 'L'
   end
   if record and record.state ~= PROCESSING and (has_flag(flags, 'r') or record.releasing) then
     if action ~= 'P' then
@@ -184,6 +161,9 @@ local function apply(n, id)
     end
     return 'L'
   end
+  if fields.thread and not threads.keep(record, id, fields.thread) then
+    return 'T'
+  end
   record.owner = incarnation
   if fields[LOGS] then
     keep_lines(id, fields[LOGS])
@@ -200,6 +180,9 @@ end
 local answers = {}
 for n, id in ipairs(ids) do
   answers[n] = apply(n, id)
+end
+if is_linked then
+  return {'linked'}
 end
 for _, id in ipairs(started) do
   if owns[id] then
@@ -231,5 +214,8 @@ end
 write_all()
 if not alive then
   call('PEXPIRE', requests_key(incarnation), REQUESTS_MS)
+end
+if threads then
+  threads.settle(MAX_SETTLED, retention, false, incarnation)
 end
 return {acks, write_set_aside()}

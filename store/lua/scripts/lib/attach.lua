@@ -1,0 +1,40 @@
+-- Let an instance need children of a parent: add the edges, and count them in its thread. `id` has the fence `fence`. A
+-- need is "c" (completed) or "e" (ended), and an id. `made`: the children that the script makes. The caller writes the
+-- thread, and begins or ends the wait. An instance that needs one that ended otherwise is not cancelled here: settling
+-- does that, after the writes.
+local function attach(id, thread, fence, parent, needs, made)
+  local ids = {}
+  if not needs[1] then
+    return
+  end
+  for n, need in ipairs(needs) do
+    ids[n] = sub(need, 2)
+  end
+  local held, edge = call('ZMSCORE', children_key(parent), unpack(ids)), digits(fence)
+  for n, need in ipairs(needs) do
+    local needed, when, state, is_over = ids[n], sub(need, 1, 1), nil, false
+    if made[needed] then
+      state = SCHEDULED
+    elseif threads.over[needed] then
+      state, is_over = threads.over[needed], true
+    elseif held[n] then
+      -- The second and the third byte of a record are its state and its flags.
+      local head = redis.pcall('GETRANGE', record_key(needed), 1, 2)
+      local flags
+      state, flags = byte(type(head) == 'string' and head or '', 1, 2)
+      is_over = state and is_final(state) and not present(flags or 0, RELEASING)
+    end
+    if state and not is_over then
+      local member = id .. when .. edge
+      local planned = threads.needed[needed] or {}
+      threads.needed[needed] = planned
+      if not planned[member] and not call('ZSCORE', edges_key(needed), member) then
+        add_pair('ZADD', edges_key(needed), 0, member)
+        planned[member] = true
+        thread.needs = thread.needs + 1
+      end
+    elseif when == 'c' and state ~= COMPLETED then
+      thread.needs = thread.needs + (threads.fails(id, fence, needed, state or 0) and 1 or 0)
+    end
+  end
+end

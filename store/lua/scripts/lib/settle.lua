@@ -1,0 +1,174 @@
+-- What follows the end of an instance. An instance is *over* when it is final and no body of it runs. An *edge* tells that
+-- an instance needs another one: "c" completed or "e" ended, under the fence that the first one then had.
+-- An entry of SETTLING is an end that is not followed up, or only in part:
+--   e, id, final state or 0 if it is gone: the instance is over, and has edges
+--   k, id: the instance is final, and holds children
+--   f, id, needed id, state as above, fence: an instance needs one that was over before, and had to complete
+-- Each script that can end an instance names `settle`, and calls it after all its writes: what it does depends on the
+-- written state. Each edge and each child leaves its set in the same round of writes as its effect. Nil in a namespace
+-- without the layout of children.
+local settle = layout == FLOWS_LAYOUT and (function()
+  local NOTES = {[CANCELLED] = NEED_CANCELLED, [TIMED_OUT] = NEED_TIMED_OUT, [TERMINATED] = NEED_TERMINATED}
+  -- over: the instances that the script ended, or needs; released: the children that the script lets go
+  local self, released, damaged, has_ends = {over = {}, needed = {}}, {}, {}, false
+
+  -- Keep that an instance is final.
+  function self.final(record, id)
+    if present(record.thread.flags, HAS_CHILDREN) then
+      call('ZCARD', children_key(id))
+      settle_later('k' .. id)
+      has_ends = true
+    end
+  end
+
+  -- Keep that an instance is over. Return whether its parent holds it.
+  function self.is_over(record, id)
+    if record.thread.parent == '' then
+      return false
+    end
+    self.over[id] = record.state
+    if self.needed[id] or call('ZCARD', edges_key(id)) > 0 then
+      settle_later('e' .. id .. STATE_TEXT[record.state])
+      has_ends = true
+    end
+    return not released[id] and is_held(record, id)
+  end
+
+  -- Keep that an instance needs one that is over and had to complete. Return false if that is known.
+  function self.fails(id, fence, needed, state)
+    local text = 'f' .. id .. needed .. state .. ' ' .. digits(fence)
+    if self.needed[text] or call('ZSCORE', SETTLING, text) then
+      return false
+    end
+    settle_later(text)
+    self.needed[text], has_ends = true, true
+    return true
+  end
+
+  -- Read the first entries, and their edges and children up to `left`. Return lists of edges {dependant, when, fence,
+  -- needed, state} and of children, all ids of both, and what is left.
+  local function next_ends(left)
+    local edges, children, ids = {}, {}, {}
+    for _, text in ipairs(call('ZRANGE', SETTLING, 0, left - 1)) do
+      local letter, id, members, is_whole = sub(text, 1, 1), sub(text, 2, 37), {}, true
+      local key = letter == 'k' and children_key(id) or edges_key(id)
+      if left <= 0 then
+        break
+      elseif letter == 'f' then
+        local state, fence = match(text, '^(%d+) (%d+)$', 74)
+        edges[#edges + 1] = {id, 'c', fence, sub(text, 38, 73), tonumber(state)}
+        ids[#ids + 1] = id
+      else
+        members = call('ZRANGE', key, 0, left)
+        if #members > left then
+          members[#members], is_whole = nil, false
+        end
+        for n, member in ipairs(members) do
+          ids[#ids + 1] = sub(member, 1, 36)
+          if letter == 'k' then
+            children[#children + 1] = member
+          else
+            edges[#edges + 1] = {ids[#ids], sub(member, 37, 37), sub(member, 38), id, tonumber(sub(text, 38))}
+          end
+        end
+      end
+      left = left - max(1, #members)
+      if is_whole then
+        unlink(letter ~= 'f' and key or nil)
+        add('ZREM', SETTLING, text)
+      else
+        for _, member in ipairs(members) do
+          add('ZREM', key, member)
+        end
+      end
+    end
+    return edges, children, ids, left
+  end
+
+  local function read(ids)
+    local keys, records = {}, {}
+    for n, id in ipairs(ids) do
+      keys[n] = record_key(id)
+    end
+    for n, raw in ipairs(keys[1] and call('MGET', unpack(keys)) or {}) do
+      local id = ids[n]
+      if raw and records[id] == nil then
+        records[id] = decode(raw) or false
+        if not records[id] and not damaged[id] then
+          damaged[id] = true
+          set_aside(id, '', 'unreadable record')
+        end
+      end
+    end
+    return records
+  end
+
+  -- Follow up some ends, and write what follows. Return what is left of the limit.
+  local function round(left, retention)
+    local edges, children, ids
+    edges, children, ids, left = next_ends(left)
+    local records, changed, cancelled = read(ids), {}, {}
+
+    local function cancel_now(record, id, note)
+      cancel(record, id, '', note, retention)
+      cancelled[#cancelled + 1] = id
+    end
+
+    for _, edge in ipairs(edges) do
+      local id, when, fence, needed, state = unpack(edge)
+      local record = records[id]
+      local thread = record and not is_final(record.state) and digits(record.fence) == fence and record.thread
+      if thread and when == 'c' and state ~= COMPLETED then
+        cancel_now(record, id, format(NOTES[state] or NEED_GONE, needed))
+      elseif thread and thread.fence == record.fence then
+        thread.needs = max(0, thread.needs - 1)
+        changed[#changed + 1] = id
+      end
+    end
+    for _, id in ipairs(children) do
+      local record = records[id]
+      released[id] = true
+      if record and not is_final(record.state) then
+        cancel_now(record, id, PARENT_ENDED)
+      elseif record and not record.releasing then
+        set_expiry(record.kind, id, expiry_member(record, id), record.retention, retention)
+      end
+    end
+    -- An instance enters its queue after all cancels: one that is cancelled in the same round must not enter.
+    for _, id in ipairs(changed) do
+      local record = records[id]
+      if not is_final(record.state) then
+        records[id] = {state = CANCELLED}
+        if record.thread.needs == 0 and is_waiting(record) and joins(record.thread) then
+          enter(record, id)
+        else
+          put_thread(record)
+        end
+        put_string(record_key(id), encode(record))
+      end
+    end
+    hint_end(cancelled)
+    pass_slots_and_wake()
+    write_all()
+    return left
+  end
+
+  threads = self
+
+  -- Follow up ends, at most `left` edges and children, if the script has ended an instance or `always`. Return whether
+  -- more is left; then also send a hint to a live node, `incarnation` if it is one.
+  return function(left, retention, always, incarnation)
+    if not (has_ends or always) then
+      return false
+    end
+    while left > 0 and call('ZCARD', SETTLING) > 0 do
+      left = round(left, retention)
+    end
+    local is_left = call('ZCARD', SETTLING) > 0
+    if is_left then
+      hint_settle(incarnation)
+      write_all()
+    end
+    return is_left
+  end
+end)()
