@@ -56,14 +56,14 @@ def attach(transaction: ReferenceTransaction, dependant: InstanceData, parent: s
     """Let an instance need children of a parent, under its present fence. It is not cancelled before the settling."""
     for need in needs:
         needed = transaction.state.instances.get(need.id)
-        known = needed is not None and needed.parent == parent
-        state = needed.state if needed is not None and known else None
-        if needed is not None and known and not needed.over:
+        known = None if needed is None or needed.parent != parent else needed
+        edge = Edge(dependant.id, dependant.fence, need.when)
+        if known is not None and not known.over:
             edges = transaction.state.edges.setdefault(need.id, [])
-            edges += {Edge(dependant.id, dependant.fence, need.when)}.difference(edges)
+            edges += [] if edge in edges else [edge]
             dependant.needs.add(need.id)
-        elif need.when == "completed" and state is not State.COMPLETED:
-            edge = Edge(dependant.id, dependant.fence, need.when)
+        elif need.when == "completed" and (known is None or known.state is not State.COMPLETED):
+            state = None if known is None else known.state
             transaction.settling.append(Settled(need.id, state, edges=(edge,)))
 
 

@@ -17,14 +17,17 @@ from .batches import BatchRules
 from .cancel import CancelRules
 from .catalogue import CatalogueRules
 from .changes import ChangeRules
+from .children import ChildRules
 from .descriptors import DescriptorRules
 from .election import ElectionRules
 from .enqueue import EnqueueRules
 from .fields import FieldRules
 from .fires import FiringRules, TermRules
+from .flow_needs import FlowNeedRules
 from .hinted_claims import HintedClaimRules
 from .hints import HintRules
 from .history import HistoryRules
+from .holds import CascadeRules, HoldRules
 from .idempotency import IdempotencyRules
 from .idle_nodes import IdleRules
 from .instructions import InstructionRules
@@ -39,6 +42,7 @@ from .limits import LimitRules
 from .liveness import LivenessRules
 from .logs import LogRules
 from .lookups import ReadingRules
+from .needs import NeedRules
 from .order import OrderRules
 from .overlap import OverlapRules
 from .ownership import OwnershipRules
@@ -101,6 +105,11 @@ class _RulesWithoutLimits(
     StepRules,
     SignalRules,
     SuspendRules,
+    ChildRules,
+    NeedRules,
+    HoldRules,
+    CascadeRules,
+    FlowNeedRules,
 ):
     """The rules that hold with and without limits."""
 

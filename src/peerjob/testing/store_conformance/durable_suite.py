@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import pytest
 
-from peerjob.model.durable import SIGNAL_MARK, Step, Wait
+from peerjob.model.durable import SIGNAL_MARK, Need, Step, Wait
 from peerjob.model.query import Query
-from peerjob.model.record import Ack, Claim, Record, StoreLimits
+from peerjob.model.record import Ack, Claim, Enqueued, Held, NewChild, Record, StoreLimits
 from peerjob.model.run_now import RunNow, RunNowAnswer
 from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.store.rules import FLOWS_LAYOUT
-from peerjob.testing.factories import Peer
+from peerjob.testing.factories import InstanceOptions, Peer
 
 from .suite import StoreSuite
 
 HOUR_US = 3_600_000_000
 APPROVAL = Wait(signal="approval")
+NEEDS = Wait(needs=True)
 UNFINISHED = (State.SCHEDULED, State.PROCESSING)
 
 
@@ -52,6 +55,29 @@ class DurableSuite(StoreSuite):
         claim = await self.running(store, peer)
         assert await peer.suspend(claim, wait) is Ack.DONE
         return claim
+
+    def child(self, *needs: str | Need, more: bool = False, **options: Unpack[InstanceOptions]) -> NewChild:
+        """A child that needs others, by default as "ended"."""
+        given = tuple(need if isinstance(need, Need) else Need(need) for need in needs)
+        return NewChild(instance=self.make.instance(**options), needs=given, more=more)
+
+    async def spawn(self, peer: Peer, parent: Claim, *children: NewChild) -> list[Enqueued] | None:
+        """Add children of a running instance."""
+        try:
+            return await peer.store.spawn(peer.incarnation, Held(parent.id, parent.fence), children)
+        except NotImplementedError:
+            pytest.skip("this engine has no children yet")
+
+    async def parent(self, peer: Peer, *children: NewChild) -> Claim:
+        """A running instance that has made these children."""
+        claim = await self.running(peer.store, peer)
+        wanted = [Enqueued(child.instance.id, True) for child in children]
+        assert await self.spawn(peer, claim, *children) == wanted
+        return claim
+
+    async def state_of(self, store: Store, child: NewChild | Claim) -> State:
+        """The state of an instance that must exist."""
+        return (await self.read(store, id_of(child))).state
 
     async def steps(self, store: Store, id: str) -> dict[str, bytes]:
         """All steps and signals of an instance, by stored name."""
@@ -108,6 +134,16 @@ class DurableSuite(StoreSuite):
             if not await store.settle():
                 return
         raise AssertionError("settling does not end")
+
+
+def id_of(instance: NewChild | Claim) -> str:
+    """The id of a child or of a claim."""
+    return instance.instance.id if isinstance(instance, NewChild) else instance.id
+
+
+def needs_of(*children: NewChild) -> tuple[Need, ...]:
+    """Needs of children as "ended"."""
+    return tuple(Need(child.instance.id) for child in children)
 
 
 def steps(**values: bytes) -> tuple[Step, ...]:
