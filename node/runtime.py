@@ -51,6 +51,7 @@ from .observe.tracing import TracedRunner
 from .work.changes import ChangeListener, HintRouter
 from .work.claim_loop import ClaimLoop
 from .work.context_backend import NodeContextBackend
+from .work.durable_run import NodeDurableRun
 from .work.failure_log import FailureLog
 from .work.hint_wait import HintWait
 from .work.in_flight import InFlight
@@ -138,9 +139,15 @@ class NodeRuntime:
         self._failure_log = FailureLog(name)
         self._outcome_builder = OutcomeBuilder(clock, max_payload, name, self._failure_log)
         self.processors = Processors(clock, name, self._context_vars)
-        self.context_backend = NodeContextBackend(clock, name, store, manager)
         self._resources = Resources(overrides, self._context_vars)
-        self.executor = Executor(clock, max(1, workers), self._resources)
+        executor = self.executor = Executor(clock, max(1, workers), self._resources)
+        self.context_backend = NodeContextBackend(
+            clock,
+            name,
+            store,
+            manager,
+            lambda run, context, state: NodeDurableRun(run, context, state, store, unsent, executor),
+        )
         prefetch = Prefetch()
         runner = InstanceRunner(
             clock, manager, registry, self.executor, self.context_backend, unsent, self._outcome_builder,
@@ -438,6 +445,8 @@ class NodeRuntime:
         for run in self.held_claims.clear():
             run.lost = True
             run.cancel("lost")
+            if run.durable is not None:
+                run.durable.drop()
 
     async def _retire(self) -> None:
         for role in (self.claim_loop, *self.roles):

@@ -20,7 +20,7 @@ from peerjob.cli.daemon.settings import DaemonSettings
 from peerjob.cli.settings import Setting, variable_of
 
 ROOT = Path(__file__).parents[1]
-ERRORS = ROOT / "src" / "peerjob" / "model" / "errors.py"
+ERRORS = [ROOT / "src" / "peerjob" / "model" / name for name in ("errors.py", "durable_errors.py")]
 SOLUTION = "Solution: "
 
 
@@ -53,7 +53,7 @@ def _comparison() -> str:
 
 def _errors() -> str:
     rows = ["| error | is also | when | solution |", "|---|---|---|---|"]
-    for error in ast.parse(ERRORS.read_text()).body:
+    for error in (node for path in ERRORS for node in ast.parse(path.read_text()).body):
         if isinstance(error, ast.ClassDef):
             text = ast.get_docstring(error) or ""
             when, _, solution = text.partition(f"\n\n{SOLUTION}")

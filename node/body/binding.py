@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
+from peerjob.handles.blocking_context import BlockingContext
 from peerjob.handles.blocking_handles import BlockingInstance
 from peerjob.handles.context import Context
 from peerjob.model.codec import decode_value, has_secret
@@ -27,6 +28,7 @@ from .typed_positions import ResultType
 Mode = Literal["async", "thread", "process"]
 
 _WRONG_SHAPE = "stored arguments have the wrong shape: not a list and a dict"
+_BLOCKING = ("blocking manager", "blocking instance", "blocking context")
 _NO_RESOURCES: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -161,9 +163,9 @@ class Binding(CallParameters):
                 raise OptionError(
                     parameter.name, parameter.annotation, "Context, Instance, Node, Worker or a blocking twin"
                 )
-            if signature.is_async and parameter.injected in ("blocking manager", "blocking instance"):
+            if signature.is_async and parameter.injected in _BLOCKING:
                 raise OptionError(
-                    parameter.name, parameter.annotation, "Node or Instance: an async function must not block"
+                    parameter.name, parameter.annotation, "Node, Instance or Context: an async function must not block"
                 )
             if parameter.resource is not None:
                 check_resource(parameter.resource)
@@ -187,10 +189,12 @@ def _supply(
             return context
         case None:
             return resources[parameter.name]
-        case "blocking manager" | "blocking instance" as what:
+        case "blocking manager" | "blocking instance" | "blocking context" as what:
             if context.manager is None:
                 return None
             manager = BlockingBodyManager(context.manager, loop or asyncio.get_running_loop(), context)
+            if what == "blocking context":
+                return BlockingContext(manager, context)
             if what == "blocking manager":
                 return manager
             return None if context.instance is None else BlockingInstance(manager, context.instance)

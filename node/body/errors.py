@@ -6,16 +6,25 @@ import contextlib
 import inspect
 import os
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FunctionType, TracebackType
 from typing import Any, cast
 
 import msgspec
 
+from peerjob.model.callables import unpartial
 from peerjob.model.codec import decode_value, encode_value
 from peerjob.model.copied_error import CopiedError
-from peerjob.model.errors import Fail, PeerjobError, Retry, Snooze
+from peerjob.model.durable_errors import (
+    Suspended,
+)
+from peerjob.model.errors import (
+    Fail,
+    PeerjobError,
+    Retry,
+    Snooze,
+)
 from peerjob.model.policy import errors_in
 from peerjob.model.references import import_path, resolve_imported
 from peerjob.model.spec import ErrorInfo
@@ -59,6 +68,24 @@ def control_exception_in(error: BaseException) -> Fail | Retry | Snooze | None:
             if isinstance(raised, kind):
                 return raised
     return None
+
+
+def is_suspended(error: BaseException) -> bool:
+    """Whether an error is Suspended, or a group of nothing else."""
+    return all(isinstance(raised, Suspended) for raised in errors_in(error))
+
+
+def location_of(error: BaseException, body: Callable[..., Any]) -> str:
+    """The place in the code of the user that an error has passed last: `/app/jobs.py, line 7, in order`.
+
+    An error of a task that the body made of a verb itself has passed none: then it is the place of the body.
+    """
+    frames = from_body(error.__traceback__)
+    if frames is not None:
+        passed = frames.tb_frame.f_code
+        return f"{passed.co_filename}, line {frames.tb_lineno}, in {passed.co_name}"
+    code: Any = getattr(inspect.unwrap(unpartial(body)), "__code__", None)
+    return repr(body) if code is None else f"{code.co_filename}, line {code.co_firstlineno}, in {code.co_name}"
 
 
 def describe_error(error: BaseException) -> ErrorInfo:

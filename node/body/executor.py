@@ -72,6 +72,11 @@ class Executor:
         current_run.reset(token)
         return result
 
+    async def call_in_thread(self, function: Callable[[], Any], on_cancel: Callable[[], object]) -> Any:
+        """Call a function in a thread, with the context variables that it brings. A cancellation calls `on_cancel`."""
+        with self._clock.outside():
+            return await self._threads.run(function, on_cancel)
+
     def resize(self, threads: int) -> None:
         """Change the limit of threads and of processes; running bodies go on."""
         self._threads.resize(threads)

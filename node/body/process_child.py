@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from peerjob.handles.context import Context
 from peerjob.handles.instance import Instance
 from peerjob.handles.job_log import CaptureHandler
-from peerjob.model.errors import NodeStateError, PayloadTooLargeError, Snooze
+from peerjob.model.errors import NodeStateError, OptionError, PayloadTooLargeError, Snooze
 from peerjob.model.injected import current_run
 from peerjob.model.job import Job
 from peerjob.model.policy import FinishedResult
@@ -215,6 +215,9 @@ class _Server:
 
     async def throttle(self, context: Context, limit: str, delay_us: int) -> None:
         await self._ask(context, frames.Throttle(number := next(self._numbers), limit, delay_us), number)
+
+    def durable_run(self, context: Context, verb: str) -> NoReturn:
+        raise OptionError("run_in", "process", f"another for {context.kind!r}, whose body calls {verb}()")
 
     async def _ask(self, context: Context, frame: frames.AskOwner | frames.Throttle, number: int) -> bool:
         question = self._questions[number] = Future[frames.Owner]()

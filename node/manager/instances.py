@@ -19,6 +19,7 @@ from peerjob.handles.update import Position, Update
 from peerjob.model.activity import Activity, given_minutes
 from peerjob.model.audit import AuditRecord, given_audit_limit
 from peerjob.model.clock import Clock, to_datetime
+from peerjob.model.durable import SignalAnswer
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError, StoreUnavailableError, UnknownInstanceError
 from peerjob.model.firing import Leader
@@ -27,7 +28,11 @@ from peerjob.model.job import Job
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, LogPage, NodeView, Record
 from peerjob.model.run_now import RunNow
+from peerjob.model.signal import Signal
 from peerjob.model.state import State
+from peerjob.model.step_values import waits_for
+from peerjob.node.body.signal_values import encode_signal
+from peerjob.store.rules import FLOWS_LAYOUT
 
 from .audit_trail import AuditTrail
 from .jobs import BULK_PAGE, NodeJobManager
@@ -247,9 +252,17 @@ class NodeInstanceManager(NodeJobManager):
         if answer is RunNow.PARKED:
             scheduled = State.SCHEDULED
             raise NodeStateError(f"instance {of} is {scheduled!s}, and waits for an earlier instance of its schedule")
+        if answer is RunNow.SUSPENDED:
+            waits = waits_for(await runtime.records.record(of)) or "a signal, a time or its children"
+            raise NodeStateError(f"instance {of} is suspended, and waits for {waits}")
         if isinstance(answer, State):
             raise NodeStateError(f"instance {of} is {answer!s}; only one that waits can run now")
         return answer is RunNow.DUE_NOW
+
+    async def _signal(self, id: str, signal: Signal[Any], value: Any) -> SignalAnswer:
+        store, data = self._open_store(), encode_signal(signal, value)
+        await store.require_layout(FLOWS_LAYOUT, "signals")
+        return await store.signal(id, signal.name, data)
 
     async def clear_instances(self, filter: Filter | None = None) -> int:
         store, filter = self._open_store(), _at_one_moment(filter, self.clock)

@@ -18,7 +18,7 @@ from peerjob.store.base import Store
 
 from .changes import ChangeListener
 from .in_flight import InFlight, StoreRequest
-from .outcomes import Entry
+from .outcomes import Entry, handed_back
 from .pool import Pool
 from .refused_records import parts_of
 from .run import HeldClaims, Run
@@ -256,6 +256,8 @@ class ClaimLoop(BackgroundRole):
             return
         for run, outcome in asked.entries:
             if outcome.action is Action.REPORT:
+                if run.durable is not None:
+                    run.durable.refused(error)
                 self._report_answered(run, Ack.DONE if run.acked is None else Ack.LOST)
             else:
                 self._held_claims.remove(run)
@@ -301,6 +303,10 @@ class ClaimLoop(BackgroundRole):
                     self._changes.accepted(run, outcome)
                 except Exception as error:  # noqa: BLE001  # no processor or waiter may stop the claim loop
                     log_listener_failure(f"instance {run.claim.id}", error)
+            elif ack is Ack.TAKEN:
+                # the claim is still held: the next run reads the steps anew
+                self._held_claims.add(run)
+                self._unsent_reports.give_back(run, handed_back(run, "another value of a step was stored first"))
             elif ack is Ack.LOST:
                 logger.warning(
                     "instance %s: its outcome (%s) is not stored: its claim had ended, by a peer that took it back"
@@ -312,6 +318,8 @@ class ClaimLoop(BackgroundRole):
     def _report_answered(self, run: Run, ack: Ack) -> None:
         if run.acked is not None and not run.acked.done():
             run.acked.set_result(ack)
+        if run.durable is not None:
+            run.durable.answered(ack)
         if ack is Ack.LOST and not run.ended:
             run.lost = True
             run.cancel("lost")

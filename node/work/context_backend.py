@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from peerjob.handles.context import Context
+from peerjob.handles.durable_run import DurableRun
 from peerjob.handles.instance import Instance
 from peerjob.handles.job_log import make_line, storable
 from peerjob.handles.manager import Manager
 from peerjob.model.clock import Clock
-from peerjob.model.errors import OptionError
+from peerjob.model.errors import NodeStateError, OptionError
 from peerjob.model.spec import Progress, encode
 from peerjob.model.state import State
 from peerjob.model.worker import Worker
 from peerjob.store.base import Store
 
+from .durable_state import DurableState
 from .run import Run, record_of
 
 MAX_PROGRESS = 1_000
@@ -25,11 +28,19 @@ MAX_PROGRESS = 1_000
 class NodeContextBackend:
     """Answers calls on job contexts, from the event loop and from threads."""
 
-    def __init__(self, clock: Clock, name: str, store: Store, manager: Manager) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        name: str,
+        store: Store,
+        manager: Manager,
+        make_durable: Callable[[Run, Context, DurableState], DurableRun],
+    ) -> None:
         self._clock = clock
         self._name = name
         self._store = store
         self._manager = manager
+        self._make_durable = make_durable
         self._loop = asyncio.get_running_loop()
         self.runs: dict[Context, Run] = {}
         """The run of each job context, while the body or a processor of the run can use the job context."""
@@ -68,6 +79,16 @@ class NodeContextBackend:
     async def throttle(self, context: Context, limit: str, delay_us: int) -> None:
         if not await self._store.throttle(limit, delay_us):
             raise OptionError("limit", limit, "the name of a limit that a kind has")
+
+    def durable_run(self, context: Context, verb: str) -> DurableRun:
+        run = self.runs.get(context)
+        if run is None or run.ended:
+            raise NodeStateError(f"{verb}() comes after the end of the run of instance {context.id}")
+        if run.durable is None:
+            run.durable = DurableState()
+            run.durable.verbs = self._make_durable(run, context, run.durable)
+        assert run.durable.verbs is not None
+        return run.durable.verbs
 
     def make_instance(self, context: Context) -> Instance[Any]:
         return self.instance_of(self.runs[context])

@@ -5,24 +5,42 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import msgspec
+
 from peerjob.handles.instance import Instance
 from peerjob.handles.job_log import make_line
 from peerjob.model.clock import Clock
+from peerjob.model.durable import Need, Step
+from peerjob.model.durable_errors import (
+    Suspended,
+)
 from peerjob.model.durations import format_seconds
-from peerjob.model.errors import Fail, JobTimedOut, PayloadTooLargeError, PeerjobError, Retry, Snooze
+from peerjob.model.errors import (
+    Fail,
+    JobTimedOut,
+    PayloadTooLargeError,
+    PeerjobError,
+    Retry,
+    Snooze,
+)
 from peerjob.model.policy import Policy
 from peerjob.model.record import Action, Outcome
 from peerjob.model.spec import encode
-from peerjob.node.body.errors import BodyError, control_exception_in, describe_error
+from peerjob.node.body.errors import BodyError, control_exception_in, describe_error, location_of
 from peerjob.node.body.typed_positions import Encoded
+from peerjob.store.rules import SUSPENDED
 
 from .backoff import FALLBACK, BackoffFailed, backoff_seconds, isolated
+from .durable_state import Suspension
 from .failure_log import FailureLog, error_note
 from .run import Run
 
 logger = logging.getLogger("peerjob.node")
 
 Entry = tuple[Run, Outcome]
+SWALLOWED_WAIT = 10.0
+"""Seconds before an instance whose body caught Suspended is due again: an immediate run would most likely do the same.
+"""
 ControlException = Fail | Retry | Snooze
 # each run needs these members, and Python finds a name of a module in a small part of the time
 _COMPLETE, _HAND_BACK = Action.COMPLETE, Action.HAND_BACK
@@ -76,6 +94,20 @@ class OutcomeBuilder:
         note = f"snoozed for {format_seconds(raised.seconds)}"
         self._failures.snoozed(run, note)
         return put_off(run, raised.seconds, note)
+
+    def swallowed(self, run: Run, raised: Suspended) -> Outcome:
+        """The body returned although a wait told it to end. Give the instance back: it waits for nothing."""
+        assert run.binding is not None  # a body has run, so the run has a binding
+        location = location_of(raised, run.binding.executor)
+        text = (
+            f"the body of {run.claim.kind!r} caught Suspended and went on, at {location}: it must let the "
+            f"error pass, so that the instance {raised}. The node hands it back, to run again in {SWALLOWED_WAIT:g} s"
+        )
+        run.logs.append(
+            make_line(self._clock.time_us(), logging.ERROR, text, attempt=run.claim.attempts, node=self._node)
+        )
+        logger.error("instance %s: %s", run.claim.id, text)
+        return put_off(run, SWALLOWED_WAIT, "the body caught Suspended")
 
     def _may_retry(
         self, run: Run, policy: Policy, error: BaseException, raised: ControlException | None = None
@@ -132,6 +164,7 @@ def outcome_of(
         note=note,
         progress=run.take_progress() if run.progress is not None else None,
         logs=run.take_logs() if run.logs else (),
+        linked=run.linked,
     )
 
 
@@ -145,6 +178,22 @@ def put_off(run: Run, seconds: float, note: str) -> Outcome:
     return outcome_of(run, Action.SNOOZE, delay_us=round(seconds * 1_000_000), note=note)
 
 
+def suspended(run: Run, suspension: Suspension) -> Outcome:
+    """Give the claim back until a wait is over, without a counted attempt."""
+    return msgspec.structs.replace(
+        outcome_of(run, Action.SUSPEND, note=SUSPENDED),
+        steps=suspension.steps,
+        needs=suspension.needs,
+        wait=suspension.wait,
+    )
+
+
+def kept(run: Run, steps: tuple[Step, ...], needs: tuple[Need, ...], *, alone: bool) -> Outcome:
+    """Steps and needs of a body that runs; with its other news, unless the outcome must have nothing else."""
+    news = Outcome(id=run.claim.id, fence=run.claim.fence, action=Action.REPORT, linked=True) if alone else report(run)
+    return msgspec.structs.replace(news, steps=steps, needs=needs)
+
+
 def report(run: Run) -> Outcome:
     """Start, progress and log lines of a body that still runs."""
     run.reported = run.started_at is not None
@@ -156,4 +205,5 @@ def report(run: Run) -> Outcome:
         started=run.reported and not run.ended,
         progress=run.take_progress(),
         logs=run.take_logs(),
+        linked=run.linked,
     )

@@ -65,7 +65,8 @@ def _reduced(outcome: Outcome, reduced: int, error: Exception) -> tuple[Outcome 
     replace = msgspec.structs.replace
     if reduced < 1 and (outcome.logs or outcome.progress is not None or outcome.note):
         less = replace(outcome, logs=(), progress=None, note="")
-        return (None if less.action is Action.REPORT and not less.started else less), 1
+        has_more = less.started or less.steps or less.needs
+        return (None if less.action is Action.REPORT and not has_more else less), 1
     if reduced < 2 and (outcome.result is not None or outcome.error is not None):
         action = Action.TERMINATE if outcome.action is Action.COMPLETE else outcome.action
         told = encode(ErrorInfo(type=type_name(error), message=message_of(error)[:MAX_MESSAGE]))

@@ -19,6 +19,8 @@ from peerjob.model.state import State
 from peerjob.model.worker import Worker
 from peerjob.node.body.binding import Binding
 
+from .durable_state import DurableState
+
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
@@ -73,6 +75,8 @@ class Run(msgspec.Struct, eq=False):
     progress: bytes | None = None
     acked: asyncio.Future[Any] | None = None
     """The answer to the report of the start; None unless the body waits for that answer."""
+    durable: DurableState | None = None
+    """The steps and waits of the run; None unless its body uses a durable verb."""
 
     def cancel(self, reason: Reason) -> None:
         """Ask the body to end; the first reason stays. After its end, a drain cancels the close of its resources."""
@@ -123,6 +127,11 @@ class Run(msgspec.Struct, eq=False):
     def take_progress(self) -> bytes | None:
         progress, self.progress = self.progress, None
         return progress
+
+    @property
+    def linked(self) -> bool:
+        """Whether the store has steps, children or a parent of the instance."""
+        return self.claim.linked or self.durable is not None
 
     @property
     def has_report(self) -> bool:
@@ -214,6 +223,7 @@ def record_of(claim: Claim, node: str, incarnation: str) -> Record:
         history=history,
         key=claim.key,
         tags=claim.tags,
+        parent=claim.parent,
     )
 
 
@@ -224,5 +234,6 @@ def ended_record(record: Record, outcome: Outcome, state: State, node: str, at_u
         state=state,
         result=outcome.result,
         error=outcome.error,
+        wait=outcome.wait,
         history=(*record.history, Transition(state, at_us, node, outcome.note)),
     )

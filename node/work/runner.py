@@ -18,13 +18,13 @@ from peerjob.model.record import Action, Outcome
 from peerjob.model.references import StoredReferenceError
 from peerjob.model.spec import Spec, decode_spec
 from peerjob.node.body.binding import Binding, StoredArgumentError
-from peerjob.node.body.errors import BodyError, control_exception_in
+from peerjob.node.body.errors import BodyError, control_exception_in, is_suspended
 from peerjob.node.body.executor import Executor
 from peerjob.node.body.injection import clear_cancellations
 from peerjob.node.body.registry import Registry
 
 from .context_backend import NodeContextBackend
-from .outcomes import OutcomeBuilder, handed_back, outcome_of, put_off
+from .outcomes import OutcomeBuilder, handed_back, outcome_of, put_off, suspended
 from .pool import Prefetch
 from .processors import Processors
 from .run import Run
@@ -78,6 +78,8 @@ class InstanceRunner:
         """
         outcome = run.outcome = await self._outcome(run)
         run.ended = True
+        if run.durable is not None and not run.lost and (run.context is None or run.context.cancel_reason != "lost"):
+            await run.durable.flush()
         if run.context is not None:
             self._context_backend.runs.pop(run.context, None)
         self._unsent_reports.add(run, outcome)
@@ -163,6 +165,8 @@ class InstanceRunner:
         reason = context.cancel_reason
         if reason == "timeout" or reason == "user":
             return await self._cancelled(run, policy, reason)
+        if run.durable is not None and run.durable.raised is not None:
+            return self._outcome_builder.swallowed(run, run.durable.raised)
         if context.told and reason is not None and not finished:
             logger.warning(
                 "instance %s of %r returned after it was told to end (%s); the node hands it back, and it runs again. "
@@ -181,6 +185,9 @@ class InstanceRunner:
         if isinstance(raised, Snooze):
             return self._outcome_builder.snoozed(run, raised)
         reason = context.cancel_reason
+        suspension = None if run.durable is None else run.durable.suspension
+        if suspension is not None and reason != "user" and is_suspended(error):
+            return suspended(run, suspension)
         if reason == "timeout" or reason == "user":
             return await self._cancelled(run, policy, reason)
         if isinstance(error, StoredArgumentError):

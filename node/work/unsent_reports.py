@@ -11,7 +11,8 @@ from collections import deque
 
 from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, Ack, Outcome
 
-from .outcomes import Entry, report
+from .durable_state import DurableState, Write
+from .outcomes import Entry, kept, report
 from .run import HeldClaims, Run
 
 MAX_PENDING = 1_000
@@ -56,6 +57,8 @@ class UnsentReports:
         """Whether the entries can be of several incarnations."""
         self._starts: list[Run] = []
         """Runs whose bodies wait until the store has recorded the start."""
+        self._writers: list[tuple[Run, DurableState]] = []
+        """Runs whose bodies wait until the store has their steps."""
         self._report_due = False
         self._report_timer: asyncio.TimerHandle | None = None
 
@@ -68,12 +71,12 @@ class UnsentReports:
 
     @property
     def awaited(self) -> bool:
-        """Whether an outcome, or a start that a run waits for, was not sent yet."""
-        return bool(self._entries or self._starts)
+        """Whether an outcome, or a report that a run waits for, was not sent yet."""
+        return bool(self._entries or self._starts or self._writers)
 
     @property
     def has_reports(self) -> bool:
-        return self._report_due or bool(self._starts)
+        return self._report_due or bool(self._starts or self._writers)
 
     # -- for the node ------------------------------------------------------------------------------------------------
 
@@ -96,6 +99,14 @@ class UnsentReports:
         self._starts.append(run)
         self._waker.wake()
         return await run.acked is Ack.DONE
+
+    def write(self, run: Run, state: DurableState, write: Write) -> None:
+        """Store steps or needs of a body with the next request; the write gets the answer."""
+        state.add(write)
+        if not state.is_queued:
+            state.is_queued = True
+            self._writers.append((run, state))
+        self._waker.wake()
 
     def watch_reports(self) -> None:
         """Report starts, progress and log lines after REPORT_EVERY. A body that ends earlier needs no report."""
@@ -148,11 +159,14 @@ class UnsentReports:
         """Reports of running bodies that fit into a batch, and do not end in it."""
         ending = {run.claim.id for run, _ in batch}
         remaining = MAX_BATCH - len(batch)
+        reports: list[Entry] = []
+        size = self._take_writes(ending, remaining, reports) if self._writers else 0
+        if not (self._report_due or self._starts):
+            return reports
         starts, self._starts = self._starts, []
         self._report_due = False
+        ending.update(run.claim.id for run, _ in reports)
         runs = [run for run in self._running() if run.has_report and run not in starts]
-        reports: list[Entry] = []
-        size = 0
         for run in (*starts, *runs):
             awaited = run.acked is not None and not run.acked.done()
             if run.claim.id in ending or run.ended or run.lost:
@@ -170,6 +184,24 @@ class UnsentReports:
                 self._report_due = True
         return reports
 
+    def _take_writes(self, ending: set[str], remaining: int, reports: list[Entry]) -> int:
+        """Add the reports of bodies that wait for their steps, and return their size."""
+        size = 0
+        writers, self._writers = self._writers, []
+        for run, state in writers:
+            state.is_queued = False
+            if run.lost or run.incarnation != self._held_claims.incarnation:
+                state.drop()
+            elif state.may_send and run.claim.id not in ending and len(reports) < remaining and size < MAX_BATCH_BYTES:
+                steps, needs, alone = state.take()
+                outcome = kept(run, steps, needs, alone=alone)
+                size += size_of(outcome)
+                reports.append((run, outcome))
+            if state.waits:
+                state.is_queued = True
+                self._writers.append((run, state))
+        return size
+
 
 def size_of(outcome: Outcome) -> int:
     """The size of an outcome in bytes, roughly."""
@@ -180,4 +212,6 @@ def size_of(outcome: Outcome) -> int:
         size += len(outcome.error)
     for line in outcome.logs:
         size += len(line.message) + 40
+    for step in outcome.steps:
+        size += len(step.name) + len(step.value)
     return size

@@ -4,6 +4,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from .handles.blocking_context import BlockingContext
 from .handles.blocking_handles import BlockingInstance, BlockingSchedule
 from .handles.context import Context
 from .handles.entries import HistoryEntry, LogEntry
@@ -15,6 +16,13 @@ from .handles.system_jobs import history_cleaner, instance_cleaner, log_cleaner
 from .model.activity import Activity, Distribution, KindActivity
 from .model.audit import AuditRecord
 from .model.clock import Clock, SystemClock
+from .model.durable_errors import (
+    NotRunningError,
+    SignalTimeout,
+    StepLimitError,
+    StepNameError,
+    Suspended,
+)
 from .model.durations import Duration
 from .model.ended import Ended
 from .model.errors import (
@@ -71,6 +79,7 @@ from .model.query import Filter, Query, ResultPage
 from .model.record import Capabilities, LogLine, NodeInfo, NodeView, StoreLimits
 from .model.rights import Principal, Rights, Role
 from .model.secret import Secret
+from .model.signal import Signal
 from .model.spec import ErrorInfo, Progress
 from .model.state import Level, State
 from .model.stored_limit import KeyLimitView, LimitSupport, LimitView
@@ -103,6 +112,7 @@ __all__ = [
     "AuthError",
     "Backfill",
     "Backoff",
+    "BlockingContext",
     "BlockingInstance",
     "BlockingManager",
     "BlockingSchedule",
@@ -166,6 +176,7 @@ __all__ = [
     "NodeStoppedError",
     "NodeUnavailableError",
     "NodeView",
+    "NotRunningError",
     "OptionError",
     "Overlap",
     "OwnershipLost",
@@ -194,8 +205,12 @@ __all__ = [
     "Server",
     "ServerTls",
     "Severity",
+    "Signal",
+    "SignalTimeout",
     "State",
     "Stats",
+    "StepLimitError",
+    "StepNameError",
     "Store",
     "StoreCommandError",
     "StoreCredentialsError",
@@ -206,6 +221,7 @@ __all__ = [
     "StoreRefusedError",
     "StoreUnavailableError",
     "StoreUnconfirmedError",
+    "Suspended",
     "SystemClock",
     "TableError",
     "Term",

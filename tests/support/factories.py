@@ -8,6 +8,7 @@ from typing import Any, Unpack
 from peerjob import HistoryEntry, Instance, Node, State, Store, StoreLimits
 from peerjob.node.manager.jobs import JobSource
 from peerjob.store.drivers import open_store
+from peerjob.store.reference.store import ReferenceData, ReferenceStore
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import NodeOptions, running_node
 from support.flaky import FlakyStore
@@ -21,6 +22,11 @@ def shared_url() -> str:
 def memory_store(clock: VirtualClock, url: str | None = None, namespace: str = "default") -> Store:
     """A memory store, not opened yet."""
     return open_store(url or shared_url(), namespace=namespace, clock=clock, limits=StoreLimits())
+
+
+def durable_store(clock: VirtualClock, data: ReferenceData | None = None) -> Store:
+    """A reference store, for bodies with steps and waits; nodes that are given the same data share it."""
+    return ReferenceStore(data or ReferenceData(), clock=clock, limits=StoreLimits(), namespace="durable")
 
 
 def flaky_store(clock: VirtualClock, url: str | None = None) -> FlakyStore:

@@ -17,6 +17,8 @@ WITH_HANDLES = {
     *("Update", "Pems", "AuditTrail", "LogPage"),
     # an Instance or a BlockingInstance
     *("HasId",),
+    # what peerjob's own jobs call behind the durable verbs of a Context
+    *("DurableRun",),
 }
 """Types that few programs name. They come from the modules of peerjob, and can change in a minor release."""
 SEAMS = ("Store", "Elections")

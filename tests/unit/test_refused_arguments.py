@@ -56,6 +56,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Tokens.load": (peerjob.Tokens.load, {"path": "/dev/null"}),
     "Jwt": (peerjob.Jwt, {"issuer": "i", "audience": "a", "keys": "https://localhost/keys", "rights": PRINCIPAL_OF}),
     "Rights": (Rights, {"role": Role.READER}),
+    "Signal": (peerjob.Signal, {"name": "approval", "type": bool}),
     "Principal": (peerjob.Principal, {"name": "x", "rights": Rights(role=Role.READER)}),
     "Metrics": (peerjob.Metrics, {"node": NODE}),
     "MetricsServer": (peerjob.MetricsServer, {"metrics": peerjob.Metrics(NODE)}),
@@ -238,10 +239,12 @@ async def test_exports_and_imports_refuse_wrong_types(name: str, value: object) 
 
 def test_each_public_constructor_is_in_the_table() -> None:
     made_by_peerjob = {
-        *("Activity", "AuditRecord", "Backfill", "BlockingInstance", "BlockingManager", "BlockingSchedule", "Call"),
+        *("Activity", "AuditRecord", "Backfill", "BlockingContext", "BlockingInstance", "BlockingManager"),
+        *("BlockingSchedule", "Call"),
         *("Capabilities", "ClockChange", "Context", "Distribution", "ErrorInfo", "Event", "Explanation", "Finding"),
         *("FireEntry", "HistoryEntry", "Imported", "Instance", "KindActivity", "Leader", "LogEntry", "LogLine"),
         *("NodeInfo", "NodeStats", "NodeView", "Policy", "ProbeAnswer", "Progress", "RegisteredJob", "ResultPage"),
+        *("Suspended",),
         *("KeyLimitView", "LimitSupport", "LimitView", "Schedule", "ScheduleView", "Stats", "Term", "Worker"),
     }
     any_value = {"Recovered", "Secret", "SystemClock", "Finished"}

@@ -19,18 +19,20 @@ from peerjob.model.firing import Leader
 from peerjob.model.job import Call, Job, JobGroup
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import NodeView
+from peerjob.model.signal import Signal
 from peerjob.model.stored_limit import KeyLimitView, LimitView
 
 from .blocking_calls import BlockingCalls
 from .blocking_handles import BlockingInstance, BlockingSchedule
 from .entries import HistoryEntry, LogEntry
-from .instance import Event
+from .instance import Event, InstanceView
 from .manager import Stats
 from .registered_job import RegisteredJob
 from .schedule import Backfill, FireEntry, ScheduleView
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True, default=Any)
 
 
@@ -148,8 +150,8 @@ class BlockingVerbs(BlockingCalls):
 
         An instance that was due keeps its position. Attempts, priority, options and the history stay. `id` is the
         id of the request, a UUIDv7 of about now: a repeated call with it has the same answer and changes nothing.
-        Raises UnknownInstanceError, NodeStateError if the instance runs, is final or waits for an earlier instance of
-        its schedule, and OptionError for another `id`.
+        Raises UnknownInstanceError, NodeStateError if the instance runs, is final, is suspended or waits for an earlier
+        instance of its schedule, and OptionError for another `id`.
         """
         return self.call(self.manager.run_now(uuid, id=id))
 
@@ -377,3 +379,19 @@ class BlockingVerbs(BlockingCalls):
     def watch_instance(self, uuid: str | UUID) -> Iterator[Event]:
         """Like `Instance.watch`, by id."""
         yield from self.read_stream(lambda manager: manager.watch_instance(uuid))
+
+    @overload
+    def signal(self, instance: InstanceView | str | UUID, signal: Signal[T], value: T) -> bool: ...
+
+    @overload
+    def signal(self, instance: InstanceView | str | UUID, signal: str, value: Any) -> bool: ...
+
+    def signal(self, instance: InstanceView | str | UUID, signal: Signal[Any] | str, value: Any) -> bool:
+        """Give an instance the value of a signal, and wake it if it waits for that.
+
+        True: the value is stored, by this call or by an earlier one with the same value. False: the signal has another
+        value, or the wait for it has timed out. A signal can come before the body waits for it. The name of a signal in
+        place of the signal takes any value. Raises OptionError or EncodeError for a value that does not fit the type,
+        UnknownInstanceError, NotRunningError if the instance is final, and StepLimitError if it has too many signals.
+        """
+        return self.call(self.manager.signal(instance, signal, value))

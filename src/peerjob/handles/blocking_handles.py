@@ -25,6 +25,7 @@ from .schedule import Backfill, FireEntry, Schedule, ScheduleView
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True, default=Any)
 
 

@@ -11,13 +11,15 @@ from typing import Any, ClassVar, Literal, NoReturn, Protocol, SupportsFloat, Su
 
 from peerjob.model.clock import SystemClock, to_datetime
 from peerjob.model.durations import Duration, to_micros, to_seconds
-from peerjob.model.errors import OptionError, OwnershipLost, Snooze
+from peerjob.model.errors import NodeStateError, OptionError, OwnershipLost, Snooze
 from peerjob.model.injected import Injectable, Injection, current_run
 from peerjob.model.limit import Limit
 from peerjob.model.limits import MAX_LIMIT_NAME, checked_text
 from peerjob.model.printable import shown
 from peerjob.model.worker import Worker
 
+from .durable_run import DurableRun
+from .durable_verbs import DurableVerbs
 from .instance import Instance
 from .job_log import instance_logger
 from .manager import Manager
@@ -35,12 +37,13 @@ class ContextBackend(Protocol):
     def report_progress(self, context: Context, fraction: float, message: str) -> None: ...
     async def check_owner(self, context: Context) -> bool: ...
     async def throttle(self, context: Context, limit: str, delay_us: int) -> None: ...
+    def durable_run(self, context: Context, verb: str) -> DurableRun: ...
     def make_instance(self, context: Context) -> Instance[Any]: ...
     def make_worker(self, context: Context) -> Worker: ...
     def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> bool: ...
 
 
-class Context(Injectable):
+class Context(DurableVerbs, Injectable):
     """The run of one instance, seen from inside the job. Threads may use it.
 
     Annotate a parameter to get it, or call `Context.current()`.
@@ -210,6 +213,13 @@ class Context(Injectable):
     def serves(self, backend: ContextBackend) -> bool:
         """Whether this run belongs to the node with this backend: one process can have several nodes."""
         return self._backend is backend
+
+    # -- steps and waits -----------------------------------------------------------------------------------------
+
+    def durable_run(self, verb: str) -> DurableRun:
+        if self._backend is None:
+            raise NodeStateError(f"{verb}() needs a job that a node runs; a direct call of its function has no node")
+        return self._backend.durable_run(self, verb)
 
     # -- ownership -----------------------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ from peerjob.model.spec import (
     encode_arguments,
 )
 from peerjob.model.state import Level, State
+from peerjob.model.step_values import waits_for
 
 from .entries import HistoryEntry, LogEntry
 from .job_log import instance_logger
@@ -200,6 +201,11 @@ class InstanceView(ABC):
         return None if self.record.error is None else decode_error(self.record.error)
 
     @property
+    def waits_for(self) -> str | None:
+        """What the suspended instance waits for, in words; None if it is not suspended."""
+        return waits_for(self.record)
+
+    @property
     def progress(self) -> Progress | None:
         """The latest reported progress, or None."""
         return None if self.record.progress is None else decode_progress(self.record.progress)
@@ -231,6 +237,7 @@ class InstanceView(ABC):
             "retry_of": _readable(lambda: self._decoded().retry_of),
             "schedule": _readable(lambda: self.schedule),
             "nominal_at": _readable(lambda: _iso(self.nominal_at)),
+            "waits_for": self.waits_for,
             "progress": _readable(lambda: _progress_shown(self.progress)),
             "error": None if record.error is None else _readable(lambda: str(self.error)),
             "traceback": None

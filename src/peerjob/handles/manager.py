@@ -28,6 +28,7 @@ from .entries import HistoryEntry, LogEntry
 from .instance import Event, Instance
 from .registered_job import RegisteredJob
 from .schedule import Backfill, FireEntry, Schedule, ScheduleView
+from .signalling import Signalling
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,7 +54,7 @@ class Stats:
         return sum(count for states in kinds for entered, count in states.items() if entered & state)
 
 
-class Manager(DirectScheduling, Injectable, ABC):
+class Manager(DirectScheduling, Signalling, Injectable, ABC):
     """Schedules, looks up, waits for and cancels instances. `Node` implements it."""
 
     injected_as: ClassVar[Injection] = "manager"
@@ -208,8 +209,8 @@ class Manager(DirectScheduling, Injectable, ABC):
 
         An instance that was due keeps its position. Attempts, priority, options and the history stay. `id` is the
         id of the request, a UUIDv7 of about now: a repeated call with it has the same answer and changes nothing.
-        Raises UnknownInstanceError, NodeStateError if the instance runs, is final or waits for an earlier instance of
-        its schedule, and OptionError for another `id`.
+        Raises UnknownInstanceError, NodeStateError if the instance runs, is final, is suspended or waits for an earlier
+        instance of its schedule, and OptionError for another `id`.
         """
 
     @abstractmethod

@@ -98,6 +98,9 @@ def _why_running(observations: Observations) -> Iterator[str]:
 
 def _why_waiting(observations: Observations) -> Iterator[str]:
     instance = observations.instance
+    if instance.waits_for is not None:
+        yield f"it is suspended: it waits for {instance.waits_for}"
+        return
     waits = False
     if instance.due_at > observations.now:
         waits = True

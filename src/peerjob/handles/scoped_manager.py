@@ -14,6 +14,7 @@ from msgspec import structs
 
 from peerjob.model.activity import Activity
 from peerjob.model.audit import AuditRecord
+from peerjob.model.durable import SignalAnswer
 from peerjob.model.durations import Duration
 from peerjob.model.errors import UnknownKindError
 from peerjob.model.firing import Leader
@@ -21,6 +22,7 @@ from peerjob.model.job import Call, Job
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, NodeView, Record
 from peerjob.model.rights import Rights
+from peerjob.model.signal import Signal
 from peerjob.model.stored_limit import InstanceLimits, KeyLimitPage, LimitPage
 
 from .entries import HistoryEntry, LogEntry
@@ -152,6 +154,10 @@ class ScopedManager(Manager):
     async def run_now(self, uuid: str | UUID, *, id: str | UUID | None = None) -> bool:
         await self._lookup_instance(uuid, None)
         return await self._manager.run_now(uuid, id=id)
+
+    async def _signal(self, id: str, signal: Signal[Any], value: Any) -> SignalAnswer:
+        await self._lookup_instance(id, None)
+        return await self._manager._signal(id, signal, value)
 
     async def retry_instances(self, query: Query, *, id: str | UUID | None = None) -> list[Instance[Any]]:
         await self._scope.check_query(self._manager, query, acting="a retry")

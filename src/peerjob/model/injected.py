@@ -10,7 +10,9 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar, overload
 from .errors import OptionError
 
 T = TypeVar("T")
-Injection = Literal["context", "manager", "worker", "instance", "blocking manager", "blocking instance"]
+Injection = Literal[
+    "context", "manager", "worker", "instance", "blocking manager", "blocking instance", "blocking context"
+]
 """Kinds of values that a node can supply for an annotated parameter. The "manager" is the node itself."""
 
 

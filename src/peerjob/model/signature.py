@@ -273,6 +273,7 @@ _NAMES: dict[str, Injection] = {
     "Instance": "instance",
     "BlockingManager": "blocking manager",
     "BlockingInstance": "blocking instance",
+    "BlockingContext": "blocking context",
 }
 
 

@@ -26,12 +26,14 @@ from peerjob.model.errors import OptionError
 from peerjob.model.job import Call, Job
 from peerjob.model.limits import MAX_COUNT, MAX_SEED
 from peerjob.model.record import FINAL_STATE, Action, Claim, NewInstance, Outcome
+from peerjob.model.signal import Signal
 from peerjob.model.signature import analyse
 from peerjob.model.spec import ErrorInfo, Progress, decode_error, decode_spec, encode
 from peerjob.model.state import State
 from peerjob.node.body.context_vars import ContextVars
 from peerjob.node.body.injection import Resources
 from peerjob.node.body.registry import Registry
+from peerjob.node.body.signal_values import encode_signal
 from peerjob.node.manager.call_encoder import CallEncoder
 from peerjob.node.node import MAX_PAYLOAD
 from peerjob.node.work.failure_log import FailureLog
@@ -62,6 +64,8 @@ class Verdict(StrEnum):
     """The attempt failed, and the job runs again after a wait."""
     SNOOZED = "snoozed"
     """The job delayed itself. The run does not count as an attempt."""
+    SUSPENDED = "suspended"
+    """The job waits for a time or a signal. The run does not count as an attempt."""
 
 
 _VERDICTS = {
@@ -70,6 +74,7 @@ _VERDICTS = {
     Action.TIME_OUT: Verdict.TIMED_OUT,
     Action.RETRY: Verdict.RETRIED,
     Action.SNOOZE: Verdict.SNOOZED,
+    Action.SUSPEND: Verdict.SUSPENDED,
 }
 
 
@@ -80,7 +85,7 @@ class EagerAttempt:
     number: int
     verdict: Verdict
     wait: float
-    """Seconds until the next run, by backoff or snooze; 0 after the last run."""
+    """Seconds until the next run, by backoff, snooze or a wait of the body; 0 after the last run."""
     error: ErrorInfo | None
     note: str
     """The note that a node would write into the history entry of the run."""
@@ -133,12 +138,14 @@ class EagerRun(Generic[R_co]):
 
 
 class Eager:
-    """Runs jobs at once, attempt after attempt, until the end, a snooze or `max_attempts`.
+    """Runs jobs at once, run after run, until the end, a snooze, a wait for a signal or `max_attempts` runs.
 
     - `overrides` replaces factories of `Depends`, as `Node.override` does.
     - `clock`: waits inside a body take real time, unless you pass a VirtualClock. Waits between attempts are skipped.
     - `nominal_at` is the nominal time of a schedule for which the job runs.
     - `seed` determines the jitter.
+    - `signals`: the values of signals, by signal or name. A wait for another signal lasts until its timeout, which is
+      skipped as other waits of the body are; without a timeout, the runs end.
 
     A job with `run_in="process"` runs in this process too. `on_complete` and `on_state_change` are not called.
     """
@@ -152,6 +159,7 @@ class Eager:
         nominal_at: datetime | None = None,
         max_attempts: int = 100,
         seed: int = 0,
+        signals: Mapping[Signal[Any] | str, Any] | None = None,
     ) -> None:
         whole_number("max_attempts", max_attempts, 1, MAX_COUNT)
         whole_number("seed", seed, -MAX_SEED, MAX_SEED)
@@ -160,6 +168,11 @@ class Eager:
         self._nominal_us = 0 if nominal_at is None else aware_us("nominal_at", nominal_at)
         self._max_attempts = max_attempts
         self._seed = seed
+        given = [
+            (Signal[Any](signal, Any) if isinstance(signal, str) else signal, value)
+            for signal, value in (signals or {}).items()
+        ]
+        self._signals = {signal.stored_name: encode_signal(signal, value) for signal, value in given}
 
     @overload
     def run(self, job: Job[P, R, Any], /, *args: P.args, **kwargs: P.kwargs) -> EagerRun[R]: ...
@@ -218,13 +231,17 @@ class Eager:
 
     async def _run(self, call: Call[Any], pool: CallersThread | None) -> EagerRun[Any]:
         clock = self._clock or SkippingClock(self._seed)
-        async with clock.passing(math.inf), _Attempts(clock, call, self._overrides, pool) as attempts:
+        async with (
+            clock.passing(math.inf),
+            _Attempts(clock, call, self._overrides, pool, dict(self._signals)) as attempts,
+        ):
             while True:
                 attempt = await attempts.next(self._nominal_us)
                 if attempt.error is not None and attempt.error.type == KeyboardInterrupt.__name__:
                     # Ctrl-C must end the test run, not count as a failed attempt
                     raise KeyboardInterrupt
-                if attempt.verdict is not Verdict.RETRIED or attempt.number >= self._max_attempts:
+                again = attempt.verdict is Verdict.RETRIED or (attempt.verdict is Verdict.SUSPENDED and attempt.wait)
+                if not again or len(attempts.ended) >= self._max_attempts:
                     return EagerRun(attempts=tuple(attempts.ended), instance=attempts.instance())
                 if isinstance(clock, SkippingClock):
                     clock.skip(attempt.wait)
@@ -241,8 +258,10 @@ class _Attempts:
         call: Call[Any],
         overrides: dict[Callable[..., Any], Callable[..., Any]],
         pool: CallersThread | None,
+        kept: dict[str, bytes],
     ) -> None:
         self._clock = clock
+        self._kept = kept
         self.ended: list[EagerAttempt] = []
         registry = Registry()
         registry.add(call.job.untimed())
@@ -259,14 +278,15 @@ class _Attempts:
         self._processors = Processors(clock, NAME, context_vars, pool)
         self._failures = FailureLog(NAME)
         outcome_builder = OutcomeBuilder(clock, MAX_PAYLOAD, node=NAME, failures=self._failures)
-        context_backend = EagerContextBackend(clock, self._manager)
+        reports = EagerReports(HeldClaims(NAME), Waker())
+        context_backend = EagerContextBackend(clock, self._manager, self._executor, reports, kept)
         self._runner = InstanceRunner(
             clock=clock,
             manager=self._manager,
             registry=registry,
             executor=self._executor,
             context_backend=context_backend,
-            unsent_reports=EagerReports(HeldClaims(NAME), Waker()),
+            unsent_reports=reports,
             outcome_builder=outcome_builder,
             processors=self._processors,
             prefetch=Prefetch(),
@@ -290,7 +310,7 @@ class _Attempts:
 
     async def next(self, nominal_us: int) -> EagerAttempt:
         """Run the next attempt."""
-        number = len(self.ended) + 1
+        number = 1 + sum(attempt.verdict is not Verdict.SUSPENDED for attempt in self.ended)
         claim = _claim(self._new, self._job, number, nominal_us, self._clock.time_us())
         run = Run(claim, NAME, asyncio.get_running_loop().time())
         run.slot = 0
@@ -307,10 +327,11 @@ class _Attempts:
         assert outcome is not None
         self._last = claim, outcome
         self._progress = outcome.progress or self._progress
+        self._kept.update((step.name, step.value) for step in outcome.steps)
         attempt = EagerAttempt(
             number=number,
             verdict=_VERDICTS[outcome.action],
-            wait=outcome.delay_us / 1_000_000,
+            wait=_wait_us(outcome, self._clock.time_us()) / 1_000_000,
             error=None if outcome.error is None else decode_error(outcome.error),
             note=outcome.note,
             logs=tuple(LogEntry(claim.id, claim.kind, line) for line in outcome.logs),
@@ -328,6 +349,13 @@ class _Attempts:
             structs.replace(record, progress=self._progress),
             job=self._job,
         )
+
+
+def _wait_us(outcome: Outcome, now_us: int) -> int:
+    """Microseconds until the next run."""
+    if outcome.wait is None:
+        return outcome.delay_us
+    return 0 if outcome.wait.until_us is None else max(1, outcome.wait.until_us - now_us)
 
 
 def _claim(new: NewInstance, job: Job[..., Any, Any], number: int, nominal_us: int, at_us: int) -> Claim:

@@ -10,14 +10,16 @@ from peerjob.handles.context import Context
 from peerjob.handles.direct_scheduling import DirectScheduling
 from peerjob.handles.manager import Manager
 from peerjob.model.clock import Clock, SystemClock
+from peerjob.model.durable import Need, Step
 from peerjob.model.errors import NodeStateError
 from peerjob.model.job import Job
-from peerjob.model.record import NodeView, Record
+from peerjob.model.record import Ack, NodeView, Record
 from peerjob.node.body.binding import Binding
 from peerjob.node.body.executor import Executor
 from peerjob.node.body.threads import ThreadPool
 from peerjob.node.manager.call_encoder import CallEncoder
 from peerjob.node.work.context_backend import NodeContextBackend
+from peerjob.node.work.durable_run import NodeDurableRun
 from peerjob.node.work.unsent_reports import UnsentReports
 
 NAME = "eager"
@@ -83,16 +85,43 @@ class NoNode(DirectScheduling):
 
 
 class EagerContextBackend(NodeContextBackend):
-    """The context backend of an eager run, which always owns its instance."""
+    """The context backend of an eager run, which always owns its instance. `kept` has the steps of earlier runs."""
 
-    def __init__(self, clock: Clock, manager: Manager) -> None:
-        super().__init__(clock=clock, name=NAME, store=cast(Any, None), manager=manager)
+    def __init__(
+        self, clock: Clock, manager: Manager, executor: Executor, reports: UnsentReports, kept: dict[str, bytes]
+    ) -> None:
+        nothing = cast(Any, None)
+        super().__init__(
+            clock=clock,
+            name=NAME,
+            store=nothing,
+            manager=manager,
+            make_durable=lambda run, context, state: EagerDurableRun(
+                run, context, state, nothing, reports, executor, kept=kept
+            ),
+        )
 
     async def check_owner(self, context: Context) -> bool:
         return True
 
     async def throttle(self, context: Context, limit: str, delay_us: int) -> None:
         """Close nothing: an eager run ignores limits."""
+
+
+class EagerDurableRun(NodeDurableRun):
+    """Keeps the steps of an eager instance in a dictionary."""
+
+    def __init__(self, *args: Any, kept: dict[str, bytes]) -> None:
+        super().__init__(*args)
+        self._kept = kept
+
+    async def _begin(self) -> None:
+        for name, value in self._kept.items():
+            self._remember(Step(name, value))
+
+    async def _write(self, steps: tuple[Step, ...], needs: tuple[Need, ...], *, alone: bool) -> Ack:
+        self._kept.update((step.name, step.value) for step in steps)
+        return Ack.DONE
 
 
 class EagerReports(UnsentReports):

@@ -397,6 +397,9 @@ class Given:
     def time_us(self) -> int:
         return 1_000_000
 
+    def durable_run(self, context: Context, verb: str) -> Any:
+        return "the durable run"
+
     def report_progress(self, context: Context, fraction: float, message: str) -> None: ...
 
     async def check_owner(self, context: Context) -> bool:

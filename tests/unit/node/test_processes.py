@@ -64,6 +64,9 @@ class Recorder:
     def time_us(self) -> int:
         return 1_000_000
 
+    def durable_run(self, context: Context, verb: str) -> Any:
+        raise AssertionError(verb)
+
     def report_progress(self, context: Context, fraction: float, message: str) -> None:
         self.progress.append((fraction, message))
 

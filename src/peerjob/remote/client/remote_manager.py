@@ -20,6 +20,7 @@ from peerjob.model.activity import Activity, given_minutes
 from peerjob.model.arguments import typed, whole_number
 from peerjob.model.audit import AuditRecord, given_audit_limit
 from peerjob.model.clock import aware_us
+from peerjob.model.durable import SignalAnswer
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import UnknownInstanceError
 from peerjob.model.firing import Leader
@@ -29,6 +30,7 @@ from peerjob.model.limit import limit_numbers
 from peerjob.model.limits import MAX_KIND, MAX_LIMIT_NAME, MAX_NOTE, checked_text
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, NodeView, Record
+from peerjob.model.signal import Signal
 from peerjob.model.stored_limit import InstanceLimits, KeyLimitPage, LimitPage
 from peerjob.node.manager.schedules import MAX_PREVIEW
 from peerjob.proto.job.v1 import service_pb2 as pb
@@ -255,6 +257,9 @@ class RemoteManager(Manager):
         request = pb.RunNowRequest(uuid=checked_id(uuid), request_uuid=_given(id))
         moved: bool = (await self._ids.call(rpcs.RUN_NOW, request, "request_uuid")).moved
         return moved
+
+    async def _signal(self, id: str, signal: Signal[Any], value: Any) -> SignalAnswer:
+        raise NotImplementedError("signals over gRPC")
 
     async def retry_instances(self, query: Query, *, id: str | UUID | None = None) -> list[Instance[Any]]:
         return [instance async for part in self.retry_pages(query, id=id) for instance in part]

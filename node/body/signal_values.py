@@ -1,0 +1,27 @@
+"""Checks and encodes the value of a signal, as the body will get it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peerjob.model.codec import encode_value
+from peerjob.model.durable import MAX_STEP_BYTES
+from peerjob.model.errors import EncodeError, OptionError, PayloadTooLargeError
+from peerjob.model.printable import with_article
+from peerjob.model.signal import Signal
+
+from .typed_positions import ResultType
+
+
+def encode_signal(signal: Signal[Any], value: Any) -> bytes:
+    """The stored form of a value; raises OptionError, or PayloadTooLargeError, for one that the signal cannot have."""
+    try:
+        data = ResultType(signal.type).encode(value)
+    except EncodeError as error:
+        kind = getattr(signal.type, "__name__", str(signal.type))
+        raise OptionError("value", value, f"{with_article(kind)} for signal {signal.name!r}: {error}") from error
+    if data is None:
+        data = encode_value(None)
+    if len(data) > MAX_STEP_BYTES:
+        raise PayloadTooLargeError(f"value of signal {signal.name!r}", len(data), MAX_STEP_BYTES)
+    return data

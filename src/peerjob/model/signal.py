@@ -1,0 +1,55 @@
+"""`Signal`: a typed value that an instance gets once from outside."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar, overload
+
+from .durable import MAX_STEP_NAME, SIGNAL_MARK
+from .errors import OptionError
+from .limits import checked_text
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class SignalSource(Generic[T_co]):
+    """A signal, as a body reads it: one of a bool is also one of an object. A value is given to a `Signal`."""
+
+    __slots__ = ("name", "type")
+
+    name: str
+    type: Any
+
+    @property
+    def stored_name(self) -> str:
+        """The name under which a store keeps the value."""
+        return SIGNAL_MARK + self.name
+
+
+class Signal(SignalSource[T], Generic[T]):
+    """The name of a value that comes from outside, and its type.
+
+    A body waits for it with `Context.wait_for`, and `Manager.signal` gives it. An instance has one value of each name:
+    the first one stays. `type` is a class, or any other annotation of a parameter.
+    """
+
+    __slots__ = ()
+
+    @overload
+    def __init__(self, name: str, type: type[T]) -> None: ...
+    @overload
+    def __init__(self: Signal[Any], name: str, type: Any) -> None: ...
+    def __init__(self, name: str, type: Any) -> None:
+        self.name = checked_step_name(name)
+        self.type = type
+
+    def __repr__(self) -> str:
+        return f"Signal({self.name!r}, {getattr(self.type, '__name__', self.type)!s})"
+
+
+def checked_step_name(name: object) -> str:
+    """Return the name of a step, a wait, a signal or a child; raises OptionError."""
+    text = checked_text("name", name, MAX_STEP_NAME)
+    if text.startswith(SIGNAL_MARK):
+        raise OptionError("name", name, f"a name that does not begin with {SIGNAL_MARK!r}")
+    return text
