@@ -165,7 +165,7 @@ lock: $(VENV)/.installed ## renew the releases that the image is made of
 		$(BIN)/uv pip compile $(LOCK) --output-file deploy/build.lock -
 
 dist: $(VENV)/.installed ## build the sdist and the wheel, check them and each extra in clean environments, run the demo
-	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m pip install --quiet build uv
 	$(BIN)/python scripts/check_dist.py
 
 upgrade: $(VENV)/.installed servers ## nodes of the last release, or of FROM=COMMIT, and of this tree share a namespace, on each store
