@@ -25,6 +25,8 @@ from support.stalls import Stalls
 from support.waiting import PATIENCE, until
 
 outbox = Outbox()
+LEAST_RATE = 2_000
+"""Rows that a relay sends, and a node runs, in a second, also on a busy machine."""
 SOAK = [pytest.mark.soak, pytest.mark.timeout(3_600)]
 
 
@@ -96,11 +98,14 @@ async def test_rows_of_an_outage_are_sent_when_the_store_answers(
             began_us = time.time_ns() // 1000
             await asyncio.to_thread(server.restart)
             answered = time.monotonic()
+            await until(lambda: len(noting.runs) > 0, PATIENCE)
+            first = time.monotonic() - answered
             await until(lambda: len(noting.runs) == number, PATIENCE)
             took = time.monotonic() - answered
             stalled = stalls.between(began_us, time.time_ns() // 1000)
-        print(f"{number} rows ran {took:.2f} s after the store answered, {stalled:.2f} s of them stalls")
-        assert took - stalled <= 2.0 + 1.0, "a node that lost its lease joins within a second"
+        print(f"{number} rows: {first:.2f} s until the first ran, {took:.2f} s until all; {stalled:.2f} s stalls")
+        assert first - stalled <= 2.0 + 1.0, "a node that lost its lease joins within a second"
+        assert took - stalled <= 2.0 + 1.0 + number / LEAST_RATE
         await until(lambda: rows_in(engine) == 0)
     assert set(noting.runs.values()) == {1}
 

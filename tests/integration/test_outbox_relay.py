@@ -91,7 +91,7 @@ async def test_a_take_ends_with_the_row_that_fills_its_bytes(base: Base, make_no
         rows = outbox.schedule_many(connection, [size.call("x" * 300_000) for _ in range(10)])
     database = EngineDatabase(base.relay_engine)
     taken = await database.run(lambda connected: take(connected, "peerjob_outbox", 500, 1 << 20))
-    assert [id for id, _ in taken] == [row.id for row in rows[:4]]
+    assert [one.id for one in taken] == [row.id for row in rows[:4]]
     async with make_node(base, size) as node:
         assert [await row.result(node, 30) for row in rows] == [300_000] * 10
 

@@ -201,6 +201,9 @@ class StoreError(PeerjobError):
     Solution: Read the text: it has the answer of the server.
     """
 
+    is_unsure = False
+    """Whether an earlier attempt of the same call, or a part of it, may have been executed."""
+
 
 class StoreUnavailableError(StoreError, ConnectionError):
     """The store cannot be reached; `url` has no password.
