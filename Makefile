@@ -95,7 +95,7 @@ soak: $(VENV)/.installed servers ## random programs under random faults and agai
 	$(BIN)/pytest -m soak tests/integration/test_damaged_values.py
 
 faultlab: $(VENV)/.installed servers ## node processes and real servers under faults: make faultlab MINUTES=10 ARGS=redis
-	PYTHONPATH=tests $(BIN)/python -m support.lab --minutes $(MINUTES) --page docs/reliability.md $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m support.lab --minutes $(MINUTES) --page docs/inside/lab.md $(ARGS)
 
 test-compose: $(VENV)/.installed ## the compose files on a Docker engine; ENGINE=own starts one (root on Debian)
 	@sh tests/compose/run.sh "$(ENGINE)" $(BIN)/pytest -m compose tests/compose $(ARGS)
@@ -165,7 +165,7 @@ lock: $(VENV)/.installed ## renew the releases that the image is made of
 		$(BIN)/uv pip compile $(LOCK) --output-file deploy/build.lock -
 
 dist: $(VENV)/.installed ## build the sdist and the wheel, check them and each extra in clean environments, run the demo
-	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m pip install --quiet build uv
 	$(BIN)/python scripts/check_dist.py
 
 upgrade: $(VENV)/.installed servers ## nodes of the last release, or of FROM=COMMIT, and of this tree share a namespace, on each store

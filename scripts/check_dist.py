@@ -1,8 +1,9 @@
 """Build the sdist and, from it, the wheel; check their content, and each extra in a clean virtual environment.
 
 The wheel must have the tracked files of the package and no others. Each environment gets the wheel with one extra.
-Every feature of the extra must work there, and every other feature must name the extra that it needs. At the end, the
-environment with all extras runs the demo.
+Every feature of the extra must work there, and every other feature must name the extra that it needs. One more
+environment has all extras with the oldest releases that pyproject.toml allows. At the end, the environment with all
+extras runs the demo.
 """
 
 import json
@@ -23,7 +24,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FOLDERS = ("cluster", "node", "proto", "store")
 PACKAGES = ("peerjob", "peerjob_probe", "peerjob_pytest")
 NOT_IN_SDIST = {".ci", ".devcontainer", ".github", ".gitignore"}
-MAX_CORE_PACKAGES, MAX_CORE_MB = 14, 45
+MAX_CORE_PACKAGES, MAX_CORE_MB = 14, 35
+OLDEST = "oldest"
+"""The name of the environment with the oldest releases."""
 
 FEATURES = """
 import json, subprocess, sys
@@ -82,7 +85,7 @@ def main() -> int:
     _run(sys.executable, "-m", "build", "--outdir", str(DIST), str(ROOT))
     [sdist], [wheel] = DIST.glob("*.tar.gz"), DIST.glob("*.whl")
     problems += _sdist_problems(sdist) + _wheel_problems(wheel)
-    extras = ["core", *PROJECT["optional-dependencies"]]
+    extras = ["core", *PROJECT["optional-dependencies"], OLDEST]
     with tempfile.TemporaryDirectory(prefix="peerjob-dist-") as folder:
         for extra in extras:
             problems += _extra_problems(Path(folder, extra), wheel, extra)
@@ -153,6 +156,8 @@ def _differences(where: str, names: set[str], expected: set[str]) -> list[str]:
 
 def _included(extra: str) -> set[str]:
     """The extras that an extra brings, and itself."""
+    if extra == OLDEST:
+        return _included("all")
     extras = {extra}
     for text in PROJECT["optional-dependencies"].get(extra, ()):
         if text.startswith("peerjob["):
@@ -164,10 +169,15 @@ def _included(extra: str) -> set[str]:
 def _extra_problems(home: Path, wheel: Path, extra: str) -> list[str]:
     _run(sys.executable, "-m", "venv", "--without-pip", str(home))
     python = home / "bin" / "python"
-    wanted = str(wheel) if extra == "core" else f"{wheel}[{extra}]"
-    # pip installs from outside, so that the environment has nothing but the packages
+    # pip and uv install from outside, so that the environment has nothing but the packages
     pip = (sys.executable, "-m", "pip", "--python", str(python))
-    _run(*pip, "install", "--quiet", "--no-compile", wanted)
+    if extra == OLDEST:
+        uv = (sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python))
+        # with the wheel, they would not be direct requirements
+        _run(*uv, "--resolution", "lowest-direct", "--extra", "all", "--requirements", "pyproject.toml")
+        _run(*uv, "--no-deps", str(wheel))
+    else:
+        _run(*pip, "install", "--quiet", "--no-compile", str(wheel) if extra == "core" else f"{wheel}[{extra}]")
     listed = _run(*pip, "list", "--format", "json")
     packages = {package["name"]: package["version"] for package in json.loads(listed)}
     size = sum(path.stat().st_size for path in home.rglob("*") if path.is_file() and not path.is_symlink()) / 1e6

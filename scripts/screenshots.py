@@ -56,6 +56,7 @@ async def paths_of(node: Node) -> dict[str, str]:
         "fires": "/fires/digest",
         "kinds": "/kinds",
         "kind": "/kinds/mail.send",
+        "limits": "/limits",
         "nodes": "/nodes",
         "audit": "/audit",
     }

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from peerjob.model.clock import Clock
-from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.errors import StoreError, StoreUnavailableError
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -36,7 +36,7 @@ class CallRetry:
         self._retry_for = retry_for
 
     async def __call__(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Await `call()` until it answers; raises its last StoreUnavailableError."""
+        """Await `call()` until it answers; raises its last StoreUnavailableError, or another error with `is_unsure`."""
         if self._retry_for <= 0:
             return await call()  # also in a thread without an event loop
         # the clock of the event loop, because the waits between the tries use that clock
@@ -57,7 +57,11 @@ class CallRetry:
         )
 
         async def attempt() -> T:
-            return await call()
+            try:
+                return await call()
+            except StoreError as error:
+                error.is_unsure = True  # an attempt before this one had no answer
+                raise
 
         return await again(attempt)
 

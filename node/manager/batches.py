@@ -122,6 +122,8 @@ class Enqueuer:
         results: list[Enqueued] = []
         for answer in answers:
             if isinstance(answer, BaseException):
+                if isinstance(answer, StoreError) and len(answers) > 1:
+                    answer.is_unsure = True
                 raise answer
             results += answer
         return results

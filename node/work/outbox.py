@@ -19,6 +19,9 @@ from peerjob.node.manager.kind_catalogue import KindCatalogue
 
 from .changes import ChangeListener
 
+NO_INSTANCE = "00000000-0000-7000-8000-000000000000"
+"""An id that no instance has."""
+
 
 class OutboxState(msgspec.Struct, frozen=True, kw_only=True):
     """The rows of an outbox and of its inbox at one moment; 100,000 stands for more rows, too."""
@@ -42,8 +45,13 @@ class RelayNode(Protocol):
     async def send(self, instances: Sequence[NewInstance]) -> list[Exception | None]:
         """Enqueue instances, of which some may be in the store already; None, or why the store refuses the instance.
 
-        Raises StoreError if the store takes nothing now: it is away, or full.
+        Raises StoreError if the store takes nothing now: it is away, or full. After a StoreFullError that is not
+        `is_unsure`, the store has none of the instances of this call.
         """
+        ...
+
+    async def reach(self) -> None:
+        """Wait for an answer of the store. Raises StoreError if it gives none."""
         ...
 
     async def over(self, ids: Sequence[str]) -> list[str]:
@@ -117,7 +125,12 @@ class OutboxRole(BackgroundRole):
                 return [error]
             # one bad instance must not keep the others from the store
             half = len(instances) // 2
-            return [*await self._enqueue(instances[:half]), *await self._enqueue(instances[half:])]
+            first = await self._enqueue(instances[:half])
+            try:
+                return [*first, *await self._enqueue(instances[half:])]
+            except StoreError as later:
+                later.is_unsure = True
+                raise
         now_us = self.clock.time_us()
         jobs: dict[str, Job[..., Any, Any] | None] = {}
         for instance, answer in zip(instances, answers, strict=True):
@@ -128,6 +141,10 @@ class OutboxRole(BackgroundRole):
             if job is not None and answer.is_new and not answer.repeated:
                 self._changes.scheduled(job, fresh_record(instance, now_us))
         return [None] * len(instances)
+
+    async def reach(self) -> None:
+        """See `RelayNode.reach`."""
+        await self._records.find_many([NO_INSTANCE])
 
     async def over(self, ids: Sequence[str]) -> list[str]:
         """See `RelayNode.over`."""

@@ -6,73 +6,25 @@ import threading
 import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.orm import Session
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from peerjob import INJECTED, Context, Job, JobFailed, JobTimedOut, Node, OptionError, OwnershipLost, Retry, TableError
-from peerjob.sql import Outbox, OutboxRelay, transact
+from peerjob.sql import OutboxRelay, transact
+from support.inbox_site import Bank, Claims, Invoice, bank_of, outbox, write, write_async
 from support.postgres import Database
 from support.waiting import until
-
-outbox = Outbox()
-
-
-@dataclass
-class Invoice:
-    number: int
-    at: datetime
-
-
-class Bank:
-    """A database with a table of the program and the tables of the inbox."""
-
-    def __init__(self, url: str, async_url: str) -> None:
-        self.engine: Engine = create_engine(url)
-        self.async_engine: AsyncEngine = create_async_engine(async_url)
-        with self.engine.begin() as connection:
-            outbox.create_table(connection)
-            connection.execute(text("CREATE TABLE written (number integer)"))
-
-    def written(self) -> list[int]:
-        with self.engine.connect() as connection:
-            return [row[0] for row in connection.execute(text("SELECT number FROM written ORDER BY 1"))]
-
-    def kept(self, table: str = "peerjob_inbox") -> list[Any]:
-        with self.engine.connect() as connection:
-            return list(connection.execute(text(f"SELECT * FROM {table} ORDER BY 1")).all())
-
-    def execute(self, sql: str, **given: Any) -> None:
-        with self.engine.begin() as connection:
-            connection.execute(text(sql), given)
 
 
 @pytest.fixture(params=["postgres", "sqlite"])
 async def bank(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bank]:
-    if request.param == "sqlite":
-        made = Bank(f"sqlite:///{tmp_path}/bank.db", f"sqlite+aiosqlite:///{tmp_path}/bank.db")
-    else:
-        database: Database = request.getfixturevalue("postgres")
-        made = Bank(database.url(), database.url("asyncpg"))
-    yield made
-    made.engine.dispose()
-    await made.async_engine.dispose()
-
-
-def write(session: Session, number: int) -> Invoice:
-    session.execute(text("INSERT INTO written VALUES (:number)"), {"number": number})
-    return Invoice(number, datetime(2026, 1, 1, tzinfo=UTC))
-
-
-async def write_async(session: AsyncSession, number: int) -> Invoice:
-    await session.execute(text("INSERT INTO written VALUES (:number)"), {"number": number})
-    return Invoice(number, datetime(2026, 1, 1, tzinfo=UTC))
+    database: Database | None = request.getfixturevalue("postgres") if request.param == "postgres" else None
+    async with bank_of(database, tmp_path / "bank.db") as made:
+        yield made
 
 
 INVOICE = Invoice(7, datetime(2026, 1, 1, tzinfo=UTC))
@@ -166,17 +118,6 @@ async def test_a_call_that_waits_for_a_thread_does_not_outlast_its_run(bank: Ban
         go_on.set()
         await loop.run_in_executor(None, lambda: None)
     assert bank.written() == []
-
-
-class Claims:
-    """Contexts of one instance with any fence, for runs of claims that were taken over."""
-
-    def __init__(self) -> None:
-        self.id = str(uuid.UUID(int=uuid.uuid4().int & ~(0xF << 76) | 7 << 76))
-
-    def run(self, fence: int) -> Context:
-        backend: Any = object()
-        return Context(id=self.id, kind="book", fence=fence, backend=backend)
 
 
 @pytest.mark.parametrize("is_async", [True, False])

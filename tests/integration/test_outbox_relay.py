@@ -12,14 +12,14 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy import create_engine
 
 from peerjob import Job, JobFailed, Node, State, UnknownInstanceError
 from peerjob.sql import Outbox, OutboxRelay
 from peerjob.sql.databases import EngineDatabase
 from peerjob.sql.outbox import relays
 from peerjob.sql.relay_rows import take
+from support.outbox_base import Base
 from support.postgres import Database
 from support.waiting import until
 
@@ -39,38 +39,6 @@ MakeNode = Callable[..., AbstractAsyncContextManager[Node]]
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What the outbox has logged."""
     return [record.getMessage() for record in caplog.records if record.name == "peerjob.sql"]
-
-
-class Base:
-    """A database with the tables, an engine for rows, and the engine of a relay."""
-
-    def __init__(self, kind: str, database: Database | None, file: Path) -> None:
-        self.kind = kind
-        self.engine: Engine = create_engine(f"sqlite:///{file}" if database is None else database.url())
-        drivers = {"async-psycopg": "psycopg", "asyncpg": "asyncpg"}
-        if database is None:
-            urls = (f"sqlite:///{file}", f"sqlite+aiosqlite:///{file}")
-        else:
-            urls = (database.url(), database.url(drivers.get(kind, "psycopg")))
-        self.relay_engine: Any = (
-            create_engine(urls[0]) if kind in ("psycopg", "sqlite") else create_async_engine(urls[1])
-        )
-        with self.engine.begin() as connection:
-            outbox.create_table(connection)
-
-    def rows(self, table: str = "peerjob_outbox") -> list[Any]:
-        with self.engine.connect() as connection:
-            return list(connection.execute(text(f"SELECT * FROM {table} ORDER BY 1")).all())
-
-    def execute(self, sql: str, **given: Any) -> None:
-        with self.engine.begin() as connection:
-            connection.execute(text(sql), given)
-
-    async def close(self) -> None:
-        self.engine.dispose()
-        disposing = self.relay_engine.dispose()
-        if disposing is not None:
-            await disposing
 
 
 @pytest.fixture(
@@ -123,7 +91,7 @@ async def test_a_take_ends_with_the_row_that_fills_its_bytes(base: Base, make_no
         rows = outbox.schedule_many(connection, [size.call("x" * 300_000) for _ in range(10)])
     database = EngineDatabase(base.relay_engine)
     taken = await database.run(lambda connected: take(connected, "peerjob_outbox", 500, 1 << 20))
-    assert [id for id, _ in taken] == [row.id for row in rows[:4]]
+    assert [one.id for one in taken] == [row.id for row in rows[:4]]
     async with make_node(base, size) as node:
         assert [await row.result(node, 30) for row in rows] == [300_000] * 10
 

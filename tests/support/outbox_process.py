@@ -58,6 +58,7 @@ class DyingNode:
         self._database = database
         self.clock = node.clock
         self.over = node.over
+        self.reach = node.reach
 
     async def send(self, instances: Sequence[NewInstance]) -> list[Exception | None]:
         if self._database.point == "taken":

@@ -14,7 +14,7 @@ import uvicorn
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from peerjob import INJECTED, Context, Instance, Job, JobGroup, Node, Query, Role, Secret, State
+from peerjob import INJECTED, Context, Instance, Job, JobGroup, Limit, Node, Query, Role, Secret, State
 from peerjob.model.clock import to_datetime
 from support.servers import free_port
 from support.waiting import until
@@ -96,7 +96,7 @@ async def build(pages: int, context: Context = INJECTED) -> None:
     await asyncio.Event().wait()
 
 
-@jobs.job(kind="bank.login", description="Takes a secret.")
+@jobs.job(kind="bank.login", description="Takes a secret.", limits=[Limit("bank", concurrency=10, rate="100/min")])
 async def login(user: str, password: Annotated[str, Secret]) -> str:
     return f"{user} is logged in"
 
@@ -145,7 +145,7 @@ async def pages_with(node: Node) -> list[str]:
     schedules = [quote(one.name, safe="") for one in await node.schedules()]
     kinds = [quote(one.kind, safe="") for one in await node.registered_jobs()]
     return [
-        *("/", "/instances", "/schedules", "/kinds", "/nodes", "/audit"),
+        *("/", "/instances", "/schedules", "/kinds", "/limits", "/nodes", "/audit"),
         *(f"/instances/{one.id}" for one in found),
         *(f"/{page}/{name}" for name in schedules[:1] for page in ("schedules", "fires")),
         *(f"/kinds/{name}" for name in kinds[-2:-1]),

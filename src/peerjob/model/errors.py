@@ -105,9 +105,9 @@ class UnknownInstanceError(PeerjobError, LookupError):
     Solution: Check the id and the namespace. For a longer memory, set `retention=`.
     """
 
-    def __init__(self, uuid: str) -> None:
+    def __init__(self, uuid: str, why: str = "never scheduled, or removed by retention") -> None:
         self.uuid = uuid
-        super().__init__(f"no instance {uuid} in this namespace (never scheduled, or removed by retention)")
+        super().__init__(f"no instance {uuid} in this namespace ({why})")
 
 
 class UnknownScheduleError(PeerjobError, LookupError):
@@ -200,6 +200,9 @@ class StoreError(PeerjobError):
 
     Solution: Read the text: it has the answer of the server.
     """
+
+    is_unsure = False
+    """Whether an earlier attempt of the same call, or a part of it, may have been executed."""
 
 
 class StoreUnavailableError(StoreError, ConnectionError):

@@ -25,13 +25,14 @@ _FIRST_LOOK, _LAST_LOOK = 0.01, 1.0
 class ScheduledRow(Generic[R]):
     """A run that waits in an outbox. Its instance exists once the transaction has committed and a relay has sent it.
 
-    A job with an idempotency key may find another instance with this key; then this id has no instance.
+    If the store has another instance with the key of the row when a relay sends it, this id has no instance.
     """
 
-    __slots__ = ("_job", "id")
+    __slots__ = ("_job", "_key", "id")
 
-    def __init__(self, id: str, job: Job[..., Any, Any]) -> None:
+    def __init__(self, id: str, job: Job[..., Any, Any], key: str | None = None) -> None:
         self._job = job
+        self._key = key
         self.id = id
         """The UUIDv7 as text, which the instance will have."""
 
@@ -95,10 +96,16 @@ class ScheduledRow(Generic[R]):
         while True:
             try:
                 stored = await manager.lookup_instance(self.id)
-            except UnknownInstanceError:
+            except UnknownInstanceError as error:
                 if manager.clock.elapsed() >= until:
-                    raise
+                    raise UnknownInstanceError(self.id, self._why_unknown()) from error
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LAST_LOOK)
             else:
                 return Instance(manager, stored.record, job=self._job)
+
+    def _why_unknown(self) -> str:
+        reasons = ["rolled back or not committed", "not sent by a relay yet", "removed by retention"]
+        if self._key is not None:
+            reasons.append(f"another instance had the key {self._key!r}")
+        return ", or ".join((", ".join(reasons[:-1]), reasons[-1]))

@@ -25,6 +25,7 @@ from .databases import in_thread
 from .inbox_rows import keep_value, kept_value, lock_fence
 from .sessions import transaction_of
 from .tables import DEFAULT_TABLE, checked_dialect, checked_table, table_error
+from .transaction_guard import TransactionGuard
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
+
+_ONE_LOOP = (
+    "an AsyncEngine with poolclass=NullPool, or an Engine: each body with run_in='process' has an event loop of its own"
+)
 
 _entered: ContextVar[str] = ContextVar("peerjob_transact", default="")
 """The name of the transaction that the present code is in."""
@@ -80,8 +85,8 @@ def transact(  # type: ignore[misc]  # mypy does not compare `*args: Any` with a
     sync body, it returns the value. `table` is the outbox in whose schema the tables of the inbox are.
 
     Raises OwnershipLost if a later claim of the instance has written here, OptionError outside of a job, inside of
-    another `transact`, and for a name that the run has used, TableError, and EncodeError or PayloadTooLargeError for a
-    value that cannot be kept; nothing is written then.
+    another `transact`, for a name that the run has used, and for a function that ends the transaction, TableError, and
+    EncodeError or PayloadTooLargeError for a value that cannot be kept; nothing is written then.
     """
     with needs_extra("sql", "transact"):
         from sqlalchemy import Engine
@@ -148,24 +153,29 @@ class _Work(NamedTuple):
         finally:
             _entered.reset(token)
 
-    def begin(self, connection: Any) -> bytes | None:
-        """Lock the instance, and return the kept value; raises OwnershipLost."""
+    def begin(self, connection: Any) -> bytes | TransactionGuard:
+        """Lock the instance; returns the kept value, or what watches the function. Raises OwnershipLost."""
         connected, context = transaction_of(connection).connected, self.context
         try:
-            if not lock_fence(connected, self.table, context.id, context.fence):
+            mark = lock_fence(connected, self.table, context.id, context.fence)
+            if mark is None:
                 raise OwnershipLost(
                     f"instance {context.id} is not held under fence {context.fence} any more: a later claim has written"
                 )
-            return kept_value(connected, self.table, context.id, self.name)
+            data = kept_value(connected, self.table, context.id, self.name)
         except Exception as error:
             told = table_error(error, self.table, connected.dialect)
             if told is None:
                 raise
             raise told from error
+        return TransactionGuard(connection, self.name, mark) if data is None else data
 
-    def keep(self, connection: Any, data: bytes) -> None:
-        """Keep the encoded value."""
-        keep_value(transaction_of(connection).connected, self.table, self.context.id, self.name, data)
+    def keep(self, connection: Any, data: bytes, guard: TransactionGuard) -> None:
+        """Keep the encoded value; raises OptionError if the function has ended the transaction."""
+        guard.open()
+        connected = transaction_of(connection).connected
+        if not keep_value(connected, self.table, self.context.id, self.name, data, guard.mark):
+            raise guard.ended("a commit of the driver's connection, which leaves writes without their value,")
 
     def encoded(self, value: Any) -> bytes:
         """The kept form of a value: no bytes for None."""
@@ -197,14 +207,16 @@ def _run(work: _Work, engine: Any) -> Any:
 
     with work.entered():
         with engine.begin() as connection:
-            data = work.begin(connection)
-            if data is None:
+            begun = work.begin(connection)
+            if isinstance(begun, TransactionGuard):
                 # the Session joins the transaction: its own commit does not end it
-                with Session(connection) as session:
+                with begun.telling(), Session(connection) as session:
                     value = work.function(session, *work.args)
                     session.flush()
                 data = work.encoded(value)
-                work.keep(connection, data)
+                work.keep(connection, data, begun)
+            else:
+                data = begun
         return work.decoded(data)
 
 
@@ -215,13 +227,23 @@ async def _run_in_thread(work: _Work, engine: Any) -> Any:
 async def _run_async(work: _Work, engine: Any) -> Any:
     from sqlalchemy.ext.asyncio import AsyncSession
 
-    with work.entered():
-        async with engine.begin() as connection:
-            data: bytes | None = await connection.run_sync(work.begin)
-            if data is None:
-                async with AsyncSession(connection) as session:
-                    value = await work.function(session, *work.args)
-                    await session.flush()
-                data = work.encoded(value)
-                await connection.run_sync(work.keep, data)
-        return work.decoded(data)
+    has_begun = False
+    try:
+        with work.entered():
+            async with engine.begin() as connection:
+                begun: bytes | TransactionGuard = await connection.run_sync(work.begin)
+                has_begun = True
+                if isinstance(begun, TransactionGuard):
+                    with begun.telling():
+                        async with AsyncSession(connection) as session:
+                            value = await work.function(session, *work.args)
+                            await session.flush()
+                    data = work.encoded(value)
+                    await connection.run_sync(work.keep, data, begun)
+                else:
+                    data = begun
+            return work.decoded(data)
+    except RuntimeError as error:
+        if not has_begun and "loop" in str(error):
+            raise OptionError("engine", "an AsyncEngine with connections of another event loop", _ONE_LOOP) from error
+        raise

@@ -20,17 +20,27 @@ _NOW: dict[Dialect, str] = {
 _ID: dict[Dialect, str] = {"postgresql": "CAST(:instance AS uuid)", "sqlite": ":instance"}
 
 
-def lock_fence(connected: Connected, table: str, instance: str, fence: int) -> bool:
-    """Lock the row of an instance until the transaction ends; False if a later claim has written."""
+_SAVEPOINT = "peerjob_transact"
+
+
+def lock_fence(connected: Connected, table: str, instance: str, fence: int) -> int | None:
+    """Lock the row of an instance until the transaction ends; None if a later claim has written.
+
+    Returns the mark of the transaction, for `keep_value`.
+    """
     fences, dialect = beside(table, FENCES), connected.dialect
+    mark = "txid_current()" if dialect == "postgresql" else "0"
     sql = (
         f"INSERT INTO {fences} AS known (instance, fence) VALUES ({_ID[dialect]}, :fence) "  # noqa: S608  # checked
         f"ON CONFLICT (instance) DO UPDATE SET fence = excluded.fence, written = {_NOW[dialect]} "
-        "WHERE known.fence <= excluded.fence RETURNING known.fence"
+        f"WHERE known.fence <= excluded.fence RETURNING {mark}"
     )
+    rows = connected.execute(sql, {"instance": instance, "fence": fence})
+    if not rows:
+        return None
     if dialect == "sqlite":
-        sql = sql.replace("RETURNING known.fence", "RETURNING fence")
-    return bool(connected.execute(sql, {"instance": instance, "fence": fence}))
+        connected.execute(f"SAVEPOINT {_SAVEPOINT}")
+    return int(rows[0][0])
 
 
 def kept_value(connected: Connected, table: str, instance: str, name: str) -> bytes | None:
@@ -41,11 +51,26 @@ def kept_value(connected: Connected, table: str, instance: str, name: str) -> by
     return bytes(rows[0][0]) if rows else None
 
 
-def keep_value(connected: Connected, table: str, instance: str, name: str, value: bytes) -> None:
-    """Keep a value beside the writes of the transaction."""
-    id = _ID[connected.dialect]
-    sql = f"INSERT INTO {beside(table, INBOX)} (instance, name, value) VALUES ({id}, :name, :value)"  # noqa: S608
-    connected.execute(sql, {"instance": instance, "name": name, "value": value})
+def keep_value(connected: Connected, table: str, instance: str, name: str, value: bytes, mark: int) -> bool:
+    """Keep a value beside the writes of the transaction; False if it is another transaction than that of the mark."""
+    inbox, given = beside(table, INBOX), {"instance": instance, "name": name, "value": value}
+    if connected.dialect == "sqlite":
+        # another transaction has not this savepoint
+        try:
+            connected.execute(f"RELEASE {_SAVEPOINT}")
+        except Exception as error:
+            if "no such savepoint" in str(error):
+                return False
+            raise
+        sql = f"INSERT INTO {inbox} (instance, name, value) VALUES (:instance, :name, :value)"  # noqa: S608  # checked
+        connected.execute(sql, given)
+        return True
+    sql = (
+        f"INSERT INTO {inbox} (instance, name, value) "  # checked
+        "SELECT CAST(:instance AS uuid), CAST(:name AS text), CAST(:value AS bytea) "
+        "WHERE txid_current() = CAST(:mark AS bigint) RETURNING 1"
+    )
+    return bool(connected.execute(sql, {**given, "mark": mark}))
 
 
 def old_instances(connected: Connected, table: str, seconds: float, after: str, limit: int) -> list[str]:

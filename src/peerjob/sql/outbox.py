@@ -113,7 +113,9 @@ class Outbox:
             if not isinstance(call, Call):
                 raise OptionError("call", type(call).__name__, "a call of a job: job.call(…)")
         new = [self._encoder.new(call) for call in given]
-        return new, [ScheduledRow(instance.id, call.job) for instance, call in zip(new, given, strict=True)]
+        return new, [
+            ScheduledRow(instance.id, call.job, instance.key) for instance, call in zip(new, given, strict=True)
+        ]
 
     def _insertion(self, dialect: Dialect, new: Sequence[NewInstance], *, notifies: bool) -> Statement:
         now_us = self._clock.time_us()

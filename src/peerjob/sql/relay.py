@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Sized
 from concurrent.futures import Executor
 from typing import Any, TypeVar, cast
 
-from peerjob.model.errors import DecodeError, StoreError
+from peerjob.model.errors import DecodeError, StoreError, StoreFullError
 from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, NewInstance
 from peerjob.node.work.outbox import OutboxState, RelayNode
 
@@ -17,7 +18,7 @@ from .databases import DaemonThread, Database, EngineDatabase, engine_at, outlas
 from .inbox_rows import FIRST, old_instances, remove_instances
 from .listening import Listener
 from .outbox import relays
-from .relay_rows import delete, is_empty, keep_aside, old_rows, state_of, take
+from .relay_rows import TakenRow, delete, give_back, is_empty, keep_aside, old_rows, state_of, take
 from .rows import check_id, decode_row
 from .statements import Connected
 from .tables import DEFAULT_TABLE, bad_table, channel_of, checked_table, table_error
@@ -28,6 +29,8 @@ logger = logging.getLogger("peerjob.sql")
 
 PERIOD = 1.0
 """Seconds between two looks at the table without a notification."""
+KNOWN_FOR = 1.0
+"""Seconds for which an answer of the store shows that it can be reached."""
 SEND_LIMIT = 300.0
 """Most seconds between the take of a row and its enqueue. A paused process takes the rows anew."""
 ASIDE_PERIOD = 60.0
@@ -99,6 +102,7 @@ class _Passes:
         self._wake = asyncio.Event()
         self._listener: Listener | None = None
         self._can_listen = True
+        self._answered_at = -math.inf
         self._sent: list[str] = []
         self._refused: dict[Any, str] = {}
         self._aside_at = self._clean_at = 0.0
@@ -107,20 +111,22 @@ class _Passes:
         self._last_error = ""
 
     async def run(self) -> None:
+        is_woken = False
         try:
             while True:
                 self._wake.clear()
                 try:
-                    is_full = await self._pass()
+                    is_full = await self._pass(is_woken)
                 except StoreError:
                     raise
                 except Exception as error:  # noqa: BLE001  # each library has its own errors of a database that is away
                     self._report(error)
                     is_full = False
+                is_woken = False
                 if not is_full:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(PERIOD):
-                            await self._wake.wait()
+                            is_woken = await self._wake.wait()
         finally:
             await self._forget_listener()
             await self._database.close()
@@ -131,25 +137,40 @@ class _Passes:
             logger.warning("the relay of the outbox %s tries again each second: %s", self._table, text)
         self._last_error = text
 
-    async def _pass(self) -> bool:
-        """Take rows and send them; whether more rows may be waiting."""
+    async def _pass(self, is_woken: bool) -> bool:
+        """Take rows and send them; whether more rows may be waiting. A notification may have woken the relay."""
         await self._listen()
         await self._look_aside()
+        is_known = self._node.clock.elapsed() - self._answered_at <= KNOWN_FOR
         # a take locks the file for the writers of the program, and a look does not
-        if self._database.dialect == "sqlite" and not (self._sent or self._refused) and await self._run(self._is_empty):
-            return False
+        is_idle = self._database.dialect == "sqlite" and not (self._sent or self._refused)
+        if is_idle or not (is_known or is_woken):
+            is_over = await self._run(self._finish_and_look)
+            self._ended()
+            if is_over:
+                return False
+        if not is_known:
+            # a row that is taken while the store is away would count as sent, and could not be sent after a day
+            await self._node.reach()
+            self._answered_at = self._node.clock.elapsed()
         taken_at = self._node.clock.elapsed()
         rows = await self._run(self._take)
-        is_full = len(rows) == MAX_BATCH or sum(_size(call) for _, call in rows) >= MAX_BATCH_BYTES
-        self._sent, self._refused = [], {}
-        self._last_error = ""
+        is_full = len(rows) == MAX_BATCH or sum(_size(row.call) for row in rows) >= MAX_BATCH_BYTES
+        self._ended()
         instances = [instance for instance in map(self._decoded, rows) if instance is not None]
         if instances:
             # a process that was paused meanwhile must not send: the store could have forgotten the ids
             if self._node.clock.elapsed() - taken_at > SEND_LIMIT:
+                await self._run(lambda connected: give_back(connected, self._table, rows))
                 return True
-            async with asyncio.timeout(SEND_LIMIT):
-                errors = await self._node.send(instances)
+            try:
+                async with asyncio.timeout(SEND_LIMIT):
+                    errors = await self._node.send(instances)
+            except StoreFullError as full:
+                if not full.is_unsure:
+                    await self._run(lambda connected: give_back(connected, self._table, rows))
+                raise
+            self._answered_at = self._node.clock.elapsed()
             for instance, error in zip(instances, errors, strict=True):
                 if error is None:
                     self._sent.append(instance.id)
@@ -157,28 +178,34 @@ class _Passes:
                     self._refuse(instance.id, error)
         if not is_full and (self._sent or self._refused):
             await self._run(self._finish)
-            self._sent, self._refused = [], {}
+            self._ended()
         return is_full
 
-    def _is_empty(self, connected: Connected) -> bool:
+    def _ended(self) -> None:
+        """The database has answered, and has the end of the last pass."""
+        self._sent, self._refused = [], {}
+        self._last_error = ""
+
+    def _finish_and_look(self, connected: Connected) -> bool:
+        """Whether no row is left."""
+        self._finish(connected)
         return is_empty(connected, self._table)
 
     def _finish(self, connected: Connected) -> None:
         delete(connected, self._table, self._sent)
         keep_aside(connected, self._table, self._refused)
 
-    def _take(self, connected: Connected) -> list[tuple[Any, Any]]:
+    def _take(self, connected: Connected) -> list[TakenRow]:
         """Delete the rows of the last pass and take others, in one transaction."""
         self._finish(connected)
         return take(connected, self._table, MAX_BATCH, MAX_BATCH_BYTES)
 
-    def _decoded(self, row: tuple[Any, Any]) -> NewInstance | None:
-        id, call = row
+    def _decoded(self, row: TakenRow) -> NewInstance | None:
         try:
-            new = decode_row(id, call)
-            check_id(id)
+            new = decode_row(row.id, row.call)
+            check_id(row.id)
         except DecodeError as error:
-            self._refuse(id, error)
+            self._refuse(row.id, error)
             return None
         return new
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from peerjob.node.work.outbox import OutboxState
 
@@ -15,6 +15,10 @@ REPEATED_FOR = 85_800
 that begins before the end of this time ends within minutes."""
 MOST_COUNTED = 100_000
 """Most rows of a table that a count reads."""
+_NUDGED: dict[Dialect, str] = {
+    "postgresql": "taken - interval '1 microsecond'",
+    "sqlite": "coalesce(strftime('%Y-%m-%d %H:%M:%f', taken, '-0.001 seconds'), taken)",
+}
 LENT_FOR = 1
 """Seconds after which another relay takes a row that was taken and not deleted."""
 
@@ -35,13 +39,23 @@ def is_empty(connected: Connected, table: str) -> bool:
     return not connected.execute(f"SELECT 1 FROM {table} LIMIT 1")  # noqa: S608  # the name is checked
 
 
-def take(connected: Connected, table: str, limit: int, size: int) -> list[tuple[Any, Any]]:
-    """Take the first rows that no other relay has, in the order of their ids; the time of the first take stays.
+class TakenRow(NamedTuple):
+    """A row that a relay has taken. A column of SQLite can have values of any type."""
 
-    It takes at most `limit` rows, and none after `size` bytes. A column of SQLite can have values of any type.
+    id: Any
+    call: Any
+    first: str | None
+    """The time of `taken`, if no relay may have sent the row before; otherwise None."""
+
+
+def take(connected: Connected, table: str, limit: int, size: int) -> list[TakenRow]:
+    """Take the first rows that no other relay has, in the order of their ids: at most `limit`, none after `size` bytes.
+
+    The time of the first take stays, but for the least part of a second. So `give_back` sees a later take of a row.
     """
     dialect = connected.dialect
     lent, old = (_AGO[dialect].format(seconds) for seconds in (LENT_FOR, REPEATED_FOR))
+    nudged = _NUDGED[dialect]
     free = f"FROM {table} WHERE taken IS NULL OR (taken < {lent} AND taken > {old}) ORDER BY id LIMIT :limit"
     before = "sum(size) OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
     within = f"coalesce({before}, 0) < CAST(:size AS bigint)"
@@ -49,17 +63,29 @@ def take(connected: Connected, table: str, limit: int, size: int) -> list[tuple[
         sql = (
             f"WITH free AS (SELECT id, taken, octet_length(call) AS size {free} FOR UPDATE SKIP LOCKED), "  # noqa: S608  # the name is checked
             f"due AS (SELECT id, taken, {within} AS within FROM free) "
-            f"UPDATE {table} AS row SET taken = coalesce(due.taken, now()) FROM due WHERE row.id = due.id AND within "
-            "RETURNING CAST(row.id AS text), row.call"
+            f"UPDATE {table} AS row SET taken = coalesce({nudged.replace('taken', 'due.taken')}, now()) "
+            "FROM due WHERE row.id = due.id AND within RETURNING CAST(row.id AS text), row.call, "
+            "CASE WHEN due.taken IS NULL THEN CAST(row.taken AS text) END"
         )
     else:
         sql = (
-            f"UPDATE {table} SET taken = coalesce(taken, {_NOW[dialect]}) "  # noqa: S608  # the name is checked
+            f"UPDATE {table} SET taken = coalesce({nudged}, {_NOW[dialect]}) "  # noqa: S608  # the name is checked
             f"WHERE id IN (SELECT id FROM (SELECT id, {within} AS within FROM "
-            f"(SELECT id, coalesce(length(call), 0) AS size {free})) WHERE within) RETURNING id, call"
+            f"(SELECT id, coalesce(length(call), 0) AS size {free})) WHERE within) RETURNING id, call, "
+            # a row that was taken before was taken a second ago or earlier
+            f"CASE WHEN taken >= {lent} THEN taken END"
         )
-    rows = [(id, call) for id, call in connected.execute(sql, {"limit": limit, "size": size})]
-    return sorted(rows, key=lambda row: str(row[0]))
+    rows = [TakenRow(*row) for row in connected.execute(sql, {"limit": limit, "size": size})]
+    return sorted(rows, key=lambda row: str(row.id))
+
+
+def give_back(connected: Connected, table: str, rows: Sequence[TakenRow]) -> None:
+    """Make rows again those that no relay may have sent, unless another relay has taken a row since."""
+    given = [{"id": row.id, "first": row.first} for row in rows if row.first is not None]
+    first = "CAST(CAST(:first AS text) AS timestamptz)" if connected.dialect == "postgresql" else ":first"
+    sql = f"UPDATE {table} SET taken = NULL WHERE id = {_ID[connected.dialect]} AND taken = {first}"  # noqa: S608
+    if given:
+        connected.execute(sql, given)
 
 
 def delete(connected: Connected, table: str, ids: Sequence[Any]) -> None:

@@ -13,8 +13,8 @@ from peerjob.model.ages import span
 from peerjob.model.printable import printable
 from peerjob.model.state import State
 
-WIDTH, BAR, TEXT = 1000, 22, 14
-"""The size of the drawing."""
+WIDTH, BAR = 1000, 22
+"""The size of the drawing, which is stretched to the width of the page."""
 LEAST = 4.0
 """The least width of a span, so that a short one can be seen."""
 COLORS = {"queue": "queued", "run": "running", "good": "completed", "warn": "cancelled", "bad": "failed"}
@@ -62,14 +62,13 @@ def timeline(history: Sequence[HistoryEntry], now: datetime) -> Markup:
                 _class(part.state), left, width, BAR, text
             )
         )
-    ends = Markup(
-        '<text x="0" y="{0}">{1:%H:%M:%S}</text><text x="{2}" y="{0}" text-anchor="end">{3:%H:%M:%S} UTC</text>'
-    )
     label = "; ".join(printable(part.label) for part in parts[-10:])
-    drawing = Markup('<svg class="timeline" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}</svg>').format(
-        WIDTH, BAR + TEXT, label, Markup("").join(drawn), ends.format(BAR + TEXT - 2, begin, WIDTH, end)
-    )
-    return drawing + _legend(parts)
+    drawing = Markup(
+        '<svg class="timeline" viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>'
+    ).format(WIDTH, BAR, label, Markup("").join(drawn))
+    # as text of the page, which keeps its size on a narrow screen
+    ends = Markup('<p class="ends"><span>{0:%H:%M:%S}</span> <span>{1:%H:%M:%S} UTC</span></p>').format(begin, end)
+    return drawing + ends + _legend(parts)
 
 
 def _legend(parts: Sequence[Stretch]) -> Markup:

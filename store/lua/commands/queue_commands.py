@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from peerjob.model.caps import Caps
 from peerjob.model.clock import Clock
-from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.errors import StoreError, StoreUnavailableError
 from peerjob.model.record import (
     Ack,
     Claimed,
@@ -76,7 +76,11 @@ class LuaQueueCommands(LuaDurableCommands):
         answers: list[Enqueued] = []
         for part in _by_kinds(instances):
             kinds = [instance.kind for instance in part if instance.limit_key]
-            reply = await self._run_with_gates("enqueue", enqueue_arguments(part, node), kinds)
+            try:
+                reply = await self._run_with_gates("enqueue", enqueue_arguments(part, node), kinds)
+            except StoreError as error:
+                error.is_unsure |= bool(answers)
+                raise
             self._cheap_script = CHEAP_SCRIPTS.get(reply, "") if isinstance(reply, int) else ""
             answers += _enqueued(part, reply)
         return answers

@@ -171,3 +171,15 @@ async def test_what_is_looked_up_at_the_same_time_is_looked_up_together() -> Non
     assert isinstance(found[-2], UnknownInstanceError)
     assert found[-1] == records[0]
     assert shelf.asked == [1, MAX_READ, MAX_READ, 1]
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+async def test_an_error_of_one_batch_is_unsure_if_there_are_others(batches: int) -> None:
+    sender = Sender()
+    sender.gate.release()
+    sender.gate.release()
+    instances = make.instances(MAX_BATCH * batches)
+    sender.error, sender.bad = StoreFullError("full"), instances[-1].id
+    with pytest.raises(StoreFullError) as caught:
+        await enqueuer(sender).add_many(instances)
+    assert caught.value.is_unsure is (batches == 2)

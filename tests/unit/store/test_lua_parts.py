@@ -13,7 +13,7 @@ import pytest
 import peerjob
 import peerjob.store.lua
 from peerjob.model.clock import SystemClock
-from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.errors import StoreFullError, StoreUnavailableError
 from peerjob.model.state import State
 from peerjob.store.calls import CallRetry
 from peerjob.store.lua.check.capabilities import durability_of
@@ -179,6 +179,22 @@ async def test_the_last_error_is_raised_when_time_is_over() -> None:
     async with asyncio.timeout(60):
         with pytest.raises(StoreUnavailableError):
             await CallRetry(clock=SystemClock(), retry_for=0.1)(call)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+async def test_a_refusal_after_a_lost_attempt_is_unsure(lost: int) -> None:
+    tries = 0
+
+    async def call() -> str:
+        nonlocal tries
+        tries += 1
+        if tries <= lost:
+            raise StoreUnavailableError("url", "away")
+        raise StoreFullError("full")
+
+    with pytest.raises(StoreFullError) as caught:
+        await CallRetry(clock=SystemClock(), retry_for=30)(call)
+    assert caught.value.is_unsure is bool(lost)
 
 
 # -- records

@@ -7,6 +7,7 @@ import pytest
 
 from peerjob import Client, Job, Node, NodeView, Role, Server
 from peerjob.model.record import NodeInfo
+from peerjob.node.work.outbox import OutboxState, RelayNode
 from peerjob.web.pages.nodes import NodeLine
 from support.dashboards import pages_of, submit
 from support.factories import shared_url
@@ -93,3 +94,30 @@ async def test_only_an_admin_acts_on_nodes(role: Role) -> None:
         for verb in ("drain", "undrain", "resize"):
             assert (await submit(client, f"/nodes/{verb}", node="alpha", workers="3")).status_code == 403
         assert [view.intake for view in await node.nodes()] == ["active"]
+
+
+class FakeOutbox:
+    """The relay of an outbox with seven rows, whose database can be away."""
+
+    away = False
+
+    async def run(self, node: RelayNode) -> None:
+        await asyncio.Event().wait()
+
+    async def state(self) -> OutboxState:
+        if self.away:
+            raise OSError("postgresql://user:hunter2@host is away")
+        return OutboxState(table="shop_outbox", rows=7, oldest=1.5, refused=2, inbox=1)
+
+
+async def test_the_outbox_of_the_node_that_serves_is_shown() -> None:
+    outbox = FakeOutbox()
+    async with Node("memory://", outbox=outbox) as node, pages_of(node) as client:
+        page = re.sub(r"<[^>]*>|\s+", " ", (await client.get("/nodes")).text)
+        assert re.search(r"shop_outbox +Waiting +7 rows, the oldest for 1\.5 s +Kept aside +2 rows that", page)
+        outbox.away = True
+        page = (await client.get("/nodes")).text
+        assert "The database of the outbox does not answer: OSError." in page
+        assert "hunter2" not in page
+    async with Node("memory://") as node, pages_of(node) as client:
+        assert "Outbox" not in (await client.get("/nodes")).text

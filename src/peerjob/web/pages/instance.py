@@ -19,6 +19,7 @@ from peerjob.handles.reasons import why_instance
 from peerjob.model.errors import DecodeError, OptionError, UnknownInstanceError
 from peerjob.model.printable import printable
 from peerjob.model.state import Level, State
+from peerjob.web.durations import took
 from peerjob.web.feeds import MAX_LINES, Chunk, Feed
 from peerjob.web.links import Links
 from peerjob.web.live import Parts, banner, event, live
@@ -79,6 +80,7 @@ def _parts(visit: Visit, instance: Instance[Any], reasons: list[str]) -> Parts:
     return {
         "state": render("instance_state.html", progress=_progress(instance), reasons=reasons),
         "due": str((due if instance.state is State.SCHEDULED else ago)(instance.due_at, visit.now)),
+        "took": render("instance_took.html", took=took(instance.record.history, visit.now)),
         "timeline": timeline(history, visit.now),
         "history": render("instance_history.html", history=history, traceback=shown_value(traceback_text(instance))),
         "result": render("instance_result.html", result=shown_value(result_text(instance))),

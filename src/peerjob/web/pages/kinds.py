@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
-from peerjob.handles.instance import Instance
 from peerjob.handles.registered_job import RegisteredJob
 from peerjob.model.activity import Distribution, KindActivity
 from peerjob.model.errors import ArgumentError, EncodeError, OptionError, PayloadTooLargeError, ScheduleError
@@ -17,6 +16,7 @@ from peerjob.model.job import Job
 from peerjob.model.query import Query
 from peerjob.model.rights import Role
 from peerjob.model.state import State
+from peerjob.web.durations import took
 from peerjob.web.fields import WHOLE, Field, fields_of
 from peerjob.web.given import GivenArguments, form_of, problems_by_field, read_arguments, shown_again
 from peerjob.web.page import action, page
@@ -84,13 +84,9 @@ class EndedRuns:
     size: int
     states: Counter[str]
     durations: Sequence[float]
-    """Seconds from the last claim to the end, the shortest first."""
-
-    def quantile(self, share: float) -> float | None:
-        """The duration that this share does not exceed."""
-        return (
-            self.durations[min(len(self.durations) - 1, int(share * len(self.durations)))] if self.durations else None
-        )
+    """Seconds from the first start to the end, the shortest first."""
+    last_runs: Sequence[float]
+    """Seconds of the last run alone, the shortest first; empty if no instance waited after a run."""
 
     @property
     def bars(self) -> list[tuple[str, int]]:
@@ -100,6 +96,11 @@ class EndedRuns:
             for duration in self.durations
         )
         return [(f"{bound:g} s", counts[bound]) for bound in Distribution.BOUNDS if counts[bound]]
+
+
+def quantile(durations: Sequence[float], share: float) -> float:
+    """The duration that this share of sorted durations does not exceed."""
+    return durations[min(len(durations) - 1, int(share * len(durations)))]
 
 
 async def kind(visit: Visit) -> Shown:
@@ -135,6 +136,7 @@ async def _shown(
         job=job,
         row=_row(name, job, sample),
         ended=ended,
+        quantile=quantile,
         fields=fields,
         form=form,
         problems=given.problems,
@@ -146,17 +148,13 @@ async def _shown(
 async def _ended(visit: Visit, kind: str) -> EndedRuns:
     query = Query(kind=kind, state=State.FINAL, after=visit.now - DAY, limit=SAMPLE, order="desc")
     ended = await visit.manager.lookup_instances(query)
+    times = [seconds for instance in ended if (seconds := took(instance.record.history, visit.now)) is not None]
     return EndedRuns(
         size=len(ended),
         states=Counter(str(instance.state) for instance in ended),
-        durations=sorted(seconds for instance in ended if (seconds := _duration(instance)) is not None),
+        durations=sorted(seconds.whole for seconds in times),
+        last_runs=sorted(seconds.last for seconds in times) if any(instance.waited for instance in times) else (),
     )
-
-
-def _duration(instance: Instance[Any]) -> float | None:
-    begin = instance.processed_at
-    end = instance.record.history[-1].at_us if instance.record.history else None
-    return None if begin is None or end is None else max(0.0, end / 1_000_000 - begin.timestamp())
 
 
 # -- scheduling one ----------------------------------------------------------------------------------------------------

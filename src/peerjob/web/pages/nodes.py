@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from peerjob.handles.instance import Instance
+from peerjob.handles.manager import Manager
 from peerjob.model.errors import OptionError
 from peerjob.model.query import Query
 from peerjob.model.record import NodeView
@@ -23,6 +24,8 @@ SHOWN_RUNS = 20
 """Running instances that the page shows of a node."""
 LATE = 0.5
 """The share of the time of a lease after which a node that did not renew is shown as late."""
+OUTBOX_PATIENCE = 2.0
+"""Seconds that the page waits for the database of an outbox, which is less than it waits for the store."""
 BEGUN = 0.2
 """Seconds that a drain may take before the page answers. It goes on, and the page shows how far it is."""
 
@@ -57,11 +60,22 @@ class NodeLine:
         return ttl_us > 0 and self.view.age_us > ttl_us * LATE
 
 
+@dataclass(frozen=True, kw_only=True)
+class OutboxRows:
+    """The rows of an outbox, or the name of the error that their database raised."""
+
+    state: Any
+    problem: str
+
+
 async def nodes(visit: Visit) -> Shown:
     """The live nodes."""
     running = Query(state=State.PROCESSING, limit=MAX_RUNS)
-    views, leader, runs = await asyncio.gather(
-        visit.manager.nodes(), visit.manager.leader(), visit.manager.lookup_instances(running)
+    views, leader, runs, outbox = await asyncio.gather(
+        visit.manager.nodes(),
+        visit.manager.leader(),
+        visit.manager.lookup_instances(running),
+        _read_outbox(visit.manager),
     )
     by_owner: dict[str, list[tuple[Instance[Any], datetime | None]]] = {}
     for worker in runs:
@@ -77,7 +91,20 @@ async def nodes(visit: Visit) -> Shown:
                 running=len(own) if runs.cursor is None else max(len(own), view.running),
             )
         )
-    return Shown("nodes.html", rows=rows, leader=leader, cut=runs.cursor is not None)
+    return Shown("nodes.html", rows=rows, leader=leader, cut=runs.cursor is not None, outbox=outbox)
+
+
+async def _read_outbox(manager: Manager) -> OutboxRows | None:
+    """The outbox of the node that serves the page; a client has none, nor have rights that are limited to kinds."""
+    relay = getattr(manager, "outbox", None)
+    if relay is None:
+        return None
+    try:
+        async with asyncio.timeout(OUTBOX_PATIENCE):
+            return OutboxRows(state=await relay.state(), problem="")
+    except Exception as error:  # noqa: BLE001  # each library has its own errors of a database
+        # the text of such an error can have the address of the database
+        return OutboxRows(state=None, problem=type(error).__name__)
 
 
 def _node(visit: Visit) -> str:

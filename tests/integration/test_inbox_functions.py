@@ -1,0 +1,156 @@
+"""What a function of `transact` may do with its transaction, and `transact` in the process of a body."""
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from peerjob import Job, JobFailed, Node, OptionError
+from peerjob.sql import transact
+from support.inbox_site import Bank, Claims, bank_of, book, book_later, write
+from support.postgres import Database
+
+
+@pytest.fixture(params=["postgres", "sqlite"])
+async def bank(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bank]:
+    database: Database | None = request.getfixturevalue("postgres") if request.param == "postgres" else None
+    async with bank_of(database, tmp_path / "bank.db") as made:
+        yield made
+
+
+def commits_connection(session: Session) -> None:
+    session.connection().commit()
+
+
+def commits_and_ignores_the_error(session: Session) -> None:
+    with contextlib.suppress(OptionError):
+        session.connection().commit()
+
+
+def says_commit(session: Session) -> None:
+    session.execute(text(" commit"))
+    write(session, 2)
+
+
+def says_end(session: Session) -> None:
+    session.execute(text("END"))
+
+
+def rolls_session_back(session: Session) -> None:
+    session.rollback()
+    write(session, 2)
+
+
+def rolls_connection_back(session: Session) -> None:
+    session.connection().rollback()
+
+
+ENDS: list[tuple[Callable[[Session], None], str]] = [
+    (commits_connection, "a commit inside"),
+    (commits_and_ignores_the_error, "a commit inside"),
+    (says_commit, "COMMIT inside"),
+    (says_end, "END inside"),
+    (rolls_session_back, "a rollback inside"),
+    (rolls_connection_back, "a rollback inside"),
+]
+
+
+@pytest.mark.parametrize(("end", "told"), ENDS, ids=[end.__name__ for end, _ in ENDS])
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+async def test_a_function_that_ends_its_transaction_is_refused_and_writes_nothing(
+    bank: Bank, end: Callable[[Session], None], told: str, *, is_async: bool
+) -> None:
+    def ends(session: Session) -> None:
+        write(session, 1)
+        end(session)
+
+    async def ends_later(session: AsyncSession) -> None:
+        await session.run_sync(ends)
+
+    context = Claims().run(1)
+    call = (
+        transact(context, bank.async_engine, ends_later, name="ends")
+        if is_async
+        else transact(context, bank.engine, ends, name="ends")
+    )
+    with pytest.raises(OptionError, match=rf"function: expected .* its transaction .*{told} of transact 'ends'"):
+        await call
+    assert (bank.written(), bank.kept()) == ([], [])
+    # neither engine keeps a connection whose transaction is open
+    assert (await transact(context, bank.engine, write, 5)).number == 5
+    assert bank.written() == [5]
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_a_commit_of_the_drivers_connection_is_told(bank: Bank, *, goes_on: bool) -> None:
+    def ends(session: Session) -> None:
+        write(session, 1)
+        driver: Any = session.connection().connection.driver_connection
+        driver.commit()
+        if goes_on:
+            write(session, 2)
+
+    with pytest.raises(OptionError, match=r"got .a commit of the driver's connection, which leaves writes without"):
+        await transact(Claims().run(1), bank.engine, ends, name="ends")
+    assert (bank.written(), bank.kept()) == ([1], []), "the writes before the commit are in the database"
+
+
+async def test_a_function_may_undo_a_part_and_commit_its_session(bank: Bank) -> None:
+    def parts(session: Session) -> str:
+        session.execute(text("CREATE TABLE once (number integer PRIMARY KEY)"))
+        for number in (1, 1, 2):
+            try:
+                with session.begin_nested():
+                    write(session, number)
+                    session.execute(text("INSERT INTO once VALUES (:number)"), {"number": number})
+            except IntegrityError:
+                pass
+        session.execute(text("SAVEPOINT own"))
+        write(session, 3)
+        session.execute(text("ROLLBACK TO SAVEPOINT own"))
+        session.commit()
+        write(session, 4)
+        return "kept"
+
+    claims = Claims()
+    assert [await transact(claims.run(fence), bank.engine, parts, name="parts") for fence in (1, 2)] == ["kept"] * 2
+    assert bank.written() == [1, 2, 4]
+
+
+async def test_an_error_of_the_database_stays_the_error_of_the_function(bank: Bank) -> None:
+    def fails(session: Session) -> None:
+        session.execute(text("CREATE TABLE once (number integer PRIMARY KEY)"))
+        for _ in range(2):
+            session.execute(text("INSERT INTO once VALUES (1)"))
+
+    with pytest.raises(IntegrityError):
+        await transact(Claims().run(1), bank.engine, fails, name="fails")
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+async def test_transact_works_in_the_process_of_a_body(bank: Bank, way: str) -> None:
+    sync = Job("book", book, run_in="process", max_retries=1)
+    later = Job("later", book_later, run_in="process", max_retries=1)
+    async with Node("memory://", jobs=[sync, later], workers=1) as node:
+        for number in (1, 2):
+            call = sync.call(bank.url, number) if way == "sync" else later.call(bank.async_url, number)
+            written, pid = await (await node.schedule(call)).result(60)
+            assert written == number
+            assert pid != os.getpid()
+    assert bank.written() == [1, 2]
+
+
+async def test_a_pool_of_an_ended_event_loop_is_told(postgres: Database, tmp_path: Path) -> None:
+    """Asyncpg cannot use a connection in the next event loop of a process."""
+    later = Job("later", book_later, run_in="process", max_retries=1, backoff="0s")
+    async with bank_of(postgres, tmp_path) as bank, Node("memory://", jobs=[later], workers=1) as node:
+        with pytest.raises(JobFailed, match="an AsyncEngine with poolclass=NullPool, or an Engine"):
+            await (await node.schedule(later, bank.async_url, 1, True)).result(60)
+        assert bank.written() == [1], "the first attempt"
