@@ -32,10 +32,10 @@ from .manager.audit_trail import AuditTrail
 from .manager.blocking import StartableManager
 from .manager.call_encoder import CallEncoder
 from .manager.cluster import NodeClusterManager
+from .manager.flows import FLOW_JOB, NodeFlowManager
 from .manager.instances import NodeInstanceManager
 from .manager.jobs import JobSource, closed_loop_text, forked_text
 from .manager.pending_start import PendingStart
-from .manager.retries import NodeRetryManager
 from .manager.schedules import NodeScheduleManager
 from .observe.activity import ActivityCounts
 from .observe.node_stats import NodeStats, node_stats_of
@@ -65,7 +65,7 @@ EXIT_MARGIN = 7.0
 """Seconds, added to the grace, that an exiting process waits for a node whose event loop runs in another thread."""
 
 
-class Node(NodeInstanceManager, NodeRetryManager, NodeScheduleManager, NodeClusterManager, StartableManager):
+class Node(NodeInstanceManager, NodeFlowManager, NodeScheduleManager, NodeClusterManager, StartableManager):
     """One of equal peers that share a store: schedules jobs, runs them, and takes over from peers that die.
 
     Use a node as an async context manager, or call `start()` and `stop()`. `run()` starts, waits for SIGTERM and stops.
@@ -167,6 +167,7 @@ class Node(NodeInstanceManager, NodeRetryManager, NodeScheduleManager, NodeClust
         )
         self._registered_us = {}
         self._registry = Registry(checked_modules(allow_references))
+        self._registry.add_own(FLOW_JOB)
         self._call_encoder = CallEncoder(
             clock=self.clock,
             registry=self._registry,

@@ -230,7 +230,7 @@ class NodeRuntime:
         return self.waiters.waits or self.watchers.watches
 
     def _published_kinds(self) -> tuple[str, ...]:
-        return self._registry.kinds() if self.pool.size else ()
+        return self._registry.published() if self.pool.size else ()
 
     def _loop_ends(self) -> bool:
         """Whether the event loop is being closed: the close cancels the tasks of all roles, so one role is checked."""

@@ -32,6 +32,8 @@ ON_INSTANCE = {"refresh": "refresh", "wait": "wait_final", "result": "result"}
 """Method of an instance → the method of `BlockingCalls` with that instance as its first argument."""
 IN_THREAD = {"step": "run_step"}
 """Method of a context → the function of `blocking_steps` that calls the function of the user in the present thread."""
+HANDLE = r"\b(FlowInstance|Instance|Schedule)\b"
+"""The classes in annotations that have a blocking twin."""
 WITHOUT = {"watch": {"on_begin"}}
 """Method → parameters that the blocking method lacks. Docstring lines that name these parameters are left out."""
 
@@ -53,6 +55,7 @@ from peerjob.model.activity import Activity
 from peerjob.model.audit import AuditRecord
 from peerjob.model.durations import Duration
 from peerjob.model.firing import Leader
+from peerjob.model.flow import Flow
 from peerjob.model.injected import Injectable, Injection
 from peerjob.model.job import Call, Job, JobGroup
 from peerjob.model.limit import Limit
@@ -64,6 +67,7 @@ from peerjob.model.stored_limit import KeyLimitView, LimitView
 from peerjob.model.worker import Worker
 
 from .blocking_calls import BlockingCalls
+from .blocking_flows import BlockingFlowInstance
 from .blocking_handles import BlockingInstance, BlockingSchedule
 from .blocking_steps import DetachedCalls, run_step
 from .context import Context, Reason
@@ -346,7 +350,7 @@ def statements(method: ast.FunctionDef | ast.AsyncFunctionDef, twin: Twin, retur
         call = f"{twin.manager}.{ON_INSTANCE[method.name]}({passed})"
     if ast.unparse(method.body[-1]) == "return self":
         return [twin.refresh.format(call=call), "return self"]
-    if not re.search(r"\b(Instance|Schedule)\b", returned):
+    if not re.search(HANDLE, returned):
         return [call if returned == "None" else f"return {call}"]
     if returned.startswith("ResultPage"):
         return [f"page = {call}", f"return ResultPage({converted('Page', 'page', twin)}, page.cursor)"]
@@ -360,13 +364,14 @@ def statements(method: ast.FunctionDef | ast.AsyncFunctionDef, twin: Twin, retur
 def converted(returned: str, value: str, twin: Twin) -> str:
     """The expression for blocking handles instead of asynchronous ones."""
     made, item = ("BlockingSchedule", "schedule") if "Schedule" in returned else ("BlockingInstance", "instance")
+    made = "BlockingFlowInstance" if "FlowInstance" in returned else made
     if returned.startswith(("list", "Page")):
         return f"[{made}({twin.manager}, {item}) for {item} in {value}]"
     return f"{made}({twin.manager}, {value})"
 
 
 def blocking_type(annotation: str) -> str:
-    return re.sub(r"\b(Instance|Schedule)\b", r"Blocking\1", annotation).replace("AsyncIterator", "Iterator")
+    return re.sub(HANDLE, r"Blocking\1", annotation).replace("AsyncIterator", "Iterator")
 
 
 def iteration(verb: str, twin: Twin, returned: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from peerjob.model.codec import decode_value, encode_value, has_secret
+from peerjob.model.codec import decode_value, encode_value, has_reference, has_secret
 from peerjob.model.descriptor import KeyText, scalar_of
 from peerjob.model.errors import ArgumentError, EncodeError, OptionError, path_text
 from peerjob.model.injected import INJECTED
@@ -62,6 +62,8 @@ class CallParameters:
             try:
                 # convert the stored form and not `value`, because the body gets what the store returns
                 stored = encode_value(value)
+                if has_reference(stored):
+                    continue  # the node that runs the member checks the value, which is not known yet
                 dropped = first_dropped_part(value, position.convert(decode_value(stored)))
                 if dropped is not None:
                     hidden = position.secret or has_secret(stored)

@@ -32,6 +32,8 @@ class Registry:
         self._jobs: dict[str, Job[..., Any, Any]] = {}
         self._bindings: dict[str, Binding] = {}
         self._aliases: dict[str, str] = {}
+        self._own: dict[str, tuple[Job[..., Any, Any], Binding]] = {}
+        """Jobs of peerjob, which each node runs without being told. No list of the user's jobs has them."""
         self._removed: set[str] = set()
         self._kinds: tuple[str, ...] | None = None
         self.changes = 0
@@ -62,6 +64,11 @@ class Registry:
                 self._jobs.setdefault(job.kind, job)
         self._changed()
         return jobs
+
+    def add_own(self, job: Job[..., Any, Any]) -> None:
+        """Register a job of peerjob itself."""
+        self._own[job.kind] = job, Binding(job)
+        self._changed()
 
     def adopt(self, jobs: Iterable[Job[..., Any, Any]]) -> list[Job[..., Any, Any]]:
         """Register jobs that this node schedules and does not run yet, without their schedules; returns them.
@@ -104,7 +111,9 @@ class Registry:
         return job
 
     def find(self, kind: str) -> Job[..., Any, Any] | None:
-        return self._jobs.get(kind) or self._jobs.get(self._aliases.get(kind, ""))
+        """The job of a kind or alias, one of peerjob included; None if there is none."""
+        job = self._jobs.get(kind) or self._jobs.get(self._aliases.get(kind, ""))
+        return self._own[kind][0] if job is None and kind in self._own else job
 
     def runs(self, job: Job[..., Any, Any]) -> bool:
         """Whether this node runs this job; for a handle, whether it runs a job of the kind."""
@@ -113,7 +122,8 @@ class Registry:
 
     def binding(self, kind: str) -> Binding | None:
         """The binding of a kind or alias; None if this node does not run the kind."""
-        return self._bindings.get(kind) or self._bindings.get(self._aliases.get(kind, ""))
+        binding = self._bindings.get(kind) or self._bindings.get(self._aliases.get(kind, ""))
+        return self._own[kind][1] if binding is None and kind in self._own else binding
 
     def jobs(self) -> list[Job[..., Any, Any]]:
         return [self._jobs[kind] for kind in sorted(self._jobs)]
@@ -130,8 +140,12 @@ class Registry:
         """Every kind that this node can claim, aliases included; the same object until the kinds change."""
         if self._kinds is None:
             aliases = sorted(alias for alias in self._aliases if alias not in self._bindings)
-            self._kinds = (*sorted(self._bindings), *aliases)
+            self._kinds = (*sorted(self._bindings), *aliases, *self._own)
         return self._kinds
+
+    def published(self) -> tuple[str, ...]:
+        """The kinds that this node publishes: all but those of peerjob, which each release has."""
+        return self.kinds()[: -len(self._own)] if self._own else self.kinds()
 
     def signatures(self) -> dict[str, str]:
         """Kind → hash of the signature, for kinds that run here."""
@@ -140,7 +154,7 @@ class Registry:
     def descriptors(self) -> dict[str, KindDescriptor]:
         """What this node publishes about its kinds and aliases, without schemas; kinds with too much to say are out."""
         descriptors: dict[str, KindDescriptor] = {}
-        for kind in self.kinds():
+        for kind in self.published():
             binding = self.binding(kind)
             described = None if binding is None else binding.descriptor
             if described is not None:
@@ -149,7 +163,7 @@ class Registry:
 
     def limits(self) -> list[KindLimits]:
         """The limits of each kind and alias, as this node publishes them; an alias has those of its job."""
-        return [self._limits_of(kind) for kind in self.kinds()]
+        return [self._limits_of(kind) for kind in self.published()]
 
     def rated(self) -> Set[str]:
         """The kinds and aliases with a limit that has a rate."""
@@ -167,7 +181,7 @@ class Registry:
 
     def digests(self) -> bytes:
         """The digests of the descriptors, as in `NodeInfo.descriptors`."""
-        bindings = [self.binding(kind) for kind in self.kinds()]
+        bindings = [None if kind in self._own else self.binding(kind) for kind in self.kinds()]
         described = [None if binding is None else binding.descriptor for binding in bindings]
         return b"".join(bytes(DIGEST_BYTES) if encoded is None else encoded[0] for encoded in described)
 

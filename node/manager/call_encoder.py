@@ -16,7 +16,7 @@ from peerjob.model.durations import to_micros
 from peerjob.model.errors import ArgumentError, OptionError, PayloadTooLargeError, ScheduleError
 from peerjob.model.hashed import hashed_up_to
 from peerjob.model.ids import IdSource
-from peerjob.model.job import Call, Job
+from peerjob.model.job import Call, Job, refuse_flow_kind
 from peerjob.model.limit import KeyLimit
 from peerjob.model.limits import MAX_KEY, MAX_LIMIT_NAME, checked_text
 from peerjob.model.policy import Policy, make_policy, store_overrides
@@ -118,6 +118,7 @@ class CallEncoder:
                 raise ArgumentError(target.job.kind, ["a call has its arguments already; pass it alone"])
             return target
         if isinstance(target, str):
+            refuse_flow_kind(target)
             return Call(self._registry.find(target) or Job(target), args, kwargs)
         hint = (
             f"; make it one with Job({getattr(target, '__name__', 'kind')!r}, ...) or @job" if callable(target) else ""

@@ -24,9 +24,10 @@ from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError, StoreUnavailableError, UnknownInstanceError
 from peerjob.model.firing import Leader
 from peerjob.model.ids import checked_id, checked_new_id
-from peerjob.model.job import Job
+from peerjob.model.job import FLOW_KIND, Job
+from peerjob.model.published import DIGEST_BYTES
 from peerjob.model.query import Filter, Query, ResultPage
-from peerjob.model.record import LogLine, LogPage, NodeView, Record
+from peerjob.model.record import LogLine, LogPage, NodeInfo, NodeView, Record
 from peerjob.model.run_now import RunNow
 from peerjob.model.signal import Signal
 from peerjob.model.state import State
@@ -284,7 +285,9 @@ class NodeInstanceManager(NodeJobManager):
 
     async def nodes(self) -> list[NodeView]:
         views, now_us = await self._open_store().nodes(), self._store_time_us()
-        return [structs.replace(view, age_us=max(0, now_us - view.renewed_us)) for view in views]
+        return [
+            structs.replace(view, info=_shown(view.info), age_us=max(0, now_us - view.renewed_us)) for view in views
+        ]
 
     async def leader(self) -> Leader | None:
         return self._need_runtime().election.leader
@@ -328,3 +331,10 @@ def _at_one_moment(filter: Filter | None, clock: Clock) -> Filter:
         return filter
     _, before = filter.bounds_us(clock.time_us())
     return Filter(after=filter.after, before=None if before is None else to_datetime(before))
+
+
+def _shown(info: NodeInfo) -> NodeInfo:
+    """A node without the kind that each node runs without being told, which is the last one."""
+    if info.kinds[-1:] != (FLOW_KIND,):
+        return info
+    return structs.replace(info, kinds=info.kinds[:-1], descriptors=info.descriptors[:-DIGEST_BYTES])

@@ -26,7 +26,7 @@ from peerjob.model.errors import (
 )
 from peerjob.model.ids import checked_id, checked_new_id
 from peerjob.model.injected import current_run
-from peerjob.model.job import Call, Job, JobGroup, collect_jobs
+from peerjob.model.job import FLOW_KIND, Call, Job, JobGroup, collect_jobs
 from peerjob.model.record import Enqueued, NewInstance, Record
 from peerjob.node.body.registry import Registry
 from peerjob.node.runtime import NodeRuntime
@@ -145,7 +145,7 @@ class NodeJobManager(Manager):
         for kind in dict.fromkeys(kinds):
             if self._registry.find(kind) is None and not await catalogue.knows(kind):
                 known = {job.kind for job in self._registry.jobs()} | await catalogue.served()
-                raise UnknownKindError(kind, sorted(known))
+                raise UnknownKindError(kind, sorted(known - {FLOW_KIND}))
 
     async def kinds_behind(self, kinds: Iterable[str]) -> dict[str, set[str]]:
         """For each kind or alias, the kinds that nodes run for it: this node, and others by what they publish."""

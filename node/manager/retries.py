@@ -10,6 +10,7 @@ from uuid import UUID
 from msgspec import structs
 
 from peerjob.handles.instance import Instance
+from peerjob.model.codec import has_reference
 from peerjob.model.errors import NodeStateError, OptionError, UnknownInstanceError
 from peerjob.model.ids import checked_id, checked_new_id, derived_id
 from peerjob.model.query import Query, ResultPage
@@ -44,7 +45,8 @@ class NodeRetryManager(NodeJobManager):
             page = await self._store.lookup(replace(query, state=final, cursor=cursor, limit=BULK_PAGE))
             cursor = page.cursor
             # a repeat, or a later page, can find instances that this request made, and that have ended since
-            old = [record for record in page.records if not _is_made_by(request, record)]
+            # a parent makes its children anew, so a repeat of both would run them twice
+            old = [record for record in page.records if not record.parent and not _is_made_by(request, record)]
             # the new ids are in no order, so each instance is due a microsecond after the one before
             due_us = max(due_us, self._store_time_us() - len(old))
             made = await self._retry(old, request, due_us)
@@ -86,6 +88,9 @@ class NodeRetryManager(NodeJobManager):
             return Instance(self, made, job=self.find_job(made.kind), is_new=False)
         if not old.state.is_final:
             raise NodeStateError(f"instance {old.id} is {old.state!s}; only a final one can be repeated")
+        if old.parent and has_reference(decode_spec(old.spec).args):
+            text = f"instance {old.id} takes results of members of flow {old.parent}: repeat that with retry_flow()"
+            raise NodeStateError(text)
         await self._prepare([old.kind])
         new = self._call_encoder.again(old)
         if given is not None:

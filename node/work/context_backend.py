@@ -13,12 +13,14 @@ from peerjob.handles.job_log import make_line, storable
 from peerjob.handles.manager import Manager
 from peerjob.model.clock import Clock
 from peerjob.model.errors import NodeStateError, OptionError
+from peerjob.model.record import Claim
 from peerjob.model.spec import Progress, encode
 from peerjob.model.state import State
 from peerjob.model.worker import Worker
 from peerjob.store.base import Store
 
 from .durable_state import DurableState
+from .references import with_results
 from .run import Run, record_of
 
 MAX_PROGRESS = 1_000
@@ -44,6 +46,10 @@ class NodeContextBackend:
         self._loop = asyncio.get_running_loop()
         self.runs: dict[Context, Run] = {}
         """The run of each job context, while the body or a processor of the run can use the job context."""
+
+    async def with_results(self, claim: Claim, arguments: bytes) -> bytes:
+        """The arguments of a member of a flow, with results in the place of references; see `references`."""
+        return await with_results(self._store, claim.kind, claim.parent, arguments)
 
     def instance_of(self, run: Run) -> Instance[Any]:
         """The instance as its processors and its body see it."""

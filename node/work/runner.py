@@ -12,7 +12,7 @@ from peerjob.handles.context import Context
 from peerjob.handles.manager import Manager
 from peerjob.model.clock import Clock
 from peerjob.model.durations import format_seconds
-from peerjob.model.errors import ArgumentError, DecodeError, JobCancelled, JobTimedOut, Snooze
+from peerjob.model.errors import ArgumentError, DecodeError, JobCancelled, JobTimedOut, Snooze, StoreError
 from peerjob.model.policy import Backoff, FinishedResult, Policy, Recovered, load_overrides, make_policy
 from peerjob.model.record import Action, Outcome
 from peerjob.model.references import StoredReferenceError
@@ -37,6 +37,8 @@ HANDED_BACK = {"drain": "node stopped", "lost": "node lost contact with the stor
 MISFIT_TRIES = 12
 """How often a node offers an unfit instance to peers, over 7 minutes, before the node terminates the instance."""
 MISFITS_KNOWN = 1_000
+RESULTS_WAIT = 1.0
+"""Seconds until an instance runs again whose references the store did not answer."""
 MISFIT_WAIT = Backoff(initial=1, max=60, jitter=0)
 """The delay before an instance that this node cannot run is offered to peers again."""
 
@@ -112,11 +114,21 @@ class InstanceRunner:
         try:
             if run.policy is None:
                 self.prepare(run)
+            if claim.parent:
+                run.arguments = await self._context_backend.with_results(claim, run.arguments)
         except StoredReferenceError as error:
             return await self._untrusted(run, error)
         except DecodeError as error:
             logger.error("instance %s of %r cannot be read: %s", claim.id, claim.kind, error)  # noqa: TRY400
             return self._outcome_builder.terminated(run, error)
+        except StoredArgumentError as error:
+            logger.error("instance %s of %r cannot run: %s", claim.id, claim.kind, error)  # noqa: TRY400
+            return self._outcome_builder.terminated(run, error)
+        except StoreError as error:
+            logger.warning(
+                "instance %s of %r runs later: its arguments cannot be read: %s", claim.id, claim.kind, error
+            )
+            return put_off(run, RESULTS_WAIT, "the results of other members cannot be read now")
         binding, policy = run.binding, run.policy
         if binding is None or policy is None:
             return handed_back(run, "kind is no longer registered here")

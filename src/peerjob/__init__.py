@@ -5,9 +5,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from .handles.blocking_context import BlockingContext
+from .handles.blocking_flows import BlockingFlowInstance
 from .handles.blocking_handles import BlockingInstance, BlockingSchedule
 from .handles.context import Context
 from .handles.entries import HistoryEntry, LogEntry
+from .handles.flow_instance import FlowInstance
 from .handles.instance import Event, Instance
 from .handles.manager import Manager, Stats
 from .handles.registered_job import RegisteredJob
@@ -113,6 +115,7 @@ __all__ = [
     "Backfill",
     "Backoff",
     "BlockingContext",
+    "BlockingFlowInstance",
     "BlockingInstance",
     "BlockingManager",
     "BlockingSchedule",
@@ -141,6 +144,7 @@ __all__ = [
     "FireOutcome",
     "Flow",
     "FlowFailed",
+    "FlowInstance",
     "HistoryEntry",
     "Imported",
     "Instance",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import peerjob
-from peerjob import Client, Filter, Job, Manager, PeerjobError, Query
+from peerjob import Client, Filter, Flow, Job, Manager, PeerjobError, Query
 from peerjob.model.ids import IdSource
 from peerjob.model.printable import shown
 from support.odd_values import ODD, allowed, out_of_bounds, parameters_of
@@ -45,6 +45,8 @@ async def good_arguments(manager: Manager) -> dict[str, Any]:
         "call": WORK.call(),
         "calls": [WORK.call()],
         "uuid": made.id,
+        "instance": made.id,
+        "flow": Flow("work"),
         "query": Query(kind="work"),
         "filter": Filter(older_than="1d"),
         "schedule": "daily",

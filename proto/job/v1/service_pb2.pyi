@@ -255,6 +255,9 @@ class JobInstance(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     SLOT_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     ENCODED_RESULT_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
@@ -278,6 +281,10 @@ class JobInstance(_message.Message):
     retry_of: _builtins.str
     slot: _builtins.str
     """The schedule whose slot the instance has, or waits for, until it is final."""
+    parent: _builtins.str
+    """The instance that made this one as its child."""
+    open: _builtins.bool
+    """Whether the instance is a child that cannot run yet, because its parent has not told all that it needs."""
     spec: _builtins.bytes
     """MessagePack of peerjob: the stored arguments and options."""
     encoded_result: _builtins.bytes
@@ -316,6 +323,10 @@ class JobInstance(_message.Message):
     def failure(self) -> Global___Failure: ...
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryEntry]: ...
+    @_builtins.property
+    def wait(self) -> Global___Wait:
+        """What a suspended instance waits for; not set if it does not wait."""
+
     def __init__(
         self,
         *,
@@ -349,12 +360,15 @@ class JobInstance(_message.Message):
         failure: Global___Failure | None = ...,
         history: _abc.Iterable[Global___HistoryEntry] | None = ...,
         slot: _builtins.str = ...,
+        parent: _builtins.str | None = ...,
+        wait: Global___Wait | None = ...,
+        open: _builtins.bool = ...,
         spec: _builtins.bytes | None = ...,
         encoded_result: _builtins.bytes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_attempts", b"_attempts", "_encoded_result", b"_encoded_result", "_error", b"_error", "_key", b"_key", "_node", b"_node", "_retry_of", b"_retry_of", "_schedule", b"_schedule", "_spec", b"_spec", "attempts", b"attempts", "canceled_at", b"canceled_at", "completed_at", b"completed_at", "created_at", b"created_at", "due_at", b"due_at", "encoded_result", b"encoded_result", "error", b"error", "failure", b"failure", "key", b"key", "node", b"node", "nominal_at", b"nominal_at", "processed_at", b"processed_at", "progress", b"progress", "retry_of", b"retry_of", "schedule", b"schedule", "scheduled_at", b"scheduled_at", "spec", b"spec", "terminated_at", b"terminated_at", "timed_out_at", b"timed_out_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attempts", b"_attempts", "_encoded_result", b"_encoded_result", "_error", b"_error", "_key", b"_key", "_node", b"_node", "_parent", b"_parent", "_retry_of", b"_retry_of", "_schedule", b"_schedule", "_spec", b"_spec", "attempts", b"attempts", "canceled_at", b"canceled_at", "completed_at", b"completed_at", "created_at", b"created_at", "due_at", b"due_at", "encoded_result", b"encoded_result", "error", b"error", "failure", b"failure", "key", b"key", "node", b"node", "nominal_at", b"nominal_at", "parent", b"parent", "processed_at", b"processed_at", "progress", b"progress", "retry_of", b"retry_of", "schedule", b"schedule", "scheduled_at", b"scheduled_at", "spec", b"spec", "terminated_at", b"terminated_at", "timed_out_at", b"timed_out_at", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attempts", b"_attempts", "_encoded_result", b"_encoded_result", "_error", b"_error", "_key", b"_key", "_node", b"_node", "_retry_of", b"_retry_of", "_schedule", b"_schedule", "_spec", b"_spec", "arguments", b"arguments", "attempts", b"attempts", "canceled_at", b"canceled_at", "completed_at", b"completed_at", "crashes", b"crashes", "created_at", b"created_at", "due_at", b"due_at", "encoded_result", b"encoded_result", "error", b"error", "failure", b"failure", "fence", b"fence", "history", b"history", "key", b"key", "kind", b"kind", "losses", b"losses", "node", b"node", "nominal_at", b"nominal_at", "owner", b"owner", "priority", b"priority", "processed_at", b"processed_at", "progress", b"progress", "results", b"results", "retry_of", b"retry_of", "schedule", b"schedule", "scheduled_at", b"scheduled_at", "slot", b"slot", "spec", b"spec", "state", b"state", "tags", b"tags", "terminated_at", b"terminated_at", "timed_out_at", b"timed_out_at", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attempts", b"_attempts", "_encoded_result", b"_encoded_result", "_error", b"_error", "_key", b"_key", "_node", b"_node", "_parent", b"_parent", "_retry_of", b"_retry_of", "_schedule", b"_schedule", "_spec", b"_spec", "arguments", b"arguments", "attempts", b"attempts", "canceled_at", b"canceled_at", "completed_at", b"completed_at", "crashes", b"crashes", "created_at", b"created_at", "due_at", b"due_at", "encoded_result", b"encoded_result", "error", b"error", "failure", b"failure", "fence", b"fence", "history", b"history", "key", b"key", "kind", b"kind", "losses", b"losses", "node", b"node", "nominal_at", b"nominal_at", "open", b"open", "owner", b"owner", "parent", b"parent", "priority", b"priority", "processed_at", b"processed_at", "progress", b"progress", "results", b"results", "retry_of", b"retry_of", "schedule", b"schedule", "scheduled_at", b"scheduled_at", "slot", b"slot", "spec", b"spec", "state", b"state", "tags", b"tags", "terminated_at", b"terminated_at", "timed_out_at", b"timed_out_at", "uuid", b"uuid", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attempts: _TypeAlias = _typing.Literal["attempts"]  # noqa: Y015
     _WhichOneofArgType__attempts: _TypeAlias = _typing.Literal["_attempts", b"_attempts"]  # noqa: Y015
@@ -366,6 +380,8 @@ class JobInstance(_message.Message):
     _WhichOneofArgType__key: _TypeAlias = _typing.Literal["_key", b"_key"]  # noqa: Y015
     _WhichOneofReturnType__node: _TypeAlias = _typing.Literal["node"]  # noqa: Y015
     _WhichOneofArgType__node: _TypeAlias = _typing.Literal["_node", b"_node"]  # noqa: Y015
+    _WhichOneofReturnType__parent: _TypeAlias = _typing.Literal["parent"]  # noqa: Y015
+    _WhichOneofArgType__parent: _TypeAlias = _typing.Literal["_parent", b"_parent"]  # noqa: Y015
     _WhichOneofReturnType__retry_of: _TypeAlias = _typing.Literal["retry_of"]  # noqa: Y015
     _WhichOneofArgType__retry_of: _TypeAlias = _typing.Literal["_retry_of", b"_retry_of"]  # noqa: Y015
     _WhichOneofReturnType__schedule: _TypeAlias = _typing.Literal["schedule"]  # noqa: Y015
@@ -383,6 +399,8 @@ class JobInstance(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__node) -> _WhichOneofReturnType__node | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parent) -> _WhichOneofReturnType__parent | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_of) -> _WhichOneofReturnType__retry_of | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__schedule) -> _WhichOneofReturnType__schedule | None: ...
@@ -390,6 +408,40 @@ class JobInstance(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__spec) -> _WhichOneofReturnType__spec | None: ...
 
 Global___JobInstance: _TypeAlias = JobInstance  # noqa: Y015
+
+@_typing.final
+class Wait(_message.Message):
+    """A suspended instance runs again as soon as one of these is true."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    CHILDREN_FIELD_NUMBER: _builtins.int
+    signal: _builtins.str
+    """The signal of this name is there."""
+    children: _builtins.bool
+    """The children that it needs are over."""
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """The time has come."""
+
+    def __init__(
+        self,
+        *,
+        signal: _builtins.str | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        children: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_signal", b"_signal", "signal", b"signal", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_signal", b"_signal", "children", b"children", "signal", b"signal", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__signal: _TypeAlias = _typing.Literal["signal"]  # noqa: Y015
+    _WhichOneofArgType__signal: _TypeAlias = _typing.Literal["_signal", b"_signal"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__signal) -> _WhichOneofReturnType__signal | None: ...
+
+Global___Wait: _TypeAlias = Wait  # noqa: Y015
 
 @_typing.final
 class Progress(_message.Message):
@@ -937,6 +989,113 @@ class ScheduleJobsResponse(_message.Message):
 Global___ScheduleJobsResponse: _TypeAlias = ScheduleJobsResponse  # noqa: Y015
 
 @_typing.final
+class ScheduleFlowRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
+    UUID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    view: Global___InstanceView.ValueType
+    uuid: _builtins.str
+    """As in ScheduleJobRequest."""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___FlowMember]:
+        """At most 10,000. All are checked before the flow is stored."""
+
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of the instance that runs the flow. A member has the tags of its call."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        members: _abc.Iterable[Global___FlowMember] | None = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
+        view: Global___InstanceView.ValueType = ...,
+        uuid: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_uuid", b"_uuid", "uuid", b"uuid"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_uuid", b"_uuid", "members", b"members", "name", b"name", "tags", b"tags", "uuid", b"uuid", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__uuid: _TypeAlias = _typing.Literal["uuid"]  # noqa: Y015
+    _WhichOneofArgType__uuid: _TypeAlias = _typing.Literal["_uuid", b"_uuid"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__uuid) -> _WhichOneofReturnType__uuid | None: ...
+
+Global___ScheduleFlowRequest: _TypeAlias = ScheduleFlowRequest  # noqa: Y015
+
+@_typing.final
+class FlowMember(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    OPTIONAL_FIELD_NUMBER: _builtins.int
+    ended: _builtins.bool
+    optional: _builtins.bool
+    """The flow completes even if this member fails."""
+    @_builtins.property
+    def call(self) -> Global___ScheduleJobRequest:
+        """Without uuid, view, key, at and after. In JSON arguments, {"$output": 0} stands for the result of member 0, and
+        {"$ended": 0} for its state, result and error. The member then needs member 0, which must come before it.
+        """
+
+    @_builtins.property
+    def after(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The numbers of other members that must be Completed, or over with `ended`."""
+
+    def __init__(
+        self,
+        *,
+        call: Global___ScheduleJobRequest | None = ...,
+        after: _abc.Iterable[_builtins.int] | None = ...,
+        ended: _builtins.bool = ...,
+        optional: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "call", b"call", "ended", b"ended", "optional", b"optional"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlowMember: _TypeAlias = FlowMember  # noqa: Y015
+
+@_typing.final
+class ScheduleFlowResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    REPEATED_FIELD_NUMBER: _builtins.int
+    UNSERVED_FIELD_NUMBER: _builtins.int
+    repeated: _builtins.bool
+    """As in ScheduleJobResponse."""
+    @_builtins.property
+    def instance(self) -> Global___JobInstance: ...
+    @_builtins.property
+    def unserved(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The kinds of members that no live node runs."""
+
+    def __init__(
+        self,
+        *,
+        instance: Global___JobInstance | None = ...,
+        repeated: _builtins.bool = ...,
+        unserved: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "repeated", b"repeated", "unserved", b"unserved"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScheduleFlowResponse: _TypeAlias = ScheduleFlowResponse  # noqa: Y015
+
+@_typing.final
 class ListRegisteredJobsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1000,6 +1159,7 @@ class Query(_message.Message):
     DESCENDING_FIELD_NUMBER: _builtins.int
     ALL_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     uuid: _builtins.str
     state: Global___JobState.ValueType
@@ -1017,6 +1177,8 @@ class Query(_message.Message):
     all: _builtins.bool
     """Allows a cancel or retry without any criterion, which then means every instance."""
     view: Global___InstanceView.ValueType
+    parent: _builtins.str
+    """The id of an instance: its children match."""
     @_builtins.property
     def before(self) -> _timestamp_pb2.Timestamp:
         """Created before (exclusive) and after (inclusive)."""
@@ -1038,10 +1200,11 @@ class Query(_message.Message):
         descending: _builtins.bool = ...,
         all: _builtins.bool = ...,
         view: Global___InstanceView.ValueType = ...,
+        parent: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "_kind", b"_kind", "_level", b"_level", "_limit", b"_limit", "_state", b"_state", "_tag", b"_tag", "_uuid", b"_uuid", "after", b"after", "before", b"before", "cursor", b"cursor", "kind", b"kind", "level", b"level", "limit", b"limit", "state", b"state", "tag", b"tag", "uuid", b"uuid"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "_kind", b"_kind", "_level", b"_level", "_limit", b"_limit", "_parent", b"_parent", "_state", b"_state", "_tag", b"_tag", "_uuid", b"_uuid", "after", b"after", "before", b"before", "cursor", b"cursor", "kind", b"kind", "level", b"level", "limit", b"limit", "parent", b"parent", "state", b"state", "tag", b"tag", "uuid", b"uuid"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "_kind", b"_kind", "_level", b"_level", "_limit", b"_limit", "_state", b"_state", "_tag", b"_tag", "_uuid", b"_uuid", "after", b"after", "all", b"all", "before", b"before", "cursor", b"cursor", "descending", b"descending", "kind", b"kind", "level", b"level", "limit", b"limit", "state", b"state", "tag", b"tag", "uuid", b"uuid", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "_kind", b"_kind", "_level", b"_level", "_limit", b"_limit", "_parent", b"_parent", "_state", b"_state", "_tag", b"_tag", "_uuid", b"_uuid", "after", b"after", "all", b"all", "before", b"before", "cursor", b"cursor", "descending", b"descending", "kind", b"kind", "level", b"level", "limit", b"limit", "parent", b"parent", "state", b"state", "tag", b"tag", "uuid", b"uuid", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cursor: _TypeAlias = _typing.Literal["cursor"]  # noqa: Y015
     _WhichOneofArgType__cursor: _TypeAlias = _typing.Literal["_cursor", b"_cursor"]  # noqa: Y015
@@ -1051,6 +1214,8 @@ class Query(_message.Message):
     _WhichOneofArgType__level: _TypeAlias = _typing.Literal["_level", b"_level"]  # noqa: Y015
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__parent: _TypeAlias = _typing.Literal["parent"]  # noqa: Y015
+    _WhichOneofArgType__parent: _TypeAlias = _typing.Literal["_parent", b"_parent"]  # noqa: Y015
     _WhichOneofReturnType__state: _TypeAlias = _typing.Literal["state"]  # noqa: Y015
     _WhichOneofArgType__state: _TypeAlias = _typing.Literal["_state", b"_state"]  # noqa: Y015
     _WhichOneofReturnType__tag: _TypeAlias = _typing.Literal["tag"]  # noqa: Y015
@@ -1065,6 +1230,8 @@ class Query(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__level) -> _WhichOneofReturnType__level | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parent) -> _WhichOneofReturnType__parent | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__state) -> _WhichOneofReturnType__state | None: ...
     @_typing.overload
@@ -1964,6 +2131,140 @@ class RunNowResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunNowResponse: _TypeAlias = RunNowResponse  # noqa: Y015
+
+@_typing.final
+class SignalRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    JSON_VALUE_FIELD_NUMBER: _builtins.int
+    ENCODED_VALUE_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    name: _builtins.str
+    json_value: _builtins.str
+    """The value, as JSON or as MessagePack of peerjob."""
+    encoded_value: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        name: _builtins.str = ...,
+        json_value: _builtins.str | None = ...,
+        encoded_value: _builtins.bytes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_encoded_value", b"_encoded_value", "_json_value", b"_json_value", "encoded_value", b"encoded_value", "json_value", b"json_value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_encoded_value", b"_encoded_value", "_json_value", b"_json_value", "encoded_value", b"encoded_value", "json_value", b"json_value", "name", b"name", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__encoded_value: _TypeAlias = _typing.Literal["encoded_value"]  # noqa: Y015
+    _WhichOneofArgType__encoded_value: _TypeAlias = _typing.Literal["_encoded_value", b"_encoded_value"]  # noqa: Y015
+    _WhichOneofReturnType__json_value: _TypeAlias = _typing.Literal["json_value"]  # noqa: Y015
+    _WhichOneofArgType__json_value: _TypeAlias = _typing.Literal["_json_value", b"_json_value"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__encoded_value) -> _WhichOneofReturnType__encoded_value | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__json_value) -> _WhichOneofReturnType__json_value | None: ...
+
+Global___SignalRequest: _TypeAlias = SignalRequest  # noqa: Y015
+
+@_typing.final
+class SignalResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    accepted: _builtins.bool
+    """False: the signal has another value, or the wait for it has timed out."""
+    def __init__(
+        self,
+        *,
+        accepted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignalResponse: _TypeAlias = SignalResponse  # noqa: Y015
+
+@_typing.final
+class ListStepsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    cursor: _builtins.str
+    """From the previous response."""
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        cursor: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "cursor", b"cursor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "cursor", b"cursor", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cursor: _TypeAlias = _typing.Literal["cursor"]  # noqa: Y015
+    _WhichOneofArgType__cursor: _TypeAlias = _typing.Literal["_cursor", b"_cursor"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cursor) -> _WhichOneofReturnType__cursor | None: ...
+
+Global___ListStepsRequest: _TypeAlias = ListStepsRequest  # noqa: Y015
+
+@_typing.final
+class ListStepsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Where the next call continues. It is missing at the end."""
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]: ...
+    def __init__(
+        self,
+        *,
+        steps: _abc.Iterable[Global___Step] | None = ...,
+        cursor: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "cursor", b"cursor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "cursor", b"cursor", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cursor: _TypeAlias = _typing.Literal["cursor"]  # noqa: Y015
+    _WhichOneofArgType__cursor: _TypeAlias = _typing.Literal["_cursor", b"_cursor"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cursor) -> _WhichOneofReturnType__cursor | None: ...
+
+Global___ListStepsResponse: _TypeAlias = ListStepsResponse  # noqa: Y015
+
+@_typing.final
+class Step(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    JSON_VALUE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    signal: _builtins.bool
+    """Whether the value is that of a signal."""
+    json_value: _builtins.str
+    """For people: without secrets, and "timed out" for a signal whose wait has timed out."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        signal: _builtins.bool = ...,
+        json_value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["json_value", b"json_value", "name", b"name", "signal", b"signal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Step: _TypeAlias = Step  # noqa: Y015
 
 @_typing.final
 class RetryInstancesRequest(_message.Message):

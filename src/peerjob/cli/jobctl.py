@@ -12,6 +12,7 @@ from .ctl import (
     clear,
     cluster,
     events,
+    flows,
     instances,
     limits,
     lookups,
@@ -42,7 +43,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(shared_options)
-for part in (lookups, schedule, events, instances, clear, schedules, cluster, limits, audit, top, why, moving, backup):
+for part in (
+    lookups,
+    schedule,
+    events,
+    instances,
+    flows,
+    clear,
+    schedules,
+    cluster,
+    limits,
+    audit,
+    top,
+    why,
+    moving,
+    backup,
+):
     part.add_to(app)
 
 

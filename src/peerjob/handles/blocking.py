@@ -16,6 +16,7 @@ from peerjob.model.activity import Activity
 from peerjob.model.audit import AuditRecord
 from peerjob.model.durations import Duration
 from peerjob.model.firing import Leader
+from peerjob.model.flow import Flow
 from peerjob.model.job import Call, Job, JobGroup
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import NodeView
@@ -23,6 +24,7 @@ from peerjob.model.signal import Signal
 from peerjob.model.stored_limit import KeyLimitView, LimitView
 
 from .blocking_calls import BlockingCalls
+from .blocking_flows import BlockingFlowInstance
 from .blocking_handles import BlockingInstance, BlockingSchedule
 from .entries import HistoryEntry, LogEntry
 from .instance import Event, InstanceView
@@ -93,6 +95,34 @@ class BlockingVerbs(BlockingCalls):
     def schedule_many(self, calls: Iterable[Call[R]]) -> list[BlockingInstance[R]]:
         """Store many runs in batches. All calls are checked before the first is stored."""
         return [BlockingInstance(self, instance) for instance in self.call(self.manager.schedule_many(calls))]
+
+    def schedule_flow(
+        self, flow: Flow, *, tags: Iterable[str] = (), id: str | UUID | None = None
+    ) -> BlockingFlowInstance:
+        """Store one run of a flow, in one step, and return the instance that runs it: `run[member]` is a member's.
+
+        A node with workers makes the members. The instance ends when all of them are over. It fails with the first
+        member that failed and is not optional. `tags` are those of this instance. `id` is as in `schedule_as`.
+
+        Raises ArgumentError, OptionError, UnknownKindError or PayloadTooLargeError, which name flow and member, before
+        anything is stored; LayoutError while a node of an older release is alive.
+        """
+        return BlockingFlowInstance(self, self.call(self.manager.schedule_flow(flow, tags=tags, id=id)))
+
+    def retry_flow(self, instance: InstanceView | str | UUID, *, id: str | UUID | None = None) -> BlockingFlowInstance:
+        """Store a new run of a final flow. It keeps the results of members that completed, and makes the others.
+
+        A member runs again if a member that it needs does, if its result is no longer stored, and beyond 15 MiB of
+        results. `id` and errors as in `retry_instance`; raises OptionError for an instance that runs no flow.
+        """
+        return BlockingFlowInstance(self, self.call(self.manager.retry_flow(instance, id=id)))
+
+    def steps(self, instance: InstanceView | str | UUID) -> dict[str, Any]:
+        """Return the steps and signals that an instance has kept, by name: plain data, with "***" for secrets.
+
+        "!" stands before the name of a signal. Empty for an instance that is unknown or has none.
+        """
+        return self.call(self.manager.steps(instance))
 
     @overload
     def lookup_instance(self, uuid: str | UUID, job: None = None) -> BlockingInstance[Any]: ...

@@ -15,7 +15,8 @@ from uuid import UUID
 from msgspec import structs
 
 from peerjob.model.activity import Activity, KindActivity
-from peerjob.model.errors import AuthError, UnknownInstanceError, UnknownKindError, UnknownScheduleError
+from peerjob.model.errors import AuthError, DecodeError, UnknownInstanceError, UnknownKindError, UnknownScheduleError
+from peerjob.model.job import FLOW_KIND
 from peerjob.model.own_cursors import own_cursor
 from peerjob.model.query import Query, ResultPage
 from peerjob.model.record import NodeView
@@ -23,7 +24,8 @@ from peerjob.model.rights import SYSTEM, Rights, Role
 from peerjob.model.stored_limit import LimitView
 from peerjob.model.worker import Worker
 
-from .instance import Instance
+from .flow_instance import graph_of
+from .instance import Instance, InstanceView
 from .manager import Manager, Stats
 from .schedule import Schedule
 
@@ -38,6 +40,16 @@ class OfKind(Protocol):
 
 
 K = TypeVar("K", bound=OfKind)
+
+
+def kinds_of(instance: InstanceView) -> frozenset[str]:
+    """The kinds that the rights of a caller must include: that of the instance, or those of the members of a flow."""
+    if instance.kind != FLOW_KIND:
+        return frozenset({instance.kind})
+    try:
+        return graph_of(instance.record).kinds()
+    except (DecodeError, ValueError, TypeError):
+        return frozenset({FLOW_KIND})
 
 
 class KindScope:
@@ -56,6 +68,10 @@ class KindScope:
     def includes(self, kind: str) -> bool:
         """Whether a kind exists for the caller."""
         return self._rights.include(kind)
+
+    def includes_instance(self, instance: InstanceView) -> bool:
+        """Whether an instance exists for the caller: one of its kinds, or a flow whose members all are of them."""
+        return all(map(self.includes, kinds_of(instance)))
 
     def may_use(self, kind: str) -> bool:
         """Whether the caller may schedule a kind: peerjob's own kinds need an admin. The role is checked elsewhere."""
@@ -109,7 +125,7 @@ class KindScope:
     async def instance(self, manager: Manager, uuid: str | UUID) -> Instance[Any]:
         """The instance; raises UnknownInstanceError for one of another kind."""
         instance = await manager.lookup_instance(uuid)
-        if not self.includes(instance.kind):
+        if not self.includes_instance(instance):
             raise UnknownInstanceError(instance.id)
         return instance
 
@@ -145,7 +161,11 @@ class KindScope:
 
     def own_items(self, items: Iterable[K]) -> list[K]:
         """The things of these kinds."""
-        return [item for item in items if self.includes(item.kind)]
+        return [
+            item
+            for item in items
+            if (self.includes_instance(item) if isinstance(item, InstanceView) else self.includes(item.kind))
+        ]
 
     def own_values(self, by_kind: dict[str, T]) -> dict[str, T]:
         """The values of these kinds."""

@@ -50,6 +50,7 @@ async def observe(
         running=holders,
         before=before,
         counted_all=all_of_them,
+        children=await _children(manager, instance),
     )
 
 
@@ -76,6 +77,14 @@ async def _limits(manager: Manager, instance: Instance[Any]) -> InstanceLimits:
         if error.code != "UNIMPLEMENTED":  # a node of an older release knows no limits
             raise
         return InstanceLimits()
+
+
+async def _children(manager: Manager, instance: Instance[Any]) -> tuple[int, int] | None:
+    """How many children are not over, and how many there are; None unless the instance waits for children."""
+    if instance.record.wait is None or not instance.record.wait.needs:
+        return None
+    unfinished = Query(parent=instance, state=State.CREATED | State.ACTIVE)
+    return await manager.count(unfinished), await manager.count(Query(parent=instance))
 
 
 async def _schedule(manager: Manager, name: str) -> Schedule | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from peerjob.model.ages import age, moment, until
 from peerjob.model.firing import Leader
+from peerjob.model.job import FLOW_KIND
 from peerjob.model.printable import counted
 from peerjob.model.record import NodeView, Record, is_suspect
 from peerjob.model.state import State
@@ -37,6 +38,8 @@ class Observations:
     """The number of due instances that the nodes for this kind claim before this instance."""
     counted_all: bool = True
     """False if the count of `before` ended early, so that the true number is possibly larger."""
+    children: tuple[int, int] | None = None
+    """How many children of the instance are not over, and how many it has; None unless it waits for children."""
 
     @property
     def able(self) -> list[NodeView]:
@@ -46,7 +49,11 @@ class Observations:
 
 def able(kind: str, nodes: Iterable[NodeView]) -> list[NodeView]:
     """The nodes that claim a kind: those that run it, without those that drain or are drained."""
-    return [node for node in nodes if kind in node.info.open_kinds and node.info.workers]
+    return [
+        node
+        for node in nodes
+        if node.info.workers and (kind in node.info.open_kinds or (kind == FLOW_KIND and node.intake in ("", "active")))
+    ]
 
 
 def _closed(kind: str, nodes: Iterable[NodeView]) -> str:
@@ -100,6 +107,8 @@ def _why_waiting(observations: Observations) -> Iterator[str]:
     instance = observations.instance
     if instance.waits_for is not None:
         yield f"it is suspended: it waits for {instance.waits_for}"
+        if observations.children is not None:
+            yield "{:,} of its {:,} children are not over: jobctl show --tree lists them".format(*observations.children)
         return
     waits = False
     if instance.due_at > observations.now:

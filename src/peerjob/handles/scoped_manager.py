@@ -14,11 +14,12 @@ from msgspec import structs
 
 from peerjob.model.activity import Activity
 from peerjob.model.audit import AuditRecord
-from peerjob.model.durable import SignalAnswer
+from peerjob.model.durable import SignalAnswer, StepPage
 from peerjob.model.durations import Duration
 from peerjob.model.errors import UnknownKindError
 from peerjob.model.firing import Leader
-from peerjob.model.job import Call, Job
+from peerjob.model.flow import Flow
+from peerjob.model.job import FLOW_KIND, Call, Job
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, NodeView, Record
 from peerjob.model.rights import Rights
@@ -26,6 +27,7 @@ from peerjob.model.signal import Signal
 from peerjob.model.stored_limit import InstanceLimits, KeyLimitPage, LimitPage
 
 from .entries import HistoryEntry, LogEntry
+from .flow_instance import FlowInstance
 from .instance import Event, Instance
 from .kind_scope import KindScope
 from .manager import Manager, Stats
@@ -94,6 +96,13 @@ class ScopedManager(Manager):
             self._scope.check_included(call.job.kind)
         return await self._known(self._manager.schedule_many(taken))
 
+    async def schedule_flow(
+        self, flow: Flow, *, tags: Iterable[str] = (), id: str | UUID | None = None
+    ) -> FlowInstance:
+        for member in flow:
+            self._scope.check_included(member.call.job.kind)
+        return await self._known(self._manager.schedule_flow(flow, tags=tags, id=id))
+
     async def _known(self, made: Awaitable[T]) -> T:
         try:
             return await made
@@ -118,9 +127,13 @@ class ScopedManager(Manager):
         self, look_up: Callable[[Query], Awaitable[ResultPage[Any]]], query: Query | None, id_field: str
     ) -> ResultPage[Any]:
         query = query or Query()
-        if query.kind is not None:
+        if query.kind is not None and query.kind != FLOW_KIND:
             self._scope.check_included(query.kind)
         return await self._scope.page(look_up, query, attrgetter(id_field), most=self._lookups)
+
+    async def _step_page(self, id: str, cursor: str | None = None) -> StepPage:
+        await self._lookup_instance(id, None)
+        return await self._manager._step_page(id, cursor)
 
     async def iter_logs(self, uuid: str | UUID, *, follow: bool = False) -> AsyncIterator[LogLine]:
         await self._lookup_instance(uuid, None)
@@ -298,7 +311,7 @@ class ScopedManager(Manager):
     ) -> AsyncIterator[Event]:
         async with aclosing(cast("Any", self._manager.watch(query, on_begin=on_begin))) as events:
             async for event in events:
-                if self._scope.includes(event.instance.kind):
+                if self._scope.includes_instance(event.instance):
                     yield event
 
     async def watch_instance(self, uuid: str | UUID) -> AsyncIterator[Event]:

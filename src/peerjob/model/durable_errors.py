@@ -39,6 +39,7 @@ class StepLimitError(PeerjobError, ValueError):
     def __init__(self, uuid: str, name: str, reason: str) -> None:
         self.uuid = uuid
         self.name = name
+        self.reason = reason
         super().__init__(f"instance {uuid}: {name!r} is not stored: {reason}")
 
 

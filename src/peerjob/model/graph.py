@@ -1,11 +1,12 @@
-"""The stored form of a flow: the argument of the instance that runs it.
+"""The stored form of a flow: the arguments of the instance that runs it.
 
-Members of a flow are often alike, so the options of a call are stored once for all members that have them.
+Members of a flow are often alike, so the options of a call are stored once for all members that have them. The
+arguments of the members can have secrets, so they are stored apart from the graph, which views show.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -34,10 +35,9 @@ class CallOptions(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tr
 
 
 class StoredMember(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One member: the place of its options in the graph, its arguments, and what it needs."""
+    """One member: the place of its options in the graph, and what it needs."""
 
     options: Count
-    args: bytes
     needs: tuple[Count, ...]
     """Twice the number of a needed member, which is lower than the own one; plus one if it must only be over."""
     optional: bool
@@ -86,12 +86,26 @@ def needs_of(member: StoredMember, flow: str, kept: Container[int]) -> tuple[Nee
 
 
 _read_graph = reader(Graph, "stored flow", open=True)
+_read_arguments = reader(list[bytes], "stored arguments of a flow")
 _encode = msgspec.msgpack.Encoder().encode
 
 
 def encode_graph(graph: Graph) -> bytes:
     """Encode a graph for storage."""
     return _encode(graph)
+
+
+def encode_members(arguments: Sequence[bytes]) -> bytes:
+    """Encode the arguments of all members, by number."""
+    return _encode(arguments)
+
+
+def decode_members(data: bytes, graph: Graph) -> list[bytes]:
+    """Read what `encode_members` wrote; raises DecodeError."""
+    arguments = _read_arguments(data)
+    if len(arguments) != len(graph.members):
+        raise DecodeError(f"stored flow cannot be read: {len(graph.members):,} members, {len(arguments):,} arguments")
+    return arguments
 
 
 def decode_graph(data: bytes) -> Graph:

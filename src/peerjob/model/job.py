@@ -83,8 +83,7 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
     def __init__(self: Job[..., Any, Any], kind: str, /, **options: Unpack[Options]) -> None: ...
     def __init__(self, kind: str, executor: Callable[..., Any] | None = None, /, **options: Unpack[Options]) -> None:
         checked_text("kind", kind, MAX_KIND)
-        if kind == FLOW_KIND:
-            raise OptionError("kind", kind, "another kind: this one runs flows, and schedule_flow() schedules it")
+        refuse_flow_kind(kind)
         if executor is not None and not callable(executor):
             raise OptionError("executor", executor, "a callable")
         if isinstance(key := options.get("key"), str):
@@ -195,6 +194,12 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
     def to_json(self) -> str:
         """`to_dict` as JSON text."""
         return to_json(self.to_dict())
+
+
+def refuse_flow_kind(kind: str) -> None:
+    """Raise OptionError for the kind of the instances that run flows."""
+    if kind == FLOW_KIND:
+        raise OptionError("kind", kind, "another kind: this one runs flows, and schedule_flow() schedules it")
 
 
 def flow_job(executor: Callable[..., Any], **options: Unpack[Options]) -> Job[..., Any, Any]:

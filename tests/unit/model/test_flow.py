@@ -11,7 +11,17 @@ from peerjob.model import flow as limits
 from peerjob.model.codec import decode_shown, decode_value, encode_value, has_reference, replace_references
 from peerjob.model.errors import DecodeError, EncodeError
 from peerjob.model.flow import MemberTaker
-from peerjob.model.graph import CallOptions, Graph, StoredMember, decode_graph, encode_graph, member_id, needs_of
+from peerjob.model.graph import (
+    CallOptions,
+    Graph,
+    StoredMember,
+    decode_graph,
+    decode_members,
+    encode_graph,
+    encode_members,
+    member_id,
+    needs_of,
+)
 from peerjob.model.job import FLOW_KIND, Call
 from peerjob.model.outputs import Ref, taker
 
@@ -192,7 +202,7 @@ def test_a_call_takes_ten_thousand_outputs() -> None:
 
 def test_a_stored_graph_comes_back_and_a_damaged_one_is_refused() -> None:
     options = CallOptions("k", 5, ("t",), None, 3, "", 0, {"timeout": 5}, 0)
-    members = (StoredMember(0, b"a", (), False), StoredMember(0, b"b", (0, 1), True))
+    members = (StoredMember(0, (), False), StoredMember(0, (0, 1), True))
     graph = decode_graph(encode_graph(Graph((options,), members)))
     assert graph.members == members
     assert graph.name(1) == "k/1"
@@ -205,12 +215,15 @@ def test_a_stored_graph_comes_back_and_a_damaged_one_is_refused() -> None:
     ]
     assert needs_of(members[1], FLOW_ID, {0}) == ()
     for damaged in (
-        Graph((options,), (StoredMember(0, b"", (0,), False),)),
-        Graph((options,), (StoredMember(1, b"", (), False),)),
-        Graph((), (StoredMember(0, b"", (), False),)),
+        Graph((options,), (StoredMember(0, (0,), False),)),
+        Graph((options,), (StoredMember(1, (), False),)),
+        Graph((), (StoredMember(0, (), False),)),
     ):
         with pytest.raises(DecodeError, match="stored flow cannot be read"):
             decode_graph(encode_graph(damaged))
+    assert decode_members(encode_members([b"a", b"b"]), graph) == [b"a", b"b"]
+    with pytest.raises(DecodeError, match="2 members, 1 arguments"):
+        decode_members(encode_members([b"a"]), graph)
 
 
 def test_an_end_tells_whether_the_member_completed() -> None:

@@ -47,10 +47,10 @@ LIMITED: dict[str, tuple[grpc.StatusCode, grpc.StatusCode]] = {
     **dict.fromkeys(["LookupInstances", "LookupHistory", "LookupLogs", "CountInstances", "Watch"], (OK, DENIED)),
     **dict.fromkeys(["WaitInstances", "CancelInstances", "RetryInstances"], (OK, DENIED)),
     **dict.fromkeys(["GetInstance", "ReadLogs", "WaitInstance", "WatchInstance", "ExplainLimits"], (OK, UNKNOWN)),
-    **dict.fromkeys(["CancelInstance", "RunNow", "RetryInstance"], (OK, UNKNOWN)),
+    **dict.fromkeys(["CancelInstance", "RunNow", "RetryInstance", "Signal", "ListSteps"], (OK, UNKNOWN)),
     **dict.fromkeys(["GetSchedule", "ListFires", "NextFires", "PauseSchedule", "ResumeSchedule"], (OK, UNKNOWN)),
     **dict.fromkeys(["TriggerSchedule", "RemoveSchedule", "Backfill"], (OK, UNKNOWN)),
-    **dict.fromkeys(["ScheduleJob", "ScheduleJobs", "PutSchedule"], (OK, DENIED)),
+    **dict.fromkeys(["ScheduleJob", "ScheduleJobs", "ScheduleFlow", "PutSchedule"], (OK, DENIED)),
     **dict.fromkeys(["Clear", "ClearInstances", "ClearHistory", "ClearLogs"], (DENIED, DENIED)),
     **dict.fromkeys(["ResizeWorkers", "Drain", "Undrain", "ListAudit"], (DENIED, DENIED)),
     **dict.fromkeys(["SetLimit", "SetKeyLimit", "PauseKind", "ResumeKind"], (DENIED, DENIED)),
@@ -89,15 +89,23 @@ def request_of(name: str, kind: str, uuid: str) -> Any:
     if name == "Backfill":
         request.start.CopyFrom(_stamp(START))
         request.end.CopyFrom(_stamp(START + timedelta(hours=1)))
+    if name == "Signal":
+        request.json_value = '"a secret value"'
+    _add_call(request, name, kind)
+    return request
+
+
+def _add_call(request: Any, name: str, kind: str) -> None:
     call = pb.ScheduleJobRequest(kind=kind, arguments=[SECRETS[kind]])
-    if name == "ScheduleJob":
+    if name == "ScheduleFlow":
+        request.members.append(pb.FlowMember(call=call))
+    elif name == "ScheduleJob":
         request.CopyFrom(call)
     elif name == "ScheduleJobs":
         request.jobs.append(call)
     elif name == "PutSchedule":
         request.job.CopyFrom(call)
         request.job.options.CopyFrom(pb.JobOptions(name=kind, cron="0 0 * * *"))
-    return request
 
 
 def _stamp(moment: datetime) -> Timestamp:
@@ -145,7 +153,7 @@ async def test_every_caller_every_rpc_and_every_kind(caplog: pytest.LogCaptureFi
             for name, rpc in RPCS.items():
                 for number, kind in enumerate(SECRETS):
                     expected = DENIED if role < rpc.role else LIMITED[name][number] if kinds else OK
-                    id = await _delayed(node, kind) if name == "RunNow" else ids[kind]
+                    id = await _delayed(node, kind) if name in ("RunNow", "Signal") else ids[kind]
                     request = request_of(name, kind, id)
                     found, data = await _answer(client, name, request, f"{role.name}{len(kinds)}")
                     assert found is expected, (role, kinds, name, kind, data)

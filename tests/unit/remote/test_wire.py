@@ -14,6 +14,7 @@ from peerjob.handles.schedule import FireEntry, ScheduleView
 from peerjob.model import errors
 from peerjob.model.codec import encode_value
 from peerjob.model.definition import Definition, encode_definition
+from peerjob.model.durable_errors import NotRunningError, StepLimitError
 from peerjob.model.errors import OptionError, PeerjobError
 from peerjob.model.firing import FireOutcome, FireRecord, ScheduleRow
 from peerjob.model.record import LogLine, NodeInfo, Record, Transition
@@ -307,6 +308,8 @@ ERRORS: list[Exception] = [
     errors.StoreCommandError("no EVALSHA"),
     errors.LayoutError("newer"),
     errors.StoreError("odd"),
+    NotRunningError("it is final"),
+    StepLimitError("0192f2a4", "n", "too large"),
     errors.NodeStateError("not final"),
     errors.NodeStoppedError("stopping"),
     errors.AuthError("no"),
@@ -342,6 +345,7 @@ def test_errors_of_every_kind_have_a_status() -> None:
         errors.JobTimedOut,
         errors.JobProcessDied,
         errors.OwnershipLost,
+        errors.FlowFailed,
         errors.ResultTypeError,  # it is raised where a result is read
     }
     known = {type(error) for error in ERRORS}

@@ -31,6 +31,9 @@ States = Annotated[
     ),
 ]
 Tag = Annotated[str | None, typer.Option("--tag", "-t", show_default="any", help="Only with this tag.")]
+Parent = Annotated[
+    str | None, typer.Option(metavar="UUID", show_default="any", help="Only the children of this instance.")
+]
 Before = Annotated[
     str | None,
     typer.Option(metavar="TIME", show_default="no bound", help="Created before this time, such as 2026-01-31T08:00Z."),
@@ -49,6 +52,7 @@ class InstanceSelection:
     kind: Kind = None
     state: States = None
     tag: Tag = None
+    parent: Parent = None
     before: Before = None
     after: After = None
 
@@ -58,6 +62,7 @@ class InstanceSelection:
             kind=self.kind,
             state=tuple(self.state) if self.state else None,
             tag=self.tag,
+            parent=self.parent,
             before=time_of("before", self.before),
             after=time_of("after", self.after),
             limit=limit,

@@ -6,13 +6,16 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Self, TypeVar, cast
+from uuid import UUID
 
+from peerjob.handles.flow_instance import FlowInstance
 from peerjob.handles.instance import Instance
 from peerjob.handles.schedule import Schedule
 from peerjob.model.arguments import typed_except_secrets, whole_number
 from peerjob.model.clock import Clock, SystemClock
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError, OptionError
+from peerjob.model.flow import Flow
 from peerjob.model.ids import checked_id
 from peerjob.model.job import Call, Job
 from peerjob.model.limits import MAX_SIZE, MAX_WORKERS
@@ -29,6 +32,7 @@ from peerjob.node.observe.tracing import make_tracing
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire import rpcs
 from peerjob.remote.wire.cluster import worker_of
+from peerjob.remote.wire.flows import flow_request
 from peerjob.remote.wire.requests import MAX_BULK, job_request, kind_request
 from peerjob.remote.wire.schedules import row_of
 from peerjob.remote.wire.tls import ClientTls
@@ -211,6 +215,22 @@ class Client(RemoteManager, StartableManager):
                 await self._made(scheduled, next(jobs).job, own_id=sent.uuid)
                 for scheduled, sent in zip(answer.scheduled, request.jobs, strict=True)
             ]
+        return made
+
+    async def schedule_flow(
+        self, flow: Flow, *, tags: Iterable[str] = (), id: str | UUID | None = None
+    ) -> FlowInstance:
+        await self._ids.follow_clock()
+        request = flow_request(flow, tags, lambda call: self._request(call, (), {}))
+        if id is None:
+            answer = await self._ids.call(rpcs.SCHEDULE_FLOW, request, "uuid")
+        else:
+            request.uuid = checked_id(id, "id")
+            answer = await self._ids.send(rpcs.SCHEDULE_FLOW, request, None)
+        made = FlowInstance.of(await self._whole_instance(answer.instance))
+        made.is_new = id is None or not answer.repeated
+        for kind in answer.unserved:
+            self._warn_unserved(kind)
         return made
 
     def _renew(self, request: pb.ScheduleJobsRequest) -> None:

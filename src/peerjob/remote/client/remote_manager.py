@@ -20,7 +20,7 @@ from peerjob.model.activity import Activity, given_minutes
 from peerjob.model.arguments import typed, whole_number
 from peerjob.model.audit import AuditRecord, given_audit_limit
 from peerjob.model.clock import aware_us
-from peerjob.model.durable import SignalAnswer
+from peerjob.model.durable import SignalAnswer, StepPage
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import UnknownInstanceError
 from peerjob.model.firing import Leader
@@ -32,10 +32,12 @@ from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, NodeView, Record
 from peerjob.model.signal import Signal
 from peerjob.model.stored_limit import InstanceLimits, KeyLimitPage, LimitPage
+from peerjob.node.body.signal_values import encode_signal
 from peerjob.node.manager.schedules import MAX_PREVIEW
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire import rpcs
 from peerjob.remote.wire.cluster import stats_of
+from peerjob.remote.wire.flows import step_of
 from peerjob.remote.wire.instances import ENCODED, history_of, line_of, log_of, record_of
 from peerjob.remote.wire.queries import query_message
 from peerjob.remote.wire.rpcs import VerbRpc
@@ -113,6 +115,10 @@ class RemoteManager(Manager):
                 return
             except StreamBrokenError:
                 continue
+
+    async def _step_page(self, id: str, cursor: str | None = None) -> StepPage:
+        answer = await self._connection.call(rpcs.LIST_STEPS, pb.ListStepsRequest(uuid=id, cursor=cursor))
+        return StepPage(tuple(map(step_of, answer.steps)), _cursor(answer))
 
     async def count(self, query: Query | None = None) -> int:
         return await self._run(rpcs.COUNT_INSTANCES, query)
@@ -259,7 +265,9 @@ class RemoteManager(Manager):
         return moved
 
     async def _signal(self, id: str, signal: Signal[Any], value: Any) -> SignalAnswer:
-        raise NotImplementedError("signals over gRPC")
+        request = pb.SignalRequest(uuid=id, name=signal.name, encoded_value=encode_signal(signal, value))
+        accepted = (await self._connection.call(rpcs.SIGNAL, request)).accepted
+        return SignalAnswer.ACCEPTED if accepted else SignalAnswer.OTHER
 
     async def retry_instances(self, query: Query, *, id: str | UUID | None = None) -> list[Instance[Any]]:
         return [instance async for part in self.retry_pages(query, id=id) for instance in part]

@@ -60,7 +60,12 @@ def _criteria(name: str, request: Any) -> str:
         return f"kind={request.kind}"
     if name == "ScheduleJobs":
         kinds = sorted({job.kind for job in request.jobs})
-        return f"kind={','.join(kinds[:MAX_KINDS])}{',…' if len(kinds) > MAX_KINDS else ''}"
+        return f"kind={_listed(kinds)}"
+    if name == "ScheduleFlow":
+        kinds = sorted({member.call.kind for member in request.members})
+        return f"name={request.name} members={len(request.members)} kind={_listed(kinds)}"
+    if name == "Signal":  # without the value, which can be a secret
+        return f"uuid={request.uuid} name={request.name}"
     if name == "PutSchedule":
         return f"name={request.job.options.name or request.job.kind} kind={request.job.kind}"
     try:
@@ -74,10 +79,18 @@ def _criteria(name: str, request: Any) -> str:
     return " ".join(f"{key}={value}" for key, value in texts.items())
 
 
+def _listed(kinds: list[str]) -> str:
+    return f"{','.join(kinds[:MAX_KINDS])}{',…' if len(kinds) > MAX_KINDS else ''}"
+
+
 def _count(name: str, response: Any) -> int | None:
     """How many instances or schedules a call made or changed."""
     if isinstance(response, pb.ScheduleJobResponse):
         return int(not (response.existed or response.repeated))
+    if isinstance(response, pb.ScheduleFlowResponse):
+        return int(not response.repeated)
+    if isinstance(response, pb.SignalResponse):
+        return int(response.accepted)
     if isinstance(response, pb.ScheduleJobsResponse):
         return sum(not (scheduled.existed or scheduled.repeated) for scheduled in response.scheduled)
     fields = response.DESCRIPTOR.fields_by_name

@@ -8,6 +8,7 @@ from typing import Any
 
 from peerjob.handles.entries import LogEntry
 from peerjob.handles.instance import Instance
+from peerjob.handles.kind_scope import kinds_of
 from peerjob.model.durations import to_seconds
 from peerjob.model.errors import OptionError, UnknownInstanceError
 from peerjob.model.ids import checked_id
@@ -24,7 +25,7 @@ from peerjob.version import __version__
 
 from .pages import messages_that_fit, page_of, part_of
 from .rpc_service import Context
-from .scopes import caller_scope, kind_to_retry, visible
+from .scopes import caller_scope, instance_to_retry, visible
 
 API_VERSION = "v1"
 MAX_WAIT = 30.0
@@ -138,7 +139,7 @@ class InstanceRpcs:
 
     async def retry_instance(self, request: pb.RetryInstanceRequest, context: Context) -> pb.RetryInstanceResponse:
         if (scope := caller_scope()).is_limited:
-            await scope.check_runs(self._node, [await kind_to_retry(self._node, request)])
+            await scope.check_runs(self._node, kinds_of(await instance_to_retry(self._node, request)))
         made = await self._node.retry_instance(
             request.uuid, id=request.new_uuid if request.HasField("new_uuid") else None
         )
@@ -153,7 +154,7 @@ class InstanceRpcs:
             await scope.check_runs(self._node, [query.kind])
         elif query.id is not None:
             with contextlib.suppress(UnknownInstanceError):
-                await scope.check_runs(self._node, [(await self._node.lookup_instance(query.id)).kind])
+                await scope.check_runs(self._node, kinds_of(await self._node.lookup_instance(query.id)))
         else:
             await scope.check_system(self._node, query)
 

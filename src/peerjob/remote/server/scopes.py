@@ -10,6 +10,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from peerjob.handles.instance import Instance
 from peerjob.handles.kind_scope import KindScope
 from peerjob.handles.manager import Manager
 from peerjob.handles.scoped_manager import ScopedManager
@@ -67,7 +68,7 @@ async def _check(node: Node, name: str, scope: Scope, request: Any) -> None:
         case Scope.WHOLE:
             rules.refuse_whole(name)
         case Scope.INSTANCE if isinstance(request, pb.RetryInstanceRequest):
-            if not rules.includes(await kind_to_retry(node, request)):
+            if not rules.includes_instance(await instance_to_retry(node, request)):
                 raise UnknownInstanceError(request.uuid)
         case Scope.INSTANCE:
             await rules.instance(node, request.uuid)
@@ -79,10 +80,10 @@ async def _check(node: Node, name: str, scope: Scope, request: Any) -> None:
             pass  # the handler checks the kinds of calls, since it knows their aliases
 
 
-async def kind_to_retry(node: Node, request: pb.RetryInstanceRequest) -> str:
-    """The kind of the instance to retry. If that was removed, a repeat takes the kind of what the first call made."""
+async def instance_to_retry(node: Node, request: pb.RetryInstanceRequest) -> Instance[Any]:
+    """The instance to retry. If that was removed, a repeat takes what the first call made."""
     ids = [request.uuid, *([request.new_uuid] if request.HasField("new_uuid") else [])]
     for id in ids:
         with contextlib.suppress(UnknownInstanceError):
-            return (await node.lookup_instance(id)).kind
+            return await node.lookup_instance(id)
     raise UnknownInstanceError(request.uuid)

@@ -25,6 +25,7 @@ from peerjob.remote.wire.tls import ServerTls
 from .audit import audited
 from .cluster import ClusterRpcs
 from .connection_shares import ConnectionShares
+from .flows import FlowRpcs
 from .grpc_server import MAX_CONNECTIONS, GrpcServer
 from .health import HealthReporter
 from .instances import InstanceRpcs
@@ -92,7 +93,7 @@ class Server(GrpcServer):
 
     def _make_service(self) -> RpcService:
         node = self._node
-        parts = (InstanceRpcs(node), StreamRpcs(node), ScheduleRpcs(node), ClusterRpcs(node))
+        parts = (InstanceRpcs(node), FlowRpcs(node), StreamRpcs(node), ScheduleRpcs(node), ClusterRpcs(node))
         handlers = audited(self._trail, scoped(node, verb_handlers(node) | handlers_of(SERVICE, parts)))
         waits = {rpc.name for rpc in RPCS.values() if rpc.waits}
         return RpcService(node, SERVICE, handlers, waits=waits, max_message=self._max_message)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import grpc
 from google.protobuf.message import DecodeError as MalformedError
 
-from peerjob.model import errors
+from peerjob.model import durable_errors, errors
 from peerjob.model.codec import decode_value, encode_value
 from peerjob.model.errors import DecodeError, EncodeError, PeerjobError
 from peerjob.proto.job.v1 import service_pb2 as pb
@@ -57,6 +57,8 @@ _KNOWN: dict[type[Exception], _Known] = {
     errors.StorePermissionError: _Known(Code.INTERNAL),
     errors.StoreCommandError: _Known(Code.INTERNAL),
     errors.StoreError: _Known(Code.INTERNAL),
+    durable_errors.NotRunningError: _Known(Code.FAILED_PRECONDITION),
+    durable_errors.StepLimitError: _Known(Code.FAILED_PRECONDITION, ("uuid", "name", "reason")),
     errors.NodeStateError: _Known(Code.FAILED_PRECONDITION),
     errors.NodeStoppedError: _Known(Code.UNAVAILABLE),
     errors.AuthError: _Known(Code.PERMISSION_DENIED),

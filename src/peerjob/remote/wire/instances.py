@@ -9,6 +9,7 @@ from peerjob.handles.entries import HistoryEntry, LogEntry
 from peerjob.handles.instance import Instance
 from peerjob.model.clock import to_us
 from peerjob.model.codec import decode_value, encode_value
+from peerjob.model.durable import Wait
 from peerjob.model.errors import DecodeError, EncodeError
 from peerjob.model.json_text import to_json
 from peerjob.model.record import LogLine, Record, Transition
@@ -58,10 +59,12 @@ def _message(record: Record, *, encoded: bool) -> pb.JobInstance:
         tags=record.tags,
         history=[_transition_message(entry) for entry in record.history],
         slot=record.slot,
+        parent=record.parent or None,
+        open=record.open,
         **moments,
     )
     # each part is set separately, so that one unreadable part does not remove the others
-    for part in (_set_creation, _set_failure, _set_progress, _set_origin):
+    for part in (_set_creation, _set_failure, _set_progress, _set_origin, _set_wait):
         with contextlib.suppress(ValueError):
             part(message, record, shown)
     if encoded:
@@ -109,6 +112,9 @@ def record_of(message: pb.JobInstance) -> Record:
         key=message.key if message.HasField("key") else None,
         tags=tuple(message.tags),
         slot=message.slot,
+        parent=message.parent,
+        wait=_wait_of(message.wait) if message.HasField("wait") else None,
+        open=message.open,
     )
 
 
@@ -199,6 +205,18 @@ def _set_origin(message: pb.JobInstance, record: Record, shown: Instance[Any]) -
         message.nominal_at.CopyFrom(stamp(to_us(shown.nominal_at)))
     if shown.retry_of is not None:
         message.retry_of = str(shown.retry_of)
+
+
+def _set_wait(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
+    wait = record.wait
+    if wait is not None:
+        until = None if wait.until_us is None else stamp(wait.until_us)
+        message.wait.CopyFrom(pb.Wait(signal=wait.signal or None, until=until, children=wait.needs))
+
+
+def _wait_of(message: pb.Wait) -> Wait:
+    until_us = stamp_us(message.until) if message.HasField("until") else None
+    return Wait(signal=message.signal, until_us=until_us, needs=message.children)
 
 
 def _set_arguments(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:

@@ -13,13 +13,14 @@ from peerjob.proto.job.v1 import service_pb2 as pb
 
 from .values import given_moment, given_span, moment_stamp, span, state_number
 
-_Field = Literal["kind", "uuid", "state", "level", "tag"]
+_Field = Literal["kind", "uuid", "state", "level", "tag", "parent"]
 _Bound = Literal["before", "after", "older_than"]
-_CRITERIA: tuple[Literal["kind", "uuid", "state", "tag", "before", "after"], ...] = (
+_CRITERIA: tuple[Literal["kind", "uuid", "state", "tag", "parent", "before", "after"], ...] = (
     "kind",
     "uuid",
     "state",
     "tag",
+    "parent",
     "before",
     "after",
 )
@@ -58,6 +59,7 @@ def _query(message: pb.Query, is_set: Callable[[_Field], bool]) -> Query:
         state=cast("State", int(message.state)) if is_set("state") else None,
         level=message.level if is_set("level") else None,
         tag=message.tag if is_set("tag") else None,
+        parent=message.parent if is_set("parent") else None,
         before=given_moment("before", message.before) if message.HasField("before") else None,
         after=given_moment("after", message.after) if message.HasField("after") else None,
         limit=message.limit if message.HasField("limit") else MAX_LIMIT,
@@ -75,6 +77,7 @@ def query_message(query: Query | None) -> pb.Query:
         state=None if query.state is None else state_number(query.states),
         level=None if query.level is None else int(query.level),
         tag=query.tag,
+        parent=query.parent_id,
         before=moment_stamp(query.before),
         after=moment_stamp(query.after),
         limit=query.limit,

@@ -14,7 +14,7 @@ from peerjob.model.bounds import check_json
 from peerjob.model.codec import decode_kept
 from peerjob.model.durations import to_micros, to_seconds
 from peerjob.model.errors import DecodeError, OptionError
-from peerjob.model.job import Call, Job
+from peerjob.model.job import Call, Job, refuse_flow_kind
 from peerjob.model.limits import MAX_ARGUMENTS, MAX_ERROR_TESTS
 from peerjob.model.policy import Backoff
 from peerjob.model.record import NewInstance
@@ -163,6 +163,7 @@ def call_of(request: pb.ScheduleJobRequest, find: Callable[[str], Job[..., Any, 
 
     Raises OptionError or ScheduleError.
     """
+    refuse_flow_kind(request.kind)
     job = find(request.kind) or Job(request.kind)
     args, kwargs = _arguments_of(request)
     options = _options_of(request.options) if request.HasField("options") else {}

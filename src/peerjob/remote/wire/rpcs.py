@@ -253,6 +253,7 @@ LIST_REGISTERED_JOBS = _by_verb(
 
 SCHEDULE_JOB = Rpc("ScheduleJob", pb.ScheduleJobRequest, pb.ScheduleJobResponse, _OPERATOR, _ALWAYS)
 SCHEDULE_JOBS = Rpc("ScheduleJobs", pb.ScheduleJobsRequest, pb.ScheduleJobsResponse, _OPERATOR, _ALWAYS)
+SCHEDULE_FLOW = Rpc("ScheduleFlow", pb.ScheduleFlowRequest, pb.ScheduleFlowResponse, _OPERATOR, _ALWAYS)
 
 GET_INSTANCE = Rpc("GetInstance", pb.GetInstanceRequest, pb.GetInstanceResponse, _READER, _ALWAYS)
 LOOKUP_INSTANCES = Rpc("LookupInstances", pb.LookupInstancesRequest, pb.LookupInstancesResponse, _READER, _ALWAYS)
@@ -273,6 +274,8 @@ CANCEL_INSTANCE = _by_verb(
     "CancelInstance", _OPERATOR, _NEVER, _UUID, lambda to, uuid: to.cancel_instance(uuid), _CANCELLED
 )
 RUN_NOW = _by_verb("RunNow", _OPERATOR, _ALWAYS, _REQUEST, lambda to, given: to.run_now(given[0], id=given[1]), _MOVED)
+SIGNAL = Rpc("Signal", pb.SignalRequest, pb.SignalResponse, _OPERATOR, _ALWAYS)
+LIST_STEPS = Rpc("ListSteps", pb.ListStepsRequest, pb.ListStepsResponse, _READER, _ALWAYS)
 RETRY_INSTANCES = Rpc("RetryInstances", pb.RetryInstancesRequest, pb.RetryInstancesResponse, _OPERATOR, _ALWAYS)
 RETRY_INSTANCE = Rpc("RetryInstance", pb.RetryInstanceRequest, pb.RetryInstanceResponse, _OPERATOR, _ALWAYS)
 CLEAR_INSTANCES = _by_verb(
@@ -360,6 +363,8 @@ SCOPES: dict[str, Scope] = {
             CANCEL_INSTANCE,
             RUN_NOW,
             RETRY_INSTANCE,
+            SIGNAL,
+            LIST_STEPS,
             EXPLAIN_LIMITS,
         ),
         Scope.SCHEDULE: (
@@ -372,7 +377,7 @@ SCOPES: dict[str, Scope] = {
             REMOVE_SCHEDULE,
             BACKFILL,
         ),
-        Scope.KIND: (SCHEDULE_JOB, SCHEDULE_JOBS, PUT_SCHEDULE),
+        Scope.KIND: (SCHEDULE_JOB, SCHEDULE_JOBS, SCHEDULE_FLOW, PUT_SCHEDULE),
         Scope.QUERY: (WAIT_INSTANCES, CANCEL_INSTANCES, RETRY_INSTANCES),
         Scope.FILTERED: (
             LIST_REGISTERED_JOBS,
