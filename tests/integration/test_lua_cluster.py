@@ -21,10 +21,12 @@ from peerjob.store.lua.store import lua_store
 from peerjob.testing.factories import Factory, Peer, outcome
 from peerjob.testing.store_conformance.cancel import CancelRules
 from peerjob.testing.store_conformance.changes import ChangeRules
+from peerjob.testing.store_conformance.children import ChildRules
 from peerjob.testing.store_conformance.election import ElectionRules
 from peerjob.testing.store_conformance.fires import FiringRules, TermRules
 from peerjob.testing.store_conformance.hinted_claims import HintedClaimRules
 from peerjob.testing.store_conformance.hints import HintRules
+from peerjob.testing.store_conformance.holds import CascadeRules, HoldRules
 from peerjob.testing.store_conformance.ledger import LedgerRules
 from peerjob.testing.store_conformance.liveness import LivenessRules
 from peerjob.testing.store_conformance.lookups import ReadingRules
@@ -82,6 +84,9 @@ class EveryScript(
     StepRules,
     SignalRules,
     SuspendRules,
+    ChildRules,
+    HoldRules,
+    CascadeRules,
 ):
     """Rules that together run every script."""
 

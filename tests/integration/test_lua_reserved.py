@@ -68,7 +68,7 @@ async def test_they_count_nowhere_and_no_clearing_removes_them(site: MakeSite) -
     assert reserved(here) == 900
 
 
-@pytest.mark.parametrize("size", [0, 512, 513])
+@pytest.mark.parametrize("size", [0, 1536, 1537])
 async def test_a_tail_has_a_bound_for_scripts_and_for_readers(site: MakeSite, size: int) -> None:
     here = site()
     store = await here.open()
@@ -80,7 +80,7 @@ async def test_a_tail_has_a_bound_for_scripts_and_for_readers(site: MakeSite, si
         raw = bytearray(cast(bytes, client.get(key)))
         raw[2] |= 128
         client.set(key, bytes(raw) + struct.pack(">I", size) + bytes(size))
-    readable = size <= 512
+    readable = size <= 1536
     assert [claim.id for claim in await peer.take()] == [one.id] * readable
     (record,) = await store.get([one.id])
     assert (record is not None) is readable

@@ -32,7 +32,7 @@ for _, kind in ipairs(kinds) do
         gates.leaves(id, kind, true)
       end
       if layout == FLOWS_LAYOUT and (not record or record.thread) then
-        settle_gone(id)
+        settle_later('e' .. id .. '0', 'k' .. id)
       end
       remove(id, kind, state, record and record.tags or '', layout == FLOWS_LAYOUT)
       ids[#ids + 1] = id

@@ -7,7 +7,7 @@ local function set_aside(id, kind, reason)
   call('LLEN', ASIDE)
   to_set_aside[#to_set_aside + 1] = {id, kind, reason}
   if layout == FLOWS_LAYOUT then
-    settle_gone(id)
+    settle_later('e' .. id .. '0', 'k' .. id)
   end
   if gates and kind ~= '' then
     gates.leaves(id, kind, true)

@@ -15,7 +15,7 @@ local function attach(id, thread, fence, parent, needs, made)
     local needed, when, state, is_over = ids[n], sub(need, 1, 1), nil, false
     if made[needed] then
       state = SCHEDULED
-    elseif threads.over[needed] then
+    elseif held[n] and threads.over[needed] then
       state, is_over = threads.over[needed], true
     elseif held[n] then
       -- The second and the third byte of a record are its state and its flags.
@@ -33,7 +33,7 @@ local function attach(id, thread, fence, parent, needs, made)
         planned[member] = true
         thread.needs = thread.needs + 1
       end
-    elseif when == 'c' and state ~= COMPLETED then
+    elseif when == 'c' and state ~= COMPLETED and not threads.failing[id] then
       thread.needs = thread.needs + (threads.fails(id, fence, needed, state or 0) and 1 or 0)
     end
   end

@@ -104,13 +104,16 @@ local function set_expiry(kind, id, member, own_retention, retention)
 end
 
 -- Let a final instance expire whose body has ended, unless its parent holds it. An instance with a thread ends only in a
--- script that follows up ends; any other script fails here, before its first write.
+-- script that follows up ends; any other script fails here, before its first write. Return whether the parent holds it.
 local function be_over(record, id, retention)
-  if not (record.thread and threads.is_over(record, id)) then
+  local held = record.thread and threads.is_over(record, id)
+  if not held then
     set_expiry(record.kind, id, expiry_member(record, id), record.retention, retention)
   end
+  return held
 end
 
+-- Make an instance final. Return whether its parent holds it.
 local function finish(record, id, state, node, note, retention)
   local before = record.state
   add_transition(record, state, node, note)
@@ -119,9 +122,7 @@ local function finish(record, id, state, node, note, retention)
   if record.thread then
     threads.final(record, id)
   end
-  if not record.releasing then
-    be_over(record, id, retention)
-  end
+  return not record.releasing and be_over(record, id, retention)
 end
 
 -- Change an instance from Scheduled or Processing to Cancelled. A node that runs the instance keeps the claim, marked
@@ -156,9 +157,12 @@ end
 
 local ended_ids, ended_kinds = {}, {}
 
-local function remember_end(kind, id)
+-- Keep that a claim ended with a final instance. A held one does not count among the final ones of its kind.
+local function remember_end(kind, id, held)
   ended_ids[#ended_ids + 1] = id
-  ended_kinds[kind] = (ended_kinds[kind] or 0) + 1
+  if not held then
+    ended_kinds[kind] = (ended_kinds[kind] or 0) + 1
+  end
 end
 
 -- Only end_claim and end_usual end a claim: the entry of the claim is removed, and the instance becomes Scheduled or final. If
@@ -187,9 +191,9 @@ local function end_claim(incarnation, id, record, to)
       add_to_queue(id, record.kind, record.priority, record.due, is_suspect(record))
     end
   else
-    finish(record, id, to.state, to.node, to.note, to.retention)
+    local held = finish(record, id, to.state, to.node, to.note, to.retention)
     release_key_and_slot(record, id)
-    remember_end(record.kind, id)
+    remember_end(record.kind, id, held)
   end
 end
 

@@ -9,8 +9,9 @@
 -- without the layout of children.
 local settle = layout == FLOWS_LAYOUT and (function()
   local NOTES = {[CANCELLED] = NEED_CANCELLED, [TIMED_OUT] = NEED_TIMED_OUT, [TERMINATED] = NEED_TERMINATED}
-  -- over: the instances that the script ended, or needs; released: the children that the script lets go
-  local self, released, damaged, has_ends = {over = {}, needed = {}}, {}, {}, false
+  -- By id: the states of the instances that the script ends; the planned edges of those that it lets others need; those
+  -- that it lets need one that failed; the children that it lets go; the damaged ones.
+  local self, released, damaged, has_ends = {over = {}, needed = {}, failing = {}}, {}, {}, false
 
   -- Keep that an instance is final.
   function self.final(record, id)
@@ -37,18 +38,19 @@ local settle = layout == FLOWS_LAYOUT and (function()
   -- Keep that an instance needs one that is over and had to complete. Return false if that is known.
   function self.fails(id, fence, needed, state)
     local text = 'f' .. id .. needed .. state .. ' ' .. digits(fence)
-    if self.needed[text] or call('ZSCORE', SETTLING, text) then
+    self.failing[id] = true
+    if call('ZSCORE', SETTLING, text) then
       return false
     end
     settle_later(text)
-    self.needed[text], has_ends = true, true
+    has_ends = true
     return true
   end
 
-  -- Read the first entries, and their edges and children up to `left`. Return lists of edges {dependant, when, fence,
-  -- needed, state} and of children, all ids of both, and what is left.
+  -- Read the first entries, and their edges and children, up to `left` of them. Return them in order: {dependant, when,
+  -- fence, needed id, its state} for an edge, {id} for a child. Return also what is left.
   local function next_ends(left)
-    local edges, children, ids = {}, {}, {}
+    local found = {}
     for _, text in ipairs(call('ZRANGE', SETTLING, 0, left - 1)) do
       local letter, id, members, is_whole = sub(text, 1, 1), sub(text, 2, 37), {}, true
       local key = letter == 'k' and children_key(id) or edges_key(id)
@@ -56,20 +58,15 @@ local settle = layout == FLOWS_LAYOUT and (function()
         break
       elseif letter == 'f' then
         local state, fence = match(text, '^(%d+) (%d+)$', 74)
-        edges[#edges + 1] = {id, 'c', fence, sub(text, 38, 73), tonumber(state)}
-        ids[#ids + 1] = id
+        found[#found + 1] = {id, 'c', fence, sub(text, 38, 73), tonumber(state)}
       else
         members = call('ZRANGE', key, 0, left)
         if #members > left then
           members[#members], is_whole = nil, false
         end
-        for n, member in ipairs(members) do
-          ids[#ids + 1] = sub(member, 1, 36)
-          if letter == 'k' then
-            children[#children + 1] = member
-          else
-            edges[#edges + 1] = {ids[#ids], sub(member, 37, 37), sub(member, 38), id, tonumber(sub(text, 38))}
-          end
+        for _, member in ipairs(members) do
+          found[#found + 1] = letter == 'k' and {member}
+            or {sub(member, 1, 36), sub(member, 37, 37), sub(member, 38), id, tonumber(sub(text, 38))}
         end
       end
       left = left - max(1, #members)
@@ -82,16 +79,16 @@ local settle = layout == FLOWS_LAYOUT and (function()
         end
       end
     end
-    return edges, children, ids, left
+    return found, left
   end
 
-  local function read(ids)
+  local function read(found)
     local keys, records = {}, {}
-    for n, id in ipairs(ids) do
-      keys[n] = record_key(id)
+    for n, one in ipairs(found) do
+      keys[n] = record_key(one[1])
     end
     for n, raw in ipairs(keys[1] and call('MGET', unpack(keys)) or {}) do
-      local id = ids[n]
+      local id = found[n][1]
       if raw and records[id] == nil then
         records[id] = decode(raw) or false
         if not records[id] and not damaged[id] then
@@ -105,19 +102,16 @@ local settle = layout == FLOWS_LAYOUT and (function()
 
   -- Follow up some ends, and write what follows. Return what is left of the limit.
   local function round(left, retention)
-    local edges, children, ids
-    edges, children, ids, left = next_ends(left)
-    local records, changed, cancelled = read(ids), {}, {}
+    local found, rest = next_ends(left)
+    local records, changed, cancelled = read(found), {}, {}
 
     local function cancel_now(record, id, note)
       cancel(record, id, '', note, retention)
       cancelled[#cancelled + 1] = id
     end
 
-    for _, edge in ipairs(edges) do
-      local id, when, fence, needed, state = unpack(edge)
-      local record = records[id]
-      local thread = record and not is_final(record.state) and digits(record.fence) == fence and record.thread
+    local function follow(record, id, when, fence, needed, state)
+      local thread = not is_final(record.state) and digits(record.fence) == fence and record.thread
       if thread and when == 'c' and state ~= COMPLETED then
         cancel_now(record, id, format(NOTES[state] or NEED_GONE, needed))
       elseif thread and thread.fence == record.fence then
@@ -125,20 +119,27 @@ local settle = layout == FLOWS_LAYOUT and (function()
         changed[#changed + 1] = id
       end
     end
-    for _, id in ipairs(children) do
-      local record = records[id]
+
+    local function let_go(record, id)
       released[id] = true
-      if record and not is_final(record.state) then
+      if not is_final(record.state) then
         cancel_now(record, id, PARENT_ENDED)
-      elseif record and not record.releasing then
+      elseif not record.releasing then
         set_expiry(record.kind, id, expiry_member(record, id), record.retention, retention)
+      end
+    end
+
+    for _, one in ipairs(found) do
+      local record = records[one[1]]
+      if record then
+        (one[2] and follow or let_go)(record, unpack(one))
       end
     end
     -- An instance enters its queue after all cancels: one that is cancelled in the same round must not enter.
     for _, id in ipairs(changed) do
       local record = records[id]
-      if not is_final(record.state) then
-        records[id] = {state = CANCELLED}
+      records[id] = nil
+      if record and not is_final(record.state) then
         if record.thread.needs == 0 and is_waiting(record) and joins(record.thread) then
           enter(record, id)
         else
@@ -150,7 +151,7 @@ local settle = layout == FLOWS_LAYOUT and (function()
     hint_end(cancelled)
     pass_slots_and_wake()
     write_all()
-    return left
+    return rest
   end
 
   threads = self

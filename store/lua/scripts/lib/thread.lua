@@ -35,17 +35,16 @@ local function count_step(thread, name, value)
   thread[what], thread.bytes = thread[what] + 1, thread.bytes + #value
 end
 
--- Keep an end of an instance for settle.lua; the entry is described there.
-local function settle_later(entry_text)
-  check_zset(SETTLING)
-  add_pair('ZADD', SETTLING, now, entry_text)
-end
+-- Keep ends of instances for settle.lua, which describes the entries. A script keeps its ends in their order.
+local latest_end = now
 
--- The same for an instance that is gone: for what needs it, and for its children.
-local function settle_gone(id)
+local function settle_later(entry_text, other)
   check_zset(SETTLING)
-  add_pair('ZADD', SETTLING, now, 'e' .. id .. '0')
-  add_pair('ZADD', SETTLING, now, 'k' .. id)
+  add_pair('ZADD', SETTLING, latest_end, entry_text)
+  if other then
+    add_pair('ZADD', SETTLING, latest_end, other)
+  end
+  latest_end = latest_end + 1
 end
 
 -- Return whether an instance is a child that its parent holds: it must not expire.
