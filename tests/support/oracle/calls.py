@@ -24,6 +24,7 @@ from peerjob.store.base import Store
 from peerjob.store.rules import READS_LAYOUT
 
 from .compare import Time
+from .flow_calls import FlowCalls
 from .known import Answers, Known, Made
 from .limit_calls import LimitCalls
 from .names import Side
@@ -66,11 +67,11 @@ def lines_of(given: list[Given]) -> tuple[LogLine, ...]:
     )
 
 
-class Calls(ScheduleCalls, QueryCalls, LimitCalls):
+class Calls(FlowCalls, ScheduleCalls, QueryCalls, LimitCalls):
     """The calls of one run, by what is known when they are made."""
 
     def __init__(self, known: Known, now_us: Callable[[], int]) -> None:
-        super().__init__(known)
+        ScheduleCalls.__init__(self, known)
         self._now_us = now_us
 
     def made(self, number: int, verb: str, given: Given) -> Made:
@@ -169,6 +170,7 @@ class Calls(ScheduleCalls, QueryCalls, LimitCalls):
                 delay_us=round(one.get("delay", 0) * SECOND_US),
                 note=text_of(one.get("note", 0)),
                 logs=lines_of(one.get("logs", [])),
+                **self.durable(id, one),
             )
             found.append((outcome, claim))
         return found
@@ -178,6 +180,7 @@ class Calls(ScheduleCalls, QueryCalls, LimitCalls):
         return [replace(outcome, fence=side.fence(outcome.id, claim)) for outcome, claim in outcomes]
 
     def _commit(self, request: str, given: Given) -> Made:
+        given = self._known.with_holder(given)
         incarnation, outcomes = self._known.incarnation(given["node"]), self._outcomes(given)
 
         def learn(answers: Answers) -> None:
@@ -196,6 +199,7 @@ class Calls(ScheduleCalls, QueryCalls, LimitCalls):
         )
 
     def _turn(self, request: str, given: Given) -> Made:
+        given = self._known.with_holder(given)
         incarnation, outcomes = self._known.incarnation(given["node"]), self._outcomes(given)
         want = self._want(given) if "limit" in given else None
 

@@ -28,6 +28,7 @@ _ANYTHING = {
     "clock_known",
     "work_due",  # the rule of hints
     "reap_in_us",  # the rule of hints
+    "settling",  # compared as a number of `health`, after all was settled
 }
 
 
@@ -83,6 +84,9 @@ def _fields(value: msgspec.Struct, side: Side) -> Iterator[tuple[str, Any]]:
             yield name, side.place_of(item)
         elif name in _TIMES or name in _OF_LEASES:
             yield name, Time(item, name in _OF_LEASES) if item else item
+        elif name == "note" and str(item).startswith("needs "):
+            # *Choice*: of several needs that failed, which one the note names
+            yield name, "needs another, which failed"
         elif isinstance(value, Renewed) and name in ("held", "cancelled") and item is not None:
             yield name, sorted((plain(one, side) for one in item), key=str)
         else:

@@ -9,7 +9,8 @@ from typing import Any
 from peerjob.model.record import MAX_BATCH_BYTES, Action, StoreLimits
 
 from .fire_generator import HOUR, KINDS, OUTCOMES
-from .limit_generator import LIMIT_WEIGHTS, LimitGenerator
+from .flow_generator import FLOW_LENGTH, FLOW_RACERS, FLOW_SHARES, FLOW_WEIGHTS, FlowGenerator
+from .limit_generator import LIMIT_WEIGHTS
 from .program import Op, Program
 
 OPERATIONS = 60
@@ -68,7 +69,7 @@ RACERS = ("commit", "commit", "claim", "cancel", "run_now", "enqueue", "reap", "
 Given = dict[str, Any]
 
 
-class Generator(LimitGenerator):
+class Generator(FlowGenerator):
     """Draws one program."""
 
     def __init__(self, seed: int) -> None:
@@ -79,6 +80,9 @@ class Generator(LimitGenerator):
         if self.is_limited:
             # an engine may find the key of a damaged instance later, when it checks all of them
             self._focus |= LIMIT_WEIGHTS | {"damage": 0}
+        if self.is_flowing:
+            self._focus |= FLOW_WEIGHTS | {"damage": 0}
+            self._focus |= {verb: self._focus[verb] * share for verb, share in FLOW_SHARES.items()}
         if self.is_rated:
             self._focus["race"] = 0
         self._hours = 0
@@ -94,6 +98,9 @@ class Generator(LimitGenerator):
         ops = [Op("join", self._join_of(number, new=True)) for number in range(NODES)]
         if self.is_limited:
             ops.append(Op("publish_limits", self._publish_limits()))
+        if self.is_flowing:
+            ops.append(Op("require_layout"))
+        operations = round(operations * FLOW_LENGTH) if self.is_flowing else operations
         while len(ops) < operations + NODES:
             (verb,) = self._random.choices(list(self._focus), list(self._focus.values()))
             ops.append(Op(verb, self._given(verb), self._how()))
@@ -131,14 +138,14 @@ class Generator(LimitGenerator):
         rng = self._random
         kinds = {kind: rng.choice((0, 1, 2, 5, 5)) for kind in KINDS if rng.random() < 0.85}
         given: Given = {"node": self.number(NODES), "kinds": kinds, "limit": rng.choice((0, 1, 1, 2, 3, 10))}
-        return given | self.some(suspects=(False, 0.15), idle=(False, 0.15))
+        return self.eager(given | self.some(suspects=(False, 0.15), idle=(False, 0.15)))
 
     def _claim_on_hint(self) -> Given:
         return self._claim()
 
     def _commit(self) -> Given:
         outcomes = [self._outcome() for _ in range(self._random.choice((1, 1, 2, 4)))]
-        return {"node": self.number(NODES), "outcomes": outcomes}
+        return self.held({"node": self.number(NODES), "outcomes": outcomes})
 
     def _turn(self) -> Given:
         given = self._commit()
@@ -157,12 +164,13 @@ class Generator(LimitGenerator):
             given["delay"] = rng.choice((0, 0, HOUR, 3))
         if action != "report":
             given |= self.some(result=(rng.choice((0, 10, 300)), 0.4), error=(rng.choice((0, 10, 300)), 0.3))
-        return given | self.some(
+        given |= self.some(
             progress=(rng.choice((1, 20, 300)), 0.25),
             started=(True, 0.4),
             note=(rng.choice((3, 40, 200)), 0.3),
             logs=(self._lines(), 0.3),
         )
+        return self.durable(given)
 
     def _lines(self) -> list[Given]:
         rng = self._random
@@ -201,13 +209,16 @@ class Generator(LimitGenerator):
         rng = self._random
         kinds = [kind for kind in KINDS if rng.random() < 0.85]
         given: Given = {"node": node, "kinds": kinds, "new": new}
-        return given | self.some(
-            over=(True, 0.3 if new else 0.15),
-            previous=(True, 0.4),
-            workers=(0, 0.1),
-            intake=(rng.choice(("", "draining", "drained")), 0.1),
-            hash=("other", 0.1),
-            name=("node-ü", 0.1),
+        return self.lasting(
+            given
+            | self.some(
+                over=(True, 0.3 if new else 0.15),
+                previous=(True, 0.4),
+                workers=(0, 0.1),
+                intake=(rng.choice(("", "draining", "drained")), 0.1),
+                hash=("other", 0.1),
+                name=("node-ü", 0.1),
+            )
         )
 
     def _leave(self) -> Given:
@@ -294,7 +305,7 @@ class Generator(LimitGenerator):
     def _racer(self) -> list[Any]:
         """A call of a race. Its instance is that of the race."""
         rng = self._random
-        verb = rng.choice(RACERS)
+        verb = rng.choice(RACERS + FLOW_RACERS * self.is_flowing)
         given = self._given(verb)
         match verb:
             case "commit":
@@ -307,6 +318,8 @@ class Generator(LimitGenerator):
                 given["works"] = given["works"][:1]
             case "reap":
                 given["limit"] = 100
+            case "spawn":
+                given["children"] = given["children"][:1]
             case "fire":
                 given["fires"] = given["fires"][:1]
             case _:

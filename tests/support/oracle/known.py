@@ -78,6 +78,14 @@ class Known:
     limited: bool = False
     """Whether kinds have limits."""
     tags: set[str] = field(default_factory=set[str])
+    flowing: bool = False
+    """Whether the namespace has durable bodies."""
+    children: dict[str, dict[str, NewInstance]] = field(default_factory=dict[str, dict[str, NewInstance]])
+    """Parent → its children."""
+    linked: set[str] = field(default_factory=set[str])
+    """Instances with steps, children or a parent."""
+    suspended: set[str] = field(default_factory=set[str])
+    """Instances that were suspended, and may still wait."""
 
     def node(self, number: int) -> Node:
         known = self.nodes.get(number)
@@ -117,6 +125,15 @@ class Known:
         id = self.instance(pick)
         return id, self.claims.get(id, 0)
 
+    def with_holder(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A call of a node: if it asks for a holder, of the next node that holds claims."""
+        if not given.get("holder"):
+            return given
+        count = len(self.nodes)
+        numbers = [(given["node"] + step) % max(1, count) for step in range(count)]
+        holders = [number for number in numbers if self.held.get(self.incarnation(number))]
+        return {**given, "node": holders[0]} if holders else given
+
     def took(self, incarnation: str, claims: Mapping[Side, tuple[Claim, ...]]) -> None:
         """Keep the claims of an answer, which has the same instances on both sides."""
         fences: dict[str, dict[Side, int]] = {}
@@ -135,7 +152,11 @@ class Known:
 
     def acknowledged(self, incarnation: str, outcome: Outcome, claim: int, ack: Ack) -> None:
         """Forget a claim that an outcome ended, or that turned out to be lost."""
-        ends = outcome.action is not Action.REPORT or ack is Ack.LOST
+        ends = (outcome.action is not Action.REPORT or ack is Ack.LOST) and ack is not Ack.TAKEN
+        if ack is Ack.DONE and outcome.steps:
+            self.linked.add(outcome.id)
+        if ack is Ack.DONE and outcome.action is Action.SUSPEND:
+            self.suspended.add(outcome.id)
         held = self.held.get(incarnation, {})
         if ends and held.get(outcome.id) == claim:
             del held[outcome.id]

@@ -7,12 +7,14 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from peerjob.model.durable import SignalAnswer
 from peerjob.model.errors import PeerjobError
 from peerjob.model.record import Ack, Claimed, Enqueued, Record
 from peerjob.model.state import State
 
 from .compare import Raised
 from .damage import APART_US, Damaged
+from .flow_calls import either
 from .known import Call, Made
 from .names import Side
 
@@ -60,6 +62,10 @@ def alike(
         case "enqueue" if how == "cancelled":
             # the call that was given up may have added them
             return _either(ours), _either(theirs)
+        case "spawn" if how == "cancelled":
+            return either(ours), either(theirs)
+        case "signal" if how == "cancelled":
+            return _signalled(ours), _signalled(theirs)
         case "watch_final":
             # *Choice*: the record of a final instance, or its state if the reply is long enough
             return [_state_of(one) for one in ours], [_state_of(one) for one in theirs]
@@ -86,7 +92,10 @@ def _as_first(ours: list[Ack], theirs: list[Ack], first: Any) -> list[Ack]:
     """
     before: list[Any] = first if isinstance(first, list) else [None] * len(ours)
     return [
-        our if our is Ack.LOST and (their is known or (their is Ack.CANCELLED and known is Ack.DONE)) else their
+        our
+        if (our in (Ack.LOST, Ack.CANCELLED) and their is known)
+        or (our is Ack.LOST and their is Ack.CANCELLED and known is Ack.DONE)
+        else their
         for our, their, known in zip(ours, theirs, before, strict=True)
     ]
 
@@ -112,10 +121,22 @@ def _claims(ours: Claimed | None, theirs: Claimed | None, how: str, damaged: Dam
     """The answers to a claim. *Choice*: if the first one found nothing, a repeated one may look again."""
     if ours is None or theirs is None or ours.dead or theirs.dead:
         return ours, theirs
-    theirs = damaged.claimed(ours, theirs)
+    theirs = _linked(ours, damaged.claimed(ours, theirs))
     if how in ("repeated", "again"):
         theirs = replace(theirs, now_us=ours.now_us, next_due_us=ours.next_due_us)
     return ours, theirs
+
+
+def _linked(ours: Claimed, theirs: Claimed) -> Claimed:
+    """A claim of the engine. *Choice*: it can say that an instance is linked that has no steps, children or parent."""
+    linked = {claim.id for claim in ours.claims if claim.linked}
+    claims = tuple(claim if claim.id in linked else replace(claim, linked=False) for claim in theirs.claims)
+    return replace(theirs, claims=claims)
+
+
+def _signalled(answer: SignalAnswer) -> SignalAnswer:
+    """The answer to a signal that the call which was given up may have kept."""
+    return SignalAnswer.SAME if answer is SignalAnswer.ACCEPTED else answer
 
 
 def _told(ours: Claimed | None, theirs: Claimed | None, moments: Collection[int]) -> Claimed | None:

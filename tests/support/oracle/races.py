@@ -18,6 +18,7 @@ from peerjob.store.base import Store
 from .choices import Chosen, chosen_by
 from .compare import Raised
 from .fire_generator import KINDS
+from .flow_calls import flows_of
 from .known import Known, Made
 from .leniency import AFTER_RACE
 from .limit_calls import keys_of, limits_of
@@ -109,6 +110,8 @@ async def _records(store: Store, known: Known, logged: Collection[str]) -> dict[
     # a read of all counters corrects them if the answer to a request never came
     counts = (await store.health()).counts
     found: dict[str, Any] = {"counts": without_zeros(counts), "due": await store.due()}
+    if known.flowing:
+        found |= await flows_of(store, known.instances)
     if known.limited:
         found |= await keys_of(store, KINDS, 100)
         found["running"] = {view.name: view.running for view in await limits_of(store, 100)}

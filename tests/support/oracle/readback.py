@@ -13,6 +13,7 @@ from peerjob.model.query import Query
 from peerjob.model.state import State
 
 from .compare import plain
+from .flow_calls import flows_of
 from .known import Known
 from .limit_calls import keys_of, limit_keys_of, limits_of
 from .names import Side
@@ -47,6 +48,7 @@ class Reading:
             *(("before", moment) for moment in times),
             *(("after", moment) for moment in times),
             *(("uuid", id) for id in known.instances[-2:]),
+            *(("parent", id) for id in list(known.children)[-3:]),
         ]
         pairs = [dict(pair) for pair in combinations(singles, 2) if pair[0][0] != pair[1][0]]
         pairs = (
@@ -75,6 +77,8 @@ class Reading:
             found["limits"] = plain(await limits_of(store, self._page), side)
             found |= await keys_of(store, self._kinds, self._page)
             found |= plain(await limit_keys_of(store, known.instances), side)
+        if known.flowing:
+            found |= await flows_of(store, known.instances)
         found["nodes"] = plain(await store.nodes(), side)
         return found
 

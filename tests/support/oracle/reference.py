@@ -12,7 +12,8 @@ from heapq import merge
 from peerjob.model.clock import Clock
 from peerjob.model.record import Claimed, StoreLimits, Want
 from peerjob.store.reference.choices import Choices
-from peerjob.store.reference.ends import remove
+from peerjob.store.reference.edges import settle
+from peerjob.store.reference.ends import is_held, remove
 from peerjob.store.reference.gates import finish
 from peerjob.store.reference.retention import removable, set_aside
 from peerjob.store.reference.shared_limits import RemainingByLimits, opens_us
@@ -120,6 +121,7 @@ class FollowedData(ReferenceData):
             state, clock.time_us(), limits, followed, looks_again=bool(self.chosen.claimed)
         )
         yield followed.transaction
+        settle(followed.transaction)
         finish(followed.transaction)
 
 
@@ -177,7 +179,10 @@ class Reference:
         return set(removable(self._transaction())) | set(self._leaving_first())
 
     def _leaving_first(self) -> list[str]:
-        finals = Counter(one.kind for one in self._state.instances.values() if one.state.is_final)
+        transaction = self._transaction()
+        finals = Counter(
+            one.kind for one in self._state.instances.values() if one.state.is_final and not is_held(transaction, one)
+        )
         over: dict[str, list[str]] = {}
         for _, id in self._state.expiring:
             over.setdefault(self._state.instances[id].kind, []).append(id)
@@ -205,6 +210,7 @@ class Reference:
         damaged.add(self._state.instances[id])
         transaction = self._transaction()
         set_aside(transaction, id)
+        settle(transaction)
         finish(transaction)
         self._data.damaged = damaged
 

@@ -17,6 +17,7 @@ from .compare import Comparison, Raised, plain
 from .damage import Damaged, damage
 from .engines import Engine
 from .fire_generator import KINDS, SCHEDULES
+from .flow_calls import settle
 from .known import Known, Made
 from .leniency import alike, answer, answer_of
 from .limit_calls import unlimit
@@ -116,6 +117,9 @@ class Lockstep:
             await oracle[op.verb](op.given)
             return
         await self._read_schedules()
+        if op.given.get("holder") and not any(self._known.held.values()):
+            claim = {"node": op.given["node"], "kinds": dict.fromkeys(KINDS, 2), "limit": 3}
+            await self._exchange(self._calls.made(2_000_000 + number, "claim", claim))
         made = self._calls.made(number, op.verb, op.given)
         if op.verb == "watch_final" and not self._known.instances:
             return
@@ -156,6 +160,9 @@ class Lockstep:
         if how == "cancelled":
             await self._given_up(made)
         theirs = await answer(made.call, self._theirs)
+        if how == "cancelled" and self._known.flowing:
+            # the call that was given up may have ended instances, and the repeated one then has nothing to settle
+            await settle(self._engine.store)
         self._measure(before_us, self._engine.clock.time_us())
         chosen = chosen_by(made.verb, theirs)
         after_us = self._engine.clock.time_us()
@@ -298,6 +305,8 @@ class Lockstep:
         await self._engine.tick()
         before_us = self._engine.clock.time_us()
         await race.run(answer_of, self._engine.clock.time_us)
+        if self._known.flowing:
+            await settle(self._engine.store)
         self._measure(before_us, self._engine.clock.time_us())
         self.verdict.calls.update(f"{made.verb} in a race" for made in mades)
         gone = await self._gone(self._reference.instances())

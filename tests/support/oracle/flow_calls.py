@@ -1,0 +1,152 @@
+"""Makes of an operation the call of a durable body, and reads what the stores tell about steps and needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from zlib import crc32
+
+from peerjob.model.durable import SIGNAL_MARK, Need, Step, Wait, When
+from peerjob.model.record import Enqueued, Held, NewChild, NewInstance
+from peerjob.store.base import Store
+from peerjob.store.rules import FLOWS_LAYOUT
+
+from .known import Answers, Known, Made
+from .names import Side
+
+SECOND_US = 1_000_000
+SETTLINGS = 100
+"""Calls of `settle` after which one that still says that more is left counts as endless."""
+
+Given = Mapping[str, Any]
+
+
+class FlowCalls:
+    """The calls about durable bodies."""
+
+    _known: Known
+    _now_us: Callable[[], int]
+
+    def instance(self, work: Given) -> NewInstance:
+        """The instance that an operation describes."""
+        raise NotImplementedError
+
+    # -- parts of outcomes
+
+    def durable(self, id: str, given: Given) -> dict[str, Any]:
+        """The fields of an outcome of an instance that only durable bodies have."""
+        wait = given.get("wait")
+        return {
+            "steps": tuple(Step(name, b"x" * size) for name, size in given.get("steps", {}).items()),
+            "needs": self._needs(id, id, given.get("needs", ())),
+            "wait": None if wait is None else self._wait(wait),
+            "linked": given.get("linked", id in self._known.linked),
+        }
+
+    def _wait(self, given: Given) -> Wait:
+        until = given.get("until")
+        return Wait(
+            signal=given.get("signal", ""),
+            until_us=None if until is None else self._now_us() + round(until * SECOND_US),
+            needs=given.get("needs", False),
+        )
+
+    def _needs(self, dependant: str, parent: str, given: Sequence[Given]) -> tuple[Need, ...]:
+        """Needs of children of a parent. A pair of instances has the same need in each call."""
+        children = list(self._known.children.get(parent, ()))
+        needs: dict[str, Need] = {}
+        for one in given:
+            pick = one["pick"]
+            id = children[pick % len(children)] if one["of"] == "children" and children else self._known.instance(pick)
+            when: When = "ended" if dependant == parent or crc32(f"{id} {dependant}".encode()) % 2 else "completed"
+            if id != dependant:
+                needs[id] = Need(id, when)
+        return tuple(needs.values())
+
+    # -- calls
+
+    def _require_layout(self, request: str, given: Given) -> Made:
+        def learn(answers: Answers) -> None:
+            self._known.flowing = True
+
+        return Made("require_layout", lambda side: side.store.require_layout(FLOWS_LAYOUT, "steps"), learn, once=True)
+
+    def _spawn(self, request: str, given: Given) -> Made:
+        known = self._known
+        given = known.with_holder(given)
+        parent, claim = known.claim(given["node"], given["of"], given["pick"])
+        incarnation = known.incarnation(given["node"])
+        before = known.children.get(parent, {})
+        children: list[NewChild] = []
+        earlier: dict[str, NewInstance] = dict(before)
+        for one in given["children"]:
+            if "work" in one:
+                new = self.instance(one["work"])
+            elif earlier:
+                new = list(earlier.values())[one["known"] % len(earlier)]
+            else:
+                continue
+            known.children[parent] = earlier  # the needs of a child name children of the same call, too
+            needs = self._needs(new.id, parent, one["needs"])
+            known.children[parent] = before
+            children.append(NewChild(instance=new, needs=needs, more=one.get("more", False)))
+            earlier = {**earlier, new.id: new}
+
+        def learn(answers: Answers) -> None:
+            if all(answer is not None for answer in answers.values()):
+                known.children[parent] = earlier
+                known.linked |= {parent, *earlier}
+                for child in children:
+                    known.added(child.instance)
+
+        return Made(
+            "spawn",
+            lambda side: side.store.spawn(incarnation, Held(parent, side.fence(parent, claim)), children),
+            learn,
+            moves=True,
+            incarnation=incarnation,
+        )
+
+    def _signal(self, request: str, given: Given) -> Made:
+        known, name, value = self._known, given["name"], b"x" * given["size"]
+        waiting = [id for id in known.instances if id in known.suspended] if given.get("waiting") else []
+        id = waiting[given["pick"] % len(waiting)] if waiting else known.instance(given["pick"])
+        return Made("signal", lambda side: side.store.signal(id, name, value), moves=True)
+
+    def _settle(self, request: str, given: Given) -> Made:
+        async def call(side: Side) -> None:
+            await settle(side.store)
+
+        return Made("settle", call, once=True, moves=True)
+
+
+async def settle(store: Store) -> None:
+    """Follow up all ends."""
+    for _ in range(SETTLINGS):
+        if not await store.settle():
+            return
+    raise AssertionError("settling does not end")
+
+
+async def flows_of(store: Store, ids: Sequence[str]) -> dict[str, Any]:
+    """The steps of instances, and how many needs they wait for."""
+    found: dict[str, Any] = {"settling": (await store.health()).settling}
+    for start in range(0, len(ids), 100):
+        part = ids[start : start + 100]
+        found |= {f"needs {id}": needs for id, needs in zip(part, await store.open_needs(part), strict=True)}
+    for id in ids:
+        steps: dict[str, bytes] = {}
+        cursor: str | None = None
+        while True:
+            page = await store.steps(id, cursor=cursor)
+            steps |= {step.name: step.value for step in page.steps}
+            cursor = page.cursor
+            if cursor is None:
+                break
+        found[f"steps {id}"] = {name.replace(SIGNAL_MARK, "signal "): len(value) for name, value in steps.items()}
+    return found
+
+
+def either(answers: Sequence[Enqueued] | None) -> Sequence[Enqueued] | None:
+    """The answers to a spawn, without what depends on an earlier try."""
+    return None if answers is None else [Enqueued(one.id, one.is_new) for one in answers]
