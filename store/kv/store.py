@@ -8,13 +8,15 @@ from typing import Any
 from peerjob.model.clock import Clock
 from peerjob.model.record import Ack, Capabilities, Claimed, Hint, Outcome, StoreLimits, Want
 from peerjob.store.calls import both
-from peerjob.store.durable_stub import DurableStub
 from peerjob.store.url import redact
 
 from .cron.firing import FireCommands
 from .cron.schedules import ScheduleCommands
 from .cron.slot_repair import SlotRepair
 from .direct_calls import KVDirectCalls
+from .durable.settling import SettlingCommands
+from .durable.spawning import SpawnCommands
+from .durable.steps import StepCommands
 from .format.base import Compare, KeyValue, Put, Transaction
 from .format.keys import Keys
 from .kinds.limits import LimitCommands
@@ -35,7 +37,9 @@ from .write.hints import Wakeups
 
 
 class KVStore(
-    DurableStub,
+    StepCommands,
+    SpawnCommands,
+    SettlingCommands,
     EnqueueCommands,
     ClaimCommands,
     CommitCommands,

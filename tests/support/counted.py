@@ -27,7 +27,7 @@ def miscounted(data: MemoryData, namespace: str) -> dict[tuple[str, int], tuple[
             held[rest.split("/")[0], READY] += 1
         elif what == "due" and not rest.startswith("@"):
             held[keys.kind(decode_delayed(entry.value).kind), DELAYED] += 1
-        elif what == "by":
+        elif what in ("by", "held"):
             kind, state, _ = rest.split("/")
             held[kind, slots[f"by/{state}"]] += 1
         elif what == "aside":

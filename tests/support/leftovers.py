@@ -48,6 +48,7 @@ OF_LUA: Mapping[str, str] = {
 """Keys on Redis and Valkey that belong to the namespace, by their first part; each with the reason why it stays."""
 OF_KV: Mapping[str, str] = {
     "layout": OF_LUA["layout"],
+    "durable": "marks the layout, as long as the namespace exists",
     "counted": "when the counters were last compared with the indexes",
     "schedules": _NUMBERS,
     "schedule": _PRESENT,

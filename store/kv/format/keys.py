@@ -34,8 +34,18 @@
 | `permit//<name>/<n>` | id of the instance whose claim holds the permit n of a shared limit |
 | `permit/<kind>/<key>/<n>` | `KeyPermit`: an instance that is past the gate of a limit key |
 | `permit/<kind>/<key>/c` | the concurrency of the key, if its permits have another one |
-| `later/<kind>/<id>` | index of the delayed instances that have a limit key |
+| `later/<kind>/<id>` | index of the instances with a limit key that are delayed, or wait in no queue |
 | `wait/<kind>/<key>/<priority>/<due>/<id>` | `Waiting`: an instance that waits for a permit of its limit key |
+| `step/<id>/<name>` | value of a step, or of a signal, whose name begins with SIGNAL_MARK |
+| `outside/<kind>/<id>` | index of the Scheduled instances that wait in no queue, see `thread_rows` |
+| `durable` | the namespace has the layout of durable bodies |
+| `child/<parent>/<id>` | index of the children of an instance |
+| `held/<kind>/<state>/<id>` | index of the final children that their parents hold, which are not in `by` |
+| `need/<dependant>/<fence>/<child>` | the dependant needs the child; its wait ends with the last of these keys |
+| `for/<child>/<dependant>` | `StoredEdge`: the dependant needs the child |
+| `settle/<id>/e` | an instance is over, so its edges are to be settled: its state; 0: it is gone |
+| `settle/<id>/k` | an instance is final, so its children are to be let go: the last one that was |
+| `settle/<id>/f/<fence>/<child>` | an instance needs a child that had not completed before: the state of the child |
 | `watch/<id>/<incarnation>` | the incarnation waits for the end of the instance |
 | `changes/<incarnation>` | the incarnation wants hints about all changes, until a time |
 | `hint/<incarnation>/<topic>/<id>` | hints that the node has not read yet |
@@ -132,6 +142,9 @@ class Keys:
         self.shared_permits = f"{self.all_permits}/"
         self.waits = f"{root}wait/"
         self.later = f"{root}later/"
+        self.durable = f"{root}durable"
+        self.all_children = f"{root}child/"
+        self.settling = f"{root}settle/"
         self.leader = f"{root}leader/"
         self._escaped: dict[str, str] = {}
 
@@ -264,6 +277,45 @@ class Keys:
 
     def log(self, id: str) -> str:
         return f"{self.root}log/{id}/"
+
+    def steps(self, id: str) -> str:
+        """Prefix of the steps and signals of an instance."""
+        return f"{self.root}step/{id}/"
+
+    def step(self, id: str, name: str) -> str:
+        return f"{self.steps(id)}{escaped(name)}"
+
+    def children(self, parent: str) -> str:
+        """Prefix of the children of an instance."""
+        return f"{self.all_children}{parent}/"
+
+    def held(self, kind: str, state: int) -> str:
+        """The index of the held children of a kind and final state."""
+        return f"{self.all_held(kind)}{state:d}/"
+
+    def all_held(self, kind: str) -> str:
+        """Prefix of the indexes of the held children of a kind."""
+        return f"{self.root}held/{self.kind(kind)}/"
+
+    def all_needs(self, dependant: str) -> str:
+        """Prefix of what an instance needs or needed, under any fence."""
+        return f"{self.root}need/{dependant}/"
+
+    def needs(self, dependant: str, fence: int) -> str:
+        """Prefix of what an instance needs under a fence."""
+        return f"{self.all_needs(dependant)}{fence}/"
+
+    def edges(self, child: str) -> str:
+        """Prefix of the edges of a child, by the instance that needs it."""
+        return f"{self.root}for/{child}/"
+
+    def settle(self, id: str, what: str = "") -> str:
+        """What is to be settled about an instance."""
+        return f"{self.settling}{id}/{what}"
+
+    def outside(self, kind: str) -> str:
+        """Prefix of the index of the instances of a kind that wait in no queue."""
+        return f"{self.root}outside/{self.kind(kind)}/"
 
     def watch(self, id: str) -> str:
         return f"{self.watched}{id}/"

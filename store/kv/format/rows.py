@@ -18,13 +18,11 @@ from peerjob.model.record import (
     MAX_PRIORITY,
     MIN_PRIORITY,
     Ack,
-    Claim,
     Count,
     Instruction,
     LogLine,
     Moment,
     NodeInfo,
-    Record,
     Transition,
     is_suspect,
 )
@@ -260,7 +258,6 @@ UNREADABLE_NODE = NodeRow(
 node's lease has ended."""
 
 
-_NOTHING = Out()
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 _read_row = reader(Row, "record")
@@ -375,48 +372,3 @@ def folded(history: tuple[Transition, ...]) -> Transition:
     """The last entry of a history, with the sum of the counts of all entries."""
     last = history[-1]
     return Transition(last.state, last.at_us, last.node, last.note, sum(entry.count for entry in history))
-
-
-def to_record(id: str, row: Row, spec: bytes, out: Out | None, progress: bytes | None) -> Record:
-    """A record as readers see it; `out` comes from the separate key."""
-    out = out or row.out or _NOTHING
-    return Record(
-        id=id,
-        kind=row.kind,
-        state=row.state,
-        spec=spec,
-        priority=row.priority,
-        due_us=row.due_us,
-        attempts=row.attempts,
-        crashes=row.crashes,
-        losses=row.losses,
-        fence=row.fence,
-        owner="" if row.releasing else row.owner,
-        history=row.history,
-        result=out.result,
-        error=out.error,
-        progress=progress,
-        key=row.key,
-        tags=row.tags,
-        slot=row.slot if row.keeps else "",
-        retention_us=row.retention_us,
-        max_crashes=row.max_crashes,
-    )
-
-
-def to_claim(id: str, row: Row, spec: bytes) -> Claim:
-    """A claim as its new owner sees it."""
-    return Claim(
-        id=id,
-        kind=row.kind,
-        fence=row.fence,
-        spec=spec,
-        priority=row.priority,
-        due_us=row.due_us,
-        attempts=row.attempts,
-        crashes=row.crashes,
-        losses=row.losses,
-        at_us=row.history[-1].at_us,
-        key=row.key,
-        tags=row.tags,
-    )

@@ -20,15 +20,16 @@ from peerjob.model.stored_limit import (
     LimitSupport,
 )
 from peerjob.store.kv.format.base import Compare, Delete, Op, Put, Range, Transaction, mod_of
-from peerjob.store.kv.format.keys import Keys, below, prefix_end
-from peerjob.store.kv.format.layout import LIMITS_VALUE
+from peerjob.store.kv.format.keys import Keys, prefix_end
+from peerjob.store.kv.format.layout import FLOWS_VALUE, LIMITS_VALUE
 from peerjob.store.kv.format.limit_rows import LimitedKind, RateUse, StoredLimit
-from peerjob.store.kv.format.rows import encode, node_of
+from peerjob.store.kv.format.rows import encode
 from peerjob.store.kv.write.context import KVContext, retried
 from peerjob.store.kv.write.hints import Wakeups
+from peerjob.store.kv.write.layouts import check_live_readers
 from peerjob.store.kv.write.limit_rules import Rules
 from peerjob.store.kv.write.writer import ROUNDS
-from peerjob.store.rules import LIMITS_LAYOUT, check_kinds_of_limit, check_readers, check_supported
+from peerjob.store.rules import LIMITS_LAYOUT, check_kinds_of_limit, check_supported
 
 from .descriptors import DescriptorCommands
 from .key_views import KeyViews, limit_keys
@@ -194,8 +195,8 @@ class LimitCommands(DescriptorCommands):
             plan(draft)
             ops = draft.ops()
             if ops and not kv.limited:
-                await self._check_readers()
-            ops.append(Put(keys.layout, LIMITS_VALUE))
+                await check_live_readers(kv, keys, LIMITS_LAYOUT, "limits", url=context.url)
+            ops.append(Put(keys.layout, FLOWS_VALUE if kv.durable else LIMITS_VALUE))
             # without a change, the transaction still shows that the limits are those that this store knows
             transaction = Transaction([], ops if len(ops) > 1 else [])
             if (await kv.txn([transaction], guards=[rules.stamp])).answers[0] is not None:
@@ -204,14 +205,6 @@ class LimitCommands(DescriptorCommands):
                     await context.hints.wake(Wakeups(opened=tuple(draft.opened)))
                 return
         raise StoreUnavailableError(context.url, "the limits of the namespace change again and again")
-
-    async def _check_readers(self) -> None:
-        """Raise LayoutError if a live node does not read the layout with limits."""
-        keys = self._keys
-        nodes, lives = await self._kv.read([below(keys.node), below(keys.live, keys_only=True)])
-        alive = {key[len(keys.live) :] for key, _ in lives.items}
-        infos = [node_of(entry.value).info for key, entry in nodes.items if key[len(keys.node) :] in alive]
-        check_readers(infos, LIMITS_LAYOUT, "limits", namespace=keys.root[:-1], url=self._context.url)
 
     @retried
     async def throttle(self, name: str, delay_us: int, *, shorten: bool = False) -> bool:

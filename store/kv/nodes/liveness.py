@@ -18,7 +18,7 @@ from peerjob.model.record import Held, Renewed, digest
 from peerjob.store.calls import MAX_ANSWER, answer_within
 from peerjob.store.kv.format.base import Compare, Entry, Found, KeyValue, Op, Put, Range, Transaction
 from peerjob.store.kv.format.keys import Keys, below, prefix_end
-from peerjob.store.kv.format.layout import LAYOUT_VALUE, LIMITS_VALUE, mended_layout
+from peerjob.store.kv.format.layout import FLOWS_VALUE, LAYOUT_VALUES, mended_layout
 from peerjob.store.kv.format.rows import UNREADABLE_NODE, Live, NodeRow, decode_node, encode, live_of
 from peerjob.store.kv.format.unreadable import WRITTEN_ANEW, Unreadable
 from peerjob.store.kv.write.clock_skew import ClockSkew, PeerClocks
@@ -45,6 +45,8 @@ class _Read(msgspec.Struct, frozen=True):
     peers: Sequence[tuple[str, Entry]]
     """The keys in `live/` of the peers whose leases this node watches; empty if the driver reports ends."""
     sign: Sequence[Found]
+    settling: bool
+    """Whether ends of instances are to be settled."""
 
 
 class KVLiveness:
@@ -73,6 +75,8 @@ class KVLiveness:
         self._unreadable = unreadable
         self._lease = 0
         """The lease of the last renewal; 0: unknown."""
+        self._durable = False
+        """Whether the namespace had the layout of durable bodies at the last renewal."""
         self._row: NodeRow | None = None
         """The last readable record of the incarnation."""
         self._differs = False
@@ -111,6 +115,7 @@ class KVLiveness:
             clock_known=judgement.known,
             instruction=row.instruction,
             work_due=None if sign is None else not sign.holds(read.sign),
+            settling=read.settling,
             reap_in_us=reap_in_us,
         )
 
@@ -124,7 +129,8 @@ class KVLiveness:
         nodes, lives = (below(prefix, limit=1, keys_only=True) for prefix in (keys.node, keys.live))
         ring = [lives] if kv.reports_ends else self._leases_of_peers.reads(incarnation)
         signs = sign.reads if sign is not None else ()
-        ranges = [*singles, below(keys.owned(incarnation)), nodes, *ring, *signs]
+        settling = [below(keys.settling, limit=1, keys_only=True)] if self._durable else []
+        ranges = [*singles, *settling, below(keys.owned(incarnation)), nodes, *ring, *signs]
         lease, self._lease = self._lease, 0
         if lease:
             alive, answers = await kv.extend(lease, ranges)
@@ -132,10 +138,13 @@ class KVLiveness:
         else:
             answers = await kv.read(ranges)
         node, live, layout = (single.items[0][1] if single.items else None for single in answers[:3])
-        owned, counted, *rest = answers[3:]
+        layout_value = None if layout is None else layout.value
+        settles = any(answer.count for answer in answers[3 : 3 + len(settling)])
+        owned, counted, *rest = answers[3 + len(settling) :]
         leased, rest = rest[: len(ring)], rest[len(ring) :]
         peers = () if kv.reports_ends else self._leases_of_peers.watched(incarnation, leased)
-        return lease, _Read(node, live, layout, owned, counted, leased[-1], peers, rest)
+        self._durable = layout_value == FLOWS_VALUE
+        return lease, _Read(node, live, layout, owned, counted, leased[-1], peers, rest, settles)
 
     async def _extend(
         self, incarnation: str, ttl_us: int, running: int, sign: IdleSign | None
@@ -146,7 +155,7 @@ class KVLiveness:
         for _ in range(ROUNDS):
             extended, read = await self._read(incarnation, sign)
             layout = read.layout
-            known = layout is None or layout.value in (LAYOUT_VALUE, LIMITS_VALUE)
+            known = layout is None or layout.value in LAYOUT_VALUES
             if layout is not None and not known and not await mended_layout(kv, keys, layout):
                 # a lease is extended without a transaction, and only transactions compare the layout: check the layout
                 # separately

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -16,7 +16,7 @@ from peerjob.store.kv.write.context import KVCommands, KVContext, retried
 from peerjob.store.kv.write.gates import stamps
 from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.transaction_plan import Change, TransactionPlan
-from peerjob.store.kv.write.writer import ROUNDS
+from peerjob.store.kv.write.writer import ROUNDS, Written
 
 NOTE = "cancelled by user"
 
@@ -29,53 +29,102 @@ class CancelCommands(KVCommands):
         return await self._cancel(ids, node=node, request=request, note=NOTE)
 
     async def _cancel(self, ids: Sequence[str], *, node: str, request: str, note: str) -> list[State | None]:
-        context, keys = self._context, self._keys
         check_batch(len(ids))
-        answers: dict[str, State | None] = {}
-        pending = list(dict.fromkeys(ids))
-        failures = 0
-        while failures < ROUNDS:
-            rows = await context.rows(pending)
-            now_us = self._clock.time_us()
-            slots = await context.slots.held_by(row for _, row in rows.values())
-            live: list[str] = []
-            used: set[str] = set()
-            for id in pending:
-                if id not in rows:
-                    answers[id] = None
-                elif (row := rows[id][1]).final:
-                    answers[id] = row.state_before_cancel if row.cancel == request else row.state
-                elif not row.slot or row.slot not in used:
-                    live.append(id)
-                    used.add(row.slot)
-            if not live:
-                return [answers[id] for id in ids]
-            entries = await self._kv.get([keys.delayed(id) + timed(rows[id][1].due_us, id) for id in live])
-            leaving = [(id, rows[id][1]) for id in live]
-            gates = await context.gates.plan_of(leaving, (held.slot for held in slots.values()))
-            wakeups = Wakeups()
-            changes: list[Change] = []
-            for id, entry in zip(live, entries, strict=True):
-                revision, row = rows[id]
-                plan = TransactionPlan.for_row(keys, now_us, row, slots, gates)
-                plan.compares.append(Compare(keys.state + id, mod=revision))
-                plan_cancel(context, plan, id, row, mod_of(entry), node=node, request=request, note=note)
-                wakeups.add_queued(plan)
-                changes.append(plan.change())
-            written = await self._writer.write(changes, guards=stamps(gates))
-            failures += not all(written.revisions)
-            for id, _ in written.applied(live):
-                row = rows[id][1]
+        settles: list[str] = []
+        states = await cancel_instances(
+            self._context, ids, lambda _, row: (row, note), node=node, request=request, settles=settles
+        )
+        await self._context.hints.settle(settles)
+        return [states[id] for id in ids]
+
+
+Choose = Callable[[str, Row], tuple[Row, str] | None]
+"""Gives the record to cancel, which can differ in its last field, and the note; None: the instance is not cancelled."""
+
+
+async def cancel_instances(
+    context: KVContext,
+    ids: Sequence[str],
+    choose: Choose,
+    *,
+    node: str = "",
+    request: str,
+    settles: list[str],
+) -> dict[str, State | None]:
+    """Cancel instances in one transaction each; the answer is the earlier state of each.
+
+    `settles` gets the keys below `settle/` that were written, which are to be settled.
+    """
+    answers: dict[str, State | None] = {}
+    failures = 0
+    while failures < ROUNDS:
+        pending = list(dict.fromkeys(id for id in ids if id not in answers))
+        if not pending:
+            return answers
+        rows = await context.rows(pending)
+        chosen = _chosen(pending, rows, choose, request, answers)
+        wakeups = Wakeups()
+        written = await _write(context, rows, chosen, wakeups, node=node, request=request)
+        failures += not all(written.revisions)
+        for id, _ in written.applied(chosen):
+            row = rows[id][1]
+            answers[id] = row.state
+            wakeups.changed.append(id)
+            if row.state is State.PROCESSING:
+                wakeups.cancelled.add(row.owner)
+        context.uncache(chosen)
+        settles += wakeups.take_settles()
+        await context.hints.send(wakeups, written)
+    raise StoreUnavailableError(context.url, "too many writers at once")
+
+
+def _chosen(
+    ids: Sequence[str],
+    rows: Mapping[str, tuple[int, Row]],
+    choose: Choose,
+    request: str,
+    answers: dict[str, State | None],
+) -> dict[str, tuple[Row, str]]:
+    """What one request cancels: of the instances in one slot, only the first. `answers` gets the others."""
+    chosen: dict[str, tuple[Row, str]] = {}
+    used: set[str] = set()
+    for id in ids:
+        if id not in rows:
+            answers[id] = None
+        elif (row := rows[id][1]).final:
+            answers[id] = row.state_before_cancel if row.cancel == request else row.state
+        elif not row.slot or row.slot not in used:
+            choice = choose(id, row)
+            if choice is None:
                 answers[id] = row.state
-                wakeups.changed.append(id)
-                if row.state is State.PROCESSING:
-                    wakeups.cancelled.add(row.owner)
-            context.uncache(live)
-            pending = [id for id in pending if id not in answers]
-            await context.hints.send(wakeups, written)
-            if not pending:
-                return [answers[id] for id in ids]
-        raise StoreUnavailableError(context.url, "too many writers at once")
+            else:
+                chosen[id] = choice
+                used.add(row.slot)
+    return chosen
+
+
+async def _write(
+    context: KVContext,
+    rows: Mapping[str, tuple[int, Row]],
+    chosen: Mapping[str, tuple[Row, str]],
+    wakeups: Wakeups,
+    *,
+    node: str,
+    request: str,
+) -> Written:
+    keys, now_us = context.keys, context.clock.time_us()
+    slots = await context.slots.held_by(rows[id][1] for id in chosen)
+    entries = await context.kv.get([keys.delayed(id) + timed(rows[id][1].due_us, id) for id in chosen])
+    leaving = [(id, rows[id][1]) for id in chosen]
+    gates = await context.gates.plan_of(leaving, (held.slot for held in slots.values()))
+    changes: list[Change] = []
+    for (id, (row, note)), entry in zip(chosen.items(), entries, strict=True):
+        plan = TransactionPlan.for_row(keys, now_us, row, slots, gates)
+        plan.compares.append(Compare(keys.state + id, mod=rows[id][0]))
+        plan_cancel(context, plan, id, row, mod_of(entry), node=node, request=request, note=note)
+        wakeups.add_queued(plan)
+        changes.append(plan.change())
+    return await context.writer.write(changes, guards=stamps(gates))
 
 
 def plan_cancel(

@@ -8,7 +8,7 @@ from peerjob.model.caps import Caps
 from peerjob.model.record import Claim, Claimed, Want
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import Compare, Entry
-from peerjob.store.kv.format.rows import to_claim
+from peerjob.store.kv.format.views import to_claim
 from peerjob.store.kv.index.index_feed import IndexFeed
 from peerjob.store.kv.index.scan import Head
 from peerjob.store.kv.kinds.kind_groups import Groups

@@ -12,7 +12,8 @@ from peerjob.model.state import State
 from peerjob.store.kv.format.base import Compare, Delete, Entry, Put, Transaction
 from peerjob.store.kv.format.keys import time_text
 from peerjob.store.kv.format.limit_rows import limit_key_of, with_permits
-from peerjob.store.kv.format.rows import NOTHING_EXTRA, Owned, Row, encode, extended, to_claim
+from peerjob.store.kv.format.rows import NOTHING_EXTRA, Owned, Row, encode, extended
+from peerjob.store.kv.format.views import to_claim
 from peerjob.store.kv.index.counts import PROCESSING, READY, SCHEDULED
 from peerjob.store.kv.index.scan import Head
 from peerjob.store.kv.write.context import KVContext

@@ -10,7 +10,7 @@ from peerjob.model.query import Filter
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import Compare, Delete, Op, Put, Range, mod_of
 from peerjob.store.kv.format.keys import below, prefix_end, timed
-from peerjob.store.kv.format.rows import Row, encode, folded
+from peerjob.store.kv.format.rows import Row, encode, folded, is_gone
 from peerjob.store.kv.index.counts import SET_ASIDE
 from peerjob.store.kv.write.context import retried
 from peerjob.store.kv.write.gates import stamps
@@ -36,7 +36,7 @@ class ClearCommands(ReadCommands, RetentionCommands):
         while removed < limit:
             # a page can have only instances whose body still runs, which cannot be removed: read further pages
             page = min(limit - removed, _PAGE)
-            ids, more = await self._find_ids(None, State.FINAL, bounds_us, cursor=cursor, limit=page)
+            ids, more = await self._find_ids(None, State.FINAL, bounds_us, cursor=cursor, limit=page, with_held=False)
             removed += len(await self._remove_final(ids))
             if not more:
                 break
@@ -64,6 +64,18 @@ class ClearCommands(ReadCommands, RetentionCommands):
         while left:
             left = [id for at in range(0, len(left), _PAGE) for id in await self._remove_any(left[at : at + _PAGE])]
         await self._remove_set_aside()
+        if self._context.kv.durable:
+            await self._remove_settling()
+
+    async def _remove_settling(self) -> None:
+        """Remove what is to be settled about instances that are gone."""
+        keys, start = self._keys, self._keys.settling
+        while start:
+            (page,) = await self._kv.read([Range(start, prefix_end(keys.settling), _PAGE, keys_only=True)])
+            ids = {key: key[len(keys.settling) :].split("/", 1)[0] for key, _ in page.items}
+            records = dict(zip(ids, await self._kv.get([keys.state + id for id in ids.values()]), strict=True))
+            await self._writer.plain([Delete(key) for key, record in records.items() if is_gone(record)])
+            start = page.next_key if page.more else ""
 
     async def _remove_any(self, ids: Sequence[str]) -> list[str]:
         """Remove instances in any state; the answer is the ids to try again, which share a slot or had a conflict."""
@@ -108,7 +120,10 @@ class ClearCommands(ReadCommands, RetentionCommands):
             for key, _ in answer.items:
                 id = key[len(keys.set_aside) :]
                 ops: list[Op] = [Delete(key), *(Delete(part + id) for part in (keys.args, keys.out, keys.progress))]
-                ops.append(Delete(keys.log(id), prefix_end(keys.log(id))))
+                prefixes = [keys.log(id)]
+                if self._context.kv.durable:
+                    prefixes += [keys.steps(id), keys.all_needs(id), keys.edges(id)]
+                ops += [Delete(prefix, prefix_end(prefix)) for prefix in prefixes]
                 changes.append(Change([], ops, (("", SET_ASIDE, -1),)))
             await self._writer.write(changes)
 

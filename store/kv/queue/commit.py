@@ -7,21 +7,28 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
+from peerjob.model.durable import SIGNAL_MARK, Step, Wait
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import FINAL_STATE, LAST_MOMENT_US, Ack, Action, LogLine, Outcome, check_batch
 from peerjob.model.state import State
+from peerjob.store.durable_checks import is_durable
 from peerjob.store.kv.format.base import MAX_ALONE_BYTES, Compare, Delete, Put
 from peerjob.store.kv.format.limit_rows import limit_key_of
 from peerjob.store.kv.format.rows import SMALL, Out, Row, encode, extended
+from peerjob.store.kv.format.thread_rows import NO_THREAD, is_outside, thread_of, with_thread
 from peerjob.store.kv.write.answers import AnswerLog
 from peerjob.store.kv.write.context import KVContext, retried
 from peerjob.store.kv.write.gates import GatePlan, stamps
 from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.transaction_plan import Change, HeldSlot, TransactionPlan
+from peerjob.store.kv.write.waits import with_wait
 from peerjob.store.kv.write.writer import ROUNDS
+from peerjob.store.rules import SUSPENDED
 
 from .logs import LogCommands
+from .outcome_needs import OutcomeNeeds
 from .retention import RetentionCommands
+from .step_values import StepValues, check_durable
 
 
 class _InstanceUpdate(msgspec.Struct):
@@ -36,6 +43,10 @@ class _InstanceUpdate(msgspec.Struct):
     logs: tuple[LogLine, ...] = ()
     out: Out | None = None
     progress: bytes | None = None
+    steps: dict[str, bytes] = {}
+    """Values to keep, by their keys."""
+    compares: list[Compare] = []
+    """That values which were not read are absent, and that needs are left."""
 
     @property
     def changed(self) -> bool:
@@ -81,6 +92,7 @@ class CommitCommands(LogCommands, RetentionCommands):
         check_batch(len(outcomes))
         if not outcomes:
             return []
+        check_durable(outcomes, context.kv)
         answer_log = await context.answer_logs.open(incarnation, verb, request)
         acks = {index: Ack(answer) for index, answer in answer_log.answers.items()}
         pending: dict[str, list[int]] = {}
@@ -97,6 +109,7 @@ class CommitCommands(LogCommands, RetentionCommands):
                     del pending[update.id]
             if not pending:
                 await self._remove_surplus(ended)
+                await context.hints.settle(source.settles, incarnation)
                 return [acks[index] for index in range(len(outcomes))]
         raise StoreUnavailableError(context.url, "too many writers at once")
 
@@ -120,9 +133,11 @@ class CommitCommands(LogCommands, RetentionCommands):
         """The updates for the pending outcomes. Outcomes of instances that do not exist are answered with LOST."""
         context = self._context
         source.now_us = self._clock.time_us()
+        source.values = StepValues(self._keys)
         updates: list[_InstanceUpdate] = []
         unchanged: list[str] = []
         rows = await context.rows(list(pending), cached=cached)
+        await self._prepare(source, outcomes, pending, rows, again=not cached)
         for id, indexes in pending.items():
             if id in rows:
                 update = source.check(id, indexes, rows[id], outcomes)
@@ -137,6 +152,7 @@ class CommitCommands(LogCommands, RetentionCommands):
             # read again
             context.uncache(unchanged)
             rows = await context.rows(unchanged)
+            await self._prepare(source, outcomes, {id: pending[id] for id in unchanged}, rows, again=True)
             for id in unchanged:
                 if id in rows:
                     updates.append(source.check(id, pending[id], rows[id], outcomes))
@@ -145,6 +161,23 @@ class CommitCommands(LogCommands, RetentionCommands):
         for id in [id for id, indexes in pending.items() if indexes[0] in acks]:
             del pending[id]
         return updates
+
+    async def _prepare(
+        self,
+        source: _OutcomeSource,
+        outcomes: Sequence[Outcome],
+        pending: Mapping[str, Sequence[int]],
+        rows: Mapping[str, tuple[int, Row]],
+        *,
+        again: bool,
+    ) -> None:
+        """Read the values on which outcomes depend, and attach their needs."""
+        durable = [outcomes[index] for indexes in pending.values() for index in indexes if is_durable(outcomes[index])]
+        if durable:
+            await source.values.read(self._context.kv, durable, rows, again=again)
+            known = [outcome for outcome in durable if outcome.id in rows and not source.values.is_taken(outcome)]
+            running = [outcome for outcome in known if source.runs(outcome, rows[outcome.id][1])]
+            await source.needs.attach(source.incarnation, running)
 
     async def _write_updates(
         self,
@@ -166,6 +199,7 @@ class CommitCommands(LogCommands, RetentionCommands):
                 (update.row.kind, limit_key[0])
                 for update in changing
                 if update.ends and not update.row.final and update.row.due_us <= source.now_us
+                if not is_outside(update.row)
                 if (limit_key := limit_key_of(update.row)) is not None
             }
         for update in updates:
@@ -186,6 +220,7 @@ class CommitCommands(LogCommands, RetentionCommands):
                     ended[update.row.kind] = ended.get(update.row.kind, 0) + 1
             else:
                 context.cache(update.id, revision, update.row)
+        source.settles += wakeups.take_settles()
         await context.hints.send(wakeups, written, later=full)
 
     async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:
@@ -217,7 +252,7 @@ class CommitCommands(LogCommands, RetentionCommands):
         keys, id, stored = self._keys, update.id, update.stored
         plan = TransactionPlan.for_row(keys, now_us, stored, slots, gates)
         ops = plan.ops
-        payload = len(update.progress or b"")
+        payload = len(update.progress or b"") + sum(map(len, update.steps.values()))
         if update.out is not None:
             payload += update.out.size
         if update.logs:
@@ -230,6 +265,8 @@ class CommitCommands(LogCommands, RetentionCommands):
             ops.append(Put(keys.out + id, encode(update.out)))
         elif stored.has_out and not row.has_out:
             ops.append(Delete(keys.out + id))
+        ops.extend(Put(key, value) for key, value in update.steps.items())
+        plan.compares += update.compares
         if update.ends:
             plan.end_claim(id, stored, row)
         ops.append(Put(keys.state + id, encode(row)))
@@ -242,10 +279,20 @@ class _OutcomeSource:
 
     def __init__(self, context: KVContext, incarnation: str, node: str, request: str) -> None:
         self._context = context
-        self._incarnation = incarnation
+        self.incarnation = incarnation
         self._node = node
         self._request = request
         self.now_us = 0
+        self.values = StepValues(context.keys)
+        self.needs = OutcomeNeeds(context)
+        self.settles: list[str] = []
+        """Keys below `settle/` that the call has written."""
+
+    def runs(self, outcome: Outcome, row: Row) -> bool:
+        """Whether an outcome is about a claim that has not ended."""
+        claim = (row.state, row.owner, row.fence)
+        repeated = row.request == self._request
+        return claim == (State.PROCESSING, self.incarnation, outcome.fence) and not repeated
 
     def check(
         self, id: str, indexes: list[int], stored: tuple[int, Row], outcomes: Sequence[Outcome]
@@ -270,9 +317,11 @@ class _OutcomeSource:
 
     def _apply(self, update: _InstanceUpdate, outcome: Outcome) -> Ack:
         row = update.row
-        if row.owner != self._incarnation or row.fence != outcome.fence:
+        if row.owner != self.incarnation or row.fence != outcome.fence:
             return Ack.LOST
         if row.state is State.PROCESSING:
+            if outcome.steps and not self._keep_steps(update, outcome):
+                return Ack.TAKEN
             if outcome.action is Action.REPORT or outcome.action is Action.RELEASE:
                 self._report(update, outcome)
             else:
@@ -287,6 +336,26 @@ class _OutcomeSource:
             update.row = replace(row, request=self._request)
             return Ack.DONE
         return Ack.LOST
+
+    def _keep_steps(self, update: _InstanceUpdate, outcome: Outcome) -> bool:
+        """Add the new steps of an outcome, which set crashes and losses to 0; False if a name has another value."""
+        known, new = self.values.known, dict[str, Step]()
+        for step in outcome.steps:
+            key = self.values.key(update.id, step.name)
+            value = update.steps.get(key, known.get(key))
+            if value is None:
+                new[key] = step
+            elif value != step.value:
+                return False
+        if new:
+            thread = thread_of(update.row) or NO_THREAD
+            for step in new.values():
+                thread = thread.with_value(step.name, len(step.value))
+            update.steps |= {key: step.value for key, step in new.items()}
+            update.compares += (Compare(key) for key in new if key not in known)
+            row = with_thread(update.row, thread)
+            update.row = replace(row, crashes=0, losses=0, request=self._request)
+        return True
 
     def _report(self, update: _InstanceUpdate, outcome: Outcome) -> None:
         row = update.row
@@ -316,10 +385,11 @@ class _OutcomeSource:
             if action is not Action.RETRY:
                 attempts -= 1
             if action is not Action.HAND_BACK:
-                due_us = min(self.now_us + max(0, outcome.delay_us), LAST_MOMENT_US)
+                if outcome.wait is None:
+                    due_us = min(self.now_us + max(0, outcome.delay_us), LAST_MOMENT_US)
                 if outcome.error is not None:
                     has_out, out = update.end_with(None, outcome.error)
-        update.row = replace(
+        after = replace(
             row,
             state=state,
             attempts=attempts,
@@ -331,8 +401,20 @@ class _OutcomeSource:
             has_progress=row.has_progress or outcome.progress is not None,
             expires_us=expires_us,
             request=self._request,
-            history=extended(row, state, self.now_us, self._node, outcome.note),
+            history=extended(row, state, self.now_us, self._node, outcome.note or (SUSPENDED if outcome.wait else "")),
         )
+        update.row = after if outcome.wait is None else self._suspended(update, after, outcome.wait)
+
+    def _suspended(self, update: _InstanceUpdate, row: Row, wait: Wait) -> Row:
+        """The record of an instance that was suspended: it waits, or enters its queue, if the wait is over."""
+        key = self.values.key(update.id, SIGNAL_MARK + wait.signal)
+        is_over = bool(wait.signal) and (key in update.steps or self.values.known.get(key) is not None)
+        if wait.needs and not is_over:
+            left = self.needs.left.get(update.id)
+            is_over = left is None
+            # who settles the need that is left comes after this transaction, and ends the wait
+            update.compares += () if left is None else (left,)
+        return with_wait(replace(row, crashes=0, losses=0), wait, is_over=is_over)
 
 
 def _is_only_logs(outcome: Outcome) -> bool:
@@ -344,4 +426,5 @@ def _is_only_logs(outcome: Outcome) -> bool:
         and outcome.error is None
         and outcome.progress is None
         and not outcome.started
+        and not (outcome.steps or outcome.needs)
     )

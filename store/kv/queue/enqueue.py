@@ -10,6 +10,7 @@ from peerjob.model.state import State
 from peerjob.store.kv.format.base import Compare, Put
 from peerjob.store.kv.format.limit_rows import extra_of
 from peerjob.store.kv.format.rows import SMALL, Row, encode, is_gone
+from peerjob.store.kv.format.thread_rows import StoredThread, with_thread
 from peerjob.store.kv.write.context import KVCommands, retried
 from peerjob.store.kv.write.gates import Arrival, Gate, stamps
 from peerjob.store.kv.write.hints import Wakeups
@@ -112,7 +113,15 @@ def _due_us(new: NewInstance, now_us: int) -> int:
     return min(due_us if new.delay_us is None else now_us + new.delay_us, LAST_MOMENT_US)
 
 
-def plan_instance(plan: TransactionPlan, new: NewInstance, node: str, *, slot: str = "", parked: bool = False) -> Row:
+def plan_instance(
+    plan: TransactionPlan,
+    new: NewInstance,
+    node: str,
+    *,
+    slot: str = "",
+    parked: bool = False,
+    thread: StoredThread | None = None,
+) -> Row:
     """Plan an instance with everything that belongs to it. A parked instance enters no queue yet."""
     keys, now_us = plan.keys, plan.now_us
     row = Row(
@@ -132,11 +141,16 @@ def plan_instance(plan: TransactionPlan, new: NewInstance, node: str, *, slot: s
         spec=new.spec if len(new.spec) <= SMALL else None,
         extra=extra_of(new),
     )
+    if thread is not None:
+        row = with_thread(row, thread)
+        plan.ops.append(Put(keys.children(thread.parent) + new.id, b""))
     plan.ops.append(Put(keys.state + new.id, encode(row)))
     if row.spec is None:
         plan.ops.append(Put(keys.args + new.id, new.spec))
     if parked:
         plan.index_scheduled(new.id, row)
+    elif thread is not None and thread.waits:
+        plan.add_outside(new.id, row)
     else:
         plan.add_scheduled(new.id, row)
     if new.key is not None:

@@ -9,6 +9,7 @@ from peerjob.store.kv.format.base import Compare, Delete
 from peerjob.store.kv.format.keys import timed
 from peerjob.store.kv.format.limit_rows import limit_key_of
 from peerjob.store.kv.format.rows import Row
+from peerjob.store.kv.format.thread_rows import is_outside
 from peerjob.store.kv.index.counts import READY
 from peerjob.store.kv.write.context import KVContext
 from peerjob.store.kv.write.hints import Wakeups
@@ -40,7 +41,7 @@ class MisplacedEntries:
             held = None if row is None else slots.get(row.slot)
             # an instance with a limit key has its permit, by which a check of limits finds it
             waits = row is not None and row.state is State.SCHEDULED and limit_key_of(row) is None
-            if row is None or not waits or (held is not None and held.slot.holder != pick.id):
+            if row is None or not waits or is_outside(row) or (held is not None and held.slot.holder != pick.id):
                 gone.append(pick)
                 continue
             right = self._context.keys.ready(row.kind, row.priority, suspect=row.suspect) + timed(row.due_us, pick.id)

@@ -12,8 +12,9 @@ from peerjob.model.query import Query
 from peerjob.model.record import Health, Page, Record, check_batch
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import Compare, Delete, Entry, Range, Transaction, apply_all, mod_of
-from peerjob.store.kv.format.keys import below, time_text
-from peerjob.store.kv.format.rows import SLOTS, decode_out, delayed_of, to_record
+from peerjob.store.kv.format.keys import Keys, below, time_text
+from peerjob.store.kv.format.rows import SLOTS, decode_out, delayed_of
+from peerjob.store.kv.format.views import to_record
 from peerjob.store.kv.index.counts import DELAYED, READY, SET_ASIDE, SLOT
 from peerjob.store.kv.index.newest import (
     MAX_RANGES,
@@ -125,7 +126,8 @@ class ReadCommands(KVCommands):
         if query.id is not None:
             records = await self._read_records([query.id]) if query.cursor is None else []
             return Page(tuple(record for record in records if record is not None and _matches(record, query)), None)
-        if query.tag is None:
+        index = _index_of(query, self._keys)
+        if not index:
             ids, more = await self._find_ids(
                 query.kind,
                 query.states,
@@ -136,7 +138,7 @@ class ReadCommands(KVCommands):
                 among=_MAX_PAGE_READ,
             )
         else:
-            ids, more = await self._find_tagged(query)
+            ids, more = await self._find_indexed(query, index)
         matches: list[Record] = []
         gone: list[str] = []
         last = ""
@@ -144,23 +146,22 @@ class ReadCommands(KVCommands):
             part = ids[at : at + MAX_RANGES]
             for id, record in zip(part, await self._read_records(part), strict=True):
                 if len(matches) == query.limit:
-                    await self._untag(query, gone)
+                    await self._unindex(index, gone)
                     return Page(tuple(matches), last)
                 last = id
                 if record is not None and _matches(record, query):
                     matches.append(record)
                 elif record is None:
                     gone.append(id)
-        await self._untag(query, gone)
+        await self._unindex(index, gone)
         return Page(tuple(matches), last if more else None)
 
-    async def _untag(self, query: Query, ids: Sequence[str]) -> None:
-        """Remove ids without a record from the index of a tag. They are left when an unreadable record is set aside."""
-        if query.tag is None or not ids:
+    async def _unindex(self, index: str, ids: Sequence[str]) -> None:
+        """Remove ids without a record from an index. They are left when an unreadable record is set aside."""
+        if not index or not ids:
             return
         keys = self._keys
-        tag = keys.tag(query.tag)
-        transactions = [Transaction([Compare(keys.state + id)], [Delete(tag + id)]) for id in ids]
+        transactions = [Transaction([Compare(keys.state + id)], [Delete(index + id)]) for id in ids]
         # LayoutError: nodes of another version own the namespace, and those nodes remove the ids
         with contextlib.suppress(LayoutError):
             await apply_all(self._kv, transactions)
@@ -175,12 +176,15 @@ class ReadCommands(KVCommands):
         limit: int,
         reverse: bool = False,
         among: int = 0,
+        with_held: bool = True,
     ) -> tuple[list[str], bool]:
         """Ids of instances of a kind and states in order, and whether there are more.
 
         With many kinds, the answer may be the next instances of any state: `limit` of them, or `among` if that is more.
         """
         indexes, held, every = await self._state_indexes(kind, states)
+        if with_held and self._context.kv.durable:
+            indexes += self._held_indexes(indexes, states)
         if len(indexes) > MAX_RANGES and held * MAX_RANGES >= every:
             # with many kinds, the first ids of each index take longer to read than all instances take to read and
             # filter
@@ -196,6 +200,12 @@ class ReadCommands(KVCommands):
                 return ids, more
             # a node that joined during the read may have claimed a Scheduled instance that the read did not find: read
             # again
+
+    def _held_indexes(self, indexes: Sequence[str], states: State) -> list[str]:
+        """The indexes of held children that belong to some indexes of final states."""
+        by, held = f"{self._keys.root}by/", f"{self._keys.root}held/"
+        final = {f"/{state:d}/" for state in SLOT if state & states & State.FINAL}
+        return [held + index[len(by) :] for index in indexes if index[index[:-1].rindex("/") :] in final]
 
     async def _read_ids(
         self,
@@ -262,14 +272,12 @@ class ReadCommands(KVCommands):
         every = sum(values[slot] for values in sums.values() for slot in SLOT.values())
         return indexes, held, every
 
-    async def _find_tagged(self, query: Query) -> tuple[list[str], bool]:
-        assert query.tag is not None
-        index = self._keys.tag(query.tag)
+    async def _find_indexed(self, query: Query, index: str) -> tuple[list[str], bool]:
         bounds_us = (query.after_us, query.before_us)
         limit, reverse = max(query.limit, _MAX_PAGE_READ), query.order == "desc"
         bounds = _bounds(bounds_us, query.cursor, reverse=reverse)
         if reverse:
-            # the number of ids with the tag is unknown; few of them take one request
+            # the number of ids in the index is unknown; few of them take one request
             (answer,) = await self._kv.read([Window(*bounds).range_of(index, limit)])
             if answer.more:
                 return await self._newest.read([index], bounds, limit, self._clock.time_us())
@@ -313,7 +321,8 @@ class ReadCommands(KVCommands):
             with contextlib.suppress(LayoutError):
                 await self._recount.if_due()
             sums = await context.counts.totals()
-        (lives,) = await self._kv.read([below(keys.live, 1, keys_only=True)])
+        prefixes = (keys.live, keys.settling) if context.kv.durable else (keys.live,)
+        lives, *settling = await self._kv.read([below(prefix, 1, keys_only=True) for prefix in prefixes])
         counts = {
             keys.unescaped(part): {state: values[slot] for state, slot in SLOT.items() if values[slot]}
             for part, values in sums.items()
@@ -323,7 +332,15 @@ class ReadCommands(KVCommands):
             delayed=sum(values[DELAYED] for values in sums.values()),
             nodes=lives.count,
             undecodable=sum(values[SET_ASIDE] for values in sums.values()) + await context.unreadable.count(self._kv),
+            settling=sum(answer.count for answer in settling),
         )
+
+
+def _index_of(query: Query, keys: Keys) -> str:
+    """The index that has all matches, and few others; "" without one."""
+    if query.parent_id is not None:
+        return keys.children(query.parent_id)
+    return "" if query.tag is None else keys.tag(query.tag)
 
 
 def _bounds(bounds_us: tuple[int | None, int | None], cursor: str | None, *, reverse: bool) -> tuple[str, str]:
@@ -367,6 +384,7 @@ def _matches(record: Record, query: Query) -> bool:
         (query.kind is None or record.kind == query.kind)
         and bool(record.state & query.states)
         and (query.tag is None or query.tag in record.tags)
+        and query.parent_id in (None, record.parent)
         and (query.after_us is None or created_us >= query.after_us)
         and (query.before_us is None or created_us < query.before_us)
     )

@@ -19,9 +19,13 @@ from peerjob.store.kv.write.context import KVContext
 from peerjob.store.kv.write.transaction_plan import slot_of
 
 _STATES = [state for state in SLOT if state is not State.PROCESSING]
+_FINAL = [state for state in _STATES if state.is_final]
+_FURTHER = 1 + len(_FINAL)
 _PERIOD_US = 3_600_000_000
 _BATCH = 12
 """Most kinds that one request compares: the counters and indexes of a kind must be read as of one moment."""
+_DURABLE_BATCH = 8
+"""The same in a namespace with durable bodies, whose kinds have more indexes."""
 _MAX_COUNTED = 10 * _BATCH
 """Most kinds that one call of `if_due` compares; the next call continues with further kinds."""
 
@@ -64,8 +68,9 @@ class Recount:
         kinds = list(parts)
         if len(kinds) > _MAX_COUNTED:
             kinds, start = kinds[:_MAX_COUNTED], f"{keys.count}{kinds[_MAX_COUNTED]}/"
-        for at in range(0, len(kinds), _BATCH):
-            for part, added in (await self._differences(kinds[at : at + _BATCH])).items():
+        batch = _DURABLE_BATCH if context.kv.durable else _BATCH
+        for at in range(0, len(kinds), batch):
+            for part, added in (await self._differences(kinds[at : at + batch])).items():
                 mod = await self._correct(keys.unescaped(part), added, mod, f"{began} {start}")
                 if not mod:
                     return
@@ -88,9 +93,11 @@ class Recount:
                 *(below(f"{keys.waits}{part}/", 1, keys_only=True) for part in parts),
                 below(keys.own),
                 below(keys.slots),
+                *(below(prefix, 1, keys_only=True) for kind in kinds for prefix in self._further(kind)),
             ]
         )
-        owned, slots = answers[-2:]
+        owned, slots = answers[(at := len(kinds) + len(indexes) + 1 + len(parts)) : at + 2]
+        further = {kind: answers[at + 2 + n * _FURTHER :][:_FURTHER] for n, kind in enumerate(kinds)}
         claims = await context.claim_index.claims(owned.items)
         running = Counter(claim.kind for claim in claims.values() if not claim.releasing)
         parked = Counter(parked.kind for _, entry in slots.items for parked in slot_of(entry).parked)
@@ -102,13 +109,21 @@ class Recount:
             actual = [0] * SLOTS
             for state, count in zip(_STATES, held, strict=False):
                 actual[SLOT[state]] = count
+            outside, *held_finals = [index.count for index in further[kind]] or [0]
+            for state, count in zip(_FINAL, held_finals, strict=False):
+                actual[SLOT[state]] += count
             actual[PROCESSING], actual[READY] = running[kind], held[-1]
             waiting = answers[len(kinds) + len(indexes) + 1 + number].count
-            actual[DELAYED] = max(0, actual[SCHEDULED] - held[-1] - parked[kind] - waiting)
+            actual[DELAYED] = max(0, actual[SCHEDULED] - held[-1] - parked[kind] - waiting - outside)
             actual[SET_ASIDE] = answers[len(kinds) + len(indexes)].count if kind == "" else 0
             if actual != counted:
                 differences[part] = [after - before for before, after in zip(counted, actual, strict=True)]
         return differences
+
+    def _further(self, kind: str) -> list[str]:
+        """The indexes of a kind that only a namespace with durable bodies has: outside of queues, held children."""
+        keys = self._context.keys
+        return [keys.outside(kind), *(keys.held(kind, state) for state in _FINAL)] if self._context.kv.durable else []
 
     async def _correct(self, kind: str, added: list[int], mod: int, state: str) -> int:
         """Write the difference for one kind; the answer is the new revision of the key `counted`, or 0."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from peerjob.store.kv.format.base import Compare, Delete, Found
 from peerjob.store.kv.format.keys import LATEST_US, below, time_text
+from peerjob.store.kv.format.thread_rows import is_held
 from peerjob.store.kv.index.counts import FINAL_SLOTS, SLOT
 from peerjob.store.kv.index.scan import Head, Scan
 from peerjob.store.kv.kinds.kind_cleanup import UnusedKinds
@@ -67,6 +68,9 @@ class RetentionCommands(KVCommands):
             if values is None:
                 continue
             surplus = sum(values[slot] for slot in FINAL_SLOTS) - context.limits.max_final_per_kind
+            if surplus > 0 and context.kv.durable:
+                (held,) = await self._kv.read([below(keys.all_held(kind), 1, keys_only=True)])
+                surplus -= held.count
             wanted = min(surplus, 2 * ended[kind], limit - removed)
             if wanted > 0:
                 removed += await self._remove_oldest(kind, wanted)
@@ -147,7 +151,7 @@ class RetentionCommands(KVCommands):
         changes: list[Change] = []
         removable: list[str] = []
         for id, (revision, row) in rows.items():
-            if not row.keeps:
+            if not row.keeps and not is_held(row):
                 plan = TransactionPlan(self._keys, now_us)
                 plan.remove(id, row, 0, lease=await self._context.removal_lease(id, row, now_us))
                 changes.append(plan.change([Compare(self._keys.state + id, mod=revision)]))

@@ -12,12 +12,14 @@ from peerjob.model.run_now import STORED_ANSWERS, RunNow, RunNowAnswer
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import Compare, Entry, Put, mod_of
 from peerjob.store.kv.format.keys import timed
-from peerjob.store.kv.format.limit_rows import gate_of, limit_key_of
+from peerjob.store.kv.format.limit_rows import limit_key_of
 from peerjob.store.kv.format.rows import Row, encode, number_of
+from peerjob.store.kv.format.thread_rows import is_outside, wait_of
 from peerjob.store.kv.write.context import KVCommands, retried
-from peerjob.store.kv.write.gates import Arrival, stamps
+from peerjob.store.kv.write.gates import stamps
 from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.transaction_plan import Change, HeldSlot, TransactionPlan
+from peerjob.store.kv.write.waits import gates_of
 from peerjob.store.kv.write.writer import ROUNDS
 
 _NUMBERS: Mapping[RunNowAnswer, int] = {answer: number for number, answer in STORED_ANSWERS.items()}
@@ -72,14 +74,8 @@ class RunNowCommands(KVCommands):
         moving = [id for id, answer in outcomes.items() if answer is RunNow.DUE_NOW]
         entries = await self._kv.get([keys.delayed(id) + timed(rows[id][1].due_us, id) for id in moving])
         delayed = dict(zip(moving, map(mod_of, entries), strict=True))
-        gates = await context.gates.plan(gate_of(rows[id][1]) for id in moving)
-        if gates is not None:
-            coming = ((id, rows[id][1], limit_key_of(rows[id][1])) for id in moving)
-            gates.expect(
-                Arrival((row.kind, limit_key[0]), limit_key[1], False, row.priority, now_us, id)
-                for id, row, limit_key in coming
-                if limit_key is not None
-            )
+        entering = ((id, replace(rows[id][1], due_us=now_us)) for id in moving)
+        gates = await gates_of(context.gates, entering, now_us)
         lease = await self._writer.short_lease()
         wakeups = Wakeups()
         changes: list[Change] = []
@@ -111,7 +107,11 @@ def _answer(id: str, row: Row | None, now_us: int, slots: Mapping[str, HeldSlot]
         return row.state
     if row.slot in slots and slots[row.slot].parks(id):
         return RunNow.PARKED
-    return RunNow.WAS_DUE if row.due_us <= now_us else RunNow.DUE_NOW
+    if is_outside(row):
+        return RunNow.SUSPENDED
+    if row.due_us <= now_us:
+        return RunNow.WAS_DUE
+    return RunNow.DUE_NOW if wait_of(row) is None else RunNow.SUSPENDED
 
 
 def _make_due(plan: TransactionPlan, id: str, row: Row, delayed_mod: int) -> None:

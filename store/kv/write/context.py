@@ -13,6 +13,7 @@ from peerjob.store.calls import CallRetry
 from peerjob.store.kv.format.base import Entry
 from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.format.rows import GONE, NOTHING_EXTRA, UNREADABLE_NODE, Row, decode_row, node_of
+from peerjob.store.kv.format.thread_rows import thread_of
 from peerjob.store.kv.format.unreadable import Unreadable
 from peerjob.store.kv.index.counts import Counts
 from peerjob.store.kv.index.queues import Queues
@@ -61,7 +62,7 @@ class KVContext:
         self.hints = Hints(kv, self.keys, clock, self.writer, self.queues, limited)
         self.gates = Gates(kv, self.keys, self.queues, self.unreadable, self.limit_rules)
         settling = Settling(kv, self.keys, clock, self.gates, self.limit_rules, self.writer, self.hints)
-        self.settle = self.hints.settle = settling.settle
+        self.settle = self.hints.open_gates = settling.settle
         self.answer_logs = AnswerLogs(kv, self.keys, self.unreadable)
         self.claim_index = ClaimIndex(kv, self.keys, self.unreadable)
         self.slots = Slots(kv, self.keys, self.unreadable)
@@ -100,7 +101,10 @@ class KVContext:
         if entry.value == GONE:
             return None
         try:
-            return decode_row(entry.value)
+            row = decode_row(entry.value)
+            if row.extra != NOTHING_EXTRA:
+                thread_of(row)
+            return row
         except DecodeError as error:
             await self.set_aside.put(id, entry, error)
             return None

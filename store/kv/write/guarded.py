@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from peerjob.model.record import Capabilities
 from peerjob.store.kv.format.base import Applied, Compare, Delete, KeyValue, LeaseEndedError, Put, Transaction
 from peerjob.store.kv.format.keys import Keys, below
-from peerjob.store.kv.format.layout import LAYOUT_VALUE, LIMITS_VALUE, mended_layout
-from peerjob.store.rules import check_layout
+from peerjob.store.kv.format.layout import LAYOUT_VALUE, mended_layout
+from peerjob.store.rules import FLOWS_LAYOUT, LAYOUT, LIMITS_LAYOUT, check_layout
 
 _WIPE_BATCH = 1_000
 
@@ -27,8 +27,8 @@ class GuardedKeyValue:
         self._url = url
         self.stamp: Compare | None = None
         """A compare that holds while layout and limits of the namespace are those that this store saw last."""
-        self.limited = False
-        """Whether the namespace had the layout with limits then."""
+        self.layout = LAYOUT
+        """The layout of the namespace then."""
         self.open, self.close = kv.open, kv.close
         self.get, self.read, self.watch = kv.get, kv.read, kv.watch
         self.grant, self.keepalive, self.revoke, self.remaining = kv.grant, kv.keepalive, kv.revoke, kv.remaining
@@ -52,6 +52,16 @@ class GuardedKeyValue:
     @property
     def full(self) -> bool:
         return self._kv.full
+
+    @property
+    def limited(self) -> bool:
+        """Whether the namespace can have limits, by the layout that this store saw last."""
+        return self.layout >= LIMITS_LAYOUT
+
+    @property
+    def durable(self) -> bool:
+        """Whether the namespace can have steps, signals and children."""
+        return self.layout >= FLOWS_LAYOUT
 
     def separate(self) -> GuardedKeyValue:
         return GuardedKeyValue(self._kv.separate(), keys=self._keys, url=self._url)
@@ -81,7 +91,7 @@ class GuardedKeyValue:
             if entry is not None:
                 namespace = self._keys.root[:-1]
                 check_layout(entry.value.decode(errors="replace"), namespace=namespace, url=self._url)
-                self.limited = entry.value == LIMITS_VALUE
+                self.layout = int(entry.value)
                 self.stamp = Compare(key, mod=entry.mod)
                 return self.stamp
             await self._kv.txn([Transaction([Compare(key)], [Put(key, LAYOUT_VALUE)])])

@@ -54,11 +54,18 @@ class Wakeups(msgspec.Struct):
     """Shared limits that were full before permits of them were given back."""
     opened: tuple[str, ...] = ()
     """Kinds whose limits were changed, so that more of their instances may go."""
+    settles: list[str] = []
+    """Keys below `settle/` that were written."""
     changed: list[str] = []
     cancelled: set[str] = set()
     """Incarnations that run an instance which was cancelled."""
     except_for: str = ""
     """The incarnation that the events do not wake, because the incarnation itself claims or ends."""
+
+    def take_settles(self) -> list[str]:
+        """The keys below `settle/`, which the caller settles later."""
+        taken, self.settles = self.settles, []
+        return taken
 
     def add_queued(self, plan: TransactionPlan) -> None:
         """Add the instances that a plan adds to queues."""
@@ -69,6 +76,7 @@ class Wakeups(msgspec.Struct):
         for name in plan.freed:
             self.freed[name] = self.freed.get(name, 0) + 1
         self.delayed += plan.delayed
+        self.settles += plan.settles
 
 
 class Hints:
@@ -83,8 +91,10 @@ class Hints:
         self._clock = clock
         self._writer = writer
         self._limited = limited
-        self.settle: Callable[[Mapping[Gate, Set[str]]], Awaitable[None]] | None = None
+        self.open_gates: Callable[[Mapping[Gate, Set[str]]], Awaitable[None]] | None = None
         """Lets instances pass the gates of limit keys."""
+        self.follow_ends: Callable[[Sequence[str], str], Awaitable[None]] | None = None
+        """Follows up the ends of instances."""
         self._idle_kinds: dict[bytes, frozenset[str]] = {}
         self._group_of: dict[str, str] = {}
         """Kind → group of the kind. If a remembered group is old, the wrong node is woken, and
@@ -95,9 +105,19 @@ class Hints:
         """Send hints about the events to the nodes that wait for them, according to the registrations in `written`.
 
         `later` gets the shared limits that were full: the caller claims first, then wakes nodes for what is left.
+        Then the ends of children and of parents are settled.
         """
-        if wakeups.came and self.settle is not None:
-            await self.settle(wakeups.came)
+        await self._send(wakeups, written, later)
+        await self.settle(wakeups.settles)
+
+    async def settle(self, settles: Sequence[str], caller: str = "") -> None:
+        """Settle the ends that some keys below `settle/` name; if some are left, tell the caller, or any live node."""
+        if settles and self.follow_ends is not None:
+            await self.follow_ends(settles, caller)
+
+    async def _send(self, wakeups: Wakeups, written: Written, later: list[str] | None) -> None:
+        if wakeups.came and self.open_gates is not None:
+            await self.open_gates(wakeups.came)
         if wakeups.freed and written.idle:
             full = await self._limited.were_full(wakeups.freed)
             (wakeups.full if later is None else later).extend(full)

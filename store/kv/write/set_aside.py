@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Set
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 
 from peerjob.model.clock import Clock
 from peerjob.model.state import State
-from peerjob.store.kv.format.base import Compare, Delete, Entry, KeyValue, Op, Put, Range
+from peerjob.store.kv.format.base import Compare, Delete, Entry, Op, Put, Range
 from peerjob.store.kv.format.keys import Keys, below, prefix_end
 from peerjob.store.kv.format.limit_rows import key_permit_of
 from peerjob.store.kv.format.rows import owned_of
 from peerjob.store.kv.index.counts import PROCESSING, SET_ASIDE, SLOT, Counts, Shift
 
 from .gates import Gate, Gates
+from .guarded import GuardedKeyValue
 from .transaction_plan import Change, Slots, TransactionPlan
 from .writer import Writer
 
@@ -26,7 +27,7 @@ class SetAside:
 
     def __init__(
         self,
-        kv: KeyValue,
+        kv: GuardedKeyValue,
         keys: Keys,
         clock: Clock,
         writer: Writer,
@@ -60,10 +61,18 @@ class SetAside:
         (nodes,) = await self._kv.read([below(keys.node, keys_only=True)])
         positions = [(kind, state) for kind in kinds for state in SLOT if state is not State.PROCESSING]
         indexes = [f"{keys.root}by/{kind}/{state:d}/{id}" for kind, state in positions]
+        if self._kv.durable:
+            held = [(kind, state) for kind, state in positions if state.is_final]
+            indexes += [f"{keys.root}held/{kind}/{state:d}/{id}" for kind, state in held]
+            positions += held
         owned = [keys.owned(key[len(keys.node) :]) + id for key, _ in nodes.items]
         present = await self._kv.get([*indexes, *owned])
         ops: list[Op] = [Delete(keys.state + id), Put(keys.set_aside + id, entry.value), *slot_change.ops]
         ops.extend(Delete(key) for key, answer in zip([*indexes, *owned], present, strict=True) if answer)
+        if self._kv.durable:
+            # it may have had children, and others may need it; a node settles that after its next renewal
+            ops += [Put(keys.settle(id, "e"), b"0"), Put(keys.settle(id, "k"), b"")]
+            ops.extend(Delete(key) for key in await self._of_thread(id, kinds))
         compares = [Compare(keys.state + id, mod=entry.mod), *slot_change.compares]
         permits = await self._permits(id)
         ops.extend(Delete(key) for key in permits)
@@ -87,6 +96,20 @@ class SetAside:
             for gate, comer in plan.came:
                 came.setdefault(gate, set()).add(comer)
             await self._let_pass(came)
+
+    async def _of_thread(self, id: str, kinds: Sequence[str]) -> list[str]:
+        """The entries of an instance in the indexes that only durable bodies and their children have."""
+        keys = self._keys
+        unescaped = [keys.unescaped(kind) for kind in kinds]
+        prefixes = [prefix for kind in unescaped for prefix in (keys.outside(kind), keys.later_of(kind))]
+        names = [prefix + id for prefix in prefixes]
+        present = [name for name, entry in zip(names, await self._kv.get(names), strict=True) if entry is not None]
+        start, end = keys.all_children, prefix_end(keys.all_children)
+        while start:
+            (page,) = await self._kv.read([Range(start, end, _PAGE, keys_only=True)])
+            present += (key for key, _ in page.items if key.endswith(f"/{id}"))
+            start = page.next_key if page.more else ""
+        return present
 
     async def _permits(self, id: str) -> dict[str, int]:
         """The permits of an instance, and its entry if it waits for its limit key, each with its revision."""

@@ -19,6 +19,7 @@ from peerjob.store.kv.format.keys import Keys, below, prefix_end, timed
 from peerjob.store.kv.format.limit_rows import KeyPermit, Waiting, gate_of, limit_key_of, permits_of
 from peerjob.store.kv.format.rows import GONE, NOTHING_EXTRA, Delayed, LimitKey, Row, encode
 from peerjob.store.kv.format.schedule_rows import Parked, SlotRow, decode_slot
+from peerjob.store.kv.format.thread_rows import is_outside, thread_of
 from peerjob.store.kv.format.unreadable import WRITTEN_ANEW, Unreadable
 from peerjob.store.kv.index.counts import DELAYED, READY, SCHEDULED, SLOT, Shift
 
@@ -127,6 +128,8 @@ class TransactionPlan(msgspec.Struct, gc=False):
     """Limit keys that must be settled, each with the id of the instance that comes, or ""."""
     delayed: list[tuple[int, str]] = []
     """The due time and kind of each instance that enters a delayed queue."""
+    settles: list[str] = []
+    """Keys below `settle/` that the transaction writes."""
 
     @classmethod
     def for_row(
@@ -156,6 +159,19 @@ class TransactionPlan(msgspec.Struct, gc=False):
         """Add a Scheduled instance to its index."""
         self.ops.append(Put(self.keys.by(row.kind, State.SCHEDULED) + id, b""))
         self.shifts.append((row.kind, SCHEDULED, 1))
+
+    def add_outside(self, id: str, row: Row) -> None:
+        """Add a Scheduled instance that waits in no queue to its indexes."""
+        self.index_scheduled(id, row)
+        self.ops.append(Put(self.keys.outside(row.kind) + id, b""))
+        if gate_of(row) is not None:
+            self.ops.append(Put(self.keys.later_of(row.kind) + id, b""))
+
+    def leave_outside(self, id: str, row: Row) -> None:
+        """Remove an instance from the index of those that wait in no queue."""
+        self.ops.append(Delete(self.keys.outside(row.kind) + id))
+        if gate_of(row) is not None:
+            self.ops.append(Delete(self.keys.later_of(row.kind) + id))
 
     def add_to_queue(
         self,
@@ -195,6 +211,9 @@ class TransactionPlan(msgspec.Struct, gc=False):
         `delayed_mod` is the revision of its entry in the delayed queue, 0 if there is none.
         """
         keys, position = self.keys, timed(row.due_us, id)
+        if is_outside(row):
+            self.leave_outside(id, row)
+            return
         is_parked = row.slot in self.slots and self.slots[row.slot].parks(id)
         if not (delayed_mod or is_parked) and (gate := gate_of(row)) is not None:
             self._leave_gate(gate, id, row)
@@ -219,8 +238,8 @@ class TransactionPlan(msgspec.Struct, gc=False):
         """End a claim. Besides the removal of the instance, no other code ends claims."""
         self.ops.append(Delete(self.keys.owned(before.owner) + id))
         self._give_permits_back(before)
-        gate = gate_of(before)
-        if gate is not None and (after.final or after.due_us > self.now_us):
+        gate, waits = gate_of(before), is_outside(after)
+        if gate is not None and (after.final or waits or after.due_us > self.now_us):
             self._pass_gate_on(gate, id)
         if before.releasing:
             self._release(id, after)
@@ -228,6 +247,8 @@ class TransactionPlan(msgspec.Struct, gc=False):
         self.remove_from_index(id, before)
         if after.final:
             self.add_final(id, after)
+        elif waits:
+            self.add_outside(id, after)
         else:
             self.add_scheduled(id, after)
 
@@ -240,25 +261,55 @@ class TransactionPlan(msgspec.Struct, gc=False):
     def remove_from_index(self, id: str, row: Row) -> None:
         """Remove an instance from the index of its state."""
         if row.state is not State.PROCESSING:
-            self.ops.append(Delete(self.keys.by(row.kind, row.state) + id))
+            thread = thread_of(row) if row.final else None
+            index = self.keys.by if thread is None or not thread.held else self.keys.held
+            self.ops.append(Delete(index(row.kind, row.state) + id))
         self.shifts.append((row.kind, SLOT[row.state], -1))
 
     def add_final(self, id: str, row: Row) -> None:
         """Add a final instance to its indexes. Its key and slot become free, unless its body still runs."""
-        queue = self.keys.by(row.kind, row.state)
-        self.ops.append(Put(queue + id, b""))
-        self.adds.append((queue, id))
+        thread = thread_of(row)
+        if thread is not None and thread.held:
+            self.ops.append(Put(self.keys.held(row.kind, row.state) + id, b""))
+        else:
+            self._index_final(id, row)
+        if thread is not None and thread.children:
+            self.add_to_settling(self.keys.settle(id, "k"), b"")
         self.shifts.append((row.kind, SLOT[row.state], 1))
         self.ended.append(id)
         if not row.releasing:
             self._release(id, row)
 
+    def _index_final(self, id: str, row: Row) -> None:
+        queue = self.keys.by(row.kind, row.state)
+        self.ops.append(Put(queue + id, b""))
+        self.adds.append((queue, id))
+
     def _release(self, id: str, row: Row) -> None:
-        """Free the unique key and the slot of a final instance, and start the retention of the instance."""
+        """Free the unique key and the slot of an instance that is over; unless it is held, its retention begins."""
+        thread = thread_of(row)
+        if thread is None or not thread.held:
+            self._begin_retention(id, row)
+        if thread is not None and thread.parent:
+            self.add_to_settling(self.keys.settle(id, "e"), str(int(row.state)).encode())
+        self._free_key_and_slot(id, row)
+
+    def _begin_retention(self, id: str, row: Row) -> None:
         queue, position = self.keys.expiring(row.expires_us), timed(row.expires_us, id)
         self.ops.append(Put(queue + position, b""))
         self.adds.append((queue, position))
-        self._free_key_and_slot(id, row)
+
+    def let_go(self, id: str, row: Row) -> None:
+        """End the hold of a final child."""
+        self.ops.append(Delete(self.keys.held(row.kind, row.state) + id))
+        self._index_final(id, row)
+        if not row.releasing:
+            self._begin_retention(id, row)
+
+    def add_to_settling(self, key: str, value: bytes) -> None:
+        """Let the end of an instance be settled."""
+        self.ops.append(Put(key, value))
+        self.settles.append(key)
 
     def remove(self, id: str, row: Row, delayed_mod: int, *, lease: int) -> None:
         """Remove an instance in any state, with everything that belongs to it.
@@ -278,6 +329,11 @@ class TransactionPlan(msgspec.Struct, gc=False):
         if row.log_next:
             ops.append(Delete(keys.log(id), prefix_end(keys.log(id))))
         ops.extend(Delete(keys.tag(tag) + id) for tag in row.tags)
+        if (thread := thread_of(row)) is not None:
+            prefixes = (keys.steps(id), keys.all_needs(id), keys.edges(id))
+            ops.extend(Delete(prefix, prefix_end(prefix)) for prefix in prefixes)
+            if thread.parent:
+                ops.append(Delete(keys.children(thread.parent) + id))
         if row.state is State.SCHEDULED:
             self.remove_from_queue(id, row, delayed_mod)
         elif row.keeps:

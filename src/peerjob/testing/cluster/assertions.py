@@ -10,7 +10,7 @@ from peerjob.model.firing import FireOutcome, FireRecord
 from peerjob.model.job import Job
 from peerjob.model.record import Record
 from peerjob.model.state import State
-from peerjob.store.kv.format.rows import to_record
+from peerjob.store.kv.format.views import to_record
 
 from .journal import BodyRun, EventJournal, TraceEvent, describe
 

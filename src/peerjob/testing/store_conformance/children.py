@@ -179,9 +179,11 @@ class ChildRules(DurableSuite):
     @pytest.mark.parametrize("way", ["retry", "snooze", "hand_back", "suspend", "leave", "die"])
     async def test_children_go_on_when_a_run_ends(self, flows: Store, way: str) -> None:
         peer, other = await self.join(flows), await self.join(flows, "other")
-        queued, running = self.child(), self.child(priority=-1)
-        claim = await self.parent(peer, queued, running)
+        children = [self.child(), self.child(priority=-1)]
+        claim = await self.parent(peer, *children)
         child = await other.take_one()
+        # a store can keep the order within a window only
+        (queued,) = (new for new in children if new.instance.id != child.id)
         match way:
             case "leave":
                 await flows.leave(peer.incarnation)
@@ -214,7 +216,7 @@ class ChildRules(DurableSuite):
             query = Query(parent=claim.id, limit=limit)
             assert await self.found(flows, query) == ids
         assert await self.found(flows, Query(parent=claim.id, order="desc")) == ids[::-1]
-        assert await self.found(flows, Query(parent=claim.id, state="Completed")) == ids[:2]
+        assert await self.found(flows, Query(parent=claim.id, state="Completed")) == sorted(ids_of(ended))
         assert await self.found(flows, Query(parent=claim.id, kind="other", tag="odd")) == ids[1::2]
         assert await self.found(flows, Query(parent=claim.id, kind="work")) == []
         assert await self.found(flows, Query(parent=claim.id, uuid=ids[3])) == [ids[3]]

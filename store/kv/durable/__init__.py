@@ -1,0 +1,1 @@
+"""The verbs of durable bodies: steps, signals and children."""

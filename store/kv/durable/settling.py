@@ -1,0 +1,280 @@
+"""What follows the end of an instance: others that need it go on or are cancelled, and its children are let go.
+
+Each end writes a key below `settle/` in its own transaction. The settling of a need has three steps. First it deletes
+the markers of the needs, then it looks at each dependant, and lets it enter its queue if no marker is left. Last, it
+deletes the edges and the key. So any node can repeat it after any step. A wait begins with the compare of a marker that
+is left, so it begins before that marker goes, and the settling sees it.
+
+No counter is kept: many ends at once would have conflicts.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from peerjob.model.durable import MAX_SETTLED
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.record import check_batch
+from peerjob.model.state import State
+from peerjob.store.kv.format.base import Compare, Delete, Entry, Op, Put, Range
+from peerjob.store.kv.format.keys import below, prefix_end
+from peerjob.store.kv.format.rows import Row, encode, number_of
+from peerjob.store.kv.format.thread_rows import StoredEdge, edge_of, is_held, wait_of, without_hold
+from peerjob.store.kv.queue.cancel import cancel_instances
+from peerjob.store.kv.write.context import KVCommands, KVContext, retried
+from peerjob.store.kv.write.transaction_plan import Change, TransactionPlan
+from peerjob.store.kv.write.writer import ROUNDS
+from peerjob.store.rules import PARENT_ENDED, need_failed
+
+from .entering import EndOfWait, write_ends
+
+_PART = 40
+"""Most ends whose edges one request reads, and most children that one step lets go."""
+_MAX_WITNESSES = 10_000
+_REQUEST = "settle"
+"""The request in the records of the instances that the settling cancels."""
+
+
+class _Need(msgspec.Struct, frozen=True):
+    """A need that is over."""
+
+    child: str
+    state: State | None
+    """The final state of the child; None if it is gone."""
+    dependant: str
+    edge: StoredEdge
+
+    @property
+    def failed(self) -> bool:
+        return self.edge.must_complete and self.state is not State.COMPLETED
+
+
+class Settler:
+    """Settles ends."""
+
+    def __init__(self, context: KVContext) -> None:
+        self._context = context
+        self._witnesses: dict[str, str] = {}
+        """Prefix of the needs of an instance → one that was left. A read of one key is cheap, but etcd counts a range.
+        """
+
+    async def follow_ends(self, written: Sequence[str], caller: str) -> None:
+        """Settle the ends that a command has caused; if more is left, tell an incarnation."""
+        if await self.settle(written, MAX_SETTLED):
+            context, keys = self._context, self._context.keys
+            if not caller:
+                (live,) = await context.kv.read([below(keys.live, 1, keys_only=True)])
+                caller = live.items[0][0][len(keys.live) :] if live.items else ""
+            if caller:
+                lease = await context.writer.short_lease()
+                await context.writer.plain([Put(keys.hint(caller) + "settle/", b"", lease)])
+
+    async def settle(self, written: Iterable[str], limit: int) -> bool:
+        """Settle the ends that some keys name, and the ends that follow; whether the limit left some."""
+        todo, left = deque(dict.fromkeys(written)), limit
+        while todo and left > 0:
+            what = self._what(todo[0])
+            part: list[str] = []
+            while todo and len(part) < min(_PART, left) and self._what(todo[0]) == what:
+                part.append(todo.popleft())
+            entries = zip(part, await self._context.kv.get(part), strict=True)
+            ends = {key: entry for key, entry in entries if entry is not None}
+            if what == "e" and ends:
+                left -= await self._follow_needs(ends, left, todo)
+            elif what == "f" and ends:
+                left -= await self._follow_failed(ends, todo)
+            elif what == "k":
+                for key, entry in ends.items():
+                    left -= await self._let_go(key, entry, left, todo)
+        return bool(todo)
+
+    def _what(self, key: str) -> str:
+        """What a key below `settle/` is about: the needs of others (e), its children (k), a need that failed (f)."""
+        return _parts(self._context, key)[1][:1]
+
+    # -- needs ----------------------------------------------------------------------------------------------------
+
+    async def _follow_needs(self, ends: Mapping[str, Entry], limit: int, todo: deque[str]) -> int:
+        """Settle the needs of children that are over; returns how many. `todo` gets the ends that have more."""
+        context, keys = self._context, self._context.keys
+        ids = {key: _parts(context, key)[0] for key in ends}
+        answers = await context.kv.read([below(keys.edges(id), limit + 1) for id in ids.values()])
+        needs: list[_Need] = []
+        done: list[Op] = []
+        for (key, id), answer in zip(ids.items(), answers, strict=True):
+            items = answer.items[: max(0, limit - len(needs))]
+            state = _state_of(ends[key])
+            for edge_key, entry in items:
+                edge = edge_of(entry.value)
+                done.append(Delete(edge_key))
+                if edge is not None:
+                    needs.append(_Need(id, state, edge_key[len(keys.edges(id)) :], edge))
+            if len(items) < len(answer.items):
+                todo.append(key)
+            else:
+                done.append(Delete(key))
+        await self._follow(needs, todo)
+        await context.writer.plain(done)
+        return max(1, len(needs))
+
+    async def _follow_failed(self, ends: Mapping[str, Entry], todo: deque[str]) -> int:
+        """Settle needs of children that had ended before; returns how many."""
+        needs: list[_Need] = []
+        for key, entry in ends.items():
+            dependant, what = _parts(self._context, key)
+            _, fence, child = what.split("/")
+            needs.append(_Need(child, _state_of(entry), dependant, StoredEdge(int(fence), must_complete=True)))
+        await self._follow(needs, todo)
+        await self._context.writer.plain([Delete(key) for key in ends])
+        return len(needs)
+
+    async def _follow(self, needs: Sequence[_Need], todo: deque[str]) -> None:
+        failed = [need for need in needs if need.failed]
+        over = [need for need in needs if not need.failed]
+        # the marker of a failed need stays until its dependant is cancelled, so that the dependant does not go on
+        await self._context.writer.plain([Delete(self._marker(need)) for need in over])
+        if failed:
+            await self._cancel(failed, todo)
+            await self._context.writer.plain([Delete(self._marker(need)) for need in failed])
+        await self._go_on({(need.dependant, need.edge.fence) for need in over})
+
+    def _marker(self, need: _Need) -> str:
+        return self._context.keys.needs(need.dependant, need.edge.fence) + need.child
+
+    async def _cancel(self, failed: Sequence[_Need], todo: deque[str]) -> None:
+        """Cancel the instances that wait for a child which has failed."""
+        first = {need.dependant: need for need in reversed(failed)}
+
+        def choose(id: str, row: Row) -> tuple[Row, str] | None:
+            need, thread = first[id], wait_of(row)
+            waits = thread is not None and thread.needs and row.fence == need.edge.fence
+            return (row, need_failed(need.child, need.state)) if waits else None
+
+        settles: list[str] = []
+        await cancel_instances(self._context, list(first), choose, request=_REQUEST, settles=settles)
+        todo.extend(settles)
+
+    async def _go_on(self, waiting: set[tuple[str, int]]) -> None:
+        """Let each instance enter its queue that waits under a fence, if no need is left."""
+        context, keys = self._context, self._context.keys
+        pending = sorted(waiting)
+        for _ in range(8 * ROUNDS):
+            pending = [(id, fence) for id, fence in pending if not await self._is_left(keys.needs(id, fence))]
+            if not pending:
+                return
+            rows = await context.rows([id for id, _ in pending])
+            ends: dict[str, EndOfWait] = {}
+            for id, fence in pending:
+                revision, row = rows.get(id, (0, None))
+                thread = None if row is None else wait_of(row)
+                if row is not None and thread is not None and row.fence == fence and thread.needs and not thread.open:
+                    ends[id] = EndOfWait(revision, row, row)
+            done: set[str] = await write_ends(context, ends) if ends else set()
+            pending = [(id, fence) for id, fence in pending if id in ends and id not in done]
+        raise StoreUnavailableError(context.url, "too many writers at once")
+
+    async def _is_left(self, prefix: str) -> bool:
+        """Whether an instance needs a child that is not over."""
+        witness = self._witnesses.get(prefix)
+        if witness is not None and (await self._context.kv.get([witness]))[0] is not None:
+            return True
+        (last,) = await self._context.kv.read([Range(prefix, prefix_end(prefix), 1, True, True)])
+        self._witnesses.pop(prefix, None)
+        if last.items:
+            if len(self._witnesses) >= _MAX_WITNESSES:
+                self._witnesses.clear()
+            self._witnesses[prefix] = last.items[0][0]
+        return bool(last.items)
+
+    # -- children -------------------------------------------------------------------------------------------------
+
+    async def _let_go(self, key: str, entry: Entry, limit: int, todo: deque[str]) -> int:
+        """Let go some children of a final instance; returns how many."""
+        context, keys = self._context, self._context.keys
+        prefix = keys.children(_parts(context, key)[0])
+        after = entry.value.decode(errors="replace")
+        start = f"{prefix}{after}!" if after else prefix
+        wanted = max(1, min(limit, _PART))
+        (page,) = await context.kv.read([Range(start, prefix_end(prefix), wanted, True)])
+        ids = [name[len(prefix) :] for name, _ in page.items]
+        await self._end_children(ids, todo)
+        op: Op = Put(key, ids[-1].encode()) if page.more else Delete(key)
+        # of two nodes that settle the same end, only the first moves on
+        await context.writer.write([Change([Compare(key, mod=entry.mod)], [op])])
+        if page.more:
+            todo.append(key)
+        return max(1, len(ids))
+
+    async def _end_children(self, ids: Sequence[str], todo: deque[str]) -> None:
+        """Cancel children that are not final, and let the retention of the others begin."""
+        context, settles = self._context, list[str]()
+
+        def choose(_: str, row: Row) -> tuple[Row, str] | None:
+            return (without_hold(row), PARENT_ENDED) if is_held(row) else None
+
+        await cancel_instances(context, ids, choose, request=_REQUEST, settles=settles)
+        todo.extend(settles)
+        pending = list(ids)
+        for _ in range(ROUNDS):
+            rows, now_us = await context.rows(pending), context.clock.time_us()
+            held = {id: (revision, row) for id, (revision, row) in rows.items() if row.final and is_held(row)}
+            if not held:
+                return
+            changes: list[Change] = []
+            for id, (revision, row) in held.items():
+                plan = TransactionPlan(context.keys, now_us)
+                after = msgspec.structs.replace(without_hold(row), expires_us=context.expires_us(row, now_us))
+                plan.let_go(id, after)
+                plan.ops.append(Put(context.keys.state + id, encode(after)))
+                changes.append(plan.change([Compare(context.keys.state + id, mod=revision)]))
+            written = await context.writer.write(changes)
+            context.uncache(held)
+            pending = [id for id, revision in zip(held, written.revisions, strict=True) if not revision]
+            if not pending:
+                return
+        raise StoreUnavailableError(context.url, "too many writers at once")
+
+
+class SettlingCommands(KVCommands):
+    """The verbs `settle` and `open_needs`."""
+
+    def __init__(self, context: KVContext) -> None:
+        super().__init__(context)
+        self._settler = Settler(context)
+        context.hints.follow_ends = self._settler.follow_ends
+
+    @retried
+    async def settle(self, limit: int = MAX_SETTLED) -> bool:
+        if not self._context.kv.durable:
+            return False
+        settling = below(self._keys.settling, limit, keys_only=True)
+        (answer,) = await self._kv.read([settling])
+        more = await self._settler.settle([key for key, _ in answer.items], limit)
+        return more or answer.more
+
+    @retried
+    async def open_needs(self, ids: Sequence[str]) -> list[int]:
+        check_batch(len(ids))
+        keys, rows = self._keys, await self._context.rows(ids)
+        prefixes: dict[str, str] = {}
+        for id, (_, row) in rows.items():
+            thread = wait_of(row)
+            if thread is not None and thread.needs:
+                prefixes[id] = keys.needs(id, row.fence)
+        answers = await self._kv.read([below(prefix, 1, keys_only=True) for prefix in prefixes.values()])
+        counts = {id: answer.count for id, answer in zip(prefixes, answers, strict=True)}
+        return [counts.get(id, 0) for id in ids]
+
+
+def _parts(context: KVContext, key: str) -> tuple[str, str]:
+    """The instance of a key below `settle/`, and what is to be settled about it."""
+    id, _, what = key[len(context.keys.settling) :].partition("/")
+    return id, what
+
+
+def _state_of(entry: Entry) -> State | None:
+    number = number_of(entry.value)
+    return State(number) if number > 0 else None

@@ -1,0 +1,283 @@
+"""Durable bodies on the key-value engine: other calls in between, and ends of the process at any request.
+
+A parent has children, of which some need others. Each verb runs with an intruder before each of its requests, or is cut
+off at one of them. Then other nodes go on, and everything must end.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from peerjob.model.durable import Need, SignalAnswer, Step, Wait
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.record import Ack, Action, Claim, Held, NewChild, Record
+from peerjob.model.state import State
+from peerjob.store.base import Store
+from peerjob.store.kv.format.rows import decode_row
+from peerjob.store.kv.store import KVStore
+from peerjob.store.rules import FLOWS_LAYOUT, PARENT_ENDED
+from peerjob.testing.clock import VirtualClock
+from peerjob.testing.factories import Peer, outcome
+from support.counted import assert_counted
+from support.interleaving import Call, Scene
+from support.leftovers import leftovers_of
+
+pytestmark = pytest.mark.one_python
+
+
+class FlowScene(Scene):
+    """A parent that runs, with children: two that run, one that needs both, and one that needs that one."""
+
+    parent: Claim
+    first: Claim
+    second: Claim
+    needs: dict[str, tuple[Need, ...]]
+    node: Peer
+    """Holds all claims, through the store without interruptions."""
+
+    async def prepare(self) -> None:
+        for store in (self.store, self.other):
+            await store.require_layout(FLOWS_LAYOUT, "steps")
+        self.node = await self.join(self.other, "node")
+        await self.add(self.other, self.make.instance())
+        self.parent = await self.node.take_one()
+        one, two, three, four = self.make.instances(4)
+        self.needs = {
+            one.id: (),
+            two.id: (),
+            three.id: (Need(one.id, "completed"), Need(two.id)),
+            four.id: (Need(three.id),),
+        }
+        self.children = [NewChild(instance=new, needs=self.needs[new.id]) for new in (one, two, three, four)]
+        assert await self.spawn(self.other, self.children) == [False] * 4
+        self.first, self.second = await self.node.take()
+        self.ids += self.needs
+
+    async def spawn(self, store: KVStore, children: Sequence[NewChild]) -> list[bool] | None:
+        """Make children; the answer is which of them were known."""
+        answers = await store.spawn(self.node.incarnation, Held(self.parent.id, self.parent.fence), children)
+        return None if answers is None else [answer.repeated for answer in answers]
+
+    def peer(self, store: KVStore) -> Peer:
+        """The node, through another store."""
+        return Peer(store=store, info=self.node.info, make=self.make)
+
+    @property
+    def all_needs(self) -> tuple[Need, ...]:
+        return tuple(map(Need, self.needs))
+
+    async def end_all(self) -> None:
+        """Let a new node take all instances, each only when its needs are over; then all are final."""
+        added = await self.other.get(list(self.needs))
+        self.ids = [self.parent.id, *(record.id for record in added if record is not None)]
+        last = await self.join(self.open(), "last")
+        await last.store.require_layout(FLOWS_LAYOUT, "steps")
+        await last.store.leave(self.node.incarnation)
+        # a body that was cut off runs again, and makes the same children again
+        waited = (await self.record(self.parent.id)).wait is not None
+        for _ in range(20):
+            await self.settle(last.store)
+            claims = await last.take()
+            if not claims:
+                break
+            for claim in claims:
+                await self.assert_may_run(claim, waited=waited)
+                if claim.id == self.parent.id and not waited:
+                    again = Held(claim.id, claim.fence)
+                    assert await last.store.spawn(last.incarnation, again, self.children) is not None
+                    waited = True
+                    assert await last.suspend(claim, Wait(needs=True), needs=self.all_needs) is Ack.DONE
+                else:
+                    assert await last.end(claim) is Ack.DONE
+        await self.settle(last.store)
+        for id in self.ids:
+            record = await self.record(id)
+            assert record.state.is_final, record
+            assert sum(one.state.is_final for one in record.history) == 1
+        assert (await last.store.health()).settling == 0
+        assert_counted(self.data, "n")
+        await last.store.leave(last.incarnation)
+        await last.store.clear()
+        assert await leftovers_of(last.store) == []
+
+    async def assert_may_run(self, claim: Claim, *, waited: bool) -> None:
+        needs = self.needs.get(claim.id, self.all_needs if waited else ())
+        for need in needs:
+            entry = self.data.entries.get(f"n/state/{need.id}")
+            if entry is None:  # the parent needs a child that was not made
+                continue
+            row = decode_row(entry.value)
+            assert not row.keeps, (claim.id, row)
+            assert need.when == "ended" or row.state is State.COMPLETED, (claim.id, row)
+
+    async def record(self, id: str) -> Record:
+        (record,) = await self.other.get([id])
+        assert record is not None
+        return record
+
+    async def settle(self, store: Store) -> None:
+        for _ in range(1_000):
+            if not await store.settle():
+                return
+        raise AssertionError("settling does not end")
+
+
+Verb = Callable[[FlowScene, KVStore], Call]
+
+
+def suspending(scene: FlowScene, store: KVStore) -> Call:
+    wait = Wait(needs=True, signal="go")
+    return lambda: scene.peer(store).suspend(scene.parent, wait, needs=scene.all_needs, steps=(Step("a", b"1"),))
+
+
+def ending(scene: FlowScene, store: KVStore) -> Call:
+    return lambda: scene.peer(store).commit(outcome(scene.first), outcome(scene.second))
+
+
+def failing(scene: FlowScene, store: KVStore) -> Call:
+    return lambda: scene.peer(store).end(scene.first, Action.TERMINATE)
+
+
+def ending_the_second(scene: FlowScene, store: KVStore) -> Call:
+    return lambda: scene.peer(store).end(scene.second, Action.TIME_OUT)
+
+
+def completing_the_parent(scene: FlowScene, store: KVStore) -> Call:
+    return lambda: scene.peer(store).end(scene.parent)
+
+
+def spawning(scene: FlowScene, store: KVStore) -> Call:
+    """Makes further children, one of which needs others."""
+    one, two = scene.make.instances(2)
+    scene.needs |= {one.id: (), two.id: (Need(one.id), Need(scene.first.id), Need(scene.second.id))}
+    further = [NewChild(instance=one), NewChild(instance=two, needs=scene.needs[two.id])]
+    scene.children += further
+
+    async def spawn() -> None:
+        await scene.spawn(store, further)
+
+    return spawn
+
+
+def cancelling_the_parent(scene: FlowScene, store: KVStore) -> Call:
+    return lambda: store.cancel([scene.parent.id], request=scene.make.request())
+
+
+def cancelling_children(scene: FlowScene, store: KVStore) -> Call:
+    ids = [*scene.needs][1:]
+    return lambda: store.cancel(ids, request=scene.make.request())
+
+
+def leaving(scene: FlowScene, store: KVStore) -> Call:
+    return lambda: store.leave(scene.node.incarnation)
+
+
+def signalling(scene: FlowScene, store: KVStore) -> Call:
+    return lambda: store.signal(scene.parent.id, "go", b"1")
+
+
+def stepping(scene: FlowScene, store: KVStore) -> Call:
+    return lambda: scene.peer(store).report(scene.parent, steps=(Step("a", b"1"), Step("b", b"2")))
+
+
+VERBS: list[Verb] = [
+    suspending,
+    ending,
+    failing,
+    ending_the_second,
+    completing_the_parent,
+    spawning,
+    cancelling_the_parent,
+    cancelling_children,
+    leaving,
+    signalling,
+    stepping,
+]
+
+
+def pairs() -> list[pytest.ParameterSet]:
+    """Each verb with each intruder; `make test` has a third of them."""
+    rest = pytest.mark.matrix("two thirds of the pairs of verbs about flows")
+    return [
+        pytest.param(verb, intruder, marks=[rest] if (row + column) % 3 else [])
+        for row, verb in enumerate(VERBS)
+        for column, intruder in enumerate(VERBS)
+        # a body never makes children while it suspends
+        if verb is not intruder and {verb, intruder} != {spawning, suspending}
+    ]
+
+
+async def prepared(clock: VirtualClock) -> FlowScene:
+    scene = FlowScene(clock)
+    await scene.prepare()
+    return scene
+
+
+@pytest.mark.parametrize(("verb", "intruder"), pairs())
+async def test_any_call_may_come_between(clock: VirtualClock, verb: Verb, intruder: Verb) -> None:
+    for before in itertools.count():
+        scene = await prepared(clock)
+        call = verb(scene, scene.store)
+        scene.kv.let_in(intruder(scene, scene.other), before)
+        await call()
+        if scene.kv.waits:
+            assert before > 1
+            return
+        await scene.end_all()
+
+
+@pytest.mark.parametrize("applied", [False, True], ids=["lost request", "lost answer"])
+@pytest.mark.parametrize("suspends", [False, True], ids=["the parent runs", "the parent waits"])
+@pytest.mark.parametrize("verb", VERBS)
+async def test_it_may_be_cut_off_at_any_request(clock: VirtualClock, verb: Verb, suspends: bool, applied: bool) -> None:
+    for at in itertools.count():
+        scene = await prepared(clock)
+        call = verb(scene, scene.store)
+        if suspends and verb is not suspending:
+            await suspending(scene, scene.other)()
+        scene.kv.die(at, applied=applied)
+        with contextlib.suppress(StoreUnavailableError):
+            await call()
+        if not scene.kv.died:
+            assert at > 0
+            return
+        await scene.end_all()
+
+
+async def test_a_step_and_a_signal_under_one_name_keep_one_value(clock: VirtualClock) -> None:
+    """A wait that times out and a signal come at once: one of them has the name, and both learn it."""
+    for before in itertools.count():
+        scene = await prepared(clock)
+        answers: list[SignalAnswer] = []
+
+        async def signal(scene: FlowScene = scene, answers: list[SignalAnswer] = answers) -> None:
+            answers.append(await scene.other.signal(scene.parent.id, "go", b"signal"))
+
+        scene.kv.let_in(signal, before)
+        ack = await scene.peer(scene.store).report(scene.parent, steps=(Step("!go", b"timeout"),))
+        (step,) = (await scene.other.steps(scene.parent.id)).steps
+        if scene.kv.waits:
+            assert ack is Ack.DONE
+            return
+        won = answers == [SignalAnswer.ACCEPTED]
+        assert (ack, step.value) == ((Ack.TAKEN, b"signal") if won else (Ack.DONE, b"timeout"))
+
+
+async def test_children_that_are_left_are_cancelled_in_bounded_steps(clock: VirtualClock) -> None:
+    scene = await prepared(clock)
+    children = [NewChild(instance=new) for new in scene.make.instances(300)]
+    for at in range(0, len(children), 150):
+        await scene.spawn(scene.other, children[at : at + 150])
+    await scene.node.end(scene.parent)
+    assert "settle" in [hint.what for hint in await scene.node.store.next_hints(scene.node.incarnation, 0)]
+    assert (await scene.node.renew()).settling is False, "a renewal learns the layout"
+    assert (await scene.node.renew()).settling is True
+    calls = 0
+    while await scene.other.settle():
+        calls += 1
+    assert 1 <= calls <= 4
+    assert (await scene.node.renew()).settling is False
+    record = await scene.record(children[-1].instance.id)
+    assert (record.state, record.history[-1].note) == (State.CANCELLED, PARENT_ENDED)
