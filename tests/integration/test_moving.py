@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from peerjob import (
+    INJECTED,
+    Context,
     Imported,
     Job,
     KeyLimit,
@@ -22,6 +24,7 @@ from peerjob import (
     NodeStateError,
     PayloadTooLargeError,
     Query,
+    Signal,
     State,
     StoreLimits,
     SystemClock,
@@ -375,3 +378,28 @@ async def test_a_node_that_joins_meanwhile_is_noticed(redis_url: str, namespace:
             redis_url, seen, namespace=f"{namespace}-new", on_progress=lambda done, _: told.append(done)
         )
     assert told[-1].instances == 30
+
+
+async def test_an_export_that_would_lose_a_wait_is_refused(redis_url: str, namespace: str) -> None:
+    async def body(context: Context = INJECTED) -> None:
+        await context.wait_for(Signal("approval", bool))
+
+    job = Job("waits", body)
+    async with Node(redis_url, jobs=[job], namespace=namespace) as node:
+        waiting = await node.schedule(job)
+        given = await node.schedule(job.with_options(after="1h"))
+        await node.signal(given, "other", 1)
+        await node.schedule(job.with_options(after="1h"))
+        async with asyncio.timeout(20):
+            await until(lambda: _waits(node, waiting.id))
+    lines = export_namespace(redis_url, namespace=namespace)
+    with pytest.raises(
+        NodeStateError, match="has 2 unfinished instances with steps, signals, children or a wait"
+    ) as raised:
+        await anext(lines)
+    assert waiting.id in str(raised.value)
+    assert given.id in str(raised.value)
+
+
+async def _waits(node: Node, id: str) -> bool:
+    return (await node.lookup_instance(id)).waits_for is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from peerjob.model.arguments import typed_except_secrets
@@ -17,6 +18,9 @@ from peerjob.version import __version__
 
 from .lines import FORMAT, MAX_LINE, End, Header, MovedInstance, MovedSchedule, line_of, opened
 
+MAX_ASKED = 32
+"""Most instances whose steps are asked for at the same time."""
+
 
 @typed_except_secrets("store")
 async def export_namespace(
@@ -26,10 +30,12 @@ async def export_namespace(
 
     Raises NodeStateError if a node of the namespace is alive at the beginning or at the end, since it claims jobs,
     fires schedules or takes new jobs, and if a node that has left again changed a schedule or the number of instances
-    in a state. An instance that ran on a dead node is exported as queued, with one more loss.
+    in a state. Raises it also for unfinished instances with steps, signals, children or a wait, which an export does
+    not have. An instance that ran on a dead node is exported as queued, with one more loss.
     """
     async with opened(store, namespace, clock) as source:
         await _check_no_node(source, namespace)
+        await _check_none_durable(source, namespace)
         # before the first read, so that the end of the export shows each change since then
         health = await source.health()
         rows, revision = await _schedules(source)
@@ -71,6 +77,37 @@ async def _check_no_node(store: Store, namespace: str) -> None:
             f"namespace {namespace!r} at {store.url} is in use by {', '.join(alive[:5])}{more}: stop all its nodes, "
             "and after a kill wait for the end of the lease (5 s by default)"
         )
+
+
+async def _check_none_durable(store: Store, namespace: str) -> None:
+    """Raise NodeStateError if an unfinished instance has what an export would lose."""
+    durable: list[str] = []
+    query = Query(state=State.CREATED | State.ACTIVE, limit=MAX_BATCH)
+    while True:
+        page = await store.lookup(query)
+        for at in range(0, len(page.records), MAX_ASKED):
+            part = page.records[at : at + MAX_ASKED]
+            answers = await asyncio.gather(*(_is_durable(store, record) for record in part))
+            durable += [record.id for record, is_durable in zip(part, answers, strict=True) if is_durable]
+        if page.cursor is None:
+            break
+        query = query.at(page.cursor)
+    if durable:
+        more = f" and {len(durable) - 5:,} more" if len(durable) > 5 else ""
+        raise NodeStateError(
+            f"namespace {namespace!r} at {store.url} has {len(durable):,} unfinished instances with steps, signals, "
+            f"children or a wait, which an export would lose: {', '.join(durable[:5])}{more}. Start a node and let them "
+            "end, or cancel them; `jobctl show UUID` shows what they wait for"
+        )
+
+
+async def _is_durable(store: Store, record: Record) -> bool:
+    if record.parent or record.open or record.wait is not None:
+        return True
+    if (await store.steps(record.id)).steps:
+        return True
+    # only a body makes children
+    return bool(record.fence and (await store.lookup(Query(parent=record.id, limit=1))).records)
 
 
 async def _check_unchanged(store: Store, namespace: str, before: Health, revision: int) -> None:
