@@ -8,6 +8,9 @@ from typing import Any
 
 import msgspec
 
+from .bounds import check_json
+from .errors import OptionError
+
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _EASY = frozenset({int, str, bool, type(None)})
 """Types that JSON has too, except for integers with too many digits and text with a lone surrogate."""
@@ -74,3 +77,12 @@ def _key(key: Any) -> str:
 
 def _name(value: object) -> str:
     return type(value).__qualname__
+
+
+def json_value(text: str) -> Any:
+    """The value in a JSON text of a user; raises OptionError, which does not show the text."""
+    try:
+        check_json(text)
+        return msgspec.json.decode(text)
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        raise OptionError("value", f"{len(text):,} characters", f'JSON, such as true or "text" ({error})') from None

@@ -96,8 +96,8 @@ async def _check_none_durable(store: Store, namespace: str) -> None:
         more = f" and {len(durable) - 5:,} more" if len(durable) > 5 else ""
         raise NodeStateError(
             f"namespace {namespace!r} at {store.url} has {len(durable):,} unfinished instances with steps, signals, "
-            f"children or a wait, which an export would lose: {', '.join(durable[:5])}{more}. Start a node and let them "
-            "end, or cancel them; `jobctl show UUID` shows what they wait for"
+            f"children or a wait, which an export would lose: {', '.join(durable[:5])}{more}. Start a node, and let "
+            "them end or cancel them; `jobctl show UUID` shows what they wait for"
         )
 
 

@@ -24,6 +24,7 @@ class Filters:
     kind: str = ""
     state: str = ""
     tag: str = ""
+    parent: str = ""
     id: str = ""
     after: str = ""
     before: str = ""
@@ -51,6 +52,7 @@ class Filters:
             uuid=self.id or None,
             state=self.state or None,
             tag=self.tag or None,
+            parent=self.parent or None,
             after=parse_time("after", self.after, now),
             before=parse_time("before", self.before, now),
             limit=ROWS,
@@ -67,7 +69,7 @@ class Filters:
         return " ".join(f"{name}={value}" for name, value in self.fields().items() if name != "order") or "all"
 
 
-FIELDS = ("kind", "state", "tag", "id", "after", "before", "error", "order")
+FIELDS = ("kind", "state", "tag", "parent", "id", "after", "before", "error", "order")
 
 
 def parse_time(option: str, text: str, now: datetime) -> datetime | None:

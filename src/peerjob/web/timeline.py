@@ -59,7 +59,7 @@ def timeline(history: Sequence[HistoryEntry], now: datetime) -> Markup:
         text = printable(part.label)
         drawn.append(
             Markup('<rect class="{}" x="{:.1f}" y="0" width="{:.1f}" height="{}"><title>{}</title></rect>').format(
-                _class(part.state), left, width, BAR, text
+                state_class(part.state), left, width, BAR, text
             )
         )
     label = "; ".join(printable(part.label) for part in parts[-10:])
@@ -74,11 +74,12 @@ def timeline(history: Sequence[HistoryEntry], now: datetime) -> Markup:
 def _legend(parts: Sequence[Stretch]) -> Markup:
     """The meaning of each color that the drawing has."""
     entry = Markup('<span class="cell {}"></span> {} ')
-    entries = [entry.format(name, COLORS[name]) for name in dict.fromkeys(_class(part.state) for part in parts)]
+    entries = [entry.format(name, COLORS[name]) for name in dict.fromkeys(state_class(part.state) for part in parts)]
     return Markup('<p class="legend">{}</p>').format(Markup("").join(entries))
 
 
-def _class(state: State) -> str:
+def state_class(state: State) -> str:
+    """The class of the color of a state in a drawing."""
     if state is State.PROCESSING:
         return "run"
     if state is State.COMPLETED:

@@ -12,8 +12,8 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 
-from peerjob.handles.instance import Instance
-from peerjob.handles.kind_scope import KindScope
+from peerjob.handles.instance import Instance, InstanceView
+from peerjob.handles.kind_scope import KindScope, kinds_of
 from peerjob.handles.manager import Manager
 from peerjob.model.clock import to_datetime, to_us
 from peerjob.model.errors import OptionError, UnknownInstanceError
@@ -131,6 +131,10 @@ class Visit(Links):
     def may_use(self, kind: str) -> bool:
         """Whether the sender may schedule a kind, and change its schedules: peerjob's own kinds need an admin."""
         return self.principal.rights.role >= Role.OPERATOR and self.scope.may_use(kind)
+
+    def may_repeat(self, instance: InstanceView) -> bool:
+        """Whether the sender may schedule an instance again: a flow needs the right to use the kind of each member."""
+        return all(map(self.may_use, kinds_of(instance)))
 
     # -- what the sender gave ----------------------------------------------------------------------------------------
 

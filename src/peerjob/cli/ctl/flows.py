@@ -11,9 +11,9 @@ import typer
 
 from peerjob.handles.instance import Instance
 from peerjob.model.errors import NodeStateError
+from peerjob.model.json_text import json_value
 from peerjob.model.query import Query
 from peerjob.remote.client.client import Client
-from peerjob.remote.wire.flows import json_value
 
 from . import tables
 from .commands import ClientSession, verb

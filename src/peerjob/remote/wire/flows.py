@@ -7,13 +7,12 @@ from typing import Any, cast
 
 import msgspec
 
-from peerjob.model.bounds import check_json
 from peerjob.model.codec import decode_kept, encode_value
 from peerjob.model.durable import SIGNAL_MARK, Step, When
 from peerjob.model.errors import DecodeError, OptionError
 from peerjob.model.flow import MAX_MEMBERS, Flow, Member, MemberTaker
 from peerjob.model.job import Call, Job
-from peerjob.model.json_text import to_json
+from peerjob.model.json_text import json_value, to_json
 from peerjob.model.outputs import Ref
 from peerjob.model.step_values import shown_step
 from peerjob.proto.job.v1 import service_pb2 as pb
@@ -63,7 +62,7 @@ def flow_of(request: pb.ScheduleFlowRequest, find: Callable[[str], Job[..., Any,
 def _with_references(value: Any) -> Any:
     """The value with a reference in the place of each object such as `{"$output": 0}`."""
     if isinstance(value, list):
-        return [_with_references(item) for item in cast(list[Any], value)]
+        return [_with_references(item) for item in _items(value)]
     if not isinstance(value, dict):
         return value
     fields = cast(dict[str, Any], value)
@@ -72,6 +71,10 @@ def _with_references(value: Any) -> Any:
         if key in _REFERENCES and type(number) is int and number >= 0:
             return Ref(number, _REFERENCES[key])
     return {key: _with_references(item) for key, item in fields.items()}
+
+
+def _items(value: Any) -> list[Any]:
+    return value  # type: ignore[no-any-return]  # pyright sees a list of unknown items after isinstance()
 
 
 def signal_value(request: pb.SignalRequest) -> Any:
@@ -85,15 +88,6 @@ def signal_value(request: pb.SignalRequest) -> Any:
             size = f"{len(request.encoded_value):,} bytes"
             raise OptionError("encoded_value", size, f"MessagePack of peerjob ({error})") from None
     return json_value(request.json_value)
-
-
-def json_value(text: str) -> Any:
-    """The value in a JSON text of a user; raises OptionError, which does not show the text."""
-    try:
-        check_json(text)
-        return msgspec.json.decode(text)
-    except (ValueError, ArithmeticError, RecursionError) as error:
-        raise OptionError("value", f"{len(text):,} characters", f'JSON, such as true or "text" ({error})') from None
 
 
 def step_message(step: Step) -> pb.Step:

@@ -16,9 +16,10 @@ from peerjob.handles.entries import HistoryEntry, LogEntry
 from peerjob.handles.instance import Instance
 from peerjob.handles.observing import observe
 from peerjob.handles.reasons import why_instance
-from peerjob.model.errors import DecodeError, OptionError, UnknownInstanceError
+from peerjob.model.errors import DecodeError, OptionError, RemoteError, UnknownInstanceError
 from peerjob.model.printable import printable
 from peerjob.model.state import Level, State
+from peerjob.web.children import children_of
 from peerjob.web.durations import took
 from peerjob.web.feeds import MAX_LINES, Chunk, Feed
 from peerjob.web.links import Links
@@ -28,7 +29,7 @@ from peerjob.web.patience import ABSENT, PATIENCE, describe_absence
 from peerjob.web.rendering import ago, due
 from peerjob.web.samples import INTERVAL
 from peerjob.web.timeline import timeline
-from peerjob.web.values import arguments_text, result_text, shown_value, traceback_text
+from peerjob.web.values import ShownValue, arguments_text, pretty, result_text, shown_value, traceback_text
 from peerjob.web.visit import Shown, Visit
 
 MAX_BEFORE = 500
@@ -63,6 +64,8 @@ async def instance(visit: Visit) -> Shown:
         parts=_parts(visit, instance, await _reasons(visit, instance)),
         arguments=shown_value(arguments_text(instance)),
         chain=await _chain(visit, instance),
+        steps=await _steps(visit, instance),
+        children=await children_of(visit, instance),
         lines=list(filter(wanted, lines)),
         older=max(0, count - len(lines)),
         levels=LEVELS,
@@ -135,6 +138,15 @@ async def _chain(visit: Visit, instance: Instance[Any]) -> list[tuple[str, str]]
         chain.append((instance.id, str(instance.state)))
         old = _repeated(instance)
     return chain
+
+
+async def _steps(visit: Visit, instance: Instance[Any]) -> list[tuple[str, ShownValue]]:
+    """The steps and signals, with their values as text."""
+    try:
+        steps = await visit.manager.steps(instance)
+    except RemoteError:  # a node of an older release knows no steps
+        return []
+    return [(name, shown_value(pretty(value))) for name, value in steps.items()]
 
 
 def _repeated(instance: Instance[Any]) -> UUID | None:

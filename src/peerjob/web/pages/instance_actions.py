@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from peerjob.handles.instance import Instance
+from peerjob.handles.kind_scope import kinds_of
 from peerjob.model.errors import (
     ArgumentError,
     NodeStateError,
@@ -18,7 +19,7 @@ from peerjob.model.errors import (
 )
 from peerjob.model.ids import checked_id
 from peerjob.model.job import Job
-from peerjob.model.json_text import to_json
+from peerjob.model.json_text import json_value, to_json
 from peerjob.model.printable import printable_json
 from peerjob.model.rights import Role
 from peerjob.model.secret import MASK
@@ -51,11 +52,26 @@ async def run_now(visit: Visit) -> Done:
     return Done(to=visit.url(f"/instances/{id}"), notice="Due now." if moved else "The instance was due already.")
 
 
+async def signal(visit: Visit) -> Done:
+    """Give the instance the value of a signal, as JSON."""
+    id, name, text = _id(visit), visit.need("name"), visit.need("value")
+    visit.act.criteria = f"uuid={id} name={name}"
+    try:
+        accepted = await visit.manager.signal(id, name, json_value(text))
+    except NodeStoppedError:
+        raise
+    except NodeStateError as error:
+        raise RefusedError(409, f"{error}.") from None
+    visit.act.count = int(accepted)
+    notice = "The signal has its value." if accepted else "The signal has another value, or its wait has timed out."
+    return Done(to=visit.url(f"/instances/{id}"), notice=notice)
+
+
 async def retry(visit: Visit) -> Done:
     """Schedule an instance again, as it was."""
     id = _id(visit)
     instance = await visit.manager.lookup_instance(id)
-    await visit.check_runs(instance.kind)
+    await visit.scope.check_runs(visit.manager, kinds_of(instance))
     if not instance.state.is_final:
         raise RefusedError(409, f"The instance is {instance.state}; only a final one is retried.")
     made = await visit.manager.retry_instance(id, id=await visit.repeat_id())
@@ -144,6 +160,7 @@ def _id(visit: Visit) -> str:
 ROUTES = (
     action("/instance/cancel", cancel, verb="CancelInstance"),
     action("/instance/run-now", run_now, verb="RunNow"),
+    action("/instance/signal", signal, verb="Signal"),
     action("/instance/retry", retry, verb="RetryInstance", adds=True),
     page("/instance/again", ask_again, role=Role.OPERATOR),
     action("/instance/again", again, verb="ScheduleJob", adds=True),
