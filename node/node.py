@@ -43,6 +43,7 @@ from .observe.observer import Observer, log_listener_failure
 from .observe.probes import Probe, ProbeAnswer, answer_probe
 from .observe.tracing import ClaimLoopSpans, make_tracing
 from .runtime import NodeRuntime
+from .work.durable_run import ChildCalls
 from .work.outbox import Relay
 
 if TYPE_CHECKING:
@@ -231,6 +232,7 @@ class Node(NodeInstanceManager, NodeFlowManager, NodeScheduleManager, NodeCluste
             farewell=self._farewell if self._given_store else None,
             audit_trail=self.audit_trail,
             relay=self.outbox,
+            child_calls=ChildCalls(self._new_instances, self._children_made, self.read_result),
         )
         self._runtime = runtime
         self._process = os.getpid()

@@ -20,6 +20,7 @@ from peerjob.cluster.lease import Lease
 from peerjob.cluster.recovery import Reaper
 from peerjob.cluster.retention import RetentionRole
 from peerjob.cluster.role import BackgroundRole
+from peerjob.cluster.settling import SettlingRole
 from peerjob.handles.job_log import CaptureHandler
 from peerjob.handles.manager import Manager
 from peerjob.model.clock import Clock
@@ -51,7 +52,7 @@ from .observe.tracing import TracedRunner
 from .work.changes import ChangeListener, HintRouter
 from .work.claim_loop import ClaimLoop
 from .work.context_backend import NodeContextBackend
-from .work.durable_run import NodeDurableRun
+from .work.durable_run import ChildCalls, NodeDurableRun
 from .work.failure_log import FailureLog
 from .work.hint_wait import HintWait
 from .work.in_flight import InFlight
@@ -101,6 +102,7 @@ class NodeRuntime:
         farewell: Callable[[str], Awaitable[None]] | None = None,
         audit_trail: AuditTrail,
         relay: Relay | None = None,
+        child_calls: ChildCalls,
     ) -> None:
         self._store = store
         self.direct_calls = None if clock.virtual else direct_calls_of(store)
@@ -146,7 +148,9 @@ class NodeRuntime:
             name,
             store,
             manager,
-            lambda run, context, state: NodeDurableRun(run, context, state, store, unsent, executor),
+            lambda run, context, state: NodeDurableRun(
+                run, context, state, store, unsent, executor, self.records, child_calls
+            ),
         )
         prefetch = Prefetch()
         runner = InstanceRunner(
@@ -189,14 +193,17 @@ class NodeRuntime:
             on_made=self.changes.made, on_fired=self.changes.fired,
         )  # fmt: skip
         self._reaper = Reaper(clock=clock, store=store, lease=self.lease, on_reaped=self.changes.reaped)
+        self._settler = SettlingRole(clock=clock, store=store, lease=self.lease)
         router = HintRouter(
-            clock, hint_wait, waker, self.lease, self.waiters, self.watchers, self.election, self._cron, self._reaper
-        )
+            clock, hint_wait, waker, self.lease, self.waiters, self.watchers, self.election, self._cron, self._reaper,
+            self._settler,
+        )  # fmt: skip
         self.roles: tuple[BackgroundRole, ...] = (
             router,
             self.waiters,
             self.watchers,
             self._reaper,
+            self._settler,
             RetentionRole(clock=clock, store=store, is_leader=lambda: self.election.is_leader),
             self.catalogue,
             self.log_lines,
@@ -411,6 +418,8 @@ class NodeRuntime:
         if has_changed or not (self._is_shown or self._showing.locked()):
             self._spawn(self._show())
         self._reaper.renewed(reply.reap_in_us)
+        if reply.settling:
+            self._settler.renewed()
         self.claim_loop.renewed(reply.work_due)
         if self.pool.waiting:
             self.pool.dispatch()

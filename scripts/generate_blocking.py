@@ -18,7 +18,7 @@ ASYNC_ONLY = {
     *("durable_run", "interrupted_by", "log_line", "serves", "sleep", "wait_final"),
 }
 """Methods of the asynchronous classes for which no blocking method is generated."""
-LONG = {"drain", "result", "suspend", "wait", "wait_for"}
+LONG = {"call", "drain", "ended", "map", "result", "start", "suspend", "wait", "wait_for"}
 """Verbs that wait for jobs; a cancellation of the calling job ends the wait."""
 ON_LOOP = {"register", "unregister"}
 """Synchronous functions that must run on the event loop of the manager."""
@@ -30,9 +30,9 @@ DIRECT = {
 """Method of a manager → the call of `BlockingCalls` that can do it without the event loop."""
 ON_INSTANCE = {"refresh": "refresh", "wait": "wait_final", "result": "result"}
 """Method of an instance → the method of `BlockingCalls` with that instance as its first argument."""
-IN_THREAD = {"step": "run_step"}
-"""Method of a context → the function of `blocking_steps` that calls the function of the user in the present thread."""
-HANDLE = r"\b(FlowInstance|Instance|Schedule)\b"
+IN_THREAD = {"step": "run_step", "gather": "gather_children"}
+"""Method of a context → the function of `blocking_steps` that does it."""
+HANDLE = r"\b(FlowInstance|Instance|Schedule|Child)\b"
 """The classes in annotations that have a blocking twin."""
 WITHOUT = {"watch": {"on_begin"}}
 """Method → parameters that the blocking method lacks. Docstring lines that name these parameters are left out."""
@@ -54,6 +54,7 @@ from typing_extensions import TypeVar
 from peerjob.model.activity import Activity
 from peerjob.model.audit import AuditRecord
 from peerjob.model.durations import Duration
+from peerjob.model.ended import Ended
 from peerjob.model.firing import Leader
 from peerjob.model.flow import Flow
 from peerjob.model.injected import Injectable, Injection
@@ -67,9 +68,11 @@ from peerjob.model.stored_limit import KeyLimitView, LimitView
 from peerjob.model.worker import Worker
 
 from .blocking_calls import BlockingCalls
+from .blocking_child import BlockingChild
 from .blocking_flows import BlockingFlowInstance
 from .blocking_handles import BlockingInstance, BlockingSchedule
-from .blocking_steps import DetachedCalls, run_step
+from .blocking_steps import DetachedCalls, gather_children, run_step
+from .child import Child
 from .context import Context, Reason
 from .entries import HistoryEntry, LogEntry
 from .instance import Event, Instance, InstanceView
@@ -172,8 +175,49 @@ class BlockingVerbs(BlockingCalls):
         bases=("signalling.Signalling",),
     ),
     Twin(
+        source="Child",
+        begin='''
+class BlockingChild(Generic[R_co]):
+    """A child whose verbs block; made by a BlockingContext."""
+
+    __slots__ = ("_child", "_manager")
+
+    def __init__(self, manager: BlockingCalls, child: Child[R_co]) -> None:
+        self._manager = manager
+        self._child = child
+
+    def __repr__(self) -> str:
+        return f"<BlockingChild {self.name!r} {self.id}>"
+
+    @property
+    def child(self) -> Child[R_co]:
+        """The child with the asynchronous verbs."""
+        return self._child
+
+    @property
+    def name(self) -> str:
+        """The name that the body gave it."""
+        return self._child.name
+
+    @property
+    def id(self) -> str:
+        """The id of the instance."""
+        return self._child.id
+''',
+        manager="self._manager",
+        target="self._child",
+        without=("result_of",),
+    ),
+    Twin(
         source="Context",
         begin='''
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+E = TypeVar("E")
+
+
 class BlockingContext(Injectable):
     """The run of one instance, for a body that runs in a thread. Annotate a parameter to get it.
 
@@ -230,7 +274,7 @@ class BlockingContext(Injectable):
 ''',
         manager="self._manager",
         target="self._context",
-        bases=("durable_verbs.DurableVerbs",),
+        bases=("durable_verbs.DurableVerbs", "child_verbs.ChildVerbs"),
         properties=("detached", "worker", "deadline", "nominal_at", "cancelled", "reason"),
         without=("cancel", "current"),
     ),
@@ -240,6 +284,7 @@ class BlockingContext(Injectable):
 FILES = {
     "blocking.py": ("Manager",),
     "blocking_handles.py": ("Instance", "Schedule"),
+    "blocking_child.py": ("Child",),
     "blocking_context.py": ("Context",),
 }
 """File → the asynchronous classes whose twins it has."""
@@ -264,7 +309,7 @@ def made(name: str) -> tuple[str, str]:
     """A file with its text: without the imports that its twins do not need."""
     twins = [twin for twin in TWINS if twin.source in FILES[name]]
     header = HEADER.format(classes=" and ".join(f"`{twin.source}`" for twin in twins))
-    header = header.replace(f"from .{name.removesuffix('.py')} import BlockingInstance, BlockingSchedule\n", "")
+    header = re.sub(rf"^from \.{name.removesuffix('.py')} import .*\n", "", header, flags=re.MULTILINE)
     text = header + "".join(f"\n{twin.begin}{methods(twin)}" for twin in twins)
     ruff = str(Path(sys.executable).with_name("ruff"))
     for step in (["check", "--fix-only", "--select", "F401", "--quiet"], ["format"]):
@@ -321,7 +366,10 @@ def twin_of(method: ast.FunctionDef | ast.AsyncFunctionDef, twin: Twin) -> str:
     )
     assert method.returns is not None
     returned = ast.unparse(method.returns)
-    head = f"def {method.name}({ast.unparse(parameters)}) -> {blocking_type(returned)}:"
+    taken = ast.unparse(parameters)
+    if twin.source == "Context":  # what the verbs of a context take was made by the same context
+        taken = blocking_type(taken)
+    head = f"def {method.name}({taken}) -> {blocking_type(returned)}:"
     if "overload" in names(method):
         return f"    @overload\n    {head} ...\n"
     lines = (ast.get_docstring(method, clean=False) or "").splitlines()
@@ -363,8 +411,8 @@ def statements(method: ast.FunctionDef | ast.AsyncFunctionDef, twin: Twin, retur
 
 def converted(returned: str, value: str, twin: Twin) -> str:
     """The expression for blocking handles instead of asynchronous ones."""
-    made, item = ("BlockingSchedule", "schedule") if "Schedule" in returned else ("BlockingInstance", "instance")
-    made = "BlockingFlowInstance" if "FlowInstance" in returned else made
+    name = next((name for name in ("Schedule", "Child", "FlowInstance") if name in returned), "Instance")
+    made, item = f"Blocking{name}", "instance" if "Instance" in name else name.lower()
     if returned.startswith(("list", "Page")):
         return f"[{made}({twin.manager}, {item}) for {item} in {value}]"
     return f"{made}({twin.manager}, {value})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, Any, cast
 from uuid import UUID
 
 from msgspec import structs
@@ -32,7 +32,7 @@ from peerjob.model.ids import checked_new_id
 from peerjob.model.injected import INJECTED
 from peerjob.model.job import Call, flow_job
 from peerjob.model.query import Query
-from peerjob.model.record import MAX_BATCH, Enqueued, NewChild, NewInstance, Record
+from peerjob.model.record import MAX_BATCH, NewChild, NewInstance
 from peerjob.model.secret import Secret
 from peerjob.model.spec import Spec, encode
 from peerjob.model.state import State
@@ -87,13 +87,6 @@ class NodeFlowManager(NodeRetryManager):
         return await self._open_store().steps(id, cursor=cursor)
 
 
-class FlowRun(DurableRun, Protocol):
-    """What the body of a flow needs of a durable run."""
-
-    async def spawn(self, children: Sequence[NewChild]) -> list[Enqueued]: ...
-    async def over(self, ids: Sequence[str]) -> list[Record]: ...
-
-
 # -- the body ----------------------------------------------------------------------------------------------------
 
 
@@ -107,7 +100,7 @@ async def run_flow(
 ) -> None:
     """Make the members of a flow, wait until all are over, and end as they did."""
     node, members = cast(NodeFlowManager, manager), decode_graph(graph)
-    run = cast(FlowRun, context.durable_run("a flow"))
+    run = context.durable_run("a flow")
     old = instance.retry_of
     if old is not None:
         await _keep_results(run, node._open_store(), str(old), members)  # pyright: ignore[reportPrivateUsage]

@@ -137,7 +137,7 @@ class NodeInstanceManager(NodeJobManager):
 
     async def count(self, query: Query | None = None) -> int:
         store, query = self._open_store(), query or Query()
-        if query.id is None and query.tag is None and query.before is None and query.after is None:
+        if (query.id, query.tag, query.parent, query.before, query.after) == (None,) * 5:
             return Stats(counts=(await store.health()).counts).total(query.states, query.kind)
         total, cursor = 0, None
         while True:

@@ -338,9 +338,7 @@ class NodeJobManager(Manager):
 
     async def _add_many(self, calls: Sequence[Call[R]], ids: Sequence[str]) -> list[Instance[R]]:
         runtime = self._need_runtime()
-        new = await self._made(calls, self._call_encoder.new)
-        self._adopt({id(call.job): call.job for call in calls}.values())
-        await self._admit({instance.kind for instance in new})
+        new = await self._new_instances(calls)
         if ids:
             new = [structs.replace(instance, id=id) for instance, id in zip(new, ids, strict=True)]
         answers = await runtime.enqueuer.add_many(new)
@@ -362,6 +360,19 @@ class NodeJobManager(Manager):
             else:
                 raise UnknownInstanceError(answer.id)
         return instances
+
+    async def _new_instances(self, calls: Sequence[Call[Any]]) -> list[NewInstance]:
+        """Check calls, and make the instances to store, for the children of a body."""
+        new = await self._made(calls, self._call_encoder.new)
+        self._adopt({id(call.job): call.job for call in calls}.values())
+        await self._admit({instance.kind for instance in new})
+        return new
+
+    def _children_made(self, instances: Sequence[NewInstance]) -> None:
+        """Call the processors of children that this node has stored."""
+        changes = self._need_runtime().changes
+        for instance in instances:
+            changes.made(instance)
 
     def _stored_before(self, new: NewInstance, record: Record | None, job: Job[..., Any, Any] | None) -> Instance[Any]:
         """The instance that the store had under the id of `new`; `record` is what the store has now.

@@ -16,13 +16,14 @@ from peerjob.cluster.election import Election
 from peerjob.cluster.lease import Lease
 from peerjob.cluster.recovery import Reaper
 from peerjob.cluster.role import BackgroundRole
+from peerjob.cluster.settling import SettlingRole
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreError
 from peerjob.model.firing import Fire, FireRecord
 from peerjob.model.job import Job
-from peerjob.model.record import FINAL_STATE, Action, NewInstance, Outcome, Reaped, Record
+from peerjob.model.record import FINAL_STATE, Action, Hint, NewInstance, Outcome, Reaped, Record
 from peerjob.model.spec import decode_spec
 from peerjob.model.state import State
 from peerjob.node.body.registry import Registry
@@ -231,6 +232,7 @@ class HintRouter(BackgroundRole):
         election: Election,
         cron: CronRole,
         reaper: Reaper,
+        settler: SettlingRole,
     ) -> None:
         super().__init__(clock)
         self._hint_wait = hint_wait
@@ -241,6 +243,7 @@ class HintRouter(BackgroundRole):
         self._election = election
         self._cron = cron
         self._reaper = reaper
+        self._settler = settler
 
     async def run(self) -> None:
         while True:
@@ -253,22 +256,27 @@ class HintRouter(BackgroundRole):
                 self._cron.changed()
                 raise
             for hint in hints:
-                match hint.what:
-                    case "work":
-                        self._waker.hint()
-                    case "cancel":
-                        self._lease.renew_soon()
-                    case "final":
-                        self._waiters.ended(hint.id)
-                    case "change":
-                        self._watchers.changed(hint.id)
-                    case "schedule":
-                        self._cron.changed()
-                    case "leader":
-                        self._election.soon()
-                    case "dead":
-                        self._reaper.soon()
-                    case _:
-                        pass  # a later version of peerjob can send hints that this version does not know
+                self._pass_on(hint)
             if hints:
                 await asyncio.sleep(0)  # let the claim loop send its claim before this role asks for hints again
+
+    def _pass_on(self, hint: Hint) -> None:
+        match hint.what:
+            case "work":
+                self._waker.hint()
+            case "cancel":
+                self._lease.renew_soon()
+            case "final":
+                self._waiters.ended(hint.id)
+            case "change":
+                self._watchers.changed(hint.id)
+            case "schedule":
+                self._cron.changed()
+            case "leader":
+                self._election.soon()
+            case "dead":
+                self._reaper.soon()
+            case "settle":
+                self._settler.soon()
+            case _:
+                pass  # a later version of peerjob can send hints that this version does not know

@@ -1,26 +1,20 @@
-"""The durable verbs of one run: its steps and its waits."""
+"""The durable verbs of one run: its waits and its children, beside its steps."""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import functools
-import inspect
-from collections.abc import Callable
-from itertools import count
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from msgspec import structs
 
 from peerjob.handles.context import Context
-from peerjob.handles.durable_run import StepSlot, inside_step
-from peerjob.handles.job_log import instance_logger
-from peerjob.model.codec import encode_value
+from peerjob.handles.durable_run import inside_step
+from peerjob.model.child_call import check_child
 from peerjob.model.durable import (
-    MAX_ALL_STEP_BYTES,
+    MAX_NEEDS_CALL,
     MAX_SIGNALS,
-    MAX_STEP_BYTES,
-    MAX_STEP_NAME,
-    MAX_STEPS,
-    SIGNAL_MARK,
     Need,
     Step,
     Wait,
@@ -28,133 +22,61 @@ from peerjob.model.durable import (
 from peerjob.model.durable_errors import (
     SignalTimeout,
     StepLimitError,
-    StepNameError,
-    Suspended,
 )
 from peerjob.model.errors import (
     ArgumentError,
     DecodeError,
     NodeStateError,
-    OwnershipLost,
     ResultTypeError,
 )
-from peerjob.model.record import Ack
-from peerjob.model.signal import SignalSource, checked_step_name
-from peerjob.model.signature import analyse
-from peerjob.model.step_values import TIMED_OUT, decode_deadline, encode_deadline, wait_text
+from peerjob.model.ids import child_id
+from peerjob.model.job import Call, Job
+from peerjob.model.record import Held, NewChild, NewInstance, Record
+from peerjob.model.signal import SignalSource
+from peerjob.model.state import State
+from peerjob.model.step_values import TIMED_OUT, decode_deadline, encode_deadline
 from peerjob.node.body.executor import Executor
 from peerjob.node.body.typed_positions import ResultType
+from peerjob.node.manager.batches import RecordReader
 from peerjob.store.base import Store
-from peerjob.store.rules import FLOWS_LAYOUT
 
-from .durable_state import DurableState, Suspension, Write
+from .child_pages import pages_of
+from .durable_state import DurableState, Suspension
+from .durable_steps import RunSteps
 from .run import Run
 from .unsent_reports import UnsentReports
 
-T = TypeVar("T")
 
-WHAT = "durable steps"
-"""The reason for the layout, in its error."""
+@dataclass(frozen=True)
+class ChildCalls:
+    """What the manager of a node does with the calls of children."""
+
+    new_instances: Callable[[Sequence[Call[Any]]], Awaitable[list[NewInstance]]]
+    """Checks calls, and makes the instances to store; raises the errors of `schedule`."""
+    made: Callable[[Sequence[NewInstance]], None]
+    """Calls the processors of instances that this node has stored."""
+    read_result: Callable[[Record, Job[..., Any, Any]], Any]
 
 
-class NodeDurableRun:
-    """The steps and waits of a run. Its instance has each stored step in memory while the body runs."""
+class NodeDurableRun(RunSteps):
+    """The steps, waits and children of a run."""
 
     def __init__(
-        self, run: Run, context: Context, state: DurableState, store: Store, unsent: UnsentReports, executor: Executor
-    ) -> None:
-        self._run = run
-        self._context = context
-        self._state = state
-        self._store = store
-        self._unsent = unsent
-        self._executor = executor
-        self._steps: dict[str, bytes] = {}
-        self._bytes = 0
-        self._signals = 0
-        self._is_open = False
-        self._opening = asyncio.Lock()
-        self._names: set[str] = set()
-        """The names that this run has used."""
-        self._running = 0
-        """Steps of this run that have begun and are not kept yet."""
-        self._idle = asyncio.Event()
-
-    # -- steps -------------------------------------------------------------------------------------------------------
-
-    async def step(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        slot = await self.enter_step(name, function)
-        if slot.is_stored:
-            return slot.value
-        cancelled: list[asyncio.CancelledError] = []
-        try:
-            value = await self._call(name, function, args, kwargs, cancelled)
-        except BaseException:
-            self.leave_step(slot)
-            raise
-        kept = await self.keep_step(slot, value)
-        if cancelled:
-            raise asyncio.CancelledError(*cancelled[0].args)
-        return kept
-
-    async def enter_step(self, name: str, function: Callable[..., Any]) -> StepSlot:
-        self._use(name)
-        await self._open()
-        returns = _returns(function)
-        stored_name, data, value = self._find(name, lambda data: returns.decode(data, self._run.claim.id, name))
-        if data is not None:
-            return StepSlot(stored_name, function, is_stored=True, value=value)
-        self._refuse_if_suspended()
-        self._check_bounds(stored_name)
-        self._running += 1
-        return StepSlot(stored_name, function)
-
-    async def keep_step(self, slot: StepSlot, value: Any) -> Any:
-        returns = _returns(slot.function)
-        try:
-            data = returns.encode(value) or encode_value(None)
-            self._check_bounds(slot.name, len(data))
-            stored = await self._keep(Step(slot.name, data))
-        finally:
-            self.leave_step(slot)
-        return returns.decode(stored, self._run.claim.id, slot.name)
-
-    def leave_step(self, slot: StepSlot) -> None:
-        self._running -= 1
-        if not self._running:
-            self._idle.set()
-
-    async def keep(self, *steps: Step) -> None:
-        await self._open()
-        for step in steps:
-            self._check_bounds(step.name, len(step.value))
-            await self._keep(step)
-
-    async def kept(self, prefix: str = "") -> dict[str, bytes]:
-        await self._open()
-        return {name: data for name, data in self._steps.items() if name.startswith(prefix)}
-
-    async def _call(
         self,
-        name: str,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        cancelled: list[asyncio.CancelledError],
-    ) -> Any:
-        """Call the function of a step. A thread cannot be cancelled: `cancelled` then gets the cancellation."""
-        token = inside_step.set(name)
-        try:
-            if analyse(function).is_async:
-                return await function(*args, **kwargs)
-            variables = contextvars.copy_context()
-            result = await self._executor.call_in_thread(
-                lambda: variables.run(function, *args, **kwargs),
-                lambda: cancelled.append(asyncio.CancelledError(*filter(None, [self._context.cancel_reason]))),
-            )
-            return await result if inspect.isawaitable(result) else result
-        finally:
-            inside_step.reset(token)
+        run: Run,
+        context: Context,
+        state: DurableState,
+        store: Store,
+        unsent: UnsentReports,
+        executor: Executor,
+        records: RecordReader,
+        calls: ChildCalls,
+    ) -> None:
+        super().__init__(run, context, state, store, unsent, executor)
+        self._records = records
+        self._calls = calls
+        self._ended: dict[str, Record] = {}
+        """Children that this run has found over."""
 
     # -- waits -------------------------------------------------------------------------------------------------------
 
@@ -186,9 +108,12 @@ class NodeDurableRun:
             raise ArgumentError(claim.kind, [f"signal {name!r}{problem}" for problem in problems]) from error
 
     def _begin_wait(self, verb: str, name: str) -> None:
-        if (step := inside_step.get()) is not None:
-            raise NodeStateError(f"{verb}({name!r}) is called in step {step!r}; only the body itself can wait")
+        self._check_inside(verb, name)
         self._use(name)
+
+    def _check_inside(self, verb: str, what: str) -> None:
+        if (step := inside_step.get()) is not None:
+            raise NodeStateError(f"{verb}({what!r}) is called in step {step!r}; only the body itself can wait")
 
     def _deadline(self, name: str, delay_us: int) -> tuple[int, tuple[Step, ...]]:
         """When a wait ends; and the step that keeps the time, unless it is stored."""
@@ -211,133 +136,78 @@ class NodeDurableRun:
             self._state.suspension = suspension
         self._raise_suspended()
 
-    def _refuse_if_suspended(self) -> None:
-        if self._state.suspension is not None:
-            self._raise_suspended()
+    # -- children ----------------------------------------------------------------------------------------------------
 
-    def _raise_suspended(self) -> NoReturn:
-        assert self._state.suspension is not None
-        self._state.raised = Suspended(wait_text(self._state.suspension.wait))
-        raise self._state.raised
+    async def start(self, calls: Sequence[tuple[str, Call[Any]]]) -> list[str]:
+        for name, call in calls:
+            check_child(call, f"child {name!r}")
+        for name, _ in calls:
+            self._use(name)
+        await self._open()
+        parent = self._run.claim.id
+        ids = [child_id(parent, name) for name, _ in calls]
+        missing = await self._missing(ids)
+        new = [call for id, (_, call) in zip(ids, calls, strict=True) if id in missing]
+        made = await self._calls.new_instances(new) if new else []
+        named = [structs.replace(instance, id=id) for id, instance in zip(missing, made, strict=True)]
+        added = await self._spawn([NewChild(instance=instance) for instance in named])
+        self._calls.made([instance for instance in named if instance.id in added])
+        return ids
 
-    # -- names and limits --------------------------------------------------------------------------------------------
+    async def spawn(self, children: Sequence[NewChild]) -> None:
+        await self._open()
+        missing = await self._missing([child.instance.id for child in children])
+        await self._spawn([child for child in children if child.instance.id in missing])
 
-    def _use(self, name: str) -> None:
-        claim = self._run.claim
-        if self._run.ended:
-            raise NodeStateError(f"instance {claim.id}: {name!r} comes after the end of its run")
-        checked_step_name(name)
-        if name in self._names:
-            raise StepNameError(claim.id, name)
-        self._names.add(name)
+    async def over(self, ids: Sequence[str]) -> list[Record | None]:
+        await self._open()
+        self._check_inside("over", "a child")
+        known = await self._read_children([id for id in dict.fromkeys(ids) if id not in self._ended])
+        needs = [Need(id) for id in known if id not in self._ended]
+        if needs:
+            self._refuse_if_suspended()
+            while len(needs) > MAX_NEEDS_CALL:
+                await self._written((), tuple(needs[:MAX_NEEDS_CALL]))
+                needs = needs[MAX_NEEDS_CALL:]
+            await self._suspend(Suspension(Wait(needs=True), needs=tuple(needs)))
+        return [self._ended.get(id) for id in ids]
 
-    def _find(self, name: str, read: Callable[[bytes], T]) -> tuple[str, bytes | None, T | None]:
-        """The stored value of a name; or the name under which a new value is kept: a value that does not fit stays."""
-        stored_name = name
-        for number in count(2):
-            data = self._steps.get(stored_name)
-            if data is None:
-                return stored_name, None, None
-            try:
-                return stored_name, data, read(data)
-            except (DecodeError, ResultTypeError) as error:
-                stored_name = f"{name[: MAX_STEP_NAME - 8]}@{number}"
-                if stored_name not in self._steps:
-                    self._warn(name, stored_name, error)
-        raise AssertionError("the numbers end")
+    def read_result(self, record: Record, job: Job[..., Any, Any]) -> Any:
+        return self._calls.read_result(record, job)
 
-    def _warn(self, name: str, stored_name: str, error: Exception) -> None:
-        text = "instance %s of %r: the stored value of %r no longer fits, so it is made again, as %r: %s"
-        claim = self._run.claim
-        instance_logger(claim.id).warning(text, claim.id, claim.kind, name, stored_name, error)
+    async def _missing(self, ids: Sequence[str]) -> dict[str, None]:
+        """The ids of children, in order, that the store does not have whole. A first run has no children."""
+        missing = dict.fromkeys(ids)
+        if self._run.claim.linked:
+            for id, record in (await self._read_children(ids)).items():
+                if not record.open:
+                    del missing[id]
+        return missing
 
-    def _check_bounds(self, name: str, size: int = 0) -> None:
-        """Raise StepLimitError if a step with a value of this size is over a limit."""
-        reason = ""
-        if len(self._steps) - self._signals + (self._running if not size else 0) >= MAX_STEPS:
-            reason = f"the instance has {MAX_STEPS:,} steps"
-        elif size > MAX_STEP_BYTES:
-            reason = f"{size:,} bytes, over the limit of {MAX_STEP_BYTES:,} bytes"
-        elif self._bytes + size > MAX_ALL_STEP_BYTES or self._bytes >= MAX_ALL_STEP_BYTES:
-            reason = f"its steps have {self._bytes + size:,} bytes, over the limit of {MAX_ALL_STEP_BYTES:,} bytes"
-        if reason:
-            raise StepLimitError(self._run.claim.id, name, reason)
+    async def _read_children(self, ids: Sequence[str]) -> dict[str, Record]:
+        """The children that the store has."""
+        known = await self._records.find_many(ids)
+        self._ended.update((id, record) for id, record in known.items() if _is_over(record))
+        return known
 
-    # -- the store ---------------------------------------------------------------------------------------------------
-
-    async def _open(self) -> None:
-        """At the first verb of the run: see that the namespace has the layout, and read the steps."""
-        if self._is_open:
-            return
-        async with self._opening:
-            if not self._is_open:
-                await self._begin()
-                self._is_open = True
-
-    async def _begin(self) -> None:
-        await self._store.require_layout(FLOWS_LAYOUT, WHAT)
-        if self._run.claim.has_steps:
-            await self._read()
-
-    async def _read(self) -> None:
-        cursor = None
-        while True:
-            page = await self._store.steps(self._run.claim.id, cursor=cursor)
-            for step in page.steps:
-                self._remember(step)
-            cursor = page.cursor
-            if cursor is None:
-                return
-
-    def _remember(self, step: Step) -> None:
-        if step.name not in self._steps:
-            self._bytes += len(step.value)
-            self._signals += step.name.startswith(SIGNAL_MARK)
-        self._steps[step.name] = step.value
-
-    async def _keep(self, step: Step, *, alone: bool = False) -> bytes:
-        """Store a step, and return the value that its name has then: another one that was there first stays."""
-        while await self._written((step,), alone=alone) is Ack.TAKEN:
-            await self._read()
-            if step.name in self._steps:
-                break
-        else:
-            self._remember(step)
-        return self._steps[step.name]
-
-    async def _written(self, steps: tuple[Step, ...], needs: tuple[Need, ...] = (), *, alone: bool = False) -> Ack:
-        """The answer to a write: DONE or TAKEN. A cancelled body does not wait for it, but the runner does."""
-        ack = await self._write(steps, needs, alone=alone)
-        if ack is Ack.LOST:
-            raise OwnershipLost(
-                f"instance {self._run.claim.id} is not held under fence {self._run.claim.fence} any more"
-            )
-        if ack is Ack.CANCELLED:
-            raise asyncio.CancelledError("user")
-        return ack
-
-    async def _write(self, steps: tuple[Step, ...], needs: tuple[Need, ...], *, alone: bool) -> Ack:
-        write = Write(steps, needs, alone=alone)
-        self._unsent.write(self._run, self._state, write)
-        return await asyncio.shield(write.answer)
-
-    def _now_us(self) -> int:
-        """The time by the clock that decides about due times."""
-        passed = asyncio.get_running_loop().time() - self._run.claimed_at
-        return self._run.claim.at_us + round(passed * 1_000_000)
+    async def _spawn(self, children: Sequence[NewChild]) -> set[str]:
+        """Add children, and return the ids of those that an earlier call had not added."""
+        if children:
+            self._refuse_if_suspended()
+        run, added = self._run, set[str]()
+        for page in pages_of(children):
+            answers = await self._store.spawn(run.incarnation, Held(run.claim.id, run.claim.fence), page)
+            if answers is None:
+                run.lost = True
+                run.cancel("lost")
+                raise self._not_held()
+            added.update(answer.id for answer in answers if not answer.repeated)
+        return added
 
 
-def _returns(function: Callable[..., Any]) -> ResultType:
-    """The type of what a step returns; it is made once, because its converter takes long to make."""
-    try:
-        return _known_returns(function)
-    except TypeError:  # the callable has no hash
-        return ResultType(analyse(function).returns)
-
-
-@functools.lru_cache(maxsize=1024)
-def _known_returns(function: Callable[..., Any]) -> ResultType:
-    return ResultType(analyse(function).returns)
+def _is_over(record: Record) -> bool:
+    """Whether an instance is final without a body: a cancelled one has an owner while its body runs."""
+    return record.state.is_final and not (record.state is State.CANCELLED and record.owner)
 
 
 def _read_deadline(data: bytes) -> int:

@@ -4,9 +4,11 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from .handles.blocking_child import BlockingChild
 from .handles.blocking_context import BlockingContext
 from .handles.blocking_flows import BlockingFlowInstance
 from .handles.blocking_handles import BlockingInstance, BlockingSchedule
+from .handles.child import Child
 from .handles.context import Context
 from .handles.entries import HistoryEntry, LogEntry
 from .handles.flow_instance import FlowInstance
@@ -19,6 +21,7 @@ from .model.activity import Activity, Distribution, KindActivity
 from .model.audit import AuditRecord
 from .model.clock import Clock, SystemClock
 from .model.durable_errors import (
+    ChildFailed,
     NotRunningError,
     SignalTimeout,
     StepLimitError,
@@ -114,6 +117,7 @@ __all__ = [
     "AuthError",
     "Backfill",
     "Backoff",
+    "BlockingChild",
     "BlockingContext",
     "BlockingFlowInstance",
     "BlockingInstance",
@@ -121,6 +125,8 @@ __all__ = [
     "BlockingSchedule",
     "Call",
     "Capabilities",
+    "Child",
+    "ChildFailed",
     "Client",
     "ClientTls",
     "Clock",

@@ -36,7 +36,6 @@ def check(home: Path, code: str, name: str = "cluster/a.py") -> list[str]:
         ("for place in (): ...", "'place'"),
         ("kinds = [one for one in ()]", "'one'"),
         ("found = None", "'found'"),
-        ("class Child: ...", "'Child'"),
         ("# nobody reads it", "'nobody'"),
     ],
 )

@@ -240,7 +240,7 @@ async def test_exports_and_imports_refuse_wrong_types(name: str, value: object) 
 def test_each_public_constructor_is_in_the_table() -> None:
     made_by_peerjob = {
         *("Activity", "AuditRecord", "Backfill", "BlockingContext", "BlockingInstance", "BlockingManager"),
-        *("BlockingSchedule", "Call"),
+        *("BlockingChild", "BlockingSchedule", "Call", "Child"),
         *("Capabilities", "ClockChange", "Context", "Distribution", "ErrorInfo", "Event", "Explanation", "Finding"),
         *("FireEntry", "HistoryEntry", "Imported", "Instance", "KindActivity", "Leader", "LogEntry", "LogLine"),
         *("NodeInfo", "NodeStats", "NodeView", "Policy", "ProbeAnswer", "Progress", "RegisteredJob", "ResultPage"),

@@ -29,7 +29,8 @@ def run_step(
 
     A thread of its own could wait for ever: the threads of a node are as many as its workers.
     """
-    if analyse(function).is_async:
+    given: object = function
+    if not callable(given) or analyse(function).is_async:
         return calls.call_long(context.step(name, function, *args, **kwargs))
     slot = calls.call_long(_entered(context, name, function))
     if slot.is_stored:
@@ -45,6 +46,13 @@ def run_step(
     finally:
         inside_step.reset(token)
     return calls.call_long(_kept(context, slot, value))
+
+
+def gather_children(calls: BlockingCalls, context: Context, children: tuple[Any, ...]) -> tuple[Any, ...]:
+    """`Context.gather` for the children of a body in a thread."""
+    inner: list[Any] = [getattr(child, "child", child) for child in children]
+    gathered: tuple[Any, ...] = calls.call_long(context.gather(*inner))
+    return gathered
 
 
 async def _entered(context: Context, name: str, function: Callable[..., Any]) -> StepSlot:

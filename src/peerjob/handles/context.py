@@ -18,6 +18,7 @@ from peerjob.model.limits import MAX_LIMIT_NAME, checked_text
 from peerjob.model.printable import shown
 from peerjob.model.worker import Worker
 
+from .child_verbs import ChildVerbs
 from .durable_run import DurableRun
 from .durable_verbs import DurableVerbs
 from .instance import Instance
@@ -43,7 +44,7 @@ class ContextBackend(Protocol):
     def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> bool: ...
 
 
-class Context(DurableVerbs, Injectable):
+class Context(DurableVerbs, ChildVerbs, Injectable):
     """The run of one instance, seen from inside the job. Threads may use it.
 
     Annotate a parameter to get it, or call `Context.current()`.

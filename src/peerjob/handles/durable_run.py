@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from peerjob.model.durable import Step
+from peerjob.model.job import Call, Job
+from peerjob.model.record import NewChild, Record
 from peerjob.model.signal import SignalSource
 
 inside_step: contextvars.ContextVar[str | None] = contextvars.ContextVar("peerjob_step", default=None)
@@ -52,6 +54,28 @@ class DurableRun(Protocol):
 
     async def kept(self, prefix: str = "") -> dict[str, bytes]:
         """The stored steps and signals by stored name, as the node knows them."""
+        ...
+
+    async def start(self, calls: Sequence[tuple[str, Call[Any]]]) -> list[str]:
+        """Make a child of each name and call, unless it exists; returns their ids. All calls are checked first."""
+        ...
+
+    async def spawn(self, children: Sequence[NewChild]) -> None:
+        """Add children, in calls of the store as large as it takes. Those that exist do not change.
+
+        A child that others need comes before them. Raises OwnershipLost.
+        """
+        ...
+
+    async def over(self, ids: Sequence[str]) -> list[Record | None]:
+        """The records of children if all are over; None for one that is gone. Otherwise, wait until they are over.
+
+        Over: final, and no body runs any more. Raises Suspended to wait.
+        """
+        ...
+
+    def read_result(self, record: Record, job: Job[..., Any, Any]) -> Any:
+        """The result of a child that is Completed."""
         ...
 
     async def suspend(self, name: str, delay_us: int) -> None: ...

@@ -46,6 +46,9 @@ class DurableVerbs:
         step runs again, under its name with "@2". Raises StepNameError for a name that this run has used,
         StepLimitError, EncodeError for a result that cannot be stored, and OwnershipLost.
         """
+        given: object = function
+        if not callable(given):
+            raise OptionError("function", given, "a function, and its arguments after it")
         return await self.durable_run("step").step(name, function, args, kwargs)
 
     async def suspend(self, name: str, duration: Duration) -> None:

@@ -81,8 +81,8 @@ async def _limits(manager: Manager, instance: Instance[Any]) -> InstanceLimits:
 
 async def _children(manager: Manager, instance: Instance[Any]) -> tuple[int, int] | None:
     """How many children are not over, and how many there are; None unless the instance waits for children."""
-    if instance.record.wait is None or not instance.record.wait.needs:
-        return None
+    if instance.record.wait is None or not instance.record.wait.needs or not instance.fence:
+        return None  # one that never ran has no children: it needs other children of its parent
     unfinished = Query(parent=instance, state=State.CREATED | State.ACTIVE)
     return await manager.count(unfinished), await manager.count(Query(parent=instance))
 

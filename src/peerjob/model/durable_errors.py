@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .copied_error import CopiedError
 from .errors import NodeStateError, PeerjobError
+from .spec import ErrorInfo
 
 
 class NotRunningError(NodeStateError):
@@ -53,6 +54,23 @@ class SignalTimeout(PeerjobError, TimeoutError):
         self.uuid = uuid
         self.signal = signal
         super().__init__(f"instance {uuid}: the signal {signal!r} did not come in time")
+
+
+class ChildFailed(PeerjobError):
+    """A child that a body waited for did not complete; with the type, message and traceback of its error, if any.
+
+    All children that were waited for together are over.
+
+    Solution: Read the error of the child. To go on without its result, use `child.ended()`.
+    """
+
+    def __init__(self, uuid: str, child: str, end: str, error: ErrorInfo | None = None) -> None:
+        self.uuid = uuid
+        self.child = child
+        self.type = "" if error is None else error.type
+        self.message = "" if error is None else error.message
+        self.traceback = "" if error is None else error.traceback
+        super().__init__(f"child {child!r} ({uuid}) {end}" + (f": {error}" if error is not None else ""))
 
 
 class Suspended(CopiedError):

@@ -40,11 +40,11 @@ def shown_step(data: bytes) -> Any:
         return f"<{error}>"
 
 
-def wait_text(wait: Wait, of: str = "its children") -> str:
+def wait_text(wait: Wait, needs: str = "its children") -> str:
     """What an instance waits for, in words: "signal approval until 2026-11-30 12:00:00Z"."""
     parts = [f"signal {wait.signal}"] if wait.signal else []
     if wait.needs:
-        parts.append(of)
+        parts.append(needs)
     text = " or ".join(parts)
     if wait.until_us is None:
         return text
@@ -56,4 +56,7 @@ def waits_for(record: Record) -> str | None:
     """What an instance waits for, in words; None if it waits for nothing but its turn in the queue."""
     if record.open:
         return "its parent, which has not told all that it needs"
-    return None if record.wait is None else wait_text(record.wait)
+    if record.wait is None:
+        return None
+    # an instance that never ran has no children, so it is a child that needs others
+    return wait_text(record.wait, "its children" if record.fence else "other children of its parent")

@@ -25,7 +25,7 @@ from peerjob.model.clock import aware_us
 from peerjob.model.errors import OptionError
 from peerjob.model.job import Call, Job
 from peerjob.model.limits import MAX_COUNT, MAX_SEED
-from peerjob.model.record import FINAL_STATE, Action, Claim, NewInstance, Outcome
+from peerjob.model.record import FINAL_STATE, Action, Claim, NewInstance, Outcome, Record
 from peerjob.model.signal import Signal
 from peerjob.model.signature import analyse
 from peerjob.model.spec import ErrorInfo, Progress, decode_error, decode_spec, encode
@@ -45,7 +45,16 @@ from peerjob.node.work.runner import InstanceRunner
 from peerjob.node.work.unsent_reports import Waker
 
 from .clock import VirtualClock
-from .stand_ins import NAME, CallersThread, DirectExecutor, EagerContextBackend, EagerReports, NoNode, SkippingClock
+from .stand_ins import (
+    NAME,
+    CallersThread,
+    DirectExecutor,
+    EagerContextBackend,
+    EagerParent,
+    EagerReports,
+    NoNode,
+    SkippingClock,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -231,12 +240,19 @@ class Eager:
 
     async def _run(self, call: Call[Any], pool: CallersThread | None) -> EagerRun[Any]:
         clock = self._clock or SkippingClock(self._seed)
-        async with (
-            clock.passing(math.inf),
-            _Attempts(clock, call, self._overrides, pool, dict(self._signals)) as attempts,
-        ):
+        async with clock.passing(math.inf):
+            return await self._run_on(clock, call, pool, self._nominal_us)
+
+    async def _run_on(
+        self, clock: SkippingClock | VirtualClock, call: Call[Any], pool: CallersThread | None, nominal_us: int
+    ) -> EagerRun[Any]:
+        async def run_child(call: Call[Any]) -> Record:
+            return (await self._run_on(clock, _call(call, (), {}), None, 0)).instance.record
+
+        kept = EagerParent(steps=dict(self._signals), now_us=clock.time_us, run_child=run_child)
+        async with _Attempts(clock, call, self._overrides, pool, kept) as attempts:
             while True:
-                attempt = await attempts.next(self._nominal_us)
+                attempt = await attempts.next(nominal_us)
                 if attempt.error is not None and attempt.error.type == KeyboardInterrupt.__name__:
                     # Ctrl-C must end the test run, not count as a failed attempt
                     raise KeyboardInterrupt
@@ -258,7 +274,7 @@ class _Attempts:
         call: Call[Any],
         overrides: dict[Callable[..., Any], Callable[..., Any]],
         pool: CallersThread | None,
-        kept: dict[str, bytes],
+        kept: EagerParent,
     ) -> None:
         self._clock = clock
         self._kept = kept
@@ -327,7 +343,7 @@ class _Attempts:
         assert outcome is not None
         self._last = claim, outcome
         self._progress = outcome.progress or self._progress
-        self._kept.update((step.name, step.value) for step in outcome.steps)
+        self._kept.steps.update((step.name, step.value) for step in outcome.steps)
         attempt = EagerAttempt(
             number=number,
             verdict=_VERDICTS[outcome.action],

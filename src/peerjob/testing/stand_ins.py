@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import random  # noqa: TID251  # seeded, so that a test can repeat the random choices
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from peerjob.handles.context import Context
 from peerjob.handles.direct_scheduling import DirectScheduling
 from peerjob.handles.manager import Manager
+from peerjob.model.child_call import check_child
 from peerjob.model.clock import Clock, SystemClock
-from peerjob.model.durable import Need, Step
+from peerjob.model.durable import Need, Step, Wait
 from peerjob.model.errors import NodeStateError
-from peerjob.model.job import Job
+from peerjob.model.ids import child_id
+from peerjob.model.job import Call, Job
 from peerjob.model.record import Ack, NodeView, Record
 from peerjob.node.body.binding import Binding
 from peerjob.node.body.executor import Executor
 from peerjob.node.body.threads import ThreadPool
 from peerjob.node.manager.call_encoder import CallEncoder
 from peerjob.node.work.context_backend import NodeContextBackend
-from peerjob.node.work.durable_run import NodeDurableRun
+from peerjob.node.work.durable_run import ChildCalls, NodeDurableRun
+from peerjob.node.work.durable_state import Suspension
 from peerjob.node.work.unsent_reports import UnsentReports
 
 NAME = "eager"
@@ -88,16 +92,17 @@ class EagerContextBackend(NodeContextBackend):
     """The context backend of an eager run, which always owns its instance. `kept` has the steps of earlier runs."""
 
     def __init__(
-        self, clock: Clock, manager: Manager, executor: Executor, reports: UnsentReports, kept: dict[str, bytes]
+        self, clock: Clock, manager: Manager, executor: Executor, reports: UnsentReports, kept: EagerParent
     ) -> None:
         nothing = cast(Any, None)
+        calls = ChildCalls(nothing, nothing, manager.read_result)
         super().__init__(
             clock=clock,
             name=NAME,
             store=nothing,
             manager=manager,
             make_durable=lambda run, context, state: EagerDurableRun(
-                run, context, state, nothing, reports, executor, kept=kept
+                run, context, state, nothing, reports, executor, nothing, calls, kept=kept
             ),
         )
 
@@ -108,19 +113,51 @@ class EagerContextBackend(NodeContextBackend):
         """Close nothing: an eager run ignores limits."""
 
 
-class EagerDurableRun(NodeDurableRun):
-    """Keeps the steps of an eager instance in a dictionary."""
+@dataclass(frozen=True, kw_only=True)
+class EagerParent:
+    """What an eager instance keeps from run to run."""
 
-    def __init__(self, *args: Any, kept: dict[str, bytes]) -> None:
+    steps: dict[str, bytes]
+    now_us: Callable[[], int]
+    run_child: Callable[[Call[Any]], Awaitable[Record]]
+    """Runs a child to its end, or until it waits."""
+    children: dict[str, Record] = field(default_factory=dict[str, Record])
+
+
+class EagerDurableRun(NodeDurableRun):
+    """Keeps the steps of an eager instance in a dictionary, and runs its children at once."""
+
+    def __init__(self, *args: Any, kept: EagerParent) -> None:
         super().__init__(*args)
         self._kept = kept
 
+    async def start(self, calls: Sequence[tuple[str, Call[Any]]]) -> list[str]:
+        for name, call in calls:
+            check_child(call, f"child {name!r}")
+            self._use(name)
+        await self._open()
+        ids = [child_id(self._run.claim.id, name) for name, _ in calls]
+        for id, (_, call) in zip(ids, calls, strict=True):
+            if id not in self._kept.children:
+                self._refuse_if_suspended()
+                self._kept.children[id] = await self._kept.run_child(call)
+        return ids
+
+    async def over(self, ids: Sequence[str]) -> list[Record | None]:
+        records = [self._kept.children[id] for id in ids]
+        if not all(record.state.is_final for record in records):
+            await self._suspend(Suspension(Wait(needs=True)))
+        return list[Record | None](records)
+
+    def _now_us(self) -> int:
+        return self._kept.now_us()
+
     async def _begin(self) -> None:
-        for name, value in self._kept.items():
+        for name, value in self._kept.steps.items():
             self._remember(Step(name, value))
 
     async def _write(self, steps: tuple[Step, ...], needs: tuple[Need, ...], *, alone: bool) -> Ack:
-        self._kept.update((step.name, step.value) for step in steps)
+        self._kept.steps.update((step.name, step.value) for step in steps)
         return Ack.DONE
 
 

@@ -289,6 +289,9 @@ def in_place(executor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 class Hooks:
+    def durable_run(self, context: Any, verb: str) -> Any:
+        raise AssertionError(verb)
+
     def time_us(self) -> int:
         return 1_000_000
 

@@ -289,6 +289,29 @@ async def test_a_cancelled_step_in_a_thread_is_kept_before_the_body_ends(node: N
     assert CALLS == {"slow": 1}
 
 
+async def test_a_step_that_is_on_its_way_to_the_store_is_kept_although_the_body_ends(node: Node) -> None:
+    called = asyncio.Event()
+
+    async def quick() -> str:
+        CALLS["quick"] += 1
+        called.set()
+        return "quick"
+
+    async def other() -> None:
+        await called.wait()
+        raise ValueError("a sibling fails")
+
+    async def body(context: Context = INJECTED) -> str:
+        if context.attempt == 1:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(context.step("quick", quick))
+                group.create_task(other())
+        return await context.step("quick", quick)
+
+    assert await run(node, body, max_retries=1) == "quick"
+    assert CALLS == {"quick": 1}
+
+
 async def test_a_timeout_keeps_the_steps_that_had_ended(node: Node) -> None:
     async def body(context: Context = INJECTED) -> str:
         kept = await context.step("kept", call_later, "kept")

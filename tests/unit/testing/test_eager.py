@@ -15,6 +15,7 @@ from peerjob import (
     INJECTED,
     ArgumentError,
     Backoff,
+    BlockingContext,
     BlockingManager,
     Context,
     Depends,
@@ -28,6 +29,8 @@ from peerjob import (
     OptionError,
     Recovered,
     Retry,
+    Signal,
+    SignalTimeout,
     State,
     Worker,
     job,
@@ -371,3 +374,68 @@ async def test_what_a_node_would_not_schedule_is_refused_in_place_too(clock: Vir
         on_node = await _said(node.schedule(call))
     in_place = await _said(Eager(clock=clock).run_async(call))
     assert in_place is on_node
+
+
+APPROVAL = Signal("approval", bool)
+
+
+async def label(item: int, context: Context = INJECTED) -> str:
+    await context.suspend("paper", "1h")
+    return f"label {item}"
+
+
+def charge(number: int) -> int:
+    CHARGED.append(number)
+    return number
+
+
+CHARGED: list[int] = []
+LABEL = Job("label", label)
+
+
+async def order(number: int, context: Context = INJECTED) -> list[str]:
+    paid = await context.step("charge", charge, number)
+    labels = await context.map("labels", (LABEL.call(item) for item in range(paid)))
+    try:
+        approved = await context.wait_for(APPROVAL, timeout="7d")
+    except SignalTimeout:
+        approved = False
+    return [*labels, str(approved)]
+
+
+def blocking_order(number: int, context: BlockingContext = INJECTED) -> list[str]:
+    paid = context.step("charge", charge, number)
+    labels = context.map("labels", [LABEL.call(item) for item in range(paid)])
+    try:
+        approved = context.wait_for(APPROVAL, timeout="7d")
+    except SignalTimeout:
+        approved = False
+    return [*labels, str(approved)]
+
+
+@pytest.mark.parametrize("body", [order, blocking_order])
+def test_steps_children_and_waits_of_days_run_in_place(body: Any) -> None:
+    CHARGED.clear()
+    run = Eager().run(Job("order", body), 2)
+    assert run.result == ["label 0", "label 1", "False"]
+    assert [attempt.verdict for attempt in run.attempts] == [Verdict.SUSPENDED, Verdict.COMPLETED]
+    assert run.instance.attempts == 1
+    assert 600_000 < sum(run.waits) <= 604_800
+    assert CHARGED == [2]
+
+    assert Eager(signals={APPROVAL: True}).run(Job("order", body), 0).result == ["True"]
+    assert Eager(signals={"approval": False}).run(Job("order", body), 0).result == ["False"]
+
+
+def test_a_wait_without_an_end_ends_the_runs() -> None:
+    async def wait(context: Context = INJECTED) -> bool:
+        return await context.wait_for(APPROVAL)
+
+    run = eager(Job("wait", wait))
+    assert run.verdict is Verdict.SUSPENDED
+    assert run.instance.waits_for == "signal approval"
+
+    async def parent(context: Context = INJECTED) -> bool:
+        return await context.call("child", Job("wait", wait).call())
+
+    assert eager(Job("parent", parent)).instance.waits_for == "its children"

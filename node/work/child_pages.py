@@ -1,0 +1,38 @@
+"""Splits children into calls of `Store.spawn`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from msgspec import structs
+
+from peerjob.model.durable import MAX_CHILDREN_CALL, MAX_NEEDS_CALL
+from peerjob.model.record import MAX_BATCH_BYTES, NewChild
+
+
+def pages_of(children: Sequence[NewChild]) -> Iterator[list[NewChild]]:
+    """Yield calls within the limits of children, needs and bytes. A child with more needs is open for some calls."""
+    page, needs, size = list[NewChild](), 0, 0
+    for part in _parts(children):
+        weight = len(part.instance.spec)
+        if page and (
+            len(page) >= MAX_CHILDREN_CALL
+            or needs + len(part.needs) > MAX_NEEDS_CALL
+            or size + weight > MAX_BATCH_BYTES
+        ):
+            yield page
+            page, needs, size = [], 0, 0
+        page.append(part)
+        needs += len(part.needs)
+        size += weight
+    if page:
+        yield page
+
+
+def _parts(children: Iterable[NewChild]) -> Iterator[NewChild]:
+    for child in children:
+        needs = child.needs
+        while len(needs) > MAX_NEEDS_CALL:
+            yield structs.replace(child, needs=needs[:MAX_NEEDS_CALL], more=True)
+            needs = needs[MAX_NEEDS_CALL:]
+        yield structs.replace(child, needs=needs) if needs is not child.needs else child
