@@ -33,9 +33,8 @@ from peerjob.model.durable import MAX_NEEDS_CALL, Need
 from peerjob.model.ids import IdSource
 from peerjob.model.record import MAX_BATCH_BYTES, NewChild, NewInstance
 from peerjob.node.work.child_pages import pages_of
-from peerjob.store.reference.store import ReferenceData
 from peerjob.testing import VirtualClock, drain, running_node
-from support.factories import durable_store, notes_of
+from support.factories import memory_store, notes_of, shared_url
 
 RUNS = Counter[str]()
 
@@ -68,7 +67,7 @@ HANG = Job("hang", hang)
 
 @pytest.fixture
 async def node(clock: VirtualClock) -> AsyncIterator[Node]:
-    async with running_node(DOUBLE, FAIL, HANG, store=durable_store(clock), clock=clock, workers=3) as running:
+    async with running_node(DOUBLE, FAIL, HANG, store=memory_store(clock), clock=clock, workers=3) as running:
         yield running
 
 
@@ -248,7 +247,7 @@ async def test_a_parent_of_many_children_cancels_all_of_them(clock: VirtualClock
     async def body(context: Context = INJECTED) -> None:
         await context.map("all", (HANG.call() for _ in range(450)))
 
-    async with running_node(HANG, store=durable_store(clock), clock=clock, workers=2) as node:
+    async with running_node(HANG, store=memory_store(clock), clock=clock, workers=2) as node:
         instance = await begun(node, body)
         assert await node.count(Query(parent=instance)) == 450
         await instance.cancel()
@@ -257,13 +256,13 @@ async def test_a_parent_of_many_children_cancels_all_of_them(clock: VirtualClock
 
 
 async def test_a_peer_settles_for_a_node_that_is_gone(clock: VirtualClock) -> None:
-    data = ReferenceData()
+    url = shared_url()
 
     async def body(context: Context = INJECTED) -> None:
         await context.map("all", (HANG.call() for _ in range(250)))
 
-    async with running_node(store=durable_store(clock, data), clock=clock, workers=0) as peer:
-        store = durable_store(clock, data)
+    async with running_node(store=memory_store(clock, url), clock=clock, workers=0) as peer:
+        store = memory_store(clock, url)
         async with running_node(HANG, store=store, clock=clock, workers=1, name="first") as node:
             instance = await begun(node, body)
         await store.open()

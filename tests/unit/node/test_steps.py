@@ -26,7 +26,7 @@ from peerjob import (
 )
 from peerjob.model.durable import MAX_ALL_STEP_BYTES, MAX_STEP_BYTES, MAX_STEPS
 from peerjob.testing import VirtualClock, running_node
-from support.factories import durable_store, lines_of
+from support.factories import lines_of, memory_store
 
 CALLS = Counter[str]()
 
@@ -67,7 +67,7 @@ def charge(number: int) -> Payment:
 
 @pytest.fixture
 async def node(clock: VirtualClock) -> AsyncIterator[Node]:
-    async with running_node(store=durable_store(clock), clock=clock) as running:
+    async with running_node(store=memory_store(clock), clock=clock) as running:
         yield running
 
 
@@ -371,7 +371,7 @@ async def test_a_crashed_node_leaves_the_steps_to_its_peer(clock: VirtualClock) 
         await release.wait()
         return done
 
-    async with running_node(Job("durable", body), store=durable_store(clock), clock=clock) as node:
+    async with running_node(Job("durable", body), store=memory_store(clock), clock=clock) as node:
         instance = await node.schedule("durable")
         await clock.advance(10)
         assert (await instance.refresh()).state is State.PROCESSING

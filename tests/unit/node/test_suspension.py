@@ -34,7 +34,7 @@ from peerjob.handles.reasons import why_instance
 from peerjob.handles.scoped_manager import ScopedManager
 from peerjob.model.clock import to_datetime
 from peerjob.testing import VirtualClock, running_node
-from support.factories import durable_store, lines_of, notes_of
+from support.factories import lines_of, memory_store, notes_of
 
 APPROVAL = Signal("approval", bool)
 LIST = Signal("list", list[int])
@@ -48,7 +48,7 @@ def _no_runs() -> None:
 
 @pytest.fixture
 async def node(clock: VirtualClock) -> AsyncIterator[Node]:
-    async with running_node(store=durable_store(clock), clock=clock, workers=2) as running:
+    async with running_node(store=memory_store(clock), clock=clock, workers=2) as running:
         yield running
 
 
