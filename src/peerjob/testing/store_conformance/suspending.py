@@ -61,6 +61,9 @@ class SuspendRules(DurableSuite, LimitSuite, ScheduleSuite):
         (again,) = await peer.take()
         assert (again.id, again.due_us, again.attempts) == (claim.id, wait.until_us, 1)
         assert (await self.read(flows, claim.id)).wait is None
+        await peer.end(again, Action.RETRY, delay_us=HOUR_US)
+        assert (await self.read(flows, claim.id)).wait is None, "the wait belongs to the fence before"
+        assert await self.hurry(flows, claim.id) is RunNow.DUE_NOW
 
     async def test_a_time_that_has_come_ends_the_wait_at_once(self, flows: Store) -> None:
         peer = await self.join(flows)
