@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import msgpack
 
-from peerjob.model.errors import ArgumentError, PayloadTooLargeError
+from peerjob.model.errors import PayloadTooLargeError
 from peerjob.model.flow import Flow, Member, MemberTaker
 from peerjob.model.graph import CallOptions, Graph, StoredMember, encode_graph, encode_members
 from peerjob.model.spec import decode_spec
@@ -40,14 +40,8 @@ class FlowEncoder:
         return graph, arguments
 
     def _stored(self, member: Member[Any]) -> tuple[StoredMember, bytes]:
-        where = f"member {member.name!r} of flow {self._flow.name!r}"
         with MemberTaker(member) as taking:
-            try:
-                new = self._encoder.new(member.call)
-            except ArgumentError as error:
-                raise ArgumentError(error.kind, [f"{where}: {problem}" for problem in error.problems]) from error
-            except PayloadTooLargeError as error:
-                raise PayloadTooLargeError(f"arguments of {where}", error.size, error.limit) from error
+            new = self._encoder.new(member.call)
         spec = decode_spec(new.spec)
         options = CallOptions(
             kind=new.kind,

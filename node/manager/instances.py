@@ -165,6 +165,7 @@ class NodeInstanceManager(NodeJobManager):
             delayed=health.delayed,
             nodes=health.nodes,
             undecodable=health.undecodable,
+            settling=health.settling,
         )
 
     async def activity(self, minutes: int = 60) -> Activity:

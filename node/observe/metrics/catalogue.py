@@ -112,6 +112,7 @@ LIMIT_RUNNING = _gauge("peerjob_limit_running", "Claims that a shared limit coun
 LIMIT_CONCURRENCY = _gauge("peerjob_limit_concurrency", "The most claims of a shared limit at a time.", "limit")
 LIMIT_WAITING = _gauge("peerjob_limit_waiting", "Queued instances of the kinds of a shared limit.", "limit")
 LIMIT_REMAINING = _gauge("peerjob_limit_remaining", "How many more claims a shared limit allows now.", "limit")
+SETTLING = _gauge("peerjob_settling", "Ends of instances whose effects on children and waits are still to come.")
 UNDECODABLE = _gauge("peerjob_undecodable", "Records that were set aside because they cannot be read.")
 
 # -- the database of a node with an outbox

@@ -193,6 +193,7 @@ class Metrics(Collector):
         yield catalogue.QUEUE_AGE, [((kind,), seconds) for kind, seconds in view.ages.items()]
         yield catalogue.DELAYED, [(NO_LABELS, stats.delayed)]
         yield catalogue.NODES, [(NO_LABELS, stats.nodes)]
+        yield catalogue.SETTLING, [(NO_LABELS, stats.settling)]
         yield catalogue.UNDECODABLE, [(NO_LABELS, stats.undecodable)]
         yield catalogue.LIMIT_RUNNING, [((view.name,), view.running) for view in view.limits]
         yield catalogue.LIMIT_CONCURRENCY, _known((view.name, view.concurrency) for view in view.limits)

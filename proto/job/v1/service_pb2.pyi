@@ -1621,10 +1621,13 @@ class GetStatsResponse(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     UNDECODABLE_FIELD_NUMBER: _builtins.int
     UNSERVED_FIELD_NUMBER: _builtins.int
+    SETTLING_FIELD_NUMBER: _builtins.int
     delayed: _builtins.int
     nodes: _builtins.int
     undecodable: _builtins.int
     """Records that were set aside because they could not be read."""
+    settling: _builtins.int
+    """Ends of instances whose effects on children and waits are still to come; above 100, it may be less."""
     @_builtins.property
     def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateCount]: ...
     @_builtins.property
@@ -1639,10 +1642,11 @@ class GetStatsResponse(_message.Message):
         nodes: _builtins.int = ...,
         undecodable: _builtins.int = ...,
         unserved: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        settling: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "delayed", b"delayed", "nodes", b"nodes", "undecodable", b"undecodable", "unserved", b"unserved"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "delayed", b"delayed", "nodes", b"nodes", "settling", b"settling", "undecodable", b"undecodable", "unserved", b"unserved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2189,7 +2193,7 @@ class SignalResponse(_message.Message):
 Global___SignalResponse: _TypeAlias = SignalResponse  # noqa: Y015
 
 @_typing.final
-class ListStepsRequest(_message.Message):
+class GetStepsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     UUID_FIELD_NUMBER: _builtins.int
@@ -2211,10 +2215,10 @@ class ListStepsRequest(_message.Message):
     _WhichOneofArgType__cursor: _TypeAlias = _typing.Literal["_cursor", b"_cursor"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cursor) -> _WhichOneofReturnType__cursor | None: ...
 
-Global___ListStepsRequest: _TypeAlias = ListStepsRequest  # noqa: Y015
+Global___GetStepsRequest: _TypeAlias = GetStepsRequest  # noqa: Y015
 
 @_typing.final
-class ListStepsResponse(_message.Message):
+class GetStepsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     STEPS_FIELD_NUMBER: _builtins.int
@@ -2237,7 +2241,7 @@ class ListStepsResponse(_message.Message):
     _WhichOneofArgType__cursor: _TypeAlias = _typing.Literal["_cursor", b"_cursor"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cursor) -> _WhichOneofReturnType__cursor | None: ...
 
-Global___ListStepsResponse: _TypeAlias = ListStepsResponse  # noqa: Y015
+Global___GetStepsResponse: _TypeAlias = GetStepsResponse  # noqa: Y015
 
 @_typing.final
 class Step(_message.Message):

@@ -118,7 +118,7 @@ class BlockingVerbs(BlockingCalls):
         return BlockingFlowInstance(self, self.call(self.manager.retry_flow(instance, id=id)))
 
     def steps(self, instance: InstanceView | str | UUID) -> dict[str, Any]:
-        """Return the steps and signals that an instance has kept, by name: plain data, with "***" for secrets.
+        """Return the steps and signals that an instance has kept, by name: as values of JSON, with "***" for secrets.
 
         "!" stands before the name of a signal. Empty for an instance that is unknown or has none.
         """

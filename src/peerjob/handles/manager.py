@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from peerjob.model.flow import Flow
 from peerjob.model.ids import checked_id
 from peerjob.model.injected import Injectable, Injection
 from peerjob.model.job import FLOW_KIND, Call, Job, JobGroup
+from peerjob.model.json_text import to_json
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, NodeView, Record
 from peerjob.model.state import State
@@ -51,6 +53,8 @@ class Stats:
     nodes: int = 0
     undecodable: int = 0
     """Number of records that the store set aside because they cannot be decoded."""
+    settling: int = 0
+    """Number of ends of instances whose effects on other instances are still to come; above 100, it may be less."""
     unserved: dict[str, int] = field(default_factory=dict[str, int])
     """Number of queued instances by kind, only for kinds that no live node can run."""
 
@@ -164,7 +168,7 @@ class Manager(DirectScheduling, Signalling, Injectable, ABC):
 
     @typed
     async def steps(self, instance: InstanceView | str | UUID) -> dict[str, Any]:
-        """Return the steps and signals that an instance has kept, by name: plain data, with "***" for secrets.
+        """Return the steps and signals that an instance has kept, by name: as values of JSON, with "***" for secrets.
 
         "!" stands before the name of a signal. Empty for an instance that is unknown or has none.
         """
@@ -173,7 +177,7 @@ class Manager(DirectScheduling, Signalling, Injectable, ABC):
         cursor: str | None = None
         while True:
             page = await self._step_page(id, cursor)
-            steps |= {step.name: shown_step(step.value) for step in page.steps}
+            steps |= {step.name: json.loads(to_json(shown_step(step.value))) for step in page.steps}
             cursor = page.cursor
             if cursor is None:
                 return steps

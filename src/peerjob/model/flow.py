@@ -12,7 +12,7 @@ from .child_call import check_child
 from .codec import encode_call
 from .durable import When
 from .ended import Ended
-from .errors import ArgumentError, EncodeError, OptionError, path_text
+from .errors import ArgumentError, EncodeError, OptionError, PayloadTooLargeError, path_text
 from .job import Call
 from .limits import checked_text
 from .outputs import Output, Ref, taker
@@ -58,14 +58,16 @@ class Member(Generic[R_co]):
 
         It has no value while the flow is made: any other use raises TypeError.
         """
-        return cast(R_co, Output(self.flow, self.number, self._described(), ended=False))
+        return cast(R_co, Output(self.flow, self.number, self.described, ended=False))
 
     @property
     def ended(self) -> Ended[R_co]:
         """Stands for the state, the result and the error. The other member then needs only that this one is over."""
-        return cast("Ended[R_co]", Output(self.flow, self.number, self._described(), ended=True))
+        return cast("Ended[R_co]", Output(self.flow, self.number, self.described, ended=True))
 
-    def _described(self) -> str:
+    @property
+    def described(self) -> str:
+        """The member and its flow, for errors."""
         return f"member {self.name!r} of flow {self.flow.name!r}"
 
     def __repr__(self) -> str:
@@ -115,7 +117,7 @@ class Flow:
             try:
                 encode_call(call.args, call.kwargs)
             except EncodeError as error:
-                problem = f"{where}: argument{path_text(error.path[1:])}: {error.reason}"
+                problem = f"argument{path_text(error.path[1:])}: {error.reason}"
                 raise ArgumentError(call.job.kind, [problem]) from error
         needs = len(taking.needs)
         if needs > MAX_MEMBER_NEEDS:
@@ -164,5 +166,11 @@ class MemberTaker:
         self._token = taker.set(self)
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        """End the block; an error of the call then names the flow and the member."""
         taker.reset(self._token)
+        where = self._member.described
+        if isinstance(error, ArgumentError):
+            raise ArgumentError(error.kind, [f"{where}: {problem}" for problem in error.problems]) from error
+        if isinstance(error, PayloadTooLargeError):
+            raise PayloadTooLargeError(f"arguments of {where}", error.size, error.limit) from error

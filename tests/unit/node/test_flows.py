@@ -32,12 +32,8 @@ from peerjob import (
 from peerjob.handles.flow_instance import graph_of
 from peerjob.model.job import FLOW_KIND
 from peerjob.node.work import references
-from peerjob.node.work.durable_run import NodeDurableRun
 from peerjob.testing import VirtualClock, running_node
 from support.factories import durable_store
-
-if not hasattr(NodeDurableRun, "spawn"):
-    pytest.skip("nodes make no children yet", allow_module_level=True)
 
 RUNS: Counter[str] = Counter()
 

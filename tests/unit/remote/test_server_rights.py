@@ -47,7 +47,7 @@ LIMITED: dict[str, tuple[grpc.StatusCode, grpc.StatusCode]] = {
     **dict.fromkeys(["LookupInstances", "LookupHistory", "LookupLogs", "CountInstances", "Watch"], (OK, DENIED)),
     **dict.fromkeys(["WaitInstances", "CancelInstances", "RetryInstances"], (OK, DENIED)),
     **dict.fromkeys(["GetInstance", "ReadLogs", "WaitInstance", "WatchInstance", "ExplainLimits"], (OK, UNKNOWN)),
-    **dict.fromkeys(["CancelInstance", "RunNow", "RetryInstance", "Signal", "ListSteps"], (OK, UNKNOWN)),
+    **dict.fromkeys(["CancelInstance", "RunNow", "RetryInstance", "Signal", "GetSteps"], (OK, UNKNOWN)),
     **dict.fromkeys(["GetSchedule", "ListFires", "NextFires", "PauseSchedule", "ResumeSchedule"], (OK, UNKNOWN)),
     **dict.fromkeys(["TriggerSchedule", "RemoveSchedule", "Backfill"], (OK, UNKNOWN)),
     **dict.fromkeys(["ScheduleJob", "ScheduleJobs", "ScheduleFlow", "PutSchedule"], (OK, DENIED)),
@@ -98,6 +98,7 @@ def request_of(name: str, kind: str, uuid: str) -> Any:
 def _add_call(request: Any, name: str, kind: str) -> None:
     call = pb.ScheduleJobRequest(kind=kind, arguments=[SECRETS[kind]])
     if name == "ScheduleFlow":
+        request.ClearField("uuid")
         request.members.append(pb.FlowMember(call=call))
     elif name == "ScheduleJob":
         request.CopyFrom(call)

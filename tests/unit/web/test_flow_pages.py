@@ -7,7 +7,6 @@ import pytest
 from starlette.requests import Request
 
 from peerjob import INJECTED, Context, Flow, Instance, Node, Principal, Rights, Role, Signal, job
-from peerjob.node.work.durable_run import NodeDurableRun
 from peerjob.testing import VirtualClock, running_node
 from peerjob.web import dashboard
 from support.dashboards import browsing, pages_of
@@ -63,7 +62,6 @@ async def test_a_reader_sees_no_form(node: Node, clock: VirtualClock) -> None:
         assert "/instance/signal" not in text
 
 
-@pytest.mark.skipif(not hasattr(NodeDurableRun, "spawn"), reason="nodes make no children yet")
 async def test_the_page_of_a_flow_shows_its_tree(node: Node, clock: VirtualClock) -> None:
     flow = Flow("import")
     page = flow.add(fetch.call("x"))

@@ -3,16 +3,18 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from html.parser import HTMLParser
+from typing import Any
 from urllib.parse import urlencode
 
 import httpx
 import pytest
 from starlette.requests import Request
 
-from peerjob import Job, Node, Principal, Rights, Role
+from peerjob import INJECTED, Context, Instance, Job, Node, Principal, Rights, Role, Signal
 from peerjob.web import dashboard
 from peerjob.web.pages import ROUTES
 from support.dashboards import browsing, submit
+from support.waiting import until
 
 BULK = "/instances/act"
 FORMS = {(route.path, "") for route in ROUTES if route.verb and route.path != BULK}.union(
@@ -45,6 +47,14 @@ class Buttons(HTMLParser):
             self._action = ""
 
 
+async def wait(context: Context = INJECTED) -> None:
+    await context.wait_for(Signal("approval", bool))
+
+
+async def _waits(instance: Instance[Any]) -> bool:
+    return (await instance.refresh()).waits_for is not None
+
+
 @asynccontextmanager
 async def reading(rights: Rights) -> AsyncGenerator[tuple[Node, httpx.AsyncClient, list[str]]]:
     """The dashboard as a caller with these rights sees it, and its pages that can show a button."""
@@ -56,13 +66,16 @@ async def reading(rights: Rights) -> AsyncGenerator[tuple[Node, httpx.AsyncClien
         Job("mail.send", str),
         Job("mail.tick", str, cron="* * * * *", name="tick"),
         Job("mail.late", str, after="1h"),
+        Job("mail.wait", wait),
     ]
     async with (
         Node("memory://", jobs=jobs, name="a") as node,
         browsing(dashboard(node, authorize=allow)) as client,
     ):
         done, late = await node.schedule("mail.send", "x"), await node.schedule("mail.late", "x")
+        waits = await node.schedule("mail.wait")
         await done.wait()
+        await until(lambda: _waits(waits))
         await node.add_schedule(Job("mail.tick", str).with_options(every="1h", name="paused").call())
         await (await node.lookup_schedule("paused")).pause()
         day = urlencode({"start": "2025-01-01T00:00", "end": "2025-01-01T01:00"})
@@ -71,7 +84,8 @@ async def reading(rights: Rights) -> AsyncGenerator[tuple[Node, httpx.AsyncClien
             node,
             client,
             [
-                "/", "/instances", f"/instances/{done.id}", f"/instances/{late.id}", "/kinds", "/kinds/mail.send",
+                "/", "/instances", f"/instances/{done.id}", f"/instances/{late.id}",
+                f"/instances/{waits.id}", "/kinds", "/kinds/mail.send",
                 "/schedules", "/schedules/tick", f"/schedules/tick?{day}", "/schedules/paused", "/nodes", "/limits",
             ],
         )  # fmt: skip

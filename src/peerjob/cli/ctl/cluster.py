@@ -177,6 +177,7 @@ def _plain(stats: Stats) -> dict[str, Any]:
         "nodes": stats.nodes,
         "delayed": stats.delayed,
         "undecodable": stats.undecodable,
+        "settling": stats.settling,
         "unserved": stats.unserved,
         "counts": {
             kind: {str(state): count for state, count in counts.items()} for kind, counts in stats.counts.items()

@@ -117,7 +117,7 @@ class RemoteManager(Manager):
                 continue
 
     async def _step_page(self, id: str, cursor: str | None = None) -> StepPage:
-        answer = await self._connection.call(rpcs.LIST_STEPS, pb.ListStepsRequest(uuid=id, cursor=cursor))
+        answer = await self._connection.call(rpcs.GET_STEPS, pb.GetStepsRequest(uuid=id, cursor=cursor))
         return StepPage(tuple(map(step_of, answer.steps)), _cursor(answer))
 
     async def count(self, query: Query | None = None) -> int:

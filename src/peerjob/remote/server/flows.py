@@ -38,6 +38,6 @@ class FlowRpcs:
         signal = Signal[Any](request.name, Any)
         return pb.SignalResponse(accepted=await self._node.signal(request.uuid, signal, signal_value(request)))
 
-    async def list_steps(self, request: pb.ListStepsRequest, context: Context) -> pb.ListStepsResponse:
+    async def get_steps(self, request: pb.GetStepsRequest, context: Context) -> pb.GetStepsResponse:
         page = await self._node._step_page(request.uuid, request.cursor if request.HasField("cursor") else None)
-        return pb.ListStepsResponse(steps=map(step_message, page.steps), cursor=page.cursor)
+        return pb.GetStepsResponse(steps=map(step_message, page.steps), cursor=page.cursor)

@@ -145,6 +145,7 @@ def stats_message(stats: Stats) -> pb.GetStatsResponse:
         delayed=stats.delayed,
         nodes=stats.nodes,
         undecodable=stats.undecodable,
+        settling=stats.settling,
         unserved=stats.unserved,
     )
 
@@ -159,5 +160,6 @@ def stats_of(message: pb.GetStatsResponse) -> Stats:
         delayed=message.delayed,
         nodes=message.nodes,
         undecodable=message.undecodable,
+        settling=message.settling,
         unserved=dict(message.unserved),
     )

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import msgspec
 
+from peerjob.model.arguments import several
 from peerjob.model.codec import decode_kept, encode_value
 from peerjob.model.durable import SIGNAL_MARK, Step, When
 from peerjob.model.errors import DecodeError, OptionError
@@ -27,6 +28,7 @@ def flow_request(
     flow: Flow, tags: Iterable[str], request_of: Callable[[Call[Any]], pb.ScheduleJobRequest]
 ) -> pb.ScheduleFlowRequest:
     """The request for a flow; `request_of` checks a call and makes its request."""
+    tags = several("tags", tags, str, "a list with text as each item")
     request = pb.ScheduleFlowRequest(name=flow.name, tags=tags, view=pb.INSTANCE_VIEW_ENCODED)
     for member in flow:
         with MemberTaker(member):

@@ -275,7 +275,7 @@ CANCEL_INSTANCE = _by_verb(
 )
 RUN_NOW = _by_verb("RunNow", _OPERATOR, _ALWAYS, _REQUEST, lambda to, given: to.run_now(given[0], id=given[1]), _MOVED)
 SIGNAL = Rpc("Signal", pb.SignalRequest, pb.SignalResponse, _OPERATOR, _ALWAYS)
-LIST_STEPS = Rpc("ListSteps", pb.ListStepsRequest, pb.ListStepsResponse, _READER, _ALWAYS)
+GET_STEPS = Rpc("GetSteps", pb.GetStepsRequest, pb.GetStepsResponse, _READER, _ALWAYS)
 RETRY_INSTANCES = Rpc("RetryInstances", pb.RetryInstancesRequest, pb.RetryInstancesResponse, _OPERATOR, _ALWAYS)
 RETRY_INSTANCE = Rpc("RetryInstance", pb.RetryInstanceRequest, pb.RetryInstanceResponse, _OPERATOR, _ALWAYS)
 CLEAR_INSTANCES = _by_verb(
@@ -364,7 +364,7 @@ SCOPES: dict[str, Scope] = {
             RUN_NOW,
             RETRY_INSTANCE,
             SIGNAL,
-            LIST_STEPS,
+            GET_STEPS,
             EXPLAIN_LIMITS,
         ),
         Scope.SCHEDULE: (
