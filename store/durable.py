@@ -30,7 +30,8 @@
   other effects. If more is left, it hints "settle" to the calling incarnation, or else to a live one, and
   `Renewed.settling` tells all. Each transaction of `settle` can come again, from any node. The history entries of its
   cancels name no node. An instance that enters its queue gets no entry.
-* An instance that is set aside counts as gone for what needs it, and as an ended parent.
+* An instance that is set aside counts as gone for what needs it, and as an ended parent. A store may leave it to
+  `settle`: then `Renewed.settling` tells of it.
 * `clear` removes steps, edges and what is to be settled as well.
 
 `spawn`, `signal`, and outcomes with steps, needs or SUSPEND need the layout FLOWS_LAYOUT: `require_layout` of the same
@@ -61,7 +62,8 @@ class Durable(Protocol):
     async def spawn(self, incarnation: str, parent: Held, children: Sequence[NewChild]) -> list[Enqueued] | None:
         """Add children of a running instance; one transaction each. None: the caller does not hold the claim of it.
 
-        Then nothing more is added; the claim is compared in each transaction. Idempotent by the ids: a child that is
+        Then nothing more is added; the claim is compared in each transaction. Children that were added before are
+        cancelled, since the parent has ended, or known to its next run. Idempotent by the ids: a child that is
         known gives `repeated`. If it is open, it gets the needs of the call, and a call without `more` closes it. If it
         is closed, final or removed, nothing changes. Wakes idle nodes as `enqueue`. Raises StoreFullError, and
         ValueError for what `durable_checks.check_children` refuses. Raises ValueError, too, for a known instance of

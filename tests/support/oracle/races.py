@@ -70,6 +70,9 @@ class Race:
             self._reference.follow(chosen)
             self._reference.at(now_us + (number if now_us < self._ended_us else 0))
             ours = await answer(made, self._ours)
+            if made.verb == "spawn" and theirs is None:
+                # *Choice*: the end of the parent can come after the child was added, and before the answer
+                ours = None
             if not isinstance(ours, Raised) and not isinstance(theirs, Raised):
                 made.learn({self._ours: ours, self._theirs: theirs})
             if found := chosen.objections + compare(made, ours, theirs):

@@ -24,6 +24,7 @@ from peerjob.store.reference.transaction import ReferenceTransaction
 from .choices import Chosen, Due, claim_objections
 from .clocks import SteppedClock
 from .damage import Damaged
+from .invariants import broken, ended_wrong
 
 NAMESPACE = "reference"
 JUST_ENDED = 4
@@ -132,6 +133,7 @@ class Reference:
         self._clock = SteppedClock()
         self._limits = limits
         self._data = FollowedData(strict=strict)
+        self._seen = Namespace()
         self.store = ReferenceStore(self._data, clock=self._clock, limits=limits, namespace=NAMESPACE)
 
     @property
@@ -235,6 +237,12 @@ class Reference:
         closed = (opens_us(limit, self.now_us) for limit in self._state.shared_limits.values())
         opening = [moment_us for moment_us in closed if moment_us]
         return opening and [*opening, *(due_us for due_us, _ in self._state.delayed[:1])]
+
+    def broken(self) -> list[str]:
+        """The invariants that do not hold now, or that a call since the last look broke."""
+        found = [*broken(self._state), *ended_wrong(self._seen, self._state)]
+        self._seen = self.copied()
+        return found
 
     # -- copies, for races
 

@@ -90,6 +90,8 @@ class Lockstep:
                 verdict.at = number
                 if op.verb != NOTHING:
                     await self._perform(number, op)
+                    if wrong := self._reference.broken():
+                        raise Found(wrong)
             verdict.at = len(verdict.program.ops)
             await self._check({"seed": verdict.program.seed}, whole=True)
             await self._end()

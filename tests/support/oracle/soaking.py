@@ -33,10 +33,6 @@ async def run(program: Program, url: str, turn: asyncio.Lock | None = None) -> V
 
 async def _run(program: Program, engine: Engine) -> Verdict:
     await engine.store.open()
-    if type(engine.store).spawn.__qualname__.startswith("DurableStub"):
-        flow_verbs = ("require_layout", "spawn", "signal", "settle")
-        if any(op.verb in flow_verbs for op in program.ops):
-            return Verdict(program, engine.name)
     reference = Reference(program.limits, strict=engine.strict)
     return await Lockstep(program, engine, reference).run()
 

@@ -140,7 +140,6 @@ class ChildRules(DurableSuite):
         assert await self.counts(flows) == {State.PROCESSING: 1}
 
     async def test_children_need_the_layout(self, store: Store) -> None:
-        await self.require(await self.open(namespace=f"{self.namespace}-2"))
         peer = await self.join(store)
         claim = await self.running(store, peer)
         with pytest.raises(ValueError, match="require_layout"):

@@ -269,10 +269,7 @@ class StepRules(DurableSuite, LimitSuite):
 
     async def test_an_unknown_instance_has_none(self, store: Store) -> None:
         await store.enqueue(batch := self.make.instances(1))
-        try:
-            assert await self.steps(store, self.make.id()) == {}
-        except NotImplementedError:
-            pytest.skip("this engine has no durable bodies yet")
+        assert await self.steps(store, self.make.id()) == {}
         assert await self.steps(store, batch[0].id) == {}
 
     async def test_clearing_history_and_logs_leaves_steps(self, flows: Store) -> None:
@@ -295,7 +292,6 @@ class StepRules(DurableSuite, LimitSuite):
     # -- what is refused
 
     async def test_the_first_step_needs_the_layout(self, store: Store) -> None:
-        await self.require(await self.open(namespace=f"{self.namespace}-2"))
         peer = await self.join(store)
         claims = [await self.running(store, peer) for _ in range(2)]
         for said in (
