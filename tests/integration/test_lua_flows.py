@@ -8,7 +8,7 @@ import redis
 
 from peerjob.model.durable import MAX_SETTLED, Need, Step, Wait
 from peerjob.model.errors import StoreError
-from peerjob.model.record import Ack, Action, Claim, Held, NewChild
+from peerjob.model.record import Ack, Action, Claim, Held, NewChild, StoreLimits
 from peerjob.model.state import State
 from peerjob.store.lua.commands.thread import unpack_thread
 from peerjob.store.lua.store import LuaStore
@@ -191,6 +191,33 @@ async def test_a_foreign_key_stops_a_script_before_its_first_write(site: MakeSit
         with pytest.raises(StoreError, match="WRONGTYPE"):
             await store.commit(peer.incarnation, [given], request=here.make.request())
         assert here.dump() == before
+
+
+async def test_a_node_leaves_while_a_cancelled_child_runs(site: MakeSite) -> None:
+    here = site()
+    store = await opened(here)
+    peer, other = await here.join(store), await here.join(store)
+    first = child(here)
+    claim = await parent_of(here, peer, first)
+    await other.take_one()
+    assert await peer.suspend(claim, Wait(needs=True), needs=(Need(first.instance.id),)) is Ack.DONE
+    await store.cancel([first.instance.id], request=here.make.request())
+    assert await peer.take() == ()
+    await store.leave(other.incarnation)
+    assert [again.id for again in await peer.take()] == [claim.id]
+
+
+async def test_what_it_cancels_expires(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(limits=StoreLimits(retention_us=0))
+    await store.require_layout(FLOWS_LAYOUT, "steps")
+    peer = await here.join(store)
+    first = child(here)
+    claim = await parent_of(here, peer, first)
+    assert await peer.end(claim) is Ack.DONE
+    await store.expire(10)
+    assert await store.get([claim.id, first.instance.id]) == [None, None]
+    assert (await store.health()).counts == {}
 
 
 def test_a_thread_that_is_cut_is_an_error() -> None:

@@ -53,7 +53,11 @@ local function take(claim, selection, ids, sources)
       local unusual = not usual and decode(raw)
       if usual and spec then
         give(claim, id, key, kind, usual.text, usual.fence, flags)
-        add_to_reply(id, spec, usual)
+        if usual.tags then
+          add_record_to_reply(id, spec, usual)
+        else
+          add_to_reply(id, spec, usual)
+        end
         claim.bytes = claim.bytes + #spec
       elseif spec and take_unusual(claim, id, key, kind, unusual, spec, flags) then
         claim.bytes = claim.bytes + #spec

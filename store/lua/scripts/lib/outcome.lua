@@ -200,12 +200,22 @@ end
 -- End the claim of an instance with a usual record, and plan to write the record. Return the record, or nil for an
 -- unusual one, which is for end_claim. `owned` is the key of the claims.
 local function end_usual(owned, incarnation, id, key, raw, state, node, note, result, error_, retention)
-  local record, kind, own_retention = ended(raw, incarnation, state, node, note, result, error_)
-  if record then
+  local record, kind, own_retention, shown = ended(raw, incarnation, state, node, note, result, error_)
+  if shown and shown.thread and not threads then
+    return nil
+  elseif record then
     add('HDEL', owned, id)
     move_in_index(kind, id, PROCESSING, state)
-    set_expiry(kind, id, id .. STATE_TEXT[state], own_retention, retention)
-    remember_end(kind, id)
+    local held = false
+    if shown and shown.thread then
+      threads.final(shown, id)
+    end
+    if shown then
+      held = be_over(shown, id, retention)
+    else
+      set_expiry(kind, id, id .. STATE_TEXT[state], own_retention, retention)
+    end
+    remember_end(kind, id, held)
     if gates then
       gates.leaves(id, kind, true)
     end

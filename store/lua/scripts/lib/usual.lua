@@ -3,8 +3,16 @@
 -- change each of these records once, and keep the result for equal ones: the old record -> the change.
 local claims_of, ends_of = {}, {}
 
+-- Return the options of a record with flags; nil for a damaged one, and for a cancelled one whose body runs.
+local function usual_options(raw, flags, from)
+  local options = {tags = '', slot = ''}
+  local stop = decode_options(options, raw, flags, from)
+  return stop == #raw + 1 and not options.releasing and options or nil
+end
+
 -- Claim a record of the kind that is Scheduled. Return {kind, text (the new record), fence, priority, due, attempts,
--- crashes, losses}, or nil for an unusual record. Incarnation and node are the same in all calls.
+-- crashes, losses}, with flags also key, tags, thread and tail; or nil for an unusual record. Incarnation and node are
+-- the same in all calls.
 local function claimed(raw, kind, incarnation, node)
   local known = claims_of[raw]
   if known and known.kind == kind then
@@ -12,41 +20,55 @@ local function claimed(raw, kind, incarnation, node)
   end
   local ok, record_format, state, flags, entries, priority, due, fence, at, attempts, crashes, losses, max_crashes,
     retention, log_total, log_bytes, own_kind, _, history, stop = pcall(unpack_text, RECORD, raw)
-  if not ok or record_format ~= FORMAT or state ~= SCHEDULED or flags ~= 0 or own_kind ~= kind or stop ~= #raw + 1
+  if not ok or record_format ~= FORMAT or state ~= SCHEDULED or own_kind ~= kind or flags == 0 and stop ~= #raw + 1
     or entries > MAX_HISTORY or not are_numbers(due, fence, at, retention) or fence == LATEST
     or not is_history(history, entries) then
+    return nil
+  end
+  local options = flags ~= 0 and usual_options(raw, flags, stop)
+  if flags ~= 0 and not options then
     return nil
   end
   fence, attempts = max(fence + 1, now), attempts + 1
   local text, time = latest_entry(at, PROCESSING, node, '')
   known = {kind = kind, fence = fence, priority = priority, due = due, attempts = attempts, crashes = crashes,
-    losses = losses, text = pack(RECORD_WITH_ENTRY, FORMAT, PROCESSING, 0, entries + 1, priority, due, fence, time,
+    losses = losses, text = pack(RECORD_WITH_ENTRY, FORMAT, PROCESSING, flags, entries + 1, priority, due, fence, time,
     attempts, crashes, losses, max_crashes, retention, log_total, log_bytes, #kind, kind, #incarnation, incarnation,
     #history + #text, history, text)}
+  if options then
+    known.text = known.text .. sub(raw, stop)
+    known.key, known.tags, known.thread, known.tail = options.key, options.tags, options.thread, options.tail
+  end
   claims_of[raw] = known
   return known
 end
 
 -- Return {state, note, flags, kind, retention, text} for the end of a record that is Processing on the incarnation; nil
--- for an unusual record. If `flags` are not 0, result and error must follow the text. Incarnation and node are the same
--- in all calls.
+-- for an unusual record. If `flags` are not 0, result and error must follow the text. For a record with tags or a tail,
+-- return also `shown`: what be_over needs of it. Incarnation and node are the same in all calls.
 local function ended_without_result(raw, incarnation, to_state, node, note, new_flags)
   local ok, record_format, state, flags, entries, priority, due, fence, at, attempts, crashes, losses, max_crashes,
     retention, log_total, log_bytes, kind, owner, history, stop = pcall(unpack_text, RECORD, raw)
-  if not ok or record_format ~= FORMAT or state ~= PROCESSING or flags ~= 0 or owner ~= incarnation
-    or stop ~= #raw + 1 or entries > MAX_HISTORY or not are_numbers(due, fence, at, retention)
-    or not is_history(history, entries) or not is_text(kind) then
+  if not ok or record_format ~= FORMAT or state ~= PROCESSING or owner ~= incarnation or flags == 0 and stop ~= #raw + 1
+    or flags % HAS_TAGS ~= 0 or present(flags, HAS_SLOT) or entries > MAX_HISTORY
+    or not are_numbers(due, fence, at, retention) or not is_history(history, entries) or not is_text(kind) then
     return nil
   end
+  local shown = flags ~= 0 and usual_options(raw, flags, stop) or nil
+  if flags ~= 0 and not shown then
+    return nil
+  elseif shown then
+    shown.kind, shown.state, shown.retention = kind, to_state, retention
+  end
   local text, time = latest_entry(at, to_state, node, note)
-  return {state = to_state, note = note, flags = new_flags, kind = kind, retention = retention,
-    text = pack(RECORD_WITH_ENTRY, FORMAT, to_state, new_flags, entries + 1, priority, due, fence, time, attempts,
+  return {state = to_state, note = note, flags = new_flags, kind = kind, retention = retention, shown = shown,
+    text = pack(RECORD_WITH_ENTRY, FORMAT, to_state, new_flags + flags, entries + 1, priority, due, fence, time, attempts,
     crashes, losses, max_crashes, retention, log_total, log_bytes, #kind, kind, #owner, owner, #history + #text,
     history, text)}
 end
 
--- End a record that is Processing on the incarnation. Return the new record, its kind and its retention, or nil for an
--- unusual record.
+-- End a record that is Processing on the incarnation. Return the new record, its kind, its retention and what it has
+-- `shown`, or nil for an unusual record.
 local function ended(raw, incarnation, to_state, node, note, result, error_)
   local flags, known = (result and HAS_RESULT or 0) + (error_ and HAS_ERROR or 0), ends_of[raw]
   if not known or known.state ~= to_state or known.note ~= note or known.flags ~= flags then
@@ -56,9 +78,15 @@ local function ended(raw, incarnation, to_state, node, note, result, error_)
     end
     ends_of[raw] = known
   end
-  if flags == 0 then
+  local shown = known.shown
+  if flags == 0 and not shown then
     return known.text, known.kind, known.retention
   end
   result, error_ = result or '', error_ or ''
+  if shown then
+    local options = pack(OPTIONS, 0, '', #shown.tags, shown.tags, #result, result, #error_, error_, 0, '')
+    local tail = shown.tail and pack(LAST, #shown.tail, shown.tail) or ''
+    return known.text .. options .. tail, known.kind, known.retention, shown
+  end
   return known.text .. pack(RESULT_AND_ERROR, 0, 0, #result, result, #error_, error_, 0), known.kind, known.retention
 end

@@ -46,7 +46,7 @@ end
 local id = sub(member, 17)
 local stored = call('MGET', record_key(id), spec_key(id))
 local usual = claimed(stored[1], kind, incarnation, name)
-if not usual or not stored[2] then
+if not usual or usual.tags or not stored[2] then
   return {'more'}
 end
 -- A key of a wrong type must cause an error before the first write.
