@@ -160,7 +160,7 @@ manifests: $(VENV)/.installed ## make of the manifests what is made from other f
 
 lock: $(VENV)/.installed ## renew the releases that the image is made of
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile $(LOCK) --extra cluster --extra jwt --extra otel --extra web --output-file deploy/requirements.lock pyproject.toml
+	$(BIN)/uv pip compile $(LOCK) --extra cluster --extra jwt --extra otel --extra sql --extra web --output-file deploy/requirements.lock pyproject.toml
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
 		$(BIN)/uv pip compile $(LOCK) --output-file deploy/build.lock -
 
