@@ -5,7 +5,7 @@
 set -eu
 folder=$1
 root=$(cd "$(dirname "$0")/../.." && pwd)
-packages=ca-certificates,etcd-client,etcd-server,prometheus,python3,python3-venv,redis-server,valkey-server
+packages=ca-certificates,etcd-client,etcd-server,postgresql,prometheus,python3,python3-venv,redis-server,valkey-server
 mkdir -p "$folder"
 
 install() {
