@@ -19,6 +19,7 @@ from peerjob.sql import Outbox, OutboxRelay
 from peerjob.sql.databases import EngineDatabase
 from peerjob.sql.outbox import relays
 from peerjob.sql.relay_rows import take
+from support.division import in_matrix
 from support.outbox_base import Base
 from support.postgres import Database
 from support.waiting import until
@@ -234,7 +235,7 @@ async def test_rows_in_another_database_than_the_relays_are_warned_of(
 
 
 @pytest.mark.long("waits for the last seconds that a node gives its database")
-@pytest.mark.parametrize("kind", ["psycopg", "asyncpg"])
+@pytest.mark.parametrize("kind", ["psycopg", in_matrix("asyncpg", "the other driver stays in make test")])
 async def test_a_database_that_does_not_answer_keeps_no_node_from_its_stop(
     postgres: Database, make_node: MakeNode, tmp_path: Path, kind: str
 ) -> None:
