@@ -31,8 +31,10 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
+ifndef SIDE_BY_SIDE
 .NOTPARALLEL:
-.PHONY: help demo quick test matrix lint pyright proto blocking reference unit unit-others coverage integration matrix-tests django-suite test-soak soak faultlab test-compose mutants mutants-some slips bench bench-peers bench-remote bench-guard bench-durability bench-web scale docs docs-serve pictures format screenshots lock dist upgrade release manifests sbom pin-actions servers clean
+endif
+.PHONY: help demo quick test matrix lint lint-types lint-rest collected pyright proto blocking reference unit unit-others coverage integration matrix-tests django-suite test-soak soak faultlab test-compose mutants mutants-some slips bench bench-peers bench-remote bench-guard bench-durability bench-web scale docs docs-serve pictures format screenshots lock dist upgrade release manifests sbom pin-actions servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,24 +45,36 @@ demo: $(VENV)/.installed ## three nodes at work on a Valkey of their own; two of
 quick: $(VENV)/.installed ## check what differs from main, in seconds
 	$(BIN)/python scripts/quick.py -n 2 $(ARGS)
 
+test: BESIDE_LINT := collected
 test: lint servers unit integration ## what a change can break on any engine, once, in eight minutes
 
 matrix: pyright docs servers unit-others matrix-tests mutants-some ## the rest of what CI runs: other Pythons, servers and drivers, long tests
 
+# mypy takes as long as all the others, so they run at the same time
 lint: $(VENV)/.installed ## style, types by mypy, the direction of imports, and whether generated code is fresh
+	@$(MAKE) --no-print-directory --jobs 2 SIDE_BY_SIDE=yes lint-types lint-rest $(BESIDE_LINT)
+
+lint-types: $(VENV)/.installed
+	$(BIN)/mypy src tests scripts $(wildcard bench examples)
+	$(BIN)/python scripts/check_typecheckers_see_links.py mypy
+
+lint-rest: $(VENV)/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy src tests scripts $(wildcard bench examples)
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python scripts/check_rings.py
 	$(BIN)/python scripts/check_words.py
-	$(BIN)/python scripts/check_typecheckers_see_links.py mypy
 	$(BIN)/python scripts/generate_proto.py --check
 	$(BIN)/python scripts/generate_blocking.py --check
 	$(BIN)/python scripts/generate_manifests.py --check
 	$(BIN)/python scripts/generate_reference.py --check
 	$(BIN)/python scripts/vendor_web.py --check
 	$(BIN)/python tests/mutants/run.py --check
+
+# the workers of the tests start at the same time, and each would compile all tests: here one process does it for them
+collected: $(VENV)/.installed
+	@mkdir -p build
+	$(BIN)/pytest tests/unit tests/integration --collect-only -qq >build/collected || { cat build/collected; exit 1; }
 
 pyright: $(VENV)/.installed ## types, by the checker of many editors
 	$(BIN)/pyright $(ARGS)
@@ -160,7 +174,7 @@ manifests: $(VENV)/.installed ## make of the manifests what is made from other f
 
 lock: $(VENV)/.installed ## renew the releases that the image is made of
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile $(LOCK) --extra cluster --extra jwt --extra otel --extra web --output-file deploy/requirements.lock pyproject.toml
+	$(BIN)/uv pip compile $(LOCK) --extra cluster --extra jwt --extra otel --extra sql --extra web --output-file deploy/requirements.lock pyproject.toml
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
 		$(BIN)/uv pip compile $(LOCK) --output-file deploy/build.lock -
 

@@ -88,6 +88,8 @@ def _names() -> Iterator[str]:
                 yield f"{name}: {part!r} has one meaning: call the file {ONE_MEANING[part][1]}"
         for node in ast.walk(_parsed(path)):
             bound, is_variable = _bound(node)
+            if not bound:
+                continue
             where = f"{name}:{getattr(node, 'lineno', 0)}"
             if is_variable and bound in NO_NAMES and (name, bound) not in KEPT:
                 yield f"{where}: the variable {bound!r} does not say what it holds: {NO_NAMES[bound]}"
@@ -112,6 +114,7 @@ def _bound(node: ast.AST) -> tuple[str, bool]:
             return "", False
 
 
+@cache
 def _parts(name: str) -> list[str]:
     return [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
 

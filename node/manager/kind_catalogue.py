@@ -275,7 +275,7 @@ class KindCatalogue(BackgroundRole):
         async with self._looking:  # calls that come together look once
             if again or not self._is_fresh():
                 await self._look()
-        known, unread = self._described, list[str]()
+        known, unread, rules = self._described, list[str](), list[KindRule]()
         for kind in dict.fromkeys(kinds):
             if kind in self._current and not again:
                 continue
@@ -289,11 +289,13 @@ class KindCatalogue(BackgroundRole):
             ):
                 unread.append(kind)
             else:
-                await self._set(self._rule(kind, [known.get((kind, digest)) for digest in digests]))
+                rules.append(self._rule(kind, [known.get((kind, digest)) for digest in digests]))
+        for at in range(0, len(rules), MAX_READ):
+            await self._set(rules[at : at + MAX_READ])
         for at in range(0, len(unread), MAX_READ):
             part = unread[at : at + MAX_READ]
-            for kind, stored in zip(part, await self._store.descriptors(part), strict=True):
-                await self._set(self._read(kind, stored))
+            stored = await self._store.descriptors(part)
+            await self._set([self._read(kind, of_kind) for kind, of_kind in zip(part, stored, strict=True)])
 
     async def listed(self, kind: str | None = None) -> list[ListedKind]:
         """The kinds that live nodes run, by name, or only one of them; raises StoreError."""
@@ -327,19 +329,23 @@ class KindCatalogue(BackgroundRole):
                 )
         return listed
 
-    async def _set(self, rule: KindRule) -> None:
-        if not rule.is_complete:
-            # a node that does not describe the kind can have given it a key limit
-            views = (await self._store.limits(kind=rule.kind)).views
-            has_key_limit = any(not view.name and view.concurrency is not None for view in views)
-            rule = replace(rule, has_key_limit=has_key_limit)
-        self._rules.pop(rule.kind, None)
-        if len(self._rules) >= MAX_DESCRIBED:
-            oldest = next(iter(self._rules))
-            del self._rules[oldest]
-            self._current.discard(oldest)
-        self._rules[rule.kind] = rule
-        self._current.add(rule.kind)
+    async def _set(self, rules: Sequence[KindRule]) -> None:
+        """Remember the rules of at most MAX_READ kinds."""
+        for rule in await asyncio.gather(*map(self._with_key_limit, rules)):
+            self._rules.pop(rule.kind, None)
+            if len(self._rules) >= MAX_DESCRIBED:
+                oldest = next(iter(self._rules))
+                del self._rules[oldest]
+                self._current.discard(oldest)
+            self._rules[rule.kind] = rule
+            self._current.add(rule.kind)
+
+    async def _with_key_limit(self, rule: KindRule) -> KindRule:
+        """The rule of a kind; a node that does not describe the kind can have given it a key limit."""
+        if rule.is_complete:
+            return rule
+        views = (await self._store.limits(kind=rule.kind)).views
+        return replace(rule, has_key_limit=any(not view.name and view.concurrency is not None for view in views))
 
     def _read(self, kind: str, stored: Sequence[KindDescriptor]) -> KindRule:
         live = self._live.get(kind, frozenset(descriptor.digest for descriptor in stored[:1]))

@@ -5,7 +5,7 @@
 set -eu
 folder=$1
 root=$(cd "$(dirname "$0")/../.." && pwd)
-packages=ca-certificates,etcd-client,etcd-server,prometheus,python3,python3-venv,redis-server,valkey-server
+packages=ca-certificates,etcd-client,etcd-server,postgresql,prometheus,python3,python3-venv,redis-server,valkey-server
 mkdir -p "$folder"
 
 install() {
@@ -20,7 +20,7 @@ if [ "${2:-}" != files ] &&
     install docker.io docker-cli docker-compose docker-buildx iptables
 fi
 
-if [ ! -e "$folder/root.tar" ]; then
+if [ ! -e "$folder/root.tar" ] || [ "$(cat "$folder/packages" 2>/dev/null)" != "$packages" ]; then
     command -v debootstrap >/dev/null || install debootstrap
     echo "making a Debian root file system in $folder"
     . /etc/os-release
@@ -35,6 +35,7 @@ if [ ! -e "$folder/root.tar" ]; then
         --exclude './var/lib/apt/lists/*' --exclude './etc/apt/sources.list*' .
     rm -rf "$folder/root"
     mv "$folder/root.tar.part" "$folder/root.tar"
+    echo "$packages" >"$folder/packages"
 fi
 
 if [ ! -e "$folder/wheels/.complete" ] || [ "$root/deploy/requirements.lock" -nt "$folder/wheels/.complete" ] ||

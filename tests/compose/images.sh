@@ -23,6 +23,12 @@ RUN printf '[global]\nno-index = true\nfind-links = /wheels\n' >/etc/pip.conf
 CMD ["python3"]
 EOF
 
+postgres=$(sed -n 's/^POSTGRES = "\(.*\)"/\1/p' tests/support/containers.py)
+make "$postgres" <<'EOF'
+RUN ln -s /usr/lib/postgresql/*/bin/* /usr/local/bin/
+CMD ["postgres"]
+EOF
+
 for file in docker-compose*.yml; do docker compose --file "$file" config --images; done | sort -u | while read -r image; do
     case $image in
     peerjob:*) ;; # built by the compose files themselves

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import redis
 
+from support import postgres
 from support.etcd import EtcdServer
-from support.servers import SERVERS, MissingServerError, ServerCluster, ServerKind
+from support.servers import SERVERS, MissingServerError, ServerCluster, ServerKind, ServerProcess
 from support.stack import require_engine
 
 pytestmark = pytest.mark.compose
@@ -23,6 +25,7 @@ def no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for kind in (*SERVERS.values(), EtcdServer):
         monkeypatch.setattr(kind, "binary", classmethod(missing))
+    monkeypatch.setattr(postgres, "programs", lambda: missing(ServerProcess))
 
 
 @pytest.mark.parametrize("kind", ["redis", "valkey"])
@@ -53,6 +56,15 @@ def test_etcd_in_a_container_keeps_what_was_written() -> None:
         server.kill()
         server.start()
         assert server.call("kv/range", key="a2V5")["kvs"][0]["value"] == "dmFsdWU="
+
+
+def test_postgresql_in_a_container_takes_rows(tmp_path: Path) -> None:
+    with postgres.running_postgres(tmp_path / "output") as host, postgres.new_database(host) as database:
+        assert not [*host.glob("data*")], "the data are in the container"
+        with psycopg.connect(database.conninfo) as connection:
+            connection.execute("CREATE TABLE one AS SELECT 1 AS number")
+            assert connection.execute("SELECT number FROM one").fetchone() == (1,)
+    assert not host.exists()
 
 
 def test_a_container_cannot_lose_its_power() -> None:

@@ -21,6 +21,7 @@ from peerjob.model.firing import FireOutcome
 from peerjob.model.record import Record
 from peerjob.model.spec import decode_spec
 from peerjob.store.drivers import open_store
+from support import searches
 from support.leaders import SECOND, accounted, definition, put, read_ledger
 from support.processes import ChildProcess
 from support.stalls import Stalls
@@ -145,7 +146,8 @@ def coordinator_url(request: pytest.FixtureRequest, coordinator: str | None) -> 
     return None if coordinator is None else str(request.getfixturevalue(f"{coordinator}_url"))
 
 
-@pytest.mark.long("waits for six terms")
+@pytest.mark.long("waits for three terms")
+@pytest.mark.search
 @pytest.mark.timeout(300)
 @on(
     [("redis", None), pytest.param("redis", "etcd", marks=pytest.mark.matrix("a long fault, with another coordinator"))]
@@ -155,7 +157,7 @@ async def test_at_most_one_node_acts_and_one_soon_does(
 ) -> None:
     candidates = Candidates(store_url, namespace, coordinator_url, tmp_path)
     with candidates.traced():
-        await hunt(candidates, CANDIDATES, faults=6)
+        await hunt(candidates, CANDIDATES, faults=6 if searches.whole else 3)
         candidates.check()
         check_gaps(candidates)
 

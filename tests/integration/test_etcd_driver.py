@@ -16,6 +16,7 @@ from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from support.etcd import EtcdServer, StartEtcd
 from support.etcd_site import EtcdSite
+from support.searches import seeds
 from support.waiting import PATIENCE, until
 
 
@@ -155,7 +156,7 @@ async def test_the_server_takes_what_the_limits_take(kv: EtcdKeyValue, root: str
 
 
 @pytest.mark.parametrize("calm", [False, True])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", seeds(range(6)))
 async def test_any_transaction_does_what_it_does_in_memory(kv: EtcdKeyValue, root: str, seed: int, calm: bool) -> None:
     both = Both(kv, root, random.Random(seed), calm=calm)
     applied = 0

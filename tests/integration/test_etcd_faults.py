@@ -90,6 +90,7 @@ async def test_a_leader_that_stands_still_is_left_for_another(
         paused.resume()
 
 
+@pytest.mark.matrix("a long fault; shorter ones have the same promises")
 async def test_without_a_majority_everybody_waits(
     start_etcd_cluster: StartEtcdCluster, namespace: str, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ def taken_back(instance: Instance[Any]) -> bool:
     return any(entry.state == State.SCHEDULED and "lost" in entry.note for entry in instance.record.history)
 
 
-@pytest.mark.parametrize("store_url", ["redis", "etcd", "sqlite"], indirect=True)
+@pytest.mark.parametrize("store_url", ["redis", "etcd", in_matrix("sqlite")], indirect=True)
 async def test_sigkill_in_the_middle_of_200_running_jobs(store_url: str, namespace: str, tmp_path: Path) -> None:
     async with peers(store_url, namespace, tmp_path) as group:
         victim = group.start(name="victim", workers=200)
@@ -98,6 +98,7 @@ async def test_sigterm_hands_back_at_once_and_counts_nothing(store_url: str, nam
         assert all((one.state, one.attempts, one.crashes, one.losses) == (State.COMPLETED, 1, 0, 0) for one in ended)
 
 
+@pytest.mark.matrix("a poison job that kills its process by a signal stays in make test")
 @pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
 async def test_a_job_that_ends_its_process_from_a_thread_is_parked(
     store_url: str, namespace: str, tmp_path: Path
@@ -149,7 +150,8 @@ async def test_two_nodes_of_one_name_do_not_confuse_each_other(store_url: str, n
         assert other.running
 
 
-@pytest.mark.parametrize("store_url", [in_matrix("valkey"), "etcd"], indirect=True)
+@pytest.mark.matrix("the second signal and the grace of the runtime stay in make test")
+@pytest.mark.parametrize("store_url", ["valkey", "etcd"], indirect=True)
 async def test_sigterm_ends_a_node_whose_thread_ignores_it(store_url: str, namespace: str, tmp_path: Path) -> None:
     async with peers(store_url, namespace, tmp_path) as group:
         stuck = group.start(name="stuck", workers=2)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from peerjob import State
+from support.division import in_matrix
 from support.limited_jobs import FEW, JOURNAL, RATED, few, few_too, keyed, rated, read_journal
 from support.peers import READY, Peers, peers
 from support.processes import ChildProcess
@@ -15,7 +16,7 @@ JOBS = "support.limited_jobs"
 KEYS = ("a", "b", "c")
 
 
-@pytest.mark.parametrize("store_url", ["redis", "etcd", "sqlite"], indirect=True)
+@pytest.mark.parametrize("store_url", ["redis", in_matrix("etcd"), in_matrix("sqlite")], indirect=True)
 async def test_no_limit_is_exceeded_while_nodes_are_killed(store_url: str, namespace: str, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     killed: dict[int, float] = {}
@@ -59,7 +60,7 @@ def _check_rate(starts: list[float], *, slack: float) -> None:
             assert last - first + 1 <= RATED.burst + (starts[last] - begin + slack) * 50 + 1
 
 
-@pytest.mark.parametrize("store_url", ["redis", "etcd", "sqlite"], indirect=True)
+@pytest.mark.parametrize("store_url", ["redis", in_matrix("etcd"), in_matrix("sqlite")], indirect=True)
 async def test_a_pause_of_a_kind_holds_on_all_nodes(store_url: str, namespace: str, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     async with peers(store_url, namespace, tmp_path) as group:

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from peerjob import State
+from support.division import in_matrix
 from support.fault_jobs import stubborn, work
 from support.peers import check_histories, everything, peers
 from support.waiting import PATIENCE
 
 
-@pytest.mark.parametrize("store_url", ["redis", "etcd"], indirect=True)
+@pytest.mark.parametrize("store_url", ["redis", in_matrix("etcd")], indirect=True)
 async def test_stale_writes_of_a_paused_node_are_refused(store_url: str, namespace: str, tmp_path: Path) -> None:
     async with peers(store_url, namespace, tmp_path) as group:
         paused = group.start(name="paused", workers=2)

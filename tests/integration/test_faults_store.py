@@ -13,6 +13,7 @@ from support.servers import ServerKind, ServerProcess, StartServer
 from support.waiting import PATIENCE, until
 
 
+@pytest.mark.parametrize("durable_server", ["redis", "valkey", in_matrix("etcd")], indirect=True)
 async def test_the_backlog_is_drained_after_the_server_was_killed_and_restarted(
     durable_server: ServerProcess, namespace: str, tmp_path: Path
 ) -> None:
@@ -34,7 +35,8 @@ async def test_the_backlog_is_drained_after_the_server_was_killed_and_restarted(
         assert all(node.running for node in nodes)
 
 
-@pytest.mark.parametrize("durable_server", ["redis", "valkey", in_matrix("etcd")], indirect=True)
+@pytest.mark.matrix("a long fault; shorter ones have the same promises")
+@pytest.mark.parametrize("durable_server", ["redis", "valkey", "etcd"], indirect=True)
 async def test_an_outage_longer_than_the_lease_reaps_no_node(
     durable_server: ServerProcess, namespace: str, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from peerjob import Client, Query, State
+from support.division import in_matrix
 from support.processes import ChildProcess
 from support.serving_process import TELL
 from support.waiting import PATIENCE
@@ -30,7 +31,7 @@ def serving(store_url: str, namespace: str, folder: Path) -> Generator[tuple[lis
         yield children, ",".join(targets)
 
 
-@pytest.mark.parametrize("store_url", ["redis", "etcd"], indirect=True)
+@pytest.mark.parametrize("store_url", ["redis", in_matrix("etcd")], indirect=True)
 async def test_a_client_of_a_node_that_is_killed_goes_on(store_url: str, namespace: str, tmp_path: Path) -> None:
     with serving(store_url, namespace, tmp_path) as (children, target):
         async with Client(target) as client:

@@ -16,7 +16,7 @@ from support.waiting import PATIENCE
 Code = grpc.StatusCode
 MIB = 1 << 20
 TOKENS = "reader 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08 ada\n"
-ZEROS = bytes(100 * MIB)
+ZEROS = bytes(32 * MIB)
 
 
 def highest_memory(child: ChildProcess) -> int:

@@ -5,6 +5,8 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 from peerjob import Role
 from peerjob.remote.server.tokens import hash_token
 from support.etcd import Certificates
@@ -56,6 +58,7 @@ def test_a_context_of_the_file_sets_address_and_credentials(jobd: Jobd, signed: 
     assert jobctl("list", "nodes", "--context", "none").status == 2
 
 
+@pytest.mark.matrix("waits for a lease; make test kills a node under a client")
 def test_logs_are_followed_beyond_the_death_of_the_node_that_runs_and_answers(
     jobd: Jobd, redis_server: Server, namespace: str
 ) -> None:

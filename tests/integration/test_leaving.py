@@ -23,41 +23,59 @@ SCRIPTS = [
     # program, body that runs at the end, end, exit status
     ("facade", "nothing", "end", 0),
     ("facade", "loop", "end", 0),
-    ("facade", "executor", "end", 0),
     ("facade", "thread", "end", 0),
     ("facade", "deaf", "end", 0),
     ("facade", "process", "end", 0),
     ("facade", "stubborn", "end", 0),
     ("facade", "thread", "error", 1),
-    ("facade", "loop", "exit", 3),
     ("facade", "process", "interrupt", -2),
     ("facade_in_thread", "thread", "end", 0),
     ("facade_in_fork", "loop", "end", 0),
-    ("bare", "nothing", "end", 0),
     ("bare", "loop", "end", 0),
     ("bare", "thread", "end", 0),
-    ("bare", "process", "end", 0),
-    ("bare", "loop", "error", 1),
-    ("bare", "thread", "exit", 3),
     ("bare", "loop", "interrupt", -2),
     ("stopped", "stubborn", "end", 0),
-    ("stopped", "stubborn", "error", 1),
     ("managed", "loop", "interrupt", -2),
     ("open_loop", "loop", "end", 0),
     ("closed_loop", "loop", "end", 0),
     ("loop_in_thread", "thread", "end", 0),
 ]
+"""Those of make test; MORE_SCRIPTS combines the same programs, bodies and ends in other ways."""
+MORE_SCRIPTS = [
+    ("facade", "executor", "end", 0),
+    ("facade", "loop", "exit", 3),
+    ("bare", "nothing", "end", 0),
+    ("bare", "process", "end", 0),
+    ("bare", "loop", "error", 1),
+    ("bare", "thread", "exit", 3),
+    ("stopped", "stubborn", "error", 1),
+]
+OTHER_STORE = pytest.mark.matrix("one other store stays in make test")
 SAYS = {"error": "ZeroDivisionError: of the program", "interrupt": "KeyboardInterrupt"}
 
 
-@pytest.mark.parametrize(("program", "body", "end", "status"), SCRIPTS, ids=str)
+@pytest.mark.parametrize(
+    ("program", "body", "end", "status"),
+    [
+        *SCRIPTS,
+        *(pytest.param(*script, marks=pytest.mark.matrix("its parts stay in make test")) for script in MORE_SCRIPTS),
+    ],
+    ids=str,
+)
 async def test_a_script_leaves_at_its_end(
     redis_url: str, namespace: str, tmp_path: Path, program: str, body: str, end: str, status: int
 ) -> None:
     await leaves(redis_url, namespace, tmp_path, program, body, end, status)
 
 
-@pytest.mark.parametrize(("store", "program"), [("glide", "facade"), ("etcd", "bare"), ("etcd", "closed_loop")])
+@pytest.mark.parametrize(
+    ("store", "program"),
+    [
+        pytest.param("glide", "facade", marks=OTHER_STORE),
+        ("etcd", "bare"),
+        pytest.param("etcd", "closed_loop", marks=OTHER_STORE),
+    ],
+)
 async def test_a_script_leaves_on_each_store(
     request: pytest.FixtureRequest, namespace: str, tmp_path: Path, store: str, program: str
 ) -> None:
@@ -118,15 +136,13 @@ def tool(name: str) -> Path:
     return Path(sys.executable).with_name(name)
 
 
-SLOW_RELOADS = pytest.mark.matrix("reloads with other options; one set stays in make test")
-
-
+@pytest.mark.matrix("five restarts of a worker; make test ends each kind of program once")
 @pytest.mark.parametrize(
     ("options", "kind"),
     [
         ("-k sync", "thread"),
-        pytest.param("-k gthread --threads 2", "deaf", marks=SLOW_RELOADS),
-        pytest.param("-k sync --preload", "loop", marks=SLOW_RELOADS),
+        ("-k gthread --threads 2", "deaf"),
+        ("-k sync --preload", "loop"),
     ],
 )
 async def test_five_reloads_of_gunicorn_count_no_crash(
@@ -180,7 +196,11 @@ async def test_five_reloads_of_gunicorn_count_no_crash(
 
 @pytest.mark.parametrize(
     ("app", "number", "status"),
-    [("stops", signal.SIGTERM, -signal.SIGTERM), ("stops", signal.SIGINT, None), ("forgets", signal.SIGINT, None)],
+    [
+        ("stops", signal.SIGTERM, -signal.SIGTERM),
+        pytest.param("stops", signal.SIGINT, None, marks=pytest.mark.matrix("another signal stays in make test")),
+        ("forgets", signal.SIGINT, None),
+    ],
 )
 async def test_an_application_under_uvicorn_leaves(
     redis_url: str,

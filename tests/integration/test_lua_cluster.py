@@ -300,6 +300,7 @@ async def test_a_lease_is_renewed_while_a_member_hangs(server_cluster: ServerClu
     await store.close()
 
 
+@pytest.mark.matrix("a long fault; shorter ones have the same promises")
 async def test_a_lease_is_renewed_at_the_server_that_takes_over_from_one_that_hangs() -> None:
     """The old server accepts connections and answers nothing, so each renewal ends at its own limit of time."""
     clock, name = (

@@ -310,6 +310,7 @@ async def test_a_set_of_which_the_server_lost_a_part_is_sent_again(site: MakeSit
     assert {one.kind for one in await peer.take(100)} == set(some)
 
 
+@pytest.mark.matrix("measures ten thousand kinds")
 async def test_no_script_takes_long_at_ten_thousand_kinds(site: MakeSite) -> None:
     """The test counts the commands of each script, as the time depends on the machine."""
     here = site()

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from peerjob import INJECTED, Instance, Job, MetricsServer, Node, Query, serve_metrics
+from support.division import in_matrix
 from support.effort import cpu_seconds
 from support.scrapes import Samples, samples_of
 from support.servers import ServerProcess
@@ -19,7 +20,7 @@ async def sleep(seconds: float) -> None:
 
 
 SLEEP = Job("sleep", sleep)
-pytestmark = pytest.mark.parametrize("durable_server", ["redis", "etcd"], indirect=True)
+pytestmark = pytest.mark.parametrize("durable_server", ["redis", in_matrix("etcd")], indirect=True)
 
 
 async def scraped(server: MetricsServer) -> Samples:

@@ -175,7 +175,9 @@ async def run_all(url: str, namespace: str) -> None:
     ("source", "target", "count", "schedules"),
     [
         ("redis_url", "etcd_url", 400, 12),
-        pytest.param("etcd_url", "valkey_url", 120, 6),
+        pytest.param(
+            "etcd_url", "valkey_url", 120, 6, marks=pytest.mark.matrix("the other direction stays in make test")
+        ),
         pytest.param("redis_url", "etcd_url", 10_000, 50, marks=pytest.mark.soak),
     ],
     indirect=["source", "target"],

@@ -34,7 +34,7 @@ async def use(node: Node) -> None:
         assert results == list(range(MANY))
 
 
-@pytest.mark.parametrize("store_url", ["memory", "redis", "valkey", in_matrix("etcd")], indirect=True)
+@pytest.mark.parametrize("store_url", [in_matrix("memory"), "redis", "valkey", in_matrix("etcd")], indirect=True)
 def test_a_node_runs_under_load_in_one_loop_after_the_other(store_url: str, caplog: pytest.LogCaptureFixture) -> None:
     node = Node(store_url, jobs=[WORK], namespace="loops")
     for _ in range(3):
@@ -42,7 +42,7 @@ def test_a_node_runs_under_load_in_one_loop_after_the_other(store_url: str, capl
     assert "different event loop" not in caplog.text
 
 
-@pytest.mark.parametrize("form", [in_matrix("valkey"), in_matrix("valkey+glide"), "durable"])
+@pytest.mark.parametrize("form", [in_matrix("valkey"), in_matrix("valkey+glide"), in_matrix("durable")])
 def test_a_node_on_valkey_does_too(start_server: StartServer, form: str, caplog: pytest.LogCaptureFixture) -> None:
     server = start_server("valkey", appendonly=True, config=("--appendfsync", "always"))
     url = f"{server.url}?durability=aof" if form == "durable" else server.url.replace("valkey:", f"{form}:")
@@ -59,6 +59,7 @@ def test_a_node_on_a_file_does_too(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "different event loop" not in caplog.text
 
 
+@pytest.mark.parametrize("store_url", [in_matrix("memory"), "redis", "valkey", in_matrix("etcd")], indirect=True)
 def test_a_node_whose_loop_was_closed_is_released_by_a_stop_and_starts_again(store_url: str) -> None:
     assert "was closed without a stop" in after_a_closed_loop(store_url)
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 
 from peerjob import Job, JobFailed, Node, State, UnknownInstanceError
 from peerjob.sql import Outbox, OutboxRelay
 from peerjob.sql.databases import EngineDatabase
 from peerjob.sql.outbox import relays
 from peerjob.sql.relay_rows import take
+from support.division import in_matrix
 from support.outbox_base import Base
 from support.postgres import Database
 from support.waiting import until
@@ -234,7 +235,7 @@ async def test_rows_in_another_database_than_the_relays_are_warned_of(
 
 
 @pytest.mark.long("waits for the last seconds that a node gives its database")
-@pytest.mark.parametrize("kind", ["psycopg", "asyncpg"])
+@pytest.mark.parametrize("kind", ["psycopg", in_matrix("asyncpg", "the other driver stays in make test")])
 async def test_a_database_that_does_not_answer_keeps_no_node_from_its_stop(
     postgres: Database, make_node: MakeNode, tmp_path: Path, kind: str
 ) -> None:
@@ -300,3 +301,27 @@ async def test_the_relay_listens_again_after_its_connection_ended(
                 assert await row.result(node, 30) == 2 * number
                 admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
     await base.close()
+
+
+@pytest.mark.parametrize("kind", ["psycopg", "asyncpg"])
+async def test_a_lone_row_costs_two_changes_and_no_transaction(
+    postgres: Database, make_node: MakeNode, tmp_path: Path, kind: str
+) -> None:
+    base, seen = Base(kind, postgres, tmp_path), list[str]()
+    watched = getattr(base.relay_engine, "sync_engine", base.relay_engine)
+    event.listen(watched, "before_cursor_execute", lambda *given: seen.append(given[2]))
+    others = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    async with make_node(base) as node:
+        for number in range(2):
+            seen.clear()
+            with base.engine.begin() as connection:
+                row = outbox.schedule(connection, job.call(number))
+            assert await row.result(node, 30) == 2 * number
+            await until(lambda: any(sql.startswith("DELETE") for sql in seen))
+        base.engine.dispose()
+        with psycopg.connect(postgres.conninfo, autocommit=True) as watching:
+            last = {query.split()[0] for (query,) in watching.execute(others)}
+    await base.close()
+    assert [sql.split()[0] for sql in seen if not sql.startswith("SELECT")] == ["WITH", "DELETE"]
+    assert "LISTEN" in last
+    assert last <= {"LISTEN", "SELECT", "DELETE"}, "a COMMIT would be the last statement of a transaction"

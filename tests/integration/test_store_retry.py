@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from peerjob import Client, Job, Node, Server, State, StoreUnavailableError
+from support.division import in_matrix
 from support.processes import ChildProcess
 from support.servers import ServerProcess
 from support.waiting import PATIENCE
@@ -19,7 +20,7 @@ SLACK = 4.0
 """Seconds that this machine may need; well below the default of 30 s."""
 
 
-@pytest.mark.parametrize("hangs", [False, True], ids=["down", "hangs"])
+@pytest.mark.parametrize("hangs", [False, in_matrix(True, "each try waits for 5 s")], ids=["down", "hangs"])
 async def test_a_call_fails_soon_and_the_outcome_is_committed_after_the_outage(
     durable_server: ServerProcess, namespace: str, hangs: bool
 ) -> None:

@@ -3,11 +3,12 @@
 import pytest
 
 from peerjob import Client, Node, Server
+from support.division import in_matrix
 from support.trips import wrong_on_the_way, wrongly_taken
 from support.typed_values import JOBS
 
 
-@pytest.mark.parametrize("store_url", ["memory", "redis", "etcd"], indirect=True)
+@pytest.mark.parametrize("store_url", [in_matrix("memory"), "redis", in_matrix("etcd")], indirect=True)
 async def test_the_type_table(store_url: str, namespace: str) -> None:
     async with Node(store_url, jobs=JOBS, namespace=namespace) as node, Server(node, "127.0.0.1:0") as server:
         assert await wrong_on_the_way(node) == []

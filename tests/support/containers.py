@@ -1,7 +1,7 @@
 """Servers in containers, for machines that have a Docker engine and not the servers.
 
 A container shares the network of the machine, so that its server listens on the given loopback port, and the data
-folder, which outlives the container. The images are those of the compose files.
+folder, which outlives the container. The images are those of the compose files, and one of PostgreSQL.
 """
 
 import contextlib
@@ -19,10 +19,15 @@ TESTS = Path(__file__).parents[1]
 SOCKETS = (Path("/var/run/docker.sock"), Path("~/.docker/run/docker.sock").expanduser())
 
 
+POSTGRES = "postgres:17.6"
+
+
 def image_of(kind: str) -> str | None:
     """The image of a server; None where no engine is."""
     if "DOCKER_HOST" not in os.environ and not any(path.is_socket() for path in SOCKETS):
         return None
+    if kind == "postgres":
+        return POSTGRES
     from support.deploying import ROOT, compose
 
     service, file = ("redis", "docker-compose.redis.yml") if kind == "redis" else (kind, "docker-compose.yml")
@@ -33,10 +38,12 @@ def image_of(kind: str) -> str | None:
 class ContainerProcess(ChildProcess):
     """A child process that runs a container in the foreground: signals to it go to the container's program."""
 
-    def __init__(self, image: str, command: Sequence[str | Path], *, folder: Path, output: Path) -> None:
-        """Run a command of the image, with `folder` at the same path."""
+    def __init__(
+        self, image: str, command: Sequence[str | Path], *, folder: Path, output: Path, user: str | None = None
+    ) -> None:
+        """Run a command of the image, with `folder` at the same path. Its user is that of the tests, or `user`."""
         self._name = f"peerjob-test-{uuid.uuid4().hex}"
-        arguments = [image, self._name, folder, *command]
+        arguments = [image, self._name, folder, user or f"{os.getuid()}:{os.getgid()}", *command]
         env = {"PYTHONPATH": str(TESTS)}
         super().__init__([sys.executable, "-P", "-u", "-m", "support.containers", *arguments], output=output, env=env)
 
@@ -67,12 +74,12 @@ def _containers() -> Any:
     return client.containers
 
 
-def _run(image: str, name: str, folder: str, command: Sequence[str]) -> int:
+def _run(image: str, name: str, folder: str, user: str, command: Sequence[str]) -> int:
     """Run a container, print its output, and return the exit status of its program."""
     from testcontainers.core.container import DockerContainer
 
     container = DockerContainer(
-        image, name=name, volumes=[(folder, folder, "rw")], network_mode="host", user=f"{os.getuid()}:{os.getgid()}"
+        image, name=name, volumes=[(folder, folder, "rw")], network_mode="host", user=user
     ).with_command([*command])
     with container:
         running: Any = container.get_wrapped_container()
@@ -83,4 +90,4 @@ def _run(image: str, name: str, folder: str, command: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_run(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]))
+    sys.exit(_run(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], sys.argv[5:]))

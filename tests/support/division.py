@@ -86,7 +86,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.matrix("the same test runs on Redis"))
 
 
-def in_matrix(value: str, why: str = "make test runs it on another engine") -> pytest.ParameterSet:
+def in_matrix(value: object, why: str = "make test runs it on another engine") -> pytest.ParameterSet:
     """A value of a parameter that only `make matrix` has."""
     return pytest.param(value, marks=pytest.mark.matrix(why))
 

@@ -49,6 +49,9 @@ class DyingDatabase(EngineDatabase):
 
         return await super().run(and_die, executor)
 
+    async def run_one(self, work: Callable[[Connected], T], executor: Executor | None = None) -> T:
+        return await self.run(work, executor)  # so that there is a transaction to die in
+
 
 class DyingNode:
     """What a relay asks of its node, which dies before or after an enqueue."""

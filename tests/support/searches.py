@@ -10,7 +10,7 @@ import pytest
 
 T = TypeVar("T")
 
-SHARE = 5
+SHARE = 10
 """One of so many cases is in the share."""
 
 whole = False

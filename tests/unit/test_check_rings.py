@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 CHECK = ROOT / "scripts" / "check_rings.py"
 
@@ -21,6 +23,7 @@ def check(home: Path, files: dict[str, str]) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.matrix("make lint checks it")
 def test_the_package_has_no_ring() -> None:
     done = subprocess.run([sys.executable, str(CHECK)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 CONFTEST = """
@@ -92,6 +94,7 @@ def names(lines: list[str], outcome: str) -> set[str]:
     return {line.partition("::")[2].split()[0] for line in lines if line.startswith(outcome)}
 
 
+@pytest.mark.matrix("what measures the tests is a tool")
 def test_a_test_above_its_budget_fails(tmp_path: Path) -> None:
     lines = run(tmp_path, TESTS)
 

@@ -41,7 +41,7 @@ def check(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.long("a checker reads the whole package")
+@pytest.mark.matrix("make lint checks the same code as a part of the checkout")
 @pytest.mark.timeout(300)
 def test_mypy_knows_user_code(project: Path, pytestconfig: pytest.Config) -> None:
     cache = pytestconfig.cache.mkdir("mypy_user_code")

@@ -11,7 +11,7 @@ from django.apps import apps
 from django.core import checks
 from django.db import connections, transaction
 
-from peerjob import Call, Instance, OptionError, PeerjobError, UnknownInstanceError
+from peerjob import Call, Instance, Job, OptionError, PeerjobError, UnknownInstanceError
 from peerjob.model.ids import id_time_us
 
 from .framework import (
@@ -36,6 +36,9 @@ from .values import as_json
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+MAX_JOBS = 1_000
+"""Most tasks whose check and job a backend keeps."""
 
 
 class TaskBackend(BaseTaskBackend):
@@ -63,6 +66,7 @@ class TaskBackend(BaseTaskBackend):
 
     def __init__(self, alias: str, params: dict[str, Any]) -> None:
         super().__init__(alias, params)
+        self._jobs: dict[int, tuple[AnyTask, Job[..., Any, Any]]] = {}
         self._checked: BackendOptions | InvalidTaskBackend
         try:
             self._checked = read_options(alias, self.options)
@@ -90,17 +94,16 @@ class TaskBackend(BaseTaskBackend):
         an argument that JSON lacks: at once and also inside of a transaction. Raises StoreUnavailableError or
         StoreFullError if the store cannot take the run, and TableError for an outbox without tables.
         """
-        self.validate_task(task)
+        job = self._checked_job(task)
         args, kwargs = as_json(args), as_json(kwargs)
-        call = Call(job_for(self.alias, task), tuple(args), kwargs)
-        tasks = self._task_store()
-        waiting = open_transactions() if self.checked_options.enqueue_on_commit else set[str]()
-        outbox = self.checked_options.outbox_alias
+        call = Call(job, tuple(args), kwargs)
+        tasks, options = self._task_store(), self.checked_options
+        outbox = options.outbox_alias
         if outbox is not None:
             row = tasks.outbox.schedule_in_autocommit(connections[outbox], call)
             result = self._result(task, row.id, args, kwargs)
             self._enqueued(result)
-        elif waiting:
+        elif options.enqueue_on_commit and (waiting := open_transactions()):
             result = self._result(task, tasks.new_id(call), args, kwargs)
             after_commit(waiting, lambda: self._stored(result, tasks.store(result.id, call)))
         else:
@@ -108,6 +111,22 @@ class TaskBackend(BaseTaskBackend):
             result = self._result(task, instance.id, args, kwargs)
             self._stored(result, instance)
         return result
+
+    def _checked_job(self, task: AnyTask) -> Job[..., Any, Any]:
+        """The job for a call of a task; raises InvalidTask.
+
+        A task cannot change, so its answer is kept. The check of a time depends on settings.
+        """
+        known = self._jobs.get(id(task))
+        if known is not None and known[0] is task:
+            return known[1]
+        self.validate_task(task)
+        job = job_for(self.alias, task)
+        if task.run_after is None:
+            if len(self._jobs) >= MAX_JOBS:
+                self._jobs.clear()
+            self._jobs[id(task)] = task, job
+        return job
 
     def _result(self, task: Task[P, R], id: str, args: list[Any], kwargs: dict[str, Any]) -> TaskResult[P, R]:
         return TaskResult(

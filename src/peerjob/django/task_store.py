@@ -44,7 +44,9 @@ class TaskStore:
 
     def store_new(self, call: Call[Any]) -> Instance[Any]:
         """Store an instance. Raises what `new_id` raises, or a StoreError if the store cannot take it."""
-        return self._ask(lambda node: node.schedule(call), lambda: self.manager.schedule(call).instance, job=call.job)
+        if self._lent is None and _running_loop() is None:
+            return self.manager.store(call, (), {})
+        return self._ask(lambda node: node.schedule(call), lambda: self.manager.store(call, (), {}), job=call.job)
 
     @functools.cached_property
     def outbox(self) -> Outbox:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from peerjob.model.ages import moment
 from peerjob.model.stored_limit import MAX_HOLDERS, InstanceLimits, LimitView
 
+CLOCKS_DIFFER = timedelta(seconds=2)
+"""How far the clock of a caller is possibly behind the clock that counts rates."""
 Running = Mapping[str, Mapping[str, str]]
 """Kind → running instance → the name of its node."""
 
@@ -28,8 +30,14 @@ def why_limited(kind: str, limits: InstanceLimits, running: Running, now: dateti
         elif view.name and view.concurrency is not None and view.running >= view.concurrency:
             yield f"limit {view.name!r} is full: {view.running} of {view.concurrency} run{_of(view, running)}"
         elif view.name and view.opens_at is not None and view.opens_at > now:
-            rate = f" (its rate is {view.rate})" if view.rate else ""
-            yield f"limit {view.name!r} is closed until {moment(view.opens_at)}{rate}"
+            yield f"limit {view.name!r} is closed until {moment(view.opens_at)}: {_cause(view, view.opens_at - now)}"
+
+
+def _cause(view: LimitView, left: timedelta) -> str:
+    """Why a limit is closed for so long. A rate that is used up opens within the time between two starts."""
+    if view.rate is None or left > timedelta(microseconds=view.period_us) + CLOCKS_DIFFER:
+        return "a job throttled it"
+    return f"its rate of {view.rate} is used up, or a job throttled it"
 
 
 def _of(view: LimitView, running: Running) -> str:

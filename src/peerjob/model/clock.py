@@ -8,7 +8,7 @@ import random
 import time
 import weakref
 from collections.abc import AsyncGenerator, Generator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol, cast
 
 from .errors import OptionError, ScheduleError
@@ -144,7 +144,7 @@ class CorrectedTime:
 def to_datetime(time_us: int) -> datetime:
     """Convert microseconds since the epoch to an aware UTC datetime."""
     seconds, micros = divmod(time_us, 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=micros)
+    return datetime.fromtimestamp(seconds, UTC) + timedelta(0, 0, micros)  # half the time of replace()
 
 
 def to_us(moment: datetime) -> int:

@@ -80,10 +80,17 @@ class OutboxRelay:
         return await checked(self._database, self.table, lambda connected: state_of(connected, self.table))
 
 
-async def checked(database: Database, table: str, work: Callable[[Connected], T], thread: Executor | None = None) -> T:
-    """Run work in a transaction; an error that tells of a missing table becomes a TableError."""
+async def checked(
+    database: Database,
+    table: str,
+    work: Callable[[Connected], T],
+    thread: Executor | None = None,
+    *,
+    is_one: bool = False,
+) -> T:
+    """Run work in a transaction, or one statement; an error that tells of a missing table becomes a TableError."""
     try:
-        return await database.run(work, thread)
+        return await (database.run_one if is_one else database.run)(work, thread)
     except Exception as error:
         told = table_error(error, table, database.dialect)
         if told is None:
@@ -145,7 +152,7 @@ class _Passes:
         # a take locks the file for the writers of the program, and a look does not
         is_idle = self._database.dialect == "sqlite" and not (self._sent or self._refused)
         if is_idle or not (is_known or is_woken):
-            is_over = await self._run(self._finish_and_look)
+            is_over = await self._run(self._finish_and_look, is_one=not (self._sent or self._refused))
             self._ended()
             if is_over:
                 return False
@@ -154,7 +161,7 @@ class _Passes:
             await self._node.reach()
             self._answered_at = self._node.clock.elapsed()
         taken_at = self._node.clock.elapsed()
-        rows = await self._run(self._take)
+        rows = await self._run(self._take, is_one=not (self._sent or self._refused))
         is_full = len(rows) == MAX_BATCH or sum(_size(row.call) for row in rows) >= MAX_BATCH_BYTES
         self._ended()
         instances = [instance for instance in map(self._decoded, rows) if instance is not None]
@@ -177,7 +184,7 @@ class _Passes:
                 else:
                     self._refuse(instance.id, error)
         if not is_full and (self._sent or self._refused):
-            await self._run(self._finish)
+            await self._run(self._finish, is_one=not self._refused)
             self._ended()
         return is_full
 
@@ -222,7 +229,7 @@ class _Passes:
     async def _look_aside(self) -> None:
         now = self._node.clock.elapsed()
         if now >= self._aside_at:
-            for id in await self._run(lambda connected: old_rows(connected, self._table, MAX_BATCH)):
+            for id in await self._run(lambda connected: old_rows(connected, self._table, MAX_BATCH), is_one=True):
                 self._refuse(id, OLD)
             self._aside_at = now + ASIDE_PERIOD
         if now >= self._clean_at:
@@ -261,8 +268,8 @@ class _Passes:
         if listener is not None:
             await listener.close()
 
-    async def _run(self, work: Callable[[Connected], T]) -> T:
-        return await checked(self._database, self._table, work, self._thread)
+    async def _run(self, work: Callable[[Connected], T], *, is_one: bool = False) -> T:
+        return await checked(self._database, self._table, work, self._thread, is_one=is_one)
 
 
 def _size(call: Any) -> int:

@@ -4,11 +4,13 @@ import math
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.test.utils import override_settings
 from django.utils import timezone
 from django.utils.safestring import SafeString
@@ -188,6 +190,31 @@ async def test_without_use_tz_times_are_naive(node: Node) -> None:
         ran = await ended(node, await tasks.add.aenqueue(1))
         assert ran.enqueued_at is not None
         assert ran.enqueued_at.tzinfo is None
+
+
+async def test_a_task_is_checked_once_and_a_time_each_time(
+    node: Node, backend: TaskBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[AnyTask] = []
+
+    def check(task: AnyTask) -> None:
+        checked.append(task)
+        if task.queue_name == "nowhere":
+            raise InvalidTask("no such queue")
+
+    monkeypatch.setattr(backend, "validate_task", check)
+    later = tasks.add.using(run_after=timezone.now() + timedelta(hours=1))
+    mail = tasks.add.using(queue_name="mail")
+    invalid = replace(tasks.add)
+    object.__setattr__(invalid, "queue_name", "nowhere")
+    checked.clear()  # the tasks were checked when they were made
+    for _ in range(2):
+        for task in (tasks.add, later, mail):
+            await sync_to_async(backend.enqueue)(task, [1], {})
+        with pytest.raises(InvalidTask, match="no such queue"):
+            await sync_to_async(backend.enqueue)(invalid, [1], {})
+    assert [checked.count(task) for task in (tasks.add, later, mail, invalid)] == [1, 2, 1, 2]
+    assert node.running
 
 
 async def test_a_time_that_is_no_datetime_is_refused(backend: TaskBackend) -> None:

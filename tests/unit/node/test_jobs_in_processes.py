@@ -13,6 +13,7 @@ import pytest
 from peerjob import Job, JobCancelled, JobFailed, JobTimedOut, Node, Query, State, SystemClock
 from peerjob.testing import running_node
 from support import bodies
+from support.division import in_matrix
 from support.factories import lines_of, notes_of, shared_url
 from support.waiting import until
 
@@ -87,7 +88,10 @@ async def test_its_errors_are_those_of_any_job(node: Node) -> None:
     assert "in raises" in caught.value.traceback
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", "os._exit", "segfault"])
+ALIKE = "test_processes.py has this end of a process"
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", in_matrix("os._exit", ALIKE), in_matrix("segfault", ALIKE)])
 async def test_one_that_dies_fails_its_instance_alone(node: Node, how: str) -> None:
     instance = await node.schedule(EXITS.with_options(max_retries=1), how)
     with pytest.raises(JobFailed) as caught:

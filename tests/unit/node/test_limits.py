@@ -23,6 +23,7 @@ from peerjob import (
 )
 from peerjob.handles.observing import observe
 from peerjob.handles.reasons import why_instance
+from peerjob.model.ages import moment
 from peerjob.model.clock import to_datetime
 from peerjob.model.ids import IdSource
 from peerjob.model.record import NodeInfo
@@ -188,6 +189,55 @@ async def test_a_throttle_of_a_limit_that_no_kind_has_is_refused(clock: VirtualC
         await instance.wait(10)
         assert instance.error is not None
         assert "limit: expected the name of a limit that a kind has, got 'none'" in instance.error.message
+
+
+@pytest.mark.parametrize(
+    ("rate", "left", "cause"),
+    [
+        ("1/s", 8, "a job throttled it"),
+        ("1/h", 8, "its rate of 1/h is used up, or a job throttled it"),
+        (None, 8, "a job throttled it"),
+    ],
+)
+async def test_why_tells_how_a_limit_was_closed(clock: VirtualClock, rate: str | None, left: float, cause: str) -> None:
+    api = Limit("api", concurrency=10, rate=rate, burst=None if rate is None else 5)
+
+    async def call(context: Context = INJECTED) -> None:
+        await context.throttle(api, "10s")
+
+    limited = Job("call", call, limits=[api])
+    async with running_node(limited, clock=clock) as node:
+        await clock.run((await node.schedule(limited)).wait())
+        waiting = await node.schedule(limited)
+        await clock.advance(10 - left)
+        why = why_instance(await observe(node, waiting, to_datetime(clock.time_us())))
+        (view,) = [view async for view in node.limits() if view.name]
+        assert view.opens_at is not None
+        assert why == [f"limit 'api' is closed until {moment(view.opens_at)}: {cause}"]
+
+
+async def test_a_rate_that_is_used_up_is_told(clock: VirtualClock) -> None:
+    limited = Job("call", lambda: None, limits=[Limit("api", rate="1/min", burst=1)])
+    async with running_node(limited, clock=clock) as node:
+        await clock.run((await node.schedule(limited)).wait())
+        waiting = await node.schedule(limited)
+        (why,) = why_instance(await observe(node, waiting, to_datetime(clock.time_us())))
+        assert why.endswith(": its rate of 1/min is used up, or a job throttled it")
+
+
+async def test_limits_of_kinds_without_a_description_are_read_together(clock: VirtualClock) -> None:
+    """One after the other, fifty kinds would cost fifty times the way to the store and back."""
+    store, kinds = flaky_store(clock), [f"kind{number}" for number in range(50)]
+    async with running_node(clock=clock, store=store.store) as node:
+        await store.inner.publish_kinds(kinds)
+        store.slow(0.1, "limits")
+        runtime = node._runtime  # pyright: ignore[reportPrivateUsage]
+        assert runtime is not None
+        began = clock.elapsed()
+        await clock.run(runtime.catalogue.prepare(kinds))
+        assert clock.elapsed() - began < 0.5
+        assert store.calls["limits"] == 50
+        assert all(runtime.catalogue.is_prepared(kind) for kind in kinds)
 
 
 # -- pauses ------------------------------------------------------------------------------------------------------------

@@ -80,8 +80,20 @@ async def test_bodies_of_a_loop_with_eager_tasks_end() -> None:
         assert [await one.result(30) for one in made] == [2 * number for number in numbers]
 
 
-@pytest.mark.parametrize("given", ["url", "store"])
-@pytest.mark.parametrize("scheme", ["memory", "shared", "file"])
+ALIKE = pytest.mark.matrix("the store, and the other way to give it, stay in make test")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "given"),
+    [
+        ("memory", "url"),
+        ("shared", "store"),
+        ("file", "url"),
+        pytest.param("memory", "store", marks=ALIKE),
+        pytest.param("shared", "url", marks=ALIKE),
+        pytest.param("file", "store", marks=ALIKE),
+    ],
+)
 def test_a_node_whose_loop_was_closed_is_released_by_a_stop_and_starts_again(
     scheme: str, given: str, tmp_path: Path
 ) -> None:

@@ -41,6 +41,7 @@ from peerjob.node.body.injection import Resources
 from peerjob.node.body.typed_positions import Encoded
 from peerjob.testing.clock import VirtualClock
 from support import bodies
+from support.division import in_matrix
 from support.processes import ChildProcess
 from support.waiting import until
 
@@ -316,7 +317,7 @@ async def test_a_result_that_is_far_too_large(executor: Executor) -> None:
         ("os._exit", 3, "exit status 3"),
         ("SIGKILL", -9, "signal 9, SIGKILL"),
         ("segfault", -11, "signal 11, SIGSEGV"),
-        ("SIGABRT", -6, "signal 6, SIGABRT"),
+        pytest.param("SIGABRT", -6, "signal 6, SIGABRT", marks=pytest.mark.matrix("other signals stay in make test")),
     ],
 )
 async def test_a_process_that_dies_is_an_error_of_its_body(
@@ -387,7 +388,10 @@ async def cancelling(
     return task, pids
 
 
-@pytest.mark.parametrize("reason", ["user", "timeout", "lost"])
+ALIKE = "another reason stays in make test"
+
+
+@pytest.mark.parametrize("reason", ["user", in_matrix("timeout", ALIKE), in_matrix("lost", ALIKE)])
 @pytest.mark.parametrize("body", [bodies.sleeps, bodies.heeds])
 async def test_killed_at_once(executor: Executor, body: Any, reason: Any, tmp_path: Path) -> None:
     task, (pid,) = await cancelling(executor, body, tmp_path / "pid", reason)

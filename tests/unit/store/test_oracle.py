@@ -43,6 +43,7 @@ def test_programs_use_each_verb() -> None:
     assert {"enqueue", "claim_on_hint", "turn", "run_now", "reap", "fire", "campaign", "clear_logs", "race"} <= used
 
 
+@pytest.mark.matrix("what plays the programs is a tool for tests")
 def test_a_slip_is_found_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit, "extended", without_note)
     failing = next(program for program in map(generate, range(1, 100)) if judge(program, "memory://").differences)

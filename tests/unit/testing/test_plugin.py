@@ -65,12 +65,15 @@ def run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
     return pytester.runpytest_inprocess(*plugin, "-p", "no:cacheprovider", "-p", "no:xdist", "-o", SCOPE, *args)
 
 
+OTHER_MODE = pytest.mark.matrix("the mode auto stays in make test")
+
+
 @pytest.mark.parametrize(
     ("mode", "marker"),
     [
         ("auto", ""),
-        ("strict", "pytestmark = pytest.mark.asyncio"),
-        ("strict", "pytestmark = pytest.mark.asyncio(loop_scope='module')"),
+        pytest.param("strict", "pytestmark = pytest.mark.asyncio", marks=OTHER_MODE),
+        pytest.param("strict", "pytestmark = pytest.mark.asyncio(loop_scope='module')", marks=OTHER_MODE),
     ],
 )
 def test_the_fixtures_work_with_pytest_asyncio(pytester: pytest.Pytester, mode: str, marker: str) -> None:
@@ -183,7 +186,7 @@ async def test_that_passes(peerjob_cluster): ...
     assert "seed 26" not in shown
 
 
-@pytest.mark.long("runs pytest within a test")
+@pytest.mark.matrix("runs pytest in a process of its own, for one other plugin")
 def test_a_timeout_that_interrupts_a_body_ends_the_test(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """

@@ -30,6 +30,7 @@ def test_the_same_seed_has_the_same_trace() -> None:
     assert first.evidence.runs == second.evidence.runs
 
 
+@pytest.mark.matrix("what plays the programs is a tool for tests")
 def test_a_program_has_enough_operations_and_faults() -> None:
     programs = [generate(seed) for seed in range(200)]
     assert min(program.operations - program.faults for program in programs) >= OPERATIONS

@@ -391,7 +391,8 @@ def _urls(context: typer.Context) -> dict[str, str]:
     urls: dict[str, str] = {}
     for name in _URLS:
         if (file := values.get(f"--{name}-file")) is not None:
-            urls[name] = read_setting(f"--{name}-file", file)
+            # older releases of typer keep the text of the command line here
+            urls[name] = read_setting(f"--{name}-file", Path(file))
         elif f"--{name}" in values:
             urls[name] = values[f"--{name}"]
     return urls
