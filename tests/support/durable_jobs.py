@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from peerjob import INJECTED, BlockingContext, Context, JobGroup, Signal
+from peerjob import INJECTED, BlockingContext, Context, JobGroup, OptionError, Signal
 
 APPROVAL = Signal("approval", bool)
 STEPS = 20
@@ -42,3 +42,12 @@ def order(journal: str, items: int, context: BlockingContext = INJECTED) -> list
     if not context.wait_for(APPROVAL, timeout="1h"):
         return []
     return [item for item, _ in context.map("pack", [pack.call(item) for item in range(items)])]
+
+
+@group.job(kind="in process", run_in="process")
+async def in_process(context: Context = INJECTED) -> str:
+    """What a durable verb says in a process."""
+    try:
+        return await context.step("never", str)
+    except OptionError as error:
+        return str(error)

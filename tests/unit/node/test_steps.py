@@ -26,6 +26,7 @@ from peerjob import (
 )
 from peerjob.model.durable import MAX_ALL_STEP_BYTES, MAX_STEP_BYTES, MAX_STEPS
 from peerjob.testing import VirtualClock, running_node
+from support.durable_jobs import in_process
 from support.factories import lines_of, memory_store
 
 CALLS = Counter[str]()
@@ -343,6 +344,32 @@ async def test_verbs_need_a_run(node: Node) -> None:
         await Context().step("a", call, "never")
     assert Job("direct", blocking)() is True
     assert CALLS == {"a": 1}
+
+
+async def test_a_body_in_a_process_has_no_steps(node: Node) -> None:
+    node.register(in_process)
+    answer = await (await node.schedule(in_process)).result("1m")
+    assert answer == "run_in: expected another for 'in process', whose body calls step(), got 'process'"
+
+
+async def test_a_cancelled_body_keeps_no_more_steps(node: Node, clock: VirtualClock) -> None:
+    ended: list[str] = []
+
+    async def body(context: Context = INJECTED) -> None:
+        try:
+            await context.step("long", asyncio.sleep, 100)
+        except asyncio.CancelledError as error:
+            ended.append(str(error))
+            raise
+
+    job = Job("durable", body)
+    node.register(job)
+    instance = await node.schedule(job)
+    await clock.advance(1)
+    assert await instance.cancel()
+    await clock.advance(5)
+    assert ended == ["user"]
+    assert all(worker.instance is None for worker in node.workers())
 
 
 async def test_an_async_body_gets_no_blocking_context() -> None:
