@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -12,6 +13,7 @@ from msgspec import structs
 from peerjob.handles.context import Context
 from peerjob.handles.durable_run import inside_step
 from peerjob.model.child_call import check_child
+from peerjob.model.codec import encode_value
 from peerjob.model.durable import (
     MAX_NEEDS_CALL,
     MAX_SIGNALS,
@@ -163,13 +165,25 @@ class NodeDurableRun(RunSteps):
         await self._open()
         self._check_inside("over", "a child")
         known = await self._read_children([id for id in dict.fromkeys(ids) if id not in self._ended])
-        needs = [Need(id) for id in known if id not in self._ended]
-        if needs:
+        left = [id for id, record in known.items() if id not in self._ended and not record.state.is_final]
+        unsure = [id for id, record in known.items() if id not in self._ended and record.state.is_final]
+        steps: tuple[Step, ...] = ()
+        if unsure and not left:
+            # a claim after a wait for these shows that they are over, so the wait leaves a mark
+            mark = _mark_of(unsure)
+            if mark in self._steps:
+                self._ended.update((id, known[id]) for id in unsure)
+                unsure = []
+            else:
+                self._check_bounds(mark)
+                steps = (Step(mark, encode_value(len(unsure))),)
+        if left or unsure:
             self._refuse_if_suspended()
+            needs = [Need(id) for id in (*left, *unsure)]
             while len(needs) > MAX_NEEDS_CALL:
                 await self._written((), tuple(needs[:MAX_NEEDS_CALL]))
                 needs = needs[MAX_NEEDS_CALL:]
-            await self._suspend(Suspension(Wait(needs=True), needs=tuple(needs)))
+            await self._suspend(Suspension(Wait(needs=True), steps, tuple(needs)))
         return [self._ended.get(id) for id in ids]
 
     def read_result(self, record: Record, job: Job[..., Any, Any]) -> Any:
@@ -206,8 +220,16 @@ class NodeDurableRun(RunSteps):
 
 
 def _is_over(record: Record) -> bool:
-    """Whether an instance is final without a body: a cancelled one has an owner while its body runs."""
-    return record.state.is_final and not (record.state is State.CANCELLED and record.owner)
+    """Whether an instance is surely final without a body. The record of one that was cancelled does not always tell."""
+    if record.state is not State.CANCELLED:
+        return record.state.is_final
+    before = record.history[-2].state if len(record.history) > 1 else State.PROCESSING
+    return not record.fence or before is not State.PROCESSING
+
+
+def _mark_of(ids: Sequence[str]) -> str:
+    """The name of the step that is kept with a wait for cancelled children."""
+    return f"over/{hashlib.sha256(' '.join(sorted(ids)).encode()).hexdigest()}"
 
 
 def _read_deadline(data: bytes) -> int:

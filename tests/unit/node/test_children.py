@@ -199,14 +199,34 @@ async def test_a_cancelled_child_is_over_when_its_body_has_ended(node: Node, clo
 
     async def body(context: Context = INJECTED) -> tuple[Any, int]:
         child = await context.start("child", slow.call())
+        await asyncio.sleep(3)
         return (await child.ended()).state, RUNS["ended"]
 
     instance = await begun(node, body)
     (child,) = await children_of(node, instance)
-    assert await child.cancel()
+    assert await child.cancel()  # while the body of the parent runs
     await clock.advance(5)
     assert (await instance.refresh()).state is State.SCHEDULED
     assert await instance.result("1m") == (State.CANCELLED, 1)
+
+
+async def test_a_wait_for_cancelled_children_ends(node: Node, clock: VirtualClock) -> None:
+    """Those that ran when they were cancelled need a second look, those that did not need none."""
+
+    async def body(context: Context = INJECTED) -> list[State]:
+        RUNS["body"] += 1
+        ran = [await context.start(f"ran {n}", HANG.call()) for n in range(2)]
+        waited = await context.start("waited", DOUBLE.with_options(priority=9).call(1))
+        gone = [await child.ended() for child in ran]
+        return [end.state for end in (*gone, await waited.ended())]
+
+    node.register(Job("block", asyncio.Event().wait))
+    await node.schedule("block")
+    instance = await begun(node, body)
+    for child in await children_of(node, instance):
+        assert await child.cancel()
+    assert await instance.result("1m") == [State.CANCELLED] * 3
+    assert RUNS["body"] <= 4
 
 
 async def test_a_retry_of_the_body_finds_its_children(node: Node) -> None:
