@@ -207,6 +207,46 @@ async def test_a_node_leaves_while_a_cancelled_child_runs(site: MakeSite) -> Non
     assert [again.id for again in await peer.take()] == [claim.id]
 
 
+async def test_a_cancelled_child_is_no_need_when_its_body_has_ended(site: MakeSite) -> None:
+    here = site()
+    store = await opened(here)
+    peer = await here.join(store)
+    first = child(here)
+    claim = await parent_of(here, peer, first)
+    running = await peer.take_one()
+    await store.cancel([first.instance.id], request=here.make.request())
+    assert await peer.suspend(claim, Wait(needs=True), needs=(Need(first.instance.id),)) is Ack.DONE
+    assert await peer.take() == ()
+    assert await peer.end(running, Action.RELEASE) is Ack.CANCELLED
+    assert [again.id for again in await peer.take()] == [claim.id]
+
+
+async def test_an_open_child_waits_when_its_needs_are_over(site: MakeSite) -> None:
+    here = site()
+    store = await opened(here)
+    peer = await here.join(store)
+    first = child(here)
+    second = child(here, Need(first.instance.id), more=True)
+    claim = await parent_of(here, peer, first, second)
+    assert await peer.end(await peer.take_one()) is Ack.DONE
+    assert await peer.take() == ()
+    closed = NewChild(instance=second.instance)
+    await store.spawn(peer.incarnation, Held(claim.id, claim.fence), [closed])
+    assert [running.id for running in await peer.take()] == [second.instance.id]
+
+
+async def test_no_child_runs_before_its_failed_need_is_followed_up(site: MakeSite) -> None:
+    """The needs of more children have failed than one command cancels."""
+    here = site()
+    store = await opened(here)
+    peer = await here.join(store)
+    gone = Need(here.make.id(), "completed")
+    await parent_of(here, peer, *(child(here, gone) for _ in range(MAX_SETTLED + 1)))
+    assert await peer.take() == ()
+    assert not await store.settle()
+    assert (await store.health()).counts["work"] == {State.PROCESSING: 1, State.CANCELLED: MAX_SETTLED + 1}
+
+
 async def test_what_it_cancels_expires(site: MakeSite) -> None:
     here = site()
     store = await here.open(limits=StoreLimits(retention_us=0))
