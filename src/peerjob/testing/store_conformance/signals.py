@@ -154,6 +154,7 @@ class SignalRules(DurableSuite):
         claim = await self.running(flows, peer)
         await peer.suspend(claim, Wait(signal="approval", until_us=claim.at_us + HOUR_US))
         assert (await flows.health()).delayed == 1
+        await self.pass_time(0.001)
         assert await flows.signal(claim.id, "approval", b"yes") is ACCEPTED
         await self.assert_queued(flows, claim.id)
         assert ((await flows.health()).delayed, await flows.due()) == (0, {"work": 1})
