@@ -11,7 +11,6 @@ from peerjob.model.durable import SIGNAL_MARK, Step, Wait
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import FINAL_STATE, LAST_MOMENT_US, Ack, Action, LogLine, Outcome, check_batch
 from peerjob.model.state import State
-from peerjob.store.durable_checks import is_durable
 from peerjob.store.kv.format.base import MAX_ALONE_BYTES, Compare, Delete, Put
 from peerjob.store.kv.format.limit_rows import limit_key_of
 from peerjob.store.kv.format.rows import SMALL, Out, Row, encode, extended
@@ -43,9 +42,9 @@ class _InstanceUpdate(msgspec.Struct):
     logs: tuple[LogLine, ...] = ()
     out: Out | None = None
     progress: bytes | None = None
-    steps: dict[str, bytes] = {}
+    steps: Mapping[str, bytes] | None = None
     """Values to keep, by their keys."""
-    compares: list[Compare] = []
+    compares: tuple[Compare, ...] = ()
     """That values which were not read are absent, and that needs are left."""
 
     @property
@@ -92,14 +91,20 @@ class CommitCommands(LogCommands, RetentionCommands):
         check_batch(len(outcomes))
         if not outcomes:
             return []
-        check_durable(outcomes, context.kv)
         answer_log = await context.answer_logs.open(incarnation, verb, request)
         acks = {index: Ack(answer) for index, answer in answer_log.answers.items()}
         pending: dict[str, list[int]] = {}
         for index, outcome in enumerate(outcomes):
             if index not in acks:
                 pending.setdefault(outcome.id, []).append(index)
-        source = _OutcomeSource(context, incarnation, await context.name_of(incarnation), request)
+        suspend = Action.SUSPEND
+        durable = any(
+            outcome.steps or outcome.needs or outcome.wait is not None or outcome.action is suspend
+            for outcome in outcomes
+        )
+        if durable:
+            check_durable(outcomes, context.kv)
+        source = _OutcomeSource(context, incarnation, await context.name_of(incarnation), request, durable=durable)
         ended: dict[str, int] = {}
         for attempt in range(ROUNDS):
             updates = await self._check_outcomes(pending, outcomes, source, acks, cached=attempt == 0)
@@ -133,7 +138,6 @@ class CommitCommands(LogCommands, RetentionCommands):
         """The updates for the pending outcomes. Outcomes of instances that do not exist are answered with LOST."""
         context = self._context
         source.now_us = self._clock.time_us()
-        source.values = StepValues(self._keys)
         updates: list[_InstanceUpdate] = []
         unchanged: list[str] = []
         rows = await context.rows(list(pending), cached=cached)
@@ -172,12 +176,13 @@ class CommitCommands(LogCommands, RetentionCommands):
         again: bool,
     ) -> None:
         """Read the values on which outcomes depend, and attach their needs."""
-        durable = [outcomes[index] for indexes in pending.values() for index in indexes if is_durable(outcomes[index])]
-        if durable:
-            await source.values.read(self._context.kv, durable, rows, again=again)
-            known = [outcome for outcome in durable if outcome.id in rows and not source.values.is_taken(outcome)]
-            running = [outcome for outcome in known if source.runs(outcome, rows[outcome.id][1])]
-            await source.needs.attach(source.incarnation, running)
+        if not source.durable:
+            return
+        wanted = [outcomes[index] for indexes in pending.values() for index in indexes]
+        await source.values.read(self._context.kv, wanted, rows, again=again)
+        known = [outcome for outcome in wanted if outcome.id in rows and not source.values.is_taken(outcome)]
+        running = [outcome for outcome in known if source.runs(outcome, rows[outcome.id][1])]
+        await source.needs.attach(source.incarnation, running)
 
     async def _write_updates(
         self,
@@ -252,7 +257,10 @@ class CommitCommands(LogCommands, RetentionCommands):
         keys, id, stored = self._keys, update.id, update.stored
         plan = TransactionPlan.for_row(keys, now_us, stored, slots, gates)
         ops = plan.ops
-        payload = len(update.progress or b"") + sum(map(len, update.steps.values()))
+        payload = len(update.progress or b"")
+        if update.steps is not None:
+            payload += sum(map(len, update.steps.values()))
+            ops.extend(Put(key, value) for key, value in update.steps.items())
         if update.out is not None:
             payload += update.out.size
         if update.logs:
@@ -265,8 +273,8 @@ class CommitCommands(LogCommands, RetentionCommands):
             ops.append(Put(keys.out + id, encode(update.out)))
         elif stored.has_out and not row.has_out:
             ops.append(Delete(keys.out + id))
-        ops.extend(Put(key, value) for key, value in update.steps.items())
-        plan.compares += update.compares
+        if update.compares:
+            plan.compares.extend(update.compares)
         if update.ends:
             plan.end_claim(id, stored, row)
         ops.append(Put(keys.state + id, encode(row)))
@@ -277,12 +285,14 @@ class CommitCommands(LogCommands, RetentionCommands):
 class _OutcomeSource:
     """Checks the claim of each outcome (fence and incarnation), and applies the outcome."""
 
-    def __init__(self, context: KVContext, incarnation: str, node: str, request: str) -> None:
+    def __init__(self, context: KVContext, incarnation: str, node: str, request: str, *, durable: bool) -> None:
         self._context = context
         self.incarnation = incarnation
         self._node = node
         self._request = request
         self.now_us = 0
+        self.durable = durable
+        """Whether an outcome has steps, needs or a wait."""
         self.values = StepValues(context.keys)
         self.needs = OutcomeNeeds(context)
         self.settles: list[str] = []
@@ -339,10 +349,10 @@ class _OutcomeSource:
 
     def _keep_steps(self, update: _InstanceUpdate, outcome: Outcome) -> bool:
         """Add the new steps of an outcome, which set crashes and losses to 0; False if a name has another value."""
-        known, new = self.values.known, dict[str, Step]()
+        known, kept, new = self.values.known, update.steps or {}, dict[str, Step]()
         for step in outcome.steps:
             key = self.values.key(update.id, step.name)
-            value = update.steps.get(key, known.get(key))
+            value = kept.get(key, known.get(key))
             if value is None:
                 new[key] = step
             elif value != step.value:
@@ -351,8 +361,8 @@ class _OutcomeSource:
             thread = thread_of(update.row) or NO_THREAD
             for step in new.values():
                 thread = thread.with_value(step.name, len(step.value))
-            update.steps |= {key: step.value for key, step in new.items()}
-            update.compares += (Compare(key) for key in new if key not in known)
+            update.steps = {**kept, **{key: step.value for key, step in new.items()}}
+            update.compares += tuple(Compare(key) for key in new if key not in known)
             row = with_thread(update.row, thread)
             update.row = replace(row, crashes=0, losses=0, request=self._request)
         return True
@@ -408,7 +418,7 @@ class _OutcomeSource:
     def _suspended(self, update: _InstanceUpdate, row: Row, wait: Wait) -> Row:
         """The record of an instance that was suspended: it waits, or enters its queue, if the wait is over."""
         key = self.values.key(update.id, SIGNAL_MARK + wait.signal)
-        is_over = bool(wait.signal) and (key in update.steps or self.values.known.get(key) is not None)
+        is_over = bool(wait.signal) and (key in (update.steps or ()) or self.values.known.get(key) is not None)
         if wait.needs and not is_over:
             left = self.needs.left.get(update.id)
             is_over = left is None

@@ -38,6 +38,7 @@ class StepValues:
         for an outcome with needs, which are attached before.
         """
         wanted: list[str] = []
+        self.known.clear()
         for outcome in outcomes:
             if again or outcome.needs:
                 wanted += (self.key(outcome.id, step.name) for step in outcome.steps)

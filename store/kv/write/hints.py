@@ -76,7 +76,8 @@ class Wakeups(msgspec.Struct):
         for name in plan.freed:
             self.freed[name] = self.freed.get(name, 0) + 1
         self.delayed += plan.delayed
-        self.settles += plan.settles
+        if plan.settles:
+            self.settles += plan.settles
 
 
 class Hints:

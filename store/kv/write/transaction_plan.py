@@ -128,7 +128,7 @@ class TransactionPlan(msgspec.Struct, gc=False):
     """Limit keys that must be settled, each with the id of the instance that comes, or ""."""
     delayed: list[tuple[int, str]] = []
     """The due time and kind of each instance that enters a delayed queue."""
-    settles: list[str] = []
+    settles: tuple[str, ...] = ()
     """Keys below `settle/` that the transaction writes."""
 
     @classmethod
@@ -238,7 +238,7 @@ class TransactionPlan(msgspec.Struct, gc=False):
         """End a claim. Besides the removal of the instance, no other code ends claims."""
         self.ops.append(Delete(self.keys.owned(before.owner) + id))
         self._give_permits_back(before)
-        gate, waits = gate_of(before), is_outside(after)
+        gate, waits = gate_of(before), after.extra != NOTHING_EXTRA and is_outside(after)
         if gate is not None and (after.final or waits or after.due_us > self.now_us):
             self._pass_gate_on(gate, id)
         if before.releasing:
@@ -268,7 +268,7 @@ class TransactionPlan(msgspec.Struct, gc=False):
 
     def add_final(self, id: str, row: Row) -> None:
         """Add a final instance to its indexes. Its key and slot become free, unless its body still runs."""
-        thread = thread_of(row)
+        thread = None if row.extra == NOTHING_EXTRA else thread_of(row)
         if thread is not None and thread.held:
             self.ops.append(Put(self.keys.held(row.kind, row.state) + id, b""))
         else:
@@ -287,7 +287,7 @@ class TransactionPlan(msgspec.Struct, gc=False):
 
     def _release(self, id: str, row: Row) -> None:
         """Free the unique key and the slot of an instance that is over; unless it is held, its retention begins."""
-        thread = thread_of(row)
+        thread = None if row.extra == NOTHING_EXTRA else thread_of(row)
         if thread is None or not thread.held:
             self._begin_retention(id, row)
         if thread is not None and thread.parent:
@@ -309,7 +309,7 @@ class TransactionPlan(msgspec.Struct, gc=False):
     def add_to_settling(self, key: str, value: bytes) -> None:
         """Let the end of an instance be settled."""
         self.ops.append(Put(key, value))
-        self.settles.append(key)
+        self.settles += (key,)
 
     def remove(self, id: str, row: Row, delayed_mod: int, *, lease: int) -> None:
         """Remove an instance in any state, with everything that belongs to it.
