@@ -59,7 +59,7 @@ class SignalTimeout(PeerjobError, TimeoutError):
 class ChildFailed(PeerjobError):
     """A child that a body waited for did not complete; with the type, message and traceback of its error, if any.
 
-    All children that were waited for together are over.
+    All children that were waited for together are over. A retry of the body finds the same child, and the same end.
 
     Solution: Read the error of the child. To go on without its result, use `child.ended()`.
     """
