@@ -3,9 +3,9 @@
 A driver implements `base.KeyValue`. The rest is the same for all drivers, so the memory driver tests the code that runs
 on etcd. The memory driver can also enforce the limits of etcd, and count what etcd would charge.
 
-The folders, from the ground up; each imports only those before it, and `nodes` and `cron` do not know each other:
+The folders, from the ground up; each imports only those before it, and the last three do not know each other:
 `format` (what is stored), `index` (queues and counters), `write` (how a command writes), `kinds`, `queue` (the commands
-of instances), `nodes`, `cron`. `store` is the whole.
+of instances), `nodes`, `cron`, `durable`. `store` is the whole.
 
 To follow a job from enqueue to its end, read in this order:
 
@@ -24,6 +24,8 @@ Then by topic:
 * schedules: `schedules`, `schedule_writes`; fires: `firing`, `fire_reads`, `fire_plan`, `ledger`
 * readers: `reading`, `watching`, `recount`; hints: `hints`; drivers without a server: `local_watch`
 * many kinds on one node: `kind_sets`, `kind_groups`, `index_feed`, `kind_cleanup`
+* durable bodies: `thread_rows`, `waits`, `step_values`, `attaching`; the verbs in `durable`, of which `settling` tells
+  what follows an end
 * damage: `set_aside`; other releases: `store`
 
 The layout, in short (`keys` has all keys): `state/<id>` is the record of an instance; `args/`, `out/`, `progress/` and
@@ -47,5 +49,7 @@ The ideas:
   same transaction. Any verb that ends the holder of a slot passes the slot on, also in the same transaction.
 * **Nodes compare their clocks**, because no server's clock decides what is due. A node whose clock is off leaves that
   to others.
+* **Needs are markers, not counts.** A wait ends with the last marker, so ends that come at once have no conflict. Each
+  end of a child or of a parent writes a key below `settle/`. What follows from it can be repeated after any step.
 * **Hints are keys** under the incarnation that they are for. A node reads them with a watch; a lease deletes the rest.
 """
