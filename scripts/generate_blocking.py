@@ -172,7 +172,7 @@ class BlockingVerbs(BlockingCalls):
 ''',
         manager="self",
         target="self.manager",
-        bases=("signalling.Signalling",),
+        bases=("flow_verbs.FlowVerbs", "signalling.Signalling"),
     ),
     Twin(
         source="Child",

@@ -96,34 +96,6 @@ class BlockingVerbs(BlockingCalls):
         """Store many runs in batches. All calls are checked before the first is stored."""
         return [BlockingInstance(self, instance) for instance in self.call(self.manager.schedule_many(calls))]
 
-    def schedule_flow(
-        self, flow: Flow, *, tags: Iterable[str] = (), id: str | UUID | None = None
-    ) -> BlockingFlowInstance:
-        """Store one run of a flow, in one step, and return the instance that runs it: `run[member]` is a member's.
-
-        A node with workers makes the members. The instance ends when all of them are over. It fails with the first
-        member that failed and is not optional. `tags` are those of this instance. `id` is as in `schedule_as`.
-
-        Raises ArgumentError, OptionError, UnknownKindError or PayloadTooLargeError, which name flow and member, before
-        anything is stored; LayoutError while a node of an older release is alive.
-        """
-        return BlockingFlowInstance(self, self.call(self.manager.schedule_flow(flow, tags=tags, id=id)))
-
-    def retry_flow(self, instance: InstanceView | str | UUID, *, id: str | UUID | None = None) -> BlockingFlowInstance:
-        """Store a new run of a final flow. It keeps the results of members that completed, and makes the others.
-
-        A member runs again if a member that it needs does, if its result is no longer stored, and beyond 15 MiB of
-        results. `id` and errors as in `retry_instance`; raises OptionError for an instance that runs no flow.
-        """
-        return BlockingFlowInstance(self, self.call(self.manager.retry_flow(instance, id=id)))
-
-    def steps(self, instance: InstanceView | str | UUID) -> dict[str, Any]:
-        """Return the steps and signals that an instance has kept, by name: as values of JSON, with "***" for secrets.
-
-        "!" stands before the name of a signal. Empty for an instance that is unknown or has none.
-        """
-        return self.call(self.manager.steps(instance))
-
     @overload
     def lookup_instance(self, uuid: str | UUID, job: None = None) -> BlockingInstance[Any]: ...
 
@@ -409,6 +381,34 @@ class BlockingVerbs(BlockingCalls):
     def watch_instance(self, uuid: str | UUID) -> Iterator[Event]:
         """Like `Instance.watch`, by id."""
         yield from self.read_stream(lambda manager: manager.watch_instance(uuid))
+
+    def schedule_flow(
+        self, flow: Flow, *, tags: Iterable[str] = (), id: str | UUID | None = None
+    ) -> BlockingFlowInstance:
+        """Store one run of a flow, in one step, and return the instance that runs it: `run[member]` is a member's.
+
+        A node with workers makes the members. The instance ends when all of them are over. It fails with the first
+        member that failed and is not optional. `tags` are those of this instance. `id` is as in `schedule_as`.
+
+        Raises ArgumentError, OptionError, UnknownKindError or PayloadTooLargeError, which name flow and member, before
+        anything is stored; LayoutError while a node of an older release is alive.
+        """
+        return BlockingFlowInstance(self, self.call(self.manager.schedule_flow(flow, tags=tags, id=id)))
+
+    def retry_flow(self, instance: InstanceView | str | UUID, *, id: str | UUID | None = None) -> BlockingFlowInstance:
+        """Store a new run of a final flow. It keeps the results of members that completed, and makes the others.
+
+        A member runs again if a member that it needs does, if its result is no longer stored, and beyond 15 MiB of
+        results. `id` and errors as in `retry_instance`; raises OptionError for an instance that runs no flow.
+        """
+        return BlockingFlowInstance(self, self.call(self.manager.retry_flow(instance, id=id)))
+
+    def steps(self, instance: InstanceView | str | UUID) -> dict[str, Any]:
+        """Return the steps and signals that an instance has kept, by name: as values of JSON, with "***" for secrets.
+
+        "!" stands before the name of a signal. Empty for an instance that is unknown or has none.
+        """
+        return self.call(self.manager.steps(instance))
 
     @overload
     def signal(self, instance: InstanceView | str | UUID, signal: Signal[T], value: T) -> bool: ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,32 +14,25 @@ from peerjob.model.arguments import type_verbs, typed
 from peerjob.model.audit import AuditRecord
 from peerjob.model.clock import Clock
 from peerjob.model.codec import decode_value
-from peerjob.model.durable import StepPage
 from peerjob.model.durations import Duration
-from peerjob.model.errors import OptionError, UnknownInstanceError
 from peerjob.model.firing import Leader
-from peerjob.model.flow import Flow
-from peerjob.model.ids import checked_id
 from peerjob.model.injected import Injectable, Injection
-from peerjob.model.job import FLOW_KIND, Call, Job, JobGroup
-from peerjob.model.json_text import to_json
+from peerjob.model.job import Call, Job, JobGroup
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, NodeView, Record
 from peerjob.model.state import State
-from peerjob.model.step_values import shown_step
 from peerjob.model.stored_limit import InstanceLimits, KeyLimitPage, KeyLimitView, LimitPage, LimitView
 
 from .direct_scheduling import DirectScheduling
 from .entries import HistoryEntry, LogEntry
-from .flow_instance import FlowInstance
-from .instance import Event, Instance, InstanceView
+from .flow_verbs import FlowVerbs
+from .instance import Event, Instance
 from .registered_job import RegisteredJob
 from .schedule import Backfill, FireEntry, Schedule, ScheduleView
 from .signalling import Signalling
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +56,7 @@ class Stats:
         return sum(count for states in kinds for entered, count in states.items() if entered & state)
 
 
-class Manager(DirectScheduling, Signalling, Injectable, ABC):
+class Manager(DirectScheduling, FlowVerbs, Signalling, Injectable, ABC):
     """Schedules, looks up, waits for and cancels instances. `Node` implements it."""
 
     injected_as: ClassVar[Injection] = "manager"
@@ -73,10 +65,9 @@ class Manager(DirectScheduling, Signalling, Injectable, ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # Each verb of peerjob's managers refuses arguments of wrong types. An override outside of peerjob can allow
-        # other types, and a verb that it calls has the check.
-        if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
-            type_verbs(Manager, cls)
+        # each verb of peerjob's managers refuses arguments of wrong types; an override outside of peerjob can allow it
+        for contract in (Manager, FlowVerbs) if cls.__module__.partition(".")[0] == __name__.partition(".")[0] else ():
+            type_verbs(contract, cls)
 
     # -- jobs ------------------------------------------------------------------------------------------------------
 
@@ -136,54 +127,6 @@ class Manager(DirectScheduling, Signalling, Injectable, ABC):
     @abstractmethod
     async def schedule_many(self, calls: Iterable[Call[R]]) -> list[Instance[R]]:
         """Store many runs in batches. All calls are checked before the first is stored."""
-
-    @abstractmethod
-    async def schedule_flow(
-        self, flow: Flow, *, tags: Iterable[str] = (), id: str | UUID | None = None
-    ) -> FlowInstance:
-        """Store one run of a flow, in one step, and return the instance that runs it: `run[member]` is a member's.
-
-        A node with workers makes the members. The instance ends when all of them are over. It fails with the first
-        member that failed and is not optional. `tags` are those of this instance. `id` is as in `schedule_as`.
-
-        Raises ArgumentError, OptionError, UnknownKindError or PayloadTooLargeError, which name flow and member, before
-        anything is stored; LayoutError while a node of an older release is alive.
-        """
-
-    @typed
-    async def retry_flow(self, instance: InstanceView | str | UUID, *, id: str | UUID | None = None) -> FlowInstance:
-        """Store a new run of a final flow. It keeps the results of members that completed, and makes the others.
-
-        A member runs again if a member that it needs does, if its result is no longer stored, and beyond 15 MiB of
-        results. `id` and errors as in `retry_instance`; raises OptionError for an instance that runs no flow.
-        """
-        uuid = checked_id(instance.id if isinstance(instance, InstanceView) else instance, "instance")
-        try:
-            kind = (await self.lookup_instance(uuid)).kind
-        except UnknownInstanceError:
-            kind = FLOW_KIND  # a repeated call can find what the first one made
-        if kind != FLOW_KIND:
-            raise OptionError("instance", uuid, f"an instance that runs a flow, not one of kind {kind!r}")
-        return FlowInstance.of(await self.retry_instance(uuid, id=id))
-
-    @typed
-    async def steps(self, instance: InstanceView | str | UUID) -> dict[str, Any]:
-        """Return the steps and signals that an instance has kept, by name: as values of JSON, with "***" for secrets.
-
-        "!" stands before the name of a signal. Empty for an instance that is unknown or has none.
-        """
-        id = checked_id(instance.id if isinstance(instance, InstanceView) else instance, "instance")
-        steps: dict[str, Any] = {}
-        cursor: str | None = None
-        while True:
-            page = await self._step_page(id, cursor)
-            steps |= {step.name: json.loads(to_json(shown_step(step.value))) for step in page.steps}
-            cursor = page.cursor
-            if cursor is None:
-                return steps
-
-    @abstractmethod
-    async def _step_page(self, id: str, cursor: str | None = None) -> StepPage: ...
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -498,12 +441,12 @@ class Manager(DirectScheduling, Signalling, Injectable, ABC):
     async def limits(self) -> AsyncIterator[LimitView]:
         """Yield the shared limits by name, then the kinds that are paused or have a key limit; reads page by page."""
         page = await self._limit_page()
-        while True:
+        for view in page.views:
+            yield view
+        while page.cursor is not None:
+            page = await self._limit_page(page.cursor)
             for view in page.views:
                 yield view
-            if page.cursor is None:
-                return
-            page = await self._limit_page(page.cursor)
 
     @typed
     async def key_limits(
@@ -514,12 +457,12 @@ class Manager(DirectScheduling, Signalling, Injectable, ABC):
         A view with the key "" counts the unfinished instances without a key, which no limit of a key counts.
         """
         page = await self._key_limit_page(kind, prefix, waiting_only)
-        while True:
+        for view in page.views:
+            yield view
+        while page.cursor is not None:
+            page = await self._key_limit_page(kind, prefix, waiting_only, page.cursor)
             for view in page.views:
                 yield view
-            if page.cursor is None:
-                return
-            page = await self._key_limit_page(kind, prefix, waiting_only, page.cursor)
 
     @abstractmethod
     async def _limit_page(self, cursor: str | None = None) -> LimitPage: ...

@@ -14,7 +14,7 @@ import dataclasses
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from datetime import date, datetime, time, timedelta, tzinfo
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
@@ -28,9 +28,6 @@ from msgspec.msgpack import Ext
 
 from .bounds import (
     MAX_DEPTH,
-    MAX_DIGITS,
-    MAX_INT_BYTES,
-    MAX_MOMENT,
     TRIVIAL,
     Bounds,
     BoundsError,
@@ -40,6 +37,7 @@ from .bounds import (
 )
 from .errors import DecodeError, EncodeError
 from .injected import INJECTED
+from .leaves import read_decimal, read_integer, read_moment, read_ref, read_time, read_timedelta, short
 from .outputs import Output, Ref, taken
 from .printable import with_article
 from .secret import MASK, Secret
@@ -409,66 +407,6 @@ def _named(value: Any) -> str:
 # -- decoding ------------------------------------------------------------------------------------------------
 
 
-def _read_moment(data: memoryview) -> datetime:
-    text, zone = _zone_of(data)
-    moment = datetime.fromisoformat(text)
-    if zone is None:
-        return moment
-    # when the clocks go back, one wall-clock time occurs twice: the stored offset selects which of the two is meant
-    for fold in (0, 1):
-        local = moment.replace(tzinfo=zone, fold=fold)
-        if local.utcoffset() == moment.utcoffset():
-            return local
-    return moment.astimezone(zone)
-
-
-def _read_time(data: memoryview) -> time:
-    text, zone = _zone_of(data)
-    daytime = time.fromisoformat(text)
-    return daytime if zone is None else daytime.replace(tzinfo=zone)
-
-
-def _zone_of(data: memoryview) -> tuple[str, tzinfo | None]:
-    text, _, zone = _short(data).partition("[")
-    return text, ZoneInfo(zone.removesuffix("]")) if zone else None
-
-
-def _short(data: memoryview, most: int = MAX_MOMENT) -> str:
-    """Read text of a limited size. The limit keeps errors short, since errors quote the text."""
-    if len(data) > most:
-        raise BoundsError(f"{len(data):,} bytes where at most {most:,} are expected")
-    return str(data, "utf-8")
-
-
-def _read_decimal(data: memoryview) -> Decimal:
-    value = Decimal(_short(data, _DECIMAL_BYTES))
-    check_decimal(value)
-    return value
-
-
-_DECIMAL_BYTES = 2 * MAX_DIGITS + 20
-"""Most bytes of a Decimal as text, including sign, point and exponent."""
-
-
-def _read_integer(data: memoryview) -> int:
-    if len(data) > MAX_INT_BYTES:
-        raise BoundsError(f"an integer of {len(data):,} bytes, over the limit of {MAX_DIGITS:,} digits")
-    return int.from_bytes(data, "big", signed=True)
-
-
-def _read_timedelta(data: memoryview) -> timedelta:
-    return timedelta(*_timedelta_parts(data))
-
-
-def _read_ref(data: memoryview) -> Ref:
-    number = _ref_number(data)
-    return Ref(number >> 1, bool(number & 1))
-
-
-_ref_number = msgspec.msgpack.Decoder(int).decode
-_timedelta_parts = msgspec.msgpack.Decoder(tuple[int, int, int]).decode
-
-
 def _list(items: Any) -> list[Any]:
     if items.__class__ is not list:
         raise ValueError("a tag of a container without a list")
@@ -487,13 +425,13 @@ def _read_pairs(pairs: list[Any]) -> dict[Any, Any]:
 
 
 _READERS: dict[int, Callable[[memoryview], Any]] = {
-    _DATETIME: _read_moment,
-    _DATE: lambda data: date.fromisoformat(_short(data)),
-    _TIME: _read_time,
-    _TIMEDELTA: _read_timedelta,
+    _DATETIME: read_moment,
+    _DATE: lambda data: date.fromisoformat(short(data)),
+    _TIME: read_time,
+    _TIMEDELTA: read_timedelta,
     _UUID: lambda data: UUID(bytes=bytes(data)),
-    _DECIMAL: _read_decimal,
-    _INT: _read_integer,
+    _DECIMAL: read_decimal,
+    _INT: read_integer,
     _COMPLEX: lambda data: complex(*struct.unpack(">dd", data)),
     _TEXT: lambda data: str(data, "utf-8", "surrogatepass"),
     _INJECTED: lambda _data: INJECTED,
@@ -522,7 +460,7 @@ def _make_decoder(
         _FROZENSET: lambda data: frozenset(_spread(_list(decode(data)))),
         _MAPPING: lambda data: _read_pairs(_list(decode(data))),
         _SECRET: read_secret,
-        _REF: lambda data: value_of(_read_ref(data)),
+        _REF: lambda data: value_of(read_ref(data)),
     }
     return decode
 
