@@ -19,6 +19,7 @@ from .catalogue import CatalogueRules
 from .changes import ChangeRules
 from .children import ChildRules
 from .descriptors import DescriptorRules
+from .durable_walk import DurableWalks
 from .election import ElectionRules
 from .enqueue import EnqueueRules
 from .fields import FieldRules
@@ -110,6 +111,7 @@ class _RulesWithoutLimits(
     HoldRules,
     CascadeRules,
     FlowNeedRules,
+    DurableWalks,
 ):
     """The rules that hold with and without limits."""
 
