@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from peerjob.cluster.loop_thread import LastingExecutor, refuse_green_threads
 from peerjob.model.arguments import typed_except_secrets, whole_number
+from peerjob.model.capabilities import Capabilities
 from peerjob.model.clock import Clock, SystemClock
 from peerjob.model.cron.zones import zone_named
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError, OptionError
 from peerjob.model.limits import MAX_LEASE, MAX_NODE_NAME, MAX_SIZE, MAX_WORKERS, checked_text
-from peerjob.model.record import Capabilities, StoreLimits
+from peerjob.model.record import StoreLimits
 from peerjob.model.worker import Worker
 from peerjob.store.base import Elections, Store
 from peerjob.store.calls import RETRY_FOR

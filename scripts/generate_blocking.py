@@ -76,9 +76,10 @@ from .child import Child
 from .context import Context, Reason
 from .entries import HistoryEntry, LogEntry
 from .instance import Event, Instance, InstanceView
-from .manager import Manager, Stats
+from .manager import Manager
 from .registered_job import RegisteredJob
 from .schedule import Backfill, FireEntry, Schedule, ScheduleView
+from .stats import Stats
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -46,6 +46,7 @@ from typing import Any, Protocol
 
 from peerjob.model.activity_sample import ActivitySample
 from peerjob.model.audit import MAX_AUDIT, AuditRecord
+from peerjob.model.capabilities import Capabilities, Health
 from peerjob.model.firing import (
     Fire,
     FireAnswer,
@@ -59,10 +60,8 @@ from peerjob.model.published import KindDescriptor
 from peerjob.model.query import Filter, Query
 from peerjob.model.record import (
     Ack,
-    Capabilities,
     Claimed,
     Enqueued,
-    Health,
     Hint,
     Instruction,
     LogLine,

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from peerjob.handles.entries import HistoryEntry, LogEntry
 from peerjob.handles.instance import Event, Instance
-from peerjob.handles.manager import Stats
+from peerjob.handles.stats import Stats
 from peerjob.handles.update import Position, Update
 from peerjob.model.activity import Activity, given_minutes
 from peerjob.model.audit import AuditRecord, given_audit_limit

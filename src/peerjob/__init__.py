@@ -13,12 +13,14 @@ from .handles.context import Context
 from .handles.entries import HistoryEntry, LogEntry
 from .handles.flow_instance import FlowInstance
 from .handles.instance import Event, Instance
-from .handles.manager import Manager, Stats
+from .handles.manager import Manager
 from .handles.registered_job import RegisteredJob
 from .handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
+from .handles.stats import Stats
 from .handles.system_jobs import history_cleaner, instance_cleaner, log_cleaner
 from .model.activity import Activity, Distribution, KindActivity
 from .model.audit import AuditRecord
+from .model.capabilities import Capabilities
 from .model.clock import Clock, SystemClock
 from .model.durable_errors import (
     ChildFailed,
@@ -81,7 +83,7 @@ from .model.job import Call, Job, JobGroup, job
 from .model.limit import KeyLimit, Limit
 from .model.policy import Backoff, Finished, Policy, Priority, Recovered
 from .model.query import Filter, Query, ResultPage
-from .model.record import Capabilities, LogLine, NodeInfo, NodeView, StoreLimits
+from .model.record import LogLine, NodeInfo, NodeView, StoreLimits
 from .model.rights import Principal, Rights, Role
 from .model.secret import Secret
 from .model.signal import Signal

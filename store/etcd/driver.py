@@ -7,9 +7,10 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+from peerjob.model.capabilities import Capabilities
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.model.record import Capabilities, StoreLimits
+from peerjob.model.record import StoreLimits
 from peerjob.model.stored_limit import LimitSupport
 from peerjob.store.calls import RETRY_FOR, answer_within, both
 from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, LeaseEndedError, Range, Transaction

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from peerjob.model.capabilities import Capabilities
 from peerjob.model.clock import Clock
-from peerjob.model.record import Ack, Capabilities, Claimed, Hint, Outcome, StoreLimits, Want
+from peerjob.model.record import Ack, Claimed, Hint, Outcome, StoreLimits, Want
 from peerjob.store.calls import both
 from peerjob.store.url import redact
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from peerjob.model.capabilities import Capabilities
 from peerjob.model.clock import Clock
 from peerjob.model.errors import OptionError
 from peerjob.model.extras import needs_extra
-from peerjob.model.record import Capabilities, StoreLimits
+from peerjob.model.record import StoreLimits
 from peerjob.store.calls import RETRY_FOR, answer_within
 from peerjob.store.rules import check_layout
 from peerjob.store.url import redact

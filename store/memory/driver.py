@@ -10,9 +10,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from peerjob.model.capabilities import Capabilities
 from peerjob.model.clock import Clock
 from peerjob.model.errors import OptionError
-from peerjob.model.record import Capabilities, StoreLimits
+from peerjob.model.record import StoreLimits
 from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Transaction
 from peerjob.store.kv.store import KVStore
 from peerjob.store.url import query_options, redact, split_url

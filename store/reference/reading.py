@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from peerjob.model.capabilities import Health
 from peerjob.model.errors import OptionError
 from peerjob.model.ids import checked_id, id_time_us
 from peerjob.model.query import Query
-from peerjob.model.record import Health, LogPage, Page, Record, check_batch
+from peerjob.model.record import LogPage, Page, Record, check_batch
 from peerjob.model.state import State
 
 from .queues import due_instances

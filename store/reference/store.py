@@ -10,6 +10,7 @@ from typing import Any
 
 from peerjob.model.activity_sample import ActivitySample
 from peerjob.model.audit import MAX_AUDIT, AuditRecord
+from peerjob.model.capabilities import Capabilities, Health
 from peerjob.model.clock import Clock
 from peerjob.model.durable import MAX_SETTLED, SignalAnswer, StepPage
 from peerjob.model.firing import (
@@ -28,10 +29,8 @@ from peerjob.model.published import KindDescriptor
 from peerjob.model.query import Filter, Query
 from peerjob.model.record import (
     Ack,
-    Capabilities,
     Claimed,
     Enqueued,
-    Health,
     Held,
     Hint,
     Instruction,

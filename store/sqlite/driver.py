@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from peerjob.model.capabilities import Capabilities
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreError, StoreUnavailableError
-from peerjob.model.record import Capabilities, StoreLimits
+from peerjob.model.record import StoreLimits
 from peerjob.model.stored_limit import LimitSupport
 from peerjob.store.calls import RETRY_FOR, answer_within, opened_before_fork
 from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Transaction

@@ -13,9 +13,10 @@ import pytest
 import redis
 import uvloop
 
+from peerjob.model.capabilities import Capabilities
 from peerjob.model.errors import LayoutError, StoreFullError, StoreUnavailableError
 from peerjob.model.query import Filter, Query
-from peerjob.model.record import Ack, Action, Capabilities, StoreLimits
+from peerjob.model.record import Ack, Action, StoreLimits
 from peerjob.model.state import State
 from peerjob.store.lua.client.address import parse_address
 from peerjob.store.lua.client.glide_driver import GlideDriver

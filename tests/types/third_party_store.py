@@ -7,15 +7,14 @@ from typing import Any
 from peerjob import Filter, Node, Query, State, Store
 from peerjob.model.activity_sample import ActivitySample
 from peerjob.model.audit import AuditRecord
+from peerjob.model.capabilities import Capabilities, Health
 from peerjob.model.durable import SignalAnswer, StepPage
 from peerjob.model.firing import Fire, FireAnswer, FirePage, SchedulePage, SchedulePut, ScheduleRow, Term
 from peerjob.model.published import KindDescriptor
 from peerjob.model.record import (
     Ack,
-    Capabilities,
     Claimed,
     Enqueued,
-    Health,
     Held,
     Hint,
     Instruction,

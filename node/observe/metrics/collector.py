@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from peerjob.handles.manager import Stats
+from peerjob.handles.stats import Stats
 from peerjob.model.arguments import typed
 from peerjob.model.errors import NodeStateError, StoreError
 from peerjob.model.query import Query

@@ -28,9 +28,9 @@ from .blocking_flows import BlockingFlowInstance
 from .blocking_handles import BlockingInstance, BlockingSchedule
 from .entries import HistoryEntry, LogEntry
 from .instance import Event, InstanceView
-from .manager import Stats
 from .registered_job import RegisteredJob
 from .schedule import Backfill, FireEntry, ScheduleView
+from .stats import Stats
 
 P = ParamSpec("P")
 R = TypeVar("R")

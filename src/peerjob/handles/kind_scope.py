@@ -26,8 +26,9 @@ from peerjob.model.worker import Worker
 
 from .flow_instance import graph_of
 from .instance import Instance, InstanceView
-from .manager import Manager, Stats
+from .manager import Manager
 from .schedule import Schedule
+from .stats import Stats
 
 T = TypeVar("T")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, ParamSpec, TypeVar, overload
 from uuid import UUID
@@ -20,7 +19,6 @@ from peerjob.model.injected import Injectable, Injection
 from peerjob.model.job import Call, Job, JobGroup
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, NodeView, Record
-from peerjob.model.state import State
 from peerjob.model.stored_limit import InstanceLimits, KeyLimitPage, KeyLimitView, LimitPage, LimitView
 
 from .direct_scheduling import DirectScheduling
@@ -30,30 +28,10 @@ from .instance import Event, Instance
 from .registered_job import RegisteredJob
 from .schedule import Backfill, FireEntry, Schedule, ScheduleView
 from .signalling import Signalling
+from .stats import Stats
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stats:
-    """Counts of the whole namespace; reading them needs no scan."""
-
-    counts: dict[str, dict[State, int]] = field(default_factory=dict[str, dict[State, int]])
-    """Number of instances by kind and state."""
-    delayed: int = 0
-    nodes: int = 0
-    undecodable: int = 0
-    """Number of records that the store set aside because they cannot be decoded."""
-    settling: int = 0
-    """Number of ends of instances whose effects on other instances are still to come; above 100, it may be less."""
-    unserved: dict[str, int] = field(default_factory=dict[str, int])
-    """Number of queued instances by kind, only for kinds that no live node can run."""
-
-    def total(self, state: State = State.ALL, kind: str | None = None) -> int:
-        """Count the instances in a state (composites too), of one kind or (None) of all."""
-        kinds = self.counts.values() if kind is None else [self.counts.get(kind, {})]
-        return sum(count for states in kinds for entered, count in states.items() if entered & state)
 
 
 class Manager(DirectScheduling, FlowVerbs, Signalling, Injectable, ABC):

@@ -30,9 +30,10 @@ from .entries import HistoryEntry, LogEntry
 from .flow_instance import FlowInstance
 from .instance import Event, Instance
 from .kind_scope import KindScope
-from .manager import Manager, Stats
+from .manager import Manager
 from .registered_job import RegisteredJob
 from .schedule import Backfill, FireEntry, Schedule, ScheduleView
+from .stats import Stats
 
 R = TypeVar("R")
 T = TypeVar("T")

@@ -18,7 +18,6 @@ from .clock import to_datetime
 from .durable import Need, Step, Wait
 from .ids import is_outbox_id
 from .state import State
-from .stored_limit import LimitSupport
 
 MIN_PRIORITY = -(2**31)
 MAX_PRIORITY = 2**31 - 1
@@ -468,46 +467,6 @@ class LogPage(msgspec.Struct, frozen=True):
     cursor: str
     dropped: int = 0
     """Number of lines that the store dropped at the limit. The store drops the oldest lines first."""
-
-
-class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts that need no scan."""
-
-    counts: dict[str, dict[State, int]] = {}
-    """Number of instances by kind and state."""
-    delayed: int = 0
-    nodes: int = 0
-    undecodable: int = 0
-    """Number of records that the store set aside because they cannot be decoded."""
-    settling: int = 0
-    """Number of ends of instances that `settle` has not followed up yet; above MAX_SETTLED, a store may count less."""
-
-
-class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """Guarantees and limits of a store."""
-
-    engine: str
-    """The kind of store: "memory", "sqlite", "redis", "valkey" or "etcd"."""
-    durability: str
-    """The protection of stored data against a crash of the store: "fsync", "everysec", "replicated", "os" or "none".
-
-    "os": the data survives each process, and is lost only if the operating system ends before it has written the data.
-    """
-    confirmed_by: str = ""
-    """The confirmation that each transaction waits for: "aof" or "replicas:<n>".
-
-    "": each transaction waits only for the server's answer.
-    """
-    order: str = "strict"
-    """The order of claims across nodes: "strict" or "windowed"."""
-    clock: str = "server"
-    """The clock that decides about due times: "server" or "nodes"."""
-    shared: bool = True
-    """Whether other processes can use the same store."""
-    max_payload: int = 512 << 20
-    limits: LimitSupport = LimitSupport()
-    warnings: tuple[str, ...] = ()
-    """Data that the server's present settings can lose, one sentence for each."""
 
 
 class StoreLimits(Numbers, frozen=True, kw_only=True):

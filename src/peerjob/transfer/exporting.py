@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from peerjob.model.arguments import typed_except_secrets
+from peerjob.model.capabilities import Health
 from peerjob.model.clock import Clock
 from peerjob.model.errors import NodeStateError, PayloadTooLargeError
 from peerjob.model.firing import ScheduleRow
 from peerjob.model.query import Query
-from peerjob.model.record import MAX_BATCH, Health, Record
+from peerjob.model.record import MAX_BATCH, Record
 from peerjob.model.state import State
 from peerjob.model.stored_limit import LimitKey
 from peerjob.store.base import Store

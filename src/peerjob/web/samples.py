@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from peerjob.handles.instance import Instance
-from peerjob.handles.manager import Manager, Stats
+from peerjob.handles.manager import Manager
 from peerjob.handles.scoped_manager import ScopedManager
+from peerjob.handles.stats import Stats
 from peerjob.model.activity import Activity
 from peerjob.model.clock import to_us
 from peerjob.model.errors import PeerjobError

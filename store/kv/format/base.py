@@ -17,8 +17,8 @@ from typing import Protocol
 
 import msgspec
 
+from peerjob.model.capabilities import Capabilities
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.model.record import Capabilities
 
 MAX_TRANSACTIONS = 60
 """Most transactions in one request; the engine cuts a larger batch into several requests."""

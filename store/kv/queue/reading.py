@@ -6,10 +6,11 @@ import contextlib
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 
+from peerjob.model.capabilities import Health
 from peerjob.model.errors import DecodeError, LayoutError
 from peerjob.model.ids import checked_id, id_time_us
 from peerjob.model.query import Query
-from peerjob.model.record import Health, Page, Record, check_batch
+from peerjob.model.record import Page, Record, check_batch
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import Compare, Delete, Entry, Range, Transaction, apply_all, mod_of
 from peerjob.store.kv.format.keys import Keys, below, time_text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from peerjob.model.record import Capabilities
+from peerjob.model.capabilities import Capabilities
 from peerjob.store.kv.format.base import Applied, Compare, Delete, KeyValue, LeaseEndedError, Put, Transaction
 from peerjob.store.kv.format.keys import Keys, below
 from peerjob.store.kv.format.layout import LAYOUT_VALUE, mended_layout

@@ -7,8 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from peerjob.model.capabilities import Capabilities
 from peerjob.model.errors import StoreError
-from peerjob.model.record import Capabilities
 from peerjob.store.lua.client.address import Address
 from peerjob.store.lua.client.driver import Driver
 from peerjob.store.lua.client.durability import Durability as Wanted

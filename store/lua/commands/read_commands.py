@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
+from peerjob.model.capabilities import Health
 from peerjob.model.errors import DecodeError, LayoutError
 from peerjob.model.query import Query
-from peerjob.model.record import MAX_BATCH, Health, LogLine, LogPage, Page, Record, check_batch
+from peerjob.model.record import MAX_BATCH, LogLine, LogPage, Page, Record, check_batch
 from peerjob.model.state import State
 from peerjob.store.lua.client.driver import MAX_LOOKUPS, MAX_REPLY_BYTES, LuaCommands, check_cursor, log_set_aside
 from peerjob.store.lua.scripts.script import Argument

@@ -85,7 +85,7 @@ async def test_a_client_gives_a_signal_and_reads_the_steps(pair: tuple[Node, Ser
         assert await client.steps(instance) == await node.steps(instance.id)
         assert (await client.steps(instance))["charge"] == {"paid": 5}
         with pytest.raises(OptionError, match="value: expected a bool for signal 'approval'"):
-            await client.signal(instance, APPROVAL, 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            await client.signal(instance, APPROVAL, 5)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
         request = pb.SignalRequest(uuid=instance.id, name="approval", json_value="true")
         answer = pb.SignalResponse.FromString(await raw.send("Signal", request.SerializeToString(), token="all"))
         assert answer.accepted

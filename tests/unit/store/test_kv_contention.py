@@ -12,7 +12,8 @@ from typing import TypeVar
 import pytest
 from msgspec import structs
 
-from peerjob.model.record import Capabilities, StoreLimits
+from peerjob.model.capabilities import Capabilities
+from peerjob.model.record import StoreLimits
 from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Put, Range, Transaction

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from peerjob.handles.manager import Stats
+from peerjob.handles.stats import Stats
 from peerjob.model.ages import moment
 from peerjob.model.firing import Leader
 from peerjob.model.printable import counted

@@ -21,7 +21,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from peerjob.handles.manager import Stats
+from peerjob.handles.stats import Stats
 from peerjob.model.ages import age, span
 from peerjob.model.clock import to_us
 from peerjob.model.durations import to_seconds

@@ -13,9 +13,10 @@ from uuid import UUID
 
 from peerjob.handles.entries import HistoryEntry, LogEntry
 from peerjob.handles.instance import Event, Instance
-from peerjob.handles.manager import Manager, Stats
+from peerjob.handles.manager import Manager
 from peerjob.handles.registered_job import RegisteredJob
 from peerjob.handles.schedule import Backfill, FireEntry, Schedule, ScheduleView, name_of
+from peerjob.handles.stats import Stats
 from peerjob.model.activity import Activity, given_minutes
 from peerjob.model.arguments import typed, whole_number
 from peerjob.model.audit import AuditRecord, given_audit_limit

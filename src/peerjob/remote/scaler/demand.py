@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from peerjob.handles.manager import Stats
+from peerjob.handles.stats import Stats
 from peerjob.model.state import State
 from peerjob.model.stored_limit import LimitView
 from peerjob.node.node import Node

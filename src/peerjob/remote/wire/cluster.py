@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peerjob.handles.manager import Stats
+from peerjob.handles.stats import Stats
 from peerjob.model.audit import AuditRecord
 from peerjob.model.firing import Leader, Term
 from peerjob.model.record import NodeInfo, NodeView

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from peerjob.model.capabilities import Capabilities
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.model.record import Capabilities
 from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Transaction
 from peerjob.store.kv.format.keys import prefix_end
 from peerjob.store.memory.data import MemoryData, MemoryWatch
