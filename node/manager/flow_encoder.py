@@ -8,7 +8,7 @@ from msgspec import msgpack
 
 from peerjob.model.errors import PayloadTooLargeError
 from peerjob.model.flow import Flow, Member, MemberTaker
-from peerjob.model.graph import CallOptions, Graph, StoredMember, encode_graph, encode_members
+from peerjob.model.graph import CallOptions, Graph, StoredMember, encode_graph, encode_members, encode_overrides
 from peerjob.model.spec import decode_spec
 
 from .call_encoder import CallEncoder
@@ -51,7 +51,7 @@ class FlowEncoder:
             max_crashes=new.max_crashes,
             limit_key=new.limit_key,
             key_concurrency=new.key_concurrency,
-            overrides=spec.overrides,
+            overrides=encode_overrides(spec.overrides),
             version=spec.version,
         )
         stored = StoredMember(

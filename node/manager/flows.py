@@ -27,6 +27,7 @@ from peerjob.model.graph import (
     kept_results,
     member_id,
     needs_of,
+    read_overrides,
 )
 from peerjob.model.ids import checked_new_id
 from peerjob.model.injected import INJECTED
@@ -127,7 +128,7 @@ async def run_flow(
 def _child(graph: Graph, number: int, spec: Spec, kept: set[int], flow: str) -> NewChild:
     member = graph.members[number]
     options = graph.options[member.options]
-    spec = structs.replace(spec, overrides=options.overrides, version=options.version)
+    spec = structs.replace(spec, overrides=read_overrides(options.overrides), version=options.version)
     instance = NewInstance(
         id=member_id(flow, number),
         kind=options.kind,

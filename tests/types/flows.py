@@ -48,7 +48,7 @@ def mistakes(flow: Flow) -> None:
     flow.add(merge.call([page.output]))  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
     flow.add(report.call(total.output))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     flow.add(report.call(page.ended))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    flow.add(parse.call())  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    flow.add(parse.call())  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue, reportUnknownArgumentType]
     flow.add(parse)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     flow.add(fetch.call("x"), after=page)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     flow.add(fetch.call("x"), after=[page.output])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError, UnknownInstanceError
 from peerjob.model.flow import Member
-from peerjob.model.graph import Graph, decode_graph, member_id
+from peerjob.model.graph import Graph, decode_graph, member_id, read_overrides
 from peerjob.model.record import Record
 from peerjob.model.spec import Spec, decode_spec, encode, encode_arguments
 from peerjob.model.state import State
@@ -131,7 +131,9 @@ def _unmade(flow: FlowInstance, number: int) -> Record:
         id=member_id(flow.id, number),
         kind=options.kind,
         state=State.CREATED,
-        spec=encode(Spec(args=encode_arguments((), {}), overrides=options.overrides, version=options.version)),
+        spec=encode(
+            Spec(args=encode_arguments((), {}), overrides=read_overrides(options.overrides), version=options.version)
+        ),
         priority=options.priority,
         due_us=flow.record.due_us,
         attempts=0,

@@ -30,7 +30,8 @@ class CallOptions(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tr
     max_crashes: int
     limit_key: str
     key_concurrency: int
-    overrides: dict[str, Any]
+    overrides: bytes
+    """`Spec.overrides`, encoded: they have values of any type, so they are checked apart from the graph."""
     version: int
 
 
@@ -85,7 +86,9 @@ def needs_of(member: StoredMember, flow: str, kept: Container[int]) -> tuple[Nee
     return tuple(Need(member_id(flow, number), when) for number, when in member.needed() if number not in kept)
 
 
-_read_graph = reader(Graph, "stored flow", open=True)
+# a graph has no values of any type, so the numbers of its members and needs are the only bounds that it needs
+_read_graph = reader(Graph, "stored flow")
+read_overrides = reader(dict[str, Any], "stored options of a member", open=True)
 _read_arguments = reader(list[bytes], "stored arguments of a flow")
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -93,6 +96,11 @@ _encode = msgspec.msgpack.Encoder().encode
 def encode_graph(graph: Graph) -> bytes:
     """Encode a graph for storage."""
     return _encode(graph)
+
+
+def encode_overrides(overrides: dict[str, Any]) -> bytes:
+    """Encode `Spec.overrides`; `read_overrides` reads them."""
+    return _encode(overrides)
 
 
 def encode_members(arguments: Sequence[bytes]) -> bytes:

@@ -19,6 +19,7 @@ from peerjob.model.graph import (
     decode_members,
     encode_graph,
     encode_members,
+    encode_overrides,
     member_id,
     needs_of,
 )
@@ -201,7 +202,7 @@ def test_a_call_takes_ten_thousand_outputs() -> None:
 
 
 def test_a_stored_graph_comes_back_and_a_damaged_one_is_refused() -> None:
-    options = CallOptions("k", 5, ("t",), None, 3, "", 0, {"timeout": 5}, 0)
+    options = CallOptions("k", 5, ("t",), None, 3, "", 0, encode_overrides({"timeout": 5}), 0)
     members = (StoredMember(0, (), False), StoredMember(0, (0, 1), True))
     graph = decode_graph(encode_graph(Graph((options,), members)))
     assert graph.members == members
@@ -231,3 +232,13 @@ def test_an_end_tells_whether_the_member_completed() -> None:
     failed = Ended[int](State.TERMINATED, error=ErrorInfo(type="ValueError", message="bad"))
     assert not failed.completed
     assert failed.result is None
+
+
+def test_the_largest_graph_is_read() -> None:
+    options = CallOptions("k", 5, (), None, 3, "", 0, encode_overrides({}), 0)
+    members = [StoredMember(0, (), False) for _ in range(limits.MAX_MEMBERS)]
+    members[-1] = StoredMember(0, tuple(range(0, 2 * limits.MAX_MEMBERS - 2, 2)), False)
+    graph = Graph((options,), tuple(members))
+    assert decode_graph(encode_graph(graph)) == graph
+    with pytest.raises(DecodeError, match="stored flow cannot be read"):
+        decode_graph(encode_graph(Graph((options,), (*members, members[0]))))
