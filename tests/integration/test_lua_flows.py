@@ -247,6 +247,22 @@ async def test_no_child_runs_before_its_failed_need_is_followed_up(site: MakeSit
     assert (await store.health()).counts["work"] == {State.PROCESSING: 1, State.CANCELLED: MAX_SETTLED + 1}
 
 
+async def test_a_signal_for_an_earlier_wait_moves_no_retry(site: MakeSite) -> None:
+    """The thread still has the wait of the earlier run, under its fence."""
+    here = site()
+    store = await opened(here)
+    peer = await here.join(store)
+    claim = await parent_of(here, peer)
+    assert await peer.suspend(claim, Wait(signal="go", until_us=1)) is Ack.DONE
+    again = await peer.take_one()
+    assert await peer.end(again, Action.RETRY, delay_us=3_600_000_000) is Ack.DONE
+    before = await store.get([claim.id])
+    await store.signal(claim.id, "go", b"1")
+    assert await peer.take() == ()
+    assert await store.get([claim.id]) == before
+    assert (await store.health()).delayed == 1
+
+
 async def test_what_it_cancels_expires(site: MakeSite) -> None:
     here = site()
     store = await here.open(limits=StoreLimits(retention_us=0))
