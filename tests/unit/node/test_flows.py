@@ -208,6 +208,8 @@ async def test_a_member_that_a_user_cancels_leaves_the_others(node: Node, clock:
     await clock.advance(1)
     assert (await run.refresh()).waits_for == "its children"
     assert await node.cancel_instance(run[then].id)
+    await clock.advance(1)
+    assert (await run.refresh()).waits_for == "its children"
 
     async def late() -> bytes:
         return b"late"
