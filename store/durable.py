@@ -24,6 +24,8 @@
   cancelled, with a note that names that child; see `need_failed`.
 * A need names a child of the same parent that exists already. A need of any other instance, and one of an instance that
   is gone, counts as ended and not completed.
+* The needs of an outcome can count although the outcome is refused (Ack.LOST, Ack.TAKEN), if it has the fence of the
+  running instance.
 * *Over* is final without a body: a cancelled instance is over when its holder has released it. Needs and holds look at
   that, so a next step never starts beside a body that still runs.
 * Who ends an instance also *settles* it: the same command follows up to MAX_SETTLED edges and children, after all its

@@ -170,7 +170,7 @@ class Calls(FlowCalls, ScheduleCalls, QueryCalls, LimitCalls):
                 delay_us=round(one.get("delay", 0) * SECOND_US),
                 note=text_of(one.get("note", 0)),
                 logs=lines_of(one.get("logs", [])),
-                **self.durable(id, one),
+                **self.durable(id, one, alone=all(outcome.id != id for outcome, _ in found)),
             )
             found.append((outcome, claim))
         return found
@@ -192,7 +192,8 @@ class Calls(FlowCalls, ScheduleCalls, QueryCalls, LimitCalls):
             "commit",
             lambda side: side.store.commit(incarnation, self._for(side, outcomes), request=request),
             learn,
-            logged=tuple(outcome.id for outcome, _ in outcomes),
+            ids=tuple(outcome.id for outcome, _ in outcomes),
+            logged=tuple(outcome.id for outcome, _ in outcomes if outcome.logs),
             moves=True,
             removes=True,
             incarnation=incarnation,

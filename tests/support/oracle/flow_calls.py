@@ -33,12 +33,16 @@ class FlowCalls:
 
     # -- parts of outcomes
 
-    def durable(self, id: str, given: Given) -> dict[str, Any]:
-        """The fields of an outcome of an instance that only durable bodies have."""
+    def durable(self, id: str, given: Given, *, alone: bool) -> dict[str, Any]:
+        """The fields of an outcome of an instance that only durable bodies have.
+
+        *Choice*: whether the needs of an outcome count that is lost because of an earlier one of its batch. So only the
+        first outcome of an instance has needs.
+        """
         wait = given.get("wait")
         return {
             "steps": tuple(Step(name, b"x" * size) for name, size in given.get("steps", {}).items()),
-            "needs": self._needs(id, id, given.get("needs", ())),
+            "needs": self._needs(id, id, given.get("needs", ()) if alone else ()),
             "wait": None if wait is None else self._wait(wait),
             "linked": given.get("linked", id in self._known.linked),
         }

@@ -52,6 +52,9 @@ class FlowGenerator(LimitGenerator):
             given["steps"] = self._steps()
         if given["action"] in ("report", "suspend") and flown.random() < NEEDS_NOW:
             given["needs"] = [self._need() for _ in range(flown.choice((1, 2, 4)))]
+            if "steps" in given:
+                # *Choice*: whether the needs of an outcome count that another value for a step refuses
+                given["steps"] = {"beside needs": 3}
         if given["action"] == "suspend":
             given["wait"] = self._wait(needs="needs" in given)
         return given | ({"linked": flown.random() < 0.5} if flown.random() < 0.2 else {})

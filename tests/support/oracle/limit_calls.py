@@ -100,7 +100,8 @@ async def keys_of(store: Store, kinds: Collection[str], page: int) -> dict[str, 
             if cursor is None:
                 break
         for view in views:
-            if view.key or view.admitted:
+            # *Choice*: whether the view without a key counts bodies of cancelled instances
+            if view.key:
                 found[f"key {kind} {view.key}"] = [view.concurrency, view.admitted, view.waiting]
             if view.key and view.admitted < MAX_HOLDERS:
                 found[f"holders {kind} {view.key}"] = sorted(await store.key_holders(kind, view.key))

@@ -11,6 +11,7 @@ from heapq import merge
 
 from peerjob.model.clock import Clock
 from peerjob.model.record import Claimed, StoreLimits, Want
+from peerjob.model.state import State
 from peerjob.store.reference.choices import Choices
 from peerjob.store.reference.edges import settle
 from peerjob.store.reference.ends import is_held, remove
@@ -171,6 +172,10 @@ class Reference:
     def instances(self) -> set[str]:
         """All instances."""
         return set(self._state.instances)
+
+    def running(self) -> set[str]:
+        """The instances that run."""
+        return {id for id, one in self._state.instances.items() if one.state is State.PROCESSING}
 
     def removable(self) -> set[str]:
         """The instances that an engine may remove at this moment.

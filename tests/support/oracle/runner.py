@@ -275,8 +275,13 @@ class Lockstep:
         """Deliver an earlier call late."""
         now, waits = self._engine.clock.elapsed(), self._engine.waits_on_server
         sent = self._repeats.late(given["pick"], now, set(self._known.ended), waits_on_server=waits)
-        if sent is not None:
-            await self._exchange(sent.made, "late", sent.answer)
+        if sent is None:
+            return
+        made = sent.made
+        if made.verb == "commit" and self._known.flowing and (made.logged or self._reference.running() & {*made.ids}):
+            # *Choice*: an earlier commit that comes late is known, or its reports and lines are written again
+            return
+        await self._exchange(sent.made, "late", sent.answer)
 
     async def _damage(self, given: Given) -> None:
         """Damage the record of an instance; the engine finds that at the next read, and sets the instance aside."""
