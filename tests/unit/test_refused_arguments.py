@@ -56,6 +56,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Tokens.load": (peerjob.Tokens.load, {"path": "/dev/null"}),
     "Jwt": (peerjob.Jwt, {"issuer": "i", "audience": "a", "keys": "https://localhost/keys", "rights": PRINCIPAL_OF}),
     "Rights": (Rights, {"role": Role.READER}),
+    "Flow": (peerjob.Flow, {"name": "import"}),
     "Signal": (peerjob.Signal, {"name": "approval", "type": bool}),
     "Principal": (peerjob.Principal, {"name": "x", "rights": Rights(role=Role.READER)}),
     "Metrics": (peerjob.Metrics, {"node": NODE}),
@@ -244,7 +245,7 @@ def test_each_public_constructor_is_in_the_table() -> None:
         *("Capabilities", "ClockChange", "Context", "Distribution", "ErrorInfo", "Event", "Explanation", "Finding"),
         *("FireEntry", "HistoryEntry", "Imported", "Instance", "KindActivity", "Leader", "LogEntry", "LogLine"),
         *("NodeInfo", "NodeStats", "NodeView", "Policy", "ProbeAnswer", "Progress", "RegisteredJob", "ResultPage"),
-        *("Suspended",),
+        *("BlockingFlowInstance", "Ended", "FlowInstance", "Member", "Suspended"),
         *("KeyLimitView", "LimitSupport", "LimitView", "Schedule", "ScheduleView", "Stats", "Term", "Worker"),
     }
     any_value = {"Recovered", "Secret", "SystemClock", "Finished"}

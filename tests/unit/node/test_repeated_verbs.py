@@ -86,7 +86,7 @@ LESS: dict[str, tuple[Act, Any, Any]] = {
 """Verbs whose repeat changes nothing, and whose answer counts what the call itself changed."""
 TOLD_ELSEWHERE = {
     *("schedule", "schedule_many", "clear_history", "keep_line", "context.progress", "context.throttle"),
-    "import_namespace",
+    *("import_namespace", "schedule_flow", "retry_flow", "signal"),
 }
 """Verbs of the table that have tests of their own, or that act again."""
 

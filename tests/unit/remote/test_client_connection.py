@@ -307,7 +307,7 @@ async def test_a_node_that_has_stopped_sends_clients_on() -> None:
 def test_a_client_sends_only_changes_once_that_a_second_time_would_change_again() -> None:
     again = {"ScheduleJob", "ScheduleJobs", "PutSchedule", "PauseSchedule", "ResumeSchedule", "Backfill"}
     again |= {"RunNow", "RetryInstance", "RetryInstances", "TriggerSchedule"}
-    again |= {"SetLimit", "SetKeyLimit", "PauseKind", "ResumeKind"}
+    again |= {"SetLimit", "SetKeyLimit", "PauseKind", "ResumeKind", "ScheduleFlow", "Signal"}
     changing = {rpc.name for rpc in RPCS.values() if rpc.role is not Role.READER} - {"ListAudit"}
 
     assert changing - again == {rpc.name for rpc in RPCS.values() if rpc.resend is Resend.NEVER}
