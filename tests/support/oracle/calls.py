@@ -256,6 +256,8 @@ class Calls(FlowCalls, ScheduleCalls, QueryCalls, LimitCalls):
 
     def _join(self, request: str, given: Given) -> Made:
         kinds = tuple(given["kinds"])
+        # *Choice*: for how long a store knows which crashes the end of an incarnation has charged
+        remembered = not self._known.node(given["node"]).forgotten
         if given.get("new", True) or self._known.node(given["node"]).forgotten:
             node, last = self._known.reborn(given["node"], kinds)
         else:
@@ -275,7 +277,7 @@ class Calls(FlowCalls, ScheduleCalls, QueryCalls, LimitCalls):
             reads_layout=READS_LAYOUT,
         )
         ttl_us = OVER_US if given.get("over") else LONG_US
-        previous = last if given.get("previous") and last else None
+        previous = last if given.get("previous") and last and remembered else None
 
         async def call(side: Side) -> Time:
             return Time(await side.store.join(info, ttl_us=ttl_us, previous=previous))

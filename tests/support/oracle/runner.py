@@ -268,7 +268,8 @@ class Lockstep:
     async def _again(self, given: Given) -> None:
         """Send an earlier call again."""
         made = self._repeats.again(given["back"], self._engine.clock.elapsed())
-        if made is not None:
+        # *Choice*: whether a store still knows the answers to an incarnation that has left
+        if made is not None and made.incarnation not in self._left:
             await self._exchange(made, "again")
 
     async def _late(self, given: Given) -> None:
