@@ -137,7 +137,11 @@ async def flows_of(store: Store, ids: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"settling": (await store.health()).settling}
     for start in range(0, len(ids), 100):
         part = ids[start : start + 100]
-        found |= {f"needs {id}": needs for id, needs in zip(part, await store.open_needs(part), strict=True)}
+        records = await store.get(part)
+        for id, record, needs in zip(part, records, await store.open_needs(part), strict=True):
+            # *Choice*: whether the needs of a wait are told whose time has come
+            if record is None or record.wait is None or record.wait.until_us is None:
+                found[f"needs {id}"] = needs
     for id in ids:
         steps: dict[str, bytes] = {}
         cursor: str | None = None
