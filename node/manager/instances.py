@@ -19,12 +19,12 @@ from peerjob.handles.update import Position, Update
 from peerjob.model.activity import Activity, given_minutes
 from peerjob.model.audit import AuditRecord, given_audit_limit
 from peerjob.model.clock import Clock, to_datetime
-from peerjob.model.durable import SignalAnswer
+from peerjob.model.durable import FLOW_KIND, SignalAnswer
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError, StoreUnavailableError, UnknownInstanceError
 from peerjob.model.firing import Leader
 from peerjob.model.ids import checked_id, checked_new_id
-from peerjob.model.job import FLOW_KIND, Job
+from peerjob.model.job import Job
 from peerjob.model.published import DIGEST_BYTES
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, LogPage, NodeInfo, NodeView, Record

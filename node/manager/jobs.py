@@ -15,6 +15,7 @@ from msgspec import structs
 from peerjob.cluster.loop_thread import running_loop
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
+from peerjob.model.durable import FLOW_KIND
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import (
     ArgumentError,
@@ -26,7 +27,7 @@ from peerjob.model.errors import (
 )
 from peerjob.model.ids import checked_id, checked_new_id
 from peerjob.model.injected import current_run
-from peerjob.model.job import FLOW_KIND, Call, Job, JobGroup, collect_jobs
+from peerjob.model.job import Call, Job, JobGroup, collect_jobs
 from peerjob.model.record import Enqueued, NewInstance, Record
 from peerjob.node.body.registry import Registry
 from peerjob.node.runtime import NodeRuntime

@@ -9,11 +9,10 @@ from typing import Any
 from uuid import UUID
 
 from peerjob.model.arguments import typed
-from peerjob.model.durable import StepPage
+from peerjob.model.durable import FLOW_KIND, StepPage
 from peerjob.model.errors import OptionError, UnknownInstanceError
 from peerjob.model.flow import Flow
 from peerjob.model.ids import checked_id
-from peerjob.model.job import FLOW_KIND
 from peerjob.model.json_text import to_json
 from peerjob.model.step_values import shown_step
 

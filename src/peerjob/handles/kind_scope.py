@@ -15,8 +15,8 @@ from uuid import UUID
 from msgspec import structs
 
 from peerjob.model.activity import Activity, KindActivity
+from peerjob.model.durable import FLOW_KIND
 from peerjob.model.errors import AuthError, DecodeError, UnknownInstanceError, UnknownKindError, UnknownScheduleError
-from peerjob.model.job import FLOW_KIND
 from peerjob.model.own_cursors import own_cursor
 from peerjob.model.query import Query, ResultPage
 from peerjob.model.record import NodeView

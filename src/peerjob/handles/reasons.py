@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from peerjob.model.ages import age, moment, until
+from peerjob.model.durable import FLOW_KIND
 from peerjob.model.firing import Leader
-from peerjob.model.job import FLOW_KIND
 from peerjob.model.printable import counted
 from peerjob.model.record import NodeView, Record, is_suspect
 from peerjob.model.state import State

@@ -14,12 +14,12 @@ from msgspec import structs
 
 from peerjob.model.activity import Activity
 from peerjob.model.audit import AuditRecord
-from peerjob.model.durable import SignalAnswer, StepPage
+from peerjob.model.durable import FLOW_KIND, SignalAnswer, StepPage
 from peerjob.model.durations import Duration
 from peerjob.model.errors import UnknownKindError
 from peerjob.model.firing import Leader
 from peerjob.model.flow import Flow
-from peerjob.model.job import FLOW_KIND, Call, Job
+from peerjob.model.job import Call, Job
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, NodeView, Record
 from peerjob.model.rights import Rights

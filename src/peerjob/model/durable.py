@@ -33,6 +33,9 @@ MAX_NEEDS_CALL = 500
 MAX_SETTLED = 100
 """Most edges and children that one command settles."""
 
+FLOW_KIND = "peerjob.flow"
+"""The kind of the instances that run flows. A namespace below layout 4 has none of them, and no user has the kind."""
+
 When = Literal["completed", "ended"]
 """What the needed child must be: Completed, or over in any final state."""
 

@@ -15,6 +15,7 @@ from typing_extensions import ParamSpec, TypeVar, Unpack
 
 from .callables import ExecutorHolder, mark_coroutine_function
 from .direct_call import call_directly
+from .durable import FLOW_KIND
 from .errors import OptionError
 from .json_text import to_json
 from .key_template import names_in
@@ -27,9 +28,6 @@ _MODULE = re.compile(r"[\w-]+(\.[\w-]+)*")
 _OF_THE_CLASS = ("__module__", "__annotations__", "__annotate__", "__type_params__")
 """What a job has from its class, and not from its callable."""
 """The name of a module. `importlib` also takes names that a statement cannot have, such as `nightly-jobs`."""
-
-FLOW_KIND = "peerjob.flow"
-"""The kind of the instances that run flows. No job of a user has it."""
 
 P = ParamSpec("P", default=...)
 Q = ParamSpec("Q")

@@ -10,9 +10,9 @@ from markupsafe import Markup
 
 from peerjob.handles.flow_instance import graph_of
 from peerjob.handles.instance import Instance
+from peerjob.model.durable import FLOW_KIND
 from peerjob.model.errors import DecodeError
 from peerjob.model.graph import Graph
-from peerjob.model.job import FLOW_KIND
 from peerjob.model.query import Query
 
 from .flow_tree import MAX_CHILDREN, Part, blockers, parts_of, tree

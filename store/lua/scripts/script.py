@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peerjob.model.durable import MAX_ALL_STEP_BYTES, MAX_SETTLED, MAX_SIGNALS, SIGNAL_MARK
+from peerjob.model.durable import FLOW_KIND, MAX_ALL_STEP_BYTES, MAX_SETTLED, MAX_SIGNALS, SIGNAL_MARK
 from peerjob.model.ids import OUTBOX_MARK, OUTBOX_MARK_AT
 from peerjob.model.record import MAX_HISTORY, OUTBOX_REPEAT_US, REPEAT_US, SUSPECT_AFTER
 from peerjob.model.state import State
@@ -62,6 +62,7 @@ _CONSTANTS = {
     "KEY_TAKEN": KEY_TAKEN,
     "REPLACED": REPLACED,
     "SUSPENDED": SUSPENDED,
+    "FLOW_KIND": FLOW_KIND,
     "PARENT_ENDED": PARENT_ENDED,
     "NEED_GONE": need_failed("%s", None),
     "NEED_CANCELLED": need_failed("%s", State.CANCELLED),

@@ -9,6 +9,7 @@ import pytest
 from peerjob import ArgumentError, Ended, ErrorInfo, Flow, Job, OptionError, Secret, State, job
 from peerjob.model import flow as limits
 from peerjob.model.codec import decode_shown, decode_value, encode_value, has_reference, replace_references
+from peerjob.model.durable import FLOW_KIND
 from peerjob.model.errors import DecodeError, EncodeError
 from peerjob.model.flow import MemberTaker
 from peerjob.model.graph import (
@@ -23,7 +24,7 @@ from peerjob.model.graph import (
     member_id,
     needs_of,
 )
-from peerjob.model.job import FLOW_KIND, Call
+from peerjob.model.job import Call
 from peerjob.model.outputs import Ref, taker
 
 FLOW_ID = "0192f2a4-0000-7000-8000-000000000000"

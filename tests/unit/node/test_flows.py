@@ -30,7 +30,7 @@ from peerjob import (
     job,
 )
 from peerjob.handles.flow_instance import graph_of
-from peerjob.model.job import FLOW_KIND
+from peerjob.model.durable import FLOW_KIND
 from peerjob.node.work import references
 from peerjob.testing import VirtualClock, running_node
 from support.factories import durable_store

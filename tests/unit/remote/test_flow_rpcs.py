@@ -26,7 +26,7 @@ from peerjob import (
     UnknownInstanceError,
     job,
 )
-from peerjob.model.job import FLOW_KIND
+from peerjob.model.durable import FLOW_KIND
 from peerjob.proto.job.v1 import service_pb2 as pb
 from support.rpc import raw_client, served
 from support.waiting import until

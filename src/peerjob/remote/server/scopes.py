@@ -14,8 +14,8 @@ from peerjob.handles.instance import Instance
 from peerjob.handles.kind_scope import KindScope
 from peerjob.handles.manager import Manager
 from peerjob.handles.scoped_manager import ScopedManager
+from peerjob.model.durable import FLOW_KIND
 from peerjob.model.errors import UnknownInstanceError, UnknownKindError
-from peerjob.model.job import FLOW_KIND
 from peerjob.node.node import Node
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire.queries import query_of

@@ -35,7 +35,10 @@ local claim = {incarnation = incarnation, name = text_or(name, incarnation), own
   wants_suspect = ARGV[5] == '1', set = set_name, letter = sub(set_name, 1, 1), default = tonumber(ARGV[8]), caps = {},
   named = {}, count = 0, bytes = 0, largest = 0, refused = 0, cut_at = nil}
 for n = 9, #ARGV, 2 do
-  claim.named[#claim.named + 1], claim.caps[ARGV[n]] = ARGV[n], tonumber(ARGV[n + 1])
+  if ARGV[n] ~= FLOW_KIND or layout == FLOWS_LAYOUT then
+    claim.named[#claim.named + 1] = ARGV[n]
+  end
+  claim.caps[ARGV[n]] = tonumber(ARGV[n + 1])
 end
 -- A key of a wrong type must cause an error before the first write.
 call('HLEN', claim.owned)

@@ -25,7 +25,7 @@ end
 -- claim.lua.
 local kind, member = nil, nil
 for n = 9, #ARGV, 2 do
-  local first = call('ZRANGE', ready_key(ARGV[n]), 0, 1)
+  local first = (ARGV[n] ~= FLOW_KIND or layout == FLOWS_LAYOUT) and call('ZRANGE', ready_key(ARGV[n]), 0, 1) or {}
   if first[2] or first[1] and member or tonumber(ARGV[n + 1]) <= 0 or first[1] and shared and not shared.is_simple(ARGV[n]) then
     return {'more'}
   elseif first[1] then
