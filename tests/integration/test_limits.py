@@ -194,13 +194,13 @@ async def test_kinds_of_a_node_are_bounded(namespace: str) -> None:
 def test_each_documented_number_is_that_of_the_code() -> None:
     from peerjob.cli import web_server
     from peerjob.handles.job_log import MAX_MESSAGE
-    from peerjob.model import activity_sample, audit, bounds, descriptor, limits, query, stored_limit
+    from peerjob.model import activity_sample, audit, bounds, descriptor, durable, flow, limits, query, stored_limit
     from peerjob.model.published import MAX_DESCRIPTORS
     from peerjob.model.record import MAX_HISTORY
     from peerjob.node import node
     from peerjob.node.body import errors, schema
-    from peerjob.node.manager import kind_catalogue, watchers
-    from peerjob.node.work import context_backend, failure_log
+    from peerjob.node.manager import flows, kind_catalogue, watchers
+    from peerjob.node.work import context_backend, failure_log, references
     from peerjob.remote.server import calls, grpc_server, server
     from peerjob.remote.wire import requests
     from peerjob.sql import relay_rows, tables
@@ -208,7 +208,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
     from peerjob.store.sqlite.requests import WRITE_LOCK_TIMEOUT
     from peerjob.transfer import importing, lines
     from peerjob.web import cluster as web_cluster
-    from peerjob.web import feeds, filters, forms, lookups, security, signin, steps, values, viewers
+    from peerjob.web import feeds, filters, flow_tree, forms, lookups, security, signin, steps, values, viewers
     from peerjob.web.page import ACT_PATIENCE
     from peerjob.web.pages import limits as limit_pages
     from peerjob.web.pages import nodes, overview, schedules
@@ -294,6 +294,18 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "kinds that share a limit, aliases included": stored_limit.MAX_LIMIT_KINDS,
         "limits on the page Limits, and keys of a kind": limit_pages.MAX_ROWS,
         "arguments of one call, encoded": node.MAX_PAYLOAD,
+        "steps of an instance; a wait with a time is one": durable.MAX_STEPS,
+        "signals of an instance": durable.MAX_SIGNALS,
+        "value of a step or a signal, encoded": durable.MAX_STEP_BYTES,
+        "all steps and signals of an instance": durable.MAX_ALL_STEP_BYTES,
+        "name of a flow": flow.MAX_FLOW_NAME,
+        "members of a flow": flow.MAX_MEMBERS,
+        "needs of one member": flow.MAX_MEMBER_NEEDS,
+        "needs of all members of a flow": flow.MAX_EDGES,
+        "a flow, encoded": node.MAX_PAYLOAD,
+        "results that the outputs in the arguments of one member stand for": references.MAX_REFERENCES,
+        "results that a repeated flow keeps": flows.MAX_KEPT_STEPS << 20,
+        "boxes in the drawing of a flow": flow_tree.MAX_DRAWN,
         "name of the table, and of its schema": tables.MAX_TABLE,
         "rows and instances that `jobd check` and a metric count": relay_rows.MOST_COUNTED,
     }
@@ -329,5 +341,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "rows in one pass of a relay",
         "time in which a row is sent again after it was taken",
         "values of an instance that is over",
+        "name of a step, a wait, a signal or a child",
+        "children of a body",
     }
     assert set(ROWS) == code.keys() | days.keys() | without_one_number
