@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -32,11 +32,16 @@ class NodeRetryManager(NodeJobManager):
         return made
 
     async def retry_pages(
-        self, query: Query, *, id: str | UUID | None = None
+        self,
+        query: Query,
+        *,
+        id: str | UUID | None = None,
+        check: Callable[[Iterable[Instance[Any]]], Awaitable[None]] | None = None,
     ) -> AsyncGenerator[ResultPage[Instance[Any]]]:
         """Like `retry_instances`, page by page: a page has the new instances, and the cursor of the next page.
 
-        Only one page of old instances is in memory at a time: each can have a large result or traceback.
+        Only one page of old instances is in memory at a time: each can have a large result or traceback. `check` gets
+        the old instances of each page first, and can raise an error.
         """
         runtime = self._need_runtime()
         request = runtime.ids.one() if id is None else checked_new_id(id, self.clock.time_us(), "id")
@@ -47,6 +52,8 @@ class NodeRetryManager(NodeJobManager):
             # a repeat, or a later page, can find instances that this request made, and that have ended since
             # a parent makes its children anew, so a repeat of both would run them twice
             old = [record for record in page.records if not record.parent and not _is_made_by(request, record)]
+            if check is not None:
+                await check(Instance(self, record) for record in old)
             # the new ids are in no order, so each instance is due a microsecond after the one before
             due_us = max(due_us, self._store_time_us() - len(old))
             made = await self._retry(old, request, due_us)

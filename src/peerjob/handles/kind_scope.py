@@ -109,6 +109,11 @@ class KindScope:
             for run in sorted(behind[kind]):
                 self.check_use(run, alias=kind)
 
+    async def check_repeats(self, manager: Any, instances: Iterable[InstanceView]) -> None:
+        """Raise AuthError for an instance that the caller may not schedule again; a flow counts as its members."""
+        if self.is_limited:
+            await self.check_runs(manager, frozenset[str]().union(*map(kinds_of, instances)))
+
     async def check_system(self, manager: Manager, query: Query) -> None:
         """Raise AuthError if a query matches instances of kinds that need an admin."""
         if self._rights.role >= Role.ADMIN:
@@ -141,10 +146,18 @@ class KindScope:
         """Raise the error of a query for another kind. An `acting` call, by its name, needs a kind or an instance."""
         if query.kind is not None:
             self.check_included(query.kind)
+            if acting and query.kind == FLOW_KIND and self._rights.kinds:
+                await self._check_flows(manager, query)
         elif query.id is not None:
             await self.instance(manager, query.id)
         elif acting and self._rights.kinds:
             raise AuthError(f"{acting} needs a kind in its query, since your rights are limited to {self._listed}")
+
+    async def _check_flows(self, manager: Manager, query: Query) -> None:
+        """Raise AuthError if a query matches a flow with a member of another kind."""
+        async for instance in manager.iter_instances(query):
+            for kind in sorted(kinds_of(instance)):
+                self.check_included(kind)
 
     def refuse_whole(self, call: str) -> NoReturn:
         """Raise the AuthError of a call that concerns all kinds."""

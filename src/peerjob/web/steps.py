@@ -11,10 +11,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
+from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
-from peerjob.model.errors import UnknownInstanceError
+from peerjob.model.errors import NodeStateError, NodeStoppedError, UnknownInstanceError
 from peerjob.model.ids import derived_id
 from peerjob.model.query import Filter, Query
 from peerjob.model.state import State
@@ -23,6 +24,9 @@ Verb = Literal["cancel", "retry", "clear"]
 
 RepeatId = Callable[[Callable[[str], str]], Awaitable[str | None]]
 """Gives the id of a step, as `Visit.repeat_id` does."""
+
+Check = Callable[[Iterable[Instance[Any]]], Awaitable[None]]
+"""Raises an error for an instance on which a step must not act."""
 
 STEP = 500
 MAX_COUNTED = 10_000
@@ -53,7 +57,7 @@ def matching(verb: Verb, query: Query) -> Query | None:
 
 async def count(manager: Manager, query: Query) -> tuple[int, bool]:
     """How many instances match, and whether that is all of them: the count stops at 10,000."""
-    if query.id is None and query.tag is None and query.before is None and query.after is None:
+    if (query.id, query.tag, query.parent, query.before, query.after) == (None,) * 5:
         return await manager.count(query), True
     count, cursor = 0, None
     while count < MAX_COUNTED:
@@ -64,11 +68,15 @@ async def count(manager: Manager, query: Query) -> tuple[int, bool]:
     return count, False
 
 
-async def step(manager: Manager, verb: Verb, query: Query, repeat_id: RepeatId) -> StepResult:
-    """Act on the next instances of a query that `matching` made, after its cursor if it has one."""
+async def step(
+    manager: Manager, verb: Verb, query: Query, repeat_id: RepeatId, *, check: Check | None = None
+) -> StepResult:
+    """Act on the next instances of a query that `matching` made, after its cursor if it has one. `check` gets them."""
     page = await manager.lookup_instances(replace(query, limit=STEP))
     if not page:
         return StepResult(count=0, after=None)
+    if check is not None:
+        await check(page)
     first, last = page[0].created_at, page[-1].created_at
     if query.cursor is not None or (page.cursor is not None and first == last):
         # a step removes a whole millisecond, since a removal cannot name single instances
@@ -94,7 +102,7 @@ async def step(manager: Manager, verb: Verb, query: Query, repeat_id: RepeatId) 
 
 
 async def act_on(manager: Manager, verb: Verb, ids: Iterable[str], repeat_id: RepeatId) -> int:
-    """Cancel or retry single instances; those that are gone, or in another state, do not count."""
+    """Cancel or retry single instances. Those that are gone, or in a state that refuses it, do not count."""
     concurrent = asyncio.Semaphore(CONCURRENT)
 
     async def act(id: str) -> bool:
@@ -106,7 +114,9 @@ async def act_on(manager: Manager, verb: Verb, ids: Iterable[str], repeat_id: Re
                     return False
                 given = await repeat_id(lambda given: derived_id(given, id))
                 await manager.retry_instance(id, id=None if given is None else derived_id(given, id))
-            except UnknownInstanceError:
+            except NodeStoppedError:
+                raise
+            except (UnknownInstanceError, NodeStateError):
                 return False
             return True
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 
+import grpc
 import msgspec
 import pytest
 
@@ -55,13 +56,20 @@ async def report(end: Ended[int]) -> str:
     return f"{end.state}: {end.error or end.result}"
 
 
-JOBS = (order, fetch, parse, report)
+@job(kind="system.purge")
+async def purge() -> None:
+    """Only an admin may schedule it."""
+
+
+JOBS = (order, fetch, parse, report, purge)
 TOKENS = Tokens(
     [
         Token.of("all", Role.OPERATOR, "all"),
         Token.of("some", Role.OPERATOR, "some", kinds=("fetch", "parse")),
         Token.of("one", Role.OPERATOR, "one", kinds=("fetch",)),
         Token.of("reader", Role.READER, "reader"),
+        Token.of("admin", Role.ADMIN, "admin"),
+        Token.of("flows", Role.OPERATOR, "flows", kinds=("peerjob.flow", "fetch")),
     ]
 )
 
@@ -180,3 +188,53 @@ async def test_rights_of_a_flow_are_those_of_its_members(pair: tuple[Node, Serve
     verbs = {record.verb: record.criteria for record in await node.audit()}
     assert verbs["ScheduleFlow"] == "name=import members=2 kind=fetch,parse"
     assert msgspec.json.encode(verbs).count(b"abc") == 0
+
+
+@pytest.mark.parametrize(
+    "query",
+    [Query(kind=FLOW_KIND), Query(state=State.COMPLETED), Query(tag="nightly"), Query(kind=FLOW_KIND, tag="nightly")],
+    ids=["kind", "state", "tag", "both"],
+)
+async def test_a_bulk_retry_of_a_flow_needs_the_rights_of_its_members(pair: tuple[Node, Server], query: Query) -> None:
+    _, server = pair
+    flow = Flow("clean")
+    flow.add(fetch.call("abc"))
+    flow.add(purge.call())
+    async with Client(server.target, token="all") as operator, Client(server.target, token="admin") as admin:
+        with pytest.raises(AuthError, match=r"'system\.purge' needs the role admin"):
+            await operator.schedule_flow(flow)
+        run = await admin.schedule_flow(flow, tags=["nightly"])
+        await run.result(10)
+        await admin.retry_instances(Query(kind="system.purge"))  # children are not repeated alone
+        with pytest.raises(AuthError, match=r"'system\.purge' needs the role admin"):
+            await operator.retry_instances(query)
+        assert await admin.count(Query(kind=FLOW_KIND)) == 1
+        assert [made.kind for made in await admin.retry_instances(query)] == [FLOW_KIND]
+
+
+async def test_the_kind_of_flows_gives_no_right_to_their_members(pair: tuple[Node, Server]) -> None:
+    node, server = pair
+    flow = small()
+    flow.add(order.call())
+    run = await node.schedule_flow(flow)
+    async with Client(server.target, token="flows") as client:
+        for act in (client.cancel_instances, client.retry_instances, client.wait):
+            with pytest.raises(AuthError, match=r"'order' is not one of peerjob\.flow, fetch"):
+                await act(Query(kind=FLOW_KIND))
+        assert not (await run.refresh()).state.is_final
+        own = await client.schedule_flow(small())
+        await own.result(10)
+        assert [made.kind for made in await client.retry_instances(Query(uuid=own.id))] == [FLOW_KIND]
+
+
+async def test_a_request_with_too_many_members_is_refused_before_kinds_are_read(
+    pair: tuple[Node, Server],
+) -> None:
+    _, server = pair
+    request = pb.ScheduleFlowRequest(
+        name="import", members=[pb.FlowMember(call=pb.ScheduleJobRequest(kind=f"k{n}")) for n in range(10_001)]
+    )
+    async with raw_client(server.target) as raw:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await raw.send("ScheduleFlow", request.SerializeToString(), token="all")
+    assert "members: expected at most 10,000" in str(refused.value.details())

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 import pytest
 from starlette.requests import Request
 
-from peerjob import INJECTED, Context, Flow, Instance, Node, Principal, Rights, Role, Signal, job
+from peerjob import INJECTED, Context, Flow, Instance, Node, Principal, Query, Rights, Role, Signal, job
 from peerjob.testing import VirtualClock, running_node
 from peerjob.web import dashboard
-from support.dashboards import browsing, pages_of
+from support.dashboards import browsing, pages_of, submit
 from support.factories import durable_store
 
 APPROVAL = Signal("approval", bool)
@@ -84,3 +84,60 @@ async def test_the_page_of_a_flow_shows_its_tree(node: Node, clock: VirtualClock
 
         async with browsing(dashboard(node, authorize=authorize)) as client:
             assert (await client.get(f"/instances/{run.id}")).status_code == status
+
+
+@job(kind="system.purge")
+async def purge() -> None:
+    """Only an admin may schedule it."""
+
+
+@job(kind="size")
+async def size(page: bytes) -> int:
+    return len(page)
+
+
+@pytest.mark.parametrize("scope", ["selected", "all"])
+async def test_a_bulk_retry_of_a_flow_needs_the_rights_of_its_members(
+    node: Node, clock: VirtualClock, scope: str
+) -> None:
+    node.register(purge)
+    flow = Flow("clean")
+    flow.add(purge.call())
+    run = await node.schedule_flow(flow)
+    await run.result(10)
+    await clock.advance(1)
+    given = {"verb": "retry", "scope": scope, "go": "1", "f_kind": "peerjob.flow", "id": run.id}
+    for role, status, count in ((Role.OPERATOR, 403, 1), (Role.ADMIN, 303, 2)):
+        async with pages_of(node, role) as client:
+            answer = await submit(client, "/instances/act", **given)
+            assert answer.status_code == (200 if scope == "all" and status == 303 else status)
+            assert ("system.purge" in answer.text) == (status == 403)
+        assert await node.count(Query(kind="peerjob.flow")) == count
+
+
+async def test_a_member_that_only_its_flow_repeats_keeps_no_other_row_from_a_retry(
+    node: Node, clock: VirtualClock
+) -> None:
+    node.register(size)
+    flow = Flow("import")
+    page = flow.add(fetch.call("x"))
+    member = flow.add(size.call(page.output))
+    run = await node.schedule_flow(flow)
+    await run.result(10)
+    other = await node.schedule(fetch, "y")
+    await other.result(10)
+    async with pages_of(node, Role.OPERATOR) as client:
+        given = {"verb": "retry", "scope": "selected", "go": "1", "id": [run[member].id, other.id]}
+        assert (await submit(client, "/instances/act", **given)).status_code == 303
+    assert await node.count(Query(kind="fetch")) == 3
+    assert await node.count(Query(kind="size")) == 1
+
+
+async def test_a_page_says_so_if_the_history_no_longer_tells_the_start(node: Node, clock: VirtualClock) -> None:
+    instance = await node.schedule(fetch, "x")
+    await instance.result(10)
+    await clock.advance(1)
+    assert await node.clear_history() == 1
+    async with pages_of(node, Role.READER) as client:
+        text = (await client.get(f"/instances/{instance.id}")).text
+    assert '<dd id="took">the history no longer tells</dd>' in text

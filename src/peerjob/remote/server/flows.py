@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from peerjob.model.errors import OptionError
+from peerjob.model.flow import MAX_MEMBERS
 from peerjob.model.signal import Signal
 from peerjob.node.manager.loop_pauses import pause_after
 from peerjob.node.node import Node
@@ -23,6 +25,8 @@ class FlowRpcs:
         self._node = node
 
     async def schedule_flow(self, request: pb.ScheduleFlowRequest, context: Context) -> pb.ScheduleFlowResponse:
+        if len(request.members) > MAX_MEMBERS:
+            raise OptionError("members", len(request.members), f"at most {MAX_MEMBERS:,}; use context.map in a body")
         await check_kinds(self._node, [member.call for member in request.members])
         flow = flow_of(request, self._node.find_job)
         await pause_after(request.ByteSize())

@@ -8,7 +8,6 @@ from typing import Any
 
 from peerjob.handles.entries import LogEntry
 from peerjob.handles.instance import Instance
-from peerjob.handles.kind_scope import kinds_of
 from peerjob.model.durations import to_seconds
 from peerjob.model.errors import OptionError, UnknownInstanceError
 from peerjob.model.ids import checked_id
@@ -131,7 +130,8 @@ class InstanceRpcs:
     async def retry_instances(self, request: pb.RetryInstancesRequest, context: Context) -> pb.RetryInstancesResponse:
         query = acting_query_of(request.query)
         await self._check_retry(query)
-        pages = self._node.retry_pages(query, id=request.request_uuid if request.HasField("request_uuid") else None)
+        scope, id = caller_scope(), request.request_uuid if request.HasField("request_uuid") else None
+        pages = self._node.retry_pages(query, id=id, check=lambda old: scope.check_repeats(self._node, old))
         made, cursor = await part_of(pages, whole=not request.in_parts, left=context.time_remaining())
         return pb.RetryInstancesResponse(
             instances=await messages_that_fit(made, _message_in(request.query.view), _bare), cursor=cursor
@@ -139,7 +139,7 @@ class InstanceRpcs:
 
     async def retry_instance(self, request: pb.RetryInstanceRequest, context: Context) -> pb.RetryInstanceResponse:
         if (scope := caller_scope()).is_limited:
-            await scope.check_runs(self._node, kinds_of(await instance_to_retry(self._node, request)))
+            await scope.check_repeats(self._node, [await instance_to_retry(self._node, request)])
         made = await self._node.retry_instance(
             request.uuid, id=request.new_uuid if request.HasField("new_uuid") else None
         )
@@ -154,7 +154,7 @@ class InstanceRpcs:
             await scope.check_runs(self._node, [query.kind])
         elif query.id is not None:
             with contextlib.suppress(UnknownInstanceError):
-                await scope.check_runs(self._node, kinds_of(await self._node.lookup_instance(query.id)))
+                await scope.check_repeats(self._node, [await self._node.lookup_instance(query.id)])
         else:
             await scope.check_system(self._node, query)
 

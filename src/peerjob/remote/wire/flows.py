@@ -11,7 +11,7 @@ from peerjob.model.arguments import several
 from peerjob.model.codec import decode_kept, encode_value
 from peerjob.model.durable import SIGNAL_MARK, Step, When
 from peerjob.model.errors import DecodeError, OptionError
-from peerjob.model.flow import MAX_MEMBERS, Flow, Member, MemberTaker
+from peerjob.model.flow import Flow, Member, MemberTaker
 from peerjob.model.job import Call, Job
 from peerjob.model.json_text import json_value, to_json
 from peerjob.model.outputs import Ref
@@ -43,8 +43,6 @@ def flow_request(
 
 def flow_of(request: pb.ScheduleFlowRequest, find: Callable[[str], Job[..., Any, Any] | None]) -> Flow:
     """The flow in a request; raises OptionError or ArgumentError, which name flow and member."""
-    if len(request.members) > MAX_MEMBERS:
-        raise OptionError("members", len(request.members), f"at most {MAX_MEMBERS:,}; use context.map in a body")
     flow = Flow(request.name)
     members: list[Member[Any]] = []
     for number, message in enumerate(request.members):

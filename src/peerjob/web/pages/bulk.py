@@ -58,9 +58,8 @@ async def _selected(visit: Visit, verb: Verb, filters: Filters) -> Shown | Done:
     visit.act.verb, visit.act.criteria = RPC[verb], f"uuid={','.join(ids)}"
     if verb == "retry" and visit.scope.is_limited:
         # one that is gone does not count, as in `act_on`
-        kinds = [instance.kind for id in ids for instance in await visit.manager.lookup_instances(Query(uuid=id))]
-        for kind in sorted(set(kinds)):
-            await visit.check_runs(kind)
+        old = [instance for id in ids for instance in await visit.manager.lookup_instances(Query(uuid=id))]
+        await visit.scope.check_repeats(visit.manager, old)
     visit.act.count = await steps.act_on(visit.manager, verb, ids, visit.repeat_id)
     return Done(to=back, notice=f"{DONE[verb]}: {visit.act.count:,} of {len(ids):,}.")
 
@@ -96,7 +95,8 @@ async def _all(visit: Visit, verb: Verb, filters: Filters) -> Shown:
         if (begin := parse_time("after", visit.given("after"), visit.now)) is not None:
             wanted = replace(wanted, after=begin, cursor=visit.given("cursor") or None)
         # the next steps of this form must not find what this one makes
-        result = await steps.step(visit.manager, verb, wanted, partial(visit.repeat_id, since=until))
+        check = partial(visit.scope.check_repeats, visit.manager) if verb == "retry" else None
+        result = await steps.step(visit.manager, verb, wanted, partial(visit.repeat_id, since=until), check=check)
     visit.act.count = result.count
     done += result.count
     after = "" if result.after is None else result.after.isoformat()

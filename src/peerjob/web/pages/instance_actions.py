@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from peerjob.handles.instance import Instance
-from peerjob.handles.kind_scope import kinds_of
 from peerjob.model.errors import (
     ArgumentError,
     NodeStateError,
@@ -71,7 +70,7 @@ async def retry(visit: Visit) -> Done:
     """Schedule an instance again, as it was."""
     id = _id(visit)
     instance = await visit.manager.lookup_instance(id)
-    await visit.scope.check_runs(visit.manager, kinds_of(instance))
+    await visit.scope.check_repeats(visit.manager, [instance])
     if not instance.state.is_final:
         raise RefusedError(409, f"The instance is {instance.state}; only a final one is retried.")
     made = await visit.manager.retry_instance(id, id=await visit.repeat_id())
