@@ -8,6 +8,7 @@ from peerjob.model.codec import encode_value
 from peerjob.model.durable import MAX_STEP_BYTES
 from peerjob.model.errors import EncodeError, OptionError, PayloadTooLargeError
 from peerjob.model.printable import with_article
+from peerjob.model.secret import MASK
 from peerjob.model.signal import Signal
 
 from .typed_positions import ResultType
@@ -15,11 +16,13 @@ from .typed_positions import ResultType
 
 def encode_signal(signal: Signal[Any], value: Any) -> bytes:
     """The stored form of a value; raises OptionError, or PayloadTooLargeError, for one that the signal cannot have."""
+    result = ResultType(signal.type)
     try:
-        data = ResultType(signal.type).encode(value)
+        data = result.encode(value)
     except EncodeError as error:
         kind = getattr(signal.type, "__name__", str(signal.type))
-        raise OptionError("value", value, f"{with_article(kind)} for signal {signal.name!r}: {error}") from error
+        given = MASK if result.position.secret else value
+        raise OptionError("value", given, f"{with_article(kind)} for signal {signal.name!r}: {error}") from error
     if data is None:
         data = encode_value(None)
     if len(data) > MAX_STEP_BYTES:

@@ -17,6 +17,7 @@ from .errors import DecodeError
 from .flow import MAX_EDGES, MAX_MEMBERS
 from .ids import child_id
 from .record import Count
+from .secret import Secret
 from .spec import reader
 
 
@@ -134,8 +135,8 @@ KEPT = "kept/"
 
 
 def encode_kept(results: dict[int, bytes]) -> bytes:
-    """Encode results of members, by number, as the value of a step."""
-    return encode_value([part for pair in results.items() for part in pair])
+    """Encode results of members, by number, as the value of a step. A result can have secrets, so views hide it."""
+    return encode_value([part for number, result in results.items() for part in (number, Secret(result))])
 
 
 def kept_results(value: bytes) -> dict[int, bytes]:

@@ -1,20 +1,19 @@
 """A flow runs each member once, after what it needs, and ends as its members did."""
 
-import sys
-
-sys.path.insert(0, "/tmp")
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import pytest
+from pydantic import SecretStr
 
 from peerjob import (
     INJECTED,
     ArgumentError,
     Context,
     Ended,
+    Fail,
     Flow,
     Instance,
     Job,
@@ -163,6 +162,25 @@ async def test_a_retry_keeps_what_completed(node: Node) -> None:
     assert again[page].id != run[page].id
     assert await again[seen].result(10) == "Completed: 4"
     assert RUNS == {"fetch abc": 1, "parse 1": 1, "flaky": 3, "report": 3}
+
+
+async def test_no_view_shows_the_results_that_a_repeated_flow_keeps(node: Node) -> None:
+    async def login() -> SecretStr:
+        return SecretStr("hunter2")
+
+    async def use(password: SecretStr) -> None:
+        raise Fail(f"a password of {len(password.get_secret_value())} characters")
+
+    flow = Flow("import")
+    password = flow.add(Job("login", login).call())
+    flow.add(Job("use", use).call(password.output))
+    run = await node.schedule_flow(flow)
+    with pytest.raises(JobFailed, match="7 characters"):
+        await run.result(10)
+    again = await node.retry_flow(run)
+    with pytest.raises(JobFailed, match="7 characters"):
+        await again.result(10)
+    assert (await node.steps(again))["kept/0"] == [0, "***"]
 
 
 async def latest(node: Node) -> Instance[Any]:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
@@ -22,6 +22,7 @@ from peerjob import (
     Query,
     Rights,
     Role,
+    Secret,
     Signal,
     SignalTimeout,
     State,
@@ -112,6 +113,13 @@ async def test_a_signal_before_the_wait_is_enough(node: Node, clock: VirtualCloc
     assert await node.signal(instance.id, APPROVAL, False)
     assert await instance.result("2m") == "approved: False"
     assert RUNS == {"approve": 1}
+
+
+async def test_the_error_of_a_secret_signal_does_not_show_the_value(node: Node) -> None:
+    instance = await begun(node, approve)
+    with pytest.raises(OptionError, match="for signal 'pin'") as caught:
+        await node.signal(instance, Signal("pin", Annotated[int, Secret]), "hunter2")
+    assert "hunter2" not in f"{caught.value}{caught.value.__cause__}"
 
 
 async def test_the_first_value_of_a_signal_stays(node: Node) -> None:
