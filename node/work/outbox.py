@@ -125,11 +125,10 @@ class OutboxRole(BackgroundRole):
                 return [error]
             # one bad instance must not keep the others from the store
             half = len(instances) // 2
-            first = await self._enqueue(instances[:half])
             try:
-                return [*first, *await self._enqueue(instances[half:])]
+                return [*await self._enqueue(instances[:half]), *await self._enqueue(instances[half:])]
             except StoreError as later:
-                later.is_unsure = True
+                later.is_unsure = True  # the refused call, or the first half, can have added a part
                 raise
         now_us = self.clock.time_us()
         jobs: dict[str, Job[..., Any, Any] | None] = {}

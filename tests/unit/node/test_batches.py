@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import Sequence
 from contextvars import Context, ContextVar
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
-from peerjob import Store, StoreFullError, StoreRefusedError, UnknownInstanceError
+from peerjob import Job, Store, StoreFullError, StoreRefusedError, UnknownInstanceError
 from peerjob.model.clock import SystemClock
 from peerjob.model.record import MAX_BATCH, Enqueued, NewInstance, Record
+from peerjob.node.body.registry import Registry
 from peerjob.node.manager.batches import MAX_READ, Enqueuer, RecordReader
 from peerjob.node.manager.call_encoder import fresh_record
+from peerjob.node.work.outbox import OutboxRole
 from peerjob.testing.factories import Factory
 
 make = Factory(SystemClock())
@@ -183,3 +185,29 @@ async def test_an_error_of_one_batch_is_unsure_if_there_are_others(batches: int)
     with pytest.raises(StoreFullError) as caught:
         await enqueuer(sender).add_many(instances)
     assert caught.value.is_unsure is (batches == 2)
+
+
+async def test_after_a_part_of_an_outbox_may_be_stored_a_full_store_is_unsure() -> None:
+    instances = make.instances(MAX_BATCH + 1)
+    batches: list[int] = []
+
+    class Filling:
+        """Refuses one instance of the first batch, adds the second batch, and is full from then on."""
+
+        async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
+            batches.append(len(instances))
+            if len(batches) == 1:
+                raise StoreRefusedError("one of them is bad")
+            if len(batches) > 2:
+                raise StoreFullError("full")
+            return [Enqueued(one.id, True) for one in instances]
+
+    registry = Registry()
+    registry.add(Job(instances[0].kind, str))
+    to = Enqueuer(cast(Store, Filling()), "a", Context)
+    nothing: Any = None
+    role = OutboxRole(SystemClock(), nothing, registry, to, nothing, nothing, nothing, lambda kind: True)
+    with pytest.raises(StoreFullError) as caught:
+        await role.send(instances)
+    assert batches == [MAX_BATCH, 1, (MAX_BATCH + 1) // 2]
+    assert caught.value.is_unsure
