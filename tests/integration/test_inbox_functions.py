@@ -39,6 +39,10 @@ def says_commit(session: Session) -> None:
     write(session, 2)
 
 
+def says_commit_after_comments(session: Session) -> None:
+    session.execute(text("-- the end\n/* of\nit */ COMMIT"))
+
+
 def says_end(session: Session) -> None:
     session.execute(text("END"))
 
@@ -56,6 +60,7 @@ ENDS: list[tuple[Callable[[Session], None], str]] = [
     (commits_connection, "a commit inside"),
     (commits_and_ignores_the_error, "a commit inside"),
     (says_commit, "COMMIT inside"),
+    (says_commit_after_comments, "COMMIT inside"),
     (says_end, "END inside"),
     (rolls_session_back, "a rollback inside"),
     (rolls_connection_back, "a rollback inside"),

@@ -10,9 +10,11 @@ from typing import Any
 from peerjob.model.errors import OptionError
 
 _ENDS = re.compile(
-    r"\s*(commit|end|abort|rollback(?!(\s+(work|transaction))?\s+to\b)|prepare\s+transaction)\b", re.IGNORECASE
+    r"(?:\s|;|--[^\n]*\n|/\*.*?\*/)*"
+    r"(commit|end|abort|rollback(?!(\s+(work|transaction))?\s+to\b)|prepare\s+transaction)\b",
+    re.IGNORECASE | re.DOTALL,
 )
-"""A statement that ends a transaction. A rollback to a savepoint does not."""
+"""A statement that ends a transaction, perhaps after comments. A rollback to a savepoint does not."""
 _EXPECTED = "a function that leaves the end of its transaction to transact; session.begin_nested() can undo a part"
 
 
