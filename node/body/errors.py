@@ -16,9 +16,7 @@ import msgspec
 from peerjob.model.callables import unpartial
 from peerjob.model.codec import decode_value, encode_value
 from peerjob.model.copied_error import CopiedError
-from peerjob.model.durable_errors import (
-    Suspended,
-)
+from peerjob.model.durable_errors import Suspended
 from peerjob.model.errors import (
     Fail,
     PeerjobError,

@@ -9,9 +9,7 @@ import msgspec
 
 from peerjob.handles.durable_run import DurableRun
 from peerjob.model.durable import MAX_NEEDS_CALL, MAX_STEP_BYTES, MAX_STEPS_CALL, Need, Step, Wait
-from peerjob.model.durable_errors import (
-    Suspended,
-)
+from peerjob.model.durable_errors import Suspended
 from peerjob.model.record import Ack
 
 

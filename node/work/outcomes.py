@@ -11,9 +11,7 @@ from peerjob.handles.instance import Instance
 from peerjob.handles.job_log import make_line
 from peerjob.model.clock import Clock
 from peerjob.model.durable import Need, Step
-from peerjob.model.durable_errors import (
-    Suspended,
-)
+from peerjob.model.durable_errors import Suspended
 from peerjob.model.durations import format_seconds
 from peerjob.model.errors import (
     Fail,

@@ -24,7 +24,7 @@ class Taker(Protocol):
     """Makes stored references of outputs while it encodes the arguments of a member."""
 
     def take(self, output: Output | Ref) -> Ref:
-        """Note that the member needs this output; raises EncodeError for an output of another flow."""
+        """Remember that the member needs this output; raises EncodeError for an output of another flow."""
         ...
 
 

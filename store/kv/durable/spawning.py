@@ -167,7 +167,7 @@ class SpawnCommands(KVCommands):
             thread = thread_of(row)
             if thread is not None and thread.open and not row.final:
                 after = with_thread(row, replace(thread, open=False))
-                # who settles the need that is left comes after this transaction, and ends the wait
+                # the settling of the need that is left comes after this transaction, and ends the wait
                 compares = [Compare(name, mod=entry.mod) for name, entry in last.items]
                 ends[id] = EndOfWait(revision, row, after, compares=compares, enters=not compares)
         return len(await write_ends(context, ends, [guard])) == len(ends)

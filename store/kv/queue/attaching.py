@@ -93,7 +93,7 @@ async def _planned(context: KVContext, new: NewNeed, state: Entry | None, edge: 
 
 
 def _failed(context: KVContext, new: NewNeed, marker: str, row: Row | None) -> Transaction | None:
-    """What follows from the need of a child that did not complete: the settling cancels who needs it."""
+    """What follows from the need of a child that did not complete: the settling cancels the instance that needs it."""
     if not new.must_complete:
         return None
     key = context.keys.settle(new.dependant, f"f/{new.fence}/{new.need.id}")

@@ -422,7 +422,7 @@ class _OutcomeSource:
         if wait.needs and not is_over:
             left = self.needs.left.get(update.id)
             is_over = left is None
-            # who settles the need that is left comes after this transaction, and ends the wait
+            # the settling of the need that is left comes after this transaction, and ends the wait
             update.compares += () if left is None else (left,)
         return with_wait(replace(row, crashes=0, losses=0), wait, is_over=is_over)
 
