@@ -112,6 +112,24 @@ async def test_the_turn_of_a_node_that_does_not_know_of_a_thread(site: MakeSite)
     assert [record and record.state for record in await store.get([claim.id])] == [State.COMPLETED]
 
 
+async def test_a_turn_claims_the_instance_that_it_hands_back(site: MakeSite) -> None:
+    """A signal came during the run, so the node does not know that the instance has a thread."""
+    here = site()
+    store = await opened(here)
+    peer = await here.join(store)
+    await store.enqueue(here.make.instances(1))
+    claim = await peer.take_one()
+    await store.signal(claim.id, "go", b"1")
+    request, fences = here.make.request(), set[int]()
+    for _ in range(2):
+        given = outcome(claim, Action.HAND_BACK, linked=False)
+        acks, claimed = await store.turn(peer.incarnation, [given], peer.want(1), request=request)
+        assert (acks, claimed.next_due_us) == ([Ack.DONE], None)
+        assert [again.id for again in claimed.claims] == [claim.id]
+        fences.add(claimed.claims[0].fence)
+    assert len(fences) == 1
+
+
 @pytest.mark.parametrize("script", ["commit", "commit_linked"])
 @pytest.mark.parametrize("letters", ["Y", "Cy"])
 async def test_an_unknown_letter_of_an_outcome_writes_nothing(site: MakeSite, script: str, letters: str) -> None:

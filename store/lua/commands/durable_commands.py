@@ -22,6 +22,8 @@ _UNCONFIRMED = frozenset({Action.REPORT, Action.HAND_BACK})
 know, and nodes report again. A step is confirmed."""
 _MAX_SCRIPTS = 4
 """A commit runs at most this many scripts: the namespace can get or lose its layout meanwhile."""
+_NO_CLAIMS = 6
+"""The length of the reply to a claim that found nothing."""
 _LINKED, _LAYOUT = b"linked", b"layout"
 """Replies of scripts that did nothing: the other script of the commit is needed, or a higher layout."""
 _SIGNAL_ANSWERS = {
@@ -119,8 +121,10 @@ class LuaDurableCommands(LuaGateCommands):
 
     # -- the commit
 
-    async def _commit(self, outcomes: Sequence[Outcome], arguments: Sequence[Argument], *calls: Call) -> list[Reply]:
-        """Commit outcomes, and run further calls after the commit in the same round trip."""
+    async def _commit(
+        self, outcomes: Sequence[Outcome], arguments: Sequence[Argument], claim: Sequence[Argument] = ()
+    ) -> list[Reply]:
+        """Commit outcomes, and claim after the commit in the same round trip."""
         is_linked = False
         for outcome in outcomes:
             if outcome.steps or outcome.needs or outcome.wait is not None or outcome.action is Action.SUSPEND:
@@ -130,6 +134,7 @@ class LuaDurableCommands(LuaGateCommands):
             is_linked = is_linked or outcome.linked
         confirmed = any(outcome.action not in _UNCONFIRMED or outcome.steps for outcome in outcomes)
         script = "commit_linked" if is_linked else "commit"
+        calls: list[Call] = [("claim", claim)] if claim else []
         replies = await self._run_commit(confirmed, (script, arguments), *calls)
         for _ in range(_MAX_SCRIPTS):
             if replies[0][0] == _LINKED:
@@ -140,8 +145,13 @@ class LuaDurableCommands(LuaGateCommands):
                 await self._raise_again()
             else:
                 script = "commit"
-            # The claim has run already, so the commit does what it leaves to a claim that follows.
-            replies[:1] = await self._run_commit(confirmed, (script, [*arguments, "alone"]))
+            if claim and len(replies[1]) == _NO_CLAIMS:
+                # The claim has run already, but the outcomes can let it find an instance.
+                calls = [("claim", [claim[0], "turn-again", *claim[2:]])]
+                replies = await self._run_commit(confirmed, (script, arguments), *calls)
+            else:
+                # The claim has run already, so the commit does what it leaves to a claim that follows.
+                replies[:1] = await self._run_commit(confirmed, (script, [*arguments, "alone"]))
         raise StoreError(f"the layout of the namespace at {self._driver.url} does not fit its instances")
 
     async def _run_commit(self, confirmed: bool, *calls: Call) -> list[Reply]:

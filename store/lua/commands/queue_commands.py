@@ -113,7 +113,7 @@ class LuaQueueCommands(LuaDurableCommands):
             return [], await self._claim(incarnation, "turn-claim", request, want)
         set_name = await self._set_for(incarnation, want)
         claim = claim_arguments(incarnation, "turn-claim", request, set_name, want)
-        committed, claim_reply = await self._commit(outcomes, commit, ("claim", claim))
+        committed, claim_reply = await self._commit(outcomes, commit, claim)
         if self._knows_set(incarnation, claim_reply):
             return _acks(committed), _claimed(claim_reply)
         return _acks(committed), await self._claim(incarnation, "turn-claim", request, want)

@@ -2,7 +2,8 @@
 -- Change the best due instances from Scheduled to Processing, in order of priority, due time and id.
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
--- ARGV     incarnation, command, request, limit, "1" if the node accepts a suspect, "1" to register as idle, set of
+-- ARGV     incarnation, command ("turn-again": that of a turn, which found nothing before the outcomes of the turn were
+--          written), request, limit, "1" if the node accepts a suspect, "1" to register as idle, set of
 --          kinds, limit of each kind, then pairs of a kind with another limit and that limit (for a small set: pairs
 --          for all kinds)
 -- Reply    {"dead"}; {"set"} if the incarnation did not register the set and the limit is not 0; or {"ok", now, next
@@ -14,7 +15,8 @@
 -- The parts are in lib/claim_repeat.lua, lib/claim_due.lua, lib/claim_select.lua, lib/claim_take.lua and
 -- lib/claim_end.lua.
 local incarnation, command, request, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local wants_idle, set_name = ARGV[6] == '1', ARGV[7]
+local wants_idle, set_name, looks_again = ARGV[6] == '1', ARGV[7], command == 'turn-again'
+command = looks_again and 'turn-claim' or command
 local name, registered = unpack(call('HMGET', node_key(incarnation), 'name', 'set'))
 if not name then
   return {'dead'}
@@ -24,9 +26,10 @@ end
 
 -- 1. Repeat an answer.
 local repeated = repeat_answer(incarnation, command, request)
-if repeated then
+if repeated and (repeated[7] or not looks_again) then
   return repeated
 end
+claim_reply[2], claim_reply[3] = now, 0
 
 -- `caps` are the limits of the kinds in `named`. The last fields change while the claim takes: how many instances and
 -- bytes of specs it has, the size of the largest instance that it read, how many it refused, and the kind of the first
