@@ -7,6 +7,7 @@ from peerjob.store.kv.format.base import Compare, Entry, Range, mod_of
 from peerjob.store.kv.format.keys import prefix_end, timed
 from peerjob.store.kv.format.rows import Row
 from peerjob.store.kv.format.schedule_rows import Parked, SlotRow, decode_fire, decode_next_fire
+from peerjob.store.kv.format.thread_rows import is_outside
 from peerjob.store.kv.write.context import KVContext
 from peerjob.store.kv.write.gates import GatePlan
 from peerjob.store.kv.write.hints import Wakeups
@@ -31,7 +32,9 @@ class SlotRepair:
         rows = {id: row for id, row in (await self._instances(name)).items() if row[1].slot == name and row[1].keeps}
         running = [id for id, (_, row) in rows.items() if row.state is not State.SCHEDULED]
         gates = await context.gates.plan_of((id, row) for id, (_, row) in rows.items())
-        queued = [id for id in await self._queued(rows, gates) if id not in running]
+        # an instance that waits in no queue has run, so it holds the slot
+        outside = [id for id, (_, row) in rows.items() if is_outside(row)]
+        queued = [*outside, *(id for id in await self._queued(rows, gates) if id not in running)]
         holder = next(iter([*running, *queued]), "")
         parked = [Parked.of(id, row) for id, (_, row) in rows.items() if id not in running and id not in queued]
         held = HeldSlot(entry.mod, SlotRow(holder, tuple(parked)), touched=True)

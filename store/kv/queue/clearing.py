@@ -11,6 +11,7 @@ from peerjob.model.state import State
 from peerjob.store.kv.format.base import Compare, Delete, Op, Put, Range, mod_of
 from peerjob.store.kv.format.keys import below, prefix_end, timed
 from peerjob.store.kv.format.rows import Row, encode, folded, is_gone
+from peerjob.store.kv.format.thread_rows import thread_of
 from peerjob.store.kv.index.counts import SET_ASIDE
 from peerjob.store.kv.write.context import retried
 from peerjob.store.kv.write.gates import stamps
@@ -68,13 +69,20 @@ class ClearCommands(ReadCommands, RetentionCommands):
             await self._remove_settling()
 
     async def _remove_settling(self) -> None:
-        """Remove what is to be settled about instances that are gone."""
+        """Remove what is to be settled about instances that are gone.
+
+        A child that its parent made during the call can remain: then it is let go, as after the end of the parent.
+        """
         keys, start = self._keys, self._keys.settling
         while start:
             (page,) = await self._kv.read([Range(start, prefix_end(keys.settling), _PAGE, keys_only=True)])
             ids = {key: key[len(keys.settling) :].split("/", 1)[0] for key, _ in page.items}
             records = dict(zip(ids, await self._kv.get([keys.state + id for id in ids.values()]), strict=True))
-            await self._writer.plain([Delete(key) for key, record in records.items() if is_gone(record)])
+            ended = [key for key, record in records.items() if is_gone(record)]
+            children = await self._kv.read([below(keys.children(ids[key]), 1, keys_only=True) for key in ended])
+            left = {key for key, answer in zip(ended, children, strict=True) if answer.items and key.endswith("/k")}
+            await self._writer.plain([Delete(key) for key in ended if key not in left])
+            await self._context.hints.settle(sorted(left))
             start = page.next_key if page.more else ""
 
     async def _remove_any(self, ids: Sequence[str]) -> list[str]:
@@ -98,6 +106,8 @@ class ClearCommands(ReadCommands, RetentionCommands):
                 used.add(row.slot)
             plan = TransactionPlan.for_row(keys, now_us, row, slots, gates)
             plan.remove(id, row, mod_of(entry), lease=await context.removal_lease(id, row, now_us))
+            if not row.final and (thread := thread_of(row)) is not None and thread.children:
+                plan.add_to_settling(keys.settle(id, "k"), b"")
             changes.append(plan.change([Compare(keys.state + id, mod=revision)]))
             planned.append(id)
             wakeups.add_queued(plan)

@@ -7,6 +7,7 @@ off at one of them. Then other nodes go on, and everything must end.
 import contextlib
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 
 from peerjob.model.durable import Need, SignalAnswer, Step, Wait
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.model.record import Ack, Action, Claim, Held, NewChild, Record
+from peerjob.model.record import Ack, Action, Claim, Held, NewChild, Record, StoreLimits
 from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.store.kv.format.rows import decode_row
@@ -345,6 +346,42 @@ async def test_the_children_of_a_parent_that_is_set_aside_are_cancelled(clock: V
     await scene.other.leave(scene.node.incarnation)
     await scene.other.clear()
     assert await leftovers_of(scene.other) == []
+
+
+async def test_a_child_that_comes_during_a_clear_does_not_outlive_its_parent(clock: VirtualClock) -> None:
+    for before in itertools.count():
+        scene = FlowScene(clock)
+        early = scene.make.instances(2)  # the ids come before that of the parent, so the clear has passed them
+        await scene.prepare()
+        needing = NewChild(instance=early[1], needs=(Need(early[0].id),))
+        scene.kv.let_in(partial(scene.spawn, scene.other, [NewChild(instance=early[0]), needing]), before)
+        await scene.store.clear()
+        if scene.kv.waits:
+            assert before > 1
+            return
+        await scene.settle(scene.other)
+        assert all(left is None or left.state.is_final for left in await scene.other.get([new.id for new in early]))
+        await clock.advance(StoreLimits().retention_us / 1e6 + 1)
+        await scene.other.expire(10)
+        assert await scene.other.get([new.id for new in early]) == [None, None]
+        assert_counted(scene.data, "n")
+
+
+async def test_an_instance_that_waits_keeps_a_slot_that_is_written_anew(clock: VirtualClock) -> None:
+    scene = await prepared(clock)
+    row = await scene.schedule(scene.other)
+    await scene.fire(scene.other, row)
+    claim = await scene.node.take_one()
+    await scene.fire(scene.other, await scene.row())
+    assert await scene.node.suspend(claim, Wait(signal="go")) is Ack.DONE
+    write_damage(scene, "n/slot/s")
+    await scene.fire(scene.other, await scene.row())
+    row = await scene.row()
+    assert (row.holder, len(row.parked)) == (claim.id, 2)
+    assert await scene.node.take() == ()
+    assert_counted(scene.data, "n")
+    assert await scene.other.signal(claim.id, "go", b"") is SignalAnswer.ACCEPTED
+    assert (await scene.node.take_one()).id == claim.id
 
 
 def write_damage(scene: FlowScene, key: str) -> None:
