@@ -115,12 +115,12 @@ class ResultType:
         """Read the result of a Completed instance, as its job returned it; raises DecodeError or ResultTypeError."""
         return self.decode(record.result, record.id, record.kind)
 
-    def decode(self, data: bytes | None, id: str, kind: str) -> Any:
-        """Like `read`, for the bytes alone."""
+    def decode(self, data: bytes | None, id: str, kind: str, *, optional: bool = True) -> Any:
+        """Like `read`, for the bytes alone. A result can always be None; without `optional`, None must fit the type."""
         if data is None:
             return None
         raw = decode_value(data)
-        if self.position.admits(raw) or raw is None:
+        if self.position.admits(raw) or (optional and raw is None):
             return raw
         try:
             return self.position.convert(raw)

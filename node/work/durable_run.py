@@ -104,7 +104,7 @@ class NodeDurableRun(RunSteps):
         if data == TIMED_OUT:
             raise SignalTimeout(claim.id, name)
         try:
-            return ResultType(signal.type).decode(data, claim.id, claim.kind)
+            return ResultType(signal.type).decode(data, claim.id, claim.kind, optional=False)
         except ResultTypeError as error:
             problems = [problem.removeprefix("result") for problem in error.problems]
             raise ArgumentError(claim.kind, [f"signal {name!r}{problem}" for problem in problems]) from error

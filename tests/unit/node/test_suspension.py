@@ -142,6 +142,9 @@ async def test_a_value_of_another_type_is_refused_before_it_is_stored(node: Node
     wrong: Any = "yes, please"
     with pytest.raises(OptionError, match="value: expected a bool for signal 'approval'"):
         await node.signal(instance, APPROVAL, wrong)
+    nothing: Any = None
+    with pytest.raises(OptionError, match="value: expected a bool for signal 'approval', got None"):
+        await node.signal(instance, APPROVAL, nothing)
     with pytest.raises(OptionError, match="expected"):
         await node.signal(instance, LIST, wrong)
     with pytest.raises(OptionError, match="signal"):
@@ -151,13 +154,21 @@ async def test_a_value_of_another_type_is_refused_before_it_is_stored(node: Node
     assert await node.signal(instance, APPROVAL, True)
 
 
-async def test_a_stored_value_that_does_not_fit_the_body_is_an_error(node: Node) -> None:
+@pytest.mark.parametrize("value", [{"no": "bool"}, None])
+async def test_a_stored_value_that_does_not_fit_the_body_is_an_error(node: Node, value: Any) -> None:
     instance = await begun(node, approve)
-    assert await node.signal(instance, "approval", {"no": "bool"})
+    assert await node.signal(instance, "approval", value)
     await instance.wait(5)
     assert instance.error is not None
     assert instance.error.type.endswith(ArgumentError.__name__)
     assert "signal 'approval'" in instance.error.message
+
+
+async def test_none_is_a_value_of_a_type_that_has_it(node: Node) -> None:
+    instance = await begun(node, approve)
+    for number, type in enumerate((None, Any, bool | None)):
+        nothing: Any = None
+        assert await node.signal(instance, Signal(f"nothing/{number}", type), nothing)
 
 
 async def test_a_timeout_ends_the_wait_once(node: Node, clock: VirtualClock) -> None:
