@@ -21,6 +21,10 @@ UNITS_US = {"s": 1_000_000, "min": 60_000_000, "h": 3_600_000_000, "day": 86_400
 _STEP_US = 5_000
 """A node waits until a rate allows the claims of this time at once, so a high rate costs no request per claim."""
 
+STALE_US = 60_000_000
+"""How much later than this rate can make it an arrival time has to be, so that the rate was slower when it was written,
+or the clock was set back. The clocks of two nodes differ by less."""
+
 
 class LimitNumbers(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of a limit; 0 for each that is not limited, or, in a setting, not set."""
@@ -41,11 +45,19 @@ class LimitNumbers(msgspec.Struct, frozen=True, kw_only=True):
         """How many claims the rate allows now. `tat_us` is the theoretical arrival time of the next claim (GCRA)."""
         if not self.period_us:
             return MAX_CONCURRENCY
-        return max(0, (now_us + self.burst * self.period_us - max(tat_us, now_us)) // self.period_us)
+        latest_us, tat_us = now_us + self.burst * self.period_us, self._counting(tat_us, now_us)
+        return max(0, (latest_us - max(tat_us, now_us)) // self.period_us)
 
     def tat_after(self, tat_us: int, now_us: int, claims: int) -> int:
         """The theoretical arrival time after claims that were given now."""
-        return max(tat_us, now_us) + claims * self.period_us if self.period_us and claims else tat_us
+        if not self.period_us or not claims:
+            return tat_us
+        return max(self._counting(tat_us, now_us), now_us) + claims * self.period_us
+
+    def _counting(self, tat_us: int, now_us: int) -> int:
+        """The arrival time that counts. In place of a stale one, it is that of a limit that allows one claim."""
+        latest_us = now_us + self.burst * self.period_us
+        return latest_us - self.period_us if tat_us > latest_us + STALE_US else tat_us
 
     def opens_us(self, tat_us: int) -> int:
         """When a rate that allows no claim now opens: the claims of 5 ms are allowed then, and at least one."""

@@ -131,6 +131,23 @@ class RateRules(LimitSuite):
         assert await self.woken([peer], 1) == ["node"]
         assert len(await self.took(peer)) == 2
 
+    async def test_what_a_slower_rate_gave_does_not_keep_a_limit_closed(self, store: Store) -> None:
+        await self.limit(store, rate="1/h", burst=3)
+        await store.enqueue(self.make.instances(6))
+        peer = await self.join(store)
+        assert len(await peer.take()) == 3
+        assert (await peer.claim()).claims == ()
+        await self.hints(peer)
+        await self.set_limit(store, period_us=100_000, burst=3)
+        assert (await self.limit_view(store)).remaining == 1
+        assert await self.woken([peer], 1) == ["node"]
+        first = await peer.take_one()
+        claimed = await peer.claim()
+        assert claimed.next_due_us is not None
+        assert first.at_us < claimed.next_due_us <= claimed.now_us + 100_000
+        await self.pass_time(0.11)
+        assert len(await peer.take()) >= 1
+
     async def test_a_throttled_limit_gives_no_claims(self, store: Store) -> None:
         await self.limit(store, concurrency=3)
         await store.enqueue(self.make.instances(4))
