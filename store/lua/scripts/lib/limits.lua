@@ -83,10 +83,10 @@ local shared = limited and (function()
         end
       end
       if left > 0 and period > 0 then
-        local latest = now + limit.burst * period
+        local latest_tat = now + limit.burst * period
         -- the rate was slower when this time was written, or the clock was set back: see STALE_US in Python
-        limit.tat = limit.tat > latest + 60000000 and latest - period or limit.tat
-        left = min(left, math.floor((latest - max(limit.tat, now)) / period))
+        limit.tat = limit.tat > latest_tat + 60000000 and latest_tat - period or limit.tat
+        left = min(left, math.floor((latest_tat - max(limit.tat, now)) / period))
         opens = left <= 0 and limit.tat - (limit.burst - min(limit.burst, math.ceil(5000 / period))) * period or nil
       end
       if limit.closed > now and (left > 0 or opens) then
