@@ -90,6 +90,9 @@ class NodeContextBackend:
         run = self.runs.get(context)
         if run is None or run.ended:
             raise NodeStateError(f"{verb}() comes after the end of the run of instance {context.id}")
+        if asyncio.get_running_loop() is not self._loop:
+            text = f"{verb}() runs on another event loop than the node: a body in a thread takes a BlockingContext"
+            raise NodeStateError(text)
         if run.durable is None:
             run.durable = DurableState()
             run.durable.verbs = self._make_durable(run, context, run.durable)

@@ -349,6 +349,16 @@ async def test_verbs_need_a_run(node: Node) -> None:
     assert CALLS == {"a": 1}
 
 
+async def test_another_event_loop_has_no_steps(node: Node) -> None:
+    def own_loop(context: Context = INJECTED) -> int:
+        return asyncio.run(context.step("one", int, "1"))
+
+    node.register(Job("own.loop", own_loop))
+    instance = await node.schedule("own.loop")
+    with pytest.raises(JobFailed, match="a body in a thread takes a BlockingContext"):
+        await instance.result(5)
+
+
 async def test_a_body_in_a_process_has_no_steps(node: Node) -> None:
     node.register(in_process)
     answer = await (await node.schedule(in_process)).result("1m")
