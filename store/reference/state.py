@@ -320,6 +320,7 @@ def to_record(instance: InstanceData) -> Record:
         parent=instance.parent,
         wait=instance.wait,
         open=instance.open,
+        has_steps=bool(instance.steps),
     )
 
 

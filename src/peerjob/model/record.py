@@ -148,6 +148,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
     open: bool = False
     """Whether the instance is a child that cannot run yet, because its parent has not told all of its needs."""
+    has_steps: bool = False
+    """Whether the instance has steps or signals. Unknown to a `Client`."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -20,7 +20,7 @@ from peerjob.version import __version__
 from .lines import FORMAT, MAX_LINE, End, Header, MovedInstance, MovedSchedule, line_of, opened
 
 MAX_ASKED = 32
-"""Most instances whose steps are asked for at the same time."""
+"""Most instances whose children are asked for at the same time."""
 
 
 @typed_except_secrets("store")
@@ -103,9 +103,7 @@ async def _check_none_durable(store: Store, namespace: str) -> None:
 
 
 async def _is_durable(store: Store, record: Record) -> bool:
-    if record.parent or record.open or record.wait is not None:
-        return True
-    if (await store.steps(record.id)).steps:
+    if record.parent or record.open or record.wait is not None or record.has_steps:
         return True
     # only a body makes children
     return bool(record.fence and (await store.lookup(Query(parent=record.id, limit=1))).records)

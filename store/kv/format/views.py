@@ -37,6 +37,7 @@ def to_record(id: str, row: Row, spec: bytes, out: Out | None, progress: bytes |
         parent="" if thread is None else thread.parent,
         wait=None if thread is None else shown_wait(row),
         open=thread is not None and thread.open and not row.final,
+        has_steps=thread is not None and thread.steps + thread.signals > 0,
     )
 
 

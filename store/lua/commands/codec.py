@@ -222,6 +222,7 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
         parent=thread.parent,
         wait=thread.wait(fence, due) if state == State.SCHEDULED else None,
         open=thread.is_open(fence) and state == State.SCHEDULED,
+        has_steps=thread.values > 0,
     )
 
 

@@ -40,6 +40,9 @@ class StepRules(DurableSuite, LimitSuite):
         assert await peer.end(claim, Action.RETRY) is Ack.DONE
         again = await peer.take_one()
         assert (again.has_steps, again.linked) == (True, True)
+        (record,) = await flows.get([claim.id])
+        assert record is not None
+        assert record.has_steps
 
     @pytest.mark.parametrize("name", ["charge", "ship/0", "a b", "ü€𝄞", ":", "*", "x" * 200, "0", "a\nb", "%s{}"])
     async def test_a_name_can_have_any_text(self, flows: Store, name: str) -> None:
