@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from peerjob.model.durable import MAX_NEEDS_CALL, MAX_STEP_BYTES, MAX_STEPS_CALL, Need, Step, Wait
 from peerjob.model.errors import LayoutError
@@ -36,13 +37,10 @@ class StepRules(DurableSuite, LimitSuite):
         assert await peer.report(claim, steps=steps(charge=b"42")) is Ack.DONE
         assert await peer.report(claim, steps=steps(mail=b"", page=b"\0\xff\r\n")) is Ack.DONE
         assert await self.steps(flows, claim.id) == {"charge": b"42", "mail": b"", "page": b"\0\xff\r\n"}
-        assert await self.read(flows, claim.id) == before
+        assert await self.read(flows, claim.id) == replace(before, has_steps=True)
         assert await peer.end(claim, Action.RETRY) is Ack.DONE
         again = await peer.take_one()
         assert (again.has_steps, again.linked) == (True, True)
-        (record,) = await flows.get([claim.id])
-        assert record is not None
-        assert record.has_steps
 
     @pytest.mark.parametrize("name", ["charge", "ship/0", "a b", "ü€𝄞", ":", "*", "x" * 200, "0", "a\nb", "%s{}"])
     async def test_a_name_can_have_any_text(self, flows: Store, name: str) -> None:
