@@ -186,8 +186,10 @@ class CascadeRules(DurableSuite, ScheduleSuite):
         await flows.enqueue([self.make.instance(kind="parent", max_crashes=0)])
         claim = await peer.take_one()
         children = (running, waiting, ended, queued, delayed, needy, still_open)
-        await self.spawn(peer, claim, *children)
-        body, suspended, over = await worker.take(3)
+        await self.spawn(peer, claim, running, waiting, ended)
+        taken = {each.id: each for each in await worker.take(3)}
+        body, suspended, over = (taken[child.instance.id] for child in (running, waiting, ended))
+        await self.spawn(peer, claim, queued, delayed, needy, still_open)
         await worker.suspend(suspended, APPROVAL)
         await worker.end(over, Action.TERMINATE)
         before = await self.read(flows, over.id)
