@@ -5,6 +5,7 @@ from typing import cast
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 from peerjob.model.durable import MAX_SETTLED, Need, Step, Wait
 from peerjob.model.errors import StoreError
@@ -274,10 +275,11 @@ async def test_a_signal_for_an_earlier_wait_moves_no_retry(site: MakeSite) -> No
     assert await peer.suspend(claim, Wait(signal="go", until_us=1)) is Ack.DONE
     again = await peer.take_one()
     assert await peer.end(again, Action.RETRY, delay_us=3_600_000_000) is Ack.DONE
-    before = await store.get([claim.id])
+    (before,) = await store.get([claim.id])
+    assert before is not None
     await store.signal(claim.id, "go", b"1")
     assert await peer.take() == ()
-    assert await store.get([claim.id]) == before
+    assert await store.get([claim.id]) == [replace(before, has_steps=True)]
     assert (await store.health()).delayed == 1
 
 
