@@ -10,13 +10,13 @@ import asyncio
 import math
 
 from peerjob.model.clock import Clock
+from peerjob.model.durable import MAX_SETTLED
 from peerjob.store.base import Store
 
 from .batch_size import BatchSize
 from .lease import Lease
 from .role import BackgroundRole, wait_set
 
-BATCH = 100
 SPREAD = 0.4
 """Most intervals of renewals by which a node waits for the node that has the hint."""
 
@@ -30,7 +30,7 @@ class SettlingRole(BackgroundRole):
         super().__init__(clock)
         self._store = store
         self._lease = lease
-        self._steps = BatchSize(BATCH)
+        self._steps = BatchSize(MAX_SETTLED)
         self._due_at = math.inf
         self._planned = asyncio.Event()
 

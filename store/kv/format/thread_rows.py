@@ -49,6 +49,11 @@ class StoredThread(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     bytes: Count = 0
     """Of all values of steps and signals."""
 
+    @property
+    def has_values(self) -> bool:
+        """Whether the instance has steps or signals."""
+        return self.steps + self.signals > 0
+
     def with_value(self, name: str, size: int) -> StoredThread:
         """The thread of an instance that gets one more step or signal."""
         is_signal = name.startswith(SIGNAL_MARK)

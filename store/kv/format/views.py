@@ -37,7 +37,7 @@ def to_record(id: str, row: Row, spec: bytes, out: Out | None, progress: bytes |
         parent="" if thread is None else thread.parent,
         wait=None if thread is None else shown_wait(row),
         open=thread is not None and thread.open and not row.final,
-        has_steps=thread is not None and thread.steps + thread.signals > 0,
+        has_steps=thread is not None and thread.has_values,
     )
 
 
@@ -58,6 +58,6 @@ def to_claim(id: str, row: Row, spec: bytes) -> Claim:
         key=row.key,
         tags=row.tags,
         parent="" if thread is None else thread.parent,
-        linked=thread is not None and (thread.parent != "" or thread.children or thread.steps + thread.signals > 0),
-        has_steps=thread is not None and thread.steps + thread.signals > 0,
+        linked=thread is not None and (thread.parent != "" or thread.children or thread.has_values),
+        has_steps=thread is not None and thread.has_values,
     )

@@ -11,6 +11,7 @@ from peerjob.model.durable import SIGNAL_MARK, Step, Wait
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import FINAL_STATE, LAST_MOMENT_US, Ack, Action, LogLine, Outcome, check_batch
 from peerjob.model.state import State
+from peerjob.store.durable_checks import is_durable
 from peerjob.store.kv.format.base import MAX_ALONE_BYTES, Compare, Delete, Put
 from peerjob.store.kv.format.limit_rows import limit_key_of
 from peerjob.store.kv.format.rows import SMALL, Out, Row, encode, extended
@@ -97,11 +98,7 @@ class CommitCommands(LogCommands, RetentionCommands):
         for index, outcome in enumerate(outcomes):
             if index not in acks:
                 pending.setdefault(outcome.id, []).append(index)
-        suspend = Action.SUSPEND
-        durable = any(
-            outcome.steps or outcome.needs or outcome.wait is not None or outcome.action is suspend
-            for outcome in outcomes
-        )
+        durable = any(map(is_durable, outcomes))
         if durable:
             check_durable(outcomes, context.kv)
         source = _OutcomeSource(context, incarnation, await context.name_of(incarnation), request, durable=durable)

@@ -38,6 +38,7 @@ local claim = {incarnation = incarnation, name = text_or(name, incarnation), own
   wants_suspect = ARGV[5] == '1', set = set_name, letter = sub(set_name, 1, 1), default = tonumber(ARGV[8]), caps = {},
   named = {}, count = 0, bytes = 0, largest = 0, refused = 0, cut_at = nil}
 for n = 9, #ARGV, 2 do
+  -- Each node runs flows; no namespace below layout 4 has any, so a claim of one other kind stays a claim of one.
   if ARGV[n] ~= FLOW_KIND or layout == FLOWS_LAYOUT then
     claim.named[#claim.named + 1] = ARGV[n]
   end
