@@ -10,11 +10,6 @@ from peerjob.model.record import Action, NewChild, Outcome
 _WAITS = (Action.REPORT, Action.SUSPEND)
 
 
-def is_durable(outcome: Outcome) -> bool:
-    """Whether an outcome has steps, needs or a wait, so that it needs FLOWS_LAYOUT."""
-    return bool(outcome.steps or outcome.needs) or outcome.wait is not None or outcome.action is Action.SUSPEND
-
-
 def check_outcome(outcome: Outcome) -> None:
     """Raise ValueError for an outcome that no engine writes."""
     wait = outcome.wait

@@ -14,7 +14,7 @@ from peerjob.model.durable import (
     Wait,
 )
 from peerjob.model.record import LAST_MOMENT_US, MAX_BATCH_BYTES, Outcome, check_batch
-from peerjob.store.durable_checks import check_outcome, check_signal, is_durable, layout_missing
+from peerjob.store.durable_checks import check_outcome, check_signal, layout_missing
 from peerjob.store.rules import FLOWS_LAYOUT
 
 from .queues import add_to_queue, remove_from_queue
@@ -27,7 +27,7 @@ from .transaction import ReferenceTransaction
 def check_durable(transaction: ReferenceTransaction, outcomes: Sequence[Outcome]) -> None:
     """Raise ValueError for outcomes with steps, needs or a wait that cannot be written."""
     for outcome in outcomes:
-        if is_durable(outcome):
+        if outcome.is_durable:
             check_used(transaction, f"outcome of {outcome.id}")
             check_outcome(outcome)
 

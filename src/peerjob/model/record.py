@@ -291,6 +291,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     linked: bool = False
     """`Claim.linked`, which tells some stores where to write. A wrong value costs a round trip."""
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether the outcome has steps, needs or a wait, so that it needs FLOWS_LAYOUT."""
+        return bool(self.steps or self.needs) or self.wait is not None or self.action is Action.SUSPEND
+
 
 class Ack(StrEnum):
     """Answer to one outcome."""

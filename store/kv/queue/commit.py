@@ -11,7 +11,6 @@ from peerjob.model.durable import SIGNAL_MARK, Step, Wait
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import FINAL_STATE, LAST_MOMENT_US, Ack, Action, LogLine, Outcome, check_batch
 from peerjob.model.state import State
-from peerjob.store.durable_checks import is_durable
 from peerjob.store.kv.format.base import MAX_ALONE_BYTES, Compare, Delete, Put
 from peerjob.store.kv.format.limit_rows import limit_key_of
 from peerjob.store.kv.format.rows import SMALL, Out, Row, encode, extended
@@ -98,7 +97,7 @@ class CommitCommands(LogCommands, RetentionCommands):
         for index, outcome in enumerate(outcomes):
             if index not in acks:
                 pending.setdefault(outcome.id, []).append(index)
-        durable = any(map(is_durable, outcomes))
+        durable = any(outcome.is_durable for outcome in outcomes)
         if durable:
             check_durable(outcomes, context.kv)
         source = _OutcomeSource(context, incarnation, await context.name_of(incarnation), request, durable=durable)

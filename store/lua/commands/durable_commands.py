@@ -8,7 +8,7 @@ from typing import cast
 from peerjob.model.durable import MAX_SETTLED, SignalAnswer, Step, StepPage
 from peerjob.model.errors import StoreError
 from peerjob.model.record import MAX_BATCH, Action, Enqueued, Held, NewChild, Outcome, check_batch
-from peerjob.store.durable_checks import check_children, check_outcome, check_signal, is_durable, layout_missing
+from peerjob.store.durable_checks import check_children, check_outcome, check_signal, layout_missing
 from peerjob.store.lua.client.driver import MAX_REPLY_BYTES, log_set_aside
 from peerjob.store.lua.scripts.script import Argument, Call, Reply
 from peerjob.store.rules import FLOWS_LAYOUT, LAYOUT
@@ -141,7 +141,7 @@ class LuaDurableCommands(LuaGateCommands):
                 script = "commit_linked"
             elif replies[0][0] != _LAYOUT:
                 return replies
-            elif any(map(is_durable, outcomes)):
+            elif any(outcome.is_durable for outcome in outcomes):
                 await self._raise_again()
             else:
                 script = "commit"
