@@ -50,9 +50,10 @@ def show_version() -> None:
 @app.command(
     help="Show a cluster that works, loses a node to kill -9, and loses no job.\n\n"
     "Each count job counts one source file of Python's standard library. An etcd elects the leader, where one can be "
-    "had. After a quarter, the demo kills the leader. Half way, it adds slow jobs, and kills a node that runs some of "
-    "them. At the end, it checks the history of all instances, and compares the sum of all "
-    "counts with the count of one process. The exit status is 1 if a check fails."
+    "had. After a quarter, the demo kills the leader. Half way, it adds slow jobs and orders, and kills a node that "
+    "runs some of them. An order has steps and children, and waits for an approval, which the demo gives. At the end, "
+    "the demo checks the history of all instances and the values of all steps, and compares the sum of all counts with "
+    "the count of one process. The exit status is 1 if a check fails."
 )
 def demo(
     store: Annotated[

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import pytest
+
 from peerjob import Instance, State, SystemClock
 from peerjob.cli.demo import workload
-from peerjob.cli.demo.checks import Kill, evaluate
+from peerjob.cli.demo.checks import Kill, Steps, evaluate, steps_of
 from peerjob.cli.demo.workload import Count
 from peerjob.model.codec import encode_value
 from peerjob.model.ids import IdSource
@@ -145,6 +147,26 @@ def test_there_is_no_recovery_while_anything_waits() -> None:
 def test_a_kill_that_hit_nothing_proves_nothing() -> None:
     for kill in (None, KILL):
         assert result_of(completed(), kill=kill, kill_wanted=True)[1] == ["peers took over all that was held"]
+
+
+CALLED, GOT = '["called", "order 1", "charge"]', '["got", "order 1", "charge", "a"]'
+
+
+def test_a_step_that_ran_again_before_its_value_was_stored_is_no_fault() -> None:
+    steps = steps_of([CALLED, CALLED, GOT, GOT])
+    result, checks = evaluate([completed()], set(), ONE, None, kill_wanted=False, steps=steps)
+
+    assert steps == Steps(names=1, run_again=1, accepted_twice=0)
+    assert (result["steps_run_again"], result["values_accepted_twice"]) == (1, 0)
+    assert checks[-1] == ("orders kept each value of a step", True, "1 steps")
+
+
+@pytest.mark.parametrize("reports", [[], [CALLED], [CALLED, GOT, GOT.replace('"a"', '"b"')]])
+def test_a_second_value_of_a_step_is_found_and_so_is_a_run_without_any(reports: list[str]) -> None:
+    steps = steps_of(reports)
+
+    assert not evaluate([completed()], set(), ONE, None, kill_wanted=False, steps=steps)[1][-1].kept
+    assert steps.accepted_twice == (len(reports) == 3)
 
 
 def test_the_best_second_is_the_one_in_which_most_ended() -> None:

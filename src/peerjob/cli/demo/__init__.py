@@ -12,6 +12,11 @@ The checks use only the public verbs of the manager:
   instance is *completed twice* if its history has two Completed entries, or if its result is of another run than its
   last claim. For that, each job returns a receipt with its node and fence.
 
+* Half way, the demo adds orders: bodies with steps, children and a wait for an approval, which the demo gives. The
+  node that it kills charges an order. Each call of a step's function makes another value, and the nodes report each
+  call and each value that a body gets. A value is *accepted twice* if the bodies of one order got two values for a
+  step. A step that ran more than once is no fault: the kill came before its value was stored.
+
 A job that the killed node had run to its end, but had not committed, runs once more: delivery is at least once. So the
 number of runs is reported, and is no check.
 

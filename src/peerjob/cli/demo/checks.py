@@ -1,8 +1,9 @@
 """The result of a run, from the histories of all instances, and the checks on it."""
 
+import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from peerjob import Instance, State
@@ -26,6 +27,32 @@ class Check(NamedTuple):
     detail: str
 
 
+class Steps(NamedTuple):
+    """What the nodes reported of the steps of orders."""
+
+    names: int
+    """Steps whose values bodies got."""
+    run_again: int
+    """Steps whose functions were called more than once: a kill came between the call and the answer of the store."""
+    accepted_twice: int
+    """Steps for which bodies got two different values."""
+
+
+def steps_of(reports: Iterable[str]) -> Steps:
+    """Count what the nodes reported; see `workload.reports`."""
+    calls, values = Counter[tuple[str, str]](), dict[tuple[str, str], set[str]]()
+    for what, order, step, *value in map(json.loads, reports):
+        if what == "called":
+            calls[order, step] += 1
+        else:
+            values.setdefault((order, step), set()).update(value)
+    return Steps(
+        len(values),
+        sum(count > 1 for count in calls.values()),
+        sum(len(different) > 1 for different in values.values()),
+    )
+
+
 def evaluate(
     instances: Sequence[Instance[Any]],
     scheduled: set[str],
@@ -34,6 +61,7 @@ def evaluate(
     *,
     kill_wanted: bool,
     leads: LeaderWatch | None = None,
+    steps: Steps | None = None,
 ) -> tuple[dict[str, Any], list[Check]]:
     """The result as `--json` prints it, with times in seconds, and the checks."""
     done = [instance for instance in instances if instance.state is State.COMPLETED]
@@ -72,6 +100,9 @@ def evaluate(
         after = "" if leads.seconds is None else f", {leads.seconds:.2f} s after kill -9 of {leads.killed}"
         led = f"{leads.successor}{after}" if after else f"none after kill -9 of {leads.killed}"
         checks.append(Check("etcd elected another leader", leads.seconds is not None, led))
+    if steps is not None:
+        kept = steps.names > 0 and not steps.accepted_twice
+        checks.append(Check("orders kept each value of a step", kept, f"{steps.names:,} steps"))
     result = {
         "scheduled": len(scheduled),
         "completed": len(done),
@@ -89,6 +120,8 @@ def evaluate(
         "killed_leader": (leads and leads.killed) or None,
         "election_seconds": leads and leads.seconds,
         "held_by_killed_node": len(claimed_again),
+        "steps_run_again": steps and steps.run_again,
+        "values_accepted_twice": steps and steps.accepted_twice,
         "count": {name: count[name] for name in COUNTED},
         "failed_checks": [f"{check.promise}: {check.detail}" for check in checks if not check.kept],
     }

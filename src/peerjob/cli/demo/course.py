@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import signal
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from peerjob.model.printable import counted
 from peerjob.store.drivers import wipe_namespace
 
 from . import workload
-from .checks import Kill, evaluate
+from .checks import Kill, evaluate, steps_of
 from .leader_watch import LeaderWatch, first_leader
 from .processes import DemoError, DemoProcess, find_etcd, find_server
 from .view import DemoView
@@ -51,7 +52,11 @@ class Demo:
     clock: SystemClock
     view: DemoView
     _children: dict[str, DemoProcess] = field(default_factory=dict[str, DemoProcess])
+    _started: list[DemoProcess] = field(default_factory=list[DemoProcess])
+    _reports: io.StringIO = field(default_factory=io.StringIO)
+    """The reports of a node in this process."""
     _ids: set[str] = field(default_factory=set[str])
+    _approved: set[str] = field(default_factory=set[str])
     _killed: Kill | None = None
     _coordinator: str | None = None
     """The URL of an embedded etcd that elects the leader, where an etcd can be had."""
@@ -76,6 +81,8 @@ class Demo:
         url, files = self.store, workload.source_files(self.files)
         if not files:
             raise DemoError("this Python has no source files of its standard library: there is nothing to count")
+        if self.in_process:
+            workload.report_to(self._reports)
         async with AsyncExitStack() as stack:
             stack.enter_context(self.view.live or nullcontext())
             if url is None:
@@ -108,7 +115,17 @@ class Demo:
             instances = [instance async for instance in self._observer.iter_instances(Query(limit=500))]
             if self.dashboard is not None and self.view.live is not None:
                 await self._until_interrupted()
-        result, checks = evaluate(instances, self._ids, single, self._killed, kill_wanted=self.kill, leads=self._leads)
+        printed = b"".join(process.printed for process in self._started).decode() + self._reports.getvalue()
+        self._ids.update(instance.id for instance in instances if instance.record.parent)
+        result, checks = evaluate(
+            instances,
+            self._ids,
+            single,
+            self._killed,
+            kill_wanted=self.kill,
+            leads=self._leads,
+            steps=steps_of(printed.splitlines()),
+        )
         result |= {"nodes": self.nodes, "warnings": self.view.warnings}
         self.view.result(result, checks, stats, single)
         return result
@@ -129,7 +146,8 @@ class Demo:
 
     def _start_nodes(self, stack: AsyncExitStack, url: str) -> None:
         for name in [f"node-{number + 1}" for number in range(0 if self.in_process else self.nodes)]:
-            self._start(stack, name, "node", name, url, self._coordinator or "", self.namespace, str(self.workers))
+            options = (name, url, self._coordinator or "", self.namespace, str(self.workers))
+            self._started.append(self._start(stack, name, "node", *options))
 
     def _check_children(self) -> None:
         """Raise DemoError if a child ended that the demo did not kill."""
@@ -137,7 +155,7 @@ class Demo:
             child.check()
 
     async def _course(self, files: int, calls: Iterable[Call[workload.Receipt]]) -> Stats:
-        """Schedule jobs; after a quarter, kill the leader; half way, add slow jobs and kill a node that runs some.
+        """Schedule jobs; after a quarter, kill the leader; half way, add orders and slow jobs, and kill a node.
 
         Return the last numbers.
         """
@@ -152,10 +170,13 @@ class Demo:
                 self._kill_leader()
             if not half_way and stats.total(State.COMPLETED) * 2 >= files:
                 half_way = True
+                await self._schedule([workload.order.call(f"order {n + 1}") for n in range(self.nodes)], "order")
                 slow = [workload.slow.call(f"slow {number + 1}") for number in range(2 * self.nodes)]
                 await self._schedule(slow, "slow job")
             elif half_way and self.kill and self._killed is None:
                 await self._kill_one()
+            if half_way:
+                await self._approve()
             if stats.total(State.FINAL) != final:
                 final, changed = stats.total(State.FINAL), clock.elapsed()
             elif clock.elapsed() - changed > STALL:
@@ -178,21 +199,32 @@ class Demo:
         self.view.event(f"scheduled {counted(len(instances), noun)}")
 
     async def _kill_one(self) -> None:
-        """Kill the node that runs the most slow jobs; kill none if no slow job runs."""
-        running = Query(kind=workload.slow.kind, state=State.PROCESSING)
-        slow = Counter(
-            [
-                instance.node
-                async for instance in self._observer.iter_instances(running)
-                if instance.progress is not None
-            ]
-        )
-        for victim, held in slow.most_common(1):
-            marker = await self._observer.schedule(workload.urgent, f"the kill of {victim}")
-            self._ids.add(marker.id)
-            self._killed = Kill(node=str(victim), at_us=to_us(marker.created_at))
-            self._children.pop(self._killed.node).kill()
-            self.view.event(f"kill -9 of {victim}, which runs {counted(held, 'slow job')}")
+        """Kill the node that charges the most orders, and of these the most slow jobs; none if no slow job runs."""
+        running = defaultdict[str | None, Counter[str]](Counter)
+        async for instance in self._observer.iter_instances(Query(state=State.PROCESSING)):
+            if instance.node in self._children and (
+                instance.kind == workload.order.kind or instance.progress is not None
+            ):
+                running[instance.node][instance.kind] += 1
+        orders, slow = str(workload.order.kind), str(workload.slow.kind)
+        if not any(held[slow] for held in running.values()):
+            return
+        victim, held = max(running.items(), key=lambda item: (item[1][orders], item[1][slow]))
+        marker = await self._observer.schedule(workload.urgent, f"the kill of {victim}")
+        self._ids.add(marker.id)
+        self._killed = Kill(node=str(victim), at_us=to_us(marker.created_at))
+        self._children.pop(self._killed.node).kill()
+        runs = f"{counted(held[orders], 'order')} and {counted(held[slow], 'slow job')}"
+        self.view.event(f"kill -9 of {victim}, which runs {runs}")
+
+    async def _approve(self) -> None:
+        """Give their approval to orders that wait for it."""
+        async for order in self._observer.iter_instances(Query(kind=workload.order.kind, state=State.SCHEDULED)):
+            wait = order.record.wait
+            if wait is not None and wait.signal and order.id not in self._approved:
+                await self._observer.signal(order, workload.APPROVAL, True)
+                self._approved.add(order.id)
+                self.view.event(f"{order.args[0]} waits for approval, and gets it")
 
     def _kill_leader(self) -> None:
         """Kill the leader that the etcd elected, once, if two nodes are left then."""

@@ -36,6 +36,8 @@ class DemoProcess(Popen[bytes]):
 
     def __init__(self, name: str, part: str, *arguments: str) -> None:
         self.name = name
+        self.printed = b""
+        """What it printed after the last line that was read; known when it has ended."""
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # open until the child ends
         # with -P, Python does not import from the current folder, where a file of the user could replace a module
         command = [sys.executable, "-P", "-m", f"{__package__}.processes", part, *arguments]
@@ -56,7 +58,7 @@ class DemoProcess(Popen[bytes]):
     def __exit__(self, *exc: object) -> None:
         """Close the input of the child, so that the child ends; kill a child that does not end in time."""
         try:
-            self.communicate(timeout=STOP_TIMEOUT)
+            self.printed, _ = self.communicate(timeout=STOP_TIMEOUT)
         except TimeoutExpired:
             self.kill()
             self.wait()
@@ -104,6 +106,7 @@ def at_end_of_demo(act: Callable[[], object]) -> None:
 def run_node(name: str, store: str, coordinator: str, namespace: str, workers: str) -> None:
     """Run a node; without a coordinator, the store elects the leader."""
     at_end_of_demo(lambda: os._exit(1))
+    workload.report_to(sys.stdout)
     options: dict[str, Any] = {"namespace": namespace, "name": name, "coordinator": coordinator or None}
     event_loop.run(Node(store, jobs=workload.JOBS, workers=int(workers), **options).run())
 

@@ -51,7 +51,7 @@ class DemoView(logging.Handler):
             self._next_line = now + LINE_SECONDS
             done = stats.total(State.FINAL)
             # what a node has claimed ahead waits for a worker, and what a killed node has claimed for a live node
-            waiting = stats.total() - done - sum(running)
+            waiting = max(0, stats.total() - done - sum(running))
             progress = f"{waiting:,} waiting, {sum(running):,} running, {done:,} of {stats.total():,} done"
             self.event(f"{counted(len(nodes), 'node')}, {progress}")
 
@@ -66,6 +66,8 @@ class DemoView(logging.Handler):
             self._console.print(
                 f" {promise:<33}  {'ok' if kept else 'FAILED'}  {detail}", style="" if kept else "bold red"
             )
+        again, twice = result["steps_run_again"], result["values_accepted_twice"]
+        console.print(f" steps run more than once: {again}; values accepted twice: {twice}")
         for warning in result["warnings"]:
             console.print(f" warning: {warning}", soft_wrap=True)
         jobs, nodes = f"{result['completed']:,} jobs", counted(result["nodes"], "node")

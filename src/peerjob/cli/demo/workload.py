@@ -2,19 +2,24 @@
 
 import asyncio
 import io
+import json
+import logging
 import os
 import sysconfig
 import token
 import tokenize
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+from uuid import uuid4
 
-from peerjob import INJECTED, Context, Priority, job
+from peerjob import INJECTED, Context, Priority, Signal, job
 
 WATCHED = "watched"
 """The tag of the jobs whose changes the view shows one by one."""
 SLOW_SECONDS, SLOW_STEPS = 3.0, 12
+CHARGE_SECONDS, PACKS, PACK_SECONDS = 1.5, 3, 0.2
+APPROVAL = Signal("approval", bool)
 NOT_STANDARD = frozenset({"site-packages", "dist-packages", "__pycache__"})
 
 
@@ -73,4 +78,58 @@ async def urgent(name: str, ctx: Context = INJECTED) -> Receipt:
     return _receipt(ctx)
 
 
-JOBS = (count, slow, urgent)
+# -- orders: bodies with steps, children and a wait ------------------------------------------------------------------
+
+reports = logging.getLogger("jobd.demo.steps")
+"""A JSON array for each call of a step's function, and for each value of a step that a body got."""
+
+
+def report_to(stream: TextIO) -> None:
+    """Write the reports of this process, one a line: a process that is killed has written those of its past."""
+    reports.addHandler(logging.StreamHandler(stream))
+    reports.setLevel(logging.INFO)
+    reports.propagate = False
+
+
+def _report(*parts: str) -> None:
+    reports.info(json.dumps(parts))
+
+
+def reserve(order: str) -> str:
+    """Reserve the items. Each call gives another value."""
+    _report("called", order, "reserve")
+    return uuid4().hex
+
+
+async def charge(order: str) -> str:
+    """Charge the card, which takes long enough for a kill in the middle. Each call gives another value."""
+    _report("called", order, "charge")
+    await asyncio.sleep(CHARGE_SECONDS)
+    return uuid4().hex
+
+
+@job(kind="demo.pack", priority=Priority.HIGH)
+async def pack(order: str, number: int, ctx: Context = INJECTED) -> Receipt:
+    """Pack one item."""
+    await asyncio.sleep(PACK_SECONDS)
+    return _receipt(ctx)
+
+
+@job(kind="demo.mail", priority=Priority.HIGH)
+async def mail(order: str, parcels: int, ctx: Context = INJECTED) -> Receipt:
+    """Tell the customer."""
+    return _receipt(ctx)
+
+
+@job(kind="demo.order", priority=Priority.HIGH, max_retries=3)
+async def order(name: str, ctx: Context = INJECTED) -> Receipt:
+    """Charge, pack on all nodes, wait for an approval without a worker, and mail."""
+    _report("got", name, "reserve", await ctx.step("reserve", reserve, name))
+    _report("got", name, "charge", await ctx.step("charge", charge, name))
+    parcels = await ctx.map("pack", (pack.call(name, number) for number in range(PACKS)))
+    if await ctx.wait_for(APPROVAL, timeout="10m"):
+        await ctx.call("mail", mail.call(name, len(parcels)))
+    return _receipt(ctx)
+
+
+JOBS = (count, slow, urgent, order, pack, mail)
