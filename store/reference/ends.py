@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 
-from peerjob.model.record import repeat_us
+from peerjob.model.repeats import repeat_us
 from peerjob.model.state import State
 
 from . import gates

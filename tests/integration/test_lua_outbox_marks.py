@@ -5,7 +5,8 @@ from msgspec import structs
 from peerjob.model.clock import SystemClock
 from peerjob.model.ids import OutboxIdSource
 from peerjob.model.query import Filter
-from peerjob.model.record import OUTBOX_REPEAT_US, REPEAT_US, Enqueued
+from peerjob.model.record import Enqueued
+from peerjob.model.repeats import OUTBOX_REPEAT_US, REPEAT_US
 from support.lua_site import MakeSite, Site
 
 

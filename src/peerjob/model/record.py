@@ -16,7 +16,6 @@ import msgspec
 from .arguments import Numbers
 from .clock import to_datetime
 from .durable import Need, Step, Wait
-from .ids import is_outbox_id
 from .state import State
 
 MIN_PRIORITY = -(2**31)
@@ -35,17 +34,6 @@ LAST_MOMENT_US = 253_402_300_799_999_999
 Moment = Annotated[int, msgspec.Meta(ge=-62_135_596_800_000_000, le=LAST_MOMENT_US)]
 """Microseconds since the epoch, in the years 1 to 9999. Only damaged records have other times."""
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-REPEAT_US = 120_000_000
-"""Period after an instance's creation in which a caller that got no answer may enqueue the instance again:
-a client retries for 30 s, and the node behind the client retries its store for 30 s more."""
-OUTBOX_REPEAT_US = 86_400_000_000
-"""The same period for an instance of an outbox: a relay enqueues a row again for almost a day. A final instance is kept
-for as long by default, so it needs no mark."""
-
-
-def repeat_us(id: str) -> int:
-    """Period after the creation of an instance in which its enqueue can come again."""
-    return OUTBOX_REPEAT_US if is_outbox_id(id) else REPEAT_US
 
 
 class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -8,7 +8,8 @@ from typing import Any, TypeVar, cast
 
 from peerjob.model.clock import Clock
 from peerjob.model.errors import DecodeError
-from peerjob.model.record import StoreLimits, repeat_us
+from peerjob.model.record import StoreLimits
+from peerjob.model.repeats import repeat_us
 from peerjob.store.calls import CallRetry
 from peerjob.store.kv.format.base import Entry
 from peerjob.store.kv.format.keys import Keys

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from peerjob.model.durable import FLOW_KIND, MAX_ALL_STEP_BYTES, MAX_SETTLED, MAX_SIGNALS, SIGNAL_MARK
 from peerjob.model.ids import OUTBOX_MARK, OUTBOX_MARK_AT
-from peerjob.model.record import MAX_HISTORY, OUTBOX_REPEAT_US, REPEAT_US, SUSPECT_AFTER
+from peerjob.model.record import MAX_HISTORY, SUSPECT_AFTER
+from peerjob.model.repeats import OUTBOX_REPEAT_US, REPEAT_US
 from peerjob.model.state import State
 from peerjob.model.stored_limit import MAX_LIMIT_KINDS
 from peerjob.store.rules import (

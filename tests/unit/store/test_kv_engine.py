@@ -13,7 +13,8 @@ import pytest
 from peerjob.model.errors import LayoutError, StoreUnavailableError
 from peerjob.model.firing import SchedulePut
 from peerjob.model.query import Filter, Query
-from peerjob.model.record import MAX_HISTORY, REPEAT_US, Ack, Action, Claim, Outcome, Renewed, StoreLimits, Want, digest
+from peerjob.model.record import MAX_HISTORY, Ack, Action, Claim, Outcome, Renewed, StoreLimits, Want, digest
+from peerjob.model.repeats import REPEAT_US
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import (
     MAX_REQUEST_BYTES,

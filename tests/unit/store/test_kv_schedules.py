@@ -10,7 +10,8 @@ import pytest
 
 from peerjob.model.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
 from peerjob.model.firing import Candidate, Fire, FireOutcome, FireStatus, Overlap, SchedulePut, ScheduleRow, Term
-from peerjob.model.record import REPEAT_US, Ack, Action, NewInstance, StoreLimits
+from peerjob.model.record import Ack, Action, NewInstance, StoreLimits
+from peerjob.model.repeats import REPEAT_US
 from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Put, Range, Transaction
 from peerjob.store.kv.format.keys import Keys, prefix_end
 from peerjob.store.kv.nodes.elections import KVElections

@@ -7,7 +7,8 @@ from msgspec import structs
 
 from peerjob.model.ids import OUTBOX_MARK, OutboxIdSource, is_outbox_id
 from peerjob.model.query import Filter
-from peerjob.model.record import OUTBOX_REPEAT_US, REPEAT_US, Enqueued, NewInstance, StoreLimits, repeat_us
+from peerjob.model.record import Enqueued, NewInstance, StoreLimits
+from peerjob.model.repeats import OUTBOX_REPEAT_US, REPEAT_US, repeat_us
 from peerjob.store.base import Store
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryData
