@@ -170,7 +170,7 @@ class NodeRuntime:
         )  # fmt: skip
         self.claim_loop = ClaimLoop(
             clock, store, catalogue.claimable, held, unsent, in_flight, waker, pool, self.changes, self.lease_dead,
-            observers,
+            observers, catalogue.changed,
         )  # fmt: skip
         hint_wait = HintWait(
             clock, store, catalogue.claimable, held, in_flight, unsent, waker, pool, self._expects_changes,

@@ -13,6 +13,7 @@ A *shared limit* is a cap of the claim, as those of `Want.kinds`:
 * If only time opens a limit, one idle node gets the moment (`Claimed.next_due_us`). An enqueue, and a claim that leaves
   work behind, wake one node if no live idle node has the moment.
 * `Renewed.work_due` tells of no work that the limits hold back.
+* A limit that cannot be read lets all pass, with an ERROR. The next claim of its kinds tells `Claimed.limits_missing`.
 
 A *key limit* is a gate in front of the queue of its kind:
 

@@ -54,7 +54,7 @@ _REPORT, _DONE = Action.REPORT, Ack.DONE
 class ClaimLoop(BackgroundRole):
     """The only caller of `Store.turn`. Nothing else commits, and only `hint_wait` claims, too.
 
-    `on_dead` takes an incarnation that the store has declared dead.
+    `on_dead` takes an incarnation that the store has declared dead. `publish` publishes the kinds of the node again.
     """
 
     name = "claim loop"
@@ -75,6 +75,7 @@ class ClaimLoop(BackgroundRole):
         changes: ChangeListener,
         on_dead: Callable[[str], None],
         observers: Sequence[Observer] = (),
+        publish: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(clock)
         self._store = store
@@ -87,6 +88,7 @@ class ClaimLoop(BackgroundRole):
         self._changes = changes
         self._on_dead = on_dead
         self._observers = observers
+        self._publish = publish
         self._poll_at = 0.0
         """When the next claim without a hint is due, unless the answer to a renewal makes it unnecessary."""
         self._due_at = math.inf
@@ -340,6 +342,8 @@ class ClaimLoop(BackgroundRole):
         if incarnation != self._held_claims.incarnation:
             # the node joined under a new incarnation during the request, so a peer reaps claims of the old incarnation
             return
+        if claimed.limits_missing:
+            self._publish()
         if not claimed.claims:
             self._poll_at, self._due_at = now + self.spread(POLL), math.inf
             if claimed.next_due_us is not None:

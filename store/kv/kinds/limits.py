@@ -98,7 +98,7 @@ class LimitDraft:
         keys, ops = self._keys, list[Op]()
         for kind in self.opened:
             new, old = self.kinds.get(kind), self._stored.kinds.get(kind)
-            if new != old:
+            if new != old or (new is None and kind in self._stored.lacking):
                 key = keys.limited_kind(kind)
                 ops.append(Delete(key) if new is None else Put(key, encode(new)))
         for name in {**self._stored.limits, **self.limits}:

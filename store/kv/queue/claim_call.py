@@ -41,6 +41,8 @@ class ClaimCall:
         self.feed: IndexFeed | None = None
         self.by_limits: ClaimLimits | None = None
         """What the limits of the wanted kinds leave; None while no kind has limits."""
+        self.limits_missing = False
+        """See `Claimed`."""
         self.charged: dict[str, int] = {}
         """See `ClaimLimits`."""
         self.stamp = Compare("")

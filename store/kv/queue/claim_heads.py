@@ -48,6 +48,7 @@ class ClaimHeads:
             now_us = context.clock_skew.median_us()
             nodes, *answers = await context.kv.read(reads)
             call.by_limits, call.stamp = by_limits, rules.stamp
+            call.limits_missing = any(kind in call.want.kinds for kind in rules.lacking)
             if by_limits is not None:
                 by_limits.read(answers[len(answers) - len(limits) :], now_us)
                 del answers[len(answers) - len(limits) :]

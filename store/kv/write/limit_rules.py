@@ -8,7 +8,7 @@ of the layout says so, and no key is read.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 
 import msgspec
 
@@ -38,6 +38,8 @@ class Rules(msgspec.Struct, frozen=True):
     """Holds while these are the limits."""
     kinds: Mapping[str, LimitedKind] = {}
     limits: Mapping[str, StoredLimit] = {}
+    lacking: Set[str] = frozenset()
+    """Kinds whose limits cannot be read, or one of whose shared limits is missing."""
 
     def shared(self, kind: str) -> list[str]:
         """The shared limits of a kind."""
@@ -75,10 +77,12 @@ class LimitsInUse:
             of_names = {
                 keys.unescaped(key[cut:]): read(key, entry, decode_limit, _NO_LIMIT) for key, entry in limits.items
             }
+            readable = {name: limit for name, limit in of_names.items() if limit is not None}
             self.known = Rules(
                 stamp,
                 {kind: limited for kind, limited in of_kinds.items() if limited is not None},
-                {name: limit for name, limit in of_names.items() if limit is not None},
+                readable,
+                {kind for kind, of_kind in of_kinds.items() if of_kind is None or {*of_kind.shared} - readable.keys()},
             )
         return self.known
 

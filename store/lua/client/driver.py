@@ -364,11 +364,11 @@ class LuaCommands:
 
 
 def log_set_aside(fields: Sequence[bytes]) -> None:
-    """Log what a script set aside or removed: "1", "" or "l" (a limit), id or name, kind, reason, again and again."""
+    """Log what a script set aside or removed: "1", "" or "l", id or name, kind, reason, and so on. See aside.lua."""
     texts = [item.decode(errors="backslashreplace") for item in fields]
-    for what, name, kind, reason in zip(*[iter(texts)] * 4, strict=True):
+    for what, name, kind, reason in zip(*[iter(texts)] * 4, strict=False):
         if what == "l":
-            LOGGER.error("limit %r: %s", name, reason)
+            LOGGER.error("%s %r: %s", "limit" if kind == "limit" else "rule of kind", name, reason)
         else:
             text = "set aside instance %s of kind %r: %s" if what else "instance %s of kind %r: %s"
             LOGGER.error(text, name, kind or "?", reason)

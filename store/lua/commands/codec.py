@@ -94,7 +94,8 @@ def claimed(reply: Reply) -> Claimed:
             has_steps=thread is not None and thread.values > 0,
             parent="" if thread is None else thread.parent,
         )
-    return Claimed(claims=tuple(claims), now_us=now, next_due_us=reply[2] or None)
+    are_missing = reply[3][-1:] == [b"missing"]
+    return Claimed(claims=tuple(claims), now_us=now, next_due_us=reply[2] or None, limits_missing=are_missing)
 
 
 def outcome_arguments(outcomes: Sequence[Outcome]) -> list[Argument]:

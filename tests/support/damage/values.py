@@ -51,6 +51,10 @@ class Holder(Protocol):
         """Replace the bytes of a value, as a damage would: with the same key and lease."""
         ...
 
+    def remove(self, value: Value) -> None:
+        """Delete the key of a value."""
+        ...
+
     def close(self) -> None:
         """Close the connection."""
         ...
@@ -99,6 +103,9 @@ class Etcd:
     def put(self, value: Value, data: bytes) -> None:
         self._call("put", key=value.key.encode(), value=data, ignore_lease=bool(value.lease))
 
+    def remove(self, value: Value) -> None:
+        self._call("deleterange", key=value.key.encode())
+
     def _call(self, verb: str, **fields: Any) -> dict[str, Any]:
         body = {
             name: base64.b64encode(field).decode() if isinstance(field, bytes) else field
@@ -132,6 +139,11 @@ class Sqlite:
         namespace, key = value.key.split("\n")
         with closing(sqlite3.connect(self._file(namespace), timeout=30)) as file, file:
             file.execute("UPDATE kv SET value = ? WHERE key = ?", (data, key))
+
+    def remove(self, value: Value) -> None:
+        namespace, key = value.key.split("\n")
+        with closing(sqlite3.connect(self._file(namespace), timeout=30)) as file, file:
+            file.execute("DELETE FROM kv WHERE key = ?", (key,))
 
     def _file(self, namespace: str) -> Path:
         return self._folder / f"{namespace}.db"
@@ -205,6 +217,9 @@ class Redis:
             case _:
                 self._server.zrem(key, value.part)
                 self._server.zadd(key, {data: value.score})
+
+    def remove(self, value: Value) -> None:
+        self._server.delete(value.key.encode("latin-1"))
 
     def put_score(self, value: Value, score: float) -> None:
         """Give a member of a sorted set another score."""

@@ -21,7 +21,7 @@ local function set_aside(id, kind, reason)
 end
 
 -- Plan to count and report an entry of a queue or an index that is wrong. The instance itself is not affected. `what`: "l"
--- for a limit, whose name `id` is.
+-- for a limit or the rule of a kind: `id` is the name, and `kind` is "limit" or "rule".
 local function count_stray(id, kind, reason, what)
   strays[#strays + 1] = {id, kind, reason, what}
 end
@@ -46,7 +46,7 @@ local function unindex(id, kinds)
 end
 
 -- Do what set_aside and count_stray have planned. Return a flat list with "1" for an instance that was set aside, "l" for
--- a limit, or "" for an entry, and id, kind and reason of each.
+-- a limit or a rule, or "" for an entry, and id, kind and reason of each. See count_stray.
 local function write_set_aside()
   local ASIDE_LIMIT, ASIDE_MS, MAX_SEARCHED = 1000, 7 * 86400000, 5000
   local report = {}

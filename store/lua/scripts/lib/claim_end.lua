@@ -52,9 +52,20 @@ local limits_after_claim = shared and function(claim, selection)
       offer_room(limit, most, taken, claims_again)
     end
   end
-  for _, name in ipairs(shared.damaged) do
-    unlink(limit_key(name))
-    count_stray(name, '', 'it cannot be read and lets all pass until a node publishes it again', 'l')
+end
+
+-- Remove damaged limits, and report them. Do this after all other writes.
+local remove_damaged_limits = shared and function()
+  for text in pairs(shared.damaged) do
+    local what, name = match(text, '^(%l+) (.*)$')
+    local _, has_other_type = coordination(LIMITS, 'k')
+    if what == 'limit' or has_other_type then
+      call('UNLINK', what == 'limit' and limit_key(name) or LIMITS)
+    end
+    if what == 'rule' then
+      call('HSET', LIMITS, 'k' .. name, '')
+    end
+    count_stray(name, what, 'it cannot be read and lets all pass until a node publishes it again', 'l')
   end
 end
 

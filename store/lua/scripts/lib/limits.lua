@@ -9,7 +9,8 @@
 --   tat (theoretical arrival time of the next start, see LimitNumbers in Python), closed (no start before this time)
 --   alarm (the moment at which an incarnation claims again, a space, and the incarnation)
 --   kinds (with NULs between them), code and set (the numbers of the code and of the setting), note (of the setting)
--- Only claims look for damaged limits: a claim removes and reports one, and the next publication writes it again.
+-- Only claims look for damaged limits. A claim removes and reports one: it empties the field of a kind, or removes the
+-- hash of a limit. Each claim tells its node that limits of its kinds are missing, so that the node publishes them again.
 -- Nothing counts the claims of a limit: the indexes of Processing instances tell how many there are.
 
 -- Nil if no limit is in use and no kind is paused: a script then makes none of these functions. They use few other
@@ -17,7 +18,7 @@
 -- While a script runs, a limit has `left`: how many starts are possible; `opens`: the moment at which time alone makes
 -- further starts possible, or nil; `before`: how many starts were possible at first.
 local shared = limited and (function()
-  local self = {held_back = {}, damaged = {}, ended = {}, limits = {}}
+  local self = {held_back = {}, damaged = {}, ended = {}, limits = {}, are_missing = false}
   local rules, limits = {}, self.limits
 
   -- Return fields of a hash, and whether the key has another type.
@@ -64,7 +65,7 @@ local shared = limited and (function()
         damaged = damaged or not digits_only
       end
       if damaged or limit.period > 0 and limit.burst == 0 then
-        self.damaged[#self.damaged + 1] = not is_missing and name or nil
+        self.damaged['limit ' .. name] = not is_missing or nil
         limit = false
       end
       limits[name] = limit
@@ -102,13 +103,21 @@ local shared = limited and (function()
     for n, kind in ipairs(kinds) do
       fields[n] = 'k' .. kind
     end
-    for n, text in ipairs(#kinds > 0 and fields_of(PREFIX .. 'limits', unpack(fields)) or {}) do
+    local texts, has_other_type = {}, nil
+    if #kinds > 0 then
+      texts, has_other_type = fields_of(PREFIX .. 'limits', unpack(fields))
+    end
+    for n, kind in ipairs(kinds) do
+      local text = has_other_type and '?' or texts[n]
       local paused, own, names = match(text or '', '^([01]) %d+ (%d+) (.*)$')
       local rule = paused and {paused = paused == '1', own = tonumber(own), limits = {}} or false
+      self.are_missing = self.are_missing or text and not rule
+      self.damaged['rule ' .. kind] = text and text ~= '' and not rule or nil
       for name in string.gmatch(names or '', '[^%z]+') do
-        rule.limits[#rule.limits + 1] = self.limit(name) or nil
+        local limit = self.limit(name)
+        rule.limits[#rule.limits + 1], self.are_missing = limit or nil, self.are_missing or not limit
       end
-      rules[kinds[n]] = rule
+      rules[kind] = rule
     end
   end
 

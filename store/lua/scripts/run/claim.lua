@@ -8,6 +8,7 @@
 --          for all kinds)
 -- Reply    {"dead"}; {"set"} if the incarnation did not register the set and the limit is not 0; or {"ok", now, next
 --          due time or 0, set-aside instances, keys and tags, shapes, then per claim: id, spec, number of its shape}.
+--          After the set-aside instances, "missing" if limits of the kinds are missing
 --          Keys and tags, for each claim that has any or a thread: number of the claim, "" or "k" and the key, tags, ""
 --          or a tail with the thread
 --          Shapes, what claims have in common: kind, fence, priority, due, attempts, crashes, losses of each
@@ -92,5 +93,11 @@ pass_slots_and_wake()
 add_pair('HSET', requests_key(incarnation), command, kept_reply(request))
 leave_queues(selection)
 write_all()
+if shared then
+  remove_damaged_limits()
+end
 claim_reply[4] = write_set_aside()
+if shared and shared.are_missing then
+  table.insert(claim_reply[4], 'missing')
+end
 return claim_reply
