@@ -165,6 +165,13 @@ class Visit(Links):
             raise OptionError(name, value, "a value")
         return value
 
+    def number(self, name: str) -> int | None:
+        """A field of the form with a whole number; None if it is empty. Raises OptionError."""
+        text = self.given(name).strip()
+        if text and not (text.isascii() and text.isdecimal() and len(text) < 10):
+            raise OptionError(name, text, "a whole number of 1 or more")
+        return int(text) if text else None
+
     @property
     def digest(self) -> str:
         """What tells the sent form from all others; "" if it has no id."""

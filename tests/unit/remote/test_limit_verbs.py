@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from peerjob import (
     Client,
@@ -24,6 +25,7 @@ from peerjob import (
 )
 from peerjob.cli.ctl.limits import KEYS, LIMITS
 from peerjob.cli.ctl.output import Format, Printer, TableView
+from peerjob.cli.jobctl import app
 from peerjob.handles.observing import observe
 from peerjob.handles.reasons import why_instance
 from peerjob.model.clock import to_datetime
@@ -181,6 +183,63 @@ async def test_the_dashboard_shows_limits_and_pauses_kinds(node: Node) -> None:
             ("PauseKind", "kind=free"),
             ("ResumeKind", "kind=free"),
         }
+
+
+async def test_the_dashboard_sets_numbers(node: Node) -> None:
+    async with pages_of(node) as browser:
+        page = (await browser.get("/limits")).text
+        assert page.count("<option") == 2
+        shared = {"name": "few", "concurrency": "7", "rate": "5/min", "burst": "2", "note": "more"}
+        assert (await submit(browser, "/limits/set", **shared)).status_code == 303
+        assert (await submit(browser, "/limits/set-keys", kind="two", concurrency="3", burst="9")).status_code == 303
+        few, two = await limits_of(node)
+        assert (few.concurrency, few.rate, few.burst, few.note, few.source) == (7, "5/min", 2, "more", "setting")
+        assert (two.concurrency, two.source) == (3, "setting")
+        await submit(browser, "/limits/set", name="few", concurrency="", rate=" ")
+        await submit(browser, "/limits/set-keys", kind="two", concurrency="")
+        assert {view.source for view in await limits_of(node)} == {"code"}
+        for fields in (
+            {"concurrency": "-1"},
+            {"burst": "x"},
+            {"rate": "often"},
+            {"concurrency": "0"},
+            {"name": "none"},
+        ):
+            refused = await submit(browser, "/limits/set", **{"name": "few", "concurrency": "1", **fields})
+            assert refused.status_code == 400, fields
+        assert (await submit(browser, "/limits/set-keys", kind="one", concurrency="1")).status_code == 400
+        await node.audit_trail.flush()
+        assert {(one.verb, one.criteria) for one in await node.audit()} >= {
+            ("SetLimit", "name=few concurrency=7 rate=5/min burst=2"),
+            ("SetKeyLimit", "kind=two concurrency=3"),
+        }
+
+
+async def test_jobctl_sets_numbers(site: tuple[Node, Server]) -> None:
+    node, server = site
+
+    async def jobctl(*words: str) -> str:
+        result = await asyncio.to_thread(CliRunner().invoke, app, [*words, "--address", server.target])
+        if result.exception is not None:
+            raise result.exception
+        return result.output
+
+    numbers = ("--concurrency", "7", "--rate", "5/min", "--burst", "2", "--note", "more")
+    assert await jobctl("limits", "set", "few", *numbers) == "jobctl: limit few has the numbers of this setting\n"
+    assert "each key of two" in await jobctl("limits", "set", "--kind", "two", "--concurrency", "3")
+    few, two = await limits_of(node)
+    assert (few.concurrency, few.rate, few.burst, few.note, two.concurrency) == (7, "5/min", 2, "more", 3)
+    assert "5/min" in await jobctl("limits")
+    assert await jobctl("limits", "set", "few", "--clear") == "jobctl: limit few has the numbers of the code\n"
+    await jobctl("limits", "set", "-k", "two", "--clear")
+    assert {view.source for view in await limits_of(node)} == {"code"}
+    for wrong in (
+        (), ("few",), ("few", "-k", "two", "--clear"), ("few", "--clear", "--rate", "5/s"),
+        ("-k", "two", "--concurrency", "2", "--burst", "3"), ("none", "--concurrency", "1"),
+    ):  # fmt: skip
+        with pytest.raises(OptionError):
+            await jobctl("limits", "set", *wrong)
+    assert {view.source for view in await limits_of(node)} == {"code"}
 
 
 async def test_metrics_have_shared_limits_only(node: Node) -> None:

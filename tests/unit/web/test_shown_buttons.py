@@ -10,7 +10,7 @@ import httpx
 import pytest
 from starlette.requests import Request
 
-from peerjob import INJECTED, Context, Instance, Job, Node, Principal, Rights, Role, Signal
+from peerjob import INJECTED, Context, Instance, Job, KeyLimit, Limit, Node, Principal, Rights, Role, Signal
 from peerjob.web import dashboard
 from peerjob.web.pages import ROUTES
 from support.dashboards import browsing, submit
@@ -63,7 +63,7 @@ async def reading(rights: Rights) -> AsyncGenerator[tuple[Node, httpx.AsyncClien
         return Principal(name="ann", rights=rights)
 
     jobs = [
-        Job("mail.send", str),
+        Job("mail.send", str, limits=[Limit("mail", concurrency=5), KeyLimit("all")]),
         Job("mail.tick", str, cron="* * * * *", name="tick"),
         Job("mail.late", str, after="1h"),
         Job("mail.wait", wait),

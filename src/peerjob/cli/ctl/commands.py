@@ -87,9 +87,17 @@ class VerbGroup(TyperGroup):
         return super().get_command(ctx, cmd_name) or super().get_command(ctx, other)
 
 
-def group(parent: typer.Typer, name: str, help: str) -> typer.Typer:
+class ListingGroup(VerbGroup):
+    """A group that lists its objects if no verb is given."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        lists = not args or (args[0].startswith("-") and args[0] not in {"-h", "--help"})
+        return super().parse_args(ctx, ["list", *args] if lists else args)
+
+
+def group(parent: typer.Typer, name: str, help: str, *, cls: type[VerbGroup] = VerbGroup) -> typer.Typer:
     """A command that has verbs below it."""
-    made = typer.Typer(help=help, no_args_is_help=True, cls=VerbGroup)
+    made = typer.Typer(help=help, no_args_is_help=cls is VerbGroup, cls=cls)
     parent.add_typer(made, name=name)
     return made
 

@@ -1,4 +1,4 @@
-"""`jobctl limits`, `pause`, `resume`: the limits of kinds."""
+"""`jobctl limits …`, `pause`, `resume`: the limits of kinds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peerjob.model.errors import OptionError
 from peerjob.model.stored_limit import KeyLimitView, LimitView
 
 from . import completion
-from .commands import ClientSession, verb
+from .commands import ClientSession, ListingGroup, group, verb
 from .output import Column, TableView, to_stderr
 
 
@@ -88,7 +88,9 @@ KEYS: TableView[KeyLimitView] = TableView(
 
 def add_to(app: typer.Typer) -> None:
     """Add these verbs to jobctl."""
-    verb(app, "limits")(limits)
+    verbs = group(app, "limits", "List the limits of the cluster, or set their numbers.", cls=ListingGroup)
+    verb(verbs, "list")(list_limits)
+    verb(verbs, "set")(set_limit)
     verb(app, "pause")(pause)
     verb(app, "resume")(resume)
 
@@ -99,7 +101,10 @@ Kind = Annotated[
 ]
 
 
-async def limits(
+Explanation = Annotated[str, typer.Option(show_default="none", help="The reason, for other users.")]
+
+
+async def list_limits(
     session: ClientSession,
     kind: Annotated[
         str | None,
@@ -129,14 +134,65 @@ async def limits(
             session.out.many(keys, KEYS)
 
 
+async def set_limit(
+    session: ClientSession,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="The name of a shared limit.", show_default=False)
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--kind",
+            "-k",
+            metavar="KIND",
+            help="Set the number for each key of this kind instead.",
+            show_default="none",
+            autocompletion=completion.kinds,
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(metavar="N", help="Most instances at a time.", show_default="as in the code")
+    ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option(metavar="N/UNIT", help="Most starts per time, such as 100/min.", show_default="as in the code"),
+    ] = None,
+    burst: Annotated[
+        int | None, typer.Option(metavar="N", help="Most starts at once.", show_default="as in the code")
+    ] = None,
+    note: Explanation = "",
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the setting: the code counts again.")] = False,
+) -> None:
+    """Set numbers of a limit, for all nodes and from now on. Running instances continue. Needs the role admin.
+
+    A setting is stronger than the code, and a new setting replaces the old one. A rate without a burst has a burst of
+    at most 10.
+    """
+    if (name is None) == (kind is None):
+        raise OptionError("NAME", name, "the name of a shared limit, or --kind")
+    numbers = {"--concurrency": concurrency, "--rate": rate, "--burst": burst}
+    given = [option for option, number in numbers.items() if number is not None]
+    if clear == bool(given):
+        raise OptionError("--clear", clear, f"no {given[0]} with it" if given else "--clear, or a number to set")
+    if kind is not None and given not in ([], ["--concurrency"]):
+        raise OptionError(given[-1], numbers[given[-1]], "only --concurrency with --kind")
+    async with session.client() as client:
+        if kind is not None:
+            await client.set_key_limit(kind, concurrency=concurrency, note=note)
+        else:
+            await client.set_limit(name or "", concurrency=concurrency, rate=rate, burst=burst, note=note)
+    subject = f"limit {name}" if kind is None else f"each key of {kind}"
+    to_stderr(f"{subject} has the numbers of the code" if clear else f"{subject} has the numbers of this setting")
+
+
 async def pause(
     session: ClientSession,
     kind: Kind,
-    why: Annotated[str, typer.Option("--note", show_default="none", help="The reason, for other users.")] = "",
+    note: Explanation = "",
 ) -> None:
     """Let nodes claim no instances of a kind until it is resumed. Running ones continue. Needs the role admin."""
     async with session.client() as client:
-        await client.pause_kind(kind, why)
+        await client.pause_kind(kind, note)
     to_stderr(f"kind {kind} is paused")
 
 

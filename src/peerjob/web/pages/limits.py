@@ -1,4 +1,4 @@
-"""Limits: shared limits, paused kinds and the keys of a kind, and the forms that pause and resume a kind."""
+"""Limits: shared limits, paused kinds and the keys of a kind, and the forms that set numbers and pause a kind."""
 
 from __future__ import annotations
 
@@ -37,6 +37,30 @@ async def _first(views: AsyncIterator[T]) -> tuple[list[T], bool]:
     return rows, False
 
 
+async def set_shared(visit: Visit) -> Done:
+    """Set numbers of a shared limit; without numbers, those of the code count again."""
+    name, rate = visit.need("name"), visit.given("rate").strip() or None
+    concurrency, burst = visit.number("concurrency"), visit.number("burst")
+    numbers = {"concurrency": concurrency, "rate": rate, "burst": burst}
+    visit.act.criteria = " ".join(f"{word}={given}" for word, given in {"name": name, **numbers}.items() if given)
+    await visit.manager.set_limit(
+        name, concurrency=concurrency, rate=rate, burst=burst, note=visit.given("note").strip()
+    )
+    return _set(visit, is_setting=any(given is not None for given in numbers.values()))
+
+
+async def set_keys(visit: Visit) -> Done:
+    """Set how many instances of each key of a kind are admitted; without a number, that of the code counts again."""
+    kind, concurrency = _kind(visit), visit.number("concurrency")
+    visit.act.criteria += "" if concurrency is None else f" concurrency={concurrency}"
+    await visit.manager.set_key_limit(kind, concurrency=concurrency, note=visit.given("note").strip())
+    return _set(visit, is_setting=concurrency is not None)
+
+
+def _set(visit: Visit, *, is_setting: bool) -> Done:
+    return Done(to=visit.url("/limits"), notice=f"The numbers of {'this setting' if is_setting else 'the code'} count.")
+
+
 async def pause(visit: Visit) -> Done:
     """Let nodes claim no instances of a kind."""
     kind = _kind(visit)
@@ -58,6 +82,8 @@ def _kind(visit: Visit) -> str:
 
 ROUTES = (
     page("/limits", limits, title="Limits"),
+    action("/limits/set", set_shared, role=Role.ADMIN, verb="SetLimit"),
+    action("/limits/set-keys", set_keys, role=Role.ADMIN, verb="SetKeyLimit"),
     action("/limits/pause", pause, role=Role.ADMIN, verb="PauseKind"),
     action("/limits/resume", resume, role=Role.ADMIN, verb="ResumeKind"),
 )

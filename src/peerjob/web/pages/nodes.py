@@ -10,7 +10,7 @@ from typing import Any
 
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
-from peerjob.model.errors import OptionError
+from peerjob.model.printable import counted
 from peerjob.model.query import Query
 from peerjob.model.record import NodeView
 from peerjob.model.rights import Role
@@ -131,12 +131,12 @@ async def undrain(visit: Visit) -> Done:
 
 async def resize(visit: Visit) -> Done:
     """Change the number of workers of a node."""
-    node, text = _node(visit), visit.need("workers")
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise OptionError("workers", text, "a whole number of 1 or more")
-    visit.act.criteria += f" workers={text}"
-    await visit.manager.resize_workers(int(text), node=node)
-    return _back(visit, f"The node has {int(text):,} worker{'' if int(text) == 1 else 's'}.")
+    node = _node(visit)
+    visit.need("workers")
+    workers = visit.number("workers") or 0
+    visit.act.criteria += f" workers={workers}"
+    await visit.manager.resize_workers(workers, node=node)
+    return _back(visit, f"The node has {counted(workers, 'worker')}.")
 
 
 def _back(visit: Visit, notice: str) -> Done:
