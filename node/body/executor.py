@@ -19,6 +19,9 @@ from .injection import Attempt, Resources, clear_cancellations
 from .processes import ProcessPool
 from .threads import ThreadPool
 
+holds_thread: contextvars.ContextVar[bool] = contextvars.ContextVar("peerjob_thread", default=False)
+"""Whether a sync body runs in this context, or waits in its thread for code on the event loop that has this context."""
+
 
 class Executor:
     """Runs each body to its end, where its job asks for.
@@ -170,6 +173,7 @@ class Executor:
         else:
             # a thread waits in real time, so virtual time must stand still until the body returns
             variables = contextvars.copy_context()
+            variables.run(holds_thread.set, True)
             with self._clock.outside():
                 result = await self._threads.run(
                     lambda: variables.run(_called, body, context), on_cancel or (lambda: context.cancel("drain"))

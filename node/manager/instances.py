@@ -19,7 +19,7 @@ from peerjob.handles.update import Position, Update
 from peerjob.model.activity import Activity, given_minutes
 from peerjob.model.audit import AuditRecord, given_audit_limit
 from peerjob.model.clock import Clock, to_datetime
-from peerjob.model.durable import FLOW_KIND, SignalAnswer
+from peerjob.model.durable import FLOW_KIND, SIGNAL_MARK, SignalAnswer
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError, StoreUnavailableError, UnknownInstanceError
 from peerjob.model.firing import Leader
@@ -29,7 +29,7 @@ from peerjob.model.published import DIGEST_BYTES
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, LogPage, NodeInfo, NodeView, Record
 from peerjob.model.run_now import RunNow
-from peerjob.model.signal import Signal
+from peerjob.model.signal import Signal, is_name_again
 from peerjob.model.state import State
 from peerjob.model.step_values import waits_for
 from peerjob.node.body.signal_values import encode_signal
@@ -264,7 +264,13 @@ class NodeInstanceManager(NodeJobManager):
     async def _signal(self, id: str, signal: Signal[Any], value: Any) -> SignalAnswer:
         store, data = self._open_store(), encode_signal(signal, value)
         await store.require_layout(FLOWS_LAYOUT, "signals")
-        return await store.signal(id, signal.name, data)
+        answer = await store.signal(id, signal.name, data)
+        if answer is SignalAnswer.OTHER:
+            # the value of another type that a body has refused does not stand in the way of the next one
+            wait = None if (record := (await store.get([id]))[0]) is None else record.wait
+            if wait is not None and is_name_again(SIGNAL_MARK + wait.signal, signal.stored_name):
+                return await store.signal(id, wait.signal, data)
+        return answer
 
     async def clear_instances(self, filter: Filter | None = None) -> int:
         store, filter = self._open_store(), _at_one_moment(filter, self.clock)

@@ -14,23 +14,9 @@ from peerjob.handles.context import Context
 from peerjob.handles.durable_run import inside_step
 from peerjob.model.child_call import check_child
 from peerjob.model.codec import encode_value
-from peerjob.model.durable import (
-    MAX_NEEDS_CALL,
-    MAX_SIGNALS,
-    Need,
-    Step,
-    Wait,
-)
-from peerjob.model.durable_errors import (
-    SignalTimeout,
-    StepLimitError,
-)
-from peerjob.model.errors import (
-    ArgumentError,
-    DecodeError,
-    NodeStateError,
-    ResultTypeError,
-)
+from peerjob.model.durable import MAX_NEEDS_CALL, MAX_SIGNALS, SIGNAL_MARK, Need, Step, Wait
+from peerjob.model.durable_errors import SignalTimeout, StepLimitError
+from peerjob.model.errors import DecodeError, NodeStateError
 from peerjob.model.ids import child_id
 from peerjob.model.job import Call, Job
 from peerjob.model.record import Held, NewChild, NewInstance, Record
@@ -43,10 +29,13 @@ from peerjob.node.manager.batches import RecordReader
 from peerjob.store.base import Store
 
 from .child_pages import pages_of
-from .durable_state import DurableState, Suspension
+from .durable_state import DurableState, Suspension, joined
 from .durable_steps import RunSteps
 from .run import Run
 from .unsent_reports import UnsentReports
+
+QUIET_PASSES = 8
+"""Passes of the event loop before a wait ends the run: the body goes on in them if another of its waits is over."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +68,15 @@ class NodeDurableRun(RunSteps):
         self._calls = calls
         self._ended: dict[str, Record] = {}
         """Children that this run has found over."""
+        self._awaited: list[Suspension] = []
+        """What the tasks of the body wait for."""
 
     # -- waits -------------------------------------------------------------------------------------------------------
 
     async def suspend(self, name: str, delay_us: int) -> None:
         self._begin_wait("suspend", name)
-        await self._open()
+        with self._busy():
+            await self._open()
         until_us, steps = self._deadline(name, delay_us)
         if until_us > self._now_us():
             await self._suspend(Suspension(Wait(until_us=until_us), steps))
@@ -92,22 +84,27 @@ class NodeDurableRun(RunSteps):
     async def wait_for(self, signal: SignalSource[Any], timeout_us: int | None) -> Any:
         name, claim = signal.name, self._run.claim
         self._begin_wait("wait_for", name)
-        await self._open()
-        while (data := self._steps.get(signal.stored_name)) is None:
+        with self._busy():
+            await self._open()
+        returns = ResultType(signal.type)
+
+        def read(data: bytes) -> Any:
+            return None if data == TIMED_OUT else returns.decode(data, claim.id, claim.kind, optional=False)
+
+        stored_name, data, value = self._find(signal.stored_name, read)
+        while data is None:
             self._refuse_if_suspended()
             if self._signals >= MAX_SIGNALS:
                 raise StepLimitError(claim.id, name, f"the instance has {MAX_SIGNALS} signals")
             until_us, steps = (None, ()) if timeout_us is None else self._deadline(name, timeout_us)
             if until_us is None or until_us > self._now_us():
-                await self._suspend(Suspension(Wait(signal=name, until_us=until_us), steps))
-            await self._keep(Step(signal.stored_name, TIMED_OUT), alone=True)
+                wait = Wait(signal=stored_name.removeprefix(SIGNAL_MARK), until_us=until_us)
+                await self._suspend(Suspension(wait, steps))
+            await self._keep(Step(stored_name, TIMED_OUT), alone=True)
+            stored_name, data, value = self._find(signal.stored_name, read)
         if data == TIMED_OUT:
             raise SignalTimeout(claim.id, name)
-        try:
-            return ResultType(signal.type).decode(data, claim.id, claim.kind, optional=False)
-        except ResultTypeError as error:
-            problems = [problem.removeprefix("result") for problem in error.problems]
-            raise ArgumentError(claim.kind, [f"signal {name!r}{problem}" for problem in problems]) from error
+        return value
 
     def _begin_wait(self, verb: str, name: str) -> None:
         self._check_inside(verb, name)
@@ -127,15 +124,22 @@ class NodeDurableRun(RunSteps):
         return until_us, (Step(stored_name, encode_deadline(until_us)),)
 
     async def _suspend(self, suspension: Suspension) -> NoReturn:
-        """End the run, when the steps that run at the same time have ended."""
-        while True:
-            await asyncio.sleep(0)  # tasks that the body has just made begin, with their steps
-            if not self._running:
-                break
-            self._idle.clear()
-            await self._idle.wait()
+        """End the run when no task of the body has a step or begins a wait, and wait for all that they await."""
+        self._awaited.append(suspension)
+        try:
+            passes = 0
+            while passes < QUIET_PASSES:
+                await asyncio.sleep(0)
+                passes += 1
+                if self._running:
+                    self._idle.clear()
+                    await self._idle.wait()
+                    passes = 0
+        except BaseException:
+            self._awaited.remove(suspension)
+            raise
         if self._state.suspension is None:
-            self._state.suspension = suspension
+            self._state.suspension = joined(self._awaited)
         self._raise_suspended()
 
     # -- children ----------------------------------------------------------------------------------------------------
@@ -162,8 +166,16 @@ class NodeDurableRun(RunSteps):
         await self._spawn([child for child in children if child.instance.id in missing])
 
     async def over(self, ids: Sequence[str]) -> list[Record | None]:
-        await self._open()
         self._check_inside("over", "a child")
+        with self._busy():
+            suspension = await self._need(ids)
+        if suspension is not None:
+            await self._suspend(suspension)
+        return [self._ended.get(id) for id in ids]
+
+    async def _need(self, ids: Sequence[str]) -> Suspension | None:
+        """How to wait until children are over; None if all are."""
+        await self._open()
         known = await self._read_children([id for id in dict.fromkeys(ids) if id not in self._ended])
         left = [id for id, record in known.items() if id not in self._ended and not record.state.is_final]
         unsure = [id for id, record in known.items() if id not in self._ended and record.state.is_final]
@@ -177,14 +189,14 @@ class NodeDurableRun(RunSteps):
             else:
                 self._check_bounds(mark)
                 steps = (Step(mark, encode_value(len(unsure))),)
-        if left or unsure:
-            self._refuse_if_suspended()
-            needs = [Need(id) for id in (*left, *unsure)]
-            while len(needs) > MAX_NEEDS_CALL:
-                await self._written((), tuple(needs[:MAX_NEEDS_CALL]))
-                needs = needs[MAX_NEEDS_CALL:]
-            await self._suspend(Suspension(Wait(needs=True), steps, tuple(needs)))
-        return [self._ended.get(id) for id in ids]
+        if not (left or unsure):
+            return None
+        self._refuse_if_suspended()
+        needs = [Need(id) for id in (*left, *unsure)]
+        while len(needs) > MAX_NEEDS_CALL:
+            await self._written((), tuple(needs[:MAX_NEEDS_CALL]))
+            needs = needs[MAX_NEEDS_CALL:]
+        return Suspension(Wait(needs=True), steps, tuple(needs))
 
     def read_result(self, record: Record, job: Job[..., Any, Any]) -> Any:
         return self._calls.read_result(record, job)

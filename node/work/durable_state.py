@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 
 import msgspec
 
@@ -19,6 +20,24 @@ class Suspension(msgspec.Struct, frozen=True):
     wait: Wait
     steps: tuple[Step, ...] = ()
     needs: tuple[Need, ...] = ()
+
+
+def joined(waits: Sequence[Suspension]) -> Suspension:
+    """One wait for all that the tasks of a body await, over as soon as one of them is: the body then runs again.
+
+    Of several signals, and of several sets of children, the first one is awaited: a store has one of each.
+    """
+    needing = next((given for given in waits if given.wait.needs), None)
+    times = [given.wait.until_us for given in waits if given.wait.until_us is not None]
+    wait = Wait(
+        signal=next((given.wait.signal for given in waits if given.wait.signal), ""),
+        until_us=min(times, default=None),
+        needs=needing is not None,
+    )
+    # the step of a wait for needs is true only of that wait; each other step is a deadline
+    deadlines = tuple(step for given in waits if not given.wait.needs for step in given.steps)
+    steps, needs = ((), ()) if needing is None else (needing.steps, needing.needs)
+    return Suspension(wait, (*steps, *deadlines)[:MAX_STEPS_CALL], needs)
 
 
 class Write:

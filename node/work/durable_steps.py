@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from itertools import count
 from typing import Any, NoReturn, TypeVar
 
@@ -17,7 +18,6 @@ from peerjob.model.codec import encode_value
 from peerjob.model.durable import (
     MAX_ALL_STEP_BYTES,
     MAX_STEP_BYTES,
-    MAX_STEP_NAME,
     MAX_STEPS,
     SIGNAL_MARK,
     Need,
@@ -35,10 +35,10 @@ from peerjob.model.errors import (
     ResultTypeError,
 )
 from peerjob.model.record import Ack
-from peerjob.model.signal import checked_step_name
+from peerjob.model.signal import checked_step_name, name_again
 from peerjob.model.signature import analyse
 from peerjob.model.step_values import wait_text
-from peerjob.node.body.executor import Executor
+from peerjob.node.body.executor import Executor, holds_thread
 from peerjob.node.body.typed_positions import ResultType
 from peerjob.store.base import Store
 from peerjob.store.rules import FLOWS_LAYOUT
@@ -79,7 +79,7 @@ class RunSteps:
         self._names: set[str] = set()
         """The names that this run has used."""
         self._running = 0
-        """Steps of this run that have begun and are not kept yet."""
+        """Steps of this run that are not kept yet, and waits that have not told yet what they wait for."""
         self._idle = asyncio.Event()
 
     # -- steps -------------------------------------------------------------------------------------------------------
@@ -122,6 +122,18 @@ class RunSteps:
         return returns.decode(stored, self._run.claim.id, slot.name)
 
     def leave_step(self, slot: StepSlot) -> None:
+        self._leave()
+
+    @contextlib.contextmanager
+    def _busy(self) -> Generator[None]:
+        """Let no other task end the run meanwhile."""
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
         self._running -= 1
         if not self._running:
             self._idle.set()
@@ -149,6 +161,9 @@ class RunSteps:
         try:
             if analyse(function).is_async:
                 return await function(*args, **kwargs)
+            if holds_thread.get():
+                text = "a sync function needs a thread, and that of the sync body waits for this code"
+                raise NodeStateError(f"step {name!r}: {text}: call the function directly, or make the step in the body")
             variables = contextvars.copy_context()
             result = await self._executor.call_in_thread(
                 lambda: variables.run(function, *args, **kwargs),
@@ -179,13 +194,13 @@ class RunSteps:
             try:
                 return stored_name, data, read(data)
             except (DecodeError, ResultTypeError) as error:
-                stored_name = f"{name[: MAX_STEP_NAME - 8]}@{number}"
+                stored_name = name_again(name, number)
                 if stored_name not in self._steps:
                     self._warn(name, stored_name, error)
         raise AssertionError("the numbers end")
 
     def _warn(self, name: str, stored_name: str, error: Exception) -> None:
-        text = "instance %s of %r: the stored value of %r no longer fits, so it is made again, as %r: %s"
+        text = "instance %s of %r: the stored value of %r does not fit, so the body gets another one, as %r: %s"
         claim = self._run.claim
         instance_logger(claim.id).warning(text, claim.id, claim.kind, name, stored_name, error)
 

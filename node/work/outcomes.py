@@ -10,12 +10,14 @@ import msgspec
 from peerjob.handles.instance import Instance
 from peerjob.handles.job_log import make_line
 from peerjob.model.clock import Clock
+from peerjob.model.codec import encode_value
 from peerjob.model.durable import Need, Step
 from peerjob.model.durable_errors import Suspended
 from peerjob.model.durations import format_seconds
 from peerjob.model.errors import (
     Fail,
     JobTimedOut,
+    NodeStateError,
     PayloadTooLargeError,
     PeerjobError,
     Retry,
@@ -39,6 +41,10 @@ Entry = tuple[Run, Outcome]
 SWALLOWED_WAIT = 10.0
 """Seconds before an instance whose body caught Suspended is due again: an immediate run would most likely do the same.
 """
+SWALLOWED = "caught Suspended/"
+"""The beginning of the names of the steps that count the runs which the node handed back for that reason."""
+MAX_SWALLOWED = 5
+"""Most of these runs of an instance. Each later one is a failed attempt."""
 ControlException = Fail | Retry | Snooze
 # each run needs these members, and Python finds a name of a module in a small part of the time
 _COMPLETE, _HAND_BACK = Action.COMPLETE, Action.HAND_BACK
@@ -93,19 +99,26 @@ class OutcomeBuilder:
         self._failures.snoozed(run, note)
         return put_off(run, raised.seconds, note)
 
-    def swallowed(self, run: Run, raised: Suspended) -> Outcome:
-        """The body returned although a wait told it to end. Give the instance back: it waits for nothing."""
+    def swallowed(self, run: Run, raised: Suspended, times: int) -> Outcome | NodeStateError:
+        """The body returned although a wait told it to end. Give the instance back: it waits for nothing.
+
+        The error is for a failed attempt, after the node has given it back often.
+        """
         assert run.binding is not None  # a body has run, so the run has a binding
         location = location_of(raised, run.binding.executor)
         text = (
             f"the body of {run.claim.kind!r} caught Suspended and went on, at {location}: it must let the "
-            f"error pass, so that the instance {raised}. The node hands it back, to run again in {SWALLOWED_WAIT:g} s"
+            f"error pass, so that the instance {raised}"
         )
+        if times >= MAX_SWALLOWED:
+            return NodeStateError(text)
+        text += f". The node hands it back, to run again in {SWALLOWED_WAIT:g} s ({times + 1} of {MAX_SWALLOWED} times)"
         run.logs.append(
             make_line(self._clock.time_us(), logging.ERROR, text, attempt=run.claim.attempts, node=self._node)
         )
         logger.error("instance %s: %s", run.claim.id, text)
-        return put_off(run, SWALLOWED_WAIT, "the body caught Suspended")
+        counted = (Step(f"{SWALLOWED}{times + 1}", encode_value(None)),)
+        return msgspec.structs.replace(put_off(run, SWALLOWED_WAIT, "the body caught Suspended"), steps=counted)
 
     def _may_retry(
         self, run: Run, policy: Policy, error: BaseException, raised: ControlException | None = None

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from peerjob.handles.context import Context
 from peerjob.handles.manager import Manager
 from peerjob.model.clock import Clock
+from peerjob.model.durable_errors import Suspended
 from peerjob.model.durations import format_seconds
 from peerjob.model.errors import ArgumentError, DecodeError, JobCancelled, JobTimedOut, Snooze, StoreError
 from peerjob.model.policy import Backoff, FinishedResult, Policy, Recovered, load_overrides, make_policy
@@ -24,7 +25,8 @@ from peerjob.node.body.injection import clear_cancellations
 from peerjob.node.body.registry import Registry
 
 from .context_backend import NodeContextBackend
-from .outcomes import OutcomeBuilder, handed_back, outcome_of, put_off, suspended
+from .durable_state import DurableState
+from .outcomes import SWALLOWED, OutcomeBuilder, handed_back, outcome_of, put_off, suspended
 from .pool import Prefetch
 from .processors import Processors
 from .run import Run
@@ -178,7 +180,7 @@ class InstanceRunner:
         if reason == "timeout" or reason == "user":
             return await self._cancelled(run, policy, reason)
         if run.durable is not None and run.durable.raised is not None:
-            return self._outcome_builder.swallowed(run, run.durable.raised)
+            return await self._swallowed(run, policy, run.durable, run.durable.raised)
         if context.told and reason is not None and not finished:
             logger.warning(
                 "instance %s of %r returned after it was told to end (%s); the node hands it back, and it runs again. "
@@ -211,6 +213,11 @@ class InstanceRunner:
         if reason is not None:
             return handed_back(run, HANDED_BACK[reason])
         return await self._failed(run, policy, error)
+
+    async def _swallowed(self, run: Run, policy: Policy, durable: DurableState, raised: Suspended) -> Outcome:
+        assert durable.verbs is not None  # one of them has raised the error
+        end = self._outcome_builder.swallowed(run, raised, len(await durable.verbs.kept(SWALLOWED)))
+        return end if isinstance(end, Outcome) else await self._failed(run, policy, end)
 
     async def _misfit(self, run: Run, binding: Binding, error: ArgumentError) -> Outcome:
         """The arguments do not fit the job, so no body ran. Offer the instance to peers with another signature."""

@@ -421,7 +421,8 @@ class BlockingVerbs(BlockingCalls):
 
         True: the value is stored, by this call or by an earlier one with the same value. False: the signal has another
         value, or the wait for it has timed out. A signal can come before the body waits for it. The name of a signal in
-        place of the signal takes any value. Raises OptionError or EncodeError for a value that does not fit the type,
-        UnknownInstanceError, NotRunningError if the instance is final, and StepLimitError if it has too many signals.
+        place of the signal takes any value; if it does not fit the body, the body waits for another one. Raises
+        OptionError or EncodeError for a value that does not fit the type, UnknownInstanceError, NotRunningError if the
+        instance is final, and StepLimitError if it has too many signals.
         """
         return self.call(self.manager.signal(instance, signal, value))

@@ -47,6 +47,17 @@ class Signal(SignalSource[T], Generic[T]):
         return f"Signal({self.name!r}, {getattr(self.type, '__name__', self.type)!s})"
 
 
+def name_again(name: str, number: int) -> str:
+    """The stored name of a step or a signal in place of a name whose value does not fit; `number` is 2 or more."""
+    return f"{name[: MAX_STEP_NAME - 8]}@{number}"
+
+
+def is_name_again(given: str, name: str) -> bool:
+    """Whether `name_again` makes this of a name."""
+    number = given.rpartition("@")[2]
+    return number.isdecimal() and given == name_again(name, int(number))
+
+
 def checked_step_name(name: object) -> str:
     """Return the name of a step, a wait, a signal or a child; raises OptionError."""
     text = checked_text("name", name, MAX_STEP_NAME)

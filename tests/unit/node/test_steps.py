@@ -240,7 +240,7 @@ async def test_a_value_that_no_longer_fits_is_made_again_under_another_name(node
     instance = await node.schedule(job)
     assert await instance.result("1h") == 7
     assert CALLS == {"number": 1}
-    warnings = [line for line in await lines_of(instance) if "no longer fits" in line]
+    warnings = [line for line in await lines_of(instance) if "does not fit" in line]
     assert len(warnings) == 1
     assert "'n'" in warnings[0]
     assert "'n@2'" in warnings[0]
@@ -265,6 +265,25 @@ async def test_a_step_inside_a_step_is_kept_on_its_own(node: Node) -> None:
 
     assert await run(node, body, max_retries=1) == "INNER"
     assert CALLS == {"inner": 1, "INNER": 2}
+
+
+async def test_a_sync_step_cannot_wait_for_the_thread_that_waits_for_it(node: Node) -> None:
+    def body(context: BlockingContext = INJECTED) -> str:
+        async def outer() -> str:
+            with pytest.raises(NodeStateError, match="step 'inner': a sync function needs a thread"):
+                await context.context.step("inner", fail_once, "inner")
+            return await context.context.step("later", call_later, "later")
+
+        return context.step("outer", outer)
+
+    def deferred(context: Context = INJECTED) -> Any:
+        async def inner() -> str:
+            return await context.step("own thread", str, "free")
+
+        return inner()
+
+    assert await run(node, body) == "LATER"
+    assert await run(node, deferred) == "free"
 
 
 async def test_a_cancelled_step_in_a_thread_is_kept_before_the_body_ends(node: Node, clock: VirtualClock) -> None:

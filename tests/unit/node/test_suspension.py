@@ -10,7 +10,6 @@ import pytest
 
 from peerjob import (
     INJECTED,
-    ArgumentError,
     BlockingContext,
     Context,
     Instance,
@@ -29,17 +28,27 @@ from peerjob import (
     StepNameError,
     Suspended,
     UnknownInstanceError,
+    job,
 )
 from peerjob.handles.observing import observe
 from peerjob.handles.reasons import why_instance
 from peerjob.handles.scoped_manager import ScopedManager
 from peerjob.model.clock import to_datetime
+from peerjob.model.durable import Step
+from peerjob.model.record import Ack, Action, Outcome
+from peerjob.model.step_values import encode_deadline
+from peerjob.node.work.outcomes import MAX_SWALLOWED
 from peerjob.testing import VirtualClock, running_node
 from support.factories import lines_of, memory_store, notes_of
 
 APPROVAL = Signal("approval", bool)
 LIST = Signal("list", list[int])
 RUNS = Counter[str]()
+
+
+@job(kind="nap")
+async def nap(seconds: float) -> None:
+    await asyncio.sleep(seconds)
 
 
 @pytest.fixture(autouse=True)
@@ -155,13 +164,31 @@ async def test_a_value_of_another_type_is_refused_before_it_is_stored(node: Node
 
 
 @pytest.mark.parametrize("value", [{"no": "bool"}, None])
-async def test_a_stored_value_that_does_not_fit_the_body_is_an_error(node: Node, value: Any) -> None:
-    instance = await begun(node, approve)
+async def test_a_value_that_does_not_fit_the_body_does_not_use_up_the_wait(
+    node: Node, clock: VirtualClock, value: Any
+) -> None:
+    instance = await begun(node, in_time)
     assert await node.signal(instance, "approval", value)
-    await instance.wait(5)
-    assert instance.error is not None
-    assert instance.error.type.endswith(ArgumentError.__name__)
-    assert "signal 'approval'" in instance.error.message
+    await clock.advance(1)
+    assert (await instance.refresh()).waits_for is not None
+    [warning] = [line for line in await lines_of(instance) if "does not fit" in line]
+    assert "'!approval'" in warning
+    assert "'!approval@2'" in warning
+    assert await node.signal(instance, "approval", "no bool either")
+    await clock.advance(1)
+    assert await node.signal(instance, APPROVAL, True)
+    assert await instance.result(1) == "approved: True"
+    assert instance.attempts == 1
+    assert list(await node.steps(instance)) == ["!approval", "!approval@2", "!approval@3", "approval"]
+
+
+async def test_a_value_that_does_not_fit_does_not_extend_the_wait(node: Node, clock: VirtualClock) -> None:
+    instance = await begun(node, in_time)
+    await clock.advance("2m")
+    assert await node.signal(instance, "approval", "later")
+    await clock.advance(61)
+    assert await instance.result(1) == "late: approval"
+    assert not await node.signal(instance, APPROVAL, True)
 
 
 async def test_none_is_a_value_of_a_type_that_has_it(node: Node) -> None:
@@ -271,6 +298,37 @@ async def test_steps_that_run_at_the_same_time_end_before_the_run(node: Node, cl
     assert instance.attempts == 1
 
 
+async def test_the_first_of_several_waits_is_enough(node: Node, clock: VirtualClock) -> None:
+    async def body(ways: list[str], context: Context = INJECTED) -> list[Any]:
+        RUNS["body"] += 1
+        child = await context.start("child", nap.call(5))
+        waits = {
+            "signal": asyncio.ensure_future(context.wait_for(APPROVAL)),
+            "child": asyncio.ensure_future(child.result()),
+            "time": asyncio.ensure_future(context.suspend("time", 8)),
+        }
+        chosen = [waits[way] for way in ways]
+        for way in waits.keys() - ways:
+            waits[way].cancel()
+        done, pending = await asyncio.wait(chosen, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        for task in pending:
+            task.cancel()
+        await context.step("after", str)
+        return [way for way in ways if waits[way] in done]
+
+    node.register(nap)
+    for ways, first in (("signal child", "child"), ("signal time", "time"), ("signal child time", "signal")):
+        RUNS.clear()
+        instance = await begun(node, body, ways.split())
+        assert instance.waits_for is not None
+        if first == "signal":
+            assert await node.signal(instance, APPROVAL, True)
+        assert await instance.result(9) == [first]
+        assert RUNS["body"] == 2
+
+
 async def test_a_group_with_an_error_fails(node: Node) -> None:
     async def broken() -> None:
         raise ValueError("broken")
@@ -310,11 +368,22 @@ async def test_a_body_that_swallows_the_end_is_handed_back(
     assert "caught Suspended" in errors[0]
     assert f"{__file__}, line " in errors[0]
     assert errors[0].removeprefix(f"instance {instance.id}: ") in await lines_of(instance)
-    await clock.advance(60)
-    assert 2 <= RUNS["swallow"] <= 8, "it runs again, and not in a hot loop"
+    await clock.advance(35)
+    assert 2 <= RUNS["swallow"] <= 4, "it runs again, and not in a hot loop"
     assert await node.signal(instance, APPROVAL, True)
     assert await instance.result(60) == "True"
     assert instance.attempts == 1
+
+
+@pytest.mark.parametrize("body", [swallow, swallow_on_loop])
+async def test_a_body_that_swallows_the_end_again_and_again_fails(node: Node, clock: VirtualClock, body: Any) -> None:
+    instance = await begun(node, body, max_retries=1, backoff="1m")
+    await clock.advance(140)
+    assert (await instance.refresh()).state is State.TERMINATED
+    assert RUNS["swallow"] == MAX_SWALLOWED + 2
+    assert instance.attempts == 2
+    assert instance.error is not None
+    assert "caught Suspended" in instance.error.message
 
 
 async def test_finally_blocks_run_and_except_exception_does_not_catch(node: Node) -> None:
@@ -358,6 +427,31 @@ async def test_a_step_cannot_wait(node: Node) -> None:
             await context.step("outer", inner)
 
     assert (await begun(node, body)).state is State.COMPLETED
+
+
+async def test_a_deadline_that_another_writer_kept_first_counts(clock: VirtualClock) -> None:
+    store = memory_store(clock)
+
+    async def body(context: Context = INJECTED) -> str:
+        RUNS["body"] += 1
+        await context.step("opened", str)
+        if RUNS["body"] == 1:  # with the fence of this run, so the answer to its SUSPEND is "taken"
+            instance = context.instance
+            assert instance is not None
+            step = Step("nap", encode_deadline(clock.time_us() + 120_000_000))
+            outcome = Outcome(id=context.id, fence=context.fence, action=Action.REPORT, steps=(step,), linked=True)
+            assert await store.commit(instance.record.owner, [outcome], request="another") == [Ack.DONE]
+        await context.suspend("nap", "1m")
+        return "over"
+
+    async with running_node(store=store, clock=clock) as node:
+        instance = await begun(node, body)
+        assert RUNS["body"] == 2
+        assert "Scheduled: another value of a step was stored first" in await notes_of(instance)
+        await clock.advance(100)
+        assert (await instance.refresh()).state is State.SCHEDULED
+        assert await instance.result(30) == "over"
+        assert (RUNS["body"], instance.attempts) == (3, 1)
 
 
 async def test_a_wait_of_no_time_does_not_end_the_run(node: Node) -> None:
