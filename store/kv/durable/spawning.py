@@ -145,7 +145,9 @@ class SpawnCommands(KVCommands):
             if row is not None and (thread is None or thread.parent != call.parent):
                 raise ValueError(f"child {id} of {call.parent}: another instance has this id")
             if row is not None and _row_is_open(row):
-                needs += (NewNeed(id, 0, call.parent, need) for need in child.needs)
+                for need in child.needs:
+                    comes_later = need.id in call.added and children[need.id][0] > index
+                    needs.append(NewNeed(id, 0, call.parent, need, comes_later))
                 closing |= set() if child.more else {id}
         if not await attach(context, guard, needs, call.settles):
             return

@@ -31,6 +31,8 @@ class NewNeed(msgspec.Struct, frozen=True):
     parent: str
     """The parent of the child."""
     need: Need
+    comes_later: bool = False
+    """Whether the same call adds the child after the dependant: then it did not exist when the need was given."""
 
     @property
     def must_complete(self) -> bool:
@@ -76,7 +78,7 @@ async def _planned(context: KVContext, new: NewNeed, state: Entry | None, edge: 
     marker = keys.needs(new.dependant, new.fence) + id
     row = None if state is None else await context.row_of(id, state)
     thread = None if row is None else thread_of(row)
-    if state is None or row is None or thread is None or thread.parent != new.parent:
+    if new.comes_later or state is None or row is None or thread is None or thread.parent != new.parent:
         return _failed(context, new, marker, None)
     if not row.keeps:
         return None if row.state is State.COMPLETED else _failed(context, new, marker, row)

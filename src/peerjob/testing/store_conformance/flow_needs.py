@@ -127,6 +127,19 @@ class FlowNeedRules(DurableSuite):
             await self.settle(flows)
             await self.assert_failed(flows, late.instance.id, id, None)
 
+    async def test_a_sibling_that_comes_later_in_the_call(self, flows: Store) -> None:
+        peer = await self.join(flows)
+        last = self.child(delay_us=HOUR_US)
+        failed, free = self.child(completed(last.instance.id)), self.child(last.instance.id)
+        parent = await self.parent(peer, failed, free, last)
+        await self.settle(flows)
+        await self.assert_failed(flows, failed.instance.id, last.instance.id, None)
+        claim = await peer.take_one()
+        assert claim.id == free.instance.id
+        late = self.child(completed(last.instance.id))
+        await self.spawn(peer, parent, late)
+        await self.assert_waits(flows, late.instance.id)
+
     async def test_a_long_chain_is_cancelled_in_parts(self, flows: Store) -> None:
         peer = await self.join(flows)
         chain = [self.child()]
