@@ -1,11 +1,11 @@
 """A failover behind one address: the old primary lives on as a replica, and connections to it stay open."""
 
 import asyncio
-import contextlib
 
 import pytest
 
 from peerjob import Job, Node
+from support.listening import listening, passed_on
 from support.servers import Server, StartServer
 from support.waiting import IN_TIME, until
 
@@ -15,40 +15,9 @@ class Address:
 
     def __init__(self, target: int) -> None:
         self.target = target
-        self._serving: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> "Address":
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._serving:
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(reader, writer))
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
-        task.add_done_callback(lambda _: writer.transport.abort())
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_pass_on(reader, far_writer))
-                group.create_task(_pass_on(far_reader, writer))
-        finally:
-            far_writer.transport.abort()
-
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):
-        while data := await reader.read(65536):
-            writer.write(data)
-        writer.close()
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await passed_on(reader, writer, self.target)
 
 
 @pytest.fixture(params=["redis", "valkey+glide"])
@@ -71,8 +40,9 @@ async def test_a_node_leaves_a_primary_that_was_demoted(pair: tuple[Server, Serv
         return 2 * n
 
     job = Job("double", double)
-    async with Address(first.port) as address:
-        url = f"{first.scheme}://127.0.0.1:{address.port}"
+    address = Address(first.port)
+    async with listening(address.serve) as port:
+        url = f"{first.scheme}://127.0.0.1:{port}"
         async with (
             Node(url, jobs=[job], workers=4, name="worker") as worker,
             Node(url, name="client", workers=0) as own,

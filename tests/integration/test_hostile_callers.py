@@ -10,6 +10,7 @@ import pytest
 from peerjob import Client
 from peerjob.proto.job.v1 import service_pb2 as pb
 from support.jobd import Jobd, target
+from support.listening import copied, listening
 from support.processes import ChildProcess
 from support.waiting import PATIENCE
 
@@ -63,24 +64,16 @@ async def test_a_client_asks_for_answers_without_compression() -> None:
     received = 0
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal received
         back, there = await asyncio.open_connection("127.0.0.1", port)
+        requests = asyncio.create_task(copied(reader, there))
+        while data := await back.read(1 << 16):
+            received += len(data)
+            writer.write(data)
+        await requests
 
-        async def requests() -> None:
-            while data := await reader.read(1 << 16):
-                there.write(data)
-            there.close()
-
-        async def answers() -> None:
-            nonlocal received
-            while data := await back.read(1 << 16):
-                received += len(data)
-                writer.write(data)
-            writer.close()
-
-        await asyncio.gather(requests(), answers())
-
-    async with await asyncio.start_server(forward, "127.0.0.1", 0) as way:
-        async with Client(f"127.0.0.1:{way.sockets[0].getsockname()[1]}", connect_timeout=PATIENCE) as client:
+    async with listening(forward) as way:
+        async with Client(f"127.0.0.1:{way}", connect_timeout=PATIENCE) as client:
             assert client is not None
         await server.stop(0)
     assert received > MIB

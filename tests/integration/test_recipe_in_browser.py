@@ -3,14 +3,14 @@
 import asyncio
 import re
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 from playwright.async_api import expect
 
 from support.browser import Pages
+from support.listening import listening, passed_on
 from support.pages import DOCS, files
 from support.processes import ChildProcess
 from support.servers import StartServer, free_port
@@ -33,36 +33,14 @@ class Proxy:
         self.replica = replica
         self.refused = asyncio.Event()
 
-    @asynccontextmanager
-    async def serving(self) -> AsyncGenerator[str]:
-        """The address of the proxy."""
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a connection."""
         try:
-            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        finally:
-            server.close()
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            from_replica, to_replica = await asyncio.open_connection("127.0.0.1", self.replica)
+            await passed_on(reader, writer, self.replica)
         except ConnectionRefusedError:
             await reader.readuntil(b"\r\n\r\n")
             writer.write(REFUSED)
-            writer.close()
             self.refused.set()
-            return
-        await asyncio.gather(_copy(reader, to_replica), _copy(from_replica, writer))
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
-    except ConnectionError:
-        pass
-    finally:
-        writer.close()
 
 
 async def test_the_page_of_a_recipe_shows_a_job_to_its_end_although_its_replica_is_killed(
@@ -85,7 +63,7 @@ async def test_the_page_of_a_recipe_shows_a_job_to_its_end_although_its_replica_
         first, second = replicas
         proxy = Proxy(first)
         browser_pages.problems.expected |= {0, 502}
-        page = await browser_pages.open(await cleanup.enter_async_context(proxy.serving()))
+        page = await browser_pages.open(f"http://127.0.0.1:{await cleanup.enter_async_context(listening(proxy.serve))}")
         await page.get_by_role("button", name="Bake").click()
         await expect(page.locator("#log")).to_contain_text("loaf 3 of")
 

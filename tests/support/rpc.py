@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import functools
 import socket
 from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +18,7 @@ from peerjob import Clock, Node
 from peerjob.node.manager.jobs import JobSource
 from peerjob.remote.server.server import Server
 from peerjob.remote.wire.rpcs import RPCS, SERVICE
+from support.listening import listening, passed_on
 from support.waiting import PATIENCE
 
 Options = list[tuple[str, Any]]
@@ -103,23 +104,8 @@ async def raw_client(target: str, options: Options | None = None) -> AsyncGenera
 @contextlib.asynccontextmanager
 async def forwarding(server: Server, *, host: str = "127.0.0.1", delay: float = 0) -> AsyncGenerator[str]:
     """A way to a server, which sees calls come from `host`; what it says first is `delay` seconds under way."""
-
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.closing(writer):
-            while data := await reader.read(1 << 16):
-                writer.write(data)
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(delay)
-        await copy(reader, writer)
-
-    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there = await asyncio.open_connection("127.0.0.1", server.port, local_addr=(host, 0))
-        with contextlib.suppress(ConnectionError):
-            await asyncio.gather(copy(reader, there[1]), answer(there[0], writer))
-
-    async with await asyncio.start_server(forward, "127.0.0.1", 0) as listening:
-        yield f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    async with listening(functools.partial(passed_on, port=server.port, host=host, delay=delay)) as port:
+        yield f"127.0.0.1:{port}"
 
 
 @contextlib.contextmanager

@@ -41,6 +41,7 @@ async def first_answer(
     problems = list[Exception]()
     unstarted = list(reversed(attempts))
     running = set[asyncio.Task[T]]()
+    last: asyncio.Task[T] | None = None
     try:
         while unstarted or running:
             if unstarted:
@@ -50,6 +51,7 @@ async def first_answer(
             )
             for attempt in ended:
                 running.discard(attempt)
+                last = attempt
                 try:
                     return attempt.result()
                 except expected as error:
@@ -58,5 +60,10 @@ async def first_answer(
         for attempt in running:
             attempt.add_done_callback(dismiss)  # also if the caller is cancelled again during the wait below
             attempt.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        try:
+            await asyncio.gather(*running, return_exceptions=True)
+        except asyncio.CancelledError:
+            if last is not None:
+                dismiss(last)
+            raise
     raise NoAnswerError(problems)

@@ -62,3 +62,25 @@ async def test_a_result_is_discarded_when_its_caller_is_cancelled_twice() -> Non
     with pytest.raises(asyncio.CancelledError):
         await caller
     await until(lambda: discarded == [1])
+
+
+async def test_a_result_is_discarded_when_its_caller_is_cancelled_after_it() -> None:
+    discarded, ending = list[str](), asyncio.Event()
+
+    async def late() -> str:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ending.set()
+            await asyncio.sleep(0)
+        return "late"
+
+    async def found() -> str:
+        return "found"
+
+    caller = asyncio.create_task(first_answer([late, found], expected=(), discard=discarded.append))
+    await ending.wait()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert discarded == ["found"]

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -15,11 +15,11 @@ from peerjob.store.lua.client.connection import ServerConnection
 from peerjob.store.lua.client.connection_options import server_options
 from peerjob.store.lua.client.replies import CallTimeoutError, DisconnectedError, ProtocolError, ServerError
 from peerjob.store.url import Host
+from support.listening import Serve, listening
 from support.waiting import PATIENCE, until
 
 PING = b"*1\r\n$4\r\nPING\r\n"
 PONG = b"+PONG\r\n"
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -27,20 +27,15 @@ async def connected(serve: Serve) -> AsyncGenerator[ServerConnection]:
     """A connection to a server that accepts it, and then serves it with `serve`."""
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            requests = hiredis.Reader()
-            while requests.gets() is False:  # CLIENT SETNAME
-                if not (data := await reader.read(1000)):
-                    return  # the client left: at the end, `read` gives nothing again and again, without a pause
-                requests.feed(data)
-            writer.write(b"+OK\r\n")
-            await serve(reader, writer)
-        finally:
-            writer.close()
+        requests = hiredis.Reader()
+        while requests.gets() is False:  # CLIENT SETNAME
+            if not (data := await reader.read(1000)):
+                return  # the client left: at the end, `read` gives nothing again and again, without a pause
+            requests.feed(data)
+        writer.write(b"+OK\r\n")
+        await serve(reader, writer)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server, asyncio.timeout(PATIENCE):
+    async with listening(accept) as port, asyncio.timeout(PATIENCE):
         deadline = asyncio.get_running_loop().time() + PATIENCE
         connection = await ServerConnection.open(
             Host("127.0.0.1", port), server_options(parse_address(f"redis://127.0.0.1:{port}"), PATIENCE), deadline
@@ -208,11 +203,9 @@ async def opening(
         try:
             await serve(reader, writer)
         finally:
-            writer.close()
             ended.set()
 
-    async with await asyncio.start_server(accept, "127.0.0.1", 0) as server, asyncio.timeout(PATIENCE):
-        port = server.sockets[0].getsockname()[1]
+    async with listening(accept) as port, asyncio.timeout(PATIENCE):
         options = server_options(parse_address(f"redis://user:password@127.0.0.1:{port}{path}"), PATIENCE)
         deadline = asyncio.get_running_loop().time() + within
         yield ServerConnection.open(Host("127.0.0.1", port), options, deadline)
@@ -254,12 +247,11 @@ async def test_a_connection_over_a_unix_socket_signs_in_once(tmp_path: Path) -> 
         async for command in commands_of(reader):
             seen.append(command[0])
             writer.write(b"+OK\r\n")
-        writer.close()
         ended.set()
 
     path = str(tmp_path / "redis.sock")
     options = server_options(parse_address(f"redis+unix://:password@{path}"), PATIENCE)
-    async with await asyncio.start_unix_server(serve, path), asyncio.timeout(PATIENCE):
+    async with listening(serve, path), asyncio.timeout(PATIENCE):
         (await ServerConnection.open(path, options, asyncio.get_running_loop().time() + PATIENCE)).end()
         await ended.wait()
     assert seen == [b"AUTH", b"CLIENT"]
@@ -332,12 +324,11 @@ async def test_a_host_is_reached_at_its_second_address_while_the_first_one_hangs
         await reader.readuntil(b"peerjob\r\n")
         writer.write(b"+OK\r\n")
         await reader.read()
-        writer.close()
         closed.set()
 
     with ExitStack() as cleanup:
-        async with await asyncio.start_server(accept, "127.0.0.1", 0) as server, asyncio.timeout(PATIENCE):
-            host = Host("store.example", server.sockets[0].getsockname()[1])
+        async with listening(accept) as port, asyncio.timeout(PATIENCE):
+            host = Host("store.example", port)
             full_queue(cleanup, addresses[0], host.port)
             deadline = asyncio.get_running_loop().time() + PATIENCE
             options = server_options(parse_address(f"redis://{host}"), PATIENCE)

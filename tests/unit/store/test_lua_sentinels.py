@@ -11,6 +11,7 @@ from peerjob.store.lua.client import sentinel as sentinel_module
 from peerjob.store.lua.client.address import parse_address
 from peerjob.store.lua.client.sentinel import Sentinels
 from peerjob.store.url import Host
+from support.listening import listening
 from support.servers import free_port
 from support.waiting import PATIENCE
 
@@ -49,25 +50,22 @@ async def sentinel(answer: bytes, messages: Sequence[bytes] = ()) -> AsyncGenera
     """A sentinel that gives one answer to each question, and sends its subscribers some messages."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while head := await reader.readline():
-                words: list[bytes] = []
-                for _ in range(int(head[1:])):
-                    await reader.readline()
-                    words.append((await reader.readline()).strip())
-                match words[0].upper():
-                    case b"SENTINEL":
-                        writer.write(answer)
-                    case b"SUBSCRIBE":
-                        writer.write(f"*3\r\n{_bulk('subscribe')}{_bulk('+switch-master')}:1\r\n".encode())
-                        writer.writelines(messages)
-                    case _:
-                        writer.write(b"+OK\r\n")
-        finally:
-            writer.close()
+        while head := await reader.readline():
+            words: list[bytes] = []
+            for _ in range(int(head[1:])):
+                await reader.readline()
+                words.append((await reader.readline()).strip())
+            match words[0].upper():
+                case b"SENTINEL":
+                    writer.write(answer)
+                case b"SUBSCRIBE":
+                    writer.write(f"*3\r\n{_bulk('subscribe')}{_bulk('+switch-master')}:1\r\n".encode())
+                    writer.writelines(messages)
+                case _:
+                    writer.write(b"+OK\r\n")
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with listening(serve) as port:
+        yield f"127.0.0.1:{port}"
 
 
 async def asking(cleanup: AsyncExitStack, *answers: bytes | None, messages: Sequence[bytes] = ()) -> Sentinels:

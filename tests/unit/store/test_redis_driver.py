@@ -14,6 +14,7 @@ from peerjob.store.lua.client.address import parse_address
 from peerjob.store.lua.client.connection import ServerConnection
 from peerjob.store.lua.client.redis_driver import RedisDriver
 from peerjob.store.url import Host
+from support.listening import listening
 from support.waiting import PATIENCE, until
 
 READ_ONLY = b"-READONLY You can't write against a read only replica.\r\n"
@@ -34,18 +35,15 @@ class FakeServer:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         requests = hiredis.Reader()
-        try:
-            while data := await reader.read(1000):
-                requests.feed(data)
-                while (words := requests.gets()) is not False:
-                    name = cast("list[bytes]", words)[0].decode()
-                    self.seen.append(name)
-                    if name in self.answers:
-                        writer.write(self.answers[name])
-                    else:
-                        self.waiting[name] = writer
-        finally:
-            writer.close()
+        while data := await reader.read(1000):
+            requests.feed(data)
+            while (words := requests.gets()) is not False:
+                name = cast("list[bytes]", words)[0].decode()
+                self.seen.append(name)
+                if name in self.answers:
+                    writer.write(self.answers[name])
+                else:
+                    self.waiting[name] = writer
 
     def knows(self, primary: Host) -> None:
         """Name the primary as a sentinel."""
@@ -65,8 +63,8 @@ def _bulk(word: str) -> str:
 
 @asynccontextmanager
 async def running(server: FakeServer) -> AsyncGenerator[FakeServer]:
-    async with await asyncio.start_server(server.serve, "127.0.0.1", 0) as listening:
-        server.host = Host("127.0.0.1", listening.sockets[0].getsockname()[1])
+    async with listening(server.serve) as port:
+        server.host = Host("127.0.0.1", port)
         yield server
 
 
