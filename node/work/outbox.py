@@ -12,6 +12,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreError, StoreFullError, StoreRefusedError
 from peerjob.model.job import Job
 from peerjob.model.record import NewInstance
+from peerjob.model.state import State
 from peerjob.node.body.registry import Registry
 from peerjob.node.manager.batches import Enqueuer, RecordReader
 from peerjob.node.manager.call_encoder import fresh_record
@@ -45,8 +46,8 @@ class RelayNode(Protocol):
     async def send(self, instances: Sequence[NewInstance]) -> list[Exception | None]:
         """Enqueue instances, of which some may be in the store already; None, or why the store refuses the instance.
 
-        Raises StoreError if the store takes nothing now: it is away, or full. After a StoreFullError that is not
-        `is_unsure`, the store has none of the instances of this call.
+        Raises StoreError if the store takes nothing now: it is away, is full, or refuses the user. After the latter two
+        the store has none of the instances of this call, unless the error is `is_unsure`.
         """
         ...
 
@@ -54,8 +55,8 @@ class RelayNode(Protocol):
         """Wait for an answer of the store. Raises StoreError if it gives none."""
         ...
 
-    async def over(self, ids: Sequence[str]) -> list[str]:
-        """Those of the ids whose instance is final, or not in the store."""
+    async def states(self, ids: Sequence[str]) -> dict[str, State]:
+        """The state of each instance that the store has."""
         ...
 
 
@@ -145,7 +146,6 @@ class OutboxRole(BackgroundRole):
         """See `RelayNode.reach`."""
         await self._records.find_many([NO_INSTANCE])
 
-    async def over(self, ids: Sequence[str]) -> list[str]:
-        """See `RelayNode.over`."""
-        records = await self._records.find_many(ids)
-        return [id for id in ids if id not in records or records[id].state.is_final]
+    async def states(self, ids: Sequence[str]) -> dict[str, State]:
+        """See `RelayNode.states`."""
+        return {id: record.state for id, record in (await self._records.find_many(ids)).items()}

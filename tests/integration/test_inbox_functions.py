@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -93,18 +94,75 @@ async def test_a_function_that_ends_its_transaction_is_refused_and_writes_nothin
     assert bank.written() == [5]
 
 
+def commits_driver(session: Session) -> None:
+    driver: Any = session.connection().connection.driver_connection
+    driver.commit()
+
+
+def commits_after_another_statement(session: Session) -> None:
+    session.connection().exec_driver_sql("SELECT 1; COMMIT")
+
+
+@pytest.mark.parametrize("end", [commits_driver, commits_after_another_statement])
 @pytest.mark.parametrize("goes_on", [False, True])
-async def test_a_commit_of_the_drivers_connection_is_told(bank: Bank, *, goes_on: bool) -> None:
+async def test_the_database_refuses_a_commit_that_sqlalchemy_does_not_see(
+    postgres: Database, tmp_path: Path, end: Callable[[Session], None], *, goes_on: bool
+) -> None:
     def ends(session: Session) -> None:
         write(session, 1)
-        driver: Any = session.connection().connection.driver_connection
-        driver.commit()
-        if goes_on:
-            write(session, 2)
+        try:
+            end(session)
+        except Exception:
+            if not goes_on:
+                raise
+        session.connection().connection.driver_connection.execute("INSERT INTO written VALUES (2)")  # type: ignore[union-attr]
 
-    with pytest.raises(OptionError, match=r"got .a commit of the driver's connection, which leaves writes without"):
-        await transact(Claims().run(1), bank.engine, ends, name="ends")
-    assert (bank.written(), bank.kept()) == ([1], []), "the writes before the commit are in the database"
+    async with bank_of(postgres, tmp_path) as bank:
+        claims = Claims()
+        with pytest.raises(OptionError, match=r"got .a commit of the driver's connection"):
+            await transact(claims.run(1), bank.engine, ends, name="ends")
+        assert (bank.written(), bank.kept(), bank.kept("peerjob_inbox_fence")) == ([], [], [])
+        assert (await transact(claims.run(1), bank.engine, write, 5)).number == 5
+        # the next name, and a later run that finds the value
+        assert (await transact(claims.run(1), bank.engine, write, 6, name="next")).number == 6
+        assert (await transact(claims.run(2), bank.engine, write, 7)).number == 5
+        assert bank.written() == [5, 6]
+
+
+async def test_the_commit_of_an_asynchronous_driver_is_refused(postgres: Database, tmp_path: Path) -> None:
+    async def ends(session: AsyncSession) -> None:
+        await session.execute(text("INSERT INTO written VALUES (1)"))
+        driver: Any = (await (await session.connection()).get_raw_connection()).driver_connection
+        await driver.execute("COMMIT")
+
+    async with bank_of(postgres, tmp_path) as bank:
+        with pytest.raises(OptionError, match=r"got .a commit of the driver's connection"):
+            await transact(Claims().run(1), bank.async_engine, ends)
+        assert (bank.written(), bank.kept()) == ([], [])
+
+
+@pytest.mark.parametrize("checks_keys", [False, True])
+async def test_sqlite_refuses_a_commit_of_the_driver_if_it_checks_foreign_keys(
+    tmp_path: Path, *, checks_keys: bool
+) -> None:
+    def ends(session: Session) -> None:
+        write(session, 1)
+        commits_driver(session)
+
+    async with bank_of(None, tmp_path / "bank.db") as bank:
+        if checks_keys:
+            event.listen(bank.engine, "connect", lambda driver, _: driver.execute("PRAGMA foreign_keys = ON"))
+            bank.engine.dispose()
+        expected = sqlite3.IntegrityError if checks_keys else OptionError
+        told = "FOREIGN KEY" if checks_keys else "got .a commit of the driver's connection, which leaves writes without"
+        claims = Claims()
+        with pytest.raises(expected, match=told):
+            await transact(claims.run(1), bank.engine, ends, name="ends")
+        written = [] if checks_keys else [1]  # the writes before the commit are in the database
+        assert (bank.written(), bank.kept()) == (written, [])
+        for fence in (2, 3):
+            assert (await transact(claims.run(fence), bank.engine, write, fence)).number == 2
+        assert bank.written() == [*written, 2]
 
 
 async def test_a_function_may_undo_a_part_and_commit_its_session(bank: Bank) -> None:

@@ -1,6 +1,7 @@
 """A row counts as sent only if a relay may have sent it, so rows of an outage of any length are sent after it."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from peerjob import Job, Node, State
-from peerjob.model.errors import StoreError, StoreFullError
+from peerjob.model.errors import StoreError, StoreFullError, StorePermissionError
 from peerjob.model.record import NewInstance
 from peerjob.node.work.outbox import OutboxState, RelayNode
 from peerjob.sql import Outbox, OutboxRelay
@@ -38,20 +39,22 @@ async def base(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 
 class Watched:
-    """A relay that notes how often it asks the store in vain, and each refusal of its rows."""
+    """A relay that notes how often it asks the store in vain, the sizes of its calls, and each refusal of its rows."""
 
     def __init__(self, base: Base) -> None:
         self._relay = OutboxRelay(base.relay_engine)
         self.unreached = 0
         self.refusals: list[StoreError] = []
+        self.sizes: list[int] = []
 
     async def run(self, node: RelayNode) -> None:
         watched = self
 
         class Watching:
-            clock, over = node.clock, node.over
+            clock, states = node.clock, node.states
 
             async def send(self, instances: Sequence[NewInstance]) -> list[Exception | None]:
+                watched.sizes.append(len(instances))
                 try:
                     return await node.send(instances)
                 except StoreError as error:
@@ -111,6 +114,29 @@ async def test_rows_that_a_full_store_refuses_are_given_back(base: Base, start_s
         server.command("CONFIG", "SET", "maxmemory", "0")
         await until(lambda: base.rows() == [])
         assert (await node.wait_final(row.id, 60)).state is State.COMPLETED
+
+
+@pytest.mark.parametrize("base", ["psycopg"], indirect=True)
+async def test_rows_wait_while_the_user_of_the_store_lacks_a_right(
+    base: Base, start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, relay = start_server("redis"), Watched(base)
+    server.command("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all")
+    async with running(server.url.replace("//", "//app:secret@"), relay) as node:
+        server.command("ACL", "SETUSER", "app", "-zadd")
+        with base.engine.begin() as connection:
+            rows = outbox.schedule_many(connection, [job.call(number) for number in range(3)])
+        await until(lambda: len(relay.refusals) >= 3)
+        assert all(isinstance(error, StorePermissionError) for error in relay.refusals)
+        assert relay.sizes[-1] == 1, "the relay tries with one row"
+        await until(lambda: [row.taken for row in base.rows()] == [None] * 3)
+        server.command("ACL", "SETUSER", "app", "+zadd")
+        await until(lambda: base.rows() == [])
+        assert [(await node.wait_final(row.id, 60)).state for row in rows] == [State.COMPLETED] * 3
+    (told,) = [record for record in caplog.records if record.name == "peerjob.sql"]
+    assert told.levelname == "ERROR"
+    assert re.search(r"rows of the outbox peerjob_outbox wait.*user 'app'.*lacks a right.*'zadd'", told.getMessage())
+    assert base.rows("peerjob_outbox_bad") == []
 
 
 async def test_a_row_that_another_relay_has_taken_since_is_not_given_back(base: Base) -> None:

@@ -182,6 +182,27 @@ async def test_a_row_that_was_taken_is_sent_again_for_a_day(base: Base, make_nod
     assert "taken about a day ago" in error
 
 
+async def test_an_old_row_whose_instance_the_store_has_was_sent(base: Base, make_node: MakeNode) -> None:
+    ran: list[int] = []
+
+    async def note(number: int) -> None:
+        ran.append(number)
+
+    kept = Job("note", note)
+    with base.engine.begin() as connection:
+        row = outbox.schedule(connection, kept.call(1))
+    (stored,) = base.rows()
+    async with make_node(base, [kept]) as node:
+        await row.result(node, 30)
+    long_ago = "now() - interval '2 days'" if "sqlite" not in base.kind else "'2020-01-01 00:00:00.000'"
+    sql = f"INSERT INTO peerjob_outbox (id, call, taken) VALUES (:id, :call, {long_ago})"
+    base.execute(sql, id=row.id, call=bytes(stored[1]))
+    async with make_node(base, [kept]) as node:
+        await until(lambda: base.rows() == [])
+        assert (await node.lookup_instance(row.id)).record.attempts == 1
+    assert (ran, base.rows("peerjob_outbox_bad")) == ([1], [])
+
+
 async def test_a_row_is_sent_once_also_after_its_instance_was_removed(base: Base, make_node: MakeNode) -> None:
     """A relay was killed after the enqueue and before the delete, and the instance has run and is gone."""
     ran: list[int] = []

@@ -60,7 +60,7 @@ class DyingNode:
         self._node = node
         self._database = database
         self.clock = node.clock
-        self.over = node.over
+        self.states = node.states
         self.reach = node.reach
 
     async def send(self, instances: Sequence[NewInstance]) -> list[Exception | None]:

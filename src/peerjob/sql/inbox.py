@@ -157,7 +157,7 @@ class _Work(NamedTuple):
         """Lock the instance; returns the kept value, or what watches the function. Raises OwnershipLost."""
         connected, context = transaction_of(connection).connected, self.context
         try:
-            mark = lock_fence(connected, self.table, context.id, context.fence)
+            mark = lock_fence(connected, self.table, context.id, context.fence, self.name)
             if mark is None:
                 raise OwnershipLost(
                     f"instance {context.id} is not held under fence {context.fence} any more: a later claim has written"

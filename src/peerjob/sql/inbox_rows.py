@@ -23,19 +23,21 @@ _ID: dict[Dialect, str] = {"postgresql": "CAST(:instance AS uuid)", "sqlite": ":
 _SAVEPOINT = "peerjob_transact"
 
 
-def lock_fence(connected: Connected, table: str, instance: str, fence: int) -> int | None:
+def lock_fence(connected: Connected, table: str, instance: str, fence: int, name: str) -> int | None:
     """Lock the row of an instance until the transaction ends; None if a later claim has written.
 
-    Returns the mark of the transaction, for `keep_value`.
+    The row then names a value, and its foreign key refuses a commit before `keep_value` has written this value. SQLite
+    checks foreign keys only on connections that turn them on. Returns the mark of the transaction, for `keep_value`.
     """
     fences, dialect = beside(table, FENCES), connected.dialect
     mark = "txid_current()" if dialect == "postgresql" else "0"
     sql = (
-        f"INSERT INTO {fences} AS known (instance, fence) VALUES ({_ID[dialect]}, :fence) "  # noqa: S608  # checked
-        f"ON CONFLICT (instance) DO UPDATE SET fence = excluded.fence, written = {_NOW[dialect]} "
+        f"INSERT INTO {fences} AS known (instance, fence, name) "  # noqa: S608  # checked
+        f"VALUES ({_ID[dialect]}, :fence, :name) ON CONFLICT (instance) "
+        f"DO UPDATE SET fence = excluded.fence, name = excluded.name, written = {_NOW[dialect]} "
         f"WHERE known.fence <= excluded.fence RETURNING {mark}"
     )
-    rows = connected.execute(sql, {"instance": instance, "fence": fence})
+    rows = connected.execute(sql, {"instance": instance, "fence": fence, "name": name})
     if not rows:
         return None
     if dialect == "sqlite":
@@ -87,7 +89,7 @@ def old_instances(connected: Connected, table: str, seconds: float, after: str, 
 def remove_instances(connected: Connected, table: str, ids: Sequence[str]) -> None:
     """Remove the rows of instances."""
     id = _ID[connected.dialect]
-    for name in (INBOX, FENCES):
+    for name in (FENCES, INBOX):  # a fence refers to a value
         sql = f"DELETE FROM {beside(table, name)} WHERE instance = {id}"  # noqa: S608  # checked
         if ids:
             connected.execute(sql, [{"instance": instance} for instance in ids])

@@ -10,7 +10,13 @@ from collections.abc import Callable, Sized
 from concurrent.futures import Executor
 from typing import Any, TypeVar, cast
 
-from peerjob.model.errors import DecodeError, StoreError, StoreFullError
+from peerjob.model.errors import (
+    DecodeError,
+    StoreCredentialsError,
+    StoreError,
+    StoreFullError,
+    StorePermissionError,
+)
 from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, NewInstance
 from peerjob.node.work.outbox import OutboxState, RelayNode
 
@@ -19,7 +25,7 @@ from .inbox_rows import FIRST, old_instances, remove_instances
 from .listening import Listener
 from .outbox import relays
 from .relay_rows import TakenRow, delete, give_back, is_empty, keep_aside, old_rows, state_of, take
-from .rows import check_id, decode_row
+from .rows import decode_row, is_row_id
 from .statements import Connected
 from .tables import DEFAULT_TABLE, bad_table, channel_of, checked_table, table_error
 
@@ -39,6 +45,8 @@ CLEAN_PERIOD = 3_600.0
 """About the seconds between two searches for instances of the inbox that are over."""
 KEPT = 86_400.0
 """Seconds for which the inbox keeps the rows of an instance that is over."""
+REFUSALS = (StoreFullError, StorePermissionError, StoreCredentialsError)
+"""What a store raises before it writes anything of a call."""
 OLD = "it was taken about a day ago: its instance may have run, and the store may have forgotten its id"
 
 
@@ -115,7 +123,8 @@ class _Passes:
         self._aside_at = self._clean_at = 0.0
         self._clean_after: str | None = None
         """The last instance that the present search of the inbox has seen; None between two searches."""
-        self._last_error = ""
+        self._last_error = self._refusal = ""
+        self._most = MAX_BATCH
 
     async def run(self) -> None:
         is_woken = False
@@ -124,6 +133,9 @@ class _Passes:
                 self._wake.clear()
                 try:
                     is_full = await self._pass(is_woken)
+                except REFUSALS as error:
+                    self._report_refusal(error)
+                    is_full = False
                 except StoreError:
                     raise
                 except Exception as error:  # noqa: BLE001  # each library has its own errors of a database that is away
@@ -144,6 +156,12 @@ class _Passes:
             logger.warning("the relay of the outbox %s tries again each second: %s", self._table, text)
         self._last_error = text
 
+    def _report_refusal(self, error: StoreError) -> None:
+        if str(error) != self._refusal:
+            logger.error("the rows of the outbox %s wait, because the store takes nothing: %s", self._table, error)
+        self._refusal = str(error)
+        self._most = 1  # most rows need no change until the store takes one
+
     async def _pass(self, is_woken: bool) -> bool:
         """Take rows and send them; whether more rows may be waiting. A notification may have woken the relay."""
         await self._listen()
@@ -162,7 +180,7 @@ class _Passes:
             self._answered_at = self._node.clock.elapsed()
         taken_at = self._node.clock.elapsed()
         rows = await self._run(self._take, is_one=not (self._sent or self._refused))
-        is_full = len(rows) == MAX_BATCH or sum(_size(row.call) for row in rows) >= MAX_BATCH_BYTES
+        is_full = len(rows) == self._most or sum(_size(row.call) for row in rows) >= MAX_BATCH_BYTES
         self._ended()
         instances = [instance for instance in map(self._decoded, rows) if instance is not None]
         if instances:
@@ -173,11 +191,14 @@ class _Passes:
             try:
                 async with asyncio.timeout(SEND_LIMIT):
                     errors = await self._node.send(instances)
-            except StoreFullError as full:
-                if not full.is_unsure:
+            except REFUSALS as refusal:
+                if not refusal.is_unsure:
                     await self._run(lambda connected: give_back(connected, self._table, rows))
                 raise
             self._answered_at = self._node.clock.elapsed()
+            self._most = min(2 * self._most, MAX_BATCH)
+            if self._most == MAX_BATCH:
+                self._refusal = ""
             for instance, error in zip(instances, errors, strict=True):
                 if error is None:
                     self._sent.append(instance.id)
@@ -205,12 +226,13 @@ class _Passes:
     def _take(self, connected: Connected) -> list[TakenRow]:
         """Delete the rows of the last pass and take others, in one transaction."""
         self._finish(connected)
-        return take(connected, self._table, MAX_BATCH, MAX_BATCH_BYTES)
+        return take(connected, self._table, self._most, MAX_BATCH_BYTES)
 
     def _decoded(self, row: TakenRow) -> NewInstance | None:
         try:
             new = decode_row(row.id, row.call)
-            check_id(row.id)
+            if not is_row_id(row.id):
+                raise DecodeError(f"the id {row.id!r} was not made by an outbox")
         except DecodeError as error:
             self._refuse(row.id, error)
             return None
@@ -229,8 +251,13 @@ class _Passes:
     async def _look_aside(self) -> None:
         now = self._node.clock.elapsed()
         if now >= self._aside_at:
-            for id in await self._run(lambda connected: old_rows(connected, self._table, MAX_BATCH), is_one=True):
-                self._refuse(id, OLD)
+            old = await self._run(lambda connected: old_rows(connected, self._table, MAX_BATCH), is_one=True)
+            known = await self._node.states(list(filter(is_row_id, old))) if old else {}
+            for id in old:
+                if id in known:
+                    self._sent.append(id)
+                else:
+                    self._refuse(id, OLD)
             self._aside_at = now + ASIDE_PERIOD
         if now >= self._clean_at:
             self._clean_at = now + CLEAN_PERIOD * self._node.clock.random.uniform(0.5, 1.5)
@@ -243,7 +270,8 @@ class _Passes:
     async def _clean(self, after: str) -> str | None:
         """Remove the rows of the next instances of the inbox that are over for a day; returns where to go on."""
         ids = await self._run(lambda connected: old_instances(connected, self._table, KEPT, after, MAX_BATCH))
-        over = await self._node.over(ids) if ids else []
+        states = await self._node.states(ids) if ids else {}
+        over = [id for id in ids if id not in states or states[id].is_final]
         if over:
             await self._run(lambda connected: remove_instances(connected, self._table, over))
         return ids[-1] if len(ids) == MAX_BATCH else None

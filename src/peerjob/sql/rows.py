@@ -52,10 +52,9 @@ def encode_row(new: NewInstance, now_us: int) -> bytes:
     return bytes((VERSION,)) + _encoder.encode(stored)
 
 
-def check_id(id: object) -> None:
-    """Raise DecodeError for an id that no outbox has made: the store remembers only those for a day."""
-    if not (isinstance(id, str) and _ID.fullmatch(id) and is_outbox_id(id)):
-        raise DecodeError(f"the id {id!r} was not made by an outbox")
+def is_row_id(id: object) -> bool:
+    """Whether an outbox has made an id: the store remembers only those for a day."""
+    return isinstance(id, str) and _ID.fullmatch(id) is not None and is_outbox_id(id)
 
 
 def decode_row(id: str, call: Any) -> NewInstance:

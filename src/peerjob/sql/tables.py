@@ -37,16 +37,18 @@ CREATE TABLE IF NOT EXISTS {bad} (
 );
 """
 _POSTGRESQL_INBOX = """\
-CREATE TABLE IF NOT EXISTS {fences} (
-    instance uuid PRIMARY KEY,
-    fence bigint NOT NULL,
-    written timestamptz NOT NULL DEFAULT clock_timestamp()
-);
 CREATE TABLE IF NOT EXISTS {inbox} (
     instance uuid NOT NULL,
     name text NOT NULL,
     value bytea NOT NULL,
     PRIMARY KEY (instance, name)
+);
+CREATE TABLE IF NOT EXISTS {fences} (
+    instance uuid PRIMARY KEY,
+    fence bigint NOT NULL,
+    name text,
+    written timestamptz NOT NULL DEFAULT clock_timestamp(),
+    FOREIGN KEY (instance, name) REFERENCES {inbox} DEFERRABLE INITIALLY DEFERRED
 );
 """
 _SQLITE_OUTBOX = """\
@@ -65,16 +67,18 @@ CREATE TABLE IF NOT EXISTS {bad} (
 ) WITHOUT ROWID;
 """
 _SQLITE_INBOX = """\
-CREATE TABLE IF NOT EXISTS {fences} (
-    instance text PRIMARY KEY NOT NULL,
-    fence integer NOT NULL,
-    written text NOT NULL DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now'))
-) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS {inbox} (
     instance text NOT NULL,
     name text NOT NULL,
     value blob NOT NULL,
     PRIMARY KEY (instance, name)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS {fences} (
+    instance text PRIMARY KEY NOT NULL,
+    fence integer NOT NULL,
+    name text,
+    written text NOT NULL DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now')),
+    FOREIGN KEY (instance, name) REFERENCES peerjob_inbox DEFERRABLE INITIALLY DEFERRED
 ) WITHOUT ROWID;
 """
 _DDL: dict[Dialect, str] = {
@@ -137,13 +141,13 @@ def creation_lock(dialect: Dialect) -> list[str]:
 
 def removal(table: str) -> list[str]:
     """The statements that remove the tables with their rows."""
-    names = (table, bad_table(table), beside(table, INBOX), beside(table, FENCES))
+    names = (table, bad_table(table), beside(table, FENCES), beside(table, INBOX))
     return [f"DROP TABLE IF EXISTS {name}" for name in names]
 
 
 def table_error(error: BaseException, table: str, dialect: Dialect) -> TableError | None:
     """What an error of the database says about the tables; None if it says nothing about them."""
-    for cause in _causes(error):
+    for cause in causes(error):
         state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
         text = str(cause)
         if state in _MISSING or "no such table" in text:
@@ -153,7 +157,7 @@ def table_error(error: BaseException, table: str, dialect: Dialect) -> TableErro
     return None
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """An error, and the errors of drivers in it."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]

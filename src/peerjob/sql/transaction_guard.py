@@ -9,6 +9,8 @@ from typing import Any
 
 from peerjob.model.errors import OptionError
 
+from .tables import FENCES, causes
+
 _ENDS = re.compile(
     r"(?:\s|;|--[^\n]*\n|/\*.*?\*/)*"
     r"(commit|end|abort|rollback(?!(\s+(work|transaction))?\s+to\b)|prepare\s+transaction)\b",
@@ -21,8 +23,9 @@ _EXPECTED = "a function that leaves the end of its transaction to transact; sess
 class TransactionGuard:
     """Refuses each commit of a transaction of SQLAlchemy until `open`, before it happens.
 
-    It does not see a commit of the driver's own connection. The mark of the transaction tells of that afterwards: see
-    `inbox_rows.keep_value`.
+    It does not see a commit of the driver's own connection. A foreign key refuses that one: see
+    `inbox_rows.lock_fence`. Where the database does not check the key, the mark of the transaction tells of the commit
+    afterwards: see `inbox_rows.keep_value`.
     """
 
     def __init__(self, connection: Any, name: str, mark: int) -> None:
@@ -52,7 +55,11 @@ class TransactionGuard:
 
     @contextmanager
     def telling(self) -> Generator[None]:
-        """Tell of a rollback within, after which SQLAlchemy says only that the transaction takes nothing more."""
+        """Tell of an end within.
+
+        After a rollback, SQLAlchemy says only that the transaction takes nothing more. After a commit of the driver's
+        connection, the database tells only of its foreign key.
+        """
         from sqlalchemy.exc import InvalidRequestError
 
         try:
@@ -60,6 +67,10 @@ class TransactionGuard:
         except InvalidRequestError as error:
             if type(error) is InvalidRequestError and not self._transaction.is_active:
                 raise self._refused or self.ended("a rollback") from error
+            raise
+        except Exception as error:
+            if any(getattr(cause, "sqlstate", "") == "23503" and FENCES in str(cause) for cause in causes(error)):
+                raise self.ended("a commit of the driver's connection, or SET CONSTRAINTS ALL IMMEDIATE,") from error
             raise
 
     def _refuse(self, end: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peerjob.model.errors import StoreFullError, StoreUnavailableError
+from peerjob.model.errors import StoreError, StoreFullError, StoreUnavailableError
 from peerjob.model.record import LAST_MOMENT_US, Enqueued, NewInstance, Transition, check_batch
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import Compare, Put
@@ -30,7 +30,11 @@ class EnqueueCommands(KVCommands):
         pending = dict(enumerate(instances))
         unowned: dict[str, int] = {}
         for _ in range(ROUNDS):
-            await self._add_pending(pending, answers, unowned, node)
+            try:
+                await self._add_pending(pending, answers, unowned, node)
+            except StoreError as error:
+                error.is_unsure |= bool(answers)
+                raise
             if not pending:
                 return [answers[index] for index in range(len(instances))]
             unowned = await self._answer_known(pending, answers)

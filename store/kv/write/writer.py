@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from peerjob.model.clock import Clock
-from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.errors import StoreError, StoreUnavailableError
 from peerjob.store.kv.format.base import (
     MAX_REQUEST_BYTES,
     MAX_TRANSACTION_OPS,
@@ -165,13 +165,19 @@ class Writer:
                 waiting.clear()
                 raise
 
-        if len(parts) == 1:
-            await work()
-        else:
-            ends = await asyncio.gather(*(work() for _ in range(min(IN_FLIGHT, len(parts)))), return_exceptions=True)
-            for error in ends:
-                if error is not None:
-                    raise error
+        try:
+            if len(parts) == 1:
+                await work()
+            else:
+                ends = await asyncio.gather(
+                    *(work() for _ in range(min(IN_FLIGHT, len(parts)))), return_exceptions=True
+                )
+                for error in ends:
+                    if error is not None:
+                        raise error
+        except StoreError as error:
+            error.is_unsure |= any(answer is not None for part in parts for answer in part.applied.answers)
+            raise
         return _joined(parts)
 
     async def _opened(self, changes: Sequence[Change]) -> Sequence[Change]:

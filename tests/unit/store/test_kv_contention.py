@@ -13,10 +13,11 @@ import pytest
 from msgspec import structs
 
 from peerjob.model.capabilities import Capabilities
+from peerjob.model.errors import StorePermissionError
 from peerjob.model.record import StoreLimits
 from peerjob.model.state import State
 from peerjob.store.base import Store
-from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Put, Range, Transaction
+from peerjob.store.kv.format.base import MAX_TRANSACTIONS, Applied, Compare, Entry, Found, Put, Range, Transaction
 from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.index import counts, queues
 from peerjob.store.kv.queue.claim_select import MAX_PASSED, Pick, Remaining, share_of
@@ -289,3 +290,32 @@ async def test_a_claim_takes_an_instance_once_if_another_queue_still_has_an_entr
 
     assert [claim.id for claim in claims] == [moved.id, other.id]
     assert [key for key in data.entries if key.startswith((old, new))] == []
+
+
+class Forbidden(MemoryKeyValue):
+    """The memory driver, which refuses its transactions after some."""
+
+    allowed = 0
+
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
+        if self.allowed == 0:
+            raise StorePermissionError("the role lost a right")
+        self.allowed -= 1
+        return await super().txn(transactions, also, guards)
+
+
+@pytest.mark.parametrize(("allowed", "is_unsure"), [(0, False), (2, True)])
+async def test_an_enqueue_that_is_refused_half_way_tells_so(
+    clock: VirtualClock, allowed: int, *, is_unsure: bool
+) -> None:
+    """The relay of an outbox gives rows back only if the store has none of them."""
+    make, kv = Factory(clock), Forbidden(MemoryData(costs=Costs()), clock)
+    store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+    kv.allowed = 100
+    await store.open()
+    kv.allowed = allowed
+    with pytest.raises(StorePermissionError) as refused:
+        await store.enqueue(make.instances(2 * MAX_TRANSACTIONS))
+    assert refused.value.is_unsure == is_unsure
