@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import redis
@@ -255,7 +254,7 @@ async def test_a_turn_offers_the_room_that_it_leaves(site: MakeSite) -> None:
         assert await hinted(sleeper) == ["work"] * expected
 
 
-async def test_the_cheap_claim_of_an_idle_node_keeps_limits(site: MakeSite) -> None:
+async def test_the_short_claim_of_an_idle_node_keeps_limits(site: MakeSite) -> None:
     here = site()
     store = await here.open(retry_for=0)
     await store.publish_limits(
@@ -266,10 +265,8 @@ async def test_the_cheap_claim_of_an_idle_node_keeps_limits(site: MakeSite) -> N
     await store.enqueue([here.make.instance(), here.make.instance()])
     batch = [here.make.instance(kind="other"), here.make.instance(kind="other"), here.make.instance(kind="third")]
     want, claimed = peer.want(1, suspects=False), [await peer.take_one()]
-    hinting: Any = store
     for new in batch:
         for _ in range(2):
-            hinting._full_claims = 0
             request = here.make.request()
             _, answer = await store.claim_on_hint(peer.incarnation, want, request=request, timeout=0)
             claimed += answer.claims if answer is not None else ()

@@ -41,8 +41,6 @@ _MAX_ATTEMPTS = 3
 """The maximum number of times that a set is sent, if the server loses parts of the set."""
 CHEAP_SCRIPTS = {1: "enqueue_one", 2: "enqueue_waking", 3: "enqueue_indexed"}
 """The cheap scripts that enqueue, by the reply that recommends each for the next call."""
-_FULL_CLAIMS = 10
-"""Claims until the next try of claim_one.lua, so that few claims need a second round trip while a node watches."""
 _SMALL = "s"
 """The first letter of the name of a small set. A claim names the kinds of a small set itself."""
 _HINTS = {"w": "work", "c": "cancel", "f": "final", "g": "change", "s": "schedule", "l": "leader", "t": "settle"}
@@ -55,8 +53,6 @@ class LuaQueueCommands(LuaDurableCommands):
         super().__init__(driver, clock=clock, limits=limits, retry_for=retry_for)
         self._sets: dict[str, tuple[tuple[str, ...], str]] = {}
         """Per incarnation, the kinds of the latest registration and the name of the set of the kinds."""
-        self._full_claims = 0
-        """How many of the next claims that wait for a hint use claim.lua, since claim_one.lua did nothing."""
         self._cheap_script = CHEAP_SCRIPTS[1]
         """The script for a single plain instance; "" while a node watches all changes. The last enqueue tells which."""
 
@@ -162,13 +158,11 @@ class LuaQueueCommands(LuaDurableCommands):
         def attempt() -> Awaitable[tuple[list[bytes], Reply | Exception]]:
             nonlocal calls
             calls += 1
-            return self._driver.pop_and_run(key, MAX_HINTS, timeout if calls == 1 else 0, (script, arguments))
+            return self._driver.pop_and_run(key, MAX_HINTS, timeout if calls == 1 else 0, ("claim", arguments))
 
-        script = self._script_for(want, set_name)
         hint_reply, reply = await self._retry(attempt)
         # an error: as when the server has lost its scripts, which `_run` sends again
-        if isinstance(reply, Exception) or reply[0] == b"more":
-            self._full_claims = _FULL_CLAIMS
+        if isinstance(reply, Exception):
             reply = await self._run("claim", *arguments)
         if self._knows_set(incarnation, reply):
             return _hints(hint_reply), _claimed(reply)
@@ -177,15 +171,6 @@ class LuaQueueCommands(LuaDurableCommands):
         elif timeout > 0:
             return _hints(hint_reply), None
         return _hints(hint_reply), await self._claim(incarnation, "hint-claim", request, want)
-
-    def _script_for(self, want: Want, set_name: str) -> str:
-        """The script for a claim that waits for a hint: the cheap one, unless it was of no use a short while ago."""
-        if want.limit != 1 or want.suspects or not want.idle or not set_name.startswith(_SMALL):
-            return "claim"
-        if self._full_claims:
-            self._full_claims -= 1
-            return "claim"
-        return "claim_one"
 
     async def _claim(self, incarnation: str, command: str, request: str, want: Want) -> Claimed:
         while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -76,6 +76,8 @@ _CONSTANTS = {
 }
 _WITH_MORE = {"commit_linked": ("commit", "thread_outcome")}
 """Scripts with the code of another one and a further definition, which the code uses if it is there."""
+_REST = "-- The rest needs further definitions.\n"
+"""A line in a script. A call that ends before it makes only the definitions that the part above needs."""
 _OWN_LAYOUT_CHECK = ("open", "wipe", "enqueue_one")
 """Scripts that can write to a namespace of any layout, and one that compares the layout itself. All other writing
 scripts stop at the check of `layout` in base.lua."""
@@ -170,23 +172,37 @@ def _without_comments(code: str) -> str:
     return "\n".join(line for line in code.splitlines() if not line.lstrip().startswith("--"))
 
 
-def _nested(definitions: Sequence[_Definition], body: str) -> str:
+def _nested(definitions: Sequence[_Definition], body: str, ends: Container[int] = ()) -> str:
     """Join definitions and a command, so that later ones are in a function within the function of earlier ones.
 
     To make a function, Lua searches each local name of the same level that the function uses, and the search takes
     longer the more such names there are. A name of an outer level needs no search. A function can use `_MAX_OUTER`
-    names of outer levels.
+    names of outer levels. A level also ends at each position of `ends`.
     """
     words = [*(words for *_, words in definitions), _TOKEN.findall(body)]
     levels, begin = [""], 0
     for at, (_, code, _) in enumerate(definitions):
-        if at - begin >= _LEVEL:
+        if at in ends:
+            levels.append("")
+            begin = at
+        elif at - begin >= _LEVEL:
             outer = {name for names, *_ in definitions[:at] for name in names}
             if len(outer.intersection(chain.from_iterable(words[at:]))) <= _MAX_OUTER:
                 levels.append("")
                 begin = at
         levels[-1] += f"{code}\n"
     return "return (function()\n".join(levels) + body + "\nend)()" * (len(levels) - 1)
+
+
+def _needed(wanted: Set[str], definitions: Sequence[_Definition]) -> list[_Definition]:
+    """Return the definitions of some names, and all that those need."""
+    words, chosen = set(wanted), list[_Definition]()
+    for definition in reversed(definitions):
+        names, _, own_words = definition
+        if words.intersection(names):
+            words.update(own_words)
+            chosen.append(definition)
+    return chosen[::-1]
 
 
 def _script(
@@ -198,17 +214,21 @@ def _script(
 ) -> Script:
     """Join a command with only the definitions that it needs: each definition costs the server time at every call."""
     shebang, _, body = text.partition("\n")
-    body = _with_literals(_without_comments(body), literals)
-    wanted = {*_TOKEN.findall(body), *also}
+    parts = [_with_literals(_without_comments(part), literals) for part in body.split(_REST)]
+    wanted = set(also)
     if "no-writes" not in shebang and name not in _OWN_LAYOUT_CHECK:
         wanted.add("layout")
     chosen: list[_Definition] = []
-    for definition in reversed(definitions):
-        names, _, words = definition
-        if wanted.intersection(names):
-            wanted.update(words)
-            chosen.append(definition)
-    code = _nested([*reversed(chosen)], body)
+    ends = set[int]()
+    for part in parts:
+        words = frozenset(_TOKEN.findall(part))
+        wanted |= words
+        chosen += [definition for definition in _needed(wanted, definitions) if definition not in chosen]
+        if part is not parts[-1]:
+            names = [name for group in _DEFINITION.findall(part) for name in group.split(", ")]
+            chosen.append((names, part.strip("\n"), words))
+            ends.add(len(chosen))
+    code = _nested(chosen, parts[-1], ends)
     check = "" if name == "open" else lua_check(WRITES & {command.lower() for command in _COMMAND.findall(code)})
     source = "\n".join(filter(None, [shebang, check, code]))
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())

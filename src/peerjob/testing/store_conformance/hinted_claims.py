@@ -160,14 +160,17 @@ class HintedClaimRules(StoreSuite):
         assert claimed is None or claimed.claims == ()
         assert await self.counts(store) == {State.SCHEDULED: 1}
 
-    async def test_a_call_that_still_waits_claims_nothing_after_a_later_call(self, store: Store) -> None:
+    @pytest.mark.parametrize("is_repeated", [True, False])
+    async def test_a_call_that_still_waits_claims_nothing_after_a_later_call(
+        self, store: Store, is_repeated: bool
+    ) -> None:
         peer = await self.sleeper(store)
         elsewhere = await self.open()
         earlier, later = self.make.request(), self.make.request()
         waiting = asyncio.create_task(self.hinted_claim(peer, request=earlier))
         await self.pass_time(0.01)
-        for request in (earlier, later):
-            await elsewhere.claim_on_hint(peer.incarnation, peer.want(0), request=request, timeout=0)
+        for request in (earlier, later) if is_repeated else (later,):
+            await elsewhere.claim_on_hint(peer.incarnation, peer.want(1 - is_repeated), request=request, timeout=0)
         await store.enqueue(self.make.instances(1))
         _, claimed = await waiting
         assert claimed is None or claimed.claims == () or not self.claims_wait

@@ -70,9 +70,9 @@ local function kept_claims(kept, request)
   return ids, fences, at, next_due
 end
 
--- Return the reply for a request that was answered before, without the claims that have ended since; or nil.
-local function repeat_answer(incarnation, command, request)
-  local kept = call('HGET', requests_key(incarnation), command)
+-- Return the reply for a request that was answered before, without the claims that have ended since; or nil. `kept` is
+-- the answer to the last request of the command.
+local function repeat_answer(command, request, kept)
   -- An answer that cannot be read counts as none: the node hands back the claims that it does not know.
   if not kept or not find(kept, '^[^\n]*\n%d+\n%d+\n') then
     return nil

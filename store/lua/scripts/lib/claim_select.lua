@@ -26,10 +26,10 @@ end
 -- Go on to the next instance of a source; return nil at its end.
 local function advance(source, limit)
   local at = source.at + 2
-  if not source.window[at] and not source.ended then
+  if not source.window[at] and not source.at_end then
     local piece = source.piece
     source.window = call('ZRANGE', source.key, source.offset, source.offset + piece - 1, 'WITHSCORES')
-    source.ended = #source.window < 2 * piece
+    source.at_end = #source.window < 2 * piece
     source.offset, source.piece, at = source.offset + piece, min(4 * piece, limit), 1
   end
   local score_text = source.window[at + 1]
@@ -161,7 +161,7 @@ local function open_selection(claim)
   local kinds = claim.letter == 's' and claim.named or claim.letter == 'u' and limit > 0
     and call('SMEMBERS', set_key(claim.set)) or {}
   local heads = {key = heads_key(claim.set, false), offset = 0, at = -1, window = {}, piece = 16,
-    ended = claim.letter ~= 'x' or limit <= 0}
+    at_end = claim.letter ~= 'x' or limit <= 0}
   local selection = {claim = claim, kinds = kinds, sources = {}, heap = {}, heads = heads, opened = {}, suspect = nil}
   for n = 1, #kinds do
     open_source(selection, kinds[n], #kinds == 1 and limit or 16)
