@@ -187,6 +187,13 @@ class BlockingKeyValue(SqliteKeyValue):
     def open_thread(self) -> FileThread:
         return self._leading.open_thread()
 
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
+        synced = self._address.sync == "full"
+        applied = self.open_thread().write_here(transactions, also, guards, synced=synced)
+        return applied if applied is not None else await super().txn(transactions, also, guards)
+
     async def _do(self, work: Work[T], *, writes: bool, durable: bool) -> T:
         thread, answer = self.open_thread(), BlockingAnswer()
         request = request_of(work, answer, writes=writes, durable=durable)

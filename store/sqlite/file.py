@@ -89,6 +89,13 @@ class StoreFile:
         busy, frames, copied = self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         return not busy and frames == copied
 
+    def another_connection(self) -> sqlite3.Connection:
+        """A further connection to this file, with the same settings."""
+        connection = _connect(self.path, self._url)
+        for setting in _SETTINGS:
+            connection.execute(setting)
+        return connection
+
     def close(self) -> None:
         self.connection.close()
 

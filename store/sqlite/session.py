@@ -10,13 +10,15 @@ from pathlib import Path
 
 from peerjob.model.clock import Clock
 from peerjob.model.errors import PeerjobError
+from peerjob.store.kv.format.base import Applied, Compare, Transaction
 from peerjob.store.kv.format.keys import prefix_end
 
 from .bells import Bells
-from .errors import no_space
+from .errors import no_space, translated
 from .file import opened
 from .leases import Leases
 from .requests import Request
+from .statement import Statements
 from .table import Table
 from .transaction import PAGE, SharedTransaction
 from .watch import SqliteWatch
@@ -34,7 +36,7 @@ _OPEN_FOR = 2.0
 
 
 class Session:
-    """What a process has open for one file. Only one thread uses it."""
+    """What a process has open for one file. Only one thread uses it, except for `write_directly`."""
 
     def __init__(self, path: Path, url: str, clock: Clock) -> None:
         random = clock.random
@@ -60,6 +62,9 @@ class Session:
         """The last revision that this process has read or written."""
         self.first_end_us = 0
         """When the first lease ends, as far as this process knows."""
+        self._statements: Statements | None = None
+        self._heard: tuple[str, ...] = ()
+        """The prefixes that any process watched at the last write."""
         self._durable: bool | None = None
         self._data_version = 0
         self._changes = self._copied = 0
@@ -79,14 +84,18 @@ class Session:
 
     def close(self) -> None:
         self._bells.close()
+        self._close_file()
+
+    def _close_file(self) -> None:
+        if self._statements is not None:
+            self._statements.close()
         self._file.close()
         self.lock.close()
 
     def abandon(self) -> None:
         """Close the copies of a child, and leave everything to the parent."""
         self._bells.abandon()
-        self._file.close()
-        self.lock.close()
+        self._close_file()
 
     def now_us(self) -> int:
         """The time that leases count in."""
@@ -139,6 +148,34 @@ class Session:
         self.check_space()
         self._tell(transaction, watches)
 
+    def write_directly(
+        self, transactions: Sequence[Transaction], also: Transaction | None, guards: Sequence[Compare], *, synced: bool
+    ) -> Applied | None:
+        """`KeyValue.txn` in one call of SQLite; None if nothing was written, and the thread of the file has to do it.
+
+        One thread at a time may call it, beside the thread of the file.
+        """
+        if self._leases.now_us() >= self.first_end_us or not self.lock.take():
+            return None
+        try:
+            self._file.check_same()
+            if self._statements is None:
+                self._statements = Statements(self._file.another_connection(), self._clock, synced=synced)
+            statements = self._statements
+            known = (self._heard, self._watches_version, self._checkpoint_from)
+            revision = statements.write(transactions, also, guards, *known)
+        except (sqlite3.Error, PeerjobError):
+            return None  # the thread of the file meets the error again, and knows what to do
+        finally:
+            self.lock.give()
+        if not revision:
+            return None
+        try:
+            answers = None if also is None else statements.read(also.reads)
+        except sqlite3.Error as error:
+            raise translated(error, self._url) from error
+        return Applied(revision, [()] * len(transactions), answers)
+
     def _begin(self, watches: Sequence[SqliteWatch]) -> tuple[SharedTransaction, int]:
         self._file.check_same()
         row = self._run("SELECT revision, watches, changes, copied FROM store").fetchone()
@@ -148,7 +185,8 @@ class Session:
             self._read_peers(version)
         heard = {prefix for watch in watches for prefix in watch.prefixes}
         heard.update(prefix for _, prefixes in self._peers for prefix in prefixes)
-        transaction = self._transaction(revision, tuple(heard))
+        self._heard = tuple(heard)
+        transaction = self._transaction(revision, self._heard)
         if self._leases.now_us() >= self.first_end_us and self._leases.end_due():
             transaction.next_revision()
         return transaction, revision

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from peerjob.model.clock import Clock
 from peerjob.model.errors import PeerjobError, StoreError, StoreUnavailableError
+from peerjob.store.kv.format.base import Applied, Compare, Transaction
 
 from .errors import translated
 from .requests import Request, deliver, fail
@@ -32,6 +33,11 @@ _MOST = 32
 _FIRST_PAUSE, _MAX_PAUSE = 0.0001, 0.002
 """Seconds between two looks whether the write lock is free."""
 _IDLE_PAUSE = 0.01
+_ALONE = 16
+"""After a call that was not alone, the thread takes this number of calls: it commits together what comes together."""
+_PATIENCE = 0.05
+"""Seconds for which the thread waits for a calling thread that writes. A signal handler that interrupted such a thread
+can wait for a request here; SQLite's own lock then keeps the two apart."""
 
 
 class FileThread:
@@ -59,6 +65,13 @@ class FileThread:
         self._must_park = self._is_parked = False
         self._parking = threading.Condition()
         """Guards the two above: a fork can follow another one before the thread has gone on."""
+        self._writing = threading.Lock()
+        """Held by the thread that writes: this one, or a calling thread."""
+        self._writing_thread = 0
+        """The calling thread that writes."""
+        self._fork_has_lock = False
+        self._calls_alone = 0
+        """Calls of `write_here` since one that was not alone."""
         self._next_tick = 0.0
         self._next_end = 0.0
         """The monotonic time before which the thread does not try again to end leases."""
@@ -77,6 +90,22 @@ class FileThread:
         """Let the thread do the work of a request."""
         (self._writes if request.writes else self._reads).append(request)
         self._wake()
+
+    def write_here(
+        self, transactions: Sequence[Transaction], also: Transaction | None, guards: Sequence[Compare], *, synced: bool
+    ) -> Applied | None:
+        """`KeyValue.txn` in the calling thread while the thread of the file sleeps; None if nothing was written."""
+        session, caller = self._session, threading.get_ident()
+        self._calls_alone = 0 if self._writes or self._writing_thread else self._calls_alone + 1
+        if session is None or self._calls_alone <= _ALONE or not self._is_asleep or self._must_register:
+            return None
+        # only `with` gives the lock back in all cases: a signal can come between any two calls
+        with self._writing:
+            self._writing_thread = caller
+            try:
+                return session.write_directly(transactions, also, guards, synced=synced)
+            finally:
+                self._writing_thread = 0
 
     def end(self, request: Request) -> None:
         """Let the thread end after all other requests, and then answer this one."""
@@ -106,9 +135,13 @@ class FileThread:
             self._wake(always=True)
             while self._thread.is_alive() and not self._is_parked:
                 self._parking.wait(0.05)
+        # a signal handler that forks can have interrupted a write of its own thread, between two calls of SQLite
+        self._fork_has_lock = self._writing_thread != threading.get_ident() and self._writing.acquire()
 
     def resume(self) -> None:
         """Go on after `park`."""
+        if self._fork_has_lock:
+            self._writing.release()
         with self._parking:
             self._must_park = self._is_parked = False
             self._parking.notify_all()
@@ -155,7 +188,8 @@ class FileThread:
                 _LOGGER.exception("the thread of %s failed; it goes on with the next calls", self._url)
                 self._fail_all(StoreUnavailableError(self._url, str(error)))
         if self._session is not None:
-            self._session.close()
+            with self._writing:
+                self._session.close()
         self._alarm.close()
         self._wake_up.close()
         deliver(self._ends)
@@ -239,6 +273,14 @@ class FileThread:
 
     def _write(self, session: Session) -> None:
         """Apply the writes that wait, as far as this process gets the write lock."""
+        has_lock = self._writing.acquire(timeout=_PATIENCE)
+        try:
+            self._write_waiting(session)
+        finally:
+            if has_lock:
+                self._writing.release()
+
+    def _write_waiting(self, session: Session) -> None:
         if not self._take_write_lock(session):
             return
         writes = _taken(self._writes)

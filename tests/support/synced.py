@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from peerjob.store.sqlite.statement import PUT
+
 
 @dataclass(frozen=True, kw_only=True)
 class Committed:
@@ -35,6 +37,10 @@ def seen_commits() -> Generator[list[Committed]]:
                 self._waits = sql.endswith("FULL")
             elif sql.startswith("BEGIN"):
                 self._kept = []
+            elif sql.startswith("INSERT INTO part"):
+                # a transaction of its own: each row is the number of a step, key, value, revision
+                kept = [key for what, key in zip(parameters[::4], parameters[1::4], strict=True) if what == PUT]
+                seen.append(Committed(kept=kept, waited=self._waits))
             elif "INTO kv VALUES" in sql:
                 # each row is key, value, revision, lease
                 rows = zip(parameters[::4], parameters[3::4], strict=True)
