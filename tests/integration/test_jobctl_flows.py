@@ -41,6 +41,8 @@ async def test_a_flow_from_a_terminal() -> None:
         assert "it is suspended: it waits for signal approval until " in (await call("why", id)).out
         assert "2 of its 2 children are not over" in (await call("why", run.id)).out
         assert (await call("show", id, "-o", "json")).json["steps"]["charge"] == {"paid": 5}
+        shown = (await call("show", run.id, "-o", "json")).json["arguments"]
+        assert shown == ["import", {"members": 2, "needs": 1}, "***"]
         tree = (await call("show", run.id, "--tree")).lines
         assert tree[0].startswith(f"{run.id}  peerjob.flow  Scheduled  its children")
         assert {line[:3] for line in tree[1:]} == {"├─ ", "└─ "}

@@ -15,8 +15,10 @@ from typing_extensions import TypeVar
 
 from peerjob.model.clock import to_datetime
 from peerjob.model.codec import decode_value
+from peerjob.model.durable import FLOW_KIND
 from peerjob.model.durations import Duration
 from peerjob.model.errors import DecodeError, EncodeError, JobCancelled, JobFailed, JobTimedOut, NodeStateError
+from peerjob.model.graph import shown_flow
 from peerjob.model.ids import id_time_us
 from peerjob.model.injected import Injectable, Injection
 from peerjob.model.json_text import to_json
@@ -77,8 +79,9 @@ class InstanceView(ABC):
 
     @property
     def args(self) -> tuple[Any, ...]:
-        """Positional arguments, as scheduled; "***" for a secret."""
-        return self._decoded().arguments()[0]
+        """Positional arguments, as scheduled; "***" for a secret, and counts for the graph of a flow."""
+        args = self._decoded().arguments()[0]
+        return args if self.record.kind != FLOW_KIND else shown_flow(args)
 
     @property
     def kwargs(self) -> dict[str, Any]:
@@ -88,8 +91,7 @@ class InstanceView(ABC):
     @property
     def arguments(self) -> list[Any]:
         """All arguments as one list, keyword ones last."""
-        args, kwargs = self._decoded().arguments()
-        return [*args, *kwargs.values()]
+        return [*self.args, *self.kwargs.values()]
 
     @property
     def attempts(self) -> int:

@@ -30,6 +30,10 @@ MAX_CHILDREN_CALL = 200
 """Most children in one call of `spawn`."""
 MAX_NEEDS_CALL = 500
 """Most needs in one call of `spawn`, or in one outcome."""
+MAX_MEMBERS = 10_000
+"""Most members of a flow."""
+MAX_EDGES = 50_000
+"""Most pairs of a member and a member that it needs, in one flow."""
 MAX_SETTLED = 100
 """Most edges and children that one command settles."""
 

@@ -10,7 +10,7 @@ from typing_extensions import TypeVar
 from .arguments import several, typed
 from .child_call import check_child
 from .codec import encode_call
-from .durable import When
+from .durable import MAX_EDGES, MAX_MEMBERS, When
 from .ended import Ended
 from .errors import ArgumentError, EncodeError, OptionError, PayloadTooLargeError, path_text
 from .job import Call
@@ -22,10 +22,6 @@ R_co = TypeVar("R_co", covariant=True, default=Any)
 
 MAX_FLOW_NAME = 200
 """Most characters of the name of a flow."""
-MAX_MEMBERS = 10_000
-"""Most members of a flow."""
-MAX_EDGES = 50_000
-"""Most pairs of a member and a member that it needs, in one flow."""
 MAX_MEMBER_NEEDS = 10_000
 """Most members that one member needs."""
 

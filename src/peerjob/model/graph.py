@@ -12,9 +12,8 @@ from typing import Annotated, Any
 import msgspec
 
 from .codec import decode_value, encode_value
-from .durable import Need, When
+from .durable import MAX_EDGES, MAX_MEMBERS, Need, When
 from .errors import DecodeError
-from .flow import MAX_EDGES, MAX_MEMBERS
 from .ids import child_id
 from .record import Count
 from .secret import Secret
@@ -128,6 +127,16 @@ def decode_graph(data: bytes) -> Graph:
     if edges > MAX_EDGES:
         raise DecodeError(f"stored flow cannot be read: {edges:,} needs, over the limit of {MAX_EDGES:,}")
     return graph
+
+
+def shown_flow(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of the instance that runs a flow, for people: counts in place of the graph; raises DecodeError."""
+    match args:
+        case (name, bytes() as data, arguments):
+            members = decode_graph(data).members
+            return name, {"members": len(members), "needs": sum(len(member.needs) for member in members)}, arguments
+        case _:
+            return args
 
 
 KEPT = "kept/"

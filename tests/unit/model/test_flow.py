@@ -9,7 +9,7 @@ import pytest
 from peerjob import ArgumentError, Ended, ErrorInfo, Flow, Job, OptionError, Secret, State, job
 from peerjob.model import flow as limits
 from peerjob.model.codec import decode_shown, decode_value, encode_value, has_reference, replace_references
-from peerjob.model.durable import FLOW_KIND
+from peerjob.model.durable import FLOW_KIND, MAX_MEMBERS
 from peerjob.model.errors import DecodeError, EncodeError
 from peerjob.model.flow import MemberTaker
 from peerjob.model.graph import (
@@ -237,8 +237,8 @@ def test_an_end_tells_whether_the_member_completed() -> None:
 
 def test_the_largest_graph_is_read() -> None:
     options = CallOptions("k", 5, (), None, 3, "", 0, encode_overrides({}), 0)
-    members = [StoredMember(0, (), False) for _ in range(limits.MAX_MEMBERS)]
-    members[-1] = StoredMember(0, tuple(range(0, 2 * limits.MAX_MEMBERS - 2, 2)), False)
+    members = [StoredMember(0, (), False) for _ in range(MAX_MEMBERS)]
+    members[-1] = StoredMember(0, tuple(range(0, 2 * MAX_MEMBERS - 2, 2)), False)
     graph = Graph((options,), tuple(members))
     assert decode_graph(encode_graph(graph)) == graph
     with pytest.raises(DecodeError, match="stored flow cannot be read"):

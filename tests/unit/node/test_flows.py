@@ -249,6 +249,7 @@ async def test_secrets_of_members_are_shown_nowhere(node: Node) -> None:
     assert await run[member].result(10) == "8"
     for shown in (run, run[member], await node.lookup_instance(run.id)):
         assert "hunter22" not in repr(shown.to_dict())
+    assert run.to_dict()["arguments"] == ["import", {"members": 1, "needs": 0}, "***"]
     assert "hunter22" not in repr(graph_of(run.record))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from peerjob.model.durable import MAX_MEMBERS
 from peerjob.model.errors import OptionError
-from peerjob.model.flow import MAX_MEMBERS
 from peerjob.model.signal import Signal
 from peerjob.node.manager.loop_pauses import pause_after
 from peerjob.node.node import Node
