@@ -11,7 +11,7 @@ from django.apps import apps
 from django.core import checks
 from django.db import connections, transaction
 
-from peerjob import Call, Instance, Job, OptionError, PeerjobError, UnknownInstanceError
+from peerjob import Call, Job, OptionError, PeerjobError, UnknownInstanceError
 from peerjob.model.ids import id_time_us
 
 from .framework import (
@@ -97,19 +97,23 @@ class TaskBackend(BaseTaskBackend):
         job = self._checked_job(task)
         args, kwargs = as_json(args), as_json(kwargs)
         call = Call(job, tuple(args), kwargs)
-        tasks, options = self._task_store(), self.checked_options
+        tasks, options = self._tasks, self.checked_options
         outbox = options.outbox_alias
         if outbox is not None:
-            row = tasks.outbox.schedule_in_autocommit(connections[outbox], call)
-            result = self._result(task, row.id, args, kwargs)
-            self._enqueued(result)
+            id = tasks.outbox.schedule_in_autocommit(connections[outbox], call).id
         elif options.enqueue_on_commit and (waiting := open_transactions()):
             result = self._result(task, tasks.new_id(call), args, kwargs)
-            after_commit(waiting, lambda: self._stored(result, tasks.store(result.id, call)))
+
+            def store() -> None:
+                tasks.store(result.id, call)
+                self._enqueued(result)
+
+            after_commit(waiting, store)
+            return result
         else:
-            instance = tasks.store_new(call)
-            result = self._result(task, instance.id, args, kwargs)
-            self._stored(result, instance)
+            id = tasks.store_new(call).id
+        result = self._result(task, id, args, kwargs)
+        self._enqueued(result)
         return result
 
     def _checked_job(self, task: AnyTask) -> Job[..., Any, Any]:
@@ -147,7 +151,7 @@ class TaskBackend(BaseTaskBackend):
     def get_result(self, result_id: str) -> AnyResult:
         """Read a result; raises TaskResultDoesNotExist, also after retention has removed it."""
         try:
-            instance = self._task_store().read(result_id)
+            instance = self._tasks.read(result_id)
         except (OptionError, UnknownInstanceError):
             raise TaskResultDoesNotExist(result_id) from None
         return result_of(self.alias, instance)
@@ -183,14 +187,12 @@ class TaskBackend(BaseTaskBackend):
             problems.append(checks.Warning(text, hint=hint, id="peerjob.W003"))
         return problems
 
-    def _task_store(self) -> TaskStore:
+    @functools.cached_property
+    def _tasks(self) -> TaskStore:
         try:
             return task_store_of(self.checked_options)
         except OptionError as error:
             raise InvalidTaskBackend(f"TASKS[{self.alias!r}]['OPTIONS']: {error}") from error
-
-    def _stored(self, result: AnyResult, instance: Instance[Any]) -> None:
-        self._enqueued(result)
 
     def _enqueued(self, result: AnyResult) -> None:
         object.__setattr__(result, "enqueued_at", moment(id_time_us(result.id)))

@@ -18,11 +18,11 @@ def as_json(value: object) -> Any:
     Tuples become lists, keys become text, and bytes become text if they are UTF-8. Raises TypeError for a type that
     JSON lacks, and ValueError for a value that it lacks: other bytes, NaN and infinity.
     """
-    if isinstance(value, list | tuple):
+    if type(value) is tuple or type(value) is list:
         items = cast("list[object] | tuple[object, ...]", value)
         if _SAME.issuperset(map(type, items)):
             return list(items)
-    elif isinstance(value, dict):
+    elif type(value) is dict:
         named = cast("dict[object, object]", value)
         if _SAME.issuperset(map(type, named.values())) and all(type(name) is str for name in named):
             return dict(named)

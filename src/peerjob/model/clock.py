@@ -143,8 +143,7 @@ class CorrectedTime:
 
 def to_datetime(time_us: int) -> datetime:
     """Convert microseconds since the epoch to an aware UTC datetime."""
-    seconds, micros = divmod(time_us, 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC) + timedelta(0, 0, micros)  # half the time of replace()
+    return _EPOCH + timedelta(0, 0, time_us)
 
 
 def to_us(moment: datetime) -> int:
