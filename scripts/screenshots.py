@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from peerjob import Node, Query, State
+from sqlalchemy import StaticPool, create_engine
+
+from peerjob import Flow, Node, Query, State
+from peerjob.sql import Outbox, OutboxRelay
 from peerjob.web import dashboard
 from support import web_site
 from support.browser import NARROW, WIDE, Pages, chromium
 from support.waiting import until
-from support.web_site import Serving, by_header, fill, jobs
+from support.web_site import Serving, build, by_header, fill, jobs, send
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
@@ -59,7 +62,23 @@ async def paths_of(node: Node) -> dict[str, str]:
         "limits": "/limits",
         "nodes": "/nodes",
         "audit": "/audit",
+        "flow": f"/instances/{await add_flow(node)}",
     }
+
+
+async def add_flow(node: Node) -> str:
+    """Schedule a flow whose second member runs; returns its id."""
+    flow = Flow("report")
+    asked = [flow.add(send.call(f"{name}@example.org")) for name in ("ada", "grace")]
+    built = flow.add(build.call(10), after=asked)
+    flow.add(send.call("all@example.org"), after=[built])
+    run = await node.schedule_flow(flow)
+    await until(lambda: _builds(node, 2))  # the other one is of a schedule
+    return run.id
+
+
+async def _builds(node: Node, count: int) -> bool:
+    return (await node.stats()).total(State.PROCESSING, "report.build") == count
 
 
 def published(paths: dict[str, str]) -> list[Picture]:
@@ -100,7 +119,11 @@ async def _has_activity(node: Node) -> bool:
 
 
 async def main(arguments: Sequence[str]) -> int:
-    async with Node("memory://", name="node-a", workers=4, jobs=jobs, allow_unknown=True) as node:
+    engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    with engine.begin() as connection:
+        Outbox().create_table(connection)
+    relay = OutboxRelay(engine)
+    async with Node("memory://", name="node-a", workers=4, jobs=jobs, allow_unknown=True, outbox=relay) as node:
         await fill(node)
         await until(lambda: _has_activity(node))
         serving = Serving()

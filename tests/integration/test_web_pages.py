@@ -21,6 +21,9 @@ pytestmark = [
 ADMIN_ONLY = ("/audit",)
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 """How many pixels a page is wider than the window. Tables may be wider, within an element that scrolls."""
+SIDEWAYS = """() => [...document.querySelectorAll('.scroll')]
+  .filter(one => !one.querySelector('.calendar') && one.scrollWidth > one.clientWidth).map(one => one.innerText)"""
+"""The tables that scroll sideways. A calendar has 24 columns, and may."""
 
 
 async def visit(page: Page, cluster: Cluster, path: str) -> int:
@@ -53,6 +56,8 @@ async def test_each_page_is_sound_at_each_width_and_in_both_schemes(
             await page.set_viewport_size({"width": width, "height": 900})
             if (wider := await page.evaluate(OVERFLOW)) > 0:
                 problems.append(f"{wider} pixels wider than {width}")
+            if width == NARROW:
+                problems += await page.evaluate(SIDEWAYS)
         await expect(page.get_by_role("link", name="Schedules", exact=True)).to_be_visible()
         if problems:
             found[path] = problems

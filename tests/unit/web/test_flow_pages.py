@@ -73,6 +73,7 @@ async def test_the_page_of_a_flow_shows_its_tree(node: Node, clock: VirtualClock
         assert '<svg class="flow"' in text
         assert "&#34;needs&#34;: 1" in text
         assert "fetch: Completed" in text
+        assert 'id="due">when its wait ends<' in text
         assert f'The others wait for: <a href="/instances/{run[last].id}">order</a>' in text
         assert "Schedule again with other arguments" not in text
         text = (await client.get(f"/instances/{run[last].id}")).text

@@ -76,13 +76,14 @@ async def instance(visit: Visit) -> Shown:
 
 def _parts(visit: Visit, instance: Instance[Any], reasons: list[str]) -> Parts:
     history = [HistoryEntry(instance.id, instance.kind, entry) for entry in instance.record.history]
+    shown = due if instance.state is State.SCHEDULED else ago
 
     def render(template: str, **values: Any) -> str:
         return visit.templates.text(template, now=visit.now, visit=visit, instance=instance, **values)
 
     return {
         "state": render("instance_state.html", progress=_progress(instance), reasons=reasons),
-        "due": str((due if instance.state is State.SCHEDULED else ago)(instance.due_at, visit.now)),
+        "due": "when its wait ends" if instance.waits_for else str(shown(instance.due_at, visit.now)),
         "took": render("instance_took.html", took=took(instance.record.history, visit.now)),
         "timeline": timeline(history, visit.now),
         "history": render("instance_history.html", history=history, traceback=shown_value(traceback_text(instance))),
