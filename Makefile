@@ -34,7 +34,7 @@ export PYTHONDONTWRITEBYTECODE :=
 ifndef SIDE_BY_SIDE
 .NOTPARALLEL:
 endif
-.PHONY: help demo quick test matrix lint lint-types lint-rest collected pyright proto blocking reference unit unit-others coverage integration matrix-tests django-suite test-soak soak faultlab test-compose mutants mutants-some slips bench bench-peers bench-remote bench-guard bench-durability bench-web scale docs docs-serve pictures format screenshots lock dist upgrade release manifests sbom pin-actions servers clean
+.PHONY: help demo quick test matrix lint lint-types lint-rest collected pyright proto blocking reference unit unit-others coverage integration matrix-tests django-suite test-soak soak faultlab test-compose mutants mutants-some slips bench bench-peers bench-remote bench-guard bench-durability bench-flows bench-web scale docs docs-serve pictures format screenshots lock dist upgrade release manifests sbom pin-actions servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -137,6 +137,9 @@ bench-guard: $(VENV)/.installed servers ## count what the paths of a job cost, a
 
 scale: $(VENV)/.installed servers ## measure how the cost of each engine grows, in an hour at most: make scale ARGS=--quick
 	PYTHONPATH=tests:bench $(BIN)/python -m scale $(ARGS)
+
+bench-flows: $(VENV)/.installed servers ## measure steps, waits, children and flows beside their goals; on a quiet machine, or with ARGS=--quick
+	$(BIN)/python bench/flows.py $(ARGS)
 
 bench-durability: $(VENV)/.installed servers ## measure what each kind of durability costs on Redis
 	$(BIN)/python bench/durability.py $(ARGS)

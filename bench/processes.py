@@ -69,10 +69,10 @@ class WorkerProcess(LineProcess):
 
 @asynccontextmanager
 async def worker_processes(
-    url: str, namespace: str, *, count: int, workers: int
+    url: str, namespace: str, *, count: int, workers: int, jobs: str = "jobs"
 ) -> AsyncGenerator[list[WorkerProcess]]:
     """Start `count` workers, which claim nothing until `go()`."""
-    command = (sys.executable, str(HERE / "worker.py"), url, namespace, f"--workers={workers}")
+    command = (sys.executable, str(HERE / "worker.py"), url, namespace, f"--workers={workers}", f"--jobs={jobs}")
     started = [await WorkerProcess.start(*command) for _ in range(count)]
     try:
         yield started

@@ -2,13 +2,14 @@
 
 import argparse
 import asyncio
+import importlib
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import uvloop
 
-import jobs
 from peerjob import Node
 from peerjob.store.base import Store
 
@@ -19,7 +20,7 @@ def peak_memory() -> int:
     return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024  # type: ignore[index]  # every Linux reports VmHWM
 
 
-async def main(url: str, namespace: str, workers: int) -> None:
+async def main(url: str, namespace: str, workers: int, jobs: ModuleType) -> None:
     loop = asyncio.get_running_loop()
     etcd = None
     store: str | Store = url
@@ -45,5 +46,6 @@ if __name__ == "__main__":
     parser.add_argument("url")
     parser.add_argument("namespace")
     parser.add_argument("--workers", type=int, default=10)
+    parser.add_argument("--jobs", default="jobs", help="a module of this folder with jobs (default: jobs)")
     given = parser.parse_args()
-    uvloop.run(main(given.url, given.namespace, given.workers))
+    uvloop.run(main(given.url, given.namespace, given.workers, importlib.import_module(given.jobs)))
