@@ -233,6 +233,23 @@ async def test_answers_are_slow_until_they_heal() -> None:
         assert cluster.clock.elapsed() == pytest.approx(began + 3)
 
 
+async def test_verbs_of_durable_bodies_fail_as_others() -> None:
+    page = Job("page", Bodies())
+
+    async def parent(context: Context = INJECTED) -> None:
+        await context.call("child", page.call())
+
+    job = Job("parent", parent, max_retries=2, backoff=0)
+    async with TestCluster(nodes=1, jobs=[job, page]) as cluster:
+        verbs = ("require_layout", "spawn")
+        for verb in verbs:
+            await cluster.store_fails(verb, how="lost answer")
+        instance = await cluster.schedule(job)
+        await cluster.run_until_idle()
+        cluster.assert_completed(instance)
+        assert {verb for verb, _ in cluster.faults.happened} == {*verbs}
+
+
 async def test_faults_that_cannot_be_are_refused() -> None:
     async with TestCluster(nodes=1) as cluster:
         with pytest.raises(OptionError, match="verb: expected a verb of the store contract"):

@@ -33,9 +33,7 @@ WAITING_VERBS = frozenset({"next_hints", "claim_on_hint", "changed"})
 
 def _verbs() -> frozenset[str]:
     contracts: tuple[type[Any], ...] = (Store, Liveness, Elections)
-    verbs = {
-        name for contract in contracts for name, member in vars(contract).items() if inspect.iscoroutinefunction(member)
-    }
+    verbs = {name for part in contracts for name, _ in inspect.getmembers(part, inspect.iscoroutinefunction)}
     return frozenset(verbs - {"close"})
 
 
