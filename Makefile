@@ -15,7 +15,7 @@ DURATIONS := --durations=20 --durations-min=1
 # seconds in which `make matrix` plants defects
 PLANTING ?= 120
 # programs that `make soak` runs
-SEEDS ?= 500
+SEEDS ?= 2000
 # programs of store commands that `make soak` runs on each engine
 PROGRAMS ?= 400
 # minutes that `make faultlab` gives to each set-up

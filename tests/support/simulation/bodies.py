@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from peerjob import INJECTED, Context, Fail, Finished, Instance, Job, KeyLimit, Limit, Retry
+from peerjob.model.durable_errors import Suspended
 from peerjob.model.errors import Snooze
 
 from .evidence import Order, Run
@@ -39,9 +40,9 @@ class Bodies:
 
     def job(self, number: int) -> Job[..., Any, Any]:
         """The job of a kind."""
-        return Job(f"k{number}", self.body, max_retries=2, backoff=0.2, limits=self._limits())
+        return Job(f"k{number}", self.body, max_retries=2, backoff=0.2, limits=self.limits())
 
-    def _limits(self) -> list[Limit | KeyLimit]:
+    def limits(self) -> list[Limit | KeyLimit]:
         """The limits of each kind."""
         program, limits = self._program, list[Limit | KeyLimit]()
         if program.concurrency or program.rate:
@@ -52,16 +53,21 @@ class Bodies:
 
     def ordered(self, instance: Instance[Any], token: str, options: dict[str, Any] | None = None) -> None:
         """Record an instance from an answer to a caller. An instance that was found by its key is known already."""
-        if not instance.is_new:
-            return
+        if instance.is_new:
+            self.named(instance.id, instance.kind, token, options, instance.priority)
+
+    def named(
+        self, id: str, kind: str, token: str, options: dict[str, Any] | None = None, priority: int | None = None
+    ) -> None:
+        """Record an instance; one without a priority is not judged by its place in the order."""
         given: dict[str, Any] = {"max_retries": 2} | (options or {})
-        self.orders[instance.id] = Order(
-            id=instance.id,
-            kind=instance.kind,
+        self.orders[id] = Order(
+            id=id,
+            kind=kind,
             token=token,
             tags=tuple(given.get("tags", ())),
-            priority=instance.priority,
-            delayed="after" in given,
+            priority=0 if priority is None else priority,
+            delayed="after" in given or priority is None,
             told_us=self._now_us(),
             max_retries=given["max_retries"],
             max_crashes=given.get("max_crashes", Order.max_crashes),
@@ -70,11 +76,19 @@ class Bodies:
 
     async def body(self, token: str, plan: list[str], padding: str = "", context: Context = INJECTED) -> Any:
         """The body of every job: does what its plan says for this run, and writes down when it began and ended."""
+        step = plan[min(self._begun[context.id], len(plan) - 1)]
+        self._begun[context.id] += 1
+        return await self.recorded(
+            token, context, lambda run: self._do(step, run, context), stubborn=step.startswith("ignore")
+        )
+
+    async def recorded(
+        self, token: str, context: Context, work: Callable[[Run], Awaitable[Any]], *, stubborn: bool = False
+    ) -> Any:
+        """Do the work of a body, and write down when it began and ended."""
         worker, instance = context.worker, context.instance
         assert worker is not None
         assert instance is not None
-        step = plan[min(self._begun[context.id], len(plan) - 1)]
-        self._begun[context.id] += 1
         run = Run(
             id=context.id,
             kind=context.kind,
@@ -86,17 +100,23 @@ class Bodies:
             tags=instance.tags,
             key=instance.key,
             found=VARIABLE.get(),
-            stubborn=step.startswith("ignore"),
+            stubborn=stubborn,
         )
         self.runs.append(run)
         VARIABLE.set(f"{context.id} under fence {context.fence}")
         try:
-            returned = await self._do(step, run, context)
+            returned = await work(run)
         except asyncio.CancelledError:
             run.ending = "cancelled"
             raise
         except Snooze:
             run.ending = "snoozed"
+            raise
+        except Suspended:
+            run.ending = "suspended"
+            raise
+        except BaseExceptionGroup as group:
+            run.ending = "suspended" if group.split(Suspended)[1] is None else "raised"
             raise
         except Exception:
             run.ending = "raised"
@@ -111,7 +131,7 @@ class Bodies:
     async def _do(self, step: str, run: Run, context: Context) -> Any:
         verb, _, number = step.partition(" ")
         run.result = [run.token, run.fence]
-        action = _ACTIONS.get(verb)
+        action = ACTIONS.get(verb)
         if action is not None:
             await action(run, context, float(number or 0))
         elif verb == "finish":
@@ -187,7 +207,7 @@ async def _through_one_cancellation(seconds: float) -> None:
         return
 
 
-_ACTIONS: dict[str, Callable[[Run, Context, float], Awaitable[None]]] = {
+ACTIONS: dict[str, Callable[[Run, Context, float], Awaitable[None]]] = {
     "sleep": _sleep,
     "fail": _fail,
     "stop": _stop,

@@ -15,14 +15,23 @@ from peerjob.model.clock import to_datetime
 from peerjob.model.record import Transition
 
 from .bodies import Bodies
+from .durable import DurableBodies
+from .durable_calls import DurableCalls
 from .program import Op
 
 
-class Calls:
+class Calls(DurableCalls):
     """Makes the calls of a program, and records the answers."""
 
-    def __init__(self, bodies: Bodies, jobs: Mapping[int, Job[..., Any, Any]], now_us: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        bodies: Bodies,
+        durable: DurableBodies,
+        jobs: Mapping[int, Job[..., Any, Any]],
+        now_us: Callable[[], int],
+    ) -> None:
         self._bodies = bodies
+        self._durable = durable
         self._jobs = jobs
         self._now_us = now_us
         self._ids: dict[int, list[str]] = {}
@@ -92,7 +101,7 @@ class Calls:
 
     async def _retry(self, number: int, node: Node, given: dict[str, Any]) -> str:
         for id in self._those(given):
-            made = await node.retry_instance(id)
+            made = await self._retry_durable(node, id)
             self._ids.setdefault(number, []).append(made.id)
             old = self._bodies.orders.get(id)
             if old is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from .durable_rules import children, flows, settled, steps, waits
 from .evidence import Evidence, Violation
 from .firing import one_fire
 from .histories import legal_history, retries
@@ -24,6 +25,11 @@ INVARIANTS: dict[str, Invariant] = {
     "RATE": rate,
     "BOUNDED": bounded,
     "ISOLATED": isolated,
+    "STEPS": steps,
+    "WAITS": waits,
+    "CHILDREN": children,
+    "FLOWS": flows,
+    "SETTLED": settled,
 }
 
 

@@ -11,7 +11,9 @@ from peerjob.model.firing import FireRecord, ScheduleRow
 from peerjob.model.record import MAX_CRASHES, LogLine, Record, Transition
 from peerjob.model.stored_limit import LimitNumbers
 
-Ending = Literal["", "returned", "raised", "snoozed", "cancelled"]
+from .durable_evidence import DurableEvidence
+
+Ending = Literal["", "returned", "raised", "snoozed", "suspended", "cancelled"]
 """The end of a body, as the body reported it; "" without a report."""
 
 
@@ -122,6 +124,9 @@ class Evidence:
     """The concurrency of each key of each kind."""
     starts: Mapping[str, int] = field(default_factory=dict[str, int])
     """Node → how many incarnations it had, at most; of others order within a window is not judged."""
+
+    durable: DurableEvidence = field(default_factory=DurableEvidence)
+    """What durable bodies wrote down."""
 
     @property
     def tells_times(self) -> bool:

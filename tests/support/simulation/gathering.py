@@ -13,7 +13,8 @@ from peerjob import Node, Query
 from peerjob.model.definition import Definition, decode_definition
 from peerjob.model.limit import limit_numbers
 from peerjob.model.query import MAX_LIMIT
-from peerjob.model.record import LogLine, Record
+from peerjob.model.record import MAX_BATCH, LogLine, Record
+from peerjob.model.state import State
 from peerjob.model.stored_limit import KindLimits
 from peerjob.store.base import Store
 from peerjob.store.kv.format.schedule_rows import decode_schedule
@@ -27,15 +28,22 @@ from support.leftovers import kinds_left, leftovers_of
 
 from .bodies import Bodies
 from .calls import Calls
+from .durable import KINDS
+from .durable_evidence import DurableEvidence
 from .evidence import Evidence, Ledger
 from .faults import Faults
 from .program import Program
+from .threads import Threads
 
 T = TypeVar("T")
 FORGOTTEN = "65m"
 """Virtual time after which answers for repeated requests have expired, and counters are compared with indexes."""
 ROUNDS = 10
 """Calls in which counters are compared with indexes, and in which kinds are forgotten; each does some of the kinds."""
+
+
+SEARCH_EVERY = "5m"
+"""Virtual time after which a store looks for further kinds to forget."""
 
 
 async def within(cluster: TestCluster, node: Node, work: Coroutine[Any, Any, T]) -> T:
@@ -62,14 +70,36 @@ async def heal(cluster: TestCluster, names: Sequence[str]) -> None:
             await cluster.resume(name)
 
 
+def watch_threads(cluster: TestCluster, evidence: DurableEvidence) -> Threads:
+    """Watch what the store writes about durable bodies."""
+    return Threads(cluster._data, NAMESPACE, evidence)
+
+
+async def without_signal(cluster: TestCluster) -> list[tuple[str, str]]:
+    """The instances that wait for a signal without a time, each with the name of the signal."""
+    store = a_store(cluster)
+    await store.open()
+    waits = [(record.id, record.wait) async for record in records_of(store, state=State.SCHEDULED)]
+    await store.close()
+    return [(id, wait.signal) for id, wait in waits if wait is not None and wait.signal and wait.until_us is None]
+
+
 async def gather(
-    cluster: TestCluster, bodies: Bodies, calls: Calls, faults: Faults, definitions: Definitions, program: Program
+    cluster: TestCluster,
+    bodies: Bodies,
+    durable: DurableEvidence,
+    calls: Calls,
+    faults: Faults,
+    definitions: Definitions,
+    program: Program,
 ) -> Evidence:
     """All evidence of a cluster that is at rest. Stops its nodes, and removes every instance, to see what is left."""
     store, ttl = a_store(cluster), program.ttl
     await store.open()
     records: dict[str, Record] = {record.id: record async for record in records_of(store)}
     logs = {id: await _lines(store, id) for id in records}
+    if program.durable:
+        durable.steps = {id: await steps_of(store, id) for id in records}
     ledgers = [ledger async for ledger in _ledgers(store, definitions)]
     known = cluster._journal.rows()
     cleared = frozenset(id for id, row in known.items() if id not in records and row.final)
@@ -91,17 +121,26 @@ async def gather(
         limit=limit_numbers(program.concurrency or None, program.rate or None, None),
         key_concurrency=program.key_concurrency,
         starts=_starts(cluster, faults),
+        durable=durable,
     )
     await cluster.advance(2 * ttl + 3)  # the nodes that were killed last are taken for dead
     for node in cluster.nodes:
         await cluster.stop(node)
+    for _ in range(ROUNDS):
+        await store.expire(1000)
+    short = [id for id, record in records.items() if record.retention_us is not None and record.parent]
+    for at in range(0, len(short), MAX_BATCH):
+        durable.unexpired += [one.id for one in await store.get(short[at : at + MAX_BATCH]) if one is not None]
     await store.clear()
-    await store.publish_limits([KindLimits(kind=f"k{number}") for number in range(program.kinds)])
+    kinds = [f"k{number}" for number in range(program.kinds)] + [f"d{number}" for number in range(KINDS)]
+    for at in range(0, len(kinds), MAX_BATCH):
+        await store.publish_limits([KindLimits(kind=kind) for kind in kinds[at : at + MAX_BATCH]])
     await cluster.advance(FORGOTTEN)
     for _ in range(ROUNDS):
         await store.health()
     for _ in range(ROUNDS):
         await store.expire(1000)
+        await cluster.advance(SEARCH_EVERY)
     evidence.leftovers = [*await leftovers_of(store), *await kinds_left(store)]
     await store.close()
     return evidence
@@ -121,8 +160,8 @@ def _starts(cluster: TestCluster, faults: Faults) -> Counter[str]:
     return Counter([*cluster._members, *restarted, *(absence.node for absence in faults.absences)])
 
 
-async def records_of(store: Store) -> AsyncIterator[Record]:
-    query = Query(limit=MAX_LIMIT)
+async def records_of(store: Store, state: State = State.ALL) -> AsyncIterator[Record]:
+    query = Query(limit=MAX_LIMIT, state=state)
     while True:
         page = await store.lookup(query)
         for record in page.records:
@@ -134,6 +173,18 @@ async def records_of(store: Store) -> AsyncIterator[Record]:
 
 async def _lines(store: KVStore, id: str) -> Sequence[LogLine]:
     return (await store.logs(id, limit=10_000)).lines
+
+
+async def steps_of(store: Store, id: str) -> dict[str, bytes]:
+    """The steps and signals of an instance."""
+    found: dict[str, bytes] = {}
+    cursor: str | None = None
+    while True:
+        page = await store.steps(id, cursor=cursor)
+        found |= {step.name: step.value for step in page.steps}
+        cursor = page.cursor
+        if cursor is None:
+            return found
 
 
 async def _ledgers(store: KVStore, definitions: Definitions) -> AsyncIterator[Ledger]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from .durable_generator import VERBS as DURABLE_VERBS
+from .durable_generator import DurableGenerator
 from .program import Op, Program
 
 OPERATIONS = 200
@@ -77,6 +79,7 @@ class Generator:
         self._away: set[int] = set()
         self._frozen: set[int] = set()
         self._cut: set[int] = set()
+        self._durable = DurableGenerator(seed, self._any_node, self._kinds)
         self._calls: dict[str, Callable[[], tuple[str, Given]]] = {
             "cancel": self._cancel,
             "run_now": self._run_now,
@@ -107,6 +110,8 @@ class Generator:
             gap = round(rng.expovariate(1 / 0.15), 3) if rng.random() < 0.7 else 0.0
             if number in at:
                 verb, given = self._fault()
+            elif self._durable.draws():
+                verb, given = self._durable.draw(self._made_by)
             else:
                 verb, given = self._draw()
             self._ops.append(Op(gap, verb, given))
@@ -117,6 +122,7 @@ class Generator:
             ttl=rng.choice((1.0, 2.0, 5.0)),
             kinds=self._kinds,
             **self._limits(),
+            durable=self._durable.is_durable,
             latency=rng.choice((0.0, 0.0, 0.001, 0.02)),
             ops=tuple(self._ops),
         )
@@ -323,6 +329,8 @@ class Generator:
         return "fail", {"verb": self._verb(), "how": rng.choice(HOWS), "times": rng.choice((1, 1, 2, 5))}
 
     def _verb(self) -> str:
+        if self._durable.draws():
+            return self._durable.chance.choices(list(DURABLE_VERBS), list(DURABLE_VERBS.values()))[0]
         return self._random.choices(list(VERBS), list(VERBS.values()))[0]
 
     def _slow(self) -> tuple[str, Given]:
@@ -351,6 +359,9 @@ class Generator:
         """Make the call that has a fault before it, or do two things while such a call is on its way again."""
         if (calls := self._calls.get(verb)) is not None:
             self._ops.append(Op(0.0, *calls()))
+            return
+        if self._durable.is_durable and verb in DURABLE_VERBS:
+            self._ops.append(Op(0.0, *self._durable.draw(self._made_by)))
             return
         present = [node for node in range(self._nodes) if node not in self._away | self._frozen]
         if verb in ("leave", "resign") and present:
@@ -389,12 +400,19 @@ class Generator:
     def _name(self) -> int:
         return self._random.randrange(max(1, self._schedules))
 
+    def _any_node(self) -> int:
+        """A node, by the generator of durable bodies."""
+        return self._durable.chance.randrange(self._nodes)
+
     def _made(self) -> int:
+        return self._made_by(self._random, MAKERS)
+
+    def _made_by(self, chance: random.Random, verbs: Sequence[str]) -> int:
         """The number of an earlier operation that makes instances, a late one more often."""
-        makers = [number for number, op in enumerate(self._ops) if op.verb in MAKERS]
+        makers = [number for number, op in enumerate(self._ops) if op.verb in verbs]
         if not makers:
             return 0
-        return makers[max(0, len(makers) - 1 - int(self._random.expovariate(1 / 8)))]
+        return makers[max(0, len(makers) - 1 - int(chance.expovariate(1 / 8)))]
 
 
 def generate(seed: int) -> Program:

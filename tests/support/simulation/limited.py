@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from peerjob.model.durable import FLOW_KIND
 from peerjob.model.record import Record
 from peerjob.model.spec import decode_spec
 from peerjob.model.state import State
@@ -52,7 +53,8 @@ def rate(evidence: Evidence) -> Iterator[Violation]:
     numbers = evidence.limit
     if not numbers.period_us or not evidence.tells_times:
         return
-    starts = sorted(begin_us for record in evidence.records.values() for begin_us, _ in _claims(record))
+    limited = [record for record in evidence.records.values() if record.kind != FLOW_KIND]
+    starts = sorted(begin_us for record in limited for begin_us, _ in _claims(record))
     for first, start_us in enumerate(starts):
         for last in range(first + numbers.burst, len(starts)):
             if (last - first + 1 - numbers.burst) * numbers.period_us > starts[last] - start_us:
@@ -63,9 +65,10 @@ def rate(evidence: Evidence) -> Iterator[Violation]:
 
 def _limits(evidence: Evidence) -> Iterator[tuple[str, int, list[str]]]:
     """Each limit: its name, its concurrency, and the instances that it counts."""
-    yield "shared", evidence.limit.concurrency, list(evidence.records)
+    limited = {id: record for id, record in evidence.records.items() if record.kind != FLOW_KIND}
+    yield "shared", evidence.limit.concurrency, list(limited)
     by_key: dict[tuple[str, str], list[str]] = {}
-    for id, record in evidence.records.items():
+    for id, record in limited.items():
         by_key.setdefault(_key(record), []).append(id)
     for (kind, key), ids in by_key.items():
         yield f"key {key} of {kind}", evidence.key_concurrency, ids

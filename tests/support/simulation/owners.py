@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 from peerjob.model.codec import decode_value
+from peerjob.model.durable import FLOW_KIND
 from peerjob.model.spec import decode_spec
 from peerjob.model.state import State
 
@@ -35,6 +36,8 @@ def no_loss(evidence: Evidence) -> Iterator[Violation]:
     for id, record in evidence.records.items():
         if not record.state.is_final:
             yield Violation("NO-LOSS", id, f"it is {record.state!s} when all is at rest, owner {record.owner!r}")
+        if record.kind == FLOW_KIND:
+            continue  # its body writes nothing down
         if record.state is State.COMPLETED and not any(
             run.fence == record.fence and run.ending == "returned" for run in runs.get(id, ())
         ):

@@ -36,6 +36,8 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     rate: str = ""
     key_concurrency: int = 0
     """That of the keys of each kind; 0: no key is limited."""
+    durable: bool = False
+    """Whether it has durable bodies."""
     latency: float = 0.0
     """Seconds for which a request to the store, and its answer, are under way on average."""
     ops: tuple[Op, ...]

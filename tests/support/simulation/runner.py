@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import hashlib
 import logging
@@ -18,14 +19,18 @@ from peerjob.testing import TestCluster
 from .bodies import Bodies
 from .calls import Calls
 from .checker import check
+from .durable import KINDS, DurableBodies
 from .evidence import Evidence, Violation
 from .faults import Faults
-from .gathering import Definitions, gather, happened, heal, hold_to_etcd, within
+from .gathering import Definitions, gather, happened, heal, hold_to_etcd, watch_threads, within, without_signal
 from .program import Op, Program
+from .threads import Threads
 
 REST = "10m"
 """Virtual time within which a program comes to rest after its last operation, with every fault healed."""
 ANSWERED = "5m"
+ROUND, ROUNDS = "40s", 12
+"""Virtual time after which what waits for a signal gets one, and how often: each body waits for a few."""
 
 
 @dataclass(kw_only=True)
@@ -60,6 +65,8 @@ class Runner:
         self._drained: set[str] = set()
         self._cluster: TestCluster
         self._bodies: Bodies
+        self._durable: DurableBodies
+        self._threads: Threads | None = None
         self._calls: Calls
         self._faults: Faults
 
@@ -68,10 +75,12 @@ class Runner:
         program = self._program
         bodies = self._bodies = Bodies(self._now_us, program)
         jobs = {number: bodies.job(number) for number in range(program.kinds)}
+        durable = self._durable = DurableBodies(bodies, self._now_us)
+        durable_jobs = [durable.job(f"d{number}") for number in range(KINDS if program.durable else 0)]
         asyncio.get_running_loop().set_exception_handler(self._hear)
         async with TestCluster(
             nodes=program.nodes,
-            jobs=list(jobs.values()),
+            jobs=[*jobs.values(), *durable_jobs],
             seed=program.seed,
             workers=program.workers,
             lease_ttl=program.ttl,
@@ -80,16 +89,21 @@ class Runner:
         ) as cluster:
             self._cluster = cluster
             hold_to_etcd(cluster)
-            self._calls = Calls(self._bodies, jobs, cluster.clock.time_us)
+            if program.durable:
+                self._threads = watch_threads(cluster, durable.evidence)
+            self._calls = Calls(self._bodies, durable, jobs, cluster.clock.time_us)
             self._faults = Faults(cluster)
             definitions = Definitions(cluster)
             for number, op in enumerate(program.ops):
                 if op.gap:
                     await cluster.advance(op.gap)
+                    self._look(number)
                 self._begin(number, op)
             await cluster.advance(0.1)  # the last operations have begun before everything is healed
             await self._rest()
-            evidence = await gather(cluster, self._bodies, self._calls, self._faults, definitions, program)
+            evidence = await gather(
+                cluster, self._bodies, durable.evidence, self._calls, self._faults, definitions, program
+            )
             events = [str(event) for event in cluster.trace]
         return Verdict(
             program=program,
@@ -164,13 +178,38 @@ class Runner:
             for job in [self._bodies.job(number) for number in range(self._program.kinds)]:
                 if job.kind not in {known.kind for known in node.jobs()}:
                     node.register(job)
+        await self._paused()
+        await self._finished()
+        if self._threads is not None:
+            await cluster.advance(2 * self._program.ttl + 3)  # ends that a killed node left are followed up
+            self._look(self._program.size)
+            self._durable.evidence.unsettled += self._threads.unsettled()
+
+    async def _paused(self) -> None:
+        """Pause all schedules."""
+        cluster = self._cluster
         first = cluster.nodes[0]
         for schedule in await cluster.clock.run(within(cluster, first, first.schedules())):
             await cluster.clock.run(within(cluster, first, first.pause_schedule(schedule)))
+
+    async def _finished(self) -> None:
+        """Wait until nothing is queued, waits or runs; give a value to what waits for a signal without a time."""
+        cluster, first = self._cluster, self._cluster.nodes[0]
+        for _ in range(ROUNDS if self._program.durable else 0):
+            with contextlib.suppress(AssertionError):
+                await cluster.run_until_idle(ROUND)
+                break
+            for id, signal in await without_signal(cluster):
+                with contextlib.suppress(PeerjobError):  # it has ended since
+                    await cluster.clock.run(within(cluster, first, first.signal(id, signal, "at rest")))
         try:
             await cluster.run_until_idle(REST)
         except AssertionError as error:
             self._trace.append(str(error).splitlines()[0])
+
+    def _look(self, number: int) -> None:
+        if self._threads is not None:
+            self._threads.look(f"before operation {number}")
 
     def _now_us(self) -> int:
         return self._cluster.clock.time_us()
