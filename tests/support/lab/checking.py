@@ -12,14 +12,16 @@ from typing import Any
 from peerjob.model.definition import decode_definition
 from peerjob.store.base import Store
 from support.leaders import read_ledger
+from support.simulation.durable_evidence import DurableEvidence
+from support.simulation.durable_rules import children, flows, steps
 from support.simulation.evidence import Absence, Evidence, Ledger, Order, Run, Violation
 from support.simulation.firing import one_fire
-from support.simulation.gathering import records_of
+from support.simulation.gathering import records_of, steps_of
 from support.simulation.histories import legal_history, retries
 from support.simulation.owners import no_loss, one_owner
 from support.stalls import Span
 
-INVARIANTS = (no_loss, one_owner, legal_history, one_fire, retries)
+INVARIANTS = (no_loss, one_owner, legal_history, one_fire, retries, steps, children, flows)
 SKEW_US = 1_000_000
 """How far a node may be mistaken about the time of the store while answers are slow."""
 
@@ -41,6 +43,8 @@ def read_journal(path: Path) -> list[Run]:
     for line in path.read_text().splitlines() if path.exists() else ():
         told: dict[str, Any] = json.loads(line)
         where = (told["id"], told["fence"], told["node"])
+        if "step" in told or "child" in told or "awaited" in told:
+            continue  # see `flowing`
         if "kind" in told:
             runs[where] = Run(
                 id=told["id"],
@@ -58,18 +62,28 @@ def read_journal(path: Path) -> list[Run]:
 
 
 async def gather(
-    store: Store, runs: Sequence[Run], orders: Mapping[str, Order], absences: Sequence[Absence], *, ttl: float
+    store: Store,
+    runs: Sequence[Run],
+    orders: Mapping[str, Order],
+    absences: Sequence[Absence],
+    durable: DurableEvidence,
+    *,
+    ttl: float,
 ) -> Evidence:
     """The evidence of a set-up at rest."""
     ledgers = [ledger async for ledger in _ledgers(store)]
+    records = {record.id: record async for record in records_of(store)}
+    durable.steps = {id: await steps_of(store, id) for id, record in records.items() if record.has_steps}
+    durable.written = durable.steps
     return Evidence(
         ttl_us=round(ttl * 1_000_000),
         orders=orders,
-        records={record.id: record async for record in records_of(store)},
+        records=records,
         runs=runs,
         absences=absences,
         ledgers=ledgers,
         skew_us=SKEW_US,
+        durable=durable,
     )
 
 

@@ -4,9 +4,11 @@ import asyncio
 import json
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from uuid import uuid4
 
-from peerjob import INJECTED, Context, JobGroup
+from peerjob import INJECTED, Context, JobGroup, Suspended
 from support.stalls import Stalls, tell
 from support.true_time import true_us
 
@@ -40,14 +42,59 @@ async def tick(context: Context = INJECTED) -> int:
     return await _noted("tick", 0.05, context)
 
 
-async def _noted(kind: str, seconds: float, context: Context) -> int:
+@group.job(kind="member", max_retries=0)
+async def member(seconds: float, context: Context = INJECTED) -> int:
+    """Sleep, as a member of a flow."""
+    return await _noted("member", seconds, context)
+
+
+@group.job(kind="failing", max_retries=0)
+async def failing(seconds: float, context: Context = INJECTED) -> int:
+    """Fail: what needs the result is cancelled."""
+    await _noted("failing", seconds, context)
+    raise RuntimeError("a member fails")
+
+
+@group.job(kind="stepped", max_retries=0)
+async def stepped(seconds: float, context: Context = INJECTED) -> int:
+    """Three steps, a child and a wait, without a worker while it waits."""
+    return await _noted("stepped", seconds, context, _stepped)
+
+
+async def _stepped(seconds: float, context: Context) -> None:
+    async def step(name: str) -> str:
+        value = str(uuid4())
+        _note(context, {"step": name, "called": value})
+        await asyncio.sleep(seconds / 3)
+        return value
+
+    for number in range(3):
+        name = f"step/{number}"
+        _note(context, {"step": name, "kept": await context.step(name, step, name)})
+    child = await context.start("child", member.call(seconds))
+    _note(context, {"child": "child", "made": child.id})
+    result = await child
+    _note(context, {"awaited": child.id, "result": result})
+    await context.suspend("pause", seconds)
+
+
+async def _slept(seconds: float, _: Context) -> None:
+    await asyncio.sleep(seconds)
+
+
+async def _noted(
+    kind: str, seconds: float, context: Context, work: Callable[[float, Context], Awaitable[None]] = _slept
+) -> int:
     ending = "raised"
     _note(context, {"kind": kind, "attempt": context.attempt})
     try:
-        await asyncio.sleep(seconds)
+        await work(seconds, context)
         ending = "returned"
     except asyncio.CancelledError:
         ending = "cancelled"
+        raise
+    except Suspended:
+        ending = "suspended"
         raise
     finally:
         reason = context.reason

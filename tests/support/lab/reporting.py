@@ -32,6 +32,14 @@ def as_markdown(reports: Sequence[Report], command: str, at: datetime) -> str:
         f"| {len(one.violations)} |"
         for one in reports
     ]
+    lines += ["", "Flows: steps run more than once; values accepted twice: "]
+    lines[-1] += f"{sum(one.accepted_twice for one in reports)}"
+    lines += ["", "| set-up | flows | members | steps | steps that ran more than once | values accepted twice |"]
+    lines += ["|---|---|---|---|---|---|"]
+    lines += [
+        f"| {one.setup} | {one.flows} | {one.members:,} | {one.steps:,} | {one.steps_again:,} | {one.accepted_twice} |"
+        for one in reports
+    ]
     lines += ["", "| set-up | fault | times | recovery p50 | maximum |", "|---|---|---|---|---|"]
     for one in reports:
         for kind, times in one.faults.items():

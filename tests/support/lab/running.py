@@ -30,6 +30,7 @@ from support.waiting import PATIENCE
 from .checking import Strike, gather, read_journal, recoveries, summed_up, violations
 from .clocks import JUMP, WHY_NOT, FakeClock, faketime
 from .explaining import explained
+from .flowing import Flowing, accepted_twice, read_steps
 from .jobs import JOURNAL, noted
 from .setups import SETUPS
 from .site import FAILOVERS, Hit, Site
@@ -73,6 +74,13 @@ class Report:
     violations: Sequence[str]
     recovery: Mapping[str, Mapping[str, float]]
     """Kind of fault → how many recoveries, their median and maximum in seconds."""
+    flows: int = 0
+    members: int = 0
+    steps: int = 0
+    steps_again: int = 0
+    """Steps whose functions were called more than once."""
+    accepted_twice: int = 0
+    """Steps of which more than one value was accepted."""
     moved: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
     """The same, of recoveries that include a failover of the server or another leader of etcd."""
     load: float = 0.0
@@ -152,7 +160,7 @@ class _Run:
         while not self.enough.is_set():
             self.revive()
             with contextlib.suppress(StoreError):
-                if await client.count(Query(state=State.ACTIVE)) < QUEUE:
+                if await client.count(Query(kind="noted", state=State.ACTIVE)) < QUEUE:
                     made = await client.schedule_many(noted.call(self.chance.choice(BODIES)) for _ in range(AT_A_TIME))
                     told_us = now_us()
                     self.orders.update((one.id, Order(id=one.id, kind="noted", told_us=told_us)) for one in made)
@@ -182,7 +190,8 @@ async def run(
         else:
             await site.nodes.start(group.client.namespace, shared)
         began = time.monotonic()
-        work = asyncio.create_task(running.keep_busy())
+        flowing = Flowing(Random(f"flows {seed} {name}"))
+        work = asyncio.gather(running.keep_busy(), flowing.keep_going(running.group.client, seconds, running.enough))
         faults = _faults(running)
         kinds: list[str] = []
         while not stop.is_set():
@@ -210,10 +219,10 @@ async def run(
         await work
         if site.nodes is not None:
             await site.nodes.settled()
-        return await _judged(name, seed, running, journal, began)
+        return await _judged(name, seed, running, flowing, journal, began)
 
 
-async def _judged(name: str, seed: int, running: _Run, journal: Path, began: float) -> Report:
+async def _judged(name: str, seed: int, running: _Run, flowing: Flowing, journal: Path, began: float) -> Report:
     client, over_us = running.group.client, now_us()
     if not await _at_rest(running, over_us):
         await _explain(running, journal, over_us)
@@ -228,7 +237,9 @@ async def _judged(name: str, seed: int, running: _Run, journal: Path, began: flo
     )
     await store.open()
     try:
-        evidence = await gather(store, runs, running.orders, absences, ttl=TTL)
+        durable, orders = flowing.evidence, running.orders | flowing.orders
+        steps = read_steps(journal, durable)
+        evidence = await gather(store, runs, orders, absences, durable, ttl=TTL)
     finally:
         await store.close()
     found, moved = recoveries(running.strikes, runs, running.shifts(), ttl=TTL)
@@ -240,6 +251,11 @@ async def _judged(name: str, seed: int, running: _Run, journal: Path, began: flo
         instances=len(evidence.records),
         fires=sum(record.count for ledger in evidence.ledgers for record in ledger.records),
         runs=len(runs),
+        flows=len(durable.flows),
+        members=sum(map(len, durable.flows.values())),
+        steps=len(steps.calls),
+        steps_again=steps.again,
+        accepted_twice=accepted_twice(durable),
         violations=[str(violation) for violation in violations(evidence)],
         recovery={kind: summed_up(each) for kind, each in sorted(found.items())},
         moved={kind: summed_up(each) for kind, each in sorted(moved.items())},
