@@ -165,7 +165,10 @@ class Store(Limits, Durable, Protocol):
     async def turn(
         self, incarnation: str, outcomes: Sequence[Outcome], want: Want | None, *, request: str
     ) -> tuple[list[Ack], Claimed]:
-        """`commit`, then `claim` (if `want` is given), in one round trip if the server can."""
+        """`commit`, then `claim` (if `want` is given), in one round trip if the server can.
+
+        A store can claim first if an instance is linked and its outcome does not say so: a signal came during its run.
+        """
         ...
 
     async def cancel(self, ids: Sequence[str], *, node: str = "", request: str) -> list[State | None]:

@@ -222,6 +222,7 @@ class Calls(FlowCalls, ScheduleCalls, QueryCalls, LimitCalls):
             removes=True,
             incarnation=incarnation,
             want=want,
+            untold=tuple(one.id for one, _ in outcomes if want and not one.linked and not one.is_durable),
         )
 
     def _cancel(self, request: str, given: Given) -> Made:

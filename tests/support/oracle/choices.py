@@ -22,6 +22,8 @@ class Chosen:
     """The claims that were taken back, in order; None if the call does not tell."""
     gone: frozenset[str] | None = None
     """The instances that were removed; None if that is asked after the call."""
+    claims_first: bool = False
+    """Whether a turn claims before it writes its outcomes."""
     removes_all: bool = False
     """Whether the call removes all that it may remove, so that there is no choice."""
     may_remove: int = 0

@@ -42,6 +42,8 @@ class Made:
     """Whether the lease of the incarnation is over after the call."""
     want: Want | None = None
     """What the call claims."""
+    untold: tuple[str, ...] = ()
+    """The instances whose outcomes do not tell that they are linked, in a call that also claims."""
 
 
 @dataclass

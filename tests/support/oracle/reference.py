@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from heapq import merge
 
 from peerjob.model.clock import Clock
-from peerjob.model.record import Claimed, StoreLimits, Want
+from peerjob.model.record import Ack, Claimed, Outcome, StoreLimits, Want
 from peerjob.model.state import State
 from peerjob.store.reference.choices import Choices
+from peerjob.store.reference.claim import claim
+from peerjob.store.reference.commit import commit
 from peerjob.store.reference.edges import settle
 from peerjob.store.reference.ends import is_held, remove
 from peerjob.store.reference.gates import finish
@@ -127,6 +129,21 @@ class FollowedData(ReferenceData):
         finish(followed.transaction)
 
 
+class FollowedStore(ReferenceStore):
+    """The reference, which takes the order of the engine within a turn."""
+
+    _data: FollowedData
+
+    async def turn(
+        self, incarnation: str, outcomes: Sequence[Outcome], want: Want | None, *, request: str
+    ) -> tuple[list[Ack], Claimed]:
+        if want is None or not self._data.chosen.claims_first:
+            return await super().turn(incarnation, outcomes, want, request=request)
+        with self._transaction() as transaction:
+            claimed = claim(transaction, incarnation, want, request=request, command="turn-claim")
+            return commit(transaction, incarnation, outcomes, request=request, command="turn-commit"), claimed
+
+
 class Reference:
     """The reference of one run, with its clock."""
 
@@ -135,7 +152,7 @@ class Reference:
         self._limits = limits
         self._data = FollowedData(strict=strict)
         self._seen = Namespace()
-        self.store = ReferenceStore(self._data, clock=self._clock, limits=limits, namespace=NAMESPACE)
+        self.store = FollowedStore(self._data, clock=self._clock, limits=limits, namespace=NAMESPACE)
 
     @property
     def _state(self) -> Namespace:
@@ -176,6 +193,12 @@ class Reference:
     def running(self) -> set[str]:
         """The instances that run."""
         return {id for id, one in self._state.instances.items() if one.state is State.PROCESSING}
+
+    def linked(self, ids: Collection[str]) -> bool:
+        """Whether one of these instances has steps, signals, children or a parent."""
+        state = self._state
+        found = [state.instances[id] for id in ids if id in state.instances]
+        return any(one.steps or one.parent or one.id in state.children for one in found)
 
     def removable(self) -> set[str]:
         """The instances that an engine may remove at this moment.

@@ -173,7 +173,15 @@ class Lockstep:
             chosen.gone = await self._gone(self._reference.removable())
         self._reference.follow(chosen)
         finals = self._reference.finals()
+        before = self._reference.copied() if self._reference.linked(made.untold) else None
         ours = await answer(made.call, self._ours)
+        if before is not None and chosen.objections:
+            # *Choice*: a turn that does not tell that an instance is linked can claim before it writes its outcomes
+            self._reference.adopt(before)
+            chosen = chosen_by(made.verb, theirs)
+            chosen.claims_first = True
+            self._reference.follow(chosen)
+            ours = await answer(made.call, self._ours)
         if made.removes:
             # *Choice*: each step that ends instances can remove others
             chosen.may_remove = max(chosen.may_remove, 2 * (self._reference.finals() - finals))
