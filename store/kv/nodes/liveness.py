@@ -16,7 +16,7 @@ import msgspec
 from peerjob.model.clock import Clock
 from peerjob.model.record import Held, Renewed, digest
 from peerjob.store.calls import MAX_ANSWER, answer_within
-from peerjob.store.kv.format.base import Compare, Entry, Found, KeyValue, Op, Put, Range, Transaction
+from peerjob.store.kv.format.base import Compare, Entry, Found, KeyValue, Op, Put, Range, Transaction, mod_of
 from peerjob.store.kv.format.keys import Keys, below, prefix_end
 from peerjob.store.kv.format.layout import FLOWS_VALUE, LAYOUT_VALUES, mended_layout
 from peerjob.store.kv.format.rows import UNREADABLE_NODE, Live, NodeRow, decode_node, encode, live_of
@@ -114,7 +114,7 @@ class KVLiveness:
             ahead_us=judgement.ahead_us,
             clock_known=judgement.known,
             instruction=row.instruction,
-            work_due=None if sign is None else not sign.holds(read.sign),
+            work_due=None if sign is None else not sign.holds(read.sign, mod_of(read.layout)),
             settling=read.settling,
             reap_in_us=reap_in_us,
         )

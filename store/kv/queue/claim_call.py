@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Set
 
 from peerjob.model.caps import Caps
+from peerjob.model.durable import FLOW_KIND
 from peerjob.model.record import Claim, Claimed, Want
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import Compare, Entry
@@ -46,7 +47,9 @@ class ClaimCall:
         self.charged: dict[str, int] = {}
         """See `ClaimLimits`."""
         self.stamp = Compare("")
-        """Holds while the limits of the namespace are those that the claim has read."""
+        """Holds while layout and limits of the namespace are those that the claim has read."""
+        self.durable = False
+        """Whether the namespace can have flows. Each node runs their kind, so otherwise no claim reads its queues."""
         self.node = Entry(b"", 0)
         self.name = ""
         self.live: list[str] = []
@@ -71,14 +74,19 @@ class ClaimCall:
         return tuple(kind for kind, limit in self.want.kinds.items() if limit > self.taken.get(kind, 0))
 
     @property
+    def queued_kinds(self) -> tuple[str, ...]:
+        """Those of `kinds` that the namespace can have."""
+        return self.kinds if self.durable else tuple(kind for kind in self.kinds if kind != FLOW_KIND)
+
+    @property
     def closed(self) -> Set[str]:
         """The kinds of which a limit allows no instance."""
         return frozenset() if self.by_limits is None else self.by_limits.closed
 
     @property
     def open_kinds(self) -> tuple[str, ...]:
-        """The kinds of which more instances may be claimed, as far as limits allow it."""
-        return tuple(kind for kind in self.kinds if kind not in self.closed) if self.closed else self.kinds
+        """Those of `queued_kinds` of which limits allow more instances."""
+        return tuple(kind for kind in self.queued_kinds if kind not in self.closed)
 
     @property
     def wants_all(self) -> bool:

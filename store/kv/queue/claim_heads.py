@@ -42,9 +42,10 @@ class ClaimHeads:
             call.groups = await self._read_groups(call)
         for _ in range(ROUNDS):
             rules = await context.limit_rules.current()
+            call.durable = context.kv.durable
             by_limits = ClaimLimits(context, rules, call.want.kinds, call.charged) if rules.kinds else None
             limits = [] if by_limits is None else by_limits.reads
-            reads = [node, *windowed, context.queues.delayed_heads(), *self.of_ready(call, call.kinds), *limits]
+            reads = [node, *windowed, context.queues.delayed_heads(), *self.of_ready(call, call.queued_kinds), *limits]
             now_us = context.clock_skew.median_us()
             nodes, *answers = await context.kv.read(reads)
             call.by_limits, call.stamp = by_limits, rules.stamp
@@ -81,7 +82,7 @@ class ClaimHeads:
             if sum(answer.count for answer in ready) > _MAX_HEADS:
                 call.groups = await self._read_groups(call)
                 return False
-            call.heads = {kind: queues.heads(answer) for kind, answer in zip(call.kinds, ready, strict=True)}
+            call.heads = {kind: queues.heads(answer) for kind, answer in zip(call.queued_kinds, ready, strict=True)}
             return True
         marks, heads = ready[: len(call.groups.marks)], ready[len(call.groups.marks) :]
         if not call.groups.hold(marks):

@@ -98,7 +98,7 @@ class IdleNodes:
             # while the clock of this node decides nothing, the reads do not find delayed instances
             if waits and call.wants_all and request_reads == reads and context.clock_skew.decides:
                 _, revision = self._entries[call.incarnation]
-                sign = IdleSign(call.incarnation, idle, revision, reads[:own], answer[:own], closed)
+                sign = IdleSign(call.incarnation, idle, revision, call.stamp.mod, reads[:own], answer[:own], closed)
                 context.idle_signs.set(sign)
             return True
         if waits:

@@ -32,6 +32,8 @@ class IdleSign(msgspec.Struct, frozen=True):
     key: str
     revision: int
     """The revision at which the registration was written."""
+    layout: int
+    """The revision of the layout then. A new layout can bring kinds whose queues the claim did not read."""
     ranges: Sequence[Range]
     """The reads that find new instances."""
     answers: Sequence[Found]
@@ -44,11 +46,12 @@ class IdleSign(msgspec.Struct, frozen=True):
         held_back = () if self.closed is None else self.closed.reads
         return [Range(self.key, keys_only=True), *self.ranges, *held_back]
 
-    def holds(self, read: Sequence[Found]) -> bool:
-        """Whether the answers to `reads` are as they were at the registration."""
+    def holds(self, read: Sequence[Found], layout: int) -> bool:
+        """Whether the answers to `reads`, and the revision of the layout, are as they were at the registration."""
         registration, answers = read[0], read[1 : 1 + len(self.ranges)]
         return (
             [entry.mod for _, entry in registration.items] == [self.revision]
+            and layout == self.layout
             and _texts(answers) == _texts(self.answers)
             and not (self.closed is not None and self.closed.may_go(read[1 + len(answers) :]))
         )

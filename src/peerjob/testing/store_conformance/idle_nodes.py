@@ -5,8 +5,10 @@ A store may leave both out (None). Its nodes then ask each second.
 
 from __future__ import annotations
 
+from peerjob.model.durable import FLOW_KIND
 from peerjob.model.record import Renewed
 from peerjob.store.base import Store
+from peerjob.store.rules import FLOWS_LAYOUT
 from peerjob.testing.factories import Peer
 
 from .suite import StoreSuite
@@ -48,6 +50,18 @@ class IdleRules(StoreSuite):
     async def test_a_renewal_tells_a_node_that_never_claimed_to_claim(self, store: Store) -> None:
         peer = await self.join(store)
         assert (await peer.renew()).work_due in (True, None)
+
+    async def test_nodes_that_wait_learn_of_the_first_flow(self, store: Store) -> None:
+        kinds = ("work", FLOW_KIND)
+        peers = [await self._waiting(store, kinds), await self._waiting(await self.open(), kinds)]
+        maker = await self.open()
+        await maker.require_layout(FLOWS_LAYOUT, "flows")
+        await maker.enqueue(self.make.instances(1, kind=FLOW_KIND))
+        for peer in peers:
+            self._tells(await peer.renew(), due=True)
+        assert (await peers[1].take_one()).kind == FLOW_KIND
+        assert await peers[0].take() == ()
+        self._tells(await peers[0].renew(), due=False)
 
     async def test_work_of_other_kinds_is_not_due(self, store: Store) -> None:
         peer = await self._waiting(store)

@@ -163,8 +163,9 @@ local function open_selection(claim)
   local heads = {key = heads_key(claim.set, false), offset = 0, at = -1, window = {}, piece = 16,
     at_end = claim.letter ~= 'x' or limit <= 0}
   local selection = {claim = claim, kinds = kinds, sources = {}, heap = {}, heads = heads, opened = {}, suspect = nil}
-  for n = 1, #kinds do
-    open_source(selection, kinds[n], #kinds == 1 and limit or 16)
+  -- The last kind of a node is that of flows, of which mostly none waits: then the others are opened as without it.
+  for n = #kinds, 1, -1 do
+    open_source(selection, kinds[n], n == 1 and not selection.sources[1] and limit or 16)
   end
   advance(heads, limit)
   find_suspect(selection)
