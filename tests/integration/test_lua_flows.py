@@ -113,6 +113,25 @@ async def test_the_turn_of_a_node_that_does_not_know_of_a_thread(site: MakeSite)
     assert [record and record.state for record in await store.get([claim.id])] == [State.COMPLETED]
 
 
+async def test_a_child_has_one_edge_however_often_its_parent_waits(site: MakeSite) -> None:
+    here = site()
+    store = await opened(here)
+    peer = await here.join(store)
+    one = child(here)
+    claim = await parent_of(here, peer, one)
+    (running,) = await peer.take()
+    for name in ("a", "b", "c"):
+        wait = Wait(signal=name, needs=True)
+        assert await peer.suspend(claim, wait, needs=(Need(one.instance.id),)) is Ack.DONE
+        assert here.server.command("ZCARD", here.key(f"d:{one.instance.id}")) == 1
+        await store.signal(claim.id, name, b"")
+        claim = await peer.take_one()
+    assert await peer.suspend(claim, Wait(needs=True), needs=(Need(one.instance.id),)) is Ack.DONE
+    assert await peer.take() == ()
+    assert await peer.end(running) is Ack.DONE
+    assert (await peer.take_one()).id == claim.id
+
+
 async def test_a_turn_claims_the_instance_that_it_hands_back(site: MakeSite) -> None:
     """A signal came during the run, so the node does not know that the instance has a thread."""
     here = site()

@@ -25,11 +25,19 @@ local function attach(id, thread, fence, parent, needs, made)
       is_over = state and is_final(state) and not present(flags or 0, RELEASING)
     end
     if state and not is_over then
-      local member = id .. when .. edge
+      local key, member = edges_key(needed), id .. when .. edge
       local planned = threads.needed[needed] or {}
       threads.needed[needed] = planned
-      if not planned[member] and not call('ZSCORE', edges_key(needed), member) then
-        add_pair('ZADD', edges_key(needed), 0, member)
+      local known = planned[member]
+      for _, other in ipairs(not known and call('ZRANGE', key, '[' .. id, '(' .. id .. 'f', 'BYLEX') or {}) do
+        known = known or other == member
+        if sub(other, 38) ~= edge then
+          -- an edge of an earlier wait
+          add('ZREM', key, other)
+        end
+      end
+      if not known then
+        add_pair('ZADD', key, 0, member)
         planned[member] = true
         thread.needs = thread.needs + 1
       end
