@@ -3,15 +3,14 @@
 Each end writes a key below `settle/` in its own transaction. The settling of a need has three steps. First it deletes
 the markers of the needs, then it looks at each dependant, and lets it enter its queue if no marker is left. Last, it
 deletes the edges and the key. So any node can repeat it after any step. A wait begins with the compare of a marker that
-is left, so it begins before that marker goes, and the settling sees it.
-
+is XX
 No counter is kept: many ends at once would have conflicts.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -19,7 +18,7 @@ from peerjob.model.durable import MAX_SETTLED
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import check_batch
 from peerjob.model.state import State
-from peerjob.store.kv.format.base import Compare, Delete, Entry, Op, Put, Range
+from peerjob.store.kv.format.base import Compare, Delete, Entry, Op, Put, Range, Transaction
 from peerjob.store.kv.format.keys import below, prefix_end
 from peerjob.store.kv.format.rows import Row, encode, number_of
 from peerjob.store.kv.format.thread_rows import StoredEdge, edge_of, is_held, wait_of, without_hold
@@ -32,7 +31,9 @@ from peerjob.store.rules import PARENT_ENDED, need_failed
 from .entering import EndOfWait, write_ends
 
 _PART = 40
-"""Most ends whose edges one request reads, and most children that one step lets go."""
+"""Most children that one step lets go."""
+_MAX_OPS = 100
+"""Most deletes of one transaction."""
 _MAX_WITNESSES = 10_000
 _REQUEST = "settle"
 """The request in the records of the instances that the settling cancels."""
@@ -52,14 +53,21 @@ class _Need(msgspec.Struct, frozen=True):
         return self.edge.must_complete and self.state is not State.COMPLETED
 
 
+class _End(msgspec.Struct, frozen=True):
+    """The end of a child that others need."""
+
+    needs: Sequence[_Need]
+    removal: Sequence[Op]
+    """What removes the edges; and at last, if no other edge is left, the key below `settle/`."""
+
+
 class Settler:
     """Settles ends."""
 
     def __init__(self, context: KVContext) -> None:
         self._context = context
-        self._witnesses: dict[str, str] = {}
-        """Prefix of the needs of an instance → one that was left. A read of one key is cheap, but etcd counts a range.
-        """
+        self._witnesses: dict[str, Compare] = {}
+        """Prefix of the needs of an instance → the compare of one that was left. etcd would count a whole range."""
 
     async def follow_ends(self, written: Sequence[str], caller: str) -> None:
         """Settle the ends that a command has caused; if more is left, tell an incarnation."""
@@ -78,13 +86,14 @@ class Settler:
         while todo and left > 0:
             what = self._what(todo[0])
             part: list[str] = []
-            while todo and len(part) < min(_PART, left) and self._what(todo[0]) == what:
+            while todo and len(part) < min(MAX_SETTLED, left) and self._what(todo[0]) == what:
                 part.append(todo.popleft())
+            if what == "e":
+                left -= await self._follow_needs(part, left, todo)
+                continue
             entries = zip(part, await self._context.kv.get(part), strict=True)
             ends = {key: entry for key, entry in entries if entry is not None}
-            if what == "e" and ends:
-                left -= await self._follow_needs(ends, left, todo)
-            elif what == "f" and ends:
+            if what == "f" and ends:
                 left -= await self._follow_failed(ends, todo)
             elif what == "k":
                 for key, entry in ends.items():
@@ -97,28 +106,50 @@ class Settler:
 
     # -- needs ----------------------------------------------------------------------------------------------------
 
-    async def _follow_needs(self, ends: Mapping[str, Entry], limit: int, todo: deque[str]) -> int:
+    async def _follow_needs(self, settles: Sequence[str], limit: int, todo: deque[str]) -> int:
         """Settle the needs of children that are over; returns how many. `todo` gets the ends that have more."""
         context, keys = self._context, self._context.keys
-        ids = {key: _parts(context, key)[0] for key in ends}
-        answers = await context.kv.read([below(keys.edges(id), limit + 1) for id in ids.values()])
-        needs: list[_Need] = []
-        done: list[Op] = []
-        for (key, id), answer in zip(ids.items(), answers, strict=True):
-            items = answer.items[: max(0, limit - len(needs))]
-            state = _state_of(ends[key])
-            for edge_key, entry in items:
-                edge = edge_of(entry.value)
-                done.append(Delete(edge_key))
-                if edge is not None:
-                    needs.append(_Need(id, state, edge_key[len(keys.edges(id)) :], edge))
-            if len(items) < len(answer.items):
+        ids = [_parts(context, key)[0] for key in settles]
+        answers = await context.kv.read([below(keys.edges(id), limit + 1) for id in ids])
+        edges = [[(key, edge_of(entry.value)) for key, entry in answer.items] for answer in answers]
+        strict = [key for key, some in zip(settles, edges, strict=True) if any(e and e.must_complete for _, e in some)]
+        states = dict(zip(strict, await context.kv.get(strict), strict=True)) if strict else {}
+        ends: list[_End] = []
+        count = 0
+        for key, id, of_child in zip(settles, ids, edges, strict=True):
+            entry = states.get(key)
+            if entry is None and key in states:
+                continue  # another node has settled it
+            state = None if entry is None else _state_of(entry)
+            cut, first = len(keys.edges(id)), of_child[: limit - count]
+            needs = [_Need(id, state, name[cut:], edge) for name, edge in first if edge is not None]
+            count += len(first)
+            if len(first) < len(of_child):
                 todo.append(key)
-            else:
-                done.append(Delete(key))
-        await self._follow(needs, todo)
-        await context.writer.plain(done)
-        return max(1, len(needs))
+            removed = [name for name, _ in first] + [key] * (len(first) == len(of_child))
+            if removed:
+                ends.append(_End(needs, [Delete(name) for name in removed]))
+        left = [end for part in _parts_of(ends) if not await self._pass_over(part) for end in part]
+        if left:
+            await self._follow([need for end in left for need in end.needs], todo)
+            await context.writer.plain([op for end in left for op in end.removal])
+        return max(1, count)
+
+    async def _pass_over(self, ends: Sequence[_End]) -> bool:
+        """Settle ends in one transaction, if each instance that needs one of them is known to need another one."""
+        needs = [need for end in ends for need in end.needs]
+        markers = dict.fromkeys(self._marker(need) for need in needs)
+        ops = [*map(Delete, markers), *(op for end in ends for op in end.removal)]
+        compares: dict[str, Compare] = {}
+        for prefix in (self._prefix(need) for need in needs):
+            witness = self._witnesses.get(prefix)
+            if witness is None or witness.key in markers:
+                return False
+            compares[prefix] = witness
+        if len(ops) > _MAX_OPS or any(need.failed for need in needs):
+            return False
+        applied = await self._context.kv.txn([Transaction(list(compares.values()), ops)])
+        return applied.answers[0] is not None
 
     async def _follow_failed(self, ends: Mapping[str, Entry], todo: deque[str]) -> int:
         """Settle needs of children that had ended before; returns how many."""
@@ -141,8 +172,11 @@ class Settler:
             await self._context.writer.plain([Delete(self._marker(need)) for need in failed])
         await self._go_on({(need.dependant, need.edge.fence) for need in over})
 
+    def _prefix(self, need: _Need) -> str:
+        return self._context.keys.needs(need.dependant, need.edge.fence)
+
     def _marker(self, need: _Need) -> str:
-        return self._context.keys.needs(need.dependant, need.edge.fence) + need.child
+        return self._prefix(need) + need.child
 
     async def _cancel(self, failed: Sequence[_Need], todo: deque[str]) -> None:
         """Cancel the instances that wait for a child which has failed."""
@@ -162,7 +196,8 @@ class Settler:
         context, keys = self._context, self._context.keys
         pending = sorted(waiting)
         for _ in range(8 * ROUNDS):
-            pending = [(id, fence) for id, fence in pending if not await self._is_left(keys.needs(id, fence))]
+            left = await self._left([keys.needs(id, fence) for id, fence in pending])
+            pending = [(id, fence) for id, fence in pending if keys.needs(id, fence) not in left]
             if not pending:
                 return
             rows = await context.rows([id for id, _ in pending])
@@ -176,18 +211,24 @@ class Settler:
             pending = [(id, fence) for id, fence in pending if id in ends and id not in done]
         raise StoreUnavailableError(context.url, "too many writers at once")
 
-    async def _is_left(self, prefix: str) -> bool:
-        """Whether an instance needs a child that is not over."""
-        witness = self._witnesses.get(prefix)
-        if witness is not None and (await self._context.kv.get([witness]))[0] is not None:
-            return True
-        (last,) = await self._context.kv.read([Range(prefix, prefix_end(prefix), 1, True, True)])
-        self._witnesses.pop(prefix, None)
-        if last.items:
-            if len(self._witnesses) >= _MAX_WITNESSES:
-                self._witnesses.clear()
-            self._witnesses[prefix] = last.items[0][0]
-        return bool(last.items)
+    async def _left(self, prefixes: Sequence[str]) -> set[str]:
+        """Those of these prefixes of needs that still have one."""
+        kv, old = self._context.kv, {prefix: self._witnesses.pop(prefix, None) for prefix in prefixes}
+        known = {prefix: witness.key for prefix, witness in old.items() if witness is not None}
+        entries = await kv.get(list(known.values())) if known else []
+        left = {
+            prefix: Compare(key, mod=entry.mod)
+            for (prefix, key), entry in zip(known.items(), entries, strict=True)
+            if entry is not None
+        }
+        rest = [prefix for prefix in prefixes if prefix not in left]
+        answers = await kv.read([Range(prefix, prefix_end(prefix), 1, True, True) for prefix in rest]) if rest else []
+        for prefix, answer in zip(rest, answers, strict=True):
+            left.update((prefix, Compare(key, mod=entry.mod)) for key, entry in answer.items)
+        if len(self._witnesses) >= _MAX_WITNESSES:
+            self._witnesses.clear()
+        self._witnesses |= left
+        return set(left)
 
     # -- children -------------------------------------------------------------------------------------------------
 
@@ -273,6 +314,21 @@ def _parts(context: KVContext, key: str) -> tuple[str, str]:
     """The instance of a key below `settle/`, and what is to be settled about it."""
     id, _, what = key[len(context.keys.settling) :].partition("/")
     return id, what
+
+
+def _parts_of(ends: Iterable[_End]) -> Iterator[list[_End]]:
+    """Ends in parts, each for one transaction."""
+    part: list[_End] = []
+    size = 0
+    for end in ends:
+        more = len(end.needs) + len(end.removal)
+        if part and size + more > _MAX_OPS:
+            yield part
+            part, size = [], 0
+        part.append(end)
+        size += more
+    if part:
+        yield part
 
 
 def _state_of(entry: Entry) -> State | None:

@@ -405,3 +405,23 @@ async def test_a_child_that_is_needed_again_must_still_complete(clock: VirtualCl
         await scene.spawn(scene.other, [more])
     await scene.node.end(scene.first, Action.TERMINATE)
     assert (await scene.record(new.id)).state is State.CANCELLED
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_the_need_that_a_node_has_seen_last_can_end_first(clock: VirtualClock, at_once: bool) -> None:
+    """One transaction settles an end while another need is left: the one that the node saw before, if it is there."""
+    scene = await prepared(clock)
+    node, other = scene.node, scene.peer(scene.store)
+    children = [NewChild(instance=new) for new in scene.make.instances(3)]
+    assert await scene.spawn(scene.other, children) == [False] * 3
+    a, b, c = await node.take()
+    needs = tuple(Need(claim.id) for claim in (a, b, c))
+    assert await node.suspend(scene.parent, Wait(needs=True), needs=needs) is Ack.DONE
+    assert await node.end(a) is Ack.DONE
+    if at_once:
+        assert await node.commit(outcome(b), outcome(c)) == [Ack.DONE, Ack.DONE]
+    else:
+        assert await other.end(c) is Ack.DONE
+        assert await node.take() == ()
+        assert await node.end(b) is Ack.DONE
+    assert [claim.id for claim in await node.take()] == [scene.parent.id]
