@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +32,8 @@ def main() -> int:
     parser.add_argument("--only", help=f"which, with commas (default: all): {names}; peerjob is all of its stores")
     parser.add_argument("--before", metavar="COMMIT", help="measure peerjob as it was at this commit, too")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each peer (default: 3)")
+    measures = ", ".join([*measuring.ROUND, measuring.KILL])
+    parser.add_argument("--skip", help=f"which measures to leave out, with commas: {measures}")
     parser.add_argument("--quick", action="store_true", help="a tenth of the jobs, and no kills")
     parser.add_argument("--json", type=Path, default=HOME / "results.json", help="where the figures go")
     parser.add_argument("--page", type=Path, help="the page to write (default: docs/benchmarks.md for a whole run)")
@@ -49,12 +51,15 @@ def main() -> int:
     parts: list[str] = given.only.split(",") if given.only else []
     if unknown := [part for part in parts if not any(part in peer.called for peer in peers)]:
         parser.error(f"no such peer: {', '.join(unknown)}; there are {names}")
+    skip: list[str] = given.skip.split(",") if given.skip else []
+    if unknown := [one for one in skip if one not in (*measuring.ROUND, measuring.KILL)]:
+        parser.error(f"no such measure: {', '.join(unknown)}; there are {measures}")
     if given.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {given.rounds}")
     chosen = [peer for peer in peers if not parts or any(part in peer.called for part in parts)]
     command = "make bench-peers" + (f" ARGS='{' '.join(sys.argv[1:])}'" if sys.argv[1:] else "")
     given.json.parent.mkdir(parents=True, exist_ok=True)
-    for report in run(chosen, given.rounds, quick=given.quick, command=command):
+    for report in run(chosen, given.rounds, quick=given.quick, skip=skip, command=command):
         given.json.write_text(report.to_json())
         print(report.table(), flush=True)
         if given.page or not (given.only or given.quick):
@@ -73,7 +78,7 @@ def _end(signum: int, frame: object) -> None:
     sys.exit(128 + signum)
 
 
-def run(chosen: list[Peer], rounds: int, *, quick: bool, command: str) -> Generator[Report]:
+def run(chosen: list[Peer], rounds: int, *, quick: bool, command: str, skip: Collection[str] = ()) -> Generator[Report]:
     """Measure the peers in turns: each has its first round before any has its second. Yields after each round."""
     missing: dict[str, str] = {}
     for peer in chosen:
@@ -88,11 +93,11 @@ def run(chosen: list[Peer], rounds: int, *, quick: bool, command: str) -> Genera
     begun = datetime.now(UTC)
     for number in range(rounds):
         for peer in chosen:
-            figures = _measured(peer, quick=quick)
+            figures = _measured(peer, quick=quick, skip=skip)
             ahead = ahead and has_priority()
             found[peer.name].append(figures)
             print(json.dumps({"round": number + 1, "peer": peer.name, **figures}), flush=True)
-        if not quick:
+        if not quick and measuring.KILL not in skip:
             # these wait, and so do no harm to each other
             with ThreadPoolExecutor(len(chosen)) as pool:
                 for peer, figures in zip(chosen, pool.map(_killed, chosen), strict=True):
@@ -123,9 +128,9 @@ def run(chosen: list[Peer], rounds: int, *, quick: bool, command: str) -> Genera
         )
 
 
-def _measured(peer: Peer, *, quick: bool) -> Figures:
+def _measured(peer: Peer, *, quick: bool, skip: Collection[str]) -> Figures:
     try:
-        return measuring.one_round(peer, quick=quick)
+        return measuring.one_round(peer, quick=quick, skip=skip)
     except Exception as error:  # noqa: BLE001  # the error is shown, and the other peers go on
         traceback.print_exc()
         return {"failed": str(error)}

@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from .catalogue import Peer
@@ -27,17 +27,19 @@ GIVE_UP = 60.0
 PAUSES = 2_000
 
 
-def one_round(peer: Peer, *, quick: bool) -> Figures:
-    """All measures but the kill, on a fresh server."""
+def one_round(peer: Peer, *, quick: bool, skip: Collection[str] = ()) -> Figures:
+    """All measures but the kill and those to skip, on a fresh server."""
     found: Figures = {}
     with running(peer.service) as service, tempfile.TemporaryDirectory(prefix="peers-") as folder:
         place = Place(peer, service.url, Marks(Path(folder, "marks")))
         jobs = max(1_000, peer.jobs // 10) if quick else peer.jobs
-        for measure in (_enqueue_and_drain, _two_workers, _latency, _pauses, _enqueue_blocking):
+        for name, measure in ROUND.items():
+            if name in skip:
+                continue
             try:
                 found |= measure(place, service, jobs)
             except PeerError as error:
-                found[f"failed {measure.__name__.strip('_')}"] = str(error)
+                found[f"failed {name}"] = str(error)
     return found
 
 
@@ -103,6 +105,17 @@ def _enqueue_blocking(place: Place, service: Service, jobs: int) -> Figures:
             "enqueue sync": count / producer.seconds("one", count=count),
             "enqueue sync 8": count / producer.seconds("threads", count=count),
         }
+
+
+ROUND: dict[str, Callable[[Place, Service, int], Figures]] = {
+    "drain": _enqueue_and_drain,
+    "two-workers": _two_workers,
+    "latency": _latency,
+    "pauses": _pauses,
+    "sync": _enqueue_blocking,
+}
+"""The measures of a round, in their order."""
+KILL = "kill"
 
 
 def _await(place: Place, count: int) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from peers.__main__ import main
 from peers.catalogue import before
 from peers.marks import MARK, Mark, Marks, rate
 from peers.page import text, write
@@ -180,3 +181,13 @@ def test_the_page_and_its_plots_are_written(tmp_path: Path) -> None:
     plots = sorted(path.name for path in (tmp_path / "assets").iterdir())
     assert plots == [f"benchmarks-{name}.svg" for name in ("cpu", "drain", "enqueue", "latency")]
     assert all(f"(assets/{name})" in (tmp_path / "benchmarks.md").read_text() for name in plots)
+
+
+def test_a_measure_to_skip_must_exist(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["peers", "--skip", "pauses,speed"])
+    monkeypatch.setattr("signal.signal", lambda *given: None)
+    with pytest.raises(SystemExit):
+        main()
+    assert (
+        "no such measure: speed; there are drain, two-workers, latency, pauses, sync, kill" in capsys.readouterr().err
+    )
