@@ -1,6 +1,6 @@
 """Deletes final instances whose retention is over. Commits delete them too, but only while instances end.
 
-The leader also checks the admissions of key limits, a page at a time.
+The leader also checks the admissions of key limits, some pages at a time.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ FOLLOWER_PERIOD = 300.0
 one node is enough. The others search too, because a namespace can be without a leader."""
 JITTER = 0.5
 BATCH = 500
+CHECKING = 0.25
+"""Seconds after which the leader leaves further pages of admissions to its next search."""
 
 
 class RetentionRole(BackgroundRole):
@@ -47,8 +49,15 @@ class RetentionRole(BackgroundRole):
                     await self.pause(PERIOD, JITTER)
             while await self._steps.step(self._filled):
                 pass
-            if self._is_leader():
-                _, self._checked_to = await self._store.check_limits(self._checked_to)
+            await self._check_limits()
+
+    async def _check_limits(self) -> None:
+        """Check pages of admissions, from where the last call ended: to the last page, but for a short time only."""
+        until = self.clock.elapsed() + CHECKING
+        while self._is_leader():
+            _, self._checked_to = await self._store.check_limits(self._checked_to)
+            if self._checked_to is None or self.clock.elapsed() >= until:
+                return
 
     async def _filled(self, limit: int) -> bool:
         """Delete up to `limit` instances; True if more may be left."""
