@@ -37,7 +37,7 @@ class DirectCommands(LuaQueueCommands, LuaReadCommands):
         If an earlier call stored the instance, `enqueue` says so. It also raises the errors of the server.
         """
         script, id, spec = self._cheap_script, instance.id.encode(), instance.spec
-        if not script or not is_plain(instance) or len(id) != ID_SIZE:
+        if not script or not is_plain(instance) or instance.limit_key or len(id) != ID_SIZE:
             return None
         begin = self._begin(script, instance.kind, instance.priority, instance.retention_us, instance.max_crashes, node)
         packed = b"%b$36\r\n%b\r\n$%d\r\n%b\r\n" % (begin, id, len(spec), spec)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import redis
@@ -318,3 +320,84 @@ async def test_a_lost_layout_is_that_of_limits_again(site: MakeSite) -> None:
         server.delete(here.key("layout"))
         await here.open()
         assert server.get(here.key("layout")) == b"3"
+
+
+def gate_of(here: Site, batch: Sequence[NewInstance]) -> list[object]:
+    """What the server has about the keys of `work`, with the number of each instance in place of its id and time."""
+    numbers = {new.id.encode(): b"%d" % at for at, new in enumerate(batch)}
+
+    def named(text: bytes) -> bytes:
+        return re.sub(
+            rb"[0-9a-f-]{36}", lambda found: numbers[found[0]], re.sub(rb"\d{16}(?=[0-9a-f]|.{4}k)", b"", text)
+        )
+
+    with connect(here) as connected:
+        server: Any = connected
+        states = {key: named(text) for key, text in server.hgetall(here.key("n:work")).items()}
+        entries = {numbers[id]: named(text) for id, text in server.hgetall(here.key("g:work")).items()}
+        rows = [
+            [(named(member), score) for member, score in server.zrange(here.key(name), 0, -1, withscores=True)]
+            for name in ("q:work", "2:work", "w:4:workk", "w:4:workk2")
+        ]
+        return [states, entries, *rows, [len(server.get(here.key(f"{one}:{new.id}"))) for one in "ia" for new in batch]]
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 6])
+async def test_an_enqueue_of_one_instance_does_at_its_gate_what_an_enqueue_of_many_does(
+    site: MakeSite, concurrency: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With instances that pass, wait, and change places; the cheap script leaves the last ones to the general one."""
+    found: list[list[object]] = []
+    scripts: list[set[str]] = []
+    for cheap in (False, True):
+        here = site()
+        store: Any = await here.open(retry_for=0)
+        await store.publish_limits([KindLimits(kind="work", key_concurrency=concurrency)])
+        driver, used = store._driver, set[str]()
+        run = driver.run_durably
+
+        async def noting(*calls: Any, run: Any = run, used: set[str] = used) -> Any:
+            used.update(name for name, _ in calls)
+            return await run(*calls)
+
+        monkeypatch.setattr(driver, "run_durably", noting)
+        batch = [
+            here.make.instance(limit_key=key, key_concurrency=concurrency, priority=priority)
+            for priority in (5, 5, 7, 5, 3, 3, 9, -1)
+            for key in ("k", "k2")
+        ]
+        for new in batch:
+            store._cheap_script = "enqueue_one" if cheap else ""
+            assert (await store.enqueue([new]))[0].is_new
+        scripts.append(used & {"enqueue", "enqueue_keyed"})
+        assert (await store.enqueue([batch[0]]))[0].repeated
+        found.append(gate_of(here, batch))
+    assert found[0] == found[1]
+    assert scripts == [{"enqueue"}, {"enqueue", "enqueue_keyed"}]
+
+
+async def test_a_raised_key_admits_in_short_scripts(site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also an end of a claim lets only some of the waiting ones pass, so no script takes long."""
+    here = site()
+    store: Any = await here.open(retry_for=0)
+    await store.publish_limits([KindLimits(kind="work", key_concurrency=1)])
+    await store.enqueue(keyed(here, 500))
+    await store.enqueue(keyed(here, 301))
+    peer = await here.join(store)
+    claim = await peer.take_one()
+    assert await counts(store) == [("k", 1, 800)]
+    await store._driver.run(("set_limit", ("", "work", 1_000, 0, 0, "")))  # its caller died before it opened the keys
+    await peer.end(claim)
+    ((_, admitted, waiting),) = await counts(store)
+    assert (admitted, waiting) == (201, 599)
+    steps: list[int] = []
+    run = store._driver.run_durably
+
+    async def noting(*calls: Any) -> Any:
+        replies = await run(*calls)
+        steps.append((await counts(store))[0][2])
+        return replies
+
+    monkeypatch.setattr(store._driver, "run_durably", noting)
+    assert await store.set_limit(LimitSetting(kind="work", numbers=LimitNumbers(concurrency=1_000)))
+    assert [before - after for before, after in zip([599, *steps], steps, strict=False)] == [0, 200, 200, 199]

@@ -89,20 +89,30 @@ def spawn_arguments(
 
 def plain_arguments(instance: NewInstance, node: str) -> tuple[Argument, ...] | None:
     """Arguments of enqueue_waking.lua and the cheaper scripts; None if the instance is not simple enough for them."""
-    if not is_plain(instance):
+    return _plain_arguments(instance, node) if is_plain(instance) and not instance.limit_key else None
+
+
+def keyed_arguments(instance: NewInstance, node: str) -> tuple[Argument, ...] | None:
+    """Arguments of enqueue_keyed.lua; None if the instance is not simple enough for it."""
+    if not is_plain(instance) or not instance.limit_key:
         return None
+    concurrency = instance.key_concurrency
+    return (*_plain_arguments(instance, node), concurrency, _SIZE.pack(concurrency), instance.limit_key)
+
+
+def _plain_arguments(instance: NewInstance, node: str) -> tuple[Argument, ...]:
     kind, priority = instance.kind, instance.priority
     parts = plain_record(kind, priority, instance.retention_us, instance.max_crashes, node)
     return (kind, priority, *parts, instance.id, instance.spec)
 
 
 def is_plain(instance: NewInstance) -> bool:
-    """Whether an instance is due now, and has no key, no limit key, no tags, and no counts of another store."""
+    """Whether an instance is due now, and has no key, no tags, and no counts of another store."""
     return (
         instance.due_us is None
         and not instance.delay_us
         and instance.key is None
-        and not (instance.tags or instance.limit_key or instance.attempts or instance.crashes or instance.losses)
+        and not (instance.tags or instance.attempts or instance.crashes or instance.losses)
     )
 
 

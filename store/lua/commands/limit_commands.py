@@ -55,9 +55,10 @@ class LuaLimitCommands(LuaGateCommands):
         arguments = (setting.name, setting.kind, *_fields(setting.numbers), setting.note)
         ((done, refusing),) = await self._run_durably(("set_limit", arguments))
         self._check_readers(refusing)
-        cursor: Argument = "0" if done and setting.kind else b"0"
-        while cursor != b"0":
-            (cursor,) = await self._run_durably(("open_keys", (setting.kind, cursor, _OPENED_KEYS)))
+        cursor: Argument = "0"
+        is_over = not (done and setting.kind)
+        while not is_over:
+            ((cursor, is_over),) = await self._run_durably(("open_keys", (setting.kind, cursor, _OPENED_KEYS)))
         return bool(done)
 
     async def pause_kind(self, kind: str, paused: bool, note: str = "") -> None:

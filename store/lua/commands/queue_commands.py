@@ -28,7 +28,7 @@ from peerjob.model.state import State
 from peerjob.store.lua.client.driver import Driver, log_set_aside, prefix
 from peerjob.store.lua.scripts.script import Argument, Reply
 
-from .arrivals import check_id, enqueue_arguments, plain_arguments
+from .arrivals import check_id, enqueue_arguments, keyed_arguments, plain_arguments
 from .codec import acks, claimed, pack_line
 from .durable_commands import LuaDurableCommands
 
@@ -69,6 +69,9 @@ class LuaQueueCommands(LuaDurableCommands):
                 self._cheap_script = CHEAP_SCRIPTS[abs(reply)]
                 return [Enqueued(instances[0].id, True, repeated=reply < 0)]
             self._cheap_script = "" if script == CHEAP_SCRIPTS[2] else CHEAP_SCRIPTS[2]
+        keyed = self._cheap_script == CHEAP_SCRIPTS[1] and len(instances) == 1 and keyed_arguments(instances[0], node)
+        if keyed and (await self._run_durably(("enqueue_keyed", keyed)))[0]:
+            return [Enqueued(instances[0].id, True)]
         answers: list[Enqueued] = []
         for part in _by_kinds(instances):
             kinds = [instance.kind for instance in part if instance.limit_key]

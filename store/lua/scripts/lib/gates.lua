@@ -4,8 +4,11 @@
 --   a letter, a time in 16 digits, the concurrency that came with the instance in 4 bytes, the key
 --   q: admitted, and its place in the queue; w (W for a suspect): waiting, and its due time; -: neither, as when delayed
 -- An entry of `n:` has the number of admitted instances, the concurrency and the number of waiting ones in 4 bytes each.
--- The last admitted ones follow, each with its priority and a comma.
+-- The last admitted ones follow, each with its priority and a comma, but not while many more can be admitted.
 --
+-- A key with room for more than NEAR does not keep its last admitted instances. MAX_LAST: bytes of them that it keeps.
+local NEAR, MAX_LAST = 4, 160
+
 -- This file keeps which instances come to a gate, and which leave it. gate_pass.lua then lets the next ones pass. Nil
 -- without the key `limited`, as `shared` in limits.lua.
 local gates = limited and (function()
@@ -35,8 +38,8 @@ local gates = limited and (function()
       return false
     end
     local list = of_kind(self.coming, kind)
-    list[#list + 1] = {id = id, letter = '', concurrency = '', key = '', is_new = false, priority = tonumber(score),
-      score = score, due = due, suspect = suspect, member = '', place = false}
+    list[#list + 1] = {id = id, score = score, due = due, suspect = suspect, key = false, concurrency = false,
+      letter = false, member = false}
     return true
   end
 
@@ -44,6 +47,7 @@ local gates = limited and (function()
 
   -- Keep the key of a new instance of a template, and whether it comes to its gate now. LIMITS has a field for each kind
   -- with keys: that of its rule, or "g" and the kind.
+  local NEW = 'new'
   function self.bring(id, shape, concurrency, key, waits)
     local kind = shape.kind
     if not self.has(kind) and not shared.rule(kind) then
@@ -52,9 +56,8 @@ local gates = limited and (function()
     gated[kind], packed[concurrency] = true, packed[concurrency] or pack('>I4', concurrency)
     local comes_now = not waits and shape.due <= now
     local list = of_kind(comes_now and self.coming or self.new, kind)
-    list[#list + 1] = {id = id, letter = '-', concurrency = packed[concurrency], key = key, is_new = true,
-      priority = tonumber(shape.priority), score = shape.priority, due = shape.due, suspect = shape.suspect,
-      member = '', place = false}
+    list[#list + 1] = {id = id, score = shape.priority, due = shape.due, suspect = shape.suspect, key = key,
+      concurrency = packed[concurrency], letter = NEW, member = false}
     return comes_now
   end
 

@@ -1,0 +1,47 @@
+#!lua
+-- As enqueue_one.lua, for an instance with a key for a gate, see gates.lua: it passes the gate of a key that has room,
+-- or waits for a key that is full. In any other case, the script does nothing.
+--
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
+-- ARGV     as in enqueue_waking.lua; then the concurrency of the key, the same in 4 bytes, and the key
+-- Reply    1: added now; 0: nothing was done, use enqueue.lua
+local kind, priority, id, packed, gate_key = ARGV[1], ARGV[2], ARGV[7], ARGV[10], ARGV[11]
+local key, g, n = PREFIX .. 'i:' .. id, PREFIX .. 'g:' .. kind, PREFIX .. 'n:' .. kind
+if not limited or has_indexes or has_watchers or call('EXISTS', key, PREFIX .. 'gone:' .. id) > 0 then
+  return 0
+end
+local rule, marked = unpack(call('HMGET', LIMITS, 'k' .. kind, 'g' .. kind))
+local text, own = call('HGET', n, gate_key), tonumber(match(rule or '', '^[01] %d+ (%d+) ') or 0)
+local most = own > 0 and own or tonumber(ARGV[9])
+if not (rule or marked) or text and (#text < 12 or byte(text) ~= 0 or #text > 12 and byte(text, -1) ~= 44) then
+  return 0
+end
+local admitted, _, waiting = unpack_text('>I4I4I4', text or '\0\0\0\0\0\0\0\0\0\0\0\0')
+local last, passes = sub(text or '', 13), admitted < most
+-- Waiting instances pass first. A better one changes places with the last admitted one. One that passes wakes a node.
+local worst = not passes and tonumber(sub(match(last, '([^,]+),$') or '', ID_SIZE + 1))
+if passes and (waiting > 0 or call('HLEN', IDLE) > 0) or worst and worst > tonumber(priority) then
+  return 0
+end
+
+local queue, index = PREFIX .. 'q:' .. kind, PREFIX .. '2:' .. kind
+local entered = passes and queue or PREFIX .. 'w:' .. #kind .. ':' .. kind .. gate_key
+-- A key of a wrong type must cause an error before the first write.
+call('ZINTERCARD', 3, PREFIX, entered, index)
+call('HLEN', g)
+call('HSETNX', KINDS, kind, '')
+local time, place = pack('>d', now), clock[1] .. sub('00000' .. clock[2], -6)
+call('MSET', key, ARGV[3] .. time .. NO_FENCE .. time .. ARGV[4] .. time .. ARGV[5] .. time .. ARGV[6],
+  PREFIX .. 'a:' .. id, ARGV[8])
+call('ZADD', index, 0, id)
+if passes then
+  call('ZADD', queue, priority, place .. id)
+  admitted, last = admitted + 1, admitted + 1 + NEAR < most and '' or last .. id .. priority .. ','
+  last = #last > MAX_LAST and sub(last, find(last, ',', 1, true) + 1) or last
+else
+  call('ZADD', entered, priority, place .. id .. 'w' .. packed)
+  waiting = waiting + 1
+end
+call('HSET', g, id, (passes and 'q' or 'w') .. place .. packed .. gate_key)
+call('HSET', n, gate_key, pack('>I4I4I4', admitted, tonumber(ARGV[9]), waiting) .. last)
+return 1
