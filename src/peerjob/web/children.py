@@ -6,17 +6,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
-
 from peerjob.handles.flow_instance import graph_of
 from peerjob.handles.instance import Instance
+from peerjob.handles.manager import Manager
 from peerjob.model.durable import FLOW_KIND
 from peerjob.model.errors import DecodeError
 from peerjob.model.graph import Graph
 from peerjob.model.query import Query
 
-from .flow_tree import MAX_CHILDREN, Part, blockers, parts_of, tree
-from .visit import Visit
+from .flow_tree import MAX_CHILDREN, Part, blockers, parts_of
 
 PAGE = 500
 
@@ -29,16 +27,17 @@ class Children:
     """State → number of the children that were read."""
     more: bool
     """Whether there are more children than were read."""
-    drawing: Markup
+    parts: list[Part]
+    """The children in their order, to be drawn; none if there are more than were read."""
     blockers: list[Part]
 
 
-async def children_of(visit: Visit, instance: Instance[Any]) -> Children | None:
+async def children_of(manager: Manager, instance: Instance[Any]) -> Children | None:
     """The children of an instance; None if it has none."""
     graph = _graph_of(instance)
     read, query = dict[str, Instance[Any]](), Query(parent=instance, limit=PAGE)
     while len(read) < MAX_CHILDREN:
-        page = await visit.manager.lookup_instances(query)
+        page = await manager.lookup_instances(query)
         read |= {child.id: child for child in page}
         query = query.at(page.cursor)
         if page.cursor is None:
@@ -51,8 +50,7 @@ async def children_of(visit: Visit, instance: Instance[Any]) -> Children | None:
         parts = [Part(id=child.id, kind=child.kind, instance=child) for child in read.values()]
     states = Counter("not made" if part.instance is None else str(part.instance.state) for part in parts)
     more = query.cursor is not None
-    drawing = Markup("") if more else tree(parts, visit)
-    return Children(counts=dict(states.most_common()), more=more, drawing=drawing, blockers=blockers(parts))
+    return Children(counts=dict(states.most_common()), more=more, parts=[] if more else parts, blockers=blockers(parts))
 
 
 def _graph_of(instance: Instance[Any]) -> Graph | None:

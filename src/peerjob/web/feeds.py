@@ -16,6 +16,7 @@ from peerjob.handles.instance import Event, Instance
 from peerjob.handles.manager import Manager
 from peerjob.model.errors import PeerjobError
 
+from .children import Children
 from .links import Links
 
 logger = logging.getLogger("peerjob.web")
@@ -46,6 +47,9 @@ class Explained:
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.reasons: list[str] = []
+        self.children: Children | None = None
+        self.drawn: dict[Links, tuple[Children | None, str]] = {}
+        """The children that were drawn last, as text."""
         self.at = float("-inf")
         self.state = ""
         self.parts: dict[Links, tuple[Instance[Any], list[str], float, Mapping[str, str]]] = {}

@@ -1,5 +1,6 @@
 """The page of a durable instance shows its steps, what it waits for and its children, and sends a signal."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 
@@ -86,6 +87,20 @@ async def test_the_page_of_a_flow_shows_its_tree(node: Node, clock: VirtualClock
 
         async with browsing(dashboard(node, authorize=authorize)) as client:
             assert (await client.get(f"/instances/{run.id}")).status_code == status
+
+
+async def test_the_tree_follows_its_flow(node: Node, clock: VirtualClock) -> None:
+    flow = Flow("import")
+    last = flow.add(order.call(), after=[flow.add(fetch.call("x"))])
+    run = await node.schedule_flow(flow)
+    await clock.advance(1)
+    async with pages_of(node, Role.OPERATOR) as client:
+        reading = asyncio.create_task(client.get(f"/live/instances/{run.id}"))
+        await clock.advance(6)
+        assert await node.signal(run[last], APPROVAL, True)
+        await clock.advance(6)
+        text = (await reading).text
+    assert text.index("order: Scheduled") < text.index("order: Completed")
 
 
 @job(kind="system.purge")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -19,9 +19,10 @@ from peerjob.handles.reasons import why_instance
 from peerjob.model.errors import DecodeError, OptionError, RemoteError, UnknownInstanceError
 from peerjob.model.printable import printable
 from peerjob.model.state import Level, State
-from peerjob.web.children import children_of
+from peerjob.web.children import Children, children_of
 from peerjob.web.durations import took
 from peerjob.web.feeds import MAX_LINES, Chunk, Feed
+from peerjob.web.flow_tree import tree
 from peerjob.web.links import Links
 from peerjob.web.live import Parts, banner, event, live
 from peerjob.web.page import page
@@ -58,14 +59,14 @@ async def instance(visit: Visit) -> Shown:
     def wanted(line: LogEntry) -> bool:
         return (not level or line.level.name == level) and text.casefold() in line.message.casefold()
 
+    children = _children(visit, instance, await children_of(visit.manager, instance))
     return Shown(
         "instance.html",
         instance=instance,
-        parts=_parts(visit, instance, await _reasons(visit, instance)),
+        parts={**_parts(visit, instance, await _reasons(visit, instance)), "children": children},
         arguments=shown_value(arguments_text(instance)),
         chain=await _chain(visit, instance),
         steps=await _steps(visit, instance),
-        children=await children_of(visit, instance),
         lines=list(filter(wanted, lines)),
         older=max(0, count - len(lines)),
         levels=LEVELS,
@@ -89,6 +90,13 @@ def _parts(visit: Visit, instance: Instance[Any], reasons: list[str]) -> Parts:
         "history": render("instance_history.html", history=history, traceback=shown_value(traceback_text(instance))),
         "result": render("instance_result.html", result=shown_value(result_text(instance))),
     }
+
+
+def _children(visit: Visit, instance: Instance[Any], children: Children | None) -> str:
+    drawing = "" if children is None else tree(children.parts, visit)
+    return visit.templates.text(
+        "children.html", now=visit.now, visit=visit, instance=instance, children=children, drawing=drawing
+    )
 
 
 def _actions(visit: Visit, instance: Instance[Any]) -> str:
@@ -234,6 +242,9 @@ async def _shared(visit: Visit, feed: Feed, instance: Instance[Any]) -> Parts:
     async with explained.lock:
         if clock.elapsed() - explained.at > WHY_SECONDS or str(instance.state) != explained.state:
             explained.reasons = await _reasons_now(visit, instance)
+            with suppress(*ABSENT):
+                async with asyncio.timeout(PATIENCE):
+                    explained.children = await children_of(visit.manager, instance)
             explained.at, explained.state = clock.elapsed(), str(instance.state)
     known, reasons = explained.parts.get(links), explained.reasons
     if (
@@ -243,7 +254,10 @@ async def _shared(visit: Visit, feed: Feed, instance: Instance[Any]) -> Parts:
         and clock.elapsed() - known[2] < PARTS_SECONDS
     ):
         return known[3]
-    parts = _parts(visit, instance, reasons)
+    drawn = explained.drawn.get(links)
+    if drawn is None or drawn[0] is not explained.children:
+        drawn = explained.drawn[links] = explained.children, _children(visit, instance, explained.children)
+    parts = {**_parts(visit, instance, reasons), "children": drawn[1]}
     explained.parts[links] = instance, reasons, clock.elapsed(), parts
     return parts
 
