@@ -36,9 +36,9 @@
   `settle`: then `Renewed.settling` tells of it.
 * `clear` removes steps, edges and what is to be settled as well.
 
-`spawn`, `signal`, and outcomes with steps, needs or SUSPEND need the layout FLOWS_LAYOUT: `require_layout` of the same
-store first. Otherwise they raise ValueError. A namespace without them stays as it is, and its commands cost what they
-cost before.
+`spawn`, `restore`, `signal`, and outcomes with steps, needs or SUSPEND need the layout FLOWS_LAYOUT: `require_layout`
+of the same store first. Otherwise they raise ValueError. A namespace without them stays as it is, and its commands cost
+what they cost before.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from typing import Protocol
 
 from peerjob.model.durable import SignalAnswer, StepPage
 from peerjob.model.record import Enqueued, Held, NewChild
+from peerjob.model.restored import Restored
 
 
 class Durable(Protocol):
@@ -70,6 +71,20 @@ class Durable(Protocol):
         is closed, final or removed, nothing changes. Wakes idle nodes as `enqueue`. Raises StoreFullError, and
         ValueError for what `durable_checks.check_children` refuses. Raises ValueError, too, for a known instance of
         another parent; earlier children of the call can then be added.
+        """
+        ...
+
+    async def restore(self, instances: Sequence[Restored], *, node: str = "") -> list[Enqueued]:
+        """Add instances of another store, with their steps, waits and ends; one transaction each, one answer each.
+
+        Idempotent by the ids, as `enqueue`. An open instance waits (`Wait(needs=True)`). If the call knows it, it gets
+        the steps that it does not have, and a call without `open` closes it: it enters its queue, or waits for the
+        needs that its parent told meanwhile. Nothing else changes for a known instance. A child is held by its parent.
+        If the parent is not open any more, the child is not added, and the answer is `repeated`: an earlier import had
+        brought the parent whole, or the parent was cancelled. If the parent is unknown, nothing is added, and the
+        answer has its id, as for a unique key that is taken. A wait is over at once if its signal is among the steps.
+        Wakes idle nodes as `enqueue`. Raises StoreFullError, and ValueError for what `durable_checks.check_restored`
+        refuses.
         """
         ...
 

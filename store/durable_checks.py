@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peerjob.model.durable import MAX_CHILDREN_CALL, MAX_NEEDS_CALL, MAX_STEP_BYTES, MAX_STEPS_CALL, Need
+from peerjob.model.durable import (
+    MAX_CHILDREN_CALL,
+    MAX_NEEDS_CALL,
+    MAX_RESTORED_STEPS,
+    MAX_STEP_BYTES,
+    MAX_STEPS_CALL,
+    Need,
+    Step,
+)
 from peerjob.model.record import Action, NewChild, Outcome
+from peerjob.model.restored import Restored
+from peerjob.model.state import State
 
 _WAITS = (Action.REPORT, Action.SUSPEND)
 
@@ -24,13 +34,7 @@ def check_outcome(outcome: Outcome) -> None:
     _check_needs(outcome.id, outcome.needs)
     if len(outcome.needs) > MAX_NEEDS_CALL:
         raise ValueError(f"outcome of {outcome.id}: at most {MAX_NEEDS_CALL} needs, got {len(outcome.needs):,}")
-    if len(outcome.steps) > MAX_STEPS_CALL:
-        raise ValueError(f"outcome of {outcome.id}: at most {MAX_STEPS_CALL} steps, got {len(outcome.steps):,}")
-    if len({step.name for step in outcome.steps}) != len(outcome.steps):
-        raise ValueError(f"outcome of {outcome.id}: two steps have one name")
-    size = sum(len(step.value) for step in outcome.steps)
-    if size > MAX_STEP_BYTES:
-        raise ValueError(f"outcome of {outcome.id}: its steps have {size:,} bytes, at most {MAX_STEP_BYTES:,} fit")
+    _check_steps(f"outcome of {outcome.id}", outcome.steps)
 
 
 def check_children(children: Sequence[NewChild]) -> None:
@@ -50,6 +54,49 @@ def _check_needs(id: str, needs: Sequence[Need]) -> None:
     ids = {need.id for need in needs}
     if id in ids or len(ids) != len(needs):
         raise ValueError(f"instance {id}: it needs itself, or one child twice")
+
+
+def check_restored(instances: Sequence[Restored]) -> None:
+    """Raise ValueError for instances of another store that no engine adds."""
+    if len(instances) > MAX_CHILDREN_CALL:
+        raise ValueError(f"a call restores at most {MAX_CHILDREN_CALL} instances, got {len(instances):,}")
+    if (steps := sum(len(restored.steps) for restored in instances)) > MAX_RESTORED_STEPS:
+        raise ValueError(f"a call restores at most {MAX_RESTORED_STEPS} steps and signals, got {steps:,}")
+    ids = {restored.instance.id for restored in instances}
+    if len(ids) != len(instances):
+        raise ValueError("a call restores one instance twice")
+    for restored in instances:
+        id, wait = restored.instance.id, restored.wait
+        if restored.parent in ids:
+            raise ValueError(f"instance {id}: its parent {restored.parent} comes in an earlier call")
+        if restored.instance.due_us is None or restored.instance.delay_us is not None:
+            raise ValueError(f"instance {id}: a restored instance has a due time and no delay")
+        if restored.parent and restored.instance.key is not None:
+            raise ValueError(f"child {id}: a child takes no unique key, got {restored.instance.key!r}")
+        if wait is not None and (restored.open or wait.needs or not (wait.signal or wait.until_us is not None)):
+            raise ValueError(f"instance {id}: it can wait for a signal or a time, and only if it is not open")
+        if restored.state.is_final and (not restored.parent or restored.steps or wait is not None or restored.open):
+            raise ValueError(f"instance {id}: only a child is restored as final, without steps and a wait")
+        if not restored.state.is_final and (
+            restored.state is not State.SCHEDULED or (restored.result, restored.error) != (None, None)
+        ):
+            raise ValueError(f"instance {id}: it is Scheduled without result and error, or final")
+        _check_steps(f"instance {id}", restored.steps)
+
+
+def states_to(state: State) -> tuple[State, ...]:
+    """The entries in the history of a child that is restored as final, after Scheduled."""
+    return (state,) if state is State.CANCELLED else (State.PROCESSING, state)
+
+
+def _check_steps(owner: str, steps: Sequence[Step]) -> None:
+    if len(steps) > MAX_STEPS_CALL:
+        raise ValueError(f"{owner}: at most {MAX_STEPS_CALL} steps, got {len(steps):,}")
+    if len({step.name for step in steps}) != len(steps):
+        raise ValueError(f"{owner}: two steps have one name")
+    size = sum(len(step.value) for step in steps)
+    if size > MAX_STEP_BYTES:
+        raise ValueError(f"{owner}: its steps have {size:,} bytes, at most {MAX_STEP_BYTES:,} fit")
 
 
 def check_signal(name: str, value: bytes) -> None:

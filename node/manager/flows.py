@@ -15,7 +15,7 @@ from peerjob.handles.flow_instance import FlowInstance
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
 from peerjob.model.codec import encode_value
-from peerjob.model.durable import MAX_STEP_BYTES, Step, StepPage
+from peerjob.model.durable import FLOW_MADE, MAX_STEP_BYTES, Step, StepPage
 from peerjob.model.errors import ArgumentError, DecodeError, FlowFailed, OptionError
 from peerjob.model.flow import Flow
 from peerjob.model.graph import (
@@ -44,8 +44,6 @@ from peerjob.store.rules import FLOWS_LAYOUT
 from .flow_encoder import FlowEncoder
 from .retries import NodeRetryManager
 
-MADE = "made"
-"""The step of a flow that says that all members are made."""
 COPIED = "copied"
 """The step of a repeated flow that says which results it keeps: all those in the steps before."""
 MAX_KEPT_STEPS = 15
@@ -107,12 +105,12 @@ async def run_flow(
         await _keep_results(run, node._open_store(), str(old), members)  # pyright: ignore[reportPrivateUsage]
     kept = {number for value in (await run.kept(KEPT)).values() for number in kept_results(value)}
     numbers = [number for number in range(len(members.members)) if number not in kept]
-    if MADE not in await run.kept(MADE):
+    if FLOW_MADE not in await run.kept(FLOW_MADE):
         now_us, trace = manager.clock.time_us(), node._call_encoder.carrier()  # pyright: ignore[reportPrivateUsage]
         calls = decode_members(arguments, members)
         made = {number: Spec(args=calls[number], created_us=now_us, trace=trace) for number in numbers}
         await run.spawn([_child(members, number, spec, kept, context.id) for number, spec in made.items()])
-        await run.keep(Step(MADE, encode_value(len(numbers))))
+        await run.keep(Step(FLOW_MADE, encode_value(len(numbers))))
     await run.over([member_id(context.id, number) for number in members.last_members() if number not in kept])
     # a member that a user cancelled ended before what it needs
     unfinished = Query(parent=context.id, state=_UNFINISHED, limit=MAX_BATCH)

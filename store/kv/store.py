@@ -15,6 +15,7 @@ from .cron.firing import FireCommands
 from .cron.schedules import ScheduleCommands
 from .cron.slot_repair import SlotRepair
 from .direct_calls import KVDirectCalls
+from .durable.restoring import RestoreCommands
 from .durable.settling import SettlingCommands
 from .durable.spawning import SpawnCommands
 from .durable.steps import StepCommands
@@ -30,7 +31,6 @@ from .nodes.recovery import RecoveryCommands
 from .queue.claim import ClaimCommands
 from .queue.clearing import ClearCommands
 from .queue.commit import CommitCommands
-from .queue.enqueue import EnqueueCommands
 from .queue.run_now import RunNowCommands
 from .write.context import KVContext
 from .write.guarded import GuardedKeyValue
@@ -41,7 +41,7 @@ class KVStore(
     StepCommands,
     SpawnCommands,
     SettlingCommands,
-    EnqueueCommands,
+    RestoreCommands,
     ClaimCommands,
     CommitCommands,
     AuditCommands,

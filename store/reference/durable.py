@@ -94,13 +94,18 @@ def signal(transaction: ReferenceTransaction, id: str, name: str, value: bytes) 
 def suspend(transaction: ReferenceTransaction, instance: InstanceData, wait: Wait) -> None:
     """Let an instance wait whose run has ended; or enter its queue, if the wait is over."""
     instance.crashes = instance.losses = 0
+    begin_wait(transaction, instance, wait)
+
+
+def begin_wait(transaction: ReferenceTransaction, instance: InstanceData, wait: Wait, *, is_new: bool = False) -> None:
+    """Let an instance wait; or enter its queue, if the wait is over."""
     if _is_met(instance, wait):
-        add_to_queue(transaction, instance)
+        add_to_queue(transaction, instance, is_new=is_new)
         return
     instance.wait = wait
     if wait.until_us is not None:
         instance.former_due_us, instance.due_us = instance.due_us, min(LAST_MOMENT_US, wait.until_us)
-        add_to_queue(transaction, instance)
+        add_to_queue(transaction, instance, is_new=is_new)
 
 
 def resume(transaction: ReferenceTransaction, instance: InstanceData, *, is_new: bool = False) -> None:

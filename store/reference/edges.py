@@ -38,9 +38,7 @@ def _spawn(transaction: ReferenceTransaction, parent: InstanceData, new: NewChil
     id, state = new.instance.id, transaction.state
     repeated = is_known(transaction, id)
     if not repeated:
-        parent.has_children = True
-        state.children.setdefault(parent.id, []).append(id)
-        add_instance(transaction, new.instance, transaction.name(parent.owner), parent=parent.id)
+        add_instance(transaction, new.instance, transaction.name(parent.owner), parent=parent.id, open=True)
     child = state.instances.get(id)
     if child is not None:
         if child.parent != parent.id:

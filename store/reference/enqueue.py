@@ -48,11 +48,17 @@ def key_holder(transaction: ReferenceTransaction, new: NewInstance) -> str:
 
 
 def add_instance(
-    transaction: ReferenceTransaction, new: NewInstance, node: str, slot: str = "", parent: str = ""
-) -> None:
+    transaction: ReferenceTransaction,
+    new: NewInstance,
+    node: str,
+    slot: str = "",
+    parent: str = "",
+    *,
+    open: bool = False,
+) -> InstanceData:
     """Add an instance, in the slot of a schedule if there is one: parked, unless it is the first there.
 
-    A child is open, and waits.
+    An open one waits.
     """
     due_us = transaction.now_us if new.due_us is None else new.due_us
     instance = InstanceData(
@@ -73,8 +79,8 @@ def add_instance(
         limit_key=new.limit_key,
         key_concurrency=new.key_concurrency,
         parent=parent,
-        open=bool(parent),
-        wait=Wait(needs=True) if parent else None,
+        open=open,
+        wait=Wait(needs=True) if open else None,
     )
     state = transaction.state
     state.instances[new.id] = instance
@@ -84,5 +90,9 @@ def add_instance(
     transaction.transition(instance, State.SCHEDULED, node)
     if slot:
         state.slots.setdefault(slot, []).append(new.id)
-    if not parent and (not slot or state.slots[slot][0] == new.id):
+    if parent:
+        state.instances[parent].has_children = True
+        state.children.setdefault(parent, []).append(new.id)
+    if not open and (not slot or state.slots[slot][0] == new.id):
         add_to_queue(transaction, instance, is_new=True)
+    return instance

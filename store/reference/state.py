@@ -321,6 +321,7 @@ def to_record(instance: InstanceData) -> Record:
         wait=instance.wait,
         open=instance.open,
         has_steps=bool(instance.steps),
+        has_children=instance.has_children,
     )
 
 

@@ -48,6 +48,7 @@ from peerjob.model.record import (
     StoreLimits,
     Want,
 )
+from peerjob.model.restored import Restored
 from peerjob.model.run_now import RunNowAnswer
 from peerjob.model.state import State
 from peerjob.model.stored_limit import KeyLimitPage, KindLimits, LimitKey, LimitPage, LimitSetting
@@ -65,6 +66,7 @@ from . import (
     liveness,
     reading,
     recovery,
+    restoring,
     retention,
     schedules,
     shared_limits,
@@ -385,6 +387,10 @@ class ReferenceStore(_Commands):
     async def spawn(self, incarnation: str, parent: Held, children: Sequence[NewChild]) -> list[Enqueued] | None:
         with self._transaction() as transaction:
             return edges.spawn(transaction, incarnation, parent, children)
+
+    async def restore(self, instances: Sequence[Restored], *, node: str = "") -> list[Enqueued]:
+        with self._transaction() as transaction:
+            return restoring.restore(transaction, instances, node=node)
 
     async def signal(self, id: str, name: str, value: bytes) -> SignalAnswer:
         with self._transaction() as transaction:

@@ -15,8 +15,6 @@ from pathlib import Path
 import pytest
 
 from peerjob import (
-    INJECTED,
-    Context,
     Imported,
     Job,
     KeyLimit,
@@ -24,7 +22,6 @@ from peerjob import (
     NodeStateError,
     PayloadTooLargeError,
     Query,
-    Signal,
     State,
     StoreLimits,
     SystemClock,
@@ -196,7 +193,7 @@ def test_a_namespace_moves_and_nothing_runs_twice(
     assert f"exported {schedules:,} schedules and {count:,} instances" in written.err
     assert file.stat().st_mode & 0o077 == 0
     lines = file.read_text().splitlines()
-    assert json.loads(lines[0]).items() >= {"type": "header", "format": 1, "instances": count}.items()
+    assert json.loads(lines[0]).items() >= {"type": "header", "format": 2, "instances": count}.items()
 
     part = tmp_path / "part.jsonl"
     part.write_text("".join(f"{line}\n" for line in lines[: len(lines) // 2]))
@@ -258,7 +255,7 @@ def test_what_cannot_be_moved_is_said(redis_url: str, namespace: str, tmp_path: 
         (b"", "not whole"),
         (b"nonsense\n", "line 1 of the export, 'nonsense'"),
         (b"".join(lines[1:]), "does not begin with its header"),
-        (lines[0].replace(b'"format":1', b'"format":2'), "has format 2"),
+        (lines[0].replace(b'"format":2', b'"format":3'), "has format 3"),
         (b"".join([*lines, lines[1]]), "after its end"),
         (lines[0] + lines[-1], "its last line says 1"),
         (lines[0] + lines[1].replace(b'"id":"0', b'"id":"x'), "line 2 of the export"),
@@ -382,26 +379,16 @@ async def test_a_node_that_joins_meanwhile_is_noticed(redis_url: str, namespace:
     assert told[-1].instances == 30
 
 
-async def test_an_export_that_would_lose_a_wait_is_refused(redis_url: str, namespace: str) -> None:
-    async def body(context: Context = INJECTED) -> None:
-        await context.wait_for(Signal("approval", bool))
-
-    job = Job("waits", body)
-    async with Node(redis_url, jobs=[job], namespace=namespace) as node:
-        waiting = await node.schedule(job)
-        given = await node.schedule(job.with_options(after="1h"))
-        await node.signal(given, "other", 1)
-        await node.schedule(job.with_options(after="1h"))
-        async with asyncio.timeout(20):
-            await until(lambda: _waits(node, waiting.id))
-    lines = export_namespace(redis_url, namespace=namespace)
-    with pytest.raises(
-        NodeStateError, match="has 2 unfinished instances with steps, signals, children or a wait"
-    ) as raised:
-        await anext(lines)
-    assert waiting.id in str(raised.value)
-    assert given.id in str(raised.value)
-
-
-async def _waits(node: Node, id: str) -> bool:
-    return (await node.lookup_instance(id)).waits_for is not None
+async def test_an_export_of_format_1_is_imported(redis_url: str, namespace: str) -> None:
+    id = "01890a5d-ac96-774b-bcce-b302099a8057"
+    lines = (
+        b'{"type":"header","format":1,"release":"0.1.0","namespace":"old","instances":1}\n',
+        b'{"type":"instance","id":"%s","kind":"mark","spec":"gqRhcmdzkQc=","priority":5,"due_us":0,"max_crashes":3,'
+        b'"attempts":1,"losses":2}\n' % id.encode(),
+        b'{"type":"end","schedules":0,"instances":1}\n',
+    )
+    assert (await import_namespace(redis_url, lines, namespace=namespace)).instances == 1
+    async with opened(redis_url, namespace) as store:
+        (record,) = await store.get([id])
+    assert record is not None
+    assert (record.attempts, record.losses, record.has_steps, record.wait) == (1, 2, False, None)

@@ -31,6 +31,7 @@ from peerjob.model.record import (
     Renewed,
     Want,
 )
+from peerjob.model.restored import Restored
 from peerjob.model.run_now import RunNowAnswer
 from peerjob.model.stored_limit import KeyLimitPage, KindLimits, LimitKey, LimitPage, LimitSetting
 from peerjob.store.base import Elections, Liveness
@@ -248,6 +249,9 @@ class CountingStore:
 
     async def spawn(self, incarnation: str, parent: Held, children: Sequence[NewChild]) -> list[Enqueued] | None:
         return await self._inner.spawn(incarnation, parent, children)
+
+    async def restore(self, instances: Sequence[Restored], *, node: str = "") -> list[Enqueued]:
+        return await self._inner.restore(instances, node=node)
 
     async def signal(self, id: str, name: str, value: bytes) -> SignalAnswer:
         return await self._inner.signal(id, name, value)

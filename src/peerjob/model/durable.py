@@ -34,11 +34,16 @@ MAX_MEMBERS = 10_000
 """Most members of a flow."""
 MAX_EDGES = 50_000
 """Most pairs of a member and a member that it needs, in one flow."""
+MAX_RESTORED_STEPS = 500
+"""Most steps and signals in one call of `restore`."""
 MAX_SETTLED = 100
 """Most edges and children that one command settles."""
 
 FLOW_KIND = "peerjob.flow"
 """The kind of the instances that run flows. A namespace below layout 4 has none of them, and no user has the kind."""
+
+FLOW_MADE = "made"
+"""The step of a flow that says that all members are made, with what they need."""
 
 When = Literal["completed", "ended"]
 """What the needed child must be: Completed, or over in any final state."""

@@ -138,6 +138,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Whether the instance is a child that cannot run yet, because its parent has not told all of its needs."""
     has_steps: bool = False
     """Whether the instance has steps or signals. Unknown to a `Client`."""
+    has_children: bool = False
+    """Whether the instance made children, or at least called `spawn` for some. Unknown to a `Client`."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -55,6 +55,8 @@ def wait_text(wait: Wait, needs: str = "its children") -> str:
 def waits_for(record: Record) -> str | None:
     """What an instance waits for, in words; None if it waits for nothing but its turn in the queue."""
     if record.open:
+        if not record.parent:
+            return "the rest of its import: import the export again, or cancel it"
         return "its parent, which has not told all that it needs"
     if record.wait is None:
         return None

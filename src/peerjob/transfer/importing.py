@@ -10,14 +10,17 @@ from msgspec import structs
 
 from peerjob.model.arguments import typed_except_secrets
 from peerjob.model.clock import Clock
+from peerjob.model.durable import MAX_CHILDREN_CALL, MAX_RESTORED_STEPS, MAX_STEPS_CALL
 from peerjob.model.errors import DecodeError, PayloadTooLargeError, StoreUnavailableError
 from peerjob.model.firing import Fire, FireOutcome, FireStatus, Overlap, SchedulePut
 from peerjob.model.ids import id_time_us
 from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, NewInstance
+from peerjob.model.restored import Restored
 from peerjob.model.stored_limit import KindLimits
 from peerjob.store.base import Store
+from peerjob.store.rules import FLOWS_LAYOUT
 
-from .lines import End, Header, MovedInstance, MovedSchedule, opened, read_line
+from .lines import End, Header, MovedInstance, MovedSchedule, MovedSteps, opened, read_line
 
 NODE = "import"
 """The name that the history and the ledger show as the node."""
@@ -38,7 +41,10 @@ class Imported:
     known_instances: int = 0
     """Number of instances that were skipped, since the target has them by their ids."""
     refused: tuple[tuple[str, str], ...] = ()
-    """Instances that were not added, since an unfinished one has their key: pairs of both ids; the first 1,000."""
+    """Pairs of ids: an instance that was not added, and the unfinished one that has its key; the first 1,000.
+
+    For a child whose parent was not added, the second one is its parent.
+    """
     refusals: int = 0
     """Number of these instances."""
 
@@ -60,7 +66,9 @@ async def import_namespace(
     """Add the schedules and instances of an export to the namespace at a store's URL.
 
     Skips instances that the target has, in any state, and schedules whose name it has. So an import that broke off can
-    be repeated, until retention removes instances that have ended meanwhile. Raises DecodeError for a line that cannot
+    be repeated, until retention removes instances that have ended meanwhile. A body whose steps or children are missing
+    does not run before that. Raises LayoutError for steps, waits and children, while a node that does not know them is
+    alive. Raises DecodeError for a line that cannot
     be read, PayloadTooLargeError for an instance that the target cannot store, and, after it has imported all lines,
     DecodeError for an export that is not whole.
     """
@@ -77,6 +85,8 @@ class _Import:
         self._header: Header | None = None
         self._schedules: list[MovedSchedule] = []
         self._instances: list[MovedInstance] = []
+        self._durable: list[Restored] = []
+        self._steps: list[MovedSteps] = []
         self._bytes = 0
         self._limited = set[str]()
         self._done = Imported()
@@ -114,25 +124,52 @@ class _Import:
                 self._schedules.append(value)
             case MovedInstance():
                 limit = self._store.capabilities.max_payload
-                if len(value.spec) > limit:
+                if (size := len(value.spec) + len(value.result or b"") + len(value.error or b"")) > limit:
                     await self._flush()
-                    raise PayloadTooLargeError(
-                        f"arguments of instance {value.id} (line {number})", len(value.spec), limit
-                    )
-                self._instances.append(value)
+                    what = "arguments and result" if value.state else "arguments"
+                    raise PayloadTooLargeError(f"{what} of instance {value.id} (line {number})", size, limit)
+                if value.is_durable:
+                    await self._take_durable(value)
+                else:
+                    self._instances.append(value)
+            case MovedSteps():
+                # what belongs to a child comes before the line that lets its parent run
+                if any(value.id in (other.id, other.parent) for other in self._steps):
+                    await self._flush()
+                self._steps.append(value)
         self._bytes += len(line)
-        if len(self._schedules) + len(self._instances) >= MAX_BATCH or self._bytes >= MAX_BATCH_BYTES:
+        waiting = max(len(self._durable), len(self._steps))
+        steps = sum(len(restored.steps) for restored in self._durable) + sum(len(line.steps) for line in self._steps)
+        if (
+            len(self._schedules) + len(self._instances) >= MAX_BATCH
+            or waiting >= MAX_CHILDREN_CALL
+            or steps + MAX_STEPS_CALL > MAX_RESTORED_STEPS
+            or self._bytes >= MAX_BATCH_BYTES
+        ):
             await self._flush()
         return False
 
+    async def _take_durable(self, instance: MovedInstance) -> None:
+        """Take an instance that has a parent, steps or a wait, or gets them; after its parent and what it can read."""
+        if self._steps or any(
+            restored.instance.id in (instance.id, instance.parent) or (restored.state.is_final and not instance.state)
+            for restored in self._durable
+        ):
+            await self._flush()
+        self._durable.append(instance.restored())
+
     async def _flush(self) -> None:
         """Write what was read. Schedules come first, since instances take their slots."""
-        schedules, instances = self._schedules, self._instances
-        self._schedules, self._instances, self._bytes = [], [], 0
+        schedules, instances, durable, steps = self._schedules, self._instances, self._durable, self._steps
+        self._schedules, self._instances, self._durable, self._steps, self._bytes = [], [], [], [], 0
         if schedules:
             await self._add_schedules(schedules)
         if instances:
             await self._add_instances(instances)
+        if durable:
+            await self._add_durable(durable)
+        if steps:
+            await self._add_steps(steps)
         if self._on_progress is not None and self._header is not None:
             self._on_progress(self._done, self._header)
 
@@ -168,7 +205,7 @@ class _Import:
         await self._limit_keys(missing)
         # without its schedule, an instance needs no slot
         plain = [instance for instance in missing if slots.get(instance.slot) is None]
-        answers = await self._store.enqueue([_new(instance) for instance in plain], node=NODE)
+        answers = await self._store.enqueue([instance.new() for instance in plain], node=NODE)
         refused = [
             (instance.id, answer.id)
             for instance, answer in zip(plain, answers, strict=True)
@@ -186,7 +223,37 @@ class _Import:
             refusals=done.refusals + len(refused),
         )
 
-    async def _limit_keys(self, instances: Sequence[MovedInstance]) -> None:
+    async def _add_durable(self, instances: Sequence[Restored]) -> None:
+        await self._store.require_layout(FLOWS_LAYOUT, "steps and children")
+        await self._limit_keys([restored.instance for restored in instances])
+        answers = await self._store.restore(instances, node=NODE)
+        refused = [
+            (restored.instance.id, answer.id)
+            for restored, answer in zip(instances, answers, strict=True)
+            if answer.id != restored.instance.id
+        ]
+        known = sum(answer.repeated for answer in answers)
+        done = self._done
+        self._done = replace(
+            done,
+            instances=done.instances + len(answers) - known - len(refused),
+            known_instances=done.known_instances + known,
+            refused=(*done.refused, *refused)[:MAX_REFUSED],
+            refusals=done.refusals + len(refused),
+        )
+
+    async def _add_steps(self, lines: Sequence[MovedSteps]) -> None:
+        """Complete open instances. One that is not open has run since an earlier import, or was refused."""
+        records = await self._store.get([line.id for line in lines])
+        known = [
+            line.restored(record.kind, record.due_us)
+            for line, record in zip(lines, records, strict=True)
+            if record is not None and record.open
+        ]
+        if known:
+            await self._store.restore(known, node=NODE)
+
+    async def _limit_keys(self, instances: Sequence[NewInstance | MovedInstance]) -> None:
         """Give the kinds of instances with keys their key limits: a store counts no key before its first limit."""
         new = {instance.kind: instance for instance in instances if instance.limit_key}
         for kind in new.keys() - self._limited:
@@ -198,11 +265,11 @@ class _Import:
     async def _add_with_slot(self, instance: MovedInstance) -> list[tuple[str, str]]:
         """Let an instance take the slot of its schedule, or wait for it, as a trigger does."""
         # an instance that waits for a slot has never run, so it brings no crashes and no losses
-        new = structs.replace(_new(instance), crashes=0, losses=0)
+        new = structs.replace(instance.new(), crashes=0, losses=0)
         for _ in range(_TRIES):
             (row,) = await self._store.get_schedules([instance.slot])
             if row is None:
-                await self._store.enqueue([_new(instance)], node=NODE)
+                await self._store.enqueue([instance.new()], node=NODE)
                 return []
             fire = Fire(
                 schedule=instance.slot,
@@ -220,22 +287,3 @@ class _Import:
                 refused = answer.record is not None and answer.record.outcome is FireOutcome.SKIPPED
                 return [(instance.id, "")] if refused else []
         raise StoreUnavailableError(self._store.url, f"schedule {instance.slot!r} changes all the time")
-
-
-def _new(instance: MovedInstance) -> NewInstance:
-    return NewInstance(
-        id=instance.id,
-        kind=instance.kind,
-        spec=instance.spec,
-        priority=instance.priority,
-        due_us=instance.due_us,
-        attempts=instance.attempts,
-        crashes=instance.crashes,
-        losses=instance.losses,
-        key=instance.key,
-        tags=instance.tags,
-        retention_us=instance.retention_us,
-        max_crashes=instance.max_crashes,
-        limit_key=instance.limit_key,
-        key_concurrency=instance.key_concurrency,
-    )

@@ -2,6 +2,9 @@
 
 A header comes first, then the schedules, then the unfinished instances, then a line with their numbers. Lines contain
 arguments as they are stored, secrets too.
+
+Children come after their parent. A parent is open until its children and its steps were read: its last line of steps
+closes it. So an import can stop at any line, and no body runs without what it has done before.
 """
 
 from __future__ import annotations
@@ -13,15 +16,22 @@ from typing import TypeAlias
 import msgspec
 
 from peerjob.model.clock import Clock, SystemClock
+from peerjob.model.durable import Step, Wait
 from peerjob.model.errors import DecodeError, OptionError
 from peerjob.model.ids import checked_id
 from peerjob.model.limit import checked_concurrency, checked_limit_key
-from peerjob.model.record import MAX_PRIORITY, MIN_PRIORITY, Moment, StoreLimits
+from peerjob.model.record import MAX_PRIORITY, MIN_PRIORITY, Moment, NewInstance, StoreLimits
+from peerjob.model.restored import Restored
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
+from peerjob.store.durable_checks import check_restored
 
-FORMAT = 1
-"""The version of the format. A reader refuses a higher one, and ignores fields that it does not know."""
+FORMAT = 2
+"""The version of the format. A reader refuses a higher one, and ignores fields that it does not know.
+
+Format 1 has no steps, waits and children.
+"""
 MAX_LINE = 16 << 20
 """The most bytes of a line. The largest instance needs about a tenth of it, with the default `max_payload`."""
 
@@ -53,7 +63,7 @@ class MovedSchedule(msgspec.Struct, frozen=True, kw_only=True, tag="schedule", o
 
 
 class MovedInstance(msgspec.Struct, frozen=True, kw_only=True, tag="instance", omit_defaults=True):
-    """An unfinished instance."""
+    """An unfinished instance, or a final child of one."""
 
     id: str
     kind: str
@@ -71,6 +81,72 @@ class MovedInstance(msgspec.Struct, frozen=True, kw_only=True, tag="instance", o
     """The schedule whose slot the instance holds or waits for."""
     limit_key: str = ""
     key_concurrency: int = 0
+    parent: str = ""
+    steps: tuple[Step, ...] = ()
+    """Its steps and signals, if they are few; otherwise they follow in lines of their own."""
+    signal: str = ""
+    """The signal that it waits for."""
+    until_us: Moment | None = None
+    """The time that it waits for."""
+    open: bool = False
+    """Whether a later line closes it, or its parent."""
+    state: str = ""
+    """The final state of a child."""
+    result: bytes | None = None
+    error: bytes | None = None
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether it has something that `Store.enqueue` does not take."""
+        return bool(self.parent or self.steps or self.signal or self.open) or self.until_us is not None
+
+    def new(self) -> NewInstance:
+        """The instance to add."""
+        return NewInstance(
+            id=self.id,
+            kind=self.kind,
+            spec=self.spec,
+            priority=self.priority,
+            due_us=self.due_us,
+            attempts=self.attempts,
+            crashes=self.crashes,
+            losses=self.losses,
+            key=self.key,
+            tags=self.tags,
+            retention_us=self.retention_us,
+            max_crashes=self.max_crashes,
+            limit_key=self.limit_key,
+            key_concurrency=self.key_concurrency,
+        )
+
+    def restored(self) -> Restored:
+        """The instance to add, with its steps and its wait. Raises ValueError for a state that does not exist."""
+        waits = self.signal or self.until_us is not None
+        return Restored(
+            instance=self.new(),
+            parent=self.parent,
+            steps=self.steps,
+            wait=Wait(signal=self.signal, until_us=self.until_us) if waits else None,
+            open=self.open,
+            state=State.parse(self.state) if self.state else State.SCHEDULED,
+            result=self.result,
+            error=self.error,
+        )
+
+
+class MovedSteps(msgspec.Struct, frozen=True, kw_only=True, tag="steps", omit_defaults=True):
+    """Steps and signals of an instance that an earlier line has."""
+
+    id: str
+    parent: str = ""
+    steps: tuple[Step, ...] = ()
+    open: bool = False
+    """Whether the instance stays open. The last of its lines closes it, unless only its parent can."""
+
+    def restored(self, kind: str = "steps", due_us: int = 0) -> Restored:
+        """What the instance gets, which the store knows already."""
+        instance = NewInstance(id=self.id, kind=kind, spec=b"", due_us=due_us)
+        return Restored(instance=instance, steps=self.steps, open=self.open)
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True, tag="end"):
@@ -80,7 +156,7 @@ class End(msgspec.Struct, frozen=True, kw_only=True, tag="end"):
     instances: int
 
 
-Line: TypeAlias = Header | MovedSchedule | MovedInstance | End
+Line: TypeAlias = Header | MovedSchedule | MovedInstance | MovedSteps | End
 _encode = msgspec.json.Encoder().encode
 _decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 
@@ -106,6 +182,12 @@ def read_line(number: int, line: bytes) -> Line:
         )
     if isinstance(value, MovedInstance):
         _check(number, value)
+    if isinstance(value, MovedSteps) or (isinstance(value, MovedInstance) and value.is_durable):
+        try:
+            checked_id(value.id)
+            check_restored([value.restored()])
+        except (OptionError, ValueError) as error:
+            raise DecodeError(f"line {number} of the export: {error}") from None
     return value
 
 

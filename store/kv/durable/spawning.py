@@ -21,7 +21,7 @@ from peerjob.store.kv.format.rows import Row, encode, is_gone, owned_of
 from peerjob.store.kv.format.thread_rows import NO_THREAD, StoredThread, thread_of, with_thread
 from peerjob.store.kv.queue.attaching import NewNeed, attach
 from peerjob.store.kv.queue.enqueue import arrival_of, gate_of_new, plan_instance
-from peerjob.store.kv.write.context import KVCommands, retried
+from peerjob.store.kv.write.context import KVCommands, KVContext, retried
 from peerjob.store.kv.write.gates import stamps
 from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.transaction_plan import Change, TransactionPlan
@@ -110,7 +110,7 @@ class SpawnCommands(KVCommands):
         new = {id: child for (id, (_, child)), state in zip(children.items(), states, strict=True) if state is None}
         if not new:
             return
-        ready = [child.instance for child in new.values() if not _is_open(child)]
+        ready = [child.instance for child in new.values() if not _comes_open(child)]
         gates = await context.gates.plan(gate_of_new(instance, now_us) for instance in ready)
         if gates is not None:
             gates.expect(arrival for child in ready if (arrival := arrival_of(child, now_us)) is not None)
@@ -119,8 +119,8 @@ class SpawnCommands(KVCommands):
         changes: list[Change] = []
         for id, child in new.items():
             plan = TransactionPlan(keys, now_us, gates=gates)
-            is_open = _is_open(child)
-            thread = StoredThread(parent=call.parent, held=True, open=is_open, waits=is_open, needs=is_open)
+            opens = _comes_open(child)
+            thread = StoredThread(parent=call.parent, held=True, open=opens, waits=opens, needs=opens)
             plan_instance(plan, child.instance, node, thread=thread)
             wakeups.add_queued(plan)
             changes.append(plan.change([Compare(keys.state + id)]))
@@ -144,7 +144,7 @@ class SpawnCommands(KVCommands):
             thread = None if row is None else thread_of(row)
             if row is not None and (thread is None or thread.parent != call.parent):
                 raise ValueError(f"child {id} of {call.parent}: another instance has this id")
-            if row is not None and _row_is_open(row):
+            if row is not None and is_open(row):
                 for need in child.needs:
                     comes_later = need.id in call.added and children[need.id][0] > index
                     needs.append(NewNeed(id, 0, call.parent, need, comes_later))
@@ -160,26 +160,33 @@ class SpawnCommands(KVCommands):
 
     async def _close(self, ids: set[str], guard: Compare) -> bool:
         """Close children; each enters its queue if it has no need left. False: to be tried again."""
-        context, keys = self._context, self._keys
+        context = self._context
         rows = await context.rows(sorted(ids))
-        prefixes = [keys.needs(id, 0) for id in rows]
-        left = await self._kv.read([Range(prefix, prefix_end(prefix), 1, True, True) for prefix in prefixes])
         ends: dict[str, EndOfWait] = {}
-        for (id, (revision, row)), last in zip(rows.items(), left, strict=True):
+        for (id, (revision, row)), compares in zip(rows.items(), await left_of(context, list(rows)), strict=True):
             thread = thread_of(row)
-            if thread is not None and thread.open and not row.final:
+            if thread is not None and is_open(row):
                 after = with_thread(row, replace(thread, open=False))
-                # the settling of the need that is left comes after this transaction, and ends the wait
-                compares = [Compare(name, mod=entry.mod) for name, entry in last.items]
                 ends[id] = EndOfWait(revision, row, after, compares=compares, enters=not compares)
         return len(await write_ends(context, ends, [guard])) == len(ends)
 
 
-def _is_open(child: NewChild) -> bool:
+def _comes_open(child: NewChild) -> bool:
     """Whether a child comes in several transactions."""
     return bool(child.needs) or child.more
 
 
-def _row_is_open(row: Row) -> bool:
+def is_open(row: Row) -> bool:
+    """Whether an instance is open."""
     thread = thread_of(row)
     return thread is not None and thread.open and not row.final
+
+
+async def left_of(context: KVContext, ids: Sequence[str]) -> list[list[Compare]]:
+    """For each instance that was never claimed, a compare of a need that is left, if there is one.
+
+    The settling of that need comes after a transaction with the compare, and ends the wait.
+    """
+    prefixes = [context.keys.needs(id, 0) for id in ids]
+    left = await context.kv.read([Range(prefix, prefix_end(prefix), 1, True, True) for prefix in prefixes])
+    return [[Compare(name, mod=entry.mod) for name, entry in last.items] for last in left]

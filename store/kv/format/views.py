@@ -38,6 +38,7 @@ def to_record(id: str, row: Row, spec: bytes, out: Out | None, progress: bytes |
         wait=None if thread is None else shown_wait(row),
         open=thread is not None and thread.open and not row.final,
         has_steps=thread is not None and thread.has_values,
+        has_children=thread is not None and thread.children,
     )
 
 

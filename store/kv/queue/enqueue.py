@@ -127,8 +127,22 @@ def plan_instance(
     thread: StoredThread | None = None,
 ) -> Row:
     """Plan an instance with everything that belongs to it. A parked instance enters no queue yet."""
-    keys, now_us = plan.keys, plan.now_us
-    row = Row(
+    row = row_of_new(new, plan.now_us, node, slot)
+    if thread is not None:
+        row = with_thread(row, thread)
+    plan_row(plan, new, row, parent="" if thread is None else thread.parent)
+    if parked:
+        plan.index_scheduled(new.id, row)
+    elif thread is not None and thread.waits:
+        plan.add_outside(new.id, row)
+    else:
+        plan.add_scheduled(new.id, row)
+    return row
+
+
+def row_of_new(new: NewInstance, now_us: int, node: str, slot: str = "") -> Row:
+    """The record of a new instance."""
+    return Row(
         new.kind,
         State.SCHEDULED,
         new.priority,
@@ -145,19 +159,16 @@ def plan_instance(
         spec=new.spec if len(new.spec) <= SMALL else None,
         extra=extra_of(new),
     )
-    if thread is not None:
-        row = with_thread(row, thread)
-        plan.ops.append(Put(keys.children(thread.parent) + new.id, b""))
+
+
+def plan_row(plan: TransactionPlan, new: NewInstance, row: Row, *, parent: str = "") -> None:
+    """Plan the record of a new instance, and all that belongs to it besides its queue and the index of its state."""
+    keys = plan.keys
+    if parent:
+        plan.ops.append(Put(keys.children(parent) + new.id, b""))
     plan.ops.append(Put(keys.state + new.id, encode(row)))
     if row.spec is None:
         plan.ops.append(Put(keys.args + new.id, new.spec))
-    if parked:
-        plan.index_scheduled(new.id, row)
-    elif thread is not None and thread.waits:
-        plan.add_outside(new.id, row)
-    else:
-        plan.add_scheduled(new.id, row)
     if new.key is not None:
         plan.ops.append(Put(keys.unique(new.kind, new.key), new.id.encode()))
     plan.ops.extend(Put(keys.tag(tag) + new.id, b"") for tag in dict.fromkeys(new.tags))
-    return row

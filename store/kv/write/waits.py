@@ -75,13 +75,15 @@ def enter(plan: TransactionPlan, id: str, row: Row, after: Row, delayed_mod: int
     return True
 
 
-async def gates_of(gates: Gates, entering: Iterable[tuple[str, Row]], now_us: int) -> GatePlan | None:
+async def gates_of(
+    gates: Gates, entering: Iterable[tuple[str, Row]], now_us: int, *, is_new: bool = False
+) -> GatePlan | None:
     """Read the limit keys of instances that enter their queues."""
     coming = [(id, row, limit_key) for id, row in entering if (limit_key := limit_key_of(row)) is not None]
     plan = await gates.plan((row.kind, limit_key[0]) for _, row, limit_key in coming)
     if plan is not None:
         plan.expect(
-            Arrival((row.kind, limit_key[0]), limit_key[1], False, row.priority, row.due_us, id)
+            Arrival((row.kind, limit_key[0]), limit_key[1], is_new, row.priority, row.due_us, id)
             for id, row, limit_key in coming
             if row.due_us <= now_us
         )

@@ -6,7 +6,10 @@ import struct
 from collections.abc import Sequence
 from functools import lru_cache
 
+from msgspec.structs import replace
+
 from peerjob.model.record import Held, NewChild, NewInstance, StoreLimits
+from peerjob.model.restored import Restored
 from peerjob.model.state import State
 from peerjob.store.lua.scripts.script import Argument
 
@@ -85,6 +88,28 @@ def spawn_arguments(
         *templates.arguments,
         *members,
     ]
+
+
+def restore_arguments(instances: Sequence[Restored], node: str) -> list[Argument]:
+    """Arguments of restore.lua."""
+    arguments: list[Argument] = [node]
+    for restored in instances:
+        new, wait = restored.instance, restored.wait
+        before_us = min(max(new.due_us or 0, 0), MAX_TIME_US)
+        what = "o" if restored.open else "q" if wait is None else "w"
+        if restored.state.is_final:
+            what = str(int(restored.state))
+        elif wait is not None and wait.until_us is not None:
+            what, new = "t", replace(new, due_us=wait.until_us)
+        tags = (parent_tag(restored.parent),) if restored.parent else ()
+        key = f"{new.key_concurrency} {new.limit_key}" if new.limit_key else ""
+        arguments += (*template_arguments(new, *tags), new.id, key, new.spec, restored.parent, what, before_us)
+        arguments.append("" if wait is None else wait.signal)
+        arguments += (b"" if data is None else b"=" + data for data in (restored.result, restored.error))
+        arguments.append(len(restored.steps))
+        for step in restored.steps:
+            arguments += (step.name, step.value)
+    return arguments
 
 
 def plain_arguments(instance: NewInstance, node: str) -> tuple[Argument, ...] | None:

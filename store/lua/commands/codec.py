@@ -224,6 +224,7 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
         wait=thread.wait(fence, due) if state == State.SCHEDULED else None,
         open=thread.is_open(fence) and state == State.SCHEDULED,
         has_steps=thread.values > 0,
+        has_children=thread.has_children,
     )
 
 

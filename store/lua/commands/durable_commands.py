@@ -8,12 +8,13 @@ from typing import cast
 from peerjob.model.durable import MAX_SETTLED, SignalAnswer, Step, StepPage
 from peerjob.model.errors import StoreError
 from peerjob.model.record import MAX_BATCH, Action, Enqueued, Held, NewChild, Outcome, check_batch
-from peerjob.store.durable_checks import check_children, check_outcome, check_signal, layout_missing
+from peerjob.model.restored import Restored
+from peerjob.store.durable_checks import check_children, check_outcome, check_restored, check_signal, layout_missing
 from peerjob.store.lua.client.driver import MAX_REPLY_BYTES, log_set_aside
 from peerjob.store.lua.scripts.script import Argument, Call, Reply
 from peerjob.store.rules import FLOWS_LAYOUT, LAYOUT
 
-from .arrivals import check_id, spawn_arguments
+from .arrivals import check_id, restore_arguments, spawn_arguments
 from .codec import outcome_arguments
 from .gate_commands import LuaGateCommands
 
@@ -72,6 +73,25 @@ class LuaDurableCommands(LuaGateCommands):
                 raise ValueError(f"child {id} of {parent.id}: another instance has this id")
             spawned.append(Enqueued(id, True, repeated=bool(answer)))
         return spawned
+
+    async def restore(self, instances: Sequence[Restored], *, node: str = "") -> list[Enqueued]:
+        self._check_used("instances of another store")
+        check_restored(instances)
+        for restored in instances:
+            check_id(restored.instance.id)
+        arguments = restore_arguments(instances, node)
+        kinds = [restored.instance.kind for restored in instances if restored.instance.limit_key]
+        while True:
+            answers, *rest = await self._run_with_gates("restore", arguments, kinds)
+            if answers != _LAYOUT:
+                break
+            await self._raise_again()
+        log_set_aside(rest[0])
+        ids = (restored.instance.id for restored in instances)
+        return [
+            Enqueued(answer.decode(), False) if isinstance(answer, bytes) else Enqueued(id, True, repeated=bool(answer))
+            for id, answer in zip(ids, answers, strict=True)
+        ]
 
     async def settle(self, limit: int = MAX_SETTLED) -> bool:
         is_left, set_aside = await self._run("settle", limit, self._limits.retention_us)

@@ -17,7 +17,7 @@ PARENT_MARK = b"\0"
 _ENTRY = struct.Struct(">BHBIHHIddB")
 _SIZE = struct.Struct(">H")
 _MAX_TIME_US = 2**53 - 1
-_WAITS, _TIMED, _OPEN, _JOINS = 1, 2, 4, 8
+_WAITS, _TIMED, _OPEN, _JOINS, _HAS_CHILDREN = 1, 2, 4, 8, 16
 
 
 class Thread(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -37,6 +37,11 @@ class Thread(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             return None
         until_us = int(due_us) if self.flags & _TIMED else None
         return Wait(signal=self.awaits, until_us=until_us, needs=bool(self.flags & _JOINS))
+
+    @property
+    def has_children(self) -> bool:
+        """Whether the instance made children."""
+        return bool(self.flags & _HAS_CHILDREN)
 
     def is_open(self, fence: float) -> bool:
         """Whether a Scheduled instance with this fence is an open child."""

@@ -6,8 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
+from msgspec.structs import replace
+
 from peerjob.model.durable import SIGNAL_MARK, Need, Step, Wait, When
 from peerjob.model.record import Enqueued, Held, NewChild, NewInstance
+from peerjob.model.restored import Restored
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.store.rules import FLOWS_LAYOUT
 
@@ -18,6 +22,7 @@ SECOND_US = 1_000_000
 SETTLINGS = 100
 """Calls of `settle` after which one that still says that more is left counts as endless."""
 
+_UNFINISHED: dict[str, Any] = {"state": State.SCHEDULED, "result": None, "error": None}
 Given = Mapping[str, Any]
 
 
@@ -109,6 +114,58 @@ class FlowCalls:
             learn,
             moves=True,
             incarnation=incarnation,
+        )
+
+    def _restore(self, request: str, given: Given) -> Made:
+        known, restored = self._known, dict[str, Restored]()
+        opened = list(known.open)
+        for one in given["works"]:
+            if "work" in one:
+                new = self.instance(one["work"])
+            elif opened:
+                new = known.open[opened[one["known"] % len(opened)]]
+            else:
+                continue
+            restored[new.id] = self._restored(new, one, opened)
+        news = [one if one.parent not in restored else replace(one, parent="") for one in restored.values()]
+        news = [one if one.parent or not one.state.is_final else replace(one, **_UNFINISHED) for one in news]
+
+        def learn(answers: Answers) -> None:
+            for one, answer in zip(news, next(iter(answers.values())), strict=True):
+                id = one.instance.id
+                if not answer.is_new:
+                    continue
+                if not answer.repeated or id in known.open:
+                    known.added(one.instance)
+                    known.linked.add(id)
+                if one.parent and not answer.repeated:
+                    known.children.setdefault(one.parent, {})[id] = one.instance
+                if one.open and not answer.repeated:
+                    known.open[id] = one.instance
+                elif not one.open:
+                    known.open.pop(id, None)
+                if one.wait is not None:
+                    known.suspended.add(id)
+
+        return Made("restore", lambda side: side.store.restore(news), learn, moves=True)
+
+    def _restored(self, new: NewInstance, given: Given, opened: list[str]) -> Restored:
+        parent: str = ""
+        if "under" in given:
+            is_open, pick = given["under"]
+            parent = opened[pick % len(opened)] if is_open and opened else self._known.instance(pick)
+        is_final = bool(parent) and "state" in given and not given["open"]
+        steps = tuple(Step(name, b"x" * size) for name, size in given.get("steps", {}).items())
+        wait = None if given["open"] or is_final or "wait" not in given else self._wait(given["wait"])
+        return Restored(
+            instance=replace(new, key=None) if parent else new,
+            parent="" if parent == new.id else parent,
+            steps=() if is_final else steps,
+            wait=wait,
+            open=given["open"],
+            state=State.parse(given["state"]) if is_final else State.SCHEDULED,
+            result=b"r" * given["result"] if is_final else None,
+            error=b"e" * given["error"] if is_final else None,
         )
 
     def _signal(self, request: str, given: Given) -> Made:

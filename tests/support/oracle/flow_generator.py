@@ -12,7 +12,7 @@ FLOWING = 0.5
 """The share of programs with durable bodies."""
 FLOW_LENGTH = 1.5
 """How many times longer these programs are: a wait takes several calls."""
-FLOW_WEIGHTS = {"spawn": 9, "signal": 5, "settle": 0.5}
+FLOW_WEIGHTS = {"spawn": 9, "signal": 5, "restore": 3, "settle": 0.5}
 FLOW_SHARES = {
     "claim": 1.5,
     "clear": 0.3,
@@ -22,7 +22,7 @@ FLOW_SHARES = {
     **dict.fromkeys(("fire", "put_schedule", "clear_history", "clear_logs", "resign", "enqueue"), 0.5),
 }
 """How much rarer or more frequent other verbs are in these programs."""
-FLOW_RACERS = ("spawn", "spawn", "signal", "commit")
+FLOW_RACERS = ("spawn", "spawn", "signal", "restore", "commit")
 STEPS = ("charge", "ü/1", "mail")
 SIGNALS = ("approval", "payment/ü")
 NEEDS_NOW = 0.5
@@ -125,6 +125,28 @@ class FlowGenerator(LimitGenerator):
             "size": flown.choice((3, 3, 3, 0, 9)),
         }
         return given | ({"waiting": True} if flown.random() < 0.6 else {})
+
+    def _restore(self) -> Given:
+        return {"works": [self._moved() for _ in range(self._flown.choice((1, 1, 2, 3)))]}
+
+    def _moved(self) -> Given:
+        """An instance of another store, or a further part of one."""
+        flown = self._flown
+        given: Given = {"open": flown.random() < 0.4}
+        if flown.random() < 0.5:
+            given["steps"] = self._steps()
+        if flown.random() < 0.3:
+            return given | {"known": flown.randrange(8)}
+        work = self.work()
+        work.pop("delay", None)
+        given |= {"work": {"due": -2, **work}}
+        if flown.random() < 0.5:
+            given["under"] = [flown.random() < 0.9, flown.randrange(8)]
+            if flown.random() < 0.4:
+                given |= {"state": flown.choice(("Completed", "Cancelled", "Terminated")), "result": 300, "error": 3}
+        elif flown.random() < 0.4:
+            given["wait"] = self._wait(needs=False)
+        return given
 
     def _settle(self) -> Given:
         return {}

@@ -47,7 +47,8 @@ def _waker(state: Namespace, instance: InstanceData, places: int) -> Iterator[st
     parent = state.instances.get(instance.parent)
     by_signal = bool(wait.signal) and SIGNAL_MARK + wait.signal not in instance.steps
     by_needs = wait.needs and bool(instance.needs)
-    by_parent = instance.open and parent is not None and not parent.state.is_final
+    by_import = instance.open and not instance.parent
+    by_parent = by_import or (instance.open and parent is not None and not parent.state.is_final)
     if (wait.signal and not by_signal) or not (by_signal or by_needs or by_parent):
         yield f"WAKER: {id} waits for nothing"
 

@@ -86,6 +86,8 @@ class Known:
     """Parent → its children."""
     linked: set[str] = field(default_factory=set[str])
     """Instances with steps, children or a parent."""
+    open: dict[str, NewInstance] = field(default_factory=dict[str, NewInstance])
+    """Instances of another store of which a part can be missing."""
     suspended: set[str] = field(default_factory=set[str])
     """Instances that were suspended, and may still wait."""
 

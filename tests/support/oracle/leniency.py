@@ -59,7 +59,7 @@ def alike(
             return ours, _as_first(ours, theirs, first)
         case "cancel" if how in REPEATED:
             return ours, _without_removed(made.ids, ours, theirs, present)
-        case "enqueue" if how == "cancelled":
+        case "enqueue" | "restore" if how == "cancelled":
             # the call that was given up may have added them
             return _either(ours), _either(theirs)
         case "spawn" if how == "cancelled":
@@ -123,7 +123,10 @@ def _claims(ours: Claimed | None, theirs: Claimed | None, how: str, damaged: Dam
         return ours, theirs
     theirs = _linked(ours, damaged.claimed(ours, theirs))
     if how in ("repeated", "again"):
-        theirs = replace(theirs, now_us=ours.now_us, next_due_us=ours.next_due_us)
+        # *Choice*: the repeat can tell of a signal that came after the claim
+        without = {claim.id for claim in ours.claims if not claim.has_steps}
+        claims = tuple(replace(one, has_steps=False) if one.id in without else one for one in theirs.claims)
+        theirs = replace(theirs, now_us=ours.now_us, next_due_us=ours.next_due_us, claims=claims)
     return ours, theirs
 
 

@@ -105,6 +105,7 @@ def test_a_script_gets_what_it_names_and_nothing_else() -> None:
             "enqueue_waking",
             "fire",
             "put_schedule",
+            "restore",
             "spawn",
         )
         assert shebang == "#!lua" if grows else shebang in ("#!lua flags=allow-oom", "#!lua flags=no-writes")

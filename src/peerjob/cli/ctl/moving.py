@@ -82,8 +82,8 @@ async def export_all(session: ClientSession, file: Target, target: StoreOptions)
     """Write the schedules and unfinished instances of a namespace as JSON lines; jobctl import reads them.
 
     Stop all nodes of the namespace first: jobctl refuses a namespace with a live node. The export changes nothing. It
-    contains arguments with their secrets, so jobctl makes a file that only its owner can read. Results, logs, histories
-    and final instances are not exported.
+    contains arguments with their secrets, so jobctl makes a file that only its owner can read. Logs, histories and
+    final instances are not exported, except final children of instances that wait.
     """
     url, namespace = target.store_and_namespace()
     number, total, undecodable, line = 0, 0, 0, b""
@@ -110,7 +110,8 @@ async def import_all(session: ClientSession, file: Source, target: StoreOptions)
 
     What the namespace has already is skipped, so an import that broke off can be repeated. Import before the nodes of
     the new namespace start, and remove the old namespace with jobd clear afterwards. The exit status is 1 if the export
-    is not whole, or if an instance was not added because another unfinished one has its key.
+    is not whole, or if an instance was not added because another unfinished one has its key; its children are then not
+    added either.
     """
     url, namespace = target.store_and_namespace()
     if str(file) == "-" and sys.stdin.isatty():
@@ -121,8 +122,10 @@ async def import_all(session: ClientSession, file: Source, target: StoreOptions)
             show(done.seen, header.schedules + header.instances)
 
         done = await import_namespace(url, lines, namespace=namespace, clock=session.clock, on_progress=progress)
+    behind = {id for id, _ in done.refused}
     for id, other in done.refused[:SHOWN_REFUSALS]:
-        to_stderr(f"instance {id} was not added: {f'instance {other}' if other else 'another instance'} has its key")
+        reason = f"instance {other} has its key" if other else "another instance has its key"
+        to_stderr(f"instance {id} was not added: {f'nor was its parent {other}' if other in behind else reason}")
     session.out.text(
         f"imported {counted(done.schedules, 'schedule')} and {counted(done.instances, 'instance')}; skipped "
         f"{counted(done.known_schedules, 'schedule')} and {counted(done.known_instances, 'instance')} that are there; "

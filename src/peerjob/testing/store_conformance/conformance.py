@@ -51,6 +51,7 @@ from .queue import QueueRules
 from .rates import RateRules
 from .replacement import ReplacingRules
 from .residue import ResidueRules
+from .restoring import RestoreRules
 from .retention import RetentionRules
 from .row_fields import RowFieldRules
 from .run_now import RunNowRules
@@ -111,6 +112,7 @@ class _RulesWithoutLimits(
     HoldRules,
     CascadeRules,
     FlowNeedRules,
+    RestoreRules,
     DurableWalks,
 ):
     """The rules that hold with and without limits."""
