@@ -44,7 +44,7 @@ from .observe.observer import Observer, log_listener_failure
 from .observe.probes import Probe, ProbeAnswer, answer_probe
 from .observe.tracing import ClaimLoopSpans, make_tracing
 from .runtime import NodeRuntime
-from .work.durable_run import ChildCalls
+from .work.durable_steps import ChildCalls
 from .work.outbox import Relay
 
 if TYPE_CHECKING:

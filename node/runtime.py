@@ -52,7 +52,8 @@ from .observe.tracing import TracedRunner
 from .work.changes import ChangeListener, HintRouter
 from .work.claim_loop import ClaimLoop
 from .work.context_backend import NodeContextBackend
-from .work.durable_run import ChildCalls, NodeDurableRun
+from .work.durable_run import NodeDurableRun
+from .work.durable_steps import ChildCalls, DurableParts
 from .work.failure_log import FailureLog
 from .work.hint_wait import HintWait
 from .work.in_flight import InFlight
@@ -142,15 +143,10 @@ class NodeRuntime:
         self._outcome_builder = OutcomeBuilder(clock, max_payload, name, self._failure_log)
         self.processors = Processors(clock, name, self._context_vars)
         self._resources = Resources(overrides, self._context_vars)
-        executor = self.executor = Executor(clock, max(1, workers), self._resources)
+        self.executor = Executor(clock, max(1, workers), self._resources)
+        parts = DurableParts(store, unsent, self.executor, self.records, child_calls)
         self.context_backend = NodeContextBackend(
-            clock,
-            name,
-            store,
-            manager,
-            lambda run, context, state: NodeDurableRun(
-                run, context, state, store, unsent, executor, self.records, child_calls
-            ),
+            clock, name, store, manager, lambda run, context, state: NodeDurableRun(run, context, state, parts)
         )
         prefetch = Prefetch()
         runner = InstanceRunner(

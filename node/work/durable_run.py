@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from msgspec import structs
@@ -19,53 +18,26 @@ from peerjob.model.durable_errors import SignalTimeout, StepLimitError
 from peerjob.model.errors import DecodeError, NodeStateError
 from peerjob.model.ids import child_id
 from peerjob.model.job import Call, Job
-from peerjob.model.record import Held, NewChild, NewInstance, Record
+from peerjob.model.record import Held, NewChild, Record
 from peerjob.model.signal import SignalSource
 from peerjob.model.state import State
 from peerjob.model.step_values import TIMED_OUT, decode_deadline, encode_deadline
-from peerjob.node.body.executor import Executor
 from peerjob.node.body.typed_positions import ResultType
-from peerjob.node.manager.batches import RecordReader
-from peerjob.store.base import Store
 
 from .child_pages import pages_of
 from .durable_state import DurableState, Suspension, joined
-from .durable_steps import RunSteps
+from .durable_steps import DurableParts, RunSteps
 from .run import Run
-from .unsent_reports import UnsentReports
 
 QUIET_PASSES = 8
 """Passes of the event loop before a wait ends the run: the body goes on in them if another of its waits is over."""
 
 
-@dataclass(frozen=True)
-class ChildCalls:
-    """What the manager of a node does with the calls of children."""
-
-    new_instances: Callable[[Sequence[Call[Any]]], Awaitable[list[NewInstance]]]
-    """Checks calls, and makes the instances to store; raises the errors of `schedule`."""
-    made: Callable[[Sequence[NewInstance]], None]
-    """Calls the processors of instances that this node has stored."""
-    read_result: Callable[[Record, Job[..., Any, Any]], Any]
-
-
 class NodeDurableRun(RunSteps):
     """The steps, waits and children of a run."""
 
-    def __init__(
-        self,
-        run: Run,
-        context: Context,
-        state: DurableState,
-        store: Store,
-        unsent: UnsentReports,
-        executor: Executor,
-        records: RecordReader,
-        calls: ChildCalls,
-    ) -> None:
-        super().__init__(run, context, state, store, unsent, executor)
-        self._records = records
-        self._calls = calls
+    def __init__(self, run: Run, context: Context, state: DurableState, parts: DurableParts) -> None:
+        super().__init__(run, context, state, parts)
         self._ended: dict[str, Record] = {}
         """Children that this run has found over."""
         self._awaited: list[Suspension] = []
@@ -154,10 +126,10 @@ class NodeDurableRun(RunSteps):
         ids = [child_id(parent, name) for name, _ in calls]
         missing = await self._missing(ids)
         new = [call for id, (_, call) in zip(ids, calls, strict=True) if id in missing]
-        made = await self._calls.new_instances(new) if new else []
+        made = await self._parts.calls.new_instances(new) if new else []
         named = [structs.replace(instance, id=id) for id, instance in zip(missing, made, strict=True)]
         added = await self._spawn([NewChild(instance=instance) for instance in named])
-        self._calls.made([instance for instance in named if instance.id in added])
+        self._parts.calls.made([instance for instance in named if instance.id in added])
         return ids
 
     async def spawn(self, children: Sequence[NewChild]) -> None:
@@ -199,7 +171,7 @@ class NodeDurableRun(RunSteps):
         return Suspension(Wait(needs=True), steps, tuple(needs))
 
     def read_result(self, record: Record, job: Job[..., Any, Any]) -> Any:
-        return self._calls.read_result(record, job)
+        return self._parts.calls.read_result(record, job)
 
     async def _missing(self, ids: Sequence[str]) -> dict[str, None]:
         """The ids of children, in order, that the store does not have whole. A first run has no children."""
@@ -212,7 +184,7 @@ class NodeDurableRun(RunSteps):
 
     async def _read_children(self, ids: Sequence[str]) -> dict[str, Record]:
         """The children that the store has."""
-        known = await self._records.find_many(ids)
+        known = await self._parts.records.find_many(ids)
         self._ended.update((id, record) for id, record in known.items() if _is_over(record))
         return known
 
@@ -222,7 +194,7 @@ class NodeDurableRun(RunSteps):
             self._refuse_if_suspended()
         run, added = self._run, set[str]()
         for page in pages_of(children):
-            answers = await self._store.spawn(run.incarnation, Held(run.claim.id, run.claim.fence), page)
+            answers = await self._parts.store.spawn(run.incarnation, Held(run.claim.id, run.claim.fence), page)
             if answers is None:
                 run.lost = True
                 run.cancel("lost")

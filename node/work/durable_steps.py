@@ -7,7 +7,8 @@ import contextlib
 import contextvars
 import functools
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, NoReturn, TypeVar
 
@@ -15,31 +16,17 @@ from peerjob.handles.context import Context
 from peerjob.handles.durable_run import StepSlot, inside_step
 from peerjob.handles.job_log import instance_logger
 from peerjob.model.codec import encode_value
-from peerjob.model.durable import (
-    MAX_ALL_STEP_BYTES,
-    MAX_STEP_BYTES,
-    MAX_STEPS,
-    SIGNAL_MARK,
-    Need,
-    Step,
-)
-from peerjob.model.durable_errors import (
-    StepLimitError,
-    StepNameError,
-    Suspended,
-)
-from peerjob.model.errors import (
-    DecodeError,
-    NodeStateError,
-    OwnershipLost,
-    ResultTypeError,
-)
-from peerjob.model.record import Ack
+from peerjob.model.durable import MAX_ALL_STEP_BYTES, MAX_STEP_BYTES, MAX_STEPS, SIGNAL_MARK, Need, Step
+from peerjob.model.durable_errors import StepLimitError, StepNameError, Suspended
+from peerjob.model.errors import DecodeError, NodeStateError, OwnershipLost, ResultTypeError
+from peerjob.model.job import Call, Job
+from peerjob.model.record import Ack, NewInstance, Record
 from peerjob.model.signal import checked_step_name, name_again
 from peerjob.model.signature import analyse
 from peerjob.model.step_values import wait_text
 from peerjob.node.body.executor import Executor, holds_thread
 from peerjob.node.body.typed_positions import ResultType
+from peerjob.node.manager.batches import RecordReader
 from peerjob.store.base import Store
 from peerjob.store.rules import FLOWS_LAYOUT
 
@@ -53,24 +40,36 @@ WHAT = "durable steps"
 """The reason for the layout, in its error."""
 
 
+@dataclass(frozen=True)
+class ChildCalls:
+    """What the manager of a node does with the calls of children."""
+
+    new_instances: Callable[[Sequence[Call[Any]]], Awaitable[list[NewInstance]]]
+    """Checks calls, and makes the instances to store; raises the errors of `schedule`."""
+    made: Callable[[Sequence[NewInstance]], None]
+    """Calls the processors of instances that this node has stored."""
+    read_result: Callable[[Record, Job[..., Any, Any]], Any]
+
+
+@dataclass(frozen=True)
+class DurableParts:
+    """The parts of a node behind the durable verbs of its runs."""
+
+    store: Store
+    unsent: UnsentReports
+    executor: Executor
+    records: RecordReader
+    calls: ChildCalls
+
+
 class RunSteps:
     """The steps of a run. Its instance has each stored step in memory while the body runs."""
 
-    def __init__(
-        self,
-        run: Run,
-        context: Context,
-        state: DurableState,
-        store: Store,
-        unsent: UnsentReports,
-        executor: Executor,
-    ) -> None:
+    def __init__(self, run: Run, context: Context, state: DurableState, parts: DurableParts) -> None:
         self._run = run
         self._context = context
         self._state = state
-        self._store = store
-        self._unsent = unsent
-        self._executor = executor
+        self._parts = parts
         self._steps: dict[str, bytes] = {}
         self._bytes = 0
         self._signals = 0
@@ -165,7 +164,7 @@ class RunSteps:
                 text = "a sync function needs a thread, and that of the sync body waits for this code"
                 raise NodeStateError(f"step {name!r}: {text}: call the function directly, or make the step in the body")
             variables = contextvars.copy_context()
-            result = await self._executor.call_in_thread(
+            result = await self._parts.executor.call_in_thread(
                 lambda: variables.run(function, *args, **kwargs),
                 lambda: cancelled.append(asyncio.CancelledError(*filter(None, [self._context.cancel_reason]))),
             )
@@ -228,14 +227,14 @@ class RunSteps:
                 self._is_open = True
 
     async def _begin(self) -> None:
-        await self._store.require_layout(FLOWS_LAYOUT, WHAT)
+        await self._parts.store.require_layout(FLOWS_LAYOUT, WHAT)
         if self._run.claim.has_steps:
             await self._read()
 
     async def _read(self) -> None:
         cursor = None
         while True:
-            page = await self._store.steps(self._run.claim.id, cursor=cursor)
+            page = await self._parts.store.steps(self._run.claim.id, cursor=cursor)
             for step in page.steps:
                 self._remember(step)
             cursor = page.cursor
@@ -273,7 +272,7 @@ class RunSteps:
 
     async def _write(self, steps: tuple[Step, ...], needs: tuple[Need, ...], *, alone: bool) -> Ack:
         write = Write(steps, needs, alone=alone)
-        self._unsent.write(self._run, self._state, write)
+        self._parts.unsent.write(self._run, self._state, write)
         return await asyncio.shield(write.answer)
 
     def _now_us(self) -> int:

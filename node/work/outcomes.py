@@ -14,15 +14,7 @@ from peerjob.model.codec import encode_value
 from peerjob.model.durable import Need, Step
 from peerjob.model.durable_errors import Suspended
 from peerjob.model.durations import format_seconds
-from peerjob.model.errors import (
-    Fail,
-    JobTimedOut,
-    NodeStateError,
-    PayloadTooLargeError,
-    PeerjobError,
-    Retry,
-    Snooze,
-)
+from peerjob.model.errors import Fail, JobTimedOut, NodeStateError, PayloadTooLargeError, PeerjobError, Retry, Snooze
 from peerjob.model.policy import Policy
 from peerjob.model.record import Action, Outcome
 from peerjob.model.spec import encode

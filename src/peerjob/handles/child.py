@@ -52,9 +52,9 @@ class Child(Generic[R_co]):
         (record,) = await self._run.over([self.id])
         if record is None:
             return Ended(state=State.CANCELLED)
-        error = None if record.error is None else decode_error(record.error)
-        result = cast("R_co", self._run.read_result(record, self._job)) if record.state is State.COMPLETED else None
-        return Ended(state=record.state, result=result, error=error if record.state is not State.COMPLETED else None)
+        if record.state is State.COMPLETED:
+            return Ended(state=record.state, result=self.result_of(record))
+        return Ended(state=record.state, error=None if record.error is None else decode_error(record.error))
 
     def result_of(self, record: Record | None) -> R_co:
         """The result in the record of this child, which is over; raises ChildFailed if it did not complete."""

@@ -66,10 +66,6 @@ class Graph(msgspec.Struct, frozen=True, array_like=True):
         """The name of a member in errors and views, as `Member.name`."""
         return f"{self.kind(number)}/{number}"
 
-    def ids(self, flow: str) -> list[str]:
-        """The ids of the members of the instance that runs the flow, by number."""
-        return [member_id(flow, number) for number in range(len(self.members))]
-
     def last_members(self) -> list[int]:
         """The numbers of the members that no other member needs."""
         needed = {need >> 1 for member in self.members for need in member.needs}

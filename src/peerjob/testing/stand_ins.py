@@ -22,8 +22,9 @@ from peerjob.node.body.executor import Executor
 from peerjob.node.body.threads import ThreadPool
 from peerjob.node.manager.call_encoder import CallEncoder
 from peerjob.node.work.context_backend import NodeContextBackend
-from peerjob.node.work.durable_run import ChildCalls, NodeDurableRun
+from peerjob.node.work.durable_run import NodeDurableRun
 from peerjob.node.work.durable_state import Suspension
+from peerjob.node.work.durable_steps import ChildCalls, DurableParts
 from peerjob.node.work.unsent_reports import UnsentReports
 
 NAME = "eager"
@@ -96,14 +97,13 @@ class EagerContextBackend(NodeContextBackend):
     ) -> None:
         nothing = cast(Any, None)
         calls = ChildCalls(nothing, nothing, manager.read_result)
+        parts = DurableParts(nothing, reports, executor, nothing, calls)
         super().__init__(
             clock=clock,
             name=NAME,
             store=nothing,
             manager=manager,
-            make_durable=lambda run, context, state: EagerDurableRun(
-                run, context, state, nothing, reports, executor, nothing, calls, kept=kept
-            ),
+            make_durable=lambda run, context, state: EagerDurableRun(run, context, state, parts, kept=kept),
         )
 
     async def check_owner(self, context: Context) -> bool:
