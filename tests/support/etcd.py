@@ -11,10 +11,9 @@ import urllib.request
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypedDict, Unpack
 
-from support.servers import MissingServerError, ServerProcess, closed_after_error, find_program, free_port
+from support.servers import MissingServerError, ServerProcess, Startable, find_program, free_port
 from support.waiting import PATIENCE
 
 SHORT_LEASES = ("--heartbeat-interval", "20", "--election-timeout", "200")
@@ -193,7 +192,7 @@ class EtcdServer(ServerProcess):
             self.call("maintenance/alarm", action="DEACTIVATE", **alarm)
 
 
-class EtcdCluster:
+class EtcdCluster(Startable):
     """Members of one etcd, each of which may be killed or paused."""
 
     def __init__(self, *, size: int = 3, **settings: Unpack[EtcdSettings]) -> None:
@@ -231,15 +230,6 @@ class EtcdCluster:
         """End every member and remove its data."""
         for member in self.members:
             member.close()
-
-    def __enter__(self) -> Self:
-        with closed_after_error(self):
-            return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Certificates:

@@ -10,6 +10,7 @@ import socket
 import sysconfig
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,19 +55,13 @@ def needed() -> Generator[None]:
 
 
 @contextlib.contextmanager
-def closed_after_error(server: "SupportsClose") -> Generator[None]:
+def closed_after_error(server: "Startable") -> Generator[None]:
     """Close a server whose start fails: a folder that is left behind is a warning in a later test."""
     try:
         yield
     except BaseException:
         server.close()
         raise
-
-
-class SupportsClose(Protocol):
-    """A server, or several."""
-
-    def close(self) -> None: ...
 
 
 class Settings(TypedDict, total=False):
@@ -90,7 +85,28 @@ class StartServer(Protocol):
     def __call__(self, kind: ServerKind, **settings: Unpack[Settings]) -> "Server": ...
 
 
-class ServerProcess:
+class Startable(ABC):
+    """Servers that run in a `with` block."""
+
+    @abstractmethod
+    def start(self) -> Self:
+        """Start them, and wait until they answer."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End them, and remove their data."""
+
+    def __enter__(self) -> Self:
+        with closed_after_error(self):
+            return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class ServerProcess(Startable):
     """One server process, its ports and its data folder, which outlive a `kill` or `stop` until `close`."""
 
     kind: ClassVar[str]
@@ -205,15 +221,6 @@ class ServerProcess:
     def files(self, pattern: str) -> list[Path]:
         """Files in the data folder."""
         return list(Path(self._home.name).glob(pattern))
-
-    def __enter__(self) -> Self:
-        with closed_after_error(self):
-            return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Server(ServerProcess):
@@ -353,7 +360,7 @@ def through_glide(url: str) -> str:
     return f"{'+'.join([transport, 'glide', *words])}://{rest}"
 
 
-class ServerCluster:
+class ServerCluster(Startable):
     """A Redis or Valkey Cluster: masters with an equal part of the 16,384 slots each, and replicas of them.
 
     A member that does not answer for `timeout` milliseconds counts as dead. `tls` are options for a certificate, its
@@ -422,15 +429,6 @@ class ServerCluster:
         """End every member and remove its data."""
         for node in (*self.nodes, *self.replicas):
             node.close()
-
-    def __enter__(self) -> Self:
-        with closed_after_error(self):
-            return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def free_port() -> int:
