@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -19,6 +20,8 @@ from peerjob.node.manager.call_encoder import fresh_record
 from peerjob.node.manager.kind_catalogue import KindCatalogue
 
 from .changes import ChangeListener
+
+logger = logging.getLogger("peerjob.sql")
 
 NO_INSTANCE = "00000000-0000-7000-8000-000000000000"
 """An id that no instance has."""
@@ -134,6 +137,14 @@ class OutboxRole(BackgroundRole):
         now_us = self.clock.time_us()
         jobs: dict[str, Job[..., Any, Any] | None] = {}
         for instance, answer in zip(instances, answers, strict=True):
+            if answer.id != instance.id:
+                logger.info(
+                    "row %s of the outbox made no instance: instance %s of %r has its key %r",
+                    instance.id,
+                    answer.id,
+                    instance.kind,
+                    instance.key,
+                )
             if instance.kind not in jobs:
                 job = self._registry.find(instance.kind)
                 jobs[instance.kind] = job if job is not None and job.policy.on_state_change is not None else None

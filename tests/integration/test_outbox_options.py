@@ -111,7 +111,10 @@ async def test_a_key_limit_counts_the_instances_of_rows(base: Base, make_node: M
     assert most == {"a": 1, "b": 1}, "one at a time for each key, and both keys at a time"
 
 
-async def test_a_row_whose_key_is_taken_leaves_without_an_instance(base: Base, make_node: MakeNode) -> None:
+async def test_a_row_whose_key_is_taken_leaves_without_an_instance(
+    base: Base, make_node: MakeNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "peerjob.sql")
     go_on, ran = asyncio.Event(), list[int]()
 
     async def book(order: int, number: int) -> int:
@@ -128,6 +131,7 @@ async def test_a_row_whose_key_is_taken_leaves_without_an_instance(base: Base, m
         told = rf"no instance {taken.id} .*not sent by a relay yet, removed by retention, or another .* 'order/1'\)"
         with pytest.raises(UnknownInstanceError, match=told):
             await taken.instance(node, arrival=0.05)
+        assert f"row {taken.id} of the outbox made no instance: instance {held.id} of 'book' has its key" in caplog.text
         with pytest.raises(UnknownInstanceError, match="'order/2'"):
             await second.instance(node, arrival=0)
         go_on.set()

@@ -21,8 +21,9 @@ CALLERS = 2
 PAUSE = 0.02
 """Seconds between two calls of one caller, so that the audit at the end has some thousands to read at most."""
 TTL = 2.0
-KILLED = 10
-"""Jobs of a second each that wait for two nodes with 4 workers each when one of them is killed."""
+WORKERS = 4
+KILLED = 2 * WORKERS + 3
+"""Jobs that hold workers of three nodes when one of them is killed: so that one runs at least three of them."""
 TICKING = work.with_options(cron="* * * * * *", overlap="allow", name="tick")
 
 
@@ -89,19 +90,21 @@ Named = tuple[str, ChildProcess]
 async def start(group: Peers, release: Release) -> Named:
     """Start a node of a release; its name, and its process."""
     name = f"{release.name} {len(group.children)}"
-    node = group.launch(release, name=name, ttl=TTL, grace=10, workers=4)
+    node = group.launch(release, name=name, ttl=TTL, grace=10, workers=WORKERS)
     await node.line(READY)
     return name, node
 
 
-async def replace(group: Peers, old: Named, release: Release, *, kill: bool) -> Named:
+async def replace(group: Peers, old: Named, release: Release, folder: Path, *, kill: bool) -> Named:
     """Start a node of a release, and end another one: in order, or while its jobs run."""
     made, (name, node) = await start(group, release), old
     if kill:
+        gate = folder / f"{name} is killed"
         for _ in range(KILLED):
-            await group.client.schedule("work", 0, 1.0)
+            await group.client.schedule("gated", str(gate))
         await group.running(3, on=name)
         node.kill()
+        gate.touch()
     else:
         node.signal(signal.SIGTERM)
         assert await node.exit() == 0
@@ -134,7 +137,7 @@ async def test_an_upgrade_and_a_return_lose_nothing(
         load.start()
         await load.reached(nodes)
         for forward, place, kill in steps:
-            nodes[place] = await replace(group, nodes[place], after if forward else before, kill=kill)
+            nodes[place] = await replace(group, nodes[place], after if forward else before, tmp_path, kill=kill)
             await load.reached(nodes)
             await fired_until(client, "tick", client.clock.time_us())
         await load.end()
