@@ -6,13 +6,26 @@ from pathlib import Path
 
 import pytest
 
-from peerjob import Node, Query, State, StoreLimits, SystemClock
+from peerjob import (
+    INJECTED,
+    Context,
+    Flow,
+    Job,
+    JobFailed,
+    LayoutError,
+    Node,
+    Query,
+    State,
+    StoreLimits,
+    SystemClock,
+)
+from peerjob.store.rules import FLOWS_LAYOUT
 from support.builds import kept, newer_store, written
 from support.fault_jobs import work
 from support.fires import fired_until, settled
 from support.peers import READY, Peers, everything, peers
 from support.processes import ChildProcess
-from support.releases import Release, two_releases
+from support.releases import Release, before_flows, two_releases
 from support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.matrix("runs a release beside this tree; test_two_builds.py has the rules of the store")
@@ -155,3 +168,48 @@ async def test_an_upgrade_and_a_return_lose_nothing(
         assert born_later
         for one in born_later[:: max(1, len(born_later) // 50)]:
             assert await kept(later, one.id) == written(later)
+
+
+async def add(number: int, context: Context = INJECTED) -> int:
+    return await context.step("add", lambda: number + 1)
+
+
+ADD = Job("add", add, max_retries=0)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("shallow", [False, True])
+@pytest.mark.parametrize("url", ["redis", "etcd"], indirect=True)
+async def test_the_first_step_waits_until_no_node_reads_only_an_older_layout(
+    url: str, shallow: bool, namespace: str, tmp_path: Path
+) -> None:
+    before = Release("an older layout", reads=FLOWS_LAYOUT - 1) if shallow else before_flows(tmp_path)
+    flow = Flow("add")
+    flow.add(ADD.call(flow.add(ADD.call(1)).output))
+    async with (
+        peers(url, namespace, tmp_path) as group,
+        Node(url, namespace=namespace, jobs=[ADD], workers=2, name="here") as here,
+    ):
+        old = group.launch(before, name="old", ttl=TTL, grace=10, workers=4)
+        await old.line(READY)
+        new = await start(group, Release("this tree"))
+        load = Load(group.client)
+        load.start()
+        await load.reached([("old", old), new])
+        for refused in (await here.schedule(ADD, 1), await here.schedule(ADD, 2)):
+            with pytest.raises(JobFailed, match=rf"LayoutError: durable steps need layout {FLOWS_LAYOUT} .*: old;"):
+                await refused.result(timeout=PATIENCE)
+        with pytest.raises(LayoutError, match=r"these nodes read only an older layout: old;") as raised:
+            await here.schedule_flow(flow)
+        assert list(raised.value.nodes) == ["old"]
+        await load.reached([("old", old), new])
+        old.signal(signal.SIGTERM)
+        assert await old.exit() == 0
+        assert await (await here.schedule(ADD, 1)).result(timeout=PATIENCE) == 2
+        run = await here.schedule_flow(flow)
+        await run.result(timeout=PATIENCE)
+        await load.reached([new])
+        await load.end()
+        late = group.launch(before, name="late", ttl=TTL, grace=10, workers=4)
+        assert await late.exit() != 0
+        assert f"layout {FLOWS_LAYOUT}" in "".join(late.lines)

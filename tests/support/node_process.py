@@ -9,6 +9,8 @@ import logging
 import uvloop
 
 from peerjob import Node, StoreLimits
+from peerjob.node import runtime
+from peerjob.store import rules
 from support.builds import newer_store
 from support.shifted import ShiftedClock
 from support.stalls import Stalls, tell
@@ -27,7 +29,10 @@ async def main() -> None:
     parser.add_argument("--coordinator")
     parser.add_argument("--ahead", type=float, default=0.0, help="seconds that its clock is ahead")
     parser.add_argument("--adds", action="store_true", help="write records as a later release")
+    parser.add_argument("--reads", type=int, help="read no higher layout, as an earlier release")
     given = parser.parse_args()
+    for module in (rules, runtime) if given.reads else ():
+        vars(module)["READS_LAYOUT"] = given.reads
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     clock = ShiftedClock(given.ahead)
     node = Node(

@@ -77,6 +77,7 @@ class Peers:
             *(self._url, self._namespace),
             *(f"--{option}={value}" for option, value in settings.items()),
             *(["--adds"] if release is not None and release.adds else []),
+            *([f"--reads={release.reads}"] if release is not None and release.reads else []),
             output=self._folder / f"node-{serial}.log",
             env={**self._env, **(env or {}), **({} if release is None else {"PYTHONPATH": release.path})},
         )

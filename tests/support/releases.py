@@ -3,6 +3,9 @@
 Until there is a release, both are made of this tree: nodes of the later one add to each record that they write what a
 later release could add (`support.builds`). From the first release tag on, the earlier nodes run the tagged tree. The
 variable UPGRADE_FROM names another commit to begin with.
+
+`before_flows` is the last tree that reads no namespace with steps and children. A clone without its commit has a
+node of this tree instead, which tells that it reads an older layout.
 """
 
 import os
@@ -11,7 +14,10 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from peerjob.store.rules import FLOWS_LAYOUT
+
 ROOT = Path(__file__).parents[2]
+BEFORE_FLOWS = "d5f24e20ab5c59a016b2a8210df904c6e887d034"
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,8 @@ class Release:
     root: Path = ROOT
     adds: bool = False
     """Whether its nodes add to records what this tree does not know."""
+    reads: int = 0
+    """The highest layout that its nodes read, if it is lower than that of the tree."""
 
     @property
     def path(self) -> str:
@@ -35,6 +43,16 @@ def two_releases(folder: Path) -> tuple[Release, Release]:
     if commit is None:
         return Release("this tree"), Release("a later one", adds=True)
     return unpacked(commit, folder), Release("this tree")
+
+
+def before_flows(folder: Path) -> Release:
+    """The last tree without layout 4; this tree, if the clone is too shallow, or if there is no git."""
+    command = ["git", "cat-file", "-e", f"{BEFORE_FLOWS}^{{tree}}"]
+    try:
+        is_there = subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        is_there = False
+    return unpacked(BEFORE_FLOWS, folder) if is_there else Release("an older layout", reads=FLOWS_LAYOUT - 1)
 
 
 def latest_tag() -> str | None:
