@@ -58,7 +58,7 @@ async def test_the_guard_sees_an_added_command_in_a_script(monkeypatch: pytest.M
     name = "enqueue_one"
     first, _, rest = load_scripts()[name].source.partition("\n")
     source = f"{first}\nredis.call('EXISTS', KEYS[1])\n{rest}"
-    planted = Script(name=name, source=source, sha=hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+    planted = Script(name=name, pieces=(source,), sha=hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
     monkeypatch.setattr(driver, "load_scripts", lambda: {**load_scripts(), name: planted})
 
     with needed():

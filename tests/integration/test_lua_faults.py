@@ -159,7 +159,7 @@ async def test_a_script_that_an_administrator_kills_is_an_outage(site: MakeSite)
     driver = vars(await here.open())["_driver"]
     source = "while true do end"
     sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-    vars(driver)["_scripts"] = {"endless": Script("endless", source, sha)}
+    vars(driver)["_scripts"] = {"endless": Script("endless", (source,), sha)}
     running = asyncio.create_task(driver.run(("endless", ())))
 
     def killed() -> bool:

@@ -70,7 +70,7 @@ def _with_tails(scripts: Mapping[str, Script]) -> Mapping[str, Script]:
         elif _NEW_RECORD in source:
             source = _with_tail_from_birth(source, literal)
         sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-        changed[script.name] = Script(script.name, source, sha)
+        changed[script.name] = Script(script.name, (source,), sha)
     return changed
 
 

@@ -97,11 +97,15 @@ local names."""
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One command; the header of its file lists arguments and reply."""
+    """One command; the header of its file lists arguments and reply. Scripts share the code of their definitions."""
 
     name: str
-    source: str
+    pieces: Sequence[str]
     sha: str
+
+    @property
+    def source(self) -> str:
+        return "".join(self.pieces)
 
 
 Argument = str | bytes | int
@@ -172,26 +176,25 @@ def _without_comments(code: str) -> str:
     return "\n".join(line for line in code.splitlines() if not line.lstrip().startswith("--"))
 
 
-def _nested(definitions: Sequence[_Definition], body: str, ends: Container[int] = ()) -> str:
-    """Join definitions and a command, so that later ones are in a function within the function of earlier ones.
+def _nested(definitions: Sequence[_Definition], body: str, ends: Container[int]) -> list[str]:
+    """Return definitions and a command in pieces; later ones are in a function within the function of earlier ones.
 
     To make a function, Lua searches each local name of the same level that the function uses, and the search takes
     longer the more such names there are. A name of an outer level needs no search. A function can use `_MAX_OUTER`
     names of outer levels. A level also ends at each position of `ends`.
     """
     words = [*(words for *_, words in definitions), _TOKEN.findall(body)]
-    levels, begin = [""], 0
+    pieces, begin, levels = list[str](), 0, 0
     for at, (_, code, _) in enumerate(definitions):
-        if at in ends:
-            levels.append("")
-            begin = at
-        elif at - begin >= _LEVEL:
+        begins = at in ends
+        if not begins and at - begin >= _LEVEL:
             outer = {name for names, *_ in definitions[:at] for name in names}
-            if len(outer.intersection(chain.from_iterable(words[at:]))) <= _MAX_OUTER:
-                levels.append("")
-                begin = at
-        levels[-1] += f"{code}\n"
-    return "return (function()\n".join(levels) + body + "\nend)()" * (len(levels) - 1)
+            begins = len(outer.intersection(chain.from_iterable(words[at:]))) <= _MAX_OUTER
+        if begins:
+            pieces.append("return (function()\n")
+            begin, levels = at, levels + 1
+        pieces += (code, "\n")
+    return [*pieces, body, "\nend)()" * levels]
 
 
 def _needed(wanted: Set[str], definitions: Sequence[_Definition]) -> list[_Definition]:
@@ -228,7 +231,8 @@ def _script(
             names = [name for group in _DEFINITION.findall(part) for name in group.split(", ")]
             chosen.append((names, part.strip("\n"), words))
             ends.add(len(chosen))
-    code = _nested(chosen, parts[-1], ends)
-    check = "" if name == "open" else lua_check(WRITES & {command.lower() for command in _COMMAND.findall(code)})
-    source = "\n".join(filter(None, [shebang, check, code]))
-    return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+    pieces = _nested(chosen, parts[-1], ends)
+    commands = {command.lower() for piece in pieces for command in _COMMAND.findall(piece)}
+    check = "" if name == "open" else lua_check(WRITES & commands)
+    pieces = [shebang, "\n", check, "\n" if check else "", *pieces]
+    return Script(name, pieces, hashlib.sha1("".join(pieces).encode(), usedforsecurity=False).hexdigest())

@@ -39,7 +39,7 @@ def instance_message(record: Record, *, encoded: bool) -> pb.JobInstance:
 
 
 def _message(record: Record, *, encoded: bool) -> pb.JobInstance:
-    shown = Instance[Any](None, record)
+    shown: Instance[Any] = Instance(None, record)
     last = {entry.state: entry.at_us for entry in record.history}
     moments: dict[str, Any] = {name: stamp(last[state]) for state, name in _MOMENTS.items() if state in last}
     message = pb.JobInstance(
@@ -65,8 +65,10 @@ def _message(record: Record, *, encoded: bool) -> pb.JobInstance:
     )
     # each part is set separately, so that one unreadable part does not remove the others
     for part in (_set_creation, _set_failure, _set_progress, _set_origin, _set_wait):
-        with contextlib.suppress(ValueError):
+        try:
             part(message, record, shown)
+        except ValueError:
+            continue
     if encoded:
         message.spec = redacted(record.spec)
         if record.result is not None:
