@@ -22,6 +22,7 @@ from peerjob.model.record import Held, NewChild, Record
 from peerjob.model.signal import SignalSource
 from peerjob.model.state import State
 from peerjob.model.step_values import TIMED_OUT, decode_deadline, encode_deadline
+from peerjob.node.body.executor import holds_thread
 from peerjob.node.body.typed_positions import ResultType
 
 from .child_pages import pages_of
@@ -30,7 +31,7 @@ from .durable_steps import DurableParts, RunSteps
 from .run import Run
 
 QUIET_PASSES = 8
-"""Passes of the event loop before a wait ends the run: the body goes on in them if another of its waits is over."""
+"""Passes of the event loop before the wait of a task ends the run: the body goes on in them if another wait is over."""
 
 
 class NodeDurableRun(RunSteps):
@@ -98,9 +99,11 @@ class NodeDurableRun(RunSteps):
     async def _suspend(self, suspension: Suspension) -> NoReturn:
         """End the run when no task of the body has a step or begins a wait, and wait for all that they await."""
         self._awaited.append(suspension)
+        # a body that waits itself cannot go on, so it is enough that its other tasks begin
+        waits_itself = holds_thread.get() or asyncio.current_task() is self._run.task
+        quiet, passes = 1 if waits_itself else QUIET_PASSES, 0
         try:
-            passes = 0
-            while passes < QUIET_PASSES:
+            while passes < quiet:
                 await asyncio.sleep(0)
                 passes += 1
                 if self._running:
