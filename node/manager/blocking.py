@@ -188,6 +188,9 @@ class BlockingManager(BlockingVerbs):
         self._lock = threading.Lock()
 
     def _started_loop(self) -> asyncio.AbstractEventLoop:
+        loop = self._loop
+        if loop is not None and self._pid == os.getpid() and not self._closed:
+            return loop  # without the lock, as a signal handler can interrupt this and call another verb
         with self._lock:
             if self._closed:
                 raise _closed()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import threading
+import itertools
 from uuid import UUID
 
 from .clock import Clock, to_datetime
@@ -26,52 +26,43 @@ def is_outbox_id(id: str) -> bool:
 
 
 class IdSource:
-    """Makes UUIDv7 ids as text, strictly ascending even within a millisecond.
+    """Makes UUIDv7 ids as text, strictly ascending in each thread, even within a millisecond.
 
-    The 12 bits of rand_a and the top 14 bits of rand_b are a counter, which starts at a random value each millisecond.
-    On overflow, the counter continues in the next millisecond.
+    The 12 bits of rand_a and the top 14 bits of rand_b are a counter, which starts at a random value. When it begins
+    again at 0, the ids continue in the next millisecond.
+
+    It needs no lock: a signal handler can interrupt the making of an id, and wait for a thread that makes another one.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
-        self._millis = 0
-        self._head = "00000000-0000-7000-"
-        """The text of `_millis` and of the first 12 bits of `_counter`, kept for the next ids."""
-        self._counter = 0
+        self._count = itertools.count(clock.random.getrandbits(24))
+        self._head = 0, 0, ""
+        """A millisecond, the first 12 bits of the counter, and their text, which the next ids mostly have, too."""
 
     def take(self, count: int = 1) -> list[str]:
         """Return the next `count` ids in order, as text of 36 characters."""
-        with self._lock:
-            millis = self._clock.time_us() // 1000
-            return [self._next(millis) for _ in range(count)]
+        millis = self._clock.time_us() // 1000
+        return [self._next(millis) for _ in range(count)]
 
     def restart(self) -> None:
         """Take the time of the clock for the next id, even if that is earlier than the last id."""
-        with self._lock:
-            self._millis, self._counter = 0, 0
+        self._head = 0, 0, ""
 
     def one(self) -> str:
         """Return the next id."""
-        with self._lock:
-            return self._next(self._clock.time_us() // 1000)
+        return self._next(self._clock.time_us() // 1000)
 
     def _next(self, millis: int) -> str:
-        counter = self._counter + 1
-        if millis > self._millis or not counter & 0x3FFF:
-            counter = self._new_head(millis, counter)
-        self._counter = counter
+        counter = next(self._count) & 0x3FFFFFF
+        last, high, text = self._head
+        millis = max(millis, last if counter else last + 1)
+        if millis != last or counter >> 14 != high:
+            high, time = counter >> 14, f"{millis:012x}"
+            text = f"{time[:8]}-{time[8:]}-{0x7000 | high:04x}-"
+            self._head = millis, high, text
         tail = (0x8000 | counter & 0x3FFF) << 48 | self._clock.random.getrandbits(48)
-        return self._head + tail.to_bytes(8).hex("-", 6)
-
-    def _new_head(self, millis: int, counter: int) -> int:
-        """Make the head of the next ids, and return the counter of the next id."""
-        if millis > self._millis or counter >= 1 << 26:
-            self._millis = max(millis, self._millis + 1)
-            counter = self._clock.random.getrandbits(24) + 1
-        head = f"{self._millis:012x}"
-        self._head = f"{head[:8]}-{head[8:]}-{0x7000 | counter >> 14:04x}-"
-        return counter
+        return text + tail.to_bytes(8).hex("-", 6)
 
 
 class OutboxIdSource(IdSource):

@@ -1,9 +1,12 @@
 """UUIDv7 ids: always growing, and telling their time."""
 
+import itertools
 import os
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import RFC_4122, UUID
 
 import pytest
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from peerjob.model.clock import SystemClock
 from peerjob.model.ids import IdSource, derived_id, id_text, id_time_us
 from peerjob.testing.clock import VirtualClock
+from support.waiting import IN_TIME
 
 
 class ErraticClock(SystemClock):
@@ -142,3 +146,37 @@ def test_a_derived_id_is_the_same_each_time() -> None:
     request, other, source = IdSource(SystemClock()).take(3)
     assert derived_id(request, source) == derived_id(request.upper(), source.upper())
     assert derived_id(request, source) != derived_id(other, source)
+
+
+# -- without a lock
+
+
+def test_ids_ascend_when_the_counter_begins_again() -> None:
+    source: Any = IdSource(StandingClock())
+    source._count = itertools.count((1 << 26) - 50)
+    ids = source.take(100)
+    assert ids == sorted(set(ids))
+    assert id_time_us(ids[-1]) == id_time_us(ids[0]) + 1000
+
+
+def test_an_id_can_be_made_while_another_one_is() -> None:
+    """As by a signal handler, or by a thread for which such a handler waits."""
+    inner: list[str] = []
+
+    class Interrupted(SystemClock):
+        @property
+        def random(self) -> random.Random:
+            if made and not inner:
+                inner.append("")
+                thread = threading.Thread(target=lambda: inner.append(source.one()), daemon=True)
+                thread.start()
+                thread.join(IN_TIME)
+            return super().random
+
+    made: list[str] = []
+    source = IdSource(Interrupted())
+    made.append(source.one())
+    made.append(source.one())
+    assert len({*made, *inner[1:]}) == 3
+    made.append(source.one())
+    assert made == sorted(made)

@@ -37,6 +37,7 @@ from peerjob.model.record import StoreLimits
 from peerjob.store.drivers import open_store
 from peerjob.testing import running_node
 from support.factories import shared_url
+from support.waiting import IN_TIME
 
 
 def add(x: int, y: int) -> int:
@@ -450,3 +451,14 @@ def test_a_store_without_calls_for_threads(tmp_path: Path) -> None:
     store = cast("Store", OlderStore(inner))
     with Node(store, jobs=[ADD]).blocking() as manager:
         assert manager.schedule(ADD, 40, 2).result(timeout=60) == 42
+
+
+def test_a_verb_of_a_node_that_runs_takes_no_lock() -> None:
+    """A signal handler can have interrupted another verb anywhere, and call this one."""
+    with Node("memory://", workers=0).blocking() as manager:
+        held: Any = manager
+        with held._lock:
+            verb = threading.Thread(target=manager.jobs, daemon=True)
+            verb.start()
+            verb.join(IN_TIME)
+            assert not verb.is_alive()
