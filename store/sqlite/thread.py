@@ -96,6 +96,9 @@ class FileThread:
     ) -> Applied | None:
         """`KeyValue.txn` in the calling thread while the thread of the file sleeps; None if nothing was written."""
         session, caller = self._session, threading.get_ident()
+        if session is not None and self._writing_thread == caller:
+            # a signal handler has interrupted this thread, between two calls of SQLite
+            return session.write_directly(transactions, also, guards, synced=synced)
         self._calls_alone = 0 if self._writes or self._writing_thread else self._calls_alone + 1
         if session is None or self._calls_alone <= _ALONE or not self._is_asleep or self._must_register:
             return None

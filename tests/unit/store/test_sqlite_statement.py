@@ -258,17 +258,18 @@ def one_signal(monkeypatch: pytest.MonkeyPatch, does: Callable[[], None]) -> Gen
 
 
 async def test_a_signal_handler_can_write(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    def handle() -> None:
+        file.put("test/nested")
+        assert file.here == [True, True]
+        # as all that goes over the event loop, this is the task of the thread of the file
+        file.write(([], [Delete("test/other")]))
+        assert "test/other" not in file.entries()
+
     file.put("test/first")
-    with one_signal(monkeypatch, lambda: assert_written(file, "test/nested")):
+    with one_signal(monkeypatch, handle):
         file.put("test/outer")
-    file.put("test/last")
-    assert {"test/first", "test/nested", "test/outer", "test/last"} < set(file.entries())
-    assert file.here == [True, False, True, False], "after a call that was not alone, the thread of the file writes"
-
-
-def assert_written(file: File, key: str) -> None:
-    file.put(key)
-    assert key in file.entries()
+    assert {"test/first", "test/nested", "test/outer", "test/head"} == set(file.entries())
+    assert file.here == [True, True, False, True]
 
 
 async def test_ctrl_c_leaves_no_lock(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
