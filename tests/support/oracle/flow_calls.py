@@ -9,11 +9,11 @@ from zlib import crc32
 from msgspec.structs import replace
 
 from peerjob.model.durable import SIGNAL_MARK, Need, Step, Wait, When
-from peerjob.model.record import Enqueued, Held, NewChild, NewInstance
+from peerjob.model.record import Enqueued, Held, NewChild, NewInstance, Record
 from peerjob.model.restored import Restored
 from peerjob.model.state import State
 from peerjob.store.base import Store
-from peerjob.store.rules import FLOWS_LAYOUT
+from peerjob.store.rules import FLOWS_LAYOUT, need_failed
 
 from .known import Answers, Known, Made
 from .names import Side
@@ -114,6 +114,7 @@ class FlowCalls:
             learn,
             moves=True,
             incarnation=incarnation,
+            ids=(parent,),
         )
 
     def _restore(self, request: str, given: Given) -> Made:
@@ -210,6 +211,18 @@ async def flows_of(store: Store, ids: Sequence[str]) -> dict[str, Any]:
                 break
         found[f"steps {id}"] = {name.replace(SIGNAL_MARK, "signal "): len(value) for name, value in steps.items()}
     return found
+
+
+def wrong_notes(stored: Mapping[str, Record]) -> list[str]:
+    """The instances whose notes name a sibling as the need that failed, which did not end so."""
+    wrong: list[str] = []
+    for record in stored.values():
+        named = stored.get(record.history[-1].note.removeprefix("needs ")[:36])
+        if named is not None and named.parent == record.parent and record.history[-1].note.startswith("needs "):
+            is_failure = named.state.is_final and named.state is not State.COMPLETED
+            if not is_failure or record.history[-1].note != need_failed(named.id, named.state):
+                wrong.append(f"{record.id}: {record.history[-1].note}")
+    return wrong
 
 
 def either(answers: Sequence[Enqueued] | None) -> Sequence[Enqueued] | None:

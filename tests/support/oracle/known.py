@@ -35,7 +35,7 @@ class Made:
     """Whether the call can remove final instances by the choice of the engine."""
     incarnation: str = ""
     ids: tuple[str, ...] = ()
-    """The instances that a cancel or a commit names, or whose claims a renewal names."""
+    """The instances that a cancel or a commit names, or whose claims a renewal names; the parent of a spawn."""
     logged: tuple[str, ...] = ()
     """The instances to whose logs the call can add."""
     over: bool = False

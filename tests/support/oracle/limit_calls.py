@@ -101,6 +101,8 @@ async def keys_of(store: Store, kinds: Collection[str], page: int) -> dict[str, 
                 break
         for view in views:
             # *Choice*: whether the view without a key counts bodies of cancelled instances
+            if not view.key and view.waiting:
+                found[f"waiting without a key {kind}"] = [view.concurrency, view.waiting]
             if view.key:
                 found[f"key {kind} {view.key}"] = [view.concurrency, view.admitted, view.waiting]
             if view.key and view.admitted < MAX_HOLDERS:

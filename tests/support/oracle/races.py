@@ -64,15 +64,17 @@ class Race:
 
     async def _differences(self, order: Sequence[int], answer: Answer, compare: Compare) -> list[str]:
         left, now_us = set(self._gone), self._reference.now_us
+        refused: dict[str, int] = {}
         for number, place in enumerate(order):
             made, theirs = self._mades[place], self._answers[place]
             chosen = chosen_by(made.verb, theirs)
             self._reference.follow(chosen)
             self._reference.at(now_us + (number if now_us < self._ended_us else 0))
             ours = await answer(made, self._ours)
-            if made.verb == "spawn" and theirs is None:
+            if made.verb == "spawn" and theirs is None and ours is not None:
                 # *Choice*: the end of the parent can come after the child was added, and before the answer
                 ours = None
+                refused |= {parent: self._known.claims.get(parent, 0) for parent in made.ids}
             if not isinstance(ours, Raised) and not isinstance(theirs, Raised):
                 made.learn({self._ours: ours, self._theirs: theirs})
             if found := chosen.objections + compare(made, ours, theirs):
@@ -81,6 +83,9 @@ class Race:
             if now := left & self._reference.removable():
                 self._reference.remove(now)
                 left -= now
+        for parent, claim in refused.items():
+            if parent in self._reference.running() and self._known.claims.get(parent, 0) == claim:
+                return [f"refused children of {parent}, which runs on"]
         if left:
             return [f"removed {sorted(left)}, whose retention is not over"]
         self._reference.follow(Chosen())

@@ -10,10 +10,11 @@ from typing import Any
 from peerjob.model.activity_sample import MAX_SLOTS
 from peerjob.model.clock import to_datetime
 from peerjob.model.query import Query
+from peerjob.model.record import Record
 from peerjob.model.state import State
 
 from .compare import plain
-from .flow_calls import flows_of
+from .flow_calls import flows_of, wrong_notes
 from .known import Known
 from .limit_calls import keys_of, limit_keys_of, limits_of
 from .names import Side
@@ -61,9 +62,12 @@ class Reading:
         """Read one store."""
         store, known = side.store, self._known
         found: dict[str, Any] = {}
+        stored: dict[str, Record] = {}
         for start in range(0, len(known.instances), 100):
             ids = known.instances[start : start + 100]
-            found |= dict(zip((f"record {id}" for id in ids), plain(await store.get(ids), side), strict=True))
+            records = await store.get(ids)
+            found |= dict(zip((f"record {id}" for id in ids), plain(records, side), strict=True))
+            stored.update((record.id, record) for record in records if record is not None)
         for id in known.instances:
             found[f"logs {id}"] = plain(await store.logs(id), side)
         for id in self._some:
@@ -79,6 +83,7 @@ class Reading:
             found |= plain(await limit_keys_of(store, known.instances), side)
         if known.flowing:
             found |= await flows_of(store, known.instances)
+            found["wrong notes"] = wrong_notes(stored)
         found["nodes"] = plain(await store.nodes(), side)
         return found
 
