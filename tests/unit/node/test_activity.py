@@ -6,34 +6,17 @@ from typing import Any
 
 import pytest
 
-from peerjob import Activity, Client, Fail, Job, Node, OptionError, Retry
+from peerjob import Activity, Client, Job, Node, OptionError
 from peerjob.model.activity_sample import MAX_SAMPLED_KINDS, SLOT_US, ActivityRow, ActivitySample
 from peerjob.node.observe.activity import MAX_COUNTED, ActivityCounts
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, drain, running_node
+from support.ending_jobs import FAIL, RETRY, SLEEP, SLOW, sleep
 from support.factories import flaky_store, memory_store, running_nodes, shared_url
 from support.rpc import served
 
 SHOWN_AFTER = 15
 """Seconds after which a slot of 10 s is over, and shown."""
-
-
-async def sleep(seconds: float = 1) -> None:
-    await asyncio.sleep(seconds)
-
-
-def fail() -> None:
-    raise Fail("never again")
-
-
-def try_again() -> None:
-    raise Retry
-
-
-SLEEP = Job("sleep", sleep)
-FAIL = Job("fail", fail)
-RETRY = Job("retry", try_again, max_retries=2)
-SLOW = Job("slow", sleep, timeout=1)
 
 
 def sums(activity: Activity, kind: str) -> tuple[int, int, int, int, int]:

@@ -6,35 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from peerjob import Fail, Job, Limit, Metrics, Query, Retry
+from peerjob import Job, Limit, Metrics, Query
 from peerjob.model.firing import Fire, FireOutcome, FireRecord
 from peerjob.node.observe.metrics import catalogue
 from peerjob.node.observe.metrics.event_counts import MAX_LABELS, OTHERS, EventCounts, Histogram
 from peerjob.node.work.outbox import OutboxState, RelayNode
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, drain, running_node
+from support.ending_jobs import FAIL, RETRY, SLEEP, SLOW
 from support.factories import flaky_store, running_nodes, shared_url
 from support.scrapes import scrape
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
-
-
-async def sleep(seconds: float = 1) -> None:
-    await asyncio.sleep(seconds)
-
-
-def fail() -> None:
-    raise Fail("never again")
-
-
-def try_again() -> None:
-    raise Retry
-
-
-SLEEP = Job("sleep", sleep)
-FAIL = Job("fail", fail)
-RETRY = Job("retry", try_again, max_retries=2)
-SLOW = Job("slow", sleep, timeout=1)
 
 
 async def test_each_end_is_counted_as_what_it_was(clock: VirtualClock) -> None:
