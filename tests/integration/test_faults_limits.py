@@ -8,7 +8,7 @@ import pytest
 
 from peerjob import State
 from support.division import in_matrix
-from support.limited_jobs import FEW, JOURNAL, RATED, few, few_too, keyed, rated, read_journal
+from support.limited_jobs import FEW, JOURNAL, RATED, few, few_too, hundred, keyed, rated, read_journal
 from support.peers import READY, Peers, peers
 from support.processes import ChildProcess
 
@@ -47,6 +47,27 @@ async def test_no_limit_is_exceeded_while_nodes_are_killed(store_url: str, names
     # a claim comes before its body, so bodies can be closer together than claims: by the time that a node needs
     _check_rate(sorted(noted.starts["rated"]), slack=0.2)
     assert [(view.running, view.waiting) for view in limits] == [(0, 0)] * len(limits)
+
+
+@pytest.mark.matrix("it takes a minute")
+@pytest.mark.parametrize("store_url", ["redis", "valkey", "etcd"], indirect=True)
+async def test_a_rate_is_used_up_while_a_node_is_killed(store_url: str, namespace: str, tmp_path: Path) -> None:
+    """100/s for a minute: neither more starts than the rate allows, nor many less."""
+    journal = tmp_path / "journal"
+    async with peers(store_url, namespace, tmp_path) as group:
+        await group.client.schedule_many(hundred.call() for _ in range(7_000))
+        nodes = [_launch(group, journal) for _ in range(3)]
+        for node in nodes:
+            node.wait_for(READY)
+        await asyncio.sleep(20)
+        nodes[0].kill()
+        await asyncio.sleep(50)
+        for node in nodes[1:]:
+            node.kill()
+        noted = read_journal(journal, {node.pid: time.monotonic() for node in nodes})
+    starts = sorted(noted.starts["hundred"])
+    assert starts[-1] - starts[0] > 60
+    assert 5_850 <= sum(at < starts[0] + 60 for at in starts) <= 6_020
 
 
 def _launch(group: Peers, journal: Path) -> ChildProcess:

@@ -11,6 +11,7 @@ from peerjob import INJECTED, Context, JobGroup, KeyLimit, Limit
 
 JOURNAL = "LIMITS_JOURNAL"
 FEW, RATED = Limit("few", concurrency=4), Limit("rated", rate="50/s", burst=5)
+HUNDRED = Limit("hundred", rate="100/s")
 group = JobGroup()
 
 
@@ -32,6 +33,11 @@ async def keyed(key: str, seconds: float, context: Context = INJECTED) -> None:
 @group.job(kind="rated", limits=[RATED])
 async def rated(context: Context = INJECTED) -> None:
     await _noted("rated", 0, context)
+
+
+@group.job(kind="hundred", limits=[HUNDRED])
+async def hundred(context: Context = INJECTED) -> None:
+    await _noted("hundred", 0, context)
 
 
 async def _noted(name: str, seconds: float, context: Context) -> None:
