@@ -40,6 +40,18 @@ local function advance(source, limit)
   return source.member
 end
 
+-- Go on to the next head. The rules of the kinds of a piece are read together, since many kinds can be without room.
+local function advance_heads(heads, limit)
+  local piece_end = heads.offset
+  if advance(heads, shared and max(limit, 500) or limit) and shared and heads.offset ~= piece_end then
+    local kinds = {}
+    for n = 1, #heads.window, 2 do
+      kinds[#kinds + 1] = sub(heads.window[n], ID_SIZE + 17)
+    end
+    shared.load(kinds)
+  end
+end
+
 local function open_source(selection, kind, piece)
   local claim, key = selection.claim, ready_key(kind)
   local source = {kind = kind, key = key, left = remaining_of(claim, kind), piece = min(piece, claim.limit), offset = 0,
@@ -62,7 +74,8 @@ local function best_source(selection)
     if #selection.sources == MAX_OPENED then
       return nil
     end
-    local source = opened[kind] == nil and open_source(selection, kind, 4)
+    -- a kind without room needs no source; there can be many
+    local source = opened[kind] == nil and (not shared or remaining_of(claim, kind) > 0) and open_source(selection, kind, 4)
     local actual = opened[kind] or source and source.member .. kind
     opened[kind] = actual or false
     if actual ~= heads.member and remaining_of(claim, kind) > 0 then
@@ -72,7 +85,7 @@ local function best_source(selection)
         add_pair('ZADD', heads.key, source.window[2], actual)
       end
     end
-    advance(heads, claim.limit)
+    advance_heads(heads, claim.limit)
   end
   return heap[1]
 end
@@ -167,7 +180,7 @@ local function open_selection(claim)
   for n = #kinds, 1, -1 do
     open_source(selection, kinds[n], n == 1 and not selection.sources[1] and limit or 16)
   end
-  advance(heads, limit)
+  advance_heads(heads, limit)
   find_suspect(selection)
   return selection
 end

@@ -38,10 +38,12 @@ local shared = limited and (function()
     return call('ZCARD', key) + planned(pending.ZADD, key) / 2 - planned(pending.ZREM, key)
   end
 
+  local function bodies_in(key)
+    return call('SCARD', key) + planned(pending.SADD, key) - planned(pending.SREM, key)
+  end
+
   function self.claimed(kind)
-    local bodies = kind_key('r', kind)
-    return size_of(kind_key(PROCESSING, kind)) + call('SCARD', bodies) + planned(pending.SADD, bodies)
-      - planned(pending.SREM, bodies)
+    return size_of(kind_key(PROCESSING, kind)) + bodies_in(kind_key('r', kind))
   end
 
   function self.queued(kind)
@@ -79,8 +81,14 @@ local shared = limited and (function()
       local left, opens, period = LATEST, nil, limit.period
       if limit.concurrency > 0 then
         left = limit.concurrency
-        for _, kind in ipairs(limit.kinds) do
-          left = left - self.claimed(kind)
+        local bodies = {}
+        for n, kind in ipairs(limit.kinds) do
+          bodies[n] = kind_key('r', kind)
+          left = left - size_of(kind_key(PROCESSING, kind))
+        end
+        local has_bodies = pending.SADD or bodies[1] and call('EXISTS', unpack(bodies)) > 0
+        for n = 1, has_bodies and #bodies or 0 do
+          left = left - bodies_in(bodies[n])
         end
       end
       if left > 0 and period > 0 then
