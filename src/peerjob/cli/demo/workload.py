@@ -18,7 +18,7 @@ from peerjob import INJECTED, Context, Priority, Signal, job
 WATCHED = "watched"
 """The tag of the jobs whose changes the view shows one by one."""
 SLOW_SECONDS, SLOW_STEPS = 3.0, 12
-CHARGE_SECONDS, PACKS, PACK_SECONDS = 1.5, 3, 0.2
+CHARGE_SECONDS, PACKS, PACK_SECONDS = 2.5, 3, 0.2
 APPROVAL = Signal("approval", bool)
 NOT_STANDARD = frozenset({"site-packages", "dist-packages", "__pycache__"})
 
