@@ -12,13 +12,17 @@ import random
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import uvloop
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+from peerjob import Job, KeyLimit, Limit
+from peerjob import Node as RealNode
 from peerjob.model.clock import SystemClock
 from peerjob.model.ids import IdSource
 from peerjob.model.record import Action, Claim, NewInstance, NodeInfo, Outcome, StoreLimits, Want
@@ -124,6 +128,31 @@ async def measure(url: str, row: Row, count: int, nodes: int, batch: int) -> tup
         await store.close()
 
 
+async def waits(url: str, limits: Sequence[Limit | KeyLimit], count: int = 1_000) -> list[float]:
+    """Milliseconds from the end of a body to the start of the next one, which waits for the place of the first."""
+    times: list[tuple[float, float]] = []
+
+    async def body() -> None:
+        began = time.perf_counter()
+        await asyncio.sleep(0.002)
+        times.append((began, time.perf_counter()))
+
+    async with RealNode(url, namespace=f"waits-{time.monotonic_ns()}", jobs=[Job(KIND, body, limits=limits)]) as node:
+        await node.pause_kind(KIND)
+        await node.schedule_many(node.job(KIND).call() for _ in range(count))
+        await node.resume_kind(KIND)
+        await node.wait()
+    times.sort()
+    return sorted(1000 * (began - ended) for (_, ended), (began, _) in pairwise(times))
+
+
+async def latency(url: str) -> None:
+    for name, limit in (("a shared limit", Limit("one", concurrency=1)), ("a key", KeyLimit("all"))):
+        found = await waits(url, [limit])
+        p50, p99 = (found[len(found) * share // 100] for share in (50, 99))
+        print(f"  end to the next body, {name:16} p50 {p50:.2f} ms, p99 {p99:.2f} ms (goal 5 ms)", flush=True)
+
+
 async def compare(url: str, count: int, rounds: int, nodes: int, batch: int, only: str) -> None:
     found: dict[str, list[tuple[float, float]]] = {}
     rows = [row for row in ROWS if not row.goal or only in row.name]
@@ -144,6 +173,7 @@ async def main(engines: list[str], count: int, rounds: int, batch: int, only: st
         server.start()
         try:
             print(engine, flush=True)
+            await latency(server.url)
             await compare(server.url, count, rounds, 6 if engine == "etcd" else 1, batch, only)
         finally:
             server.close()
