@@ -15,7 +15,7 @@
 * A wait and its needs belong to a fence. A claim ends the wait, and what it needed before counts no more.
 * A step is written by an outcome, before its transition. Another value for a name changes nothing (Ack.TAKEN), and so
   does a step of a cancelled instance (Ack.CANCELLED). Steps and signals stay until their instance is removed. `commit`
-  refuses what `durable_checks.check_outcome` refuses, and does not count the steps of an instance.
+  refuses what `durable_checks.check_outcomes` refuses, and does not count the steps of an instance.
 * A *child* has a parent. It is *held* until its parent is final: it does not expire, `clear_instances` leaves it, and
   it does not count for `max_final_per_kind`. The end of the parent lets it go: if the child is over, its retention
   begins at that moment. If it is not final, it is cancelled, with the note PARENT_ENDED. So is one that is open.

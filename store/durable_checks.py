@@ -16,11 +16,20 @@ from peerjob.model.durable import (
 from peerjob.model.record import Action, NewChild, Outcome
 from peerjob.model.restored import Restored
 from peerjob.model.state import State
+from peerjob.store.rules import FLOWS_LAYOUT
 
 _WAITS = (Action.REPORT, Action.SUSPEND)
 
 
-def check_outcome(outcome: Outcome) -> None:
+def check_outcomes(outcomes: Sequence[Outcome], layout: int) -> None:
+    """Raise ValueError for outcomes with steps, needs or a wait that no engine writes to a namespace of this layout."""
+    for outcome in outcomes:
+        if outcome.is_durable:
+            _check_layout(f"outcome of {outcome.id}", layout)
+            _check_outcome(outcome)
+
+
+def _check_outcome(outcome: Outcome) -> None:
     """Raise ValueError for an outcome that no engine writes."""
     wait = outcome.wait
     if (wait is None) == (outcome.action is Action.SUSPEND):
@@ -37,8 +46,9 @@ def check_outcome(outcome: Outcome) -> None:
     _check_steps(f"outcome of {outcome.id}", outcome.steps)
 
 
-def check_children(children: Sequence[NewChild]) -> None:
-    """Raise ValueError for children that no engine adds."""
+def check_children(parent: str, children: Sequence[NewChild], layout: int) -> None:
+    """Raise ValueError for children that no engine adds to a namespace of this layout."""
+    _check_layout(f"children of {parent}", layout)
     if len(children) > MAX_CHILDREN_CALL:
         raise ValueError(f"a call holds at most {MAX_CHILDREN_CALL} children, got {len(children):,}")
     needs = sum(len(child.needs) for child in children)
@@ -56,8 +66,9 @@ def _check_needs(id: str, needs: Sequence[Need]) -> None:
         raise ValueError(f"instance {id}: it needs itself, or one child twice")
 
 
-def check_restored(instances: Sequence[Restored]) -> None:
-    """Raise ValueError for instances of another store that no engine adds."""
+def check_restored(instances: Sequence[Restored], layout: int = FLOWS_LAYOUT) -> None:
+    """Raise ValueError for instances of another store that no engine adds to a namespace of this layout."""
+    _check_layout("instances of another store", layout)
     if len(instances) > MAX_CHILDREN_CALL:
         raise ValueError(f"a call restores at most {MAX_CHILDREN_CALL} instances, got {len(instances):,}")
     if (steps := sum(len(restored.steps) for restored in instances)) > MAX_RESTORED_STEPS:
@@ -99,12 +110,14 @@ def _check_steps(owner: str, steps: Sequence[Step]) -> None:
         raise ValueError(f"{owner}: its steps have {size:,} bytes, at most {MAX_STEP_BYTES:,} fit")
 
 
-def check_signal(name: str, value: bytes) -> None:
-    """Raise ValueError for a signal that no engine keeps."""
+def check_signal(name: str, value: bytes, layout: int) -> None:
+    """Raise ValueError for a signal that no engine keeps in a namespace of this layout."""
+    _check_layout(f"signal {name!r}", layout)
     if len(value) > MAX_STEP_BYTES:
         raise ValueError(f"signal {name!r}: the value has {len(value):,} bytes, at most {MAX_STEP_BYTES:,} fit")
 
 
-def layout_missing(what: str) -> ValueError:
-    """The error of a command that came before `require_layout`."""
-    return ValueError(f"{what}: call require_layout of this store first")
+def _check_layout(what: str, layout: int) -> None:
+    """Raise ValueError for a command that comes before `require_layout`."""
+    if layout < FLOWS_LAYOUT:
+        raise ValueError(f"{what}: call require_layout of this store first")

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from peerjob.model.record import FINAL_STATE, LAST_MOMENT_US, Ack, Action, LogLine, Outcome, check_batch
 from peerjob.model.state import State
+from peerjob.store.durable_checks import check_outcomes
 from peerjob.store.rules import SUSPENDED
 
 from . import gates
-from .durable import add_steps, check_durable, is_taken, suspend
+from .durable import add_steps, is_taken, suspend
 from .edges import attach, settle
 from .ends import end, release
 from .queues import add_to_queue
@@ -29,7 +30,7 @@ def commit(
 ) -> list[Ack]:
     """Apply outcomes in order, then remove up to twice as many old instances as have ended."""
     check_batch(len(outcomes))
-    check_durable(transaction, outcomes)
+    check_outcomes(outcomes, transaction.state.layout)
 
     def run() -> list[Ack]:
         acks = [_apply(transaction, incarnation, outcome) for outcome in outcomes]

@@ -13,29 +13,14 @@ from peerjob.model.durable import (
     StepPage,
     Wait,
 )
-from peerjob.model.record import LAST_MOMENT_US, MAX_BATCH_BYTES, Outcome, check_batch
-from peerjob.store.durable_checks import check_outcome, check_signal, layout_missing
-from peerjob.store.rules import FLOWS_LAYOUT
+from peerjob.model.record import LAST_MOMENT_US, MAX_BATCH_BYTES, check_batch
+from peerjob.store.durable_checks import check_signal
 
 from .queues import add_to_queue, remove_from_queue
 from .state import InstanceData
 from .transaction import ReferenceTransaction
 
 # -- steps
-
-
-def check_durable(transaction: ReferenceTransaction, outcomes: Sequence[Outcome]) -> None:
-    """Raise ValueError for outcomes with steps, needs or a wait that cannot be written."""
-    for outcome in outcomes:
-        if outcome.is_durable:
-            check_used(transaction, f"outcome of {outcome.id}")
-            check_outcome(outcome)
-
-
-def check_used(transaction: ReferenceTransaction, what: str) -> None:
-    """Raise ValueError before the first `require_layout`."""
-    if transaction.state.layout < FLOWS_LAYOUT:
-        raise layout_missing(what)
 
 
 def is_taken(instance: InstanceData, steps: Sequence[Step]) -> bool:
@@ -68,8 +53,7 @@ def steps(transaction: ReferenceTransaction, id: str, cursor: str | None) -> Ste
 
 def signal(transaction: ReferenceTransaction, id: str, name: str, value: bytes) -> SignalAnswer:
     """Keep the first value of a signal, and end the wait for it."""
-    check_used(transaction, f"signal {name!r}")
-    check_signal(name, value)
+    check_signal(name, value, transaction.state.layout)
     instance = transaction.state.instances.get(id)
     if instance is None:
         return SignalAnswer.UNKNOWN

@@ -11,7 +11,7 @@ from peerjob.store.durable_checks import check_children
 from peerjob.store.rules import PARENT_ENDED, need_failed
 
 from .cancel import cancel_one
-from .durable import check_used, resume
+from .durable import resume
 from .ends import add_to_expiring, begin_retention
 from .enqueue import add_instance, check_not_full, is_known
 from .state import Edge, InstanceData
@@ -24,8 +24,7 @@ def spawn(
     transaction: ReferenceTransaction, incarnation: str, parent: Held, children: Sequence[NewChild]
 ) -> list[Enqueued] | None:
     """Add children of a running instance, or needs to those that are open."""
-    check_used(transaction, f"children of {parent.id}")
-    check_children(children)
+    check_children(parent.id, children, transaction.state.layout)
     instance = transaction.state.instances.get(parent.id)
     claim = (State.PROCESSING, incarnation, parent.fence)
     if instance is None or (instance.state, instance.owner, instance.fence) != claim:

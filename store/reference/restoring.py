@@ -8,7 +8,7 @@ from peerjob.model.record import Enqueued
 from peerjob.model.restored import Restored
 from peerjob.store.durable_checks import check_restored, states_to
 
-from .durable import begin_wait, check_used, resume
+from .durable import begin_wait, resume
 from .ends import begin_retention
 from .enqueue import add_instance, check_not_full, is_known, key_holder
 from .queues import add_to_queue
@@ -18,8 +18,7 @@ from .transaction import ReferenceTransaction
 
 def restore(transaction: ReferenceTransaction, instances: Sequence[Restored], *, node: str = "") -> list[Enqueued]:
     """Add instances, or what is missing of open ones."""
-    check_used(transaction, "instances of another store")
-    check_restored(instances)
+    check_restored(instances, transaction.state.layout)
     check_not_full(transaction)
     return [_restore(transaction, moved, node) for moved in instances]
 

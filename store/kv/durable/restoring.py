@@ -10,7 +10,7 @@ from peerjob.model.durable import SIGNAL_MARK
 from peerjob.model.errors import StoreFullError, StoreUnavailableError
 from peerjob.model.record import Enqueued
 from peerjob.model.restored import Restored
-from peerjob.store.durable_checks import check_restored, layout_missing, states_to
+from peerjob.store.durable_checks import check_restored, states_to
 from peerjob.store.kv.format.base import Compare, Op, Put
 from peerjob.store.kv.format.rows import SMALL, Out, Row, encode, extended
 from peerjob.store.kv.format.thread_rows import NO_THREAD, StoredThread, is_outside, thread_of, with_thread
@@ -32,9 +32,7 @@ class RestoreCommands(EnqueueCommands):
 
     @retried
     async def restore(self, instances: Sequence[Restored], *, node: str = "") -> list[Enqueued]:
-        if not self._kv.durable:
-            raise layout_missing("instances of another store")
-        check_restored(instances)
+        check_restored(instances, self._kv.layout)
         if self._kv.full:
             raise StoreFullError(f"the store at {self._context.url} is nearly full and takes no new instances")
         answers: dict[int, Enqueued] = {}

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from peerjob.model.errors import StoreFullError, StoreUnavailableError
 from peerjob.model.record import Enqueued, Held, NewChild
 from peerjob.model.state import State
-from peerjob.store.durable_checks import check_children, layout_missing
+from peerjob.store.durable_checks import check_children
 from peerjob.store.kv.format.base import Compare, Put, Range, Transaction, mod_of
 from peerjob.store.kv.format.keys import prefix_end
 from peerjob.store.kv.format.rows import Row, encode, is_gone, owned_of
@@ -55,9 +55,7 @@ class SpawnCommands(KVCommands):
     @retried
     async def spawn(self, incarnation: str, parent: Held, children: Sequence[NewChild]) -> list[Enqueued] | None:
         context = self._context
-        if not context.kv.durable:
-            raise layout_missing(f"children of {parent.id}")
-        check_children(children)
+        check_children(parent.id, children, context.kv.layout)
         call = _Call(parent.id, dict(enumerate(children)))
         failures = 0
         while failures < ROUNDS:
@@ -132,14 +130,18 @@ class SpawnCommands(KVCommands):
         """Attach the needs of open children, close them, and answer for children that are as the caller wants them."""
         context, keys = self._context, self._keys
         children = call.first_of_each()
-        states = await self._kv.get([keys.state + id for id in children])
-        known: dict[str, tuple[int, NewChild]] = {}
+        # what the call has added whole is as the caller wants it
+        known = {
+            id: (index, child) for id, (index, child) in children.items() if id in call.added and not _comes_open(child)
+        }
+        rest = [id for id in children if id not in known]
+        states = await self._kv.get([keys.state + id for id in rest]) if rest else []
         needs: list[NewNeed] = []
         closing: set[str] = set()
-        for (id, (index, child)), state in zip(children.items(), states, strict=True):
+        for id, state in zip(rest, states, strict=True):
             if state is None:
                 continue
-            known[id] = index, child
+            index, child = known[id] = children[id]
             row = None if is_gone(state) else await context.row_of(id, state)
             thread = None if row is None else thread_of(row)
             if row is not None and (thread is None or thread.parent != call.parent):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from peerjob.model.durable import MAX_ALL_STEP_BYTES, MAX_SIGNALS, SIGNAL_MARK, SignalAnswer, Step, StepPage
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import MAX_BATCH_BYTES
-from peerjob.store.durable_checks import check_signal, layout_missing
+from peerjob.store.durable_checks import check_signal
 from peerjob.store.kv.format.base import Entry, Op, Put, Range, Transaction
 from peerjob.store.kv.format.keys import prefix_end
 from peerjob.store.kv.format.rows import Row
@@ -69,9 +69,7 @@ class StepCommands(KVCommands):
     @retried
     async def signal(self, id: str, name: str, value: bytes) -> SignalAnswer:
         context, keys = self._context, self._keys
-        if not context.kv.durable:
-            raise layout_missing(f"signal {name!r}")
-        check_signal(name, value)
+        check_signal(name, value, context.kv.layout)
         key = keys.step(id, SIGNAL_MARK + name)
         for _ in range(ROUNDS):
             state, stored = await self._kv.get([keys.state + id, key])

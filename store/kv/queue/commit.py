@@ -11,6 +11,7 @@ from peerjob.model.durable import SIGNAL_MARK, Step, Wait
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import FINAL_STATE, LAST_MOMENT_US, Ack, Action, LogLine, Outcome, check_batch
 from peerjob.model.state import State
+from peerjob.store.durable_checks import check_outcomes
 from peerjob.store.kv.format.base import MAX_ALONE_BYTES, Compare, Delete, Put
 from peerjob.store.kv.format.limit_rows import limit_key_of
 from peerjob.store.kv.format.rows import SMALL, Out, Row, encode, extended
@@ -27,7 +28,7 @@ from peerjob.store.rules import SUSPENDED
 from .logs import LogCommands
 from .outcome_needs import OutcomeNeeds
 from .retention import RetentionCommands
-from .step_values import StepValues, check_durable
+from .step_values import StepValues
 
 
 class _InstanceUpdate(msgspec.Struct):
@@ -99,7 +100,7 @@ class CommitCommands(LogCommands, RetentionCommands):
                 pending.setdefault(outcome.id, []).append(index)
         durable = any(outcome.is_durable for outcome in outcomes)
         if durable:
-            check_durable(outcomes, context.kv)
+            check_outcomes(outcomes, context.kv.layout)
         source = _OutcomeSource(context, incarnation, await context.name_of(incarnation), request, durable=durable)
         ended: dict[str, int] = {}
         for attempt in range(ROUNDS):

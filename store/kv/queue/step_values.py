@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from peerjob.model.durable import SIGNAL_MARK
 from peerjob.model.record import Outcome
-from peerjob.store.durable_checks import check_outcome, layout_missing
 from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.format.rows import Row
 from peerjob.store.kv.format.thread_rows import thread_of
@@ -55,12 +54,3 @@ class StepValues:
         """Whether a step of an outcome is known to have another value."""
         values = ((self.known.get(self.key(outcome.id, step.name)), step.value) for step in outcome.steps)
         return any(known not in (None, value) for known, value in values)
-
-
-def check_durable(outcomes: Sequence[Outcome], kv: GuardedKeyValue) -> None:
-    """Raise ValueError for outcomes with steps, needs or a wait that cannot be written."""
-    for outcome in outcomes:
-        if outcome.is_durable:
-            if not kv.durable:
-                raise layout_missing(f"outcome of {outcome.id}")
-            check_outcome(outcome)

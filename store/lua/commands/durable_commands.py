@@ -9,7 +9,7 @@ from peerjob.model.durable import MAX_SETTLED, SignalAnswer, Step, StepPage
 from peerjob.model.errors import StoreError
 from peerjob.model.record import MAX_BATCH, Action, Enqueued, Held, NewChild, Outcome, check_batch
 from peerjob.model.restored import Restored
-from peerjob.store.durable_checks import check_children, check_outcome, check_restored, check_signal, layout_missing
+from peerjob.store.durable_checks import check_children, check_outcomes, check_restored, check_signal
 from peerjob.store.lua.client.driver import MAX_REPLY_BYTES, log_set_aside
 from peerjob.store.lua.scripts.script import Argument, Call, Reply
 from peerjob.store.rules import FLOWS_LAYOUT, LAYOUT
@@ -52,8 +52,7 @@ class LuaDurableCommands(LuaGateCommands):
         self._layout = max(self._layout, layout)
 
     async def spawn(self, incarnation: str, parent: Held, children: Sequence[NewChild]) -> list[Enqueued] | None:
-        self._check_used(f"children of {parent.id}")
-        check_children(children)
+        check_children(parent.id, children, self._layout)
         for child in children:
             check_id(child.instance.id)
         arguments = spawn_arguments(incarnation, parent, children, self._limits)
@@ -75,8 +74,7 @@ class LuaDurableCommands(LuaGateCommands):
         return spawned
 
     async def restore(self, instances: Sequence[Restored], *, node: str = "") -> list[Enqueued]:
-        self._check_used("instances of another store")
-        check_restored(instances)
+        check_restored(instances, self._layout)
         for restored in instances:
             check_id(restored.instance.id)
         arguments = restore_arguments(instances, node)
@@ -103,8 +101,7 @@ class LuaDurableCommands(LuaGateCommands):
         return [int(left) for left in await self._run("open_needs", *ids)] if ids else []
 
     async def signal(self, id: str, name: str, value: bytes) -> SignalAnswer:
-        self._check_used(f"signal {name!r}")
-        check_signal(name, value)
+        check_signal(name, value, self._layout)
         while True:
             ((letter, set_aside),) = await self._run_durably(("signal", (id, name, value)))
             log_set_aside(set_aside)
@@ -129,11 +126,6 @@ class LuaDurableCommands(LuaGateCommands):
         steps = [Step(name.decode(), value) for name, value in zip(reply[::2], reply[1::2], strict=True)]
         return steps, [step.name for step in steps]
 
-    def _check_used(self, what: str) -> None:
-        """Raise ValueError before the first `require_layout` of this store."""
-        if self._layout < FLOWS_LAYOUT:
-            raise layout_missing(what)
-
     async def _raise_again(self) -> None:
         """Raise the layout again: the server has lost it."""
         self._layout = LAYOUT
@@ -145,15 +137,11 @@ class LuaDurableCommands(LuaGateCommands):
         self, outcomes: Sequence[Outcome], arguments: Sequence[Argument], claim: Sequence[Argument] = ()
     ) -> list[Reply]:
         """Commit outcomes, and claim after the commit in the same round trip."""
-        is_linked = False
-        for outcome in outcomes:
-            if outcome.steps or outcome.needs or outcome.wait is not None or outcome.action is Action.SUSPEND:
-                self._check_used(f"outcome of {outcome.id}")
-                check_outcome(outcome)
-                is_linked = True
-            is_linked = is_linked or outcome.linked
+        durable = any(outcome.is_durable for outcome in outcomes)
+        if durable:
+            check_outcomes(outcomes, self._layout)
         confirmed = any(outcome.action not in _UNCONFIRMED or outcome.steps for outcome in outcomes)
-        script = "commit_linked" if is_linked else "commit"
+        script = "commit_linked" if durable or any(outcome.linked for outcome in outcomes) else "commit"
         calls: list[Call] = [("claim", claim)] if claim else []
         replies = await self._run_commit(confirmed, (script, arguments), *calls)
         for _ in range(_MAX_SCRIPTS):
@@ -161,7 +149,7 @@ class LuaDurableCommands(LuaGateCommands):
                 script = "commit_linked"
             elif replies[0][0] != _LAYOUT:
                 return replies
-            elif any(outcome.is_durable for outcome in outcomes):
+            elif durable:
                 await self._raise_again()
             else:
                 script = "commit"
