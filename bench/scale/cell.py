@@ -10,6 +10,7 @@ import sys
 import uvloop
 
 from .cells import Cell
+from .durable import flows, gates, steps
 from .engines import metered
 from .idle import idle
 from .leading import schedules
@@ -24,6 +25,9 @@ PARTS: dict[str, Measure] = {
     "schedules": schedules,
     "idle": idle,
     "shards": shards,
+    "flows": flows,
+    "steps": steps,
+    "gates": gates,
 }
 
 

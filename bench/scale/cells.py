@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-Part = Literal["verbs", "contention", "waiting", "schedules", "idle", "shards"]
+Part = Literal["verbs", "contention", "waiting", "schedules", "idle", "shards", "flows", "steps", "gates"]
 
 ENGINES = ("redis", "valkey", "etcd", "sqlite", "memory")
 CLUSTERED = ("redis", "valkey")
@@ -17,6 +17,10 @@ AXES: dict[str, tuple[int, ...]] = {
     "waiting": (1, 10, 100, 1_000),
     "payload": (0, 1 << 10, 1 << 15, 1 << 18, 1 << 20),
     "namespaces": (1, 3, 6),
+    "members": (10, 100, 1_000, 10_000),
+    "steps": (1, 10, 100, 1_000),
+    "gated": (10, 1_000, 100_000),
+    "keys": (10, 1_000, 100_000),
 }
 QUICK: dict[str, tuple[int, ...]] = {
     "kinds": (10, 1_000),
@@ -26,6 +30,10 @@ QUICK: dict[str, tuple[int, ...]] = {
     "waiting": (1, 10),
     "payload": (0, 1 << 15),
     "namespaces": (3,),
+    "members": (10, 1_000),
+    "steps": (1, 100),
+    "gated": (10, 1_000),
+    "keys": (10, 1_000),
 }
 INSTANCE_BYTES = {"redis": 700, "valkey": 600, "etcd": 3_300, "sqlite": 1_600, "memory": 4_500}
 """About how many bytes of memory (SQLite: of the disk) a queued instance without arguments takes, raised by a third."""
@@ -52,6 +60,14 @@ class Cell:
     waiting: int = 0
     payload: int = 50
     namespaces: int = 1
+    members: int = 0
+    """Children of one instance."""
+    steps: int = 0
+    """Steps of one instance."""
+    gated: int = 0
+    """Instances that wait for their limit keys."""
+    keys: int = 0
+    """Limit keys that are in use."""
 
     @property
     def name(self) -> str:
@@ -87,7 +103,7 @@ def grid(engines: Sequence[str], *, quick: bool = False) -> list[Cell]:
 def _urgency(cell: Cell) -> int:
     """0 for a cell of a goal, 1 if its queue is long, 2 for the other axes, 3 for the corners."""
     axes = [axis for axis, size in cell.sizes.items() if size != getattr(_BASE, axis)]
-    if len(axes) > 1:
+    if len(axes) > 1 and cell.part != "gates":
         return 3
     if cell.part == "verbs" and axes in ([], ["kinds"], ["queued"]):
         return 1 if cell.queued >= LONG else 0
@@ -99,6 +115,7 @@ def _cells(engine: str, axes: dict[str, tuple[int, ...]], *, quick: bool) -> lis
     contention = Cell(engine=engine, part="contention")
     waiting = Cell(engine=engine, part="waiting")
     idle = Cell(engine=engine, part="idle")
+    gates = Cell(engine=engine, part="gates", gated=10, keys=10)
     cells = [
         *(replace(verbs, kinds=size) for size in axes["kinds"]),
         *(replace(verbs, queued=size) for size in axes["queued"]),
@@ -107,6 +124,10 @@ def _cells(engine: str, axes: dict[str, tuple[int, ...]], *, quick: bool) -> lis
         *(replace(waiting, waiting=size) for size in axes["waiting"]),
         *(Cell(engine=engine, part="schedules", schedules=size) for size in axes["schedules"]),
         *(replace(idle, nodes=size) for size in axes["nodes"] if size > 1),
+        *(Cell(engine=engine, part="flows", members=size) for size in axes["members"]),
+        *(Cell(engine=engine, part="steps", steps=size) for size in axes["steps"]),
+        *(replace(gates, gated=size) for size in axes["gated"]),
+        *(replace(gates, keys=size) for size in axes["keys"]),
     ]
     if engine in CLUSTERED:
         cells += [Cell(engine=engine, part="shards", namespaces=size) for size in axes["namespaces"]]
@@ -129,7 +150,7 @@ def misfit(cell: Cell, available: int) -> str | None:
     if cell.engine == "etcd" and cell.payload > ETCD_PAYLOAD:
         return f"etcd takes payloads of {ETCD_PAYLOAD:,} bytes at most"
     each = INSTANCE_BYTES[cell.engine] + COPIES[cell.engine] * cell.payload
-    need = cell.queued * each
+    need = (cell.queued + cell.members + cell.gated + cell.keys) * each
     if cell.engine == "etcd" and cell.queued * (1_500 + cell.payload) > ETCD_QUOTA * 0.8:
         return f"its queue needs more than 80 % of a quota of {ETCD_QUOTA >> 30} GiB"
     if need > available * 0.7:

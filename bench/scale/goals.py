@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .cells import Cell
+
 Result = dict[str, Any]
 VERBS = ("enqueue", "claim", "commit")
-_BASE = {"kinds": 10, "nodes": 2, "queued": 1_000, "schedules": 0, "waiting": 0, "payload": 50, "namespaces": 1}
+_BASE = Cell(engine="", part="verbs").sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +38,7 @@ def measured(results: Iterable[Result], engine: str, part: str, **sizes: int) ->
         and result["cell"]["part"] == part
         and all(size_of(result["cell"], axis) == size for axis, size in sizes.items())
     ]
-    axes = ("kinds", "nodes", "queued", "schedules", "namespaces")
-    return sorted(found, key=lambda one: [size_of(one["cell"], axis) for axis in axes])
+    return sorted(found, key=lambda one: [size_of(one["cell"], axis) for axis in _BASE])
 
 
 def size_of(cell: Any, axis: str) -> int:

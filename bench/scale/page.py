@@ -34,6 +34,9 @@ def sections(report: Report) -> dict[str, str]:
         "Namespaces on several shards": _shards(results),
         "Waiting clients": _waiting(results),
         "Schedules": f"{_picture('schedules')}\n\n{_schedules(results)}",
+        "Members of a flow": _phases(results, "flows", ("members",)),
+        "Steps of an instance": _phases(results, "steps", ("steps",)),
+        "Limit keys": _phases(results, "gates", ("gated", "keys")),
         "Idle nodes": f"{_picture('idle')}\n\n{_idle(results)}",
         LONG_RUN: _memory(report.get("memory", {})),
         "Where one core ends": _limits(results),
@@ -48,6 +51,9 @@ SECTION_OF = {
     "waiting": "Waiting clients",
     "schedules": "Schedules",
     "idle": "Idle nodes",
+    "flows": "Members of a flow",
+    "steps": "Steps of an instance",
+    "gates": "Limit keys",
 }
 """The section of each part."""
 
@@ -271,6 +277,21 @@ def _schedules(results: Sequence[Result]) -> str:
         *("server CPU of a fire", "leader's CPU of a fire and its job", "leader's memory"),
     )
     return table(head, rows)
+
+
+def _phases(results: Sequence[Result], part: str, axes: Sequence[str]) -> str:
+    """What one member, step or instance costs, by phase."""
+    cells = [one for engine in _engines(results) for one in measured(results, engine, part)]
+    phases = tuple(cells[0]["found"]) if cells else ()
+    rows = [
+        (
+            one["cell"]["engine"],
+            *(number(one["cell"][axis]) for axis in axes),
+            *(f"{one['found'][phase]['cpu_us']:,.0f} µs, {one['found'][phase]['operations']:.1f}" for phase in phases),
+        )
+        for one in cells
+    ]
+    return table(("engine", *axes, *(f"{phase.replace('_', ' ')}: CPU, operations" for phase in phases)), rows)
 
 
 def _idle(results: Sequence[Result]) -> str:

@@ -78,7 +78,7 @@ async def _enqueue(place: Place, calls: int) -> dict[str, float]:
     before = place.site.read()
     for _ in range(calls):
         await place.store.enqueue([place.new()])
-    return _each(place.site.read() - before, calls)
+    return each(place.site.read() - before, calls)
 
 
 async def _work(place: Place, calls: int) -> tuple[dict[str, float], dict[str, float]]:
@@ -90,7 +90,7 @@ async def _work(place: Place, calls: int) -> tuple[dict[str, float], dict[str, f
         await place.end(place.worker, claims)
     count = sum(map(len, held))
     assert count, "the queue was empty"
-    return _each(claimed - begun, count), _each(place.site.read() - claimed, count)
+    return each(claimed - begun, count), each(place.site.read() - claimed, count)
 
 
 async def _round(place: Place) -> None:
@@ -98,7 +98,8 @@ async def _round(place: Place) -> None:
     await place.end(place.worker, await place.take(place.worker))
 
 
-def _each(spent: Reading, count: int) -> dict[str, float]:
+def each(spent: Reading, count: int) -> dict[str, float]:
+    """The cost of one of so many."""
     return {
         "requests": spent.requests / count,
         "operations": spent.operations / count,
@@ -157,7 +158,7 @@ async def contention(site: Site, cell: Cell) -> Found:
             spent = site.read() - before
         done = SHARED - left
         return {
-            "job": _each(spent, done),
+            "job": each(spent, done),
             "conflicts": refused.changes / done,
             "counter_conflicts": refused.counters / done,
         }

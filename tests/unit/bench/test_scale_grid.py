@@ -175,7 +175,7 @@ def test_a_run_of_some_parts_replaces_their_sections_only(report: dict[str, Any]
     put_sections(page, {"Schedules": sections(report)["Schedules"]})
     assert page.read_text() == whole
     put_sections(page, {"Schedules": "new"})
-    assert "### Schedules\n\nnew\n\n### Idle nodes\n" in page.read_text()
+    assert "### Schedules\n\nnew\n\n### Members of a flow\n" in page.read_text()
     assert page.read_text().count("\n### ") == whole.count("\n### ")
     with pytest.raises(ValueError, match="needs the sections Else"):
         put_sections(page, {"Else": "new"})
