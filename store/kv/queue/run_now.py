@@ -116,7 +116,7 @@ def _answer(id: str, row: Row | None, now_us: int, slots: Mapping[str, HeldSlot]
 
 def _make_due(plan: TransactionPlan, id: str, row: Row, delayed_mod: int) -> None:
     """Plan the move of an instance from the delayed queue to its ready queue, besides the compare of its record."""
-    plan.remove_from_queue(id, row, delayed_mod)
+    plan.remove_from_queue(id, row, delayed_mod, returns=True)
     plan.ops.append(Put(plan.keys.state + id, encode(replace(row, due_us=plan.now_us))))
     limit_key = limit_key_of(row)
     plan.add_to_queue(id, row.kind, row.priority, plan.now_us, suspect=row.suspect, limit_key=limit_key)

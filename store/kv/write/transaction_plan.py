@@ -205,10 +205,11 @@ class TransactionPlan(msgspec.Struct, gc=False):
             self.delayed.append((due_us, kind))
         self.adds.append((queue, position))
 
-    def remove_from_queue(self, id: str, row: Row, delayed_mod: int) -> None:
+    def remove_from_queue(self, id: str, row: Row, delayed_mod: int, *, returns: bool = False) -> None:
         """Remove a Scheduled instance from its queue, unless it is parked.
 
-        `delayed_mod` is the revision of its entry in the delayed queue, 0 if there is none.
+        `delayed_mod` is the revision of its entry in the delayed queue, 0 if there is none. If the instance returns to
+        its gate in the same transaction, that decides whether it keeps its permit.
         """
         keys, position = self.keys, timed(row.due_us, id)
         if is_outside(row):
@@ -216,7 +217,7 @@ class TransactionPlan(msgspec.Struct, gc=False):
             return
         is_parked = row.slot in self.slots and self.slots[row.slot].parks(id)
         if not (delayed_mod or is_parked) and (gate := gate_of(row)) is not None:
-            self._leave_gate(gate, id, row)
+            self._leave_gate(gate, id, row, returns=returns)
             return
         self.compares.append(Compare(keys.delayed(id) + position, mod=delayed_mod))
         if delayed_mod:
@@ -414,7 +415,7 @@ class TransactionPlan(msgspec.Struct, gc=False):
         else:
             self.compares.append(self._plan_of_gates.none_waits(gate))
 
-    def _leave_gate(self, gate: Gate, id: str, row: Row) -> None:
+    def _leave_gate(self, gate: Gate, id: str, row: Row, *, returns: bool = False) -> None:
         """Take an instance from its limit key, with its queue entry if it is queued."""
         state = self._plan_of_gates.states[gate]
         held = state.permit_of(id)
@@ -425,8 +426,9 @@ class TransactionPlan(msgspec.Struct, gc=False):
                 self.ops.append(Delete(queue + timed(permit.queued_us, id)))
                 self.shifts.append((row.kind, READY, -1))
             self.compares.append(Compare(state.permit(number), mod=mod))
-            self._give_permit_back(state, number)
-            self.came.append((gate, ""))
+            if not returns:
+                self._give_permit_back(state, number)
+                self.came.append((gate, ""))
         else:
             waits = self._plan_of_gates.waits.get(id, 0)
             key = self.keys.waiting(gate, row.priority) + timed(row.due_us, id)

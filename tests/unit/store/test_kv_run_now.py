@@ -12,11 +12,13 @@ from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import SUSPECT_AFTER, Action, StoreLimits
 from peerjob.model.run_now import RunNow, RunNowAnswer
 from peerjob.model.state import State
+from peerjob.model.stored_limit import KindLimits
 from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Put, Range, Transaction
-from peerjob.store.kv.format.keys import Keys, timed
+from peerjob.store.kv.format.keys import Keys, below, timed
+from peerjob.store.kv.format.limit_rows import decode_key_permit
 from peerjob.store.kv.format.rows import Row, decode_row, encode
 from peerjob.store.kv.store import KVStore
-from peerjob.store.memory.data import MemoryData
+from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer
@@ -162,6 +164,27 @@ async def test_one_that_a_faster_clock_found_due_moves_too(bench: Bench) -> None
     assert await bench.store.run_now([id], request="r") == [RunNow.DUE_NOW]
     assert [claim.id for claim in await peer.take()] == [id]
     assert (await bench.tables())["ready"] == 0
+
+
+async def test_one_that_a_faster_clock_let_past_its_gate_keeps_its_permit(bench: Bench) -> None:
+    """The clock of the node that added the instance is ahead."""
+    bench.data.costs = Costs()  # refuses what etcd refuses
+    new = bench.make.instance(limit_key="key", key_concurrency=2)
+    await bench.store.publish_limits([KindLimits(kind=new.kind, key_concurrency=2)])
+    await bench.store.enqueue([new])
+    row = await bench.row(new.id)
+    (found,) = await bench.kv.read([below(bench.keys.key_permits((new.kind, "key")))])
+    ((key, entry),) = found.items
+    later_us, queue = row.due_us + HOUR_US, bench.keys.ready(new.kind, row.priority, suspect=False)
+    permit = replace(decode_key_permit(entry.value), due_us=later_us, queued_us=later_us)
+    ops = [Put(bench.keys.state + new.id, encode(replace(row, due_us=later_us))), Put(key, encode(permit))]
+    moves = [Delete(queue + timed(row.due_us, new.id)), Put(queue + timed(later_us, new.id), b"")]
+    await bench.kv.txn([Transaction([], [*ops, *moves])])
+
+    assert await bench.store.run_now([new.id], request="r") == [RunNow.DUE_NOW]
+    peer = await bench.join(bench.store)
+    await peer.end(await peer.take_one())
+    assert {"ready", "permit", "wait"}.isdisjoint(+await bench.tables())
 
 
 async def test_a_suspect_enters_the_queue_of_suspects(bench: Bench) -> None:
