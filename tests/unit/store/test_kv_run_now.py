@@ -13,7 +13,7 @@ from peerjob.model.record import SUSPECT_AFTER, Action, StoreLimits
 from peerjob.model.run_now import RunNow, RunNowAnswer
 from peerjob.model.state import State
 from peerjob.model.stored_limit import KindLimits
-from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Put, Range, Transaction
+from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Op, Put, Range, Transaction
 from peerjob.store.kv.format.keys import Keys, below, timed
 from peerjob.store.kv.format.limit_rows import decode_key_permit
 from peerjob.store.kv.format.rows import Row, decode_row, encode
@@ -177,9 +177,13 @@ async def test_one_that_a_faster_clock_let_past_its_gate_keeps_its_permit(bench:
     ((key, entry),) = found.items
     later_us, queue = row.due_us + HOUR_US, bench.keys.ready(new.kind, row.priority, suspect=False)
     permit = replace(decode_key_permit(entry.value), due_us=later_us, queued_us=later_us)
-    ops = [Put(bench.keys.state + new.id, encode(replace(row, due_us=later_us))), Put(key, encode(permit))]
-    moves = [Delete(queue + timed(row.due_us, new.id)), Put(queue + timed(later_us, new.id), b"")]
-    await bench.kv.txn([Transaction([], [*ops, *moves])])
+    ops: list[Op] = [
+        Put(bench.keys.state + new.id, encode(replace(row, due_us=later_us))),
+        Put(key, encode(permit)),
+        Delete(queue + timed(row.due_us, new.id)),
+        Put(queue + timed(later_us, new.id), b""),
+    ]
+    await bench.kv.txn([Transaction([], ops)])
 
     assert await bench.store.run_now([new.id], request="r") == [RunNow.DUE_NOW]
     peer = await bench.join(bench.store)
