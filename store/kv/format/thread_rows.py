@@ -6,11 +6,13 @@ The record of an instance that has used none of this has no `StoredThread`, so i
 from __future__ import annotations
 
 from typing import Any
+from zlib import crc32
 
 import msgspec
 from msgspec.structs import replace
 
 from peerjob.model.durable import SIGNAL_MARK, Wait
+from peerjob.model.errors import DecodeError
 from peerjob.model.record import Count, Moment
 from peerjob.model.spec import reader
 from peerjob.model.state import State
@@ -19,7 +21,9 @@ from .rows import NOTHING_EXTRA, Row, encode, or_default
 
 _THREAD = "thread"
 """The key of the thread in `Row.extra`."""
-_MARK = encode(_THREAD)
+_SUM = "sum"
+"""The key of its checksum. A flipped bit could otherwise end a wait without a trace, or let it last for ever."""
+_MARKS = encode(_THREAD), encode(_SUM)
 
 
 class StoredThread(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -81,16 +85,21 @@ edge_of = or_default(reader(StoredEdge, "need of a child"), None)
 
 def thread_of(row: Row) -> StoredThread | None:
     """The thread of an instance. Raises DecodeError if it is unreadable: `KVContext.row_of` sets the record aside."""
-    if row.extra == NOTHING_EXTRA or _MARK not in bytes(row.extra):
+    data = bytes(row.extra)
+    if row.extra == NOTHING_EXTRA or not any(mark in data for mark in _MARKS):
         return None
-    stored = _read_extra(bytes(row.extra)).get(_THREAD)
-    return None if stored is None else _read_thread(bytes(stored))
+    extra = _read_extra(data)
+    stored = bytes(extra.get(_THREAD, b""))
+    if bytes(extra.get(_SUM, b"")) != encode(crc32(stored)):
+        raise DecodeError("thread cannot be read: its checksum is another one")
+    return _read_thread(stored)
 
 
 def with_thread(row: Row, thread: StoredThread) -> Row:
     """The record with another thread."""
     others: dict[str, Any] = {} if row.extra == NOTHING_EXTRA else dict(_read_extra(bytes(row.extra)))
-    return replace(row, extra=msgspec.Raw(encode({**others, _THREAD: thread})))
+    data = encode(thread)
+    return replace(row, extra=msgspec.Raw(encode({**others, _THREAD: msgspec.Raw(data), _SUM: crc32(data)})))
 
 
 def wait_of(row: Row) -> StoredThread | None:

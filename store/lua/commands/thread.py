@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 
 import msgspec
@@ -16,6 +17,7 @@ PARENT_MARK = b"\0"
 """The first byte of a tag that no user can give. The id of the parent follows, so the index of tags finds children."""
 _ENTRY = struct.Struct(">BHBIHHIddB")
 _SIZE = struct.Struct(">H")
+_SUM_SIZE = 4
 _MAX_TIME_US = 2**53 - 1
 _WAITS, _TIMED, _OPEN, _JOINS, _HAS_CHILDREN = 1, 2, 4, 8, 16
 
@@ -54,12 +56,19 @@ NO_THREAD = Thread()
 def unpack_thread(tail: bytes) -> Thread | None:
     """The thread in the tail of a record; None if there is none. Raises an error of any type for a damaged one."""
     if not tail or tail[0] != THREAD:
+        if tail and (tail[0] ^ THREAD).bit_count() == 1:
+            raise ValueError("a damaged thread")
         return None
     _, size, flags, _, steps, signals, _, due, fence, parent_size = _ENTRY.unpack_from(tail)
     begin = _ENTRY.size + parent_size
     (awaits_size,) = _SIZE.unpack_from(tail, begin)
     end = begin + _SIZE.size + awaits_size
-    if end != size + 3 or end > len(tail) or not all(0 <= at <= _MAX_TIME_US and not at % 1 for at in (due, fence)):
+    total = hashlib.sha1(tail[:end], usedforsecurity=False).hexdigest()[:_SUM_SIZE].encode()
+    if (
+        end + _SUM_SIZE != size + 3
+        or tail[end : end + _SUM_SIZE] != total
+        or not all(0 <= at <= _MAX_TIME_US and not at % 1 for at in (due, fence))
+    ):
         raise ValueError("a damaged thread")
     return Thread(
         flags=flags,

@@ -8,7 +8,9 @@
 local FORMAT = 1
 local RELEASING, HAS_KEY, HAS_RESULT, HAS_ERROR, HAS_PROGRESS, HAS_TAGS, HAS_SLOT = 1, 2, 4, 8, 16, 32, 64
 local HAS_TAIL, TAIL_LIMIT = 128, 1536
-local THREAD, THREAD_SIZE = 1, 32
+local THREAD, THREAD_SIZE, SUM_SIZE = 1, 36, 4
+-- The tags that differ from THREAD in one bit. No later version uses them, so a thread with a damaged tag is known.
+local NEAR_THREAD = '\0\3\5\9\17\33\65\129'
 local THREAD_ENTRY = '>BI2BI4I2I2I4ddBc0I2c0'
 local RECORD = '>BBBI2i4dddI4I4I4I4dI4I4I4c0I4c0I4c0'
 local OPTIONS = '>I4c0I4c0I4c0I4c0I4c0'
@@ -88,13 +90,19 @@ local function decode_options(record, raw, flags, from)
   if ok and present(flags, HAS_TAIL) then
     ok, record.tail, stop = pcall(unpack_text, LAST, raw, stop)
     ok = ok and #record.tail <= TAIL_LIMIT
-    if ok and byte(record.tail) == THREAD then
+    local tag = ok and byte(record.tail)
+    if tag == THREAD then
       local thread, size = {}, nil
       record.thread = thread
       ok, thread.tag, size, thread.flags, thread.needs, thread.steps, thread.signals, thread.bytes, thread.due, thread.fence,
         thread.parent, thread.awaits, thread.stop = pcall(unpack_text, THREAD_ENTRY, record.tail)
-      ok = ok and thread.stop == size + 4 and is_time(thread.due) and is_time(thread.fence) and is_text(thread.parent)
-        and is_text(thread.awaits)
+      local from = ok and thread.stop
+      thread.stop = from and from + SUM_SIZE
+      ok = from and thread.stop == size + 4
+        and sub(record.tail, from, thread.stop - 1) == sub(redis.sha1hex(sub(record.tail, 1, from - 1)), 1, SUM_SIZE)
+        and is_time(thread.due) and is_time(thread.fence) and is_text(thread.parent) and is_text(thread.awaits)
+    elseif tag and find(NEAR_THREAD, sub(record.tail, 1, 1), 1, true) then
+      ok = false
     end
   end
   ok = ok and is_text(key) and are_texts(tags) and is_text(record.slot)

@@ -1,7 +1,8 @@
 -- The thread of an instance: what it waits for, the number of its steps, and its parent. An instance without steps,
 -- waits, children and parent has none. The entry has
 --   flags (1 byte), needs (4), number of steps (2) and of signals (2), bytes of all of them (4), the due time before the
---   wait (8), the fence of the wait (8), the parent after its size (1), and the awaited signal after its size (2)
+--   wait (8), the fence of the wait (8), the parent after its size (1), the awaited signal after its size (2), and a
+--   checksum (4)
 -- A wait belongs to a fence: the first four flags, needs and the signal mean something only while the fence is that of
 -- the record. So a claim ends a wait without a change of the thread, and a later effect on an earlier wait has none.
 local WAITS, TIMED, OPEN, JOINS, HAS_CHILDREN = 1, 2, 4, 8, 16
@@ -19,13 +20,14 @@ local function thread_of(record)
   return record.thread
 end
 
--- Put the thread of a record into its tail, in front of the entries of later versions.
+-- Put the thread of a record into its tail, in front of the entries of later versions. It has a checksum, because a
+-- flipped bit could end a wait without a trace, or let it last for ever.
 local function put_thread(record)
   local thread = record.thread
   local size = THREAD_SIZE + #thread.parent + #thread.awaits
-  record.tail = pack(THREAD_ENTRY, THREAD, size, thread.flags, thread.needs, thread.steps, thread.signals, thread.bytes,
+  local text = pack(THREAD_ENTRY, THREAD, size, thread.flags, thread.needs, thread.steps, thread.signals, thread.bytes,
     thread.due, thread.fence, #thread.parent, thread.parent, #thread.awaits, thread.awaits)
-    .. sub(record.tail or '', thread.stop)
+  record.tail = text .. sub(redis.sha1hex(text), 1, SUM_SIZE) .. sub(record.tail or '', thread.stop)
   thread.stop = size + 4
 end
 

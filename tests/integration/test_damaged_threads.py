@@ -1,0 +1,106 @@
+"""A flipped bit in what a record has about a wait: the instance goes on or is set aside, and strands no other one."""
+
+import random  # which bit of each byte is flipped
+import re
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+import redis
+
+from peerjob.model.clock import SystemClock
+from peerjob.model.durable import Need, Wait
+from peerjob.model.record import Ack, Held, NewChild, StoreLimits
+from peerjob.store.base import Store
+from peerjob.store.drivers import open_store
+from peerjob.store.kv.format.base import Put, Transaction
+from peerjob.store.kv.store import KVStore
+from peerjob.store.rules import FLOWS_LAYOUT
+from peerjob.testing.factories import Factory, Peer
+
+NEEDS = Wait(needs=True)
+
+
+class Records:
+    """The stored records of a namespace, beside the store."""
+
+    def __init__(self, store: Store, url: str, namespace: str) -> None:
+        self._store, self._namespace = store, namespace
+        self._client = None if isinstance(store, KVStore) else cast("Any", redis.Redis.from_url(url))
+
+    async def change(self, id: str, make: Callable[[bytes], bytes]) -> None:
+        """Replace the bytes of a record."""
+        if isinstance(self._store, KVStore):
+            kv = self._store._context.kv  # pyright: ignore[reportPrivateUsage]
+            key = self._store._context.keys.state + id  # pyright: ignore[reportPrivateUsage]
+            (entry,) = await kv.get([key])
+            assert entry is not None
+            await kv.txn([Transaction([], [Put(key, make(entry.value))])])
+            self._store._context.uncache([id])  # pyright: ignore[reportPrivateUsage]
+            return
+        assert self._client is not None
+        (key,) = self._client.keys(f"*{self._namespace}}}:i:{id}")
+        self._client.set(key, make(self._client.get(key)))
+
+
+def begin_of(record: bytes) -> int:
+    """Where the thread begins: on Redis it is the tail, in a row the last map."""
+    found = [match.start() for match in re.finditer(rb"\x01\x00|\xa6thread", record)]
+    return max(place for place in found if record[place] == 0xA6 or len(record) - place == record[place + 2] + 3)
+
+
+def flipped(chance: random.Random, place: int) -> Callable[[bytes], bytes]:
+    """One bit of the byte at a place of the thread is another one."""
+
+    def make(record: bytes) -> bytes:
+        at = min(begin_of(record) + place, len(record) - 1)
+        return record[:at] + bytes([record[at] ^ (1 << chance.randrange(8))]) + record[at + 1 :]
+
+    return make
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    "url", ["redis_url", pytest.param("etcd_url", marks=pytest.mark.matrix("as memory://")), "memory"], indirect=False
+)
+async def test_a_flipped_bit_lets_nothing_wait_for_ever(
+    url: str, namespace: str, request: pytest.FixtureRequest
+) -> None:
+    address = "memory://" if url == "memory" else str(request.getfixturevalue(url))
+    make, chance = Factory(SystemClock()), random.Random(1)
+    store = open_store(address, namespace=namespace, clock=SystemClock(), limits=StoreLimits())
+    await store.open()
+    await store.require_layout(FLOWS_LAYOUT, "steps")
+    peer = await Peer(store=store, info=make.node("node", kinds=("work",)), make=make).join(600_000_000)
+    records = Records(store, address, namespace)
+    stranded: list[str] = []
+    for place in range(0, 96, 2):
+        for what in ("signal", "parent", "sibling"):
+            await store.enqueue(make.instances(1))
+            parent = await peer.take_one()
+            first, second = make.instance(), make.instance()
+            need = () if what != "sibling" else (Need(first.id),)
+            children = [NewChild(instance=first), NewChild(instance=second, needs=need)]
+            await store.spawn(peer.incarnation, Held(parent.id, parent.fence), children)
+            running = {claim.id: claim for claim in await peer.take()}
+            victim = second.id if what == "sibling" else parent.id
+            if what == "signal":
+                assert await peer.suspend(parent, Wait(signal="approval")) is Ack.DONE
+            elif what == "parent":
+                needs = (Need(first.id), Need(second.id))
+                assert await peer.suspend(parent, NEEDS, needs=needs) is Ack.DONE
+            await records.change(victim, flipped(chance, place))
+            if what == "signal":
+                await store.signal(victim, "approval", b"yes")
+            for claim in running.values():
+                # the children of a parent that is set aside are cancelled
+                assert await peer.end(claim) in (Ack.DONE, Ack.CANCELLED)
+            while await store.settle():
+                pass
+            taken = {claim.id for claim in await peer.take()}
+            (record,) = await store.get([victim])
+            if victim not in taken and record is not None and not record.state.is_final:
+                stranded.append(f"{what} {place}")
+            await store.clear()
+    await store.close()
+    assert stranded == []
