@@ -181,20 +181,22 @@ def _nested(definitions: Sequence[_Definition], body: str, ends: Container[int])
 
     To make a function, Lua searches each local name of the same level that the function uses, and the search takes
     longer the more such names there are. A name of an outer level needs no search. A function can use `_MAX_OUTER`
-    names of outer levels. A level also ends at each position of `ends`.
+    names of outer levels. A level also ends at each position of `ends`; functions beyond that limit are its arguments.
     """
     words = [*(words for *_, words in definitions), _TOKEN.findall(body)]
-    pieces, begin, levels = list[str](), 0, 0
+    pieces, begin, passed = list[str](), 0, list[str]()
     for at, (_, code, _) in enumerate(definitions):
-        begins = at in ends
-        if not begins and at - begin >= _LEVEL:
-            outer = {name for names, *_ in definitions[:at] for name in names}
-            begins = len(outer.intersection(chain.from_iterable(words[at:]))) <= _MAX_OUTER
-        if begins:
-            pieces.append("return (function()\n")
-            begin, levels = at, levels + 1
+        if at in ends or at - begin >= _LEVEL:
+            known = {name for names, *_ in definitions[:at] for name in names}
+            outer = known.intersection(chain.from_iterable(words[at:]))
+            if at in ends or len(outer) <= _MAX_OUTER:
+                functions = [names[0] for names, text, _ in definitions[:at] if text.startswith("local function")]
+                arguments = [name for name in functions if name in outer][: max(0, len(outer) - _MAX_OUTER)]
+                passed.append(", ".join(arguments))
+                pieces.append(f"return (function({passed[-1]})\n")
+                begin = at
         pieces += (code, "\n")
-    return [*pieces, body, "\nend)()" * levels]
+    return [*pieces, body, *(f"\nend)({names})" for names in reversed(passed))]
 
 
 def _needed(wanted: Set[str], definitions: Sequence[_Definition]) -> list[_Definition]:

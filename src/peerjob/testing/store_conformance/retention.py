@@ -22,12 +22,12 @@ SOON = 200_000
 class RetentionRules(StoreSuite):
     """Rules of `expire` and of the clear commands."""
 
-    async def finish(self, peer: Peer, *batch: NewInstance) -> None:
-        """Enqueue instances and complete them, each with a log line."""
+    async def finish(self, peer: Peer, *batch: NewInstance, lines: int = 1) -> None:
+        """Enqueue instances and complete them, each with a number of log lines."""
         await peer.store.enqueue(batch)
         claims = await peer.take()
-        line = self.make.line("line")
-        assert await peer.commit(*(outcome(claim, logs=(line,)) for claim in claims)) == [Ack.DONE] * len(batch)
+        logs = tuple(self.make.line("line") for _ in range(lines))
+        assert await peer.commit(*(outcome(claim, logs=logs) for claim in claims)) == [Ack.DONE] * len(batch)
 
     async def expire_all(self, store: Store) -> int:
         """Expire until nothing is left to remove."""
@@ -215,24 +215,24 @@ class RetentionRules(StoreSuite):
             left = now_left
         assert left == 0
 
-    @pytest.mark.parametrize("ended", [1, 3])
-    async def test_commits_catch_up_with_what_has_expired(self, store: Store, ended: int) -> None:
+    @pytest.mark.parametrize(("ended", "lines"), [(1, 1), (1, 0), (3, 0)])
+    async def test_commits_catch_up_with_what_has_expired(self, store: Store, ended: int, lines: int) -> None:
         """Each commit removes more than it adds, whether it ends one instance or several of a kind."""
         peer = await self.join(store)
         await self.finish(peer, *self.make.instances(12, retention_us=SOON))
         await self.pass_time(0.25)
         for commits in range(1, 12 // (2 * ended) + 1):
-            await self.finish(peer, *self.make.instances(ended))
+            await self.finish(peer, *self.make.instances(ended), lines=lines)
             assert await self.counts(store) == {State.COMPLETED: 12 - commits * ended}
 
-    @pytest.mark.parametrize("ended", [1, 3])
-    async def test_commits_catch_up_with_too_many_of_a_kind(self, store: Store, ended: int) -> None:
+    @pytest.mark.parametrize(("ended", "lines"), [(1, 1), (1, 0), (3, 0)])
+    async def test_commits_catch_up_with_too_many_of_a_kind(self, store: Store, ended: int, lines: int) -> None:
         peer = await self.join(store)
         await self.finish(peer, *self.make.instances(12))
         few = await self.open(StoreLimits(max_final_per_kind=2))
         other = await self.join(few)
         for commits in range(1, 3):
-            await self.finish(other, *self.make.instances(ended))
+            await self.finish(other, *self.make.instances(ended), lines=lines)
             assert await self.counts(store) == {State.COMPLETED: 12 - commits * ended}
 
     # -- removal above the number of final instances

@@ -42,20 +42,28 @@ local function expiry_member(record, id)
   return id .. STATE_TEXT[record.state] .. (record.tags ~= '' and '+' or '') .. (record.thread and '*' or '')
 end
 
--- Remove up to `max_count` final instances of a kind that have expired or exceed `max_final`. `added` is the number of
--- final instances that the script adds and that are not written yet.
-local function remove_expired(kind, added, max_count, max_final)
+-- Return up to `max_count` of the first final instances of a kind, and by how many they exceed `max_final`; nil if none
+-- has expired and they do not exceed it. `added` is the number of final instances that the script adds and that are not
+-- written yet.
+local function find_expired(kind, added, max_count, max_final)
   local key = expiry_key(kind)
   check_zset(key)
-  if checked_sizes[key] == 0 and added <= max_final then
-    return 0
-  end
   local excess = checked_sizes[key] + added - max_final
+  if checked_sizes[key] == 0 and excess <= 0 then
+    return nil
+  end
   -- Usually nothing has expired, so read the first instance alone to find out.
   local found = call('ZRANGE', key, 0, excess > 0 and max_count - 1 or 0, 'WITHSCORES')
   if excess <= 0 and found[2] and tonumber(found[2]) <= now then
     found = call('ZRANGE', key, 0, max_count - 1, 'WITHSCORES')
   end
+  return (excess > 0 or found[2] and tonumber(found[2]) <= now) and found or nil, excess
+end
+
+-- Remove what find_expired finds; return how many it removed.
+local function remove_expired(kind, added, max_count, max_final)
+  local key, found, excess = expiry_key(kind), find_expired(kind, added, max_count, max_final)
+  found = found or {}
   local removed = 0
   for n = 1, #found, 2 do
     if tonumber(found[n + 1]) > now and removed >= excess then

@@ -3,9 +3,9 @@
 -- instance.
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
--- ARGV     incarnation, command ("turn-commit": a claim follows), request, default retention, limit of final instances per kind, limit of log lines,
---          limit of log bytes, number of outcomes, the outcomes as lib/read_outcome.lua reads them; "alone" if no claim
---          follows although the command says it
+-- ARGV     incarnation, command ("turn-commit": a claim follows), request, default retention, limit of final instances
+--          per kind, limit of log lines, limit of log bytes, number of outcomes, the outcomes as lib/read_outcome.lua
+--          reads them; "alone" if no claim follows although the command says it
 -- Reply    {a letter per outcome: D done, L lost, C cancelled; set-aside instances}; or {"linked"}: nothing was done,
 --          since an instance has a thread, see thread.lua; use commit_linked
 --
@@ -13,7 +13,6 @@
 -- can be {"layout"}: nothing was done, since the namespace has not the layout of steps and children.
 local incarnation, command, request = ARGV[1], ARGV[2], ARGV[3]
 local retention, max_final = tonumber(ARGV[4]), tonumber(ARGV[5])
-local max_lines, max_bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
 local owned = owned_key(incarnation)
 
 local answered = call('HGET', requests_key(incarnation), command)
@@ -37,14 +36,48 @@ local claims, raws = call('HMGET', owned, unpack(ids)), call('MGET', unpack(keys
 local alive = call('ZSCORE', LEASES, incarnation)
 local name = text_or(call('HGET', node_key(incarnation), 'name') or sub(call('HGET', DEAD, incarnation) or '', 3), incarnation)
 
--- The tables hold the effects of outcomes so far, so that a later outcome of the same instance sees the earlier ones.
-local owns, records, written, new_logs = {}, {}, {}, {}
+-- 1. End instances with usual records, up to the first outcome of another kind. `ended_records` are the new records.
+local owns, ended_records, answers = {}, {}, {}
 for n, id in ipairs(ids) do
   owns[id] = claims[n]
 end
-local started, is_linked = {}, false
--- records that end_usual wrote
-local ended_records = {}
+-- The entry of the last fence is kept: most instances of a batch have the same fence.
+local latest_fence, latest_claim = nil, nil
+for n, id in ipairs(ids) do
+  local fields, to_state = arguments[n], FINAL[actions[n]]
+  if fences[n] ~= latest_fence then
+    latest_fence, latest_claim = fences[n], claim_entry(fences[n], '')
+  end
+  if owns[id] ~= latest_claim or not to_state or fields[LOGS] or fields[PROGRESS] or fields.thread then
+    break
+  end
+  ended_records[id] = end_usual(owned, incarnation, id, keys[n], raws[n], to_state, name, fields[NOTE] or '',
+    fields[RESULT], fields[ERROR], retention)
+  if not ended_records[id] then
+    break
+  end
+  owns[id], answers[n] = false, 'D'
+end
+
+-- 2. If there is no other, and nothing to remove or to pass on, all is done.
+local is_over = answers[1] and #answers == #ids and not shared and not threads
+for kind, added in pairs(is_over and ended_kinds or {}) do
+  is_over = is_over and not find_expired(kind, added, 2 * added, max_final)
+end
+if is_over then
+  hint_end(ended_ids)
+  add_pair('HSET', requests_key(incarnation), command, request .. '\n' .. table.concat(answers))
+  write_all()
+  if not alive then
+    call('PEXPIRE', requests_key(incarnation), REQUESTS_MS)
+  end
+  return {table.concat(answers), {}}
+end
+
+-- The rest needs further definitions.
+-- 3. Apply the other outcomes. The tables hold the effects of outcomes so far, so that a later outcome of the same
+-- instance sees the earlier ones.
+local records, written, new_logs, started, is_linked = {}, {}, {}, {}, false
 
 local function keep_lines(id, lines)
   new_logs[id] = new_logs[id] or {}
@@ -101,9 +134,6 @@ local function late_logs(id, fence, action, fields)
   keep_lines(id, fields[LOGS])
   return 'D'
 end
-
--- The entry of the last fence is kept: most instances of a batch have the same fence.
-local latest_fence, latest_claim = nil, nil
 
 local function apply(n, id)
   local claim, fence, action, fields = owns[id], fences[n], actions[n], arguments[n]
@@ -177,9 +207,8 @@ local function apply(n, id)
   return 'D'
 end
 
-local answers = {}
-for n, id in ipairs(ids) do
-  answers[n] = apply(n, id)
+for n = #answers + 1, #ids do
+  answers[n] = apply(n, ids[n])
 end
 if is_linked then
   return {'linked'}
@@ -192,7 +221,7 @@ end
 
 local log_plans = {}
 for id, lines in pairs(new_logs) do
-  log_plans[#log_plans + 1] = append_logs(records[id], id, lines, max_lines, max_bytes)
+  log_plans[#log_plans + 1] = append_logs(records[id], id, lines, tonumber(ARGV[6]), tonumber(ARGV[7]))
 end
 for n, id in ipairs(ids) do
   local record = written[id]
