@@ -12,6 +12,7 @@ from peerjob.model.spec import Spec, decode_spec, encode, encode_arguments
 from peerjob.model.state import State
 
 from .storm import Storm
+from .storm_durable import signal
 
 SECOND = 1_000_000
 SCHEDULES = ("s", "s/ü")
@@ -29,6 +30,8 @@ class Caller:
         for _ in range(rounds):
             if self._chance.random() < 0.7 or not self._storm.orders:
                 await self._enqueue()
+            elif self._storm.is_durable and self._chance.random() < 0.5:
+                await signal(self._storm, self._chance, self._storm.store, self._chance.choice([*self._storm.orders]))
             elif self._chance.random() < 0.7:
                 await self._cancel()
             else:

@@ -10,12 +10,16 @@ from peerjob.model.clock import Clock
 from peerjob.model.query import MAX_LIMIT, Query
 from peerjob.model.record import Record
 from peerjob.store.base import Store
+from peerjob.store.rules import FLOWS_LAYOUT
 from support.leaders import read_ledger
 from support.leftovers import leftovers_of
 
 from .checker import check
 from .evidence import Evidence, Ledger, Violation
-from .storm import Holder, Storm
+from .gathering import steps_of
+from .storm import Storm
+from .storm_durable import go_on
+from .storm_holder import Holder
 from .storm_parts import SCHEDULES, Caller, FiringLeader
 
 PEERS = 3
@@ -32,6 +36,8 @@ async def storm(
     part = Storm(store, clock, seed, short_ttl_us=short_ttl_us)
     holders = [Holder(part, number) for number in range(PEERS)]
     leaders = [FiringLeader(part, number) for number in range(2)]
+    if part.is_durable:
+        await store.require_layout(FLOWS_LAYOUT, "durable bodies")
     await leaders[0].make()
     async with asyncio.TaskGroup() as group:
         for work in (*(holder.work for holder in holders), Caller(part).work, *(leader.work for leader in leaders)):
@@ -48,6 +54,8 @@ async def storm(
 
 async def _rest(part: Storm, holders: Sequence[Holder]) -> None:
     for _ in range(REST):
+        if part.is_durable:
+            await go_on(part, part.chance_of("rest"))
         for holder in holders:
             await holder.finish()
             await holder.reap()
@@ -69,6 +77,7 @@ async def _gather(part: Storm, holders: Sequence[Holder]) -> Evidence:
         if row is not None:
             found = tuple(await read_ledger(store, row.name))
             ledgers.append(Ledger(row=row, records=found, definitions=(part.definition(row),)))
+    part.durable.steps = {id: await steps_of(store, id) for id in records if part.is_durable}
     evidence = Evidence(
         ended_us=part.clock.time_us(),
         orders=part.orders,
@@ -77,6 +86,7 @@ async def _gather(part: Storm, holders: Sequence[Holder]) -> Evidence:
         runs=part.runs,
         absences=part.absences,
         ledgers=ledgers,
+        durable=part.durable,
         strict=False,  # peers claim at the same time, so the order of claims is not known outside the store
     )
     for holder in holders:
