@@ -1,26 +1,20 @@
 -- Instances pass the gates of their keys. A script does this once, after it has planned all else but its wakes: an
 -- instance that the script cancels must not pass. A claim also does it after it has moved delayed instances.
--- An instance that comes is a table: id, score (its priority as text), due, suspect, key, concurrency (in 4 bytes, as in
--- its entry of `g:`), letter (that of its entry, or "new"), and member (its place in a queue, or false). A state is what
--- `n:` has about a key. Scripts do this for each job with a key, so the code makes few tables and texts.
-
--- sorted set like a queue, the instances of a kind that wait for a key: priority -> due time in 16 digits, id, letter and
--- concurrency as in `g:`
-local waiting_key = gates and function(kind, key)
-  return PREFIX .. 'w:' .. #kind .. ':' .. kind .. key
-end
+-- An instance that comes is a table: id, score (its priority as text), due, suspect, key, concurrency (as in `g:`), letter
+-- (that of its entry, or "new"), and member (its place in a queue, or false). A state is what `n:` has about a key. This
+-- runs for each job with a key, so the code makes few tables and texts.
 
 -- Pass the gates of one kind. `keys`: further keys of which instances can pass. Return whether more could pass than a
 -- script may let pass.
 local pass_kind = gates and function(kind, keys)
-  -- MAX_OPENED: besides those that follow instances that leave, so many waiting instances pass at most
-  local MAX_OPENED, NO_TIME, COUNTS, NOTHING = 200, '0000000000000000', '>I4I4I4', {}
+  -- MAX_PASSED: besides those that follow instances that leave, so many waiting instances pass at most
+  local MAX_PASSED, NO_TIME, COUNTS, NOTHING = 200, '0000000000000000', '>I4I4I4', {}
   local QUEUED, AWAY = byte('q'), byte('-')
   local g, n, all_waiting = kind_key('g', kind), kind_key('n', kind), waiting_key(kind, '')
   local leavers, came = gates.leaving[kind] or NOTHING, gates.coming[kind] or NOTHING
   local rule = shared.rule(kind)
   local own = rule and rule.own > 0 and rule.own
-  local states, names, openable, was_cut = {}, {}, MAX_OPENED, false
+  local states, names, openable, was_cut = {}, {}, MAX_PASSED, false
   local entries, counts = pending_list('HSET', g), pending_list('HSET', n)
   local written = #entries
 
@@ -133,11 +127,6 @@ local pass_kind = gates and function(kind, keys)
     return instance.member
   end
 
-  local function precedes(score, member, other_score, other_member)
-    local difference = score - other_score
-    return difference < 0 or difference == 0 and member < other_member
-  end
-
   -- An instance passes: it enters the queue. `place`: its due time, or the present time if it waited.
   local function admit(state, id, score, place, suspect, concurrency, key)
     add_to_queue(id, kind, score, place, suspect, true)
@@ -197,7 +186,7 @@ local pass_kind = gates and function(kind, keys)
     end
     if came_here[2] then
       table.sort(came_here, function(one, other)
-        return precedes(one.score, member_of(one), other.score, member_of(other))
+        return passes_first(one.score, member_of(one), other.score, member_of(other))
       end)
     end
     while room > 0 do
@@ -205,7 +194,7 @@ local pass_kind = gates and function(kind, keys)
         at = at + 2
       end
       local instance, member, score = came_here[next_came], queue[at], queue[at + 1]
-      if member and not (instance and precedes(instance.score, member_of(instance), score, member)) then
+      if member and not (instance and passes_first(instance.score, member_of(instance), score, member)) then
         at = at + 2
         add('ZREM', queue_key, member)
         state.waiting = max(0, state.waiting - 1)
@@ -227,16 +216,14 @@ local pass_kind = gates and function(kind, keys)
     end
   end
 
-  local size = #counts
   for _, key in ipairs(names) do
-    local state = states[key]
+    local state, size = states[key], #counts
     if state.came or state.waiting > 0 then
       pass(state, key)
     end
     if state.admitted + state.waiting > 0 then
       counts[size + 1] = key
       counts[size + 2] = pack(COUNTS, state.admitted, state.concurrency, state.waiting) .. state.last
-      size = size + 2
     elseif state.is_stored then
       add('HDEL', n, key)
     end

@@ -104,3 +104,15 @@ local gates = limited and (function()
 
   return self
 end)()
+
+-- sorted set like a queue, the instances of a kind that wait for a key: priority -> due time in 16 digits, id, letter and
+-- concurrency as in `g:`
+local waiting_key = gates and function(kind, key)
+  return PREFIX .. 'w:' .. #kind .. ':' .. kind .. key
+end
+
+-- Whether an instance precedes another one of its kind: by priority, then by its member of a queue.
+local function passes_first(score, member, other_score, other_member)
+  local difference = score - other_score
+  return difference < 0 or difference == 0 and member < other_member
+end

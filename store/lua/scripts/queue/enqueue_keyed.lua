@@ -25,9 +25,9 @@ if passes and (waiting > 0 or call('HLEN', IDLE) > 0) or worst and worst > tonum
 end
 
 local queue, index = PREFIX .. 'q:' .. kind, PREFIX .. '2:' .. kind
-local entered = passes and queue or PREFIX .. 'w:' .. #kind .. ':' .. kind .. gate_key
+local target = passes and queue or PREFIX .. 'w:' .. #kind .. ':' .. kind .. gate_key
 -- A key of a wrong type must cause an error before the first write.
-call('ZINTERCARD', 3, PREFIX, entered, index)
+call('ZINTERCARD', 3, PREFIX, target, index)
 call('HLEN', g)
 call('HSETNX', KINDS, kind, '')
 local time, place = pack('>d', now), clock[1] .. sub('00000' .. clock[2], -6)
@@ -39,7 +39,7 @@ if passes then
   admitted, last = admitted + 1, admitted + 1 + NEAR < most and '' or last .. id .. priority .. ','
   last = #last > MAX_LAST and sub(last, find(last, ',', 1, true) + 1) or last
 else
-  call('ZADD', entered, priority, place .. id .. 'w' .. packed)
+  call('ZADD', target, priority, place .. id .. 'w' .. packed)
   waiting = waiting + 1
 end
 call('HSET', g, id, (passes and 'q' or 'w') .. place .. packed .. gate_key)
