@@ -56,9 +56,15 @@ local filled = is_short and queues[1] and call('EXISTS', unpack(queues)) or 0
 
 -- 2. If there is nothing, the node waits for a hint.
 if is_short and filled == 0 then
-  add_idle(incarnation, claim.set, {})
-  add_pair('HSET', requests, command, kept_answer(request, digits(next_due or 0), '', ''))
-  send_pending()
+  local idle = call('HGET', IDLE, incarnation)
+  if idle ~= claim.set then
+    if idle then
+      call('SREM', idle_key(sub(idle, 1, SET_SIZE)), incarnation)
+    end
+    call('HSET', IDLE, incarnation, claim.set)
+    call('SADD', idle_key(claim.set), incarnation)
+  end
+  call('HSET', requests, command, kept_answer(request, digits(next_due or 0), '', ''))
   return {'ok', now, next_due or 0, {}, {}, {}}
 end
 
