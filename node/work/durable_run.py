@@ -124,15 +124,16 @@ class NodeDurableRun(RunSteps):
             check_child(call, f"child {name!r}")
         for name, _ in calls:
             self._use(name)
-        await self._open()
-        parent = self._run.claim.id
-        ids = [child_id(parent, name) for name, _ in calls]
-        missing = await self._missing(ids)
-        new = [call for id, (_, call) in zip(ids, calls, strict=True) if id in missing]
-        made = await self._parts.calls.new_instances(new) if new else []
-        named = [structs.replace(instance, id=id) for id, instance in zip(missing, made, strict=True)]
-        added = await self._spawn([NewChild(instance=instance) for instance in named])
-        self._parts.calls.made([instance for instance in named if instance.id in added])
+        with self._busy():
+            await self._open()
+            parent = self._run.claim.id
+            ids = [child_id(parent, name) for name, _ in calls]
+            missing = await self._missing(ids)
+            new = [call for id, (_, call) in zip(ids, calls, strict=True) if id in missing]
+            made = await self._parts.calls.new_instances(new) if new else []
+            named = [structs.replace(instance, id=id) for id, instance in zip(missing, made, strict=True)]
+            added = await self._spawn([NewChild(instance=instance) for instance in named])
+            self._parts.calls.made([instance for instance in named if instance.id in added])
         return ids
 
     async def spawn(self, children: Sequence[NewChild]) -> None:

@@ -329,6 +329,33 @@ async def test_the_first_of_several_waits_is_enough(node: Node, clock: VirtualCl
         assert RUNS["body"] == 2
 
 
+async def test_a_child_that_a_task_starts_is_awaited_beside_a_signal(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = memory_store(clock)
+    spawn = store.spawn
+
+    async def slow_spawn(*args: Any) -> Any:
+        for _ in range(50):  # a server takes many passes of the event loop
+            await asyncio.sleep(0)
+        return await spawn(*args)
+
+    async def body(context: Context = INJECTED) -> float:
+        signal = asyncio.ensure_future(context.wait_for(APPROVAL))
+        child = asyncio.ensure_future(context.map("child", [nap.call(5)]))
+        done, pending = await asyncio.wait([signal, child], return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        results = [task.result() for task in done]
+        assert done == {child}
+        return len(results)
+
+    monkeypatch.setattr(store, "spawn", slow_spawn)
+    async with running_node(nap, store=store, clock=clock, workers=2) as node:
+        instance = await begun(node, body)
+        assert await instance.result(10) == 1
+
+
 async def test_a_group_with_an_error_fails(node: Node) -> None:
     async def broken() -> None:
         raise ValueError("broken")
