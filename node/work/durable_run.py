@@ -26,7 +26,7 @@ from peerjob.node.body.executor import holds_thread
 from peerjob.node.body.typed_positions import ResultType
 
 from .child_pages import pages_of
-from .durable_state import DurableState, Suspension, joined
+from .durable_state import DurableState, Suspension, Write, joined
 from .durable_steps import DurableParts, RunSteps
 from .run import Run
 
@@ -114,8 +114,17 @@ class NodeDurableRun(RunSteps):
             self._awaited.remove(suspension)
             raise
         if self._state.suspension is None:
-            self._state.suspension = joined(self._awaited)
+            self._state.suspension = self._paged(joined(self._awaited))
         self._raise_suspended()
+
+    def _paged(self, suspension: Suspension) -> Suspension:
+        """A suspension with needs for one outcome; the others are written before it, because the runner flushes."""
+        # needs count until the next claim, so those of a task that the body can still cancel are not written
+        needs = suspension.needs
+        while len(needs) > MAX_NEEDS_CALL:
+            self._parts.unsent.write(self._run, self._state, Write((), needs[:MAX_NEEDS_CALL], alone=False))
+            needs = needs[MAX_NEEDS_CALL:]
+        return structs.replace(suspension, needs=needs)
 
     # -- children ----------------------------------------------------------------------------------------------------
 
@@ -168,11 +177,7 @@ class NodeDurableRun(RunSteps):
         if not (left or unsure):
             return None
         self._refuse_if_suspended()
-        needs = [Need(id) for id in (*left, *unsure)]
-        while len(needs) > MAX_NEEDS_CALL:
-            await self._written((), tuple(needs[:MAX_NEEDS_CALL]))
-            needs = needs[MAX_NEEDS_CALL:]
-        return Suspension(Wait(needs=True), steps, tuple(needs))
+        return Suspension(Wait(needs=True), steps, tuple(Need(id) for id in (*left, *unsure)))
 
     def read_result(self, record: Record, job: Job[..., Any, Any]) -> Any:
         return self._parts.calls.read_result(record, job)

@@ -410,6 +410,30 @@ async def test_a_child_is_held_until_its_parent_ends(node: Node, clock: VirtualC
     assert RUNS == {"double": 2}
 
 
+async def test_children_of_a_wait_that_was_cancelled_do_not_hold_the_next_wait(node: Node) -> None:
+    async def body(context: Context = INJECTED) -> int:
+        slow = await asyncio.gather(*(context.start(f"slow/{n}", HANG.call()) for n in range(MAX_NEEDS_CALL + 1)))
+        waits = [asyncio.ensure_future(context.suspend("time", 1)), asyncio.ensure_future(context.gather(*slow))]
+        _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        waits[0].result()
+        for task in pending:
+            task.cancel()
+        return await context.call("quick", DOUBLE.call(4))
+
+    await node.pause_kind("hang")
+    instance = await begun(node, body)
+    assert await instance.result(10) == 8
+
+
+async def test_a_body_waits_for_more_children_than_one_call_takes(node: Node) -> None:
+    async def body(context: Context = INJECTED) -> int:
+        return sum(await context.map("double", (DOUBLE.call(n) for n in range(MAX_NEEDS_CALL + 1))))
+
+    instance = await begun(node, body)
+    assert await instance.result(10) == MAX_NEEDS_CALL * (MAX_NEEDS_CALL + 1)
+    assert len(await instance.history()) == 6, "Created, Scheduled, Processing, Scheduled, Processing, Completed"
+
+
 async def test_an_unknown_kind_waits_for_a_node(node: Node) -> None:
     async def body(context: Context = INJECTED) -> None:
         await context.call("elsewhere", Job[..., Any, Any]("elsewhere").call(1))
