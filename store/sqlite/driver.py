@@ -197,9 +197,10 @@ class BlockingKeyValue(SqliteKeyValue):
     async def _do(self, work: Work[T], *, writes: bool, durable: bool) -> T:
         thread, answer = self.open_thread(), BlockingAnswer()
         request = request_of(work, answer, writes=writes, durable=durable)
-        thread.submit(request)
         try:
-            self._wait(answer, thread)
+            with thread.unparked():
+                thread.submit(request)
+                self._wait(answer, thread)
         except BaseException:
             answer.give_up()
             raise

@@ -6,6 +6,7 @@ Reads need no write lock, so they are answered first, and also while the thread 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import select
 import socket
@@ -13,7 +14,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from peerjob.model.clock import Clock
@@ -62,14 +63,16 @@ class FileThread:
         self._watches: tuple[SqliteWatch, ...] = ()
         self._watches_lock = threading.Lock()
         self._must_register = self._is_asleep = self._has_rung = False
-        self._must_park = self._is_parked = False
-        self._parking = threading.Condition()
-        """Guards the two above: a fork can follow another one before the thread has gone on."""
-        self._writing = threading.Lock()
-        """Held by the thread that writes: this one, or a calling thread."""
+        self._parks = itertools.count(1)
+        self._must_park = self._parked = 0
+        """The number of the call to park, 0 without one; and the last number for which the thread has parked."""
+        self._forking_thread = 0
+        """The thread that parks this one. It has no lock then that this one waits for: see `unparked`."""
+        self._patience = _PATIENCE
+        self._writing = threading.RLock()
+        """Held by the thread that writes: this one, or a calling thread, or one that forks."""
         self._writing_thread = 0
         """The calling thread that writes."""
-        self._fork_has_lock = False
         self._calls_alone = 0
         """Calls of `write_here` since one that was not alone."""
         self._next_tick = 0.0
@@ -133,21 +136,40 @@ class FileThread:
 
     def park(self) -> None:
         """Leave the file alone until `resume`, so that this process can fork."""
-        with self._parking:
-            self._must_park = True
-            self._wake(always=True)
-            while self._thread.is_alive() and not self._is_parked:
-                self._parking.wait(0.05)
+        self._stop_for_fork()
         # a signal handler that forks can have interrupted a write of its own thread, between two calls of SQLite
-        self._fork_has_lock = self._writing_thread != threading.get_ident() and self._writing.acquire()
+        self._writing.acquire()
 
     def resume(self) -> None:
         """Go on after `park`."""
-        if self._fork_has_lock:
+        with contextlib.suppress(RuntimeError):  # Ctrl-C has ended `park`
             self._writing.release()
-        with self._parking:
-            self._must_park = self._is_parked = False
-            self._parking.notify_all()
+        self._go_on()
+
+    @contextlib.contextmanager
+    def unparked(self) -> Generator[None]:
+        """Let the thread work for a signal handler that has interrupted a fork of its own thread."""
+        if self._forking_thread != threading.get_ident():
+            yield
+            return
+        self._patience = 0.0
+        self._go_on()
+        try:
+            yield
+        finally:
+            self._stop_for_fork()
+            self._patience = _PATIENCE
+
+    def _stop_for_fork(self) -> None:
+        self._forking_thread = threading.get_ident()
+        self._must_park = next(self._parks)
+        while self._thread.is_alive() and self._parked != self._must_park:
+            self._wake(always=True)
+            time.sleep(_FIRST_PAUSE)
+
+    def _go_on(self) -> None:
+        self._forking_thread = self._must_park = 0
+        self._wake(always=True)
 
     def abandon(self) -> None:
         """Close what a child has inherited; the parent goes on with it."""
@@ -218,11 +240,13 @@ class FileThread:
         return self._session
 
     def _park(self) -> None:
-        with self._parking:
-            while self._must_park:
-                self._is_parked = True
-                self._parking.notify_all()
-                self._parking.wait()
+        alarm = select.poll()
+        alarm.register(self._alarm, select.POLLIN)
+        while number := self._must_park:
+            self._parked, self._is_asleep = number, True
+            if alarm.poll(_TICK * 1000):
+                self._alarm.recv(4096)
+        self._is_asleep = False
 
     def _sleep(self) -> None:
         """Wait for a request, a message of a peer, the end of a lease, or the next second."""
@@ -276,7 +300,7 @@ class FileThread:
 
     def _write(self, session: Session) -> None:
         """Apply the writes that wait, as far as this process gets the write lock."""
-        has_lock = self._writing.acquire(timeout=_PATIENCE)
+        has_lock = self._writing.acquire(timeout=self._patience)
         try:
             self._write_waiting(session)
         finally:

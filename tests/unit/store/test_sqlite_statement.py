@@ -324,3 +324,31 @@ async def test_a_fork_waits_for_a_thread_that_writes(file: File, monkeypatch: py
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3  # noqa: ASYNC222  # nothing else runs here
     writing.join()
     assert file.here == [True]
+
+
+async def test_a_signal_handler_can_write_within_a_fork(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    park, left = thread.FileThread.park, [True]
+
+    def interrupted(self: Any) -> None:
+        park(self)
+        if left:
+            left.clear()
+            signal.raise_signal(signal.SIGUSR1)
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        # the first one is the task of the thread of the file, which is parked
+        run_unsuspended(file.blocking.txn([Transaction([], [Delete("test/other")])]))
+        run_unsuspended(file.blocking.txn([Transaction([], [Put("test/nested", b"")])]))
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    monkeypatch.setattr(thread.FileThread, "park", interrupted)
+    try:
+        child = os.fork()
+        if not child:
+            os._exit(3)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3  # noqa: ASYNC222  # nothing else runs here
+    assert not left
+    file.put("test/a")
+    assert {"test/nested", "test/head", "test/a"} == set(file.entries())
