@@ -286,8 +286,17 @@ class RunSteps:
 
     def _raise_suspended(self) -> NoReturn:
         assert self._state.suspension is not None
+        task = asyncio.current_task()
+        if task is not None and task is not self._run.task:
+            # a body reads the first of its tasks that end, and asyncio would warn of each other one
+            task.add_done_callback(_read_error)
         self._state.raised = Suspended(wait_text(self._state.suspension.wait))
         raise self._state.raised
+
+
+def _read_error(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def _returns(function: Callable[..., Any]) -> ResultType:

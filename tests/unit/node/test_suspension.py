@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -298,7 +299,9 @@ async def test_steps_that_run_at_the_same_time_end_before_the_run(node: Node, cl
     assert instance.attempts == 1
 
 
-async def test_the_first_of_several_waits_is_enough(node: Node, clock: VirtualClock) -> None:
+async def test_the_first_of_several_waits_is_enough(
+    node: Node, clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
     async def body(ways: list[str], context: Context = INJECTED) -> list[Any]:
         RUNS["body"] += 1
         child = await context.start("child", nap.call(5))
@@ -327,6 +330,8 @@ async def test_the_first_of_several_waits_is_enough(node: Node, clock: VirtualCl
             assert await node.signal(instance, APPROVAL, True)
         assert await instance.result(9) == [first]
         assert RUNS["body"] == 2
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_a_child_that_a_task_starts_is_awaited_beside_a_signal(
