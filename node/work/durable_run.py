@@ -13,7 +13,7 @@ from peerjob.handles.context import Context
 from peerjob.handles.durable_run import inside_step
 from peerjob.model.child_call import check_child
 from peerjob.model.codec import encode_value
-from peerjob.model.durable import MAX_NEEDS_CALL, MAX_SIGNALS, SIGNAL_MARK, Need, Step, Wait
+from peerjob.model.durable import MAX_NEEDS_CALL, MAX_SIGNALS, MAX_STEPS_CALL, SIGNAL_MARK, Need, Step, Wait
 from peerjob.model.durable_errors import SignalTimeout, StepLimitError
 from peerjob.model.errors import DecodeError, NodeStateError
 from peerjob.model.ids import child_id
@@ -118,13 +118,16 @@ class NodeDurableRun(RunSteps):
         self._raise_suspended()
 
     def _paged(self, suspension: Suspension) -> Suspension:
-        """A suspension with needs for one outcome; the others are written before it, because the runner flushes."""
+        """What one outcome takes of a suspension; the rest is written before it, because the runner flushes."""
         # needs count until the next claim, so those of a task that the body can still cancel are not written
-        needs = suspension.needs
-        while len(needs) > MAX_NEEDS_CALL:
-            self._parts.unsent.write(self._run, self._state, Write((), needs[:MAX_NEEDS_CALL], alone=False))
-            needs = needs[MAX_NEEDS_CALL:]
-        return structs.replace(suspension, needs=needs)
+        needs, steps = suspension.needs, suspension.steps
+        while len(needs) > MAX_NEEDS_CALL or len(steps) > MAX_STEPS_CALL:
+            # the step of a wait for needs is the first one: it stays with the wait
+            write = Write(steps[1:][-MAX_STEPS_CALL:], needs[MAX_NEEDS_CALL:][:MAX_NEEDS_CALL], alone=False)
+            self._parts.unsent.write(self._run, self._state, write)
+            needs = needs[:MAX_NEEDS_CALL] + needs[2 * MAX_NEEDS_CALL :]
+            steps = steps[: len(steps) - len(write.steps)]
+        return structs.replace(suspension, needs=needs, steps=steps)
 
     # -- children ----------------------------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ def joined(waits: Sequence[Suspension]) -> Suspension:
     # the step of a wait for needs is true only of that wait; each other step is a deadline
     deadlines = tuple(step for given in waits if not given.wait.needs for step in given.steps)
     steps, needs = ((), ()) if needing is None else (needing.steps, needing.needs)
-    return Suspension(wait, (*steps, *deadlines)[:MAX_STEPS_CALL], needs)
+    return Suspension(wait, (*steps, *deadlines), needs)
 
 
 class Write:

@@ -35,7 +35,7 @@ from peerjob.handles.observing import observe
 from peerjob.handles.reasons import why_instance
 from peerjob.handles.scoped_manager import ScopedManager
 from peerjob.model.clock import to_datetime
-from peerjob.model.durable import Step
+from peerjob.model.durable import MAX_STEPS_CALL, Step
 from peerjob.model.record import Ack, Action, Outcome
 from peerjob.model.step_values import encode_deadline
 from peerjob.node.work.outcomes import MAX_SWALLOWED
@@ -332,6 +332,26 @@ async def test_the_first_of_several_waits_is_enough(
         assert RUNS["body"] == 2
     gc.collect()
     assert "never retrieved" not in caplog.text
+
+
+async def test_each_of_many_deadlines_stays_where_it_is(node: Node, clock: VirtualClock) -> None:
+    async def body(context: Context = INJECTED) -> int:
+        RUNS["body"] += 1
+        waits = [
+            asyncio.ensure_future(context.suspend(f"{number}", 150 - number))
+            for number in range(MAX_STEPS_CALL * 2 + 9)
+        ]
+        done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        for task in pending:
+            task.cancel()
+        return len(done)
+
+    instance = await begun(node, body)
+    assert await instance.result(50) == 1
+    assert RUNS["body"] == 2
+    assert len(await node.steps(instance)) == MAX_STEPS_CALL * 2 + 9
 
 
 async def test_a_child_that_a_task_starts_is_awaited_beside_a_signal(
