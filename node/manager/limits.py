@@ -34,14 +34,19 @@ class NodeLimitManager(NodeJobManager):
     ) -> None:
         checked_text("name", name, MAX_LIMIT_NAME)
         setting = LimitSetting(name=name, numbers=limit_numbers(concurrency, rate, burst), note=_explanation(note))
-        if not await self._open_store().set_limit(setting) and setting.numbers != LimitNumbers():
+        if not await self._open_store().set_limit(setting) and (
+            setting.numbers != LimitNumbers() or not [view async for view in self.limits() if view.name == name]
+        ):
             raise OptionError("name", name, "the name of a limit that a kind has")
 
     async def set_key_limit(self, kind: str, *, concurrency: int | None = None, note: str = "") -> None:
         checked_text("kind", kind, MAX_KIND)
         numbers = LimitNumbers(concurrency=0 if concurrency is None else checked_concurrency(concurrency))
         setting = LimitSetting(kind=kind, numbers=numbers, note=_explanation(note))
-        if not await self._open_store().set_limit(setting) and concurrency is not None:
+        if not await self._open_store().set_limit(setting) and (
+            concurrency is not None
+            or all(view.name or view.concurrency is None for view in (await self._open_store().limits(kind=kind)).views)
+        ):
             raise OptionError("kind", kind, "a kind with a key limit")
 
     async def pause_kind(self, kind: str, note: str = "") -> None:

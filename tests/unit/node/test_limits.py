@@ -115,8 +115,12 @@ async def test_a_setting_is_stronger_than_the_code_until_it_is_taken_back(clock:
         await clock.advance(3)
         assert inside.now["work"] == 1
         assert (await limits_of(node))["one"].source == "code"
-        with pytest.raises(OptionError, match="the name of a limit that a kind has"):
-            await node.set_limit("two", concurrency=1)
+        await node.set_limit("one")
+        for concurrency in (1, None):
+            with pytest.raises(OptionError, match="the name of a limit that a kind has"):
+                await node.set_limit("two", concurrency=concurrency)
+            with pytest.raises(OptionError, match="a kind with a key limit"):
+                await node.set_key_limit("work", concurrency=concurrency)
 
 
 # -- rates -------------------------------------------------------------------------------------------------------------
