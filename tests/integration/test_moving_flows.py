@@ -1,6 +1,7 @@
 """Instances that wait move to another store in the middle: approvals, parents with children, and flows."""
 
 import asyncio
+import json
 import random  # places at which an import stops
 import subprocess
 import sys
@@ -264,6 +265,22 @@ async def test_an_import_that_stops_can_be_repeated(
     done = await import_namespace(new, lines, namespace=namespace)
     assert done.refusals == 0
     await finish(new, namespace, made, 12)
+
+
+async def test_an_export_with_lost_or_moved_lines_is_told(sqlite_url: str, namespace: str) -> None:
+    await begin(sqlite_url, namespace, 2)
+    lines = await exported(sqlite_url, namespace)
+    steps = next(number for number, line in enumerate(lines) if b'"steps","id"' in line)
+    with pytest.raises(DecodeError, match="lines with steps"):
+        await import_namespace(sqlite_url, lines[:steps] + lines[steps + 1 :], namespace=f"{namespace}-lost")
+    child = next(line for line in lines if b'"instance"' in line and b'"parent"' in line and b'"state"' not in line)
+    moved = json.loads(child)
+    lines.remove(child)
+    lines.insert(
+        next(number for number, line in enumerate(lines) if json.loads(line).get("id") == moved["parent"]), child
+    )
+    done = await import_namespace(sqlite_url, lines, namespace=f"{namespace}-moved")
+    assert (moved["id"], moved["parent"]) in done.refused
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from peerjob.store.base import Store
 from peerjob.version import __version__
 
 from .instances import moved_instances
-from .lines import FORMAT, MAX_LINE, End, Header, MovedInstance, MovedSchedule, line_of, opened
+from .lines import FORMAT, MAX_LINE, End, Header, MovedInstance, MovedSchedule, MovedSteps, line_of, opened
 
 
 @typed_except_secrets("store")
@@ -50,9 +50,10 @@ async def export_namespace(
         )
         for row in rows:
             yield line_of(_moved_schedule(row))
-        count = 0
+        count = lines_of_steps = 0
         async for moved in moved_instances(source):
             count += isinstance(moved, MovedInstance)
+            lines_of_steps += isinstance(moved, MovedSteps)
             line = line_of(moved)
             if len(line) > MAX_LINE:
                 raise PayloadTooLargeError(f"the line of instance {moved.id}", len(line), MAX_LINE)
@@ -60,7 +61,7 @@ async def export_namespace(
         # a node that joined meanwhile can have changed what was read before, even if it has left again
         await _check_no_node(source, namespace)
         await _check_unchanged(source, namespace, health, revision)
-        yield line_of(End(schedules=len(rows), instances=count))
+        yield line_of(End(schedules=len(rows), instances=count, steps=lines_of_steps))
 
 
 async def _check_no_node(store: Store, namespace: str) -> None:

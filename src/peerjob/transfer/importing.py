@@ -87,6 +87,7 @@ class _Import:
         self._instances: list[MovedInstance] = []
         self._durable: list[Restored] = []
         self._steps: list[MovedSteps] = []
+        self._lines_of_steps = 0
         self._bytes = 0
         self._limited = set[str]()
         self._done = Imported()
@@ -116,9 +117,7 @@ class _Import:
         match value:
             case End():
                 await self._flush()
-                read, told = self._done.seen, value.schedules + value.instances
-                if read != told:
-                    raise DecodeError(f"the export has {read} schedules and instances, but its last line says {told}")
+                self._check_whole(value)
                 return True
             case MovedSchedule():
                 self._schedules.append(value)
@@ -137,6 +136,7 @@ class _Import:
                 if any(value.id in (other.id, other.parent) for other in self._steps):
                     await self._flush()
                 self._steps.append(value)
+                self._lines_of_steps += 1
         self._bytes += len(line)
         waiting = max(len(self._durable), len(self._steps))
         steps = sum(len(restored.steps) for restored in self._durable) + sum(len(line.steps) for line in self._steps)
@@ -149,10 +149,20 @@ class _Import:
             await self._flush()
         return False
 
+    def _check_whole(self, end: End) -> None:
+        for what, read, told in (
+            ("schedules and instances", self._done.seen, end.schedules + end.instances),
+            ("lines with steps", self._lines_of_steps, end.steps),
+        ):
+            if read != told:
+                raise DecodeError(f"the export has {read} {what}, but its last line says {told}")
+
     async def _take_durable(self, instance: MovedInstance) -> None:
         """Take an instance that has a parent, steps or a wait, or gets them; after its parent and what it can read."""
         if self._steps or any(
-            restored.instance.id in (instance.id, instance.parent) or (restored.state.is_final and not instance.state)
+            restored.instance.id in (instance.id, instance.parent)
+            or restored.parent == instance.id
+            or (restored.state.is_final and not instance.state)
             for restored in self._durable
         ):
             await self._flush()

@@ -154,6 +154,8 @@ class End(msgspec.Struct, frozen=True, kw_only=True, tag="end"):
 
     schedules: int
     instances: int
+    steps: int = 0
+    """Number of lines with steps."""
 
 
 Line: TypeAlias = Header | MovedSchedule | MovedInstance | MovedSteps | End
