@@ -280,9 +280,18 @@ def run(demo: Demo, *, as_json: bool) -> int:
 
 async def _run(demo: Demo) -> dict[str, Any]:
     """Run the demo to its end. A signal cancels the demo with a CancelledError that holds the number of the signal."""
-    running = asyncio.create_task(demo.run())
+    running, signals = asyncio.create_task(demo.run()), list[int]()
+
+    def stop(number: int) -> None:
+        signals.append(number)
+        running.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # a signal that the process ignores stays ignored, such as SIGHUP under nohup
         if signal.getsignal(number) is not signal.SIG_IGN:
-            asyncio.get_running_loop().add_signal_handler(number, running.cancel, number)
-    return await running
+            asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    try:
+        return await running
+    except asyncio.CancelledError:
+        # not all that the demo awaits keeps the message of a cancel
+        raise asyncio.CancelledError(*signals[:1]) from None
