@@ -286,7 +286,8 @@ class MemoryData:
     # -- tables ---------------------------------------------------------------------------------------------------
 
     def _table(self, key: str) -> _Table:
-        prefix = key[: key.find("/", key.find("/") + 1) + 1]
+        # a key of fewer segments has a table of its own, so the order of tables is that of their keys
+        prefix = key[: key.find("/", key.find("/") + 1) + 1] or key
         table = self._tables.get(prefix)
         if table is None:
             table = self._tables[prefix] = _Table()

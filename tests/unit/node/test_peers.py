@@ -421,7 +421,7 @@ async def test_nodes_come_and_go_and_nothing_is_lost(clock: VirtualClock) -> Non
     job = Job("long", long)
     async with running_node(clock=clock, store=url, workers=0, name="web") as web:
         instances = await web.schedule_many(job.call(clock.random.random() * 5) for _ in range(150))
-        for turn in range(8):
+        for turn in range(7):  # three machines get lost: the fourth could make an instance poison
             flaky = flaky_store(clock, url)
             node = Node(flaky.store, jobs=job, clock=clock, name=f"node {turn}", workers=8)
             await node.start()

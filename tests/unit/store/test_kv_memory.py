@@ -235,3 +235,12 @@ async def test_a_full_store_refuses_new_instances_and_completes_the_others(clock
 def test_an_unknown_option_is_refused(clock: VirtualClock) -> None:
     with pytest.raises(OptionError, match="max_keys"):
         memory_store("memory://x?size=3", namespace="n", clock=clock, limits=StoreLimits())
+
+
+async def test_a_range_over_the_namespace_is_in_the_order_of_keys(kv: MemoryKeyValue) -> None:
+    keys = ["n/a/1", "n/a/2", "n/b", "n/b/1", "n/b0", "n/c/1"]
+    await kv.txn([put(key) for key in reversed(keys)])
+    (found,) = await kv.read([Range("n/", "n0")])
+    assert keys_of(found) == keys
+    (last,) = await kv.read([Range("n/", "n0", limit=3, reverse=True)])
+    assert keys_of(last) == keys[:-4:-1]
