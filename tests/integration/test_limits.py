@@ -339,6 +339,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "value of `transact`, encoded",
         "name of a `transact`",
         "rows in one pass of a relay",
+        "rows that a relay moves there after an outage of a day",
         "time in which a row is sent again after it was taken",
         "values of an instance that is over",
         "name of a step, a wait, a signal or a child",

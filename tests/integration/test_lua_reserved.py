@@ -79,7 +79,7 @@ async def test_a_tail_has_a_bound_for_scripts_and_for_readers(site: MakeSite, si
     with redis.Redis(port=here.server.port) as client:
         raw = bytearray(cast(bytes, client.get(key)))
         raw[2] |= 128
-        client.set(key, bytes(raw) + struct.pack(">I", size) + bytes(size))
+        client.set(key, bytes(raw) + struct.pack(">I", size) + b"\xff" * size)
     readable = size <= 1536
     assert [claim.id for claim in await peer.take()] == [one.id] * readable
     (record,) = await store.get([one.id])

@@ -194,6 +194,7 @@ async def test_an_old_row_whose_instance_the_store_has_was_sent(base: Base, make
     (stored,) = base.rows()
     async with make_node(base, [kept]) as node:
         await row.result(node, 30)
+        await until(lambda: base.rows() == [])
     long_ago = "now() - interval '2 days'" if "sqlite" not in base.kind else "'2020-01-01 00:00:00.000'"
     sql = f"INSERT INTO peerjob_outbox (id, call, taken) VALUES (:id, :call, {long_ago})"
     base.execute(sql, id=row.id, call=bytes(stored[1]))
