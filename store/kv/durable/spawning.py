@@ -136,12 +136,15 @@ class SpawnCommands(KVCommands):
         }
         rest = [id for id in children if id not in known]
         states = await self._kv.get([keys.state + id for id in rest]) if rest else []
+        missing = {id: children[id][0] for id, state in zip(rest, states, strict=True) if state is None}
         needs: list[NewNeed] = []
         closing: set[str] = set()
         for id, state in zip(rest, states, strict=True):
-            if state is None:
+            index, child = children[id]
+            # a conflict left out a child: those that need it, and come after it, wait for the next round
+            if state is None or any(missing.get(need.id, index) < index for need in child.needs):
                 continue
-            index, child = known[id] = children[id]
+            known[id] = index, child
             row = None if is_gone(state) else await context.row_of(id, state)
             thread = None if row is None else thread_of(row)
             if row is not None and (thread is None or thread.parent != call.parent):

@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from peerjob.model.durable import Need, SignalAnswer, Step, Wait
+from peerjob.model.durable import Need, SignalAnswer, Step, Wait, When
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Ack, Action, Claim, Held, NewChild, Record, StoreLimits
 from peerjob.model.state import State
 from peerjob.store.base import Store
+from peerjob.store.kv.format.base import Applied, Compare, Transaction
 from peerjob.store.kv.format.rows import decode_row
 from peerjob.store.kv.store import KVStore
+from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.store.rules import FLOWS_LAYOUT, PARENT_ENDED, need_failed
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Peer, outcome
@@ -256,6 +258,45 @@ async def test_it_may_be_cut_off_at_any_request(clock: VirtualClock, verb: Verb,
             assert at > 0
             return
         await scene.end_all()
+
+
+class Conflicting(MemoryKeyValue):
+    """The memory driver, on which another writer is first with one key."""
+
+    conflicts_at = ""
+    """The key whose next transaction is refused."""
+
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
+        taken = [place for place, one in enumerate(transactions) if any(op.key == self.conflicts_at for op in one.ops)]
+        if not taken:
+            return await super().txn(transactions, also, guards)
+        self.conflicts_at = ""
+        left = [replace(one, ops=()) if place in taken else one for place, one in enumerate(transactions)]
+        applied = await super().txn(left, None, guards)
+        answers = [None if place in taken else answer for place, answer in enumerate(applied.answers)]
+        return replace(applied, answers=answers, also=None)
+
+
+@pytest.mark.parametrize("when", ["completed", "ended"])
+async def test_a_child_waits_for_a_sibling_that_a_conflict_left_out(clock: VirtualClock, when: When) -> None:
+    """Else the sibling counts as gone: the child runs before it, or is cancelled."""
+    scene = FlowScene(clock)
+    await scene.prepare()
+    kv = Conflicting(scene.data, clock)
+    store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+    await store.require_layout(FLOWS_LAYOUT, "steps")
+    first, second = scene.make.instances(2)
+    kv.conflicts_at = f"n/state/{first.id}"
+    children = [NewChild(instance=first), NewChild(instance=second, needs=(Need(first.id, when),))]
+    assert await scene.spawn(store, children) == [False, False]
+    await scene.settle(store)
+    assert kv.conflicts_at == ""
+    record = await scene.record(second.id)
+    assert (record.state, record.wait) == (State.SCHEDULED, Wait(needs=True))
+    assert await store.open_needs([second.id]) == [1]
+    await store.close()
 
 
 async def test_a_step_and_a_signal_under_one_name_keep_one_value(clock: VirtualClock) -> None:
