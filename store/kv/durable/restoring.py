@@ -129,16 +129,18 @@ class RestoreCommands(EnqueueCommands):
         """The revision of each known parent; None for one that is not open. Its record tells that it has children."""
         context = self._context
         rows = await context.rows([moved.parent for moved in children if moved.parent])
-        parents: dict[str, int | None] = {}
+        parents = {id: revision if is_open(row) else None for id, (revision, row) in rows.items()}
+        changes: dict[str, Change] = {}
         for id, (revision, row) in rows.items():
             thread = thread_of(row) or NO_THREAD
-            parents[id] = revision if is_open(row) else None
             if is_open(row) and not thread.children:
                 put = Put(self._keys.state + id, encode(with_thread(row, replace(thread, children=True))))
-                written = await self._writer.write([Change([Compare(put.key, mod=revision)], [put])])
-                context.uncache([id])
-                # after a conflict, the children are not added in this round
-                parents[id] = written.revisions[0] or revision
+                changes[id] = Change([Compare(put.key, mod=revision)], [put])
+        if changes:
+            written = await self._writer.write(list(changes.values()))
+            context.uncache(list(changes))
+            # after a conflict, the children are not added in this round
+            parents |= dict(written.applied(list(changes)))
         return parents
 
     def _restored_row(self, moved: Restored, now_us: int, node: str) -> Row:

@@ -104,18 +104,15 @@ Kind = Annotated[
 Explanation = Annotated[str, typer.Option(show_default="none", help="The reason, for other users.")]
 
 
+def _kind_option(help: str) -> Any:
+    return typer.Option("--kind", "-k", metavar="KIND", help=help, show_default="none", autocompletion=completion.kinds)
+
+
 async def list_limits(
     session: ClientSession,
     kind: Annotated[
         str | None,
-        typer.Option(
-            "--kind",
-            "-k",
-            metavar="KIND",
-            help="Show the keys of this kind.",
-            show_default="none",
-            autocompletion=completion.kinds,
-        ),
+        _kind_option("Show the keys of this kind."),
     ] = None,
     prefix: Annotated[str, typer.Option(metavar="TEXT", help="Only keys that begin with it.", show_default="all")] = "",
     waiting: Annotated[bool, typer.Option("--waiting", help="Only keys with waiting instances.")] = False,
@@ -141,14 +138,7 @@ async def set_limit(
     ] = None,
     kind: Annotated[
         str | None,
-        typer.Option(
-            "--kind",
-            "-k",
-            metavar="KIND",
-            help="Set the number for each key of this kind instead.",
-            show_default="none",
-            autocompletion=completion.kinds,
-        ),
+        _kind_option("Set the number for each key of this kind instead."),
     ] = None,
     concurrency: Annotated[
         int | None, typer.Option(metavar="N", help="Most instances at a time.", show_default="as in the code")
