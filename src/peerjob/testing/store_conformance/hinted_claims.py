@@ -22,13 +22,20 @@ class HintedClaimRules(StoreSuite):
         return peer
 
     async def hinted_claim(
-        self, peer: Peer, timeout: float | None = None, *, limit: int = 1, request: str | None = None
+        self,
+        peer: Peer,
+        timeout: float | None = None,
+        *,
+        limit: int = 1,
+        cap: int | None = None,
+        request: str | None = None,
     ) -> tuple[list[Hint], Claimed | None]:
-        """What a peer gets, by default within the time in which hints come."""
+        """What a peer gets, by default within the time in which hints come. `cap` is the limit of each kind."""
+        kinds = None if cap is None else dict.fromkeys(peer.info.kinds, cap)
         return await self.in_time(
             peer.store.claim_on_hint(
                 peer.incarnation,
-                peer.want(limit, suspects=False),
+                peer.want(limit, kinds, suspects=False),
                 request=request or self.make.request(),
                 timeout=self.patience if timeout is None else timeout,
             )
@@ -192,13 +199,14 @@ class HintedClaimRules(StoreSuite):
         await store.enqueue([self.make.instance(kind="other")])
         assert [hint.what for hint in await self.hints(peer)] == ["work"]
 
-    async def test_what_falls_due_wakes_a_peer_of_a_node_that_takes_nothing(self, store: Store) -> None:
+    @pytest.mark.parametrize("cap", [0, 1])
+    async def test_what_falls_due_wakes_a_peer_of_a_node_that_takes_nothing(self, store: Store, cap: int) -> None:
         peer = await self.join(store)
         other = await self.join(await self.open(), "other")
         await store.enqueue([self.make.instance(due_us=peer.joined_us + 500_000)])
         assert (await other.claim()).claims == ()
         await self.pass_time(0.6)
-        _, claimed = await self.hinted_claim(peer, 0, limit=0)
+        _, claimed = await self.hinted_claim(peer, 0, limit=0, cap=cap)
         assert claimed is not None
         assert claimed.claims == ()
         assert await self.woken([other], 1) == ["other"]
