@@ -34,7 +34,7 @@ export PYTHONDONTWRITEBYTECODE :=
 ifndef SIDE_BY_SIDE
 .NOTPARALLEL:
 endif
-.PHONY: help demo quick test matrix lint lint-types lint-rest collected pyright proto blocking reference unit unit-others coverage integration matrix-tests django-suite test-soak soak faultlab test-compose mutants mutants-some slips bench bench-peers bench-remote bench-guard bench-durability bench-flows bench-web scale docs docs-serve pictures format screenshots lock dist upgrade release manifests sbom pin-actions servers clean
+.PHONY: help demo quick test matrix lint lint-types lint-rest collected pyright proto blocking reference unit unit-others coverage integration matrix-tests django-suite test-soak soak faultlab test-compose mutants mutants-some slips bench bench-peers bench-remote bench-guard bench-durability bench-flows bench-web scale docs docs-serve pictures format screenshots lock dist upgrade release manifests sbom servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -193,9 +193,6 @@ release: $(VENV)/.installed servers ## make all of a release ready, and check it
 
 sbom: $(VENV)/.installed ## write build/sbom: the packages of the image as CycloneDX
 	$(BIN)/python scripts/sbom.py $(ARGS)
-
-pin-actions: $(VENV)/.installed ## name the actions of the workflows by the hashes of their tags; asks GitHub
-	$(BIN)/python scripts/pin_actions.py $(ARGS)
 
 servers: ## install what tests want of the system, where that is ours to do (root on Debian)
 	@sh scripts/install_servers.sh

@@ -110,9 +110,11 @@ def test_dependabot_renews_the_actions_and_the_packages() -> None:
     assert [update["package-ecosystem"] for update in updates] == ["github-actions", "pip"]
 
 
-def test_an_action_has_one_release_in_all_workflows() -> None:
-    used = {name for path in WORKFLOWS for name in re.findall(r"uses: (\S+)", path.read_text())}
+def test_an_action_has_one_release_in_all_workflows_and_its_hash() -> None:
+    used = {name for path in WORKFLOWS for name in re.findall(r"uses: (.+)", path.read_text())}
+    assert used
     assert len(used) == len({name.partition("@")[0] for name in used}), sorted(used)
+    assert [name for name in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", name)] == []
 
 
 def test_the_hooks_run_programs_of_the_project() -> None:
