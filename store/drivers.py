@@ -98,13 +98,23 @@ def open_store(
 async def wipe_namespace(url: str, *, namespace: str, clock: Clock) -> int:
     """Remove every key of a namespace, in any layout; returns how many there were.
 
-    No node may run on it.
+    No node may run on it. Raises OptionError for a SQLite file that does not exist.
     """
+    check_exists(url)
     store = open_store(url, namespace=namespace, clock=clock, limits=StoreLimits())
     try:
         return await store.wipe()
     finally:
         await store.close()
+
+
+@typed_except_secrets("url")
+def check_exists(url: str) -> None:
+    """Raise OptionError for a SQLite file that does not exist: a store that is opened would make it."""
+    if scheme_of(url) == "sqlite":
+        from .sqlite.location import existing_file
+
+        existing_file(url)
 
 
 @typed_except_secrets("url")

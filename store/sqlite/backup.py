@@ -12,10 +12,9 @@ from pathlib import Path
 from peerjob.model.errors import OptionError, StoreError
 from peerjob.store.url import redact, scheme_of
 
-from .address import parse_address
 from .errors import translated
 from .file import StoreFile
-from .location import real_path
+from .location import existing_file
 from .rights import create_file
 
 
@@ -27,9 +26,7 @@ def back_up(url: str, target: Path) -> int:
     """
     if scheme_of(url) != "sqlite":
         raise OptionError("store", redact(url), "the URL of a SQLite file; servers have backups of their own")
-    path = real_path(parse_address(url).path)
-    if not path.exists():
-        raise OptionError("store", str(path), "a file that exists")
+    path = existing_file(url)
     if target.exists():
         raise OptionError("FILE", str(target), "a file that does not exist")
     partial = target.with_name(f".{target.name}.partial")

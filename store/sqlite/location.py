@@ -9,6 +9,8 @@ from pathlib import Path
 
 from peerjob.model.errors import OptionError
 
+from .address import parse_address
+
 _MOUNTS = Path("/proc/self/mountinfo")
 _NETWORK = frozenset(
     (
@@ -42,6 +44,14 @@ def real_path(path: Path) -> Path:
     except (OSError, RuntimeError) as error:
         # Python before 3.13 raises RuntimeError for a loop
         raise OptionError("store", str(path), f"{_REAL_FILE} ({error})") from None
+
+
+def existing_file(url: str) -> Path:
+    """The file of a store, without symbolic links; raises OptionError if it does not exist."""
+    path = real_path(parse_address(url).path)
+    if not path.exists():
+        raise OptionError("store", str(path), "a file that exists")
+    return path
 
 
 def check_mount(path: Path) -> None:

@@ -671,7 +671,8 @@ def test_workers_are_listed_and_resized(jobctl: Jobctl) -> None:
 def test_a_kind_is_paused_shown_and_resumed(jobctl: Jobctl) -> None:
     empty = jobctl("limits")
     assert (empty.out, empty.err) == ("", "jobctl: no limit: no kind has one, and none is paused\n")
-    assert jobctl("pause", "--kind", "none").status == 3
+    unknown = jobctl("pause", "--kind", "none")
+    assert (unknown.status, "--allow-unknown" in unknown.err, "jobctl list jobs" in unknown.err) == (3, False, True)
     paused = jobctl("pause", "--kind", "add", "--note", "a test")
     assert (paused.status, paused.err) == (0, "jobctl: kind add is paused\n")
     try:

@@ -4,6 +4,8 @@ import asyncio
 import itertools
 import json
 import re
+import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -285,6 +287,16 @@ async def test_a_file_of_tokens_that_others_can_write_fails(jobd: Jobd) -> None:
     found = await check(jobd, "--tokens-file", "tokens", status=1)
 
     assert ("fail", "other users can write tokens, and so give themselves access; chmod go-w") in found["service"]
+
+
+async def test_an_interrupted_check_is_one_line_and_status_130(jobd: Jobd) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        child = jobd.launch("check", "--store", f"redis://127.0.0.1:{silent.getsockname()[1]}")
+        connection, _ = await asyncio.to_thread(silent.accept)
+        child.signal(signal.SIGINT)
+        assert await child.exit() == 130
+        connection.close()
+    assert child.lines == ["jobd: interrupted before the end of the checks"]
 
 
 async def test_people_are_shown_a_table(jobd: Jobd) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -14,12 +15,14 @@ from pathlib import Path
 import pytest
 
 from peerjob import Job, Node, OptionError, Query, State, StoreError, StoreFullError
+from peerjob.cli.daemon.check import examine
+from peerjob.cli.daemon.settings import DaemonSettings
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import LayoutError
 from peerjob.model.findings import Severity
 from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
-from peerjob.store.drivers import diagnose, open_store
+from peerjob.store.drivers import diagnose, open_store, wipe_namespace
 from peerjob.store.kv.format.base import Put, Transaction
 from peerjob.store.sqlite.address import parse_address
 from peerjob.store.sqlite.backup import back_up
@@ -27,6 +30,7 @@ from peerjob.store.sqlite.driver import SqliteKeyValue
 from peerjob.store.sqlite.file import APPLICATION, TABLES
 from peerjob.testing.factories import Factory
 from support.division import in_matrix
+from support.jobctl import Jobctl
 from support.jobd import Jobd
 from support.processes import ChildProcess
 from support.waiting import until
@@ -248,6 +252,28 @@ def test_without_a_store_jobd_keeps_jobs_in_a_file_and_says_where(jobd: Jobd) ->
     child.wait_for(f"on sqlite://{jobd.folder}/peerjob.db")
     assert child.terminate() == 0
     assert (jobd.folder / "peerjob.db").is_file()
+
+
+def test_no_command_makes_the_file_that_it_reads_or_clears(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    url = f"sqlite://{wrong}/a.db"
+    jobctl, refused = Jobctl({}), f"store: expected a file that exists, got '{wrong}/a.db'"
+    for arguments in (("export", str(tmp_path / "jobs.jsonl")), ("backup", str(tmp_path / "copy.db"))):
+        answer = jobctl(*arguments, "--store", url)
+        assert (answer.status, answer.err) == (2, f"jobctl: {refused}\n")
+    with pytest.raises(OptionError, match=re.escape(refused)):
+        asyncio.run(wipe_namespace(url, namespace="n", clock=SystemClock()))
+    settings = DaemonSettings(store=url, coordinator=f"sqlite://{wrong}/b.db", outbox=f"sqlite:///{wrong}/c.db")
+    found = asyncio.run(examine(settings, SystemClock()))
+    bad = [(one.subject, one.text) for one in found if one.verdict is not Severity.OK]
+    advice = "does not exist; the first node makes it, unless the path is wrong"
+    assert bad == [
+        ("outbox", f"OptionError: outbox: expected the file of a database that exists, got '{wrong}/c.db'"),
+        ("store", f"{wrong}/a.db {advice}"),
+        ("leader", f"{wrong}/b.db {advice}"),
+    ]
+    assert names(wrong) == []
 
 
 async def test_a_backup_of_a_running_store_is_one_whole_file(tmp_path: Path) -> None:

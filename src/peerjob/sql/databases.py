@@ -10,6 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from peerjob.model.errors import OptionError
@@ -60,6 +61,10 @@ class Database(ABC):
 
     dialect: Dialect
     identity: Identity
+
+    def check_exists(self) -> None:
+        """Raise OptionError for a file that does not exist: a connection would make it."""
+        return
 
     @abstractmethod
     async def run(self, work: Callable[[Connected], T], executor: Executor | None = None) -> T:
@@ -160,6 +165,12 @@ class EngineDatabase(Database):
         # on SQLite, a transaction costs no round trip
         is_remote = self.dialect == "postgresql"
         self._commits_each = engine.execution_options(isolation_level="AUTOCOMMIT") if is_remote else engine
+
+    def check_exists(self) -> None:
+        name = self._engine.url.database
+        # SQLite also takes names that are no paths: "", ":memory:" and "file:…"
+        if self.dialect == "sqlite" and name and ":" not in name and not Path(name).exists():
+            raise OptionError("outbox", name, "the file of a database that exists")
 
     async def run(self, work: Callable[[Connected], T], executor: Executor | None = None) -> T:
         return await self._run(self._engine, work, executor)

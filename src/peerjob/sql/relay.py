@@ -84,7 +84,8 @@ class OutboxRelay:
             thread.shutdown()
 
     async def state(self) -> OutboxState:
-        """Count the rows; raises TableError, or an error of the database."""
+        """Count the rows; raises TableError, OptionError for a missing file, or an error of the database."""
+        self._database.check_exists()
         return await checked(self._database, self.table, lambda connected: state_of(connected, self.table))
 
 

@@ -11,6 +11,7 @@ from peerjob.model.errors import NodeStateError, PayloadTooLargeError
 from peerjob.model.firing import ScheduleRow
 from peerjob.model.state import State
 from peerjob.store.base import Store
+from peerjob.store.drivers import check_exists
 from peerjob.version import __version__
 
 from .instances import moved_instances
@@ -23,11 +24,13 @@ async def export_namespace(
 ) -> AsyncGenerator[bytes]:
     """Yield the lines of an export of the namespace at a store's URL. The source is not changed.
 
+    Raises OptionError for a SQLite file that does not exist.
     Raises NodeStateError if a node of the namespace is alive at the beginning or at the end, since it claims jobs,
     fires schedules or takes new jobs, and if a node that has left again changed a schedule or the number of instances
     in a state. An instance that ran on a dead node is exported as queued, with one more loss. One that waits for its
     children is exported as queued, too: its next run waits for them anew.
     """
+    check_exists(store)
     async with opened(store, namespace, clock) as source:
         await _check_no_node(source, namespace)
         # before the first read, so that the end of the export shows each change since then

@@ -90,7 +90,7 @@ def action(path: str, handler: Handler, *, verb: str, role: Role = Role.OPERATOR
 
 async def _show(route: PageRoute, visit: Visit, renderer: Renderer) -> Response:
     if not visit.may(route.role):
-        return await _refused(visit, renderer, 403, f"This page needs the role {route.role.name.lower()}.")
+        return await _refused(visit, renderer, 403, f"This page {visit.needs(route.role)}.")
     key, now_us = (visit.link, visit.principal.rights), visit.manager.clock.time_us()
     try:
         async with asyncio.timeout(PATIENCE):
@@ -123,7 +123,7 @@ async def _act(route: PageRoute, verb: str, visit: Visit, renderer: Renderer) ->
         check_origin(visit.request)
         if not visit.may(route.role):
             _record(visit, DENIED)
-            return await _refused(visit, renderer, 403, f"This needs the role {route.role.name.lower()}.")
+            return await _refused(visit, renderer, 403, f"This {visit.needs(route.role)}.")
         fields = await read_form(visit.request)
         session = check_token(sessions_in(visit.request), fields)
     except RefusedError as error:

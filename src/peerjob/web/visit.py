@@ -128,6 +128,11 @@ class Visit(Links):
         rights = self.principal.rights
         return rights.role >= needed and not (rights.kinds and needed is Role.ADMIN)
 
+    def needs(self, role: Role) -> str:
+        """Why the sender may not do what needs a role, after a subject."""
+        limited = " for all kinds, and your rights are limited to some" if self.principal.rights.role >= role else ""
+        return f"needs the role {role.name.lower()}{limited}"
+
     def may_use(self, kind: str) -> bool:
         """Whether the sender may schedule a kind, and change its schedules: peerjob's own kinds need an admin."""
         return self.principal.rights.role >= Role.OPERATOR and self.scope.may_use(kind)

@@ -1,5 +1,6 @@
 """`jobctl`: an option of a verb changes what the verb asks the node for."""
 
+import re
 from typing import Any
 
 import pytest
@@ -104,8 +105,21 @@ def test_an_option_changes_what_is_asked_for(verb: str, option: str) -> None:
 
 @pytest.mark.parametrize("option", [["--prefix", "p"], ["--waiting"]], ids=lambda one: one[0])
 def test_options_for_keys_need_a_kind(option: list[str]) -> None:
-    with pytest.raises(OptionError, match=f"{option[0]}: expected --kind with it"):
+    with pytest.raises(OptionError, match=f"--kind: expected a kind with {option[0]}, got None"):
         ROOT.main(["limits", *option], standalone_mode=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--clear", "--rate", "1/s"], "--rate: expected no number with --clear, got '1/s'"),
+        ([], "limits set: expected --concurrency, --rate, --burst or --clear, got 'no number'"),
+    ],
+    ids=["both", "neither"],
+)
+def test_a_limit_is_set_or_cleared(given: list[str], message: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(message)):
+        ROOT.main(["limits", "set", "db", *given], standalone_mode=False)
 
 
 @pytest.mark.parametrize("option", [["--kind", "k"], ["--state", "completed"], ["--tag", "t"]], ids=lambda one: one[0])

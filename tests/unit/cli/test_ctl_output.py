@@ -177,7 +177,7 @@ def test_the_fires_of_a_schedule_fit_into_80_columns() -> None:
     ("error", "status", "expected"),
     [
         (OptionError("x", 1, "2"), ExitStatus.USAGE, "expected 2"),
-        (UnknownKindError("add", ["sub"]), ExitStatus.NOT_FOUND, "--allow-unknown"),
+        (UnknownKindError("add", ["sub"]), ExitStatus.NOT_FOUND, "(known: sub); `jobctl list jobs`"),
         (NodeUnavailableError(["h:1"], "gone"), ExitStatus.UNREACHABLE, "--address"),
         (AuthError("no"), ExitStatus.REFUSED, "token"),
         (JobFailed("id", "ValueError", "bad"), ExitStatus.FAILED, "ValueError: bad"),

@@ -114,6 +114,7 @@ async def test_the_buttons_of_a_page_are_those_that_its_reader_may_press(role: R
         for path, verb in sorted(FORMS):
             answer = await submit(client, path, verb=verb, **given)
             assert (answer.status_code == 403) == ("needs the role" in answer.text), path
+            assert ("your rights are limited to some" in answer.text) <= bool(kinds and role is Role.ADMIN), path
             if answer.status_code != 403:
                 allowed.add((path, verb))
     assert buttons == allowed

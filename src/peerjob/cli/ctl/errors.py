@@ -47,7 +47,7 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (errors.TlsMismatchError, ""),
     (errors.NodeUnavailableError, "check --address, and whether the node listens there and needs --tls-ca"),
     (errors.NodeStoppedError, "ask another node with --address"),
-    (errors.UnknownKindError, "`jobctl schedule --allow-unknown` schedules it anyway"),
+    (errors.UnknownKindError, "`jobctl list jobs` shows the kinds of the live nodes"),
     (errors.UnknownInstanceError, "`jobctl list instances` shows the instances"),
     (errors.UnknownScheduleError, "`jobctl list schedules` shows the schedules"),
 )
@@ -67,10 +67,11 @@ def error_report(error: Exception) -> ErrorReport | None:
     if status is None:
         return None
     hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), "")
-    return ErrorReport(f"{_text(error)}{'; ' if hint else ''}{hint}", status)
+    return ErrorReport(f"{text_of(error)}{'; ' if hint else ''}{hint}", status)
 
 
-def _text(error: Exception) -> str:
+def text_of(error: Exception) -> str:
+    """The text of an error, without a hint."""
     if isinstance(error, errors.UnknownKindError):
         known = ", ".join(sorted(error.known)) or "none"
         return f"no node has a job of kind {error.kind!r} (known: {known})"

@@ -122,7 +122,7 @@ async def list_limits(
     A line with a kind in brackets is a kind that is paused, or that limits each of its keys.
     """
     if kind is None and (prefix or waiting):
-        raise OptionError("--prefix" if prefix else "--waiting", prefix or waiting, "--kind with it")
+        raise OptionError("--kind", None, f"a kind with {'--prefix' if prefix else '--waiting'}")
     async with session.client() as client:
         if kind is None:
             session.out.many([view async for view in client.limits()], LIMITS)
@@ -162,8 +162,10 @@ async def set_limit(
         raise OptionError("NAME", name, "the name of a shared limit, or --kind")
     numbers = {"--concurrency": concurrency, "--rate": rate, "--burst": burst}
     given = [option for option, number in numbers.items() if number is not None]
-    if clear == bool(given):
-        raise OptionError("--clear", clear, f"no {given[0]} with it" if given else "--clear, or a number to set")
+    if clear and given:
+        raise OptionError(given[0], numbers[given[0]], "no number with --clear")
+    if not clear and not given:
+        raise OptionError("limits set", "no number", f"{', '.join(numbers)} or --clear")
     if kind is not None and given not in ([], ["--concurrency"]):
         raise OptionError(given[-1], numbers[given[-1]], "only --concurrency with --kind")
     async with session.client() as client:

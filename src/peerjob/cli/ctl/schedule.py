@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, cast
 
 import msgspec
 import typer
 
+from peerjob.cli.console import ExitStatus
 from peerjob.handles.instance import Instance
 from peerjob.model import errors
 from peerjob.model.definition import DEFAULT_MISFIRE_LIMIT, DEFAULT_QUEUE_LIMIT
@@ -19,7 +21,7 @@ from peerjob.model.state import State
 
 from . import completion, tables
 from .commands import ClientSession, verb
-from .errors import CommandError
+from .errors import CommandError, text_of
 from .output import to_stderr
 from .repeats import RequestId, repeatable
 
@@ -202,7 +204,7 @@ async def schedule(
     job: Job[..., Any] = Job(kind)
     if options:
         job = job.with_options(**cast(Any, options))
-    async with session.client() as client:
+    async with session.client() as client, _unknown_kinds():
         call = job.call(*args, **kwargs)
         if recurs:
             added = await (client.add_schedule if allow_unknown else client.add_known_schedule)(call)
@@ -216,6 +218,16 @@ async def schedule(
             await _show_end(session, instance, within)
         else:
             session.out.row(instance, tables.instances(session.now))
+
+
+@asynccontextmanager
+async def _unknown_kinds() -> AsyncGenerator[None]:
+    """Add the option that accepts an unknown kind to its error."""
+    try:
+        yield
+    except errors.UnknownKindError as error:
+        text = f"{text_of(error)}; --allow-unknown schedules it anyway"
+        raise CommandError(text, ExitStatus.NOT_FOUND) from None
 
 
 def _check_for_schedule(wait: bool, request: str | None) -> None:

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from peerjob import Clock, PeerjobError, SystemClock
+from peerjob import Clock, OptionError, PeerjobError, SystemClock
 from peerjob.cli import event_loop
+from peerjob.cli.console import complain
 from peerjob.model.findings import Finding, Severity
 from peerjob.model.record import StoreLimits
 from peerjob.node.work.outbox import OutboxState
-from peerjob.store.drivers import diagnose, open_elections, open_store
+from peerjob.store.drivers import check_exists, diagnose, open_elections, open_store
 from peerjob.store.url import redact
 
 from .cluster_checks import check_clock, check_cluster, check_leader, check_speed, nodes_of
@@ -36,7 +37,11 @@ def check(settings: DaemonSettings, *, as_json: bool, strict: bool) -> int:
     sys.path.insert(0, str(settings.app_dir.resolve()))
     # log lines are dropped, since the command prints the same facts as findings
     logging.basicConfig(handlers=[logging.NullHandler()])
-    findings = event_loop.run(examine(settings, SystemClock()))
+    try:
+        findings = event_loop.run(examine(settings, SystemClock()))
+    except KeyboardInterrupt:
+        complain("jobd", "interrupted before the end of the checks")
+        raise
     if as_json:
         print(json.dumps([finding._asdict() for finding in findings]))
     else:
@@ -52,6 +57,8 @@ async def examine(settings: DaemonSettings, clock: Clock) -> Sequence[Finding]:
     where = redact(settings.store)
     try:
         findings += await diagnose(settings.store, namespace=settings.namespace, clock=clock)
+        if missing := _missing_files(settings):
+            return [*findings, *missing]
         store = open_store(settings.store, namespace=settings.namespace, clock=clock, limits=StoreLimits(), retry_for=0)
         await store.open()
     except PeerjobError as error:
@@ -69,6 +76,18 @@ async def examine(settings: DaemonSettings, clock: Clock) -> Sequence[Finding]:
         findings.append(Finding("store", Severity.FAIL, str(error)))
     finally:
         await store.close()
+    return findings
+
+
+def _missing_files(settings: DaemonSettings) -> Sequence[Finding]:
+    """SQLite files that a node would make, and a check must not."""
+    findings: list[Finding] = []
+    for subject, url in (("store", settings.store), ("leader", settings.coordinator)):
+        try:
+            check_exists(url or "")
+        except OptionError as error:
+            text = f"{error.given} does not exist; the first node makes it, unless the path is wrong"
+            findings.append(Finding(subject, Severity.WARN, text))
     return findings
 
 

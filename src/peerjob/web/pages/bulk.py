@@ -37,7 +37,7 @@ async def act(visit: Visit) -> Shown | Done:
     verb: Verb = given
     if verb == "clear" and not visit.may(Role.ADMIN):
         visit.act.verb = RPC[verb]
-        raise RefusedError(403, "This needs the role admin.")
+        raise RefusedError(403, f"This {visit.needs(Role.ADMIN)}.")
     filters = Filters.read(lambda name: visit.given(f"f_{name}"))
     if visit.given("scope") == "all":
         return await _all(visit, verb, filters)
