@@ -30,8 +30,15 @@ from .durable_state import DurableState, Suspension, Write, joined
 from .durable_steps import DurableParts, RunSteps
 from .run import Run
 
-QUIET_PASSES = 8
-"""Passes of the event loop before the wait of a task ends the run: the body goes on in them if another wait is over."""
+QUIET_PASSES = 64
+"""Passes of the event loop, without a call of a verb, after which a body counts as one that cannot go on.
+
+No rule without such a number exists: asyncio does not tell what will complete a future. A body that awaits an Event
+beside a task that waits for a signal goes on if other code sets the Event, and never if that task does. A value takes
+up to three passes from task to task, so 64 passes are enough for 20 levels of nested tasks.
+"""
+LOOK_AGAIN = 1.0
+"""Seconds until the node looks again whether the body awaits a task that it has left in a wait. No event tells it."""
 
 
 class NodeDurableRun(RunSteps):
@@ -41,8 +48,11 @@ class NodeDurableRun(RunSteps):
         super().__init__(run, context, state, parts)
         self._ended: dict[str, Record] = {}
         """Children that this run has found over."""
-        self._awaited: list[Suspension] = []
-        """What the tasks of the body wait for."""
+        self._waiting: dict[asyncio.Task[Any], Suspension] = {}
+        """What each task of the body waits for."""
+        self._passes = 0
+        """Passes of the event loop since a wait began or a verb ended."""
+        self._watch: asyncio.Task[None] | None = None
 
     # -- waits -------------------------------------------------------------------------------------------------------
 
@@ -97,25 +107,48 @@ class NodeDurableRun(RunSteps):
         return until_us, (Step(stored_name, encode_deadline(until_us)),)
 
     async def _suspend(self, suspension: Suspension) -> NoReturn:
-        """End the run when no task of the body has a step or begins a wait, and wait for all that they await."""
-        self._awaited.append(suspension)
-        # a body that waits itself cannot go on, so it is enough that its other tasks begin
-        waits_itself = holds_thread.get() or asyncio.current_task() is self._run.task
-        quiet, passes = 1 if waits_itself else QUIET_PASSES, 0
+        """Wait until the body cannot go on, and end the run."""
+        self._refuse_if_suspended()
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting[task], self._passes = suspension, 0
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._until_stuck())
         try:
-            while passes < quiet:
-                await asyncio.sleep(0)
-                passes += 1
-                if self._running:
-                    self._idle.clear()
-                    await self._idle.wait()
-                    passes = 0
+            await asyncio.shield(self._watch)
         except BaseException:
-            self._awaited.remove(suspension)
+            del self._waiting[task]
             raise
-        if self._state.suspension is None:
-            self._state.suspension = self._paged(joined(self._awaited))
         self._raise_suspended()
+
+    async def _until_stuck(self) -> None:
+        """Return when the body cannot go on without its waits, or has ended.
+
+        The body cannot go on if it waits itself, or if its tasks wait and it has called no verb for QUIET_PASSES.
+        A task that nothing awaits, as the loser of a race, does not count.
+        """
+        while self._waiting and not self._run.ended:
+            top_waits = holds_thread.get() or self._run.task in self._waiting
+            if self._running:
+                self._idle.clear()
+                await self._idle.wait()
+                self._passes = 0
+            elif self._passes < (1 if top_waits else QUIET_PASSES):
+                self._passes += 1
+                await asyncio.sleep(0)
+            elif top_waits or any(_is_awaited(task) for task in self._waiting):
+                self._state.suspension = self._paged(joined(self._awaited()))
+                return
+            else:
+                await asyncio.sleep(LOOK_AGAIN)
+
+    def _awaited(self) -> list[Suspension]:
+        """What ends the wait of the body. Of a task that nothing awaits, only a deadline is kept."""
+        top = self._run.task
+        return [
+            wait if task is top or _is_awaited(task) else Suspension(Wait(), () if wait.wait.needs else wait.steps)
+            for task, wait in self._waiting.items()
+        ]
 
     def _paged(self, suspension: Suspension) -> Suspension:
         """What one outcome takes of a suspension; the rest is written before it, because the runner flushes."""
@@ -213,6 +246,11 @@ class NodeDurableRun(RunSteps):
                 raise self._not_held()
             added.update(answer.id for answer in answers if not answer.repeated)
         return added
+
+
+def _is_awaited(task: asyncio.Task[Any]) -> bool:
+    """Whether something waits for the end of a task. Without an answer, as of a task of another class, it counts."""
+    return bool(getattr(task, "_callbacks", True))
 
 
 def _is_over(record: Record) -> bool:

@@ -285,7 +285,8 @@ class RunSteps:
             self._raise_suspended()
 
     def _raise_suspended(self) -> NoReturn:
-        assert self._state.suspension is not None
+        if self._state.suspension is None:  # the body has ended without a look at the task that waits
+            raise asyncio.CancelledError
         task = asyncio.current_task()
         if task is not None and task is not self._run.task:
             # a body reads the first of its tasks that end, and asyncio would warn of each other one

@@ -1,0 +1,160 @@
+"""Waits beside each other, and beside other work of a body: when they end its run, and when they do not."""
+
+import asyncio
+import gc
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from peerjob import INJECTED, Context, Instance, Job, Node, Signal, State
+from peerjob.testing import VirtualClock, running_node
+from support.factories import memory_store
+
+APPROVAL = Signal("approval", bool)
+RUNS = Counter[str]()
+
+
+@pytest.fixture(autouse=True)
+def _no_runs() -> None:
+    RUNS.clear()
+
+
+@pytest.fixture
+async def node(clock: VirtualClock) -> AsyncIterator[Node]:
+    async with running_node(store=memory_store(clock), clock=clock, workers=2) as running:
+        yield running
+
+
+async def begun(node: Node, body: Any) -> Instance[Any]:
+    """An instance of a job with this body, that has run for a second."""
+    job = Job("durable", body)
+    node.register(job)
+    instance = await node.schedule(job)
+    await node.clock.advance(1)  # type: ignore[attr-defined]
+    return await instance.refresh()
+
+
+async def won(*ways: Awaitable[Any]) -> list[asyncio.Task[Any]]:
+    """The tasks that are left of a race."""
+    tasks = [asyncio.ensure_future(way) for way in ways]
+    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+    return list(pending)
+
+
+async def in_groups(wait: Awaitable[Any], depth: int) -> Any:
+    if not depth:
+        return await wait
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(in_groups(wait, depth - 1))
+    return task.result()
+
+
+async def gathered(wait: Awaitable[Any], depth: int) -> Any:
+    return await wait if not depth else (await asyncio.gather(gathered(wait, depth - 1)))[0]
+
+
+@pytest.mark.parametrize("nested", [in_groups, gathered])
+async def test_a_wait_that_is_over_ends_a_race_from_within_nested_tasks(
+    node: Node, clock: VirtualClock, nested: Callable[[Any, int], Any]
+) -> None:
+    async def body(context: Context = INJECTED) -> int:
+        await context.suspend("begin", "1m")
+        left = await won(nested(context.wait_for(APPROVAL), 5), context.suspend("nap", "1h"))
+        return len(left)
+
+    instance = await begun(node, body)
+    assert await node.signal(instance, APPROVAL, True)
+    assert await instance.result("2m") == 1
+
+
+async def test_the_loser_of_a_race_does_not_end_the_run(
+    node: Node, clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body(context: Context = INJECTED) -> list[str]:
+        RUNS["body"] += 1
+        await won(context.wait_for(APPROVAL), context.suspend("nap", "8h"), context.wait_for(Signal("no", str)))
+        await asyncio.sleep(60)
+        await context.step("after", str)
+        return [task.get_name() for task in asyncio.all_tasks() if "nap" in task.get_name()]
+
+    instance = await begun(node, body)
+    assert await node.signal(instance, APPROVAL, True)
+    assert await instance.result("2m") == []
+    assert RUNS["body"] == 2
+    await clock.advance(2)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+    assert not [task for task in asyncio.all_tasks() if "DurableVerbs" in repr(task)], "the loser ends with the body"
+
+
+@pytest.mark.parametrize("looks", [True, False])
+async def test_a_task_that_waits_ends_the_run_when_the_body_awaits_it(
+    node: Node, clock: VirtualClock, looks: bool
+) -> None:
+    async def body(context: Context = INJECTED) -> str:
+        RUNS["body"] += 1
+        nap = asyncio.ensure_future(context.suspend("nap", "5m"))
+        await asyncio.sleep(60)
+        await context.step("beside", str)
+        if looks:
+            await nap
+        else:
+            await asyncio.wait([nap])
+            nap.result()
+        return "over"
+
+    instance = await begun(node, body)
+    await clock.advance(70)
+    assert (await instance.refresh()).state is State.SCHEDULED
+    assert instance.waits_for is not None
+    assert await instance.result("6m") == "over"
+    assert RUNS["body"] == 2
+
+
+async def test_a_loser_does_not_end_a_later_wait(node: Node, clock: VirtualClock) -> None:
+    async def body(context: Context = INJECTED) -> str:
+        RUNS["body"] += 1
+        await won(context.suspend("short", "1m"), context.suspend("long", "5m"), context.wait_for(Signal("no", str)))
+        return str(await context.wait_for(APPROVAL))
+
+    instance = await begun(node, body)
+    await clock.advance("2m")
+    assert (await instance.refresh()).waits_for == "signal approval"
+    await clock.advance("8m")
+    assert RUNS["body"] == 2
+    assert set(await node.steps(instance)) == {"short", "long"}
+    assert await node.signal(instance, APPROVAL, True)
+    assert await instance.result(5) == "True"
+
+
+def in_thread() -> None:
+    RUNS["other"] += 1
+
+
+async def on_loop() -> None:
+    RUNS["other"] += 1
+    await asyncio.sleep(3600)
+
+
+@pytest.mark.parametrize("other", [lambda: asyncio.to_thread(in_thread), on_loop])
+async def test_other_work_of_the_body_does_not_hold_the_run(
+    node: Node, clock: VirtualClock, other: Callable[[], Awaitable[None]]
+) -> None:
+    async def body(context: Context = INJECTED) -> str:
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            approved = group.create_task(context.wait_for(APPROVAL))
+            work = asyncio.ensure_future(other())
+            await approved
+            work.cancel()
+        return "over"
+
+    instance = await begun(node, body)
+    await clock.advance(60)
+    assert (await instance.refresh()).waits_for == "signal approval"
+    assert await node.signal(instance, APPROVAL, True)
+    assert await instance.result(5) == "over"
+    assert RUNS["other"] == 2
