@@ -233,7 +233,7 @@ class Node(NodeInstanceManager, NodeFlowManager, NodeScheduleManager, NodeCluste
             farewell=self._farewell if self._given_store else None,
             audit_trail=self.audit_trail,
             relay=self.outbox,
-            child_calls=ChildCalls(self._new_instances, self._children_made, self.read_result),
+            child_calls=ChildCalls(self._new_instances, self._children_made, self._call_encoder.read_result),
         )
         self._runtime = runtime
         self._process = os.getpid()

@@ -21,7 +21,9 @@ MAX_REQUESTS = 4
 LEAST_HALVED = 32
 """Fewest requests of a batch that the batcher makes smaller, so that not all callers wait for the same answer."""
 MAX_READ = 32
-"""Most instances in one read. The number is low because each record can be as large as a payload."""
+"""Most instances in one read for several callers, who all wait for the largest record."""
+READS = 2
+"""How many reads of one `find_many` call are sent concurrently: one is decoded while the store has the other."""
 
 
 class Batcher(Generic[Q, A]):
@@ -166,11 +168,19 @@ class RecordReader:
 
     async def find_many(self, ids: Sequence[str]) -> dict[str, Record]:
         """The records that the store has of these ids, by id."""
+        parts = _reads_of(ids, MAX_BATCH // 2)
         records: dict[str, Record] = {}
-        for part in _reads_of(ids):
-            records.update({record.id: record for record in await self._store.get(part) if record is not None})
+
+        async def read(parts: Sequence[Sequence[str]]) -> None:
+            for part in parts:
+                records.update((record.id, record) for record in await self._store.get(part) if record is not None)
+
+        reads = await asyncio.gather(*(read(parts[n::READS]) for n in range(READS)), return_exceptions=True)
+        for error in reads:
+            if error is not None:
+                raise error
         return records
 
 
-def _reads_of(ids: Sequence[str]) -> list[Sequence[str]]:
-    return [ids[at : at + MAX_READ] for at in range(0, len(ids), MAX_READ)]
+def _reads_of(ids: Sequence[str], most: int = MAX_READ) -> list[Sequence[str]]:
+    return [ids[at : at + most] for at in range(0, len(ids), most)]

@@ -16,7 +16,7 @@ from peerjob.model.codec import encode_value
 from peerjob.model.durable import MAX_NEEDS_CALL, MAX_SIGNALS, MAX_STEPS_CALL, SIGNAL_MARK, Need, Step, Wait
 from peerjob.model.durable_errors import SignalTimeout, StepLimitError
 from peerjob.model.errors import DecodeError, NodeStateError
-from peerjob.model.ids import child_id
+from peerjob.model.ids import child_ids
 from peerjob.model.job import Call, Job
 from peerjob.model.record import Held, NewChild, Record
 from peerjob.model.signal import SignalSource
@@ -39,6 +39,9 @@ up to three passes from task to task, so 64 passes are enough for 20 levels of n
 """
 LOOK_AGAIN = 1.0
 """Seconds until the node looks again whether the body awaits a task that it has left in a wait. No event tells it."""
+FIRST_READ = 32
+"""Children that a wait for many reads at first, the last ones. If one of them is not over, the body waits for the rest
+without a read."""
 
 
 class NodeDurableRun(RunSteps):
@@ -171,8 +174,7 @@ class NodeDurableRun(RunSteps):
             self._use(name)
         with self._busy():
             await self._open()
-            parent = self._run.claim.id
-            ids = [child_id(parent, name) for name, _ in calls]
+            ids = child_ids(self._run.claim.id, [name for name, _ in calls])
             missing = await self._missing(ids)
             new = [call for id, (_, call) in zip(ids, calls, strict=True) if id in missing]
             made = await self._parts.calls.new_instances(new) if new else []
@@ -197,8 +199,13 @@ class NodeDurableRun(RunSteps):
     async def _need(self, ids: Sequence[str]) -> Suspension | None:
         """How to wait until children are over; None if all are."""
         await self._open()
-        known = await self._read_children([id for id in dict.fromkeys(ids) if id not in self._ended])
-        left = [id for id, record in known.items() if id not in self._ended and not record.state.is_final]
+        unread = [id for id in dict.fromkeys(ids) if id not in self._ended]
+        known = await self._read_children(unread[-FIRST_READ:])
+        del unread[-FIRST_READ:]
+        if all(record.state.is_final for record in known.values()):
+            known |= await self._read_children(unread)
+            unread = []
+        left = unread + [id for id, record in known.items() if id not in self._ended and not record.state.is_final]
         unsure = [id for id, record in known.items() if id not in self._ended and record.state.is_final]
         steps: tuple[Step, ...] = ()
         if unsure and not left:

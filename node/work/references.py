@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from peerjob.model.codec import decode_kept, encode_value, has_reference, replace_references
+from peerjob.model.codec import decode_kept, encode_value, replace_references
 from peerjob.model.ended import Ended
 from peerjob.model.errors import EncodeError
 from peerjob.model.graph import KEPT, kept_results, member_id
@@ -23,12 +23,10 @@ _ADVICE = "let the members return names of what they store elsewhere, and pass n
 
 
 async def with_results(store: Store, kind: str, flow: str, arguments: bytes) -> bytes:
-    """Return the arguments of a member of a flow, with results in the place of references.
+    """Return the arguments of a member of a flow, which have references, with results in their place.
 
     Raises StoredArgumentError for results of more than MAX_REFERENCES bytes in all, or that are no longer stored.
     """
-    if not has_reference(arguments):
-        return arguments
     refs: set[Ref] = set()
     replace_references(arguments, refs.add)
     records = await _read(store, kind, flow, sorted({ref.member for ref in refs}))

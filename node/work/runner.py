@@ -11,6 +11,7 @@ from typing import Any, Literal
 from peerjob.handles.context import Context
 from peerjob.handles.manager import Manager
 from peerjob.model.clock import Clock
+from peerjob.model.codec import has_reference
 from peerjob.model.durable_errors import Suspended
 from peerjob.model.durations import format_seconds
 from peerjob.model.errors import ArgumentError, DecodeError, JobCancelled, JobTimedOut, Snooze, StoreError
@@ -116,7 +117,7 @@ class InstanceRunner:
         try:
             if run.policy is None:
                 self.prepare(run)
-            if claim.parent:
+            if claim.parent and has_reference(run.arguments):
                 run.arguments = await self._context_backend.with_results(claim, run.arguments)
         except StoredReferenceError as error:
             return await self._untrusted(run, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Iterable
 from uuid import UUID
 
 from .clock import Clock, to_datetime
@@ -112,8 +113,7 @@ def _minute(at_us: int) -> str:
 
 def hashed_id(at_us: int, text: str) -> str:
     """Return the UUIDv7 with this time, to the millisecond, and with the hash of a text as its other bits."""
-    tail = int.from_bytes(hashlib.sha256(text.encode()).digest()[:10])
-    return str(UUID(int=(at_us // 1000) << 80 | 7 << 76 | (tail >> 68) << 64 | 2 << 62 | (tail & ((1 << 62) - 1))))
+    return _hashed(f"{at_us // 1000:012x}", text)
 
 
 def derived_id(request: str, source: str) -> str:
@@ -125,8 +125,21 @@ def derived_id(request: str, source: str) -> str:
 
 
 def child_id(parent: str, name: str) -> str:
-    """Return the id of the child of an instance with this name: each run of the parent makes the same child."""
-    return hashed_id(id_time_us(parent), f"{parent} {name}")
+    """Return the id of the child of an instance with this name."""
+    return child_ids(parent, (name,))[0]
+
+
+def child_ids(parent: str, names: Iterable[str]) -> list[str]:
+    """Return the ids of the children of an instance with these names: each run of the parent makes the same ones."""
+    time = parent[:8] + parent[9:13]
+    return [_hashed(time, f"{parent} {name}") for name in names]
+
+
+def _hashed(time: str, text: str) -> str:
+    """Return the UUIDv7 with this time, in hexadecimal milliseconds, and with the hash of a text as its other bits."""
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:10])
+    tail = (2 << 62 | number & (1 << 62) - 1).to_bytes(8).hex("-", 6)
+    return f"{time[:8]}-{time[8:]}-{7 << 12 | number >> 68:04x}-{tail}"
 
 
 def id_time_us(uuid: str) -> int:

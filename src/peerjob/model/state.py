@@ -27,7 +27,8 @@ class State(IntFlag):
     @property
     def is_final(self) -> bool:
         """Whether no transition leaves this state."""
-        return bool(self) and not self & ~State.FINAL
+        number = int(self)
+        return number > 0 and not number & ~_FINAL
 
     def parts(self) -> tuple[State, ...]:
         """Return the single states in this state, by number."""
@@ -49,6 +50,8 @@ class State(IntFlag):
         return state
 
 
+# each record that is read needs it, and operators of states are slow
+_FINAL = int(State.FINAL)
 SINGLE: tuple[State, ...] = (
     State.CREATED,
     State.SCHEDULED,

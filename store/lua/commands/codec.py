@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 import msgspec
@@ -34,9 +35,9 @@ MAX_NOTE = 1000
 
 _NUMBERS = struct.Struct(">BBBHidddIIIIdII")
 _SIZE = struct.Struct(">I")
-_ENTRY = struct.Struct(">BdI")
+_ENTRY = struct.Struct(">BdII")
 _HAS_KEY, _HAS_RESULT, _HAS_ERROR, _HAS_PROGRESS, _HAS_SLOT, _HAS_TAIL = 2, 4, 8, 16, 64, 128
-_STATES = frozenset(SINGLE)
+_STATES = {int(state): state for state in SINGLE}
 _encode = msgspec.msgpack.Encoder().encode
 _decode_line = reader(LogLine, "log line", open=True)
 
@@ -177,7 +178,8 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
     ) = numbers
     if record_format != FORMAT:
         raise DecodeError(f"record of {id}: format {record_format}, {FORMAT} expected")
-    if state not in _STATES or state == State.CREATED:
+    known = _STATES.get(state)
+    if known is None or known is State.CREATED:
         raise DecodeError(f"record of {id}: {state} is no state")
     if not -1 <= kept < 2.0**63:
         raise DecodeError(f"record of {id}: {kept} is no retention")
@@ -202,7 +204,7 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
     return Record(
         id=id,
         kind=kind.decode(),
-        state=State(state),
+        state=known,
         spec=spec,
         priority=priority,
         due_us=_time(due),
@@ -221,8 +223,8 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
         retention_us=None if kept < 0 else int(kept),
         max_crashes=max_crashes,
         parent=thread.parent,
-        wait=thread.wait(fence, due) if state == State.SCHEDULED else None,
-        open=thread.is_open(fence) and state == State.SCHEDULED,
+        wait=thread.wait(fence, due) if known is State.SCHEDULED else None,
+        open=thread.is_open(fence) and known is State.SCHEDULED,
         has_steps=thread.values > 0,
         has_children=thread.has_children,
     )
@@ -234,15 +236,20 @@ def _time(value: float) -> int:
     return int(value)
 
 
+# instances that are added, claimed and ended together have equal histories
+@lru_cache(maxsize=64)
 def _unpack_history(raw: bytes) -> tuple[Transition, ...]:
     entries: list[Transition] = []
     position = 0
     while position < len(raw):
-        state, at, count = _ENTRY.unpack_from(raw, position)
-        if state not in _STATES:
-            raise ValueError(f"{state} is no state")
-        (node, note), position = _texts(raw, position + _ENTRY.size, 2)
-        entries.append(Transition(State(state), _time(at), node.decode(), note.decode(), count))
+        number, at, count, size = _ENTRY.unpack_from(raw, position)
+        state = _STATES.get(number)
+        if state is None:
+            raise ValueError(f"{number} is no state")
+        begin = position + _ENTRY.size
+        end = begin + size
+        (note,), position = _texts(raw, end, 1)
+        entries.append(Transition(state, _time(at), raw[begin:end].decode(), note.decode(), count))
     return tuple(entries)
 
 
@@ -258,6 +265,7 @@ def _texts(raw: bytes, position: int, count: int) -> tuple[list[bytes], int]:
     return texts, position
 
 
+@lru_cache(maxsize=64)
 def _tags(raw: bytes) -> tuple[str, ...]:
     tags: list[str] = []
     position = 0

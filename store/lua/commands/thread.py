@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from functools import lru_cache
 
 import msgspec
 
@@ -53,6 +54,8 @@ class Thread(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 NO_THREAD = Thread()
 
 
+# the children of one call of `spawn` have equal tails
+@lru_cache(maxsize=256)
 def unpack_thread(tail: bytes) -> Thread | None:
     """The thread in the tail of a record; None if there is none. Raises an error of any type for a damaged one."""
     if not tail or tail[0] != THREAD:

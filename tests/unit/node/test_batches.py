@@ -175,6 +175,21 @@ async def test_what_is_looked_up_at_the_same_time_is_looked_up_together() -> Non
     assert shelf.asked == [1, MAX_READ, MAX_READ, 1]
 
 
+async def test_many_records_are_read_in_two_calls_at_a_time() -> None:
+    clock = SystemClock()
+    records = [fresh_record(new, clock.time_us()) for new in make.instances(MAX_BATCH + 1)]
+    shelf = Shelf(records)
+    task = asyncio.create_task(RecordReader(cast(Store, shelf), Context).find_many([record.id for record in records]))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert shelf.asked == [MAX_BATCH // 2, MAX_BATCH // 2]
+    for _ in range(3):
+        shelf.gate.release()
+
+    assert await task == {record.id: record for record in records}
+    assert shelf.asked == [MAX_BATCH // 2, MAX_BATCH // 2, 1]
+
+
 @pytest.mark.parametrize("batches", [1, 2])
 async def test_an_error_of_one_batch_is_unsure_if_there_are_others(batches: int) -> None:
     sender = Sender()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -31,8 +31,9 @@ from peerjob.handles.reasons import why_instance
 from peerjob.model.clock import to_datetime
 from peerjob.model.durable import MAX_NEEDS_CALL, Need
 from peerjob.model.ids import IdSource
-from peerjob.model.record import MAX_BATCH_BYTES, NewChild, NewInstance
+from peerjob.model.record import MAX_BATCH_BYTES, NewChild, NewInstance, Record
 from peerjob.node.work.child_pages import pages_of
+from peerjob.node.work.durable_run import FIRST_READ
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import memory_store, notes_of, shared_url
 
@@ -113,6 +114,28 @@ async def test_a_map_runs_its_children_at_the_same_time(node: Node, clock: Virtu
     assert await result(node, body) == [0, 2, 4, 6, 8, 10, 12]
     assert clock.elapsed() - before < 35, "three workers, seven children of 10 s"
     assert RUNS == {"double": 7, "body": 2}
+
+
+async def test_a_wait_for_many_children_reads_few_of_them_until_they_are_over(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = memory_store(clock)
+    get, reads = store.get, list[int]()
+
+    async def counted(ids: Sequence[str]) -> list[Record | None]:
+        reads.append(len(ids))
+        return await get(ids)
+
+    monkeypatch.setattr(store, "get", counted)
+
+    async def body(context: Context = INJECTED) -> list[int]:
+        return await context.map("all", (DOUBLE.call(n, seconds=10) for n in range(3 * FIRST_READ)))
+
+    async with running_node(DOUBLE, store=store, clock=clock, workers=100) as node:
+        instance = await begun(node, body)
+        assert max(reads) == FIRST_READ
+        assert await instance.result("10m") == [2 * n for n in range(3 * FIRST_READ)]
+        assert max(reads) == 3 * FIRST_READ
 
 
 async def test_a_sync_body_has_children_too(node: Node) -> None:
