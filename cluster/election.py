@@ -41,8 +41,7 @@ class Election(BackgroundRole):
     Another node campaigns when the coordinator reports that the leader may have changed (`Elections.changed`), and at
     least once in two TTLs.
     `candidate` is called for each campaign, since the incarnation may change. `eligible` says whether this node may
-    lead: it trusts its lease, and its clock is right. Otherwise the node resigns. `on_change` is called with each new
-    leader. `ttl` is in seconds.
+    lead: it trusts its lease, and its clock is right. Otherwise the node resigns. `ttl` is in seconds.
     """
 
     name = "election"
@@ -54,14 +53,12 @@ class Election(BackgroundRole):
         elections: Callable[[], Elections],
         candidate: Callable[[], Candidate],
         ttl: float,
-        on_change: Callable[[Leader | None], None] = lambda _: None,
         eligible: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__(clock)
         self._make = elections
         self._candidate = candidate
         self._ttl = ttl
-        self._on_change = on_change
         self._eligible = eligible
         self.interval = min(1.0, ttl / 5)
         self._margin = min(1.0, ttl / 5)
@@ -85,8 +82,6 @@ class Election(BackgroundRole):
         self._refused_at = -REFUSAL_WINDOW
         self._refusals = 0
         self._campaign_from = 0.0
-        self._reported_leader: Leader | None = None
-        self._ending: asyncio.TimerHandle | None = None
 
     # -- for the node ----------------------------------------------------------------------------------------------
 
@@ -160,7 +155,6 @@ class Election(BackgroundRole):
         await super().stop()
         await self._disconnect()
         self._candidacy, self._leader = "", None
-        self._report_leader()
 
     # -- campaigns -------------------------------------------------------------------------------------------------
 
@@ -184,8 +178,6 @@ class Election(BackgroundRole):
             except Exception:
                 await self._disconnect()
                 raise
-            finally:
-                self._report_leader()
             await self._wait()
 
     async def _round(self) -> None:
@@ -274,16 +266,3 @@ class Election(BackgroundRole):
                 sign.cancel()
             await asyncio.wait(signs)
         await asyncio.sleep(max(0.0, min(MIN_WAIT, until - self.clock.elapsed())))
-
-    def _report_leader(self) -> None:
-        """Call `on_change` if the leader changed. A timer calls this method again when the last answer is too old."""
-        if self._ending is not None:
-            self._ending.cancel()
-            self._ending = None
-        leader = self.leader
-        if leader is not None:
-            left = self._known_until - self.clock.elapsed()
-            self._ending = asyncio.get_running_loop().call_later(left + 0.001, self._report_leader)
-        if leader != self._reported_leader:
-            self._reported_leader = leader
-            self._on_change(leader)

@@ -12,7 +12,7 @@ from peerjob.cluster.election import Election
 from peerjob.cluster.role import BackgroundRole
 from peerjob.model.clock import Clock
 from peerjob.model.definition import Definition, encode_definition
-from peerjob.model.firing import Candidate, FireRecord, Leader, Overlap, SchedulePut, ScheduleRow, Term
+from peerjob.model.firing import Candidate, FireRecord, Overlap, SchedulePut, ScheduleRow, Term
 from peerjob.model.ids import IdSource
 from peerjob.model.recurrence import recurrence_of
 from peerjob.model.spec import Spec, encode, encode_arguments
@@ -42,8 +42,6 @@ class ElectionNode:
         self.clock = clock
         self.flaky = FlakyStore(store)
         self.info = Factory(clock).node(name, kinds)
-        self.heard: list[str | None] = []
-        """Names of the leaders that the election reported."""
         self.may_lead = True
         self.ahead_us = 0
         self.election = Election(
@@ -51,7 +49,6 @@ class ElectionNode:
             elections=elections or self._elections,
             candidate=lambda: Candidate(incarnation=self.info.incarnation, name=self.info.name),
             ttl=ttl,
-            on_change=self._hear,
             eligible=lambda: self.may_lead,
         )
         self.cron = CronRole(
@@ -105,9 +102,6 @@ class ElectionNode:
 
     def _elections(self) -> Elections:
         return cast(Elections, self.flaky.elections())
-
-    def _hear(self, leader: Leader | None) -> None:
-        self.heard.append(None if leader is None else leader.name)
 
 
 class Reigns:

@@ -47,7 +47,6 @@ async def test_one_leads_and_all_know_it(clock: VirtualClock, stand: Stand) -> N
     assert len(leaders) == 1
     assert {one.leader for one in nodes} == {leaders[0].name}
     assert len({one.election.leader for one in nodes}) == 1
-    assert all(one.heard == [leaders[0].name] for one in nodes)
 
 
 async def test_a_leader_leads_for_as_long_as_it_lives(clock: VirtualClock, stand: Stand) -> None:
@@ -69,7 +68,7 @@ async def test_leadership_moves_on_when_the_leader_dies(clock: VirtualClock, sta
     assert not second.election.is_leader
     await clock.advance(2.5)
     assert second.election.is_leader
-    assert second.heard == ["first", "second"]
+    assert second.leader == "second"
 
 
 async def test_a_node_that_stops_hands_over_at_once(clock: VirtualClock, stand: Stand) -> None:
@@ -135,7 +134,6 @@ async def test_a_coordinator_that_is_away_costs_the_leadership_until_it_is_back(
     assert not node.election.is_leader
     await clock.advance(1)
     assert node.election.leader is None
-    assert node.heard == ["node", None]
     await clock.advance(60)
     assert len(logged(caplog)) <= 3
     assert not [one for one in logged(caplog) if one.exc_info]
@@ -143,7 +141,6 @@ async def test_a_coordinator_that_is_away_costs_the_leadership_until_it_is_back(
     outage.release()
     await clock.advance(TTL + 2)
     assert node.election.is_leader
-    assert node.heard == ["node", None, "node"]
 
 
 async def test_a_coordinator_that_needs_longer_for_each_campaign_gets_the_time(
