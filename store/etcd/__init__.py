@@ -6,7 +6,7 @@ Read in this order:
 2. `address` reads the URL. `client` sends a call to one member, and to the next member if that does not answer;
    `errors` converts the errors of gRPC; `api` is the only module that touches gRPC and the messages of etcd.
 3. `transaction` builds requests of transactions and reads the replies; `wire` encodes their parts.
-   `store/kv/format/request_limits.py` says what etcd accepts in one transaction.
+   `tests/support/etcd_model.py` says what etcd accepts in one transaction.
 4. `watch` follows prefixes. `space` refuses new instances before etcd is full. `diagnosis` checks the health of the
    members.
 """

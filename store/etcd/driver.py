@@ -14,7 +14,6 @@ from peerjob.model.record import StoreLimits
 from peerjob.model.stored_limit import LimitSupport
 from peerjob.store.calls import RETRY_FOR, answer_within, both
 from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, LeaseEndedError, Range, Transaction
-from peerjob.store.kv.format.request_limits import MAX_OPERATIONS
 from peerjob.store.kv.store import KVStore
 
 from . import transaction
@@ -22,6 +21,7 @@ from .address import EtcdAddress, parse_address
 from .api import etcd
 from .client import EtcdClient
 from .space import FreeSpace
+from .transaction import MAX_OPERATIONS
 from .watch import EtcdWatch
 
 MAX_PAYLOAD = 1 << 20

@@ -3,7 +3,7 @@
 Guards are the compares of the whole request. Each transaction becomes a nested one of etcd, with its own compares,
 which etcd evaluates on the state before the whole request. `also` needs the compares of all transactions, so it is a
 nested one with all of them. If that exceeds the limits of etcd, all compares are outside, the success branch has the
-operations of all transactions, and the failure branch has the nested ones. `limits` says which form fits.
+operations of all transactions, and the failure branch has the nested ones.
 
 Both forms have most compares twice, and etcd evaluates each. If no conflict is expected, an `AtomicRequest` is sent
 first. It has each compare once, outside, and the operations of many transactions in one nested one: all or nothing. If
@@ -17,10 +17,11 @@ from itertools import chain, islice
 from typing import Any
 
 from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Transaction
-from peerjob.store.kv.format.request_limits import MAX_OPERATIONS
 
 from . import wire
 
+MAX_OPERATIONS = 128
+"""What etcd accepts in one transaction by default: `--max-txn-ops`."""
 _NOTHING = Found((), 0)
 _NO_READS: tuple[Found, ...] = ()
 

@@ -1,4 +1,4 @@
-"""The data of a memory store: a dict, its keys in order, leases, watches, and the cost of reads on etcd."""
+"""The data of a memory store: a dict, its keys in order, leases, and watches."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Protocol, cast
-
-import msgspec
 
 # sortedcontainers has no type annotations.
 import sortedcontainers  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
@@ -19,37 +17,15 @@ from peerjob.store.kv.format.base import (
     Delete,
     Entry,
     Found,
-    LeaseEndedError,
     Op,
     Put,
     Range,
     Transaction,
 )
 from peerjob.store.kv.format.local_watch import LocalWatch
-from peerjob.store.kv.format.request_limits import check
 
 _NOTHING = Found((), 0)
 _NO_READS: tuple[Found, ...] = ()
-
-
-class Costs(msgspec.Struct, kw_only=True):
-    """The cost of reads on etcd, which visits all keys of a range and those deleted since the last compaction."""
-
-    reads: int = 0
-    charged: int = 0
-    """The number of keys and tombstones in all ranges that were read, which is the cost of the reads on etcd."""
-    worst: int = 0
-    """The number of keys and tombstones in the most expensive range."""
-    worst_range: tuple[str, str] = ("", "")
-    most_values: int = 0
-    """The largest number of values that one range read. In descending order, etcd reads all of them despite a limit."""
-
-    def charge(self, start: str, end: str, keys: int) -> None:
-        """Count a read."""
-        self.reads += 1
-        self.charged += keys
-        if keys > self.worst:
-            self.worst, self.worst_range = keys, (start, end)
 
 
 class _KeyList(Protocol):
@@ -123,33 +99,22 @@ class SortedKeys:
             self._added.clear()
 
 
-class _Table:
-    """The keys that share a prefix of two segments, `a/b/`, and the tombstones of deleted keys."""
-
-    __slots__ = ("keys", "tombstones")
-
-    def __init__(self) -> None:
-        self.keys = SortedKeys()
-        self.tombstones = SortedKeys()
-
-
 class MemoryData:
     """The data of one memory store; call each method under the lock."""
 
-    def __init__(self, *, max_keys: int | None = None, costs: Costs | None = None) -> None:
+    def __init__(self, *, max_keys: int | None = None) -> None:
         self.lock = threading.Lock()
         self.max_keys = max_keys
-        self.costs = costs
         self.objects: dict[str, Any] = {}
         self.revision = 0
         self._entries: dict[str, Entry] = {}
-        self._tables: dict[str, _Table] = {}
+        self._tables: dict[str, SortedKeys] = {}
+        """Prefix of two segments, `a/b/` → the keys that begin with it."""
         self._watches: list[MemoryWatch] = []
         self._watched: tuple[str, ...] = ()
         self._leases: dict[int, tuple[int, int, set[str]]] = {}
         self._ends: list[tuple[int, int]] = []
         self._last_lease = 0
-        self._tombstones: set[str] = set()
 
     @property
     def full(self) -> bool:
@@ -160,18 +125,10 @@ class MemoryData:
         """All keys and their entries."""
         return self._entries
 
-    def compact(self) -> None:
-        """Forget deleted keys, as a compaction of etcd does."""
-        for table in self._tables.values():
-            table.tombstones = SortedKeys()
-        self._tombstones.clear()
-
     # -- reading --------------------------------------------------------------------------------------------------
 
     def get(self, keys: Sequence[str]) -> list[Entry | None]:
         entries = self._entries
-        if self.costs is not None:
-            self.costs.reads += len(keys)
         return [entries.get(key) for key in keys]
 
     def range(self, wanted: Range) -> Found:
@@ -182,23 +139,19 @@ class MemoryData:
         count, limit = 0, wanted.limit
         items: list[tuple[str, Entry]] = []
         for table in self._tables_between(start, end, reverse=wanted.reverse):
-            if not len(table.keys):
+            if not len(table):
                 inside = 0
             elif limit and len(items) == limit:
-                inside = table.keys.count(start, end)
+                inside = table.count(start, end)
             else:
-                keys = table.keys.between(start, end, reverse=wanted.reverse)
+                keys = table.between(start, end, reverse=wanted.reverse)
                 if limit:
                     keys = islice(keys, limit - len(items))
                 before = len(items)
                 items += [(key, entries[key]) for key in keys]
                 # most reads find less than the limit, so what they found is all
-                inside = table.keys.count(start, end) if limit and len(items) == limit else len(items) - before
+                inside = table.count(start, end) if limit and len(items) == limit else len(items) - before
             count += inside
-            if self.costs is not None:
-                self.costs.charge(start, end, inside + table.tombstones.count(start, end))
-        if self.costs is not None:
-            self.costs.most_values = max(self.costs.most_values, count if wanted.reverse else len(items))
         return Found(items, count) if count else _NOTHING
 
     # -- writing --------------------------------------------------------------------------------------------------
@@ -206,9 +159,6 @@ class MemoryData:
     def apply(
         self, transactions: Sequence[Transaction], also: Transaction | None, guards: Sequence[Compare] = ()
     ) -> Applied:
-        if self.costs is not None:
-            check(transactions, also, guards)
-            self._check_leases([*transactions, also] if also is not None else transactions)
         if not self._holds(guards):
             return Applied(self.revision, [None] * len(transactions), refused=True)
         held = [self._holds(transaction.compares) for transaction in transactions]
@@ -221,13 +171,6 @@ class MemoryData:
         last = self._do(also, revision) if with_also and also is not None else None
         self.revision = revision
         return Applied(revision, answers, last)
-
-    def _check_leases(self, transactions: Sequence[Transaction]) -> None:
-        """Raise LeaseEndedError if a transaction uses a lease that has ended, as etcd does."""
-        for transaction in transactions:
-            for op in transaction.ops:
-                if isinstance(op, Put) and op.lease and op.lease not in self._leases:
-                    raise LeaseEndedError("memory://", "the lease has ended")
 
     def _do(self, transaction: Transaction, revision: int) -> Sequence[Found]:
         for op in transaction.ops:
@@ -255,11 +198,7 @@ class MemoryData:
         old = self._entries.get(key)
         self._entries[key] = Entry(value, revision, lease)
         if old is None:
-            table = self._table(key)
-            table.keys.add(key)
-            if self._tombstones and key in self._tombstones:
-                self._tombstones.discard(key)
-                table.tombstones.remove(key)
+            self._table(key).add(key)
         if lease or (old is not None and old.lease):
             self._change_lease(key, 0 if old is None else old.lease, lease)
         if self._watched and key.startswith(self._watched):
@@ -275,25 +214,21 @@ class MemoryData:
 
     def _remove(self, key: str) -> None:
         entry = self._entries.pop(key)
-        table = self._table(key)
-        table.keys.remove(key)
+        self._table(key).remove(key)
         if entry.lease:
             self._change_lease(key, entry.lease, 0)
-        if self.costs is not None:
-            self._tombstones.add(key)
-            table.tombstones.add(key)
 
     # -- tables ---------------------------------------------------------------------------------------------------
 
-    def _table(self, key: str) -> _Table:
+    def _table(self, key: str) -> SortedKeys:
         # a key of fewer segments has a table of its own, so the order of tables is that of their keys
         prefix = key[: key.find("/", key.find("/") + 1) + 1] or key
         table = self._tables.get(prefix)
         if table is None:
-            table = self._tables[prefix] = _Table()
+            table = self._tables[prefix] = SortedKeys()
         return table
 
-    def _tables_between(self, start: str, end: str, *, reverse: bool) -> Iterable[_Table]:
+    def _tables_between(self, start: str, end: str, *, reverse: bool) -> Iterable[SortedKeys]:
         prefix = start[: start.find("/", start.find("/") + 1) + 1]
         if prefix and (end.startswith(prefix) or end == prefix[:-1] + "0"):
             table = self._tables.get(prefix)

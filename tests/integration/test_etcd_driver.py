@@ -11,10 +11,10 @@ from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreError, StoreUnavailableError
 from peerjob.store.etcd.driver import EtcdKeyValue
 from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Found, KeyValue, Op, Put, Range, Transaction
-from peerjob.store.kv.format.request_limits import RequestRefusedError, check
 from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from support.etcd import EtcdServer, StartEtcd
+from support.etcd_model import RequestRefusedError, check
 from support.etcd_site import EtcdSite
 from support.searches import seeds
 from support.waiting import PATIENCE, until

@@ -7,10 +7,11 @@ from typing import TypeVar
 from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.kv.store import KVStore
-from peerjob.store.memory.data import Costs, MemoryData
+from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from support.builds import extend
+from support.etcd_model import EtcdData
 from support.two_builds import TwoBuilds
 
 Result = TypeVar("Result")
@@ -25,7 +26,7 @@ class TestMemory(TwoBuilds):
 
     @cached_property
     def data(self) -> MemoryData:
-        return MemoryData(costs=Costs())
+        return EtcdData()
 
     def make_store(self, namespace: str, limits: StoreLimits) -> KVStore:
         kv = MemoryKeyValue(self.data, self.clock)

@@ -17,9 +17,10 @@ from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
 from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Transaction
 from peerjob.store.kv.store import KVStore
-from peerjob.store.memory.data import Costs, MemoryData
+from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from support.counted import miscounted
+from support.etcd_model import EtcdData
 from support.leftovers import leftovers_of, traces_of
 
 from .clocks import ShiftedClock, SteppedClock
@@ -144,7 +145,7 @@ class Yielding(MemoryKeyValue):
 
 def memory_engine(limits: StoreLimits, seed: int) -> Engine:
     """The key-value driver in memory, on a clock that stands still during calls."""
-    clock, data, namespace = SteppedClock(seed=seed), MemoryData(costs=Costs()), "oracle"
+    clock, data, namespace = SteppedClock(seed=seed), EtcdData(), "oracle"
     kv = Yielding(data, clock)
     store = KVStore(kv, url="memory://", namespace=namespace, clock=clock, limits=limits, local=data.objects)
     return Engine(name="memory", store=store, clock=clock, namespace=namespace, data=data)

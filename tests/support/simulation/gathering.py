@@ -19,7 +19,7 @@ from peerjob.model.stored_limit import KindLimits
 from peerjob.store.base import Store
 from peerjob.store.kv.format.schedule_rows import decode_schedule
 from peerjob.store.kv.store import KVStore
-from peerjob.store.memory.data import Costs, MemoryWatch
+from peerjob.store.memory.data import MemoryData, MemoryWatch
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing import TestCluster
 from peerjob.testing.cluster.cluster_nodes import NAMESPACE
@@ -51,9 +51,9 @@ async def within(cluster: TestCluster, node: Node, work: Coroutine[Any, Any, T])
     return await cluster._run_on(cluster._member(node), work)
 
 
-def hold_to_etcd(cluster: TestCluster) -> None:
-    """Have the store refuse what etcd would refuse."""
-    cluster._data.costs = Costs()
+def store_data(cluster: TestCluster) -> MemoryData:
+    """The data of the store."""
+    return cluster._data
 
 
 def happened(cluster: TestCluster) -> Counter[tuple[str, str]]:

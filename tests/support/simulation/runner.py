@@ -15,6 +15,7 @@ from peerjob import Node, PeerjobError
 from peerjob.model.errors import NodeStateError
 from peerjob.model.record import StoreLimits
 from peerjob.testing import TestCluster
+from support.etcd_model import hold_to_etcd
 
 from .bodies import Bodies
 from .calls import Calls
@@ -22,7 +23,7 @@ from .checker import check
 from .durable import KINDS, DurableBodies
 from .evidence import Evidence, Violation
 from .faults import Faults
-from .gathering import Definitions, gather, happened, heal, hold_to_etcd, watch_threads, within, without_signal
+from .gathering import Definitions, gather, happened, heal, store_data, watch_threads, within, without_signal
 from .program import Op, Program
 from .threads import Threads
 
@@ -88,7 +89,7 @@ class Runner:
             store_limits=StoreLimits(),
         ) as cluster:
             self._cluster = cluster
-            hold_to_etcd(cluster)
+            hold_to_etcd(store_data(cluster))
             if program.durable:
                 self._threads = watch_threads(cluster, durable.evidence)
             self._calls = Calls(self._bodies, durable, jobs, cluster.clock.time_us)

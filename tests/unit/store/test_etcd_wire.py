@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerjob.store.etcd.api import etcd
-from peerjob.store.etcd.transaction import AtomicRequest, SeparateRequest, reading
+from peerjob.store.etcd.transaction import MAX_OPERATIONS, AtomicRequest, SeparateRequest, reading
 from peerjob.store.kv.format.base import Compare, Delete, Op, Put, Range, Transaction
-from peerjob.store.kv.format.request_limits import MAX_OPERATIONS
 
 KEYS = st.text(st.characters(codec="ascii"), min_size=1, max_size=200)
 ENDS = st.just("") | KEYS

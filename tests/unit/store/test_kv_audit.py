@@ -4,13 +4,13 @@ from peerjob.model.audit import MAX_AUDIT, AuditRecord
 from peerjob.model.record import StoreLimits
 from peerjob.store.kv.format.keys import below
 from peerjob.store.kv.store import KVStore
-from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
+from support.etcd_model import EtcdData
 
 
 async def test_a_record_takes_the_key_of_the_one_that_it_replaces(clock: VirtualClock) -> None:
-    kv = MemoryKeyValue(MemoryData(costs=Costs()), clock)
+    kv = MemoryKeyValue(EtcdData(), clock)
     store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
     await store.open()
     for first in range(0, MAX_AUDIT * 2, 500):

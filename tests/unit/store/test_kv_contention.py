@@ -23,11 +23,12 @@ from peerjob.store.kv.index import counts, queues
 from peerjob.store.kv.queue.claim_select import MAX_PASSED, Pick, Remaining, share_of
 from peerjob.store.kv.store import KVStore
 from peerjob.store.kv.write import answers, context, hints, kind_sets
-from peerjob.store.memory.data import Costs, MemoryData
+from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer, outcome
 from peerjob.testing.store_conformance import StoreConformance
+from support.etcd_model import EtcdData
 
 pytestmark = pytest.mark.one_python
 
@@ -79,7 +80,7 @@ class TestOvertaken(StoreConformance):
 
     @cached_property
     def data(self) -> MemoryData:
-        return MemoryData(costs=Costs())
+        return EtcdData()
 
     def make_store(self, namespace: str, limits: StoreLimits) -> Store:
         kv = Overtaken(self.data, self.clock)
@@ -116,7 +117,7 @@ class Windowed(Overtaken):
 async def conflicts(clock: VirtualClock, driver: type[Overtaken]) -> int:
     """The number of transactions that fail while four nodes claim all instances."""
     make = Factory(clock)
-    kv = driver(MemoryData(costs=Costs()), clock)
+    kv = driver(EtcdData(), clock)
 
     async def join() -> Peer:
         store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
@@ -250,7 +251,7 @@ class Interrupted(MemoryKeyValue):
 
 async def test_no_claim_takes_an_instance_twice_when_its_queues_become_too_many_meanwhile(clock: VirtualClock) -> None:
     """A repeated claim may read the indexes of its kinds, after an earlier round has read their queues one by one."""
-    data, make, kinds = MemoryData(costs=Costs()), Factory(clock), ["a", "b", "c"]
+    data, make, kinds = EtcdData(), Factory(clock), ["a", "b", "c"]
 
     async def join(kv: MemoryKeyValue) -> Peer:
         store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
@@ -276,7 +277,7 @@ async def test_no_claim_takes_an_instance_twice_when_its_queues_become_too_many_
 
 async def test_a_claim_takes_an_instance_once_if_another_queue_still_has_an_entry_of_it(clock: VirtualClock) -> None:
     """A claim reads its queues one after another, so an instance that moves meanwhile can be found in two of them."""
-    data, make, keys = MemoryData(costs=Costs()), Factory(clock), Keys("n")
+    data, make, keys = EtcdData(), Factory(clock), Keys("n")
     kv = MemoryKeyValue(data, clock)
     store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
     peer = await Peer(store=store, info=make.node(), make=make).join()
@@ -311,7 +312,7 @@ async def test_an_enqueue_that_is_refused_half_way_tells_so(
     clock: VirtualClock, allowed: int, *, is_unsure: bool
 ) -> None:
     """The relay of an outbox gives rows back only if the store has none of them."""
-    make, kv = Factory(clock), Forbidden(MemoryData(costs=Costs()), clock)
+    make, kv = Factory(clock), Forbidden(EtcdData(), clock)
     store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
     kv.allowed = 100
     await store.open()

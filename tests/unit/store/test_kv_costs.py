@@ -10,13 +10,12 @@ from peerjob.model.clock import to_datetime
 from peerjob.model.query import Query
 from peerjob.model.record import Action, Claim, StoreLimits
 from peerjob.model.run_now import RunNow
-from peerjob.store.kv.format import request_limits
 from peerjob.store.kv.format.base import MAX_REQUEST_BYTES, Delete, Entry, Found, Put, Range, Transaction
 from peerjob.store.kv.store import KVStore
-from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer, outcome
+from support.etcd_model import EtcdData, RequestRefusedError
 
 pytestmark = pytest.mark.one_python
 
@@ -51,8 +50,8 @@ class Bench:
     """A store whose reads are counted, and a node on it."""
 
     def __init__(self, clock: VirtualClock, limits: StoreLimits) -> None:
-        self.costs = Costs()
-        self.data = MemoryData(costs=self.costs)
+        self.data = EtcdData()
+        self.costs = self.data.costs
         self.kv = Counted(self.data, clock)
         self.store = KVStore(self.kv, url="memory://", namespace="n", clock=clock, limits=limits)
         self.make = Factory(clock)
@@ -337,7 +336,7 @@ async def test_a_transaction_over_a_limit_is_caught(bench: Bench) -> None:
     deep = [Transaction([], [Put(f"n/a/{number}", b"") for number in range(128)])]
     both = [Transaction([], [Put("n/a/1", b""), Delete("n/a/", "n/a0")])]
     for transactions in (twice, wide, deep, both):
-        with pytest.raises(request_limits.RequestRefusedError):
+        with pytest.raises(RequestRefusedError):
             await bench.kv.txn(transactions)
 
 

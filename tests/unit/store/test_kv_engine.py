@@ -34,10 +34,10 @@ from peerjob.store.kv.store import KVStore
 from peerjob.store.kv.write.context import KVCommands
 from peerjob.store.kv.write.transaction_plan import Change
 from peerjob.store.kv.write.writer import _parts  # pyright: ignore[reportPrivateUsage]
-from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer, outcome
+from support.etcd_model import EtcdData
 from support.records import logged
 
 Result = TypeVar("Result")
@@ -79,7 +79,7 @@ class Bench:
     def __init__(self, clock: VirtualClock) -> None:
         self.clock = clock
         self.make = Factory(clock)
-        self.data = MemoryData(costs=Costs())
+        self.data = EtcdData()
         self.keys = Keys("n")
         self.kv = Unreliable(self.data, clock)
         self.store = self.another(self.kv)

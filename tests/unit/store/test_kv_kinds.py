@@ -15,11 +15,12 @@ from peerjob.store.kv.kinds.kind_groups import Grouping
 from peerjob.store.kv.store import KVStore
 from peerjob.store.kv.write.context import KVContext
 from peerjob.store.kv.write.guarded import GuardedKeyValue
-from peerjob.store.memory.data import Costs, MemoryData
+from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer, outcome
 from support.counted import assert_counted
+from support.etcd_model import EtcdData
 
 Work = Callable[["Bench"], Awaitable[tuple[int, int, int]]]
 
@@ -74,7 +75,7 @@ class Bench:
     """A namespace with many kinds; a node registers half of them."""
 
     def __init__(self, clock: VirtualClock, kinds: int) -> None:
-        self.data = MemoryData(costs=Costs())
+        self.data = EtcdData()
         self.clock = clock
         self.make = Factory(clock)
         self.tallies: list[Tally] = []
@@ -166,7 +167,6 @@ async def test_many_kinds_cost_no_more_than_twice_as_much(clock: VirtualClock, w
     async with opened(clock, 10) as few, opened(clock, MANY) as many:
         spent = [await work(few), await work(many)]
         assert [most <= 2 * least for least, most in zip(*spent, strict=True)] == [True] * 3, spent
-        assert many.data.costs is not None
         assert many.data.costs.worst <= 2 * MANY * EACH
 
 
@@ -278,7 +278,7 @@ class RacingTally(Tally):
 
 async def test_a_kind_that_leaves_its_group_before_the_marker_is_read_is_found(clock: VirtualClock) -> None:
     """The marker already shows the change, so no later read would find the change."""
-    data = MemoryData(costs=Costs())
+    data = EtcdData()
 
     def grouping() -> tuple[RacingTally, Grouping]:
         kv = RacingTally(data, clock)
@@ -321,7 +321,7 @@ async def test_requests_for_many_kinds_count_though_counters_are_forgotten(
 
 async def test_the_parts_of_kinds_that_a_dead_node_has_stored_leave_no_keys(clock: VirtualClock) -> None:
     """The node died before it wrote the stamp of the parts."""
-    data, make = MemoryData(costs=Costs()), Factory(clock)
+    data, make = EtcdData(), Factory(clock)
     kv = MemoryKeyValue(data, clock)
     store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
     info = make.node(kinds=[f"kind-{number}" for number in range(20)])
@@ -335,7 +335,7 @@ async def test_the_parts_of_kinds_that_a_dead_node_has_stored_leave_no_keys(cloc
 
 
 async def test_a_join_stores_its_kinds_again_if_they_are_removed_meanwhile(clock: VirtualClock) -> None:
-    data, make = MemoryData(costs=Costs()), Factory(clock)
+    data, make = EtcdData(), Factory(clock)
 
     class Removing(MemoryKeyValue):
         """Removes the unused kinds once, after the first part was written."""

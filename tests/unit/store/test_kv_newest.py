@@ -15,10 +15,11 @@ from peerjob.store.kv.format.base import Entry, Found, Put, Range, Transaction
 from peerjob.store.kv.format.rows import SMALL
 from peerjob.store.kv.index.newest import NewestIds, id_at
 from peerjob.store.kv.store import KVStore
-from peerjob.store.memory.data import Costs, MemoryData
+from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer, outcome
+from support.etcd_model import EtcdData
 from support.searches import examples
 
 pytestmark = pytest.mark.one_python
@@ -84,8 +85,9 @@ async def test_pages_have_all_ids_in_order(
 
 class Bench:
     def __init__(self, clock: VirtualClock) -> None:
-        self.costs, self.make, self.clock = Costs(), Factory(clock), clock
-        self.kv = Trips(MemoryData(costs=self.costs), clock)
+        data = EtcdData()
+        self.costs, self.make, self.clock = data.costs, Factory(clock), clock
+        self.kv = Trips(data, clock)
         self.store = KVStore(self.kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
 
     async def add(self, count: int, *, tags: tuple[str, ...] = ()) -> list[str]:

@@ -6,17 +6,17 @@ from peerjob.model.record import StoreLimits
 from peerjob.store.kv.format.base import Put, Range, Transaction
 from peerjob.store.kv.format.keys import Keys, prefix_end
 from peerjob.store.kv.store import KVStore
-from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer
+from support.etcd_model import EtcdData
 
 
 class Bench:
     """A namespace in which a later release has entries that were due long ago."""
 
     def __init__(self, clock: VirtualClock) -> None:
-        self.kv = MemoryKeyValue(MemoryData(costs=Costs()), clock)
+        self.kv = MemoryKeyValue(EtcdData(), clock)
         self.store = KVStore(self.kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
         self.keys = Keys("n")
         self.make = Factory(clock)

@@ -18,10 +18,11 @@ from peerjob.store.kv.format.keys import Keys, below, timed
 from peerjob.store.kv.format.limit_rows import decode_key_permit
 from peerjob.store.kv.format.rows import Row, decode_row, encode
 from peerjob.store.kv.store import KVStore
-from peerjob.store.memory.data import Costs, MemoryData
+from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer
+from support.etcd_model import hold_to_etcd
 
 HOUR_US = 3_600_000_000
 
@@ -168,7 +169,7 @@ async def test_one_that_a_faster_clock_found_due_moves_too(bench: Bench) -> None
 
 async def test_one_that_a_faster_clock_let_past_its_gate_keeps_its_permit(bench: Bench) -> None:
     """The clock of the node that added the instance is ahead."""
-    bench.data.costs = Costs()  # refuses what etcd refuses
+    hold_to_etcd(bench.data)
     new = bench.make.instance(limit_key="key", key_concurrency=2)
     await bench.store.publish_limits([KindLimits(kind=new.kind, key_concurrency=2)])
     await bench.store.enqueue([new])

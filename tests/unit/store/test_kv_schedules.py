@@ -16,10 +16,10 @@ from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Put, R
 from peerjob.store.kv.format.keys import Keys, prefix_end
 from peerjob.store.kv.nodes.elections import KVElections
 from peerjob.store.kv.store import KVStore
-from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer, outcome
+from support.etcd_model import EtcdData
 from support.records import logged
 
 Result = TypeVar("Result")
@@ -58,8 +58,8 @@ class Bench:
     def __init__(self, clock: VirtualClock) -> None:
         self.clock = clock
         self.make = Factory(clock)
-        self.costs = Costs()
-        self.data = MemoryData(costs=self.costs)
+        self.data = EtcdData()
+        self.costs = self.data.costs
         self.keys = Keys("n")
         self.kv = Line(self.data, clock)
         self.store = self.another()

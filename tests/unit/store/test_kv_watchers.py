@@ -7,10 +7,10 @@ import pytest
 from peerjob.model.record import StoreLimits
 from peerjob.store.kv.format.base import Range
 from peerjob.store.kv.store import KVStore
-from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer, outcome
+from support.etcd_model import EtcdData
 
 
 @pytest.mark.parametrize("count", [20, 450])
@@ -18,7 +18,7 @@ from peerjob.testing.factories import Factory, Peer, outcome
 async def test_of_many_awaited_instances_those_that_end_are_reported(
     clock: VirtualClock, count: int, seconds: float
 ) -> None:
-    data, make = MemoryData(costs=Costs()), Factory(clock)
+    data, make = EtcdData(), Factory(clock)
     store = KVStore(MemoryKeyValue(data, clock), url="memory://", namespace="n", clock=clock, limits=StoreLimits())
     worker = await Peer(store=store, info=make.node(), make=make).join()
     waiter = await Peer(store=store, info=make.node(kinds=()), make=make).join()
@@ -49,7 +49,7 @@ async def test_of_many_awaited_instances_those_that_end_are_reported(
 
 async def test_a_store_listens_for_live_incarnations_only(clock: VirtualClock) -> None:
     """Also if a node joins again many times, as it does each time that its lease expires."""
-    data, make = MemoryData(costs=Costs()), Factory(clock)
+    data, make = EtcdData(), Factory(clock)
     store = KVStore(MemoryKeyValue(data, clock), url="memory://", namespace="n", clock=clock, limits=StoreLimits())
     listening: list[int] = []
     for _ in range(3):

@@ -10,13 +10,14 @@ from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.kv.queue import claim_call
 from peerjob.store.kv.store import KVStore
-from peerjob.store.memory.data import Costs, MemoryData
+from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Peer
 from peerjob.testing.store_conformance import KeyedConformance, StoreConformance
 from peerjob.testing.store_conformance.suite import StoreSuite
 from support.counted import assert_counted
+from support.etcd_model import EtcdData
 from support.leftovers import leftovers_of, traces_of
 
 Result = TypeVar("Result")
@@ -33,7 +34,7 @@ class OnMemory(StoreSuite):
 
     @cached_property
     def data(self) -> MemoryData:
-        return MemoryData(costs=Costs())
+        return EtcdData()
 
     def make_store(self, namespace: str, limits: StoreLimits) -> Store:
         return KVStore(

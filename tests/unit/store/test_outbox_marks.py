@@ -11,11 +11,11 @@ from peerjob.model.record import Enqueued, NewInstance, StoreLimits
 from peerjob.model.repeats import OUTBOX_REPEAT_US, REPEAT_US, repeat_us
 from peerjob.store.base import Store
 from peerjob.store.kv.store import KVStore
-from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.store.reference.store import ReferenceData, ReferenceStore
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer
+from support.etcd_model import EtcdData
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ def store(request: pytest.FixtureRequest, clock: VirtualClock) -> Store:
     limits = StoreLimits(retention_us=1_000_000)
     if request.param == "reference":
         return ReferenceStore(ReferenceData(), clock=clock, limits=limits, namespace="n")
-    kv = MemoryKeyValue(MemoryData(costs=Costs()), clock)
+    kv = MemoryKeyValue(EtcdData(), clock)
     return KVStore(kv, url="memory://", namespace="n", clock=clock, limits=limits, retry_for=0)
 
 

@@ -1,6 +1,6 @@
-"""The size of a request that every driver must accept: what fits into one transaction of etcd.
+"""A memory store's data with the limits and the costs of etcd: it refuses what etcd would refuse, and counts reads.
 
-The engine makes no larger request. In tests, the memory driver checks each request with `check`.
+The limits say what fits into one transaction of etcd. The engine makes no larger request.
 
 The guards are compares of the whole request. `SeparateRequest` in `store/etcd/transaction.py` sends a request in one of
 two ways:
@@ -19,10 +19,22 @@ that number. A key must not be written twice. A test compares these rules with a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from .base import Compare, Put, Transaction, bytes_of
+from peerjob.store.etcd.transaction import MAX_OPERATIONS
+from peerjob.store.kv.format.base import (
+    Applied,
+    Compare,
+    Entry,
+    Found,
+    LeaseEndedError,
+    Put,
+    Range,
+    Transaction,
+    bytes_of,
+)
+from peerjob.store.memory.data import MemoryData, SortedKeys
 
-MAX_OPERATIONS = 128
 MAX_BYTES = 3 << 19
 
 
@@ -75,3 +87,73 @@ def _check_keys(transactions: Sequence[Transaction]) -> None:
                 for key in put:
                     if op.key <= key < op.end if op.end else op.key == key:
                         raise RequestRefusedError(f"{key} is written and removed")
+
+
+def hold_to_etcd(data: MemoryData) -> None:
+    """Let a store's data refuse from now on what etcd would refuse."""
+    apply = data.apply
+
+    def checked(
+        transactions: Sequence[Transaction], also: Transaction | None, guards: Sequence[Compare] = ()
+    ) -> Applied:
+        check(transactions, also, guards)
+        for transaction in [*transactions, also] if also is not None else transactions:
+            for op in transaction.ops:
+                if isinstance(op, Put) and op.lease and op.lease not in data._leases:  # pyright: ignore[reportPrivateUsage]
+                    raise LeaseEndedError("memory://", "the lease has ended")
+        return apply(transactions, also, guards)
+
+    data.apply = checked  # type: ignore[method-assign]
+
+
+@dataclass
+class Costs:
+    """The cost of reads on etcd, which visits all keys of a range and those deleted since the last compaction."""
+
+    reads: int = 0
+    worst: int = 0
+    """The number of keys and tombstones in the most expensive range."""
+    worst_range: tuple[str, str] = ("", "")
+    most_values: int = 0
+    """The largest number of values that one range read. In descending order, etcd reads all of them despite a limit."""
+
+
+class EtcdData(MemoryData):
+    """Data that is held to the limits of etcd, and that counts what its reads would cost there."""
+
+    def __init__(self, *, max_keys: int | None = None) -> None:
+        super().__init__(max_keys=max_keys)
+        self.costs = Costs()
+        self._deleted: set[str] = set()
+        self._tombstones = SortedKeys()
+        hold_to_etcd(self)
+
+    def compact(self) -> None:
+        """Forget deleted keys, as a compaction of etcd does."""
+        self._deleted.clear()
+        self._tombstones = SortedKeys()
+
+    def get(self, keys: Sequence[str]) -> list[Entry | None]:
+        self.costs.reads += len(keys)
+        return super().get(keys)
+
+    def range(self, wanted: Range) -> Found:
+        found, costs = super().range(wanted), self.costs
+        if wanted.end:
+            visited = found.count + self._tombstones.count(wanted.start, wanted.end)
+            costs.reads += 1
+            if visited > costs.worst:
+                costs.worst, costs.worst_range = visited, (wanted.start, wanted.end)
+            costs.most_values = max(costs.most_values, found.count if wanted.reverse else len(found.items))
+        return found
+
+    def _put(self, key: str, value: bytes, revision: int, lease: int) -> None:
+        super()._put(key, value, revision, lease)
+        if key in self._deleted:
+            self._deleted.discard(key)
+            self._tombstones.remove(key)
+
+    def _remove(self, key: str) -> None:
+        super()._remove(key)
+        self._deleted.add(key)
+        self._tombstones.add(key)
