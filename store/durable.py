@@ -3,7 +3,7 @@
 `peerjob.model.durable` has the words and the numbers. The rules for all commands:
 
 * An instance that SUSPEND ended *waits*: it is Scheduled, and is not in its queue. It enters the queue when its wait is
-  over: the awaited signal is there, or its needs are over, or its time has come. If the wait is over at once, it enters
+  over: an awaited signal is there, or its needs are over, or its time has come. If the wait is over at once, it enters
   at once. Until a wait with a time is over, the instance is among the delayed ones, and its `due_us` is that time.
   `due_us` is the former due time again when a signal or the needs end the wait. So work in progress comes before later
   work of the same priority. To enter the queue is the same as for any instance: a key limit can hold it there.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peerjob.model.durable import (
+    MAX_AWAITED_BYTES,
     MAX_CHILDREN_CALL,
     MAX_NEEDS_CALL,
     MAX_RESTORED_STEPS,
@@ -12,6 +13,8 @@ from peerjob.model.durable import (
     MAX_STEPS_CALL,
     Need,
     Step,
+    Wait,
+    size_of_names,
 )
 from peerjob.model.record import Action, NewChild, Outcome
 from peerjob.model.restored import Restored
@@ -34,8 +37,9 @@ def _check_outcome(outcome: Outcome) -> None:
     wait = outcome.wait
     if (wait is None) == (outcome.action is Action.SUSPEND):
         raise ValueError(f"outcome of {outcome.id}: SUSPEND needs a wait, and no other action takes one")
-    if wait is not None and not wait.signal and wait.until_us is None and not wait.needs:
+    if wait is not None and not wait.signals and wait.until_us is None and not wait.needs:
         raise ValueError(f"outcome of {outcome.id}: the wait has no signal, no time and no needs, so it never ends")
+    _check_signals(f"outcome of {outcome.id}", wait)
     if outcome.needs and outcome.action not in _WAITS:
         raise ValueError(f"outcome of {outcome.id}: only REPORT and SUSPEND take needs, not {outcome.action.value!r}")
     if any(need.when != "ended" for need in outcome.needs):
@@ -44,6 +48,11 @@ def _check_outcome(outcome: Outcome) -> None:
     if len(outcome.needs) > MAX_NEEDS_CALL:
         raise ValueError(f"outcome of {outcome.id}: at most {MAX_NEEDS_CALL} needs, got {len(outcome.needs):,}")
     _check_steps(f"outcome of {outcome.id}", outcome.steps)
+
+
+def _check_signals(owner: str, wait: Wait | None) -> None:
+    if wait is not None and (size := size_of_names(wait.signals)) > MAX_AWAITED_BYTES:
+        raise ValueError(f"{owner}: the names of its signals have {size:,} bytes, at most {MAX_AWAITED_BYTES:,} fit")
 
 
 def check_children(parent: str, children: Sequence[NewChild], layout: int) -> None:
@@ -84,8 +93,9 @@ def check_restored(instances: Sequence[Restored], layout: int = FLOWS_LAYOUT) ->
             raise ValueError(f"instance {id}: a restored instance has a due time and no delay")
         if restored.parent and restored.instance.key is not None:
             raise ValueError(f"child {id}: a child takes no unique key, got {restored.instance.key!r}")
-        if wait is not None and (restored.open or wait.needs or not (wait.signal or wait.until_us is not None)):
+        if wait is not None and (restored.open or wait.needs or not (wait.signals or wait.until_us is not None)):
             raise ValueError(f"instance {id}: it can wait for a signal or a time, and only if it is not open")
+        _check_signals(f"instance {id}", wait)
         if restored.state.is_final and (not restored.parent or restored.steps or wait is not None or restored.open):
             raise ValueError(f"instance {id}: only a child is restored as final, without steps and a wait")
         if not restored.state.is_final and (

@@ -268,8 +268,9 @@ class NodeInstanceManager(NodeJobManager):
         if answer is SignalAnswer.OTHER:
             # the value of another type that a body has refused does not stand in the way of the next one
             wait = None if (record := (await store.get([id]))[0]) is None else record.wait
-            if wait is not None and is_name_again(SIGNAL_MARK + wait.signal, signal.stored_name):
-                return await store.signal(id, wait.signal, data)
+            for name in () if wait is None else wait.signals:
+                if is_name_again(SIGNAL_MARK + name, signal.stored_name):
+                    return await store.signal(id, name, data)
         return answer
 
     async def clear_instances(self, filter: Filter | None = None) -> int:

@@ -13,7 +13,17 @@ from peerjob.handles.context import Context
 from peerjob.handles.durable_run import inside_step
 from peerjob.model.child_call import check_child
 from peerjob.model.codec import encode_value
-from peerjob.model.durable import MAX_NEEDS_CALL, MAX_SIGNALS, MAX_STEPS_CALL, SIGNAL_MARK, Need, Step, Wait
+from peerjob.model.durable import (
+    MAX_AWAITED_BYTES,
+    MAX_NEEDS_CALL,
+    MAX_SIGNALS,
+    MAX_STEPS_CALL,
+    SIGNAL_MARK,
+    Need,
+    Step,
+    Wait,
+    size_of_names,
+)
 from peerjob.model.durable_errors import SignalTimeout, StepLimitError
 from peerjob.model.errors import DecodeError, NodeStateError
 from peerjob.model.ids import child_ids
@@ -84,13 +94,20 @@ class NodeDurableRun(RunSteps):
                 raise StepLimitError(claim.id, name, f"the instance has {MAX_SIGNALS} signals")
             until_us, steps = (None, ()) if timeout_us is None else self._deadline(name, timeout_us)
             if until_us is None or until_us > self._now_us():
-                wait = Wait(signal=stored_name.removeprefix(SIGNAL_MARK), until_us=until_us)
+                wait = Wait(signals=(stored_name.removeprefix(SIGNAL_MARK),), until_us=until_us)
+                self._check_awaited(name, wait.signals[0])
                 await self._suspend(Suspension(wait, steps))
             await self._keep(Step(stored_name, TIMED_OUT), alone=True)
             stored_name, data, value = self._find(signal.stored_name, read)
         if data == TIMED_OUT:
             raise SignalTimeout(claim.id, name)
         return value
+
+    def _check_awaited(self, name: str, more: str) -> None:
+        signals = {more, *(signal for waiting in self._waiting.values() for signal in waiting.wait.signals)}
+        if (size := size_of_names(signals)) > MAX_AWAITED_BYTES:
+            reason = f"the names of the signals that tasks await at once have {size:,} bytes"
+            raise StepLimitError(self._run.claim.id, name, f"{reason}, over the limit of {MAX_AWAITED_BYTES:,} bytes")
 
     def _begin_wait(self, verb: str, name: str) -> None:
         self._check_inside(verb, name)

@@ -25,12 +25,12 @@ class Suspension(msgspec.Struct, frozen=True):
 def joined(waits: Sequence[Suspension]) -> Suspension:
     """One wait for all that the tasks of a body await, over as soon as one of them is: the body then runs again.
 
-    Of several signals, and of several sets of children, the first one is awaited: a store has one of each.
+    Of several sets of children, the first one is awaited: a store has one set of a wait.
     """
     needing = next((given for given in waits if given.wait.needs), None)
     times = [given.wait.until_us for given in waits if given.wait.until_us is not None]
     wait = Wait(
-        signal=next((given.wait.signal for given in waits if given.wait.signal), ""),
+        signals=tuple(dict.fromkeys(name for given in waits for name in given.wait.signals)),
         until_us=min(times, default=None),
         needs=needing is not None,
     )

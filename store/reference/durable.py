@@ -105,9 +105,9 @@ def resume(transaction: ReferenceTransaction, instance: InstanceData, *, is_new:
 
 
 def _is_met(instance: InstanceData, wait: Wait) -> bool:
-    """Whether the signal is there, or no need is left."""
+    """Whether a signal is there, or no need is left."""
     needs_over = wait.needs and not instance.needs and not instance.open
-    return needs_over or (bool(wait.signal) and SIGNAL_MARK + wait.signal in instance.steps)
+    return needs_over or any(SIGNAL_MARK + name in instance.steps for name in wait.signals)
 
 
 def open_needs(transaction: ReferenceTransaction, ids: Sequence[str]) -> list[int]:

@@ -85,7 +85,7 @@ async def test_a_flipped_bit_lets_nothing_wait_for_ever(
             running = {claim.id: claim for claim in await peer.take()}
             victim = second.id if what == "sibling" else parent.id
             if what == "signal":
-                assert await peer.suspend(parent, Wait(signal="approval")) is Ack.DONE
+                assert await peer.suspend(parent, Wait(signals=("approval",))) is Ack.DONE
             elif what == "parent":
                 needs = (Need(first.id), Need(second.id))
                 assert await peer.suspend(parent, NEEDS, needs=needs) is Ack.DONE

@@ -66,7 +66,7 @@ async def test_a_thread_keeps_the_tail_of_a_later_release(site: MakeSite) -> Non
         claim = await peer.take_one()
         assert not claim.linked
         assert await peer.report(claim, steps=(Step("a", b"1"),)) is Ack.DONE
-        assert await peer.suspend(claim, Wait(signal="go")) is Ack.DONE
+        assert await peer.suspend(claim, Wait(signals=("go",))) is Ack.DONE
         assert bytes(cast(bytes, client.get(key))).endswith(LATER)
         await store.signal(new.id, "go", b"")
         assert await peer.end(await peer.take_one()) is Ack.DONE
@@ -121,7 +121,7 @@ async def test_a_child_has_one_edge_however_often_its_parent_waits(site: MakeSit
     claim = await parent_of(here, peer, one)
     (running,) = await peer.take()
     for name in ("a", "b", "c"):
-        wait = Wait(signal=name, needs=True)
+        wait = Wait(signals=(name,), needs=True)
         assert await peer.suspend(claim, wait, needs=(Need(one.instance.id),)) is Ack.DONE
         assert here.server.command("ZCARD", here.key(f"d:{one.instance.id}")) == 1
         await store.signal(claim.id, name, b"")
@@ -291,7 +291,7 @@ async def test_a_signal_for_an_earlier_wait_moves_no_retry(site: MakeSite) -> No
     store = await opened(here)
     peer = await here.join(store)
     claim = await parent_of(here, peer)
-    assert await peer.suspend(claim, Wait(signal="go", until_us=1)) is Ack.DONE
+    assert await peer.suspend(claim, Wait(signals=("go",), until_us=1)) is Ack.DONE
     again = await peer.take_one()
     assert await peer.end(again, Action.RETRY, delay_us=3_600_000_000) is Ack.DONE
     (before,) = await store.get([claim.id])

@@ -7,6 +7,8 @@ other children of the same parent.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from enum import StrEnum
 from typing import Literal
 
@@ -14,12 +16,16 @@ import msgspec
 
 SIGNAL_MARK = "!"
 """The first character of the stored name of a signal. The name of a step begins with another character."""
+AGAIN = re.compile(r"@[0-9]+\Z")
+"""The end of the stored name of a value in place of one that does not fit. No user can give such a name."""
 MAX_STEP_NAME = 200
 """Most characters in the name of a step, a signal, a wait or a child."""
 MAX_STEPS = 1_000
 """Most steps of an instance; signals are not among them."""
 MAX_SIGNALS = 100
 """Most signals of an instance."""
+MAX_AWAITED_BYTES = 1_024
+"""Most bytes in the names of the signals that one wait awaits, with one byte between two names."""
 MAX_STEP_BYTES = 1 << 20
 """Most bytes of one value."""
 MAX_ALL_STEP_BYTES = 16 << 20
@@ -76,12 +82,22 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     At least one is given.
     """
 
-    signal: str = ""
-    """The name of a signal, without mark: it is there."""
+    signals: tuple[str, ...] = ()
+    """The names of signals, without marks: one of them is there."""
     until_us: int | None = None
     """The time has come, by the clock that decides about due times."""
     needs: bool = False
     """None of the needs that were given under this fence is left."""
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the signals, as callers give them."""
+        return [AGAIN.sub("", name) for name in self.signals]
+
+
+def size_of_names(signals: Collection[str]) -> int:
+    """The bytes of the names of signals, with one byte between two names."""
+    return len("\0".join(signals).encode())
 
 
 class SignalAnswer(StrEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Generic, TypeVar, overload
 
-from .durable import MAX_STEP_NAME, SIGNAL_MARK
+from .durable import AGAIN, MAX_STEP_NAME, SIGNAL_MARK
 from .errors import OptionError
 from .limits import checked_text
 
@@ -63,4 +63,6 @@ def checked_step_name(name: object) -> str:
     text = checked_text("name", name, MAX_STEP_NAME)
     if text.startswith(SIGNAL_MARK):
         raise OptionError("name", name, f"a name that does not begin with {SIGNAL_MARK!r}")
+    if AGAIN.search(text):
+        raise OptionError("name", name, "a name that does not end in '@' and a number")
     return text

@@ -42,7 +42,7 @@ def shown_step(data: bytes) -> Any:
 
 def wait_text(wait: Wait, needs: str = "its children") -> str:
     """What an instance waits for, in words: "signal approval until 2026-11-30 12:00:00Z"."""
-    parts = [f"signal {wait.signal}"] if wait.signal else []
+    parts = [f"signal {name}" for name in wait.names]
     if wait.needs:
         parts.append(needs)
     text = " or ".join(parts)

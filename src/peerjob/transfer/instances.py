@@ -155,7 +155,7 @@ def _moved(
         key_concurrency=0 if key is None else key.concurrency,
         parent=record.parent,
         steps=steps,
-        signal="" if waits is None else waits.signal,
+        signals=() if waits is None else waits.signals,
         until_us=None if waits is None else waits.until_us,
         open=is_open,
         state=state,

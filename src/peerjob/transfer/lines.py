@@ -84,8 +84,8 @@ class MovedInstance(msgspec.Struct, frozen=True, kw_only=True, tag="instance", o
     parent: str = ""
     steps: tuple[Step, ...] = ()
     """Its steps and signals, if they are few; otherwise they follow in lines of their own."""
-    signal: str = ""
-    """The signal that it waits for."""
+    signals: tuple[str, ...] = ()
+    """The signals that it waits for."""
     until_us: Moment | None = None
     """The time that it waits for."""
     open: bool = False
@@ -98,7 +98,7 @@ class MovedInstance(msgspec.Struct, frozen=True, kw_only=True, tag="instance", o
     @property
     def is_durable(self) -> bool:
         """Whether it has something that `Store.enqueue` does not take."""
-        return bool(self.parent or self.steps or self.signal or self.open) or self.until_us is not None
+        return bool(self.parent or self.steps or self.signals or self.open) or self.until_us is not None
 
     def new(self) -> NewInstance:
         """The instance to add."""
@@ -121,12 +121,12 @@ class MovedInstance(msgspec.Struct, frozen=True, kw_only=True, tag="instance", o
 
     def restored(self) -> Restored:
         """The instance to add, with its steps and its wait. Raises ValueError for a state that does not exist."""
-        waits = self.signal or self.until_us is not None
+        waits = self.signals or self.until_us is not None
         return Restored(
             instance=self.new(),
             parent=self.parent,
             steps=self.steps,
-            wait=Wait(signal=self.signal, until_us=self.until_us) if waits else None,
+            wait=Wait(signals=self.signals, until_us=self.until_us) if waits else None,
             open=self.open,
             state=State.parse(self.state) if self.state else State.SCHEDULED,
             result=self.result,

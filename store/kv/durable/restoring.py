@@ -163,7 +163,7 @@ class RestoreCommands(EnqueueCommands):
             )
         if moved.wait is None:
             return row
-        is_over = any(step.name == SIGNAL_MARK + moved.wait.signal for step in moved.steps)
+        is_over = any(SIGNAL_MARK + name == step.name for name in moved.wait.signals for step in moved.steps)
         return with_wait(row, moved.wait, is_over=is_over)
 
 

@@ -81,7 +81,7 @@ class StepCommands(KVCommands):
             if answer is not None:
                 return answer
             after = with_thread(row, thread.with_value(SIGNAL_MARK + name, len(value)))
-            end = EndOfWait(state.mod, row, after, [Put(key, value)], enters=thread.signal == name)
+            end = EndOfWait(state.mod, row, after, [Put(key, value)], enters=name in thread.awaits)
             if await write_ends(context, {id: end}, changed=[id]):
                 return SignalAnswer.ACCEPTED
         raise StoreUnavailableError(context.url, "too many writers at once")

@@ -36,7 +36,8 @@ class StoredThread(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The fence to which the wait belongs; 0 for a child that was not claimed yet."""
     until_us: Moment | None = None
     """The time that ends the wait. Until then, the instance is in the delayed queue; without one, it is in none."""
-    signal: str = ""
+    awaits: tuple[str, ...] = ()
+    """The signals that end the wait."""
     needs: bool = False
     before_us: Moment = 0
     """The due time before a wait with a time."""
@@ -118,7 +119,7 @@ def is_outside(row: Row) -> bool:
 def shown_wait(row: Row) -> Wait | None:
     """The wait of an instance as readers see it."""
     thread = wait_of(row)
-    return None if thread is None else Wait(signal=thread.signal, until_us=thread.until_us, needs=thread.needs)
+    return None if thread is None else Wait(signals=thread.awaits, until_us=thread.until_us, needs=thread.needs)
 
 
 def is_held(row: Row) -> bool:

@@ -414,8 +414,8 @@ class _OutcomeSource:
 
     def _suspended(self, update: _InstanceUpdate, row: Row, wait: Wait) -> Row:
         """The record of an instance that was suspended: it waits, or enters its queue, if the wait is over."""
-        key = self.values.key(update.id, SIGNAL_MARK + wait.signal)
-        is_over = bool(wait.signal) and (key in (update.steps or ()) or self.values.known.get(key) is not None)
+        keys = [self.values.key(update.id, SIGNAL_MARK + name) for name in wait.signals]
+        is_over = any(key in (update.steps or ()) or self.values.known.get(key) is not None for key in keys)
         if wait.needs and not is_over:
             left = self.needs.left.get(update.id)
             is_over = left is None

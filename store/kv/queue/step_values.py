@@ -41,10 +41,10 @@ class StepValues:
         for outcome in outcomes:
             if again or outcome.needs:
                 wanted += (self.key(outcome.id, step.name) for step in outcome.steps)
-            if outcome.wait is not None and outcome.wait.signal and outcome.id in rows:
+            if outcome.wait is not None and outcome.wait.signals and outcome.id in rows:
                 thread = thread_of(rows[outcome.id][1])
                 if thread is not None and thread.signals:
-                    wanted.append(self.key(outcome.id, SIGNAL_MARK + outcome.wait.signal))
+                    wanted += (self.key(outcome.id, SIGNAL_MARK + name) for name in outcome.wait.signals)
         if wanted:
             entries = await kv.get(list(dict.fromkeys(wanted)))
             values = (None if entry is None else entry.value for entry in entries)

@@ -32,7 +32,7 @@ def with_wait(row: Row, wait: Wait, *, is_over: bool) -> Row:
         waits=True,
         fence=row.fence,
         until_us=until_us,
-        signal=wait.signal,
+        awaits=wait.signals,
         needs=wait.needs,
         before_us=row.due_us,
     )

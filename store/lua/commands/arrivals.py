@@ -14,7 +14,7 @@ from peerjob.model.state import State
 from peerjob.store.lua.scripts.script import Argument
 
 from .codec import FORMAT, MAX_TIME_US
-from .thread import parent_tag
+from .thread import awaited_text, parent_tag
 
 ID_SIZE = 36
 MAX_PLAIN_RECORDS = 1_000
@@ -104,7 +104,7 @@ def restore_arguments(instances: Sequence[Restored], node: str) -> list[Argument
         tags = (parent_tag(restored.parent),) if restored.parent else ()
         key = f"{new.key_concurrency} {new.limit_key}" if new.limit_key else ""
         arguments += (*template_arguments(new, *tags), new.id, key, new.spec, restored.parent, what, before_us)
-        arguments.append("" if wait is None else wait.signal)
+        arguments.append(awaited_text(wait))
         arguments += (b"" if data is None else b"=" + data for data in (restored.result, restored.error))
         arguments.append(len(restored.steps))
         for step in restored.steps:

@@ -32,14 +32,14 @@ class Thread(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     fence: float = 0.0
     """The fence of the wait. With another fence in the record, the wait is over."""
     parent: str = ""
-    awaits: str = ""
+    awaits: tuple[str, ...] = ()
 
     def wait(self, fence: float, due_us: float) -> Wait | None:
         """The wait of a Scheduled instance with this fence and this due time."""
         if not self.flags & _WAITS or fence != self.fence:
             return None
         until_us = int(due_us) if self.flags & _TIMED else None
-        return Wait(signal=self.awaits, until_us=until_us, needs=bool(self.flags & _JOINS))
+        return Wait(signals=self.awaits, until_us=until_us, needs=bool(self.flags & _JOINS))
 
     @property
     def has_children(self) -> bool:
@@ -78,8 +78,13 @@ def unpack_thread(tail: bytes) -> Thread | None:
         values=steps + signals,
         fence=fence,
         parent=tail[_ENTRY.size : begin].decode(),
-        awaits=tail[begin + _SIZE.size : end].decode(),
+        awaits=tuple(filter(None, tail[begin + _SIZE.size : end].decode().split("\0"))),
     )
+
+
+def awaited_text(wait: Wait | None) -> str:
+    """The signals of a wait, as the scripts take them."""
+    return "" if wait is None else "\0".join(wait.signals)
 
 
 def parent_tag(parent: str) -> str:
@@ -103,9 +108,9 @@ def add_thread_arguments(outcome: Outcome, arguments: list[Argument]) -> str:
         if wait.until_us is not None:
             letters += "u"
             arguments.append(max(wait.until_us, 0))
-        if wait.signal:
+        if wait.signals:
             letters += "g"
-            arguments.append(wait.signal)
+            arguments.append(awaited_text(wait))
         if wait.needs:
             letters += "j"
     return letters

@@ -55,7 +55,7 @@ class FlowCalls:
     def _wait(self, given: Given) -> Wait:
         until = given.get("until")
         return Wait(
-            signal=given.get("signal", ""),
+            signals=tuple(given.get("signals", ())),
             until_us=None if until is None else self._now_us() + round(until * SECOND_US),
             needs=given.get("needs", False),
         )

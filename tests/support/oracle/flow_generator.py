@@ -86,7 +86,7 @@ class FlowGenerator(LimitGenerator):
         if needs and flown.random() < 0.9:
             wait["needs"] = True
         if flown.random() < 0.5 or not wait:
-            wait["signal"] = flown.choice(SIGNALS)
+            wait["signals"] = flown.sample(SIGNALS, flown.choice((1, 1, 2)))
         if flown.random() < 0.3:
             wait["until"] = flown.choice((-2, 3, HOUR))
         return wait

@@ -45,11 +45,11 @@ def _waker(state: Namespace, instance: InstanceData, places: int) -> Iterator[st
     if places:
         yield f"WAKER: {id} waits and is in {places} queues"
     parent = state.instances.get(instance.parent)
-    by_signal = bool(wait.signal) and SIGNAL_MARK + wait.signal not in instance.steps
+    by_signal = bool(wait.signals) and not any(SIGNAL_MARK + name in instance.steps for name in wait.signals)
     by_needs = wait.needs and bool(instance.needs)
     by_import = instance.open and not instance.parent
     by_parent = by_import or (instance.open and parent is not None and not parent.state.is_final)
-    if (wait.signal and not by_signal) or not (by_signal or by_needs or by_parent):
+    if (wait.signals and not by_signal) or not (by_signal or by_needs or by_parent):
         yield f"WAKER: {id} waits for nothing"
 
 

@@ -76,12 +76,12 @@ def watch_threads(cluster: TestCluster, evidence: DurableEvidence) -> Threads:
 
 
 async def without_signal(cluster: TestCluster) -> list[tuple[str, str]]:
-    """The instances that wait for a signal without a time, each with the name of the signal."""
+    """The instances that wait for a signal without a time, each with the name of one."""
     store = a_store(cluster)
     await store.open()
     waits = [(record.id, record.wait) async for record in records_of(store, state=State.SCHEDULED)]
     await store.close()
-    return [(id, wait.signal) for id, wait in waits if wait is not None and wait.signal and wait.until_us is None]
+    return [(id, wait.signals[0]) for id, wait in waits if wait is not None and wait.signals and wait.until_us is None]
 
 
 async def gather(

@@ -54,7 +54,7 @@ def durable(storm: Storm, chance: random.Random, claim: Claim, action: Action) -
         return given
     needs = tuple(map(Need, chance.sample(children, min(len(children), chance.choice((0, 1, 3))))))
     until_us = storm.clock.time_us() + SOON_US if chance.random() < 0.3 else None
-    wait = Wait(signal=SIGNAL if not needs else "", needs=bool(needs), until_us=until_us)
+    wait = Wait(signals=() if needs else (SIGNAL,), needs=bool(needs), until_us=until_us)
     return given | {"action": Action.SUSPEND, "wait": wait, "needs": needs}
 
 
@@ -87,7 +87,7 @@ async def go_on(storm: Storm, chance: random.Random) -> None:
     while True:
         page = await store.lookup(query)
         for record in page.records:
-            if record.wait is not None and record.wait.signal:
+            if record.wait is not None and record.wait.signals:
                 await signal(storm, chance, store, record.id)
         if page.cursor is None:
             return

@@ -123,12 +123,12 @@ def _waker(keys: Keys, found: _Found, id: str, row: Row) -> Iterator[str]:
         return
     if found.places[id]:
         yield f"WAKER: {id} waits, and is in {found.places[id]} queues"
-    signal = keys.step(id, SIGNAL_MARK + wait.signal) if wait.signal else ""
-    if signal in found.steps:
-        yield f"WAKER: {id} waits for signal {wait.signal!r}, which is there"
+    for name in wait.awaits:
+        if keys.step(id, SIGNAL_MARK + name) in found.steps:
+            yield f"WAKER: {id} waits for signal {name!r}, which is there"
     by_needs = wait.needs and (found.needs[id, str(wait.fence)] or _settles(found, id))
     by_parent = wait.open and wait.parent in found.rows
-    if not (signal or by_needs or by_parent):
+    if not (wait.awaits or by_needs or by_parent):
         yield f"WAKER: {id} waits for nothing"
 
 

@@ -131,6 +131,32 @@ async def test_a_loser_does_not_end_a_later_wait(node: Node, clock: VirtualClock
     assert await instance.result(5) == "True"
 
 
+@pytest.mark.parametrize("given", ["approval", "refusal", "other"])
+async def test_each_of_several_signals_ends_the_wait(node: Node, clock: VirtualClock, given: str) -> None:
+    signals = [Signal(name, str) for name in ("approval", "refusal", "other")]
+
+    async def body(context: Context = INJECTED) -> list[str]:
+        tasks = [asyncio.ensure_future(context.wait_for(signal)) for signal in signals]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return [task.result() for task in done]
+
+    instance = await begun(node, body)
+    assert instance.waits_for == "signal approval or signal refusal or signal other"
+    assert await node.signal(instance, "unknown", "no")
+    assert await node.signal(instance, given, "yes")
+    assert await instance.result(5) == ["yes"]
+
+
+async def test_too_many_signals_at_once_are_refused(node: Node) -> None:
+    async def body(context: Context = INJECTED) -> None:
+        await asyncio.gather(*(context.wait_for(Signal(f"{number}" * 99, str)) for number in range(10, 16)))
+
+    instance = await begun(node, body)
+    assert instance.error is not None
+    assert "await at once have 1,193 bytes, over the limit of 1,024 bytes" in instance.error.message
+    assert instance.error.type.endswith("StepLimitError")
+
+
 def in_thread() -> None:
     RUNS["other"] += 1
 

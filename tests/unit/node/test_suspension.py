@@ -171,7 +171,9 @@ async def test_a_value_that_does_not_fit_the_body_does_not_use_up_the_wait(
     instance = await begun(node, in_time)
     assert await node.signal(instance, "approval", value)
     await clock.advance(1)
-    assert (await instance.refresh()).waits_for is not None
+    waits_for = (await instance.refresh()).waits_for
+    assert waits_for is not None
+    assert waits_for.startswith("signal approval until ")
     [warning] = [line for line in await lines_of(instance) if "does not fit" in line]
     assert "'!approval'" in warning
     assert "'!approval@2'" in warning
@@ -468,6 +470,18 @@ async def test_waits_and_steps_share_their_names(node: Node) -> None:
             await context.suspend("approval", 1)
 
     assert (await begun(node, body)).state is State.COMPLETED
+
+
+async def test_names_of_values_that_do_not_fit_are_reserved(node: Node) -> None:
+    async def body(context: Context = INJECTED) -> None:
+        for name in ("charge@2", "approval@3"):
+            with pytest.raises(OptionError, match="does not end in '@' and a number"):
+                await context.step(name, str)
+        assert await context.step("mail/ann@example.org", str) == ""
+
+    assert (await begun(node, body)).state is State.COMPLETED
+    with pytest.raises(OptionError, match="does not end"):
+        Signal("approval@2", bool)
 
 
 async def test_a_step_cannot_wait(node: Node) -> None:

@@ -136,7 +136,7 @@ Verb = Callable[[FlowScene, KVStore], Call]
 
 
 def suspending(scene: FlowScene, store: KVStore) -> Call:
-    wait = Wait(needs=True, signal="go")
+    wait = Wait(needs=True, signals=("go",))
     return lambda: scene.peer(store).suspend(scene.parent, wait, needs=scene.all_needs, steps=(Step("a", b"1"),))
 
 
@@ -339,7 +339,7 @@ async def test_children_that_are_left_are_cancelled_in_bounded_steps(clock: Virt
 async def test_a_recount_finds_what_waits_in_no_queue_and_what_is_held(clock: VirtualClock) -> None:
     scene = await prepared(clock)
     await scene.node.end(scene.first)
-    await scene.node.suspend(scene.parent, Wait(signal="go"))
+    await scene.node.suspend(scene.parent, Wait(signals=("go",)))
     before = await scene.other.health()
     private: Any = scene.other
     private._context.counts.in_doubt = True
@@ -414,7 +414,7 @@ async def test_an_instance_that_waits_keeps_a_slot_that_is_written_anew(clock: V
     await scene.fire(scene.other, row)
     claim = await scene.node.take_one()
     await scene.fire(scene.other, await scene.row())
-    assert await scene.node.suspend(claim, Wait(signal="go")) is Ack.DONE
+    assert await scene.node.suspend(claim, Wait(signals=("go",))) is Ack.DONE
     write_damage(scene, "n/slot/s")
     await scene.fire(scene.other, await scene.row())
     row = await scene.row()

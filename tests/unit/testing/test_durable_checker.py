@@ -222,7 +222,7 @@ DATA: dict[str, tuple[list[str], dict[str, bytes]]] = {
     "one that waits for a signal that is there": (
         ["WAKER"],
         {
-            KEYS.state + ID: a_row(thread=StoredThread(waits=True, signal="approval")),
+            KEYS.state + ID: a_row(thread=StoredThread(waits=True, awaits=("approval",))),
             KEYS.step(ID, "!approval"): b"",
         },
     ),

@@ -221,7 +221,7 @@ class Demo:
         """Give their approval to orders that wait for it."""
         async for order in self._observer.iter_instances(Query(kind=workload.order.kind, state=State.SCHEDULED)):
             wait = order.record.wait
-            if wait is not None and wait.signal and order.id not in self._approved:
+            if wait is not None and wait.signals and order.id not in self._approved:
                 await self._observer.signal(order, workload.APPROVAL, True)
                 self._approved.add(order.id)
                 self.view.event(f"{order.args[0]} waits for approval, and gets it")

@@ -213,12 +213,12 @@ def _set_wait(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> 
     wait = record.wait
     if wait is not None:
         until = None if wait.until_us is None else stamp(wait.until_us)
-        message.wait.CopyFrom(pb.Wait(signal=wait.signal or None, until=until, children=wait.needs))
+        message.wait.CopyFrom(pb.Wait(signals=wait.signals, until=until, children=wait.needs))
 
 
 def _wait_of(message: pb.Wait) -> Wait:
     until_us = stamp_us(message.until) if message.HasField("until") else None
-    return Wait(signal=message.signal, until_us=until_us, needs=message.children)
+    return Wait(signals=tuple(message.signals), until_us=until_us, needs=message.children)
 
 
 def _set_arguments(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:

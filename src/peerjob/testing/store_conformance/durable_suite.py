@@ -18,7 +18,7 @@ from peerjob.testing.factories import InstanceOptions, Peer
 from .suite import StoreSuite
 
 HOUR_US = 3_600_000_000
-APPROVAL = Wait(signal="approval")
+APPROVAL = Wait(signals=("approval",))
 NEEDS = Wait(needs=True)
 UNFINISHED = (State.SCHEDULED, State.PROCESSING)
 

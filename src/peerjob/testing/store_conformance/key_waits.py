@@ -16,7 +16,7 @@ from .suite import ids_of
 class KeyWaitRules(DurableSuite, LimitSuite):
     """Rules of waits of instances with a limit key."""
 
-    @pytest.mark.parametrize("wait", [APPROVAL, Wait(signal="approval", until_us=4_000_000_000_000_000)])
+    @pytest.mark.parametrize("wait", [APPROVAL, Wait(signals=("approval",), until_us=4_000_000_000_000_000)])
     async def test_it_leaves_the_place_of_its_key(self, flows: Store, wait: Wait) -> None:
         first, second = self.keyed(2)
         await flows.enqueue([first, second])

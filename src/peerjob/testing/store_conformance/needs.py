@@ -159,7 +159,7 @@ class NeedRules(DurableSuite):
             child = self.child()
             claim = await self.parent(peer, child)
             running = await peer.take_one()
-            wait = Wait(signal="approval", needs=True, until_us=claim.at_us + HOUR_US)
+            wait = Wait(signals=("approval",), needs=True, until_us=claim.at_us + HOUR_US)
             await peer.suspend(claim, wait, needs=needs_of(child))
             assert (await flows.health()).delayed == 1
             if first == "signal":
@@ -210,7 +210,7 @@ class NeedRules(DurableSuite):
         assert await flows.due() == {"work": 2, "parent": 1}
         other = await self.join(flows, "other", ("parent",))
         again = await other.take_one()
-        await other.suspend(again, Wait(signal="approval", needs=True), needs=needs_of(children[1]))
+        await other.suspend(again, Wait(signals=("approval",), needs=True), needs=needs_of(children[1]))
         assert await flows.open_needs([claim.id]) == [1]
         first, second = await peer.take()
         await peer.end(first)

@@ -79,9 +79,9 @@ class RestoreRules(DurableSuite):
         if limited:
             await flows.publish_limits([KindLimits(kind="work", key_concurrency=1)])
         until_us = peer.joined_us + HOUR_US
-        timed = Wait(signal="other", until_us=until_us)
+        timed = Wait(signals=("other",), until_us=until_us)
         waiting, delayed = self.moved(more={"wait": APPROVAL}, **options), self.moved(more={"wait": timed}, **options)
-        there = self.moved(more={"wait": Wait(signal="vote", until_us=until_us), "steps": STEPS}, due_us=3_000)
+        there = self.moved(more={"wait": Wait(signals=("no", "vote"), until_us=until_us), "steps": STEPS}, due_us=3_000)
         past = self.moved(more={"wait": Wait(until_us=2_000)})
         await self.restore(flows, waiting, delayed, there, past)
         assert (await self.assert_waits(flows, waiting.instance.id)).wait == APPROVAL
@@ -242,6 +242,7 @@ class RestoreRules(DurableSuite):
             [self.moved(more=child, key="k")],
             [self.moved(more={"wait": NEEDS})],
             [self.moved(more={"wait": Wait()})],
+            [self.moved(more={"wait": Wait(signals=("a" * 512, "b" * 512))})],
             [self.moved(more={"wait": APPROVAL, "open": True})],
             [self.moved(more={"state": State.COMPLETED})],
             [self.moved(more={**child, "state": State.COMPLETED, "steps": STEPS})],

@@ -144,7 +144,7 @@ class SignalRules(DurableSuite):
         if when == "while it runs":
             await flows.signal(new.id, "approval", b"yes")
         given = (signal_step("approval", b"late"),) if when == "in the same outcome" else ()
-        wait = Wait(signal="approval", until_us=claim.at_us + HOUR_US)
+        wait = Wait(signals=("approval",), until_us=claim.at_us + HOUR_US)
         assert await peer.suspend(claim, wait, steps=given) is Ack.DONE
         await self.assert_queued(flows, claim.id)
         assert (await flows.health()).delayed == 0
@@ -153,7 +153,7 @@ class SignalRules(DurableSuite):
     async def test_a_signal_ends_a_wait_with_a_time(self, flows: Store) -> None:
         peer = await self.join(flows)
         claim = await self.running(flows, peer)
-        await peer.suspend(claim, Wait(signal="approval", until_us=claim.at_us + HOUR_US))
+        await peer.suspend(claim, Wait(signals=("approval",), until_us=claim.at_us + HOUR_US))
         assert (await flows.health()).delayed == 1
         await self.pass_time(0.001)
         assert await flows.signal(claim.id, "approval", b"yes") is ACCEPTED
@@ -167,7 +167,7 @@ class SignalRules(DurableSuite):
         peer = await self.join(flows)
         claim = await self.running(flows, peer)
         until_us = claim.at_us + round(self.hint_wait * 1_000_000)
-        await peer.suspend(claim, Wait(signal="approval", until_us=until_us))
+        await peer.suspend(claim, Wait(signals=("approval",), until_us=until_us))
         await self.pass_time(2 * self.hint_wait)
         assert await flows.signal(claim.id, "approval", b"yes") is ACCEPTED
         (again,) = await peer.take()
@@ -181,12 +181,29 @@ class SignalRules(DurableSuite):
         claim = await self.suspended(flows, peer)
         await flows.signal(claim.id, "approval", b"yes")
         second = await peer.take_one()
-        await peer.suspend(second, Wait(signal="payment"))
+        await peer.suspend(second, Wait(signals=("payment",)))
         assert await flows.signal(claim.id, "approval", b"yes") is SAME
         await self.assert_waits(flows, claim.id)
         await flows.signal(claim.id, "payment", b"yes")
         third = await peer.take_one()
         await peer.suspend(third, APPROVAL)
+        await self.assert_queued(flows, claim.id)
+
+    @pytest.mark.parametrize("name", ["approval", "payment", "ü/1 *"])
+    @pytest.mark.parametrize("timed", [False, True])
+    async def test_each_of_several_signals_ends_the_wait(self, flows: Store, name: str, timed: bool) -> None:
+        peer = await self.join(flows)
+        claim = await self.running(flows, peer)
+        wait = Wait(signals=("approval", "payment", "ü/1 *"), until_us=claim.at_us + HOUR_US if timed else None)
+        await peer.suspend(claim, wait)
+        assert (await self.read(flows, claim.id)).wait == wait
+        for other in ("pay", "ment", "*"):
+            assert await flows.signal(claim.id, other, b"yes") is ACCEPTED
+        assert (await self.read(flows, claim.id)).wait == wait
+        assert await flows.signal(claim.id, name, b"yes") is ACCEPTED
+        await self.assert_queued(flows, claim.id)
+        again = await peer.take_one()
+        await peer.suspend(again, wait)
         await self.assert_queued(flows, claim.id)
 
     async def test_a_timeout_in_its_place_is_the_value(self, flows: Store) -> None:
@@ -201,7 +218,7 @@ class SignalRules(DurableSuite):
 
     async def test_it_comes_before_later_work(self, flows: Store) -> None:
         peer = await self.join(flows)
-        claim = await self.suspended(flows, peer, Wait(signal="approval", until_us=peer.joined_us + HOUR_US))
+        claim = await self.suspended(flows, peer, Wait(signals=("approval",), until_us=peer.joined_us + HOUR_US))
         await self.pass_time(0.001)
         urgent, later = self.make.instance(priority=-1), self.make.instance()
         await flows.enqueue([later, urgent])

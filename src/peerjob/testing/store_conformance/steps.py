@@ -332,6 +332,7 @@ class StepRules(DurableSuite, LimitSuite):
         for wrong in (
             outcome(claim, Action.SUSPEND),
             outcome(claim, Action.SUSPEND, wait=Wait()),
+            outcome(claim, Action.SUSPEND, wait=Wait(signals=("ä" * 200, "b" * 200, "c" * 423))),
             outcome(claim, Action.REPORT, wait=APPROVAL),
             outcome(claim, Action.COMPLETE, needs=twice[:1]),
             outcome(claim, Action.REPORT, needs=twice),

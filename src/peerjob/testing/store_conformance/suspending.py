@@ -49,7 +49,7 @@ class SuspendRules(DurableSuite, LimitSuite, ScheduleSuite):
     async def test_a_time_ends_a_wait(self, flows: Store) -> None:
         peer = await self.join(flows)
         claim = await self.running(flows, peer)
-        wait = Wait(signal="approval", until_us=claim.at_us + round(4 * self.hint_wait * 1_000_000))
+        wait = Wait(signals=("approval",), until_us=claim.at_us + round(4 * self.hint_wait * 1_000_000))
         await peer.suspend(claim, wait)
         record = await self.assert_waits(flows, claim.id)
         assert (record.wait, record.due_us) == (wait, wait.until_us)

@@ -5,7 +5,7 @@
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     node name; per instance: a template as in lib/arrival.lua, id, key for a gate as in enqueue.lua or "", spec,
---          parent or "", what it is, its due time before a wait with a time, the awaited signal or "", result and
+--          parent or "", what it is, its due time before a wait with a time, the awaited signals or "", result and
 --          error, each "" or "=" and the text, number of steps, and the name and the value of each
 --          What it is: "o" open, "q" in its queue, "w" waits, "t" waits until the due time of its template; or the
 --          number of a final state
@@ -100,7 +100,7 @@ local function add_new(one, key, shape)
   thread.parent, thread.due = one.parent, one.before
   for n, name in ipairs(one.names) do
     keep(thread, id, name, one.values[n])
-    is_over = is_over or one.awaits ~= '' and name == SIGNAL_MARK .. one.awaits
+    is_over = is_over or sub(name, 1, 1) == SIGNAL_MARK and awaits_signal(one.awaits, sub(name, 2))
   end
   if state then
     if state ~= CANCELLED then

@@ -29,7 +29,7 @@ if thread.signals >= MAX_SIGNALS or thread.bytes + #value > MAX_ALL_STEP_BYTES t
 end
 count_step(thread, stored_name, value)
 add_pair('HSET', steps_key(id), stored_name, value)
-if is_waiting(record) and thread.awaits == ARGV[2] then
+if is_waiting(record) and awaits_signal(thread.awaits, ARGV[2]) then
   enter(record, id)
 else
   put_thread(record)

@@ -1,9 +1,9 @@
 -- The thread of an instance: what it waits for, the number of its steps, and its parent. An instance without steps,
 -- waits, children and parent has none. The entry has
 --   flags (1 byte), needs (4), number of steps (2) and of signals (2), bytes of all of them (4), the due time before the
---   wait (8), the fence of the wait (8), the parent after its size (1), the awaited signal after its size (2), and a
+--   wait (8), the fence of the wait (8), the parent after its size (1), the awaited signals after their size (2), and a
 --   checksum (4)
--- A wait belongs to a fence: the first four flags, needs and the signal mean something only while the fence is that of
+-- A wait belongs to a fence: the first four flags, needs and signals mean something only while the fence is that of
 -- the record. So a claim ends a wait without a change of the thread, and a later effect on an earlier wait has none.
 local WAITS, TIMED, OPEN, JOINS, HAS_CHILDREN = 1, 2, 4, 8, 16
 
@@ -68,6 +68,11 @@ local function is_waiting(record)
   local thread = record.thread
   return record.state == SCHEDULED and thread and present(thread.flags, WAITS) and thread.fence == record.fence
     and not (present(thread.flags, TIMED) and record.due <= now)
+end
+
+-- Return whether a wait awaits a signal; between two signals is NUL.
+local function awaits_signal(awaits, name)
+  return find('\0' .. awaits .. '\0', '\0' .. name .. '\0', 1, true)
 end
 
 -- Return whether an instance enters its queue when no need is left.

@@ -1,6 +1,6 @@
 -- What an outcome does to the thread of its instance: it keeps steps, and begins a wait. Only the script commit_linked has
 -- this. Further letters of an outcome: the action S suspend; k number of steps, and the name and the value of each; m
--- number of needs, and the id of each; with S: u the time, g the signal, and j (no argument) the needs that end the wait.
+-- number of needs, and the id of each; with S: u the time, g the signals with NUL between, and j (no argument) the needs that end the wait.
 local thread_outcome = nil
 if layout ~= FLOWS_LAYOUT then
   return {'layout'}
@@ -80,9 +80,14 @@ do
 
   -- Begin the wait of an instance whose run ends: set `due` and `waits` of the end, unless the wait is over at once.
   function threads.suspend(record, id, given, to)
-    local thread, awaits = thread_of(record), given.awaits or ''
-    local signal = SIGNAL_MARK .. awaits
-    local is_over = awaits ~= '' and read_steps(id, {signal})[signal]
+    local thread, awaits, names, is_over = thread_of(record), given.awaits or '', {}, false
+    for name in string.gmatch(awaits, '[^%z]+') do
+      names[#names + 1] = SIGNAL_MARK .. name
+    end
+    local known = read_steps(id, names)
+    for _, name in ipairs(names) do
+      is_over = is_over or known[name]
+    end
     record.crashes, record.losses = 0, 0
     to.note = to.note ~= '' and to.note or SUSPENDED
     begin_wait(record, thread)
