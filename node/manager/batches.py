@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar
 from uuid import UUID
 
-from peerjob.model.errors import StoreError, StoreRefusedError, UnknownInstanceError
+from peerjob.model.errors import RowRefusedError, StoreError, StoreRefusedError, UnknownInstanceError
 from peerjob.model.ids import checked_id
 from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, Enqueued, NewInstance, Record
 from peerjob.store.base import Store
@@ -20,6 +20,8 @@ MAX_REQUESTS = 4
 """How many batches of one `add_many` call are sent to the store concurrently."""
 LEAST_HALVED = 32
 """Fewest requests of a batch that the batcher makes smaller, so that not all callers wait for the same answer."""
+MAX_REFUSED = 10_000
+"""Most rows of an outbox of which a node remembers why they have no instance."""
 MAX_READ = 32
 """Most instances in one read for several callers, who all wait for the largest record."""
 READS = 2
@@ -154,12 +156,21 @@ class RecordReader:
     def __init__(self, store: Store, make_context: Callable[[], Context]) -> None:
         self._store = store
         self._batcher = Batcher(store.get, _reads_of, make_context)
+        self._refused: dict[str, tuple[str, str]] = {}
+
+    def remember(self, refused: Iterable[RowRefusedError]) -> None:
+        """Let `record` tell why these ids have no instance."""
+        self._refused.update((error.uuid, (error.holder, error.why)) for error in refused)
+        for id in list(self._refused)[: max(0, len(self._refused) - MAX_REFUSED)]:
+            del self._refused[id]
 
     async def record(self, uuid: str | UUID) -> Record:
         """One record; raises UnknownInstanceError, or OptionError for text that is no UUID."""
-        record = await self.find(uuid)
+        id = checked_id(uuid)
+        refused = self._refused.get(id)  # before the read, since a user can write the row again
+        record = await self.find(id)
         if record is None:
-            raise UnknownInstanceError(checked_id(uuid))
+            raise UnknownInstanceError(id) if refused is None else RowRefusedError(id, *refused)
         return record
 
     async def find(self, uuid: str | UUID) -> Record | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from peerjob.cluster.role import BackgroundRole
 from peerjob.model.clock import Clock
-from peerjob.model.errors import StoreError, StoreFullError, StoreRefusedError
+from peerjob.model.errors import RowRefusedError, StoreError, StoreFullError, StoreRefusedError
 from peerjob.model.job import Job
 from peerjob.model.record import NewInstance
 from peerjob.model.state import State
@@ -49,6 +49,7 @@ class RelayNode(Protocol):
     async def send(self, instances: Sequence[NewInstance]) -> list[Exception | None]:
         """Enqueue instances, of which some may be in the store already; None, or why the store refuses the instance.
 
+        RowRefusedError tells that another instance has its key.
         Raises StoreError if the store takes nothing now: it is away, is full, or refuses the user. After the latter two
         the store has none of the instances of this call, unless the error is `is_unsure`.
         """
@@ -56,6 +57,10 @@ class RelayNode(Protocol):
 
     async def reach(self) -> None:
         """Wait for an answer of the store. Raises StoreError if it gives none."""
+        ...
+
+    def remember(self, refused: Iterable[RowRefusedError]) -> None:
+        """Let the node tell why these ids, whose rows have left the table, have no instance."""
         ...
 
     async def states(self, ids: Sequence[str]) -> dict[str, State]:
@@ -136,26 +141,28 @@ class OutboxRole(BackgroundRole):
                 raise
         now_us = self.clock.time_us()
         jobs: dict[str, Job[..., Any, Any] | None] = {}
+        errors: list[Exception | None] = []
         for instance, answer in zip(instances, answers, strict=True):
+            errors.append(None)
             if answer.id != instance.id:
-                logger.info(
-                    "row %s of the outbox made no instance: instance %s of %r has its key %r",
-                    instance.id,
-                    answer.id,
-                    instance.kind,
-                    instance.key,
-                )
+                why = f"instance {answer.id} of {instance.kind!r} has its key {instance.key!r}"
+                logger.info("row %s of the outbox made no instance: %s", instance.id, why)
+                errors[-1] = RowRefusedError(instance.id, answer.id, f"when a relay sent its row, {why}")
             if instance.kind not in jobs:
                 job = self._registry.find(instance.kind)
                 jobs[instance.kind] = job if job is not None and job.policy.on_state_change is not None else None
             job = jobs[instance.kind]
             if job is not None and answer.is_new and not answer.repeated:
                 self._changes.scheduled(job, fresh_record(instance, now_us))
-        return [None] * len(instances)
+        return errors
 
     async def reach(self) -> None:
         """See `RelayNode.reach`."""
         await self._records.find_many([NO_INSTANCE])
+
+    def remember(self, refused: Iterable[RowRefusedError]) -> None:
+        """See `RelayNode.remember`."""
+        self._records.remember(refused)
 
     async def states(self, ids: Sequence[str]) -> dict[str, State]:
         """See `RelayNode.states`."""

@@ -1,6 +1,7 @@
 """The options of a call pass through an outbox: key, key limit, tags, priority, delay and time."""
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -10,7 +11,20 @@ from typing import Any
 
 import pytest
 
-from peerjob import Job, KeyLimit, Node, Query, State, UnknownInstanceError
+from peerjob import (
+    Client,
+    Job,
+    KeyLimit,
+    Node,
+    Query,
+    Rights,
+    Role,
+    RowRefusedError,
+    Server,
+    State,
+    UnknownInstanceError,
+)
+from peerjob.handles.scoped_manager import ScopedManager
 from peerjob.sql import Outbox, OutboxRelay, ScheduledRow
 from support.outbox_base import Base
 from support.postgres import Database
@@ -112,7 +126,7 @@ async def test_a_key_limit_counts_the_instances_of_rows(base: Base, make_node: M
 
 
 async def test_a_row_whose_key_is_taken_leaves_without_an_instance(
-    base: Base, make_node: MakeNode, caplog: pytest.LogCaptureFixture
+    base: Base, make_node: MakeNode, store: str, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "peerjob.sql")
     go_on, ran = asyncio.Event(), list[int]()
@@ -128,12 +142,22 @@ async def test_a_row_whose_key_is_taken_leaves_without_an_instance(
         taken, first, second, other = write(base, job.call(1, 11), job.call(2, 20), job.call(2, 21), job.call(3, 30))
         await until(lambda: base.rows() == [])
         assert {one.id for one in await node.lookup_instances()} == {held.id, first.id, other.id}
-        told = rf"no instance {taken.id} .*not sent by a relay yet, removed by retention, or another .* 'order/1'\)"
-        with pytest.raises(UnknownInstanceError, match=told):
-            await taken.instance(node, arrival=0.05)
-        assert f"row {taken.id} of the outbox made no instance: instance {held.id} of 'book' has its key" in caplog.text
-        with pytest.raises(UnknownInstanceError, match="'order/2'"):
-            await second.instance(node, arrival=0)
+        why = f"instance {held.id} of 'book' has its key 'order/1'"
+        assert f"row {taken.id} of the outbox made no instance: {why}" in caplog.text
+        async with Server(node, "127.0.0.1:0") as server, Client(server.target) as client:
+            for manager in (node, client):
+                with pytest.raises(RowRefusedError, match=re.escape(f"(when a relay sent its row, {why})")) as refused:
+                    await taken.result(manager, 10)
+                assert (refused.value.uuid, refused.value.holder) == (taken.id, held.id)
+        with pytest.raises(RowRefusedError, match="'order/2'"):
+            await second.result(node, 10)
+        with pytest.raises(UnknownInstanceError, match="no instance") as hidden:
+            await ScopedManager(node, Rights(role=Role.OPERATOR, kinds=("other",))).lookup_instance(taken.id)
+        assert "order/1" not in str(hidden.value)
+        async with Node(store, namespace=namespace, workers=0) as other_node:
+            told = rf"no instance {taken.id} .*not sent by a relay yet, removed by retention, or another .* 'order/1'\)"
+            with pytest.raises(UnknownInstanceError, match=told):
+                await taken.instance(other_node, arrival=0.05)
         go_on.set()
         assert [await first.result(node, 30), await other.result(node, 30), await held.result(30)] == [20, 30, 10]
         # the key is free again, for a row as for a call

@@ -51,7 +51,7 @@ class Watched:
         watched = self
 
         class Watching:
-            clock, states = node.clock, node.states
+            clock, states, remember = node.clock, node.states, node.remember
 
             async def send(self, instances: Sequence[NewInstance]) -> list[Exception | None]:
                 watched.sizes.append(len(instances))

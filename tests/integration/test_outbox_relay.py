@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, event
 
-from peerjob import Job, JobFailed, Node, State, UnknownInstanceError
+from peerjob import Job, JobFailed, Node, RowRefusedError, State, UnknownInstanceError
 from peerjob.sql import Outbox, OutboxRelay
 from peerjob.sql.databases import EngineDatabase
 from peerjob.sql.outbox import relays
@@ -151,6 +151,9 @@ async def test_a_row_of_a_wrong_type_hides_no_other(tmp_path: Path, make_node: M
         assert await good.result(node, 30) == 8
         await until(lambda: base.rows() == [])
         assert len(await node.lookup_instances()) == 1
+        if column == "call":
+            with pytest.raises(RowRefusedError, match="peerjob_outbox_bad has its row: row of an outbox has a call"):
+                await lost.result(node, 30)
     ((id, call, *_),) = base.rows("peerjob_outbox_bad")
     assert (call if column == "call" else id) == value
     await base.close()

@@ -61,6 +61,7 @@ class DyingNode:
         self._database = database
         self.clock = node.clock
         self.states = node.states
+        self.remember = node.remember
         self.reach = node.reach
 
     async def send(self, instances: Sequence[NewInstance]) -> list[Exception | None]:

@@ -16,7 +16,14 @@ from msgspec import structs
 
 from peerjob.model.activity import Activity, KindActivity
 from peerjob.model.durable import FLOW_KIND
-from peerjob.model.errors import AuthError, DecodeError, UnknownInstanceError, UnknownKindError, UnknownScheduleError
+from peerjob.model.errors import (
+    AuthError,
+    DecodeError,
+    RowRefusedError,
+    UnknownInstanceError,
+    UnknownKindError,
+    UnknownScheduleError,
+)
 from peerjob.model.own_cursors import own_cursor
 from peerjob.model.query import Query, ResultPage
 from peerjob.model.record import NodeView
@@ -130,7 +137,10 @@ class KindScope:
 
     async def instance(self, manager: Manager, uuid: str | UUID) -> Instance[Any]:
         """The instance; raises UnknownInstanceError for one of another kind."""
-        instance = await manager.lookup_instance(uuid)
+        try:
+            instance = await manager.lookup_instance(uuid)
+        except RowRefusedError as error:
+            raise UnknownInstanceError(error.uuid) from None  # it tells of an instance that can be of another kind
         if not self.includes_instance(instance):
             raise UnknownInstanceError(instance.id)
         return instance

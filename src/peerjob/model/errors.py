@@ -107,7 +107,19 @@ class UnknownInstanceError(PeerjobError, LookupError):
 
     def __init__(self, uuid: str, why: str = "never scheduled, or removed by retention") -> None:
         self.uuid = uuid
+        self.why = why
         super().__init__(f"no instance {uuid} in this namespace ({why})")
+
+
+class RowRefusedError(UnknownInstanceError):
+    """A relay sent a row of an outbox, and its id has no instance; `holder` is the instance with the key of the row.
+
+    Solution: Look up `holder`. If it is "", the table with the suffix `_bad` has the row.
+    """
+
+    def __init__(self, uuid: str, holder: str, why: str = "a relay could not send its row") -> None:
+        super().__init__(uuid, why)
+        self.holder = holder
 
 
 class UnknownScheduleError(PeerjobError, LookupError):

@@ -12,7 +12,7 @@ from peerjob.handles.blocking_handles import BlockingInstance
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
 from peerjob.model.durations import Duration, to_seconds
-from peerjob.model.errors import UnknownInstanceError
+from peerjob.model.errors import RowRefusedError, UnknownInstanceError
 from peerjob.model.job import Job
 
 R = TypeVar("R")
@@ -59,7 +59,8 @@ class ScheduledRow(Generic[R]):
         """The instance, once it exists: a coroutine for a Node or a Client, the instance for a BlockingManager.
 
         Raises UnknownInstanceError if it does not exist after `arrival`: the transaction was rolled back or is still
-        open, no relay runs, or retention has removed the instance.
+        open, no relay runs, or retention has removed the instance. RowRefusedError tells at once that a relay of this
+        node could not send the row.
         """
         seconds = to_seconds(arrival, "arrival")
         if isinstance(manager, BlockingCalls):
@@ -73,7 +74,8 @@ class ScheduledRow(Generic[R]):
     def result(self, manager: Manager | BlockingCalls, timeout: Duration | None = None) -> R | Coroutine[Any, Any, R]:
         """Wait until the instance exists and is final, and return its result: `Instance.result` has the errors.
 
-        Raises TimeoutError after `timeout`, and UnknownInstanceError if the instance does not exist after 30 s.
+        Raises TimeoutError after `timeout`, and UnknownInstanceError if the instance does not exist after 30 s. See
+        `instance` for RowRefusedError.
         """
         seconds = None if timeout is None else to_seconds(timeout, "timeout")
         if isinstance(manager, BlockingCalls):
@@ -96,6 +98,8 @@ class ScheduledRow(Generic[R]):
         while True:
             try:
                 stored = await manager.lookup_instance(self.id)
+            except RowRefusedError:
+                raise
             except UnknownInstanceError as error:
                 if manager.clock.elapsed() >= until:
                     raise UnknownInstanceError(self.id, self._why_unknown()) from error

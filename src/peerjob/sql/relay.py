@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 from peerjob.model.errors import (
     DecodeError,
+    RowRefusedError,
     StoreCredentialsError,
     StoreError,
     StoreFullError,
@@ -121,6 +122,7 @@ class _Passes:
         self._answered_at = -math.inf
         self._sent: list[str] = []
         self._refused: dict[Any, str] = {}
+        self._doubled: list[RowRefusedError] = []
         self._aside_at = self._clean_at = 0.0
         self._clean_after: str | None = None
         """The last instance that the present search of the inbox has seen; None between two searches."""
@@ -201,8 +203,9 @@ class _Passes:
             if self._most == MAX_BATCH:
                 self._refusal = ""
             for instance, error in zip(instances, errors, strict=True):
-                if error is None:
+                if error is None or isinstance(error, RowRefusedError):
                     self._sent.append(instance.id)
+                    self._doubled += [] if error is None else [error]
                 else:
                     self._refuse(instance.id, error)
         if not is_full and (self._sent or self._refused):
@@ -212,7 +215,11 @@ class _Passes:
 
     def _ended(self) -> None:
         """The database has answered, and has the end of the last pass."""
-        self._sent, self._refused = [], {}
+        if self._doubled or self._refused:
+            kept = ((id, f"{bad_table(self._table)} has its row: {text}") for id, text in self._refused.items())
+            bad = [RowRefusedError(id, "", why) for id, why in kept if is_row_id(id)]
+            self._node.remember([*self._doubled, *bad])  # not before, as another relay could still send the row
+        self._sent, self._refused, self._doubled = [], {}, []
         self._last_error = ""
 
     def _finish_and_look(self, connected: Connected) -> bool:

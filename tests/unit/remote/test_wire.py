@@ -294,6 +294,7 @@ ERRORS: list[Exception] = [
     errors.UnknownKindError("k", ["a", "b"]),
     errors.JobConflictError("k", "app.jobs:one", "app.jobs:two"),
     errors.UnknownInstanceError(ID),
+    errors.RowRefusedError(ID, ID, "it has its key"),
     errors.UnknownScheduleError("s"),
     errors.UnknownNodeError("n", ("a", "b")),
     errors.PayloadTooLargeError("arguments", 5, 4),
@@ -318,7 +319,7 @@ ERRORS: list[Exception] = [
 ]
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: ascii(str(error))[:40])
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: f"{type(error).__name__} {ascii(str(error))[:40]}")
 def test_an_error_is_raised_again_as_it_was(error: Exception) -> None:
     status = status_of(error)
     again = error_in(status.metadata)

@@ -41,6 +41,7 @@ _KNOWN: dict[type[Exception], _Known] = {
     errors.UnknownKindError: _Known(Code.NOT_FOUND, ("kind", "known")),
     errors.JobConflictError: _Known(Code.INVALID_ARGUMENT, ("kind", "registered", "given")),
     errors.UnknownInstanceError: _Known(Code.NOT_FOUND, ("uuid",)),
+    errors.RowRefusedError: _Known(Code.NOT_FOUND, ("uuid", "holder", "why")),
     errors.UnknownScheduleError: _Known(Code.NOT_FOUND, ("name",)),
     errors.UnknownNodeError: _Known(Code.NOT_FOUND, ("node", "live")),
     # not RESOURCE_EXHAUSTED, since clients retry that status, and the payload would be too large again
