@@ -140,11 +140,11 @@ class KVStore(
     async def turn(
         self, incarnation: str, outcomes: Sequence[Outcome], want: Want | None, *, request: str
     ) -> tuple[list[Ack], Claimed]:
-        full: list[str] = []
+        wakeups = Wakeups(except_for=incarnation)
 
         async def commit() -> list[Ack]:
-            later = None if want is None else full
-            return await self._retry(lambda: self._commit(incarnation, outcomes, request, "turn-commit", full=later))
+            later = None if want is None else wakeups
+            return await self._retry(lambda: self._commit(incarnation, outcomes, request, "turn-commit", later=later))
 
         async def claim(want: Want) -> Claimed:
             return await self._retry(lambda: self._claim(incarnation, want, request, "turn-claim"))
@@ -153,8 +153,10 @@ class KVStore(
             return await commit(), Claimed(now_us=self._clock.time_us())
         if not outcomes or self._may_let_go(outcomes):
             acks, claimed = await commit(), await claim(want)
-            if full:
-                await self._context.hints.wake(Wakeups(full=full, except_for=incarnation))
+            for kind in (claim.kind for claim in claimed.claims if claim.kind in wakeups.ready):
+                wakeups.ready[kind] -= 1
+            if wakeups.full or any(count > 0 for count in wakeups.ready.values()):
+                await self._context.hints.wake(wakeups)
             return acks, claimed
         # the claim is sent first, so that the server handles the claim while this process builds the commit
         claimed, acks = await both(claim(want), commit())

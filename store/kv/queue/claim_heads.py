@@ -50,15 +50,16 @@ class ClaimHeads:
             nodes, *answers = await context.kv.read(reads)
             call.by_limits, call.stamp = by_limits, rules.stamp
             call.limits_missing = any(kind in call.want.kinds for kind in rules.lacking)
-            if by_limits is not None:
-                by_limits.read(answers[len(answers) - len(limits) :], now_us)
-                del answers[len(answers) - len(limits) :]
             if windowed:
                 call.live = [
                     incarnation
                     for incarnation, entry in ((key[len(lives) :], entry) for key, entry in answers.pop(0).items)
                     if incarnation == call.incarnation or live_of(entry).claims
                 ]
+            if by_limits is not None:
+                own = call.live.index(call.incarnation) if call.incarnation in call.live else 0
+                by_limits.read(answers[len(answers) - len(limits) :], now_us, own, max(1, len(call.live)))
+                del answers[len(answers) - len(limits) :]
             delayed, *ready = answers
             call.name, alive = context.name(call.incarnation, nodes.items[0][1] if nodes.items else None)
             if not alive:

@@ -33,6 +33,7 @@ class ClaimLimits:
         """Shared limit → how many instances the claim may take."""
         self._names = list(dict.fromkeys(name for names in self.limits.values() for name in names))
         self._states: dict[str, LimitState] = {}
+        self._share = 0, 1
         self._numbers: dict[str, Iterator[int]] = {}
         self._charged = charged
         """Rate → claims that an earlier attempt of the call has charged and not given."""
@@ -45,12 +46,15 @@ class ClaimLimits:
         whole = {name: limits[name].numbers.concurrency > 0 for name in self._names}
         return [read for name in self._names for read in reads(name, whole=whole[name])]
 
-    def read(self, answers: Sequence[Found], now_us: int) -> None:
-        """Take the answers to `reads`."""
+    def read(self, answers: Sequence[Found], now_us: int, own: int, nodes: int) -> None:
+        """Take the answers to `reads`. Each of the live `nodes` prefers its own share of the permits."""
         self._states = self._context.limit_rules.states(self.rules, self._names, answers, now_us)
+        self._share = own, nodes
         for name, state in self._states.items():
             charged = self._charged.get(name, 0) if now_us >= state.use.closed_us else 0
             self.free[name] = min(state.places, state.starts + charged)
+            if nodes > 1 and self._context.limit_rules.contended and self._concurrency(name):
+                self.free[name] = min(self.free[name], self._own_places(name) or self.free[name])
         full = {kind for kind, names in self.limits.items() if any(self._states[name].places <= 0 for name in names)}
         used_up = {kind for kind, names in self.limits.items() if any(self.free[name] <= 0 for name in names)}
         self.timed = used_up - full - self.closed
@@ -97,12 +101,23 @@ class ClaimLimits:
     def _free_numbers(self, name: str) -> Iterator[int]:
         known = self._numbers.get(name)
         if known is None:
-            state, cut = self._states[name], len(self._context.keys.permits(name))
-            held = {int(key[cut:]) for key, _ in state.permits.items}
-            known = self._numbers[name] = free_numbers(
-                held, state.limit.numbers.concurrency or MAX_CONCURRENCY, self._context.clock.random.getrandbits(32)
-            )
+            start, concurrency = self._context.clock.random.getrandbits(32), self._concurrency(name)
+            # without a concurrency, there are so many numbers that nodes choose different ones anyway
+            share = self._share if concurrency else (0, 1)
+            known = self._numbers[name] = free_numbers(self._held(name), concurrency or MAX_CONCURRENCY, start, *share)
         return known
+
+    def _own_places(self, name: str) -> int:
+        """How many permits of this node's share are free."""
+        own, nodes = self._share
+        return sum(number % nodes == own for number in free_numbers(self._held(name), self._concurrency(name), 0))
+
+    def _concurrency(self, name: str) -> int:
+        return self._states[name].limit.numbers.concurrency
+
+    def _held(self, name: str) -> set[int]:
+        cut = len(self._context.keys.permits(name))
+        return {int(key[cut:]) for key, _ in self._states[name].permits.items}
 
 
 class Budget:

@@ -73,6 +73,8 @@ class Taking:
         )
         if any(written.revisions):
             self._idle.forget(call.incarnation)
+        if call.by_limits is not None and call.by_limits.limits:
+            context.limit_rules.wrote(written.revisions)
         wakeups = Wakeups(any_of=selection.left_kinds, except_for=call.incarnation)
         for (number, id, taken, spec), revision in written.applied(planned):
             call.numbers.add(number)

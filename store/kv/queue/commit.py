@@ -85,9 +85,9 @@ class CommitCommands(LogCommands, RetentionCommands):
         request: str,
         verb: str,
         *,
-        full: list[str] | None = None,
+        later: Wakeups | None = None,
     ) -> list[Ack]:
-        """See `commit`. `full` gets the shared limits that were full, for the claim that follows."""
+        """See `commit`. `later` gets what nodes are woken for after the claim that follows."""
         context = self._context
         check_batch(len(outcomes))
         if not outcomes:
@@ -105,7 +105,7 @@ class CommitCommands(LogCommands, RetentionCommands):
         ended: dict[str, int] = {}
         for attempt in range(ROUNDS):
             updates = await self._check_outcomes(pending, outcomes, source, acks, cached=attempt == 0)
-            await self._write_updates(updates, source, answer_log, acks, ended, full)
+            await self._write_updates(updates, source, answer_log, acks, ended, later)
             for update in updates:
                 if update.indexes[0] in acks:
                     del pending[update.id]
@@ -188,7 +188,7 @@ class CommitCommands(LogCommands, RetentionCommands):
         answer_log: AnswerLog,
         acks: dict[int, Ack],
         ended: dict[str, int],
-        full: list[str] | None,
+        later: Wakeups | None,
     ) -> None:
         context = self._context
         wakeups = Wakeups()
@@ -210,6 +210,8 @@ class CommitCommands(LogCommands, RetentionCommands):
                 answer_log.extra += update.answers
         changes = [await self._update_change(update, source.now_us, wakeups, slots, gates) for update in changing]
         written = await self._writer.write(changes, answer_log=answer_log, guards=stamps(gates))
+        if gates is not None:
+            context.limit_rules.wrote(written.revisions)
         for update, revision in zip(changing, written.revisions, strict=True):
             if not revision:
                 context.uncache((update.id,))
@@ -223,7 +225,7 @@ class CommitCommands(LogCommands, RetentionCommands):
             else:
                 context.cache(update.id, revision, update.row)
         source.settles += wakeups.take_settles()
-        await context.hints.send(wakeups, written, later=full)
+        await context.hints.send(wakeups, written, later=later)
 
     async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:
         # not retried: lines have no request id, so a repeated call would append them twice

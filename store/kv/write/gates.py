@@ -12,13 +12,16 @@ between the read and the write of an instance that waits.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from zlib import crc32
 
 import msgspec
 
+from peerjob.model.clock import Clock
 from peerjob.model.state import State
-from peerjob.store.kv.format.base import Compare, Delete, Entry, KeyValue, Op, Put
+from peerjob.store.kv.format.base import Compare, Delete, Entry, KeyValue, Op, Put, Transaction
 from peerjob.store.kv.format.keys import LATEST_US, Keys, below, prefix_end, timed
 from peerjob.store.kv.format.limit_rows import KeyPermit, Waiting, decode_key_permit, decode_waiting, gate_of
 from peerjob.store.kv.format.rows import Row, number_of
@@ -33,6 +36,8 @@ Gate = tuple[str, str]
 """A kind and a limit key."""
 _AHEAD = 8
 """A read of a limit key finds at least so many of the instances that wait."""
+_APART = 60
+"""Of at most so many waiting instances of a limit key, several nodes choose different ones."""
 _CONCURRENCY = "c"
 """The last part of the key that stores the concurrency of a limit key."""
 
@@ -135,6 +140,13 @@ class KeyState:
         """The key of a permit."""
         return f"{self.prefix}{number:06d}"
 
+    def mix(self, clock: Clock) -> None:
+        """Mix the first instances of the first priority, at most as many as may be past the gate."""
+        same = sum(waiter.priority == self.waiting[0].priority for waiter in self.waiting[: self.concurrency])
+        first = self.waiting[:same]
+        clock.random.shuffle(first)
+        self.waiting[:same] = first
+
     def last_ops(self) -> list[Op]:
         """The removal of the stored concurrency with the last permit."""
         return [Delete(self.prefix + _CONCURRENCY)] if self.stored is not None and self.admitted <= 0 else []
@@ -214,20 +226,29 @@ def stamps(gates: GatePlan | None) -> list[Compare]:
 class Gates:
     """Reads limit keys."""
 
-    def __init__(self, kv: KeyValue, keys: Keys, queues: Queues, unreadable: Unreadable, rules: LimitsInUse) -> None:
+    def __init__(
+        self, kv: KeyValue, keys: Keys, clock: Clock, queues: Queues, unreadable: Unreadable, rules: LimitsInUse
+    ) -> None:
         self._kv = kv
+        self._clock = clock
         self._keys = keys
         self._queues = queues
         self._unreadable = unreadable
         self._limit_rules = rules
 
-    async def plan(self, gates: Iterable[Gate | None]) -> GatePlan | None:
+    async def plan(self, gates: Iterable[Gate | None], *, ahead: int = _AHEAD) -> GatePlan | None:
         """Read the limit keys of a request, each with the first instances that wait; None without one."""
         wanted = {gate for gate in gates if gate is not None}
         if not wanted:
             return None
         rules = await self._limit_rules.current()
-        return GatePlan(self._keys, await self.read(sorted(wanted), rules), rules.stamp, {})
+        states = await self.read(sorted(wanted), rules, ahead=ahead, apart=self._apart)
+        return GatePlan(self._keys, states, rules.stamp, {})
+
+    @property
+    def _apart(self) -> bool:
+        """Whether the ends of several nodes lately wanted the same waiting instances."""
+        return bool(self._limit_rules.contended) and self._kv.capabilities.order == "windowed"
 
     async def plan_of(
         self, rows: Iterable[tuple[str, Row]], slots: Iterable[SlotRow] = (), others: Iterable[Gate | None] = ()
@@ -238,7 +259,8 @@ class Gates:
         """
         gates = {id: (gate, row) for id, row in rows if row.keeps and (gate := gate_of(row)) is not None}
         parked = {parked.gate for slot in slots for parked in slot.parked}
-        plan = await self.plan([*(gate for gate, _ in gates.values()), *parked, *others])
+        ends = Counter(gate for gate, _ in gates.values())
+        plan = await self.plan([*ends, *parked, *others], ahead=max([_AHEAD, *ends.values()]))
         if plan is not None:
             plan.returning = {gate for gate in parked if gate is not None}
             entries = {
@@ -254,8 +276,10 @@ class Gates:
                 plan.states |= await self.read(sorted(unseen), await self._limit_rules.current())
         return plan
 
-    async def read(self, gates: Sequence[Gate], rules: Rules, *, ahead: int = _AHEAD) -> dict[Gate, KeyState]:
-        """Read limit keys, each with the first instances that wait."""
+    async def read(
+        self, gates: Sequence[Gate], rules: Rules, *, ahead: int = _AHEAD, apart: bool = False
+    ) -> dict[Gate, KeyState]:
+        """Read limit keys, each with the first instances that wait; with `apart`, in an order of this store."""
         keys = self._keys
         ranges = [below(keys.key_permits(gate)) for gate in gates]
         ranges += [below(f"{keys.head(keys.waiting(gate))}/") for gate in gates]
@@ -270,7 +294,11 @@ class Gates:
             if queues.items:
                 heads[gate] = sorted(self._queues.heads(queues), key=lambda head: head.queue, reverse=True)
                 state.has_queues = True
+        if apart:
+            ahead = max([ahead, *(min(state.concurrency, _APART) for state in states.values() if state.has_queues)])
         await self._read_waiting(states, heads, ahead)
+        for state in states.values() if apart else ():
+            state.mix(self._clock)
         return states
 
     def _take_permit(self, state: KeyState, key: str, entry: Entry) -> None:
@@ -286,9 +314,12 @@ class Gates:
         """Read the first instances that wait, in the order of the queues of each limit key; drop empty queues."""
         scans: dict[Gate, Scan] = {}
         empty: dict[Gate, list[Head]] = {}
-        while heads or scans:
+        late: list[Transaction | None] = []
+        for rounds in count():
+            if not (heads or scans):
+                break
             for gate in [gate for gate in heads if gate not in scans]:
-                scans[gate] = self._queues.scan(heads[gate].pop(), now_us=LATEST_US)
+                scans[gate] = self._queues.scan(heads[gate].pop(), now_us=LATEST_US, whole=True)
             await self._queues.read(list(scans.values()), ahead)
             for gate, scan in list(scans.items()):
                 state = states[gate]
@@ -296,11 +327,14 @@ class Gates:
                     continue
                 del scans[gate]
                 state.waiting += self._waiters(scan)
+                if rounds > 1 and scan.positions:
+                    # passed instances have left a gap behind the head
+                    late.append(self._queues.advance(scan.head, scan.positions[0]))
                 if scan.done and not scan.positions:
                     empty.setdefault(gate, []).append(scan.head)
                 if not heads[gate] or len(state.waiting) >= ahead:
                     del heads[gate]
-        await self._queues.move_on(self._queues.drop(head) for of_gate in empty.values() for head in of_gate)
+        await self._queues.move_on([*late, *(self._queues.drop(head) for heads in empty.values() for head in heads)])
         for gate in empty:
             states[gate].has_queues = bool(states[gate].waiting)
 

@@ -102,10 +102,11 @@ class Hints:
         the right node finds the instance later."""
         self._groups_until_us = 0
 
-    async def send(self, wakeups: Wakeups, written: Written, *, later: list[str] | None = None) -> None:
+    async def send(self, wakeups: Wakeups, written: Written, *, later: Wakeups | None = None) -> None:
         """Send hints about the events to the nodes that wait for them, according to the registrations in `written`.
 
-        `later` gets the shared limits that were full: the caller claims first, then wakes nodes for what is left.
+        `later` gets what is claimable and the shared limits that were full: the caller claims first, then wakes nodes
+        for what is left.
         Then the ends of children and of parents are settled.
         """
         await self._send(wakeups, written, later)
@@ -116,12 +117,15 @@ class Hints:
         if settles and self.follow_ends is not None:
             await self.follow_ends(settles, caller)
 
-    async def _send(self, wakeups: Wakeups, written: Written, later: list[str] | None) -> None:
+    async def _send(self, wakeups: Wakeups, written: Written, later: Wakeups | None) -> None:
         if wakeups.came and self.open_gates is not None:
             await self.open_gates(wakeups.came)
         if wakeups.freed and written.idle:
-            full = await self._limited.were_full(wakeups.freed)
-            (wakeups.full if later is None else later).extend(full)
+            (later or wakeups).full.extend(await self._limited.were_full(wakeups.freed))
+        if later is not None and written.idle:
+            for kind, count in wakeups.ready.items():
+                later.ready[kind] = later.ready.get(kind, 0) + count
+            wakeups.ready = {}
         claimable = wakeups.ready or wakeups.delayed or wakeups.any_of or wakeups.full or wakeups.opened
         wakes = bool(written.idle and claimable)
         listeners = self._listeners(written.listeners) if wakeups.changed and written.listeners else []

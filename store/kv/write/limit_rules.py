@@ -28,6 +28,8 @@ from peerjob.store.kv.format.unreadable import WRITTEN_ANEW, Unreadable
 
 from .guarded import GuardedKeyValue
 
+_CONTENDED = 20
+"""After a conflict, so many requests of a store stay away from the choices of others."""
 _NO_LIMIT = "it lets all instances pass until it is published again"
 
 
@@ -56,6 +58,12 @@ class LimitsInUse:
         self._unreadable = unreadable
         self.known = Rules(Compare(keys.layout, mod=-1))
         """The limits that were read last. For the choice of nodes to wake, they are new enough."""
+        self.contended = 0
+        """In so many of the next requests, this store stays away from what other stores may choose."""
+
+    def wrote(self, revisions: Iterable[int]) -> None:
+        """Learn from a request whether several stores choose the same permits or the same waiting instances."""
+        self.contended = max(0, self.contended - 1) if all(revisions) else _CONTENDED
 
     async def current(self) -> Rules:
         """The limits. A transaction that depends on them compares `Rules.stamp`."""
@@ -157,9 +165,10 @@ class LimitState(msgspec.Struct):
         return max(closed_us, numbers.opens_us(tat_us)) if used_up else closed_us
 
 
-def free_numbers(held: Collection[int], concurrency: int, start: int) -> Iterator[int]:
+def free_numbers(held: Collection[int], concurrency: int, start: int, own: int = 0, parts: int = 1) -> Iterator[int]:
     """The numbers of permits that may be taken, beginning anywhere, so that few writers choose the same one.
 
+    Of `parts` shares of the numbers, those of the share `own` come first.
     A lower concurrency leaves permits above it. While h of these are held, the h highest free numbers are left out. So
     writers that have read different states cannot exceed the concurrency together either.
     """
@@ -167,4 +176,10 @@ def free_numbers(held: Collection[int], concurrency: int, start: int) -> Iterato
     while above and end:
         end -= 1
         above -= end not in held
-    return (number for at in range(end) if (number := (start + at) % end) not in held)
+    shares = [range((own + part) % parts, end, parts) for part in range(parts)]
+    return (
+        number
+        for share in shares
+        for at in range(len(share))
+        if (number := share[(start + at) % len(share)]) not in held
+    )

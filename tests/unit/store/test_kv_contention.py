@@ -16,6 +16,7 @@ from peerjob.model.capabilities import Capabilities
 from peerjob.model.errors import StorePermissionError
 from peerjob.model.record import StoreLimits
 from peerjob.model.state import State
+from peerjob.model.stored_limit import KindLimits, LimitNumbers, SharedLimit
 from peerjob.store.base import Store
 from peerjob.store.kv.format.base import MAX_TRANSACTIONS, Applied, Compare, Entry, Found, Put, Range, Transaction
 from peerjob.store.kv.format.keys import Keys
@@ -139,6 +140,44 @@ async def conflicts(clock: VirtualClock, driver: type[Overtaken]) -> int:
 
 async def test_a_window_keeps_nodes_out_of_each_others_way(clock: VirtualClock) -> None:
     assert await conflicts(clock, Windowed) * 2 < await conflicts(clock, Overtaken)
+
+
+async def limited_conflicts(clock: VirtualClock, limits: KindLimits, limit_key: str = "") -> float:
+    """How many transactions fail for each instance while four nodes run what one limit lets go."""
+    make = Factory(clock)
+    kv = Windowed(EtcdData(), clock)
+
+    async def join() -> Peer:
+        store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+        return await Peer(store=store, info=make.node(), make=make).join()
+
+    async def work(peer: Peer) -> int:
+        done, claims = 0, await peer.take(10)
+        while claims or done == 0:
+            outcomes = [outcome(claim) for claim in claims]
+            done += len(claims)
+            _, claimed = await peer.store.turn(peer.incarnation, outcomes, peer.want(10), request=make.request())
+            claims = claimed.claims
+        return done
+
+    peers = [await join() for _ in range(4)]
+    await peers[0].store.publish_limits([limits])
+    for _ in range(4):
+        batch = [make.instance(limit_key=limit_key, key_concurrency=limits.key_concurrency) for _ in range(100)]
+        await peers[0].store.enqueue(batch)
+        await clock.advance(0.1)
+    conflicts = kv.conflicts
+    assert sum(await asyncio.gather(*map(work, peers))) == 400
+    return (kv.conflicts - conflicts) / 400
+
+
+async def test_nodes_choose_different_permits_of_a_shared_limit(clock: VirtualClock) -> None:
+    shared = SharedLimit(name="shared", numbers=LimitNumbers(concurrency=40))
+    assert await limited_conflicts(clock, KindLimits(kind="work", shared=(shared,))) < 0.2
+
+
+async def test_nodes_let_different_instances_of_a_key_pass(clock: VirtualClock) -> None:
+    assert await limited_conflicts(clock, KindLimits(kind="work", key_concurrency=40), "key") < 0.5
 
 
 async def test_a_single_node_keeps_strict_order_in_a_window(clock: VirtualClock) -> None:

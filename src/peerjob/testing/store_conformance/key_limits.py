@@ -107,15 +107,29 @@ class KeyLimitRules(LimitSuite, ScheduleSuite):
         await self.limit_keys(store)
         batch = [*self.keyed(3), *self.keyed(3, "b")]
         await store.enqueue(batch)
-        peer = await self.join(store)
+        peer, sleeper = await self.join(store), await self.join(store, "sleeper")
         claims = await peer.take()
+        await sleeper.claim()
+        await self.hints(sleeper)
         for expected in (batch[1::3], batch[2::3], []):
             _, claimed = await store.turn(
                 peer.incarnation, [outcome(claim) for claim in claims], peer.want(), request=self.make.request()
             )
             claims = claimed.claims
             assert sorted(ids_of(claims)) == ids_of(expected)
+        assert await self.woken([sleeper]) == [], "what passed is claimed"
         assert await self.keys(store) == {}
+
+    async def test_a_turn_wakes_a_node_for_what_passes_and_is_left(self, store: Store) -> None:
+        await self.limit_keys(store)
+        await store.enqueue([*self.keyed(2), *self.keyed(2, "b")])
+        peer, sleeper = await self.join(store), await self.join(store, "sleeper")
+        outcomes = [outcome(claim) for claim in await peer.take()]
+        await sleeper.claim()
+        await self.hints(sleeper)
+        _, claimed = await store.turn(peer.incarnation, outcomes, peer.want(1), request=self.make.request())
+        assert len(claimed.claims) == 1
+        assert await self.woken([sleeper], 1) == ["sleeper"]
 
     async def test_two_ends_of_one_request_let_two_go(self, store: Store) -> None:
         await self.limit_keys(store)

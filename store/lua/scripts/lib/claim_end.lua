@@ -29,12 +29,12 @@ local limits_after_claim = shared and function(claim, selection)
       limit.alarm, offers[name] = '', 1
     end
   end
-  local freed = call('HGET', requests, 'freed')
-  if freed then
-    add('HDEL', requests, 'freed')
-    for name in string.gmatch(freed, '[^%z]+') do
-      offers[name] = LATEST
-    end
+  local freed, passed = unpack(call('HMGET', requests, 'freed', 'passed'))
+  for name in pairs({freed = freed or nil, passed = passed or nil}) do
+    add('HDEL', requests, name)
+  end
+  for name in string.gmatch(freed or '', '[^%z]+') do
+    offers[name] = LATEST
   end
   local taken, suspect = {}, selection.suspect
   for _, source in ipairs(selection.sources) do
@@ -42,6 +42,10 @@ local limits_after_claim = shared and function(claim, selection)
   end
   if suspect then
     taken[suspect.kind] = (taken[suspect.kind] or 0) + suspect.taken
+  end
+  for count, kind in string.gmatch(passed or '', '(%d+) ([^%z]+)') do
+    local left = tonumber(count) - (taken[kind] or 0)
+    newly_due[kind] = left > 0 and max(newly_due[kind] or 0, left) or newly_due[kind]
   end
   local function claims_again(kind)
     return not is_full and (claim.caps[kind] or claim.letter ~= 's' and find(sets_of(kind) or '', claim.set, 1, true))

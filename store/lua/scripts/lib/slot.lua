@@ -21,8 +21,8 @@ local offer_room = shared and function(limit, most, taken, passes_over)
   end
 end
 
--- Wake nodes for the room that ends of claims make in full limits. If a claim of the same turn follows, it does that for
--- what it leaves: the names of the limits are kept for it.
+-- Wake nodes for the room that ends of claims make in full limits. If a claim of the same turn follows, it wakes nodes for
+-- what it leaves of that room and of the instances that became due: both are kept for it.
 local offer_ended = shared and function()
   local names, follower = {}, shared.followed_by_claim
   for name, limit in pairs(shared.ended) do
@@ -42,6 +42,14 @@ local offer_ended = shared and function()
   end
   if follower and names[1] then
     add_pair('HSET', follower, 'freed', table.concat(names, '\0'))
+  end
+  local passed = {}
+  for kind, count in pairs(follower and idle_left > 0 and newly_due or {}) do
+    passed[#passed + 1] = digits(count) .. ' ' .. kind
+  end
+  if passed[1] then
+    add_pair('HSET', follower, 'passed', table.concat(passed, '\0'))
+    newly_due = {}
   end
   shared.ended = {}
 end
