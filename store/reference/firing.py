@@ -87,18 +87,7 @@ def _do(
     """Make the instance of a fire, if it has one, and write the record."""
     # the leader's clock found the fire due, and may be ahead: no record shows a fire before its nominal time
     at_us = max(transaction.now_us, fire.nominal_us) if fire.outcome is FireOutcome.FIRED else transaction.now_us
-    record = FireRecord(
-        nominal_us=fire.nominal_us,
-        outcome=fire.outcome,
-        at_us=at_us,
-        until_us=fire.until_us,
-        count=fire.count,
-        reason=fire.reason,
-        node=node,
-        term=0 if term is None else term.number,
-        coordinator="" if term is None else term.coordinator,
-        request=fire.request,
-    )
+    record = fire.record(node=node, term=term, at_us=at_us)
     if fire.instance is not None:
         record = _make(transaction, fire, fire.instance, record, node)
     if fire.outcome.advances and not record.instance:

@@ -210,6 +210,21 @@ class Fire(msgspec.Struct, frozen=True, kw_only=True):
     queue_limit: int = 1
     reason: str = ""
 
+    def record(self, *, node: str, term: Term | None, at_us: int = 0) -> FireRecord:
+        """The record of the ledger for this fire, without an instance; at_us is 0 where a server sets the time."""
+        return FireRecord(
+            nominal_us=self.nominal_us,
+            outcome=self.outcome,
+            at_us=at_us,
+            until_us=self.until_us,
+            count=self.count,
+            reason=self.reason,
+            node=node,
+            term=0 if term is None else term.number,
+            coordinator="" if term is None else term.coordinator,
+            request=self.request,
+        )
+
 
 class FireStatus(StrEnum):
     """The answer to a fire."""

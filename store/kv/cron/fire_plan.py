@@ -107,18 +107,7 @@ class FirePlanner:
         # the leader's clock found the fire due and can be ahead of this node's: no record shows a fire before its
         # nominal time
         at_us = max(self._reads.now_us, fire.nominal_us if fire.outcome is FireOutcome.FIRED else 0)
-        record = FireRecord(
-            nominal_us=fire.nominal_us,
-            outcome=fire.outcome,
-            at_us=at_us,
-            until_us=fire.until_us,
-            count=fire.count,
-            reason=fire.reason,
-            node=self._node,
-            term=0 if self._term is None else self._term.number,
-            coordinator="" if self._term is None else self._term.coordinator,
-            request=fire.request,
-        )
+        record = fire.record(node=self._node, term=self._term, at_us=at_us)
         if fire.instance is not None:
             with_instance = self._plan_instance(schedule, fire, fire.instance, record)
             if with_instance is None:

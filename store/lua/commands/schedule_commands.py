@@ -159,18 +159,8 @@ def _time(time_us: int | None) -> Argument:
 
 
 def _fire_arguments(fire: Fire, term: Term | None, node: str) -> list[Argument]:
-    record = FireRecord(
-        nominal_us=fire.nominal_us,
-        outcome=fire.outcome,
-        until_us=fire.until_us,
-        count=fire.count,
-        reason=fire.reason,
-        node=node,
-        term=0 if term is None else term.number,
-        coordinator="" if term is None else term.coordinator,
-        request=fire.request,
-    )
-    arguments: list[Argument] = [fire.schedule, fire.revision, fire.nominal_us, _time(fire.next_us), _encode(record)]
+    record = _encode(fire.record(node=node, term=term))
+    arguments: list[Argument] = [fire.schedule, fire.revision, fire.nominal_us, _time(fire.next_us), record]
     new = fire.instance
     if new is None:
         return [*arguments, ""]
