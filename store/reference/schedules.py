@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import convert
 from msgspec.structs import replace
 
 from peerjob.model.firing import MAX_SCHEDULES, SchedulePage, SchedulePut, ScheduleRow
@@ -102,21 +103,8 @@ def next_revision(transaction: ReferenceTransaction) -> int:
 def to_row(transaction: ReferenceTransaction, schedule: ScheduleData) -> ScheduleRow:
     """A schedule as readers see it."""
     holder, *parked = transaction.state.slots.get(schedule.name, [""])
-    return ScheduleRow(
-        name=schedule.name,
-        kind=schedule.kind,
-        definition=schedule.definition,
-        revision=schedule.revision,
-        next_us=schedule.next_us,
-        paused=schedule.paused,
-        note=schedule.note,
-        created_us=schedule.created_us,
-        updated_us=schedule.updated_us,
-        last_us=schedule.last_us,
-        trimmed_us=schedule.trimmed_us,
-        holder=holder,
-        parked=tuple(parked),
-    )
+    row = convert(schedule, ScheduleRow, from_attributes=True)
+    return replace(row, holder=holder, parked=tuple(parked))
 
 
 def removed_row(name: str, revision: int) -> ScheduleRow:

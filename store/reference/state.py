@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+import msgspec
+
 from peerjob.model.audit import AuditRecord
 from peerjob.model.durable import Wait, When
 from peerjob.model.firing import FireRecord, Leader
@@ -296,32 +298,9 @@ class Namespace:
 
 def to_record(instance: InstanceData) -> Record:
     """An instance as readers see it."""
-    return Record(
-        id=instance.id,
-        kind=instance.kind,
-        state=instance.state,
-        spec=instance.spec,
-        priority=instance.priority,
-        due_us=instance.due_us,
-        attempts=instance.attempts,
-        crashes=instance.crashes,
-        losses=instance.losses,
-        fence=instance.fence,
-        owner="" if instance.releasing else instance.owner,
-        history=tuple(instance.history),
-        result=instance.result,
-        error=instance.error,
-        progress=instance.progress,
-        key=instance.key,
-        tags=instance.tags,
-        slot=instance.slot,
-        retention_us=instance.retention_us,
-        max_crashes=instance.max_crashes,
-        parent=instance.parent,
-        wait=instance.wait,
-        open=instance.open,
-        has_steps=bool(instance.steps),
-        has_children=instance.has_children,
+    record = msgspec.convert(instance, Record, from_attributes=True)
+    return msgspec.structs.replace(
+        record, owner="" if instance.releasing else instance.owner, has_steps=bool(instance.steps)
     )
 
 
