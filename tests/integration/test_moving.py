@@ -7,8 +7,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,7 +21,6 @@ from peerjob import (
     PayloadTooLargeError,
     Query,
     State,
-    StoreLimits,
     SystemClock,
     export_namespace,
     import_namespace,
@@ -32,8 +29,8 @@ from peerjob.model.errors import DecodeError
 from peerjob.model.firing import ScheduleRow
 from peerjob.model.record import Record
 from peerjob.store.base import Store
-from peerjob.store.drivers import open_store
 from peerjob.testing.factories import Factory, Peer
+from peerjob.transfer.lines import opened
 from support.jobctl import Jobctl
 from support.waiting import until
 
@@ -60,16 +57,6 @@ JOBS = (MARK, FAIL)
 HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=3)
 LATE = 6
 """How many jobs are due in an hour."""
-
-
-@asynccontextmanager
-async def opened(url: str, namespace: str) -> AsyncGenerator[Store]:
-    store = open_store(url, namespace=namespace, clock=SystemClock(), limits=StoreLimits())
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 @pytest.fixture

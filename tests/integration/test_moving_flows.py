@@ -23,7 +23,6 @@ from peerjob import (
     Query,
     Signal,
     State,
-    StoreLimits,
     SystemClock,
     export_namespace,
     import_namespace,
@@ -31,9 +30,8 @@ from peerjob import (
 from peerjob.model.errors import DecodeError
 from peerjob.model.record import LAST_MOMENT_US, MAX_BATCH
 from peerjob.store.base import Store
-from peerjob.store.drivers import open_store
 from peerjob.testing.factories import Factory
-from peerjob.transfer.lines import MovedInstance, line_of
+from peerjob.transfer.lines import MovedInstance, line_of, opened
 from support.waiting import until
 
 APPROVAL = Signal("approval", bool)
@@ -103,16 +101,6 @@ ORDER, NESTED, APPROVE, MANY = Job("order", order), Job("nested", nested), Job("
 @pytest.fixture(autouse=True)
 def nothing_ran() -> None:
     ran.clear()
-
-
-@asynccontextmanager
-async def opened(url: str, namespace: str) -> AsyncGenerator[Store]:
-    store = open_store(url, namespace=namespace, clock=SystemClock(), limits=StoreLimits())
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 async def exported(url: str, namespace: str) -> list[bytes]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
+import msgspec
+
 from peerjob.model.arguments import typed_except_secrets
 from peerjob.model.capabilities import Health
 from peerjob.model.clock import Clock
@@ -98,12 +100,5 @@ async def _schedules(store: Store) -> tuple[list[ScheduleRow], int]:
 
 
 def _moved_schedule(row: ScheduleRow) -> MovedSchedule:
-    return MovedSchedule(
-        name=row.name,
-        kind=row.kind,
-        definition=row.definition,
-        next_us=row.next_us,
-        paused=row.paused,
-        note=row.note,
-        last_us=max(row.last_us, row.trimmed_us),
-    )
+    moved = msgspec.convert(row, MovedSchedule, from_attributes=True)
+    return msgspec.structs.replace(moved, last_us=max(row.last_us, row.trimmed_us))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from msgspec import structs
+from msgspec import convert, structs
 
 from peerjob.model.arguments import typed_except_secrets
 from peerjob.model.clock import Clock
@@ -14,7 +14,7 @@ from peerjob.model.durable import MAX_CHILDREN_CALL, MAX_RESTORED_STEPS, MAX_STE
 from peerjob.model.errors import DecodeError, PayloadTooLargeError, StoreUnavailableError
 from peerjob.model.firing import Fire, FireOutcome, FireStatus, Overlap, SchedulePut
 from peerjob.model.ids import id_time_us
-from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, NewInstance
+from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, Enqueued, NewInstance
 from peerjob.model.restored import Restored
 from peerjob.model.stored_limit import KindLimits
 from peerjob.store.base import Store
@@ -185,27 +185,15 @@ class _Import:
 
     async def _add_schedules(self, schedules: Sequence[MovedSchedule]) -> None:
         puts = [
-            SchedulePut(
-                name=schedule.name,
-                kind=schedule.kind,
-                definition=schedule.definition,
-                next_us=schedule.next_us,
-                paused=schedule.paused,
-                note=schedule.note,
-                trimmed_us=schedule.last_us,
-            )
+            structs.replace(convert(schedule, SchedulePut, from_attributes=True), trimmed_us=schedule.last_us)
             for schedule in schedules
         ]
         there = await self._store.get_schedules([put.name for put in puts])
         new = [put for put, row in zip(puts, there, strict=True) if row is None]
         rows = await asyncio.gather(*map(self._store.put_schedule, new))
         added = sum(row is not None for row in rows)
-        done = self._done
-        self._done = replace(
-            done,
-            schedules=done.schedules + added,
-            known_schedules=done.known_schedules + len(schedules) - added,
-        )
+        known = self._done.known_schedules + len(schedules) - added
+        self._done = replace(self._done, schedules=self._done.schedules + added, known_schedules=known)
 
     async def _add_instances(self, instances: Sequence[MovedInstance]) -> None:
         there = await self._store.get([instance.id for instance in instances])
@@ -216,19 +204,19 @@ class _Import:
         # without its schedule, an instance needs no slot
         plain = [instance for instance in missing if slots.get(instance.slot) is None]
         answers = await self._store.enqueue([instance.new() for instance in plain], node=NODE)
-        refused = [
-            (instance.id, answer.id)
-            for instance, answer in zip(plain, answers, strict=True)
-            if answer.id != instance.id
-        ]
+        refused = _refused(plain, answers)
         for instance in missing:
             if slots.get(instance.slot) is not None:
                 refused += await self._add_with_slot(instance)
+        self._count(instances, known=len(instances) - len(missing), refused=refused)
+
+    def _count(self, instances: Sequence[object], *, known: int, refused: Sequence[tuple[str, str]]) -> None:
+        """Count instances as added, except those that the target had, and those that it refused."""
         done = self._done
         self._done = replace(
             done,
-            instances=done.instances + len(missing) - len(refused),
-            known_instances=done.known_instances + len(instances) - len(missing),
+            instances=done.instances + len(instances) - known - len(refused),
+            known_instances=done.known_instances + known,
             refused=(*done.refused, *refused)[:MAX_REFUSED],
             refusals=done.refusals + len(refused),
         )
@@ -237,20 +225,8 @@ class _Import:
         await self._store.require_layout(FLOWS_LAYOUT, "steps and children")
         await self._limit_keys([restored.instance for restored in instances])
         answers = await self._store.restore(instances, node=NODE)
-        refused = [
-            (restored.instance.id, answer.id)
-            for restored, answer in zip(instances, answers, strict=True)
-            if answer.id != restored.instance.id
-        ]
-        known = sum(answer.repeated for answer in answers)
-        done = self._done
-        self._done = replace(
-            done,
-            instances=done.instances + len(answers) - known - len(refused),
-            known_instances=done.known_instances + known,
-            refused=(*done.refused, *refused)[:MAX_REFUSED],
-            refusals=done.refusals + len(refused),
-        )
+        refused = _refused([restored.instance for restored in instances], answers)
+        self._count(instances, known=sum(answer.repeated for answer in answers), refused=refused)
 
     async def _add_steps(self, lines: Sequence[MovedSteps]) -> None:
         """Complete open instances. One that is not open has run since an earlier import, or was refused."""
@@ -297,3 +273,9 @@ class _Import:
                 refused = answer.record is not None and answer.record.outcome is FireOutcome.SKIPPED
                 return [(instance.id, "")] if refused else []
         raise StoreUnavailableError(self._store.url, f"schedule {instance.slot!r} changes all the time")
+
+
+def _refused(instances: Sequence[NewInstance | MovedInstance], answers: Sequence[Enqueued]) -> list[tuple[str, str]]:
+    """The ids of the instances that were not added, each with the id of what was there."""
+    pairs = zip(instances, answers, strict=True)
+    return [(instance.id, answer.id) for instance, answer in pairs if answer.id != instance.id]

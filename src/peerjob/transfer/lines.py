@@ -102,22 +102,7 @@ class MovedInstance(msgspec.Struct, frozen=True, kw_only=True, tag="instance", o
 
     def new(self) -> NewInstance:
         """The instance to add."""
-        return NewInstance(
-            id=self.id,
-            kind=self.kind,
-            spec=self.spec,
-            priority=self.priority,
-            due_us=self.due_us,
-            attempts=self.attempts,
-            crashes=self.crashes,
-            losses=self.losses,
-            key=self.key,
-            tags=self.tags,
-            retention_us=self.retention_us,
-            max_crashes=self.max_crashes,
-            limit_key=self.limit_key,
-            key_concurrency=self.key_concurrency,
-        )
+        return msgspec.convert(self, NewInstance, from_attributes=True)
 
     def restored(self) -> Restored:
         """The instance to add, with its steps and its wait. Raises ValueError for a state that does not exist."""
@@ -214,7 +199,7 @@ def _check(number: int, instance: MovedInstance) -> None:
 
 
 @asynccontextmanager
-async def opened(url: str, namespace: str, clock: Clock | None) -> AsyncGenerator[Store]:
+async def opened(url: str, namespace: str, clock: Clock | None = None) -> AsyncGenerator[Store]:
     """A store for the block."""
     store = open_store(url, namespace=namespace, clock=clock or SystemClock(), limits=StoreLimits())
     try:
