@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import threading
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
@@ -10,6 +12,7 @@ from typing import Any, TypeVar
 from peerjob.cluster.loop_thread import refuse_running_loop
 from peerjob.handles.blocking import BlockingVerbs
 from peerjob.handles.context import Context
+from peerjob.handles.durable_run import OTHER_THREAD, holds_thread
 from peerjob.handles.manager import Manager
 
 T = TypeVar("T")
@@ -49,7 +52,11 @@ class BlockingBodyManager(BlockingVerbs):
         except BaseException:
             work.close()
             raise
-        return asyncio.run_coroutine_threadsafe(self._inside(work) if self._manager.clock.virtual else work, self._loop)
+        variables = contextvars.copy_context()
+        if holds_thread.get() != threading.get_ident():  # another thread can have a copy of the context
+            variables.run(holds_thread.set, OTHER_THREAD)
+        work = self._inside(work) if self._manager.clock.virtual else work
+        return variables.run(asyncio.run_coroutine_threadsafe, work, self._loop)
 
     async def _inside(self, work: Coroutine[Any, Any, T]) -> T:
         with self._manager.clock.inside():

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from peerjob.handles.context import Context
+from peerjob.handles.durable_run import holds_thread
 from peerjob.model.clock import Clock
 from peerjob.model.errors import Snooze
 from peerjob.model.injected import current_run
@@ -18,9 +20,6 @@ from .errors import BodyError, as_exception
 from .injection import Attempt, Resources, clear_cancellations
 from .processes import ProcessPool
 from .threads import ThreadPool
-
-holds_thread: contextvars.ContextVar[bool] = contextvars.ContextVar("peerjob_thread", default=False)
-"""Whether a sync body runs in this context, or waits in its thread for code on the event loop that has this context."""
 
 
 class Executor:
@@ -173,10 +172,9 @@ class Executor:
         else:
             # a thread waits in real time, so virtual time must stand still until the body returns
             variables = contextvars.copy_context()
-            variables.run(holds_thread.set, True)
             with self._clock.outside():
                 result = await self._threads.run(
-                    lambda: variables.run(_called, body, context), on_cancel or (lambda: context.cancel("drain"))
+                    lambda: variables.run(_called_here, body, context), on_cancel or (lambda: context.cancel("drain"))
                 )
         if not inspect.isawaitable(result):
             return result
@@ -209,6 +207,11 @@ def _called(body: Callable[[], Any], context: Context) -> Any:
         raise
     context.ended = not inspect.isawaitable(result)
     return result
+
+
+def _called_here(body: Callable[[], Any], context: Context) -> Any:
+    holds_thread.set(threading.get_ident())
+    return _called(body, context)
 
 
 async def _end(context: Context, *, thrown: bool = True) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from msgspec import structs
 
 from peerjob.handles.context import Context
-from peerjob.handles.durable_run import inside_step
+from peerjob.handles.durable_run import OTHER_THREAD, holds_thread, inside_step
 from peerjob.model.child_call import check_child
 from peerjob.model.codec import encode_value
 from peerjob.model.durable import (
@@ -32,7 +32,6 @@ from peerjob.model.record import Held, NewChild, Record
 from peerjob.model.signal import SignalSource
 from peerjob.model.state import State
 from peerjob.model.step_values import TIMED_OUT, decode_deadline, encode_deadline
-from peerjob.node.body.executor import holds_thread
 from peerjob.node.body.typed_positions import ResultType
 
 from .child_pages import pages_of
@@ -116,6 +115,9 @@ class NodeDurableRun(RunSteps):
     def _check_inside(self, verb: str, what: str) -> None:
         if (step := inside_step.get()) is not None:
             raise NodeStateError(f"{verb}({what!r}) is called in step {step!r}; only the body itself can wait")
+        if holds_thread.get() == OTHER_THREAD:
+            text = f"{verb}({what!r}) is called in another thread than that of the body, which alone can wait"
+            raise NodeStateError(f"{text}: take steps in other threads, or make the body a coroutine function")
 
     def _deadline(self, name: str, delay_us: int) -> tuple[int, tuple[Step, ...]]:
         """When a wait ends; and the step that keeps the time, unless it is stored."""

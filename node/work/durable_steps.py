@@ -13,7 +13,7 @@ from itertools import count
 from typing import Any, NoReturn, TypeVar
 
 from peerjob.handles.context import Context
-from peerjob.handles.durable_run import StepSlot, inside_step
+from peerjob.handles.durable_run import StepSlot, holds_thread, inside_step
 from peerjob.handles.job_log import instance_logger
 from peerjob.model.codec import encode_value
 from peerjob.model.durable import MAX_ALL_STEP_BYTES, MAX_STEP_BYTES, MAX_STEPS, SIGNAL_MARK, Need, Step
@@ -24,7 +24,7 @@ from peerjob.model.record import Ack, NewInstance, Record
 from peerjob.model.signal import checked_step_name, name_again
 from peerjob.model.signature import analyse
 from peerjob.model.step_values import wait_text
-from peerjob.node.body.executor import Executor, holds_thread
+from peerjob.node.body.executor import Executor
 from peerjob.node.body.typed_positions import ResultType
 from peerjob.node.manager.batches import RecordReader
 from peerjob.store.base import Store

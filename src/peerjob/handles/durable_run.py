@@ -14,6 +14,13 @@ from peerjob.model.signal import SignalSource
 inside_step: contextvars.ContextVar[str | None] = contextvars.ContextVar("peerjob_step", default=None)
 """The name of the step whose function the present code belongs to."""
 
+holds_thread: contextvars.ContextVar[int] = contextvars.ContextVar("peerjob_thread", default=0)
+"""The thread of the sync body that runs in this context, or that waits for code on the event loop with this context.
+
+OTHER_THREAD for another thread of the body; 0 if there is no thread.
+"""
+OTHER_THREAD = -1
+
 
 class StepSlot:
     """A step that a body has entered: its stored value, or the name under which its value will be kept."""

@@ -4,11 +4,13 @@ import asyncio
 import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 import pytest
 
-from peerjob import INJECTED, Context, Instance, Job, Node, Signal, State
+from peerjob import INJECTED, BlockingContext, Context, Instance, Job, Node, NodeStateError, Signal, State
 from peerjob.testing import VirtualClock, running_node
 from support.factories import memory_store
 
@@ -155,6 +157,30 @@ async def test_too_many_signals_at_once_are_refused(node: Node) -> None:
     assert instance.error is not None
     assert "await at once have 1,193 bytes, over the limit of 1,024 bytes" in instance.error.message
     assert instance.error.type.endswith("StepLimitError")
+
+
+@pytest.mark.parametrize("copied", [False, True])
+async def test_only_the_thread_of_a_sync_body_waits(node: Node, copied: bool) -> None:
+    def body(context: BlockingContext = INJECTED) -> list[str]:
+        child = context.start("child", Job("child", in_thread).call())
+        with ThreadPoolExecutor() as pool:
+            for wait in (
+                lambda: context.wait_for(APPROVAL),
+                lambda: context.suspend("nap", 5),
+                lambda: context.call("other", Job("child", in_thread).call()),
+                child.result,
+            ):
+                future = pool.submit(copy_context().run, wait) if copied else pool.submit(wait)
+                with pytest.raises(NodeStateError, match="another thread than that of the body"):
+                    future.result()
+            steps = [pool.submit(context.step, name, str, name) for name in "abc"]
+        context.suspend("pause", 5)
+        return [step.result() for step in steps]
+
+    node.register(Job("child", in_thread))
+    instance = await begun(node, body)
+    assert instance.waits_for is not None
+    assert await instance.result(10) == ["a", "b", "c"]
 
 
 def in_thread() -> None:
