@@ -16,7 +16,7 @@ from peerjob.handles.context import Context
 from peerjob.handles.durable_run import StepSlot, holds_thread, inside_step
 from peerjob.handles.job_log import instance_logger
 from peerjob.model.codec import encode_value
-from peerjob.model.durable import MAX_ALL_STEP_BYTES, MAX_STEP_BYTES, MAX_STEPS, SIGNAL_MARK, Need, Step
+from peerjob.model.durable import MAX_ALL_STEP_BYTES, MAX_STEP_BYTES, MAX_STEPS, SIGNAL_MARK, Step
 from peerjob.model.durable_errors import StepLimitError, StepNameError, Suspended
 from peerjob.model.errors import DecodeError, NodeStateError, OwnershipLost, ResultTypeError
 from peerjob.model.job import Call, Job
@@ -249,7 +249,7 @@ class RunSteps:
 
     async def _keep(self, step: Step, *, alone: bool = False) -> bytes:
         """Store a step, and return the value that its name has then: another one that was there first stays."""
-        while await self._written((step,), alone=alone) is Ack.TAKEN:
+        while await self._written(step, alone=alone) is Ack.TAKEN:
             await self._read()
             if step.name in self._steps:
                 break
@@ -257,9 +257,11 @@ class RunSteps:
             self._remember(step)
         return self._steps[step.name]
 
-    async def _written(self, steps: tuple[Step, ...], needs: tuple[Need, ...] = (), *, alone: bool = False) -> Ack:
+    async def _written(self, step: Step, *, alone: bool) -> Ack:
         """The answer to a write: DONE or TAKEN. A cancelled body does not wait for it, but the runner does."""
-        ack = await self._write(steps, needs, alone=alone)
+        write = Write((step,), (), alone=alone)
+        self._parts.unsent.write(self._run, self._state, write)
+        ack = await asyncio.shield(write.answer)
         if ack is Ack.LOST:
             raise self._not_held()
         if ack is Ack.CANCELLED:
@@ -269,11 +271,6 @@ class RunSteps:
     def _not_held(self) -> OwnershipLost:
         claim = self._run.claim
         return OwnershipLost(f"instance {claim.id} is not held under fence {claim.fence} any more")
-
-    async def _write(self, steps: tuple[Step, ...], needs: tuple[Need, ...], *, alone: bool) -> Ack:
-        write = Write(steps, needs, alone=alone)
-        self._parts.unsent.write(self._run, self._state, write)
-        return await asyncio.shield(write.answer)
 
     def _now_us(self) -> int:
         """The time by the clock that decides about due times."""

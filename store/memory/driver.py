@@ -1,7 +1,7 @@
 """The driver: `KeyValue` in this process's memory.
 
 `memory://` is private to the store that opens it. All stores of `memory://name` in the process share their data, which
-lives as long as the process, so that a node can stop and start again; `forget` drops it.
+lives as long as the process, so that a node can stop and start again.
 Every call runs under one lock and does not wait, so other threads and loops may share the data.
 """
 
@@ -47,12 +47,6 @@ def memory_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits)
         data.max_keys = options["max_keys"]
     kv = MemoryKeyValue(data, clock)
     return KVStore(kv, url=url, namespace=namespace, clock=clock, limits=limits, local=data.objects)
-
-
-def forget(name: str) -> None:
-    """Drop the data of `memory://name`; open stores keep theirs."""
-    with _shared_lock:
-        _shared.pop(name, None)
 
 
 def _data_of(name: str) -> MemoryData:

@@ -3,8 +3,17 @@
 from prometheus_client.parser import text_string_to_metric_families
 
 from peerjob.node.observe.metrics import Metrics
+from peerjob.node.observe.metrics.catalogue import Metric
 
 Samples = dict[str, dict[tuple[str, ...], float]]
+
+
+def series_of(metric: Metric) -> tuple[str, ...]:
+    """The names under which a metric can be queried."""
+    names = (metric.name, metric.compat) if metric.compat else (metric.name,)
+    if metric.type != "histogram":
+        return names
+    return tuple(name + ending for name in names for ending in ("_bucket", "_sum", "_count"))
 
 
 def samples_of(text: str) -> Samples:

@@ -17,14 +17,6 @@ class Metric:
     compat: str = ""
     """The name of the same metric in go-job; "" if go-job has no such metric."""
 
-    @property
-    def series(self) -> tuple[str, ...]:
-        """The names under which the metric can be queried."""
-        names = (self.name, self.compat) if self.compat else (self.name,)
-        if self.type != "histogram":
-            return names
-        return tuple(name + ending for name in names for ending in ("_bucket", "_sum", "_count"))
-
 
 def _gauge(name: str, help: str, *labels: str, compat: str = "") -> Metric:
     return Metric(name=name, type="gauge", help=help, labels=labels, compat=compat)

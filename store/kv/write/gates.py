@@ -59,11 +59,6 @@ class Waiter(msgspec.Struct, frozen=True):
     def due_us(self) -> int:
         return int(self.position[:18])
 
-    @property
-    def order(self) -> tuple[int, str]:
-        """The place among the instances that wait: by priority, due time and id."""
-        return self.priority, self.position
-
 
 class Arrival(msgspec.Struct, frozen=True):
     """A due instance that comes to its gate."""

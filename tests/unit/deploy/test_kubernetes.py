@@ -13,6 +13,7 @@ from peerjob.node.observe.metrics import catalogue
 from peerjob.remote.scaler.metadata import read_trigger
 from support.deploying import ROOT, Tree
 from support.manifests import EXPECTED_SECRETS, FOLDERS, WORKLOADS, Manifests, build, references
+from support.scrapes import series_of
 
 pytestmark = pytest.mark.one_python
 
@@ -331,7 +332,7 @@ def test_the_adapter_tells_what_the_autoscaler_asks_for() -> None:
     (rule,) = yaml.safe_load((component / "prometheus-adapter.yaml").read_text())["rules"]["external"]
     scaler = build(ROOT / "k8s" / "overlays" / "production").of("HorizontalPodAutoscaler")["peerjob"]
     assert [one["external"]["metric"]["name"] for one in scaler["spec"]["metrics"]] == [rule["name"]["as"]]
-    known = {name for metric in catalogue.ALL for name in metric.series}
+    known = {name for metric in catalogue.ALL for name in series_of(metric)}
     assert set(re.findall(r"peerjob_\w+", f"{rule['seriesQuery']} {rule['metricsQuery']}")) <= known
 
 

@@ -16,6 +16,7 @@ from peerjob import Job, Metrics, Node
 from peerjob.cli.jobd import app as jobd
 from peerjob.node.observe.metrics import catalogue
 from support.jobctl import VERBS, verbs
+from support.scrapes import series_of
 
 pytestmark = pytest.mark.one_python
 
@@ -24,7 +25,7 @@ DASHBOARD = DEPLOY / "grafana" / "peerjob.json"
 ALERTS = DEPLOY / "prometheus" / "peerjob-alerts.yml"
 RULE_TESTS = DEPLOY / "prometheus" / "peerjob-alerts-test.yml"
 CONFIGS = sorted((DEPLOY / "prometheus").glob("prometheus*.yml"))
-KNOWN = {name for metric in catalogue.ALL for name in metric.series}
+KNOWN = {name for metric in catalogue.ALL for name in series_of(metric)}
 
 
 def expressions() -> Iterator[str]:
@@ -59,7 +60,7 @@ def test_every_metric_is_shown() -> None:
     """Each metric is in the dashboard or in an alert, except those in this list."""
     used = set(re.findall(r"\bpeerjob_\w+", DASHBOARD.read_text() + ALERTS.read_text()))
 
-    assert {metric.name for metric in catalogue.ALL if not used & set(metric.series)} <= {
+    assert {metric.name for metric in catalogue.ALL if not used & set(series_of(metric))} <= {
         "peerjob_node_up",  # says of a stopped node that the rest is missing for that reason
         "peerjob_registered",  # for users of go-job
         "peerjob_outbox_rows",  # the age of the oldest row tells whether a relay works
@@ -68,7 +69,7 @@ def test_every_metric_is_shown() -> None:
 
 
 def test_labels_that_are_asked_for_are_those_of_the_metric() -> None:
-    labels = {name: {*metric.labels, "job", "instance"} for metric in catalogue.ALL for name in metric.series}
+    labels = {name: {*metric.labels, "job", "instance"} for metric in catalogue.ALL for name in series_of(metric)}
     for text in (*expressions(), ALERTS.read_text()):
         for name, matchers in re.findall(r"\b(peerjob_\w+)\{([^}]*)\}", text):
             assert set(re.findall(r"(\w+)=", matchers)) <= labels[name], text

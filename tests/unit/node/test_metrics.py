@@ -15,7 +15,7 @@ from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, drain, running_node
 from support.ending_jobs import FAIL, RETRY, SLEEP, SLOW
 from support.factories import flaky_store, running_nodes, shared_url
-from support.scrapes import scrape
+from support.scrapes import scrape, series_of
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
 
@@ -337,7 +337,7 @@ async def test_a_scrape_has_exactly_the_metrics_of_the_catalogue(clock: VirtualC
         scraped = await scrape(metrics)
         await node.cancel_instances(Query.all())
 
-    expected = {name for metric in catalogue.ALL for name in metric.series}
+    expected = {name for metric in catalogue.ALL for name in series_of(metric)}
     assert {name for name in scraped if not name.startswith("process_")} == expected
 
 

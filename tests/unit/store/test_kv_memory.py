@@ -10,7 +10,7 @@ from peerjob.model.errors import OptionError, StoreFullError
 from peerjob.model.record import StoreLimits
 from peerjob.store.kv.format.base import Compare, Delete, Found, Put, Range, Transaction
 from peerjob.store.memory.data import MemoryData
-from peerjob.store.memory.driver import MemoryKeyValue, forget, memory_store
+from peerjob.store.memory.driver import MemoryKeyValue, memory_store
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer
 
@@ -207,11 +207,6 @@ async def test_names_share_and_no_name_does_not(clock: VirtualClock, namespace: 
     private = memory_store("memory://", namespace=namespace, clock=clock, limits=StoreLimits())
     assert await private.get([new.id]) == [None]
     assert private.local_objects is not first.local_objects
-
-    forget(url.removeprefix("memory://"))
-    third = memory_store(url, namespace=namespace, clock=clock, limits=StoreLimits())
-    assert await third.get([new.id]) == [None]
-    forget(url.removeprefix("memory://"))
 
 
 async def test_a_full_store_refuses_new_instances_and_completes_the_others(clock: VirtualClock, namespace: str) -> None:
