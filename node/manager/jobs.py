@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -397,8 +396,7 @@ class NodeJobManager(Manager):
         id = checked_id(uuid)
         async with self._passing(seconds):
             try:
-                async with asyncio.timeout(seconds):
-                    return await runtime.waiters.final(id)
+                return await runtime.waiters.final(id, seconds)
             except TimeoutError:
                 raise TimeoutError(f"instance {id} is not final after {seconds:g} s") from None
 

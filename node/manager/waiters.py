@@ -30,15 +30,19 @@ class Waiters(BackgroundRole):
         self._final: set[str] = set()
         self._wake = asyncio.Event()
 
-    async def final(self, id: str) -> Record:
-        """Return the record of an instance when it is final; raises UnknownInstanceError."""
-        future: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
+    async def final(self, id: str, timeout: float | None = None) -> Record:
+        """Return the record of an instance when it is final; raises UnknownInstanceError, and TimeoutError."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Record] = loop.create_future()
+        timer = None if timeout is None else loop.call_later(timeout, _expire, future)
         self._waiting.setdefault(id, []).append(future)
         self._new.add(id)
         self._wake.set()
         try:
             return await future
         finally:
+            if timer is not None:
+                timer.cancel()
             waiting = self._waiting.get(id)
             if waiting is not None:
                 if future in waiting:
@@ -88,9 +92,11 @@ class Waiters(BackgroundRole):
                 await self._wake.wait()
                 poll_at = loop.time() + POLL
                 continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(poll_at):
-                    await self._wake.wait()
+            timer = loop.call_at(poll_at, self._wake.set)
+            try:
+                await self._wake.wait()
+            finally:
+                timer.cancel()
 
     async def _read(self, ids: list[str], *, register: bool) -> None:
         for start in range(0, len(ids), MAX_BATCH):
@@ -124,3 +130,8 @@ class Waiters(BackgroundRole):
                 future.set_result(answer)
             else:
                 future.set_exception(answer)
+
+
+def _expire(future: asyncio.Future[Record]) -> None:
+    if not future.done():
+        future.set_exception(TimeoutError())

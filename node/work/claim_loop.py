@@ -104,8 +104,7 @@ class ClaimLoop(BackgroundRole):
     def renewed(self, work_due: bool | None) -> None:
         """Plan the next claim without a hint by the answer to a renewal (`Renewed.work_due`)."""
         if work_due:
-            limit, _ = self._pool.claimable(self._kinds())
-            if limit:
+            if self._pool.may_claim(self._kinds()):
                 self._waker.hint()
         elif work_due is not None:
             self._poll_at = max(self._poll_at, asyncio.get_running_loop().time() + self.spread(QUIET))
@@ -183,9 +182,8 @@ class ClaimLoop(BackgroundRole):
         """Sleep until a part of the node wakes the claim loop, or until a claim without a hint is due."""
         if not self._claim_fails:
             self.watchdog.beat()
-        limit, _ = self._pool.claimable(self._kinds())
         claim_at = max(min(self._poll_at, self._due_at), self._no_claim_until)
-        if limit and claim_at <= loop.time() + MAX_SLEEP:
+        if claim_at <= loop.time() + MAX_SLEEP and self._pool.may_claim(self._kinds()):
             timer = loop.call_at(claim_at, self._waker.wake)
         else:
             timer = loop.call_later(MAX_SLEEP, self._waker.wake)
@@ -214,7 +212,7 @@ class ClaimLoop(BackgroundRole):
         if claim is None:
             return
         kinds = self._kinds()
-        if (kinds is not claim.kinds and kinds != claim.kinds) or not self._pool.claimable(kinds)[0]:
+        if (kinds is not claim.kinds and kinds != claim.kinds) or not self._pool.may_claim(kinds):
             claim.withdraw()
 
     # -- requests ----------------------------------------------------------------------------------------------------

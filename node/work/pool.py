@@ -193,6 +193,11 @@ class Pool:
             quick |= dict.fromkeys(rated & self._known(kinds), max(0, free - held))
         return limit, Caps(kinds, default, quick, self._known(kinds))
 
+    def may_claim(self, kinds: tuple[str, ...]) -> bool:
+        """Whether the limit of the next claim is not 0. Mostly it is enough that a worker has no claim to run."""
+        is_free = len(self._running) + len(self._backlog) < self._size
+        return bool(is_free and kinds and self.accepting and self._may_start()) or self.claimable(kinds)[0] > 0
+
     def _known(self, kinds: tuple[str, ...]) -> frozenset[str]:
         if self._kinds[0] is not kinds:
             self._kinds = (kinds, frozenset(kinds))

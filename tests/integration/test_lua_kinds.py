@@ -429,3 +429,30 @@ async def test_a_step_of_a_clear_removes_no_more_than_its_limit(site: MakeSite) 
     await store.enqueue(here.make.instances(10))
     steps: list[Any] = [await store._run("clear", 4, "0", 4) for _ in range(3)]  # pyright: ignore[reportPrivateUsage]
     assert [removed for removed, _ in steps] == [4, 4, 2]
+
+
+async def test_the_only_instance_is_found_first_at_the_kind_that_ran_last(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    peer = await join(here, store, kinds := names(9))
+    await peer.claim()
+    await store.enqueue([due := here.make.instance(kind=kinds[5])])
+    here.server.command("CONFIG", "RESETSTAT")
+    claimed = await peer.claim(Want(kinds=Caps(kinds, 2, {kinds[5]: 4}), limit=1, suspects=False))
+    assert [claim.id for claim in claimed.claims] == [due.id]
+    stats = cast("dict[str, Any]", here.server.command("INFO", "commandstats"))
+    assert stats["cmdstat_zrange"]["calls"] == 2, "at the delayed instances, and at one queue"
+
+
+async def test_a_list_of_hints_that_no_node_reads_stays_short(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    peer = await join(here, store, ("work",))
+    wake = here.key(f"wake:{peer.incarnation}")
+    for before, after in ((0, 1), (999, 1000), (1000, 1000)):
+        await peer.claim()
+        here.server.command("DEL", wake)
+        here.server.command("RPUSH", wake, *["f"] * before) if before else None
+        await store.enqueue(here.make.instances(1))
+        assert here.server.command("LLEN", wake) == after
+        await peer.take()

@@ -7,7 +7,7 @@ import os
 import random
 import time
 import weakref
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, cast
 
@@ -97,10 +97,9 @@ class SystemClock:
         """Do nothing: real time passes anyway."""
         yield
 
-    @contextlib.asynccontextmanager
-    async def passing(self, timeout: float | None) -> AsyncGenerator[None]:
+    def passing(self, timeout: float | None) -> contextlib.AbstractAsyncContextManager[None]:
         """Do nothing: real time passes anyway."""
-        yield
+        return contextlib.nullcontext()
 
 
 class CorrectedTime:

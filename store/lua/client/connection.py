@@ -98,7 +98,7 @@ class ServerConnection(StreamOwner):
         """
         assert self._answer is None, "one call at a time"
         answer = self._answer = self._loop.create_future()
-        if self.is_closed:
+        if self._transport.is_closing():
             self._fail(DisconnectedError(_CLOSED))
             return answer
         self._replies = []

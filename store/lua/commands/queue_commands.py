@@ -228,10 +228,8 @@ def wake_list(namespace: str, incarnation: str) -> str:
 
 def claim_arguments(incarnation: str, command: str, request: str, set_name: str, want: Want) -> list[Argument]:
     """Arguments of claim.lua."""
-    caps = want.kinds
-    if set_name.startswith(_SMALL):
-        default, others = 0, caps
-    elif isinstance(caps, Caps):
+    caps, is_small = want.kinds, set_name.startswith(_SMALL)
+    if isinstance(caps, Caps):
         default, others = caps.default, caps.others
     else:
         default = next(iter(caps.values()), 0)
@@ -244,10 +242,15 @@ def claim_arguments(incarnation: str, command: str, request: str, set_name: str,
         int(want.suspects),
         int(want.idle),
         set_name,
-        default,
+        0 if is_small else default,
     ]
-    for kind in others:
-        arguments += (kind, others[kind])
+    for pair in others.items():
+        arguments += pair
+    if is_small:
+        # all kinds, after those that ran last: the script looks for the only due instance in this order
+        for kind in caps:
+            if kind not in others:
+                arguments += (kind, default)
     return arguments
 
 

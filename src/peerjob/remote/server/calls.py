@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator
-from functools import partial
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any, NoReturn, cast
 
 import grpc
@@ -132,7 +131,7 @@ class OpenCalls(BackgroundRole):
         if self._unread.get(key, 0) > MAX_UNREAD:
             await abort(context, TOO_MUCH)
         self._open.take(key)
-        _when_sent(context, partial(self._open.give_back, key))
+        _when_sent(context, lambda _: self._open.give_back(key))
         return key
 
     async def answer(self, key: str, answer: Any, context: Context, *, acts: bool) -> None:
@@ -144,7 +143,7 @@ class OpenCalls(BackgroundRole):
         if not acts:
             await self._check_unread(key, size, context)
         self._add_unread(key, size)
-        _when_sent(context, partial(self._add_unread, key, -size))
+        _when_sent(context, lambda _: self._add_unread(key, -size))
 
     @contextlib.asynccontextmanager
     async def streamed(self, key: str, message: Any, context: Context) -> AsyncGenerator[None]:
@@ -178,9 +177,11 @@ class OpenCalls(BackgroundRole):
     async def receive(self, caller: Principal, context: Context) -> Any:
         """The message of a call, when the caller may send it."""
         task, peer = _current(), context.peer()
-        await self._by_connection.take(peer)
+        if (turn := self._by_connection.take(peer)) is not None:
+            await turn
         try:
-            await self._by_caller.take(caller.credential)
+            if (turn := self._by_caller.take(caller.credential)) is not None:
+                await turn
             try:
                 self._receiving[task] = self.clock.elapsed()
                 return await _message(context)
@@ -263,13 +264,15 @@ class _KeyLimit:
         self._permits: dict[str, Permits] = {}
         self._users: dict[str, int] = {}
 
-    async def take(self, key: str) -> None:
+    def take(self, key: str) -> Awaitable[None] | None:
+        """Take a permit under a key; if none is free, return what the call must await to have one."""
         permits = self._permits.get(key)
         if permits is None:
             permits = self._permits[key] = Permits(self._most)
         self._users[key] = self._users.get(key, 0) + 1
-        if permits.take():
-            return
+        return None if permits.take() else self._wait(key, permits)
+
+    async def _wait(self, key: str, permits: Permits) -> None:
         try:
             await permits.wait()
         except BaseException:
@@ -292,13 +295,9 @@ async def abort(context: Context, status: ErrorStatus) -> NoReturn:
     raise AssertionError("abort raises")
 
 
-def _when_sent(context: Context, action: Callable[[], None]) -> None:
+def _when_sent(context: Context, action: Callable[[object], None]) -> None:
     """Call `action` when the answer of a call is sent, or when the call ends without it."""
-
-    def done(_: object) -> None:
-        action()
-
-    context.add_done_callback(done)
+    context.add_done_callback(action)
 
 
 async def _message(context: Context) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import Any, cast
 
 import grpc
@@ -26,6 +26,9 @@ from .rpc_service import Context, host_of
 OPEN_PREFIX = "/grpc.health."
 """The path prefix of health checks, which need no token and do not count for the rate limit."""
 TOO_OFTEN = ErrorStatus(code=grpc.StatusCode.RESOURCE_EXHAUSTED, text="too many calls; try again a little later")
+Accepted = tuple[Any, str, AbstractContextManager[None]]
+"""The message of a call, the name under which its caller is counted, and what to enter while the call is served."""
+_NOTHING = nullcontext()
 _WAITS = {rpc.path for rpc in RPCS.values() if rpc.waits}
 _ACTS = {rpc.path for rpc in RPCS.values() if rpc.acts}
 
@@ -119,8 +122,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
     def _checked(self, path: str, handler: Any) -> Any:
         long = handler.response_streaming or path in _WAITS
 
-        @asynccontextmanager
-        async def accepted(requests: Any, context: Context) -> AsyncGenerator[tuple[Any, str]]:
+        async def accepted(requests: Any, context: Context) -> Accepted:
             address = self._address_of(context)
             if self._authenticators:
                 with self.calls.admitting(address) as counted:
@@ -131,23 +133,20 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
                 caller = await self._admit(path, address, context)  # it waits for nothing, so there is nothing to count
             key = await self.calls.count(caller, address, context)
             given = requests if handler.request_streaming else await self.calls.receive(caller, context)
-            with self.calls.long(caller) if long else nullcontext():
-                yield given, key
+            return given, key, self.calls.long(caller) if long else _NOTHING
 
         return self._with(accepted, handler, acts=path in _ACTS)
 
     def _probe(self, handler: Any) -> Any:
-        @asynccontextmanager
-        async def accepted(requests: Any, context: Context) -> AsyncGenerator[tuple[Any, str]]:
+        async def accepted(requests: Any, context: Context) -> Accepted:
             given = await self.calls.receive_probe(context)
-            with self.calls.watching_probe() if handler.response_streaming else nullcontext():
-                yield given, ""
+            return given, "", self.calls.watching_probe() if handler.response_streaming else _NOTHING
 
         return self._with(accepted, handler, acts=True)
 
     def _with(
         self,
-        accepted: Callable[[Any, Context], AbstractAsyncContextManager[tuple[Any, str]]],
+        accepted: Callable[[Any, Context], Awaitable[Accepted]],
         handler: Any,
         *,
         acts: bool,
@@ -157,7 +156,8 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 
         async def one(requests: Any, context: Context) -> Any:
             try:
-                async with accepted(requests, context) as (given, key):
+                given, key, kept = await accepted(requests, context)
+                with kept:
                     answer = await serve(given, context)
                     if key and answer is not None:
                         await self.calls.answer(key, answer, context, acts=acts)
@@ -168,13 +168,12 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 
         async def many(requests: Any, context: Context) -> AsyncIterator[Any]:
             try:
-                async with (
-                    accepted(requests, context) as (given, key),
-                    aclosing(cast("AsyncGenerator[Any]", serve(given, context))) as messages,
-                ):
-                    async for message in messages:
-                        async with self.calls.streamed(key, message, context):
-                            yield message
+                given, key, kept = await accepted(requests, context)
+                with kept:
+                    async with aclosing(cast("AsyncGenerator[Any]", serve(given, context))) as messages:
+                        async for message in messages:
+                            async with self.calls.streamed(key, message, context):
+                                yield message
             except asyncio.CancelledError:
                 await self.calls.explain(context)
                 raise

@@ -20,6 +20,7 @@ from peerjob.proto.job.v1 import service_pb2 as pb
 from .values import is_tuple, optional_stamp, stamp, stamp_us, state_number, value_text
 
 ENCODED = pb.INSTANCE_VIEW_ENCODED
+_PROCESSING = State.PROCESSING
 _MOMENTS = {
     State.PROCESSING: "processed_at",
     State.COMPLETED: "completed_at",
@@ -40,24 +41,31 @@ def instance_message(record: Record, *, encoded: bool) -> pb.JobInstance:
 
 def _message(record: Record, *, encoded: bool) -> pb.JobInstance:
     shown: Instance[Any] = Instance(None, record)
-    last = {entry.state: entry.at_us for entry in record.history}
-    moments: dict[str, Any] = {name: stamp(last[state]) for state, name in _MOMENTS.items() if state in last}
+    due, node = stamp(record.due_us), None
+    moments: dict[str, Any] = {}
+    history: list[pb.HistoryEntry] = []
+    for entry in record.history:
+        history.append(transition := _transition_message(entry))
+        if (name := _MOMENTS.get(entry.state)) is not None:
+            moments[name] = transition.at
+        if entry.state is _PROCESSING:
+            node = entry.node
     message = pb.JobInstance(
         kind=record.kind,
         uuid=record.id,
         state=state_number(record.state),
         attempts=record.attempts,
         priority=record.priority,
-        scheduled_at=stamp(record.due_us),
-        due_at=stamp(record.due_us),
+        scheduled_at=due,
+        due_at=due,
         crashes=record.crashes,
         losses=record.losses,
         fence=record.fence,
         owner=record.owner,
-        node=shown.node,
+        node=node,
         key=record.key,
         tags=record.tags,
-        history=[_transition_message(entry) for entry in record.history],
+        history=history,
         slot=record.slot,
         parent=record.parent or None,
         open=record.open,

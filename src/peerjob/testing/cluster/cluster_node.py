@@ -163,7 +163,7 @@ class ClusterNode:
     def claims(self) -> tuple[str, ...]:
         """Kinds that the node would claim now."""
         runtime = self.node._runtime
-        if runtime is None or not runtime.pool.claimable(runtime._registry.kinds())[0]:
+        if runtime is None or not runtime.pool.may_claim(runtime._registry.kinds()):
             return ()
         return runtime._registry.kinds()
 

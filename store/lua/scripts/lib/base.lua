@@ -162,8 +162,10 @@ local function write_all()
     call('SET', KEYS[1] .. 'gone', longer and 'longer' or '', 'PX', longer and OUTBOX_REPEAT_MS or REPEAT_MS)
     has_gone = longer and 'longer' or ''
   end
-  for key in pairs(hinted) do
-    call('LTRIM', key, -WAKE_LIMIT, -1)
+  for key, size in pairs(hinted) do
+    if size > WAKE_LIMIT then
+      call('LTRIM', key, -WAKE_LIMIT, -1)
+    end
     call('PEXPIRE', key, WAKE_MS)
   end
   records_to_set, keys_to_unlink, gone, hinted = {}, {}, {}, {}

@@ -7,9 +7,7 @@ local changes_wanted = #watchers > 0
 
 local function hint(incarnation, what)
   local key = wake_key(incarnation)
-  if not hinted[key] then
-    hinted[key] = call('LLEN', key)
-  end
+  hinted[key] = (hinted[key] or call('LLEN', key)) + 1
   add('RPUSH', key, what)
 end
 

@@ -77,6 +77,9 @@ for _, kind in ipairs(is_short and filled == 1 and not has_indexes and not has_w
   if first[1] and not first[2] and not (shared and not shared.is_simple(kind)) then
     only_kind, member = kind, first[1]
   end
+  if first[1] then
+    break
+  end
 end
 local only_id = member and sub(member, 17)
 local stored = only_id and call('MGET', record_key(only_id), spec_key(only_id))
