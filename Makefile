@@ -74,7 +74,8 @@ lint-rest: $(VENV)/.installed
 # the workers of the tests start at the same time, and each would compile all tests: here one process does it for them
 collected: $(VENV)/.installed
 	@mkdir -p build
-	$(BIN)/pytest tests/unit tests/integration --collect-only -qq >build/collected || { cat build/collected; exit 1; }
+	$(BIN)/pytest tests/unit tests/integration --collect-only -q --whole >build/collected || { cat build/collected; exit 1; }
+	$(BIN)/python tests/mutants/run.py --check --collected build/collected
 
 pyright: $(VENV)/.installed ## types, by the checker of many editors
 	$(BIN)/pyright $(ARGS)

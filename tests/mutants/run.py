@@ -15,6 +15,7 @@ are the change, `tests` the arguments of pytest for the tests that should see it
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import random
 import re
@@ -25,7 +26,10 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from _pytest.mark.expression import Expression
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -65,13 +69,17 @@ def main() -> int:
         "--seconds", type=float, help="begin no defect after so many seconds; each commit has an order of its own"
     )
     parser.add_argument("--check", action="store_true", help="only check that each defect fits its file")
+    parser.add_argument(
+        "--collected", type=Path, help="with --check: the ids of all tests, of which each defect must select some"
+    )
     given = parser.parse_args()
     chosen = [defect for defect in planted() if not given.ids or defect.id in given.ids]
     unknown = set(given.ids) - {defect.id for defect in chosen}
     if unknown:
         parser.error(f"not listed: {', '.join(sorted(unknown))}")
     if given.check:
-        return check(chosen)
+        tests = [] if given.collected is None else given.collected.read_text().splitlines()
+        return check(chosen, [test for test in tests if "::" in test])
     results: list[Caught] = []
     until = math.inf
     if given.seconds is not None:
@@ -96,17 +104,32 @@ def commit() -> str:
     return asked.stdout.strip()
 
 
-def check(chosen: Sequence[Planted]) -> int:
-    """Print the defects that no longer fit their file; 1 if there is one."""
+def check(chosen: Sequence[Planted], tests: Sequence[str]) -> int:
+    """Print the defects that no longer fit their file or, where tests are given, select none; 1 if there is one."""
     unfit = 0
     for defect in chosen:
         try:
             defect.planted((ROOT / defect.file).read_text())
+            if tests and not selects(shlex.split(defect.tests), tests):
+                raise ValueError(f"no test is selected by {defect.tests}")
         except (OSError, ValueError, SyntaxError) as error:
             unfit += 1
             print(f"{defect.id}: {error}")
     print(f"{len(chosen) - unfit} of {len(chosen)} planted defects fit")
     return int(unfit > 0)
+
+
+def selects(arguments: Sequence[str], tests: Sequence[str]) -> bool:
+    """Whether arguments of pytest, which are paths and at most one -k, select any of these tests."""
+    paths = list(itertools.takewhile(lambda argument: argument != "-k", arguments))
+    chosen = Expression.compile(arguments[len(paths) + 1]) if len(paths) < len(arguments) else None
+    found = (test for test in tests for path in paths if test == path or test.startswith((f"{path}::", f"{path}[")))
+    return any(chosen is None or chosen.evaluate(partial(has_word, test.lower())) for test in found)
+
+
+def has_word(test: str, word: str, /, **_: object) -> bool:
+    """Whether a name that stands after -k is in the id of a test."""
+    return word.lower() in test
 
 
 def attempt(defect: Planted, *, only_listed: bool) -> Caught:
