@@ -11,7 +11,9 @@ local settle = layout == FLOWS_LAYOUT and (function()
   local NOTES = {[CANCELLED] = NEED_CANCELLED, [TIMED_OUT] = NEED_TIMED_OUT, [TERMINATED] = NEED_TERMINATED}
   -- By id: the states of the instances that the script ends; the planned edges of those that it lets others need; those
   -- that it lets need one that failed; the children that it lets go; the damaged ones.
+  -- By id: the edges that were read before any write.
   local self, released, damaged, has_ends = {over = {}, needed = {}, failing = {}}, {}, {}, false
+  local edges = {}
 
   -- Keep that an instance is final.
   function self.final(record, id)
@@ -28,7 +30,8 @@ local settle = layout == FLOWS_LAYOUT and (function()
       return false
     end
     self.over[id] = record.state
-    if self.needed[id] or call('ZCARD', edges_key(id)) > 0 then
+    edges[id] = not self.needed[id] and call('ZRANGE', edges_key(id), 0, MAX_SETTLED) or nil
+    if self.needed[id] or edges[id][1] then
       settle_later('e' .. id .. STATE_TEXT[record.state])
       has_ends = true
     end
@@ -60,13 +63,15 @@ local settle = layout == FLOWS_LAYOUT and (function()
         local state, fence = match(text, '^(%d+) (%d+)$', 74)
         found[#found + 1] = {id, 'c', fence, sub(text, 38, 73), tonumber(state)}
       else
-        members = call('ZRANGE', key, 0, left)
-        if #members > left then
-          members[#members], is_whole = nil, false
+        members = letter == 'e' and edges[id] or call('ZRANGE', key, 0, left)
+        edges[id] = nil
+        for n = #members, left + 1, -1 do
+          members[n], is_whole = nil, false
         end
+        local state = tonumber(sub(text, 38))
         for _, member in ipairs(members) do
           found[#found + 1] = letter == 'k' and {member}
-            or {sub(member, 1, 36), sub(member, 37, 37), sub(member, 38), id, tonumber(sub(text, 38))}
+            or {sub(member, 1, 36), sub(member, 37, 37), sub(member, 38), id, state}
         end
       end
       left = left - max(1, #members)
@@ -83,18 +88,19 @@ local settle = layout == FLOWS_LAYOUT and (function()
   end
 
   local function read(found)
-    local keys, records = {}, {}
-    for n, one in ipairs(found) do
-      keys[n] = record_key(one[1])
+    local ids, keys, records = {}, {}, {}
+    for _, one in ipairs(found) do
+      local id = one[1]
+      if records[id] == nil then
+        records[id], ids[#ids + 1], keys[#keys + 1] = false, id, record_key(id)
+      end
     end
     for n, raw in ipairs(keys[1] and call('MGET', unpack(keys)) or {}) do
-      local id = found[n][1]
-      if raw and records[id] == nil then
-        records[id] = decode(raw) or false
-        if not records[id] and not damaged[id] then
-          damaged[id] = true
-          set_aside(id, '', 'unreadable record')
-        end
+      local id = ids[n]
+      records[id] = decode(raw) or false
+      if raw and not records[id] and not damaged[id] then
+        damaged[id] = true
+        set_aside(id, '', 'unreadable record')
       end
     end
     return records
@@ -111,7 +117,8 @@ local settle = layout == FLOWS_LAYOUT and (function()
     end
 
     local function follow(record, id, when, fence, needed, state)
-      local thread = not is_final(record.state) and digits(record.fence) == fence and record.thread
+      record.fence_text = record.fence_text or digits(record.fence)
+      local thread = not is_final(record.state) and record.fence_text == fence and record.thread
       if thread and when == 'c' and state ~= COMPLETED then
         cancel_now(record, id, format(NOTES[state] or NEED_GONE, needed))
       elseif thread and thread.fence == record.fence then
