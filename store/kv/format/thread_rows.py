@@ -86,8 +86,10 @@ edge_of = or_default(reader(StoredEdge, "need of a child"), None)
 
 def thread_of(row: Row) -> StoredThread | None:
     """The thread of an instance. Raises DecodeError if it is unreadable: `KVContext.row_of` sets the record aside."""
+    if row.extra == NOTHING_EXTRA:
+        return None
     data = bytes(row.extra)
-    if row.extra == NOTHING_EXTRA or not any(mark in data for mark in _MARKS):
+    if not any(mark in data for mark in _MARKS):
         return None
     extra = _read_extra(data)
     stored = bytes(extra.get(_THREAD, b""))

@@ -71,12 +71,14 @@ class ClaimCall:
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of which more instances may be claimed."""
-        return tuple(kind for kind, limit in self.want.kinds.items() if limit > self.taken.get(kind, 0))
+        taken = self.taken
+        return tuple([kind for kind, limit in self.want.kinds.items() if limit > taken.get(kind, 0)])
 
     @property
     def queued_kinds(self) -> tuple[str, ...]:
         """Those of `kinds` that the namespace can have."""
-        return self.kinds if self.durable else tuple(kind for kind in self.kinds if kind != FLOW_KIND)
+        kinds = self.kinds
+        return kinds if self.durable else tuple([kind for kind in kinds if kind != FLOW_KIND])
 
     @property
     def closed(self) -> Set[str]:
@@ -86,7 +88,8 @@ class ClaimCall:
     @property
     def open_kinds(self) -> tuple[str, ...]:
         """Those of `queued_kinds` of which limits allow more instances."""
-        return tuple(kind for kind in self.queued_kinds if kind not in self.closed)
+        kinds, closed = self.queued_kinds, self.closed
+        return tuple([kind for kind in kinds if kind not in closed]) if closed else kinds
 
     @property
     def wants_all(self) -> bool:

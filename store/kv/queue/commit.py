@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from peerjob.model.durable import SIGNAL_MARK, Step, Wait
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.model.record import FINAL_STATE, LAST_MOMENT_US, Ack, Action, LogLine, Outcome, check_batch
+from peerjob.model.record import FINAL_STATE, LAST_MOMENT_US, Ack, Action, LogLine, Outcome, any_durable, check_batch
 from peerjob.model.state import State
 from peerjob.store.durable_checks import check_outcomes
 from peerjob.store.kv.format.base import MAX_ALONE_BYTES, Compare, Delete, Put
@@ -98,7 +98,7 @@ class CommitCommands(LogCommands, RetentionCommands):
         for index, outcome in enumerate(outcomes):
             if index not in acks:
                 pending.setdefault(outcome.id, []).append(index)
-        durable = any(outcome.is_durable for outcome in outcomes)
+        durable = any_durable(outcomes)
         if durable:
             check_outcomes(outcomes, context.kv.layout)
         source = _OutcomeSource(context, incarnation, await context.name_of(incarnation), request, durable=durable)
@@ -111,7 +111,8 @@ class CommitCommands(LogCommands, RetentionCommands):
                     del pending[update.id]
             if not pending:
                 await self._remove_surplus(ended)
-                await context.hints.settle(source.settles, incarnation)
+                if source.settles:
+                    await context.hints.settle(source.settles, incarnation)
                 return [acks[index] for index in range(len(outcomes))]
         raise StoreUnavailableError(context.url, "too many writers at once")
 
@@ -138,7 +139,8 @@ class CommitCommands(LogCommands, RetentionCommands):
         updates: list[_InstanceUpdate] = []
         unchanged: list[str] = []
         rows = await context.rows(list(pending), cached=cached)
-        await self._prepare(source, outcomes, pending, rows, again=not cached)
+        if source.durable:
+            await self._prepare(source, outcomes, pending, rows, again=not cached)
         for id, indexes in pending.items():
             if id in rows:
                 update = source.check(id, indexes, rows[id], outcomes)
@@ -153,7 +155,8 @@ class CommitCommands(LogCommands, RetentionCommands):
             # read again
             context.uncache(unchanged)
             rows = await context.rows(unchanged)
-            await self._prepare(source, outcomes, {id: pending[id] for id in unchanged}, rows, again=True)
+            if source.durable:
+                await self._prepare(source, outcomes, {id: pending[id] for id in unchanged}, rows, again=True)
             for id in unchanged:
                 if id in rows:
                     updates.append(source.check(id, pending[id], rows[id], outcomes))
@@ -173,8 +176,6 @@ class CommitCommands(LogCommands, RetentionCommands):
         again: bool,
     ) -> None:
         """Read the values on which outcomes depend, and attach their needs."""
-        if not source.durable:
-            return
         wanted = [outcomes[index] for indexes in pending.values() for index in indexes]
         await source.values.read(self._context.kv, wanted, rows, again=again)
         known = [outcome for outcome in wanted if outcome.id in rows and not source.values.is_taken(outcome)]

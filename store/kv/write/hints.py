@@ -110,7 +110,8 @@ class Hints:
         Then the ends of children and of parents are settled.
         """
         await self._send(wakeups, written, later)
-        await self.settle(wakeups.settles)
+        if wakeups.settles:
+            await self.settle(wakeups.settles)
 
     async def settle(self, settles: Sequence[str], caller: str = "") -> None:
         """Settle the ends that some keys below `settle/` name; if some are left, tell the caller, or any live node."""

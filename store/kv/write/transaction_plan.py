@@ -19,7 +19,7 @@ from peerjob.store.kv.format.keys import Keys, below, prefix_end, timed
 from peerjob.store.kv.format.limit_rows import KeyPermit, Waiting, gate_of, limit_key_of, permits_of
 from peerjob.store.kv.format.rows import GONE, NOTHING_EXTRA, Delayed, LimitKey, Row, encode
 from peerjob.store.kv.format.schedule_rows import Parked, SlotRow, decode_slot
-from peerjob.store.kv.format.thread_rows import is_outside, thread_of
+from peerjob.store.kv.format.thread_rows import is_held, is_outside, thread_of
 from peerjob.store.kv.format.unreadable import WRITTEN_ANEW, Unreadable
 from peerjob.store.kv.index.counts import DELAYED, READY, SCHEDULED, SLOT, Shift
 
@@ -262,8 +262,7 @@ class TransactionPlan(msgspec.Struct, gc=False):
     def remove_from_index(self, id: str, row: Row) -> None:
         """Remove an instance from the index of its state."""
         if row.state is not State.PROCESSING:
-            thread = thread_of(row) if row.final else None
-            index = self.keys.by if thread is None or not thread.held else self.keys.held
+            index = self.keys.held if row.extra != NOTHING_EXTRA and row.final and is_held(row) else self.keys.by
             self.ops.append(Delete(index(row.kind, row.state) + id))
         self.shifts.append((row.kind, SLOT[row.state], -1))
 
@@ -330,7 +329,7 @@ class TransactionPlan(msgspec.Struct, gc=False):
         if row.log_next:
             ops.append(Delete(keys.log(id), prefix_end(keys.log(id))))
         ops.extend(Delete(keys.tag(tag) + id) for tag in row.tags)
-        if (thread := thread_of(row)) is not None:
+        if row.extra != NOTHING_EXTRA and (thread := thread_of(row)) is not None:
             prefixes = (keys.steps(id), keys.all_needs(id), keys.edges(id))
             ops.extend(Delete(prefix, prefix_end(prefix)) for prefix in prefixes)
             if thread.parent:

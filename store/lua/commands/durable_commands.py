@@ -7,7 +7,7 @@ from typing import cast
 
 from peerjob.model.durable import MAX_SETTLED, SignalAnswer, Step, StepPage
 from peerjob.model.errors import StoreError
-from peerjob.model.record import MAX_BATCH, Action, Enqueued, Held, NewChild, Outcome, check_batch
+from peerjob.model.record import MAX_BATCH, Action, Enqueued, Held, NewChild, Outcome, any_durable, check_batch
 from peerjob.model.restored import Restored
 from peerjob.store.durable_checks import check_children, check_outcomes, check_restored, check_signal
 from peerjob.store.lua.client.driver import MAX_REPLY_BYTES, log_set_aside
@@ -137,7 +137,7 @@ class LuaDurableCommands(LuaGateCommands):
         self, outcomes: Sequence[Outcome], arguments: Sequence[Argument], claim: Sequence[Argument] = ()
     ) -> list[Reply]:
         """Commit outcomes, and claim after the commit in the same round trip."""
-        durable = any(outcome.is_durable for outcome in outcomes)
+        durable = any_durable(outcomes)
         if durable:
             check_outcomes(outcomes, self._layout)
         confirmed = any(outcome.action not in _UNCONFIRMED or outcome.steps for outcome in outcomes)
