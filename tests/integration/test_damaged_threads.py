@@ -10,7 +10,7 @@ import redis
 
 from peerjob.model.clock import SystemClock
 from peerjob.model.durable import Need, Wait
-from peerjob.model.record import Ack, Held, NewChild, StoreLimits
+from peerjob.model.record import Ack, Action, Held, NewChild, StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
 from peerjob.store.kv.format.base import Put, Transaction
@@ -104,3 +104,50 @@ async def test_a_flipped_bit_lets_nothing_wait_for_ever(
             await store.clear()
     await store.close()
     assert stranded == []
+
+
+@pytest.mark.parametrize("url", ["memory", pytest.param("etcd_url", marks=pytest.mark.matrix("as memory://"))])
+async def test_a_damaged_need_lets_nothing_wait_for_ever(
+    url: str, namespace: str, request: pytest.FixtureRequest
+) -> None:
+    """Each bit of a need of a parent, and of one of a sibling, with a child that completes and with one that fails."""
+    address = "memory://" if url == "memory" else str(request.getfixturevalue(url))
+    make = Factory(SystemClock())
+    store = open_store(address, namespace=namespace, clock=SystemClock(), limits=StoreLimits())
+    assert isinstance(store, KVStore)
+    await store.open()
+    await store.require_layout(FLOWS_LAYOUT, "steps")
+    context = store._context  # pyright: ignore[reportPrivateUsage]
+    peer = await Peer(store=store, info=make.node("node", kinds=("work",)), make=make).join(600_000_000)
+    wrong: list[str] = []
+    for number in range(24 * 4):
+        bit, completes, of_parent = number // 4, number % 2 == 0, number % 4 < 2
+        await store.enqueue(make.instances(1))
+        parent = await peer.take_one()
+        first, second = make.instance(), make.instance()
+        children = [NewChild(instance=first), NewChild(instance=second, needs=(Need(first.id, "completed"),))]
+        await store.spawn(peer.incarnation, Held(parent.id, parent.fence), children)
+        (claim,) = await peer.take()
+        needs = (Need(first.id),) if of_parent else (Need(first.id), Need(second.id))
+        assert await peer.suspend(parent, NEEDS, needs=needs) is Ack.DONE
+        key = context.keys.edges(first.id) + (parent.id if of_parent else second.id)
+        (entry,) = await context.kv.get([key])
+        assert entry is not None
+        if bit < 8 * len(entry.value):
+            value = bytearray(entry.value)
+            value[bit // 8] ^= 1 << bit % 8
+            await context.kv.txn([Transaction([], [Put(key, bytes(value))])])
+        assert await peer.end(claim, Action.COMPLETE if completes else Action.TERMINATE) is Ack.DONE
+        while await store.settle():
+            pass
+        taken = {claim.id for claim in await peer.take()}
+        records = {record.id: record for record in await store.get([parent.id, second.id]) if record is not None}
+        if of_parent and parent.id not in taken and not records[parent.id].state.is_final:
+            wrong.append(f"parent, bit {bit}")
+        if not of_parent and second.id not in taken and not records[second.id].state.is_final:
+            wrong.append(f"sibling, bit {bit}, completes {completes}")
+        if second.id in taken and not completes and of_parent:
+            wrong.append(f"a sibling of a child that failed runs, bit {bit}")
+        await store.clear()
+    await store.close()
+    assert wrong == []

@@ -9,10 +9,12 @@ No counter is kept: many ends at once would have conflicts.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from peerjob.model.durable import MAX_SETTLED
 from peerjob.model.errors import StoreUnavailableError
@@ -29,6 +31,8 @@ from peerjob.store.kv.write.writer import ROUNDS
 from peerjob.store.rules import PARENT_ENDED, need_failed
 
 from .entering import EndOfWait, write_ends
+
+logger = logging.getLogger("peerjob.store")
 
 _PART = 40
 """Most children that one step lets go."""
@@ -110,9 +114,8 @@ class Settler:
         """Settle the needs of children that are over; returns how many. `todo` gets the ends that have more."""
         context, keys = self._context, self._context.keys
         ids = [_parts(context, key)[0] for key in settles]
-        answers = await context.kv.read([below(keys.edges(id), limit + 1) for id in ids])
-        edges = [[(key, edge_of(entry.value)) for key, entry in answer.items] for answer in answers]
-        strict = [key for key, some in zip(settles, edges, strict=True) if any(e and e.must_complete for _, e in some)]
+        edges = await self._edges(ids, limit + 1)
+        strict = [key for key, some in zip(settles, edges, strict=True) if any(edge.must_complete for _, edge in some)]
         states = dict(zip(strict, await context.kv.get(strict), strict=True)) if strict else {}
         ends: list[_End] = []
         count = 0
@@ -122,7 +125,7 @@ class Settler:
                 continue  # another node has settled it
             state = None if entry is None else _state_of(entry)
             cut, first = len(keys.edges(id)), of_child[: limit - count]
-            needs = [_Need(id, state, name[cut:], edge) for name, edge in first if edge is not None]
+            needs = [_Need(id, state, name[cut:], edge) for name, edge in first]
             count += len(first)
             if len(first) < len(of_child):
                 todo.append(key)
@@ -134,6 +137,21 @@ class Settler:
             await self._follow([need for end in left for need in end.needs], todo)
             await context.writer.plain([op for end in left for op in end.removal])
         return max(1, count)
+
+    async def _edges(self, ids: Sequence[str], limit: int) -> list[list[tuple[str, StoredEdge]]]:
+        """The edges of children, with their keys. One that cannot be read stands for a need of the present wait."""
+        context, keys = self._context, self._context.keys
+        answers = await context.kv.read([below(keys.edges(id), limit) for id in ids])
+        read = [[(key, edge_of(entry.value)) for key, entry in answer.items] for answer in answers]
+        damaged = {key: key.rpartition("/")[2] for of_child in read for key, edge in of_child if edge is None}
+        rows = await context.rows(list(damaged.values())) if damaged else {}
+        known: dict[str, StoredEdge] = {}
+        for key, dependant in damaged.items():
+            logger.error("%s: this need of a child cannot be read; the end of the child counts for it", key)
+            fence = rows[dependant][1].fence if dependant in rows else 0
+            # an instance that has not run needs siblings, and may not run after one that failed
+            known[key] = StoredEdge(fence, must_complete=not fence)
+        return [[(key, edge or known[key]) for key, edge in of_child] for of_child in read]
 
     async def _pass_over(self, ends: Sequence[_End]) -> bool:
         """Settle ends in one transaction, if each instance that needs one of them is known to need another one."""
@@ -170,7 +188,13 @@ class Settler:
         if failed:
             await self._cancel(failed, todo)
             await self._context.writer.plain([Delete(self._marker(need)) for need in failed])
-        await self._go_on({(need.dependant, need.edge.fence) for need in over})
+        fences = await self._go_on({(need.dependant, need.edge.fence) for need in over})
+        if fences:
+            # edges of earlier waits, or damaged ones: a child that is over is no need of the present wait, either
+            edges = ((need, fences.get(need.dependant)) for need in over)
+            again = [replace(need, edge=replace(need.edge, fence=fence)) for need, fence in edges if fence is not None]
+            await self._context.writer.plain([Delete(self._marker(need)) for need in again])
+            await self._go_on({(need.dependant, need.edge.fence) for need in again})
 
     def _prefix(self, need: _Need) -> str:
         return self._context.keys.needs(need.dependant, need.edge.fence)
@@ -184,28 +208,36 @@ class Settler:
 
         def choose(id: str, row: Row) -> tuple[Row, str] | None:
             need, thread = first[id], wait_of(row)
-            waits = thread is not None and thread.needs and row.fence == need.edge.fence
+            # before its first run, an instance has one wait, so an edge with another fence is damaged
+            waits = thread is not None and thread.needs and row.fence in (0, need.edge.fence)
             return (row, need_failed(need.child, need.state)) if waits else None
 
         settles: list[str] = []
         await cancel_instances(self._context, list(first), choose, request=_REQUEST, settles=settles)
         todo.extend(settles)
 
-    async def _go_on(self, waiting: set[tuple[str, int]]) -> None:
-        """Let each instance enter its queue that waits under a fence, if no need is left."""
+    async def _go_on(self, waiting: set[tuple[str, int]]) -> dict[str, int]:
+        """Let each instance enter its queue that waits under a fence, if no need is left.
+
+        Returns the fences of those that wait under another one.
+        """
         context, keys = self._context, self._context.keys
-        pending = sorted(waiting)
+        pending, others = sorted(waiting), dict[str, int]()
         for _ in range(8 * ROUNDS):
             left = await self._left([keys.needs(id, fence) for id, fence in pending])
             pending = [(id, fence) for id, fence in pending if keys.needs(id, fence) not in left]
             if not pending:
-                return
+                return others
             rows = await context.rows([id for id, _ in pending])
             ends: dict[str, EndOfWait] = {}
             for id, fence in pending:
                 revision, row = rows.get(id, (0, None))
                 thread = None if row is None else wait_of(row)
-                if row is not None and thread is not None and row.fence == fence and thread.needs and not thread.open:
+                if row is None or thread is None or not thread.needs:
+                    continue
+                if row.fence != fence:
+                    others[id] = row.fence
+                elif not thread.open:
                     ends[id] = EndOfWait(revision, row, row)
             done: set[str] = await write_ends(context, ends) if ends else set()
             pending = [(id, fence) for id, fence in pending if id in ends and id not in done]
@@ -267,7 +299,7 @@ class Settler:
             changes: list[Change] = []
             for id, (revision, row) in held.items():
                 plan = TransactionPlan(context.keys, now_us)
-                after = msgspec.structs.replace(without_hold(row), expires_us=context.expires_us(row, now_us))
+                after = replace(without_hold(row), expires_us=context.expires_us(row, now_us))
                 plan.let_go(id, after)
                 plan.ops.append(Put(context.keys.state + id, encode(after)))
                 changes.append(plan.change([Compare(context.keys.state + id, mod=revision)]))
