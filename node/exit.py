@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -114,6 +113,8 @@ def abandon(task: asyncio.Task[Any]) -> None:
     `asyncio.run` waits for every task that it knows. When the interpreter destroys a task, it raises GeneratorExit in
     the coroutine. A coroutine that catches all errors in a loop then never ends, because awaits no longer work.
     """
+    import ctypes  # not at the top: it takes 0.3 MiB, and few programs end so
+
     asyncio._unregister_task(task)  # asyncio documents this private function for other libraries
     # the call adds a reference that no code removes, so the interpreter never destroys the task
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(task))
