@@ -22,8 +22,8 @@ ADMIN_ONLY = ("/audit",)
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 """How many pixels a page is wider than the window. Tables may be wider, within an element that scrolls."""
 SIDEWAYS = """() => [...document.querySelectorAll('.scroll')]
-  .filter(one => !one.querySelector('.calendar') && one.scrollWidth > one.clientWidth).map(one => one.innerText)"""
-"""The tables that scroll sideways. A calendar has 24 columns, and may."""
+  .filter(one => one.scrollWidth > one.clientWidth).map(one => one.innerText)"""
+"""The tables that scroll sideways."""
 
 
 async def visit(page: Page, cluster: Cluster, path: str) -> int:
