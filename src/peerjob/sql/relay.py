@@ -48,7 +48,10 @@ KEPT = 86_400.0
 """Seconds for which the inbox keeps the rows of an instance that is over."""
 REFUSALS = (StoreFullError, StorePermissionError, StoreCredentialsError)
 """What a store raises before it writes anything of a call."""
-OLD = "it was taken about a day ago: its instance may have run, and the store may have forgotten its id"
+OLD = (
+    "it was taken about a day ago, or in the future by a wrong clock: its instance may have run, and the store may "
+    "have forgotten its id"
+)
 
 
 class OutboxRelay:

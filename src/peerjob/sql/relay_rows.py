@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from peerjob.node.work.outbox import OutboxState
@@ -23,11 +23,17 @@ LENT_FOR = 1
 """Seconds after which another relay takes a row that was taken and not deleted."""
 
 _NOW: dict[Dialect, str] = {"postgresql": "now()", "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now')"}
-_AGO: dict[Dialect, str] = {
-    "postgresql": "now() - interval '{} seconds'",
-    "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now', '-{} seconds')",
+_FROM_NOW: dict[Dialect, str] = {
+    "postgresql": "now() + interval '{} seconds'",
+    "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now', '{} seconds')",
 }
 _ID: dict[Dialect, str] = {"postgresql": "CAST(:id AS uuid)", "sqlite": ":id"}
+_READ_ID: dict[Dialect, str] = {
+    "postgresql": "CAST(id AS text)",
+    # a driver raises an error for a text that is not UTF-8
+    "sqlite": "CASE WHEN id GLOB '*[^ -~]*' THEN CAST(id AS blob) ELSE id END",
+}
+_READ_CALL = "CASE typeof(call) WHEN 'text' THEN CAST(call AS blob) ELSE call END"
 _AGE: dict[Dialect, str] = {
     "postgresql": "CAST(coalesce(extract(epoch FROM now() - min(created)), 0) AS float8)",
     "sqlite": "coalesce((julianday('now') - julianday(min(created))) * 86400, 0)",
@@ -54,7 +60,7 @@ def take(connected: Connected, table: str, limit: int, size: int) -> list[TakenR
     The time of the first take stays, but for the least part of a second. So `give_back` sees a later take of a row.
     """
     dialect = connected.dialect
-    lent, old = (_AGO[dialect].format(seconds) for seconds in (LENT_FOR, REPEATED_FOR))
+    lent, old = (_FROM_NOW[dialect].format(-seconds) for seconds in (LENT_FOR, REPEATED_FOR))
     nudged = _NUDGED[dialect]
     free = f"FROM {table} WHERE taken IS NULL OR (taken < {lent} AND taken > {old}) ORDER BY id LIMIT :limit"
     before = "sum(size) OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
@@ -71,7 +77,8 @@ def take(connected: Connected, table: str, limit: int, size: int) -> list[TakenR
         sql = (
             f"UPDATE {table} SET taken = coalesce({nudged}, {_NOW[dialect]}) "  # noqa: S608  # the name is checked
             f"WHERE id IN (SELECT id FROM (SELECT id, {within} AS within FROM "
-            f"(SELECT id, coalesce(length(call), 0) AS size {free})) WHERE within) RETURNING id, call, "
+            f"(SELECT id, coalesce(length(call), 0) AS size {free})) WHERE within) "
+            f"RETURNING {_READ_ID[dialect]}, {_READ_CALL}, "
             # a row that was taken before was taken a second ago or earlier
             f"CASE WHEN taken >= {lent} THEN taken END"
         )
@@ -88,6 +95,14 @@ def give_back(connected: Connected, table: str, rows: Sequence[TakenRow]) -> Non
         connected.execute(sql, given)
 
 
+def _ids(dialect: Dialect, ids: Iterable[Any]) -> list[tuple[str, list[Any]]]:
+    """Conditions, and the ids for each: a text of SQLite that is not UTF-8 has been read as bytes."""
+    given = list(ids)
+    odd = [id for id in given if isinstance(id, bytes)]
+    conditions = [(f"id = {_ID[dialect]}", [id for id in given if not isinstance(id, bytes)])]
+    return [*conditions, ("CAST(id AS blob) = :id", odd)] if odd else conditions
+
+
 def delete(connected: Connected, table: str, ids: Sequence[Any]) -> None:
     """Delete rows that were sent."""
     if not ids:
@@ -96,30 +111,35 @@ def delete(connected: Connected, table: str, ids: Sequence[Any]) -> None:
         sql = f"DELETE FROM {table} WHERE id = ANY(CAST(:ids AS uuid[]))"  # noqa: S608  # the name is checked
         connected.execute(sql, {"ids": list(ids)})
     else:
-        sql = f"DELETE FROM {table} WHERE id = :id"  # noqa: S608  # the name is checked
-        connected.execute(sql, [{"id": id} for id in ids])
+        for condition, chosen in _ids("sqlite", ids):
+            sql = f"DELETE FROM {table} WHERE {condition}"  # noqa: S608  # the name is checked
+            if chosen:
+                connected.execute(sql, [{"id": id} for id in chosen])
 
 
 def keep_aside(connected: Connected, table: str, errors: Mapping[Any, str]) -> None:
     """Move rows to the table of bad rows, each with its error."""
     if not errors:
         return
-    id = _ID[connected.dialect]
-    text = "CAST(:error AS text)"
-    sql = (
-        f"INSERT INTO {bad_table(table)} (id, call, created, taken, error) "  # noqa: S608  # the name is checked
-        f"SELECT id, call, created, taken, {text} FROM {table} WHERE id = {id} "
-        "ON CONFLICT (id) DO UPDATE SET error = excluded.error"
-    )
-    connected.execute(sql, [{"id": row, "error": error} for row, error in errors.items()])
+    for condition, ids in _ids(connected.dialect, errors):
+        sql = (
+            f"INSERT INTO {bad_table(table)} (id, call, created, taken, error) "  # noqa: S608  # the name is checked
+            f"SELECT id, call, created, taken, CAST(:error AS text) FROM {table} WHERE {condition} "
+            "ON CONFLICT (id) DO UPDATE SET error = excluded.error"
+        )
+        if ids:
+            connected.execute(sql, [{"id": id, "error": errors[id]} for id in ids])
     delete(connected, table, list(errors))
 
 
 def old_rows(connected: Connected, table: str, limit: int) -> list[Any]:
-    """Rows that were taken so long ago that the store perhaps does not know their ids any more."""
-    old = _AGO[connected.dialect].format(REPEATED_FOR)
-    id = "CAST(id AS text)" if connected.dialect == "postgresql" else "id"
-    sql = f"SELECT {id} FROM {table} WHERE taken <= {old} LIMIT :limit"  # noqa: S608  # checked
+    """Rows that were taken so long ago that the store perhaps does not know their ids any more.
+
+    A row that was taken in the future, by a clock that was wrong, is one of them.
+    """
+    old, future = (_FROM_NOW[connected.dialect].format(seconds) for seconds in (-REPEATED_FOR, REPEATED_FOR))
+    id = _READ_ID[connected.dialect]
+    sql = f"SELECT {id} FROM {table} WHERE taken <= {old} OR taken > {future} LIMIT :limit"  # noqa: S608  # checked
     return [row[0] for row in connected.execute(sql, {"limit": limit})]
 
 
