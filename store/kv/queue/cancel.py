@@ -73,7 +73,7 @@ async def cancel_instances(
             if row.state is State.PROCESSING:
                 wakeups.cancelled.add(row.owner)
         context.uncache(chosen)
-        settles += wakeups.take_settles()
+        settles += written.take_settles()
         await context.hints.send(wakeups, written)
     raise StoreUnavailableError(context.url, "too many writers at once")
 

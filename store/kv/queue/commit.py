@@ -225,7 +225,7 @@ class CommitCommands(LogCommands, RetentionCommands):
                     ended[update.row.kind] = ended.get(update.row.kind, 0) + 1
             else:
                 context.cache(update.id, revision, update.row)
-        source.settles += wakeups.take_settles()
+        source.settles += written.take_settles()
         await context.hints.send(wakeups, written, later=later)
 
     async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:

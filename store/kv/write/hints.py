@@ -54,18 +54,11 @@ class Wakeups(msgspec.Struct):
     """Shared limits that were full before permits of them were given back."""
     opened: tuple[str, ...] = ()
     """Kinds whose limits were changed, so that more of their instances may go."""
-    settles: list[str] = []
-    """Keys below `settle/` that were written."""
     changed: list[str] = []
     cancelled: set[str] = set()
     """Incarnations that run an instance which was cancelled."""
     except_for: str = ""
     """The incarnation that the events do not wake, because the incarnation itself claims or ends."""
-
-    def take_settles(self) -> list[str]:
-        """The keys below `settle/`, which the caller settles later."""
-        taken, self.settles = self.settles, []
-        return taken
 
     def add_queued(self, plan: TransactionPlan) -> None:
         """Add the instances that a plan adds to queues."""
@@ -76,8 +69,6 @@ class Wakeups(msgspec.Struct):
         for name in plan.freed:
             self.freed[name] = self.freed.get(name, 0) + 1
         self.delayed += plan.delayed
-        if plan.settles:
-            self.settles += plan.settles
 
 
 class Hints:
@@ -110,8 +101,8 @@ class Hints:
         Then the ends of children and of parents are settled.
         """
         await self._send(wakeups, written, later)
-        if wakeups.settles:
-            await self.settle(wakeups.settles)
+        if written.settles:
+            await self.settle(written.settles)
 
     async def settle(self, settles: Sequence[str], caller: str = "") -> None:
         """Settle the ends that some keys below `settle/` name; if some are left, tell the caller, or any live node."""

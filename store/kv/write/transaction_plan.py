@@ -40,6 +40,8 @@ class Change(msgspec.Struct, gc=False):
     """Indexes in the caller's batch, each with the answer that is valid if the transaction is applied."""
     opens: tuple[tuple[str, str], ...] = ()
     """Queues that the transaction opens, each with the first position that the transaction adds to the queue."""
+    settles: tuple[str, ...] = ()
+    """Keys below `settle/` that `ops` puts."""
 
 
 class HeldSlot(msgspec.Struct):
@@ -145,7 +147,8 @@ class TransactionPlan(msgspec.Struct, gc=False):
             if held.touched:
                 self._write_slot(name, held)
         all_compares = [*compares, *self.compares]
-        return Change(all_compares, self.ops, tuple(self.shifts), tuple(self.adds), tuple(self.ended), answers)
+        shifts, adds, ended = tuple(self.shifts), tuple(self.adds), tuple(self.ended)
+        return Change(all_compares, self.ops, shifts, adds, ended, answers, settles=self.settles)
 
     # -- Scheduled ------------------------------------------------------------------------------------------------
 

@@ -73,6 +73,13 @@ class Written(msgspec.Struct):
     """Registrations of idle incarnations, as of the last request of the batch."""
     listeners: Sequence[tuple[str, Entry]] = ()
     """Registrations of incarnations that want hints about all changes."""
+    settles: list[str] = []
+    """Keys below `settle/` that were written."""
+
+    def take_settles(self) -> list[str]:
+        """The keys below `settle/`, which the caller settles later."""
+        taken, self.settles = self.settles, []
+        return taken
 
     def applied(self, items: Iterable[T]) -> Iterator[tuple[T, int]]:
         """The items whose changes were written, each with its revision; `items` has one item per change."""
@@ -316,8 +323,12 @@ class _Part:
 
 def _joined(parts: Sequence[_Part]) -> Written:
     revisions = [0 if answer is None else part.applied.revision for part in parts for answer in part.applied.answers]
+    changes = [change for part in parts for change in part.changes]
+    # a change that was refused ends nothing: what needs its instance still has to wait
+    settles = [key for change, revision in zip(changes, revisions, strict=True) if revision for key in change.settles]
     written = Written(
         revisions,
+        settles=settles,
         ended=[id for part in parts for id in part.ended if part.found],
         watched=[answer for part in parts for answer in part.found[_LISTENER_READS:]],
     )

@@ -466,3 +466,17 @@ async def test_the_need_that_a_node_has_seen_last_can_end_first(clock: VirtualCl
         assert await node.take() == ()
         assert await node.end(b) is Ack.DONE
     assert [claim.id for claim in await node.take()] == [scene.parent.id]
+
+
+async def test_an_end_that_is_refused_leaves_its_needs(clock: VirtualClock) -> None:
+    """A node commits a claim that it has lost, and whose record it still remembers."""
+    scene = await prepared(clock)
+    late = scene.peer(scene.store)
+    assert await scene.spawn(scene.other, [NewChild(instance=scene.make.instance())]) == [False]
+    child = await late.take_one()
+    assert await scene.node.suspend(scene.parent, Wait(needs=True), needs=(Need(child.id),)) is Ack.DONE
+    assert await scene.node.end(child, Action.HAND_BACK) is Ack.DONE
+    assert await late.end(child) is Ack.LOST
+    assert (await scene.record(child.id)).state is State.SCHEDULED
+    assert await scene.other.open_needs([scene.parent.id]) == [1]
+    assert (await scene.record(scene.parent.id)).wait == Wait(needs=True)
