@@ -23,14 +23,23 @@ from .checker import check
 from .durable import KINDS, DurableBodies
 from .evidence import Evidence, Violation
 from .faults import Faults
-from .gathering import Definitions, gather, happened, heal, store_data, watch_threads, within, without_signal
+from .gathering import (
+    Definitions,
+    gather,
+    happened,
+    heal,
+    store_data,
+    watch_threads,
+    within,
+    without_signal,
+)
 from .program import Op, Program
 from .threads import Threads
 
 REST = "10m"
 """Virtual time within which a program comes to rest after its last operation, with every fault healed."""
 ANSWERED = "5m"
-ROUND, ROUNDS = "40s", 12
+ROUND, ROUNDS = "10s", 48
 """Virtual time after which what waits for a signal gets one, and how often: each body waits for a few."""
 
 
@@ -249,6 +258,7 @@ def run(program: Program) -> Verdict:
         runner = Runner(program)
         verdict = asyncio.run(runner.run())
         gc.collect()  # a task that is lost is heard of when it is collected
+        gc.freeze()  # what is left stays for as long as the process, and the next run need not look at it
     finally:
         logger.removeHandler(complaints)
         logger.setLevel(level)

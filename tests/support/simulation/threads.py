@@ -20,11 +20,21 @@ from .durable_evidence import DurableEvidence
 QUEUES = ("ready", "due", "wait")
 
 
+@dataclass(frozen=True)
+class _Decoded:
+    """A record, decoded once for each version."""
+
+    mod: int
+    row: Row
+    thread: StoredThread | None
+    wait: StoredThread | None
+
+
 @dataclass
 class _Found:
     """The keys of a namespace, by what they are about."""
 
-    rows: dict[str, Row] = field(default_factory=dict[str, Row])
+    rows: dict[str, _Decoded] = field(default_factory=dict[str, "_Decoded"])
     places: Counter[str] = field(default_factory=Counter[str])
     needs: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     """Dependant and fence → what it needs."""
@@ -42,8 +52,10 @@ class Threads(MemoryWatch):
     def __init__(self, data: MemoryData, namespace: str, evidence: DurableEvidence) -> None:
         self._keys = Keys(namespace)
         self._evidence = evidence
-        self._rows: dict[str, tuple[int, Row]] = {}
+        self._rows: dict[str, _Decoded] = {}
         """Key → the version of a record that was decoded last."""
+        self._looked_at = -1
+        """The revision of the data at the last look."""
         super().__init__(data, (self._keys.state, f"{self._keys.root}step/"))
 
     def tell(self, key: str, value: bytes) -> None:
@@ -60,15 +72,17 @@ class Threads(MemoryWatch):
                 self._evidence.deadlines.setdefault(names[0], set()).add(thread.until_us)
 
     def look(self, when: str) -> None:
-        """Check all data, and write down what does not hold."""
+        """Check all data that changed since the last look, and write down what does not hold."""
+        if self._looked_at == self._data.revision:
+            return
+        self._looked_at = self._data.revision
         found = self._read()
-        for id, row in found.rows.items():
-            thread = thread_of(row)
-            for text in (*_waker(self._keys, found, id, row), *_held(found, id, row, thread)):
+        for id, one in found.rows.items():
+            for text in (*_waker(self._keys, found, id, one), *_held(found, id, one)):
                 self._evidence.broken.setdefault(f"{text} ({when})")
         for id, dependants in found.edges.items():
             needed = found.rows.get(id)
-            if (needed is None or not needed.keeps) and (id, "e") not in found.settling:
+            if (needed is None or not needed.row.keeps) and (id, "e") not in found.settling:
                 self._evidence.broken.setdefault(f"EDGES-SETTLE: {id} is over, and {len(dependants)} need it ({when})")
 
     def unsettled(self) -> list[str]:
@@ -103,20 +117,21 @@ class Threads(MemoryWatch):
                     pass
         return found
 
-    def _row(self, key: str, entry: Entry) -> Row:
+    def _row(self, key: str, entry: Entry) -> _Decoded:
         known = self._rows.get(key)
-        if known is None or known[0] != entry.mod:
-            known = self._rows[key] = entry.mod, decode_row(entry.value)
-        return known[1]
+        if known is None or known.mod != entry.mod:
+            row = decode_row(entry.value)
+            known = self._rows[key] = _Decoded(entry.mod, row, thread_of(row), wait_of(row))
+        return known
 
 
-def _waker(keys: Keys, found: _Found, id: str, row: Row) -> Iterator[str]:
+def _waker(keys: Keys, found: _Found, id: str, one: _Decoded) -> Iterator[str]:
     """WAKER: a Scheduled instance is in one queue, or it waits for what can still come; not both."""
+    row, wait = one.row, one.wait
     if row.final or row.claimed:
         if found.places[id]:
             yield f"WAKER: {id} is {row.state!s} and in {found.places[id]} queues"
         return
-    wait = wait_of(row)
     if wait is None or wait.until_us is not None:
         if found.places[id] != 1:
             yield f"WAKER: {id} is in {found.places[id]} queues"
@@ -144,8 +159,9 @@ def _settles(found: _Found, id: str) -> bool:
     )
 
 
-def _held(found: _Found, id: str, row: Row, thread: StoredThread | None) -> Iterator[str]:
+def _held(found: _Found, id: str, one: _Decoded) -> Iterator[str]:
     """HELD and CLOSED: a child is held until its parent is final, and has no retention before."""
+    row, thread = one.row, one.thread
     held = thread is not None and thread.held
     if row.final and not row.releasing and held == (id in found.expiring):
         yield f"HELD: {id} is over, held: {held}, expires: {not held}"
@@ -157,5 +173,5 @@ def _held(found: _Found, id: str, row: Row, thread: StoredThread | None) -> Iter
     is_let_go = (thread.parent, "k") in found.settling
     if not row.final and ((thread.parent, id) not in found.children or not held):
         yield f"CLOSED: {id} is {row.state!s}, and its parent does not hold it"
-    if held and (parent is None or parent.final) and not is_let_go:
+    if held and (parent is None or parent.row.final) and not is_let_go:
         yield f"CLOSED: {id} is held, and its parent is final"
