@@ -343,7 +343,8 @@ class ClaimLoop(BackgroundRole):
         if claimed.limits_missing:
             self._publish()
         if not claimed.claims:
-            self._poll_at, self._due_at = now + self.spread(POLL), math.inf
+            # not earlier than a renewal has allowed
+            self._poll_at, self._due_at = max(self._poll_at, now + self.spread(POLL)), math.inf
             if claimed.next_due_us is not None:
                 wait_us = claimed.next_due_us - claimed.now_us
                 spread_us = min(MAX_SPREAD_US, max(0, wait_us) // 100)

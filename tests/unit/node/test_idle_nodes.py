@@ -31,14 +31,26 @@ def not_told(flaky: FlakyStore) -> None:
     flaky.change_answers(silent, "renew", times=None)
 
 
+def empty(answer: tuple[list[Hint], Claimed | None]) -> tuple[list[Hint], Claimed | None]:
+    """The answer of a store that claims also when no hint has come."""
+    hints, claimed = answer
+    return hints, claimed or Claimed()
+
+
+def told_of_nothing(flaky: FlakyStore) -> None:
+    flaky.change_answers(empty, "claim_on_hint", times=None)
+
+
 def told_of_dead(answer: tuple[list[Hint], Claimed | None]) -> tuple[list[Hint], Claimed | None]:
     """Add the hint "dead" to other hints."""
     hints, claimed = answer
     return ([*hints, Hint("dead", "")] if hints else hints), claimed
 
 
-async def calls_of_a_follower(clock: VirtualClock, prepare: Callable[[FlakyStore], None]) -> dict[str, int]:
-    """The calls of an idle follower in a minute."""
+async def calls_of_a_follower(
+    clock: VirtualClock, prepare: Callable[[FlakyStore], None], seconds: float = 60
+) -> dict[str, int]:
+    """The calls of an idle follower, by default in a minute."""
     url, job = shared_url(), Job("k", nothing)
     flaky = flaky_store(clock, url)
     prepare(flaky)
@@ -48,7 +60,7 @@ async def calls_of_a_follower(clock: VirtualClock, prepare: Callable[[FlakyStore
         assert leader is not None
         assert leader.name == "leader"
         flaky.calls.clear()
-        await clock.advance(60)
+        await clock.advance(seconds)
         return dict(flaky.calls)
 
 
@@ -57,6 +69,11 @@ async def test_an_idle_follower_only_renews_its_lease_and_asks_now_and_then_who_
     assert 50 <= calls.pop("renew") <= 60
     assert calls.pop("campaign") <= 16
     assert calls.keys() <= {"changed", "next_hints", "claim_on_hint", "expire"}
+
+
+async def test_an_idle_node_claims_no_more_after_a_wait_that_brought_nothing(clock: VirtualClock) -> None:
+    # so long that a wait has ended in each part of the time between two renewals
+    assert "turn" not in await calls_of_a_follower(clock, told_of_nothing, seconds=120)
 
 
 async def test_the_leader_searches_for_expired_instances_and_a_follower_seldom(clock: VirtualClock) -> None:

@@ -87,8 +87,9 @@ async def test_a_suspect_that_ends_lets_the_next_one_begin(clock: VirtualClock, 
 
 
 async def test_a_worker_that_becomes_free_claims(clock: VirtualClock, flaky: FlakyStore, work: Work) -> None:
+    await flaky.inner.open()
+    await add(clock, flaky, 7.3)
     async with running_node(Job("work", work), clock=clock, store=flaky.store, workers=1):
-        await add(clock, flaky, 7.3)
         await clock.advance(5)
         await add(clock, flaky, HOUR)
         await clock.advance(7.3)
