@@ -180,6 +180,32 @@ async def test_nodes_let_different_instances_of_a_key_pass(clock: VirtualClock) 
     assert await limited_conflicts(clock, KindLimits(kind="work", key_concurrency=40), "key") < 0.5
 
 
+async def test_no_start_of_a_rate_is_lost_between_nodes_of_which_one_dies(clock: VirtualClock) -> None:
+    """Claims that want the same start repeat, and charge again only what they had not charged."""
+    kv, make = Windowed(EtcdData(), clock), Factory(clock)
+
+    async def join() -> Peer:
+        store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+        return await Peer(store=store, info=make.node(), make=make).join()
+
+    async def run(peer: Peer) -> int:
+        claims = await peer.take(5)
+        await peer.commit(*map(outcome, claims))
+        return len(claims)
+
+    peers = [await join() for _ in range(3)]
+    shared = SharedLimit(name="shared", numbers=LimitNumbers(period_us=10_000, burst=10))
+    await peers[0].store.publish_limits([KindLimits(kind="work", shared=(shared,))])
+    await peers[0].store.enqueue(make.instances(200))
+    starts, began_us = 0, clock.time_us()
+    while clock.time_us() < began_us + 1_500_000:
+        starts += sum(await asyncio.gather(*map(run, peers)))
+        await clock.advance(0.05)
+        if starts > 70:
+            del peers[2:]
+    assert 155 <= starts <= 160
+
+
 async def test_a_single_node_keeps_strict_order_in_a_window(clock: VirtualClock) -> None:
     kv, make = Windowed(MemoryData(), clock), Factory(clock)
     store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
