@@ -215,27 +215,7 @@ class Node(NodeInstanceManager, NodeFlowManager, NodeScheduleManager, NodeCluste
         defined = self._call_encoder.defined(self._registry.jobs())
         if not self._is_named:
             self.name = _default_name()  # the name contains the process id, which differs in a fork
-        runtime = NodeRuntime(
-            store=self._store,
-            elections=self._elections,
-            clock=self.clock,
-            name=self.name,
-            manager=self,
-            registry=self._registry,
-            workers=self._workers,
-            lease_ttl=self.lease_ttl,
-            max_payload=self._max_payload,
-            max_kinds=self._store_limits.max_kinds,
-            overrides=self._overrides,
-            activity=self._activity,
-            observers=self._observers,
-            tracing=self._tracing,
-            farewell=self._farewell if self._given_store else None,
-            audit_trail=self.audit_trail,
-            relay=self.outbox,
-            child_calls=ChildCalls(self._new_instances, self._children_made, self._call_encoder.read_result),
-        )
-        self._runtime = runtime
+        runtime = self._runtime = self._new_runtime()
         self._process = os.getpid()
         pending = self._pending_start = PendingStart(self.name)
         runtime.job_schedules.add(defined)
@@ -260,6 +240,28 @@ class Node(NodeInstanceManager, NodeFlowManager, NodeScheduleManager, NodeCluste
             loop = asyncio.get_running_loop()
             self._at_exit = AtExit(lambda: self._exit(runtime, loop))
         logger.info("node %r runs %d worker(s) on %s", self.name, self._workers, self._store.url)
+
+    def _new_runtime(self) -> NodeRuntime:
+        return NodeRuntime(
+            store=self._store,
+            elections=self._elections,
+            clock=self.clock,
+            name=self.name,
+            manager=self,
+            registry=self._registry,
+            workers=self._workers,
+            lease_ttl=self.lease_ttl,
+            max_payload=self._max_payload,
+            max_kinds=self._store_limits.max_kinds,
+            overrides=self._overrides,
+            activity=self._activity,
+            observers=self._observers,
+            tracing=self._tracing,
+            farewell=self._farewell if self._given_store else None,
+            audit_trail=self.audit_trail,
+            relay=self.outbox,
+            child_calls=ChildCalls(self._new_instances, self._children_made, self._call_encoder.read_result),
+        )
 
     async def _abandon(self, runtime: NodeRuntime) -> None:
         exiting, self._lifespan_exit = self._lifespan_exit, None

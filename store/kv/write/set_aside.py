@@ -59,12 +59,7 @@ class SetAside:
         slot_change = plan.change()
         kinds = sorted(await self._counts.totals())
         (nodes,) = await self._kv.read([below(keys.node, keys_only=True)])
-        positions = [(kind, state) for kind in kinds for state in SLOT if state is not State.PROCESSING]
-        indexes = [f"{keys.root}by/{kind}/{state:d}/{id}" for kind, state in positions]
-        if self._kv.durable:
-            held = [(kind, state) for kind, state in positions if state.is_final]
-            indexes += [f"{keys.root}held/{kind}/{state:d}/{id}" for kind, state in held]
-            positions += held
+        indexes = self._indexes(id, kinds)
         owned = [keys.owned(key[len(keys.node) :]) + id for key, _ in nodes.items]
         present = await self._kv.get([*indexes, *owned])
         ops: list[Op] = [Delete(keys.state + id), Put(keys.set_aside + id, entry.value), *slot_change.ops]
@@ -78,7 +73,7 @@ class SetAside:
         ops.extend(Delete(key) for key in permits)
         compares.extend(Compare(key, mod=mod) for key, mod in permits.items())
         shifts: list[Shift] = [("", SET_ASIDE, 1), *slot_change.shifts]
-        for (kind, state), answer in zip(positions, present, strict=False):
+        for (kind, state), answer in zip(indexes.values(), present, strict=False):
             if answer is not None:
                 shifts.append((keys.unescaped(kind), SLOT[state], -1))
         for answer in present[len(indexes) :]:
@@ -96,6 +91,17 @@ class SetAside:
             for gate, comer in plan.came:
                 came.setdefault(gate, set()).add(comer)
             await self._let_pass(came)
+
+    def _indexes(self, id: str, kinds: Sequence[str]) -> dict[str, tuple[str, State]]:
+        """Each entry that the instance can have in an index → the kind, still escaped, and the state of the index."""
+        root, entries = self._keys.root, dict[str, tuple[str, State]]()
+        for kind in kinds:
+            for state in SLOT:
+                if state is not State.PROCESSING:
+                    entries[f"{root}by/{kind}/{state:d}/{id}"] = kind, state
+                if state.is_final and self._kv.durable:
+                    entries[f"{root}held/{kind}/{state:d}/{id}"] = kind, state
+        return entries
 
     async def _of_thread(self, id: str, kinds: Sequence[str]) -> list[str]:
         """The entries of an instance in the indexes that only durable bodies and their children have."""

@@ -151,56 +151,35 @@ def unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
     """A stored record; raises DecodeError if it is damaged."""
     try:
         return _unpack_record(id, raw, spec)
-    except DecodeError:
-        raise
     # Damaged bytes cause errors of many types, so every error counts as an unreadable record.
     except Exception as error:
         raise DecodeError(f"record of {id}: {error}") from error
 
 
 def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
-    numbers = _NUMBERS.unpack_from(raw)
-    (
-        record_format,
-        state,
-        flags,
-        entries,
-        priority,
-        due,
-        fence,
-        at,
-        attempts,
-        crashes,
-        losses,
-        max_crashes,
-        kept,
-        *_,
-    ) = numbers
-    if record_format != FORMAT:
-        raise DecodeError(f"record of {id}: format {record_format}, {FORMAT} expected")
-    known = _STATES.get(state)
-    if known is None or known is State.CREATED:
-        raise DecodeError(f"record of {id}: {state} is no state")
-    if not -1 <= kept < 2.0**63:
-        raise DecodeError(f"record of {id}: {kept} is no retention")
+    stored_format, state, flags, entries, priority, due, fence, at, attempts, crashes, losses, max_crashes, kept, *_ = (
+        _NUMBERS.unpack_from(raw)
+    )
+    if stored_format != FORMAT:
+        raise ValueError(f"format {stored_format}, {FORMAT} expected")
+    known = _state(state)
     _time(at)
     (kind, owner, history), end = _texts(raw, _NUMBERS.size, 3)
-    key = tags = result = error = progress = slot = b""
+    key = tags = result = error = progress = slot = tail = b""
     if flags:
         (key, tags, result, error, progress), end = _texts(raw, end, 5)
     if flags & _HAS_SLOT:
         (slot,), end = _texts(raw, end, 1)
-    thread = NO_THREAD
     if flags & _HAS_TAIL:
         (tail,), end = _texts(raw, end, 1)
         if len(tail) > MAX_TAIL:
-            raise DecodeError(f"record of {id}: a tail of {len(tail)} bytes, at most {MAX_TAIL} expected")
-        thread = unpack_thread(tail) or NO_THREAD
+            raise ValueError(f"a tail of {len(tail)} bytes, at most {MAX_TAIL} expected")
+    thread = unpack_thread(tail) or NO_THREAD
     if end != len(raw):
-        raise DecodeError(f"record of {id}: {len(raw)} bytes, {end} expected")
+        raise ValueError(f"{len(raw)} bytes, {end} expected")
     transitions = _unpack_history(history)
     if not transitions or len(transitions) != entries:
-        raise DecodeError(f"record of {id}: {len(transitions)} entries of history, {entries} expected")
+        raise ValueError(f"{len(transitions)} entries of history, {entries} expected")
     return Record(
         id=id,
         kind=kind.decode(),
@@ -220,7 +199,7 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
         key=key.decode() if flags & _HAS_KEY else None,
         tags=_tags(tags),
         slot=slot.decode(),
-        retention_us=None if kept < 0 else int(kept),
+        retention_us=_retention(kept),
         max_crashes=max_crashes,
         parent=thread.parent,
         wait=thread.wait(fence, due) if known is State.SCHEDULED else None,
@@ -228,6 +207,19 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
         has_steps=thread.values > 0,
         has_children=thread.has_children,
     )
+
+
+def _state(number: int) -> State:
+    state = _STATES.get(number)
+    if state is None or state is State.CREATED:
+        raise ValueError(f"{number} is no state")
+    return state
+
+
+def _retention(value: float) -> int | None:
+    if not -1 <= value < 2.0**63:
+        raise ValueError(f"{value} is no retention")
+    return None if value < 0 else int(value)
 
 
 def _time(value: float) -> int:

@@ -110,16 +110,7 @@ class LuaReadCommands(LuaCommands):
         scanned: Argument = "0"
         while True:
             scanned, is_whole, has_more, wrong, *reply = await self._run(
-                "lookup",
-                what,
-                int(query.states),
-                first,
-                last,
-                int(descending),
-                limit,
-                MAX_REPLY_BYTES,
-                scanned,
-                batch,
+                "lookup", what, int(query.states), first, last, int(descending), limit, MAX_REPLY_BYTES, scanned, batch
             )
             if await self._unindex(wrong) and is_whole and has_more and not reply:
                 continue  # so many entries were no ids that the page has none
