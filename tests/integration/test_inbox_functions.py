@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from peerjob import Job, JobFailed, Node, OptionError
+from peerjob import DecodeError, Job, JobFailed, Node, OptionError
 from peerjob.sql import transact
 from support.inbox_site import Bank, Claims, bank_of, book, book_later, write
 from support.postgres import Database
@@ -195,6 +195,17 @@ async def test_an_error_of_the_database_stays_the_error_of_the_function(bank: Ba
 
     with pytest.raises(IntegrityError):
         await transact(Claims().run(1), bank.engine, fails, name="fails")
+
+
+async def test_a_kept_value_of_another_type_is_told(tmp_path: Path) -> None:
+    async with bank_of(None, tmp_path / "bank.db") as bank:
+        claims = Claims()
+        await transact(claims.run(1), bank.engine, write, 1)
+        with bank.engine.begin() as connection:
+            connection.execute(text("UPDATE peerjob_inbox SET value = 0"))
+        with pytest.raises(DecodeError, match=r"value 'write' of .* in the inbox is int, and not bytes"):
+            await transact(claims.run(2), bank.engine, write, 2)
+        assert bank.written() == [1]
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])

@@ -199,7 +199,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
     from peerjob.model.record import MAX_HISTORY
     from peerjob.node import node
     from peerjob.node.body import errors, schema
-    from peerjob.node.manager import flows, kind_catalogue, watchers
+    from peerjob.node.manager import batches, flows, kind_catalogue, watchers
     from peerjob.node.work import context_backend, failure_log, references
     from peerjob.remote.server import calls, grpc_server, server
     from peerjob.remote.wire import requests
@@ -254,6 +254,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "answers of gRPC that one caller has not read": calls.MAX_UNREAD,
         "open gRPC calls of one token, or of one address without tokens": calls.MAX_CALLS_CALLER,
         "unread events of one `watch()` of a query": watchers.MAX_WAITING,
+        "rows of which a node remembers why they have no instance": batches.MAX_REFUSED,
         "records in the audit log": audit.MAX_AUDIT,
         "criteria in a record of the audit log": audit.MAX_CRITERIA,
         "line of an export": lines.MAX_LINE,
@@ -298,6 +299,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "signals of an instance": durable.MAX_SIGNALS,
         "value of a step or a signal, encoded": durable.MAX_STEP_BYTES,
         "all steps and signals of an instance": durable.MAX_ALL_STEP_BYTES,
+        "names of the signals that the tasks of a body await at once": durable.MAX_AWAITED_BYTES,
         "name of a flow": flow.MAX_FLOW_NAME,
         "members of a flow": durable.MAX_MEMBERS,
         "needs of one member": flow.MAX_MEMBER_NEEDS,

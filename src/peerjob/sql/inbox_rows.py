@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from peerjob.model.durations import Duration, to_seconds
+from peerjob.model.errors import DecodeError
 
 from .statements import Connected
 from .tables import FENCES, INBOX, Dialect, beside
@@ -46,11 +48,17 @@ def lock_fence(connected: Connected, table: str, instance: str, fence: int, name
 
 
 def kept_value(connected: Connected, table: str, instance: str, name: str) -> bytes | None:
-    """The value that an earlier run of the instance kept under a name; None if there was none."""
+    """The value that an earlier run of the instance kept under a name; None if there was none. Raises DecodeError."""
     id = _ID[connected.dialect]
     sql = f"SELECT value FROM {beside(table, INBOX)} WHERE instance = {id} AND name = :name"  # noqa: S608  # checked
     rows = connected.execute(sql, {"instance": instance, "name": name})
-    return bytes(rows[0][0]) if rows else None
+    if not rows:
+        return None
+    value: Any = rows[0][0]
+    # SQLite keeps values of any type, and `bytes` makes NULs of a number
+    if type(value) not in (bytes, bytearray, memoryview):
+        raise DecodeError(f"value {name!r} of {instance} in the inbox is {type(value).__name__}, and not bytes")
+    return bytes(value)
 
 
 def keep_value(connected: Connected, table: str, instance: str, name: str, value: bytes, mark: int) -> bool:
