@@ -9,6 +9,7 @@ No counter is kept: many ends at once would have conflicts.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -132,7 +133,13 @@ class Settler:
             removed = [name for name, _ in first] + [key] * (len(first) == len(of_child))
             if removed:
                 ends.append(_End(needs, [Delete(name) for name in removed]))
-        left = [end for part in _parts_of(ends) if not await self._pass_over(part) for end in part]
+        parts = list(_parts_of(ends))
+        # no part deletes the marker that another one compares: an end with that marker is left for `_follow`
+        passed = await asyncio.gather(*map(self._pass_over, parts), return_exceptions=True)
+        for error in passed:
+            if isinstance(error, BaseException):
+                raise error
+        left = [end for part, is_done in zip(parts, passed, strict=True) if not is_done for end in part]
         if left:
             await self._follow([need for end in left for need in end.needs], todo)
             await context.writer.plain([op for end in left for op in end.removal])
