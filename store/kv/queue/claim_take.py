@@ -129,17 +129,22 @@ class Taking:
         The answer ends before the first pick whose large arguments would exceed MAX_BATCH_BYTES together with those of
         earlier picks and of `claims`; a claim of one instance has no limit.
         An instance that moves to another queue during the claim can be picked twice; only one of the entries matches.
+        With a limit key, its place does not tell which one: then the newest entry counts.
         """
         context, kv, keys = self._context, self._context.kv, self._keys
         claimable: list[tuple[int, Row, bytes] | None] = []
         large: list[tuple[int, Entry, Row]] = []
         entries = await kv.get([keys.state + pick.id for pick in picks])
+        newest = {pick.id: pick.mod for pick in picks}
+        if len(newest) < len(picks):
+            newest = {pick.id: pick.mod for pick in sorted(picks, key=lambda pick: pick.mod)}
         for pick, entry in zip(picks, entries, strict=True):
             row = None if entry is None else await context.row_of(pick.id, entry)
             if (
                 entry is None
                 or row is None
                 or row.state is not State.SCHEDULED
+                or pick.mod < newest[pick.id]
                 or pick.queue != keys.ready(row.kind, row.priority, suspect=row.suspect)
                 or (pick.position[:18] != time_text(row.due_us) and limit_key_of(row) is None)
             ):

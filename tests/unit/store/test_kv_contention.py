@@ -19,7 +19,7 @@ from peerjob.model.state import State
 from peerjob.model.stored_limit import KindLimits, LimitNumbers, SharedLimit
 from peerjob.store.base import Store
 from peerjob.store.kv.format.base import MAX_TRANSACTIONS, Applied, Compare, Entry, Found, Put, Range, Transaction
-from peerjob.store.kv.format.keys import Keys
+from peerjob.store.kv.format.keys import Keys, timed
 from peerjob.store.kv.index import counts, queues
 from peerjob.store.kv.queue.claim_select import MAX_PASSED, Pick, Remaining, share_of
 from peerjob.store.kv.store import KVStore
@@ -169,6 +169,21 @@ async def limited_conflicts(clock: VirtualClock, limits: KindLimits, limit_key: 
     conflicts = kv.conflicts
     assert sum(await asyncio.gather(*map(work, peers))) == 400
     return (kv.conflicts - conflicts) / 400
+
+
+async def test_a_claim_that_reads_two_places_of_an_instance_takes_it_once(clock: VirtualClock) -> None:
+    """It comes back from another node, behind the place that the claim has read, before the claim reads on."""
+    make, kv = Factory(clock), MemoryKeyValue(EtcdData(), clock)
+    store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+    peer = await Peer(store=store, info=make.node(), make=make).join()
+    await store.publish_limits([KindLimits(kind="work", key_concurrency=1)])
+    new = make.instance(limit_key="a", key_concurrency=1)
+    await store.enqueue([new])
+    queue, later_us = Keys("n").ready("work", new.priority, suspect=False), clock.time_us() + 1
+    await kv.txn([Transaction([], [Put(queue + timed(later_us, new.id), b"")])])
+    await clock.advance(1)
+    assert [claim.id for claim in await peer.take()] == [new.id]
+    await store.close()
 
 
 async def test_nodes_choose_different_permits_of_a_shared_limit(clock: VirtualClock) -> None:
