@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from peerjob.model.errors import LayoutError, OptionError
 from peerjob.model.firing import MAX_SCHEDULES, Fire, FireOutcome
-from peerjob.model.record import NodeInfo
+from peerjob.model.record import DIGEST_SIZE, NodeInfo, digest_share
 from peerjob.model.state import State
 from peerjob.model.stored_limit import MAX_LIMIT_KINDS, LimitNumbers, LimitSupport
 
@@ -107,3 +107,8 @@ def check_kinds_of_limit(name: str, kinds: int) -> None:
     """Raise OptionError if too many kinds share a limit."""
     if kinds > MAX_LIMIT_KINDS:
         raise OptionError("limits", name, f"a limit that at most {MAX_LIMIT_KINDS} kinds share")
+
+
+def digest(fences: Iterable[int]) -> int:
+    """Return a number that node and store compare, to check whether they know the same claims."""
+    return sum(map(digest_share, fences)) % DIGEST_SIZE

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from peerjob.model.record import Held, Instruction, NodeInfo, NodeView, Renewed, digest
+from peerjob.model.record import Held, Instruction, NodeInfo, NodeView, Renewed
+from peerjob.store.rules import digest
 
 from .queues import due_instances
 from .shared_limits import may_go

@@ -28,7 +28,7 @@ MAX_HISTORY = 50
 """Most single entries in a history. Older entries are folded into one entry with a count."""
 MAX_CRASHES = 3
 """Default number of crashes after which an instance still runs again. One more crash makes the instance poison."""
-
+DIGEST_SIZE = 2_147_483_647
 LAST_MOMENT_US = 253_402_300_799_999_999
 """The end of the year 9999."""
 Moment = Annotated[int, msgspec.Meta(ge=-62_135_596_800_000_000, le=LAST_MOMENT_US)]
@@ -426,16 +426,8 @@ class Renewed(msgspec.Struct, frozen=True, kw_only=True):
     None: the store does not know."""
 
 
-DIGEST_SIZE = 2_147_483_647
-
-
-def digest(fences: list[int]) -> int:
-    """Return a number that node and store compare, to check whether they know the same claims."""
-    return sum(map(digest_share, fences)) % DIGEST_SIZE
-
-
 def digest_share(fence: int) -> int:
-    """Return the summand of one claim in `digest`."""
+    """Return the summand of one claim in `store.rules.digest`."""
     return fence % 1_000_003
 
 

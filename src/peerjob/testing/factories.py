@@ -21,11 +21,10 @@ from peerjob.model.record import (
     Outcome,
     Renewed,
     Want,
-    digest,
 )
 from peerjob.model.state import Level
 from peerjob.store.base import Liveness, Store
-from peerjob.store.rules import READS_LAYOUT
+from peerjob.store.rules import READS_LAYOUT, digest
 
 LONG_TTL_US = 600_000_000
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from peerjob.model.clock import Clock
-from peerjob.model.record import Held, Renewed, digest
+from peerjob.model.record import Held, Renewed
 from peerjob.store.calls import MAX_ANSWER, answer_within
 from peerjob.store.kv.format.base import Compare, Entry, Found, KeyValue, Op, Put, Range, Transaction, mod_of
 from peerjob.store.kv.format.keys import Keys, below, prefix_end
@@ -25,7 +25,7 @@ from peerjob.store.kv.write.clock_skew import ClockSkew, PeerClocks
 from peerjob.store.kv.write.idle_signs import IdleSign, IdleSigns
 from peerjob.store.kv.write.owned import ClaimIndex
 from peerjob.store.kv.write.writer import ROUNDS
-from peerjob.store.rules import check_layout
+from peerjob.store.rules import check_layout, digest
 
 _LOOK_AHEAD = 1.2
 """Seconds before the known first end of a lease at which the leases are asked again: about an interval of renewals."""

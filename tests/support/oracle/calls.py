@@ -17,11 +17,10 @@ from peerjob.model.record import (
     NodeInfo,
     Outcome,
     Want,
-    digest,
 )
 from peerjob.model.state import Level
 from peerjob.store.base import Store
-from peerjob.store.rules import READS_LAYOUT
+from peerjob.store.rules import READS_LAYOUT, digest
 
 from .compare import Time
 from .flow_calls import FlowCalls

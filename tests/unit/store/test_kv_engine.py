@@ -13,7 +13,7 @@ import pytest
 from peerjob.model.errors import LayoutError, StoreUnavailableError
 from peerjob.model.firing import SchedulePut
 from peerjob.model.query import Filter, Query
-from peerjob.model.record import MAX_HISTORY, Ack, Action, Claim, Outcome, Renewed, StoreLimits, Want, digest
+from peerjob.model.record import MAX_HISTORY, Ack, Action, Claim, Outcome, Renewed, StoreLimits, Want
 from peerjob.model.repeats import REPEAT_US
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import (
@@ -35,6 +35,7 @@ from peerjob.store.kv.write.context import KVCommands
 from peerjob.store.kv.write.transaction_plan import Change
 from peerjob.store.kv.write.writer import _parts  # pyright: ignore[reportPrivateUsage]
 from peerjob.store.memory.driver import MemoryKeyValue
+from peerjob.store.rules import digest
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer, outcome
 from support.etcd_model import EtcdData
