@@ -195,32 +195,6 @@ async def test_nodes_let_different_instances_of_a_key_pass(clock: VirtualClock) 
     assert await limited_conflicts(clock, KindLimits(kind="work", key_concurrency=40), "key") < 0.5
 
 
-async def test_no_start_of_a_rate_is_lost_between_nodes_of_which_one_dies(clock: VirtualClock) -> None:
-    """Claims that want the same start repeat, and charge again only what they had not charged."""
-    kv, make = Windowed(EtcdData(), clock), Factory(clock)
-
-    async def join() -> Peer:
-        store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
-        return await Peer(store=store, info=make.node(), make=make).join()
-
-    async def run(peer: Peer) -> int:
-        claims = await peer.take(5)
-        await peer.commit(*map(outcome, claims))
-        return len(claims)
-
-    peers = [await join() for _ in range(3)]
-    shared = SharedLimit(name="shared", numbers=LimitNumbers(period_us=10_000, burst=10))
-    await peers[0].store.publish_limits([KindLimits(kind="work", shared=(shared,))])
-    await peers[0].store.enqueue(make.instances(200))
-    starts, began_us = 0, clock.time_us()
-    while clock.time_us() < began_us + 1_500_000:
-        starts += sum(await asyncio.gather(*map(run, peers)))
-        await clock.advance(0.05)
-        if starts > 70:
-            del peers[2:]
-    assert 155 <= starts <= 160
-
-
 async def test_a_single_node_keeps_strict_order_in_a_window(clock: VirtualClock) -> None:
     kv, make = Windowed(MemoryData(), clock), Factory(clock)
     store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
@@ -327,6 +301,36 @@ class Interrupted(MemoryKeyValue):
         if others is not None:
             await others()
         return await super().txn(transactions, also, guards)
+
+
+async def test_a_claim_that_repeats_charges_a_rate_once(clock: VirtualClock) -> None:
+    """Another node takes the instances of a claim after the claim has charged them."""
+    data, make = EtcdData(), Factory(clock)
+
+    async def join(kv: MemoryKeyValue) -> Peer:
+        store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+        return await Peer(store=store, info=make.node(), make=make).join()
+
+    kv = Interrupted(data, clock)
+    peer, other = await join(kv), await join(MemoryKeyValue(data, clock))
+    shared = SharedLimit(name="shared", numbers=LimitNumbers(period_us=10_000, burst=10))
+    await peer.store.publish_limits([KindLimits(kind="work", shared=(shared,))])
+    await other.store.enqueue(make.instances(20))
+    assert await peer.take(0) == ()
+    taken: list[str] = []
+
+    async def charge() -> None:
+        kv.others = take
+
+    async def take() -> None:
+        taken.extend(claim.id for claim in await other.take(5))
+
+    kv.others = charge
+    claims = await peer.take(5)
+    assert len({*taken, *(claim.id for claim in claims)}) == 10
+    assert await other.take() == ()
+    await clock.advance(0.05)
+    assert len(await other.take()) == 5
 
 
 async def test_no_claim_takes_an_instance_twice_when_its_queues_become_too_many_meanwhile(clock: VirtualClock) -> None:
