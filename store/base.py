@@ -12,7 +12,8 @@ Each implementation keeps these rules for each command:
 * A command that writes takes a `request` id. The caller has at most one unanswered request per command and incarnation.
   It may send the same request again after an error or a timeout. The answer is then the first answer, and nothing
   happens twice. The repeat of a claim leaves out the claims that have ended since, and may look again if the first
-  call found nothing. (`enqueue` is idempotent by the ids of the instances.)
+  call found nothing. A REPORT that wrote nothing may be answered anew. (`enqueue` is idempotent by the ids of the
+  instances.)
 * The caller can cancel a call under way. The call is then done, partly done or not done, until the caller repeats the
   request. Counts in `health` and `due` can be wrong until the next `health`, which corrects them.
 * Hints only wake. If all hints are lost, latency grows: a renewal tells that work is due (`Renewed.work_due`), and a

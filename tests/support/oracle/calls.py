@@ -175,6 +175,15 @@ class Calls(FlowCalls, ScheduleCalls, QueryCalls, LimitCalls):
         return found
 
     @staticmethod
+    def _empty(outcomes: list[tuple[Outcome, int]]) -> frozenset[int]:
+        """The places of reports that write nothing."""
+        return frozenset(
+            place
+            for place, (one, _) in enumerate(outcomes)
+            if one.action is Action.REPORT and not (one.logs or one.progress or one.started or one.is_durable)
+        )
+
+    @staticmethod
     def _for(side: Side, outcomes: list[tuple[Outcome, int]]) -> list[Outcome]:
         return [replace(outcome, fence=side.fence(outcome.id, claim)) for outcome, claim in outcomes]
 
@@ -193,6 +202,7 @@ class Calls(FlowCalls, ScheduleCalls, QueryCalls, LimitCalls):
             learn,
             ids=tuple(outcome.id for outcome, _ in outcomes),
             logged=tuple(outcome.id for outcome, _ in outcomes if outcome.logs),
+            empty=self._empty(outcomes),
             moves=True,
             removes=True,
             incarnation=incarnation,
@@ -221,6 +231,7 @@ class Calls(FlowCalls, ScheduleCalls, QueryCalls, LimitCalls):
             removes=True,
             incarnation=incarnation,
             want=want,
+            empty=self._empty(outcomes),
             untold=tuple(one.id for one, _ in outcomes if want and not one.linked and not one.is_durable),
         )
 

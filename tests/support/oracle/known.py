@@ -44,6 +44,8 @@ class Made:
     """What the call claims."""
     untold: tuple[str, ...] = ()
     """The instances whose outcomes do not tell that they are linked, in a call that also claims."""
+    empty: frozenset[int] = frozenset()
+    """The places of the outcomes that are reports of nothing."""
 
 
 @dataclass

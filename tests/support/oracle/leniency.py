@@ -55,8 +55,8 @@ def alike(
     if isinstance(ours, Raised) or isinstance(theirs, Raised):
         return ours, theirs
     match made.verb:
-        case "commit" if how == "late":
-            return ours, _as_first(ours, theirs, first)
+        case "commit":
+            return ours, _as_first(ours, theirs, first) if how == "late" else _anew(made, ours, theirs, how)
         case "cancel" if how in REPEATED:
             return ours, _without_removed(made.ids, ours, theirs, present)
         case "enqueue" | "restore" if how == "cancelled":
@@ -75,6 +75,7 @@ def alike(
             return _claims(ours, _told(ours, theirs, moments), how, damaged)
         case "turn":
             (our_acks, our_claims), (their_acks, their_claims) = ours, theirs
+            their_acks = _anew(made, our_acks, their_acks, how)
             their_claims = _told(our_claims, their_claims, moments)
             our_claims, their_claims = _claims(our_claims, their_claims, how, damaged)
             return (our_acks, our_claims), (their_acks, their_claims)
@@ -97,6 +98,15 @@ def _as_first(ours: list[Ack], theirs: list[Ack], first: Any) -> list[Ack]:
         or (our is Ack.LOST and their is Ack.CANCELLED and known is Ack.DONE)
         else their
         for our, their, known in zip(ours, theirs, before, strict=True)
+    ]
+
+
+def _anew(made: Made, ours: list[Ack], theirs: list[Ack], how: str) -> list[Ack]:
+    """The answers to a commit. *Choice*: a repeated report of nothing can be answered as its claim is now."""
+    places = made.empty if how in REPEATED else ()
+    return [
+        our if place in places and our is Ack.DONE and their in (Ack.LOST, Ack.CANCELLED) else their
+        for place, (our, their) in enumerate(zip(ours, theirs, strict=True))
     ]
 
 
