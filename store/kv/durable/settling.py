@@ -3,7 +3,8 @@
 Each end writes a key below `settle/` in its own transaction. The settling of a need has three steps. First it deletes
 the markers of the needs, then it looks at each dependant, and lets it enter its queue if no marker is left. Last, it
 deletes the edges and the key. So any node can repeat it after any step. A wait begins with the compare of a marker that
-is XX
+is left, so it begins before that marker goes, and the settling sees it.
+
 No counter is kept: many ends at once would have conflicts.
 """
 
