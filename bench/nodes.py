@@ -28,9 +28,9 @@ from peerjob import Node, Store, StoreLimits
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.firing import SchedulePut
-from peerjob.model.record import digest
 from peerjob.store.base import Liveness
 from peerjob.store.drivers import open_store
+from peerjob.store.rules import digest
 from peerjob.testing.factories import Factory
 from support.etcd import EtcdServer
 
