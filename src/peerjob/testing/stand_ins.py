@@ -12,7 +12,7 @@ from peerjob.handles.direct_scheduling import DirectScheduling
 from peerjob.handles.manager import Manager
 from peerjob.model.child_call import check_child
 from peerjob.model.clock import Clock, SystemClock
-from peerjob.model.durable import Need, Step, Wait
+from peerjob.model.durable import Step, Wait
 from peerjob.model.errors import NodeStateError
 from peerjob.model.ids import child_id
 from peerjob.model.job import Call, Job
@@ -156,8 +156,8 @@ class EagerDurableRun(NodeDurableRun):
         for name, value in self._kept.steps.items():
             self._remember(Step(name, value))
 
-    async def _write(self, steps: tuple[Step, ...], needs: tuple[Need, ...], *, alone: bool) -> Ack:
-        self._kept.steps.update((step.name, step.value) for step in steps)
+    async def _write(self, step: Step, *, alone: bool) -> Ack:
+        self._kept.steps[step.name] = step.value
         return Ack.DONE
 
 
