@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -65,6 +66,8 @@ class NodeDurableRun(RunSteps):
         self._passes = 0
         """Passes of the event loop since a wait began or a verb ended."""
         self._watch: asyncio.Task[None] | None = None
+        self._begins = asyncio.Event()
+        """A task has begun a wait."""
 
     # -- waits -------------------------------------------------------------------------------------------------------
 
@@ -96,7 +99,8 @@ class NodeDurableRun(RunSteps):
                 wait = Wait(signals=(stored_name.removeprefix(SIGNAL_MARK),), until_us=until_us)
                 self._check_awaited(name, wait.signals[0])
                 await self._suspend(Suspension(wait, steps))
-            await self._keep(Step(stored_name, TIMED_OUT), alone=True)
+            with self._busy():
+                await self._keep(Step(stored_name, TIMED_OUT), alone=True)
             stored_name, data, value = self._find(signal.stored_name, read)
         if data == TIMED_OUT:
             raise SignalTimeout(claim.id, name)
@@ -134,6 +138,7 @@ class NodeDurableRun(RunSteps):
         task = asyncio.current_task()
         assert task is not None
         self._waiting[task], self._passes = suspension, 0
+        self._begins.set()
         if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._until_stuck())
         try:
@@ -162,7 +167,10 @@ class NodeDurableRun(RunSteps):
                 self._state.suspension = self._paged(joined(self._awaited()))
                 return
             else:
-                await asyncio.sleep(LOOK_AGAIN)
+                self._begins.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._begins.wait(), LOOK_AGAIN)
+                self._passes = 0
 
     def _awaited(self) -> list[Suspension]:
         """What ends the wait of the body. Of a task that nothing awaits, only a deadline is kept."""

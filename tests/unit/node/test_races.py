@@ -10,9 +10,21 @@ from typing import Any
 
 import pytest
 
-from peerjob import INJECTED, BlockingContext, Context, Instance, Job, Node, NodeStateError, Signal, State
+from peerjob import (
+    INJECTED,
+    BlockingContext,
+    Context,
+    Instance,
+    Job,
+    Node,
+    NodeStateError,
+    Signal,
+    SignalTimeout,
+    State,
+)
 from peerjob.testing import VirtualClock, running_node
 from support.factories import memory_store
+from support.flaky import FlakyStore
 
 APPROVAL = Signal("approval", bool)
 RUNS = Counter[str]()
@@ -147,6 +159,32 @@ async def test_each_of_several_signals_ends_the_wait(node: Node, clock: VirtualC
     assert await node.signal(instance, "unknown", "no")
     assert await node.signal(instance, given, "yes")
     assert await instance.result(5) == ["yes"]
+
+
+async def test_no_other_wait_ends_the_run_while_a_timeout_is_stored(clock: VirtualClock) -> None:
+    async def body(context: Context = INJECTED) -> str:
+        try:
+            await won(context.wait_for(Signal("late", bool), timeout="1m"), context.wait_for(APPROVAL))
+            return "won"
+        except SignalTimeout:
+            return "late"
+
+    flaky = FlakyStore(memory_store(clock))
+    async with running_node(store=flaky.store, clock=clock, workers=2) as node:
+        instance = await begun(node, body)
+        flaky.slow(0.5, "commit", "turn")
+        assert await instance.result("2m") == "late"
+
+
+async def test_a_later_wait_ends_the_run_immediately(node: Node, clock: VirtualClock) -> None:
+    async def body(context: Context = INJECTED) -> None:
+        await won(context.step("won", str), context.wait_for(Signal("no", str)))
+        await asyncio.sleep(1.05)
+        await context.suspend("nap", "1h")
+
+    instance = await begun(node, body)
+    await clock.advance(0.1)
+    assert (await instance.refresh()).state is State.SCHEDULED
 
 
 async def test_too_many_signals_at_once_are_refused(node: Node) -> None:
