@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -153,9 +154,9 @@ class KVStore(
             return await commit(), Claimed(now_us=self._clock.time_us())
         if not outcomes or self._may_let_go(outcomes):
             acks, claimed = await commit(), await claim(want)
-            for kind in (claim.kind for claim in claimed.claims if claim.kind in wakeups.ready):
-                wakeups.ready[kind] -= 1
-            if wakeups.full or any(count > 0 for count in wakeups.ready.values()):
+            taken = Counter(claim.kind for claim in claimed.claims)
+            wakeups.ready = {kind: left for kind, count in wakeups.ready.items() if (left := count - taken[kind]) > 0}
+            if wakeups.full or wakeups.ready:
                 await self._context.hints.wake(wakeups)
             return acks, claimed
         # the claim is sent first, so that the server handles the claim while this process builds the commit
