@@ -7,7 +7,9 @@ permits below that number.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from itertools import islice, takewhile
 
+from peerjob.model.record import MAX_BATCH
 from peerjob.model.stored_limit import MAX_CONCURRENCY
 from peerjob.store.kv.format.base import Compare, Found, Put, Range, Transaction, mod_of
 from peerjob.store.kv.format.limit_rows import Permit
@@ -108,9 +110,10 @@ class ClaimLimits:
         return known
 
     def _own_places(self, name: str) -> int:
-        """How many permits of this node's share are free."""
+        """How many permits of this node's share are free, of as many as a claim can take."""
         own, nodes = self._share
-        return sum(number % nodes == own for number in free_numbers(self._held(name), self._concurrency(name), 0))
+        numbers = free_numbers(self._held(name), self._concurrency(name), 0, own, nodes)
+        return sum(1 for _ in islice(takewhile(lambda number: number % nodes == own, numbers), MAX_BATCH))
 
     def _concurrency(self, name: str) -> int:
         return self._states[name].limit.numbers.concurrency

@@ -136,8 +136,9 @@ class KeyState:
         return f"{self.prefix}{number:06d}"
 
     def mix(self, clock: Clock) -> None:
-        """Mix the first instances of the first priority, at most as many as may be past the gate."""
-        same = sum(waiter.priority == self.waiting[0].priority for waiter in self.waiting[: self.concurrency])
+        """Mix the first instances of the first priority, at most as many as may be past the gate, and `_APART`."""
+        most = min(self.concurrency, _APART)
+        same = sum(waiter.priority == self.waiting[0].priority for waiter in self.waiting[:most])
         first = self.waiting[:same]
         clock.random.shuffle(first)
         self.waiting[:same] = first

@@ -9,6 +9,7 @@ of the layout says so, and no key is read.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from itertools import chain
 
 import msgspec
 
@@ -176,10 +177,8 @@ def free_numbers(held: Collection[int], concurrency: int, start: int, own: int =
     while above and end:
         end -= 1
         above -= end not in held
-    shares = [range((own + part) % parts, end, parts) for part in range(parts)]
-    return (
-        number
-        for share in shares
-        for at in range(len(share))
-        if (number := share[(start + at) % len(share)]) not in held
-    )
+    share = range(own, end, parts)
+    firsts = (share[(start + at) % len(share)] for at in range(len(share)))
+    rest = range(end if parts > 1 else 0)
+    others = (number for at in rest if (number := (start + at) % end) % parts != own)
+    return (number for number in chain(firsts, others) if number not in held)

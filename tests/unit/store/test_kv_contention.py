@@ -5,25 +5,29 @@ The memory driver answers without a pause, so no call comes between two of its c
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from msgspec import structs
 
 from peerjob.model.capabilities import Capabilities
 from peerjob.model.errors import StorePermissionError
-from peerjob.model.record import StoreLimits
+from peerjob.model.record import MAX_BATCH, StoreLimits
 from peerjob.model.state import State
-from peerjob.model.stored_limit import KindLimits, LimitNumbers, SharedLimit
+from peerjob.model.stored_limit import MAX_CONCURRENCY, KindLimits, LimitNumbers, SharedLimit
 from peerjob.store.base import Store
 from peerjob.store.kv.format.base import MAX_TRANSACTIONS, Applied, Compare, Entry, Found, Put, Range, Transaction
 from peerjob.store.kv.format.keys import Keys, timed
+from peerjob.store.kv.format.limit_rows import Waiting
 from peerjob.store.kv.index import counts, queues
+from peerjob.store.kv.queue import claim_limits
 from peerjob.store.kv.queue.claim_select import MAX_PASSED, Pick, Remaining, share_of
 from peerjob.store.kv.store import KVStore
 from peerjob.store.kv.write import answers, context, hints, kind_sets
+from peerjob.store.kv.write.gates import KeyState, Waiter
+from peerjob.store.kv.write.limit_rules import free_numbers
 from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
@@ -193,6 +197,48 @@ async def test_nodes_choose_different_permits_of_a_shared_limit(clock: VirtualCl
 
 async def test_nodes_let_different_instances_of_a_key_pass(clock: VirtualClock) -> None:
     assert await limited_conflicts(clock, KindLimits(kind="work", key_concurrency=40), "key") < 0.5
+
+
+def test_a_node_begins_with_its_share_of_the_permits_and_goes_on_anywhere() -> None:
+    for start in range(10):
+        first, second, *others = free_numbers({1}, 10, start, 1, 4)
+        assert {first, second} == {5, 9}
+        assert sorted(others) == [0, 2, 3, 4, 6, 7, 8]
+    # of 20 nodes, 10 have no share
+    assert {next(free_numbers((), 10, start, 15, 20)) for start in range(10)} == {*range(10)}
+
+
+async def test_of_a_limit_of_a_million_a_claim_looks_at_no_more_numbers_than_it_can_take(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kv, make, looked = Windowed(MemoryData(), clock), Factory(clock), 0
+
+    def counted(*given: Any) -> Iterator[int]:
+        nonlocal looked
+        for number in free_numbers(*given):
+            looked += 1
+            yield number
+
+    monkeypatch.setattr(claim_limits, "free_numbers", counted)
+    store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+    peer, _ = [await Peer(store=store, info=make.node(), make=make).join() for _ in range(2)]
+    shared = SharedLimit(name="shared", numbers=LimitNumbers(concurrency=MAX_CONCURRENCY))
+    await store.publish_limits([KindLimits(kind="work", shared=(shared,))])
+    await store.enqueue(make.instances(10))
+    store._context.limit_rules.wrote([0])  # pyright: ignore[reportPrivateUsage]  # as after a conflict
+    assert len(await peer.take(10)) == 10
+    assert looked < 2 * MAX_BATCH
+
+
+def test_several_nodes_mix_no_more_than_the_first_instances_of_a_key(clock: VirtualClock) -> None:
+    for concurrency, mixed in ((1, 1), (20, 20), (100, 60)):
+        state = KeyState(("work", "key"), "", concurrency)
+        before = [Waiter("", f"{number}", 0, 5, Waiting(False, 1)) for number in range(100)]
+        state.waiting = [*before]
+        state.mix(clock)
+        assert state.waiting[mixed:] == before[mixed:]
+        assert set(state.waiting[:mixed]) == set(before[:mixed])
+        assert (state.waiting != before) == (mixed > 1)
 
 
 async def test_a_single_node_keeps_strict_order_in_a_window(clock: VirtualClock) -> None:
