@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from peerjob.model.arguments import finite_number, typed_except_secrets
@@ -109,12 +110,20 @@ async def wipe_namespace(url: str, *, namespace: str, clock: Clock) -> int:
 
 
 @typed_except_secrets("url")
-def check_exists(url: str) -> None:
-    """Raise OptionError for a SQLite file that does not exist: a store that is opened would make it."""
-    if scheme_of(url) == "sqlite":
-        from .sqlite.location import existing_file
+def missing_file(url: str) -> Path | None:
+    """The SQLite file of a store if it does not exist: a store that is opened would make it. Raises OptionError."""
+    if scheme_of(url) != "sqlite":
+        return None
+    from .sqlite.location import file_at
 
-        existing_file(url)
+    path, exists = file_at(url)
+    return None if exists else path
+
+
+def check_exists(url: str) -> None:
+    """Raise OptionError for a SQLite file that does not exist."""
+    if (path := missing_file(url)) is not None:
+        raise OptionError("store", str(path), "a file that exists")
 
 
 @typed_except_secrets("url")

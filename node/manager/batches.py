@@ -171,6 +171,7 @@ class RecordReader:
         record = await self.find(id)
         if record is None:
             raise UnknownInstanceError(id) if refused is None else RowRefusedError(id, *refused)
+        self._refused.pop(id, None)  # its row was sent again
         return record
 
     async def find(self, uuid: str | UUID) -> Record | None:

@@ -14,7 +14,7 @@ from peerjob.store.url import redact, scheme_of
 
 from .errors import translated
 from .file import StoreFile
-from .location import existing_file
+from .location import file_at
 from .rights import create_file
 
 
@@ -26,7 +26,9 @@ def back_up(url: str, target: Path) -> int:
     """
     if scheme_of(url) != "sqlite":
         raise OptionError("store", redact(url), "the URL of a SQLite file; servers have backups of their own")
-    path = existing_file(url)
+    path, exists = file_at(url)
+    if not exists:
+        raise OptionError("store", str(path), "a file that exists")
     if target.exists():
         raise OptionError("FILE", str(target), "a file that does not exist")
     partial = target.with_name(f".{target.name}.partial")

@@ -46,12 +46,13 @@ def real_path(path: Path) -> Path:
         raise OptionError("store", str(path), f"{_REAL_FILE} ({error})") from None
 
 
-def existing_file(url: str) -> Path:
-    """The file of a store, without symbolic links; raises OptionError if it does not exist."""
+def file_at(url: str) -> tuple[Path, bool]:
+    """The file of a store, without symbolic links, and whether it exists; raises OptionError if that is hidden."""
     path = real_path(parse_address(url).path)
-    if not path.exists():
-        raise OptionError("store", str(path), "a file that exists")
-    return path
+    try:
+        return path, path.exists()
+    except OSError as error:
+        raise OptionError("store", str(path), f"a file that this user may read ({error.strerror})") from None
 
 
 def check_mount(path: Path) -> None:

@@ -264,16 +264,35 @@ def test_no_command_makes_the_file_that_it_reads_or_clears(tmp_path: Path) -> No
         assert (answer.status, answer.err) == (2, f"jobctl: {refused}\n")
     with pytest.raises(OptionError, match=re.escape(refused)):
         asyncio.run(wipe_namespace(url, namespace="n", clock=SystemClock()))
-    settings = DaemonSettings(store=url, coordinator=f"sqlite://{wrong}/b.db", outbox=f"sqlite:///{wrong}/c.db")
+    settings = DaemonSettings(store=url, coordinator=f"sqlite://{wrong}/b.db", outbox=f"sqlite:///{wrong}/c:d.db")
     found = asyncio.run(examine(settings, SystemClock()))
     bad = [(one.subject, one.text) for one in found if one.verdict is not Severity.OK]
     advice = "does not exist; the first node makes it, unless the path is wrong"
     assert bad == [
-        ("outbox", f"OptionError: outbox: expected the file of a database that exists, got '{wrong}/c.db'"),
+        ("outbox", f"OptionError: outbox: expected the file of a database that exists, got '{wrong}/c:d.db'"),
         ("store", f"{wrong}/a.db {advice}"),
         ("leader", f"{wrong}/b.db {advice}"),
     ]
     assert names(wrong) == []
+    with pytest.raises(OptionError, match="a file that this user may read"):
+        asyncio.run(wipe_namespace(f"sqlite://{wrong}/{'a' * 300}.db", namespace="n", clock=SystemClock()))
+
+
+@pytest.mark.parametrize(
+    ("coordinator", "subject", "verdict"),
+    [("b.db", "leader", Severity.WARN), ("b.db?sync=no", "store", Severity.FAIL)],
+)
+async def test_a_coordinator_that_is_missing_or_wrong_hides_no_check_of_the_store(
+    tmp_path: Path, coordinator: str, subject: str, verdict: Severity
+) -> None:
+    store = store_of(tmp_path / "a.db")
+    await store.open()
+    await store.close()
+    settings = DaemonSettings(store=f"sqlite://{tmp_path}/a.db", coordinator=f"sqlite://{tmp_path}/{coordinator}")
+    found = {one.subject: one for one in await examine(settings, SystemClock())}
+    assert "clock" in found
+    assert found[subject].verdict is verdict
+    assert not (tmp_path / "b.db").exists()
 
 
 async def test_a_backup_of_a_running_store_is_one_whole_file(tmp_path: Path) -> None:

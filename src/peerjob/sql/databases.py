@@ -168,8 +168,8 @@ class EngineDatabase(Database):
 
     def check_exists(self) -> None:
         name = self._engine.url.database
-        # SQLite also takes names that are no paths: "", ":memory:" and "file:…"
-        if self.dialect == "sqlite" and name and ":" not in name and not Path(name).exists():
+        # SQLite also takes names that are no paths
+        if self.dialect == "sqlite" and name and not name.startswith((":memory:", "file:")) and not Path(name).exists():
             raise OptionError("outbox", name, "the file of a database that exists")
 
     async def run(self, work: Callable[[Connected], T], executor: Executor | None = None) -> T:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from peerjob import Job, Store, StoreFullError, StoreRefusedError, UnknownInstanceError
+from peerjob import Job, RowRefusedError, Store, StoreFullError, StoreRefusedError, UnknownInstanceError
 from peerjob.model.clock import SystemClock
 from peerjob.model.record import MAX_BATCH, Enqueued, NewInstance, Record
 from peerjob.node.body.registry import Registry
@@ -173,6 +173,23 @@ async def test_what_is_looked_up_at_the_same_time_is_looked_up_together() -> Non
     assert isinstance(found[-2], UnknownInstanceError)
     assert found[-1] == records[0]
     assert shelf.asked == [1, MAX_READ, MAX_READ, 1]
+
+
+async def test_a_refused_row_with_an_instance_is_not_told_after_its_removal() -> None:
+    record = fresh_record(make.instance(), 0)
+    answers: list[list[Record | None]] = [[None], [record], [None]]
+
+    class Answering:
+        async def get(self, ids: Sequence[str]) -> list[Record | None]:
+            return answers.pop(0)
+
+    reader = RecordReader(cast(Store, Answering()), Context)
+    reader.remember([RowRefusedError(record.id, "", "its row is bad")])
+    with pytest.raises(RowRefusedError, match="its row is bad"):
+        await reader.record(record.id)
+    assert await reader.record(record.id) == record
+    with pytest.raises(UnknownInstanceError, match="removed by retention"):
+        await reader.record(record.id)
 
 
 async def test_many_records_are_read_in_two_calls_at_a_time() -> None:

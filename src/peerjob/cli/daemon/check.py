@@ -18,7 +18,7 @@ from peerjob.cli.console import complain
 from peerjob.model.findings import Finding, Severity
 from peerjob.model.record import StoreLimits
 from peerjob.node.work.outbox import OutboxState
-from peerjob.store.drivers import check_exists, diagnose, open_elections, open_store
+from peerjob.store.drivers import diagnose, missing_file, open_elections, open_store
 from peerjob.store.url import redact
 
 from .cluster_checks import check_clock, check_cluster, check_leader, check_speed, nodes_of
@@ -57,8 +57,10 @@ async def examine(settings: DaemonSettings, clock: Clock) -> Sequence[Finding]:
     where = redact(settings.store)
     try:
         findings += await diagnose(settings.store, namespace=settings.namespace, clock=clock)
-        if missing := _missing_files(settings):
-            return [*findings, *missing]
+        missing = _missing_files(settings)
+        findings += missing.values()
+        if "store" in missing:
+            return findings
         store = open_store(settings.store, namespace=settings.namespace, clock=clock, limits=StoreLimits(), retry_for=0)
         await store.open()
     except PeerjobError as error:
@@ -71,7 +73,8 @@ async def examine(settings: DaemonSettings, clock: Clock) -> Sequence[Finding]:
         nodes = await nodes_of(store)
         findings += await check_clock(store, clock, peers=len(nodes))
         findings += await check_cluster(store, own, nodes)
-        findings += await _leader(settings, clock, nodes_run=bool(nodes))
+        if "leader" not in missing:
+            findings += await _leader(settings, clock, nodes_run=bool(nodes))
     except PeerjobError as error:
         findings.append(Finding("store", Severity.FAIL, str(error)))
     finally:
@@ -79,15 +82,15 @@ async def examine(settings: DaemonSettings, clock: Clock) -> Sequence[Finding]:
     return findings
 
 
-def _missing_files(settings: DaemonSettings) -> Sequence[Finding]:
-    """SQLite files that a node would make, and a check must not."""
-    findings: list[Finding] = []
+def _missing_files(settings: DaemonSettings) -> dict[str, Finding]:
+    """Subject → finding, for each SQLite file that a node would make, and a check must not."""
+    findings: dict[str, Finding] = {}
     for subject, url in (("store", settings.store), ("leader", settings.coordinator)):
-        try:
-            check_exists(url or "")
-        except OptionError as error:
-            text = f"{error.given} does not exist; the first node makes it, unless the path is wrong"
-            findings.append(Finding(subject, Severity.WARN, text))
+        # a wrong URL is no missing file: opening it tells the error
+        with contextlib.suppress(OptionError):
+            if (path := missing_file(url or "")) is not None:
+                text = f"{path} does not exist; the first node makes it, unless the path is wrong"
+                findings[subject] = Finding(subject, Severity.WARN, text)
     return findings
 
 
