@@ -259,17 +259,14 @@ class RunSteps:
 
     async def _written(self, step: Step, *, alone: bool) -> Ack:
         """The answer to a write: DONE or TAKEN. A cancelled body does not wait for it, but the runner does."""
-        ack = await self._write(step, alone=alone)
+        write = Write((step,), (), alone=alone)
+        self._parts.unsent.write(self._run, self._state, write)
+        ack = await asyncio.shield(write.answer)
         if ack is Ack.LOST:
             raise self._not_held()
         if ack is Ack.CANCELLED:
             raise asyncio.CancelledError("user")
         return ack
-
-    async def _write(self, step: Step, *, alone: bool) -> Ack:
-        write = Write((step,), (), alone=alone)
-        self._parts.unsent.write(self._run, self._state, write)
-        return await asyncio.shield(write.answer)
 
     def _not_held(self) -> OwnershipLost:
         claim = self._run.claim

@@ -40,9 +40,8 @@ from peerjob.node.work.failure_log import FailureLog
 from peerjob.node.work.outcomes import OutcomeBuilder
 from peerjob.node.work.pool import Prefetch
 from peerjob.node.work.processors import Processors
-from peerjob.node.work.run import HeldClaims, Run, ended_record, record_of
+from peerjob.node.work.run import Run, ended_record, record_of
 from peerjob.node.work.runner import InstanceRunner
-from peerjob.node.work.unsent_reports import Waker
 
 from .clock import VirtualClock
 from .stand_ins import (
@@ -294,7 +293,7 @@ class _Attempts:
         self._processors = Processors(clock, NAME, context_vars, pool)
         self._failures = FailureLog(NAME)
         outcome_builder = OutcomeBuilder(clock, MAX_PAYLOAD, node=NAME, failures=self._failures)
-        reports = EagerReports(HeldClaims(NAME), Waker())
+        reports = EagerReports(kept)
         context_backend = EagerContextBackend(clock, self._manager, self._executor, reports, kept)
         self._runner = InstanceRunner(
             clock=clock,

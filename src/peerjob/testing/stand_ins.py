@@ -23,9 +23,10 @@ from peerjob.node.body.threads import ThreadPool
 from peerjob.node.manager.call_encoder import CallEncoder
 from peerjob.node.work.context_backend import NodeContextBackend
 from peerjob.node.work.durable_run import NodeDurableRun
-from peerjob.node.work.durable_state import Suspension
+from peerjob.node.work.durable_state import DurableState, Suspension, Write
 from peerjob.node.work.durable_steps import ChildCalls, DurableParts
-from peerjob.node.work.unsent_reports import UnsentReports
+from peerjob.node.work.run import HeldClaims, Run
+from peerjob.node.work.unsent_reports import UnsentReports, Waker
 
 NAME = "eager"
 """Name of the node that a job sees when it runs eagerly."""
@@ -137,10 +138,11 @@ class EagerDurableRun(NodeDurableRun):
             self._use(name)
         await self._open()
         ids = [child_id(self._run.claim.id, name) for name, _ in calls]
-        for id, (_, call) in zip(ids, calls, strict=True):
-            if id not in self._kept.children:
-                self._refuse_if_suspended()
-                self._kept.children[id] = await self._kept.run_child(call)
+        with self._busy():
+            for id, (_, call) in zip(ids, calls, strict=True):
+                if id not in self._kept.children:
+                    self._refuse_if_suspended()
+                    self._kept.children[id] = await self._kept.run_child(call)
         return ids
 
     async def over(self, ids: Sequence[str]) -> list[Record | None]:
@@ -156,13 +158,17 @@ class EagerDurableRun(NodeDurableRun):
         for name, value in self._kept.steps.items():
             self._remember(Step(name, value))
 
-    async def _write(self, step: Step, *, alone: bool) -> Ack:
-        self._kept.steps[step.name] = step.value
-        return Ack.DONE
-
 
 class EagerReports(UnsentReports):
-    """Accepts the reports of a run, and drops them."""
+    """Accepts the reports of a run, and keeps only their steps."""
+
+    def __init__(self, kept: EagerParent) -> None:
+        super().__init__(HeldClaims(NAME), Waker())
+        self._kept = kept
+
+    def write(self, run: Run, state: DurableState, write: Write) -> None:
+        self._kept.steps.update((step.name, step.value) for step in write.steps)
+        write.answer.set_result(Ack.DONE)
 
     def watch_reports(self) -> None:
         """Do nothing: the outcome of a run has its log lines and progress."""

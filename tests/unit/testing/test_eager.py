@@ -35,6 +35,7 @@ from peerjob import (
     Worker,
     job,
 )
+from peerjob.model.durable import MAX_STEPS_CALL
 from peerjob.testing import Eager, EagerRun, Verdict, VirtualClock, eager, eager_async, running_node
 
 logger = logging.getLogger(__name__)
@@ -425,6 +426,22 @@ def test_steps_children_and_waits_of_days_run_in_place(body: Any) -> None:
 
     assert Eager(signals={APPROVAL: True}).run(Job("order", body), 0).result == ["True"]
     assert Eager(signals={"approval": False}).run(Job("order", body), 0).result == ["False"]
+
+
+def test_waits_and_children_at_the_same_time_run_in_place() -> None:
+    async def body(context: Context = INJECTED) -> None:
+        charges = [Job("charge", slow_charge).call(number) for number in (1, 2)]
+        naps = [context.suspend(f"nap/{number}", "1d") for number in range(MAX_STEPS_CALL + 1)]
+        await asyncio.gather(context.map("charges", charges), *naps)
+
+    CHARGED.clear()
+    assert len(eager(Job("both", body)).attempts) == 2
+    assert CHARGED == [1, 2]
+
+
+async def slow_charge(number: int) -> int:
+    await asyncio.sleep(0.01)
+    return charge(number)
 
 
 def test_a_wait_without_an_end_ends_the_runs() -> None:
