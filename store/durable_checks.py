@@ -51,8 +51,12 @@ def _check_outcome(outcome: Outcome) -> None:
 
 
 def _check_signals(owner: str, wait: Wait | None) -> None:
-    if wait is not None and (size := size_of_names(wait.signals)) > MAX_AWAITED_BYTES:
+    if wait is None or not wait.signals:
+        return
+    if (size := size_of_names(wait.signals)) > MAX_AWAITED_BYTES:
         raise ValueError(f"{owner}: the names of its signals have {size:,} bytes, at most {MAX_AWAITED_BYTES:,} fit")
+    if any(not name or "\0" in name for name in wait.signals):
+        raise ValueError(f"{owner}: the name of a signal is empty or has a NUL, got {wait.signals!r}")
 
 
 def check_children(parent: str, children: Sequence[NewChild], layout: int) -> None:

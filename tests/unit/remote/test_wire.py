@@ -14,6 +14,7 @@ from peerjob.handles.schedule import FireEntry, ScheduleView
 from peerjob.model import errors
 from peerjob.model.codec import encode_value
 from peerjob.model.definition import Definition, encode_definition
+from peerjob.model.durable import Wait
 from peerjob.model.durable_errors import NotRunningError, StepLimitError
 from peerjob.model.errors import OptionError, PeerjobError
 from peerjob.model.firing import FireOutcome, FireRecord, ScheduleRow
@@ -71,6 +72,26 @@ def test_a_record_survives(record: Record) -> None:
 
     assert instances.record_of(message) == record
     assert list(message.arguments) == list(message.results) == []
+
+
+def test_clients_see_the_names_of_signals_that_callers_give() -> None:
+    wait = Wait(signals=("approval@2", "ann@example.org"))
+    record = Record(
+        id=ID,
+        kind="order",
+        state=State.SCHEDULED,
+        spec=b"",
+        priority=0,
+        due_us=0,
+        attempts=0,
+        crashes=0,
+        losses=0,
+        fence=1,
+        owner="",
+        history=(),
+        wait=wait,
+    )
+    assert instances.instance_message(record, encoded=True).wait.signals == ["approval", "ann@example.org"]
 
 
 @given(records)

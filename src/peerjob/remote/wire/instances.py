@@ -221,7 +221,7 @@ def _set_wait(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> 
     wait = record.wait
     if wait is not None:
         until = None if wait.until_us is None else stamp(wait.until_us)
-        message.wait.CopyFrom(pb.Wait(signals=wait.signals, until=until, children=wait.needs))
+        message.wait.CopyFrom(pb.Wait(signals=wait.names, until=until, children=wait.needs))
 
 
 def _wait_of(message: pb.Wait) -> Wait:

@@ -243,6 +243,7 @@ class RestoreRules(DurableSuite):
             [self.moved(more={"wait": NEEDS})],
             [self.moved(more={"wait": Wait()})],
             [self.moved(more={"wait": Wait(signals=("a" * 512, "b" * 512))})],
+            [self.moved(more={"wait": Wait(signals=("a", ""))})],
             [self.moved(more={"wait": APPROVAL, "open": True})],
             [self.moved(more={"state": State.COMPLETED})],
             [self.moved(more={**child, "state": State.COMPLETED, "steps": STEPS})],

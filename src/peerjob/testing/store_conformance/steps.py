@@ -333,6 +333,8 @@ class StepRules(DurableSuite, LimitSuite):
             outcome(claim, Action.SUSPEND),
             outcome(claim, Action.SUSPEND, wait=Wait()),
             outcome(claim, Action.SUSPEND, wait=Wait(signals=("ä" * 200, "b" * 200, "c" * 423))),
+            outcome(claim, Action.SUSPEND, wait=Wait(signals=("",))),
+            outcome(claim, Action.SUSPEND, wait=Wait(signals=("a", "b\0c"))),
             outcome(claim, Action.REPORT, wait=APPROVAL),
             outcome(claim, Action.COMPLETE, needs=twice[:1]),
             outcome(claim, Action.REPORT, needs=twice),
