@@ -196,6 +196,23 @@ async def test_a_damaged_child_strands_nothing(site: MakeSite) -> None:
         assert here.server.command("KEYS", here.key(left).replace("{", "\\{")) == []
 
 
+async def test_a_call_can_follow_up_more_than_a_command_does(site: MakeSite) -> None:
+    here = site()
+    store = await opened(here)
+    peer = await here.join(store)
+    first = child(here)
+    second = child(here, Need(first.instance.id, "completed"))
+    others = [child(here, Need(second.instance.id)) for _ in range(2 * MAX_SETTLED)]
+    claim = await parent_of(here, peer, first, second)
+    for at in range(0, len(others), MAX_SETTLED):
+        await store.spawn(peer.incarnation, Held(claim.id, claim.fence), others[at : at + MAX_SETTLED])
+    await peer.take_one()
+    damage_thread(here, first.instance.id)
+    assert await store.get([first.instance.id]) == [None]
+    assert not await store.settle(10 * MAX_SETTLED)
+    assert len(await peer.take()) == len(others)
+
+
 async def test_what_exceeds_one_command_is_left_to_a_live_node(site: MakeSite) -> None:
     here = site()
     store = await opened(here)

@@ -11,7 +11,7 @@ local settle = layout == FLOWS_LAYOUT and (function()
   local NOTES = {[CANCELLED] = NEED_CANCELLED, [TIMED_OUT] = NEED_TIMED_OUT, [TERMINATED] = NEED_TERMINATED}
   -- By id: the states of the instances that the script ends; the planned edges of those that it lets others need; those
   -- that it lets need one that failed; the children that it lets go; the damaged ones.
-  -- By id: the edges that were read before any write.
+  -- By id: the edges that were read before any write, MAX_SETTLED and one more at most.
   local self, released, damaged, has_ends = {over = {}, needed = {}, failing = {}}, {}, {}, false
   local edges = {}
 
@@ -63,7 +63,7 @@ local settle = layout == FLOWS_LAYOUT and (function()
         local state, fence = match(text, '^(%d+) (%d+)$', 74)
         found[#found + 1] = {id, 'c', fence, sub(text, 38, 73), tonumber(state)}
       else
-        members = letter == 'e' and edges[id] or call('ZRANGE', key, 0, left)
+        members = letter == 'e' and left <= MAX_SETTLED and edges[id] or call('ZRANGE', key, 0, left)
         edges[id] = nil
         for n = #members, left + 1, -1 do
           members[n], is_whole = nil, false
