@@ -33,6 +33,8 @@ class ClaimLimits:
         """Those of them that only time opens."""
         self.free: dict[str, int] = {}
         """Shared limit → how many instances the claim may take."""
+        self._shares: dict[str, int] = {}
+        """Shared limit → how many instances are the share of the node, if it must stay away from those of others."""
         self._names = list(dict.fromkeys(name for names in self.limits.values() for name in names))
         self._states: dict[str, LimitState] = {}
         self._share = 0, 1
@@ -56,7 +58,7 @@ class ClaimLimits:
             charged = self._charged.get(name, 0) if now_us >= state.use.closed_us else 0
             self.free[name] = min(state.places, state.starts + charged)
             if nodes > 1 and self._context.limit_rules.contended and self._concurrency(name):
-                self.free[name] = min(self.free[name], self._own_places(name) or self.free[name])
+                self._shares[name] = min(self.free[name], self._own_places(name) or self.free[name])
         full = {kind for kind, names in self.limits.items() if any(self._states[name].places <= 0 for name in names)}
         used_up = {kind for kind, names in self.limits.items() if any(self.free[name] <= 0 for name in names)}
         self.timed = used_up - full - self.closed
@@ -65,6 +67,10 @@ class ClaimLimits:
     def budget(self, spread: int) -> Budget | None:
         """What the shared limits leave, `spread` times; None if no wanted kind has one."""
         return Budget(self.limits, {name: free * spread for name, free in self.free.items()}) if self.limits else None
+
+    def share(self) -> Budget:
+        """The share of the node of what the shared limits leave."""
+        return Budget(self.limits, {**self.free, **self._shares})
 
     # -- what is taken --------------------------------------------------------------------------------------------
 

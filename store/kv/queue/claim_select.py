@@ -120,6 +120,10 @@ class Remaining:
         """What the shared limits leave to all kinds together; None without limits."""
         return None if self._by_limits is None else self._by_limits.budget(self._spread)
 
+    def share(self) -> Budget | None:
+        """The share of the node of the budget; None without limits."""
+        return None if self._by_limits is None else self._by_limits.share()
+
     def spent(self, kinds: Iterable[str], used: Mapping[str, int]) -> set[str]:
         """Those of these kinds of which no more can be picked, if so many of each kind are."""
         budget = self.budget()
@@ -315,13 +319,17 @@ def share_of(
         is_own = part == own or passed_over.get(id, 0) >= MAX_PASSED
         ranked.append((0, at, at) if is_own else ((part - own) % count, drawn, at))
     ranked.sort()
-    used, own_picks, others, budget = Counter[str](), list[int](), list[int](), remaining.budget()
+    used, own_picks, others = Counter[str](), list[int](), list[int]()
+    budget, share = remaining.budget(), remaining.share()
     for _, _, at in ranked:
         kind = picks[at].kind
-        may_take = len(own_picks) < limit and used[kind] < remaining.of(kind)
+        is_ours = share is None or share.allows(kind) or passed_over.get(ids[at], 0) >= MAX_PASSED
+        may_take = len(own_picks) < limit and used[kind] < remaining.of(kind) and is_ours
         if may_take and (budget is None or budget.take(kind)):
             used[kind] += 1
             own_picks.append(at)
+            if share is not None:
+                share.use(kind, 1)
         else:
             others.append(at)
     own_picks.sort()

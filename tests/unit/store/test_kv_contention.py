@@ -275,6 +275,28 @@ async def test_an_instance_is_passed_over_a_few_times_while_the_node_of_its_part
         assert all(sum(max(before) > id for before in claims[:number]) <= MAX_PASSED for id in taken)
 
 
+async def test_a_share_of_permits_lets_no_more_of_less_urgent_instances_go_first(clock: VirtualClock) -> None:
+    """Four other nodes are busy, and the permits of their shares stay free."""
+    kv, make = Windowed(MemoryData(), clock), Factory(clock)
+    store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+    kinds = ("urgent", "rest")
+    peer, *_ = [await Peer(store=store, info=make.node(kinds=kinds), make=make).join() for _ in range(5)]
+    shared = SharedLimit(name="shared", numbers=LimitNumbers(concurrency=10))
+    await store.publish_limits([KindLimits(kind="urgent", shared=(shared,))])
+    await store.enqueue([make.instance(kind="urgent", priority=0) for _ in range(60)])
+    await store.enqueue([make.instance(kind="rest", priority=9) for _ in range(400)])
+    claims, less_urgent = await peer.take(8), list[bool]()
+    while any(claim.kind == "urgent" for claim in claims):
+        # the last urgent ones have waited since the first claim
+        less_urgent.append(any(claim.kind == "rest" for claim in claims))
+        store._context.limit_rules.wrote([0])  # pyright: ignore[reportPrivateUsage]  # as after a conflict
+        outcomes = [outcome(claim) for claim in claims]
+        _, claimed = await store.turn(peer.incarnation, outcomes, peer.want(8), request=make.request())
+        claims = claimed.claims
+    assert await store.due(["urgent"]) == {}
+    assert sum(less_urgent[:-1]) <= MAX_PASSED
+
+
 async def test_claims_of_other_kinds_do_not_count_an_instance_anew(clock: VirtualClock) -> None:
     """The node of its part claims nothing, and each second claim of this node takes another kind."""
     kv, make = Windowed(MemoryData(), clock), Factory(clock)
