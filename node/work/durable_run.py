@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import MutableSet, Sequence
 from typing import Any, NoReturn
 
 from msgspec import structs
@@ -283,8 +283,14 @@ class NodeDurableRun(RunSteps):
 
 
 def _is_awaited(task: asyncio.Task[Any]) -> bool:
-    """Whether something waits for the end of a task. Without an answer, as of a task of another class, it counts."""
-    return bool(getattr(task, "_callbacks", True))
+    """Whether something waits for the end of a task. Without an answer, as of a task of another class, it counts.
+
+    A callback that takes the task out of a set, which the documentation of asyncio advises, waits for nothing.
+    """
+    callbacks: Any = getattr(task, "_callbacks", True)
+    if callbacks is True:
+        return True
+    return any(not isinstance(getattr(callback, "__self__", None), MutableSet) for callback, _ in callbacks or ())
 
 
 def _is_over(record: Record) -> bool:
