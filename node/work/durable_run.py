@@ -154,7 +154,7 @@ class NodeDurableRun(RunSteps):
         The body cannot go on if it waits itself, or if its tasks wait and it has called no verb for QUIET_PASSES.
         A task that nothing awaits, as the loser of a race, does not count.
         """
-        while self._waiting and not self._run.ended:
+        while self._waiting and not (self._run.ended or self._context.ended):
             top_waits = holds_thread.get() or self._run.task in self._waiting
             if self._running:
                 self._idle.clear()

@@ -14,6 +14,7 @@ from peerjob import (
     INJECTED,
     BlockingContext,
     Context,
+    Depends,
     Instance,
     Job,
     Node,
@@ -107,6 +108,20 @@ async def test_the_loser_of_a_race_does_not_end_the_run(
     gc.collect()
     assert "never retrieved" not in caplog.text
     assert not [task for task in asyncio.all_tasks() if "DurableVerbs" in repr(task)], "the loser ends with the body"
+
+
+async def slow_to_close() -> AsyncIterator[None]:
+    yield
+    await asyncio.sleep(30)
+
+
+async def test_a_loser_does_not_end_the_run_of_a_body_that_has_ended(node: Node, clock: VirtualClock) -> None:
+    async def body(context: Context = INJECTED, _: Any = Depends(slow_to_close)) -> str:
+        await won(context.step("won", str), gathered(context.wait_for(APPROVAL), 1))
+        return "over"
+
+    instance = await begun(node, body)
+    assert await instance.result("1m") == "over"
 
 
 @pytest.mark.parametrize("looks", [True, False])
