@@ -163,14 +163,18 @@ class NodeDurableRun(RunSteps):
             elif self._passes < (1 if top_waits else QUIET_PASSES):
                 self._passes += 1
                 await asyncio.sleep(0)
-            elif top_waits or any(_is_awaited(task) for task in self._waiting):
+            elif top_waits or self._awaits_one():
                 self._state.suspension = self._paged(joined(self._awaited()))
                 return
             else:
                 self._begins.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._begins.wait(), LOOK_AGAIN)
-                self._passes = 0
+                if self._awaits_one():
+                    self._passes = 0
+
+    def _awaits_one(self) -> bool:
+        return any(map(_is_awaited, self._waiting))
 
     def _awaited(self) -> list[Suspension]:
         """What ends the wait of the body. Of a task that nothing awaits, only a deadline is kept."""
