@@ -151,7 +151,7 @@ class NodeRuntime:
         prefetch = Prefetch()
         runner = InstanceRunner(
             clock, manager, registry, self.executor, self.context_backend, unsent, self._outcome_builder,
-            self.processors, prefetch, self._loop_ends, store.local_objects,
+            self.processors, prefetch, lambda: self.lease.trusted, self._loop_ends, store.local_objects,
         )  # fmt: skip
         traced = runner if tracing is None else TracedRunner(runner, tracing, name)
         catalogue = self.catalogue = KindCatalogue(

@@ -60,6 +60,7 @@ class InstanceRunner:
         outcome_builder: OutcomeBuilder,
         processors: Processors,
         prefetch: Prefetch,
+        trusts_lease: Callable[[], bool],
         loop_ends: Callable[[], bool],
         local_objects: dict[str, Any] | None,
     ) -> None:
@@ -72,6 +73,7 @@ class InstanceRunner:
         self._outcome_builder = outcome_builder
         self._processors = processors
         self._prefetch = prefetch
+        self._trusts_lease = trusts_lease
         self._loop_ends = loop_ends
         self._local = local_objects
         self._misfits: dict[str, int] = {}
@@ -135,6 +137,9 @@ class InstanceRunner:
         binding, policy = run.binding, run.policy
         if binding is None or policy is None:
             return handed_back(run, "kind is no longer registered here")
+        if run.lost or not self._trusts_lease():
+            # the process was stopped, or the lease ended, while the node waited for an answer of the store
+            return handed_back(run, HANDED_BACK["lost"])
         timeout = policy.timeout
         deadline = None if timeout is None else self._clock.time_us() + round(timeout * 1_000_000)
         context = run.context = Context(

@@ -305,6 +305,7 @@ class _Attempts:
             outcome_builder=outcome_builder,
             processors=self._processors,
             prefetch=Prefetch(),
+            trusts_lease=lambda: True,
             loop_ends=lambda: False,
             local_objects=local,
         )

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from peerjob import INJECTED, Context, Filter, Instance, Job, Node, Query, State, StoreRefusedError
+from peerjob import INJECTED, Context, Filter, Flow, Instance, Job, Node, Query, State, StoreRefusedError
 from peerjob.model.record import Instruction, Outcome, Renewed, Want
-from peerjob.testing import VirtualClock, drain, running_node
+from peerjob.testing import TestCluster, VirtualClock, drain, running_node
 from support.factories import flaky_store
 
 
@@ -153,3 +153,32 @@ async def test_an_answer_to_the_incarnation_before_that_comes_late_changes_nothi
             await clock.settle()
         assert await clock.run(instance.result()) == "one"
         assert (node.incarnation, runtime.intake.state, work.ended) == (now, "active", Counter({None: 1}))
+
+
+@pytest.mark.parametrize("late", [1, 30])
+async def test_no_body_begins_if_the_claim_was_lost_while_its_arguments_were_read(late: float) -> None:
+    """The process is stopped meanwhile. It gets the answer before it renews its lease, or after it has joined again."""
+    began: list[str] = []
+
+    async def add(numbers: list[int], ctx: Context = INJECTED) -> int:
+        assert ctx.worker is not None
+        began.append(ctx.worker.node)
+        return sum(numbers)
+
+    job, flow = Job("add", add), Flow("sum")
+    first = flow.add(job.call([1, 2]))
+    second = flow.add(job.call([first.output, 4]))
+    async with TestCluster(nodes=2, jobs=[job]) as cluster:
+        await cluster.stop("node-2")
+        await cluster.slow("get", late, node="node-1")
+        run = await cluster.clock.run(cluster.node("node-1").schedule_flow(flow))
+        claimed = f"{run[second].id[-4:]} Processing on node-1"
+        assert await cluster.clock.until(lambda: any(claimed in event.text for event in cluster.trace), "1m")
+        assert began == ["node-1"]
+        await cluster.pause("node-1")
+        await cluster.restart("node-2")
+        await cluster.advance("10s")
+        await cluster.resume("node-1")
+        await cluster.run_until_idle()
+        await cluster.advance(2 * late)
+        assert began == ["node-1", "node-2"]
