@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from peerjob import INJECTED, Context, Instance, Job, State, UnknownInstanceError, UnknownKindError
+from peerjob import INJECTED, Context, Instance, Job, KeyLimit, State, UnknownInstanceError, UnknownKindError
 from peerjob.testing import TestCluster, running_node
 
 pytestmark = pytest.mark.one_python
@@ -213,6 +213,26 @@ async def test_a_fault_in_a_quiet_stretch_ends_the_jumps_until_the_cluster_has_c
         cluster.assert_fired(job, times=2)
         assert cluster.leader is not first
         assert len(await cluster.leader.nodes()) == 2
+
+
+async def test_no_time_is_skipped_while_only_a_check_of_limits_lets_instances_go() -> None:
+    """The node dies after the write that takes back a claim, and before the one that lets the next instance go."""
+
+    async def work(seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    job = Job("keyed", work, limits=[KeyLimit(lambda _: "key", concurrency=1)])
+    async with TestCluster(nodes=1, jobs=[job], latency=0.05) as cluster:
+        held = await cluster.schedule(job, 60)
+        await cluster.schedule(job, 0)
+        await cluster.advance(2)
+        assert [run.instance for run in cluster.runs(job)] == [held.id]
+        await cluster.kill("node-1")
+        await cluster.restart("node-1")
+        assert await cluster.clock.until(lambda: "(node lost)" in cluster.trace[-1].text, "1m")
+        await cluster.kill("node-1")
+        await cluster.restart("node-1")
+        await cluster.run_until_idle("5m")
 
 
 @pytest.mark.matrix("a long run of a tool for tests")

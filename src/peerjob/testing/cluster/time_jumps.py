@@ -33,7 +33,7 @@ SOON = 1.2
 MIN_QUIET = 15.0
 """Seconds without a jump after a fault. With long leases, the period is longer."""
 MAX_READY = 50
-"""Most keys of ready instances that are read. With as many ready instances, no jump is made."""
+"""Most keys of ready instances that are read, and most limit keys. With as many ready instances, no jump is made."""
 
 
 class TimeJumps:
@@ -57,6 +57,7 @@ class TimeJumps:
         self._is_disturbed = is_disturbed
         self._keys = keys
         self._ready = f"{keys.root}ready/"
+        self._gates = f"{keys.head(keys.waits)}/"
         self._ttl_us = ttl_us
         self._quiet = max(MIN_QUIET, 4 * ttl_us / 1_000_000)
         self._quiet_until = clock.steady + self._quiet
@@ -81,7 +82,7 @@ class TimeJumps:
         if not all(member.is_at_rest for member in members):
             return False
         claimed = {kind for member in members for kind in member.claims}
-        if claimed and self._is_ready(claimed):
+        if (claimed and self._is_ready(claimed)) or self._is_left_waiting():
             return False
         seconds = min(idle, self._until_due(claims=bool(claimed)))
         leader = next((member for member in members if member.is_leader), None)
@@ -114,6 +115,15 @@ class TimeJumps:
             return True
         kinds = {self._keys.unescaped(key[len(self._ready) :].split("/", 1)[0]) for key in ready}
         return not kinds.isdisjoint(claimed)
+
+    def _is_left_waiting(self) -> bool:
+        """Whether instances wait for a limit key of which none is queued or claimed: a check of limits lets one go.
+
+        This happens if a node dies after the write that takes back the last claim of a key, before it lets one go.
+        """
+        keys, first = self._keys, self._data.first
+        gates = {keys.gate_of(head, self._gates) for head in first(self._gates, MAX_READY)}
+        return any(first(keys.waiting(gate), 1) and not first(keys.key_permits(gate), 1) for gate in gates)
 
     def _until_due(self, *, claims: bool) -> float:
         """Return the seconds until just before the store's next due time. Below MIN_JUMP, no jump is made."""
