@@ -198,7 +198,8 @@ def settled(evidence: Evidence) -> Iterator[Violation]:
     """SETTLED: at rest, nothing is left to follow up, and no child is held; meanwhile, nothing waits for nothing.
 
     * After each operation, what waits and what holds it in the store agree: see `threads`.
-    * At rest, no end is to be settled, and nothing is needed.
+    * At rest, no end is to be settled, and nothing is needed. The exception is what a final instance needed of a child
+      that was removed before its end was settled: the removal of that instance takes it along.
     * A child whose retention is over is removed after the end of its parent.
     """
     for text in evidence.durable.broken:

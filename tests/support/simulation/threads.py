@@ -86,9 +86,20 @@ class Threads(MemoryWatch):
                 self._evidence.broken.setdefault(f"EDGES-SETTLE: {id} is over, and {len(dependants)} need it ({when})")
 
     def unsettled(self) -> list[str]:
-        """The keys that are only there while something is to be settled."""
-        root, data = self._keys.root, self._data.entries
-        return [key[len(root) :] for key in data if key.startswith((f"{root}settle/", f"{root}for/", f"{root}need/"))]
+        """The keys that are only there while something is to be settled, but for needs that go with their dependant.
+
+        A child that its parent lets go can be removed, with its edges, before its end is settled. No edge then tells of
+        the need, and the final dependant keeps it until its own removal.
+        """
+        root, rows = self._keys.root, self._read().rows
+        found: list[str] = []
+        for key in self._data.entries:
+            part, *names = key[len(root) :].split("/")
+            if part in ("settle", "for", "need"):
+                dependant = rows.get(names[0])
+                goes_along = part == "need" and dependant is not None and dependant.row.final and names[2] not in rows
+                found += [] if goes_along else [key[len(root) :]]
+        return found
 
     def _read(self) -> _Found:
         found, root = _Found(), len(self._keys.root)

@@ -249,6 +249,32 @@ def test_a_look_at_the_data_sees(case: str) -> None:
     assert looked(**entries) == wanted
 
 
+NEED = f"{KEYS.needs(ID, 7)}{OTHER}"
+AT_REST: dict[str, tuple[bool, dict[str, bytes]]] = {
+    "an end that is to be settled": (True, {KEYS.settle(ID, "e"): b"4", KEYS.state + ID: a_row(State.COMPLETED)}),
+    "an edge": (True, {f"{KEYS.edges(OTHER)}{ID}": b"", KEYS.state + ID: a_row(State.COMPLETED)}),
+    "what a final instance needed of a child that is gone": (
+        False,
+        {NEED: b"", KEYS.state + ID: a_row(State.CANCELLED)},
+    ),
+    "a need of a child that is there": (
+        True,
+        {NEED: b"", KEYS.state + ID: a_row(State.CANCELLED), KEYS.state + OTHER: a_row(State.COMPLETED)},
+    ),
+    "a need of an instance that waits": (True, {NEED: b"", KEYS.state + ID: a_row(thread=WAITING)}),
+    "a need of an instance that is gone": (True, {NEED: b"", KEYS.state + ID: GONE}),
+}
+
+
+@pytest.mark.parametrize("case", AT_REST)
+def test_what_is_left_at_rest_is_seen_unless_it_goes_with_its_instance(case: str) -> None:
+    is_left, entries = AT_REST[case]
+    data = MemoryData()
+    for key, value in entries.items():
+        data.apply([Transaction([], [Put(key, value, 0)])], None)
+    assert Threads(data, "n", DurableEvidence()).unsettled() == [next(iter(entries))[2:]] * is_left
+
+
 def test_a_step_that_changes_is_seen() -> None:
     data, found = MemoryData(), DurableEvidence()
     Threads(data, "n", found)
