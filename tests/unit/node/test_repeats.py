@@ -1,6 +1,7 @@
 """A call that acts and is repeated with the same id: it acts once, and has the answer of the first."""
 
 import asyncio
+import re
 from typing import Any
 from uuid import uuid4
 
@@ -72,7 +73,7 @@ async def test_an_id_of_another_kind_is_refused(clock: VirtualClock) -> None:
                 OptionError, match="uuid: expected an id that no instance of another kind has"
             ) as caught:
                 await node.schedule_as(id, FAIL.call(1))
-            assert "add" not in str(caught.value)
+            assert not re.search(r"\badd\b", str(caught.value))
             with pytest.raises(OptionError, match=id):
                 await node.schedule_many([FAIL.call(1)], ids=[id])
         assert (await made.refresh()).record == before
