@@ -19,7 +19,7 @@ from uuid import uuid4
 
 import pytest
 
-from peerjob import SystemClock, __version__
+from peerjob import Node, SystemClock, __version__
 from peerjob.model.ids import IdSource
 from support.division import in_matrix
 from support.jobctl import Jobctl, begun, serving
@@ -177,10 +177,13 @@ CLOSED = pytest.mark.matrix("other closed streams stay in make test")
     ],
 )
 def test_a_stream_that_the_caller_has_closed_is_one_line(tmp_path: Path, command: str, message: str) -> None:
+    url = f"sqlite:///{tmp_path / 'jobs.db'}"
+    with Node(url).blocking():
+        pass
     done = subprocess.run(
         ["sh", "-c", f'"$0" {command}', JOBCTL],
         capture_output=True,
-        env=os.environ | {"PEERJOB_STORE": f"sqlite:///{tmp_path / 'jobs.db'}"},
+        env=os.environ | {"PEERJOB_STORE": url},
         timeout=PATIENCE,
         check=False,
         text=True,
