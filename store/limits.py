@@ -25,8 +25,7 @@ A *key limit* is a gate in front of the queue of its kind:
   claim. RETRY and SNOOZE leave the key. HAND_BACK, `leave` and `reap` leave it and come again, with the old due time.
 * A key admits instances after all other effects of a command, and in a claim also after delayed instances have moved.
   While the key is not full, the next one is the best by priority, due time and id: of those that wait, and of those
-  that this command brought. With the order "windowed" of `Capabilities`, it may be any of the first `concurrency` of
-  the best priority.
+  that this command brought.
 * The queue is in the order of priority, due time and id. An instance that waited before this command has the time of
   its admission there instead of its due time. Its record keeps the due time.
 * If an instance that came has a better priority than the one that the key admitted last, and that one is not claimed,

@@ -211,8 +211,6 @@ class CommitCommands(LogCommands, RetentionCommands):
                 answer_log.extra += update.answers
         changes = [await self._update_change(update, source.now_us, wakeups, slots, gates) for update in changing]
         written = await self._writer.write(changes, answer_log=answer_log, guards=stamps(gates))
-        if gates is not None:
-            context.limit_rules.wrote(written.revisions)
         for update, revision in zip(changing, written.revisions, strict=True):
             if not revision:
                 context.uncache((update.id,))

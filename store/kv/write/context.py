@@ -61,7 +61,7 @@ class KVContext:
         self.clock_skew = ClockSkew(clock)
         limited = LimitedWakes(kv, self.keys, self.limit_rules, self.counts, self.clock_skew.median_us)
         self.hints = Hints(kv, self.keys, clock, self.writer, self.queues, limited)
-        self.gates = Gates(kv, self.keys, clock, self.queues, self.unreadable, self.limit_rules)
+        self.gates = Gates(kv, self.keys, self.queues, self.unreadable, self.limit_rules)
         settling = Settling(kv, self.keys, clock, self.gates, self.limit_rules, self.writer, self.hints)
         self.settle = self.hints.open_gates = settling.settle
         self.answer_logs = AnswerLogs(kv, self.keys, self.unreadable)

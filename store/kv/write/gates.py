@@ -19,7 +19,6 @@ from zlib import crc32
 
 import msgspec
 
-from peerjob.model.clock import Clock
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import Compare, Delete, Entry, KeyValue, Op, Put, Transaction
 from peerjob.store.kv.format.keys import LATEST_US, Keys, below, prefix_end, timed
@@ -36,8 +35,6 @@ Gate = tuple[str, str]
 """A kind and a limit key."""
 _AHEAD = 8
 """A read of a limit key finds at least so many of the instances that wait."""
-_APART = 60
-"""Of at most so many waiting instances of a limit key, several nodes choose different ones."""
 _CONCURRENCY = "c"
 """The last part of the key that stores the concurrency of a limit key."""
 
@@ -135,14 +132,6 @@ class KeyState:
         """The key of a permit."""
         return f"{self.prefix}{number:06d}"
 
-    def mix(self, clock: Clock) -> None:
-        """Mix the first instances of the first priority, at most as many as may be past the gate, and `_APART`."""
-        most = min(self.concurrency, _APART)
-        same = sum(waiter.priority == self.waiting[0].priority for waiter in self.waiting[:most])
-        first = self.waiting[:same]
-        clock.random.shuffle(first)
-        self.waiting[:same] = first
-
     def last_ops(self) -> list[Op]:
         """The removal of the stored concurrency with the last permit."""
         return [Delete(self.prefix + _CONCURRENCY)] if self.stored is not None and self.admitted <= 0 else []
@@ -222,11 +211,8 @@ def stamps(gates: GatePlan | None) -> list[Compare]:
 class Gates:
     """Reads limit keys."""
 
-    def __init__(
-        self, kv: KeyValue, keys: Keys, clock: Clock, queues: Queues, unreadable: Unreadable, rules: LimitsInUse
-    ) -> None:
+    def __init__(self, kv: KeyValue, keys: Keys, queues: Queues, unreadable: Unreadable, rules: LimitsInUse) -> None:
         self._kv = kv
-        self._clock = clock
         self._keys = keys
         self._queues = queues
         self._unreadable = unreadable
@@ -238,13 +224,7 @@ class Gates:
         if not wanted:
             return None
         rules = await self._limit_rules.current()
-        states = await self.read(sorted(wanted), rules, ahead=ahead, apart=self._apart)
-        return GatePlan(self._keys, states, rules.stamp, {})
-
-    @property
-    def _apart(self) -> bool:
-        """Whether the ends of several nodes lately wanted the same waiting instances."""
-        return bool(self._limit_rules.contended) and self._kv.capabilities.order == "windowed"
+        return GatePlan(self._keys, await self.read(sorted(wanted), rules, ahead=ahead), rules.stamp, {})
 
     async def plan_of(
         self, rows: Iterable[tuple[str, Row]], slots: Iterable[SlotRow] = (), others: Iterable[Gate | None] = ()
@@ -272,10 +252,8 @@ class Gates:
                 plan.states |= await self.read(sorted(unseen), await self._limit_rules.current())
         return plan
 
-    async def read(
-        self, gates: Sequence[Gate], rules: Rules, *, ahead: int = _AHEAD, apart: bool = False
-    ) -> dict[Gate, KeyState]:
-        """Read limit keys, each with the first instances that wait; with `apart`, in an order of this store."""
+    async def read(self, gates: Sequence[Gate], rules: Rules, *, ahead: int = _AHEAD) -> dict[Gate, KeyState]:
+        """Read limit keys, each with the first instances that wait."""
         keys = self._keys
         ranges = [below(keys.key_permits(gate)) for gate in gates]
         ranges += [below(f"{keys.head(keys.waiting(gate))}/") for gate in gates]
@@ -290,11 +268,7 @@ class Gates:
             if queues.items:
                 heads[gate] = sorted(self._queues.heads(queues), key=lambda head: head.queue, reverse=True)
                 state.has_queues = True
-        if apart:
-            ahead = max([ahead, *(min(state.concurrency, _APART) for state in states.values() if state.has_queues)])
         await self._read_waiting(states, heads, ahead)
-        for state in states.values() if apart else ():
-            state.mix(self._clock)
         return states
 
     def _take_permit(self, state: KeyState, key: str, entry: Entry) -> None:

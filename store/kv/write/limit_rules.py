@@ -60,10 +60,10 @@ class LimitsInUse:
         self.known = Rules(Compare(keys.layout, mod=-1))
         """The limits that were read last. For the choice of nodes to wake, they are new enough."""
         self.contended = 0
-        """In so many of the next requests, this store stays away from what other stores may choose."""
+        """In so many of the next claims, this store stays away from the permits that other stores prefer."""
 
     def wrote(self, revisions: Iterable[int]) -> None:
-        """Learn from a request whether several stores choose the same permits or the same waiting instances."""
+        """Learn from a claim whether several stores choose the same permits."""
         self.contended = max(0, self.contended - 1) if all(revisions) else _CONTENDED
 
     async def current(self) -> Rules:

@@ -20,13 +20,11 @@ from peerjob.model.stored_limit import MAX_CONCURRENCY, KindLimits, LimitNumbers
 from peerjob.store.base import Store
 from peerjob.store.kv.format.base import MAX_TRANSACTIONS, Applied, Compare, Entry, Found, Put, Range, Transaction
 from peerjob.store.kv.format.keys import Keys, timed
-from peerjob.store.kv.format.limit_rows import Waiting
 from peerjob.store.kv.index import counts, queues
 from peerjob.store.kv.queue import claim_limits
 from peerjob.store.kv.queue.claim_select import MAX_PASSED, Pick, Remaining, share_of
 from peerjob.store.kv.store import KVStore
 from peerjob.store.kv.write import answers, context, hints, kind_sets
-from peerjob.store.kv.write.gates import KeyState, Waiter
 from peerjob.store.kv.write.limit_rules import free_numbers
 from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
@@ -146,7 +144,7 @@ async def test_a_window_keeps_nodes_out_of_each_others_way(clock: VirtualClock) 
     assert await conflicts(clock, Windowed) * 2 < await conflicts(clock, Overtaken)
 
 
-async def limited_conflicts(clock: VirtualClock, limits: KindLimits, limit_key: str = "") -> float:
+async def limited_conflicts(clock: VirtualClock, limits: KindLimits) -> float:
     """How many transactions fail for each instance while four nodes run what one limit lets go."""
     make = Factory(clock)
     kv = Windowed(EtcdData(), clock)
@@ -167,8 +165,7 @@ async def limited_conflicts(clock: VirtualClock, limits: KindLimits, limit_key: 
     peers = [await join() for _ in range(4)]
     await peers[0].store.publish_limits([limits])
     for _ in range(4):
-        batch = [make.instance(limit_key=limit_key, key_concurrency=limits.key_concurrency) for _ in range(100)]
-        await peers[0].store.enqueue(batch)
+        await peers[0].store.enqueue(make.instances(100))
         await clock.advance(0.1)
     conflicts = kv.conflicts
     assert sum(await asyncio.gather(*map(work, peers))) == 400
@@ -193,10 +190,6 @@ async def test_a_claim_that_reads_two_places_of_an_instance_takes_it_once(clock:
 async def test_nodes_choose_different_permits_of_a_shared_limit(clock: VirtualClock) -> None:
     shared = SharedLimit(name="shared", numbers=LimitNumbers(concurrency=40))
     assert await limited_conflicts(clock, KindLimits(kind="work", shared=(shared,))) < 0.2
-
-
-async def test_nodes_let_different_instances_of_a_key_pass(clock: VirtualClock) -> None:
-    assert await limited_conflicts(clock, KindLimits(kind="work", key_concurrency=40), "key") < 0.5
 
 
 def test_a_node_begins_with_its_share_of_the_permits_and_goes_on_anywhere() -> None:
@@ -228,17 +221,6 @@ async def test_of_a_limit_of_a_million_a_claim_looks_at_no_more_numbers_than_it_
     store._context.limit_rules.wrote([0])  # pyright: ignore[reportPrivateUsage]  # as after a conflict
     assert len(await peer.take(10)) == 10
     assert looked < 2 * MAX_BATCH
-
-
-def test_several_nodes_mix_no_more_than_the_first_instances_of_a_key(clock: VirtualClock) -> None:
-    for concurrency, mixed in ((1, 1), (20, 20), (100, 60)):
-        state = KeyState(("work", "key"), "", concurrency)
-        before = [Waiter("", f"{number}", 0, 5, Waiting(False, 1)) for number in range(100)]
-        state.waiting = [*before]
-        state.mix(clock)
-        assert state.waiting[mixed:] == before[mixed:]
-        assert set(state.waiting[:mixed]) == set(before[:mixed])
-        assert (state.waiting != before) == (mixed > 1)
 
 
 async def test_a_single_node_keeps_strict_order_in_a_window(clock: VirtualClock) -> None:

@@ -60,7 +60,8 @@ async def examine(settings: DaemonSettings, clock: Clock) -> Sequence[Finding]:
         missing = _missing_files(settings)
         findings += missing.values()
         if "store" in missing:
-            return findings
+            own_coordinator = settings.coordinator is not None and "leader" not in missing
+            return [*findings, *(await _leader(settings, clock, nodes_run=False) if own_coordinator else ())]
         store = open_store(settings.store, namespace=settings.namespace, clock=clock, limits=StoreLimits(), retry_for=0)
         await store.open()
     except PeerjobError as error:
