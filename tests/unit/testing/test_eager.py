@@ -435,8 +435,8 @@ def test_waits_and_children_at_the_same_time_run_in_place() -> None:
         await asyncio.gather(context.map("charges", charges), *naps)
 
     CHARGED.clear()
-    # on the clock of the machine, the naps would end at different moments, and so in different runs
-    assert len(Eager(clock=VirtualClock()).run(Job("both", body)).attempts) == 2
+    # the naps can end at different moments, and so in different runs
+    assert eager(Job("both", body)).verdict is Verdict.COMPLETED
     assert CHARGED == [1, 2]
 
 
