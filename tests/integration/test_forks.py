@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
@@ -98,6 +99,22 @@ def test_a_child_that_goes_on_with_the_loop_of_its_parent_is_refused(url: str, n
     assert parent.double(3) == 6
     assert parent.joined() == parent.incarnation
     assert parent.loop.time() - began < IN_TIME
+    parent.close()
+
+
+def test_a_child_does_not_take_the_answer_that_waits_for_its_parent(url: str, namespace: str) -> None:
+    """An answer of GLIDE is an address in the memory of the parent."""
+    parent = Parent(url, namespace)
+    asked = [parent.loop.create_task(parent.node.nodes()) for _ in range(50)]
+    parent.loop.run_until_complete(asyncio.sleep(0))
+
+    def go_on() -> None:
+        time.sleep(0.1)  # the answers come meanwhile
+        parent.loop.run_until_complete(asyncio.sleep(0.2))
+
+    assert in_child(go_on) == 0
+    for answer in parent.loop.run_until_complete(asyncio.gather(*asked)):
+        assert [node.info.incarnation for node in answer] == [parent.incarnation]
     parent.close()
 
 

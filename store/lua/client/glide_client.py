@@ -5,9 +5,11 @@ GLIDE's types of commands and answers are recursive, which the type checkers do 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, cast
 
+import glide.glide_client
 from glide import (
     AdvancedGlideClientConfiguration,
     AdvancedGlideClusterClientConfiguration,
@@ -123,3 +125,10 @@ def _tls_config(tls: Tls) -> TlsAdvancedConfiguration:
         client_cert_pem=tls.cert_file.read_bytes() if tls.cert_file else None,
         client_key_pem=tls.key_file.read_bytes() if tls.key_file else None,
     )
+
+
+# GLIDE hands over each answer by a pipe, as an address in the memory of the parent. Releases before the pipe lack the
+# function.
+_leave_pipe = getattr(glide.glide_client, "_detect_fork_and_reset", None)
+if _leave_pipe is not None and hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_pipe)
