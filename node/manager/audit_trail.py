@@ -22,7 +22,6 @@ from peerjob.model.record import MAX_BATCH
 logger = logging.getLogger("peerjob.audit")
 
 FLUSH_SECONDS = 1.0
-_LINE = "%s %s %s count=%s: %s"
 
 
 class AuditLog(Protocol):
@@ -70,11 +69,7 @@ class AuditTrail(BackgroundRole):
         if logger.isEnabledFor(logging.INFO):
             fields = {name: value for name, value in structs.asdict(record).items() if name not in ("at_us", "calls")}
             shown = (principal, verb, record.criteria or "-", "-" if count is None else count, result)
-            # without the search for the caller's line in the source, which is always this one
-            line = logger.makeRecord(
-                logger.name, logging.INFO, __file__, 0, _LINE, shown, None, "add", {"audit": fields}
-            )
-            logger.handle(line)
+            logger.info("%s %s %s count=%s: %s", *shown, extra={"audit": fields})
         if result == DENIED:
             return
         schedules = verb.startswith("ScheduleJob")

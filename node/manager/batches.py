@@ -161,8 +161,8 @@ class RecordReader:
     def remember(self, refused: Iterable[RowRefusedError]) -> None:
         """Let `record` tell why these ids have no instance."""
         self._refused.update((error.uuid, (error.holder, error.why)) for error in refused)
-        for id in list(self._refused)[: max(0, len(self._refused) - MAX_REFUSED)]:
-            del self._refused[id]
+        while len(self._refused) > MAX_REFUSED:
+            del self._refused[next(iter(self._refused))]
 
     async def record(self, uuid: str | UUID) -> Record:
         """One record; raises UnknownInstanceError, or OptionError for text that is no UUID."""

@@ -20,7 +20,6 @@ from peerjob.proto.job.v1 import service_pb2 as pb
 from .values import is_tuple, optional_stamp, stamp, stamp_us, state_number, value_text
 
 ENCODED = pb.INSTANCE_VIEW_ENCODED
-_PROCESSING = State.PROCESSING
 _MOMENTS = {
     State.PROCESSING: "processed_at",
     State.COMPLETED: "completed_at",
@@ -41,15 +40,13 @@ def instance_message(record: Record, *, encoded: bool) -> pb.JobInstance:
 
 def _message(record: Record, *, encoded: bool) -> pb.JobInstance:
     shown: Instance[Any] = Instance(None, record)
-    due, node = stamp(record.due_us), None
+    due = stamp(record.due_us)
     moments: dict[str, Any] = {}
     history: list[pb.HistoryEntry] = []
     for entry in record.history:
         history.append(transition := _transition_message(entry))
         if (name := _MOMENTS.get(entry.state)) is not None:
             moments[name] = transition.at
-        if entry.state is _PROCESSING:
-            node = entry.node
     message = pb.JobInstance(
         kind=record.kind,
         uuid=record.id,
@@ -62,7 +59,7 @@ def _message(record: Record, *, encoded: bool) -> pb.JobInstance:
         losses=record.losses,
         fence=record.fence,
         owner=record.owner,
-        node=node,
+        node=shown.node,
         key=record.key,
         tags=record.tags,
         history=history,
