@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import MutableSet, Sequence
+from itertools import count
 from typing import Any, NoReturn
 
 from msgspec import structs
@@ -13,7 +13,6 @@ from msgspec import structs
 from peerjob.handles.context import Context
 from peerjob.handles.durable_run import OTHER_THREAD, holds_thread, inside_step
 from peerjob.model.child_call import check_child
-from peerjob.model.codec import encode_value
 from peerjob.model.durable import (
     MAX_AWAITED_BYTES,
     MAX_NEEDS_CALL,
@@ -38,6 +37,7 @@ from peerjob.node.body.typed_positions import ResultType
 from .child_pages import pages_of
 from .durable_state import DurableState, Suspension, Write, joined
 from .durable_steps import DurableParts, RunSteps
+from .over_marks import mark_name, shows_over
 from .run import Run
 
 QUIET_PASSES = 64
@@ -240,18 +240,29 @@ class NodeDurableRun(RunSteps):
         unsure = [id for id, record in known.items() if id not in self._ended and record.state.is_final]
         steps: tuple[Step, ...] = ()
         if unsure and not left:
-            # a claim after a wait for these shows that they are over, so the wait leaves a mark
-            mark = _mark_of(unsure)
-            if mark in self._steps:
+            # a claim after a wait for these alone shows that they are over, so the wait leaves a mark
+            mark = self._new_mark(unsure)
+            if mark is None:
                 self._ended.update((id, known[id]) for id in unsure)
                 unsure = []
             else:
-                self._check_bounds(mark)
-                steps = (Step(mark, encode_value(len(unsure))),)
+                self._check_bounds(mark.name)
+                steps = (mark,)
         if not (left or unsure):
             return None
         self._refuse_if_suspended()
         return Suspension(Wait(needs=True), steps, tuple(Need(id) for id in (*left, *unsure)))
+
+    def _new_mark(self, unsure: Sequence[str]) -> Step | None:
+        """The mark of a wait for these children; None if a former wait shows that they are over."""
+        for number in count(1):
+            name = mark_name(unsure, number)
+            data = self._steps.get(name)
+            if data is None:
+                return Step(name, b"")
+            if shows_over(data, self._steps, self._now_us()):
+                return None
+        raise AssertionError("the numbers end")
 
     def read_result(self, record: Record, job: Job[..., Any, Any]) -> Any:
         return self._parts.calls.read_result(record, job)
@@ -303,11 +314,6 @@ def _is_over(record: Record) -> bool:
         return record.state.is_final
     before = record.history[-2].state if len(record.history) > 1 else State.PROCESSING
     return not record.fence or before is not State.PROCESSING
-
-
-def _mark_of(ids: Sequence[str]) -> str:
-    """The name of the step that is kept with a wait for cancelled children."""
-    return f"over/{hashlib.sha256(' '.join(sorted(ids)).encode()).hexdigest()}"
 
 
 def _read_deadline(data: bytes) -> int:

@@ -13,6 +13,8 @@ from peerjob.model.durable import MAX_NEEDS_CALL, MAX_STEP_BYTES, MAX_STEPS_CALL
 from peerjob.model.durable_errors import Suspended
 from peerjob.model.record import Ack
 
+from .over_marks import marked
+
 
 class Suspension(msgspec.Struct, frozen=True):
     """How a run ends that waits: what the store gets with its SUSPEND."""
@@ -34,10 +36,11 @@ def joined(waits: Sequence[Suspension]) -> Suspension:
         until_us=min(times, default=None),
         needs=needing is not None,
     )
-    # the step of a wait for needs is true only of that wait; each other step is a deadline
+    # the step of a wait for needs is the mark of that wait; each other step is a deadline
     deadlines = tuple(step for given in waits if not given.wait.needs for step in given.steps)
-    steps, needs = ((), ()) if needing is None else (needing.steps, needing.needs)
-    return Suspension(wait, (*steps, *deadlines), needs)
+    if needing is None:
+        return Suspension(wait, deadlines)
+    return Suspension(wait, (*(marked(mark, wait) for mark in needing.steps), *deadlines), needing.needs)
 
 
 class Write:

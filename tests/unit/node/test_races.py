@@ -5,6 +5,7 @@ import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
@@ -19,6 +20,7 @@ from peerjob import (
     Job,
     Node,
     NodeStateError,
+    Query,
     Signal,
     SignalTimeout,
     State,
@@ -267,3 +269,40 @@ async def test_other_work_of_the_body_does_not_hold_the_run(
     assert RUNS["other"] == 1
     assert await node.signal(instance, APPROVAL, True)
     assert await instance.result(5) == "over"
+
+
+@pytest.mark.parametrize("other", ["signal", "timeout", "suspend"])
+async def test_a_wait_beside_a_cancelled_child_does_not_show_that_its_body_has_ended(
+    node: Node, clock: VirtualClock, other: str
+) -> None:
+    async def stubborn() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(20)
+            RUNS["child ended"] += 1
+
+    slow = Job("stubborn", stubborn)
+
+    async def body(context: Context = INJECTED) -> int:
+        RUNS["body"] += 1
+        child = await context.start("child", slow.call())
+        await asyncio.sleep(3)
+        timeout = 4 if other == "timeout" else None
+        beside = context.suspend("beside", 4) if other == "suspend" else context.wait_for(APPROVAL, timeout=timeout)
+        with suppress(SignalTimeout):
+            await asyncio.gather(beside, child.ended())
+        await asyncio.gather(child.ended(), context.wait_for(Signal("last", int)))
+        return RUNS["child ended"]
+
+    node.register(slow)
+    instance = await begun(node, body)
+    (child,) = await node.lookup_instances(Query(parent=instance))
+    assert await child.cancel()  # while the body of the parent runs
+    await clock.advance(3)
+    if other == "signal":
+        assert await node.signal(instance, APPROVAL, True)
+    await clock.advance(6)
+    assert await node.signal(instance, Signal("last", int), 1)
+    assert await instance.result(20) == 1
+    assert RUNS["body"] <= 4
