@@ -19,7 +19,7 @@ SIGNAL_MARK = "!"
 AGAIN = re.compile(r"@[0-9]+\Z")
 """The end of the stored name of a value in place of one that does not fit. No user can give such a name."""
 MAX_STEP_NAME = 200
-"""Most characters in the name of a step, a signal, a wait or a child."""
+"""Most characters in the name of a step, a signal, a wait or a child, without SIGNAL_MARK and AGAIN."""
 MAX_STEPS = 1_000
 """Most steps of an instance; signals are not among them."""
 MAX_SIGNALS = 100

@@ -49,7 +49,7 @@ class Signal(SignalSource[T], Generic[T]):
 
 def name_again(name: str, number: int) -> str:
     """The stored name of a step or a signal in place of a name whose value does not fit; `number` is 2 or more."""
-    return f"{name[: MAX_STEP_NAME - 8]}@{number}"
+    return f"{name}@{number}"  # whole: names that begin alike stay apart
 
 
 def is_name_again(given: str, name: str) -> bool:

@@ -24,7 +24,7 @@ from peerjob import (
     StepLimitError,
     StepNameError,
 )
-from peerjob.model.durable import MAX_ALL_STEP_BYTES, MAX_STEP_BYTES, MAX_STEPS
+from peerjob.model.durable import MAX_ALL_STEP_BYTES, MAX_STEP_BYTES, MAX_STEP_NAME, MAX_STEPS
 from peerjob.testing import VirtualClock, running_node
 from support.durable_jobs import in_process
 from support.factories import flaky_store, lines_of, memory_store
@@ -244,6 +244,26 @@ async def test_a_value_that_no_longer_fits_is_made_again_under_another_name(node
     assert len(warnings) == 1
     assert "'n'" in warnings[0]
     assert "'n@2'" in warnings[0]
+
+
+async def test_long_names_of_values_that_do_not_fit_stay_apart(node: Node) -> None:
+    names = ["n" * (MAX_STEP_NAME - 1) + end for end in "ab"]
+
+    async def body(context: Context = INJECTED) -> list[Any]:
+        if context.attempt == 1:
+            for name in names:
+                await context.step(name, call_later, name)
+            raise ValueError("another release follows")
+        return [await context.step(name, numbered, number) for number, name in enumerate(names)]
+
+    def numbered(number: int) -> int:
+        return number
+
+    job = Job("durable", body, max_retries=5)
+    node.register(job)
+    instance = await node.schedule(job)
+    assert await instance.result("1h") == [0, 1]
+    assert list(await node.steps(instance)) == sorted([*names, *(f"{name}@2" for name in names)])
 
 
 async def test_a_job_can_be_a_step(node: Node) -> None:
