@@ -12,6 +12,7 @@ from msgspec import structs
 
 from peerjob.handles.context import Context
 from peerjob.handles.durable_run import OTHER_THREAD, holds_thread, inside_step
+from peerjob.handles.job_log import instance_logger
 from peerjob.model.child_call import check_child
 from peerjob.model.durable import (
     MAX_AWAITED_BYTES,
@@ -31,7 +32,7 @@ from peerjob.model.job import Call, Job
 from peerjob.model.record import Held, NewChild, Record
 from peerjob.model.signal import SignalSource
 from peerjob.model.state import State
-from peerjob.model.step_values import TIMED_OUT, decode_deadline, encode_deadline
+from peerjob.model.step_values import TIMED_OUT, decode_deadline, encode_deadline, wait_text
 from peerjob.node.body.typed_positions import ResultType
 
 from .child_pages import pages_of
@@ -49,6 +50,8 @@ up to three passes from task to task, so 64 passes are enough for 20 levels of n
 """
 LOOK_AGAIN = 1.0
 """Seconds until the node looks again whether the body awaits a task that it has left in a wait. No event tells it."""
+UNAWAITED_SECONDS = 60.0
+"""Seconds without a call of a verb after which a warning tells of tasks that wait and that nothing awaits."""
 FIRST_READ = 32
 """Children that a wait for many reads at first, the last ones. If one of them is not over, the body waits for the rest
 without a read."""
@@ -68,6 +71,7 @@ class NodeDurableRun(RunSteps):
         self._watch: asyncio.Task[None] | None = None
         self._begins = asyncio.Event()
         """A task has begun a wait."""
+        self._warned = False
 
     # -- waits -------------------------------------------------------------------------------------------------------
 
@@ -172,6 +176,21 @@ class NodeDurableRun(RunSteps):
                     await asyncio.wait_for(self._begins.wait(), LOOK_AGAIN)
                 if self._awaits_one():
                     self._passes = 0
+                elif not self._warned:
+                    self._warn_of_unawaited()
+
+    def _warn_of_unawaited(self) -> None:
+        """Warn of tasks that hold the worker for ever if the body awaits a queue or an event that they fill."""
+        seconds = asyncio.get_running_loop().time() - self._verb_at
+        if self._running or not self._waiting or seconds < UNAWAITED_SECONDS:
+            return
+        self._warned = True
+        claim, waits = self._run.claim, wait_text(joined(tuple(self._waiting.values())).wait)
+        text = "instance %s of %r: the body has called no verb for %d s, and a task that nothing awaits waits for %s"
+        advice = (
+            "if the body awaits a queue or an event that this task fills, it holds its worker for ever: await the task"
+        )
+        instance_logger(claim.id).warning(f"{text}; {advice}", claim.id, claim.kind, seconds, waits)
 
     def _awaits_one(self) -> bool:
         return any(map(_is_awaited, self._waiting))

@@ -80,6 +80,8 @@ class RunSteps:
         self._running = 0
         """Steps of this run that are not kept yet, and waits that have not told yet what they wait for."""
         self._idle = asyncio.Event()
+        self._verb_at = 0.0
+        """Time of the event loop when the last step ended, or the last wait began."""
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
@@ -134,6 +136,7 @@ class RunSteps:
 
     def _leave(self) -> None:
         self._running -= 1
+        self._verb_at = asyncio.get_running_loop().time()
         if not self._running:
             self._idle.set()
 

@@ -25,6 +25,7 @@ from peerjob import (
     SignalTimeout,
     State,
 )
+from peerjob.node.work.durable_run import LOOK_AGAIN, UNAWAITED_SECONDS
 from peerjob.testing import VirtualClock, running_node
 from support.factories import memory_store
 from support.flaky import FlakyStore
@@ -195,6 +196,40 @@ async def test_no_other_wait_ends_the_run_while_a_timeout_is_stored(clock: Virtu
         instance = await begun(node, body)
         flaky.slow(0.5, "commit", "turn")
         assert await instance.result("2m") == "late"
+
+
+@pytest.mark.parametrize("verbs", [False, True])
+async def test_a_warning_names_a_task_that_holds_the_worker(
+    node: Node, clock: VirtualClock, caplog: pytest.LogCaptureFixture, verbs: bool
+) -> None:
+    async def body(context: Context = INJECTED) -> bool:
+        queue = asyncio.Queue[bool]()
+
+        async def fill() -> None:
+            await queue.put(await context.wait_for(APPROVAL))
+
+        filling = asyncio.ensure_future(fill())
+        for number in range(10 if verbs else 0):
+            await asyncio.sleep(UNAWAITED_SECONDS - 5)
+            await context.step(f"{number}", str)
+        answer = await queue.get()
+        await filling
+        return answer
+
+    def warnings() -> list[str]:
+        return [line for line in caplog.messages if "nothing awaits" in line]
+
+    instance = await begun(node, body)
+    await clock.advance((UNAWAITED_SECONDS - 5) * (10 if verbs else 1))
+    assert warnings() == []
+    await clock.advance(5 + 2 * LOOK_AGAIN if not verbs else UNAWAITED_SECONDS)
+    (warning,) = warnings()
+    assert f"instance {instance.id} of 'durable': " in warning
+    assert "waits for signal approval;" in warning
+    assert warning.endswith("await the task")
+    await clock.advance(10 * UNAWAITED_SECONDS)
+    assert len(warnings()) == 1
+    assert await instance.cancel()
 
 
 async def test_a_later_wait_ends_the_run_immediately(node: Node, clock: VirtualClock) -> None:
