@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from uuid import UUID
 
 from peerjob.model.errors import RowRefusedError, StoreError, StoreRefusedError, UnknownInstanceError
-from peerjob.model.ids import checked_id
+from peerjob.model.ids import checked_id, is_outbox_id
 from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, Enqueued, NewInstance, Record
 from peerjob.store.base import Store
 
@@ -155,8 +155,14 @@ class RecordReader:
 
     def __init__(self, store: Store, make_context: Callable[[], Context]) -> None:
         self._store = store
+        self._make_context = make_context
         self._batcher = Batcher(store.get, _reads_of, make_context)
         self._refused: dict[str, tuple[str, str]] = {}
+        self._look_aside: Batcher[str, str | None] | None = None
+
+    def look_aside(self, why_refused: Callable[[Sequence[str]], Awaitable[Sequence[str | None]]] | None) -> None:
+        """Let `record` ask why unknown ids of an outbox have no instance; with None, no longer."""
+        self._look_aside = None if why_refused is None else Batcher(why_refused, _reads_of, self._make_context)
 
     def remember(self, refused: Iterable[RowRefusedError]) -> None:
         """Let `record` tell why these ids have no instance."""
@@ -169,10 +175,13 @@ class RecordReader:
         id = checked_id(uuid)
         refused = self._refused.get(id)  # before the read, since a user can write the row again
         record = await self.find(id)
-        if record is None:
-            raise UnknownInstanceError(id) if refused is None else RowRefusedError(id, *refused)
-        self._refused.pop(id, None)  # its row was sent again
-        return record
+        if record is not None:
+            self._refused.pop(id, None)  # its row was sent again
+            return record
+        if refused is None and self._look_aside is not None and is_outbox_id(id):
+            why = await self._look_aside.ask(id)
+            refused = None if why is None else ("", why)
+        raise UnknownInstanceError(id) if refused is None else RowRefusedError(id, *refused)
 
     async def find(self, uuid: str | UUID) -> Record | None:
         """One record, or None; raises OptionError for text that is no UUID."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -25,6 +26,11 @@ logger = logging.getLogger("peerjob.sql")
 
 NO_INSTANCE = "00000000-0000-7000-8000-000000000000"
 """An id that no instance has."""
+LOOK_ASIDE = 1.0
+"""Most seconds that the lookup of an unknown instance waits for the database of the outbox."""
+
+Refusals = Callable[[Sequence[str]], Awaitable[Mapping[str, str]]]
+"""Why rows are kept aside, by id; rows that are not are left out. Raises an error of the database."""
 
 
 class OutboxState(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +67,10 @@ class RelayNode(Protocol):
 
     def remember(self, refused: Iterable[RowRefusedError]) -> None:
         """Let the node tell why these ids, whose rows have left the table, have no instance."""
+        ...
+
+    def look_aside(self, refusals: Refusals) -> None:
+        """Let the node ask for rows that are kept aside, one question at a time, while the relay runs."""
         ...
 
     async def states(self, ids: Sequence[str]) -> dict[str, State]:
@@ -104,9 +114,15 @@ class OutboxRole(BackgroundRole):
         self._catalogue = catalogue
         self._changes = changes
         self._runs_here = runs_here
+        self._asking: asyncio.Task[Mapping[str, str]] | None = None
 
     async def run(self) -> None:
-        await self._relay.run(self)
+        try:
+            await self._relay.run(self)
+        finally:
+            self._records.look_aside(None)
+            if self._asking is not None:
+                self._asking.cancel()
 
     async def send(self, instances: Sequence[NewInstance]) -> list[Exception | None]:
         """See `RelayNode.send`."""
@@ -163,6 +179,26 @@ class OutboxRole(BackgroundRole):
     def remember(self, refused: Iterable[RowRefusedError]) -> None:
         """See `RelayNode.remember`."""
         self._records.remember(refused)
+
+    def look_aside(self, refusals: Refusals) -> None:
+        """See `RelayNode.look_aside`."""
+
+        async def ask(ids: Sequence[str]) -> Mapping[str, str]:
+            try:
+                return await refusals(ids)
+            except Exception:  # noqa: BLE001  # without the database, the instances are only unknown
+                return {}
+
+        async def why_refused(ids: Sequence[str]) -> list[str | None]:
+            if self._asking is not None and not self._asking.done():
+                return [None] * len(ids)  # the database has not answered the last question
+            # a caller that gives up must not wait for the database
+            asking = self._asking = asyncio.create_task(ask(ids))
+            await asyncio.wait([asking], timeout=LOOK_ASIDE)
+            found: Mapping[str, str] = asking.result() if asking.done() and not asking.cancelled() else {}
+            return [found.get(id) for id in ids]
+
+        self._records.look_aside(why_refused)
 
     async def states(self, ids: Sequence[str]) -> dict[str, State]:
         """See `RelayNode.states`."""

@@ -51,7 +51,7 @@ class Watched:
         watched = self
 
         class Watching:
-            clock, states, remember = node.clock, node.states, node.remember
+            clock, states, remember, look_aside = node.clock, node.states, node.remember, node.look_aside
 
             async def send(self, instances: Sequence[NewInstance]) -> list[Exception | None]:
                 watched.sizes.append(len(instances))

@@ -62,6 +62,7 @@ class DyingNode:
         self.clock = node.clock
         self.states = node.states
         self.remember = node.remember
+        self.look_aside = node.look_aside
         self.reach = node.reach
 
     async def send(self, instances: Sequence[NewInstance]) -> list[Exception | None]:

@@ -59,8 +59,8 @@ class ScheduledRow(Generic[R]):
         """The instance, once it exists: a coroutine for a Node or a Client, the instance for a BlockingManager.
 
         Raises UnknownInstanceError if it does not exist after `arrival`: the transaction was rolled back or is still
-        open, no relay runs, or retention has removed the instance. RowRefusedError tells at once that a relay of this
-        node could not send the row.
+        open, no relay runs, or retention has removed the instance. RowRefusedError tells at once that the row cannot be
+        sent, if this node has a relay of the table.
         """
         seconds = to_seconds(arrival, "arrival")
         if isinstance(manager, BlockingCalls):

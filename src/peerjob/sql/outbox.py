@@ -30,8 +30,8 @@ R = TypeVar("R")
 
 logger = logging.getLogger("peerjob.sql")
 
-relays: dict[str, set[Identity]] = {}
-"""Table → the databases of the relays that run in this process."""
+relays: dict[str, list[Identity]] = {}
+"""Table → the databases of the relays that run in this process, one for each relay."""
 
 
 class Outbox:
@@ -150,7 +150,7 @@ class Outbox:
                 "the outbox %s gets rows in %s, but the relay of this process reads %s: no relay may send these rows",
                 self.table,
                 written,
-                ", ".join(sorted(map(str, read))),
+                ", ".join(sorted({str(identity) for identity in read})),
             )
 
     # -- tables ------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import Executor
 from typing import Any, TypeVar, cast
 
@@ -25,7 +25,7 @@ from .databases import DaemonThread, Database, EngineDatabase, engine_at, outlas
 from .inbox_rows import FIRST, old_instances, remove_instances
 from .listening import Listener
 from .outbox import relays
-from .relay_rows import TakenRow, delete, give_back, is_empty, keep_aside, old_rows, state_of, take
+from .relay_rows import TakenRow, delete, give_back, is_empty, keep_aside, old_rows, refusals, state_of, take
 from .rows import decode_row, is_row_id
 from .statements import Connected
 from .tables import DEFAULT_TABLE, bad_table, channel_of, checked_table, table_error
@@ -77,14 +77,16 @@ class OutboxRelay:
 
     async def run(self, node: RelayNode) -> None:
         """Send rows until a cancellation; a node calls it."""
-        reading = relays.setdefault(self.table, set())
+        reading = relays.setdefault(self.table, [])
         identity = self._database.identity
-        reading.add(identity)
+        reading.append(identity)
         thread = DaemonThread("peerjob-outbox")
+        passes = _Passes(node, self._database, self.table, thread)
         try:
-            await _Passes(node, self._database, self.table, thread).run()
+            node.look_aside(passes.refusals)
+            await passes.run()
         finally:
-            reading.discard(identity)
+            reading.remove(identity)
             thread.shutdown()
 
     async def state(self) -> OutboxState:
@@ -218,12 +220,13 @@ class _Passes:
 
     def _ended(self) -> None:
         """The database has answered, and has the end of the last pass."""
-        if self._doubled or self._refused:
-            kept = ((id, f"{bad_table(self._table)} has its row: {text}") for id, text in self._refused.items())
-            bad = [RowRefusedError(id, "", why) for id, why in kept if is_row_id(id)]
-            self._node.remember([*self._doubled, *bad])  # not before, as another relay could still send the row
+        self._node.remember(self._doubled)  # not before, as another relay could still send the row
         self._sent, self._refused, self._doubled = [], {}, []
         self._last_error = ""
+
+    async def refusals(self, ids: Sequence[str]) -> dict[str, str]:
+        """See `peerjob.node.work.outbox.Refusals`."""
+        return await self._run(lambda connected: refusals(connected, self._table, ids), is_one=True)
 
     def _finish_and_look(self, connected: Connected) -> bool:
         """Whether no row is left."""

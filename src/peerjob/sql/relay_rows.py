@@ -132,6 +132,14 @@ def keep_aside(connected: Connected, table: str, errors: Mapping[Any, str]) -> N
     delete(connected, table, list(errors))
 
 
+def refusals(connected: Connected, table: str, ids: Sequence[str]) -> dict[str, str]:
+    """Why rows are in the table of bad rows, by id; other ids are left out."""
+    names = {f"id{number}": id for number, id in enumerate(ids)}
+    chosen = ", ".join(_ID[connected.dialect].replace(":id", f":{name}") for name in names)
+    sql = f"SELECT CAST(id AS text), error FROM {bad_table(table)} WHERE id IN ({chosen})"  # noqa: S608  # checked
+    return {id: f"{bad_table(table)} has its row: {error}" for id, error in connected.execute(sql, names)}
+
+
 def old_rows(connected: Connected, table: str, limit: int) -> list[Any]:
     """Rows that were taken so long ago that the store perhaps does not know their ids any more.
 
