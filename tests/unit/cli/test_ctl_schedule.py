@@ -1,15 +1,17 @@
 """`jobctl schedule`: each option of the command line sets the one that it names, and no other."""
 
-import inspect
 import itertools
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, get_args
 
 import pytest
 
 from peerjob.cli.ctl.commands import ClientSession
-from peerjob.cli.ctl.schedule import DEFINED, schedule
+from peerjob.cli.ctl.job_options import DEFINED, JobOptions
+from peerjob.cli.ctl.schedule import schedule
 from peerjob.cli.ctl.settings import settings_of
+from peerjob.cli.settings import options_of
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import OptionError, Retry
 from peerjob.model.job import Call
@@ -45,10 +47,16 @@ class Offline(ClientSession):
         return SilentClient()
 
 
+async def run(**given: Any) -> None:
+    """Run the command with some options."""
+    table = {field.name: given.pop(field.name) for field in fields(JobOptions) if field.name in given}
+    await schedule(Offline(settings_of({}, {})), "kind", options=JobOptions(**table), **given)
+
+
 async def made(**given: Any) -> tuple[str, Call[Any]]:
     """The verb that a command line calls, and the call."""
     with pytest.raises(Made) as caught:
-        await schedule(Offline(settings_of({}, {})), "kind", **given)
+        await run(**given)
     verb, call = caught.value.args
     return verb, call
 
@@ -102,7 +110,7 @@ async def test_the_parts_of_a_backoff_are_one_option() -> None:
 @pytest.mark.parametrize("given", [{"json_args": '["hunter2"'}, {"json_args": '["hunter2"]', "arguments": ["1"]}])
 async def test_arguments_that_cannot_be_read_are_not_repeated(given: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="--json-args") as refused:
-        await schedule(Offline(settings_of({}, {})), "kind", **given)
+        await run(**given)
     assert "hunter2" not in str(refused.value)
 
 
@@ -147,12 +155,12 @@ IN_WORDS = {
 def named_defaults() -> dict[str, Any]:
     """By option, the value that the help gives as the default."""
     found: dict[str, Any] = {}
-    for name, parameter in inspect.signature(schedule, eval_str=True).parameters.items():
+    for parameter in options_of(schedule, environment=False):
         shown = next((one.show_default for one in getattr(parameter.annotation, "__metadata__", ())), None)
         if isinstance(shown, str) and shown not in IN_WORDS:
             kinds = get_args(parameter.annotation.__origin__)
             number: Callable[[str], Any] = int if int in kinds else float if float in kinds else str
-            found[name] = number(shown)
+            found[parameter.name] = number(shown)
     return found
 
 

@@ -18,6 +18,7 @@ from . import completion
 from .commands import ClientSession, group, verb
 from .errors import CommandError
 from .output import Column, TableView, to_stderr
+from .query_options import Within
 
 LEADERS: TableView[Leader] = TableView(
     columns=(
@@ -121,9 +122,7 @@ NodeName = Annotated[
 async def drain(
     session: ClientSession,
     node: NodeName = None,
-    within: Annotated[
-        str | None, typer.Option(metavar="DURATION", show_default="no limit", help="The time limit.")
-    ] = None,
+    within: Within = None,
 ) -> None:
     """Let a node claim nothing more, and wait until nothing runs there.
 

@@ -23,7 +23,7 @@ from .commands import ClientSession, group, verb
 from .errors import CommandError, error_report
 from .output import to_stderr
 from .parts import print_parts
-from .query_options import InstanceSelection
+from .query_options import InstanceSelection, Within
 from .repeats import RequestId, repeatable
 
 Uuids = Annotated[
@@ -116,9 +116,7 @@ async def retry_instances(
 async def wait(
     session: ClientSession,
     chosen: Targets,
-    within: Annotated[
-        str | None, typer.Option(metavar="DURATION", show_default="no limit", help="The time limit.")
-    ] = None,
+    within: Within = None,
 ) -> int:
     """Wait until instances are final: those given by id, or all that match.
 

@@ -1,4 +1,4 @@
-"""The options that select instances."""
+"""The options that several verbs share: those that select instances, and limits."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ After = Annotated[
     str | None, typer.Option(metavar="TIME", show_default="no bound", help="Created at this time or after it.")
 ]
 Uuid = Annotated[str, typer.Argument(metavar="UUID", help="The id of the instance.", show_default=False)]
+Within = Annotated[str | None, typer.Option(metavar="DURATION", show_default="no limit", help="The time limit.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="The maximum to show.")]
 
 
