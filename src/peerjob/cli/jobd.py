@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 import peerjob_probe
-from peerjob import Node, OptionError, Probe, SystemClock
+from peerjob import Probe
 from peerjob.model.durations import to_seconds
 
 from . import console
 from . import silent_grpc as _before_grpc  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from .daemon.errors import error_report
 from .daemon.settings import DaemonSettings, takes_settings
-
-if TYPE_CHECKING:
-    from .web_server import WebServer
 
 MAX_NODES = 32
 
@@ -101,42 +95,11 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print only the result, as one JSON object.")] = False,
 ) -> int:
     """Run the demo."""
-    from rich.console import Console
+    from .demo import command
 
-    from .demo.course import Demo
-    from .demo.course import run as run_demo
-    from .demo.view import DemoView
-
-    clock = SystemClock()
-    in_process = store is not None and store.startswith("memory://")
-    if in_process and nodes is not None and nodes > 1:
-        raise OptionError("--nodes", nodes, "1 with memory://, which no other process can see")
-    nodes = nodes or (1 if in_process else 3)
-    with ExitStack() as stack:
-        if store == "sqlite":
-            store = f"sqlite://{stack.enter_context(TemporaryDirectory(prefix='peerjob-demo-'))}/demo.db"
-        course = Demo(
-            store=store,
-            in_process=in_process,
-            nodes=nodes,
-            kill=nodes > 1 and not no_kill,
-            workers=workers,
-            namespace=f"demo-{clock.random.getrandbits(32):08x}" if namespace is None else namespace,
-            files=files,
-            dashboard=_dashboard() if web else None,
-            clock=clock,
-            view=DemoView(Console(quiet=as_json, highlight=False, markup=False), clock),
-        )
-        # this node is created only to refuse options that no node accepts, before the demo starts
-        course.own_node("memory://" if store is None else store)
-        return run_demo(course, as_json=as_json)
-
-
-def _dashboard() -> Callable[[Node], WebServer]:
-    """The dashboard of the demo. Its modules are loaded here, since a long import would block a node."""
-    from .web_server import WebServer
-
-    return lambda node: WebServer(node, "127.0.0.1:0")
+    return command.run(
+        store, nodes, kill=not no_kill, workers=workers, files=files, namespace=namespace, web=web, as_json=as_json
+    )
 
 
 @app.command(

@@ -8,7 +8,8 @@ from typing import cast
 
 import pytest
 
-from peerjob.cli.demo.course import Demo, run
+from peerjob.cli.demo.command import run_demo
+from peerjob.cli.demo.course import Demo
 
 
 class Course:
@@ -28,6 +29,6 @@ class Course:
 def test_a_demo_that_a_signal_ends_tells_its_number() -> None:
     before = list(logging.getLogger().handlers)
     try:
-        assert run(cast("Demo", Course()), as_json=False) == 128 + signal.SIGTERM
+        assert run_demo(cast("Demo", Course()), as_json=False) == 128 + signal.SIGTERM
     finally:
         logging.getLogger().handlers[:] = before

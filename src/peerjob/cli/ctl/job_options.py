@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Annotated, Any, cast
 
 import typer
@@ -37,74 +38,51 @@ def option(help: str, *names: str, panel: str = HOW, default: str = DEFINED, met
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=default, metavar=metavar)
 
 
+_when, _recurrence = partial(option, panel=WHEN), partial(option, panel=RECURRENCE)
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobOptions:
     """The options, as given on the command line. Of those left out, the job, the node or the store decides."""
 
-    at: Annotated[str | None, option("Run at this time.", panel=WHEN, metavar="TIME", default="now")] = None
-    after: Annotated[str | None, option("Run after this delay.", panel=WHEN, metavar="DURATION", default="now")] = None
-    cron: Annotated[
-        str | None, option("Add or change a schedule with a cron text.", panel=RECURRENCE, default="none")
-    ] = None
+    at: Annotated[str | None, _when("Run at this time.", metavar="TIME", default="now")] = None
+    after: Annotated[str | None, _when("Run after this delay.", metavar="DURATION", default="now")] = None
+    cron: Annotated[str | None, _recurrence("Add or change a schedule with a cron text.", default="none")] = None
     every: Annotated[
         str | None,
-        option("Add or change a schedule with an interval.", panel=RECURRENCE, metavar="DURATION", default="none"),
+        _recurrence("Add or change a schedule with an interval.", metavar="DURATION", default="none"),
     ] = None
     timezone: Annotated[
         str | None,
-        option(
-            "The time zone of --cron and --at.",
-            panel=WHEN,
-            default="the node's; --at needs one unless it has an offset",
-        ),
+        _when("The time zone of --cron and --at.", default="the node's; --at needs one unless it has an offset"),
     ] = None
-    name: Annotated[str | None, option("The name of the schedule.", panel=RECURRENCE, default="the kind")] = None
-    description: Annotated[str | None, option("The purpose of the schedule.", panel=RECURRENCE, default="none")] = None
+    name: Annotated[str | None, _recurrence("The name of the schedule.", default="the kind")] = None
+    description: Annotated[str | None, _recurrence("The purpose of the schedule.", default="none")] = None
     jitter: Annotated[
         str | None,
-        option(
-            "The maximum random delay after the time of --at, --after or --cron.",
-            panel=WHEN,
-            metavar="DURATION",
-            default="0",
-        ),
+        _when("The maximum random delay after the time of --at, --after or --cron.", metavar="DURATION", default="0"),
     ] = None
     overlap: Annotated[
         str | None,
-        option(
-            "If the previous instance is not final: allow, skip, queue or replace.",
-            panel=RECURRENCE,
-            default="skip",
-            metavar="WHAT",
+        _recurrence(
+            "If the previous instance is not final: allow, skip, queue or replace.", default="skip", metavar="WHAT"
         ),
     ] = None
     queue_limit: Annotated[
         int | None,
-        option(
-            "The most instances that wait, with queue.", panel=RECURRENCE, default=str(DEFAULT_QUEUE_LIMIT), metavar="N"
-        ),
+        _recurrence("The most instances that wait, with queue.", default=str(DEFAULT_QUEUE_LIMIT), metavar="N"),
     ] = None
     misfire: Annotated[
         str | None,
-        option(
-            "For times that no leader fired: skip, run_once or run_all.",
-            panel=RECURRENCE,
-            default="run_once",
-            metavar="WHAT",
-        ),
+        _recurrence("For times that no leader fired: skip, run_once or run_all.", default="run_once", metavar="WHAT"),
     ] = None
     misfire_limit: Annotated[
         int | None,
-        option(
-            "The most missed times that run, with run_all.",
-            panel=RECURRENCE,
-            default=str(DEFAULT_MISFIRE_LIMIT),
-            metavar="N",
-        ),
+        _recurrence("The most missed times that run, with run_all.", default=str(DEFAULT_MISFIRE_LIMIT), metavar="N"),
     ] = None
     start_deadline: Annotated[
         str | None,
-        option("The maximum lateness of a fire.", panel=RECURRENCE, metavar="DURATION", default="no bound"),
+        _recurrence("The maximum lateness of a fire.", metavar="DURATION", default="no bound"),
     ] = None
     priority: Annotated[int | None, option("Lower numbers run first.", "--priority", "-p", metavar="N")] = None
     max_retries: Annotated[str | None, option("The most retries: a number, or forever.", metavar="N")] = None

@@ -19,7 +19,7 @@ from peerjob.model.state import State
 from . import completion, tables
 from .commands import ClientSession, verb
 from .errors import CommandError, text_of
-from .options import JobOptions, option
+from .job_options import JobOptions, option
 from .output import to_stderr
 from .repeats import RequestId, repeatable
 

@@ -1,7 +1,8 @@
 """`jobd demo`: a cluster works on this machine, one of its nodes is killed, and the demo checks that no job is lost.
 
 Read `workload` (the jobs), then `course` (what the demo does, step by step), then `checks` (what it verifies). The
-other modules are `processes` (nodes, server and the count in one process) and `view` (the terminal).
+other modules are `command` (the options, signals and the exit status), `processes` (nodes, server and the count in one
+process) and `view` (the terminal).
 
 The checks use only the public verbs of the manager:
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from peerjob import Instance, State
@@ -53,6 +53,20 @@ def steps_of(reports: Iterable[str]) -> Steps:
     )
 
 
+class _Totals(NamedTuple):
+    """What the histories and results of all instances add up to."""
+
+    done: int
+    failed: int
+    lost: int
+    twice: int
+    claims: int
+    counted: Count
+    seconds: float
+    peak: int
+    """The most instances that ended within one second."""
+
+
 def evaluate(
     instances: Sequence[Instance[Any]],
     scheduled: set[str],
@@ -64,68 +78,87 @@ def evaluate(
     steps: Steps | None = None,
 ) -> tuple[dict[str, Any], list[Check]]:
     """The result as `--json` prints it, with times in seconds, and the checks."""
-    done = [instance for instance in instances if instance.state is State.COMPLETED]
-    receipts: list[dict[str, Any]] = [instance.outcome() for instance in done]
-    count = sum((Count(receipt["count"]) for receipt in receipts), Count())
-    entries = [entry for instance in instances for entry in instance.record.history]
-    ended = [instance.record.history[-1].at_us for instance in instances if instance.state.is_final]
-    seconds = (max(ended, default=0) - min((entry.at_us for entry in entries), default=0)) / 1_000_000
-    stale = sum(
-        (receipt["fence"], receipt["node"]) != (of.fence, of.node) for receipt, of in zip(receipts, done, strict=True)
-    )
-    completed = [
-        instance.id for instance in instances for entry in instance.record.history if entry.state is State.COMPLETED
-    ]
-    twice = stale + len(completed) - len(set(completed))
-    failed, lost = (
-        len(ended) - len(done),
-        len(scheduled - {instance.id for instance in instances if instance.state.is_final}),
-    )
+    totals = _totals(instances, scheduled)
     claimed_again = _takeovers(instances, kill.node) if kill else []
     last_us = max(claimed_again, default=math.inf)
     recovery = round((last_us - kill.at_us) / 1_000_000, 3) if kill and last_us < math.inf else None
-    shown = f"{len(done):,} of {len(scheduled):,}, {failed:,} failed"
-    tokens = f"{count['tokens']:,} and {single['tokens']:,} tokens"
-    checks = [
-        Check("totals equal those of one process", count == single, tokens),
-        Check("all that was scheduled completed", len(done) == len(scheduled), shown),
-        Check("nothing lost", not lost, f"{lost:,}"),
-        Check("nothing completed twice", not twice, f"{twice:,}"),
-    ]
+    checks = _checks_of_jobs(totals, len(scheduled), single)
     if kill_wanted:
         took = "not all of them" if recovery is None else f"{recovery:.2f} s after kill -9"
         detail = f"{len(claimed_again):,} from {kill and kill.node}, {took}"
         checks.append(Check("peers took over all that was held", recovery is not None, detail))
-    if leads is not None and leads.killed:
-        after = "" if leads.seconds is None else f", {leads.seconds:.2f} s after kill -9 of {leads.killed}"
-        led = f"{leads.successor}{after}" if after else f"none after kill -9 of {leads.killed}"
-        checks.append(Check("etcd elected another leader", leads.seconds is not None, led))
-    if steps is not None:
-        kept = steps.names > 0 and not steps.accepted_twice
-        checks.append(Check("orders kept each value of a step", kept, f"{steps.names:,} steps"))
+    checks += [*_checks_of_leads(leads), *_checks_of_steps(steps)]
     result = {
         "scheduled": len(scheduled),
-        "completed": len(done),
-        "failed": failed,
-        "lost": lost,
-        "double_completions": twice,
+        "completed": totals.done,
+        "failed": totals.failed,
+        "lost": totals.lost,
+        "double_completions": totals.twice,
         "recovery_seconds": recovery,
-        "jobs_per_second": round(len(done) / seconds, 1) if seconds > 0 else 0.0,
-        "matches_single_process": count == single,
+        "jobs_per_second": round(totals.done / totals.seconds, 1) if totals.seconds > 0 else 0.0,
+        "matches_single_process": totals.counted == single,
         "passed": all(check.kept for check in checks),
-        "seconds": round(max(0.0, seconds), 3),
-        "peak_jobs_per_second": max(Counter(at_us // 1_000_000 for at_us in ended).values(), default=0),
-        "claims": sum(entry.state is State.PROCESSING for entry in entries),
+        "seconds": round(max(0.0, totals.seconds), 3),
+        "peak_jobs_per_second": totals.peak,
+        "claims": totals.claims,
         "killed_node": kill and kill.node,
         "killed_leader": (leads and leads.killed) or None,
         "election_seconds": leads and leads.seconds,
         "held_by_killed_node": len(claimed_again),
         "steps_run_again": steps and steps.run_again,
         "values_accepted_twice": steps and steps.accepted_twice,
-        "count": {name: count[name] for name in COUNTED},
+        "count": {name: totals.counted[name] for name in COUNTED},
         "failed_checks": [f"{check.promise}: {check.detail}" for check in checks if not check.kept],
     }
     return result, checks
+
+
+def _totals(instances: Sequence[Instance[Any]], scheduled: set[str]) -> _Totals:
+    done = [instance for instance in instances if instance.state is State.COMPLETED]
+    final = [instance for instance in instances if instance.state.is_final]
+    entries = [(instance.id, entry) for instance in instances for entry in instance.record.history]
+    completed = [id for id, entry in entries if entry.state is State.COMPLETED]
+    receipts: list[dict[str, Any]] = [instance.outcome() for instance in done]
+    stale = sum(
+        (receipt["fence"], receipt["node"]) != (of.fence, of.node) for receipt, of in zip(receipts, done, strict=True)
+    )
+    ended = [instance.record.history[-1].at_us for instance in final]
+    return _Totals(
+        done=len(done),
+        failed=len(final) - len(done),
+        lost=len(scheduled - {instance.id for instance in final}),
+        twice=stale + len(completed) - len(set(completed)),
+        claims=sum(entry.state is State.PROCESSING for _, entry in entries),
+        counted=sum((Count(receipt["count"]) for receipt in receipts), Count()),
+        seconds=(max(ended, default=0) - min((entry.at_us for _, entry in entries), default=0)) / 1_000_000,
+        peak=max(Counter(at_us // 1_000_000 for at_us in ended).values(), default=0),
+    )
+
+
+def _checks_of_jobs(totals: _Totals, scheduled: int, single: Count) -> list[Check]:
+    shown = f"{totals.done:,} of {scheduled:,}, {totals.failed:,} failed"
+    tokens = f"{totals.counted['tokens']:,} and {single['tokens']:,} tokens"
+    return [
+        Check("totals equal those of one process", totals.counted == single, tokens),
+        Check("all that was scheduled completed", totals.done == scheduled, shown),
+        Check("nothing lost", not totals.lost, f"{totals.lost:,}"),
+        Check("nothing completed twice", not totals.twice, f"{totals.twice:,}"),
+    ]
+
+
+def _checks_of_leads(leads: LeaderWatch | None) -> Iterator[Check]:
+    if leads is not None and leads.killed:
+        kill = f"kill -9 of {leads.killed}"
+        led = (
+            f"none after {kill}" if leads.seconds is None else f"{leads.successor}, {leads.seconds:.2f} s after {kill}"
+        )
+        yield Check("etcd elected another leader", leads.seconds is not None, led)
+
+
+def _checks_of_steps(steps: Steps | None) -> Iterator[Check]:
+    if steps is not None:
+        kept = steps.names > 0 and not steps.accepted_twice
+        yield Check("orders kept each value of a step", kept, f"{steps.names:,} steps")
 
 
 def _takeovers(instances: Sequence[Instance[Any]], dead: str) -> list[float]:

@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import logging
-import signal
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from peerjob import Call, Node, PeerjobError, Query, State, Stats, StoreError, StoreUnavailableError, SystemClock
-from peerjob.cli import event_loop
+from peerjob import Call, Instance, Node, Query, State, Stats, StoreError, SystemClock
 from peerjob.model.clock import to_us
 from peerjob.model.printable import counted
 from peerjob.store.drivers import wipe_namespace
@@ -78,29 +74,19 @@ class Demo:
 
     async def run(self) -> dict[str, Any]:
         """Run from start to end, and remove all that the run made; the result. Raises DemoError or StoreError."""
-        url, files = self.store, workload.source_files(self.files)
+        files = workload.source_files(self.files)
         if not files:
             raise DemoError("this Python has no source files of its standard library: there is nothing to count")
         if self.in_process:
             workload.report_to(self._reports)
         async with AsyncExitStack() as stack:
             stack.enter_context(self.view.live or nullcontext())
-            if url is None:
-                url = await self._start(stack, "the embedded server", "server", find_server()).line()
-                if (etcd := find_etcd()) is not None:
-                    self._coordinator = await self._start(stack, "the embedded etcd", "etcd", etcd).line()
+            url = self.store or await self._start_servers(stack)
             self._leads = LeaderWatch(self.clock, self.view.event)
             if self._coordinator is not None:
                 self._start_nodes(stack, url)
                 await first_leader(self._coordinator, self.namespace, self.clock, self._check_children)
-            self._observer = self.own_node(url)
-            await self._observer.start()
-            stack.push_async_callback(self._observer.stop, 0)
-            if self.dashboard is not None:
-                server = self.dashboard(self._observer)
-                await server.start()
-                stack.push_async_callback(server.stop)
-                self.view.event(f"the dashboard: {server.url}")
+            await self._start_observer(stack, url)
             if self._coordinator is None:
                 await self._require_empty_namespace()
             stack.push_async_callback(self._clear_namespace)
@@ -115,6 +101,28 @@ class Demo:
             instances = [instance async for instance in self._observer.iter_instances(Query(limit=500))]
             if self.dashboard is not None and self.view.live is not None:
                 await self._until_interrupted()
+        return self._result(instances, stats, single)
+
+    async def _start_servers(self, stack: AsyncExitStack) -> str:
+        """Start a server for the store, and an etcd where one can be had; the URL of the store."""
+        url = await self._start(stack, "the embedded server", "server", find_server()).line()
+        if (etcd := find_etcd()) is not None:
+            self._coordinator = await self._start(stack, "the embedded etcd", "etcd", etcd).line()
+        return url
+
+    async def _start_observer(self, stack: AsyncExitStack, url: str) -> None:
+        """Start the demo's own node, with its dashboard."""
+        self._observer = self.own_node(url)
+        await self._observer.start()
+        stack.push_async_callback(self._observer.stop, 0)
+        if self.dashboard is not None:
+            server = self.dashboard(self._observer)
+            await server.start()
+            stack.push_async_callback(server.stop)
+            self.view.event(f"the dashboard: {server.url}")
+
+    def _result(self, instances: list[Instance[Any]], stats: Stats, single: workload.Count) -> dict[str, Any]:
+        """Check the run, and show the result."""
         printed = b"".join(process.printed for process in self._started).decode() + self._reports.getvalue()
         self._ids.update(instance.id for instance in instances if instance.record.parent)
         result, checks = evaluate(
@@ -257,41 +265,3 @@ class Demo:
                     await wipe_namespace(url, namespace=self.namespace, clock=self.clock)
             except (StoreError, TimeoutError) as error:
                 self.view.warnings.append(f"namespace {self.namespace} was not cleared: {error}")
-
-
-# -- the command -----------------------------------------------------------------------------------------------------
-
-
-def run(demo: Demo, *, as_json: bool) -> int:
-    """Run the demo; the exit status: 0, 1 for an error or a failed check, 128 + a signal."""
-    logging.getLogger().addHandler(demo.view)
-    try:
-        result = event_loop.run(_run(demo))
-    except asyncio.CancelledError as interrupted:
-        return 128 + int(interrupted.args[0])
-    except (DemoError, PeerjobError) as error:
-        hint = " (start it, or leave --store out)" if isinstance(error, StoreUnavailableError) else ""
-        print(f"jobd: {error}{hint}", file=sys.stderr)
-        return 1
-    if as_json:
-        print(json.dumps(result))
-    return 0 if result["passed"] else 1
-
-
-async def _run(demo: Demo) -> dict[str, Any]:
-    """Run the demo to its end. A signal cancels the demo with a CancelledError that holds the number of the signal."""
-    running, signals = asyncio.create_task(demo.run()), list[int]()
-
-    def stop(number: int) -> None:
-        signals.append(number)
-        running.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # a signal that the process ignores stays ignored, such as SIGHUP under nohup
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            asyncio.get_running_loop().add_signal_handler(number, stop, number)
-    try:
-        return await running
-    except asyncio.CancelledError:
-        # not all that the demo awaits keeps the message of a cancel
-        raise asyncio.CancelledError(*signals[:1]) from None
