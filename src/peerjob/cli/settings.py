@@ -143,8 +143,7 @@ def merged(layers: Iterable[Mapping[str, Any]], exclusive: Exclusive) -> dict[st
                 raise OptionError(given[0], " and ".join(given), "one of them")
             for mine, theirs in ((first, other), (other, first)):
                 if layer.keys() & mine:
-                    for name in theirs:
-                        values.pop(name, None)
+                    values = {name: value for name, value in values.items() if name not in theirs}
         values.update(layer)
     return values
 

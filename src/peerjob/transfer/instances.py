@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from peerjob.model.durable import FLOW_KIND, FLOW_MADE, MAX_STEP_BYTES, MAX_STEPS_CALL, Step, StepPage
 from peerjob.model.ids import id_time_us
@@ -38,11 +39,8 @@ async def moved_instances(store: Store) -> AsyncIterator[MovedInstance | MovedSt
             yield line
         while levels[-1]:
             levels.append([])
-            # a child can read the results of others, so those that are final come first
-            for state in (State.FINAL, State.ACTIVE):
-                for parent in levels[-2]:
-                    async for line in _children(store, parent, state, levels[-1]):
-                        yield line
+            async for line in _children(store, levels[-2], levels[-1]):
+                yield line
         # a child is whole before its parent can run
         for level in reversed(levels):
             for opening in level:
@@ -59,8 +57,11 @@ async def _pages(store: Store, query: Query) -> AsyncIterator[tuple[Record, ...]
         query = query.at(page.cursor)
 
 
-async def _children(store: Store, parent: _Open, state: State, opened: list[_Open]) -> AsyncIterator[MovedInstance]:
-    if parent.record.has_children:
+async def _children(store: Store, parents: Sequence[_Open], opened: list[_Open]) -> AsyncIterator[MovedInstance]:
+    # a child can read the results of others, so those that are final come first
+    for state, parent in product((State.FINAL, State.ACTIVE), parents):
+        if not parent.record.has_children:
+            continue
         async for page in _pages(store, Query(parent=parent.record.id, state=state, limit=MAX_BATCH)):
             async for line in _instances(store, page, opened):
                 parent.has_open_children = parent.has_open_children or line.open

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from peerjob.handles.manager import Manager
 from peerjob.model.arguments import typed
 from peerjob.model.errors import OptionError
+from peerjob.model.rights import Principal
 from peerjob.model.trusted_proxies import HEADER, TrustedProxies
 
 from .cluster import ServedCluster
@@ -179,26 +181,16 @@ class _Site:
         except AuthorizeError as error:
             return HTMLResponse(self._renderer.text("denied.html", root=root, text=str(error)), error.status)
         within = (
-            []
-            if principal is None
-            else [cluster for cluster in self._served.values() if cluster.is_within(principal.rights)]
+            [] if principal is None else [each for each in self._served.values() if each.is_within(principal.rights)]
         )
         if principal is None or not within or (served is not None and served not in within):
-            if principal is None and isinstance(self._authorize, SignIn) and request.method in ("GET", "HEAD"):
-                return self._authorize.redirect(request)
-            if principal is None and isinstance(self._authorize, SignIn):
-                text = "You are signed out, so nothing was done. Sign in, then go back to the form, and send it again."
-                return HTMLResponse(self._renderer.text("denied.html", root=root, text=text, signin=True), 403)
-            limited = "" if principal is None else " These rights are limited to other namespaces."
-            return HTMLResponse(
-                self._renderer.text("denied.html", root=root, text=f"You have no rights here.{limited}"), 403
-            )
-        fresh, shown = session or new_session(), (served or within[0]).for_kinds(principal.rights)
+            return self._refused(request, root, principal)
+        fresh = session or new_session()
         visit = Visit(
             root=root,
             cluster="" if served is None else served.name,
             request=request,
-            served=shown,
+            served=(served or within[0]).for_kinds(principal.rights),
             principal=principal,
             session=fresh,
             title=title,
@@ -216,6 +208,17 @@ class _Site:
         if response.headers.get("content-type", "").startswith("text/html"):
             end_notice(response, visit)
         return response
+
+    def _refused(self, request: Request, root: str, principal: Principal | None) -> Response:
+        """The answer to a sender without rights here. Where users sign in, a page leads there."""
+        denied = partial(self._renderer.text, "denied.html", root=root)
+        if principal is None and isinstance(self._authorize, SignIn):
+            if request.method in ("GET", "HEAD"):
+                return self._authorize.redirect(request)
+            text = "You are signed out, so nothing was done. Sign in, then go back to the form, and send it again."
+            return HTMLResponse(denied(text=text, signin=True), 403)
+        limited = "" if principal is None else " These rights are limited to other namespaces."
+        return HTMLResponse(denied(text=f"You have no rights here.{limited}"), 403)
 
     def _still_allowed(self, request: Request) -> Callable[[], Awaitable[bool]]:
         async def ask() -> bool:

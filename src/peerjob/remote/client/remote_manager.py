@@ -11,6 +11,8 @@ from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
+from google.protobuf.message import Message
+
 from peerjob.handles.entries import HistoryEntry, LogEntry
 from peerjob.handles.instance import Event, Instance
 from peerjob.handles.manager import Manager
@@ -41,7 +43,7 @@ from peerjob.remote.wire.cluster import stats_of
 from peerjob.remote.wire.flows import step_of
 from peerjob.remote.wire.instances import ENCODED, history_of, line_of, log_of, record_of
 from peerjob.remote.wire.queries import query_message
-from peerjob.remote.wire.rpcs import VerbRpc
+from peerjob.remote.wire.rpcs import Rpc, VerbRpc
 from peerjob.remote.wire.schedules import fire_of, row_of
 from peerjob.remote.wire.updates import update_of
 from peerjob.remote.wire.values import span, stamp
@@ -49,7 +51,9 @@ from peerjob.remote.wire.values import span, stamp
 from .connection import Connection, StreamBrokenError
 from .new_ids import NewIds
 
+A = TypeVar("A", bound=Message)
 C = TypeVar("C")
+Q = TypeVar("Q", bound=Message)
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -106,16 +110,11 @@ class RemoteManager(Manager):
 
     async def iter_logs(self, uuid: str | UUID, *, follow: bool = False) -> AsyncIterator[LogLine]:
         request = pb.ReadLogsRequest(uuid=checked_id(uuid), view=ENCODED, follow=follow)
-        while True:
-            try:
-                async with aclosing(self._connection.stream(rpcs.READ_LOGS, request)) as answers:
-                    async for answer in answers:
-                        request.cursor = answer.cursor
-                        for message in answer.lines:
-                            yield line_of(message)
-                return
-            except StreamBrokenError:
-                continue
+        async with aclosing(self._continued(rpcs.READ_LOGS, request)) as answers:
+            async for answer in answers:
+                request.cursor = answer.cursor
+                for message in answer.lines:
+                    yield line_of(message)
 
     async def _step_page(self, id: str, cursor: str | None = None) -> StepPage:
         answer = await self._connection.call(rpcs.GET_STEPS, pb.GetStepsRequest(uuid=id, cursor=cursor))
@@ -365,13 +364,22 @@ class RemoteManager(Manager):
     async def watch_instance(self, uuid: str | UUID) -> AsyncIterator[Event]:
         """Like `Instance.watch`. If the node goes away, the watch continues on another, without a gap."""
         request = pb.WatchInstanceRequest(uuid=checked_id(uuid), view=ENCODED)
+        async with aclosing(self._continued(rpcs.WATCH_INSTANCE, request)) as answers:
+            async for answer in answers:
+                request.after.CopyFrom(answer.position)
+                for event in update_of(answer).events(self):
+                    yield event
+
+    async def _continued(self, rpc: Rpc[Q, A], request: Q) -> AsyncGenerator[A]:
+        """A stream to its end, on another node if one goes away.
+
+        The caller writes into the request, at each answer, where the next node begins.
+        """
         while True:
             try:
-                async with aclosing(self._connection.stream(rpcs.WATCH_INSTANCE, request)) as answers:
+                async with aclosing(self._connection.stream(rpc, request)) as answers:
                     async for answer in answers:
-                        request.after.CopyFrom(answer.position)
-                        for event in update_of(answer).events(self):
-                            yield event
+                        yield answer
                 return
             except StreamBrokenError:
                 continue
