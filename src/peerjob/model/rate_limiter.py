@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 from .arguments import finite_number
 from .clock import Clock
+from .latest import Latest
 
 MAX_CLIENTS = 10_000
 """The most buckets. Above this number, the least recently used bucket is dropped; its client later gets a full one."""
@@ -19,15 +18,13 @@ class RateLimiter:
         self._rate = rate
         self._capacity = max(1.0, rate) if burst is None else float(burst)
         self._clock = clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets = Latest[str, tuple[float, float]](MAX_CLIENTS)
 
     def allows(self, client: str) -> bool:
         """Take one call from the client's bucket; False if the bucket is empty."""
         now = self._clock.elapsed()
-        left, since = self._buckets.pop(client, (self._capacity, now))
+        left, since = self._buckets.get(client, (self._capacity, now))
         left = min(self._capacity, left + (now - since) * self._rate)
         allowed = left >= 1
         self._buckets[client] = (left - 1 if allowed else left), now
-        if len(self._buckets) > MAX_CLIENTS:
-            self._buckets.popitem(last=False)
         return allowed

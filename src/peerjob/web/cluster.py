@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 from peerjob.handles.manager import Manager
 from peerjob.handles.scoped_manager import ScopedManager
+from peerjob.model.latest import Latest
 from peerjob.model.rights import Rights
 
 from .feeds import Feeds
@@ -27,15 +27,14 @@ class RememberedPages:
     """The values of the last pages, by their link and the role of the reader; the oldest is dropped."""
 
     def __init__(self) -> None:
-        self._pages: OrderedDict[object, tuple[int, str, dict[str, Any]]] = OrderedDict()
+        self._pages = Latest[object, tuple[int, str, dict[str, Any]]](MAX_REMEMBERED)
 
     def keep(self, key: object, at_us: int, template: str, values: dict[str, Any], size: int) -> None:
         """Keep a page, unless it is too large."""
-        self._pages.pop(key, None)
         if size <= MAX_REMEMBERED_TEXT:
             self._pages[key] = at_us, template, values
-            if len(self._pages) > MAX_REMEMBERED:
-                self._pages.popitem(last=False)
+        else:
+            self._pages.pop(key, None)
 
     def find(self, key: object) -> tuple[int, str, dict[str, Any]] | None:
         """The time, template and values of a page."""
@@ -55,17 +54,15 @@ class ServedCluster:
         self.parts: dict[tuple[str, Links], tuple[int, Mapping[str, str]]] = {}
         """The parts of live views that all readers share, with the version of their sample."""
 
-        self._scoped: OrderedDict[tuple[str, ...], ServedCluster] = OrderedDict()
+        self._scoped = Latest[tuple[str, ...], ServedCluster](MAX_SCOPES)
 
     def for_kinds(self, rights: Rights) -> ServedCluster:
         """This cluster, or what rights that are limited to kinds show of it."""
         if not rights.kinds:
             return self
         key = tuple(sorted(rights.kinds))
-        cluster = self._scoped.pop(key, None) or ServedCluster(self.name, ScopedManager(self.manager, rights))
+        cluster = self._scoped.get(key) or ServedCluster(self.name, ScopedManager(self.manager, rights))
         self._scoped[key] = cluster
-        if len(self._scoped) > MAX_SCOPES:
-            self._scoped.popitem(last=False)
         return cluster
 
     def is_within(self, rights: Rights) -> bool:

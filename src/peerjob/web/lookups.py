@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
 from peerjob.model.errors import DecodeError
+from peerjob.model.latest import Latest
 from peerjob.model.query import Query, ResultPage
 from peerjob.model.state import State
 
@@ -104,18 +104,16 @@ class SharedLists:
 
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
-        self._lists: OrderedDict[Query, _SharedList] = OrderedDict()
+        self._lists = Latest[Query, _SharedList](MAX_SHARED)
         self._reading = asyncio.Lock()
 
     async def page(self, query: Query, counts: object) -> ResultPage[InstanceRow]:
         """The rows of a query, while the sample has these counts."""
         async with self._reading:
-            now, known = self._manager.clock.elapsed(), self._lists.pop(query, None)
+            now, known = self._manager.clock.elapsed(), self._lists.get(query)
             if known is None or known.counts != counts or now - known.read_at >= SHARED_SECONDS:
                 known = _SharedList(read_at=now, counts=counts, rows=await page_of(self._manager, query))
             self._lists[query] = known
-            if len(self._lists) > MAX_SHARED:
-                self._lists.popitem(last=False)
             return known.rows
 
 

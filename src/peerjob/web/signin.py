@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode
@@ -14,6 +13,7 @@ from starlette.routing import BaseRoute, Route
 from peerjob.model.arguments import typed
 from peerjob.model.clock import Clock
 from peerjob.model.errors import UnauthenticatedError
+from peerjob.model.latest import Latest
 from peerjob.model.rate_limiter import RateLimiter
 from peerjob.model.rights import Authenticator, Principal
 from peerjob.model.trusted_proxies import network_of
@@ -60,7 +60,7 @@ class SignIn:
         self._clock = clock
         self._namespace = namespace
         self._limiter = RateLimiter(1 / ATTEMPT_SECONDS, clock, burst=ATTEMPTS)
-        self._sessions: OrderedDict[str, _SignedIn] = OrderedDict()
+        self._sessions = Latest[str, _SignedIn](MAX_SESSIONS)
 
     async def __call__(self, request: Request) -> Principal | None:
         """The signed-in sender of a request, or None."""
@@ -148,8 +148,6 @@ class SignIn:
         session, root = new_session(), str(request.scope["peerjob.root"])
         self._sessions.pop(session_in(request), None)
         self._sessions[session] = _SignedIn(principal=principal, until=self._clock.elapsed() + SESSION_SECONDS)
-        while len(self._sessions) > MAX_SESSIONS:
-            self._sessions.popitem(last=False)
         response = RedirectResponse(f"{root}{safe_link(to)}", 303)
         set_session(response, request, root, session, signed_in=True)
         return response

@@ -12,7 +12,6 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from peerjob.model.clock import Clock, SystemClock, to_datetime
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError, UnauthenticatedError
 from peerjob.model.extras import needs_extra
+from peerjob.model.latest import Latest
 from peerjob.model.limits import encodable
 from peerjob.model.listen_address import is_loopback
 from peerjob.model.rights import Authenticator, Principal, Rights
@@ -89,7 +89,7 @@ class Jwt(Authenticator):
         self._leeway = to_seconds(leeway, "leeway")
         self._clock = SystemClock() if clock is None else clock
         self._keys = _Keys(keys, self._clock)
-        self._known: OrderedDict[str, Principal] = OrderedDict()
+        self._known = Latest[str, Principal](MAX_KNOWN)
 
     async def principal_of(self, token: str) -> Principal | None:
         if token.count(".") != 2:
@@ -100,8 +100,6 @@ class Jwt(Authenticator):
             return known
         principal = await self._checked(token)
         self._known[digest] = principal
-        if len(self._known) > MAX_KNOWN:
-            self._known.popitem(last=False)
         return principal
 
     def knows(self, principal: Principal) -> bool:
