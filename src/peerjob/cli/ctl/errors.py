@@ -45,7 +45,7 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (errors.UnauthenticatedError, "set one with --token-file, or PEERJOB_TOKEN"),
     (errors.AuthError, "you need a token with this right"),
     (errors.TlsMismatchError, ""),
-    (errors.NodeUnavailableError, "check --address, and whether the node listens there and needs --tls-ca"),
+    (errors.NodeUnavailableError, "check --address, and whether a node listens there"),
     (errors.NodeStoppedError, "ask another node with --address"),
     (errors.UnknownKindError, "`jobctl list jobs` shows the kinds of the live nodes"),
     (errors.UnknownInstanceError, "`jobctl list instances` shows the instances"),
@@ -66,8 +66,14 @@ def error_report(error: Exception) -> ErrorReport | None:
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), None)
     if status is None:
         return None
-    hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), "")
+    hint = _hint(error)
     return ErrorReport(f"{text_of(error)}{'; ' if hint else ''}{hint}", status)
+
+
+def _hint(error: Exception) -> str:
+    if type(error) is errors.NodeUnavailableError and "certificate" in error.text:
+        return "check --tls-ca and --tls-server-name"
+    return next((hint for kind, hint in _HINTS if isinstance(error, kind)), "")
 
 
 def text_of(error: Exception) -> str:
@@ -77,4 +83,6 @@ def text_of(error: Exception) -> str:
         return f"no node has a job of kind {error.kind!r} (known: {known})"
     if isinstance(error, errors.TlsMismatchError):
         return f"{_MISMATCHES[error.wants]} ({error.addresses[0]})"
+    if isinstance(error, errors.NodeUnavailableError):
+        return error.text
     return str(error) or type(error).__name__

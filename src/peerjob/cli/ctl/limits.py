@@ -159,7 +159,7 @@ async def set_limit(
     at most 10.
     """
     if (name is None) == (kind is None):
-        raise OptionError("NAME", name, "the name of a shared limit, or --kind")
+        raise OptionError("NAME", name or "nothing", "the name of a shared limit, or --kind")
     numbers = {"--concurrency": concurrency, "--rate": rate, "--burst": burst}
     given = [option for option, number in numbers.items() if number is not None]
     if clear and given:

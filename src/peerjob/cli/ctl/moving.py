@@ -53,7 +53,9 @@ class StoreUrl:
         url = self.store if file is None else read_setting("store_file", file)
         url = url or os.environ.get(variable_of("store"))
         if not url or url.startswith("memory:"):
-            raise OptionError("store", url or None, "the URL of a server or of a file, by --store or PEERJOB_STORE")
+            raise OptionError(
+                "store", url or "nothing", "the URL of a server or of a file, by --store or PEERJOB_STORE"
+            )
         return url
 
 

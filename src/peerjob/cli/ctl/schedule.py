@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, cast
@@ -90,7 +91,7 @@ async def schedule(
         if instance.id != id:
             to_stderr("an instance with this key exists already")
         if wait:
-            await _show_end(session, instance, within)
+            await show_end(session, instance, within)
         else:
             session.out.row(instance, tables.instances(session.now))
 
@@ -113,8 +114,13 @@ def _check_for_schedule(wait: bool, request: str | None) -> None:
         raise OptionError("--id", request, "no id with --cron or --every: a schedule is added once in any case")
 
 
-async def _show_end(session: ClientSession, instance: Instance[Any], within: str | None) -> None:
-    await instance.wait(within)
+async def show_end(session: ClientSession, instance: Instance[Any], within: str | None) -> None:
+    """Wait for the end of an instance, and show it; raises CommandError unless it completed."""
+    try:
+        await instance.wait(within)
+    except asyncio.CancelledError:
+        to_stderr(f"instance {instance.id} goes on; `jobctl wait {instance.id}` waits for it")
+        raise
     session.out.one(instance, tables.instances(session.now))
     if instance.state is not State.COMPLETED:
         why = f": {instance.error}" if instance.error is not None else ""

@@ -66,6 +66,8 @@ class JobModules:
 
 
 def _jobs_of(name: str) -> Jobs:
+    if not name:
+        raise OptionError("MODULE", name, "the name of a module with jobs, such as app.jobs")
     try:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:  # the import runs user code, which can raise any error

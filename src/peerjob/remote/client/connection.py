@@ -44,6 +44,15 @@ MAX_SILENCE = 5.0
 """Seconds without an answer after which the client asks another node, if there are other addresses."""
 
 
+_REASONS = {
+    "certificate has expired": "the node's certificate has expired",
+    "CERTIFICATE_VERIFY_FAILED": "no CA that the client trusts has signed the node's certificate",
+    "Hostname Verification": "the node's certificate is for another name",
+    "Domain name not found": "the name has no address",
+}
+"""Parts of gRPC's texts about a connection, and what each means; the first that fits counts."""
+
+
 class StreamBrokenError(NodeUnavailableError):
     """The node of a stream went away; another node may answer."""
 
@@ -197,7 +206,7 @@ class Connection:
         try:
             await node.ask(rpcs.GET_VERSION, b"", timeout=MAX_CONNECT)
         except grpc.aio.AioRpcError as error:
-            return NodeUnavailableError(self.addresses, f"no node can be reached: {error.details()}")
+            return NodeUnavailableError(self.addresses, f"no node can be reached: {_reason(error.details() or '')}")
         return NodeUnavailableError(self.addresses, "no node could be reached in time")
 
     def _max_silence(self, seconds: float) -> float | None:
@@ -279,6 +288,12 @@ async def _connected(channel: Any, until: float) -> bool:
             return False
         state = channel.get_state(try_to_connect=True)
     return True
+
+
+def _reason(details: str) -> str:
+    """The reason in gRPC's text, which repeats the address and names layers of gRPC."""
+    plain = next((reason for part, reason in _REASONS.items() if part in details), None)
+    return plain or details.rpartition("Failed to connect to remote host: ")[2]
 
 
 def _elsewhere(failure: Exception, rpc: Rpc[Any, Any]) -> bool:

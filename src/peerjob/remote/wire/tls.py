@@ -70,12 +70,9 @@ class ServerTls:
         except (ssl.SSLError, OSError) as error:
             pair = f"{_name(self.certificate)} and {_name(self.key)}"
             return OptionError("tls", pair, f"a certificate and its private key ({_reason(error)})")
-        try:
-            if pems.client_ca is not None:
-                context.load_verify_locations(cadata=pems.client_ca.decode("ascii", "replace"))
-        except ssl.SSLError as error:
-            return OptionError("client_ca", _name(self.client_ca or b""), f"certificates ({_reason(error)})")
-        return None
+        if self.client_ca is None or pems.client_ca is None:
+            return None
+        return _wrong_ca("client_ca", self.client_ca, pems.client_ca)
 
     @property
     def name(self) -> str:
@@ -103,11 +100,23 @@ class ClientTls:
         """The credentials for gRPC; raises OptionError."""
         if (self.certificate is None) != (self.key is None):
             raise OptionError("tls", "one of certificate and key", "both, or none of them")
+        ca = None if self.ca is None else _read("ca", self.ca)
+        if self.ca is not None and ca is not None and (wrong := _wrong_ca("ca", self.ca, ca)):
+            raise wrong
         return grpc.ssl_channel_credentials(
-            root_certificates=None if self.ca is None else _read("ca", self.ca),
+            root_certificates=ca,
             private_key=None if self.key is None else _read("key", self.key),
             certificate_chain=None if self.certificate is None else _read("certificate", self.certificate),
         )
+
+
+def _wrong_ca(option: str, pem: Pem, content: bytes) -> OptionError | None:
+    """The reason for which gRPC would refuse the certificates of a CA."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=content.decode("ascii", "replace"))
+    except ssl.SSLError as error:
+        return OptionError(option, _name(pem), f"certificates ({_reason(error)})")
+    return None
 
 
 def _name(pem: Pem) -> str:
