@@ -1,4 +1,4 @@
-"""The history of an instance as a bar: how long it was queued, and how long it ran on which node."""
+"""The history of an instance as a bar: how long it waited, and how long it ran on which node."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDTH, BAR = 1000, 22
 """The size of the drawing, which is stretched to the width of the page."""
 LEAST = 4.0
 """The least width of a span, so that a short one can be seen."""
-COLORS = {"queue": "queued", "run": "running", "good": "completed", "warn": "cancelled", "bad": "failed"}
+COLORS = {"queue": "waiting", "run": "running", "good": "completed", "warn": "cancelled", "bad": "failed"}
 """The meaning of each color, by its class in app.css."""
 
 
@@ -67,7 +67,10 @@ def timeline(history: Sequence[HistoryEntry], now: datetime) -> Markup:
         '<svg class="timeline" viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>'
     ).format(WIDTH, BAR, label, Markup("").join(drawn))
     # as text of the page, which keeps its size on a narrow screen
-    ends = Markup('<p class="ends"><span>{0:%H:%M:%S}</span> <span>{1:%H:%M:%S} UTC</span></p>').format(begin, end)
+    shown = "%H:%M:%S" if begin.date() == end.date() else "%Y-%m-%d %H:%M"
+    ends = Markup('<p class="ends"><span>{}</span> <span>{} UTC</span></p>').format(
+        f"{begin:{shown}}", f"{end:{shown}}"
+    )
     return drawing + ends + _legend(parts)
 
 

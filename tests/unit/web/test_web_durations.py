@@ -6,11 +6,13 @@ from datetime import timedelta
 import pytest
 
 from peerjob import INJECTED, Context, Job
+from peerjob.handles.entries import HistoryEntry
 from peerjob.model.clock import to_datetime
 from peerjob.model.record import Transition
 from peerjob.model.state import State
 from peerjob.testing import VirtualClock, advance, running_node
 from peerjob.web.durations import Took, took
+from peerjob.web.timeline import timeline
 from support.dashboards import pages_of
 
 BEGIN_US = 1_700_000_000_000_000
@@ -62,3 +64,15 @@ async def test_a_snoozed_instance_shows_the_whole_and_its_last_run(clock: Virtua
         kind = re.sub(r"\s+", " ", (await client.get("/kinds/poll")).text)
         assert "From the first start to the end, half took at most 20m, 95 % at most 20m." in kind
         assert "Of the last runs alone, half took at most 2.0 s, 95 % at most 2.0 s." in kind
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ends"),
+    [(8, ["22:13:20", "22:13:28 UTC"]), (200_000, ["2023-11-14 22:13", "2023-11-17 05:46 UTC"])],
+)
+def test_the_ends_of_a_timeline_have_a_date_if_they_are_of_different_days(seconds: float, ends: list[str]) -> None:
+    entries = [HistoryEntry("id", "work", entry) for entry in history((S, 0), (P, 5), (C, seconds))]
+    drawn = timeline(entries, entries[-1].timestamp)
+    shown = re.search(r'<p class="ends"><span>(.*)</span> <span>(.*)</span></p>', drawn)
+    assert shown is not None
+    assert list(shown.groups()) == ends

@@ -113,7 +113,7 @@ async def test_an_instance_shows_all_that_is_known_and_no_secret() -> None:
     assert '<svg class="timeline"' in text
     legend = re.search(r'<p class="legend">(.*?)</p>', text)
     assert legend is not None
-    assert re.findall(r"</span> (\w+)", legend[1]) == ["queued", "running", "failed"]
+    assert re.findall(r"</span> (\w+)", legend[1]) == ["waiting", "running", "failed"]
     assert 'method="post"' not in text, "a reader gets no form"
     assert "***" in text
     for shown in (text, *(one.text for one in downloads)):

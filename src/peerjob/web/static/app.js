@@ -50,12 +50,14 @@
     const axis = { stroke: color("--muted"), grid: { stroke: color("--line"), width: 1 }, ticks: { stroke: color("--line") } };
     plot = new uPlot({
       width: box.clientWidth, height: 220,
+      // UTC, as the dates of all pages
+      tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1e3), "Etc/UTC"),
       series: [
-        {},
+        { label: "UTC", value: "{YYYY}-{MM}-{DD} {HH}:{mm}:{ss}" },
         { label: "completed in 10 s", stroke: color("--good"), fill: color("--good-bg"), width: 1.5 },
         { label: "failed in 10 s", stroke: color("--bad"), width: 1.5 },
       ],
-      axes: [{ ...axis }, { ...axis, size: 60 }],
+      axes: [{ ...axis, values: "{HH}:{mm}" }, { ...axis, size: 60 }],
       scales: { y: { range: (self, low, high) => [0, Math.max(1, high * 1.1)] } },
     }, data, box);
     new ResizeObserver(() => plot.setSize({ width: box.clientWidth, height: 220 })).observe(box);
