@@ -2,7 +2,7 @@
 
 import random  # which bit of each byte is flipped
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -150,4 +150,67 @@ async def test_a_damaged_need_lets_nothing_wait_for_ever(
             wrong.append(f"a sibling of a child that failed runs, bit {bit}")
         await store.clear()
     await store.close()
+    assert wrong == []
+
+
+def damages_of(member: bytes) -> Iterator[bytes]:
+    """What can become of an edge on Redis, whose fence is behind 37 bytes."""
+    yield from (b"", b"\xff\xfe" + member[2:], member[:20], member[:37], b"9" * 400)
+    for place in range(len(member)):
+        damaged = member[:place] + bytes([member[place] ^ (1 << place % 7)]) + member[place + 1 :]
+        is_lower = place >= 37 and damaged[37:].isdigit() and int(damaged[37:]) < int(member[37:])
+        # a lower fence looks like that of an earlier wait
+        yield member + b"0" if is_lower else damaged
+
+
+@pytest.mark.parametrize("of_parent", [True, False])
+@pytest.mark.parametrize("completes", [True, False])
+async def test_a_damaged_edge_lets_nothing_wait_for_ever(
+    redis_url: str, namespace: str, of_parent: bool, completes: bool
+) -> None:
+    """An edge of a parent, and one of a sibling, beside another edge, and beside instances that wait for others."""
+    make, server = Factory(SystemClock()), cast("Any", redis.Redis.from_url(redis_url))
+    store = open_store(redis_url, namespace=namespace, clock=SystemClock(), limits=StoreLimits())
+    await store.open()
+    await store.require_layout(FLOWS_LAYOUT, "steps")
+    peer = await Peer(store=store, info=make.node("node", kinds=("work",)), make=make).join(600_000_000)
+    wrong: list[str] = []
+
+    async def play(choose: int) -> int:
+        await store.enqueue(make.instances(1))
+        parent = await peer.take_one()
+        first, second, third, fourth = made = make.instances(4)
+        needs = {second: first, fourth: third}
+        children = [
+            NewChild(instance=one, needs=(Need(needs[one].id, "completed"),) if one in needs else ()) for one in made
+        ]
+        await store.spawn(peer.incarnation, Held(parent.id, parent.fence), children)
+        claims = {claim.id: claim for claim in await peer.take(2)}
+        assert await peer.suspend(parent, NEEDS, needs=(Need(first.id),)) is Ack.DONE
+        victim = parent if of_parent else second
+        (key,) = server.keys(f"*{namespace}}}:d:{first.id}")
+        (member,) = [one for one in server.zrange(key, 0, -1) if one.startswith(victim.id.encode())]
+        damages = list(damages_of(member))
+        server.zrem(key, member)
+        server.zadd(key, {damages[choose]: 0})
+        assert await peer.end(claims[first.id], Action.COMPLETE if completes else Action.TERMINATE) is Ack.DONE
+        while await store.settle():
+            pass
+        taken = {claim.id for claim in await peer.take()}
+        records = {record.id: record for record in await store.get([second.id, fourth.id]) if record is not None}
+        if parent.id not in taken:
+            wrong.append(f"{damages[choose]!r}: the parent waits")
+        if (second.id in taken) != completes or records[second.id].state.is_final == completes:
+            wrong.append(f"{damages[choose]!r}: the sibling is {records[second.id].state}")
+        if fourth.id in taken or records[fourth.id].state.is_final:
+            wrong.append(f"{damages[choose]!r}: one that waits for another child is {records[fourth.id].state}")
+        await store.clear()
+        return len(damages)
+
+    number, count = 0, 1
+    while number < count:
+        count = await play(number)
+        number += 1
+    await store.close()
+    server.close()
     assert wrong == []

@@ -50,10 +50,51 @@ local settle = layout == FLOWS_LAYOUT and (function()
     return true
   end
 
+  -- A parent with more children than this is not searched for an instance that a damaged edge named.
+  local MAX_SEARCHED = 10000
+
+  -- Let go on what damaged edges named: {id of the child that is over, its state} each. An instance has as many needs as
+  -- edges, so one that has more needs than edges lost an edge. One that needs a sibling is cancelled unless the sibling
+  -- completed, because the edge may have said so.
+  local function mend(lost)
+    for _, one in ipairs(lost) do
+      local child, state = one[1], one[2]
+      local record = decode(call('MGET', record_key(child))[1])
+      local parent = record and record.thread and record.thread.parent or ''
+      local above = parent ~= '' and decode(call('MGET', record_key(parent))[1])
+      if above and not is_final(above.state) then
+        local ids, left, fences = {parent}, {}, {}
+        count_stray(child, record.kind, 'what needs it cannot be read and is looked for')
+        if call('ZCARD', children_key(parent)) <= MAX_SEARCHED then
+          ids = call('ZRANGE', children_key(parent), 0, -1)
+          ids[#ids + 1] = parent
+        end
+        for n, id in ipairs(ids) do
+          local other = decode(call('MGET', record_key(id))[1])
+          local thread = other and not is_final(other.state) and other.thread
+          if thread and thread.fence == other.fence and thread.needs > 0 then
+            left[id], fences[id] = thread.needs, digits(other.fence)
+          end
+        end
+        for n = 1, #ids - 1 do
+          for _, member in ipairs(call('ZRANGE', edges_key(ids[n]), 0, -1)) do
+            local id = sub(member, 1, 36)
+            left[id] = left[id] and left[id] - (sub(member, 38) == fences[id] and 1 or 0)
+          end
+        end
+        for _, id in ipairs(#ids > 1 and ids or {}) do
+          if left[id] and left[id] > 0 then
+            settle_later('f' .. id .. child .. (id == parent and COMPLETED or state or 0) .. ' ' .. fences[id])
+          end
+        end
+      end
+    end
+  end
+
   -- Read the first entries, and their edges and children, up to `left` of them. Return them in order: {dependant, when,
-  -- fence, needed id, its state} for an edge, {id} for a child. Return also what is left.
+  -- fence, needed id, its state} for an edge, {id} for a child. Return also what is left, and the damaged edges.
   local function next_ends(left)
-    local found = {}
+    local found, lost = {}, {}
     for _, text in ipairs(call('ZRANGE', SETTLING, 0, left - 1)) do
       local letter, id, members, is_whole = sub(text, 1, 1), sub(text, 2, 37), {}, true
       local key = letter == 'k' and children_key(id) or edges_key(id)
@@ -70,8 +111,13 @@ local settle = layout == FLOWS_LAYOUT and (function()
         end
         local state = tonumber(sub(text, 38))
         for _, member in ipairs(members) do
-          found[#found + 1] = letter == 'k' and {member}
-            or {sub(member, 1, 36), sub(member, 37, 37), sub(member, 38), id, state}
+          if letter == 'k' then
+            found[#found + 1] = {member}
+          elseif match(member, '^[ce]%d+$', 37) then
+            found[#found + 1] = {sub(member, 1, 36), sub(member, 37, 37), sub(member, 38), id, state, true}
+          else
+            lost[#lost + 1] = {id, state}
+          end
         end
       end
       left = left - max(1, #members)
@@ -84,10 +130,10 @@ local settle = layout == FLOWS_LAYOUT and (function()
         end
       end
     end
-    return found, left
+    return found, left, lost
   end
 
-  local function read(found)
+  local function read(found, lost)
     local ids, keys, records = {}, {}, {}
     for _, one in ipairs(found) do
       local id = one[1]
@@ -103,13 +149,20 @@ local settle = layout == FLOWS_LAYOUT and (function()
         set_aside(id, '', 'unreadable record')
       end
     end
+    for _, one in ipairs(found) do
+      local record, is_edge = records[one[1]], one[6]
+      if is_edge and (record and tonumber(one[3]) > record.fence
+        or not record and not damaged[one[1]] and call('EXISTS', bad_key(one[1])) == 0) then
+        lost[#lost + 1] = {one[4], one[5]}
+      end
+    end
     return records
   end
 
   -- Follow up some ends, and write what follows. Return what is left of the limit.
   local function round(left, retention)
-    local found, rest = next_ends(left)
-    local records, changed, cancelled = read(found), {}, {}
+    local found, rest, lost = next_ends(left)
+    local records, changed, cancelled = read(found, lost), {}, {}
 
     local function cancel_now(record, id, note)
       cancel(record, id, '', note, retention)
@@ -158,6 +211,10 @@ local settle = layout == FLOWS_LAYOUT and (function()
     hint_end(cancelled)
     pass_slots_and_wake()
     write_all()
+    if lost[1] then
+      mend(lost)
+      write_all()
+    end
     return rest
   end
 
