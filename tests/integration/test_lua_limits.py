@@ -66,6 +66,18 @@ async def test_a_damaged_record_takes_no_room(site: MakeSite) -> None:
     assert await ids(peer) == []
 
 
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_gate_is_a_table_from_its_first_entry_on(site: MakeSite, count: int) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits([KindLimits(kind="work", key_concurrency=1)])
+    for _ in range(2):
+        await store.enqueue(keyed(here, count))
+    with connect(here) as server:
+        assert [server.object("encoding", here.key(f"{letter}:work")) for letter in "gn"] == [b"hashtable"] * 2
+    assert await counts(store) == [("k", 1, 2 * count - 1)]
+
+
 async def test_a_damaged_record_uses_up_no_rate(site: MakeSite) -> None:
     here = site()
     store = await here.open(retry_for=0)

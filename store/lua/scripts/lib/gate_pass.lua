@@ -1,17 +1,17 @@
 -- Instances pass the gates of their keys. A script does this once, after it has planned all else but its wakes: an
 -- instance that the script cancels must not pass. A claim also does it after it has moved delayed instances.
--- An instance that comes is a table: id, score (its priority as text), due, suspect, key, concurrency (as in `g:`), letter
--- (that of its entry, or "new"), and member (its place in a queue, or false). A state is what `n:` has about a key. This
--- runs for each job with a key, so the code makes few tables and texts.
+-- An instance that comes is a table: id, score (its priority as text), due, suspect, concurrency (as in `g:`), and member
+-- (its place in a queue, or nil); of one that is not new, also key and letter (that of its entry). This runs for each job
+-- with a key, so the code makes few tables and texts.
 
 -- Pass the gates of one kind. `keys`: further keys of which instances can pass. Return whether more could pass than a
 -- script may let pass.
 local pass_kind = gates and function(kind, keys)
   -- MAX_PASSED: besides those that follow instances that leave, so many waiting instances pass at most
-  local MAX_PASSED, NO_TIME, COUNTS, NOTHING = 200, '0000000000000000', '>I4I4I4', {}
+  local MAX_PASSED, NO_TIME, NOTHING = 200, '0000000000000000', {}
   local QUEUED, AWAY = byte('q'), byte('-')
   local g, n, all_waiting = kind_key('g', kind), kind_key('n', kind), waiting_key(kind, '')
-  local leavers, came = gates.leaving[kind] or NOTHING, gates.coming[kind] or NOTHING
+  local leavers, came, new = gates.leaving[kind] or NOTHING, gates.coming[kind] or NOTHING, gates.new[kind] or NOTHING
   local rule = shared.rule(kind)
   local own = rule and rule.own > 0 and rule.own
   local states, names, openable, was_cut = {}, {}, MAX_PASSED, false
@@ -41,39 +41,26 @@ local pass_kind = gates and function(kind, keys)
     keys_of[at] = gates.is_whole(texts[at]) and sub(texts[at], 22)
     touch(keys_of[at])
   end
-  local returning, ids_returning = {}, {}
-  for _, instance in ipairs(came) do
-    if instance.letter == 'new' then
-      touch(instance.key)
-    else
-      returning[#returning + 1], ids_returning[#returning + 1] = instance, instance.id
-    end
+  local ids_returning = {}
+  for at, instance in ipairs(came) do
+    ids_returning[at] = instance.id
   end
-  for at, text in ipairs(returning[1] and call('HMGET', g, unpack(ids_returning)) or NOTHING) do
-    local instance, _ = returning[at], nil
+  for at, text in ipairs(came[1] and call('HMGET', g, unpack(ids_returning)) or NOTHING) do
+    local instance, _ = came[at], nil
     instance.letter, _, instance.concurrency, instance.key = gates.parsed(text)
     touch(instance.key)
   end
-  for _, instance in ipairs(gates.new[kind] or NOTHING) do
-    write(instance.id, '-' .. NO_TIME .. instance.concurrency .. instance.key)
+  for at = 4, #new, 4 do
+    touch(new[at])
   end
   for _, key in ipairs(keys) do
     touch(key)
   end
-  -- `freed`: how many admitted instances leave. `came`: the instances that come, if any. `left`: the members of waiting
-  -- ones that leave, if any.
+  local is_unused = names[1] and true
   for at, text in ipairs(names[1] and call('HMGET', n, unpack(names)) or NOTHING) do
-    local state = {admitted = 0, concurrency = 0, waiting = 0, last = '', is_stored = text and true, freed = 0,
-      came = nil, left = nil}
-    if text and #text >= 12 and byte(text) == 0 and (#text == 12 or byte(text, -1) == 44) then
-      state.admitted, state.concurrency, state.waiting = unpack_text(COUNTS, text)
-      state.last = sub(text, 13)
-    elseif text then
-      -- After damage, the key begins anew, with the instances that wait.
-      state.waiting = call('ZCARD', all_waiting .. names[at])
-    end
-    states[names[at]] = state
+    states[names[at]], is_unused = key_state(text, all_waiting, names[at]), is_unused and not text
   end
+  is_unused = is_unused and call('HLEN', n) == 0
 
   -- 2. Instances leave.
   local gone_ids = NOTHING
@@ -82,13 +69,7 @@ local pass_kind = gates and function(kind, keys)
     if key then
       local state, letter = states[key], byte(text)
       if letter == QUEUED then
-        state.admitted, state.freed = max(0, state.admitted - 1), state.freed + 1
-        local from = state.admitted > 0 and find(state.last, id, 1, true)
-        if from then
-          state.last = sub(state.last, 1, from - 1) .. sub(state.last, find(state.last, ',', from, true) + 1)
-        elseif state.admitted == 0 then
-          state.last = ''
-        end
+        leave_admitted(state, id)
       elseif letter ~= AWAY then
         local member = sub(text, 2, 17) .. id .. sub(text, 1, 1) .. sub(text, 18, 21)
         state.waiting, state.left = max(0, state.waiting - 1), state.left or {}
@@ -105,21 +86,31 @@ local pass_kind = gates and function(kind, keys)
   end
 
   -- 3. Instances come. One without a key passes no gate.
+  local function come(state, instance)
+    local here = state.came
+    if here then
+      here[#here + 1] = instance
+    else
+      state.came = {instance}
+    end
+  end
+
   for _, instance in ipairs(came) do
     local state, letter = states[instance.key or ''], leavers[instance.id] and '-' or instance.letter
     if not state or letter == 'q' then
       add_to_queue(instance.id, kind, instance.score, instance.due, instance.suspect, true)
-    elseif letter == '-' or letter == 'new' then
-      local here = state.came
-      if letter == 'new' or not state.is_stored and not here then
+    elseif letter == '-' then
+      if not state.is_stored and not state.came then
         state.concurrency = unpack_text('>I4', instance.concurrency)
       end
-      if here then
-        here[#here + 1] = instance
-      else
-        state.came = {instance}
-      end
+      come(state, instance)
     end
+  end
+  local numbers = {}
+  for at = 4, #new, 4 do
+    local state, packed = states[new[at]], new[at - 1]
+    numbers[packed] = numbers[packed] or unpack_text('>I4', packed)
+    state.concurrency, state.new = numbers[packed], state.new + 1
   end
 
   local function member_of(instance)
@@ -127,10 +118,15 @@ local pass_kind = gates and function(kind, keys)
     return instance.member
   end
 
-  -- An instance passes: it enters the queue. `place`: its due time, or the present time if it waited.
+  -- An instance passes: it enters the queue. `place`: its due time, or the present time if it waited. The beginning of its
+  -- entry is kept: most instances of a batch have the same one.
+  local begin, begin_place, begin_concurrency = nil, nil, nil
   local function admit(state, id, score, place, suspect, concurrency, key)
     add_to_queue(id, kind, score, place, suspect, true)
-    write(id, 'q' .. ready_member(place, '') .. concurrency .. key)
+    if place ~= begin_place or concurrency ~= begin_concurrency then
+      begin, begin_place, begin_concurrency = 'q' .. ready_member(place, '') .. concurrency, place, concurrency
+    end
+    write(id, begin .. key)
     state.admitted = state.admitted + 1
     if state.admitted + NEAR < (own or state.concurrency) then
       state.last = ''
@@ -152,6 +148,10 @@ local pass_kind = gates and function(kind, keys)
   -- If the last admitted instance is queued, and has a worse priority than one that came, the two change places. It was
   -- admitted earlier: one that this script admits precedes all that it does not admit. Return whether they did.
   local function change_places(state, instance, key)
+    local same = instance.score .. ','
+    if #state.last == ID_SIZE + #same and sub(state.last, -#same) == same then
+      return false
+    end
     local text = match(state.last, '([^,]+),$')
     local id, score = sub(text or '', 1, ID_SIZE), sub(text or '', ID_SIZE + 1)
     if not tonumber(score) or score - instance.score <= 0 then
@@ -216,6 +216,18 @@ local pass_kind = gates and function(kind, keys)
     end
   end
 
+  -- Of new instances, all pass if there is room for them and for no other one.
+  for at = 4, #new, 4 do
+    local key, concurrency, shape, id = new[at], new[at - 1], new[at - 2], new[at - 3]
+    local state = states[key]
+    if state.waiting == 0 and not state.came and state.admitted + state.new <= (own or max(1, state.concurrency)) then
+      state.new = state.new - 1
+      admit(state, id, shape.priority, shape.due, shape.suspect, concurrency, key)
+    else
+      come(state, {id = id, score = shape.priority, due = shape.due, suspect = shape.suspect, concurrency = concurrency})
+    end
+  end
+
   for _, key in ipairs(names) do
     local state, size = states[key], #counts
     if state.came or state.waiting > 0 then
@@ -223,7 +235,7 @@ local pass_kind = gates and function(kind, keys)
     end
     if state.admitted + state.waiting > 0 then
       counts[size + 1] = key
-      counts[size + 2] = pack(COUNTS, state.admitted, state.concurrency, state.waiting) .. state.last
+      counts[size + 2] = pack(GATE_COUNTS, state.admitted, state.concurrency, state.waiting) .. state.last
     elseif state.is_stored then
       add('HDEL', n, key)
     end
@@ -231,19 +243,6 @@ local pass_kind = gates and function(kind, keys)
   if newly_due[kind] and newly_due[kind] <= 0 then
     newly_due[kind] = nil
   end
-  pending.HSET[g], pending.HSET[n] = entries[1] and entries or nil, counts[1] and counts or nil
+  pending.HSET[g], pending.HSET[n] = of_table(entries, gates.unused[kind]), of_table(counts, is_unused)
   return was_cut
-end
-
-local pass_gates = gates and function()
-  local kinds = {}
-  for _, lists in ipairs({gates.leaving, gates.coming, gates.new}) do
-    for kind in pairs(lists) do
-      kinds[kind] = true
-    end
-  end
-  for kind in pairs(kinds) do
-    pass_kind(kind, {})
-  end
-  gates.leaving, gates.coming, gates.new = {}, {}, {}
 end

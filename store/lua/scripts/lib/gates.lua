@@ -12,8 +12,9 @@ local NEAR, MAX_LAST = 4, 160
 -- This file keeps which instances come to a gate, and which leave it. gate_pass.lua then lets the next ones pass. Nil
 -- without the key `limited`, as `shared` in limits.lua.
 local gates = limited and (function()
-  -- kind -> the instances that leave ("over", or "back" if they come again), that come, and that are new
-  local self, gated = {leaving = {}, coming = {}, new = {}}, {}
+  -- kind -> the instances that leave ("over", or "back" if they come again), that come, and that are new: of each new one
+  -- that comes now, its id, its template, its concurrency as in `g:`, and its key. `unused`: kinds without an entry yet.
+  local self, gated = {leaving = {}, coming = {}, new = {}, unused = {}}, {}
 
   local function of_kind(lists, kind)
     local list = lists[kind]
@@ -38,26 +39,31 @@ local gates = limited and (function()
       return false
     end
     local list = of_kind(self.coming, kind)
-    list[#list + 1] = {id = id, score = score, due = due, suspect = suspect, key = false, concurrency = false,
-      letter = false, member = false}
+    list[#list + 1] = {id = id, score = score, due = due, suspect = suspect}
     return true
   end
 
-  local packed = {}
+  local packed, NO_TIME = {}, '0000000000000000'
 
   -- Keep the key of a new instance of a template, and whether it comes to its gate now. LIMITS has a field for each kind
   -- with keys: that of its rule, or "g" and the kind.
-  local NEW = 'new'
   function self.bring(id, shape, concurrency, key, waits)
     local kind = shape.kind
-    if not self.has(kind) and not shared.rule(kind) then
-      add_pair('HSET', PREFIX .. 'limits', 'g' .. kind, '')
+    if not gated[kind] and not self.has(kind) then
+      self.unused[kind] = true
+      if not shared.rule(kind) then
+        add_pair('HSET', PREFIX .. 'limits', 'g' .. kind, '')
+      end
     end
     gated[kind], packed[concurrency] = true, packed[concurrency] or pack('>I4', concurrency)
     local comes_now = not waits and shape.due <= now
-    local list = of_kind(comes_now and self.coming or self.new, kind)
-    list[#list + 1] = {id = id, score = shape.priority, due = shape.due, suspect = shape.suspect, key = key,
-      concurrency = packed[concurrency], letter = NEW, member = false}
+    local list = of_kind(self.new, kind)
+    if comes_now then
+      local size = #list
+      list[size + 1], list[size + 2], list[size + 3], list[size + 4] = id, shape, packed[concurrency], key
+    else
+      add_pair('HSET', kind_key('g', kind), id, '-' .. NO_TIME .. packed[concurrency] .. key)
+    end
     return comes_now
   end
 
@@ -104,6 +110,45 @@ local gates = limited and (function()
 
   return self
 end)()
+
+-- Return the arguments of an HSET, or nil if there are none. If the hash does not exist yet (`is_unused`), add a long value,
+-- of which the last argument takes the place, so that the server makes a table for as long as the hash exists. Otherwise
+-- a hash of up to 512 short values would be a list, which the server searches for each field.
+local of_table = gates and function(arguments, is_unused)
+  local size = #arguments
+  if is_unused and size > 0 then
+    arguments[size + 1], arguments[size + 2] = arguments[1], arguments[2]
+    arguments[2] = string.rep(' ', 65)
+  end
+  return size > 0 and arguments or nil
+end
+
+-- Return the state of a key from its entry in `n:`: besides what the entry has, how many admitted instances leave
+-- (`freed`) and how many new ones come. Later also the instances that come to a gate that does not let all of them pass
+-- (`came`), and the members of waiting ones that leave (`left`).
+local GATE_COUNTS = '>I4I4I4'
+local key_state = gates and function(text, all_waiting, key)
+  local state = {admitted = 0, concurrency = 0, waiting = 0, last = '', is_stored = text and true, freed = 0, new = 0,
+    came = nil, left = nil}
+  if text and #text >= 12 and byte(text) == 0 and (#text == 12 or byte(text, -1) == 44) then
+    state.admitted, state.concurrency, state.waiting = unpack_text(GATE_COUNTS, text)
+    state.last = sub(text, 13)
+  elseif text then
+    -- After damage, the key begins anew, with the instances that wait.
+    state.waiting = call('ZCARD', all_waiting .. key)
+  end
+  return state
+end
+
+local leave_admitted = gates and function(state, id)
+  state.admitted, state.freed = max(0, state.admitted - 1), state.freed + 1
+  local from = state.admitted > 0 and find(state.last, id, 1, true)
+  if from then
+    state.last = sub(state.last, 1, from - 1) .. sub(state.last, find(state.last, ',', from, true) + 1)
+  elseif state.admitted == 0 then
+    state.last = ''
+  end
+end
 
 -- sorted set like a queue, the instances of a kind that wait for a key: priority -> due time in 16 digits, id, letter and
 -- concurrency as in `g:`

@@ -35,3 +35,11 @@ local function read_outcome(position)
   end
   return position, action, fields
 end
+
+-- Return whether a report has lines that a processor logged after the end of the run. They are kept unless another node
+-- has claimed the instance since.
+local function may_log_late(record, incarnation, fence, action, fields)
+  local has_lines_only = action == 'P' and fields[LOGS] and not (fields[PROGRESS] or fields[STARTED] or fields.thread)
+  return has_lines_only and record and record.owner == incarnation and digits(record.fence) == fence
+    and record.state >= CANCELLED
+end

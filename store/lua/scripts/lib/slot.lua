@@ -54,6 +54,19 @@ local offer_ended = shared and function()
   shared.ended = {}
 end
 
+local pass_gates = gates and function()
+  local kinds = {}
+  for _, lists in ipairs({gates.leaving, gates.coming, gates.new}) do
+    for kind in pairs(lists) do
+      kinds[kind] = true
+    end
+  end
+  for kind in pairs(kinds) do
+    pass_kind(kind, {})
+  end
+  gates.leaving, gates.coming, gates.new, gates.unused = {}, {}, {}, {}
+end
+
 local function pass_slots_and_wake()
   local leavers = {}
   for _, one in ipairs(leaving or {}) do

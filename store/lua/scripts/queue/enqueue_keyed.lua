@@ -16,7 +16,7 @@ local most = own > 0 and own or tonumber(ARGV[9])
 if not (rule or marked) or text and (#text < 12 or byte(text) ~= 0 or #text > 12 and byte(text, -1) ~= 44) then
   return 0
 end
-local admitted, _, waiting = unpack_text('>I4I4I4', text or '\0\0\0\0\0\0\0\0\0\0\0\0')
+local admitted, _, waiting = unpack_text(GATE_COUNTS, text or '\0\0\0\0\0\0\0\0\0\0\0\0')
 local last, passes = sub(text or '', 13), admitted < most
 -- Waiting instances pass first. A better one changes places with the last admitted one. One that passes wakes a node.
 local worst = not passes and tonumber(sub(match(last, '([^,]+),$') or '', ID_SIZE + 1))
@@ -28,7 +28,7 @@ local queue, index = PREFIX .. 'q:' .. kind, PREFIX .. '2:' .. kind
 local target = passes and queue or PREFIX .. 'w:' .. #kind .. ':' .. kind .. gate_key
 -- A key of a wrong type must cause an error before the first write.
 call('ZINTERCARD', 3, PREFIX, target, index)
-call('HLEN', g)
+local is_unused = call('HLEN', g) == 0
 call('HSETNX', KINDS, kind, '')
 local time, place = pack('>d', now), clock[1] .. sub('00000' .. clock[2], -6)
 call('MSET', key, ARGV[3] .. time .. NO_FENCE .. time .. ARGV[4] .. time .. ARGV[5] .. time .. ARGV[6],
@@ -42,6 +42,7 @@ else
   call('ZADD', target, priority, place .. id .. 'w' .. packed)
   waiting = waiting + 1
 end
-call('HSET', g, id, (passes and 'q' or 'w') .. place .. packed .. gate_key)
-call('HSET', n, gate_key, pack('>I4I4I4', admitted, tonumber(ARGV[9]), waiting) .. last)
+call('HSET', g, unpack(of_table({id, (passes and 'q' or 'w') .. place .. packed .. gate_key}, is_unused)))
+local counts = pack(GATE_COUNTS, admitted, tonumber(ARGV[9]), waiting) .. last
+call('HSET', n, unpack(of_table({gate_key, counts}, is_unused)))
 return 1

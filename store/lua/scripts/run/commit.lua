@@ -1,6 +1,5 @@
 #!lua flags=allow-oom
--- Apply outcomes of running instances. An outcome is refused as lost unless the fence and the incarnation still own the
--- instance.
+-- Apply outcomes of running instances. An outcome is lost unless its fence is that of a claim of the incarnation.
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     incarnation, command ("turn-commit": a claim follows), request, default retention, limit of final instances
@@ -60,11 +59,12 @@ for n, id in ipairs(ids) do
 end
 
 -- 2. If there is no other, and nothing to remove or to pass on, all is done.
-local is_over = answers[1] and #answers == #ids and not shared and not threads
+local is_over = answers[1] and #answers == #ids and not threads
 for kind, added in pairs(is_over and ended_kinds or {}) do
   is_over = is_over and not find_expired(kind, added, 2 * added, max_final)
 end
-if is_over then
+
+local function answer_ends()
   hint_end(ended_ids)
   add_pair('HSET', requests_key(incarnation), command, request .. '\n' .. table.concat(answers))
   write_all()
@@ -73,9 +73,20 @@ if is_over then
   end
   return {table.concat(answers), {}}
 end
+if is_over and not shared then
+  return answer_ends()
+end
 
 -- The rest needs further definitions.
--- 3. Apply the other outcomes. The tables hold the effects of outcomes so far, so that a later outcome of the same
+-- 3. With limits, too, all is done then if a claim follows: that claim wakes nodes.
+if is_over and shared.followed_by_claim then
+  pass_gates()
+  offer_ended()
+  return answer_ends()
+end
+
+-- The rest needs further definitions.
+-- 4. Apply the other outcomes. The tables hold the effects of outcomes so far, so that a later outcome of the same
 -- instance sees the earlier ones.
 local records, written, new_logs, started, is_linked = {}, {}, {}, {}, false
 
@@ -120,24 +131,8 @@ local function end_run(id, record, action, fields)
   end_claim(incarnation, id, record, to)
 end
 
--- A processor can log after the end of a run. The late lines are kept unless another node has claimed the instance
--- since the run ended.
-local function late_logs(id, fence, action, fields)
-  if action ~= 'P' or not fields[LOGS] or fields[PROGRESS] or fields[STARTED] or fields.thread then
-    return 'L'
-  end
-  local record = records[id]
-  if not record or record.owner ~= incarnation or digits(record.fence) ~= fence or record.state < CANCELLED then
-    return 'L'
-  end
-  written[id] = record
-  keep_lines(id, fields[LOGS])
-  return 'D'
-end
-
 local function apply(n, id)
-  local claim, fence, action, fields = owns[id], fences[n], actions[n], arguments[n]
-  local flags = ''
+  local claim, fence, action, fields, flags = owns[id], fences[n], actions[n], arguments[n], ''
   if fence ~= latest_fence then
     latest_fence, latest_claim = fence, claim_entry(fence, '')
   end
@@ -149,7 +144,12 @@ local function apply(n, id)
       records[id] = records[id] or decode(ended_records[id] or raws[n])
       owns_fence, flags = claim_of(records[id], incarnation)
       if owns_fence ~= fence or not claim and flags == 'r' then
-        return claim and 'L' or late_logs(id, fence, action, fields)
+        if claim or not may_log_late(records[id], incarnation, fence, action, fields) then
+          return 'L'
+        end
+        written[id] = records[id]
+        keep_lines(id, fields[LOGS])
+        return 'D'
       end
       claim = claim_entry(fence, flags)
     end
