@@ -7,12 +7,7 @@ from typing import Any
 from peerjob.model.stored_limit import InstanceLimits, KeyLimitPage, KeyLimitView, LimitPage, LimitView
 from peerjob.proto.job.v1 import service_pb2 as pb
 
-from .values import optional_stamp, stamp_us
-
-
-def given(message: Any, name: str) -> Any:
-    """An optional field; None if it is not set."""
-    return getattr(message, name) if message.HasField(name) else None
+from .values import given, optional_stamp, stamp_us
 
 
 def limit_message(view: LimitView) -> pb.Limit:

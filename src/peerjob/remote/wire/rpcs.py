@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from operator import attrgetter
 from typing import Any, Generic, TypeVar, cast
 
 from google.protobuf.message import Message
@@ -36,7 +35,6 @@ from .activity import activity_fields, activity_of
 from .cluster import audit_message, audit_of, leader_message, leader_of, node_message, node_of
 from .jobs import job_message, job_of
 from .limits import (
-    given,
     instance_limits_fields,
     instance_limits_of,
     key_page_fields,
@@ -46,7 +44,7 @@ from .limits import (
 )
 from .queries import filter_message, filter_of, query_message, query_of
 from .schedules import backfill_of, row_of, schedule_message
-from .values import given_moment, stamp, stamp_us
+from .values import given, given_moment, stamp, stamp_us
 
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
@@ -146,9 +144,17 @@ def _by_verb(
 # -- criteria and results --------------------------------------------------------------------------------------------
 
 
-def _field(name: str, _: type[C]) -> Fields[C, C]:
-    """One message field, whose value needs no conversion."""
-    return Fields(lambda value: {name: value}, attrgetter(name))
+def _field(name: str, _: type[C], default: C | None = None) -> Fields[C, C]:
+    """One message field, whose value needs no conversion; an optional one that is not set has the default."""
+    return Fields(lambda value: {name: value}, lambda message: given(message, name, default))
+
+
+def _fields(*names: str, **defaults: Any) -> Fields[tuple[Any, ...], tuple[Any, ...]]:
+    """Several such fields, in the order of a verb's arguments."""
+    return Fields(
+        lambda values: dict(zip(names, values, strict=True)),
+        lambda message: tuple(given(message, name, defaults.get(name)) for name in names),
+    )
 
 
 def _range_of(message: pb.BackfillRequest) -> tuple[str, datetime, datetime]:
@@ -165,17 +171,8 @@ _FILTER = Fields[Filter | None, Filter](
     lambda chosen: {"filter": filter_message(chosen)}, lambda message: filter_of(message.filter)
 )
 _UUID, _NAME = _field("uuid", str), _field("name", str)
-_REQUEST = Fields[tuple[str, str | None], tuple[str, str | None]](
-    lambda given: {"uuid": given[0], "request_uuid": given[1]},
-    lambda message: (message.uuid, message.request_uuid if message.HasField("request_uuid") else None),
-)
-_NAME_AND_NOTE = Fields[tuple[str, str], tuple[str, str]](
-    lambda given: {"name": given[0], "note": given[1]}, lambda message: (message.name, message.note)
-)
-_COUNTED_NAME = Fields[tuple[str, int], tuple[str, int]](
-    lambda given: {"name": given[0], "count": given[1]},
-    lambda message: (message.name, message.count if message.HasField("count") else 5),
-)
+_REQUEST, _NAME_AND_NOTE = _fields("uuid", "request_uuid"), _fields("name", "note")
+_COUNTED_NAME = _fields("name", "count", count=5)
 _RANGE = Fields[tuple[str, datetime, datetime], tuple[str, datetime, datetime]](
     lambda given: {
         "name": given[0],
@@ -184,10 +181,7 @@ _RANGE = Fields[tuple[str, datetime, datetime], tuple[str, datetime, datetime]](
     },
     _range_of,
 )
-_KIND = Fields[tuple[str | None, bool], tuple[str | None, bool]](
-    lambda given: {"kind": given[0], "schemas": given[1]},
-    lambda message: (message.kind if message.HasField("kind") else None, message.schemas),
-)
+_KIND, _KEYS_OF = _fields("kind", "schemas"), _fields("kind", "prefix", "waiting_only", "cursor")
 _JOBS = Fields[list[RegisteredJob], list[RegisteredJob]](
     lambda jobs: {"jobs": map(job_message, jobs)}, lambda message: [job_of(each) for each in message.jobs]
 )
@@ -200,29 +194,16 @@ _LEADER = Fields[Leader | None, Leader | None](
     lambda leader: {"leader": None if leader is None else leader_message(leader)},
     lambda message: leader_of(message.leader) if message.HasField("leader") else None,
 )
-_MINUTES = Fields[int, int](
-    lambda minutes: {"minutes": minutes},
-    lambda message: message.minutes if message.HasField("minutes") else MAX_ACTIVITY_MINUTES,
-)
+_MINUTES, _LIMIT = _field("minutes", int, MAX_ACTIVITY_MINUTES), _field("limit", int, 100)
+_CURSOR = Fields[str | None, str | None](lambda cursor: {"cursor": cursor}, lambda message: given(message, "cursor"))
 _ACTIVITY = Fields[Activity, Activity](activity_fields, activity_of)
-_LIMIT = Fields[int, int](
-    lambda limit: {"limit": limit}, lambda message: message.limit if message.HasField("limit") else 100
-)
 _AUDIT = Fields[list[AuditRecord], list[AuditRecord]](
     lambda records: {"records": map(audit_message, records)},
     lambda message: [audit_of(each) for each in message.records],
 )
-_CURSOR = Fields[str | None, str | None](lambda cursor: {"cursor": cursor}, lambda message: given(message, "cursor"))
-_KEYS_OF = Fields[tuple[str, str, bool, str | None], tuple[str, str, bool, str | None]](
-    lambda given: {"kind": given[0], "prefix": given[1], "waiting_only": given[2], "cursor": given[3]},
-    lambda message: (message.kind, message.prefix, message.waiting_only, given(message, "cursor")),
-)
 _SETTING = Fields[dict[str, Any], dict[str, Any]](
     lambda setting: setting,
-    lambda message: {
-        field.name: given(message, field.name) if field.has_presence else getattr(message, field.name)
-        for field in message.DESCRIPTOR.fields
-    },
+    lambda message: {field.name: given(message, field.name) for field in message.DESCRIPTOR.fields},
 )
 _LIMITS = Fields[LimitPage, LimitPage](limit_page_fields, limit_page_of)
 _KEY_LIMITS = Fields[KeyLimitPage, KeyLimitPage](key_page_fields, key_page_of)

@@ -25,6 +25,12 @@ FIRST_US = to_us(datetime.min.replace(tzinfo=UTC))
 LAST_US = to_us(datetime.max.replace(tzinfo=UTC))
 
 
+def given(message: Any, name: str, default: Any = None) -> Any:
+    """The value of a field; `default` if the field is optional and not set."""
+    is_optional = message.DESCRIPTOR.fields_by_name[name].has_presence
+    return default if is_optional and not message.HasField(name) else getattr(message, name)
+
+
 def stamp(time_us: int) -> Timestamp:
     """Microseconds since the epoch as a message."""
     seconds, micros = divmod(time_us, 1_000_000)
