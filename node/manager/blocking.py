@@ -20,6 +20,7 @@ from peerjob.handles.manager import Manager
 from peerjob.model.clock import Clock
 from peerjob.model.durations import Duration
 from peerjob.model.errors import NodeStateError
+from peerjob.model.startable import Startable
 from peerjob.node.exit import AtExit, wait_on
 
 T = TypeVar("T")
@@ -54,13 +55,11 @@ class _Verb(Generic[T]):
         self._work.close()
 
 
-class StartableManager(Manager):
+class StartableManager(Manager, Startable):
     """A manager that a program starts and stops: a node or a client."""
 
     clock: Clock
 
-    @abstractmethod
-    async def start(self) -> None: ...
     @abstractmethod
     async def stop(self, grace: Duration = ...) -> None: ...
 

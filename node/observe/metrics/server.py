@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from http import HTTPStatus
-from typing import Self
 
 from peerjob.model.arguments import typed
+from peerjob.model.startable import Startable
 from peerjob.node.node import Node
 from peerjob.node.observe.probes import Probe
 
@@ -32,7 +32,7 @@ async def serve_metrics(node: Node, listen: str = f"127.0.0.1:{PORT}", *, compat
     return server
 
 
-class MetricsServer:
+class MetricsServer(Startable):
     """Shows one `Metrics` and the probes of its node. Use it with `async with`, or `start()` and `stop()` it."""
 
     @typed
@@ -49,13 +49,6 @@ class MetricsServer:
     async def stop(self) -> None:
         """Stop listening, and cancel open requests; idempotent."""
         await self._http.stop()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.stop()
 
     @property
     def port(self) -> int:

@@ -291,11 +291,10 @@ def store_overrides(overrides: Mapping[str, Any], local: dict[str, Any] | None, 
     for option, value in overrides.items():
         if option in _NOT_STORED or option in DEFINITION_ONLY or option not in POLICY_FIELDS | {"retention"}:
             continue
-        if option in _STORED_BY_REFERENCE:
-            if option in _ERROR_TESTS:
-                stored[option] = [to_stored(test, option, local, trusted) for test in value]
-            else:
-                stored[option] = None if value is None else to_stored(value, option, local, trusted)
+        if option in _ERROR_TESTS:
+            stored[option] = [to_stored(test, option, local, trusted) for test in value]
+        elif option in _STORED_BY_REFERENCE:
+            stored[option] = None if value is None else to_stored(value, option, local, trusted)
         elif option == "backoff":
             stored[option] = _stored_backoff(value, local, trusted)
         else:
@@ -310,11 +309,10 @@ def load_overrides(stored: Mapping[str, Any], local: Mapping[str, Any] | None, t
     """
     loaded: dict[str, Any] = {}
     for option, value in stored.items():
-        if option in _STORED_BY_REFERENCE:
-            if option in _ERROR_TESTS:
-                loaded[option] = tuple(from_stored(test, option, local, trusted) for test in value)
-            else:
-                loaded[option] = None if value is None else from_stored(value, option, local, trusted)
+        if option in _ERROR_TESTS:
+            loaded[option] = tuple(from_stored(test, option, local, trusted) for test in value)
+        elif option in _STORED_BY_REFERENCE:
+            loaded[option] = None if value is None else from_stored(value, option, local, trusted)
         elif option == "backoff":
             loaded[option] = _loaded_backoff(value, local, trusted)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, Self, TypeVar, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from peerjob.handles.flow_instance import FlowInstance
@@ -143,13 +143,6 @@ class Client(RemoteManager, StartableManager):
         """Disconnect and cancel open calls; idempotent. `grace` has no effect: a node takes it too."""
         self._started = False
         await self._connection.close()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.stop()
 
     def remake(self) -> Client:
         """A new client with the same settings and jobs, not started."""

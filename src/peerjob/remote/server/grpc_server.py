@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import grpc
 
@@ -16,6 +16,7 @@ from peerjob.model.errors import NodeStateError
 from peerjob.model.grpc_import import begin_grpc
 from peerjob.model.limits import MAX_SIZE
 from peerjob.model.listen_address import address_not_free, parse_listen
+from peerjob.model.startable import Startable
 from peerjob.node.node import Node
 from peerjob.remote.wire.compression import UNCOMPRESSED
 from peerjob.remote.wire.tls import ServerTls
@@ -37,7 +38,7 @@ FLUSH_SECONDS = 0.2
 """Seconds in which a stopping server sends the last answers, before it closes connections that still have calls."""
 
 
-class GrpcServer(ABC):
+class GrpcServer(Startable):
     """Serves gRPC for a node, as an async context manager, or with `start()` and `stop()`.
 
     `listen` is "host:port"; port 0 picks a free one (see `port`). `max_message` limits a request and a response, in
@@ -71,7 +72,7 @@ class GrpcServer(ABC):
     def _interceptors(self) -> Sequence[grpc.aio.ServerInterceptor]:
         return ()
 
-    async def _prepare(self, server: grpc.aio.Server) -> None:  # noqa: B027  # most servers need no other service
+    async def _prepare(self, server: grpc.aio.Server) -> None:  # most servers need no other service
         """Add other services, before the server listens."""
 
     async def start(self) -> None:
@@ -113,13 +114,6 @@ class GrpcServer(ABC):
             # a health watch by a client has no end, so the server cancels the watch
             await server.stop(0)
         await refusing
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.stop()
 
     @property
     def port(self) -> int:

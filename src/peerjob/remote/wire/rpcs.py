@@ -18,15 +18,12 @@ from google.protobuf.message import Message
 from msgspec import structs
 
 from peerjob.handles.manager import Manager
-from peerjob.handles.registered_job import RegisteredJob
 from peerjob.handles.schedule import Backfill, ScheduleView
 from peerjob.model.activity import MAX_ACTIVITY_MINUTES, Activity
-from peerjob.model.audit import AuditRecord
 from peerjob.model.clock import aware_us, to_datetime, to_us
 from peerjob.model.errors import OptionError
 from peerjob.model.firing import Leader, ScheduleRow
 from peerjob.model.query import Filter, Query
-from peerjob.model.record import NodeView
 from peerjob.model.rights import Role
 from peerjob.model.stored_limit import InstanceLimits, KeyLimitPage, LimitPage
 from peerjob.proto.job.v1 import service_pb2 as pb
@@ -157,6 +154,13 @@ def _fields(*names: str, **defaults: Any) -> Fields[tuple[Any, ...], tuple[Any, 
     )
 
 
+def _list(name: str, write: Callable[[C], Message], read: Callable[[Any], C]) -> Fields[list[C], list[C]]:
+    """A repeated field, each value of which is a message."""
+    return Fields(
+        lambda values: {name: map(write, values)}, lambda message: [read(each) for each in getattr(message, name)]
+    )
+
+
 def _range_of(message: pb.BackfillRequest) -> tuple[str, datetime, datetime]:
     if not message.HasField("start") or not message.HasField("end"):
         raise OptionError("end" if message.HasField("start") else "start", None, "a time")
@@ -182,14 +186,10 @@ _RANGE = Fields[tuple[str, datetime, datetime], tuple[str, datetime, datetime]](
     _range_of,
 )
 _KIND, _KEYS_OF = _fields("kind", "schemas"), _fields("kind", "prefix", "waiting_only", "cursor")
-_JOBS = Fields[list[RegisteredJob], list[RegisteredJob]](
-    lambda jobs: {"jobs": map(job_message, jobs)}, lambda message: [job_of(each) for each in message.jobs]
-)
+_JOBS = _list("jobs", job_message, job_of)
 _COUNT, _CANCELLED, _REMOVED = _field("count", int), _field("cancelled", bool), _field("removed", bool)
 _MOVED = _field("moved", bool)
-_NODES = Fields[list[NodeView], list[NodeView]](
-    lambda views: {"nodes": map(node_message, views)}, lambda message: [node_of(node) for node in message.nodes]
-)
+_NODES = _list("nodes", node_message, node_of)
 _LEADER = Fields[Leader | None, Leader | None](
     lambda leader: {"leader": None if leader is None else leader_message(leader)},
     lambda message: leader_of(message.leader) if message.HasField("leader") else None,
@@ -197,10 +197,7 @@ _LEADER = Fields[Leader | None, Leader | None](
 _MINUTES, _LIMIT = _field("minutes", int, MAX_ACTIVITY_MINUTES), _field("limit", int, 100)
 _CURSOR = Fields[str | None, str | None](lambda cursor: {"cursor": cursor}, lambda message: given(message, "cursor"))
 _ACTIVITY = Fields[Activity, Activity](activity_fields, activity_of)
-_AUDIT = Fields[list[AuditRecord], list[AuditRecord]](
-    lambda records: {"records": map(audit_message, records)},
-    lambda message: [audit_of(each) for each in message.records],
-)
+_AUDIT = _list("records", audit_message, audit_of)
 _SETTING = Fields[dict[str, Any], dict[str, Any]](
     lambda setting: setting,
     lambda message: {field.name: given(message, field.name) for field in message.DESCRIPTOR.fields},
