@@ -190,7 +190,7 @@ upgrade: $(VENV)/.installed servers ## nodes of the last release, or of FROM=COM
 	UPGRADE_FROM=$(FROM) $(BIN)/pytest tests/integration/test_upgrades.py -m 'matrix or soak' $(ARGS)
 
 release: $(VENV)/.installed servers ## make all of a release ready, and check it: make release FROM=COMMIT, which is by default the last tag
-	$(BIN)/python scripts/release.py --from '$(FROM)'
+	$(BIN)/python scripts/release.py --from '$(FROM)' --engine '$(ENGINE)'
 
 sbom: $(VENV)/.installed ## write build/sbom: the packages of the image as CycloneDX
 	$(BIN)/python scripts/sbom.py $(ARGS)

@@ -64,6 +64,7 @@ class Tree:
         self.write("src/peerjob/version.py", '__version__ = "0.2.0"\n')
         self.write("CHANGELOG.md", CHANGES)
         self.write("Makefile", MAKEFILE)
+        self.write("tests/compose/run.sh", 'test "$1" = "" || echo "starting an engine ($1)"; shift; exec "$@"\n')
         self.write(".gitignore", "build\ndist\n")
         self.commit()
 
@@ -136,6 +137,14 @@ def test_a_machine_without_an_engine_leaves_the_image_out_and_says_so(tree: Tree
     assert "LEFT OUT: no Docker engine answers" in done.stdout
     assert "left out, so do it on another machine: image\n" in done.stdout
     assert (tree.home / "build" / "release" / "upgrade.log").read_text() == "upgraded from HEAD^\n"
+
+
+def test_an_engine_of_its_own_builds_the_image(tree: Tree) -> None:
+    tree.program("docker", DOCKER.replace("version) echo 27.0", "version) exit 1"))
+    done = tree.release("--engine", "own")
+    assert done.returncode == 0, done.stderr
+    assert "peerjob:0.2.0, on stand-ins of its base images\n" in done.stdout
+    assert (tree.home / "build" / "release" / "image.log").read_text().startswith("starting an engine (own)\n")
 
 
 def test_a_tree_that_is_not_a_commit_is_refused(tree: Tree) -> None:
