@@ -231,6 +231,21 @@ async def test_what_exceeds_one_command_is_left_to_a_live_node(site: MakeSite) -
     assert (await store.health()).counts["work"][State.CANCELLED] == MAX_SETTLED + 1
 
 
+async def test_ends_that_leave_other_needs_leave_nothing_to_follow_up(site: MakeSite) -> None:
+    here = site()
+    store = await opened(here)
+    peer = await here.join(store)
+    children = [child(here) for _ in range(2 * MAX_SETTLED)]
+    claim = await parent_of(here, peer, *children)
+    await peer.suspend(claim, Wait(needs=True), needs=tuple(Need(one.instance.id) for one in children))
+    last, *running = await peer.take()
+    await peer.commit(*map(outcome, running))
+    assert await store.open_needs([claim.id]) == [1]
+    assert not (await peer.renew(last)).settling
+    await peer.end(last)
+    assert (await peer.take_one()).id == claim.id
+
+
 @pytest.mark.parametrize("rest", ["settling", "m:{parent}", "d:{child}", "c:{parent}"])
 async def test_a_foreign_key_stops_a_script_before_its_first_write(site: MakeSite, rest: str) -> None:
     here = site()

@@ -24,7 +24,7 @@ from peerjob.model.spec import reader
 from peerjob.model.state import SINGLE, State
 from peerjob.store.lua.scripts.script import Argument, Reply
 
-from .thread import NO_THREAD, PARENT_MARK, add_thread_arguments, unpack_thread
+from .thread import NO_THREAD, PARENT_MARK, Thread, add_thread_arguments, unpack_thread
 
 FORMAT = 1
 MAX_TAIL = 1536
@@ -64,39 +64,46 @@ def claimed(reply: Reply) -> Claimed:
     shared = iter(reply[5])
     shapes: list[tuple[Any, ...]] = [*zip(*[shared] * 7, strict=True)]
     kinds: list[str] = [fields[0].decode() for fields in shapes]
+    labels = _labels(reply[4])
     claims: list[Claim] = []
     own = iter(reply[6:])
     for name, spec, number in zip(own, own, own, strict=True):
         shape: int = number - 1
         _, fence, priority, due, attempts, crashes, losses = shapes[shape]
-        claims.append(
-            Claim(
-                id=name.decode(),
-                kind=kinds[shape],
-                fence=fence,
-                spec=spec,
-                priority=priority,
-                due_us=due,
-                attempts=attempts,
-                crashes=crashes,
-                losses=losses,
-                at_us=now,
+        claim = Claim(
+            id=name.decode(),
+            kind=kinds[shape],
+            fence=fence,
+            spec=spec,
+            priority=priority,
+            due_us=due,
+            attempts=attempts,
+            crashes=crashes,
+            losses=losses,
+            at_us=now,
+        )
+        if number in labels:
+            key, tags, thread = labels[number]
+            claim = msgspec.structs.replace(
+                claim,
+                key=key,
+                tags=tags,
+                linked=thread is not None,
+                has_steps=thread is not None and thread.values > 0,
+                parent="" if thread is None else thread.parent,
             )
-        )
-    labels = iter(reply[4])
-    for number, key, tags, tail in zip(labels, labels, labels, labels, strict=True):
-        index: int = number - 1
-        thread = unpack_thread(tail)
-        claims[index] = msgspec.structs.replace(
-            claims[index],
-            key=key[1:].decode() if key else None,
-            tags=_tags(tags),
-            linked=thread is not None,
-            has_steps=thread is not None and thread.values > 0,
-            parent="" if thread is None else thread.parent,
-        )
+        claims.append(claim)
     are_missing = reply[3][-1:] == [b"missing"]
     return Claimed(claims=tuple(claims), now_us=now, next_due_us=reply[2] or None, limits_missing=are_missing)
+
+
+def _labels(reply: Reply) -> dict[int, tuple[str | None, tuple[str, ...], Thread | None]]:
+    """By the number of a shape: its key, tags and thread, if it has any."""
+    own = iter(reply)
+    return {
+        number: (key[1:].decode() if key else None, _tags(tags), unpack_thread(tail))
+        for number, key, tags, tail in zip(own, own, own, own, strict=True)
+    }
 
 
 def outcome_arguments(outcomes: Sequence[Outcome]) -> list[Argument]:

@@ -195,7 +195,7 @@ class NeedRules(DurableSuite):
     @pytest.mark.parametrize("way", ["retry", "hand_back", "leave", "die"])
     async def test_a_need_of_an_earlier_run_counts_no_more(self, flows: Store, way: str) -> None:
         peer, mortal = await self.join(flows), await self.join(flows, "mortal", ("parent",))
-        children = [self.child() for _ in range(2)]
+        children = [self.child() for _ in range(3)]
         await flows.enqueue([self.make.instance(kind="parent")])
         claim = await mortal.take_one()
         await self.spawn(mortal, claim, *children)
@@ -207,15 +207,17 @@ class NeedRules(DurableSuite):
             await self.reap(await self.join(flows, "reaper", ()))
         else:
             await mortal.end(claim, Action(way))
-        assert await flows.due() == {"work": 2, "parent": 1}
+        assert await flows.due() == {"work": 3, "parent": 1}
         other = await self.join(flows, "other", ("parent",))
         again = await other.take_one()
-        await other.suspend(again, Wait(signals=("approval",), needs=True), needs=needs_of(children[1]))
-        assert await flows.open_needs([claim.id]) == [1]
-        first, second = await peer.take()
+        await other.suspend(again, Wait(signals=("approval",), needs=True), needs=needs_of(*children[1:]))
+        assert await flows.open_needs([claim.id]) == [2]
+        first, *others = await peer.take()
         await peer.end(first)
         await self.assert_waits(flows, claim.id)
-        await peer.end(second)
+        assert await flows.open_needs([claim.id]) == [2]
+        await peer.commit(*map(outcome, others))
+        await self.settle(flows)
         await self.assert_queued(flows, claim.id)
         third = await other.take_one()
         await other.suspend(third, APPROVAL)
@@ -263,6 +265,37 @@ class NeedRules(DurableSuite):
         for _ in range(2):
             acks, claimed = await flows.turn(peer.incarnation, said, peer.want(), request=request)
             assert (acks, ids_of(claimed.claims)) == ([Ack.DONE] * 3, [claim.id])
+
+    async def test_one_batch_suspends_between_ends_of_some_needs(self, flows: Store) -> None:
+        peer = await self.join(flows)
+        children = [self.child() for _ in range(3)]
+        claim = await self.parent(peer, *children)
+        await peer.report(claim, needs=needs_of(*children))
+        first, second, last = await peer.take()
+        suspend = outcome(claim, Action.SUSPEND, wait=NEEDS)
+        assert await peer.commit(outcome(first), suspend, outcome(second)) == [Ack.DONE] * 3
+        await self.settle(flows)
+        await self.assert_waits(flows, claim.id)
+        assert await flows.open_needs([claim.id]) == [1]
+        await peer.end(last)
+        await self.assert_queued(flows, claim.id)
+
+    async def test_an_end_is_the_last_need_of_one_and_not_of_another(self, flows: Store) -> None:
+        peer = await self.join(flows)
+        claim = await self.parent(peer)  # its id comes before that of the sibling, and so does its edge
+        first, other = self.child(), self.child(priority=8)
+        sibling = self.child(first.instance.id, priority=9)
+        await self.spawn(peer, claim, first, other, sibling)
+        await peer.suspend(claim, NEEDS, needs=needs_of(first, other, sibling))
+        await peer.end(await peer.take_one())
+        await self.settle(flows)
+        assert await flows.open_needs([claim.id]) == [2]
+        for left in (other, sibling):
+            await self.assert_waits(flows, claim.id)
+            running = await peer.take_one()
+            assert running.id == left.instance.id
+            await peer.end(running)
+        await self.assert_queued(flows, claim.id)
 
     async def test_ends_beside_a_suspend(self, flows: Store) -> None:
         """Each order is right, and the parent enters its queue once."""

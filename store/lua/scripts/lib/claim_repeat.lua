@@ -3,7 +3,8 @@
 local claim_labels, claim_shapes = {}, {}
 local claim_reply, claim_reply_size = {'ok', now, 0, {}, claim_labels, claim_shapes}, 6
 
--- Add a claim to the reply. `shape` has the fields of a shape; the number of the shape is kept in `shape`.
+-- Add a claim to the reply. `shape` has the fields of a shape, and the key, the tags and the tail of a record that can
+-- have them; the number of the shape is kept in `shape`.
 local function add_to_reply(id, spec, shape)
   if not shape.number then
     local size = #claim_shapes
@@ -11,20 +12,15 @@ local function add_to_reply(id, spec, shape)
     claim_shapes[size + 4], claim_shapes[size + 5], claim_shapes[size + 6] = shape.due, shape.attempts, shape.crashes
     claim_shapes[size + 7] = shape.losses
     shape.number = size / 7 + 1
+    if shape.key or shape.thread or shape.tags and shape.tags ~= '' then
+      size = #claim_labels
+      claim_labels[size + 1], claim_labels[size + 2] = shape.number, shape.key and 'k' .. shape.key or ''
+      claim_labels[size + 3], claim_labels[size + 4] = shape.tags, shape.thread and shape.tail or ''
+    end
   end
   local size = claim_reply_size
   claim_reply[size + 1], claim_reply[size + 2], claim_reply[size + 3] = id, spec, shape.number
   claim_reply_size = size + 3
-end
-
-local function add_record_to_reply(id, spec, record)
-  add_to_reply(id, spec, record)
-  if record.key or record.tags ~= '' or record.thread then
-    local size = #claim_labels
-    claim_labels[size + 1] = (claim_reply_size - 6) / 3
-    claim_labels[size + 2], claim_labels[size + 3] = record.key and 'k' .. record.key or '', record.tags
-    claim_labels[size + 4] = record.thread and record.tail or ''
-  end
 end
 
 -- Return the record and the spec of each instance in one list, and the keys of both.
@@ -89,7 +85,7 @@ local function repeat_answer(command, request, kept)
     -- With another fence, the claim is a later one, which its node runs.
     local held = record and record.state == PROCESSING and digits(record.fence) == fences[n]
     if held and spec then
-      add_record_to_reply(id, spec, record)
+      add_to_reply(id, spec, record)
     end
   end
   return claim_reply

@@ -26,7 +26,7 @@ local function take_unusual(claim, id, key, kind, record, spec, flags)
   record.attempts = record.attempts + 1
   add_transition(record, PROCESSING, claim.name, '')
   give(claim, id, key, kind, encode(record), record.fence, flags)
-  add_record_to_reply(id, spec, record)
+  add_to_reply(id, spec, record)
   return true
 end
 
@@ -53,11 +53,7 @@ local function take(claim, selection, ids, sources)
       local unusual = not usual and decode(raw)
       if usual and spec then
         give(claim, id, key, kind, usual.text, usual.fence, flags)
-        if usual.tags then
-          add_record_to_reply(id, spec, usual)
-        else
-          add_to_reply(id, spec, usual)
-        end
+        add_to_reply(id, spec, usual)
         claim.bytes = claim.bytes + #spec
       elseif spec and take_unusual(claim, id, key, kind, unusual, spec, flags) then
         claim.bytes = claim.bytes + #spec

@@ -114,7 +114,7 @@ end
 -- Let a final instance expire whose body has ended, unless its parent holds it. An instance with a thread ends only in a
 -- script that follows up ends; any other script fails here, before its first write. Return whether the parent holds it.
 local function be_over(record, id, retention)
-  local held = record.thread and threads.is_over(record, id)
+  local held = record.thread and threads.is_over(record, id, retention)
   if not held then
     set_expiry(record.kind, id, expiry_member(record, id), record.retention, retention)
   end
@@ -238,6 +238,9 @@ end
 -- Do what ended claims require: send hints to waiting nodes, apply retention, pass slots on, and wake nodes for new
 -- work.
 local function after_claims(max_final)
+  if threads and threads.joins then
+    threads.joins.write()
+  end
   hint_end(ended_ids)
   for kind, added in pairs(ended_kinds) do
     remove_expired(kind, added, 2 * added, max_final)

@@ -24,14 +24,16 @@ local settle = layout == FLOWS_LAYOUT and (function()
     end
   end
 
-  -- Keep that an instance is over. Return whether its parent holds it.
-  function self.is_over(record, id)
+  -- Keep that an instance is over. Return whether its parent holds it; joins.lua takes care of one that it takes.
+  function self.is_over(record, id, retention)
     if record.thread.parent == '' then
       return false
     end
     self.over[id] = record.state
     edges[id] = not self.needed[id] and call('ZRANGE', edges_key(id), 0, MAX_SETTLED) or nil
-    if self.needed[id] or edges[id][1] then
+    if self.joins and edges[id] and not edges[id][MAX_SETTLED + 1] and self.joins.take(record, id, edges[id], retention) then
+      return true
+    elseif self.needed[id] or edges[id][1] then
       settle_later('e' .. id .. STATE_TEXT[record.state])
       has_ends = true
     end
@@ -226,6 +228,7 @@ local settle = layout == FLOWS_LAYOUT and (function()
     if not (has_ends or always) then
       return false
     end
+    self.joins = nil
     while left > 0 and call('ZCARD', SETTLING) > 0 do
       left = round(left, retention)
     end

@@ -5,7 +5,7 @@ local thread_outcome = nil
 if layout ~= FLOWS_LAYOUT then
   return {'layout'}
 end
-threads.settle = settle
+threads.settle, threads.joins = settle, joins
 do
   local STEPS, NEEDS, UNTIL, SIGNAL, JOIN = byte('kmugj', 1, 5)
   -- the steps that were read or are planned: id -> stored name -> value, or false if there is none

@@ -9,8 +9,8 @@
 -- Reply    {"dead"}; {"set"} if the incarnation did not register the set and the limit is not 0; or {"ok", now, next
 --          due time or 0, set-aside instances, keys and tags, shapes, then per claim: id, spec, number of its shape}.
 --          After the set-aside instances, "missing" if limits of the kinds are missing
---          Keys and tags, for each claim that has any or a thread: number of the claim, "" or "k" and the key, tags, ""
---          or a tail with the thread
+--          Keys and tags, for each shape that has any or a thread: its number, "" or "k" and the key, tags, "" or a tail
+--          with the thread
 --          Shapes, what claims have in common: kind, fence, priority, due, attempts, crashes, losses of each
 --
 -- A claim of a small set that finds nothing, or the only instance that is due, ends early: it makes few definitions. The

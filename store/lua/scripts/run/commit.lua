@@ -36,7 +36,7 @@ local alive = call('ZSCORE', LEASES, incarnation)
 local name = text_or(call('HGET', node_key(incarnation), 'name') or sub(call('HGET', DEAD, incarnation) or '', 3), incarnation)
 
 -- 1. End instances with usual records, up to the first outcome of another kind. `ended_records` are the new records.
-local owns, ended_records, answers = {}, {}, {}
+local owns, ended_records, answers = threads and threads.joins.claims or {}, {}, {}
 for n, id in ipairs(ids) do
   owns[id] = claims[n]
 end
