@@ -1,5 +1,10 @@
 """A row of an outbox keeps each field of its instance."""
 
+from typing import Any
+
+import pytest
+
+from peerjob import DecodeError
 from peerjob.model.record import NewInstance
 from peerjob.model.spec import Spec, encode
 from peerjob.sql.rows import decode_row, encode_row
@@ -31,3 +36,21 @@ def test_each_field_comes_back() -> None:
 def test_a_delay_becomes_a_time() -> None:
     new = NewInstance(id="i", kind="k", spec=encode(Spec(args=b"")), delay_us=5)
     assert decode_row("i", encode_row(new, 100)).due_us == 105
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("kind", kind) for kind in ("", "a\0b", "x" * 201)),
+        *(("priority", number) for number in (2**31, -(2**31) - 1)),
+        *(("due_us", number) for number in (253_402_300_800_000_000, 2**63 - 1)),
+        *(("key", key) for key in ("a\0b", "x" * 1_001)),
+        *(("tags", tags) for tags in (("a\0b",), ("x" * 201,), ("t",) * 51)),
+        *((name, number) for name in ("retention_us", "max_crashes", "key_concurrency") for number in (-1, 2**64 - 1)),
+        *(("limit_key", key) for key in ("\0", "x" * 201)),
+    ],
+)
+def test_a_damaged_row_makes_no_record_that_cannot_be_read(field: str, value: Any) -> None:
+    given: dict[str, Any] = {"id": "i", "kind": "k", "spec": encode(Spec(args=b"")), field: value}
+    with pytest.raises(DecodeError, match=rf"row of an outbox cannot be read: .*\$\.{field}"):
+        decode_row("i", encode_row(NewInstance(**given), 0))

@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from peerjob.model.durations import MAX_SECONDS
 from peerjob.model.errors import DecodeError
 from peerjob.model.ids import is_outbox_id
-from peerjob.model.record import MAX_CRASHES, NewInstance
+from peerjob.model.limits import MAX_KEY, MAX_KIND, MAX_LIMIT_NAME, MAX_TAG, MAX_TAGS
+from peerjob.model.record import MAX_CRASHES, MAX_PRIORITY, MIN_PRIORITY, Count, Moment, NewInstance
 from peerjob.model.spec import decode_spec, reader
 
 VERSION = 1
+_TEXT = r"^[^\x00]*\Z"
 _ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class StoredCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """An instance without its id, which the row has. The due time is a time: it does not depend on the relay."""
+    """An instance without its id, which the row has. The due time is a time: it does not depend on the relay.
 
-    kind: str
+    A store checks no values. A damaged row must not become a record that no node can read.
+    """
+
+    kind: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KIND, pattern=_TEXT)]
     spec: bytes
-    priority: int = 5
-    due_us: int | None = None
-    key: str | None = None
-    tags: tuple[str, ...] = ()
-    retention_us: int | None = None
-    max_crashes: int = MAX_CRASHES
-    limit_key: str = ""
-    key_concurrency: int = 0
+    priority: Annotated[int, msgspec.Meta(ge=MIN_PRIORITY, le=MAX_PRIORITY)] = 5
+    due_us: Moment | None = None
+    key: Annotated[str, msgspec.Meta(max_length=MAX_KEY, pattern=_TEXT)] | None = None
+    tags: Annotated[
+        tuple[Annotated[str, msgspec.Meta(max_length=MAX_TAG, pattern=_TEXT)], ...],
+        msgspec.Meta(max_length=MAX_TAGS),
+    ] = ()
+    retention_us: Annotated[int, msgspec.Meta(ge=0, le=MAX_SECONDS * 1_000_000)] | None = None
+    max_crashes: Count = MAX_CRASHES
+    limit_key: Annotated[str, msgspec.Meta(max_length=MAX_LIMIT_NAME, pattern=_TEXT)] = ""
+    key_concurrency: Count = 0
 
 
 _encoder = msgspec.msgpack.Encoder()
