@@ -98,9 +98,14 @@ class Database(NamedTuple):
 def new_database(host: Path) -> Generator[Database]:
     """Make a database, and remove it with the connections to it."""
     name = f"test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(host=str(host), user="postgres", dbname="postgres", autocommit=True) as admin:
-        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        try:
-            yield Database(host, name)
-        finally:
-            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def execute(statement: str) -> None:
+        # a test can end all connections
+        with psycopg.connect(host=str(host), user="postgres", dbname="postgres", autocommit=True) as admin:
+            admin.execute(sql.SQL(statement).format(sql.Identifier(name)))
+
+    execute("CREATE DATABASE {}")
+    try:
+        yield Database(host, name)
+    finally:
+        execute("DROP DATABASE {} WITH (FORCE)")

@@ -28,7 +28,7 @@ from .outbox import relays
 from .relay_rows import TakenRow, delete, give_back, is_empty, keep_aside, old_rows, refusals, state_of, take
 from .rows import decode_row, is_row_id
 from .statements import Connected
-from .tables import DEFAULT_TABLE, bad_table, channel_of, checked_table, table_error
+from .tables import DEFAULT_TABLE, bad_table, channel_of, checked_table, is_conflict, table_error
 
 T = TypeVar("T")
 
@@ -36,6 +36,8 @@ logger = logging.getLogger("peerjob.sql")
 
 PERIOD = 1.0
 """Seconds between two looks at the table without a notification."""
+CONFLICT_PAUSE = 0.1
+"""Most seconds until the next pass after another transaction has refused a pass."""
 KNOWN_FOR = 1.0
 """Seconds for which an answer of the store shows that it can be reached."""
 SEND_LIMIT = 300.0
@@ -147,8 +149,11 @@ class _Passes:
                 except StoreError:
                     raise
                 except Exception as error:  # noqa: BLE001  # each library has its own errors of a database that is away
-                    self._report(error)
-                    is_full = False
+                    is_full = is_conflict(error)
+                    if is_full:  # a database whose default is SERIALIZABLE refuses statements, too
+                        await asyncio.sleep(self._node.clock.random.uniform(0, CONFLICT_PAUSE))
+                    else:
+                        self._report(error)
                 is_woken = False
                 if not is_full:
                     with contextlib.suppress(TimeoutError):

@@ -15,18 +15,25 @@ REPEATED_FOR = 85_800
 that begins before the end of this time ends within minutes."""
 MOST_COUNTED = 100_000
 """Most rows of a table that a count reads."""
-_NUDGED: dict[Dialect, str] = {
-    "postgresql": "taken - interval '1 microsecond'",
-    "sqlite": "coalesce(strftime('%Y-%m-%d %H:%M:%f', taken, '-0.001 seconds'), taken)",
-}
 LENT_FOR = 1
 """Seconds after which another relay takes a row that was taken and not deleted."""
+AHEAD = 60
+"""A row whose time of `taken` is so many seconds in the future was taken by a wrong clock, and does not wait for it."""
 
 _NOW: dict[Dialect, str] = {"postgresql": "now()", "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now')"}
 _FROM_NOW: dict[Dialect, str] = {
     "postgresql": "now() + interval '{} seconds'",
     "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now', '{} seconds')",
 }
+_TAKEN: dict[Dialect, str] = {
+    "postgresql": "least(due.taken - interval '1 microsecond', now())",
+    "sqlite": (
+        f"CASE WHEN taken IS NULL THEN {_NOW['sqlite']} "
+        f"WHEN taken > {_NOW['sqlite']} THEN strftime('%Y-%m-%d %H:%M:%f', 'now', '-{LENT_FOR}.001 seconds') "
+        "ELSE coalesce(strftime('%Y-%m-%d %H:%M:%f', taken, '-0.001 seconds'), taken) END"
+    ),
+}
+"""The new time of `taken`. On SQLite, `take` reads from it whether the row was taken before."""
 _ID: dict[Dialect, str] = {"postgresql": "CAST(:id AS uuid)", "sqlite": ":id"}
 _READ_ID: dict[Dialect, str] = {
     "postgresql": "CAST(id AS text)",
@@ -60,22 +67,23 @@ def take(connected: Connected, table: str, limit: int, size: int) -> list[TakenR
     The time of the first take stays, but for the least part of a second. So `give_back` sees a later take of a row.
     """
     dialect = connected.dialect
-    lent, old = (_FROM_NOW[dialect].format(-seconds) for seconds in (LENT_FOR, REPEATED_FOR))
-    nudged = _NUDGED[dialect]
-    free = f"FROM {table} WHERE taken IS NULL OR (taken < {lent} AND taken > {old}) ORDER BY id LIMIT :limit"
+    times = (-LENT_FOR, -REPEATED_FOR, AHEAD, REPEATED_FOR)
+    lent, old, ahead, future = (_FROM_NOW[dialect].format(seconds) for seconds in times)
+    repeated = f"(taken < {lent} AND taken > {old}) OR (taken > {ahead} AND taken <= {future})"
+    free = f"FROM {table} WHERE taken IS NULL OR {repeated} ORDER BY id LIMIT :limit"
     before = "sum(size) OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
     within = f"coalesce({before}, 0) < CAST(:size AS bigint)"
     if dialect == "postgresql":
         sql = (
             f"WITH free AS (SELECT id, taken, octet_length(call) AS size {free} FOR UPDATE SKIP LOCKED), "  # noqa: S608  # the name is checked
             f"due AS (SELECT id, taken, {within} AS within FROM free) "
-            f"UPDATE {table} AS row SET taken = coalesce({nudged.replace('taken', 'due.taken')}, now()) "
+            f"UPDATE {table} AS row SET taken = {_TAKEN[dialect]} "
             "FROM due WHERE row.id = due.id AND within RETURNING CAST(row.id AS text), row.call, "
             "CASE WHEN due.taken IS NULL THEN CAST(row.taken AS text) END"
         )
     else:
         sql = (
-            f"UPDATE {table} SET taken = coalesce({nudged}, {_NOW[dialect]}) "  # noqa: S608  # the name is checked
+            f"UPDATE {table} SET taken = {_TAKEN[dialect]} "  # noqa: S608  # the name is checked
             f"WHERE id IN (SELECT id FROM (SELECT id, {within} AS within FROM "
             f"(SELECT id, coalesce(length(call), 0) AS size {free})) WHERE within) "
             f"RETURNING {_READ_ID[dialect]}, {_READ_CALL}, "

@@ -19,6 +19,7 @@ MAX_CHANNEL = 63
 
 _NAME = re.compile(rf"[a-z_][a-z0-9_]{{0,{MAX_TABLE - 1}}}")
 _MISSING = {"42P01", "3F000"}
+_CONFLICTS = {"40001", "40P01"}
 _COLUMNS = {"42703", "42804", "23502"}
 
 _POSTGRESQL_OUTBOX = """\
@@ -148,13 +149,22 @@ def removal(table: str) -> list[str]:
 def table_error(error: BaseException, table: str, dialect: Dialect) -> TableError | None:
     """What an error of the database says about the tables; None if it says nothing about them."""
     for cause in causes(error):
-        state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+        state = _state_of(cause)
         text = str(cause)
         if state in _MISSING or "no such table" in text:
             return TableError(table, "is missing", ddl(table, dialect))
         if state in _COLUMNS or "has no column" in text or "no such column" in text or "NOT NULL constraint" in text:
             return TableError(table, f"is of another version ({text.splitlines()[0]})", ddl(table, dialect))
     return None
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether PostgreSQL has refused a transaction because of another one, so that a repeat can succeed."""
+    return any(_state_of(cause) in _CONFLICTS for cause in causes(error))
+
+
+def _state_of(error: BaseException) -> object:
+    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

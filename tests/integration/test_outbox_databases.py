@@ -1,0 +1,188 @@
+"""An outbox on databases with other settings, clocks and crashes."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, NullPool, create_engine, text
+from sqlalchemy.exc import DBAPIError
+
+from peerjob import INJECTED, Context, Job, Node, State
+from peerjob.sql import Outbox, OutboxRelay, transact
+from peerjob.sql.databases import EngineDatabase
+from peerjob.sql.relay_rows import take
+from support.outbox_base import Base
+from support.postgres import Database
+from support.waiting import PATIENCE, until
+
+outbox = Outbox()
+
+
+@pytest.fixture
+def engine(postgres: Database) -> Iterator[Engine]:
+    made = create_engine(postgres.url(), poolclass=NullPool)
+    with made.begin() as connection:
+        outbox.create_table(connection)
+        connection.execute(text("CREATE TABLE written (number integer NOT NULL)"))
+    yield made
+    made.dispose()
+
+
+def count(engine: Engine, table: str) -> int:
+    with engine.connect() as connection:
+        return int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())
+
+
+class Noting:
+    def __init__(self) -> None:
+        self.runs: Counter[int] = Counter()
+        self.job = Job("note", self._note, retention="0s")
+
+    async def _note(self, number: int) -> None:
+        self.runs[number] += 1
+
+
+async def test_transactions_that_are_serializable_delay_no_relay(
+    engine: Engine, postgres: Database, redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    noting, total = Noting(), 3_000
+    with psycopg.connect(postgres.conninfo, autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {postgres.name} SET default_transaction_isolation = 'serializable'")
+    strict, *relays = (create_engine(postgres.url()) for _ in range(4))
+
+    def write(first: int) -> None:
+        for number in range(first, first + 1_000, 10):
+            while True:
+                try:
+                    with strict.begin() as connection:
+                        outbox.schedule_many(connection, [noting.job.call(number + extra) for extra in range(10)])
+                except DBAPIError:
+                    continue
+                break
+
+    async with contextlib.AsyncExitStack() as stack:
+        for relayed in relays:
+            await stack.enter_async_context(
+                Node(redis_url, jobs=[noting.job], namespace=namespace, outbox=OutboxRelay(relayed))
+            )
+        await asyncio.gather(*(asyncio.to_thread(write, 1_000 * writer) for writer in range(3)))
+        await until(lambda: count(engine, "peerjob_outbox") == 0 and len(noting.runs) == total, PATIENCE)
+    assert set(noting.runs.values()) == {1}
+    told = [record.getMessage() for record in caplog.records if record.name == "peerjob.sql"]
+    assert not told
+    for one in (strict, *relays):
+        one.dispose()
+
+
+async def test_a_crash_of_the_database_loses_and_doubles_nothing(
+    engine: Engine, postgres: Database, redis_url: str, namespace: str
+) -> None:
+    total = 60
+    own = create_engine(postgres.url())
+
+    def write(session: Any, number: int) -> int:
+        session.execute(text("INSERT INTO written VALUES (:number)"), {"number": number})
+        return number
+
+    async def book(number: int, context: Context = INJECTED) -> int:
+        return int(await transact(context, own, write, number))
+
+    job = Job("book", book, max_retries=1_000, backoff="20ms")
+
+    def fill() -> None:
+        for number in range(total):
+            while True:
+                try:
+                    with engine.begin() as connection:
+                        outbox.schedule(connection, job.call(number))
+                except DBAPIError:
+                    continue
+                break
+
+    crashes = 0
+    relays = [create_engine(postgres.url()) for _ in range(2)]
+    first, second = (Node(redis_url, jobs=[job], namespace=namespace, outbox=OutboxRelay(one)) for one in relays)
+    async with first as node, second:
+        filling = asyncio.create_task(asyncio.to_thread(fill))
+        while not filling.done():
+            await asyncio.sleep(0.5)
+            with contextlib.suppress(psycopg.Error), psycopg.connect(postgres.conninfo) as victim:
+                os.kill(victim.info.backend_pid, signal.SIGKILL)
+                crashes += 1
+        await filling
+
+        def is_over() -> bool:
+            with contextlib.suppress(DBAPIError):
+                return count(engine, "peerjob_outbox") == 0
+            return False
+
+        await until(is_over, PATIENCE)
+        await node.wait(timeout=PATIENCE)
+        states = Counter(one.state for one in [one async for one in node.iter_instances()])
+    with engine.connect() as connection:
+        numbers = Counter(row[0] for row in connection.execute(text("SELECT number FROM written")))
+    for one in (own, *relays):
+        one.dispose()
+    assert crashes > 1
+    assert numbers == Counter(range(total))
+    assert states == {State.COMPLETED: total}
+
+
+@pytest.fixture
+async def base(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Base]:
+    database: Database | None = None if request.param == "sqlite" else request.getfixturevalue("postgres")
+    made = Base(request.param, database, tmp_path / "own.db")
+    yield made
+    await made.close()
+
+
+@pytest.mark.parametrize("base", ["psycopg", "sqlite"], indirect=True)
+async def test_a_row_that_a_wrong_clock_took_does_not_wait_for_its_time(
+    base: Base, redis_url: str, namespace: str
+) -> None:
+    """The clock of the database was hours ahead when a relay took a row and died."""
+    noting = Noting()
+    with base.engine.begin() as connection:
+        outbox.schedule(connection, noting.job.call(1))
+    ahead = {
+        "psycopg": "now() + interval '5 hours'",
+        "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now', '+5 hours')",
+    }
+    base.execute(f"UPDATE peerjob_outbox SET taken = {ahead[base.kind]}")
+    database = EngineDatabase(base.relay_engine)
+    (row,) = await database.run(lambda connected: take(connected, "peerjob_outbox", 500, 1 << 20))
+    assert row.first is None, "it may have been sent"
+    base.execute(f"UPDATE peerjob_outbox SET taken = {ahead[base.kind]}")
+    async with Node(redis_url, jobs=[noting.job], namespace=namespace, outbox=OutboxRelay(base.relay_engine)):
+        await until(lambda: base.rows() == [])
+        await until(lambda: noting.runs == {1: 1})
+
+
+@pytest.mark.parametrize("base", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("store", ["redis", "etcd", "sqlite"])
+async def test_a_row_with_an_id_of_a_far_future_runs(
+    base: Base, request: pytest.FixtureRequest, namespace: str, store: str
+) -> None:
+    noting = Noting()
+    with base.engine.begin() as connection:
+        row = outbox.schedule(connection, noting.job.with_options(retention="1h").call(1))
+        last = outbox.schedule(connection, noting.job.with_options(retention="1h").call(2))
+    id = f"ffffffff-ffff{row.id[13:]}"
+    base.execute("UPDATE peerjob_outbox SET id = :new WHERE id = :id", new=id, id=row.id)
+    async with Node(
+        request.getfixturevalue(f"{store}_url"),
+        jobs=[noting.job],
+        namespace=namespace,
+        outbox=OutboxRelay(base.relay_engine),
+    ) as node:
+        await last.result(node, 30)
+        assert await node.wait_final(id, 30)
+        assert {one.id for one in await node.lookup_instances()} == {id, last.id}
+    assert noting.runs == {1: 1, 2: 1}
