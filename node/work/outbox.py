@@ -195,8 +195,8 @@ class OutboxRole(BackgroundRole):
             # a caller that gives up must not wait for the database
             asking = self._asking = asyncio.create_task(ask(ids))
             await asyncio.wait([asking], timeout=LOOK_ASIDE)
-            found: Mapping[str, str] = asking.result() if asking.done() and not asking.cancelled() else {}
-            return [found.get(id) for id in ids]
+            reasons: Mapping[str, str] = asking.result() if asking.done() and not asking.cancelled() else {}
+            return [reasons.get(id) for id in ids]
 
         self._records.look_aside(why_refused)
 
