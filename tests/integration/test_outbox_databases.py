@@ -35,6 +35,12 @@ def engine(postgres: Database) -> Iterator[Engine]:
     made.dispose()
 
 
+def set_default(engine: Engine, setting: str) -> None:
+    """Set a default of the database for later connections."""
+    with engine.begin() as connection:
+        connection.execute(text(f"ALTER DATABASE {engine.url.database} SET {setting}"))
+
+
 def count(engine: Engine, table: str) -> int:
     with engine.connect() as connection:
         return int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())
@@ -53,8 +59,7 @@ async def test_transactions_that_are_serializable_delay_no_relay(
     engine: Engine, postgres: Database, redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     noting, total = Noting(), 3_000
-    with psycopg.connect(postgres.conninfo, autocommit=True) as admin:
-        admin.execute(f"ALTER DATABASE {postgres.name} SET default_transaction_isolation = 'serializable'")
+    set_default(engine, "default_transaction_isolation = 'serializable'")
     strict, *relays = (create_engine(postgres.url()) for _ in range(4))
 
     def write(first: int) -> None:

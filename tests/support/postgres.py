@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import LiteralString, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -99,7 +99,7 @@ def new_database(host: Path) -> Generator[Database]:
     """Make a database, and remove it with the connections to it."""
     name = f"test_{uuid.uuid4().hex[:12]}"
 
-    def execute(statement: str) -> None:
+    def execute(statement: LiteralString) -> None:
         # a test can end all connections
         with psycopg.connect(host=str(host), user="postgres", dbname="postgres", autocommit=True) as admin:
             admin.execute(sql.SQL(statement).format(sql.Identifier(name)))
