@@ -232,16 +232,17 @@ class Settler:
         context, keys = self._context, self._context.keys
         pending, others = sorted(waiting), dict[str, int]()
         for _ in range(8 * ROUNDS):
-            left = await self._left([keys.needs(id, fence) for id, fence in pending])
-            pending = [(id, fence) for id, fence in pending if keys.needs(id, fence) not in left]
+            pending = await self._without_witness(pending)
             if not pending:
                 return others
+            # the records come before the needs: an instance that is open, or does not wait yet, can get further needs
             rows = await context.rows([id for id, _ in pending])
+            left = await self._left([keys.needs(id, fence) for id, fence in pending])
             ends: dict[str, EndOfWait] = {}
             for id, fence in pending:
                 revision, row = rows.get(id, (0, None))
                 thread = None if row is None else wait_of(row)
-                if row is None or thread is None or not thread.needs:
+                if row is None or thread is None or not thread.needs or keys.needs(id, fence) in left:
                     continue
                 if row.fence != fence:
                     others[id] = row.fence
@@ -251,20 +252,24 @@ class Settler:
             pending = [(id, fence) for id, fence in pending if id in ends and id not in done]
         raise StoreUnavailableError(context.url, "too many writers at once")
 
+    async def _without_witness(self, waiting: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Those instances, under their fences, of which no need is known to be left."""
+        prefixes = [self._context.keys.needs(id, fence) for id, fence in waiting]
+        old = {prefix: witness for prefix in prefixes if (witness := self._witnesses.pop(prefix, None)) is not None}
+        entries = await self._context.kv.get([witness.key for witness in old.values()]) if old else []
+        found = zip(old.items(), entries, strict=True)
+        left = {prefix: Compare(witness.key, mod=entry.mod) for (prefix, witness), entry in found if entry is not None}
+        self._witnesses |= left
+        return [one for one, prefix in zip(waiting, prefixes, strict=True) if prefix not in left]
+
     async def _left(self, prefixes: Sequence[str]) -> set[str]:
-        """Those of these prefixes of needs that still have one."""
-        kv, old = self._context.kv, {prefix: self._witnesses.pop(prefix, None) for prefix in prefixes}
-        known = {prefix: witness.key for prefix, witness in old.items() if witness is not None}
-        entries = await kv.get(list(known.values())) if known else []
+        """Those of these prefixes of needs that still have one, which is then their witness."""
+        answers = await self._context.kv.read([Range(prefix, prefix_end(prefix), 1, True, True) for prefix in prefixes])
         left = {
             prefix: Compare(key, mod=entry.mod)
-            for (prefix, key), entry in zip(known.items(), entries, strict=True)
-            if entry is not None
+            for prefix, answer in zip(prefixes, answers, strict=True)
+            for key, entry in answer.items
         }
-        rest = [prefix for prefix in prefixes if prefix not in left]
-        answers = await kv.read([Range(prefix, prefix_end(prefix), 1, True, True) for prefix in rest]) if rest else []
-        for prefix, answer in zip(rest, answers, strict=True):
-            left.update((prefix, Compare(key, mod=entry.mod)) for key, entry in answer.items)
         if len(self._witnesses) >= _MAX_WITNESSES:
             self._witnesses.clear()
         self._witnesses |= left

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from peerjob.model.durable import Need, Wait
-from peerjob.model.record import Ack, Held, NewChild
+from peerjob.model.record import Ack, Held, NewChild, NewInstance
 from peerjob.store.kv.format.base import Applied, Delete, Transaction
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.store.rules import FLOWS_LAYOUT
 from peerjob.testing.clock import VirtualClock
-from peerjob.testing.factories import outcome
-from support.interleaving import Scene
+from peerjob.testing.factories import Peer, outcome
+from support.interleaving import Call, Scene, everywhere
 
 
 async def test_the_ends_of_one_commit_are_settled_in_transactions_at_the_same_time(
@@ -45,3 +45,35 @@ async def test_the_ends_of_one_commit_are_settled_in_transactions_at_the_same_ti
     assert await node.take() == ()
     assert await node.end(last) is Ack.DONE
     assert [claim.id for claim in await node.take()] == [parent.id]
+
+
+async def test_a_child_that_comes_to_need_another_one_while_an_end_is_settled_waits_for_it(clock: VirtualClock) -> None:
+    async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
+        for store in (scene.store, scene.other):
+            await store.require_layout(FLOWS_LAYOUT, "steps")
+        node = await scene.join(scene.store)
+        other = Peer(store=scene.other, info=node.info, make=scene.make)
+        await scene.add(scene.store, scene.make.instance())
+        parent = await node.take_one()
+        first, second, last = scene.make.instances(3)
+        held = Held(parent.id, parent.fence)
+        opened = NewChild(instance=last, needs=(Need(first.id),), more=True)
+        await scene.store.spawn(node.incarnation, held, [*map(new_child, (first, second)), opened])
+        scene.ids += [first.id, second.id, last.id]
+        claims = {claim.id: claim for claim in await node.take()}
+
+        async def close() -> None:
+            await scene.other.spawn(node.incarnation, held, [NewChild(instance=last, needs=(Need(second.id),))])
+
+        async def check() -> None:
+            assert await other.take() == ()
+            assert await other.end(claims[second.id]) is Ack.DONE
+            assert [claim.id for claim in await other.take()] == [last.id]
+
+        return lambda: node.end(claims[first.id]), close, check
+
+    await everywhere(clock, prepare)
+
+
+def new_child(instance: NewInstance) -> NewChild:
+    return NewChild(instance=instance)
