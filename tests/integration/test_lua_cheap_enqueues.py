@@ -1,4 +1,4 @@
-"""The scripts that enqueue one plain instance: each writes what enqueue.lua writes, or leaves it to another script."""
+"""The cheap ways to enqueue plain instances: each writes what the general one writes, or leaves it to another one."""
 
 import struct
 from collections.abc import Awaitable, Callable
@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from peerjob.model.query import Query
-from peerjob.model.record import NewInstance
+from peerjob.model.record import Enqueued, NewInstance
 from peerjob.model.state import State
 from peerjob.store.lua.commands.arrivals import enqueue_arguments, plain_arguments
 from peerjob.store.lua.scripts.script import Reply
@@ -62,6 +62,37 @@ async def test_each_script_writes_what_the_general_one_writes(
     assert stored(here, cheap) == stored(here, usual)
     first, second = (await store.lookup(Query())).records
     assert [entry.node for entry in first.history] == [entry.node for entry in second.history] == [NODE, NODE]
+
+
+async def test_a_batch_of_one_template_is_stored_as_each_instance_of_a_mixed_batch(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    alike, mixed = (here.make.instances(2, priority=3, max_crashes=9) for _ in range(2))
+    assert await store.enqueue(alike, node=NODE) == [Enqueued(new.id, True) for new in alike]
+    await store.enqueue([*mixed, here.make.instance(tags=("other",))], node=NODE)
+    assert len({stored(here, new) for new in (*alike, *mixed)}) == 1
+
+
+async def test_a_batch_of_one_template_stores_no_instance_again(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    twice, removed, other = here.make.instances(3)
+    assert [answer.repeated for answer in await store.enqueue([twice, twice])] == [False, True]
+    here.server.command("SET", here.key(f"gone:{removed.id}"), "")
+    here.server.command("SET", here.key("gone"), "")
+    assert [answer.repeated for answer in await store.enqueue([removed, other])] == [True, False]
+    assert [answer.repeated for answer in await store.enqueue([twice, other])] == [True, True]
+    assert [record.id for record in (await store.lookup(Query())).records] == [twice.id, other.id]
+
+
+async def test_a_batch_of_one_template_enters_the_index_of_heads(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    peer = await here.join(store, kinds=MANY)
+    await peer.take(1)
+    batch = here.make.instances(2, kind=MANY[1])
+    await store.enqueue(batch)
+    assert [claim.id for claim in await peer.take(3)] == [new.id for new in batch]
 
 
 async def idle(here: Site, store: LuaStore) -> None:

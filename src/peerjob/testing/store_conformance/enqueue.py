@@ -60,9 +60,11 @@ class EnqueueRules(StoreSuite):
         claims = {claim.id: claim for claim in await peer.take()}
         assert [claims[new.id].attempts for new in (tried, plain, lone)] == [4, 1, 3]
 
-    async def test_a_suspect_of_another_store_is_claimed_alone(self, store: Store) -> None:
+    @pytest.mark.parametrize("together", [True, False])
+    async def test_a_suspect_of_another_store_is_claimed_alone(self, store: Store, together: bool) -> None:
         suspect, plain = self.make.instance(crashes=1, losses=1), self.make.instance()
-        await store.enqueue([suspect, plain])
+        for batch in [[suspect, plain]] if together else [[suspect], [plain]]:
+            await store.enqueue(batch)
         peer = await self.join(store)
         first, second = (await peer.claim(peer.want())).claims, (await peer.claim(peer.want())).claims
         assert [[claim.id for claim in claims] for claims in (first, second)] == [[suspect.id], [plain.id]]

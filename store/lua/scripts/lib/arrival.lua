@@ -70,6 +70,33 @@ local function add_instance(shape, id, key, spec, waits, concurrency, gate_key)
   end
 end
 
+-- Plan the writes of a batch with one template in one loop, which costs less than add_instance for each. Return false, with
+-- nothing planned, unless all instances are new, due now, and without unique key, tags, gate and index of heads. ARGV has
+-- the instances from `at` on.
+local function add_alike(shape, keys, stored, removed, at)
+  if shape.key or shape.tag_keys[1] or shape.due > now or shape.suspect or has_indexes or changes_wanted then
+    return false
+  end
+  local record, priority, due, seen = shape.record, shape.priority, ready_member(shape.due, ''), {}
+  local queue, index, strings = {}, {}, {}
+  for n = 1, #keys do
+    local id = ARGV[at]
+    if stored[n] or removed[n] or seen[id] or ARGV[at + 1] ~= '1' then
+      return false
+    end
+    seen[id] = true
+    local last = 2 * n
+    queue[last - 1], queue[last] = priority, due .. id
+    index[last - 1], index[last] = '0', id
+    last = 2 * last
+    strings[last - 3], strings[last - 2], strings[last - 1], strings[last] = keys[n], record, spec_key(id), ARGV[at + 2]
+    at = at + 3
+  end
+  records_to_set, pending.ZADD = strings, {[prepare_queue(shape.kind)] = queue, [shape.index] = index}
+  newly_due[shape.kind] = #keys
+  return true
+end
+
 -- Add one instance that is due now and has no unique key and no tags. There is one instance, so the writes need no plan:
 -- they follow the last check at once. Return false if the instance was added before. The arguments are those of
 -- enqueue_waking.lua.

@@ -38,6 +38,9 @@ for n = 1, shapes do
 end
 
 local answers, refused, seen, any_new = {}, false, {}, false
+if shapes == 1 and add_alike(templates['1'], keys, stored, removed, cursor) then
+  any_new, count = true, 0
+end
 for n = 1, count do
   local id, one, concurrency, gate_key = ARGV[cursor], templates[ARGV[cursor + 1]], nil, nil
   if not one then
