@@ -74,11 +74,11 @@ local function best_source(selection)
     if #selection.sources == MAX_OPENED then
       return nil
     end
-    -- a kind without room needs no source; there can be many
-    local source = opened[kind] == nil and (not shared or remaining_of(claim, kind) > 0) and open_source(selection, kind, 4)
+    local has_room = remaining_of(claim, kind) > 0
+    local source = opened[kind] == nil and has_room and open_source(selection, kind, 4)
     local actual = opened[kind] or source and source.member .. kind
     opened[kind] = actual or false
-    if actual ~= heads.member and remaining_of(claim, kind) > 0 then
+    if has_room and actual ~= heads.member then
       prepare_queue(kind, false, true)
       add('ZREM', heads.key, heads.member)
       if source then

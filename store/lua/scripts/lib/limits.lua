@@ -19,7 +19,7 @@
 -- further starts possible, or nil; `before`: how many starts were possible at first.
 local shared = limited and (function()
   local self = {held_back = {}, damaged = {}, ended = {}, limits = {}, are_missing = false}
-  local rules, limits = {}, self.limits
+  local rules, limits, numbers, without_bodies = {}, self.limits, {}, {}
 
   -- Return fields of a hash, and whether the key has another type.
   local function fields_of(key, ...)
@@ -35,7 +35,8 @@ local shared = limited and (function()
     return writes and writes[key] and #writes[key] or 0
   end
   local function size_of(key)
-    return call('ZCARD', key) + planned(pending.ZADD, key) / 2 - planned(pending.ZREM, key)
+    local size = call('ZCARD', key)
+    return next(pending) and size + planned(pending.ZADD, key) / 2 - planned(pending.ZREM, key) or size
   end
 
   local function bodies_in(key)
@@ -50,21 +51,33 @@ local shared = limited and (function()
     return size_of(kind_key('q', kind)) + size_of(kind_key('s', kind))
   end
 
-  -- Return a limit by its name. A damaged limit lets all pass, as a missing one does.
+  -- Return the number of a text; false for any other text. Most limits have the same numbers.
+  local function number_in(text)
+    if numbers[text] == nil then
+      numbers[text] = find(text, '^%d+$') and min(tonumber(text), LATEST) or false
+    end
+    return numbers[text]
+  end
+
+  -- Return a limit by its name. A damaged limit lets all pass, as a missing one does. A namespace can have a thousand
+  -- limits that are full, so this and what follows make few texts.
   function self.limit(name)
     local limit = limits[name]
     if limit == nil then
       local FIELDS = {'concurrency', 'period', 'burst', 'tat', 'closed', 'alarm', 'kinds'}
       local found, damaged = fields_of(PREFIX .. 'limit:' .. name, unpack(FIELDS))
       local is_missing = not damaged and not (found[1] or found[2] or found[7])
-      limit = {name = name, alarm = found[6] or '', kinds = {}}
-      for kind in string.gmatch(found[7] or '', '[^%z]+') do
-        limit.kinds[#limit.kinds + 1] = kind
+      limit = {name = name, alarm = found[6] or '', kinds = {found[7] or nil}}
+      if find(found[7] or '', '\0', 1, true) then
+        limit.kinds = {}
+        for kind in string.gmatch(found[7], '[^%z]+') do
+          limit.kinds[#limit.kinds + 1] = kind
+        end
       end
       for n = 1, 5 do
-        local digits_only = match(found[n] or '', '^%d+$')
-        limit[FIELDS[n]] = digits_only and min(tonumber(digits_only), LATEST)
-        damaged = damaged or not digits_only
+        local number = number_in(found[n] or '')
+        limit[FIELDS[n]] = number
+        damaged = damaged or not number
       end
       if damaged or limit.period > 0 and limit.burst == 0 then
         self.damaged['limit ' .. name] = not is_missing or nil
@@ -82,9 +95,11 @@ local shared = limited and (function()
       if limit.concurrency > 0 then
         left = limit.concurrency
         local bodies = {}
-        for n, kind in ipairs(limit.kinds) do
-          bodies[n] = kind_key('r', kind)
+        for _, kind in ipairs(limit.kinds) do
           left = left - size_of(kind_key(PROCESSING, kind))
+          if pending.SADD or not without_bodies[kind] then
+            bodies[#bodies + 1] = kind_key('r', kind)
+          end
         end
         local has_bodies = pending.SADD or bodies[1] and call('EXISTS', unpack(bodies)) > 0
         for n = 1, has_bodies and #bodies or 0 do
@@ -104,6 +119,18 @@ local shared = limited and (function()
       limit.left, limit.before, limit.opens = left, left, opens
     end
     return limit.left
+  end
+
+  -- Keep which of some kinds have no cancelled instances whose bodies still run.
+  function self.look_for_bodies(kinds)
+    local keys = {}
+    for n, kind in ipairs(kinds) do
+      keys[n] = kind_key('r', kind)
+    end
+    local has_any = keys[2] and call('EXISTS', unpack(keys)) > 0
+    for _, kind in ipairs(keys[2] and not has_any and kinds or {}) do
+      without_bodies[kind] = true
+    end
   end
 
   function self.load(kinds)
@@ -127,6 +154,7 @@ local shared = limited and (function()
       end
       rules[kind] = rule
     end
+    self.look_for_bodies(kinds)
   end
 
   -- Return the rule of a kind: whether it is `paused`, `own`, the set concurrency of its keys, and the list of its
@@ -141,8 +169,9 @@ local shared = limited and (function()
   -- Return how many instances of a kind can start now.
   function self.room(rule)
     local room = rule.paused and 0 or LATEST
-    for _, limit in ipairs(rule.limits) do
-      room = min(room, max(self.left(limit), 0))
+    for n = 1, #rule.limits do
+      local left = rule.limits[n].left or self.left(rule.limits[n])
+      room = left < room and max(left, 0) or room
     end
     return room
   end
