@@ -11,13 +11,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, NullPool, create_engine, text
+from sqlalchemy import Engine, NullPool, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from peerjob import INJECTED, Context, Job, Node, State
 from peerjob.sql import Outbox, OutboxRelay, transact
 from peerjob.sql.databases import EngineDatabase
-from peerjob.sql.relay_rows import take
+from peerjob.sql.relay_rows import give_back, take
 from support.outbox_base import Base
 from support.postgres import Database
 from support.waiting import PATIENCE, until
@@ -191,3 +191,35 @@ async def test_a_row_with_an_id_of_a_far_future_runs(
         assert (await node.wait_final(id, 30)).state is State.COMPLETED
         assert {one.id for one in await node.lookup_instances()} == {id, last.id}
     assert noting.runs == {1: 1, 2: 1}
+
+
+async def test_a_database_that_only_reads_is_told_once(
+    engine: Engine, postgres: Database, redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    noting, takes = Noting(), list[str]()
+    with engine.begin() as connection:
+        outbox.schedule(connection, noting.job.call(1))
+    set_default(engine, "default_transaction_read_only = on")
+    relayed = create_engine(postgres.url(), poolclass=NullPool)
+    event.listen(relayed, "before_cursor_execute", lambda *given: takes.append(given[2]))
+    async with Node(redis_url, jobs=[noting.job], namespace=namespace, outbox=OutboxRelay(relayed)):
+        await until(lambda: sum(sql.startswith("WITH free") for sql in takes) >= 3)
+        writer = create_engine(postgres.url(), connect_args={"options": "-c default_transaction_read_only=off"})
+        set_default(writer, "default_transaction_read_only = off")
+        writer.dispose()
+        await until(lambda: noting.runs == {1: 1})
+    told = [record.getMessage() for record in caplog.records if record.name == "peerjob.sql"]
+    assert len(told) == 1
+    assert "read-only transaction" in told[0]
+
+
+async def test_rows_are_given_back_in_each_time_zone(engine: Engine, postgres: Database) -> None:
+    with engine.begin() as connection:
+        outbox.schedule(connection, Noting().job.call(1))
+    # IST is the time of India as text, and that of Israel when PostgreSQL reads it
+    options = "-c timezone=Asia/Kolkata -c datestyle=SQL,DMY"
+    database = EngineDatabase(create_engine(postgres.url(), connect_args={"options": options}, poolclass=NullPool))
+    rows = await database.run(lambda connected: take(connected, "peerjob_outbox", 500, 1 << 20))
+    assert count(engine, "peerjob_outbox WHERE taken IS NULL") == 0
+    await database.run(lambda connected: give_back(connected, "peerjob_outbox", rows))
+    assert count(engine, "peerjob_outbox WHERE taken IS NULL") == 1

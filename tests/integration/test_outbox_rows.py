@@ -12,8 +12,8 @@ import psycopg
 import pytest
 from psycopg import sql
 from sqlalchemy import create_engine, event, text
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import Session
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from peerjob import ArgumentError, Job, OptionError, PayloadTooLargeError, TableError
 from peerjob.model.ids import is_outbox_id
@@ -60,6 +60,44 @@ async def test_a_committed_transaction_keeps_its_rows(site: Site) -> None:
     assert rows[0][2] is not None
     assert rows[0][3] is None
     assert (one.kind, one.uuid) == ("charge", uuid.UUID(one.id))
+
+
+async def test_the_transaction_that_a_session_begins_by_itself_keeps_a_row(postgres: Database) -> None:
+    site = Site("Session/pg", database=postgres, file=Path())
+    threads = scoped_session(sessionmaker(site.engine))
+    engine = create_async_engine(postgres.url("asyncpg"))
+    tasks = async_scoped_session(async_sessionmaker(engine), scopefunc=lambda: None)
+    with Session(site.engine) as session:
+        site.outbox.schedule(session, job.call(1))
+        assert site.rows() == []
+        session.commit()
+    site.outbox.schedule(threads, job.call(2))
+    threads.commit()
+    await site.outbox.schedule_async(tasks, job.call(3))
+    await tasks.commit()
+    assert len(site.rows()) == 3
+    site.outbox.schedule(threads, job.call(4))
+    threads.rollback()
+    await site.outbox.schedule_async(tasks, job.call(5))
+    await tasks.rollback()
+    threads.remove()
+    await tasks.remove()
+    await engine.dispose()
+    assert len(site.rows()) == 3
+    site.close()
+
+
+async def test_a_savepoint_takes_its_rows_along(postgres: Database) -> None:
+    site = Site("Session/pg", database=postgres, file=Path())
+    with Session(site.engine) as session, session.begin():
+        kept = site.outbox.schedule(session, job.call(1))
+        with contextlib.suppress(ZeroDivisionError), session.begin_nested():
+            site.outbox.schedule(session, job.call(2))
+            raise ZeroDivisionError
+        with session.begin_nested():
+            released = site.outbox.schedule(session, job.call(3))
+    assert [str(row[0]) for row in site.rows()] == [kept.id, released.id]
+    site.close()
 
 
 async def test_a_rollback_leaves_nothing(site: Site) -> None:

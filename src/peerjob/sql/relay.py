@@ -143,6 +143,7 @@ class _Passes:
                 self._wake.clear()
                 try:
                     is_full = await self._pass(is_woken)
+                    self._last_error = ""
                 except REFUSALS as error:
                     self._report_refusal(error)
                     is_full = False
@@ -227,7 +228,6 @@ class _Passes:
         """The database has answered, and has the end of the last pass."""
         self._node.remember(self._doubled)  # not before, as another relay could still send the row
         self._sent, self._refused, self._doubled = [], {}, []
-        self._last_error = ""
 
     async def refusals(self, ids: Sequence[str]) -> dict[str, str]:
         """See `peerjob.node.work.outbox.Refusals`."""

@@ -35,6 +35,10 @@ _TAKEN: dict[Dialect, str] = {
 }
 """The new time of `taken`. On SQLite, `take` reads from it whether the row was taken before."""
 _ID: dict[Dialect, str] = {"postgresql": "CAST(:id AS uuid)", "sqlite": ":id"}
+_FIRST: dict[Dialect, str] = {
+    "postgresql": "CAST(CAST(:first AS text) AS timestamp) AT TIME ZONE 'UTC'",
+    "sqlite": ":first",
+}
 _READ_ID: dict[Dialect, str] = {
     "postgresql": "CAST(id AS text)",
     # a driver raises an error for a text that is not UTF-8
@@ -79,7 +83,8 @@ def take(connected: Connected, table: str, limit: int, size: int) -> list[TakenR
             f"due AS (SELECT id, taken, {within} AS within FROM free) "
             f"UPDATE {table} AS row SET taken = {_TAKEN[dialect]} "
             "FROM due WHERE row.id = due.id AND within RETURNING CAST(row.id AS text), row.call, "
-            "CASE WHEN due.taken IS NULL THEN CAST(row.taken AS text) END"
+            # the abbreviation of a time zone can be read as that of another zone
+            "CASE WHEN due.taken IS NULL THEN CAST(row.taken AT TIME ZONE 'UTC' AS text) END"
         )
     else:
         sql = (
@@ -97,8 +102,8 @@ def take(connected: Connected, table: str, limit: int, size: int) -> list[TakenR
 def give_back(connected: Connected, table: str, rows: Sequence[TakenRow]) -> None:
     """Make rows again those that no relay may have sent, unless another relay has taken a row since."""
     given = [{"id": row.id, "first": row.first} for row in rows if row.first is not None]
-    first = "CAST(CAST(:first AS text) AS timestamptz)" if connected.dialect == "postgresql" else ":first"
-    sql = f"UPDATE {table} SET taken = NULL WHERE id = {_ID[connected.dialect]} AND taken = {first}"  # noqa: S608
+    id, first = _ID[connected.dialect], _FIRST[connected.dialect]
+    sql = f"UPDATE {table} SET taken = NULL WHERE id = {id} AND taken = {first}"  # noqa: S608  # the name is checked
     if given:
         connected.execute(sql, given)
 

@@ -20,7 +20,7 @@ MAX_CHANNEL = 63
 _NAME = re.compile(rf"[a-z_][a-z0-9_]{{0,{MAX_TABLE - 1}}}")
 _MISSING = {"42P01", "3F000"}
 _CONFLICTS = {"40001", "40P01"}
-_COLUMNS = {"42703", "42804", "23502"}
+_COLUMNS = {"42703", "42804", "42883", "23502"}
 
 _POSTGRESQL_OUTBOX = """\
 CREATE TABLE IF NOT EXISTS {outbox} (

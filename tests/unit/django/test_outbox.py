@@ -9,12 +9,12 @@ from django.core.management import call_command
 from django.db import connection, connections, transaction
 from django.test.utils import override_settings
 
-from peerjob import ArgumentError, State, TableError
+from peerjob import ArgumentError, Job, OptionError, State, TableError
 from peerjob.django import TaskBackend
 from peerjob.django.framework import AnyResult, TaskResultDoesNotExist, TaskResultStatus
 from peerjob.django.jobs import project_jobs, project_tasks
 from peerjob.django.outbox.database import DjangoDatabase
-from peerjob.sql import OutboxRelay
+from peerjob.sql import Outbox, OutboxRelay
 from support.django_site import tasks
 from support.waiting import until
 
@@ -92,6 +92,23 @@ async def test_a_rolled_back_task_has_no_row(migrated: TaskBackend) -> None:
         return rows()
 
     assert await sync(request) == 1
+
+
+async def test_an_outbox_takes_a_connection_of_django(migrated: TaskBackend) -> None:
+    outbox, job = Outbox(), Job("mail.send")
+
+    def request() -> None:
+        for keeps, left in ((True, 2), (False, 2)):
+            with transaction.atomic():
+                outbox.schedule_many(connection, [job.call(1), job.call(2)])
+                transaction.set_rollback(not keeps)
+            assert rows() == left
+        with pytest.raises(OptionError, match=r"use transaction\.atomic\(\)"):
+            outbox.schedule(connection, job.call(3))
+        outbox.schedule_in_autocommit(connections["default"], job.call(4))
+        assert rows() == 3
+
+    await sync(request)
 
 
 async def test_an_outbox_without_tables_is_told(backend: TaskBackend) -> None:
