@@ -21,6 +21,7 @@ LOGS = Path("build", "release")
 VERSION = re.compile(r"\d+\.\d+\.\d+((a|b|rc)\d+)?")
 OF_MAKE = {"ARGS", "ENGINE", "FROM", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
 """What make hands down to its programs. A target that a step makes must not get the arguments of `make release`."""
+FAILED = re.compile(r"make(\[\d+\])?: \*\*\* ")
 ENTRY = re.compile(r"^- ", re.MULTILINE)
 
 
@@ -222,16 +223,19 @@ def _git(*arguments: str, check: bool = True) -> str:
 
 
 def _run(step: str, *command: str) -> str:
-    """Run a program, and keep its output; its standard output. Raises RefusedError."""
+    """Run a program, and keep and return its output. Raises RefusedError."""
     log = LOGS / f"{step.replace(' ', '-')}.log"
     (ROOT / LOGS).mkdir(parents=True, exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if name not in OF_MAKE}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    (ROOT / log).write_text(done.stdout + done.stderr)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    (ROOT / log).write_text(done.stdout)
     if done.returncode:
-        lines = [line for line in done.stdout.splitlines() + done.stderr.splitlines() if line.strip()]
-        # make ends with a line of its own, which names the target only
-        said = [line for line in lines if not line.startswith("make")] or lines or ["no output"]
+        lines = [line for line in done.stdout.splitlines() if line.strip()]
+        # make names the target that failed, and waits for those beside it, which go on writing
+        end = next((number for number, line in enumerate(lines) if FAILED.match(line)), len(lines))
+        said = [line for line in lines[:end] if not line.startswith("make")] or lines or ["no output"]
         raise RefusedError(f"`{' '.join(command)}` failed: {said[-1].strip()} (all of it: {log})")
     return done.stdout
 

@@ -203,6 +203,11 @@ def test_the_first_release_names_a_commit_to_upgrade_from(tree: Tree) -> None:
             "@echo bad style; exit 3",
             "lint: `make lint` failed: bad style (all of it: build/release/lint.log)",
         ),
+        (
+            "@echo style",
+            "@echo bad style; echo 'make[1]: *** [Makefile:2: style] Error 3' >&2; echo types are fine; exit 2",
+            "lint: `make lint` failed: bad style (all of it: build/release/lint.log)",
+        ),
         ("peerjob-0.2.0.tar.gz", "peerjob-0.1.9.tar.gz", "dist: dist/peerjob-0.2.0.tar.gz was not built"),
         ("@echo upgraded", "@touch new; echo upgraded", "tree after all: 1 files differ from the commit, such as new"),
     ],

@@ -42,7 +42,7 @@ def show_version() -> None:
 
 
 @app.command(
-    help="Show a cluster that works, loses a node to kill -9, and loses no job.\n\n"
+    help="Show a cluster that works, loses two nodes to kill -9, and loses no job.\n\n"
     "Each count job counts one source file of Python's standard library. An etcd elects the leader, where one can be "
     "had. After a quarter, the demo kills the leader. Half way, it adds slow jobs and orders, and kills a node that "
     "runs some of them. An order has steps and children, and waits for an approval, which the demo gives. At the end, "

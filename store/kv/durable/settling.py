@@ -257,10 +257,10 @@ class Settler:
         prefixes = [self._context.keys.needs(id, fence) for id, fence in waiting]
         old = {prefix: witness for prefix in prefixes if (witness := self._witnesses.pop(prefix, None)) is not None}
         entries = await self._context.kv.get([witness.key for witness in old.values()]) if old else []
-        found = zip(old.items(), entries, strict=True)
-        left = {prefix: Compare(witness.key, mod=entry.mod) for (prefix, witness), entry in found if entry is not None}
+        pairs = zip(old.items(), entries, strict=True)
+        left = {prefix: Compare(witness.key, mod=entry.mod) for (prefix, witness), entry in pairs if entry is not None}
         self._witnesses |= left
-        return [one for one, prefix in zip(waiting, prefixes, strict=True) if prefix not in left]
+        return [waiter for waiter, prefix in zip(waiting, prefixes, strict=True) if prefix not in left]
 
     async def _left(self, prefixes: Sequence[str]) -> set[str]:
         """Those of these prefixes of needs that still have one, which is then their witness."""
