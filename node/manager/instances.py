@@ -25,6 +25,7 @@ from peerjob.model.errors import NodeStateError, StoreUnavailableError, UnknownI
 from peerjob.model.firing import Leader
 from peerjob.model.ids import checked_id, checked_new_id
 from peerjob.model.job import Job
+from peerjob.model.pages import pages
 from peerjob.model.published import DIGEST_BYTES
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, LogPage, NodeInfo, NodeView, Record
@@ -139,13 +140,8 @@ class NodeInstanceManager(NodeJobManager):
         store, query = self._open_store(), query or Query()
         if (query.id, query.tag, query.parent, query.before, query.after) == (None,) * 5:
             return Stats(counts=(await store.health()).counts).total(query.states, query.kind)
-        total, cursor = 0, None
-        while True:
-            page = await store.lookup(replace(query, cursor=cursor, limit=PAGE))
-            total += len(page.records)
-            cursor = page.cursor
-            if cursor is None:
-                return total
+        whole = replace(query, limit=PAGE)
+        return sum([len(page.records) async for page in pages(lambda cursor: store.lookup(whole.at(cursor)))])
 
     async def due(self, kinds: Sequence[str] = ()) -> dict[str, int]:
         """How many instances of these kinds could be claimed now; without kinds, of each kind.

@@ -14,6 +14,7 @@ from peerjob.model.errors import OptionError, UnknownInstanceError
 from peerjob.model.flow import Flow
 from peerjob.model.ids import checked_id
 from peerjob.model.json_text import to_json
+from peerjob.model.pages import pages
 from peerjob.model.step_values import shown_step
 
 from .flow_instance import FlowInstance
@@ -61,13 +62,9 @@ class FlowVerbs(ABC):
         """
         id = checked_id(instance.id if isinstance(instance, InstanceView) else instance, "instance")
         steps: dict[str, Any] = {}
-        cursor: str | None = None
-        while True:
-            page = await self._step_page(id, cursor)
+        async for page in pages(lambda cursor: self._step_page(id, cursor)):
             steps |= {step.name: json.loads(to_json(shown_step(step.value))) for step in page.steps}
-            cursor = page.cursor
-            if cursor is None:
-                return steps
+        return steps
 
     @abstractmethod
     async def _step_page(self, id: str, cursor: str | None = None) -> StepPage: ...

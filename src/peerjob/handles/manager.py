@@ -17,6 +17,7 @@ from peerjob.model.durations import Duration
 from peerjob.model.firing import Leader
 from peerjob.model.injected import Injectable, Injection
 from peerjob.model.job import Call, Job, JobGroup
+from peerjob.model.pages import pages
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, NodeView, Record
 from peerjob.model.stored_limit import InstanceLimits, KeyLimitPage, KeyLimitView, LimitPage, LimitView
@@ -127,14 +128,10 @@ class Manager(DirectScheduling, FlowVerbs, Signalling, Injectable, ABC):
     @typed
     async def iter_instances(self, query: Query | None = None) -> AsyncIterator[Instance[Any]]:
         """Yield every instance that matches; reads page by page."""
-        query = query or Query()
-        while True:
-            page = await self.lookup_instances(query)
+        wanted = query or Query()
+        async for page in pages(lambda cursor: self.lookup_instances(wanted.at(cursor)), wanted.cursor):
             for instance in page:
                 yield instance
-            if page.cursor is None:
-                return
-            query = query.at(page.cursor)
 
     @abstractmethod
     async def lookup_history(self, query: Query | None = None) -> ResultPage[HistoryEntry]:
@@ -418,11 +415,7 @@ class Manager(DirectScheduling, FlowVerbs, Signalling, Injectable, ABC):
     @typed
     async def limits(self) -> AsyncIterator[LimitView]:
         """Yield the shared limits by name, then the kinds that are paused or have a key limit; reads page by page."""
-        page = await self._limit_page()
-        for view in page.views:
-            yield view
-        while page.cursor is not None:
-            page = await self._limit_page(page.cursor)
+        async for page in pages(self._limit_page):
             for view in page.views:
                 yield view
 
@@ -434,11 +427,7 @@ class Manager(DirectScheduling, FlowVerbs, Signalling, Injectable, ABC):
 
         A view with the key "" counts the unfinished instances without a key, which no limit of a key counts.
         """
-        page = await self._key_limit_page(kind, prefix, waiting_only)
-        for view in page.views:
-            yield view
-        while page.cursor is not None:
-            page = await self._key_limit_page(kind, prefix, waiting_only, page.cursor)
+        async for page in pages(lambda cursor: self._key_limit_page(kind, prefix, waiting_only, cursor)):
             for view in page.views:
                 yield view
 

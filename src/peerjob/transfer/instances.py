@@ -8,6 +8,7 @@ from itertools import product
 
 from peerjob.model.durable import FLOW_KIND, FLOW_MADE, MAX_STEP_BYTES, MAX_STEPS_CALL, Step, StepPage
 from peerjob.model.ids import id_time_us
+from peerjob.model.pages import pages
 from peerjob.model.query import Query
 from peerjob.model.record import MAX_BATCH, Record
 from peerjob.model.state import State
@@ -49,12 +50,8 @@ async def moved_instances(store: Store) -> AsyncIterator[MovedInstance | MovedSt
 
 
 async def _pages(store: Store, query: Query) -> AsyncIterator[tuple[Record, ...]]:
-    while True:
-        page = await store.lookup(query)
+    async for page in pages(lambda cursor: store.lookup(query.at(cursor))):
         yield page.records
-        if page.cursor is None:
-            return
-        query = query.at(page.cursor)
 
 
 async def _children(store: Store, parents: Sequence[_Open], opened: list[_Open]) -> AsyncIterator[MovedInstance]:
@@ -103,9 +100,11 @@ async def _steps(store: Store, opening: _Open) -> AsyncIterator[MovedSteps]:
     """The steps of an instance; the last line closes it."""
     record, part, size = opening.record, list[Step](), 0
     stays_open = _waits_as_child(record)
-    cursor: str | None = None
-    while True:
-        page = await store.steps(record.id, cursor=cursor) if record.has_steps else StepPage()
+
+    async def read(cursor: str | None) -> StepPage:
+        return await store.steps(record.id, cursor=cursor) if record.has_steps else StepPage()
+
+    async for page in pages(read):
         for step in page.steps:
             if record.kind == FLOW_KIND and step.name == FLOW_MADE and opening.has_open_children:
                 continue
@@ -114,9 +113,6 @@ async def _steps(store: Store, opening: _Open) -> AsyncIterator[MovedSteps]:
                 part, size = [], 0
             part.append(step)
             size += len(step.value)
-        cursor = page.cursor
-        if cursor is None:
-            break
     yield MovedSteps(id=record.id, parent=record.parent, steps=tuple(part), open=stays_open)
 
 

@@ -17,6 +17,7 @@ from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
 from peerjob.model.errors import NodeStateError, NodeStoppedError, UnknownInstanceError
 from peerjob.model.ids import derived_id
+from peerjob.model.pages import pages
 from peerjob.model.query import Filter, Query
 from peerjob.model.state import State
 
@@ -59,13 +60,12 @@ async def count(manager: Manager, query: Query) -> tuple[int, bool]:
     """How many instances match, and whether that is all of them: the count stops at 10,000."""
     if (query.id, query.tag, query.parent, query.before, query.after) == (None,) * 5:
         return await manager.count(query), True
-    count, cursor = 0, None
-    while count < MAX_COUNTED:
-        page = await manager.lookup_instances(replace(query, limit=1_000, cursor=cursor))
-        count, cursor = count + len(page), page.cursor
-        if cursor is None:
-            return count, True
-    return count, False
+    count, wanted = 0, replace(query, limit=1_000)
+    async for page in pages(lambda cursor: manager.lookup_instances(wanted.at(cursor))):
+        count += len(page)
+        if count >= MAX_COUNTED and page.cursor is not None:
+            return count, False
+    return count, True
 
 
 async def step(
