@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter, defaultdict
 from typing import Any
 
-from peerjob import INJECTED, Context, Job, job
+from peerjob import INJECTED, Context, Flow, Job, Signal, job
 
 RUNS: defaultdict[str, Counter[str]] = defaultdict(Counter)
 """Namespace → name of a run → how often its body began."""
@@ -47,6 +47,53 @@ async def failing(namespace: str, name: str) -> None:
     """Fail, so that an instance with an error waits for a retry."""
     RUNS[namespace][name] += 1
     raise ValueError("x" * 600)
+
+
+GO = Signal("GO", bool)
+
+
+GATES: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+"""Namespace → what the children and the first member of the flow wait for."""
+
+
+@job(kind="PART")
+async def part(namespace: str, name: str) -> None:
+    """Count a run, and hold its claim until the damage was done."""
+    RUNS[namespace][name] += 1
+    await GATES[namespace].wait()
+
+
+async def _paid() -> str:
+    return "p" * 300
+
+
+@job(kind="PARENT")
+async def parent(namespace: str, name: str, context: Context = INJECTED) -> None:
+    """Wait for two children, and count an end."""
+    await context.step("paid", _paid)
+    parts = [await context.start(f"part{n}", part.call(namespace, f"part{n}")) for n in range(2)]
+    await context.gather(*parts)
+    RUNS[namespace][name] += 1
+
+
+@job(kind="SIGNALLED")
+async def signalled(namespace: str, name: str, context: Context = INJECTED) -> None:
+    """Wait for a signal, and count an end."""
+    await context.step("paid", _paid)
+    await context.wait_for(GO, timeout="1h")
+    RUNS[namespace][name] += 1
+
+
+def graph(namespace: str) -> Flow:
+    """A flow whose second member waits for the first one."""
+    flow = Flow("FLOW")
+    first = flow.add(part.call(namespace, "member0"))
+    flow.add(quick.call(namespace, "member1"), after=[first])
+    return flow
+
+
+DURABLE = ({"parent", "part0", "part1"}, {"signalled"}, {"flow", "member0", "member1"})
+"""The names of durable instances, with those that one damage can take along."""
 
 
 async def _idle() -> None:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 
 from .damages import damages_of
+from .jobs import DURABLE
 from .logs import NAMESPACE, CaseLogs
 from .scenario import Scenario
 from .values import Holder, Redis, Value
@@ -23,7 +24,8 @@ MAX_ERRORS = 12
 MAX_LATE_ERRORS = 2
 """Most ERROR lines in the last second of a case, when all was reported."""
 _OWN = ("state/", "args/", "i.", "i/", "a/", "k/")
-"""The classes that hold an instance itself. Only such a damage may lose the instance."""
+"""The classes that hold an instance itself. Only such a damage may lose the instance, or let it stay as it is: with
+another kind, for example, no node runs it."""
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -127,7 +129,8 @@ async def _play(holder: Holder, wanted: Case | Drawn, logs: CaseLogs, namespace:
             await asyncio.to_thread(damages_of(value)[case.damage], holder)
             lost, good = _excused(holder, scenario, value)
             await scenario.go_on(lost=lost, good=good)
-            await scenario.end(lost=lost, drains=isinstance(holder, Redis) is False and len(good) > 1)
+            stay = lost if value.name.startswith(_OWN) else frozenset[str]()
+            await scenario.end(lost=lost, stay=stay, drains=isinstance(holder, Redis) is False and len(good) > 1)
             at = time.monotonic()
             await asyncio.sleep(1)
             late = logs.loud(namespace, at).total()
@@ -162,10 +165,11 @@ def _rank(value: Value, scenario: Scenario) -> int:
     return next((at for at, word in enumerate(wanted) if word in text), len(wanted))
 
 
-def _excused(holder: Holder, scenario: Scenario, value: Value) -> tuple[str, tuple[str, ...]]:
-    """The run that the damage may lose, and the schedules that must go on."""
+def _excused(holder: Holder, scenario: Scenario, value: Value) -> tuple[frozenset[str], tuple[str, ...]]:
+    """The runs that the damage may lose, and the schedules that must go on."""
     place = value.key.encode() + value.part
     name = next((name for id, name in scenario.names.items() if id.encode() in place), "")
     own = value.name.startswith(_OWN) or isinstance(holder, Redis)
     about_victim = "VICTIM" in value.key or b"VICTIM" in value.part + value.data
-    return name if own else "", ("GOOD",) if about_victim else ("GOOD", "VICTIM")
+    lost = next((group for group in DURABLE if name in group), {name} if name and own else set())
+    return frozenset(lost), ("GOOD",) if about_victim else ("GOOD", "VICTIM")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -11,15 +12,17 @@ from typing import Any
 
 import httpx
 
-from peerjob import Instance, Node, Query, State
+from peerjob import Instance, Node, PeerjobError, Query, State
 from peerjob.handles.observing import explain_schedule, observe
 from peerjob.handles.reasons import why_instance
+from peerjob.model.graph import member_id
+from peerjob.model.ids import child_ids
 from peerjob.model.rights import Role
 from peerjob.transfer.exporting import export_namespace
 from peerjob.web import dashboard
 from support.waiting import until
 
-from .jobs import RUNS, SPARE, failing, large, long, quick, tick
+from .jobs import DURABLE, GATES, GO, RUNS, SPARE, failing, graph, large, long, parent, part, quick, signalled, tick
 
 LATER = 12
 """Jobs that are scheduled after the damage."""
@@ -32,6 +35,8 @@ ANSWER = 20.0
 CLOSES = 20.0
 _PAGES = ("/", "/instances", "/instances?kind=QUICK", "/instances?tag=TAG", "/nodes", "/kinds", "/kinds/QUICK")
 _MORE_PAGES = ("/schedules", "/schedules/GOOD", "/fires/GOOD", "/audit")
+_ENDING = {"parent", "part0", "part1", "signalled", "member0", "member1"}
+"""The durable instances whose bodies count runs."""
 
 
 class Scenario:
@@ -50,7 +55,7 @@ class Scenario:
         self._fired: Counter[str] = Counter()
 
     def _node(self, name: str, more: list[Any] | None = None) -> Node:
-        jobs = [quick, large, long, tick, failing, *(more or ())]
+        jobs = [quick, large, long, tick, failing, parent, part, signalled, *(more or ())]
         return Node(self._url, jobs=jobs, workers=6, namespace=self.namespace, name=f"node{name}", lease_ttl=LEASE)
 
     # -- before the damage -------------------------------------------------------------------------------------------
@@ -78,7 +83,25 @@ class Scenario:
         await first.add_schedule(tick.with_options(cron="0 3 * * *", name="FAR"), space, "FAR")
         first.keep_audit("Test", principal="tester")
         await until(lambda: min(self._runs[name] for name in ("ended", "large", "running", "retrying")) > 0)
+        await self._begin_durable()
         await until(lambda: self._runs["VICTIM"] > 1 and self._runs["GOOD"] > 1)
+
+    async def _begin_durable(self) -> None:
+        """Start bodies that wait: for children at work, for a signal, and for members of a flow at work."""
+        first, space = self.nodes[0], self.namespace
+        await self._keep("parent", first.schedule(parent, space, "parent"))
+        await self._keep("signalled", first.schedule(signalled, space, "signalled"))
+        await self._keep("flow", first.schedule_flow(graph(space)))
+        waiting = [self.known[name] for name in ("parent", "signalled", "flow")]
+        await until(lambda: self._wait_all(waiting))
+        await until(lambda: min(self._runs[name] for name in ("part0", "part1", "member0")) > 0)
+        parts = child_ids(str(self.known["parent"].id), ["part0", "part1"])
+        members = [member_id(str(self.known["flow"].id), number) for number in range(2)]
+        for name, id in zip(("part0", "part1", "member0", "member1"), (*parts, *members), strict=True):
+            await self._keep(name, first.lookup_instance(id))
+
+    async def _wait_all(self, instances: list[Instance[Any]]) -> bool:
+        return None not in [(await instance.refresh()).waits_for for instance in instances]
 
     async def _keep(self, name: str, scheduling: Awaitable[Instance[Any]]) -> None:
         instance = await scheduling
@@ -87,16 +110,26 @@ class Scenario:
 
     # -- after the damage --------------------------------------------------------------------------------------------
 
-    async def go_on(self, *, lost: str = "", good: tuple[str, ...] = ("GOOD", "VICTIM")) -> None:
-        """Schedule further work, and check that all of it runs, once. `lost` is the run whose record was damaged."""
+    async def go_on(self, *, lost: frozenset[str] = frozenset(), good: tuple[str, ...] = ("GOOD", "VICTIM")) -> None:
+        """Schedule further work, and check that all of it runs, once. `lost`: the runs that the damage may lose."""
         self._fired = self._runs.copy()
         await asyncio.gather(self._schedule_later(), self._read(lost, good))
-        wanted = {f"later{number}" for number in range(LATER)} | {"delayed", "bulky", "running"} - {lost}
+        GATES[self.namespace].set()
+        await self._signal(lost)
+        wanted = {f"later{number}" for number in range(LATER)} | {"delayed", "bulky", "running", *_ENDING} - lost
         await self._reached("these runs are missing", lambda: sorted(name for name in wanted if not self._runs[name]))
         await self._reached("these schedules stand still", lambda: [name for name in good if not self._fires(name)])
-        twice = [name for name, times in self._runs.items() if times > 1 and name not in {"VICTIM", "GOOD", lost}]
+        twice = [name for name, times in self._runs.items() if times > 1 and name not in {"VICTIM", "GOOD"} | lost]
         if twice:
             self.problems.append(f"ran more than once: {twice}")
+
+    async def _signal(self, lost: frozenset[str]) -> None:
+        call = self.nodes[0].signal(self.known["signalled"].id, GO, True)
+        if "signalled" not in lost:
+            await self._answers("signal", call)
+        else:
+            with contextlib.suppress(PeerjobError):  # the record can be gone
+                await call
 
     def _fires(self, schedule: str) -> bool:
         return self._runs[schedule] >= self._fired[schedule] + FIRES
@@ -125,7 +158,7 @@ class Scenario:
         except Exception as error:  # noqa: BLE001  # the report names any error, and the case goes on
             self.problems.append(f"{what}: {type(error).__name__}: {error}"[:300])
 
-    async def _read(self, lost: str, good: tuple[str, ...]) -> None:
+    async def _read(self, lost: frozenset[str], good: tuple[str, ...]) -> None:
         first, second = self.nodes
         await asyncio.sleep(0.5)
         reads: dict[str, Awaitable[Any]] = {
@@ -146,15 +179,15 @@ class Scenario:
             "jobs": first.registered_jobs(),
             "schemas": second.registered_jobs(schemas=True),
         }
-        if lost != "far":
+        if "far" not in lost:
             reads["why"] = self._why()
         if "VICTIM" in good:
             reads["fires of the victim"] = second.fires("VICTIM")
         answers = await asyncio.gather(*(self._answers(what, call) for what, call in reads.items()))
         found = dict(zip(reads, answers, strict=True))
-        self._has("all", found["all"], {"far", "running", "delayed", "ended"} - {lost})
-        self._has("by tag", found["by tag"], {"running", "delayed", "ended"} - {lost})
-        self._has("by kind", found["by kind"], {"far", "ended"} - {lost})
+        self._has("all", found["all"], {"far", "running", "delayed", "ended"} - lost)
+        self._has("by tag", found["by tag"], {"running", "delayed", "ended"} - lost)
+        self._has("by kind", found["by kind"], {"far", "ended"} - lost)
         await self._pages(lost)
 
     async def _why(self) -> None:
@@ -168,13 +201,13 @@ class Scenario:
         if page is not None and names - found:
             self.problems.append(f"{what} hides {sorted(names - found)}")
 
-    async def _pages(self, lost: str) -> None:
+    async def _pages(self, lost: frozenset[str]) -> None:
         async def authorize(_request: object) -> Role:
             return Role.ADMIN
 
         app: Any = dashboard(self.nodes[0], authorize=authorize)
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-        pages = [*_PAGES, *_MORE_PAGES, *([] if lost == "far" else [f"/instances/{self.known['far'].id}"])]
+        pages = [*_PAGES, *_MORE_PAGES, *([] if "far" in lost else [f"/instances/{self.known['far'].id}"])]
         async with httpx.AsyncClient(transport=transport, base_url="http://dashboard") as browser:
             for page in pages:
                 await self._answers(page, self._page(browser, page))
@@ -192,19 +225,27 @@ class Scenario:
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
-    async def end(self, *, lost: str = "", drains: bool = True) -> None:
-        """Cancel, remove, close and export."""
+    async def end(
+        self, *, lost: frozenset[str] = frozenset(), stay: frozenset[str] = frozenset(), drains: bool = True
+    ) -> None:
+        """Cancel and remove. The runs in `stay` need not end."""
         node = self.nodes[1]
-        if lost != "far":
+        if "far" not in lost:
             await self._answers("cancel", node.cancel_instance(self.known["far"].id))
         for schedule in ("GOOD", "VICTIM", "FAR"):
             await self._answers(f"remove {schedule}", node.remove_schedule(schedule))
         if drains:
             await self._reached_later("ticks never end", self._open_ticks)
+        await self._reached_later("durable bodies wait for ever", lambda: self._ended_durable(stay))
         await self._answers("stats at the end", node.stats())
 
     async def _open_ticks(self) -> bool:
         return not await self.nodes[0].lookup_instances(Query(kind="TICK", state=State.ACTIVE))
+
+    async def _ended_durable(self, stay: frozenset[str]) -> bool:
+        """Whether each durable instance has ended, or is gone because its record was damaged."""
+        left = {self.names.get(str(one.id)) for one in await self.nodes[0].lookup_instances(Query(state=State.ACTIVE))}
+        return not left & {name for group in DURABLE for name in group - stay}
 
     async def _reached_later(self, problem: str, condition: Callable[[], Awaitable[bool]]) -> None:
         try:

@@ -66,7 +66,7 @@ local settle = layout == FLOWS_LAYOUT and (function()
       local above = parent ~= '' and decode(call('MGET', record_key(parent))[1])
       if above and not is_final(above.state) then
         local ids, left, fences = {parent}, {}, {}
-        count_stray(child, record.kind, 'what needs it cannot be read and is looked for')
+        count_stray(child, record.kind, 'what needs it cannot be read')
         if call('ZCARD', children_key(parent)) <= MAX_SEARCHED then
           ids = call('ZRANGE', children_key(parent), 0, -1)
           ids[#ids + 1] = parent
