@@ -223,7 +223,8 @@ class CommitCommands(LogCommands, RetentionCommands):
                     ended[update.row.kind] = ended.get(update.row.kind, 0) + 1
             else:
                 context.cache(update.id, revision, update.row)
-        source.settles += written.take_settles()
+        if written.settles:
+            source.settles += written.take_settles()
         await context.hints.send(wakeups, written, later=later)
 
     async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:
@@ -290,9 +291,10 @@ class _OutcomeSource:
         self._request = request
         self.now_us = 0
         self.durable = durable
-        """Whether an outcome has steps, needs or a wait."""
-        self.values = StepValues(context.keys)
-        self.needs = OutcomeNeeds(context)
+        """Whether an outcome has steps, needs or a wait. Only then there are `values` and `needs`."""
+        if durable:
+            self.values = StepValues(context.keys)
+            self.needs = OutcomeNeeds(context)
         self.settles: list[str] = []
         """Keys below `settle/` that the call has written."""
 

@@ -235,7 +235,7 @@ class Gates:
         """
         gates = {id: (gate, row) for id, row in rows if row.keeps and (gate := gate_of(row)) is not None}
         parked = {parked.gate for slot in slots for parked in slot.parked}
-        ends = Counter(gate for gate, _ in gates.values())
+        ends: Mapping[Gate, int] = Counter(gate for gate, _ in gates.values()) if gates else {}
         plan = await self.plan([*ends, *parked, *others], ahead=max([_AHEAD, *ends.values()]))
         if plan is not None:
             plan.returning = {gate for gate in parked if gate is not None}

@@ -100,16 +100,6 @@ class Hints:
         for what is left.
         Then the ends of children and of parents are settled.
         """
-        await self._send(wakeups, written, later)
-        if written.settles:
-            await self.settle(written.settles)
-
-    async def settle(self, settles: Sequence[str], caller: str = "") -> None:
-        """Settle the ends that some keys below `settle/` name; if some are left, tell the caller, or any live node."""
-        if settles and self.follow_ends is not None:
-            await self.follow_ends(settles, caller)
-
-    async def _send(self, wakeups: Wakeups, written: Written, later: Wakeups | None) -> None:
         if wakeups.came and self.open_gates is not None:
             await self.open_gates(wakeups.came)
         if wakeups.freed and written.idle:
@@ -122,8 +112,23 @@ class Hints:
         wakes = bool(written.idle and claimable)
         listeners = self._listeners(written.listeners) if wakeups.changed and written.listeners else []
         watchers = await self._watchers(written)
-        if not (wakes or listeners or watchers or wakeups.cancelled):
-            return
+        if wakes or listeners or watchers or wakeups.cancelled:
+            await self._tell(wakeups, listeners, watchers, written.idle if wakes else ())
+        if written.settles:
+            await self.settle(written.settles)
+
+    async def settle(self, settles: Sequence[str], caller: str = "") -> None:
+        """Settle the ends that some keys below `settle/` name; if some are left, tell the caller, or any live node."""
+        if settles and self.follow_ends is not None:
+            await self.follow_ends(settles, caller)
+
+    async def _tell(
+        self,
+        wakeups: Wakeups,
+        listeners: Sequence[str],
+        watchers: Sequence[tuple[str, str]],
+        idle: Sequence[tuple[str, Entry]],
+    ) -> None:
         lease = await self._writer.short_lease()
         hints = {self._keys.hint(owner) + "cancel/" for owner in wakeups.cancelled}
         hints.update(f"{self._keys.hint(watcher)}final/{id}" for id, watcher in watchers)
@@ -131,8 +136,8 @@ class Hints:
         ops: list[Op] = [Put(key, b"", lease) for key in sorted(hints)]
         ops.extend(Delete(self._keys.watch(id) + watcher) for id, watcher in watchers)
         await self._writer.plain(ops)
-        if wakes:
-            await self._wake(wakeups, written.idle, lease)
+        if idle:
+            await self._wake(wakeups, idle, lease)
 
     async def wake(self, wakeups: Wakeups) -> None:
         """Wake idle nodes that are registered now."""

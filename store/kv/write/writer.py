@@ -323,9 +323,12 @@ class _Part:
 
 def _joined(parts: Sequence[_Part]) -> Written:
     revisions = [0 if answer is None else part.applied.revision for part in parts for answer in part.applied.answers]
-    changes = [change for part in parts for change in part.changes]
-    # a change that was refused ends nothing: what needs its instance still has to wait
-    settles = [key for change, revision in zip(changes, revisions, strict=True) if revision for key in change.settles]
+    settles: list[str] = []
+    for part in parts:
+        for change, answer in zip(part.changes, part.applied.answers, strict=True):
+            # a change that was refused ends nothing: what needs its instance still has to wait
+            if change.settles and answer is not None:
+                settles += change.settles
     written = Written(
         revisions,
         settles=settles,
