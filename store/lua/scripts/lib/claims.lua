@@ -8,10 +8,17 @@ local function claim_entry(fence, flags)
   return fence .. flags .. ' ' .. fence .. PADDING
 end
 
+-- The last entry is kept: most instances of a batch have the same entry.
+local last_entry, last_fence, last_flags = nil, nil, nil
+
 -- Return the fence and the letters of an entry, or nil for a damaged entry.
 local function claim_parts(entry_text)
+  if entry_text == last_entry then
+    return last_fence, last_flags
+  end
   local fence, flags = match(entry_text, '^(%d+)(%a*) %1 ')
   if fence then
+    last_entry, last_fence, last_flags = entry_text, fence, flags
     return fence, flags
   end
   local copy

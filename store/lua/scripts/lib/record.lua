@@ -76,6 +76,14 @@ local function are_numbers(due, fence, at, retention)
   return is_time(due) and is_time(fence) and is_time(at) and retention >= -1 and retention < 2 ^ 63
 end
 
+-- The checksums of threads: most instances of a batch have equal ones.
+local sums = {}
+
+local function sum_of(text)
+  sums[text] = sums[text] or sub(redis.sha1hex(text), 1, SUM_SIZE)
+  return sums[text]
+end
+
 local function decode_options(record, raw, flags, from)
   local ok, key, tags, result, error_, progress, stop = pcall(unpack_text, OPTIONS, raw, from)
   record.releasing = present(flags, RELEASING)
@@ -99,7 +107,7 @@ local function decode_options(record, raw, flags, from)
       local from = ok and thread.stop
       thread.stop = from and from + SUM_SIZE
       ok = from and thread.stop == size + 4
-        and sub(record.tail, from, thread.stop - 1) == sub(redis.sha1hex(sub(record.tail, 1, from - 1)), 1, SUM_SIZE)
+        and sub(record.tail, from, thread.stop - 1) == sum_of(sub(record.tail, 1, from - 1))
         and is_time(thread.due) and is_time(thread.fence) and is_text(thread.parent) and is_text(thread.awaits)
     elseif tag and find(NEAR_THREAD, sub(record.tail, 1, 1), 1, true) then
       ok = false

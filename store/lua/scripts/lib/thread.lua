@@ -27,7 +27,7 @@ local function put_thread(record)
   local size = THREAD_SIZE + #thread.parent + #thread.awaits
   local text = pack(THREAD_ENTRY, THREAD, size, thread.flags, thread.needs, thread.steps, thread.signals, thread.bytes,
     thread.due, thread.fence, #thread.parent, thread.parent, #thread.awaits, thread.awaits)
-  record.tail = text .. sub(redis.sha1hex(text), 1, SUM_SIZE) .. sub(record.tail or '', thread.stop)
+  record.tail = text .. sum_of(text) .. sub(record.tail or '', thread.stop)
   thread.stop = size + 4
 end
 
