@@ -67,7 +67,7 @@ local shared = limited and (function()
       local FIELDS = {'concurrency', 'period', 'burst', 'tat', 'closed', 'alarm', 'kinds'}
       local found, damaged = fields_of(PREFIX .. 'limit:' .. name, unpack(FIELDS))
       local is_missing = not damaged and not (found[1] or found[2] or found[7])
-      limit = {name = name, alarm = found[6] or '', kinds = {found[7] or nil}}
+      limit = {name = name, alarm = found[6] or '', kinds = {found[7] ~= '' and found[7] or nil}}
       if find(found[7] or '', '\0', 1, true) then
         limit.kinds = {}
         for kind in string.gmatch(found[7], '[^%z]+') do
