@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Protocol, TypeVar
 
 
-class Page(Protocol):
-    """A part of a longer list."""
+class HasCursor(Protocol):
+    """A page of a longer list."""
 
     @property
     def cursor(self) -> str | None:
@@ -15,7 +15,7 @@ class Page(Protocol):
         ...
 
 
-P = TypeVar("P", bound=Page)
+P = TypeVar("P", bound=HasCursor)
 
 
 async def pages(read: Callable[[str | None], Awaitable[P]], cursor: str | None = None) -> AsyncGenerator[P]:
