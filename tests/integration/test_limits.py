@@ -200,7 +200,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
     from peerjob.node import node
     from peerjob.node.body import errors, schema
     from peerjob.node.manager import batches, flows, kind_catalogue, watchers
-    from peerjob.node.work import context_backend, failure_log, references
+    from peerjob.node.work import context_backend, failure_log, outbox, references
     from peerjob.remote.server import calls, grpc_server, server
     from peerjob.remote.wire import requests
     from peerjob.sql import relay_rows, tables
@@ -254,6 +254,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "answers of gRPC that one caller has not read": calls.MAX_UNREAD,
         "open gRPC calls of one token, or of one address without tokens": calls.MAX_CALLS_CALLER,
         "unread events of one `watch()` of a query": watchers.MAX_WAITING,
+        "wait of a lookup for the table of rows that cannot be sent": outbox.LOOK_ASIDE,
         "rows of which a node remembers why they have no instance": batches.MAX_REFUSED,
         "records in the audit log": audit.MAX_AUDIT,
         "criteria in a record of the audit log": audit.MAX_CRITERIA,

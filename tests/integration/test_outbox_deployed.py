@@ -18,6 +18,7 @@ from peerjob import Job, Node, OptionError, State
 from peerjob.sql import Outbox, OutboxRelay
 from peerjob.sql.alembic import CreateOutbox, DropOutbox
 from support.jobd import Jobd
+from support.outbox_base import Base
 from support.pages import DOCS, files
 from support.postgres import Database
 from support.processes import ChildProcess
@@ -118,6 +119,21 @@ def test_a_bad_url_is_refused_without_its_password(url: str, problem: str) -> No
     with pytest.raises(OptionError, match=f"outbox: .*{problem}") as caught:
         OutboxRelay.at(url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "aiosqlite"])
+async def test_a_relay_takes_the_url_of_an_asynchronous_program(
+    request: pytest.FixtureRequest, redis_url: str, namespace: str, tmp_path: Path, driver: str
+) -> None:
+    database: Database | None = request.getfixturevalue("postgres") if driver == "asyncpg" else None
+    base = Base(driver, database, tmp_path / "own.db")
+    with base.engine.begin() as connection:
+        row = outbox.schedule(connection, double.call(21))
+    relay = OutboxRelay.at(base.relay_engine.url.render_as_string(hide_password=False))
+    assert (await relay.state()).rows == 1
+    async with Node(redis_url, jobs=[double], namespace=namespace, outbox=relay) as node:
+        assert await row.result(node, 30) == 42
+    await base.close()
 
 
 def test_what_is_no_engine_is_refused() -> None:

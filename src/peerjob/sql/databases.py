@@ -131,10 +131,11 @@ def _ignore_error(future: asyncio.Future[Any]) -> None:
 
 
 def engine_at(url: str) -> Any:
-    """The engine of a URL, with psycopg for PostgreSQL unless the URL names a driver; raises OptionError."""
+    """The Engine or AsyncEngine of a URL; raises OptionError. PostgreSQL has psycopg unless the URL names a driver."""
     with needs_extra("sql", "OutboxRelay"):
         from sqlalchemy import create_engine, make_url
         from sqlalchemy.exc import ArgumentError
+        from sqlalchemy.ext.asyncio import create_async_engine
     # no error shows the URL, which can contain a password
     try:
         parsed = make_url(url)
@@ -144,7 +145,7 @@ def engine_at(url: str) -> Any:
         parsed = parsed.set(drivername="postgresql+psycopg")
     checked_dialect(parsed.drivername.partition("+")[0], "outbox")
     try:
-        return create_engine(parsed)
+        return create_async_engine(parsed) if parsed.get_dialect().is_async else create_engine(parsed)
     except (ArgumentError, ImportError) as error:
         raise OptionError("outbox", f"{parsed.drivername} ({error})", _URLS) from None
 
@@ -152,13 +153,15 @@ def engine_at(url: str) -> Any:
 class EngineDatabase(Database):
     """The database of an Engine or AsyncEngine of SQLAlchemy."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Any, *, is_own: bool = False) -> None:
+        """With `is_own`, no other code uses the engine, so `close` ends its connections."""
         with needs_extra("sql", "OutboxRelay"):
             from sqlalchemy import Engine
             from sqlalchemy.ext.asyncio import AsyncEngine
         if not isinstance(engine, Engine | AsyncEngine):
             raise OptionError("engine", type(engine).__name__, "an Engine or AsyncEngine of SQLAlchemy")
         self._engine: Any = engine
+        self._is_own = is_own
         self._is_async = isinstance(engine, AsyncEngine)
         self.dialect: Dialect = checked_dialect(engine.dialect.name, "engine")
         self.identity = identity_of_url(engine.url)
@@ -189,6 +192,12 @@ class EngineDatabase(Database):
                 return self._connected(work)(connection)
 
         return await in_thread(run, executor)
+
+    async def close(self) -> None:
+        if self._is_own:
+            disposing = self._engine.dispose()
+            if disposing is not None:
+                await disposing
 
     def _connected(self, work: Callable[[Connected], T]) -> Callable[[Any], T]:
         return lambda connection: work(SqlAlchemyConnected(connection, self.dialect))

@@ -75,7 +75,7 @@ class OutboxRelay:
     @classmethod
     def at(cls, url: str, table: str = DEFAULT_TABLE) -> OutboxRelay:
         """The relay of the database with this URL of SQLAlchemy; raises OptionError."""
-        return cls(engine_at(url), table)
+        return cls(EngineDatabase(engine_at(url), is_own=True), table)
 
     async def run(self, node: RelayNode) -> None:
         """Send rows until a cancellation; a node calls it."""
@@ -95,6 +95,10 @@ class OutboxRelay:
         """Count the rows; raises TableError, OptionError for a missing file, or an error of the database."""
         self._database.check_exists()
         return await checked(self._database, self.table, lambda connected: state_of(connected, self.table))
+
+    async def close(self) -> None:
+        """End the connections of `state`, if `at` has made the relay; the end of `run` does so, too."""
+        await self._database.close()
 
 
 async def checked(

@@ -102,6 +102,7 @@ async def _outbox(settings: DaemonSettings) -> Sequence[Finding]:
             return []
         async with asyncio.timeout(_PATIENCE):
             state = await relay.state()
+            await relay.close()
     except Exception as error:  # noqa: BLE001  # each driver of a database has its own errors
         return [Finding("outbox", Severity.FAIL, f"{type(error).__name__}: {error}")]
     text = f"{state.table}: {state.rows:,} row(s) wait"
