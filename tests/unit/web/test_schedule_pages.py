@@ -66,6 +66,7 @@ async def test_a_backfill_is_counted_before_it_is_made() -> None:
         assert (name[0], len(rows), rows[0][3]) == ("nominal", 5, "backfilled")
         page = (await client.get("/fires/ticks")).text
         assert page.count('class="heat backfilled') == 5
+        assert 'href="/schedules" aria-current="page"' in page
     await node.stop()
 
 
