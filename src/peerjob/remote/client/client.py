@@ -78,8 +78,7 @@ class Client(RemoteManager, StartableManager):
         max_message: int = MAX_MESSAGE,
         clock: Clock | None = None,
     ) -> None:
-        if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
-            raise OptionError("token", "…", "printable ASCII text without blanks around it")
+        _check_token(token)
         self._clock = ClientClock(clock or SystemClock())
         self.clock: Clock = self._clock
         self.addresses = split_target(target)
@@ -339,3 +338,8 @@ def _chunks(requests: list[pb.ScheduleJobRequest]) -> Iterator[list[pb.ScheduleJ
         size += weight
     if chunk:
         yield chunk
+
+
+def _check_token(token: str | None) -> None:
+    if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
+        raise OptionError("token", "…", "printable ASCII text without blanks around it")
