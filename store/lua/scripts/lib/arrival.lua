@@ -71,29 +71,42 @@ local function add_instance(shape, id, key, spec, waits, concurrency, gate_key)
 end
 
 -- Plan the writes of a batch with one template in one loop, which costs less than add_instance for each. Return false, with
--- nothing planned, unless all instances are new, due now, and without unique key, tags, gate and index of heads. ARGV has
--- the instances from `at` on.
+-- nothing planned, unless all instances are new, due now, and without unique key, tags and index of heads. ARGV has the
+-- instances from `at` on.
 local function add_alike(shape, keys, stored, removed, at)
   if shape.key or shape.tag_keys[1] or shape.due > now or shape.suspect or has_indexes or changes_wanted then
     return false
   end
   local record, priority, due, seen = shape.record, shape.priority, ready_member(shape.due, ''), {}
-  local queue, index, strings = {}, {}, {}
+  local queue, index, strings, arriving, queued, waiting = {}, {}, {}, {}, 0, 0
   for n = 1, #keys do
-    local id = ARGV[at]
-    if stored[n] or removed[n] or seen[id] or ARGV[at + 1] ~= '1' then
+    local id, concurrency, gate_key = ARGV[at], nil, nil
+    if ARGV[at + 1] ~= '1' then
+      concurrency, gate_key = match(ARGV[at + 1], '^1 (%d+) (.+)$')
+    end
+    if stored[n] or removed[n] or seen[id] or not gates and concurrency then
       return false
     end
     seen[id] = true
     local last = 2 * n
-    queue[last - 1], queue[last] = priority, due .. id
+    if concurrency then
+      arriving[waiting + 1], arriving[waiting + 2], arriving[waiting + 3] = id, shape, concurrency
+      arriving[waiting + 4], waiting = gate_key, waiting + 4
+    else
+      queue[queued + 1], queue[queued + 2], queued = priority, due .. id, queued + 2
+    end
     index[last - 1], index[last] = '0', id
     last = 2 * last
     strings[last - 3], strings[last - 2], strings[last - 1], strings[last] = keys[n], record, spec_key(id), ARGV[at + 2]
     at = at + 3
   end
-  records_to_set, pending.ZADD = strings, {[prepare_queue(shape.kind)] = queue, [shape.index] = index}
-  newly_due[shape.kind] = #keys
+  records_to_set, pending.ZADD = strings, {[shape.index] = index}
+  if queued > 0 then
+    pending.ZADD[prepare_queue(shape.kind)], newly_due[shape.kind] = queue, queued / 2
+  end
+  if waiting > 0 then
+    gates.bring_all(shape.kind, arriving)
+  end
   return true
 end
 

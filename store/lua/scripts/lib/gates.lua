@@ -45,17 +45,34 @@ local gates = limited and (function()
 
   local packed, NO_TIME = {}, '0000000000000000'
 
-  -- Keep the key of a new instance of a template, and whether it comes to its gate now. LIMITS has a field for each kind
-  -- with keys: that of its rule, or "g" and the kind.
-  function self.bring(id, shape, concurrency, key, waits)
-    local kind = shape.kind
+  -- LIMITS has a field for each kind with keys: that of its rule, or "g" and the kind.
+  local function open_gate(kind)
     if not gated[kind] and not self.has(kind) then
       self.unused[kind] = true
       if not shared.rule(kind) then
         add_pair('HSET', PREFIX .. 'limits', 'g' .. kind, '')
       end
     end
-    gated[kind], packed[concurrency] = true, packed[concurrency] or pack('>I4', concurrency)
+    gated[kind] = true
+  end
+
+  -- Keep new instances of a kind that come to their gates now: a list as in `new`, but with concurrencies as texts. This is
+  -- the first call for the kind.
+  function self.bring_all(kind, instances)
+    open_gate(kind)
+    for at = 3, #instances, 4 do
+      local concurrency = instances[at]
+      packed[concurrency] = packed[concurrency] or pack('>I4', concurrency)
+      instances[at] = packed[concurrency]
+    end
+    self.new[kind] = instances
+  end
+
+  -- Keep the key of a new instance of a template. Return whether the instance comes to its gate now.
+  function self.bring(id, shape, concurrency, key, waits)
+    local kind = shape.kind
+    open_gate(kind)
+    packed[concurrency] = packed[concurrency] or pack('>I4', concurrency)
     local comes_now = not waits and shape.due <= now
     local list = of_kind(self.new, kind)
     if comes_now then
