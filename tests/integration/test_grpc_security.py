@@ -95,6 +95,16 @@ def test_a_ca_without_certificates_is_refused_before_a_call(signed: Certificates
         ClientTls(ca=signed.server_key).credentials()
 
 
+async def test_a_ca_can_have_comments_in_any_language(signed: Certificates, tmp_path: Path) -> None:
+    commented = tmp_path / "commented.pem"
+    commented.write_bytes("# Főtanúsítvány\n".encode() + signed.ca.read_bytes())
+    tls = ServerTls(certificate=signed.server_cert, key=signed.server_key, client_ca=commented)
+    async with served(WORK, tls=tls) as (_, server):
+        shown = ClientTls(ca=commented, certificate=signed.client_cert, key=signed.client_key)
+        async with connected(server, shown) as client:
+            assert await client.count() == 0
+
+
 async def test_a_name_that_is_not_in_the_certificate_is_not_trusted(signed: Certificates) -> None:
     async with served(WORK, tls=server_tls(signed)) as (_, server):
         reason = await refused(server, ClientTls(ca=signed.ca, server_name="elsewhere.example"))

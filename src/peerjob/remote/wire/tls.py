@@ -112,8 +112,10 @@ class ClientTls:
 
 def _wrong_ca(option: str, pem: Pem, content: bytes) -> OptionError | None:
     """The reason for which gRPC would refuse the certificates of a CA."""
+    # Python takes ASCII only, and gRPC takes any text between certificates
+    text = content.decode("ascii", "backslashreplace")
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=content.decode("ascii", "replace"))
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=text)
     except ssl.SSLError as error:
         return OptionError(option, _name(pem), f"certificates ({_reason(error)})")
     return None
