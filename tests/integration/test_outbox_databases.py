@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 from collections import Counter
@@ -223,3 +224,50 @@ async def test_rows_are_given_back_in_each_time_zone(engine: Engine, postgres: D
     assert count(engine, "peerjob_outbox WHERE taken IS NULL") == 0
     await database.run(lambda connected: give_back(connected, "peerjob_outbox", rows))
     assert count(engine, "peerjob_outbox WHERE taken IS NULL") == 1
+
+
+def lose_commits(engine: Engine, every: int) -> list[int]:
+    """Lose the answer of one in `every` commits, with the connection; returns the numbers of these commits."""
+    commit, seen, lost = engine.dialect.do_commit, itertools.count(1), list[int]()
+
+    def commit_and_end(connection: Any) -> None:
+        commit(connection)
+        number = next(seen)
+        if number % every == 0:
+            lost.append(number)
+            connection.close()
+            raise psycopg.OperationalError("the connection is lost")
+
+    engine.dialect.do_commit = commit_and_end  # type: ignore[assignment,method-assign]
+    return lost
+
+
+async def test_a_lost_answer_of_a_commit_doubles_nothing(
+    engine: Engine, postgres: Database, redis_url: str, namespace: str
+) -> None:
+    noting, own, relayed = Noting(), create_engine(postgres.url()), create_engine(postgres.url())
+    lost, lost_by_relay = lose_commits(own, 2), lose_commits(relayed, 3)
+
+    def write(session: Any, number: int) -> int:
+        session.execute(text("INSERT INTO written VALUES (:number)"), {"number": number})
+        return number
+
+    async def book(number: int, context: Context = INJECTED) -> int:
+        return int(await transact(context, own, write, number))
+
+    job = Job("book", book, max_retries=100, backoff="10ms")
+    with engine.begin() as connection:
+        # more than one pass of the relay, which is a transaction from the second one on
+        outbox.schedule_many(connection, [noting.job.call(number) for number in range(1_500)])
+        outbox.schedule_many(connection, [job.call(number) for number in range(30)])
+    async with Node(redis_url, jobs=[noting.job, job], namespace=namespace, outbox=OutboxRelay(relayed)) as node:
+        await until(lambda: count(engine, "peerjob_outbox") == 0)
+        await node.wait(timeout=PATIENCE)
+    with engine.connect() as connection:
+        numbers = Counter(row[0] for row in connection.execute(text("SELECT number FROM written")))
+    own.dispose()
+    relayed.dispose()
+    assert numbers == Counter(range(30))
+    assert noting.runs == Counter(range(1_500))
+    assert lost
+    assert lost_by_relay
