@@ -246,6 +246,25 @@ async def test_ends_that_leave_other_needs_leave_nothing_to_follow_up(site: Make
     assert (await peer.take_one()).id == claim.id
 
 
+async def test_a_commit_leaves_ends_with_too_many_edges_to_follow_up(site: MakeSite) -> None:
+    here = site()
+    store = await opened(here)
+    peer = await here.join(store)
+    needed = [child(here) for _ in range(13)]
+    claim = await parent_of(here, peer, *needed)
+    waiting = [child(here, *(Need(one.instance.id) for one in needed)) for _ in range(MAX_SETTLED)]
+    for at in range(0, MAX_SETTLED, 20):
+        await store.spawn(peer.incarnation, Held(claim.id, claim.fence), waiting[at : at + 20])
+    last, *running = await peer.take()
+    await peer.commit(*map(outcome, running))
+    assert (await peer.renew(last)).settling
+    while await store.settle():
+        pass
+    assert await store.open_needs([one.instance.id for one in waiting]) == [1] * MAX_SETTLED
+    await peer.end(last)
+    assert len(await peer.take()) == MAX_SETTLED
+
+
 @pytest.mark.parametrize("rest", ["settling", "m:{parent}", "d:{child}", "c:{parent}"])
 async def test_a_foreign_key_stops_a_script_before_its_first_write(site: MakeSite, rest: str) -> None:
     here = site()

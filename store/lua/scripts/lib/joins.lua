@@ -3,6 +3,8 @@
 -- last need.
 local joins = {claims = {}}
 do
+  -- Most edges that a commit reads for this: the server answers no other call meanwhile.
+  local edges_left = 1000
   -- By id: the instances that need children, or false for one that is left to settle.lua.
   -- By the id of a parent: its children, as lists of ids and records.
   local dependants, families = {}, {}
@@ -26,6 +28,10 @@ do
   -- Take the end of a child with these edges. Return false if settle.lua must follow it up.
   function joins.take(record, id, edges, retention)
     local found, parent = {}, record.thread.parent
+    if #edges > edges_left then
+      return false
+    end
+    edges_left = edges_left - #edges
     for n, edge in ipairs(edges) do
       local one = dependant_of(edge, record.state)
       if not one then
