@@ -104,6 +104,14 @@ class KeyOrderRules(LimitSuite):
         await peer.end(first)
         assert (await peer.take_one()).id == high[1].id
 
+    async def test_the_worst_of_a_batch_gives_its_place_away(self, store: Store) -> None:
+        await self.limit_keys(store)
+        low, high, middle = (self.keyed(1, concurrency=2, priority=priority)[0] for priority in (7, 1, 4))
+        await store.enqueue([low, high])
+        await store.enqueue([middle])
+        peer = await self.join(store)
+        assert ids_of(await peer.take()) == [high.id, middle.id]
+
     async def test_a_handed_back_instance_is_first_in_line(self, store: Store) -> None:
         await self.limit_keys(store)
         first, second = self.keyed(2)

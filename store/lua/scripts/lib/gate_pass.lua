@@ -108,9 +108,10 @@ local pass_kind = gates and function(kind, keys)
   end
   local numbers = {}
   for at = 4, #new, 4 do
-    local state, packed = states[new[at]], new[at - 1]
+    local state, packed, shape = states[new[at]], new[at - 1], new[at - 2]
     numbers[packed] = numbers[packed] or unpack_text('>I4', packed)
     state.concurrency, state.new = numbers[packed], state.new + 1
+    state.is_mixed, state.shape = state.is_mixed or state.shape and state.shape ~= shape, shape
   end
 
   local function member_of(instance)
@@ -216,11 +217,13 @@ local pass_kind = gates and function(kind, keys)
     end
   end
 
-  -- Of new instances, all pass if there is room for them and for no other one.
+  -- Of new instances with one template, all pass if there is room for them and for no other one. With several templates,
+  -- `pass` sorts them: the last admitted one must be the worst.
   for at = 4, #new, 4 do
     local key, concurrency, shape, id = new[at], new[at - 1], new[at - 2], new[at - 3]
     local state = states[key]
-    if state.waiting == 0 and not state.came and state.admitted + state.new <= (own or max(1, state.concurrency)) then
+    local has_room = state.admitted + state.new <= (own or max(1, state.concurrency))
+    if has_room and state.waiting == 0 and not state.came and not state.is_mixed then
       state.new = state.new - 1
       admit(state, id, shape.priority, shape.due, shape.suspect, concurrency, key)
     else

@@ -141,12 +141,12 @@ local of_table = gates and function(arguments, is_unused)
 end
 
 -- Return the state of a key from its entry in `n:`: besides what the entry has, how many admitted instances leave
--- (`freed`) and how many new ones come. Later also the instances that come to a gate that does not let all of them pass
--- (`came`), and the members of waiting ones that leave (`left`).
+-- (`freed`), how many new ones come, with which template (`shape`), or with several (`is_mixed`). Later also the instances
+-- that come to a gate that does not let all of them pass (`came`), and the members of waiting ones that leave (`left`).
 local GATE_COUNTS = '>I4I4I4'
 local key_state = gates and function(text, all_waiting, key)
   local state = {admitted = 0, concurrency = 0, waiting = 0, last = '', is_stored = text and true, freed = 0, new = 0,
-    came = nil, left = nil}
+    shape = nil, is_mixed = nil, came = nil, left = nil}
   if text and #text >= 12 and byte(text) == 0 and (#text == 12 or byte(text, -1) == 44) then
     state.admitted, state.concurrency, state.waiting = unpack_text(GATE_COUNTS, text)
     state.last = sub(text, 13)
