@@ -16,7 +16,7 @@ from peerjob.store.drivers import open_store
 from peerjob.store.kv.format.base import Put, Transaction
 from peerjob.store.kv.store import KVStore
 from peerjob.store.rules import FLOWS_LAYOUT
-from peerjob.testing.factories import Factory, Peer
+from peerjob.testing.factories import Factory, Peer, outcome
 
 NEEDS = Wait(needs=True)
 
@@ -214,3 +214,33 @@ async def test_a_damaged_edge_lets_nothing_wait_for_ever(
     await store.close()
     server.close()
     assert wrong == []
+
+
+async def test_two_damaged_edges_of_one_commit_end_one_need_each(redis_url: str, namespace: str) -> None:
+    make, server = Factory(SystemClock()), cast("Any", redis.Redis.from_url(redis_url))
+    store = open_store(redis_url, namespace=namespace, clock=SystemClock(), limits=StoreLimits())
+    await store.open()
+    await store.require_layout(FLOWS_LAYOUT, "steps")
+    peer = await Peer(store=store, info=make.node("node", kinds=("work",)), make=make).join(600_000_000)
+    await store.enqueue(make.instances(1))
+    parent = await peer.take_one()
+    needed = make.instances(3)
+    waiting = make.instances(2)
+    needs = ((needed[0], needed[2]), (needed[1],))
+    children = [NewChild(instance=one) for one in needed]
+    for one, wanted in zip(waiting, needs, strict=True):
+        children.append(NewChild(instance=one, needs=tuple(Need(other.id) for other in wanted)))
+    await store.spawn(peer.incarnation, Held(parent.id, parent.fence), children)
+    claims = {claim.id: claim for claim in await peer.take(3)}
+    for one in needed[:2]:
+        (key,) = server.keys(f"*{namespace}}}:d:{one.id}")
+        server.delete(key)
+        server.zadd(key, {b"damaged": 0})
+    await peer.commit(*(outcome(claims[one.id]) for one in needed[:2]))
+    while await store.settle():
+        pass
+    assert [claim.id for claim in await peer.take()] == [waiting[1].id]
+    await peer.end(claims[needed[2].id])
+    assert [claim.id for claim in await peer.take()] == [waiting[0].id]
+    await store.close()
+    server.close()
