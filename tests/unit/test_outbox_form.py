@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from peerjob import DecodeError
-from peerjob.model.record import NewInstance
+from peerjob.model.record import LAST_MOMENT_US, NewInstance
 from peerjob.model.spec import Spec, encode
-from peerjob.sql.rows import decode_row, encode_row
+from peerjob.sql.rows import VERSION, decode_row, encode_row
 
 NOT_IN_A_ROW = {"delay_us", "attempts", "crashes", "losses"}
 """The delay becomes a time, and counts of runs come from another store only."""
@@ -38,6 +39,11 @@ def test_a_delay_becomes_a_time() -> None:
     assert decode_row("i", encode_row(new, 100)).due_us == 105
 
 
+def test_a_time_after_the_year_9999_becomes_the_last_one() -> None:
+    new = NewInstance(id="i", kind="k", spec=encode(Spec(args=b"")), due_us=LAST_MOMENT_US + 1)
+    assert decode_row("i", encode_row(new, 0)).due_us == LAST_MOMENT_US
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -51,6 +57,6 @@ def test_a_delay_becomes_a_time() -> None:
     ],
 )
 def test_a_damaged_row_makes_no_record_that_cannot_be_read(field: str, value: Any) -> None:
-    given: dict[str, Any] = {"id": "i", "kind": "k", "spec": encode(Spec(args=b"")), field: value}
+    given: dict[str, Any] = {"kind": "k", "spec": encode(Spec(args=b"")), field: value}
     with pytest.raises(DecodeError, match=rf"row of an outbox cannot be read: .*\$\.{field}"):
-        decode_row("i", encode_row(NewInstance(**given), 0))
+        decode_row("i", bytes((VERSION,)) + msgspec.msgpack.encode(given))

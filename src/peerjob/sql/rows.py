@@ -11,7 +11,15 @@ from peerjob.model.durations import MAX_SECONDS
 from peerjob.model.errors import DecodeError
 from peerjob.model.ids import is_outbox_id
 from peerjob.model.limits import MAX_KEY, MAX_KIND, MAX_LIMIT_NAME, MAX_TAG, MAX_TAGS
-from peerjob.model.record import MAX_CRASHES, MAX_PRIORITY, MIN_PRIORITY, Count, Moment, NewInstance
+from peerjob.model.record import (
+    LAST_MOMENT_US,
+    MAX_CRASHES,
+    MAX_PRIORITY,
+    MIN_PRIORITY,
+    Count,
+    Moment,
+    NewInstance,
+)
 from peerjob.model.spec import decode_spec, reader
 
 VERSION = 1
@@ -46,11 +54,12 @@ _decode = reader(StoredCall, "row of an outbox")
 
 def encode_row(new: NewInstance, now_us: int) -> bytes:
     """The column `call` for an instance."""
+    due_us = now_us + new.delay_us if new.delay_us else new.due_us
     stored = StoredCall(
         kind=new.kind,
         spec=new.spec,
         priority=new.priority,
-        due_us=now_us + new.delay_us if new.delay_us else new.due_us,
+        due_us=None if due_us is None else min(due_us, LAST_MOMENT_US),  # a store replaces a later time, too
         key=new.key,
         tags=new.tags,
         retention_us=new.retention_us,
