@@ -76,7 +76,9 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
                 if guards is None:
                     continue
                 row = await self._dead_row(incarnation, stored)
-                if not await self._mark_ended(incarnation, entry, row, [Compare(keys.live + incarnation), *guards]):
+                dead = [Compare(keys.live + incarnation), *guards]
+                # the node may have died before the counters of its last request, so all counters are compared
+                if not await self._mark_ended(incarnation, entry, row, dead, [Delete(keys.counted)]):
                     continue
             more = True
             while more and len(reaped) < limit:
@@ -93,12 +95,15 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
         ran = any(row.suspect and row.started and row.owner == incarnation for _, row in rows.values())
         return replace(row, ended="dead", suspect_ran=ran)
 
-    async def _mark_ended(self, incarnation: str, node: Entry, row: NodeRow, guards: Sequence[Compare] = ()) -> bool:
+    async def _mark_ended(
+        self, incarnation: str, node: Entry, row: NodeRow, guards: Sequence[Compare] = (), further: Sequence[Op] = ()
+    ) -> bool:
         """Mark an incarnation as ended; False if the incarnation's record has changed since the last read."""
         keys = self._keys
         compares = [Compare(keys.node + incarnation, mod=node.mod), *guards]
         deletes = [Delete(prefix + incarnation) for prefix in (keys.live, keys.idle)]
-        applied = await self._kv.txn([Transaction(compares, [Put(keys.node + incarnation, encode(row)), *deletes])])
+        ops = [Put(keys.node + incarnation, encode(row)), *deletes, *further]
+        applied = await self._kv.txn([Transaction(compares, ops)])
         return applied.answers[0] is not None
 
     async def _take_back(self, incarnation: str, node: NodeRow, limit: int, by: str) -> tuple[list[Reaped], bool]:

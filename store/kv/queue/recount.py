@@ -2,7 +2,8 @@
 
 A request writes its counters together with its changes, unless it had a conflict: then the counters follow in a second
 request. If the server or the process fails in between, they are lost. So a read of the counters compares them with the
-indexes once an hour, and after an answer that never arrived. It reads as of one moment, and writes the difference.
+indexes once an hour, after an answer that never arrived, and after the end of a node that died. It compares twice, each
+time as of one moment, and writes a difference that both show: another one can be of a request whose counters follow.
 """
 
 from __future__ import annotations
@@ -70,13 +71,20 @@ class Recount:
             kinds, start = kinds[:_MAX_COUNTED], f"{keys.count}{kinds[_MAX_COUNTED]}/"
         batch = _DURABLE_BATCH if context.kv.durable else _BATCH
         for at in range(0, len(kinds), batch):
-            for part, added in (await self._differences(kinds[at : at + batch])).items():
+            for part, added in (await self._lasting_differences(kinds[at : at + batch])).items():
                 mod = await self._correct(keys.unescaped(part), added, mod, f"{began} {start}")
                 if not mod:
                     return
         await context.kv.txn(
             [Transaction([Compare(keys.counted, mod=mod)], [Put(keys.counted, f"{began} {start}".encode())])]
         )
+
+    async def _lasting_differences(self, parts: Sequence[str]) -> dict[str, list[int]]:
+        """The differences that a second read shows, too. With others, the next read of the counters compares again."""
+        shown = await self._differences(parts)
+        again = await self._differences(list(shown)) if shown else {}
+        self._context.counts.in_doubt |= shown != again
+        return {part: added for part, added in shown.items() if added == again.get(part)}
 
     async def _differences(self, parts: Sequence[str]) -> dict[str, list[int]]:
         """The differences between indexes and counters that are not zero, by escaped kind."""
