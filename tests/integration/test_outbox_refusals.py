@@ -118,3 +118,18 @@ async def test_a_database_that_does_not_answer_keeps_no_lookup(
             return False
 
         await until(is_told)
+
+
+@pytest.mark.parametrize("base", ["psycopg", in_matrix("asyncpg", "an asynchronous driver")], indirect=True)
+async def test_a_lookup_that_waits_for_the_table_keeps_no_row(
+    base: Base, postgres: Database, redis_url: str, namespace: str
+) -> None:
+    (row,) = put_aside(base)
+    async with Node(redis_url, jobs=[job], namespace=namespace, outbox=OutboxRelay(base.relay_engine)) as node:
+        with psycopg.connect(postgres.conninfo) as locking:
+            locking.execute("LOCK TABLE peerjob_outbox_bad")
+            with pytest.raises(UnknownInstanceError):
+                await node.lookup_instance(row.id)
+            with base.engine.begin() as connection:
+                other = outbox.schedule(connection, job.call(21))
+            assert await other.result(node, 10) == 42

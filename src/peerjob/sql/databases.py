@@ -66,6 +66,10 @@ class Database(ABC):
         """Raise OptionError for a file that does not exist: a connection would make it."""
         return
 
+    def beside(self) -> Database:
+        """The database for calls of another thread."""
+        return self
+
     @abstractmethod
     async def run(self, work: Callable[[Connected], T], executor: Executor | None = None) -> T:
         """Run work in a transaction, and return its answer after the commit. A cancellation waits for its end."""

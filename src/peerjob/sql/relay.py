@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 from collections.abc import Callable, Sequence, Sized
@@ -83,13 +84,14 @@ class OutboxRelay:
         identity = self._database.identity
         reading.append(identity)
         thread = DaemonThread("peerjob-outbox")
-        passes = _Passes(node, self._database, self.table, thread)
+        aside = _Aside(self._database, self.table)
         try:
-            node.look_aside(passes.refusals)
-            await passes.run()
+            node.look_aside(aside.refusals)
+            await _Passes(node, self._database, self.table, thread).run()
         finally:
             reading.remove(identity)
             thread.shutdown()
+            await aside.close()
 
     async def state(self) -> OutboxState:
         """Count the rows; raises TableError, OptionError for a missing file, or an error of the database."""
@@ -117,6 +119,27 @@ async def checked(
         if told is None:
             raise
         raise told from error
+
+
+class _Aside:
+    """Reads the table of bad rows, beside the passes: while this table is locked, the passes go on."""
+
+    def __init__(self, database: Database, table: str) -> None:
+        self._database = database.beside()
+        self._table = table
+        self._thread: DaemonThread | None = None
+
+    async def refusals(self, ids: Sequence[str]) -> dict[str, str]:
+        """See `peerjob.node.work.outbox.Refusals`."""
+        if self._thread is None:
+            self._thread = DaemonThread("peerjob-outbox-aside")
+        read = functools.partial(refusals, table=self._table, ids=ids)
+        return await checked(self._database, self._table, read, self._thread, is_one=True)
+
+    async def close(self) -> None:
+        if self._thread is not None:
+            self._thread.shutdown()
+            await self._database.close()
 
 
 class _Passes:
@@ -232,10 +255,6 @@ class _Passes:
         """The database has answered, and has the end of the last pass."""
         self._node.remember(self._doubled)  # not before, as another relay could still send the row
         self._sent, self._refused, self._doubled = [], {}, []
-
-    async def refusals(self, ids: Sequence[str]) -> dict[str, str]:
-        """See `peerjob.node.work.outbox.Refusals`."""
-        return await self._run(lambda connected: refusals(connected, self._table, ids), is_one=True)
 
     def _finish_and_look(self, connected: Connected) -> bool:
         """Whether no row is left."""

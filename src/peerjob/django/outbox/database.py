@@ -35,6 +35,9 @@ class DjangoDatabase(Database):
         self.identity = identity_of_django(connection, self.dialect)
         self._thread: DaemonThread | None = None
 
+    def beside(self) -> Database:
+        return DjangoDatabase(self._alias)
+
     async def run(self, work: Callable[[Connected], T], executor: Executor | None = None) -> T:
         def run() -> T:
             connection = connections[self._alias]
