@@ -366,6 +366,21 @@ async def test_what_it_cancels_expires(site: MakeSite) -> None:
     assert (await store.health()).counts == {}
 
 
+async def test_the_end_of_a_cancelled_body_removes_no_other_instance(site: MakeSite) -> None:
+    """A commit removes up to twice what it ends. The cancel has ended this one."""
+    here = site()
+    store = await here.open(limits=StoreLimits(retention_us=0))
+    await store.require_layout(FLOWS_LAYOUT, "steps")
+    peer, worker = await here.join(store), await here.join(store, kinds=("other",))
+    claim = await parent_of(here, peer, NewChild(instance=here.make.instance(kind="other")))
+    running, old = await worker.take_one(), here.make.instance(kind="other")
+    await store.enqueue([old])
+    await store.cancel([old.id], request=here.make.request())
+    assert await peer.end(claim) is Ack.DONE
+    assert await worker.end(running, Action.RELEASE) is Ack.CANCELLED
+    assert await store.get([old.id]) != [None]
+
+
 def test_a_thread_that_is_cut_is_an_error() -> None:
     with pytest.raises(ValueError, match="damaged"):
         unpack_thread(struct.pack(">BHBIHHIddBH", 1, 33, 0, 0, 0, 0, 0, 0.0, 0.0, 0, 0))

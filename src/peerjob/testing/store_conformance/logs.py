@@ -162,7 +162,10 @@ class LogRules(StoreSuite):
 
         assert await peer.report(claim, logs=(self.make.line("after"),)) is Ack.DONE
         assert await other.report(claim, logs=(self.make.line("stranger"),)) is Ack.LOST
-        assert await peer.report(claim, progress=b"more", logs=(self.make.line("more"),)) is Ack.LOST
+        lines = (self.make.line("more"),)
+        assert await peer.report(claim, logs=lines, progress=b"more") is Ack.LOST
+        assert await peer.report(claim, logs=lines, result=b"more") is Ack.LOST
+        assert await peer.report(claim, logs=lines, error=b"more") is Ack.LOST
         assert await peer.end(claim, Action.TERMINATE, logs=(self.make.line("again"),)) is Ack.LOST
 
         assert [line.message for line in (await store.logs(claim.id)).lines] == ["after"]

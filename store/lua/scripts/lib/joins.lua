@@ -50,8 +50,13 @@ do
     return true
   end
 
-  -- Plan to write the counts. A child that its parent does not hold expires.
+  -- Plan to write the counts. A child that its parent does not hold expires. One that was cancelled before the end of its
+  -- body is not among `ended_ids`: its end removes no other ones.
   function joins.write()
+    local just_ended = {}
+    for _, id in ipairs(ended_ids) do
+      just_ended[id] = true
+    end
     for id, one in pairs(dependants) do
       if one and one.needs < one.record.thread.needs then
         one.record.thread.needs = one.needs
@@ -64,7 +69,7 @@ do
         if not held then
           local id, record = family.ids[n], family.records[n]
           set_expiry(record.kind, id, expiry_member(record, id), record.retention, family.retention)
-          ended_kinds[record.kind] = (ended_kinds[record.kind] or 0) + 1
+          ended_kinds[record.kind] = just_ended[id] and (ended_kinds[record.kind] or 0) + 1 or ended_kinds[record.kind]
         end
       end
     end

@@ -39,7 +39,8 @@ end
 -- Return whether a report has lines that a processor logged after the end of the run. They are kept unless another node
 -- has claimed the instance since.
 local function may_log_late(record, incarnation, fence, action, fields)
-  local has_lines_only = action == 'P' and fields[LOGS] and not (fields[PROGRESS] or fields[STARTED] or fields.thread)
+  local has_lines_only = action == 'P' and fields[LOGS] and not (fields[RESULT] or fields[ERROR] or fields[PROGRESS]
+    or fields[STARTED] or fields.thread)
   return has_lines_only and record and record.owner == incarnation and digits(record.fence) == fence
     and record.state >= CANCELLED
 end
