@@ -221,7 +221,7 @@ local settle = layout == FLOWS_LAYOUT and (function()
       local record = records[id]
       records[id] = nil
       if record and not is_final(record.state) then
-        if record.thread.needs == 0 and is_waiting(record) and joins(record.thread) then
+        if record.thread.needs == 0 and is_waiting(record) and needs_end_wait(record.thread) then
           enter(record, id)
         else
           put_thread(record)

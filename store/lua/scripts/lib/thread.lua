@@ -76,7 +76,7 @@ local function awaits_signal(awaits, name)
 end
 
 -- Return whether an instance enters its queue when no need is left.
-local function joins(thread)
+local function needs_end_wait(thread)
   return present(thread.flags, JOINS) and not present(thread.flags, OPEN)
 end
 
