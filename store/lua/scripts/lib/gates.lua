@@ -129,8 +129,8 @@ local gates = limited and (function()
 end)()
 
 -- Return the arguments of an HSET, or nil if there are none. If the hash does not exist yet (`is_unused`), add a long value,
--- of which the last argument takes the place, so that the server makes a table for as long as the hash exists. Otherwise
--- a hash of up to 512 short values would be a list, which the server searches for each field.
+-- of which the last argument takes the place, so that the server makes a table, until the hash is empty or the server
+-- restarts. Otherwise a hash of up to 512 short values would be a list, which the server searches for each field.
 local of_table = gates and function(arguments, is_unused)
   local size = #arguments
   if is_unused and size > 0 then
