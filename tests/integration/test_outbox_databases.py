@@ -21,6 +21,7 @@ from peerjob.sql.databases import EngineDatabase
 from peerjob.sql.relay_rows import give_back, take
 from support.outbox_base import Base
 from support.postgres import Database
+from support.servers import StartServer
 from support.waiting import PATIENCE, until
 
 outbox = Outbox()
@@ -271,3 +272,25 @@ async def test_a_lost_answer_of_a_commit_doubles_nothing(
     assert noting.runs == Counter(range(1_500))
     assert lost
     assert lost_by_relay
+
+
+async def test_a_conflict_leaves_no_row_that_a_full_store_refused_as_sent(
+    engine: Engine, postgres: Database, start_server: StartServer
+) -> None:
+    server, noting, conflicts = start_server("redis"), Noting(), list[str]()
+    relayed = create_engine(postgres.url(), poolclass=NullPool)
+
+    def refuse(*given: Any) -> None:
+        if "SET taken = NULL" in given[2] and not conflicts:
+            conflicts.append(given[2])
+            raise psycopg.errors.SerializationFailure
+
+    event.listen(relayed, "before_cursor_execute", refuse)
+    async with Node(server.url, jobs=[noting.job], outbox=OutboxRelay(relayed), store_retry=0):
+        server.command("CONFIG", "SET", "maxmemory", "1")
+        with engine.begin() as connection:
+            outbox.schedule(connection, noting.job.call(1))
+        await until(lambda: bool(conflicts))
+        await until(lambda: count(engine, "peerjob_outbox WHERE taken IS NULL") == 1)
+        server.command("CONFIG", "SET", "maxmemory", "0")
+        await until(lambda: noting.runs == {1: 1})

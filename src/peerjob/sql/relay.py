@@ -177,10 +177,8 @@ class _Passes:
                 except StoreError:
                     raise
                 except Exception as error:  # noqa: BLE001  # each library has its own errors of a database that is away
-                    is_full = is_conflict(error)
-                    if is_full:  # a database whose default is SERIALIZABLE refuses statements, too
-                        await asyncio.sleep(self._node.clock.random.uniform(0, CONFLICT_PAUSE))
-                    else:
+                    is_full = await self._is_over_conflict(error)
+                    if not is_full:
                         self._report(error)
                 is_woken = False
                 if not is_full:
@@ -190,6 +188,23 @@ class _Passes:
         finally:
             await self._forget_listener()
             await self._database.close()
+
+    async def _is_over_conflict(self, error: Exception) -> bool:
+        """Whether another transaction is the reason for an error; then pause before the repeat."""
+        # a database whose default is SERIALIZABLE refuses statements, too
+        if not is_conflict(error):
+            return False
+        await asyncio.sleep(self._node.clock.random.uniform(0, CONFLICT_PAUSE))
+        return True
+
+    async def _give_back(self, rows: Sequence[TakenRow]) -> None:
+        """Give rows back; a row that stays taken counts as sent."""
+        while True:
+            try:
+                return await self._run(lambda connected: give_back(connected, self._table, rows))
+            except Exception as error:
+                if not await self._is_over_conflict(error):
+                    raise
 
     def _report(self, error: Exception) -> None:
         text = f"{type(error).__name__}: {error}"
@@ -227,14 +242,14 @@ class _Passes:
         if instances:
             # a process that was paused meanwhile must not send: the store could have forgotten the ids
             if self._node.clock.elapsed() - taken_at > SEND_LIMIT:
-                await self._run(lambda connected: give_back(connected, self._table, rows))
+                await self._give_back(rows)
                 return True
             try:
                 async with asyncio.timeout(SEND_LIMIT):
                     errors = await self._node.send(instances)
             except REFUSALS as refusal:
                 if not refusal.is_unsure:
-                    await self._run(lambda connected: give_back(connected, self._table, rows))
+                    await self._give_back(rows)
                 raise
             self._answered_at = self._node.clock.elapsed()
             self._most = min(2 * self._most, MAX_BATCH)
