@@ -105,6 +105,8 @@ async def test_an_option_sets_what_it_names(given: dict[str, Any], other: dict[s
 async def test_the_parts_of_a_backoff_are_one_option() -> None:
     _, call = await made(backoff="1s", backoff_factor=3.0, backoff_max="9s", backoff_jitter=0.5)
     assert call.job.options["backoff"] == Backoff.exponential(initial="1s", factor=3.0, max="9s", jitter=0.5)
+    with pytest.raises(OptionError, match=r"the first wait.*, got 'nothing'"):
+        await made(backoff_max="9s")
 
 
 @pytest.mark.parametrize("given", [{"json_args": '["hunter2"'}, {"json_args": '["hunter2"]', "arguments": ["1"]}])

@@ -147,7 +147,7 @@ class JobOptions:
         if factor is None and longest is None and jitter is None:
             return self.backoff
         if self.backoff is None:
-            raise OptionError("--backoff", None, "the first wait, since other --backoff options are set")
+            raise OptionError("--backoff", "nothing", "the first wait, since other --backoff options are set")
         return Backoff.exponential(
             initial=self.backoff,
             factor=1.0 if factor is None else factor,
