@@ -54,8 +54,11 @@ def _topics(verdict: Verdict) -> set[str]:
 
 
 async def findings(url: str, seeds: Sequence[int]) -> list[str]:
-    """What the programs of the seeds found on an engine: each with the smallest program that finds it."""
-    verdicts = await _all(url, seeds, OPERATIONS, turns=8)
+    """What the programs of the seeds found on an engine: each with the smallest program that finds it.
+
+    Each difference is printed at once, since a test can reach its time limit in the search for a smaller program.
+    """
+    verdicts = await _all(url, seeds, OPERATIONS, turns=8, tell=True)
     return [await asyncio.to_thread(_explained, verdict, url) for verdict in verdicts if verdict.differences]
 
 
