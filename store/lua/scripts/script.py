@@ -41,7 +41,8 @@ _PARTS = (
     *("gates", "queue", "thread", "hints", "gate_pass", "slot", "aside"),
     *("claim_repeat", "claim_select", "claim_due", "claim_take", "claim_end"),
     *("outcome", "logs", "read_outcome", "takeback", "payloads", "pages"),
-    *("arrival", "schedule", "ledger", "firing", "limit_rows", "settle", "attach", "joins", "thread_outcome"),
+    *("arrival", "schedule", "ledger", "firing", "limit_rows"),
+    *("lost_edges", "settle", "attach", "joins", "thread_outcome"),
 )
 """The files of `lib`, in an order in which each definition uses only earlier definitions."""
 _VERBS = ("queue", "run", "cron", "nodes", "kinds", "limits", "flows", "admin")

@@ -87,12 +87,8 @@ local pass_kind = gates and function(kind, keys)
 
   -- 3. Instances come. One without a key passes no gate.
   local function come(state, instance)
-    local here = state.came
-    if here then
-      here[#here + 1] = instance
-    else
-      state.came = {instance}
-    end
+    state.came = state.came or {}
+    state.came[#state.came + 1] = instance
   end
 
   for _, instance in ipairs(came) do
