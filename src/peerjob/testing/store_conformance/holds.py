@@ -97,8 +97,8 @@ class HoldRules(DurableSuite):
         await flows.enqueue(plain := self.make.instances(2, kind="work"))
         for queued in await peer.take():
             await peer.end(queued)
-        for child in running[4:]:
-            await peer.end(child)
+        await peer.end(running[4])
+        await peer.end(running[5], logs=(self.make.line("an end with lines"),))
         await flows.expire(100)
         assert len(await self.found(flows, Query(parent=claim.id, state="Completed"))) == 6
         assert None not in await flows.get(ids_of(plain))
