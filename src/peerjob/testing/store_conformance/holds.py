@@ -69,6 +69,20 @@ class HoldRules(DurableSuite):
         assert await self.found(flows, Query()) == []
         await self.remove_all(flows, peer)
 
+    async def test_a_child_that_never_ran_stays_while_its_parent_is_not_final(self, store: Store) -> None:
+        flows = await self.short_lived()
+        peer = await self.join(flows)
+        child = self.child()
+        claim = await self.parent(peer, child)
+        await flows.cancel([child.instance.id], node="operator", request=self.make.request())
+        await self.remove_old(flows)
+        assert await self.state_of(flows, child) is State.CANCELLED
+        await peer.end(claim)
+        await self.settle(flows)
+        await self.remove_old(flows)
+        assert await self.found(flows, Query()) == []
+        await self.remove_all(flows, peer)
+
     async def test_its_retention_begins_at_the_end_of_its_parent(self, flows: Store) -> None:
         peer = await self.join(flows)
         kept_us = round(8 * self.hint_wait * 1_000_000)
