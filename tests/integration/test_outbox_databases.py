@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -91,8 +92,7 @@ async def test_transactions_that_are_serializable_delay_no_relay(
 async def test_a_crash_of_the_database_loses_and_doubles_nothing(
     engine: Engine, postgres: Database, redis_url: str, namespace: str
 ) -> None:
-    total = 60
-    own = create_engine(postgres.url())
+    own, crashes, enough = create_engine(postgres.url()), 0, threading.Event()
 
     def write(session: Any, number: int) -> int:
         session.execute(text("INSERT INTO written VALUES (:number)"), {"number": number})
@@ -103,27 +103,26 @@ async def test_a_crash_of_the_database_loses_and_doubles_nothing(
 
     job = Job("book", book, max_retries=1_000, backoff="20ms")
 
-    def fill() -> None:
-        for number in range(total):
-            while True:
-                try:
-                    with engine.begin() as connection:
-                        outbox.schedule(connection, job.call(number))
-                except DBAPIError:
-                    continue
-                break
+    def fill() -> int:
+        number = 0
+        while not enough.is_set():
+            with contextlib.suppress(DBAPIError):
+                with engine.begin() as connection:
+                    outbox.schedule(connection, job.call(number))
+                number += 1
+        return number
 
-    crashes = 0
     relays = [create_engine(postgres.url()) for _ in range(2)]
     first, second = (Node(redis_url, jobs=[job], namespace=namespace, outbox=OutboxRelay(one)) for one in relays)
     async with first as node, second:
         filling = asyncio.create_task(asyncio.to_thread(fill))
-        while not filling.done():
+        while crashes < 3:
             await asyncio.sleep(0.5)
             with contextlib.suppress(psycopg.Error), psycopg.connect(postgres.conninfo) as victim:
                 os.kill(victim.info.backend_pid, signal.SIGKILL)
                 crashes += 1
-        await filling
+        enough.set()
+        total = await filling
 
         def is_over() -> bool:
             with contextlib.suppress(DBAPIError):
@@ -137,9 +136,10 @@ async def test_a_crash_of_the_database_loses_and_doubles_nothing(
         numbers = Counter(row[0] for row in connection.execute(text("SELECT number FROM written")))
     for one in (own, *relays):
         one.dispose()
-    assert crashes > 1
-    assert numbers == Counter(range(total))
-    assert states == {State.COMPLETED: total}
+    # a number whose commit lost its answer has a row more, at most one for each crash
+    assert set(numbers) - {total} == set(range(total))
+    assert states == {State.COMPLETED: numbers.total()}
+    assert numbers.total() <= total + crashes
 
 
 @pytest.fixture
