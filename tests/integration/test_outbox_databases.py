@@ -21,6 +21,7 @@ from peerjob.sql import Outbox, OutboxRelay, transact
 from peerjob.sql.databases import EngineDatabase
 from peerjob.sql.relay_rows import give_back, take
 from support.outbox_base import Base
+from support.outbox_checks import Noting, rows_in
 from support.postgres import Database
 from support.servers import StartServer
 from support.waiting import PATIENCE, until
@@ -42,20 +43,6 @@ def set_default(engine: Engine, setting: str) -> None:
     """Set a default of the database for later connections."""
     with engine.begin() as connection:
         connection.execute(text(f"ALTER DATABASE {engine.url.database} SET {setting}"))
-
-
-def count(engine: Engine, table: str) -> int:
-    with engine.connect() as connection:
-        return int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())
-
-
-class Noting:
-    def __init__(self) -> None:
-        self.runs: Counter[int] = Counter()
-        self.job = Job("note", self._note, retention="0s")
-
-    async def _note(self, number: int) -> None:
-        self.runs[number] += 1
 
 
 async def test_transactions_that_are_serializable_delay_no_relay(
@@ -81,7 +68,7 @@ async def test_transactions_that_are_serializable_delay_no_relay(
                 Node(redis_url, jobs=[noting.job], namespace=namespace, outbox=OutboxRelay(relayed))
             )
         await asyncio.gather(*(asyncio.to_thread(write, 1_000 * writer) for writer in range(3)))
-        await until(lambda: count(engine, "peerjob_outbox") == 0 and len(noting.runs) == total, PATIENCE)
+        await until(lambda: rows_in(engine, "peerjob_outbox") == 0 and len(noting.runs) == total, PATIENCE)
     assert set(noting.runs.values()) == {1}
     told = [record.getMessage() for record in caplog.records if record.name == "peerjob.sql"]
     assert not told
@@ -126,7 +113,7 @@ async def test_a_crash_of_the_database_loses_and_doubles_nothing(
 
         def is_over() -> bool:
             with contextlib.suppress(DBAPIError):
-                return count(engine, "peerjob_outbox") == 0
+                return rows_in(engine, "peerjob_outbox") == 0
             return False
 
         await until(is_over, PATIENCE)
@@ -222,9 +209,9 @@ async def test_rows_are_given_back_in_each_time_zone(engine: Engine, postgres: D
     options = "-c timezone=Asia/Kolkata -c datestyle=SQL,DMY"
     database = EngineDatabase(create_engine(postgres.url(), connect_args={"options": options}, poolclass=NullPool))
     rows = await database.run(lambda connected: take(connected, "peerjob_outbox", 500, 1 << 20))
-    assert count(engine, "peerjob_outbox WHERE taken IS NULL") == 0
+    assert rows_in(engine, "peerjob_outbox WHERE taken IS NULL") == 0
     await database.run(lambda connected: give_back(connected, "peerjob_outbox", rows))
-    assert count(engine, "peerjob_outbox WHERE taken IS NULL") == 1
+    assert rows_in(engine, "peerjob_outbox WHERE taken IS NULL") == 1
 
 
 def lose_commits(engine: Engine, every: int) -> list[int]:
@@ -262,7 +249,7 @@ async def test_a_lost_answer_of_a_commit_doubles_nothing(
         outbox.schedule_many(connection, [noting.job.call(number) for number in range(1_500)])
         outbox.schedule_many(connection, [job.call(number) for number in range(30)])
     async with Node(redis_url, jobs=[noting.job, job], namespace=namespace, outbox=OutboxRelay(relayed)) as node:
-        await until(lambda: count(engine, "peerjob_outbox") == 0)
+        await until(lambda: rows_in(engine, "peerjob_outbox") == 0)
         await node.wait(timeout=PATIENCE)
     with engine.connect() as connection:
         numbers = Counter(row[0] for row in connection.execute(text("SELECT number FROM written")))
@@ -291,6 +278,6 @@ async def test_a_conflict_leaves_no_row_that_a_full_store_refused_as_sent(
         with engine.begin() as connection:
             outbox.schedule(connection, noting.job.call(1))
         await until(lambda: bool(conflicts))
-        await until(lambda: count(engine, "peerjob_outbox WHERE taken IS NULL") == 1)
+        await until(lambda: rows_in(engine, "peerjob_outbox WHERE taken IS NULL") == 1)
         server.command("CONFIG", "SET", "maxmemory", "0")
         await until(lambda: noting.runs == {1: 1})

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
-from peerjob import Job, Node
+from peerjob import Node
 from peerjob.sql import Outbox, OutboxRelay
+from support.outbox_checks import Noting, rows_in
 from support.outbox_jobs import ACCOUNTS, make_bank, transfers_of
 from support.outbox_process import POINTS
 from support.postgres import Database
@@ -37,23 +38,6 @@ def engine(postgres: Database) -> Iterator[Engine]:
         outbox.create_table(connection)
     yield made
     made.dispose()
-
-
-def rows_in(engine: Engine, table: str = "peerjob_outbox") -> int:
-    with engine.connect() as connection:
-        return int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())
-
-
-class Noting:
-    """A job that notes each run of it."""
-
-    def __init__(self) -> None:
-        self.runs: Counter[int] = Counter()
-        # with no retention, only the marks of removed instances keep a row from running twice
-        self.job = Job("note", self._note, retention="0s")
-
-    async def _note(self, number: int) -> None:
-        self.runs[number] += 1
 
 
 @pytest.mark.long("starts and kills a process at each point of the relay")

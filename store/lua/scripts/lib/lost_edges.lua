@@ -1,14 +1,14 @@
 -- Edges that damage took. An edge that cannot be read, or whose record is gone, may have named another instance. When the
 -- child that it was of has ended, settle.lua lets go on what needs that child. Nil as `settle`.
 local mend_edges = layout == FLOWS_LAYOUT and (function()
-  -- A parent with more children than this is not searched for an instance that a damaged edge named.
+  -- A parent is not searched for an instance that a damaged edge named if it has more children, or there are more ends.
   local MAX_SEARCHED = 10000
 
   -- Find needs below a parent that have lost their edges: an instance has as many needs as edges and entries "f". Return
   -- the ids of the instances, the parent last, and by id the needs that are too many, and the fence.
   local function lost_needs(parent)
     local ids, left, fences = {parent}, {}, {}
-    if call('ZCARD', children_key(parent)) <= MAX_SEARCHED then
+    if max(call('ZCARD', children_key(parent)), call('ZCARD', SETTLING)) <= MAX_SEARCHED then
       ids = call('ZRANGE', children_key(parent), 0, -1)
       ids[#ids + 1] = parent
     end
@@ -27,7 +27,7 @@ local mend_edges = layout == FLOWS_LAYOUT and (function()
         is_known(sub(member, 1, 36), sub(member, 38))
       end
     end
-    for _, text in ipairs(call('ZRANGE', SETTLING, 0, -1)) do
+    for _, text in ipairs(#ids > 1 and call('ZRANGE', SETTLING, 0, -1) or {}) do
       if sub(text, 1, 1) == 'f' then
         is_known(sub(text, 2, 37), match(text, ' (%d+)$'))
       end
