@@ -7,7 +7,7 @@ import contextlib
 import functools
 import logging
 import math
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Coroutine, Sequence, Sized
 from concurrent.futures import Executor
 from typing import Any, TypeVar, cast
 
@@ -24,7 +24,7 @@ from peerjob.node.work.outbox import OutboxState, RelayNode
 
 from .databases import DaemonThread, Database, EngineDatabase, engine_at, outlasted
 from .inbox_rows import FIRST, old_instances, remove_instances
-from .listening import Listener
+from .listening import LAST_WAIT, Listener
 from .outbox import relays
 from .relay_rows import TakenRow, delete, give_back, is_empty, keep_aside, old_rows, refusals, state_of, take
 from .rows import decode_row, is_row_id
@@ -153,6 +153,7 @@ class _Passes:
         self._wake = asyncio.Event()
         self._listener: Listener | None = None
         self._can_listen = True
+        self._is_ending = False
         self._answered_at = -math.inf
         self._sent: list[str] = []
         self._refused: dict[Any, str] = {}
@@ -234,6 +235,23 @@ class _Passes:
             # a row that is taken while the store is away would count as sent, and could not be sent after a day
             await self._node.reach()
             self._answered_at = self._node.clock.elapsed()
+        return await self._to_its_end(self._take_and_send())
+
+    async def _to_its_end(self, sending: Coroutine[Any, Any, bool]) -> bool:
+        """Give a call some seconds after a cancellation, so that a node that stops leaves no row that it has sent."""
+        task = asyncio.get_running_loop().create_task(sending)
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            self._is_ending = True
+            await asyncio.wait([task], timeout=LAST_WAIT)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            raise
+        return task.result()
+
+    async def _take_and_send(self) -> bool:
+        """Send the next rows; whether more rows may be waiting."""
         taken_at = self._node.clock.elapsed()
         rows = await self._run(self._take, is_one=not (self._sent or self._refused))
         is_full = len(rows) == self._most or sum(_size(row.call) for row in rows) >= MAX_BATCH_BYTES
@@ -261,7 +279,7 @@ class _Passes:
                     self._doubled += [] if error is None else [error]
                 else:
                     self._refuse(instance.id, error)
-        if not is_full and (self._sent or self._refused):
+        if (not is_full or self._is_ending) and (self._sent or self._refused):
             await self._run(self._finish, is_one=not self._refused)
             self._ended()
         return is_full
