@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -9,7 +10,7 @@ from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.firing import Candidate, Leader
 from peerjob.store.base import Elections, Store
 
-from .suite import StoreSuite
+from .suite import Result, StoreSuite
 
 TTL_US = 600_000_000
 
@@ -40,15 +41,22 @@ class ElectionRules(StoreSuite):
         first = candidate or self.candidate()
         leader = await self.campaign(elections, first, ttl_us=ttl_us)
         assert leader.incarnation == first.incarnation
-        self._cleanup.push_async_callback(elections.resign, first.incarnation)
+        self._cleanup.push_async_callback(self.resign, elections, first)
         return leader
 
     async def campaign(self, elections: Elections, candidate: Candidate, *, ttl_us: int) -> Leader:
         """Campaign until there is an answer: with a short ttl, a call may time out."""
+        return await self._answered(lambda: elections.campaign(candidate, ttl_us=ttl_us))
+
+    async def resign(self, elections: Elections, candidate: Candidate) -> None:
+        """Resign until there is an answer: the ttl of the last campaign is the limit of this call, too."""
+        await self._answered(lambda: elections.resign(candidate.incarnation))
+
+    async def _answered(self, call: Callable[[], Awaitable[Result]]) -> Result:
         for _ in range(200):
             with contextlib.suppress(StoreUnavailableError):
-                return await elections.campaign(candidate, ttl_us=ttl_us)
-        raise AssertionError("no campaign was answered in time")
+                return await call()
+        raise AssertionError("no call was answered in time")
 
     async def test_at_first_there_is_no_leader(self, elections: Elections) -> None:
         assert await elections.leader() is None
@@ -202,7 +210,7 @@ class ElectionRules(StoreSuite):
             await self.in_time(other.changed(self.patience))
             leader = await other.campaign(two, ttl_us=TTL_US)
             if leader.incarnation == two.incarnation:
-                self._cleanup.push_async_callback(elections.resign, two.incarnation)
+                self._cleanup.push_async_callback(self.resign, other, two)
                 break
         assert self.clock.elapsed() - began < self.patience / 2
 
@@ -230,7 +238,7 @@ class ElectionRules(StoreSuite):
         for _ in range(50):
             leader = await elections.campaign(candidate, ttl_us=TTL_US)
             if leader.incarnation == candidate.incarnation:
-                self._cleanup.push_async_callback(elections.resign, candidate.incarnation)
+                self._cleanup.push_async_callback(self.resign, elections, candidate)
                 return leader
             await self.pass_time(self.short_ttl / 5)
         raise AssertionError("the leadership never lapsed")
