@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import logging
 import threading
+import tracemalloc
 import uuid
 from collections.abc import Awaitable
 from typing import Any
@@ -127,6 +128,21 @@ async def test_forgotten_scripts_are_loaded_again(site: MakeSite) -> None:
     )
     assert acks == [Ack.DONE]
     assert len(claimed.claims) == 2
+
+
+@with_each_driver
+async def test_scripts_are_loaded_in_parts(site: MakeSite) -> None:
+    """The text of all scripts would stay in the memory of a worker that has a small part of it otherwise."""
+    here = site()
+    store = await here.open()
+    here.server.command("SCRIPT", "FLUSH")
+    tracemalloc.start()
+    try:
+        await store.enqueue(here.make.instances(1))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 @with_each_driver_and_server

@@ -43,6 +43,8 @@ MAX_LOOKUPS = 1600
 call."""
 CONNECT_TIMEOUT = 4.0
 CALL_TIMEOUT = 5.0
+_LOADED_TOGETHER = 4
+"""Scripts in one request that loads them. The text of all scripts would take 5 MiB of this process while it is sent."""
 _MAX_LOADS = 3
 """A call loads its scripts at most this many times more if the server loses them again."""
 
@@ -294,8 +296,7 @@ class Driver(ABC):
         if self._address.cluster and isinstance(replies[0], Exception) and self.cause_of(replies[0]) is Cause.MOVED:
             replies = await self._send(commands, timeout, alone=alone)
         if any(map(self._lacks_script, replies)):
-            loads = [("SCRIPT", "LOAD", script.source) for script in self._scripts.values()]
-            self._checked(await self._send(loads, self._call_timeout))
+            await self._load_scripts()
             replies = await self._send(commands, timeout, alone=alone)
         for _ in range(_MAX_LOADS):
             if not any(map(self._lacks_script, replies)):
@@ -309,6 +310,12 @@ class Driver(ABC):
             self._checked(replies[: len(loads)])
             replies = replies[len(loads) :]
         return replies
+
+    async def _load_scripts(self) -> None:
+        scripts = list(self._scripts.values())
+        for at in range(0, len(scripts), _LOADED_TOGETHER):
+            loads = [("SCRIPT", "LOAD", script.source) for script in scripts[at : at + _LOADED_TOGETHER]]
+            self._checked(await self._send(loads, self._call_timeout))
 
     def _lacks_script(self, reply: Any) -> bool:
         return isinstance(reply, Exception) and self.cause_of(reply) is Cause.NO_SCRIPT
