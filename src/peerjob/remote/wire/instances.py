@@ -17,7 +17,7 @@ from peerjob.model.spec import ErrorInfo, Progress, decode_error, decode_progres
 from peerjob.model.state import State
 from peerjob.proto.job.v1 import service_pb2 as pb
 
-from .values import is_tuple, optional_stamp, stamp, stamp_us, state_number, value_text
+from .values import is_tuple, optional_stamp, set_stamp, stamp, stamp_us, state_number, value_text
 
 ENCODED = pb.INSTANCE_VIEW_ENCODED
 _MOMENTS = {
@@ -40,21 +40,12 @@ def instance_message(record: Record, *, encoded: bool) -> pb.JobInstance:
 
 def _message(record: Record, *, encoded: bool) -> pb.JobInstance:
     shown: Instance[Any] = Instance(None, record)
-    due = stamp(record.due_us)
-    moments: dict[str, Any] = {}
-    history: list[pb.HistoryEntry] = []
-    for entry in record.history:
-        history.append(transition := _transition_message(entry))
-        if (name := _MOMENTS.get(entry.state)) is not None:
-            moments[name] = transition.at
     message = pb.JobInstance(
         kind=record.kind,
         uuid=record.id,
         state=state_number(record.state),
         attempts=record.attempts,
         priority=record.priority,
-        scheduled_at=due,
-        due_at=due,
         crashes=record.crashes,
         losses=record.losses,
         fence=record.fence,
@@ -62,12 +53,16 @@ def _message(record: Record, *, encoded: bool) -> pb.JobInstance:
         node=shown.node,
         key=record.key,
         tags=record.tags,
-        history=history,
         slot=record.slot,
         parent=record.parent or None,
         open=record.open,
-        **moments,
     )
+    set_stamp(message.scheduled_at, record.due_us)
+    set_stamp(message.due_at, record.due_us)
+    for entry in record.history:
+        _set_transition(message.history.add(), entry)
+        if (name := _MOMENTS.get(entry.state)) is not None:
+            set_stamp(getattr(message, name), entry.at_us)
     # each part is set separately, so that one unreadable part does not remove the others
     for part in (_set_creation, _set_failure, _set_progress, _set_origin, _set_wait):
         try:
@@ -127,8 +122,8 @@ def record_of(message: pb.JobInstance) -> Record:
 
 def history_message(entry: HistoryEntry) -> pb.HistoryEntry:
     """The message of a state change, with its instance."""
-    message = _transition_message(entry.transition)
-    message.uuid, message.kind = entry.instance_id, entry.kind
+    message = pb.HistoryEntry(uuid=entry.instance_id, kind=entry.kind)
+    _set_transition(message, entry.transition)
     return message
 
 
@@ -189,7 +184,7 @@ def progress_of(message: pb.Progress) -> Progress:
 
 
 def _set_creation(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
-    message.created_at.CopyFrom(stamp(to_us(shown.created_at)))
+    set_stamp(message.created_at, to_us(shown.created_at))
 
 
 def _set_failure(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
@@ -209,7 +204,7 @@ def _set_origin(message: pb.JobInstance, record: Record, shown: Instance[Any]) -
     if shown.schedule is not None:
         message.schedule = shown.schedule
     if shown.nominal_at is not None:
-        message.nominal_at.CopyFrom(stamp(to_us(shown.nominal_at)))
+        set_stamp(message.nominal_at, to_us(shown.nominal_at))
     if shown.retry_of is not None:
         message.retry_of = str(shown.retry_of)
 
@@ -238,10 +233,10 @@ def _set_results(message: pb.JobInstance, record: Record, shown: Instance[Any]) 
         message.results.extend(map(value_text, result if is_tuple(result) else (result,)))
 
 
-def _transition_message(entry: Transition) -> pb.HistoryEntry:
-    return pb.HistoryEntry(
-        state=state_number(entry.state), at=stamp(entry.at_us), node=entry.node, note=entry.note, count=entry.count
-    )
+def _set_transition(message: pb.HistoryEntry, entry: Transition) -> None:
+    message.state = state_number(entry.state)
+    set_stamp(message.at, entry.at_us)
+    message.node, message.note, message.count = entry.node, entry.note, entry.count
 
 
 def _transition_of(message: pb.HistoryEntry) -> Transition:

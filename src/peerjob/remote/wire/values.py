@@ -33,8 +33,15 @@ def given(message: Any, name: str, default: Any = None) -> Any:
 
 def stamp(time_us: int) -> Timestamp:
     """Microseconds since the epoch as a message."""
-    seconds, micros = divmod(time_us, 1_000_000)
-    return Timestamp(seconds=seconds, nanos=micros * 1000)
+    message = Timestamp()
+    set_stamp(message, time_us)
+    return message
+
+
+def set_stamp(message: Timestamp, time_us: int) -> None:
+    """Like `stamp`, for a message within another one: to pass a message to another one takes a copy."""
+    message.seconds, micros = divmod(time_us, 1_000_000)
+    message.nanos = micros * 1000
 
 
 def optional_stamp(time_us: int | None) -> Timestamp | None:
