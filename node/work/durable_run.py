@@ -217,21 +217,27 @@ class NodeDurableRun(RunSteps):
 
     # -- children ----------------------------------------------------------------------------------------------------
 
-    async def start(self, calls: Sequence[tuple[str, Call[Any]]]) -> list[str]:
-        for name, call in calls:
-            check_child(call, f"child {name!r}")
-        for name, _ in calls:
-            self._use(name)
+    async def start(self, names: Sequence[str], calls: Sequence[Call[Any]]) -> list[str]:
+        ids = self._child_ids(names, calls)
         with self._busy():
             await self._open()
-            ids = child_ids(self._run.claim.id, [name for name, _ in calls])
             missing = await self._missing(ids)
-            new = [call for id, (_, call) in zip(ids, calls, strict=True) if id in missing]
+            new = [call for id, call in zip(ids, calls, strict=True) if id in missing] if missing else []
             made = await self._parts.calls.new_instances(new) if new else []
             named = [structs.replace(instance, id=id) for id, instance in zip(missing, made, strict=True)]
             added = await self._spawn([NewChild(instance=instance) for instance in named])
             self._parts.calls.made([instance for instance in named if instance.id in added])
         return ids
+
+    def _child_ids(self, names: Sequence[str], calls: Sequence[Call[Any]]) -> list[str]:
+        """Check the calls of children, and use their names; returns their ids."""
+        checked = None
+        for name, call in zip(names, calls, strict=True):
+            if call.job is not checked:
+                check_child(call, f"child {name!r}")
+                checked = call.job
+        self._use(*names)
+        return child_ids(self._run.claim.id, names)
 
     async def spawn(self, children: Sequence[NewChild]) -> None:
         await self._open()

@@ -177,14 +177,15 @@ class RunSteps:
 
     # -- names and limits --------------------------------------------------------------------------------------------
 
-    def _use(self, name: str) -> None:
-        claim = self._run.claim
-        if self._run.ended:
-            raise NodeStateError(f"instance {claim.id}: {name!r} comes after the end of its run")
-        checked_step_name(name)
-        if name in self._names:
-            raise StepNameError(claim.id, name)
-        self._names.add(name)
+    def _use(self, *names: str) -> None:
+        claim, known = self._run.claim, self._names
+        if self._run.ended and names:
+            raise NodeStateError(f"instance {claim.id}: {names[0]!r} comes after the end of its run")
+        for name in names:
+            checked_step_name(name)
+            if name in known:
+                raise StepNameError(claim.id, name)
+            known.add(name)
 
     def _find(self, name: str, read: Callable[[bytes], T]) -> tuple[str, bytes | None, T | None]:
         """The stored value of a name; or the name under which a new value is kept: a value that does not fit stays."""

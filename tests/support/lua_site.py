@@ -153,14 +153,16 @@ class CuttingProxy:
                     await one.wait_closed()
 
 
-def first_layout_record(*, kind: str = "work", key: str = "", at_us: int = 1, slot: str = "") -> bytes:
+def first_layout_record(
+    *, kind: str = "work", key: str = "", at_us: int = 1, slot: str = "", result: bytes = b""
+) -> bytes:
     """A Scheduled instance, byte for byte as the first release wrote it; with a slot as in later releases."""
 
     def sized(*texts: bytes) -> bytes:
         return b"".join(struct.pack(">I", len(text)) + text for text in texts)
 
-    flags = (2 if key else 0) + (64 if slot else 0)
+    flags = (2 if key else 0) + (4 if result else 0) + (64 if slot else 0)
     numbers = struct.pack(">BBBHidddIIIIdII", 1, 2, flags, 2, 5, at_us, 0, at_us, 0, 0, 0, 3, -1, 0, 0)
     past = b"".join(struct.pack(">BdI", state, at_us, 1) + sized(b"node", b"") for state in (1, 2))
-    options = sized(key.encode(), b"", b"", b"", b"") if flags else b""
+    options = sized(key.encode(), b"", result, b"", b"") if flags else b""
     return numbers + sized(kind.encode(), b"", past) + options + (sized(slot.encode()) if slot else b"")

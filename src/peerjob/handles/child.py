@@ -16,6 +16,7 @@ from peerjob.model.state import State
 
 from .durable_run import DurableRun
 
+R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True, default=Any)
 
 
@@ -58,9 +59,14 @@ class Child(Generic[R_co]):
 
     def result_of(self, record: Record | None) -> R_co:
         """The result in the record of this child, which is over; raises ChildFailed if it did not complete."""
-        if record is None:
-            raise ChildFailed(self.id, self.name, "is gone")
-        if record.state is not State.COMPLETED:
-            error = None if record.error is None else decode_error(record.error)
-            raise ChildFailed(self.id, self.name, f"ended {record.state}", error)
-        return cast("R_co", self._run.read_result(record, self._job))
+        return result_of(self._run, self.name, self.id, self._job, record)
+
+
+def result_of(run: DurableRun, name: str, id: str, job: Job[..., R, Any], record: Record | None) -> R:
+    """See `Child.result_of`; for a child without an object."""
+    if record is None:
+        raise ChildFailed(id, name, "is gone")
+    if record.state is not State.COMPLETED:
+        error = None if record.error is None else decode_error(record.error)
+        raise ChildFailed(id, name, f"ended {record.state}", error)
+    return cast("R", run.read_result(record, job))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, TypeVar, cast, overload
 
 from peerjob.model.errors import OptionError
 from peerjob.model.job import Call
 
-from .child import Child
+from .child import Child, result_of
 from .durable_run import DurableRun
 
 R = TypeVar("R")
@@ -34,7 +34,7 @@ class ChildVerbs:
         with a `key` or a time, StepNameError for a name that this run has used, and the errors of `schedule`.
         """
         run = self.durable_run("start")
-        (id,) = await run.start([(name, _checked(call))])
+        (id,) = await run.start([name], [_checked(call)])
         return Child(run, name, id, call.job)
 
     async def call(self, name: str, call: Call[R]) -> R:
@@ -49,9 +49,14 @@ class ChildVerbs:
         if not isinstance(cast("object", calls), Iterable):
             raise OptionError("calls", calls, "calls, such as [pack.call(1), pack.call(2)]")
         run, made = self.durable_run("map"), [_checked(call) for call in calls]
-        ids = await run.start([(f"{name}/{number}", call) for number, call in enumerate(made)])
-        children = [Child(run, f"{name}/{n}", id, call.job) for n, (id, call) in enumerate(zip(ids, made, strict=True))]
-        return await results_of(run, children)
+        names = [f"{name}/{number}" for number in range(len(made))]
+        ids = await run.start(names, made)
+        records = await run.over(ids)
+        # no tuple and no Child for each of many children: Python's collector would go through all objects again
+        return [
+            result_of(run, child, id, call.job, record)
+            for child, id, call, record in zip(names, ids, made, records, strict=True)
+        ]
 
     @overload
     async def gather(self, a: Child[A], /) -> tuple[A]: ...
@@ -75,16 +80,11 @@ class ChildVerbs:
         for child in children:
             if not isinstance(cast("object", child), Child):
                 raise OptionError("children", child, "a Child, which start() returns")
-        return tuple(await results_of(self.durable_run("gather"), children))
+        records = await self.durable_run("gather").over([child.id for child in children])
+        return tuple(child.result_of(record) for child, record in zip(children, records, strict=True))
 
 
 def _checked(call: Call[R]) -> Call[R]:
     if not isinstance(cast("object", call), Call):
         raise OptionError("call", call, "a call, such as job.call(7)")
     return call
-
-
-async def results_of(run: DurableRun, children: Sequence[Child[R]]) -> list[R]:
-    """The results of children that are waited for together."""
-    records = await run.over([child.id for child in children])
-    return [child.result_of(record) for child, record in zip(children, records, strict=True)]

@@ -63,7 +63,7 @@ class DurableRun(Protocol):
         """The stored steps and signals by stored name, as the node knows them."""
         ...
 
-    async def start(self, calls: Sequence[tuple[str, Call[Any]]]) -> list[str]:
+    async def start(self, names: Sequence[str], calls: Sequence[Call[Any]]) -> list[str]:
         """Make a child of each name and call, unless it exists; returns their ids. All calls are checked first."""
         ...
 

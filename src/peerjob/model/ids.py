@@ -19,6 +19,8 @@ OUTBOX_MARK = "0b0c5"
 ids, of which one in a million has them."""
 OUTBOX_MARK_AT = 24
 """The position of these digits in the text of an id."""
+_VARIANTS = {f"{digit:x}": f"{8 | digit & 3:x}" for digit in range(16)}
+"""By a hexadecimal digit: the one with its last two bits and the variant of an id."""
 
 
 def is_outbox_id(id: str) -> bool:
@@ -113,7 +115,8 @@ def _minute(at_us: int) -> str:
 
 def hashed_id(at_us: int, text: str) -> str:
     """Return the UUIDv7 with this time, to the millisecond, and with the hash of a text as its other bits."""
-    return _hashed(f"{at_us // 1000:012x}", text)
+    time = f"{at_us // 1000:012x}"
+    return _hashed(f"{time[:8]}-{time[8:]}", text)
 
 
 def derived_id(request: str, source: str) -> str:
@@ -131,15 +134,14 @@ def child_id(parent: str, name: str) -> str:
 
 def child_ids(parent: str, names: Iterable[str]) -> list[str]:
     """Return the ids of the children of an instance with these names: each run of the parent makes the same ones."""
-    time = parent[:8] + parent[9:13]
+    time = parent[:13]
     return [_hashed(time, f"{parent} {name}") for name in names]
 
 
 def _hashed(time: str, text: str) -> str:
-    """Return the UUIDv7 with this time, in hexadecimal milliseconds, and with the hash of a text as its other bits."""
-    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:10])
-    tail = (2 << 62 | number & (1 << 62) - 1).to_bytes(8).hex("-", 6)
-    return f"{time[:8]}-{time[8:]}-{7 << 12 | number >> 68:04x}-{tail}"
+    """Return the UUIDv7 with this time, its first 13 characters, and with the hash of a text as its other bits."""
+    digits = hashlib.sha256(text.encode()).hexdigest()
+    return f"{time}-7{digits[:3]}-{_VARIANTS[digits[4]]}{digits[5:8]}-{digits[8:20]}"
 
 
 def id_time_us(uuid: str) -> int:

@@ -10,11 +10,9 @@ from typing import Any, cast
 from peerjob.handles.context import Context
 from peerjob.handles.direct_scheduling import DirectScheduling
 from peerjob.handles.manager import Manager
-from peerjob.model.child_call import check_child
 from peerjob.model.clock import Clock, SystemClock
 from peerjob.model.durable import Step, Wait
 from peerjob.model.errors import NodeStateError
-from peerjob.model.ids import child_id
 from peerjob.model.job import Call, Job
 from peerjob.model.record import Ack, NodeView, Record
 from peerjob.node.body.binding import Binding
@@ -132,14 +130,11 @@ class EagerDurableRun(NodeDurableRun):
         super().__init__(*args)
         self._kept = kept
 
-    async def start(self, calls: Sequence[tuple[str, Call[Any]]]) -> list[str]:
-        for name, call in calls:
-            check_child(call, f"child {name!r}")
-            self._use(name)
+    async def start(self, names: Sequence[str], calls: Sequence[Call[Any]]) -> list[str]:
+        ids = self._child_ids(names, calls)
         await self._open()
-        ids = [child_id(self._run.claim.id, name) for name, _ in calls]
         with self._busy():
-            for id, (_, call) in zip(ids, calls, strict=True):
+            for id, call in zip(ids, calls, strict=True):
                 if id not in self._kept.children:
                     self._refuse_if_suspended()
                     self._kept.children[id] = await self._kept.run_child(call)

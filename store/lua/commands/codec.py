@@ -36,6 +36,12 @@ MAX_NOTE = 1000
 _NUMBERS = struct.Struct(">BBBHidddIIIIdII")
 _SIZE = struct.Struct(">I")
 _ENTRY = struct.Struct(">BdII")
+_FLAGS_AT = 2
+"""The position of the flags in a record."""
+_TEXTS_BEFORE_RESULT = 5
+_NO_TEXT = _SIZE.pack(0)
+_MAX_KNOWN = 2048
+"""The maximum number of bytes, without the result, of a record that is kept for equal ones."""
 _HAS_KEY, _HAS_RESULT, _HAS_ERROR, _HAS_PROGRESS, _HAS_SLOT, _HAS_TAIL = 2, 4, 8, 16, 64, 128
 _STATES = {int(state): state for state in SINGLE}
 _encode = msgspec.msgpack.Encoder().encode
@@ -164,6 +170,19 @@ def unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
 
 
 def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
+    rest, result = raw, None
+    if raw[_FLAGS_AT] & _HAS_RESULT:
+        begin = _NUMBERS.size
+        for _ in range(_TEXTS_BEFORE_RESULT):
+            begin += _SIZE.size + _SIZE.unpack_from(raw, begin)[0]
+        end = begin + _SIZE.size + _SIZE.unpack_from(raw, begin)[0]
+        rest, result = raw[:begin] + _NO_TEXT + raw[end:], raw[begin + _SIZE.size : end]
+    unpack = _unpack_known if len(rest) <= _MAX_KNOWN else _unpack_rest
+    return msgspec.structs.replace(unpack(rest), id=id, spec=spec, result=result)
+
+
+def _unpack_rest(raw: bytes) -> Record:
+    """A record that has no result, without id and spec."""
     stored_format, state, flags, entries, priority, due, fence, at, attempts, crashes, losses, max_crashes, kept, *_ = (
         _NUMBERS.unpack_from(raw)
     )
@@ -172,9 +191,9 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
     known = _state(state)
     _time(at)
     (kind, owner, history), end = _texts(raw, _NUMBERS.size, 3)
-    key = tags = result = error = progress = slot = tail = b""
+    key = tags = error = progress = slot = tail = b""
     if flags:
-        (key, tags, result, error, progress), end = _texts(raw, end, 5)
+        (key, tags, _, error, progress), end = _texts(raw, end, 5)
     if flags & _HAS_SLOT:
         (slot,), end = _texts(raw, end, 1)
     if flags & _HAS_TAIL:
@@ -188,10 +207,10 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
     if not transitions or len(transitions) != entries:
         raise ValueError(f"{len(transitions)} entries of history, {entries} expected")
     return Record(
-        id=id,
+        id="",
         kind=kind.decode(),
         state=known,
-        spec=spec,
+        spec=b"",
         priority=priority,
         due_us=_time(due),
         attempts=attempts,
@@ -200,7 +219,6 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
         fence=_time(fence),
         owner=owner.decode(),
         history=transitions,
-        result=result if flags & _HAS_RESULT else None,
         error=error if flags & _HAS_ERROR else None,
         progress=progress if flags & _HAS_PROGRESS else None,
         key=key.decode() if flags & _HAS_KEY else None,
@@ -214,6 +232,10 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
         has_steps=thread.values > 0,
         has_children=thread.has_children,
     )
+
+
+# instances that are added, claimed and ended together differ only in ids, specs and results
+_unpack_known = lru_cache(maxsize=64)(_unpack_rest)
 
 
 def _state(number: int) -> State:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerjob.model.clock import SystemClock
-from peerjob.model.ids import IdSource, derived_id, id_text, id_time_us
+from peerjob.model.ids import IdSource, child_ids, derived_id, id_text, id_time_us
 from peerjob.testing.clock import VirtualClock
 from support.waiting import IN_TIME
 
@@ -146,6 +146,16 @@ def test_a_derived_id_is_the_same_each_time() -> None:
     request, other, source = IdSource(SystemClock()).take(3)
     assert derived_id(request, source) == derived_id(request.upper(), source.upper())
     assert derived_id(request, source) != derived_id(other, source)
+
+
+def test_ids_that_follow_from_others_are_those_of_earlier_releases() -> None:
+    parent, request = "0193f0a0-1234-7abc-9def-0123456789ab", "0193f0a0-5678-7abc-9def-0123456789ab"
+    assert child_ids(parent, ["child/0", "page", "ü"]) == [
+        "0193f0a0-1234-7820-99c1-be93a858806b",
+        "0193f0a0-1234-7375-982e-9637b7e44b89",
+        "0193f0a0-1234-7bb4-a38d-886815185958",
+    ]
+    assert derived_id(request, parent) == "0193f0a0-5678-7896-8bdd-952d3cba30b7"
 
 
 # -- without a lock

@@ -218,6 +218,24 @@ def test_records_of_the_first_release_are_read(key: str) -> None:
     assert (with_slot.key, with_slot.slot) == (key or None, "schedule")
 
 
+def test_records_that_differ_in_id_spec_and_result_keep_their_own() -> None:
+    ids, results = [make.id() for _ in range(3)], [b"", b"1", b"result" * 10_000]
+    read = [
+        unpack_record(id, first_layout_record(result=result), id.encode())
+        for id, result in zip(ids, results, strict=True)
+    ]
+    assert [(one.id, one.spec, one.result) for one in read] == [
+        (id, id.encode(), result or None) for id, result in zip(ids, results, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("left", range(12))
+def test_a_record_cut_after_its_result_is_a_value_error(left: int) -> None:
+    whole = first_layout_record(result=b"1234")
+    with pytest.raises(ValueError, match="record of"):
+        unpack_record(make.id(), whole[: len(whole) - 12 + left], b"")
+
+
 def test_a_record_cut_within_its_slot_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="record of"):
         unpack_record(make.id(), first_layout_record(slot="schedule")[:-1], b"")
