@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, event
 
-from peerjob import Job, JobFailed, Node, RowRefusedError, State, UnknownInstanceError
+from peerjob import Job, JobFailed, Node, RowRefusedError, State, TableError, UnknownInstanceError
 from peerjob.sql import Outbox, OutboxRelay
 from peerjob.sql.databases import EngineDatabase
 from peerjob.sql.outbox import relays
@@ -253,6 +253,14 @@ async def test_a_missing_table_is_told_once_and_the_relay_goes_on(
             row = outbox.schedule(connection, job.call(4))
         assert await row.result(node, 30) == 8
     assert sum("outbox is missing" in line for line in told(caplog)) == 1
+
+
+@pytest.mark.parametrize("table", ["peerjob_outbox", "peerjob_outbox_bad", "peerjob_inbox_fence"])
+async def test_the_error_of_a_missing_table_names_this_table(base: Base, table: str) -> None:
+    base.execute(f"DROP TABLE {table}")
+    with pytest.raises(TableError, match=f"table {table} is missing") as caught:
+        await OutboxRelay(base.relay_engine).state()
+    assert caught.value.table == table
 
 
 async def test_rows_in_another_database_than_the_relays_are_warned_of(

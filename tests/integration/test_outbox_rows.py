@@ -130,7 +130,7 @@ async def test_an_invalid_call_writes_nothing_and_leaves_the_transaction_usable(
 
 async def test_a_missing_table_is_told_with_its_ddl(site: Site) -> None:
     site.outbox = Outbox("other_outbox")
-    with pytest.raises(TableError, match="other_outbox of the outbox is missing") as caught:
+    with pytest.raises(TableError, match="table other_outbox is missing") as caught:
         async with site.session() as session:
             await site.schedule(session, job.call(1))
     assert "CREATE TABLE IF NOT EXISTS other_outbox (" in caught.value.ddl

@@ -285,7 +285,7 @@ class TableError(PeerjobError, LookupError):
     def __init__(self, table: str, problem: str, ddl: str) -> None:
         self.table = table
         self.ddl = ddl
-        super().__init__(f"table {table} of the outbox {problem}; these statements make what is missing:\n{ddl}")
+        super().__init__(f"table {table} {problem}; these statements make what is missing:\n{ddl}")
 
 
 class NodeStateError(PeerjobError, RuntimeError):

@@ -120,6 +120,11 @@ def beside(table: str, other: str) -> str:
     return f"{schema}{dot}{other}"
 
 
+def _names(table: str) -> tuple[str, ...]:
+    """The names of all tables; a table comes before the one that it refers to."""
+    return table, bad_table(table), beside(table, FENCES), beside(table, INBOX)
+
+
 def ddl(table: str, dialect: Dialect) -> str:
     """The statements that make all tables that are missing."""
     return _DDL[dialect].format(
@@ -142,8 +147,7 @@ def creation_lock(dialect: Dialect) -> list[str]:
 
 def removal(table: str) -> list[str]:
     """The statements that remove the tables with their rows."""
-    names = (table, bad_table(table), beside(table, FENCES), beside(table, INBOX))
-    return [f"DROP TABLE IF EXISTS {name}" for name in names]
+    return [f"DROP TABLE IF EXISTS {name}" for name in _names(table)]
 
 
 def table_error(error: BaseException, table: str, dialect: Dialect) -> TableError | None:
@@ -151,11 +155,18 @@ def table_error(error: BaseException, table: str, dialect: Dialect) -> TableErro
     for cause in causes(error):
         state = _state_of(cause)
         text = str(cause)
+        first_line = text.partition("\n")[0]
         if state in _MISSING or "no such table" in text:
-            return TableError(table, "is missing", ddl(table, dialect))
+            return TableError(_named_in(first_line, table), "is missing", ddl(table, dialect))
         if state in _COLUMNS or "has no column" in text or "no such column" in text or "NOT NULL constraint" in text:
-            return TableError(table, f"is of another version ({text.splitlines()[0]})", ddl(table, dialect))
+            problem = f"is of another version ({first_line})"
+            return TableError(_named_in(first_line, table), problem, ddl(table, dialect))
     return None
+
+
+def _named_in(text: str, table: str) -> str:
+    """The table that an error of the database names; the outbox itself if it names none."""
+    return next((name for name in _names(table) if re.search(rf"\b{re.escape(name)}\b", text)), table)
 
 
 def is_conflict(error: BaseException) -> bool:
