@@ -27,14 +27,13 @@ if TYPE_CHECKING:
     from redis.credentials import CredentialProvider
 
 NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_LUA = (
+LUA_SCHEMES = (
     *("redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+unix"),
     *("valkey", "valkeys", "valkey+sentinel", "valkeys+sentinel", "valkey+unix"),
     *("valkey+glide", "valkeys+glide", "valkey+glide+sentinel", "valkeys+glide+sentinel"),
     "unix",
 )
 _ETCD = ("etcd", "etcds")
-SCHEMES = ("memory", "sqlite", *_LUA, *_ETCD)
 
 
 class Engine(Store, Protocol):
@@ -71,7 +70,7 @@ def open_store(
         raise OptionError("namespace", namespace, "1 to 64 letters, digits, '.', '_' or '-'")
     scheme = scheme_of(url)
     _check_provider(credentials)
-    if credentials is not None and scheme not in _LUA:
+    if credentials is not None and scheme not in LUA_SCHEMES:
         raise OptionError("credentials", type(credentials).__name__, "none, except with a store on Redis or Valkey")
     if scheme == "memory":
         from .memory.driver import memory_store
@@ -81,7 +80,7 @@ def open_store(
         from .sqlite.driver import sqlite_store
 
         return sqlite_store(url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
-    if scheme in _LUA:
+    if scheme in LUA_SCHEMES:
         from .lua.store import lua_store
 
         return lua_store(
@@ -158,7 +157,7 @@ async def diagnose(url: str, *, namespace: str, clock: Clock) -> Sequence[Findin
             from .etcd.diagnosis import diagnose_etcd
 
         return await diagnose_etcd(url, namespace, clock)
-    if scheme in _LUA:
+    if scheme in LUA_SCHEMES:
         from .lua.check.diagnosis import diagnose_lua
 
         return await diagnose_lua(url, namespace)
@@ -175,7 +174,7 @@ def takes_credentials(url: object) -> bool:
     """Whether a provider can sign in: to a Redis or Valkey by redis-py, with a URL that has no user and no password."""
     return (
         isinstance(url, str)
-        and scheme_of(url) in _LUA
+        and scheme_of(url) in LUA_SCHEMES
         and "glide" not in scheme_of(url)
         and not any(credentials_of(url))
     )
@@ -187,7 +186,10 @@ def _check_provider(credentials: CredentialProvider | None) -> None:
 
 
 def _unknown(url: str) -> OptionError:
-    return OptionError("store", redact(url), f"a URL that starts with {', '.join(f'{s}://' for s in SCHEMES)}")
+    usual = "redis://, valkey://, etcd://, sqlite:// or memory://"
+    return OptionError(
+        "store", redact(url), f"a URL that starts with {usual}; for TLS, rediss://, valkeys:// or etcds://"
+    )
 
 
 def elections_of(

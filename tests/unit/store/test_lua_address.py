@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from peerjob.model.errors import OptionError
-from peerjob.store.drivers import SCHEMES
+from peerjob.store.drivers import LUA_SCHEMES
 from peerjob.store.lua.client.address import Address, SentinelSettings, Tls, parse_address
 from peerjob.store.url import Host
 
@@ -151,10 +151,9 @@ def test_an_address_in_ipv6_can_have_a_zone() -> None:
 
 
 def test_each_scheme_can_be_read() -> None:
-    for scheme in SCHEMES:
-        if scheme.startswith(("redis", "valkey", "unix")):
-            rest = "/s" if "unix" in scheme else "h/mymaster" if "sentinel" in scheme else "h"
-            address = parse_address(f"{scheme}://{rest}")
-            assert (address.scheme == "valkey") == scheme.startswith("valkey")
-            assert (address.library == "glide") == ("glide" in scheme)
-            assert (address.tls is not None) == scheme.partition("+")[0].endswith(("rediss", "valkeys"))
+    for scheme in LUA_SCHEMES:
+        rest = "/s" if "unix" in scheme else "h/mymaster" if "sentinel" in scheme else "h"
+        address = parse_address(f"{scheme}://{rest}")
+        assert (address.scheme == "valkey") == scheme.startswith("valkey")
+        assert (address.library == "glide") == ("glide" in scheme)
+        assert (address.tls is not None) == scheme.partition("+")[0].endswith(("rediss", "valkeys"))
