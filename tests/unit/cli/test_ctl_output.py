@@ -180,6 +180,11 @@ def test_the_fires_of_a_schedule_fit_into_80_columns() -> None:
         (UnknownKindError("add", ["sub"]), ExitStatus.NOT_FOUND, "(known: sub); `jobctl list jobs`"),
         (NodeUnavailableError(["h:1"], "gone"), ExitStatus.UNREACHABLE, "gone (h:1); check --address"),
         (NodeUnavailableError(["h:1"], "a certificate"), ExitStatus.UNREACHABLE, "; check --tls-ca"),
+        (
+            NodeUnavailableError(["h:1"], "the node's certificate has expired"),
+            ExitStatus.UNREACHABLE,
+            "; renew the files of --tls-cert",
+        ),
         (AuthError("no"), ExitStatus.REFUSED, "token"),
         (JobFailed("id", "ValueError", "bad"), ExitStatus.FAILED, "ValueError: bad"),
         (JobTimedOut("id"), ExitStatus.FAILED, "timed out"),

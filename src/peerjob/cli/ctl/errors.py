@@ -71,6 +71,8 @@ def error_report(error: Exception) -> ErrorReport | None:
 
 
 def _hint(error: Exception) -> str:
+    if type(error) is errors.NodeUnavailableError and "certificate has expired" in error.text:
+        return "renew the files of --tls-cert and --tls-key of the node, which needs no restart"
     if type(error) is errors.NodeUnavailableError and "certificate" in error.text:
         return "check --tls-ca and --tls-server-name"
     return next((hint for kind, hint in _HINTS if isinstance(error, kind)), "")
