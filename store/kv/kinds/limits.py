@@ -249,6 +249,8 @@ class LimitCommands(DescriptorCommands):
         cursor: str | None = None,
         limit: int = 500,
     ) -> KeyLimitPage:
+        # see `limits`
+        await self._context.kv.read_layout()
         views = KeyViews(self._context, kind)
         keys, more = await views.keys(prefix, cursor, limit, waiting_only=waiting_only)
         bare = await views.without_key() if not (prefix or waiting_only or cursor) else []
@@ -269,6 +271,9 @@ class LimitCommands(DescriptorCommands):
 
     @retried
     async def check_limits(self, cursor: str | None = None) -> tuple[int, str | None]:
+        if cursor is None:
+            # see `limits`: the check opens the gates that a caller of `set_limit` has left when it died
+            await self._context.kv.read_layout()
         if not self._context.kv.limited:
             return 0, None
         freed, after = await self._checks.page(cursor)

@@ -96,6 +96,19 @@ class ClaimLimits:
             return len(done) == len(writes)
         return True
 
+    def still_open(self, kinds: Iterable[str]) -> list[Compare]:
+        """Compares that hold while no throttle has closed a limit of these kinds since `read`.
+
+        Each claim of a rate writes the same key, and `charge` compares it. So these limits are left out.
+        """
+        names = dict.fromkeys(name for kind in kinds for name in self.limits.get(kind, ()))
+        states = (self._states[name] for name in names)
+        return [
+            Compare(self._context.keys.rate_use(state.name), mod=mod_of(state.entry))
+            for state in states
+            if not state.limit.numbers.period_us
+        ]
+
     def given(self, kind: str) -> None:
         """Remember that a claim of this kind was given: what was charged for it is used up."""
         for name in self.limits.get(kind, ()):

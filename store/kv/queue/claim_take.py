@@ -64,13 +64,14 @@ class Taking:
                 planned.append((call.picked, pick.id, taken, spec))
         if stale:
             await self._misplaced.remove(stale, call.now_us)
-        if call.by_limits is not None and not await call.by_limits.charge(row.kind for _, _, row, _ in planned):
-            return False
-        alive = Compare(self._keys.node + call.incarnation, mod=call.node.mod)
+        guards = [Compare(self._keys.node + call.incarnation, mod=call.node.mod), call.stamp]
+        if call.by_limits is not None:
+            kinds = [row.kind for _, _, row, _ in planned]
+            if not await call.by_limits.charge(kinds):
+                return False
+            guards += call.by_limits.still_open(kinds)
         extra_ops = self._idle.removal(call.incarnation)
-        written = await context.writer.write(
-            changes, answer_log=call.answer_log, extra_ops=extra_ops, guards=[alive, call.stamp]
-        )
+        written = await context.writer.write(changes, answer_log=call.answer_log, extra_ops=extra_ops, guards=guards)
         if any(written.revisions):
             self._idle.forget(call.incarnation)
         if call.by_limits is not None and call.by_limits.limits:

@@ -87,6 +87,8 @@ class KeyState:
         """How many planned transactions give a permit back."""
         self.came = 0
         """The concurrency that came with the first instance of the limit key."""
+        self.is_stored_anew = False
+        """Whether an instance of the request brings another concurrency: one request cannot write and remove a key."""
         self._setting = setting
 
     @property
@@ -134,7 +136,8 @@ class KeyState:
 
     def last_ops(self) -> list[Op]:
         """The removal of the stored concurrency with the last permit."""
-        return [Delete(self.prefix + _CONCURRENCY)] if self.stored is not None and self.admitted <= 0 else []
+        is_last = self.stored is not None and self.admitted <= 0 and not self.is_stored_anew
+        return [Delete(self.prefix + _CONCURRENCY)] if is_last else []
 
 
 class GatePlan:
@@ -164,7 +167,7 @@ class GatePlan:
             if not state.number:
                 state.came = arrival.concurrency
             elif arrival.is_new and state.number != arrival.concurrency:
-                state.stored = arrival.concurrency
+                state.stored, state.is_stored_anew = arrival.concurrency, True
                 stores[gate] = arrival.id, arrival.concurrency
         self._stores |= dict(stores.values())
         for gate, coming in by_gate.items():

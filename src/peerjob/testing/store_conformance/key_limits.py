@@ -153,6 +153,16 @@ class KeyLimitRules(LimitSuite, ScheduleSuite):
         assert await self.counts_of(store) == (1, 2)
         assert await self.counts_of(store, "b") == (1, 0)
 
+    async def test_a_repeated_enqueue_beside_one_that_waits_counts_once(self, store: Store) -> None:
+        """Also if the later one has brought another concurrency."""
+        await self.limit_keys(store)
+        await self.set_key_limit(store, 1)
+        (first,), (second,) = self.keyed(1), self.keyed(1, concurrency=2)
+        for new in (first, second, first):
+            await store.enqueue([new])
+        assert await self.counts_of(store) == (1, 1)
+        assert await self.drained(await self.join(store)) == [first.id, second.id]
+
     async def test_a_delayed_instance_holds_nothing(self, store: Store) -> None:
         await self.limit_keys(store)
         (delayed,) = self.keyed(1, delay_us=300_000)
@@ -319,6 +329,20 @@ class KeyLimitRules(LimitSuite, ScheduleSuite):
         (new,) = self.keyed(1)
         assert (await self.fired(store, instance=new)).outcome is FireOutcome.FIRED
         assert await self.counts_of(store) == (1, 1)
+
+    async def test_a_fire_replaces_the_last_instance_of_a_key(self, store: Store) -> None:
+        await self.schedule(store)
+        instances = [self.keyed(1, concurrency=concurrency)[0] for concurrency in (3, 2, 4)]
+        await self.fired(store, instance=instances[0], overlap=Overlap.REPLACE)
+        await store.enqueue([instances[1]])
+        await self.cancel(store, instances[1].id)
+        record = await self.fired(store, 1, instance=instances[2], overlap=Overlap.REPLACE)
+        assert record.cancelled == instances[0].id
+        more = self.keyed(4, concurrency=4)
+        await store.enqueue(more)
+        assert await self.counts_of(store) == (4, 1)
+        peer = await self.join(store)
+        assert await self.drained(peer) == [instances[2].id, *ids_of(more)]
 
     async def test_a_key_and_a_shared_limit_both_count(self, store: Store) -> None:
         await self.limit(store, concurrency=2)
