@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from peerjob.cluster.loop_thread import LastingExecutor, refuse_green_threads
 from peerjob.model.arguments import typed_except_secrets, whole_number
@@ -388,13 +388,6 @@ class Node(NodeInstanceManager, NodeFlowManager, NodeScheduleManager, NodeCluste
                     await outlast(loop.create_task(self.stop(grace)), runtime.hurry)
                 finally:
                     hurrying.cancel()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.stop()
 
     # -- this node ---------------------------------------------------------------------------------------------------
 
