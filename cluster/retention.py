@@ -1,11 +1,11 @@
 """Deletes final instances whose retention is over. Commits delete them too, but only while instances end.
 
-The leader also checks the admissions of key limits, some pages at a time.
+The leader also checks the admissions of key limits and the needs of waiting instances, some pages at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from peerjob.model.clock import Clock
 from peerjob.store.base import Store
@@ -21,7 +21,8 @@ one node is enough. The others search too, because a namespace can be without a 
 JITTER = 0.5
 BATCH = 500
 CHECKING = 0.25
-"""Seconds after which the leader leaves further pages of admissions to its next search."""
+"""Seconds after which the leader leaves further pages of a check to its next search."""
+_Check = Callable[[str | None], Awaitable[tuple[int, str | None]]]
 
 
 class RetentionRole(BackgroundRole):
@@ -37,7 +38,7 @@ class RetentionRole(BackgroundRole):
         self._store = store
         self._is_leader = is_leader
         self._steps = BatchSize(BATCH)
-        self._checked_to: str | None = None
+        self._checked_to: dict[str, str | None] = {}
 
     async def run(self) -> None:
         while True:
@@ -49,14 +50,15 @@ class RetentionRole(BackgroundRole):
                     await self.pause(PERIOD, JITTER)
             while await self._steps.step(self._filled):
                 pass
-            await self._check_limits()
+            await self._check("limits", self._store.check_limits)
+            await self._check("needs", self._store.check_needs)
 
-    async def _check_limits(self) -> None:
-        """Check pages of admissions, from where the last call ended: to the last page, but for a short time only."""
+    async def _check(self, what: str, check: _Check) -> None:
+        """Check pages, from where the last call ended: to the last page, but for a short time only."""
         until = self.clock.elapsed() + CHECKING
         while self._is_leader():
-            _, self._checked_to = await self._store.check_limits(self._checked_to)
-            if self._checked_to is None or self.clock.elapsed() >= until:
+            _, self._checked_to[what] = await check(self._checked_to.get(what))
+            if self._checked_to[what] is None or self.clock.elapsed() >= until:
                 return
 
     async def _filled(self, limit: int) -> bool:

@@ -110,3 +110,13 @@ class Durable(Protocol):
     async def settle(self, limit: int = 100) -> bool:
         """Follow up ends of instances, at most `limit` edges and children; whether more is left."""
         ...
+
+    async def check_needs(self, cursor: str | None = None) -> tuple[int, str | None]:
+        """Check a page of instances that wait for needs; returns how many it mended, and the cursor of the next page.
+
+        Only damage makes a mend necessary. An end that others need, and that nothing is to settle, is settled. A need
+        that no end can find any more counts as over. Then a parent goes on, and its body looks at its children again. A
+        child goes on if the need can only be of a sibling that completed, and is cancelled if it may be of another one
+        that is over. Logs an ERROR for each. Does nothing in a namespace without durable bodies.
+        """
+        ...

@@ -16,6 +16,7 @@ from .cron.firing import FireCommands
 from .cron.schedules import ScheduleCommands
 from .cron.slot_repair import SlotRepair
 from .direct_calls import KVDirectCalls
+from .durable.need_checks import NeedCheckCommands
 from .durable.restoring import RestoreCommands
 from .durable.settling import SettlingCommands
 from .durable.spawning import SpawnCommands
@@ -42,6 +43,7 @@ class KVStore(
     StepCommands,
     SpawnCommands,
     SettlingCommands,
+    NeedCheckCommands,
     RestoreCommands,
     ClaimCommands,
     CommitCommands,

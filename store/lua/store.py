@@ -21,6 +21,7 @@ from .client.credentials import Credentials
 from .client.driver import Driver, prefix
 from .client.redis_driver import RedisDriver
 from .commands.limit_commands import LuaLimitCommands
+from .commands.need_checks import LuaNeedChecks
 from .commands.node_commands import LuaNodeCommands
 from .commands.queue_commands import LuaQueueCommands
 from .commands.read_commands import LuaReadCommands
@@ -44,6 +45,7 @@ class LuaStore(
     LuaReadCommands,
     LuaRetentionCommands,
     LuaLimitCommands,
+    LuaNeedChecks,
 ):
     """One namespace on one server or cluster."""
 

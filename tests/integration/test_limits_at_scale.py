@@ -19,7 +19,10 @@ from support.waiting import until
 WAITING = {"redis": 100_000, "valkey": 100_000, "etcd": 20_000, "sqlite": 100_000}
 """How many instances wait; etcd takes a millisecond for each."""
 NODES = 10
-BY_THE_CLOCK = ("add_activity", "changed_schedules", "check_limits", "claim_on_hint", "expire", "next_hints", "renew")
+BY_THE_CLOCK = (
+    *("add_activity", "changed_schedules", "check_limits", "check_needs"),
+    *("claim_on_hint", "expire", "next_hints", "renew"),
+)
 """Calls that each idle node makes: renewals, waits for hints, and the searches of the leader."""
 
 

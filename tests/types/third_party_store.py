@@ -265,6 +265,9 @@ class CountingStore:
     async def settle(self, limit: int = 100) -> bool:
         return await self._inner.settle(limit)
 
+    async def check_needs(self, cursor: str | None = None) -> tuple[int, str | None]:
+        return await self._inner.check_needs(cursor)
+
     async def expire(self, limit: int) -> int:
         return await self._inner.expire(limit)
 

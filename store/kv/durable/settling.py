@@ -196,13 +196,13 @@ class Settler:
         if failed:
             await self._cancel(failed, todo)
             await self._context.writer.plain([Delete(self._marker(need)) for need in failed])
-        fences = await self._go_on({(need.dependant, need.edge.fence) for need in over})
+        fences = await self.go_on({(need.dependant, need.edge.fence) for need in over})
         if fences:
             # edges of earlier waits, or damaged ones: a child that is over is no need of the present wait, either
             edges = ((need, fences.get(need.dependant)) for need in over)
             again = [replace(need, edge=replace(need.edge, fence=fence)) for need, fence in edges if fence is not None]
             await self._context.writer.plain([Delete(self._marker(need)) for need in again])
-            await self._go_on({(need.dependant, need.edge.fence) for need in again})
+            await self.go_on({(need.dependant, need.edge.fence) for need in again})
 
     def _prefix(self, need: _Need) -> str:
         return self._context.keys.needs(need.dependant, need.edge.fence)
@@ -224,7 +224,7 @@ class Settler:
         await cancel_instances(self._context, list(first), choose, request=_REQUEST, settles=settles)
         todo.extend(settles)
 
-    async def _go_on(self, waiting: set[tuple[str, int]]) -> dict[str, int]:
+    async def go_on(self, waiting: set[tuple[str, int]]) -> dict[str, int]:
         """Let each instance enter its queue that waits under a fence, if no need is left.
 
         Returns the fences of those that wait under another one.

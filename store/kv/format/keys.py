@@ -145,6 +145,8 @@ class Keys:
         self.durable = f"{root}durable"
         self.all_children = f"{root}child/"
         self.settling = f"{root}settle/"
+        self.every_need = f"{root}need/"
+        self.all_outside = f"{root}outside/"
         self.leader = f"{root}leader/"
         self._escaped: dict[str, str] = {}
 
@@ -299,7 +301,7 @@ class Keys:
 
     def all_needs(self, dependant: str) -> str:
         """Prefix of what an instance needs or needed, under any fence."""
-        return f"{self.root}need/{dependant}/"
+        return f"{self.every_need}{dependant}/"
 
     def needs(self, dependant: str, fence: int) -> str:
         """Prefix of what an instance needs under a fence."""
@@ -313,9 +315,13 @@ class Keys:
         """What is to be settled about an instance."""
         return f"{self.settling}{id}/{what}"
 
+    def failed(self, dependant: str, fence: int, child: str) -> str:
+        """What is to be settled about a need of a child that had not completed before."""
+        return self.settle(dependant, f"f/{fence}/{child}")
+
     def outside(self, kind: str) -> str:
         """Prefix of the index of the instances of a kind that wait in no queue."""
-        return f"{self.root}outside/{self.kind(kind)}/"
+        return f"{self.all_outside}{self.kind(kind)}/"
 
     def watch(self, id: str) -> str:
         return f"{self.watched}{id}/"

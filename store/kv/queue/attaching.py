@@ -98,5 +98,5 @@ def _failed(context: KVContext, new: NewNeed, marker: str, row: Row | None) -> T
     """What follows from the need of a child that did not complete: the settling cancels the instance that needs it."""
     if not new.must_complete:
         return None
-    key = context.keys.settle(new.dependant, f"f/{new.fence}/{new.need.id}")
+    key = context.keys.failed(new.dependant, new.fence, new.need.id)
     return Transaction([], [Put(marker, b""), Put(key, str(0 if row is None else int(row.state)).encode())])

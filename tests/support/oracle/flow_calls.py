@@ -193,6 +193,10 @@ async def settle(store: Store) -> None:
 async def flows_of(store: Store, ids: Sequence[str]) -> dict[str, Any]:
     """The steps of instances, and how many needs they wait for."""
     found: dict[str, Any] = {"settling": (await store.health()).settling}
+    found["mended"], after = await store.check_needs()
+    while after is not None:
+        mended, after = await store.check_needs(after)
+        found["mended"] += mended
     for start in range(0, len(ids), 100):
         part = ids[start : start + 100]
         records = await store.get(part)

@@ -27,6 +27,9 @@ class Pages:
         await asyncio.sleep(self._seconds)
         return 0, None if at + 1 == self._pages else str(at + 1)
 
+    async def check_needs(self, cursor: str | None = None) -> tuple[int, str | None]:
+        return 0, None
+
 
 @pytest.mark.parametrize(
     ("seconds", "each_search"), [(0.0, [20]), (CHECKING / 4, [4, 4, 4, 4, 4]), (CHECKING * 2, [1] * 20)]

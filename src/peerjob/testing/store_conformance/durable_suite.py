@@ -91,6 +91,7 @@ class DurableSuite(StoreSuite):
         assert record.state is State.SCHEDULED
         assert record.wait is not None
         assert await self.hurry(store, id) is RunNow.SUSPENDED
+        assert await self.check_needs(store) == 0
         return record
 
     async def assert_queued(self, store: Store, *ids: str) -> None:
@@ -121,6 +122,14 @@ class DurableSuite(StoreSuite):
     async def all_ids(self, store: Store) -> list[str]:
         """The ids of all instances."""
         return await self.found(store, Query())
+
+    async def check_needs(self, store: Store) -> int:
+        """Check all pages of instances that wait for needs; returns how many were mended."""
+        mended, cursor = await store.check_needs()
+        while cursor is not None:
+            more, cursor = await store.check_needs(cursor)
+            mended += more
+        return mended
 
     async def settle(self, store: Store) -> None:
         """Follow up all ends."""

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from peerjob.model.durable import MAX_NEEDS_CALL, MAX_SETTLED, Need, Wait
+from peerjob.model.durable import MAX_CHILDREN_CALL, MAX_NEEDS_CALL, MAX_SETTLED, Need, Wait
 from peerjob.model.record import Ack, Action, Claim
 from peerjob.model.run_now import RunNow
 from peerjob.model.state import State
@@ -66,6 +66,26 @@ class NeedRules(DurableSuite):
         again = await peer.take_one()
         assert (again.id, again.due_us, again.attempts) == (claim.id, claim.due_us, 1)
         assert await peer.take() == ()
+
+    async def test_a_check_of_needs_changes_nothing_without_damage(self, flows: Store) -> None:
+        peer = await self.join(flows)
+        first, open_child = self.child(), self.child(more=True)
+        waiting = [self.child(first.instance.id) for _ in range(MAX_CHILDREN_CALL - 2)]
+        parent = await self.parent(peer, first, open_child, *waiting)
+        more = [self.child(first.instance.id, waiting[0].instance.id) for _ in range(MAX_CHILDREN_CALL)]
+        await self.spawn(peer, parent, *more)
+        claim = await peer.take_one()
+        assert await self.check_needs(flows) == 0
+        await peer.suspend(parent, NEEDS, needs=needs_of(first, *more))
+        signalled, slept = await self.suspended(flows, peer), await self.suspended(flows, peer, Wait(until_us=2**52))
+        assert await self.check_needs(flows) == 0
+        await peer.end(claim)
+        assert await self.check_needs(flows) == 0
+        await self.settle(flows)
+        await self.assert_queued(flows, *ids_of([child.instance for child in waiting]))
+        for id in (parent.id, signalled.id, slept.id, open_child.instance.id):
+            assert (await self.read(flows, id)).wait is not None
+        assert await flows.open_needs([parent.id, *ids_of([child.instance for child in more])[:99]]) == [200, *[1] * 99]
 
     @pytest.mark.parametrize("parts", [1, 2])
     async def test_the_last_child_wakes_its_parent(self, flows: Store, parts: int) -> None:
