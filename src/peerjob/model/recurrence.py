@@ -8,13 +8,14 @@ from typing import Protocol
 
 from .cron.engine import Cron
 from .cron.text import EveryText, read_cron
-from .cron.zones import zone_named
+from .cron.zones import LAST, zone_named
 from .definition import Definition
 from .errors import ScheduleError
 from .hashed import hashed_up_to
 
 MAX_CACHED = 20_000
 """Most recurrences that the cache keeps."""
+_LAST_US = LAST * 1_000_000
 
 
 class Recurrence(Protocol):
@@ -38,24 +39,28 @@ class Recurrence(Protocol):
 
 
 class Interval:
-    """Nominal times at anchor + k × every, for k ≥ 1."""
+    """Nominal times at anchor + k × every, for k ≥ 1, to the end of the year 9999."""
 
     def __init__(self, every_us: int, anchor_us: int) -> None:
         self._every = every_us
         self._anchor = anchor_us
 
-    def next_after(self, moment_us: int) -> int:
-        return self._anchor + (self._at(moment_us) + 1) * self._every
+    def next_after(self, moment_us: int) -> int | None:
+        moment = self._first_after(moment_us)
+        return moment if moment <= _LAST_US else None
 
     def latest_at(self, moment_us: int) -> int | None:
         number = self._at(moment_us)
         return self._anchor + number * self._every if number else None
 
     def count(self, after_us: int, until_us: int) -> int:
-        return max(0, self._at(until_us) - self._at(after_us))
+        return max(0, self._at(min(until_us, _LAST_US)) - self._at(after_us))
 
     def times(self, after_us: int, until_us: int) -> Iterator[int]:
-        return iter(range(self.next_after(after_us), until_us + 1, self._every))
+        return iter(range(self._first_after(after_us), min(until_us, _LAST_US) + 1, self._every))
+
+    def _first_after(self, moment_us: int) -> int:
+        return self._anchor + (self._at(moment_us) + 1) * self._every
 
     def _at(self, moment_us: int) -> int:
         return max(0, (moment_us - self._anchor) // self._every)

@@ -19,11 +19,12 @@ def definition(**fields: object) -> Definition:
     return Definition(kind="report", spec=b"", **fields)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
-@given(st.integers(10_000, 10**15), st.integers(0, 2 * 10**15), st.integers(-(10**15), 4 * 10**15), st.integers(0, 300))
+@given(st.integers(10_000, 10**15), st.integers(0, 2 * 10**15), st.integers(-(10**15), 4 * 10**15), st.integers(0, 200))
 def test_an_interval_keeps_its_grid(every: int, anchor: int, moment: int, number: int) -> None:
     recurrence = Interval(every, anchor)
 
     following = recurrence.next_after(moment)
+    assert following is not None
     latest = recurrence.latest_at(moment)
     until = following + number * every
 
@@ -36,6 +37,18 @@ def test_an_interval_keeps_its_grid(every: int, anchor: int, moment: int, number
     assert list(recurrence.times(moment, until)) == [following + step * every for step in range(number + 1)]
     assert recurrence.count(moment, until) == number + 1
     assert recurrence.count(until, moment) == 0
+
+
+def test_an_interval_ends_with_the_year_9999() -> None:
+    thousand_years = 365_000 * 24 * 60 * MINUTE_US
+    recurrence = Interval(thousand_years, to_us(datetime(2026, 12, 1, tzinfo=UTC)))
+    far = to_us(datetime.max.replace(tzinfo=UTC))
+
+    times = list(recurrence.times(0, 2 * far))
+
+    assert len(times) == recurrence.count(0, 2 * far) == 7
+    assert recurrence.next_after(times[-2]) == times[-1] < far
+    assert recurrence.next_after(times[-1]) is None
 
 
 def test_an_anchor_is_no_nominal_time_itself() -> None:
