@@ -83,6 +83,8 @@ def test_each_verb_has_a_help_that_tells_every_option_with_its_default(path: tup
     text = plain(answer.out)
     assert "--output" in text
     assert "see jobctl --help" in text
+    paragraphs = (command_at(path).help or "").split("\n\n")
+    assert not any("\n" in paragraph for paragraph in paragraphs), "the width of the terminal breaks its lines"
     for option in own_options(path):
         assert f"{option.opts[0]} " in text
         default = (
@@ -91,11 +93,15 @@ def test_each_verb_has_a_help_that_tells_every_option_with_its_default(path: tup
         assert default, f"{option.opts[0]} shows no default"
 
 
-def own_options(path: tuple[str, ...]) -> list[Any]:
+def command_at(path: tuple[str, ...]) -> Any:
     command: Any = ROOT
     for name in path:
         command = command.commands[name]
-    return [one for one in command.params if one.name not in OPTIONS and one.opts[0].startswith("-")]
+    return command
+
+
+def own_options(path: tuple[str, ...]) -> list[Any]:
+    return [one for one in command_at(path).params if one.name not in OPTIONS and one.opts[0].startswith("-")]
 
 
 def test_the_help_tells_the_connection_and_the_exit_statuses() -> None:

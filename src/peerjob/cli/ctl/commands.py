@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import re
 import signal
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
@@ -72,7 +73,8 @@ def verb(app: typer.Typer, name: str, **settings: Any) -> Callable[[Verb], Verb]
 
         shared = parameters_of(CtlOptions, environment=False, hidden=CONNECTION)
         declare(command, [*own, *shared])
-        command.__doc__ = function.__doc__
+        # one line a paragraph, because the help keeps the line breaks of the code
+        command.__doc__ = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(function) or "")
         app.command(name, epilog=EPILOG, **settings)(command)
         return function
 
