@@ -32,6 +32,7 @@ from peerjob.testing.store_conformance.liveness import LivenessRules
 from peerjob.testing.store_conformance.lookups import ReadingRules
 from peerjob.testing.store_conformance.overlap import OverlapRules
 from peerjob.testing.store_conformance.queue import QueueRules
+from peerjob.testing.store_conformance.restoring import RestoreRules
 from peerjob.testing.store_conformance.retention import RetentionRules
 from peerjob.testing.store_conformance.schedules import ScheduleRules
 from peerjob.testing.store_conformance.signals import SignalRules
@@ -41,6 +42,7 @@ from peerjob.testing.store_conformance.suspending import SuspendRules
 from peerjob.testing.store_conformance.timetable import ScheduleSuite
 from support.lua_site import with_each_driver_to_a_cluster
 from support.servers import MissingServerError, Server, ServerCluster, ServerKind, free_port, needed, through_glide
+from support.slots import Slot, id_of
 from support.waiting import until
 
 KINDS: list[ServerKind] = ["redis", "valkey+glide"]
@@ -87,6 +89,7 @@ class EveryScript(
     ChildRules,
     HoldRules,
     CascadeRules,
+    RestoreRules,
 ):
     """Rules that together run every script."""
 
@@ -133,43 +136,6 @@ def own_cluster(request: pytest.FixtureRequest) -> Iterator[ServerCluster]:
         pytest.skip(str(missing))
     with cluster:
         yield cluster
-
-
-class Slot:
-    """The slot of a namespace, moved by hand from one server to another."""
-
-    def __init__(self, cluster: ServerCluster, namespace: str) -> None:
-        self.number = int(str(cluster.nodes[0].command("CLUSTER", "KEYSLOT", prefix(namespace))))
-        self.source = next(node for node in cluster.nodes if self.served_by(node))
-        self.target = next(node for node in cluster.nodes if node is not self.source)
-        self.nodes = cluster.nodes
-
-    def served_by(self, node: Server) -> bool:
-        for line in str(node.command("CLUSTER", "NODES")).splitlines():
-            fields = line.split()
-            if "myself" in fields[2]:
-                ranges = [tuple(map(int, text.split("-"))) for text in fields[8:] if text[0] != "["]
-                return any(bounds[0] <= self.number <= bounds[-1] for bounds in ranges)
-        return False
-
-    def begin(self) -> None:
-        self.target.command("CLUSTER", "SETSLOT", self.number, "IMPORTING", _id(self.source))
-        self.source.command("CLUSTER", "SETSLOT", self.number, "MIGRATING", _id(self.target))
-
-    def move(self, count: int) -> int:
-        keys = self.source.command("CLUSTER", "GETKEYSINSLOT", self.number, count)
-        assert isinstance(keys, list)
-        if keys:
-            self.source.command("MIGRATE", "127.0.0.1", self.target.port, "", 0, 50_000, "KEYS", *map(str, keys))
-        return len(keys)
-
-    def end(self) -> None:
-        for node in (self.target, self.source, *self.nodes):
-            node.command("CLUSTER", "SETSLOT", self.number, "NODE", _id(self.target))
-
-
-def _id(node: Server) -> str:
-    return str(node.command("CLUSTER", "MYID"))
 
 
 async def test_a_namespace_rests_while_its_slot_moves(own_cluster: ServerCluster) -> None:
@@ -317,7 +283,7 @@ async def test_a_lease_is_renewed_at_the_server_that_takes_over_from_one_that_ha
         hanging.pause()
         following.command("CLUSTER", "FAILOVER", "TAKEOVER")
         others = [*cluster.nodes[1:], following]
-        await until(lambda: all(_id(following) in _owner_of_first_slot(node) for node in others))
+        await until(lambda: all(id_of(following) in _owner_of_first_slot(node) for node in others))
         with pytest.raises(StoreUnavailableError):
             await peer.renew(ttl_us=5_000_000)
         assert not (await peer.renew(ttl_us=5_000_000)).dead

@@ -68,7 +68,7 @@ class Flowing:
                     return
                 await asyncio.sleep(0.2)
             with contextlib.suppress(StoreError):
-                await self._schedule(client, number)
+                await self.schedule(client, number)
 
     async def _is_busy(self, client: Node) -> bool:
         try:
@@ -76,8 +76,9 @@ class Flowing:
         except StoreError:
             return True
 
-    async def _schedule(self, client: Node, number: int) -> None:
-        flow, needs = random_flow(f"flow {number}", self.chance)
+    async def schedule(self, client: Node, number: int, size: int = MEMBERS) -> None:
+        """Schedule a flow of random members, and keep what is expected of it."""
+        flow, needs = random_flow(f"flow {number}", self.chance, size)
         made = await client.schedule_flow(flow)
         order = self.orders[made.id] = Order(id=made.id, kind=FLOW_KIND, told_us=now_us(), max_retries=None)
         ids = [member_id(made.id, place) for place in range(len(flow))]
