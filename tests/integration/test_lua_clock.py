@@ -11,10 +11,11 @@ import pytest
 import redis
 
 from peerjob.model.firing import Candidate, SchedulePut
-from peerjob.model.record import Action, Reaped, StoreLimits
+from peerjob.model.record import Action, Reaped, Record, StoreLimits
+from peerjob.model.state import State
 from peerjob.store.lua.commands.separate_clients import LuaLiveness
 from peerjob.store.lua.store import LuaStore
-from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
+from peerjob.testing.factories import LONG_TTL_US, Factory, Peer, outcome
 from support.lua_site import MakeSite, Site
 from support.shifted import ShiftedClock
 from support.waiting import until
@@ -278,3 +279,37 @@ async def test_a_clock_that_is_set_during_a_renewal_is_compared_as_it_is_now(sit
     for ahead in (0.0, step):
         renewed = await liveness.renew(peer.incarnation, ttl_us=LONG_TTL_US, running=0, count=0, fences_digest=0)
         assert abs(renewed.ahead_us / 1_000_000 - ahead) < 0.5
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+async def test_instances_of_several_calls_keep_their_times(site: MakeSite, ahead: bool) -> None:
+    """The records of five of them differ in their time only. One can be ahead of the clock, which stepped back."""
+    here = site()
+    store = await here.open()
+    peer = await here.join(store)
+    news = [*here.make.instances(5), here.make.instance(priority=9)]
+    for new in news:
+        await store.enqueue([new])
+    if ahead:
+        key = here.key(f"i:{news[3].id}")
+        with redis.Redis(port=here.server.port) as client:
+            raw = cast(bytes, client.get(key))
+            (at,) = struct.unpack_from(">d", raw, 9)
+            client.set(key, raw.replace(raw[9:17], struct.pack(">d", at + BACK_US)))
+
+    async def records() -> list[Record]:
+        found = await store.get([new.id for new in news])
+        return [record for record in found if record is not None]
+
+    before = await records()
+    claims = await peer.take(6)
+    assert [claim.due_us for claim in claims] == [record.due_us for record in before]
+    claimed = await records()
+    await peer.commit(*map(outcome, claims))
+    for was, held, ended in zip(before, claimed, await records(), strict=True):
+        assert held.history[:2] == ended.history[:2] == was.history
+        assert held.due_us == ended.due_us == was.due_us
+        assert held.priority == ended.priority == was.priority
+        times = [entry.at_us for entry in ended.history]
+        assert times == sorted(times)
+        assert [entry.state for entry in ended.history[2:]] == [State.PROCESSING, State.COMPLETED]

@@ -3,6 +3,43 @@
 -- change each of these records once, and keep the result for equal ones: the old record -> the change.
 local claims_of, ends_of = {}, {}
 
+-- Records of instances that were added at different times can be equal but for that time, which stands in a record several
+-- times. `models`: by the size of a record, the first one that was read, and its change. The next record of this size cuts
+-- both at each occurrence of the time.
+local models = {}
+
+local function cut(text, time)
+  local parts, from, at = {}, 1, find(text, time, 1, true)
+  while at do
+    parts[#parts + 1], from = sub(text, from, at - 1), at + #time
+    at = find(text, time, from, true)
+  end
+  parts[#parts + 1] = sub(text, from)
+  return parts
+end
+
+-- Return the change of the model of a record, and the new record and the due time, which differ from those of the model; nil
+-- if the record differs from its model in more than that time. `count`: the parts of a record if the time stands where an
+-- instance has it that was due at once, and is claimed for the first time or ends after that claim.
+local function as_model(raw, count)
+  local model = raw and models[#raw]
+  if not model then
+    return nil
+  end
+  local time = sub(raw, 10, 17)
+  if not model.parts then
+    local old_time = sub(model.raw, 10, 17)
+    model.parts, model.new_parts = cut(model.raw, old_time), cut(model.change.text, old_time)
+    model.fits = #model.parts == count and #model.new_parts == 4 and unpack_text('>d', old_time) <= now
+  end
+  if model.fits and table.concat(model.parts, time) == raw then
+    local due = unpack_text('>d', time)
+    if is_time(due) and due <= now then
+      return model.change, table.concat(model.new_parts, time), due
+    end
+  end
+end
+
 -- Return the options of a record with flags; nil for a damaged one, and for a cancelled one whose body runs.
 local function usual_options(raw, flags, from)
   local options = {tags = '', slot = ''}
@@ -16,6 +53,13 @@ end
 local function claimed(raw, kind, incarnation, node)
   local known = claims_of[raw]
   if known and known.kind == kind then
+    return known
+  end
+  local model, new_text, new_due = as_model(raw, 5)
+  if model and model.kind == kind then
+    known = {kind = kind, fence = model.fence, priority = model.priority, due = new_due, attempts = model.attempts,
+      crashes = model.crashes, losses = model.losses, text = new_text}
+    claims_of[raw] = known
     return known
   end
   local ok, record_format, state, flags, entries, priority, due, fence, at, attempts, crashes, losses, max_crashes,
@@ -38,6 +82,8 @@ local function claimed(raw, kind, incarnation, node)
   if options then
     known.text = known.text .. sub(raw, stop)
     known.key, known.tags, known.thread, known.tail = options.key, options.tags, options.thread, options.tail
+  elseif not models[#raw] then
+    models[#raw] = {raw = raw, change = known}
   end
   claims_of[raw] = known
   return known
@@ -72,9 +118,16 @@ end
 local function ended(raw, incarnation, to_state, node, note, result, error_)
   local flags, known = (result and HAS_RESULT or 0) + (error_ and HAS_ERROR or 0), ends_of[raw]
   if not known or known.state ~= to_state or known.note ~= note or known.flags ~= flags then
-    known = ended_without_result(raw, incarnation, to_state, node, note, flags)
+    local model, new_text = as_model(raw, 4)
+    if model and model.state == to_state and model.note == note and model.flags == flags then
+      known = {state = to_state, note = note, flags = flags, kind = model.kind, retention = model.retention, text = new_text}
+    else
+      known = ended_without_result(raw, incarnation, to_state, node, note, flags)
+    end
     if not known then
       return nil
+    elseif not known.shown and not models[#raw] then
+      models[#raw] = {raw = raw, change = known}
     end
     ends_of[raw] = known
   end
