@@ -240,6 +240,12 @@ class KeyLimitRules(LimitSuite, ScheduleSuite):
         await store.enqueue(self.keyed(1, "b"))
         assert await self.woken([peer], 1) == ["node"]
 
+    async def test_a_batch_keeps_the_set_concurrency(self, store: Store) -> None:
+        await self.limit_keys(store, 20)
+        assert await self.set_key_limit(store, 2)
+        await store.enqueue(self.keyed(8, concurrency=20))
+        assert await self.counts_of(store) == (2, 6)
+
     async def test_more_concurrency_of_the_kind_lets_more_go_at_once(self, store: Store) -> None:
         await self.limit_keys(store)
         await store.enqueue([*self.keyed(5), *self.keyed(3, "b")])

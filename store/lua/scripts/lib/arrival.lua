@@ -78,20 +78,23 @@ local function add_alike(shape, keys, stored, removed, at)
     return false
   end
   local record, priority, due, seen = shape.record, shape.priority, ready_member(shape.due, ''), {}
-  local queue, index, strings, arriving, queued, waiting = {}, {}, {}, {}, 0, 0
+  local queue, index, strings, queued = {}, {}, {}, 0
+  local gate_ids, gate_keys, coming, begin, concurrency = {}, {}, 0, nil, nil
   for n = 1, #keys do
-    local id, concurrency, gate_key = ARGV[at], nil, nil
-    if ARGV[at + 1] ~= '1' then
-      concurrency, gate_key = match(ARGV[at + 1], '^1 (%d+) (.+)$')
+    local id, text, gate_key = ARGV[at], ARGV[at + 1], nil
+    if text ~= '1' then
+      if not begin then
+        begin, concurrency = match(text, '^(1 (%d+) )')
+      end
+      gate_key = sub(text, 1, #begin) == begin and sub(text, #begin + 1)
     end
-    if stored[n] or removed[n] or seen[id] or not gates and concurrency then
+    if stored[n] or removed[n] or seen[id] or gate_key == false or not gates and gate_key then
       return false
     end
     seen[id] = true
     local last = 2 * n
-    if concurrency then
-      arriving[waiting + 1], arriving[waiting + 2], arriving[waiting + 3] = id, shape, concurrency
-      arriving[waiting + 4], waiting = gate_key, waiting + 4
+    if gate_key then
+      gate_ids[coming + 1], gate_keys[coming + 1], coming = id, gate_key, coming + 1
     else
       queue[queued + 1], queue[queued + 2], queued = priority, due .. id, queued + 2
     end
@@ -104,8 +107,8 @@ local function add_alike(shape, keys, stored, removed, at)
   if queued > 0 then
     pending.ZADD[prepare_queue(shape.kind)], newly_due[shape.kind] = queue, queued / 2
   end
-  if waiting > 0 then
-    gates.bring_all(shape.kind, arriving)
+  if coming > 0 then
+    gates.bring_all(shape, concurrency, gate_ids, gate_keys)
   end
   return true
 end

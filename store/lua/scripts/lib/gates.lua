@@ -5,15 +5,13 @@
 --   q: admitted, and its place in the queue; w (W for a suspect): waiting, and its due time; -: neither, as when delayed
 -- An entry of `n:` has the number of admitted instances, the concurrency and the number of waiting ones in 4 bytes each.
 -- The last admitted ones follow, each with its priority and a comma, but not while many more can be admitted.
---
--- A key with room for more than NEAR does not keep its last admitted instances. MAX_LAST: bytes of them that it keeps.
-local NEAR, MAX_LAST = 4, 160
 
 -- This file keeps which instances come to a gate, and which leave it. gate_pass.lua then lets the next ones pass. Nil
 -- without the key `limited`, as `shared` in limits.lua.
 local gates = limited and (function()
-  -- kind -> the instances that leave ("over", or "back" if they come again), that come, and that are new: of each new one
-  -- that comes now, its id, its template, its concurrency as in `g:`, and its key. `unused`: kinds without an entry yet.
+  -- kind -> the instances that leave ("over", or "back" if they come again), that come, and that are new and come now: in
+  -- order, groups of those with one template (`shape`) and concurrency (`packed` as in `g:`). `unused`: kinds without an
+  -- entry yet.
   local self, gated = {leaving = {}, coming = {}, new = {}, unused = {}}, {}
 
   local function of_kind(lists, kind)
@@ -56,16 +54,10 @@ local gates = limited and (function()
     gated[kind] = true
   end
 
-  -- Keep new instances of a kind that come to their gates now: a list as in `new`, but with concurrencies as texts. This is
-  -- the first call for the kind.
-  function self.bring_all(kind, instances)
-    open_gate(kind)
-    for at = 3, #instances, 4 do
-      local concurrency = instances[at]
-      packed[concurrency] = packed[concurrency] or pack('>I4', concurrency)
-      instances[at] = packed[concurrency]
-    end
-    self.new[kind] = instances
+  -- Keep new instances of a template that come to their gates now. This is the first call for the kind.
+  function self.bring_all(shape, concurrency, ids, keys)
+    open_gate(shape.kind)
+    self.new[shape.kind] = {{shape = shape, packed = pack('>I4', concurrency), ids = ids, keys = keys}}
   end
 
   -- Keep the key of a new instance of a template. Return whether the instance comes to its gate now.
@@ -74,14 +66,18 @@ local gates = limited and (function()
     open_gate(kind)
     packed[concurrency] = packed[concurrency] or pack('>I4', concurrency)
     local comes_now = not waits and shape.due <= now
-    local list = of_kind(self.new, kind)
-    if comes_now then
-      local size = #list
-      list[size + 1], list[size + 2], list[size + 3], list[size + 4] = id, shape, packed[concurrency], key
-    else
+    local groups = of_kind(self.new, kind)
+    local group = groups[#groups]
+    if not comes_now then
       add_pair('HSET', kind_key('g', kind), id, '-' .. NO_TIME .. packed[concurrency] .. key)
+      return false
+    elseif not group or group.shape ~= shape or group.packed ~= packed[concurrency] then
+      group = {shape = shape, packed = packed[concurrency], ids = {}, keys = {}}
+      groups[#groups + 1] = group
     end
-    return comes_now
+    local size = #group.ids + 1
+    group.ids[size], group.keys[size] = id, key
+    return true
   end
 
   -- Keep that an instance leaves its key. `is_over`: the instance does not come back.
@@ -127,45 +123,6 @@ local gates = limited and (function()
 
   return self
 end)()
-
--- Return the arguments of an HSET, or nil if there are none. If the hash does not exist yet (`is_unused`), add a long value,
--- of which the last argument takes the place, so that the server makes a table, until the hash is empty or the server
--- restarts. Otherwise a hash of up to 512 short values would be a list, which the server searches for each field.
-local of_table = gates and function(arguments, is_unused)
-  local size = #arguments
-  if is_unused and size > 0 then
-    arguments[size + 1], arguments[size + 2] = arguments[1], arguments[2]
-    arguments[2] = string.rep(' ', 65)
-  end
-  return size > 0 and arguments or nil
-end
-
--- Return the state of a key from its entry in `n:`: besides what the entry has, how many admitted instances leave
--- (`freed`), how many new ones come, with which template (`shape`), or with several (`is_mixed`). Later also the instances
--- that come to a gate that does not let all of them pass (`came`), and the members of waiting ones that leave (`left`).
-local GATE_COUNTS = '>I4I4I4'
-local key_state = gates and function(text, all_waiting, key)
-  local state = {admitted = 0, concurrency = 0, waiting = 0, last = '', is_stored = text and true, freed = 0, new = 0,
-    shape = nil, is_mixed = nil, came = nil, left = nil}
-  if text and #text >= 12 and byte(text) == 0 and (#text == 12 or byte(text, -1) == 44) then
-    state.admitted, state.concurrency, state.waiting = unpack_text(GATE_COUNTS, text)
-    state.last = sub(text, 13)
-  elseif text then
-    -- After damage, the key begins anew, with the instances that wait.
-    state.waiting = call('ZCARD', all_waiting .. key)
-  end
-  return state
-end
-
-local leave_admitted = gates and function(state, id)
-  state.admitted, state.freed = max(0, state.admitted - 1), state.freed + 1
-  local from = state.admitted > 0 and find(state.last, id, 1, true)
-  if from then
-    state.last = sub(state.last, 1, from - 1) .. sub(state.last, find(state.last, ',', from, true) + 1)
-  elseif state.admitted == 0 then
-    state.last = ''
-  end
-end
 
 -- sorted set like a queue, the instances of a kind that wait for a key: priority -> due time in 16 digits, id, letter and
 -- concurrency as in `g:`

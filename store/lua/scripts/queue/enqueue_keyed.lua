@@ -16,7 +16,7 @@ local most = own > 0 and own or tonumber(ARGV[9])
 if not (rule or marked) or text and (#text < 12 or byte(text) ~= 0 or #text > 12 and byte(text, -1) ~= 44) then
   return 0
 end
-local admitted, _, waiting = unpack_text(GATE_COUNTS, text or '\0\0\0\0\0\0\0\0\0\0\0\0')
+local admitted, _, waiting = unpack_text(GATE_COUNTS, text or NO_COUNTS)
 local last, passes = sub(text or '', 13), admitted < most
 -- Waiting instances pass first. A better one changes places with the last admitted one. One that passes wakes a node.
 local worst = not passes and tonumber(sub(match(last, '([^,]+),$') or '', ID_SIZE + 1))
