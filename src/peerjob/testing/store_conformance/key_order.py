@@ -112,6 +112,23 @@ class KeyOrderRules(LimitSuite):
         peer = await self.join(store)
         assert ids_of(await peer.take()) == [high.id, middle.id]
 
+    async def test_the_last_of_a_batch_that_filled_its_key_gives_its_place_away(self, store: Store) -> None:
+        await self.limit_keys(store, 6)
+        low = self.keyed(6, concurrency=6, priority=5)
+        (high,) = self.keyed(1, concurrency=6, priority=1)
+        await store.enqueue(low)
+        await store.enqueue([high])
+        assert await self.drained(await self.join(store)) == [high.id, *ids_of(low)]
+
+    async def test_a_key_that_was_lowered_from_far_above_follows_the_priority(self, store: Store) -> None:
+        await self.limit_keys(store, 20)
+        low = self.keyed(3, concurrency=20, priority=5)
+        (high,) = self.keyed(1, priority=1)
+        await store.enqueue(low)
+        await store.enqueue([high])
+        assert await self.counts_of(store) == (3, 1)
+        assert await self.drained(await self.join(store)) == [high.id, *ids_of(low)]
+
     async def test_a_handed_back_instance_is_first_in_line(self, store: Store) -> None:
         await self.limit_keys(store)
         first, second = self.keyed(2)

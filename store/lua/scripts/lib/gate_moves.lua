@@ -64,11 +64,32 @@ local gate_moves = gates and function(kind, own)
     return sub(state.last, -#same) == same and (#state.last == size or byte(state.last, -size - 1) == 44)
   end
 
+  -- Return the entry of `last` of the last instance of a key in the queue, among the last MAX_LOOKED of all keys. It stands for
+  -- the last admitted one of a key that was far from full until its concurrency became lower.
+  local function last_queued(key)
+    local MAX_LOOKED = 100
+    local found, ids = call('ZRANGE', ready_key(kind), -MAX_LOOKED, -1, 'WITHSCORES'), {}
+    for at = 1, #found, 2 do
+      ids[#ids + 1] = sub(found[at], 17)
+    end
+    local texts = ids[1] and call('HMGET', g, unpack(ids)) or NOTHING
+    for at = #ids, 1, -1 do
+      local letter, _, _, of = gates.parsed(texts[at])
+      if letter == 'q' and of == key and not (gates.leaving[kind] or NOTHING)[ids[at]] then
+        return ids[at] .. found[2 * at] .. ','
+      end
+    end
+    return ''
+  end
+
   -- If the last admitted instance is queued, and has a worse priority than one that came, the two change places. It was
   -- admitted earlier: one that this script admits precedes all that it does not admit. Return whether they did.
   local function change_places(state, instance, key)
     if self.has_last(state, instance.score .. ',') then
       return false
+    end
+    if state.last == '' then
+      state.last = last_queued(key)
     end
     local text = match(state.last, '([^,]+),$')
     local id, score = sub(text or '', 1, ID_SIZE), sub(text or '', ID_SIZE + 1)

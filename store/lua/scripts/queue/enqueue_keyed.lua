@@ -18,9 +18,10 @@ if not (rule or marked) or text and (#text < 12 or byte(text) ~= 0 or #text > 12
 end
 local admitted, _, waiting = unpack_text(GATE_COUNTS, text or NO_COUNTS)
 local last, passes = sub(text or '', 13), admitted < most
--- Waiting instances pass first. A better one changes places with the last admitted one. One that passes wakes a node.
+-- Waiting instances pass first. A better one changes places with the last admitted one, which a lowered key does not
+-- know. One that passes wakes a node.
 local worst = not passes and tonumber(sub(match(last, '([^,]+),$') or '', ID_SIZE + 1))
-if passes and (waiting > 0 or call('HLEN', IDLE) > 0) or worst and worst > tonumber(priority) then
+if passes and (waiting > 0 or call('HLEN', IDLE) > 0) or not passes and not (worst and worst <= tonumber(priority)) then
   return 0
 end
 
