@@ -6,11 +6,11 @@ do
   -- Most edges that a commit reads for this: the server answers no other call meanwhile.
   local edges_left = 1000
   -- By id: the instances that need children, or false for one that is left to settle.lua.
+  -- By an edge, which many children have: {dependant, when}, or false for an edge that is left to settle.lua.
   -- By the id of a parent: its children, as lists of ids and records.
-  local dependants, families = {}, {}
+  local dependants, known_edges, families = {}, {}, {}
 
-  -- Return the dependant of an edge if the end of a child in this state only lowers the count of its needs.
-  local function dependant_of(edge, state)
+  local function read_edge(edge)
     local id = sub(edge, 1, ID_SIZE)
     local one = dependants[id]
     if one == nil then
@@ -21,12 +21,22 @@ do
         and {record = record, fence = digits(record.fence), needs = thread.needs} or false
       dependants[id] = one
     end
-    local is_counted = state == COMPLETED or sub(edge, ID_SIZE + 1, ID_SIZE + 1) == 'e'
-    return one and is_counted and one.needs > 1 and one.fence == sub(edge, ID_SIZE + 2) and one
+    return one and one.fence == sub(edge, ID_SIZE + 2) and {one, sub(edge, ID_SIZE + 1, ID_SIZE + 1)}
   end
 
-  -- Take the end of a child with these edges. Return false if settle.lua must follow it up.
-  function joins.take(record, id, edges, retention)
+  -- Return the dependant of an edge if the end of a child in this state only lowers the count of its needs.
+  local function dependant_of(edge, state)
+    local known = known_edges[edge]
+    if known == nil then
+      known = read_edge(edge)
+      known_edges[edge] = known
+    end
+    local is_counted = known and (state == COMPLETED or known[2] == 'e')
+    return is_counted and known[1].needs > 1 and known[1]
+  end
+
+  -- Take the end of a child with these edges, which `key` has. Return false if settle.lua must follow it up.
+  function joins.take(record, id, key, edges, retention)
     local found, parent = {}, record.thread.parent
     if #edges > edges_left then
       return false
@@ -42,7 +52,7 @@ do
       end
       found[n], one.needs = one, one.needs - 1
     end
-    unlink(found[1] and edges_key(id) or nil)
+    unlink(found[1] and key or nil)
     local family = families[parent] or {ids = {}, records = {}, retention = retention}
     families[parent] = family
     local size = #family.ids

@@ -17,7 +17,7 @@ local OPTIONS = '>I4c0I4c0I4c0I4c0I4c0'
 local RECORD_WITH_ENTRY = RECORD .. 'c0'
 local LAST = '>I4c0'
 local ENTRY = '>BdI4I4c0I4c0'
-local RESULT_AND_ERROR = '>I4I4I4c0I4c0I4'
+local KEY_AND_TAGS, RESULT_AND_ERROR = '>I4I4c0', '>I4c0I4c0'
 local TWO_ENTRIES = '>BdI4I4c0I4c0BdI4I4c0I4c0'
 -- The fence of an instance that was never claimed.
 local NO_FENCE = '\0\0\0\0\0\0\0\0'

@@ -30,10 +30,13 @@ local settle = layout == FLOWS_LAYOUT and (function()
       return false
     end
     self.over[id] = record.state
-    edges[id] = not self.needed[id] and call('ZRANGE', edges_key(id), 0, MAX_SETTLED) or nil
-    if self.joins and edges[id] and not edges[id][MAX_SETTLED + 1] and self.joins.take(record, id, edges[id], retention) then
+    local key = edges_key(id)
+    local found = not self.needed[id] and call('ZRANGE', key, 0, MAX_SETTLED) or nil
+    if self.joins and found and not found[MAX_SETTLED + 1] and self.joins.take(record, id, key, found, retention) then
       return true
-    elseif self.needed[id] or edges[id][1] then
+    end
+    edges[id] = found
+    if self.needed[id] or found[1] then
       settle_later('e' .. id .. STATE_TEXT[record.state])
       has_ends = true
     end

@@ -90,8 +90,8 @@ local function claimed(raw, kind, incarnation, node)
 end
 
 -- Return {state, note, flags, kind, retention, text} for the end of a record that is Processing on the incarnation; nil
--- for an unusual record. If `flags` are not 0, result and error must follow the text. For a record with tags or a tail,
--- return also `shown`: what be_over needs of it. Incarnation and node are the same in all calls.
+-- for an unusual record. If it has a `tail`, result and error must follow the text, and then the tail. For a record with
+-- tags or a thread, return also `shown`: what be_over needs of it. Incarnation and node are the same in all calls.
 local function ended_without_result(raw, incarnation, to_state, node, note, new_flags)
   local ok, record_format, state, flags, entries, priority, due, fence, at, attempts, crashes, losses, max_crashes,
     retention, log_total, log_bytes, kind, owner, history, stop = pcall(unpack_text, RECORD, raw)
@@ -107,10 +107,16 @@ local function ended_without_result(raw, incarnation, to_state, node, note, new_
     shown.kind, shown.state, shown.retention = kind, to_state, retention
   end
   local text, time = latest_entry(at, to_state, node, note)
-  return {state = to_state, note = note, flags = new_flags, kind = kind, retention = retention, shown = shown,
+  local known = {state = to_state, note = note, flags = new_flags, kind = kind, retention = retention, shown = shown,
     text = pack(RECORD_WITH_ENTRY, FORMAT, to_state, new_flags + flags, entries + 1, priority, due, fence, time, attempts,
     crashes, losses, max_crashes, retention, log_total, log_bytes, #kind, kind, #owner, owner, #history + #text,
     history, text)}
+  if new_flags + flags ~= 0 then
+    local tags, tail = shown and shown.tags or '', shown and shown.tail
+    known.text = known.text .. pack(KEY_AND_TAGS, 0, #tags, tags)
+    known.tail = pack(LAST, 0, '') .. (tail and pack(LAST, #tail, tail) or '')
+  end
+  return known
 end
 
 -- End a record that is Processing on the incarnation. Return the new record, its kind, its retention and what it has
@@ -131,15 +137,10 @@ local function ended(raw, incarnation, to_state, node, note, result, error_)
     end
     ends_of[raw] = known
   end
-  local shown = known.shown
-  if flags == 0 and not shown then
+  if not known.tail then
     return known.text, known.kind, known.retention
   end
   result, error_ = result or '', error_ or ''
-  if shown then
-    local options = pack(OPTIONS, 0, '', #shown.tags, shown.tags, #result, result, #error_, error_, 0, '')
-    local tail = shown.tail and pack(LAST, #shown.tail, shown.tail) or ''
-    return known.text .. options .. tail, known.kind, known.retention, shown
-  end
-  return known.text .. pack(RESULT_AND_ERROR, 0, 0, #result, result, #error_, error_, 0), known.kind, known.retention
+  return known.text .. pack(RESULT_AND_ERROR, #result, result, #error_, error_) .. known.tail, known.kind, known.retention,
+    known.shown
 end
