@@ -1,11 +1,13 @@
 """With an outbox, a view of Django in ATOMIC_REQUESTS keeps or loses its tasks with its own rows."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import django
+import psycopg
 import pytest
 from asgiref.sync import sync_to_async
 
@@ -20,7 +22,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 from django.test.utils import override_settings
 
-from peerjob import Node, State
+from peerjob import Node, RowRefusedError, State, UnknownInstanceError
 from peerjob.django import TaskBackend
 from peerjob.django.framework import task_backends
 from peerjob.django.jobs import project_jobs, project_tasks
@@ -80,6 +82,47 @@ def rows(alias: str) -> int:
         cursor.execute("SELECT count(*) FROM peerjob_outbox")
         (count,) = cursor.fetchone() or (0,)
         return int(count)
+
+
+def execute(alias: str, sql: str) -> None:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(sql)
+
+
+@pytest.mark.parametrize("backend", ["postgres"], indirect=True)
+async def test_bad_rows_are_read_in_a_thread_of_their_own(backend: TaskBackend, postgres: Database) -> None:
+    """While another session locks their table, rows are sent; then the node tells their errors."""
+    alias = backend.checked_options.outbox_alias
+    assert alias is not None
+    bad = await sync(lambda: tasks.add.enqueue(1))
+    await sync(
+        lambda: execute(
+            alias,
+            "INSERT INTO peerjob_outbox_bad SELECT id, call, created, taken, 'the store said no' FROM peerjob_outbox; "
+            "DELETE FROM peerjob_outbox",
+        )
+    )
+    node: Node = backend.checked_options.node(
+        project_jobs("default", project_tasks(), ("default",)), workers=2, relays=True
+    )
+    async with node:
+        with psycopg.connect(postgres.conninfo) as locking:
+            locking.execute("LOCK TABLE peerjob_outbox_bad")
+            with pytest.raises(UnknownInstanceError):
+                await node.lookup_instance(bad.id)
+            good = await sync(lambda: tasks.add.enqueue(2))
+            await until(lambda: sync(lambda: rows(alias) == 0))
+            assert (await node.wait_final(good.id, 30)).state is State.COMPLETED
+
+        async def is_told() -> bool:
+            try:
+                await node.lookup_instance(bad.id)
+            except UnknownInstanceError as error:
+                return isinstance(error, RowRefusedError) and "the store said no" in str(error)
+            return False
+
+        await until(is_told)
+    await until(lambda: not [thread for thread in threading.enumerate() if "peerjob-outbox" in thread.name])
 
 
 @pytest.mark.long("a relay on SQLite looks each second")
