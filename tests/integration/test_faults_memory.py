@@ -15,7 +15,7 @@ from support.waiting import PATIENCE
 async def test_a_full_server_refuses_new_work_and_finishes_the_old(
     kind: ServerKind, start_server: StartServer, namespace: str, tmp_path: Path
 ) -> None:
-    server = start_server(kind, maxmemory="12mb", policy="noeviction")
+    server = start_server(kind, maxmemory="16mb", policy="noeviction")
     async with peers(server.url, namespace, tmp_path) as group:
         node = group.start(workers=10)
         running = await group.client.schedule_many(held.call(str(tmp_path / "go")) for _ in range(5))

@@ -210,7 +210,7 @@ async def test_after_an_outage_the_living_have_time_to_come_back(site: MakeSite)
 
 @with_each_driver
 async def test_a_full_server_takes_no_more_but_finishes_all(site: MakeSite) -> None:
-    here = site(maxmemory="12mb")  # the scripts take 4 MB, and more while they run
+    here = site(maxmemory="16mb")  # the scripts take 7 MB, and 3 MB more while they run
     store = await here.open(retry_for=0)
     peer = await here.join(store)
     accepted: list[str] = []
