@@ -46,6 +46,12 @@ class Family:
             if member.startswith(dependant.encode()):
                 self._server.zrem(self._key("d", child.id), member)
 
+    async def damage_edges(self, child: NewInstance) -> None:
+        """Make the edges of a child unreadable, on Redis."""
+        key = self._key("d", child.id)
+        self._server.delete(key)
+        self._server.zadd(key, {b"damaged": 0})
+
     async def lose_end(self, child: NewInstance) -> None:
         """Take the entry that tells that the end of a child is to be settled."""
         if isinstance(self.store, KVStore):
@@ -242,3 +248,23 @@ async def test_an_instance_goes_on_with_a_lost_marker(family: Family) -> None:
     assert await family.taken() == {parent.id}
     await family.peer.end(claim)
     assert await family.check() == 0
+
+
+@pytest.mark.parametrize("family", ["redis_url"], indirect=True)
+@pytest.mark.parametrize(("count", "edges"), [(1000, 0), (600, 400)])
+async def test_the_edges_of_many_children_are_left_to_the_leader(family: Family, count: int, edges: int) -> None:
+    """The script that settles the end of a child reads at most 1,000 children and edges to mend a damaged edge."""
+    first, second, *others = family.make.instances(count + 1)
+    parent = await family.begin(child(first), child(second))
+    (claim, _) = await family.peer.take()
+    for at in range(0, count, 200):
+        held, needs = Held(parent.id, parent.fence), [second] * (at < edges)
+        await family.store.spawn(family.peer.incarnation, held, [child(one, *needs) for one in others[at : at + 200]])
+    assert await family.peer.suspend(parent, NEEDS, needs=(Need(first.id),)) is Ack.DONE
+    await family.damage_edges(first)
+    await family.peer.end(claim)
+    (record,) = await family.records(parent)
+    assert record.wait == NEEDS
+    assert await family.check() == 1
+    (record,) = await family.records(parent)
+    assert record.wait is None

@@ -1,17 +1,31 @@
 -- Edges that damage took. An edge that cannot be read, or whose record is gone, may have named another instance. When the
 -- child that it was of has ended, settle.lua lets go on what needs that child. Nil as `settle`.
 local mend_edges = layout == FLOWS_LAYOUT and (function()
-  -- A parent is not searched for an instance that a damaged edge named if it has more children, or there are more ends.
-  local MAX_SEARCHED = 10000
+  -- Most children, ends and edges that a script reads for this: the server answers no other call meanwhile. The leader
+  -- mends what is left, see mend_needs.lua.
+  local left_to_read = 1000
+
+  -- Return the children of a parent, and the parent last; only the parent if they and their edges are too many.
+  local function family_of(parent)
+    local size, ids = call('ZCARD', children_key(parent)) + call('ZCARD', SETTLING), {}
+    if size <= left_to_read then
+      ids = call('ZRANGE', children_key(parent), 0, -1)
+    end
+    for _, id in ipairs(ids) do
+      size = size + call('ZCARD', edges_key(id))
+    end
+    if size > left_to_read then
+      return {parent}
+    end
+    left_to_read = left_to_read - size
+    ids[#ids + 1] = parent
+    return ids
+  end
 
   -- Find needs below a parent that have lost their edges: an instance has as many needs as edges and entries "f". Return
   -- the ids of the instances, the parent last, and by id the needs that are too many, and the fence.
   local function lost_needs(parent)
-    local ids, left, fences = {parent}, {}, {}
-    if max(call('ZCARD', children_key(parent)), call('ZCARD', SETTLING)) <= MAX_SEARCHED then
-      ids = call('ZRANGE', children_key(parent), 0, -1)
-      ids[#ids + 1] = parent
-    end
+    local ids, left, fences = family_of(parent), {}, {}
     for _, id in ipairs(ids) do
       local other = decode(call('MGET', record_key(id))[1])
       local thread = other and not is_final(other.state) and other.thread
