@@ -305,8 +305,10 @@ async def test_instances_of_several_calls_keep_their_times(site: MakeSite, ahead
     claims = await peer.take(6)
     assert [claim.due_us for claim in claims] == [record.due_us for record in before]
     claimed = await records()
-    await peer.commit(*map(outcome, claims))
-    for was, held, ended in zip(before, claimed, await records(), strict=True):
+    await peer.commit(*(outcome(claim, result=str(n).encode()) for n, claim in enumerate(claims)))
+    ends = await records()
+    assert [record.result for record in ends] == [b"0", b"1", b"2", b"3", b"4", b"5"]
+    for was, held, ended in zip(before, claimed, ends, strict=True):
         assert held.history[:2] == ended.history[:2] == was.history
         assert held.due_us == ended.due_us == was.due_us
         assert held.priority == ended.priority == was.priority

@@ -126,7 +126,8 @@ local function ended(raw, incarnation, to_state, node, note, result, error_)
   if not known or known.state ~= to_state or known.note ~= note or known.flags ~= flags then
     local model, new_text = as_model(raw, 4)
     if model and model.state == to_state and model.note == note and model.flags == flags then
-      known = {state = to_state, note = note, flags = flags, kind = model.kind, retention = model.retention, text = new_text}
+      known = {state = to_state, note = note, flags = flags, kind = model.kind, retention = model.retention, text = new_text,
+        tail = model.tail}
     else
       known = ended_without_result(raw, incarnation, to_state, node, note, flags)
     end
