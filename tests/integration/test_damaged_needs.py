@@ -251,9 +251,9 @@ async def test_an_instance_goes_on_with_a_lost_marker(family: Family) -> None:
 
 
 @pytest.mark.parametrize("family", ["redis_url"], indirect=True)
-@pytest.mark.parametrize(("count", "edges"), [(1000, 0), (600, 400)])
+@pytest.mark.parametrize(("count", "edges"), [(500, 0), (300, 200)])
 async def test_the_edges_of_many_children_are_left_to_the_leader(family: Family, count: int, edges: int) -> None:
-    """The script that settles the end of a child reads at most 1,000 children and edges to mend a damaged edge."""
+    """The script that settles the end of a child reads at most 500 children and edges to mend a damaged edge."""
     first, second, *others = family.make.instances(count + 1)
     parent = await family.begin(child(first), child(second))
     (claim, _) = await family.peer.take()

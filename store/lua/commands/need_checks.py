@@ -11,8 +11,11 @@ from peerjob.store.lua.scripts.script import Argument
 
 _PAGE = 200
 """Scheduled instances that one script looks at."""
-_LOOKED_AT = 1_000
+_LOOKED_AT = 500
 """Children and edges that one script looks at."""
+_MAX_WAITERS = 2_000
+"""A call reads further pages up to this number of instances that wait: most of them can have one parent."""
+_MAX_PAGES = 10
 _CURSOR = r"\d{1,20}\.[0-9a-f-]{0,36}"
 
 
@@ -42,45 +45,59 @@ class LuaNeedChecks(LuaCommands):
     """The command `check_needs`."""
 
     async def check_needs(self, cursor: str | None = None) -> tuple[int, str | None]:
-        scanned, _, after = check_cursor(cursor or "0.", _CURSOR).partition(".")
-        bound = f"({after}" if after else "-"
-        next_kinds, last, *waiting = await self._run("waiting", bound, _PAGE, scanned, MAX_LOOKUPS)
         families: dict[bytes, list[_Waiter]] = {}
-        for id, fence, needs, parent in zip(*[iter(waiting)] * 4, strict=True):
-            families.setdefault(parent, []).append(_Waiter(id, fence, needs))
+        after = cursor
+        for _ in range(_MAX_PAGES):
+            waiting, after, is_full = await self._waiting(after)
+            for parent, waiter in waiting:
+                families.setdefault(parent, []).append(waiter)
+            if after is None or is_full or sum(map(len, families.values())) >= _MAX_WAITERS:
+                break
         mended = 0
         for parent, waiters in families.items():
             mended += await self._mend(parent, waiters)
+        return mended, after
+
+    async def _waiting(self, cursor: str | None) -> tuple[list[tuple[bytes, _Waiter]], str | None, bool]:
+        """A page of instances that wait, each with the parent of what it needs; whether it ended early."""
+        scanned, _, after = check_cursor(cursor or "0.", _CURSOR).partition(".")
+        bound = f"({after}" if after else "-"
+        next_kinds, last, is_full, *waiting = await self._run("waiting", bound, _PAGE, scanned, MAX_LOOKUPS)
+        rows = zip(*[iter(waiting)] * 4, strict=True)
+        page = [(parent, _Waiter(id, fence, needs)) for id, fence, needs, parent in rows]
         if last:
-            return mended, f"{scanned}.{last.decode()}"
-        return mended, None if next_kinds == b"0" else f"{next_kinds.decode()}."
+            return page, f"{scanned}.{last.decode()}", bool(is_full)
+        return page, None if next_kinds == b"0" else f"{next_kinds.decode()}.", False
 
     async def _mend(self, parent: bytes, waiters: Sequence[_Waiter]) -> int:
         """Mend what the children of one parent show; returns for how many instances."""
         seen = await self._look(parent, waiters)
         arguments: list[Argument] = [self._limits.retention_us, len(seen.stray_ends) // 2, *seen.stray_ends]
         stuck = [waiter for waiter in waiters if waiter.needs > seen.edges[waiter.id]] if seen.is_whole else []
-        siblings = [waiter for waiter in stuck if waiter.id != parent and not seen.edges[waiter.id]]
-        # Between two looks that find no active child, there is none: then no need can be of a child that still ends.
-        again = await self._look(parent, siblings) if siblings and not seen.is_active else seen
         for waiter in stuck:
             if waiter.id == parent:
                 arguments += [waiter.id, waiter.fence, seen.edges[waiter.id], b"", 0]
-            elif waiter in siblings and again.is_whole and not again.is_active:
-                arguments += [waiter.id, waiter.fence, 0, *again.failed]
+        siblings = [waiter for waiter in stuck if waiter.id != parent and not seen.edges[waiter.id]]
+        # Between two looks that find no active child, there is none: then no need can be of a child that still ends.
+        for _ in range(2 if siblings else 0):
+            seen = await self._look(parent, siblings, for_active=True)
+            if not seen.is_whole or seen.is_active:
+                siblings = []
+        for waiter in siblings:
+            arguments += [waiter.id, waiter.fence, 0, *seen.failed]
         if len(arguments) == 2:
             return 0
         mended, set_aside = await self._run("mend_needs", *arguments)
         log_set_aside(set_aside)
         return int(mended)
 
-    async def _look(self, parent: bytes, waiters: Sequence[_Waiter]) -> _Family:
+    async def _look(self, parent: bytes, waiters: Sequence[_Waiter], *, for_active: bool = False) -> _Family:
         """Look at all children of a parent, and count the edges of some instances."""
         family = _Family({waiter.id: 0 for waiter in waiters}, stray_ends=[])
         names = [waiter.id + waiter.fence for waiter in waiters]
         child, edge = b"", b""
         while True:
-            reply = await self._run("family", parent, child, edge, _LOOKED_AT, *names)
+            reply = await self._run("family", parent, child, edge, _LOOKED_AT, int(for_active), *names)
             child, edge, is_unknown, is_active, failed, state, stray_ends, *counts = reply
             family.is_whole &= not is_unknown
             family.is_active |= bool(is_active)

@@ -25,6 +25,9 @@ local function over_state(id)
   elseif is_final(state) and not present(flags or 0, RELEASING) then
     return state
   end
+  if ARGV[5] ~= '1' or is_active == 1 then
+    return nil
+  end
   local record = state == SCHEDULED and decode(call('MGET', record_key(id))[1])
   if not (record and record.fence == 0 and is_waiting(record) and needs_end_wait(record.thread)) then
     is_active = 1
@@ -55,7 +58,7 @@ if left > 0 then
   child, edge = '', ''
 end
 local reply = {child, edge, is_unknown, is_active, failed, failed_state, lost}
-for n = 5, #ARGV do
-  reply[n + 3] = counts[ARGV[n]]
+for n = 6, #ARGV do
+  reply[n + 2] = counts[ARGV[n]]
 end
 return reply

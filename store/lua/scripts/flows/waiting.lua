@@ -4,15 +4,15 @@
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     the bound of ids as ZRANGE BYLEX takes it; number of Scheduled instances to look at; cursor of kinds ("0" to
 --          begin), number of kinds to look at
--- Reply    {next cursor of kinds; the last id if these kinds have more, else ""; per instance: id, fence, needs, and the
---          parent of the children that it needs}
+-- Reply    {next cursor of kinds; the last id if these kinds have more, else ""; 1 if the page ends early, else 0; per
+--          instance: id, fence, needs, and the parent of the children that it needs}
 local MAX_CHILDREN = 10000
 if call('EXISTS', FLOWS) == 0 then
-  return {'0', ''}
+  return {'0', '', 0}
 end
 local kinds, cursor = some_kinds(ARGV[3], ARGV[4])
 local ids, more = page(indexes(kinds, SCHEDULED), ARGV[1], '+', false, tonumber(ARGV[2]))
-local keys, reply, last, children, sizes = {}, {cursor}, '', 0, {}
+local keys, reply, last, is_full, children, sizes = {}, {}, '', 0, 0, {}
 for n, id in ipairs(ids) do
   keys[n] = record_key(id)
 end
@@ -26,8 +26,8 @@ for n, raw in ipairs(keys[1] and call('MGET', unpack(keys)) or {}) do
     if not sizes[parent] then
       sizes[parent] = call('ZCARD', children_key(parent))
       children = children + sizes[parent]
-      if children > MAX_CHILDREN and #reply > 1 then
-        more = true
+      if children > MAX_CHILDREN and #reply > 0 then
+        more, is_full = true, 1
         break
       end
     end
@@ -36,5 +36,4 @@ for n, raw in ipairs(keys[1] and call('MGET', unpack(keys)) or {}) do
   end
   last = ids[n]
 end
-table.insert(reply, 2, more and last or '')
-return reply
+return {cursor, more and last or '', is_full, unpack(reply)}

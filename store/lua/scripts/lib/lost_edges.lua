@@ -3,7 +3,7 @@
 local mend_edges = layout == FLOWS_LAYOUT and (function()
   -- Most children, ends and edges that a script reads for this: the server answers no other call meanwhile. The leader
   -- mends what is left, see mend_needs.lua.
-  local left_to_read = 1000
+  local left_to_read = 500
 
   -- Return the children of a parent, and the parent last; only the parent if they and their edges are too many.
   local function family_of(parent)
