@@ -3,6 +3,14 @@ local function message_size(line)
   return #line >= 4 and unpack_text('>I4', line) or 0
 end
 
+-- Keep lines of an instance that the script appends later.
+local function keep_lines(new_logs, id, lines)
+  new_logs[id] = new_logs[id] or {}
+  for _, line in ipairs(lines) do
+    table.insert(new_logs[id], line)
+  end
+end
+
 -- Plan to append lines to the logs of an instance, and to drop the oldest lines above the limits.
 local function append_logs(record, id, lines, max_lines, max_bytes)
   local key = logs_key(id)

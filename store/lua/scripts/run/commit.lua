@@ -78,8 +78,15 @@ if is_over and not shared then
 end
 
 -- The rest needs further definitions.
--- 3. With limits, too, all is done then if a claim follows: that claim wakes nodes.
-if is_over and shared.followed_by_claim then
+-- 3. With limits, too, all is done then if a claim follows: that claim wakes nodes. Most kinds have no keys.
+is_over = is_over and shared.followed_by_claim
+if is_over and not next(gates.leaving) then
+  offer_ended()
+  return answer_ends()
+end
+
+-- The rest needs further definitions.
+if is_over then
   pass_gates()
   offer_ended()
   return answer_ends()
@@ -89,13 +96,6 @@ end
 -- 4. Apply the other outcomes. The tables hold the effects of outcomes so far, so that a later outcome of the same
 -- instance sees the earlier ones.
 local records, written, new_logs, started, is_linked = {}, {}, {}, {}, false
-
-local function keep_lines(id, lines)
-  new_logs[id] = new_logs[id] or {}
-  for _, line in ipairs(lines) do
-    table.insert(new_logs[id], line)
-  end
-end
 
 local function report(id, claim, record, fields)
   if fields[STARTED] and not has_flag(claim, 's') then
@@ -148,7 +148,7 @@ local function apply(n, id)
           return 'L'
         end
         written[id] = records[id]
-        keep_lines(id, fields[LOGS])
+        keep_lines(new_logs, id, fields[LOGS])
         return 'D'
       end
       claim = claim_entry(fence, flags)
@@ -196,7 +196,7 @@ local function apply(n, id)
   end
   record.owner = incarnation
   if fields[LOGS] then
-    keep_lines(id, fields[LOGS])
+    keep_lines(new_logs, id, fields[LOGS])
   end
   record.progress = fields[PROGRESS] or record.progress
   if action == 'P' or action == 'L' then
