@@ -11,7 +11,7 @@ from peerjob.model.state import State
 from peerjob.store.kv.format.base import Compare, Entry
 from peerjob.store.kv.format.views import to_claim
 from peerjob.store.kv.index.index_feed import IndexFeed
-from peerjob.store.kv.index.scan import Head
+from peerjob.store.kv.index.scan import Head, Scan
 from peerjob.store.kv.kinds.kind_groups import Groups
 from peerjob.store.kv.write.answers import AnswerLog
 from peerjob.store.kv.write.context import KVContext
@@ -20,6 +20,8 @@ from .claim_limits import ClaimLimits
 
 FEW_KINDS = 32
 """A claim for at most this number of kinds reads the heads of all ready queues of each kind."""
+_MAX_WINDOW = 1000
+"""A claim reads at most this number of due instances to pick the share of the node, unless the claim wants more."""
 
 
 class ClaimCall:
@@ -55,6 +57,8 @@ class ClaimCall:
         self.live: list[str] = []
         """Incarnations that share the due instances; empty unless the store keeps the order within a window only."""
         self.heads: dict[str, list[Head]] = {}
+        self.scans: dict[Head, Scan] = {}
+        """The reads of queues that began together with the read of their heads."""
         self.delayed: list[Head] = []
         self.claims: list[Claim] = []
         self.numbers: set[int] = set()
@@ -67,6 +71,16 @@ class ClaimCall:
     def now_us(self) -> int:
         """The time at which this run of the request began."""
         return self.answer_log.now_us
+
+    @property
+    def spread(self) -> int:
+        """How many times as many instances as wanted the claim reads, to find the share of its node among them."""
+        return 2 * len(self.live) if len(self.live) > 1 else 1
+
+    @property
+    def window(self) -> int:
+        """How many instances the claim picks, of which its node takes its share."""
+        return min(self.limit * self.spread, max(self.limit, _MAX_WINDOW))
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.store.kv.format.base import Found, Range
 from peerjob.store.kv.format.keys import below
 from peerjob.store.kv.format.rows import live_of
 from peerjob.store.kv.index.index_feed import IndexFeed
+from peerjob.store.kv.index.scan import Head, Scan
 from peerjob.store.kv.kinds.kind_groups import Grouping, Groups
 from peerjob.store.kv.write.context import KVContext
 from peerjob.store.kv.write.writer import ROUNDS
@@ -19,6 +20,8 @@ from .claim_limits import ClaimLimits
 _MAX_HEADS = 64
 """A claim for few kinds reads at most this number of heads. A claim with more heads or more
 kinds reads the indexes of `kind_groups`."""
+_MAX_SCANS = 8
+"""A claim begins to read at most this number of queues together with their heads."""
 
 
 class ClaimHeads:
@@ -29,6 +32,8 @@ class ClaimHeads:
         self._grouping = Grouping(context)
         self._groups: dict[str, Groups] = {}
         """Incarnation → groups of the incarnation's kinds, for nodes with many kinds or queues."""
+        self._last: dict[str, tuple[Mapping[str, Sequence[Head]], int]] = {}
+        """Incarnation → the heads that its last claim read, and how many entries that claim wanted."""
 
     async def read(self, call: ClaimCall) -> bool:
         """Read the node and the heads; False if the node is not alive."""
@@ -45,9 +50,14 @@ class ClaimHeads:
             call.durable = context.kv.durable
             by_limits = ClaimLimits(context, rules, call.want.kinds, call.charged) if rules.kinds else None
             limits = [] if by_limits is None else by_limits.reads
+            scans, wanted = self._begin_scans(call)
             reads = [node, *windowed, context.queues.delayed_heads(), *self.of_ready(call, call.queued_kinds), *limits]
             now_us = context.clock_skew.median_us()
-            nodes, *answers = await context.kv.read(reads)
+            nodes, *answers = await context.kv.read([*reads, *(scan.window(wanted) for scan in scans)])
+            for scan, answer in zip(scans, answers[len(reads) - 1 :], strict=True):
+                scan.take(answer, wanted)
+            del answers[len(reads) - 1 :]
+            call.scans = {scan.head: scan for scan in scans}
             call.by_limits, call.stamp = by_limits, rules.stamp
             call.limits_missing = any(kind in call.want.kinds for kind in rules.lacking)
             if windowed:
@@ -66,8 +76,18 @@ class ClaimHeads:
                 return False
             call.node, call.delayed = nodes.items[0][1], context.queues.heads(delayed)
             if await self._set_heads(call, ready):
+                self._last[call.incarnation] = call.heads, call.window + 1
                 return True
         raise StoreUnavailableError(context.url, "too many nodes register kinds at once")
+
+    def _begin_scans(self, call: ClaimCall) -> tuple[list[Scan], int]:
+        """Begin to read the queues where the last claim did: in most claims, their heads have not moved."""
+        heads, wanted = self._last.get(call.incarnation, ({}, 0))
+        if call.groups is not None:
+            return [], 0
+        expected = [head for kind in call.queued_kinds for head in heads.get(kind, ())]
+        now_us = self._context.clock.time_us()
+        return [self._context.queues.scan(head, now_us=now_us) for head in expected[:_MAX_SCANS]], wanted
 
     def of_ready(self, call: ClaimCall, kinds: Sequence[str]) -> list[Range]:
         """The reads that find the heads of the ready queues of these kinds, or of all groups if the node has some."""

@@ -31,8 +31,6 @@ _MIN_READ = 8
 """A claim opens at least this number of queues at a time, and reads at least this number of entries of each queue."""
 _MANY_QUEUES = 20
 """If one claim reads more queues than this, the claim moves the head of each queue behind the picked instances."""
-_MAX_WINDOW = 1000
-"""A claim reads at most this number of due instances to pick the share of the node, unless the claim wants more."""
 MAX_PASSED = 4
 """After a node has passed over an instance of another node's share this often, the node takes the instance itself."""
 _MAX_COUNTED = 2000
@@ -143,6 +141,7 @@ class Selection:
         clock: Clock,
         heads: Mapping[str, Sequence[Head]],
         feed: IndexFeed | None = None,
+        scans: Mapping[Head, Scan] | None = None,
         *,
         suspects: bool,
     ) -> None:
@@ -150,6 +149,8 @@ class Selection:
         self._suspects = suspects
         self._now_us = clock.time_us()
         self._feed = feed
+        self._scans = scans or {}
+        """The reads of queues that have begun."""
         self._sources: list[_Source] = []
         self._add((kind, head) for kind, its_heads in heads.items() for head in its_heads)
         self.picks: list[Pick] = []
@@ -160,7 +161,9 @@ class Selection:
         added: list[_Source] = []
         for kind, head in heads:
             whole = self._feed is not None
-            source = _Source(kind, head, self._queues.scan(head, now_us=self._now_us, whole=whole))
+            scan = self._scans.get(head) or self._queues.scan(head, now_us=self._now_us, whole=whole)
+            source = _Source(kind, head, scan)
+            source.update()
             if self._suspects or not source.suspect:
                 added.append(source)
         self._sources += added
@@ -170,7 +173,7 @@ class Selection:
     async def pick(self, limit: int, remaining: Remaining) -> None:
         """Pick the first `limit` instances, within what remains. A suspect is picked only if first, and alone."""
         await self._open(limit + 1)
-        await self._read(self._sources[:_MAX_SCANS], limit)
+        await self._read([source for source in self._sources if source.head not in self._scans][:_MAX_SCANS], limit)
         while True:
             self.picks, rest, spent, horizon = self._merge(limit, remaining)
             picks = self.picks
@@ -280,12 +283,10 @@ class Selection:
 async def select_due(context: KVContext, call: ClaimCall) -> Selection:
     """Select the first due instances, or this node's share of them."""
     suspects = call.want.suspects and not call.claims
-    selection = Selection(context.queues, context.clock, call.heads, call.feed, suspects=suspects)
-    spread = 2 * len(call.live) if len(call.live) > 1 else 1
-    window = min(call.limit * spread, max(call.limit, _MAX_WINDOW))
-    if window:
-        await selection.pick(window, Remaining(call.want.kinds, call.taken, spread, call.by_limits))
-    if spread > 1:
+    selection = Selection(context.queues, context.clock, call.heads, call.feed, call.scans, suspects=suspects)
+    if call.window:
+        await selection.pick(call.window, Remaining(call.want.kinds, call.taken, call.spread, call.by_limits))
+    if call.spread > 1:
         remaining = Remaining(call.want.kinds, call.taken, by_limits=call.by_limits)
         share, left = share_of(selection.picks, call.limit, remaining, call.incarnation, call.live, call.passed_over)
         selection.keep(share, (pick.kind for pick in left))
@@ -307,8 +308,9 @@ def share_of(
 
     Each live incarnation has a share of all picks. If its share is too small, it also takes from the shares of others,
     those picks that the others most likely do not take. `passed_over` counts how often the incarnation has taken later
-    instances first. After `MAX_PASSED` times, an instance belongs to its share, since the other node may be busy. The
-    count stays until the caller removes it, because the claim of a share can fail, and other claims want other kinds.
+    instances first. After `MAX_PASSED` times at most, an instance belongs to its share, since the other node may be
+    busy. The count stays until the caller removes it, because the claim of a share can fail, and other claims want
+    other kinds.
     """
     count = max(1, len(live))
     own = live.index(incarnation) if incarnation in live else 0
@@ -316,8 +318,10 @@ def share_of(
     ranked: list[tuple[int, int, int]] = []
     for at, id in enumerate(ids):
         drawn, part = divmod(crc32(id.encode()), count)
-        is_own = part == own or passed_over.get(id, 0) >= MAX_PASSED
-        ranked.append((0, at, at) if is_own else ((part - own) % count, drawn, at))
+        distance = (part - own) % count
+        # an instance belongs to more and more shares, so few nodes try to take it at a time
+        is_own = not distance or passed_over.get(id, 0) >= min(distance + 1, MAX_PASSED)
+        ranked.append((0, at, at) if is_own else (distance, drawn, at))
     ranked.sort()
     used, own_picks, others = Counter[str](), list[int](), list[int]()
     budget, share = remaining.budget(), remaining.share()

@@ -12,7 +12,7 @@ from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import FINAL_STATE, LAST_MOMENT_US, Ack, Action, LogLine, Outcome, any_durable, check_batch
 from peerjob.model.state import State
 from peerjob.store.durable_checks import check_outcomes
-from peerjob.store.kv.format.base import MAX_ALONE_BYTES, Compare, Delete, Put
+from peerjob.store.kv.format.base import MAX_ALONE_BYTES, Compare, Delete, Found, Put
 from peerjob.store.kv.format.limit_rows import limit_key_of
 from peerjob.store.kv.format.rows import SMALL, Out, Row, encode, extended
 from peerjob.store.kv.format.thread_rows import NO_THREAD, is_outside, thread_of, with_thread
@@ -29,6 +29,9 @@ from .logs import LogCommands
 from .outcome_needs import OutcomeNeeds
 from .retention import RetentionCommands
 from .step_values import StepValues
+
+_FEW_KINDS = 4
+"""The write of the ends of instances of at most so many kinds also reads what the removal of others depends on."""
 
 
 class _InstanceUpdate(msgspec.Struct):
@@ -110,7 +113,7 @@ class CommitCommands(LogCommands, RetentionCommands):
                 if update.indexes[0] in acks:
                     del pending[update.id]
             if not pending:
-                await self._remove_surplus(ended)
+                await self._remove_surplus(ended, source.surplus)
                 if source.settles:
                     await context.hints.settle(source.settles, incarnation)
                 return [acks[index] for index in range(len(outcomes))]
@@ -210,7 +213,10 @@ class CommitCommands(LogCommands, RetentionCommands):
                 acks.update(zip(update.indexes, update.acks, strict=True))
                 answer_log.extra += update.answers
         changes = [await self._update_change(update, source.now_us, wakeups, slots, gates) for update in changing]
-        written = await self._writer.write(changes, answer_log=answer_log, guards=stamps(gates))
+        kinds = list(dict.fromkeys(update.row.kind for update in changing if update.row.final))
+        reads = self._surplus_reads(kinds) if len(kinds) <= _FEW_KINDS else []
+        written = await self._writer.write(changes, answer_log=answer_log, guards=stamps(gates), reads=reads)
+        source.surplus = kinds, written.read
         for update, revision in zip(changing, written.revisions, strict=True):
             if not revision:
                 context.uncache((update.id,))
@@ -297,6 +303,8 @@ class _OutcomeSource:
             self.needs = OutcomeNeeds(context)
         self.settles: list[str] = []
         """Keys below `settle/` that the call has written."""
+        self.surplus: tuple[Sequence[str], Sequence[Found]] = (), ()
+        """Kinds of instances that the last write ended, and the answers to their `_surplus_reads`."""
 
     def runs(self, outcome: Outcome, row: Row) -> bool:
         """Whether an outcome is about a claim that has not ended."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from peerjob.store.kv.format.base import Compare, Delete, Found
+from peerjob.store.kv.format.base import Compare, Delete, Found, Range
 from peerjob.store.kv.format.keys import LATEST_US, below, time_text
 from peerjob.store.kv.format.thread_rows import is_held
 from peerjob.store.kv.index.counts import FINAL_SLOTS, SLOT
@@ -51,13 +51,23 @@ class RetentionCommands(KVCommands):
         """Look for unused kinds in the next calls of `expire`: instances or a node are gone."""
         self._searches_left = _SEARCHES
 
-    async def _remove_surplus(self, ended: Mapping[str, int]) -> None:
-        """Remove expired and surplus instances, at most twice as many as have just ended; `ended` counts by kind."""
+    def _surplus_reads(self, kinds: Sequence[str]) -> list[Range]:
+        """What `_remove_surplus` has to know, if instances of these kinds have ended."""
+        return [self._expiry_heads, *map(self._context.counts.of, kinds)] if kinds else []
+
+    async def _remove_surplus(
+        self, ended: Mapping[str, int], read: tuple[Sequence[str], Sequence[Found]] = ((), ())
+    ) -> None:
+        """Remove expired and surplus instances, at most twice as many as have just ended; `ended` counts by kind.
+
+        `read` has the answers to `_surplus_reads` of some kinds, if the caller has read these.
+        """
         if not ended:
             return
         context, keys, kinds = self._context, self._keys, list(ended)
         of_kinds = [context.counts.of(kind) for kind in kinds]
-        heads, *counters = await self._kv.read([self._expiry_heads, *of_kinds])
+        known, answers = read
+        heads, *counters = answers if answers and known == kinds else await self._kv.read(self._surplus_reads(kinds))
         limit = 2 * sum(ended.values())
         removed = await self._remove_expired(heads, limit)
         if removed and removed < limit:

@@ -73,6 +73,8 @@ class Written(msgspec.Struct):
     """Registrations of idle incarnations, as of the last request of the batch."""
     listeners: Sequence[tuple[str, Entry]] = ()
     """Registrations of incarnations that want hints about all changes."""
+    read: Sequence[Found] = ()
+    """The answers to the reads of the caller, as of the last request of the batch; empty if nothing was written."""
     settles: list[str] = []
     """Keys below `settle/` that were written."""
 
@@ -153,11 +155,15 @@ class Writer:
         answer_log: AnswerLog | None = None,
         extra_ops: Sequence[Op] = (),
         guards: Sequence[Compare] = (),
+        reads: Sequence[Range] = (),
     ) -> Written:
-        """Write each change whose compares hold, if all guards hold; `extra_ops` is part of the first request."""
+        """Write each change whose compares hold, if all guards hold; `extra_ops` is part of the first request.
+
+        Each request also has the `reads`, as of after its changes.
+        """
         if not changes:
             return Written([])
-        parts = [_Part(changes) for changes in _parts(await self._opened(changes))]
+        parts = [_Part(changes, reads) for changes in _parts(await self._opened(changes))]
         parts[0].extra_ops = extra_ops
         lease = 0 if answer_log is None else await self.short_lease()
         waiting = deque(parts)
@@ -267,7 +273,7 @@ class Writer:
         if part.answer_log is not None:
             ops.append(part.answer_log.put((pair for change in changes for pair in change.answers), lease))
         part.ended = [id for change in changes for id in change.ended]
-        return Transaction(compares, ops, (*self._listener_reads, *self._watched(part.ended)))
+        return Transaction(compares, ops, (*self._listener_reads, *part.reads, *self._watched(part.ended)))
 
     def _watched(self, ended: Sequence[str]) -> list[Range]:
         """The reads that find incarnations waiting for the instances: one read for all ids of the same four seconds."""
@@ -300,8 +306,9 @@ class Writer:
 class _Part:
     """The changes of one request, and its result."""
 
-    def __init__(self, changes: Sequence[Change]) -> None:
+    def __init__(self, changes: Sequence[Change], reads: Sequence[Range]) -> None:
         self.changes = changes
+        self.reads = reads
         self.positions = _first_positions(changes)
         """Queue → first position that the changes add to the queue."""
         self.adders = _adders(changes)
@@ -333,11 +340,12 @@ def _joined(parts: Sequence[_Part]) -> Written:
         revisions,
         settles=settles,
         ended=[id for part in parts for id in part.ended if part.found],
-        watched=[answer for part in parts for answer in part.found[_LISTENER_READS:]],
+        watched=[answer for part in parts for answer in part.found[_LISTENER_READS + len(part.reads) :]],
     )
     latest = max(parts, key=lambda part: part.found_revision)
     if latest.found:
         written.idle, written.listeners = (answer.items for answer in latest.found[:_LISTENER_READS])
+        written.read = latest.found[_LISTENER_READS : _LISTENER_READS + len(latest.reads)]
     return written
 
 

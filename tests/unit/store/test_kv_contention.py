@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
+from zlib import crc32
 
 import pytest
 from msgspec import structs
@@ -303,6 +304,24 @@ def test_an_instance_stays_in_the_share_until_it_is_claimed(clock: VirtualClock)
         share, left = share_of(picks, 10, Remaining({"work": 40}, {}, 1), "a", ["a", "b"], passed_over)
         seen.update(pick.id for pick in left if pick.position < share[-1].position)
     assert 0 < max(seen.values()) <= MAX_PASSED
+
+
+def test_one_node_is_the_first_to_take_what_a_busy_node_leaves(clock: VirtualClock) -> None:
+    """If all nodes took it after the same number of claims, all but one of them would conflict."""
+    make, nodes = Factory(clock), ["a", "b", "c", "d", "e"]
+    parts: list[list[str]] = [[] for _ in nodes]
+    while any(len(ids) < 12 for ids in parts):
+        id = make.id()
+        parts[crc32(id.encode()) % len(nodes)].append(id)
+    ids = sorted(id for part in parts for id in part[:12])
+    picks = [Pick(0, f"{number:019}{id}", "work", "q/", False, 1) for number, id in enumerate(ids)]
+    passed_over: dict[str, dict[str, int]] = {node: {} for node in nodes[1:]}
+    taken: dict[str, set[str]] = {node: set() for node in passed_over}
+    while not any(taken.values()):
+        for node, passed in passed_over.items():
+            share, _ = share_of(picks, 8, Remaining({"work": 40}, {}, 1), node, nodes, passed)
+            taken[node] = {pick.id for pick in share} & {*parts[0]}
+    assert len([node for node, ids in taken.items() if ids]) == 1
 
 
 def test_a_share_has_no_more_of_a_kind_than_its_node_has_room_for(clock: VirtualClock) -> None:
