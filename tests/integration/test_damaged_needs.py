@@ -16,6 +16,7 @@ from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
 from peerjob.store.kv.format.base import Delete, Transaction
 from peerjob.store.kv.store import KVStore
+from peerjob.store.lua.commands import need_checks
 from peerjob.store.rules import FLOWS_LAYOUT
 from peerjob.testing.factories import Factory, Peer
 
@@ -268,3 +269,46 @@ async def test_the_edges_of_many_children_are_left_to_the_leader(family: Family,
     assert await family.check() == 1
     (record,) = await family.records(parent)
     assert record.wait is None
+
+
+async def test_a_check_starts_no_child_of_a_parent_that_has_ended(family: Family) -> None:
+    """The parent has let go the child that the others need, but not yet these others."""
+    first, *waiting = family.make.instances(200)
+    parent = await family.begin(child(first), *(child(one, first) for one in waiting))
+    assert await family.taken() == {first.id}
+    await family.peer.end(parent, Action.TERMINATE)
+    mended, cursor = await family.store.check_needs()
+    while cursor is not None:
+        more, cursor = await family.store.check_needs(cursor)
+        mended += more
+    assert (mended, await family.taken()) == (0, set())
+
+
+@pytest.mark.parametrize("family", ["redis_url"], indirect=True)
+async def test_a_sibling_waits_while_the_active_child_changes_between_the_scripts_of_a_check(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In each script, the active child is among those at which another script looks."""
+    monkeypatch.setattr(need_checks, "_LOOKED_AT", 3)
+    second, last, first, third, waiting = family.make.instances(5)
+    chain = child(second, first), child(third, second), child(last, third), child(waiting, last)
+    parent = await family.begin(child(first), *chain)
+    assert await family.peer.suspend(parent, NEEDS, needs=(Need(waiting.id),)) is Ack.DONE
+    await family.lose_edge(last, waiting.id)
+    store, looks = cast("Any", family.store), list[str]()
+    run = store._run
+
+    async def change(name: str, *arguments: Any) -> Any:
+        """Let the active child end before the second script of a look, and between both looks."""
+        if name == "family" and arguments[4]:
+            looks.append("first" if not arguments[1] else "second" if looks[-1] == "first" else "other")
+            if len(looks) > 1 and looks[-1] != "other":
+                (claim,) = await family.peer.take()
+                await family.peer.end(claim)
+        return await run(name, *arguments)
+
+    monkeypatch.setattr(store, "_run", change)
+    assert await family.check() == 0
+    monkeypatch.undo()
+    assert looks.count("first") == 2
+    assert await family.taken() == {last.id}

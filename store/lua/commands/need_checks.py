@@ -36,6 +36,8 @@ class _Family(msgspec.Struct):
     """Whether each child is known: an edge of another one was not counted."""
     is_active: bool = False
     """Whether a child was seen that can end without the end of another one."""
+    over: int = 0
+    """How many children were over."""
     failed: tuple[bytes, int] = (b"", 0)
     """Id and state of a child that did not complete."""
     stray_ends: list[Argument] = []
@@ -78,13 +80,12 @@ class LuaNeedChecks(LuaCommands):
             if waiter.id == parent:
                 arguments += [waiter.id, waiter.fence, seen.edges[waiter.id], b"", 0]
         siblings = [waiter for waiter in stuck if waiter.id != parent and not seen.edges[waiter.id]]
-        # Between two looks that find no active child, there is none: then no need can be of a child that still ends.
-        for _ in range(2 if siblings else 0):
-            seen = await self._look(parent, siblings, for_active=True)
-            if not seen.is_whole or seen.is_active:
-                siblings = []
-        for waiter in siblings:
-            arguments += [waiter.id, waiter.fence, 0, *seen.failed]
+        # If two looks find no active child, and no child ended from one to the other, there was none between them.
+        # Then no need can be of a child that still ends.
+        looks = [await self._look(parent, siblings, for_active=True) for _ in range(2 if siblings else 0)]
+        is_quiet = all(look.is_whole and not look.is_active and look.over == looks[0].over for look in looks)
+        for waiter in siblings if is_quiet else ():
+            arguments += [waiter.id, waiter.fence, 0, *looks[1].failed]
         if len(arguments) == 2:
             return 0
         mended, set_aside = await self._run("mend_needs", *arguments)
@@ -98,9 +99,10 @@ class LuaNeedChecks(LuaCommands):
         child, edge = b"", b""
         while True:
             reply = await self._run("family", parent, child, edge, _LOOKED_AT, int(for_active), *names)
-            child, edge, is_unknown, is_active, failed, state, stray_ends, *counts = reply
+            child, edge, is_unknown, is_active, over, failed, state, stray_ends, *counts = reply
             family.is_whole &= not is_unknown
             family.is_active |= bool(is_active)
+            family.over += over
             family.failed = (failed, state) if failed else family.failed
             family.stray_ends += stray_ends
             for waiter, count in zip(waiters, counts, strict=True):

@@ -3,14 +3,14 @@
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     parent; child and edge after which to go on ("" and "" to begin); number of children and edges to look at;
---          per instance: id and fence without a space
+--          "1" to look for an active child; per instance: id and fence without a space
 -- Reply    {child and edge after which to go on ("" and "" at the end); 1 if a child is unknown, else 0; 1 if a child can
---          end without the end of another one, else 0; id and state of a child that is over and did not complete, or "" and
---          0; list of children that are over and have edges that nothing is to settle, and the state of each; per
+--          end without the end of another one (if asked), else 0; number of children that are over; id and state of one of
+--          them that did not complete, or "" and 0; list of children that are over and have edges that nothing is to settle, and the state of each; per
 --          instance: number of its edges}
 local parent, child, edge, left = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local counts, lost, is_unknown, is_active, failed, failed_state = {}, {}, 0, 0, '', 0
-for n = 5, #ARGV do
+local counts, lost, is_unknown, is_active, over, failed, failed_state = {}, {}, 0, 0, 0, '', 0
+for n = 6, #ARGV do
   counts[ARGV[n]] = 0
 end
 
@@ -42,6 +42,7 @@ for _, id in ipairs(call('ZRANGE', children_key(parent), from, '+', 'BYLEX', 'LI
   end
   local state = over_state(id)
   local members = call('ZRANGE', edges_key(id), edge == '' and '-' or '(' .. edge, '+', 'BYLEX', 'LIMIT', 0, left)
+  over = over + (state and edge == '' and 1 or 0)
   if state and state ~= COMPLETED then
     failed, failed_state = id, state
   end
@@ -57,8 +58,8 @@ end
 if left > 0 then
   child, edge = '', ''
 end
-local reply = {child, edge, is_unknown, is_active, failed, failed_state, lost}
+local reply = {child, edge, is_unknown, is_active, over, failed, failed_state, lost}
 for n = 6, #ARGV do
-  reply[n + 2] = counts[ARGV[n]]
+  reply[n + 3] = counts[ARGV[n]]
 end
 return reply

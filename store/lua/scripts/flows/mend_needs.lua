@@ -32,7 +32,9 @@ local function mend(id, fence, edges, failed, state)
   local record = decode(call('MGET', record_key(id))[1])
   local thread = record and is_waiting(record) and needs_end_wait(record.thread) and record.thread
   local left = edges + (known[id] or 0)
-  if not thread or digits(record.fence) ~= fence or thread.needs <= left then
+  -- A parent that has ended lets go the need first, and then cancels the instance.
+  local is_let_go = thread and call('ZSCORE', SETTLING, 'k' .. thread.parent)
+  if not thread or is_let_go or digits(record.fence) ~= fence or thread.needs <= left then
     return
   end
   mended = mended + 1
