@@ -287,8 +287,9 @@ class Lockstep:
         if sent is None:
             return
         made = sent.made
-        if made.verb == "commit" and self._known.flowing and (made.logged or self._reference.running() & {*made.ids}):
-            # *Choice*: an earlier commit that comes late is known, or its reports and lines are written again
+        reports = self._known.flowing and self._reference.running() & {*made.ids}
+        if made.verb == "commit" and (made.logged or reports):
+            # *Choice*: an engine still knows an earlier commit that comes late, or writes its reports and lines again
             return
         await self._exchange(sent.made, "late", sent.answer)
 
