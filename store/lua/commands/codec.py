@@ -171,6 +171,8 @@ def unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
 
 def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
     rest, result = raw, None
+    if raw[0] != FORMAT:
+        raise ValueError(f"format {raw[0]}, {FORMAT} expected")
     if raw[_FLAGS_AT] & _HAS_RESULT:
         begin = _NUMBERS.size
         for _ in range(_TEXTS_BEFORE_RESULT):
@@ -183,11 +185,9 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
 
 def _unpack_rest(raw: bytes) -> Record:
     """A record that has no result, without id and spec."""
-    stored_format, state, flags, entries, priority, due, fence, at, attempts, crashes, losses, max_crashes, kept, *_ = (
+    _, state, flags, entries, priority, due, fence, at, attempts, crashes, losses, max_crashes, kept, *_ = (
         _NUMBERS.unpack_from(raw)
     )
-    if stored_format != FORMAT:
-        raise ValueError(f"format {stored_format}, {FORMAT} expected")
     known = _state(state)
     _time(at)
     (kind, owner, history), end = _texts(raw, _NUMBERS.size, 3)

@@ -236,6 +236,12 @@ def test_a_record_cut_after_its_result_is_a_value_error(left: int) -> None:
         unpack_record(make.id(), whole[: len(whole) - 12 + left], b"")
 
 
+def test_a_record_of_another_format_names_the_format() -> None:
+    """A later format may have other sizes in the place of the result."""
+    with pytest.raises(ValueError, match="format 2, 1 expected"):
+        unpack_record(make.id(), b"\2\2\4" + b"\xff" * 100, b"")
+
+
 def test_a_record_cut_within_its_slot_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="record of"):
         unpack_record(make.id(), first_layout_record(slot="schedule")[:-1], b"")
