@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
@@ -312,3 +313,34 @@ async def test_a_sibling_waits_while_the_active_child_changes_between_the_script
     monkeypatch.undo()
     assert looks.count("first") == 2
     assert await family.taken() == {last.id}
+
+
+@pytest.mark.parametrize("family", ["redis_url"], indirect=True)
+@pytest.mark.parametrize("action", [Action.COMPLETE, Action.TERMINATE])
+async def test_a_check_finds_nothing_when_children_end_between_its_scripts(
+    family: Family, action: Action, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store: Any = family.store
+    run = store._run
+    for before in itertools.count():
+        first, second, third = family.make.instances(3)
+        parent = await family.begin(child(first), child(second, first), child(third, second))
+        (claim,) = await family.peer.take()
+        assert await family.peer.suspend(parent, NEEDS, needs=(Need(first.id), Need(second.id))) is Ack.DONE
+        left, ends = before, [claim]
+
+        async def end_first(script: str, *arguments: Any, ends: list[Claim] = ends) -> Any:
+            nonlocal left
+            if left == 0:
+                monkeypatch.setattr(store, "_run", run)
+                await family.peer.end(ends.pop(), action)
+            left -= 1
+            return await run(script, *arguments)
+
+        monkeypatch.setattr(store, "_run", end_first)
+        assert (await store.check_needs())[0] == 0
+        monkeypatch.setattr(store, "_run", run)
+        await store.clear()
+        if ends:
+            assert before > 1
+            return

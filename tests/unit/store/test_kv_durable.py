@@ -26,7 +26,7 @@ from peerjob.store.rules import FLOWS_LAYOUT, PARENT_ENDED, need_failed
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Peer, outcome
 from support.counted import assert_counted
-from support.interleaving import Call, Scene
+from support.interleaving import Call, Interrupted, Scene
 from support.leftovers import leftovers_of
 
 pytestmark = pytest.mark.one_python
@@ -256,6 +256,66 @@ async def test_it_may_be_cut_off_at_any_request(clock: VirtualClock, verb: Verb,
             await call()
         if not scene.kv.died:
             assert at > 0
+            return
+        assert await checked(scene.other) == 0
+        await scene.end_all()
+
+
+async def checked(store: Store) -> int:
+    """How many needs a check of all pages mends."""
+    mended, cursor = await store.check_needs()
+    while cursor is not None:
+        more, cursor = await store.check_needs(cursor)
+        mended += more
+    return mended
+
+
+@pytest.mark.parametrize("checks_first", [True, False], ids=["a call in a check", "a check in a call"])
+@pytest.mark.parametrize("verb", VERBS)
+async def test_a_check_of_needs_finds_nothing_beside_a_call(
+    clock: VirtualClock, verb: Verb, checks_first: bool
+) -> None:
+    for before in itertools.count():
+        scene, mended = await prepared(clock), list[int]()
+        call = verb(scene, scene.other if checks_first else scene.store)
+        if verb not in (suspending, suspending_for_two, spawning):
+            await suspending(scene, scene.other)()
+
+        async def check(store: Store, mended: list[int] = mended) -> None:
+            mended.append(await checked(store))
+
+        if checks_first:
+            scene.kv.let_in(call, before)
+            await check(scene.store)
+        else:
+            scene.kv.let_in(partial(check, scene.other), before)
+            await call()
+        if scene.kv.waits:
+            assert before > 1
+            return
+        assert mended == [0]
+        await scene.end_all()
+
+
+@pytest.mark.parametrize("at", range(8))
+async def test_a_check_of_needs_finds_nothing_beside_a_node_that_dies(clock: VirtualClock, at: int) -> None:
+    """The node dies at one of the requests of a commit, and leaves the end of a child to others."""
+    for before in itertools.count():
+        scene = await prepared(clock)
+        await suspending(scene, scene.other)()
+        kv = Interrupted(scene.data, clock)
+        store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits(), retry_for=0)
+        await store.require_layout(FLOWS_LAYOUT, "steps")
+
+        async def end(kv: Interrupted, call: Call) -> None:
+            kv.die(at, applied=True)
+            with contextlib.suppress(StoreUnavailableError):
+                await call()
+
+        scene.kv.let_in(partial(end, kv, ending(scene, store)), before)
+        assert await checked(scene.store) == 0
+        if scene.kv.waits:
+            assert before > 1
             return
         await scene.end_all()
 
