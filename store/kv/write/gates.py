@@ -35,6 +35,8 @@ Gate = tuple[str, str]
 """A kind and a limit key."""
 _AHEAD = 8
 """A read of a limit key finds at least so many of the instances that wait."""
+_MAX_KNOWN = 10_000
+"""A store remembers the queues of at most so many limit keys."""
 _CONCURRENCY = "c"
 """The last part of the key that stores the concurrency of a limit key."""
 
@@ -220,6 +222,8 @@ class Gates:
         self._queues = queues
         self._unreadable = unreadable
         self._limit_rules = rules
+        self._last: dict[Gate, Head] = {}
+        """The first queue of each limit key at which instances waited when this store read it last."""
 
     async def plan(self, gates: Iterable[Gate | None], *, ahead: int = _AHEAD) -> GatePlan | None:
         """Read the limit keys of a request, each with the first instances that wait; None without one."""
@@ -260,7 +264,12 @@ class Gates:
         keys = self._keys
         ranges = [below(keys.key_permits(gate)) for gate in gates]
         ranges += [below(f"{keys.head(keys.waiting(gate))}/") for gate in gates]
-        answers = await self._kv.read(ranges)
+        # the first windows come along with the heads, since most heads have not moved
+        last = [self._last[gate] for gate in gates if gate in self._last]
+        begun = {head: self._queues.scan(head, now_us=LATEST_US, whole=True) for head in last}
+        answers = await self._kv.read([*ranges, *(scan.window(ahead) for scan in begun.values())])
+        for scan, answer in zip(begun.values(), answers[len(ranges) :], strict=True):
+            scan.take(answer, ahead)
         states: dict[Gate, KeyState] = {}
         heads: dict[Gate, list[Head]] = {}
         for gate, permits, queues in zip(gates, answers, answers[len(gates) :], strict=False):
@@ -271,7 +280,12 @@ class Gates:
             if queues.items:
                 heads[gate] = sorted(self._queues.heads(queues), key=lambda head: head.queue, reverse=True)
                 state.has_queues = True
-        await self._read_waiting(states, heads, ahead)
+        if len(self._last) > _MAX_KNOWN:
+            self._last.clear()
+        for gate in gates:
+            self._last.pop(gate, None)
+        self._last |= {gate: queues[-1] for gate, queues in heads.items()}
+        await self._read_waiting(states, heads, begun, ahead)
         return states
 
     def _take_permit(self, state: KeyState, key: str, entry: Entry) -> None:
@@ -283,7 +297,9 @@ class Gates:
             permit = self._unreadable.read(key, entry, decode_key_permit, "it stays until the next check of limits")
             state.permits[int(number)] = (entry.mod, permit)
 
-    async def _read_waiting(self, states: Mapping[Gate, KeyState], heads: dict[Gate, list[Head]], ahead: int) -> None:
+    async def _read_waiting(
+        self, states: Mapping[Gate, KeyState], heads: dict[Gate, list[Head]], begun: dict[Head, Scan], ahead: int
+    ) -> None:
         """Read the first instances that wait, in the order of the queues of each limit key; drop empty queues."""
         scans: dict[Gate, Scan] = {}
         empty: dict[Gate, list[Head]] = {}
@@ -292,8 +308,11 @@ class Gates:
             if not (heads or scans):
                 break
             for gate in [gate for gate in heads if gate not in scans]:
-                scans[gate] = self._queues.scan(heads[gate].pop(), now_us=LATEST_US, whole=True)
-            await self._queues.read(list(scans.values()), ahead)
+                head = heads[gate].pop()
+                scans[gate] = begun.get(head) or self._queues.scan(head, now_us=LATEST_US, whole=True)
+            unread = [scan for scan in scans.values() if begun.pop(scan.head, None) is None]
+            if unread:
+                await self._queues.read(unread, ahead)
             for gate, scan in list(scans.items()):
                 state = states[gate]
                 if len(scan.positions) + len(state.waiting) < ahead and not scan.done:

@@ -8,7 +8,7 @@ import pytest
 
 from peerjob.model.clock import to_datetime
 from peerjob.model.query import Query
-from peerjob.model.record import Action, Claim, StoreLimits
+from peerjob.model.record import Ack, Action, Claim, StoreLimits
 from peerjob.model.run_now import RunNow
 from peerjob.store.kv.format.base import MAX_REQUEST_BYTES, Delete, Entry, Found, Put, Range, Transaction
 from peerjob.store.kv.store import KVStore
@@ -342,3 +342,14 @@ async def test_a_transaction_over_a_limit_is_caught(bench: Bench) -> None:
 
 def ids_of(claims: tuple[Claim, ...]) -> list[str]:
     return [claim.id for claim in claims]
+
+
+async def test_what_waits_for_a_limit_key_is_read_together_with_its_permits(bench: Bench) -> None:
+    await bench.store.enqueue(bench.make.instances(20, limit_key="a", key_concurrency=2))
+    requests: list[int] = []
+    for _ in range(10):
+        claims = await bench.peer.take(2)
+        before = bench.kv.requests
+        assert await bench.peer.commit(*map(outcome, claims)) == [Ack.DONE] * 2
+        requests.append(bench.kv.requests - before)
+    assert sorted(requests)[len(requests) // 2] == 1, requests
