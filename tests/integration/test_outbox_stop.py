@@ -1,14 +1,17 @@
 """A node that stops while its relay sends rows leaves no row in the table that it has sent."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 
 import pytest
 
 from peerjob import Job, Node
+from peerjob.model.clock import Clock, SystemClock
+from peerjob.model.errors import RowRefusedError
 from peerjob.model.record import NewInstance
-from peerjob.node.work.outbox import OutboxState, RelayNode
+from peerjob.model.state import State
+from peerjob.node.work.outbox import OutboxState, Refusals, RelayNode
 from peerjob.sql import Outbox, OutboxRelay
 from support.outbox_base import Base
 from support.postgres import Database
@@ -76,3 +79,34 @@ async def test_a_row_that_was_sent_leaves_the_table_at_the_stop(
     assert len(base.rows()) == max(0, 2 - most)
     async with Node(redis_url, jobs=[job], namespace=namespace, outbox=OutboxRelay(base.relay_engine)) as node:
         assert [await row.result(node, 30) for row in rows] == [2, 4]
+
+
+@pytest.mark.parametrize("base", ["sqlite"], indirect=True)
+async def test_a_second_cancellation_leaves_no_task_behind(base: Base) -> None:
+    """A node can be cancelled while it waits for its relay."""
+    sent = asyncio.Event()
+
+    class Silent:
+        clock: Clock = SystemClock()
+
+        async def send(self, instances: Sequence[NewInstance]) -> list[Exception | None]:
+            sent.set()
+            await asyncio.Event().wait()
+            return []
+
+        async def reach(self) -> None: ...
+        async def states(self, ids: Sequence[str]) -> dict[str, State]:
+            return {}
+
+        def remember(self, refused: Iterable[RowRefusedError]) -> None: ...
+        def look_aside(self, refusals: Refusals) -> None: ...
+
+    with base.engine.begin() as connection:
+        outbox.schedule(connection, job.call(1))
+    before = asyncio.all_tasks()
+    running = asyncio.create_task(OutboxRelay(base.relay_engine).run(Silent()))
+    await sent.wait()
+    running.cancel()
+    asyncio.get_running_loop().call_soon(running.cancel)
+    await asyncio.wait([running])
+    assert asyncio.all_tasks() == before

@@ -244,9 +244,11 @@ class _Passes:
             await asyncio.wait([task])
         except asyncio.CancelledError:
             self._is_ending = True
-            await asyncio.wait([task], timeout=LAST_WAIT)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            try:
+                await asyncio.wait([task], timeout=LAST_WAIT)
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
             raise
         return task.result()
 
