@@ -117,6 +117,7 @@ def test_the_help_tells_the_connection_and_the_exit_statuses() -> None:
     [
         (("nope",), "nope"),
         (("list", "nope"), "see jobctl list --help"),
+        (("retry", "01a22f91"), "No such command '01a22f91': expected instances (see jobctl retry --help)"),
         (("list", "jobs", "--nope"), "--nope"),
         (("list", "jobs", "-o", "xml"), "xml"),
         (("list", "jobs", "--port", "0"), "--port"),

@@ -88,6 +88,13 @@ class VerbGroup(TyperGroup):
         other = cmd_name.removesuffix("s") if cmd_name.endswith("s") else f"{cmd_name}s"
         return super().get_command(ctx, cmd_name) or super().get_command(ctx, other)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        unknown = self.get_command(ctx, args[0]) is None and not args[0].startswith("-")
+        if unknown and ctx.parent is not None and not ctx.resilient_parsing:
+            # an id in place of the object is the usual mistake: `jobctl retry 01a2…`
+            ctx.fail(f"No such command {args[0]!r}: expected {', '.join(self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
 
 class ListingGroup(VerbGroup):
     """A group that lists its objects if no verb is given."""
