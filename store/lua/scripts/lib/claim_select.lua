@@ -14,7 +14,7 @@ local function remaining_of(claim, kind)
   local rule = shared and remaining > 0 and shared.rule(kind)
   if rule then
     remaining = min(remaining, shared.room(rule))
-    shared.held_back[kind] = remaining == 0 and rule or nil
+    shared.held_back[kind] = remaining == 0 and shared.opens(rule) and rule or nil
   end
   return remaining
 end

@@ -1,8 +1,8 @@
 -- Which nodes a limit wakes, and which node waits for the moment at which a limit opens. A limit has `told` if a node
 -- learns of that moment in this script. Nil as `shared` in limits.lua.
 local limit_wakes = shared and (function()
-  -- A node that waits looks at this many kinds of its set.
-  local MAX_HEADS = 500
+  -- A node that waits looks at this many kinds of its set, and reads the rules of a piece of them together.
+  local MAX_HEADS, PIECE = 500, 50
   local self = {}
 
   -- Whether a live idle incarnation claims again when a closed limit opens, or earlier.
@@ -51,8 +51,15 @@ local limit_wakes = shared and (function()
   -- Return whether a kind whose head is in one of these indexes has something to do for a node that waits.
   function self.is_due_in(heads)
     for _, key in ipairs(heads) do
-      for _, member in ipairs(call('ZRANGE', key, 0, MAX_HEADS - 1)) do
-        if self.wanted(sub(member, ID_SIZE + 17), 1) > 0 then
+      local kinds = {}
+      for n, member in ipairs(call('ZRANGE', key, 0, MAX_HEADS - 1)) do
+        kinds[n] = sub(member, ID_SIZE + 17)
+      end
+      for n = 1, #kinds do
+        if n % PIECE == 1 then
+          shared.load({unpack(kinds, n, min(n + PIECE - 1, #kinds))})
+        end
+        if self.wanted(kinds[n], 1) > 0 then
           return true
         end
       end

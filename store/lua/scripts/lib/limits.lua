@@ -60,26 +60,24 @@ local shared = limited and (function()
   end
 
   -- Return a limit by its name. A damaged limit lets all pass, as a missing one does. A namespace can have a thousand
-  -- limits that are full, so this and what follows make few texts.
+  -- limits that are full, so this and what follows make few texts and tables.
   function self.limit(name)
     local limit = limits[name]
     if limit == nil then
-      local FIELDS = {'concurrency', 'period', 'burst', 'tat', 'closed', 'alarm', 'kinds'}
-      local found, damaged = fields_of(PREFIX .. 'limit:' .. name, unpack(FIELDS))
+      local found, damaged = fields_of(PREFIX .. 'limit:' .. name, 'concurrency', 'period', 'burst', 'tat', 'closed',
+        'alarm', 'kinds')
       local is_missing = not damaged and not (found[1] or found[2] or found[7])
-      limit = {name = name, alarm = found[6] or '', kinds = {found[7] ~= '' and found[7] or nil}}
+      limit = {name = name, alarm = found[6] or '', kinds = {found[7] ~= '' and found[7] or nil},
+        concurrency = number_in(found[1] or ''), period = number_in(found[2] or ''), burst = number_in(found[3] or ''),
+        tat = number_in(found[4] or ''), closed = number_in(found[5] or ''), left = nil, before = nil, opens = nil}
       if find(found[7] or '', '\0', 1, true) then
         limit.kinds = {}
         for kind in string.gmatch(found[7], '[^%z]+') do
           limit.kinds[#limit.kinds + 1] = kind
         end
       end
-      for n = 1, 5 do
-        local number = number_in(found[n] or '')
-        limit[FIELDS[n]] = number
-        damaged = damaged or not number
-      end
-      if damaged or limit.period > 0 and limit.burst == 0 then
+      if damaged or not (limit.concurrency and limit.period and limit.burst and limit.tat and limit.closed)
+        or limit.period > 0 and limit.burst == 0 then
         self.damaged['limit ' .. name] = not is_missing or nil
         limit = false
       end
@@ -94,14 +92,16 @@ local shared = limited and (function()
       local left, opens, period = LATEST, nil, limit.period
       if limit.concurrency > 0 then
         left = limit.concurrency
-        local bodies = {}
-        for _, kind in ipairs(limit.kinds) do
+        local bodies = nil
+        for n = 1, #limit.kinds do
+          local kind = limit.kinds[n]
           left = left - size_of(kind_key(PROCESSING, kind))
           if pending.SADD or not without_bodies[kind] then
+            bodies = bodies or {}
             bodies[#bodies + 1] = kind_key('r', kind)
           end
         end
-        local has_bodies = pending.SADD or bodies[1] and call('EXISTS', unpack(bodies)) > 0
+        local has_bodies = bodies and (pending.SADD or call('EXISTS', unpack(bodies)) > 0)
         for n = 1, has_bodies and #bodies or 0 do
           left = left - bodies_in(bodies[n])
         end
@@ -174,6 +174,12 @@ local shared = limited and (function()
       room = left < room and max(left, 0) or room
     end
     return room
+  end
+
+  -- Return whether time alone opens a limit of a kind without room.
+  function self.opens(rule)
+    local one, other = rule.limits[1], rule.limits[2]
+    return one and one.opens or other and other.opens
   end
 
   function self.may_go(kind)
