@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Generator
@@ -13,6 +14,11 @@ import msgspec
 
 NAMESPACE: contextvars.ContextVar[str] = contextvars.ContextVar("namespace", default="")
 """The namespace of the case that the present task belongs to."""
+
+
+_MAX_LEASES = 20
+_LEASES = re.compile("its lease|lease is renewed|declared dead|answer to its claim|event loop")
+"""What lines tell about leases and claims that a node lost, and about what made it late."""
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -35,6 +41,11 @@ class CaseLogs(logging.Handler):
         text = f"{record.name}: {record.getMessage()}" + (f" ({error!r:.200})" if error else "")
         namespace = NAMESPACE.get() or next((name for name in [*self.lines] if name and name in text), "")
         self.lines[namespace].append(Line(time.monotonic(), record.levelno, text))
+
+    def leases(self, namespace: str, since: float) -> list[str]:
+        """What the nodes of a case told about their leases, each with its time: a lost lease may repeat a run."""
+        lines = [line for line in self.lines[namespace] if _LEASES.search(line.text)]
+        return [f"{line.at - since:+.1f} s: {line.text}"[:120] for line in lines[:_MAX_LEASES]]
 
     def loud(self, namespace: str, since: float, level: int = logging.ERROR) -> Counter[str]:
         """The texts of a case from a time on, of this level and above."""

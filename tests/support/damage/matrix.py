@@ -13,7 +13,7 @@ import msgspec
 from .damages import damages_of
 from .jobs import DURABLE
 from .logs import NAMESPACE, CaseLogs
-from .scenario import Scenario
+from .scenario import REPEATED, Scenario
 from .values import Holder, Redis, Value
 
 AT_ONCE = 12
@@ -143,6 +143,9 @@ async def _play(holder: Holder, wanted: Case | Drawn, logs: CaseLogs, namespace:
     loud = logs.loud(namespace, damaged_at)
     if loud.total() > MAX_ERRORS:
         scenario.problems.append(f"{loud.total()} ERROR lines")
+    if any(problem.startswith(REPEATED) for problem in scenario.problems):
+        told = logs.leases(namespace, damaged_at)
+        scenario.problems.append(f"leases, from the damage on: {told or 'none was lost'}")
     return Verdict(case, scenario.problems, loud.most_common(5), where)
 
 

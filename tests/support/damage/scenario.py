@@ -33,6 +33,7 @@ LEASE = 4.0
 ANSWER = 20.0
 """Seconds in which each reading call must answer: a few times what it takes beside dozens of other cases."""
 CLOSES = 20.0
+REPEATED = "ran more than once"
 _PAGES = ("/", "/instances", "/instances?kind=QUICK", "/instances?tag=TAG", "/nodes", "/kinds", "/kinds/QUICK")
 _MORE_PAGES = ("/schedules", "/schedules/GOOD", "/fires/GOOD", "/audit")
 _ENDING = {"parent", "part0", "part1", "signalled", "member0", "member1"}
@@ -56,7 +57,9 @@ class Scenario:
 
     def _node(self, name: str, more: list[Any] | None = None) -> Node:
         jobs = [quick, large, long, tick, failing, parent, part, signalled, *(more or ())]
-        return Node(self._url, jobs=jobs, workers=6, namespace=self.namespace, name=f"node{name}", lease_ttl=LEASE)
+        return Node(
+            self._url, jobs=jobs, workers=6, namespace=self.namespace, name=self.namespace + name, lease_ttl=LEASE
+        )
 
     # -- before the damage -------------------------------------------------------------------------------------------
 
@@ -121,7 +124,7 @@ class Scenario:
         await self._reached("these schedules stand still", lambda: [name for name in good if not self._fires(name)])
         twice = [name for name, times in self._runs.items() if times > 1 and name not in {"VICTIM", "GOOD"} | lost]
         if twice:
-            self.problems.append(f"ran more than once: {twice}")
+            self.problems.append(f"{REPEATED}: {twice}")
 
     async def _signal(self, lost: frozenset[str]) -> None:
         call = self.nodes[0].signal(self.known["signalled"].id, GO, True)
