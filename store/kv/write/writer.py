@@ -257,7 +257,9 @@ class Writer:
                 shard.refused()
                 raise
             if applied.also is None:
-                shard.refused()
+                # if a change was refused, that is the cause, and the counters can be as they were
+                if None not in applied.answers:
+                    shard.refused()
             else:
                 part.set_written(applied, shard)
                 contended = False

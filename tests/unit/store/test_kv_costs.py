@@ -29,6 +29,8 @@ class Counted(MemoryKeyValue):
     """The memory driver, which counts requests that read ranges."""
 
     requests = 0
+    counters = 0
+    """How many counters of instances were read one by one."""
     value_bytes = 0
     """Bytes of the values that were read."""
 
@@ -42,6 +44,7 @@ class Counted(MemoryKeyValue):
 
     async def get(self, keys: Sequence[str]) -> list[Entry | None]:
         entries = await super().get(keys)
+        self.counters += sum(key.startswith("n/count/") for key in keys)
         self.value_bytes += sum(len(entry.value) for entry in entries if entry is not None)
         return entries
 
@@ -353,3 +356,17 @@ async def test_what_waits_for_a_limit_key_is_read_together_with_its_permits(benc
         assert await bench.peer.commit(*map(outcome, claims)) == [Ack.DONE] * 2
         requests.append(bench.kv.requests - before)
     assert sorted(requests)[len(requests) // 2] == 1, requests
+
+
+async def test_a_conflict_about_an_instance_costs_no_read_of_the_counters(bench: Bench) -> None:
+    first, second = await bench.make_more(2)
+    other = KVStore(
+        MemoryKeyValue(bench.data, bench.clock), url="memory://", namespace="n", clock=bench.clock, limits=StoreLimits()
+    )
+    claims = await bench.peer.take(2)
+    await bench.peer.commit(outcome(claims[0], Action.REPORT, progress=b"half"))
+    await other.cancel([second], request=bench.make.request())
+    before = bench.kv.counters
+    assert await bench.peer.commit(*map(outcome, claims)) == [Ack.DONE, Ack.CANCELLED]
+    assert [claim.id for claim in claims] == [first, second]
+    assert bench.kv.counters == before
