@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import islice, takewhile
 
 from peerjob.model.record import MAX_BATCH
-from peerjob.model.stored_limit import MAX_CONCURRENCY
+from peerjob.model.stored_limit import MAX_CONCURRENCY, MAX_SHARED_LIMITS
 from peerjob.store.kv.format.base import Compare, Found, Put, Range, Transaction, mod_of
 from peerjob.store.kv.format.limit_rows import Permit
 from peerjob.store.kv.format.rows import encode
 from peerjob.store.kv.write.context import KVContext
 from peerjob.store.kv.write.limit_rules import LimitState, Rules, free_numbers
+from peerjob.store.kv.write.transaction_plan import Change
 
 
 class ClaimLimits:
@@ -96,11 +97,20 @@ class ClaimLimits:
             return len(done) == len(writes)
         return True
 
-    def still_open(self, kinds: Iterable[str]) -> list[Compare]:
-        """Compares that hold while no throttle has closed a limit of these kinds since `read`.
+    def still_open(self, changes: Sequence[Change], kinds: Sequence[str]) -> list[Compare]:
+        """Compares that hold while no throttle has closed a limit since `read`; `kinds` has the kind of each change.
 
-        Each claim of a rate writes the same key, and `charge` compares it. So these limits are left out.
+        The limits of many kinds are more than one request compares: then each change gets the compares of its kind.
         """
+        compares = self._not_throttled(kinds)
+        if len(compares) <= MAX_SHARED_LIMITS:
+            return compares
+        for change, kind in zip(changes, kinds, strict=True):
+            change.compares = [*change.compares, *self._not_throttled([kind])]
+        return []
+
+    def _not_throttled(self, kinds: Iterable[str]) -> list[Compare]:
+        """Compares of the limits without a rate: each claim of a rate writes the same key, and `charge` compares it."""
         names = dict.fromkeys(name for kind in kinds for name in self.limits.get(kind, ()))
         states = (self._states[name] for name in names)
         return [

@@ -69,7 +69,7 @@ class Taking:
             kinds = [row.kind for _, _, row, _ in planned]
             if not await call.by_limits.charge(kinds):
                 return False
-            guards += call.by_limits.still_open(kinds)
+            guards += call.by_limits.still_open(changes, kinds)
         extra_ops = self._idle.removal(call.incarnation)
         written = await context.writer.write(changes, answer_log=call.answer_log, extra_ops=extra_ops, guards=guards)
         if any(written.revisions):
