@@ -243,9 +243,11 @@ def mod_of(entry: Entry | None) -> int:
     return 0 if entry is None else entry.mod
 
 
-async def apply_all(kv: KeyValue, transactions: Sequence[Transaction]) -> list[Sequence[Found] | None]:
+async def apply_all(
+    kv: KeyValue, transactions: Sequence[Transaction], guards: Sequence[Compare] = ()
+) -> list[Sequence[Found] | None]:
     """Apply independent transactions, in as many requests as they need; the answers are those of `Applied.answers`."""
     answers: list[Sequence[Found] | None] = []
     for at in range(0, len(transactions), MAX_TRANSACTIONS):
-        answers += (await kv.txn(transactions[at : at + MAX_TRANSACTIONS])).answers
+        answers += (await kv.txn(transactions[at : at + MAX_TRANSACTIONS], guards=guards)).answers
     return answers

@@ -11,7 +11,7 @@ from itertools import islice, takewhile
 
 from peerjob.model.record import MAX_BATCH
 from peerjob.model.stored_limit import MAX_CONCURRENCY, MAX_SHARED_LIMITS
-from peerjob.store.kv.format.base import Compare, Found, Put, Range, Transaction, mod_of
+from peerjob.store.kv.format.base import Compare, Found, Put, Range, Transaction, apply_all, mod_of
 from peerjob.store.kv.format.limit_rows import Permit
 from peerjob.store.kv.format.rows import encode
 from peerjob.store.kv.write.context import KVContext
@@ -90,8 +90,8 @@ class ClaimLimits:
                 transactions.append(Transaction([Compare(key, mod=mod_of(state.entry))], [Put(key, encode(use))]))
                 writes[name] = more
         if transactions:
-            applied = await self._context.kv.txn(transactions, guards=[self.rules.stamp])
-            done = [name for name, answer in zip(writes, applied.answers, strict=True) if answer is not None]
+            answers = await apply_all(self._context.kv, transactions, guards=[self.rules.stamp])
+            done = [name for name, answer in zip(writes, answers, strict=True) if answer is not None]
             for name in done:
                 self._charged[name] = self._charged.get(name, 0) + writes[name]
             return len(done) == len(writes)

@@ -65,11 +65,12 @@ class SharedLimitRules(LimitSuite):
         assert {view.name: view.running for view in await self.views(store, "both")} == {"narrow": 1, "wide": 2}
         assert [view.name for view in await self.views(store, "one")] == ["wide"]
 
-    async def test_a_claim_of_many_kinds_has_the_limits_of_each(self, store: Store) -> None:
+    @pytest.mark.parametrize("rate", [None, "1/day"])
+    async def test_a_claim_of_many_kinds_has_the_limits_of_each(self, store: Store, rate: str | None) -> None:
         """More limits than a server compares in one transaction."""
         kinds = [f"kind {number:03}" for number in range(140)]
         for kind in kinds:
-            await self.limit(store, kind, name=kind, concurrency=1)
+            await self.limit(store, kind, name=kind, concurrency=None if rate else 1, rate=rate)
         await store.enqueue([self.make.instance(kind=kind) for kind in kinds for _ in range(2)])
         peer = await self.join(store, kinds=kinds)
         assert sorted(claim.kind for claim in await self.took(peer, 500)) == kinds
