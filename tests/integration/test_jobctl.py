@@ -524,7 +524,8 @@ def test_what_several_instances_logged_and_went_through_is_listed(jobctl: Jobctl
     lines = jobctl("list", "logs", "--tag", "l").lines
     assert [line.split()[:2] for line in lines] == [[uuid, "slow"] for uuid in reversed(made)]
     assert all(line.endswith(" INFO  line 0") for line in lines)
-    assert jobctl("list", "logs", "--tag", "l", "--level", "error").lines == []
+    none = jobctl("list", "logs", "--tag", "l", "--level", "error")
+    assert (none.status, none.out, none.err) == (0, "", "jobctl: no line matches\n"), none
     (entry,) = jobctl("list", "history", "--tag", "l", "-s", "completed", "-n", "1", "-o", "json").json
     assert (entry["uuid"], entry["state"]) == (made[1], "Completed")
     assert len(jobctl("list", "history", "--tag", "l").lines) == 1 + 2 * 4

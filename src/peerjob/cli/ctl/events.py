@@ -22,7 +22,7 @@ from . import tables
 from .commands import ClientSession, verb
 from .errors import CommandError
 from .live_table import LiveTable
-from .output import Column, Format, Printer, TableView
+from .output import Column, Format, Printer, TableView, to_stderr
 from .query_options import InstanceSelection, Kind, Limit, States, Tag, Uuid, level_of
 
 MAX_FIRST = 100
@@ -103,9 +103,12 @@ async def list_logs(
     """Show the log lines of several instances, the latest instance first."""
     query = replace(chosen.query(limit=limit, newest=True), level=level_of(level))
     async with session.client() as client:
-        for line in await client.lookup_logs(query):
-            text = f"{line.instance_id} {printable(line.kind)} {log_text(line, session.out)}"
-            session.out.event(line.to_dict, text, line.message)
+        lines = await client.lookup_logs(query)
+    for line in lines:
+        text = f"{line.instance_id} {printable(line.kind)} {log_text(line, session.out)}"
+        session.out.event(line.to_dict, text, line.message)
+    if not lines and session.out.format in (Format.TABLE, Format.WIDE):
+        to_stderr("no line matches")
 
 
 async def list_history(
