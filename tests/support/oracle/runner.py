@@ -161,10 +161,10 @@ class Lockstep:
         before_us = self._engine.clock.time_us()
         if how == "cancelled":
             await self._given_up(made)
+            if self._known.flowing:
+                # the call that was given up may have ended parents, and a repeated turn then claims before it settles
+                await settle(self._engine.store)
         theirs = await answer(made.call, self._theirs)
-        if how == "cancelled" and self._known.flowing:
-            # the call that was given up may have ended instances, and the repeated one then has nothing to settle
-            await settle(self._engine.store)
         self._measure(before_us, self._engine.clock.time_us())
         chosen = chosen_by(made.verb, theirs)
         after_us = self._engine.clock.time_us()
