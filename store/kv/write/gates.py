@@ -137,9 +137,9 @@ class KeyState:
         return f"{self.prefix}{number:06d}"
 
     def last_ops(self) -> list[Op]:
-        """The removal of the stored concurrency with the last permit."""
-        is_last = self.stored is not None and self.admitted <= 0 and not self.is_stored_anew
-        return [Delete(self.prefix + _CONCURRENCY)] if is_last else []
+        """The removal of the stored concurrency with the last permit, unless instances wait: it holds for them, too."""
+        is_last = self.admitted <= 0 and not self.has_queues and not self.is_stored_anew
+        return [Delete(self.prefix + _CONCURRENCY)] if is_last and self.stored is not None else []
 
 
 class GatePlan:

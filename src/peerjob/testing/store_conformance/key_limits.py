@@ -240,6 +240,15 @@ class KeyLimitRules(LimitSuite, ScheduleSuite):
         await store.enqueue(self.keyed(1, "b"))
         assert await self.woken([peer], 1) == ["node"]
 
+    async def test_the_last_concurrency_holds_while_instances_wait(self, store: Store) -> None:
+        await self.limit_keys(store)
+        await store.enqueue(self.keyed(4, concurrency=2))
+        await store.enqueue(self.keyed(1))
+        peer = await self.join(store)
+        for claim in await peer.take():
+            await peer.end(claim)
+        assert await self.counts_of(store) == (1, 2)
+
     async def test_a_batch_keeps_the_set_concurrency(self, store: Store) -> None:
         await self.limit_keys(store, 20)
         assert await self.set_key_limit(store, 2)
