@@ -286,6 +286,30 @@ async def test_a_check_starts_no_child_of_a_parent_that_has_ended(family: Family
 
 
 @pytest.mark.parametrize("family", ["redis_url"], indirect=True)
+async def test_a_script_mends_a_bounded_number_of_needs(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(need_checks, "_MENDED", 2)
+    first, *waiting = family.make.instances(6)
+    parent = await family.begin(child(first), *(child(one, first) for one in waiting))
+    (claim,) = await family.peer.take()
+    assert await family.peer.suspend(parent, NEEDS, needs=(Need(waiting[0].id),)) is Ack.DONE
+    for one in waiting:
+        await family.lose_edge(first, one.id)
+    await family.peer.end(claim)
+    store, sizes = cast("Any", family.store), list[int]()
+    run = store._run
+
+    async def count(name: str, *arguments: Any) -> Any:
+        if name == "mend_needs":
+            sizes.append((len(arguments) - 2) // 5)
+        return await run(name, *arguments)
+
+    monkeypatch.setattr(store, "_run", count)
+    assert await family.check() == 5
+    assert sizes == [2, 2, 1]
+    assert await family.taken() == {one.id for one in waiting}
+
+
+@pytest.mark.parametrize("family", ["redis_url"], indirect=True)
 async def test_a_sibling_waits_while_the_active_child_changes_between_the_scripts_of_a_check(
     family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,8 @@ _LOOKED_AT = 500
 _MAX_WAITERS = 2_000
 """A call reads further pages up to this number of instances that wait: most of them can have one parent."""
 _MAX_PAGES = 10
+_MENDED = 200
+"""Ends and needs that one script mends: 2,000 took 32 ms."""
 _CURSOR = r"\d{1,20}\.[0-9a-f-]{0,36}"
 
 
@@ -74,23 +76,28 @@ class LuaNeedChecks(LuaCommands):
     async def _mend(self, parent: bytes, waiters: Sequence[_Waiter]) -> int:
         """Mend what the children of one parent show; returns for how many instances."""
         seen = await self._look(parent, waiters)
-        arguments: list[Argument] = [self._limits.retention_us, len(seen.stray_ends) // 2, *seen.stray_ends]
+        ends, needs = seen.stray_ends, list[Argument]()
         stuck = [waiter for waiter in waiters if waiter.needs > seen.edges[waiter.id]] if seen.is_whole else []
         for waiter in stuck:
             if waiter.id == parent:
-                arguments += [waiter.id, waiter.fence, seen.edges[waiter.id], b"", 0]
+                needs += [waiter.id, waiter.fence, seen.edges[waiter.id], b"", 0]
         siblings = [waiter for waiter in stuck if waiter.id != parent and not seen.edges[waiter.id]]
         # If two looks find no active child, and no child ended from one to the other, there was none between them.
         # Then no need can be of a child that still ends.
         looks = [await self._look(parent, siblings, for_active=True) for _ in range(2 if siblings else 0)]
         is_quiet = all(look.is_whole and not look.is_active and look.over == looks[0].over for look in looks)
         for waiter in siblings if is_quiet else ():
-            arguments += [waiter.id, waiter.fence, 0, *looks[1].failed]
-        if len(arguments) == 2:
-            return 0
-        mended, set_aside = await self._run("mend_needs", *arguments)
-        log_set_aside(set_aside)
-        return int(mended)
+            needs += [waiter.id, waiter.fence, 0, *looks[1].failed]
+        mended = 0
+        for at in range(0, max(len(ends) // 2, len(needs) // 5), _MENDED):
+            of_ends = ends[2 * at : 2 * (at + _MENDED)]
+            of_needs = needs[5 * at : 5 * (at + _MENDED)]
+            more, set_aside = await self._run(
+                "mend_needs", self._limits.retention_us, len(of_ends) // 2, *of_ends, *of_needs
+            )
+            log_set_aside(set_aside)
+            mended += int(more)
+        return mended
 
     async def _look(self, parent: bytes, waiters: Sequence[_Waiter], *, for_active: bool = False) -> _Family:
         """Look at all children of a parent, and count the edges of some instances."""
