@@ -117,6 +117,7 @@ class Durable(Protocol):
         Only damage makes a mend necessary. An end that others need, and that nothing is to settle, is settled. A need
         that no end can find any more counts as over. Then a parent goes on, and its body looks at its children again. A
         child goes on if the need can only be of a sibling that completed, and is cancelled if it may be of another one
-        that is over. Logs an ERROR for each. Does nothing in a namespace without durable bodies.
+        that is over. On Redis, children of one parent that have lost needs go on together, even if one needed another.
+        Logs an ERROR for each. Does nothing in a namespace without durable bodies.
         """
         ...
