@@ -22,6 +22,8 @@ _MAX_HEADS = 64
 kinds reads the indexes of `kind_groups`."""
 _MAX_SCANS = 8
 """A claim begins to read at most this number of queues together with their heads."""
+_MAX_KNOWN = 1000
+"""A store remembers the heads of at most this number of incarnations: a coordinator serves one after another."""
 
 
 class ClaimHeads:
@@ -76,6 +78,8 @@ class ClaimHeads:
                 return False
             call.node, call.delayed = nodes.items[0][1], context.queues.heads(delayed)
             if await self._set_heads(call, ready):
+                if len(self._last) >= _MAX_KNOWN:
+                    self._last.clear()
                 self._last[call.incarnation] = call.heads, call.window + 1
                 return True
         raise StoreUnavailableError(context.url, "too many nodes register kinds at once")

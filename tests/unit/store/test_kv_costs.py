@@ -11,6 +11,7 @@ from peerjob.model.query import Query
 from peerjob.model.record import Ack, Action, Claim, StoreLimits
 from peerjob.model.run_now import RunNow
 from peerjob.store.kv.format.base import MAX_REQUEST_BYTES, Delete, Entry, Found, Put, Range, Transaction
+from peerjob.store.kv.queue import claim_heads
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
@@ -370,3 +371,13 @@ async def test_a_conflict_about_an_instance_costs_no_read_of_the_counters(bench:
     assert await bench.peer.commit(*map(outcome, claims)) == [Ack.DONE, Ack.CANCELLED]
     assert [claim.id for claim in claims] == [first, second]
     assert bench.kv.counters == before
+
+
+async def test_a_store_remembers_the_heads_of_few_incarnations(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coordinator serves many incarnations, one after another."""
+    monkeypatch.setattr(claim_heads, "_MAX_KNOWN", 2)
+    for _ in range(5):
+        peer = await Peer(store=bench.store, info=bench.make.node(), make=bench.make).join()
+        await bench.make_more(1)
+        assert len(await peer.take()) == 1
+        assert len(bench.store._heads._last) <= 2  # pyright: ignore[reportPrivateUsage]
