@@ -6,8 +6,8 @@
 --          "1" to look for an active child; per instance: id and fence without a space
 -- Reply    {child and edge after which to go on ("" and "" at the end); 1 if a child is unknown, else 0; 1 if a child can
 --          end without the end of another one (if asked), else 0; number of children that are over; id and state of one of
---          them that did not complete, or "" and 0; list of children that are over and have edges that nothing is to settle, and the state of each; per
---          instance: number of its edges}
+--          them that did not complete, or "" and 0; list of children that are over and have edges that nothing is to
+--          settle, and the state of each; per instance: number of its edges}
 local parent, child, edge, left = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local counts, lost, is_unknown, is_active, over, failed, failed_state = {}, {}, 0, 0, 0, '', 0
 for n = 6, #ARGV do
