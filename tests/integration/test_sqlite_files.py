@@ -126,6 +126,7 @@ async def test_a_file_is_not_opened_while_a_process_has_its_predecessor_open(tmp
     with ChildProcess.python("support.sqlite_process", "write", url, "w", output=tmp_path / "w.log") as writer:
         await writer.line("wrote 3$")
         back_up(url, copy)
+        writer.pause()  # its next write would end it
         path.unlink()
         if how == "replaced":
             copy.rename(path)
