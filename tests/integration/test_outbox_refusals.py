@@ -133,3 +133,18 @@ async def test_a_lookup_that_waits_for_the_table_keeps_no_row(
             with base.engine.begin() as connection:
                 other = outbox.schedule(connection, job.call(21))
             assert await other.result(node, 10) == 42
+
+
+@pytest.mark.parametrize("base", ["psycopg", in_matrix("asyncpg", "an asynchronous driver")], indirect=True)
+async def test_a_node_that_stops_gives_back_the_connection_of_a_lookup(
+    base: Base, postgres: Database, redis_url: str, namespace: str
+) -> None:
+    (row,) = put_aside(base)
+    async with Node(redis_url, jobs=[job], namespace=namespace, outbox=OutboxRelay(base.relay_engine)) as node:
+        locking = psycopg.connect(postgres.conninfo)
+        locking.execute("LOCK TABLE peerjob_outbox_bad")
+        with pytest.raises(UnknownInstanceError):
+            await node.lookup_instance(row.id)
+        asyncio.get_running_loop().call_later(0.5, locking.close)
+    assert base.relay_engine.pool.checkedout() == 0
+    locking.close()  # an asynchronous lookup ends at once

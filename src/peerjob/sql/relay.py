@@ -128,15 +128,21 @@ class _Aside:
         self._database = database.beside()
         self._table = table
         self._thread: DaemonThread | None = None
+        self._reading: asyncio.Task[dict[str, str]] | None = None
 
     async def refusals(self, ids: Sequence[str]) -> dict[str, str]:
-        """See `peerjob.node.work.outbox.Refusals`."""
+        """See `peerjob.node.work.outbox.Refusals`; one call at a time."""
         if self._thread is None:
             self._thread = DaemonThread("peerjob-outbox-aside")
         read = functools.partial(refusals, table=self._table, ids=ids)
-        return await checked(self._database, self._table, read, self._thread, is_one=True)
+        self._reading = asyncio.create_task(checked(self._database, self._table, read, self._thread, is_one=True))
+        return await self._reading
 
     async def close(self) -> None:
+        """End the thread and the connections, after the end of a call."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._reading])  # a call of a thread has some seconds to end
         if self._thread is not None:
             self._thread.shutdown()
             await self._database.close()
