@@ -39,6 +39,14 @@ class Family:
         await self.store.spawn(self.peer.incarnation, Held(parent.id, parent.fence), children)
         return parent
 
+    async def wait_for(self, *needed: NewInstance) -> tuple[Claim, dict[str, Claim]]:
+        """A parent that waits for children, and the claims of these by id."""
+        parent = await self.begin(*map(child, needed))
+        claims = {claim.id: claim for claim in await self.peer.take()}
+        needs = tuple(Need(one.id) for one in needed)
+        assert await self.peer.suspend(parent, NEEDS, needs=needs) is Ack.DONE
+        return parent, claims
+
     async def lose_edge(self, child: NewInstance, dependant: str) -> None:
         """Take the edge that tells that an instance needs a child."""
         if isinstance(self.store, KVStore):
@@ -121,9 +129,7 @@ def child(instance: NewInstance, *needed: NewInstance) -> NewChild:
 
 async def test_a_parent_goes_on_that_lost_the_edge_of_a_child_that_ended(family: Family) -> None:
     first, second = family.make.instances(2)
-    parent = await family.begin(child(first), child(second))
-    claims = {claim.id: claim for claim in await family.peer.take()}
-    assert await family.peer.suspend(parent, NEEDS, needs=(Need(first.id), Need(second.id))) is Ack.DONE
+    parent, claims = await family.wait_for(first, second)
     await family.lose_edge(first, parent.id)
     await family.peer.end(claims[first.id])
     await family.peer.end(claims[second.id])
@@ -135,9 +141,7 @@ async def test_a_parent_goes_on_that_lost_the_edge_of_a_child_that_ended(family:
 
 async def test_a_parent_waits_for_the_other_needs_when_one_is_lost(family: Family) -> None:
     first, second = family.make.instances(2)
-    parent = await family.begin(child(first), child(second))
-    claims = {claim.id: claim for claim in await family.peer.take()}
-    assert await family.peer.suspend(parent, NEEDS, needs=(Need(first.id), Need(second.id))) is Ack.DONE
+    parent, claims = await family.wait_for(first, second)
     await family.lose_edge(first, parent.id)
     assert await family.check() == 1
     assert await family.check() == 0

@@ -20,7 +20,7 @@ from peerjob import INJECTED, Context, Job, Node, State
 from peerjob.sql import Outbox, OutboxRelay, transact
 from peerjob.sql.databases import EngineDatabase
 from peerjob.sql.relay_rows import give_back, take
-from support.outbox_base import Base
+from support.outbox_base import Base, base_of
 from support.outbox_checks import Noting, rows_in
 from support.postgres import Database
 from support.servers import StartServer
@@ -131,10 +131,8 @@ async def test_a_crash_of_the_database_loses_and_doubles_nothing(
 
 @pytest.fixture
 async def base(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Base]:
-    database: Database | None = None if request.param == "sqlite" else request.getfixturevalue("postgres")
-    made = Base(request.param, database, tmp_path / "own.db")
-    yield made
-    await made.close()
+    async with base_of(request, tmp_path) as made:
+        yield made
 
 
 @pytest.mark.parametrize("base", ["psycopg", "sqlite"], indirect=True)

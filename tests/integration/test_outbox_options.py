@@ -26,8 +26,7 @@ from peerjob import (
 )
 from peerjob.handles.scoped_manager import ScopedManager
 from peerjob.sql import Outbox, OutboxRelay, ScheduledRow
-from support.outbox_base import Base
-from support.postgres import Database
+from support.outbox_base import Base, base_of
 from support.waiting import until
 
 outbox = Outbox()
@@ -36,10 +35,8 @@ MakeNode = Callable[..., AbstractAsyncContextManager[Node]]
 
 @pytest.fixture(params=["psycopg", "sqlite"])
 async def base(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Base]:
-    database: Database | None = None if request.param == "sqlite" else request.getfixturevalue("postgres")
-    made = Base(request.param, database, tmp_path / "own.db")
-    yield made
-    await made.close()
+    async with base_of(request, tmp_path) as made:
+        yield made
 
 
 @pytest.fixture(params=["redis", "sqlite"])

@@ -15,8 +15,7 @@ from peerjob.node.work.outbox import OutboxState, RelayNode
 from peerjob.sql import Outbox, OutboxRelay
 from peerjob.sql.databases import EngineDatabase
 from peerjob.sql.relay_rows import TakenRow, give_back, take
-from support.outbox_base import Base
-from support.postgres import Database
+from support.outbox_base import Base, base_of
 from support.servers import StartServer
 from support.waiting import until
 
@@ -32,10 +31,8 @@ job = Job("double", double)
 
 @pytest.fixture(params=["psycopg", "asyncpg", "sqlite", "aiosqlite"])
 async def base(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Base]:
-    database: Database | None = None if "sqlite" in request.param else request.getfixturevalue("postgres")
-    made = Base(request.param, database, tmp_path / "own.db")
-    yield made
-    await made.close()
+    async with base_of(request, tmp_path) as made:
+        yield made
 
 
 class Watched:

@@ -14,7 +14,7 @@ from peerjob import Client, Job, Node, RowRefusedError, Server, UnknownInstanceE
 from peerjob.node.work.outbox import LOOK_ASIDE
 from peerjob.sql import Outbox, OutboxRelay, ScheduledRow
 from support.division import in_matrix
-from support.outbox_base import Base
+from support.outbox_base import Base, base_of
 from support.postgres import Database
 from support.waiting import until
 
@@ -31,10 +31,8 @@ job = Job("double", double)
 
 @pytest.fixture(params=["psycopg", in_matrix("asyncpg", "an asynchronous driver"), "sqlite"])
 async def base(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Base]:
-    database: Database | None = None if request.param == "sqlite" else request.getfixturevalue("postgres")
-    made = Base(request.param, database, tmp_path / "own.db")
-    yield made
-    await made.close()
+    async with base_of(request, tmp_path) as made:
+        yield made
 
 
 def put_aside(base: Base, count: int = 1) -> list[ScheduledRow[int]]:

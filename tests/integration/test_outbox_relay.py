@@ -20,7 +20,7 @@ from peerjob.sql.databases import EngineDatabase
 from peerjob.sql.outbox import relays
 from peerjob.sql.relay_rows import take
 from support.division import in_matrix
-from support.outbox_base import Base
+from support.outbox_base import Base, base_of
 from support.postgres import Database
 from support.waiting import until
 
@@ -51,11 +51,8 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     ]
 )
 async def base(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Base]:
-    is_file = "sqlite" in request.param
-    database: Database | None = None if is_file else request.getfixturevalue("postgres")
-    made = Base(request.param, database, tmp_path / "own.db")
-    yield made
-    await made.close()
+    async with base_of(request, tmp_path) as made:
+        yield made
 
 
 @pytest.fixture

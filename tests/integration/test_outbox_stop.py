@@ -13,8 +13,7 @@ from peerjob.model.record import NewInstance
 from peerjob.model.state import State
 from peerjob.node.work.outbox import OutboxState, Refusals, RelayNode
 from peerjob.sql import Outbox, OutboxRelay
-from support.outbox_base import Base
-from support.postgres import Database
+from support.outbox_base import Base, base_of
 
 
 async def double(number: int) -> int:
@@ -27,10 +26,8 @@ outbox = Outbox()
 
 @pytest.fixture(params=["psycopg", "asyncpg", "sqlite", "aiosqlite"])
 async def base(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Base]:
-    database: Database | None = None if "sqlite" in request.param else request.getfixturevalue("postgres")
-    made = Base(request.param, database, tmp_path / "own.db")
-    yield made
-    await made.close()
+    async with base_of(request, tmp_path) as made:
+        yield made
 
 
 class StoppedRelay:

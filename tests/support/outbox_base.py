@@ -1,8 +1,11 @@
 """A database with the tables of an outbox, and the engine of a relay for each driver."""
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -40,3 +43,12 @@ class Base:
         disposing = self.relay_engine.dispose()
         if disposing is not None:
             await disposing
+
+
+@asynccontextmanager
+async def base_of(request: pytest.FixtureRequest, folder: Path) -> AsyncGenerator[Base]:
+    """The database for the driver that is the parameter of a fixture."""
+    database: Database | None = None if "sqlite" in request.param else request.getfixturevalue("postgres")
+    base = Base(request.param, database, folder / "own.db")
+    yield base
+    await base.close()

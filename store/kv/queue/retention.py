@@ -65,14 +65,13 @@ class RetentionCommands(KVCommands):
         if not ended:
             return
         context, keys, kinds = self._context, self._keys, list(ended)
-        of_kinds = [context.counts.of(kind) for kind in kinds]
         known, answers = read
         heads, *counters = answers if answers and known == kinds else await self._kv.read(self._surplus_reads(kinds))
         limit = 2 * sum(ended.values())
         removed = await self._remove_expired(heads, limit)
         if removed and removed < limit:
             # the removed instances count no more
-            counters = await self._kv.read(of_kinds)
+            counters = await self._kv.read(list(map(context.counts.of, kinds)))
         for kind, answer in zip(kinds, counters, strict=True):
             values = context.counts.summed(answer).get(keys.kind(kind))
             if values is None:
