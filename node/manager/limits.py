@@ -37,7 +37,8 @@ class NodeLimitManager(NodeJobManager):
         if not await self._open_store().set_limit(setting) and (
             setting.numbers != LimitNumbers() or not [view async for view in self.limits() if view.name == name]
         ):
-            raise OptionError("name", name, "the name of a limit that a kind has")
+            known = ", ".join([view.name async for view in self.limits() if view.name])
+            raise OptionError("name", name, f"the name of a limit that a kind has (known: {known or 'none'})")
 
     async def set_key_limit(self, kind: str, *, concurrency: int | None = None, note: str = "") -> None:
         checked_text("kind", kind, MAX_KIND)

@@ -414,6 +414,7 @@ def test_wait_ends_when_the_instances_are_final(jobctl: Jobctl) -> None:
     both = jobctl("wait", brief, failing, "-o", "name")
     assert (both.status, both.out.split()) == (1, [brief, failing])
     assert jobctl("wait", "--tag", "waited").lines == []
+    assert jobctl("wait", "--tag", "none").err == "jobctl: no instance matches\n"
 
     long = jobctl("schedule", "slow", "1", "30", "--tag", "waited", "-o", "name").out.strip()
     late = jobctl("wait", long, "--within", "0.1s")
@@ -434,7 +435,8 @@ def test_what_is_over_is_cleared_by_when_it_was_made(jobctl: Jobctl) -> None:
     assert jobctl("clear", "logs", "--older-than", "1h", "-y", "-o", "json").json == {"count": 0}
     assert jobctl("logs", uuid).lines
     assert jobctl("clear", "logs", "--yes", "-o", "json").json["count"] >= 1
-    assert jobctl("logs", uuid).lines == []
+    empty = jobctl("logs", uuid)
+    assert (empty.status, empty.out, empty.err) == (0, "", "jobctl: no line matches\n")
     assert len(jobctl("history", uuid, "-o", "name").lines) == 4
     assert jobctl("clear", "history", "--after", "2026-01-01T00:00Z", "-y", "-o", "json").json["count"] >= 1
     assert jobctl("history", uuid, "-o", "name").lines == ["Completed"]
@@ -666,6 +668,8 @@ def test_stats_are_shown_by_kind_and_state(jobctl: Jobctl) -> None:
 
 def test_workers_are_listed_and_resized(jobctl: Jobctl) -> None:
     assert jobctl("workers", "list", "-o", "name").lines == ["0", "1", "2", "3"]
+    assert jobctl("workers").lines == jobctl("workers", "list").lines
+    assert jobctl("schedules", "-o", "json").json == jobctl("list", "schedules", "-o", "json").json
     assert jobctl("workers", "resize", "6").status == 0
     assert len(jobctl("workers", "list", "-o", "json").json) == 6
     assert jobctl("workers", "resize", "4").status == 0

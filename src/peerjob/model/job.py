@@ -281,6 +281,8 @@ def job(executor: Any = None, /, *, kind: str | None = None, **options: Any) -> 
 
 def default_kind(function: Callable[..., Any]) -> str:
     """Return `module:qualname`, with the name of the script for `__main__`; raises OptionError without such a name."""
+    if not callable(function):
+        raise OptionError("executor", function, 'a callable; the kind has a name: @job(kind="sum")')
     qualname = getattr(function, "__qualname__", None)
     module = module_name(getattr(function, "__module__", "__main__"))
     if qualname is None or "<lambda>" in qualname or module == "__main__":

@@ -19,7 +19,7 @@ DEFAULT_BURST = 10
 """Most claims that a rate without `burst` allows at once."""
 _RATE = re.compile(r"([0-9]{1,11})/(s|min|h|day)")
 _RATES = 'a rate such as "100/min": a whole number from 1, then /s, /min, /h or /day, and at most 1,000,000/s'
-_CONCURRENCY = f"a whole number from 1 to {MAX_CONCURRENCY:,} (pause_kind stops a kind)"
+_CONCURRENCY = f"a whole number from 1 to {MAX_CONCURRENCY:,} (to stop a kind, pause it)"
 
 
 @dataclass(frozen=True)

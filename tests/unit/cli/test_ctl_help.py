@@ -128,6 +128,7 @@ def test_the_help_tells_the_connection_and_the_exit_statuses() -> None:
         (("get", "instance"), "UUID"),
         (("workers", "resize", "0"), "N"),
         (("schedules", "backfill", "x"), "--from"),
+        (("schedules", "backfill", "x", "--from", "2026-01-02T00:00Z", "--to", "2026-01-02T00:00Z"), "after --from"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(arguments: tuple[str, ...], message: str) -> None:

@@ -13,11 +13,13 @@ from rich.console import Console
 
 from peerjob.cli.console import ExitStatus
 from peerjob.cli.ctl.audit import AUDIT
+from peerjob.cli.ctl.cluster import KINDS, tallies
 from peerjob.cli.ctl.errors import error_report
 from peerjob.cli.ctl.output import Column, Format, Printer, TableView
 from peerjob.cli.ctl.tables import FIRES
 from peerjob.cli.ctl.yaml import to_yaml
 from peerjob.handles.schedule import FireEntry
+from peerjob.handles.stats import Stats
 from peerjob.model.ages import age, until
 from peerjob.model.audit import AuditRecord
 from peerjob.model.clock import to_us
@@ -32,6 +34,7 @@ from peerjob.model.errors import (
 )
 from peerjob.model.firing import FireOutcome, FireRecord
 from peerjob.model.printable import printable
+from peerjob.model.state import State
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PEOPLE: TableView[dict[str, Any]] = TableView(
@@ -142,7 +145,7 @@ def test_in_a_narrow_terminal_the_last_columns_go_and_the_first_stay_legible(
     ("width", "heads", "cells"),
     [
         (40, ["TIME", "PRINCIP…", "VERB"], ["2026-01-01", "00:00:00Z", "alice", "Schedul…"]),
-        (44, ["TIME", "PRINC…", "VERB", "CRITE…"], ["2026-01-01", "00:00:00Z", "alice", "Sched…", "kind=…"]),
+        (50, ["TIME", "PRINCIP…", "VERB", "CRITERIA"], ["2026-01-01", "00:00:00Z", "alice", "Schedul…", "kind=ma…"]),
     ],
 )
 def test_a_cut_text_of_the_audit_log_has_a_mark(width: int, heads: list[str], cells: list[str]) -> None:
@@ -162,6 +165,17 @@ def test_a_cut_text_of_the_audit_log_has_a_mark(width: int, heads: list[str], ce
     out.many([record], AUDIT)
     assert [line.split() for line in cast("io.StringIO", out.console.file).getvalue().splitlines()] == [heads, cells]
     assert out.table([], AUDIT).row_count == 0
+
+
+def test_a_narrow_terminal_leaves_out_empty_columns_and_cuts_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    stats = Stats(counts={"k" * 60: {State.SCHEDULED: 1_234_567, State.COMPLETED: 7_654_321}})
+    out = Printer(Format.TABLE)
+    out.console = Console(width=60, file=io.StringIO())
+    out.many(tallies(stats), KINDS)
+    head, row = cast("io.StringIO", out.console.file).getvalue().splitlines()
+    assert head.split() == ["KIND", "SCHEDULED", "COMPLETED"]
+    assert row.split() == ["k" * 37 + "…", "1234567", "7654321"]
+    assert capsys.readouterr().err == ""
 
 
 def test_the_fires_of_a_schedule_fit_into_80_columns() -> None:

@@ -15,6 +15,7 @@ SOURCES = {
     f"{SILENT}\n    __repr__ = __str__\nraise Odd": "<Odd that cannot be shown>",
     "raise SystemExit(3)": "SystemExit: 3 at ",
     "x = (": "SyntaxError: ",
+    "import peerjob\n@peerjob.job('sum')\ndef add(): ...": "@job(kind=\"sum\"), got 'sum' at {module}:2)",
 }
 
 
@@ -24,5 +25,5 @@ def test_the_reason_is_the_error_of_the_import(tmp_path: Path, monkeypatch: pyte
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(OptionError) as caught:
         JobModules(["broken_jobs"]).load()
-    assert SOURCES[source] in str(caught.value)
+    assert SOURCES[source].replace("{module}", str(tmp_path / "broken_jobs.py")) in str(caught.value)
     assert "broken_jobs" not in sys.modules

@@ -170,7 +170,7 @@ def test_a_zone_may_stand_before_it(prefix: str) -> None:
         ("", "0 fields; expected five fields .minute, hour"),
         ("* * * *", "4 fields; expected five fields"),
         ("0 0 0 1 1 * 2026", "7 fields; expected five fields"),
-        ("TZ=UTC", "1 fields"),
+        ("TZ=UTC", "1 field;"),
         ("@reboot", "expected five fields"),
         ("@daily @daily", "expected five fields"),
         ("@daily 5", "expected five fields"),

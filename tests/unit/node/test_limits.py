@@ -117,7 +117,7 @@ async def test_a_setting_is_stronger_than_the_code_until_it_is_taken_back(clock:
         assert (await limits_of(node))["one"].source == "code"
         await node.set_limit("one")
         for concurrency in (1, None):
-            with pytest.raises(OptionError, match="the name of a limit that a kind has"):
+            with pytest.raises(OptionError, match=r"that a kind has \(known: one\), got .two."):
                 await node.set_limit("two", concurrency=concurrency)
             with pytest.raises(OptionError, match="a kind with a key limit"):
                 await node.set_key_limit("work", concurrency=concurrency)

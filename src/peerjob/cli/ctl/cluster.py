@@ -15,7 +15,7 @@ from peerjob.model.state import SINGLE, State
 from peerjob.model.worker import Worker
 
 from . import completion
-from .commands import ClientSession, group, verb
+from .commands import ClientSession, ListingGroup, group, verb
 from .errors import CommandError
 from .output import Column, TableView, to_stderr
 from .query_options import Within
@@ -24,7 +24,7 @@ LEADERS: TableView[Leader] = TableView(
     columns=(
         Column(title="LEADER", text=lambda leader: leader.name),
         Column(title="TERM", text=lambda leader: str(leader.term.number), right=True),
-        Column(title="SINCE", text=lambda leader: moment(leader.since)),
+        Column(title="SINCE", text=lambda leader: moment(leader.since), whole=True),
         Column(title="COORDINATOR", text=lambda leader: leader.term.coordinator),
         Column(title="INCARNATION", text=lambda leader: leader.incarnation, wide=True),
     ),
@@ -42,7 +42,11 @@ WORKERS: TableView[Worker] = TableView(
     columns=(
         Column(title="WORKER", text=lambda worker: str(worker.number), right=True),
         Column(title="NODE", text=lambda worker: worker.node),
-        Column(title="RUNS", text=lambda worker: f"{worker.instance or '-'}{' (stuck)' if worker.stuck else ''}"),
+        Column(
+            title="RUNS",
+            text=lambda worker: f"{worker.instance or '-'}{' (stuck)' if worker.stuck else ''}",
+            whole=True,
+        ),
         Column(title="KIND", text=lambda worker: worker.kind or "-"),
     ),
     name=lambda worker: str(worker.number),
@@ -62,19 +66,22 @@ def _counted(state: State) -> Column[Tallies]:
 
 KINDS: TableView[Tallies] = TableView(
     columns=(
-        Column(title="KIND", text=lambda row: row[0], whole=True),
+        Column(title="KIND", text=lambda row: row[0]),
         *map(_counted, COUNTED),
         Column(title="UNSERVED", text=lambda row: str(row[2]), right=True),
     ),
     name=lambda row: row[0],
     plain=lambda row: row[0],
     nothing="no instances",
+    empty="0",
 )
 
 
 def add_to(app: typer.Typer) -> None:
     """Add these verbs to jobctl."""
-    verbs = group(app, "workers", "Show the workers of the node that answers, and resize those of a node.")
+    verbs = group(
+        app, "workers", "Show the workers of the node that answers, and resize those of a node.", cls=ListingGroup
+    )
     verb(verbs, "list")(list_workers)
     verb(verbs, "resize")(resize_workers)
     verb(app, "drain")(drain)

@@ -106,7 +106,8 @@ class ListingGroup(VerbGroup):
 
 def group(parent: typer.Typer, name: str, help: str, *, cls: type[VerbGroup] = VerbGroup) -> typer.Typer:
     """A command that has verbs below it."""
-    made = typer.Typer(help=help, no_args_is_help=cls is VerbGroup, cls=cls)
+    lists = cls is ListingGroup
+    made = typer.Typer(help=f"{help}{' Without a verb, it lists them.' * lists}", no_args_is_help=not lists, cls=cls)
     parent.add_typer(made, name=name)
     return made
 

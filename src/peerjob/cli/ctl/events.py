@@ -30,8 +30,8 @@ MAX_FIRST = 100
 
 ENTRIES: TableView[HistoryEntry] = TableView(
     columns=(
-        Column(title="TIME", text=lambda entry: f"{entry.timestamp:%Y-%m-%d %H:%M:%S.%f}"[:-3] + "Z"),
-        Column(title="STATE", text=lambda entry: str(entry.state)),
+        Column(title="TIME", text=lambda entry: f"{entry.timestamp:%Y-%m-%d %H:%M:%S.%f}"[:-3] + "Z", whole=True),
+        Column(title="STATE", text=lambda entry: str(entry.state), whole=True),
         Column(title="TIMES", text=lambda entry: str(entry.count), wide=True, right=True),
         Column(title="NODE", text=lambda entry: entry.node or "-"),
         Column(title="NOTE", text=lambda entry: entry.note or "-"),
@@ -42,8 +42,11 @@ ENTRIES: TableView[HistoryEntry] = TableView(
 CHANGES: TableView[HistoryEntry] = TableView(
     columns=(
         Column(title="UUID", text=lambda entry: entry.instance_id, whole=True),
+        # to the second: with more digits, 80 columns have no room for the kind
+        Column(title="TIME", text=lambda entry: moment(entry.timestamp), whole=True),
+        ENTRIES.columns[1],
         Column(title="KIND", text=lambda entry: entry.kind),
-        *ENTRIES.columns,
+        *ENTRIES.columns[2:],
     ),
     name=lambda entry: entry.instance_id,
     plain=ENTRIES.plain,
@@ -73,11 +76,14 @@ async def logs(
     """Show the log lines of an instance; with -o json, one JSON object a line."""
     wanted = level_of(level)
     async with session.client() as client:
-        kind = (await client.lookup_instance(uuid)).kind
+        kind, shown = (await client.lookup_instance(uuid)).kind, False
         async for line in client.iter_logs(uuid, follow=follow):
             if wanted is None or wanted & line.level:
+                shown = True
                 entry = LogEntry(uuid, kind, line)
                 session.out.event(entry.to_dict, log_text(entry, session.out), entry.message)
+    if not shown:
+        _report_no_line(session.out)
 
 
 def log_text(entry: LogEntry, out: Printer) -> str:
@@ -107,7 +113,12 @@ async def list_logs(
     for line in lines:
         text = f"{line.instance_id} {printable(line.kind)} {log_text(line, session.out)}"
         session.out.event(line.to_dict, text, line.message)
-    if not lines and session.out.format in (Format.TABLE, Format.WIDE):
+    if not lines:
+        _report_no_line(session.out)
+
+
+def _report_no_line(out: Printer) -> None:
+    if out.format in (Format.TABLE, Format.WIDE):
         to_stderr("no line matches")
 
 

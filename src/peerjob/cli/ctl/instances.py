@@ -127,6 +127,8 @@ async def wait(
     async with session.client() as client:
         if query is not None:
             await client.wait(query, seconds)
+            if not await client.count(query):
+                to_stderr("no instance matches")
             return ExitStatus.OK
         named = [await client.lookup_instance(uuid) for uuid in chosen.uuids or []]
         try:

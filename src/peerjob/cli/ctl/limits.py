@@ -59,7 +59,7 @@ LIMITS: TableView[LimitView] = TableView(
         Column(title="KINDS", text=lambda view: ",".join(view.kinds) or "-"),
         Column(title="SOURCE", text=lambda view: view.source, wide=True),
         Column(title="BURST", text=lambda view: "-" if view.burst is None else str(view.burst), wide=True, right=True),
-        Column(title="OPENS", text=lambda view: moment(view.opens_at), wide=True),
+        Column(title="OPENS", text=lambda view: moment(view.opens_at), wide=True, whole=True),
         Column(title="NOTE", text=lambda view: view.note or "-", wide=True),
     ),
     name=lambda view: view.name or view.kinds[0],
@@ -88,7 +88,7 @@ KEYS: TableView[KeyLimitView] = TableView(
 
 def add_to(app: typer.Typer) -> None:
     """Add these verbs to jobctl."""
-    verbs = group(app, "limits", "List the limits of the cluster, or set their numbers.", cls=ListingGroup)
+    verbs = group(app, "limits", "Show the limits of the cluster, and set their numbers.", cls=ListingGroup)
     verb(verbs, "list")(list_limits)
     verb(verbs, "set")(set_limit)
     verb(app, "pause")(pause)

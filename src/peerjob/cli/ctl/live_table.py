@@ -43,7 +43,7 @@ def _view(now: datetime) -> TableView[tuple[Instance[Any], str]]:
         columns=(
             Column(title="UUID", text=lambda row: row[0].id, whole=True),
             Column(title="KIND", text=lambda row: row[0].kind),
-            Column(title="STATE", text=lambda row: str(row[0].state)),
+            Column(title="STATE", text=lambda row: str(row[0].state), whole=True),
             Column(title="AGE", text=lambda row: age(row[0].created_at, now), right=True),
             Column(title="NODE", text=lambda row: row[0].node or "-"),
             Column(title="DOING", text=_doing),

@@ -6,10 +6,11 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -22,8 +23,8 @@ from .yaml import to_yaml
 
 T = TypeVar("T")
 
-MIN_WIDTH = 5
-"""The fewest characters of a column. If a terminal has no room for so many, the last columns are left out."""
+MIN_WIDTH = 8
+"""The fewest characters of a text. If a terminal has no room for so many, the last columns are left out."""
 GAP = 2
 """Spaces between two columns."""
 MAX_WIDTH = 100_000
@@ -44,7 +45,8 @@ class Format(StrEnum):
 class Column(Generic[T]):
     """One column of a table.
 
-    A `wide` column is shown only with `-o wide`. A `whole` column is cut only after the others.
+    A `wide` column is shown only with `-o wide`. A `whole` column is cut only after the others, and so is one with its
+    cells at the `right`, since a part of a number is another number.
     """
 
     title: str
@@ -63,6 +65,8 @@ class TableView(Generic[T]):
     plain: Callable[[T], Any]
     """Returns the object as values for JSON and YAML."""
     nothing: str = "nothing found"
+    empty: str = "-"
+    """A terminal without room for all columns first leaves out those that have only this text."""
     alert: Callable[[T], bool] | None = None
     """Returns whether the row is shown in red."""
 
@@ -88,6 +92,7 @@ class Printer:
                 if not things:
                     to_stderr(view.nothing)
                     return
+                view = self._fitting(things, view)
                 table = self.table(things, view)
                 self.console.print(table)
                 self.report_hidden(table, view)
@@ -163,7 +168,7 @@ class Printer:
             wanted = max([len(column.title), *(row[number].cell_len for row in rows)])
             if below is not None and number < len(below.columns):
                 wanted = max(wanted, below.columns[number].width or 0)
-            needs.append((wanted if column.whole else min(wanted, MIN_WIDTH), wanted))
+            needs.append((wanted if column.whole or column.right else min(wanted, MIN_WIDTH), wanted))
         widths = _widths(needs, self.console.width)
         table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold", show_header=below is None)
         for column, width in zip(columns, widths, strict=False):
@@ -172,6 +177,18 @@ class Printer:
             style = "red" if view.alert is not None and view.alert(thing) else None
             table.add_row(*row[: len(widths)], style=style)
         return table
+
+    def _fitting(self, things: Sequence[T], view: TableView[T]) -> TableView[T]:
+        """The view, without its empty columns if the terminal has no room for all."""
+        columns = self._columns(view)
+        cells = [[printable(column.text(thing)) for thing in things] for column in columns]
+        wanted = [max(map(cell_len, (column.title, *texts))) for column, texts in zip(columns, cells, strict=True)]
+        if sum(wanted) + GAP * (len(wanted) - 1) <= self.console.width:
+            return view
+        full = [
+            column for column, texts in zip(columns, cells, strict=True) if any(text != view.empty for text in texts)
+        ]
+        return replace(view, columns=full or columns)
 
     def _columns(self, view: TableView[T]) -> Sequence[Column[T]]:
         return [column for column in view.columns if self.format is Format.WIDE or not column.wide]

@@ -15,7 +15,7 @@ from peerjob.model.explain import Explanation, explain
 from peerjob.model.ids import id_time_us
 
 from . import tables
-from .commands import ClientSession, group, verb
+from .commands import ClientSession, ListingGroup, group, verb
 from .errors import CommandError
 from .lookups import ScheduleName, get_schedule, list_schedules
 from .output import Column, TableView, to_stderr
@@ -37,7 +37,7 @@ BACKFILLS: TableView[Backfill] = TableView(
 
 def add_to(app: typer.Typer) -> None:
     """Add these verbs to jobctl."""
-    verbs = group(app, "schedules", "Show and change schedules.")
+    verbs = group(app, "schedules", "Show and change schedules.", cls=ListingGroup)
     verb(verbs, "list")(list_schedules)
     verb(verbs, "get")(get_schedule)
     for function in (pause, resume, trigger, remove, backfill, fires):
@@ -96,6 +96,8 @@ async def backfill(
 ) -> None:
     """Create an instance for each time in a range that had none. Repeat the command to continue."""
     first, last = given_time("from", start), given_time("to", end)
+    if last <= first:
+        raise OptionError("--to", end, "a time after --from")
     async with session.client() as client:
         session.out.row(await client.backfill(name, first, last), BACKFILLS)
 

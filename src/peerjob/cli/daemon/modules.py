@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+import peerjob
 from peerjob import Job, Node, OptionError
 from peerjob.model.job import collect_jobs
 from peerjob.node.body.errors import message_of
@@ -17,6 +18,7 @@ from peerjob.node.body.errors import message_of
 logger = logging.getLogger("peerjob.daemon")
 
 Jobs = list[Job[..., Any, Any]]
+_PACKAGE = f"{peerjob.__path__[0]}/"
 
 
 class JobModules:
@@ -82,8 +84,11 @@ def _reason(name: str, error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
         return f"there is no {error.name} in {sys.path[0]} or among what is installed"
     where = ""
-    if not isinstance(error, SyntaxError) and (frames := traceback.extract_tb(error.__traceback__)):
-        where = f" at {frames[-1].filename}:{frames[-1].lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    if not isinstance(error, SyntaxError) and frames:
+        # the line that calls peerjob, not the one of peerjob that refuses the call
+        last = next((frame for frame in reversed(frames) if not frame.filename.startswith(_PACKAGE)), frames[-1])
+        where = f" at {last.filename}:{last.lineno}"
     return f"{type(error).__name__}: {message_of(error)}{where}"
 
 

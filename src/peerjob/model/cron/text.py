@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from peerjob.model.durations import to_micros
 from peerjob.model.errors import ScheduleError
-from peerjob.model.printable import shown
+from peerjob.model.printable import counted, shown
 
 from .days import Days
 from .daytime import DayTimes
@@ -114,7 +114,7 @@ def read_cron(given: object) -> CronText | EveryText:
             raise ScheduleError(f"cron={given!r}: {EXPECTED}")
         words = ALIASES[name].split()
     if len(words) not in (5, 6):
-        raise ScheduleError(f"cron={given!r}: {len(words)} fields; {EXPECTED}")
+        raise ScheduleError(f"cron={given!r}: {counted(len(words), 'field')}; {EXPECTED}")
     seconds, minutes, hours, days, months, weekdays = (word.upper() for word in ["0", *words][-6:])
     parts = (seconds, minutes, hours, days, months, weekdays)
     values = [_values(given, field, part) for field, part in zip(FIELDS, parts, strict=True)]
