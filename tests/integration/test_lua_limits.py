@@ -321,6 +321,25 @@ async def test_an_index_finds_what_may_go(site: MakeSite) -> None:
     assert await ids(peer) == [claim.id]
 
 
+async def test_a_renewal_does_not_deny_work_behind_more_full_queues_than_it_reads(site: MakeSite) -> None:
+    """The node then claims each second, so a lost hint costs a second here too."""
+    here = site()
+    store = await here.open(retry_for=0)
+    many = [f"kind-{number:03}" for number in range(551)]
+    limits = [shared(*many[n : n + 50], name=f"limit-{n}", concurrency=1) for n in range(0, 550, 50)]
+    for group in limits:
+        await store.publish_limits(group)
+    for kinds in (many[:500], many[500:-1]):
+        await store.enqueue([here.make.instance(kind=kind) for kind in kinds])
+    busy, idle = await here.join(store, kinds=tuple(many)), await here.join(store, kinds=tuple(many))
+    assert len(await ids(busy)) == len(limits)
+    assert await ids(busy) == await ids(idle) == []
+    last = here.make.instance(kind=many[-1], priority=9)
+    await store.enqueue([last])
+    assert sorted([(await peer.renew()).work_due for peer in (busy, idle)], key=str) == [None, True]
+    assert await ids(idle) == [last.id]
+
+
 async def test_a_lost_layout_is_that_of_limits_again(site: MakeSite) -> None:
     here = site()
     store = await here.open(retry_for=0)

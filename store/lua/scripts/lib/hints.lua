@@ -54,7 +54,8 @@ local function add_idle(incarnation, set, without)
 end
 
 -- Return whether an incarnation must claim although it got no hint: '1' if it is not registered as idle, or if an
--- instance is due that it can claim. Otherwise '0', or '' for a large set without an index, whose queues are too many.
+-- instance is due that it can claim. Otherwise '0', or '' for a large set whose queues are too many: it has no index,
+-- or most of them have no room.
 local function work_due(incarnation)
   local entry_text = call('HGET', IDLE, incarnation)
   if not entry_text then
@@ -74,12 +75,12 @@ local function work_due(incarnation)
       end
     end
   end
-  local due = keys[1] and call('EXISTS', unpack(keys)) > 0
+  local due, has_more = keys[1] and call('EXISTS', unpack(keys)) > 0, false
   if due and shared and letter == 'x' then
-    due = limit_wakes.is_due_in(keys)
+    due, has_more = limit_wakes.is_due_in(keys)
   end
   local next_due = not due and earliest_due()
-  return (due or next_due and next_due <= now) and '1' or '0'
+  return (due or next_due and next_due <= now) and '1' or has_more and '' or '0'
 end
 
 local woken = {}

@@ -48,8 +48,10 @@ local limit_wakes = shared and (function()
     end
   end
 
-  -- Return whether a kind whose head is in one of these indexes has something to do for a node that waits.
+  -- Return whether a kind whose head is in one of these indexes has something to do for a node that waits; as the
+  -- second value, whether further kinds were not looked at.
   function self.is_due_in(heads)
+    local has_more = false
     for _, key in ipairs(heads) do
       local kinds = {}
       for n, member in ipairs(call('ZRANGE', key, 0, MAX_HEADS - 1)) do
@@ -63,8 +65,9 @@ local limit_wakes = shared and (function()
           return true
         end
       end
+      has_more = has_more or #kinds == MAX_HEADS
     end
-    return false
+    return false, has_more
   end
 
   return self
