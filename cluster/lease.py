@@ -278,7 +278,7 @@ class Lease:
     async def _opened(self) -> Liveness:
         liveness = self._make_liveness()
         async with asyncio.timeout(OPEN_TIMEOUT):
-            await liveness.open()
+            await liveness.open(self.renew_soon)
         return liveness
 
     def _trust_left(self) -> float:

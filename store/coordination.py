@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from peerjob.model.firing import Candidate, Leader, Term
@@ -14,8 +15,8 @@ class Liveness(Protocol):
     It shares only the server with its store, so it works from another thread and loop.
     """
 
-    async def open(self) -> None:
-        """Connect."""
+    async def open(self, wake: Callable[[], None] | None = None) -> None:
+        """Connect. The client calls `wake` in this event loop if a renewal helps before its time."""
         ...
 
     async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from peerjob.model.activity_sample import ActivitySample
@@ -146,6 +146,9 @@ class _Commands:
 
 class ReferenceLiveness(_Commands):
     """See `peerjob.store.coordination.Liveness`."""
+
+    async def open(self, wake: Callable[[], None] | None = None) -> None:
+        await super().open()
 
     async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
         with self._transaction() as transaction:

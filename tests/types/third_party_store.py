@@ -1,7 +1,7 @@
 """A store by a third party: one that counts the calls to the store it wraps."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from peerjob import Filter, Node, Query, State, Store
@@ -42,8 +42,8 @@ class CountingLiveness:
         self._inner = inner
         self._calls = calls
 
-    async def open(self) -> None:
-        await self._inner.open()
+    async def open(self, wake: Callable[[], None] | None = None) -> None:
+        await self._inner.open(wake)
 
     async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
         self._calls["renew"] += 1

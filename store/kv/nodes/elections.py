@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 import msgspec
 
@@ -11,7 +12,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.errors import DecodeError, StoreUnavailableError
 from peerjob.model.firing import Candidate, Leader, Term
 from peerjob.store.calls import MAX_ANSWER, answer_within
-from peerjob.store.kv.format.base import Compare, Entry, KeyValue, Put, Transaction, Watch, mod_of
+from peerjob.store.kv.format.base import Compare, Delete, Entry, KeyValue, Op, Put, Transaction, Watch, mod_of
 from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.format.rows import encode
 from peerjob.store.kv.format.schedule_rows import LeaderRow, decode_leader
@@ -124,17 +125,28 @@ class KVElections:
         return self._leader(row, applied.revision, self._origin(token))
 
     async def resign(self, incarnation: str, *, refused: Term | None = None) -> None:
-        self._held = None
+        held, self._held = self._held, None
         async with answer_within(self._timeout, url=self._url):
+            own = held if held is not None and held.row.incarnation == incarnation and refused is None else None
+            if own is not None and await self._leave(own.row, own.leader.term.number, own.lease):
+                return
             entry, token = await self._kv.get([self._now, self._token])
             row = self._row(entry)
-            if entry is None or row is None or row.incarnation != incarnation:
-                return
-            if refused is not None and refused == self._leader(row, entry.mod, self._origin(token)).term:
-                await self._kv.txn([Transaction([Compare(self._now, mod=entry.mod)], [self._new_token()])])
-            await self._kv.revoke(entry.lease)
-            # a watch does not report deleted keys, so this write tells the other nodes that the leader has resigned
-            await self._kv.txn([Transaction([], [Put(self._left, entry.value)])])
+            if entry is not None and row is not None and row.incarnation == incarnation:
+                is_refused = refused is not None and refused == self._leader(row, entry.mod, self._origin(token)).term
+                await self._leave(row, entry.mod, entry.lease, [self._new_token()] if is_refused else [])
+
+    async def _leave(self, row: LeaderRow, mod: int, lease: int, also: Sequence[Op] = ()) -> bool:
+        """Give up the leadership that was written at revision `mod`; the answer is whether it was still held.
+
+        A watch does not report deleted keys, so a write tells the other nodes. They need not wait for the lease's end.
+        """
+        ops = [Delete(self._now), Put(self._left, encode(row)), *also]
+        applied = await self._kv.txn([Transaction([Compare(self._now, mod=mod)], ops)])
+        if applied.answers[0] is None:
+            return False
+        await self._kv.revoke(lease)
+        return True
 
     async def leader(self) -> Leader | None:
         self._lease_of_peer = 0

@@ -82,9 +82,9 @@ class KVLiveness:
         self._differs = False
         """Whether the claims that the node named in the last renewal differed from the index of claims."""
 
-    async def open(self) -> None:
+    async def open(self, wake: Callable[[], None] | None = None) -> None:
         await self._kv.open()
-        self._peer_clocks.start()
+        self._peer_clocks.start(wake)
 
     async def close(self) -> None:
         await self._peer_clocks.stop()

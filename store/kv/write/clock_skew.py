@@ -42,6 +42,9 @@ _MAX_ASKED = 8
 _ASK_AGAIN = 5.0
 """A node whose clock seems to be off asks its peers again after this number of seconds: each
 message may have been late."""
+_ANSWER = 0.1
+"""Most seconds until a node answers a peer, or uses an answer. All messages until then share one renewal, so nodes that
+start together cause few."""
 _UNKNOWN = 5.0
 """After this number of seconds without a usable clock of a peer, a node relies on its own clock."""
 _WAIT = 3600.0
@@ -132,9 +135,13 @@ class PeerClocks:
         self._known = False
         self._watch: Watch | None = None
         self._task: asyncio.Task[None] | None = None
+        self._wake: Callable[[], None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        """Calls `_wake` soon; None if no message needs it."""
 
-    def start(self) -> None:
-        """Listen until `stop`."""
+    def start(self, wake: Callable[[], None] | None = None) -> None:
+        """Listen until `stop`. `wake` is called if a renewal helps a node that has just started."""
+        self._wake = wake
         self._began = self._clock.elapsed()
         # The watch begins before the first report. So of two nodes that start at once, the one that reports first hears
         # the other one, and answers it.
@@ -151,6 +158,9 @@ class PeerClocks:
         if self._watch is not None:
             self._watch.close()
             self._watch = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     @property
     def must_report(self) -> bool:
@@ -251,6 +261,19 @@ class PeerClocks:
             self._offsets[peer] = (offset_us,) if known is None else (known[-1], offset_us)
             if self._own in report.asks or (report.asks == ALL_PEERS and self._is_in_sample()):
                 self._requests += 1
+                self._wake_soon()
+            if not self._known:
+                self._wake_soon()
+
+    def _wake_soon(self) -> None:
+        """Renew soon, once for all messages until then, because a node that has just started waits to lead."""
+        if self._wake is not None and self._timer is None:
+            seconds = self._clock.random.uniform(0, _ANSWER)
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._wake_now, self._wake)
+
+    def _wake_now(self, wake: Callable[[], None]) -> None:
+        self._timer = None
+        wake()
 
     def _is_in_sample(self) -> bool:
         """Whether this node answers a peer that asks all nodes: a random sample of the nodes is enough."""

@@ -64,6 +64,9 @@ class LuaLiveness(SeparateClient):
 
     _ahead_us: int | None = None
 
+    async def open(self, wake: Callable[[], None] | None = None) -> None:  # the first renewal tells the server's clock
+        await super().open()
+
     async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
         sent, limit = self._clock.elapsed(), ttl_us * MAX_ANSWER / 1_000_000
         reply = await self._run("renew", incarnation, ttl_us, running, count, fences_digest, timeout=limit)

@@ -88,6 +88,15 @@ async def test_rolling_restarts_lose_no_second(clock: VirtualClock) -> None:
         await clock.run(node.stop())
 
 
+async def test_a_node_can_lead_soon_after_its_start(clock: VirtualClock) -> None:
+    """Its peers tell it their clocks without waiting for their next renewals, and it compares them at once."""
+    async with running_nodes(clock, "first", "next") as (first, successor):
+        await clock.advance(0.3)
+        await clock.run(first.stop())
+        await clock.advance(0.05)
+        assert successor.is_leader
+
+
 async def test_a_leader_that_vanishes_is_followed_within_its_lease(clock: VirtualClock) -> None:
     url = shared_url()
     flaky = flaky_store(clock, url)

@@ -255,6 +255,39 @@ async def test_a_leader_whose_key_is_gone_takes_the_leadership_anew(bench: Bench
     assert again == await elections.leader()
 
 
+@pytest.mark.parametrize("campaigns", [1, 2], ids=["the key is read", "the key is known"])
+async def test_a_resignation_lets_peers_lead_before_its_lease_is_revoked(bench: Bench, campaigns: int) -> None:
+    class Unrevoked(MemoryKeyValue):
+        async def revoke(self, lease: int) -> None:
+            await asyncio.Event().wait()
+
+    one, two = (Candidate(incarnation=name, name=name) for name in ("one", "two"))
+    leader = KVElections(Unrevoked(bench.data, bench.clock), url="memory://", namespace="n", clock=bench.clock)
+    peer = KVElections(bench.kv, url="memory://", namespace="n", clock=bench.clock)
+    await leader.open()
+    await peer.open()
+    for _ in range(campaigns):
+        await leader.campaign(one, ttl_us=10 * SECOND_US)
+    assert (await peer.campaign(two, ttl_us=10 * SECOND_US)).name == "one"
+    resigning = asyncio.create_task(leader.resign("one"))
+    assert await bench.clock.run(peer.changed(1))
+    assert (await peer.campaign(two, ttl_us=10 * SECOND_US)).name == "two"
+    resigning.cancel()
+    await leader.close()
+    await peer.close()
+
+
+async def test_a_leader_whose_key_was_taken_resigns_nothing(bench: Bench) -> None:
+    one, two = (Candidate(incarnation=name, name=name) for name in ("one", "two"))
+    leader, peer = (KVElections(bench.kv, url="memory://", namespace="n", clock=bench.clock) for _ in range(2))
+    for _ in range(2):
+        await leader.campaign(one, ttl_us=10 * SECOND_US)
+    await bench.kv.txn([Transaction([], [Delete(f"{bench.keys.leader}now")])])
+    taken = await peer.campaign(two, ttl_us=10 * SECOND_US)
+    await leader.resign("one")
+    assert await peer.leader() == taken
+
+
 async def test_an_election_that_gets_no_answer_fails_in_time(bench: Bench) -> None:
     class Silent(MemoryKeyValue):
         async def get(self, keys: Sequence[str]) -> list[Entry | None]:
