@@ -2,13 +2,25 @@
 
 import asyncio
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from peerjob import State
+from peerjob import JobFailed, State
 from support.division import in_matrix
-from support.limited_jobs import FEW, JOURNAL, RATED, few, few_too, hundred, keyed, rated, read_journal
+from support.limited_jobs import (
+    FEW,
+    JOURNAL,
+    RATED,
+    closes,
+    few,
+    few_too,
+    hundred,
+    keyed,
+    rated,
+    read_journal,
+)
 from support.peers import READY, Peers, peers
 from support.processes import ChildProcess
 from support.stalls import Stalls, now_us
@@ -102,3 +114,36 @@ async def test_a_pause_of_a_kind_holds_on_all_nodes(store_url: str, namespace: s
             await group.client.resume_kind("few")
             await paused.result(30)
             assert stalls.took(began_us) < 5
+
+
+@pytest.mark.parametrize("store_url", ["redis", in_matrix("etcd"), in_matrix("sqlite")], indirect=True)
+async def test_a_throttle_outlives_nodes(store_url: str, namespace: str, tmp_path: Path) -> None:
+    """The node that closed the limits is killed, and all others are replaced. One limit opens by itself meanwhile."""
+    journal = tmp_path / "journal"
+    async with peers(store_url, namespace, tmp_path) as group:
+        first = _launch(group, journal)
+        first.wait_for(READY)
+        await (await group.client.schedule(closes, "few", "1h")).result(60)
+        held = await group.client.schedule(few, 0)
+        second = _launch(group, journal)
+        second.wait_for(READY)
+        await (await group.client.schedule(closes, "hundred", "1s")).result(60)
+        first.kill()
+        await (await group.client.schedule(hundred)).result(60)
+        third = _launch(group, journal)
+        third.wait_for(READY)
+        second.terminate()
+        opens_at = await _opens_at(group)
+        for duration in ("0s", "1m"):
+            await (await group.client.schedule(closes, "few", duration)).result(60)
+        # a claim takes the best of all kinds, so each of these claims has passed over the held one
+        await (await group.client.schedule(rated.with_options(priority=9))).result(60)
+        assert (await held.refresh()).state is State.SCHEDULED
+        assert await _opens_at(group) == opens_at is not None
+        with pytest.raises(JobFailed, match="the name of a limit that a kind has, got 'none'"):
+            await (await group.client.schedule(closes, "none", "1s")).result(60)
+
+
+async def _opens_at(group: Peers) -> datetime | None:
+    (opens_at,) = [view.opens_at async for view in group.client.limits() if view.name == "few"]
+    return opens_at

@@ -40,6 +40,11 @@ async def hundred(context: Context = INJECTED) -> None:
     await _noted("hundred", 0, context)
 
 
+@group.job(kind="closes")
+async def closes(limit: str, time: str, context: Context = INJECTED) -> None:
+    await context.throttle(limit, time)
+
+
 async def _noted(name: str, seconds: float, context: Context) -> None:
     note = f"{context.id}/{context.fence}"
     _write({"name": name, "run": note, "pid": os.getpid(), "at": time.monotonic(), "begins": True})

@@ -181,6 +181,14 @@ class RateRules(LimitSuite):
             assert (await peer.renew()).work_due is True
         assert len(await peer.take()) == 2
 
+    async def test_a_throttle_of_any_time_outlives_a_setting(self, store: Store) -> None:
+        await self.limit(store, concurrency=3)
+        await store.enqueue(self.make.instances(1))
+        peer = await self.join(store)
+        assert await store.throttle("shared", 1_000 * 366 * 86_400_000_000)
+        await self.set_limit(store, concurrency=2)
+        assert await peer.take() == ()
+
     async def test_only_a_limit_with_kinds_can_be_throttled(self, store: Store) -> None:
         assert not await store.throttle("unknown", 60_000_000)
         await self.limit(store, concurrency=1)
