@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import MutableSet, Sequence
 from itertools import count
+from operator import attrgetter
 from typing import Any, NoReturn
 
 from msgspec import structs
@@ -225,6 +226,8 @@ class NodeDurableRun(RunSteps):
             new = [call for id, call in zip(ids, calls, strict=True) if id in missing] if missing else []
             made = await self._parts.calls.new_instances(new) if new else []
             named = [structs.replace(instance, id=id) for id, instance in zip(missing, made, strict=True)]
+            # nodes claim children by id: in this order, what they read next to each other is so in a server's memory
+            named.sort(key=attrgetter("id"))
             added = await self._spawn([NewChild(instance=instance) for instance in named])
             self._parts.calls.made([instance for instance in named if instance.id in added])
         return ids
@@ -255,7 +258,7 @@ class NodeDurableRun(RunSteps):
     async def _need(self, ids: Sequence[str]) -> Suspension | None:
         """How to wait until children are over; None if all are."""
         await self._open()
-        unread = [id for id in dict.fromkeys(ids) if id not in self._ended]
+        unread = sorted(id for id in set(ids) if id not in self._ended)
         known = await self._read_children(unread[-FIRST_READ:])
         del unread[-FIRST_READ:]
         if all(record.state.is_final for record in known.values()):
@@ -296,7 +299,7 @@ class NodeDurableRun(RunSteps):
         """The ids of children, in order, that the store does not have whole. A first run has no children."""
         missing = dict.fromkeys(ids)
         if self._run.claim.linked:
-            for id, record in (await self._read_children(ids)).items():
+            for id, record in (await self._read_children(sorted(ids))).items():
                 if not record.open:
                     del missing[id]
         return missing

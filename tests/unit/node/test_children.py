@@ -29,9 +29,20 @@ from peerjob import (
 from peerjob.handles.observing import observe
 from peerjob.handles.reasons import why_instance
 from peerjob.model.clock import to_datetime
-from peerjob.model.durable import MAX_NEEDS_CALL, Need
+from peerjob.model.durable import MAX_CHILDREN_CALL, MAX_NEEDS_CALL, Need
 from peerjob.model.ids import IdSource
-from peerjob.model.record import MAX_BATCH_BYTES, NewChild, NewInstance, Record
+from peerjob.model.record import (
+    MAX_BATCH_BYTES,
+    Ack,
+    Claimed,
+    Enqueued,
+    Held,
+    NewChild,
+    NewInstance,
+    Outcome,
+    Record,
+    Want,
+)
 from peerjob.node.work.child_pages import pages_of
 from peerjob.node.work.durable_run import FIRST_READ
 from peerjob.testing import VirtualClock, drain, running_node
@@ -136,6 +147,54 @@ async def test_a_wait_for_many_children_reads_few_of_them_until_they_are_over(
         assert max(reads) == FIRST_READ
         assert await instance.result("10m") == [2 * n for n in range(3 * FIRST_READ)]
         assert max(reads) == 3 * FIRST_READ
+
+
+async def test_many_children_come_to_the_store_in_the_order_in_which_nodes_claim_them(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = memory_store(clock)
+    spawn, get, turn, commit = store.spawn, store.get, store.turn, store.commit
+    made, read, needed = list[str](), list[str](), list[str]()
+
+    async def seen_spawn(incarnation: str, parent: Held, children: Sequence[NewChild]) -> list[Enqueued] | None:
+        made.extend(child.instance.id for child in children)
+        return await spawn(incarnation, parent, children)
+
+    async def seen_get(ids: Sequence[str]) -> list[Record | None]:
+        read.extend(ids)
+        return await get(ids)
+
+    def see_needs(outcomes: Sequence[Outcome]) -> None:
+        needed.extend(need.id for outcome in outcomes for need in outcome.needs)
+
+    async def seen_turn(
+        incarnation: str, outcomes: Sequence[Outcome], want: Want | None, *, request: str
+    ) -> tuple[list[Ack], Claimed]:
+        see_needs(outcomes)
+        return await turn(incarnation, outcomes, want, request=request)
+
+    async def seen_commit(incarnation: str, outcomes: Sequence[Outcome], *, request: str) -> list[Ack]:
+        see_needs(outcomes)
+        return await commit(incarnation, outcomes, request=request)
+
+    seen = {"spawn": seen_spawn, "get": seen_get, "turn": seen_turn, "commit": seen_commit}
+    for name, verb in seen.items():
+        monkeypatch.setattr(store, name, verb)
+    count = MAX_CHILDREN_CALL + 50
+
+    async def body(context: Context = INJECTED) -> list[int]:
+        read.clear()
+        return await context.map("all", (DOUBLE.call(n, seconds=10) for n in range(count)))
+
+    async with running_node(DOUBLE, store=store, clock=clock, workers=count) as node:
+        instance = await begun(node, body)
+        assert len(made) == count
+        assert made == sorted(made)
+        assert needed == made
+        assert await instance.result("10m") == [2 * n for n in range(count)], (
+            "the results are in the order of the calls"
+        )
+        assert read[:count] == made
 
 
 async def test_a_sync_body_has_children_too(node: Node) -> None:
