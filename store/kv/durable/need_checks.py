@@ -118,7 +118,7 @@ class NeedCheckCommands(KVCommands):
         for id, _ in stuck:
             logger.error("%s: this instance waited for needs and had none; it goes on", id)
         if stuck:
-            await self._settler.go_on(stuck)
+            await self._settler.needs.go_on(stuck)
         return len(stuck)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -45,6 +46,56 @@ async def test_the_ends_of_one_commit_are_settled_in_transactions_at_the_same_ti
     assert await node.take() == ()
     assert await node.end(last) is Ack.DONE
     assert [claim.id for claim in await node.take()] == [parent.id]
+
+
+async def test_a_link_of_a_chain_takes_three_transactions(clock: VirtualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One ends the member, one lets the next member enter its queue and removes the need, and one claims it."""
+    scene = Scene(clock)
+    await scene.other.require_layout(FLOWS_LAYOUT, "steps")
+    node, members = await scene.join(scene.other), scene.make.instances(3)
+    await scene.add(scene.other, scene.make.instance())
+    parent = await node.take_one()
+    await scene.other.spawn(node.incarnation, Held(parent.id, parent.fence), [new_child(members[0])])
+    for before, member in pairwise(members):
+        child = NewChild(instance=member, needs=(Need(before.id, "completed"),))
+        await scene.other.spawn(node.incarnation, Held(parent.id, parent.fence), [child])
+    claim = await node.take_one()
+    writes = count_writes(monkeypatch)
+    await node.end(claim)
+    assert len(writes) == 2
+    assert [claim.id for claim in await node.take()] == [members[1].id]
+    assert len(writes) == 3
+    assert (await scene.other.health()).settling == 0
+
+
+async def test_the_instances_that_need_one_end_enter_their_queues_together(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(clock)
+    await scene.other.require_layout(FLOWS_LAYOUT, "steps")
+    node, (first, *others) = await scene.join(scene.other), scene.make.instances(91)
+    await scene.add(scene.other, scene.make.instance())
+    parent = await node.take_one()
+    children = [new_child(first), *(NewChild(instance=new, needs=(Need(first.id),)) for new in others)]
+    await scene.other.spawn(node.incarnation, Held(parent.id, parent.fence), children)
+    claim = await node.take_one()
+    writes = count_writes(monkeypatch)
+    await node.end(claim)
+    assert len(writes) <= 5, "the end, the dependants in parts, and the key of the end"
+    assert {claim.id for claim in await node.take(100)} == {new.id for new in others}
+    assert (await scene.other.health()).settling == 0
+
+
+def count_writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of transactions of each request that writes, from now on."""
+    writes, txn = list[int](), MemoryKeyValue.txn
+
+    async def counted(self: MemoryKeyValue, transactions: Sequence[Transaction], *args: Any, **kwargs: Any) -> Applied:
+        writes.append(len(transactions))
+        return await txn(self, transactions, *args, **kwargs)
+
+    monkeypatch.setattr(MemoryKeyValue, "txn", counted)
+    return writes
 
 
 async def test_a_child_that_comes_to_need_another_one_while_an_end_is_settled_waits_for_it(clock: VirtualClock) -> None:
