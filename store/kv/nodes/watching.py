@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Hint, Record, check_batch
 from peerjob.model.state import State
+from peerjob.store.calls import both
 from peerjob.store.kv.format.base import Delete, Put, Range, Transaction, Watch
 from peerjob.store.kv.format.keys import below
 from peerjob.store.kv.queue.reading import FIRST_RECORDS, ReadCommands
@@ -23,18 +24,33 @@ class WatchCommands(ReadCommands):
     def __init__(self, context: KVContext) -> None:
         super().__init__(context)
         self._watches: dict[str, Watch] = {}
+        self._taken: dict[str, Sequence[str]] = {}
+        """Incarnation → keys of the hints of its last call. The next call deletes them, so no hint waits for that."""
 
     @retried
     async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
         try:
-            return await self._fetch_hints(incarnation, timeout)
+            taken, fetching = self._taken.pop(incarnation, ()), self._fetch_keys(incarnation, timeout)
+            stored = (await both(fetching, self._drop(taken)))[0] if taken else await fetching
         except StoreUnavailableError:
             # hints that the watch has reported may still be stored, so the next call opens a new watch and reads all
             # stored hints
             self._stop_watch(incarnation)
             raise
+        prefix = self._keys.hint(incarnation)
+        own = self._taken[incarnation] = [key for key in stored if key.startswith(prefix)]
+        hints = [Hint("schedule", "")] if self._keys.revisions in stored else []
+        if any(key.startswith(self._keys.live) for key in stored):
+            hints.append(Hint("dead", ""))
+        for key in own:
+            topic, _, id = key[len(prefix) :].partition("/")
+            hints.append(Hint(topic, self._keys.unescaped(id)))
+        return hints
 
-    async def _fetch_hints(self, incarnation: str, timeout: float) -> list[Hint]:
+    async def _drop(self, keys: Sequence[str]) -> None:
+        await self._writer.plain([Delete(key) for key in keys])
+
+    async def _fetch_keys(self, incarnation: str, timeout: float) -> Sequence[str]:
         prefix = self._keys.hint(incarnation)
         watch = self._watches.get(incarnation)
         if watch is None:
@@ -49,15 +65,7 @@ class WatchCommands(ReadCommands):
         until = loop.time() + timeout
         while not stored and (left := until - loop.time()) > 0:
             stored = await self._changed_keys(watch, prefix, left)
-        own = [key for key in stored if key.startswith(prefix)]
-        await self._writer.plain([Delete(key) for key in own])
-        hints = [Hint("schedule", "")] if self._keys.revisions in stored else []
-        if any(key.startswith(self._keys.live) for key in stored):
-            hints.append(Hint("dead", ""))
-        for key in own:
-            topic, _, id = key[len(prefix) :].partition("/")
-            hints.append(Hint(topic, self._keys.unescaped(id)))
-        return hints
+        return stored
 
     async def _changed_keys(self, watch: Watch, prefix: str, timeout: float) -> list[str]:
         changes = await watch.changed(timeout)
@@ -74,6 +82,7 @@ class WatchCommands(ReadCommands):
             self._stop_watch(incarnation)
 
     def _stop_watch(self, incarnation: str) -> None:
+        self._taken.pop(incarnation, None)
         watch = self._watches.pop(incarnation, None)
         if watch is not None:
             watch.close()
