@@ -53,9 +53,9 @@ local function advance_heads(heads, limit)
 end
 
 local function open_source(selection, kind, piece)
-  local claim, key = selection.claim, ready_key(kind)
+  local claim, key, rule = selection.claim, ready_key(kind), shared and shared.rule(kind)
   local source = {kind = kind, key = key, left = remaining_of(claim, kind), piece = min(piece, claim.limit), offset = 0,
-    at = -1, taken = 0, window = {}, rule = shared and shared.rule(kind)}
+    at = -1, taken = 0, window = {}, rule = rule and rule.limits[1] and rule}
   if source.left > 0 and advance(source, claim.limit) then
     source.head = {source.member, source.window[2]}
     selection.sources[#selection.sources + 1] = source
@@ -202,12 +202,14 @@ local function select_due(selection)
   local ids, sources, limit = {}, {}, claim.limit
   -- Assume that the next instances are as large as the largest so far, so that the script reads few that do not fit.
   local some = claim.largest == 0 and 8 or max(1, min(32, math.floor((MAX_CLAIM_BYTES - claim.bytes) / claim.largest)))
+  -- A single source gives no more than there is room for, so its starts are taken together.
+  local only = not (selection.sources[2] or heads.member) and selection.sources[1]
   for n = 1, min(some, limit - claim.count) do
     local source = heap[1]
     if heads.member then
       source = best_source(selection)
     end
-    if shared then
+    if source and source.rule and not only then
       source = source_with_room(selection, source)
     end
     if not source then
@@ -224,27 +226,13 @@ local function select_due(selection)
       drop_first(heap, precedes)
     end
   end
+  if only and only.rule then
+    shared.take(only.rule, #ids)
+  end
   if not ids[1] and claim.count == 0 and claim.refused > 0 then
     -- The instances before the first suspect could not be claimed.
     find_suspect(selection)
     return select_suspect(selection)
   end
   return ids[1] and ids, sources
-end
-
--- Give a source one more instance, instead of one that it returned and that cannot be claimed.
-local function replace_pick(selection, source)
-  source.left = source.left + 1
-  if source.left == 1 and source.member and not source.suspect then
-    push(selection.heap, source, precedes)
-  end
-  if source.rule then
-    shared.take(source.rule, -1)
-    for _, other in ipairs(selection.sources) do
-      if other.held_back and shared.room(other.rule) > 0 then
-        other.held_back = nil
-        push(selection.heap, other, precedes)
-      end
-    end
-  end
 end

@@ -30,6 +30,23 @@ local function take_unusual(claim, id, key, kind, record, spec, flags)
   return true
 end
 
+-- Give a source one more instance, instead of one that it returned and that cannot be claimed.
+local function replace_pick(selection, source)
+  source.left = source.left + 1
+  if source.left == 1 and source.member and not source.suspect then
+    push(selection.heap, source, precedes)
+  end
+  if source.rule then
+    shared.take(source.rule, -1)
+    for _, other in ipairs(selection.sources) do
+      if other.held_back and shared.room(other.rule) > 0 then
+        other.held_back = nil
+        push(selection.heap, other, precedes)
+      end
+    end
+  end
+end
+
 -- Claim the selected instances that can be claimed and fit into the reply, and set unreadable ones aside. An instance
 -- that does not fit stays in its queue.
 local function take(claim, selection, ids, sources)
