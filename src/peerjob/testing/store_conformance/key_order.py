@@ -77,6 +77,18 @@ class KeyOrderRules(LimitSuite):
         assert await store.key_holders("work", "a") == [first.id]
         assert await self.drained(await self.join(store)) == [first.id, early.id, second.id]
 
+    async def test_a_better_priority_changes_places_with_one_that_waited(self, store: Store) -> None:
+        await self.limit_keys(store, 2)
+        lows = self.keyed(3, priority=5, concurrency=2)
+        (high,) = self.keyed(1, priority=1, concurrency=2)
+        await store.enqueue(lows)
+        peer = await self.join(store)
+        claims = await peer.take()
+        await peer.end(claims[1])
+        assert set(await store.key_holders("work", "a")) == {lows[0].id, lows[2].id}
+        await store.enqueue([high])
+        assert set(await store.key_holders("work", "a")) == {lows[0].id, high.id}
+
     async def test_a_claimed_instance_keeps_its_place(self, store: Store) -> None:
         await self.limit_keys(store)
         (low,) = self.keyed(1, priority=5)

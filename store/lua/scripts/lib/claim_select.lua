@@ -203,13 +203,13 @@ local function select_due(selection)
   -- Assume that the next instances are as large as the largest so far, so that the script reads few that do not fit.
   local some = claim.largest == 0 and 8 or max(1, min(32, math.floor((MAX_CLAIM_BYTES - claim.bytes) / claim.largest)))
   -- A single source gives no more than there is room for, so its starts are taken together.
-  local only = not (selection.sources[2] or heads.member) and selection.sources[1]
+  local only = shared and not (selection.sources[2] or heads.member) and selection.sources[1]
   for n = 1, min(some, limit - claim.count) do
     local source = heap[1]
     if heads.member then
       source = best_source(selection)
     end
-    if source and source.rule and not only then
+    if shared and not only then
       source = source_with_room(selection, source)
     end
     if not source then

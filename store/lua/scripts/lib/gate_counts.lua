@@ -15,12 +15,11 @@ local of_table = gates and function(arguments, is_unused)
   return size > 0 and arguments or nil
 end
 
--- Return the state of a key from its entry in `n:`: besides what the entry has, how many admitted instances leave
--- (`freed`), and how many new ones come. Later also the instances that come to a gate that does not let all of them pass
--- (`came`), and the members of waiting ones that leave (`left`).
+-- Return the state of a key from its entry in `n:`: besides what the entry has, how many admitted instances leave (`freed`).
+-- Later also the instances that come to a gate (`came`), and the members of waiting ones that leave (`left`).
 local GATE_COUNTS, NO_COUNTS = '>I4I4I4', '\0\0\0\0\0\0\0\0\0\0\0\0'
 local key_state = gates and function(text, all_waiting, key)
-  local state = {admitted = 0, concurrency = 0, waiting = 0, last = '', freed = 0, new = 0, came = nil, left = nil}
+  local state = {admitted = 0, concurrency = 0, waiting = 0, last = '', freed = 0, came = nil, left = nil}
   if text and #text >= 12 and byte(text) == 0 and (#text == 12 or byte(text, -1) == 44) then
     state.admitted, state.concurrency, state.waiting = unpack_text(GATE_COUNTS, text)
     state.last = sub(text, 13)
@@ -31,21 +30,34 @@ local key_state = gates and function(text, all_waiting, key)
   return state
 end
 
+-- Return the last admitted instances of a key without one of them, or with one more.
+local last_without = gates and function(last, id)
+  local from = find(last, id, 1, true)
+  return from and sub(last, 1, from - 1) .. sub(last, find(last, ',', from, true) + 1) or last
+end
+
+local last_with = gates and function(last, id, score)
+  last = last .. id .. score .. ','
+  return #last > MAX_LAST and sub(last, find(last, ',', 1, true) + 1) or last
+end
+
+-- Whether the last admitted instance has a priority, of which `same` is the text and a comma.
+local has_last = gates and function(last, same)
+  local size = ID_SIZE + #same
+  return sub(last, -#same) == same and (#last == size or byte(last, -size - 1) == 44)
+end
+
 local leave_admitted = gates and function(state, id)
   state.admitted, state.freed = max(0, state.admitted - 1), state.freed + 1
-  local from = state.admitted > 0 and find(state.last, id, 1, true)
-  if from then
-    state.last = sub(state.last, 1, from - 1) .. sub(state.last, find(state.last, ',', from, true) + 1)
-  elseif state.admitted == 0 then
-    state.last = ''
-  end
+  state.last = state.admitted > 0 and last_without(state.last, id) or ''
 end
 
 -- Return the entry of a key after one change, an empty one if no instance is left; false if this needs the state of the key.
--- `change`: how many new instances of one template come, or minus how many admitted ones leave. `most`: how many can be
--- admitted. Keys that are not nearly full have equal entries, so `known` keeps the results: change -> entry -> result.
+-- `text`: its entry, without last admitted ones. `change`: how many new instances of one template come, or minus how many
+-- admitted ones leave. `most`: how many can be admitted. Keys that are not nearly full have equal entries, so `known` keeps
+-- the results: change -> entry -> result.
 local counts_after = gates and function(known, text, change, concurrency, most)
-  local results, is_plain = known[change], #text == 12
+  local results = known[change]
   if not results then
     results = {}
     known[change] = results
@@ -55,12 +67,12 @@ local counts_after = gates and function(known, text, change, concurrency, most)
     return result
   end
   result = false
-  if byte(text) == 0 and (is_plain or #text > 12 and byte(text, -1) == 44) then
+  if byte(text) == 0 then
     local admitted, by_last, waiting = unpack_text(GATE_COUNTS, text)
     admitted = max(0, admitted + change)
     if waiting == 0 and admitted == 0 then
       result = ''
-    elseif waiting == 0 and is_plain and (change < 0 or admitted + NEAR < most) then
+    elseif waiting == 0 and (change < 0 or admitted + NEAR < most) then
       result = pack(GATE_COUNTS, admitted, change < 0 and by_last or concurrency, 0)
     end
   end

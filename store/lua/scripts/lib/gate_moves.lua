@@ -39,10 +39,7 @@ local gate_moves = gates and function(kind, own)
     if state.admitted + NEAR < self.most(state) then
       state.last = ''
     else
-      state.last = state.last .. id .. score .. ','
-      if #state.last > MAX_LAST then
-        state.last = sub(state.last, find(state.last, ',', 1, true) + 1)
-      end
+      state.last = last_with(state.last, id, score)
     end
   end
 
@@ -56,12 +53,6 @@ local gate_moves = gates and function(kind, own)
     add_pair('ZADD', all_waiting .. key, score, place .. id .. wait_end)
     self.write(id, wait_begin .. key)
     state.waiting = state.waiting + 1
-  end
-
-  -- Whether the last admitted instance has a priority, of which `same` is the text and a comma.
-  function self.has_last(state, same)
-    local size = ID_SIZE + #same
-    return sub(state.last, -#same) == same and (#state.last == size or byte(state.last, -size - 1) == 44)
   end
 
   -- Return the entry of `last` of the last instance of a key in the queue, among the last MAX_LOOKED of all keys. It stands for
@@ -85,7 +76,7 @@ local gate_moves = gates and function(kind, own)
   -- If the last admitted instance is queued, and has a worse priority than one that came, the two change places. It was
   -- admitted earlier: one that this script admits precedes all that it does not admit. Return whether they did.
   local function change_places(state, instance, key)
-    if self.has_last(state, instance.score .. ',') then
+    if has_last(state.last, instance.score .. ',') then
       return false
     end
     if state.last == '' then

@@ -10,9 +10,9 @@
 -- without the key `limited`, as `shared` in limits.lua.
 local gates = limited and (function()
   -- kind -> the instances that leave ("over", or "back" if they come again), that come, and that are new and come now: in
-  -- order, groups of those with one template (`shape`) and concurrency (`packed` as in `g:`). `unused`: kinds without an
-  -- entry yet.
-  local self, gated = {leaving = {}, coming = {}, new = {}, unused = {}}, {}
+  -- order, groups of those with one template (`shape`) and concurrency (`packed` as in `g:`). `ended`: kind -> the claimed
+  -- instances that end in the usual way; false if no instance of the kind has a key. `unused`: kinds without an entry yet.
+  local self, gated = {leaving = {}, ended = {}, coming = {}, new = {}, unused = {}, has_ended = false}, {}
 
   local function of_kind(lists, kind)
     local list = lists[kind]
@@ -89,6 +89,12 @@ local gates = limited and (function()
     if list then
       list[id] = is_over and 'over' or 'back'
     end
+  end
+
+  -- Keep that a claimed instance ends in the usual way, the first one of its kind.
+  function self.ends(id, kind)
+    self.ended[kind] = self.has(kind) and {id}
+    self.has_ended = self.has_ended or self.has(kind)
   end
 
   -- Keep that an instance of an unknown kind leaves its key.

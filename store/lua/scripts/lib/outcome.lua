@@ -15,13 +15,6 @@ local function remember_removed(id, created)
   end
 end
 
--- Return the creation time, or a later time if old history entries were joined. A later time only keeps the id for
--- longer.
-local function created_at(record)
-  local whole, _, at = pcall(unpack_text, '>Bd', record.history)
-  return whole and at or now
-end
-
 -- Remove an instance with its logs and index entries; `tags` are the tags in the record of the instance. `has_thread`:
 -- whether it can have steps.
 local function remove(id, kind, state, tags, has_thread)
@@ -225,7 +218,12 @@ local function end_usual(owned, incarnation, id, key, raw, state, node, note, re
     end
     remember_end(kind, id, held)
     if gates then
-      gates.leaves(id, kind, true)
+      local ended_here = gates.ended[kind]
+      if ended_here then
+        ended_here[#ended_here + 1] = id
+      elseif ended_here == nil then
+        gates.ends(id, kind)
+      end
     end
     put_string(key, record)
     if changes_wanted then

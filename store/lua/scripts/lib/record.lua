@@ -219,3 +219,10 @@ end
 local function is_suspect(record)
   return record.crashes + record.losses >= SUSPECT_AFTER
 end
+
+-- Return the creation time, or a later time if old history entries were joined. A later time only keeps the id of a
+-- removed instance for longer.
+local function created_at(record)
+  local whole, _, at = pcall(unpack_text, '>Bd', record.history)
+  return whole and at or now
+end

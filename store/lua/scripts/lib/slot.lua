@@ -55,8 +55,19 @@ local offer_ended = shared and function()
 end
 
 local pass_gates = gates and function()
-  local kinds = {}
-  for _, lists in ipairs({gates.leaving, gates.coming, gates.new}) do
+  local leaving, coming, new, kinds = gates.leaving, gates.coming, gates.new, {}
+  for kind, ids in pairs(gates.ended) do
+    local is_usual = ids and not (leaving[kind] or coming[kind] or new[kind]) and pass_ended(kind, ids)
+    for n = 1, ids and not is_usual and #ids or 0 do
+      gates.leaves(ids[n], kind, true)
+    end
+  end
+  for kind, groups in pairs(new) do
+    if groups[1] and not (groups[2] or leaving[kind] or coming[kind]) then
+      pass_new(kind, groups[1])
+    end
+  end
+  for _, lists in ipairs({leaving, coming, new}) do
     for kind in pairs(lists) do
       kinds[kind] = true
     end
@@ -64,7 +75,7 @@ local pass_gates = gates and function()
   for kind in pairs(kinds) do
     pass_kind(kind, {})
   end
-  gates.leaving, gates.coming, gates.new, gates.unused = {}, {}, {}, {}
+  gates.leaving, gates.ended, gates.coming, gates.new, gates.unused = {}, {}, {}, {}, {}
 end
 
 local function pass_slots_and_wake()

@@ -1,0 +1,174 @@
+-- The usual ways through a gate: admitted instances end, and one that waits passes for each; or new instances of one
+-- template come. Each job with a key goes both ways, so these functions make few tables. gate_pass.lua does the rest.
+
+-- Plan a list of arguments. The list becomes the planned one if there is none.
+local plan_list = gates and function(command, key, list)
+  if list[1] then
+    local planned = pending_list(command, key)
+    if not planned[1] then
+      pending[command][key] = list
+    end
+    for at = 1, planned[1] and #list or 0 do
+      planned[#planned + 1] = list[at]
+    end
+  end
+end
+
+-- Return the keys of instances without repetition, and key -> the position of its only instance, or minus the number of its
+-- instances. `from`: the first byte of a key in its text.
+local grouped = gates and function(texts, from)
+  local names, places, size = {}, {}, 0
+  for at = 1, #texts do
+    local key = from == 1 and texts[at] or sub(texts[at], from)
+    local before = places[key]
+    if not before then
+      size = size + 1
+      names[size], places[key] = key, at
+    else
+      places[key] = before > 0 and -2 or before - 1
+    end
+  end
+  return names, places
+end
+
+-- Let the next ones pass after the ends of instances of a kind. Return false, with nothing planned, unless all of them were
+-- admitted. Instances of a key that needs more go to `gates.leaving`.
+local pass_ended = gates and function(kind, ids)
+  local QUEUED, g, n, all_waiting = byte('q'), kind_key('g', kind), kind_key('n', kind), waiting_key(kind, '')
+  local rule, texts = shared.rule(kind), call('HMGET', g, unpack(ids))
+  for at = 1, #ids do
+    local text = texts[at]
+    if not text or #text < 22 or byte(text) ~= QUEUED then
+      return false
+    end
+  end
+  local own, names, ends = rule and rule.own > 0 and rule.own, grouped(texts, 22)
+  local known, counts, entries, queue, gone_keys, unusual = {}, {}, {}, {}, {}, {}
+  local counted, written, queued, place = 0, 0, 0, ready_member(now, '')
+
+  -- The first one that waits passes. Return its id and its score.
+  local function pass_first(key)
+    local queue_key = all_waiting .. key
+    local first = call('ZRANGE', queue_key, 0, 0, 'WITHSCORES')
+    local member, score = first[1], first[2]
+    if member then
+      local id = sub(member, 17, 52)
+      pending_list('ZREM', queue_key)[1] = member
+      if has_indexes or byte(member, 53) == 87 then
+        add_to_queue(id, kind, score, now, byte(member, 53) == 87, true)
+      else
+        queue[queued + 1], queue[queued + 2], queued = score, place .. id, queued + 2
+      end
+      entries[written + 1], entries[written + 2] = id, 'q' .. place .. sub(member, 54) .. key
+      written = written + 2
+      return id, score
+    end
+  end
+
+  for at, text in ipairs(call('HMGET', n, unpack(names))) do
+    local key, after = names[at], nil
+    local ended = ends[key]
+    if not text or #text == 12 then
+      after = counts_after(known, text or NO_COUNTS, ended > 0 and -1 or ended)
+    elseif ended > 0 and byte(text) == 0 and byte(text, -1) == 44 then
+      local admitted, concurrency, waiting = unpack_text(GATE_COUNTS, text)
+      local last = admitted > 1 and last_without(sub(text, 13), ids[ended]) or ''
+      if waiting == 0 then
+        after = admitted > 1 and pack(GATE_COUNTS, admitted - 1, concurrency, 0) .. last or ''
+      elseif admitted == (own or max(1, concurrency)) then
+        local id, score = pass_first(key)
+        after = id and pack(GATE_COUNTS, admitted, concurrency, waiting - 1) .. last_with(last, id, score)
+      end
+    end
+    if not after then
+      unusual[key] = true
+    elseif after == '' then
+      gone_keys[#gone_keys + 1] = key
+    else
+      counts[counted + 1], counts[counted + 2], counted = key, after, counted + 2
+    end
+  end
+
+  plan_list('HDEL', n, gone_keys)
+  plan_list('HSET', n, counts)
+  plan_list('HSET', g, entries)
+  if queued > 0 then
+    plan_list('ZADD', prepare_queue(kind), queue)
+    newly_due[kind] = (newly_due[kind] or 0) + queued / 2
+  end
+  for at = 1, next(unusual) and #ids or 0 do
+    if unusual[sub(texts[at], 22)] then
+      gates.leaves(ids[at], kind, true)
+    end
+  end
+  plan_list('HDEL', g, ids)
+  return true
+end
+
+-- Let new instances of one template pass, or wait. Those of a key that needs more stay in `gates.new`.
+local pass_new = gates and function(kind, group)
+  local g, n, rule = kind_key('g', kind), kind_key('n', kind), shared.rule(kind)
+  local shape, packed, ids, keys = group.shape, group.packed, group.ids, group.keys
+  local score, suspect, place = shape.priority, shape.suspect, ready_member(shape.due, '')
+  local concurrency, names, places = unpack_text('>I4', packed), grouped(keys, 1)
+  local most, known, unusual, waits, counts, counted = rule and rule.own > 0 and rule.own or concurrency, {}, {}, {}, {}, 0
+  local same, is_unused = score .. ',', true
+
+  for at, text in ipairs(call('HMGET', n, unpack(names))) do
+    local key, coming = names[at], places[names[at]]
+    local count = coming > 0 and 1 or -coming
+    is_unused, text = is_unused and not text, text or NO_COUNTS
+    local after = #text == 12 and counts_after(known, text, count, concurrency, most)
+    if not after and byte(text) == 0 and (#text == 12 or byte(text, -1) == 44) then
+      local admitted, _, waiting = unpack_text(GATE_COUNTS, text)
+      local last = sub(text, 13)
+      if count == 1 and waiting == 0 and admitted < most then
+        after = pack(GATE_COUNTS, admitted + 1, concurrency, 0)
+        after = admitted + 1 + NEAR < most and after or after .. last_with(last, ids[coming], score)
+      elseif admitted >= most and has_last(last, same) then
+        after = pack(GATE_COUNTS, admitted, concurrency, waiting + count) .. last
+        waits[key] = pending_list('ZADD', waiting_key(kind, key))
+      end
+    end
+    if after then
+      counts[counted + 1], counts[counted + 2], counted = key, after, counted + 2
+    else
+      unusual[key] = {}
+    end
+  end
+
+  local entries, queue, written, queued = {}, {}, 0, 0
+  local passing, waiting, waiting_end = 'q' .. place .. packed, (suspect and 'W' or 'w') .. place .. packed,
+    (suspect and 'W' or 'w') .. packed
+  local has_unusual, has_waiting, is_plain = next(unusual), next(waits), not (suspect or has_indexes)
+  local rest = {shape = shape, packed = packed, ids = {}, keys = {}}
+  for at = 1, #ids do
+    local id, key = ids[at], keys[at]
+    local list = has_waiting and waits[key]
+    if has_unusual and unusual[key] then
+      rest.ids[#rest.ids + 1], rest.keys[#rest.keys + 1] = id, key
+    else
+      entries[written + 1], entries[written + 2], written = id, (list and waiting or passing) .. key, written + 2
+      if list then
+        list[#list + 1], list[#list + 2] = score, place .. id .. waiting_end
+      elseif is_plain then
+        queue[queued + 1], queue[queued + 2], queued = score, place .. id, queued + 2
+      else
+        add_to_queue(id, kind, score, shape.due, suspect, true)
+      end
+    end
+  end
+
+  plan_list('HSET', n, counts)
+  plan_list('HSET', g, entries)
+  if queued > 0 then
+    plan_list('ZADD', prepare_queue(kind), queue)
+    newly_due[kind] = (newly_due[kind] or 0) + queued / 2
+  end
+  gates.new[kind] = has_unusual and {rest} or nil
+  if not has_unusual then
+    local writes = pending.HSET
+    writes[g] = of_table(writes[g], gates.unused[kind])
+    writes[n] = of_table(writes[n], is_unused and call('HLEN', n) == 0)
+  end
+end
