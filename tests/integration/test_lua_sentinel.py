@@ -95,7 +95,11 @@ async def test_a_primary_that_hangs_is_left_when_the_sentinels_say_so(
 
 
 @pytest.mark.parametrize("kind", ["valkey", "valkey+glide"])
-async def test_what_is_wrong_with_sentinels_is_told_at_once(kind: ServerKind, signed: Certificates) -> None:
+async def test_what_is_wrong_with_sentinels_is_told_at_once(
+    kind: ServerKind, signed: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the one sentinel that exists may answer late
+    monkeypatch.setattr("peerjob.store.lua.client.sentinel.ASK_TIMEOUT", PATIENCE)
     with WatchedServers(kind, replicas=0, sentinels=1, tls=signed) as watched:
         async with AsyncExitStack() as cleanup, asyncio.timeout(IN_TIME):
             here = Site(watched.servers[0], cleanup)
