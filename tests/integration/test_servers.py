@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 
 from support.etcd import EtcdCluster, EtcdServer, StartEtcd, StartEtcdCluster
+from support.etcd_stalls import EtcdStalls
 from support.processes import ChildProcess
 from support.servers import MissingServerError, RedisServer, ServerCluster, ServerKind, StartServer, needed
-from support.stalls import stalls_in
-from support.waiting import PATIENCE
+from support.stalls import TOLD, Stalls, lost, now_us, stalls_in
+from support.waiting import PATIENCE, until
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, pidfd and prctl")
 KINDS: list[ServerKind] = ["redis", "valkey"]
@@ -202,6 +203,18 @@ def test_a_process_tells_when_it_stood_still(tmp_path: Path) -> None:
 
     assert counted >= 0.3
     assert any(begin_us <= began_us and end_us >= over_us for begin_us, end_us in stalls_in(child.lines))
+
+
+async def test_an_etcd_that_answers_late_has_stalls(start_etcd: StartEtcd) -> None:
+    server = start_etcd()
+    with EtcdStalls(server.url) as etcd, Stalls(others=etcd.spans) as stalls:
+        server.pause()
+        paused_us = now_us()
+        await until(lambda: lost(etcd.spans(), paused_us, now_us()) > TOLD)
+        server.resume()
+        answered_us = now_us()
+        assert server.revision
+        assert stalls.between(paused_us, answered_us) > TOLD
 
 
 def wait_for_end(pid: int) -> None:

@@ -1,5 +1,6 @@
 """Node processes of one namespace, a client beside them, and what must hold of everything they did."""
 
+import contextlib
 import itertools
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from peerjob.model.clock import SystemClock
 from peerjob.model.firing import Leader
 from peerjob.model.state import ARROWS
 from peerjob.store.drivers import open_elections
+from support.etcd_stalls import EtcdStalls
 from support.onlooker import never_leading
 from support.processes import ChildProcess
 from support.releases import Release
@@ -47,8 +49,9 @@ class Peers:
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.client = client
-        self.stalls = Stalls(others=self._stalls_of_nodes)
-        """Of this process, and of the nodes that the test did not pause itself."""
+        self.etcds = [EtcdStalls(one) for one in (url, coordinator)]
+        self.stalls = Stalls(others=self._stalls_of_others)
+        """Of this process, of the nodes that the test did not pause itself, and of each etcd."""
         self._url = url
         self._namespace = namespace
         self._folder = folder
@@ -89,8 +92,9 @@ class Peers:
         """When the process of a node stood still, for any reason."""
         return stalls_in(line for child in self.children if child.pid == pid for line in child.lines)
 
-    def _stalls_of_nodes(self) -> list[Span]:
-        return [span for child in self.children if not child.was_paused for span in stalls_in(child.lines)]
+    def _stalls_of_others(self) -> list[Span]:
+        nodes = [span for child in self.children if not child.was_paused for span in stalls_in(child.lines)]
+        return [*nodes, *(span for etcd in self.etcds for span in etcd.spans())]
 
     async def leading(self, *, after: int = 0) -> tuple[ChildProcess, Leader]:
         """Wait until a node leads in a term later than this one, and return it."""
@@ -140,7 +144,9 @@ async def peers(url: str, namespace: str, folder: Path, coordinator: str | None 
         allow_unknown=True,
     ) as client:
         group = Peers(url, namespace, folder, client, coordinator)
-        with group.stalls:
+        with group.stalls, contextlib.ExitStack() as watching:
+            for etcd in group.etcds:
+                watching.enter_context(etcd)
             try:
                 yield group
             finally:
