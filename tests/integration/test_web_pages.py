@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from playwright.async_api import Page, expect
 
-from peerjob import Job, Node
+from peerjob import Flow, Job, KeyLimit, Node
 from peerjob.web import dashboard
 from support.browser import NARROW, WIDE, Pages, axe_findings
 from support.servers import StartServer
-from support.web_site import ROLE_HEADER, Cluster, Serving, add_hostile, by_header, jobs, pages_with
+from support.web_site import ROLE_HEADER, Cluster, Serving, add_hostile, build, by_header, fail, jobs, pages_with, send
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
@@ -62,6 +62,57 @@ async def test_each_page_is_sound_at_each_width_and_in_both_schemes(
         if problems:
             found[path] = problems
     assert found == {}
+
+
+CONTRASTS = """() => {
+  const context = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+  const light = color => {
+    context.fillStyle = color;
+    context.fillRect(0, 0, 1, 1);
+    const parts = [...context.getImageData(0, 0, 1, 1).data].slice(0, 3).map(part => part / 255)
+      .map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2] + 0.05;
+  };
+  return [...document.querySelectorAll('.flow text')].map(text => {
+    const parts = [text, text.parentElement.querySelector('rect')];
+    const [one, other] = parts.map(part => light(getComputedStyle(part).fill));
+    return Math.max(one, other) / Math.min(one, other);
+  });
+}"""
+"""The contrast of each text of a flow with its box. axe-core does not look at SVG."""
+
+
+async def test_the_boxes_of_a_flow_are_legible_in_both_schemes(full_cluster: Cluster, browser_pages: Pages) -> None:
+    flow = Flow("report")
+    first = flow.add(send.call("ada@example.org"))
+    failed = flow.add(fail.call("no"), after=[first])
+    flow.add(send.call("grace@example.org"), after=[failed])
+    flow.add(build.call(10), after=[first])
+    run = await full_cluster.node.schedule_flow(flow)
+    page = await browser_pages.open()
+    await page.goto(f"{full_cluster.url}/instances/{run.id}")
+    try:
+        for state in ("run", "bad"):
+            await expect(page.locator(f".flow rect.{state}")).to_have_count(1)
+        for scheme in ("light", "dark"):
+            await page.emulate_media(color_scheme=scheme)
+            contrasts = await page.evaluate(CONTRASTS)
+            assert len(contrasts) == 8
+            assert min(contrasts) >= 4.5
+    finally:
+        await run.cancel()
+
+
+async def test_the_keys_of_a_limit_fit_on_a_phone(web_serving: Serving, browser_pages: Pages) -> None:
+    async def charge(tenant: int) -> None: ...
+
+    job = Job("charge", charge, limits=[KeyLimit("tenant/{tenant}")])
+    async with Node("memory://", name="node-a", workers=0, jobs=job) as node:
+        await node.schedule_many(job.call(number) for number in range(3))
+        url = await web_serving.serve(dashboard(node, authorize=by_header))
+        page = await browser_pages.open(f"{url}/limits?kind=charge", width=NARROW)
+        await expect(page.get_by_text("tenant/2")).to_be_visible()
+        assert await page.evaluate(SIDEWAYS) == []
 
 
 async def test_no_page_is_wider_than_a_phone_with_long_words(web_serving: Serving, browser_pages: Pages) -> None:

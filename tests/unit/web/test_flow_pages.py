@@ -158,3 +158,17 @@ async def test_a_page_says_so_if_the_history_no_longer_tells_the_start(node: Nod
     async with pages_of(node, Role.READER) as client:
         text = (await client.get(f"/instances/{instance.id}")).text
     assert '<dd id="took">the history no longer tells</dd>' in text
+
+
+async def test_the_kind_of_flows_is_one_that_each_node_runs(node: Node, clock: VirtualClock) -> None:
+    async with pages_of(node, Role.READER) as client:
+        flow = Flow("import")
+        flow.add(order.call())
+        await node.schedule_flow(flow)
+        await clock.advance(1)
+        row = re.search(
+            r"<tr data-row>\s*<th[^>]*><a[^>]*>peerjob.flow</a>.*?</tr>", (await client.get("/kinds")).text, re.DOTALL
+        )
+        assert row is not None
+        assert '<td data-label="Nodes" class="num">all</td>' in row[0]
+        assert "No live node" not in (await client.get("/kinds/peerjob.flow")).text

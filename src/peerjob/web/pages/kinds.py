@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from peerjob.handles.registered_job import RegisteredJob
 from peerjob.model.activity import Distribution, KindActivity
+from peerjob.model.durable import FLOW_KIND
 from peerjob.model.errors import ArgumentError, EncodeError, OptionError, PayloadTooLargeError, ScheduleError
 from peerjob.model.job import Job
 from peerjob.model.query import Query
@@ -46,6 +47,11 @@ class KindLine:
     failed: int
     unserved: int
     activity: KindActivity
+
+    @property
+    def is_on_each_node(self) -> bool:
+        """Whether it is the kind of flows, which no node publishes, and nodes run it."""
+        return self.kind == FLOW_KIND and not self.unserved
 
 
 async def kinds(visit: Visit) -> Shown:
