@@ -307,6 +307,13 @@ async def test_people_are_shown_a_table(jobd: Jobd) -> None:
     assert any(line.startswith("warn  store") for line in child.lines)
 
 
+async def test_no_line_is_broken_without_a_terminal(jobd: Jobd) -> None:
+    child = jobd.launch("check", "shop.jobs", "--store", "memory://", "--namespace", "n" * 64)
+
+    assert await child.exit() == 0
+    assert f"memory://, namespace {'n' * 64}" in "\n".join(child.lines)
+
+
 @pytest.mark.parametrize("kind", ["redis", "valkey"])
 async def test_slow_calls_are_told_with_their_verbs(
     kind: ServerKind,

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from rich.cells import cell_len
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from peerjob.cli.console import complain
+from peerjob.cli.result_console import result_console
 from peerjob.model.json_text import to_json
 from peerjob.model.printable import printable, printable_json
 
@@ -27,8 +25,6 @@ MIN_WIDTH = 8
 """The fewest characters of a text. If a terminal has no room for so many, the last columns are left out."""
 GAP = 2
 """Spaces between two columns."""
-MAX_WIDTH = 100_000
-"""The width of an output that is not a terminal, unless COLUMNS is set."""
 
 
 class Format(StrEnum):
@@ -76,9 +72,7 @@ class Printer:
 
     def __init__(self, format: Format) -> None:
         self.format = format
-        # rich reads COLUMNS itself, and otherwise takes 80 for an output that is not a terminal
-        fits = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
-        self.console = Console(highlight=False, soft_wrap=False, width=None if fits else MAX_WIDTH)
+        self.console = result_console()
 
     def many(self, things: Sequence[T], view: TableView[T]) -> None:
         """Print a list of objects."""

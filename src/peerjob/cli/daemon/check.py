@@ -9,12 +9,12 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from peerjob import Clock, OptionError, PeerjobError, SystemClock
 from peerjob.cli import event_loop
 from peerjob.cli.console import complain
+from peerjob.cli.result_console import result_console
 from peerjob.model.findings import Finding, Severity
 from peerjob.model.record import StoreLimits
 from peerjob.node.work.outbox import OutboxState
@@ -140,4 +140,4 @@ def _show(findings: Sequence[Finding]) -> None:
     for finding in findings:
         style = STYLES[finding.verdict]
         table.add_row(f"[{style}]{finding.verdict:<4}[/]", finding.subject, finding.text.replace("[", r"\["))
-    Console(highlight=False).print(table)
+    result_console().print(table)
