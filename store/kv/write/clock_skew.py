@@ -45,6 +45,9 @@ message may have been late."""
 _ANSWER = 0.1
 """Most seconds until a node answers a peer, or uses an answer. All messages until then share one renewal, so nodes that
 start together cause few."""
+_ANSWER_AGAIN = 1.0
+"""Least seconds between two early renewals that answer questions to all peers, so that many nodes that start one after
+the other cause few. The next renewal answers the other questions."""
 _UNKNOWN = 5.0
 """After this number of seconds without a usable clock of a peer, a node relies on its own clock."""
 _WAIT = 3600.0
@@ -138,6 +141,8 @@ class PeerClocks:
         self._wake: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         """Calls `_wake` soon; None if no message needs it."""
+        self._answer_from = 0.0
+        """The elapsed time from which a question to all peers wakes the lease again."""
 
     def start(self, wake: Callable[[], None] | None = None) -> None:
         """Listen until `stop`. `wake` is called if a renewal helps a node that has just started."""
@@ -259,10 +264,15 @@ class PeerClocks:
             if self._disagrees(offset_us) if known is None else abs(offset_us - known[-1]) > _STEP_US:
                 self._doubtful.add(peer)
             self._offsets[peer] = (offset_us,) if known is None else (known[-1], offset_us)
-            if self._own in report.asks or (report.asks == ALL_PEERS and self._is_in_sample()):
+            if self._own in report.asks:
                 self._requests += 1
                 self._wake_soon()
-            if not self._known:
+            elif report.asks == ALL_PEERS and self._is_in_sample():
+                self._requests += 1
+                if self._clock.elapsed() >= self._answer_from:
+                    self._answer_from = self._clock.elapsed() + _ANSWER_AGAIN
+                    self._wake_soon()
+            if not self._known and (peer in self._doubtful or all(map(self._is_usable, self._offsets.values()))):
                 self._wake_soon()
 
     def _wake_soon(self) -> None:

@@ -13,7 +13,7 @@ from peerjob.store.kv.format.base import Put, Transaction
 from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.format.rows import ClockReport, encode
 from peerjob.store.kv.store import KVStore
-from peerjob.store.kv.write.clock_skew import PeerClocks
+from peerjob.store.kv.write.clock_skew import ALL_PEERS, PeerClocks
 from peerjob.store.memory.data import MemoryData, MemoryWatch
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
@@ -379,3 +379,66 @@ async def test_a_clock_that_was_set_and_set_back_at_once_is_asked_for_again(cloc
         asked.append(clocks.report()[0].asks)
     await clocks.stop()
     assert asked == [(), ("peer",), ("peer",), ()]
+
+
+class Wakes:
+    """The comparison of one node's clock, what peers tell it, and how often it asked for an early renewal."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+        self._kv, self._keys = MemoryKeyValue(MemoryData(), clock), Keys("n")
+        self.clocks = PeerClocks(self._kv, self._keys, clock)
+        self.number = 0
+
+    def _wake(self) -> None:
+        self.number += 1
+
+    async def start(self) -> None:
+        self.clocks.report_as("own")
+        self.clocks.start(self._wake)
+        await self.tell("peer")
+
+    async def tell(self, peer: str, asks: tuple[str, ...] = (), off_us: int = 0) -> None:
+        """Receive a message of a peer, which is alive."""
+        report = encode(ClockReport(self._clock.time_us() + off_us, asks))
+        ops = [Put(f"{self._keys.live}{peer}", b""), Put(f"{self._keys.clocks}{peer}", report)]
+        await self._kv.txn([Transaction([], ops)])
+        await self._clock.advance(0.1)
+
+    async def renew(self) -> bool:
+        """Report, and compare; the answer is whether the node knows the clocks of its peers."""
+        self.clocks.report()[1]()
+        judgement = await self.clocks.judge()
+        self.number = 0
+        return judgement.known
+
+
+async def test_nodes_that_start_one_after_the_other_cause_few_early_renewals(clock: VirtualClock) -> None:
+    """Each of them asks all peers, and each answer goes to all nodes."""
+    wakes = Wakes(clock)
+    await wakes.start()
+    assert await wakes.renew()
+    for number in range(30):
+        await wakes.tell(f"peer-{number}", ALL_PEERS)
+    assert wakes.number == 3
+    assert wakes.clocks.must_report
+    await wakes.tell("peer", ("own",))
+    assert wakes.number == 4
+    await wakes.clocks.stop()
+
+
+async def test_a_node_that_waits_for_a_silent_peer_does_not_renew_after_each_message_of_others(
+    clock: VirtualClock,
+) -> None:
+    wakes = Wakes(clock)
+    await wakes.start()
+    await wakes.tell("silent", off_us=30_000_000)
+    assert wakes.number == 2
+    assert not await wakes.renew()
+    for _ in range(10):
+        await wakes.tell("peer")
+    assert wakes.number == 0
+    await wakes.tell("silent", off_us=30_000_000)
+    assert wakes.number == 1
+    assert await wakes.renew()
+    await wakes.clocks.stop()
