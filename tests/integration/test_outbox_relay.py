@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from peerjob.sql.relay_rows import take
 from support.division import in_matrix
 from support.outbox_base import Base, base_of
 from support.postgres import Database
+from support.stalls import Stalls, now_us
 from support.waiting import until
 
 
@@ -290,11 +290,12 @@ async def test_a_database_that_does_not_answer_keeps_no_node_from_its_stop(
             waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'peerjob_outbox'::regclass"
             return watching.execute(waits).fetchone() is not None
 
-        async with make_node(base):
-            locking.execute("LOCK TABLE peerjob_outbox")
-            await until(blocked)
-            began = time.monotonic()
-        took = time.monotonic() - began
+        with Stalls() as stalls:
+            async with make_node(base):
+                locking.execute("LOCK TABLE peerjob_outbox")
+                await until(blocked)
+                began_us = now_us()
+            took = stalls.took(began_us)
         locking.rollback()
         others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN %'"
         await until(lambda: watching.execute(others).fetchone() == (0,))
@@ -320,15 +321,16 @@ async def test_a_file_is_one_database_by_each_path(
 
 async def test_a_commit_wakes_the_relay(postgres: Database, make_node: MakeNode, tmp_path: Path) -> None:
     base = Base("psycopg", postgres, tmp_path)
-    async with make_node(base) as node:
-        times: list[float] = []
-        with psycopg.connect(postgres.conninfo) as connection:
-            for number in range(40):
-                row = outbox.schedule(connection, job.call(number))
-                began = time.perf_counter()
-                connection.commit()
-                await row.result(node, 30)
-                times.append(time.perf_counter() - began)
+    with Stalls() as stalls:
+        async with make_node(base) as node:
+            times: list[float] = []
+            with psycopg.connect(postgres.conninfo) as connection:
+                for number in range(40):
+                    row = outbox.schedule(connection, job.call(number))
+                    began_us = now_us()
+                    connection.commit()
+                    await row.result(node, 30)
+                    times.append(stalls.took(began_us))
     await base.close()
     assert sorted(times)[len(times) // 2] < 0.5, "a look each second is slower than that"
 

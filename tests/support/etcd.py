@@ -1,6 +1,7 @@
 """Real etcd servers and clusters on free loopback ports, which tests may kill, pause and restart."""
 
 import base64
+import http
 import json
 import shutil
 import ssl
@@ -115,6 +116,16 @@ class EtcdServer(ServerProcess):
 
     def call(self, method: str, /, **request: object) -> Any:
         """Call a method of etcd's API by its path, such as "kv/compaction", and return the reply."""
+        while True:
+            try:
+                return self._send(method, **request)
+            except urllib.error.HTTPError as refused:
+                # the token can end before the call arrives, which then has done nothing
+                if not self._guarded or refused.code != http.HTTPStatus.UNAUTHORIZED:
+                    raise
+                refused.close()
+
+    def _send(self, method: str, /, **request: object) -> Any:
         context = None
         if self.certificates:
             context = ssl.create_default_context(cafile=str(self.certificates.ca))
@@ -122,7 +133,7 @@ class EtcdServer(ServerProcess):
         headers: dict[str, str] = {}
         if self._guarded and method != "auth/authenticate":
             # a token for each call: between two of them the last one may have ended
-            answer = self.call("auth/authenticate", name="root", password=ROOT_PASSWORD)
+            answer = self._send("auth/authenticate", name="root", password=ROOT_PASSWORD)
             headers["Authorization"] = answer["token"]
         sent = urllib.request.Request(f"{self.endpoint}/v3/{method}", json.dumps(request).encode(), headers)
         with urllib.request.urlopen(sent, timeout=PATIENCE, context=context) as reply:
