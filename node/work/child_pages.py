@@ -1,4 +1,4 @@
-"""Splits children into calls of `Store.spawn`."""
+"""Brings children into order, and splits them into calls of `Store.spawn`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ from msgspec import structs
 
 from peerjob.model.durable import MAX_CHILDREN_CALL, MAX_NEEDS_CALL
 from peerjob.model.record import MAX_BATCH_BYTES, NewChild
+
+
+def in_claim_order(children: Sequence[NewChild]) -> list[NewChild]:
+    """Children in the order in which nodes claim them: after those that they need, and else by id.
+
+    What a claim or a commit needs of several children is then next to each other in the memory of a server.
+    """
+    levels: dict[str, int] = {}
+    for child in children:
+        levels[child.instance.id] = 1 + max((levels.get(need.id, 0) for need in child.needs), default=0)
+    return sorted(children, key=lambda child: (levels[child.instance.id], child.instance.id))
 
 
 def pages_of(children: Sequence[NewChild]) -> Iterator[list[NewChild]]:

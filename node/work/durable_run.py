@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import MutableSet, Sequence
 from itertools import count
-from operator import attrgetter
 from typing import Any, NoReturn
 
 from msgspec import structs
@@ -36,7 +35,7 @@ from peerjob.model.state import State
 from peerjob.model.step_values import TIMED_OUT, decode_deadline, encode_deadline, wait_text
 from peerjob.node.body.typed_positions import ResultType
 
-from .child_pages import pages_of
+from .child_pages import in_claim_order, pages_of
 from .durable_state import DurableState, Suspension, Write, joined
 from .durable_steps import DurableParts, RunSteps
 from .over_marks import mark_name, shows_over
@@ -226,8 +225,6 @@ class NodeDurableRun(RunSteps):
             new = [call for id, call in zip(ids, calls, strict=True) if id in missing] if missing else []
             made = await self._parts.calls.new_instances(new) if new else []
             named = [structs.replace(instance, id=id) for id, instance in zip(missing, made, strict=True)]
-            # nodes claim children by id: in this order, what they read next to each other is so in a server's memory
-            named.sort(key=attrgetter("id"))
             added = await self._spawn([NewChild(instance=instance) for instance in named])
             self._parts.calls.made([instance for instance in named if instance.id in added])
         return ids
@@ -315,7 +312,7 @@ class NodeDurableRun(RunSteps):
         if children:
             self._refuse_if_suspended()
         run, added = self._run, set[str]()
-        for page in pages_of(children):
+        for page in pages_of(in_claim_order(children)):
             answers = await self._parts.store.spawn(run.incarnation, Held(run.claim.id, run.claim.fence), page)
             if answers is None:
                 run.lost = True

@@ -43,7 +43,7 @@ from peerjob.model.record import (
     Record,
     Want,
 )
-from peerjob.node.work.child_pages import pages_of
+from peerjob.node.work.child_pages import in_claim_order, pages_of
 from peerjob.node.work.durable_run import FIRST_READ
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import memory_store, notes_of, shared_url
@@ -527,6 +527,18 @@ async def test_an_unknown_kind_waits_for_a_node(node: Node) -> None:
         await node.schedule("never")
     await instance.cancel()
     await drain(node)
+
+
+def test_children_come_to_the_store_after_what_they_need() -> None:
+    ids = IdSource(VirtualClock()).take(9)
+
+    def child(number: int, *needs: int) -> NewChild:
+        instance = NewInstance(id=ids[number], kind="k", spec=b"")
+        return NewChild(instance=instance, needs=tuple(Need(ids[need]) for need in needs))
+
+    given = [child(8, 7), child(6), child(4, 6), child(5), child(0, 4, 6), child(3, 5), child(1)]
+    expected = [child(1), child(5), child(6), child(8, 7), child(3, 5), child(4, 6), child(0, 4, 6)]
+    assert in_claim_order(given) == expected
 
 
 def test_pages_keep_the_limits_of_a_call() -> None:
