@@ -70,6 +70,9 @@ class Election(BackgroundRole):
         self._stopping = False
         self._candidacy = ""
         """The incarnation under which this node possibly holds the leadership; "" for none."""
+        self._is_resigning = False
+        """Whether a resignation of the candidacy has no answer. The coordinator can still serve it, so the node resigns
+        again before it campaigns. Otherwise, a peer could take the leadership while this node acts on its campaign."""
         self._leader: Leader | None = None
         self._answered_at = 0.0
         """When the last campaign that was answered was sent, in elapsed time."""
@@ -154,7 +157,7 @@ class Election(BackgroundRole):
             logger.info("could not resign, the leadership expires: %s", str(error) or "no answer")
         await super().stop()
         await self._disconnect()
-        self._candidacy, self._leader = "", None
+        self._candidacy, self._is_resigning, self._leader = "", False, None
 
     # -- campaigns -------------------------------------------------------------------------------------------------
 
@@ -186,7 +189,8 @@ class Election(BackgroundRole):
         client = await self._connected()
         candidate = self._candidate()
         eligible = self._eligible() and self.clock.elapsed() >= self._campaign_from
-        if self._candidacy and (not eligible or self._candidacy != candidate.incarnation or self._refused is not None):
+        is_other = self._candidacy != candidate.incarnation
+        if self._candidacy and (not eligible or is_other or self._refused is not None or self._is_resigning):
             await self._resign()
         leader: Leader | None
         asked_at = self.clock.elapsed()
@@ -219,9 +223,10 @@ class Election(BackgroundRole):
         self._distrust()
         if self._candidacy:
             client = await self._connected()
+            self._is_resigning = True
             async with self._answer_limit.applied():
                 await client.resign(self._candidacy, refused=self._refused)
-        self._candidacy = ""
+        self._candidacy, self._is_resigning = "", False
         self._refused = None
         self._leader = None
 

@@ -3,16 +3,22 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import cast
 
 import pytest
 
 from peerjob.cluster.election import MAX_PAUSE
+from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.firing import Term
 from peerjob.model.ids import IdSource
 from peerjob.store.base import Elections
+from peerjob.store.kv.format.base import Applied, Compare, Delete, Transaction
+from peerjob.store.kv.nodes.elections import KVElections
+from peerjob.store.memory.data import MemoryData
+from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from support.factories import memory_store, shared_url
 from support.flaky import FlakyElections, FlakyStore
@@ -180,6 +186,41 @@ async def test_a_node_that_may_not_lead_resigns_and_knows_who_does(clock: Virtua
     first.may_lead = True
     await clock.advance(2)
     assert first.election.is_leader
+
+
+async def test_no_peer_leads_beside_a_node_whose_resignation_is_served_late(clock: VirtualClock) -> None:
+    """The node may lead again, and campaigns, before the coordinator serves the request that got no answer."""
+    data, late = MemoryData(), list[Sequence[Transaction]]()
+
+    class Late(MemoryKeyValue):
+        async def txn(
+            self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+        ) -> Applied:
+            if not late and any(isinstance(op, Delete) for transaction in transactions for op in transaction.ops):
+                late.append(transactions)
+                raise StoreUnavailableError("memory://", "no answer")
+            return await super().txn(transactions, also, guards)
+
+    def node(name: str, kv: MemoryKeyValue) -> ElectionNode:
+        elections = partial(KVElections, kv, url="memory://", namespace="n", clock=clock)
+        return ElectionNode(clock, memory_store(clock), name, ttl=15, elections=elections)
+
+    first, second = node("first", Late(data, clock)), node("second", MemoryKeyValue(data, clock))
+    for one in (first, second):
+        await one.start(cron=False)
+        await clock.advance(3)
+    assert first.election.is_leader
+    first.may_lead = False
+    while not late:
+        await clock.advance(0.1)
+    first.may_lead = True
+    await clock.advance(2)
+    await MemoryKeyValue(data, clock).txn(late[0])
+    for _ in range(50):
+        await clock.advance(0.1)
+        assert [first.election.is_leader, second.election.is_leader].count(True) == 1
+    for one in (first, second):
+        await clock.run(one.stop())
 
 
 async def test_a_new_incarnation_leaves_no_leadership_to_the_old_one(clock: VirtualClock, stand: Stand) -> None:
