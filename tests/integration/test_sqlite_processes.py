@@ -21,15 +21,21 @@ from peerjob.store.sqlite.driver import SqliteKeyValue, sqlite_store
 from peerjob.testing.factories import Factory
 from support.processes import ChildProcess
 from support.sqlite_process import COUNTER
-from support.stalls import Stalls, now_us
+from support.stalls import Span, Stalls, now_us, stalls_in
 from support.waiting import until
 
 KILLS = 8
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite://{tmp_path / 'peerjob.db'}?sync=normal"
+def file(sqlite_file: Path, namespace: str) -> Path:
+    """A file of the test's own, in memory where that can be: how long a disk takes is no matter here."""
+    return sqlite_file.with_name(f"{namespace}.db")
+
+
+@pytest.fixture
+def url(file: Path) -> str:
+    return f"sqlite://{file}?sync=normal"
 
 
 @pytest.fixture
@@ -64,7 +70,7 @@ def processes(url: str, tmp_path: Path) -> Iterator[Processes]:
 
 
 async def test_no_kill_loses_an_acknowledged_write_or_damages_the_file(
-    kv: SqliteKeyValue, processes: Processes, tmp_path: Path
+    kv: SqliteKeyValue, processes: Processes, file: Path
 ) -> None:
     chance = random.Random(7)
     running = {f"w{n}": processes.start("write", f"w{n}") for n in range(4)}
@@ -87,7 +93,7 @@ async def test_no_kill_loses_an_acknowledged_write_or_damages_the_file(
     assert counter is not None
     assert int(counter.value) == total
     await kv.close()
-    with contextlib.closing(sqlite3.connect(tmp_path / "peerjob.db")) as connection:
+    with contextlib.closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
@@ -138,7 +144,12 @@ async def test_a_renewal_is_answered_within_a_second_while_four_processes_write(
     for writer in writers:
         await writer.line("wrote 3$")
     lease = await kv.grant(60_000_000)
-    with Stalls() as stalls:
+
+    def of_writers() -> list[Span]:
+        """A writer that stands still within its write keeps the others from theirs."""
+        return [span for writer in writers for span in stalls_in(writer.lines)]
+
+    with Stalls(others=of_writers) as stalls:
         for _ in range(40):
             began = now_us()
             assert await kv.keepalive(lease)

@@ -1,9 +1,9 @@
 """A process that works on the file of a SQLite store, to be killed and stopped by tests.
 
 `write NAME` writes until it is killed: each transaction adds one to a counter that all processes share, and one key of
-its own; it prints each number that was acknowledged. `hold` takes the turn to write, and keeps a transaction open.
-`fork` forks while its store is open, and `forks` does so many times in a row. `refused` opens a folder that its user
-may not write.
+its own; it prints each number that was acknowledged, and its stalls. `hold` takes the turn to write, and keeps a
+transaction open. `fork` forks while its store is open, and `forks` does so many times in a row. `refused` opens a
+folder that its user may not write.
 
 `stranger` prints which files another user can open, and `member` shares a file as a user of a group: both need root.
 """
@@ -24,6 +24,7 @@ from peerjob.store.sqlite.driver import SqliteKeyValue
 from peerjob.store.sqlite.requests import request_of
 from peerjob.store.sqlite.session import Session
 from peerjob.store.sqlite.watch import SqliteWatch
+from support.stalls import Stalls, tell
 
 NOBODY = 65534
 GROUP = 54321
@@ -35,19 +36,20 @@ async def write(url: str, name: str) -> None:
     await kv.open()
     number = 0
     print("writes", flush=True)
-    while True:
-        (entry,) = await kv.get([COUNTER])
-        count = 0 if entry is None else int(entry.value)
-        # a commit of a job deletes its claim
-        ops: list[Op] = [
-            Put(COUNTER, b"%d" % (count + 1)),
-            Put(f"test/by/{name}/{number:08d}", b"x" * 300),
-            Delete("test/claim"),
-        ]
-        applied = await kv.txn([Transaction([Compare(COUNTER, mod=mod_of(entry))], ops)])
-        if applied.answers[0] is not None:
-            print(f"wrote {number}", flush=True)
-            number += 1
+    with Stalls(tell=tell):
+        while True:
+            (entry,) = await kv.get([COUNTER])
+            count = 0 if entry is None else int(entry.value)
+            # a commit of a job deletes its claim
+            ops: list[Op] = [
+                Put(COUNTER, b"%d" % (count + 1)),
+                Put(f"test/by/{name}/{number:08d}", b"x" * 300),
+                Delete("test/claim"),
+            ]
+            applied = await kv.txn([Transaction([Compare(COUNTER, mod=mod_of(entry))], ops)])
+            if applied.answers[0] is not None:
+                print(f"wrote {number}", flush=True)
+                number += 1
 
 
 async def hold(url: str) -> None:
