@@ -50,6 +50,9 @@ class EtcdWatch:
         self._put, self._missed = {}, False
         return None if missed else put
 
+    def wake(self) -> None:
+        self._arrived.set()
+
     def close(self) -> None:
         self._client.on_move.discard(self._restart)
         self._task.cancel()

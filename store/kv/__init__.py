@@ -52,4 +52,5 @@ The ideas:
 * **Needs are markers, not counts.** A wait ends with the last marker, so ends that come at once have no conflict. Each
   end of a child or of a parent writes a key below `settle/`. What follows from it can be repeated after any step.
 * **Hints are keys** under the incarnation that they are for. A node reads them with a watch; a lease deletes the rest.
+  A store tells its own incarnations without keys (`own_hints`).
 """

@@ -149,6 +149,10 @@ class Watch(Protocol):
         """
         ...
 
+    def wake(self) -> None:
+        """End the wait of `changed` now, from the event loop of the watch."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -23,6 +23,11 @@ class LocalWatch(ABC):
             return
         with self._lock:
             self._put[key] = value
+        self.wake()
+
+    def wake(self) -> None:
+        """End the wait of `changed` now, from any thread."""
+        with self._lock:
             waiting, self._waiting = self._waiting, None
         if waiting is None:
             return

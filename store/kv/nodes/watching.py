@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Hint, Record, check_batch
 from peerjob.model.state import State
-from peerjob.store.calls import both
 from peerjob.store.kv.format.base import Delete, Put, Range, Transaction, Watch
 from peerjob.store.kv.format.keys import below
 from peerjob.store.kv.queue.reading import FIRST_RECORDS, ReadCommands
@@ -16,6 +15,9 @@ from peerjob.store.kv.write.context import KVContext, retried
 
 _MAX_FETCHED = 1000
 _WATCH_BATCH = 20
+_DELETED_TOGETHER = 50
+"""Hints that were read and registrations of ended instances are deleted so many at a time. Until then, a watch that
+missed some reads these hints again. A lease deletes what is left."""
 
 
 class WatchCommands(ReadCommands):
@@ -23,49 +25,55 @@ class WatchCommands(ReadCommands):
 
     def __init__(self, context: KVContext) -> None:
         super().__init__(context)
-        self._watches: dict[str, Watch] = {}
-        self._taken: dict[str, Sequence[str]] = {}
-        """Incarnation → keys of the hints of its last call. The next call deletes them, so no hint waits for that."""
+        self._own = context.own_hints
+        self._used: dict[str, None] = {}
+        """Keys of hints that were read, and of registrations that are needed no more."""
 
     @retried
     async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
         try:
-            taken, fetching = self._taken.pop(incarnation, ()), self._fetch_keys(incarnation, timeout)
-            stored = (await both(fetching, self._drop(taken)))[0] if taken else await fetching
+            return await self._fetch_hints(incarnation, timeout)
         except StoreUnavailableError:
             # hints that the watch has reported may still be stored, so the next call opens a new watch and reads all
             # stored hints
             self._stop_watch(incarnation)
             raise
-        prefix = self._keys.hint(incarnation)
-        own = self._taken[incarnation] = [key for key in stored if key.startswith(prefix)]
-        hints = [Hint("schedule", "")] if self._keys.revisions in stored else []
-        if any(key.startswith(self._keys.live) for key in stored):
-            hints.append(Hint("dead", ""))
-        for key in own:
-            topic, _, id = key[len(prefix) :].partition("/")
-            hints.append(Hint(topic, self._keys.unescaped(id)))
-        return hints
 
-    async def _drop(self, keys: Sequence[str]) -> None:
-        await self._writer.plain([Delete(key) for key in keys])
-
-    async def _fetch_keys(self, incarnation: str, timeout: float) -> Sequence[str]:
+    async def _fetch_hints(self, incarnation: str, timeout: float) -> list[Hint]:
         prefix = self._keys.hint(incarnation)
-        watch = self._watches.get(incarnation)
+        await self._delete_used()
+        watch = self._own.watches.get(incarnation)
         if watch is None:
             # changed schedules and the end of a lease concern all nodes, so each node watches the keys of all nodes
             # instead of hints of its own
             ends = (self._keys.live,) if self._kv.reports_ends else ()
-            watch = self._watches[incarnation] = self._kv.watch(prefix, self._keys.schedules, ends=ends)
+            watch = self._own.watches[incarnation] = self._kv.watch(prefix, self._keys.schedules, ends=ends)
             stored = await self._stored_hints(prefix)
         else:
             stored = await self._changed_keys(watch, prefix, 0)
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
-        while not stored and (left := until - loop.time()) > 0:
+        while not (stored or self._own.has(incarnation)) and (left := until - loop.time()) > 0:
             stored = await self._changed_keys(watch, prefix, left)
-        return stored
+        own = [key for key in stored if key.startswith(prefix)]
+        self._used.update(dict.fromkeys(own))
+        told = [prefix + hint for hint in self._own.take(incarnation)]
+        hints = [Hint("schedule", "")] if self._keys.revisions in stored else []
+        if any(key.startswith(self._keys.live) for key in stored):
+            hints.append(Hint("dead", ""))
+        for key in dict.fromkeys((*own, *told)):
+            topic, _, id = key[len(prefix) :].partition("/")
+            if topic == "final":
+                self._own.forget(id)
+            elif topic == "work" and key in stored:
+                self._own.is_woken(incarnation)
+            hints.append(Hint(topic, self._keys.unescaped(id)))
+        return hints
+
+    async def _delete_used(self) -> None:
+        if len(self._used) >= _DELETED_TOGETHER:
+            used, self._used = self._used, {}
+            await self._writer.plain([Delete(key) for key in used])
 
     async def _changed_keys(self, watch: Watch, prefix: str, timeout: float) -> list[str]:
         changes = await watch.changed(timeout)
@@ -78,12 +86,11 @@ class WatchCommands(ReadCommands):
         return [key for key, _ in answer.items]
 
     def _stop_watches(self) -> None:
-        for incarnation in list(self._watches):
+        for incarnation in list(self._own.watches):
             self._stop_watch(incarnation)
 
     def _stop_watch(self, incarnation: str) -> None:
-        self._taken.pop(incarnation, None)
-        watch = self._watches.pop(incarnation, None)
+        watch = self._own.watches.pop(incarnation, None)
         if watch is not None:
             watch.close()
 
@@ -108,10 +115,13 @@ class WatchCommands(ReadCommands):
                 rows = [answer.items[0][1] for answer in answers or () if answer.items]
                 row = await self._context.row_of(id, rows[0]) if rows else None
                 states[id] = None if row is None else row.state
-            # a final or unknown instance causes no further hint, so the registration is deleted again
-            final = [id for id in part if (state := states[id]) is None or state.is_final]
-            if final:
-                await self._kv.txn([Transaction([], [Delete(keys.watch(id) + incarnation) for id in final])])
+            for id in part:
+                if (state := states[id]) is None or state.is_final:
+                    # a final or unknown instance causes no further hint
+                    self._used[keys.watch(id) + incarnation] = None
+                else:
+                    self._own.waits(id, incarnation)
+        await self._delete_used()
         final = [id for id, state in states.items() if state is not None and state.is_final][:FIRST_RECORDS]
         shown: dict[str, Record | State | None] = {
             **states,

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from peerjob.model.record import Claimed, Want, check_batch
 from peerjob.store.kv.write.context import KVCommands, KVContext, retried
+from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.writer import ROUNDS
 
 from .claim_call import ClaimCall, in_order, repeat_answer
 from .claim_due import DelayedQueue
 from .claim_heads import ClaimHeads
 from .claim_idle import IdleNodes
-from .claim_select import select_due
+from .claim_select import Selection, select_due
 from .claim_take import Taking
 
 
@@ -38,6 +39,11 @@ class ClaimCommands(KVCommands):
         check_batch(want.limit)
         log = await context.answer_logs.open(incarnation, verb, request)
         call = ClaimCall(incarnation, want, log, self._passed_over.setdefault(incarnation, {}))
+        log.now_us = self._clock.time_us()
+        if left := context.own_hints.left(incarnation, want.kinds):
+            await context.hints.wake(Wakeups(ready={left: 1}, except_for=incarnation))
+        if self._heads.expect_nothing(call) and await self._idle.wait(call, Selection.unread(context, call)):
+            return Claimed(now_us=log.now_us, next_due_us=log.next_due_us)
         takes = 0
         for attempt in range(ROUNDS):
             if attempt:
@@ -54,6 +60,7 @@ class ClaimCommands(KVCommands):
             if selection.picks:
                 takes += 1
                 if await self._taking.take(call, selection) or call.limit == 0:
+                    self._heads.took(call, selection)
                     break
             elif call.claims or await self._idle.wait(call, selection):
                 break

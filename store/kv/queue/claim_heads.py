@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.store.kv.format.base import Found, Range
-from peerjob.store.kv.format.keys import below
+from peerjob.store.kv.format.keys import below, time_text
 from peerjob.store.kv.format.rows import live_of
 from peerjob.store.kv.index.index_feed import IndexFeed
 from peerjob.store.kv.index.scan import Head, Scan
@@ -16,6 +16,7 @@ from peerjob.store.kv.write.writer import ROUNDS
 
 from .claim_call import ClaimCall
 from .claim_limits import ClaimLimits
+from .claim_select import Selection
 
 _MAX_HEADS = 64
 """A claim for few kinds reads at most this number of heads. A claim with more heads or more
@@ -36,6 +37,8 @@ class ClaimHeads:
         """Incarnation → groups of the incarnation's kinds, for nodes with many kinds or queues."""
         self._last: dict[str, tuple[Mapping[str, Sequence[Head]], int]] = {}
         """Incarnation → the heads that its last claim read, and how many entries that claim wanted."""
+        self._took_all: dict[str, ClaimCall] = {}
+        """Incarnation → its last claim, if that one took all that was due."""
 
     async def read(self, call: ClaimCall) -> bool:
         """Read the node and the heads; False if the node is not alive."""
@@ -83,6 +86,32 @@ class ClaimHeads:
                 self._last[call.incarnation] = call.heads, call.window + 1
                 return True
         raise StoreUnavailableError(context.url, "too many nodes register kinds at once")
+
+    def took(self, call: ClaimCall, selection: Selection) -> None:
+        """Remember a claim that has taken all that was due: the next one probably finds nothing."""
+        plain = call.groups is None and call.by_limits is None and not call.limits_missing
+        if plain and not selection.left_kinds and len(selection.picks) < call.window:
+            if len(self._took_all) >= _MAX_KNOWN:
+                self._took_all.clear()
+            self._took_all[call.incarnation] = call
+
+    def expect_nothing(self, call: ClaimCall) -> bool:
+        """Whether the claim probably finds nothing, because the one before took all; it then has what that one read.
+
+        The registration as idle reads the queues anyway, and compares the node and the limits. So if something is due,
+        the claim learns it there.
+        """
+        last, log = self._took_all.pop(call.incarnation, None), call.answer_log
+        if last is None or log.parts or call.want.kinds.keys() != last.want.kinds.keys():
+            return False
+        now = time_text(call.now_us + 1)
+        if not (call.want.idle and call.limit > 0 and call.want.suspects == last.want.suspects):
+            return False
+        if self._context.kv.stamp != last.stamp or any(head.start < now for head in last.delayed):
+            return False
+        call.node, call.name, call.live, call.stamp = last.node, last.name, last.live, last.stamp
+        call.heads, call.delayed, call.durable = last.heads, last.delayed, last.durable
+        return True
 
     def _begin_scans(self, call: ClaimCall) -> tuple[list[Scan], int]:
         """Begin to read the queues where the last claim did: in most claims, their heads have not moved."""

@@ -48,6 +48,14 @@ class IdleNodes:
     def forget(self, incarnation: str) -> None:
         """Forget the registration of an incarnation."""
         self._entries.pop(incarnation, None)
+        self._context.own_hints.is_woken(incarnation)
+
+    def _in_doubt(self, incarnation: str, known: tuple[Idle | None, int] | None) -> None:
+        """Remember that a registration was refused, so the node may or may not be registered as idle."""
+        self._context.own_hints.is_woken(incarnation)
+        if known is not None:
+            # the next claim deletes or rewrites the registration
+            self._entries[incarnation] = (None, -1)
 
     async def wait(self, call: ClaimCall, selection: Selection) -> bool:
         """Register the node as idle if the same transaction finds nothing to claim; False if an instance was added."""
@@ -61,7 +69,7 @@ class IdleNodes:
         part = log.part()
         compares, ops, idle = [alive, part.guard()], list[Op](), context.keys.idle + call.incarnation
         known = self._entries.get(call.incarnation) if waits else None
-        if known is not None and known[0] == registration:
+        if known is not None and known[0] == registration and not context.own_hints.was_woken(call.incarnation):
             # an earlier claim wrote the same registration: the transaction only compares that no wakeup has deleted the
             # registration
             compares.append(Compare(idle, mod=known[1]))
@@ -83,10 +91,7 @@ class IdleNodes:
             # registration
             answer = await kv.read(reads)
         if answer is None:
-            if known is not None:
-                # the request failed, so this node may or may not be registered as idle: remember that, so that the
-                # next claim deletes or rewrites the registration
-                self._entries[call.incarnation] = (None, -1)
+            self._in_doubt(call.incarnation, known)
             return False
         call.waited = True
         if ops:
@@ -95,6 +100,7 @@ class IdleNodes:
                 self._entries[call.incarnation] = (registration, applied.revision)
         may_go = closed is not None and closed.may_go(answer[own:])
         if not may_go and not self._has_new(call, selection, answer[:own]):
+            self._registered(call.incarnation, registration, closed)
             # while the clock of this node decides nothing, the reads do not find delayed instances
             if waits and call.wants_all and request_reads == reads and context.clock_skew.decides:
                 _, revision = self._entries[call.incarnation]
@@ -105,6 +111,11 @@ class IdleNodes:
             await kv.txn([Transaction([], [Delete(idle)])])
             self.forget(call.incarnation)
         return False
+
+    def _registered(self, incarnation: str, registration: Idle | None, closed: ClosedKinds | None) -> None:
+        if registration is not None:
+            kinds = registration.kinds if closed is None else ()
+            self._context.own_hints.is_idle(incarnation, kinds, self._entries[incarnation][1])
 
     async def _registration(self, call: ClaimCall, closed: ClosedKinds | None) -> Idle | None:
         """The registration of the node, which may learn when a limit opens; None if the node does not wait."""
@@ -150,9 +161,10 @@ class IdleNodes:
             return [rest.popleft() for _ in range(count)]
 
         if call.groups is None or call.feed is None:
-            read = {head.queue for head in selection.heads()}
+            # a queue that was not read can have entries, and so can the part before the head that was read
+            read = {head.queue: head.start for head in selection.heads()}
             new = any(
-                head.queue not in read and (call.want.suspects or "/s/" not in head.queue)
+                head.start < read.get(head.queue, AFTER_ALL) and (call.want.suspects or "/s/" not in head.queue)
                 for answer in take(len(call.open_kinds))
                 for head in queues.heads(answer)
             )

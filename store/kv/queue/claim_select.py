@@ -157,6 +157,11 @@ class Selection:
         self.left_kinds: tuple[str, ...] = ()
         """Kinds of due instances that were read and not picked: the claim wakes one other node for these kinds."""
 
+    @classmethod
+    def unread(cls, context: KVContext, call: ClaimCall) -> Selection:
+        """A selection of nothing: the queues are known, and were not read."""
+        return cls(context.queues, context.clock, call.heads, suspects=call.want.suspects)
+
     def _add(self, heads: Iterable[tuple[str, Head]]) -> list[_Source]:
         added: list[_Source] = []
         for kind, head in heads:

@@ -77,12 +77,14 @@ class Taking:
         if call.by_limits is not None and call.by_limits.limits:
             context.limit_rules.wrote(written.revisions)
         wakeups = Wakeups(any_of=selection.left_kinds, except_for=call.incarnation)
+        context.uncache(id for (_, id, _, _), revision in zip(planned, written.revisions, strict=True) if not revision)
         for (number, id, taken, spec), revision in written.applied(planned):
             call.numbers.add(number)
             call.passed_over.pop(id, None)
             context.cache(id, revision, taken)
             call.add(to_claim(id, taken, spec))
             wakeups.changed.append(id)
+        context.own_hints.claimed(call.incarnation, (claim.id for claim in call.claims))
         await context.hints.send(wakeups, written)
         if stale or not all(written.revisions):
             return False
@@ -135,6 +137,8 @@ class Taking:
         context, kv, keys = self._context, self._context.kv, self._keys
         claimable: list[tuple[int, Row, bytes] | None] = []
         large: list[tuple[int, Entry, Row]] = []
+        if (known := self._known(picks)) is not None:
+            return known
         entries = await kv.get([keys.state + pick.id for pick in picks])
         newest = {pick.id: pick.mod for pick in picks}
         if len(newest) < len(picks):
@@ -168,6 +172,29 @@ class Taking:
                     return claimable[:at]
                 claimable[at] = (entry.mod, row, args.value)
         return claimable
+
+    def _known(self, picks: Sequence[Pick]) -> list[tuple[int, Row, bytes] | None] | None:
+        """Revision, record and arguments of each pick, if this store knows them; None if one must be read.
+
+        A record and a queue entry of one revision are of one transaction. So they match, unless the record was changed
+        since then, which the transaction of the claim compares.
+        """
+        known: list[tuple[int, Row, bytes] | None] = []
+        for pick in picks:
+            cached = self._context.cached(pick.id)
+            if cached is None:
+                return None
+            revision, row = cached
+            if (
+                row.state is not State.SCHEDULED
+                or row.spec is None
+                or row.extra != NOTHING_EXTRA
+                or pick.mod != revision
+                or pick.queue != self._keys.ready(row.kind, row.priority, suspect=row.suspect)
+            ):
+                return None
+            known.append((revision, row, row.spec))
+        return known
 
     async def _move_heads(self, call: ClaimCall, selection: Selection) -> None:
         """Move the heads of queues behind the picks: of many queues after each claim, else after a number of claims."""

@@ -113,6 +113,8 @@ class CommitCommands(LogCommands, RetentionCommands):
                 if update.indexes[0] in acks:
                     del pending[update.id]
             if not pending:
+                over = (outcome.id for outcome in outcomes if outcome.action is not Action.REPORT)
+                context.own_hints.over(incarnation, over)
                 await self._remove_surplus(ended, source.surplus)
                 if source.settles:
                     await context.hints.settle(source.settles, incarnation)
@@ -225,6 +227,7 @@ class CommitCommands(LogCommands, RetentionCommands):
             wakeups.changed.append(update.id)
             if update.row.final:
                 context.uncache((update.id,))
+                context.own_hints.ended(update.id)
                 if not update.stored.final:
                     ended[update.row.kind] = ended.get(update.row.kind, 0) + 1
             else:
@@ -282,6 +285,8 @@ class CommitCommands(LogCommands, RetentionCommands):
             plan.compares.extend(update.compares)
         if update.ends:
             plan.end_claim(id, stored, row)
+        if row.final:
+            ops.extend(Delete(keys.watch(id) + waiting) for waiting in self._context.own_hints.waiting(id))
         ops.append(Put(keys.state + id, encode(row)))
         wakeups.add_queued(plan)
         return plan.change([Compare(keys.state + id, mod=update.revision)], answers=update.answers)

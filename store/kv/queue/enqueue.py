@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from peerjob.model.errors import StoreError, StoreFullError, StoreUnavailableError
 from peerjob.model.record import LAST_MOMENT_US, Enqueued, NewInstance, Transition, check_batch
 from peerjob.model.state import State
-from peerjob.store.kv.format.base import Compare, Put
+from peerjob.store.kv.format.base import Compare, Delete, Put
 from peerjob.store.kv.format.limit_rows import extra_of
 from peerjob.store.kv.format.rows import SMALL, Row, encode, is_gone
 from peerjob.store.kv.format.thread_rows import StoredThread, with_thread
@@ -16,6 +16,9 @@ from peerjob.store.kv.write.gates import Arrival, Gate, stamps
 from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.transaction_plan import Change, TransactionPlan
 from peerjob.store.kv.write.writer import ROUNDS
+
+_FEW_OPS = 16
+"""A change of at most so many operations shares its request with another one."""
 
 
 class EnqueueCommands(KVCommands):
@@ -48,6 +51,7 @@ class EnqueueCommands(KVCommands):
         wakeups = Wakeups()
         changes: list[Change] = []
         indexes: list[int] = []
+        rows: list[Row] = []
         seen: set[str] = set()
         gates = await self._context.gates.plan(gate_of_new(new, now_us) for new in pending.values())
         if gates is not None:
@@ -63,15 +67,42 @@ class EnqueueCommands(KVCommands):
                 seen.add(unique)
                 compares.append(Compare(unique, mod=unowned.get(unique, 0)))
             plan = TransactionPlan(keys, now_us, gates=gates)
-            plan_instance(plan, new, node)
+            rows.append(plan_instance(plan, new, node))
             wakeups.add_queued(plan)
             wakeups.changed.append(new.id)
             changes.append(plan.change(compares))
             indexes.append(index)
+        sleeper = self._sleeper(changes, rows, wakeups)
+        if sleeper is not None:
+            changes += [self._waking(*sleeper, changes[0])]
         written = await self._writer.write(changes, guards=stamps(gates))
+        if sleeper is not None:
+            self._has_woken(sleeper[0], pending[indexes[0]].id, rows[0], written.revisions)
+            wakeups.ready = {} if written.revisions.pop() else wakeups.ready
         for index, _ in written.applied(indexes):
             answers[index] = Enqueued(pending.pop(index).id, True)
         await self._context.hints.send(wakeups, written)
+
+    def _sleeper(self, changes: Sequence[Change], rows: Sequence[Row], wakeups: Wakeups) -> tuple[str, int] | None:
+        """An own incarnation that the request itself can wake, see `OwnHints.sleeper`: for a single small instance."""
+        if len(changes) > 1 or not wakeups.ready or rows[0].spec is None or len(changes[0].ops) > _FEW_OPS:
+            return None
+        return self._context.own_hints.sleeper(rows[0].kind)
+
+    def _waking(self, incarnation: str, revision: int, adding: Change) -> Change:
+        """The end of a registration as idle, if the instance is added."""
+        idle = self._keys.idle + incarnation
+        return Change([Compare(idle, mod=revision), *adding.compares], [Delete(idle)])
+
+    def _has_woken(self, incarnation: str, id: str, row: Row, revisions: Sequence[int]) -> None:
+        added, woken = revisions
+        own = self._context.own_hints
+        own.is_woken(incarnation, row.kind if woken else "")
+        if woken:
+            own.tell(incarnation, "work/")
+        if added and woken:
+            # the incarnation claims it next
+            self._context.cache(id, added, row)
 
     async def _answer_known(self, pending: dict[int, NewInstance], answers: dict[int, Enqueued]) -> dict[str, int]:
         """Answer for instances that exist, or whose unique key is taken.

@@ -28,6 +28,7 @@ from .idle_signs import IdleSigns
 from .kind_sets import KindSets
 from .limit_rules import LimitsInUse
 from .limited_wakes import LimitedWakes
+from .own_hints import OwnHints
 from .owned import ClaimIndex
 from .set_aside import SetAside
 from .settling import Settling
@@ -60,7 +61,8 @@ class KVContext:
         self.writer = Writer(kv, self.keys, clock, self.counts, self.queues, url)
         self.clock_skew = ClockSkew(clock)
         limited = LimitedWakes(kv, self.keys, self.limit_rules, self.counts, self.clock_skew.median_us)
-        self.hints = Hints(kv, self.keys, clock, self.writer, self.queues, limited)
+        self.own_hints = OwnHints()
+        self.hints = Hints(kv, self.keys, clock, self.writer, self.queues, limited, self.own_hints)
         self.gates = Gates(kv, self.keys, self.queues, self.unreadable, self.limit_rules)
         settling = Settling(kv, self.keys, clock, self.gates, self.limit_rules, self.writer, self.hints)
         self.settle = self.hints.open_gates = settling.settle
@@ -119,6 +121,10 @@ class KVContext:
     def is_cached(self, id: str) -> bool:
         """Whether a record is in memory."""
         return id in self._rows
+
+    def cached(self, id: str) -> tuple[int, Row] | None:
+        """The revision and the record that this store wrote last, if they are in memory."""
+        return self._rows.get(id)
 
     def frees_nothing(self, id: str) -> bool:
         """Whether the cached record shows that the end of an instance lets no other one go: no slot, and no permits."""

@@ -20,6 +20,7 @@ from peerjob.store.kv.index.queues import Queues
 
 from .gates import Gate
 from .limited_wakes import LimitedWakes
+from .own_hints import OwnHints
 from .transaction_plan import TransactionPlan
 from .writer import ROUNDS, Writer, Written
 
@@ -75,7 +76,14 @@ class Hints:
     """Sends hints."""
 
     def __init__(
-        self, kv: KeyValue, keys: Keys, clock: Clock, writer: Writer, queues: Queues, limited: LimitedWakes
+        self,
+        kv: KeyValue,
+        keys: Keys,
+        clock: Clock,
+        writer: Writer,
+        queues: Queues,
+        limited: LimitedWakes,
+        own: OwnHints,
     ) -> None:
         self._kv = kv
         self._queues = queues
@@ -83,6 +91,7 @@ class Hints:
         self._clock = clock
         self._writer = writer
         self._limited = limited
+        self._own = own
         self.open_gates: Callable[[Mapping[Gate, Set[str]]], Awaitable[None]] | None = None
         """Lets instances pass the gates of limit keys."""
         self.follow_ends: Callable[[Sequence[str], str], Awaitable[None]] | None = None
@@ -130,10 +139,11 @@ class Hints:
         idle: Sequence[tuple[str, Entry]],
     ) -> None:
         lease = await self._writer.short_lease()
-        hints = {self._keys.hint(owner) + "cancel/" for owner in wakeups.cancelled}
-        hints.update(f"{self._keys.hint(watcher)}final/{id}" for id, watcher in watchers)
-        hints.update(f"{self._keys.hint(listener)}change/{id}" for listener in listeners for id in wakeups.changed)
-        ops: list[Op] = [Put(key, b"", lease) for key in sorted(hints)]
+        hints = {(owner, "cancel/") for owner in wakeups.cancelled}
+        hints.update((watcher, f"final/{id}") for id, watcher in watchers)
+        hints.update((listener, f"change/{id}") for listener in listeners for id in wakeups.changed)
+        told = [hint for hint in sorted(hints) if not self._own.tell(*hint)]
+        ops: list[Op] = [Put(self._keys.hint(incarnation) + hint, b"", lease) for incarnation, hint in told]
         ops.extend(Delete(self._keys.watch(id) + watcher) for id, watcher in watchers)
         await self._writer.plain(ops)
         if idle:
@@ -146,7 +156,7 @@ class Hints:
 
     async def renew(self, incarnation: str) -> None:
         """Tell an incarnation to renew its lease now, because it has a new instruction."""
-        await self._writer.plain([Put(self._keys.hint(incarnation) + "cancel/", b"", await self._writer.short_lease())])
+        await self._tell(Wakeups(cancelled={incarnation}), (), (), ())
 
     async def _watchers(self, written: Written) -> list[tuple[str, str]]:
         """Pairs of an instance that ended and an incarnation that waits for the end of the instance."""
@@ -199,14 +209,19 @@ class Hints:
 
     async def _deregister(self, chosen: Sequence[tuple[str, Entry]], lease: int) -> list[bool]:
         """Wake the chosen idle nodes; the answer says for each node whether its registration was changed or gone."""
-        transactions = [
-            Transaction(
-                [Compare(key, mod=entry.mod)],
-                [Delete(key), Put(self._keys.hint(key[len(self._keys.idle) :]) + "work/", b"", lease)],
-            )
-            for key, entry in chosen
-        ]
-        return [answer is None for answer in await apply_all(self._kv, transactions)]
+        own = self._own.watches
+        transactions: list[Transaction] = []
+        for key, entry in chosen:
+            incarnation = key[len(self._keys.idle) :]
+            hint = [] if incarnation in own else [Put(self._keys.hint(incarnation) + "work/", b"", lease)]
+            transactions.append(Transaction([Compare(key, mod=entry.mod)], [Delete(key), *hint]))
+        missed = [answer is None for answer in await apply_all(self._kv, transactions)]
+        for (key, _), miss in zip(chosen, missed, strict=True):
+            incarnation = key[len(self._keys.idle) :]
+            self._own.is_woken(incarnation)
+            if not miss:
+                self._own.tell(incarnation, "work/")
+        return missed
 
     def _kinds(self, entry: Entry) -> frozenset[str]:
         known = self._idle_kinds.get(entry.value)

@@ -245,7 +245,7 @@ class Writer:
         """Send transactions, and the transaction `also` with the counters and answers of the changes."""
         shard, shifts = self._counts.take_shard(), _summed(changes)
         # a request without transactions has one cause of refusal: another store has written the same shard of the
-        # counters
+        # counters. So have transactions that were all applied, and then two stores would meet there again and again
         contended = not transactions
         try:
             await self._counts.load(shard, shifts)
@@ -260,6 +260,7 @@ class Writer:
                 # if a change was refused, that is the cause, and the counters can be as they were
                 if None not in applied.answers:
                     shard.refused()
+                contended |= None not in applied.answers
             else:
                 part.set_written(applied, shard)
                 contended = False

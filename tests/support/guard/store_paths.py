@@ -175,6 +175,24 @@ async def _wait_for_result(place: Place) -> Measured:
     return lambda: place.store.watch_final(place.client.incarnation, [one.id])
 
 
+async def _lone(place: Place) -> Measured:
+    """An instance that comes alone to a node: its own caller schedules it, and waits for its end."""
+    store, worker, make = place.store, place.worker, place.make
+    (one,) = make.instances(1)
+    await store.next_hints(worker.incarnation, 0)
+
+    async def live() -> None:
+        await store.enqueue([one])
+        assert [hint.what for hint in await store.next_hints(worker.incarnation, 5)] == ["work"]
+        _, claimed = await store.turn(worker.incarnation, [], worker.want(10), request=make.request())
+        await store.watch_final(worker.incarnation, [one.id])
+        await store.turn(worker.incarnation, [*map(outcome, claimed.claims)], worker.want(10), request=make.request())
+        assert [hint.id for hint in await store.next_hints(worker.incarnation, 5)] == [one.id]
+        await store.get([one.id])
+
+    return live
+
+
 PATHS: Mapping[str, Callable[[Place], Awaitable[Measured]]] = {
     "enqueue one": _enqueue_one,
     "enqueue one, a node is idle": _enqueue_to_idle,
@@ -183,6 +201,7 @@ PATHS: Mapping[str, Callable[[Place], Awaitable[Measured]]] = {
     "claim one": _claim_one,
     "commit one and claim none": _commit_one,
     "wait for a result": _wait_for_result,
+    "one job of an own caller, with its result": _lone,
     "renew a lease": _renew,
     "look for dead nodes": _reap,
     "keep the leadership": _lead,

@@ -166,7 +166,11 @@ async def test_the_step_of_an_idle_node_has_no_more_reads_than_etcd_accepts(cloc
 async def test_many_kinds_cost_no_more_than_twice_as_much(clock: VirtualClock, work: Work) -> None:
     async with opened(clock, 10) as few, opened(clock, MANY) as many:
         spent = [await work(few), await work(many)]
-        assert [most <= 2 * least for least, most in zip(*spent, strict=True)] == [True] * 3, spent
+        # a node with few kinds that took all registers as idle without a read
+        factors = (2, 2, 4) if work is one_at_a_time else (2, 2, 2)
+        assert [most <= factor * least for least, most, factor in zip(*spent, factors, strict=True)] == [True] * 3, (
+            spent
+        )
         assert many.data.costs.worst <= 2 * MANY * EACH
 
 
