@@ -30,15 +30,18 @@ local key_state = gates and function(text, all_waiting, key)
   return state
 end
 
--- Return the last admitted instances of a key without one of them, or with one more.
+-- Return the last admitted instances of a key without one of them.
 local last_without = gates and function(last, id)
   local from = find(last, id, 1, true)
   return from and sub(last, 1, from - 1) .. sub(last, find(last, ',', from, true) + 1) or last
 end
 
-local last_with = gates and function(last, id, score)
-  last = last .. id .. score .. ','
-  return #last > MAX_LAST and sub(last, find(last, ',', 1, true) + 1) or last
+-- Return a text, and after it the last admitted instances of a key with one more. They are made in one step, since the server
+-- reads each byte of a new text.
+local last_with = gates and function(text, last, id, score)
+  -- a returning instance has its priority as a number
+  local is_long = #last + ID_SIZE + #(score .. '') + 1 > MAX_LAST
+  return text .. (is_long and sub(last, find(last, ',', 1, true) + 1) or last) .. id .. score .. ','
 end
 
 -- Whether the last admitted instance has a priority, of which `same` is the text and a comma.

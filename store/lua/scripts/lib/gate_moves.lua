@@ -39,7 +39,7 @@ local gate_moves = gates and function(kind, own)
     if state.admitted + NEAR < self.most(state) then
       state.last = ''
     else
-      state.last = last_with(state.last, id, score)
+      state.last = last_with('', state.last, id, score)
     end
   end
 

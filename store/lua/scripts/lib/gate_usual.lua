@@ -77,7 +77,7 @@ local pass_ended = gates and function(kind, ids)
         after = admitted > 1 and pack(GATE_COUNTS, admitted - 1, concurrency, 0) .. last or ''
       elseif admitted == (own or max(1, concurrency)) then
         local id, score = pass_first(key)
-        after = id and pack(GATE_COUNTS, admitted, concurrency, waiting - 1) .. last_with(last, id, score)
+        after = id and last_with(pack(GATE_COUNTS, admitted, concurrency, waiting - 1), last, id, score)
       end
     end
     if not after then
@@ -124,7 +124,7 @@ local pass_new = gates and function(kind, group)
       local last = sub(text, 13)
       if count == 1 and waiting == 0 and admitted < most then
         after = pack(GATE_COUNTS, admitted + 1, concurrency, 0)
-        after = admitted + 1 + NEAR < most and after or after .. last_with(last, ids[coming], score)
+        after = admitted + 1 + NEAR < most and after or last_with(after, last, ids[coming], score)
       elseif admitted >= most and has_last(last, same) then
         after = pack(GATE_COUNTS, admitted, concurrency, waiting + count) .. last
         waits[key] = pending_list('ZADD', waiting_key(kind, key))
