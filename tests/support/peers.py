@@ -12,10 +12,10 @@ from peerjob.model.clock import SystemClock
 from peerjob.model.firing import Leader
 from peerjob.model.state import ARROWS
 from peerjob.store.drivers import open_elections
-from support.etcd_stalls import EtcdStalls
 from support.onlooker import never_leading
 from support.processes import ChildProcess
 from support.releases import Release
+from support.server_stalls import ServerStalls
 from support.stalls import Span, Stalls, stalls_in
 from support.waiting import until
 
@@ -49,9 +49,9 @@ class Peers:
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.client = client
-        self.etcds = [EtcdStalls(one) for one in (url, coordinator)]
+        self.servers = [ServerStalls(one) for one in (url, coordinator)]
         self.stalls = Stalls(others=self._stalls_of_others)
-        """Of this process, of the nodes that the test did not pause itself, and of each etcd."""
+        """Of this process, of the nodes that the test did not pause itself, and of the servers."""
         self._url = url
         self._namespace = namespace
         self._folder = folder
@@ -94,7 +94,7 @@ class Peers:
 
     def _stalls_of_others(self) -> list[Span]:
         nodes = [span for child in self.children if not child.was_paused for span in stalls_in(child.lines)]
-        return [*nodes, *(span for etcd in self.etcds for span in etcd.spans())]
+        return [*nodes, *(span for server in self.servers for span in server.spans())]
 
     async def leading(self, *, after: int = 0) -> tuple[ChildProcess, Leader]:
         """Wait until a node leads in a term later than this one, and return it."""
@@ -145,8 +145,8 @@ async def peers(url: str, namespace: str, folder: Path, coordinator: str | None 
     ) as client:
         group = Peers(url, namespace, folder, client, coordinator)
         with group.stalls, contextlib.ExitStack() as watching:
-            for etcd in group.etcds:
-                watching.enter_context(etcd)
+            for server in group.servers:
+                watching.enter_context(server)
             try:
                 yield group
             finally:
