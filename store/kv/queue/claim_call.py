@@ -80,7 +80,11 @@ class ClaimCall:
     @property
     def window(self) -> int:
         """How many instances the claim picks, of which its node takes its share."""
-        return min(self.limit * self.spread, max(self.limit, _MAX_WINDOW))
+        limit, has_all_heads = self.limit, self.feed is None
+        if self.by_limits is not None and has_all_heads:
+            most = self.by_limits.most(kind for kind, heads in self.heads.items() if heads)
+            limit = limit if most is None else min(limit, max(1, most))
+        return min(limit * self.spread, max(limit, _MAX_WINDOW))
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -83,7 +83,10 @@ class ClaimHeads:
             if await self._set_heads(call, ready):
                 if len(self._last) >= _MAX_KNOWN:
                     self._last.clear()
-                self._last[call.incarnation] = call.heads, call.window + 1
+                # with limits, the window of a claim differs from that of the next one: a window that is too large costs
+                # less than a second read
+                wanted = max(call.window + 1, self._last.get(call.incarnation, ({}, 0))[1] * 3 // 4)
+                self._last[call.incarnation] = call.heads, wanted
                 return True
         raise StoreUnavailableError(context.url, "too many nodes register kinds at once")
 

@@ -69,6 +69,15 @@ class ClaimLimits:
         """What the shared limits leave, `spread` times; None if no wanted kind has one."""
         return Budget(self.limits, {name: free * spread for name, free in self.free.items()}) if self.limits else None
 
+    def most(self, kinds: Iterable[str]) -> int | None:
+        """How many instances of these kinds the node takes at most, by their shared limits; None if a kind has none."""
+        names: set[str] = set()
+        for kind in kinds:
+            if kind not in self.limits:
+                return None
+            names.add(self.limits[kind][0])
+        return sum(self._shares.get(name, self.free[name]) for name in names)
+
     def share(self) -> Budget:
         """The share of the node of what the shared limits leave."""
         return Budget(self.limits, {**self.free, **self._shares})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peerjob.model.state import State
-from peerjob.store.kv.format.base import Compare, Delete
+from peerjob.store.kv.format.base import Compare, Delete, mod_of
 from peerjob.store.kv.format.keys import timed
 from peerjob.store.kv.format.limit_rows import limit_key_of
 from peerjob.store.kv.format.rows import Row
@@ -31,6 +31,10 @@ class MisplacedEntries:
     async def remove(self, picks: Sequence[Pick], now_us: int) -> None:
         """Remove the entries. An instance that still waits gets an entry, unless it has the right one."""
         context = self._context
+        entries = await context.kv.get([pick.key for pick in picks])
+        picks = [pick for pick, entry in zip(picks, entries, strict=True) if mod_of(entry) == pick.mod]
+        if not picks:
+            return
         rows = await context.rows([pick.id for pick in picks])
         slots = await context.slots.held_by(row for _, row in rows.values())
         moved: list[tuple[Pick, Change]] = []

@@ -29,7 +29,7 @@ from peerjob.store.kv.format.unreadable import WRITTEN_ANEW, Unreadable
 
 from .guarded import GuardedKeyValue
 
-_CONTENDED = 20
+_CONTENDED = 200
 """After a conflict, so many requests of a store stay away from the choices of others."""
 _NO_LIMIT = "it lets all instances pass until it is published again"
 
