@@ -11,6 +11,7 @@ import pytest
 
 from peerjob import FireEntry, FireOutcome, Job, Node, Query
 from support.fires import late
+from support.server_stalls import ServerStalls
 from support.stalls import Stalls
 from support.waiting import PATIENCE, until
 
@@ -56,7 +57,7 @@ async def account(node: Node) -> list[FireEntry]:
 async def test_every_second_fires_once_on_several_nodes_and_over_rolling_restarts(
     start_node: StartNode, site: dict[str, Any], namespace: str
 ) -> None:
-    with Stalls() as stalls:
+    with ServerStalls(site["store"]) as watched, Stalls(others=watched.spans) as stalls:
         stay = await start_node(TICK, name="stay")
         rolling = [Node(jobs=[TICK], name=f"rolling-{number}", namespace=namespace, **site) for number in range(2)]
         for node in rolling:
