@@ -171,6 +171,10 @@ class LinkedWatch:
         missed, self._missed = self._missed, False
         return None if missed else put
 
+    def wake(self) -> None:
+        """End the wait of `changed` now."""
+        self._watch.wake()
+
     def miss(self) -> None:
         """Report at once that changes were missed."""
         self._missed = True
