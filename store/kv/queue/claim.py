@@ -5,6 +5,7 @@ The verb reads from top to bottom: repeat an answer, move what fell due, select,
 
 from __future__ import annotations
 
+from peerjob.model.latest import Latest
 from peerjob.model.record import Claimed, Want, check_batch
 from peerjob.store.kv.write.context import KVCommands, KVContext, retried
 from peerjob.store.kv.write.hints import Wakeups
@@ -12,7 +13,7 @@ from peerjob.store.kv.write.writer import ROUNDS
 
 from .claim_call import ClaimCall, in_order, repeat_answer
 from .claim_due import DelayedQueue
-from .claim_heads import ClaimHeads
+from .claim_heads import MAX_INCARNATIONS, ClaimHeads
 from .claim_idle import IdleNodes
 from .claim_select import Selection, select_due
 from .claim_take import Taking
@@ -27,7 +28,7 @@ class ClaimCommands(KVCommands):
         self._delayed = DelayedQueue(context)
         self._idle = IdleNodes(context, self._heads, self._delayed)
         self._taking = Taking(context, self._idle)
-        self._passed_over: dict[str, dict[str, int]] = {}
+        self._passed_over = Latest[str, dict[str, int]](MAX_INCARNATIONS)
         """Incarnation → `ClaimCall.passed_over`."""
 
     @retried

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.latest import Latest
 from peerjob.store.kv.format.base import Found, Range
 from peerjob.store.kv.format.keys import below, time_text
 from peerjob.store.kv.format.rows import live_of
@@ -23,8 +24,8 @@ _MAX_HEADS = 64
 kinds reads the indexes of `kind_groups`."""
 _MAX_SCANS = 8
 """A claim begins to read at most this number of queues together with their heads."""
-_MAX_KNOWN = 1000
-"""A store remembers the heads of at most this number of incarnations: a coordinator serves one after another."""
+MAX_INCARNATIONS = 1000
+"""A store remembers the claims of at most this number of incarnations: a coordinator serves one after another."""
 
 
 class ClaimHeads:
@@ -33,11 +34,11 @@ class ClaimHeads:
     def __init__(self, context: KVContext) -> None:
         self._context = context
         self._grouping = Grouping(context)
-        self._groups: dict[str, Groups] = {}
+        self._groups = Latest[str, Groups](MAX_INCARNATIONS)
         """Incarnation → groups of the incarnation's kinds, for nodes with many kinds or queues."""
-        self._last: dict[str, tuple[Mapping[str, Sequence[Head]], int]] = {}
+        self._last = Latest[str, tuple[Mapping[str, Sequence[Head]], int]](MAX_INCARNATIONS)
         """Incarnation → the heads that its last claim read, and how many entries that claim wanted."""
-        self._took_all: dict[str, ClaimCall] = {}
+        self._took_all = Latest[str, ClaimCall](MAX_INCARNATIONS)
         """Incarnation → its last claim, if that one took all that was due."""
 
     async def read(self, call: ClaimCall) -> bool:
@@ -81,8 +82,6 @@ class ClaimHeads:
                 return False
             call.node, call.delayed = nodes.items[0][1], context.queues.heads(delayed)
             if await self._set_heads(call, ready):
-                if len(self._last) >= _MAX_KNOWN:
-                    self._last.clear()
                 # with limits, the window of a claim differs from that of the next one: a window that is too large costs
                 # less than a second read
                 wanted = max(call.window + 1, self._last.get(call.incarnation, ({}, 0))[1] * 3 // 4)
@@ -94,8 +93,6 @@ class ClaimHeads:
         """Remember a claim that has taken all that was due: the next one probably finds nothing."""
         plain = call.groups is None and call.by_limits is None and not call.limits_missing
         if plain and not selection.left_kinds and len(selection.picks) < call.window:
-            if len(self._took_all) >= _MAX_KNOWN:
-                self._took_all.clear()
             self._took_all[call.incarnation] = call
 
     def expect_nothing(self, call: ClaimCall) -> bool:

@@ -11,7 +11,7 @@ from peerjob.model.query import Query
 from peerjob.model.record import Ack, Action, Claim, StoreLimits
 from peerjob.model.run_now import RunNow
 from peerjob.store.kv.format.base import MAX_REQUEST_BYTES, Delete, Entry, Found, Put, Range, Transaction
-from peerjob.store.kv.queue import claim_heads
+from peerjob.store.kv.queue import claim, claim_heads
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
@@ -373,11 +373,16 @@ async def test_a_conflict_about_an_instance_costs_no_read_of_the_counters(bench:
     assert bench.kv.counters == before
 
 
-async def test_a_store_remembers_the_heads_of_few_incarnations(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_store_remembers_the_claims_of_few_incarnations(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A coordinator serves many incarnations, one after another."""
-    monkeypatch.setattr(claim_heads, "_MAX_KNOWN", 2)
+    for module in (claim, claim_heads):
+        monkeypatch.setattr(module, "MAX_INCARNATIONS", 2)
+    store = KVStore(bench.kv, url="memory://", namespace="n", clock=bench.clock, limits=StoreLimits())
+    heads = store._heads  # pyright: ignore[reportPrivateUsage]
     for _ in range(5):
-        peer = await Peer(store=bench.store, info=bench.make.node(), make=bench.make).join()
+        peer = await Peer(store=store, info=bench.make.node(), make=bench.make).join()
         await bench.make_more(1)
         assert len(await peer.take()) == 1
-        assert len(bench.store._heads._last) <= 2  # pyright: ignore[reportPrivateUsage]
+        known = (heads._last, heads._took_all, store._passed_over)  # pyright: ignore[reportPrivateUsage]
+        assert max(len(one) for one in known) <= 2
+    assert len(heads._last) == len(store._passed_over) == 2  # pyright: ignore[reportPrivateUsage]
