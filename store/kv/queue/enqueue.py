@@ -75,7 +75,8 @@ class EnqueueCommands(KVCommands):
         sleeper = self._sleeper(changes, rows, wakeups)
         if sleeper is not None:
             changes += [self._waking(*sleeper, changes[0])]
-        written = await self._writer.write(changes, guards=stamps(gates))
+        with self._context.own_hints.deregistering(() if sleeper is None else sleeper[:1]):
+            written = await self._writer.write(changes, guards=stamps(gates))
         if sleeper is not None:
             self._has_woken(sleeper[0], pending[indexes[0]].id, rows[0], written.revisions)
             wakeups.ready = {} if written.revisions.pop() else wakeups.ready

@@ -209,15 +209,15 @@ class Hints:
 
     async def _deregister(self, chosen: Sequence[tuple[str, Entry]], lease: int) -> list[bool]:
         """Wake the chosen idle nodes; the answer says for each node whether its registration was changed or gone."""
-        own = self._own.watches
+        incarnations = [key[len(self._keys.idle) :] for key, _ in chosen]
+        own = {incarnation for incarnation in incarnations if incarnation in self._own.watches}
         transactions: list[Transaction] = []
-        for key, entry in chosen:
-            incarnation = key[len(self._keys.idle) :]
+        for (key, entry), incarnation in zip(chosen, incarnations, strict=True):
             hint = [] if incarnation in own else [Put(self._keys.hint(incarnation) + "work/", b"", lease)]
             transactions.append(Transaction([Compare(key, mod=entry.mod)], [Delete(key), *hint]))
-        missed = [answer is None for answer in await apply_all(self._kv, transactions)]
-        for (key, _), miss in zip(chosen, missed, strict=True):
-            incarnation = key[len(self._keys.idle) :]
+        with self._own.deregistering(own):
+            missed = [answer is None for answer in await apply_all(self._kv, transactions)]
+        for incarnation, miss in zip(incarnations, missed, strict=True):
             self._own.is_woken(incarnation)
             if not miss:
                 self._own.tell(incarnation, "work/")

@@ -6,7 +6,8 @@ instances that its own callers wait for, and its own callers wake it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
+from contextlib import contextmanager
 
 from peerjob.store.kv.format.base import Watch
 
@@ -76,6 +77,17 @@ class OwnHints:
         """Remember that an incarnation is not registered as idle, or may not be."""
         if self._idle.pop(incarnation, None) is not None:
             self._woken[incarnation] = kind
+
+    @contextmanager
+    def deregistering(self, incarnations: Collection[str]) -> Generator[None]:
+        """Wake incarnations if no answer says whether their registrations as idle have ended."""
+        try:
+            yield
+        except BaseException:
+            for incarnation in incarnations:
+                self.is_woken(incarnation)
+                self.tell(incarnation, "work/")
+            raise
 
     def left(self, incarnation: str, kinds: Mapping[str, int]) -> str:
         """The kind for which its own store has woken an incarnation that claims only `kinds` now; "" if there is none.

@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
+from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Hint, StoreLimits
-from peerjob.store.kv.format.base import Applied, Compare, Found, Range, Transaction
+from peerjob.store.kv.format.base import Applied, Compare, Delete, Found, Range, Transaction
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
@@ -22,6 +23,8 @@ class Counting(MemoryKeyValue):
     requests = 0
     before: Callable[[], Awaitable[None]] | None = None
     """Called before the next transaction."""
+    loses_answer = False
+    """Whether the answer to the next request is lost that ends a registration as idle."""
 
     async def read(self, ranges: Sequence[Range]) -> list[Found]:
         self.requests += 1
@@ -33,7 +36,11 @@ class Counting(MemoryKeyValue):
         self.requests += 1
         if self.before is not None:
             await self.before()
-        return await super().txn(transactions, also, guards)
+        applied = await super().txn(transactions, also, guards)
+        ops = [op for transaction in transactions for op in transaction.ops]
+        if self.loses_answer and any(isinstance(op, Delete) and op.key.startswith("n/idle/") for op in ops):
+            raise StoreUnavailableError("memory://", "the answer is lost")
+        return applied
 
 
 class Nodes:
@@ -132,6 +139,20 @@ async def test_if_another_store_has_woken_the_own_node_a_further_one_is_woken(no
     await nodes.add(own)
     assert nodes.idle() == []
     assert await hinted(other) == [Hint("work", "")]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_an_own_node_is_woken_although_the_answer_is_lost(nodes: Nodes, count: int) -> None:
+    own = await nodes.node("own")
+    nodes.requests["own"].loses_answer = True
+    with pytest.raises(StoreUnavailableError):
+        await own.store.enqueue(nodes.make.instances(count))
+    nodes.requests["own"].loses_answer = False
+    assert nodes.idle() == []
+    assert await hinted(own) == [Hint("work", "")]
+    assert len(await own.take()) == count
+    assert await own.take() == ()
+    assert nodes.idle() == [own.incarnation]
 
 
 async def test_a_repeated_instance_wakes_no_own_node(nodes: Nodes) -> None:
