@@ -30,6 +30,7 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
     async def leave(self, incarnation: str) -> int:
         keys = self._keys
         self._stop_watch(incarnation)
+        self._own.has_left(incarnation)
         while True:
             (node, live) = await self._kv.get([keys.node + incarnation, keys.live + incarnation])
             if node is None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Hint, Record, check_batch
 from peerjob.model.state import State
-from peerjob.store.kv.format.base import Delete, Put, Range, Transaction, Watch
+from peerjob.store.kv.format.base import Compare, Delete, Put, Range, Transaction, Watch, apply_all
 from peerjob.store.kv.format.keys import below
 from peerjob.store.kv.queue.reading import FIRST_RECORDS, ReadCommands
 from peerjob.store.kv.write.context import KVContext, retried
@@ -16,7 +16,7 @@ from peerjob.store.kv.write.context import KVContext, retried
 _MAX_FETCHED = 1000
 _WATCH_BATCH = 20
 _DELETED_TOGETHER = 50
-"""Hints that were read and registrations of ended instances are deleted so many at a time. Until then, a watch that
+"""Hints that were read, and registrations of ended instances, are deleted so many at a time. Until then, a watch that
 missed some reads these hints again. A lease deletes what is left."""
 
 
@@ -26,8 +26,10 @@ class WatchCommands(ReadCommands):
     def __init__(self, context: KVContext) -> None:
         super().__init__(context)
         self._own = context.own_hints
-        self._used: dict[str, None] = {}
-        """Keys of hints that were read, and of registrations that are needed no more."""
+        self._hints_read: dict[str, None] = {}
+        """Keys of hints that were read."""
+        self._over: dict[str, int] = {}
+        """Registrations that are needed no more, and the revision: the incarnation can wait for the instance again."""
 
     @retried
     async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
@@ -41,7 +43,6 @@ class WatchCommands(ReadCommands):
 
     async def _fetch_hints(self, incarnation: str, timeout: float) -> list[Hint]:
         prefix = self._keys.hint(incarnation)
-        await self._delete_used()
         watch = self._own.watches.get(incarnation)
         if watch is None:
             # changed schedules and the end of a lease concern all nodes, so each node watches the keys of all nodes
@@ -51,12 +52,13 @@ class WatchCommands(ReadCommands):
             stored = await self._stored_hints(prefix)
         else:
             stored = await self._changed_keys(watch, prefix, 0)
+        await self._delete_read(incarnation, stored)
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
         while not (stored or self._own.has(incarnation)) and (left := until - loop.time()) > 0:
             stored = await self._changed_keys(watch, prefix, left)
         own = [key for key in stored if key.startswith(prefix)]
-        self._used.update(dict.fromkeys(own))
+        self._hints_read.update(dict.fromkeys(own))
         told = [prefix + hint for hint in self._own.take(incarnation)]
         hints = [Hint("schedule", "")] if self._keys.revisions in stored else []
         if any(key.startswith(self._keys.live) for key in stored):
@@ -70,10 +72,23 @@ class WatchCommands(ReadCommands):
             hints.append(Hint(topic, self._keys.unescaped(id)))
         return hints
 
-    async def _delete_used(self) -> None:
-        if len(self._used) >= _DELETED_TOGETHER:
-            used, self._used = self._used, {}
-            await self._writer.plain([Delete(key) for key in used])
+    async def _delete_read(self, incarnation: str, new: Sequence[str]) -> None:
+        """Delete the hints that were read, except new ones with the same key."""
+        if len(self._hints_read) < _DELETED_TOGETHER:
+            return
+        read, self._hints_read = self._hints_read.keys() - set(new), {}
+        try:
+            await self._writer.plain([Delete(key) for key in sorted(read)])
+        except BaseException:
+            # the watch does not report the new ones again
+            self._stop_watch(incarnation)
+            raise
+
+    async def _delete_over(self) -> None:
+        if len(self._over) >= _DELETED_TOGETHER:
+            over, self._over = self._over, {}
+            deletions = [Transaction([Compare(key, mod=mod)], [Delete(key)]) for key, mod in over.items()]
+            await apply_all(self._kv, deletions)
 
     async def _changed_keys(self, watch: Watch, prefix: str, timeout: float) -> list[str]:
         changes = await watch.changed(timeout)
@@ -118,10 +133,10 @@ class WatchCommands(ReadCommands):
             for id in part:
                 if (state := states[id]) is None or state.is_final:
                     # a final or unknown instance causes no further hint
-                    self._used[keys.watch(id) + incarnation] = None
+                    self._over[keys.watch(id) + incarnation] = applied.revision
                 else:
                     self._own.waits(id, incarnation)
-        await self._delete_used()
+        await self._delete_over()
         final = [id for id, state in states.items() if state is not None and state.is_final][:FIRST_RECORDS]
         shown: dict[str, Record | State | None] = {
             **states,

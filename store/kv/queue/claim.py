@@ -43,6 +43,7 @@ class ClaimCommands(KVCommands):
         log.now_us = self._clock.time_us()
         if left := context.own_hints.left(incarnation, want.kinds):
             await context.hints.wake(Wakeups(ready={left: 1}, except_for=incarnation))
+            context.own_hints.is_passed_on(incarnation)
         if self._heads.expect_nothing(call) and await self._idle.wait(call, Selection.unread(context, call)):
             return Claimed(now_us=log.now_us, next_due_us=log.next_due_us)
         takes = 0

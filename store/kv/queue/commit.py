@@ -217,7 +217,8 @@ class CommitCommands(LogCommands, RetentionCommands):
         changes = [await self._update_change(update, source.now_us, wakeups, slots, gates) for update in changing]
         kinds = list(dict.fromkeys(update.row.kind for update in changing if update.row.final))
         reads = self._surplus_reads(kinds) if len(kinds) <= _FEW_KINDS else []
-        written = await self._writer.write(changes, answer_log=answer_log, guards=stamps(gates), reads=reads)
+        with context.own_hints.relied_on(context.own_hints.ends(update.id for update in changing if update.row.final)):
+            written = await self._writer.write(changes, answer_log=answer_log, guards=stamps(gates), reads=reads)
         source.surplus = kinds, written.read
         for update, revision in zip(changing, written.revisions, strict=True):
             if not revision:

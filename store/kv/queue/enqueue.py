@@ -75,7 +75,7 @@ class EnqueueCommands(KVCommands):
         sleeper = self._sleeper(changes, rows, wakeups)
         if sleeper is not None:
             changes += [self._waking(*sleeper, changes[0])]
-        with self._context.own_hints.deregistering(() if sleeper is None else sleeper[:1]):
+        with self._context.own_hints.relied_on([] if sleeper is None else [(sleeper[0], "work/")]):
             written = await self._writer.write(changes, guards=stamps(gates))
         if sleeper is not None:
             self._has_woken(sleeper[0], pending[indexes[0]].id, rows[0], written.revisions)
@@ -100,7 +100,7 @@ class EnqueueCommands(KVCommands):
         own = self._context.own_hints
         own.is_woken(incarnation, row.kind if woken else "")
         if woken:
-            own.tell(incarnation, "work/")
+            own.keep(incarnation, "work/")
         if added and woken:
             # the incarnation claims it next
             self._context.cache(id, added, row)

@@ -215,12 +215,12 @@ class Hints:
         for (key, entry), incarnation in zip(chosen, incarnations, strict=True):
             hint = [] if incarnation in own else [Put(self._keys.hint(incarnation) + "work/", b"", lease)]
             transactions.append(Transaction([Compare(key, mod=entry.mod)], [Delete(key), *hint]))
-        with self._own.deregistering(own):
+        with self._own.relied_on([(incarnation, "work/") for incarnation in own]):
             missed = [answer is None for answer in await apply_all(self._kv, transactions)]
         for incarnation, miss in zip(incarnations, missed, strict=True):
             self._own.is_woken(incarnation)
-            if not miss:
-                self._own.tell(incarnation, "work/")
+            if not miss and incarnation in own:
+                self._own.keep(incarnation, "work/")
         return missed
 
     def _kinds(self, entry: Entry) -> frozenset[str]:

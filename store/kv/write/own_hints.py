@@ -6,7 +6,7 @@ instances that its own callers wait for, and its own callers wake it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 
 from peerjob.store.kv.format.base import Watch
@@ -31,12 +31,28 @@ class OwnHints:
 
     def tell(self, incarnation: str, hint: str) -> bool:
         """Hint to an incarnation, by the part of the key below its prefix; False if it must be written as a key."""
-        watch = self.watches.get(incarnation)
-        if watch is None:
+        if incarnation not in self.watches:
             return False
-        self._told.setdefault(incarnation, {})[hint] = None
-        watch.wake()
+        self.keep(incarnation, hint)
         return True
+
+    def keep(self, incarnation: str, hint: str) -> None:
+        """Hint to an incarnation as a request relied on; if its watch has ended since, its next call has the hint."""
+        self._told.setdefault(incarnation, {})[hint] = None
+        if (watch := self.watches.get(incarnation)) is not None:
+            watch.wake()
+
+    @contextmanager
+    def relied_on(self, hints: Sequence[tuple[str, str]]) -> Generator[None]:
+        """A request that relies on hints: if it fails or is cancelled, it may have been applied, so they are given."""
+        try:
+            yield
+        except BaseException:
+            for incarnation, hint in hints:
+                if hint == "work/":
+                    self.is_woken(incarnation)
+                self.keep(incarnation, hint)
+            raise
 
     def has(self, incarnation: str) -> bool:
         """Whether there are hints to an incarnation since the last `take`."""
@@ -57,14 +73,24 @@ class OwnHints:
         """The incarnations that are registered for the end of an instance, as far as this store knows."""
         return sorted(self._waits.get(id, ()))
 
+    def ends(self, ids: Iterable[str]) -> list[tuple[str, str]]:
+        """The hints about the ends of some instances."""
+        return [(incarnation, f"final/{id}") for id in ids for incarnation in self.waiting(id)]
+
     def forget(self, id: str) -> None:
         """Forget an instance that has ended."""
         self._waits.pop(id, None)
 
     def ended(self, id: str) -> None:
         """Hint the end of an instance, whose transaction has deleted the registrations that `waiting` names."""
-        for incarnation in sorted(self._waits.pop(id, ())):
-            self.tell(incarnation, f"final/{id}")
+        for hint in self.ends((id,)):
+            self.keep(*hint)
+        self.forget(id)
+
+    def has_left(self, incarnation: str) -> None:
+        """Forget an incarnation that has left."""
+        for known in (self._told, self._idle, self._woken, self._running):
+            known.pop(incarnation, None)
 
     # -- idle incarnations ----------------------------------------------------------------------------------------
 
@@ -78,27 +104,19 @@ class OwnHints:
         if self._idle.pop(incarnation, None) is not None:
             self._woken[incarnation] = kind
 
-    @contextmanager
-    def deregistering(self, incarnations: Collection[str]) -> Generator[None]:
-        """Wake incarnations if no answer says whether their registrations as idle have ended."""
-        try:
-            yield
-        except BaseException:
-            for incarnation in incarnations:
-                self.is_woken(incarnation)
-                self.tell(incarnation, "work/")
-            raise
-
     def left(self, incarnation: str, kinds: Mapping[str, int]) -> str:
         """The kind for which its own store has woken an incarnation that claims only `kinds` now; "" if there is none.
 
         Without its wake-up, a node that still runs the kind would have been woken.
         """
         kind = self._woken.get(incarnation, "")
-        if not kind:
-            return ""
+        if kind and kinds.get(kind, 0) > 0:
+            kind = self._woken[incarnation] = ""
+        return kind
+
+    def is_passed_on(self, incarnation: str) -> None:
+        """Remember that another node was woken for the kind that `left` has given."""
         self._woken[incarnation] = ""
-        return "" if kinds.get(kind, 0) > 0 else kind
 
     def was_woken(self, incarnation: str) -> bool:
         """Whether its last registration as idle has probably ended."""
