@@ -44,8 +44,6 @@ class NeedCheckCommands(KVCommands):
 
     @retried
     async def check_needs(self, cursor: str | None = None) -> tuple[int, str | None]:
-        if not self._context.kv.durable:
-            return 0, None
         keys = self._keys
         start = keys.root + cursor if cursor else keys.every_need
         is_need = start.startswith(keys.every_need)

@@ -129,8 +129,6 @@ class SettlingCommands(KVCommands):
 
     @retried
     async def settle(self, limit: int = MAX_SETTLED) -> bool:
-        if not self._context.kv.durable:
-            return False
         settling = below(self._keys.settling, limit, keys_only=True)
         (answer,) = await self._kv.read([settling])
         more = await self._settler.settle([key for key, _ in answer.items], limit)

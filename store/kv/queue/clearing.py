@@ -65,8 +65,7 @@ class ClearCommands(ReadCommands, RetentionCommands):
         while left:
             left = [id for at in range(0, len(left), _PAGE) for id in await self._remove_any(left[at : at + _PAGE])]
         await self._remove_set_aside()
-        if self._context.kv.durable:
-            await self._remove_settling()
+        await self._remove_settling()
 
     async def _remove_settling(self) -> None:
         """Remove what is to be settled about instances that are gone.

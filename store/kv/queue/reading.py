@@ -184,7 +184,7 @@ class ReadCommands(KVCommands):
         With many kinds, the answer may be the next instances of any state: `limit` of them, or `among` if that is more.
         """
         indexes, held, every = await self._state_indexes(kind, states)
-        if with_held and self._context.kv.durable:
+        if with_held and states & State.FINAL and await self._context.kv.is_durable():
             indexes += self._held_indexes(indexes, states)
         if len(indexes) > MAX_RANGES and held * MAX_RANGES >= every:
             # with many kinds, the first ids of each index take longer to read than all instances take to read and
@@ -322,8 +322,7 @@ class ReadCommands(KVCommands):
             with contextlib.suppress(LayoutError):
                 await self._recount.if_due()
             sums = await context.counts.totals()
-        prefixes = (keys.live, keys.settling) if context.kv.durable else (keys.live,)
-        lives, *settling = await self._kv.read([below(prefix, 1, keys_only=True) for prefix in prefixes])
+        lives, settling = await self._kv.read([below(key, 1, keys_only=True) for key in (keys.live, keys.settling)])
         counts = {
             keys.unescaped(part): {state: values[slot] for state, slot in SLOT.items() if values[slot]}
             for part, values in sums.items()
@@ -333,7 +332,7 @@ class ReadCommands(KVCommands):
             delayed=sum(values[DELAYED] for values in sums.values()),
             nodes=lives.count,
             undecodable=sum(values[SET_ASIDE] for values in sums.values()) + await context.unreadable.count(self._kv),
-            settling=sum(answer.count for answer in settling),
+            settling=settling.count,
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from peerjob.model.capabilities import Capabilities
 from peerjob.store.kv.format.base import Applied, Compare, Delete, KeyValue, LeaseEndedError, Put, Transaction
 from peerjob.store.kv.format.keys import Keys, below
-from peerjob.store.kv.format.layout import LAYOUT_VALUE, mended_layout
+from peerjob.store.kv.format.layout import FLOWS_VALUE, LAYOUT_VALUE, mended_layout
 from peerjob.store.rules import FLOWS_LAYOUT, LAYOUT, LIMITS_LAYOUT, check_layout
 
 _WIPE_BATCH = 1_000
@@ -60,8 +60,18 @@ class GuardedKeyValue:
 
     @property
     def durable(self) -> bool:
-        """Whether the namespace can have steps, signals and children."""
+        """Whether the namespace can have steps, signals and children, by the layout that this store saw last.
+
+        Only the writes of a store show a new layout to it, so a read asks `is_durable`.
+        """
         return self.layout >= FLOWS_LAYOUT
+
+    async def is_durable(self) -> bool:
+        """Whether the namespace can have steps, signals and children."""
+        if self.durable:
+            return True
+        (entry,) = await self._kv.get([self._keys.layout])
+        return entry is not None and entry.value == FLOWS_VALUE
 
     def separate(self) -> GuardedKeyValue:
         return GuardedKeyValue(self._kv.separate(), keys=self._keys, url=self._url)

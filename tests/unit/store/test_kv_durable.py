@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from peerjob.model.durable import Need, SignalAnswer, Step, Wait, When
+from peerjob.model.durable import MAX_CHILDREN_CALL, Need, SignalAnswer, Step, Wait, When
 from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.query import Query
 from peerjob.model.record import Ack, Action, Claim, Held, NewChild, Record, StoreLimits
 from peerjob.model.state import State
 from peerjob.store.base import Store
@@ -540,3 +541,31 @@ async def test_an_end_that_is_refused_leaves_its_needs(clock: VirtualClock) -> N
     assert (await scene.record(child.id)).state is State.SCHEDULED
     assert await scene.other.open_needs([scene.parent.id]) == [1]
     assert (await scene.record(scene.parent.id)).wait == Wait(needs=True)
+
+
+# -- stores that write nothing
+
+
+async def test_a_store_that_only_reads_learns_that_the_namespace_has_children(clock: VirtualClock) -> None:
+    """Only its writes show a new layout to a store, and a store of a page, or of a node without workers, has few."""
+    scene = Scene(clock)
+    reader = scene.open()
+    node = await scene.join(scene.other)
+    assert (await reader.lookup(Query(state=State.COMPLETED))).records == ()
+    await scene.other.require_layout(FLOWS_LAYOUT, "steps")
+    await scene.add(scene.other, scene.make.instance())
+    parent, children = (
+        await node.take_one(),
+        [NewChild(instance=new) for new in scene.make.instances(MAX_CHILDREN_CALL)],
+    )
+    await scene.other.spawn(node.incarnation, Held(parent.id, parent.fence), children)
+    child = await node.take_one()
+    assert await node.end(child) is Ack.DONE
+    assert [record.id for record in (await reader.lookup(Query(state=State.COMPLETED))).records] == [child.id]
+    await scene.other.cancel([parent.id], request="r")
+    await node.end(parent)
+    assert (await reader.health()).settling
+    follower = scene.open()
+    while await follower.settle():
+        pass
+    assert (await reader.health()).settling == 0

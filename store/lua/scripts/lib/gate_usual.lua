@@ -44,7 +44,7 @@ local pass_ended = gates and function(kind, ids)
   end
   local own, names, ends = rule and rule.own > 0 and rule.own, grouped(texts, 22)
   local known, counts, entries, queue, gone_keys, unusual = {}, {}, {}, {}, {}, {}
-  local counted, written, queued, place = 0, 0, 0, ready_member(now, '')
+  local filled, written, queued, place = 0, 0, 0, ready_member(now, '')
 
   -- The first one that waits passes. Return its id and its score.
   local function pass_first(key)
@@ -67,12 +67,12 @@ local pass_ended = gates and function(kind, ids)
 
   for at, text in ipairs(call('HMGET', n, unpack(names))) do
     local key, after = names[at], nil
-    local ended = ends[key]
+    local end_at = ends[key]
     if not text or #text == 12 then
-      after = counts_after(known, text or NO_COUNTS, ended > 0 and -1 or ended)
-    elseif ended > 0 and byte(text) == 0 and byte(text, -1) == 44 then
+      after = counts_after(known, text or NO_COUNTS, end_at > 0 and -1 or end_at)
+    elseif end_at > 0 and byte(text) == 0 and byte(text, -1) == 44 then
       local admitted, concurrency, waiting = unpack_text(GATE_COUNTS, text)
-      local last = admitted > 1 and last_without(sub(text, 13), ids[ended]) or ''
+      local last = admitted > 1 and last_without(sub(text, 13), ids[end_at]) or ''
       if waiting == 0 then
         after = admitted > 1 and pack(GATE_COUNTS, admitted - 1, concurrency, 0) .. last or ''
       elseif admitted == (own or max(1, concurrency)) then
@@ -85,7 +85,7 @@ local pass_ended = gates and function(kind, ids)
     elseif after == '' then
       gone_keys[#gone_keys + 1] = key
     else
-      counts[counted + 1], counts[counted + 2], counted = key, after, counted + 2
+      counts[filled + 1], counts[filled + 2], filled = key, after, filled + 2
     end
   end
 
@@ -111,7 +111,7 @@ local pass_new = gates and function(kind, group)
   local shape, packed, ids, keys = group.shape, group.packed, group.ids, group.keys
   local score, suspect, place = shape.priority, shape.suspect, ready_member(shape.due, '')
   local concurrency, names, places = unpack_text('>I4', packed), grouped(keys, 1)
-  local most, known, unusual, waits, counts, counted = rule and rule.own > 0 and rule.own or concurrency, {}, {}, {}, {}, 0
+  local most, known, unusual, waits, counts, filled = rule and rule.own > 0 and rule.own or concurrency, {}, {}, {}, {}, 0
   local same, is_unused = score .. ',', true
 
   for at, text in ipairs(call('HMGET', n, unpack(names))) do
@@ -131,7 +131,7 @@ local pass_new = gates and function(kind, group)
       end
     end
     if after then
-      counts[counted + 1], counts[counted + 2], counted = key, after, counted + 2
+      counts[filled + 1], counts[filled + 2], filled = key, after, filled + 2
     else
       unusual[key] = {}
     end

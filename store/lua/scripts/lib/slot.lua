@@ -4,11 +4,11 @@
 -- slot on and wakes nodes for new work.
 -- One function does both: few calls have a slot to pass on, and the server builds every function of a script at each
 -- call.
-local leaving = nil
+local slot_leavers = nil
 
 local function free_slot_later(schedule, id)
-  leaving = leaving or {}
-  leaving[#leaving + 1] = {schedule, id}
+  slot_leavers = slot_leavers or {}
+  slot_leavers[#slot_leavers + 1] = {schedule, id}
 end
 
 -- Plan to wake nodes for up to `most` queued instances of each kind of a limit; `wake` in hints.lua wakes no more than
@@ -80,12 +80,12 @@ end
 
 local function pass_slots_and_wake()
   local leavers = {}
-  for _, one in ipairs(leaving or {}) do
+  for _, one in ipairs(slot_leavers or {}) do
     local schedule, id = one[1], one[2]
     leavers[schedule] = leavers[schedule] or {}
     leavers[schedule][id] = true
   end
-  leaving = nil
+  slot_leavers = nil
   for schedule, left in pairs(leavers) do
     local key = slot_key(schedule)
     local ids, passed_on = call('ZRANGE', key, 0, -1), true
