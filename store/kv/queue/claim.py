@@ -44,11 +44,13 @@ class ClaimCommands(KVCommands):
         if left := context.own_hints.left(incarnation, want.kinds):
             await context.hints.wake(Wakeups(ready={left: 1}, except_for=incarnation))
             context.own_hints.is_passed_on(incarnation)
-        if self._heads.expect_nothing(call) and await self._idle.wait(call, Selection.unread(context, call)):
+        expects_nothing = self._heads.expect_nothing(call)
+        if expects_nothing and await self._idle.wait(call, Selection.unread(context, call)):
             return Claimed(now_us=log.now_us, next_due_us=log.next_due_us)
+        was_refused = expects_nothing and not call.waited
         takes = 0
         for attempt in range(ROUNDS):
-            if attempt:
+            if attempt or was_refused:
                 await context.answer_logs.refresh(log)
             log.now_us = self._clock.time_us()
             if not await self._heads.read(call):

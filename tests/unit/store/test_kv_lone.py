@@ -276,3 +276,18 @@ async def test_a_claim_of_a_record_that_another_store_changes(nodes: Nodes) -> N
     assert await own.take() == ()
     again = await nodes.add(own)
     assert [claim.id for claim in await own.take()] == [again]
+
+
+async def test_of_two_runs_of_a_claim_that_expects_nothing_one_takes_and_both_give_the_same(nodes: Nodes) -> None:
+    own, client = await nodes.node("own"), await nodes.node("client", idle=False)
+    await nodes.add(own)
+    assert len(await own.take()) == 1
+    second = await nodes.add(client)
+
+    async def overtake() -> None:
+        nodes.requests["own"].before = None
+        assert [claim.id for claim in (await own.claim(request="a")).claims] == [second]
+        await nodes.add(client)
+
+    nodes.requests["own"].before = overtake
+    assert [claim.id for claim in (await own.claim(request="a")).claims] == [second]
