@@ -44,6 +44,8 @@ class NeedCheckCommands(KVCommands):
 
     @retried
     async def check_needs(self, cursor: str | None = None) -> tuple[int, str | None]:
+        if not await self._context.kv.is_durable():
+            return 0, None
         keys = self._keys
         start = keys.root + cursor if cursor else keys.every_need
         is_need = start.startswith(keys.every_need)
