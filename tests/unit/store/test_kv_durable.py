@@ -19,7 +19,8 @@ from peerjob.model.query import Query
 from peerjob.model.record import Ack, Action, Claim, Held, NewChild, Record, StoreLimits
 from peerjob.model.state import State
 from peerjob.store.base import Store
-from peerjob.store.kv.format.base import Applied, Compare, Transaction
+from peerjob.store.kv.format.base import Applied, Compare, Delete, Put, Transaction
+from peerjob.store.kv.format.keys import Keys, below, prefix_end
 from peerjob.store.kv.format.rows import decode_row
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.driver import MemoryKeyValue
@@ -319,6 +320,26 @@ async def test_a_check_of_needs_finds_nothing_beside_a_node_that_dies(clock: Vir
             assert before > 1
             return
         await scene.end_all()
+
+
+@pytest.mark.parametrize("settles", [True, False], ids=["a settling is under way", "the markers are lost"])
+async def test_a_check_of_needs_leaves_an_instance_to_a_settling_under_way(clock: VirtualClock, settles: bool) -> None:
+    """A settling in three steps removes the markers, then lets the instance go on, and then removes its key.
+
+    The store remembers a marker from the end of a child, which is then lost with the others.
+    """
+    scene = await prepared(clock)
+    await suspending(scene, scene.other)()
+    await ending(scene, scene.other)()
+    keys, kv = Keys("n"), MemoryKeyValue(scene.data, clock)
+    markers = keys.needs(scene.parent.id, scene.parent.fence)
+    assert (await kv.read([below(markers)]))[0].items
+    key = [Put(keys.settle(scene.second.id, "e"), b"0")] if settles else []
+    await kv.txn([Transaction([], [Delete(markers, prefix_end(markers)), *key])])
+    assert await checked(scene.other) == (0 if settles else 1)
+    (parent,) = await scene.other.get([scene.parent.id])
+    assert parent is not None
+    assert (parent.wait is None) is not settles
 
 
 class Conflicting(MemoryKeyValue):
