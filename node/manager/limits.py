@@ -19,6 +19,9 @@ from peerjob.model.stored_limit import (
 
 from .jobs import NodeJobManager
 
+MAX_LISTED = 10
+"""Most names of limits that an error lists."""
+
 
 class NodeLimitManager(NodeJobManager):
     """The verbs of a node for limits."""
@@ -34,11 +37,11 @@ class NodeLimitManager(NodeJobManager):
     ) -> None:
         checked_text("name", name, MAX_LIMIT_NAME)
         setting = LimitSetting(name=name, numbers=limit_numbers(concurrency, rate, burst), note=_explanation(note))
-        if not await self._open_store().set_limit(setting) and (
-            setting.numbers != LimitNumbers() or not [view async for view in self.limits() if view.name == name]
-        ):
-            known = ", ".join([view.name async for view in self.limits() if view.name])
-            raise OptionError("name", name, f"the name of a limit that a kind has (known: {known or 'none'})")
+        if not await self._open_store().set_limit(setting):
+            known = [view.name async for view in self.limits() if view.name]
+            if setting.numbers != LimitNumbers() or name not in known:
+                listed = ", ".join(sorted(known)[:MAX_LISTED]) or "none"
+                raise OptionError("name", name, f"the name of a limit that a kind has (known: {listed})")
 
     async def set_key_limit(self, kind: str, *, concurrency: int | None = None, note: str = "") -> None:
         checked_text("kind", kind, MAX_KIND)

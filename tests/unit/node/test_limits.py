@@ -30,6 +30,7 @@ from peerjob.model.record import NodeInfo
 from peerjob.testing import eager_async
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import blocking_node, drain, running_node
+from support import bodies
 from support.factories import flaky_store, memory_store, running_nodes, shared_url
 from support.inside import Inside
 
@@ -121,6 +122,13 @@ async def test_a_setting_is_stronger_than_the_code_until_it_is_taken_back(clock:
                 await node.set_limit("two", concurrency=concurrency)
             with pytest.raises(OptionError, match="a kind with a key limit"):
                 await node.set_key_limit("work", concurrency=concurrency)
+
+
+async def test_the_answer_to_an_unknown_limit_lists_few_of_the_known_ones(clock: VirtualClock) -> None:
+    jobs = [Job(f"work-{n}", bodies.pid, limits=[Limit(f"limit-{n:02}", concurrency=1)]) for n in range(12)]
+    async with running_node(*jobs, clock=clock) as node:
+        with pytest.raises(OptionError, match=r"\(known: limit-00, .*, limit-09\), got .two."):
+            await node.set_limit("two", concurrency=1)
 
 
 # -- rates -------------------------------------------------------------------------------------------------------------
