@@ -316,6 +316,8 @@ async def test_instances_keep_their_limit_keys(source: str, target: str, namespa
     assert (await import_namespace(target, lines, namespace=namespace)).instances == 5
     async with Node(target, namespace=namespace, workers=0, name="reader") as reader:
         assert {view.key: (view.admitted, view.waiting) async for view in reader.key_limits("mark")} == before
+        # only a node publishes limits: what an import publishes could replace them
+        assert [view async for view in reader.limits()] == []
         async with Node(target, namespace=namespace, jobs=keyed) as node:
             await node.wait(timeout=60)
         assert [view async for view in reader.key_limits("mark")] == []

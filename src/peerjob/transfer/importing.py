@@ -16,9 +16,8 @@ from peerjob.model.firing import Fire, FireOutcome, FireStatus, Overlap, Schedul
 from peerjob.model.ids import id_time_us
 from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, Enqueued, NewInstance
 from peerjob.model.restored import Restored
-from peerjob.model.stored_limit import KindLimits
 from peerjob.store.base import Store
-from peerjob.store.rules import FLOWS_LAYOUT
+from peerjob.store.rules import FLOWS_LAYOUT, LIMITS_LAYOUT
 
 from .lines import End, Header, MovedInstance, MovedSchedule, MovedSteps, opened, read_line
 
@@ -89,7 +88,6 @@ class _Import:
         self._steps: list[MovedSteps] = []
         self._lines_of_steps = 0
         self._bytes = 0
-        self._limited = set[str]()
         self._done = Imported()
 
     async def run(self, lines: Iterable[bytes]) -> Imported:
@@ -200,7 +198,7 @@ class _Import:
         missing = [instance for instance, record in zip(instances, there, strict=True) if record is None]
         holders = {instance.slot: None for instance in missing if instance.slot}
         slots = dict(zip(holders, await self._store.get_schedules(list(holders)), strict=True)) if holders else {}
-        await self._limit_keys(missing)
+        await self._count_keys(missing)
         # without its schedule, an instance needs no slot
         plain = [instance for instance in missing if slots.get(instance.slot) is None]
         answers = await self._store.enqueue([instance.new() for instance in plain], node=NODE)
@@ -223,7 +221,7 @@ class _Import:
 
     async def _add_durable(self, instances: Sequence[Restored]) -> None:
         await self._store.require_layout(FLOWS_LAYOUT, "steps and children")
-        await self._limit_keys([restored.instance for restored in instances])
+        await self._count_keys([restored.instance for restored in instances])
         answers = await self._store.restore(instances, node=NODE)
         refused = _refused([restored.instance for restored in instances], answers)
         self._count(instances, known=sum(answer.repeated for answer in answers), refused=refused)
@@ -239,14 +237,10 @@ class _Import:
         if known:
             await self._store.restore(known, node=NODE)
 
-    async def _limit_keys(self, instances: Sequence[NewInstance | MovedInstance]) -> None:
-        """Give the kinds of instances with keys their key limits: a store counts no key before its first limit."""
-        new = {instance.kind: instance for instance in instances if instance.limit_key}
-        for kind in new.keys() - self._limited:
-            self._limited.add(kind)
-            if not (await self._store.limits(kind=kind)).views:
-                limits = KindLimits(kind=kind, key_concurrency=new[kind].key_concurrency)
-                await self._store.publish_limits([limits])
+    async def _count_keys(self, instances: Sequence[NewInstance | MovedInstance]) -> None:
+        """Raise the layout for instances with keys: below it, a store counts no key. Only nodes publish limits."""
+        if any(instance.limit_key for instance in instances):
+            await self._store.require_layout(LIMITS_LAYOUT, "key limits")
 
     async def _add_with_slot(self, instance: MovedInstance) -> list[tuple[str, str]]:
         """Let an instance take the slot of its schedule, or wait for it, as a trigger does."""
