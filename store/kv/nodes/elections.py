@@ -128,25 +128,23 @@ class KVElections:
         held, self._held = self._held, None
         async with answer_within(self._timeout, url=self._url):
             own = held if held is not None and held.row.incarnation == incarnation and refused is None else None
-            if own is not None and await self._leave(own.row, own.leader.term.number, own.lease):
+            if own is not None and await self._leave(own.row, own.leader.term.number):
                 return
             entry, token = await self._kv.get([self._now, self._token])
             row = self._row(entry)
             if entry is not None and row is not None and row.incarnation == incarnation:
                 is_refused = refused is not None and refused == self._leader(row, entry.mod, self._origin(token)).term
-                await self._leave(row, entry.mod, entry.lease, [self._new_token()] if is_refused else [])
+                await self._leave(row, entry.mod, [self._new_token()] if is_refused else [])
 
-    async def _leave(self, row: LeaderRow, mod: int, lease: int, also: Sequence[Op] = ()) -> bool:
+    async def _leave(self, row: LeaderRow, mod: int, also: Sequence[Op] = ()) -> bool:
         """Give up the leadership that was written at revision `mod`; the answer is whether it was still held.
 
         A watch does not report deleted keys, so a write tells the other nodes. They need not wait for the lease's end.
+        No request revokes the lease: it has no key any more, and a failure would look like one of the resignation.
         """
         ops = [Delete(self._now), Put(self._left, encode(row)), *also]
         applied = await self._kv.txn([Transaction([Compare(self._now, mod=mod)], ops)])
-        if applied.answers[0] is None:
-            return False
-        await self._kv.revoke(lease)
-        return True
+        return applied.answers[0] is not None
 
     async def leader(self) -> Leader | None:
         self._lease_of_peer = 0
