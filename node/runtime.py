@@ -146,8 +146,9 @@ class NodeRuntime:
         self.executor = Executor(clock, max(1, workers), self._resources)
         parts = DurableParts(store, unsent, self.executor, self.records, child_calls)
         self.context_backend = NodeContextBackend(
-            clock, name, store, manager, lambda run, context, state: NodeDurableRun(run, context, state, parts)
-        )
+            clock, name, store, manager, registry,
+            lambda run, context, state: NodeDurableRun(run, context, state, parts),
+        )  # fmt: skip
         prefetch = Prefetch()
         runner = InstanceRunner(
             clock, manager, registry, self.executor, self.context_backend, unsent, self._outcome_builder,

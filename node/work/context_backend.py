@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -17,11 +18,14 @@ from peerjob.model.record import Claim
 from peerjob.model.spec import Progress, encode
 from peerjob.model.state import State
 from peerjob.model.worker import Worker
+from peerjob.node.body.registry import Registry
 from peerjob.store.base import Store
 
 from .durable_state import DurableState
 from .references import with_results
 from .run import Run, record_of
+
+logger = logging.getLogger("peerjob.node")
 
 MAX_PROGRESS = 1_000
 """Most characters of a progress message; the end of a longer message is cut off and marked."""
@@ -36,12 +40,16 @@ class NodeContextBackend:
         name: str,
         store: Store,
         manager: Manager,
+        registry: Registry,
         make_durable: Callable[[Run, Context, DurableState], DurableRun],
     ) -> None:
         self._clock = clock
         self._name = name
         self._store = store
         self._manager = manager
+        self._registry = registry
+        self._dropped_limits = set[str]()
+        """Limits of this node's jobs that no kind has any more, each after its warning."""
         self._make_durable = make_durable
         self._loop = asyncio.get_running_loop()
         self.runs: dict[Context, Run] = {}
@@ -83,8 +91,16 @@ class NodeContextBackend:
         )
 
     async def throttle(self, context: Context, limit: str, delay_us: int) -> None:
-        if not await self._store.throttle(limit, delay_us):
+        if await self._store.throttle(limit, delay_us):
+            return
+        if not any(shared.name == limit for of_kind in self._registry.limits() for shared in of_kind.shared):
             raise OptionError("limit", limit, "the name of a limit that a kind has")
+        # nodes of a newer build have published their kinds without the limit: that is no failure of this body
+        if limit not in self._dropped_limits:
+            self._dropped_limits.add(limit)
+            logger.warning(
+                "throttle() closes nothing: no kind has the limit %r any more, since other nodes dropped it", limit
+            )
 
     def durable_run(self, context: Context, verb: str) -> DurableRun:
         run = self.runs.get(context)

@@ -234,8 +234,9 @@ class Context(DurableVerbs, ChildVerbs, Injectable):
     async def throttle(self, limit: Limit | str, duration: Duration) -> None:
         """Close a shared limit for all nodes: none of its kinds is claimed for this time. Running jobs go on.
 
-        A limit that is closed for longer stays so. Raises OptionError if no kind has a limit of this name. A job that
-        runs eagerly, or without a node, closes nothing.
+        A limit that is closed for longer stays so. Raises OptionError if no kind has a limit of this name. If only jobs
+        of this node still have it, since other nodes run newer code, the node logs a warning and closes nothing. A job
+        that runs eagerly, or without a node, closes nothing.
         """
         name = limit.name if isinstance(limit, Limit) else checked_text("limit", limit, MAX_LIMIT_NAME)
         delay_us = to_micros(duration, "duration")

@@ -102,6 +102,7 @@ class EagerContextBackend(NodeContextBackend):
             name=NAME,
             store=nothing,
             manager=manager,
+            registry=nothing,
             make_durable=lambda run, context, state: EagerDurableRun(run, context, state, parts, kept=kept),
         )
 

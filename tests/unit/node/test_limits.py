@@ -203,6 +203,23 @@ async def test_a_throttle_of_a_limit_that_no_kind_has_is_refused(clock: VirtualC
         assert "limit: expected the name of a limit that a kind has, got 'none'" in instance.error.message
 
 
+async def test_a_throttle_of_a_limit_that_a_newer_build_dropped_fails_no_body(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def call(context: Context = INJECTED) -> str:
+        await context.throttle("api", "30s")
+        return "done"
+
+    url, limited = shared_url(), Job("call", call, limits=[Limit("api", concurrency=1)])
+    async with running_node(limited, store=url, clock=clock) as old:
+        async with running_node(Job("call", call), store=url, clock=clock):
+            pass
+        for _ in range(2):
+            assert await clock.run((await old.schedule("call")).result(10)) == "done"
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line == "throttle() closes nothing: no kind has the limit 'api' any more, since other nodes dropped it"
+
+
 @pytest.mark.parametrize(
     ("rate", "left", "cause"),
     [
