@@ -68,7 +68,7 @@ class ClaimCommands(KVCommands):
                     break
             elif call.claims or await self._idle.wait(call, selection):
                 break
-        claims = in_order(call.claims) if takes > 1 else tuple(call.claims)
+        claims = in_order(call.claims, call.positions) if takes > 1 else tuple(call.claims)
         # an instance can come in the round after the one that found none
         next_due_us = None if claims else log.next_due_us
         return Claimed(claims=claims, now_us=log.now_us, next_due_us=next_due_us, limits_missing=call.limits_missing)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 
 from peerjob.model.caps import Caps
 from peerjob.model.durable import FLOW_KIND
 from peerjob.model.record import Claim, Claimed, Want
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import Compare, Entry
+from peerjob.store.kv.format.keys import timed
+from peerjob.store.kv.format.limit_rows import limit_key_of
+from peerjob.store.kv.format.rows import Row
 from peerjob.store.kv.format.views import to_claim
 from peerjob.store.kv.index.index_feed import IndexFeed
 from peerjob.store.kv.index.scan import Head, Scan
@@ -61,6 +64,8 @@ class ClaimCall:
         """The reads of queues that began together with the read of their heads."""
         self.delayed: list[Head] = []
         self.claims: list[Claim] = []
+        self.positions: dict[str, str] = {}
+        """Instance that was picked → its position in its queue."""
         self.numbers: set[int] = set()
         """Numbers under which this call has stored its claims in the answer log."""
         self.picked = 0
@@ -131,9 +136,9 @@ class ClaimCall:
         self.limit = 0 if claim.suspect else self.limit - 1
 
 
-def in_order(claims: Iterable[Claim]) -> tuple[Claim, ...]:
+def in_order(claims: Iterable[Claim], positions: Mapping[str, str]) -> tuple[Claim, ...]:
     """Claims in the order of the queue: a later round of a claim can find an earlier instance."""
-    return tuple(sorted(claims, key=lambda claim: (claim.priority, claim.due_us, claim.id)))
+    return tuple(sorted(claims, key=lambda claim: (claim.priority, positions[claim.id])))
 
 
 async def repeat_answer(context: KVContext, call: ClaimCall) -> Claimed | None:
@@ -152,5 +157,17 @@ async def repeat_answer(context: KVContext, call: ClaimCall) -> Claimed | None:
             held = row.state is State.PROCESSING and row.owner == call.incarnation
             if held and row.fence == int(fence) and spec is not None:
                 claims.append(to_claim(id, row, spec))
+    positions = await _positions(context, {claim.id: rows[claim.id][1] for claim in claims})
     first = log.parts[0]
-    return Claimed(claims=in_order(claims), now_us=first.now_us, next_due_us=first.next_due_us)
+    return Claimed(claims=in_order(claims, positions), now_us=first.now_us, next_due_us=first.next_due_us)
+
+
+async def _positions(context: KVContext, rows: Mapping[str, Row]) -> dict[str, str]:
+    """The position that each claimed instance had in its queue. One that waited for its limit key came there late."""
+    positions = {id: timed(row.due_us, id) for id, row in rows.items()}
+    gates = {id: (row.kind, key[0]) for id, row in rows.items() if (key := limit_key_of(row)) is not None}
+    if gates:
+        states = await context.gates.read(sorted({*gates.values()}), await context.limit_rules.current())
+        permits = ((id, states[gate].permit_of(id)) for id, gate in gates.items())
+        positions |= {id: timed(permit[2].queued_us, id) for id, permit in permits if permit is not None}
+    return positions

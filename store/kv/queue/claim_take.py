@@ -70,6 +70,7 @@ class Taking:
             if not await call.by_limits.charge(kinds):
                 return False
             guards += call.by_limits.still_open(changes, kinds)
+        call.positions |= {pick.id: pick.position for pick in picks}
         extra_ops = self._idle.removal(call.incarnation)
         written = await context.writer.write(changes, answer_log=call.answer_log, extra_ops=extra_ops, guards=guards)
         if any(written.revisions):

@@ -13,6 +13,7 @@ from peerjob.model.firing import Candidate, Fire, FireOutcome, FireStatus, Overl
 from peerjob.model.query import Query
 from peerjob.model.record import Ack, NodeView, StoreLimits, Want
 from peerjob.model.state import State
+from peerjob.model.stored_limit import KindLimits
 from peerjob.store.kv.format.base import Entry, Put, Transaction
 from peerjob.store.kv.format.keys import below
 from peerjob.store.kv.format.rows import decode_row
@@ -118,6 +119,24 @@ async def test_a_claim_beside_an_impossible_record_is_in_the_order_of_the_queue(
     claimed = await peer.store.claim(peer.incarnation, want, request=request)
     assert [claim.id for claim in claimed.claims] == [first.id, second.id, third.id]
     assert (await bench.another().claim(peer.incarnation, want, request=request)).claims == claimed.claims
+
+
+async def test_a_later_round_of_a_claim_puts_one_that_waited_for_its_key_behind_what_was_there(bench: Bench) -> None:
+    """It takes its place in the queue when the key lets it pass, although it was due before."""
+    await bench.store.publish_limits([KindLimits(kind="work", key_concurrency=1)])
+    peer = await bench.join()
+    ended, waiting = (
+        bench.make.instance(limit_key="a", key_concurrency=1, due_us=due_us) for due_us in (1_000_000, 2_000_000)
+    )
+    bad, other = bench.make.instance(priority=1), bench.make.instance(kind="other")
+    await bench.store.enqueue([ended, waiting, other])
+    claim = await peer.take_one()
+    await bench.store.enqueue([bad])
+    await bench.clock.advance(1)
+    await peer.end(claim)
+    await bench.put_field(f"state/{bad.id}", 1, 0)
+    claimed = await peer.claim(Want(kinds={"work": 1, "other": 1}, limit=10))
+    assert [claim.id for claim in claimed.claims] == [other.id, waiting.id]
 
 
 async def test_a_clear_ends_the_count_of_what_was_set_aside(bench: Bench) -> None:

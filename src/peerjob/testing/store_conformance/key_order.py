@@ -28,6 +28,19 @@ class KeyOrderRules(LimitSuite):
         record = await self.read(store, a[1].id)
         assert record.due_us == (await self.read(store, a[0].id)).due_us, "its due time stays"
 
+    async def test_a_repeated_claim_has_one_that_waited_at_the_same_place(self, store: Store) -> None:
+        await self.limit_keys(store)
+        first, waiting = self.keyed(2, due_us=1_000_000)
+        (other,) = self.make.instances(1)
+        await store.enqueue([first, waiting, other])
+        peer, request = await self.join(store), self.make.request()
+        claim = await peer.take_one()
+        await self.pass_time(0.001)
+        await peer.end(claim)
+        claimed = await peer.claim(peer.want(), request=request)
+        assert ids_of(claimed.claims) == [other.id, waiting.id]
+        assert (await peer.claim(peer.want(), request=request)).claims == claimed.claims
+
     async def test_one_that_passes_at_once_keeps_its_due_time(self, store: Store) -> None:
         await self.limit_keys(store)
         (other,) = self.make.instances(1)
