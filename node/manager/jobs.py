@@ -14,6 +14,7 @@ from msgspec import structs
 from peerjob.cluster.loop_thread import running_loop
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
+from peerjob.model.call_list import CallList
 from peerjob.model.durable import FLOW_KIND
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import (
@@ -213,7 +214,7 @@ class NodeJobManager(Manager):
         if elsewhere:
             await self._need_runtime().catalogue.prepare(elsewhere, again=again)
 
-    async def _made(self, calls: Sequence[Call[Any]], make: Callable[[Call[Any]], T]) -> list[T]:
+    async def _made(self, calls: Sequence[Call[Any]] | CallList[Any], make: Callable[[Call[Any]], T]) -> list[T]:
         """Make something of each call. Before a call is refused, its kind is read anew: a new build may accept it."""
         kinds = {call.job.kind for call in calls if self._is_elsewhere(call.job)}
         if kinds:
@@ -361,7 +362,7 @@ class NodeJobManager(Manager):
                 raise UnknownInstanceError(answer.id)
         return instances
 
-    async def _new_instances(self, calls: Sequence[Call[Any]]) -> list[NewInstance]:
+    async def _new_instances(self, calls: Sequence[Call[Any]] | CallList[Any]) -> list[NewInstance]:
         """Check calls, and make the instances to store, for the children of a body."""
         new = await self._made(calls, self._call_encoder.new)
         self._adopt({id(call.job): call.job for call in calls}.values())

@@ -13,6 +13,7 @@ from msgspec import structs
 from peerjob.handles.context import Context
 from peerjob.handles.durable_run import OTHER_THREAD, holds_thread, inside_step
 from peerjob.handles.job_log import instance_logger
+from peerjob.model.call_list import CallList
 from peerjob.model.child_call import check_child
 from peerjob.model.durable import (
     MAX_AWAITED_BYTES,
@@ -28,7 +29,7 @@ from peerjob.model.durable import (
 from peerjob.model.durable_errors import SignalTimeout, StepLimitError
 from peerjob.model.errors import DecodeError, NodeStateError
 from peerjob.model.ids import child_ids
-from peerjob.model.job import Call, Job
+from peerjob.model.job import Job
 from peerjob.model.record import Held, NewChild, Record
 from peerjob.model.signal import SignalSource
 from peerjob.model.state import State
@@ -217,25 +218,29 @@ class NodeDurableRun(RunSteps):
 
     # -- children ----------------------------------------------------------------------------------------------------
 
-    async def start(self, names: Sequence[str], calls: Sequence[Call[Any]]) -> list[str]:
-        ids = self._child_ids(names, calls)
+    async def start(self, names: Sequence[str], calls: CallList[Any]) -> list[str]:
+        ids = self._child_ids(names, calls.jobs)
         with self._busy():
             await self._open()
             missing = await self._missing(ids)
-            new = [call for id, call in zip(ids, calls, strict=True) if id in missing] if missing else []
-            made = await self._parts.calls.new_instances(new) if new else []
+            if not missing:
+                return ids
+            new = calls
+            if len(missing) < len(ids):
+                new = CallList(call for id, call in zip(ids, calls, strict=True) if id in missing)
+            made = await self._parts.calls.new_instances(new)
             named = [structs.replace(instance, id=id) for id, instance in zip(missing, made, strict=True)]
             added = await self._spawn([NewChild(instance=instance) for instance in named])
             self._parts.calls.made([instance for instance in named if instance.id in added])
         return ids
 
-    def _child_ids(self, names: Sequence[str], calls: Sequence[Call[Any]]) -> list[str]:
-        """Check the calls of children, and use their names; returns their ids."""
+    def _child_ids(self, names: Sequence[str], jobs: Sequence[Job[..., Any, Any]]) -> list[str]:
+        """Check the jobs of children, and use their names; returns their ids."""
         checked = None
-        for name, call in zip(names, calls, strict=True):
-            if call.job is not checked:
-                check_child(call, f"child {name!r}")
-                checked = call.job
+        for name, job in zip(names, jobs, strict=True):
+            if job is not checked:
+                check_child(job, f"child {name!r}")
+                checked = job
         self._use(*names)
         return child_ids(self._run.claim.id, names)
 
@@ -294,12 +299,10 @@ class NodeDurableRun(RunSteps):
 
     async def _missing(self, ids: Sequence[str]) -> dict[str, None]:
         """The ids of children, in order, that the store does not have whole. A first run has no children."""
-        missing = dict.fromkeys(ids)
-        if self._run.claim.linked:
-            for id, record in (await self._read_children(sorted(ids))).items():
-                if not record.open:
-                    del missing[id]
-        return missing
+        if not self._run.claim.linked:
+            return dict.fromkeys(ids)
+        known = await self._read_children(sorted(ids))
+        return {id: None for id in ids if (record := known.get(id)) is None or record.open}
 
     async def _read_children(self, ids: Sequence[str]) -> dict[str, Record]:
         """The children that the store has."""

@@ -15,11 +15,12 @@ from typing import Any, NoReturn, TypeVar
 from peerjob.handles.context import Context
 from peerjob.handles.durable_run import StepSlot, holds_thread, inside_step
 from peerjob.handles.job_log import instance_logger
+from peerjob.model.call_list import CallList
 from peerjob.model.codec import encode_value
 from peerjob.model.durable import MAX_ALL_STEP_BYTES, MAX_STEP_BYTES, MAX_STEPS, SIGNAL_MARK, Step
 from peerjob.model.durable_errors import StepLimitError, StepNameError, Suspended
 from peerjob.model.errors import DecodeError, NodeStateError, OwnershipLost, ResultTypeError
-from peerjob.model.job import Call, Job
+from peerjob.model.job import Job
 from peerjob.model.record import Ack, NewInstance, Record
 from peerjob.model.signal import checked_step_name, name_again
 from peerjob.model.signature import analyse
@@ -44,7 +45,7 @@ WHAT = "durable steps"
 class ChildCalls:
     """What the manager of a node does with the calls of children."""
 
-    new_instances: Callable[[Sequence[Call[Any]]], Awaitable[list[NewInstance]]]
+    new_instances: Callable[[CallList[Any]], Awaitable[list[NewInstance]]]
     """Checks calls, and makes the instances to store; raises the errors of `schedule`."""
     made: Callable[[Sequence[NewInstance]], None]
     """Calls the processors of instances that this node has stored."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeVar, cast, overload
 
+from peerjob.model.call_list import CallList
 from peerjob.model.errors import OptionError
 from peerjob.model.job import Call
 
@@ -34,7 +35,7 @@ class ChildVerbs:
         with a `key` or a time, StepNameError for a name that this run has used, and the errors of `schedule`.
         """
         run = self.durable_run("start")
-        (id,) = await run.start([name], [_checked(call)])
+        (id,) = await run.start([name], CallList([_checked(call)]))
         return Child(run, name, id, call.job)
 
     async def call(self, name: str, call: Call[R]) -> R:
@@ -48,14 +49,14 @@ class ChildVerbs:
         """
         if not isinstance(cast("object", calls), Iterable):
             raise OptionError("calls", calls, "calls, such as [pack.call(1), pack.call(2)]")
-        run, made = self.durable_run("map"), [_checked(call) for call in calls]
+        run, made = self.durable_run("map"), CallList(map(_checked, calls))
         names = [f"{name}/{number}" for number in range(len(made))]
         ids = await run.start(names, made)
         records = await run.over(ids)
         # no tuple and no Child for each of many children: Python's collector would go through all objects again
         return [
-            result_of(run, child, id, call.job, record)
-            for child, id, call, record in zip(names, ids, made, records, strict=True)
+            result_of(run, child, id, job, record)
+            for child, id, job, record in zip(names, ids, made.jobs, records, strict=True)
         ]
 
     @overload

@@ -6,8 +6,9 @@ import contextvars
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from peerjob.model.call_list import CallList
 from peerjob.model.durable import Step
-from peerjob.model.job import Call, Job
+from peerjob.model.job import Job
 from peerjob.model.record import NewChild, Record
 from peerjob.model.signal import SignalSource
 
@@ -63,7 +64,7 @@ class DurableRun(Protocol):
         """The stored steps and signals by stored name, as the node knows them."""
         ...
 
-    async def start(self, names: Sequence[str], calls: Sequence[Call[Any]]) -> list[str]:
+    async def start(self, names: Sequence[str], calls: CallList[Any]) -> list[str]:
         """Make a child of each name and call, unless it exists; returns their ids. All calls are checked first."""
         ...
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from .errors import OptionError
-from .job import Call
+from .job import Job
 
 
-def check_child(call: Call[Any], where: str) -> None:
-    """Raise OptionError for a call with an option that a child cannot have; `where` names the child in the error."""
-    job = call.job
+def check_child(job: Job[..., Any, Any], where: str) -> None:
+    """Raise OptionError for a job with an option that a child cannot have; `where` names the child in the error."""
     if job.policy.key is not None:
         expected = f"none for {where}: another instance could hold the key, so use job.with_options(key=None)"
         raise OptionError("key", job.policy.key, expected)

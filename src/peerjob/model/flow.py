@@ -103,7 +103,7 @@ class Flow:
             raise OptionError(
                 f"flow {self.name!r}", f"{number + 1:,} members", f"at most {MAX_MEMBERS:,}; use context.map in a body"
             )
-        check_child(call, where)
+        check_child(call.job, where)
         needed = several("after", after, Member, f"members of flow {self.name!r}, for {where}")
         for other in needed:
             if other.flow is not self:

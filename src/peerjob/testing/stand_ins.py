@@ -10,6 +10,7 @@ from typing import Any, cast
 from peerjob.handles.context import Context
 from peerjob.handles.direct_scheduling import DirectScheduling
 from peerjob.handles.manager import Manager
+from peerjob.model.call_list import CallList
 from peerjob.model.clock import Clock, SystemClock
 from peerjob.model.durable import Step, Wait
 from peerjob.model.errors import NodeStateError
@@ -131,8 +132,8 @@ class EagerDurableRun(NodeDurableRun):
         super().__init__(*args)
         self._kept = kept
 
-    async def start(self, names: Sequence[str], calls: Sequence[Call[Any]]) -> list[str]:
-        ids = self._child_ids(names, calls)
+    async def start(self, names: Sequence[str], calls: CallList[Any]) -> list[str]:
+        ids = self._child_ids(names, calls.jobs)
         await self._open()
         with self._busy():
             for id, call in zip(ids, calls, strict=True):

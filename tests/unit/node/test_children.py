@@ -1,6 +1,7 @@
 """Children: instances that a body starts, and whose ends it waits for without a worker."""
 
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -147,6 +148,39 @@ async def test_a_wait_for_many_children_reads_few_of_them_until_they_are_over(
         assert max(reads) == FIRST_READ
         assert await instance.result("10m") == [2 * n for n in range(3 * FIRST_READ)]
         assert max(reads) == 3 * FIRST_READ
+
+
+async def test_a_body_holds_no_calls_of_children_while_the_store_is_asked(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object for each of many children would let Python's collector go through all objects of the process."""
+    store = memory_store(clock)
+    get, spawn, held = store.get, store.spawn, list[int]()
+
+    def count_calls() -> None:
+        held.append(sum(type(each) is Call for each in gc.get_objects()))
+
+    async def seen_get(ids: Sequence[str]) -> list[Record | None]:
+        count_calls()
+        return await get(ids)
+
+    async def seen_spawn(incarnation: str, parent: Held, children: Sequence[NewChild]) -> list[Enqueued] | None:
+        count_calls()
+        return await spawn(incarnation, parent, children)
+
+    monkeypatch.setattr(store, "get", seen_get)
+    monkeypatch.setattr(store, "spawn", seen_spawn)
+
+    async def body(context: Context = INJECTED) -> list[int]:
+        calls = (DOUBLE.call(number=n) if n % 2 else DOUBLE.call(n) for n in range(50))
+        return await context.map("all", calls)
+
+    before = sum(type(each) is Call for each in gc.get_objects())
+    async with running_node(DOUBLE, store=store, clock=clock, workers=50) as node:
+        instance = await begun(node, body)
+        assert await instance.result("10m") == [2 * n for n in range(50)]
+    assert len(held) > 2
+    assert max(held) < before + 10
 
 
 async def test_many_children_come_to_the_store_in_the_order_in_which_nodes_claim_them(
@@ -323,6 +357,18 @@ async def test_a_retry_of_the_body_finds_its_children(node: Node) -> None:
     assert await instance.result("1m") == 4
     assert RUNS == {"double": 2}
     assert len(await children_of(node, instance)) == 2
+
+
+async def test_a_retry_of_the_body_starts_the_children_that_are_missing(node: Node) -> None:
+    async def body(context: Context = INJECTED) -> list[int]:
+        if context.attempt == 1:
+            await context.start("all/1", DOUBLE.call(number=1))
+            raise ValueError("after the start")
+        return await context.map("all", [DOUBLE.call(0), DOUBLE.call(1), DOUBLE.call(2), DOUBLE.call(number=3)])
+
+    instance = await begun(node, body, max_retries=1)
+    assert await instance.result("1m") == [0, 2, 4, 6]
+    assert RUNS == {"double": 4}
 
 
 @pytest.mark.parametrize("ending", ["cancel", "fail", "complete"])
