@@ -81,6 +81,9 @@ def open_store(
 
         return sqlite_store(url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
     if scheme in LUA_SCHEMES:
+        from .lua.scripts.script import load_scripts
+
+        load_scripts()  # before redis-py, whose import then fills the memory that the load frees
         from .lua.store import lua_store
 
         return lua_store(

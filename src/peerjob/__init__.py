@@ -1,5 +1,6 @@
 """A distributed job scheduler of equal peers, without a central server."""
 
+from contextlib import nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -74,7 +75,6 @@ from .model.errors import (
     UnknownNodeError,
     UnknownScheduleError,
 )
-from .model.explain import ClockChange, Explanation, explain
 from .model.extras import Extra, needs_extra
 from .model.findings import Finding, Severity
 from .model.firing import FireOutcome, Leader, Overlap, Term
@@ -85,7 +85,6 @@ from .model.limit import KeyLimit, Limit
 from .model.policy import Backoff, Finished, Policy, Priority, Recovered
 from .model.query import Filter, Query, ResultPage
 from .model.record import LogLine, NodeInfo, NodeView, StoreLimits
-from .model.rights import Principal, Rights, Role
 from .model.secret import Secret
 from .model.signal import Signal
 from .model.spec import ErrorInfo, Progress
@@ -98,11 +97,11 @@ from .node.node import Node
 from .node.observe.node_stats import NodeStats
 from .node.observe.probes import Probe, ProbeAnswer
 from .store.base import Elections, Store
-from .transfer.exporting import export_namespace
-from .transfer.importing import Imported, import_namespace
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .model.explain import ClockChange, Explanation, explain
+    from .model.rights import Principal, Rights, Role
     from .node.observe.metrics import Metrics, MetricsServer, serve_metrics
     from .remote.client.client import Client
     from .remote.scaler.server import ScalerServer
@@ -110,6 +109,8 @@ if TYPE_CHECKING:
     from .remote.server.server import Server
     from .remote.server.tokens import Token, Tokens
     from .remote.wire.tls import ClientTls, ServerTls
+    from .transfer.exporting import export_namespace
+    from .transfer.importing import Imported, import_namespace
 
 __all__ = [
     "INJECTED",
@@ -261,17 +262,26 @@ __all__ = [
 
 # these names are imported at first use: gRPC takes 13 MB and noticeable time, and a node without a server or metrics
 # does not need gRPC
-_LATER: dict[str, tuple[str, Extra]] = {
+_LATER: dict[str, tuple[str, Extra | None]] = {
     "Client": ("remote.client.client", "grpc"),
     "ClientTls": ("remote.wire.tls", "grpc"),
+    "ClockChange": ("model.explain", None),
+    "Explanation": ("model.explain", None),
+    "Imported": ("transfer.importing", None),
     "Jwt": ("remote.server.jwt", "jwt"),
     "Metrics": ("node.observe.metrics", "metrics"),
     "MetricsServer": ("node.observe.metrics", "metrics"),
+    "Principal": ("model.rights", None),
+    "Rights": ("model.rights", None),
+    "Role": ("model.rights", None),
     "ScalerServer": ("remote.scaler.server", "grpc"),
     "Server": ("remote.server.server", "grpc"),
     "ServerTls": ("remote.wire.tls", "grpc"),
     "Token": ("remote.server.tokens", "grpc"),
     "Tokens": ("remote.server.tokens", "grpc"),
+    "explain": ("model.explain", None),
+    "export_namespace": ("transfer.exporting", None),
+    "import_namespace": ("transfer.importing", None),
     "serve_metrics": ("node.observe.metrics", "metrics"),
 }
 _REQUIRED: dict[Extra, str] = {"grpc": "grpc", "jwt": "jwt", "metrics": "prometheus_client"}
@@ -290,7 +300,7 @@ if not TYPE_CHECKING:
         if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         module, extra = _LATER[name]
-        with needs_extra(extra, name):
+        with needs_extra(extra, name) if extra else nullcontext():
             value: object = getattr(import_module(f".{module}", __name__), name)
         return value
 
