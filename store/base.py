@@ -357,7 +357,8 @@ class Store(Limits, Durable, Protocol):
         """Schedules that were written or removed after a revision (0: all schedules), in the order of revisions.
 
         `next_us` of a row is the current value. Costs O(1) if nothing changed. The store remembers the last 1,000
-        removals; if more are needed, the page says `reset` and starts from the beginning.
+        removals; if more are needed, the page says `reset` and starts from the beginning. A removal can come although
+        the same schedule was put or removed again since; the later change comes after it.
         """
         ...
 

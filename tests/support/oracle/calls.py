@@ -175,13 +175,9 @@ class Calls(FlowCalls, ScheduleCalls, QueryCalls, LimitCalls):
         return found
 
     @staticmethod
-    def _empty(outcomes: list[tuple[Outcome, int]]) -> frozenset[int]:
-        """The places of reports that write nothing."""
-        return frozenset(
-            place
-            for place, (one, _) in enumerate(outcomes)
-            if one.action is Action.REPORT and not (one.logs or one.progress or one.started or one.is_durable)
-        )
+    def _reports(outcomes: list[tuple[Outcome, int]]) -> dict[int, Outcome]:
+        """The reports by their places."""
+        return {place: one for place, (one, _) in enumerate(outcomes) if one.action is Action.REPORT}
 
     @staticmethod
     def _for(side: Side, outcomes: list[tuple[Outcome, int]]) -> list[Outcome]:
@@ -202,7 +198,7 @@ class Calls(FlowCalls, ScheduleCalls, QueryCalls, LimitCalls):
             learn,
             ids=tuple(outcome.id for outcome, _ in outcomes),
             logged=tuple(outcome.id for outcome, _ in outcomes if outcome.logs),
-            empty=self._empty(outcomes),
+            reports=self._reports(outcomes),
             moves=True,
             removes=True,
             incarnation=incarnation,
@@ -231,7 +227,7 @@ class Calls(FlowCalls, ScheduleCalls, QueryCalls, LimitCalls):
             removes=True,
             incarnation=incarnation,
             want=want,
-            empty=self._empty(outcomes),
+            reports=self._reports(outcomes),
             untold=tuple(one.id for one, _ in outcomes if want and not one.linked and not one.is_durable),
         )
 

@@ -44,8 +44,10 @@ class Made:
     """What the call claims."""
     untold: tuple[str, ...] = ()
     """The instances whose outcomes do not tell that they are linked, in a call that also claims."""
-    empty: frozenset[int] = frozenset()
-    """The places of the outcomes that are reports of nothing."""
+    reports: Mapping[int, Outcome] = field(default_factory=dict[int, Outcome])
+    """The outcomes that are reports, by their places."""
+    empty: set[int] = field(default_factory=set[int])
+    """The places of those that wrote nothing when the call came first; see `Reference.note_empty`."""
 
 
 @dataclass

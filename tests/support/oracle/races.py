@@ -69,6 +69,7 @@ class Race:
             made, theirs = self._mades[place], self._answers[place]
             chosen = chosen_by(made.verb, theirs)
             self._reference.follow(chosen)
+            self._reference.note_empty(made)
             self._reference.at(now_us + (number if now_us < self._ended_us else 0))
             ours = await answer(made, self._ours)
             if made.verb == "spawn" and theirs is None and ours is not None:

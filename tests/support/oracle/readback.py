@@ -161,9 +161,9 @@ class Reading:
             revision = page.revision
             if not page.more:
                 again = await side.store.changed_schedules(revision)
-                # *Choice*: the removal of a schedule that was put again since can come before its row
-                present = {row.name for row in rows if row != "reset" and not row.removed}
-                rows = [row for row in rows if row == "reset" or not row.removed or row.name not in present]
+                # *Choice*: a removal can come before a later change of the same schedule
+                last = {row.name: row for row in rows if row != "reset"}
+                rows = [row for row in rows if row == "reset" or not row.removed or row is last[row.name]]
                 return [*plain(rows, side), *plain(list(again.rows), side)]
 
     async def _catalogue(self, side: Side) -> dict[str, Any]:

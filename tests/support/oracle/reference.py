@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from heapq import merge
 
 from peerjob.model.clock import Clock
+from peerjob.model.durable import Need
 from peerjob.model.record import Ack, Claimed, Outcome, StoreLimits, Want
 from peerjob.model.state import State
 from peerjob.store.reference.choices import Choices
@@ -20,7 +21,7 @@ from peerjob.store.reference.ends import is_held, remove
 from peerjob.store.reference.gates import finish
 from peerjob.store.reference.retention import removable, set_aside
 from peerjob.store.reference.shared_limits import RemainingByLimits, opens_us
-from peerjob.store.reference.state import Namespace, Remembered
+from peerjob.store.reference.state import Edge, InstanceData, Namespace, Remembered
 from peerjob.store.reference.store import ReferenceData, ReferenceStore
 from peerjob.store.reference.transaction import ReferenceTransaction
 
@@ -28,6 +29,7 @@ from .choices import Chosen, Due, claim_objections
 from .clocks import SteppedClock
 from .damage import Damaged
 from .invariants import broken, ended_wrong
+from .known import Made
 
 NAMESPACE = "reference"
 JUST_ENDED = 4
@@ -243,6 +245,29 @@ class Reference:
         settle(transaction)
         finish(transaction)
         self._data.damaged = damaged
+
+    # -- what a repeated call need not answer as before
+
+    def note_empty(self, made: Made) -> None:
+        """Note the reports of a call that write nothing, before the call comes first."""
+        made.empty.clear()
+        made.empty.update(place for place, report in made.reports.items() if self._is_empty(report))
+
+    def _is_empty(self, report: Outcome) -> bool:
+        """Whether a report has nothing that its instance does not have."""
+        instance = self._state.instances.get(report.id)
+        if instance is None or report.logs or report.progress is not None or report.started > instance.started:
+            return False
+        return all(step.name in instance.steps for step in report.steps) and not any(
+            self._is_new(instance, need) for need in report.needs
+        )
+
+    def _is_new(self, instance: InstanceData, need: Need) -> bool:
+        """Whether an instance does not have a need that it can have."""
+        needed = self._state.instances.get(need.id)
+        edge = Edge(instance.id, instance.fence, need.when)
+        can_need = needed is not None and needed.parent == instance.id and not needed.over
+        return can_need and edge not in self._state.edges.get(need.id, ())
 
     # -- what idle nodes can run
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 from peerjob.model.firing import ScheduleRow
@@ -28,36 +26,10 @@ from .readback import Reading
 from .reference import Reference
 from .repeats import REMEMBERED, UNLIKE_AGAIN, Repeats
 from .sleepers import Sleepers
+from .verdict import Blurred, Found, Verdict
 
 GIVEN_UP_AFTER = 4
 """Steps of the event loop after which a call is given up, at most."""
-
-
-@dataclass
-class Verdict:
-    """What a run found."""
-
-    program: Program
-    engine: str
-    differences: list[str] = field(default_factory=list[str])
-    at: int = -1
-    """The operation after which the first difference was found."""
-    blurred: bool = False
-    """Whether a time fell into a call, so that the run ended without a judgement of the rest."""
-    calls: Counter[str] = field(default_factory=Counter[str])
-    longest_us: int = 0
-
-
-class Found(Exception):
-    """A difference between the two stores."""
-
-    def __init__(self, texts: list[str]) -> None:
-        super().__init__("; ".join(texts))
-        self.texts = texts
-
-
-class Blurred(Exception):
-    """A time fell into a call of the engine: neither answer is wrong."""
 
 
 class Lockstep:
@@ -148,6 +120,8 @@ class Lockstep:
         if made.once or made.verb in UNLIKE_AGAIN:
             how = ""
         await self._engine.tick()
+        if how not in ("again", "late"):
+            self._reference.note_empty(made)
         theirs = await self._both(made, how, first)
         if how == "repeated":
             await self._both(made, how)

@@ -16,7 +16,8 @@ from .engines import Engine, engine_of
 from .generator import OPERATIONS, generate
 from .program import Program
 from .reference import Reference
-from .runner import Lockstep, Verdict
+from .runner import Lockstep
+from .verdict import Verdict
 
 AT_ONCE = {"memory": 1, "sqlite": 1, "redis": 8, "valkey": 8, "etcd": 1}
 """Programs that run in turns: those on a server's time sleep now and then."""

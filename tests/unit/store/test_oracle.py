@@ -13,7 +13,7 @@ from support.oracle.program import from_json
 from support.oracle.soaking import findings, judge, smaller
 from support.searches import cases
 
-MEMORY_SEEDS = [935003, *range(1, 51)]
+MEMORY_SEEDS = [935003, 8099, 120157, *range(1, 51)]
 SQLITE_SEEDS = range(101, 121)
 
 
