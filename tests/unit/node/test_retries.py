@@ -25,6 +25,7 @@ from peerjob import (
     SystemClock,
 )
 from peerjob.model.durations import MAX_SECONDS
+from peerjob.model.errors import Snooze
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import drain, running_node
 from support.factories import lines_of, notes_of, running_nodes, states_of
@@ -240,6 +241,20 @@ async def test_a_snooze_puts_off_and_does_not_count(clock: VirtualClock) -> None
         assert instance.attempts == 1
         assert runs[-1] - runs[0] == pytest.approx(180, abs=3)
         assert (await notes_of(instance)).count("Scheduled: snoozed for 1m") == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "backoff"),
+    [(lambda: Snooze(0.4), 9), (lambda: Retry(after=0.4), 9), (ValueError, 0.4)],
+    ids=["snooze", "retry", "backoff"],
+)
+async def test_a_wait_can_be_a_part_of_a_second(
+    clock: VirtualClock, error: Callable[[], BaseException], backoff: float
+) -> None:
+    failing = FailingBody(clock, 3, error)
+    async with running_node(Job("fail", failing, max_retries=3, backoff=backoff), clock=clock) as node:
+        assert await clock.run((await node.schedule("fail")).result()) == 4
+        assert failing.waits == [0.4, 0.4, 0.4]
 
 
 async def test_a_sync_job_snoozes_too(clock: VirtualClock) -> None:

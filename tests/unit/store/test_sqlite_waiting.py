@@ -1,5 +1,7 @@
 """How a process waits for the write lock of another one."""
 
+import asyncio
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,3 +38,27 @@ async def test_the_pauses_between_looks_at_the_lock_stay_short(tmp_path: Path, m
     await kv.close()
     assert len(pauses) >= TRIES
     assert max(pauses) <= LONGEST
+
+
+async def test_reads_are_answered_while_another_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kv = SqliteKeyValue(parse_address(f"sqlite://{tmp_path}/a.db"), SystemClock())
+    await kv.open()
+    await kv.txn([Transaction([], [Put("test/a", b"")])])
+    loop, waits, is_free = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+    take = WriteLock.take
+
+    def taken_when_free(lock: WriteLock) -> bool:
+        if is_free.is_set():
+            return take(lock)
+        loop.call_soon_threadsafe(waits.set)
+        return False
+
+    monkeypatch.setattr(WriteLock, "take", taken_when_free)
+    writing = asyncio.create_task(kv.txn([Transaction([], [Put("test/b", b"")])]))
+    await waits.wait()
+    (entry,) = await kv.get(["test/a"])
+    assert entry is not None
+    assert not writing.done()
+    is_free.set()
+    await writing
+    await kv.close()
