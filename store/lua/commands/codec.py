@@ -170,17 +170,26 @@ def unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
 
 
 def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
-    rest, result = raw, None
     if raw[0] != FORMAT:
         raise ValueError(f"format {raw[0]}, {FORMAT} expected")
-    if raw[_FLAGS_AT] & _HAS_RESULT:
-        begin = _NUMBERS.size
+    if not raw[_FLAGS_AT] & _HAS_RESULT:
+        return msgspec.structs.replace(_unpack_shared(raw), id=id, spec=spec)
+    head, tail, record = _latest[0]
+    begin, end = len(head) + _SIZE.size, len(raw) - len(tail)
+    if not (raw.startswith(head) and raw.endswith(tail) and int.from_bytes(raw[len(head) : begin]) == end - begin):
+        begin = _NUMBERS.size + _SIZE.size
         for _ in range(_TEXTS_BEFORE_RESULT):
-            begin += _SIZE.size + _SIZE.unpack_from(raw, begin)[0]
-        end = begin + _SIZE.size + _SIZE.unpack_from(raw, begin)[0]
-        rest, result = raw[:begin] + _NO_TEXT + raw[end:], raw[begin + _SIZE.size : end]
-    unpack = _unpack_known if len(rest) <= _MAX_KNOWN else _unpack_rest
-    return msgspec.structs.replace(unpack(rest), id=id, spec=spec, result=result)
+            begin += _SIZE.size + _SIZE.unpack_from(raw, begin - _SIZE.size)[0]
+        end = begin + _SIZE.unpack_from(raw, begin - _SIZE.size)[0]
+        head, tail = raw[: begin - _SIZE.size], raw[end:]
+        record = _unpack_shared(head + _NO_TEXT + tail)
+        if len(head) + len(tail) <= _MAX_KNOWN:
+            _latest[0] = head, tail, record
+    return msgspec.structs.replace(record, id=id, spec=spec, result=raw[begin:end])
+
+
+def _unpack_shared(raw: bytes) -> Record:
+    return (_unpack_known if len(raw) <= _MAX_KNOWN else _unpack_rest)(raw)
 
 
 def _unpack_rest(raw: bytes) -> Record:
@@ -236,6 +245,8 @@ def _unpack_rest(raw: bytes) -> Record:
 
 # instances that are added, claimed and ended together differ only in ids, specs and results
 _unpack_known = lru_cache(maxsize=64)(_unpack_rest)
+_latest: list[tuple[bytes, bytes, Record]] = [(b"no record", b"", cast("Record", None))]
+"""Of the last record with a result: the bytes before its result and after it, and what they say."""
 
 
 def _state(number: int) -> State:

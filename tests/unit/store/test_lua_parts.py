@@ -219,7 +219,8 @@ def test_records_of_the_first_release_are_read(key: str) -> None:
 
 
 def test_records_that_differ_in_id_spec_and_result_keep_their_own() -> None:
-    ids, results = [make.id() for _ in range(3)], [b"", b"1", b"result" * 10_000]
+    results = [b"", b"1", b"result" * 10_000, b"2", b""]
+    ids = [make.id() for _ in results]
     read = [
         unpack_record(id, first_layout_record(result=result), id.encode())
         for id, result in zip(ids, results, strict=True)
@@ -232,8 +233,16 @@ def test_records_that_differ_in_id_spec_and_result_keep_their_own() -> None:
 @pytest.mark.parametrize("left", range(12))
 def test_a_record_cut_after_its_result_is_a_value_error(left: int) -> None:
     whole = first_layout_record(result=b"1234")
+    assert unpack_record(make.id(), whole, b"").result == b"1234", "the next one begins alike"
     with pytest.raises(ValueError, match="record of"):
         unpack_record(make.id(), whole[: len(whole) - 12 + left], b"")
+
+
+def test_a_record_cut_within_its_result_is_a_value_error() -> None:
+    whole = first_layout_record(result=b"1234")
+    assert unpack_record(make.id(), whole, b"").result == b"1234", "the next one begins and ends alike"
+    with pytest.raises(ValueError, match="record of"):
+        unpack_record(make.id(), whole.replace(b"1234", b"12"), b"")
 
 
 def test_a_record_of_another_format_names_the_format() -> None:
