@@ -37,17 +37,17 @@ _STEP_US = 250_000
 difference to a peer's clock."""
 _SAMPLE = 16
 """If a node asks all peers for their clocks, about this number of peers answer, so that few messages are written."""
-_MAX_ASKED = 8
+_MAX_ASKED = 2 * _SAMPLE
 """A node asks at most this number of peers by name for their clocks. To ask more peers, the node asks all."""
 _ASK_AGAIN = 5.0
 """A node whose clock seems to be off asks its peers again after this number of seconds: each
 message may have been late."""
 _ANSWER = 0.1
-"""Most seconds until a node answers a peer, or uses an answer. All messages until then share one renewal, so nodes that
-start together cause few."""
-_ANSWER_AGAIN = 1.0
-"""Least seconds between two early renewals that answer questions to all peers, so that many nodes that start one after
-the other cause few. The next renewal answers the other questions."""
+"""Most seconds until a node answers a peer by an early renewal. All questions until then share it. To use answers, a
+node waits this much longer, until all of them have come."""
+_MAX_EARLY = 5.0
+"""Each early renewal doubles the seconds until the next one, at most so many times; each second halves them again. So
+many nodes that start together, or one after the other, cause few: the usual renewals come first."""
 _UNKNOWN = 5.0
 """After this number of seconds without a usable clock of a peer, a node relies on its own clock."""
 _WAIT = 3600.0
@@ -141,8 +141,8 @@ class PeerClocks:
         self._wake: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         """Calls `_wake` soon; None if no message needs it."""
-        self._answer_from = 0.0
-        """The elapsed time from which a question to all peers wakes the lease again."""
+        self._early_until = 0.0
+        """The elapsed time until which the early renewals so far would last, at one a second."""
 
     def start(self, wake: Callable[[], None] | None = None) -> None:
         """Listen until `stop`. `wake` is called if a renewal helps a node that has just started."""
@@ -163,9 +163,7 @@ class PeerClocks:
         if self._watch is not None:
             self._watch.close()
             self._watch = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._sleep_on()
 
     @property
     def must_report(self) -> bool:
@@ -215,6 +213,8 @@ class PeerClocks:
         if max(abs(judgement.ahead_us), judgement.apart_us) > MAX_OFF_US and self._clock.elapsed() >= self._ask_from:
             self._ask_from = self._clock.elapsed() + _ASK_AGAIN
             self._doubtful.update(peer for peer, offsets in self._offsets.items() if self._disagrees(max(offsets)))
+        if not self.must_report:
+            self._sleep_on()
         return judgement
 
     def _compare(self) -> SkewJudgement:
@@ -264,26 +264,29 @@ class PeerClocks:
             if self._disagrees(offset_us) if known is None else abs(offset_us - known[-1]) > _STEP_US:
                 self._doubtful.add(peer)
             self._offsets[peer] = (offset_us,) if known is None else (known[-1], offset_us)
-            if self._own in report.asks:
+            if self._own in report.asks or (report.asks == ALL_PEERS and self._is_in_sample()):
                 self._requests += 1
                 self._wake_soon()
-            elif report.asks == ALL_PEERS and self._is_in_sample():
-                self._requests += 1
-                if self._clock.elapsed() >= self._answer_from:
-                    self._answer_from = self._clock.elapsed() + _ANSWER_AGAIN
-                    self._wake_soon()
             if not self._known and (peer in self._doubtful or all(map(self._is_usable, self._offsets.values()))):
-                self._wake_soon()
+                self._wake_soon(after=_ANSWER)
 
-    def _wake_soon(self) -> None:
+    def _wake_soon(self, after: float = 0.0) -> None:
         """Renew soon, once for all messages until then, because a node that has just started waits to lead."""
         if self._wake is not None and self._timer is None:
-            seconds = self._clock.random.uniform(0, _ANSWER)
+            many = min(max(0.0, self._early_until - self._clock.elapsed()), _MAX_EARLY)
+            seconds = max(after, _ANSWER * (2.0**many - 1)) + self._clock.random.uniform(0, _ANSWER)
             self._timer = asyncio.get_running_loop().call_later(seconds, self._wake_now, self._wake)
 
     def _wake_now(self, wake: Callable[[], None]) -> None:
         self._timer = None
+        self._early_until = max(self._early_until, self._clock.elapsed()) + 1.0
         wake()
+
+    def _sleep_on(self) -> None:
+        """Do not wake the lease for messages that a renewal has answered or used."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _is_in_sample(self) -> bool:
         """Whether this node answers a peer that asks all nodes: a random sample of the nodes is enough."""
