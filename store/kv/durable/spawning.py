@@ -22,7 +22,7 @@ from peerjob.store.kv.format.thread_rows import NO_THREAD, StoredThread, thread_
 from peerjob.store.kv.queue.attaching import NewNeed, attach
 from peerjob.store.kv.queue.enqueue import arrival_of, gate_of_new, plan_instance
 from peerjob.store.kv.write.context import KVCommands, KVContext, retried
-from peerjob.store.kv.write.gates import stamps
+from peerjob.store.kv.write.gates import Gate, stamps
 from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.transaction_plan import Change, TransactionPlan
 from peerjob.store.kv.write.writer import ROUNDS
@@ -40,6 +40,8 @@ class _Call(msgspec.Struct):
     """Children that the call has added, and for which it has not answered yet."""
     settles: list[str] = []
     """Keys below `settle/` that were written."""
+    came: dict[Gate, set[str]] = {}
+    """Limit keys to settle; see `Wakeups.came`."""
 
     def first_of_each(self) -> dict[str, tuple[int, NewChild]]:
         """The pending children by id, each with its index; a child that comes twice in the call waits for itself."""
@@ -57,13 +59,11 @@ class SpawnCommands(KVCommands):
         context = self._context
         check_children(parent.id, children, context.kv.layout)
         call = _Call(parent.id, dict(enumerate(children)))
-        failures = 0
+        failures, guard = 0, None
         while failures < ROUNDS:
             guard = await self._claimed(incarnation, parent, marks=bool(children))
-            if guard is None:
-                return None
-            if not call.pending:
-                return [call.answers[index] for index in range(len(children))]
+            if guard is None or not call.pending:
+                break
             if self._kv.full:
                 raise StoreFullError(f"the store at {context.url} is nearly full and takes no new instances")
             answered = len(call.answers)
@@ -72,7 +72,13 @@ class SpawnCommands(KVCommands):
             await context.hints.settle(call.settles, incarnation)
             call.settles = []
             failures += len(call.answers) == answered
-        raise StoreUnavailableError(context.url, "too many writers at once")
+        # after the last round, so that each key admits the best children of the call
+        await context.settle(call.came)
+        if guard is None:
+            return None
+        if call.pending:
+            raise StoreUnavailableError(context.url, "too many writers at once")
+        return [call.answers[index] for index in range(len(children))]
 
     async def _claimed(self, incarnation: str, parent: Held, *, marks: bool) -> Compare | None:
         """A compare that holds while the claim does; None if the caller does not hold it.
@@ -113,7 +119,7 @@ class SpawnCommands(KVCommands):
         if gates is not None:
             gates.expect(arrival for child in ready if (arrival := arrival_of(child, now_us)) is not None)
         node = await context.name_of(incarnation)
-        wakeups = Wakeups(changed=list(new))
+        wakeups = Wakeups(changed=list(new), came=call.came)
         changes: list[Change] = []
         for id, child in new.items():
             plan = TransactionPlan(keys, now_us, gates=gates)
@@ -124,6 +130,7 @@ class SpawnCommands(KVCommands):
             changes.append(plan.change([Compare(keys.state + id)]))
         written = await self._writer.write(changes, guards=[guard, *stamps(gates)])
         call.added |= {id for id, _ in written.applied(new)}
+        wakeups.came = {}
         await context.hints.send(wakeups, written)
 
     async def _complete(self, call: _Call, guard: Compare) -> None:

@@ -32,23 +32,36 @@ class EnqueueCommands(KVCommands):
         answers: dict[int, Enqueued] = {}
         pending = dict(enumerate(instances))
         unowned: dict[str, int] = {}
+        came: dict[Gate, set[str]] = {}
         for _ in range(ROUNDS):
             try:
-                await self._add_pending(pending, answers, unowned, node)
+                await self._add_pending(pending, answers, unowned, node, came)
             except StoreError as error:
                 error.is_unsure |= bool(answers)
                 raise
             if not pending:
-                return [answers[index] for index in range(len(instances))]
+                break
             unowned = await self._answer_known(pending, answers)
-        raise StoreUnavailableError(self._context.url, "too many writers at once")
+        # after the last round, so that each key admits the best instances of the call
+        await self._context.settle(came)
+        if pending:
+            raise StoreUnavailableError(self._context.url, "too many writers at once")
+        return [answers[index] for index in range(len(instances))]
 
     async def _add_pending(
-        self, pending: dict[int, NewInstance], answers: dict[int, Enqueued], unowned: dict[str, int], node: str
+        self,
+        pending: dict[int, NewInstance],
+        answers: dict[int, Enqueued],
+        unowned: dict[str, int],
+        node: str,
+        came: dict[Gate, set[str]],
     ) -> None:
-        """Try to add the pending instances; of those with the same id or the same unique key, only the first."""
+        """Try to add the pending instances; of those with the same id or the same unique key, only the first.
+
+        `came` gets the limit keys that are to be settled, see `Wakeups.came`.
+        """
         keys, now_us = self._keys, self._clock.time_us()
-        wakeups = Wakeups()
+        wakeups = Wakeups(came=came)
         changes: list[Change] = []
         indexes: list[int] = []
         rows: list[Row] = []
@@ -82,6 +95,7 @@ class EnqueueCommands(KVCommands):
             wakeups.ready = {} if written.revisions.pop() else wakeups.ready
         for index, _ in written.applied(indexes):
             answers[index] = Enqueued(pending.pop(index).id, True)
+        wakeups.came = {}
         await self._context.hints.send(wakeups, written)
 
     def _sleeper(self, changes: Sequence[Change], rows: Sequence[Row], wakeups: Wakeups) -> tuple[str, int] | None:

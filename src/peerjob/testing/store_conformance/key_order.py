@@ -1,7 +1,8 @@
 """The order in which instances of a key pass, and their order in the queue after that."""
 
-from peerjob.model.record import Action
+from peerjob.model.record import Action, Held, NewChild
 from peerjob.store.base import Store
+from peerjob.store.rules import FLOWS_LAYOUT
 from peerjob.testing.factories import outcome
 
 from .limit_suite import LimitSuite
@@ -68,6 +69,25 @@ class KeyOrderRules(LimitSuite):
         low, high, middle = (self.keyed(1, priority=priority)[0] for priority in (7, 1, 4))
         await store.enqueue([low, high, middle])
         assert await self.drained(await self.join(store)) == [high.id, middle.id, low.id]
+
+    async def test_the_best_of_a_large_batch_passes(self, store: Store) -> None:
+        await self.limit_keys(store, 2)
+        late = self.keyed(100, concurrency=2)
+        early = self.keyed(2, concurrency=2, due_us=1_000_000)
+        await store.enqueue([*late, *early])
+        assert set(await store.key_holders("work", "a")) == set(ids_of(early))
+
+    async def test_the_best_of_many_children_pass(self, store: Store) -> None:
+        await self.limit_keys(store, 2)
+        await store.require_layout(FLOWS_LAYOUT, "steps")
+        peer = await self.join(store)
+        await store.enqueue(self.make.instances(1))
+        parent = await peer.take_one()
+        late = self.keyed(100, concurrency=2)
+        early = self.keyed(2, concurrency=2, due_us=1_000_000)
+        children = [NewChild(instance=new) for new in (*late, *early)]
+        await store.spawn(peer.incarnation, Held(parent.id, parent.fence), children)
+        assert set(await store.key_holders("work", "a")) == set(ids_of(early))
 
     async def test_a_better_priority_changes_places_with_the_last_admitted(self, store: Store) -> None:
         await self.limit_keys(store)
