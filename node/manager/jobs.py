@@ -214,9 +214,14 @@ class NodeJobManager(Manager):
         if elsewhere:
             await self._need_runtime().catalogue.prepare(elsewhere, again=again)
 
-    async def _made(self, calls: Sequence[Call[Any]] | CallList[Any], make: Callable[[Call[Any]], T]) -> list[T]:
-        """Make something of each call. Before a call is refused, its kind is read anew: a new build may accept it."""
-        kinds = {call.job.kind for call in calls if self._is_elsewhere(call.job)}
+    async def _made(
+        self, jobs: Iterable[Job[..., Any, Any]], calls: Iterable[Call[Any]], make: Callable[[Call[Any]], T]
+    ) -> list[T]:
+        """Make something of each call of these jobs.
+
+        Before a call is refused, its kind is read anew: a new build may accept it.
+        """
+        kinds = {job.kind for job in jobs if self._is_elsewhere(job)}
         if kinds:
             await self._prepare(kinds)
             with contextlib.suppress(ArgumentError, OptionError):
@@ -262,7 +267,7 @@ class NodeJobManager(Manager):
             with contextlib.suppress(ArgumentError, OptionError):  # `_made` reads the kind anew, then raises
                 new = self._call_encoder.new(call)
         if new is None:
-            (new,) = await self._made([call], self._call_encoder.new)
+            (new,) = await self._made([call.job], [call], self._call_encoder.new)
         checked = self._needs_no_check(runtime, call.job)
         if not checked:
             self._adopt([call.job])
@@ -364,8 +369,10 @@ class NodeJobManager(Manager):
 
     async def _new_instances(self, calls: Sequence[Call[Any]] | CallList[Any]) -> list[NewInstance]:
         """Check calls, and make the instances to store, for the children of a body."""
-        new = await self._made(calls, self._call_encoder.new)
-        self._adopt({id(call.job): call.job for call in calls}.values())
+        of_each = calls.jobs if isinstance(calls, CallList) else (call.job for call in calls)
+        jobs = {id(job): job for job in of_each}.values()
+        new = await self._made(jobs, calls, self._call_encoder.new)
+        self._adopt(jobs)
         await self._admit({instance.kind for instance in new})
         return new
 

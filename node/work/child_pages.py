@@ -17,8 +17,10 @@ def in_claim_order(children: Sequence[NewChild]) -> list[NewChild]:
     """
     levels: dict[str, int] = {}
     for child in children:
-        levels[child.instance.id] = 1 + max((levels.get(need.id, 0) for need in child.needs), default=0)
-    return sorted(children, key=lambda child: (levels[child.instance.id], child.instance.id))
+        needs = child.needs
+        levels[child.instance.id] = 1 + max(levels.get(need.id, 0) for need in needs) if needs else 1
+    # a text and no tuple: Python's collector looks at each new tuple
+    return sorted(children, key=lambda child: f"{levels[child.instance.id]:06} {child.instance.id}")
 
 
 def pages_of(children: Sequence[NewChild]) -> Iterator[list[NewChild]]:
