@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from peerjob import DecodeError, Job, JobFailed, Node, OptionError
 from peerjob.sql import transact
@@ -185,6 +185,31 @@ async def test_a_function_may_undo_a_part_and_commit_its_session(bank: Bank) -> 
     claims = Claims()
     assert [await transact(claims.run(fence), bank.engine, parts, name="parts") for fence in (1, 2)] == ["kept"] * 2
     assert bank.written() == [1, 2, 4]
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Written(Base):
+    __tablename__ = "written"
+    number: Mapped[int] = mapped_column(primary_key=True)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+async def test_objects_of_the_session_are_written(bank: Bank, *, is_async: bool) -> None:
+    def adds(session: Session) -> None:
+        session.add(Written(number=1))
+
+    async def adds_later(session: AsyncSession) -> None:
+        session.add(Written(number=1))
+
+    context = Claims().run(1)
+    if is_async:
+        await transact(context, bank.async_engine, adds_later, name="adds")
+    else:
+        await transact(context, bank.engine, adds, name="adds")
+    assert bank.written() == [1]
 
 
 async def test_an_error_of_the_database_stays_the_error_of_the_function(bank: Bank) -> None:

@@ -251,6 +251,19 @@ async def test_a_check_frees_the_room_of_bodies_that_are_gone(site: MakeSite) ->
     assert len(await ids(peer)) == 1
 
 
+async def test_a_check_that_frees_room_wakes_a_node(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits(shared("work", concurrency=1))
+    with connect(here) as server:
+        server.sadd(here.key("r:work"), here.make.id())
+    await store.enqueue(here.make.instances(1))
+    peer = await here.join(store)
+    assert await ids(peer) == []
+    assert (await store.check_limits())[0] == 1
+    assert "work" in {hint.what for hint in await store.next_hints(peer.incarnation, 10)}
+
+
 async def test_a_turn_offers_the_room_that_it_leaves(site: MakeSite) -> None:
     """The kinds of a limit run on different nodes: the claim of one cannot use the room that its commit made."""
     here = site()

@@ -473,6 +473,18 @@ async def test_a_kind_without_a_node_gets_one_waiting_instance(
     assert (await bench.ledger())[-1].outcome is FireOutcome.FIRED
 
 
+async def test_instances_that_have_ended_wait_for_no_node(clock: VirtualClock, bench: Bench) -> None:
+    peer = await bench.peer()
+    await bench.store.enqueue(peer.make.instances(1, kind="k"))
+    await peer.end(await peer.take_one())
+    await bench.store.leave(peer.info.incarnation)
+    await bench.stand("a", kinds=("other",))
+    await clock.advance(1)
+    await bench.put()
+    await clock.advance(1.5)
+    assert await bench.outcomes() == {"fired": 1}
+
+
 async def test_overlap_skip_waits_for_the_run_before(clock: VirtualClock, bench: Bench) -> None:
     await bench.stand("a")
     peer = await bench.peer()

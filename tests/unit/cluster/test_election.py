@@ -149,6 +149,18 @@ async def test_a_coordinator_that_is_away_costs_the_leadership_until_it_is_back(
     assert node.election.is_leader
 
 
+async def test_a_follower_whose_campaign_fails_knows_no_leader(clock: VirtualClock, stand: Stand) -> None:
+    first = await stand("first")
+    await clock.advance(1)
+    second = await stand("second")
+    await clock.advance(1)
+    assert second.leader == "first"
+    second.flaky.fail("campaign", "open", "leader", times=None)
+    await clock.advance(2 * TTL + 1)
+    assert first.election.is_leader
+    assert second.election.leader is None
+
+
 async def test_a_coordinator_that_needs_longer_for_each_campaign_gets_the_time(
     clock: VirtualClock, stand: Stand
 ) -> None:

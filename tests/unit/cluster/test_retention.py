@@ -10,10 +10,11 @@ from peerjob.testing.clock import VirtualClock
 
 
 class Pages:
-    """A store with a number of pages of admissions, each of which takes time."""
+    """A store with a number of pages for one of the checks, each of which takes time."""
 
-    def __init__(self, clock: VirtualClock, pages: int, seconds: float) -> None:
+    def __init__(self, clock: VirtualClock, pages: int, seconds: float, what: str = "limits") -> None:
         self._clock = clock
+        self._what = what
         self._pages = pages
         self._seconds = seconds
         self.read: list[tuple[float, int]] = []
@@ -22,22 +23,28 @@ class Pages:
         return 0
 
     async def check_limits(self, cursor: str | None = None) -> tuple[int, str | None]:
+        return await self._page("limits", cursor)
+
+    async def check_needs(self, cursor: str | None = None) -> tuple[int, str | None]:
+        return await self._page("needs", cursor)
+
+    async def _page(self, what: str, cursor: str | None) -> tuple[int, str | None]:
+        if what != self._what:
+            return 0, None
         at = int(cursor or 0)
         self.read.append((self._clock.elapsed(), at))
         await asyncio.sleep(self._seconds)
-        return 0, None if at + 1 == self._pages else str(at + 1)
-
-    async def check_needs(self, cursor: str | None = None) -> tuple[int, str | None]:
-        return 0, None
+        return 0, None if len(self.read) % self._pages == 0 else str(at + 1)
 
 
+@pytest.mark.parametrize("what", ["limits", "needs"])
 @pytest.mark.parametrize(
     ("seconds", "each_search"), [(0.0, [20]), (CHECKING / 4, [4, 4, 4, 4, 4]), (CHECKING * 2, [1] * 20)]
 )
 async def test_the_leader_checks_pages_for_a_short_time(
-    clock: VirtualClock, seconds: float, each_search: list[int]
+    clock: VirtualClock, seconds: float, each_search: list[int], what: str
 ) -> None:
-    store: Any = Pages(clock, 20, seconds)
+    store: Any = Pages(clock, 20, seconds, what)
     role = RetentionRole(clock=clock, store=store, is_leader=lambda: True)
     role.start()
     while len(store.read) < 20:

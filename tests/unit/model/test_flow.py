@@ -77,6 +77,18 @@ def test_outputs_in_the_arguments_are_what_a_member_needs() -> None:
     assert flow.members[5].optional
 
 
+def test_the_stricter_need_of_two_counts() -> None:
+    flow = Flow("import")
+    page = flow.add(fetch.call("x"))
+    anything: Job[..., Any, Any] = Job("any")
+    flow.add(anything.call([page.ended, page.output]))
+    flow.add(anything.call([page.output, page.ended]))
+    flow.add(anything.call(page.output), after=[page], when="ended")
+    flow.add(anything.call(page.ended), after=[page])
+    flow.add(anything.call(page.ended), after=[page], when="ended")
+    assert [needs(flow, number)[0] for number in range(1, 6)] == [*["completed"] * 4, "ended"]
+
+
 USES: dict[str, Callable[[Any], Any]] = {
     "bool": bool,
     "len": len,

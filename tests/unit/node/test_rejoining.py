@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from peerjob import INJECTED, Context, Filter, Flow, Instance, Job, Node, Query, State, StoreRefusedError
+from peerjob import (
+    INJECTED,
+    Context,
+    Filter,
+    Flow,
+    Instance,
+    Job,
+    Node,
+    OwnershipLost,
+    Query,
+    State,
+    StoreRefusedError,
+)
 from peerjob.model.record import Instruction, Outcome, Renewed, Want
 from peerjob.testing import TestCluster, VirtualClock, drain, running_node
 from support.factories import flaky_store
@@ -130,6 +143,51 @@ async def test_a_commit_whose_claim_is_refused_keeps_its_request(clock: VirtualC
         assert refused > 0
         assert work.told == Counter(names)
         assert held(node) == 0
+
+
+async def test_the_new_incarnation_watches_what_is_watched(clock: VirtualClock) -> None:
+    flaky = flaky_store(clock)
+    async with running_node(Job("work", Work()), clock=clock, store=flaky.store) as node:
+        begun = asyncio.Event()
+
+        async def begin() -> None:
+            begun.set()
+
+        async def watch() -> None:
+            async for _ in node.watch(on_begin=begin):
+                pass
+
+        watching = asyncio.create_task(watch())
+        await clock.run(begun.wait())
+        old, before = node.incarnation, flaky.calls["watch_changes"]
+        await flaky.inner.leave(old)
+        await clock.advance(1.2)
+        assert node.incarnation != old
+        await clock.advance(1.2)
+        assert flaky.calls["watch_changes"] == before + 1
+        watching.cancel()
+
+
+async def test_a_body_whose_claim_is_gone_when_it_starts_a_child_ends_at_once(clock: VirtualClock) -> None:
+    flaky, work = flaky_store(clock), Job("work", Work())
+    ended: list[tuple[str | None, float]] = []
+
+    async def starts(context: Context = INJECTED) -> None:
+        if ended:
+            return
+        await asyncio.sleep(0.1)  # the store has the report of the start
+        await flaky.inner.leave(node.incarnation)
+        began = clock.elapsed()
+        try:
+            with contextlib.suppress(OwnershipLost):
+                await context.start("child", work.call("child"))
+            await asyncio.sleep(60)
+        finally:
+            ended.append((context.reason, clock.elapsed() - began))
+
+    async with running_node(Job("starts", starts), work, clock=clock, store=flaky.store) as node:
+        await clock.run((await node.schedule("starts")).result())
+    assert ended == [("lost", 0)]
 
 
 async def test_an_answer_to_the_incarnation_before_that_comes_late_changes_nothing(clock: VirtualClock) -> None:

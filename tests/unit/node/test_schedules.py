@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from peerjob import (
     ArgumentError,
@@ -23,8 +24,10 @@ from peerjob import (
     UnknownScheduleError,
 )
 from peerjob.model.clock import to_us
+from peerjob.model.definition import Definition, encode_definition
 from peerjob.model.errors import DecodeError, NodeStateError
 from peerjob.model.firing import SchedulePut, ScheduleRow
+from peerjob.node.manager.schedule_changes import put_of
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import running_node
 from support.factories import flaky_store, running_nodes
@@ -139,6 +142,16 @@ async def test_the_same_again_changes_nothing_and_something_else_takes_effect_at
 
         assert [instance.args for instance in await node.lookup_instances()] == [("a",), ("b",)]
         assert len(await node.schedules()) == 1
+
+
+def test_a_change_of_times_repeats_no_time_that_a_clock_ahead_has_fired() -> None:
+    hour_us, now_us = 3_600_000_000, 100 * 3_600_000_000
+    hourly = Definition(kind="k", spec=b"", cron="0 * * * *")
+    row = ScheduleRow(
+        name="s", kind="k", definition=encode_definition(hourly), revision=1, next_us=now_us + hour_us, last_us=now_us
+    )
+    put = put_of("s", structs.replace(hourly, cron="*/30 * * * *"), row, now_us=now_us - 500_000, node="a")
+    assert (put.next_us, put.account) == (now_us + hour_us // 2, None)
 
 
 async def test_many_nodes_that_add_one_name_make_one_schedule(clock: VirtualClock) -> None:

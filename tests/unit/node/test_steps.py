@@ -218,6 +218,23 @@ async def test_too_many_steps_are_refused_before_the_call(node: Node) -> None:
     assert CALLS == {"kept": MAX_STEPS}
 
 
+async def test_signals_leave_their_place_to_steps(node: Node, clock: VirtualClock) -> None:
+    async def body(context: Context = INJECTED) -> None:
+        await context.suspend("first", "1m")
+        for number in range(MAX_STEPS - 1):
+            await context.step(str(number), call, "kept")
+        with pytest.raises(StepLimitError, match="1,000 steps"):
+            await context.step("more", call, "more")
+
+    job = Job("durable", body)
+    node.register(job)
+    instance = await node.schedule(job)
+    await clock.advance(1)
+    assert await node.signal(instance, "approval", True)
+    await instance.result("1h")
+    assert CALLS == {"kept": MAX_STEPS - 1}
+
+
 async def test_a_value_that_no_longer_fits_is_made_again_under_another_name(node: Node) -> None:
     def as_text() -> str:
         return "seven"

@@ -230,3 +230,16 @@ async def test_a_stream_survives_an_outage_and_a_new_one_gets_an_error(clock: Vi
         flaky.heal()
         await clock.advance(3)
         assert summary(events, of=instance.id) == ["Created", "Scheduled", "Processing", "Completed"]
+
+
+async def test_an_instance_that_came_and_ended_during_an_outage_is_told(clock: VirtualClock) -> None:
+    flaky = flaky_store(clock)
+    async with running_node(NOTHING, clock=clock, store=flaky.store) as node, watching(clock, node) as streams:
+        (events,) = await streams.open(Query())
+        flaky.fail("get", times=None)
+        instance = await node.schedule(NOTHING)
+        await clock.advance(3)
+        assert events == []
+        flaky.heal()
+        await clock.advance(3)
+        assert summary(events, of=instance.id) == ["Created", "Scheduled", "Processing", "Completed"]

@@ -1,7 +1,7 @@
 """Connections of a driver whose server is replaced by another one, while calls are under way."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import cast
 
@@ -173,3 +173,17 @@ async def test_a_connection_that_opens_during_a_failover_is_not_used(
     assert told
     assert "INFO" not in failover.old.seen
     assert await failover.driver.info() == {"name": "new"}
+
+
+async def test_a_call_waits_for_its_confirmation_beside_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = parse_address("redis://127.0.0.1?durability=replicas:1&durability_timeout=20s")
+    driver = RedisDriver(address, namespace="jobs", call_timeout=3)
+    timeouts = list[float]()
+
+    async def send(commands: Sequence[object], timeout: float, *, alone: bool = False) -> Sequence[object]:
+        timeouts.append(timeout)
+        return [b"answer", b"", 1][: len(commands)]
+
+    monkeypatch.setattr(driver, "_send", send)
+    assert await driver.run_durably(("settle", (1, 1))) == [b"answer"]
+    assert timeouts == [23]
