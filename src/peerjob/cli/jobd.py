@@ -192,7 +192,15 @@ def probe(
     "is over."
 )
 def drain(
-    pid: Annotated[int, typer.Option(min=1, metavar="N", help="The daemon's process id: 1 in a container.")] = 1,
+    pid: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="The daemon's process id.",
+            show_default="the only jobd run, or 1 if that is one, as in a container",
+        ),
+    ] = None,
     metrics_listen: MetricsListen = peerjob_probe.LISTEN,
     timeout: Annotated[str, typer.Option(metavar="DURATION", help="The time limit.")] = "30s",
 ) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from peerjob import NodeStateError, OptionError
 from peerjob.cli.console import complain
+from peerjob.model.listed import listed
 from peerjob.model.listen_address import parse_listen
 from peerjob_probe import ProbeReply, ask
 
@@ -28,9 +29,10 @@ def probed_address(listen: str) -> tuple[str, int]:
     return parse_listen("--metrics-listen", listen, example=METRICS_PORT)
 
 
-def drain(pid: int, listen: str, timeout: float) -> int:
-    """Drain the daemon with this process id; the exit status. Raises OptionError if there is none."""
+def drain(pid: int | None, listen: str, timeout: float) -> int:
+    """Drain the daemon with this process id, or the only one; the exit status. Raises OptionError if there is none."""
     host, port = probed_address(listen)
+    pid = pid or only_daemon(PROC)
     check_daemon(pid)
     until = time.monotonic() + timeout
     try:
@@ -59,6 +61,32 @@ def wait_until_drained(pid: int, host: str, port: int, timeout: float, until: fl
     return 1
 
 
+def only_daemon(proc: Path) -> int:
+    """The process id of the only `jobd run`, or 1 if that is one, as in a container. Raises OptionError."""
+    pids = sorted(int(entry.name) for entry in proc.glob("[0-9]*") if _is_daemon(entry))
+    if 1 in pids or len(pids) == 1:
+        return pids[0]
+    found = f"there are several: {listed(pids)}" if pids else "there is none that this user can see"
+    raise OptionError("--pid", "none", f"the process id of a jobd run ({found})")
+
+
+def _is_daemon(process: Path) -> bool:
+    try:
+        return _runs_daemon((process / "cmdline").read_bytes().split(b"\0"))
+    except OSError:  # the process has just ended, or belongs to another user
+        return False
+
+
+def _runs_daemon(words: list[bytes]) -> bool:
+    """Whether a command line is that of a `jobd run`, with an interpreter before it or without."""
+    return "jobd" in _names(words) and b"run" in words[1:]
+
+
+def _names(words: list[bytes]) -> list[str]:
+    # os.path, since pathlib does not take bytes
+    return [os.path.basename(word).decode(errors="replace") for word in words[:3]]  # noqa: PTH119
+
+
 def check_daemon(pid: int) -> None:
     """Raise OptionError unless this process is a `jobd run`, and NodeStateError if it does not handle signals.
 
@@ -72,10 +100,8 @@ def check_daemon(pid: int) -> None:
         raise OptionError("--pid", f"{pid} ({given})", "the process id of a jobd run") from None
     except PermissionError:
         raise OptionError("--pid", pid, "a daemon of the same user, or root's rights") from None
-    # os.path, since pathlib does not take bytes
-    names = [os.path.basename(word).decode(errors="replace") for word in words[:3]]  # noqa: PTH119
-    if "jobd" not in names or b"run" not in words[1:]:
-        raise OptionError("--pid", f"{pid} ({names[0] or 'no program'})", "the process id of a jobd run")
+    if not _runs_daemon(words):
+        raise OptionError("--pid", f"{pid} ({_names(words)[0] or 'no program'})", "the process id of a jobd run")
     (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
     if not int(caught, 16) >> (signal.SIGUSR1 - 1) & 1:
         raise NodeStateError(f"the daemon {pid} is starting or ending, and does not handle signals")
