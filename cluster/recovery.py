@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from peerjob.model.clock import Clock
+from peerjob.model.listed import listed
 from peerjob.model.record import Reaped
 from peerjob.store.base import Store
 
@@ -85,7 +86,7 @@ class Reaper(BackgroundRole):
                 logger.info(
                     "took back %d instance(s) from %s",
                     len(reaped),
-                    ", ".join(sorted({claim.node for claim in reaped})),
+                    listed(claim.node for claim in reaped),
                 )
                 self._on_reaped(reaped)
 

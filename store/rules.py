@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from peerjob.model.errors import LayoutError, OptionError
 from peerjob.model.firing import MAX_SCHEDULES, Fire, FireOutcome
+from peerjob.model.listed import listed
 from peerjob.model.record import DIGEST_SIZE, NodeInfo, digest_share
 from peerjob.model.state import State
 from peerjob.model.stored_limit import MAX_LIMIT_KINDS, LimitNumbers, LimitSupport
@@ -71,10 +72,9 @@ def check_readers(live: Iterable[NodeInfo], layout: int, what: str, *, namespace
 
 def layout_refused(names: Sequence[str], layout: int, what: str, *, namespace: str, url: str) -> LayoutError:
     """The error that names the nodes because of which a namespace keeps its layout."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return LayoutError(
         f"{what} need layout {layout} in namespace {namespace!r} at {url}, but these nodes read only an older layout: "
-        f"{', '.join(names[:5])}{more}; update peerjob on all nodes first, then use {what}",
+        f"{listed(names)}; update peerjob on all nodes first, then use {what}",
         known=layout,
         nodes=names,
     )

@@ -15,6 +15,7 @@ from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError, OptionError, UnknownNodeError
 from peerjob.model.job import Job
 from peerjob.model.limits import MAX_NODE_NAME, checked_text
+from peerjob.model.listed import listed
 from peerjob.model.policy import Policy
 from peerjob.model.record import Instruction, NodeView
 
@@ -81,7 +82,7 @@ class NodeClusterManager(NodeLimitManager):
         if not matching:
             raise UnknownNodeError(node, [view.name for view in live])
         if len(matching) > 1:
-            incarnations = ", ".join(view.info.incarnation for view in matching[:10])
+            incarnations = listed(view.info.incarnation for view in matching)
             raise OptionError("node", node, f"the name of one node: {len(matching)} nodes have it (use {incarnations})")
         return None if matching[0].info.incarnation == self._need_runtime().incarnation else matching[0]
 

@@ -7,6 +7,7 @@ from uuid import UUID
 from peerjob.model.errors import OptionError
 from peerjob.model.limit import checked_concurrency, limit_numbers
 from peerjob.model.limits import MAX_KIND, MAX_LIMIT_NAME, MAX_NOTE, checked_text
+from peerjob.model.listed import listed
 from peerjob.model.stored_limit import (
     InstanceLimits,
     KeyLimitPage,
@@ -18,9 +19,6 @@ from peerjob.model.stored_limit import (
 )
 
 from .jobs import NodeJobManager
-
-MAX_LISTED = 10
-"""Most names of limits that an error lists."""
 
 
 class NodeLimitManager(NodeJobManager):
@@ -40,8 +38,8 @@ class NodeLimitManager(NodeJobManager):
         if not await self._open_store().set_limit(setting):
             known = [view.name async for view in self.limits() if view.name]
             if setting.numbers != LimitNumbers() or name not in known:
-                listed = ", ".join(sorted(known)[:MAX_LISTED]) or "none"
-                raise OptionError("name", name, f"the name of a limit that a kind has (known: {listed})")
+                text = f"the name of a limit that a kind has (known: {listed(known, like=name)})"
+                raise OptionError("name", name, text)
 
     async def set_key_limit(self, kind: str, *, concurrency: int | None = None, note: str = "") -> None:
         checked_text("kind", kind, MAX_KIND)

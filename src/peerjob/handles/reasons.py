@@ -10,6 +10,7 @@ from typing import Any
 from peerjob.model.ages import age, moment, until
 from peerjob.model.durable import FLOW_KIND
 from peerjob.model.firing import Leader
+from peerjob.model.listed import listed
 from peerjob.model.printable import counted
 from peerjob.model.record import NodeView, Record, is_suspect
 from peerjob.model.state import State
@@ -59,7 +60,7 @@ def able(kind: str, nodes: Iterable[NodeView]) -> list[NodeView]:
 def _closed(kind: str, nodes: Iterable[NodeView]) -> str:
     """Name the nodes that would run a kind, and are draining or drained; "" if there are none."""
     closed = [node for node in nodes if kind in node.info.kinds and kind not in node.info.open_kinds]
-    return ", ".join(f"{node.name} is {node.intake}" for node in closed)
+    return listed((f"{node.name} is {node.intake}" for node in closed), none="")
 
 
 def rank(record: Record) -> tuple[int, int, str]:
@@ -129,7 +130,10 @@ def _why_waiting(observations: Observations) -> Iterator[str]:
     elif not observations.able and (closed := _closed(instance.kind, observations.nodes)):
         yield f"no node claims jobs of kind {instance.kind!r} now: {closed}; jobctl undrain lets a node claim again"
     elif not observations.able:
-        names = ", ".join(f"{node.name} runs {', '.join(node.info.kinds) or 'nothing'}" for node in observations.nodes)
+        names = listed(
+            f"{node.name} runs {listed(node.info.kinds, like=instance.kind, none='nothing')}"
+            for node in observations.nodes
+        )
         yield f"no live node runs jobs of kind {instance.kind!r} ({names})"
     elif not waits:
         yield from _why_queued(observations)
@@ -138,7 +142,7 @@ def _why_waiting(observations: Observations) -> Iterator[str]:
 def _why_queued(observations: Observations) -> Iterator[str]:
     workers = sum(node.info.workers for node in observations.able)
     free = sum(max(0, node.info.workers - observations.busy.get(node.name, 0)) for node in observations.able)
-    names = ", ".join(node.name for node in observations.able)
+    names = listed(node.name for node in observations.able)
     if closed := _closed(observations.instance.kind, observations.nodes):
         names += f"; {closed}"
     least = "" if observations.counted_all else "at least "

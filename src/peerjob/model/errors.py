@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from .copied_error import CopiedError
+from .listed import listed
 from .printable import shown
 
 
@@ -67,6 +68,12 @@ class ScheduleError(PeerjobError, ValueError):
     """
 
 
+UNKNOWN_KIND_ADVICE = (
+    "; register a job of it, or schedule with allow_unknown=True, so that the instance waits for a node that has one"
+)
+"""The end of the text of UnknownKindError."""
+
+
 class UnknownKindError(PeerjobError, LookupError):
     """No job of this kind is registered here, and no node of the namespace has published the kind.
 
@@ -76,11 +83,7 @@ class UnknownKindError(PeerjobError, LookupError):
     def __init__(self, kind: str, known: Sequence[str] = ()) -> None:
         self.kind = kind
         self.known = tuple(known)
-        listed = ", ".join(sorted(self.known)[:10]) or "none"
-        super().__init__(
-            f"no node knows the kind {kind!r} (known: {listed}); register a job of it, "
-            "or schedule with allow_unknown=True, so that the instance waits for a node that has one"
-        )
+        super().__init__(f"no node knows the kind {kind!r} (known: {listed(known, like=kind)}){UNKNOWN_KIND_ADVICE}")
 
 
 class JobConflictError(PeerjobError, ValueError):
@@ -142,9 +145,7 @@ class UnknownNodeError(PeerjobError, LookupError):
     def __init__(self, node: str, live: Sequence[str] = ()) -> None:
         self.node = node
         self.live = tuple(live)
-        more = f" and {len(self.live) - 10} more" if len(self.live) > 10 else ""
-        listed = ", ".join(sorted(self.live)[:10]) or "none"
-        super().__init__(f"no live node has the name or incarnation {node!r} (live: {listed}{more})")
+        super().__init__(f"no live node has the name or incarnation {node!r} (live: {listed(live, like=node)})")
 
 
 class PayloadTooLargeError(PeerjobError, ValueError):

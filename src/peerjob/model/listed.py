@@ -12,10 +12,10 @@ MAX_LISTED = 10
 def listed(names: Iterable[object], *, like: str = "", none: str = "none") -> str:
     """The names in order, at most ten, and how many more there are; without names, `none`.
 
-    With `like`, the names that begin as it does come first. That also costs little for 10,000 names.
+    With `like`, the names that begin as it does come first if there are more. That costs little for 10,000 names.
     """
-    every = {str(name) for name in names}
-    chosen = sorted(every, key=lambda name: (-_alike(name, like), name))[:MAX_LISTED]
+    every = sorted({str(name) for name in names})
+    chosen = every if len(every) <= MAX_LISTED else sorted(every, key=lambda name: -_alike(name, like))[:MAX_LISTED]
     more = f" and {len(every) - MAX_LISTED:,} more" if len(every) > MAX_LISTED else ""
     return (", ".join(chosen) or none) + more
 

@@ -192,6 +192,7 @@ def test_the_fires_of_a_schedule_fit_into_80_columns() -> None:
     [
         (OptionError("x", 1, "2"), ExitStatus.USAGE, "expected 2"),
         (UnknownKindError("add", ["sub"]), ExitStatus.NOT_FOUND, "(known: sub); `jobctl list jobs`"),
+        (UnknownKindError("add", list(map(str, range(10_000)))), ExitStatus.NOT_FOUND, " and 9,990 more); `jobctl"),
         (NodeUnavailableError(["h:1"], "gone"), ExitStatus.UNREACHABLE, "gone (h:1); check --address"),
         (NodeUnavailableError(["h:1"], "a certificate"), ExitStatus.UNREACHABLE, "; check --tls-ca"),
         (

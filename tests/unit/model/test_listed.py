@@ -22,7 +22,8 @@ def test_at_most_ten_names_are_listed(names: Iterable[object], text: str) -> Non
     assert listed(names) == text
 
 
-def test_names_that_begin_alike_come_first() -> None:
+def test_names_that_begin_alike_come_first_among_many() -> None:
+    assert listed(["add", "nightly"], like="nope") == "add, nightly"
     names = [f"kind-{n:05}" for n in range(10_000)]
     assert listed([*names, "mail.send"], like="mail.sned").startswith("mail.send, kind-00000")
     assert "(known: kind-04711, kind-04710, " in str(UnknownKindError("kind-04711x", names))

@@ -127,7 +127,7 @@ async def test_a_setting_is_stronger_than_the_code_until_it_is_taken_back(clock:
 async def test_the_answer_to_an_unknown_limit_lists_few_of_the_known_ones(clock: VirtualClock) -> None:
     jobs = [Job(f"work-{n}", bodies.pid, limits=[Limit(f"limit-{n:02}", concurrency=1)]) for n in range(12)]
     async with running_node(*jobs, clock=clock) as node:
-        with pytest.raises(OptionError, match=r"\(known: limit-00, .*, limit-09\), got .two."):
+        with pytest.raises(OptionError, match=r"\(known: limit-00, .*, limit-09 and 2 more\), got .two."):
             await node.set_limit("two", concurrency=1)
 
 

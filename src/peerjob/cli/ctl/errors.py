@@ -81,8 +81,7 @@ def _hint(error: Exception) -> str:
 def text_of(error: Exception) -> str:
     """The text of an error, without a hint."""
     if isinstance(error, errors.UnknownKindError):
-        known = ", ".join(sorted(error.known)) or "none"
-        return f"no node has a job of kind {error.kind!r} (known: {known})"
+        return str(error).removesuffix(errors.UNKNOWN_KIND_ADVICE)  # jobctl has its own hint
     if isinstance(error, errors.TlsMismatchError):
         return f"{_MISMATCHES[error.wants]} ({error.addresses[0]})"
     if isinstance(error, errors.NodeUnavailableError):

@@ -16,6 +16,7 @@ import typer
 
 from peerjob.cli.settings import merged, read_setting, setting, variable_of
 from peerjob.model.errors import OptionError
+from peerjob.model.listed import listed
 from peerjob.model.listen_address import GRPC_PORT
 from peerjob.remote.wire.tls import ClientTls
 
@@ -214,8 +215,7 @@ def _context(named: str | None, file: tuple[Path, bool]) -> dict[str, Any]:
     if named is None:
         return {}
     if named not in read.contexts:
-        known = ", ".join(sorted(read.contexts)) or "none"
-        raise OptionError("context", named, f"a context of {path} (there: {known})")
+        raise OptionError("context", named, f"a context of {path} (there: {listed(read.contexts, like=named)})")
     values = {name.replace("-", "_"): value for name, value in read.contexts[named].items()}
     if unknown := sorted(values.keys() - IN_CONTEXTS):
         raise OptionError(f"{path}, context {named}", unknown[0], f"one of {', '.join(sorted(IN_CONTEXTS))}")

@@ -13,6 +13,7 @@ from peerjob import Clock, PeerjobError, State, __version__
 from peerjob.model.findings import Finding, Severity
 from peerjob.model.firing import ScheduleRow
 from peerjob.model.ids import IdSource
+from peerjob.model.listed import listed
 from peerjob.model.record import NodeInfo, NodeView
 from peerjob.store.base import Elections, Store
 from peerjob.store.paging import all_schedules
@@ -29,7 +30,6 @@ _LISTEN_SECONDS, _READ_PAUSE = 3.0, 0.5
 """Seconds to wait for the clocks of peers, and seconds between two reads, for a store without a clock."""
 _OFF, _FAR_OFF = 0.1, 1.0
 """Seconds by which a clock is wrong: from the first on, the check warns; from the second on, nodes do not lead."""
-_SHOWN = 5
 
 
 async def check_speed(store: Store, clock: Clock) -> list[Finding]:
@@ -113,14 +113,14 @@ def _nodes(nodes: Sequence[NodeView]) -> Iterator[Finding]:
         yield Finding("nodes", Severity.OK, "none runs in this namespace")
         return
     workers = sum(view.info.workers for view in nodes)
-    yield Finding("nodes", Severity.OK, f"{_listed(view.name for view in nodes)}; {workers} worker(s)")
+    yield Finding("nodes", Severity.OK, f"{listed(view.name for view in nodes)}; {workers} worker(s)")
     other = sorted({view.info.version for view in nodes} - {__version__})
     if other:
         text = f"some run peerjob {', '.join(other)}, this is {__version__}; normal only during a deployment"
         yield Finding("versions", Severity.WARN, text)
     names = [view.name for view in nodes]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        yield Finding("nodes", Severity.WARN, f"several nodes have the name {_listed(twice)}; give each its own --name")
+        yield Finding("nodes", Severity.WARN, f"several nodes have the name {listed(twice)}; give each its own --name")
 
 
 def _signatures(nodes: Sequence[NodeView], own: OwnKinds) -> Iterator[Finding]:
@@ -130,9 +130,7 @@ def _signatures(nodes: Sequence[NodeView], own: OwnKinds) -> Iterator[Finding]:
         if any(view.info.signatures.get(kind, signature) != signature for view in nodes)
     )
     if differing:
-        text = (
-            f"nodes have other signatures of {_listed(differing)} than these modules; normal only during a deployment"
-        )
+        text = f"nodes have other signatures of {listed(differing)} than these modules; normal only during a deployment"
         yield Finding("signatures", Severity.WARN, text)
 
 
@@ -172,9 +170,3 @@ async def check_leader(elections: Elections, *, nodes_run: bool) -> list[Finding
 async def nodes_of(store: Store) -> list[NodeView]:
     """The live nodes, without other runs of this check."""
     return [view for view in await store.nodes() if view.name != NAME]
-
-
-def _listed(names: Iterator[str] | Sequence[str]) -> str:
-    every = sorted(names)
-    more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
-    return ", ".join(every[:_SHOWN]) + more

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from peerjob import Clock, PeerjobError
 from peerjob.model.findings import Finding, Severity
+from peerjob.model.listed import listed
 from peerjob.node.body.registry import Registry
 
 from .modules import JobModules
@@ -38,9 +39,9 @@ def _jobs(settings: DaemonSettings, clock: Clock) -> tuple[OwnKinds, list[Findin
         settings.node(jobs, clock)
     except PeerjobError as error:
         return OwnKinds(), [Finding("configuration", Severity.FAIL, str(error))]
-    kinds = sorted(registry.signatures())
-    listed = f"{len(kinds)} kind(s): {', '.join(kinds)}" if kinds else "no module was given"
-    return OwnKinds(signatures=registry.signatures()), [Finding("jobs", Severity.OK, listed)]
+    kinds = registry.signatures()
+    text = f"{len(kinds)} kind(s): {listed(kinds)}" if kinds else "no module was given"
+    return OwnKinds(signatures=registry.signatures()), [Finding("jobs", Severity.OK, text)]
 
 
 def _service(settings: DaemonSettings, clock: Clock) -> list[Finding]:

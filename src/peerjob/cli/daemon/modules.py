@@ -13,6 +13,7 @@ from typing import Any
 import peerjob
 from peerjob import Job, Node, OptionError
 from peerjob.model.job import collect_jobs
+from peerjob.model.listed import listed
 from peerjob.node.body.errors import message_of
 
 logger = logging.getLogger("peerjob.daemon")
@@ -52,8 +53,8 @@ class JobModules:
         logger.info(
             "reloaded the job modules: %d kind(s); new: %s; removed: %s",
             len(after),
-            ", ".join(sorted(after - before)) or "none",
-            ", ".join(sorted(before - after)) or "none",
+            listed(after - before),
+            listed(before - after),
         )
 
     def _forget(self, jobs: Jobs) -> dict[str, ModuleType]:

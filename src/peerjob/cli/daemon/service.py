@@ -12,6 +12,7 @@ from typing import Protocol
 
 from peerjob import Node, NodeStateError
 from peerjob.model.handled_signals import handled
+from peerjob.model.listed import listed
 
 SERVER_GRACE = 5.0
 """Seconds that open calls get to end when the service stops. The service ends waits and streams immediately."""
@@ -82,9 +83,8 @@ class Service:
                     await server.start()
                 _leave_out_of_collections()
                 await self._node.start()
-                logger.info(
-                    "ready to run %s", ", ".join(job.kind for job in self._node.jobs()) or "nothing, as configured"
-                )
+                kinds = (job.kind for job in self._node.jobs())
+                logger.info("ready to run %s", listed(kinds, none="nothing, as configured"))
                 number = await self._until_asked(signals)
             except BaseException:
                 await self._leave(0)

@@ -22,6 +22,7 @@ from peerjob.django.framework import DEFAULT_TASK_BACKEND_ALIAS, AnyTask, Invali
 from peerjob.django.jobs import project_jobs, project_tasks
 from peerjob.django.task_store import task_store_of
 from peerjob.model.durations import to_seconds
+from peerjob.model.listed import listed
 
 OFF = "off"
 LEVELS = {0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG, 3: logging.DEBUG}
@@ -151,7 +152,7 @@ def _queues(backend: TaskBackend, tasks: list[AnyTask], given: list[str] | None)
         return known
     for name in given:
         if backend.queues and name not in known:
-            raise OptionError("--queue", name, f"a queue in TASKS[{backend.alias!r}]: {', '.join(sorted(known))}")
+            raise OptionError("--queue", name, f"a queue in TASKS[{backend.alias!r}]: {listed(known, like=name)}")
     return set(given)
 
 
