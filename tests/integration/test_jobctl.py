@@ -519,6 +519,8 @@ def test_a_watch_in_a_terminal_is_a_table(jobctl: Jobctl, target: str) -> None:
     assert "UUID" in screen
     assert f"{uuid}" in screen
     assert "Completed" in screen
+    screen, status = at_terminal("watch", str(uuid4()), "--address", target)
+    assert (status, "no instance" in screen, "UUID" in screen) == (3, True, False), screen
 
 
 def test_what_several_instances_logged_and_went_through_is_listed(jobctl: Jobctl) -> None:

@@ -162,6 +162,9 @@ async def watch(
 
 async def _show_live(session: ClientSession, client: Client, query: Query) -> None:
     live_table = LiveTable(session.out)
+    if query.id is not None:
+        # before the table, of which the error about an unknown id would leave the header
+        live_table.update(await client.lookup_instance(query.id))
     with Live(console=session.out.console, refresh_per_second=4, get_renderable=lambda: live_table.table(session.now)):
 
         async def begin() -> None:

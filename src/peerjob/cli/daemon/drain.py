@@ -66,8 +66,8 @@ def only_daemon(proc: Path) -> int:
     pids = sorted(int(entry.name) for entry in proc.glob("[0-9]*") if _is_daemon(entry))
     if 1 in pids or len(pids) == 1:
         return pids[0]
-    found = f"there are several: {listed(pids)}" if pids else "there is none that this user can see"
-    raise OptionError("--pid", "none", f"the process id of a jobd run ({found})")
+    daemons = f"there are several: {listed(pids)}" if pids else "there is none that this user can see"
+    raise OptionError("--pid", "none", f"the process id of a jobd run ({daemons})")
 
 
 def _is_daemon(process: Path) -> bool:
