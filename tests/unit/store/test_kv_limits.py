@@ -2,9 +2,11 @@
 
 import pytest
 
-from peerjob.model.record import Claim
+from peerjob.model.record import Claim, Hint
 from peerjob.model.state import State
 from peerjob.model.stored_limit import KindLimits, LimitNumbers, LimitSetting, SharedLimit
+from peerjob.store.kv.format.base import Delete, Transaction
+from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.store import KVStore
 from peerjob.testing.clock import VirtualClock
 from support.interleaving import Call, Scene, everywhere
@@ -44,6 +46,27 @@ async def test_another_store_opens_the_gates_that_a_caller_has_left_when_it_died
     while cursor is not None:
         _, cursor = await scene.other.check_limits(cursor)
     assert await waiting(scene.store) == 1
+
+
+async def test_a_check_that_frees_a_shared_permit_wakes_a_node(clock: VirtualClock) -> None:
+    scene = Scene(clock)
+    shared = SharedLimit(name="shared", numbers=LimitNumbers(concurrency=1))
+    await scene.store.publish_limits([KindLimits(kind="work", shared=(shared,))])
+    peer = await scene.join(scene.store)
+    lost, waits = scene.make.instances(2)
+    await scene.add(scene.other, lost)
+    await peer.take_one()
+    await scene.kv.txn([Transaction([], [Delete(Keys("n").state + lost.id)])])
+    await scene.add(scene.other, waits)
+    assert await peer.take() == ()
+    while await scene.store.next_hints(peer.incarnation, 0):
+        pass
+    freed, cursor = await scene.other.check_limits()
+    while cursor is not None:
+        more, cursor = await scene.other.check_limits(cursor)
+        freed += more
+    assert freed == 1
+    assert Hint("work", "") in await scene.store.next_hints(peer.incarnation, 0)
 
 
 async def waiting(store: KVStore) -> int:

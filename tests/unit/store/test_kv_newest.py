@@ -83,6 +83,18 @@ async def test_pages_have_all_ids_in_order(
         assert found == [id for id in ids if id >= start]
 
 
+async def test_the_first_millisecond_of_a_range_has_more_pages() -> None:
+    ids = ids_of([(0, 1, 120)], Random(1))
+    kv = MemoryKeyValue(MemoryData(), SystemClock())
+    await kv.txn([Transaction([], [Put(INDEXES[0] + id, b"") for id in ids])])
+    newest, end, found, more = NewestIds(kv), "", list[str](), True
+    while more:
+        page, more = await newest.read(INDEXES, (ids[0][:13], end), 50, NOW_US)
+        found += page
+        end = page[-1]
+    assert found == ids
+
+
 class Bench:
     def __init__(self, clock: VirtualClock) -> None:
         data = EtcdData()

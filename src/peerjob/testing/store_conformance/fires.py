@@ -226,6 +226,15 @@ class FiringRules(ScheduleSuite):
         assert len(await self.ledger(store)) == 100
         assert await self.counts(store) == {State.SCHEDULED: 100}
 
+    async def test_times_with_large_arguments_fit_in_one_call(self, store: Store) -> None:
+        row = await self.schedule(store)
+        made = self.make.instances(6, spec=bytes(400_000))
+        fires = [
+            self.a_fire(row, -number, BACKFILLED, instance=new, request=new.id) for number, new in enumerate(made, 1)
+        ]
+        await self.done(store, *fires)
+        assert [(await self.read(store, new.id)).spec for new in made] == [new.spec for new in made]
+
     async def test_a_call_may_be_empty_but_not_endless(self, store: Store) -> None:
         row = await self.schedule(store)
         assert await self.send(store) == []

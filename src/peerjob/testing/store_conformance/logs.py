@@ -1,5 +1,6 @@
 """Log lines of an instance: whole, in order, followed by a cursor, bounded."""
 
+from peerjob.model.query import Filter
 from peerjob.model.record import Ack, Action, LogLine, LogPage, StoreLimits
 from peerjob.model.state import Level
 from peerjob.store.base import Store
@@ -152,6 +153,19 @@ class LogRules(StoreSuite):
         assert 5 <= len(kept) <= 10
         assert [int(message[:3]) for message in kept] == [*range(30 - len(kept), 30)]
         assert page.dropped == 30 - len(kept)
+
+    async def test_cleared_lines_leave_their_room_to_later_ones(self, store: Store) -> None:
+        limited = await self.open(StoreLimits(max_log_bytes=20_000))
+        await limited.enqueue(self.make.instances(1))
+        peer = await self.join(limited)
+        claim = await peer.take_one()
+        lines = tuple(self.make.line(f"{number}" + "x" * 999) for number in range(15))
+        await peer.end(claim, logs=lines)
+        await limited.clear_logs(Filter())
+        for line in lines:
+            await peer.report(claim, logs=(line,))
+        page = await limited.logs(claim.id)
+        assert (page.lines, page.dropped) == (lines, 0)
 
     async def test_the_node_that_ended_an_instance_may_still_log(self, store: Store) -> None:
         await store.enqueue(self.make.instances(1))
