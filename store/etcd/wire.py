@@ -8,10 +8,12 @@ rpc.proto; a test compares the bytes with those of protobuf.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from peerjob.store.kv.format.base import Compare, Op, Put, Range
 
 
+@lru_cache(256)
 def _varint(number: int) -> bytes:
     data = bytearray()
     while number > 127:
@@ -21,66 +23,91 @@ def _varint(number: int) -> bytes:
     return bytes(data)
 
 
-_SIZES = tuple(map(_varint, range(1 << 10)))
+class _Heads(dict[int, bytes]):
+    """What stands before a field, by the length of the field: the tag of the field and its length.
+
+    With `around`, the field is the only one of another field, whose tag and length come first.
+    """
+
+    def __init__(self, tag: bytes, around: bytes = b"") -> None:
+        super().__init__()
+        self._tag = tag
+        self._around = around
+
+    def __missing__(self, length: int) -> bytes:
+        head = self._tag + _varint(length)
+        if self._around:
+            head = self._around + _varint(len(head) + length) + head
+        if length < _KEPT:
+            self[length] = head
+        return head
 
 
-def _size(length: int) -> bytes:
-    return _SIZES[length] if length < len(_SIZES) else _varint(length)
+_KEPT = 512
+"""Heads are kept for fields below this length."""
+_SUCCESS, _FAILURE = b"\x12", b"\x1a"
+"""The tags of the operations of a transaction."""
+_READ, _PUT, _DELETE = _Heads(b"\x0a", _SUCCESS), _Heads(b"\x12", _SUCCESS), _Heads(b"\x1a", _SUCCESS)
+_NESTED, _OTHERWISE = _Heads(b"\x22", _SUCCESS), _Heads(b"\x22", _FAILURE)
+_COMPARE = _Heads(b"\x0a")
+_COMPARED, _BELOW, _COMPARED_END = _Heads(b"\x1a"), _Heads(b"\x3a"), _Heads(b"\x82\x04")
+_KEY, _SECOND = _Heads(b"\x0a"), _Heads(b"\x12")
+"""The key of an operation, and the field after it: the end of its range, or the value to write."""
 
 
 def compare(wanted: Compare) -> bytes:
     """A compare, as a part of a transaction."""
     key = wanted.key.encode()
+    key = _COMPARED[len(key)] + key
     if wanted.end:
         # The compare says that every key of the range has create revision 0, that is, no key exists. For an empty
         # range, the compare is true.
         end = wanted.end.encode()
-        body = b"\x10\x01\x1a%b%b\x28\x00\x82\x04%b%b" % (_size(len(key)), key, _size(len(end)), end)
+        body = b"\x10\x01" + key + b"\x28\x00" + _COMPARED_END[len(end)] + end
     elif wanted.below:
         below = wanted.below.encode()
-        body = b"\x08\x02\x10\x03\x1a%b%b\x3a%b%b" % (_size(len(key)), key, _size(len(below)), below)
+        body = b"\x08\x02\x10\x03" + key + _BELOW[len(below)] + below
     else:
-        body = b"\x10\x02\x1a%b%b\x30%b" % (_size(len(key)), key, _varint(wanted.mod))
-    return b"\x0a%b%b" % (_size(len(body)), body)
+        body = b"\x10\x02" + key + b"\x30" + _varint(wanted.mod)
+    return _COMPARE[len(body)] + body
 
 
 def write(op: Op) -> bytes:
     """A write, as a part of the success branch."""
     key = op.key.encode()
+    body = _KEY[len(key)] + key
     if type(op) is Put:
-        body = b"\x0a%b%b" % (_size(len(key)), key)
         if op.value:
-            body = b"%b\x12%b%b" % (body, _size(len(op.value)), op.value)
+            body += _SECOND[len(op.value)] + op.value
         if op.lease:
-            body = b"%b\x18%b" % (body, _varint(op.lease))
-        return _operation(b"\x12", body)
-    return _operation(b"\x1a", _between(key, op.end))  # type: ignore[union-attr]
+            body += b"\x18" + _varint(op.lease)
+        return _PUT[len(body)] + body
+    if op.end:  # type: ignore[union-attr]
+        body += _second(op.end)  # type: ignore[union-attr]
+    return _DELETE[len(body)] + body
 
 
 def read(wanted: Range) -> bytes:
     """A read, as a part of the success branch."""
-    body = _between(wanted.start.encode(), wanted.end)
+    key = wanted.start.encode()
+    body = _KEY[len(key)] + key
+    if wanted.end:
+        body += _second(wanted.end)
     if wanted.limit:
-        body = b"%b\x18%b" % (body, _varint(wanted.limit))
+        body += b"\x18" + _varint(wanted.limit)
     if wanted.reverse:
-        body = b"%b\x28\x02" % body
+        body += b"\x28\x02"
     if wanted.keys_only:
-        body = b"%b\x40\x01" % body
-    return _operation(b"\x0a", body)
+        body += b"\x40\x01"
+    return _READ[len(body)] + body
 
 
 def nested(parts: Iterable[bytes], *, otherwise: bool = False) -> bytes:
     """A transaction, as a part of the success branch or, `otherwise`, of the failure branch."""
-    return _operation(b"\x22", b"".join(parts), b"\x1a" if otherwise else b"\x12")
+    body = b"".join(parts)
+    return (_OTHERWISE if otherwise else _NESTED)[len(body)] + body
 
 
-def _between(key: bytes, end: str) -> bytes:
-    if not end:
-        return b"\x0a%b%b" % (_size(len(key)), key)
+def _second(end: str) -> bytes:
     until = end.encode()
-    return b"\x0a%b%b\x12%b%b" % (_size(len(key)), key, _size(len(until)), until)
-
-
-def _operation(tag: bytes, body: bytes, branch: bytes = b"\x12") -> bytes:
-    size = _size(len(body))
-    return b"%b%b%b%b%b" % (branch, _size(1 + len(size) + len(body)), tag, size, body)
+    return _SECOND[len(until)] + until
