@@ -181,12 +181,14 @@ async def test_a_damaged_entry_of_a_waiting_instance_is_reported(
     "damage",
     ["entry of the holder", "entry of a waiting one", "entries", "counts", "wrong counts", "no counts", "waiting"],
 )
-async def test_no_damage_lets_an_instance_wait_for_ever(site: MakeSite, damage: str) -> None:
+@pytest.mark.parametrize("waiting", ["in a sorted set", "in the entry"])
+async def test_no_damage_lets_an_instance_wait_for_ever(site: MakeSite, damage: str, waiting: str) -> None:
     here = site()
     store = await here.open(retry_for=0)
     await store.publish_limits([KindLimits(kind="work", key_concurrency=1)])
     batch = keyed(here, 4)
-    await store.enqueue(batch)
+    for some in [batch] if waiting == "in a sorted set" else [[new] for new in batch]:
+        await store.enqueue(some)
     peer = await here.join(store)
     claim = await peer.take_one()
     with connect(here) as server:
@@ -214,6 +216,88 @@ async def test_no_damage_lets_an_instance_wait_for_ever(site: MakeSite, damage: 
         assert cursor is None
         left = await peer.take()
     assert {record.state for record in await store.get([one.id for one in batch]) if record} == {State.COMPLETED}
+    assert await counts(store) == []
+
+
+@pytest.mark.parametrize("size", [1, 4])
+async def test_few_waiting_instances_of_a_key_need_no_sorted_set(
+    site: MakeSite, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits([KindLimits(kind="work", key_concurrency=1)])
+    batch = keyed(here, 10)
+    await store.enqueue(batch[:1])
+    for at in range(1, 9, size):
+        await store.enqueue(batch[at : at + size])
+    with connect(here) as server:
+        assert not server.exists(here.key("w:4:workk"))
+        with caplog.at_level(logging.ERROR, logger="peerjob.store"):
+            await store.check_limits()
+        assert not caplog.records
+        assert await counts(store) == [("k", 1, 8)]
+        await store.enqueue(batch[9:])
+        assert server.zcard(here.key("w:4:workk")) == 9
+    assert await counts(store) == [("k", 1, 9)]
+    peer = await here.join(store)
+    done: list[str] = []
+    while claims := await peer.take(1):
+        done += [one.id for one in claims]
+        await peer.end(claims[0])
+    assert done == [new.id for new in batch]
+
+
+async def test_waiting_instances_whose_ids_are_in_no_order_pass_by_id(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits([KindLimits(kind="work", key_concurrency=1)])
+    first, *others = keyed(here, 4)
+    await store.enqueue([first])
+    await store.enqueue(others[::-1])
+    peer = await here.join(store)
+    for new in (first, *others):
+        claim = await peer.take_one()
+        assert claim.id == new.id
+        await peer.end(claim)
+
+
+async def test_an_instance_with_an_earlier_due_time_passes_before_those_in_the_entry(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits([KindLimits(kind="work", key_concurrency=1)])
+    first, second = keyed(here, 2)
+    early = here.make.instance(limit_key="k", key_concurrency=1, priority=5, due_us=1_000_000)
+    for new in (first, second, early):
+        await store.enqueue([new])
+    peer = await here.join(store)
+    for new in (first, early, second):
+        claim = await peer.take_one()
+        assert claim.id == new.id
+        await peer.end(claim)
+
+
+async def test_an_entry_with_a_wrong_waiting_instance_is_made_anew(
+    site: MakeSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits([KindLimits(kind="work", key_concurrency=1)])
+    batch = keyed(here, 3)
+    for new in batch:
+        await store.enqueue([new])
+    with connect(here) as connected:
+        server: Any = connected
+        text = server.hget(here.key("n:work"), "k")
+        other = here.make.instance().id.encode()
+        server.hset(here.key("n:work"), "k", text.replace(batch[1].id.encode(), other))
+    with caplog.at_level(logging.ERROR, logger="peerjob.store"):
+        await store.check_limits()
+    assert len(caplog.records) == 1
+    peer = await here.join(store)
+    for new in batch:
+        claim = await peer.take_one()
+        assert claim.id == new.id
+        await peer.end(claim)
     assert await counts(store) == []
 
 

@@ -2,6 +2,10 @@
 --
 -- A key with room for more than NEAR does not keep its last admitted instances. MAX_LAST: bytes of them that it keeps.
 local NEAR, MAX_LAST = 4, 160
+-- The beginning of an entry that can get waiting instances, and of one that has some; the next byte is their number.
+-- MAX_HELD: how many an entry has at most. HELD_SIZE: bytes of one. ONE: concurrency 1.
+local HOLDS_NONE, HOLDS_SOME = '\0\0\0\1\0\0\0\1\0\0\0', '\1\0\0\1\0\0\0\1\0\0\0'
+local MAX_HELD, HELD_SIZE, ONE = 8, 52, '\0\0\0\1'
 
 -- Return the arguments of an HSET, or nil if there are none. If the hash does not exist yet (`is_unused`), add a long value,
 -- of which the last argument takes the place, so that the server makes a table, until the hash is empty or the server
@@ -15,11 +19,56 @@ local of_table = gates and function(arguments, is_unused)
   return size > 0 and arguments or nil
 end
 
+-- Whether an entry can get so many more waiting instances. `same`: their priority as text and a comma. `place`: their due
+-- time in 16 digits.
+local can_hold = gates and function(text, same, count, place)
+  local beginning, waiting = sub(text, 1, 11), byte(text, 12)
+  return (beginning == HOLDS_SOME or beginning == HOLDS_NONE and waiting == 0) and waiting + count <= MAX_HELD
+    and sub(text, 13 + ID_SIZE, 12 + ID_SIZE + #same) == same and #text == 12 + ID_SIZE + #same + HELD_SIZE * waiting
+    and (waiting == 0 or sub(text, -HELD_SIZE, -ID_SIZE - 1) < place)
+end
+
+-- Return the beginning of an entry with so many waiting instances.
+local held_counts = gates and function(waiting)
+  return (waiting > 0 and HOLDS_SOME or HOLDS_NONE) .. string.char(waiting)
+end
+
+-- Return the priority of all waiting instances that an entry has, the position of the first of them, and their number; nil
+-- if the entry has none or is damaged.
+local held_in = gates and function(text)
+  local waiting = text and byte(text) == 1 and byte(text, 12) or 0
+  local at = waiting > 0 and #text - HELD_SIZE * waiting + 1
+  local score = at and sub(text, 13 + ID_SIZE, at - 2)
+  if score and find(score, '^-?%d+$') then
+    return score, at, waiting
+  end
+end
+
+-- Return the waiting instances that an entry has as arguments of a ZADD, and the entry without them; nil if it has none.
+local without_held = gates and function(text)
+  local score, first, waiting = held_in(text)
+  local members = {}
+  for at = first or 1, score and #text or 0, HELD_SIZE do
+    members[#members + 1] = score
+    members[#members + 1] = sub(text, at, at + HELD_SIZE - 1) .. 'w' .. ONE
+  end
+  if score then
+    return members, HOLDS_NONE .. string.char(waiting) .. sub(text, 13, first - 1)
+  end
+end
+
 -- Return the state of a key from its entry in `n:`: besides what the entry has, how many admitted instances leave (`freed`).
 -- Later also the instances that come to a gate (`came`), and the members of waiting ones that leave (`left`).
 local GATE_COUNTS, NO_COUNTS = '>I4I4I4', '\0\0\0\0\0\0\0\0\0\0\0\0'
-local key_state = gates and function(text, all_waiting, key)
+local key_state = gates and function(text, n, all_waiting, key)
   local state = {admitted = 0, concurrency = 0, waiting = 0, last = '', freed = 0, came = nil, left = nil}
+  local held, rest = without_held(text)
+  if held then
+    -- These two writes change only the place of the waiting instances, so they may come before the checks.
+    call('ZADD', all_waiting .. key, unpack(held))
+    call('HSET', n, key, rest)
+    text = rest
+  end
   if text and #text >= 12 and byte(text) == 0 and (#text == 12 or byte(text, -1) == 44) then
     state.admitted, state.concurrency, state.waiting = unpack_text(GATE_COUNTS, text)
     state.last = sub(text, 13)

@@ -54,7 +54,7 @@ local pass_kind = gates and function(kind, keys)
   end
   local is_unused = names[1] and true
   for at, text in ipairs(names[1] and call('HMGET', n, unpack(names)) or NOTHING) do
-    states[names[at]] = key_state(text, all_waiting, names[at])
+    states[names[at]] = key_state(text, n, all_waiting, names[at])
     is_unused = is_unused and not text
   end
   is_unused = is_unused and call('HLEN', n) == 0

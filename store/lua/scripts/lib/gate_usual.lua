@@ -44,7 +44,17 @@ local pass_ended = gates and function(kind, ids)
   end
   local own, names, ends = rule and rule.own > 0 and rule.own, grouped(texts, 22)
   local known, counts, entries, queue, gone_keys, unusual = {}, {}, {}, {}, {}, {}
-  local filled, written, queued, place = 0, 0, 0, ready_member(now, '')
+  local filled, written, queued, place, beginnings, scores = 0, 0, 0, ready_member(now, ''), {}, {}
+
+  local function let_in(id, score, suspect, packed, key)
+    if has_indexes or suspect then
+      add_to_queue(id, kind, score, now, suspect, true)
+    else
+      queue[queued + 1], queue[queued + 2], queued = score, place .. id, queued + 2
+    end
+    entries[written + 1], entries[written + 2] = id, 'q' .. place .. packed .. key
+    written = written + 2
+  end
 
   -- The first one that waits passes. Return its id and its score.
   local function pass_first(key)
@@ -54,23 +64,35 @@ local pass_ended = gates and function(kind, ids)
     if member then
       local id = sub(member, 17, 52)
       pending_list('ZREM', queue_key)[1] = member
-      if has_indexes or byte(member, 53) == 87 then
-        add_to_queue(id, kind, score, now, byte(member, 53) == 87, true)
-      else
-        queue[queued + 1], queue[queued + 2], queued = score, place .. id, queued + 2
-      end
-      entries[written + 1], entries[written + 2] = id, 'q' .. place .. sub(member, 54) .. key
-      written = written + 2
+      let_in(id, score, byte(member, 53) == 87, sub(member, 54), key)
       return id, score
+    end
+  end
+
+  -- The first one of those that the entry of a key has passes. Return the new entry, or nil for a damaged one.
+  local function pass_held(text, key)
+    local waiting = byte(text, 12)
+    local at = #text - HELD_SIZE * waiting + 1
+    local score = sub(text, 13 + ID_SIZE, at - 2)
+    if scores[score] == nil then
+      scores[score] = find(score, '^-?%d+$') and score .. ',' or false
+    end
+    if waiting > 0 and scores[score] then
+      local id = sub(text, at + 16, at + 51)
+      let_in(id, score, false, ONE, key)
+      beginnings[waiting] = beginnings[waiting] or held_counts(waiting - 1)
+      return beginnings[waiting] .. id .. scores[score] .. sub(text, at + HELD_SIZE)
     end
   end
 
   for at, text in ipairs(call('HMGET', n, unpack(names))) do
     local key, after = names[at], nil
-    local end_at = ends[key]
+    local end_at, first = ends[key], text and byte(text)
     if not text or #text == 12 then
       after = counts_after(known, text or NO_COUNTS, end_at > 0 and -1 or end_at)
-    elseif end_at > 0 and byte(text) == 0 and byte(text, -1) == 44 then
+    elseif first == 1 then
+      after = end_at > 0 and (own or 1) == 1 and pass_held(text, key)
+    elseif end_at > 0 and first == 0 and byte(text, -1) == 44 then
       local admitted, concurrency, waiting = unpack_text(GATE_COUNTS, text)
       local last = admitted > 1 and last_without(sub(text, 13), ids[end_at]) or ''
       if waiting == 0 then
@@ -113,13 +135,33 @@ local pass_new = gates and function(kind, group)
   local concurrency, names, places = unpack_text('>I4', packed), grouped(keys, 1)
   local most, known, unusual, waits, counts, filled = rule and rule.own > 0 and rule.own or concurrency, {}, {}, {}, {}, 0
   local same, is_unused = score .. ',', true
+  -- key -> the beginning of an entry that gets waiting instances
+  local held, beginnings, may_hold, ascends = {}, {}, most == 1 and concurrency == 1 and not suspect, nil
+
+  -- Let new instances wait in the entry of a key, if that is possible. Return whether it is.
+  local function hold(text, key, count)
+    local can_wait = can_hold(text, same, count, place)
+    if can_wait and count > 1 and ascends == nil then
+      ascends = true
+      for at = 2, #ids do
+        ascends = ascends and ids[at - 1] < ids[at]
+      end
+    end
+    if can_wait and (count == 1 or ascends) then
+      local waiting = byte(text, 12) + count
+      beginnings[waiting] = beginnings[waiting] or held_counts(waiting)
+      held[key] = beginnings[waiting] .. sub(text, 13)
+      return true
+    end
+  end
 
   for at, text in ipairs(call('HMGET', n, unpack(names))) do
     local key, coming = names[at], places[names[at]]
     local count = coming > 0 and 1 or -coming
     is_unused, text = is_unused and not text, text or NO_COUNTS
     local after = #text == 12 and counts_after(known, text, count, concurrency, most)
-    if not after and byte(text) == 0 and (#text == 12 or byte(text, -1) == 44) then
+    local is_kept = may_hold and not after and #text > 12 and hold(text, key, count)
+    if not (after or is_kept) and byte(text) == 0 and (#text == 12 or byte(text, -1) == 44) then
       local admitted, _, waiting = unpack_text(GATE_COUNTS, text)
       local last = sub(text, 13)
       if count == 1 and waiting == 0 and admitted < most then
@@ -132,7 +174,7 @@ local pass_new = gates and function(kind, group)
     end
     if after then
       counts[filled + 1], counts[filled + 2], filled = key, after, filled + 2
-    else
+    elseif not is_kept then
       unusual[key] = {}
     end
   end
@@ -140,16 +182,19 @@ local pass_new = gates and function(kind, group)
   local entries, queue, written, queued = {}, {}, 0, 0
   local passing, waiting, waiting_end = 'q' .. place .. packed, (suspect and 'W' or 'w') .. place .. packed,
     (suspect and 'W' or 'w') .. packed
-  local has_unusual, has_waiting, is_plain = next(unusual), next(waits), not (suspect or has_indexes)
+  local has_unusual, has_waiting, is_plain = next(unusual), next(waits) or next(held), not (suspect or has_indexes)
   local rest = {shape = shape, packed = packed, ids = {}, keys = {}}
   for at = 1, #ids do
     local id, key = ids[at], keys[at]
-    local list = has_waiting and waits[key]
+    local list, entry_text = has_waiting and waits[key], has_waiting and held[key]
     if has_unusual and unusual[key] then
       rest.ids[#rest.ids + 1], rest.keys[#rest.keys + 1] = id, key
     else
-      entries[written + 1], entries[written + 2], written = id, (list and waiting or passing) .. key, written + 2
-      if list then
+      entries[written + 1], entries[written + 2] = id, ((list or entry_text) and waiting or passing) .. key
+      written = written + 2
+      if entry_text then
+        held[key] = entry_text .. place .. id
+      elseif list then
         list[#list + 1], list[#list + 2] = score, place .. id .. waiting_end
       elseif is_plain then
         queue[queued + 1], queue[queued + 2], queued = score, place .. id, queued + 2
@@ -159,6 +204,9 @@ local pass_new = gates and function(kind, group)
     end
   end
 
+  for key, text in pairs(held) do
+    counts[filled + 1], counts[filled + 2], filled = key, text, filled + 2
+  end
   plan_list('HSET', n, counts)
   plan_list('HSET', g, entries)
   if queued > 0 then

@@ -5,6 +5,9 @@
 --   q: admitted, and its place in the queue; w (W for a suspect): waiting, and its due time; -: neither, as when delayed
 -- An entry of `n:` has the number of admitted instances, the concurrency and the number of waiting ones in 4 bytes each.
 -- The last admitted ones follow, each with its priority and a comma, but not while many more can be admitted.
+-- A key with concurrency 1 can have its first few waiting instances in its entry of `n:` instead of in `w:`, if they came
+-- one behind the other with the priority of the admitted one, and none is a suspect. The first byte of the entry is then 1,
+-- and their due times and ids are at its end. An unusual change moves them to `w:`.
 
 -- This file keeps which instances come to a gate, and which leave it. gate_pass.lua then lets the next ones pass. Nil
 -- without the key `limited`, as `shared` in limits.lua.

@@ -48,9 +48,17 @@ local function count_again(kind)
   end
   for key, state in pairs(states) do
     local queue, text = waiting_key(kind, key), stored[key]
-    local is_whole, admitted, number, waiting = pcall(unpack_text, NUMBERS, text or pack(NUMBERS, 0, 0, 0))
-    if not is_whole or admitted ~= state.admitted or waiting ~= state.waiting or waiting ~= call('ZCARD', queue) then
+    local held, rest = without_held(text)
+    local is_whole, admitted, number, waiting = pcall(unpack_text, NUMBERS, rest or text or pack(NUMBERS, 0, 0, 0))
+    local size = call('ZCARD', queue) + (held and #held / 2 or 0)
+    for at = 2, held and #held or 0, 2 do
+      is_whole = is_whole and state.missing[held[at]]
+    end
+    if not is_whole or admitted ~= state.admitted or waiting ~= state.waiting or waiting ~= size then
       wrong[#wrong + 1] = key
+      if held then
+        call('ZADD', queue, unpack(held))
+      end
       for _, member in ipairs(call('ZRANGE', queue, 0, -1)) do
         local id = sub(member, 17, 52)
         if state.missing[member] then
@@ -114,7 +122,8 @@ if kind then
   end
   for at, text in ipairs(names[1] and call('HMGET', kind_key('n', kind), unpack(names)) or {}) do
     local waiting = text and #text >= 12 and select(3, unpack_text(NUMBERS, text)) or 0
-    is_whole = is_whole and waiting == call('ZCARD', waiting_key(kind, names[at]))
+    local held = select(3, held_in(text)) or 0
+    is_whole = is_whole and waiting == held + call('ZCARD', waiting_key(kind, names[at]))
   end
   local size = call('HLEN', kind_key('g', kind)) + call('HLEN', kind_key('n', kind))
   if not is_whole or at == '0' and size <= MAX_COUNTED then

@@ -15,7 +15,8 @@ for n = 1, #found[2], 2 do
   if is_whole and sub(found[2][n], 1, #ARGV[4]) == ARGV[4] and (ARGV[5] ~= '1' or waiting > 0) then
     local size = #reply
     reply[size + 1], reply[size + 2] = found[2][n], rule.by_setting > 0 and rule.by_setting or concurrency
-    reply[size + 3], reply[size + 4] = admitted, waiting
+    -- the first byte says whether the entry has waiting instances
+    reply[size + 3], reply[size + 4] = admitted % 2 ^ 24, waiting
   end
 end
 return reply
