@@ -615,6 +615,23 @@ async def test_a_node_that_hung_is_avoided_while_another_can_be_asked(stub: Stub
         assert other.calls == ["CountInstances"] * 3
 
 
+async def test_another_node_has_the_time_that_is_left(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MAX_SILENCE", 0.2)
+    given, ask = list[float](), node_address.NodeAddress.ask
+
+    async def noted(node: Any, rpc: Any, data: bytes, *, timeout: float, **options: Any) -> bytes:
+        if rpc.name == "CountInstances":
+            given.append(timeout)
+        return await ask(node, rpc, data, timeout=timeout, **options)
+
+    monkeypatch.setattr(node_address.NodeAddress, "ask", noted)
+    async with served(WORK) as (_, server), Unasked(f"{stub.target},{server.target}", timeout=30) as client:
+        stub.hangs = True
+        assert await client.count() == 0
+    assert len(given) == 2
+    assert given[1] <= given[0] - 0.2
+
+
 async def test_when_all_nodes_hang_a_call_ends_in_time(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "MAX_SILENCE", 0.2)  # so that both have their turn early on
     async with Stub().listening() as other, Unasked(f"{stub.target},{other.target}", timeout=3) as client:
