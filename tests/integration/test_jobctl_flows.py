@@ -47,7 +47,8 @@ async def test_a_flow_from_a_terminal() -> None:
         assert tree[0].startswith(f"{run.id}  peerjob.flow  Scheduled  its children")
         assert {line[:3] for line in tree[1:]} == {"├─ ", "└─ "}
         assert "waits for signal approval" in (await call("run-now", id)).err
-        assert (await call("signal", id, "approval", "yes")).status == 2
+        malformed = await call("signal", id, "approval", "yes")
+        assert (malformed.status, "got 'a text of 3 characters'" in malformed.err) == (2, True), malformed
         assert (await call("signal", id, "approval", "true")).status == 0
         refused = await call("signal", id, "approval", "false")
         assert (refused.status, "has another value already" in refused.err) == (1, True)

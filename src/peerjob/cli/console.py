@@ -131,7 +131,7 @@ def complain(name: str, message: str) -> None:
 
 def _misused(name: str, error: ParserError) -> int:
     where: str = getattr(getattr(error, "ctx", None), "command_path", name)
-    message = error.format_message().rstrip(".")
+    message = error.format_message().rstrip(".").replace(": Value error, ", ": ", 1)  # pydantic's name of the error
     if not message:  # the parser has already printed the help instead of a message
         return ExitStatus.USAGE
     complain(name, f"{message}{_origin(error)} (see {where} --help)")

@@ -10,6 +10,7 @@ import msgspec
 
 from .bounds import check_json
 from .errors import OptionError
+from .printable import hidden
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _EASY = frozenset({int, str, bool, type(None)})
@@ -85,4 +86,4 @@ def json_value(text: str) -> Any:
         check_json(text)
         return msgspec.json.decode(text)
     except (ValueError, ArithmeticError, RecursionError) as error:
-        raise OptionError("value", f"{len(text):,} characters", f'JSON, such as true or "text" ({error})') from None
+        raise OptionError("value", hidden(text), f'JSON, such as true or "text" ({error})') from None

@@ -36,6 +36,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def hidden(text: str) -> str:
+    """What an error says in place of a text that can contain secrets."""
+    return f"a text of {counted(len(text), 'character')}"
+
+
 def with_article(noun: str) -> str:
     """A noun behind its article: "a list", "an int"."""
     return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"

@@ -57,6 +57,11 @@ def answering(*answers: bytes | None, host: str = "127.0.0.1") -> Generator[int]
             thread.join()
 
 
+def test_an_unknown_probe_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(jobd.app, "jobd", ["probe", "dead"], error_report) == 2
+    assert "Invalid value for 'PROBE': 'dead' is not one of 'live', 'ready'," in capsys.readouterr().err
+
+
 def test_a_plain_probe_is_understood_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_probe(["probe", "live"]) == ("live", "127.0.0.1", 9090, 2.0)
     assert parse_probe(["probe", "ready", "--timeout", "0.5s", "--metrics-listen=[::]:1"]) == ("ready", "[::]", 1, 0.5)

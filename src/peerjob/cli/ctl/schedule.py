@@ -15,6 +15,7 @@ from peerjob.handles.instance import Instance
 from peerjob.model import errors
 from peerjob.model.errors import OptionError
 from peerjob.model.job import Job
+from peerjob.model.printable import hidden
 from peerjob.model.state import State
 
 from . import completion, tables
@@ -131,12 +132,12 @@ def _arguments(texts: list[str], keyword: list[str], json: str | None) -> tuple[
     if json is None:
         return tuple(texts), dict(_pair(text) for text in keyword)
     if texts or keyword:
-        raise OptionError("--json-args", f"{len(json):,} characters", "no other arguments with it")
+        raise OptionError("--json-args", hidden(json), "no other arguments with it")
     try:
         value = msgspec.json.decode(json, type=cast("type[list[Any] | dict[str, Any]]", list[Any] | dict[str, Any]))
     except (msgspec.MsgspecError, RecursionError) as error:
         # a log of the command must not show secrets
-        raise OptionError("--json-args", f"{len(json):,} characters", f"a JSON array or object ({error})") from None
+        raise OptionError("--json-args", hidden(json), f"a JSON array or object ({error})") from None
     return ((), value) if isinstance(value, dict) else (tuple(value), {})
 
 

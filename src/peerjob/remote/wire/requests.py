@@ -17,6 +17,7 @@ from peerjob.model.errors import DecodeError, OptionError
 from peerjob.model.job import Call, Job, refuse_flow_kind
 from peerjob.model.limits import MAX_ARGUMENTS, MAX_ERROR_TESTS
 from peerjob.model.policy import Backoff
+from peerjob.model.printable import hidden
 from peerjob.model.record import NewInstance
 from peerjob.model.spec import encode_arguments
 from peerjob.model.timing import Jitter
@@ -215,7 +216,7 @@ def _json(option: str, text: str, kind: Any) -> Any:
     except (ValueError, ArithmeticError, RecursionError) as error:  # errors of msgspec are subclasses of ValueError
         wanted = "a JSON array" if option == "json_arguments" else "a JSON object"
         # the text can contain secrets, which only a readable call would mask; the error has the position, but no text
-        raise OptionError(option, f"{len(text):,} characters", f"{wanted} ({error})") from None
+        raise OptionError(option, hidden(text), f"{wanted} ({error})") from None
 
 
 def _options_of(message: pb.JobOptions) -> dict[str, Any]:
