@@ -43,7 +43,8 @@ class EnqueueCommands(KVCommands):
                 break
             unowned = await self._answer_known(pending, answers)
         # after the last round, so that each key admits the best instances of the call
-        await self._context.settle(came)
+        if came:
+            await self._context.settle(came)
         if pending:
             raise StoreUnavailableError(self._context.url, "too many writers at once")
         return [answers[index] for index in range(len(instances))]
