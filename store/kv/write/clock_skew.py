@@ -163,7 +163,9 @@ class PeerClocks:
         if self._watch is not None:
             self._watch.close()
             self._watch = None
-        self._sleep_on()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     @property
     def must_report(self) -> bool:
@@ -213,8 +215,6 @@ class PeerClocks:
         if max(abs(judgement.ahead_us), judgement.apart_us) > MAX_OFF_US and self._clock.elapsed() >= self._ask_from:
             self._ask_from = self._clock.elapsed() + _ASK_AGAIN
             self._doubtful.update(peer for peer, offsets in self._offsets.items() if self._disagrees(max(offsets)))
-        if not self.must_report:
-            self._sleep_on()
         return judgement
 
     def _compare(self) -> SkewJudgement:
@@ -281,12 +281,6 @@ class PeerClocks:
         self._timer = None
         self._early_until = max(self._early_until, self._clock.elapsed()) + 1.0
         wake()
-
-    def _sleep_on(self) -> None:
-        """Do not wake the lease for messages that a renewal has answered or used."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _is_in_sample(self) -> bool:
         """Whether this node answers a peer that asks all nodes: a random sample of the nodes is enough."""
