@@ -234,11 +234,11 @@ class Keys:
         return f"{self.limits}{escaped(name)}"
 
     def rate_use(self, name: str) -> str:
-        return f"{self.root}use/{escaped(name)}"
+        return f"{self.root}use/{self.kind(name)}"
 
     def permits(self, name: str) -> str:
         """Prefix of the permits of a shared limit."""
-        return f"{self.shared_permits}{escaped(name)}/"
+        return f"{self.shared_permits}{self.kind(name)}/"
 
     def permit(self, name: str, number: int) -> str:
         return f"{self.permits(name)}{number:06d}"
@@ -246,12 +246,12 @@ class Keys:
     def key_permits(self, gate: tuple[str, str]) -> str:
         """Prefix of the permits of a kind and a limit key."""
         kind, key = gate
-        return f"{self.all_permits}{self.kind(kind)}/{escaped(key)}/"
+        return f"{self.all_permits}{self.kind(kind)}/{self.kind(key)}/"
 
     def waiting(self, gate: tuple[str, str], priority: int | None = None) -> str:
         """The queue of the instances of a priority that wait for a limit key; without one, the prefix of all queues."""
         kind, key = gate
-        queues = f"{self.waits}{self.kind(kind)}/{escaped(key)}/"
+        queues = f"{self.waits}{self.kind(kind)}/{self.kind(key)}/"
         return queues if priority is None else f"{queues}{priority + 2**31:08x}/"
 
     def gate_of(self, key: str, prefix: str) -> tuple[str, str]:

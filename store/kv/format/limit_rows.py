@@ -97,7 +97,7 @@ decode_rate_use = reader(RateUse, "use of a rate")
 decode_key_permit = reader(KeyPermit, "permit of a limit key")
 key_permit_of = or_default(decode_key_permit, None)
 decode_waiting = reader(Waiting, "entry of an instance that waits for its limit key")
-_extra_of = or_default(reader(dict[str, Any], "later fields of a record"), dict[str, Any]())
+_extra_of = or_default(reader(dict[str, msgspec.Raw], "later fields of a record"), dict[str, msgspec.Raw]())
 _limit_key_of = or_default(reader(tuple[Name, Count], "limit key"), None)
 _permits_of = or_default(reader(tuple[Permit, ...], "permits"), tuple[Permit, ...]())
 
@@ -116,7 +116,7 @@ def permits_of(row: Row) -> tuple[Permit, ...]:
     if row.extra == NOTHING_EXTRA:
         return ()
     permits = _extra_of(row.extra).get(_PERMITS)
-    return _permits_of(encode(permits)) if permits else ()
+    return () if permits is None else _permits_of(permits)
 
 
 def limit_key_of(row: Row) -> LimitKey | None:
@@ -124,7 +124,7 @@ def limit_key_of(row: Row) -> LimitKey | None:
     if row.extra == NOTHING_EXTRA:
         return None
     stored = _extra_of(row.extra).get(_LIMIT_KEY)
-    return _limit_key_of(encode(stored)) if stored else None
+    return None if stored is None else _limit_key_of(stored)
 
 
 def gate_of(row: Row) -> tuple[str, str] | None:
@@ -144,5 +144,6 @@ def with_permits(extra: msgspec.Raw, permits: Sequence[Permit]) -> msgspec.Raw:
     """The last field of a record that a claim writes."""
     if extra == NOTHING_EXTRA and not permits:
         return extra
-    others = {key: value for key, value in _extra_of(extra).items() if key != _PERMITS}
+    others: dict[str, Any] = {**_extra_of(extra)}
+    others.pop(_PERMITS, None)
     return msgspec.Raw(encode({**others, _PERMITS: permits} if permits else others))

@@ -23,7 +23,7 @@ _THREAD = "thread"
 """The key of the thread in `Row.extra`."""
 _SUM = "sum"
 """The key of its checksum. A flipped bit could otherwise end a wait without a trace, or let it last for ever."""
-_MARKS = encode(_THREAD), encode(_SUM)
+_THREAD_MARK, _SUM_MARK = encode(_THREAD), encode(_SUM)
 
 
 class StoredThread(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -89,7 +89,7 @@ def thread_of(row: Row) -> StoredThread | None:
     if row.extra == NOTHING_EXTRA:
         return None
     data = bytes(row.extra)
-    if not any(mark in data for mark in _MARKS):
+    if _THREAD_MARK not in data and _SUM_MARK not in data:
         return None
     extra = _read_extra(data)
     stored = bytes(extra.get(_THREAD, b""))
