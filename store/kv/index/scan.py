@@ -50,6 +50,9 @@ class WindowWidth(msgspec.Struct):
     there is a gap between two batches."""
     short: bool = False
     """Whether the last read reached the end of the queue, so that the next scan reads the whole queue at a time."""
+    first: int = 0
+    """The first entry that the last scan found: the head can be far behind it, since each move of a head costs a
+    request."""
 
 
 class Scan:
@@ -82,6 +85,8 @@ class Scan:
         self._end = self._until
         if not self._widths.short:
             at = self._number(self.at)
+            if self.at == self.head.start:
+                at = max(at, self._widths.first)
             end = at + self._width
             if self._width < self._instant and end % self._instant > self._newest:
                 # ids contain their creation time, so no new ids of this instant can appear: the window ends with the
@@ -126,6 +131,8 @@ class Scan:
                 widths.fine, self._width = 0, max(widths.coarse, widths.gap)
             return
         first, last = self._number(self.positions[-seen]), self._number(self.positions[-1])
+        if seen == len(self.positions):
+            widths.first = first
         if self._gap_from is not None:
             gap, max_gap = first - self._gap_from, _MAX_GAP_MS * self._instant * (1000 if self._timed else 1)
             if gap >= self._instant:

@@ -268,6 +268,20 @@ async def test_gaps_between_batches_are_passed_in_few_reads(bench: Bench) -> Non
     bench.assert_cheap()
 
 
+async def test_a_head_that_lags_costs_no_second_read(bench: Bench) -> None:
+    """A claim moves the head after 200 claims only."""
+    for _ in range(40):
+        await bench.store.enqueue(bench.make.instances(40))
+        await bench.clock.advance(0.02)
+    requests: list[int] = []
+    for _ in range(60):
+        before = bench.kv.requests
+        assert len(await bench.peer.take(8)) == 8
+        requests.append(bench.kv.requests - before)
+    assert sum(requests) < 2 * 60, requests
+    bench.assert_cheap()
+
+
 async def test_a_claim_over_many_kinds_reads_several_queues_at_a_time(bench: Bench) -> None:
     kinds = [f"kind{number}" for number in range(20)]
     peer = await Peer(store=bench.store, info=bench.make.node("other", kinds), make=bench.make).join()
@@ -357,6 +371,19 @@ async def test_what_waits_for_a_limit_key_is_read_together_with_its_permits(benc
         assert await bench.peer.commit(*map(outcome, claims)) == [Ack.DONE] * 2
         requests.append(bench.kv.requests - before)
     assert sorted(requests)[len(requests) // 2] == 1, requests
+
+
+async def test_a_few_hundred_instances_that_wait_for_a_limit_key_are_read_at_once(bench: Bench) -> None:
+    for _ in range(15):
+        await bench.store.enqueue(bench.make.instances(20, limit_key="a", key_concurrency=2))
+        await bench.clock.advance(0.013)
+    requests: list[int] = []
+    for _ in range(30):
+        claims = await bench.peer.take(2)
+        before = bench.kv.requests
+        assert await bench.peer.commit(*map(outcome, claims)) == [Ack.DONE] * 2
+        requests.append(bench.kv.requests - before)
+    assert sorted(requests)[-3] == 1, requests
 
 
 async def test_a_conflict_about_an_instance_costs_no_read_of_the_counters(bench: Bench) -> None:
