@@ -48,10 +48,12 @@ class ClaimCommands(KVCommands):
         if expects_nothing and await self._idle.wait(call, Selection.unread(context, call)):
             return Claimed(now_us=log.now_us, next_due_us=log.next_due_us)
         was_refused = expects_nothing and not call.waited
-        takes = 0
+        takes = known = 0
         for attempt in range(ROUNDS):
-            if attempt or was_refused:
+            if (attempt or was_refused) and len(call.claims) == known:
+                # another run of the request may be the cause of a refusal, but not if this run has written its answers
                 await context.answer_logs.refresh(log)
+            known = len(call.claims)
             log.now_us = self._clock.time_us()
             if not await self._heads.read(call):
                 self._passed_over.pop(incarnation, None)
@@ -61,6 +63,7 @@ class ClaimCommands(KVCommands):
             if await self._delayed.move_due(call) and not await self._heads.read(call):
                 continue
             selection = await select_due(context, call)
+            self._heads.expect(call)
             if selection.picks:
                 takes += 1
                 if await self._taking.take(call, selection) or call.limit == 0:

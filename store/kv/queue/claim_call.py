@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from peerjob.model.caps import Caps
 from peerjob.model.durable import FLOW_KIND
@@ -62,6 +62,10 @@ class ClaimCall:
         self.heads: dict[str, list[Head]] = {}
         self.scans: dict[Head, Scan] = {}
         """The reads of queues that began together with the read of their heads."""
+        self.records: dict[str, Entry | None] = {}
+        """Records that were read together with the queues."""
+        self.expected: Sequence[str] = ()
+        """The instances that the next claim of the node takes, if no other node takes them."""
         self.delayed: list[Head] = []
         self.claims: list[Claim] = []
         self.positions: dict[str, str] = {}

@@ -22,6 +22,8 @@ from .claim_select import Selection
 _MAX_HEADS = 64
 """A claim for few kinds reads at most this number of heads. A claim with more heads or more
 kinds reads the indexes of `kind_groups`."""
+_MAX_READS = 100
+"""A claim reads records together with the heads as long as the request has at most so many reads."""
 _MAX_SCANS = 8
 """A claim begins to read at most this number of queues together with their heads."""
 MAX_INCARNATIONS = 1000
@@ -38,6 +40,8 @@ class ClaimHeads:
         """Incarnation → groups of the incarnation's kinds, for nodes with many kinds or queues."""
         self._last = Latest[str, tuple[Mapping[str, Sequence[Head]], int]](MAX_INCARNATIONS)
         """Incarnation → the heads that its last claim read, and how many entries that claim wanted."""
+        self._expected = Latest[str, Sequence[str]](MAX_INCARNATIONS)
+        """Incarnation → `ClaimCall.expected` of its last claim."""
         self._took_all = Latest[str, ClaimCall](MAX_INCARNATIONS)
         """Incarnation → its last claim, if that one took all that was due."""
 
@@ -58,9 +62,16 @@ class ClaimHeads:
             limits = [] if by_limits is None else by_limits.reads
             scans, wanted = self._begin_scans(call)
             reads = [node, *windowed, context.queues.delayed_heads(), *self.of_ready(call, call.queued_kinds), *limits]
+            windows = [scan.window(wanted) for scan in scans]
+            expected = self._expected.pop(call.incarnation, ())[: max(0, _MAX_READS - len(reads) - len(windows))]
+            records = [Range(context.keys.state + id) for id in expected]
             now_us = context.clock_skew.median_us()
-            nodes, *answers = await context.kv.read([*reads, *(scan.window(wanted) for scan in scans)])
-            for scan, answer in zip(scans, answers[len(reads) - 1 :], strict=True):
+            nodes, *answers = await context.kv.read([*reads, *windows, *records])
+            stored = answers[len(reads) - 1 + len(scans) :]
+            call.records = {
+                id: record.items[0][1] if record.items else None for id, record in zip(expected, stored, strict=True)
+            }
+            for scan, answer in zip(scans, answers[len(reads) - 1 :], strict=False):
                 scan.take(answer, wanted)
             del answers[len(reads) - 1 :]
             call.scans = {scan.head: scan for scan in scans}
@@ -84,10 +95,14 @@ class ClaimHeads:
             if await self._set_heads(call, ready):
                 # with limits, the window of a claim differs from that of the next one: a window that is too large costs
                 # less than a second read
-                wanted = max(call.window + 1, self._last.get(call.incarnation, ({}, 0))[1] * 3 // 4)
+                wanted = max(call.window + 1, self._last.get(call.incarnation, ({}, 0))[1] * 15 // 16)
                 self._last[call.incarnation] = call.heads, wanted
                 return True
         raise StoreUnavailableError(context.url, "too many nodes register kinds at once")
+
+    def expect(self, call: ClaimCall) -> None:
+        """Remember which instances the next claim of the node takes, so that it reads them together with the queues."""
+        self._expected[call.incarnation] = call.expected
 
     def took(self, call: ClaimCall, selection: Selection) -> None:
         """Remember a claim that has taken all that was due: the next one probably finds nothing."""

@@ -31,8 +31,10 @@ _MIN_READ = 8
 """A claim opens at least this number of queues at a time, and reads at least this number of entries of each queue."""
 _MANY_QUEUES = 20
 """If one claim reads more queues than this, the claim moves the head of each queue behind the picked instances."""
-MAX_PASSED = 4
+MAX_PASSED = 6
 """After a node has passed over an instance of another node's share this often, the node takes the instance itself."""
+_FEW_PICKS = 16
+"""After a claim of at most so many instances, the next one reads the records that it expects without a request."""
 _MAX_COUNTED = 2000
 """For at most this number of instances, a node counts how often it has passed them over."""
 
@@ -293,8 +295,11 @@ async def select_due(context: KVContext, call: ClaimCall) -> Selection:
         await selection.pick(call.window, Remaining(call.want.kinds, call.taken, call.spread, call.by_limits))
     if call.spread > 1:
         remaining = Remaining(call.want.kinds, call.taken, by_limits=call.by_limits)
-        share, left = share_of(selection.picks, call.limit, remaining, call.incarnation, call.live, call.passed_over)
+        # only the first attempt of a call counts: what a retry passes over was not left by another node
+        passed_over = dict(call.passed_over) if call.picked else call.passed_over
+        share, left = share_of(selection.picks, call.limit, remaining, call.incarnation, call.live, passed_over)
         selection.keep(share, (pick.kind for pick in left))
+        call.expected = [pick.id for pick in left[: len(share)]] if len(share) <= _FEW_PICKS else []
     if call.by_limits is not None and len(selection.picks) == call.limit:
         # if no node waits for the moment at which these kinds open, the woken node will
         selection.keep(selection.picks, selection.queued(call.by_limits.timed))
@@ -312,28 +317,32 @@ def share_of(
     """The picks, in order, that one incarnation takes, and the others.
 
     Each live incarnation has a share of all picks. If its share is too small, it also takes from the shares of others,
-    those picks that the others most likely do not take. `passed_over` counts how often the incarnation has taken later
-    instances first. After `MAX_PASSED` times at most, an instance belongs to its share, since the other node may be
+    of the best priority the last picks. `passed_over` counts how often the incarnation has taken later instances first.
+    After `MAX_PASSED` times at most, an instance belongs to its share, since the other node may be
     busy. The count stays until the caller removes it, because the claim of a share can fail, and other claims want
     other kinds.
     """
     count = max(1, len(live))
     own = live.index(incarnation) if incarnation in live else 0
     ids = [pick.id for pick in picks]
-    ranked: list[tuple[int, int, int]] = []
+    ranked: list[tuple[int, int, int, int]] = []
     for at, id in enumerate(ids):
-        drawn, part = divmod(index_of(id), count)
+        part = index_of(id) % count
         distance = (part - own) % count
         # an instance belongs to more and more shares, so few nodes try to take it at a time
-        is_own = not distance or passed_over.get(id, 0) >= min(distance + 1, MAX_PASSED)
-        ranked.append((0, at, at) if is_own else (distance, drawn, at))
+        is_own = not distance or passed_over.get(id, 0) >= min(distance + 3, MAX_PASSED)
+        # the others take the first ones of their shares next
+        ranked.append((0, 0, at, at) if is_own else (1, picks[at].priority, -at, at))
     ranked.sort()
     used, own_picks, others = Counter[str](), list[int](), list[int]()
     budget, share = remaining.budget(), remaining.share()
-    for _, _, at in ranked:
+    for tried, (*_, at) in enumerate(ranked):
+        if len(own_picks) == limit:
+            others += [at for *_, at in ranked[tried:]]
+            break
         kind = picks[at].kind
         is_ours = share is None or share.allows(kind) or passed_over.get(ids[at], 0) >= MAX_PASSED
-        may_take = len(own_picks) < limit and used[kind] < remaining.of(kind) and is_ours
+        may_take = used[kind] < remaining.of(kind) and is_ours
         if may_take and (budget is None or budget.take(kind)):
             used[kind] += 1
             own_picks.append(at)

@@ -46,7 +46,7 @@ class Taking:
     async def take(self, call: ClaimCall, selection: Selection) -> bool:
         """Claim the picks; False if other nodes took some or some are unreadable, so that the caller selects again."""
         context = self._context
-        readable = await self._claimable(selection.picks, call.claims)
+        readable = await self._claimable(selection.picks, call.claims, call.records)
         if len(readable) < len(selection.picks):
             left = (pick.kind for pick in selection.picks[len(readable) :])
             selection.keep(selection.picks[: len(readable)], left)
@@ -127,8 +127,12 @@ class Taking:
             answers=((call.picked, f"{taken.fence} {id}"),),
         )
 
-    async def _claimable(self, picks: Sequence[Pick], claims: Sequence[Claim]) -> list[tuple[int, Row, bytes] | None]:
+    async def _claimable(
+        self, picks: Sequence[Pick], claims: Sequence[Claim], records: dict[str, Entry | None]
+    ) -> list[tuple[int, Row, bytes] | None]:
         """Revision, record and arguments of each pick; None if its queue entry does not match its record.
+
+        `records` has the records that were read with the queues, and gets those that were not.
 
         The answer ends before the first pick whose large arguments would exceed MAX_BATCH_BYTES together with those of
         earlier picks and of `claims`; a claim of one instance has no limit.
@@ -140,11 +144,13 @@ class Taking:
         large: list[tuple[int, Entry, Row]] = []
         if (known := self._known(picks)) is not None:
             return known
-        entries = await kv.get([keys.state + pick.id for pick in picks])
+        unread = [pick.id for pick in picks if pick.id not in records]
+        records |= zip(unread, await kv.get([keys.state + id for id in unread]), strict=True)
         newest = {pick.id: pick.mod for pick in picks}
         if len(newest) < len(picks):
             newest = {pick.id: pick.mod for pick in sorted(picks, key=lambda pick: pick.mod)}
-        for pick, entry in zip(picks, entries, strict=True):
+        for pick in picks:
+            entry = records[pick.id]
             row = None if entry is None else await context.row_of(pick.id, entry)
             if (
                 entry is None

@@ -164,12 +164,13 @@ async def limited_conflicts(clock: VirtualClock, limits: KindLimits) -> float:
 
     peers = [await join() for _ in range(4)]
     await peers[0].store.publish_limits([limits])
-    for _ in range(4):
+    # the last instances are few, and several nodes want them: of many instances, these conflicts are a small part
+    for _ in range(16):
         await peers[0].store.enqueue(make.instances(100))
         await clock.advance(0.1)
     conflicts = kv.conflicts
-    assert sum(await asyncio.gather(*map(work, peers))) == 400
-    return (kv.conflicts - conflicts) / 400
+    assert sum(await asyncio.gather(*map(work, peers))) == 1_600
+    return (kv.conflicts - conflicts) / 1_600
 
 
 async def test_a_claim_that_reads_two_places_of_an_instance_takes_it_once(clock: VirtualClock) -> None:
@@ -189,7 +190,27 @@ async def test_a_claim_that_reads_two_places_of_an_instance_takes_it_once(clock:
 
 async def test_nodes_choose_different_permits_of_a_shared_limit(clock: VirtualClock) -> None:
     shared = SharedLimit(name="shared", numbers=LimitNumbers(concurrency=40))
-    assert await limited_conflicts(clock, KindLimits(kind="work", shared=(shared,))) < 0.1
+    assert await limited_conflicts(clock, KindLimits(kind="work", shared=(shared,))) < 0.07
+
+
+async def test_a_small_claim_reads_the_records_of_its_share_with_the_queues(clock: VirtualClock) -> None:
+    class Counted(Windowed):
+        records = 0
+
+        async def get(self, keys: Sequence[str]) -> list[Entry | None]:
+            self.records += sum(key.startswith(Keys("n").state) for key in keys)
+            return await super().get(keys)
+
+    kv, make = Counted(EtcdData(), clock), Factory(clock)
+    store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+    peers = [await Peer(store=store, info=make.node(), make=make).join() for _ in range(2)]
+    await store.enqueue(make.instances(100))
+    assert [len(await peer.take(5)) for peer in peers] == [5, 5]
+    before = kv.records
+    for _ in range(5):
+        assert [len(await peer.take(5)) for peer in peers] == [5, 5]
+    assert kv.records == before
+    await store.close()
 
 
 def test_a_node_begins_with_its_share_of_the_permits_and_goes_on_anywhere() -> None:

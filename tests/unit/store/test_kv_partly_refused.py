@@ -38,13 +38,13 @@ class Overtaken(MemoryKeyValue):
             before, self.before = self.before, None
             await before()
         is_lost = self.lost == ("claims" if transactions else "answers")
-        if not is_lost or self.applies:
+        if not is_lost:
+            return await super().txn(transactions, also, guards)
+        self.lost = ""
+        if self.applies:
             applied = await super().txn(transactions, also, guards)
-            assert not transactions or applied.also is None or not self.lost, "a transaction was refused"
-        if is_lost:
-            self.lost = ""
-            raise StoreUnavailableError("memory://", "the answer was lost")
-        return applied
+            assert not transactions or applied.also is None, "a transaction was refused"
+        raise StoreUnavailableError("memory://", "the answer was lost")
 
 
 class Scene:
