@@ -78,7 +78,8 @@ class Followed(Choices):
             chosen.objections.append(f"took back {unknown}, which no dead incarnation holds")
         if len(chosen.reaped) != min(limit, len(ids)):
             chosen.objections.append(f"took back {chosen.reaped}, and dead incarnations hold {list(ids)}")
-        return [id for id in chosen.reaped if id in known]
+        # a race can let the engine take back two claims of one instance, of which each order has one
+        return [id for id in dict.fromkeys(chosen.reaped) if id in known]
 
     def removed(self, ids: Sequence[str], limit: int) -> Sequence[str]:
         """The instances that the engine removed, if that is known; otherwise they are removed after the call."""
@@ -275,6 +276,11 @@ class Reference:
         """Whether an incarnation has a lease."""
         node = self._state.nodes.get(incarnation)
         return node is not None and node.alive(self._clock.now_us)
+
+    def has_ended(self, incarnation: str) -> bool:
+        """Whether an incarnation has left, or was marked as dead."""
+        node = self._state.nodes.get(incarnation)
+        return node is not None and bool(node.ended)
 
     def ready_kinds(self) -> set[str]:
         """The kinds with a due instance that each node with the kind can claim."""

@@ -45,8 +45,8 @@ class Lockstep:
         self._repeats = Repeats()
         self._sleepers = Sleepers()
         self._damaged = Damaged()
-        self._after_leave: set[str] = set()
-        """Incarnations that made a call after they left."""
+        self._after_end: set[str] = set()
+        """Incarnations that made a call after they left, or were marked as dead."""
         self._left: set[str] = set()
         self._renewed: Renewed | None = None
         """The engine's answer to the last renewal."""
@@ -102,7 +102,6 @@ class Lockstep:
             await self._engine.know_clock()
         if op.verb in ("campaign", "resign"):
             await self._theirs.election()
-        self._note_late_callers([made])
         theirs = await self._exchange(made, op.how)
         while op.verb == "reap" and self._reaped == op.given["limit"]:
             # *Choice*: a reap that has reached its limit may leave other incarnations for the next one
@@ -120,6 +119,7 @@ class Lockstep:
         if made.once or made.verb in UNLIKE_AGAIN:
             how = ""
         await self._engine.tick()
+        self._note_late_callers([made])
         if how not in ("again", "late"):
             self._reference.note_empty(made)
         theirs = await self._both(made, how, first)
@@ -366,10 +366,10 @@ class Lockstep:
         for made in mades:
             if made.verb == "leave":
                 self._left.add(made.incarnation)
-            elif made.incarnation in self._left:
-                self._after_leave.add(made.incarnation)
+            elif self._reference.has_ended(made.incarnation):
+                self._after_end.add(made.incarnation)
 
     def _is_late_answer(self, entry: str) -> bool:
-        """Whether an entry is the answer to a call of an incarnation that had left: it expires."""
+        """Whether an entry is the answer to a call of an incarnation that had ended: it expires."""
         part, _, rest = entry.partition("/")
-        return part == "journal" and rest.partition("/")[0] in self._after_leave
+        return part == "journal" and rest.partition("/")[0] in self._after_end

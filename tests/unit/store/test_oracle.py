@@ -4,16 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from peerjob.model.record import Transition
+from peerjob.model.record import StoreLimits, Transition
 from peerjob.model.state import State
 from peerjob.store.kv.format.rows import Row, extended
 from peerjob.store.kv.queue import commit
+from peerjob.testing.clock import VirtualClock
+from peerjob.testing.factories import Factory, Peer
+from support.oracle.choices import Chosen
 from support.oracle.generator import generate
 from support.oracle.program import from_json
+from support.oracle.reference import Reference
 from support.oracle.soaking import findings, judge, smaller
 from support.searches import cases
 
-MEMORY_SEEDS = [935003, 8099, 120157, *range(1, 51)]
+MEMORY_SEEDS = [935003, 8099, 120157, 121227, *range(1, 51)]
 SQLITE_SEEDS = range(101, 121)
 
 
@@ -41,6 +45,19 @@ def test_a_program_can_be_written_down_and_read_again() -> None:
 def test_programs_use_each_verb() -> None:
     used = {op.verb for seed in range(40) for op in generate(seed).ops}
     assert {"enqueue", "claim_on_hint", "turn", "run_now", "reap", "fire", "campaign", "clear_logs", "race"} <= used
+
+
+async def test_two_claims_of_one_instance_in_one_reap_are_an_objection(clock: VirtualClock) -> None:
+    reference, make = Reference(StoreLimits(), strict=True), Factory(clock)
+    reaper = await Peer(store=reference.store, info=make.node("reaper"), make=make).join()
+    mortal = await Peer(store=reference.store, info=make.node("mortal"), make=make).join(ttl_us=1)
+    await reference.store.enqueue([make.instance()])
+    claim = await mortal.take_one()
+    reference.at(reference.now_us + 10)
+    chosen = Chosen(reaped=[claim.id, claim.id])
+    reference.follow(chosen)
+    assert [one.id for one in await reference.store.reap(9, reaper=reaper.incarnation)] == [claim.id]
+    assert len(chosen.objections) == 1
 
 
 @pytest.mark.matrix("what plays the programs is a tool for tests")
