@@ -127,9 +127,8 @@ class ClaimCall:
 
     @property
     def answered(self) -> bool:
-        """Whether the answer log has answers of an earlier run of the same request."""
-        others = self.answer_log.answers.keys() - self.numbers
-        return bool(others or (self.answer_log.parts and not self.numbers and not self.waited))
+        """Whether the answer log has claims of an earlier run of the same request. One that found none is run again."""
+        return bool(self.answer_log.answers.keys() - self.numbers)
 
     def add(self, claim: Claim) -> None:
         """Add a claim to the answer."""

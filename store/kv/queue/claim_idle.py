@@ -50,12 +50,10 @@ class IdleNodes:
         self._entries.pop(incarnation, None)
         self._context.own_hints.is_woken(incarnation)
 
-    def _in_doubt(self, incarnation: str, known: tuple[Idle | None, int] | None) -> None:
-        """Remember that a registration was refused, so the node may or may not be registered as idle."""
+    def _in_doubt(self, incarnation: str) -> None:
+        """Remember that the node may be registered as idle: the next claim deletes or rewrites the registration."""
         self._context.own_hints.is_woken(incarnation)
-        if known is not None:
-            # the next claim deletes or rewrites the registration
-            self._entries[incarnation] = (None, -1)
+        self._entries[incarnation] = (None, -1)
 
     async def wait(self, call: ClaimCall, selection: Selection) -> bool:
         """Register the node as idle if the same transaction finds nothing to claim; False if an instance was added."""
@@ -84,20 +82,20 @@ class IdleNodes:
         if closed is not None:
             reads += closed.reads
         request_reads = reads if len(reads) <= _MAX_REQUEST_READS else ()
-        applied = await kv.txn([Transaction(compares, ops, request_reads)], guards=[call.stamp])
-        answer = applied.answers[0]
-        if answer is not None and request_reads != reads:
-            # read after the registration was written: the read finds earlier instances, and later instances find the
-            # registration
-            answer = await kv.read(reads)
+        try:
+            revision, answer = await self._apply(Transaction(compares, ops, request_reads), call, reads)
+        except BaseException:
+            self._in_doubt(call.incarnation)
+            raise
         if answer is None:
-            self._in_doubt(call.incarnation, known)
+            if known is not None:
+                self._in_doubt(call.incarnation)
             return False
         call.waited = True
         if ops:
-            part.written(applied.revision)
+            part.written(revision)
             if waits:
-                self._entries[call.incarnation] = (registration, applied.revision)
+                self._entries[call.incarnation] = (registration, revision)
         may_go = closed is not None and closed.may_go(answer[own:])
         if not may_go and not self._has_new(call, selection, answer[:own]):
             self._registered(call.incarnation, registration, closed)
@@ -111,6 +109,18 @@ class IdleNodes:
             await kv.txn([Transaction([], [Delete(idle)])])
             self.forget(call.incarnation)
         return False
+
+    async def _apply(
+        self, transaction: Transaction, call: ClaimCall, reads: Sequence[Range]
+    ) -> tuple[int, Sequence[Found] | None]:
+        """Apply a transaction; returns its revision, and the answers to the reads, or None if it was refused."""
+        applied = await self._context.kv.txn([transaction], guards=[call.stamp])
+        answer = applied.answers[0]
+        if answer is not None and transaction.reads != reads:
+            # read after the registration was written: the read finds earlier instances, and later instances find the
+            # registration
+            answer = await self._context.kv.read(reads)
+        return applied.revision, answer
 
     def _registered(self, incarnation: str, registration: Idle | None, closed: ClosedKinds | None) -> None:
         if registration is not None:

@@ -13,7 +13,7 @@ import pytest
 from msgspec import structs
 
 from peerjob.model.capabilities import Capabilities
-from peerjob.model.errors import StorePermissionError
+from peerjob.model.errors import StorePermissionError, StoreUnavailableError
 from peerjob.model.record import MAX_BATCH, StoreLimits
 from peerjob.model.state import State
 from peerjob.model.stored_limit import MAX_CONCURRENCY, KindLimits, LimitNumbers, SharedLimit
@@ -522,3 +522,38 @@ async def test_an_enqueue_that_is_refused_half_way_tells_so(
     with pytest.raises(StorePermissionError) as refused:
         await store.enqueue(make.instances(2 * MAX_TRANSACTIONS))
     assert refused.value.is_unsure == is_unsure
+
+
+class Unanswered(MemoryKeyValue):
+    """The memory driver, which loses the answer to the next registration of an idle node."""
+
+    loses = False
+
+    async def txn(
+        self, transactions: Sequence[Transaction], also: Transaction | None = None, guards: Sequence[Compare] = ()
+    ) -> Applied:
+        applied = await super().txn(transactions, also, guards)
+        if self.loses and any(op.key.startswith("n/idle/") for one in transactions for op in one.ops):
+            self.loses = False
+            raise StoreUnavailableError("memory://", "the answer was lost")
+        return applied
+
+
+async def test_a_repeated_claim_looks_again_if_the_first_run_found_nothing(clock: VirtualClock) -> None:
+    """The registration as idle finds that an instance has come, but its answer is lost."""
+    data, make = MemoryData(), Factory(clock)
+    kv = Unanswered(data, clock)
+    store, other = (
+        KVStore(one, url="memory://", namespace="n", clock=clock, limits=StoreLimits(), retry_for=0)
+        for one in (kv, MemoryKeyValue(data, clock))
+    )
+    peer = await Peer(store=store, info=make.node(), make=make).join()
+    first, new, request = make.instance(), make.instance(), make.request()
+    await store.enqueue([first])
+    await peer.take()  # so its store expects that nothing is left
+    await other.enqueue([new])
+    kv.loses = True
+    with pytest.raises(StoreUnavailableError):
+        await peer.claim(request=request)
+    assert [claim.id for claim in (await peer.claim(request=request)).claims] == [new.id]
+    assert await kv.get([f"n/idle/{peer.incarnation}"]) == [None], "the node is not idle"
