@@ -9,8 +9,10 @@ import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+import redis
 
 from peerjob import (
     Imported,
@@ -331,6 +333,20 @@ async def test_due_times_of_all_years_move(etcd_url: str, target: str, namespace
     lines = [line async for line in export_namespace(etcd_url, namespace=namespace)]
     done = await import_namespace(target, lines, namespace=f"{namespace}-new")
     assert (done.instances, done.refusals) == (4, 0)
+
+
+async def test_records_that_cannot_be_exported_are_told(redis_url: str, namespace: str, tmp_path: Path) -> None:
+    await fill_a_little(redis_url, namespace, 2)
+    async with opened(redis_url, namespace) as store:
+        bad, _ = (await store.lookup(Query())).records
+        server = cast("Any", redis.Redis.from_url(redis_url))
+        server.set(f"{{peerjob:{namespace}}}:i:{bad.id}", b"?")
+        server.close()
+        assert await store.get([bad.id]) == [None]
+    place = ("--store", redis_url, "--namespace", namespace)
+    written = await asyncio.to_thread(Jobctl({}), "export", str(tmp_path / "jobs"), *place)
+    assert "1 record cannot be decoded, and cannot be exported" in written.err
+    assert "exported 0 schedules and 1 instance of" in written.err
 
 
 async def test_an_instance_that_is_too_large_for_the_target_is_named(

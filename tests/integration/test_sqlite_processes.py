@@ -115,6 +115,19 @@ async def test_a_stopped_writer_is_named_and_readers_go_on(
     assert entry is not None
 
 
+async def test_a_lease_of_a_process_that_died_ends_in_one_without_leases(
+    kv: SqliteKeyValue, processes: Processes
+) -> None:
+    dead = processes.start("lease")
+    await dead.line("leases")
+    dead.kill()
+
+    async def has_ended() -> bool:
+        return await kv.get(["test/leased"]) == [None]
+
+    await until(has_ended)
+
+
 async def test_a_thread_whose_write_waits_too_long_stores_nothing(
     url: str, processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

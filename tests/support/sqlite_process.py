@@ -60,6 +60,14 @@ async def hold(url: str) -> None:
     time.sleep(600)  # noqa: ASYNC251  # nothing else runs here
 
 
+async def lease(url: str) -> None:
+    kv = SqliteKeyValue(parse_address(url), SystemClock())
+    await kv.open()
+    await kv.txn([Transaction([], [Put("test/leased", b"", await kv.grant(1_000_000))])])
+    print("leases", flush=True)
+    time.sleep(600)  # noqa: ASYNC251  # nothing else runs here
+
+
 def fork(url: str) -> None:
     parent = SqliteKeyValue(parse_address(url), SystemClock())
     with asyncio.Runner() as runner:
@@ -165,6 +173,8 @@ if __name__ == "__main__":
             asyncio.run(write(*arguments))
         case "hold":
             asyncio.run(hold(*arguments))
+        case "lease":
+            asyncio.run(lease(*arguments))
         case "stranger":
             stranger(*arguments)
         case "member":

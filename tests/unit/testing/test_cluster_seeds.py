@@ -50,6 +50,14 @@ async def test_one_seed_gives_one_course_of_events() -> None:
     assert first != await eventful(2)
 
 
+async def test_a_node_that_starts_again_draws_other_numbers() -> None:
+    async with TestCluster(nodes=1) as cluster:
+        first = cluster.node("node-1").incarnation
+        await cluster.kill("node-1")
+        again = (await cluster.restart("node-1")).incarnation
+    assert first[-12:] != again[-12:], "of the same time, their ids would be the same"
+
+
 async def test_how_busy_the_machine_is_changes_no_order(clock: VirtualClock) -> None:
     turns: list[int] = []
 
