@@ -60,4 +60,4 @@ def _complete(transaction: ReferenceTransaction, instance: InstanceData, moved: 
     instance.steps = {step.name: step.value for step in moved.steps} | instance.steps
     transaction.changed(instance)
     instance.open = moved.open
-    resume(transaction, instance, is_new=True)
+    resume(transaction, instance)

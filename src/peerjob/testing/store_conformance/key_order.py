@@ -1,6 +1,7 @@
 """The order in which instances of a key pass, and their order in the queue after that."""
 
 from peerjob.model.record import Action, Held, NewChild
+from peerjob.model.restored import Restored
 from peerjob.store.base import Store
 from peerjob.store.rules import FLOWS_LAYOUT
 from peerjob.testing.factories import outcome
@@ -88,6 +89,16 @@ class KeyOrderRules(LimitSuite):
         children = [NewChild(instance=new) for new in (*late, *early)]
         await store.spawn(peer.incarnation, Held(parent.id, parent.fence), children)
         assert set(await store.key_holders("work", "a")) == set(ids_of(early))
+
+    async def test_one_that_is_moved_in_parts_keeps_the_concurrency_of_its_key(self, store: Store) -> None:
+        await self.limit_keys(store, 2)
+        await store.require_layout(FLOWS_LAYOUT, "steps")
+        await store.enqueue(self.keyed(1, concurrency=2))
+        (new,) = self.keyed(1, due_us=1_000_000)
+        for is_open in (True, False):
+            await store.restore([Restored(instance=new, open=is_open)])
+        (view,) = (await store.key_limits("work")).views
+        assert (view.concurrency, view.admitted) == (2, 2)
 
     async def test_a_better_priority_changes_places_with_the_last_admitted(self, store: Store) -> None:
         await self.limit_keys(store)
