@@ -250,6 +250,7 @@ async def test_few_waiting_instances_of_a_key_need_no_sorted_set(
         with caplog.at_level(logging.ERROR, logger="peerjob.store"):
             await store.check_limits()
         assert not caplog.records
+        assert not server.exists(here.key("w:4:workk"))
         assert await counts(store) == [("k", 1, 8)]
         await store.enqueue(batch[9:])
         assert server.zcard(here.key("w:4:workk")) == 9
@@ -314,6 +315,22 @@ async def test_an_entry_with_a_wrong_waiting_instance_is_made_anew(
         assert claim.id == new.id
         await peer.end(claim)
     assert await counts(store) == []
+
+
+async def test_a_check_goes_on_where_the_caller_of_set_limit_died(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits([KindLimits(kind="work", key_concurrency=1)])
+    await store.set_limit(LimitSetting(kind="work", numbers=LimitNumbers(concurrency=3)))
+    with connect(here) as connected:
+        server: Any = connected
+        raised = server.hgetall(here.key("limits"))
+        await store.set_limit(LimitSetting(kind="work", numbers=LimitNumbers()))
+        for new in keyed(here, 5):
+            await store.enqueue([new])
+        server.hset(here.key("limits"), mapping=raised)
+    await store.check_limits()
+    assert await counts(store) == [("k", 3, 2)]
 
 
 async def test_a_check_frees_what_belongs_to_no_instance(site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:

@@ -116,7 +116,8 @@ if kind then
       freed = freed + (one[2] == 'q' and 1 or 0)
     end
   end
-  local names, is_whole = {}, not strays[1]
+  local names, passing, is_whole, rule = {}, {}, not strays[1], shared.rule(kind)
+  local is_one_at_a_time = not rule or rule.own <= 1
   for key in pairs(touched) do
     names[#names + 1] = key
   end
@@ -124,15 +125,17 @@ if kind then
     local waiting = text and #text >= 12 and select(3, unpack_text(NUMBERS, text)) or 0
     local held = select(3, held_in(text)) or 0
     is_whole = is_whole and waiting == held + call('ZCARD', waiting_key(kind, names[at]))
+    -- A key with waiting instances in its entry is full; `pass_kind` would move them to the sorted set.
+    passing[#passing + 1] = not (held > 0 and is_one_at_a_time) and names[at] or nil
   end
   local size = call('HLEN', kind_key('g', kind)) + call('HLEN', kind_key('n', kind))
   if not is_whole or at == '0' and size <= MAX_COUNTED then
     for _, key in ipairs(count_again(kind)) do
       count_stray(key, kind, 'the counts of this key were wrong and are made anew')
-      names[#names + 1] = not touched[key] and key or nil
+      passing[#passing + 1] = key
     end
   end
-  pass_kind(kind, names)
+  pass_kind(kind, passing)
   gates.leaving = {}
   wake_for_new_work()
   write_all()
