@@ -41,6 +41,11 @@ class Interrupted(MemoryKeyValue):
         """Raise at the request of this number, and at each later one; the server applies that one, or does not."""
         self._left, self._dies = at, "after" if applied else "before"
 
+    def live(self) -> bool:
+        """Answer again; returns whether a request has raised."""
+        died, self._dies = self.died, ""
+        return died
+
     @property
     def died(self) -> bool:
         """Whether a request has raised."""

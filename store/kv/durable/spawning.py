@@ -60,18 +60,22 @@ class SpawnCommands(KVCommands):
         check_children(parent.id, children, context.kv.layout)
         call = _Call(parent.id, dict(enumerate(children)))
         failures, guard = 0, None
-        while failures < ROUNDS:
-            guard = await self._claimed(incarnation, parent, marks=bool(children))
-            if guard is None or not call.pending:
-                break
-            if self._kv.full:
-                raise StoreFullError(f"the store at {context.url} is nearly full and takes no new instances")
-            answered = len(call.answers)
-            await self._add(incarnation, call, guard)
-            await self._complete(call, guard)
-            await context.hints.settle(call.settles, incarnation)
-            call.settles = []
-            failures += len(call.answers) == answered
+        try:
+            while failures < ROUNDS:
+                guard = await self._claimed(incarnation, parent, marks=bool(children))
+                if guard is None or not call.pending:
+                    break
+                if self._kv.full:
+                    raise StoreFullError(f"the store at {context.url} is nearly full and takes no new instances")
+                answered = len(call.answers)
+                await self._add(incarnation, call, guard)
+                await self._complete(call, guard)
+                await context.hints.settle(call.settles, incarnation)
+                call.settles = []
+                failures += len(call.answers) == answered
+        except BaseException:
+            self._writer.owe(call.came)
+            raise
         # after the last round, so that each key admits the best children of the call
         await context.settle(call.came)
         if guard is None:

@@ -33,15 +33,17 @@ class EnqueueCommands(KVCommands):
         pending = dict(enumerate(instances))
         unowned: dict[str, int] = {}
         came: dict[Gate, set[str]] = {}
-        for _ in range(ROUNDS):
-            try:
+        try:
+            for _ in range(ROUNDS):
                 await self._add_pending(pending, answers, unowned, node, came)
-            except StoreError as error:
+                if not pending:
+                    break
+                unowned = await self._answer_known(pending, answers)
+        except BaseException as error:
+            if isinstance(error, StoreError):
                 error.is_unsure |= bool(answers)
-                raise
-            if not pending:
-                break
-            unowned = await self._answer_known(pending, answers)
+            self._writer.owe(came)
+            raise
         # after the last round, so that each key admits the best instances of the call
         if came:
             await self._context.settle(came)

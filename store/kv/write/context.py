@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
 from peerjob.model.clock import Clock
@@ -66,6 +66,7 @@ class KVContext:
         self.gates = Gates(kv, self.keys, self.queues, self.unreadable, self.limit_rules)
         settling = Settling(kv, self.keys, clock, self.gates, self.limit_rules, self.writer, self.hints)
         self.settle = self.hints.open_gates = settling.settle
+        self.open_owed = settling.open_owed
         self.answer_logs = AnswerLogs(kv, self.keys, self.unreadable)
         self.claim_index = ClaimIndex(kv, self.keys, self.unreadable)
         self.slots = Slots(kv, self.keys, self.unreadable)
@@ -194,7 +195,13 @@ class KVCommands:
         self._keys = context.keys
         self._clock = context.clock
         self._writer = context.writer
-        self._retry = context.retry
+
+    async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Await a call, and repeat it while the server is away. Then settle what failed calls have left."""
+        answer = await self._context.retry(call)
+        if self._writer.owed:
+            await self._context.open_owed()
+        return answer
 
 
 def retried(verb: V) -> V:

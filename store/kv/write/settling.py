@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from contextlib import suppress
 
 from peerjob.model.clock import Clock
-from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.errors import StoreError, StoreUnavailableError
 from peerjob.store.kv.format.base import Compare, Delete, KeyValue
 from peerjob.store.kv.format.keys import Keys, timed
 from peerjob.store.kv.format.limit_rows import KeyPermit, Waiting
@@ -40,7 +41,24 @@ class Settling:
 
         An instance that came has its due time as its place in the queue; one that waited before, the present time.
         """
-        left, failures = dict(came), 0
+        left = dict(came)
+        try:
+            await self._open(left)
+        except BaseException:
+            self._writer.owe(left)
+            raise
+
+    async def open_owed(self) -> None:
+        """Settle the limit keys that failed calls have left. If this fails, they stay for the next call."""
+        came: dict[Gate, set[str]] = {}
+        for gate, id in self._writer.owed:
+            came.setdefault(gate, set()).add(id)
+        self._writer.owed = set()
+        with suppress(StoreError):
+            await self.settle(came)
+
+    async def _open(self, left: dict[Gate, Set[str]]) -> None:
+        failures = 0
         while left:
             if failures == 8 * ROUNDS:
                 raise StoreUnavailableError(self._keys.root[:-1], "too many writers at once")

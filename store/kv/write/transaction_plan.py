@@ -42,6 +42,8 @@ class Change(msgspec.Struct, gc=False):
     """Queues that the transaction opens, each with the first position that the transaction adds to the queue."""
     settles: tuple[str, ...] = ()
     """Keys below `settle/` that `ops` puts."""
+    came: Sequence[tuple[Gate, str]] = ()
+    """Limit keys to settle, each with the id of the instance that comes, or ""."""
 
 
 class HeldSlot(msgspec.Struct):
@@ -148,7 +150,7 @@ class TransactionPlan(msgspec.Struct, gc=False):
                 self._write_slot(name, held)
         all_compares = [*compares, *self.compares]
         shifts, adds, ended = tuple(self.shifts), tuple(self.adds), tuple(self.ended)
-        return Change(all_compares, self.ops, shifts, adds, ended, answers, settles=self.settles)
+        return Change(all_compares, self.ops, shifts, adds, ended, answers, settles=self.settles, came=self.came)
 
     # -- Scheduled ------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import TypeVar
 
 import msgspec
@@ -39,6 +39,7 @@ from peerjob.store.kv.index.counts import CounterShard, Counts
 from peerjob.store.kv.index.queues import Opening, Queues
 
 from .answers import AnswerLog, AnswerLogPart
+from .gates import Gate
 from .transaction_plan import Change
 
 T = TypeVar("T")
@@ -56,6 +57,8 @@ _LISTENER_READS = 2
 """Number of reads in each request that come before the reads of nodes that wait for the end of instances."""
 _BURST = 10
 """Ids that were made within the same four seconds begin with this number of equal characters."""
+_MAX_OWED = 10_000
+"""A writer remembers at most so many limit keys and instances that failed calls have left."""
 _MAX_WATCHED = 200
 """Most registrations of waiting nodes in the answer to one read."""
 
@@ -103,6 +106,9 @@ class Writer:
         self._short_lease_until_us = 0
         self._removal_leases: dict[int, tuple[int, int]] = {}
         """Period of the lease → the lease, and the time until which it is used."""
+        self.owed: set[tuple[Gate, str]] = set()
+        """Limit keys at which instances may wait beside a free permit, since a call failed, each with the id of one
+        that came, or ""."""
 
     async def short_lease(self) -> int:
         """A lease for keys that are needed for five minutes; 0 (no lease) on a server without space."""
@@ -188,10 +194,21 @@ class Writer:
                 for error in ends:
                     if error is not None:
                         raise error
-        except StoreError as error:
-            error.is_unsure |= any(answer is not None for part in parts for answer in part.applied.answers)
+        except BaseException as error:
+            if isinstance(error, StoreError):
+                error.is_unsure |= any(answer is not None for part in parts for answer in part.applied.answers)
+            for change in changes:
+                for gate, id in change.came:
+                    self.owe({gate: {id}})
             raise
         return _joined(parts)
+
+    def owe(self, came: Mapping[Gate, Set[str]]) -> None:
+        """Keep limit keys that a failed call left, for the next call. The leader checks those above the bound."""
+        for gate, ids in came.items():
+            for id in ids or ("",):
+                if len(self.owed) < _MAX_OWED:
+                    self.owed.add((gate, id))
 
     async def _opened(self, changes: Sequence[Change]) -> Sequence[Change]:
         """Open the queues to which the changes add, and return the changes. Some changes open a queue themselves."""

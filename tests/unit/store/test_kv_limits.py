@@ -1,14 +1,23 @@
 """Limits on the key-value engine: callers that die, several stores of a namespace, and random programs of both."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from itertools import count
+
 import pytest
 
-from peerjob.model.record import Claim, Hint
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.record import Action, Claim, Held, Hint, NewChild, NewInstance
 from peerjob.model.state import State
 from peerjob.model.stored_limit import KindLimits, LimitNumbers, LimitSetting, SharedLimit
 from peerjob.store.kv.format.base import Delete, Transaction
 from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.store import KVStore
+from peerjob.store.rules import FLOWS_LAYOUT
 from peerjob.testing.clock import VirtualClock
+from peerjob.testing.factories import outcome
 from support.interleaving import Call, Scene, everywhere
 from support.limit_programs import play
 from support.searches import cases
@@ -97,3 +106,90 @@ async def test_no_claim_follows_a_throttle(clock: VirtualClock) -> None:
         return claim, throttle, check
 
     await everywhere(clock, prepare)
+
+
+# -- answers that are lost
+
+
+def large_batch(scene: Scene) -> list[NewInstance]:
+    """Instances of two requests; the last ones are the first to go, so the second request is refused at first."""
+    early = scene.make.instance(limit_key="a", key_concurrency=2, due_us=1_000_000)
+    return [*scene.make.instances(60, limit_key="a", key_concurrency=2), early]
+
+
+async def enqueueing(scene: Scene) -> Call:
+    return partial(scene.store.enqueue, large_batch(scene))
+
+
+async def spawning(scene: Scene) -> Call:
+    await scene.other.require_layout(FLOWS_LAYOUT, "steps")
+    peer = await scene.join(scene.store)
+    await scene.add(scene.other, scene.make.instance())
+    parent = await peer.take_one()
+    children = [NewChild(instance=new) for new in large_batch(scene)]
+    return partial(scene.store.spawn, peer.incarnation, Held(parent.id, parent.fence), children)
+
+
+async def handing_back(scene: Scene) -> Call:
+    peer = await scene.join(scene.store)
+    await scene.add(scene.other, *scene.make.instances(4, limit_key="a", key_concurrency=2))
+    outcomes = [outcome(claim, Action.HAND_BACK) for claim in await peer.take(2)]
+    return partial(scene.store.turn, peer.incarnation, outcomes, None, request=scene.make.request())
+
+
+async def cancelling(scene: Scene) -> Call:
+    batch = scene.make.instances(4, limit_key="a", key_concurrency=2)
+    await scene.add(scene.other, *batch)
+    return partial(scene.store.cancel, [new.id for new in batch[:2]], request=scene.make.request())
+
+
+async def leaving(scene: Scene) -> Call:
+    peer = await scene.join(scene.other)
+    await scene.add(scene.other, *scene.make.instances(4, limit_key="a", key_concurrency=2))
+    await peer.take(2)
+    return partial(scene.store.leave, peer.incarnation)
+
+
+async def assert_permits_are_used(scene: Scene) -> None:
+    for view in (await scene.other.key_limits("work")).views:
+        assert view.admitted == min(2, view.admitted + view.waiting), view
+
+
+@pytest.mark.parametrize("prepare", [enqueueing, spawning, handing_back, cancelling, leaving])
+@pytest.mark.parametrize("applied", [True, False], ids=["the answer is lost", "the request is lost"])
+async def test_a_repeated_call_uses_the_permits_that_its_first_attempt_left(
+    clock: VirtualClock, prepare: Callable[[Scene], Awaitable[Call]], *, applied: bool
+) -> None:
+    for at in count():
+        scene = Scene(clock)
+        await scene.other.publish_limits([KindLimits(kind="work", key_concurrency=2)])
+        call = await prepare(scene)
+        scene.kv.die(at, applied=applied)
+        with suppress(StoreUnavailableError):
+            await call()
+        if not scene.kv.live():
+            assert at > 1, "the call makes no requests"
+            return
+        await call()
+        await assert_permits_are_used(scene)
+
+
+@pytest.mark.parametrize("prepare", [enqueueing, spawning])
+async def test_the_next_call_uses_the_permits_that_a_cancelled_one_left(
+    clock: VirtualClock, prepare: Callable[[Scene], Awaitable[Call]]
+) -> None:
+    async def cut_off() -> None:
+        raise asyncio.CancelledError
+
+    for before in count():
+        scene = Scene(clock)
+        await scene.other.publish_limits([KindLimits(kind="work", key_concurrency=2)])
+        call = await prepare(scene)
+        scene.kv.let_in(cut_off, before)
+        with suppress(asyncio.CancelledError):
+            await call()
+        if scene.kv.waits:
+            assert before > 1, "the call makes no requests"
+            return
+        await scene.store.get(scene.ids)
+        await assert_permits_are_used(scene)
