@@ -47,12 +47,12 @@ end
 -- Return the waiting instances that an entry has as arguments of a ZADD, and the entry without them; nil if it has none.
 local without_held = gates and function(text)
   local score, first, waiting = held_in(text)
-  local members = {}
-  for at = first or 1, score and #text or 0, HELD_SIZE do
-    members[#members + 1] = score
-    members[#members + 1] = sub(text, at, at + HELD_SIZE - 1) .. 'w' .. ONE
-  end
   if score then
+    local members = {}
+    for at = first, #text, HELD_SIZE do
+      members[#members + 1] = score
+      members[#members + 1] = sub(text, at, at + HELD_SIZE - 1) .. 'w' .. ONE
+    end
     return members, HOLDS_NONE .. string.char(waiting) .. sub(text, 13, first - 1)
   end
 end
