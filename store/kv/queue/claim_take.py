@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -144,22 +144,15 @@ class Taking:
         large: list[tuple[int, Entry, Row]] = []
         if (known := self._known(picks)) is not None:
             return known
-        unread = [pick.id for pick in picks if pick.id not in records]
+        unread = [pick.id for pick in picks if not await self._is_read(pick, records)]
         records |= zip(unread, await kv.get([keys.state + id for id in unread]), strict=True)
         newest = {pick.id: pick.mod for pick in picks}
         if len(newest) < len(picks):
             newest = {pick.id: pick.mod for pick in sorted(picks, key=lambda pick: pick.mod)}
         for pick in picks:
             entry = records[pick.id]
-            row = None if entry is None else await context.row_of(pick.id, entry)
-            if (
-                entry is None
-                or row is None
-                or row.state is not State.SCHEDULED
-                or pick.mod < newest[pick.id]
-                or pick.queue != keys.ready(row.kind, row.priority, suspect=row.suspect)
-                or (pick.position[:18] != time_text(row.due_us) and limit_key_of(row) is None)
-            ):
+            row = None if pick.mod < newest[pick.id] else await self._row_of(pick, entry)
+            if entry is None or row is None:
                 claimable.append(None)
                 continue
             if row.spec is None:
@@ -179,6 +172,28 @@ class Taking:
                     return claimable[:at]
                 claimable[at] = (entry.mod, row, args.value)
         return claimable
+
+    async def _is_read(self, pick: Pick, records: Mapping[str, Entry | None]) -> bool:
+        """Whether the record of a pick is among those that were read.
+
+        One that does not match counts only if it is as new as the queue entry, which can come from a later read.
+        """
+        if pick.id not in records:
+            return False
+        record = records[pick.id]
+        return (record is not None and record.mod >= pick.mod) or await self._row_of(pick, record) is not None
+
+    async def _row_of(self, pick: Pick, record: Entry | None) -> Row | None:
+        """The record of a pick; None if its queue entry does not match its record."""
+        row = None if record is None else await self._context.row_of(pick.id, record)
+        if (
+            row is None
+            or row.state is not State.SCHEDULED
+            or pick.queue != self._keys.ready(row.kind, row.priority, suspect=row.suspect)
+            or (pick.position[:18] != time_text(row.due_us) and limit_key_of(row) is None)
+        ):
+            return None
+        return row
 
     def _known(self, picks: Sequence[Pick]) -> list[tuple[int, Row, bytes] | None] | None:
         """Revision, record and arguments of each pick, if this store knows them; None if one must be read.

@@ -517,6 +517,29 @@ async def test_an_instance_that_gets_its_permit_while_it_is_removed_leaves_none(
     await everywhere(clock, prepare)
 
 
+async def test_an_instance_that_is_handed_back_after_its_record_was_read_keeps_its_place(clock: VirtualClock) -> None:
+    """A claim reads the records that it expects together with the heads, and can read a queue later."""
+
+    async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
+        node, other = await scene.join(scene.store), await scene.join(scene.other, "other")
+        await scene.add(scene.other, scene.make.instance(limit_key="a", key_concurrency=1))
+        claim = await other.take_one()
+        heads = scene.store._heads  # pyright: ignore[reportPrivateUsage]
+        heads._expected[node.incarnation] = [claim.id]  # pyright: ignore[reportPrivateUsage]
+        taken: list[Claim] = []
+
+        async def take() -> None:
+            taken.extend((await node.claim()).claims)
+
+        async def check() -> None:
+            taken.extend((await other.claim()).claims)
+            assert [one.id for one in taken] == [claim.id]
+
+        return take, partial(other.end, claim, Action.HAND_BACK), check
+
+    await everywhere(clock, prepare)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_writers_that_read_before_the_concurrency_was_lowered_do_not_exceed_it(seed: int) -> None:
     chance = VirtualClock(seed=seed).random
