@@ -39,7 +39,8 @@ class ClaimCommands(KVCommands):
         context = self._context
         check_batch(want.limit)
         log = await context.answer_logs.open(incarnation, verb, request)
-        call = ClaimCall(incarnation, want, log, self._passed_over.setdefault(incarnation, {}))
+        passed_over = self._passed_over.setdefault(incarnation, {})
+        call = ClaimCall(incarnation, want, log, passed_over, may_wait=verb == "hint-claim")
         log.now_us = self._clock.time_us()
         if left := context.own_hints.left(incarnation, want.kinds):
             await context.hints.wake(Wakeups(ready={left: 1}, except_for=incarnation))

@@ -30,8 +30,12 @@ _MAX_WINDOW = 1000
 class ClaimCall:
     """The state of one call of `claim`."""
 
-    def __init__(self, incarnation: str, want: Want, answer_log: AnswerLog, passed_over: dict[str, int]) -> None:
+    def __init__(
+        self, incarnation: str, want: Want, answer_log: AnswerLog, passed_over: dict[str, int], *, may_wait: bool
+    ) -> None:
         self.incarnation = incarnation
+        self.may_wait = may_wait
+        """Whether another run of the request may still wait for a hint: the first answer then ends the request."""
         self.want = want
         self.registered = want.kinds.kinds if isinstance(want.kinds, Caps) else tuple(want.kinds)
         self.answer_log = answer_log
@@ -127,8 +131,12 @@ class ClaimCall:
 
     @property
     def answered(self) -> bool:
-        """Whether the answer log has claims of an earlier run of the same request. One that found none is run again."""
-        return bool(self.answer_log.answers.keys() - self.numbers)
+        """Whether the answer log has answers of an earlier run of the same request.
+
+        One that found nothing is run again, since its own answer may be lost, unless another run may still wait.
+        """
+        others = self.answer_log.answers.keys() - self.numbers
+        return bool(others or (self.may_wait and self.answer_log.parts and not self.numbers and not self.waited))
 
     def add(self, claim: Claim) -> None:
         """Add a claim to the answer."""
