@@ -92,6 +92,8 @@ class Known:
     """Instances with steps, children or a parent."""
     open: dict[str, NewInstance] = field(default_factory=dict[str, NewInstance])
     """Instances of another store of which a part can be missing."""
+    durable: set[str] = field(default_factory=set[str])
+    """Instances with an outcome that only durable bodies have: an engine can say that they are linked."""
     suspended: set[str] = field(default_factory=set[str])
     """Instances that were suspended, and may still wait."""
 
@@ -161,6 +163,8 @@ class Known:
     def acknowledged(self, incarnation: str, outcome: Outcome, claim: int, ack: Ack) -> None:
         """Forget a claim that an outcome ended, or that turned out to be lost."""
         ends = (outcome.action is not Action.REPORT or ack is Ack.LOST) and ack is not Ack.TAKEN
+        if ack is Ack.DONE and outcome.is_durable:
+            self.durable.add(outcome.id)
         if ack is Ack.DONE and outcome.steps:
             self.linked.add(outcome.id)
         if ack is Ack.DONE and outcome.action is Action.SUSPEND:

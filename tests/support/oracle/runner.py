@@ -147,9 +147,7 @@ class Lockstep:
             chosen.gone = await self._gone(self._reference.removable())
         self._reference.follow(chosen)
         finals = self._reference.finals()
-        # *Choice*: an engine can say that an instance is linked which only waited
-        known = self._known.linked | self._known.suspended
-        may_be_linked = self._reference.linked(made.untold) or not known.isdisjoint(made.untold)
+        may_be_linked = self._reference.linked(made.untold) or not self._known.durable.isdisjoint(made.untold)
         before = self._reference.copied() if may_be_linked else None
         ours = await answer(made.call, self._ours)
         if before is not None and chosen.objections:
