@@ -43,11 +43,17 @@ _ASK_AGAIN = 5.0
 """A node whose clock seems to be off asks its peers again after this number of seconds: each
 message may have been late."""
 _ANSWER = 0.1
-"""Most seconds until a node answers a peer by an early renewal. All questions until then share it. To use answers, a
-node waits this much longer, until all of them have come."""
+"""Most seconds until a node answers a peer, or uses an answer, by an early renewal. All messages until then share it.
+To use answers, a node of a large cluster waits this much longer, until all of them have come."""
 _MAX_EARLY = 5.0
-"""Each early renewal doubles the seconds until the next one, at most so many times; each second halves them again. So
-many nodes that start together, or one after the other, cause few: the usual renewals come first."""
+"""In a large cluster, each early renewal doubles the seconds until the next one, at most so many times; each second
+halves them again. So many nodes that start together, or one after the other, cause few. Usual renewals come first."""
+_LARGE = 32
+"""Number of nodes of a large cluster. All nodes renew early, and each report goes to all nodes, so the cost grows with
+the square of the number of nodes. In a smaller cluster, the delay grows by that share only: a node shall lead soon."""
+_PAUSED = 0.5
+"""While early renewals remain delayed for more than this number of seconds, a question to all peers causes none. Other
+nodes answer it too, and this node answers with its next renewal."""
 _UNKNOWN = 5.0
 """After this number of seconds without a usable clock of a peer, a node relies on its own clock."""
 _WAIT = 3600.0
@@ -135,6 +141,8 @@ class PeerClocks:
         self._ask_from = 0.0
         self._may_be_gone = True
         """Whether a peer may have stopped since the live peers were last read, so that they must be read again."""
+        self._nodes = 0
+        """The number of live nodes, as last read."""
         self._known = False
         self._watch: Watch | None = None
         self._task: asyncio.Task[None] | None = None
@@ -142,7 +150,7 @@ class PeerClocks:
         self._timer: asyncio.TimerHandle | None = None
         """Calls `_wake` soon; None if no message needs it."""
         self._early_until = 0.0
-        """The elapsed time until which the early renewals so far would last, at one a second."""
+        """The elapsed time until which early renewals are delayed because of those so far."""
 
     def start(self, wake: Callable[[], None] | None = None) -> None:
         """Listen until `stop`. `wake` is called if a renewal helps a node that has just started."""
@@ -207,6 +215,7 @@ class PeerClocks:
         judgement = self._compare()
         if self._may_be_gone or not self._known or max(abs(judgement.ahead_us), judgement.apart_us) > MAX_OFF_US:
             live = await self._live()
+            self._nodes = len(live)
             self._offsets = {peer: offsets for peer, offsets in self._offsets.items() if peer in live}
             self._may_be_gone = False
             waits = live - {self._own} and not (self._offsets and all(map(self._is_usable, self._offsets.values())))
@@ -266,7 +275,8 @@ class PeerClocks:
             self._offsets[peer] = (offset_us,) if known is None else (known[-1], offset_us)
             if self._own in report.asks or (report.asks == ALL_PEERS and self._is_in_sample()):
                 self._requests += 1
-                self._wake_soon()
+                if report.asks != ALL_PEERS or self._early_until - self._clock.elapsed() <= _PAUSED:
+                    self._wake_soon()
             if not self._known and (peer in self._doubtful or all(map(self._is_usable, self._offsets.values()))):
                 self._wake_soon(after=_ANSWER)
 
@@ -274,13 +284,17 @@ class PeerClocks:
         """Renew soon, once for all messages until then, because a node that has just started waits to lead."""
         if self._wake is not None and self._timer is None:
             many = min(max(0.0, self._early_until - self._clock.elapsed()), _MAX_EARLY)
-            seconds = max(after, _ANSWER * (2.0**many - 1)) + self._clock.random.uniform(0, _ANSWER)
+            seconds = max(after * self._share(), _ANSWER * (2.0**many - 1)) + self._clock.random.uniform(0, _ANSWER)
             self._timer = asyncio.get_running_loop().call_later(seconds, self._wake_now, self._wake)
 
     def _wake_now(self, wake: Callable[[], None]) -> None:
         self._timer = None
-        self._early_until = max(self._early_until, self._clock.elapsed()) + 1.0
+        self._early_until = max(self._early_until, self._clock.elapsed()) + self._share()
         wake()
+
+    def _share(self) -> float:
+        """The cost of an early renewal as a share of its cost in a large cluster, at most 1."""
+        return min(1.0, max(self._nodes, len(self._offsets)) / _LARGE) ** 2
 
     def _is_in_sample(self) -> bool:
         """Whether this node answers a peer that asks all nodes: a random sample of the nodes is enough."""

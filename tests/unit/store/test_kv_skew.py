@@ -418,15 +418,39 @@ async def test_nodes_that_start_one_after_the_other_cause_few_early_renewals(clo
     """Each of them asks all peers, and each answer goes to all nodes."""
     wakes = Wakes(clock)
     await wakes.start()
+    for number in range(100):
+        await wakes.tell(f"old-{number}")
+    await clock.advance(10)
     assert await wakes.renew()
     for number in range(30):
-        await wakes.tell(f"peer-{number}", ALL_PEERS)
-    assert 5 <= wakes.number <= 7
+        await wakes.tell(f"new-{number}", ALL_PEERS)
+    assert 1 <= wakes.number <= 3
     assert wakes.clocks.must_report
-    await clock.advance(5)
+    for _ in range(30):
+        await wakes.tell("new", ("own",))
+    assert wakes.number <= 9
+    await clock.advance(10)
     await wakes.renew()
-    await wakes.tell("peer", ("own",))
+    await wakes.tell("new", ("own",))
     assert wakes.number == 1
+    await wakes.clocks.stop()
+
+
+@pytest.mark.parametrize("asks", [ALL_PEERS, ("own",)], ids=["all", "one"])
+async def test_in_a_small_cluster_a_node_answers_each_question_at_once(
+    clock: VirtualClock, asks: tuple[str, ...]
+) -> None:
+    """In a rolling restart, each node that starts asks several times until it may lead."""
+    wakes = Wakes(clock)
+    await wakes.start()
+    for number in range(3):
+        await wakes.tell(f"old-{number}")
+    await clock.advance(10)
+    assert await wakes.renew()
+    for number in range(10):
+        await wakes.tell("new", asks)
+        await clock.advance(0.1)
+        assert wakes.number == number + 1
     await wakes.clocks.stop()
 
 
@@ -467,14 +491,12 @@ async def test_a_node_that_waits_for_a_silent_peer_does_not_renew_after_each_mes
     wakes = Wakes(clock)
     await wakes.start()
     await wakes.tell("silent", off_us=30_000_000)
-    await clock.advance(0.1)
-    assert wakes.number == 1
+    assert wakes.number == 2
     assert not await wakes.renew()
     for _ in range(10):
         await wakes.tell("peer")
     assert wakes.number == 0
     await wakes.tell("silent", off_us=30_000_000)
-    await clock.advance(0.1)
     assert wakes.number == 1
     assert await wakes.renew()
     await wakes.clocks.stop()
