@@ -139,6 +139,7 @@ class FlowCalls:
                 if not answer.repeated or id in known.open:
                     known.added(one.instance)
                     known.linked.add(id)
+                    known.durable.add(id)
                 if one.parent and not answer.repeated:
                     known.children.setdefault(one.parent, {})[id] = one.instance
                 if one.open and not answer.repeated:
