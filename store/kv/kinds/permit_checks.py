@@ -34,7 +34,6 @@ class PermitChecks:
         end = prefix_end(keys.all_permits if is_permit else waits)
         (page,) = await self._context.kv.read([Range(start, end, _PAGE)])
         freed = await self._free([item for item in page.items if not self._is_number(item[0])]) if is_permit else 0
-        await self._drop_numbers([item for item in page.items if self._is_number(item[0])])
         prefix = keys.all_permits if is_permit else waits
         of_keys = [key for key, _ in page.items if not key.startswith(keys.shared_permits)]
         await self._context.settle({keys.gate_of(key, prefix): set() for key in of_keys})
@@ -78,17 +77,6 @@ class PermitChecks:
     def _is_number(self, key: str) -> bool:
         """Whether a key stores the concurrency of a limit key."""
         return key.endswith("/c") and not self._is_shared(key)
-
-    async def _drop_numbers(self, items: Sequence[tuple[str, Entry]]) -> None:
-        """Delete the stored concurrency of limit keys without instances."""
-        keys, gates = self._keys, self._context.gates
-        of_gates = {keys.gate_of(key, keys.all_permits): (key, entry) for key, entry in items}
-        plan = await gates.plan(of_gates)
-        if plan is not None:
-            for gate, (key, entry) in of_gates.items():
-                if not plan.states[gate].permits and not plan.states[gate].has_queues:
-                    compares = [Compare(key, mod=entry.mod), plan.none_waits(gate)]
-                    await self._context.kv.txn([Transaction(compares, [Delete(key)])])
 
     def _is_shared(self, key: str) -> bool:
         return key.startswith(self._keys.shared_permits)

@@ -20,7 +20,7 @@ from zlib import crc32
 import msgspec
 
 from peerjob.model.state import State
-from peerjob.store.kv.format.base import Compare, Delete, Entry, KeyValue, Op, Put, Transaction
+from peerjob.store.kv.format.base import Compare, Entry, KeyValue, Op, Put, Transaction
 from peerjob.store.kv.format.keys import LATEST_US, Keys, below, prefix_end, timed
 from peerjob.store.kv.format.limit_rows import KeyPermit, Waiting, decode_key_permit, decode_waiting, gate_of
 from peerjob.store.kv.format.rows import Row, number_of
@@ -37,7 +37,7 @@ _AHEAD = 8
 """A read of a limit key finds at least so many of the instances that wait."""
 _MAX_KNOWN = 10_000
 """A store remembers the queues of at most so many limit keys."""
-_CONCURRENCY = "c"
+CONCURRENCY = "c"
 """The last part of the key that stores the concurrency of a limit key."""
 
 
@@ -80,7 +80,8 @@ class KeyState:
         self.permits: dict[int, tuple[int, KeyPermit | None]] = {}
         """Number → revision and permit; None for one that cannot be read."""
         self.stored: int | None = None
-        """The stored concurrency, if it differs from that of the permits."""
+        """The stored concurrency, if another one than that of the key came with an instance."""
+        self.stored_mod = 0
         self.waiting: list[Waiter] = []
         """The first instances that wait."""
         self.has_queues = False
@@ -89,8 +90,6 @@ class KeyState:
         """How many planned transactions give a permit back."""
         self.came = 0
         """The concurrency that came with the first instance of the limit key."""
-        self.is_stored_anew = False
-        """Whether an instance of the request brings another concurrency: one request cannot write and remove a key."""
         self._setting = setting
 
     @property
@@ -117,6 +116,11 @@ class KeyState:
         return len(self.permits) - self.left
 
     @property
+    def is_left(self) -> bool:
+        """Whether the limit key may have no instances after the planned transactions, but a stored concurrency."""
+        return self.stored is not None and self.admitted <= 0
+
+    @property
     def may_keep(self) -> bool:
         """Whether an instance that leaves and comes again at once keeps its permit."""
         return not self.has_queues and self.admitted <= self.concurrency
@@ -136,10 +140,10 @@ class KeyState:
         """The key of a permit."""
         return f"{self.prefix}{number:06d}"
 
-    def last_ops(self) -> list[Op]:
-        """The removal of the stored concurrency with the last permit, unless instances wait: it holds for them, too."""
-        is_last = self.admitted <= 0 and not self.has_queues and not self.is_stored_anew
-        return [Delete(self.prefix + _CONCURRENCY)] if is_last and self.stored is not None else []
+    @property
+    def is_over(self) -> bool:
+        """Whether the stored concurrency is that of instances that are all gone."""
+        return self.stored_mod > 0 and not self.permits and not self.has_queues
 
 
 class GatePlan:
@@ -165,11 +169,12 @@ class GatePlan:
         stores: dict[Gate, tuple[str, int]] = {}
         for arrival in arrivals:
             gate, state = arrival.gate, self.states[arrival.gate]
+            is_first = state.is_over and gate not in by_gate
             by_gate.setdefault(gate, []).append((arrival.priority, timed(arrival.due_us, arrival.id), arrival.id))
             if not state.number:
                 state.came = arrival.concurrency
-            elif arrival.is_new and state.number != arrival.concurrency:
-                state.stored, state.is_stored_anew = arrival.concurrency, True
+            elif (arrival.is_new or is_first) and state.number != arrival.concurrency:
+                state.stored = arrival.concurrency
                 stores[gate] = arrival.id, arrival.concurrency
         self._stores |= dict(stores.values())
         for gate, coming in by_gate.items():
@@ -195,17 +200,19 @@ class GatePlan:
     def concurrency_ops(self, gate: Gate, id: str) -> list[Op]:
         """The write of the concurrency that an instance brings."""
         number = self._stores.get(id)
-        return [] if number is None else [Put(self.states[gate].prefix + _CONCURRENCY, str(number).encode())]
+        return [] if number is None else [Put(self.states[gate].prefix + CONCURRENCY, str(number).encode())]
 
     def none_waits(self, gate: Gate) -> Compare:
-        """A compare that holds while no instance waits.
-
-        It reads the heads of the queues, which are few. If the request itself opens queues, it reads their entries.
-        """
+        """A compare that holds while no instance waits. If the request itself opens queues, it reads their entries."""
         if gate in self._overflows:
             return Compare(self._keys.waiting(gate), end=prefix_end(self._keys.waiting(gate)))
-        heads = f"{self._keys.head(self._keys.waiting(gate))}/"
-        return Compare(heads, end=prefix_end(heads))
+        return none_waits(self._keys, gate)
+
+
+def none_waits(keys: Keys, gate: Gate) -> Compare:
+    """A compare that holds while no instance waits: it reads the heads of the queues, which are few."""
+    heads = f"{keys.head(keys.waiting(gate))}/"
+    return Compare(heads, end=prefix_end(heads))
 
 
 def stamps(gates: GatePlan | None) -> list[Compare]:
@@ -290,9 +297,9 @@ class Gates:
 
     def _take_permit(self, state: KeyState, key: str, entry: Entry) -> None:
         number = key[len(state.prefix) :]
-        if number == _CONCURRENCY:
+        if number == CONCURRENCY:
             stored = number_of(entry.value)
-            state.stored = stored if stored > 0 else None
+            state.stored, state.stored_mod = stored if stored > 0 else None, entry.mod
         else:
             permit = self._unreadable.read(key, entry, decode_key_permit, "it stays until the next check of limits")
             state.permits[int(number)] = (entry.mod, permit)

@@ -12,7 +12,7 @@ from peerjob.store.kv.format.keys import Keys, timed
 from peerjob.store.kv.format.limit_rows import KeyPermit, Waiting
 from peerjob.store.kv.index.counts import READY
 
-from .gates import Gate, Gates, KeyState, Waiter
+from .gates import CONCURRENCY, Gate, Gates, KeyState, Waiter, none_waits
 from .hints import Hints, Wakeups
 from .limit_rules import LimitsInUse
 from .transaction_plan import Change, TransactionPlan
@@ -68,6 +68,7 @@ class Settling:
             wakeups = Wakeups()
             for gate, state in states.items():
                 plans = self._passes(state, left[gate]) or await self._exchanges(state, left[gate])
+                plans = plans or self._ends(state)
                 for plan in plans:
                     wakeups.add_queued(plan)
                     changes.append(plan.change())
@@ -87,6 +88,16 @@ class Settling:
             plan.admit_waiter(state, number, waiter, waiter.due_us if waiter.id in came else now_us)
             plans.append(plan)
         return plans
+
+    def _ends(self, state: KeyState) -> list[TransactionPlan]:
+        """The transaction that removes the concurrency of a limit key whose instances are all gone, if none comes."""
+        if not state.is_over:
+            return []
+        plan, stored = TransactionPlan(self._keys, self._clock.time_us()), state.prefix + CONCURRENCY
+        none_is_admitted = Compare(state.permit(0), end=stored)
+        plan.compares += [Compare(stored, mod=state.stored_mod), none_is_admitted, none_waits(self._keys, state.gate)]
+        plan.ops.append(Delete(stored))
+        return [plan]
 
     async def _exchanges(self, state: KeyState, came: Set[str]) -> list[TransactionPlan]:
         """The transaction in which an instance that came changes places with the last admitted one.

@@ -414,10 +414,10 @@ class TransactionPlan(msgspec.Struct, gc=False):
             self.admit_waiter(state, number, state.waiting.pop(0), self.now_us)
             return
         self._give_permit_back(state, number)
-        if state.has_queues:
-            self.came.append((gate, ""))
-        else:
+        if not state.has_queues:
             self.compares.append(self._plan_of_gates.none_waits(gate))
+        if state.has_queues or state.is_left:
+            self.came.append((gate, ""))
 
     def _leave_gate(self, gate: Gate, id: str, row: Row, *, returns: bool = False) -> None:
         """Take an instance from its limit key, with its queue entry if it is queued."""
@@ -442,7 +442,7 @@ class TransactionPlan(msgspec.Struct, gc=False):
 
     def _give_permit_back(self, state: KeyState, number: int) -> None:
         state.left += 1
-        self.ops += [Delete(state.permit(number)), *state.last_ops()]
+        self.ops.append(Delete(state.permit(number)))
 
     # -- keys and slots -------------------------------------------------------------------------------------------
 

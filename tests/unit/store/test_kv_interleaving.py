@@ -540,6 +540,29 @@ async def test_an_instance_that_is_handed_back_after_its_record_was_read_keeps_i
     await everywhere(clock, prepare)
 
 
+async def test_a_key_keeps_the_concurrency_that_comes_while_its_last_instance_leaves(clock: VirtualClock) -> None:
+    async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
+        peer = await scene.join(scene.other)
+        first, waiting, *more = (
+            scene.make.instance(limit_key="a", key_concurrency=concurrency) for concurrency in (3, 1, 3, 1)
+        )
+        await scene.add(scene.other, first, waiting)
+        await peer.end(await peer.take_one())
+
+        async def check() -> None:
+            (view,) = (await scene.other.key_limits("work")).views
+            assert (view.concurrency, view.admitted, view.waiting) == (1, 1, 1)
+            await scene.other.clear()
+
+        async def enqueue() -> None:
+            for new in more:
+                await scene.add(scene.other, new)
+
+        return partial(scene.cancel, scene.store, waiting.id), enqueue, check
+
+    await everywhere(clock, prepare)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_writers_that_read_before_the_concurrency_was_lowered_do_not_exceed_it(seed: int) -> None:
     chance = VirtualClock(seed=seed).random

@@ -193,3 +193,28 @@ async def test_the_next_call_uses_the_permits_that_a_cancelled_one_left(
             return
         await scene.store.get(scene.ids)
         await assert_permits_are_used(scene)
+
+
+async def test_a_delayed_instance_brings_its_concurrency_to_a_key_without_instances(clock: VirtualClock) -> None:
+    """Although a caller that died has left another concurrency there."""
+    was_left = False
+    for at in count():
+        scene = Scene(clock)
+        peer, other = await scene.join(scene.store), await scene.join(scene.other)
+        await scene.add(scene.other, *(scene.make.instance(limit_key="a", key_concurrency=number) for number in (1, 3)))
+        await scene.add(scene.other, scene.make.instance(limit_key="a", key_concurrency=2, delay_us=1_000_000))
+        claim, last = await other.take_one(), await peer.take_one()
+        await other.end(claim)
+
+        scene.kv.die(at, applied=True)
+        with suppress(StoreUnavailableError):
+            await peer.end(last)
+        if not scene.kv.died:
+            break
+        if (await scene.other.key_limits("work")).views == ():
+            was_left |= any(key.startswith("n/permit/") for key in scene.data.entries)
+            await clock.advance(1)
+            await other.take_one()
+            (view,) = (await scene.other.key_limits("work")).views
+            assert view.concurrency == 2
+    assert was_left

@@ -307,6 +307,38 @@ class KeyLimitRules(LimitSuite, ScheduleSuite):
         await peer.take(1)
         assert await self.counts_of(store) == (2, 3)
 
+    @pytest.mark.parametrize("way", ["clear", "end", "cancel", "cancel late"])
+    async def test_nothing_stays_of_a_key_without_instances(self, store: Store, way: str) -> None:
+        """Nor the concurrency that the last enqueue has set."""
+        await self.limit_keys(store)
+        first, second = self.keyed(1, concurrency=3), self.keyed(1)
+        await store.enqueue([*first, *second])
+        peer = await self.join(store)
+        if way == "end":
+            assert await self.drained(peer) == ids_of([*first, *second])
+        elif way == "cancel":
+            await self.cancel(store, *ids_of([*second, *first]))
+        elif way == "cancel late":
+            claim = await peer.take_one()
+            await self.cancel(store, *ids_of(second))
+            await peer.end(claim)
+        await store.leave(peer.incarnation)
+        await store.clear()
+        await store.expire(100)
+        await self.unlimit(store)
+        await self.assert_nothing_left(store)
+
+    async def test_a_key_without_instances_has_no_concurrency(self, store: Store) -> None:
+        """So one that was delayed brings its own."""
+        await self.limit_keys(store)
+        await store.enqueue([*self.keyed(1), *self.keyed(1, concurrency=3)])
+        await store.enqueue(self.keyed(2, concurrency=2, delay_us=200_000))
+        peer = await self.join(store)
+        assert len(await self.drained(peer)) == 2
+        await self.pass_time(0.21)
+        await peer.take(1)
+        assert (await self.keys(store))["a"].concurrency == 2
+
     async def test_many_waiting_keys_open_together(self, store: Store) -> None:
         await self.limit_keys(store)
         keys = [f"key {number:04}" for number in range(60)]
