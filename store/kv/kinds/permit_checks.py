@@ -69,9 +69,8 @@ class PermitChecks:
         for key in freed:
             logger.error("%s: no instance holds this permit of a limit; it is free from now on", key)
         names = {keys.unescaped(key[len(keys.shared_permits) :].split("/")[0]) for key in freed if self._is_shared(key)}
-        limits = (await context.limit_rules.current()).limits
-        if opened := {kind for name in names if name in limits for kind in limits[name].kinds}:
-            await context.hints.wake(Wakeups(opened=tuple(opened)))
+        if names:
+            await context.hints.wake(Wakeups(full=sorted(names)))
         return len(freed)
 
     def _is_number(self, key: str) -> bool:

@@ -247,7 +247,9 @@ class Calls(FlowCalls, ScheduleCalls, QueryCalls, LimitCalls):
         return Made("run_now", lambda side: side.store.run_now(ids, request=request), moves=True)
 
     def _add_lines(self, request: str, given: Given) -> Made:
-        id, lines = self._known.instance(given["pick"]), lines_of(given["logs"])
+        logged = list(self._known.logged) if given.get("logged") else []
+        id = logged[given["pick"] % len(logged)] if logged else self._known.instance(given["pick"])
+        lines = lines_of(given["logs"])
         return Made("add_lines", lambda side: side.store.add_lines(id, lines), once=True, logged=(id,))
 
     def _watch_final(self, request: str, given: Given) -> Made:

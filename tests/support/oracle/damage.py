@@ -14,8 +14,10 @@ from typing import Any
 import redis.asyncio
 from msgspec.structs import replace
 
+from peerjob.model.ids import hashed_id
 from peerjob.model.record import Claimed, Renewed
 from peerjob.model.state import State
+from peerjob.model.stored_limit import LimitView
 from peerjob.store.base import Store
 from peerjob.store.kv.format.base import Put, Transaction
 from peerjob.store.kv.format.keys import Keys
@@ -38,9 +40,27 @@ async def damage(store: Store, id: str) -> None:
         kv, keys = private._context.kv, private._context.keys
         await kv.txn([Transaction([], [Put(keys.state + id, UNREADABLE)])])
         return
-    host = store.url.partition("://")[2].partition("?")[0]  # the options are those of peerjob
-    async with redis.asyncio.Redis.from_url(f"redis://{host}") as client:
+    async with _server_of(store) as client:
         await client.set(f"{prefix(private._driver.namespace)}i:{id}", UNREADABLE)
+
+
+async def stray(store: Store, limit: LimitView, kind: str) -> None:
+    """Fill a shared limit with claims that belong to no instance: as many as it has left."""
+    private: Any = store
+    ids = [hashed_id(0, f"stray {number}") for number in range(limit.remaining or 0)]
+    if isinstance(store, KVStore):
+        kv, keys = private._context.kv, private._context.keys
+        permits = [keys.permit(limit.name, number) for number in range(limit.concurrency or 0)]
+        free = [key for key, entry in zip(permits, await kv.get(permits), strict=True) if entry is None]
+        await kv.txn([Transaction([], [Put(key, id.encode()) for key, id in zip(free, ids, strict=False)])])
+        return
+    async with _server_of(store) as client:
+        await client.sadd(f"{prefix(private._driver.namespace)}r:{kind}", *ids)
+
+
+def _server_of(store: Store) -> redis.asyncio.Redis:
+    host = store.url.partition("://")[2].partition("?")[0]  # the options are those of peerjob
+    return redis.asyncio.Redis.from_url(f"redis://{host}")
 
 
 @dataclass

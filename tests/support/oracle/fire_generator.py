@@ -12,6 +12,9 @@ SCHEDULES = ("s", "s/ü", "t")
 OVERLAPS = ("allow", "skip", "queue", "replace")
 OUTCOMES = ("fired",) * 6 + ("triggered", "backfilled") * 2 + ("missed", "coalesced", "skipped", "paused")
 HOUR = 3_600
+SMALL_LARGEST = 5_000
+BULKS, BULKS_OF_LARGE = 0.1, 0.7
+"""The shares of calls that fire many times of one schedule; in programs with large arguments, these are large."""
 
 Given = dict[str, Any]
 
@@ -19,13 +22,19 @@ Given = dict[str, Any]
 class FireGenerator:
     """Draws instances, schedules and fires."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, seed: int) -> None:
         self._random = chance
+        self._also = random.Random(f"also {seed}")
         self._serial = 0
         self._term = 1
         self.outcomes: tuple[str, ...] = OUTCOMES
-        self.largest = 5_000
+        self.largest = SMALL_LARGEST
         """Bytes of the largest arguments."""
+
+    @property
+    def is_large(self) -> bool:
+        """Whether a few instances reach the limit of bytes of a call."""
+        return self.largest > SMALL_LARGEST
 
     def number(self, below: int) -> int:
         """A number from 0 on."""
@@ -82,10 +91,18 @@ class FireGenerator:
     def _fire(self) -> Given:
         rng = self._random
         given: Given = {"fires": [self._one() for _ in range(rng.choice((1, 1, 1, 2, 3)))]}
+        if self._also.random() < (BULKS_OF_LARGE if self.is_large else BULKS):
+            given["fires"] = self._bulk()
         if rng.random() < 0.5:
             self._term += rng.choice((0, 0, 1))
             given |= {"coordinator": rng.choice(("x", "x", "y")), "term": self._term - rng.choice((0, 0, 0, 1))}
         return given | self.some(node=("leader", 0.5))
+
+    def _bulk(self) -> list[Given]:
+        """Fires of the next times of one schedule."""
+        name, size = self._also.choice(SCHEDULES[:2]), {"spec": self.largest} if self.is_large else {}
+        count = 6 if self.is_large else self._also.choice((3, 6))
+        return [{"name": name, "outcome": "fired", "work": self.work() | size} for _ in range(count)]
 
     def _one(self) -> Given:
         rng = self._random
@@ -100,6 +117,8 @@ class FireGenerator:
             given |= self.some(count=(rng.choice((2, 3)), 0.6), reason=(rng.choice(("why", "ü")), 0.5))
         if outcome == "triggered":
             given["number"] = rng.randrange(-20, 60)
+            if self.outcomes is OUTCOMES and self._also.random() < 0.6:
+                given["at_last"] = True
         elif outcome == "backfilled":
             given["number"] = rng.randrange(-6, 12)
         return given | self.some(

@@ -104,6 +104,7 @@ class Generator(FlowGenerator):
         while len(ops) < operations + NODES:
             (verb,) = self._random.choices(list(self._focus), list(self._focus.values()))
             ops.append(Op(verb, self._given(verb), self._how()))
+            ops += self._sequel(verb)
         return Program(seed=self._seed, limits=limits, ops=tuple(ops))
 
     def _limits(self) -> StoreLimits:
@@ -115,6 +116,19 @@ class Generator(FlowGenerator):
             max_log_bytes=rng.choice((1 << 20, 1 << 20, 40, 200)),
             max_fires=rng.choice((1_000, 1_000, 3)),
         )
+
+    def _sequel(self, verb: str) -> list[Op]:
+        """What shows the effect of a call that other calls rarely show."""
+        also = self._also
+        match verb:
+            case "clear_logs" if also.random() < 0.8:
+                lines = self._add_lines() | {"logged": True}
+                again = {**lines, "logs": [{"size": 30, "level": 2}, {"size": 3, "level": 2}]}
+                return [Op("add_lines", lines), Op("clear_logs"), Op("add_lines", again), Op("add_lines", again)]
+            case "check_limits" if not self.is_rated:
+                return [Op("stray", {"node": also.randrange(NODES), "pick": also.randrange(8)})]
+            case _:
+                return []
 
     def _how(self) -> str:
         drawn = self._random.random()

@@ -96,6 +96,8 @@ class Known:
     """Instances with an outcome that only durable bodies have: an engine can say that they are linked."""
     suspended: set[str] = field(default_factory=set[str])
     """Instances that were suspended, and may still wait."""
+    logged: dict[str, None] = field(default_factory=dict[str, None])
+    """Instances to whose logs calls have added."""
 
     def node(self, number: int) -> Node:
         known = self.nodes.get(number)

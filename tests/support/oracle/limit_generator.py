@@ -24,7 +24,7 @@ class LimitGenerator(FireGenerator):
     """Draws limits. Each kind keeps the names of its limits, and the concurrency of its keys."""
 
     def __init__(self, chance: random.Random, seed: int) -> None:
-        super().__init__(chance)
+        super().__init__(chance, seed)
         drawn = self._drawn = random.Random(f"limits {seed}")
         self.is_limited = drawn.random() < LIMITED
         self.is_rated = self.is_limited and drawn.random() < RATED

@@ -291,6 +291,10 @@ class Reference:
             if left.of(kind) > 0 and any(not instances[id].suspect for _, _, id in queue)
         }
 
+    def remaining(self, kind: str) -> int:
+        """How many more claims of a kind its limits allow."""
+        return RemainingByLimits(self._transaction()).of(kind)
+
     def moments(self) -> list[int]:
         """When claims are possible that time alone prevents now: of delayed instances, and of limits."""
         closed = (opens_us(limit, self.now_us) for limit in self._state.shared_limits.values())

@@ -12,13 +12,13 @@ from peerjob.model.record import Renewed
 from .calls import Calls, Given
 from .choices import chosen_by
 from .compare import Comparison, Raised, plain
-from .damage import Damaged, damage
+from .damage import Damaged, damage, stray
 from .engines import Engine
 from .fire_generator import KINDS, SCHEDULES
 from .flow_calls import settle
 from .known import Known, Made
 from .leniency import alike, answer, answer_of
-from .limit_calls import unlimit
+from .limit_calls import limits_of, unlimit
 from .names import Ids, Side
 from .program import NOTHING, Op, Program
 from .races import Race
@@ -83,6 +83,7 @@ class Lockstep:
             "again": self._again,
             "late": self._late,
             "damage": self._damage,
+            "stray": self._stray,
             "race": self._race,
             "rounds": self._rounds,
             "idle": self._idle,
@@ -197,6 +198,7 @@ class Lockstep:
     def _learn(self, made: Made, answers: Mapping[Side, Any]) -> None:
         if not any(isinstance(answer, Raised) for answer in answers.values()):
             made.learn(answers)
+            self._known.logged |= dict.fromkeys(made.logged)
             if made.want is not None:
                 answer = answers[self._theirs]
                 claimed = answer[1] if made.verb == "turn" else answer
@@ -286,6 +288,33 @@ class Lockstep:
         self._known.instances = [known for known in self._known.instances if known != id]
         # a parked instance can become due, of which a read wakes no node
         self._sleepers.wake_all()
+
+    async def _stray(self, given: Given) -> None:
+        """Fill a limit with what belongs to no instance; a check frees it, and wakes an idle node for what waits."""
+        views = [view for view in await limits_of(self._ours.store, 100) if view.name and view.remaining]
+        ready = {view.name: [kind for kind in view.kinds if self._reference.remaining(kind)] for view in views}
+        if not (views := [view for view in views if view.concurrency and ready[view.name]]):
+            return
+        view, number = views[given["pick"] % len(views)], 3_000_000 + self.verdict.at
+        kind = ready[view.name][given["pick"] % len(ready[view.name])]
+        await self._perform(number, Op("join", {"node": given["node"], "kinds": [kind]}))
+        await self._perform(number, Op("enqueue", {"works": [{"n": number, "kind": kind, "spec": 8}]}))
+        (view,) = [one for one in await limits_of(self._ours.store, 100) if one.name == view.name]
+        await stray(self._engine.store, view, kind)
+        claim = self._calls.made(number, "claim", {"node": given["node"], "kinds": {kind: 5}, "limit": 1})
+        claimed = await answer(claim.call, self._theirs)
+        if claimed.claims:
+            raise Found([f"stray: claimed {claimed.claims}, and limit {view.name!r} is full"])
+        known = [*self._known.ended, *(node.incarnation for node in self._known.nodes.values())]
+        alive = [incarnation for incarnation in known if self._reference.is_alive(incarnation)]
+        await self._sleepers.drain(self._engine.store, alive)
+        check = self._calls.made(number, "check_limits", {})
+        freed, wanted = await answer(check.call, self._theirs), await answer(check.call, self._ours)
+        if freed != wanted + view.remaining:
+            raise Found([f"stray: the check freed {freed}, and {view.remaining} belonged to no instance"])
+        self.verdict.calls["stray"] += 1
+        if not await self._sleepers.hears(self._engine.store, alive):
+            raise Found([f"stray: no hint tells of the room that the check has freed for kind {kind!r}"])
 
     async def _race(self, given: Given) -> None:
         await self._read_schedules()

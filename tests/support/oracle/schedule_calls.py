@@ -92,7 +92,8 @@ class ScheduleCalls:
 
     def _fire(self, request: str, given: Given) -> Made:
         known = self._known
-        fires = [self._one_fire(one, f"{request}{number}") for number, one in enumerate(given["fires"])]
+        upcoming = {name: row.next_us for name, row in known.schedules.items()}
+        fires = [self._one_fire(one, f"{request}{number}", upcoming) for number, one in enumerate(given["fires"])]
         distinct = {(fire.schedule, fire.nominal_us): (fire, place) for fire, place in fires}
         term = Term(given["coordinator"], given["term"]) if "term" in given else None
         node = given.get("node", "")
@@ -109,17 +110,18 @@ class ScheduleCalls:
             "fire", lambda side: side.store.fire(sent(side), term=term, node=node), learn, moves=True, removes=True
         )
 
-    def _one_fire(self, given: Given, request: str) -> tuple[Fire, int | None]:
-        """A fire without its revision, and the place of that."""
-        known, name, outcome = self._known, given["name"], FireOutcome(given["outcome"])
-        row, places = known.schedules.get(name), known.rows.get(name, [])
+    def _one_fire(self, given: Given, request: str, upcoming: dict[str, int | None]) -> tuple[Fire, int | None]:
+        """A fire without its revision, and the place of that. It moves the next time of its schedule in `upcoming`."""
+        name, outcome = given["name"], FireOutcome(given["outcome"])
+        places, next_us = self._known.rows.get(name, []), upcoming.get(name)
         place = places[given.get("back", -1) % len(places)] if places else None
-        next_us = None if row is None else row.next_us
         nominal_us = self.nominal_us(given.get("number", 0))
         if "number" not in given and next_us is not None:
             nominal_us = next_us + given.get("later", 0) * PERIOD_US
-        if outcome is FireOutcome.TRIGGERED:
-            nominal_us += 7_000  # a trigger has the time of its id, not that of a period
+        if given.get("at_last") and next_us is not None:
+            nominal_us = next_us - PERIOD_US
+        elif outcome is FireOutcome.TRIGGERED:
+            nominal_us += 7_000  # a trigger mostly has the time of its id, not that of a period
         count = given.get("count", 1)
         until_us = nominal_us + (count - 1) * PERIOD_US if count > 1 else 0
         instance = self.instance(cast("Given", given["work"])) if outcome.value in MAKES_INSTANCE else None
@@ -137,6 +139,8 @@ class ScheduleCalls:
             queue_limit=given.get("queue_limit", 1),
             reason=given.get("reason", ""),
         )
+        if outcome.advances and nominal_us == next_us:
+            upcoming[name] = fire.next_us
         return fire, place
 
     def _campaign(self, request: str, given: Given) -> Made:

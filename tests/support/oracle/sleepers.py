@@ -6,6 +6,7 @@ its next renewal says so.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from peerjob.model.record import Claimed, Want
@@ -52,7 +53,18 @@ class Sleepers:
                 left[kind] = able
         return left
 
-    async def _hinted_now(self, store: Store, able: list[str]) -> bool:
+    async def drain(self, store: Store, incarnations: Collection[str]) -> None:
+        """Take the hints to these incarnations that are there, so that a later one is new."""
+        self.wake_all()
+        for incarnation in incarnations:
+            while await store.next_hints(incarnation, 0.001):
+                pass
+
+    async def hears(self, store: Store, incarnations: Collection[str]) -> bool:
+        """Whether one of these incarnations hears of due work."""
+        return await self._hinted_now(store, incarnations)
+
+    async def _hinted_now(self, store: Store, able: Collection[str]) -> bool:
         # first a look at each of them, since mostly the hint is there
         for wait in (0.001, PATIENCE):
             for incarnation in able:

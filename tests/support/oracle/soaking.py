@@ -17,6 +17,7 @@ from .generator import OPERATIONS, generate
 from .program import Program
 from .reference import Reference
 from .runner import Lockstep
+from .small_pages import small_pages
 from .verdict import Verdict
 
 AT_ONCE = {"memory": 1, "sqlite": 1, "redis": 8, "valkey": 8, "etcd": 1}
@@ -40,7 +41,8 @@ async def _run(program: Program, engine: Engine) -> Verdict:
 
 def judge(program: Program, url: str) -> Verdict:
     """The same, from outside an event loop."""
-    return asyncio.run(run(program, url))
+    with small_pages():
+        return asyncio.run(run(program, url))
 
 
 def smaller(program: Program, url: str, *, tries: int = 200) -> Program:
@@ -116,7 +118,8 @@ async def _all(url: str, seeds: Sequence[int], operations: int, *, turns: int, t
             if tell and verdict.differences:
                 print(told(verdict), flush=True)
 
-    await asyncio.gather(*(work() for _ in range(turns)))
+    with small_pages():
+        await asyncio.gather(*(work() for _ in range(turns)))
     return verdicts
 
 
