@@ -45,7 +45,7 @@ def _spawn(transaction: ReferenceTransaction, parent: InstanceData, new: NewChil
         if child.open:
             attach(transaction, child, parent.id, new.needs)
             child.open = new.more
-            resume(transaction, child, is_new=not repeated)
+            resume(transaction, child, is_new=not (repeated or new.needs))
     return Enqueued(id, True, repeated=repeated)
 
 

@@ -1,5 +1,8 @@
 """The order in which instances of a key pass, and their order in the queue after that."""
 
+import pytest
+
+from peerjob.model.durable import Need
 from peerjob.model.record import Action, Held, NewChild
 from peerjob.model.restored import Restored
 from peerjob.store.base import Store
@@ -89,6 +92,28 @@ class KeyOrderRules(LimitSuite):
         children = [NewChild(instance=new) for new in (*late, *early)]
         await store.spawn(peer.incarnation, Held(parent.id, parent.fence), children)
         assert set(await store.key_holders("work", "a")) == set(ids_of(early))
+
+    @pytest.mark.parametrize("parts", ["", "closed later", "waits"])
+    async def test_only_a_child_that_enters_its_queue_at_once_brings_its_concurrency(
+        self, store: Store, parts: str
+    ) -> None:
+        await self.limit_keys(store, 2)
+        await store.require_layout(FLOWS_LAYOUT, "steps")
+        peer = await self.join(store)
+        await store.enqueue(self.make.instances(1))
+        parent = await peer.take_one()
+        await store.enqueue(self.keyed(1, concurrency=3))
+        await peer.take_one()
+        needed, child = self.make.instance(), self.keyed(1, concurrency=2)[0]
+        held = Held(parent.id, parent.fence)
+        await store.spawn(peer.incarnation, held, [NewChild(instance=needed)])
+        needs = (Need(id=needed.id),) if parts == "waits" else ()
+        children = [NewChild(instance=child, needs=needs, more=parts == "closed later")]
+        await store.spawn(peer.incarnation, held, children)
+        if parts == "closed later":
+            await store.spawn(peer.incarnation, held, [NewChild(instance=child)])
+        concurrency = (await self.keys(store))["a"].concurrency
+        assert concurrency == (3 if parts else 2)
 
     async def test_one_that_is_moved_in_parts_keeps_the_concurrency_of_its_key(self, store: Store) -> None:
         await self.limit_keys(store, 2)
