@@ -10,7 +10,10 @@ TAGS = ("red", "green", "ü/%")
 KEYS = ("k", "l", "kü")
 SCHEDULES = ("s", "s/ü", "t")
 OVERLAPS = ("allow", "skip", "queue", "replace")
-OUTCOMES = ("fired",) * 6 + ("triggered", "backfilled") * 2 + ("missed", "coalesced", "skipped", "paused")
+STRETCHES = ("missed", "coalesced", "skipped", "paused")
+"""*Choice*: a store keeps the record of the last stretch only. A call has none that a later fire of it follows: its
+repeat may find the schedule changed."""
+OUTCOMES = ("fired",) * 6 + ("triggered", "backfilled") * 2 + STRETCHES
 HOUR = 3_600
 SMALL_LARGEST = 5_000
 BULKS, BULKS_OF_LARGE = 0.1, 0.7
@@ -90,7 +93,10 @@ class FireGenerator:
 
     def _fire(self) -> Given:
         rng = self._random
-        given: Given = {"fires": [self._one() for _ in range(rng.choice((1, 1, 1, 2, 3)))]}
+        given: Given = {"fires": []}
+        for fire in [self._one() for _ in range(rng.choice((1, 1, 1, 2, 3)))]:
+            if not any(one["name"] == fire["name"] and one["outcome"] in STRETCHES for one in given["fires"]):
+                given["fires"].append(fire)
         if self._also.random() < (BULKS_OF_LARGE if self.is_large else BULKS):
             given["fires"] = self._bulk()
         if rng.random() < 0.5:
