@@ -206,6 +206,21 @@ async def test_kinds_and_schedules_without_a_node_are_reported(
     assert text.startswith("yearly-lost: no node runs its kind lost")
 
 
+async def test_ten_of_many_kinds_and_schedules_without_a_node_are_listed(
+    jobd: Jobd, redis_url: str, namespace: str, running: Callable[..., Any]
+) -> None:
+    node: Node = await running(redis_url, namespace, workers=0, allow_unknown=True)
+    for number in range(13):
+        await node.schedule(f"lost-{number:02}", 1)
+        await node.add_schedule(Job(f"lost-{number:02}").with_options(cron="0 0 1 1 *", name=f"yearly-{number:02}"), 1)
+
+    found = await check(jobd, "shop.jobs", "--store", redis_url, "--namespace", namespace)
+
+    for subject in ("kinds", "schedules"):
+        assert len(found[subject]) == 11
+        assert found[subject][-1] == ("warn", "and 3 more")
+
+
 async def test_another_signature_of_a_kind_is_reported(
     jobd: Jobd, redis_url: str, namespace: str, running: Callable[..., Any]
 ) -> None:

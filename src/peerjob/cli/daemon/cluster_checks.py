@@ -7,13 +7,13 @@ import contextlib
 import os
 import socket
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from peerjob import Clock, PeerjobError, State, __version__
 from peerjob.model.findings import Finding, Severity
 from peerjob.model.firing import ScheduleRow
 from peerjob.model.ids import IdSource
-from peerjob.model.listed import listed
+from peerjob.model.listed import MAX_LISTED, listed
 from peerjob.model.record import NodeInfo, NodeView
 from peerjob.store.base import Elections, Store
 from peerjob.store.paging import all_schedules
@@ -135,23 +135,36 @@ def _signatures(nodes: Sequence[NodeView], own: OwnKinds) -> Iterator[Finding]:
 
 
 def _unserved(waiting: dict[str, int], own: OwnKinds) -> Iterator[Finding]:
-    for kind, count in sorted(waiting.items()):
-        if kind in own.signatures:
-            yield Finding("kinds", Severity.OK, f"{kind}: {count} wait for a node with these modules")
-        else:
-            yield Finding("kinds", Severity.WARN, f"{kind}: {count} wait, and no node runs this kind")
+    mine = [kind for kind in sorted(waiting) if kind in own.signatures]
+    lost = [kind for kind in sorted(waiting) if kind not in own.signatures]
+    yield from _first(
+        Finding("kinds", Severity.OK, f"{kind}: {waiting[kind]} wait for a node with these modules") for kind in mine
+    )
+    yield from _first(
+        Finding("kinds", Severity.WARN, f"{kind}: {waiting[kind]} wait, and no node runs this kind") for kind in lost
+    )
     if not waiting:
         yield Finding("kinds", Severity.OK, "a node runs every kind that waits")
 
 
 def _schedules(rows: Sequence[ScheduleRow], served: set[str], own: OwnKinds) -> Iterator[Finding]:
     unserved = [row for row in rows if row.kind not in served and row.kind not in own.signatures and not row.paused]
-    for row in unserved:
-        text = f"{row.name}: no node runs its kind {row.kind}, so it does not fire; start one, or remove or pause it"
-        yield Finding("schedules", Severity.WARN, text)
+    advice = "so it does not fire; start one, or remove or pause it"
+    yield from _first(
+        Finding("schedules", Severity.WARN, f"{row.name}: no node runs its kind {row.kind}, {advice}")
+        for row in unserved
+    )
     if not unserved:
         paused = sum(row.paused for row in rows)
         yield Finding("schedules", Severity.OK, f"{len(rows)}, {paused} of them paused")
+
+
+def _first(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """The first ten findings of one kind, and how many more there are."""
+    every = list(findings)
+    yield from every[:MAX_LISTED]
+    if len(every) > MAX_LISTED:
+        yield every[0]._replace(text=f"and {len(every) - MAX_LISTED:,} more")
 
 
 async def check_leader(elections: Elections, *, nodes_run: bool) -> list[Finding]:
