@@ -121,19 +121,8 @@ class InstanceRunner:
                 self.prepare(run)
             if claim.parent and has_reference(run.arguments):
                 run.arguments = await self._context_backend.with_results(claim, run.arguments)
-        except StoredReferenceError as error:
-            return await self._untrusted(run, error)
-        except DecodeError as error:
-            logger.error("instance %s of %r cannot be read: %s", claim.id, claim.kind, error)  # noqa: TRY400
-            return self._outcome_builder.terminated(run, error)
-        except StoredArgumentError as error:
-            logger.error("instance %s of %r cannot run: %s", claim.id, claim.kind, error)  # noqa: TRY400
-            return self._outcome_builder.terminated(run, error)
-        except StoreError as error:
-            logger.warning(
-                "instance %s of %r runs later: its arguments cannot be read: %s", claim.id, claim.kind, error
-            )
-            return put_off(run, RESULTS_WAIT, "the results of other members cannot be read now")
+        except (StoredReferenceError, DecodeError, StoredArgumentError, StoreError) as error:
+            return await self._unprepared(run, error)
         binding, policy = run.binding, run.policy
         if binding is None or policy is None:
             return handed_back(run, "kind is no longer registered here")
@@ -165,6 +154,23 @@ class InstanceRunner:
             return await self._raised(run, binding, policy, context, cause)
         self._ended(run, started, loop.time())
         return await self._returned(run, policy, context, result)
+
+    async def _unprepared(self, run: Run, error: Exception) -> Outcome:
+        """End a run whose record or arguments cannot be read, or put it off while the store cannot read them."""
+        claim = run.claim
+        match error:
+            case StoredReferenceError():
+                return await self._untrusted(run, error)
+            case DecodeError():
+                logger.error("instance %s of %r cannot be read: %s", claim.id, claim.kind, error)
+            case StoredArgumentError():
+                logger.error("instance %s of %r cannot run: %s", claim.id, claim.kind, error)
+            case _:
+                logger.warning(
+                    "instance %s of %r runs later: its arguments cannot be read: %s", claim.id, claim.kind, error
+                )
+                return put_off(run, RESULTS_WAIT, "the results of other members cannot be read now")
+        return self._outcome_builder.terminated(run, error)
 
     def _began(self, run: Run, context: Context, timeout: float) -> None:
         """Start the timeout of an attempt that begins now."""
