@@ -61,7 +61,8 @@ class ClaimHeads:
             by_limits = ClaimLimits(context, rules, call.want.kinds, call.charged) if rules.kinds else None
             limits = [] if by_limits is None else by_limits.reads
             scans, wanted = self._begin_scans(call)
-            reads = [node, *windowed, context.queues.delayed_heads(), *self.of_ready(call, call.queued_kinds), *limits]
+            heads = self.of_kinds(call.queued_kinds) if call.groups is None else self.of_groups(call.groups)
+            reads = [node, *windowed, context.queues.delayed_heads(), *heads, *limits]
             windows = [scan.window(wanted) for scan in scans]
             expected = self._expected.pop(call.incarnation, ())[: max(0, _MAX_READS - len(reads) - len(windows))]
             records = [Range(context.keys.state + id) for id in expected]
@@ -137,12 +138,14 @@ class ClaimHeads:
         now_us = self._context.clock.time_us()
         return [self._context.queues.scan(head, now_us=now_us) for head in expected[:_MAX_SCANS]], wanted
 
-    def of_ready(self, call: ClaimCall, kinds: Sequence[str]) -> list[Range]:
-        """The reads that find the heads of the ready queues of these kinds, or of all groups if the node has some."""
+    def of_kinds(self, kinds: Sequence[str]) -> list[Range]:
+        """The reads that find the heads of the ready queues of these kinds."""
+        return [below(self._context.keys.ready_heads(kind), _MAX_HEADS + 1) for kind in kinds]
+
+    def of_groups(self, groups: Groups) -> list[Range]:
+        """The reads that find the markers of these groups and the heads of their indexes."""
         keys = self._context.keys
-        if call.groups is None:
-            return [below(keys.ready_heads(kind), _MAX_HEADS + 1) for kind in kinds]
-        return [*self._grouping.marks(call.groups), *(below(keys.order_heads(group)) for group in call.groups.marks)]
+        return [*self._grouping.marks(groups), *(below(keys.order_heads(group)) for group in groups.marks)]
 
     async def _set_heads(self, call: ClaimCall, ready: Sequence[Found]) -> bool:
         """Store the heads that were read; False if heads are too many or groups changed, so the caller reads again."""

@@ -155,8 +155,9 @@ class IdleNodes:
 
     def _repeated_reads(self, call: ClaimCall, selection: Selection, next_due_us: int | None) -> list[Range]:
         """The reads that find entries added to the queues after the claim has read the queues."""
+        heads = self._heads
         return [
-            *self._heads.of_ready(call, call.open_kinds),
+            *(heads.of_kinds(call.open_kinds) if call.groups is None else heads.of_groups(call.groups)),
             *(call.feed.repeated_reads() if call.feed is not None else ()),
             *map(rest_of, selection.heads(call.closed)),
             self._context.queues.delayed_heads(),

@@ -2,12 +2,13 @@
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 
 import pytest
 
+from peerjob.model.caps import Caps
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.model.record import StoreLimits
+from peerjob.model.record import StoreLimits, Want
 from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Found, Range, Transaction
 from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.index import counts
@@ -172,6 +173,31 @@ async def test_many_kinds_cost_no_more_than_twice_as_much(clock: VirtualClock, w
             spent
         )
         assert many.data.costs.worst <= 2 * MANY * EACH
+
+
+class CountedCaps(Caps):
+    """Caps that count how many kinds are looked up."""
+
+    looked_up = 0
+
+    def __getitem__(self, kind: str) -> int:
+        self.looked_up += 1
+        return super().__getitem__(kind)
+
+    def __iter__(self) -> Iterator[str]:
+        for kind in super().__iter__():
+            self.looked_up += 1
+            yield kind
+
+
+async def test_a_claim_does_not_go_through_all_kinds_of_its_node(clock: VirtualClock) -> None:
+    async with opened(clock, MANY) as bench:
+        caps = CountedCaps(tuple(bench.own), 10)
+        for kinds in (bench.own[:5], []):  # the last claim finds nothing, and registers as idle
+            await bench.enqueue(kinds)
+            claimed = await bench.peer.claim(Want(kinds=caps, limit=10))
+            assert len(claimed.claims) == len(kinds)
+            assert caps.looked_up < 100
 
 
 async def test_a_claim_seldom_opens_queues_again_whose_first_instances_were_taken(clock: VirtualClock) -> None:
