@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from peerjob.model.errors import StoreError, StoreFullError, StoreUnavailableError
 from peerjob.model.record import LAST_MOMENT_US, Enqueued, NewInstance, Transition, check_batch
@@ -66,40 +66,54 @@ class EnqueueCommands(KVCommands):
         keys, now_us = self._keys, self._clock.time_us()
         wakeups = Wakeups(came=came)
         changes: list[Change] = []
-        indexes: list[int] = []
         rows: list[Row] = []
-        seen: set[str] = set()
+        first = self._first_of_each(pending, unowned)
         gates = await self._context.gates.plan(gate_of_new(new, now_us) for new in pending.values())
         if gates is not None:
-            gates.expect(arrival for new in pending.values() if (arrival := arrival_of(new, now_us)) is not None)
-        for index, new in pending.items():
-            unique = None if new.key is None else keys.unique(new.kind, new.key)
-            state = keys.state + new.id
-            if state in seen or (unique is not None and unique in seen):
-                continue
-            compares = [Compare(state)]
-            seen.add(state)
-            if unique is not None:
-                seen.add(unique)
-                compares.append(Compare(unique, mod=unowned.get(unique, 0)))
+            if gates.may_change(_arrivals(pending, first, now_us)):
+                # an instance that is refused must not change the concurrency of its key
+                unowned = await self._answer_known(pending, answers)
+                if not (first := self._first_of_each(pending, unowned)):
+                    return
+            gates.expect(_arrivals(pending, first, now_us))
+        for index, compares in first.items():
+            new = pending[index]
             plan = TransactionPlan(keys, now_us, gates=gates)
             rows.append(plan_instance(plan, new, node))
             wakeups.add_queued(plan)
             wakeups.changed.append(new.id)
             changes.append(plan.change(compares))
-            indexes.append(index)
         sleeper = self._sleeper(changes, rows, wakeups)
         if sleeper is not None:
             changes += [self._waking(*sleeper, changes[0])]
         with self._context.own_hints.relied_on([] if sleeper is None else [(sleeper[0], "work/")]):
             written = await self._writer.write(changes, guards=stamps(gates))
         if sleeper is not None:
-            self._has_woken(sleeper[0], pending[indexes[0]].id, rows[0], written.revisions)
+            self._has_woken(sleeper[0], pending[next(iter(first))].id, rows[0], written.revisions)
             wakeups.ready = {} if written.revisions.pop() else wakeups.ready
-        for index, _ in written.applied(indexes):
+        for index, _ in written.applied(first):
             answers[index] = Enqueued(pending.pop(index).id, True)
         wakeups.came = {}
         await self._context.hints.send(wakeups, written)
+
+    def _first_of_each(
+        self, pending: Mapping[int, NewInstance], unowned: Mapping[str, int]
+    ) -> dict[int, list[Compare]]:
+        """Index → compares, of the first instance with each id and each unique key."""
+        keys = self._keys
+        first: dict[int, list[Compare]] = {}
+        seen: set[str] = set()
+        for index, new in pending.items():
+            unique = None if new.key is None else keys.unique(new.kind, new.key)
+            state = keys.state + new.id
+            if state in seen or (unique is not None and unique in seen):
+                continue
+            first[index] = [Compare(state)]
+            seen.add(state)
+            if unique is not None:
+                seen.add(unique)
+                first[index].append(Compare(unique, mod=unowned.get(unique, 0)))
+        return first
 
     def _sleeper(self, changes: Sequence[Change], rows: Sequence[Row], wakeups: Wakeups) -> tuple[str, int] | None:
         """An own incarnation that the request itself can wake, see `OwnHints.sleeper`: for a single small instance."""
@@ -148,6 +162,11 @@ class EnqueueCommands(KVCommands):
                 continue
             del pending[index]
         return unowned
+
+
+def _arrivals(pending: Mapping[int, NewInstance], indexes: Iterable[int], now_us: int) -> list[Arrival]:
+    arrivals = (arrival_of(pending[index], now_us) for index in indexes)
+    return [arrival for arrival in arrivals if arrival is not None]
 
 
 def gate_of_new(new: NewInstance, now_us: int) -> Gate | None:

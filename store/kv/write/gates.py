@@ -163,6 +163,12 @@ class GatePlan:
         self._overflows: set[Gate] = set()
         """Limit keys at which the request itself lets instances wait."""
 
+    def may_change(self, arrivals: Sequence[Arrival]) -> bool:
+        """Whether new instances bring other concurrencies than those of their limit keys, or different ones."""
+        brought = {(arrival.gate, arrival.concurrency) for arrival in arrivals}
+        known = {(gate, state.number) for gate, state in self.states.items() if state.number and not state.is_over}
+        return len(brought | known) > len({gate for gate, _ in brought | known})
+
     def expect(self, arrivals: Iterable[Arrival]) -> None:
         """Choose permits for instances that come: for the best of each limit key, if nothing waits there."""
         by_gate: dict[Gate, list[tuple[int, str, str]]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from peerjob.model.firing import FireOutcome, Overlap
 from peerjob.model.record import Ack, Action
@@ -294,6 +295,22 @@ class KeyLimitRules(LimitSuite, ScheduleSuite):
             await peer.end(await peer.take_one())
             assert await self.counts_of(store) == left
 
+    @pytest.mark.parametrize("refused", ["its unique key is taken", "its unique key comes before it", "it repeats"])
+    async def test_a_refused_instance_brings_no_concurrency(self, store: Store, refused: str) -> None:
+        await self.limit_keys(store)
+        holder = replace(self.keyed(1)[0], key="unique")
+        await store.enqueue([holder])
+        first, second = self.keyed(2, concurrency=2)
+        (other,) = self.keyed(1, concurrency=4)
+        batch = {
+            "its unique key is taken": [first, second, replace(other, key="unique")],
+            "its unique key comes before it": [replace(first, key="new"), second, replace(other, key="new")],
+            "it repeats": [first, second, replace(other, id=holder.id)],
+        }[refused]
+        await store.enqueue(batch)
+        assert (await self.keys(store))["a"].concurrency == 2
+        assert await self.counts_of(store) == (2, 1)
+
     async def test_a_returning_instance_keeps_the_concurrency_of_its_key(self, store: Store) -> None:
         await self.limit_keys(store)
         await store.enqueue(self.keyed(3, concurrency=3))
@@ -328,15 +345,20 @@ class KeyLimitRules(LimitSuite, ScheduleSuite):
         await self.unlimit(store)
         await self.assert_nothing_left(store)
 
-    async def test_a_key_without_instances_has_no_concurrency(self, store: Store) -> None:
-        """So one that was delayed brings its own."""
+    @pytest.mark.parametrize("together", [False, True])
+    async def test_a_key_without_instances_has_no_concurrency(self, store: Store, together: bool) -> None:
+        """So one that was delayed brings its own, also in the turn that ends the last instance of the key."""
         await self.limit_keys(store)
         await store.enqueue([*self.keyed(1), *self.keyed(1, concurrency=3)])
         await store.enqueue(self.keyed(2, concurrency=2, delay_us=200_000))
         peer = await self.join(store)
-        assert len(await self.drained(peer)) == 2
+        outcomes = [outcome(claim) for claim in await peer.take(2)]
+        assert len(outcomes) == 2
+        if not together:
+            await peer.commit(*outcomes)
+            outcomes = []
         await self.pass_time(0.21)
-        await peer.take(1)
+        await store.turn(peer.incarnation, outcomes, peer.want(1), request=self.make.request())
         assert (await self.keys(store))["a"].concurrency == 2
 
     async def test_many_waiting_keys_open_together(self, store: Store) -> None:
