@@ -93,7 +93,7 @@ class KeyOrderRules(LimitSuite):
         await store.spawn(peer.incarnation, Held(parent.id, parent.fence), children)
         assert set(await store.key_holders("work", "a")) == set(ids_of(early))
 
-    @pytest.mark.parametrize("parts", ["", "closed later", "waits"])
+    @pytest.mark.parametrize("parts", ["", "closed later", "waits", "needs one that is over"])
     async def test_only_a_child_that_enters_its_queue_at_once_brings_its_concurrency(
         self, store: Store, parts: str
     ) -> None:
@@ -107,7 +107,9 @@ class KeyOrderRules(LimitSuite):
         needed, child = self.make.instance(), self.keyed(1, concurrency=2)[0]
         held = Held(parent.id, parent.fence)
         await store.spawn(peer.incarnation, held, [NewChild(instance=needed)])
-        needs = (Need(id=needed.id),) if parts == "waits" else ()
+        if parts == "needs one that is over":
+            await peer.end(await peer.take_one())
+        needs = (Need(id=needed.id),) if "need" in parts or parts == "waits" else ()
         children = [NewChild(instance=child, needs=needs, more=parts == "closed later")]
         await store.spawn(peer.incarnation, held, children)
         if parts == "closed later":

@@ -82,9 +82,10 @@ for n, child in ipairs(given) do
   answer_of(n, child)
 end
 
--- 3. Write the children. Those with the same template and thread have the same record.
-local function shape_with(shape, thread)
-  local name = thread.flags .. ' ' .. digits(thread.needs)
+-- 3. Write the children. Those with the same template and thread have the same record. A child with needs does not bring
+-- the concurrency of its key, even if they are over.
+local function shape_with(shape, thread, keeps)
+  local name = thread.flags .. ' ' .. digits(thread.needs) .. (keeps and ' keeps' or '')
   shape.with = shape.with or {}
   if not shape.with[name] then
     local record, copy = decode(shape.record), {}
@@ -93,7 +94,7 @@ local function shape_with(shape, thread)
     end
     record.thread = thread
     put_thread(record)
-    copy.record = encode(record)
+    copy.record, copy.keeps = encode(record), keeps
     shape.with[name] = copy
   end
   return shape.with[name]
@@ -104,7 +105,8 @@ for _, one in ipairs(order) do
   local waits = one.open or thread.needs > 0
   if child then
     thread.flags = waits and WAITS + JOINS + (one.open and OPEN or 0) or 0
-    add_instance(shape_with(child.shape, thread), id, record_key(id), child.spec, waits, child.concurrency, child.gate_key)
+    local keeps = child.more or child.needs[1] ~= nil
+    add_instance(shape_with(child.shape, thread, keeps), id, record_key(id), child.spec, waits, child.concurrency, child.gate_key)
     add_pair('ZADD', children_key(parent), 0, id)
   else
     thread.flags = thread.flags - (one.open and 0 or OPEN)

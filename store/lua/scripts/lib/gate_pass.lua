@@ -103,7 +103,7 @@ local pass_kind = gates and function(kind, keys)
     local shape, number = group.shape, unpack_text('>I4', group.packed)
     for at, key in ipairs(group.keys) do
       local state = states[key]
-      state.concurrency = number
+      state.concurrency = shape.keeps and state.concurrency > 0 and state.concurrency or number
       come(state, {id = group.ids[at], score = shape.priority, due = shape.due, suspect = shape.suspect,
         concurrency = group.packed})
     end

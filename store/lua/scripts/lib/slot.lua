@@ -63,7 +63,7 @@ local pass_gates = gates and function()
     end
   end
   for kind, groups in pairs(new) do
-    if groups[1] and not (groups[2] or leaving[kind] or coming[kind]) then
+    if groups[1] and not (groups[1].shape.keeps or groups[2] or leaving[kind] or coming[kind]) then
       pass_new(kind, groups[1])
     end
   end
