@@ -14,6 +14,8 @@ RATED = 0.3
 
 *Choice*: an engine may charge more than it gives, if another command changes an instance that it has selected.
 """
+CHANGED = 0.3
+"""The share of instances that bring another concurrency of their key, as those of another build of the code do."""
 LIMIT_KEYS = ("x", "y", "\u00fc/%")
 LIMIT_WEIGHTS = {"publish_limits": 1, "set_limit": 2.5, "pause_kind": 2, "throttle": 1.5, "check_limits": 1}
 
@@ -34,6 +36,8 @@ class LimitGenerator(FireGenerator):
     def work(self) -> Given:
         given = super().work()
         concurrency = self._keys[given["kind"]] if self.is_limited else 0
+        if concurrency and self._drawn.random() < CHANGED:
+            concurrency = self._drawn.choice((1, 2, 3))
         if concurrency and self._drawn.random() < 0.9:
             given |= {"limit_key": self._drawn.choice(LIMIT_KEYS), "key_concurrency": concurrency}
         return given
