@@ -257,6 +257,16 @@ class LedgerRules(ScheduleSuite):
         assert row.trimmed_us == nth(0)
         assert await self.refused(small, self.a_fire(row, 0, BACKFILLED)) is FireStatus.TRIMMED
 
+    async def test_a_put_that_passes_over_no_time_keeps_the_answers_of_a_call(self, store: Store) -> None:
+        small = await self.open(StoreLimits(max_fires=3))
+        row = await self.schedule(small)
+        fires = [self.a_fire(row, number) for number in range(6)]
+        first = await self.done(small, *fires)
+        after = await self.put(small, await self.row(small), definition=b"another")
+        assert after is not None
+        assert after.trimmed_us == 0
+        assert await self.done(small, *fires) == first
+
     async def test_a_long_stretch_is_one_record(self, store: Store) -> None:
         small = await self.open(StoreLimits(max_fires=3))
         await self.schedule(small)

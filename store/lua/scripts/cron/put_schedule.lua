@@ -45,5 +45,7 @@ set_revision('latest', new)
 call('ZADD', SCHEDULES, new, name)
 call('ZREM', REMOVED, name)
 write_all()
-trim_ledger(name, tonumber(ARGV[9]), tonumber(ARGV[10]), trimmed or ARGV[12], written)
+if account then
+  trim_ledger(name, tonumber(ARGV[9]), tonumber(ARGV[10]), trimmed or ARGV[12], written)
+end
 return schedule_row(name)
