@@ -18,6 +18,9 @@ HOUR = 3_600
 SMALL_LARGEST = 5_000
 BULKS, BULKS_OF_LARGE = 0.1, 0.7
 """The shares of calls that fire many times of one schedule; in programs with large arguments, these are large."""
+TIMELY = 0.4
+"""The share of programs about schedules: most of their fires are done, and the instances run, end and wait in slots."""
+TIMELY_WEIGHTS = {"fire": 30, "put_schedule": 3, "claim": 16, "commit": 20, "cancel": 5, "enqueue": 6, "race": 6}
 
 Given = dict[str, Any]
 
@@ -28,6 +31,8 @@ class FireGenerator:
     def __init__(self, chance: random.Random, seed: int) -> None:
         self._random = chance
         self._also = random.Random(f"also {seed}")
+        self._fired = random.Random(f"minutes {seed}")
+        self.is_timely = self._fired.random() < TIMELY
         self._serial = 0
         self._term = 1
         self.outcomes: tuple[str, ...] = OUTCOMES
@@ -102,7 +107,29 @@ class FireGenerator:
         if rng.random() < 0.5:
             self._term += rng.choice((0, 0, 1))
             given |= {"coordinator": rng.choice(("x", "x", "y")), "term": self._term - rng.choice((0, 0, 0, 1))}
-        return given | self.some(node=("leader", 0.5))
+        return self._timed(given) | self.some(node=("leader", 0.5))
+
+    def _timed(self, given: Given) -> Given:
+        """A call that fires. In programs about schedules, these exist, and most instances are due at once.
+
+        *Choice*: a store can let the instance of one fire pass the gate of its key before it looks at the next fire. So
+        a call has one instance of a key at most.
+        """
+        fired, keys = self._fired, set[tuple[str, str]]()
+        for work in [one["work"] for one in given["fires"] if "work" in one]:
+            key = (work["kind"], work.get("limit_key", ""))
+            if key in keys:
+                work.pop("limit_key", None)
+                work.pop("key_concurrency", None)
+            keys.add(key)
+        if not self.is_timely or fired.random() < 0.1:
+            return given
+        for one in given["fires"]:
+            for name in ("due", "delay", "kept") if "work" in one and fired.random() < 0.8 else ():
+                one["work"].pop(name, None)
+            if one["outcome"] == "backfilled" and fired.random() < 0.5:
+                one["at_last"] = True
+        return given | {"ready": True}
 
     def _bulk(self) -> list[Given]:
         """Fires of the next times of one schedule."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from peerjob.model.record import MAX_BATCH_BYTES, Action, StoreLimits
 
-from .fire_generator import HOUR, KINDS, OUTCOMES
+from .fire_generator import HOUR, KINDS, OUTCOMES, TIMELY_WEIGHTS
 from .flow_generator import FLOW_LENGTH, FLOW_RACERS, FLOW_SHARES, FLOW_WEIGHTS, FlowGenerator
 from .limit_generator import LIMIT_WEIGHTS
 from .program import Op, Program
@@ -77,6 +77,8 @@ class Generator(FlowGenerator):
         self._seed = seed
         rng = self._random
         self._focus = {verb: weight * rng.choice((0.3, 1, 1, 3)) for verb, weight in WEIGHTS.items()}
+        if self.is_timely:
+            self._focus |= TIMELY_WEIGHTS
         if self.is_limited:
             # an engine may find the key of a damaged instance later, when it checks all of them
             self._focus |= LIMIT_WEIGHTS | {"damage": 0}

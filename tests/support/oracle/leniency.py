@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from msgspec.structs import replace
 
 from peerjob.model.durable import SignalAnswer
 from peerjob.model.errors import PeerjobError
+from peerjob.model.firing import FireAnswer, FireStatus
 from peerjob.model.record import Ack, Claimed, Enqueued, Record
 from peerjob.model.state import State
 
@@ -59,13 +60,10 @@ def alike(
             return ours, _as_first(ours, theirs, first) if how == "late" else _anew(made, ours, theirs, how)
         case "cancel" if how in REPEATED:
             return ours, _without_removed(made.ids, ours, theirs, present)
-        case "enqueue" | "restore" if how == "cancelled":
-            # the call that was given up may have added them
-            return _either(ours), _either(theirs)
-        case "spawn" if how == "cancelled":
-            return either(ours), either(theirs)
-        case "signal" if how == "cancelled":
-            return _signalled(ours), _signalled(theirs)
+        case verb if how == "cancelled" and verb in _GIVEN_UP:
+            return _GIVEN_UP[verb](ours), _GIVEN_UP[verb](theirs)
+        case "fire" if how in REPEATED or how == "cancelled":
+            return ours, _as_recorded(ours, theirs)
         case "watch_final":
             # *Choice*: the record of a final instance, or its state if the reply is long enough
             return [_state_of(one) for one in ours], [_state_of(one) for one in theirs]
@@ -110,6 +108,14 @@ def _anew(made: Made, ours: list[Ack], theirs: list[Ack], how: str) -> list[Ack]
     ]
 
 
+def _as_recorded(ours: list[FireAnswer], theirs: list[FireAnswer]) -> list[FireAnswer]:
+    """The answers to repeated fires. *Choice*: a store can know the record of the last stretch only."""
+    return [
+        our if their.status is FireStatus.STALE and our.record is not None and not our.record.instance else their
+        for our, their in zip(ours, theirs, strict=True)
+    ]
+
+
 def _without_removed(
     ids: Collection[str], ours: list[State | None], theirs: list[State | None], present: Collection[str]
 ) -> list[State | None]:
@@ -150,6 +156,15 @@ def _linked(ours: Claimed, theirs: Claimed) -> Claimed:
 def _signalled(answer: SignalAnswer) -> SignalAnswer:
     """The answer to a signal that the call which was given up may have kept."""
     return SignalAnswer.SAME if answer is SignalAnswer.ACCEPTED else answer
+
+
+_GIVEN_UP: Mapping[str, Callable[[Any], Any]] = {
+    "enqueue": _either,
+    "restore": _either,
+    "spawn": either,
+    "signal": _signalled,
+}
+"""The answers to a call without telling whether the same call, which was given up, has done it before."""
 
 
 def _told(ours: Claimed | None, theirs: Claimed | None, moments: Collection[int]) -> Claimed | None:

@@ -150,7 +150,7 @@ class Reading:
         """All records of a ledger. *Choice*: the order of those with the same nominal time."""
         records = [record async for record in self._fires(side, name, limit, **bounds)]
         times = [record.nominal_us for record in records]
-        records.sort(key=lambda record: (-record.nominal_us, record.outcome, record.instance))
+        records.sort(key=lambda record: (-record.nominal_us, record.outcome, record.instance, record.request))
         return ["not the latest first"] * (times != sorted(times, reverse=True)) + records
 
     async def _changes(self, side: Side, revision: int) -> list[Any]:

@@ -95,6 +95,8 @@ class Lockstep:
         if op.given.get("holder") and not any(self._known.held.values()):
             claim = {"node": op.given["node"], "kinds": dict.fromkeys(KINDS, 2), "limit": 3}
             await self._exchange(self._calls.made(2_000_000 + number, "claim", claim))
+        if op.given.get("ready"):
+            await self._make_ready(number, op.given["fires"])
         made = self._calls.made(number, op.verb, op.given)
         if op.verb == "watch_final" and not self._known.instances:
             return
@@ -108,6 +110,15 @@ class Lockstep:
             # *Choice*: a reap that has reached its limit may leave other incarnations for the next one
             await self._exchange(made)
         self._repeats.note(made, self._engine.clock.elapsed(), theirs)
+
+    async def _make_ready(self, number: int, fires: Iterable[Given]) -> None:
+        """Put the schedules of fires that have no next time, so that the fires can be done."""
+        for name, outcome in {one["name"]: one["outcome"] for one in fires}.items():
+            row = self._known.schedules.get(name)
+            if row is None or row.next_us is None or (row.paused and outcome != "paused"):
+                put = {"name": name, "kind": KINDS[0], "next": 0}
+                await self._exchange(self._calls.made(4_000_000 + number, "put_schedule", put))
+                await self._read_schedules()
 
     async def _read_schedules(self) -> None:
         rows = await self._ours.store.get_schedules(SCHEDULES)
