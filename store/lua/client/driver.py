@@ -1,7 +1,7 @@
 """How scripts run on a server or cluster: `Driver` sends them, and `LuaCommands` sends again while the server is away.
 
 This module has what both client libraries share; `redis_driver` and `glide_driver` send commands and classify errors.
-A driver sends a script again only if the server has run nothing: it does not know the script, or is the wrong server.
+A driver sends scripts again only if the server does not know one of them, or is the wrong server.
 An error that a later call may not meet (no connection, no answer in time, a server that loads, fails over or moves
 slots) becomes StoreUnavailableError, which `CallRetry` retries. A server that is out of memory is StoreFullError.
 Refused credentials, a missing right and a missing command have their own errors, which nothing retries.
@@ -43,10 +43,8 @@ MAX_LOOKUPS = 1600
 call."""
 CONNECT_TIMEOUT = 4.0
 CALL_TIMEOUT = 5.0
-_LOADED_TOGETHER = 4
-"""Scripts in one request that loads them. The text of all scripts would take 5 MiB of this process while it is sent."""
-_MAX_LOADS = 3
-"""A call loads its scripts at most this many times more if the server loses them again."""
+_MAX_LOADS = 4
+"""A call loads its scripts at most this many times, if the server loses them again."""
 
 
 def prefix(namespace: str) -> str:
@@ -295,13 +293,11 @@ class Driver(ABC):
         """Return the replies to scripts, after the commands were sent again if the server did not run all of them."""
         if self._address.cluster and isinstance(replies[0], Exception) and self.cause_of(replies[0]) is Cause.MOVED:
             replies = await self._send(commands, timeout, alone=alone)
-        if any(map(self._lacks_script, replies)):
-            await self._load_scripts()
-            replies = await self._send(commands, timeout, alone=alone)
         for _ in range(_MAX_LOADS):
             if not any(map(self._lacks_script, replies)):
                 break
-            # Another program removes the scripts again and again: load those of the call in the same write.
+            # Load only the scripts of the call: all of them take 60 ms and 7 MB of the server, and after a failover,
+            # each client loads scripts. Load them in the same write, because another program can remove them again.
             # Send all commands again, so that no script runs before the script in front of it. A script that has run
             # repeats its answer.
             shas = {command[1] for command in commands if command[0] == "EVALSHA"}
@@ -310,12 +306,6 @@ class Driver(ABC):
             self._checked(replies[: len(loads)])
             replies = replies[len(loads) :]
         return replies
-
-    async def _load_scripts(self) -> None:
-        scripts = list(self._scripts.values())
-        for at in range(0, len(scripts), _LOADED_TOGETHER):
-            loads = [("SCRIPT", "LOAD", script.source) for script in scripts[at : at + _LOADED_TOGETHER]]
-            self._checked(await self._send(loads, self._call_timeout))
 
     def _lacks_script(self, reply: Any) -> bool:
         return isinstance(reply, Exception) and self.cause_of(reply) is Cause.NO_SCRIPT
