@@ -7,7 +7,7 @@ a conflict; then one of them uses another shard.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from peerjob.model.clock import Clock
 from peerjob.model.state import State
@@ -74,10 +74,24 @@ class Counts:
             if len(self._known) > _MAX_KNOWN:
                 self._known.clear()
                 missing = list(kinds)
-            entries = await self._kv.get([shard.key(kind) for kind in missing])
-            for kind, entry in zip(missing, entries, strict=True):
-                values = [0] * SLOTS if entry is None else self._counted(shard.key(kind), entry)
-                self._known[shard.number, kind] = (mod_of(entry), values)
+            await self._read(shard, missing)
+
+    async def read_beside(self, keys: Sequence[str], kinds: Collection[str]) -> list[Entry | None]:
+        """Read some keys, and in the same request the counters of these kinds that the next request probably needs."""
+        if not self._free or len(self._known) > _MAX_KNOWN:
+            return await self._kv.get(keys)
+        shard = CounterShard(self._free[-1], self._known, self._keys)
+        missing = [kind for kind in kinds if (shard.number, kind) not in self._known]
+        return await self._read(shard, missing, keys)
+
+    async def _read(self, shard: CounterShard, kinds: Sequence[str], keys: Sequence[str] = ()) -> list[Entry | None]:
+        """Read the counters of some kinds after other keys, whose entries it returns."""
+        entries = await self._kv.get([*keys, *map(shard.key, kinds)])
+        for kind, entry in zip(kinds, entries[len(keys) :], strict=True):
+            values = [0] * SLOTS if entry is None else self._counted(shard.key(kind), entry)
+            # another request may have written the shard meanwhile
+            self._known.setdefault((shard.number, kind), (mod_of(entry), values))
+        return entries[: len(keys)]
 
     def of(self, kind: str) -> Range:
         """The read of all counters of one kind."""

@@ -16,7 +16,7 @@ works.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -53,6 +53,8 @@ _START = re.compile(f"[0-9]{{1,18}}(/[!-~]{{0,{_MAX_REST}}})?|0[0-9a-f-]{{1,35}}
 _NO_ID = "00000000-0000-0000"
 """An index entry contains this id if the head of the queue is a time without an id."""
 
+Get = Callable[[Sequence[str]], Awaitable[list[Entry | None]]]
+
 
 class Opening(msgspec.Struct, frozen=True):
     """The compares and writes of a transaction that opens a queue."""
@@ -83,11 +85,14 @@ class Queues:
         for queue in queues:
             self._known.pop(queue, None)
 
-    async def open(self, positions: Mapping[str, str], *, alone: Collection[str] = ()) -> dict[str, Opening]:
+    async def open(
+        self, positions: Mapping[str, str], *, alone: Collection[str] = (), get: Get | None = None
+    ) -> dict[str, Opening]:
         """Lower the head of each of these queues below its position.
 
         A queue in `alone` gets one entry only. If it has no head yet, the transaction that adds the entry can also
-        write the head: the answer has the parts of that transaction.
+        write the head: the answer has the parts of that transaction. `get` reads the keys of the heads, perhaps with
+        others that the caller needs.
         """
         openings: dict[str, Opening] = {}
         for _ in range(_ATTEMPTS):
@@ -97,7 +102,7 @@ class Queues:
             transactions: list[Transaction] = []
             lowered: list[Head] = []
             indexes: dict[str, str] = {}
-            heads = await self._writable_heads(unknown)
+            heads = await self._writable_heads(unknown, get or self._kv.get)
             for queue, (head, guards) in heads.items():
                 position = positions[queue]
                 if head.mod and "" < head.start < position:
@@ -135,12 +140,12 @@ class Queues:
         """Forget the heads that a transaction with a conflict compared, so that the next write reads them again."""
         self.forget(self._keys.queue_of(compare.key) for compare in compares if compare.below)
 
-    async def _writable_heads(self, queues: Sequence[str]) -> dict[str, tuple[Head, list[Compare]]]:
+    async def _writable_heads(self, queues: Sequence[str], get: Get) -> dict[str, tuple[Head, list[Compare]]]:
         """The heads of queues, each with the compares that the next write of the head needs."""
         keys = self._keys
         kinds = {queue: keys.group + keys.ready_parts(queue)[0] for queue in queues if keys.is_ready(queue)}
         grouped = list(dict.fromkeys(kinds.values()))
-        entries = await self._kv.get([*map(keys.head, queues), *grouped])
+        entries = await get([*map(keys.head, queues), *grouped])
         groups = dict(zip(grouped, entries[len(queues) :], strict=True))
         heads: dict[str, tuple[Head, list[Compare]]] = {}
         for queue, entry in zip(queues, entries, strict=False):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -216,7 +217,10 @@ class Writer:
         if not positions or self._queues.are_open(positions):
             return changes
         adders = _adders(changes)
-        openings = await self._queues.open(positions, alone=[queue for queue, count in adders.items() if count == 1])
+        # a lone change is one request, which also needs its counters: a server is asked once for both
+        get = partial(self._counts.read_beside, kinds=_summed(changes)) if len(changes) == 1 else None
+        alone = [queue for queue, count in adders.items() if count == 1]
+        openings = await self._queues.open(positions, alone=alone, get=get)
         if not openings:
             return changes
         return [_with(change, openings) for change in changes]

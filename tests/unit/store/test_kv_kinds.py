@@ -200,6 +200,18 @@ async def test_a_claim_does_not_go_through_all_kinds_of_its_node(clock: VirtualC
             assert caps.looked_up < 100
 
 
+async def test_the_first_instance_of_a_kind_takes_one_read_and_one_write(clock: VirtualClock) -> None:
+    """The read has the head of the queue, the group of the kind and the counter."""
+    async with opened(clock, MANY) as bench:
+        await bench.enqueue(bench.own[:1])  # wakes the idle node
+        for kind in bench.own[-3:]:
+            bench.kv.spent()
+            await bench.enqueue([kind])
+            requests, _, _ = bench.kv.spent()
+            assert requests == 2
+        assert_counted(bench.data, "n")
+
+
 async def test_a_claim_seldom_opens_queues_again_whose_first_instances_were_taken(clock: VirtualClock) -> None:
     async with opened(clock, 200) as bench:
         _, _, entries = await from_long_queues(bench)
