@@ -12,7 +12,7 @@ import pytest
 
 from peerjob import Query, State, StoreFullError, StoreRefusedError
 from peerjob.model.definition import encode_definition
-from peerjob.model.firing import FireOutcome, FireRecord, Leader, Overlap, SchedulePut, ScheduleRow, Term
+from peerjob.model.firing import FireOutcome, FireRecord, Leader, Overlap, SchedulePage, SchedulePut, ScheduleRow, Term
 from peerjob.model.record import Record
 from peerjob.model.spec import decode_spec
 from peerjob.testing.clock import VirtualClock
@@ -558,3 +558,24 @@ async def test_many_schedules_are_read_in_pages(clock: VirtualClock, bench: Benc
     assert node.flaky.calls["changed_schedules"] <= 7 + 31
     for at in (0, 500, 1_233):
         assert set(await bench.outcomes(f"s{at}")) == {"fired"}
+
+
+async def test_other_tasks_run_between_the_pages_of_a_new_leader(clock: VirtualClock, bench: Bench) -> None:
+    """The store in memory answers without a wait: without a turn of the loop, the leadership could end meanwhile."""
+    for at in range(1_001):
+        await bench.put(f"s{at}", every_us=10 * SECOND)
+    node = ElectionNode(clock, memory_store(clock, bench.url), "a", kinds=("k",))
+    bench.started.append(node)
+    turns: list[int] = []
+    seen: list[int] = []
+
+    def answered(page: SchedulePage) -> SchedulePage:
+        seen.append(len(turns))
+        asyncio.get_running_loop().call_soon(turns.append, 0)
+        return page
+
+    node.flaky.change_answers(answered, "changed_schedules", times=None)
+    await node.start()
+    await clock.advance(0.5)
+    assert len(seen) >= 6
+    assert seen == list(range(len(seen)))
