@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from peerjob.cluster.cron import PAGE
 from processes import LineProcess
 
 from .engines import Reading, Site
@@ -28,9 +29,11 @@ class Host(Protocol):
     async def read(self) -> dict[str, Any]: ...
 
 
-async def until_led(host: Host) -> None:
-    """Wait until a node leads."""
+async def until_led(host: Host, schedules: int = 0) -> None:
+    """Wait until a node leads and has read so many schedules: on a busy machine, it reads 100,000 for a minute."""
     while not await host.leads():  # noqa: ASYNC110  # the host is another process
+        await asyncio.sleep(0.1)
+    while (await host.read())["calls"].get("changed_schedules", 0) <= schedules / PAGE:  # noqa: ASYNC110
         await asyncio.sleep(0.1)
 
 
@@ -54,6 +57,7 @@ class Total:
     statements: int = 0
     calls: Counter[str] = field(default_factory=Counter[str])
     memory: int = 0
+    bodies: int = 0
 
 
 async def total(site: Site, hosts: Sequence[Host]) -> Total:
@@ -68,6 +72,7 @@ async def total(site: Site, hosts: Sequence[Host]) -> Total:
         statements=sum(one["statements"] for one in answers),
         calls=calls,
         memory=sum(one["memory"] for one in answers),
+        bodies=sum(one["bodies"] for one in answers),
     )
 
 

@@ -24,7 +24,7 @@ BENCH = str(Path(__file__).parents[2] / "bench")
 sys.path.insert(0, BENCH)
 from scale.cells import ENGINES  # noqa: E402
 from scale.engines import Site, site_of  # noqa: E402
-from scale.idle import as_rate, calls_of_expire  # noqa: E402
+from scale.rates import as_rate, calls_of_expire  # noqa: E402
 
 sys.path.remove(BENCH)
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 # only while the modules load: the benchmark has modules with names that others use, too
 sys.path.insert(0, str(ROOT / "bench"))
+from scale.__main__ import main  # noqa: E402
 from scale.cells import AXES, CLUSTERED, CROWD, ENGINES, LONG, Cell, grid, misfit  # noqa: E402
 from scale.goals import TITLES, verdicts  # noqa: E402
 from scale.page import (  # noqa: E402
@@ -237,6 +239,29 @@ async def test_results_are_kept_after_each_cell_and_known_ones_are_not_measured_
     assert kept.last[known] == found
     assert kept.last[quick]["found"]["enqueue"]["operations"] > 0
     assert "its queue needs" in kept.last[too_large]["skipped"]
+
+
+@pytest.mark.matrix("runs the benchmark, which only `make scale` uses")
+def test_a_cell_is_measured_alone_and_the_page_tells_it(
+    report: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'tests'}:{ROOT / 'bench'}")
+    stored, page = tmp_path / "scale.json", tmp_path / "page.md"
+    stored.write_text(json.dumps(report))
+    page.write_text(f"{BEGIN}\n{END}\n")
+    monkeypatch.setattr("scale.__main__.PAGE", page)
+    monkeypatch.setattr(sys, "argv", ["scale", "--cells", "memory verbs: 0 payload", "--json", str(stored)])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        main()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+    now = json.loads(stored.read_text())
+    assert {what: now[what] for what in ("date", "command")} == {what: report[what] for what in ("date", "command")}
+    assert all(one in now["cells"] for one in report["cells"])
+    assert '`make scale ARGS=\'--cells "memory verbs: 0 payload"' in page.read_text()
+    assert "measured again: memory verbs: 0 payload." in page.read_text()
 
 
 def test_nodes_that_only_renew_their_leases_are_not_taken_for_starved() -> None:
