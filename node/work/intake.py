@@ -119,7 +119,6 @@ class Intake:
             return False
         self._end_drain()
         self._pool.accepting = True
-        self._pool.dispatch()
         self._waker.hint()
         return True
 

@@ -27,6 +27,7 @@ from peerjob.model.ages import moment
 from peerjob.model.clock import to_datetime
 from peerjob.model.ids import IdSource
 from peerjob.model.record import NodeInfo
+from peerjob.node.manager import kind_catalogue
 from peerjob.testing import eager_async
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import blocking_node, drain, running_node
@@ -267,6 +268,21 @@ async def test_limits_of_kinds_without_a_description_are_read_together(clock: Vi
         assert clock.elapsed() - began < 0.5
         assert store.calls["limits"] == 50
         assert all(runtime.catalogue.is_prepared(kind) for kind in kinds)
+
+
+async def test_a_kind_whose_rule_was_dropped_is_read_again(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kind_catalogue, "MAX_DESCRIBED", 3)
+    kinds = [f"kind{number}" for number in range(5)]
+    async with running_node(clock=clock) as node:
+        runtime = node._runtime  # pyright: ignore[reportPrivateUsage]
+        assert runtime is not None
+        for _ in range(2):
+            for kind in kinds:
+                await runtime.catalogue.prepare([kind])
+                assert runtime.catalogue.rule_of(kind) is not None
+                assert [runtime.catalogue.is_prepared(one) for one in kinds].count(True) <= 3
 
 
 # -- pauses ------------------------------------------------------------------------------------------------------------

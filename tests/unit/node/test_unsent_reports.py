@@ -1,8 +1,12 @@
 """Outcomes on their way to the store: in order, bounded, each batch of one incarnation; and claims that differ."""
 
+import asyncio
+
 import pytest
 
-from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, Action, Claim, Held, Outcome
+from peerjob.model.durable import Step
+from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, Ack, Action, Claim, Held, Outcome
+from peerjob.node.work.durable_state import DurableState, Write
 from peerjob.node.work.in_flight import InFlight, StoreRequest
 from peerjob.node.work.reconciler import Reconciler
 from peerjob.node.work.run import HeldClaims, Run
@@ -76,6 +80,61 @@ def test_what_was_taken_makes_room() -> None:
 
 
 # -- claims of the node and of the store
+
+
+@pytest.mark.parametrize("what", ["lost", "ended", "ends in this batch"])
+async def test_a_start_that_cannot_be_stored_any_more_is_lost(what: str) -> None:
+    """The body of a suspect waits for the answer, and would hold its worker for ever."""
+    unsent, run = none_unsent(HeldClaims("first")), a_run("a")
+    start = asyncio.ensure_future(unsent.commit_start(run))
+    await asyncio.sleep(0)
+    run.lost, run.ended = what == "lost", what == "ended"
+    assert unsent.take_reports([(run, an_end(run))] if what == "ends in this batch" else [], 7.0) == []
+    await asyncio.sleep(0)
+    assert start.done()
+    assert not start.result()
+    assert not unsent.awaited
+
+
+async def test_a_stored_start_has_the_time_of_its_report() -> None:
+    """From then on, a crash counts for the instance."""
+    unsent, run = none_unsent(HeldClaims("first")), a_run("a")
+    start = asyncio.ensure_future(unsent.commit_start(run))
+    await asyncio.sleep(0)
+    ((_, outcome),) = unsent.take_reports([], 7.0)
+    assert (run.started_at, outcome.started) == (7.0, True)
+    assert run.acked is not None
+    run.acked.set_result(Ack.DONE)
+    assert await start
+
+
+@pytest.mark.parametrize("what", ["lost", "of another incarnation"])
+async def test_steps_of_a_claim_that_is_gone_are_lost(what: str) -> None:
+    held_claims = HeldClaims("first")
+    unsent, run, state = none_unsent(held_claims), a_run("a"), DurableState()
+    write = Write((Step("step", b"1"),), (), alone=False)
+    unsent.write(run, state, write)
+    run.lost = what == "lost"
+    if not run.lost:
+        held_claims.incarnation = "second"
+    assert unsent.take_reports([], 0.0) == []
+    assert write.answer.result() is Ack.LOST
+    assert not unsent.awaited
+
+
+async def test_reports_that_do_not_fit_into_a_batch_come_with_the_next() -> None:
+    held_claims = HeldClaims("first")
+    unsent = none_unsent(held_claims)
+    runs = [a_run(f"{number:04}") for number in range(2 * MAX_BATCH + 1)]
+    for run in runs:
+        run.task, run.progress = asyncio.current_task(), b"half"
+        held_claims.add(run)
+    unsent._report()  # pyright: ignore[reportPrivateUsage]  # as its timer does
+    sizes = []
+    while unsent.has_reports:
+        sizes.append(len(unsent.take_reports([], 0.0)))
+    unsent.close()
+    assert sizes == [MAX_BATCH, MAX_BATCH, 1]
 
 
 def test_the_end_of_an_old_claim_leaves_the_newer_one_of_its_instance() -> None:

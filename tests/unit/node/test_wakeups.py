@@ -9,8 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from peerjob import Job, Node
-from peerjob.model.record import Renewed
+from peerjob.model.record import Claimed, Renewed
 from peerjob.model.spec import Spec, encode, encode_arguments
+from peerjob.node.work.claim_loop import MAX_WAIT
 from peerjob.node.work.run import PROBATION
 from peerjob.testing import VirtualClock, running_node
 from peerjob.testing.factories import Factory
@@ -164,3 +165,19 @@ async def test_a_node_claims_when_its_lease_is_renewed_again(
         at = clock.elapsed()
         await clock.advance(AT_ONCE)
         assert [began - at <= AT_ONCE for began in work.began] == [True]
+
+
+async def test_a_due_time_is_trusted_for_a_minute(clock: VirtualClock, flaky: FlakyStore, work: Work) -> None:
+    """Clocks drift: an answer of the store must not put off the next claim for an hour."""
+
+    def an_hour_later(answer: tuple[object, Claimed]) -> tuple[object, Claimed]:
+        acks, claimed = answer
+        due_us = None if claimed.next_due_us is None else claimed.next_due_us + round(HOUR * 1_000_000)
+        return acks, replace(claimed, next_due_us=due_us)
+
+    await flaky.inner.open()
+    await add(clock, flaky, HOUR, delay=20)
+    flaky.change_answers(an_hour_later, "turn", times=None)
+    async with running_node(Job("work", work), clock=clock, store=flaky.store, workers=2):
+        await clock.advance(2 * MAX_WAIT)
+        assert len(work.began) == 1

@@ -304,6 +304,27 @@ async def test_a_node_that_has_stopped_sends_clients_on() -> None:
         assert await (await client.schedule(WORK, 3)).result(10) == 3
 
 
+@pytest.mark.parametrize("stream", ["watch_instance", "iter_logs"])
+async def test_a_node_that_has_stopped_sends_streams_on(stream: str) -> None:
+    """Its server still answers, so the client must not ask it again and again."""
+    async with two_nodes() as ((node, one), (other_node, other)), Client(both(one, other)) as client:
+        instance = await client.schedule(HANG)
+        answers: AsyncIterator[object] = client.watch_instance(instance.id)
+        if stream == "iter_logs":
+            answers = client.iter_logs(instance.id, follow=True)
+
+        async def read() -> None:
+            async for _ in answers:
+                pass
+
+        reading = asyncio.ensure_future(read())
+        await until(lambda: open_calls(one))
+        await node.stop(grace=0)
+        await until(lambda: open_calls(other))
+        await other_node.cancel_instance(instance.id)
+        await asyncio.wait_for(reading, 20)
+
+
 def test_a_client_sends_only_changes_once_that_a_second_time_would_change_again() -> None:
     again = {"ScheduleJob", "ScheduleJobs", "PutSchedule", "PauseSchedule", "ResumeSchedule", "Backfill"}
     again |= {"RunNow", "RetryInstance", "RetryInstances", "TriggerSchedule"}
